@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from touchline.core.quantity import Missing, Quantity
-from touchline.history.files import FoundRun, find_runs
-from touchline.history.reading import RunReading, Word
+from touchline.history.files import LoggedRun, find_runs
+from touchline.history.reading import RunReading, SourcedText
 
 TOLERANCE = 0.01
 INVENTED_WEIGHT = 3
@@ -378,11 +378,11 @@ def score(index: Path, folder: Path) -> Score:
     unmapped: dict[str, tuple[str, ...]] = {}
     for case in cases(index):
         found = list(find_runs([folder / name for name in case.files]))
-        readings = [each.reading for each in found if isinstance(each, FoundRun)]
+        readings = [each.reading for each in found if isinstance(each, LoggedRun)]
         name = case.files[0]
         runs[name] = len(readings)
         unmapped[name] = case.unmapped
-        refused = "; ".join(each.reason for each in found if not isinstance(each, FoundRun)) or "no run was found"
+        refused = "; ".join(each.reason for each in found if not isinstance(each, LoggedRun)) or "no run was found"
         judged.extend(_judge_runs(name, expected, readings, refused) for expected in case.expected)
     return Score(judged=tuple(judged), runs=runs, unmapped=unmapped)
 
@@ -412,7 +412,7 @@ def judge(case: str, expected: Expected, reading: RunReading | None, refused: st
 def _said(said: object) -> tuple[Value, str]:
     if isinstance(said, Quantity):
         return float(said.value), "; ".join(part for part in (said.where, said.method) if part)
-    if isinstance(said, Word):
+    if isinstance(said, SourcedText):
         return said.value, "; ".join(part for part in (said.where, said.method) if part)
     if isinstance(said, Missing) or said is None:
         return None, ""

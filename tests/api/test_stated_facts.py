@@ -18,7 +18,7 @@ from touchline.data.user_config import UserConfig
 from touchline.estimate.history_points import missing_facts
 from touchline.estimate.local.past_runs import points_of
 from touchline.history.padding import longest_of
-from touchline.history.reading import Word
+from touchline.history.reading import SourcedText
 from touchline.history.record import RunRecord
 from touchline.history.run_facts import FACTS, OPTIONS
 from touchline.plan.local.stating import read_stated
@@ -107,9 +107,9 @@ def test_a_log_without_facts_is_no_evidence_and_with_them_it_is(place: Path) -> 
     assert isinstance(mean, Quantity)
     assert isinstance(longest, Quantity)
     assert mean.value < point.work.tokens / (2 * ROWS) < longest.value
-    assert isinstance(record.dataset.name, Word)
+    assert isinstance(record.dataset.name, SourcedText)
     assert record.dataset.name.value == "words.json"
-    assert isinstance(record.dataset.sha256, Word)
+    assert isinstance(record.dataset.sha256, SourcedText)
     assert isinstance(record.dataset.examples, Quantity)
     assert record.dataset.examples.value == 60
     assert [note for note in record.notes if "1,600 examples" in note], "another dataset than the log's goes unnoticed"
@@ -119,9 +119,9 @@ def test_where_a_fact_was_stated_is_stored(place: Path) -> None:
     (place / "logs" / "touchline-facts.yaml").write_text("# mine\nprecision: bf16\ngpus: 1\n")
     record = add(place, gpu="A100-80GB")
     gpu, dtype, gpus = record.machine.gpu, record.training.base_dtype, record.machine.gpus
-    assert isinstance(gpu, Word)
+    assert isinstance(gpu, SourcedText)
     assert (gpu.value, gpu.where, gpu.method) == ("A100-80GB", "--gpu", "stated")
-    assert isinstance(dtype, Word)
+    assert isinstance(dtype, SourcedText)
     assert (dtype.value, dtype.where, dtype.method) == ("bfloat16", "touchline-facts.yaml:2", "stated")
     assert isinstance(gpus, Quantity)
     assert (gpus.value, gpus.where, gpus.method) == (1, "touchline-facts.yaml:3", "stated")
@@ -141,7 +141,7 @@ def test_what_was_measured_counts(place: Path, read: str, stated: str, kept: str
     """A statement may be more precise than the log; where it contradicts it, there is a note."""
     write_log(place / "logs" / "night_21.out", gpu=read)
     record = add(place, gpu=stated)
-    assert isinstance(record.machine.gpu, Word)
+    assert isinstance(record.machine.gpu, SourcedText)
     assert record.machine.gpu.value == kept
     assert any("was stated (--gpu)" in note for note in record.notes) is contradicted
 
@@ -174,8 +174,8 @@ def test_a_file_in_the_history_holds_for_all_logs_and_counts_least(place: Path) 
     (place / "history" / "touchline-facts.yaml").write_text("gpu: T4\nprecision: fp16\n")
     (place / "logs" / "touchline-facts.yaml").write_text("gpu: L4\n")
     record = add(place)
-    assert isinstance(record.machine.gpu, Word)
-    assert isinstance(record.training.base_dtype, Word)
+    assert isinstance(record.machine.gpu, SourcedText)
+    assert isinstance(record.training.base_dtype, SourcedText)
     assert (record.machine.gpu.value, record.training.base_dtype.value) == ("L4", "float16")
     assert api.history_rebuild(place / "history").broken == ()
 
@@ -183,17 +183,17 @@ def test_a_file_in_the_history_holds_for_all_logs_and_counts_least(place: Path) 
 def test_a_statement_is_corrected_by_another_and_lost_by_none(place: Path) -> None:
     for gpu in ("A100-80GB", "H100", "A100-80GB"):
         record = add(place, gpu=gpu)
-        assert isinstance(record.machine.gpu, Word)
+        assert isinstance(record.machine.gpu, SourcedText)
         assert record.machine.gpu.value == gpu
     again = api.history_add([place / "logs"], place / "history", facts={"gpu": "A100-80GB"})
     assert [item.new for item in again.learned] == [False]
     unchanged = add(place)
-    assert isinstance(unchanged.machine.gpu, Word)
+    assert isinstance(unchanged.machine.gpu, SourcedText)
     file = place / "logs" / "touchline-facts.yaml"
     for gpu in ("L4", "T4", "L4"):
         file.write_text(f"gpu: {gpu}\n")
         record = add(place)
-        assert isinstance(record.machine.gpu, Word)
+        assert isinstance(record.machine.gpu, SourcedText)
         assert record.machine.gpu.value == gpu
 
 
@@ -249,7 +249,7 @@ def test_a_dataset_without_a_tokenizer_is_a_note(place: Path) -> None:
     record = add(place, dataset="words.json", model="nobody/Unknown-7B")
     assert any("words.json was not measured" in note for note in record.notes)
     assert isinstance(record.work.padded_tokens, Missing)
-    assert isinstance(record.dataset.name, Word)
+    assert isinstance(record.dataset.name, SourcedText)
 
 
 def test_the_commands_say_and_take_the_facts(

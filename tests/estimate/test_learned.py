@@ -19,7 +19,7 @@ from touchline.estimate.history_points import collect_time_points, sequence_widt
 from touchline.estimate.points import CostSample, TimePoint, stack_key
 from touchline.estimate.terms import place
 from touchline.estimate.time import StepTime, seconds_per_step
-from touchline.history.reading import Word
+from touchline.history.reading import SourcedText
 from touchline.history.record import RunRecord, WorkFacts
 from touchline.history.records import record_of
 
@@ -34,18 +34,18 @@ def shape_of(name: str) -> ModelShape | Missing:
 def said(**changes: object) -> RunRecord:
     """What a torchtune log with its config tells, packed."""
     told: dict[str, Any] = {
-        "model": Word(value="llama3_2_1b"),
-        "method": Word(value="lora"),
+        "model": SourcedText(value="llama3_2_1b"),
+        "method": SourcedText(value="lora"),
         "lora_rank": number(64),
-        "target_modules": Word(value="q_proj, v_proj"),
-        "dtype": Word(value="bf16"),
-        "trainer": Word(value="torchtune"),
-        "gpu": Word(value="NVIDIA A100-SXM4-80GB"),
+        "target_modules": SourcedText(value="q_proj, v_proj"),
+        "dtype": SourcedText(value="bf16"),
+        "trainer": SourcedText(value="torchtune"),
+        "gpu": SourcedText(value="NVIDIA A100-SXM4-80GB"),
         "gpus": number(1),
         "micro_batch_size": number(4),
         "gradient_accumulation_steps": number(2),
         "max_seq_len": number(2048, "tokens"),
-        "packed": Word(value="true"),
+        "packed": SourcedText(value="true"),
         "seconds_per_step": number(2.0, "s"),
         "steps_done": number(50, "steps"),
     }
@@ -82,17 +82,17 @@ def test_it_is_evidence_for_its_model_on_its_machine() -> None:
     [
         ({"seconds_per_step": Missing(missing="no bar")}, "no seconds per step"),
         ({"model": Missing(missing="no line")}, "names no model"),
-        ({"model": Word(value="gpt-9")}, "nobody knows gpt-9"),
+        ({"model": SourcedText(value="gpt-9")}, "nobody knows gpt-9"),
         ({"gpu": Missing(missing="no line")}, "names no device"),
         ({"gpus": number(4)}, "4 devices"),
         ({"trainer": Missing(missing="no line")}, "which trainer"),
         ({"method": Missing(missing="no line")}, "the method"),
-        ({"method": Word(value="prefix tuning")}, "the method"),
+        ({"method": SourcedText(value="prefix tuning")}, "the method"),
         ({"dtype": Missing(missing="no line")}, "element type"),
         ({"micro_batch_size": Missing(missing="no line")}, "the micro-batch"),
         ({"gradient_accumulation_steps": Missing(missing="no line")}, "the accumulation"),
         ({"max_seq_len": Missing(missing="no line")}, "how long a row is"),
-        ({"packed": Word(value="false")}, "padded is not known"),
+        ({"packed": SourcedText(value="false")}, "padded is not known"),
         ({"packed": Missing(missing="no line")}, "padded is not known"),
     ],
 )
@@ -112,7 +112,7 @@ def test_accumulation_follows_from_the_global_batch() -> None:
 
 
 def test_the_width_of_padded_batches_is_taken_only_where_lengths_hardly_differ() -> None:
-    record = said(packed=Word(value="false"))
+    record = said(packed=SourcedText(value="false"))
     near = replace(
         record, batching=replace(record.batching, mean_tokens=number(50, "tokens"), longest_tokens=number(60, "tokens"))
     )
@@ -127,7 +127,11 @@ def test_the_width_of_padded_batches_is_taken_only_where_lengths_hardly_differ()
 
 def own(**work: Any) -> RunRecord:
     """A run of our own on a processor, which tells what it computed."""
-    record = said(gpu=Missing(missing="the processor trained"), trainer=Word(value="peft"), packed=Word(value="false"))
+    record = said(
+        gpu=Missing(missing="the processor trained"),
+        trainer=SourcedText(value="peft"),
+        packed=SourcedText(value="false"),
+    )
     told: dict[str, Any] = {
         "micro_batches": number(2),
         "padded_tokens": number(1000, "tokens"),
@@ -143,7 +147,7 @@ def own(**work: Any) -> RunRecord:
     }
     return replace(
         record,
-        machine=replace(record.machine, processor=Word(value="AMD EPYC"), threads=number(2)),
+        machine=replace(record.machine, processor=SourcedText(value="AMD EPYC"), threads=number(2)),
         costs=replace(record.costs, checkpoint_size=number(0.5, "GiB")),
         work=WorkFacts(**(told | work)),
     )
@@ -194,9 +198,9 @@ def test_figures_of_no_run_are_refused_in_words(work: dict[str, Any]) -> None:
 
 def test_a_kind_of_adapter_is_a_stack_of_its_own() -> None:
     """A DoRA log tells of DoRA alone; of a kind that nothing is known of, the reason is given."""
-    dora, lora = point(said(method=Word(value="DoRA"))), point(said())
+    dora, lora = point(said(method=SourcedText(value="DoRA"))), point(said())
     assert (dora.setup.method, dora.setup.variant) == ("lora", "dora")
     assert stack_key(dora.setup) != stack_key(lora.setup)
-    unknown = to_time_point(said(method=Word(value="mystery")), shape_of)
+    unknown = to_time_point(said(method=SourcedText(value="mystery")), shape_of)
     assert isinstance(unknown, Missing)
     assert "'mystery'" in unknown.missing

@@ -10,9 +10,9 @@ from typing import Any, get_type_hints
 from hypothesis import strategies as st
 
 from touchline.core.quantity import Measured, Missing, Quantity
-from touchline.history.growth import growth
-from touchline.history.reading import Outcome, Proof, RunReading, Said, Segment, Word
+from touchline.history.reading import EvidenceLine, OptionalText, Outcome, RunReading, Segment, SourcedText
 from touchline.history.record import RunRecord, Source
+from touchline.history.record_versions import growth
 from touchline.history.records import record_of
 
 _HINTS = get_type_hints(RunReading)
@@ -21,12 +21,12 @@ _HINTS = get_type_hints(RunReading)
 def make_reading(name: str = "night_shift", **changes: object) -> RunReading:
     """A reading in which everything is missing but the outcome and what is given."""
     values: dict[str, Any] = {
-        field: Missing(missing="no line says it") for field, hint in _HINTS.items() if hint in (Measured, Said)
+        field: Missing(missing="no line says it") for field, hint in _HINTS.items() if hint in (Measured, OptionalText)
     }
     values |= {
         "name": name,
         "files": (f"{name}.log",),
-        "outcome": Word(value="completed", where=f"{name}.log:9"),
+        "outcome": SourcedText(value="completed", where=f"{name}.log:9"),
         "segments": Quantity(value=1, unit="1"),
         "versions": (),
         "segment_list": (),
@@ -75,16 +75,18 @@ QUANTITIES = st.builds(
     where=_OPTIONAL,
 )
 MISSING = st.builds(Missing, missing=TEXT)
-WORDS = st.builds(Word, value=TEXT, where=_OPTIONAL, method=_OPTIONAL)
+WORDS = st.builds(SourcedText, value=TEXT, where=_OPTIONAL, method=_OPTIONAL)
 _BY_HINT: dict[Any, st.SearchStrategy[Any]] = {
     Measured: st.one_of(QUANTITIES, MISSING),
-    Said: st.one_of(WORDS, MISSING),
-    Word: WORDS,
+    OptionalText: st.one_of(WORDS, MISSING),
+    SourcedText: WORDS,
     Quantity: QUANTITIES.filter(lambda quantity: quantity.value == quantity.value),
     int: st.just(1),
     str: TEXT,
     tuple[str, ...]: st.lists(TEXT, max_size=3).map(tuple),
-    tuple[Proof, ...]: st.lists(st.builds(Proof, where=TEXT, text=TEXT, says=TEXT), max_size=2).map(tuple),
+    tuple[EvidenceLine, ...]: st.lists(st.builds(EvidenceLine, where=TEXT, text=TEXT, says=TEXT), max_size=2).map(
+        tuple
+    ),
     tuple[Segment, ...]: st.lists(
         st.builds(
             Segment,

@@ -5,16 +5,16 @@ from __future__ import annotations
 import pytest
 
 from touchline.core.observation import During, Event, Observation, Progress, Sign, SignKind, Stamp
-from touchline.history.course import Course
 from touchline.history.outcome import ending_of
 from touchline.history.reading import Outcome
-from touchline.history.view import Stretch, align, runs_of
+from touchline.history.run_view import RunSegment, align, runs_of
+from touchline.history.segments import FileSegmenter
 
 pytestmark = pytest.mark.planning
 
 
-def course(*events: Event) -> Course:
-    made = Course("a.log")
+def course(*events: Event) -> FileSegmenter:
+    made = FileSegmenter("a.log")
     for event in events:
         made.feed(event)
     return made
@@ -32,8 +32,8 @@ def bar(line: int, done: int, total: int, elapsed: float, label: str = "") -> Pr
     return Progress(label, done, total, elapsed, line)
 
 
-def outcome(made: Course, done: float | None = None, total: float | None = None) -> Outcome:
-    stretch = Stretch(parts=(made.parts[-1],))
+def outcome(made: FileSegmenter, done: float | None = None, total: float | None = None) -> Outcome:
+    stretch = RunSegment(parts=(made.parts[-1],))
     return ending_of(stretch, steps_done=done, steps_total=total, is_document=False).outcome
 
 
@@ -125,7 +125,7 @@ def test_a_crash_is_named_by_where_it_happened(during: During, steps: int, expec
 def test_a_failed_last_command_leaves_a_complete_training_complete() -> None:
     """Four good runs were called failed for `mv: 'a' and 'b' are the same file`."""
     made = course(loss(1, step=10), sign(SignKind.TRAINED, 2), sign(SignKind.FAILED_COMMAND, 3))
-    ending = ending_of(Stretch(parts=(made.parts[-1],)), steps_done=10, steps_total=10, is_document=False)
+    ending = ending_of(RunSegment(parts=(made.parts[-1],)), steps_done=10, steps_total=10, is_document=False)
     assert ending.outcome is Outcome.COMPLETED
     assert ending.exit.value.startswith("failed")  # type: ignore[union-attr]
 
@@ -152,13 +152,13 @@ def test_a_crash_that_was_cancelled_afterwards_is_a_crash_and_a_cancelled_progra
 def test_the_words_of_a_requeue_end_one_attempt() -> None:
     made = course(loss(1, step=50), sign(SignKind.REQUEUED, 2), loss(3, step=1))
     assert [part.began for part in made.parts] == ["fresh", "restarted"]
-    assert ending_of(Stretch(parts=(made.parts[0],)), steps_done=50, steps_total=90, is_document=False).outcome is (
+    assert ending_of(RunSegment(parts=(made.parts[0],)), steps_done=50, steps_total=90, is_document=False).outcome is (
         Outcome.PREEMPTED
     )
 
 
 def test_memory_stays_bounded_whatever_comes() -> None:
-    made = Course("a.log")
+    made = FileSegmenter("a.log")
     for number in range(20_000):
         made.feed(loss(number + 1, step=number + 1))
         made.feed(Observation(name="peak_memory", value=1.0, line=number + 1, unit="GiB", phase="step"))

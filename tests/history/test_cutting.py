@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 
 from touchline.core.quantity import Missing, Quantity
-from touchline.history.files import FoundRun, find_runs
-from touchline.history.grouping import Group, group_files, key_of, role_of
+from touchline.history.files import LoggedRun, find_runs
+from touchline.history.grouping import FileGroup, group_files, key_of, role_of
 from touchline.history.reading import RunReading
 
 pytestmark = pytest.mark.planning
@@ -66,7 +66,7 @@ COURSE = (
 
 
 @functools.cache
-def groups() -> tuple[Group, ...]:
+def groups() -> tuple[FileGroup, ...]:
     """Every run of the fixtures: a log, a pair, state files and a config of the same name.
 
     A folder of fixtures holds runs that have nothing to do with each other, so a config of another name is left out.
@@ -75,7 +75,7 @@ def groups() -> tuple[Group, ...]:
     for group in group_files([FIXTURES]):
         keys = {key_of(path) for path in group.logs} or {key_of(path) for path in group.files}
         files = tuple(path for path in group.files if role_of(path) == "log" or key_of(path) in keys)
-        found.append(Group(key=group.key, files=files))
+        found.append(FileGroup(key=group.key, files=files))
     return tuple(found)
 
 
@@ -83,7 +83,7 @@ def groups() -> tuple[Group, ...]:
 class Cut:
     """Where a run's files are cut."""
 
-    group: Group
+    group: FileGroup
     file: Path
     """The one that is cut."""
     size: int
@@ -101,7 +101,7 @@ def cuts(draw: st.DrawFn) -> Cut:
 
 
 @functools.cache
-def whole(group: Group) -> tuple[RunReading, ...]:
+def whole(group: FileGroup) -> tuple[RunReading, ...]:
     """What the uncut files say."""
     return readings(Cut(group=group, file=group.files[0], size=group.files[0].stat().st_size))
 
@@ -114,7 +114,7 @@ def readings(cut: Cut) -> tuple[RunReading, ...]:
             shutil.copyfile(file, copy)
             if file == cut.file:
                 copy.write_bytes(copy.read_bytes()[: cut.size])
-        return tuple(found.reading for found in find_runs([Path(folder)]) if isinstance(found, FoundRun))
+        return tuple(found.reading for found in find_runs([Path(folder)]) if isinstance(found, LoggedRun))
 
 
 def value(reading: RunReading, field: str) -> float | None:
@@ -189,7 +189,7 @@ def test_a_cut_log_says_nothing_that_the_whole_one_contradicts(cut: Cut) -> None
         assert contradictions(whole_run, cut_run, cut) == []
 
 
-def telling() -> Group:
+def telling() -> FileGroup:
     """A run with steps and a total, for the tests of the comparison."""
     return next(
         group

@@ -12,7 +12,7 @@ import pytest
 
 from touchline.core.quantity import Missing
 from touchline.history.adding import record_of_run
-from touchline.history.files import FoundRun, find_runs
+from touchline.history.files import LoggedRun, find_runs
 from touchline.history.reading import RunReading
 
 pytestmark = pytest.mark.planning
@@ -47,7 +47,7 @@ TABLE = (
 def read(*paths: Path) -> RunReading:
     """The one run of these files."""
     (found,) = find_runs(paths)
-    assert isinstance(found, FoundRun), found
+    assert isinstance(found, LoggedRun), found
     return found.reading
 
 
@@ -138,7 +138,7 @@ BROKEN = (
 @pytest.mark.parametrize("text", BROKEN)
 def test_broken_notebooks_are_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "a.ipynb").write_text(text)
-    assert not any(isinstance(found, FoundRun) for found in find_runs([tmp_path / "a.ipynb"]))
+    assert not any(isinstance(found, LoggedRun) for found in find_runs([tmp_path / "a.ipynb"]))
 
 
 # ---- W&B -------------------------------------------------------------------------------------------------------------
@@ -182,7 +182,7 @@ def test_the_files_of_a_wandb_run_are_of_the_log_above_them(tmp_path: Path) -> N
     assert values(reading, "lora_rank", "lora_alpha", "target_modules") == [16, 32, "q_proj,v_proj"]
     # Two runs of W&B, or two logs: whose they are is not known.
     (tmp_path / "exp" / "slurm-8.out").write_text(LOG.replace("1,600", "1,700"))
-    gpus = [each.reading.gpu for each in find_runs([tmp_path / "exp"]) if isinstance(each, FoundRun)]
+    gpus = [each.reading.gpu for each in find_runs([tmp_path / "exp"]) if isinstance(each, LoggedRun)]
     assert sum(not isinstance(gpu, Missing) for gpu in gpus) == 1
 
 
@@ -193,7 +193,7 @@ def test_a_metadata_file_may_be_named_with_the_log(tmp_path: Path) -> None:
     reading = read(tmp_path / "train_5.log", tmp_path / "a" / "wandb-metadata.json")
     assert values(reading, "gpu", "steps_done") == ["NVIDIA A100-SXM4-80GB", 100]
     (alone,) = find_runs([tmp_path / "a" / "wandb-metadata.json"])
-    assert not isinstance(alone, FoundRun)
+    assert not isinstance(alone, LoggedRun)
     assert "name the run's log with it" in alone.reason
 
 
@@ -303,7 +303,7 @@ def test_a_result_of_the_comparison_is_evidence(tmp_path: Path) -> None:
     path = tmp_path / "lora--llama-3.2-3B-rank32.json"
     path.write_text(json.dumps(comparison()))
     (found,) = find_runs([path])
-    assert isinstance(found, FoundRun)
+    assert isinstance(found, LoggedRun)
     reading = found.reading
     assert values(reading, "method", "lora_rank", "micro_batch_size", "steps_done", "seconds_per_step") == [
         *("lora", 32, 4, 500),

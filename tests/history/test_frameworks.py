@@ -9,8 +9,8 @@ from tests.history.test_generic import FIXTURES, assert_told, read
 
 from touchline.core.observation import Observation
 from touchline.core.quantity import Missing
-from touchline.history.files import FoundRun, find_runs
-from touchline.history.reading import Word
+from touchline.history.files import LoggedRun, find_runs
+from touchline.history.reading import SourcedText
 
 pytestmark = pytest.mark.planning
 
@@ -165,8 +165,8 @@ def test_fixture(name: str) -> None:
 )
 def test_readings(name: str, trainer: str, steps: int, planned: int | None, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes((FIXTURES / name).read_bytes())
-    (run,) = (found for found in find_runs([tmp_path]) if isinstance(found, FoundRun))
-    assert isinstance(run.reading.trainer, Word)
+    (run,) = (found for found in find_runs([tmp_path]) if isinstance(found, LoggedRun))
+    assert isinstance(run.reading.trainer, SourcedText)
     assert run.reading.trainer.value == trainer
     assert not isinstance(run.reading.steps_done, Missing)
     assert run.reading.steps_done.value == steps

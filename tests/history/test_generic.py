@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from touchline.backends.logtext.dicts import read_row
 from touchline.backends.logtext.prefixes import strip_decoration
 from touchline.core.observation import Event, Observation, Sign
-from touchline.history.files import FoundRun, find_runs
+from touchline.history.files import LoggedRun, find_runs
 from touchline.history.generic import READERS, TrainingLines
 from touchline.history.generic_facts import duration
 from touchline.history.generic_grammar import parse
@@ -481,7 +481,7 @@ def test_meanings(name: str, concept: Concept | None, split: Split | None) -> No
 @pytest.mark.parametrize("name", LOGS)
 def test_readings_of_fixtures(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes((FIXTURES / name).read_bytes())
-    (run,) = (found for found in find_runs([tmp_path]) if isinstance(found, FoundRun))
+    (run,) = (found for found in find_runs([tmp_path]) if isinstance(found, LoggedRun))
     assert run.reading.segments.value == 1, "nothing goes back within a run"
 
 

@@ -16,9 +16,9 @@ import pytest
 from tests.history.made import make_reading, make_record, make_source, number, write_log
 
 from touchline.core.errors import HostError, InputError
-from touchline.history import adding, index, seen
+from touchline.history import adding, index, read_cache
 from touchline.history.adding import add_groups
-from touchline.history.files import FoundRun, Group, Refused
+from touchline.history.files import FileGroup, LoggedRun, SkippedFile
 from touchline.history.history import (
     Broken,
     contents,
@@ -26,10 +26,10 @@ from touchline.history.history import (
     read_records,
     record_id,
     record_path,
-    remember,
+    store_record,
 )
 from touchline.history.index import find_record, load_index
-from touchline.history.reading import Word
+from touchline.history.reading import SourcedText
 from touchline.history.record import RunRecord
 from touchline.history.records import record_of, to_json
 
@@ -46,13 +46,13 @@ def names(folder: Path) -> list[str]:
     return [row.name for row in load_index(folder).rows()]
 
 
-def read_lines(group: Group) -> list[FoundRun | Refused]:
+def read_lines(group: FileGroup) -> list[LoggedRun | SkippedFile]:
     """A reader for tests: a log that says `run` is one, with as many steps as it has lines; `---` parts several."""
     text = group.files[0].read_text()
     if "run" not in text:
-        return [Refused(path=group.files[0], reason="no line tells of a training")]
+        return [SkippedFile(path=group.files[0], reason="no line tells of a training")]
     return [
-        FoundRun(
+        LoggedRun(
             reading=make_reading(
                 group.key,
                 steps_done=number(part.count("\n"), "steps", f"{group.files[0].name}:1"),
@@ -64,9 +64,9 @@ def read_lines(group: Group) -> list[FoundRun | Refused]:
     ]
 
 
-def groups_of(*files: Path) -> list[Group]:
+def groups_of(*files: Path) -> list[FileGroup]:
     """Each file for itself."""
-    return [Group(key=file.stem, files=(file,)) for file in files]
+    return [FileGroup(key=file.stem, files=(file,)) for file in files]
 
 
 OPENED: list[str] = []
@@ -98,12 +98,12 @@ def opened() -> Iterator[list[str]]:
 def test_a_record_lies_under_the_hash_of_its_content_and_is_written_once(tmp_path: Path) -> None:
     """Twice the same is one file, which is not touched again."""
     record = make_record()
-    path = remember(tmp_path / "new" / "history", record)
+    path = store_record(tmp_path / "new" / "history", record)
     before = path.stat()
     assert path == record_path(tmp_path / "new" / "history", record_id(record))
     assert path.parent.name == path.name[:2]
     assert path.read_bytes() == to_json(record)
-    assert remember(tmp_path / "new" / "history", record) == path
+    assert store_record(tmp_path / "new" / "history", record) == path
     assert (path.stat().st_mtime_ns, path.stat().st_ino) == (before.st_mtime_ns, before.st_ino)
     assert read_record(path) == record
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
@@ -111,22 +111,22 @@ def test_a_record_lies_under_the_hash_of_its_content_and_is_written_once(tmp_pat
 
 def test_a_record_that_was_copied_by_half_is_mended_by_adding_it_again(tmp_path: Path) -> None:
     """The only time that a file in the history is written over: its content was not what its name says."""
-    path = remember(tmp_path, make_record())
+    path = store_record(tmp_path, make_record())
     whole = path.read_bytes()
     path.write_bytes(whole[:100])
     assert isinstance(read_record(path), Broken)
-    assert remember(tmp_path, make_record()).read_bytes() == whole
+    assert store_record(tmp_path, make_record()).read_bytes() == whole
 
 
 WRITER = """\
 import sys
 from pathlib import Path
-from touchline.history.history import remember
+from touchline.history.history import store_record
 from touchline.history.index import load_index
 from touchline.history.records import from_json
 history, *sources = map(Path, sys.argv[1:])
 for source in sources:
-    remember(history, from_json(source.read_bytes()))
+    store_record(history, from_json(source.read_bytes()))
     load_index(history)
 """
 
@@ -149,9 +149,9 @@ def test_two_writers_at_once_both_survive(tmp_path: Path) -> None:
 def test_two_histories_merge_by_copying(tmp_path: Path) -> None:
     """As rsync does: files that are there already are equal, and an index of one side is put right by itself."""
     for name in ("a", "b"):
-        remember(tmp_path / "one", make_record(name))
+        store_record(tmp_path / "one", make_record(name))
     for name in ("b", "c"):
-        remember(tmp_path / "two", make_record(name))
+        store_record(tmp_path / "two", make_record(name))
     assert names(tmp_path / "one") == ["a", "b"]
     assert names(tmp_path / "two") == ["b", "c"]
     shutil.copytree(tmp_path / "one", tmp_path / "two", dirs_exist_ok=True)
@@ -162,7 +162,7 @@ def test_two_histories_merge_by_copying(tmp_path: Path) -> None:
 def test_the_history_must_be_a_folder(tmp_path: Path) -> None:
     """A file in its place is said, not overwritten."""
     (tmp_path / "history").write_text("mine")
-    for call in (lambda: remember(tmp_path / "history", make_record()), lambda: load_index(tmp_path / "history")):
+    for call in (lambda: store_record(tmp_path / "history", make_record()), lambda: load_index(tmp_path / "history")):
         with pytest.raises(InputError, match="history"):
             call()
     assert (tmp_path / "history").read_text() == "mine"
@@ -174,13 +174,13 @@ def test_a_history_that_may_only_be_read_is_read(tmp_path: Path, monkeypatch: py
     def refuse(path: Path, content: str | bytes) -> None:
         raise HostError(f"no permission to write file {str(path)!r}")
 
-    remember(tmp_path, make_record("a"))
-    for module in (index, seen):
+    store_record(tmp_path, make_record("a"))
+    for module in (index, read_cache):
         monkeypatch.setattr(module, "write_atomic", refuse)
     assert names(tmp_path) == ["a"]
     assert names(tmp_path) == ["a"]
-    known = seen.SeenFiles(tmp_path, 1)
-    known.put((tmp_path / "a.log",), seen.Seen(state="", records=(), refused=0))
+    known = read_cache.ReadCache(tmp_path, 1)
+    known.put((tmp_path / "a.log",), read_cache.CachedGroup(state="", records=(), refused=0))
     known.save()
     assert not (tmp_path / "index.jsonl").exists()
 
@@ -190,10 +190,10 @@ def test_a_history_that_may_only_be_read_is_read(tmp_path: Path, monkeypatch: py
 
 def test_whatever_lies_in_the_folder_the_records_are_read(tmp_path: Path) -> None:
     """Broken, foreign, half-copied, later versions, folders and leftovers of a kill: named or ignored, never fatal."""
-    good = remember(tmp_path, make_record("good"))
-    half = remember(tmp_path, make_record("half"))
+    good = store_record(tmp_path, make_record("good"))
+    half = store_record(tmp_path, make_record("half"))
     half.write_bytes(half.read_bytes()[:-20])
-    edited = remember(tmp_path, make_record("edited"))
+    edited = store_record(tmp_path, make_record("edited"))
     edited.write_bytes(edited.read_bytes().replace(b"edited", b"forged"))
     later = json.dumps({"schema_version": 99}).encode()
     future = record_path(tmp_path, hashlib.sha256(later).hexdigest())
@@ -239,8 +239,8 @@ def test_whatever_lies_in_the_folder_the_records_are_read(tmp_path: Path) -> Non
 def test_without_its_index_a_history_is_slower_and_nothing_else(tmp_path: Path, content: bytes | None) -> None:
     """Lost, broken, of another version, or after a merge with conflicts: the lists are the same."""
     for name in ("a", "b", "c"):
-        remember(tmp_path, make_record(name, f"{name}\n".encode()))
-    remember(tmp_path, make_record("c", b"c\nand more\n"))
+        store_record(tmp_path, make_record(name, f"{name}\n".encode()))
+    store_record(tmp_path, make_record("c", b"c\nand more\n"))
     before = load_index(tmp_path)
     text = (tmp_path / "index.jsonl").read_bytes()
     if content is None:
@@ -254,7 +254,7 @@ def test_without_its_index_a_history_is_slower_and_nothing_else(tmp_path: Path, 
 
 def test_an_index_follows_records_that_come_and_go(tmp_path: Path) -> None:
     """And an up-to-date one is neither written nor are records opened for it."""
-    first, second = (remember(tmp_path, make_record(name)) for name in ("a", "b"))
+    first, second = (store_record(tmp_path, make_record(name)) for name in ("a", "b"))
     assert names(tmp_path) == ["a", "b"]
     before = (tmp_path / "index.jsonl").stat().st_ino
     with opened() as files:
@@ -279,7 +279,7 @@ def test_a_log_that_has_grown_takes_the_place_of_what_it_was(tmp_path: Path) -> 
     for order in ((0, 1, 2), (2, 1, 0), (1, 2, 0)):
         folder = tmp_path / "".join(map(str, order))
         for number_ in order:
-            remember(folder, records[number_])
+            store_record(folder, records[number_])
         rows = load_index(folder).rows()
         assert [row.id for row in rows] == [record_id(records[2])]
         assert len(load_index(folder).rows(every=True)) == 3
@@ -290,14 +290,14 @@ def test_runs_that_only_begin_alike_stay_two(tmp_path: Path) -> None:
     """A hundred equal lines of settings, the same file name, equal lengths: replicates are evidence of their own."""
     settings = "".join(f"setting {number_}: 1\n" for number_ in range(60))
     for seed in (1, 2):
-        remember(tmp_path, make_record("train", f"{settings}loss {seed}.5\n".encode()))
+        store_record(tmp_path, make_record("train", f"{settings}loss {seed}.5\n".encode()))
     assert names(tmp_path) == ["train", "train"]
 
 
 def test_a_log_under_another_name_is_another_run(tmp_path: Path) -> None:
     """A copy that was renamed is not recognised: better one too many than one that is lost."""
-    remember(tmp_path, make_record("a", b"x\n"))
-    remember(tmp_path, make_record("b", b"x\ny\n"))
+    store_record(tmp_path, make_record("a", b"x\n"))
+    store_record(tmp_path, make_record("b", b"x\ny\n"))
     assert names(tmp_path) == ["a", "b"]
 
 
@@ -305,7 +305,7 @@ def test_several_runs_of_one_file_all_count(tmp_path: Path) -> None:
     """They share their sources and are told apart by their place in them; when the file grows each is replaced."""
     for content in (b"x\n", b"x\ny\n"):
         for part in (0, 1):
-            remember(tmp_path, make_record("a", content, part, steps_done=number(part + len(content))))
+            store_record(tmp_path, make_record("a", content, part, steps_done=number(part + len(content))))
     assert [row.steps_done for row in load_index(tmp_path).rows()] == [number(4), number(5)] or len(
         names(tmp_path)
     ) == 2
@@ -314,13 +314,13 @@ def test_several_runs_of_one_file_all_count(tmp_path: Path) -> None:
 
 def test_later_readers_take_the_place_of_earlier_ones(tmp_path: Path) -> None:
     """Of the same log; also when they find other runs in it. A longer log that earlier readers read counts more."""
-    remember(tmp_path, make_record("a", b"x\n", 0))
-    remember(tmp_path, make_record("a", b"x\n", 1))
+    store_record(tmp_path, make_record("a", b"x\n", 0))
+    store_record(tmp_path, make_record("a", b"x\n", 1))
     newer = make_record("a", b"x\n", 0, version=2)
-    remember(tmp_path, newer)
+    store_record(tmp_path, newer)
     assert [row.id for row in load_index(tmp_path).rows()] == [record_id(newer)]
     longer = make_record("a", b"x\ny\n", 0)
-    remember(tmp_path, longer)
+    store_record(tmp_path, longer)
     assert [row.id for row in load_index(tmp_path).rows()] == [record_id(longer)]
 
 
@@ -335,7 +335,7 @@ def test_our_own_record_counts_before_an_import_of_the_runs_folder(tmp_path: Pat
         run="r",
     )
     for record in (own, imported):
-        remember(tmp_path, record)
+        store_record(tmp_path, record)
     assert [row.origin for row in load_index(tmp_path).rows()] == ["touchline"]
 
 
@@ -343,7 +343,7 @@ def test_many_logs_of_one_name_are_compared_with_their_neighbours_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Thousands of `train.log` that begin with the same line: work grows with their number, not with its square."""
-    from touchline.history import growth
+    from touchline.history import record_versions
 
     lines = [
         index.line_of(record_id(record), record)
@@ -351,9 +351,9 @@ def test_many_logs_of_one_name_are_compared_with_their_neighbours_only(
         for record in [make_record("train", f"begin\nseed {number_}\nloss\n".encode())]
     ]
     calls: list[int] = []
-    real = growth._supersedes
-    monkeypatch.setattr(growth, "_supersedes", lambda new, old: calls.append(1) or real(new, old))
-    assert growth.superseded(lines) == {}
+    real = record_versions._supersedes
+    monkeypatch.setattr(record_versions, "_supersedes", lambda new, old: calls.append(1) or real(new, old))
+    assert record_versions.superseded(lines) == {}
     assert len(calls) <= len(lines)
 
 
@@ -364,7 +364,7 @@ def test_a_record_is_found_by_name_id_and_the_beginning_of_its_id(tmp_path: Path
     """A name means the record that counts; an id means any."""
     old, new = make_record("night_shift", b"x\n"), make_record("night_shift", b"x\ny\n")
     for record in (old, new):
-        remember(tmp_path, record)
+        store_record(tmp_path, record)
     found = load_index(tmp_path)
     assert find_record(tmp_path, found, "night_shift") == (record_id(new), new)
     assert find_record(tmp_path, found, record_id(old)[:8]) == (record_id(old), old)
@@ -373,9 +373,9 @@ def test_a_record_is_found_by_name_id_and_the_beginning_of_its_id(tmp_path: Path
 
 def test_what_is_not_there_is_told_with_what_comes_near(tmp_path: Path) -> None:
     """And several with one name are told apart by their ids."""
-    remember(tmp_path, make_record("night_shift"))
+    store_record(tmp_path, make_record("night_shift"))
     for content in (b"x\n", b"y\n"):
-        remember(tmp_path, make_record("twin", content))
+        store_record(tmp_path, make_record("twin", content))
     found = load_index(tmp_path)
     with pytest.raises(InputError, match="no record 'nightshift'") as caught:
         find_record(tmp_path, found, "nightshift")
@@ -384,7 +384,7 @@ def test_what_is_not_there_is_told_with_what_comes_near(tmp_path: Path) -> None:
         find_record(tmp_path, found, "twin")
     with pytest.raises(InputError):
         find_record(tmp_path, found, "")
-    path = remember(tmp_path, make_record("night_shift"))
+    path = store_record(tmp_path, make_record("night_shift"))
     path.write_bytes(b"{")
     with pytest.raises(InputError, match="broken"):
         find_record(tmp_path, found, "night_shift")
@@ -501,7 +501,7 @@ def test_ctrl_c_loses_nothing_that_was_added(tmp_path: Path) -> None:
     """What was read before it is in the history, in its index and in the list of known files."""
     logs = [write_log(tmp_path, f"{name}.log", b"run\n" + name.encode()) for name in "abc"]
 
-    def read(group: Group) -> Sequence[FoundRun | Refused]:
+    def read(group: FileGroup) -> Sequence[LoggedRun | SkippedFile]:
         if group.key == "c":
             raise KeyboardInterrupt
         return read_lines(group)
@@ -518,7 +518,7 @@ def test_a_log_that_grows_while_it_is_read_is_read_again(tmp_path: Path) -> None
     """It is in the history as it was, and not known as unchanged."""
     log = write_log(tmp_path, "a.log", b"run\n")
 
-    def read(group: Group) -> Sequence[FoundRun | Refused]:
+    def read(group: FileGroup) -> Sequence[LoggedRun | SkippedFile]:
         found = read_lines(group)
         with log.open("ab") as stream:
             stream.write(b"more\n")
@@ -532,7 +532,7 @@ def test_a_file_that_is_gone_after_it_was_read_is_refused(tmp_path: Path) -> Non
     """A cluster's purge may come at any time; the others are added."""
     logs = [write_log(tmp_path, f"{name}.log", b"run\n") for name in "ab"]
 
-    def read(group: Group) -> Sequence[FoundRun | Refused]:
+    def read(group: FileGroup) -> Sequence[LoggedRun | SkippedFile]:
         found = read_lines(group)
         if group.key == "a":
             group.files[0].unlink()
@@ -553,7 +553,7 @@ def test_a_full_disk_is_said_and_what_was_written_stays(tmp_path: Path, monkeypa
             raise HostError("no space left")
         return real(folder, record)
 
-    monkeypatch.setattr(adding, "remember", full)
+    monkeypatch.setattr(adding, "store_record", full)
     with pytest.raises(HostError):
         add_groups(tmp_path / "h", groups_of(*logs), read_lines)
     assert names(tmp_path / "h") == ["a"]
@@ -570,6 +570,6 @@ def test_progress_is_told_group_by_group(tmp_path: Path) -> None:
 def test_contents_are_sorted_by_id(tmp_path: Path) -> None:
     """The same folder gives the same order on every file system."""
     for name in "abcdef":
-        remember(tmp_path, make_record(name, outcome=Word(value="completed")))
+        store_record(tmp_path, make_record(name, outcome=SourcedText(value="completed")))
     found = list(contents(tmp_path).records)
     assert found == sorted(found)

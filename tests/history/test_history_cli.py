@@ -15,8 +15,8 @@ from tests.history.made import make_reading, number, write_log
 
 from touchline.core.quantity import Missing
 from touchline.history import files
-from touchline.history.files import FoundRun, Group, Refused
-from touchline.history.reading import Proof, RunReading, Word
+from touchline.history.files import FileGroup, LoggedRun, SkippedFile
+from touchline.history.reading import EvidenceLine, RunReading, SourcedText
 from touchline.history.record import RunRecord
 
 pytestmark = pytest.mark.planning
@@ -24,26 +24,26 @@ pytestmark = pytest.mark.planning
 Call = Callable[..., tuple[int, str, str]]
 
 
-def read_group(group: Group, stated: object = None) -> list[FoundRun | Refused]:
+def read_group(group: FileGroup, stated: object = None) -> list[LoggedRun | SkippedFile]:
     """Stands for all readers: a line that begins with `run` is a run."""
     log = group.files[0]
     lines = [line for line in log.read_text().splitlines() if line.startswith("run ")]
     if not lines:
-        return [Refused(path=log, reason="no line of it tells of a training")]
+        return [SkippedFile(path=log, reason="no line of it tells of a training")]
     return [
-        FoundRun(
+        LoggedRun(
             reading=make_reading(
                 group.key if len(lines) == 1 else f"{group.key}#{place}",
                 files=tuple(file.name for file in group.files),
-                trainer=Word(value="trl", where=f"{log.name}:1"),
-                model=Word(value=line.removeprefix("run "), where=f"{log.name}:{place}"),
+                trainer=SourcedText(value="trl", where=f"{log.name}:1"),
+                model=SourcedText(value=line.removeprefix("run "), where=f"{log.name}:{place}"),
                 steps_done=number(60, "1", f"{log.name}:{place}"),
                 steps_total=number(80, "1", f"{log.name}:{place}"),
                 seconds_per_step=number(0.75, "s", f"{log.name}:7", aggregation="median", method="60 bars"),
                 peak_memory=number(14.5, "GiB", f"{log.name}:8", kind="reserved", phase="step"),
                 tokens_per_second=number(1234.5, "tokens/s", f"{log.name}:9", token_unit="padded"),
-                outcome=Word(value="timeout", where=f"{log.name}:12"),
-                proofs=(Proof(where=f"{log.name}:12", text="CANCELLED DUE TO TIME LIMIT", says="time limit"),),
+                outcome=SourcedText(value="timeout", where=f"{log.name}:12"),
+                proofs=(EvidenceLine(where=f"{log.name}:12", text="CANCELLED DUE TO TIME LIMIT", says="time limit"),),
                 notes=("3 lines were cut",),
             ),
             sources=group.files,

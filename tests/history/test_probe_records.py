@@ -11,7 +11,7 @@ from touchline.core.estimate import MicroBatch
 from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Missing, Quantity
 from touchline.core.units import GIB
-from touchline.history.history import read_record, remember
+from touchline.history.history import read_record, store_record
 from touchline.history.index import load_index
 from touchline.history.probe import (
     ProbeAnswer,
@@ -25,7 +25,7 @@ from touchline.history.probe import (
     ProbeWork,
 )
 from touchline.history.probes import probe_record, probe_records
-from touchline.history.reading import Word
+from touchline.history.reading import SourcedText
 from touchline.history.record import RunRecord
 from touchline.history.records import sealed
 from touchline.spec.experiment import LoraConfig, TrainConfig
@@ -142,7 +142,7 @@ def test_a_try_that_fits_tells_time_memory_and_batch() -> None:
     assert [value(size) for size in sizes] == [8, 2, 16]
     assert (value(found.packing.sequences), value(batching.longest_tokens), value(batching.max_seq_len)) == (4, 32, 128)
     assert (value(found.training.rank), value(found.training.alpha)) == (8, 16)
-    assert isinstance(found.training.target_modules, Word)
+    assert isinstance(found.training.target_modules, SourcedText)
     assert found.training.target_modules.value == "q_proj,v_proj"
     assert found.stack.versions == ("peft=0.21.2", "torch=2.13.0")
 
@@ -162,7 +162,7 @@ def test_of_a_gpu_all_three_kinds_of_memory_are_kept_apart() -> None:
         "reserved": 4.0,
         "process": 5.0,
     }
-    assert isinstance(found.machine.gpu, Word)
+    assert isinstance(found.machine.gpu, SourcedText)
     assert found.machine.gpu.value == "a GPU"
 
 
@@ -186,7 +186,7 @@ def test_what_proves_nothing_gives_no_record(outcome: ProbeOutcome) -> None:
 
 def test_the_history_keeps_every_try_and_takes_none_for_a_newer_reading_of_another(tmp_path: Path) -> None:
     records = probe_records(report(attempt(2), attempt(4), attempt(8, ProbeOutcome.HOST_OOM)), None, CPU)
-    paths = [remember(tmp_path, each) for each in records]
+    paths = [store_record(tmp_path, each) for each in records]
     assert [read_record(path) for path in paths] == [sealed(each) for each in records]
     assert sorted(row.name for row in load_index(tmp_path).rows()) == [f"probe Some-1B {rows}x64" for rows in (2, 4, 8)]
     assert not any(b"somebody" in path.read_bytes() for path in paths)

@@ -10,8 +10,8 @@ import pytest
 from tests.history.test_story import bar, closing, everything, read, rows, value
 
 from touchline.core.quantity import Missing, Quantity
-from touchline.history.files import FoundRun, find_runs
-from touchline.history.reading import RunReading, Word
+from touchline.history.files import LoggedRun, find_runs
+from touchline.history.reading import RunReading, SourcedText
 
 pytestmark = pytest.mark.planning
 
@@ -163,7 +163,7 @@ def test_rows_that_standard_output_held_back_do_not_undo_a_crash(tmp_path: Path)
         folder.mkdir()
         reading = log(folder, bars + CRASH.format(last="ValueError: no row 7") + behind)
         assert outcome(reading) == "crash_mid", index
-        assert isinstance(reading.exit, Word)
+        assert isinstance(reading.exit, SourcedText)
         assert "no row 7" in reading.exit.value
         assert steps(reading)[0] == 260
 
@@ -328,7 +328,7 @@ def test_dumped_configurations_are_read(tmp_path: Path, text: str, expected: dic
     reading = log(tmp_path, text + "step 10 | loss 2.5\nstep 20 | loss 2.4\n")
     for name, wanted in expected.items():
         said = getattr(reading, name)
-        assert isinstance(said, Quantity | Word), (name, said)
+        assert isinstance(said, Quantity | SourcedText), (name, said)
         assert said.value == wanted, name
 
 
@@ -536,7 +536,7 @@ def test_a_row_of_verl(tmp_path: Path) -> None:
     assert isinstance(reading.tokens_per_second, Quantity)
     assert (reading.tokens_per_second.value, reading.tokens_per_second.unit) == (812.5, "tokens/s/GPU")
     assert value(reading.peak_memory) == pytest.approx(44.9)
-    assert isinstance(reading.trainer, Word)
+    assert isinstance(reading.trainer, SourcedText)
     assert reading.trainer.value == "verl"
 
 
@@ -729,7 +729,7 @@ def test_a_warning_that_names_an_exception_ends_nothing(tmp_path: Path) -> None:
 )
 def test_the_exit_names_the_cause(tmp_path: Path, text: str, cause: str) -> None:
     reading = log(tmp_path, "step 10/50 | loss 2.5\n" + text)
-    assert isinstance(reading.exit, Word)
+    assert isinstance(reading.exit, SourcedText)
     assert cause in reading.exit.value, reading.exit
 
 
@@ -807,7 +807,7 @@ def test_no_text_however_broken_stops_a_reader(tmp_path: Path) -> None:
         file = tmp_path / f"{number}.log"
         file.write_text(text[: random_.randrange(1, len(text) + 1)], "utf-8", "replace")
         for found in find_runs([file]):
-            if isinstance(found, FoundRun):
+            if isinstance(found, LoggedRun):
                 for said in (found.reading.last_loss, found.reading.steps_done, found.reading.peak_memory):
                     assert isinstance(said, Missing) or math.isfinite(said.value), text
         file.unlink()
@@ -917,7 +917,7 @@ def test_a_history_at_the_end_of_a_log_of_rows_is_no_second_run(tmp_path: Path) 
     last = f'{{"last_model_checkpoint": "out/checkpoint-40", "global_step": 40, {end}}}'
     path = tmp_path / "logging.jsonl"
     path.write_text("\n".join([*logged, closing_row, last]) + "\n")
-    found = [each for each in find_runs([path]) if isinstance(each, FoundRun)]
+    found = [each for each in find_runs([path]) if isinstance(each, LoggedRun)]
     assert len(found) == 1
     assert value(found[0].reading.last_loss) == 1.6
     assert steps(found[0].reading) == (40, 40)
@@ -926,7 +926,7 @@ def test_a_history_at_the_end_of_a_log_of_rows_is_no_second_run(tmp_path: Path) 
 def test_an_evaluation_alone_is_no_run(tmp_path: Path) -> None:
     path = tmp_path / "eval.log"
     path.write_text("Loading model\n[4/4] Running evaluation...\n  [100/500] Accuracy so far: 0.85\nAccuracy: 0.8508\n")
-    assert not [each for each in find_runs([path]) if isinstance(each, FoundRun)]
+    assert not [each for each in find_runs([path]) if isinstance(each, LoggedRun)]
 
 
 def test_a_launcher_whose_processes_end_well_has_completed(tmp_path: Path) -> None:

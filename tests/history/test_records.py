@@ -14,35 +14,35 @@ from tests.history.made import READINGS, TEXT, make_reading, make_record, make_s
 from touchline.core.errors import InputError
 from touchline.core.quantity import Missing, Quantity
 from touchline.history.flat import facts, known
-from touchline.history.growth import HEAD_BYTES, growth
-from touchline.history.reading import Outcome, Proof, RunReading, Segment, Word
+from touchline.history.reading import EvidenceLine, Outcome, RunReading, Segment, SourcedText
 from touchline.history.record import RECORD_SCHEMA_VERSION
+from touchline.history.record_versions import HEAD_BYTES, growth
 from touchline.history.records import (
     from_json,
     id_of,
     model_name,
     plain,
     record_of,
+    redact_paths,
     sealed,
     source_names,
     to_json,
-    without_people,
 )
 
 pytestmark = pytest.mark.planning
 
 SETTINGS = {
-    "model": Word(value="acme/Tiny-1B"),
-    "method": Word(value="lora"),
+    "model": SourcedText(value="acme/Tiny-1B"),
+    "method": SourcedText(value="lora"),
     "lora_rank": number(8),
-    "target_modules": Word(value="q_proj,v_proj"),
-    "trainer": Word(value="trl"),
+    "target_modules": SourcedText(value="q_proj,v_proj"),
+    "trainer": SourcedText(value="trl"),
     "versions": ("torch=2.7.1+cu126", "trl=0.20.0"),
-    "gpu": Word(value="NVIDIA A100-SXM4-80GB"),
+    "gpu": SourcedText(value="NVIDIA A100-SXM4-80GB"),
     "micro_batch_size": number(4),
     "max_seq_len": number(2048),
-    "packed": Word(value="false"),
-    "dtype": Word(value="bfloat16"),
+    "packed": SourcedText(value="false"),
+    "dtype": SourcedText(value="bfloat16"),
 }
 
 
@@ -68,7 +68,7 @@ def test_the_same_sources_give_the_same_id_wherever_they_lie() -> None:
         reading = make_reading(
             "a",
             seconds_per_step=number(0.5, "s", f"{folder}/a.err:12"),
-            outcome=Word(value="completed", where=f"{folder}/a.out:7"),
+            outcome=SourcedText(value="completed", where=f"{folder}/a.out:7"),
             segment_list=(
                 Segment(
                     where=f"{folder}/a.err:1-99",
@@ -102,7 +102,7 @@ def test_numbers_that_are_none_become_missing() -> None:
 
 def test_members_that_say_nothing_are_left_out() -> None:
     """Of a quantity and of a word; a missing fact keeps its reason."""
-    said = plain(make_reading(last_loss=number(2), model=Word(value="m")))
+    said = plain(make_reading(last_loss=number(2), model=SourcedText(value="m")))
     assert said["last_loss"] == {"value": 2.0, "unit": "1", "where": "night_shift.log:3"}
     assert said["model"] == {"value": "m"}
     assert said["eval_loss"] == {"missing": "no line says it"}
@@ -155,7 +155,7 @@ def test_a_record_with_a_key_too_many_or_a_number_as_text_is_refused() -> None:
 )
 def test_copied_text_keeps_no_way_to_a_persons_folder(text: str, clean: str) -> None:
     """The last part of a path tells what was meant; addresses, ratios and ids stay."""
-    assert without_people(text) == clean
+    assert redact_paths(text) == clean
 
 
 @given(TEXT)
@@ -163,18 +163,18 @@ def test_copied_text_keeps_no_way_to_a_persons_folder(text: str, clean: str) -> 
 @example("'/a/b'/c/d")
 def test_taking_people_out_twice_changes_nothing_more(text: str) -> None:
     """A record that is stored again keeps its id."""
-    once = without_people(text)
-    assert without_people(once) == once
+    once = redact_paths(text)
+    assert redact_paths(once) == once
 
 
 def test_no_field_of_a_record_keeps_a_user_name_or_a_secret() -> None:
     """Wherever a log has printed it."""
     told = "failed: /home/alice/run/a.py with token hf_abcdefghijklmnopqrstuv"
     record = make_record(
-        model=Word(value="/home/alice/models/Tiny-1B", where="/home/alice/a.log:1"),
-        exit=Word(value=told),
-        optimizer=Word(value="adamw", method=told),
-        proofs=(Proof(where="/home/alice/a.log:3", text=told, says="it failed"),),
+        model=SourcedText(value="/home/alice/models/Tiny-1B", where="/home/alice/a.log:1"),
+        exit=SourcedText(value=told),
+        optimizer=SourcedText(value="adamw", method=told),
+        proofs=(EvidenceLine(where="/home/alice/a.log:3", text=told, says="it failed"),),
         notes=(told,),
         versions=("torch=/home/alice/torch",),
         last_loss=Missing(missing="not in /home/alice/a.log"),
@@ -198,7 +198,7 @@ def test_no_field_of_a_record_keeps_a_user_name_or_a_secret() -> None:
 )
 def test_a_model_is_called_by_its_name(said: str, kept: str) -> None:
     """An id stays whole, of a path the last part stays, and the hub's cache tells the id."""
-    assert model_name(Word(value=said)) == Word(value=kept)
+    assert model_name(SourcedText(value=said)) == SourcedText(value=kept)
 
 
 def test_sources_are_named_from_the_folder_they_share() -> None:
@@ -217,10 +217,10 @@ def test_sources_are_named_from_the_folder_they_share() -> None:
 def test_patch_versions_case_paths_and_order_do_not_part_runs() -> None:
     """What differs without a difference in time or memory."""
     same = SETTINGS | {
-        "model": Word(value="/models/tiny-1b", where="x:1"),
-        "target_modules": Word(value="v_proj, q_proj"),
+        "model": SourcedText(value="/models/tiny-1b", where="x:1"),
+        "target_modules": SourcedText(value="v_proj, q_proj"),
         "versions": ("trl=0.20.4", "torch=2.7.0"),
-        "gpu": Word(value="NVIDIA  A100-SXM4-80GB"),
+        "gpu": SourcedText(value="NVIDIA  A100-SXM4-80GB"),
         "learning_rate": number(3e-4),
         "steps_done": number(77),
     }
@@ -231,10 +231,10 @@ def test_patch_versions_case_paths_and_order_do_not_part_runs() -> None:
     "change",
     [
         {"lora_rank": number(16)},
-        {"model": Word(value="acme/Tiny-3B")},
+        {"model": SourcedText(value="acme/Tiny-3B")},
         {"versions": ("torch=2.8.0", "trl=0.20.0")},
-        {"gpu": Word(value="NVIDIA H200")},
-        {"gradient_checkpointing": Word(value="true")},
+        {"gpu": SourcedText(value="NVIDIA H200")},
+        {"gradient_checkpointing": SourcedText(value="true")},
         {"micro_batch_size": Missing(missing="no line says it")},
     ],
 )
@@ -253,7 +253,7 @@ def test_what_the_fingerprint_does_not_know_is_named() -> None:
 def test_the_fingerprint_follows_the_facts_when_a_record_is_changed() -> None:
     """Whoever adds what touchline knows of its own run need not think of it."""
     record = make_record(**SETTINGS)
-    changed = replace(record, training=replace(record.training, adapter_dtype=Word(value="float32")))
+    changed = replace(record, training=replace(record.training, adapter_dtype=SourcedText(value="float32")))
     assert sealed(changed).fingerprint != record.fingerprint
 
 
@@ -312,10 +312,10 @@ def test_every_fact_of_a_reading_has_a_row_in_its_record() -> None:
 def test_every_measured_field_reaches_the_record() -> None:
     """Field by field: a number that is put into a reading comes out of its record."""
     for name in (name for name, fact in facts(make_reading()) if isinstance(fact, Missing)):
-        value = Word(value="said") if name in _said() else number(4.25, "s")
+        value = SourcedText(value="said") if name in _said() else number(4.25, "s")
         found = {id(fact): fact for _, fact in facts(make_record(**{name: value}))}
         assert value.value in [getattr(fact, "value", None) for fact in found.values()], name
 
 
 def _said() -> set[str]:
-    return {name for name, hint in RunReading.__annotations__.items() if hint == "Said"}
+    return {name for name, hint in RunReading.__annotations__.items() if hint == "OptionalText"}

@@ -13,7 +13,7 @@ from tests.history.made import make_reading, number
 from tools import score_logs
 from tools.score_logs import Expected, Verdict, cases, judge, score, table
 from touchline.core.quantity import Missing
-from touchline.history.reading import Word
+from touchline.history.reading import SourcedText
 
 pytestmark = pytest.mark.planning
 
@@ -129,7 +129,7 @@ def test_an_invented_number_weighs_as_three_misses() -> None:
     ],
 )
 def test_models_are_the_same_when_one_name_holds_the_other(ours: str, truth: str, verdict: Verdict) -> None:
-    reading = make_reading(model=Word(value=ours))
+    reading = make_reading(model=SourcedText(value=ours))
     assert judge("dawn.log", Expected(field="model", accept=(truth,)), reading).verdict == verdict
 
 
@@ -146,7 +146,7 @@ def test_a_loss_of_nought_is_right_only_when_it_is_nought() -> None:
 
 
 def test_outcomes_are_compared_as_they_stand() -> None:
-    reading = make_reading(outcome=Word(value="completed"))
+    reading = make_reading(outcome=SourcedText(value="completed"))
     right = judge("dawn.log", Expected(field="outcome", accept=("completed",)), reading)
     near = judge("dawn.log", Expected(field="outcome", accept=("completed after resume",)), reading)
     result = score_logs.Score(judged=(right, near), runs={"dawn.log": 1}, unmapped={})

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from touchline.core.quantity import Missing, Quantity
-from touchline.history.files import FoundRun, Refused, find_runs
+from touchline.history.files import LoggedRun, SkippedFile, find_runs
 from touchline.history.reading import RunReading
 
 pytestmark = pytest.mark.planning
@@ -67,7 +67,7 @@ def read(path: Path, **files: str) -> RunReading:
 def everything(path: Path, **files: str) -> list[RunReading]:
     for name, text in files.items():
         (path / name.replace("__", ".")).write_text(text, encoding="utf-8")
-    return [each.reading for each in find_runs([path]) if isinstance(each, FoundRun)]
+    return [each.reading for each in find_runs([path]) if isinstance(each, LoggedRun)]
 
 
 def value(fact: object) -> float:
@@ -216,7 +216,7 @@ def test_a_story_in_a_log_is_no_fact(tmp_path: Path) -> None:
         "Once the training was complete, the loss: a whole river, step 5 of 10. 'loss' is 3, said 100% | 7/8 of them.\n"
     )
     found = list(find_runs([_written(tmp_path / "a.log", story * 50)]))
-    assert all(isinstance(each, Refused) for each in found)
+    assert all(isinstance(each, SkippedFile) for each in found)
 
 
 @pytest.mark.parametrize(
@@ -238,7 +238,7 @@ def test_bad_files_are_refused_with_a_reason(tmp_path: Path, name: str, data: by
     (tmp_path / name).write_bytes(data)
     found = list(find_runs([tmp_path / name]))
     assert len(found) == 1
-    assert isinstance(found[0], Refused)
+    assert isinstance(found[0], SkippedFile)
     assert found[0].reason
 
 

@@ -15,8 +15,8 @@ from touchline.data.user_config import load_settings
 
 if TYPE_CHECKING:
     from touchline.estimate.local.calibration import Calibration
-    from touchline.history.adding import Added
-    from touchline.history.files import FoundRun, Group, Refused
+    from touchline.history.adding import ImportSummary
+    from touchline.history.files import FileGroup, LoggedRun, SkippedFile
     from touchline.history.index import Index
     from touchline.history.record import RunRecord
 
@@ -26,7 +26,7 @@ def history_read(
     *,
     facts: Mapping[str, str] | None = None,
     on_progress: NamedProgressCallback | None = None,
-) -> Iterator[FoundRun | Refused]:
+) -> Iterator[LoggedRun | SkippedFile]:
     """What logs, state files and whole folders say of their runs; nothing is stored.
 
     Args:
@@ -49,7 +49,7 @@ def history_add(
     facts: Mapping[str, str] | None = None,
     dry_run: bool = False,
     on_progress: NamedProgressCallback | None = None,
-) -> Added:
+) -> ImportSummary:
     """Put the runs that logs and folders tell of into the history; files that are as they were are not opened.
 
     Args:
@@ -77,7 +77,7 @@ def history_add(
         groups = tuple(replace(group, facts=(common, *group.facts)) for group in groups)
     stating = load_stating(groups, facts or {})
 
-    def read(group: Group) -> list[FoundRun | Refused]:
+    def read(group: FileGroup) -> list[LoggedRun | SkippedFile]:
         return [with_dataset(item, settings) for item in files.read_group(group, stating.of(group))]
 
     return add_groups(

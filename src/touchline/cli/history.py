@@ -18,9 +18,9 @@ from touchline.core.text import without_controls
 
 if TYPE_CHECKING:
     from touchline.core.quantity import Missing, Quantity
-    from touchline.history.adding import Added, Learned
+    from touchline.history.adding import ImportSummary, IngestedRun
     from touchline.history.index import HistoryRow, Index
-    from touchline.history.reading import RunReading, Word
+    from touchline.history.reading import RunReading, SourcedText
 
 history_app = typer.Typer(
     help="Read training logs and keep them as evidence for plans.", no_args_is_help=True, rich_markup_mode=None
@@ -49,7 +49,7 @@ def history_read(
     Every number with its file and line, every missing one with the reason.
     """
     from touchline import api
-    from touchline.history.files import FoundRun
+    from touchline.history.files import LoggedRun
 
     runs = 0
     with _file_progress("reading logs") as on_progress:
@@ -57,7 +57,7 @@ def history_read(
         found = api.history_read(paths, facts=stating.stated_pairs(facts or []), on_progress=on_progress)
         items = found if on_progress is None else list(found)
     for item in items:
-        if isinstance(item, FoundRun):
+        if isinstance(item, LoggedRun):
             runs += 1
             _show_reading(item.reading, json, every)
         else:
@@ -88,7 +88,7 @@ def history_add(
     in a file touchline-facts.yaml beside the logs; it never replaces what the log measured.
     """
     from touchline import api
-    from touchline.history.adding import Added
+    from touchline.history.adding import ImportSummary
 
     named = {
         "gpu": gpu,
@@ -103,7 +103,7 @@ def history_add(
     with _file_progress("reading logs") as on_progress:
         added = api.history_add(paths, _folder(history), facts=stated, dry_run=dry_run, on_progress=on_progress)
     if json:
-        print_json(Added, added, "added")
+        print_json(ImportSummary, added, "added")
     else:
         _show_added(added, paths)
     if not added.learned and not added.unchanged_runs:
@@ -282,7 +282,7 @@ def _show_reading(reading: RunReading, json: bool, every: bool) -> None:
     print_output("")
 
 
-def _show_facts(title: str, found: Iterable[tuple[str, Quantity | Word | Missing]], every: bool) -> None:
+def _show_facts(title: str, found: Iterable[tuple[str, Quantity | SourcedText | Missing]], every: bool) -> None:
     """A table of what is known; what is not known on a line a reason, or in the table."""
     from touchline.core.quantity import Missing
 
@@ -305,7 +305,7 @@ def _show_lines(what: str, texts: Iterable[str]) -> None:
         print_output(f"{what}: {without_controls(_text(text))}")
 
 
-def _show_added(added: Added, paths: list[Path]) -> None:
+def _show_added(added: ImportSummary, paths: list[Path]) -> None:
     if added.learned:
         header = ("run", "trainer", "model", "steps", "s/step", "peak memory", "outcome", "where")
         title = f"would learn, in {added.history}" if added.dry_run else f"learned, in {added.history}"
@@ -327,7 +327,7 @@ def _show_added(added: Added, paths: list[Path]) -> None:
     )
 
 
-def _say_lacking(added: Added, paths: list[Path]) -> None:
+def _say_lacking(added: ImportSummary, paths: list[Path]) -> None:
     """Name the facts without which runs are no evidence, with the command that states them."""
     from touchline.history.run_facts import pasted
 
@@ -344,7 +344,7 @@ def _say_lacking(added: Added, paths: list[Path]) -> None:
         print_status(_text(f"hint: touchline history add {files} {pasted(keys)}"))
 
 
-def _learned(item: Learned) -> tuple[str, ...]:
+def _learned(item: IngestedRun) -> tuple[str, ...]:
     facts = (item.seconds_per_step, item.peak_memory, item.outcome)
     places = dict.fromkeys(place for fact in facts if (place := getattr(fact, "where", None)) is not None)
     return tuple(
@@ -393,7 +393,7 @@ def _steps(done: Quantity | Missing, total: Quantity | Missing) -> str:
     return "/".join(figures) or "-"
 
 
-def _short(fact: Quantity | Word | Missing) -> str:
+def _short(fact: Quantity | SourcedText | Missing) -> str:
     """A cell of an overview: the number with its unit, or a dash."""
     from touchline.core.quantity import Missing, Quantity
 
@@ -402,7 +402,7 @@ def _short(fact: Quantity | Word | Missing) -> str:
     return _number(fact) if isinstance(fact, Quantity) else fact.value
 
 
-def _fact(fact: Quantity | Word) -> str:
+def _fact(fact: Quantity | SourcedText) -> str:
     """A fact with all that must be known of it to use it."""
     from touchline.core.quantity import Quantity
 

@@ -21,7 +21,7 @@ from touchline.estimate.gpus import similar_gpus
 from touchline.estimate.layers import size_of
 from touchline.estimate.points import CostSample, TimePoint
 from touchline.estimate.work import StepWork
-from touchline.history.reading import Said, Word
+from touchline.history.reading import OptionalText, SourcedText
 from touchline.history.record import MachineFacts, RunRecord
 from touchline.history.run_facts import DTYPES, flag_of
 
@@ -141,9 +141,9 @@ def _is_known(machine: MachineFacts) -> bool:
 def _missing_settings(record: RunRecord) -> tuple[str, ...]:
     training = record.training
     known = {
-        "model": isinstance(record.model.name, Word),
-        "trainer": isinstance(record.stack.trainer, Word),
-        "method": isinstance(training.method, Word),
+        "model": isinstance(record.model.name, SourcedText),
+        "trainer": isinstance(record.stack.trainer, SourcedText),
+        "method": isinstance(training.method, SourcedText),
         "precision": _word(training.base_dtype) in DTYPES,
     }
     return tuple(key for key, is_known in known.items() if not is_known)
@@ -169,7 +169,7 @@ def _missing_batches(record: RunRecord) -> tuple[str, ...]:
 def to_training_setup(record: RunRecord, shape_of: Callable[[str], ModelShape | Missing]) -> TrainingSetup | Missing:
     """The settings of a recorded run, or which of them nobody told."""
     lacking = _missing_settings(record)
-    if lacking or not isinstance(record.model.name, Word):
+    if lacking or not isinstance(record.model.name, SourcedText):
         return missing_facts_reason(lacking)
     shape = shape_of(record.model.name.value)
     if isinstance(shape, Missing):
@@ -271,8 +271,8 @@ def _first(*measured: Measured) -> float | None:
     return next((each.value for each in measured if not isinstance(each, Missing)), None)
 
 
-def _word(said: Said) -> str | None:
-    return said.value if isinstance(said, Word) else None
+def _word(said: OptionalText) -> str | None:
+    return said.value if isinstance(said, SourcedText) else None
 
 
 def collect_memory_points(

@@ -16,23 +16,23 @@ from touchline.core.errors import InputError
 from touchline.core.files import open_regular
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.data.metrics_file import METRICS, read_metrics_file
-from touchline.history.files import FoundRun, Group, Refused
-from touchline.history.growth import DOCUMENT_LIMIT_BYTES, HEAD_BYTES, growth, is_document
-from touchline.history.history import contents, record_id, remember
+from touchline.history.files import FileGroup, LoggedRun, SkippedFile
+from touchline.history.history import contents, record_id, store_record
 from touchline.history.index import IndexLine, load_index
 from touchline.history.padding import with_lengths
+from touchline.history.read_cache import CachedGroup, ReadCache, state_of
 from touchline.history.readers import READERS_VERSION
-from touchline.history.reading import Said, Word
+from touchline.history.reading import OptionalText, SourcedText
 from touchline.history.record import RunRecord, Source
+from touchline.history.record_versions import DOCUMENT_LIMIT_BYTES, HEAD_BYTES, growth, is_document
 from touchline.history.records import record_of, source_names
-from touchline.history.seen import Seen, SeenFiles, state_of
 
 _CHUNK_BYTES = 1 << 20
-Fact = TypeVar("Fact", bound=Quantity | Word | Missing)
+Fact = TypeVar("Fact", bound=Quantity | SourcedText | Missing)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Learned:
+class IngestedRun:
     """One run that was read, with the places of its numbers as whoever named the files named them."""
 
     id: str
@@ -41,9 +41,9 @@ class Learned:
     """Whether the history did not hold it yet."""
     name: str
     """The run's name."""
-    trainer: Said
+    trainer: OptionalText
     """Which trainer."""
-    model: Said
+    model: OptionalText
     """The base model, as the log names it."""
     steps_done: Measured
     """Optimizer steps done."""
@@ -53,7 +53,7 @@ class Learned:
     """Median or mean of an optimizer step."""
     peak_memory: Measured
     """Peak while training."""
-    outcome: Word
+    outcome: SourcedText
     """How it ended."""
     files: tuple[str, ...]
     """The files that it was read from."""
@@ -74,14 +74,14 @@ class RefusedFile:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Added:
+class ImportSummary:
     """What came of adding files to a history."""
 
     history: str
     """The history's folder."""
     dry_run: bool
     """Whether nothing was written."""
-    learned: tuple[Learned, ...]
+    learned: tuple[IngestedRun, ...]
     """The runs that were read, in the order of their files."""
     refused: tuple[RefusedFile, ...]
     """The files without a run."""
@@ -97,7 +97,7 @@ class Added:
 class _Tally:
     """What has come of it so far."""
 
-    learned: list[Learned] = field(default_factory=list)
+    learned: list[IngestedRun] = field(default_factory=list)
     refused: list[RefusedFile] = field(default_factory=list)
     unchanged_files: int = 0
     unchanged_refused: int = 0
@@ -131,14 +131,14 @@ def _unreadable(path: Path) -> str | None:
 
 def add_groups(
     history_dir: Path,
-    groups: Sequence[Group],
-    read: Callable[[Group], Sequence[FoundRun | Refused]],
+    groups: Sequence[FileGroup],
+    read: Callable[[FileGroup], Sequence[LoggedRun | SkippedFile]],
     *,
     dry_run: bool = False,
     again: bool = False,
     lacking: Callable[[RunRecord], tuple[str, ...]] = lambda record: (),
     on_progress: NamedProgressCallback | None = None,
-) -> Added:
+) -> ImportSummary:
     """Read the groups of files that have changed, and put their runs into the history.
 
     Each record is on disk before the next group is read; the index and the list of known files are written once, at
@@ -158,7 +158,7 @@ def add_groups(
         HostError: no space, or no permission.
     """
     there = set(contents(history_dir).records)
-    seen = SeenFiles(history_dir, READERS_VERSION)
+    seen = ReadCache(history_dir, READERS_VERSION)
     tally = _Tally()
     try:
         for number, group in enumerate(groups):
@@ -175,7 +175,7 @@ def add_groups(
             records, refused = _learn(history_dir, read(group), there, tally, dry_run, lacking)
             # A file that has grown meanwhile is read again next time.
             if state is not None and state == state_of(files):
-                seen.put(group.files, Seen(state=state, records=tuple(records), refused=refused))
+                seen.put(group.files, CachedGroup(state=state, records=tuple(records), refused=refused))
         if on_progress is not None and groups:
             on_progress(len(groups), len(groups), "")
     finally:
@@ -183,7 +183,7 @@ def add_groups(
             seen.save()
             if any(item.new for item in tally.learned):
                 load_index(history_dir)
-    return Added(
+    return ImportSummary(
         history=str(history_dir),
         dry_run=dry_run,
         learned=tuple(tally.learned),
@@ -196,7 +196,7 @@ def add_groups(
 
 def _learn(
     history_dir: Path,
-    found: Sequence[FoundRun | Refused],
+    found: Sequence[LoggedRun | SkippedFile],
     there: set[str],
     tally: _Tally,
     dry_run: bool,
@@ -207,15 +207,15 @@ def _learn(
     refused = 0
     parts: Counter[tuple[Path, ...]] = Counter()
     for item in found:
-        record = item if isinstance(item, Refused) else record_of_run(item, parts[item.sources])
-        if isinstance(record, Refused) or isinstance(item, Refused):
+        record = item if isinstance(item, SkippedFile) else record_of_run(item, parts[item.sources])
+        if isinstance(record, SkippedFile) or isinstance(item, SkippedFile):
             refused += 1
             tally.refused.append(_refused(record))
             continue
         parts[item.sources] += 1
         if item.stated:
             record = _revised(history_dir, record)
-        id_ = record_id(record) if dry_run else remember(history_dir, record).stem
+        id_ = record_id(record) if dry_run else store_record(history_dir, record).stem
         learned = replace(_learned(id_, id_ not in there, item), missing_facts=lacking(record))
         tally.learned.append(learned)
         there.add(id_)
@@ -242,12 +242,12 @@ def _logs(record: RunRecord | IndexLine) -> frozenset[str]:
     return frozenset(source.sha256 for source in record.sources if source.growth)
 
 
-def _refused(item: RunRecord | Refused) -> RefusedFile:
-    assert isinstance(item, Refused)
+def _refused(item: RunRecord | SkippedFile) -> RefusedFile:
+    assert isinstance(item, SkippedFile)
     return RefusedFile(path=str(item.path), reason=item.reason)
 
 
-def record_of_run(found: FoundRun, part: int = 0) -> RunRecord | Refused:
+def record_of_run(found: LoggedRun, part: int = 0) -> RunRecord | SkippedFile:
     """The record of a run that was found, with the hashes of its files; refused when none of them can be read any more.
 
     Args:
@@ -263,7 +263,7 @@ def record_of_run(found: FoundRun, part: int = 0) -> RunRecord | Refused:
         except OSError as error:
             fault = error  # A companion that may not be read tells nothing either.
     if not sources:
-        return Refused(path=found.sources[0], reason=f"gone while it was read: {fault.strerror if fault else ''}")
+        return SkippedFile(path=found.sources[0], reason=f"gone while it was read: {fault.strerror if fault else ''}")
     record = record_of(found.reading, sources, reader_version=READERS_VERSION, part=part)
     return record if found.lengths is None else with_lengths(record, found.lengths)
 
@@ -292,9 +292,9 @@ def source_of(path: Path, name: str) -> Source:
     return Source(name=name, size_bytes=size, sha256=digest.hexdigest(), growth=growth(path.name, bytes(head)))
 
 
-def _learned(id_: str, new: bool, found: FoundRun) -> Learned:
+def _learned(id_: str, new: bool, found: LoggedRun) -> IngestedRun:
     reading = found.reading
-    return Learned(
+    return IngestedRun(
         id=id_,
         new=new,
         name=reading.name,

@@ -32,7 +32,7 @@ from touchline.history.faultlines import (
 from touchline.history.milestones import WORDS as MILESTONE_WORDS
 from touchline.history.milestones import milestone
 from touchline.history.oom import read_out_of_memory
-from touchline.history.tracebacks import Fault, Tracebacks, is_launcher
+from touchline.history.tracebacks import TracebackEnd, Tracebacks, is_launcher
 
 _TEXT_LIMIT = 300
 _READ_LIMIT = 8192
@@ -129,7 +129,7 @@ class Faults:
 
     # ------------------------------------------------------------------------------------------------- with a traceback
 
-    def _of_traceback(self, fault: Fault, text: str) -> Iterator[Event]:
+    def _of_traceback(self, fault: TracebackEnd, text: str) -> Iterator[Event]:
         line, during = fault.line, fault.during
         name = fault.name.rpartition(".")[2]
         causes = causes_of(fault.text, name)

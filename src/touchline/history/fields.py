@@ -8,12 +8,12 @@ from touchline.backends.logtext.reader import BarCount
 from touchline.backends.registry import logged_trainers
 from touchline.core.observation import ObservationName, SignKind
 from touchline.core.quantity import Measured, Missing, Quantity
-from touchline.history.course import Losses
 from touchline.history.outcome import Ending, ending_of
-from touchline.history.reading import RunReading, Said, Segment, Word
+from touchline.history.reading import OptionalText, RunReading, Segment, SourcedText
 from touchline.history.run_facts import FACTS
+from touchline.history.run_view import RunSegment, RunView, SourcedObservation, is_library
+from touchline.history.segments import Losses
 from touchline.history.steps import Steps, bar_count, steps_of
-from touchline.history.view import Found, RunView, Stretch, is_library
 
 _LOOP_PRECEDENCE = -1
 _USUAL_PRECEDENCE = 2
@@ -33,7 +33,7 @@ LOSS_NOT_A_NUMBER = Missing(missing="the loss is no number")
 def reading_of(name: str, files: Sequence[str], view: RunView, notes: Sequence[str]) -> RunReading:
     """Everything that one run's files say."""
     trainer = _trainer(view)
-    kind = trainer.value if isinstance(trainer, Word) else None
+    kind = trainer.value if isinstance(trainer, SourcedText) else None
     final = view.final
     steps = steps_of(view, final, kind)
     finished = bool(view.documents.all("train_seconds"))
@@ -113,17 +113,17 @@ def _contradictions(view: RunView) -> Iterator[str]:
             )
 
 
-def _trainer(view: RunView) -> Said:
+def _trainer(view: RunView) -> OptionalText:
     found = [each for source in (*reversed(view.stretches), view.documents) for each in source.all("trainer")]
     certain = [each for each in found if each.seen.certain]
     names = {str(each.seen.value): each for each in reversed([*certain, *found])}
     stated = view.stated_fact("trainer")
     if stated is not None and all(is_library(name) for name in names):
-        return Word(value=str(stated.seen.value), where=stated.where, method=stated.provenance)
+        return SourcedText(value=str(stated.seen.value), where=stated.where, method=stated.provenance)
     if not names:
         return Missing(missing="no line tells which trainer printed it")
     name = max(names, key=_precedence)
-    return Word(value=name, where=names[name].where)
+    return SourcedText(value=name, where=names[name].where)
 
 
 def _precedence(trainer: str) -> int:
@@ -133,7 +133,7 @@ def _precedence(trainer: str) -> int:
     return _LOOP_PRECEDENCE if trainer == "generic" else _USUAL_PRECEDENCE
 
 
-def _ending(view: RunView, stretch: Stretch, trainer: str | None, is_document: bool) -> Ending:
+def _ending(view: RunView, stretch: RunSegment, trainer: str | None, is_document: bool) -> Ending:
     steps = steps_of(view, stretch, trainer)
     done = steps.done.value if isinstance(steps.done, Quantity) else None
     total = steps.total.value if isinstance(steps.total, Quantity) else None
@@ -145,11 +145,11 @@ def _ending(view: RunView, stretch: Stretch, trainer: str | None, is_document: b
     return ending_of(stretch, steps_done=done, steps_total=total, is_document=is_document)
 
 
-def _pairs(view: RunView, endings: list[Ending]) -> list[tuple[Stretch, Ending]]:
+def _pairs(view: RunView, endings: list[Ending]) -> list[tuple[RunSegment, Ending]]:
     return list(zip(view.stretches, endings, strict=True))
 
 
-def _segment(view: RunView, stretch: Stretch, ending: Ending, trainer: str | None) -> Segment:
+def _segment(view: RunView, stretch: RunSegment, ending: Ending, trainer: str | None) -> Segment:
     steps = steps_of(view, stretch, trainer)
     return Segment(
         where=", ".join(f"{part.file}:{part.first_line}-{part.last_line}" for part in stretch.parts),
@@ -160,11 +160,11 @@ def _segment(view: RunView, stretch: Stretch, ending: Ending, trainer: str | Non
     )
 
 
-def _outcome(ending: Ending, final: Stretch) -> Word:
+def _outcome(ending: Ending, final: RunSegment) -> SourcedText:
     where = ending.proofs[-1].where if ending.proofs else None
     if where is None and final.parts:
         where = f"{final.parts[-1].file}:{final.parts[-1].last_line}"
-    return Word(value=ending.outcome.value, where=where)
+    return SourcedText(value=ending.outcome.value, where=where)
 
 
 def _epochs(view: RunView, steps: Steps) -> Measured:
@@ -262,11 +262,11 @@ def _agree(printed: float, losses: Losses, share: float | None) -> bool:
     return abs(printed - logged) < abs(printed - logged * share)
 
 
-def _examples_per_second(view: RunView, packed: Said, steps: Steps, remarks: list[str]) -> Measured:
+def _examples_per_second(view: RunView, packed: OptionalText, steps: Steps, remarks: list[str]) -> Measured:
     found = [each for each in view.measured("train_samples_per_second") if each.number]
     if not found:
         return Missing(missing="no line tells it")
-    if isinstance(packed, Word) and packed.value == "true":
+    if isinstance(packed, SourcedText) and packed.value == "true":
         return Missing(missing="the printed rate counts packed rows, not examples")
     share = steps.share
     if share is None:
@@ -346,9 +346,9 @@ def _memory_after_init(view: RunView) -> Measured:
     return numbers[0].quantity() if numbers else Missing(missing="no line tells it")
 
 
-def _packing(view: RunView, packed: Said) -> tuple[Measured, Measured, Measured]:
+def _packing(view: RunView, packed: OptionalText) -> tuple[Measured, Measured, Measured]:
     """Examples, rows after packing, examples a row."""
-    is_packed = isinstance(packed, Word) and packed.value == "true"
+    is_packed = isinstance(packed, SourcedText) and packed.value == "true"
     rows = view.setting("train_examples")
     examples = view.setting("total_examples") or (None if is_packed else rows)
     sequences = view.setting("total_sequences") or (rows if is_packed else None)
@@ -368,7 +368,7 @@ def _packing(view: RunView, packed: Said) -> tuple[Measured, Measured, Measured]
     return found_examples, found_sequences, found_density
 
 
-def _number(found: Found | None, unit: str, reason: str) -> Measured:
+def _number(found: SourcedObservation | None, unit: str, reason: str) -> Measured:
     if found is None or found.number is None:
         return Missing(missing=reason)
     return found.quantity(unit=unit)

@@ -12,17 +12,18 @@ from touchline.core.files import open_regular, read_head
 from touchline.core.json_text import parse_json
 from touchline.core.observation import Event, Observation, SignKind
 from touchline.data.metrics_file import METRICS, OWN_MARK, read_metrics_file
-from touchline.history.course import Course, Part
 from touchline.history.fields import reading_of
-from touchline.history.grouping import Group, group_files, role_of
+from touchline.history.grouping import FileGroup, group_files, role_of
 from touchline.history.lines import NotTextError
 from touchline.history.notebooks import arguments, is_notebook, printed_text
 from touchline.history.own_metrics import own_course
 from touchline.history.padding import DatasetLengths
 from touchline.history.readers import documents
 from touchline.history.reading import RunReading
+from touchline.history.run_view import RunSegment, RunView, align, runs_of
 from touchline.history.saved_sacct import machine_events
 from touchline.history.scan import Scan
+from touchline.history.segments import FileSegment, FileSegmenter
 from touchline.history.stating import NOTHING_STATED, StatedFacts, Stating
 from touchline.history.tables import (
     begins_exported_rows,
@@ -31,13 +32,12 @@ from touchline.history.tables import (
     read_metrics_rows,
     read_metrics_table,
 )
-from touchline.history.view import RunView, Stretch, align, runs_of
 from touchline.history.wandb import arguments_of, plain_config
 from touchline.slurm.scripts import read_sbatch
 from touchline.spec.bounds import SIZE_LIMIT_BYTES
 from touchline.spec.document import parse
 
-__all__ = ["FoundRun", "Group", "Refused", "find_runs", "group_files", "read_group"]
+__all__ = ["FileGroup", "LoggedRun", "SkippedFile", "find_runs", "group_files", "read_group"]
 
 _HEADER_BYTES = 2048
 _JSON_LIMIT_BYTES = 256 << 20
@@ -45,7 +45,7 @@ _JSON_LIMIT_BYTES = 256 << 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class FoundRun:
+class LoggedRun:
     """A run, and the files that told of it."""
 
     reading: RunReading
@@ -59,7 +59,7 @@ class FoundRun:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Refused:
+class SkippedFile:
     """A file of which nothing was learned."""
 
     path: Path
@@ -72,7 +72,7 @@ def find_runs(
     paths: Sequence[Path],
     on_progress: NamedProgressCallback | None = None,
     stating: Stating | None = None,
-) -> Iterator[FoundRun | Refused]:
+) -> Iterator[LoggedRun | SkippedFile]:
     """The runs in files and folders; logs are paired with each other, with state files and configs.
 
     Args:
@@ -94,17 +94,17 @@ def find_runs(
         on_progress(len(groups), len(groups), "")
 
 
-def read_group(group: Group, stated: StatedFacts = NOTHING_STATED) -> list[FoundRun | Refused]:
+def read_group(group: FileGroup, stated: StatedFacts = NOTHING_STATED) -> list[LoggedRun | SkippedFile]:
     """Read the files of one group: one run, several when one file holds several, or why there is none."""
-    refused: list[FoundRun | Refused] = []
+    refused: list[LoggedRun | SkippedFile] = []
     notes: list[str] = []
-    logs: list[list[Part]] = []
-    beside: list[list[Part]] = []
+    logs: list[list[FileSegment]] = []
+    beside: list[list[FileSegment]] = []
     for path in group.files:
         try:
             own = _own(path, notes)
             role = "log" if own is not None else "table" if _is_table(path) else role_of(path)
-            given: list[Part] = []
+            given: list[FileSegment] = []
             if own is not None:
                 course = own
             elif role == "notebook":
@@ -112,28 +112,28 @@ def read_group(group: Group, stated: StatedFacts = NOTHING_STATED) -> list[Found
             else:
                 course = _scan(path, notes) if role == "log" else _document(path, role, group)
         except (NotTextError, InputError, OSError) as fault:
-            refused.append(Refused(path=path, reason=_reason(fault)))
+            refused.append(SkippedFile(path=path, reason=_reason(fault)))
             continue
         parts = [part for part in course.parts if part.has_evidence or part.advance_line]
         if parts:
             (logs if role in ("log", "table", "notebook") else beside).append(parts)
         if given:
             beside.append(given)
-    found: list[FoundRun | Refused] = []
+    found: list[LoggedRun | SkippedFile] = []
     if not any(part.has_progress or part.seen for parts in logs for part in parts):
         logs, beside = (
             [*logs, *(each for each in beside if _tells_course(each))],
             [each for each in beside if not _tells_course(each)],
         )
     runs = [run for run in runs_of(align(logs)) if any(_is_run(stretch) for stretch in run)]
-    side = Stretch(parts=tuple(part for parts in beside for part in parts))
+    side = RunSegment(parts=tuple(part for parts in beside for part in parts))
     for number, run in enumerate(runs, 1):
         name = group.key if len(runs) == 1 else f"{group.key}#{number}"
         files = tuple(path.name for path in group.files)
         reading = reading_of(name, files, RunView(stretches=tuple(run), documents=side, stated=stated.facts), notes)
-        found.append(FoundRun(reading=reading, sources=(*group.files, *group.facts), stated=stated))
+        found.append(LoggedRun(reading=reading, sources=(*group.files, *group.facts), stated=stated))
     if not found and not refused:
-        refused = [Refused(path=path, reason=_nothing(path)) for path in group.files[:1]]
+        refused = [SkippedFile(path=path, reason=_nothing(path)) for path in group.files[:1]]
     return found + refused
 
 
@@ -145,7 +145,7 @@ def _is_table(path: Path) -> bool:
     return begins_exported_rows(head) if path.suffix.lower() == ".jsonl" else begins_table(head)
 
 
-def _notebook(path: Path, notes: list[str]) -> tuple[Course, list[Part]]:
+def _notebook(path: Path, notes: list[str]) -> tuple[FileSegmenter, list[FileSegment]]:
     """Return what a notebook's cells printed, and what they were given."""
     raw = _bounded(path, _JSON_LIMIT_BYTES)
     try:
@@ -156,14 +156,14 @@ def _notebook(path: Path, notes: list[str]) -> tuple[Course, list[Part]]:
         raise InputError("no notebook: it has no cells")
     assert isinstance(data, dict)
     course = _scan(path, notes, printed_text(raw, data).encode("utf-8", "replace"))
-    given = Course(path.name)
+    given = FileSegmenter(path.name)
     for event in _read_document(path.name, arguments(data)):
         given.feed(replace(event, certain=False) if isinstance(event, Observation) else event)
     given.close()
     return course, given.parts
 
 
-def _own(path: Path, notes: list[str]) -> Course | None:
+def _own(path: Path, notes: list[str]) -> FileSegmenter | None:
     """Return the course of touchline's own metrics.jsonl; None for every other file."""
     if path.name != METRICS and (path.suffix != ".jsonl" or OWN_MARK not in read_head(path, _HEADER_BYTES)):
         return None
@@ -175,7 +175,7 @@ def _own(path: Path, notes: list[str]) -> Course | None:
     return own_course(path.name, found.rows)
 
 
-def _scan(path: Path, notes: list[str], content: bytes | None = None) -> Course:
+def _scan(path: Path, notes: list[str], content: bytes | None = None) -> FileSegmenter:
     scan = Scan(path, path.name, content)
     course = scan.run()
     notes.extend(f"{path.name}: {note}" for note in scan.file.notes)
@@ -186,8 +186,8 @@ def _scan(path: Path, notes: list[str], content: bytes | None = None) -> Course:
     return course
 
 
-def _document(path: Path, role: str, group: Group) -> Course:
-    course = Course(path.name)
+def _document(path: Path, role: str, group: FileGroup) -> FileSegmenter:
+    course = FileSegmenter(path.name)
     if role == "accounting":
         names = [each.name for each in group.files if each != path]
         for event in machine_events(_bounded(path, SIZE_LIMIT_BYTES), names):
@@ -245,12 +245,12 @@ def _bounded(path: Path, limit: int) -> str:
     return data.decode("utf-8-sig", "replace")
 
 
-def _tells_course(parts: Sequence[Part]) -> bool:
+def _tells_course(parts: Sequence[FileSegment]) -> bool:
     """Whether a document is of a run's course, and not only of its settings."""
     return any(part.has_progress or part.get("train_seconds") or part.get("step") for part in parts)
 
 
-def _is_run(stretch: Stretch) -> bool:
+def _is_run(stretch: RunSegment) -> bool:
     """Whether a segment tells anything that a run would."""
     # An evaluation alone is no training.
     told = any(part.has_progress or part.kinds - {SignKind.EVALUATING} or len(part.seen) > 1 for part in stretch.parts)

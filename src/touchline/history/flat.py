@@ -9,11 +9,11 @@ import json
 from collections.abc import Iterable, Iterator
 
 from touchline.core.quantity import Missing, Quantity
-from touchline.history.reading import RunReading, Word
+from touchline.history.reading import RunReading, SourcedText
 from touchline.history.record import RunRecord, Source
 from touchline.history.records import plain
 
-Fact = Quantity | Word | Missing
+Fact = Quantity | SourcedText | Missing
 
 
 def facts(value: object, prefix: str = "") -> Iterator[tuple[str, Fact]]:
@@ -24,7 +24,7 @@ def facts(value: object, prefix: str = "") -> Iterator[tuple[str, Fact]]:
     assert dataclasses.is_dataclass(value)
     for field in dataclasses.fields(value):
         name, part = f"{prefix}{field.name}", getattr(value, field.name)
-        if isinstance(part, Quantity | Word | Missing):
+        if isinstance(part, Quantity | SourcedText | Missing):
             yield name, part
         elif isinstance(part, tuple) and part and all(isinstance(inner, Quantity) for inner in part):
             yield from (
@@ -80,7 +80,7 @@ def _cells(id_: str, record: RunRecord) -> dict[str, str | float]:
         match fact:
             case Quantity():
                 row |= {name: fact.value, f"{name}.unit": fact.unit, f"{name}.where": fact.where or ""}
-            case Word():
+            case SourcedText():
                 row[name] = fact.value
             case Missing():
                 row[name] = ""

@@ -47,7 +47,7 @@ NOT_OURS = frozenset(
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Group:
+class FileGroup:
     """The files of one run, before any of them is opened."""
 
     key: str
@@ -86,7 +86,7 @@ def key_of(path: Path) -> str:
     return _ROLE.sub("", stem.name)
 
 
-def group_files(paths: Sequence[Path]) -> tuple[Group, ...]:
+def group_files(paths: Sequence[Path]) -> tuple[FileGroup, ...]:
     """Group files and the contents of folders; a file that is named brings those of its own run in its folder along."""
     named = [path for path in paths if not path.is_dir()]
     walked = [found for path in paths if path.is_dir() for found in _walk(path)]
@@ -94,7 +94,7 @@ def group_files(paths: Sequence[Path]) -> tuple[Group, ...]:
     for path in (*named, *walked):
         by_folder[path.parent].add(path)
     wanted = set(named)
-    groups: list[Group] = []
+    groups: list[FileGroup] = []
     for folder in sorted(by_folder):
         files = by_folder[folder]
         companions = _companions(folder, [path for path in named if path.parent == folder])
@@ -105,7 +105,7 @@ def group_files(paths: Sequence[Path]) -> tuple[Group, ...]:
     return tuple(_with_machines(groups))
 
 
-def _with_machines(groups: list[Group]) -> list[Group]:
+def _with_machines(groups: list[FileGroup]) -> list[FileGroup]:
     """Return the groups with W&B's files of a run's machine and settings at the run that they are of.
 
     W&B keeps them in a folder below that of the log: `wandb/run-.../files`. They are of the one run above it. Files
@@ -130,7 +130,7 @@ def _with_machines(groups: list[Group]) -> list[Group]:
     return found
 
 
-def _is_below(group: Group, above: Path) -> bool:
+def _is_below(group: FileGroup, above: Path) -> bool:
     """Return True if a group is of another of W&B's folders below the same folder."""
     return above / "wandb" in group.files[0].parents
 
@@ -143,7 +143,7 @@ def _facts_above(folder: Path, roots: Sequence[Path]) -> list[Path]:
     return found[::-1]
 
 
-def _is_wanted(group: Group, named: set[Path], walked: set[Path]) -> bool:
+def _is_wanted(group: FileGroup, named: set[Path], walked: set[Path]) -> bool:
     return any(path in named or path in walked for path in group.files)
 
 
@@ -190,7 +190,7 @@ def _readable(folder: Path) -> Iterable[Path]:
             yield path
 
 
-def _in_folder(files: set[Path]) -> list[Group]:
+def _in_folder(files: set[Path]) -> list[FileGroup]:
     """Groups of one folder's files."""
     by_key: dict[str, list[Path]] = defaultdict(list)
     for path in sorted(files):
@@ -204,13 +204,13 @@ def _in_folder(files: set[Path]) -> list[Group]:
         key = next(each for each in runs if each)
         runs[key] += runs.pop("")
     if not runs:
-        return [Group(key=key_of(path) or _folder_name(path), files=(path,)) for path in others]
+        return [FileGroup(key=key_of(path) or _folder_name(path), files=(path,)) for path in others]
     groups = []
     for key, found in runs.items():
         # A config of another name is of the folder's only run, or of all of them when it is the only config.
         shared = rest if len(runs) == 1 or [role_of(path) for path in rest] == ["document"] else []
         files_of = sorted({*found, *shared, *accounts}, key=lambda path: (_order(path), path.name))
-        groups.append(Group(key=key or _folder_name(found[0]), files=tuple(files_of)))
+        groups.append(FileGroup(key=key or _folder_name(found[0]), files=tuple(files_of)))
     return groups
 
 

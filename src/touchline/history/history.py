@@ -2,7 +2,7 @@
 
 history/records/ab/abcdef....json    a record, written once, in one step, never changed
 history/index.jsonl                  what `list` shows; made from the records, and made again when it is lost or stale
-history/.cache/                      which files were read before (`seen.py`); may be lost at any time
+history/.cache/                      which files were read before (`read_cache.py`); may be lost at any time
 
 Equal records have equal names, so any number of writers on any number of nodes need no lock, and two histories are
 merged by copying one over the other, with rsync, git or cp. A file that is no record, was copied by half, or was
@@ -48,7 +48,7 @@ class Contents:
     """Files that are named like no record."""
 
 
-def remember(history_dir: Path, record: RunRecord) -> Path:
+def store_record(history_dir: Path, record: RunRecord) -> Path:
     """Put a record into the history, unless it is there, and give its file; it is on disk when this returns.
 
     Raises:
@@ -72,7 +72,7 @@ def remember(history_dir: Path, record: RunRecord) -> Path:
 
 
 def record_id(record: RunRecord) -> str:
-    """The id under which `remember` puts a record."""
+    """The id under which `store_record` puts a record."""
     return id_of(to_json(sealed(record)))
 
 

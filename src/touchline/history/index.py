@@ -20,10 +20,10 @@ from touchline.core.near import did_you_mean, near_names
 from touchline.core.quantity import Measured
 from touchline.core.text import first_of
 from touchline.history.flat import known
-from touchline.history.growth import superseded
 from touchline.history.history import Broken, contents, read_record, record_path
-from touchline.history.reading import Said
+from touchline.history.reading import OptionalText
 from touchline.history.record import Origin, Quantities, RunRecord, Source
+from touchline.history.record_versions import superseded
 from touchline.history.records import plain
 
 INDEX_VERSION = 2
@@ -44,11 +44,11 @@ class HistoryRow:
     """The run's name."""
     origin: Origin
     """Whose run it is."""
-    trainer: Said
+    trainer: OptionalText
     """Which trainer."""
-    model: Said
+    model: OptionalText
     """The base model."""
-    gpu: Said
+    gpu: OptionalText
     """Name of the device."""
     outcome: str
     """How it ended."""

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from touchline.backends.logtext.redact import redact
 from touchline.core.observation import OVER, Sign, SignKind
 from touchline.core.quantity import Missing
-from touchline.history.course import Part
-from touchline.history.reading import Outcome, Proof, Said, Word, exit_by_cause
-from touchline.history.view import Stretch
+from touchline.history.reading import EvidenceLine, OptionalText, Outcome, SourcedText, exit_by_cause
+from touchline.history.run_view import RunSegment
+from touchline.history.segments import FileSegment
 
 _CAUSES = (
     (SignKind.GPU_OOM, Outcome.GPU_OOM),
@@ -44,13 +44,13 @@ class Ending:
 
     outcome: Outcome
     """The outcome."""
-    exit: Said
+    exit: OptionalText
     """How the process ended."""
-    proofs: tuple[Proof, ...]
+    proofs: tuple[EvidenceLine, ...]
     """The lines that say so."""
 
 
-def ending_of(stretch: Stretch, *, steps_done: float | None, steps_total: float | None, is_document: bool) -> Ending:
+def ending_of(stretch: RunSegment, *, steps_done: float | None, steps_total: float | None, is_document: bool) -> Ending:
     """The ending of one segment.
 
     Args:
@@ -81,14 +81,14 @@ def ending_of(stretch: Stretch, *, steps_done: float | None, steps_total: float 
     return Ending(outcome=Outcome.COMPLETED, exit=_exit(stretch, fatal, None), proofs=tuple(proofs))
 
 
-def _fatal(part: Part) -> list[tuple[Sign, Part]]:
+def _fatal(part: FileSegment) -> list[tuple[Sign, FileSegment]]:
     """Signs that no training step follows, in the order of the lines; of one line its cause before its exception."""
     signs = [sign for sign in part.signs.all() if not part.goes_on_after(sign)]
     return [(sign, part) for sign in sorted(signs, key=lambda each: (each.line, each.kind is SignKind.EXCEPTION))]
 
 
-def _incomplete(stretch: Stretch, fatal: list[tuple[Sign, Part]], steps_done: float | None) -> Ending:
-    def ending(outcome: Outcome, sign: Sign, part: Part, says: str) -> Ending:
+def _incomplete(stretch: RunSegment, fatal: list[tuple[Sign, FileSegment]], steps_done: float | None) -> Ending:
+    def ending(outcome: Outcome, sign: Sign, part: FileSegment, says: str) -> Ending:
         cause = None if outcome is Outcome.COMPLETED else (sign, part)
         return Ending(outcome=outcome, exit=_exit(stretch, fatal, cause), proofs=(_proof(sign, part, says),))
 
@@ -121,7 +121,7 @@ def _is_guess(sign: Sign) -> bool:
     )
 
 
-def _crash(sign: Sign, stretch: Stretch, steps_done: float | None) -> Outcome:
+def _crash(sign: Sign, stretch: RunSegment, steps_done: float | None) -> Outcome:
     trained_some = bool(steps_done) or any(part.losses.count for part in stretch.parts)
     if sign.during == "evaluate" and trained_some:
         return Outcome.CRASH_EVAL
@@ -131,8 +131,8 @@ def _crash(sign: Sign, stretch: Stretch, steps_done: float | None) -> Outcome:
 
 
 def _after_training(
-    fatal: list[tuple[Sign, Part]], trained: list[tuple[Sign, Part]]
-) -> tuple[Outcome, Sign, Part] | None:
+    fatal: list[tuple[Sign, FileSegment]], trained: list[tuple[Sign, FileSegment]]
+) -> tuple[Outcome, Sign, FileSegment] | None:
     """A failure of evaluation, export or disk after a complete training; None where only the exit suffered."""
     doing: Outcome | None = None
     for sign, part in fatal:
@@ -165,7 +165,7 @@ def _after_training(
     return None
 
 
-def _diverged(stretch: Stretch) -> tuple[Sign, Part] | None:
+def _diverged(stretch: RunSegment) -> tuple[Sign, FileSegment] | None:
     """The last sign of a loss that is no number, when no finite loss follows it."""
     for part in stretch.parts:
         signs = [sign for sign in part.signs.all() if sign.kind is SignKind.NOT_A_NUMBER]
@@ -179,7 +179,7 @@ def _diverged(stretch: Stretch) -> tuple[Sign, Part] | None:
     return None
 
 
-def _crash_of(fatal: list[tuple[Sign, Part]]) -> tuple[Sign, Part] | None:
+def _crash_of(fatal: list[tuple[Sign, FileSegment]]) -> tuple[Sign, FileSegment] | None:
     """The exception that ended the program: the last one that is no consequence of another process's end."""
     raised = [each for each in fatal if each[0].kind is SignKind.EXCEPTION]
     causes = [each for each in raised if _CONSEQUENCE.search(each[0].text) is None]
@@ -188,11 +188,13 @@ def _crash_of(fatal: list[tuple[Sign, Part]]) -> tuple[Sign, Part] | None:
     return next((each for each in fatal if each[0].kind is SignKind.TASK_FAILED), None)
 
 
-def _exit(stretch: Stretch, fatal: list[tuple[Sign, Part]], cause: tuple[Sign, Part] | None) -> Said:
+def _exit(
+    stretch: RunSegment, fatal: list[tuple[Sign, FileSegment]], cause: tuple[Sign, FileSegment] | None
+) -> OptionalText:
     """How the process ended: its code, else the line that gives the cause, not the first that reads like an error."""
     codes = stretch.all("exit_code")
     if codes and codes[-1].number is not None:
-        return Word(value=f"{codes[-1].number:.0f}", where=codes[-1].where)
+        return SourcedText(value=f"{codes[-1].number:.0f}", where=codes[-1].where)
     if cause is None:
         named = (each for kind, _ in _CAUSES for each in fatal if each[0].kind is kind)
         others = (each for kind in (*_STOPS, SignKind.FAILED_COMMAND) for each in fatal if each[0].kind is kind)
@@ -203,5 +205,5 @@ def _exit(stretch: Stretch, fatal: list[tuple[Sign, Part]], cause: tuple[Sign, P
     return exit_by_cause(redact(sign.text)[:160], f"{part.file}:{sign.line}")
 
 
-def _proof(sign: Sign, part: Part, says: str) -> Proof:
-    return Proof(where=f"{part.file}:{sign.line}", text=redact(sign.text)[:300], says=says)
+def _proof(sign: Sign, part: FileSegment, says: str) -> EvidenceLine:
+    return EvidenceLine(where=f"{part.file}:{sign.line}", text=redact(sign.text)[:300], says=says)

@@ -9,7 +9,7 @@ from touchline.backends.logtext.numbers import not_a_number, to_gib
 from touchline.core.observation import Event, Observation, ObservationName, Sign, SignKind
 from touchline.core.quantity import Measured, Missing
 from touchline.data.metrics import AttemptRow, CheckpointRow, EndRow, MetricsRow, StepRow, ValidationRow
-from touchline.history.course import Course
+from touchline.history.segments import FileSegmenter
 from touchline.spec.experiment import TrainConfig
 
 OWN_TRAINER: Final[str] = TrainConfig().backend
@@ -18,14 +18,14 @@ _RATE_EVERY: Final = 50
 """Step rows between two rates: a rate of every row would be as many numbers as there are losses."""
 
 
-def own_course(name: str, rows: Sequence[tuple[int, MetricsRow]]) -> Course:
+def own_course(name: str, rows: Sequence[tuple[int, MetricsRow]]) -> FileSegmenter:
     """Return the events of a metrics.jsonl, cut into attempts.
 
     Args:
         name: name of the file in `where`.
         rows: (line number, row), all rows of the file in order.
     """
-    course = Course(name)
+    course = FileSegmenter(name)
     for event in own_events(rows):
         course.feed(event)
     course.close()

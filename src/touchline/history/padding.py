@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from touchline.core.quantity import Measured, Missing, Quantity
-from touchline.history.reading import Word
+from touchline.history.reading import SourcedText
 from touchline.history.record import DatasetFacts, RunRecord, WorkFacts
 
 _METHOD = "mean over random batches of the stated dataset's lengths"
@@ -55,7 +55,7 @@ def with_lengths(record: RunRecord, lengths: DatasetLengths) -> RunRecord:
         work = _work(record, work, total, labels, stated)
     dataset = DatasetFacts(
         name=record.dataset.name,
-        sha256=Word(value=lengths.sha256, where=lengths.where),
+        sha256=SourcedText(value=lengths.sha256, where=lengths.where),
         examples=stated(len(total), "examples", "training split"),
     )
     notes = (*record.notes, *_other_size(record, lengths))
@@ -124,7 +124,7 @@ class _Stated(Protocol):
 
 
 def _is_packed(record: RunRecord) -> bool:
-    return isinstance(record.packing.packed, Word) and record.packing.packed.value == "true"
+    return isinstance(record.packing.packed, SourcedText) and record.packing.packed.value == "true"
 
 
 def _number(value: Measured) -> float | None:

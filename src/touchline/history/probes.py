@@ -11,7 +11,7 @@ from touchline.core.shape import ModelShape
 from touchline.core.units import GIB, format_bytes
 from touchline.history.probe import ProbeAnswer, ProbeOutcome, ProbeReport, ProbeRequest, ProbeTry
 from touchline.history.readers import READERS_VERSION
-from touchline.history.reading import Outcome, Proof, Word
+from touchline.history.reading import EvidenceLine, Outcome, SourcedText
 from touchline.history.record import (
     BatchFacts,
     CostFacts,
@@ -59,7 +59,7 @@ def probe_record(
     machine: TargetMachine,
     other: ProbeAnswer | None = None,
 ) -> RunRecord | Missing:
-    """The record of one try; `history.remember` puts it into the history.
+    """The record of one try; `history.store_record` puts it into the history.
 
     Args:
         request: what was asked for.
@@ -79,7 +79,7 @@ def probe_record(
         model=_model(request, shape, known),
         training=_training(request, shape, known),
         stack=StackFacts(
-            trainer=Word(value="peft", where=WHERE),
+            trainer=SourcedText(value="peft", where=WHERE),
             versions=() if known is None else tuple(sorted(f"{k}={v}" for k, v in known.machine.versions.items())),
         ),
         machine=_machine(machine, known),
@@ -92,7 +92,7 @@ def probe_record(
             longest_tokens=_number(-(-batch.width // request.examples_per_row), "tokens"),
         ),
         packing=PackingFacts(
-            packed=Word(value=str(request.examples_per_row > 1).lower(), where=WHERE),
+            packed=SourcedText(value=str(request.examples_per_row > 1).lower(), where=WHERE),
             examples=_number(batch.rows * request.examples_per_row, "examples"),
             sequences=_number(batch.rows, "1"),
             density=_number(request.examples_per_row, "1"),
@@ -117,7 +117,7 @@ def _model(request: ProbeRequest, shape: ModelShape | None, known: ProbeAnswer |
     elif shape is not None:
         parameters = _number(shape.num_parameters, "parameters")
     return ModelFacts(
-        name=Word(value=request.model.name, where=WHERE),
+        name=SourcedText(value=request.model.name, where=WHERE),
         parameters=parameters,
         layers=none if shape is None else _number(shape.num_layers, "1"),
         hidden_size=none if shape is None else _number(shape.hidden_size, "1"),
@@ -138,18 +138,18 @@ def _training(request: ProbeRequest, shape: ModelShape | None, known: ProbeAnswe
         trainable = _number(shape.adapter_parameters(lora.rank, lora.target_modules), "parameters")
     alpha = defaults.LORA_ALPHA_PER_RANK * lora.rank if lora.alpha is None else lora.alpha
     return TrainingFacts(
-        method=Word(value="lora", where=WHERE),
+        method=SourcedText(value="lora", where=WHERE),
         rank=_number(lora.rank, "1"),
         alpha=_number(alpha, "1"),
-        target_modules=Word(value=",".join(sorted(lora.target_modules)), where=WHERE),
+        target_modules=SourcedText(value=",".join(sorted(lora.target_modules)), where=WHERE),
         trainable_parameters=trainable,
-        base_dtype=_UNKNOWN if known is None else Word(value=known.machine.base_dtype, where=WHERE),
-        adapter_dtype=Word(value=lora.dtype, where=WHERE),
+        base_dtype=_UNKNOWN if known is None else SourcedText(value=known.machine.base_dtype, where=WHERE),
+        adapter_dtype=SourcedText(value=lora.dtype, where=WHERE),
         quantization=Missing(missing="the base is not quantised"),
-        optimizer=_UNKNOWN if work is None else Word(value=work.optimizer, where=WHERE),
+        optimizer=_UNKNOWN if work is None else SourcedText(value=work.optimizer, where=WHERE),
         learning_rate=_number(train.learning_rate, "1"),
-        gradient_checkpointing=Word(value=str(train.gradient_checkpointing).lower(), where=WHERE),
-        attention=_UNKNOWN if work is None else Word(value=work.attention, where=WHERE),
+        gradient_checkpointing=SourcedText(value=str(train.gradient_checkpointing).lower(), where=WHERE),
+        attention=_UNKNOWN if work is None else SourcedText(value=work.attention, where=WHERE),
     )
 
 
@@ -164,10 +164,10 @@ def _machine(machine: TargetMachine, known: ProbeAnswer | None) -> MachineFacts:
             gpu=Missing(missing="the processor trained"),
             gpu_memory=Missing(missing="the processor trained"),
             gpus=_number(0, "1"),
-            processor=Word(value=name, where=WHERE),
+            processor=SourcedText(value=name, where=WHERE),
             threads=Missing(missing="not known") if threads is None else _number(threads, "1"),
         )
-    return MachineFacts(gpu=Word(value=name, where=WHERE), gpu_memory=memory, gpus=_number(1, "1"))
+    return MachineFacts(gpu=SourcedText(value=name, where=WHERE), gpu_memory=memory, gpus=_number(1, "1"))
 
 
 def _work(request: ProbeRequest, one: ProbeTry) -> WorkFacts:
@@ -239,12 +239,12 @@ def _costs(request: ProbeRequest, one: ProbeTry) -> CostFacts:
 
 def _course(request: ProbeRequest, one: ProbeTry) -> CourseFacts:
     done = () if one.answer is None else one.answer.step_seconds
-    proofs = () if not one.message else (Proof(where=WHERE, text=one.message, says=one.outcome.value),)
+    proofs = () if not one.message else (EvidenceLine(where=WHERE, text=one.message, says=one.outcome.value),)
     return CourseFacts(
         steps_done=_number(len(done), "steps"),
         steps_total=_number(request.steps, "steps"),
         epochs=_PROBE,
-        outcome=Word(value=_OUTCOMES[one.outcome].value, where=WHERE),
+        outcome=SourcedText(value=_OUTCOMES[one.outcome].value, where=WHERE),
         exit=_PROBE,
         segments=(),
         proofs=proofs,

@@ -27,7 +27,7 @@ class Outcome(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Word:
+class SourcedText:
     """Something that is no number, and where it was read."""
 
     value: str
@@ -38,24 +38,24 @@ class Word:
     """How it was found, where it was not read off directly."""
 
 
-Said = Word | Missing
+OptionalText = SourcedText | Missing
 """A word, or why there is none."""
 
 _BY_CAUSE = "failed: "
 """Prefix of the value of `RunReading.exit` where a line gives the cause and none the exit code."""
 
 
-def exit_by_cause(cause: str, where: str) -> Word:
+def exit_by_cause(cause: str, where: str) -> SourcedText:
     """Return the exit of a process of which only the cause of its end is known."""
-    return Word(value=_BY_CAUSE + cause, where=where)
+    return SourcedText(value=_BY_CAUSE + cause, where=where)
 
 
-def exit_code(exit_word: Word) -> int | None:
+def exit_code(exit_word: SourcedText) -> int | None:
     """Return the exit code. None where only the cause is known."""
     return int(exit_word.value) if exit_word.value.isdecimal() else None
 
 
-def exit_cause(exit_word: Word) -> str:
+def exit_cause(exit_word: SourcedText) -> str:
     """Return the line that gives the cause."""
     return exit_word.value.removeprefix(_BY_CAUSE)
 
@@ -64,7 +64,7 @@ _UNTOLD = Missing(missing="no line tells it")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Proof:
+class EvidenceLine:
     """A line that proves something."""
 
     where: str
@@ -101,9 +101,9 @@ class RunReading:
     """The log's name without what tells its stream or role."""
     files: tuple[str, ...]
     """The files that it was read from."""
-    trainer: Said
+    trainer: OptionalText
     """Which trainer printed it."""
-    model: Said
+    model: OptionalText
     """The base model, as the log names it."""
     steps_done: Measured
     """Optimizer steps done, of the last segment that counts."""
@@ -147,35 +147,35 @@ class RunReading:
     """Per cent of the tokens that are no padding."""
     examples_per_second: Measured
     """Examples, not packed rows, a second of training."""
-    outcome: Word
+    outcome: SourcedText
     """An `Outcome`."""
     segments: Quantity
     """How many segments there are."""
-    method: Said
+    method: OptionalText
     """lora, qlora, full."""
     lora_rank: Measured
     """Rank of the adapter."""
     lora_alpha: Measured
     """Its alpha."""
-    target_modules: Said
+    target_modules: OptionalText
     """What it adapts."""
-    dtype: Said
+    dtype: OptionalText
     """Element type of the base."""
-    quantization: Said
+    quantization: OptionalText
     """How the base is quantised."""
-    optimizer: Said
+    optimizer: OptionalText
     """The optimizer."""
     learning_rate: Measured
     """The configured one."""
-    gradient_checkpointing: Said
+    gradient_checkpointing: OptionalText
     """true or false."""
-    attention: Said
+    attention: OptionalText
     """Implementation of attention."""
-    packed: Said
+    packed: OptionalText
     """true or false."""
     max_seq_len: Measured
     """Tokens a row at most."""
-    gpu: Said
+    gpu: OptionalText
     """Name of the device."""
     gpu_memory_total: Measured
     """Its capacity."""
@@ -193,21 +193,21 @@ class RunReading:
     """All savings within the training."""
     checkpoint_size: Measured
     """Size on disk of a checkpoint."""
-    exit: Said
+    exit: OptionalText
     """How the job's process ended, a fact beside the outcome: `0`, `1`, `failed: mv: ...`."""
     versions: tuple[str, ...]
     """`library=version`, as far as they were printed."""
     segment_list: tuple[Segment, ...]
     """The segments, in order."""
-    proofs: tuple[Proof, ...]
+    proofs: tuple[EvidenceLine, ...]
     """The lines that prove the outcome."""
     notes: tuple[str, ...]
     """What was corrected, refused, cut or left out, and why."""
-    dataset: Said = _UNTOLD
+    dataset: OptionalText = _UNTOLD
     """What it trained on."""
     mean_tokens: Measured = _UNTOLD
     """Mean length of an example, in tokens."""
     longest_tokens: Measured = _UNTOLD
     """Length of the longest example, in tokens."""
-    grouped_by_length: Said = _UNTOLD
+    grouped_by_length: OptionalText = _UNTOLD
     """true where batches are of examples of similar lengths."""

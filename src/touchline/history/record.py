@@ -11,7 +11,7 @@ from typing import Literal
 
 from touchline.core.machine import cpu_key
 from touchline.core.quantity import Measured, Missing, Quantity
-from touchline.history.reading import Proof, Said, Segment, Word
+from touchline.history.reading import EvidenceLine, OptionalText, Segment, SourcedText
 
 RECORD_SCHEMA_VERSION = 1
 
@@ -33,16 +33,16 @@ class Source:
     sha256: str
     """Hash of its content."""
     growth: str
-    """Cumulative digests of what such a file only adds to, eight hex digits each: of its first line, its first two, and
-    so on (`history/growth.py`). A file that has grown begins with the digests that it had; empty for files that are
-    rewritten as a whole."""
+    """Cumulative digests of a file that only grows, eight hex digits each: of its first line, its first two, and so on
+    (`history/record_versions.py`). A grown file begins with the digests it had. Empty for files rewritten as a whole.
+    """
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelFacts:
     """The base model."""
 
-    name: Said
+    name: OptionalText
     """Its id, or the last part of its path."""
     parameters: Measured
     """All parameters."""
@@ -64,29 +64,29 @@ class ModelFacts:
 class TrainingFacts:
     """What was trained, and how the numbers were held."""
 
-    method: Said
+    method: OptionalText
     """lora, qlora, full."""
     rank: Measured
     """Rank of the adapter."""
     alpha: Measured
     """Its alpha."""
-    target_modules: Said
+    target_modules: OptionalText
     """What it adapts."""
     trainable_parameters: Measured
     """Parameters with a gradient."""
-    base_dtype: Said
+    base_dtype: OptionalText
     """Element type of the base."""
-    adapter_dtype: Said
+    adapter_dtype: OptionalText
     """Element type of the adapter."""
-    quantization: Said
+    quantization: OptionalText
     """How the base is quantised."""
-    optimizer: Said
+    optimizer: OptionalText
     """The optimizer."""
     learning_rate: Measured
     """The configured one."""
-    gradient_checkpointing: Said
+    gradient_checkpointing: OptionalText
     """true or false."""
-    attention: Said
+    attention: OptionalText
     """Implementation of attention."""
 
 
@@ -94,7 +94,7 @@ class TrainingFacts:
 class StackFacts:
     """The programs."""
 
-    trainer: Said
+    trainer: OptionalText
     """Which trainer."""
     versions: tuple[str, ...]
     """`library=version`, sorted, as far as they are known."""
@@ -107,13 +107,13 @@ _UNTOLD = Missing(missing="no log tells it")
 class MachineFacts:
     """Where it ran."""
 
-    gpu: Said
+    gpu: OptionalText
     """Name of the device."""
     gpu_memory: Measured
     """Capacity of one device."""
     gpus: Measured
     """Devices that trained."""
-    processor: Said = _UNTOLD
+    processor: OptionalText = _UNTOLD
     """Name of the processor, where it trained."""
     threads: Measured = _UNTOLD
     """Threads that computed, on a processor."""
@@ -121,9 +121,9 @@ class MachineFacts:
     @property
     def key(self) -> str | None:
         """What must be equal for times to be of the same machine, as `TargetMachine.key` has it; none: not known."""
-        if isinstance(self.gpu, Word):
+        if isinstance(self.gpu, SourcedText):
             return self.gpu.value
-        if isinstance(self.processor, Word) and isinstance(self.threads, Quantity):
+        if isinstance(self.processor, SourcedText) and isinstance(self.threads, Quantity):
             return cpu_key(self.processor.value, round(self.threads.value))
         return None
 
@@ -144,7 +144,7 @@ class BatchFacts:
     """Mean length of an example, in tokens."""
     longest_tokens: Measured
     """Length of the longest example, in tokens."""
-    grouped_by_length: Said = _UNTOLD
+    grouped_by_length: OptionalText = _UNTOLD
     """true where batches are of examples of similar lengths, so that a row is hardly padded."""
 
 
@@ -152,7 +152,7 @@ class BatchFacts:
 class PackingFacts:
     """How examples lay in rows."""
 
-    packed: Said
+    packed: OptionalText
     """true or false."""
     examples: Measured
     """Examples of the training split, before packing."""
@@ -168,9 +168,9 @@ class PackingFacts:
 class DatasetFacts:
     """What it trained on."""
 
-    name: Said = _UNTOLD
+    name: OptionalText = _UNTOLD
     """Its name, or the file's name."""
-    sha256: Said = _UNTOLD
+    sha256: OptionalText = _UNTOLD
     """Hash of the file."""
     examples: Measured = _UNTOLD
     """Examples of its training split."""
@@ -288,13 +288,13 @@ class CourseFacts:
     """Optimizer steps planned."""
     epochs: Measured
     """Epochs planned."""
-    outcome: Word
+    outcome: SourcedText
     """An `Outcome`."""
-    exit: Said
+    exit: OptionalText
     """How the job's process ended, a fact beside the outcome."""
     segments: tuple[Segment, ...]
     """Attempts, resumes and restarts, in order."""
-    proofs: tuple[Proof, ...]
+    proofs: tuple[EvidenceLine, ...]
     """The lines that prove the outcome."""
 
 

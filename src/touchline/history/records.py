@@ -22,7 +22,7 @@ from touchline.core.errors import InputError
 from touchline.core.json_text import parse_json
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.text import without_controls
-from touchline.history.reading import RunReading, Said, Word
+from touchline.history.reading import OptionalText, RunReading, SourcedText
 from touchline.history.record import (
     RECORD_SCHEMA_VERSION,
     BatchFacts,
@@ -200,7 +200,7 @@ def comparable(record: RunRecord) -> dict[str, object]:
     }
 
 
-def model_name(model: Said) -> Said:
+def model_name(model: OptionalText) -> OptionalText:
     """A model's id as it is; of a path the last part, which is its name everywhere."""
     if isinstance(model, Missing):
         return model
@@ -212,7 +212,7 @@ def model_name(model: Said) -> Said:
     return dataclasses.replace(model, value=text)
 
 
-def without_people(text: str) -> str:
+def redact_paths(text: str) -> str:
     """A copied line without absolute paths and control characters: `…/last_part` stays of a path."""
     text = _QUOTED.sub(r"\1…/\2\1", without_controls(text).replace("\n", "").encode("utf-8", "ignore").decode())
     return _ABSOLUTE.sub(lambda match: "…/" + re.split(r"[/\\]", match[0].rstrip("/\\"))[-1], text)
@@ -222,8 +222,8 @@ def _several(value: Measured) -> tuple[Quantity, ...] | Missing:
     return value if isinstance(value, Missing) else (value,)
 
 
-def _word(value: Said) -> str | None:
-    return _folded(value.value) if isinstance(value, Word) else None
+def _word(value: OptionalText) -> str | None:
+    return _folded(value.value) if isinstance(value, SourcedText) else None
 
 
 def _folded(text: str | None) -> str | None:
@@ -267,7 +267,7 @@ def _clean_leaf(name: str, text: str) -> str:
     """Words of our own vocabulary, hashes and digests go through unchanged; only copied text can hold a secret."""
     if name in ("sha256", "growth", "fingerprint") or type(text) is not str:
         return text
-    return without_people(redact(text) if name in ("text", "value", "notes") else text)
+    return redact_paths(redact(text) if name in ("text", "value", "notes") else text)
 
 
 def _placed(record: RunRecord, names: Mapping[str, str]) -> RunRecord:
@@ -294,7 +294,7 @@ def _placed(record: RunRecord, names: Mapping[str, str]) -> RunRecord:
 
 def plain(value: object) -> Any:
     """What JSON knows; members of a quantity or a word that say nothing are left out."""
-    if isinstance(value, Quantity | Word):
+    if isinstance(value, Quantity | SourcedText):
         members = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
         return {k: float(v) if type(v) is int else plain(v) for k, v in members.items() if v is not None}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

@@ -18,9 +18,9 @@ from touchline.backends.logtext.reader import LogReader
 from touchline.backends.logtext.stamps import read_stamp
 from touchline.core.observation import Event, Sign, SignKind, Stamp
 from touchline.core.text import without_controls
-from touchline.history.course import Course
 from touchline.history.lines import LineFile
 from touchline.history.readers import line_readers
+from touchline.history.segments import FileSegmenter
 
 _WORDS = bytes(
     byte + 32 if 65 <= byte <= 90 else byte if 97 <= byte <= 122 or byte == 95 or byte >= 128 else 32
@@ -82,7 +82,7 @@ class Scan:
     def __init__(self, path: Path, name: str, content: bytes | None = None) -> None:
         """Nothing is read yet; `name` is what the file is called in `where`, `content` a text in place of its own."""
         self.file = LineFile(path=path, content=content)
-        self.course = Course(name)
+        self.course = FileSegmenter(name)
         self._by_word: dict[bytes, list[LogReader]] = {}
         self._readers = [made() for made in line_readers()]
         for reader in self._readers:
@@ -97,7 +97,7 @@ class Scan:
         self._waiting: dict[bytes, tuple[int, bytes]] = {}
         self._endings: dict[bytes, int] = {}
 
-    def run(self, on_progress: Callable[[int], None] | None = None) -> Course:
+    def run(self, on_progress: Callable[[int], None] | None = None) -> FileSegmenter:
         """Read the whole file and give its course.
 
         Raises:

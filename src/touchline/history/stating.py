@@ -22,10 +22,10 @@ from touchline.core.files import read_text_bounded
 from touchline.core.finding import Finding, Severity, Where
 from touchline.core.near import did_you_mean, near_names
 from touchline.core.observation import Observation, ObservationName
-from touchline.history.course import Kept, Part
-from touchline.history.grouping import Group
+from touchline.history.grouping import FileGroup
 from touchline.history.run_facts import DTYPES, FACTS, FactKey, flag_of
-from touchline.history.view import NO_STRETCH, Found, Stretch
+from touchline.history.run_view import NO_SEGMENT, RunSegment, SourcedObservation
+from touchline.history.segments import FileSegment, HeadTailBuffer
 from touchline.spec.bounds import SIZE_LIMIT_BYTES
 from touchline.spec.document import Document, parse
 
@@ -38,7 +38,7 @@ _TRUE, _FALSE = ("true", "yes", "on"), ("false", "no", "off")
 class StatedFacts:
     """What is stated of the files of one group."""
 
-    facts: Stretch = NO_STRETCH
+    facts: RunSegment = NO_SEGMENT
     """The facts; of two the later one counts."""
     dataset: Path | None = None
     """The dataset's file."""
@@ -56,7 +56,7 @@ NOTHING_STATED = StatedFacts()
 class _Scope:
     """Facts of one place: a file, a mapping under `logs`, or the options."""
 
-    part: Part
+    part: FileSegment
     pattern: str | None = None
     dataset: Path | None = None
 
@@ -74,7 +74,7 @@ class Stating:
         self._findings: list[Finding] = []
         self._options: list[_Scope] = []
         for key, text in (options or {}).items():
-            scope = _Scope(Part(file=flag_of(key)))
+            scope = _Scope(FileSegment(file=flag_of(key)))
             value = _value_of(key, text, flag_of(key), None, self._findings)
             if value is not None:
                 dataset = Path(text).expanduser() if key == "dataset" else None
@@ -86,7 +86,7 @@ class Stating:
         """Whether an option states anything."""
         return bool(self._options)
 
-    def load(self, groups: Sequence[Group], check: Callable[[Stating], Iterable[Finding]] | None = None) -> None:
+    def load(self, groups: Sequence[FileGroup], check: Callable[[Stating], Iterable[Finding]] | None = None) -> None:
         """Read the files of facts that belong to these groups.
 
         Args:
@@ -105,7 +105,11 @@ class Stating:
 
     def values(self, name: ObservationName) -> list[tuple[float | str, str]]:
         """Return every value that is stated for a fact, and where."""
-        found = [Found(seen=seen, file=scope.part.file) for scope in self._scopes() for seen in scope.part.get(name)]
+        found = [
+            SourcedObservation(seen=seen, file=scope.part.file)
+            for scope in self._scopes()
+            for seen in scope.part.get(name)
+        ]
         return [(each.seen.value, each.where) for each in found]
 
     def datasets(self) -> list[tuple[Path, str]]:
@@ -115,7 +119,7 @@ class Stating:
     def _scopes(self) -> list[_Scope]:
         return [*(scope for scopes in self._files.values() for scope in scopes), *self._options]
 
-    def of(self, group: Group) -> StatedFacts:
+    def of(self, group: FileGroup) -> StatedFacts:
         """Return what is stated of a group's files; its files of facts must be loaded."""
         names = [path.name for path in group.files]
         scopes = [
@@ -127,7 +131,7 @@ class Stating:
         scopes += self._options
         datasets = [scope.dataset for scope in scopes if scope.dataset is not None]
         return StatedFacts(
-            facts=Stretch(parts=tuple(scope.part for scope in scopes if scope.part.seen)),
+            facts=RunSegment(parts=tuple(scope.part for scope in scopes if scope.part.seen)),
             dataset=datasets[-1] if datasets else None,
         )
 
@@ -170,7 +174,7 @@ def _scope(
     findings: list[Finding],
     pattern: str | None,
 ) -> _Scope:
-    part = Part(file=path.name)
+    part = FileSegment(file=path.name)
     dataset: Path | None = None
     for key, raw in facts.items():
         if key == _LOGS and not at:
@@ -186,9 +190,9 @@ def _scope(
     return _Scope(part, pattern, dataset)
 
 
-def _add(part: Part, fact: FactKey, value: float | str, line: int) -> None:
+def _add(part: FileSegment, fact: FactKey, value: float | str, line: int) -> None:
     observation = Observation(name=fact.name, value=value, line=line, unit=fact.unit)
-    part.seen.setdefault(fact.name, Kept()).add(observation)
+    part.seen.setdefault(fact.name, HeadTailBuffer()).add(observation)
 
 
 def _value_of(key: str, raw: object, shown: str, where: Where | None, findings: list[Finding]) -> float | str | None:

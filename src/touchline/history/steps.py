@@ -9,9 +9,9 @@ from touchline.backends.logtext.reader import BarCount
 from touchline.backends.registry import logged_trainers
 from touchline.core.observation import OVER, SignKind
 from touchline.core.quantity import Measured, Missing, Quantity
-from touchline.history.course import Losses, Part
+from touchline.history.run_view import RunSegment, RunView, SourcedObservation
+from touchline.history.segments import FileSegment, Losses
 from touchline.history.tracks import Track
-from touchline.history.view import Found, RunView, Stretch
 
 SHARE_ERROR = 0.05
 """A resume is placed between two logged rows when they lie no further apart than this share of what follows."""
@@ -52,7 +52,7 @@ def bar_count(trainer: str | None) -> BarCount | None:
     return None if known is None else known.bar
 
 
-def steps_of(view: RunView, stretch: Stretch, trainer: str | None) -> Steps:
+def steps_of(view: RunView, stretch: RunSegment, trainer: str | None) -> Steps:
     """The steps of one segment of a run."""
     total = _total(view, stretch, trainer)
     tracks = _step_tracks(stretch, trainer, total)
@@ -72,7 +72,9 @@ def steps_of(view: RunView, stretch: Stretch, trainer: str | None) -> Steps:
     )
 
 
-def _early_share(view: RunView, stretch: Stretch, trainer: str | None, done: Measured, total: Measured) -> float | None:
+def _early_share(
+    view: RunView, stretch: RunSegment, trainer: str | None, done: Measured, total: Measured
+) -> float | None:
     if bar_count(trainer) is not BarCount.RUN_STEPS or not _is_over(view, stretch):
         return None
     if not isinstance(done, Quantity) or not isinstance(total, Quantity) or not 0 < done.value < EARLY * total.value:
@@ -80,7 +82,7 @@ def _early_share(view: RunView, stretch: Stretch, trainer: str | None, done: Mea
     return done.value / total.value
 
 
-def _share(view: RunView, stretch: Stretch, total: Measured, resumed: bool, resumed_at: int | None) -> float | None:
+def _share(view: RunView, stretch: RunSegment, total: Measured, resumed: bool, resumed_at: int | None) -> float | None:
     if not resumed:
         return 1.0
     if resumed_at is not None and isinstance(total, Quantity) and total.value > resumed_at:
@@ -89,7 +91,7 @@ def _share(view: RunView, stretch: Stretch, total: Measured, resumed: bool, resu
     return _share_by_epochs(stretch, epochs[-1] if epochs else None)
 
 
-def _total(view: RunView, stretch: Stretch, trainer: str | None) -> Measured:
+def _total(view: RunView, stretch: RunSegment, trainer: str | None) -> Measured:
     said = stretch.all("steps_total") or view.documents.all("steps_total")
     certain = [each for each in said if each.seen.certain]
     if certain and certain[-1].number:
@@ -118,7 +120,7 @@ def _total(view: RunView, stretch: Stretch, trainer: str | None) -> Measured:
     return guessed[-1].quantity(unit="steps")
 
 
-def _is_over(view: RunView, stretch: Stretch) -> bool:
+def _is_over(view: RunView, stretch: RunSegment) -> bool:
     """Return True if the training is over; a bar that never moved is then not its own."""
     over = any(sign.kind in OVER for sign, _ in stretch.signs())
     return over or bool(view.documents.all("train_seconds"))
@@ -129,7 +131,7 @@ def _counts_all_steps(label: str) -> bool:
     return "epoch" not in label.lower() and not any(character.isdigit() for character in label)
 
 
-def _from_rate(stretch: Stretch) -> Measured:
+def _from_rate(stretch: RunSegment) -> Measured:
     """Steps from the trainer's closing rate and runtime: it counts all planned steps, those before a resume as well."""
     rates, seconds = stretch.all("train_steps_per_second"), stretch.all("train_seconds")
     if not rates or not seconds or rates[-1].seen.line != seconds[-1].seen.line:
@@ -151,7 +153,7 @@ def _from_rate(stretch: Stretch) -> Measured:
     )
 
 
-def _step_tracks(stretch: Stretch, trainer: str | None, total: Measured) -> list[tuple[Track, Part]]:
+def _step_tracks(stretch: RunSegment, trainer: str | None, total: Measured) -> list[tuple[Track, FileSegment]]:
     """Bars whose items are optimizer steps."""
     known = round(total.value) if isinstance(total, Quantity) else None
     tracks = stretch.training_tracks(known)
@@ -160,7 +162,7 @@ def _step_tracks(stretch: Stretch, trainer: str | None, total: Measured) -> list
     return [each for each in tracks if each[0].total is not None and each[0].total == known]
 
 
-def _resumed_at(stretch: Stretch, tracks: list[Track]) -> int | None:
+def _resumed_at(stretch: RunSegment, tracks: list[Track]) -> int | None:
     steps = [sign.step for sign, _ in stretch.signs() if sign.kind is SignKind.RESUMED and sign.step]
     if steps:
         return steps[-1]
@@ -169,7 +171,7 @@ def _resumed_at(stretch: Stretch, tracks: list[Track]) -> int | None:
 
 
 def _done(
-    view: RunView, stretch: Stretch, tracks: list[tuple[Track, Part]], total: Measured, trainer: str | None
+    view: RunView, stretch: RunSegment, tracks: list[tuple[Track, FileSegment]], total: Measured, trainer: str | None
 ) -> Measured:
     found: list[Quantity] = []
     for each in [*stretch.all("step"), *_losses_with_step(stretch)]:
@@ -202,7 +204,7 @@ def _done(
 
 
 def _done_at_end(
-    view: RunView, stretch: Stretch, best: Quantity | None, bar: Quantity | None, total: Measured, where: str | None
+    view: RunView, stretch: RunSegment, best: Quantity | None, bar: Quantity | None, total: Measured, where: str | None
 ) -> Measured:
     """Steps of a training that is over: all that were planned, unless something shows that it stopped before."""
     if not isinstance(total, Quantity) or (best is not None and best.value >= total.value):
@@ -245,12 +247,12 @@ def _keeps_pace(rows: list[Losses], steps: float) -> bool:
     return any(abs(per_row - interval) <= 0.05 * interval for interval in _INTERVALS)
 
 
-def _was_stopped(stretch: Stretch) -> bool:
+def _was_stopped(stretch: RunSegment) -> bool:
     """Return True if a line says that the training was stopped before its planned end."""
     return any(sign.kind is SignKind.STOPPED for sign, _ in stretch.signs())
 
 
-def _steps_by_epoch(view: RunView, stretch: Stretch, total: float) -> tuple[float, bool] | None:
+def _steps_by_epoch(view: RunView, stretch: RunSegment, total: float) -> tuple[float, bool] | None:
     """Steps done by the closing row's epoch, and whether an epoch's steps are known; None where no epoch is told.
 
     The Trainer rounds its epochs up where `max_steps` ends the training: the total then tells no epoch's length.
@@ -271,15 +273,19 @@ def _steps_by_epoch(view: RunView, stretch: Stretch, total: float) -> tuple[floa
     return round(reached * total / epochs.number), is_known
 
 
-def _losses_with_step(stretch: Stretch) -> list[Found]:
-    last = [Found(seen=part.losses.last, file=part.file) for part in stretch.parts if part.losses.last is not None]
+def _losses_with_step(stretch: RunSegment) -> list[SourcedObservation]:
+    last = [
+        SourcedObservation(seen=part.losses.last, file=part.file)
+        for part in stretch.parts
+        if part.losses.last is not None
+    ]
     return [each for each in last if each.seen.step is not None]
 
 
 def _seconds(
     view: RunView,
-    stretch: Stretch,
-    tracks: list[tuple[Track, Part]],
+    stretch: RunSegment,
+    tracks: list[tuple[Track, FileSegment]],
     done: Measured,
     total: Measured,
     resumed_share: float | None,
@@ -299,13 +305,13 @@ def _seconds(
     return _mean_seconds(view, stretch, done, total, resumed_share)
 
 
-def _inside(stretch: Stretch) -> str:
+def _inside(stretch: RunSegment) -> str:
     """What else a clock counts: bars go on through evaluations; rows say themselves what is in their time."""
     timed = stretch.all("train_seconds")
     return "" if timed and not any(each.seen.inside for each in timed) else "; evaluation and saving inside"
 
 
-def _pace(view: RunView, stretch: Stretch, tracks: list[tuple[Track, Part]]) -> Measured:
+def _pace(view: RunView, stretch: RunSegment, tracks: list[tuple[Track, FileSegment]]) -> Measured:
     """A step's time when nothing else is done."""
     best = max(_clocks(view, stretch, tracks), key=lambda each: each[0].last[0] - each[0].first[0], default=None)
     rate = best[0].seconds_per_step(pauses=bool(stretch.all("eval_seconds"))) if best is not None else None
@@ -328,14 +334,14 @@ def _pace(view: RunView, stretch: Stretch, tracks: list[tuple[Track, Part]]) -> 
     return Missing(missing="no two points in time after warm-up")
 
 
-def _clocks(view: RunView, stretch: Stretch, tracks: list[tuple[Track, Part]]) -> list[tuple[Track, str]]:
+def _clocks(view: RunView, stretch: RunSegment, tracks: list[tuple[Track, FileSegment]]) -> list[tuple[Track, str]]:
     """Everything that tells steps against time, with its place."""
     found = [(track, f"{part.file}:{track.first[2]}") for track, part in tracks]
     return found + [(part.clock, part.file) for part in (*stretch.parts, *view.documents.parts) if part.clock.count > 2]
 
 
 def _mean_seconds(
-    view: RunView, stretch: Stretch, done: Measured, total: Measured, resumed_share: float | None
+    view: RunView, stretch: RunSegment, done: Measured, total: Measured, resumed_share: float | None
 ) -> Measured:
     """Seconds a step from what the trainer timed itself, else from its runtime."""
     timed = [each for each in stretch.all("step_seconds") if each.number]
@@ -363,7 +369,7 @@ def _mean_seconds(
     )
 
 
-def _share_by_epochs(stretch: Stretch, final_epoch: float | None) -> float | None:
+def _share_by_epochs(stretch: RunSegment, final_epoch: float | None) -> float | None:
     """Share of the epochs that were done since a resume: from half a logging interval before the first row on."""
     for part in stretch.parts:
         first, second = part.losses.first, part.losses.second

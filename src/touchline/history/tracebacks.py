@@ -42,13 +42,13 @@ _SUFFIXES = (
     "Interrupt",
     "Exit",
     "Failure",
-    "Fault",
+    "TracebackEnd",
     "Expired",
     "Timeout",
     "StopIteration",
     "Abort",
 )
-_NOT_EXCEPTIONS = frozenset({"Error", "Timeout", "Failure", "Exit", "Fault", "Abort"})
+_NOT_EXCEPTIONS = frozenset({"Error", "Timeout", "Failure", "Exit", "TracebackEnd", "Abort"})
 
 _OUTERMOST = frozenset({"<module>", "_run_module_as_main"})
 _MOST_OPEN = 64
@@ -60,7 +60,7 @@ _NESTED_LINES = 20
 
 
 @dataclass(kw_only=True, slots=True)
-class Fault:
+class TracebackEnd:
     """The end of a traceback."""
 
     name: str
@@ -73,7 +73,7 @@ class Fault:
     """From the outermost to the innermost, those of its causes last."""
     during: During | None
     """Where it was raised; None where the frames do not say."""
-    root: Fault | None = None
+    root: TracebackEnd | None = None
     """The first of its chain; None when it stands alone."""
     survived: bool = False
     """Python reported it and went on."""
@@ -89,7 +89,7 @@ class _Open:
     last_line: int
     frames: list[Frame] = field(default_factory=list)
     depth: int = 1
-    root: Fault | None = None
+    root: TracebackEnd | None = None
     survived: bool = False
 
 
@@ -99,8 +99,8 @@ class Tracebacks:
     def __init__(self) -> None:
         """Begin a file."""
         self._open: dict[str, _Open] = {}
-        self._ended: dict[str, Fault] = {}
-        self._chains: dict[str, Fault] = {}
+        self._ended: dict[str, TracebackEnd] = {}
+        self._chains: dict[str, TracebackEnd] = {}
         self._survived_line = -_SURVIVED_WITHIN_LINES
         self._hosts: set[str] = set()
 
@@ -109,7 +109,7 @@ class Tracebacks:
         """Whether a traceback has begun and its exception is still to come."""
         return bool(self._open)
 
-    def line(self, text: str, number: int) -> Fault | None:
+    def line(self, text: str, number: int) -> TracebackEnd | None:
         """The fault that ends at this line, if one does."""
         if "Traceback (most" in text and (header := _HEADER.match(text)) is not None:
             self._begin(header, number)
@@ -157,7 +157,7 @@ class Tracebacks:
         if len(state.frames) < _FRAMES_KEPT:
             state.frames.append(frame)
 
-    def _end(self, key: str, rest: str, number: int) -> Fault | None:
+    def _end(self, key: str, rest: str, number: int) -> TracebackEnd | None:
         state = self._open.get(key)
         match = _LAST.match(rest.rstrip())
         if state is None or match is None or not _is_exception(match.group("name"), match.group("message")):
@@ -167,7 +167,7 @@ class Tracebacks:
             return None
         frames = [*state.frames, *(state.root.frames if state.root is not None else ())]
         name = match.group("name")
-        fault = Fault(
+        fault = TracebackEnd(
             name=name,
             text=rest.strip(),
             line=number,

@@ -43,7 +43,7 @@ def learn(planned: LoadedPlan, results: Sequence[RunResult], settings: UserConfi
     A history that cannot be written fails no run: what was learned can be collected again.
     """
     # The readers of every trainer's logs are loaded when there is something to learn, and not before.
-    from touchline.history.history import remember
+    from touchline.history.history import store_record
     from touchline.history.record import RunRecord
     from touchline.results.record_builder import record_of_own
 
@@ -57,7 +57,7 @@ def learn(planned: LoadedPlan, results: Sequence[RunResult], settings: UserConfi
         if not isinstance(record, RunRecord):
             continue
         try:
-            kept.append(remember(settings.history_dir, record))
+            kept.append(store_record(settings.history_dir, record))
         except (TouchlineError, OSError) as fault:
             notes.append(f"{run.name} is not in the history: {fault}")
     return kept, notes

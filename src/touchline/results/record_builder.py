@@ -10,8 +10,8 @@ from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.data.metrics import Metrics
 from touchline.data.metrics_file import read_metrics
 from touchline.history.adding import record_of_run
-from touchline.history.files import FoundRun, find_runs
-from touchline.history.reading import Word
+from touchline.history.files import LoggedRun, find_runs
+from touchline.history.reading import SourcedText
 from touchline.history.record import DatasetFacts, PredictedFacts, RunRecord
 from touchline.results.run_metrics import static_config
 from touchline.results.run_result import RunResult
@@ -33,7 +33,7 @@ def record_of_own(plan: Plan, run: PlannedRun, folder: Path, result: RunResult |
     if run.train is None or run.batches is None:
         return Missing(missing="a control trains nothing")
     files = [folder / "metrics.jsonl"] if (folder / "metrics.jsonl").is_file() else sorted(folder.glob("slurm-*.out"))
-    found = [each for each in find_runs(files) if isinstance(each, FoundRun)] if files else []
+    found = [each for each in find_runs(files) if isinstance(each, LoggedRun)] if files else []
     if not found:
         return Missing(missing="nothing was measured")
     record = record_of_run(found[-1])
@@ -71,7 +71,7 @@ def _measured(record: RunRecord, run: PlannedRun, metrics: Metrics) -> RunRecord
             machine,
             gpu=Missing(missing="the processor trained"),
             gpu_memory=Missing(missing="the processor trained"),
-            processor=Word(value=attempt.device, where="metrics.jsonl"),
+            processor=SourcedText(value=attempt.device, where="metrics.jsonl"),
             threads=Quantity(value=attempt.threads, unit="1", where="metrics.jsonl"),
         )
     steps = steady_steps(metrics)
@@ -104,7 +104,7 @@ def _completed(record: RunRecord, plan: Plan, run: PlannedRun) -> RunRecord:
         run_digest=run.digest,
         model=replace(
             record.model,
-            name=Word(value=model.name),
+            name=SourcedText(value=model.name),
             parameters=_number(model.num_parameters, "parameters"),
             layers=_number(model.num_layers, "1"),
             hidden_size=_number(model.hidden_size, "1"),
@@ -112,11 +112,11 @@ def _completed(record: RunRecord, plan: Plan, run: PlannedRun) -> RunRecord:
         ),
         training=replace(
             record.training,
-            method=Word(value="lora"),
+            method=SourcedText(value="lora"),
             rank=_number(run.train.lora.rank, "1"),
             alpha=_number(float(config["lora_alpha"] or 0), "1"),
-            target_modules=Word(value=",".join(sorted(run.train.lora.target_modules))),
-            adapter_dtype=Word(value=run.train.lora.dtype),
+            target_modules=SourcedText(value=",".join(sorted(run.train.lora.target_modules))),
+            adapter_dtype=SourcedText(value=run.train.lora.dtype),
             quantization=Missing(missing="the base is not quantised"),
             learning_rate=_number(run.train.learning_rate, "1"),
         ),
@@ -132,8 +132,8 @@ def _completed(record: RunRecord, plan: Plan, run: PlannedRun) -> RunRecord:
         ),
         course=replace(record.course, epochs=_number(run.train.epochs, "epochs")),
         dataset=DatasetFacts(
-            name=Word(value=PurePath(run.dataset).name, method=_PLANNED),
-            sha256=Word(value=plan.datasets[run.dataset].sha256, method=_PLANNED),
+            name=SourcedText(value=PurePath(run.dataset).name, method=_PLANNED),
+            sha256=SourcedText(value=plan.datasets[run.dataset].sha256, method=_PLANNED),
             examples=_number(batches.num_examples, "examples"),
         ),
     )

@@ -102,10 +102,10 @@ def static_config(run: PlannedRun) -> dict[str, Setting]:
 def _from_logs(folder: Path) -> RunReading | None:
     """Return the newest run in the job output of another trainer."""
     # The readers of every trainer's logs are loaded only where another trainer was at work.
-    from touchline.history.files import FoundRun, find_runs
+    from touchline.history.files import LoggedRun, find_runs
 
     logs = sorted([*folder.glob("slurm-*.out"), *folder.glob("trainer_log.jsonl"), *folder.glob("trainer_state.json")])
-    found = [each.reading for each in find_runs(logs) if isinstance(each, FoundRun)] if logs else []
+    found = [each.reading for each in find_runs(logs) if isinstance(each, LoggedRun)] if logs else []
     return found[-1] if found else None
 
 

@@ -25,7 +25,7 @@ from touchline.estimate.bracket import divisors
 from touchline.estimate.local.past_runs import past_runs
 from touchline.estimate.points import TimePoint, model_key, stack_key
 from touchline.estimate.terms import place
-from touchline.history.history import remember
+from touchline.history.history import store_record
 from touchline.history.probe import ProbedModel, ProbeOutcome, ProbeReport, ProbeRequest, ProbeTry
 from touchline.history.probes import probe_record
 from touchline.history.record import RunRecord
@@ -262,7 +262,7 @@ def _request(
         record = probe_record(request, one, None if isinstance(shape, Missing) else shape, machine)
         if isinstance(record, RunRecord):
             costs = record.costs if largest else replace(record.costs, peak_memory=_NO_MEMORY)
-            remember(settings.history_dir, replace(record, costs=costs))
+            store_record(settings.history_dir, replace(record, costs=costs))
 
     return request, keep
 

@@ -17,7 +17,7 @@ from touchline.estimate.history_points import collect_memory_points, collect_tim
 from touchline.estimate.points import TimePoint
 from touchline.history.history import Broken, read_record, record_path
 from touchline.history.index import HistoryRow, load_index
-from touchline.history.reading import Word
+from touchline.history.reading import SourcedText
 from touchline.history.record import RunRecord
 
 MOST_RECORDS = 512
@@ -71,8 +71,8 @@ def _shape(name: str, models_dir: Path) -> ModelShape | Missing:
         return Missing(missing=fault.message)
 
 
-def _says(said: Word | Missing) -> str | None:
-    return said.value if isinstance(said, Word) else None
+def _says(said: SourcedText | Missing) -> str | None:
+    return said.value if isinstance(said, SourcedText) else None
 
 
 def _measured(row: HistoryRow) -> bool:

@@ -380,12 +380,12 @@ def _past(request: EstimateRequest, setup: TrainingSetup, settings: UserConfig) 
         return found
     # The readers of every trainer's logs are loaded when there is a log to read, and not before.
     from touchline.history.adding import record_of_run
-    from touchline.history.files import FoundRun
+    from touchline.history.files import LoggedRun
     from touchline.plan.local.stating import read_stated
 
     records: list[RunRecord] = []
     for item in read_stated(request.evidence, request.evidence_facts, settings):
-        if not isinstance(item, FoundRun):
+        if not isinstance(item, LoggedRun):
             raise InputError(f"--evidence {item.path}: {item.reason}", expected="the log of a training")
         record = record_of_run(item)
         if isinstance(record, RunRecord):

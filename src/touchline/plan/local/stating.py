@@ -18,9 +18,9 @@ from touchline.data.user_config import UserConfig
 from touchline.estimate.gpus import find_gpu, nearest_gpus
 from touchline.history import files
 from touchline.history.adding import readable
-from touchline.history.files import FoundRun, Group, Refused, group_files
+from touchline.history.files import FileGroup, LoggedRun, SkippedFile, group_files
 from touchline.history.padding import DatasetLengths
-from touchline.history.reading import Word
+from touchline.history.reading import SourcedText
 from touchline.history.records import model_name
 from touchline.history.stating import CODE, Stating
 from touchline.plan.local.packing import PackRequest, load_lengths
@@ -31,7 +31,7 @@ def read_stated(
     facts: Mapping[str, str],
     settings: UserConfig,
     on_progress: NamedProgressCallback | None = None,
-) -> Iterator[FoundRun | Refused]:
+) -> Iterator[LoggedRun | SkippedFile]:
     """Yield the runs of files and folders, with what is stated of them.
 
     Args:
@@ -53,7 +53,7 @@ def read_stated(
         on_progress(len(groups), len(groups), "")
 
 
-def load_stating(groups: Sequence[Group], facts: Mapping[str, str]) -> Stating:
+def load_stating(groups: Sequence[FileGroup], facts: Mapping[str, str]) -> Stating:
     """Return the stated facts of these groups, checked.
 
     Raises:
@@ -88,13 +88,13 @@ def _fault(subject: str, message: str, where: str, hint: str | None) -> Finding:
     )
 
 
-def with_dataset(found: FoundRun | Refused, settings: UserConfig) -> FoundRun | Refused:
+def with_dataset(found: LoggedRun | SkippedFile, settings: UserConfig) -> LoggedRun | SkippedFile:
     """Return a run with the lengths of its stated dataset, or with a note why there are none."""
-    if isinstance(found, Refused) or found.stated.dataset is None:
+    if isinstance(found, SkippedFile) or found.stated.dataset is None:
         return found
     path = found.stated.dataset
     name = found.reading.dataset
-    where = name.where if isinstance(name, Word) and name.where is not None else path.name
+    where = name.where if isinstance(name, SourcedText) and name.where is not None else path.name
     model = model_name(found.reading.model)
     if isinstance(model, Missing):
         return _noted(found, f"dataset: {path.name} was not measured, because the model is not known (--model)")
@@ -121,5 +121,5 @@ def _lengths(path: Path, model: str, settings: UserConfig) -> Lengths:
     raise fault
 
 
-def _noted(found: FoundRun, note: str) -> FoundRun:
+def _noted(found: LoggedRun, note: str) -> LoggedRun:
     return replace(found, reading=replace(found.reading, notes=(*found.reading.notes, note)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from touchline.core.observation import Event, Observation, Sign, SignKind
-from touchline.history.course import Course
+from touchline.history.segments import FileSegmenter
 from touchline.results.imported.text import clean_line
 from touchline.results.run_result import LossPoint
 
@@ -35,7 +35,7 @@ class Curves:
     """Validation losses."""
 
 
-class Curve(Course):
+class Curve(FileSegmenter):
     """Event collector that also keeps thinned losses."""
 
     def __init__(self, file: str) -> None:

@@ -10,12 +10,12 @@ from pathlib import Path
 from touchline.core.observation import SignKind
 from touchline.core.quantity import Missing, Quantity
 from touchline.core.status import JobState
-from touchline.history.course import Part
 from touchline.history.fields import LOSS_NOT_A_NUMBER, reading_of
 from touchline.history.lines import NotTextError
-from touchline.history.reading import Outcome, RunReading, Word, exit_code
+from touchline.history.reading import Outcome, RunReading, SourcedText, exit_code
+from touchline.history.run_view import RunSegment, RunView, align, runs_of
 from touchline.history.scan import Scan
-from touchline.history.view import RunView, Stretch, align, runs_of
+from touchline.history.segments import FileSegment
 from touchline.results.imported.curves import Curve, Curves, JobEndSign
 from touchline.results.imported.documents import SideFile
 from touchline.results.imported.folders import job_id
@@ -72,7 +72,11 @@ class JobLog:
     @property
     def is_training(self) -> bool:
         """Whether it is the log of a training."""
-        return self.has_step or isinstance(self.reading.trainer, Word) or isinstance(self.reading.steps_total, Quantity)
+        return (
+            self.has_step
+            or isinstance(self.reading.trainer, SourcedText)
+            or isinstance(self.reading.steps_total, Quantity)
+        )
 
     @property
     def is_complete(self) -> bool:
@@ -136,7 +140,7 @@ def read_job(log: Path | None, beside: Sequence[SideFile]) -> JobLog | None:
     if not runs:
         return None
     own = log if log is not None else next(each.path for each in beside if _tells_course(_parts(each.curve)))
-    side = Stretch(parts=tuple(part for parts in documents for part in parts))
+    side = RunSegment(parts=tuple(part for parts in documents for part in parts))
     files = tuple(path.name for path in (*(() if log is None else (log,)), *(each.path for each in beside)))
     reading = reading_of(own.name, files, RunView(stretches=tuple(runs[-1]), documents=side), notes)
     stamps = [part.stamps for part in (curve.parts if curve is not None else ()) if part.stamps is not None]
@@ -154,7 +158,7 @@ def read_job(log: Path | None, beside: Sequence[SideFile]) -> JobLog | None:
     )
 
 
-def _parts(curve: Curve) -> list[Part]:
+def _parts(curve: Curve) -> list[FileSegment]:
     return [part for part in curve.parts if part.has_evidence]
 
 
@@ -172,12 +176,12 @@ def _scan(path: Path, notes: list[str]) -> tuple[Curve, int]:
     return curve, scan.file.last_number
 
 
-def _tells_course(parts: Sequence[Part]) -> bool:
+def _tells_course(parts: Sequence[FileSegment]) -> bool:
     """Return True if a document describes a run's course, not only its settings."""
     return any(part.has_progress or part.get("train_seconds") or part.get("step") for part in parts)
 
 
-def _is_run(stretch: Stretch) -> bool:
+def _is_run(stretch: RunSegment) -> bool:
     """Return True if a segment describes a run."""
     told = any(part.has_progress or part.signs.count or len(part.seen) > 1 for part in stretch.parts)
     return told or (bool(stretch.all("trainer")) and bool(stretch.training_tracks(None)))

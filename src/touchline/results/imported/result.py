@@ -13,7 +13,7 @@ from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.status import JobState, RunStatus, TrainingOutcome
 from touchline.core.units import GIB
 from touchline.data.scores import CheckpointInfo, EvaluationRecord
-from touchline.history.reading import Outcome, Word, exit_cause, exit_code
+from touchline.history.reading import Outcome, SourcedText, exit_cause, exit_code
 from touchline.results.collected import RunMetrics
 from touchline.results.imported.accounting import SavedSacctJob
 from touchline.results.imported.folders import RunFolder
@@ -255,7 +255,7 @@ def reason_of(job: JobLog) -> str:
     return words if isinstance(told, Missing) or exit_code(told) == 0 else f"{words}; {_exit_words(told)}"
 
 
-def _exit_words(told: Word) -> str:
+def _exit_words(told: SourcedText) -> str:
     """Return `exit code 1`, or the line that gives the cause."""
     code = exit_code(told)
     return clean_line(exit_cause(told))[:160] if code is None else f"exit code {code}"

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from touchline.core.model_size import size_text
 from touchline.core.quantity import Measured, Missing
-from touchline.history.reading import RunReading, Said, Word
+from touchline.history.reading import OptionalText, RunReading, SourcedText
 from touchline.results.collected import Setting
 from touchline.results.imported.documents import SideFile
 from touchline.results.imported.text import clean_text
@@ -123,7 +123,7 @@ def _of_reading(reading: RunReading) -> Iterator[tuple[str, Setting]]:
         number = _number(measured)
         if number is not None:
             yield key, _plain(key, number)
-    if isinstance(reading.packed, Word):
+    if isinstance(reading.packed, SourcedText):
         yield "packed", reading.packed.value == "true"
 
 
@@ -168,8 +168,8 @@ def _model(
             if isinstance(each, str) and "${" not in each and (last := _last(each)):
                 return last, path.name
     for reading in readings:
-        said: Said = reading.model
-        if isinstance(said, Word) and (last := _last(said.value)):
+        said: OptionalText = reading.model
+        if isinstance(said, SourcedText) and (last := _last(said.value)):
             return last, said.where
     size = size_text(name)
     return (size, NAMED) if size is not None else (None, None)

@@ -26,7 +26,7 @@ _FORM = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Seen:
+class CachedGroup:
     """What came of the files that belong together."""
 
     state: str
@@ -43,13 +43,13 @@ class _Cache:
 
     form: int
     reader_version: int
-    groups: dict[str, Seen]
+    groups: dict[str, CachedGroup]
 
 
 _CACHE = TypeAdapter(_Cache)
 
 
-class SeenFiles:
+class ReadCache:
     """The cache of one history."""
 
     def __init__(self, history_dir: Path, reader_version: int) -> None:
@@ -58,12 +58,12 @@ class SeenFiles:
         self._groups = self._load()
         self._changed = False
 
-    def get(self, files: Sequence[Path], state: str) -> Seen | None:
+    def get(self, files: Sequence[Path], state: str) -> CachedGroup | None:
         """What came of these files, when they are as they were."""
         seen = self._groups.get(_key(files))
         return seen if seen is not None and seen.state == state else None
 
-    def put(self, files: Sequence[Path], seen: Seen) -> None:
+    def put(self, files: Sequence[Path], seen: CachedGroup) -> None:
         """Remember what came of these files."""
         key = _key(files)
         self._groups.pop(key, None)
@@ -84,7 +84,7 @@ class SeenFiles:
             return
         self._changed = False
 
-    def _load(self) -> dict[str, Seen]:
+    def _load(self) -> dict[str, CachedGroup]:
         try:
             data = read_bytes(self._path)
             head = parse_json(data)

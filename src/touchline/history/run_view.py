@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from touchline.backends.registry import logged_trainers
 from touchline.core.observation import Observation, ObservationName, Sign
 from touchline.core.quantity import Missing, Quantity
-from touchline.history.course import Part
-from touchline.history.reading import Said, Word
+from touchline.history.reading import OptionalText, SourcedText
 from touchline.history.run_facts import DTYPES, STATED
+from touchline.history.segments import FileSegment
 from touchline.history.tracks import Track, is_training_label
 
 GUESS = "a guess from a line that anything could print"
@@ -22,7 +22,7 @@ _VENDORS = frozenset({"nvidia", "amd", "tesla", "geforce"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Found:
+class SourcedObservation:
     """An observation and the file that it stands in."""
 
     seen: Observation
@@ -68,10 +68,10 @@ class Found:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Stretch:
+class RunSegment:
     """One segment of a run: the parts of its files that belong together."""
 
-    parts: tuple[Part, ...]
+    parts: tuple[FileSegment, ...]
     """At most one a file."""
 
     @property
@@ -85,20 +85,24 @@ class Stretch:
         """Whether any file shows a training step."""
         return any(part.has_progress for part in self.parts)
 
-    def all(self, name: ObservationName) -> list[Found]:
+    def all(self, name: ObservationName) -> list[SourcedObservation]:
         """Observations of a name, file by file, in order."""
-        return [Found(seen=seen, file=part.file) for part in self.parts for seen in part.get(name)]
+        return [SourcedObservation(seen=seen, file=part.file) for part in self.parts for seen in part.get(name)]
 
-    def signs(self) -> list[tuple[Sign, Part]]:
+    def signs(self) -> list[tuple[Sign, FileSegment]]:
         """Signs with the part that they stand in."""
         return [(sign, part) for part in self.parts for sign in part.signs.all()]
 
-    def last_loss(self) -> Found | None:
+    def last_loss(self) -> SourcedObservation | None:
         """The last training loss."""
-        found = [Found(seen=part.losses.last, file=part.file) for part in self.parts if part.losses.last is not None]
+        found = [
+            SourcedObservation(seen=part.losses.last, file=part.file)
+            for part in self.parts
+            if part.losses.last is not None
+        ]
         return max(found, key=lambda each: (each.seen.epoch or 0.0, each.seen.step or 0), default=None)
 
-    def training_tracks(self, total: int | None) -> list[tuple[Track, Part]]:
+    def training_tracks(self, total: int | None) -> list[tuple[Track, FileSegment]]:
         """Bars that count training steps: those that say so, else the unlabelled one that took longest."""
         tracks = [(track, part) for part in self.parts for track in part.tracks if not track.is_evaluation]
         said = [each for each in tracks if is_training_label(each[0].label)]
@@ -113,7 +117,7 @@ class Stretch:
         return [each for each in bare if each[0].total == longest[0].total and each[1] is longest[1]]
 
 
-NO_STRETCH = Stretch(parts=())
+NO_SEGMENT = RunSegment(parts=())
 """Nothing at all."""
 
 
@@ -121,19 +125,19 @@ NO_STRETCH = Stretch(parts=())
 class RunView:
     """One run: its segments in order, the last of which counts, and what lies beside its logs."""
 
-    stretches: tuple[Stretch, ...]
+    stretches: tuple[RunSegment, ...]
     """The segments."""
-    documents: Stretch
+    documents: RunSegment
     """State files and configs, one part each."""
-    stated: Stretch = NO_STRETCH
+    stated: RunSegment = NO_SEGMENT
     """What the user stated, one part a file or flag; the last one counts."""
 
     @property
-    def final(self) -> Stretch:
+    def final(self) -> RunSegment:
         """The segment that counts."""
         return self.stretches[-1]
 
-    def setting(self, name: ObservationName) -> Found | None:
+    def setting(self, name: ObservationName) -> SourcedObservation | None:
         """Return what the run is: the last segment first, then the others, configs, what was stated, and guesses."""
         found = self._read(name)
         certain = next((each for each in found if each.seen.certain), None)
@@ -142,12 +146,12 @@ class RunView:
             return certain
         return stated or (found[0] if found else None)
 
-    def stated_fact(self, name: ObservationName) -> Found | None:
+    def stated_fact(self, name: ObservationName) -> SourcedObservation | None:
         """Return what the user stated."""
         stated = self.stated.all(name)
         return dataclasses.replace(stated[-1], is_stated=True) if stated else None
 
-    def contradicted(self, name: ObservationName) -> tuple[Found, Found] | None:
+    def contradicted(self, name: ObservationName) -> tuple[SourcedObservation, SourcedObservation] | None:
         """Return what was stated and what a file of the run says, where they differ."""
         stated = self.stated_fact(name)
         certain = next((each for each in self._read(name) if each.seen.certain), None)
@@ -155,11 +159,11 @@ class RunView:
             return None
         return stated, certain
 
-    def _read(self, name: ObservationName) -> list[Found]:
+    def _read(self, name: ObservationName) -> list[SourcedObservation]:
         sources = [*reversed(self.stretches), self.documents]
         return [each for source in sources for each in reversed(source.all(name))]
 
-    def measured(self, name: ObservationName) -> list[Found]:
+    def measured(self, name: ObservationName) -> list[SourcedObservation]:
         """What the last segment measured, else what the state files say; the last one stands last."""
         return self.final.all(name) or self.documents.all(name)
 
@@ -170,12 +174,12 @@ class RunView:
             return Missing(missing=reason)
         return found.quantity(unit=unit if found.seen.unit == "1" else found.seen.unit)
 
-    def word(self, name: ObservationName, reason: str) -> Said:
+    def word(self, name: ObservationName, reason: str) -> OptionalText:
         """A setting that is a word."""
         found = self.setting(name)
         if found is None:
             return Missing(missing=reason)
-        return Word(value=str(found.seen.value), where=found.where, method=found.provenance)
+        return SourcedText(value=str(found.seen.value), where=found.where, method=found.provenance)
 
 
 def agree(name: ObservationName, stated: float | str, read: float | str) -> bool:
@@ -226,18 +230,18 @@ def _plain(text: str) -> str:
     return re.sub(r"[^a-z0-9]", "", text.lower())
 
 
-def align(courses: Sequence[Sequence[Part]]) -> list[Stretch]:
+def align(courses: Sequence[Sequence[FileSegment]]) -> list[RunSegment]:
     """Parts of several files of one run, side by side: counted from the end, for the last attempt is in all of them."""
     rows = max((len(parts) for parts in courses), default=0)
     stretches = []
     for index in range(rows, 0, -1):
-        stretches.append(Stretch(parts=tuple(parts[-index] for parts in courses if len(parts) >= index)))
+        stretches.append(RunSegment(parts=tuple(parts[-index] for parts in courses if len(parts) >= index)))
     return stretches
 
 
-def runs_of(stretches: Iterable[Stretch]) -> list[list[Stretch]]:
+def runs_of(stretches: Iterable[RunSegment]) -> list[list[RunSegment]]:
     """Segments that are attempts at one run, together; another run begins a new list."""
-    runs: list[list[Stretch]] = []
+    runs: list[list[RunSegment]] = []
     for stretch in stretches:
         if not runs or stretch.began == "another run" or _differs(runs[-1][-1], stretch):
             runs.append([stretch])
@@ -246,7 +250,7 @@ def runs_of(stretches: Iterable[Stretch]) -> list[list[Stretch]]:
     return runs
 
 
-def _differs(before: Stretch, after: Stretch) -> bool:
+def _differs(before: RunSegment, after: RunSegment) -> bool:
     """Whether two segments cannot be attempts at the same run."""
     for name in ("model", "trainable_parameters"):
         old = [each.seen.value for each in before.all(name) if each.seen.certain]

@@ -32,7 +32,7 @@ _JOB = re.compile(r"(?:\bStepId=|\bJobId=|\*\*\* (?:JOB|STEP) |\b[Jj]ob |\bstep 
 T = TypeVar("T")
 
 
-class Kept(Generic[T]):
+class HeadTailBuffer(Generic[T]):
     """The first and the last of many."""
 
     __slots__ = ("_first", "_last", "count")
@@ -97,7 +97,7 @@ class Losses:
 
 
 @dataclass(slots=True)
-class Part:
+class FileSegment:
     """What one file says of one segment."""
 
     file: str
@@ -110,7 +110,7 @@ class Part:
     """Its last event."""
     progress_line: int = 0
     """The last line that shows a training step."""
-    seen: dict[ObservationName, Kept[Observation]] = field(default_factory=dict)
+    seen: dict[ObservationName, HeadTailBuffer[Observation]] = field(default_factory=dict)
     """Observations by name, losses among them."""
     losses: Losses = field(default_factory=Losses)
     """Training losses."""
@@ -120,7 +120,7 @@ class Part:
     """The one of each label and total that was drawn last."""
     clock: Track = field(default_factory=lambda: Track(label="rows", total=None))
     """Steps against time from rows that tell both: elapsed time, or a time stamp."""
-    signs: Kept[Sign] = field(default_factory=Kept)
+    signs: HeadTailBuffer[Sign] = field(default_factory=HeadTailBuffer)
     """Signs, in order."""
     kinds: set[SignKind] = field(default_factory=set)
     """Their kinds."""
@@ -202,13 +202,13 @@ _ENDS = frozenset(
 """What a scheduler says when it ends a job."""
 
 
-class Course:
+class FileSegmenter:
     """Takes a file's events in order and cuts them into parts."""
 
     def __init__(self, file: str) -> None:
         """Begin a file."""
         self.file = file
-        self.parts = [Part(file)]
+        self.parts = [FileSegment(file)]
         self.part = self.parts[0]
         """The part that goes on."""
         self.is_interleaved = False
@@ -286,7 +286,7 @@ class Course:
 
     def _cut(self, began: str) -> None:
         """Begin another part."""
-        self.part = Part(self.file, began=began)
+        self.part = FileSegment(self.file, began=began)
         self.parts.append(self.part)
 
     def _again(self) -> str:
@@ -333,7 +333,7 @@ class Course:
         part = self.part
         if found.name == "train_seconds" and found.step is not None and not isinstance(found.value, str):
             part.clock.add(found.step, found.value, found.line)
-        part.seen.setdefault(found.name, Kept()).add(found)
+        part.seen.setdefault(found.name, HeadTailBuffer()).add(found)
 
     def _is_held(self, loss: Observation) -> bool:
         """Return True if a loss goes back after the end: a summary, unless others follow that go on from there."""
