@@ -546,7 +546,7 @@ def test_a_file_that_is_gone_after_it_was_read_is_refused(tmp_path: Path) -> Non
 def test_a_full_disk_is_said_and_what_was_written_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The command ends with the environment's fault; the next one goes on."""
     logs = [write_log(tmp_path, f"{name}.log", b"run\n" + name.encode()) for name in "ab"]
-    real = adding.remember
+    real = adding.store_record
 
     def full(folder: Path, record: RunRecord) -> Path:
         if record.name == "b":
