@@ -176,7 +176,9 @@ FORMATS = (
         answer="collected",
         many=True,
     ),
-    Format(schema="answer-added", type="history.adding:Added", what="touchline history add --json", answer="added"),
+    Format(
+        schema="answer-added", type="history.adding:ImportSummary", what="touchline history add --json", answer="added"
+    ),
     Format(
         schema="answer-history",
         type="history.index:HistoryRow",
