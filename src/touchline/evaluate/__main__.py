@@ -1,11 +1,11 @@
-"""Evaluate checkpoints of an experiment, in a process of their own.
+"""Command `python -m touchline.evaluate`: evaluate checkpoints of an experiment.
 
-    python -m touchline.evaluate --experiment DIR --request REQUEST.json    what the file lists, on one base model
-    python -m touchline.evaluate --experiment DIR --run NAME                what that run's eval.yaml asks for
+`--experiment DIR --request REQUEST.json` evaluates the listed checkpoints on one base model; `--experiment DIR --run
+NAME` evaluates the pending checkpoints of that run's eval.yaml.
 
-Exit codes: 0 all evaluated (now or before), 1 some failed, 2 a bad file, 3 drift or refused, 4 the machine lacks
-something, 75 stopped by TERM, INT or USR1 (the same command goes on with what is missing), 77 the run is not trained,
-or not all of what is asked for: what is there is evaluated first.
+Exit codes: 0 all evaluated (now or before), 1 some failed, 2 invalid file, 3 drift or refused, 4 the machine lacks
+something, 75 stopped by TERM, INT or USR1 (rerun to continue), 77 the run is not or only partly trained; existing
+checkpoints are evaluated first.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from touchline.evaluate.wanted import find_pending_evaluations
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m touchline.evaluate", description="Evaluate checkpoints.")
     parser.add_argument("--experiment", type=Path, required=True, help="the experiment's folder")
     what = parser.add_mutually_exclusive_group(required=True)
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(experiment: Path, run: str) -> int:
-    """Evaluate what is asked for of one run; what loads the frameworks waits until there is something to do."""
+    """Evaluate the pending checkpoints of one run; frameworks are imported only if there are any."""
     wanted = find_pending_evaluations(experiment, run)
     if wanted.checkpoints:
         from touchline.evaluate.process import EvaluationRequest, RequestedJob, evaluate
@@ -68,7 +68,7 @@ def _run(experiment: Path, run: str) -> int:
 
 
 def _listen() -> None:
-    """End at once when asked: nothing half-written is ever in a run's folder, and the next start clears the scratch."""
+    """Exit at once on a signal: run folders never hold partial files, and the next start clears the scratch folder."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         del frame

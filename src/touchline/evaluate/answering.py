@@ -1,4 +1,4 @@
-"""One checkpoint answers one task: Inspect runs it, and its log and scores are published."""
+"""Evaluation of one checkpoint on one task: run Inspect, publish log and scores."""
 
 from __future__ import annotations
 
@@ -40,18 +40,18 @@ from touchline.spec.evaluation import EvaluationTask, decoding_text, errors_allo
 from touchline.spec.experiment import EvaluateConfig, task_file_stem
 
 CONNECTIONS_LIMIT = 4096
-"""Items that wait at the model at once, at most: each costs Inspect a task of its event loop."""
+"""Maximum number of items waiting at the model; each costs Inspect an event loop task."""
 
 
 def said(run: str, checkpoint: str, task: EvaluationTask | None = None) -> str:
-    """`135M_rank4 epoch_0`, and of a further task `135M_rank4 epoch_0/tasks-mine-py`: always two words."""
+    """Return `135M_rank4 epoch_0`, or `135M_rank4 epoch_0/tasks-mine-py` for a further task: always two words."""
     return f"{run} {checkpoint}" if task is None else f"{run} {checkpoint}/{task_file_stem(task.name)}"
 
 
 def answered(
     job: EvaluationJob, task: EvaluationTask | None, engine: Engine, dtype: str, scratch: Path
 ) -> tuple[Evaluated, EvalLog]:
-    """Let Inspect evaluate, and give its log as read from the file.
+    """Run Inspect on a task. Return the evaluation and its log, read from the file.
 
     Raises:
         RunsFailedError: Inspect ended with an error, or too many answers failed.
@@ -104,7 +104,7 @@ def answered(
 
 
 def _prepared(job: EvaluationJob, task: EvaluationTask | None) -> OwnTask:
-    """The task, ready to be evaluated."""
+    """Return the task ready for evaluation."""
     config = job.config
     asked = config.resolved(task)
     if asked.is_file:
@@ -120,7 +120,7 @@ def _prepared(job: EvaluationJob, task: EvaluationTask | None) -> OwnTask:
 
 
 def _effective(evaluate: EvaluateConfig, own: OwnTask) -> EvaluateConfig:
-    """The settings with what the task's own configuration says instead."""
+    """Return the settings with the overrides of the task's own configuration."""
     temperature = own.config.temperature or 0.0
     return replace(
         evaluate,
@@ -143,9 +143,9 @@ def _metadata(job: EvaluationJob, task: EvaluationTask | None) -> dict[str, str 
 
 
 def publish(job: EvaluationJob, evaluated: Evaluated, log: EvalLog) -> None:
-    """Move the log into the run's folder, then write the scores, last.
+    """Move the log into the run folder, then write the scores.
 
-    A log or scores by other settings, or of other weights, are never replaced: the new ones get another name.
+    A log or scores of other settings or weights are never replaced: the new ones get another name.
     """
     folder = inside(job.folder, EVALUATIONS_FOLDER)
     made = log_file(log)
@@ -161,7 +161,7 @@ def publish(job: EvaluationJob, evaluated: Evaluated, log: EvalLog) -> None:
 
 
 def _free_name(folder: Path, job: EvaluationJob, evaluated: Evaluated) -> str:
-    """Return `task_epoch_0`, or with a hash behind it where another evaluation has that name."""
+    """Return `task_epoch_0`, with a hash suffix if another evaluation has that name."""
     name = evaluation_name(evaluated.name, job.name)
     settings = settings_sha256(job.config, evaluated.task)
     log, scores = folder / f"{name}{LOG_SUFFIX}", folder / f"{name}{SCORES_SUFFIX}"

@@ -1,7 +1,7 @@
-"""Which answer is being written: the item, its repeat and the call, so that drawn answers can be drawn again.
+"""Current sample (item, repeat, call) of an answer, which seeds reproducible sampling.
 
-Inspect tells a model neither. A solver put before the task's own notes it, and the provider reads the note in the same
-context; without it (a task of somebody else's, run by Inspect's own command) calls with the same prompt are counted.
+Inspect does not pass it to a model. A solver before the task's own records it, and the provider reads it in the same
+context; without it (a foreign task run by Inspect's own command) calls with the same prompt are counted.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from touchline.evaluate.sampling import stream_of
 
 @dataclass(slots=True)
 class CurrentSample:
-    """The item that is worked on."""
+    """Sample in progress."""
 
     item: str
     repeat: int
@@ -32,7 +32,7 @@ _SAME: dict[tuple[int, tuple[int, ...]], Iterator[int]] = defaultdict(itertools.
 
 @solver
 def note_item() -> Solver:
-    """Note the item and the repeat for whoever draws its answer."""
+    """Record item and repeat for the provider."""
 
     async def solve(state: TaskState, generate: Generate) -> TaskState:
         del generate
@@ -43,11 +43,11 @@ def note_item() -> Solver:
 
 
 def next_stream(seed: int | None, prompt: tuple[int, ...]) -> int:
-    """The random numbers of the next answer.
+    """Return the random stream of the next answer.
 
     Args:
-        seed: what the settings say; 0 when nothing.
-        prompt: the prompt's tokens.
+        seed: configured seed; 0 if None.
+        prompt: tokens of the prompt.
     """
     now = _NOW.get()
     if now is not None:

@@ -1,9 +1,8 @@
-"""A folder given as a model: an adapter on a base, or a whole model. No torch here.
+"""Checkpoint from a model name: an adapter on a base, or a whole model; torch is not needed.
 
-`touchline/epoch_0` names a folder relative to the working directory, `touchline//abs/epoch_0` an absolute one; a
-plain name is also looked up among the models. An adapter names its base by an absolute path, and touchline's own
-checkpoints also record the base's hash: an adapter on another base would give numbers that mean nothing, so it is
-refused.
+`touchline/epoch_0` names a folder relative to the working directory, `touchline//abs/epoch_0` an absolute one; a plain
+name is also looked up among the models. An adapter names its base by an absolute path, and our own checkpoints also
+record the base's hash; an adapter on another base is refused, because its scores would be meaningless.
 """
 
 from __future__ import annotations
@@ -30,22 +29,22 @@ _MARKER: TypeAdapter[ExportMarker] = TypeAdapter(ExportMarker)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Checkpoint:
-    """What is to be loaded."""
+    """Checkpoint to load."""
 
     model: ModelInfo
-    """The folder with the full weights and the tokenizer: the base of an adapter, or the merged model."""
+    """Folder with the full weights and the tokenizer: the base of an adapter, or the merged model."""
     adapter: Path | None
-    """The adapter's folder, absolute; none for a whole model."""
+    """Absolute folder of the adapter; None for a whole model."""
     marker: ExportMarker | None
-    """What touchline recorded when it saved the checkpoint; none for a folder from elsewhere."""
+    """Marker written by touchline; None for other folders."""
 
 
 def resolve_checkpoint(name: str) -> Checkpoint:
-    """The checkpoint that a model name means.
+    """Return the checkpoint of a model name.
 
     Raises:
-        InputError: there is no such folder, its base is missing, or the weights are broken.
-        PlanDriftError: the adapter was trained on another base than lies there now.
+        InputError: there is no such folder, its base is missing, or the weights are corrupt.
+        PlanDriftError: the adapter was trained on another base than the current one.
     """
     folder = Path(name).expanduser()
     marker = read_marker(folder)
@@ -71,7 +70,7 @@ def resolve_checkpoint(name: str) -> Checkpoint:
 
 
 def read_marker(folder: Path) -> ExportMarker | None:
-    """What touchline recorded of a checkpoint; none when it saved none there.
+    """Read the marker of a checkpoint; None if there is none.
 
     Raises:
         InputError: the record is broken.
@@ -110,10 +109,10 @@ def _load(name: str) -> ModelInfo:
 
 
 def require_packages() -> None:
-    """Say in words which packages are missing.
+    """Require torch, transformers and peft.
 
     Raises:
-        HostError: torch, transformers or peft is not installed.
+        HostError: a package is not installed.
     """
     import importlib.util
 

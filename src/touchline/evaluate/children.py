@@ -1,4 +1,4 @@
-"""Programs that the evaluation process has started: they end with it, however it is told to end."""
+"""Child processes of the evaluation, which end with it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _AT_WORK: set[int] = set()
 
 
 def run_program(words: Sequence[str], *, folder: Path, environment: Mapping[str, str], log: Path) -> int:
-    """Run a program to its end; what it says goes to a file.
+    """Run a program to its end with its output in a file.
 
     Args:
-        words: the program and its arguments.
-        folder: where it runs.
-        environment: all of its environment.
-        log: the file.
+        words: program and arguments.
+        folder: working directory.
+        environment: complete environment.
+        log: output file.
 
     Returns:
         Its exit code; negative where a signal ended it.
@@ -49,7 +49,7 @@ def run_program(words: Sequence[str], *, folder: Path, environment: Mapping[str,
 
 
 def stop_children() -> None:
-    """End what is at work; may be called by a signal's handler."""
+    """Terminate running children; safe in a signal handler."""
     for pid in tuple(_AT_WORK):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)

@@ -1,13 +1,11 @@
-"""Decoding of a batch of prompts; greedily, token for token what transformers' own greedy loop writes.
+"""Batched decoding; greedy results equal those of transformers' own greedy loop token by token.
 
-Why a loop of our own: prompts of one task begin alike (chat preamble, instruction), so the keys and values of that
-common prefix are computed once and shared by the whole batch, which is exact; rows that have met their stop token
-leave the batch; and logits are computed for the last position only. What remains is left-padded: the padding sits
-between the shared prefix and each prompt's rest, is masked, and takes no position.
+Prompts of one task share a prefix (chat preamble, instruction), so its keys and values are computed once and shared by
+the batch, which is exact. Finished rows leave the batch, and logits are computed for the last position only. The rest
+is left-padded: padding lies between the shared prefix and each prompt's rest, is masked, and has no position.
 
-Which token comes next is asked of a function, so that drawn answers (`touchline.evaluate.sampling`) take the same way.
-Not covered: beams, encoder-decoder models, models whose cache cannot be indexed by row (state-space
-models).
+A function picks the next tokens, so sampled answers (`touchline.evaluate.sampling`) use the same loop. Not supported:
+beams, encoder-decoder models, models whose cache cannot be indexed by row (state-space models).
 """
 
 from __future__ import annotations
@@ -23,25 +21,25 @@ TokenIds = tuple[int, ...]
 StopReason = Literal["stop", "max_tokens"]
 
 Pick = Callable[[torch.Tensor, Sequence[int]], torch.Tensor]
-"""(rows,) next tokens, of (rows, vocabulary) logits and the places of these rows among the prompts."""
+"""Function from (rows, vocabulary) logits and the rows' prompt indexes to (rows,) next tokens."""
 
 COMPACT_FRACTION = 0.75
-"""Rows that have ended are dropped when at most this share of the batch is left: dropping copies the cache."""
+"""Fraction of remaining rows at which finished rows are dropped, because dropping copies the cache."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Generation:
-    """What the model wrote for one prompt."""
+    """Generated answer to one prompt."""
 
     ids: TokenIds
-    """The new tokens, without the stop token."""
+    """New tokens, without the stop token."""
     stop_reason: StopReason
-    """`stop` when the stop token was written, `max_tokens` when the limit ended it."""
+    """`stop` for the stop token, `max_tokens` for the limit."""
 
 
 @dataclass(slots=True)
 class _Rows:
-    """The rows that are still being written, and their place in the batch."""
+    """Unfinished rows of the batch."""
 
     places: list[int]
     cache: DynamicCache
@@ -50,13 +48,13 @@ class _Rows:
     positions: torch.Tensor
     """(rows, 1) position of the next token."""
     tokens: torch.Tensor
-    """(rows,) the last token written."""
+    """(rows,) last generated token."""
     pick: Pick
-    """Chooses the next tokens."""
+    """Function that picks the next tokens."""
 
 
 def likeliest(logits: torch.Tensor, places: Sequence[int]) -> torch.Tensor:
-    """Greedy: the likeliest token of each row."""
+    """Return the most likely token of each row (greedy)."""
     del places
     return logits.argmax(dim=-1)
 
@@ -72,10 +70,10 @@ def write_answers(
     go_on: Callable[[], None] = lambda: None,
     pick: Pick = likeliest,
 ) -> list[Generation]:
-    """Write up to `max_new_tokens` tokens after each prompt, each chosen by `pick`.
+    """Generate up to `max_new_tokens` tokens per prompt, each chosen by `pick`.
 
-    `model` takes and returns what transformers' causal language models do; `go_on` is called before each forward pass
-    and raises to stop. Results are in the prompts' order. Raises ValueError for an empty prompt.
+    `model` follows the interface of transformers' causal language models; `go_on` is called before each forward pass
+    and raises to stop. Results are in the order of the prompts. Raises ValueError for an empty prompt.
     """
     if any(not prompt for prompt in prompts):
         raise ValueError("a prompt has no tokens")
@@ -105,7 +103,7 @@ def write_answers(
 
 
 def common_prefix(prompts: Sequence[TokenIds]) -> int:
-    """Tokens that all prompts begin with; at least one token of each prompt is left over."""
+    """Return the length of the common prefix; at least one token of each prompt is left over."""
     first, last = min(prompts), max(prompts)
     limit = min(len(prompt) for prompt in prompts) - 1
     length = 0
@@ -117,7 +115,7 @@ def common_prefix(prompts: Sequence[TokenIds]) -> int:
 def _prefill(
     model: PreTrainedModel, prompts: Sequence[TokenIds], pad_id: int, go_on: Callable[[], None], pick: Pick
 ) -> _Rows:
-    """Run the prompts: the shared prefix once, then the rests side by side, which gives each its first new token."""
+    """Run the prompts: the shared prefix once, then the rests as a batch. Return the rows with their first tokens."""
     device, count = model.device, len(prompts)
     shared = common_prefix(prompts)
     cache = DynamicCache(config=model.config)
@@ -153,7 +151,7 @@ def _prefill(
 
 
 def _step(model: PreTrainedModel, rows: _Rows) -> None:
-    """One more token for each row."""
+    """Generate one more token for each row."""
     rows.mask = torch.cat([rows.mask, rows.mask.new_ones((len(rows.places), 1))], dim=1)
     output = model(
         input_ids=rows.tokens[:, None],
@@ -168,7 +166,7 @@ def _step(model: PreTrainedModel, rows: _Rows) -> None:
 
 
 def _keep(rows: _Rows, alive: list[int]) -> None:
-    """Drop the rows that have ended."""
+    """Drop the finished rows."""
     index = torch.tensor(alive, device=rows.mask.device)
     rows.cache.batch_select_indices(index)
     rows.mask, rows.positions, rows.tokens = rows.mask[index], rows.positions[index], rows.tokens[index]

@@ -1,9 +1,8 @@
-"""Requests in, generations out: one worker thread a base, shared by all models that Inspect has open.
+"""Request queue with one worker thread per base, shared by all models open in Inspect.
 
-Requests wait until no new one has come for a moment, then everything that waits is sorted into batches: one adapter,
-one way of decoding, longest prompts first. The adapter that is on goes first. A batch that does not fit into memory is
-cut in half. Greedy, or drawn from each request's own stream of random numbers, so that neither batches nor their order
-decide on an answer.
+Requests are collected until no new one arrives for a moment, then sorted into batches: one adapter, one decoding,
+longest prompts first, the active adapter first. A batch that does not fit into memory is halved. Decoding is greedy or
+uses a random stream per request, so batching does not change an answer.
 """
 
 from __future__ import annotations
@@ -25,53 +24,53 @@ from touchline.evaluate.weights import ActiveAdapter, Weights
 LOG = logging.getLogger("touchline.evaluate")
 
 QUIET_SECONDS = 0.05
-"""Requests are taken when none has come for this long: Inspect hands them over one by one, some milliseconds apart."""
+"""Seconds without a new request before a batch starts; Inspect submits them some milliseconds apart."""
 LINGER_SECONDS = 2.0
-"""But at the latest after this."""
+"""Maximum seconds to wait for further requests."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Decoding:
-    """How answers are written."""
+    """Decoding settings."""
 
     max_new_tokens: int
-    """Longest answer in tokens."""
+    """Maximum answer length in tokens."""
     stop_ids: frozenset[int]
     """Tokens that end an answer."""
     pad_id: int
-    """Token for padding; masked."""
+    """Padding token; masked."""
     batch_size: int
-    """Prompts side by side, at most."""
+    """Maximum number of prompts per batch."""
     sampling: Sampling | None = None
-    """How tokens are drawn; none: greedily, the likeliest always."""
+    """Sampling settings; None for greedy."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Request:
-    """One prompt that waits."""
+    """Queued prompt."""
 
     worn: ActiveAdapter | None
-    """The adapter to answer with; none for the base."""
+    """Adapter; None for the base."""
     prompt: TokenIds
-    """The prompt's tokens."""
+    """Tokens of the prompt."""
     decoding: Decoding
-    """How."""
+    """Decoding settings."""
     stream: int = 0
-    """Which random numbers it draws with, where it draws."""
+    """Random stream for sampling."""
     future: Future[Generation] = field(default_factory=Future)
-    """Gets the answer, or why there is none."""
+    """Future of the answer or error."""
 
 
 class Engine:
-    """A base in memory and the thread that works with it; the thread starts with the first request."""
+    """Loaded base and its worker thread, which starts with the first request."""
 
     def __init__(self, weights: Weights) -> None:
         self.weights = weights
-        """The base; only the worker's thread touches it."""
+        """Base model; used by the worker thread only."""
         self.batches: list[int] = []
-        """Sizes of the batches done, in order."""
+        """Sizes of the completed batches, in order."""
         self.on_batch: Callable[[int], None] = lambda count: None
-        """Called after each batch with its size, in the worker's thread."""
+        """Callback after each batch with its size, in the worker thread."""
         self._waiting: list[Request] = []
         self._arrived = threading.Condition()
         self._closed = False
@@ -79,7 +78,7 @@ class Engine:
         self._thread: threading.Thread | None = None
 
     def submit(self, request: Request) -> Future[Generation]:
-        """Hand a prompt over; raises RuntimeError after `close`."""
+        """Queue a request; raises RuntimeError after `close`."""
         with self._arrived:
             if self._closed:
                 raise RuntimeError("the engine is closed")
@@ -91,7 +90,7 @@ class Engine:
         return request.future
 
     def close(self) -> None:
-        """Stop after the batch at hand; what still waits is cancelled."""
+        """Stop after the current batch; queued requests are cancelled."""
         with self._arrived:
             self._closed = True
             waiting, self._waiting = self._waiting, []
@@ -107,7 +106,7 @@ class Engine:
                 self._answer(batch)
 
     def _gather(self) -> bool:
-        """Wait until requests are there and no more seem to come; False when closed."""
+        """Wait until requests have arrived and no more follow. Return False if closed."""
         with self._arrived:
             self._arrived.wait_for(lambda: self._waiting or self._closed)
             deadline = time.monotonic() + LINGER_SECONDS
@@ -117,7 +116,7 @@ class Engine:
             return not self._closed
 
     def _take(self) -> list[list[Request]]:
-        """Everything that waits, as batches. Sorted by content, so that the order of arrival decides on nothing."""
+        """Return all queued requests as batches, sorted by content so that arrival order has no effect."""
         with self._arrived:
             waiting, self._waiting = self._waiting, []
         groups: dict[tuple[ActiveAdapter | None, Decoding], list[Request]] = {}
@@ -134,7 +133,7 @@ class Engine:
         return batches
 
     def _answer(self, batch: list[Request]) -> None:
-        """Generate for one batch and hand the answers out; whatever goes wrong reaches those who wait."""
+        """Generate for one batch and deliver the answers or the error."""
         limit = self._largest or len(batch)
         if len(batch) > limit:
             for start in range(0, len(batch), limit):
@@ -157,7 +156,7 @@ class Engine:
         self.on_batch(len(batch))
 
     def _generate(self, batch: list[Request]) -> list[Generation] | None:
-        """The answers, or None when the batch does not fit into memory but a smaller one may."""
+        """Return the answers; None if the batch does not fit into memory but a smaller one may."""
         decoding = batch[0].decoding
         try:
             self.weights.activate(batch[0].worn)
@@ -189,7 +188,7 @@ class Engine:
 
 
 def _out_of_memory(error: RuntimeError) -> bool:
-    """GPUs raise a type of their own; the processor's allocator says it in words."""
+    """Return True for out of memory; the CPU allocator has only a message."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 

@@ -1,8 +1,8 @@
-"""lm-evaluation-harness on one checkpoint, in a process of its own: did general ability suffer?
+"""Scores of lm-evaluation-harness on one checkpoint, in a separate process.
 
-The harness needs an environment of its own as a rule, since it brings packages by the hundred megabytes; it is found by
-TOUCHLINE_LM_EVAL_PYTHON, beside this interpreter, or on the path. It looks for nothing on the network: the data of the
-tasks must be on this machine. What it writes is kept as it wrote it.
+The harness usually needs its own environment, because it brings hundreds of megabytes of packages; it is found by
+TOUCHLINE_LM_EVAL_PYTHON, beside this interpreter, or on PATH. It runs offline: the data of the tasks must be on this
+machine. Its output is kept unchanged.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from touchline.evaluate.weights import pick_device, pick_dtype
 from touchline.spec.experiment import GeneralConfig
 
 LM_EVAL_PYTHON = "TOUCHLINE_LM_EVAL_PYTHON"
-"""Names the interpreter of an environment that has the harness."""
+"""Environment variable with the interpreter of an environment that has the harness."""
 LOG_NAME = "lm_eval.log"
 _PROGRAM = "lm_eval"
 _OFFLINE_DATA = {"HF_DATASETS_OFFLINE": "1", "HF_EVALUATE_OFFLINE": "1"}
@@ -41,7 +41,7 @@ _TAIL_BYTES = 4096
 
 
 def harness_program() -> Path | None:
-    """The harness's command; None where it is not installed."""
+    """Return the harness command; None if it is not installed."""
     named = os.environ.get(LM_EVAL_PYTHON)
     if named:
         beside = Path(named).expanduser().parent / _PROGRAM
@@ -51,19 +51,19 @@ def harness_program() -> Path | None:
 
 
 def score_general(experiment: Path, run: str, checkpoint: str, dtype: str, scratch: Path) -> None:
-    """Let the harness score a checkpoint, unless it is not asked to, or has done so.
+    """Score a checkpoint with the harness, unless it is not configured or already done.
 
     Args:
-        experiment: the experiment's folder; the harness runs in it, so that tasks may name files in it.
-        run: the run.
-        checkpoint: its checkpoint.
-        dtype: element type: auto, float32 or bfloat16.
-        scratch: a folder of this process.
+        experiment: experiment folder and working directory, so that tasks may name files in it.
+        run: run name.
+        checkpoint: checkpoint name.
+        dtype: dtype: auto, float32 or bfloat16.
+        scratch: scratch folder of this process.
 
     Raises:
         HostError: the harness is not installed.
         RunsFailedError: it ended with an error.
-        TouchlineError: the checkpoint is not there, or not what was planned.
+        TouchlineError: the checkpoint is missing, or differs from the plan.
     """
     job = resolve_job(inside(experiment, run), checkpoint)
     general = job.config.evaluate.general
@@ -86,7 +86,7 @@ def score_general(experiment: Path, run: str, checkpoint: str, dtype: str, scrat
 
 
 def _run(program: Path, job: EvaluationJob, general: GeneralConfig, experiment: Path, work: Path, dtype: str) -> Path:
-    """The folder with what the harness wrote.
+    """Run the harness. Return its results file.
 
     Raises:
         RunsFailedError: it ended with an error, or wrote no results.
@@ -117,7 +117,7 @@ def _run(program: Path, job: EvaluationJob, general: GeneralConfig, experiment: 
 
 
 def _config(job: EvaluationJob, general: GeneralConfig, experiment: Path, out: Path, dtype: str) -> dict[str, object]:
-    """What the harness is told; remote code is not among it."""
+    """Return the harness configuration; remote code is never enabled."""
     place = pick_device("auto")
     model: dict[str, str] = {"pretrained": job.checkpoint.model.path, "dtype": pick_dtype(dtype, place).dtype}
     if job.checkpoint.adapter is not None:
@@ -142,7 +142,7 @@ def _config(job: EvaluationJob, general: GeneralConfig, experiment: Path, out: P
 
 
 def _publish(job: EvaluationJob, results: Path, settings: str, seconds: float) -> None:
-    """Move what was written into the run's folder, then say whose scores they are, last."""
+    """Move the output into the run folder, then write its marker."""
     folder = inside(job.folder, GENERAL_FOLDER)
     place, marker = inside(folder, job.name), folder / f"{job.name}{MARKER_SUFFIX}"
     with disk_faults("folder", folder):
@@ -167,7 +167,7 @@ def _publish(job: EvaluationJob, results: Path, settings: str, seconds: float) -
 
 
 def _last_line(log: Path) -> str:
-    """What the harness said last: of an exception, its message."""
+    """Return the last output line, which is the message of an exception."""
     try:
         with open_regular(log) as stream:
             stream.seek(max(0, log.stat().st_size - _TAIL_BYTES))

@@ -1,4 +1,4 @@
-"""A run's evaluation as an Inspect task: test items, their answers, two named scores."""
+"""Inspect task of a run's evaluation: test items, answers, scores."""
 
 from __future__ import annotations
 
@@ -53,21 +53,21 @@ from touchline.spec.tasks.ready_made import get_task
 from touchline.statistics.labels import LabelReport, label_report
 
 PARSED_KEY = "parsed"
-"""Under which a score says whether an answer could be read from the output."""
+"""Metadata key of a score: whether an answer could be parsed from the output."""
 LABEL_KEY, TARGET_KEY, LABELS_KEY = "label", "target", "labels"
-"""Under which a classification's score says which label it read, which is right, and which there are."""
+"""Metadata keys of a classification score: parsed label, correct label, all labels."""
 ITEMS_FILE = "items.jsonl"
-"""The test items that a task of the user's own gets as `data`, in the run's folder of evaluations."""
+"""File of test items passed to custom tasks as `data`, in the run's evaluations folder."""
 NO_MODEL = "none/none"
-"""What Inspect calls the model when none was given."""
+"""Inspect's model name if none is given."""
 
 
 def run_task(folder: Path, task: str | None = None) -> Task:
-    """The task of the run in `folder`, which eval.yaml there describes; or one of its further tasks, by name.
+    """Return the task of the run in `folder` by its eval.yaml, or one of its further tasks by name.
 
     Raises:
-        InputError: eval.yaml is missing or wrong, names no such task, or the data cannot be read.
-        PlanDriftError: the test items, or the further task's file, are not those that were planned.
+        InputError: eval.yaml is missing or invalid, has no such task, or the data cannot be read.
+        PlanDriftError: the test items or the further task's file differ from the plan.
     """
     config = read_evaluation_config(folder / EVALUATION_FILE)
     _require_model(config, folder)
@@ -81,13 +81,13 @@ def run_task(folder: Path, task: str | None = None) -> Task:
 
 
 def write_items(config: EvaluationConfig, folder: Path) -> Path:
-    """Write the test items as training would ask them, for a task's argument `data`; return the file's path.
+    """Write the test items as prompted in training, for a task's argument `data`. Return the file's path.
 
-    Each line has `id`, `input` (the turns), `target` and `metadata`, which `json_dataset` reads without more.
+    Each line has `id`, `input` (the turns), `target` and `metadata`, as `json_dataset` expects.
 
     Raises:
         InputError: the data cannot be read.
-        PlanDriftError: the test items are not those that were planned.
+        PlanDriftError: the test items differ from the plan.
     """
     place = inside(folder, EVALUATIONS_FOLDER) / ITEMS_FILE
     rows = [
@@ -109,12 +109,12 @@ def write_items(config: EvaluationConfig, folder: Path) -> Path:
 def evaluation_task(
     config: EvaluationConfig, task: EvaluationTask | None = None, *, max_connections: int | None = None
 ) -> Task:
-    """The Inspect task of an evaluation.
+    """Return the Inspect task of an evaluation.
 
     Args:
-        config: the run's evaluation.
-        task: a ready-made further task, which asks the same items with its own prompt; none: the run's own.
-        max_connections: how many items wait at the model at once; four batches when not given.
+        config: evaluation of the run.
+        task: ready-made further task with its own prompt on the same items; None for the run's own.
+        max_connections: maximum number of waiting items; four batches if None.
     """
     name = config.task if task is None else task.name
     ready = get_task(name, config.labels)
@@ -137,7 +137,7 @@ def evaluation_task(
 
 
 def generate_config(config: EvaluationConfig, max_connections: int | None = None) -> GenerateConfig:
-    """How answers are written, in Inspect's terms."""
+    """Return the decoding settings in Inspect's form."""
     evaluate = config.evaluate
     drawn = {"temperature": evaluate.temperature, "top_p": evaluate.top_p, "seed": evaluate.seed}
     return GenerateConfig(
@@ -149,7 +149,7 @@ def generate_config(config: EvaluationConfig, max_connections: int | None = None
 
 
 def _require_model(config: EvaluationConfig, folder: Path) -> None:
-    """Say what to give as a model before Inspect fails on the first item for want of one."""
+    """Require a model before Inspect fails on the first item without one."""
     try:
         model = get_model()
     except ValueError:
@@ -165,11 +165,11 @@ def _require_model(config: EvaluationConfig, folder: Path) -> None:
 
 
 def planned_items(config: EvaluationConfig) -> tuple[Example, ...]:
-    """The items to evaluate, the same for every run: the first `samples` of the test split.
+    """Return the items to evaluate, equal for every run: the first `samples` of the test split.
 
     Raises:
         InputError: the split is empty or shorter than `samples`.
-        PlanDriftError: its hash is another one than was planned.
+        PlanDriftError: its hash differs from the plan.
     """
     here = Path()
     split = next((split for split in load_dataset(config.data, here).splits if split.name == "test"), None)
@@ -193,7 +193,7 @@ def planned_items(config: EvaluationConfig) -> tuple[Example, ...]:
 
 
 def evaluation_metadata(config: EvaluationConfig, task: EvaluationTask | None = None) -> dict[str, str]:
-    """What every log says of itself."""
+    """Return the metadata of every log."""
     asked = config.resolved(task)
     own = {} if asked.code_sha256 is None else {"task_sha256": asked.code_sha256}
     return {
@@ -209,7 +209,7 @@ def evaluation_metadata(config: EvaluationConfig, task: EvaluationTask | None = 
 
 @scorer(metrics=[accuracy(), stderr()])
 def exact(task: str, labels: list[str] | None = None) -> Scorer:
-    """Right when equal character by character, surrounding white space aside."""
+    """Score equality character by character, ignoring surrounding white space."""
     score_text = get_task(task, labels or ()).score
 
     async def score(state: TaskState, target: Target) -> Score:
@@ -221,7 +221,7 @@ def exact(task: str, labels: list[str] | None = None) -> Scorer:
 
 @scorer(metrics=[accuracy(), stderr()])
 def match(task: str) -> Scorer:
-    """Right when equal where punctuation and white space do not count; case does."""
+    """Score equality ignoring punctuation and white space; case counts."""
     score_text = get_task(task).score
 
     async def score(state: TaskState, target: Target) -> Score:
@@ -233,7 +233,7 @@ def match(task: str) -> Scorer:
 
 @metric
 def macro_f1() -> Metric:
-    """Mean F1 of the labels that items have."""
+    """Return the mean F1 over labels with items."""
 
     def compute(scores: list[SampleScore]) -> float:
         return _report(scores).macro_f1 or 0.0
@@ -243,7 +243,7 @@ def macro_f1() -> Metric:
 
 @metric
 def balanced_accuracy() -> Metric:
-    """Mean recall of the labels that items have."""
+    """Return the mean recall over labels with items."""
 
     def compute(scores: list[SampleScore]) -> float:
         return _report(scores).balanced_accuracy or 0.0
@@ -259,7 +259,7 @@ def _report(scores: list[SampleScore]) -> LabelReport:
 
 @scorer(metrics=[accuracy(), stderr(), macro_f1(), balanced_accuracy()])
 def label(task: str, labels: list[str]) -> Scorer:
-    """Right when the label that is read from the output is the target."""
+    """Score whether the parsed label is the target."""
     score_text = get_task(task, labels).score
 
     async def score(state: TaskState, target: Target) -> Score:

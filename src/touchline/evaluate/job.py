@@ -1,4 +1,4 @@
-"""One checkpoint of one run that is to be evaluated, with everything resolved and held against the plan."""
+"""Evaluation job: one checkpoint of one run, resolved and compared with the plan."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ WEIGHTS_NAME = "adapter_model.safetensors"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluationJob:
-    """A job with everything resolved."""
+    """Resolved job."""
 
     folder: Path
-    """The run's folder."""
+    """Run folder."""
     config: EvaluationConfig
-    """Its eval.yaml."""
+    """Content of eval.yaml."""
     name: str
-    """The checkpoint's name."""
+    """Checkpoint name."""
     checkpoint: Checkpoint
-    """What is loaded."""
+    """Checkpoint to load."""
     adapter_sha256: str | None
-    """Hash of the adapter's weights."""
+    """Hash of the adapter weights."""
 
 
 def resolve_job(folder: Path, name: str) -> EvaluationJob:
-    """What the job needs, compared with what was planned.
+    """Resolve a job and compare it with the plan.
 
     Raises:
-        InputError: the checkpoint is not there.
+        InputError: the checkpoint is missing.
         PlanDriftError: it was trained on another base, or with other settings.
     """
     config = read_evaluation_config(folder / EVALUATION_FILE)
@@ -73,7 +73,7 @@ def _refuse_other_training(path: Path, checkpoint: Checkpoint, config: Evaluatio
 
 
 def _adapter_hash(path: Path, checkpoint: Checkpoint) -> str | None:
-    """As it was recorded when it was saved; a folder from elsewhere is hashed."""
+    """Return the recorded hash of an adapter; other folders are hashed."""
     if checkpoint.marker is not None:
         return checkpoint.marker.adapter_sha256
     weights = path / WEIGHTS_NAME

@@ -1,4 +1,4 @@
-"""A Python file of somebody else's, imported: only ever in the processes that evaluate or try a task."""
+"""Import of a user's Python file, only in processes that evaluate or test a task."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from touchline.evaluate.selftest_answer import TaskFailedError, failure, line_of
 
 
 def load_file(path: Path) -> ModuleType:
-    """Import a file in its own folder, without letting that folder hide anything.
+    """Import a file with its folder last on the path, so that it cannot shadow other modules.
 
     Raises:
         TaskFailedError: it cannot be imported.

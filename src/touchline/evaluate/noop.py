@@ -1,8 +1,7 @@
-"""The adapter of a no-op control: fresh, with zeros in its second factor, so that it changes nothing.
+"""Adapter of a no-op control: untrained, with zeros in its second factor, so it changes nothing.
 
-It goes the whole way of a trained adapter: written to disk, read back, merged or computed beside the weights. A control
-that is evaluated through it must give the base's answers token for token; where it does not, adapters are applied
-wrongly and no other comparison can be believed.
+It takes the whole path of a trained adapter: written to disk, read back, merged or computed beside the weights. The
+control must give the base's answers token for token; otherwise adapters are applied wrongly and no comparison is valid.
 """
 
 from __future__ import annotations
@@ -30,20 +29,20 @@ from touchline.spec.experiment import LoraConfig
 
 WEIGHTS = "adapter_model.safetensors"
 _SEED = 0
-"""Of the first factor; multiplied by zeros, it decides on nothing, but the file is the same wherever it is made."""
+"""Seed of the first factor; it has no effect on results, but makes files equal everywhere."""
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _MARKER = TypeAdapter(ExportMarker)
 
 
 def write_no_op(folder: Path, config: EvaluationConfig) -> Path:
-    """Write `noop` into the run's folder, unless this very one is there; a killed writer leaves no such folder.
+    """Write `noop` into the run folder unless it exists; a killed process leaves no such folder.
 
     Args:
-        folder: the run's folder.
+        folder: run folder.
         config: its eval.yaml, with `no_op`.
 
     Raises:
-        InputError: the run is no no-op control, or the model has no layer of the names given.
+        InputError: the run is not a no-op control, or the model has no layer of the given names.
     """
     if config.no_op is None:
         raise InputError(f"{config.run} is no no-op control", expected="a run of `controls: [noop]`")
@@ -107,7 +106,7 @@ def _write(folder: Path, config: EvaluationConfig, lora: LoraConfig) -> None:
 
 
 def _shapes(config: EvaluationConfig, adapter: PeftLoraConfig) -> dict[str, torch.Tensor]:
-    """The adapter's tensors by name, without values: neither the base nor the adapter takes any memory here."""
+    """Return the adapter's tensors by name on `meta`, without memory."""
     shape = AutoConfig.from_pretrained(config.model.path, local_files_only=True, trust_remote_code=False)
     with torch.device("meta"):
         base = AutoModelForCausalLM.from_config(shape, trust_remote_code=False)

@@ -1,4 +1,4 @@
-"""The scores of a task of the user's own: one number for each answer, whatever form its scorer gave it."""
+"""Scores of a custom task as one number per answer, whatever form its scorer returns."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from touchline.data.chats import plain_text
 from touchline.data.scores import SampleScore, TaskMetric
 
 CLUSTER_KEY = "cluster"
-"""Under which a sample's metadata says what it shares with others."""
+"""Metadata key of a sample's cluster."""
 _NOT_READ = ("no_response", "invalid_response_format")
-"""Inspect's words for an output from which no answer could be read."""
+"""Inspect's reasons for an output without a readable answer."""
 
 
 def scored(samples: Sequence[EvalSample], metric: str | None = None) -> tuple[str, tuple[SampleScore, ...]]:
-    """Return the primary score's name, `match` or `judge.quality`, and the answers with it.
+    """Return the primary score's name (`match`, `judge.quality`) and the answers with it.
 
     Args:
-        samples: the answers.
-        metric: the score that `evaluate.metric` names; the first score of the first scorer for None.
+        samples: answers.
+        metric: score named by `evaluate.metric`; None for the first score of the first scorer.
 
     Raises:
-        RunsFailedError: there is no scorer, no score of that name, or no score of it is a number.
+        RunsFailedError: there is no scorer, no score of that name, or no numeric score.
     """
     names = list(dict.fromkeys(name for sample in samples for name, _ in _scores(sample)))
     if not names:
@@ -54,20 +54,20 @@ def scored(samples: Sequence[EvalSample], metric: str | None = None) -> tuple[st
 
 
 def stop_of(sample: EvalSample) -> str | None:
-    """Why the answer ended; none where there is none."""
+    """Return the stop reason of an answer; None if there is no answer."""
     if sample.error is not None or not sample.output.choices:
         return None
     return sample.output.stop_reason
 
 
 def cluster_of(sample: EvalSample) -> str | None:
-    """What an item shares with others, as its metadata says; a number as text, and none for what is neither."""
+    """Return the cluster in an item's metadata as text; None if absent or not a string or number."""
     text = plain_text((sample.metadata or {}).get(CLUSTER_KEY))
     return text if text is not None and text.strip() else None
 
 
 def items_sha256(samples: Sequence[EvalSample]) -> str:
-    """Hash of what was asked and what was expected; equal means the same items."""
+    """Hash inputs and targets; equal hashes mean equal items."""
     asked = {str(sample.id): [_input(sample), sample.target, sample.choices] for sample in samples}
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
@@ -97,7 +97,7 @@ def _row(sample: EvalSample, name: str, says: bool) -> SampleScore:
 
 
 def task_metrics(log: EvalLog) -> tuple[TaskMetric, ...]:
-    """Return the metrics that a task declares, as Inspect computed them, in the task's order."""
+    """Return the metrics declared by a task, as computed by Inspect, in the task's order."""
     found: list[TaskMetric] = []
     for score in [] if log.results is None else log.results.scores:
         own = score.name if score.name == score.scorer else f"{score.scorer}.{score.name}"
@@ -109,7 +109,7 @@ def task_metrics(log: EvalLog) -> tuple[TaskMetric, ...]:
 
 
 def _scores(sample: EvalSample) -> Iterator[tuple[str, float | None]]:
-    """Each score of an answer as a number; of one that is a mapping each entry."""
+    """Yield each score of an answer as a number; of a mapping each entry."""
     for scorer, score in (sample.scores or {}).items():
         if isinstance(score.value, Mapping):
             for key, value in score.value.items():
@@ -123,7 +123,7 @@ _KNOWN = frozenset({"C", "I", "P", "N", "yes", "no", "true", "false"})
 
 
 def _number(value: object) -> float | None:
-    """A finite number, or Inspect's letters for right, partly right, wrong and no answer; else nothing."""
+    """Return a finite number, or that of Inspect's letters for correct, partial, incorrect and no answer; else None."""
     if isinstance(value, bool | int | float):
         number = float(value)
         return number if math.isfinite(number) else None
@@ -139,7 +139,7 @@ def _number(value: object) -> float | None:
 
 
 def _reads(sample: EvalSample) -> bool | None:
-    """Whether the first scorer read an answer from the output; none where it does not say."""
+    """Return whether the first scorer parsed an answer from the output; None if unknown."""
     score: Score | None = next(iter((sample.scores or {}).values()), None)
     if score is None:
         return None

@@ -1,7 +1,7 @@
-"""An Inspect task from a file of the user's: loaded, held against its hash, and set up for one of our evaluations.
+"""Custom Inspect task from a user's file: verified by hash and configured for our evaluation.
 
-Everything of it stays as it is, items, solver and scorers, but for what all runs must have alike: the model, how many
-answers an item gets, and how they are decoded where the task itself does not say.
+Items, solver and scorers stay unchanged; only what all runs share is set: the model, answers per item, and decoding
+unless the task sets it.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ from touchline.spec.experiment import EvaluateConfig
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OwnTask:
-    """A task, ready to be evaluated."""
+    """Task ready for evaluation."""
 
     task: Task
-    """As Inspect gets it."""
+    """Task passed to Inspect."""
     items: int
-    """Items that are evaluated."""
+    """Number of evaluated items."""
     repeats: int
-    """Answers to each."""
+    """Answers per item."""
     config: GenerateConfig
-    """How answers are decoded."""
+    """Decoding settings."""
     folder: Path
-    """The file's folder, in which it expects to run."""
+    """Folder of the file, its working directory."""
 
 
 def own_task(
@@ -55,18 +55,18 @@ def own_task(
     *,
     data: Callable[[], Path],
 ) -> OwnTask:
-    """Set up a task for a run.
+    """Configure a task for a run.
 
     Args:
-        task: where it is; it has a file.
-        config: the run's evaluation.
-        settings: how answers are decoded where the task does not say.
-        model: what is evaluated; none: what Inspect's command names.
-        data: writes the test items and gives the file's path; called for a task with an argument `data` alone.
+        task: task with a file.
+        config: evaluation of the run.
+        settings: decoding settings where the task sets none.
+        model: evaluated model; None for that of Inspect's command.
+        data: writer of the test items that returns the path; called only for tasks with an argument `data`.
 
     Raises:
-        PlanDriftError: the file is another one than was planned.
-        InputError: it cannot be imported, or the task cannot be built from it.
+        PlanDriftError: the file differs from the plan.
+        InputError: it cannot be imported, or the task cannot be built.
     """
     assert task.file is not None
     path = Path(task.file)
@@ -126,7 +126,7 @@ def _module(path: Path, sha256: str) -> ModuleType:
 
 
 def _built(task: EvaluationTask, path: Path, sha256: str, data: Callable[[], Path]) -> Task:
-    """Build the task that a function of the file returns, anew each time: a task is changed when it is set up."""
+    """Build the task from its function, each time again because configuration changes it."""
     functions = dict(task_functions(_module(path, sha256)))
     named = {name.rpartition("/")[2]: function for name, function in functions.items()}
     name = task.function if task.function is not None else next(iter(named), "")
@@ -148,7 +148,7 @@ def _built(task: EvaluationTask, path: Path, sha256: str, data: Callable[[], Pat
 
 
 def task_functions(module: ModuleType) -> Iterator[tuple[str, Any]]:
-    """(registered name, function) of everything in a module that is under `@task`."""
+    """Yield (registered name, function) of every `@task` in a module."""
     seen: set[int] = set()
     for value in list(vars(module).values()):
         if not callable(value) or id(value) in seen:
@@ -163,7 +163,7 @@ def task_functions(module: ModuleType) -> Iterator[tuple[str, Any]]:
 
 
 def required_arguments(function: Any) -> list[str]:
-    """Arguments that a task must be given."""
+    """Return the required arguments of a task."""
     return [
         each.name
         for each in inspect.signature(function).parameters.values()

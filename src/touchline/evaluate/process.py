@@ -1,9 +1,8 @@
-"""The evaluation process: the jobs of one request, one after the other, on one loaded base.
+"""Evaluation process: the jobs of one request, in order, on one loaded base.
 
-For each job Inspect runs the run's task, and then its further tasks, with our provider, and writes each log into a
-scratch folder. A log with status `success` and few enough errors is moved into the run's eval/ folder by rename, and
-then its scores are written beside it, last: a task with scores is finished and is not repeated. Killed at any moment,
-the next start finds either the one or the other.
+For each job Inspect runs the run's task and its further tasks with our provider, and writes each log into a scratch
+folder. A successful log with few enough errors is renamed into the run's eval/ folder, then its scores are written
+beside it: a task with scores is finished and not repeated, even after a kill at any moment.
 """
 
 from __future__ import annotations
@@ -31,33 +30,33 @@ _LIMIT_BYTES = 1 << 22
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RequestedJob:
-    """One checkpoint of one run."""
+    """Checkpoint of a run."""
 
     __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
 
     run: str
-    """The run."""
+    """Run name."""
     checkpoint: str
     """`epoch_0`, or `base` for a control."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluationRequest:
-    """request.json: what one process is to evaluate; all on one base model."""
+    """Content of request.json: checkpoints for one process, all on one base model."""
 
     __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
 
     jobs: tuple[RequestedJob, ...]
-    """The checkpoints, in order."""
+    """Checkpoints, in order."""
     dtype: str = "auto"
-    """Element type: auto, float32 or bfloat16."""
+    """Dtype: auto, float32 or bfloat16."""
 
 
 def read_request(path: Path) -> EvaluationRequest:
     """Read request.json.
 
     Raises:
-        InputError: it is missing or not such a file.
+        InputError: it is missing or invalid.
     """
     try:
         return TypeAdapter(EvaluationRequest).validate_json(read_text_bounded(path, _LIMIT_BYTES))
@@ -70,11 +69,11 @@ def read_request(path: Path) -> EvaluationRequest:
 
 
 def evaluate(experiment: Path, request: EvaluationRequest) -> None:
-    """Do every job that is not finished; a failed job does not stop the others.
+    """Run every unfinished job; a failed job does not stop the others.
 
     Raises:
-        TouchlineError: the only job's fault.
-        RunsFailedError: some jobs failed; their reasons were said.
+        TouchlineError: error of the only job.
+        RunsFailedError: some jobs failed; their reasons were printed.
     """
     failed: list[str] = []
     faults: list[TouchlineError] = []
@@ -112,7 +111,7 @@ def evaluate(experiment: Path, request: EvaluationRequest) -> None:
 
 
 def _do(experiment: Path, wanted: RequestedJob, dtype: str, scratch: Path) -> dict[str, TouchlineError]:
-    """One job, as far as it is not finished; gives what failed of it, by name."""
+    """Run the unfinished tasks of one job. Return errors by task name."""
     folder = inside(experiment, wanted.run)
     job = resolve_job(folder, wanted.checkpoint)
     todo = [
@@ -142,7 +141,7 @@ def _do(experiment: Path, wanted: RequestedJob, dtype: str, scratch: Path) -> di
 
 
 def _engine(job: EvaluationJob, dtype: str) -> Engine:
-    """The loaded base; another one that is still loaded goes first, since a merged checkpoint is a whole model."""
+    """Return the loaded base; another one is released first, because a merged checkpoint is a whole model."""
     release_engines(keep=job.checkpoint.model.path)
     say(f"{job.config.run} {job.name}: model {job.checkpoint.model.name}")
     return shared_engine(job.checkpoint.model.path, dtype)

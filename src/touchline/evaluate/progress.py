@@ -1,4 +1,4 @@
-"""What an evaluation tells while it runs: one plain line a batch on stderr, `135M_rank4 epoch_0: 128/300`."""
+"""Progress lines of an evaluation on stderr, one per batch: `135M_rank4 epoch_0: 128/300`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 
 
 class EvaluationProgress:
-    """Counts answers of one job; called from the engine's thread."""
+    """Counter of a job's answers; called from the engine's thread."""
 
     def __init__(self, name: str, total: int) -> None:
         self._name = name
@@ -14,12 +14,12 @@ class EvaluationProgress:
         self._done = 0
 
     def __call__(self, count: int) -> None:
-        """So many more answers are there."""
+        """Add completed answers."""
         self._done = min(self._total, self._done + count)
         say(f"{self._name}: {self._done}/{self._total}")
 
 
 def say(text: str) -> None:
-    """One line to stderr, at once."""
+    """Write one line to stderr immediately."""
     sys.stderr.write(f"{text}\n")
     sys.stderr.flush()

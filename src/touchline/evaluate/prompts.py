@@ -1,4 +1,4 @@
-"""The prompts of a finished evaluation against those of training: a model is asked in the way it was taught, or not."""
+"""Comparison of evaluation prompts with training prompts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from touchline.spec.evaluation import EvaluationConfig
 
 _COMPARED = 200
 _TELLING = 3
-"""Characters from which on what all prompts share is no accident."""
+"""Minimum length of a shared affix that counts as intended."""
 _ENOUGH = 5
 _QUOTED = 60
 
@@ -23,14 +23,14 @@ Turns = Sequence[tuple[str, str]]
 
 
 def prompt_difference(config: EvaluationConfig, samples: Sequence[EvalSample]) -> str | None:
-    """Return how the prompts of an evaluation differ from training's, in words; None where they do not.
+    """Describe the difference between evaluation and training prompts; None if there is none.
 
-    Items of the experiment's own test split are compared one by one with what training would have asked; other items
-    by what all prompts share: the system turn, the number of turns, the beginning and the end of the last turn.
+    Items of the experiment's own test split are compared one by one; other items by what all prompts share: system
+    turn, number of turns, beginning and end of the last turn.
 
     Args:
-        config: the run's evaluation.
-        samples: what was asked.
+        config: evaluation of the run.
+        samples: evaluated samples.
     """
     asked = {str(sample.id): turns for sample in samples if (turns := asked_turns(sample))}
     planned = {item.id: _turns(item.prompt) for item in load_examples(config.data, "test", Path())}
@@ -54,7 +54,7 @@ def asked_turns(sample: EvalSample) -> Turns:
 
 
 def turns_difference(trained: Turns, asked: Turns) -> str | None:
-    """Return the first difference of two prompts in words; None where they are equal."""
+    """Describe the first difference of two prompts; None if they are equal."""
     if list(trained) == list(asked):
         return None
     here, there = _system(trained), _system(asked)
@@ -70,12 +70,12 @@ def turns_difference(trained: Turns, asked: Turns) -> str | None:
 
 
 def shared_difference(trained: Sequence[Turns], asked: Sequence[Turns], affixes: tuple[str, str]) -> str | None:
-    """Return how prompts of different items differ in what all of them share; None where that agrees.
+    """Describe the difference in what all prompts share; None if they agree.
 
     Args:
-        trained: prompts of training.
-        asked: prompts of the evaluation.
-        affixes: what training's template has before and behind each item; empty where it has no template.
+        trained: training prompts.
+        asked: evaluation prompts.
+        affixes: text before and after each item in training's template; empty without a template.
     """
     if not trained or not asked:
         return None
@@ -101,7 +101,7 @@ def shared_difference(trained: Sequence[Turns], asked: Sequence[Turns], affixes:
 
 
 def _affixes(config: EvaluationConfig) -> tuple[str, str]:
-    """Return what the prompt's template has before the first and behind the last column."""
+    """Return the template text before the first and after the last column."""
     template = config.data.prompt
     if config.data.messages is not None or template is None or "{" not in template:
         return "", ""
@@ -121,7 +121,7 @@ def _text_difference(one: str, other: str) -> str:
 
 
 def _common(texts: Sequence[str]) -> str:
-    """Return what all texts begin with."""
+    """Return the common prefix of texts."""
     first, last = min(texts), max(texts)
     return first[: next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))]
 

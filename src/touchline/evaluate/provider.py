@@ -1,8 +1,8 @@
-"""Inspect's model provider `touchline`: chats in, answers out, many models on one loaded base.
+"""Inspect model provider `touchline`: many models on one loaded base.
 
-Prompts are rendered by the same code as for training (`touchline.data.rendering`), to token ids; Inspect
-never tokenizes. Greedy unless a temperature is given: a model's own generation settings are not taken over. What would
-change the answers and is not supported (tools, several choices, stop sequences ...) is refused, not ignored.
+Prompts are rendered to token ids by the training code (`touchline.data.rendering`); Inspect never tokenizes. Decoding
+is greedy unless a temperature is given: a model's own generation settings are ignored. Unsupported settings that would
+change answers (tools, several choices, stop sequences ...) are refused.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ from touchline.evaluate.weights import ActiveAdapter, Weights, pick_device, pick
 DEFAULT_BATCH_SIZE = 64
 DEFAULT_MAX_NEW_TOKENS = 256
 CONNECTIONS_PER_BATCH = 4
-"""So many batches' prompts wait at once, so that the next batch is full when one is done."""
+"""Number of batches of prompts waiting at once, so that the next batch is full when one ends."""
 DATE_KEY = "touchline_date"
 BATCH_SIZE_KEY = "touchline_batch_size"
-"""Keys under `extra_body` by which a task hands over its frozen date and its batch size."""
+"""Keys in `extra_body` for a task's frozen date and batch size."""
 PROMPT_KEY = "touchline_prompt"
-"""Key in an output's metadata for the prompt as the model saw it."""
+"""Metadata key of an output for the rendered prompt."""
 
 _REFUSED = (
     "stop_seqs",
@@ -61,14 +61,14 @@ _REFUSED = (
     "reasoning_effort",
     "reasoning_tokens",
 )
-"""Settings of Inspect that would change the answer, and that are not done here."""
+"""Inspect settings that would change answers and are not supported."""
 
 _engines: dict[tuple[str, str, str], Engine] = {}
 _engines_lock = threading.Lock()
 
 
 def shared_engine(path: str, dtype: str = "auto", device: str = "auto") -> Engine:
-    """The engine of a base, loaded when first asked for; one for each (base, element type, device) in this process."""
+    """Return the engine of a base, loaded on first use; one per (base, dtype, device) in this process."""
     place = pick_device(device)
     choice = pick_dtype(dtype, place)
     key = (path, choice.dtype, str(place))
@@ -79,29 +79,29 @@ def shared_engine(path: str, dtype: str = "auto", device: str = "auto") -> Engin
 
 
 def release_engines(keep: str | None = None) -> None:
-    """Drop every loaded base, except that of the folder `keep`, and end its thread."""
+    """Release every loaded base except that of the folder `keep`."""
     with _engines_lock:
         for key in [key for key in _engines if key[0] != keep]:
             _engines.pop(key).close()
 
 
 class TouchlineAPI(ModelAPI):
-    """One checkpoint or base, on a shared engine.
+    """Checkpoint or base on a shared engine.
 
     Args:
-        model_name: the folder, as `touchline/<folder>` names it.
+        model_name: folder, as in `touchline/<folder>`.
         base_url: unused; Inspect passes it to every provider.
         api_key: unused.
-        config: Inspect's settings.
-        batch_size: `-M batch_size=`, prompts side by side.
+        config: settings of Inspect.
+        batch_size: `-M batch_size=`, prompts per batch.
         dtype: `-M dtype=`, auto, float32 or bfloat16.
         device: `-M device=`, auto, cpu or cuda.
-        date: `-M date=`, for chat templates that print one; the task's own date goes first.
+        date: `-M date=`, for chat templates that print one; the task's own date takes precedence.
         merge: `-M merge=`, false to compute adapters beside the weights.
 
     Raises:
         InputError: there is no such checkpoint.
-        PlanDriftError: its base is another one now.
+        PlanDriftError: its base has changed.
     """
 
     def __init__(
@@ -131,13 +131,13 @@ class TouchlineAPI(ModelAPI):
 
     @property
     def engine(self) -> Engine:
-        """The loaded base."""
+        """Engine of the base."""
         if self._engine is None:
             self._engine = shared_engine(self.checkpoint.model.path, self._dtype, self._device)
         return self._engine
 
     def renderer(self, date: str) -> ChatRenderer:
-        """What turns chats into the model's tokens."""
+        """Return the renderer of chats to tokens."""
         if date not in self._renderers:
             self._renderers[date] = load_renderer(self.checkpoint.model, date)
         return self._renderers[date]
@@ -148,7 +148,7 @@ class TouchlineAPI(ModelAPI):
         """Answer one chat.
 
         Raises:
-            InputError: something is asked for that is not supported, or the prompt does not fit the model.
+            InputError: an unsupported setting is requested, or the prompt does not fit the model.
         """
         del tool_choice
         refuse_unsupported(tools, config)
@@ -177,11 +177,11 @@ class TouchlineAPI(ModelAPI):
         return self._output(renderer.decode(answer.ids), answer, text, len(prompt))
 
     def max_connections(self) -> int:
-        """Requests that Inspect keeps waiting here."""
+        """Return the number of requests that Inspect keeps waiting."""
         return CONNECTIONS_PER_BATCH * self.batch_size
 
     def connection_key(self) -> str:
-        """Every model has connections of its own: the engine, not a server, is what they share."""
+        """Return the model name: models have separate connections, because they share an engine and not a server."""
         return self.model_name
 
     def _output(self, text: str, answer: Generation, prompt: str, prompt_tokens: int) -> ModelOutput:
@@ -197,15 +197,15 @@ class TouchlineAPI(ModelAPI):
 
 
 async def wait_for(future: Future[Generation]) -> Generation:
-    """Await an answer from the worker's thread; it wakes this loop by `call_soon_threadsafe`, nothing polls."""
+    """Await an answer from the worker thread without polling."""
     return await asyncio.wrap_future(future)
 
 
 def plain_messages(messages: Sequence[ChatMessage]) -> list[Message]:
-    """Inspect's chat as ours.
+    """Convert Inspect's chat messages to ours.
 
     Raises:
-        InputError: a turn is neither of system, user, assistant, or holds more than text.
+        InputError: a turn has another role than system, user, assistant, or holds more than text.
     """
     plain: list[Message] = []
     for message in messages:
@@ -220,14 +220,14 @@ def plain_messages(messages: Sequence[ChatMessage]) -> list[Message]:
 
 
 def sampling_of(config: GenerateConfig) -> Sampling | None:
-    """How tokens are drawn; none for greedy decoding."""
+    """Return the sampling settings; None for greedy decoding."""
     if not config.temperature:
         return None
     return Sampling(temperature=config.temperature, top_p=1.0 if config.top_p is None else config.top_p)
 
 
 def refuse_unsupported(tools: Sequence[ToolInfo], config: GenerateConfig) -> None:
-    """Refuse what would not be done.
+    """Refuse unsupported settings.
 
     Raises:
         InputError: tools, several choices, or another setting that changes answers.

@@ -1,4 +1,4 @@
-"""From Inspect's log to the scores file: nothing is computed here that the log does not say."""
+"""Conversion of Inspect's log to the scores file."""
 
 from __future__ import annotations
 
@@ -29,29 +29,29 @@ _LIBRARIES = ("touchline", "torch", "transformers", "peft", "safetensors", "toke
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Evaluated:
-    """What was evaluated, and how."""
+    """Evaluated checkpoint and settings."""
 
     config: EvaluationConfig
-    """The run's eval.yaml."""
+    """Content of eval.yaml."""
     task: EvaluationTask | None
-    """The further task; none: the run's own."""
+    """Further task; None for the run's own."""
     checkpoint: str
-    """The checkpoint's name."""
+    """Checkpoint name."""
     adapter_sha256: str | None
-    """Hash of the adapter's weights."""
+    """Hash of the adapter weights."""
     decoding: str
-    """How it was generated, in words."""
+    """Decoding settings in words."""
     repeats: int
-    """Answers to each item."""
+    """Answers per item."""
 
     @property
     def name(self) -> str:
-        """The task's name."""
+        """Task name."""
         return self.config.task if self.task is None else self.task.name
 
 
 def log_file(log: EvalLog) -> Path:
-    """Where a log lies; Inspect may name it by a file:// address."""
+    """Return the path of a log; Inspect may use a file:// address."""
     if log.location.startswith("file:"):
         return Path(unquote(urlparse(log.location).path))
     return Path(log.location)
@@ -61,12 +61,12 @@ def require_scores(log: EvalLog, max_error_rate: float, answers: int) -> None:
     """Refuse a log that cannot become a score.
 
     Args:
-        log: the log, read from its file.
-        max_error_rate: share of the answers that may have failed.
-        answers: how many were planned.
+        log: log, read from its file.
+        max_error_rate: maximum fraction of failed answers.
+        answers: planned number of answers.
 
     Raises:
-        RunsFailedError: Inspect ended with an error, or more answers failed than may.
+        RunsFailedError: Inspect ended with an error, or too many answers failed.
     """
     # What Inspect cancels when it stops has not failed by itself.
     errors = [
@@ -81,7 +81,7 @@ def require_scores(log: EvalLog, max_error_rate: float, answers: int) -> None:
 
 
 def _too_many(errors: Sequence[str], max_error_rate: float, answers: int, *, stopped: bool = False) -> RunsFailedError:
-    """What is said of an evaluation of which too many answers failed; stopped: more would have."""
+    """Return the error of an evaluation with too many failed answers; `stopped`: there would be more."""
     first = errors[0].strip().splitlines() or ["no word"]
     return RunsFailedError(
         f"{'at least ' if stopped else ''}{len(errors)} of {answers} answers failed, at most "
@@ -91,16 +91,16 @@ def _too_many(errors: Sequence[str], max_error_rate: float, answers: int, *, sto
 
 
 def make_record(evaluated: Evaluated, log: EvalLog, path: Path, name: str) -> EvaluationScores:
-    """The scores of a finished log, items in the dataset's order, the repeats of each one after the other.
+    """Return the scores of a finished log; items in dataset order, repeats of an item together.
 
     Args:
-        evaluated: what was evaluated.
-        log: the log, read from its file.
-        path: where the file lies.
-        name: what it will be called.
+        evaluated: evaluated checkpoint and settings.
+        log: log, read from its file.
+        path: current path of the file.
+        name: final file name.
 
     Raises:
-        RunsFailedError: the log does not hold exactly the planned items, or more scores are no numbers than may be.
+        RunsFailedError: the log does not hold exactly the planned items, or too many scores are not numbers.
     """
     config, task = evaluated.config, evaluated.task
     asked = config.resolved(task)
@@ -145,7 +145,7 @@ def make_record(evaluated: Evaluated, log: EvalLog, path: Path, name: str) -> Ev
 
 
 def _asked(samples: Sequence[EvalSample]) -> dict[str, AskedItem]:
-    """Return each item as asked; of repeats the first one whose prompt was recorded."""
+    """Return each prompted item; of repeats the first with a recorded prompt."""
     items: dict[str, AskedItem] = {}
     for sample in samples:
         item = items.get(str(sample.id))
@@ -159,10 +159,10 @@ def _asked(samples: Sequence[EvalSample]) -> dict[str, AskedItem]:
 
 
 def _in_order(log: EvalLog, planned: Sequence[str] | None, repeats: int, name: str) -> list[EvalSample]:
-    """Every planned item with every repeat, once; without a plan the items that the log names.
+    """Return every planned item with every repeat once; without a plan the items in the log.
 
     Raises:
-        RunsFailedError: something is missing, or more than was planned.
+        RunsFailedError: an answer is missing or superfluous.
     """
     samples = {(str(sample.id), sample.epoch): sample for sample in log.samples or []}
     if planned is None:
@@ -176,7 +176,7 @@ def _in_order(log: EvalLog, planned: Sequence[str] | None, repeats: int, name: s
 
 
 def _score(sample: EvalSample, *, reads_labels: bool) -> SampleScore:
-    """Return the scores of one answer; one with an error counts as wrong."""
+    """Return the scores of one answer; an answer with an error counts as wrong."""
     scores = sample.scores or {}
     target = sample.target if isinstance(sample.target, str) else " ".join(sample.target)
     told = next((score.metadata for score in scores.values() if score.metadata), {})
@@ -198,7 +198,7 @@ def _score(sample: EvalSample, *, reads_labels: bool) -> SampleScore:
 
 
 def _seconds(log: EvalLog) -> float:
-    """Wall time from the first item to the last; the model was loaded before."""
+    """Return the wall-clock time from the first to the last item, without model loading."""
     begun = datetime.datetime.fromisoformat(log.stats.started_at)
     ended = datetime.datetime.fromisoformat(log.stats.completed_at)
     return (ended - begun).total_seconds()

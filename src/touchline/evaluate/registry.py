@@ -1,4 +1,4 @@
-"""Inspect's entry point: registers the model provider `touchline`. Inspect imports it by itself, so no torch here."""
+"""Entry point for Inspect that registers the model provider `touchline`; torch is not imported."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from inspect_ai.model import ModelAPI, modelapi
 
 @modelapi(name="touchline")
 def touchline() -> type[ModelAPI]:
-    """The provider's class; what it needs is imported when a model is asked for."""
+    """Return the provider class; its imports wait until a model is requested."""
     from touchline.evaluate.provider import TouchlineAPI
 
     return TouchlineAPI

@@ -1,9 +1,8 @@
-"""Drawn answers that can be drawn again: every answer has a stream of random numbers of its own.
+"""Reproducible sampling: every answer has its own random stream.
 
-The stream depends on the seed, the item and the repeat, and on nothing else: not on what stands beside it in the batch,
-and not on the model. So two models are asked with the same numbers, and a difference between them is less often luck of
-the draw. One number is taken for each token, and the token found by it in the cumulated probabilities, the likeliest
-first.
+The stream depends only on seed, item and repeat, not on the batch or the model. Models are therefore compared with
+common random numbers, which reduces chance differences. Each token takes one number, looked up in the cumulative
+probabilities, most likely token first.
 """
 
 from __future__ import annotations
@@ -20,26 +19,26 @@ STREAM_BYTES = 16
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sampling:
-    """How tokens are drawn."""
+    """Sampling settings."""
 
     temperature: float
-    """Logits are divided by it; above 0."""
+    """Divisor of the logits; above 0."""
     top_p: float = 1.0
-    """Drawn from the likeliest tokens that together have this probability; above 0, at most 1."""
+    """Cumulative probability of the candidate tokens; above 0, at most 1."""
 
 
 def stream_of(*parts: object) -> int:
-    """The stream that belongs to some facts: seed, item, repeat, which call of it."""
+    """Return the stream of some facts: seed, item, repeat, call."""
     text = "\x1f".join(str(part) for part in parts)
     return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:STREAM_BYTES], "little")
 
 
 class Drawing:
-    """Draws the next tokens of a batch; to be made anew for each batch.
+    """Sampler of the next tokens of a batch; create one per batch.
 
     Args:
-        sampling: how.
-        streams: the stream of each prompt, in order.
+        sampling: sampling settings.
+        streams: stream of each prompt, in order.
     """
 
     def __init__(self, sampling: Sampling, streams: Sequence[int]) -> None:
@@ -47,11 +46,11 @@ class Drawing:
         self._generators = [np.random.Generator(np.random.Philox(key=stream)) for stream in streams]
 
     def __call__(self, logits: torch.Tensor, places: Sequence[int]) -> torch.Tensor:
-        """(rows,) tokens.
+        """Return (rows,) tokens.
 
         Args:
             logits: (rows, vocabulary) of the last position.
-            places: which prompt each row is.
+            places: prompt index of each row.
         """
         numbers = [self._generators[place].random() for place in places]
         probabilities, tokens = distribution(logits, self._sampling)
@@ -63,9 +62,9 @@ class Drawing:
 
 
 def distribution(logits: torch.Tensor, sampling: Sampling) -> tuple[torch.Tensor, torch.Tensor]:
-    """(probabilities, tokens), both (rows, vocabulary), the likeliest first; 0 for tokens that are not drawn from.
+    """Return (probabilities, tokens), both (rows, vocabulary), most likely first; 0 for excluded tokens.
 
-    The set is that of transformers' temperature and top-p: the smallest whose probabilities reach `top_p`.
+    The candidates are those of transformers' temperature and top-p: the smallest set that reaches `top_p`.
     """
     scaled = logits.to(torch.float64) / sampling.temperature
     probabilities, tokens = torch.softmax(scaled, dim=-1).sort(dim=-1, descending=True, stable=True)

@@ -1,7 +1,7 @@
-"""A folder for logs in the making, inside the experiment so that a finished log is moved by rename.
+"""Scratch folder for unfinished logs, inside the experiment so that a finished log can be renamed.
 
-Each process holds a kernel lock beside its folder while it lives. A folder whose lock is free is a killed process's,
-and is removed by the next one that starts.
+Each process holds a kernel lock beside its folder. A folder with a free lock belongs to a killed process and is deleted
+by the next one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _LOCK_SUFFIX = ".lock"
 
 @contextmanager
 def scratch_folder(experiment: Path) -> Iterator[Path]:
-    """A fresh folder of this process, gone when the block ends; what killed processes left is removed first."""
+    """Yield a new folder of this process, deleted afterwards; leftovers of killed processes are deleted first."""
     parent = experiment / SCRATCH
     with disk_faults("folder", parent):
         parent.mkdir(parents=True, exist_ok=True)
@@ -38,7 +38,7 @@ def scratch_folder(experiment: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(parent: Path) -> None:
-    """Remove the folders whose process is dead."""
+    """Delete the folders of ended processes."""
     for lock in sorted(parent.glob(f"*{_LOCK_SUFFIX}")):
         descriptor = try_lock(lock)
         if descriptor is not None:
@@ -47,7 +47,7 @@ def remove_leftovers(parent: Path) -> None:
 
 
 def _own_lock(parent: Path) -> tuple[Path, int]:
-    """A new lock that is held: another process may have taken it for a leftover before it was locked."""
+    """Return a new held lock; before locking, another process may have deleted it as a leftover."""
     while True:
         lock = parent / f"{os.getpid()}-{secrets.token_hex(4)}{_LOCK_SUFFIX}"
         descriptor = try_lock(lock)

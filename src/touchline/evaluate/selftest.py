@@ -1,9 +1,8 @@
-"""`python -P -m touchline.evaluate.selftest FILE.py[@task | :function] < request.json`: try a scorer.
+"""Command `python -P -m touchline.evaluate.selftest FILE.py[@task | :function] < request.json`: test a scorer.
 
-The file is foreign code: it is imported here and nowhere else, with its folder behind all others on the path, so that a
-file called `inspect.py` hides nothing. An Inspect task is built, and its real scorer runs inside a real evaluation
-whose answers are made up. The answer, one JSON object, is the last line of standard output; exit code 0 unless the
-command line is wrong.
+The file is foreign code: it is imported only here, with its folder last on the path, so that a file named `inspect.py`
+shadows nothing. An Inspect task is built, and its real scorer runs in a real evaluation with made-up answers. The
+result, one JSON object, is the last line of standard output; the exit code is 0 unless the command line is invalid.
 """
 
 from __future__ import annotations
@@ -30,11 +29,11 @@ DEFAULT_TARGETS = (
     "yes", "no", "none", "12", "two", "Paris", "left kidney", "instrument-shaft", "The robotic arm holds the needle.",
     "kidney parenchyma", "7.5", "suturing",
 )  # fmt: skip
-"""Targets for a function, where no data say what its targets are."""
+"""Targets for a function without data."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m touchline.evaluate.selftest", description="Try a scorer.")
     parser.add_argument("target", help="FILE.py, FILE.py@task or FILE.py:function")
     options = parser.parse_args(arguments)
@@ -50,10 +49,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def self_test(target: str, request: dict[str, Any]) -> SelfTestResult:
-    """Try the scorer of a task, or a function of (output, target).
+    """Test the scorer of a task, or a function of (output, target).
 
     Args:
-        target: the file, and what in it.
+        target: file, and the task or function in it.
         request: `targets`, for a function.
     """
     path, task, function = parse_target(target)
@@ -78,7 +77,7 @@ def self_test(target: str, request: dict[str, Any]) -> SelfTestResult:
 
 
 def parse_target(target: str) -> tuple[Path, str | None, str | None]:
-    """`FILE.py@task` or `FILE.py:function` as the file, the task and the function."""
+    """Split `FILE.py@task` or `FILE.py:function` into file, task and function."""
     head, found, name = target.rpartition(".py@")
     if found:
         return Path(f"{head}.py"), name, None

@@ -1,4 +1,4 @@
-"""What the self-test of a scorer answers, and what kinds of fault a task file can have."""
+"""Result of a scorer's self-test, and the errors of a task file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _UNREACHABLE = ("offline", "couldn't reach", "connection", "max retries", "name 
 
 @dataclass(slots=True)
 class ScorerAnswer:
-    """What one scorer said."""
+    """Result of one scorer."""
 
     task: str
     scorer: str
@@ -26,7 +26,7 @@ class ScorerAnswer:
 
 @dataclass(slots=True)
 class SelfTestResult:
-    """What the program writes."""
+    """Output of the program."""
 
     kind: str
     scorers: list[ScorerAnswer] = field(default_factory=list)
@@ -35,7 +35,7 @@ class SelfTestResult:
 
 
 class TaskFailedError(Exception):
-    """The file, or a task in it, that cannot be tried; ends up in the answer."""
+    """Task file that cannot be tested; becomes part of the result."""
 
     def __init__(self, kind: TaskFault, message: str, line: int | None = None) -> None:
         super().__init__(message)
@@ -45,7 +45,7 @@ class TaskFailedError(Exception):
 
 
 def failure(error: Exception, path: Path, otherwise: TaskFault) -> TaskFailedError:
-    """What kind of fault an exception of a task file is."""
+    """Classify an exception of a task file."""
     kind: TaskFault = otherwise
     if isinstance(error, KeyError):
         kind = "columns"
@@ -55,18 +55,18 @@ def failure(error: Exception, path: Path, otherwise: TaskFault) -> TaskFailedErr
 
 
 def unreachable(error: Exception) -> bool:
-    """Whether an exception says that something on a hub was not reached."""
+    """Return True if an exception reports an unreachable hub."""
     text = f"{type(error).__name__} {error}".lower()
     return isinstance(error, ConnectionError) or any(word in text for word in _UNREACHABLE)
 
 
 def said(error: BaseException) -> str:
-    """An exception in one line."""
+    """Return an exception as one line."""
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0] if text else ''}"[:300]
 
 
 def line_of(error: BaseException, path: Path) -> int | None:
-    """The last line of the file that an exception came through."""
+    """Return the last line of the file in the traceback of an exception."""
     frames = traceback.extract_tb(error.__traceback__)
     return next((frame.lineno for frame in reversed(frames) if Path(frame.filename) == path.resolve()), None)

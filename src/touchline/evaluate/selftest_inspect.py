@@ -1,4 +1,4 @@
-"""An Inspect task's own scorers inside a real evaluation, on made-up answers instead of a model's."""
+"""Self-test of an Inspect task's scorers in a real evaluation on made-up answers."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ MODEL = "mockllm/model"
 _TASKS = 4
 _SIDE_BY_SIDE = 8
 _LONGEST = 60
-"""Seconds for one sample."""
+"""Time limit of one sample in seconds."""
 
 
 @dataclass(slots=True)
 class _Now:
-    """The sample at hand."""
+    """Sample in progress."""
 
     output: str
     solving: bool = True
@@ -42,13 +42,13 @@ _NOW: ContextVar[_Now | None] = ContextVar("made_up", default=None)
 
 @dataclass(slots=True)
 class _Asked:
-    """Whether a scorer asked a model."""
+    """Whether a scorer called a model."""
 
     by_scorer: bool = False
 
 
 def try_tasks(module: ModuleType, name: str | None, path: Path) -> list[ScorerAnswer]:
-    """Every scorer of the tasks in a file, or of the one that is named.
+    """Test every scorer of the tasks in a file, or of the named one.
 
     Raises:
         TaskFailedError: there is no such task, or it cannot be built.
@@ -88,7 +88,7 @@ def _try_task(name: str, function: Any, path: Path) -> list[ScorerAnswer]:
 
 
 def _evaluated(name: str, task: Task, samples: Sequence[Sample]) -> list[ScorerAnswer]:
-    """Run the task with made-up answers, and read what its scorers said."""
+    """Run the task with made-up answers. Return the results of its scorers."""
     made = made_up_outputs([_target(sample) for sample in samples])
     # A task of choices is scored by what its own solver has marked, so that one runs; others get the answer as it is.
     own = any(sample.choices for sample in samples)
@@ -150,7 +150,7 @@ def _read(name: str, log: EvalLog, made: Sequence[MadeUp], targets: Sequence[str
 
 
 def _scores(sample: EvalSample) -> Iterator[tuple[str, float | None]]:
-    """Each score of a sample as a number; of one that is a mapping each entry."""
+    """Yield each score of a sample as a number; of a mapping each entry."""
     number = value_to_float()
     for scorer, score in (sample.scores or {}).items():
         if isinstance(score.value, dict):
@@ -163,7 +163,7 @@ def _scores(sample: EvalSample) -> Iterator[tuple[str, float | None]]:
 
 
 def _needs_elsewhere(text: str) -> bool:
-    """Whether a scorer failed for want of something that only the real evaluation has."""
+    """Return True if a scorer failed because it needs a resource of the real evaluation."""
     lowered = text.lower()
     return any(
         word in lowered
@@ -172,7 +172,7 @@ def _needs_elsewhere(text: str) -> bool:
 
 
 def _asked(sample: Sample) -> str:
-    """The text of the last turn of the user."""
+    """Return the text of the user's last turn."""
     if isinstance(sample.input, str):
         return sample.input
     return next((message.text for message in reversed(sample.input) if message.role == "user"), "")
@@ -190,7 +190,7 @@ def _listed(solvers: Any) -> list[Solver]:
 
 @solver
 def _remember(outputs: dict[str, str]) -> Solver:
-    """Note which answer the sample gets."""
+    """Record the answer of the sample."""
 
     async def solve(state: TaskState, generate: Generate) -> TaskState:
         del generate
@@ -217,7 +217,7 @@ def _give() -> Solver:
 
 @solver
 def _done() -> Solver:
-    """From here on whoever asks the model is a scorer."""
+    """Mark the end of solving; later model calls come from a scorer."""
 
     async def solve(state: TaskState, generate: Generate) -> TaskState:
         del generate
@@ -230,7 +230,7 @@ def _done() -> Solver:
 
 
 def _output(text: str) -> ModelOutput:
-    """An answer with its usage given: else Inspect would count tokens with an encoding that it fetches first."""
+    """Return an answer with its usage set, because Inspect would otherwise download an encoding to count tokens."""
     output = ModelOutput.from_content(MODEL, text)
     output.usage = ModelUsage()
     return output

@@ -1,7 +1,7 @@
-"""What one run's evaluation has to do: `--run NAME`, as eval.slurm starts it. Neither torch nor Inspect here.
+"""Pending evaluations of one run (`--run NAME`, as started by eval.slurm); neither torch nor Inspect is needed.
 
-A job that waits for a training starts when that has ended, well or not, and looks at what it left: a training that
-failed in its very last line has trained well, and one that has left nothing is told apart within a second.
+The job starts when the training has ended, successfully or not, and inspects its files: a training that failed in its
+last line has trained well, and one that left nothing is detected within a second.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ _LIMIT_BYTES = 1 << 16
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PendingEvaluations:
-    """What to evaluate of a run."""
+    """Pending evaluations of a run."""
 
     checkpoints: tuple[str, ...]
-    """Names of the checkpoints that are there and not evaluated."""
+    """Names of existing checkpoints that are not evaluated."""
     missing: str | None
-    """What is not there and why, in a line; none when all that is asked for is there."""
+    """One-line reason for missing checkpoints; None if all requested ones exist."""
 
 
 def find_pending_evaluations(experiment: Path, run: str) -> PendingEvaluations:
-    """What the run's eval.yaml asks for, held against its folder.
+    """Compare the run's eval.yaml with its folder.
 
     Args:
-        experiment: the experiment's folder.
-        run: the run's name.
+        experiment: experiment folder.
+        run: run name.
 
     Raises:
-        InputError: there is no such run, or its eval.yaml is broken.
+        InputError: there is no such run, or its eval.yaml is invalid.
     """
     folder = inside(experiment, run)
     config = read_evaluation_config(folder / EVALUATION_FILE)
@@ -67,7 +67,7 @@ def find_pending_evaluations(experiment: Path, run: str) -> PendingEvaluations:
 
 
 def _epochs(folder: Path, config: EvaluationConfig, complete: dict[int, CheckpointInfo]) -> tuple[int, ...]:
-    """The epochs that are asked for; a file of before, without the training's length, takes it from what was left."""
+    """Return the requested epochs; older files lack the training length, which is then inferred from checkpoints."""
     count = config.train_epochs
     if count is None:
         marker = read_training_marker(folder)
@@ -81,7 +81,7 @@ def _is_trained(folder: Path, config: EvaluationConfig) -> bool:
 
 
 def _why(folder: Path, config: EvaluationConfig, absent: Sequence[str], found: Sequence[CheckpointInfo]) -> str:
-    """One line: what is missing, what is broken, how the last attempt at the training ended."""
+    """Describe in one line what is missing or corrupt and the end of the last training attempt."""
     marker = read_training_marker(folder)
     parts = []
     if marker is None:
@@ -94,7 +94,7 @@ def _why(folder: Path, config: EvaluationConfig, absent: Sequence[str], found: S
 
 
 def _last_attempt(status: Path) -> str:
-    """How the last attempt ended that said so."""
+    """Describe the end of the last attempt with an exit record."""
     ends = [end for path in status.glob("exit.*.json") if (end := _read_exit(path)) is not None]
     started = [path.name.split(".")[1:3] for path in status.glob("start.*.json")]
     if not ends:

@@ -1,15 +1,14 @@
-"""One base in memory, and any number of adapters on it, one at a time.
+"""One base in memory with any number of adapters, one active at a time.
 
-An adapter is merged into the base's weights, or computed beside them. Before the first merge the weights that
-adapters change are copied and kept aside, so that taking an adapter off restores them bit by bit; subtracting it
-again would not, in floating point. The price is memory for a second copy of these weights.
+An adapter is merged into the base's weights, or computed beside them. Before the first merge the affected weights are
+copied, so that deactivating an adapter restores them bit for bit; subtraction would not, in floating point. The price
+is memory for a second copy of these weights.
 
-Figures, SmolLM2-135M-Instruct in bfloat16, one core of an EPYC with AVX512-BF16 that others used too, 300 words of 40
-tokens, batch 64, CPU seconds of one run each: merged 7.1 (rank 4); beside 8.8 (rank 4) and 10.2 (rank 64). A fresh
-adapter merged and taken off costs 0.2 (rank 4) to 0.7 (rank 64) more than one put beside. So merging pays from some
-40 to 70 items on; `MERGE_FROM_ITEMS` leaves room. At rank 4, 293 of the 300 answers were the same either way, 80.7 %
-right merged and 80.0 % beside: merging rounds the sum to bfloat16. In float32 tests on a tiny model find the same
-tokens.
+Measured with SmolLM2-135M-Instruct in bfloat16, one shared core of an EPYC with AVX512-BF16, 300 words of 40 tokens,
+batch 64, CPU seconds of one run each: merged 7.1 (rank 4); beside 8.8 (rank 4) and 10.2 (rank 64). Merging and
+unmerging a new adapter costs 0.2 (rank 4) to 0.7 (rank 64) more than computing beside. Merging pays from some 40 to 70
+items on; `MERGE_FROM_ITEMS` adds a margin. At rank 4, 293 of the 300 answers were equal, 80.7% correct merged and 80.0%
+beside: merging rounds the sum to bfloat16. In float32, tests on a tiny model give equal tokens.
 """
 
 from __future__ import annotations
@@ -29,24 +28,24 @@ from touchline.core.errors import InputError
 from touchline.data.machine import DtypeChoice, choose_base_dtype
 
 LOADED_ADAPTERS = 4
-"""Adapters kept in memory; the one used longest ago is dropped for the next."""
+"""Number of adapters in memory; the least recently used is dropped."""
 MERGE_FROM_ITEMS = 100
-"""From so many items on, merging pays; see the figures above."""
+"""Number of items from which merging pays; see the measurements above."""
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ActiveAdapter:
-    """An adapter, and how it is put on."""
+    """Adapter and its application mode."""
 
     folder: Path
-    """The adapter's folder, absolute."""
+    """Absolute folder of the adapter."""
     merged: bool
-    """Merged into the weights, or computed beside them."""
+    """Whether it is merged into the weights; otherwise computed beside them."""
 
 
 def pick_device(wanted: str) -> torch.device:
-    """`auto` is the first GPU, or the processor.
+    """Return the device; `auto` is the first GPU, else the CPU.
 
     Raises:
         InputError: there is no such device.
@@ -63,10 +62,10 @@ def pick_device(wanted: str) -> torch.device:
 
 
 def pick_dtype(wanted: str, device: torch.device) -> DtypeChoice:
-    """The element type for evaluation, chosen as for training.
+    """Return the dtype for evaluation, chosen as for training.
 
     Raises:
-        InputError: `wanted` is none of auto, float32, bfloat16.
+        InputError: `wanted` is not auto, float32 or bfloat16.
     """
     if wanted not in ("auto", "float32", "bfloat16"):
         raise InputError(f"dtype {wanted!r}", expected="auto, float32 or bfloat16")
@@ -75,12 +74,12 @@ def pick_dtype(wanted: str, device: torch.device) -> DtypeChoice:
 
 
 class Weights:
-    """A base on its device.
+    """Base on its device.
 
     Args:
-        path: the base's folder.
-        dtype: its element type.
-        device: where it computes.
+        path: base folder.
+        dtype: dtype with its reason.
+        device: compute device.
     """
 
     def __init__(self, path: str, dtype: DtypeChoice, device: torch.device) -> None:
@@ -92,11 +91,11 @@ class Weights:
         self.model.to(device).eval().requires_grad_(False)
         _keep_head_cheap(self.model)
         self.dtype = dtype
-        """Its element type, and why."""
+        """Dtype with its reason."""
         self.device = device
-        """Where it computes."""
+        """Compute device."""
         self.swaps = 0
-        """How often another adapter was put on."""
+        """Number of adapter changes."""
         self._peft: PeftModel | None = None
         self._names: OrderedDict[Path, str] = OrderedDict()
         self._loaded = 0
@@ -105,11 +104,11 @@ class Weights:
 
     @property
     def active(self) -> ActiveAdapter | None:
-        """The adapter that is on."""
+        """Active adapter."""
         return self._active
 
     def activate(self, worn: ActiveAdapter | None) -> None:
-        """Put an adapter on, or none: the base as it was loaded.
+        """Activate an adapter; None restores the base.
 
         Raises:
             InputError: the adapter does not fit the base.
@@ -131,7 +130,7 @@ class Weights:
         self.swaps += 1
 
     def _take_off(self) -> None:
-        """Back to the base, bit by bit."""
+        """Restore the base bit for bit."""
         if self._peft is None or self._active is None:
             return
         if self._active.merged:
@@ -142,14 +141,14 @@ class Weights:
         self._active = None
 
     def _tuner(self) -> LoraModel:
-        """PEFT's own part around the base."""
+        """PEFT's LoRA model around the base."""
         assert self._peft is not None
         tuner = self._peft.base_model
         assert isinstance(tuner, LoraModel)
         return tuner
 
     def _load(self, folder: Path) -> str:
-        """The name of a loaded adapter; only while none is on."""
+        """Return the name of a loaded adapter; only while none is active."""
         if folder in self._names:
             self._names.move_to_end(folder)
             return self._names[folder]
@@ -175,19 +174,19 @@ class Weights:
         return name
 
     def _forget(self, name: str) -> None:
-        """Remove what a failed load has left of an adapter."""
+        """Delete the remains of an adapter whose loading failed."""
         if self._peft is not None and name in self._peft.peft_config:
             self._peft.delete_adapter(name)
             self._tuner().disable_adapter_layers()
 
     def _keep_pristine(self) -> None:
-        """Copies of the weights that adapters change, taken once, before the first is merged."""
+        """Copy the weights under adapters once, before the first merge."""
         for name, weight in self._targets().items():
             if name not in self._pristine:
                 self._pristine[name] = weight.clone()
 
     def _targets(self) -> dict[str, torch.Tensor]:
-        """The weights under adapters, by their layer's name."""
+        """Return the weights under adapters by layer name."""
         return {
             name: module.get_base_layer().weight.data
             for name, module in self.model.named_modules()
@@ -196,10 +195,10 @@ class Weights:
 
 
 def _keep_head_cheap(model: PreTrainedModel) -> None:
-    """Hand the head contiguous states.
+    """Make the head's input contiguous.
 
-    Cut to the last position they are a strided view, and torch.matmul then copies the frozen head once for each row:
-    2.8 GB and five seconds for 50 rows and a vocabulary of 49,152.
+    A slice of the last position is a strided view, for which torch.matmul copies the frozen head once per row: 2.8 GB
+    and five seconds for 50 rows and a vocabulary of 49,152.
     """
     head = model.get_output_embeddings()
     if head is not None:

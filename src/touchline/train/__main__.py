@@ -1,8 +1,8 @@
-"""`python -m touchline.train [--config finetune.yaml] [--folder DIR]`, run in a run's folder.
+"""Command `python -m touchline.train [--config finetune.yaml] [--folder DIR]`, run in a run folder.
 
-Exit codes: 0 trained (now or before), 3 the plan and what is there differ, or refused, 4 the machine lacks something,
-75 stopped by TERM, INT or USR1 with its state saved (the same command goes on), 77 what a stage goes on from is not
-there, 78 it is there and not what its records say, 2 a bad file, 1 anything else.
+Exit codes: 0 trained (now or before), 2 invalid file, 3 drift or refused, 4 the machine lacks something, 75 stopped by
+TERM, INT or USR1 with its state saved (rerun to resume), 77 the parent checkpoint is missing, 78 the parent checkpoint
+contradicts its records, 1 any other error.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from touchline.train.inputs import read_config
 from touchline.train.run import Stop, run_training
 
 EXIT_CODES: dict[type[TouchlineError], int] = {ParentNotReadyError: EXIT_NO_PARENT, LineageError: EXIT_LINEAGE}
-"""Exit codes of faults that a chain's later stages, and whoever starts them, must tell from others."""
+"""Exit codes of errors that later stages and job scripts must distinguish."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m touchline.train", description="Train one run.")
     parser.add_argument("--config", type=Path, default=Path("finetune.yaml"), help="relative to the folder")
     parser.add_argument("--folder", type=Path, default=Path(), help="the run's folder (default: this one)")
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _listen(stop: Stop) -> None:
-    """Let signals ask for a stop; the step in hand is dropped at its next micro-batch, and the state saved."""
+    """Install signal handlers that request a stop; the current step is dropped at its next micro-batch."""
 
     def ask(number: int, frame: FrameType | None) -> None:
         del frame

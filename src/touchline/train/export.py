@@ -1,4 +1,4 @@
-"""Checkpoints for use: `epoch_0/`, `step_50/`, in the forms that PEFT and transformers load, and which of them stay."""
+"""Checkpoints in the format of PEFT and transformers (`epoch_0/`, `step_50/`), and their retention."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def export(
     epoch: int | None,
     loss: float | None,
 ) -> tuple[Path, ExportMarker]:
-    """Write `epoch_<epoch>/`, or `step_<step>/` in between; a folder of that name is replaced.
+    """Write `epoch_<epoch>/`, or `step_<step>/` within an epoch, replacing an existing folder.
 
-    Where something was merged into the base before the training, the adapter that is saved holds it too, so that it
-    loads on the base as it is.
+    If an adapter was merged into the base before the training, the saved adapter contains it too, so it loads on the
+    original base.
 
     Raises:
-        HostError: the disk is full or refuses; nothing half-written is left.
+        HostError: the disk is full or not writable; no partial folder is left.
     """
     target = folder / (f"step_{step}" if epoch is None else f"epoch_{epoch}")
     with new_folder(target) as temporary, plain_disk_faults():
@@ -73,7 +73,7 @@ def export(
 
 
 def drop_old_exports(config: TrainerConfig, folder: Path) -> list[str]:
-    """Remove what `checkpoint.keep` does not keep, and give the names of what was removed."""
+    """Delete checkpoints that `checkpoint.keep` does not keep. Return their names."""
     keep = config.train.checkpoint.keep
     exports = read_exports(folder, config.run_digest)
     if keep == "all" or not exports:
@@ -91,7 +91,7 @@ def drop_old_exports(config: TrainerConfig, folder: Path) -> list[str]:
 
 
 def _write_adapter(model: PeftModel, folder: Path, inheritance: Inheritance | None) -> str:
-    """adapter_model.safetensors and adapter_config.json; gives the hash of the former."""
+    """Write adapter_model.safetensors and adapter_config.json. Return the hash of the weights file."""
     adapter = model.peft_config["default"]
     was_inference = adapter.inference_mode
     adapter.inference_mode = True
@@ -113,10 +113,10 @@ def _write_adapter(model: PeftModel, folder: Path, inheritance: Inheritance | No
 
 
 def _merge(config: TrainerConfig, folder: Path) -> None:
-    """Replace the adapter in `folder` by the whole model with it merged in.
+    """Replace the adapter in `folder` by the whole merged model.
 
-    A second copy of the base takes the adapter: merging into the one that trains and taking it out again would leave
-    rounding behind in it.
+    The adapter is merged into a second copy of the base, because merging and unmerging the training model would leave
+    rounding errors in it.
     """
     base = AutoModelForCausalLM.from_pretrained(config.model.path, dtype="auto", local_files_only=True)
     merged = PeftModel.from_pretrained(base, str(folder), torch_device="cpu").merge_and_unload()

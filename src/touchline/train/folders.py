@@ -1,4 +1,4 @@
-"""Folders that appear whole or not at all: written beside, synced, renamed."""
+"""Atomic folders: written under a temporary name, synced, renamed."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _REPLACED = ".replaced-"
 
 @contextlib.contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
-    """A temporary folder that becomes `target` when the block ends well, and vanishes when it does not.
+    """Yield a temporary folder that becomes `target` if the block succeeds, and is deleted otherwise.
 
-    A folder that is there already stays until the new one is complete.
+    An existing folder stays until the new one is complete.
 
     Raises:
         HostError: the disk is full, or writing is not allowed.
@@ -55,7 +55,7 @@ def _put_in_place(temporary: Path, target: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what killed attempts left half-written; only the holder of the run's lock may."""
+    """Delete partial folders of killed attempts; only the holder of the run's lock may do this."""
     if not folder.is_dir():
         return
     for path in folder.iterdir():
@@ -64,7 +64,7 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a saved folder so that a kill leaves no half of it under its name."""
+    """Delete a saved folder atomically: rename it first."""
     doomed = folder.parent / f"{_REPLACED}{folder.name}-{secrets.token_hex(4)}"
     try:
         folder.rename(doomed)
@@ -74,13 +74,13 @@ def remove_folder(folder: Path) -> None:
 
 
 def write_bytes(path: Path, data: bytes) -> SavedFile:
-    """Write a file of a new folder, and say what it must hold."""
+    """Write a file of a new folder. Return its size and hash."""
     path.write_bytes(data)
     return SavedFile(size=len(data), sha256=hashlib.sha256(data).hexdigest())
 
 
 def describe(folder: Path) -> dict[str, SavedFile]:
-    """Size and hash of every file of a folder."""
+    """Return size and hash of every file in a folder."""
     return {
         path.name: SavedFile(size=path.stat().st_size, sha256=sha256_file(path))
         for path in sorted(folder.iterdir())
@@ -89,7 +89,7 @@ def describe(folder: Path) -> dict[str, SavedFile]:
 
 
 def is_whole(folder: Path, files: dict[str, SavedFile], *, hashes: bool) -> bool:
-    """Whether all files are there with their sizes, and with their hashes if asked."""
+    """Return True if all files exist with their sizes, and optionally with their hashes."""
     for name, saved in files.items():
         path = folder / Path(name).name
         if not path.is_file() or path.stat().st_size != saved.size:
@@ -109,7 +109,7 @@ def _sync(path: Path) -> None:
 
 @contextlib.contextmanager
 def plain_disk_faults() -> Iterator[None]:
-    """Give a full disk the system's words: safetensors, which writes in Rust, has its own for it."""
+    """Convert a disk-full error of safetensors, which is written in Rust, to OSError."""
     try:
         yield
     except SafetensorError as error:

@@ -1,9 +1,8 @@
-"""A parent's adapter, taken over: trained further, or merged into the base under a new one.
+"""Inheritance of a parent's adapter: trained further, or merged into the base below a new one.
 
-What is merged is kept as factors A and B with scale 1, W' = W + B A, for two reasons. A checkpoint of the stage must
-load on the base as it is, by any library: it is one adapter whose ranks are those of what was merged and of what was
-trained, side by side, B' A' = [B1 B2] [A1; A2]. And a stage that goes on from this one finds there, bit for bit, what
-it has to merge.
+A merged change is kept as factors A and B with scale 1, W' = W + B A. A stage's checkpoint must load on the original
+base in any library: it is one adapter that concatenates the merged and the trained ranks, B' A' = [B1 B2] [A1; A2]. The
+next stage finds the factors to merge there bit for bit.
 """
 
 from __future__ import annotations
@@ -29,12 +28,12 @@ from touchline.train.parent import ParentCheckpoint
 
 _A, _B = ".lora_A.weight", ".lora_B.weight"
 _PREFIX = "base_model.model."
-"""What PEFT puts before a base's own names."""
+"""Prefix that PEFT puts before a base's tensor names."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Factors:
-    """A change of one layer's weight, B A."""
+    """Change of one layer's weight, B A."""
 
     a: Tensor
     """float32, shape [rank, inputs]."""
@@ -43,42 +42,42 @@ class Factors:
 
     @property
     def rank(self) -> int:
-        """Its rank."""
+        """Rank."""
         return int(self.a.shape[0])
 
 
 Merged = dict[str, Factors]
-"""By the layer's name as PEFT writes it, `base_model.model.model.layers.0.self_attn.q_proj`."""
+"""Factors by PEFT layer name, `base_model.model.model.layers.0.self_attn.q_proj`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Inheritance:
-    """What a stage takes over."""
+    """Weights inherited by a stage."""
 
     merged: Merged = field(default_factory=dict)
-    """What is merged into the base before anything is trained; empty: nothing."""
+    """Factors merged into the base before training; empty if none."""
     targets: tuple[str, ...]
     """`target_modules` of the parent's adapter."""
     own: dict[str, Tensor] | None = None
-    """The adapter that is trained further, by PEFT's names; none: a fresh one is trained."""
+    """Adapter to train further, by PEFT name; None for a new adapter."""
     taken: dict[str, Tensor] = field(default_factory=dict)
-    """The tensors of the parent's file that the stage takes over, as they are in it."""
+    """Inherited tensors of the parent's file, unchanged."""
     adapter_sha256: str
-    """Hash of the parent's adapter file as it was read."""
+    """Hash of the parent's adapter file."""
     parent_parameters: int
-    """Elements of the adapter that the parent trained."""
+    """Number of parameters of the adapter trained by the parent."""
 
     @property
     def merged_rank(self) -> int:
-        """The largest rank of what is merged."""
+        """Largest merged rank."""
         return max((each.rank for each in self.merged.values()), default=0)
 
 
 def read_inheritance(parent: ParentCheckpoint) -> Inheritance:
-    """What the parent's checkpoint leaves to a stage.
+    """Read the weights that the parent's checkpoint passes on.
 
     Raises:
-        LineageError: a file is no adapter.
+        LineageError: a file is not an adapter.
     """
     everything, digest = _read(parent.path / ADAPTER_FILE)
     settings = _settings(parent.path / ADAPTER_CONFIG_FILE)
@@ -106,9 +105,9 @@ def read_inheritance(parent: ParentCheckpoint) -> Inheritance:
 
 
 def merge_into(base: nn.Module, merged: Merged) -> Measured:
-    """Merge into the weights of a base, in place; gives what rounding changed, relative to what was merged.
+    """Merge factors into the weights of a base in place. Return the rounding error relative to the merged change.
 
-    The sum is formed in float32 and rounded once, to the base's element type.
+    The sum is computed in float32 and rounded once to the base's dtype.
 
     Raises:
         LineageError: the base has no such layer.
@@ -134,7 +133,7 @@ def merge_into(base: nn.Module, merged: Merged) -> Measured:
 
 
 def put_in(model: PeftModel, own: dict[str, Tensor]) -> list[str]:
-    """Put a parent's adapter in the place of a fresh one, and say what does not fit; then nothing was put in."""
+    """Copy a parent's adapter over a new one. Return the mismatches; if there are any, nothing is copied."""
     with torch.no_grad():
         places = {_named(name): value for name, value in model.named_parameters() if value.requires_grad}
         wrong = [
@@ -149,13 +148,13 @@ def put_in(model: PeftModel, own: dict[str, Tensor]) -> list[str]:
 
 
 def adapter_tensors(model: PeftModel) -> dict[str, Tensor]:
-    """The adapter as it sits in a model, by PEFT's names."""
+    """Return the adapter tensors of a model, by PEFT name."""
     tensors: dict[str, Tensor] = get_peft_model_state_dict(model, save_embedding_layers=False)
     return tensors
 
 
 def tensors_sha256(tensors: dict[str, Tensor]) -> str:
-    """Hash over names, types, shapes and elements, whatever file they are in."""
+    """Hash names, dtypes, shapes and elements, independent of the file."""
     digest = hashlib.sha256()
     for name, value in sorted(tensors.items()):
         data = value.detach().cpu().contiguous()
@@ -165,17 +164,17 @@ def tensors_sha256(tensors: dict[str, Tensor]) -> str:
 
 
 def learned_nothing(tensors: dict[str, Tensor]) -> bool:
-    """Whether every factor B is zero, as in an adapter that no step has trained."""
+    """Return True if every factor B is zero, as in an untrained adapter."""
     return not any(bool(value.any()) for name, value in tensors.items() if name.endswith(_B))
 
 
 def combined_settings(settings: dict[str, Any], ranks: Mapping[str, int], targets: Sequence[str]) -> dict[str, Any]:
-    """adapter_config.json of an adapter that `combine` has made: its scale is alpha over rank, 1 in every layer.
+    """Return adapter_config.json of a combined adapter; its scale is alpha over rank, 1 in every layer.
 
     Args:
-        settings: of the adapter that was trained.
+        settings: configuration of the trained adapter.
         ranks: rank of each layer.
-        targets: `target_modules` of what was merged.
+        targets: `target_modules` of the merged adapter.
     """
     usual = max(ranks.values())
     by_kind: dict[str, set[int]] = {}
@@ -196,12 +195,12 @@ def combined_settings(settings: dict[str, Any], ranks: Mapping[str, int], target
 
 
 def combine(own: dict[str, Tensor], scale: float, merged: Merged) -> tuple[dict[str, Tensor], dict[str, int]]:
-    """One adapter of scale 1 for the base as it is, and the rank that it has in each layer.
+    """Combine adapters into one of scale 1 for the original base. Return its tensors and the rank per layer.
 
     Args:
-        own: the trained adapter, by PEFT's names.
-        scale: alpha over rank of it.
-        merged: what was merged before.
+        own: trained adapter, by PEFT name.
+        scale: its alpha over rank.
+        merged: factors merged before.
     """
     trained = _layers(own)
     tensors: dict[str, Tensor] = {}
@@ -218,7 +217,7 @@ def combine(own: dict[str, Tensor], scale: float, merged: Merged) -> tuple[dict[
 
 
 def _before(everything: dict[str, Tensor], own: dict[str, Tensor]) -> Merged:
-    """What lies in a combined adapter before the ranks of the one that was trained."""
+    """Return the part of a combined adapter before the ranks of the trained one."""
     trained = _layers(own)
     merged: Merged = {}
     for layer, (a, b) in _layers(everything).items():
@@ -229,7 +228,7 @@ def _before(everything: dict[str, Tensor], own: dict[str, Tensor]) -> Merged:
 
 
 def _layers(tensors: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
-    """(A, B) of every layer."""
+    """Return (A, B) of every layer."""
     layers = sorted(name.removesuffix(_A) for name in tensors if name.endswith(_A))
     if {name for layer in layers for name in (layer + _A, layer + _B)} != set(tensors):
         raise LineageError("the parent's adapter holds tensors that are no factors of a layer")
@@ -237,7 +236,7 @@ def _layers(tensors: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], str]:
-    """The tensors of a file and the hash of the very bytes that they were read from."""
+    """Return the tensors of a file and the hash of its bytes, read once."""
     data = read_bytes(path)
     try:
         return load(data), hashlib.sha256(data).hexdigest()
@@ -246,10 +245,10 @@ def _read(path: Path) -> tuple[dict[str, Tensor], str]:
 
 
 def _settings(path: Path) -> dict[str, Any]:
-    """adapter_config.json.
+    """Read adapter_config.json.
 
     Raises:
-        LineageError: it is broken, or of a kind of adapter that is more than B A.
+        LineageError: it is corrupt, or of an adapter type that is more than B A.
     """
     try:
         content: dict[str, Any] = parse_json(read_bytes(path))
@@ -262,7 +261,7 @@ def _settings(path: Path) -> dict[str, Any]:
 
 
 def _scale(settings: Mapping[str, Any], layer: str) -> float:
-    """alpha over rank of a layer, as an adapter's configuration says."""
+    """Return alpha over rank of a layer by an adapter's configuration."""
     name = layer.removeprefix(_PREFIX)
 
     def of(pattern: str, default: str) -> float:
@@ -284,7 +283,7 @@ def _weight(base: nn.Module, layer: str) -> Tensor:
 
 
 def _named(name: str) -> str:
-    """A parameter's name as it is in a file: without the adapter's own name."""
+    """Return a parameter's name in a file, without the adapter name."""
     return name.replace(".lora_A.default.", ".lora_A.").replace(".lora_B.default.", ".lora_B.")
 
 

@@ -1,4 +1,4 @@
-"""finetune.yaml and what it names, read again and compared with what was planned. No torch here."""
+"""Inputs of a training, read again and compared with the plan; torch is not needed."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ _ACCEPT = "touchline plan, or touchline prepare --accept if the change is meant"
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Inputs:
-    """All that a training reads, as it was planned."""
+    """Inputs of a training, as planned."""
 
     config: TrainerConfig
-    """finetune.yaml."""
+    """Content of finetune.yaml."""
     model: ModelInfo
-    """The base's folder."""
+    """Base model folder."""
     renderer: ChatRenderer
-    """The base's chat template and tokenizer."""
+    """Chat template and tokenizer of the base."""
     train: tuple[RenderedExample, ...]
-    """The training split."""
+    """Training split."""
     validation: tuple[RenderedExample, ...]
-    """The validation split; may be empty."""
+    """Validation split; may be empty."""
     batches: BatchPlan
     """Every micro-batch."""
 
 
 def read_config(path: Path) -> TrainerConfig:
-    """Read finetune.yaml, with the path of the model as it is on this machine.
+    """Read finetune.yaml; the model path is resolved on this machine.
 
     Raises:
-        InputError: it is missing, too large, or not one.
+        InputError: it is missing, too large, or invalid.
     """
     text = read_text_bounded(path, CONFIG_LIMIT_BYTES)
     config = read_trainer_config(text, str(path))
@@ -56,11 +56,11 @@ def read_config(path: Path) -> TrainerConfig:
 
 
 def load_inputs(config: TrainerConfig, folder: Path) -> Inputs:
-    """Read everything, and compare it with the plan.
+    """Read all inputs and compare them with the plan.
 
     Raises:
-        PlanDriftError: model, data or batches are not those that were planned.
-        InputError: something cannot be read, or an example is too long.
+        PlanDriftError: model, data or batches differ from the plan.
+        InputError: a file cannot be read, or an example is too long.
     """
     path = _planned_data(config, folder)
     model = load_model(config.model.path, Path(config.model.path).parent)
@@ -92,7 +92,7 @@ def load_inputs(config: TrainerConfig, folder: Path) -> Inputs:
 
 
 def _training_examples(config: TrainerConfig, folder: Path) -> tuple[Example, ...]:
-    """The training split; of a shuffled control, every prompt with the answer of another row."""
+    """Return the training split; for a shuffled control, every prompt with the answer of another example."""
     examples = load_examples(config.data, "train", folder)
     if not config.shuffled_labels:
         return examples
@@ -103,11 +103,11 @@ def _training_examples(config: TrainerConfig, folder: Path) -> tuple[Example, ..
 
 
 def load_validation(config: TrainerConfig, folder: Path) -> tuple[RenderedExample, ...]:
-    """The validation items of a run, as it was planned; may be none.
+    """Return the validation items of a run, as planned; may be empty.
 
     Raises:
-        PlanDriftError: model or data are not those that were planned.
-        InputError: something cannot be read.
+        PlanDriftError: model or data differ from the plan.
+        InputError: a file cannot be read.
     """
     _planned_data(config, folder)
     model = load_model(config.model.path, Path(config.model.path).parent)

@@ -1,8 +1,8 @@
-"""Proof that examples in one row do not see each other, on the very model that will be trained.
+"""Isolation test on the model to train: packed examples must not attend to each other.
 
-Masks are only as good as the layers that obey them: a state-space layer, a convolution or a linear attention passes
-state along the row whatever the mask says, and a leak makes the loss look better. So two things are tried. Each example
-must have the loss in the row that it has alone; and it must keep that loss when its neighbours' tokens change.
+A mask is only as good as the layers that apply it: a state-space layer, a convolution or linear attention carries state
+along the sequence whatever the mask says, and a leak improves the loss. Each example must have the same loss in the
+packed sequence as alone, and must keep it when its neighbors' tokens change.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from touchline.data.metrics import IsolationProof
 from touchline.train.model import TargetLoss, scoring
 
 EXAMPLES = 4
-"""Examples that are compared; a leak shows from the second one on."""
+"""Number of compared examples; a leak shows from the second on."""
 TOLERANCE_NATS = {torch.float32: 1e-3, torch.bfloat16: 0.15}
-"""What rounding alone does to an example's mean loss when the shapes of the matrix products change."""
+"""Change of an example's mean loss caused by rounding when matrix shapes change."""
 
 
 def sample_for_proof(
     first: Sequence[RenderedExample], every: Sequence[RenderedExample], layout: Layout
 ) -> list[RenderedExample]:
-    """Examples that share a row in this layout; none when no two ever do.
+    """Return examples that share a sequence in this layout; empty if no two ever do.
 
     Args:
-        first: the first micro-batch.
-        every: the whole split: its two shortest examples share a row if any two do.
-        layout: the layout to be proved.
+        first: first micro-batch.
+        every: whole split; its two shortest examples share a sequence if any two do.
+        layout: layout to test.
     """
     shortest = sorted(every, key=lambda example: len(example.prompt_ids) + len(example.answer_ids))[:2]
     for candidate in (list(first[:EXAMPLES]), list(first[:2]), shortest):
@@ -43,7 +43,7 @@ def sample_for_proof(
 
 
 def prove(target_loss: TargetLoss, examples: Sequence[RenderedExample], layout: Layout, seed: int) -> IsolationProof:
-    """Compare the examples in the layout with each alone, and with changed neighbours."""
+    """Compare the examples in the layout with each alone, and with changed neighbors."""
     rows = arrange(examples, layout)
     tolerance = TOLERANCE_NATS[target_loss.machine.base_dtype]
     with scoring(target_loss.model):
@@ -69,21 +69,21 @@ def prove(target_loss: TargetLoss, examples: Sequence[RenderedExample], layout: 
 
 
 def _means(target_loss: TargetLoss, rows: Rows, count: int) -> NDArray[np.float64]:
-    """Mean loss of each example; shape [count]."""
+    """Return the mean loss of each example; shape [count]."""
     losses = target_loss(rows).double().cpu().numpy()
     means: NDArray[np.float64] = np.bincount(rows.owners, losses, count) / np.bincount(rows.owners, minlength=count)
     return means
 
 
 def _ends(rows: Rows) -> list[tuple[int, int]]:
-    """(row, segment) of the first and the last example of each row: a leak may run forwards or backwards."""
+    """Return (row, segment) of the first and last example of each row: a leak may run forwards or backwards."""
     return [
         (row, segment) for row in range(len(rows.segments)) for segment in sorted({1, int(rows.segments[row].max())})
     ]
 
 
 def _others(rows: Rows, row: int, segment: int, count: int) -> NDArray[np.bool_]:
-    """Which examples do not lie in that segment; shape [count]."""
+    """Return a mask of the examples outside that segment; shape [count]."""
     width = rows.segments.shape[1]
     inside = (rows.sources // width == row) & (rows.segments.reshape(-1)[rows.sources] == segment)
     others = np.ones(count, dtype=np.bool_)

@@ -1,10 +1,10 @@
-"""`python -m touchline.train.leaks < config.json`: do documents in one row see each other in this architecture?
+"""Command `python -m touchline.train.leaks < config.json`: test an architecture for leaks between packed documents.
 
-A small model of the architecture with random weights is made on the processor. Two documents lie in one row; the
-tokens of one are changed, and the other's log-probabilities must not move; nor may they differ from those that it has
-alone. Each way in which trainers keep documents apart is tried, because the same model may obey one and not another:
-a mask of ones switches the detection of packed rows off in transformers, and state that runs along a row (linear
-attention, convolutions, state-space layers) passes every mask.
+A small model of the architecture with random weights is created on the CPU. Two documents share a sequence; when the
+tokens of one change, the other's log-probabilities must not change, nor differ from those it has alone. Each packing
+mode of common trainers is tested, because a model may respect one and not another: a mask of ones disables
+packed-sequence detection in transformers, and state along the sequence (linear attention, convolutions, state-space
+layers) passes every mask.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from touchline.data.packing.isolation import IsolationCheck, PackingMode
 LAYERS = 4
 """Hybrid models repeat a pattern of at most four kinds of layers."""
 LENGTHS = (9, 12, 7)
-"""Tokens of the documents in the row."""
+"""Tokens of the documents in the sequence."""
 VOCABULARY = 128
 TOLERANCE_NATS = 1e-4
-"""What float32 rounding does to a log-probability; a leak is a thousand times as much."""
+"""Effect of float32 rounding on a log-probability; a leak is about a thousand times larger."""
 _SMALL: dict[str, int] = {
     "hidden_size": 64,
     "intermediate_size": 96,
@@ -62,14 +62,14 @@ _SMALL: dict[str, int] = {
     "mamba_d_state": 16,
     "mamba_n_groups": 1,
 }
-"""Sizes of the small model, where the architecture has them."""
+"""Sizes of the small model, as far as the architecture has them."""
 
 
 def small_config(config: dict[str, Any]) -> PretrainedConfig:
-    """The architecture's own configuration with small numbers; its kinds of layers, masks and norms stay.
+    """Return the architecture's configuration with small sizes; layer types, masks and norms stay.
 
     Raises:
-        InputError: transformers does not know the architecture, or cannot make it small.
+        InputError: transformers does not know the architecture, or cannot shrink it.
     """
     inner = config.get("text_config")
     text = {**inner, **{key: config[key] for key in ("model_type",) if "model_type" not in inner}} if inner else config
@@ -98,10 +98,10 @@ def small_config(config: dict[str, Any]) -> PretrainedConfig:
 
 
 def check(config: dict[str, Any]) -> IsolationCheck:
-    """Try every way on a small random model of this configuration.
+    """Test every packing mode on a small random model of this configuration.
 
     Raises:
-        InputError: no such model can be made.
+        InputError: no such model can be created.
     """
     small = small_config(config)
     model, attention = _small_model(small)
@@ -123,7 +123,7 @@ def check(config: dict[str, Any]) -> IsolationCheck:
 
 
 def _small_model(config: PretrainedConfig) -> tuple[torch.nn.Module, str]:
-    """A model with random weights, and its attention: fused where the architecture has it."""
+    """Return a model with random weights and its attention implementation: fused if supported."""
     fault: Exception | None = None
     for attention in ("sdpa", "eager"):
         torch.manual_seed(1)
@@ -176,7 +176,7 @@ def _way(model: torch.nn.Module, name: str, used_by: str) -> PackingMode:
 
 
 def _row(model: torch.nn.Module, documents: list[Tensor], name: str) -> list[Tensor]:
-    """Log-probabilities of each document, shape [tokens, vocabulary], with all of them in one row."""
+    """Return the log-probabilities of each document in one sequence, shape [tokens, vocabulary]."""
     ids = torch.cat(documents).unsqueeze(0)
     given: dict[str, Tensor] = {"input_ids": ids}
     if name != "nothing":
@@ -195,7 +195,7 @@ def _row(model: torch.nn.Module, documents: list[Tensor], name: str) -> list[Ten
 
 
 def main() -> int:
-    """Read a config.json on stdin, print the answer as JSON on stdout; a fault goes to stderr in words."""
+    """Read a config.json from stdin and print the result as JSON; errors go to stderr."""
     try:
         config = parse_json(sys.stdin.read())
         sys.stdout.write(json.dumps(asdict(check(config))) + "\n")

@@ -1,11 +1,11 @@
-"""Proof that a stage goes on from its parent's weights, made on the loaded model before its first step.
+"""Proof that a stage continues from its parent's weights, made on the loaded model before its first step.
 
-The parent's items are scored as the parent scored them: in its layout and with its implementation of attention, since
-in bfloat16 either of them moves a loss by more than the tolerance. Measured, SmolLM2-135M-Instruct after 40 steps at
-rank 8, on 20 and on 60 items, base in bfloat16 on a processor, losses of 0.46 and 0.30 nats; differences relative to
-the loss: the same again 0 and 0; another attention 2.1e-3 and 1.6e-4; rows that share no prefix 4.7e-4 and 1.1e-3; the
-base in float32 8.6e-3 and 1.4e-3; the adapter merged, in bfloat16, 8.0e-3 and 3.8e-3 (of the next stage
-7.4e-3 and 1.1e-2), as rounding changes the weights by 40 % of what is merged; no adapter at all 2.9.
+The parent's items are scored in the parent's layout and attention implementation, because in bfloat16 either changes a
+loss by more than the tolerance. Measured with SmolLM2-135M-Instruct after 40 steps at rank 8, on 20 and on 60 items,
+base in bfloat16 on a CPU, losses of 0.46 and 0.30 nats; differences relative to the loss: repeated 0 and 0; another
+attention 2.1e-3 and 1.6e-4; no shared prefix 4.7e-4 and 1.1e-3; the base in float32 8.6e-3 and 1.4e-3; the adapter
+merged, in bfloat16, 8.0e-3 and 3.8e-3 (of the next stage 7.4e-3 and 1.1e-2), because rounding changes the weights by
+40% of the merged change; no adapter 2.9.
 """
 
 from __future__ import annotations
@@ -38,21 +38,21 @@ from touchline.train.parent import LINEAGE_FILE, Ancestry, ParentCheckpoint
 from touchline.train.validation import arrange_by_length, attending, items_sha256, mean_loss
 
 SAME_ARITHMETIC = 1e-3
-"""Tolerance of the loss, relative to it, where nothing is rounded that was not rounded before."""
+"""Relative loss tolerance without additional rounding."""
 MERGED_IN_BFLOAT16 = 5e-2
-"""The same where merged weights are rounded to bfloat16: more than four times what was measured."""
+"""Relative loss tolerance for merged weights rounded to bfloat16: more than four times the measured difference."""
 OTHER_ARITHMETIC = 5e-2
-"""The same where the parent was scored in another element type, or on another kind of device."""
+"""Relative loss tolerance if the parent was scored in another dtype or on another kind of device."""
 _SMALLEST_LOSS = 1e-12
 _BROKEN = Missing(missing="not scored, since the lineage is broken already")
 _LINEAGE = TypeAdapter(Lineage)
 
 
 def take_over(ancestry: Ancestry) -> Inheritance:
-    """What a stage goes on from; of one that resumes, what it began with.
+    """Return the weights that a stage inherits; for a resumed stage, those it started with.
 
     Raises:
-        LineageError: the checkpoint holds no adapter, or another one than the stage began with.
+        LineageError: the checkpoint holds no adapter, or not the one the stage started with.
     """
     found = read_inheritance(ancestry.checkpoint)
     proved = ancestry.proved
@@ -67,17 +67,17 @@ def take_over(ancestry: Ancestry) -> Inheritance:
 def prove_lineage(
     ancestry: Ancestry, own: Inheritance, target_loss: TargetLoss, setup: ScoringSetup, rounding: Measured
 ) -> Lineage:
-    """Put the parent's adapter in where it is trained further, compare everything, and write lineage.json.
+    """Insert the parent's adapter if it is trained further, verify the lineage, and write lineage.json.
 
     Args:
-        ancestry: what the stage goes on from.
-        own: the tensors of it; what is to be merged is merged already.
-        target_loss: the stage's model with a fresh adapter.
-        setup: how the stage itself scores its validation items.
-        rounding: what merging has rounded away.
+        ancestry: parent checkpoint of the stage.
+        own: its tensors; those to merge are merged already.
+        target_loss: the stage's model with a new adapter.
+        setup: scoring setup of the stage.
+        rounding: relative rounding error of the merge.
 
     Raises:
-        LineageError: something is broken; lineage.json says what.
+        LineageError: the lineage is broken; lineage.json has the problems.
     """
     watch, parent = Stopwatch(), ancestry.checkpoint
     problems = _records(parent, own)
@@ -135,7 +135,7 @@ def prove_lineage(
 
 
 def lineage_row(lineage: Lineage, attempt: int) -> LineageRow:
-    """What metrics.jsonl says of it."""
+    """Return the metrics.jsonl row of a lineage."""
     return LineageRow(
         event="lineage",
         attempt=attempt,
@@ -171,7 +171,7 @@ def _tell(lineage: Lineage) -> None:
 
 
 def _kept(parent: ParentCheckpoint) -> tuple[str, float | None] | None:
-    """(hash, loss) of the checkpoint in the parent's training.json; that of older versions knows the last one only."""
+    """Return (hash, loss) of the checkpoint in the parent's training.json; older versions record only the last one."""
     training = parent.training
     for each in training.kept:
         if each.name == parent.path.name:
@@ -182,7 +182,7 @@ def _kept(parent: ParentCheckpoint) -> tuple[str, float | None] | None:
 
 
 def _records(parent: ParentCheckpoint, own: Inheritance) -> list[str]:
-    """Where the file, the checkpoint's marker and the parent's training.json disagree."""
+    """Return contradictions between the file, the checkpoint marker and the parent's training.json."""
     problems: list[str] = []
     marker, kept = parent.marker, _kept(parent)
     if own.adapter_sha256 != marker.adapter_sha256:
@@ -224,7 +224,7 @@ def _loss(
     setup: ScoringSetup,
     examples: Sequence[RenderedExample],
 ) -> LossProof | Missing:
-    """The loss on the parent's validation items, arranged as the parent arranged them."""
+    """Score the parent's validation items, arranged as by the parent."""
     recorded = parent.marker.validation_loss
     if recorded is None or not examples:
         return Missing(missing=f"{parent.config.run} has no validation loss at {parent.path.name}")
@@ -245,7 +245,7 @@ def _loss(
 
 
 def _tolerance(theirs: ScoringSetup, ours: ScoringSetup, *, merges: bool) -> tuple[float, str]:
-    """How far rounding alone may move the loss, relative to it, and why so far."""
+    """Return the relative tolerance of the loss for rounding, with its reason."""
     if (theirs.base_dtype, theirs.device_kind) != (ours.base_dtype, ours.device_kind):
         was, now = f"{theirs.base_dtype} on {theirs.device_kind}", f"{ours.base_dtype} on {ours.device_kind}"
         return OTHER_ARITHMETIC, f"the parent was scored in {was}, the stage in {now}"

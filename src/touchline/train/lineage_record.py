@@ -1,8 +1,8 @@
-"""lineage.json: the proof that a stage of a chain goes on from its parent's weights, made before its first step.
+"""File lineage.json: proof that a stage continues from its parent's weights.
 
-Three things are compared. The file: its hash with those in the checkpoint's own marker and in the parent's
-training.json, and the tensors as they sit in the model with those in the file. The loss: of the model before its first
-step, on the parent's validation items, with the one that the parent recorded. The size: the adapter's parameters.
+Three comparisons are recorded. File: its hash with those in the checkpoint marker and the parent's training.json, and
+the tensors in the model with those in the file. Loss: of the model before its first step, on the parent's validation
+items, with the recorded one. Size: number of adapter parameters.
 """
 
 from __future__ import annotations
@@ -17,74 +17,74 @@ LINEAGE_SCHEMA_VERSION = 1
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LossProof:
-    """The parent's validation items, scored by the stage's model before its first step."""
+    """Loss of the parent's validation items with the stage's model before its first step."""
 
     recorded: float
-    """The parent's validation loss at that checkpoint, in nats, as it recorded it."""
+    """Recorded validation loss of the parent at that checkpoint, in nats."""
     found: float
-    """The stage's model's, in nats."""
+    """Loss with the stage's model, in nats."""
     relative_difference: float
-    """Of the two, by the recorded one."""
+    """Difference relative to the recorded loss."""
     tolerance: float
-    """What rounding alone may do."""
+    """Tolerance for rounding."""
     tolerance_reason: str
-    """Why so much: the same arithmetic, merged in bfloat16, another device or element type than the parent's."""
+    """Reason of the tolerance: same arithmetic, merged in bfloat16, another device or dtype than the parent's."""
     examples: int
-    """Validation items."""
+    """Number of validation items."""
     target_tokens: int
-    """Their target tokens."""
+    """Their number of label tokens."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Lineage:
-    """lineage.json."""
+    """Content of lineage.json."""
 
     schema_version: int = LINEAGE_SCHEMA_VERSION
-    """Version of this file's form."""
+    """Format version."""
     run: str
-    """The stage's run."""
+    """Run of the stage."""
     run_digest: str
-    """Digest of what was planned for it."""
+    """Digest of the planned run."""
     parent: str
-    """The parent's run."""
+    """Run of the parent."""
     parent_digest: str
-    """Digest of what was planned for the parent, and trained."""
+    """Digest of the planned and trained parent."""
     how: Literal["adapter", "merge"]
-    """`adapter`: trained further; `merge`: merged into the base, and a new one trained."""
+    """`adapter`: trained further; `merge`: merged into the base below a new adapter."""
     checkpoint: str
-    """The parent's checkpoint, `epoch_0`."""
+    """Checkpoint of the parent, `epoch_0`."""
     checkpoint_rule: Literal["last", "best"]
-    """Why this one."""
+    """Rule that selected it."""
     adapter_sha256: str
-    """Hash of the adapter's file as it was read."""
+    """Hash of the adapter file as read."""
     marker_sha256: str
-    """The same as the checkpoint's own marker has it."""
+    """Hash in the checkpoint marker."""
     record_sha256: str | None
-    """The same as the parent's training.json has it; none where that does not know the checkpoint."""
+    """Hash in the parent's training.json; None if that does not list the checkpoint."""
     file_tensors_sha256: str
-    """Hash over names, types, shapes and elements of the tensors in the file that the stage takes over."""
+    """Hash over names, dtypes, shapes and elements of the inherited tensors in the file."""
     model_tensors_sha256: str
-    """The same of the tensors as they sit in the model; with `merge`, of those that were merged."""
+    """The same hash of the tensors in the model; with `merge`, of the merged tensors."""
     loss: LossProof | None
-    """The loss before the first step; none where the parent has no validation loss."""
+    """Loss before the first step; None if the parent has no validation loss."""
     loss_missing: str | None
-    """Why there is none."""
+    """Reason why there is none."""
     parent_parameters: int
-    """Parameters that the parent trained."""
+    """Number of parameters trained by the parent."""
     trainable_parameters: int
-    """Parameters that the stage trains; with `adapter` the same."""
+    """Number of parameters trained by the stage; equal with `adapter`."""
     merged_rank: int
-    """Largest rank of what is merged into the base under the stage's adapter; 0: nothing."""
+    """Largest rank merged into the base below the stage's adapter; 0 if none."""
     merge_rounding: Measured
-    """What rounding to the base's element type changed, relative to the change that was merged."""
+    """Rounding error in the base's dtype, relative to the merged change."""
     problems: tuple[str, ...] = ()
-    """What is broken; none: the lineage is proved."""
+    """Problems found; empty if the lineage is proved."""
     time_unix: float
-    """When it was made, in seconds since 1970."""
+    """Time of the proof, in seconds since 1970."""
     seconds: float
-    """Wall time of loading, merging and proving."""
+    """Wall-clock time of loading, merging and proving."""
 
     @property
     def proved(self) -> bool:
-        """Whether nothing is broken."""
+        """Whether there are no problems."""
         return not self.problems

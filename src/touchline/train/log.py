@@ -1,4 +1,4 @@
-"""What a training tells: rows to metrics.jsonl, and a line now and then to the one who watches."""
+"""Output of a training: rows of metrics.jsonl and progress lines."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from touchline.data.metrics import AttemptRow, MetricsRow
 LOG = logging.getLogger("touchline.train")
 
 LINE_SECONDS = 5.0
-"""Between two progress lines on a terminal."""
+"""Seconds between two progress lines on a terminal."""
 LINE_SHARE = 0.1
-"""Share of the steps between two progress lines in a file."""
+"""Fraction of the steps between two progress lines in a file."""
 
 _ROW: TypeAdapter[MetricsRow] = TypeAdapter(MetricsRow)
 
 
 class MetricsLog:
-    """metrics.jsonl, appended to. One write a row: a kill leaves whole rows and at most one torn, which is closed."""
+    """Appender of metrics.jsonl. One write per row: a kill leaves at most one partial row, terminated later."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -48,7 +48,7 @@ class MetricsLog:
         """Append a row.
 
         Raises:
-            HostError: the disk is full or refuses.
+            HostError: the disk is full or not writable.
         """
         data = (b"\n" if self._torn else b"") + _ROW.dump_json(row) + b"\n"
         with disk_faults("file", self._path):
@@ -66,7 +66,7 @@ class MetricsLog:
 
 
 def _attempts(path: Path) -> int:
-    """Attempts that metrics.jsonl knows of."""
+    """Return the number of attempts in metrics.jsonl."""
     count = 0
     with open_regular(path) as stream:
         for line in stream:
@@ -79,7 +79,7 @@ def _attempts(path: Path) -> int:
 
 
 class ConsoleProgress:
-    """`step 40/100  loss 0.31  1,180 tokens/s  eta 0:24`, not more often than one wants to read it."""
+    """Throttled progress lines: `step 40/100 loss 0.31 1,180 tokens/s eta 0:24`."""
 
     def __init__(self, steps: int, done: int) -> None:
         self._steps = steps
@@ -90,7 +90,7 @@ class ConsoleProgress:
         self._terminal = sys.stderr.isatty()
 
     def step(self, done: int, loss: float, tokens_per_second: float) -> None:
-        """A step is done."""
+        """Report a completed step."""
         now = time.monotonic()
         due = now - self._said_at >= LINE_SECONDS
         if not self._terminal:

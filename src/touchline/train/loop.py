@@ -1,4 +1,4 @@
-"""The training itself: optimizer steps, and what happens between them."""
+"""Training loop: optimizer steps, validation, checkpoints, saved state."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ from touchline.train.tensors import give_random_state, pack_state, take_random_s
 from touchline.train.validation import arrange_by_length
 
 FINAL_LOSS_STEPS = 10
-"""Steps over which the final training loss is averaged; one step's loss is mostly its examples' difficulty."""
+"""Steps over which the final training loss is averaged, because one step's loss mostly reflects its examples."""
 
 
 def _says_out_of_memory(error: Exception) -> bool:
-    """The processor's allocator has no exception of its own, only words."""
+    """Return True for out of memory; the CPU allocator has no exception type, only a message."""
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
 
 
 class _StopRequestedError(Exception):
-    """Asked to stop, between two micro-batches; the state is that after the last whole step."""
+    """Stop requested between two micro-batches; the state is that after the last complete step."""
 
 
 def learning_rate(step: int, *, steps: int, peak: float, warmup_fraction: float, schedule: str) -> float:
-    """Learning rate of an optimizer step, from 0: a linear rise, then the schedule, zero after the last."""
+    """Return the learning rate of a step, from 0: linear warmup, then the schedule, zero after the last step."""
     warmup = math.ceil(warmup_fraction * steps)
     if step < warmup:
         return peak * (step + 1) / warmup
@@ -62,10 +62,10 @@ class Training:
     """One attempt at a training.
 
     Args:
-        session: model, optimizer, batches, and where an earlier attempt stopped.
-        folder: the run's folder.
+        session: model, optimizer, batches and saved state.
+        folder: run folder.
         log: metrics.jsonl.
-        stop: tells whether to stop.
+        stop: stop request.
     """
 
     def __init__(self, session: Session, folder: Path, log: MetricsLog, stop: Stop) -> None:
@@ -89,7 +89,7 @@ class Training:
         self._validation_rows = self._arrange_validation()
 
     def run(self) -> bool:
-        """Train to the end, or until asked to stop; whether it is complete."""
+        """Train to the end or until a stop is requested. Return True if complete."""
         try:
             with MemorySampler(self._session.machine) as memory:
                 self._run(memory)
@@ -129,7 +129,7 @@ class Training:
                 self._save()
 
     def _optimizer_step(self, memory: MemorySampler) -> StepRow:
-        """One step: accumulate the gradient of the mean over all its target tokens, clip, update."""
+        """Run one step: accumulate the gradient of the mean over all its label tokens, clip, update."""
         watch = Stopwatch()
         session, train = self._session, self._config.train
         random = take_random_state()
@@ -204,7 +204,7 @@ class Training:
     # ---- between the steps ------------------------------------------------------------------------------------------
 
     def _boundary(self) -> None:
-        """What is due after a step: validation, export, and at an epoch's end a saved state before both."""
+        """Run the work due after a step: validation, checkpoint, and at an epoch end a saved state before both."""
         train = self._config.train
         epoch_ends = self._step % self._batches.steps_per_epoch == 0
         if epoch_ends:
@@ -232,7 +232,7 @@ class Training:
         return every.minutes is not None and time.monotonic() - self._exported_at >= 60 * every.minutes
 
     def _validate(self) -> float | None:
-        """Mean loss over the target tokens of the validation split; None when there is none."""
+        """Return the mean loss over the label tokens of the validation split; None if it is empty."""
         if not self._validation_rows:
             return None
         watch = Stopwatch()
@@ -263,7 +263,7 @@ class Training:
         return self._validation_loss
 
     def _arrange_validation(self) -> list[Rows]:
-        """The validation split in rows, examples of like length together so that little is padded."""
+        """Arrange the validation split in rows of similar length to reduce padding."""
         session = self._session
         return arrange_by_length(session.inputs.validation, session.layout, session.micro_batch_size)
 
@@ -281,7 +281,7 @@ class Training:
         self._exported_at = time.monotonic()
 
     def _save(self) -> None:
-        """Save the state to go on from."""
+        """Save the training state."""
         watch = Stopwatch()
         state = ResumeState(
             run_digest=self._config.run_digest,

@@ -1,4 +1,4 @@
-"""The machine that trains: device, element type, threads, and what is sampled of them while steps run."""
+"""Training machine: device, dtype, threads, and measurements during steps."""
 
 from __future__ import annotations
 
@@ -18,34 +18,34 @@ from touchline.data.machine import DtypeChoice, choose_base_dtype, cpu_name
 from touchline.data.versions import stack_versions
 
 SAMPLE_SECONDS = 0.1
-"""How often the resident set is read; one reading takes some 20 µs."""
+"""Seconds between two readings of the resident set; a reading takes about 20 µs."""
 _LIBRARIES = ("touchline", "torch", "transformers", "peft", "safetensors", "tokenizers", "numpy")
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Machine:
-    """Where a training runs, and in which element type."""
+    """Device and dtype of a training."""
 
     device: torch.device
-    """Processor or the first GPU that is visible."""
+    """CPU or first visible GPU."""
     device_name: str
-    """Its name."""
+    """Device name."""
     base_dtype: torch.dtype
-    """Element type of the frozen base and of the computation."""
+    """Dtype of the frozen base and of the computation."""
     choice: DtypeChoice
-    """The same, with the reason."""
+    """The same with its reason."""
     threads: int
-    """Threads of torch on the processor."""
+    """Number of CPU threads of torch."""
 
     @property
     def kind(self) -> Literal["cpu", "cuda"]:
-        """`cpu` or `cuda`."""
+        """Device kind."""
         return "cuda" if self.device.type == "cuda" else "cpu"
 
 
 def select_device(wanted: Literal["auto", "float32", "bfloat16"]) -> Machine:
-    """Choose device and element type."""
+    """Select device and dtype."""
     cuda = torch.cuda.is_available()
     choice = choose_base_dtype(wanted, cuda_capability=torch.cuda.get_device_capability() if cuda else None)
     return Machine(
@@ -58,20 +58,20 @@ def select_device(wanted: Literal["auto", "float32", "bfloat16"]) -> Machine:
 
 
 def torch_dtype(name: Literal["float32", "bfloat16"]) -> torch.dtype:
-    """The torch type of that name."""
+    """Return the torch dtype of a name."""
     return _DTYPES[name]
 
 
 def library_versions() -> dict[str, str]:
-    """Return the versions of Python and of what computes."""
+    """Return the versions of Python and of the computing libraries."""
     return stack_versions(_LIBRARIES, torch.version.cuda)
 
 
 class MemorySampler:
-    """Peak memory while steps run: a thread reads the resident set, or the GPU's allocator keeps its own peak.
+    """Peak memory during steps, from a thread that reads the resident set, or from the GPU allocator.
 
-    Used as a context manager around all of an attempt's steps; `active` says when to look, so that loading, validation
-    and saving do not count on the processor.
+    Used as a context manager around all steps of an attempt; `watch` marks the steps, so that loading, validation and
+    saving do not count on a CPU.
     """
 
     def __init__(self, machine: Machine) -> None:
@@ -98,7 +98,7 @@ class MemorySampler:
             self._thread.join()
 
     def watch(self, active: bool) -> None:
-        """Begin or stop to look."""
+        """Start or pause sampling."""
         if self._cuda or self._ended.is_set():
             return
         if active:
@@ -108,7 +108,7 @@ class MemorySampler:
             self._active.clear()
 
     def peaks(self) -> tuple[Measured, Measured]:
-        """(peak, reserved peak) in bytes."""
+        """Return (peak, reserved peak) in bytes."""
         if self._cuda:
             return (
                 _peak(torch.cuda.max_memory_allocated(), "allocated"),
@@ -131,13 +131,13 @@ def _peak(size_bytes: int, kind: MemoryKind) -> Quantity:
 
 
 class _DeviceUse(Protocol):
-    """What is read of NVML's answer."""
+    """Part of NVML's utilization answer."""
 
     gpu: int
 
 
 def gpu_meter(machine: Machine) -> Callable[[], Measured]:
-    """A function that gives the share of time in which the GPU is busy, as its driver sees it."""
+    """Return a function that measures the GPU's utilization by its driver."""
     if machine.kind == "cpu":
         return lambda: Missing(missing="no GPU in use")
     try:
@@ -165,7 +165,7 @@ def gpu_meter(machine: Machine) -> Callable[[], Measured]:
 
 
 def load_1min() -> Measured:
-    """The machine's load over the last minute."""
+    """Return the load average of the last minute."""
     try:
         return Quantity(value=os.getloadavg()[0], unit="1", aggregation="mean")
     except OSError:
@@ -173,16 +173,16 @@ def load_1min() -> Measured:
 
 
 class Stopwatch:
-    """Wall and processor time of one stretch of work."""
+    """Wall-clock and CPU time since its creation."""
 
     def __init__(self) -> None:
         self._wall = time.perf_counter()
         self._processor = time.process_time()
 
     def seconds(self) -> float:
-        """Wall time since it was made."""
+        """Return the wall-clock time in seconds."""
         return time.perf_counter() - self._wall
 
     def cpu_percent(self) -> float:
-        """Processor time of all threads over wall time; 100 is one core."""
+        """Return CPU time of all threads over wall-clock time; 100 is one core."""
         return 100 * (time.process_time() - self._processor) / max(self.seconds(), 1e-9)

@@ -1,4 +1,4 @@
-"""The base, its adapter, and the loss of the target tokens."""
+"""Base model with its adapter, and the loss of the label tokens."""
 
 from __future__ import annotations
 
@@ -20,53 +20,54 @@ from touchline.spec.experiment import TrainConfig
 from touchline.train.machine import Machine, torch_dtype
 
 SHORT_ROW_TOKENS = 512
-"""Up to this width plain matrix products beat the fused attention kernel on processors: its backward pass is slow
-there, and the square that it avoids is small."""
+"""Width up to which plain matrix products beat fused attention on CPUs: its backward pass is slow there, and the square
+matrix is small.
+"""
 
 OPTIMIZER = "AdamW, fused"
-"""What `optimizer_for` gives, for people."""
+"""Optimizer of `optimizer_for`, as reported."""
 
 
 class BaseModelSpec(Protocol):
-    """Which model."""
+    """Name and folder of a model."""
 
     @property
     def name(self) -> str:
-        """Its name."""
+        """Model name."""
         ...
 
     @property
     def path(self) -> str:
-        """Its folder."""
+        """Model folder."""
         ...
 
 
 class Recipe(Protocol):
-    """What decides on the model and its adapter: a run's finetune.yaml, or a probe's request."""
+    """Settings of the model and its adapter: a run's finetune.yaml, or a probe request."""
 
     @property
     def model(self) -> BaseModelSpec:
-        """The frozen base."""
+        """Frozen base."""
         ...
 
     @property
     def train(self) -> TrainConfig:
-        """The training."""
+        """Training settings."""
         ...
 
     @property
     def seed(self) -> int:
-        """The initial adapter's."""
+        """Seed of the initial adapter."""
         ...
 
 
 def attention_for(machine: Machine, widest_row: int) -> str:
-    """The implementation of attention that is faster here."""
+    """Return the faster attention implementation for this machine and width."""
     return "eager" if plain_attention(machine.kind, widest_row) else "sdpa"
 
 
 def load_base(config: Recipe, machine: Machine, attention: str) -> nn.Module:
-    """The frozen base on its device."""
+    """Load the frozen base on its device."""
     model = AutoModelForCausalLM.from_pretrained(
         config.model.path, dtype=machine.base_dtype, attn_implementation=attention, local_files_only=True
     )
@@ -74,7 +75,7 @@ def load_base(config: Recipe, machine: Machine, attention: str) -> nn.Module:
 
 
 def random_base(config: Recipe, machine: Machine, attention: str) -> nn.Module:
-    """A frozen base of the same configuration with random weights, which takes the same memory and time."""
+    """Return a frozen base of the same configuration with random weights, equal in memory and time."""
     shape = AutoConfig.from_pretrained(config.model.path, local_files_only=True, trust_remote_code=False)
     torch.manual_seed(config.seed)
     # Made where it is used: a GPU draws billions of numbers in a moment, a processor in minutes.
@@ -91,10 +92,10 @@ def _frozen(model: PreTrainedModel, machine: Machine) -> nn.Module:
 
 
 def attach_adapter(base: nn.Module, config: Recipe) -> PeftModel:
-    """Put a fresh adapter on the base; the same seed gives the same one.
+    """Attach a new adapter to the base; equal seeds give equal adapters.
 
     Raises:
-        InputError: the base has no layer of the names given.
+        InputError: the base has no layer of the given names.
     """
     lora = config.train.lora
     threads = torch.get_num_threads()
@@ -130,31 +131,31 @@ def attach_adapter(base: nn.Module, config: Recipe) -> PeftModel:
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The adapter's parameters by name, in the model's order."""
+    """Return the adapter parameters by name, in model order."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 def optimizer_for(parameters: dict[str, nn.Parameter], train: TrainConfig) -> torch.optim.AdamW:
-    """The optimizer of the adapter's parameters."""
+    """Return the optimizer of the adapter parameters."""
     return torch.optim.AdamW(
         list(parameters.values()), lr=train.learning_rate, weight_decay=train.weight_decay, fused=True
     )
 
 
 def dropout_in(model: nn.Module) -> float:
-    """The largest dropout that is on in training."""
+    """Return the largest dropout active in training."""
     return max((module.p for module in model.modules() if isinstance(module, nn.Dropout)), default=0.0)
 
 
 class TargetLoss:
-    """The loss of each target token, computed on those alone.
+    """Loss of each label token, computed at label positions only.
 
-    The model's own forward pass runs, with a hook before its head that keeps the positions that predict a target: the
-    head is the widest layer, and most positions predict nothing. What a model does to its logits then still happens.
+    The model's own forward pass runs, with a hook before its head that keeps the positions predicting a label: the head
+    is the widest layer, and most positions predict no label. Logit transformations of the model still apply.
 
     Args:
-        model: the base with its adapter.
-        machine: where it lies; a bfloat16 base with a float32 adapter is computed in bfloat16 by autocast.
+        model: base with its adapter.
+        machine: device and dtype; a bfloat16 base with a float32 adapter runs in bfloat16 autocast.
     """
 
     def __init__(self, model: PeftModel, machine: Machine) -> None:
@@ -171,7 +172,7 @@ class TargetLoss:
         model.get_base_model().get_output_embeddings().register_forward_pre_hook(self._keep_sources)
 
     def __call__(self, rows: Rows) -> Tensor:
-        """Negative log-likelihood of each target in nats, float32; shape [T]."""
+        """Return the negative log-likelihood of each label in nats, float32; shape [T]."""
         device = self.machine.device
         inputs: dict[str, Tensor] = {"input_ids": torch.from_numpy(rows.token_ids).to(device)}
         if rows.masked:
@@ -190,14 +191,14 @@ class TargetLoss:
         return losses
 
     def _keep_sources(self, module: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-        """Before the head: hidden states of shape [R, W, H] become [1, T, H]."""
+        """Select label positions before the head: hidden states of shape [R, W, H] become [1, T, H]."""
         if self._sources is None:
             return None
         (hidden,) = arguments
         return (hidden.reshape(-1, hidden.shape[-1]).index_select(0, self._sources).unsqueeze(0),)
 
     def _mask(self, rows: Rows) -> Tensor:
-        """Additive mask, shape [R, 1, W, W]. Never boolean: eager attention adds whatever it is given."""
+        """Return an additive mask, shape [R, 1, W, W]; not boolean, because eager attention adds it."""
         device = self.machine.device
         seen = torch.from_numpy(visible(rows.segments)).to(device)
         # Padding may see itself: a token that sees nothing has no softmax.
@@ -207,12 +208,12 @@ class TargetLoss:
 
 
 def add_gradient(target_loss: TargetLoss, rows: Rows, targets: int) -> Tensor:
-    """Add a micro-batch's part of the gradient of a step's mean loss, and give its part of that loss.
+    """Add a micro-batch's share of the gradient of a step's mean loss. Return its share of that loss.
 
     Args:
-        target_loss: the loss.
-        rows: the micro-batch.
-        targets: target tokens of the whole step.
+        target_loss: loss function.
+        rows: micro-batch.
+        targets: label tokens of the whole step.
     """
     loss = target_loss(rows).sum() / targets
     loss.backward()
@@ -221,7 +222,7 @@ def add_gradient(target_loss: TargetLoss, rows: Rows, targets: int) -> Tensor:
 
 @contextlib.contextmanager
 def scoring(model: nn.Module) -> Iterator[None]:
-    """Dropout off and no gradients, for the length of a block."""
+    """Disable dropout and gradients for the length of a block."""
     was_training = model.training
     model.eval()
     try:

@@ -1,9 +1,8 @@
-"""What a stage goes on from: its parent's artefacts, looked at before anything else is loaded. No torch here.
+"""Parent of a stage: its checkpoint is verified before anything else is loaded; torch is not needed.
 
-The parent's exit code is not asked: a job that failed in its last line has trained well, and one that ended well may
-have been moved away since. What counts is training.json of exactly the planned digest, and the checkpoint that it names
-with every file as it was saved. What is not there ends the stage at once; what is there and is another file than was
-saved is a broken lineage.
+The parent's exit code does not count: a job that failed in its last line has trained well, and files of a successful
+one may have been moved. Required are a training.json of exactly the planned digest, and its checkpoint with every file
+as saved. A missing file ends the stage at once; a changed file is a broken lineage.
 """
 
 from __future__ import annotations
@@ -33,52 +32,52 @@ _OWN_FILES = (ADAPTER_FILE, ADAPTER_CONFIG_FILE, STAGE_FILE)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ParentCheckpoint:
-    """A whole checkpoint of a parent that has been trained as planned."""
+    """Complete checkpoint of a parent trained as planned."""
 
     config: ParentConfig
-    """What the stage asks for."""
+    """Request of the stage."""
     trainer: TrainerConfig
-    """The parent's own finetune.yaml."""
+    """Parent's own finetune.yaml."""
     folder: Path
-    """The parent's folder."""
+    """Parent's run folder."""
     path: Path
-    """The checkpoint's folder."""
+    """Checkpoint folder."""
     marker: ExportMarker
-    """Its marker."""
+    """Checkpoint marker."""
     training: TrainingMarker
-    """The parent's training.json."""
+    """Parent's training.json."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ancestry:
-    """What a stage goes on from."""
+    """Origin of a stage."""
 
     run: str
-    """The stage's run."""
+    """Run of the stage."""
     run_digest: str
-    """Digest of what was planned for it."""
+    """Digest of the planned run."""
     folder: Path
-    """Its folder."""
+    """Its run folder."""
     checkpoint: ParentCheckpoint
-    """The parent's checkpoint."""
+    """Checkpoint of the parent."""
     proved: Lineage | None
-    """The proof of an earlier attempt, where the stage resumes from its own saved state."""
+    """Proof of an earlier attempt, if the stage resumes from its own saved state."""
 
 
 def resolve_parent(config: TrainerConfig, folder: Path, *, resumes: bool) -> Ancestry | None:
-    """What a stage needs of its parent; None where that is nothing.
+    """Return the parent checkpoint that a stage needs; None if it needs none.
 
-    A stage that resumes holds its adapter in its own saved state, and needs its parent only to merge the same weights
-    into the base again.
+    A resumed stage has its adapter in its saved state, and needs its parent only to merge the same weights into the
+    base again.
 
     Args:
-        config: the stage's finetune.yaml.
-        folder: its folder.
-        resumes: whether it goes on from a saved state.
+        config: finetune.yaml of the stage.
+        folder: its run folder.
+        resumes: whether it resumes from a saved state.
 
     Raises:
-        ParentNotReadyError: the parent has not left what the stage goes on from.
-        LineageError: that is another file than was saved, or a saved state has no proof.
+        ParentNotReadyError: the parent's checkpoint is missing or incomplete.
+        LineageError: a file was changed, or a saved state has no proof.
     """
     if config.parent is None:
         return None
@@ -95,7 +94,7 @@ def resolve_parent(config: TrainerConfig, folder: Path, *, resumes: bool) -> Anc
 
 
 def _read_lineage(config: TrainerConfig, folder: Path) -> Lineage:
-    """The proof of the attempt that saved the state."""
+    """Return the proof of the attempt that saved the state."""
     assert config.parent is not None
     path = folder / LINEAGE_FILE
     try:
@@ -113,15 +112,15 @@ def _read_lineage(config: TrainerConfig, folder: Path) -> Lineage:
 
 
 def find_parent(config: TrainerConfig, folder: Path) -> ParentCheckpoint:
-    """The checkpoint that a stage goes on from.
+    """Return the checkpoint that a stage continues from.
 
     Args:
-        config: the stage's finetune.yaml, with a parent.
-        folder: the stage's folder.
+        config: finetune.yaml of the stage, with a parent.
+        folder: run folder of the stage.
 
     Raises:
         ParentNotReadyError: the parent is not trained, or the checkpoint is missing or incomplete.
-        LineageError: a file of the checkpoint is another one than was saved.
+        LineageError: a file of the checkpoint was changed.
     """
     parent = config.parent
     assert parent is not None
@@ -147,7 +146,7 @@ def find_parent(config: TrainerConfig, folder: Path) -> ParentCheckpoint:
 
 
 def _chosen(config: TrainerConfig, place: Path, training: TrainingMarker) -> tuple[Path, ExportMarker]:
-    """The last epoch's checkpoint, or the one with the lowest validation loss of those that are there."""
+    """Return the last epoch's checkpoint, or the existing one with the lowest validation loss."""
     parent = config.parent
     assert parent is not None
     exports = read_exports(place, parent.run_digest)
@@ -165,7 +164,7 @@ def _chosen(config: TrainerConfig, place: Path, training: TrainingMarker) -> tup
 
 
 def _refuse_other_files(config: TrainerConfig, path: Path, marker: ExportMarker) -> None:
-    """Every file is the one that was saved, byte for byte."""
+    """Refuse files that differ from the saved ones."""
     for name, saved in marker.files.items():
         file = path / PurePath(name).name
         if file.stat().st_size == saved.size and sha256_file(file) == saved.sha256:
@@ -186,7 +185,7 @@ def _missing(config: TrainerConfig, place: Path, what: str) -> ParentNotReadyErr
 
 
 def _how_it_ended(place: Path) -> str:
-    """In words, how the parent's last attempt ended, as its status files say."""
+    """Describe the end of the parent's last attempt by its status files."""
     starts: list[AttemptStart] = []
     for path in (place / "status").glob("start.*.json"):
         try:

@@ -1,9 +1,8 @@
-"""`python -m touchline.train.probe [--attached] [REQUEST.json]`: one try of a training's largest micro-batch.
+"""Command `python -m touchline.train.probe [--attached] [REQUEST.json]`: try a training's largest micro-batch.
 
-Reads a `ProbeRequest`, from stdin where no file is given, and writes a `ProbeReply` as the one line on stdout: what
-libraries print goes to stderr. Out of memory is an answer; only where nothing could be tried is there a fault.
-
-Exit codes: 0 answered, 2 a request that is none, 4 the machine lacks something, 1 anything else.
+Reads a `ProbeRequest` from the file or stdin, and writes a `ProbeReply` as the only line on stdout; library output goes
+to stderr. Out of memory is a result, not an error. Exit codes: 0 answered, 2 invalid request, 4 the machine lacks
+something, 1 any other error.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ _REPLY = TypeAdapter(ProbeReply)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m touchline.train.probe", description="Try one micro-batch.")
     parser.add_argument("request", nargs="?", type=Path, help="a request as JSON (default: stdin)")
     parser.add_argument(
@@ -66,14 +65,14 @@ def _reply(path: Path | None, *, attached: bool) -> ProbeReply:
 
 
 def read_request(path: Path | None, *, attached: bool = False) -> ProbeRequest:
-    """The request.
+    """Read the request.
 
     Args:
-        path: its file; none for stdin.
-        attached: it is the first line of stdin, which stays open as long as whoever asks lives.
+        path: request file; None for stdin.
+        attached: read the first line of stdin, which stays open while the caller lives.
 
     Raises:
-        InputError: it is none.
+        InputError: the request is invalid.
     """
     try:
         if path is not None:
@@ -109,7 +108,7 @@ def _measure(request: ProbeRequest) -> ProbeAnswer:
 
 
 def _take_stdout() -> int:
-    """The descriptor of stdout, for the answer alone; from now on all else that is printed goes to stderr."""
+    """Return a descriptor of stdout for the answer alone; all other output goes to stderr from now on."""
     sys.stdout.flush()
     answers = os.dup(1)
     os.dup2(2, 1)
@@ -117,10 +116,9 @@ def _take_stdout() -> int:
 
 
 def _end_with_parent() -> None:
-    """See to it that this process ends with the one that asked, even where that one is killed.
+    """End this process when its caller ends, even if that is killed.
 
-    The kernel sends KILL (Linux); where it does not, or where the parent was gone before it was asked to, the closed
-    stdin tells it.
+    On Linux the kernel sends KILL; otherwise, or if the parent has ended already, the closed stdin is detected.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
@@ -134,7 +132,7 @@ def _end_with_parent() -> None:
 
 
 def _offer_to_the_oom_killer() -> None:
-    """Where the machine's memory runs out all the same, the kernel is to end this process and no other."""
+    """Make the kernel's OOM killer prefer this process."""
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
 

@@ -1,6 +1,6 @@
-"""Memory of a probe: peaks by kind, a part of a GPU, and what an error says is exhausted.
+"""Memory of a probe: peaks by kind, a share of a GPU, and out-of-memory errors.
 
-Nothing of what concerns CUDA has been verified on a GPU.
+The CUDA parts are not verified on a GPU.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from touchline.train.machine import Machine
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
 _CLEAR_PEAK = "5"
-"""Sets the peak of the resident set back to what it is; see proc(5)."""
+"""Value that resets the peak of the resident set; see proc(5)."""
 _HOST_WORDS = ("can't allocate memory", "not enough memory", "cannot allocate memory")
 _GPU_WORDS = ("out of memory", "alloc_failed")
 
 
 def lacking(error: BaseException, device: str) -> ProbeOutcome | None:
-    """Whose memory an error says is exhausted; none where it says something else."""
+    """Return which memory is exhausted according to an error; None for another error."""
     text = str(error).lower()
     if isinstance(error, torch.OutOfMemoryError):
         return ProbeOutcome.GPU_OOM
@@ -33,7 +33,7 @@ def lacking(error: BaseException, device: str) -> ProbeOutcome | None:
 
 
 def peak_bytes() -> int | None:
-    """Peak resident set of this process since `forget_peak`, or since it began; none where no kernel tells it."""
+    """Return the peak resident set since `forget_peak` or the process start; None if the kernel does not report it."""
     try:
         lines = _STATUS.read_text(encoding="ascii", errors="replace").splitlines()
     except OSError:
@@ -43,7 +43,7 @@ def peak_bytes() -> int | None:
 
 
 def forget_peak() -> bool:
-    """Let the peak begin again; whether that can be done here."""
+    """Reset the peak. Return True if that is supported."""
     try:
         _CLEAR.write_text(_CLEAR_PEAK, encoding="ascii")
     except OSError:
@@ -52,7 +52,7 @@ def forget_peak() -> bool:
 
 
 def keep_to_share(request: ProbeRequest, machine: Machine) -> None:
-    """Keep to a part of the GPU where one was asked for."""
+    """Limit this process to a share of the GPU, if requested."""
     if machine.kind == "cuda" and request.gpu_limit_bytes is not None:
         free, total = torch.cuda.mem_get_info()
         others_bytes = request.gpu_in_use_before_bytes
@@ -64,7 +64,7 @@ def keep_to_share(request: ProbeRequest, machine: Machine) -> None:
 def gpu_memory(
     loaded_bytes: int, loading_bytes: int | None, allocated_bytes: int, reserved_bytes: int, request: ProbeRequest
 ) -> ProbeMemory:
-    """The GPU's memory by kind; the process has the allocator's cache and the driver's context."""
+    """Return the GPU memory by kind; process memory includes the allocator's cache and the driver's context."""
     free, total = torch.cuda.mem_get_info()
     others_bytes = request.gpu_in_use_before_bytes
     process_bytes: int | None = None

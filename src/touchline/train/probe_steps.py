@@ -1,7 +1,7 @@
-"""Real optimizer steps of a micro-batch as large as asked for, and what they took.
+"""Real optimizer steps of a micro-batch of the requested size, with their measurements.
 
-Model, adapter, rows, loss and optimizer are made by the trainer's own functions; only the tokens are invented.
-Nothing of what concerns CUDA has been verified on a GPU.
+Model, adapter, rows, loss and optimizer come from the trainer's own functions; only the tokens are random. The CUDA
+parts are not verified on a GPU.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ from touchline.train.probe_memory import forget_peak, gpu_memory, keep_to_share,
 
 
 def measure(request: ProbeRequest) -> ProbeAnswer:
-    """Load the model, do the steps, and tell what they took; out of memory is an answer.
+    """Load the model, run the steps and return measurements; out of memory is a result.
 
     Raises:
         InputError: there is no such model, or the adapter does not fit it.
@@ -86,9 +86,9 @@ def measure(request: ProbeRequest) -> ProbeAnswer:
 
 
 def invented(request: ProbeRequest, vocabulary: int) -> tuple[list[RenderedExample], Layout]:
-    """Examples that fill the rows asked for exactly, and the layout that lays them so.
+    """Return examples that fill the requested rows exactly, and their layout.
 
-    Each row holds as many examples, of lengths that differ by a token at most; label tokens are shared out evenly.
+    Each row holds equally many examples whose lengths differ by at most one token; label tokens are distributed evenly.
 
     Raises:
         InputError: a row has no room for its examples, or an example no room for its label tokens.
@@ -114,7 +114,7 @@ def invented(request: ProbeRequest, vocabulary: int) -> tuple[list[RenderedExamp
 
 
 class _Probe:
-    """A model, and steps on it."""
+    """Model under test and its steps."""
 
     def __init__(self, request: ProbeRequest, machine: Machine) -> None:
         self._request = request
@@ -125,7 +125,7 @@ class _Probe:
         self.work: ProbeWork | None = None
 
     def load(self) -> None:
-        """Base and adapter, as the trainer loads them."""
+        """Load base and adapter like the trainer."""
         request, machine = self._request, self._machine
         attention = attention_for(machine, request.width)
         base = _base(request, machine, attention)
@@ -145,7 +145,7 @@ class _Probe:
         )
 
     def steps(self) -> ProbeMemory:
-        """Optimizer steps, each timed; the peaks of memory over all of them."""
+        """Run timed optimizer steps. Return the peak memory over all of them."""
         assert self._model is not None
         model, machine = self._model, self._machine
         target_loss = TargetLoss(model, machine)
@@ -184,7 +184,7 @@ class _Probe:
         return gpu_memory(loaded_bytes, loading_bytes, int(peak.value), int(reserved.value), self._request)
 
     def _spent(self) -> bool:
-        """Return True if the steps so far are enough and the time for them is over."""
+        """Return True if there are enough steps and the time budget is used up."""
         budget = self._request.budget_seconds
         return budget is not None and len(self.step_seconds) >= STEPS and sum(self.step_seconds) >= budget
 

@@ -1,12 +1,9 @@
-"""The state from which a stopped or killed training goes on: step, adapter, optimizer, random state, data position.
+"""Training state for resuming: step, adapter, optimizer, random states, data position.
 
-    resume/step_00000050/adapter.safetensors      the adapter's parameters
-                         optimizer.safetensors    AdamW's moments and step counts
-                         random.safetensors       states of the random generators
-                         state.json               the rest, and the hashes of the others
-
-The data's position is the step: the order of the examples follows from the seed. Nothing is pickled. A folder appears
-whole by rename; one whose hashes do not fit was torn by something else, and the one before it is taken.
+`resume/step_00000050/` holds adapter.safetensors (adapter parameters), optimizer.safetensors (AdamW moments and step
+counts), random.safetensors (random generator states) and state.json (the rest, and the hashes of the others). The data
+position is the step, because the order of the examples follows from the seed. Nothing is pickled. A folder appears
+complete by rename; if hashes do not match, the previous one is used.
 """
 
 from __future__ import annotations
@@ -31,49 +28,49 @@ _NAME = re.compile(r"step_(\d{8,})")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EpochEnd:
-    """What was measured at an epoch's end."""
+    """Measurement at an epoch's end."""
 
     epoch: int
-    """The epoch, from 0."""
+    """Epoch, from 0."""
     loss: float | None
-    """Validation loss, in nats; none without a validation split."""
+    """Validation loss in nats; None without a validation split."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ResumeState:
-    """state.json."""
+    """Content of state.json."""
 
     schema_version: int = 1
-    """Version of this file's form."""
+    """Format version."""
     run_digest: str
-    """Digest of what was planned for the run; another one is not resumed."""
+    """Digest of the planned run; another digest is not resumed."""
     batches_digest: str
     """`BatchPlan.digest`."""
     step: int
     """Optimizer steps done."""
     threads: int
-    """Threads that computed it: another number adds in another order, and the results differ in their last bits."""
+    """Number of threads; another number changes the order of additions and the last bits of the results."""
     boundary_pending: bool
-    """Whether validation and export after that step are still to be done."""
+    """Whether validation and checkpoint after that step are still due."""
     elapsed_seconds: float
-    """Wall time of the steps done."""
+    """Wall-clock time of the completed steps."""
     validation_seconds: float
-    """Wall time of the validations done."""
+    """Wall-clock time of the completed validations."""
     recent_losses: tuple[float, ...]
     """Training losses of the last steps."""
     validation_loss: float | None
     """Last validation loss."""
     epoch_ends: tuple[EpochEnd, ...]
-    """The epochs done."""
+    """Completed epochs."""
     files: dict[str, SavedFile]
-    """The other files."""
+    """Size and hash of the other files."""
 
 
 _STATE = TypeAdapter(ResumeState)
 
 
 def find_resume(folder: Path, run_digest: str) -> tuple[Path, ResumeState] | None:
-    """The newest whole state under `resume/`, and its folder; None when there is none.
+    """Return the newest complete state under `resume/` with its folder; None if there is none.
 
     Raises:
         PlanDriftError: the state belongs to another plan of this run.
@@ -95,10 +92,10 @@ def find_resume(folder: Path, run_digest: str) -> tuple[Path, ResumeState] | Non
 
 
 def save_resume(folder: Path, state: ResumeState, tensors: dict[str, bytes]) -> Path:
-    """Save a state and remove the older ones; `tensors` are the other files' bytes, `state.files` is filled in here.
+    """Save a state and delete older ones; `tensors` are the other files' bytes, `state.files` is filled in here.
 
     Raises:
-        HostError: the disk is full or refuses; the older state stays.
+        HostError: the disk is full or not writable; the older state stays.
     """
     target = folder / f"step_{state.step:08d}"
     with new_folder(target) as temporary:
@@ -113,7 +110,7 @@ def save_resume(folder: Path, state: ResumeState, tensors: dict[str, bytes]) -> 
 
 
 def _saved(folder: Path) -> list[Path]:
-    """Saved states, newest first."""
+    """Return saved states, newest first."""
     if not folder.is_dir():
         return []
     named = [(match, path) for path in folder.iterdir() if (match := _NAME.fullmatch(path.name))]

@@ -1,4 +1,4 @@
-"""One attempt at the training of a run's folder, from finetune.yaml to training.json. torch is loaded late."""
+"""One attempt at a run's training, from finetune.yaml to training.json; torch is imported late."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ _EXPORT = TypeAdapter(ExportMarker)
 
 @dataclass(kw_only=True, slots=True)
 class Stop:
-    """Set by a signal, read between micro-batches."""
+    """Stop request, set by a signal and read between micro-batches."""
 
     reason: str | None = None
-    """`SIGTERM`; none as long as nobody asked."""
+    """Signal name, such as `SIGTERM`; None if no stop is requested."""
 
     @property
     def asked(self) -> bool:
-        """Whether to stop."""
+        """Whether a stop is requested."""
         return self.reason is not None
 
 
 def run_training(config: TrainerConfig, folder: Path, stop: Stop) -> bool:
-    """Train, or go on training, in a run's folder; whether the training is complete.
+    """Train or resume in a run folder. Return True if the training is complete.
 
     Raises:
-        TouchlineError: refused or failed, with the reason.
+        TouchlineError: refused or failed.
     """
     begun = time.monotonic()
     if is_done(folder, config):
@@ -86,7 +86,7 @@ def run_training(config: TrainerConfig, folder: Path, stop: Stop) -> bool:
 
 
 def is_done(folder: Path, config: TrainerConfig) -> bool:
-    """Whether training.json says that this very plan is trained, and its last checkpoint is still there.
+    """Return True if training.json is of this plan and its last checkpoint exists.
 
     Raises:
         PlanDriftError: it is of another plan of this run.
@@ -113,7 +113,7 @@ def is_done(folder: Path, config: TrainerConfig) -> bool:
 
 
 def training_text(marker: TrainingMarker) -> bytes:
-    """The content of training.json."""
+    """Return the content of training.json."""
     return _TRAINING.dump_json(marker, indent=2) + b"\n"
 
 

@@ -1,4 +1,4 @@
-"""From a plan to a model that is ready for its first step, and what is written down about it."""
+"""Construction of a training session from the plan, and its metrics row."""
 
 from __future__ import annotations
 
@@ -41,34 +41,34 @@ from touchline.train.validation import items_sha256
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Session:
-    """A model ready to train."""
+    """Model ready for its first step."""
 
     inputs: Inputs
-    """What was planned."""
+    """Planned inputs."""
     machine: Machine
-    """Where it runs."""
+    """Device and dtype."""
     model: PeftModel
-    """The base with its adapter."""
+    """Base with its adapter."""
     parameters: dict[str, nn.Parameter]
-    """The adapter's parameters."""
+    """Adapter parameters."""
     optimizer: torch.optim.AdamW
-    """Their optimizer."""
+    """Optimizer of the parameters."""
     target_loss: TargetLoss
-    """Their loss."""
+    """Loss function."""
     layout: Layout
-    """How examples lie in rows, proved."""
+    """Layout of examples in rows, tested for isolation."""
     layout_reason: str
-    """Why."""
+    """Reason for the layout."""
     attention: str
-    """Implementation of attention."""
+    """Attention implementation."""
     isolation: IsolationProof | None
-    """The proof; none where every example has a row of its own."""
+    """Isolation proof; None if every example has a row of its own."""
     state: ResumeState | None
-    """Where an earlier attempt stopped."""
+    """State saved by an earlier attempt."""
     inheritance: Inheritance | None = None
-    """What a stage of a chain has taken over; none where nothing is merged into the base and nothing was read."""
+    """Inheritance of a stage; None if nothing is inherited."""
     lineage: Lineage | None = None
-    """The proof of it, where this attempt has made it."""
+    """Lineage proof, if made by this attempt."""
 
     @property
     def micro_batch_size(self) -> int:
@@ -77,19 +77,19 @@ class Session:
 
     @property
     def scoring(self) -> ScoringSetup:
-        """How validation items are scored."""
+        """Scoring setup of the validation items."""
         return _scoring(self.inputs, self.machine, self.layout, self.attention)
 
 
 def build_session(inputs: Inputs, saved: tuple[Path, ResumeState] | None, ancestry: Ancestry | None = None) -> Session:
-    """Load the base, attach the adapter, choose and prove the layout, and put a saved state back.
+    """Load the base, attach the adapter, choose and test the layout, and restore a saved state.
 
-    Of a stage that begins, the parent's adapter is put in, or merged into the base, and its lineage is proved.
+    For a new stage, the parent's adapter is inserted or merged into the base, and its lineage is proved.
 
     Raises:
-        LineageError: what a stage goes on from is not what its parent's records say.
-        PolicyError: packing was asked for, and this model lets examples of one row see each other.
-        PlanDriftError: the saved state does not fit what was planned.
+        LineageError: the parent's checkpoint contradicts its records.
+        PolicyError: packing was requested, and packed examples attend to each other in this model.
+        PlanDriftError: the saved state does not match the plan.
         InputError: the adapter does not fit the model.
     """
     config, train = inputs.config, inputs.config.train
@@ -139,7 +139,7 @@ def build_session(inputs: Inputs, saved: tuple[Path, ResumeState] | None, ancest
 
 
 def attempt_row(session: Session, attempt: int, setup_seconds: float) -> AttemptRow:
-    """What is written down about an attempt before its first step."""
+    """Return the metrics row of an attempt before its first step."""
     inputs, machine, state = session.inputs, session.machine, session.state
     config, batches = inputs.config, inputs.batches
     label = inputs.train[0].answer_ids
@@ -190,14 +190,14 @@ def _scoring(inputs: Inputs, machine: Machine, layout: Layout, attention: str) -
 
 
 def _sampled(inputs: Inputs) -> Iterator[list[RenderedExample]]:
-    """The micro-batches of the first steps."""
+    """Yield the micro-batches of the first steps."""
     for step in range(min(SAMPLED_STEPS, inputs.batches.steps)):
         for batch in inputs.batches.step(step):
             yield [inputs.train[int(index)] for index in batch]
 
 
 def _widest(layout: Layout, inputs: Inputs) -> int:
-    """An upper bound of a row's width, in tokens."""
+    """Return an upper bound of a row's width in tokens."""
     longest = max(
         len(item.prompt_ids) + len(item.answer_ids) for item in itertools.chain(inputs.train, inputs.validation)
     )
@@ -210,7 +210,7 @@ def _widest(layout: Layout, inputs: Inputs) -> int:
 def _proved(
     target_loss: TargetLoss, inputs: Inputs, layout: Layout, reason: str
 ) -> tuple[Layout, str, IsolationProof | None]:
-    """The layout, or the next simpler one when this model does not keep the examples of a row apart."""
+    """Return the layout, or the next simpler one if packed examples attend to each other in this model."""
     if not layout.several_per_row:
         return layout, reason, None
     first = next(_sampled(inputs))

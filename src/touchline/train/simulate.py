@@ -1,13 +1,11 @@
-"""`python -m touchline.train.simulate < request.json > result.json`: a training step on tensors without contents.
+"""Command `python -m touchline.train.simulate < request.json > result.json`: a training step on fake tensors.
 
 The model's own code runs forward and backward under FakeTensorMode, which computes shapes only, while a dispatch mode
-counts the storages that are alive; no GPU, no weights. What is particular:
-
-- Tensors are fake ones of the processor: fake CUDA tensors abort a CPU build of torch at the first backward pass.
-- PEFT cannot be injected under FakeTensorMode: the model is built on `meta` and its parameters are replaced after.
-- transformers materialises the causal mask while it is traced; a real run with fused attention does not.
-- Dropout's mask is of the activations' type on a processor, a byte an element on a GPU: it counts too high here.
-- Compiled models, Triton kernels and bitsandbytes are not seen: they are refused.
+counts the living storages; no GPU, no weights. Tensors are fake CPU tensors, because fake CUDA tensors abort a CPU
+build of torch at the first backward pass. PEFT cannot be injected under FakeTensorMode: the model is built on `meta`
+and its parameters are replaced later. transformers materializes the causal mask while tracing; a real run with fused
+attention does not. The dropout mask has the activations' dtype on a CPU and one byte per element on a GPU, so it is
+overestimated. Compiled models, Triton kernels and bitsandbytes are not supported and refused.
 """
 
 from __future__ import annotations
@@ -42,7 +40,7 @@ _RESULT = TypeAdapter(SimulationResult)
 
 
 class LiveStorages(TorchDispatchMode):
-    """Counts the bytes of all storages that operations make, as long as any tensor holds them."""
+    """Counter of the bytes of all storages created by operations, while any tensor holds them."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -53,7 +51,7 @@ class LiveStorages(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: Sequence[type], args: Any = (), kwargs: Any = None
     ) -> Any:
-        """Run an operation and count what it gives."""
+        """Run an operation and count its result."""
         result = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
@@ -61,7 +59,7 @@ class LiveStorages(TorchDispatchMode):
         return result
 
     def count(self, tensor: Tensor) -> None:
-        """Count a tensor's storage, once."""
+        """Count a tensor's storage once."""
         storage = tensor.untyped_storage()
         key = id(storage)
         size = -(-storage.nbytes() // ROUNDING) * ROUNDING
@@ -80,7 +78,7 @@ class LiveStorages(TorchDispatchMode):
 
 
 def simulate(request: SimulationRequest) -> SimulationResult:
-    """One step.
+    """Simulate one step.
 
     Raises:
         InputError: it cannot be simulated.
@@ -120,7 +118,7 @@ def simulate(request: SimulationRequest) -> SimulationResult:
 
 
 def _build(request: SimulationRequest) -> nn.Module:
-    """The model with its adapter on `meta`, ready to train."""
+    """Return the model with its adapter on `meta`, ready to train."""
     import transformers
     from peft import LoraConfig, get_peft_model
 
@@ -200,21 +198,21 @@ def _cast_adapter(model: nn.Module, setup: TrainingSetup, *, shared: bool) -> No
 
 
 def _without_mask(module: str) -> None:
-    """Let fused attention be causal by itself, as it is when nothing is padded."""
+    """Make fused attention causal by itself, as without padding."""
     code = importlib.import_module(module)
     for name in [name for name in dir(code) if name.startswith("create_") and name.endswith("mask")]:
         setattr(code, name, lambda *_, **__: None)
 
 
 def _expand_keys_and_values() -> None:
-    """Attention whose keys and values are repeated for every head before it."""
+    """Make attention repeat keys and values for every head."""
     from transformers.integrations import sdpa_attention
 
     sdpa_attention.use_gqa_in_sdpa = lambda *_, **__: False
 
 
 def _make_fake(model: nn.Module, mode: FakeTensorMode) -> None:
-    """Replace parameters and buffers by fake ones of the processor; what was one tensor stays one."""
+    """Replace parameters and buffers by fake CPU tensors; shared tensors stay shared."""
     made: dict[int, nn.Parameter] = {}
     for module in model.modules():
         for name, parameter in module._parameters.items():
@@ -232,7 +230,7 @@ def _make_fake(model: nn.Module, mode: FakeTensorMode) -> None:
 
 
 def _forward(model: nn.Module, request: SimulationRequest) -> tuple[Tensor, object]:
-    """The loss, and what the loop holds on to beside it."""
+    """Return the loss, and other objects that the loop keeps alive."""
     setup, batch = request.setup, request.batch
     base: Any = model.get_base_model() if setup.method != "full" else model  # type: ignore[operator]
     token_ids = torch.zeros((batch.rows, batch.width), dtype=torch.long)

@@ -1,4 +1,4 @@
-"""Parameters, optimizer and random states to bytes and back, bit for bit, without pickle."""
+"""Bit-exact serialization of parameters, optimizer and random states without pickle."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SEPARATOR = "::"
 
 
 def take_random_state() -> dict[str, Tensor]:
-    """States of torch's generators: the processor's, and each GPU's."""
+    """Return the states of torch's generators: CPU and each GPU."""
     states = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_initialized():
         states |= {f"cuda{index}": state for index, state in enumerate(torch.cuda.get_rng_state_all())}
@@ -23,7 +23,7 @@ def take_random_state() -> dict[str, Tensor]:
 
 
 def give_random_state(states: dict[str, Tensor]) -> None:
-    """Put them back; a state of a GPU that is not there is left out."""
+    """Restore generator states; states of missing GPUs are skipped."""
     torch.set_rng_state(states["cpu"])
     if torch.cuda.is_initialized():
         for index in range(torch.cuda.device_count()):
@@ -34,7 +34,7 @@ def give_random_state(states: dict[str, Tensor]) -> None:
 def pack_state(
     parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer, random: dict[str, Tensor]
 ) -> dict[str, bytes]:
-    """The files of a saved state."""
+    """Return the files of a saved state."""
     moments = {
         f"{name}{_SEPARATOR}{key}": value.detach().cpu().contiguous()
         for name, parameter in parameters.items()
@@ -51,7 +51,7 @@ def pack_state(
 def unpack_state(
     folder: Path, parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer
 ) -> dict[str, Tensor]:
-    """Put a saved state back into parameters and optimizer, and give the random states.
+    """Restore a saved state into parameters and optimizer. Return the random states.
 
     Raises:
         ValueError: the state is of another adapter.

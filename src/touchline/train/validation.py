@@ -1,4 +1,4 @@
-"""The mean loss over validation items, arranged the same way wherever it is computed."""
+"""Mean loss over validation items, arranged alike wherever it is computed."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from touchline.train.model import TargetLoss, scoring
 
 
 def arrange_by_length(examples: Sequence[RenderedExample], layout: Layout, together: int) -> list[Rows]:
-    """Items in rows, those of like length together so that little is padded.
+    """Arrange items in rows, sorted by length to reduce padding.
 
     Args:
-        examples: the items.
-        layout: how they lie in rows.
-        together: items that are arranged at once.
+        examples: validation items.
+        layout: layout of rows.
+        together: items arranged at once.
     """
     ordered = sorted(examples, key=lambda item: len(item.prompt_ids) + len(item.answer_ids))
     return [arrange(ordered[i : i + together], layout) for i in range(0, len(ordered), together)]
 
 
 def mean_loss(target_loss: TargetLoss, rows: Sequence[Rows]) -> tuple[float, int]:
-    """Mean loss over the target tokens in nats, without dropout, and the number of these tokens."""
+    """Return the mean loss over the label tokens in nats without dropout, and their number."""
     total, targets = 0.0, 0
     with scoring(target_loss.model):
         for each in rows:
@@ -37,7 +37,7 @@ def mean_loss(target_loss: TargetLoss, rows: Sequence[Rows]) -> tuple[float, int
 
 @contextlib.contextmanager
 def attending(model: PeftModel, implementation: str, usual: str) -> Iterator[None]:
-    """Another implementation of attention for the length of a block; the masks that are given serve every one."""
+    """Use another attention implementation for the length of a block; masks work with all of them."""
     if implementation == usual:
         yield
         return
@@ -50,7 +50,7 @@ def attending(model: PeftModel, implementation: str, usual: str) -> Iterator[Non
 
 
 def items_sha256(examples: Sequence[RenderedExample]) -> str:
-    """Hash over the tokens of items, in order."""
+    """Hash the tokens of items, in order."""
     digest = hashlib.sha256()
     for item in examples:
         digest.update(f"{list(item.prompt_ids)} {list(item.answer_ids)}\n".encode())
