@@ -337,7 +337,7 @@ def test_a_signal_ends_it_with_75_and_nothing_half_written(
         if line.strip() == "tiny_rank8 epoch_0: 0/20":
             process.send_signal(number)
             break
-    assert process.wait(timeout=60) == 75
+    assert process.wait(timeout=300) == 75
     process.stderr.close()
     assert not (experiment / "tiny_rank8" / "eval").exists()
     assert run_process(experiment, request).returncode == 0
