@@ -1,6 +1,89 @@
 """touchline plans, runs and reports LLM fine-tuning experiments.
 
-Start reading at `touchline.api`: one function a verb, in the order in which people use them.
+    import touchline
+
+    plan = touchline.plan("experiment.yaml")
+    touchline.run("experiment.yaml")
+    scores = touchline.results("experiment.yaml").to_frame()
+
+The verbs of the command line are functions of this package, with the same names; `touchline.api` lists them in order.
+Paths may be strings, and `settings` defaults to the user's config file. A verb loads what it needs with its first call.
 """
 
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+from inspect import Signature, signature
+from types import ModuleType
+from typing import Any
+
 __version__ = "0.1.0"
+_VERBS: tuple[str, ...] = (
+    "check",
+    "plan",
+    "prepare",
+    "run",
+    "submit",
+    "resume",
+    "cancel",
+    "status",
+    "evaluate",
+    "results",
+    "collect",
+)
+_VERBS += ("report", "compare", "export", "clean", "demo", "estimate", "probe", "pack", "place", "optimize", "doctor")
+_ROOMS = ("plan", "run", "results", "report", "evaluate", "estimate")
+"""Verbs that are also the names of packages."""
+
+__all__ = ["__version__"]
+__all__.extend(_VERBS)
+
+
+def _verb(name: str) -> Callable[..., Any]:
+    found: Callable[..., Any] = importlib.import_module("touchline.api.public").public_verb(name)
+    return found
+
+
+class _VerbAndRoom:
+    """A verb whose name is that of a package too: call it, or reach the package's modules as its attributes."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, package: ModuleType, kind: type | None = None) -> _VerbAndRoom:
+        return self
+
+    def __set__(self, package: ModuleType, module: ModuleType) -> None:
+        """Keep the verb when the import system stores the package under its name."""
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        return _verb(self._name)(*arguments, **named)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(importlib.import_module(f"touchline.{self._name}"), name)
+
+    def __repr__(self) -> str:
+        return f"<touchline.{self._name}{self.__signature__}>"
+
+    @property
+    def __signature__(self) -> Signature:
+        return signature(_verb(self._name))
+
+
+class _Package(ModuleType):
+    """This package, with its verbs as attributes."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name in _VERBS:
+            return _verb(name)
+        raise AttributeError(f"module 'touchline' has no attribute {name!r}")
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *_VERBS})
+
+
+for _name in _ROOMS:
+    setattr(_Package, _name, _VerbAndRoom(_name))
+sys.modules[__name__].__class__ = _Package

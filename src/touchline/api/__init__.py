@@ -54,6 +54,7 @@ from touchline.data.user_config import UserConfig
 from touchline.results import collecting
 from touchline.results.collect import collect_results
 from touchline.results.collected import RunMetrics
+from touchline.results.frame import Results
 from touchline.results.run_result import RunResult
 from touchline.run import launching
 from touchline.run import selection as running
@@ -415,7 +416,7 @@ def doctor(folder: Path, settings: UserConfig) -> DoctorReport:
     return run_doctor(settings, folder, RealCommands())
 
 
-def results(source: Path) -> list[RunResult]:
+def results(source: Path) -> Results:
     """Return what is known of every run and how it stands, read from the files; also of folders of other tools.
 
     Raises:
@@ -424,9 +425,9 @@ def results(source: Path) -> list[RunResult]:
     if not is_experiment(source):
         from touchline.report.local.gathering import gather
 
-        return list(gather(source).runs)
+        return Results(gather(source).runs)
     planned = read_planned(source)
-    return collect_results(planned.plan, planned.folder.root)
+    return Results(collect_results(planned.plan, planned.folder.root))
 
 
 def analyses(source: Path, found: Sequence[RunResult]) -> tuple[Analysis, ...]:

@@ -1,0 +1,83 @@
+"""Results of an experiment as rows, and as a pandas DataFrame."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from touchline.core.errors import HostError, install_hint
+from touchline.core.quantity import Measured, Missing
+from touchline.core.units import GIB_IN
+from touchline.results.run_result import RunResult
+
+if TYPE_CHECKING:
+    import pandas
+
+Cell = str | int | float | None
+
+
+class Results(list[RunResult]):
+    """Results of every run of an experiment, in the plan's order."""
+
+    def to_rows(self) -> list[dict[str, Cell]]:
+        """Return one row per run: identity, levels of the factors, score with its interval, losses, time, memory.
+
+        Levels are numbers where they read as such. Seconds, GiB and tokens/s stand in the names of the columns. None
+        stands for what was not measured; `RunResult` has the reason.
+        """
+        factors = list(dict.fromkeys(level.factor for run in self for level in run.levels))
+        return [_row(run, factors) for run in self]
+
+    def to_frame(self) -> pandas.DataFrame:
+        """Return the rows of `to_rows` as a DataFrame, indexed by run.
+
+        Raises:
+            HostError: pandas is not installed.
+        """
+        try:
+            from pandas import DataFrame
+        except ImportError:
+            raise HostError("pandas is not installed", hint=install_hint("pandas")) from None
+        return DataFrame(self.to_rows()).set_index("run")
+
+
+def _row(run: RunResult, factors: Iterable[str]) -> dict[str, Cell]:
+    levels = {level.factor: level.value for level in run.levels}
+    low, high = (None, None) if isinstance(run.score, Missing) else (run.score.low, run.score.high)
+    return {
+        "run": run.name,
+        "kind": run.kind.value,
+        "model": run.model,
+        "seed": run.seed,
+        **{factor: _typed(levels[factor]) if factor in levels else None for factor in factors},
+        "status": run.status.value,
+        "metric": run.metric,
+        "score": _value(run.score),
+        "score_low": low,
+        "score_high": high,
+        "train_loss": _value(run.final_train_loss),
+        "validation_loss": _value(run.final_val_loss),
+        "train_seconds": _value(run.train_seconds),
+        "evaluate_seconds": _value(run.evaluate_seconds),
+        "tokens_per_second": _value(run.tokens_per_second),
+        "peak_memory_gib": _gib(run.peak_memory),
+        "steps": run.steps_done,
+    }
+
+
+def _value(fact: Measured) -> float | None:
+    return None if isinstance(fact, Missing) else fact.value
+
+
+def _gib(fact: Measured) -> float | None:
+    return None if isinstance(fact, Missing) else fact.value * GIB_IN[fact.unit]
+
+
+def _typed(level: str) -> Cell:
+    """Return a level as a number where it reads as one."""
+    for kind in (int, float):
+        try:
+            return kind(level)
+        except ValueError:
+            continue
+    return level
