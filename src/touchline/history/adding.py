@@ -33,7 +33,7 @@ Fact = TypeVar("Fact", bound=Quantity | SourcedText | Missing)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class IngestedRun:
-    """One run that was read, with the places of its numbers as whoever named the files named them."""
+    """Run that was read, its places named by the paths that the user gave."""
 
     id: str
     """The record's id."""
@@ -75,7 +75,7 @@ class RefusedFile:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImportSummary:
-    """What came of adding files to a history."""
+    """Result of adding files to a history."""
 
     history: str
     """The history's folder."""
@@ -95,7 +95,7 @@ class ImportSummary:
 
 @dataclass(slots=True)
 class _Tally:
-    """What has come of it so far."""
+    """Result so far."""
 
     learned: list[IngestedRun] = field(default_factory=list)
     refused: list[RefusedFile] = field(default_factory=list)
@@ -105,7 +105,7 @@ class _Tally:
 
 
 def readable(paths: Sequence[Path]) -> Sequence[Path]:
-    """The paths, when there is something to read at each.
+    """Return the paths if there is something to read at each.
 
     Raises:
         InputError: it is not so; every one of them is named.
@@ -248,7 +248,7 @@ def _refused(item: RunRecord | SkippedFile) -> RefusedFile:
 
 
 def record_of_run(found: LoggedRun, part: int = 0) -> RunRecord | SkippedFile:
-    """The record of a run that was found, with the hashes of its files; refused when none of them can be read any more.
+    """Return the record of a run that was read, with the hashes of its files; skipped if none is readable any more.
 
     Args:
         found: the run.
@@ -269,7 +269,7 @@ def record_of_run(found: LoggedRun, part: int = 0) -> RunRecord | SkippedFile:
 
 
 def source_of(path: Path, name: str) -> Source:
-    """What a record keeps of a file that it was read from.
+    """Return what a record keeps of a file that it was read from.
 
     Args:
         path: the file.
@@ -311,7 +311,7 @@ def _learned(id_: str, new: bool, found: LoggedRun) -> IngestedRun:
 
 
 def _followed(fact: Fact, sources: Sequence[Path]) -> Fact:
-    """The fact with its place named by the whole path, so that an editor finds it."""
+    """Return the fact with the whole path in its place, so that an editor finds it."""
     if isinstance(fact, Missing) or fact.where is None:
         return fact
     for path in sources:

@@ -147,7 +147,7 @@ RETURNED = re.compile(r"returned non-zero exit status (?P<code>\d{1,3})\b|died w
 
 
 def causes_of(text: str, name: str) -> list[SignKind]:
-    """Causes that the text of an error names; `name` is the exception's class, where there is one."""
+    """Return the causes that an error's text names; `name` is the exception's class, if there is one."""
     kinds: list[SignKind] = []
     if _GPU.search(text) or name == "OutOfMemoryError":
         kinds.append(SignKind.GPU_OOM)
@@ -172,7 +172,7 @@ def fatal(rest: str) -> tuple[bool, During | None]:
 
 
 def step_of(text: str) -> int | None:
-    """The step that a line names."""
+    """Return the step that a line names."""
     match = _STEP.search(text)
     return None if match is None else int(match.group("step"))
 

@@ -108,11 +108,11 @@ class Faults:
         return self._tracebacks.inside
 
     def row(self, row: Row, text: str, number: int) -> Iterable[Event]:
-        """Nothing: rows belong to the trainers' readers."""
+        """Return no events: dictionaries belong to the trainers' readers."""
         return ()
 
     def line(self, text: str, number: int) -> Iterable[Event]:
-        """Events of one line."""
+        """Return the events of a line."""
         if _SCHEDULERS.search(text):
             return ()
         if "%|" in text and not _BAR_WITH_NAN.search(text):
@@ -172,7 +172,7 @@ class Faults:
             yield from self._figures(fault.text, line, during)
 
     def _child_failed(self, text: str, line: int) -> Iterator[Event]:
-        """A launcher reports a failed child; what the child raised stands before."""
+        """Yield the events of a launcher's report on a failed child, which raised its own exception before."""
         yield _sign(SignKind.TASK_FAILED, text, line)
         returned = RETURNED.search(text)
         if returned is None:
@@ -234,7 +234,7 @@ class Faults:
             yield from self._killed(text, number)
 
     def _killed(self, text: str, number: int) -> Iterator[Event]:
-        """Nobody says who sent SIGKILL. It is the kernel, short of memory, as a rule, if nothing failed before."""
+        """Yield a guess at SIGKILL: without an earlier failure it usually comes from the kernel, short of memory."""
         guess = number - self._fault_line >= _GUESS_LINES
         self._fault_line = number
         yield _sign(SignKind.HOST_OOM if guess else SignKind.TASK_FAILED, text, number)
@@ -247,7 +247,7 @@ class Faults:
         yield from found.values()
 
     def _more_of_message(self, text: str, number: int) -> Iterator[Observation]:
-        """Figures that stand on the next lines: wrapped by a terminal's width, or one a line."""
+        """Yield figures on the lines below a message: wrapped by a terminal's width, or one per line."""
         message = self._oom
         if message is None:
             return

@@ -31,7 +31,7 @@ LOSS_NOT_A_NUMBER = Missing(missing="the loss is no number")
 
 
 def reading_of(name: str, files: Sequence[str], view: RunView, notes: Sequence[str]) -> RunReading:
-    """Everything that one run's files say."""
+    """Return everything that one run's files show."""
     trainer = _trainer(view)
     kind = trainer.value if isinstance(trainer, SourcedText) else None
     final = view.final
@@ -347,7 +347,7 @@ def _memory_after_init(view: RunView) -> Measured:
 
 
 def _packing(view: RunView, packed: OptionalText) -> tuple[Measured, Measured, Measured]:
-    """Examples, rows after packing, examples a row."""
+    """Return examples, sequences after packing, and examples per sequence."""
     is_packed = isinstance(packed, SourcedText) and packed.value == "true"
     rows = view.setting("train_examples")
     examples = view.setting("total_examples") or (None if is_packed else rows)

@@ -73,7 +73,7 @@ def find_runs(
     on_progress: NamedProgressCallback | None = None,
     stating: Stating | None = None,
 ) -> Iterator[LoggedRun | SkippedFile]:
-    """The runs in files and folders; logs are paired with each other, with state files and configs.
+    """Yield the runs in files and folders; logs are paired with each other, with state files and configs.
 
     Args:
         paths: files and folders; a named file brings those of its own run along that lie beside it.

@@ -17,7 +17,7 @@ Fact = Quantity | SourcedText | Missing
 
 
 def facts(value: object, prefix: str = "") -> Iterator[tuple[str, Fact]]:
-    """Every fact under its dotted name, in the order of the fields.
+    """Return every fact under its dotted name, in the order of the fields.
 
     Of several measurements of one thing each has the name of its kind or unit: `costs.peak_memory.allocated`.
     """
@@ -35,12 +35,12 @@ def facts(value: object, prefix: str = "") -> Iterator[tuple[str, Fact]]:
 
 
 def known(value: object) -> int:
-    """How many facts there are that are not missing."""
+    """Return the number of facts that are not missing."""
     return sum(not isinstance(fact, Missing) for _, fact in facts(value))
 
 
 def csv_text(records: Iterable[tuple[str, RunRecord]]) -> str:
-    """A table of records, one a row: each fact in a column of its own, beside its unit and the place it was read at.
+    """Return a table with one record per row: each fact in its own column, beside its unit and place.
 
     Args:
         records: with their ids.
@@ -55,17 +55,17 @@ def csv_text(records: Iterable[tuple[str, RunRecord]]) -> str:
 
 
 def jsonl_text(records: Iterable[tuple[str, RunRecord]]) -> str:
-    """Whole records, one a line, each with its id."""
+    """Return whole records, one per line, each with its id."""
     return "".join(json.dumps({"id": id_, **plain(record)}, separators=(",", ":")) + "\n" for id_, record in records)
 
 
 def line_of(reading: RunReading) -> str:
-    """A reading as JSON on one line, in ASCII: it survives any terminal, pipe and name of a file."""
+    """Return a reading as JSON on one line, in ASCII, so that any terminal, pipe and file name can hold it."""
     return json.dumps(plain(reading), separators=(",", ":"))
 
 
 def _cells(id_: str, record: RunRecord) -> dict[str, str | float]:
-    """The cells of a row; what is missing has an empty one."""
+    """Return the cells of a row; a missing fact has an empty one."""
     row: dict[str, str | float] = {
         "id": id_,
         "name": record.name,
@@ -88,5 +88,5 @@ def _cells(id_: str, record: RunRecord) -> dict[str, str | float]:
 
 
 def _harmless(cell: str | float) -> str | float:
-    """Text that a spreadsheet would take for a formula begins with a quote instead."""
+    """Return the text, with a quote before it if a spreadsheet would take it for a formula."""
     return f"'{cell}" if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell

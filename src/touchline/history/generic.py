@@ -47,7 +47,7 @@ class TrainingLines:
         self._rank: str | None = None
 
     def line(self, text: str, number: int) -> Iterable[Event]:
-        """Events of one line."""
+        """Return the events of a line."""
         if text[:1] == "{" and text.rstrip().endswith("}"):
             return ()  # a dictionary, read as a row
         rank, rest = strip_decoration(text) if len(text) < _LONG else ("", text)
@@ -72,7 +72,7 @@ class TrainingLines:
         return list(self._facts.line(text, number)) or dumped
 
     def row(self, row: Row, text: str, number: int) -> Iterable[Event]:
-        """Events of a dictionary."""
+        """Return the events of a dictionary."""
         events = list(self._rows.row(row, text, number))
         return events or (list(self._dumps.row(row, number)) if text[:1] == "{" and "'" in text[:12] else events)
 

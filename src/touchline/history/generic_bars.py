@@ -47,14 +47,14 @@ _UNKNOWN = LoggedTrainer(name="generic")
 
 
 class LossBarReader:
-    """Reads one file's bars with losses."""
+    """Reader of one file's bars with losses."""
 
     def __init__(self, emitter: EventEmitter) -> None:
-        """Nothing was read."""
+        """Start a file."""
         self._emitter = emitter
 
     def line(self, text: str, number: int) -> Iterator[Event]:
-        """Events of a line with bars; of several on one line the last one counts."""
+        """Yield the events of a line with bars; of several on one line the last one counts."""
         if _READ_ELSEWHERE.search(text):
             return
         if (rich := _RICH.match(text)) is not None:
@@ -89,7 +89,7 @@ class LossBarReader:
         yield from self._emitter.eval_loss(validation, number, certain=False)
 
     def _labelled(self, label: str, text: str, number: int) -> Iterator[Event]:
-        """A loss and the planned epochs that the label names."""
+        """Yield a loss and the planned epochs that the label names."""
         parsed = parse(strip_decoration(label)[1]) if label else None
         if parsed is None:
             return
@@ -101,7 +101,7 @@ class LossBarReader:
 
 
 def _label(text: str, end: int) -> str:
-    """What stands before the last bar that begins before `end`."""
+    """Return the text before the last bar that begins before `end`."""
     cut = text.rfind("%|", 0, end)
     if cut < 0:
         return ""

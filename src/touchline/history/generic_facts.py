@@ -151,16 +151,16 @@ _SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0}
 
 
 class FactReader:
-    """Reads one file's facts."""
+    """Reader of one file's facts."""
 
     def __init__(self, emitter: EventEmitter) -> None:
-        """Nothing was read."""
+        """Start a file."""
         self._emitter = emitter
         self._of_epochs = False
         self._text = ""
 
     def line(self, text: str, number: int) -> Iterator[Event]:
-        """Events of one line."""
+        """Yield the events of a line."""
         if len(text) > _LENGTH_LIMIT or text.lstrip()[:1] in ("{", '"', "'", "<") or _OTHERS_OWN.search(text):
             return
         body, self._text = strip_decoration(text)[1].strip(), text
@@ -179,7 +179,7 @@ class FactReader:
         yield from self._named(name, match.group("value"), number)
 
     def _sentence(self, body: str, number: int) -> list[Event] | None:
-        """Facts that are no name with a value."""
+        """Return facts that are not a name with a value; None if there is none."""
         emitter = self._emitter
         if (match := _LORA.match(body)) is not None:
             return [
@@ -248,7 +248,7 @@ class FactReader:
             yield from self._emitter.once("total_parameters", whole, number, certain=False)
 
     def _product(self, match: re.Match[str], number: int) -> Iterator[Event]:
-        """A batch as the product of its factors; of three the last is taken for the number of GPUs."""
+        """Yield a batch size as the product of its factors; the last of three is taken for the number of GPUs."""
         factors = [float(each) for each in match.group("first", "second", "third") if each is not None]
         whole = to_number(match.group("whole"))
         if whole is None or math.prod(factors) != whole:
@@ -270,7 +270,7 @@ class FactReader:
             yield Observation(name="loss", value=loss, line=number, unit="nats", aggregation="last", certain=False)
 
     def _peak(self, name: str, value: str, number: int) -> Iterator[Event]:
-        """A peak under its name; its unit stands behind the number, or in the name."""
+        """Yield a peak under its name; its unit follows the number, or stands in the name."""
         match = _SIZE.fullmatch(value)
         inside = _PEAK_NAME_UNIT.search(name)
         size = to_number(match.group("size")) if match is not None else to_number(_LAX.sub("", value))
@@ -279,7 +279,7 @@ class FactReader:
             yield from self._memory(name, size, unit, number)
 
     def _measurement(self, name: str, value: str, number: int) -> Iterator[Event] | None:
-        """Events of a name that is of a speed or a peak; None for any other."""
+        """Return the events of a speed's or a peak's name; None for any other."""
         if _STEP_TIME.fullmatch(name) is not None:
             return self._step_time(value, number)
         if _THROUGHPUT.fullmatch(name) is not None:
@@ -316,7 +316,7 @@ class FactReader:
         yield from self._emitter.memory(size * scale, number, unit, which, certain=False)
 
     def _peaks(self, body: str, number: int) -> list[Event] | None:
-        """`peak memory allocated: 10184 MiB reserved: 10200 MiB`, and other peaks in plain words."""
+        """Return the peaks of `peak memory allocated: 10184 MiB reserved: 10200 MiB`; None if there is none."""
         match = _PEAK_SENTENCE.match(body)
         size = to_number(match.group("size")) if match is not None else None
         if (
@@ -333,7 +333,7 @@ class FactReader:
         return events
 
     def _seconds(self, value: str, number: int, *, of_all: bool) -> Iterator[Event]:
-        """How long the training took; some loops print it of each epoch."""
+        """Yield the duration of the training; a loop may print it after each epoch."""
         seconds = duration(value)
         if not seconds:
             return
@@ -360,7 +360,7 @@ def is_peak(name: str) -> bool:
 
 
 def duration(text: str) -> float | None:
-    """Seconds of `1234.5 seconds`, `12.3 minutes`, `2h 13m 5s`, `0:12:34.5`; None for everything else."""
+    """Return the seconds of `1234.5 seconds`, `12.3 minutes`, `2h 13m 5s`, `0:12:34.5`; None for other text."""
     text = text.strip().rstrip(".!")
     without_remark = re.sub(r"\s*[(=~].*$", "", text)
     if (clock := to_seconds(without_remark)) is not None:

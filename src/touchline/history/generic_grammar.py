@@ -81,18 +81,18 @@ class Item:
 
     @property
     def number(self) -> float | None:
-        """The value, if it is finite."""
+        """Value, if it is finite."""
         return to_number(self.value)
 
     @property
     def split(self) -> Split:
-        """Which data it is of."""
+        """Data that it is of."""
         return self.meaning.split or self.scope or Split.TRAIN
 
 
 @dataclass(kw_only=True, slots=True)
 class Line:
-    """What a line holds."""
+    """Content of a line."""
 
     items: list[Item] = field(default_factory=list)
     """Its items, in order; of other names as well."""
@@ -102,7 +102,7 @@ class Line:
     """A fraction without a name that the line begins with: `[10/500] loss: 0.5`."""
 
     def first(self, *concepts: Concept) -> Item | None:
-        """The first item of one of the concepts, in the order of the concepts."""
+        """Return the first item of one of the concepts, in the order of the concepts."""
         for concept in concepts:
             for item in self.items:
                 if item.meaning.concept is concept:
@@ -111,14 +111,14 @@ class Line:
 
 
 def parse(rest: str) -> Line | None:
-    """The items of a line without its prefix; None when it holds anything else."""
+    """Return the items of a line without its prefix; None if it holds anything else."""
     if len(rest) > LENGTH_LIMIT:
         return None
     return _Parser(rest).line() or _by_fields(rest)
 
 
 def _by_fields(rest: str) -> Line | None:
-    """The items of a row of which a field holds something unknown: an odd unit, a date, a remark.
+    """Return the items of a row with a field that is not known: an odd unit, a date, a remark.
 
     Fields are parted by bars, commas, tabs or dashes. A sentence has no field with a counter and none with a loss.
     """
@@ -147,7 +147,7 @@ def _by_fields(rest: str) -> Line | None:
 
 
 class _Parser:
-    """Reads one line from left to right."""
+    """Parser of one line, from left to right."""
 
     def __init__(self, text: str, scope: Split | None = None) -> None:
         self.text = text
@@ -177,7 +177,7 @@ class _Parser:
         return self.result if self._label() else self._tail(len(self.text))
 
     def _tail(self, start: int) -> Line | None:
-        """Words that may follow once everything of interest was read."""
+        """Return the result if only words are left that may follow it."""
         known = {item.meaning.concept for item in self.result.items}
         if Concept.LOSS not in known or self.is_named:
             return None
@@ -201,7 +201,7 @@ class _Parser:
         return len(self.name) <= 6
 
     def _label(self) -> bool:
-        """Words without a number: allowed ones, and names of data, which hold for what follows."""
+        """Take words without a number: permitted ones, and names of data, which hold for what follows."""
         words, self.name = self.name, []
         if not words:
             return True
@@ -269,7 +269,7 @@ class _Parser:
         return True
 
     def _total(self) -> float | None:
-        """`/3` or `of 3` behind a number."""
+        """Return the total of `/3` or `of 3` after a number."""
         following = self.tokens[self.at + 1 : self.at + 3]
         if len(following) < 2 or following[1].lastgroup != "number":
             return None
@@ -279,7 +279,7 @@ class _Parser:
         return to_number(following[1].group())
 
     def _unit(self) -> str:
-        """A unit behind a number, and further ones: `1h 2m 3s`."""
+        """Return the unit after a number, and skip further ones: `1h 2m 3s`."""
         unit = ""
         while self.at + 1 < len(self.tokens):
             token = self.tokens[self.at + 1]

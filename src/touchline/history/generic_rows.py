@@ -45,14 +45,14 @@ _SPLITS = ("split", "phase", "mode", "stage", "type", "kind")
 
 
 class DictRowParser:
-    """Reads one file's rows."""
+    """Parser of one file's rows."""
 
     def __init__(self, emitter: EventEmitter) -> None:
-        """Nothing was read."""
+        """Start a file."""
         self._emitter = emitter
 
     def row(self, row: Row, text: str, number: int) -> Iterator[Event]:
-        """Events of one row."""
+        """Yield the events of a row."""
         if not _OTHERS_OWN.isdisjoint(row) or _is_the_trainers(row):
             return
         before = text.partition("{")[0]
@@ -107,7 +107,7 @@ def _first(row: Row, keys: tuple[str, ...]) -> object:
 
 
 def _anchored(before: str) -> tuple[int | None, float | None]:
-    """Step and epoch of the words before a dictionary: `epoch 1: {...}`."""
+    """Return step and epoch of the words before a dictionary: `epoch 1: {...}`."""
     parsed = parse(strip_decoration(before)[1])
     if parsed is None:
         return None, None

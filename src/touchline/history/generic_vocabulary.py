@@ -13,7 +13,7 @@ from enum import StrEnum
 
 
 class Concept(StrEnum):
-    """What a number is of."""
+    """Quantity that a number measures."""
 
     EPOCH = "epoch"
     STEP = "step"
@@ -30,7 +30,7 @@ class Concept(StrEnum):
 
 
 class Split(StrEnum):
-    """Which data a loss is of."""
+    """Data that a loss is of."""
 
     TRAIN = "train"
     VALIDATION = "validation"
@@ -39,7 +39,7 @@ class Split(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Meaning:
-    """What a name says."""
+    """Meaning of a printed name."""
 
     concept: Concept | None = None
     """None for a name of something that is not read."""
@@ -52,7 +52,7 @@ class Meaning:
 
 
 def words_of(text: str) -> frozenset[str]:
-    """The words of a text, each once."""
+    """Return the words of a text, each once."""
     return frozenset(text.split())
 
 
@@ -88,7 +88,7 @@ _PARTS = re.compile(r"[\s_./:-]+")
 
 @functools.lru_cache(maxsize=4096)
 def meaning_of(name: str) -> Meaning:
-    """What a printed name is of."""
+    """Return the meaning of a printed name."""
     plain = name.strip().lower()
     if plain in _TOKEN_RATES:
         return Meaning(concept=Concept.TOKEN_RATE)

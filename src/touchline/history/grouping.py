@@ -1,4 +1,4 @@
-"""Which files belong to one run: the streams of one job, the state files of one output folder, the configs beside them.
+"""Grouping of files into runs: the streams of one job, the state files of one output folder, the configs beside them.
 
 Names decide, nothing is opened: `train_21.out` and `train_21.err` are one job, `trainer_log.jsonl` and
 `all_results.json` of one folder are one run, a config is of the log with its name or of the only log in its folder.
@@ -59,12 +59,12 @@ class FileGroup:
 
     @property
     def logs(self) -> tuple[Path, ...]:
-        """The logs."""
+        """Logs among the files."""
         return tuple(path for path in self.files if role_of(path) == "log")
 
 
 def role_of(path: Path) -> str:
-    """`log`, `table`, `notebook`, `document`, `script`, `accounting`, by the name alone."""
+    """Return `log`, `table`, `notebook`, `document`, `script` or `accounting`, by the name alone."""
     if SAVED_SACCT.fullmatch(path.name):
         return "accounting"
     suffix = _plain(path).suffix.lower()
@@ -78,7 +78,7 @@ def role_of(path: Path) -> str:
 
 
 def key_of(path: Path) -> str:
-    """A file's name without its extension and without words that tell a stream or a role; may be empty."""
+    """Return a file's name without its extension and without words for a stream or a role; may be empty."""
     name = _SCHEDULER.sub(r".\1", _plain(path).name)
     stem = Path(name)
     while stem.suffix.lower() in LOG_SUFFIXES | DOCUMENT_SUFFIXES | SCRIPT_SUFFIXES | {".csv", NOTEBOOK_SUFFIX}:
@@ -148,7 +148,7 @@ def _is_wanted(group: FileGroup, named: set[Path], walked: set[Path]) -> bool:
 
 
 def _companions(folder: Path, named: Sequence[Path]) -> set[Path]:
-    """Files beside the named ones that belong to the same runs."""
+    """Return the files beside the named ones that belong to the same runs."""
     if not named:
         return set()
     keys = {key_of(path) for path in named if path.exists()}
@@ -158,7 +158,7 @@ def _companions(folder: Path, named: Sequence[Path]) -> set[Path]:
 
 
 def _walk(folder: Path) -> Iterable[Path]:
-    """Files of a folder and all below it that may tell of a run; of checkpoints only the newest, and no links."""
+    """Yield the files of a folder and below that may show a run; of checkpoints only the newest, and no links."""
     yield from _readable(folder)
     try:
         below = sorted(path for path in folder.iterdir() if path.is_dir() and not path.is_symlink())
@@ -191,7 +191,7 @@ def _readable(folder: Path) -> Iterable[Path]:
 
 
 def _in_folder(files: set[Path]) -> list[FileGroup]:
-    """Groups of one folder's files."""
+    """Yield the groups of one folder's files."""
     by_key: dict[str, list[Path]] = defaultdict(list)
     for path in sorted(files):
         by_key[key_of(path)].append(path)

@@ -40,7 +40,7 @@ class Broken:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Contents:
-    """What lies in a history, by the names of its files; nothing has been opened."""
+    """Files of a history by their names, none of them opened."""
 
     records: Mapping[str, Path] = field(default_factory=dict)
     """File of each record, by its id, sorted."""
@@ -72,17 +72,17 @@ def store_record(history_dir: Path, record: RunRecord) -> Path:
 
 
 def record_id(record: RunRecord) -> str:
-    """The id under which `store_record` puts a record."""
+    """Return the id under which `store_record` stores a record."""
     return id_of(to_json(sealed(record)))
 
 
 def record_path(history_dir: Path, id_: str) -> Path:
-    """Where the record of that id lies."""
+    """Return the path of the record of that id."""
     return history_dir / "records" / id_[:2] / f"{id_}.json"
 
 
 def contents(history_dir: Path) -> Contents:
-    """What lies in a history; one that is not there is empty.
+    """Return the files of a history; a missing one is empty.
 
     Raises:
         InputError: it is no folder.
@@ -103,7 +103,7 @@ def contents(history_dir: Path) -> Contents:
 
 
 def _files(records: Path) -> Iterator[tuple[str, str]]:
-    """Shelf and name of every file; hidden ones are other programs', or writes that a kill cut off."""
+    """Yield folder and name of every file, except hidden ones: other programs' files, or interrupted writes."""
     try:
         with os.scandir(records) as entries:
             shelves = sorted(entry.name for entry in entries if _SHELF.fullmatch(entry.name) and entry.is_dir())
@@ -119,7 +119,7 @@ def _files(records: Path) -> Iterator[tuple[str, str]]:
 
 
 def read_record(path: Path) -> RunRecord | Broken:
-    """The record in a file of the history, whose name must be the hash of its content."""
+    """Return the record in a file of the history, whose name must be the hash of its content."""
     try:
         with open_regular(path) as stream:
             data = stream.read(RECORD_LIMIT_BYTES + 1)
@@ -136,7 +136,7 @@ def read_record(path: Path) -> RunRecord | Broken:
 
 
 def read_records(history_dir: Path) -> Iterator[RunRecord | Broken]:
-    """Every record of the history, superseded ones too, by id; and what is none."""
+    """Return every record of the history by id, superseded ones too, and the files that are not records."""
     found = contents(history_dir)
     yield from found.strays
     for path in found.records.values():

@@ -36,7 +36,7 @@ _ID_LETTERS = 6
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HistoryRow:
-    """One record in a list."""
+    """Record in a list."""
 
     id: str
     """The record's id."""
@@ -85,12 +85,12 @@ class IndexLine:
 
     @property
     def id(self) -> str:
-        """The record's id."""
+        """Id of the record."""
         return self.row.id
 
     @property
     def origin(self) -> Origin:
-        """Whose run it is."""
+        """Origin of the run."""
         return self.row.origin
 
 
@@ -106,7 +106,7 @@ class Index:
     """Files that are no records."""
 
     def rows(self, *, every: bool = False) -> list[HistoryRow]:
-        """The rows, by name; superseded ones only when `every` is asked for."""
+        """Return the rows by name; superseded ones only if `every` is set."""
         found = [
             dataclasses.replace(line.row, superseded_by=self.newer.get(id_))
             for id_, line in self.lines.items()
@@ -119,7 +119,7 @@ _LINE = TypeAdapter(IndexLine)
 
 
 def load_index(history_dir: Path, *, rebuild: bool = False) -> Index:
-    """The index of a history, brought up to date with its records; written where that changed it and it can be.
+    """Return the index of a history, brought up to date with its records; a changed one is written if possible.
 
     Args:
         history_dir: the history; one that is not there is empty.
@@ -149,7 +149,7 @@ def load_index(history_dir: Path, *, rebuild: bool = False) -> Index:
 
 
 def line_of(id_: str, record: RunRecord) -> IndexLine:
-    """The line of a record."""
+    """Return the line of a record."""
     return IndexLine(
         row=HistoryRow(
             id=id_,
@@ -174,7 +174,7 @@ def line_of(id_: str, record: RunRecord) -> IndexLine:
 
 
 def find_record(history_dir: Path, index: Index, wanted: str) -> tuple[str, RunRecord]:
-    """The record of an id, of the beginning of one, or of a run's name that only one current record has.
+    """Return the record of an id, of the beginning of one, or of a run's name that one current record has.
 
     Raises:
         InputError: there is none, or several; with those that come near.
@@ -211,7 +211,7 @@ def _near(index: Index, wanted: str) -> str:
 
 
 def _read(path: Path) -> tuple[dict[str, IndexLine], bool]:
-    """The lines that can be read, and whether that was all of it."""
+    """Return the readable lines, and whether those are all."""
     try:
         with open_regular(path) as stream:
             first, *rest = stream.read(_INDEX_LIMIT_BYTES).split(b"\n")

@@ -32,7 +32,7 @@ class NotTextError(Exception):
 
 @dataclass(kw_only=True, slots=True)
 class LineFile:
-    """One file, read once from its beginning to its end."""
+    """File that is read once from its beginning to its end."""
 
     path: Path
     """The file."""
@@ -50,7 +50,7 @@ class LineFile:
     """What was wrong with the file."""
 
     def chunks(self) -> Iterator[tuple[int, list[bytes]]]:
-        """Number of the first line, and lines that end with a newline; the lines may hold carriage returns.
+        """Yield the first line's number and lines that end with a newline; lines may hold carriage returns.
 
         Raises:
             NotTextError: the file is binary.
@@ -119,7 +119,7 @@ class _Gunzip:
         self.fault = ""
 
     def read(self, size: int, /) -> bytes:
-        """Up to `size` bytes of text; none at the end."""
+        """Return up to `size` bytes of text; none at the end."""
         while not self.fault:
             if self._inflate.eof:
                 # Members may follow each other, as in a log that was compressed piece by piece.
@@ -149,7 +149,7 @@ def _decompressed(raw: IO[bytes]) -> _Source:
 
 
 def _encoding(first: bytes) -> str | None:
-    """UTF-16 by its mark, as PowerShell's `>` writes it; everything else is taken as UTF-8 with errors."""
+    """Return UTF-16 if the file begins with its mark, as PowerShell's `>` writes it; else it is read as UTF-8."""
     if first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
     return None

@@ -63,10 +63,10 @@ _FULL = 0.9
 
 
 class StepCounter:
-    """Turns counters of steps and epochs into steps of the run and epochs done."""
+    """Converter of counters of steps and epochs into steps of the run and epochs done."""
 
     def __init__(self) -> None:
-        """Nothing was counted."""
+        """Start a file."""
         self._first_epoch: int | None = None
         self._epoch: float | None = None
         self._last = -1
@@ -79,7 +79,7 @@ class StepCounter:
         """Whether the last step that was placed is one of the run beyond doubt."""
 
     def index(self, epoch: float) -> float:
-        """Epochs done when this one begins: whether they are counted from 0 or from 1 is seen from the first."""
+        """Return the epochs done when this one begins; the first one shows whether epochs count from 0 or 1."""
         if self._first_epoch is None or epoch == 0:
             self._first_epoch = 0 if epoch < 1 else 1
         return max(0.0, epoch - self._first_epoch)
@@ -87,7 +87,7 @@ class StepCounter:
     def place(
         self, epoch: float | None, epochs: float | None, step: int, total: float | None, *, is_global: bool
     ) -> tuple[int | None, int | None, float | None]:
-        """Step of the run, planned steps, and epochs done; None for what the counter does not say."""
+        """Return step of the run, planned steps and epochs done; None for what the counter does not show."""
         self._from_zero = self._from_zero or step == 0
         done = step + 1 if self._from_zero and total is not None and step == total - 1 else step
         self.is_of_run = epoch is None or is_global or epochs == 1 or epoch != int(epoch)
@@ -104,7 +104,7 @@ class StepCounter:
         return done if index == 0 else None, None, index
 
     def place_lead(self, done: int, total: int) -> int | None:
-        """Step of the run of a fraction without a name; None where it may count epochs or examples.
+        """Return the step of the run of a fraction without a name; None if it may count epochs or examples.
 
         People log every 10 or 50 steps; a counter of examples goes on by multiples of the batch. One that begins again
         after its end is one of an epoch.
@@ -157,10 +157,10 @@ def _is_in_bits(parsed: Line, losses: list[Item]) -> bool:
 
 
 class LoopReader:
-    """Reads one file's loops."""
+    """Reader of one file's loops."""
 
     def __init__(self, emitter: EventEmitter) -> None:
-        """Nothing was read."""
+        """Start a file."""
         self._emitter = emitter
         self._counter = StepCounter()
         self._epoch: float | None = None
@@ -169,7 +169,7 @@ class LoopReader:
         self._held_out: int | None = None
 
     def line(self, text: str, number: int) -> Iterator[Event]:
-        """Events of one line."""
+        """Yield the events of a line."""
         if _OTHERS_OWN.search(text) or _METRICS_BLOCK.fullmatch(text):
             return
         rest = strip_decoration(text)[1]
@@ -239,7 +239,7 @@ class LoopReader:
             yield from self._measures(parsed, step, number)
 
     def _plan(self, planned: int | None, number: int) -> Iterator[Event]:
-        """Planned epochs and steps."""
+        """Yield planned epochs and steps."""
         if self._epochs and self._epochs <= _MOST_EPOCHS:
             yield from self._emitter.once("epochs", self._epochs, number, certain=False)
         if planned:
@@ -256,7 +256,7 @@ class LoopReader:
         return plain and self._emitter.last_step is not None
 
     def _below(self, losses: list[Item], number: int) -> Iterator[Event]:
-        """The loss of a block of held-out data, below the line that names the data."""
+        """Yield the loss of a block of held-out data, below the line that names the data."""
         is_named = self._held_out is not None and number <= self._held_out + _BLOCK_LINES
         held_out = [item for item in losses if item.meaning.split is not Split.TRAIN]
         if is_named and held_out:
@@ -266,7 +266,7 @@ class LoopReader:
             )
 
     def _led(self, done: float, total: float) -> tuple[int | None, int | None, float | None]:
-        """Place a row that begins with a fraction without a name: `[10/500] loss: 0.5`."""
+        """Return the place of a row that begins with a fraction without a name: `[10/500] loss: 0.5`."""
         step = self._counter.place_lead(int(done), int(total)) if total > 0 else None
         if self._epoch is None:
             self._counter.is_of_run = step is not None
@@ -281,7 +281,7 @@ class LoopReader:
         self._emitter.epoch = (self._counter.index(epoch.number or 0.0), self._epochs or 0.0)
 
     def _without_loss(self, parsed: Line, epoch: Item | None, counter: Item | None, number: int) -> Iterator[Event]:
-        """Epochs of a header, and steps of a row that tells other things that are measured while a training goes on."""
+        """Yield epochs of a header, and steps of a row with other measurements of a training."""
         if epoch is not None and epoch.total and epoch.split is Split.TRAIN and epoch.total <= _MOST_EPOCHS:
             yield from self._emitter.once("epochs", epoch.total, number, certain=False)
         named = {item.name for item in parsed.items}
@@ -300,7 +300,7 @@ class LoopReader:
         *,
         counts_steps: bool = True,
     ) -> tuple[int | None, int | None, float | None]:
-        """Step of the run, planned steps, and epochs done.
+        """Return step of the run, planned steps, and epochs done.
 
         `counts_steps` is whether a fraction without a name may be one of iterations: behind an epoch it is, and behind
         a loss it counts examples as often (`loss: 2.3 [6400/60000]`).
@@ -387,7 +387,7 @@ class LoopReader:
                     pass
 
     def _mnist(self, match: re.Match[str], text: str, number: int) -> Iterator[Event]:
-        """`Train Epoch: 1 [640/60000 (1%)] Loss: 2.3`: the counter is one of examples."""
+        """Yield the events of `Train Epoch: 1 [640/60000 (1%)] Loss: 2.3`, whose counter is one of examples."""
         done, total = int(match.group("done")), int(match.group("total"))
         if not total:
             return

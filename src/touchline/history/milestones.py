@@ -96,7 +96,7 @@ WORDS: frozenset[str] = frozenset(
 
 
 def milestone(text: str) -> SignKind | None:
-    """What a hand-written line says of the course of the run; None for all other lines."""
+    """Return the sign that a hand-written line gives; None for all other lines."""
     if len(text) > _LENGTH_LIMIT or "%|" in text or text.lstrip().startswith(("{", '"', "'")):
         return None
     _, rest = strip_prefix(text)

@@ -69,7 +69,7 @@ def arguments(document: Mapping[str, object]) -> dict[str, object]:
 
 
 def _value(node: ast.expr, names: Mapping[str, object]) -> object:
-    """The plain value of an expression: a literal, or a name that was given one; None for all else."""
+    """Return the plain value of an expression: a literal, or a name bound to one; None for all others."""
     if isinstance(node, ast.Name):
         return names.get(node.id)
     try:
@@ -100,7 +100,7 @@ def _pieces(output: Mapping[str, object]) -> Iterator[str]:
 
 
 def _table(text: str) -> list[str]:
-    """The rows of a table of losses, as rows of a log; nothing where there is no such table."""
+    """Return the rows of a table of losses as rows of a log; none if there is no such table."""
     bars = [
         f"{100 * int(done) // max(1, int(total)):3d}%|#| {done}/{total} [{elapsed}<00:00]"
         for done, total, elapsed in _BAR.findall(text[: 1 << 22])
@@ -144,5 +144,5 @@ def _joined(value: object) -> str:
 
 
 def _literals(text: str) -> tuple[str, str]:
-    """The text as JSON writes it, with and without characters beyond ASCII."""
+    """Return the text as JSON writes it, with and without characters beyond ASCII."""
     return json.dumps(text, ensure_ascii=False), json.dumps(text)

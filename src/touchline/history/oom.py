@@ -52,7 +52,7 @@ _PHASES: dict[During, Phase] = {"train": "step", "evaluate": "eval"}
 
 
 def read_out_of_memory(text: str, line: int, during: During | None) -> dict[ObservationName, Observation]:
-    """The figures of a message, sizes as printed; `during` is where in the run its traceback was raised."""
+    """Return the figures of a message, sizes as printed; `during` is where in the run its traceback was raised."""
     phase = _PHASES.get(during) if during is not None else None
     found: dict[ObservationName, Observation] = {}
 
@@ -83,7 +83,7 @@ def read_out_of_memory(text: str, line: int, during: During | None) -> dict[Obse
 
 
 def _reserved(allocated: tuple[float, str] | None, text: str) -> tuple[float, str] | None:
-    """What PyTorch holds in all: newer messages give it as what is allocated and what is not."""
+    """Return what PyTorch holds in all; newer messages give the allocated and the unallocated part."""
     match = _UNALLOCATED.search(text)
     unallocated = None if match is None else _size(match)
     return None if allocated is None or unallocated is None else _sum([allocated, unallocated])
@@ -101,7 +101,7 @@ def _first(patterns: tuple[re.Pattern[str], ...], text: str) -> tuple[float, str
 
 
 def _size(match: re.Match[str]) -> tuple[float, str] | None:
-    """The size in MiB or GiB; GB and MB are those of allocators that divide by 1024 and leave the i out."""
+    """Return the size in MiB or GiB; GB and MB are those of allocators that divide by 1024 and leave out the i."""
     value, unit = to_number(match.group("value")), match.group("unit")
     if value is None:
         return None

@@ -1,4 +1,4 @@
-"""How a run ended, from signs, steps and losses; and the lines that prove it.
+"""Outcome of a run, from signs, steps and losses, and the lines that prove it.
 
 A cause counts only where no training step follows it in its file: an error that was survived is none. Failures after
 the training was complete do not make it less complete: they are the exit's, a fact of its own.
@@ -40,7 +40,7 @@ _STOPS = (SignKind.CANCELLED, SignKind.INTERRUPTED)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ending:
-    """How a segment ended."""
+    """End of a segment."""
 
     outcome: Outcome
     """The outcome."""
@@ -51,7 +51,7 @@ class Ending:
 
 
 def ending_of(stretch: RunSegment, *, steps_done: float | None, steps_total: float | None, is_document: bool) -> Ending:
-    """The ending of one segment.
+    """Return the end of one segment.
 
     Args:
         stretch: the segment.
@@ -82,7 +82,7 @@ def ending_of(stretch: RunSegment, *, steps_done: float | None, steps_total: flo
 
 
 def _fatal(part: FileSegment) -> list[tuple[Sign, FileSegment]]:
-    """Signs that no training step follows, in the order of the lines; of one line its cause before its exception."""
+    """Return the signs that no training step follows, in the order of the lines; a cause before its exception."""
     signs = [sign for sign in part.signs.all() if not part.goes_on_after(sign)]
     return [(sign, part) for sign in sorted(signs, key=lambda each: (each.line, each.kind is SignKind.EXCEPTION))]
 
@@ -115,7 +115,7 @@ def _incomplete(stretch: RunSegment, fatal: list[tuple[Sign, FileSegment]], step
 
 
 def _is_guess(sign: Sign) -> bool:
-    """A bare "Killed" is the kernel's usual word for memory, and also what a cancelled process leaves."""
+    """Return True for a bare "Killed": usually the kernel, short of memory, but a cancelled process leaves it too."""
     return sign.kind is SignKind.HOST_OOM and not any(
         word in sign.text.lower() for word in ("memory", "oom", "alloc", "out of")
     )
@@ -133,7 +133,7 @@ def _crash(sign: Sign, stretch: RunSegment, steps_done: float | None) -> Outcome
 def _after_training(
     fatal: list[tuple[Sign, FileSegment]], trained: list[tuple[Sign, FileSegment]]
 ) -> tuple[Outcome, Sign, FileSegment] | None:
-    """A failure of evaluation, export or disk after a complete training; None where only the exit suffered."""
+    """Return a failure of evaluation, export or disk after a complete training; None if only the exit suffered."""
     doing: Outcome | None = None
     for sign, part in fatal:
         is_before = bool(trained) and part is trained[-1][1] and sign.line < trained[-1][0].line
@@ -166,7 +166,7 @@ def _after_training(
 
 
 def _diverged(stretch: RunSegment) -> tuple[Sign, FileSegment] | None:
-    """The last sign of a loss that is no number, when no finite loss follows it."""
+    """Return the last sign of a loss that is not a number, if no finite loss follows it."""
     for part in stretch.parts:
         signs = [sign for sign in part.signs.all() if sign.kind is SignKind.NOT_A_NUMBER]
         if not signs:
@@ -180,7 +180,7 @@ def _diverged(stretch: RunSegment) -> tuple[Sign, FileSegment] | None:
 
 
 def _crash_of(fatal: list[tuple[Sign, FileSegment]]) -> tuple[Sign, FileSegment] | None:
-    """The exception that ended the program: the last one that is no consequence of another process's end."""
+    """Return the exception that ended the program: the last one that does not follow from another process's end."""
     raised = [each for each in fatal if each[0].kind is SignKind.EXCEPTION]
     causes = [each for each in raised if _CONSEQUENCE.search(each[0].text) is None]
     if causes or raised:
@@ -191,7 +191,7 @@ def _crash_of(fatal: list[tuple[Sign, FileSegment]]) -> tuple[Sign, FileSegment]
 def _exit(
     stretch: RunSegment, fatal: list[tuple[Sign, FileSegment]], cause: tuple[Sign, FileSegment] | None
 ) -> OptionalText:
-    """How the process ended: its code, else the line that gives the cause, not the first that reads like an error."""
+    """Return how the process ended: its code, else the line that gives the cause."""
     codes = stretch.all("exit_code")
     if codes and codes[-1].number is not None:
         return SourcedText(value=f"{codes[-1].number:.0f}", where=codes[-1].where)

@@ -63,18 +63,18 @@ _TEXT_LIMIT = 300
 
 
 class PackingLines:
-    """Reads the forms above and near variants of them."""
+    """Reader of the forms above and near variants."""
 
     words: ClassVar[frozenset[str]] = frozenset(
         {"packed", "packing", "loaded", "sequences", "examples", "peak", "started", "completed", "finished", "ended"}
     )
 
     def __init__(self) -> None:
-        """Nothing is loaded yet."""
+        """Start a file."""
         self._loaded = False
 
     def line(self, text: str, number: int) -> Iterable[Event]:
-        """Events of one line."""
+        """Yield the events of a line."""
         if len(text) > _LENGTH_LIMIT or "%|" in text:
             return
         _, rest = strip_prefix(text)
@@ -84,7 +84,7 @@ class PackingLines:
         yield from self._course(said, text, number)
 
     def row(self, row: Row, text: str, number: int) -> Iterable[Event]:
-        """Nothing: these are sentences."""
+        """Return no events: these are sentences."""
         del row, text, number
         return ()
 
@@ -128,7 +128,7 @@ class PackingLines:
 
 
 def _efficiency(match: re.Match[str], number: int) -> Iterator[Observation]:
-    """Per cent of the tokens that are no padding; a number up to 1 without a sign is a fraction of one."""
+    """Yield the non-padding share of the tokens in per cent; a number up to 1 without a sign is a fraction."""
     value = to_number(match.group(1))
     if value is None:
         return
@@ -138,7 +138,7 @@ def _efficiency(match: re.Match[str], number: int) -> Iterator[Observation]:
 
 
 def _peak(said: str, number: int) -> Iterator[Observation]:
-    """A peak of the GPU's memory.
+    """Yield a peak of the GPU's memory.
 
     The plain form does not say which memory. It is none of `process`, which is host memory here. Of the two others it
     is taken for `allocated`, what most programs print under this name: were it the larger `reserved`, an estimate made

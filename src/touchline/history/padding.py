@@ -116,10 +116,10 @@ def _work(
 
 
 class _Stated(Protocol):
-    """Makes a quantity of what was measured of a stated dataset."""
+    """Maker of quantities measured on a stated dataset."""
 
     def __call__(self, value: float, unit: str, method: str = ...) -> Quantity:
-        """Value, unit, and how it was found."""
+        """Return the quantity of a value, its unit and its method."""
         ...
 
 

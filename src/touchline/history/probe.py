@@ -19,7 +19,7 @@ STEPS = 3
 
 
 class ProbeOutcome(StrEnum):
-    """What came of a try. Only `FITS` says that it fits; only the two OOMs prove that it does not."""
+    """Outcome of a try. Only `FITS` proves that it fits; only the two OOMs prove that it does not."""
 
     FITS = "fits"
     """All steps were done within the limits."""
@@ -52,7 +52,7 @@ class ProbedModel:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProbeRequest:
-    """What to try: the training of one micro-batch size, without its data."""
+    """Training to try: one micro-batch size, without its data."""
 
     __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
 
@@ -86,7 +86,7 @@ class ProbeRequest:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProbeMachine:
-    """Where it ran."""
+    """Machine of a try."""
 
     device: Literal["cpu", "cuda"]
     """Processor or GPU."""
@@ -106,7 +106,7 @@ class ProbeMachine:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProbeWork:
-    """What was computed."""
+    """Work of a try."""
 
     attention: str
     """Implementation of attention."""
@@ -145,7 +145,7 @@ class ProbeMemory:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProbeAnswer:
-    """What was measured."""
+    """Measurements of a try."""
 
     outcome: Literal[ProbeOutcome.FITS, ProbeOutcome.GPU_OOM, ProbeOutcome.HOST_OOM]
     """Whether it fits."""
@@ -179,7 +179,7 @@ class ProbeFault:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProbeReply:
-    """One of the two."""
+    """Answer or failure of a try."""
 
     answer: ProbeAnswer | None = None
     """What was measured."""
@@ -189,7 +189,7 @@ class ProbeReply:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProbeTry:
-    """One try, in a process of its own."""
+    """Try in a process of its own."""
 
     micro_batch_size: int
     """The micro-batch size that was tried."""
@@ -219,7 +219,7 @@ class ProbeTry:
 
     @property
     def tokens_per_second(self) -> float | None:
-        """Positions computed a second, padding included."""
+        """Positions computed per second, padding included."""
         seconds = self.seconds_per_step
         work = None if self.answer is None else self.answer.work
         return None if not seconds or work is None else work.tokens_per_step / seconds
@@ -227,7 +227,7 @@ class ProbeTry:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProbeReport:
-    """What came of a search for the micro-batch size."""
+    """Result of a search for the micro-batch size."""
 
     request: ProbeRequest
     """What all tries had in common."""

@@ -40,7 +40,7 @@ _OUTCOMES = {
 
 
 def probe_records(report: ProbeReport, shape: ModelShape | None, machine: TargetMachine) -> tuple[RunRecord, ...]:
-    """The records of all tries that finished or ran out of memory.
+    """Return the records of all tries that finished or ran out of memory.
 
     Args:
         report: what came of the search.
@@ -59,7 +59,7 @@ def probe_record(
     machine: TargetMachine,
     other: ProbeAnswer | None = None,
 ) -> RunRecord | Missing:
-    """The record of one try; `history.store_record` puts it into the history.
+    """Return the record of one try; `history.store_record` stores it.
 
     Args:
         request: what was asked for.
@@ -154,7 +154,7 @@ def _training(request: ProbeRequest, shape: ModelShape | None, known: ProbeAnswe
 
 
 def _machine(machine: TargetMachine, known: ProbeAnswer | None) -> MachineFacts:
-    """The device; a processor's threads belong to its name, since times with others are no times of the same."""
+    """Return the device; a CPU's threads belong to its name, since times with other threads do not compare."""
     name, threads = machine.name, machine.threads
     if known is not None:
         name, threads = known.machine.name, known.machine.threads
@@ -171,7 +171,7 @@ def _machine(machine: TargetMachine, known: ProbeAnswer | None) -> MachineFacts:
 
 
 def _work(request: ProbeRequest, one: ProbeTry) -> WorkFacts:
-    """Every micro-batch of a probe is the same."""
+    """Return the work; every micro-batch of a probe is the same."""
     batch, times = one.batch, request.micro_batches_per_step
     answer = one.answer
     setup = None if answer is None else answer.setup_seconds

@@ -1,4 +1,4 @@
-"""Which files were read before, and what came of them: so that unchanged ones are not opened again.
+"""Cache of the files that were read before and their records, so that unchanged ones are not opened again.
 
 A file counts as unchanged when its size, its time of change and its inode are as they were before it was read; only
 `stat` is called. The cache lies in the history's `.cache/`, which keeps itself out of git. It holds no paths, only
@@ -27,7 +27,7 @@ _FORM = 1
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CachedGroup:
-    """What came of the files that belong together."""
+    """Result of the files that belong together."""
 
     state: str
     """Digest of their sizes, times and inodes before they were read."""
@@ -59,12 +59,12 @@ class ReadCache:
         self._changed = False
 
     def get(self, files: Sequence[Path], state: str) -> CachedGroup | None:
-        """What came of these files, when they are as they were."""
+        """Return the result of these files if they are unchanged."""
         seen = self._groups.get(_key(files))
         return seen if seen is not None and seen.state == state else None
 
     def put(self, files: Sequence[Path], seen: CachedGroup) -> None:
-        """Remember what came of these files."""
+        """Keep the result of these files."""
         key = _key(files)
         self._groups.pop(key, None)
         self._groups[key] = seen
@@ -96,7 +96,7 @@ class ReadCache:
 
 
 def state_of(files: Sequence[Path]) -> str | None:
-    """Digest of the files' sizes, times of change and inodes; None when one of them cannot be looked at."""
+    """Return a digest of the files' sizes, times of change and inodes; None if one is not accessible."""
     digest = hashlib.sha256()
     for file in files:
         try:

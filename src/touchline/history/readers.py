@@ -15,12 +15,12 @@ READERS_VERSION = 4
 
 @functools.cache
 def line_readers() -> tuple[type[LogReader], ...]:
-    """Readers of lines; make one instance of each for every file."""
+    """Return the readers of lines; make one instance of each for every file."""
     others = (faults, hints, packing_words, wandb, generic)
     return (SlurmLines, *(reader for module in others for reader in module.READERS), *log_readers())
 
 
 @functools.cache
 def documents() -> tuple[DocumentReader, ...]:
-    """Readers of state files and configs; the first that knows a document reads it."""
+    """Return the readers of state files and configs; the first that knows a document reads it."""
     return (*document_readers(), *wandb.DOCUMENTS)

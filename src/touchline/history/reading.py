@@ -1,4 +1,4 @@
-"""What a log shows of one run, put together from its events. Absent is not zero: a field has a value or a reason."""
+"""Reading of one run from its logs. Absent is not zero: a field has a value or a reason."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from touchline.core.quantity import Measured, Missing, Quantity
 
 
 class Outcome(StrEnum):
-    """How a run ended, by the evidence."""
+    """Outcome of a run, by the evidence."""
 
     COMPLETED = "completed"
     RUNNING_OR_TRUNCATED = "running_or_truncated"
@@ -77,7 +77,7 @@ class EvidenceLine:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Segment:
-    """One attempt, resume or restart within a run's files."""
+    """Attempt, resume or restart within a run's files."""
 
     where: str
     """`file:first-last`."""
@@ -93,7 +93,7 @@ class Segment:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunReading:
-    """One run found in logs: the flat fields that are scored, what a record needs beside them, and the proof."""
+    """Run found in logs: the flat fields, what a record needs beside them, and the proof."""
 
     schema_version: int = 1
     """Version of this form."""

@@ -1,4 +1,4 @@
-"""What one finished run teaches: the record that the history keeps, and from which later plans are made.
+"""Record of a finished run: the entry of the history from which later plans are made.
 
 A record holds facts and the places where they were read, nothing of whoever read them: no date, no user, no machine's
 paths. The same sources therefore give the same record, byte for byte, wherever and whenever they are read.
@@ -24,7 +24,7 @@ Quantities = tuple[Quantity, ...] | Missing
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Source:
-    """One file that the record was read from."""
+    """File that the record was read from."""
 
     name: str
     """Its name, with as many folders as tell it from the run's other files; never from the root of the disk."""
@@ -62,7 +62,7 @@ class ModelFacts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingFacts:
-    """What was trained, and how the numbers were held."""
+    """Training method, and the types of the numbers."""
 
     method: OptionalText
     """lora, qlora, full."""
@@ -105,7 +105,7 @@ _UNTOLD = Missing(missing="no log tells it")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MachineFacts:
-    """Where it ran."""
+    """Machine of the run."""
 
     gpu: OptionalText
     """Name of the device."""
@@ -120,7 +120,7 @@ class MachineFacts:
 
     @property
     def key(self) -> str | None:
-        """What must be equal for times to be of the same machine, as `TargetMachine.key` has it; none: not known."""
+        """Text that must be equal for times of the same machine, as in `TargetMachine.key`; none if not known."""
         if isinstance(self.gpu, SourcedText):
             return self.gpu.value
         if isinstance(self.processor, SourcedText) and isinstance(self.threads, Quantity):
@@ -130,7 +130,7 @@ class MachineFacts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BatchFacts:
-    """What went through the model at once."""
+    """Batch sizes and lengths."""
 
     micro_batch_size: Measured
     """Examples, or packed rows, per forward pass and device."""
@@ -150,7 +150,7 @@ class BatchFacts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PackingFacts:
-    """How examples lay in rows."""
+    """Packing of the examples."""
 
     packed: OptionalText
     """true or false."""
@@ -166,7 +166,7 @@ class PackingFacts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DatasetFacts:
-    """What it trained on."""
+    """Dataset of the training."""
 
     name: OptionalText = _UNTOLD
     """Its name, or the file's name."""
@@ -182,7 +182,7 @@ NO_DATASET = DatasetFacts()
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CostFacts:
-    """What it took."""
+    """Time and memory of the run."""
 
     seconds_per_step: Measured
     """Median or mean of an optimizer step after warm-up."""
@@ -212,7 +212,7 @@ class CostFacts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WorkFacts:
-    """What was computed: the mean optimizer step, the largest micro-batch, and what took time besides the steps."""
+    """Computed work: the mean optimizer step, the largest micro-batch, and what took time besides the steps."""
 
     micro_batches: Measured = _UNTOLD
     """Forward passes of a step."""
@@ -250,7 +250,7 @@ NO_WORK = WorkFacts()
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PredictedFacts:
-    """What was predicted for it before it ran, to be scored against what came."""
+    """Predictions made before the run, to be scored against the measurements."""
 
     seconds_per_step: Measured = _UNTOLD
     """Time of an optimizer step."""
@@ -268,7 +268,7 @@ NOTHING_PREDICTED = PredictedFacts()
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LossFacts:
-    """What it reached."""
+    """Losses reached."""
 
     last: Measured
     """Training loss of the last row that has one."""
@@ -280,7 +280,7 @@ class LossFacts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CourseFacts:
-    """How it went."""
+    """Course of the run."""
 
     steps_done: Measured
     """Optimizer steps done."""
@@ -300,7 +300,7 @@ class CourseFacts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunRecord:
-    """One run."""
+    """Finished run."""
 
     schema_version: int = RECORD_SCHEMA_VERSION
     """Version of this form."""

@@ -1,4 +1,4 @@
-"""Which of two records is a newer reading of the same run: decided by what they were read from, never by a clock.
+"""Versions of records of the same run, decided by what they were read from, never by a clock.
 
 A log only grows. So each source is kept with the digests of its first line, its first two lines, and so on: one for
 each of the first 64 lines, from there every 9 % more, within the first MiB. A record whose logs all go on, in another
@@ -36,16 +36,16 @@ DOCUMENT_LIMIT_BYTES = 64 << 20
 
 
 class Reading(Protocol):
-    """What must be known of a record to compare it with others."""
+    """Facts of a record that decide whether it supersedes another."""
 
     @property
     def id(self) -> str:
-        """The record's id."""
+        """Id of the record."""
         ...
 
     @property
     def origin(self) -> Origin:
-        """Whose run it is."""
+        """Origin of the run."""
         ...
 
     @property
@@ -55,22 +55,22 @@ class Reading(Protocol):
 
     @property
     def part(self) -> int:
-        """Which of the runs in its sources it is."""
+        """Number of the run among those in its sources."""
         ...
 
     @property
     def known(self) -> int:
-        """How many facts it holds."""
+        """Number of facts."""
         ...
 
     @property
     def revision(self) -> int:
-        """How often what was stated of its files had changed."""
+        """Number of changes of the facts stated of its files."""
         ...
 
     @property
     def sources(self) -> Sequence[Source]:
-        """What it was read from."""
+        """Files that it was read from."""
         ...
 
 
@@ -80,7 +80,7 @@ def is_document(name: str) -> bool:
 
 
 def growth(name: str, content: bytes) -> str:
-    """The digests of what a file adds to.
+    """Return the digests of a file that grows.
 
     Args:
         name: the file's name; its ending tells logs from documents.
@@ -101,7 +101,7 @@ def growth(name: str, content: bytes) -> str:
 
 
 def _history(content: bytes) -> list[bytes]:
-    """The entries of a trainer state's log_history; of another document nothing."""
+    """Return the entries of a trainer state's log_history; of another document nothing."""
     if len(content) > DOCUMENT_LIMIT_BYTES or b'"log_history"' not in content:
         return []
     try:
@@ -112,7 +112,7 @@ def _history(content: bytes) -> list[bytes]:
 
 
 def superseded(readings: Iterable[Reading]) -> dict[str, str]:
-    """Id of each record that has a newer reading -> id of the newest."""
+    """Return the id of each record that has a newer reading, with the id of the newest."""
     every = list(readings)
     # Sorted by their digests, the logs that go on from a log's end stand right behind it.
     grown = sorted((_base(s.name), s.growth, n) for n, r in enumerate(every) for s in r.sources if s.growth)
@@ -132,7 +132,7 @@ def superseded(readings: Iterable[Reading]) -> dict[str, str]:
 def _behind(
     old: Reading, grown: Sequence[tuple[str, str, int]], equal: Mapping[tuple[str, str], Sequence[int]]
 ) -> set[int]:
-    """Numbers of the readings that may go on from one: those that share a log of it, or else a document."""
+    """Return the numbers of the readings that may continue one: those that share a log, or else a document."""
     found: set[int] = set()
     logs = [source for source in old.sources if source.growth]
     for log in logs:

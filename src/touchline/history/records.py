@@ -58,7 +58,7 @@ T = TypeVar("T")
 
 
 def source_names(paths: Sequence[PurePath]) -> dict[str, str]:
-    """The name of each source in a record, by its path as text.
+    """Return the name of each source in a record, by its path as text.
 
     Files of one folder have their own names; others are named from the folder that they have in common.
     """
@@ -72,7 +72,7 @@ def source_names(paths: Sequence[PurePath]) -> dict[str, str]:
 
 
 def record_of(reading: RunReading, sources: Mapping[str, Source], *, reader_version: int, part: int = 0) -> RunRecord:
-    """The record of an imported run.
+    """Return the record of an imported run.
 
     Args:
         reading: what its files show.
@@ -162,7 +162,7 @@ def record_of(reading: RunReading, sources: Mapping[str, Source], *, reader_vers
 
 
 def sealed(record: RunRecord) -> RunRecord:
-    """The record with nothing in it that tells of people, and with the fingerprint of its settings.
+    """Return the record without personal data, and with the fingerprint of its settings.
 
     Whoever changes a record, as for our own runs, need not call this: storing does.
     """
@@ -177,7 +177,7 @@ def sealed(record: RunRecord) -> RunRecord:
 
 
 def comparable(record: RunRecord) -> dict[str, object]:
-    """The settings that make two runs comparable in time and memory; None for those that are not known."""
+    """Return the settings that make two runs comparable in time and memory; None for unknown ones."""
     r = record
     targets = _word(r.training.target_modules)
     versions = sorted(re.sub(r"(=\d+\.\d+)[.\d]*.*", r"\1", text) for text in r.stack.versions)
@@ -201,7 +201,7 @@ def comparable(record: RunRecord) -> dict[str, object]:
 
 
 def model_name(model: OptionalText) -> OptionalText:
-    """A model's id as it is; of a path the last part, which is its name everywhere."""
+    """Return a model's id; of a path the last part, which is its name everywhere."""
     if isinstance(model, Missing):
         return model
     text = model.value.strip()
@@ -213,7 +213,7 @@ def model_name(model: OptionalText) -> OptionalText:
 
 
 def redact_paths(text: str) -> str:
-    """A copied line without absolute paths and control characters: `…/last_part` stays of a path."""
+    """Return a copied line without absolute paths and control characters: `…/last_part` stays of a path."""
     text = _QUOTED.sub(r"\1…/\2\1", without_controls(text).replace("\n", "").encode("utf-8", "ignore").decode())
     return _ABSOLUTE.sub(lambda match: "…/" + re.split(r"[/\\]", match[0].rstrip("/\\"))[-1], text)
 
@@ -227,7 +227,7 @@ def _word(value: OptionalText) -> str | None:
 
 
 def _folded(text: str | None) -> str | None:
-    """Case and spaces do not part settings."""
+    """Return the text without case and repeated spaces, which do not part settings."""
     return None if text is None else " ".join(text.casefold().split())
 
 
@@ -243,7 +243,7 @@ Leaf = Callable[[str, str], str]
 
 
 def _mapped(value: T, leaf: Leaf) -> T:
-    """The same tree with other texts; a quantity that is no finite number becomes missing."""
+    """Return the same tree with other texts; a quantity that is not a finite number becomes missing."""
     changed: Any = value
     if isinstance(value, Quantity) and not math.isfinite(value.value):
         changed = _NO_NUMBER
@@ -264,14 +264,14 @@ def _member(name: str, part: object, leaf: Leaf) -> object:
 
 
 def _clean_leaf(name: str, text: str) -> str:
-    """Words of our own vocabulary, hashes and digests go through unchanged; only copied text can hold a secret."""
+    """Return the text without secrets and paths; our own vocabulary, hashes and digests stay unchanged."""
     if name in ("sha256", "growth", "fingerprint") or type(text) is not str:
         return text
     return redact_paths(redact(text) if name in ("text", "value", "notes") else text)
 
 
 def _placed(record: RunRecord, names: Mapping[str, str]) -> RunRecord:
-    """The record with its places named as its sources are, and no longer as whoever read them did."""
+    """Return the record with its places named like its sources."""
     longest = sorted(names.items(), key=lambda item: -len(item[0]))
 
     def rename(field: str, text: str) -> str:
@@ -293,7 +293,7 @@ def _placed(record: RunRecord, names: Mapping[str, str]) -> RunRecord:
 
 
 def plain(value: object) -> Any:
-    """What JSON knows; members of a quantity or a word that say nothing are left out."""
+    """Return the value as JSON types; members of a quantity or a text that are None are left out."""
     if isinstance(value, Quantity | SourcedText):
         members = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
         return {k: float(v) if type(v) is int else plain(v) for k, v in members.items() if v is not None}
@@ -305,17 +305,17 @@ def plain(value: object) -> Any:
 
 
 def to_json(record: RunRecord) -> bytes:
-    """The canonical bytes of a record, one member a line, so that people and git can read them."""
+    """Return the canonical bytes of a record, one member per line, so that people and git can read them."""
     return (json.dumps(plain(record), ensure_ascii=False, sort_keys=True, indent=1, allow_nan=False) + "\n").encode()
 
 
 def id_of(data: bytes) -> str:
-    """A record's id: the hash of its canonical bytes."""
+    """Return a record's id: the hash of its canonical bytes."""
     return hashlib.sha256(data).hexdigest()
 
 
 def from_json(data: bytes) -> RunRecord:
-    """A record of its bytes.
+    """Return the record of its bytes.
 
     Raises:
         InputError: with the reason in a few words: it is no record, a broken one, or one of another version.

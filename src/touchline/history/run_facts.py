@@ -28,7 +28,7 @@ DTYPES: Final = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FactKey:
-    """One fact that can be stated."""
+    """Fact that can be stated."""
 
     name: ObservationName
     """The observation that it stands for."""

@@ -1,4 +1,4 @@
-"""One run as its files show it: segments of parts, and how to ask them for a number or a word."""
+"""View of one run: its segments, and access to their numbers and texts."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ class SourcedObservation:
 
     @property
     def number(self) -> float | None:
-        """The value, if it is a number."""
+        """Value, if it is a number."""
         return None if isinstance(self.seen.value, str) else self.seen.value
 
     @property
     def provenance(self) -> str | None:
-        """How it is known, where no trainer's own line says it."""
+        """Provenance, if it is not a trainer's own line."""
         return STATED if self.is_stated else None if self.seen.certain else GUESS
 
     def quantity(self, **changes: object) -> Quantity:
-        """The observation as a Quantity; `changes` replace its members."""
+        """Return the observation as a Quantity; `changes` replace its members."""
         seen = self.seen
         value = self.number
         assert value is not None
@@ -69,14 +69,14 @@ class SourcedObservation:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunSegment:
-    """One segment of a run: the parts of its files that belong together."""
+    """Segment of a run: the parts of its files that belong together."""
 
     parts: tuple[FileSegment, ...]
     """At most one a file."""
 
     @property
     def began(self) -> str:
-        """How it began, by the file that knows most."""
+        """Beginning of the segment, by the file that shows most."""
         known = [part.began for part in self.parts]
         return next((word for word in ("another run", "resumed", "restarted") if word in known), "fresh")
 
@@ -86,15 +86,15 @@ class RunSegment:
         return any(part.has_progress for part in self.parts)
 
     def all(self, name: ObservationName) -> list[SourcedObservation]:
-        """Observations of a name, file by file, in order."""
+        """Return the observations of a name, file by file, in order."""
         return [SourcedObservation(seen=seen, file=part.file) for part in self.parts for seen in part.get(name)]
 
     def signs(self) -> list[tuple[Sign, FileSegment]]:
-        """Signs with the part that they stand in."""
+        """Return the signs, each with its part."""
         return [(sign, part) for part in self.parts for sign in part.signs.all()]
 
     def last_loss(self) -> SourcedObservation | None:
-        """The last training loss."""
+        """Return the last training loss."""
         found = [
             SourcedObservation(seen=part.losses.last, file=part.file)
             for part in self.parts
@@ -103,7 +103,7 @@ class RunSegment:
         return max(found, key=lambda each: (each.seen.epoch or 0.0, each.seen.step or 0), default=None)
 
     def training_tracks(self, total: int | None) -> list[tuple[Track, FileSegment]]:
-        """Bars that count training steps: those that say so, else the unlabelled one that took longest."""
+        """Return the bars that count training steps: the labelled ones, else the unlabelled one that took longest."""
         tracks = [(track, part) for part in self.parts for track in part.tracks if not track.is_evaluation]
         said = [each for each in tracks if is_training_label(each[0].label)]
         bare = [each for each in tracks if is_training_label(each[0].label) is None]
@@ -123,7 +123,7 @@ NO_SEGMENT = RunSegment(parts=())
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunView:
-    """One run: its segments in order, the last of which counts, and what lies beside its logs."""
+    """Run: its segments in order, the last of which counts, and the documents beside its logs."""
 
     stretches: tuple[RunSegment, ...]
     """The segments."""
@@ -134,7 +134,7 @@ class RunView:
 
     @property
     def final(self) -> RunSegment:
-        """The segment that counts."""
+        """Segment that counts."""
         return self.stretches[-1]
 
     def setting(self, name: ObservationName) -> SourcedObservation | None:
@@ -164,18 +164,18 @@ class RunView:
         return [each for source in sources for each in reversed(source.all(name))]
 
     def measured(self, name: ObservationName) -> list[SourcedObservation]:
-        """What the last segment measured, else what the state files say; the last one stands last."""
+        """Return the measurements of the last segment, else those of the state files; the last one is last."""
         return self.final.all(name) or self.documents.all(name)
 
     def count(self, name: ObservationName, reason: str, unit: str = "1") -> Quantity | Missing:
-        """A setting that is a number."""
+        """Return a setting that is a number."""
         found = self.setting(name)
         if found is None or found.number is None:
             return Missing(missing=reason)
         return found.quantity(unit=unit if found.seen.unit == "1" else found.seen.unit)
 
     def word(self, name: ObservationName, reason: str) -> OptionalText:
-        """A setting that is a word."""
+        """Return a setting that is a text."""
         found = self.setting(name)
         if found is None:
             return Missing(missing=reason)
@@ -231,7 +231,7 @@ def _plain(text: str) -> str:
 
 
 def align(courses: Sequence[Sequence[FileSegment]]) -> list[RunSegment]:
-    """Parts of several files of one run, side by side: counted from the end, for the last attempt is in all of them."""
+    """Return the parts of several files of one run side by side, counted from the end: all have the last attempt."""
     rows = max((len(parts) for parts in courses), default=0)
     stretches = []
     for index in range(rows, 0, -1):
@@ -240,7 +240,7 @@ def align(courses: Sequence[Sequence[FileSegment]]) -> list[RunSegment]:
 
 
 def runs_of(stretches: Iterable[RunSegment]) -> list[list[RunSegment]]:
-    """Segments that are attempts at one run, together; another run begins a new list."""
+    """Group segments that are attempts at one run; another run begins a new list."""
     runs: list[list[RunSegment]] = []
     for stretch in stretches:
         if not runs or stretch.began == "another run" or _differs(runs[-1][-1], stretch):

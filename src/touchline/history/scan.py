@@ -77,10 +77,10 @@ _STAMP_STARTS = frozenset("0123456789[(<JFMASONDWTIEst*-= ")
 
 
 class Scan:
-    """One pass over one file."""
+    """Pass over one file."""
 
     def __init__(self, path: Path, name: str, content: bytes | None = None) -> None:
-        """Nothing is read yet; `name` is what the file is called in `where`, `content` a text in place of its own."""
+        """Start a file; `name` stands for it in `where`, and `content` replaces its text."""
         self.file = LineFile(path=path, content=content)
         self.course = FileSegmenter(name)
         self._by_word: dict[bytes, list[LogReader]] = {}
@@ -190,7 +190,7 @@ class Scan:
             self._offer(number, part)
 
     def _last(self, number: int, line: bytes) -> None:
-        """The last line; without its end only what is whole beyond doubt is taken from it."""
+        """Read the last line; without its end only what is certainly whole is taken from it."""
         if not self.file.unterminated or self._is_whole(line.rpartition(b"\r")[2].rstrip()):
             self._lines(number, [line])
             return
@@ -261,7 +261,7 @@ def _is_prose(part: bytes, words: list[bytes], rare: frozenset[bytes], triggers:
 
 
 def _bar_shape(part: bytes, cut: int) -> bytes:
-    """Bars of other labels or totals are other bars, and a full one is the end of one."""
+    """Return a bar's shape; bars of other labels or totals are other bars, and a full one is the end of one."""
     start = part.find(b"/", cut)
     total = part[start : part.find(b" ", start)]
     label = part[: max(0, cut - 3)].strip()
@@ -270,7 +270,7 @@ def _bar_shape(part: bytes, cut: int) -> bytes:
 
 
 def clean(raw: bytes) -> str:
-    """A line's text without escape sequences, colours that lost their escape character, and control characters."""
+    """Return a line's text without escape sequences, stray colour codes and control characters."""
     text = raw[:_TEXT_LIMIT].decode("utf-8", "replace")
     if not text.isprintable():
         text = without_controls(text)

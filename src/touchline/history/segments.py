@@ -38,7 +38,7 @@ class HeadTailBuffer(Generic[T]):
     __slots__ = ("_first", "_last", "count")
 
     def __init__(self) -> None:
-        """Nothing yet."""
+        """Start empty."""
         self._first: list[T] = []
         self._last: deque[T] = deque(maxlen=KEPT)
         self.count = 0
@@ -52,7 +52,7 @@ class HeadTailBuffer(Generic[T]):
             self._last.append(value)
 
     def all(self) -> list[T]:
-        """Those that were kept, in order."""
+        """Return those that were kept, in order."""
         return [*self._first, *self._last]
 
 
@@ -98,7 +98,7 @@ class Losses:
 
 @dataclass(slots=True)
 class FileSegment:
-    """What one file says of one segment."""
+    """Segment of one file."""
 
     file: str
     """The file's name."""
@@ -180,7 +180,7 @@ class FileSegment:
         return last is not None and last.kind is SignKind.EVALUATING and last.line > self.progress_line
 
     def get(self, name: ObservationName) -> list[Observation]:
-        """The observations of a name that were kept."""
+        """Return the kept observations of a name."""
         kept = self.seen.get(name)
         return kept.all() if kept is not None else []
 
@@ -228,7 +228,7 @@ class FileSegmenter:
         self._take(event)
 
     def close(self) -> None:
-        """End the file: what was held belongs to the part before it."""
+        """Close the file: what was held belongs to the part before it."""
         if self._held is not None:
             self._release(None)
 
@@ -290,7 +290,7 @@ class FileSegmenter:
         self.parts.append(self.part)
 
     def _again(self) -> str:
-        """How a training begins after one that has shown progress."""
+        """Return how a training begins after one that has shown progress."""
         return "another run" if self.part.trained_line else "restarted"
 
     def _progress(self, bar: Progress) -> None:
@@ -436,7 +436,7 @@ class FileSegmenter:
 
 
 def _job_of(sign: Sign) -> str | None:
-    """The scheduler's number of the job that it says it ended; None where it says nothing of that kind."""
+    """Return the number of the job that the scheduler says it ended; None if it says nothing of that kind."""
     if sign.kind not in _ENDS:
         return None
     match = _JOB.search(sign.text)
@@ -444,7 +444,7 @@ def _job_of(sign: Sign) -> str | None:
 
 
 def _at(found: Observation) -> float:
-    """Where in its run a row stands: its step, else its epoch."""
+    """Return the place of a row in its run: its step, else its epoch."""
     return float(found.step) if found.step is not None else found.epoch or 0.0
 
 

@@ -1,4 +1,4 @@
-"""What a scheduler itself writes into a job's output: that it ended the job, and why.
+"""Lines that a scheduler writes into a job's output: that it ended the job, and why.
 
 SLURM's words are those of slurmstepd (`_handle_signal_container`, the cgroup plugins' out-of-memory reports), srun
 (`_task_finish`) and salloc; `seff` and epilogs print a job's final state. PBS, LSF and Grid Engine are read where their
@@ -150,11 +150,11 @@ class SlurmLines:
         self._failed_job: str | None = None
 
     def row(self, row: Row, text: str, number: int) -> Iterable[Event]:
-        """Nothing: a scheduler prints no dictionaries."""
+        """Return no events: a scheduler does not print dictionaries."""
         return ()
 
     def line(self, text: str, number: int) -> Iterable[Event]:
-        """Events of one line."""
+        """Yield the events of a line."""
         if "CANCELLED" in text and (cancelled := _CANCELLED.search(text)):
             return self._cancelled(cancelled, text, number)
         if "task" in text and (task := _TASK.search(text)):
@@ -229,7 +229,7 @@ def _limit(seconds: float, number: int) -> Observation:
 
 
 def _code(text: str, number: int) -> tuple[Event, ...]:
-    """The exit code that a job's script, LSF or a container's launcher says, as the whole of a short line."""
+    """Return the exit code that a script, LSF or a container's launcher prints, as the whole of a short line."""
     if len(text) > _TEXT_LIMIT:
         return ()
     match = _EXIT_CODE.match(text) or _SAGEMAKER_CODE.match(text)
@@ -237,7 +237,7 @@ def _code(text: str, number: int) -> tuple[Event, ...]:
 
 
 def _state(match: re.Match[str], text: str, number: int) -> tuple[Event, ...]:
-    """A job's final state; a job that still runs prints others, which say nothing of its end."""
+    """Return a job's final state; the states of a running job show nothing of its end."""
     state, code = match.group("state"), match.group("code")
     kind = _STATES.get(state)
     if kind is None:

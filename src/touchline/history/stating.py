@@ -1,4 +1,4 @@
-"""What users state of their logs: by options, and by `touchline-facts.yaml` beside the logs or in a folder above.
+"""Facts that users state of their logs: by options, and by `touchline-facts.yaml` beside the logs or in a folder above.
 
     gpu: A100-80GB            # of every log in this folder and below
     dataset: ../data/words.json
@@ -36,7 +36,7 @@ _TRUE, _FALSE = ("true", "yes", "on"), ("false", "no", "off")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StatedFacts:
-    """What is stated of the files of one group."""
+    """Facts stated of the files of one group."""
 
     facts: RunSegment = NO_SEGMENT
     """The facts; of two the later one counts."""
@@ -137,7 +137,7 @@ class Stating:
 
 
 def _read(path: Path, findings: list[Finding]) -> Iterator[_Scope]:
-    """The scopes of a file: its own first, then those under `logs`, in order."""
+    """Yield the scopes of a file: its own first, then those under `logs`, in order."""
     try:
         document = parse(read_text_bounded(path, SIZE_LIMIT_BYTES), str(path))
     except InputError as fault:
@@ -196,7 +196,7 @@ def _add(part: FileSegment, fact: FactKey, value: float | str, line: int) -> Non
 
 
 def _value_of(key: str, raw: object, shown: str, where: Where | None, findings: list[Finding]) -> float | str | None:
-    """The value that a fact's text or YAML value stands for; None where it is wrong, with a finding."""
+    """Return the value of a fact's text or YAML value; None if it is wrong, with a finding."""
     fact = FACTS.get(key)
     if fact is None:
         near = near_names(key, [*FACTS, _LOGS], most=1)

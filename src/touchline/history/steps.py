@@ -53,7 +53,7 @@ def bar_count(trainer: str | None) -> BarCount | None:
 
 
 def steps_of(view: RunView, stretch: RunSegment, trainer: str | None) -> Steps:
-    """The steps of one segment of a run."""
+    """Return the steps of one segment of a run."""
     total = _total(view, stretch, trainer)
     tracks = _step_tracks(stretch, trainer, total)
     resumed_at = _resumed_at(stretch, [track for track, _ in tracks])
@@ -132,7 +132,7 @@ def _counts_all_steps(label: str) -> bool:
 
 
 def _from_rate(stretch: RunSegment) -> Measured:
-    """Steps from the trainer's closing rate and runtime: it counts all planned steps, those before a resume as well."""
+    """Return the steps by the closing rate and runtime, which count all planned steps, those before a resume too."""
     rates, seconds = stretch.all("train_steps_per_second"), stretch.all("train_seconds")
     if not rates or not seconds or rates[-1].seen.line != seconds[-1].seen.line:
         return Missing(missing="no line tells the planned steps")
@@ -154,7 +154,7 @@ def _from_rate(stretch: RunSegment) -> Measured:
 
 
 def _step_tracks(stretch: RunSegment, trainer: str | None, total: Measured) -> list[tuple[Track, FileSegment]]:
-    """Bars whose items are optimizer steps."""
+    """Return the bars whose items are optimizer steps."""
     known = round(total.value) if isinstance(total, Quantity) else None
     tracks = stretch.training_tracks(known)
     if bar_count(trainer) is not None:
@@ -206,7 +206,7 @@ def _done(
 def _done_at_end(
     view: RunView, stretch: RunSegment, best: Quantity | None, bar: Quantity | None, total: Measured, where: str | None
 ) -> Measured:
-    """Steps of a training that is over: all that were planned, unless something shows that it stopped before."""
+    """Return the steps of a training that is over: all that were planned, unless it stopped before."""
     if not isinstance(total, Quantity) or (best is not None and best.value >= total.value):
         return best or Missing(missing="no line tells the steps done")
     whole = Quantity(
@@ -253,7 +253,7 @@ def _was_stopped(stretch: RunSegment) -> bool:
 
 
 def _steps_by_epoch(view: RunView, stretch: RunSegment, total: float) -> tuple[float, bool] | None:
-    """Steps done by the closing row's epoch, and whether an epoch's steps are known; None where no epoch is told.
+    """Return the steps done by the closing row's epoch, and whether an epoch's steps are known; None without an epoch.
 
     The Trainer rounds its epochs up where `max_steps` ends the training: the total then tells no epoch's length.
     """
@@ -306,13 +306,13 @@ def _seconds(
 
 
 def _inside(stretch: RunSegment) -> str:
-    """What else a clock counts: bars go on through evaluations; rows say themselves what is in their time."""
+    """Return what else a clock counts: bars go on through evaluations; rows show themselves what their time holds."""
     timed = stretch.all("train_seconds")
     return "" if timed and not any(each.seen.inside for each in timed) else "; evaluation and saving inside"
 
 
 def _pace(view: RunView, stretch: RunSegment, tracks: list[tuple[Track, FileSegment]]) -> Measured:
-    """A step's time when nothing else is done."""
+    """Return the time of a step when nothing else is done."""
     best = max(_clocks(view, stretch, tracks), key=lambda each: each[0].last[0] - each[0].first[0], default=None)
     rate = best[0].seconds_per_step(pauses=bool(stretch.all("eval_seconds"))) if best is not None else None
     if best is not None and rate is not None:
@@ -335,7 +335,7 @@ def _pace(view: RunView, stretch: RunSegment, tracks: list[tuple[Track, FileSegm
 
 
 def _clocks(view: RunView, stretch: RunSegment, tracks: list[tuple[Track, FileSegment]]) -> list[tuple[Track, str]]:
-    """Everything that tells steps against time, with its place."""
+    """Return everything that relates steps to time, with its place."""
     found = [(track, f"{part.file}:{track.first[2]}") for track, part in tracks]
     return found + [(part.clock, part.file) for part in (*stretch.parts, *view.documents.parts) if part.clock.count > 2]
 
@@ -343,7 +343,7 @@ def _clocks(view: RunView, stretch: RunSegment, tracks: list[tuple[Track, FileSe
 def _mean_seconds(
     view: RunView, stretch: RunSegment, done: Measured, total: Measured, resumed_share: float | None
 ) -> Measured:
-    """Seconds a step from what the trainer timed itself, else from its runtime."""
+    """Return the seconds per step by the trainer's own timing, else by its runtime."""
     timed = [each for each in stretch.all("step_seconds") if each.number]
     if timed:
         middle = statistics.median(each.number or 0.0 for each in timed)
@@ -370,7 +370,7 @@ def _mean_seconds(
 
 
 def _share_by_epochs(stretch: RunSegment, final_epoch: float | None) -> float | None:
-    """Share of the epochs that were done since a resume: from half a logging interval before the first row on."""
+    """Return the share of the epochs since a resume: from half a logging interval before the first row on."""
     for part in stretch.parts:
         first, second = part.losses.first, part.losses.second
         if first is None or second is None or first.epoch is None or second.epoch is None or not final_epoch:

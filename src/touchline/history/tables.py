@@ -34,7 +34,7 @@ def begins_table(text: str) -> bool:
 
 
 def read_metrics_table(text: str) -> tuple[Event, ...] | None:
-    """Events of a table of metrics, or None when it is none.
+    """Return the events of a table of metrics; None for any other text.
 
     A table has a column of steps or epochs and one of losses. Lightning counts steps from 0, and writes a row for the
     training and one for the validation of the same step, each with the other's columns empty.
@@ -54,7 +54,7 @@ def begins_exported_rows(text: str) -> bool:
 
 
 def read_exported_rows(text: str) -> tuple[Event, ...] | None:
-    """Events of rows of W&B's history, a line each; lines that are no row are passed over."""
+    """Return the events of rows of W&B's history, one per line; other lines are skipped."""
     rows: list[object] = []
     for line in text.splitlines():
         try:
@@ -67,7 +67,7 @@ def read_exported_rows(text: str) -> tuple[Event, ...] | None:
 
 
 def read_metrics_rows(data: object) -> tuple[Event, ...] | None:
-    """Events of a table of metrics as JSON, or None when it is none: a list of rows, or a mapping of columns."""
+    """Return the events of a table of metrics as JSON, a list of rows or a mapping of columns; None for others."""
     if isinstance(data, dict) and data and all(isinstance(column, dict) for column in data.values()):
         keys = list(dict.fromkeys(key for column in data.values() for key in column))[:_MOST_ROWS]
         data = [{name: column.get(key) for name, column in data.items()} for key in keys]
@@ -96,7 +96,7 @@ def _events(header: list[str], rows: Iterator[list[str]], *, first: int | None =
 
 
 class _Columns:
-    """Which column holds what."""
+    """Columns by what they hold."""
 
     def __init__(self, header: Sequence[str]) -> None:
         plain = [_key(name.lower()) for name in header]
@@ -119,7 +119,7 @@ class _Columns:
         self.losses = of_steps or self.losses
 
     def events(self, rows: Iterator[list[str]], first: int | None) -> Iterator[Event]:
-        """Events of the rows, each with its line, counted from that of the first; 0 where lines are not known."""
+        """Yield the events of the rows, with lines counted from that of the first; 0 if lines are not known."""
         offset: int | None = None
         last = 0
         for index, row in enumerate(rows):
@@ -155,7 +155,7 @@ class _Columns:
 
 
 def _key(name: str) -> str:
-    """The key of a column; a chart's has the run's name before it. The bounds of another column have none."""
+    """Return the key of a column; a chart's has the run's name before it. The bounds of another column have none."""
     chart = _CHART.fullmatch(name)
     return "" if name.endswith(_BOUNDS) else name if chart is None else chart["key"].strip()
 

@@ -110,7 +110,7 @@ class Tracebacks:
         return bool(self._open)
 
     def line(self, text: str, number: int) -> TracebackEnd | None:
-        """The fault that ends at this line, if one does."""
+        """Return the traceback that ends at this line, if one does."""
         if "Traceback (most" in text and (header := _HEADER.match(text)) is not None:
             self._begin(header, number)
             return None
@@ -183,7 +183,7 @@ class Tracebacks:
         return fault
 
     def _drop_old(self, number: int) -> None:
-        """Memory stays bounded whatever stands in the file."""
+        """Drop old states, so that memory stays bounded."""
         for key in [key for key, state in self._open.items() if number - state.last_line >= _PATIENCE_LINES]:
             del self._open[key]
         for states in (self._open, self._ended, self._chains):
@@ -255,7 +255,7 @@ def is_launcher(frames: list[Frame]) -> bool:
 
 
 def during_of(frames: list[Frame]) -> During | None:
-    """In which part of the run the frames are; None where they do not say."""
+    """Return the part of the run that the frames are in; None if they do not show it."""
     if any(_EVALUATES.fullmatch(function) and not _NO_EVALUATION_FILES.search(file) for file, function in frames):
         return "evaluate"
     for index, (file, function) in enumerate(frames):

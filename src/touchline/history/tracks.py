@@ -27,7 +27,7 @@ SKIP_FACTOR = 20
 
 
 def label_key(label: str) -> str:
-    """What stays the same in a label from step to step."""
+    """Return what stays the same in a label from step to step."""
     return _NUMBERS.sub("#", label)
 
 
@@ -43,7 +43,7 @@ def is_training_label(label: str) -> bool | None:
 
 @dataclass(slots=True)
 class Track:
-    """One bar from its first drawing to its last, or rows that tell step and elapsed time."""
+    """Bar from its first drawing to its last, or rows with step and elapsed time."""
 
     label: str
     """Its label as first drawn."""
@@ -81,7 +81,7 @@ class Track:
         return self.total is not None and self.last[0] >= self.total
 
     def seconds_per_step(self, *, pauses: bool = False) -> tuple[float, float, float, int] | None:
-        """Median, lower and upper quartile of the time of a step in seconds, and the number of windows.
+        """Return median, lower and upper quartile of the time of a step in seconds, and the number of windows.
 
         With `pauses` between steps every window counts alike, so that those without one decide; else a window counts as
         often as it has steps, so that a file that was cut in its middle is judged by all of its steps.
@@ -104,7 +104,7 @@ class Track:
         return _at_share(rates, 0.5), _at_share(rates, 0.25), _at_share(rates, 0.75), len(rates)
 
     def mean_seconds_per_step(self) -> tuple[float, int, int] | None:
-        """Time over steps from after warm-up, or after batches that were passed over, to the last point.
+        """Return time over steps from after warm-up, or after skipped batches, to the last point.
 
         Returns:
             Seconds a step, and the first and the last step; None where a bar's clock cannot tell.
@@ -121,7 +121,7 @@ class Track:
         return (end - start) / (last - first), first, last
 
     def skipped_until(self) -> int | None:
-        """Step up to which batches were passed over after a resume; None where none were."""
+        """Return the step up to which batches were skipped after a resume; None if none were."""
         points = _rising([*self.points, self.last])
         rate = self.seconds_per_step()
         if rate is None or rate[0] <= 0:
@@ -137,7 +137,7 @@ class Track:
 
 
 def _rising(points: list[tuple[int, float, int]]) -> list[tuple[int, float, int]]:
-    """The points with more steps and no less time than those before; one a step, its first."""
+    """Return the points with more steps and no less time than those before; the first of each step."""
     rising: list[tuple[int, float, int]] = []
     for point in points:
         if not rising or (point[0] > rising[-1][0] and point[1] >= rising[-1][1]):
@@ -146,7 +146,7 @@ def _rising(points: list[tuple[int, float, int]]) -> list[tuple[int, float, int]
 
 
 def _window_rates(points: list[tuple[int, float, int]]) -> list[tuple[float, int]]:
-    """Seconds a step, and steps, of up to WINDOWS windows, none shorter than the clock can tell."""
+    """Return seconds per step, and steps, of up to WINDOWS windows, none shorter than the clock's resolution."""
     span_seconds = points[-1][1] - points[0][1]
     count = max(1, min(WINDOWS, len(points) - 1, int(span_seconds // 10)))
     edges = [points[round(index * (len(points) - 1) / count)] for index in range(count + 1)]
@@ -158,7 +158,7 @@ def _window_rates(points: list[tuple[int, float, int]]) -> list[tuple[float, int
 
 
 def _at_share(rates: list[tuple[float, int]], share: float) -> float:
-    """The rate below which so many of the steps lie; a window counts as often as it has steps."""
+    """Return the rate below which so many of the steps are; a window counts as often as it has steps."""
     ordered = sorted(rates)
     wanted = share * sum(steps for _, steps in ordered)
     counted = 0

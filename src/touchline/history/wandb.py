@@ -32,7 +32,7 @@ _OF_A_TRAINER = frozenset(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Meaning:
-    """What a key is of."""
+    """Meaning of a key."""
 
     name: ObservationName
     unit: str = "1"
@@ -85,12 +85,12 @@ class WandbLines:
     words: ClassVar[frozenset[str]] = frozenset({"wandb", "mwandb"})
 
     def __init__(self) -> None:
-        """No block has begun."""
+        """Start a file."""
         self._block: dict[str, tuple[str, int]] | None = None
         self._cut = False
 
     def line(self, text: str, number: int) -> Iterable[Event]:
-        """Events of the block that ends before this line. Colours leave `mwandb` as the word of such a line."""
+        """Yield the events of the block before this line. Colours leave `mwandb` as the word of such a line."""
         match = _LINE.search(text)
         if match is None:
             return
@@ -108,7 +108,7 @@ class WandbLines:
                 yield from self._end()
 
     def row(self, row: Row, text: str, number: int) -> Iterable[Event]:
-        """Nothing: the summary is no dictionary."""
+        """Return no events: the summary is not a dictionary."""
         del row, text, number
         return ()
 
@@ -119,7 +119,7 @@ class WandbLines:
 
 
 def read_summary(name: str, document: Row) -> tuple[Event, ...] | None:
-    """wandb-summary.json, with values as they were logged; None for every other mapping."""
+    """Return the events of wandb-summary.json, with values as they were logged; None for every other mapping."""
     ours = isinstance(document.get("_wandb"), Mapping) or {"_step", "_runtime", "_timestamp"} <= document.keys()
     if not ours or (name != "wandb-summary.json" and "_step" not in document):
         return None
@@ -127,7 +127,7 @@ def read_summary(name: str, document: Row) -> tuple[Event, ...] | None:
 
 
 def read_metadata(name: str, document: Row) -> tuple[Event, ...] | None:
-    """wandb-metadata.json: the machine; None for every other mapping. The devices are the host's, used or not."""
+    """Return the machine of wandb-metadata.json, with the host's devices, used or not; None for other mappings."""
     if name != "wandb-metadata.json" and not {"executable", "program", "startedAt"} <= document.keys():
         return None
     events: list[Event] = []
@@ -189,7 +189,7 @@ def arguments_of(name: str, document: Mapping[str, object]) -> dict[str, object]
 
 
 def _facts(block: Mapping[str, tuple[object, int]], *, rounded: bool, cut: bool) -> Iterator[Event]:
-    """What a whole summary says.
+    """Yield the facts of a whole summary.
 
     Args:
         block: values and their lines, by key.
@@ -219,7 +219,7 @@ def _facts(block: Mapping[str, tuple[object, int]], *, rounded: bool, cut: bool)
 
 
 def _meaning(key: str, block: Mapping[str, tuple[object, int]], *, cut: bool) -> _Meaning | None:
-    """What a key is of, beside the others; None for keys that anyone may have chosen for anything."""
+    """Return the meaning of a key among others; None for keys that may stand for anything."""
     if key == "train_loss":
         if not _OF_A_TRAINER.isdisjoint(block):
             return _MEAN_LOSS

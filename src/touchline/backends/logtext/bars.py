@@ -20,12 +20,12 @@ _LABEL_BYTES = 120
 
 
 def may_hold_bar(line: bytes) -> bool:
-    """Cheap test before `read_bars`."""
+    """Return True if a line may hold a bar: a cheap test before `read_bars`."""
     return b"%|" in line or b"it [" in line
 
 
 def read_bars(line: bytes, number: int) -> Iterator[Progress]:
-    """The bars on one line, in order; sizes such as `1.2M/5.0M` are downloads and no steps."""
+    """Yield the bars on one line, in order; sizes such as `1.2M/5.0M` are downloads, not steps."""
     end = 0
     for match in _BAR.finditer(line):
         label = line[max(end, match.start() - _LABEL_BYTES) : match.start()]

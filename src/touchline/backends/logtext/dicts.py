@@ -18,7 +18,7 @@ _AS_JSON = {"nan": "NaN", "inf": "Infinity", "None": "null", "True": "true", "Fa
 
 
 def read_row(text: str) -> dict[str, object] | None:
-    """The dictionary that a line is, or ends in (`step 3: {...}`); None when there is none. Nothing is evaluated."""
+    """Return the dictionary that a line is, or ends in (`step 3: {...}`), or None. Nothing is evaluated."""
     body = text.rstrip()
     if not body.endswith("}") or len(body) > _LIMIT:
         return None

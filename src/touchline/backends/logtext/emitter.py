@@ -42,7 +42,7 @@ SIZES: dict[str, tuple[float, str]] = {
 
 
 class EventEmitter:
-    """Makes events and drops those that repeat an earlier one."""
+    """Maker of events that drops those which repeat an earlier one."""
 
     def __init__(self) -> None:
         """Start a file."""

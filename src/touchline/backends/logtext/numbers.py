@@ -21,7 +21,7 @@ _CLOCK = re.compile(r"(?:(\d+) days?, )?(?:(\d+):)?(\d{1,3}):(\d{2}(?:\.\d+)?)")
 
 
 def to_number(value: object) -> float | None:
-    """A finite number from what a row holds: an int, a float, or text in any form above; None for everything else."""
+    """Return a finite number of an int, a float, or text in any form above; None for everything else."""
     if isinstance(value, bool):
         return None
     if isinstance(value, int | float):
@@ -37,7 +37,7 @@ def to_number(value: object) -> float | None:
 
 
 def _finite(value: float) -> float | None:
-    """The number as a float; None where it is beyond what one holds."""
+    """Return the number as a float; None if it is out of range."""
     try:
         return float(value) if math.isfinite(value) else None
     except OverflowError:
@@ -45,7 +45,7 @@ def _finite(value: float) -> float | None:
 
 
 def to_count(value: object) -> int | None:
-    """A whole number of at least 0, or None."""
+    """Return a whole number of at least 0, or None."""
     number = to_number(value)
     return int(number) if number is not None and number >= 0 and number == int(number) else None
 
@@ -58,13 +58,13 @@ def not_a_number(value: object) -> bool:
 
 
 def to_gib(value: float, unit: str) -> float | None:
-    """GiB of a size whose unit is binary beyond doubt (B, KiB, MiB, GiB); None for GB and MB, whose meaning varies."""
+    """Return GiB of a size in B, KiB, MiB or GiB; None for GB and MB, whose meaning varies."""
     scale = _SIZES_IN_GIB.get(unit.lower())
     return None if scale is None else value * scale
 
 
 def to_seconds(text: str) -> float | None:
-    """Seconds of `41:53`, `1:02:03`, `0:50:01.40`, `1 day, 2:03:04`; None for everything else."""
+    """Return the seconds of `41:53`, `1:02:03`, `0:50:01.40`, `1 day, 2:03:04`; None for everything else."""
     match = _CLOCK.fullmatch(text.strip())
     if match is None:
         return None

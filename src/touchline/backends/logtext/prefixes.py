@@ -1,4 +1,4 @@
-"""What stands before a line's own text: ranks, time stamps, levels, modules, bullets."""
+"""Prefixes of a line: ranks, time stamps, levels, modules, bullets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a reader of logs is: pure, one fresh instance a file, fed in the file's order, ignorant of all other readers."""
+"""Interfaces of readers of logs: pure, one instance per file, fed in the file's order."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Row = Mapping[str, object]
 
 
 class LogReader(Protocol):
-    """Turns lines into events. Feed it lines in order; it may remember what came before, never what comes after.
+    """Converter of lines to events. Feed it lines in order; it may use earlier lines, never later ones.
 
     A reader may have a property `inside`: while it is true, as within a traceback, every line is offered to it.
     """
@@ -24,24 +24,24 @@ class LogReader(Protocol):
     holds one of them as a whole word. Digits and punctuation part words: `train_loss=0.5` is `train_loss`."""
 
     def line(self, text: str, number: int) -> Iterable[Event]:
-        """Events of one line: without escape sequences, carriage returns and its end; at most 64 KiB of it."""
+        """Return the events of a line without escape sequences, carriage returns and its end; at most 64 KiB of it."""
         ...
 
     def row(self, row: Row, text: str, number: int) -> Iterable[Event]:
-        """Events of a line that is, or ends in, one dictionary; `line` is called for it as well, before."""
+        """Return the events of a line that is, or ends in, one dictionary; `line` is called for it before."""
         ...
 
 
 class DocumentReader(Protocol):
-    """Reads state files and configs: one mapping, parsed from JSON or YAML."""
+    """Reader of state files and configs: one mapping, parsed from JSON or YAML."""
 
     def __call__(self, name: str, document: Row) -> tuple[Event, ...] | None:
-        """Events of a document, or None when it is none of this reader's; `name` is the file's base name."""
+        """Return the events of a document, or None if this reader does not know it; `name` is the file's base name."""
         ...
 
 
 class BarCount(Enum):
-    """What a trainer's progress bar counts."""
+    """Unit that a trainer's progress bar counts."""
 
     RUN_STEPS = "optimizer steps of the run"
     EPOCH_STEPS = "optimizer steps of an epoch"

@@ -20,5 +20,5 @@ _ASSIGNED = re.compile(
 
 
 def redact(text: str) -> str:
-    """The text with keys, tokens and passwords taken out."""
+    """Return the text without keys, tokens and passwords."""
     return _ASSIGNED.sub(r"\1[redacted]", _SECRETS.sub("[redacted]", text))

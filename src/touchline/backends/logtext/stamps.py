@@ -28,7 +28,7 @@ _FORMS = (
 
 
 def read_stamp(text: str) -> float | None:
-    """Seconds since 1970 of the time with which a line begins, as if in UTC; None when it begins with none."""
+    """Return the seconds since 1970 of the time at the start of a line, as if in UTC; None if there is none."""
     if not any(character.isdigit() for character in text[:_ANYWHERE]):
         return None
     for form in _FORMS:
