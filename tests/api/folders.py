@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.api.command_server import command_server
 from tests.tiny_model import write_tiny_words
 
 EXPERIMENT = """\
@@ -57,6 +58,5 @@ def command(*arguments: str) -> list[str]:
 
 def touchline(*arguments: str, env: dict[str, str], cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
-    return subprocess.run(
-        command(*arguments), env=env, cwd=cwd, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
-    )
+    code, stdout, stderr = command_server().run(list(arguments), env, cwd)
+    return subprocess.CompletedProcess(command(*arguments), code, stdout, stderr)

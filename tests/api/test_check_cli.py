@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from tests.api.folders import environment, make_experiment, touchline
+from tests.cases import some
 from tests.faults.case import base, changed
 
 from tools.tiny_model import write_tiny_model
@@ -89,7 +90,7 @@ def test_sarif_names_every_rule_that_its_results_are_of(call: Call, tmp_path: Pa
     assert log["version"] == "2.1.0"
     assert done.returncode == 1
     assert run["results"]
-    for result in run["results"]:
+    for result in some(run["results"]):
         assert rules[result["ruleIndex"]] == result["ruleId"]
         assert result["level"] in {"error", "warning", "note"}
         (place,) = result["locations"]

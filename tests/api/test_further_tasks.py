@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from tests.api.folders import EXPERIMENT, environment
+from tests.cases import some
 from tests.tiny_model import write_tiny_words
 
 from tools.tiny_model import write_tiny_model
@@ -79,7 +80,7 @@ def test_a_plan_shows_the_code_with_its_hash_and_runs_none_of_it(tmp_path: Path,
     assert "code of yours" not in (tmp_path / "plain" / "runs_plan.md").read_text()
     assert [run.digest for run in plan.runs] == [run.digest for run in plain.runs]
     api.prepare(folder, settings)
-    for run in plan.runs:
+    for run in some(plan.runs):
         file, other = read_evaluation_config(folder / run.name / "eval.yaml").tasks
         assert (replace(file, file=own.file), other) == plan.tasks
         assert file.file == str(folder / "tasks" / "mine.py")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from tests.api.faults import plant
 from tests.api.folders import make_experiment
+from tests.cases import some
 
 from touchline import api
 from touchline.core.errors import RunsFailedError
@@ -45,7 +46,7 @@ def test_out_of_memory_halves_the_micro_batch_and_the_siblings_learn_it(
     assert all(result.status is RunStatus.COMPLETED for result in found)
     plan = ExperimentFolder(folder).read_plan()
     assert plan is not None
-    for run in plan.runs:
+    for run in some(plan.runs):
         if run.train is not None and run.batches is not None:
             assert (run.train.micro_batch_size, run.train.global_batch_size) == (2, 8)
             assert run.batches.gradient_accumulation_steps == 4

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from tests.api.folders import environment, make_experiment, touchline
+from tests.cases import some
 
 from touchline import api
 from touchline.core.errors import InputError
@@ -185,7 +186,7 @@ def test_devices_that_nothing_uses_are_an_error() -> None:
         (ComputeConfig(gpus_per_run=4), here, "'peft' uses 1 GPU per run"),
         (ComputeConfig(gpus_per_run=0, gpu="H100"), gpu(1), "the runs would use a CPU"),
     ]
-    for compute, machine, words in cases:
+    for compute, machine, words in some(cases):
         (found,) = device_findings(compute, ["peft"], machine, None)
         assert found.code == "BK003"
         assert words in found.message
@@ -276,7 +277,7 @@ def test_evaluations_have_a_time_and_a_limit_before_anything_was_measured(site: 
     trainings = [run["train_seconds"]["value"] for run in runs if run["train"] is not None]
     assert hours["value"] == pytest.approx(sum(parts + trainings) / 3600)
     assert touchline("prepare", str(folder), env=site).returncode == 0
-    for script in folder.glob("*/eval.slurm"):
+    for script in some(folder.glob("*/eval.slurm")):
         assert "#SBATCH --time=0:0" in script.read_text(), script
     placed = touchline("place", str(folder), "--gpus", "2", "--deadline", "2h", env=site)
     assert placed.returncode == 0, placed.stderr

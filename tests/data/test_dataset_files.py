@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.cases import some
 
 from touchline.core.catalog import DatasetInfo, Message
 from touchline.core.errors import HostError, InputError, install_hint
@@ -325,7 +326,7 @@ def test_columns_may_have_any_name_and_input_is_the_one_that_is_set(tmp_path: Pa
     data = [{"q": f"ask {n}", "input": "extra", "a": f"b{n}"} for n in range(10)]
     path = write_json(tmp_path / "d.json", data)
     config = DataConfig(path=str(path), input="q", output="a", prompt="{input} / {q}")
-    for example in load_examples(config, "train", Path()):
+    for example in some(load_examples(config, "train", Path())):
         question = example.prompt[0].content.split(" / ")
         assert question[0] == question[1]
         assert question[0].startswith("ask ")
@@ -531,7 +532,7 @@ def test_chats_end_with_the_answer(tmp_path: Path) -> None:
     config = DataConfig(path=str(path), messages="chat", system="ours")
     examples = [e for name in ("train", "validation", "test") for e in load_examples(config, name, Path())]
     assert len(examples) == 20
-    for example in examples:
+    for example in some(examples):
         first = example.answer == "answer 0"
         assert example.prompt[0] == Message(role="system", content="own" if first else "ours")
         assert [message.role for message in example.prompt] == ["system", "user", "assistant", "user"]

@@ -65,6 +65,7 @@ def test_a_template_that_is_wrong_is_a_fault() -> None:
         assert "chat template" in fault_of(source).message, source
 
 
+@pytest.mark.slow
 def test_a_template_that_takes_too_much_is_a_fault_within_seconds() -> None:
     """The limits are of the process and its processor time, so a busy machine changes nothing but the wait."""
     for source in TOO_LARGE:
@@ -73,6 +74,7 @@ def test_a_template_that_takes_too_much_is_a_fault_within_seconds() -> None:
         assert "too much time or memory" in fault_of(source).message
 
 
+@pytest.mark.slow
 def test_after_a_template_has_ended_its_process_others_are_rendered() -> None:
     """And the one that did is not tried again."""
     good, bad = IsolatedTemplate("{{ messages[0].content }}", DATE), IsolatedTemplate(ENDLESS[0], DATE)

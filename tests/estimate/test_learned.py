@@ -178,6 +178,7 @@ def test_the_settings_of_a_record_are_those_of_its_log() -> None:
     assert setup.attention == "fused"
 
 
+@pytest.mark.slow
 @given(reading=READINGS, known=st.booleans())
 def test_whatever_a_record_holds_there_is_a_point_or_a_reason(reading: Any, known: bool) -> None:
     record = record_of(reading, {}, reader_version=1)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
+from tests.cases import some
 from transformers import AutoModelForCausalLM
 
 from touchline.core.errors import InputError
@@ -41,7 +42,7 @@ def test_taking_an_adapter_off_gives_the_base_back_bit_by_bit(
     """The control is the same before and after any adapter; in bfloat16 subtracting would not be exact."""
     weights = make(tiny_base, dtype)
     before = logits(weights)
-    for adapter in adapters:
+    for adapter in some(adapters):
         weights.activate(ActiveAdapter(folder=adapter, merged=merged))
         assert not torch.equal(logits(weights), before)
         weights.activate(None)
@@ -63,7 +64,7 @@ def test_an_adapter_gives_what_peft_gives(tiny_base: Path, adapters: tuple[Path,
 def test_merged_and_beside_write_the_same_tokens_in_float32(tiny_base: Path, adapters: tuple[Path, ...]) -> None:
     """Where it is computed does not change what is written."""
     weights = make(tiny_base)
-    for adapter in adapters:
+    for adapter in some(adapters):
         weights.activate(ActiveAdapter(folder=adapter, merged=True))
         merged = answers(weights)
         weights.activate(ActiveAdapter(folder=adapter, merged=False))

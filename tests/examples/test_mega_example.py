@@ -97,6 +97,7 @@ def test_the_pinned_jobs_are_the_same_jobs() -> None:
     assert json.loads((FOLDER / "jobs.json").read_text())[0]["id"] == "exp1"
 
 
+@pytest.mark.slow
 def test_the_readme_shows_what_its_commands_print() -> None:
     """`python -m tests.examples.mega_readme` writes it anew."""
     text = README.read_text(encoding="utf-8")

@@ -67,6 +67,7 @@ def _score(outcomes: Sequence[Outcome], wanted: Sequence[str]) -> tuple[int, int
     return hits, len(outcomes) - hits, false
 
 
+@pytest.mark.slow
 def test_every_fault_is_found_and_every_near_miss_is_left_alone(outcomes: list[Outcome]) -> None:
     missed = [
         f"{o.case.name}: {o.case.code} is not in {sorted(codes(o.found))}" for o in outcomes if not o.hit(o.case.code)
@@ -100,6 +101,7 @@ def test_a_fault_differs_from_its_near_miss() -> None:
     assert [case.name for case in CASES if case.files == case.near_miss] == []
 
 
+@pytest.mark.slow
 def test_nothing_that_trains_is_loaded() -> None:
     """Faults in text and data are found without torch: a fresh process checks some of them."""
     program = (

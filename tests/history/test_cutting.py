@@ -179,6 +179,7 @@ def test_there_are_fixtures_and_most_of_them_tell_of_a_run() -> None:
     assert len(telling) * 2 > len(groups())
 
 
+@pytest.mark.slow
 @given(cuts())
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_a_cut_log_says_nothing_that_the_whole_one_contradicts(cut: Cut) -> None:

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from tests.cases import some
 from tests.faults.harness import check_files, errors
 
 from touchline.core.finding import Severity
@@ -21,7 +22,7 @@ needs_samples = pytest.mark.skipif(SAMPLES is None, reason="TOUCHLINE_SAMPLES is
 def test_valid_ones_have_neither_errors_nor_warnings(pattern: str, tmp_path: Path) -> None:
     paths = sorted(Path(str(SAMPLES)).glob(pattern))
     assert len(paths) >= 5
-    for path in paths:
+    for path in some(paths):
         found = check_files({path.name: path.read_text(encoding="utf-8")}, tmp_path / path.stem)
         told = [each for each in found if each.severity is not Severity.INFO]
         assert told == [], path.name

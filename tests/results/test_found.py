@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tests.cases import some
 from tests.results.made_seed002 import EPOCHS, NAME, RUNS, TEXTS, make, write_texts
 
 from touchline.core.quantity import Missing, Quantity
@@ -66,7 +67,7 @@ def test_the_sparse_weights_take_next_to_nothing(folder: Path) -> None:
 
 def test_four_complete_trainings_with_failed_exits(gathered: ReportInputs) -> None:
     assert [run.name for run in gathered.runs] == [run.name for run in RUNS]
-    for run in gathered.runs:
+    for run in some(gathered.runs):
         assert run.outcome is TrainingOutcome.COMPLETE
         assert run.job_state is JobState.FAILED
         assert run.status is RunStatus.COMPLETED_FAILED_EXIT
@@ -115,7 +116,7 @@ def test_figures_are_those_of_the_logs(gathered: ReportInputs, known: object) ->
 
 
 def test_every_number_names_its_file_and_line(gathered: ReportInputs) -> None:
-    for run in gathered.runs:
+    for run in some(gathered.runs):
         for measured in (run.final_train_loss, run.final_val_loss, run.train_seconds, run.tokens_per_second):
             assert isinstance(measured, Quantity)
             assert measured.where is not None
@@ -125,7 +126,7 @@ def test_every_number_names_its_file_and_line(gathered: ReportInputs) -> None:
 
 
 def test_rates_are_of_label_tokens_and_the_last_logged_ones(gathered: ReportInputs) -> None:
-    for run, known in zip(gathered.runs, RUNS, strict=True):
+    for run, known in zip(some(gathered.runs), RUNS, strict=True):
         rate = run.tokens_per_second
         assert isinstance(rate, Quantity)
         assert (rate.value, rate.unit, rate.token_unit, rate.aggregation) == (

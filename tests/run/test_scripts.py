@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.cases import some
 from tests.run.made_plans import CPU, FULL_SITE, GPU, NO_RUNS, SITE, made_control, made_plan, made_run
 
 from touchline.core.finding import Finding, Where
@@ -109,7 +110,7 @@ def test_an_evaluation_on_a_processor_asks_for_what_its_models_trainings_take() 
     """A control too; where nothing is predicted it asks for nothing."""
     small, large = made_run(), replace(made_run("b"), peak_memory=Quantity(value=3.0, unit="GiB", low=2.0, high=4.0))
     plan = made_plan(small, large, made_control())
-    for run in plan.runs:
+    for run in some(plan.runs):
         assert asked(script("eval.slurm", run=run, plan=plan))["mem"] == "4G"
     unknown = made_plan(replace(small, peak_memory=NO_RUNS), made_control())
     text = script("eval.slurm", run=unknown.runs[1], plan=unknown)

@@ -16,6 +16,7 @@ import pytest
 from tests.api.chain_folders import CHAIN, make_chain
 from tests.api.faults import plant
 from tests.api.folders import command, environment, make_experiment, touchline
+from tests.cases import some
 from tests.slurm.cluster import LIMITED_QOS, Cluster
 
 from touchline.core.status import EXIT_NO_PARENT, JobState
@@ -242,7 +243,7 @@ def test_out_of_memory_calls_the_waiting_sibling_back(site: Site, monkeypatch: p
         site.call("resume", folder)
     plan = ExperimentFolder(folder).read_plan()
     assert plan is not None
-    for run in plan.runs:
+    for run in some(plan.runs):
         assert run.train is not None
         assert run.batches is not None
         assert (run.train.micro_batch_size, run.train.global_batch_size) == (2, 8)

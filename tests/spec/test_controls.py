@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.cases import some
 
 from touchline.core.errors import InputError
 from touchline.lint.design import DesignView
@@ -65,7 +66,7 @@ def test_a_shuffled_control_is_the_first_condition_and_seed() -> None:
 def test_controls_have_no_level_of_what_is_asked_about() -> None:
     """Else an effect of the rank would count a run on wrong labels."""
     runs = runs_of(SWEEP + "controls: [base, noop, shuffled]\n")
-    for run in runs:
+    for run in some(runs):
         factors = {level.factor for level in run.levels}
         assert factors == ({"models"} if run.control is not None else {"models", "train.lora.rank", "seeds"})
 
