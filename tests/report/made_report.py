@@ -17,6 +17,7 @@ from touchline.core.units import GIB, MIB
 from touchline.data.scores import AskedItem, CheckpointInfo, EvaluationRecord, SampleScore
 from touchline.report.analyses import analyses
 from touchline.report.facts import pareto
+from touchline.report.formatting import settings_words
 from touchline.report.report import (
     AnswerCounts,
     Command,
@@ -27,7 +28,6 @@ from touchline.report.report import (
     RunFacts,
     Statement,
 )
-from touchline.report.words import settings_words
 from touchline.results.report_inputs import GeneralScore, Issue, ReportInput
 from touchline.results.run_result import LossPoint, RunResult, StepCurves
 from touchline.results.verification_types import (
@@ -43,7 +43,7 @@ from touchline.results.verification_types import (
     VerifiedCheckpoint,
 )
 from touchline.spec.runs import ControlKind, RunKind
-from touchline.statistics.conclusions import Difference, Proportion, Shown
+from touchline.statistics.conclusions import Conclusion, Difference, Proportion
 
 TASK = "capitalization"
 RANK = "train.lora.rank"
@@ -129,14 +129,14 @@ def made_report(make: Make = Make()) -> Report:
                 topic="Against the control",
                 text=f"Every fine-tuned run beats its base-model control on the same {make.items} items (all Holm "
                 "p < 0.001).",
-                shown=Shown.HIGHER,
+                shown=Conclusion.HIGHER,
                 where=(f"{best}/eval/epoch_2.scores.json",),
             ),
             Statement(
                 topic=RANK,
                 text="Within a model, ranks differ by less than the seed-to-seed spread: an effect of the rank is not "
                 "established.",
-                shown=Shown.NOT_ESTABLISHED,
+                shown=Conclusion.NOT_ESTABLISHED,
             ),
         ),
         completed=sum(run.status is RunStatus.COMPLETED for run in runs),
@@ -591,14 +591,14 @@ def _findings(best: str) -> tuple[Statement, ...]:
         Statement(
             topic="Against the control",
             text=f"{best} scores highest; it gained 145 items and lost 3 (Holm p < 0.001).",
-            shown=Shown.HIGHER,
+            shown=Conclusion.HIGHER,
             where=(f"{best}/eval/epoch_2.scores.json",),
         ),
         Statement(
             topic=RANK,
             text="Rank 64 against 4: +5.1 points [-8.0, +18.2] over 2 seeds; not established. The smallest effect that "
             "this design could have shown is 9.5 points.",
-            shown=Shown.NOT_ESTABLISHED,
+            shown=Conclusion.NOT_ESTABLISHED,
         ),
         Statement(topic="Training efficiency", text="The 3B runs took 4.1 times the device time of the 1B runs."),
     )

@@ -15,7 +15,7 @@ from touchline.results.comparing import compared
 from touchline.results.run_result import RunResult
 from touchline.results.scored import last_of_each, scored_run
 from touchline.spec.runs import ControlKind, RunKind
-from touchline.statistics.conclusions import Shown
+from touchline.statistics.conclusions import Conclusion
 
 pytestmark = pytest.mark.planning
 
@@ -44,10 +44,10 @@ def sample(item: str, value: float, **changes: object) -> SampleScore:
 def test_a_sweep_becomes_one_analysis() -> None:
     (found,) = analyses(sweep(), FACTORS, {})
     assert (found.task, found.score, found.binary, found.family) == (TASK, "exact match", True, 2)
-    assert {each.run: each.shown for each in found.comparisons} == {"r4": Shown.HIGHER, "r64": Shown.HIGHER}
+    assert {each.run: each.shown for each in found.comparisons} == {"r4": Conclusion.HIGHER, "r64": Conclusion.HIGHER}
     assert [score.run for score in found.scores] == ["r4", "r64", "base"]
     assert found.effects[0].contrasts[0].value == pytest.approx(0.3)
-    assert found.effects[0].contrasts[0].shown is Shown.NOT_TESTABLE
+    assert found.effects[0].contrasts[0].shown is Conclusion.NOT_TESTABLE
     assert found.checkpoints == {"r4": "epoch_0", "r64": "epoch_0", "base": "base"}
 
 
@@ -178,4 +178,4 @@ def test_many_runs_of_partial_scores_share_their_draws() -> None:
     (found,) = analyses([*runs, half], {}, {})
     assert found.family == 150
     # Scores are uniform: no run is better or worse than one half on all items.
-    assert sum(each.shown is not Shown.NOT_ESTABLISHED for each in found.comparisons) == 0
+    assert sum(each.shown is not Conclusion.NOT_ESTABLISHED for each in found.comparisons) == 0

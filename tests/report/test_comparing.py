@@ -16,7 +16,7 @@ from touchline.report.comparing import compare
 from touchline.report.comparing.settings import found_settings
 from touchline.results.run_result import RunResult
 from touchline.spec.runs import ControlKind
-from touchline.statistics.conclusions import Shown
+from touchline.statistics.conclusions import Conclusion
 from touchline.statistics.paired import mcnemar_exact, newcombe_paired
 from touchline.statistics.several import holm
 
@@ -174,7 +174,7 @@ def test_a_pair_is_the_paired_test_of_the_same_items() -> None:
     value, low, high = newcombe_paired(50, 14, 0, 36)
     assert (difference.value, difference.low, difference.high) == pytest.approx((value, low, high))
     assert difference.p_value == pytest.approx(mcnemar_exact(14, 0))
-    assert only_pair(found).comparison.shown is Shown.HIGHER
+    assert only_pair(found).comparison.shown is Conclusion.HIGHER
 
 
 def test_p_values_are_adjusted_over_all_pairs_of_an_experiment() -> None:
@@ -279,7 +279,7 @@ def test_one_seed_describes_the_checkpoints_only() -> None:
     (effect,) = found.effects
     (contrast,) = effect.effect.contrasts
     assert contrast.value == pytest.approx(0.7)
-    assert contrast.shown is Shown.NOT_TESTABLE
+    assert contrast.shown is Conclusion.NOT_TESTABLE
     assert "one seed" in contrast.reason
     assert contrast.low is None
 
@@ -289,7 +289,7 @@ def test_several_seeds_answer_for_the_setting() -> None:
     two = side("B", [trained(f"b{seed}", "4", 80 + seed % 2, seed=seed) for seed in (1, 2, 3, 4)])
     (effect,) = compare([one, two]).effects
     (contrast,) = effect.effect.contrasts
-    assert contrast.shown is Shown.HIGHER
+    assert contrast.shown is Conclusion.HIGHER
     assert contrast.seeds == 4
     assert contrast.low is not None
     assert contrast.high is not None

@@ -21,14 +21,14 @@ from touchline.core.status import JobState, RunStatus, TrainingOutcome
 from touchline.report.analyses import analyses
 from touchline.report.build import build_report
 from touchline.report.facts import pareto
-from touchline.report.findings import Concluded, headline
+from touchline.report.findings import FindingInputs, headline
+from touchline.report.formatting import factor_words, level_of, p_text, relative
 from touchline.report.markdown import results_markdown
 from touchline.report.report import Report
-from touchline.report.words import factor_words, level_of, p_text, relative
 from touchline.results.report_inputs import GeneralScore, Issue, ReportInputs
 from touchline.results.run_result import RunResult
 from touchline.spec.runs import ControlKind, RunKind
-from touchline.statistics.conclusions import Shown
+from touchline.statistics.conclusions import Conclusion
 
 pytestmark = pytest.mark.planning
 
@@ -63,7 +63,7 @@ def test_all_runs_above_their_control_make_one_sentence_with_the_ends() -> None:
         "1B_rank64_s1 scores higher than its control 1B_base: exact match 93.0 % (93 of 100; 86.3 to 96.6 %), +73.0 "
         "points (+62.3 to +80.3); 73 items gained, 0 lost, p < 0.001 after Holm over 2 comparisons.",
     ]
-    assert [each.shown for each in report.findings[:3]] == [Shown.HIGHER] * 3
+    assert [each.shown for each in report.findings[:3]] == [Conclusion.HIGHER] * 3
 
 
 def test_one_seed_answers_nothing_about_the_rank() -> None:
@@ -404,7 +404,9 @@ def test_no_sentence_claims_a_cause(seed: int) -> None:
     for statement in (*report.headline, *report.findings):
         assert not CAUSAL.search(statement.text), statement.text
         assert re.search(r"\d|not established|nothing", statement.text), statement.text
-    assert all(each.shown not in (Shown.HIGHER, Shown.LOWER) for each in report.findings if each.topic == made.RANK)
+    assert all(
+        each.shown not in (Conclusion.HIGHER, Conclusion.LOWER) for each in report.findings if each.topic == made.RANK
+    )
     assert build_report(made.gathered(runs)) == report
 
 
@@ -517,7 +519,7 @@ def test_the_answer_comes_first_and_has_forty_words_at_most() -> None:
             found = factorial(rng, design, seeds, tied=tied, control=control)
             planned = replace(found, plan=replace(plan, question=question) if question else None)
             told = analyses(planned.runs, planned.factors, planned.datasets)
-            answer, *caveats = headline(Concluded(gathered=planned, analyses=told, facts=(), estimates=()))
+            answer, *caveats = headline(FindingInputs(gathered=planned, analyses=told, facts=(), estimates=()))
             assert 3 < len(answer.text.split()) <= 40, answer.text
             assert answer.text.endswith((".", "...")), answer.text
             assert answer.text not in [each.text for each in caveats]
@@ -618,7 +620,7 @@ def test_scores_that_are_no_numbers_establish_nothing() -> None:
         ]
         with np.errstate(all="ignore"):
             (effect,) = analysed(runs, rank=("4", "64")).effects
-        assert effect.contrasts[0].shown is Shown.NOT_ESTABLISHED
+        assert effect.contrasts[0].shown is Conclusion.NOT_ESTABLISHED
 
 
 def test_losses_of_ranks_with_an_alpha_that_follows_are_those_of_the_pair() -> None:

@@ -25,7 +25,7 @@ from touchline.results.verification_types import (
     StorageSummary,
     VerifiedCheckpoint,
 )
-from touchline.statistics.conclusions import Contrast, Shown, WithItems
+from touchline.statistics.conclusions import Conclusion, Contrast, WithItems
 from touchline.statistics.power import smallest_seed_difference
 
 pytestmark = pytest.mark.planning
@@ -86,7 +86,7 @@ def test_open_contrasts_ask_for_as_many_seeds_as_their_spread_needs() -> None:
     """Three points between two ranks whose seeds differ by as much."""
     report = build_report(sweep([80, 83, 84], [85, 84, 88]))
     (contrast,) = report.analyses[0].effects[0].contrasts
-    assert contrast.shown is Shown.NOT_ESTABLISHED
+    assert contrast.shown is Conclusion.NOT_ESTABLISHED
     needed = seeds_needed(contrast)
     assert needed is not None
     assert needed > 3
@@ -119,7 +119,7 @@ def contrast_of(value: float, spread: float, seeds: int) -> Contrast:
     )
     return Contrast(
         factor=made.RANK, level="64", reference="4", value=value, low=-1.0, high=1.0, p_value=0.5, p_adjusted=0.5,
-        seeds=seeds, strata=1, items_low=None, items_high=None, shown=Shown.NOT_ESTABLISHED, reason="",
+        seeds=seeds, strata=1, items_low=None, items_high=None, shown=Conclusion.NOT_ESTABLISHED, reason="",
         smallest=Quantity(value=0.1, unit="1"), with_items=wide,
     )  # fmt: skip
 

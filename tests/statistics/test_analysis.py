@@ -11,7 +11,7 @@ from numpy.random import PCG64, Generator
 from tests.statistics.made_scores import analysed, scored, table
 
 from touchline.core.quantity import Missing, Quantity
-from touchline.statistics.conclusions import ScoredRun, Shown
+from touchline.statistics.conclusions import Conclusion, ScoredRun
 from touchline.statistics.own_score import named
 from touchline.statistics.paired import mcnemar_exact
 from touchline.statistics.proportion import wilson
@@ -37,7 +37,7 @@ def test_the_published_vectors_come_out_of_an_analysis() -> None:
     (comparison,) = found.comparisons
     assert comparison.difference.p_value == pytest.approx(0.01273, abs=5e-6)
     assert (comparison.difference.gained, comparison.difference.lost) == (14, 3)
-    assert comparison.shown is Shown.HIGHER
+    assert comparison.shown is Conclusion.HIGHER
     assert found.binary
 
 
@@ -113,7 +113,7 @@ def test_no_difference_says_what_could_have_been_shown() -> None:
     """2 gained and 1 lost of 200; with eight in the family it takes more."""
     run, control = of_table("r0", 100, 2, 1, 97)
     (alone,) = analysed([run, control]).comparisons
-    assert alone.shown is Shown.NOT_ESTABLISHED
+    assert alone.shown is Conclusion.NOT_ESTABLISHED
     assert isinstance(alone.smallest, Quantity)
     assert 0.03 < alone.smallest.value < 0.05
     eight = analysed([scored(f"r{i}", run.scores) for i in range(8)] + [control]).comparisons[0].smallest
@@ -148,11 +148,11 @@ def test_scores_in_part_take_a_bootstrap_and_sign_flips() -> None:
     assert not found.binary
     assert found.scores[0].proportion is None
     up, same = found.comparisons
-    assert up.shown is Shown.HIGHER
+    assert up.shown is Conclusion.HIGHER
     assert up.difference.method == "bootstrap, paired"
     assert up.difference.low < up.difference.value < up.difference.high
     # Nothing differs: the interval still has a width, and nothing is claimed.
-    assert (same.difference.p_value, same.shown) == (1.0, Shown.NOT_ESTABLISHED)
+    assert (same.difference.p_value, same.shown) == (1.0, Conclusion.NOT_ESTABLISHED)
     assert same.difference.low < 0 < same.difference.high
     assert isinstance(same.smallest, Missing)
 
@@ -164,7 +164,7 @@ def test_losses_are_scores_too() -> None:
     found = analysed([scored("r4", losses * 0.5), scored("base", losses, control=True)])
     assert found.scores[0].method == "bootstrap over items, expanded percentiles"
     assert not found.scores[0].saturated
-    assert found.comparisons[0].shown is Shown.LOWER
+    assert found.comparisons[0].shown is Conclusion.LOWER
 
 
 def test_clusters_are_the_unit() -> None:
@@ -188,7 +188,7 @@ def test_one_item_or_cluster_has_no_interval(scores: list[float], clusters: list
     assert found.scores[0].coverage == 0
     assert found.scores[0].method.startswith("none: one")
     assert found.comparisons[0].difference.coverage == 0
-    assert found.comparisons[0].shown is Shown.NOT_ESTABLISHED
+    assert found.comparisons[0].shown is Conclusion.NOT_ESTABLISHED
 
 
 def test_nothing_evaluated_gives_nothing() -> None:
@@ -211,7 +211,7 @@ def test_laws_of_every_analysis(pairs: list[tuple[bool, bool]], seed: int) -> No
     for each in found.comparisons:
         assert each.difference.low <= each.difference.value <= each.difference.high
         assert 0 < each.difference.p_value <= each.difference.p_adjusted <= 1
-        assert (each.shown is Shown.NOT_ESTABLISHED) == (each.difference.p_adjusted >= 0.05)
+        assert (each.shown is Conclusion.NOT_ESTABLISHED) == (each.difference.p_adjusted >= 0.05)
 
 
 def test_names_in_a_sentence() -> None:

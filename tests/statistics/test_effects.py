@@ -12,7 +12,7 @@ from tests.statistics.made_scores import analysed, scored
 
 from touchline.core.quantity import Missing, Quantity
 from touchline.statistics.analysis import analyse
-from touchline.statistics.conclusions import Contrast, FactorEffect, ScoredRun, Shown
+from touchline.statistics.conclusions import Conclusion, Contrast, FactorEffect, ScoredRun
 from touchline.statistics.effects import ONE_SEED
 from touchline.statistics.strata import tied_factors
 
@@ -48,7 +48,7 @@ def test_one_seed_describes_checkpoints_and_not_the_setting() -> None:
     found = contrast_of(sweep({"4": 0.3, "64": 0.9}, [1]))
     assert found.value == pytest.approx(0.6, abs=0.1)
     assert found.reason == ONE_SEED == "one seed: describes these checkpoints, not the setting"
-    assert found.shown is Shown.NOT_TESTABLE
+    assert found.shown is Conclusion.NOT_TESTABLE
     assert (found.low, found.high, found.p_value, found.p_adjusted) == (None, None, None, None)
     assert isinstance(found.smallest, Missing)
     assert found.items_low is not None
@@ -59,7 +59,7 @@ def test_one_seed_describes_checkpoints_and_not_the_setting() -> None:
 
 def test_seeds_tell_an_effect_that_is_there() -> None:
     found = contrast_of(sweep({"4": 0.3, "64": 0.9}, [1, 2, 3]))
-    assert found.shown is Shown.HIGHER
+    assert found.shown is Conclusion.HIGHER
     assert (found.seeds, found.strata, found.reason) == (3, 1, "")
     assert found.low is not None
     assert found.low < 0.6 < (found.high or 0)
@@ -67,7 +67,7 @@ def test_seeds_tell_an_effect_that_is_there() -> None:
 
 def test_an_effect_that_is_not_there_is_not_established_and_says_what_could_have_been() -> None:
     found = contrast_of(sweep({"4": 0.6, "64": 0.6}, [1, 2, 3]))
-    assert found.shown is Shown.NOT_ESTABLISHED
+    assert found.shown is Conclusion.NOT_ESTABLISHED
     assert isinstance(found.smallest, Quantity)
     assert found.reason.startswith("3 seeds that spread like these show a difference of 0.")
     assert found.with_items is not None
@@ -132,7 +132,7 @@ def test_no_two_runs_that_differ_in_it_alone_give_no_number() -> None:
     rng = Generator(PCG64(6))
     runs = [scored("a", answers(0.5, rng), seed=1, rank="4"), scored("b", answers(0.5, rng), seed=2, rank="64")]
     found = contrast_of(runs)
-    assert (found.value, found.strata, found.shown) == (None, 0, Shown.NOT_TESTABLE)
+    assert (found.value, found.strata, found.shown) == (None, 0, Conclusion.NOT_TESTABLE)
     assert found.reason == "no two runs with a seed in common differ in train.rank alone"
 
 
@@ -155,7 +155,7 @@ def test_models_may_be_asked_in_their_own_way() -> None:
         for (model, share), seed in product((("1M", 0.3), ("3M", 0.9)), (1, 2, 3))
     ]
     (effect,) = analysed(runs, models=("1M", "3M")).effects
-    assert effect.contrasts[0].shown is Shown.HIGHER
+    assert effect.contrasts[0].shown is Conclusion.HIGHER
 
 
 def test_half_of_the_runs_missing_leaves_what_can_be_paired() -> None:
@@ -185,7 +185,7 @@ def test_seeds_that_agree_by_luck_are_not_certainty() -> None:
         for (rank, row), seed in product((("4", rows[0]), ("64", rows[1])), (1, 2))
     ]
     found = contrast_of(runs)
-    assert found.shown is Shown.NOT_ESTABLISHED
+    assert found.shown is Conclusion.NOT_ESTABLISHED
     assert (found.p_value, found.p_adjusted, found.low) == (None, None, None)
     assert found.with_items is not None
     assert found.with_items.p_value > 0.1
@@ -202,7 +202,7 @@ def test_what_helps_some_items_and_harms_others_is_not_shown_by_seeds_alone() ->
     ]
     found = contrast_of(runs)
     assert found.value == pytest.approx(0.04)
-    assert found.shown is Shown.NOT_ESTABLISHED
+    assert found.shown is Conclusion.NOT_ESTABLISHED
 
 
 def test_every_item_of_every_seed_turned_is_shown() -> None:
@@ -211,7 +211,7 @@ def test_every_item_of_every_seed_turned_is_shown() -> None:
         for (rank, value), seed in product((("4", 0.0), ("64", 1.0)), (1, 2, 3))
     ]
     found = contrast_of(runs)
-    assert found.shown is Shown.HIGHER
+    assert found.shown is Conclusion.HIGHER
     assert (found.p_value, found.low) == (None, None)
     assert found.with_items is not None
     assert found.with_items.low > 0.5
@@ -235,7 +235,7 @@ def test_conditions_with_items_of_their_own_are_averaged_too() -> None:
         )
     ]
     found = contrast_of(runs)
-    assert (found.strata, found.shown) == (2, Shown.HIGHER)
+    assert (found.strata, found.shown) == (2, Conclusion.HIGHER)
     assert found.value == pytest.approx(0.5, abs=0.1)
 
 
@@ -303,7 +303,7 @@ def test_two_seeds_that_agree_make_no_claim() -> None:
     found = contrast_of(seeded(second, first))
     assert found.p_value is not None
     assert 0.05 < found.p_value < 0.08
-    assert found.shown is Shown.NOT_ESTABLISHED
+    assert found.shown is Conclusion.NOT_ESTABLISHED
 
 
 def test_no_claim_rests_on_seeds_that_do_not_differ() -> None:
@@ -323,7 +323,7 @@ def test_no_claim_rests_on_seeds_that_do_not_differ() -> None:
         assert (found.p_value is not None) is is_defined
         assert found.test is not None
         assert (found.test.statistic is None) is not is_defined
-        assert found.shown is Shown.NOT_ESTABLISHED
+        assert found.shown is Conclusion.NOT_ESTABLISHED
         assert found.with_items is not None
         assert 0 < found.with_items.p_value <= 1
 
@@ -334,7 +334,7 @@ def test_a_level_with_one_seed_is_described_and_not_tested() -> None:
         found = contrast_of(
             seeded({seed: answers(0.5, rng) for seed in own}, {seed: answers(0.5, rng) for seed in other})
         )
-        assert (found.reason, found.shown, found.test) == (ONE_SEED, Shown.NOT_TESTABLE, None)
+        assert (found.reason, found.shown, found.test) == (ONE_SEED, Conclusion.NOT_TESTABLE, None)
         assert found.value is not None
 
 
@@ -402,9 +402,9 @@ def test_an_effect_that_differs_between_levels_of_another_factor_is_an_interacti
     assert (found.factor, found.other_factor, found.other_level) == ("train.rank", "models", "3M")
     assert (found.effect, found.other_effect) == pytest.approx((np.mean(gains["3M"]), np.mean(gains["1M"])))
     assert found.difference.p_value == pytest.approx(expected.pvalue)
-    assert found.difference.shown is Shown.LOWER
+    assert found.difference.shown is Conclusion.LOWER
     assert analysis.interactions_family == 1
-    assert all(each.shown is Shown.NOT_ESTABLISHED for effect in analysis.effects for each in effect.contrasts)
+    assert all(each.shown is Conclusion.NOT_ESTABLISHED for effect in analysis.effects for each in effect.contrasts)
     same = [run for run in runs if not (run.model == "3M" and run.seed == 3)]
     assert analysed(same, models=("1M", "3M"), rank=("4", "64")).interactions[0].difference.seeds == 2
     assert (
@@ -441,4 +441,4 @@ def test_settings_that_are_tied_by_design_are_one_effect() -> None:
     (effect,) = found.effects
     assert (effect.tied, effect.tied_levels) == (("train.rate",), {"train.rate": ("1e-3", "1e-4")})
     assert (effect.confounded_with, found.effects_family) == ((), 1)
-    assert effect.contrasts[0].shown is Shown.HIGHER
+    assert effect.contrasts[0].shown is Conclusion.HIGHER

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from touchline.lint.audited import DataAudit
     from touchline.lint.local.audit import AuditRequest
     from touchline.report.compared import ComparedExperiments
-    from touchline.report.local.reporting import Written
+    from touchline.report.local.reporting import ReportFiles
     from touchline.report.trackers.exported import Export
     from touchline.results.cleaned import Cleaned
     from touchline.results.following import OutputLine
@@ -32,7 +32,7 @@ def report(
     cache: Path | None = None,
     refresh_seconds: int | None = None,
     on_progress: ProgressCallback | None = None,
-) -> Written:
+) -> ReportFiles:
     """Write RESULTS.md, report.html, their figures and samples.jsonl from what is there.
 
     Args:

@@ -114,7 +114,7 @@ def _runs(condition: str, cells: Sequence[Sequence[ComparedRun]]) -> list[tuple[
 
 
 def _pair(pair: PairedRuns) -> tuple[str, ...]:
-    from touchline.report.words import p_text
+    from touchline.report.formatting import p_text
 
     found = pair.comparison.difference
     return (
@@ -131,7 +131,7 @@ def _pair(pair: PairedRuns) -> tuple[str, ...]:
 
 def _effect(found: ExperimentEffect, first: str) -> str:
     """What may be said of the experiments as a whole."""
-    from touchline.report.words import p_text
+    from touchline.report.formatting import p_text
 
     name = f"{found.experiment} against {first}, {found.task}, {found.score}"
     for contrast in found.effect.contrasts:

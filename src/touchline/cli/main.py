@@ -384,7 +384,7 @@ def demo(
 
 def _show(found: list[object] | object, json: bool) -> None:
     from touchline.core.markup import measured
-    from touchline.report.words import score_words
+    from touchline.report.formatting import score_words
     from touchline.results.run_result import RunResult
 
     runs: list[RunResult] = found  # type: ignore[assignment]

@@ -11,7 +11,7 @@ import typer
 from touchline.cli.output import print_json, print_output, print_status
 
 if TYPE_CHECKING:
-    from touchline.report.local.reporting import Written
+    from touchline.report.local.reporting import ReportFiles
 
 WATCH_SECONDS = 30.0
 """Between two looks of --watch, unless the user says otherwise."""
@@ -59,7 +59,7 @@ def report(
 
 def _write(
     source: Path, target: Path | None, *, deep: bool, parquet: bool = False, every: float | None = None
-) -> Written:
+) -> ReportFiles:
     from touchline import api
     from touchline.cli.progress import progress_bar
     from touchline.data.user_config import load_settings
@@ -77,7 +77,7 @@ def _write(
         )
 
 
-def _tell(written: Written) -> None:
+def _tell(written: ReportFiles) -> None:
     for statement in written.report.headline:
         print_output(f"- {statement.text}")
     if written.note:

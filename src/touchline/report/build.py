@@ -20,13 +20,13 @@ from touchline.report.facts import (
     run_facts,
     seeds_of,
 )
-from touchline.report.findings import Concluded, findings, headline, is_complete
+from touchline.report.findings import FindingInputs, findings, headline, is_complete
+from touchline.report.formatting import bare, count, factor_words, join_names
 from touchline.report.issues import issues
 from touchline.report.next_steps import next_steps
 from touchline.report.packing_rows import packing_advice, packing_rows
 from touchline.report.report import Report
 from touchline.report.settings import report_settings
-from touchline.report.words import bare, count, factor_words, listed
 from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import RunResult
 from touchline.spec.runs import RunKind
@@ -45,7 +45,7 @@ def build_report(gathered: ReportInputs) -> Report:
     performance = {each.run_name: each.performance_metrics for each in gathered.metrics}
     estimates = estimate_rows(plan, runs, performance, gathered.verification)
     packing = packing_rows(plan, runs, gathered.metrics)
-    concluded = Concluded(gathered=gathered, analyses=analyses, facts=facts, estimates=estimates)
+    concluded = FindingInputs(gathered=gathered, analyses=analyses, facts=facts, estimates=estimates)
     return Report(
         experiment=gathered.experiment,
         question="" if plan is None else plan.question,
@@ -105,9 +105,9 @@ def _task(gathered: ReportInputs) -> str:
         return gathered.plan.task
     tasks = dict.fromkeys(record.task for run in gathered.runs for record in run.evaluations)
     if tasks:
-        return listed(list(tasks))
+        return join_names(list(tasks))
     datasets = dict.fromkeys(source.name for source in gathered.sources if source.kind == "dataset")
-    told = [*([f"trained on {listed(list(datasets))}"] if datasets else []), gathered.description]
+    told = [*([f"trained on {join_names(list(datasets))}"] if datasets else []), gathered.description]
     return "; ".join(["not evaluated", *filter(None, told)]) if any(told) else str(_NOTHING_EVALUATED)
 
 
@@ -130,7 +130,9 @@ def _provenance(gathered: ReportInputs) -> Iterator[tuple[str, str]]:
     if plan.overrides:
         yield "overrides", ", ".join(plan.overrides)
     yield "revision of the plan", str(plan.revisions[-1].number) if plan.revisions else "1"
-    evidence = f"{count(len(plan.evidence), 'past run')}: {listed(plan.evidence)}" if plan.evidence else "no past run"
+    evidence = (
+        f"{count(len(plan.evidence), 'past run')}: {join_names(plan.evidence)}" if plan.evidence else "no past run"
+    )
     yield "estimates rest on", evidence
     yield from _trained_on(gathered)
 
@@ -150,7 +152,7 @@ def _stack(gathered: ReportInputs) -> Iterator[tuple[str, str]]:
             told = ", ".join(f"{library} {version}" for library, version in own.items())
             groups.setdefault(told or str(_NOT_RECORDED), []).append(name)
         for told, names in groups.items():
-            yield f"{what} stack", told if len(groups) == 1 else f"{told} ({listed(names)})"
+            yield f"{what} stack", told if len(groups) == 1 else f"{told} ({join_names(names)})"
 
 
 def _trained_on(gathered: ReportInputs) -> Iterator[tuple[str, str]]:
@@ -161,4 +163,4 @@ def _trained_on(gathered: ReportInputs) -> Iterator[tuple[str, str]]:
             if note.code is NoteCode.TRAINED_ON:
                 machines.setdefault(str(note.data["machine"]), []).append(run.name)
     for machine, names in machines.items():
-        yield "trained on", machine if len(machines) == 1 else f"{machine} ({listed(names)})"
+        yield "trained on", machine if len(machines) == 1 else f"{machine} ({join_names(names)})"

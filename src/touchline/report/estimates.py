@@ -13,8 +13,8 @@ from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.status import TrainingOutcome
 from touchline.core.units import GIB_IN
 from touchline.report.facts import evaluation_seconds
+from touchline.report.formatting import count, finite
 from touchline.report.report import EstimateRow
-from touchline.report.words import count, finite
 from touchline.results.run_result import RunResult
 from touchline.results.verification_types import RunStorage, Verification
 from touchline.spec.plan import Plan, PlannedRun

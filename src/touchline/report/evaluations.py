@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from statistics import fmean
 
 from touchline.data.scores import EvaluationRecord
-from touchline.report.words import percent
+from touchline.report.formatting import percent
 from touchline.results.run_result import RunResult
 
 HEADER = ("run", "checkpoint", "task", "score", "mean", "answers", "decoding", "used")

@@ -11,18 +11,18 @@ from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.status import JobState, TrainingOutcome
 from touchline.core.units import seconds_to_hours
 from touchline.data.scores import EvaluationRecord
-from touchline.report.report import AnswerCounts, RunFacts
-from touchline.report.words import (
+from touchline.report.formatting import (
     at_least,
     bare,
     count,
     factor_words,
     finite,
     is_at_least,
-    listed,
+    join_names,
     relative,
     settings_words,
 )
+from touchline.report.report import AnswerCounts, RunFacts
 from touchline.results.collected import RunMetrics
 from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import LossPoint, RunResult, StepCurves
@@ -116,7 +116,7 @@ def compared_text(runs: Sequence[RunResult], factors: Mapping[str, Sequence[str]
         seeds: by run, its training seed where it is known.
     """
     varied = [
-        f"{factor_words(factor)} {listed(levels, _LEVELS_SHOWN)}"
+        f"{factor_words(factor)} {join_names(levels, _LEVELS_SHOWN)}"
         for factor, levels in factors.items()
         if len(levels) > 1 and factor != SEEDS
     ]
@@ -124,12 +124,12 @@ def compared_text(runs: Sequence[RunResult], factors: Mapping[str, Sequence[str]
     own = sorted({seeds[run.name] for run in asked if run.name in seeds})
     if own:
         noun = "training seed" if len(own) == 1 else "training seeds"
-        varied.append(f"{noun} {listed([str(seed) for seed in own], _LEVELS_SHOWN)}")
+        varied.append(f"{noun} {join_names([str(seed) for seed in own], _LEVELS_SHOWN)}")
     controls = [run for run in runs if run.kind is RunKind.CONTROL or run.control is not None]
     if controls:
         noun = "control" if len(controls) == 1 else "controls"
         names = [f"{run.name} ({_CONTROLS[run.control or ControlKind.BASE]})" for run in controls]
-        varied.append(f"{noun} {listed(names, _LEVELS_SHOWN)}")
+        varied.append(f"{noun} {join_names(names, _LEVELS_SHOWN)}")
     if not varied:
         return "nothing varies between the runs"
     return "; ".join(varied)

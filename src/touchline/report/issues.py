@@ -14,9 +14,9 @@ from touchline.core.quantity import Missing
 from touchline.core.status import JobState, RunStatus, TrainingOutcome
 from touchline.plan.sections import revision_text
 from touchline.report.facts import is_failed_exit, not_finite, risen
+from touchline.report.formatting import bare, capital, count
 from touchline.report.issues_checkpoints import checkpoint_issues
 from touchline.report.report import AnswerCounts
-from touchline.report.words import bare, capital, count
 from touchline.results.report_inputs import Issue, IssueRole, ReportInputs
 from touchline.results.run_result import AttemptResult, RunResult
 from touchline.spec.plan import Plan

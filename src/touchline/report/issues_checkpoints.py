@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from touchline.core.finding import Severity
 from touchline.core.status import TrainingOutcome
-from touchline.report.words import capital
+from touchline.report.formatting import capital
 from touchline.results.report_inputs import Issue
 from touchline.results.run_result import RunResult
 from touchline.results.verification_types import Verification, VerifiedCheckpoint

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from touchline.report.words import percent
+from touchline.report.formatting import percent
 from touchline.results.run_result import RunResult
 from touchline.statistics.labels import LabelReport
 

@@ -10,7 +10,7 @@ from jinja2.filters import do_urlencode
 from touchline.core.markup import code, escape
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.report.chart import Chart
-from touchline.report.words import bare, figure, finite
+from touchline.report.formatting import bare, finite, format_quantity
 
 _LINKABLE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/-]*")
 _LINKED = re.compile(r"(?<=[^!\\])\]\((?!figures/|report\.html|samples\.jsonl)([A-Za-z0-9_][A-Za-z0-9._/-]*)\)")
@@ -19,7 +19,7 @@ _LINKS_SHOWN = 3
 
 def cell(value: Measured, digits: int = 4) -> str:
     """A figure for a table, with its interval."""
-    return escape(figure(value, digits))
+    return escape(format_quantity(value, digits))
 
 
 def short(value: Measured, digits: int = 4) -> str:

@@ -10,10 +10,10 @@ from touchline.core.levels import SEEDS
 from touchline.core.notes import NoteCode
 from touchline.report.appendix import run_with
 from touchline.report.facts import is_asked_about
+from touchline.report.formatting import Scale, factor_words, join_names, level_words, scale_of
 from touchline.report.report import NextStep
-from touchline.report.words import Scale, factor_words, level_words, listed, scale_of
 from touchline.results.report_inputs import ReportInputs
-from touchline.statistics.conclusions import Analysis, Comparison, Contrast, FactorEffect, Shown
+from touchline.statistics.conclusions import Analysis, Comparison, Conclusion, Contrast, FactorEffect
 from touchline.statistics.power import items_for_paired_difference, smallest_seed_difference
 
 _WANTED_SEEDS = 3
@@ -47,7 +47,7 @@ def _seeds(gathered: ReportInputs, analysis: Analysis) -> Iterator[NextStep]:
         (effect, contrast)
         for effect in analysis.effects
         for contrast in effect.contrasts
-        if contrast.value is not None and contrast.shown in (Shown.NOT_ESTABLISHED, Shown.NOT_TESTABLE)
+        if contrast.value is not None and contrast.shown in (Conclusion.NOT_ESTABLISHED, Conclusion.NOT_TESTABLE)
     ]
     if not open_:
         return
@@ -59,8 +59,8 @@ def _seeds(gathered: ReportInputs, analysis: Analysis) -> Iterator[NextStep]:
         wanted = _more_seeds(used, _WANTED_SEEDS)
         yield NextStep(
             title=f"Repeat with {_WANTED_SEEDS} seeds",
-            why=f"One seed describes these checkpoints, not the setting: {listed(told, 3)}. With {_WANTED_SEEDS} seeds "
-            f"differences of {_seed_words(_WANTED_SEEDS)} standard deviations between seeds would show.",
+            why=f"One seed describes these checkpoints, not the setting: {join_names(told, 3)}. With {_WANTED_SEEDS} "
+            f"seeds differences of {_seed_words(_WANTED_SEEDS)} standard deviations between seeds would show.",
             command=_seeds_command(gathered, wanted),
         )
         return
@@ -100,7 +100,7 @@ def _items(analysis: Analysis) -> Iterator[NextStep]:
     if not analysis.binary:
         return
     items = {score.run: score.items for score in analysis.scores}
-    open_ = [each for each in analysis.comparisons if each.shown is Shown.NOT_ESTABLISHED]
+    open_ = [each for each in analysis.comparisons if each.shown is Conclusion.NOT_ESTABLISHED]
     told = [(each, needed) for each in open_ if (needed := items_needed(each, items.get(each.run, 0))) is not None]
     if not told:
         return
@@ -130,11 +130,11 @@ def _saturated(analysis: Analysis) -> Iterator[NextStep]:
         return
     scale = scale_of(analysis)
     rest = [score.run for score in analysis.scores if not score.saturated]
-    also = f" Still with headroom: {listed(rest)}." if rest else ""
+    also = f" Still with headroom: {join_names(rest)}." if rest else ""
     yield NextStep(
         title="Make the test harder",
-        why=f"{listed([f'{score.run} ({scale.value(score.value)})' for score in full], 3)}: near the top of the scale, "
-        f"where a better run could hardly show it.{also}",
+        why=f"{join_names([f'{score.run} ({scale.value(score.value)})' for score in full], 3)}: near the top of the "
+        f"scale, where a better run could hardly show it.{also}",
     )
 
 
@@ -165,7 +165,9 @@ def _neighbours(gathered: ReportInputs, analysis: Analysis | None) -> Iterator[N
         else:
             why = f"{_upper(name)} {_short(new / 2 if new > max(tried) else new * 2)} is the end of what was tried and "
             why += "has the highest mean score"
-        shown = effect is not None and any(each.shown in (Shown.HIGHER, Shown.LOWER) for each in effect.contrasts)
+        shown = effect is not None and any(
+            each.shown in (Conclusion.HIGHER, Conclusion.LOWER) for each in effect.contrasts
+        )
         why += (
             "; a difference between the levels is established."
             if shown

@@ -13,9 +13,9 @@ from touchline.core.status import RunStatus, TrainingOutcome
 from touchline.core.units import format_bytes
 from touchline.report.appendix import evaluation_by_hand, run_with
 from touchline.report.facts import answer_counts, is_asked_about, is_base_control, lowest, risen
+from touchline.report.formatting import count, finite, join_names, relative, scale_of
 from touchline.report.next_design import design_steps
 from touchline.report.report import AnswerCounts, EstimateRow, NextStep
-from touchline.report.words import count, finite, listed, relative, scale_of
 from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import RunResult, StepCurves
 from touchline.statistics.conclusions import Analysis
@@ -54,11 +54,11 @@ def _unfinished(gathered: ReportInputs) -> Iterator[NextStep]:
         log = shlex.quote(failed[0])
         yield NextStep(
             title="Find out why runs failed",
-            why=f"{listed(failed)} did not end well.",
+            why=f"{join_names(failed)} did not end well.",
             command=f"tail -n 40 {log}/slurm-*.out",
         )
     if left and planned:
-        why = f"{count(len(left), 'run')} of {len(gathered.runs)} not complete: {listed(left)}."
+        why = f"{count(len(left), 'run')} of {len(gathered.runs)} not complete: {join_names(left)}."
         yield NextStep(title="Finish what is not finished", why=why, command="touchline resume .")
     open_ = [
         run.name
@@ -68,8 +68,8 @@ def _unfinished(gathered: ReportInputs) -> Iterator[NextStep]:
     if open_:
         yield NextStep(
             title="Evaluate what is trained",
-            why=f"{listed(open_)}: trained and not evaluated. Begin with the last epoch of each; losses alone do not "
-            "say which run does the task better.",
+            why=f"{join_names(open_)}: trained and not evaluated. Begin with the last epoch of each; losses alone do "
+            "not say which run does the task better.",
             command="touchline evaluate ." if planned else evaluation_by_hand(gathered, open_[0]),
         )
 
@@ -107,9 +107,9 @@ def _checkpoints(gathered: ReportInputs) -> Iterator[NextStep]:
     if broken:
         yield NextStep(
             title="Look at broken checkpoints",
-            why=f"{listed(broken)}: reading every value, and not headers alone, tells what else is wrong."
+            why=f"{join_names(broken)}: reading every value, and not headers alone, tells what else is wrong."
             if gathered.verification.depth == "headers"
-            else f"{listed(broken)} cannot be loaded as they are.",
+            else f"{join_names(broken)} cannot be loaded as they are.",
             command="touchline report . --deep" if gathered.verification.depth == "headers" else None,
         )
 
@@ -121,7 +121,7 @@ def _controls(gathered: ReportInputs) -> Iterator[NextStep]:
     if without:
         yield NextStep(
             title="Evaluate the base models",
-            why=f"{listed(without)}: no untrained control was evaluated, so that no gain can be told from what the "
+            why=f"{join_names(without)}: no untrained control was evaluated, so that no gain can be told from what the "
             "base model does already.",
             command=None if gathered.plan is None else run_with(gathered.plan, "controls=[base]"),
         )
@@ -132,7 +132,7 @@ def _epochs(gathered: ReportInputs) -> Iterator[NextStep]:
     if falling:
         run = falling[0]
         last, before = run.validation_losses[-1], run.validation_losses[-2]
-        also = f" So it was in {listed([each.name for each in falling[1:]])}." if len(falling) > 1 else ""
+        also = f" So it was in {join_names([each.name for each in falling[1:]])}." if len(falling) > 1 else ""
         yield NextStep(
             title="Train for longer",
             why=f"The validation loss of {run.name} was still falling at the end: {last.loss:.4g} at step "
@@ -145,8 +145,8 @@ def _epochs(gathered: ReportInputs) -> Iterator[NextStep]:
         names = [run.name for run in rising]
         yield NextStep(
             title="Compare the epochs",
-            why=f"The validation loss rose again in {listed(names)}: an earlier epoch may do better. Evaluate every "
-            "epoch, and choose by validation loss.",
+            why=f"The validation loss rose again in {join_names(names)}: an earlier epoch may do better. Evaluate "
+            "every epoch, and choose by validation loss.",
             command=None if gathered.plan is None else run_with(gathered.plan, "evaluate.epochs=all"),
         )
 
@@ -164,7 +164,7 @@ def _schedule(gathered: ReportInputs, falling: Sequence[RunResult]) -> Iterator[
         plan = gathered.plan
         tried = {run.train.schedule for run in plan.runs if run.train is not None} if plan is not None else set()
         others = [each for each in ("cosine", "constant", "linear") if each not in tried]
-        named = f" Tried: {listed(sorted(tried))}; not tried: {listed(others)}." if tried and others else ""
+        named = f" Tried: {join_names(sorted(tried))}; not tried: {join_names(others)}." if tried and others else ""
         yield NextStep(
             title="Try another learning rate schedule",
             why=f"The learning rate of {ended[0].name} fell from {max(rates):.3g} to {rates[-1]:.2g} while its "

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.report.formatting import join_names, relative
 from touchline.report.report import PackingRow
-from touchline.report.words import listed, relative
 from touchline.results.collected import RunMetrics
 from touchline.results.run_result import RunResult
 from touchline.spec.plan import Plan, PlannedRun
@@ -92,6 +92,6 @@ def _padding(rows: Sequence[PackingRow]) -> Iterator[str]:
         return
     worst = min(row.efficiency.value for row in wasteful if isinstance(row.efficiency, Quantity))
     yield (
-        f"{listed([row.run for row in wasteful])}: not packed, and down to {worst:.0f} % of the computed positions "
+        f"{join_names([row.run for row in wasteful])}: not packed, and down to {worst:.0f} % of the computed positions "
         "held a token. Plan once with train.packed: true and compare examples/s."
     )

@@ -14,7 +14,7 @@ from touchline.results.collected import RunMetrics
 from touchline.results.report_inputs import GeneralScore, Issue, ReportInput
 from touchline.results.run_result import RunResult
 from touchline.results.verification_types import Verification
-from touchline.statistics.conclusions import Analysis, Shown
+from touchline.statistics.conclusions import Analysis, Conclusion
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,7 +25,7 @@ class Statement:
     """Heading it stands under: `Against the control`, `train.lora.rank`, `Training efficiency`."""
     text: str
     """The sentence, with its numbers and intervals; `not established` where it is so."""
-    shown: Shown | None = None
+    shown: Conclusion | None = None
     """What the test behind it allows; none where no test is behind it."""
     where: tuple[str, ...] = ()
     """Files that its numbers come from, relative to the experiment."""

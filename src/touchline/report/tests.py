@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from touchline.report.formatting import Scale, factor_words, level_words, p_text, scale_of
 from touchline.report.report import Report
-from touchline.report.words import Scale, factor_words, level_words, p_text, scale_of
 from touchline.statistics.conclusions import Analysis, Contrast, Interaction
 
 HEADER: Final = (

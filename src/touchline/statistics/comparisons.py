@@ -12,7 +12,7 @@ from touchline.core.notes import Note
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.statistics.bootstrap import Floats, bootstrap_intervals, resamples_for
 from touchline.statistics.clustered import cluster_totals, clustered_difference, clustered_error
-from touchline.statistics.conclusions import Comparison, Difference, Refusal, ScoredRun, Shown
+from touchline.statistics.conclusions import Comparison, Conclusion, Difference, Refusal, ScoredRun
 from touchline.statistics.exact_power import smallest_shown
 from touchline.statistics.own_score import LEVEL, coverage_of, is_share, named
 from touchline.statistics.paired import mcnemar_exact, newcombe_paired
@@ -97,11 +97,11 @@ def compare_with_controls(runs: Sequence[ScoredRun], *, binary: bool, rng: Gener
     return Compared(comparisons=tuple(comparisons), family=family, refusals=tuple(refusals), notes=notes)
 
 
-def shown(value: float, p_adjusted: float) -> Shown:
+def shown(value: float, p_adjusted: float) -> Conclusion:
     """What a tested difference allows to be said."""
     if p_adjusted >= LEVEL:
-        return Shown.NOT_ESTABLISHED
-    return Shown.HIGHER if value > 0 else Shown.LOWER
+        return Conclusion.NOT_ESTABLISHED
+    return Conclusion.HIGHER if value > 0 else Conclusion.LOWER
 
 
 def control_of(run: ScoredRun, runs: Sequence[ScoredRun]) -> ScoredRun | None:

@@ -15,7 +15,7 @@ from touchline.core.notes import Note
 from touchline.core.quantity import Measured
 
 
-class Shown(StrEnum):
+class Conclusion(StrEnum):
     """What a test allows to be said."""
 
     HIGHER = "higher"
@@ -26,7 +26,7 @@ class Shown(StrEnum):
     @property
     def words(self) -> str:
         """What a reader is told: what cannot be tested is not established either."""
-        return Shown.NOT_ESTABLISHED.value if self is Shown.NOT_TESTABLE else self.value
+        return Conclusion.NOT_ESTABLISHED.value if self is Conclusion.NOT_TESTABLE else self.value
 
 
 class SeedTestKind(StrEnum):
@@ -106,7 +106,7 @@ class Comparison:
     """The run."""
     difference: Difference
     """What was found; for scores that are not right or wrong `gained` and `lost` count items that rose and fell."""
-    shown: Shown
+    shown: Conclusion
     """What may be said, by the adjusted p value."""
     smallest: Measured
     """The smallest difference that so many items, flipping as often as these did, would have shown at 80 % power."""
@@ -212,7 +212,7 @@ class Contrast:
     """Lower end of an interval over the items alone: it holds for these checkpoints and not for the setting."""
     items_high: float | None
     """Upper end."""
-    shown: Shown
+    shown: Conclusion
     """What may be said of the setting."""
     reason: str
     """Why no more may be said: `one seed: describes these checkpoints, not the setting`; empty when it is shown."""
@@ -224,7 +224,7 @@ class Contrast:
     @property
     def is_shown(self) -> bool:
         """Whether a difference is established."""
-        return self.shown in (Shown.HIGHER, Shown.LOWER)
+        return self.shown in (Conclusion.HIGHER, Conclusion.LOWER)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

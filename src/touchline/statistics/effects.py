@@ -11,7 +11,7 @@ import numpy as np
 
 from touchline.core.notes import Note, NoteCode
 from touchline.core.quantity import Measured, Missing, Quantity
-from touchline.statistics.conclusions import Contrast, FactorEffect, ScoredRun, SeedScore, Shown, WithItems
+from touchline.statistics.conclusions import Conclusion, Contrast, FactorEffect, ScoredRun, SeedScore, WithItems
 from touchline.statistics.contrasts import Difference, Sample, difference
 from touchline.statistics.own_score import LEVEL, named
 from touchline.statistics.power import POWER
@@ -175,7 +175,7 @@ def _contrast(tested: Tested, adjusted_p: tuple[float, float] | None, family: in
         strata=len(strata.strata),
         items_low=None,
         items_high=None,
-        shown=Shown.NOT_TESTABLE,
+        shown=Conclusion.NOT_TESTABLE,
         reason=strata.reason,
         smallest=Missing(missing=strata.reason),
         coverage=_COVERAGE,
@@ -194,9 +194,9 @@ def _contrast(tested: Tested, adjusted_p: tuple[float, float] | None, family: in
         return contrast
     arm = t_quantile(0.5 + _COVERAGE / 2, found.wide_freedom) * found.wide_error
     smallest = _smallest(found, family)
-    shown = Shown.NOT_ESTABLISHED
+    shown = Conclusion.NOT_ESTABLISHED
     if is_established(None if found.p_value is None else adjusted_p[0], adjusted_p[1]):
-        shown = Shown.HIGHER if found.value > 0 else Shown.LOWER
+        shown = Conclusion.HIGHER if found.value > 0 else Conclusion.LOWER
     return replace(
         contrast,
         low=None if found.interval is None else found.interval.low,
@@ -231,13 +231,13 @@ def _smallest(found: Difference, family: int) -> Measured:
     )
 
 
-def _reason(strata: Strata, found: Difference, smallest: Measured, shown: Shown) -> str:
+def _reason(strata: Strata, found: Difference, smallest: Measured, shown: Conclusion) -> str:
     parts = []
     if strata.confounded_with:
         parts.append(f"{named(strata.confounded_with)} changes with it: the effect is of both")
     if found.p_value is None:
         parts.append(NO_SPREAD)
-    if shown is Shown.NOT_ESTABLISHED and isinstance(smallest, Quantity):
+    if shown is Conclusion.NOT_ESTABLISHED and isinstance(smallest, Quantity):
         seeds = min(len(strata.seeds), len(strata.reference_seeds))
         parts.append(f"{seeds} seeds that spread like these show a difference of {smallest.value:.3g} or more")
     return "; ".join(parts)
@@ -281,7 +281,7 @@ def _words(factor: str) -> str:
 
 def _notes(effects: Sequence[FactorEffect], found: Sequence[Tested]) -> Iterator[Note]:
     contrasts = [contrast for effect in effects for contrast in effect.contrasts]
-    if any(contrast.shown is Shown.NOT_TESTABLE and contrast.value is not None for contrast in contrasts):
+    if any(contrast.shown is Conclusion.NOT_TESTABLE and contrast.value is not None for contrast in contrasts):
         yield Note(NoteCode.ONE_SEED)
     for effect in effects:
         if effect.confounded_with:

@@ -24,7 +24,7 @@ def _drawn(report: Report) -> Iterator[Chart | None]:
     from touchline.report.charts.scores import differences, scores
     from touchline.report.charts.steps import step_charts
     from touchline.report.charts.storage import storage
-    from touchline.report.inks import inks
+    from touchline.report.colors import inks
 
     colours = inks(report)
     own = report.analyses[0] if report.analyses else None

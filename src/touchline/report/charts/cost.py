@@ -10,14 +10,14 @@ from touchline.core.quantity import Quantity
 from touchline.report.chart import Chart
 from touchline.report.charts.look import INK
 from touchline.report.charts.parts import Row, colour, finished, followed, number, rows_of, score_ends
+from touchline.report.colors import SeriesColor
 from touchline.report.facts import is_asked_about
-from touchline.report.inks import Ink
+from touchline.report.formatting import scale_of
 from touchline.report.report import Report
-from touchline.report.words import scale_of
 from touchline.statistics.conclusions import Analysis
 
 
-def cost(report: Report, analysis: Analysis, inks: Mapping[str, Ink]) -> Chart | None:
+def cost(report: Report, analysis: Analysis, inks: Mapping[str, SeriesColor]) -> Chart | None:
     """Score against device-hours, the Pareto front of each base model as a line."""
     rows = _rows(report, analysis, inks)
     if len(rows) < 2:
@@ -82,7 +82,7 @@ def cost(report: Report, analysis: Analysis, inks: Mapping[str, Ink]) -> Chart |
     )
 
 
-def _rows(report: Report, analysis: Analysis, inks: Mapping[str, Ink]) -> list[Row]:
+def _rows(report: Report, analysis: Analysis, inks: Mapping[str, SeriesColor]) -> list[Row]:
     scores = {score.run: score.value for score in analysis.scores}
     made: list[Row] = []
     for run, facts in zip(report.runs, report.facts, strict=True):

@@ -22,10 +22,10 @@ from touchline.report.charts.parts import (
     with_controls,
 )
 from touchline.report.charts.scores import SECTION, control_rows
-from touchline.report.inks import CONTROL, Ink
+from touchline.report.colors import CONTROL, SeriesColor
+from touchline.report.formatting import factor_words, p_text, scale_of
 from touchline.report.report import Report
-from touchline.report.words import factor_words, p_text, scale_of
-from touchline.statistics.conclusions import Analysis, Contrast, FactorEffect, SeedScore, Shown
+from touchline.statistics.conclusions import Analysis, Conclusion, Contrast, FactorEffect, SeedScore
 
 _CONTRASTS = 24
 """Contrasts that are drawn."""
@@ -33,7 +33,7 @@ _LIMIT = 12
 """Groups that a legend names."""
 
 
-def effect(report: Report, analysis: Analysis, found: FactorEffect, inks: Mapping[str, Ink]) -> Chart | None:
+def effect(report: Report, analysis: Analysis, found: FactorEffect, inks: Mapping[str, SeriesColor]) -> Chart | None:
     """Score by level of one factor."""
     points = [point for point in found.points if math.isfinite(point.score)]
     if len({point.level for point in points}) < 2 or found.factor == "models":
@@ -187,7 +187,7 @@ def _contrast_row(contrast: Contrast, *, share: bool) -> Row | None:
         "seeds": contrast.seeds,
         "p": "-" if contrast.p_adjusted is None else p_text(contrast.p_adjusted),
         "shown": contrast.shown.words,
-        "established": contrast.shown in (Shown.HIGHER, Shown.LOWER),
+        "established": contrast.shown in (Conclusion.HIGHER, Conclusion.LOWER),
     }
 
 
@@ -217,7 +217,7 @@ def _spread(groups: int) -> list[float]:
     return [-width / 2, width / 2] if groups > 1 else [0, 0]
 
 
-def _group_inks(report: Report, points: Sequence[SeedScore], inks: Mapping[str, Ink]) -> dict[str, str]:
+def _group_inks(report: Report, points: Sequence[SeedScore], inks: Mapping[str, SeriesColor]) -> dict[str, str]:
     """A group has the colour of one of its runs: the last setting of its model, which has the most ink."""
     order = {run.name: index for index, run in enumerate(report.runs)}
     made: dict[str, str] = {}

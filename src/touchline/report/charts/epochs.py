@@ -20,14 +20,14 @@ from touchline.report.charts.parts import (
     with_controls,
 )
 from touchline.report.charts.scores import SECTION, control_rows
-from touchline.report.inks import Ink
+from touchline.report.colors import SeriesColor
+from touchline.report.formatting import scale_of
 from touchline.report.report import Report
-from touchline.report.words import scale_of
 from touchline.results.run_result import RunResult
 from touchline.statistics.conclusions import Analysis
 
 
-def score_by_epoch(report: Report, analysis: Analysis, inks: Mapping[str, Ink]) -> Chart | None:
+def score_by_epoch(report: Report, analysis: Analysis, inks: Mapping[str, SeriesColor]) -> Chart | None:
     """The score of every evaluated checkpoint, on the experiment's own task."""
     rows = [row for run in report.runs if len(run.evaluations) > 1 for row in _rows(run, inks)]
     if len({row["epoch"] for row in rows}) < 2:
@@ -79,7 +79,7 @@ def score_by_epoch(report: Report, analysis: Analysis, inks: Mapping[str, Ink]) 
     )
 
 
-def _rows(run: RunResult, inks: Mapping[str, Ink]) -> list[Row]:
+def _rows(run: RunResult, inks: Mapping[str, SeriesColor]) -> list[Row]:
     epochs = {checkpoint.name: checkpoint.epoch for checkpoint in run.checkpoints}
     return [
         {

@@ -12,9 +12,9 @@ from touchline.report.chart import Chart
 from touchline.report.charts.look import INK, MUTED
 from touchline.report.charts.parts import Row, finished, followed, number, rows_of
 from touchline.report.charts.scores import ROWS_LIMIT
-from touchline.report.inks import CONTROL, Ink
+from touchline.report.colors import CONTROL, SeriesColor
+from touchline.report.formatting import bare, format_quantity
 from touchline.report.report import EstimateRow, Report
-from touchline.report.words import bare, figure
 
 _BAND = 64
 """Height of the points of one quantity, in pixels."""
@@ -26,7 +26,7 @@ _FEWEST_DECADES = 0.2
 """The axis reaches at least so far to both sides, so that small errors look small."""
 
 
-def estimates(report: Report, inks: Mapping[str, Ink]) -> Chart | None:
+def estimates(report: Report, inks: Mapping[str, SeriesColor]) -> Chart | None:
     """Measured over predicted, by quantity: 1 is a perfect estimate."""
     rows = _rows(report, inks)
     if not rows:
@@ -88,7 +88,7 @@ def estimates(report: Report, inks: Mapping[str, Ink]) -> Chart | None:
     )
 
 
-def _rows(report: Report, inks: Mapping[str, Ink]) -> list[Row]:
+def _rows(report: Report, inks: Mapping[str, SeriesColor]) -> list[Row]:
     """Of many runs those whose estimates were farthest off."""
     rows = [row for each in report.estimates if (row := _row(each, inks)) is not None]
     off: dict[object, float] = {}
@@ -98,7 +98,7 @@ def _rows(report: Report, inks: Mapping[str, Ink]) -> list[Row]:
     return [row for row in rows if row["run"] in worst]
 
 
-def _row(each: EstimateRow, inks: Mapping[str, Ink]) -> Row | None:
+def _row(each: EstimateRow, inks: Mapping[str, SeriesColor]) -> Row | None:
     said, was = each.predicted, each.measured
     if not isinstance(said, Quantity) or not isinstance(was, Quantity) or said.unit != was.unit:
         return None
@@ -113,7 +113,7 @@ def _row(each: EstimateRow, inks: Mapping[str, Ink]) -> Row | None:
         "ratio": number(was.value / said.value),
         "low": low if high is not None else None,
         "high": high if low is not None else None,
-        "predicted": figure(said),
+        "predicted": format_quantity(said),
         "measured": bare(was),
         "inside": each.inside is True,
         "verdict": {True: "held it", False: "did not hold it", None: "none"}[each.inside],

@@ -10,7 +10,7 @@ import altair
 from touchline.report.chart import Chart
 from touchline.report.charts.curves import SMOOTH_SHARE, best, budget, smoothed, thinned
 from touchline.report.charts.parts import Row, colour, finished, followed, log_ticks, number, rows_of
-from touchline.report.inks import Ink
+from touchline.report.colors import SeriesColor
 from touchline.report.pictures import FELT
 from touchline.report.report import Report
 from touchline.results.run_result import LossPoint, RunResult
@@ -20,7 +20,7 @@ _TOUCH = 12
 """Width of the unseen line around a curve that feels the pointer."""
 
 
-def training_loss(report: Report, inks: Mapping[str, Ink]) -> Chart | None:
+def training_loss(report: Report, inks: Mapping[str, SeriesColor]) -> Chart | None:
     """Every run's training loss: smoothed, with the steps behind."""
     trained = [run for run in report.runs if run.train_losses]
     if not trained:
@@ -44,7 +44,7 @@ def training_loss(report: Report, inks: Mapping[str, Ink]) -> Chart | None:
     )
 
 
-def validation_loss(report: Report, inks: Mapping[str, Ink]) -> Chart | None:
+def validation_loss(report: Report, inks: Mapping[str, SeriesColor]) -> Chart | None:
     """Every run's validation loss, the lowest point of each marked."""
     validated = [run for run in report.runs if any(math.isfinite(p.loss) for p in run.validation_losses)]
     if not validated:
@@ -77,7 +77,7 @@ def validation_loss(report: Report, inks: Mapping[str, Ink]) -> Chart | None:
     )
 
 
-def curve(run: RunResult, inks: Mapping[str, Ink], points: Sequence[LossPoint]) -> Row:
+def curve(run: RunResult, inks: Mapping[str, SeriesColor], points: Sequence[LossPoint]) -> Row:
     """One row for a whole curve, which the figure unrolls: a third of the text of a row for each point."""
     return {
         "run": run.name,
@@ -87,11 +87,11 @@ def curve(run: RunResult, inks: Mapping[str, Ink], points: Sequence[LossPoint]) 
     }
 
 
-def _point(run: RunResult, inks: Mapping[str, Ink], point: LossPoint) -> Row:
+def _point(run: RunResult, inks: Mapping[str, SeriesColor], point: LossPoint) -> Row:
     return {"run": run.name, "setting": inks[run.name].label, "step": point.step, "loss": number(point.loss)}
 
 
-def _broken(run: RunResult, inks: Mapping[str, Ink], points: Sequence[LossPoint]) -> Row | None:
+def _broken(run: RunResult, inks: Mapping[str, SeriesColor], points: Sequence[LossPoint]) -> Row | None:
     """The last number before the first loss that is none."""
     place = next((index for index, point in enumerate(points) if not math.isfinite(point.loss)), None)
     if place is None:
@@ -103,7 +103,7 @@ def _broken(run: RunResult, inks: Mapping[str, Ink], points: Sequence[LossPoint]
 def lines(
     name: str,
     y: altair.Y,
-    inks: Mapping[str, Ink],
+    inks: Mapping[str, SeriesColor],
     *,
     width: float,
     shown: float,
@@ -137,7 +137,7 @@ def felt(name: str, y: altair.Y) -> altair.Chart:
     return chart
 
 
-def _crosses(y: altair.Y, inks: Mapping[str, Ink]) -> altair.Chart:
+def _crosses(y: altair.Y, inks: Mapping[str, SeriesColor]) -> altair.Chart:
     crosses: altair.Chart = (
         rows_of("broken")
         .mark_point(shape="cross", angle=45, filled=True, size=110)

@@ -15,8 +15,8 @@ import altair
 
 from touchline.report.chart import Chart
 from touchline.report.charts.look import CONFIG
-from touchline.report.inks import CONTROL, Ink, used
-from touchline.report.words import Scale, listed
+from touchline.report.colors import CONTROL, SeriesColor, used
+from touchline.report.formatting import Scale, join_names
 
 Row = dict[str, object]
 
@@ -49,7 +49,7 @@ def followed(shown: float = 1.0, faint: float = FAINT) -> Any:
     return altair.when(test).then(altair.value(shown)).otherwise(altair.value(min(faint, shown)))
 
 
-def colour(inks: Mapping[str, Ink], *, legend: bool, lines: bool = False) -> altair.Color:
+def colour(inks: Mapping[str, SeriesColor], *, legend: bool, lines: bool = False) -> altair.Color:
     """The colour of a setting, by its field `setting`; a legend where there are few enough to read."""
     all_inks = used(dict(inks))
     labels = [ink.label for ink in all_inks]
@@ -96,7 +96,7 @@ def with_controls(values: Sequence[float], controls: Sequence[Row], scale: Scale
     far = [f"{row['label']} ({scale.value(float(str(row['value'])))})" for row in controls if row not in near]
     sentence = " Dashed: controls." if near else ""
     if far:
-        sentence += f" Far below and not drawn: {listed(far)}."
+        sentence += f" Far below and not drawn: {join_names(far)}."
     return ends, near, sentence
 
 

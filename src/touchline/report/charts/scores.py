@@ -20,17 +20,17 @@ from touchline.report.charts.parts import (
     rows_of,
     signed,
 )
-from touchline.report.inks import Ink
+from touchline.report.colors import SeriesColor
+from touchline.report.formatting import p_text, scale_of
 from touchline.report.report import Report
-from touchline.report.words import p_text, scale_of
-from touchline.statistics.conclusions import Analysis, Comparison, RunScore, Shown
+from touchline.statistics.conclusions import Analysis, Comparison, Conclusion, RunScore
 
 SECTION = "findings"
 ROWS_LIMIT = 60
 """Rows of a figure; what more runs there are stands in the table."""
 
 
-def scores(report: Report, analysis: Analysis, inks: Mapping[str, Ink]) -> Chart | None:
+def scores(report: Report, analysis: Analysis, inks: Mapping[str, SeriesColor]) -> Chart | None:
     """Each run's score and interval; the control of each base model as a dashed line through its runs."""
     by_run = {score.run: score for score in analysis.scores if score.run in inks}
     shown, left = _chosen(_grouped(report, analysis), by_run)
@@ -70,7 +70,7 @@ def scores(report: Report, analysis: Analysis, inks: Mapping[str, Ink]) -> Chart
     )
 
 
-def differences(report: Report, analysis: Analysis, inks: Mapping[str, Ink]) -> Chart | None:
+def differences(report: Report, analysis: Analysis, inks: Mapping[str, SeriesColor]) -> Chart | None:
     """Each run's difference to its control on the same items, with what it gained and lost."""
     by_run = {each.run: each for each in analysis.comparisons if each.run in inks}
     shown, left = _chosen(
@@ -176,7 +176,7 @@ def _control_lines(analysis: Analysis, shown: Sequence[str], by_run: Mapping[str
     return rows
 
 
-def _score_row(score: RunScore, inks: Mapping[str, Ink]) -> Row:
+def _score_row(score: RunScore, inks: Mapping[str, SeriesColor]) -> Row:
     count = "" if score.proportion is None else f"{score.proportion.k:,} of {score.proportion.n:,}"
     return {
         "run": score.run,
@@ -189,7 +189,7 @@ def _score_row(score: RunScore, inks: Mapping[str, Ink]) -> Row:
     }
 
 
-def _difference_row(each: Comparison, inks: Mapping[str, Ink], *, share: bool) -> Row:
+def _difference_row(each: Comparison, inks: Mapping[str, SeriesColor], *, share: bool) -> Row:
     found, factor = each.difference, 100 if share else 1
     return {
         "run": each.run,
@@ -202,7 +202,7 @@ def _difference_row(each: Comparison, inks: Mapping[str, Ink], *, share: bool) -
         "flips": f"+{found.gained:,} −{found.lost:,}",
         "p": p_text(found.p_adjusted),
         "shown": each.shown.words,
-        "established": each.shown in (Shown.HIGHER, Shown.LOWER),
+        "established": each.shown in (Conclusion.HIGHER, Conclusion.LOWER),
     }
 
 
@@ -219,7 +219,7 @@ def _plain(x: altair.X, field: str) -> altair.X:
     return other
 
 
-def _shapes(inks: Mapping[str, Ink]) -> altair.Shape:
+def _shapes(inks: Mapping[str, SeriesColor]) -> altair.Shape:
     names = list(dict.fromkeys(ink.shape for ink in inks.values()))
     return altair.Shape("shape:N", scale=altair.Scale(domain=names, range=names), legend=None)
 

@@ -12,15 +12,15 @@ from touchline.report.chart import Chart
 from touchline.report.charts.curves import SMOOTH_SHARE, budget, smoothed, thinned
 from touchline.report.charts.losses import SECTION, curve, felt, lines
 from touchline.report.charts.parts import Row, finished, log_ticks, number
+from touchline.report.colors import SeriesColor
 from touchline.report.facts import is_asked_about
-from touchline.report.inks import Ink
 from touchline.report.report import Report
 from touchline.results.run_result import LossPoint, RunResult, StepCurves
 
 _HEIGHT = 220
 
 
-def step_charts(report: Report, inks: Mapping[str, Ink]) -> Iterator[Chart | None]:
+def step_charts(report: Report, inks: Mapping[str, SeriesColor]) -> Iterator[Chart | None]:
     """Draw the curves of all runs that have them; None for one that no run has."""
     drawn = {run.name: run.curves for run in report.runs if isinstance(run.curves, StepCurves)}
     shown = [run for run in report.runs if run.name in drawn]
@@ -60,7 +60,7 @@ def _points(steps: tuple[int, ...], values: tuple[float, ...]) -> list[LossPoint
 def _chart(
     runs: list[RunResult],
     points: Mapping[str, list[LossPoint]],
-    inks: Mapping[str, Ink],
+    inks: Mapping[str, SeriesColor],
     *,
     name: str,
     title: str,

@@ -12,7 +12,7 @@ from touchline.report.chart import Chart
 from touchline.report.charts.look import INK
 from touchline.report.charts.parts import Row, finished, followed, legend_of, number, row_height, rows_of
 from touchline.report.charts.scores import ROWS_LIMIT
-from touchline.report.inks import CONTROL, Ink
+from touchline.report.colors import CONTROL, SeriesColor
 from touchline.report.report import Report
 from touchline.results.verification_types import RunStorage
 
@@ -21,7 +21,7 @@ _PARTS = ("adapters", "rest of checkpoints", "other files")
 _HUES = ("#0072b2", "#e69f00", "#9aa0a8")
 
 
-def storage(report: Report, inks: Mapping[str, Ink]) -> Chart | None:
+def storage(report: Report, inks: Mapping[str, SeriesColor]) -> Chart | None:
     """Bytes of each run, by what they are for, and what the plan said."""
     runs = [run for run in report.verification.storage.runs if run.total_bytes > 0]
     if not runs:
@@ -92,7 +92,7 @@ def _bars(run: RunStorage, divisor: int) -> list[Row]:
     ]
 
 
-def _forecast(run: RunStorage, divisor: int, inks: Mapping[str, Ink]) -> Row | None:
+def _forecast(run: RunStorage, divisor: int, inks: Mapping[str, SeriesColor]) -> Row | None:
     if not isinstance(run.forecast, Quantity):
         return None
     size = number(run.forecast.value / divisor)

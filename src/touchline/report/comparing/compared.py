@@ -31,7 +31,7 @@ from touchline.report.comparing.scores import (
     unscored,
 )
 from touchline.report.comparing.settings import DEVICE, matching_keys, setting_rows
-from touchline.report.words import finite, listed
+from touchline.report.formatting import finite, join_names
 from touchline.results.run_result import RunResult
 
 _VALIDATED = frozenset({"validation split (sha256)", "data.prompt", "data.system", "data.input", "data.output"})
@@ -122,7 +122,7 @@ def _notes(sides: Sequence[Side], rows: Sequence[SettingRow], matches: Sequence[
             yield f"no run of {side.label} is of the same condition as one of {sides[0].label}"
     differing = {row.key for row in rows}
     if _VALIDATED & differing:
-        what = listed(sorted(_VALIDATED & differing))
+        what = join_names(sorted(_VALIDATED & differing))
         yield f"validation losses do not compare, since something else was validated: {what}"
     if DEVICE in differing:
         yield "durations, rates and memory are of different devices"

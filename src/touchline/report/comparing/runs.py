@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from touchline.report.compared import NotCompared, Side
 from touchline.report.comparing.settings import MODEL, SEED
-from touchline.report.words import level_words, listed
+from touchline.report.formatting import join_names, level_words
 from touchline.results.run_result import RunResult
 from touchline.spec.runs import ControlKind, RunKind
 
@@ -87,7 +87,7 @@ def _several(
         for key in sorted(set().union(*settings)):
             if key not in keys and len({one.get(key) for one in settings}) > 1:
                 apart[key] = None
-    why = f", which differ in {listed(list(apart))}" if apart else ", which differ in nothing that is known"
+    why = f", which differ in {join_names(list(apart))}" if apart else ", which differ in nothing that is known"
     return f"{len(ones)} of {first.label} and {len(others)} of {side.label} are of this condition{why}"
 
 

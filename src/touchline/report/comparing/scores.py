@@ -15,7 +15,7 @@ from touchline.data.scores import EvaluationRecord, SampleScore
 from touchline.report.compared import ExperimentEffect, NotCompared, PairedRuns, Side
 from touchline.report.comparing.runs import Match, condition_words
 from touchline.report.comparing.settings import SEED
-from touchline.report.words import listed
+from touchline.report.formatting import join_names
 from touchline.results.run_result import RunResult
 from touchline.statistics.analysis import analyse
 from touchline.statistics.conclusions import Analysis, ScoredRun
@@ -179,7 +179,7 @@ def unscored(side: Side, matches: Sequence[Match]) -> Iterator[NotCompared]:
 
 
 def _named(records: dict[Task, EvaluationRecord]) -> str:
-    return listed([f"{score} of {task}" for task, score in records])
+    return join_names([f"{score} of {task}" for task, score in records])
 
 
 def last_evaluations(run: RunResult) -> dict[Task, EvaluationRecord]:

@@ -1,6 +1,6 @@
 """What a report concludes, in sentences that carry their numbers."""
 
 from touchline.report.findings.bottom_line import headline
-from touchline.report.findings.concluded import Concluded, findings, is_complete
+from touchline.report.findings.concluded import FindingInputs, findings, is_complete
 
-__all__ = ["Concluded", "findings", "headline", "is_complete"]
+__all__ = ["FindingInputs", "findings", "headline", "is_complete"]

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from touchline.core.status import TrainingOutcome
 from touchline.report.facts import is_asked_about
-from touchline.report.findings.concluded import COMPLETION, Concluded, is_complete
+from touchline.report.findings.concluded import COMPLETION, FindingInputs, is_complete
 from touchline.report.findings.confounds import ties
 from touchline.report.findings.scores import CONTROL, control_summary
 from touchline.report.findings.settings import (
@@ -15,10 +15,10 @@ from touchline.report.findings.settings import (
     pair_words,
     seeds_words,
 )
+from touchline.report.formatting import Scale, count, factor_words, join_names, p_text, scale_of
 from touchline.report.report import Statement
-from touchline.report.words import Scale, count, factor_words, listed, p_text, scale_of
 from touchline.results.run_result import RunResult
-from touchline.statistics.conclusions import Analysis, Contrast, FactorEffect, Shown
+from touchline.statistics.conclusions import Analysis, Conclusion, Contrast, FactorEffect
 from touchline.statistics.own_score import LEVEL
 
 MOST_WORDS = 40
@@ -30,7 +30,7 @@ _ABOUT_CONTROL = ("base", "control", "fine-tun", "finetun", "untrained", "at all
 """Words of questions about what training gains, where no factor is named."""
 
 
-def headline(concluded: Concluded) -> tuple[Statement, ...]:
+def headline(concluded: FindingInputs) -> tuple[Statement, ...]:
     """Return the answer to the question, then what limits it: runs that are missing, interactions, the controls."""
     gathered = concluded.gathered
     runs = {run.name: run for run in gathered.runs}
@@ -86,7 +86,7 @@ def _factor_answer(effect: FactorEffect, analysis: Analysis, tie_of: Mapping[str
     if established:
         best = max(established, key=lambda each: abs(each.value or 0.0))
         return _established(effect, best, scale, tie, len(effect.contrasts) - 1, len(established) - 1)
-    shown = Shown.NOT_ESTABLISHED if any(each.test is not None for each in known) else Shown.NOT_TESTABLE
+    shown = Conclusion.NOT_ESTABLISHED if any(each.test is not None for each in known) else Conclusion.NOT_TESTABLE
     if not known:
         text = (
             f"An effect of the {name} is not established: no two runs that differ in it alone, with a seed in common, "
@@ -184,14 +184,14 @@ def _control_answer(analysis: Analysis, runs: Mapping[str, RunResult]) -> Statem
     if not family:
         return None
     scale, worst = scale_of(analysis), max(each.difference.p_adjusted for each in family)
-    higher, lower = (sum(each.shown is shown for each in family) for shown in (Shown.HIGHER, Shown.LOWER))
+    higher, lower = (sum(each.shown is shown for each in family) for shown in (Conclusion.HIGHER, Conclusion.LOWER))
     span = _span(family[0].difference.value, family[-1].difference.value, scale)
     if len(family) == 1:
         (each,) = family
         items = next(score.items for score in analysis.scores if score.run == each.run)
         ends = scale.ends(each.difference.low, each.difference.high)
         numbers = f"{span} ({ends}; {p_text(worst)}, {count(items, 'item')})"
-        if each.shown in (Shown.HIGHER, Shown.LOWER):
+        if each.shown in (Conclusion.HIGHER, Conclusion.LOWER):
             text = f"{each.run} scores {each.shown.value} than its control {each.difference.control}: {numbers}."
         else:
             text = (
@@ -200,7 +200,7 @@ def _control_answer(analysis: Analysis, runs: Mapping[str, RunResult]) -> Statem
             )
         return _answer(CONTROL, each.shown, text)
     if max(higher, lower) == len(family):
-        shown = Shown.HIGHER if higher else Shown.LOWER
+        shown = Conclusion.HIGHER if higher else Conclusion.LOWER
         p = p_text(worst).replace("=", "at most")
         text = (
             f"All {len(family)} fine-tuned runs score {shown.value} than their controls: {span}, each {p} after Holm."
@@ -210,8 +210,8 @@ def _control_answer(analysis: Analysis, runs: Mapping[str, RunResult]) -> Statem
     counts += [f"{lower} score lower"] if lower else []
     open_ = len(family) - higher - lower
     counts += [f"for {open_} a difference is not established"] if open_ else []
-    text = f"Of {len(family)} fine-tuned runs against their controls, {listed(counts)}: {span}."
-    return _answer(CONTROL, None if higher or lower else Shown.NOT_ESTABLISHED, text)
+    text = f"Of {len(family)} fine-tuned runs against their controls, {join_names(counts)}: {span}."
+    return _answer(CONTROL, None if higher or lower else Conclusion.NOT_ESTABLISHED, text)
 
 
 def _highest(analysis: Analysis, runs: Mapping[str, RunResult]) -> Statement:
@@ -234,7 +234,7 @@ def _confounded(effects: Sequence[FactorEffect]) -> Iterator[Statement]:
     """What else changes between the levels, though no design ties it to them."""
     for effect in effects:
         if effect.confounded_with:
-            others = listed([factor_words(other) for other in effect.confounded_with])
+            others = join_names([factor_words(other) for other in effect.confounded_with])
             text = f"The {factor_words(effect.factor)} changes together with the {others}: this is the effect of both."
             yield Statement(topic=effect.factor, text=text)
 
@@ -249,7 +249,7 @@ def _differing(analysis: Analysis, effects: Sequence[FactorEffect]) -> Iterator[
         yield interaction_statement(each, scale_of(analysis), family)
 
 
-def _incomplete(concluded: Concluded) -> Iterator[Statement]:
+def _incomplete(concluded: FindingInputs) -> Iterator[Statement]:
     """What is not there."""
     gathered = concluded.gathered
     runs, planned = gathered.runs, gathered.plan is not None
@@ -260,7 +260,7 @@ def _incomplete(concluded: Concluded) -> Iterator[Statement]:
     yield Statement(
         topic=COMPLETION,
         text=f"{len(done)} of {count(len(runs), 'run')} {'is' if len(done) == 1 else 'are'} complete; not complete: "
-        f"{listed(rest)}.{' The rest of this report is of what is there.' if done else ''}",
+        f"{join_names(rest)}.{' The rest of this report is of what is there.' if done else ''}",
     )
 
 
@@ -270,7 +270,7 @@ def _nothing_scored(runs: Sequence[RunResult]) -> Statement:
     return Statement(
         topic=COMPLETION,
         text=f"{done or 'Nothing is trained'}, and nothing has been evaluated: no claim about scores can be made.",
-        shown=Shown.NOT_TESTABLE,
+        shown=Conclusion.NOT_TESTABLE,
     )
 
 
@@ -280,7 +280,7 @@ def words(text: str) -> int:
     return len(text.split())
 
 
-def _answer(topic: str, shown: Shown | None, *forms: str) -> Statement:
+def _answer(topic: str, shown: Conclusion | None, *forms: str) -> Statement:
     """Return the first form that is short enough; names of many words are cut where none is."""
     text = next((form for form in forms if words(form) <= MOST_WORDS), None)
     if text is None:

@@ -21,11 +21,11 @@ from touchline.report.findings.training import (
     loss_findings,
     speed_findings,
 )
+from touchline.report.formatting import bare
 from touchline.report.report import EstimateRow, RunFacts, Statement
-from touchline.report.words import bare
 from touchline.results.report_inputs import GeneralScore, ReportInputs
 from touchline.results.run_result import RunResult
-from touchline.statistics.conclusions import Analysis, Shown
+from touchline.statistics.conclusions import Analysis, Conclusion
 
 GENERAL = "General ability"
 COMPLETION = "Completeness"
@@ -34,7 +34,7 @@ _GENERAL_TOLD = 8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Concluded:
+class FindingInputs:
     """What sentences are made from."""
 
     gathered: ReportInputs
@@ -47,7 +47,7 @@ class Concluded:
     """Estimate against actual."""
 
 
-def findings(concluded: Concluded) -> tuple[Statement, ...]:
+def findings(concluded: FindingInputs) -> tuple[Statement, ...]:
     """All key findings, by topic: the scores first, then losses, times and cost."""
     gathered = concluded.gathered
     runs = {run.name: run for run in gathered.runs}
@@ -100,7 +100,7 @@ def _general(scores: Sequence[GeneralScore]) -> Iterator[Statement]:
     """Changes of general ability, one by one; of many those that are established, and how many are not."""
     told = [each for each in scores if isinstance(each.score, Quantity) and isinstance(each.change, Quantity)]
     statements = [_general_statement(each) for each in told]
-    shown = [each for each in statements if each.shown in (Shown.HIGHER, Shown.LOWER)]
+    shown = [each for each in statements if each.shown in (Conclusion.HIGHER, Conclusion.LOWER)]
     yield from statements if len(statements) <= _GENERAL_TOLD else shown[:_GENERAL_TOLD]
     if len(statements) > _GENERAL_TOLD:
         open_ = len(statements) - len(shown)
@@ -114,12 +114,12 @@ def _general_statement(each: GeneralScore) -> Statement:
         raise TypeError("only changes that are known are told")
     ends = ""
     if change.low is None or change.high is None:
-        shown, words = Shown.NOT_TESTABLE, "without an interval nothing is said of it"
+        shown, words = Conclusion.NOT_TESTABLE, "without an interval nothing is said of it"
     else:
         ends = f" ({change.low:+.3f} to {change.high:+.3f})"
-        shown, words = Shown.NOT_ESTABLISHED, "a change is not established"
+        shown, words = Conclusion.NOT_ESTABLISHED, "a change is not established"
         if not change.low <= 0 <= change.high:
-            shown = Shown.HIGHER if change.low > 0 else Shown.LOWER
+            shown = Conclusion.HIGHER if change.low > 0 else Conclusion.LOWER
             words = f"{shown.value} than its control{_which_way(each, shown)}"
     where = each.score.where if isinstance(each.score, Quantity) else None
     text = (
@@ -129,13 +129,13 @@ def _general_statement(each: GeneralScore) -> Statement:
     return Statement(topic=GENERAL, text=text, shown=shown, where=() if where is None else (where,))
 
 
-def _which_way(each: GeneralScore, shown: Shown) -> str:
+def _which_way(each: GeneralScore, shown: Conclusion) -> str:
     """What a higher or lower score means, where that is not a matter of course."""
     if each.higher_is_better is None:
         return "; the harness does not tell whether higher is better"
     if each.higher_is_better:
         return ""
-    return f", which is {'worse' if shown is Shown.HIGHER else 'better'}: of {each.metric} lower is better"
+    return f", which is {'worse' if shown is Conclusion.HIGHER else 'better'}: of {each.metric} lower is better"
 
 
 def _scored_in(facts: RunFacts) -> tuple[str, ...]:

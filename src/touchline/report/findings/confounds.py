@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.report.facts import is_asked_about
-from touchline.report.findings.pairs import Pair, pairs_of
+from touchline.report.findings.pairs import RunPair, pairs_of
+from touchline.report.formatting import factor_words, join_names, level_of
 from touchline.report.report import Statement
-from touchline.report.words import factor_words, level_of, listed
 from touchline.results.collected import RunMetrics, Setting
 from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import RunResult
@@ -93,7 +93,7 @@ def _scored(run: RunResult) -> Measured:
 
 
 def confounded(
-    factor: str, pairs: Sequence[Pair], told: Mapping[str, RunMetrics], settings: Sequence[tuple[str, str]]
+    factor: str, pairs: Sequence[RunPair], told: Mapping[str, RunMetrics], settings: Sequence[tuple[str, str]]
 ) -> str:
     """What else differs between the runs of the pairs, with the values, as a sentence."""
     found = [each for pair in pairs for each in _differing(factor, pair, told, settings)]
@@ -101,7 +101,7 @@ def confounded(
     return tie + (f" They differ in {_valued(found)} as well, which is confounded with it." if found else "")
 
 
-def _tied_alpha(factor: str, pairs: Sequence[Pair], told: Mapping[str, RunMetrics]) -> str:
+def _tied_alpha(factor: str, pairs: Sequence[RunPair], told: Mapping[str, RunMetrics]) -> str:
     """That alpha follows the rank in all of the pairs, so that they differ in both."""
     ratios = {_alpha_per_rank(run, told) for pair in pairs for run in (pair.run, pair.reference)}
     ratio = ratios.pop() if len(ratios) == 1 else None
@@ -111,12 +111,12 @@ def _tied_alpha(factor: str, pairs: Sequence[Pair], told: Mapping[str, RunMetric
 def _valued(found: Sequence[tuple[str, Setting, Setting]]) -> str:
     """`alpha (128 against 8) and context (256 against 512)`."""
     values = dict.fromkeys(f"{words} ({_setting(own)} against {_setting(other)})" for words, own, other in found)
-    return listed(list(values))
+    return join_names(list(values))
 
 
 def confounded_levels(
     factor: str,
-    by_level: Mapping[str, Sequence[Pair]],
+    by_level: Mapping[str, Sequence[RunPair]],
     told: Mapping[str, RunMetrics],
     settings: Sequence[tuple[str, str]],
 ) -> str:
@@ -127,11 +127,11 @@ def confounded_levels(
         for pair in pairs
         for words, _, _ in _differing(factor, pair, told, settings)
     )
-    return f" Some differ in {listed(list(found))} as well, which is confounded with it." if found else ""
+    return f" Some differ in {join_names(list(found))} as well, which is confounded with it." if found else ""
 
 
 def _differing(
-    factor: str, pair: Pair, told: Mapping[str, RunMetrics], settings: Sequence[tuple[str, str]]
+    factor: str, pair: RunPair, told: Mapping[str, RunMetrics], settings: Sequence[tuple[str, str]]
 ) -> Iterator[tuple[str, Setting, Setting]]:
     """(setting, of the run, of the reference) of each that is not the factor itself and not the same."""
     if pair.run.name not in told or pair.reference.name not in told:

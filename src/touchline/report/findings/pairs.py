@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from touchline.core.levels import SEEDS, STAGE
 from touchline.core.quantity import Measured, Quantity
 from touchline.report.facts import is_asked_about, seeds_of
+from touchline.report.formatting import count, factor_words, finite, level_of, level_words, relative
 from touchline.report.report import Statement
-from touchline.report.words import count, factor_words, finite, level_of, level_words, relative
 from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import RunResult
-from touchline.statistics.conclusions import Shown
+from touchline.statistics.conclusions import Conclusion
 
 PAIRS_TOLD = 4
 """Pairs of runs that a sentence tells one by one; of more it tells how many went which way, and the ends."""
@@ -22,7 +22,7 @@ LEVELS_IN_SUMMARY = 8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Pair:
+class RunPair:
     """Two runs that differ in one factor alone."""
 
     context: str
@@ -43,7 +43,7 @@ def by_setting(factors: Mapping[str, Sequence[str]]) -> list[str]:
     return sorted(varied, key=lambda factor: factor == "models")
 
 
-def pairs_of(gathered: ReportInputs, factor: str, pick: Callable[[RunResult], Measured]) -> dict[str, list[Pair]]:
+def pairs_of(gathered: ReportInputs, factor: str, pick: Callable[[RunResult], Measured]) -> dict[str, list[RunPair]]:
     """By level: runs at it beside the run at the first level with everything else alike."""
     alike: dict[tuple[object, ...], dict[str, RunResult]] = {}
     for run in gathered.runs:
@@ -55,14 +55,14 @@ def pairs_of(gathered: ReportInputs, factor: str, pick: Callable[[RunResult], Me
         if factor == "data.path":
             key = (*key[:2], None, run.seed)
         alike.setdefault(key, {})[level] = run
-    found: dict[str, list[Pair]] = {}
+    found: dict[str, list[RunPair]] = {}
     several_seeds = len({run.seed for run in gathered.runs if is_asked_about(run)}) > 1
     reference, *rest = gathered.factors[factor]
     for group in alike.values():
         for level in rest:
             if level in group and reference in group:
                 run, other = group[level], group[reference]
-                pair = Pair(
+                pair = RunPair(
                     context=_context(gathered, run, factor, several_seeds=several_seeds),
                     run=run,
                     reference=other,
@@ -90,7 +90,7 @@ def summary(
     factor: str,
     what: str,
     question: str,
-    by_level: Mapping[str, Sequence[Pair]],
+    by_level: Mapping[str, Sequence[RunPair]],
     topic: str,
     also: str = "",
 ) -> Statement:
@@ -107,10 +107,10 @@ def summary(
         f"{count(len(every), 'pair')} of runs: {'; '.join(told)}{f'; and {rest} levels more' if rest else ''}. "
         f"{no_test(every, question.format(factor_words(factor)), set(seeds_of(gathered.metrics)))}{also}"
     )
-    return Statement(topic=topic, text=text, shown=Shown.NOT_TESTABLE)
+    return Statement(topic=topic, text=text, shown=Conclusion.NOT_TESTABLE)
 
 
-def told_pairs(pairs: Sequence[Pair], words: Callable[[float], str]) -> str:
+def told_pairs(pairs: Sequence[RunPair], words: Callable[[float], str]) -> str:
     """Few pairs one by one; of many how many went which way, and the ends."""
     if len(pairs) <= PAIRS_TOLD:
         return "; ".join(
@@ -126,7 +126,7 @@ def told_pairs(pairs: Sequence[Pair], words: Callable[[float], str]) -> str:
     )
 
 
-def no_test(pairs: Sequence[Pair], what: str, seeded: Set[str]) -> str:
+def no_test(pairs: Sequence[RunPair], what: str, seeded: Set[str]) -> str:
     """Why no more is said.
 
     Args:

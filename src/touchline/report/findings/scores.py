@@ -12,11 +12,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from touchline.core.notes import NoteCode
 from touchline.core.quantity import Missing
 from touchline.report.facts import is_asked_about
+from touchline.report.formatting import Scale, count, join_names, p_number, p_text, scale_of
 from touchline.report.report import Statement
-from touchline.report.words import Scale, count, listed, p_number, p_text, scale_of
 from touchline.results.run_result import RunResult
 from touchline.spec.runs import ControlKind
-from touchline.statistics.conclusions import Analysis, Comparison, RunScore, Shown
+from touchline.statistics.conclusions import Analysis, Comparison, Conclusion, RunScore
 
 CONTROL, CONTROLS, LIMITS = "Against the control", "Other controls", "Limits"
 POWER_WORDS = "at 80 % power"
@@ -34,8 +34,8 @@ def control_summary(analysis: Analysis, runs: Mapping[str, RunResult], where: Se
     if len(family) == 1:
         return _single(analysis, family[0], where)
     scale = scale_of(analysis)
-    by_shown = {shown: [each for each in family if each.shown is shown] for shown in Shown}
-    for shown, word in ((Shown.HIGHER, "higher"), (Shown.LOWER, "lower")):
+    by_shown = {shown: [each for each in family if each.shown is shown] for shown in Conclusion}
+    for shown, word in ((Conclusion.HIGHER, "higher"), (Conclusion.LOWER, "lower")):
         if len(by_shown[shown]) == len(family):
             family_words = count(analysis.family, "comparison")
             text = (
@@ -47,13 +47,13 @@ def control_summary(analysis: Analysis, runs: Mapping[str, RunResult], where: Se
     parts = [
         f"{len(by_shown[shown])} {'score' if len(by_shown[shown]) != 1 else 'scores'} {word} than "
         f"{'their controls' if len(by_shown[shown]) != 1 else 'its control'} "
-        f"({listed([each.run for each in by_shown[shown]])})"
-        for shown, word in ((Shown.HIGHER, "higher"), (Shown.LOWER, "lower"))
+        f"({join_names([each.run for each in by_shown[shown]])})"
+        for shown, word in ((Conclusion.HIGHER, "higher"), (Conclusion.LOWER, "lower"))
         if by_shown[shown]
     ]
-    open_ = [*by_shown[Shown.NOT_ESTABLISHED], *by_shown[Shown.NOT_TESTABLE]]
+    open_ = [*by_shown[Conclusion.NOT_ESTABLISHED], *by_shown[Conclusion.NOT_TESTABLE]]
     if open_:
-        parts.append(f"for {len(open_)} a difference is not established ({listed([each.run for each in open_])})")
+        parts.append(f"for {len(open_)} a difference is not established ({join_names([each.run for each in open_])})")
     if len(open_) == len(family):
         none = "neither" if len(family) == 2 else "none"
         text = (
@@ -61,7 +61,7 @@ def control_summary(analysis: Analysis, runs: Mapping[str, RunResult], where: Se
             f"{_same_items(analysis)}: {_ends(family, scale)}; p values after Holm over "
             f"{count(analysis.family, 'comparison')}."
         )
-        return Statement(topic=CONTROL, text=text, shown=Shown.NOT_ESTABLISHED, where=tuple(where))
+        return Statement(topic=CONTROL, text=text, shown=Conclusion.NOT_ESTABLISHED, where=tuple(where))
     text = (
         f"Of {len(family)} fine-tuned runs{_same_items(analysis)}, {'; '.join(parts)}; p values after Holm over "
         f"{count(analysis.family, 'comparison')}."
@@ -94,7 +94,7 @@ def _single(analysis: Analysis, each: Comparison, where: Sequence[str]) -> State
         f"{f' after Holm over {analysis.family} comparisons' if analysis.family > 1 else ''}"
     )
     score = "" if own is None else f"{_score(own, scale, analysis)}, "
-    if each.shown in (Shown.HIGHER, Shown.LOWER):
+    if each.shown in (Conclusion.HIGHER, Conclusion.LOWER):
         text = f"{each.run} scores {each.shown.value} than its control {difference.control}: {score}{found}."
     else:
         text = (
@@ -134,7 +134,7 @@ def limit_findings(analysis: Analysis) -> Iterator[Statement]:
             yield Statement(topic=LIMITS, text=sentence(str(note)))
     for refusal in analysis.refusals:
         text = f"{refusal.run} is not compared with {refusal.other}: {refusal.reason.rstrip('.')}."
-        yield Statement(topic=LIMITS, text=text, shown=Shown.NOT_TESTABLE)
+        yield Statement(topic=LIMITS, text=text, shown=Conclusion.NOT_TESTABLE)
 
 
 def _score(own: RunScore, scale: Scale, analysis: Analysis) -> str:

@@ -7,16 +7,16 @@ from collections.abc import Iterator, Mapping
 from touchline.core.quantity import Quantity
 from touchline.report.findings.confounds import ALPHA
 from touchline.report.findings.scores import ALONE, POWER_WORDS, sentence
+from touchline.report.formatting import Scale, count, factor_words, join_names, level_words, p_text, scale_of
 from touchline.report.report import Statement
-from touchline.report.words import Scale, count, factor_words, level_words, listed, p_text, scale_of
 from touchline.statistics.conclusions import (
     Analysis,
+    Conclusion,
     Contrast,
     FactorEffect,
     Interaction,
     SeedTest,
     SeedTestKind,
-    Shown,
 )
 from touchline.statistics.own_score import LEVEL
 
@@ -40,15 +40,15 @@ def contrast_statement(effect: FactorEffect, contrast: Contrast, analysis: Analy
     level, reference = (pair_words(effect, each, tie) for each in (contrast.level, contrast.reference))
     with_tie = f" (with {tie})" if tie else ""
     also = (
-        f" It changes together with {listed([factor_words(other) for other in effect.confounded_with])}, so that this "
-        "is the effect of both."
+        f" It changes together with {join_names([factor_words(other) for other in effect.confounded_with])}, so that "
+        "this is the effect of both."
         if effect.confounded_with
         else ""
     )
     if contrast.value is None:
         why = contrast.reason or "no condition was evaluated at both"
         text = f"A difference between {level} and {reference}{with_tie} is not established: {why}.{also}"
-        return Statement(topic=effect.factor, text=text, shown=Shown.NOT_TESTABLE)
+        return Statement(topic=effect.factor, text=text, shown=Conclusion.NOT_TESTABLE)
     numbers = contrast_numbers(contrast, scale, count(analysis.effects_family, "contrast"))
     if contrast.is_shown:
         text = f"{capital_level(level)} scores {contrast.shown.value} than {reference}{with_tie}: {numbers}."
@@ -68,7 +68,7 @@ def pair_words(effect: FactorEffect, level: str, tie: str = "") -> str:
         for factor, levels in effect.tied_levels.items()
         if at < len(levels) and not (tie and factor == ALPHA)
     ]
-    return " with ".join([level_words(effect.factor, level), *([listed(tied)] if tied else [])])
+    return " with ".join([level_words(effect.factor, level), *([join_names(tied)] if tied else [])])
 
 
 def interaction_findings(analysis: Analysis) -> Iterator[Statement]:

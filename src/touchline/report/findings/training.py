@@ -16,7 +16,7 @@ from touchline.report.facts import device_word, is_asked_about, risen, seeds_of
 from touchline.report.findings.confounds import CHANGE_LOSS, CHANGE_TIME, confounded, confounded_levels
 from touchline.report.findings.pairs import (
     PAIRS_TOLD,
-    Pair,
+    RunPair,
     by_setting,
     is_number,
     no_test,
@@ -25,21 +25,21 @@ from touchline.report.findings.pairs import (
     summary,
     told_pairs,
 )
-from touchline.report.report import EstimateRow, RunFacts, Statement
-from touchline.report.words import (
+from touchline.report.formatting import (
     bare,
     count,
     duration,
     factor_words,
+    join_names,
     level_words,
-    listed,
     relative,
     scale_of,
 )
+from touchline.report.report import EstimateRow, RunFacts, Statement
 from touchline.results.collected import RunMetrics
 from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import RunResult
-from touchline.statistics.conclusions import Analysis, Shown
+from touchline.statistics.conclusions import Analysis, Conclusion
 
 LOSSES, SPEED, COST, ESTIMATES = "Losses", "Training efficiency", "Cost", "Estimates"
 LEVELS_TOLD = 3
@@ -91,7 +91,7 @@ def speed_findings(gathered: ReportInputs) -> Iterator[Statement]:
     shortest, longest = format_seconds(least), format_seconds(most)
     text = f"Training took from {shortest} ({first.name}) to {longest} ({last.name})."
     if shortest == longest:
-        text = f"Training took {shortest} ({listed([run.name for run, _ in timed])})."
+        text = f"Training took {shortest} ({join_names([run.name for run, _ in timed])})."
     yield Statement(topic=SPEED, text=text, where=_files(gathered, first.name, "metrics", "log"))
     told = {each.run_name: each for each in gathered.metrics}
     for factor in by_setting(gathered.factors):
@@ -122,7 +122,7 @@ def cost_findings(gathered: ReportInputs, facts: Sequence[RunFacts], analysis: A
         front.sort(key=lambda each: each.device_hours.value if isinstance(each.device_hours, Quantity) else math.inf)
         points = [f"{each.run} ({scale.value(scores[each.run])} for {duration(each.device_hours)})" for each in front]
         text = (
-            f"{model}: no other run scores as high for less {device_word(gathered)} time than {listed(points)}. "
+            f"{model}: no other run scores as high for less {device_word(gathered)} time than {join_names(points)}. "
             "Scores and times are those of single runs, without a test of their differences."
         )
         yield Statement(topic=COST, text=text)
@@ -143,12 +143,12 @@ def estimate_findings(rows: Sequence[EstimateRow]) -> Iterator[Statement]:
             f"{row.quantity} of {row.run} ({bare(row.predicted, 3)} planned, {bare(row.measured, 3)} measured)"
             for row in missed
         ]
-        text += f" Outside: {listed(told, 4)}."
+        text += f" Outside: {join_names(told, 4)}."
     yield Statement(topic=ESTIMATES, text=text, where=("plan.json",))
 
 
 def _loss_statement(
-    gathered: ReportInputs, factor: str, level: str, name: str, pairs: Sequence[Pair], told: Mapping[str, RunMetrics]
+    gathered: ReportInputs, factor: str, level: str, name: str, pairs: Sequence[RunPair], told: Mapping[str, RunMetrics]
 ) -> Statement:
     words = factor_words(factor)
     reference = level_words(factor, gathered.factors[factor][0])
@@ -160,11 +160,11 @@ def _loss_statement(
         f"{confounded(factor, pairs, told, CHANGE_LOSS)}"
     )
     where = tuple(path for pair in pairs[:PAIRS_TOLD] for path in _files(gathered, pair.run.name, "metrics", "log"))
-    return Statement(topic=LOSSES, text=text, shown=Shown.NOT_TESTABLE, where=where)
+    return Statement(topic=LOSSES, text=text, shown=Conclusion.NOT_TESTABLE, where=where)
 
 
 def _speed_statement(
-    gathered: ReportInputs, factor: str, level: str, pairs: Sequence[Pair], told: Mapping[str, RunMetrics]
+    gathered: ReportInputs, factor: str, level: str, pairs: Sequence[RunPair], told: Mapping[str, RunMetrics]
 ) -> Statement:
     reference = level_words(factor, gathered.factors[factor][0])
     text = (
@@ -172,7 +172,7 @@ def _speed_statement(
         f"{no_test(pairs, f'whether the {factor_words(factor)} changes the time', set(seeds_of(gathered.metrics)))}"
         f"{confounded(factor, pairs, told, CHANGE_TIME)}"
     )
-    return Statement(topic=SPEED, text=text, shown=Shown.NOT_TESTABLE)
+    return Statement(topic=SPEED, text=text, shown=Conclusion.NOT_TESTABLE)
 
 
 def _is_single(run: RunResult) -> bool:

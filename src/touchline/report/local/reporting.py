@@ -63,7 +63,7 @@ _AT_WORK = frozenset({RunStatus.QUEUED, RunStatus.RUNNING})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Written:
+class ReportFiles:
     """A report and its files."""
 
     report: Report
@@ -85,7 +85,7 @@ def write_report(
     cache: Path | None = None,
     refresh_seconds: int | None = None,
     on_progress: ProgressCallback | None = None,
-) -> Written:
+) -> ReportFiles:
     """Write the report's files beside the experiment, or into another folder.
 
     Args:
@@ -121,7 +121,7 @@ def write_report(
         _refuse_foreign(target / MARKDOWN, source)
     report = build_report(gathered)
     off = figures_off()
-    written = Written(report=report, markdown=target / MARKDOWN, page=target / PAGE, note=off)
+    written = ReportFiles(report=report, markdown=target / MARKDOWN, page=target / PAGE, note=off)
     refresh = refresh_seconds if refresh_seconds is not None and is_at_work(source, report) else None
     digest, drawn = _digest(report, base, refresh), _read_drawn(target / FIGURES / _DRAWN)
     if not parquet and drawn.get(_WHOLE) == digest and written.markdown.is_file() and written.page.is_file():

@@ -10,9 +10,9 @@ from touchline.core.markup import code, escape, table
 from touchline.core.quantity import Quantity
 from touchline.core.units import format_bytes
 from touchline.report.chart import Chart
+from touchline.report.formatting import bare, count, join_names
 from touchline.report.markup import cell, figures
 from touchline.report.report import Report
-from touchline.report.words import bare, count, listed
 from touchline.results.verification_types import MissingCheckpoint, VerifiedCheckpoint
 from touchline.spec.runs import RunKind
 
@@ -128,7 +128,7 @@ def _verdict(report: Report) -> str:
     sound = sum(each.sound for each in verification.checkpoints)
     lost = [each for each in verification.missing if not each.expected]
     if not total:
-        reasons = listed(list(dict.fromkeys(each.reason for each in verification.missing)), 3)
+        reasons = join_names(list(dict.fromkeys(each.reason for each in verification.missing)), 3)
         return f"No checkpoint was found{f': {escape(reasons)}' if reasons else ''}."
     mark = "✓" if sound == total and not lost else "✗"
     words = (
@@ -191,7 +191,7 @@ def _row_note(own: _Own) -> str:
         parts = [kinds, *([f"{held:,} tensors"] if held else []), *([types] if types else [])]
         return escape(f"complete; {', '.join(parts)}")
     broken = [each.name for each in own.found if not each.sound]
-    return escape("; ".join([*([f"broken: {listed(broken)}"] if broken else []), *notes[:4]])) or "-"
+    return escape("; ".join([*([f"broken: {join_names(broken)}"] if broken else []), *notes[:4]])) or "-"
 
 
 def _contents(checkpoints: Sequence[VerifiedCheckpoint]) -> str:

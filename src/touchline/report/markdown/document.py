@@ -17,13 +17,13 @@ from touchline.core.status import RunStatus
 from touchline.plan.settings import leading_text
 from touchline.report.chart import Chart
 from touchline.report.facts import is_failed_exit, seeds_of
+from touchline.report.formatting import count, device_title, duration, join_names, scale_of
 from touchline.report.markdown.appendix import appendix_section
 from touchline.report.markdown.checkpoints import checkpoint_section, storage_section
 from touchline.report.markdown.findings import findings_section, issues_section, next_steps_section
 from touchline.report.markdown.training import training_section
 from touchline.report.markup import link
 from touchline.report.report import Report
-from touchline.report.words import count, device_title, duration, listed, scale_of
 from touchline.spec.runs import RunKind
 
 _DONE = (RunStatus.COMPLETED, RunStatus.COMPLETED_FAILED_EXIT)
@@ -61,7 +61,7 @@ def _head(report: Report) -> Iterator[str]:
     yield f"**Date:** {escape(report.date or 'n/a (no log tells)')}; {escape(report.origin)}"
     yield f"**Design:** {escape(report.design)}"
     models = list(dict.fromkeys(run.model for run in report.runs))
-    yield f"**Base models:** {escape(listed(models) or 'n/a (not known)')}"
+    yield f"**Base models:** {escape(join_names(models) or 'n/a (not known)')}"
     if leading := leading_text(report.settings):
         yield f"**Settings:** {escape(leading)}; all of them: [appendix](#appendix-settings)"
     yield f"**Task:** {escape(report.task)}{f'; decoding {escape(report.decoding)}' if report.analyses else ''}"

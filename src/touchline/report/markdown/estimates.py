@@ -9,9 +9,9 @@ from touchline.core.markup import code, escape, table
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.report.chart import Chart
 from touchline.report.estimates import MEMORY, TRAINING
+from touchline.report.formatting import bare, count, join_names
 from touchline.report.markup import cell, figures, number, short
 from touchline.report.report import EstimateRow, PackingRow, Report
-from touchline.report.words import bare, count, listed
 from touchline.results.run_result import RunResult
 
 _ESTIMATES_TOLD = 60
@@ -133,7 +133,7 @@ def _uncounted(rows: Sequence[PackingRow]) -> str:
     names: dict[str, list[str]] = {}
     for row in rows:
         names.setdefault(row.packed, []).append(row.run)
-    told = [f"{escape(ways.get(packed, packed))}: {escape(listed(runs))}." for packed, runs in names.items()]
+    told = [f"{escape(ways.get(packed, packed))}: {escape(join_names(runs))}." for packed, runs in names.items()]
     return f"{' '.join(told)} No log says how the examples lay in rows.\n"
 
 

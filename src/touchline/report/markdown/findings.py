@@ -9,11 +9,11 @@ from touchline.core.markup import code, escape, fence, table
 from touchline.data.scores import EvaluationRecord
 from touchline.report.chart import Chart
 from touchline.report.findings.training import COST
+from touchline.report.formatting import count, factor_words, join_names, metric_words, scale_of
 from touchline.report.markdown.scores import more_about_scores
 from touchline.report.markup import cell, figures, link, sources
 from touchline.report.report import AnswerCounts, Report, Statement
 from touchline.report.tests import CAPTION, HEADER, NUMERIC, seed_test_rows
-from touchline.report.words import count, factor_words, listed, metric_words, scale_of
 from touchline.results.report_inputs import Issue
 from touchline.results.run_result import RunResult
 from touchline.statistics.conclusions import Analysis, Comparison, RunScore
@@ -216,7 +216,7 @@ def issues_section(report: Report) -> Iterator[str]:
         told = [_bullet(subjects, *what) for what, subjects in list(same.items())[:_ISSUES_TOLD]]
         rest = [name for names in list(same.values())[_ISSUES_TOLD:] for name in names]
         if rest:
-            told.append(f"- The same of {count(len(rest), 'other')}: {escape(listed(rest))}\n")
+            told.append(f"- The same of {count(len(rest), 'other')}: {escape(join_names(rest))}\n")
         yield "".join(told)
 
 

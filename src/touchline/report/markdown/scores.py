@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from touchline.core.markup import code, escape, table
 from touchline.report.evaluations import HEADER, METRIC_HEADER, evaluation_rows, has_several, metric_rows
+from touchline.report.formatting import count
 from touchline.report.labels import (
     CONFUSION_HEADER,
     LABEL_HEADER,
@@ -18,7 +19,6 @@ from touchline.report.labels import (
     summary_rows,
 )
 from touchline.report.report import Report
-from touchline.report.words import count
 from touchline.statistics.labels import LabelReport
 
 _RUNS_SHOWN = 12

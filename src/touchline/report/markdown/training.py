@@ -10,10 +10,10 @@ from touchline.core.status import JobState
 from touchline.core.units import minutes_to_seconds
 from touchline.report.chart import Chart
 from touchline.report.facts import curves_missing, evaluation_seconds, generalization_gap, lowest
+from touchline.report.formatting import count, device_title, duration, finite, is_at_least
 from touchline.report.markdown.estimates import estimates_part, memory_cell, packing_part
 from touchline.report.markup import figures, shared, short
 from touchline.report.report import Report, RunFacts
-from touchline.report.words import count, device_title, duration, finite, is_at_least
 from touchline.results.collected import RunMetrics
 from touchline.results.run_result import RunResult
 from touchline.spec.runs import RunKind

@@ -11,8 +11,8 @@ from markupsafe import Markup
 from touchline.core.finding import Severity
 from touchline.plan.settings import leading_text
 from touchline.report.chart import Chart
+from touchline.report.colors import CONTROL, inks, used
 from touchline.report.facts import curves_missing
-from touchline.report.inks import CONTROL, inks, used
 from touchline.report.page import details, scores
 from touchline.report.page.browser import browser_data
 from touchline.report.page.embedding import colours, embedded_json, embedded_spec, inlined

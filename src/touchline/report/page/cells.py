@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from touchline.core.quantity import Measured, Missing
-from touchline.report.words import bare, figure, finite
+from touchline.report.formatting import bare, finite, format_quantity
 
 ROWS_LIMIT = 400
 """Rows of a table; the table of all runs has them all."""
@@ -90,7 +90,7 @@ class Notes:
         known = finite(value)
         if isinstance(known, Missing):
             return self.missing(known.missing)
-        text = figure(known, digits) if interval else bare(known if unit else replace(known, unit="1"), digits)
+        text = format_quantity(known, digits) if interval else bare(known if unit else replace(known, unit="1"), digits)
         return Cell(text=text, sort=known.value, title=provenance(known))
 
 

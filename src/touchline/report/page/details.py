@@ -8,7 +8,8 @@ from typing import TypeVar
 from touchline.core.units import format_bytes
 from touchline.plan.settings import HEADER as SETTING_HEADER
 from touchline.plan.settings import setting_cells, varying_table
-from touchline.report.inks import CONTROL, Ink
+from touchline.report.colors import CONTROL, SeriesColor
+from touchline.report.formatting import metric_words
 from touchline.report.page.cells import (
     ROWS_LIMIT,
     Cell,
@@ -22,10 +23,9 @@ from touchline.report.page.cells import (
 from touchline.report.page.runs import all_checkpoints, checkpoint_words
 from touchline.report.report import Report
 from touchline.report.tests import HEADER, NUMERIC, seed_test_rows
-from touchline.report.words import metric_words
 from touchline.results.verification_types import MissingCheckpoint, VerifiedCheckpoint
 
-Inks = Mapping[str, Ink]
+Inks = Mapping[str, SeriesColor]
 Row = TypeVar("Row")
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from touchline.report.charts.look import GRID, INK, MUTED, WHITE
-from touchline.report.inks import Ink
+from touchline.report.colors import SeriesColor
 
 _UNSAFE = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
 _TOKENS = {INK: "ink", MUTED: "muted", GRID: "grid", WHITE: "card"}
@@ -49,7 +49,7 @@ def embedded_json(value: object) -> Markup:
     return Markup(_escaped(text))  # noqa: S704
 
 
-def embedded_spec(spec: dict[str, object], inks: Sequence[Ink]) -> Markup:
+def embedded_spec(spec: dict[str, object], inks: Sequence[SeriesColor]) -> Markup:
     """A figure's spec whose colours are the page's variables, so that dark paper and print have their own."""
     text = json.dumps(spec, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     names = _TOKENS | {ink.light: f"k{ink.number}" for ink in inks}
@@ -65,7 +65,7 @@ def inlined(code: str, tag: str) -> tuple[Markup, str]:
     return Markup(text), f"'sha256-{digest}'"  # noqa: S704
 
 
-def colours(inks: Sequence[Ink]) -> str:
+def colours(inks: Sequence[SeriesColor]) -> str:
     """The variables of light and dark paper; print is always light."""
     light = _LIGHT | {f"k{ink.number}": ink.light for ink in inks}
     dark = _DARK | {f"k{ink.number}": ink.dark for ink in inks}

@@ -11,11 +11,9 @@ from touchline.core.quantity import Missing
 from touchline.core.status import RunStatus
 from touchline.plan.settings import LEADING, setting_cell
 from touchline.plan.settings_table import RunSetting
+from touchline.report.colors import SeriesColor
 from touchline.report.facts import generalization_gap, is_asked_about, seeds_of
-from touchline.report.inks import Ink
-from touchline.report.page.cells import Cell, Column, Notes, PageTable, TableRow, plain, table_of
-from touchline.report.report import Report, RunFacts
-from touchline.report.words import (
+from touchline.report.formatting import (
     Scale,
     count,
     device_title,
@@ -26,9 +24,11 @@ from touchline.report.words import (
     p_text,
     scale_of,
 )
+from touchline.report.page.cells import Cell, Column, Notes, PageTable, TableRow, plain, table_of
+from touchline.report.report import Report, RunFacts
 from touchline.results.run_result import RunResult
 from touchline.results.verification_types import MissingCheckpoint, VerifiedCheckpoint
-from touchline.statistics.conclusions import Analysis, Comparison, RunScore, Shown
+from touchline.statistics.conclusions import Analysis, Comparison, Conclusion, RunScore
 
 _GOOD = (RunStatus.COMPLETED, RunStatus.COMPLETED_FAILED_EXIT)
 _BAD = (RunStatus.FAILED, RunStatus.INTERRUPTED)
@@ -89,7 +89,7 @@ def _score_cards(report: Report, analysis: Analysis) -> list[Card]:
     return made
 
 
-def runs_table(report: Report, inks: Mapping[str, Ink]) -> PageTable | None:
+def runs_table(report: Report, inks: Mapping[str, SeriesColor]) -> PageTable | None:
     """Return a row for every run: hyperparameters, score, difference to its control, losses."""
     analysis = report.analyses[0] if report.analyses else None
     scores = {} if analysis is None else {score.run: score for score in analysis.scores}
@@ -144,7 +144,7 @@ def runs_table(report: Report, inks: Mapping[str, Ink]) -> PageTable | None:
     return table_of(columns, rows, notes, limit=None)
 
 
-def costs_table(report: Report, inks: Mapping[str, Ink]) -> PageTable | None:
+def costs_table(report: Report, inks: Mapping[str, SeriesColor]) -> PageTable | None:
     """Return a row for every run: device time, speed, memory, checkpoints."""
     checkpoints = _by_run(report)
     notes = Notes()
@@ -248,7 +248,7 @@ def _difference_cells(each: Comparison | None, facts: RunFacts, scale: Scale, no
     ends = f"{scale.change(found.low)}, {scale.change(found.high)}"
     text = scale.change(found.value)
     told = f"against {found.control}: {found.gained:,} items gained, {found.lost:,} lost; {each.shown.words}"
-    established = each.shown in (Shown.HIGHER, Shown.LOWER)
+    established = each.shown in (Conclusion.HIGHER, Conclusion.LOWER)
     p_value = p_number(found.p_adjusted)
     return (
         Cell(text=text, sort=found.value, title=told, kind="" if established else "quiet", below=f"[{ends}]"),

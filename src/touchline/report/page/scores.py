@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from touchline.report.colors import CONTROL
 from touchline.report.evaluations import HEADER, METRIC_HEADER, evaluation_rows, has_several, metric_rows
-from touchline.report.inks import CONTROL
 from touchline.report.labels import (
     CONFUSION_HEADER,
     LABEL_HEADER,

@@ -52,7 +52,7 @@ def count(number: int, noun: str, plural: str = "") -> str:
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
-def listed(names: Sequence[str], shown: int = _SHOWN) -> str:
+def join_names(names: Sequence[str], shown: int = _SHOWN) -> str:
     """`a, b and c`; of many the first and how many more."""
     if len(names) > shown:
         return f"{', '.join(names[:shown])} and {len(names) - shown:,} more"
@@ -90,7 +90,7 @@ def finite(value: Measured) -> Measured:
     return value if isinstance(value, Missing) or math.isfinite(value.value) else NOT_FINITE
 
 
-def figure(value: Measured, digits: int = 4) -> str:
+def format_quantity(value: Measured, digits: int = 4) -> str:
     """`0.02345`, `4:41`, `5.06 MiB (5 to 5.1)` or `n/a (reason)`; plain text."""
     known = finite(value)
     if isinstance(known, Quantity) and not all(math.isfinite(end or 0.0) for end in (known.low, known.high)):
@@ -100,7 +100,7 @@ def figure(value: Measured, digits: int = 4) -> str:
 
 def bare(value: Measured, digits: int = 4) -> str:
     """The same without its interval."""
-    return figure(value if isinstance(value, Missing) else replace(value, low=None, high=None), digits)
+    return format_quantity(value if isinstance(value, Missing) else replace(value, low=None, high=None), digits)
 
 
 def at_least(value: Quantity) -> Quantity:

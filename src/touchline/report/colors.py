@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from touchline.report.facts import is_asked_about
+from touchline.report.formatting import settings_words
 from touchline.report.report import Report
-from touchline.report.words import settings_words
 
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down")
 """Of points, one for each base model."""
@@ -28,7 +28,7 @@ _ALONE_LIGHT, _ALONE_DARK = 0.55, 0.74
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Ink:
+class SeriesColor:
     """The colour of one setting."""
 
     number: int
@@ -45,7 +45,7 @@ class Ink:
     """Of its points."""
 
 
-CONTROL = Ink(number=0, label="control", model="", light="#7a7f87", dark="#9aa0a8", shape="circle")
+CONTROL = SeriesColor(number=0, label="control", model="", light="#7a7f87", dark="#9aa0a8", shape="circle")
 """Controls are grey, whichever model they are."""
 
 
@@ -54,22 +54,22 @@ def models(report: Report) -> tuple[str, ...]:
     return tuple(dict.fromkeys(run.model for run in report.runs))
 
 
-def inks(report: Report) -> dict[str, Ink]:
+def inks(report: Report) -> dict[str, SeriesColor]:
     """The colour of each run, by name; runs that differ in their seed alone share one."""
     settings = _settings(report)
     names = models(report)
-    made: dict[tuple[str, str], Ink] = {}
+    made: dict[tuple[str, str], SeriesColor] = {}
     for place, model in enumerate(names):
         own = list(dict.fromkeys(key for key in settings.values() if key[0] == model))
         for index, key in enumerate(own):
             light, dark = _pair(place, index, len(own), alone=len(names) == 1)
             label = " ".join(part for part in (key[0] if len(names) > 1 else "", key[1]) if part) or key[0]
             shape = SHAPES[place % len(SHAPES)]
-            made[key] = Ink(number=len(made) + 1, label=label, model=model, light=light, dark=dark, shape=shape)
+            made[key] = SeriesColor(number=len(made) + 1, label=label, model=model, light=light, dark=dark, shape=shape)
     return {run.name: made[settings[run.name]] if run.name in settings else CONTROL for run in report.runs}
 
 
-def used(given: dict[str, Ink]) -> tuple[Ink, ...]:
+def used(given: dict[str, SeriesColor]) -> tuple[SeriesColor, ...]:
     """The different ones, in order, each once."""
     return tuple(sorted({ink.number: ink for ink in given.values()}.values(), key=lambda ink: ink.number))
 

@@ -7,7 +7,7 @@ import itertools
 import pytest
 from tests.report.made_report import Make, fifty, made_report
 
-from touchline.report.inks import CONTROL, Ink, inks, used
+from touchline.report.colors import CONTROL, SeriesColor, inks, used
 
 pytestmark = pytest.mark.planning
 
@@ -31,7 +31,7 @@ def contrast(one: str, other: str) -> float:
     return (high + 0.05) / (low + 0.05)
 
 
-def settings(make: Make) -> list[Ink]:
+def settings(make: Make) -> list[SeriesColor]:
     """The colours of a report, without that of controls."""
     return [ink for ink in used(inks(made_report(make))) if ink is not CONTROL]
 
