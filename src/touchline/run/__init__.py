@@ -1,1 +1,5 @@
-"""Executors, the ledger, and what a run's status files say. The folder is the truth; any later process can read it."""
+"""Execution of a plan: run folders and scripts, executors, ledger, recovery, status, probes, doctor.
+
+In: a plan, its folder and the user config. Out: files, jobs and their views. Files are the source of truth, so any
+later process can continue from them.
+"""

@@ -1,4 +1,4 @@
-"""An experiment's folder to its place on the GPUs, and to one allocation or to arrays that carry it out."""
+"""Placement of an experiment's remaining jobs, and the scripts of one allocation or of arrays."""
 
 from __future__ import annotations
 
@@ -35,53 +35,53 @@ Emit = Literal["mega", "array"]
 MEGA = "mega_job.slurm"
 SUBMIT = "submit_arrays.sh"
 MAX_ARRAY_SIZE = 1001
-"""SLURM's own default of MaxArraySize (slurm.conf(5)): indices go up to one less."""
+"""SLURM's default MaxArraySize (slurm.conf(5)); the largest index is one less."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Placed:
-    """What is left of an experiment, placed."""
+    """Placement of the remaining jobs of an experiment."""
 
     planned: LoadedPlan
-    """The experiment."""
+    """Experiment."""
     jobs: tuple[PlaceJob, ...]
-    """What is left to do."""
+    """Remaining jobs."""
     cluster: Cluster
-    """Where."""
+    """Available GPUs."""
     placement: Placement
-    """When and where each runs, and whether the deadline is met."""
+    """Schedule and deadline verdict."""
     notes: tuple[str, ...] = ()
-    """What the reader should know."""
+    """Notes for the reader."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GeneratedScripts:
-    """Files that carry a placement out."""
+    """Scripts that execute a placement."""
 
     files: tuple[Path, ...]
-    """What was written, the one to submit first."""
+    """Written files, the one to submit first."""
     notes: tuple[str, ...]
-    """Files that were left as somebody had edited them."""
+    """Files kept because the user had edited them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlaceRequest:
-    """How an experiment is to be placed."""
+    """Settings of a placement."""
 
     cluster: Cluster
-    """Where."""
+    """Available GPUs."""
     deadline_minutes: float | None = None
-    """When all should be done; as the experiment says when None."""
+    """Deadline; that of the experiment if None."""
     evaluation_minutes: float | None = None
-    """What an evaluation takes, by the user's word; as predicted when None."""
+    """Minutes per evaluation given by the user; predicted if None."""
     seed: int = 0
-    """Decides which orders are tried."""
+    """Seed of the search."""
     emit: Emit | None = None
-    """What to write."""
+    """Kind of scripts to write."""
     time_minutes: float | None = None
-    """How long the allocation is asked for; the deadline when None."""
+    """Time limit of the allocation; the deadline if None."""
     max_array_size: int = MAX_ARRAY_SIZE
-    """The cluster's MaxArraySize."""
+    """MaxArraySize of the cluster."""
 
 
 def request_of(
@@ -93,10 +93,10 @@ def request_of(
     time: str | None,
     max_array_size: int,
 ) -> PlaceRequest:
-    """A request as it is typed.
+    """Return a request from command-line values.
 
     Raises:
-        InputError: a duration or a kind that is none.
+        InputError: a duration or kind is invalid.
     """
     kinds = get_args(Emit)
     if emit is not None and emit not in kinds:
@@ -115,7 +115,7 @@ def request_of(
 def carry_out(
     planned: LoadedPlan, site: SlurmSite, request: PlaceRequest
 ) -> tuple[Placement, tuple[PlaceJob, ...], list[Path], list[str]]:
-    """Place an experiment, and write what carries it out when the request names it.
+    """Place an experiment, and write scripts if requested.
 
     Returns:
         The placement, what was placed, the files that were written, and what the reader should know.
@@ -144,15 +144,15 @@ def place_experiment(
     evaluation_minutes: float | None = None,
     seed: int = 0,
 ) -> Placed:
-    """Place what is left to train and to evaluate.
+    """Place the remaining trainings and evaluations.
 
     Args:
-        planned: the experiment.
-        site: what the user's jobs hold where the experiment does not say.
-        cluster: where.
-        deadline_minutes: when all should be done; the experiment's own deadline when None.
-        evaluation_minutes: what an evaluation takes, by the user's word; as predicted when None.
-        seed: of the search.
+        planned: experiment.
+        site: defaults of the user's jobs.
+        cluster: available GPUs.
+        deadline_minutes: deadline; that of the experiment if None.
+        evaluation_minutes: minutes per evaluation given by the user; predicted if None.
+        seed: seed of the search.
 
     Raises:
         InputError: nothing is left, or a job has no estimate.
@@ -181,18 +181,18 @@ def emit(
     time_minutes: float | None = None,
     max_array_size: int = MAX_ARRAY_SIZE,
 ) -> GeneratedScripts:
-    """Write `mega_job.slurm`, or arrays with what submits them, into the experiment's folder.
+    """Write `mega_job.slurm`, or arrays with their submission script, into the experiment folder.
 
     Args:
-        placed: what is to be carried out.
-        site: what the cluster wants to hear.
+        placed: placement to execute.
+        site: cluster settings.
         what: one allocation, or arrays.
-        time_minutes: how long the allocation is asked for; the deadline when None.
-        max_array_size: the cluster's MaxArraySize (`scontrol show config`).
+        time_minutes: time limit of the allocation; the deadline if None.
+        max_array_size: MaxArraySize of the cluster (`scontrol show config`).
 
     Raises:
-        InputError: a stage would never be started, a run's scripts are not there, or no time is given.
-        SlurmValueError: a setting cannot stand on an #SBATCH line.
+        InputError: a stage could never start, a run's scripts are missing, or no time is given.
+        SlurmValueError: a setting is not valid on an #SBATCH line.
     """
     _require_scripts(placed)
     files = _mega(placed, site, time_minutes) if what == "mega" else _arrays(placed, site, max_array_size)
@@ -205,7 +205,7 @@ def emit(
 
 
 def stages_of(placed: Placed) -> list[MegaStage]:
-    """The jobs as stages, in the order in which they are started when there is room."""
+    """Return the jobs as stages, in order of priority."""
     ranks = {slot.id: slot.priority for slot in placed.placement.schedule}
     return [_stage(placed.planned.plan, job) for job in sorted(placed.jobs, key=lambda job: ranks[job.id])]
 
@@ -227,10 +227,10 @@ def _mega(placed: Placed, site: SlurmSite, time_minutes: float | None) -> dict[s
 
 
 def allocation_of(cluster: Cluster, minutes: float, *, needs_gpus: bool) -> Allocation:
-    """One allocation of a whole cluster.
+    """Return one allocation of a whole cluster.
 
     Raises:
-        InputError: its nodes are not alike.
+        InputError: its nodes differ.
     """
     size = min(cluster.gpus_per_node or cluster.gpus, cluster.gpus)
     if cluster.gpus % size:
@@ -275,7 +275,7 @@ def _run(plan: Plan, job: PlaceJob) -> PlannedRun:
 
 
 def _arrays(placed: Placed, site: SlurmSite, most: int) -> dict[str, str]:
-    """Arrays of jobs that ask for the same, level by level: a job's level is how many build up to it."""
+    """Return arrays of jobs with equal requests per dependency level."""
     plan = placed.planned.plan
     levels = _levels(placed.jobs)
     groups: dict[tuple[int, bool, int, int, float], list[PlaceJob]] = {}
@@ -308,13 +308,13 @@ def _arrays(placed: Placed, site: SlurmSite, most: int) -> dict[str, str]:
 
 
 def _limit(plan: Plan, job: PlaceJob, site: SlurmSite) -> float | None:
-    """Its time limit, as its own script has it."""
+    """Return the time limit of a job, as in its own script."""
     run = _run(plan, job)
     return (training_limit(plan, run, site) if job.id == run.name else evaluation_limit(run))[0]
 
 
 def _levels(jobs: Sequence[PlaceJob]) -> dict[str, int]:
-    """How many jobs, one after the other, come before each; parents stand before their children in the list."""
+    """Return the dependency depth of each job; parents precede their children in the list."""
     levels: dict[str, int] = {}
     for job in jobs:
         levels[job.id] = 1 + max((levels[parent] for parent in job.after), default=-1)

@@ -1,17 +1,15 @@
-"""The supervisor of one attempt: `python -m touchline.run.attempt [--folder DIR] [--status DIR] -- COMMAND...`.
+"""Supervisor of one attempt: `python -m touchline.run.attempt [--folder DIR] [--status DIR] -- COMMAND...`.
 
-Every job of touchline runs under it, on a laptop and on a cluster alike. It
-  1. takes the lock of the job's folder; while another attempt holds it, it ends at once with code 76, so a job that was
-     submitted twice trains once; where only the work of a dead supervisor is left, it asks that work to save and end;
-  2. writes status/start, starts the command with the lock's descriptor inherited, and writes a heartbeat;
-  3. passes TERM, INT and USR1 on as TERM, upon which the trainer saves its state and ends with code 75;
-  4. samples what the work takes, into status/resources;
-  5. writes status/exit, last; after USR1, which SLURM sends before the time limit, it has the job queued again, where
-     the attempt got further than the one before.
-If the supervisor itself is killed, the kernel sends the work TERM (Linux), and the lock stays held until the work ends.
+Every job runs under it, locally and on a cluster. It (1) takes the lock of the job's folder; if another attempt holds
+it, it exits with code 76, so a job submitted twice trains once; if only the work of a dead supervisor is left, it asks
+that work to save and end; (2) writes status/start, starts the command with the inherited lock descriptor, and writes a
+heartbeat; (3) passes TERM, INT and USR1 on as TERM, upon which the trainer saves its state and exits with code 75; (4)
+samples resource usage into status/resources; (5) writes status/exit last; after USR1, which SLURM sends before the time
+limit, it requeues the job if the attempt made progress.
 
-It hears from its environment: SLURM_*, TOUCHLINE_JOB_ID and TOUCHLINE_TOKEN (the local executor's id and intent),
-TOUCHLINE_TIME_LIMIT_SECONDS (here, where no scheduler ends a job), TOUCHLINE_MAX_RESTARTS.
+If the supervisor itself is killed, the kernel sends the work TERM (Linux), and the lock is held until the work ends.
+Environment: SLURM_*, TOUCHLINE_JOB_ID and TOUCHLINE_TOKEN (id and intent of the local executor),
+TOUCHLINE_TIME_LIMIT_SECONDS (local time limit), TOUCHLINE_MAX_RESTARTS.
 """
 
 from __future__ import annotations
@@ -41,18 +39,18 @@ from touchline.run.statusfiles import read_holder, write_exit, write_heartbeat, 
 
 HEARTBEAT_SECONDS = 5.0
 ORPHAN_PATIENCE_SECONDS = 120.0
-"""How long the work of a dead supervisor may take to save, before it is killed."""
+"""Seconds in which the work of a dead supervisor may save before it is killed."""
 KILL_SECONDS = 30.0
-"""How long work may take to save at a time limit of this machine, before it is killed; SLURM's KillWait."""
+"""Seconds in which work may save at a local time limit before it is killed; SLURM's KillWait."""
 MAX_RESTARTS = 20
 _PR_SET_PDEATHSIG = 1
 _SAVED = ("resume/*", "epoch_*", "step_*", "checkpoint-*")
-"""What trainers leave behind when they get further."""
+"""Files that show progress of a trainer."""
 
 
 @dataclass(kw_only=True, slots=True)
 class _Ending:
-    """Why the work was asked to end."""
+    """Requests to end the work."""
 
     signals: list[signal.Signals] = field(default_factory=list)
     at_limit: bool = False
@@ -63,7 +61,7 @@ class _Ending:
 
 
 def supervise(folder: Path, status: Path, command: Sequence[str]) -> int:
-    """Run `command` in `folder` as one attempt, and give its exit code."""
+    """Run `command` in `folder` as one attempt. Return its exit code."""
     me = identify()
     start = AttemptStart(
         job_id=own_job_id(os.environ) or f"local-{secrets.token_hex(4)}",
@@ -96,9 +94,9 @@ def supervise(folder: Path, status: Path, command: Sequence[str]) -> int:
 
 
 def own_job_id(environment: Mapping[str, str]) -> str:
-    """The id of the job that we are: SLURM's, `14_3` of an array, `76.1` of a step in an allocation; or the local one.
+    """Return the id of this job: SLURM's, `14_3` for an array task, `76.1` for a step, or the local one.
 
-    A batch script is a step too, but only the programs that srun started know one.
+    A batch script is a step too, but only programs started by srun have a step id.
     """
     job = environment.get("SLURM_JOB_ID", "")
     if job and environment.get("SLURM_ARRAY_TASK_ID"):
@@ -110,7 +108,7 @@ def own_job_id(environment: Mapping[str, str]) -> str:
 
 
 def _may_queue_again(folder: Path, start: AttemptStart) -> bool:
-    """Whether another start would get further: this one has saved something, and there were not too many."""
+    """Return True if another start would make progress: this one saved something, and there were not too many."""
     most = int(os.environ.get("TOUCHLINE_MAX_RESTARTS") or MAX_RESTARTS)
     if not start.job_id.replace("_", "").isdigit() or start.restart >= most:
         return False
@@ -119,7 +117,7 @@ def _may_queue_again(folder: Path, start: AttemptStart) -> bool:
 
 
 def _queue_again(job_id: str) -> None:
-    """Have SLURM queue this very job again; it then ends the script, which has nothing left to do."""
+    """Requeue this job in SLURM, which then ends the script."""
     try:
         done = subprocess.run(  # noqa: S603 (our own words and our own id)
             ["scontrol", "requeue", job_id], capture_output=True, text=True, timeout=60, check=False
@@ -132,7 +130,7 @@ def _queue_again(job_id: str) -> None:
 
 
 def _take_over(path: Path, job_id: str) -> int | None:
-    """The lock's descriptor; None when a living attempt has it. Work without a supervisor is ended first."""
+    """Acquire the lock. Return its descriptor; None if a living attempt holds it. Orphaned work is ended first."""
     deadline = time.monotonic() + ORPHAN_PATIENCE_SECONDS
     asked: ProcessIdentity | None = None
     while (descriptor := try_lock(path)) is None:
@@ -157,7 +155,7 @@ def _take_over(path: Path, job_id: str) -> int | None:
 def _work(
     folder: Path, status: Path, start: AttemptStart, command: Sequence[str], lock: int, ending: _Ending
 ) -> tuple[int, EndReason, str]:
-    """Run the command to its end. Return its exit code, how it ended, and the words for that."""
+    """Run the command to its end. Return its exit code, reason and description."""
     child: list[subprocess.Popen[bytes]] = []
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -201,7 +199,7 @@ def _work(
 
 
 def _accompany(process: subprocess.Popen[bytes], status: Path, start: AttemptStart, ending: _Ending) -> int:
-    """Write heartbeats until the work has ended, and end it at this machine's time limit, if there is one."""
+    """Write heartbeats until the work has ended, and end it at the local time limit, if any."""
     limit = float(os.environ.get("TOUCHLINE_TIME_LIMIT_SECONDS") or "inf")
     begun = time.monotonic()
     while True:
@@ -222,7 +220,7 @@ def _accompany(process: subprocess.Popen[bytes], status: Path, start: AttemptSta
 
 
 def _die_with_parent() -> None:
-    """Between fork and exec: ask the kernel for TERM when the supervisor dies."""
+    """Ask the kernel for TERM when the supervisor dies; runs between fork and exec."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP):
@@ -241,7 +239,7 @@ def _log(text: str) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m touchline.run.attempt", description="Run a command as one attempt."
     )

@@ -1,7 +1,7 @@
-"""A second lock, for file systems on which the kernel's lock of one node says nothing to another node.
+"""Claim file: second lock, for file systems whose kernel locks do not hold across nodes.
 
-status/claim.json names the attempt that works in a folder; it is made so that only one of two can make it (O_EXCL), and
-so is the right to take it from a dead holder. The holder's sign of life is its heartbeat.
+status/claim.json names the attempt that works in a folder. It is created exclusively (O_EXCL), and so is the right to
+take it from a dead holder. The holder is alive while its heartbeat is fresh.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from touchline.run.processes import ProcessIdentity, is_alive
 
 CLAIM = "claim.json"
 FRESH_SECONDS = 20.0
-"""A holder whose last heartbeat is younger than this is alive."""
+"""Age of the last heartbeat in seconds below which the holder is alive."""
 _PAUSE_SECONDS = 2.0
 _LIMIT_BYTES = 1 << 16
 
 
 def take_claim(status: Path, start: AttemptStart) -> bool:
-    """Claim the folder for an attempt; whether it is ours now. The same job takes it again after a requeue.
+    """Claim the folder for an attempt. Return True if successful. A requeued job reclaims its own claim.
 
     Args:
-        status: the folder of status files.
-        start: who we are.
+        status: folder of status files.
+        start: start record of this attempt.
 
     Raises:
-        HostError: the folder cannot be written to.
+        HostError: the folder is not writable.
     """
     path = status / CLAIM
     with disk_faults("claim", path):
@@ -57,7 +57,7 @@ def take_claim(status: Path, start: AttemptStart) -> bool:
 
 
 def claimant(status: Path) -> str:
-    """Id of the job that holds the folder; empty when none does, or nobody can tell."""
+    """Return the id of the job that holds the folder; empty if none or unknown."""
     try:
         return str(parse_json(read_head(status / CLAIM, _LIMIT_BYTES))["job_id"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -65,7 +65,7 @@ def claimant(status: Path) -> str:
 
 
 def drop_claim(status: Path) -> None:
-    """Let the folder go."""
+    """Release the claim."""
     with contextlib.suppress(OSError):
         (status / CLAIM).unlink()
 
@@ -75,10 +75,10 @@ def _make(path: Path, start: AttemptStart) -> bool:
 
 
 def _replace(path: Path, held: bytes, start: AttemptStart) -> bool:
-    """Put our claim in the place of one that binds nobody; False when somebody else is about to.
+    """Replace a claim without a living holder. Return False if another process is about to.
 
-    The right to replace that very claim is a file that only one can make. It goes away with the claim that it brought;
-    one whose maker died before that is removed when it is old.
+    The right to replace this claim is an exclusively created file. It is deleted with the replacement; an abandoned one
+    is deleted when old.
     """
     right = path.with_name(f"claim.{hashlib.sha256(held).hexdigest()[:16]}.next")
     if not _write_new(right, b""):
@@ -127,8 +127,9 @@ def _write_new(path: Path, data: bytes) -> bool:
 
 
 def _is_free(path: Path, held: bytes, start: AttemptStart) -> bool | None:
-    """Whether a claim binds nobody: its holder is we, has ended, or has long given no sign of life; None while it is
-    silent and may still be alive, since only time tells."""
+    """Return True if a claim has no living holder: it is this attempt's, has ended, or its heartbeat is old; None while
+    undecided.
+    """
     try:
         data = parse_json(held)
         job, restart = str(data["job_id"]), int(data["restart"])
@@ -156,7 +157,7 @@ def _by_age(seconds: float) -> bool | None:
 
 
 def _age_seconds(path: Path, signs: Sequence[Path]) -> float:
-    """Age of the newest sign of life, by the file system's own clock: nodes' clocks may differ from it."""
+    """Return the age of the newest file in seconds, by the file system's clock: nodes' clocks may differ."""
     probe = path.with_name(f"claim.{secrets.token_hex(4)}.clock")
     probe.touch()
     try:

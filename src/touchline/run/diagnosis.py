@@ -1,4 +1,4 @@
-"""Why an attempt ended, read from its output by the readers that know every trainer's and scheduler's words."""
+"""Cause of an attempt's end, from its output, using the log readers of all trainers and schedulers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from touchline.plan.recovery import Diagnosis
 from touchline.slurm.patterns import JOB_ID
 
 _TAIL_BYTES = 1 << 20
-"""What is read of an output: how an attempt ended stands at its end."""
+"""Size of the read end of an output."""
 _LINES = 3
 _OUR_FAULT = re.compile(r"^touchline: error: (.+)$")
 _MEMORY = frozenset({SignKind.HOST_OOM, SignKind.GPU_OOM})
@@ -25,11 +25,11 @@ _NUMBERS = re.compile(r"0x[0-9a-fA-F]+|\d+(?:\.\d+)?")
 
 
 def diagnose(output: Path | None, exit_code: int | None) -> Diagnosis:
-    """What an attempt's output tells of its end.
+    """Diagnose an attempt's end from its output.
 
     Args:
-        output: the file; None where there is none.
-        exit_code: the exit code of the work, for when nothing is said.
+        output: output file; None if there is none.
+        exit_code: exit code, used if the output shows no cause.
     """
     plain = Diagnosis(cause="it died without a word" if exit_code is None else f"exit code {exit_code}")
     if output is None:
@@ -49,14 +49,14 @@ def diagnose(output: Path | None, exit_code: int | None) -> Diagnosis:
 
 
 def newest_output(folder: Path, job_id: str = "", pattern: str = "slurm-*.out") -> Path | None:
-    """The output of a job in a run's folder; the newest one when the job is not known. Another job's proves nothing."""
+    """Return the output of a job in a run folder; the newest one if the job is unknown."""
     outputs = [path for path in folder.glob(pattern) if path.is_file()]
     named = [path for path in outputs if job_id and (job_id in path.stem or JOB_ID in path.stem)]
     return max(named if job_id else outputs, key=lambda path: path.stat().st_mtime_ns, default=None)
 
 
 def _own_words(output: Path) -> str | None:
-    """The last fault that one of our own programs told."""
+    """Return the last error printed by our own programs."""
     try:
         with open_regular(output) as stream:
             size = output.stat().st_size
@@ -69,7 +69,7 @@ def _own_words(output: Path) -> str | None:
 
 
 def _signs(output: Path) -> list[Sign]:
-    """Signs of faults, in order."""
+    """Return error signs, in order."""
     # The readers of every trainer's logs are loaded when something failed, and not before.
     from touchline.history.lines import NotTextError
     from touchline.history.scan import Scan

@@ -1,4 +1,4 @@
-"""`touchline doctor`: what this machine and the cluster are like, and what of the user's settings will not do there."""
+"""Command `doctor`: facts of this machine and the cluster, and problems of the user config there."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ from touchline.spec.experiment import ComputeConfig
 from touchline.spec.site import SlurmSite
 
 LITTLE_LEFT = 0.02
-"""Share of a disk below which it counts as nearly full."""
+"""Free fraction of a disk below which it counts as nearly full."""
 NEEDED = ("torch", "transformers", "peft", "inspect_ai")
 
 
 def run_doctor(settings: UserConfig, experiments: Path, commands: Commands) -> DoctorReport:
-    """Look at everything; nothing is changed, and nothing that is slow to load is loaded.
+    """Run all checks; nothing is changed, and nothing slow is imported.
 
     Args:
-        settings: the user's settings.
-        experiments: a folder with experiments, or where they will be.
-        commands: how other programs are asked.
+        settings: user config.
+        experiments: folder with experiments, or their future place.
+        commands: runner of other programs.
     """
     pythons = [python_here()]
     if settings.slurm.python is not None and settings.slurm.python != pythons[0].path:
@@ -87,7 +87,7 @@ def _cluster(site: SlurmSite, commands: Commands) -> ClusterFacts | None:
 
 
 def trial_options(site: SlurmSite, *, gpus: int) -> list[str]:
-    """What a job of this user asks for, as words of a command line."""
+    """Return the options of a job of this user, as command-line words."""
     words = [f"--{name}={value}" for name, value in asked_options(site, ComputeConfig(), gpus=gpus)]
     words += ["--requeue", f"--signal=B:USR1@{site.signal_seconds}"]
     return [*words, *(word for option in site.options for word in _words(option))]

@@ -1,7 +1,7 @@
-"""What a cluster's facts mean for this user's jobs: each check is ok, a warning or an error, with what to do.
+"""Checks of a cluster's facts for this user's jobs: ok, warning or error, each with an action.
 
-sbatch has the last word: `--test-only` asks it with the user's own settings. The other checks say why it refuses, or
-tell what it takes in silence and what then goes wrong hours later.
+sbatch decides: `--test-only` runs with the user's own settings. The other checks explain a refusal, or find what sbatch
+accepts silently and fails hours later.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ CONFIG = "in the user's config file"
 def check_cluster(
     facts: ClusterFacts, site: SlurmSite, *, gpus_here: int, largest_model_bytes: int
 ) -> Iterator[DoctorCheck]:
-    """Everything about the cluster.
+    """Yield all checks of the cluster.
 
     Args:
-        facts: what it told.
-        site: the user's settings.
-        gpus_here: GPUs of this machine.
-        largest_model_bytes: weights of the largest model that is here; 0 where there is none.
+        facts: facts of the cluster.
+        site: user settings.
+        gpus_here: number of GPUs of this machine.
+        largest_model_bytes: weights of the largest local model; 0 if there is none.
     """
     if not facts.partitions:
         said = "; ".join(f"{command}: {words}" for command, words in facts.problems.items())
@@ -61,7 +61,7 @@ def check_cluster(
 
 
 def chosen_partitions(facts: ClusterFacts, site: SlurmSite) -> list[PartitionFacts]:
-    """The partitions that jobs go to: those that are named, or the default one."""
+    """Return the partitions of jobs: the named ones, or the default."""
     if site.partition is None:
         return [part for part in facts.partitions if part.default]
     wanted = site.partition.split(",")
@@ -232,7 +232,7 @@ def _memory(
 
 
 def _default_mib(facts: ClusterFacts, part: PartitionFacts, cpus: int) -> int | None:
-    """MiB of a job that asks for none; a partition's own default goes before the cluster's."""
+    """Return the default memory of a job in MiB; a partition's default precedes the cluster's."""
     if part.default_mib_per_node is not None:
         return part.default_mib_per_node
     if part.default_mib_per_cpu is not None:
@@ -297,7 +297,7 @@ def _taken(facts: ClusterFacts) -> Iterator[DoctorCheck]:
 
 
 def _associations(facts: ClusterFacts, site: SlurmSite) -> list[AssociationFacts]:
-    """What holds for jobs of this user: under the named account, or under any."""
+    """Return the associations of this user's jobs: under the named account, or under any."""
     return [each for each in facts.associations or () if site.account in (None, each.account)]
 
 

@@ -1,4 +1,4 @@
-"""What `touchline doctor` looks at on this machine: interpreters and their packages, folders, locks, GPUs. No torch."""
+"""Checks of `doctor` on this machine: interpreters, packages, folders, locks; torch is not imported."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from touchline.slurm.local.cluster import said
 from touchline.slurm.local.commands import Commands
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "inspect_ai")
-"""What trains and evaluates."""
+"""Packages for training and evaluation."""
 _OTHER_SECONDS = 60.0
 _MOUNTS = Path("/proc/mounts")
 # Started in another interpreter, which may have nothing: only what every Python 3 has.
@@ -39,7 +39,7 @@ sys.exit(3)
 
 
 def python_here() -> PythonFacts:
-    """This interpreter."""
+    """Return facts of this interpreter."""
     packages = {name: _version(name) for name in PACKAGES}
     return PythonFacts(
         path=sys.executable, version=platform.python_version(), packages=packages, touchline=_version("touchline")
@@ -47,7 +47,7 @@ def python_here() -> PythonFacts:
 
 
 def python_there(path: str, commands: Commands) -> PythonFacts:
-    """Another interpreter, as it is on this machine; that of the compute nodes is on a shared disk as a rule."""
+    """Return facts of another interpreter on this machine; that of compute nodes is usually on a shared disk."""
     answer = commands.run([path, "-c", _ASK_PACKAGES, "touchline", *PACKAGES], timeout_seconds=_OTHER_SECONDS)
     try:
         version, packages = parse_json(answer.out) if answer.ok else (None, None)
@@ -60,8 +60,9 @@ def python_there(path: str, commands: Commands) -> PythonFacts:
 
 
 def inspect_folder(name: str, path: Path, commands: Commands) -> FolderFacts:
-    """Whether a folder can be written and locked; a folder that is not there is made of the one above it, so that one
-    is tried.
+    """Check that a folder can be written and locked.
+
+    A missing folder would be created in its parent, so the parent is checked.
     """
     there = next((each for each in (path, *path.parents) if each.is_dir()), Path("/"))
     free, total = _space(there)
@@ -82,7 +83,7 @@ def inspect_folder(name: str, path: Path, commands: Commands) -> FolderFacts:
 
 
 def _try_writing(folder: Path, commands: Commands) -> tuple[str | None, bool | None]:
-    """(why nothing can be written there, whether a lock keeps another process out)."""
+    """Return (reason why the folder is not writable, whether a lock excludes another process)."""
     file = folder / f".touchline-doctor-{secrets.token_hex(4)}"
     try:
         descriptor = try_lock(file)
@@ -110,7 +111,7 @@ def _try_writing(folder: Path, commands: Commands) -> tuple[str | None, bool | N
 
 
 def mount_of(folder: Path, mounts: Path = _MOUNTS) -> tuple[str, tuple[str, ...]]:
-    """(kind, options) of the file system that a folder is on; empty where the system does not tell."""
+    """Return (type, options) of a folder's file system; empty if unknown."""
     try:
         lines = mounts.read_text(errors="replace").splitlines()
     except OSError:
@@ -130,7 +131,7 @@ def mount_of(folder: Path, mounts: Path = _MOUNTS) -> tuple[str, tuple[str, ...]
 
 
 def locks_hold_across_nodes(kind: str, options: tuple[str, ...]) -> bool | None:
-    """Whether a lock on a network file system is one for all machines; None where the options do not tell.
+    """Return True if locks on a network file system hold across nodes; None if the options do not show it.
 
     Source: nfs(5), `local_lock` and `nolock`; mount.lustre(8), `flock` and `localflock`.
     """

@@ -1,4 +1,4 @@
-"""The executor that a plan's jobs run under."""
+"""Selection of a plan's executor."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from touchline.spec.plan import Plan
 def executor_for(
     plan: Plan, folder: ExperimentFolder, poll_seconds: float, commands: Commands, lock: int | None = None
 ) -> Executor:
-    """The executor; it starts and asks nothing yet.
+    """Return the executor; nothing is started or queried yet.
 
     Args:
-        plan: says which.
-        folder: the experiment.
-        poll_seconds: how often a queue may be asked.
-        commands: what runs SLURM's commands.
-        lock: descriptor of the experiment's lock, which what it starts must go on holding.
+        plan: plan that names it.
+        folder: experiment.
+        poll_seconds: minimum interval of queue queries.
+        commands: runner of SLURM commands.
+        lock: descriptor of the experiment lock, inherited by started programs.
     """
     # Each loads what it needs when it is wanted.
     if plan.executor == "local":

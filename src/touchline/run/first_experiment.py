@@ -1,4 +1,4 @@
-"""A first experiment.yaml for the user's own file, with a comment on every choice."""
+"""Generator of a commented experiment.yaml for the user's own data."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ from touchline.spec.tasks.classification import LISTED_LABELS
 from touchline.spec.tasks.ready_made import get_task
 
 _ROWS_PER_LABEL = 5
-"""A column with fewer rows per value holds answers, not labels."""
+"""Minimum rows per distinct value for a column to count as labels."""
 _LABEL_CHARACTERS = 60
 _LENGTH_STEP = 64
 """max_seq_len is rounded up to a multiple of this."""
 _BATCHES = (16, 8, 4, 2, 1)
 _STEPS_PER_EPOCH = 20
-"""The batch is halved until an epoch has so many steps."""
+"""Minimum steps per epoch; the batch is halved until it is reached."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Start:
-    """A new experiment.yaml."""
+    """New experiment.yaml."""
 
     path: Path
-    """The file."""
+    """Path of the file."""
     notes: tuple[str, ...]
     """Choices that the user should check."""
 
@@ -56,19 +56,19 @@ def start(
     model: str | None,
     name: str | None,
 ) -> Start:
-    """Write experiment.yaml for a dataset; nothing else is written, and nothing is replaced.
+    """Write experiment.yaml for a dataset; nothing else is written or replaced.
 
     Args:
-        target: the experiment's folder; None: one here with the name of the data file.
-        settings: where models and caches are.
-        data: JSON, JSONL, CSV or parquet.
-        input_columns: columns of the prompt; none: found by their names.
-        output_column: column of the answer; None: found by its name.
-        model: name under models_dir, or a folder; None: the only one that is there.
-        name: the experiment's name; None: that of the folder.
+        target: experiment folder; None for one here with the name of the data file.
+        settings: user config with models and caches.
+        data: JSON, JSONL, CSV or parquet file.
+        input_columns: columns of the prompt; detected by name if empty.
+        output_column: column of the answer; detected by name if None.
+        model: name under models_dir, or a folder; None for the only local model.
+        name: experiment name; that of the folder if None.
 
     Raises:
-        InputError: the data or the model cannot be used, or which of several models is meant.
+        InputError: the data or the model cannot be used, or the model is ambiguous.
         PolicyError: there is an experiment.yaml already.
     """
     folder = Path(_name(data.stem)) if target is None else target
@@ -136,7 +136,7 @@ def _refuse_data(columns: DataConfig, settings: UserConfig) -> None:
 
 
 def _has_columns(data: DataConfig) -> bool:
-    """Return False if a file has several columns and not those of the prompt and the answer."""
+    """Return False if a file has several columns but not those of the prompt and the answer."""
     inputs = (data.input,) if isinstance(data.input, str) else data.input
     wanted = (*inputs, data.output) if data.messages is None else (data.messages,)
     rows = [row for split in read_rows(Path(data.path)).splits.values() for row in split[:1]]
@@ -156,7 +156,7 @@ def _only_model(settings: UserConfig) -> ModelInfo:
 
 
 def _longest(model: ModelInfo, data: DataConfig, settings: UserConfig) -> int:
-    """Return the tokens of the longest training example."""
+    """Return the number of tokens of the longest training example."""
     lengths = token_lengths(model, data, "train", Path(), today(), settings.cache_dir)
     return int((lengths.prompt + lengths.answer).max())
 
@@ -171,7 +171,7 @@ def _listed(columns: object) -> str:
 
 
 def _quoted(value: object) -> str:
-    """Return a value as YAML that every reader takes: JSON, or a plain word."""
+    """Return a value as portable YAML: JSON, or a plain word."""
     if isinstance(value, str) and re.fullmatch(r"[A-Za-z][A-Za-z0-9_./-]*", value) and value.lower() not in _WORDS:
         return value
     return json.dumps(value, ensure_ascii=False)

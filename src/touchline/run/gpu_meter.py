@@ -1,8 +1,8 @@
-"""What a job's GPUs hold and how busy they are, from NVIDIA's management library.
+"""Memory and utilization of a job's GPUs, from NVIDIA's management library (NVML).
 
-Only the GPUs of CUDA_VISIBLE_DEVICES are looked at; where that is not set, only those on which a process of the job is.
-Memory is that of the job's own processes where the driver tells it; in containers, and on parts of a GPU, it often does
-not, and then it is all memory in use on the device, which says so in its `method`.
+Only GPUs in CUDA_VISIBLE_DEVICES are measured; if that is unset, those with a process of the job. Memory is that of the
+job's own processes if the driver reports it; in containers and on partial GPUs it is often all memory in use on the
+device, as stated in `method`.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from touchline.core.quantity import Aggregation, Measured, MemoryKind, Missing, 
 from touchline.run.resources import GpuSummary
 
 _DRIVER = (Path("/proc/driver/nvidia/version"), Path("/dev/nvidiactl"), Path("/dev/dxg"))
-"""Where a driver shows itself: Linux, containers, WSL."""
+"""Files that show a driver: Linux, containers, WSL."""
 OF_PROCESSES = "memory of the job's processes, as the driver tells"
 OF_DEVICE = "all memory in use on the device, whoever uses it"
 _NOT_AVAILABLE = (1 << 64) - 1
-"""NVML's word for a number that it does not know."""
+"""NVML's value for an unknown number."""
 
 
 class RunningStats:
-    """Mean over time and peak of samples, without keeping them."""
+    """Time-weighted mean and peak of samples, without storing them."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -36,7 +36,7 @@ class RunningStats:
         self._peak = 0.0
 
     def add(self, value: float, seconds: float) -> None:
-        """One more sample, so many seconds after the one before it; the first ones come thick and fast."""
+        """Add a sample with the seconds since the previous one; the first samples are closer together."""
         self.count += 1
         self._sum += value
         self._weighted += value * seconds
@@ -44,13 +44,13 @@ class RunningStats:
         self._peak = max(self._peak, value)
 
     def raise_peak(self, value: float) -> None:
-        """What a counter of the kernel saw between two samples."""
+        """Raise the peak by a kernel counter's value between two samples."""
         self._peak = max(self._peak, value)
 
     def measured(
         self, aggregation: Aggregation, unit: str, nothing: str, *, kind: MemoryKind | None = None, method: str | None
     ) -> Measured:
-        """Mean or peak, or why there is none."""
+        """Return mean or peak, or the reason why there is none."""
         if self.count == 0:
             return Missing(missing=nothing)
         mean = self._weighted / self._seconds if self._seconds > 0 else self._sum / self.count
@@ -60,7 +60,7 @@ class RunningStats:
 
 @dataclass
 class _Gpu:
-    """One GPU, while it is sampled."""
+    """One GPU with its statistics."""
 
     id: str
     handle: Any
@@ -73,14 +73,14 @@ class _Gpu:
 
 
 class GpuMeter:
-    """The GPUs of one job. Nothing that the driver answers raises: what cannot be read is missing, with its words."""
+    """GPUs of one job. Driver errors never raise; unreadable values are missing with the driver's message."""
 
     def __init__(self, library: Any, visible: str | None) -> None:
         """Find the GPUs.
 
         Args:
-            library: the module `pynvml`, or what answers in its place.
-            visible: CUDA_VISIBLE_DEVICES; None where it is not set.
+            library: module `pynvml`, or a substitute.
+            visible: CUDA_VISIBLE_DEVICES; None if unset.
         """
         self._nvml = library
         self._told = visible is not None
@@ -108,7 +108,7 @@ class GpuMeter:
         return _Gpu(id=str(name), handle=handle, name=product, total=total)
 
     def sample(self, pids: Collection[int], seconds: float) -> None:
-        """Look once; `pids` are the processes of the job, `seconds` the time since the last look."""
+        """Take a sample; `pids` are the job's processes, `seconds` the time since the last sample."""
         for gpu in self._gpus:
             own = self._own_bytes(gpu, pids)
             if own is not None:
@@ -126,11 +126,11 @@ class GpuMeter:
                 gpu.refused = str(error)
 
     def summaries(self) -> tuple[GpuSummary, ...]:
-        """What was seen so far, for GPUs that the job uses."""
+        """Return summaries of the GPUs that the job uses."""
         return tuple(self._summary(gpu) for gpu in self._gpus if self._told or gpu.of_processes.count)
 
     def close(self) -> None:
-        """Let the library go."""
+        """Shut the library down."""
         with suppress(self._nvml.NVMLError):
             self._nvml.nvmlShutdown()
 
@@ -162,7 +162,7 @@ class GpuMeter:
 
 
 def open_gpus() -> GpuMeter | str:
-    """The meter of this job's GPUs, or why there is none. The library is loaded only where there is a driver."""
+    """Return the meter of this job's GPUs, or the reason why there is none. NVML is loaded only with a driver."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None and not list(_names(visible)):
         return "CUDA_VISIBLE_DEVICES hides every GPU"
@@ -177,7 +177,7 @@ def open_gpus() -> GpuMeter | str:
 
 
 def _names(visible: str) -> Iterable[int | str]:
-    """Numbers and ids in CUDA_VISIBLE_DEVICES; as CUDA does, what follows a name that is none is not looked at."""
+    """Yield numbers and ids in CUDA_VISIBLE_DEVICES; like CUDA, stop at the first invalid name."""
     for part in (part.strip() for part in visible.split(",")):
         if part.isdigit():
             yield int(part)

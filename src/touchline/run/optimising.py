@@ -1,4 +1,4 @@
-"""`touchline optimize`: ways to train faster, each planned by the planner, the best one beside what is written."""
+"""Command `optimize`: variants that train faster, each planned, with the best one as a diff."""
 
 from __future__ import annotations
 
@@ -36,37 +36,37 @@ NO_GROUPING = "length grouping: the backend peft keeps the planned order of the 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OptimiseRequest:
-    """What to optimise for."""
+    """Settings of an optimization."""
 
     cluster: Cluster
-    """Where everything is to run."""
+    """Available GPUs."""
     deadline_minutes: float | None = None
-    """When all should be done; the experiment's own deadline when None."""
+    """Deadline; that of the experiment if None."""
     evaluation_minutes: float | None = None
-    """What an evaluation takes, by the user's word, where it has no estimate."""
+    """Minutes per evaluation given by the user, if it has no estimate."""
     seed: int = 0
-    """Of the placement's search."""
+    """Seed of the placement search."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Optimised:
-    """The answer, and what it would change in the file."""
+    """Optimization with the resulting file."""
 
     answer: Optimization
-    """The answer."""
+    """Optimization."""
     folder: ExperimentFolder
-    """The experiment."""
+    """Experiment."""
     diff: str
-    """experiment.yaml with every proposal, as a unified diff; empty when there are none."""
+    """Unified diff of experiment.yaml with every proposal; empty if there are none."""
     text: str
-    """The changed file."""
+    """Changed file content."""
 
 
 def optimise(folder: ExperimentFolder, settings: UserConfig, request: OptimiseRequest) -> Optimised:
-    """Look for ways to train faster that leave alone what is learned.
+    """Find settings that train faster with equivalent results.
 
     Raises:
-        InputError: the experiment has faults, or its file cannot be changed in place.
+        InputError: the experiment has errors, or its file cannot be changed in place.
     """
     text = read_text_bounded(folder.yaml, SIZE_LIMIT_BYTES)
     planner = _Planner(folder, settings, text)
@@ -119,7 +119,7 @@ def apply(optimised: Optimised) -> None:
 
 
 class _Planner:
-    """Plans the experiment with some of its settings changed, as `touchline plan` would."""
+    """Planner of the experiment with changed settings, equivalent to `touchline plan`."""
 
     def __init__(self, folder: ExperimentFolder, settings: UserConfig, text: str) -> None:
         self._folder, self._settings, self._text = folder, settings, text
@@ -138,7 +138,7 @@ class _Planner:
         return resolve(self._read(changes), self._folder, self._settings, old, accepted)[0]
 
     def has_started(self, name: str) -> bool:
-        """Whether a run's work has begun or waits in a queue."""
+        """Return True if a run has started or is queued."""
         folder = self._folder
         if not (folder.root / name).is_dir():
             return False
@@ -171,7 +171,7 @@ def _parsed(value: str) -> object:
 def _placed(
     planned: LoadedPlan, request: OptimiseRequest, settings: UserConfig, deadline_minutes: float | None
 ) -> tuple[Placement | Missing, list[str]]:
-    """What is left of the experiment, placed; evaluations of which nobody knows how long they take are named."""
+    """Place the remaining jobs; evaluations of unknown duration are named in notes."""
     runs = planned.plan.runs
     trainings = {job.name for job in training_jobs(planned, runs)}
     evaluations = {JobName.parse(job.name).subject for job in evaluation_jobs(planned, runs)}
@@ -201,7 +201,7 @@ def _placed(
 
 
 def _of_backends(plan: Plan) -> Iterator[str]:
-    """What trainers cannot do that others can."""
+    """Yield settings that other trainers have and this one does not."""
     names = {run.train.backend for run in plan.runs if run.train is not None}
     if "peft" in names:
         yield NO_WORKERS

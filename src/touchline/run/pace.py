@@ -1,5 +1,4 @@
-"""How fast a training goes, and how long it still takes: from its own last steps, and from the plan before there are
-enough of them."""
+"""Training speed and remaining time, from its last steps, combined with the plan at first."""
 
 from __future__ import annotations
 
@@ -15,52 +14,51 @@ from touchline.run.recent import NOT_MEASURED, Recent, RecentStep
 from touchline.spec.plan import PlannedRun
 
 ENOUGH_STEPS = 10
-"""From so many steps on, what was measured is believed alone."""
+"""Number of steps from which only the measurement counts."""
 _Z = 1.6449
-"""Half-width, in standard deviations, of an interval that holds 90 %."""
+"""Half-width of a 90% interval in standard deviations."""
 _MAD_TO_SD = 1.4826
-"""A normal distribution's standard deviation over its median absolute deviation."""
+"""Ratio of standard deviation to median absolute deviation for a normal distribution."""
 _DRIFT = 0.1
-"""Relative spread of a pace from one part of a training to the next, beyond what its steps show: lengths of rows,
-neighbours on the machine."""
+"""Relative drift of the step time between parts of a training: sequence lengths, other load."""
 _ENOUGH_FOR_ALL = 50
-"""From so many steps on, the mean over all of them is no longer that of the first, slow ones."""
+"""Number of steps from which the overall mean is unaffected by the slow first ones."""
 
 
 _OUTLIER = 10.0
-"""A step that took so many times the median's time was held up by something else; it counts as one of that length."""
+"""Multiple of the median at which a step time is capped."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pace:
-    """Seconds of one step: the middle, and the spread of its logarithm."""
+    """Seconds per step: center, and spread of its logarithm."""
 
     seconds: float
-    """The middle."""
+    """Center."""
     spread: float
     """Standard deviation of the logarithm of the mean over the steps to come."""
     steps: int
-    """Measured steps that it rests on; 0 when it is the plan's."""
+    """Number of measured steps; 0 if from the plan."""
 
     @property
     def low(self) -> float:
-        """Lower end of the 90 % interval."""
+        """Lower end of the 90% interval."""
         return self.seconds * math.exp(-_Z * self.spread)
 
     @property
     def high(self) -> float:
-        """Upper end of the 90 % interval."""
+        """Upper end of the 90% interval."""
         return self.seconds * math.exp(_Z * self.spread)
 
 
 def steady(recent: Recent) -> list[RecentStep]:
-    """Return the steps after warm-up, or all where there are no others."""
+    """Return the steps after warm-up, or all if there are no others."""
     kept = [step for step in after_warm_up(recent.steps, is_cut=not recent.whole) if step.seconds > 0]
     return kept or [step for step in recent.steps if step.seconds > 0]
 
 
 def measured_pace(steps: Sequence[RecentStep]) -> Pace | None:
-    """The median step with a robust spread; None without steps."""
+    """Return the typical step time with a robust spread; None without steps."""
     if not steps:
         return None
     middle = statistics.median(step.seconds for step in steps)
@@ -75,7 +73,7 @@ def measured_pace(steps: Sequence[RecentStep]) -> Pace | None:
 
 
 def with_history(pace: Pace | None, recent: Recent) -> Pace | None:
-    """The pace, held against the mean over the whole training: where the two differ, the machine does not keep one."""
+    """Average the pace with that of the whole training; a difference widens the spread."""
     last = recent.steps[-1] if recent.steps else None
     if pace is None or last is None or last.step < _ENOUGH_FOR_ALL or last.elapsed_seconds <= 0:
         return pace
@@ -84,7 +82,7 @@ def with_history(pace: Pace | None, recent: Recent) -> Pace | None:
 
 
 def planned_pace(run: PlannedRun) -> Pace | None:
-    """The plan's interval of a step, as a spread of its logarithm."""
+    """Return the planned interval of a step as a spread of its logarithm."""
     plan = run.seconds_per_step
     if isinstance(plan, Missing) or plan.value <= 0:
         return None
@@ -94,7 +92,7 @@ def planned_pace(run: PlannedRun) -> Pace | None:
 
 
 def combined(measured: Pace | None, planned: Pace | None) -> Pace | None:
-    """The measured pace; before there are enough steps, weighed with the plan's by how sure each of them is."""
+    """Return the measured pace; with few steps, the mean with the plan's weighted by precision."""
     if measured is None or planned is None:
         return measured or planned
     if measured.steps >= ENOUGH_STEPS:
@@ -108,12 +106,12 @@ def combined(measured: Pace | None, planned: Pace | None) -> Pace | None:
 
 
 def seconds_left(run: PlannedRun, recent: Recent, waited_seconds: float | None) -> Measured:
-    """Until the training ends, should it go on from now.
+    """Return the predicted time until the training ends if it runs from now on.
 
     Args:
-        run: as planned.
-        recent: its last rows.
-        waited_seconds: since its attempt began; none while none runs.
+        run: planned run.
+        recent: its last metrics rows.
+        waited_seconds: seconds since its attempt began; None if none is running.
     """
     if run.batches is None:
         return Missing(missing="nothing is trained")
@@ -140,7 +138,7 @@ def seconds_left(run: PlannedRun, recent: Recent, waited_seconds: float | None) 
 
 
 def _whole(run: PlannedRun, waited_seconds: float | None) -> Measured:
-    """Before the first step: the plan's time, less what has passed."""
+    """Return the planned time minus the elapsed time, before the first step."""
     plan = run.train_seconds
     if isinstance(plan, Missing):
         return plan
@@ -157,7 +155,7 @@ def _whole(run: PlannedRun, waited_seconds: float | None) -> Measured:
 
 
 def _pauses(run: PlannedRun, recent: Recent, share: float) -> tuple[float, float, float]:
-    """(middle, low, high) of the validations and savings to come: validations as they were, else as planned."""
+    """Return (center, low, high) of future validations and savings; validations as measured, else as planned."""
     value = low = high = 0.0
     done = recent.steps_done / run.batches.steps if run.batches is not None and run.batches.steps else 0.0
     for name in ("validation", "saving"):
@@ -174,7 +172,7 @@ def _pauses(run: PlannedRun, recent: Recent, share: float) -> tuple[float, float
 
 
 def tokens_per_second(recent: Recent) -> Measured:
-    """Real tokens over wall time of the last steps."""
+    """Return non-padding tokens per wall-clock second over the last steps."""
     steps = steady(recent)
     seconds = sum(step.seconds for step in steps)
     if not steps or seconds <= 0:

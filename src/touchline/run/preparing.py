@@ -1,4 +1,4 @@
-"""The files that exist before anything runs: a folder for each run, and what submits and explains the whole."""
+"""Writing of run folders and experiment-level scripts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from touchline.spec.site import Site
 
 
 def site_of(settings: UserConfig) -> Site:
-    """What the scripts must know of where they run, from this user's settings and this interpreter."""
+    """Return the host settings of scripts from the user config and this interpreter."""
     return Site(
         python=sys.executable,
         slurm=settings.slurm,
@@ -24,11 +24,11 @@ def site_of(settings: UserConfig) -> Site:
 
 
 def write_folders(planned: LoadedPlan, runs: Sequence[PlannedRun], settings: UserConfig) -> list[str]:
-    """Write these runs' files and those of the whole experiment; give a note for each that was left as it is.
+    """Write the files of these runs and of the experiment. Return a note for each file kept as edited.
 
     Raises:
-        PlanDriftError: a file that only touchline writes was changed by hand.
-        SlurmValueError: a setting cannot stand on an #SBATCH line.
+        PlanDriftError: a generated-only file was changed by hand.
+        SlurmValueError: a setting is not valid on an #SBATCH line.
     """
     site = site_of(settings)
     folder = planned.folder

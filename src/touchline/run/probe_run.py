@@ -1,4 +1,4 @@
-"""A probe of one planned run: real steps at its longest batch on this machine, kept as evidence."""
+"""Probe of one planned run: real steps at its longest batch on this machine, stored in the history."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ from touchline.run.probing import describe, probe
 from touchline.spec.plan import Plan, PlannedRun
 
 PROBED = "peft"
-"""The trainer that a probe runs: our own."""
+"""Trainer used by a probe."""
 
 
 def heaviest(plan: Plan) -> PlannedRun:
-    """The run that is predicted to take the most memory, else the one with the largest micro-batch.
+    """Return the run with the largest predicted memory, else with the largest micro-batch.
 
     Raises:
         InputError: no run trains anything.
@@ -67,18 +67,18 @@ def probe_run(
     limit_bytes: int | None,
     on_message: MessageCallback | None,
 ) -> ProbeReport:
-    """Try micro-batches of a run; every try that says something of memory enters the history at once.
+    """Try micro-batches of a run; every try with a memory measurement is stored in the history at once.
 
     Args:
-        planned: the experiment.
-        run: the run.
-        settings: where models, caches and the history are.
-        limit_bytes: what a try may take of the machine's memory; none: most of what is free.
-        on_message: called as the work advances.
+        planned: experiment.
+        run: planned run.
+        settings: user config with models, caches and history.
+        limit_bytes: host memory limit of a try; most of the free memory if None.
+        on_message: called with progress messages.
 
     Raises:
         InputError: the run trains nothing, or not with our trainer.
-        HostError: the packages that train are not installed.
+        HostError: the training packages are not installed.
         RunsFailedError: the first try could not be made.
     """
     if run.train is None or run.batches is None:
@@ -97,22 +97,22 @@ def probe_run(
 
 _NO_MEMORY = Missing(missing="a batch of the mean size was tried, not the largest one")
 MOST_STEPS = 20
-"""Steps of a quick probe, at most."""
+"""Maximum number of steps of a quick probe."""
 BUDGET_SECONDS = 4.0
-"""Time of its steps, as far as the least number of steps leaves a choice; the start of its process comes on top."""
+"""Time budget of its steps beyond the minimum number; process start is extra."""
 _BUSY = 1.5
-"""Load per thread above which others use the machine as well."""
+"""Load per thread above which other processes use the machine."""
 PATIENCE_SECONDS = 180.0
-"""Time after which a quick probe is given up: it is no longer cheap."""
+"""Timeout of a quick probe."""
 
 
 def unmeasured(plan: Plan, runs: Sequence[PlannedRun], settings: UserConfig) -> list[PlannedRun]:
-    """Return one run of each model of which nothing was measured on this machine, the one with the longest training.
+    """Return one run per model without measurements on this machine, the one with the longest training.
 
     Args:
-        plan: a plan; one for another machine has none that could be measured here.
-        runs: the runs that are still to be trained.
-        settings: where the history is.
+        plan: plan; one for another machine has no such runs.
+        runs: runs still to be trained.
+        settings: user config with the history.
     """
     if plan.executor != "local" or machine_here(plan.gpus_per_run).key != plan.machine.key:
         return []
@@ -127,15 +127,15 @@ def unmeasured(plan: Plan, runs: Sequence[PlannedRun], settings: UserConfig) -> 
 
 
 def measure_unknown(plan: Plan, folder: ExperimentFolder, settings: UserConfig, on_message: MessageCallback) -> bool:
-    """Measure some steps of each model that is to be trained here and of which nothing is known on this machine.
+    """Measure some steps of each model to be trained here without measurements on this machine.
 
-    What goes wrong is told and does not stop anything: the plan then rests on formulas.
+    A failed probe is reported and ignored; predictions then use formulas.
 
     Args:
-        plan: the plan, before it is written.
+        plan: plan, before it is written.
         folder: its experiment.
-        settings: where models, caches and the history are.
-        on_message: receives what is tried and what came of it.
+        settings: user config with models, caches and history.
+        on_message: called with tries and results.
 
     Returns:
         Whether something was learned, so that the plan is to be made again.
@@ -162,7 +162,7 @@ def measure_unknown(plan: Plan, folder: ExperimentFolder, settings: UserConfig, 
 
 
 def busy_load(one: ProbeTry) -> float | None:
-    """Return the load of the machine before a try on a CPU if others used it too, else None."""
+    """Return the machine's load before a try on a CPU if other processes used it too, else None."""
     if one.answer is None or one.answer.machine.device != "cpu" or one.answer.machine.load_1min is None:
         return None
     load = one.answer.machine.load_1min
@@ -170,17 +170,17 @@ def busy_load(one: ProbeTry) -> float | None:
 
 
 def quick_probe(plan: Plan, run: PlannedRun, root: Path, settings: UserConfig) -> ProbeTry:
-    """Measure some steps of a run at its usual batch, in a process of its own, and keep them in the history.
+    """Measure some steps of a run at its usual batch in a separate process, and store them in the history.
 
     Args:
-        plan: the plan.
-        run: a run that trains with our trainer.
-        root: the experiment's folder.
-        settings: where models, caches and the history are.
+        plan: plan of the experiment.
+        run: run of our trainer.
+        root: experiment folder.
+        settings: user config with models, caches and history.
 
     Raises:
         InputError: the model cannot be loaded.
-        HostError: the packages that train are not installed, or the history cannot be written.
+        HostError: the training packages are not installed, or the history is not writable.
         RunsFailedError: no step could be made.
     """
     assert run.train is not None
@@ -220,7 +220,7 @@ def _seconds(run: PlannedRun) -> float:
 
 
 def _usual(run: PlannedRun, lengths: Lengths) -> MicroBatch:
-    """Return a micro-batch with as many tokens as those of the run have on average."""
+    """Return a micro-batch with the mean number of tokens of the run's micro-batches."""
     assert run.train is not None
     forecast = get_backend(run.train.backend).forecast(run.train, lengths, run.seed)
     if isinstance(forecast, Missing) or run.batches is None:
@@ -241,9 +241,9 @@ def _lengths(plan: Plan, run: PlannedRun, root: Path, settings: UserConfig) -> L
 def _request(
     plan: Plan, run: PlannedRun, settings: UserConfig, *, largest: bool = True
 ) -> tuple[ProbeRequest, Callable[[ProbeTry], None]]:
-    """Return what all tries of a run have in common, and what puts each of them into the history.
+    """Return the common request of all tries of a run, and a function that stores a try in the history.
 
-    Without the `largest` batch a try says how fast the machine is, and nothing of the memory that a training takes.
+    Without the `largest` batch a try measures speed only, not the memory of the training.
     """
     assert run.train is not None
     assert run.batches is not None
@@ -281,7 +281,7 @@ def _predicted(
     machine: TargetMachine,
     limit_bytes: int,
 ) -> int | None:
-    """The largest size that should fit by the formula; none where it has no dimensions to go by."""
+    """Return the largest size predicted to fit; None without model dimensions."""
     if isinstance(shape, Missing) or run.train is None:
         return None
     outlook: PlanningContext = formula_context(machine, {run.model: shape})

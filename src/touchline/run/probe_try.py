@@ -1,4 +1,4 @@
-"""One try of a probe: a fresh process, watched, ended when it takes too much, and believed only in good order."""
+"""One try of a probe in a new process with memory and time limits."""
 
 from __future__ import annotations
 
@@ -21,8 +21,7 @@ from touchline.data.worker import told_faults
 from touchline.history.probe import ProbeAnswer, ProbeFault, ProbeOutcome, ProbeReply, ProbeRequest
 
 LOOK_SECONDS = 0.02
-"""Between two looks at the process's memory: memory is filled with some gigabytes a second, so that a process is
-ended within some hundred megabytes over its limit."""
+"""Seconds between two readings of the process memory, which limits the overshoot to some hundred megabytes."""
 _PROGRAM = "touchline.train.probe"
 _OUTPUT_LIMIT_BYTES = 1 << 20
 _REPLY = TypeAdapter(ProbeReply)
@@ -31,32 +30,32 @@ _REQUEST = TypeAdapter(ProbeRequest)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TryEnd:
-    """How the process of a try ended."""
+    """End of the process of a try."""
 
     outcome: ProbeOutcome
-    """What that means."""
+    """Outcome."""
     wall_seconds: float
-    """From its start to its end."""
+    """Seconds from start to end."""
     seen_bytes: int
-    """The largest resident set that was seen."""
+    """Largest observed resident set."""
     answer: ProbeAnswer | None
-    """What it measured."""
+    """Measurements."""
     fault: ProbeFault | None
-    """Why it could not try."""
+    """Error that prevented the try."""
     message: str
-    """Why it does not fit; empty when it does."""
+    """Reason why it does not fit; empty if it does."""
 
 
 def run_try(
     request: ProbeRequest, host_limit_bytes: int, timeout_seconds: float, command: Sequence[str] | None = None
 ) -> TryEnd:
-    """One try in a process of its own, which is gone when this returns or raises, and when this process is killed.
+    """Run one try in a separate process, which ends when this function returns or raises, or this process is killed.
 
     Args:
-        request: what to try.
+        request: probe request.
         host_limit_bytes: resident set above which it is killed.
         timeout_seconds: time after which it is killed.
-        command: the program; the trainer's own where none is given.
+        command: program; the trainer's own if None.
     """
     words = list(command) if command is not None else [sys.executable, "-m", _PROGRAM, "--attached"]
     began = time.monotonic()
@@ -89,7 +88,7 @@ def run_try(
 def _watch(
     process: subprocess.Popen[bytes], request: ProbeRequest, limit_bytes: int, deadline: float
 ) -> tuple[ProbeOutcome | None, int]:
-    """Give it its request and look at it until it ends; (why it was killed, largest resident set seen)."""
+    """Send the request and monitor the process to its end. Return (reason of a kill, largest resident set)."""
     assert process.stdin is not None
     with contextlib.suppress(BrokenPipeError):
         process.stdin.write(_REQUEST.dump_json(request) + b"\n")
@@ -118,7 +117,7 @@ def _judged(
     output: str,
     talk: str,
 ) -> TryEnd:
-    """What an end means; nothing but an answer of a process that ended well is a fit."""
+    """Classify an end; only an answer of a successful process is a fit."""
     reply = ProbeReply() if killed is not None else _reply(output)
     outcome, message = ProbeOutcome.CRASHED, ""
     lines = told_faults(talk) or [line.strip() for line in talk.splitlines() if line.strip()]
@@ -150,14 +149,14 @@ def _judged(
 
 
 def _exceeds(answer: ProbeAnswer, limit_bytes: int) -> bool:
-    """Whether its peak, which may lie between two looks, was over the limit."""
+    """Return True if its peak, which may lie between two readings, exceeded the limit."""
     if answer.machine.device != "cpu" or answer.memory is None or answer.memory.process_bytes is None:
         return False
     return answer.memory.process_bytes > limit_bytes
 
 
 def _reply(output: str) -> ProbeReply:
-    """The reply on the last line; an empty one where there is none."""
+    """Return the reply on the last line, else an empty one."""
     try:
         return _REPLY.validate_json(output.strip().splitlines()[-1])
     except (ValidationError, IndexError):
@@ -171,7 +170,7 @@ def _tail(stream: IO[bytes]) -> str:
 
 
 def gpu_in_use_bytes() -> int | None:
-    """What is held of the first visible GPU, as its driver says; none without a GPU. Not verified on a GPU."""
+    """Return the memory in use on the first visible GPU by its driver; None without a GPU. Not verified on a GPU."""
     visible = visible_gpus()
     for line in query_nvidia_smi("index,uuid,memory.used") if visible else []:
         index, uuid, used = (part.strip() for part in line.split(",", 2))

@@ -1,8 +1,8 @@
-"""The probe: real optimizer steps on the machine at hand, each micro-batch size in a fresh process.
+"""Probe: real optimizer steps on this machine, each micro-batch size in a new process.
 
-A fresh one, because what an exhausted allocator leaves behind would spoil the next try, and because a process can be
-ended when it takes too much. From outside its resident set is read all the time; what passes the limit is killed, so
-that a try on a processor cannot take the machine down. Only an orderly answer counts as a fit.
+A new process, because an exhausted allocator spoils the next try, and because a process can be killed. Its resident set
+is monitored from outside and limited, so that a try on a CPU cannot take the machine down. Only a regular answer counts
+as a fit.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from touchline.history.probe import ProbeFault, ProbeOutcome, ProbeReport, Probe
 from touchline.run.probe_try import gpu_in_use_bytes, run_try
 
 Keep = Callable[[ProbeTry], None]
-"""Gets each try as soon as it has ended, so that a later Ctrl-C loses none."""
+"""Callback for each ended try, so that a later Ctrl-C loses none."""
 
 TIMEOUT_SECONDS = 1800.0
-"""A try loads a model and does three steps; what takes longer is of no use as a micro-batch."""
+"""Timeout of a try, which loads a model and runs three steps; a slower micro-batch is useless."""
 _NEEDED = ("torch", "transformers", "peft")
 
 
@@ -38,23 +38,22 @@ def probe(
     keep: Keep | None = None,
     command: Sequence[str] | None = None,
 ) -> ProbeReport:
-    """Find the largest micro-batch size that fits, and where a larger one is no faster, with at most six tries.
+    """Find the largest micro-batch size that fits, and where speed saturates, with at most six tries.
 
     Args:
-        request: what all tries have in common; its rows, width and labels are those of the try.
-        batches: the micro-batch sizes that are allowed, each with the largest micro-batch that it leads to.
-        predicted: the largest size that should fit; none where nobody knows.
-        host_limit_bytes: what a try may take of the machine's memory; `host_memory.free_host_bytes()` where nobody
-            says otherwise.
-        timeout_seconds: how long a try may take.
-        on_message: receives how it goes.
-        keep: gets each try as soon as it has ended.
-        command: the program that tries; the trainer's own where none is given.
+        request: common request of all tries; rows, width and labels are set per try.
+        batches: allowed micro-batch sizes, each with its largest micro-batch.
+        predicted: largest size predicted to fit; None if unknown.
+        host_limit_bytes: host memory limit of a try; by default `host_memory.free_host_bytes()`.
+        timeout_seconds: timeout of a try.
+        on_message: called with progress messages.
+        keep: called with each try as soon as it has ended.
+        command: program that tries; the trainer's own if None.
 
     Raises:
         InputError: the model cannot be loaded, or the adapter does not fit it.
-        HostError: the packages that train are not installed.
-        RunsFailedError: the first try could not be made for another reason.
+        HostError: the training packages are not installed.
+        RunsFailedError: the first try failed for another reason.
     """
     if command is None:
         _require_packages()
@@ -110,7 +109,7 @@ def probe(
 
 
 def describe(one: ProbeTry) -> str:
-    """A try in a line: `fits, 2.31 GiB (process), 0.412 s a step, 9,942 tokens/s`."""
+    """Format a try as a line: `fits, 2.31 GiB (process), 0.412 s a step, 9,942 tokens/s`."""
     if one.outcome is not ProbeOutcome.FITS or one.answer is None:
         return f"{one.outcome.value.replace('_', ' ')}: {one.message}"
     memory = one.answer.memory
@@ -125,7 +124,7 @@ def describe(one: ProbeTry) -> str:
 
 
 def _proven(tries: Sequence[ProbeTry]) -> bool:
-    """Whether the smallest size that did not fit lacked memory."""
+    """Return True if the smallest size that did not fit ran out of memory."""
     unfit = [one for one in tries if one.outcome is not ProbeOutcome.FITS]
     return bool(unfit) and min(unfit, key=lambda one: one.micro_batch_size).outcome.out_of_memory
 

@@ -1,4 +1,4 @@
-"""Which process is which: a bare pid lies, after a reboot and after enough other processes."""
+"""Process identity beyond the pid, which is reused after a reboot or many processes."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ import psutil
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProcessIdentity:
-    """A process that no other can be mistaken for."""
+    """Unambiguous identity of a process."""
 
     host: str
     """Node name."""
     boot_id: str
-    """The machine's boot."""
+    """Boot of the machine."""
     pid: int
     """Process id."""
     started: float
-    """When it began, on a clock of the kernel's that nobody sets."""
+    """Start time on a monotonic kernel clock."""
 
 
 def boot_id() -> str:
-    """An id of this boot of this machine."""
+    """Return an id of this boot of this machine."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -35,9 +35,9 @@ def boot_id() -> str:
 
 
 def started(pid: int) -> float | None:
-    """When a process began; None when there is no such process.
+    """Return the start time of a process; None if there is no such process.
 
-    On Linux in clock ticks since boot (field 22 of /proc/PID/stat), which a change of the clock does not touch.
+    On Linux in clock ticks since boot (field 22 of /proc/PID/stat), which is unaffected by clock changes.
     """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -54,20 +54,20 @@ def started(pid: int) -> float | None:
 
 
 def identify(pid: int | None = None) -> ProcessIdentity:
-    """The identity of a living process; of this one when no pid is given."""
+    """Return the identity of a living process; of this one without a pid."""
     own = os.getpid() if pid is None else pid
     return ProcessIdentity(host=platform.node(), boot_id=boot_id(), pid=own, started=started(own) or 0.0)
 
 
 def is_alive(identity: ProcessIdentity) -> bool | None:
-    """Whether that very process is running; None when it is on another machine."""
+    """Return True if that process is running; None if it is on another machine."""
     if identity.host != platform.node():
         return None
     return identity.boot_id == boot_id() and started(identity.pid) == identity.started
 
 
 def send_signal(identity: ProcessIdentity, number: signal.Signals) -> bool:
-    """Signal that very process, if it is there; say whether it was."""
+    """Signal that process if it is running. Return True if so."""
     if is_alive(identity) is not True:
         return False
     try:

@@ -1,4 +1,4 @@
-"""Progress of a job, read from the files that it writes."""
+"""Progress of a job, from its files."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ _EVALUATED = re.compile(r"^(\S+) (\S+): (\d+)/(\d+)\s*$", re.MULTILINE)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JobProgress:
-    """One job, at this moment."""
+    """Progress of one job."""
 
     name: str
-    """The run, or `evaluate 135M`."""
+    """Job name: a run, or `evaluate 135M`."""
     done: int
-    """Steps or items done."""
+    """Completed steps or items."""
     total: int
-    """Steps or items in all; 0 when that is not known yet."""
+    """Total steps or items; 0 if unknown."""
     text: str
-    """Shown beside the bar: the loss, the item, the reason for waiting."""
+    """Text beside the bar: loss, item, or reason for waiting."""
     left: Measured = NOT_ESTIMATED
-    """Time until it ends, in seconds."""
+    """Predicted remaining seconds."""
     run: str | None = None
-    """The run that an evaluation is at."""
+    """Run that an evaluation is working on."""
     waits: bool = False
-    """Whether it is in a scheduler's queue and has not begun."""
+    """Whether it is queued by a scheduler."""
     is_total: bool = False
     """Whether this is the sum over all jobs of the command; `done` and `total` then count jobs."""
 

@@ -1,4 +1,4 @@
-"""What an executor does: start a job, say how jobs stand, stop them; here and on SLURM alike."""
+"""Interface of executors: start, query and stop jobs, locally and on SLURM."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from touchline.slurm.patterns import JOB_ID
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
-    """One thing to run in one folder, under the supervisor of `launch.attempt`."""
+    """Unit of work in one folder, run under the supervisor `run.attempt`."""
 
     name: str
-    """What people and the ledger call it: the run, `evaluate 135M_rank4`, or `evaluate SmolLM2-135M-Instruct`."""
+    """Name in messages and the ledger: the run, `evaluate 135M_rank4`, or `evaluate SmolLM2-135M-Instruct`."""
     folder: Path
-    """Where it runs."""
+    """Working directory."""
     status: Path
     """Folder of its attempts' start, heartbeat and exit files: `<run>/status`, of an evaluation `<run>/eval/status`."""
     script: str | None
-    """The script in `folder` that bash and sbatch run alike, `finetune.slurm`; none for work that only runs here."""
+    """Script in `folder` for bash and sbatch, `finetune.slurm`; None for local-only work."""
     command: tuple[str, ...]
-    """What this machine runs: `bash finetune.slurm`, or the supervisor itself."""
+    """Local command: `bash finetune.slurm`, or the supervisor itself."""
     output: str
-    """Name of the file that its output goes to here; `{job}` becomes the job's id."""
+    """Name of the local output file; `{job}` becomes the job id."""
     after: tuple[str, ...] = ()
-    """Names of jobs that must have ended first, well or not: it looks at their artefacts itself."""
+    """Names of jobs that must have ended first, successfully or not; it checks their files itself."""
     time_limit_seconds: float | None = None
-    """When this machine ends it; SLURM's limit stands in the script."""
+    """Local time limit; SLURM's is in the script."""
 
     def output_path(self, job_id: str) -> Path:
-        """Return the file that a job's output is in, or would be."""
+        """Return the path of a job's output file."""
         named = self.folder / self.output.format(job=job_id)
         # Below a folder with a backslash SLURM replaces no pattern.
         unnamed = self.folder / self.output.format(job=JOB_ID)
@@ -41,45 +41,46 @@ class Job:
 
 
 class Executor(Protocol):
-    """Starts jobs and tells the truth about them, from their folders, whoever started them."""
+    """Executor of jobs that derives their state from files, whoever started them."""
 
     name: str
     """`local` or `slurm`."""
     waits_itself: bool
-    """Whether it is a scheduler of its own: it holds a job back until those it comes after have ended, and its jobs go
-    on when the command that started them ends. Otherwise the command's own queue holds back, and stops what runs."""
+    """Whether it is a scheduler: it holds jobs back until their dependencies have ended, and its jobs outlive the
+    command. Otherwise the command's queue does this, and stops running jobs.
+    """
     tick_seconds: float
-    """How long a queue waits between two turns."""
+    """Seconds between two turns of a queue."""
 
     @property
     def trouble(self) -> str:
-        """Why the last look was not answered; empty when it was."""
+        """Error of the last query; empty if it succeeded."""
         ...
 
     def start(self, job: Job, token: str, gpus: tuple[str, ...], after: Sequence[str] = ()) -> str:
-        """Start a job and give its id; `token` is in the ledger already, so that a start can never be forgotten.
+        """Start a job. Return its id; `token` is in the ledger already, so a start is never forgotten.
 
         Args:
-            job: what to start.
-            token: told to the scheduler with the job, so that it is found again after any unclear answer.
-            gpus: ids of GPUs on this machine; SLURM gives its own.
+            job: job to start.
+            token: passed to the scheduler, to find the job after an unclear answer.
+            gpus: ids of local GPUs; SLURM assigns its own.
             after: ids of jobs that must have ended first.
 
         Raises:
-            SubmissionRejectedError: the scheduler said no, in words, and nothing was started.
-            SubmissionLimitError: not now, since there are too many; later it may.
-            SubmissionUnknownError: it cannot be told whether it was started.
-            HostError: it cannot be started here at all.
+            SubmissionRejectedError: the scheduler refused, and nothing was started.
+            SubmissionLimitError: too many jobs now; a later try may succeed.
+            SubmissionUnknownError: it is unknown whether the job was started.
+            HostError: it cannot be started here.
         """
         ...
 
     def look(self, jobs: Sequence[Job]) -> Mapping[str, JobView]:
-        """How the last job of each of these names stands; without an entry: there was none, as far as can be told.
+        """Return the view of the last job of each name; without an entry there was none, as far as known.
 
-        One query for all of them. A query that fails changes nothing: then the last known state comes back, active.
+        One query covers all jobs. If it fails, the last known state is returned as active.
         """
         ...
 
     def stop(self, jobs: Sequence[Job]) -> None:
-        """Ask what lives of these jobs to save and end, and take what waits out of the queue."""
+        """Ask running jobs to save and end, and remove queued ones."""
         ...

@@ -1,4 +1,4 @@
-"""Jobs in order, as many at a time as may run; what ends may be started again; safe to kill and to start again."""
+"""Job queue with limited concurrency, retries and adoption; safe to kill and restart."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from touchline.run.submission import begin
 from touchline.slurm.job_view import JobView
 
 STOP_PATIENCE_SECONDS = 120.0
-"""How long jobs may take to save after Ctrl-C; slower ones go on saving by themselves."""
+"""Seconds in which jobs may save after Ctrl-C; slower ones continue to save by themselves."""
 LATER_SECONDS = 30.0
-"""When a scheduler is asked again that took no more jobs, or gave no clear answer."""
+"""Seconds until a scheduler is asked again after a limit or an unclear answer."""
 
 Slot = tuple[str, ...]
 Watch = Callable[[Sequence[Job], Mapping[str, JobView]], None]
@@ -25,13 +25,13 @@ After = Callable[[Job, JobView], Sequence[Job]]
 
 
 def as_it_is(job: Job) -> bool:
-    """For work that is always to be done."""
+    """Return True: the work is always to be done."""
     del job
     return True
 
 
 def nothing_more(job: Job, view: JobView) -> Sequence[Job]:
-    """For work that is not tried again."""
+    """Return nothing: the work is not retried."""
     del job, view
     return ()
 
@@ -48,24 +48,24 @@ def run_jobs(
     on_message: MessageCallback | None = None,
     clock: Clock | None = None,
 ) -> dict[str, JobView]:
-    """Run every job to its end and give how each one ended.
+    """Run every job to its end. Return their final views.
 
-    A job whose attempt is alive already, because an earlier call was killed or it was started by hand, is adopted:
-    waited for, not started again.
+    A job with a living attempt, because an earlier command was killed or it was started by hand, is adopted: waited for
+    and not started again.
 
     Args:
-        jobs: what to do, in order.
-        executor: how.
-        ledger: where it is recorded; the intent before the start.
-        slots: one job at a time for each.
-        watch: called on every turn with the jobs that were started and how they stand.
-        before: called with each job before it starts; False when it is done by now, by whomever.
-        after: called with each job that has ended; the jobs that it gives are started too, itself perhaps again.
-        on_message: receives why nothing can be started or told at the moment, each reason once.
-        clock: what tells the time and waits.
+        jobs: jobs in order.
+        executor: executor of the jobs.
+        ledger: ledger; the intent is recorded before the start.
+        slots: one running job per slot.
+        watch: called on every turn with the started jobs and their views.
+        before: called before a job starts; False if it is done by now.
+        after: called with each ended job; returned jobs are started too, possibly the same again.
+        on_message: called with each distinct reason why nothing can be started or queried now.
+        clock: time and sleep functions.
 
     Raises:
-        KeyboardInterrupt: here after every running job was asked to save and has ended; a scheduler's jobs go on.
+        KeyboardInterrupt: locally after every running job was asked to save and has ended; a scheduler's jobs continue.
     """
     queue = _Queue(jobs, executor, ledger, slots, before, clock or RealClock(), on_message)
     try:
@@ -85,7 +85,7 @@ def run_jobs(
 
 
 class _Queue:
-    """What waits, what runs, and where there is room."""
+    """Queued and running jobs, and free slots."""
 
     def __init__(
         self,
@@ -111,15 +111,15 @@ class _Queue:
         self._events = len(ledger.entries())
 
     def jobs(self) -> list[Job]:
-        """What runs."""
+        """Return the running jobs."""
         return [job for job, _ in self.running.values()]
 
     def wait(self) -> None:
-        """Until the next turn."""
+        """Sleep until the next turn."""
         self._clock.sleep(self._executor.tick_seconds)
 
     def start(self) -> None:
-        """Start what may start, as far as there is room."""
+        """Start ready jobs in free slots."""
         if not self.waiting or not self._free or self._clock.monotonic() < self._not_before:
             return
         cancelled = {each.job for each in self._ledger.entries()[self._events :] if each.event == "cancel requested"}
@@ -133,7 +133,7 @@ class _Queue:
                 return
 
     def look(self) -> list[tuple[Job, JobView]]:
-        """The jobs that have ended since, and how."""
+        """Return the newly ended jobs with their views."""
         over, self._over = self._over, []
         if self.running:
             self.views = dict(self._executor.look(self.jobs()))
@@ -156,7 +156,7 @@ class _Queue:
         return over
 
     def stop(self, watch: Watch) -> None:
-        """Ask what runs to save, and wait for it."""
+        """Ask running jobs to save, and wait for them."""
         for job in self.jobs():
             self._ledger.record("stop requested", job.name)
         self._executor.stop(self.jobs())
@@ -167,9 +167,9 @@ class _Queue:
             self.look()
 
     def _is_ready(self, job: Job) -> bool:
-        """Whether what it comes after is over; a scheduler that can wait by itself needs only to know those jobs.
+        """Return True if its dependencies have ended; a scheduler with dependencies only needs their ids.
 
-        What was dropped in this turn may be started again, or take with it what builds on it.
+        A job dropped in this turn may be started again, or drop its dependents.
         """
         waiting = {each.name for each in (*self.waiting, *(job for job, _ in self._over))}
         return all(
@@ -177,7 +177,7 @@ class _Queue:
         )
 
     def _begin(self, job: Job) -> bool:
-        """Start one; False where no more is taken now."""
+        """Start one job. Return False if no more are accepted now."""
         slot = self._free.pop(0)
         after = [self._ids[name] for name in job.after if name in self.running and self._ids.get(name)]
         try:
@@ -207,7 +207,7 @@ class _Queue:
             self._on_message(sentence)
 
     def _drop(self, job: Job, state: JobState, reason: str) -> None:
-        """A job that ended before it began."""
+        """Record a job that ended before it began."""
         self.waiting.remove(job)
         view = JobView(job_id="", state=state, active=False, source="ledger", reason=reason)
         self._ledger.record("ended", job.name, state=state.value, reason=reason)

@@ -1,7 +1,7 @@
-"""The last rows of a metrics.jsonl, read fast and without trust: what `status` needs of a training that may be running.
+"""Last rows of a metrics.jsonl, for the status of a possibly running training; fast and tolerant.
 
-Only the file's end is read. A row that is torn, that is no row, or whose values are of another kind is left out; a loss
-that is no number is kept as such, because that is what one wants to hear of.
+Only the end of the file is read. Partial and invalid rows are skipped; a loss that is not a number is kept, because it
+must be reported.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from touchline.core.quantity import Measured, MemoryKind, Missing, Quantity
 from touchline.run.tails import read_tail
 
 ACTIVE_TAIL_BYTES = 24 << 10
-"""Some forty steps: enough for a median and its spread."""
+"""About forty steps: enough for a median and its spread."""
 ENDED_TAIL_BYTES = 3 << 10
-"""Some steps: enough for the last loss."""
+"""A few steps: enough for the last loss."""
 NOT_MEASURED = Missing(missing="no step has been measured")
 _KINDS: dict[object, MemoryKind] = {"allocated": "allocated", "reserved": "reserved", "process": "process"}
 
@@ -29,50 +29,50 @@ class RecentStep:
     """One optimizer step."""
 
     attempt: int
-    """The attempt that did it."""
+    """Attempt number."""
     step: int
-    """Its number, from 1."""
+    """Step number, from 1."""
     time_unix: float
-    """When it ended, by the clock of the machine that did it."""
+    """End time, by the clock of its machine."""
     seconds: float
-    """Its wall time."""
+    """Wall-clock time."""
     loss: float | None
-    """Its loss; none where the row has no finite number."""
+    """Loss; None if it is not a finite number."""
     real_tokens: float
-    """Its tokens."""
+    """Number of tokens."""
     elapsed_seconds: float = 0.0
-    """Wall time of all steps up to it; 0 where the row does not tell."""
+    """Wall-clock time of all steps so far; 0 if unknown."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recent:
-    """The end of a training's metrics."""
+    """End of a training's metrics."""
 
     steps: tuple[RecentStep, ...] = ()
-    """The last steps, oldest first; those that a later attempt did again are left out."""
+    """Last steps, oldest first; steps repeated by a later attempt are dropped."""
     whole: bool = True
-    """Whether the steps are all there are, because the file is short."""
+    """Whether these are all steps, because the file is short."""
     resumed_from: int | None = None
-    """Steps done before the last attempt, where its first row is in sight."""
+    """Steps done before the last attempt, if its first row was read."""
     validation_seconds: float = 0.0
-    """Wall time of all validations so far; 0 where none is in sight."""
+    """Wall-clock time of all validations so far; 0 if none was read."""
     longest_pause_seconds: float = 0.0
-    """The longest validation or saving in sight."""
+    """Longest validation or saving read."""
     last_row_unix: float | None = None
-    """When the last row was written, by its own words."""
+    """Time of the last row, by its own field."""
     peak_memory: Measured = NOT_MEASURED
-    """Peak memory as the last step tells it."""
+    """Peak memory of the last step."""
     ended: bool = False
-    """Whether the last row says that the attempt ended in order."""
+    """Whether the last row is a regular end of the attempt."""
 
     @property
     def steps_done(self) -> int:
-        """Optimizer steps done."""
+        """Number of optimizer steps done."""
         return self.steps[-1].step if self.steps else self.resumed_from or 0
 
 
 def read_recent(path: Path, limit_bytes: int) -> Recent:
-    """The rows in the last bytes of a metrics.jsonl; of a file that is not there, none."""
+    """Read the rows in the last bytes of a metrics.jsonl; none if it is missing."""
     data, whole = read_tail(path, limit_bytes)
     lines = data.split(b"\n")
     steps: list[RecentStep] = []
@@ -150,7 +150,7 @@ def _step(row: Mapping[str, object]) -> RecentStep | None:
 
 
 def _peak(told: object, before: Measured) -> Measured:
-    """The row's quantity; resident memory and the GPU's are told apart by `kind`."""
+    """Return the row's quantity; `kind` distinguishes resident and GPU memory."""
     if not isinstance(told, dict):
         return before
     value, kind = _number(told, "value"), _KINDS.get(told.get("kind"))

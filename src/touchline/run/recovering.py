@@ -1,4 +1,4 @@
-"""After a job that did not finish its work: start it again, plan it smaller, or stop; siblings learn from it."""
+"""Recovery after an unfinished job: retry, plan smaller micro-batches, or stop; siblings profit from it."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ Shape = tuple[object, ...]
 
 
 class Recovery:
-    """What a queue asks before it starts a job and after one has ended.
+    """Decisions of a queue before a job starts and after it has ended.
 
     Args:
-        planned: the plan; `planned` is the newest one afterwards.
-        settings: where models and the history are.
-        executor: takes siblings out of its queue that would fail the same way.
-        ledger: where every decision is recorded.
-        on_message: receives of every decision, in a sentence.
-        retry: start also what failed twice the same way.
+        planned: plan; updated to the newest one.
+        settings: user config with models and history.
+        executor: executor, to withdraw siblings that would fail alike.
+        ledger: ledger of every decision.
+        on_message: called with every decision.
+        retry: also start jobs that failed twice with the same error.
     """
 
     def __init__(
@@ -67,11 +67,11 @@ class Recovery:
 
     @property
     def called_back(self) -> frozenset[str]:
-        """Jobs that were taken out of the scheduler's queue, to be planned smaller."""
+        """Jobs withdrawn from the scheduler's queue for smaller planning."""
         return frozenset(self._withdrawn)
 
     def admit(self, jobs: Sequence[Job]) -> list[Job]:
-        """Those of these jobs that may start: not what failed twice the same way already."""
+        """Return the jobs that may start: not those that failed twice with the same error."""
         admitted: list[Job] = []
         for job in jobs:
             failures = [] if self._retry or _of_evaluation(job) else failures_of(job, None)
@@ -86,12 +86,12 @@ class Recovery:
         return admitted
 
     def before(self, job: Job) -> bool:
-        """Whether a job is still to be started; what a sibling has learned is planned for it then.
+        """Return True if a job is still to be started; sizes found by siblings are planned first.
 
-        Between the list of what is missing and now, somebody else's job may have finished it.
+        Another process may have finished it meanwhile.
 
         Raises:
-            SubmissionRejectedError: what it builds on will not be there.
+            SubmissionRejectedError: a job it depends on will not be done.
         """
         if self._is_done(job):
             return False
@@ -107,7 +107,7 @@ class Recovery:
         return True
 
     def after(self, job: Job, view: JobView) -> Sequence[Job]:
-        """A job has ended: what is to be started now, itself perhaps again."""
+        """Return the jobs to start after a job has ended, possibly the same again."""
         if self._is_done(job):
             self._playing.pop(job.name, None)
             return ()
@@ -152,11 +152,11 @@ class Recovery:
         return not (_of_evaluation(job) and missing_evaluations(self.planned, run, None))
 
     def _stopped_parent(self, job: Job) -> str | None:
-        """Something that a job builds on and that will not be there."""
+        """Return a dependency of a job that will not be done."""
         return next((name for name in job.after if name in self.stopped), None)
 
     def _learned(self) -> dict[Shape, int]:
-        """The micro-batches that earlier calls found to fit after larger ones did not."""
+        """Return the micro-batch sizes that earlier commands found to fit after larger ones failed."""
         found: dict[Shape, int] = {}
         for entry in self._ledger.entries():
             run = self.planned.plan.run(entry.job)
@@ -181,7 +181,7 @@ class Recovery:
         self._on_message(f"{job.name}: stopped: {self.stopped[job.name]}")
 
     def _shrink(self, run: PlannedRun, micro: int, global_batch: int, decision: Decision) -> Decision:
-        """Plan a run with a smaller micro-batch, and call back the siblings that wait in the scheduler's queue."""
+        """Plan a run with a smaller micro-batch, and withdraw queued siblings."""
         size = halve_micro_batch(micro, global_batch)
         why = f"{decision.why}: now {size}, and {-(-global_batch // size)} accumulated to the same global batch"
         try:
@@ -216,11 +216,11 @@ class Recovery:
 
 
 def failures_of(job: Job, view: JobView | None) -> list[Failure]:
-    """The attempts at a job that ended without finishing it, oldest first.
+    """Return the unfinished attempts at a job, oldest first.
 
     Args:
-        job: the job.
-        view: how its last attempt ended, by the executor's word; None when only the folder is asked.
+        job: job to inspect.
+        view: final view from the executor; None to use files only.
     """
     attempts = drop_lock_conflicts(read_attempts(job.status))
     rows = () if _of_evaluation(job) else read_metrics(job.folder / "metrics.jsonl").attempts
@@ -261,7 +261,7 @@ def _failure(job: Job, attempt: Attempt, later: Sequence[Attempt], rows: Sequenc
 
 
 def _progressed(folder: Path, attempt: Attempt, later: Sequence[Attempt], rows: Sequence[AttemptRow]) -> bool:
-    """Whether an attempt saved further than it had begun: where the next one began, or what is saved now, tells."""
+    """Return True if an attempt saved progress beyond its start, by the next attempt's start or the saved state."""
     begun = attempt.start.time_unix
     until = later[0].start.time_unix if later else float("inf")
     own = [row.from_step for row in rows if begun <= row.time_unix < until]
@@ -288,7 +288,7 @@ def _of_evaluation(job: Job) -> bool:
 
 
 def _shape(run: PlannedRun) -> Shape:
-    """Equal for runs whose forward passes need the same memory at the same micro-batch, but for their data."""
+    """Return a key that is equal for runs with the same memory need per micro-batch, data aside."""
     train = run.train
     if train is None:
         return (run.name,)

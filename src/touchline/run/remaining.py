@@ -1,4 +1,4 @@
-"""Progress of a command's jobs: each active one, and all together with the time left."""
+"""Progress of a command's jobs: each active one, and the total with the remaining time."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from touchline.slurm.job_view import JobKind, JobName, JobView, evaluation_name
 from touchline.spec.plan import PlannedRun
 
 TOTAL = "total"
-"""Name of the row for all jobs together."""
+"""Name of the total row."""
 
 
 class Progress:
-    """Work that a command has to do, and how much of it is left; `watch` is called on every turn of the queue."""
+    """Remaining work of a command; `watch` is called on every turn of the queue."""
 
     def __init__(
         self,
@@ -39,12 +39,12 @@ class Progress:
         """List the missing trainings and evaluations.
 
         Args:
-            planned: the plan, its folders written.
-            runs: the runs to work on.
-            on_progress: receives the rows.
-            at_once: jobs that run at the same time, as far as that is known.
+            planned: plan with written folders.
+            runs: selected runs.
+            on_progress: called with the rows.
+            at_once: number of jobs running at the same time, if known.
             train: whether missing trainings are done.
-            epochs: checkpoints to evaluate, instead of those of experiment.yaml.
+            epochs: checkpoints to evaluate instead of those of experiment.yaml.
         """
         self._runs = {run.name: run for run in runs}
         self._on_progress = on_progress
@@ -65,7 +65,7 @@ class Progress:
         self._all = len(self._left)
 
     def watch(self, jobs: Sequence[Job], seen: Mapping[str, JobView]) -> None:
-        """Report every job that is at work, and the total."""
+        """Report every active job, and the total."""
         rows = [self._row(job, seen.get(job.name)) for job in jobs]
         names = {name for job in jobs for name in self._parts(job.name)}
         for name in self._active - names:
@@ -94,7 +94,7 @@ class Progress:
         )
 
     def _evaluation(self, job: Job) -> JobProgress:
-        """Read the item that an evaluation is at; runs that share its process are done one after the other."""
+        """Read the current item of an evaluation; runs that share its process are done in order."""
         row = evaluation_progress(job)
         parts = self._parts(job.name)
         run = row.run
@@ -106,7 +106,7 @@ class Progress:
         return replace(row, left=sum_quantities([self._left[name] for name in parts if name in self._left], "s"))
 
     def _parts(self, name: str) -> list[str]:
-        """Return the pieces of work that a job does: itself, or the evaluations of all runs of a base model."""
+        """Return the work items of a job: itself, or the evaluations of all runs of a base model."""
         job = JobName.parse(name)
         if job.kind is JobKind.TRAINING or not self._shared:
             return [name]

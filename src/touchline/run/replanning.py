@@ -1,4 +1,4 @@
-"""Planning single runs again while others wait or run: what is not named stays as it was decided."""
+"""Re-planning of single runs while others are queued or running; the others stay unchanged."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from touchline.spec.read import read_experiment
 
 
 def with_micro_batches(planned: LoadedPlan, settings: UserConfig, sizes: Mapping[str, int], reason: str) -> LoadedPlan:
-    """The plan with other micro-batches for some runs: a recorded revision, and their folders written anew.
+    """Re-plan some runs with other micro-batches: a recorded revision with rewritten folders.
 
-    What these runs have made so far is moved aside; the global batch, and so the science, stays. Their trainings are
-    over; an evaluation that waits behind one ends at once, finds nothing, and is started again.
+    Their results so far are moved aside; the global batch stays. Their trainings have ended; an evaluation queued
+    behind one ends at once, finds nothing, and is started again.
 
     Args:
-        planned: the plan.
-        settings: where models and the history are.
+        planned: plan of the experiment.
+        settings: user config with models and history.
         sizes: examples per forward pass by run.
-        reason: what the revision says.
+        reason: text of the revision.
 
     Raises:
-        PlanDriftError: experiment.yaml is no longer what was planned, so that other runs would change as well.
+        PlanDriftError: experiment.yaml changed since planning, so other runs would change too.
         InputError: a size is impossible.
     """
     folder, old = planned.folder, planned.plan

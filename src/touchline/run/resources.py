@@ -1,4 +1,4 @@
-"""What an attempt used of its machine: memory and load, sampled from outside, so that every trainer has them."""
+"""Resource usage of an attempt, sampled from outside so that every trainer has it."""
 
 from __future__ import annotations
 
@@ -11,49 +11,49 @@ RESOURCES_SCHEMA_VERSION = 1
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GpuSummary:
-    """One GPU of an attempt."""
+    """Usage of one GPU by an attempt."""
 
     name: str
-    """Its product name, as the driver gives it."""
+    """Product name from the driver."""
     id: str
-    """How CUDA_VISIBLE_DEVICES names it; where that names none, its number."""
+    """Id in CUDA_VISIBLE_DEVICES, else its number."""
     memory_mean: Measured
-    """Memory in use on it, in B, the mean over the samples."""
+    """Memory in use, in B, mean over the samples."""
     memory_peak: Measured
-    """The largest sample, in B."""
+    """Largest sample, in B."""
     memory_total: Measured
-    """How much it has, in B."""
+    """Total memory, in B."""
     utilization_mean: Measured
-    """Share of time in which it was busy, in %, the mean over the samples."""
+    """Busy fraction of time, in %, mean over the samples."""
     utilization_peak: Measured
-    """The largest sample, in %."""
+    """Largest sample, in %."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ResourceSummary:
-    """status/resources.<job>.<restart>.json: what one attempt's processes used, up to now."""
+    """Content of status/resources.<job>.<restart>.json: usage of one attempt's processes so far."""
 
     schema_version: int = RESOURCES_SCHEMA_VERSION
-    """Version of this file's form."""
+    """Format version."""
     job_id: str
-    """The job."""
+    """Job id."""
     restart: int
-    """Its restart."""
+    """Restart number of the job."""
     time_unix: float
-    """When it was written."""
+    """Time of writing."""
     seconds: float
-    """How long was sampled."""
+    """Sampled duration in seconds."""
     samples: int
-    """How often."""
+    """Number of samples."""
     memory_mean: Measured
-    """Resident memory of all processes of the attempt together, in B, the mean over the samples."""
+    """Resident memory of all its processes together, in B, mean over the samples."""
     memory_peak: Measured
-    """The largest sample of it, in B."""
+    """Largest sample, in B."""
     cpu_mean: Measured
-    """Processor time of all processes over wall time, in %; 100 is one core."""
+    """CPU time of all its processes over wall-clock time, in %; 100 is one core."""
     cpu_peak: Measured
-    """The largest value between two samples, in %."""
+    """Largest value between two samples, in %."""
     gpus: tuple[GpuSummary, ...]
-    """Its GPUs; none where `gpu_reason` says why."""
+    """Its GPUs; empty with `gpu_reason`."""
     gpu_reason: str
-    """Why no GPU was sampled; empty when one was."""
+    """Reason why no GPU was sampled; empty if one was."""

@@ -1,4 +1,4 @@
-"""The jobs that an experiment's folders hold: a run's training, a run's evaluation, the shared one of a base model."""
+"""Jobs of an experiment's folders: training of a run, evaluation of a run or of a base model."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from touchline.slurm.job_view import evaluation_name
 
 
 def run_training(folder: ExperimentFolder, run: str) -> Job:
-    """The training of a run."""
+    """Return the training job of a run."""
     place = folder.run(run)
     return _scripted(run, place, "finetune.slurm", place / "status", "slurm-{job}.out")
 
 
 def run_evaluation(folder: ExperimentFolder, run: str) -> Job:
-    """The evaluation of one run by its own script."""
+    """Return the evaluation job of a run by its own script."""
     place = folder.run(run)
     return _scripted(evaluation_name(run), place, "eval.slurm", place / "eval" / "status", "slurm-eval-{job}.out")
 
 
 def model_evaluation(folder: ExperimentFolder, model: str, request: Path) -> Job:
-    """The evaluation, on this machine, of all runs of one base model that `request` lists."""
+    """Return the local evaluation job of all runs of one base model listed in `request`."""
     place = folder.evaluation(model)
     work = ("-m", "touchline.evaluate", "--experiment", str(folder.root), "--request", str(request))
     return Job(

@@ -1,4 +1,4 @@
-"""How a run stands, derived in one place from three facts: its job, its artefacts, its evaluations."""
+"""Run status, derived in one place from its job, its files and its evaluations."""
 
 from __future__ import annotations
 
@@ -19,36 +19,36 @@ _SIGNALS_ABOVE = 128
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StatusInputs:
-    """What a run's status is derived from."""
+    """Facts from which a run's status is derived."""
 
     kind: RunKind
-    """Fine-tuned, or a control."""
+    """Fine-tuned or control."""
     prepared: bool
     """Whether its folder is written."""
     outcome: TrainingOutcome
-    """What the artefacts say."""
+    """Training outcome from the files."""
     evaluated: bool
-    """Whether an evaluation of these weights with these settings is there."""
+    """Whether an evaluation of these weights with these settings exists."""
     job: JobView | None
-    """Its job: the training's, of a control the evaluation's; none when there was none."""
+    """Training job, or evaluation job of a control; None if there was none."""
 
 
 def drop_lock_conflicts(attempts: Sequence[Attempt]) -> tuple[Attempt, ...]:
-    """The attempts without those that found another one at work and did nothing."""
+    """Drop attempts that found another one active and did nothing."""
     return tuple(each for each in attempts if each.exit is None or each.exit.code != EXIT_HELD)
 
 
 def training_outcome(
     kind: RunKind, *, steps_planned: int | None, marked_steps: int | None, last_export_whole: bool, begun: bool
 ) -> TrainingOutcome:
-    """What the artefacts of a training say.
+    """Return the training outcome by its files.
 
     Args:
         kind: fine-tuned, or a control, which trains nothing.
-        steps_planned: optimizer steps of the plan.
-        marked_steps: steps that training.json of this very plan tells; none when there is no such file.
-        last_export_whole: whether the last checkpoint that training.json names is whole.
-        begun: whether there is an attempt or a row of metrics.
+        steps_planned: planned optimizer steps.
+        marked_steps: steps in training.json of this plan; None without such a file.
+        last_export_whole: whether the last checkpoint in training.json is valid.
+        begun: whether there is an attempt or a metrics row.
     """
     if kind is RunKind.CONTROL:
         return TrainingOutcome.NOT_STARTED
@@ -58,7 +58,7 @@ def training_outcome(
 
 
 def run_status(standing: StatusInputs) -> RunStatus:
-    """The status."""
+    """Return the run status."""
     job = standing.job
     if job is not None and job.active:
         # Of a job that cannot be asked after now, its own traces tell whether it ever began.
@@ -83,22 +83,22 @@ def run_status(standing: StatusInputs) -> RunStatus:
 
 
 def _unfinished(job: JobView) -> RunStatus:
-    """A job is over and its work is not: a fault of its own, or something from outside, after which it goes on."""
+    """Return the status of an ended job with unfinished work: failed by itself, or interrupted from outside."""
     return RunStatus.FAILED if job.state in _ENDED_BY_ITSELF and not is_killed(job) else RunStatus.INTERRUPTED
 
 
 def is_killed(job: JobView) -> bool:
-    """A kill leaves no exit code, or one above 128; memory that did not do is a fault of its own."""
+    """Return True if a job was killed: no exit code, or one above 128; out of memory is a failure."""
     if job.state is JobState.OUT_OF_MEMORY:
         return False
     return bool(job.signal) or job.exit_code is None or job.exit_code > _SIGNALS_ABOVE
 
 
 def job_view_from_files(attempts: Sequence[Attempt], now_unix: float) -> JobView | None:
-    """What the files of a job alone tell of it; None when nobody ever started it.
+    """Build a JobView from a job's status files. Return None if it never started.
 
-    An attempt on another machine that has written no exit file lives as long as its heartbeat is fresh; after that
-    nobody knows.
+    An attempt on another machine without an exit file is alive while its heartbeat is fresh; after that its state is
+    unknown.
     """
     if not attempts:
         return None

@@ -1,13 +1,11 @@
-"""The sampler of one attempt: memory and load of its processes and GPUs, from outside, whatever trainer is at work.
+"""Sampler of one attempt: memory and load of its processes and GPUs, independent of the trainer.
 
-A daemon thread of the supervisor looks every two seconds, more often in the first ones, and writes what it saw to
-status/resources.<job>.<restart>.json now and then, and at the end. A full disk, a process that is gone or a driver that
-refuses never harm the work; a driver that hangs keeps this thread and nothing else. One look at five processes takes
-about half a millisecond.
+A daemon thread of the supervisor samples every two seconds, more often at first, and writes
+status/resources.<job>.<restart>.json periodically and at the end. A full disk, an ended process or a driver error never
+affect the work; a hanging driver blocks only this thread. Sampling five processes takes about half a millisecond.
 
-Memory is the sum of the resident sets: pages that processes share count in each of them, so loaders that are forked
-look larger than they are. What happens between two looks is seen as far as the kernel counts it: processor time always,
-the peak of a process's memory on Linux.
+Memory is the sum of resident sets: shared pages count in each process, so forked loaders look larger than they are.
+Between samples, CPU time is counted by the kernel, and on Linux also a process's peak memory.
 """
 
 from __future__ import annotations
@@ -29,13 +27,13 @@ from touchline.run.gpu_meter import GpuMeter, RunningStats, open_gpus
 from touchline.run.resources import ResourceSummary
 
 SAMPLE_SECONDS = 2.0
-"""Between two looks, once it runs."""
+"""Seconds between two samples."""
 FIRST_SECONDS = (0.05, 0.2, 0.5, 1.0)
-"""Between the first looks: short work is seen too."""
+"""Seconds between the first samples, so that short work is seen too."""
 WRITE_SECONDS = 5.0
-"""Between two writings, as often as the heartbeat."""
+"""Seconds between two writes, equal to the heartbeat."""
 CLOSE_PATIENCE_SECONDS = 2.0
-"""How long the end waits for a look that hangs."""
+"""Seconds for which the end waits for a hanging sample."""
 RESIDENT = "resident sets of all its processes, summed; shared pages count in each"
 _SUMMARY = TypeAdapter(ResourceSummary)
 _KIB = 1024
@@ -43,12 +41,12 @@ _LINUX = sys.platform == "linux"
 
 
 def resources_file(status: Path, job_id: str, restart: int) -> Path:
-    """Where the summary of an attempt lies."""
+    """Return the path of an attempt's resource summary."""
     return status / f"resources.{job_id}.{restart}.json"
 
 
 class ProcessTree:
-    """A process and all that descends from it, looked at again and again."""
+    """Process with all its descendants."""
 
     def __init__(self, pid: int) -> None:
         self._known: dict[int, psutil.Process] = {}
@@ -57,7 +55,8 @@ class ProcessTree:
         self._first = True
 
     def look(self) -> tuple[float, float, float] | None:
-        """(resident bytes, largest resident bytes of one process so far, processor seconds since the last look).
+        """Return (resident bytes, largest resident bytes of one process so far, CPU seconds since the last call); None
+        if nothing is left.
 
         None when nothing of it is left.
         """
@@ -83,11 +82,11 @@ class ProcessTree:
 
     @property
     def pids(self) -> frozenset[int]:
-        """The processes of the last look."""
+        """Processes of the last call."""
         return frozenset(self._known)
 
     def _find(self) -> None:
-        """Who belongs to it now. A pid that was given to another process is told by when that one began."""
+        """Update the members. A reused pid is recognized by its start time."""
         for pid, process in list(self._known.items()):
             if not process.is_running():
                 del self._known[pid]
@@ -108,7 +107,7 @@ class ProcessTree:
 
 
 def _children(process: psutil.Process) -> list[int]:
-    """Ids of a process's children; on Linux from the kernel's own list, since psutil reads every process there is."""
+    """Return the ids of a process's children; on Linux from the kernel's list, because psutil reads every process."""
     if not _LINUX:
         with contextlib.suppress(psutil.Error, OSError):
             return [child.pid for child in process.children()]
@@ -122,7 +121,7 @@ def _children(process: psutil.Process) -> list[int]:
 
 
 def _peak_bytes(pid: int) -> float:
-    """The largest resident set that a process ever had; 0 where the system does not tell."""
+    """Return the peak resident set of a process; 0 if unknown."""
     if not _LINUX:
         return 0.0
     for line in Path(f"/proc/{pid}/status").read_text(errors="replace").splitlines():
@@ -132,7 +131,7 @@ def _peak_bytes(pid: int) -> float:
 
 
 class Sampler:
-    """Context around an attempt's work: `with Sampler(status, job_id, restart, process.pid): ...wait for it...`."""
+    """Context manager around an attempt's work: `with Sampler(status, job_id, restart, process.pid): ...`."""
 
     def __init__(
         self,
@@ -145,16 +144,16 @@ class Sampler:
         sample_seconds: float = SAMPLE_SECONDS,
         write_seconds: float = WRITE_SECONDS,
     ) -> None:
-        """Prepare; nothing is looked at yet.
+        """Prepare the sampler; nothing is sampled yet.
 
         Args:
-            status: the job's status folder.
-            job_id: the job.
-            restart: its restart.
-            pid: the work, whose descendants count too.
-            gpus: gives the meter of the job's GPUs, or why there is none.
-            sample_seconds: between two looks.
-            write_seconds: between two writings.
+            status: status folder of the job.
+            job_id: job id.
+            restart: restart number of the job.
+            pid: process of the work; its descendants count too.
+            gpus: function that returns the GPU meter, or the reason why there is none.
+            sample_seconds: seconds between two samples.
+            write_seconds: seconds between two writes.
         """
         self._path = resources_file(status, job_id, restart)
         self._job, self._restart = job_id, restart
@@ -191,7 +190,7 @@ class Sampler:
                 self._guard.release()
 
     def summary(self) -> ResourceSummary:
-        """What was seen so far."""
+        """Return the usage so far."""
         method = f"{RESIDENT}; every {self._sample_seconds:g} s"
         nothing = "it ended before the first look" if self._samples == 0 else "one look is no duration"
         gpus = self._gpus.summaries() if isinstance(self._gpus, GpuMeter) else ()
@@ -227,7 +226,7 @@ class Sampler:
                     return
 
     def _look(self) -> None:
-        """One sample. Wall time is a clock's that nobody sets."""
+        """Take one sample on the monotonic clock."""
         seen = self._tree.look()
         if seen is None:
             return

@@ -1,4 +1,4 @@
-"""What every command that works on an experiment needs: to be alone with it, its runs, the packages that train."""
+"""Common needs of commands on an experiment: lock, run selection, training packages."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ JobProgressCallback = Callable[[Sequence[JobProgress]], None]
 
 @contextmanager
 def experiment_lock(folder: ExperimentFolder) -> Iterator[int]:
-    """Hold the experiment: two commands that start jobs on one folder would do things twice. Gives the lock's
-    descriptor, which programs started from here can go on holding.
+    """Hold the experiment lock, so that two commands do not start jobs twice. Yield its descriptor.
+
+    Programs started here can inherit the descriptor.
 
     Raises:
         PolicyError: another command holds it.
@@ -39,7 +40,7 @@ def experiment_lock(folder: ExperimentFolder) -> Iterator[int]:
 
 
 def selected(plan: Plan, only: str | None) -> list[PlannedRun]:
-    """The runs to work on.
+    """Return the selected runs.
 
     Raises:
         InputError: there is no such run.
@@ -53,7 +54,7 @@ def selected(plan: Plan, only: str | None) -> list[PlannedRun]:
 
 
 def no_such_run(name: str, plan: Plan) -> InputError:
-    """The fault for a run that the plan does not have."""
+    """Return the error for an unknown run."""
     names = [run.name for run in plan.runs]
     near = near_names(name, names, most=1)
     return InputError(
@@ -64,10 +65,10 @@ def no_such_run(name: str, plan: Plan) -> InputError:
 
 
 def require_training() -> None:
-    """Refuse early, and in words, where the packages that train are not installed.
+    """Require the training packages before any work.
 
     Raises:
-        HostError: they are not.
+        HostError: a package is not installed.
     """
     absent = [
         name for name in ("torch", "transformers", "peft", "inspect_ai") if importlib.util.find_spec(name) is None

@@ -1,7 +1,7 @@
-"""The executor of a cluster: submits a run's own script, and tells how it stands from its folder and from SLURM.
+"""SLURM executor: submits run scripts, and derives job states from run folders and SLURM.
 
-Nothing runs beside it and nothing is kept in its memory that another process on another node could not find out again:
-ids and tokens stand in the ledger, starts and ends in the run's folder, the rest is asked of SLURM.
+It runs no daemon and keeps no state that another process could not reconstruct: ids and tokens are in the ledger,
+starts and ends in run folders, the rest is queried.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ from touchline.slurm.states import read_job_id
 
 TICK_SECONDS = 2.0
 SUBMIT_SECONDS = 60.0
-"""An sbatch that takes longer is given up, and what it did is looked for."""
+"""Timeout of sbatch in seconds; its effect is then searched for."""
 LOST_SECONDS = 300.0
-"""A job that SLURM has not known for so long, and that shows no sign of life, is lost."""
+"""Seconds without an entry in SLURM or a heartbeat after which a job is lost."""
 _LOST_LOOKS = 3
 _NOTED_SECONDS = 60.0
 _TAIL_BYTES = 1 << 16
@@ -53,7 +53,7 @@ _IDS_AT_ONCE = 500
 
 
 class SlurmExecutor:
-    """Submits with sbatch; looks with one squeue for all jobs, and one sacct for those that squeue has forgotten."""
+    """Executor that submits with sbatch, and queries one squeue for all jobs and one sacct for the others."""
 
     name = "slurm"
     waits_itself = True
@@ -67,14 +67,14 @@ class SlurmExecutor:
         poll_seconds: float = 30.0,
         lock: int | None = None,
     ) -> None:
-        """Make an executor for one experiment; it asks nothing yet.
+        """Create an executor for one experiment; nothing is queried yet.
 
         Args:
-            commands: what runs sbatch, squeue, ...
-            ledger_path: the experiment's ledger.
-            clock: what tells the time and waits.
-            poll_seconds: squeue is asked no more often than this, however often `look` is called.
-            lock: descriptor of the experiment's lock; an sbatch whose caller is killed keeps it until it ends.
+            commands: runner of sbatch, squeue, ...
+            ledger_path: ledger of the experiment.
+            clock: time and sleep functions.
+            poll_seconds: minimum interval of squeue queries, however often `look` is called.
+            lock: descriptor of the experiment lock; an sbatch whose caller is killed holds it until it ends.
         """
         self._commands = commands
         self._clock: Clock = clock or RealClock()
@@ -92,13 +92,13 @@ class SlurmExecutor:
 
     @property
     def trouble(self) -> str:
-        """Why the last look was not answered; empty when it was."""
+        """Error of the last query; empty if it succeeded."""
         return self._queries.fault
 
     # ------------------------------------------------------------------------------------------------------ submitting
 
     def start(self, job: Job, token: str, gpus: tuple[str, ...], after: Sequence[str] = ()) -> str:
-        """Submit a job's script from its folder; give its id. SLURM chooses the GPUs.
+        """Submit a job's script from its folder. Return its id. SLURM chooses the GPUs.
 
         Raises:
             SubmissionRejectedError, SubmissionLimitError, SubmissionUnknownError, HostError: as the protocol says.
@@ -139,11 +139,11 @@ class SlurmExecutor:
         raise SubmissionUnknownError(f"{what} gave no clear answer: {told.reason}", hint=told.hint)
 
     def find(self, tokens: Sequence[str], since_unix: float) -> Mapping[str, str]:
-        """Ids of the jobs that were submitted with these tokens, if any were.
+        """Return the ids of jobs submitted with these tokens.
 
         Args:
-            tokens: what to look for.
-            since_unix: when the last of them was submitted, if it was; it may take some seconds to appear.
+            tokens: tokens to search.
+            since_unix: time of the last submission; a job may take some seconds to appear.
 
         Raises:
             SubmissionUnknownError: SLURM gave no answer.
@@ -165,7 +165,7 @@ class SlurmExecutor:
     # --------------------------------------------------------------------------------------------------------- looking
 
     def look(self, jobs: Sequence[Job]) -> Mapping[str, JobView]:
-        """How the last job of each name stands, whoever submitted it."""
+        """Return the view of the last job of each name, whoever submitted it."""
         if not jobs:
             return {}
         self._queries.refresh()
@@ -175,7 +175,7 @@ class SlurmExecutor:
         return {name: view for name, view in views.items() if view is not None}
 
     def _ask_accounting(self, known: Sequence[JobMatches]) -> None:
-        """One sacct for the jobs that squeue does not list and that have not said themselves how they ended."""
+        """Query sacct once for jobs that squeue does not list and that have no exit record."""
         wanted: dict[str, None] = {}
         for each in known:
             for job_id in each.without_held(self._queries.queue)[-1:]:
@@ -208,7 +208,7 @@ class SlurmExecutor:
         return next((view for view in active if view.state is not JobState.PENDING), active[0] if active else views[-1])
 
     def _view_of(self, each: JobMatches, job_id: str, rows: tuple[QueueRow, ...]) -> JobView:
-        """One job of SLURM."""
+        """Return the view of one SLURM job."""
         attempt = each.attempts.get(job_id)
         identity = read_job_id(job_id)
         known = Known(
@@ -231,7 +231,7 @@ class SlurmExecutor:
         return self._missed(each, known, view)
 
     def _missed(self, each: JobMatches, known: Known, view: JobView) -> JobView:
-        """A job that squeue does not list, with no word of its end and no sign of life."""
+        """Return the view of a job that squeue does not list, without an exit record or heartbeat."""
         job_id = known.job_id
         queries = self._queries
         submitted = self._submitted.get(job_id)
@@ -256,15 +256,15 @@ class SlurmExecutor:
         return replace(view, reason=f"SLURM does not list it{f'; {view.reason}' if view.reason else ''}")
 
     def _is_forgotten(self, job_id: str) -> bool:
-        """Whether the controller itself does not know a job: squeue lists no jobs of other users."""
+        """Return True if the controller itself does not know a job; squeue hides other users' jobs."""
         if job_id not in self._forgotten and self._queries.knows(job_id) is False:
             self._forgotten.add(job_id)
         return job_id in self._forgotten
 
     def _gone_seconds(self, each: JobMatches, job_id: str) -> float | None:
-        """For how long whole answers have been without a job; None where there were too few of them.
+        """Return the seconds for which complete answers have lacked a job; None after too few answers.
 
-        Each is noted in the ledger, at most one a minute, so that later processes go on counting.
+        Each is recorded in the ledger, at most one per minute, so that later processes continue counting.
         """
         clock = self._clock
         looks = self._missing.get(job_id)
@@ -284,7 +284,7 @@ class SlurmExecutor:
         return clock.monotonic() - looks[0] if len(looks) >= _LOST_LOOKS else None
 
     def _found(self, each: JobMatches, job_id: str) -> None:
-        """A job that was missing is there after all, or its end is known."""
+        """Record that a missing job was found, or its end is known."""
         noted = [entry.event for entry in each.events if entry.job_id == job_id and entry.event in ("missing", "found")]
         self._missing.pop(job_id, None)
         self._forgotten.discard(job_id)
@@ -293,7 +293,7 @@ class SlurmExecutor:
                 self._ledger.record("found", each.job.name, job_id=job_id, time_unix=self._clock.now())
 
     def _has_moved(self, job: Job, attempt: Attempt) -> bool:
-        """Whether a heartbeat changed between two looks a moment ago: so no other node's clock counts."""
+        """Return True if a heartbeat changed between two recent readings, so other nodes' clocks do not matter."""
         key = (job.status, f"{attempt.start.job_id}.{attempt.start.restart}")
         now = self._clock.monotonic()
         before = self._beats.get(key)
@@ -310,10 +310,11 @@ class SlurmExecutor:
     # -------------------------------------------------------------------------------------------------------- stopping
 
     def stop(self, jobs: Sequence[Job]) -> None:
-        """scancel: TERM to what runs, which saves and ends within the cluster's KillWait; what waits leaves the queue.
+        """Cancel with scancel: TERM to running jobs, which save within the cluster's KillWait; queued jobs leave the
+        queue.
 
         Raises:
-            HostError: SLURM could not be told.
+            HostError: scancel failed.
         """
         ids = [view.job_id for view in self.look(jobs).values() if view.active]
         ids = [each for each in ids if read_job_id(each) is not None]
@@ -329,14 +330,14 @@ class SlurmExecutor:
 
 
 def _foremost(rows: Sequence[QueueRow]) -> QueueRow | None:
-    """Of an array's tasks one that lives, or else one that went wrong."""
+    """Return a living task of an array, else one that failed."""
     if not rows:
         return None
     return min(rows, key=lambda row: (row.state.ended, row.state is JobState.COMPLETED))
 
 
 def _by_hand(attempt: Attempt, alive: bool) -> JobView:
-    """An attempt without SLURM, `bash finetune.slurm` on a login node."""
+    """Return the view of an attempt without SLURM, `bash finetune.slurm` on a login node."""
     start, end = attempt.start, attempt.exit
     if alive:
         state, reason = JobState.RUNNING, "started without SLURM"
@@ -358,7 +359,7 @@ def _by_hand(attempt: Attempt, alive: bool) -> JobView:
 
 
 def _tail(job: Job, job_id: str) -> str:
-    """The end of a job's output; empty where there is none."""
+    """Return the end of a job's output; empty if there is none."""
     path = job.output_path(job_id.partition(".")[0])
     try:
         with open_regular(path) as stream:

@@ -1,4 +1,4 @@
-"""Which of SLURM's jobs a job of ours is: by the ledger, by the run's folder, and by what squeue lists."""
+"""Assignment of SLURM jobs to our jobs, by the ledger, run folders and squeue."""
 
 from __future__ import annotations
 
@@ -19,33 +19,33 @@ from touchline.slurm.states import read_job_id
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JobMatches:
-    """The jobs that were ever started for one job of ours."""
+    """SLURM jobs ever started for one of our jobs."""
 
     job: Job
-    """Ours."""
+    """Our job."""
     folder: str
-    """Its folder, without links: as SLURM writes it."""
+    """Its folder without links, as in SLURM."""
     ids: tuple[str, ...]
-    """SLURM's ids, oldest first."""
+    """SLURM ids, oldest first."""
     tokens: Mapping[str, str]
-    """Tokens of its intents, with the id of each, or an empty one."""
+    """Tokens of its intents with their ids, empty if unknown."""
     attempts: Mapping[str, Attempt]
-    """The last attempt of each id."""
+    """Last attempt of each id."""
     by_hand: tuple[Attempt, ...]
     """Attempts without SLURM: `bash finetune.slurm` on a login node."""
     recorded: Mapping[str, JobView]
-    """Ends that the ledger has kept."""
+    """Ends recorded in the ledger."""
     events: Sequence[LedgerEntry]
-    """What the ledger says of it."""
+    """Its ledger events."""
 
     def rows(self, queue: Queue, job_id: str) -> tuple[QueueRow, ...]:
-        """squeue's rows of an id, unless it has been given to somebody else's job since."""
+        """Return squeue's rows of an id, unless the id was reused for another job."""
         identity = read_job_id(job_id)
         rows = queue.by_id.get(job_id if identity is None else identity.whole, ())
         return tuple(row for row in rows if self._is_ours(job_id, row.comment, row.folder, row.script))
 
     def accounted(self, known: SacctJob | None, job_id: str) -> SacctJob | None:
-        """sacct's row of an id, unless it is of another job that had that id before."""
+        """Return sacct's row of an id, unless it is of another job with that id."""
         if known is None:
             return None
         row = known.row
@@ -66,9 +66,9 @@ class JobMatches:
         return (PurePath(folder).name, PurePath(script).name) == (self.job.folder.name, self.job.script)
 
     def without_held(self, queue: Queue) -> tuple[str, ...]:
-        """Its ids without those of jobs that ended at once because another attempt was at work; all, where none worked.
+        """Return its ids without those that ended at once because another attempt was active; all if none worked.
 
-        What SLURM says of such a job is no state of ours, also while it is still ending.
+        The SLURM state of such a job is not the state of ours, even while it is ending.
         """
         if len(self.ids) == 1:
             return self.ids
@@ -89,7 +89,7 @@ class JobMatches:
 
 
 def candidates(job: Job, events: Sequence[LedgerEntry], queue: Queue, executor: str) -> JobMatches:
-    """All jobs that are known to be this one's."""
+    """Return all SLURM jobs known to be this job's."""
     tokens: dict[str, str] = {}
     listed: list[str] = []
     recorded: dict[str, JobView] = {}
@@ -147,7 +147,7 @@ def _recorded(entry: LedgerEntry) -> JobView:
 
 
 def _is_of_other_folder(job: Job, job_id: str, queue: Queue) -> bool:
-    """Return True for a job in the queue that was started from another folder with a run of the same name.
+    """Return True for a queued job started from another folder with a run of the same name.
 
     Its records came here with a copy of the experiment.
     """
@@ -157,7 +157,7 @@ def _is_of_other_folder(job: Job, job_id: str, queue: Queue) -> bool:
 
 
 def _rows_of(job: Job, folder: str, tokens: Mapping[str, str], queue: Queue) -> list[QueueRow]:
-    """Jobs that squeue lists and that were submitted with our tokens, or by hand from the job's folder."""
+    """Return the jobs in squeue submitted with our tokens, or by hand from the job's folder."""
     found = [
         row
         for token in tokens
@@ -170,14 +170,14 @@ def _rows_of(job: Job, folder: str, tokens: Mapping[str, str], queue: Queue) -> 
 
 
 def _is_our_script(job: Job, row: QueueRow) -> bool:
-    """Training and evaluation of a run start in one folder: the script tells them apart, or else the name."""
+    """Return True if a row is of our script; a run's training and evaluation share a folder."""
     return Path(row.script).name == job.script if row.script and job.script else row.name == job.name
 
 
 def _in_order(listed: Sequence[str], others: Mapping[str, None]) -> tuple[str, ...]:
-    """Ids, oldest first: those of the ledger in its order, and the others between them by their numbers.
+    """Sort ids, oldest first: the ledger's in its order, others between them by number.
 
-    SLURM counts up; only where the ledger shows that it began anew do later ids mean older jobs.
+    SLURM ids increase; only if the ledger shows a restart of the count do later ids mean older jobs.
     """
     ranks: dict[str, tuple[int, int, int]] = {}
     era, highest = 0, -1

@@ -1,6 +1,6 @@
-"""What SLURM says of this user's jobs, asked rarely: one squeue for all jobs, one sacct for all that it has forgotten.
+"""Rate-limited SLURM queries: one squeue for all jobs, one sacct for all others.
 
-An answer that failed, came too late or is not whole changes nothing: what was known before stays known.
+A failed, late or incomplete answer changes nothing: the last known state stays.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from touchline.slurm.queue import QueueRow, queue_format, read_queue
 from touchline.slurm.states import read_job_id, waiting_tasks
 
 QUERY_SECONDS = 60.0
-"""A query that takes longer has failed."""
+"""Timeout of a query."""
 LONGEST_WAIT_SECONDS = 180.0
-"""After failures the next query waits twice as long each time, and never longer than this."""
+"""Maximum interval of queries; it doubles after each failure."""
 SETTLED_SECONDS = 120.0
-"""So long after a job's end sacct's exit code is final, even where it is none."""
+"""Seconds after a job's end at which sacct's exit code is final, even if missing."""
 TOKEN_SECONDS = 10.0
 SECOND_LOOK_SECONDS = 3.0
-"""So long after a submission a job may still appear: squeue shows it at once, sacct's whole row took 5 s."""
+"""Seconds after a submission within which a job may still appear: squeue shows it at once, sacct took 5 s."""
 _TOKEN_PAUSE_SECONDS = 3.0
 _IDS_AT_ONCE = 1000
 _OFF = ("accounting storage is disabled", "no such file or directory")
@@ -34,7 +34,7 @@ _OFF = ("accounting storage is disabled", "no such file or directory")
 
 @dataclass(kw_only=True, slots=True)
 class _Pace:
-    """When one kind of query may be made again."""
+    """Rate limit of one kind of query."""
 
     clock: Clock
     seconds: float
@@ -54,36 +54,36 @@ class _Pace:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Queue:
-    """The last whole answer of squeue."""
+    """Last complete answer of squeue."""
 
     rows: tuple[QueueRow, ...] = ()
-    """Every job that the controller knew."""
+    """Jobs known to the controller."""
     number: int = 0
-    """How many answers came before it; 0: there was none yet, and the rows mean nothing."""
+    """Number of the answer; 0 if there was none, and the rows mean nothing."""
     asked: float = -math.inf
-    """When squeue was started, on the monotonic clock."""
+    """Start of squeue on the monotonic clock."""
     by_id: Mapping[str, tuple[QueueRow, ...]] = field(default_factory=dict)
-    """The rows of a job by the ids that it is known by; several for an array."""
+    """Rows by every id of a job; several for an array."""
     by_folder: Mapping[str, tuple[QueueRow, ...]] = field(default_factory=dict)
-    """The rows of the jobs that were submitted from a folder."""
+    """Rows by submission folder."""
     by_comment: Mapping[str, tuple[QueueRow, ...]] = field(default_factory=dict)
-    """The rows of the jobs with a comment."""
+    """Rows by comment."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SacctJob:
-    """What sacct has of one job."""
+    """Data of sacct on one job."""
 
     row: AccountingRow
-    """Its last time."""
+    """Row of its last start."""
     restarts: int
-    """How many times came before."""
+    """Number of earlier starts."""
     is_final: bool
-    """Whether it has ended and its exit code may be believed."""
+    """Whether it has ended and its exit code is reliable."""
 
 
 class SlurmQueries:
-    """Asks squeue, sacct and scontrol, and remembers what they said."""
+    """Queries of squeue, sacct and scontrol with their last answers."""
 
     def __init__(self, commands: Commands, clock: Clock, poll_seconds: float) -> None:
         self._commands = commands
@@ -95,16 +95,16 @@ class SlurmQueries:
         self._doubted: dict[str, float] = {}
         self._absent: set[str] = set()
         self.queue = Queue()
-        """The last whole answer."""
+        """Last complete answer."""
         self.fault = ""
-        """Why squeue gave no answer when it was asked last; empty where it did."""
+        """Error of the last squeue; empty if it succeeded."""
         self.is_absent = False
-        """Whether there is no squeue on this machine."""
+        """Whether squeue is missing on this machine."""
         self.has_accounting: bool | None = None
-        """Whether this cluster keeps accounts; none before it was asked."""
+        """Whether this cluster has accounting; None before the first query."""
 
     def refresh(self, *, now: bool = False) -> None:
-        """Ask squeue again, unless it was asked a moment ago; `now` asks in any case."""
+        """Query squeue again unless its interval has not passed; `now` forces it."""
         if not (now or self._queue_pace.may_ask()):
             return
         self._queue_pace.begins()
@@ -133,11 +133,11 @@ class SlurmQueries:
             self._absent.discard(name)
 
     def account(self, ids: Collection[str], also: Collection[str] = ()) -> None:
-        """Have what sacct knows of these jobs, of those whose end is not known yet; at most one query a poll.
+        """Query sacct for these jobs if their end is unknown; at most one query per interval.
 
         Args:
-            ids: ids without steps that are wanted.
-            also: more ids, asked for where sacct is asked at all, so that the next call need not ask.
+            ids: requested ids without steps.
+            also: further ids, included if sacct is queried at all, to save the next query.
         """
         wanted = [each for each in ids if not self._is_final(each)]
         if not wanted or self.has_accounting is False or not self._sacct_pace.may_ask():
@@ -154,24 +154,24 @@ class SlurmQueries:
             self._absent.update(each for each in part if each not in self._accounted)
 
     def accounted(self, job_id: str) -> SacctJob | None:
-        """What sacct said of a job, an array's task or a step; none where it was not asked or said nothing."""
+        """Return sacct's answer on a job, array task or step; None if not queried or unknown."""
         return self._accounted.get(job_id)
 
     def is_unaccounted(self, job_id: str) -> bool:
-        """Whether there is no more to hear of a job from sacct: it keeps no accounts, or answered without this job."""
+        """Return True if sacct has no more to report on a job: no accounting, or an answer without this job."""
         return self.has_accounting is False or job_id in self._absent
 
     def knows(self, job_id: str) -> bool | None:
-        """Whether the controller itself knows a job; none where it gave no answer."""
+        """Return True if the controller knows a job; None if it gave no answer."""
         answer = self._ask(["scontrol", "show", "job", job_id])
         if answer.ok and read_job(answer.out) is not None:
             return True
         return False if "invalid job id" in answer.err.lower() else None
 
     def find(self, tokens: Sequence[str], since_unix: float) -> Mapping[str, str] | None:
-        """Ids of the jobs that were submitted with these tokens; None where it cannot be told.
+        """Return the ids of jobs submitted with these tokens; None if unknown.
 
-        It looks until a job that was submitted at `since_unix` must have appeared.
+        It waits until a job submitted at `since_unix` must have appeared.
         """
         found: dict[str, str] = {}
         begun = self._clock.monotonic()
@@ -199,7 +199,7 @@ class SlurmQueries:
     def _find_accounted(
         self, tokens: Sequence[str], found: dict[str, str], age_seconds: float
     ) -> Mapping[str, str] | None:
-        """With those that have ended and that the controller has forgotten."""
+        """Add jobs that have ended and left squeue."""
         days = 2 + math.ceil(age_seconds / 86400)
         rows = self._sacct([f"--starttime=now-{days}days", "--allocations"]) if self.has_accounting is not False else ()
         for row in () if rows is None else rows:
@@ -209,7 +209,7 @@ class SlurmQueries:
         return found if rows is not None or self.has_accounting is False else None
 
     def _sacct(self, which: Sequence[str]) -> tuple[AccountingRow, ...] | None:
-        """One sacct; None where it failed."""
+        """Run one sacct; None if it failed."""
         separator = _separator()
         fields = accounting_format(submit_line=self._submit_lines)
         options = ["--parsable2", "--duplicates", f"--delimiter={separator}", f"--format={fields}"]
@@ -253,12 +253,12 @@ class SlurmQueries:
 
 
 def _separator() -> str:
-    """A separator that no name holds; it begins with neither a digit nor a full stop, as `--Format` wants it."""
+    """Return a separator absent from names; `--Format` requires that it begins with neither a digit nor a full stop."""
     return f"\x1f{secrets.token_hex(4)}\x1f"
 
 
 def _words(answer: Answer) -> str:
-    """The last line of what a command complained of."""
+    """Return the last error line of a command."""
     lines = [line.strip() for line in answer.err.splitlines() if line.strip()]
     return lines[-1].removeprefix("squeue: error: ")[:300] if lines else ""
 
@@ -272,7 +272,7 @@ def _by(rows: Sequence[QueueRow], keys: Callable[[QueueRow], Collection[str]]) -
 
 
 def _names(row: QueueRow) -> Collection[str]:
-    """The ids that a row is found by: its own, its array's, that of each waiting task, and what its script sees."""
+    """Return the ids of a row: its own, its array's, those of waiting tasks, and the script's."""
     names = {row.job_id, *waiting_tasks(row.job_id)}
     if row.array_id:
         names.add(row.array_id)
@@ -283,7 +283,7 @@ def _names(row: QueueRow) -> Collection[str]:
 
 
 def _accounted_names(row: AccountingRow) -> set[str]:
-    """The ids that a row of sacct is found by: its own, its array's, and what its script sees."""
+    """Return the ids of a sacct row: its own, its array's, and the script's."""
     identity = read_job_id(row.job_id)
     if identity is None or identity.step is not None or identity.task is None:
         return {row.job_id}
@@ -295,6 +295,6 @@ def _urgency(known: SacctJob) -> int:
 
 
 def _id_of(row: QueueRow) -> str:
-    """The id to remember a job by: of an array the array's."""
+    """Return the id to remember for a job: of an array that of the array."""
     identity = read_job_id(row.job_id)
     return row.array_id or (row.job_id if identity is None else identity.whole)

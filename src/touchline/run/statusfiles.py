@@ -1,9 +1,8 @@
-"""status/: start, heartbeat and exit of every attempt at a job, each written by rename.
+"""Status files: start, heartbeat and exit of every attempt at a job, each written atomically.
 
-status/lock                          held by the kernel as long as the attempt or its work lives; names the holder
-status/start.<job>.<restart>.json    AttemptStart
-status/heartbeat.<job>.<restart>     seconds since 1970, as text
-status/exit.<job>.<restart>.json     AttemptExit
+status/lock is held by the kernel while the attempt or its work lives, and names the holder;
+status/start.<job>.<restart>.json is an AttemptStart; status/heartbeat.<job>.<restart> holds seconds since 1970 as text;
+status/exit.<job>.<restart>.json is an AttemptExit.
 """
 
 from __future__ import annotations
@@ -25,27 +24,27 @@ _LIMIT_BYTES = 1 << 16
 
 
 def write_start(status: Path, start: AttemptStart) -> None:
-    """Say that an attempt began."""
+    """Write the start record of an attempt."""
     write_atomic(status / f"start.{start.job_id}.{start.restart}.json", _START.dump_json(start) + b"\n")
 
 
 def write_exit(status: Path, end: AttemptExit) -> None:
-    """Say that an attempt ended."""
+    """Write the exit record of an attempt."""
     write_atomic(status / f"exit.{end.job_id}.{end.restart}.json", _EXIT.dump_json(end) + b"\n")
 
 
 def write_heartbeat(status: Path, start: AttemptStart, now_unix: float) -> None:
-    """Say that an attempt lives."""
+    """Write the heartbeat of an attempt."""
     write_atomic(status / f"heartbeat.{start.job_id}.{start.restart}", f"{now_unix:.1f}\n")
 
 
 def identity_of(start: AttemptStart) -> ProcessIdentity:
-    """The supervisor that wrote a start file."""
+    """Return the supervisor process of a start record."""
     return ProcessIdentity(host=start.host, boot_id=start.boot_id, pid=start.pid, started=start.pid_started)
 
 
 def read_attempts(status: Path) -> tuple[Attempt, ...]:
-    """All attempts at a job, oldest first; a torn or foreign file is no attempt."""
+    """Return all attempts at a job, oldest first; corrupt and foreign files are skipped."""
     attempts: list[Attempt] = []
     try:
         names = os.listdir(status)  # noqa: PTH208 (names are enough, of a thousand runs)
@@ -73,23 +72,23 @@ def read_attempts(status: Path) -> tuple[Attempt, ...]:
 
 
 def _is_alive(start: AttemptStart, status: Path) -> bool | None:
-    """Return False for an attempt at work in the folder that this one was copied from: here nothing runs."""
+    """Return False for an attempt in the folder from which this one was copied."""
     return False if is_other_folder(start.folder, status) else is_alive(identity_of(start))
 
 
 def read_exit(status: Path, job_id: str, restart: int) -> AttemptExit | None:
-    """How one attempt ended, also one that found another at work; none where there is no such file."""
+    """Return the exit record of one attempt; None if there is none."""
     return _exit(status / f"exit.{job_id}.{restart}.json")
 
 
 def read_exits(status: Path, job_id: str) -> list[AttemptExit]:
-    """Every end that a job has written, one for each time that it was started."""
+    """Return every exit record of a job, one per start."""
     found = [_exit(path) for path in status.glob(f"exit.{job_id}.*.json")]
     return [end for end in found if end is not None]
 
 
 def write_holder(lock: Path, supervisor: ProcessIdentity, work: ProcessIdentity | None) -> None:
-    """Name the holder inside the lock's own file; in place, since the kernel's lock is on this very file."""
+    """Write the holder into the lock file in place, because the kernel's lock is on this file."""
     holder = {"supervisor": _as_data(supervisor), "work": None if work is None else _as_data(work)}
     with lock.open("r+b") as stream:
         stream.write(json.dumps(holder).encode().ljust(600) + b"\n")
@@ -97,7 +96,7 @@ def write_holder(lock: Path, supervisor: ProcessIdentity, work: ProcessIdentity 
 
 
 def read_holder(lock: Path) -> tuple[ProcessIdentity | None, ProcessIdentity | None]:
-    """(supervisor, work) that the lock's file names."""
+    """Return (supervisor, work) from the lock file."""
     try:
         data = parse_json(_read(lock))
         return _identity(data["supervisor"]), _identity(data["work"])

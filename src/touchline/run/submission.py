@@ -1,11 +1,9 @@
-"""Submitting as a transaction: intent on disk, start, and what became of it; safe to be killed between any two.
+"""Transactional submission: intent on disk, start, result; safe to kill between any two.
 
-    intent        a token, on disk before anything is started
-    start         the executor is told the token with the job
-    submitted     its id; or refused: nothing was started; or unclear: nobody knows
-
-After a kill, or an unclear answer, an intent has no end. The next `begin` of that job, in whatever process, looks for
-the token first: a job that has it is adopted, and only where there is none the job is started again, with a new token.
+`intent` puts a token on disk before the start; the start passes the token to the executor; the result is `submitted`
+with an id, `refused` (nothing was started) or `unclear`. After a kill or an unclear answer an intent is open. The next
+`begin` of that job, in whatever process, first searches for the token: a job that has it is adopted, otherwise the job
+is started again with a new token.
 """
 
 from __future__ import annotations
@@ -21,7 +19,7 @@ from touchline.run.protocol import Executor, Job
 
 @runtime_checkable
 class FindsByToken(Protocol):
-    """An executor whose jobs can be found by their tokens after any unclear answer."""
+    """Executor that can find jobs by their tokens after an unclear answer."""
 
     def find(self, tokens: Sequence[str], since_unix: float) -> Mapping[str, str]:
         """Return the ids of the jobs submitted with these tokens, or raise `SubmissionUnknownError`."""
@@ -29,7 +27,7 @@ class FindsByToken(Protocol):
 
 
 def never() -> bool:
-    """For work that is always to be done."""
+    """Return False: the work is always to be done."""
     return False
 
 
@@ -42,24 +40,24 @@ def begin(
     *,
     is_done: Callable[[], bool] = never,
 ) -> str | None:
-    """Start a job unless it is at work already; give its id, or None when there was nothing to do.
+    """Start a job unless it is active. Return its id, or None if there was nothing to do.
 
-    The caller holds the experiment (`steps.running.alone`); two that do not see each other's lock are kept apart by
-    the lock in the run's folder, where the second job ends at once.
+    The caller holds the experiment lock; two processes that do not see each other's lock are separated by the lock in
+    the run folder, where the second job ends at once.
 
     Args:
-        job: what to start.
-        executor: how.
-        ledger: the experiment's.
-        gpus: ids of GPUs on this machine.
+        job: job to start.
+        executor: executor of the job.
+        ledger: ledger of the experiment.
+        gpus: ids of local GPUs.
         after: ids of jobs that must have ended first.
-        is_done: whether the work is there by now; asked when nothing of this job is at work any more, since it may have
-            finished it while the scheduler took its time to answer.
+        is_done: check for completed work, called when no job of it is active any more, because it may have finished
+            while the scheduler answered.
 
     Raises:
         SubmissionRejectedError, SubmissionLimitError: nothing was started.
-        SubmissionUnknownError: it may have been started; the next `begin` of this job looks for its token first.
-        HostError: it cannot be started here at all.
+        SubmissionUnknownError: it may have been started; the next `begin` searches for its token first.
+        HostError: it cannot be started here.
     """
     settled = settle(job, executor, ledger)
     if settled:
@@ -90,12 +88,12 @@ def begin(
 
 
 def settle(job: Job, executor: Executor, ledger: Ledger) -> str:
-    """Find out what became of intents that have no end; give the id of the job that this one's was, or nothing.
+    """Resolve open intents. Return the id of this job's intent, or an empty string.
 
-    All open intents of the ledger are looked for together, since one query answers for all of them.
+    All open intents of the ledger are searched together, because one query covers them.
 
     Raises:
-        SubmissionUnknownError: SLURM does not tell, and an intent of this very job is open.
+        SubmissionUnknownError: SLURM gives no answer, and an intent of this job is open.
     """
     if not isinstance(executor, FindsByToken):
         return ""

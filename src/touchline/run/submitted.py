@@ -1,4 +1,4 @@
-"""What became of a job that was to be handed to a scheduler."""
+"""Result of submitting a job to a scheduler."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Submitted:
-    """What became of one job when it was submitted."""
+    """Result of one job's submission."""
 
     job: str
-    """The job."""
+    """Job name."""
     job_id: str
-    """Its id; empty when it has none."""
+    """Job id; empty if there is none."""
     word: str
     """`submitted`, `in the queue already`, `refused`, `later`, `unclear`, `stopped`."""
     reason: str = ""
-    """Why, when it was not taken."""
+    """Reason if it was not accepted."""

@@ -1,4 +1,4 @@
-"""The end of a file that another process may be writing, however long it is, and what comes after."""
+"""End of a file that another process may be writing, whatever its length, and following additions."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from touchline.core.files import open_regular
 
 _BLOCK_BYTES = 1 << 16
 TAIL_LIMIT_BYTES = 4 << 20
-"""The most that is read to find the last lines; a progress bar of an hour is one line of megabytes."""
+"""Maximum bytes read for the last lines; an hour of a progress bar is one line of megabytes."""
 
 
 def read_tail(path: Path, limit_bytes: int) -> tuple[bytes, bool]:
-    """(the last bytes, whether they begin where the file does). A file that is not there or not ours is empty."""
+    """Return (last bytes, whether they begin at the file's start). A missing or foreign file is empty."""
     try:
         with open_regular(path) as stream:
             begin = max(0, os.fstat(stream.fileno()).st_size - limit_bytes)
@@ -25,12 +25,12 @@ def read_tail(path: Path, limit_bytes: int) -> tuple[bytes, bool]:
 
 
 def shown(line: str) -> str:
-    """What a terminal would show of a line that a progress bar has written over: its last state."""
+    """Return the last state of a line redrawn by a progress bar."""
     return line.rstrip("\r").rpartition("\r")[2]
 
 
 def last_lines(path: Path, count: int) -> tuple[list[str], int]:
-    """(the last lines as a terminal would show them, where the file ended then)."""
+    """Return (last lines as a terminal shows them, end of the file at that time)."""
     limit = _BLOCK_BYTES
     while True:
         data, whole = read_tail(path, limit)
@@ -57,21 +57,21 @@ def _end(path: Path, length: int, whole: bool) -> int:
 
 @dataclass
 class Follower:
-    """What is added to one file, line by line; a file that shrinks is read again from its beginning."""
+    """Incremental reader of one file, line by line; a file that shrinks is read again from its start."""
 
     path: Path
-    """The file."""
+    """File path."""
     offset: int
-    """Where to go on."""
+    """Read position."""
 
     def __post_init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._open = ""
 
     def read(self) -> tuple[list[str], str]:
-        """(the lines that are whole now, what a terminal would show of the one that is not).
+        """Return (new complete lines, current state of the unfinished line).
 
-        At most a few hundred kilobytes at once; the rest comes with the next call.
+        At most a few hundred kilobytes per call; the rest follows with the next call.
         """
         try:
             with open_regular(self.path) as stream:

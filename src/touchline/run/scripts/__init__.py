@@ -1,1 +1,1 @@
-"""The texts of an experiment's folder and of its runs', as values; `api.prepare` puts them on disk."""
+"""Texts of run folders and of the experiment folder, as values; `api.prepare` writes them."""

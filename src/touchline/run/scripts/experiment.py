@@ -1,4 +1,4 @@
-"""The files of the whole experiment: what submits it by hand, and what a person who opens the folder reads first."""
+"""Files of the whole experiment: README.md and the manual submission script."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _RUN_HEADER = ("run", "what it is", "model", "goes on from", "training", "evalua
 
 
 def experiment_files(plan: Plan, site: Site) -> dict[str, str]:
-    """README.md and submit_all.sh, by name."""
+    """Return README.md and submit_all.sh, by name."""
     return {"README.md": readme_text(plan, site), "submit_all.sh": submit_text(plan)}
 
 
 def submit_text(plan: Plan) -> str:
-    """submit_all.sh: every training after the one that it goes on from, then the evaluations."""
+    """Return submit_all.sh: every training after its parent, then the evaluations."""
     return template("submit_all.sh.j2").render(
         plan=plan,
         trained=parents_first([run for run in plan.runs if run.kind is RunKind.FINE_TUNED]),
@@ -31,14 +31,14 @@ def submit_text(plan: Plan) -> str:
 
 
 def wanted_checkpoints(run: PlannedRun) -> list[str]:
-    """Names of the checkpoints that `evaluate.epochs` asks for, whether they are there or not."""
+    """Return the names of the checkpoints requested by `evaluate.epochs`, whether they exist or not."""
     if run.train is None:
         return [BASE_CHECKPOINT if run.no_op is None else NO_OP_CHECKPOINT]
     return [f"epoch_{epoch}" for epoch in asked_epochs(run.evaluate.epochs, run.train.epochs)]
 
 
 def parents_first(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
-    """The runs in the plan's order, each after the run that it goes on from; what belongs to a circle is left out."""
+    """Return the runs in plan order, each after its parent; cycles are left out."""
     names = {run.name for run in runs}
     waiting, done, order = list(runs), set[str](), list[PlannedRun]()
     while waiting:
@@ -52,7 +52,7 @@ def parents_first(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
 
 
 def readme_text(plan: Plan, site: Site) -> str:
-    """README.md of the experiment."""
+    """Return README.md of the experiment."""
     return template("README.md.j2").render(
         plan=plan,
         runs=table(_RUN_HEADER, [_row(run) for run in plan.runs]),

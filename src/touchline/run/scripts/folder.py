@@ -1,4 +1,4 @@
-"""One run's folder: settings to edit, the backend's config, scripts for bash and sbatch alike, the evaluation."""
+"""Files of a run folder: editable settings, trainer config, scripts for bash and sbatch, evaluation."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from touchline.spec.write import to_yaml
 
 
 def run_files(plan: Plan, run: PlannedRun, site: Site) -> dict[str, str]:
-    """Every file of a run's folder that exists before it starts, by name.
+    """Return every generated file of a run folder, by name.
 
     Raises:
-        SlurmValueError: a setting cannot stand on an #SBATCH line.
+        SlurmValueError: a setting is not valid on an #SBATCH line.
     """
     python = interpreter(plan, site)
     values = {"plan": plan, "run": run, "site": site, "python": python, "parent": parent_name(run)}
@@ -57,12 +57,12 @@ def run_files(plan: Plan, run: PlannedRun, site: Site) -> dict[str, str]:
 
 
 def interpreter(plan: Plan, site: Site) -> str:
-    """The Python that the scripts start: on a cluster the one that the user named for its nodes, else the one here."""
+    """Return the Python of the scripts: on a cluster that of the user config, else this one."""
     return site.slurm.python if plan.executor == "slurm" and site.slurm.python is not None else site.python
 
 
 def setup_text(run: PlannedRun) -> str:
-    """setup_finetune.yaml: the run's own part of the experiment, for a person to edit and then accept."""
+    """Return setup_finetune.yaml: the run's own settings, for the user to edit and accept."""
     header = (
         f"# Settings of run {run.name}. You may edit them; then accept the change, which re-plans this run alone:\n"
         f"#   touchline prepare .. --run {run.name} --accept\n"
@@ -72,7 +72,7 @@ def setup_text(run: PlannedRun) -> str:
 
 
 def evaluation_config(plan: Plan, run: PlannedRun) -> EvaluationConfig:
-    """What eval.yaml of a run holds."""
+    """Return the content of a run's eval.yaml."""
     model = plan.models[run.model]
     dataset = plan.datasets[run.dataset]
     test = next((split.sha256 for split in dataset.splits if split.name == "test"), "")
@@ -101,7 +101,7 @@ def evaluation_config(plan: Plan, run: PlannedRun) -> EvaluationConfig:
 
 
 def _from_run(task: EvaluationTask) -> EvaluationTask:
-    """Return a task with its paths as seen from a run's folder."""
+    """Return a task with paths relative to a run folder."""
     if task.file is None:
         return task
     modules = {from_run_folder(path): sha256 for path, sha256 in task.modules.items()}
@@ -138,5 +138,5 @@ def _environment() -> jinja2.Environment:
 
 
 def template(name: str) -> jinja2.Template:
-    """One of our own templates."""
+    """Return one of our templates."""
     return _environment().get_template(name)

@@ -1,7 +1,7 @@
-"""What a job asks of SLURM: the `#SBATCH` lines of a run's scripts, each with its reason where one is not plain.
+"""`#SBATCH` header of a run's scripts, with comments for non-obvious lines.
 
-An experiment's `compute` overrules the user's `slurm` settings, and both overrule what the plan predicts. What nobody
-knows is not asked for: then a comment says why, and the cluster's own default holds.
+An experiment's `compute` overrides the user's `slurm` settings, and both override predictions. Unknown values are not
+requested: a comment states the reason, and the cluster's default applies.
 """
 
 from __future__ import annotations
@@ -19,34 +19,34 @@ from touchline.spec.runs import RunKind
 from touchline.spec.site import Site, SlurmSite
 
 GRAIN = minutes_to_seconds(1)
-"""SLURM counts limits in whole minutes, and gives `--signal` up to a minute early (sbatch(1))."""
+"""SLURM counts limits in whole minutes, and may send `--signal` up to a minute early (sbatch(1))."""
 LARGEST_SHARE = 4
-"""A warning takes at most this part of a limit, so that most of a short job is left for its work."""
+"""Divisor of a limit for the longest time-limit signal, so that most of a short job is left for work."""
 EVALUATION_SUFFIX = "-eval"
-"""What the name of an evaluation's job ends in."""
+"""Suffix of an evaluation's job name."""
 
 
 Option = tuple[str, str | None]
-"""An option's long name without dashes, and its value; none for one that has no value."""
+"""Long option name without dashes, with its value; None for a flag."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Header:
-    """The lines between the first one and the first command."""
+    """Header lines of a script."""
 
     lines: tuple[str, ...]
-    """`#SBATCH ...` and `# ...`, as they stand in the script."""
+    """Lines `#SBATCH ...` and `# ...`."""
     signal_seconds: int | None
-    """How long before its limit the job is told to save; none where it is not told."""
+    """Seconds before the limit at which the job is signalled to save; None without a signal."""
 
 
 def asked_options(site: SlurmSite, compute: ComputeConfig, *, gpus: int) -> list[Option]:
-    """What every job of this user asks for, whatever its run: who pays, where it runs, and on what.
+    """Return the options common to all jobs of this user: account, partition and resources.
 
     Args:
-        site: the user's settings.
-        compute: the experiment's, which go first.
-        gpus: GPUs of the job.
+        site: user settings.
+        compute: experiment settings, which take precedence.
+        gpus: number of GPUs of the job.
     """
     asked: list[Option] = []
     for name, value in (
@@ -70,7 +70,7 @@ def asked_options(site: SlurmSite, compute: ComputeConfig, *, gpus: int) -> list
 
 
 def training_header(plan: Plan, run: PlannedRun, site: Site) -> Header:
-    """The header of finetune.slurm."""
+    """Return the header of finetune.slurm."""
     limit, why_not = training_limit(plan, run, site.slurm)
     signal = warning_seconds(limit, site.slurm.signal_seconds)
     lines = [
@@ -92,7 +92,7 @@ def training_header(plan: Plan, run: PlannedRun, site: Site) -> Header:
 
 
 def evaluation_header(plan: Plan, run: PlannedRun, site: Site) -> Header:
-    """The header of eval.slurm."""
+    """Return the header of eval.slurm."""
     limit, why_not = evaluation_limit(run)
     lines = [
         *_named(run.name + EVALUATION_SUFFIX, "slurm-eval-%j.out"),
@@ -113,9 +113,9 @@ def evaluation_header(plan: Plan, run: PlannedRun, site: Site) -> Header:
 
 
 def training_limit(plan: Plan, run: PlannedRun, site: SlurmSite) -> tuple[float | None, str]:
-    """(limit of a training in seconds, why there is none).
+    """Return (time limit of a training in seconds, reason why there is none).
 
-    A predicted limit is lengthened by the warning, since the work has to end before that comes.
+    A predicted limit is extended by the signal time, because the work has to end before the signal.
     """
     if plan.compute.time_limit is not None:
         return parse_duration(plan.compute.time_limit), ""
@@ -124,20 +124,20 @@ def training_limit(plan: Plan, run: PlannedRun, site: SlurmSite) -> tuple[float 
 
 
 def evaluation_limit(run: PlannedRun) -> tuple[float | None, str]:
-    """(limit of an evaluation in seconds, why there is none)."""
+    """Return (time limit of an evaluation in seconds, reason why there is none)."""
     return planned_limit(run.evaluate_limit_seconds)
 
 
 def planned_limit(limit: Measured) -> tuple[float | None, str]:
-    """A planned limit, or the reason why there is none."""
+    """Return a planned limit, or the reason why there is none."""
     return (None, limit.missing) if isinstance(limit, Missing) else (limit.value, "")
 
 
 def warning_seconds(limit: float | None, wanted: int) -> int | None:
-    """How long before its limit a job is told to save; None where the limit is too short for that.
+    """Return the seconds before its limit at which a job is signalled to save; None if the limit is too short.
 
-    SLURM may give the signal a minute early, and a job that is told to save when it has just begun would be queued
-    again and again without a step done.
+    SLURM may send the signal a minute early, and a job signalled just after its start would be requeued again and again
+    without progress.
     """
     if limit is None:
         return wanted
@@ -146,19 +146,19 @@ def warning_seconds(limit: float | None, wanted: int) -> int | None:
 
 
 def slurm_memory(gib: float) -> str:
-    """`64G`, or MiB where it is no whole number of GiB; rounded up."""
+    """Format memory as `64G`, or MiB if not a whole number of GiB; rounded up."""
     whole = math.ceil(gib)
     return f"{whole}G" if whole == gib else f"{math.ceil(gib * MIB_PER_GIB)}M"
 
 
 def slurm_time(seconds: float) -> str:
-    """`H:MM:00`, rounded up to whole minutes."""
+    """Format a time as `H:MM:00`, rounded up to whole minutes."""
     minutes = max(1, math.ceil(seconds / GRAIN))
     return f"{minutes // 60}:{minutes % 60:02d}:00"
 
 
 def directives(options: Sequence[Option]) -> Iterator[str]:
-    """`#SBATCH` lines.
+    """Yield `#SBATCH` lines.
 
     Raises:
         SlurmValueError: a value would end its line.
@@ -172,11 +172,11 @@ def _named(name: str, output: str) -> Iterator[str]:
 
 
 def most_training_memory(plan: Plan, model: str) -> Measured:
-    """The largest upper end of the memory of this model's trainings.
+    """Return the largest upper end of the memory of this model's trainings.
 
-    An evaluation holds the same weights and an adapter, and neither gradients nor optimizer. Measured on a processor
-    with SmolLM2-135M, 300 items in batches of 16: 1.0 GiB of the base and 1.3 GiB merged, where 2.0 GiB were the upper
-    end for training.
+    An evaluation holds the same weights and an adapter, but no gradients or optimizer. Measured on a CPU with
+    SmolLM2-135M, 300 items in batches of 16: 1.0 GiB for the base and 1.3 GiB merged, with an upper end of 2.0 GiB for
+    training.
     """
     known = [each.peak_memory for each in plan.runs if each.model == model and each.kind is RunKind.FINE_TUNED]
     sizes = [size for size in known if isinstance(size, Quantity)]
@@ -229,5 +229,5 @@ def _own(site: SlurmSite) -> Iterator[str]:
 
 
 def parent_name(run: PlannedRun) -> str | None:
-    """The parent of a stage, which must have been trained before it."""
+    """Return the parent of a stage, which must be trained first."""
     return run.link.parent if run.link is not None and run.kind is RunKind.FINE_TUNED else None

@@ -1,7 +1,7 @@
-"""One allocation for many runs: `mega_job.slurm`, which starts each stage as a step of its own, and arrays of runs.
+"""One allocation for many runs: `mega_job.slurm`, which starts each stage as a step, and job arrays.
 
-A stage is a run's own script, `finetune.slurm` or `eval.slurm`, run in the run's folder under its own supervisor: it
-has the same files, the same output and the same exit evidence as a job of its own would have.
+A stage is a run's own script, `finetune.slurm` or `eval.slurm`, in the run folder under its own supervisor: its files,
+output and exit records equal those of a separate job.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from touchline.spec.site import SlurmSite
 
 Done = Literal["trained", "evaluated"]
 TICK = 1
-"""Seconds between two looks at which steps have ended: bash looks at its own children, no scheduler is asked."""
+"""Seconds between two checks for ended steps; bash checks its children, no scheduler is queried."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,50 +37,50 @@ class MegaStage:
     """One step of the allocation."""
 
     name: str
-    """What people call it: the run, or `evaluate 135M_rank4`."""
+    """Stage name: the run, or `evaluate 135M_rank4`."""
     folder: str
-    """The run's folder, relative to the experiment's."""
+    """Run folder relative to the experiment's."""
     script: str
-    """The script in it: `finetune.slurm` or `eval.slurm`."""
+    """Script in it: `finetune.slurm` or `eval.slurm`."""
     after: tuple[str, ...] = ()
-    """Names of the stages that must be done first; those that are not in this allocation were done before."""
+    """Names of the stages that must be done first; those outside this allocation are done already."""
     gpus: int
-    """GPUs that it holds; 0: the processor alone."""
+    """Number of GPUs; 0 for CPU only."""
     cpus: int = 0
-    """CPUs that it holds; 0: its share of a node's, by its GPUs."""
+    """Number of CPUs; 0 for its share of a node by GPUs."""
     memory_gb: float = 0.0
-    """Host memory that it holds, in GiB; 0: nobody knows, and then no stage's is counted."""
+    """Host memory in GiB; 0 if unknown, and then no stage's memory is counted."""
     upper_seconds: float
-    """Upper end of its predicted time: it is started only while at least this much is left."""
+    """Upper end of its predicted time; it starts only if at least this much is left."""
     predicted_seconds: float | None = None
-    """Its predicted time, by which others are kept out of the way of a wide one; the upper end when none."""
+    """Predicted time, used to reserve GPUs for a wide stage; the upper end if None."""
     done: Done
-    """What shows that it is done: `trained`, the marker of exactly this training; `evaluated`, the exit file."""
+    """Evidence of completion: `trained`, the marker of this training; `evaluated`, the exit file."""
     digest: str = ""
-    """For `trained`: the run's digest, which its marker names."""
+    """Run digest in its marker, for `trained`."""
     checkpoint: str = ""
-    """For `trained`: the folder of its last checkpoint."""
+    """Folder of its last checkpoint, for `trained`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Allocation:
-    """What is asked of the scheduler at once."""
+    """Resources requested from the scheduler."""
 
     nodes: int = 1
-    """Nodes, all alike; a stage never leaves one."""
+    """Number of equal nodes; a stage never spans nodes."""
     gpus_per_node: int
-    """GPUs of each; 0 where nothing needs any."""
+    """GPUs per node; 0 if none is needed."""
     cpus_per_node: int | None = None
-    """CPUs of each; none: what as many stages as there are GPUs take."""
+    """CPUs per node; None for as many stages as GPUs."""
     memory_gb_per_node: float | None = None
-    """Host memory of each, in GiB; none: what as many stages as there are GPUs take, as far as they say."""
+    """Host memory per node in GiB; None for as many stages as GPUs, if known."""
     seconds: float
-    """How long it is asked for."""
+    """Time limit."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Row:
-    """A stage as the script has it."""
+    """Stage in the script's form."""
 
     name: str
     folder: str
@@ -107,22 +107,21 @@ def mega_text(
     kept_gpus: int | None = None,
     pooled: bool = False,
 ) -> str:
-    """The text of mega_job.slurm.
+    """Return the text of mega_job.slurm.
 
     Args:
-        experiment: its name.
-        stages: in the order in which they are started when there is room; parents need not come first.
-        allocation: what to ask for.
-        site: what the cluster wants to hear.
-        compute: what the experiment asks for, which goes first.
-        kept_gpus: how stages are started, as `Placement.kept_gpus` says: whatever fits, in order; or a wide stage that
-            waits keeps its place.
-        pooled: that place is so many GPUs of the one node there is, since CPUs and memory never run short; otherwise a
-            node is kept.
+        experiment: experiment name.
+        stages: stages by priority; parents need not come first.
+        allocation: resources to request.
+        site: cluster settings.
+        compute: experiment settings, which take precedence.
+        kept_gpus: scheduling rule, as in `Placement.kept_gpus`: whatever fits, in order; or a waiting wide stage keeps
+            a reservation.
+        pooled: reserve that many GPUs of the single node, because CPUs and memory suffice; otherwise reserve a node.
 
     Raises:
-        InputError: a stage could never be started in such an allocation, two have one name, or there is none.
-        SlurmValueError: a value that cannot stand on an #SBATCH line.
+        InputError: a stage could never start, two have one name, or there is none.
+        SlurmValueError: a value is not valid on an #SBATCH line.
     """
     signal = warning_seconds(allocation.seconds, site.signal_seconds)
     cpus = _cpus_per_node(stages, allocation)
@@ -165,7 +164,7 @@ def mega_text(
 
 
 def _account(site: SlurmSite, compute: ComputeConfig | None) -> list[Option]:
-    """Who pays and where it runs, as for every job of this user."""
+    """Return the account options common to all jobs of this user."""
     named = asked_options(site, compute or ComputeConfig(), gpus=0)
     return [option for option in named if option[0] in ("account", "partition", "qos", "constraint")]
 
@@ -193,14 +192,14 @@ def _row(stage: MegaStage, numbers: Mapping[str, str], allocation: Allocation, c
 
 
 def _cpus(stage: MegaStage, allocation: Allocation, cpus_per_node: int) -> int:
-    """CPUs of a stage; where nobody said, its share by GPUs, so that all GPUs of a node can be used at once."""
+    """Return the CPUs of a stage; by default its share by GPUs, so that all GPUs of a node are usable."""
     if stage.cpus or not allocation.gpus_per_node:
         return max(stage.cpus, 1)
     return max(1, cpus_per_node * stage.gpus // allocation.gpus_per_node)
 
 
 def _at_once(stages: Sequence[MegaStage], allocation: Allocation) -> int:
-    """Most stages that one node runs side by side, by its GPUs; where nothing needs a GPU, all of them."""
+    """Return the maximum number of concurrent stages per node by GPUs; all stages if none needs a GPU."""
     least = min((stage.gpus for stage in stages if stage.gpus), default=0)
     return allocation.gpus_per_node // least if least else len(stages)
 
@@ -212,7 +211,7 @@ def _cpus_per_node(stages: Sequence[MegaStage], allocation: Allocation) -> int:
 
 
 def _memory_per_node(stages: Sequence[MegaStage], allocation: Allocation) -> float | None:
-    """What is asked for: as given, else for as many of the largest stages that are known as run side by side."""
+    """Return the requested memory: as given, else for as many of the largest known stages as run concurrently."""
     if allocation.memory_gb_per_node is not None:
         return allocation.memory_gb_per_node
     largest = max((stage.memory_gb for stage in stages), default=0.0)
@@ -224,12 +223,12 @@ def _mib(gib: float) -> int:
 
 
 def _gpus_word(count: int, site: SlurmSite) -> str:
-    """`4`, or `a100:4`."""
+    """Return `4`, or `a100:4`."""
     return str(count) if site.gpu_type is None else f"{site.gpu_type}:{count}"
 
 
 def _refuse(stages: Sequence[MegaStage], allocation: Allocation, cpus: int, memory: float | None, kept: int) -> None:
-    """Refuse what would wait for ever inside the allocation, everything at once."""
+    """Refuse stages that would wait forever in the allocation, all at once."""
     if not stages:
         raise InputError("nothing is left to run", hint="touchline status DIR")
     names = [stage.name for stage in stages]
@@ -265,42 +264,42 @@ class ArrayTask:
     """One task of an array."""
 
     name: str
-    """The run."""
+    """Run name."""
     folder: str
     """Its folder, relative to the experiment's."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Array:
-    """Runs of one shape, which ask the scheduler for the same."""
+    """Runs with equal resource requests."""
 
     file: str
     """Name of the script: `array_1.slurm`."""
     tasks: tuple[ArrayTask, ...]
-    """Its tasks, in order of their numbers."""
+    """Tasks, in order of their numbers."""
     script: str
-    """The script of each run's folder that a task runs."""
+    """Script in each run folder."""
     gpus: int
-    """GPUs of a task."""
+    """GPUs per task."""
     cpus: int = 0
-    """CPUs of a task; 0: the cluster's default."""
+    """CPUs per task; 0 for the cluster's default."""
     memory_gb: float = 0.0
-    """Host memory of a task, in GiB; 0: the cluster's default."""
+    """Host memory per task in GiB; 0 for the cluster's default."""
     seconds: float | None = None
-    """Time limit of a task; none: the cluster's default."""
+    """Time limit of a task; None for the cluster's default."""
     signalled: bool = False
-    """Whether a task is told to save before its limit; its own script says how soon."""
+    """Whether a task is signalled to save before its limit; its own script sets the time."""
     at_once: int | None = None
-    """Most tasks that run at once; none: as many as there is room for."""
+    """Maximum number of concurrent tasks; None for no limit."""
     after: tuple[str, ...] = ()
-    """Files of the arrays that must have ended before."""
+    """Files of the arrays that must have ended first."""
 
 
 def split_array(array: Array, most: int) -> tuple[Array, ...]:
-    """The array in pieces of at most `most` tasks, SLURM's MaxArraySize; the pieces wait for what the whole waits for.
+    """Split an array into pieces of at most `most` tasks, SLURM's MaxArraySize; dependencies stay the same.
 
     Raises:
-        ValueError: a piece could hold nothing.
+        ValueError: a piece would be empty.
     """
     if most < 1:
         raise ValueError("an array has at least one task")
@@ -314,10 +313,10 @@ def split_array(array: Array, most: int) -> tuple[Array, ...]:
 
 
 def array_text(experiment: str, array: Array, site: SlurmSite, compute: ComputeConfig | None = None) -> str:
-    """The text of one array's script.
+    """Return the text of one array's script.
 
     Raises:
-        SlurmValueError: a value that cannot stand on an #SBATCH line.
+        SlurmValueError: a value is not valid on an #SBATCH line.
     """
     throttle = "" if array.at_once is None else f"%{array.at_once}"
     signal = warning_seconds(array.seconds, site.signal_seconds) if array.signalled else None
@@ -340,11 +339,11 @@ def array_text(experiment: str, array: Array, site: SlurmSite, compute: ComputeC
 
 
 def submit_arrays_text(experiment: str, arrays: Sequence[Array]) -> str:
-    """The text of submit_arrays.sh: every array once, each behind those that it waits for.
+    """Return the text of submit_arrays.sh: every array after its dependencies.
 
     Args:
-        experiment: its name.
-        arrays: each behind those that it waits for.
+        experiment: experiment name.
+        arrays: arrays, each after its dependencies.
     """
     known: list[str] = []
     for array in arrays:

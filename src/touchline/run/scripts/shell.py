@@ -1,4 +1,4 @@
-"""The one way by which a value gets into a shell script, and the other by which it gets behind `#SBATCH`."""
+"""Quoting of values for shell scripts, `#SBATCH` lines and comments."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ _PLAIN = re.compile(r"[A-Za-z0-9_./:@%+=,-]+")
 
 
 class SlurmValueError(InputError):
-    """A value that cannot stand on an #SBATCH line."""
+    """Value that is not valid on an #SBATCH line."""
 
 
 def quote(value: str) -> str:
-    """A value as one word of a shell command, whatever it holds."""
+    """Quote a value as one shell word."""
     return shlex.quote(value)
 
 
 def slurm_value(value: str) -> str:
-    r"""A value as it may stand behind `#SBATCH --option=`, quoted as sbatch reads it.
+    r"""Quote a value for `#SBATCH --option=` by sbatch's rules.
 
-    sbatch's quotes are not a shell's: a backslash escapes in single quotes too, so `'a'"'"'b'` and `'a\b'` would lose
-    what a shell keeps.
+    They differ from a shell's: a backslash escapes in single quotes too, so shell quoting of quotes and backslashes
+    would lose characters.
 
     Raises:
-        SlurmValueError: it holds a newline or another control character, which would end the line or forge another.
+        SlurmValueError: it holds a newline or another control character.
     """
     _refuse_control(value)
     if _PLAIN.fullmatch(value):
@@ -36,7 +36,7 @@ def slurm_value(value: str) -> str:
 
 
 def slurm_line(option: str) -> str:
-    """An option of the user's as it stands behind `#SBATCH `, `--mail-type=FAIL`: unchanged, on one line.
+    """Return a user option for `#SBATCH ` (`--mail-type=FAIL`) unchanged, on one line.
 
     Raises:
         SlurmValueError: it holds a newline or another control character, or does not begin with a dash.
@@ -48,12 +48,12 @@ def slurm_line(option: str) -> str:
 
 
 def comment(value: str) -> str:
-    """A value as it may stand in a comment: on one line."""
+    """Return a value for a one-line comment."""
     return one_line(value)
 
 
 def docstring(value: str) -> str:
-    """A value as it may stand in a Python docstring."""
+    """Return a value for a Python docstring."""
     return comment(value).replace("\\", "\\\\").replace('"', '\\"')
 
 
