@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 
+from touchline.backends.registry import logged_trainers
 from touchline.core.observation import During, SignKind
 
 # --------------------------------------------------------------------------------------- causes that name themselves
@@ -76,10 +77,10 @@ ELASTIC_CODE = re.compile(r"^\s*exitcode\s*: (?P<code>-?\d{1,3}) \(pid: \d+\)")
 """A child in torch elastic's report."""
 ELASTIC_KILLED = re.compile(r"Signal 9 \(SIGKILL\) received by PID \d+")
 """A child that torch elastic found killed."""
-DEEPSPEED = re.compile(r"\bexits with return code = (?P<code>-?\d{1,3})$")
-"""DeepSpeed's launcher on a child."""
-DEEPSPEED_DONE = re.compile(r"\[launch\.py:\d+:main\] Process \d+ exits successfully\.")
-"""DeepSpeed's launcher on a child that ended well."""
+LAUNCHER_CODE = re.compile(r"\bexits with return code = (?P<code>-?\d{1,3})$")
+"""A launcher's report on a child."""
+LAUNCHER_DONE = re.compile(r"\[launch\.py:\d+:main\] Process \d+ exits successfully\.")
+"""A launcher's report on a child that ended well."""
 _LIBRARIES = r"(?:torch|safetensors_rust|huggingface_hub|transformers|datasets|accelerate|deepspeed|jaxlib)"
 _ALONE = re.compile(
     rf"{_LIBRARIES}\.[\w.]*(?:Error|Exception)(?::|$)"
@@ -87,9 +88,8 @@ _ALONE = re.compile(
     r"(?:CUDA|HIP|NCCL|cuDNN|CUDNN|MPS|XPU|NPU|DataLoader worker|\[enforce)"
     r"|(?:ModuleNotFoundError|ImportError): "
 )
-_LAUNCHED = (
-    r"(?:python[\d.]*|conda|mamba|micromamba|torchrun|accelerate|deepspeed|mpirun|tune|axolotl|llamafactory-cli|trl|uv)"
-)
+_COMMANDS = "|".join(re.escape(trainer.command) for trainer in logged_trainers().values() if trainer.command)
+_LAUNCHED = rf"(?:python[\d.]*|conda|mamba|micromamba|torchrun|accelerate|deepspeed|mpirun|{_COMMANDS}|uv)"
 _FATAL_LINES: tuple[tuple[str, During | None], ...] = (
     (
         rf"(?:{_BY_SHELL})?(?:Segmentation fault|Illegal instruction|Bus error|Floating point exception|Aborted)"

@@ -15,12 +15,12 @@ from touchline.backends.logtext.reader import LogReader, Row
 from touchline.core.observation import During, Event, Observation, ObservationName, Sign, SignKind
 from touchline.history.faultlines import (
     COMMANDS,
-    DEEPSPEED,
-    DEEPSPEED_DONE,
     ELASTIC,
     ELASTIC_CODE,
     ELASTIC_KILLED,
     KILLED,
+    LAUNCHER_CODE,
+    LAUNCHER_DONE,
     RETURNED,
     SIGNALS,
     TERMINATED,
@@ -218,7 +218,7 @@ class Faults:
         elif TERMINATED.match(rest) is not None or SIGNALS.match(rest) is not None:
             self._fault_line = number
             yield _sign(SignKind.INTERRUPTED, text, number)
-        elif (failed := ELASTIC.search(rest) or DEEPSPEED.search(rest)) is not None:
+        elif (failed := ELASTIC.search(rest) or LAUNCHER_CODE.search(rest)) is not None:
             if failed.group("code") == "0":
                 return
             yield _exit_code(failed.group("code"), number)
@@ -226,7 +226,7 @@ class Faults:
                 yield from self._killed(text, number)
             yield _sign(SignKind.TASK_FAILED, text, number)
             self._fault_line = number
-        elif DEEPSPEED_DONE.search(text) is not None:
+        elif LAUNCHER_DONE.search(text) is not None:
             yield _sign(SignKind.DONE, text, number)
         elif (code := ELASTIC_CODE.match(rest)) is not None:
             yield _exit_code(code.group("code"), number)

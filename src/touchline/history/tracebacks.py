@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass, field
 
 from touchline.backends.logtext.prefixes import strip_prefix
+from touchline.backends.registry import logged_trainers
 from touchline.core.observation import During
 
 Frame = tuple[str, str]
@@ -233,9 +234,11 @@ _TRAINS_SURELY = re.compile(
 _TRAINER_FILES = re.compile(r"trainer|_finetune_|full_finetune", re.IGNORECASE)
 _TRAINS_PERHAPS = re.compile(r"_*(?:run_|do_)?(?:train(?:_\w+)?|fine_?tune(?:_\w+)?|fit|run_(?:sft|dpo|pt|kto|rm|ppo))")
 _RESUMES = re.compile(r"_?load_(?:from_checkpoint|checkpoint|optimizer_and_scheduler|rng_state|state)|_load_scaler")
+_OWN_EXPORTS = "".join(f"|{each.export_functions}" for each in logged_trainers().values() if each.export_functions)
 _EXPORTS = re.compile(
     r"_*(?:merge_(?:and_unload|adapter|lora|model|weights)\w*|unload_and_optionally_merge|push_to_hub\w*|upload_\w+|create_commit|create_repo|export\w*"
-    r"|save_pretrained_(?:merged|gguf)|unsloth_save\w*|save_to_gguf|convert_\w*gguf\w*|save_(?:trained|final|merged)\w*)"
+    r"|save_pretrained_(?:merged|gguf)|save_to_gguf|convert_\w*gguf\w*|save_(?:trained|final|merged)\w*"
+    rf"{_OWN_EXPORTS})"
 )
 _SAVES = re.compile(r"_*save(?:_\w+)?")
 _SAVES_DATA = re.compile(r"save_to_disk|savefig|save_(?:plot|figure)\w*")

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from touchline.backends.logtext.emitter import EventEmitter
 from touchline.backends.logtext.forms import VALUE, Figure, Form, FormReader, memory
 from touchline.backends.logtext.numbers import NUMBER, to_count
+from touchline.backends.logtext.reader import LoggedTrainer
 from touchline.core.observation import Event, SignKind
 
 # The validation loss of the last evaluation is repeated in every row, so it is not read there.
@@ -107,3 +108,5 @@ class LitGptLines(FormReader):
 
 FORMS: tuple[type[FormReader], ...] = (LitGptLines,)
 """Readers of its lines."""
+TRAINERS = (LoggedTrainer(name="litgpt", command="litgpt"),)
+"""Names in readings."""

@@ -57,6 +57,10 @@ class LoggedTrainer:
     """Which trainer counts if a log shows several: the highest. Programs that call the others have 3 or 4, what others
     are built on has 1, and a library that says nothing of the program has 0.
     """
+    command: str | None = None
+    """Program that starts it, as typed in a shell."""
+    export_functions: str | None = None
+    """Pattern of functions that export the trained model, beside the usual ones."""
     bar: BarCount | None = None
     """What its progress bar counts, if that is known."""
     bar_key: str | None = None

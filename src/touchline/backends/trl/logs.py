@@ -14,6 +14,7 @@ from touchline.backends.logtext.dicts import read_row
 from touchline.backends.logtext.numbers import NUMBER, to_count
 from touchline.backends.logtext.reader import BarCount, DocumentReader, LoggedTrainer, LogReader, Row
 from touchline.backends.trl.banner import Banner
+from touchline.backends.trl.hints import HintLines
 from touchline.backends.trl.naming import Naming
 from touchline.backends.trl.rows import TEXT, Rows, mean_loss
 from touchline.backends.trl.states import (
@@ -48,8 +49,7 @@ class TrainerLines:
             *("continuing", "resuming", "resumed", "skip", "trainer_state", "saving", "forget", "best"),
             # models and versions
             *("_name_or_path", "config", "configuration", "weights", "padding", "loading", "model", "base_model"),
-            *("model_name", "model_id", "tokenizer", "modelo", "modell", "training", "tuning", "finetuning"),
-            *("模型", "加载模型", "基础模型", "模型：", "加载模型：", "基础模型：", "模型名称", "模型路径"),
+            *("model_name", "model_id", "tokenizer", "training", "tuning", "finetuning"),
             *("transformers_version", "pytorch", "transformers", "torch", "peft", "accelerate", "bitsandbytes"),
             # TRL
             *("trl", "sfttrainer", "dpotrainer", "grpotrainer", "kto", "ktotrainer", "orpotrainer", "rewardtrainer"),
@@ -162,12 +162,12 @@ def _shows_training(event: Observation | Sign) -> bool:
     return event.name in ("trainable_parameters", "loss", "steps_total")
 
 
-READERS: tuple[type[LogReader], ...] = (TrainerLines,)
+READERS: tuple[type[LogReader], ...] = (TrainerLines, HintLines)
 """Readers of lines."""
 DOCUMENTS: tuple[DocumentReader, ...] = (read_trainer_state, read_results, read_adapter, read_stage, read_arguments)
 """Readers of state files and configs."""
 TRAINERS = (
-    LoggedTrainer(name="trl", precedence=1, bar=BarCount.RUN_STEPS),
+    LoggedTrainer(name="trl", command="trl", precedence=1, bar=BarCount.RUN_STEPS),
     LoggedTrainer(name="hf_trainer", precedence=0, bar=BarCount.RUN_STEPS),
 )
 """Names in readings."""

@@ -42,10 +42,9 @@ _SAID = tuple(
     for pattern in (
         rf"{_LOAD}{_ADJECTIVES} (?:model|llm)(?:(?: and| &| \+|/) ?tokenizer)?(?: from(?: pretrained)?)?\s*[:=]?\s*",
         rf"{_LOAD} tokenizer(?: from| for)?\s*[:=]?\s*",
-        r"(?:(?:base|student|pre-?trained|hf|policy|backbone)[ _-])?mod(?:el|elo|ell|èle)"
-        r"(?:[ _-]?(?:name|id|path|checkpoint))?(?:_or_path)?\s*(?:[:=]|：)\s*",
+        r"(?:(?:base|student|pre-?trained|hf|policy|backbone)[ _-])?model"
+        r"(?:[ _-]?(?:name|id|path|checkpoint))?(?:_or_path)?\s*[:=]\s*",
         r"(?:fine-?tuning|training|starting training of)(?: (?:of|model|base model))?\s*:?\s+",
-        r"(?:加载|載入|使用)?(?:基础|基座|预训练|底座)?模型(?:名称|路径)?(?:[:=]|：)?\s*",
     )
 )
 _PREFIX = re.compile(

@@ -218,5 +218,5 @@ READERS: tuple[type[LogReader], ...] = (UnslothLines,)
 """Readers of lines."""
 DOCUMENTS: tuple[DocumentReader, ...] = ()
 """Readers of state files and configs: none of its own."""
-TRAINERS = (LoggedTrainer(name="unsloth", precedence=3, bar=BarCount.RUN_STEPS),)
+TRAINERS = (LoggedTrainer(name="unsloth", export_functions=r"unsloth_save\w*", precedence=3, bar=BarCount.RUN_STEPS),)
 """Names in readings."""

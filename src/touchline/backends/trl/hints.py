@@ -1,4 +1,4 @@
-"""Words that only a training prints, without saying which: with them a bar without a label may count training steps."""
+"""Words that only a training on the Trainer prints: with them a bar without a label may count training steps."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import ClassVar
 
-from touchline.backends.logtext.reader import LogReader, Row
+from touchline.backends.logtext.reader import Row
 from touchline.core.observation import Event, Observation
 
 _HINT = re.compile(
@@ -17,7 +17,7 @@ _HINT = re.compile(
 
 
 class HintLines:
-    """Reads one file's hints; the first is enough."""
+    """Reader of one file's hints; the first is enough."""
 
     words: ClassVar[frozenset[str]] = frozenset(
         {
@@ -27,19 +27,16 @@ class HintLines:
     )
 
     def __init__(self) -> None:
-        """Nothing seen yet."""
+        """Start a file."""
         self._seen = False
 
     def line(self, text: str, number: int) -> Iterator[Event]:
-        """Events of one line."""
+        """Yield the events of a line."""
         if not self._seen and _HINT.search(text):
             self._seen = True
             yield Observation(name="trainer", value="generic", line=number, certain=False)
 
     def row(self, row: Row, text: str, number: int) -> Iterator[Event]:
-        """Nothing."""
+        """Return no events."""
         del row, text, number
         return iter(())
-
-
-READERS: tuple[type[LogReader], ...] = (HintLines,)
