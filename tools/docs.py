@@ -177,7 +177,10 @@ FORMATS = (
         many=True,
     ),
     Format(
-        schema="answer-added", type="history.adding:ImportSummary", what="touchline history add --json", answer="added"
+        schema="answer-added",
+        type="history.adding:ImportSummary",
+        what="touchline history import --json",
+        answer="added",
     ),
     Format(
         schema="answer-history",

@@ -309,16 +309,16 @@ def test_the_command_shows_and_says_what_to_type(trained: Trained, call: Callabl
     (trained.root / "1M_rank4" / "epoch_1" / MARKER).write_text("{")
     code, out, err = call(str(trained.root))
     assert code == 0
-    assert out.splitlines()[0].split() == ["may", "go", "size", "why"]
+    assert out.splitlines()[0].split() == ["safe", "to", "delete", "size", "why"]
     assert "1M_rank2/epoch_0" in out
-    assert "nothing was removed" in err
+    assert "dry run" in err
     assert f"next: touchline clean {trained.root} --delete" in err
-    assert "broken and kept: 1M_rank4/epoch_1 (broken-marker)" in err
-    code, out, err = call(str(trained.root), "--perform")
+    assert "corrupt and kept: 1M_rank4/epoch_1 (broken-marker)" in err
+    code, out, err = call(str(trained.root), "--delete")
     assert code == 0
-    assert out.startswith("removed")
-    assert "given back" in err
-    assert "nothing may go without loss" in call(str(trained.root))[2]
+    assert out.startswith("deleted")
+    assert "freed" in err
+    assert "nothing to delete" in call(str(trained.root))[2]
 
 
 def test_the_command_answers_in_json(trained: Trained, call: Callable[..., tuple[int, str, str]]) -> None:

@@ -83,14 +83,14 @@ def settings(place: Path) -> UserConfig:
 
 def add(place: Path, **facts: str) -> RunRecord:
     """Add the log with these facts; give the record that counts."""
-    api.history_add([place / "logs"], place / "history", facts=facts)
+    api.history_import([place / "logs"], place / "history", facts=facts)
     (record,) = records(place)
     return record
 
 
 def test_a_log_without_facts_is_no_evidence_and_with_them_it_is(place: Path) -> None:
     """The refusal names every fact that is missing, and these are enough."""
-    added = api.history_add([place / "logs"], place / "history")
+    added = api.history_import([place / "logs"], place / "history")
     lacking = added.learned[0].missing_facts
     assert set(lacking) == set(whole()) - {"trainer"}
     before = points_of(records(place), settings(place))
@@ -185,7 +185,7 @@ def test_a_statement_is_corrected_by_another_and_lost_by_none(place: Path) -> No
         record = add(place, gpu=gpu)
         assert isinstance(record.machine.gpu, SourcedText)
         assert record.machine.gpu.value == gpu
-    again = api.history_add([place / "logs"], place / "history", facts={"gpu": "A100-80GB"})
+    again = api.history_import([place / "logs"], place / "history", facts={"gpu": "A100-80GB"})
     assert [item.new for item in again.learned] == [False]
     unchanged = add(place)
     assert isinstance(unchanged.machine.gpu, SourcedText)
@@ -201,7 +201,7 @@ def test_all_that_is_wrong_comes_at_once(place: Path) -> None:
     (place / "logs" / "touchline-facts.yaml").write_text("gpuu: T4\nprecision: bf17\nlogs: [1]\nmicro_batch_size: -3\n")
     facts = {"gpu": "A100", "dataset": "nowhere.json", "modle": "x", "gpus": "two"}
     with pytest.raises(InputError) as raised:
-        api.history_add([place / "logs"], place / "history", facts=facts)
+        api.history_import([place / "logs"], place / "history", facts=facts)
     findings = raised.value.findings
     assert len(findings) == 8
     assert {finding.code for finding in findings} == {"US135"}
@@ -255,7 +255,7 @@ def test_a_dataset_without_a_tokenizer_is_a_note(place: Path) -> None:
 def test_the_commands_say_and_take_the_facts(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`history add` prints the command that states what is missing; `estimate --evidence` takes the same facts."""
+    """`history import` prints the command that states what is missing; `estimate --evidence` takes the same facts."""
     from touchline.cli.main import main
 
     def call(*words: str) -> tuple[int, str, str]:
@@ -313,7 +313,7 @@ def test_a_plan_takes_evidence_with_its_facts(
     assert missing_facts(records(place)[0]) == ()
     code, talk = call("plan", "experiment.yaml", "--evidence", "logs", "--dry-run")
     assert code == 2
-    assert "touchline history add" in talk
+    assert "touchline history import" in talk
 
 
 def test_every_fact_can_be_stated_by_its_example(place: Path) -> None:

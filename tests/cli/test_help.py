@@ -68,3 +68,29 @@ def test_the_version_is_one_line(
     words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert _help(monkeypatch, capsys, *words) == f"touchline {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "old", "new"),
+    [
+        (("evaluate",), "--epoch=last", "--epochs"),
+        (("clean",), "--perform", "--delete"),
+        (("check",), "--cpus=4", "--cpus-per-job"),
+        (("optimize",), "--memory-gb=4", "--node-memory-gib"),
+        (("place", "--gpus=1"), "--emit=array", "--write-scripts"),
+        (("history", "read"), "--all", "--show-missing"),
+        (("history", "list"), "--all", "--include-superseded"),
+        (("history", "add"), "--dry-run", "history import"),
+        (("pack", "compare", "--max-seq-len=8"), "--micro-batch=2", "--micro-batch-size"),
+        (("pack", "check"), "--json", "pack check-isolation"),
+    ],
+)
+def test_old_names_parse_and_are_not_shown(
+    command: tuple[str, ...], old: str, new: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = " ".join(_help(monkeypatch, capsys, *command, old, "--help").split())
+    assert new in shown
+    if new.startswith("--"):
+        assert f"{old.partition('=')[0]} " not in shown
+    else:
+        assert f"touchline {' '.join(command)} [" not in shown

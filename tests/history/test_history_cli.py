@@ -223,7 +223,7 @@ def test_an_empty_history_says_what_to_type(call: Call, tmp_path: Path) -> None:
     """And makes no folder."""
     code, told, talk = call("list")
     assert (code, told) == (0, "")
-    assert "touchline history add" in talk
+    assert "touchline history import" in talk
     assert json.loads(call("list", "--json")[1]) == {"schema_version": 1, "history": []}
     assert call("export")[0] == 0
     assert not (tmp_path / "history").exists()
@@ -240,7 +240,7 @@ def test_list_shows_the_runs_that_count(call: Call, logs: Path) -> None:
     assert [" ".join(line.split()[1:]) for line in told.splitlines()[2:]] == [
         "night_shift trl acme/Tiny-1B - 60/80 0.75 s 14.5 GiB reserved timeout"
     ]
-    assert "1 older readings of the same runs are left out" in talk
+    assert "1 older records of the same runs are hidden" in talk
     rows = json.loads(call("list", "--json")[1])["history"]
     every = json.loads(call("list", "--all", "--json")[1])["history"]
     assert [row["superseded_by"] for row in rows] == [None]

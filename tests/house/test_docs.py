@@ -79,9 +79,9 @@ def test_every_json_answer_has_a_schema() -> None:
     for path in sorted((ROOT / "src" / "touchline" / "cli").glob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             match node:
-                case ast.Call(func=ast.Name(id="out_json"), args=[_, _, ast.Constant(value=str() as key)]):
+                case ast.Call(func=ast.Name(id="print_json"), args=[_, _, ast.Constant(value=str() as key)]):
                     answered.add(key)
-                case ast.Call(func=ast.Name(id="out_json")):
+                case ast.Call(func=ast.Name(id="print_json")):
                     raise AssertionError(f"{path.name}:{node.lineno}: write the key as a text, so that it can be found")
     assert answered == {format_.answer for format_ in docs.FORMATS if format_.answer is not None}
 

@@ -10,7 +10,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from touchline.api.outcomes import data_audit as audit
+from touchline.api import data_audit as audit
 from touchline.cli.auditing import audit as audit_command
 from touchline.core.errors import HostError, InputError
 from touchline.core.quantity import Missing, Quantity

@@ -351,7 +351,7 @@ def test_over_a_limit_the_rest_comes_later(site: Site) -> None:
         for words in (["submitted", "submitted", "later"], ["in the queue already"] * 2 + ["later"]):
             done = site.call("submit", folder, "--json")
             assert [job["word"] for job in json.loads(done.stdout)["jobs"]] == words
-            assert "1 wait until others have ended: touchline submit" in done.stderr
+            assert "1 jobs deferred (queue limit); rerun later: touchline submit" in done.stderr
         assert len(events(folder, "refused")) == 2
         (site.root / "config" / "touchline" / "config.yaml").write_text(CONFIG.replace("}", ", max_submitted: 2}"))
         done = site.call("submit", folder)

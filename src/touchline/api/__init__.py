@@ -1,27 +1,32 @@
-"""The verbs of touchline, one function each, in the order in which people use them. Start reading here.
+"""Verbs of touchline, one function each, in the order of use. Start reading here.
 
-    check     experiments, configs, scripts, data -> findings   what would fail after hours in the queue
-    plan      experiment.yaml -> plan.json, runs_plan.md        nothing is queued, nothing is trained
-    prepare   plan.json -> one folder a run                     configs and scripts that you could have typed
-    run       train what is missing, evaluate, report           safe to kill and to call again, always
-    submit    the same handed to SLURM, without waiting         drops what it cannot take; call it again
-    resume    go on with the plan after anything                a kill, a reboot, a closed terminal
-    status    how every run stands now                          `cancel` asks runs to save and end
-    place     jobs on GPUs before a deadline                    `optimize` says what would help to make it
-    doctor    what is missing on this machine and its cluster
-    evaluate  checkpoints -> genuine .eval logs                 again and later
-    results   what was measured, and what is missing and why    from the files alone
-    collect   runs_status.yaml, run_metrics.yaml                what the runs taught goes into the history
-    report    RESULTS.md, report.html                       of any folder with logs and checkpoints, too
-    compare   two experiments or more, side by side         paired where the items are the same
-    export    metrics.jsonl -> the tracker of your choice   idempotent; from the login node
-    clean     what may be deleted without loss              shows; acts when told to
-    demo      all of it, on a small real model
-    pack      lengths -> rows, by a trainer's own batching      `pack_write` hands them over, `pack_check` tries a model
-    history_* any training log -> what it really says, and a folder of records that later plans are made from
+    init      a dataset                   -> experiment.yaml               a commented file to edit
+    check     experiments, configs, data  -> findings                      errors that would show up hours later
+    plan      experiment.yaml             -> plan.json, runs_plan.md       starts nothing
+    prepare   plan.json                   -> one folder per run            configs and job scripts
+    run       a plan                      -> trained and scored runs       on this machine; rerun to finish
+    submit    a plan                      -> jobs in SLURM's queue         returns at once; rerun to continue
+    resume    an interrupted experiment   -> trained and scored runs       keeps the plan as it is
+    status    run folders, queue          -> the state of every run        `logs` prints a run's output
+    cancel    run folders, queue          -> jobs that save and end
+    evaluate  checkpoints                 -> .eval logs                    only those without current results
+    collect   run folders                 -> status files, history         the history feeds later plans
+    results   run folders                 -> scores, losses, durations     missing values carry a reason
+    report    run folders                 -> RESULTS.md, report.html       also for folders of other tools
+    compare   experiments                 -> paired differences
+    export    metrics.jsonl               -> a tracker                     TensorBoard, W&B, trackio, MLflow
+    clean     an experiment               -> files safe to delete          deletes only if told to
+    demo      nothing                     -> a finished small experiment
 
-Each verb takes values and gives values; it prints nothing. What is slow takes `say`, which hears of progress, and what
-decides things on the way takes `tell`, which hears them in a sentence.
+    estimate  options of a training       -> memory and time               without an experiment
+    probe     a planned run               -> measured memory and speed     a few real steps
+    optimize  an experiment               -> faster, equivalent settings
+    place     jobs, GPUs, a deadline      -> a schedule                    `place_experiment` for a plan
+    pack      sequence lengths            -> packed sequences              `pack_write`, `pack_check_isolation`
+    history_* training logs               -> run records                   the evidence of later plans
+    doctor    this machine, its cluster   -> what is missing
+
+Verbs take and return values and print nothing. `on_progress` receives counts, `on_message` one sentence at a time.
 """
 
 from __future__ import annotations
@@ -35,17 +40,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from touchline.api.history import (
-    history_add,
     history_calibration,
     history_export,
+    history_import,
     history_list,
     history_read,
     history_rebuild,
     history_show,
 )
-from touchline.api.outcomes import clean, compare, export, report
-from touchline.api.packing import pack, pack_check, pack_write
-from touchline.api.placement import optimize, place
+from touchline.api.outcomes import analyses, clean, compare, data_audit, export, logs, report, results
+from touchline.api.sizing import (
+    estimate,
+    optimize,
+    pack,
+    pack_check_isolation,
+    pack_write,
+    place,
+    place_experiment,
+    probe,
+)
 from touchline.core.callbacks import MessageCallback, ProgressCallback, ignore_message
 from touchline.core.errors import InputError, PolicyError
 from touchline.core.files import read_text_bounded, write_if_changed
@@ -54,7 +67,6 @@ from touchline.data.user_config import UserConfig
 from touchline.results import collecting
 from touchline.results.collect import collect_results
 from touchline.results.collected import RunMetrics
-from touchline.results.frame import Results
 from touchline.results.run_result import RunResult
 from touchline.run import launching
 from touchline.run import selection as running
@@ -74,41 +86,71 @@ from touchline.run.selection import JobProgressCallback
 from touchline.run.submitted import Submitted
 from touchline.spec.bounds import SIZE_LIMIT_BYTES
 from touchline.spec.read import read_experiment
-from touchline.statistics.conclusions import Analysis
 
 if TYPE_CHECKING:
     from touchline.core.finding import Finding
-    from touchline.history.probe import ProbeReport
     from touchline.lint.check import CheckReport
     from touchline.lint.local.fixing import Changes
     from touchline.lint.selection import CheckRequest
-    from touchline.plan.estimate_result import EstimateAnswer
-    from touchline.plan.local.estimating import EstimateRequest
-    from touchline.plan.placement.types import Placement
     from touchline.results.live import LiveRun
-    from touchline.run.allocation import PlaceRequest
     from touchline.run.first_experiment import Start
     from touchline.slurm.doctor import DoctorReport
     from touchline.spec.plan import Plan
 
 __all__ = [
+    "analyses",
     "clean",
     "compare",
+    "data_audit",
+    "estimate",
     "export",
-    "history_add",
     "history_calibration",
     "history_export",
+    "history_import",
     "history_list",
     "history_read",
     "history_rebuild",
     "history_show",
+    "logs",
     "optimize",
     "pack",
-    "pack_check",
+    "pack_check_isolation",
     "pack_write",
     "place",
+    "place_experiment",
+    "probe",
     "report",
+    "results",
 ]
+
+
+def init(
+    target: Path | None,
+    settings: UserConfig,
+    *,
+    data: Path,
+    input_columns: Sequence[str] = (),
+    output_column: str | None = None,
+    model: str | None = None,
+    name: str | None = None,
+) -> Start:
+    """Write a commented experiment.yaml for the user's dataset.
+
+    Raises:
+        InputError: data or model cannot be used.
+        PolicyError: an experiment.yaml exists.
+    """
+    from touchline.run.first_experiment import start
+
+    return start(
+        target,
+        settings,
+        data=data,
+        input_columns=input_columns,
+        output_column=output_column,
+        model=model,
+        name=name,
+    )
 
 
 def check(
@@ -117,16 +159,16 @@ def check(
     request: CheckRequest | None = None,
     on_message: MessageCallback = ignore_message,
 ) -> tuple[CheckReport, list[Finding]]:
-    """Find what is wrong with experiments, configs, scripts and data, all faults in one pass.
+    """Check experiments, configs, scripts and data; report all findings at once.
 
     Args:
         paths: files and folders.
         settings: where models and caches are.
-        request: the machine to check for, and which findings count; the machine here and all when None.
-        on_message: receives a line before the code of a task file runs; only a file that is named itself is run.
+        request: the target machine and the selected rules (default: this machine, all rules).
+        on_message: receives a line before the code of a task file runs; only files named in `paths` are run.
 
     Returns:
-        What was found, and the findings with the fixes that they have.
+        The report, and the findings with their fixes.
 
     Raises:
         InputError: a path does not exist, or an option is wrong.
@@ -145,7 +187,7 @@ def check_fix(
     *,
     write: bool,
 ) -> Changes:
-    """Make the changes that have one safe answer, or only tell what they would be.
+    """Apply the fixes that are safe, or only return them as a diff.
 
     Raises:
         InputError: a path does not exist, or an option is wrong.
@@ -155,35 +197,6 @@ def check_fix(
     from touchline.lint.local.fixing import fix
 
     return fix(check_paths(paths, settings, request, on_message)[1], write=write)
-
-
-def init(
-    target: Path | None,
-    settings: UserConfig,
-    *,
-    data: Path,
-    input_columns: Sequence[str] = (),
-    output_column: str | None = None,
-    model: str | None = None,
-    name: str | None = None,
-) -> Start:
-    """Write a commented experiment.yaml for the user's own dataset, and give its path.
-
-    Raises:
-        InputError: data or model cannot be used.
-        PolicyError: there is an experiment.yaml already.
-    """
-    from touchline.run.first_experiment import start
-
-    return start(
-        target,
-        settings,
-        data=data,
-        input_columns=input_columns,
-        output_column=output_column,
-        model=model,
-        name=name,
-    )
 
 
 def plan(
@@ -202,16 +215,16 @@ def plan(
     Args:
         source: experiment.yaml or its folder.
         settings: where models and caches are.
-        overrides: dotted `key=value`; those of the last plan when there are none.
-        allow: codes of checks whose errors do not stop it, besides those that the file allows.
-        accept: plan again even where runs have started; what those have made is moved aside.
+        overrides: dotted `key=value` (default: those of the last plan).
+        allow: codes of errors to ignore, besides those that the file ignores.
+        accept: re-plan started runs too; their results are moved to superseded/.
         dry_run: write nothing.
-        on_progress: receives how many rows are tokenised, of how many, where their lengths are not known yet.
-        measure: gets the plan before it is written, and measures what is not known; True where it has to be made again.
+        on_progress: receives the number of tokenized examples and their total, if lengths are unknown.
+        measure: receives the plan before it is written and measures unknown values. True means "plan again".
 
     Raises:
-        InputError: with every fault of the file, the models and the data.
-        PlanDriftError: a run that has started would become another one.
+        InputError: the file, a model or the data have errors; all are listed.
+        PlanDriftError: the plan would change a started run.
     """
     folder = ExperimentFolder(source)
     old = folder.read_plan()
@@ -230,11 +243,11 @@ def plan(
 
 
 def prepare(source: Path, settings: UserConfig, *, run: str | None = None, accept: bool = False) -> LoadedPlan:
-    """Write the folders of the plan's runs; with `accept`, take over what was edited in one run's setup_finetune.yaml.
+    """Write the folders of the plan's runs. With `accept`, adopt the edits of one run's setup_finetune.yaml.
 
     Raises:
-        PlanDriftError: an edit that was not accepted, or a file that only touchline writes was changed.
-        InputError: no plan, no such run, an edited file with faults, or what `check` finds now.
+        PlanDriftError: an edit was not accepted, or a file that only touchline writes was changed.
+        InputError: there is no plan or no such run, an edited file is wrong, or `check` finds errors.
     """
     planned = read_planned(source)
     running.selected(planned.plan, run)
@@ -259,14 +272,14 @@ def run(
     on_progress: JobProgressCallback | None = None,
     on_message: MessageCallback = ignore_message,
 ) -> list[RunResult]:
-    """Plan, prepare, train what is not trained, evaluate what is not evaluated, report. Does nothing twice.
+    """Run all missing steps: plan, prepare, train, evaluate, report. Completed steps are not repeated.
 
-    With `probe`, some steps are measured first of each model of which nothing is known on this machine.
+    With `probe`, measure a few steps of each model without measurements on this machine first.
 
     Raises:
-        PolicyError: another command is at work on this folder.
-        RunsFailedError: some runs did not end well; the others did and are reported.
-        KeyboardInterrupt: after the running jobs have saved.
+        PolicyError: another command works on this folder.
+        RunsFailedError: some runs failed; the others are complete and reported.
+        KeyboardInterrupt: raised after the running jobs have saved.
     """
     from touchline.run.probe_run import measure_unknown
 
@@ -286,18 +299,18 @@ def submit(
     on_progress: ProgressCallback | None = None,
     on_message: MessageCallback = ignore_message,
 ) -> list[Submitted]:
-    """Hand to SLURM what is not trained or not evaluated and not in the queue, and come back; call it again any time.
+    """Submit unfinished runs that are not in the queue to SLURM, and return.
 
     Args:
         source: experiment.yaml or its folder, planned.
-        settings: where models are, and what the cluster wants.
-        only: one run; all when None.
-        retry: also what failed twice the same way.
-        on_progress: receives how many jobs are handed over, of how many.
-        on_message: receives what is done about jobs that failed.
+        settings: where models are, and the cluster's options.
+        only: one run (default: all).
+        retry: also retry runs that failed twice with the same error.
+        on_progress: receives the number of submitted jobs and their total.
+        on_message: receives each decision about a failed job.
 
     Raises:
-        PolicyError: the plan is for this machine, or another command is at work on this folder.
+        PolicyError: the plan is for this machine, or another command works on this folder.
     """
     with running.experiment_lock(ExperimentFolder(source)) as lock:
         planned = prepare(source, settings)
@@ -320,12 +333,12 @@ def resume(
     on_progress: JobProgressCallback | None = None,
     on_message: MessageCallback = ignore_message,
 ) -> list[RunResult]:
-    """Go on with the plan as it is after anything: a kill, a reboot, a closed terminal; nothing is done twice.
+    """Resume an interrupted experiment with its plan unchanged. Completed steps are not repeated.
 
     Raises:
-        InputError: there is no plan yet.
-        PolicyError: another command is at work on this folder.
-        RunsFailedError: some runs did not end well; the others did and are reported.
+        InputError: there is no plan.
+        PolicyError: another command works on this folder.
+        RunsFailedError: some runs failed; the others are complete and reported.
     """
     with running.experiment_lock(ExperimentFolder(source)) as lock:
         planned = prepare(source, settings)
@@ -335,13 +348,13 @@ def resume(
 def status(
     source: Path, settings: UserConfig, *, look: bool = True, on_message: MessageCallback | None = None
 ) -> list[LiveRun]:
-    """How every run stands at this moment, from its folder and one look at the queue.
+    """Return the state of every run, from its folder and one query of the queue.
 
     Args:
         source: experiment.yaml or its folder, planned.
-        settings: what the cluster wants.
-        look: ask the executor too.
-        on_progress: receives why the queue could not be asked.
+        settings: the cluster's options.
+        look: query the executor too.
+        on_message: receives the reason if the queue cannot be queried.
     """
     if not is_experiment(source):
         from touchline.report.local.foreign import snapshot
@@ -350,16 +363,16 @@ def status(
         if on_message is not None:
             on_message(found.note)
         return list(found.runs)
-    from touchline.results.watching import status as look_at
+    from touchline.results.watching import status as own_status
 
-    return look_at(source, settings, look=look, on_message=on_message)
+    return own_status(source, settings, look=look, on_message=on_message)
 
 
 def cancel(source: Path, settings: UserConfig, *, only: str | None = None) -> list[str]:
-    """Ask the jobs of a run, or of all, to save and end, and take what waits out of the queue; give their names.
+    """Cancel the jobs of a run, or of all: running jobs save their state and end. Return their names.
 
     Raises:
-        InputError: no plan, or no such run.
+        InputError: there is no plan or no such run.
     """
     planned = read_planned(source)
     return launching.cancel(planned, running.selected(planned.plan, only), settings)
@@ -374,95 +387,44 @@ def evaluate(
     on_progress: JobProgressCallback | None = None,
     on_message: MessageCallback = ignore_message,
 ) -> list[RunResult]:
-    """Evaluate what is trained and not evaluated yet, now or later.
+    """Evaluate trained checkpoints without current results.
 
     Args:
         source: experiment.yaml or its folder.
         settings: where models and caches are.
-        only: one run; all when None.
-        epochs: `last`, `all` or numbers from 0, instead of what experiment.yaml says.
+        only: one run (default: all).
+        epochs: `last`, `all` or numbers from 0 (default: those of experiment.yaml).
         on_progress: called as the work advances.
 
     Raises:
-        PolicyError: another command is at work on this folder.
-        RunsFailedError: an evaluation did not end well.
+        PolicyError: another command works on this folder.
+        RunsFailedError: an evaluation failed.
     """
     with running.experiment_lock(ExperimentFolder(source)) as lock:
         planned = prepare(source, settings)
         return _worked(planned, settings, only, on_progress, on_message, lock=lock, train=False, epochs=epochs)
 
 
-def place_experiment(
-    source: Path, settings: UserConfig, request: PlaceRequest, *, plot: Path | None = None
-) -> tuple[Placement, list[Path], list[str]]:
-    """Place what is left of an experiment, and write the scripts that carry it out when the request names a kind.
-
-    Returns:
-        The placement, the files written (the one to submit first), and what the reader should know.
-
-    Raises:
-        InputError: there is no plan, nothing is left, or the cluster is too small for a job.
-    """
-    from touchline.api.placement import place_planned
-
-    return place_planned(prepare(source, settings), settings, request, plot=plot)
-
-
-def doctor(folder: Path, settings: UserConfig) -> DoctorReport:
-    """Look at Python, folders, GPUs and SLURM, and at what of the settings will not do there; nothing is changed."""
-    from touchline.run.doctor import run_doctor
-    from touchline.slurm.local.commands import RealCommands
-
-    return run_doctor(settings, folder, RealCommands())
-
-
-def results(source: Path) -> Results:
-    """Return what is known of every run and how it stands, read from the files; also of folders of other tools.
-
-    Raises:
-        InputError: there is neither an experiment nor any run.
-    """
-    if not is_experiment(source):
-        from touchline.report.local.gathering import gather
-
-        return Results(gather(source).runs)
-    planned = read_planned(source)
-    return Results(collect_results(planned.plan, planned.folder.root))
-
-
-def analyses(source: Path, found: Sequence[RunResult]) -> tuple[Analysis, ...]:
-    """Return the tests of the results, as the report makes them; one for each task and score."""
-    from touchline.report.analyses import analyses as analyses_of
-
-    if not is_experiment(source):
-        from touchline.report.local.gathering import gather
-
-        gathered = gather(source)
-        return analyses_of(found, gathered.factors, gathered.datasets)
-    planned = read_planned(source)
-    return analyses_of(found, planned.plan.factors, {run.name: run.dataset for run in planned.plan.runs})
-
-
 def collect(source: Path, settings: UserConfig, *, out: Path | None = None) -> tuple[list[RunMetrics], list[str]]:
-    """Write runs_status.yaml and each run's run_metrics.yaml, and keep what the runs taught; any time, again and again.
+    """Write runs_status.yaml and each run's run_metrics.yaml, and add finished runs to the history.
 
     Args:
         source: experiment.yaml or its folder, or a folder that another tool made, into which nothing is written.
         settings: where the history is.
-        out: where the files of another tool's folder are written; None: nowhere.
+        out: where to write the files of another tool's folder (default: nowhere).
 
     Returns:
-        What was measured of every run, and what could not be kept.
+        The metrics of every run, and notes on runs that could not be stored.
 
     Raises:
-        InputError: there is neither an experiment nor any run; `out` was given for an experiment, which has its place.
+        InputError: there is neither an experiment nor any run, or `out` was given for an experiment.
     """
     if not is_experiment(source):
         from touchline.report.local import foreign
 
         return foreign.collect(source, out)
     if out is not None:
-        raise InputError("--out is for folders that another tool made; an experiment's files lie in its own folder")
+        raise InputError("--out is for folders of other tools; an experiment's files are in its own folder")
     planned = read_planned(source)
     found = collect_results(planned.plan, planned.folder.root)
     metrics = collecting.write_collected(planned, found)
@@ -478,11 +440,14 @@ def demo(
     on_progress: JobProgressCallback | None = None,
     on_message: MessageCallback = ignore_message,
 ) -> tuple[Path, list[RunResult]]:
-    """The example `capitalization`, run in `target`; give the report's path and the results.
+    """Run the example experiment `capitalization` in `target`.
+
+    Returns:
+        The path of the report, and the results.
 
     Raises:
         PolicyError: `target` holds another experiment.
-        HostError: a package that trains, or the one that brings the model, is not installed.
+        HostError: a package for training, or the one with the model, is not installed.
     """
     example = resources.files("touchline.examples") / "capitalization" / "experiment.yaml"
     yaml = target / "experiment.yaml"
@@ -496,51 +461,19 @@ def demo(
     return target / "RESULTS.md", found
 
 
-def estimate(request: EstimateRequest, settings: UserConfig) -> EstimateAnswer:
-    """Memory, largest micro-batch and time of a training that nobody has planned yet.
+def doctor(folder: Path, settings: UserConfig) -> DoctorReport:
+    """Check Python, folders, GPUs, SLURM and the settings; change nothing."""
+    from touchline.run.doctor import run_doctor
+    from touchline.slurm.local.commands import RealCommands
 
-    Raises:
-        InputError: with every option that is wrong.
-    """
-    from touchline.plan.local.estimating import estimate as answer
-
-    return answer(request, settings)
-
-
-def probe(
-    source: Path,
-    settings: UserConfig,
-    *,
-    run: str | None = None,
-    limit_bytes: int | None = None,
-    on_message: MessageCallback | None = None,
-) -> ProbeReport:
-    """Real steps of a run at its longest batch, on this machine: the largest micro-batch that fits, and its speed.
-
-    Args:
-        source: experiment.yaml or its folder.
-        settings: where models, caches and the history are.
-        run: which run; the one with the most memory when None.
-        limit_bytes: what a try may take of the machine's memory; most of what is free when None.
-        on_progress: receives of each try.
-
-    Raises:
-        InputError: no plan, no such run, or one that trains nothing.
-        HostError: the packages that train are not installed.
-        RunsFailedError: no step could be made at all.
-    """
-    from touchline.run.probe_run import heaviest, probe_run
-
-    planned = read_planned(source)
-    chosen = running.selected(planned.plan, run)[0] if run is not None else heaviest(planned.plan)
-    return probe_run(planned, chosen, settings, limit_bytes=limit_bytes, on_message=on_message)
+    return run_doctor(settings, folder, RealCommands())
 
 
 def _prepared(planned: LoadedPlan, settings: UserConfig, *, only: str | None = None, accepted: bool) -> LoadedPlan:
-    """Write the runs' folders, and what is known of them."""
+    """Write the runs' folders and status files."""
     runs = running.selected(planned.plan, only)
-    for each in () if accepted else runs:
-        refuse_edits(planned, each)
+    for planned_run in () if accepted else runs:
+        refuse_edits(planned, planned_run)
     notes = write_folders(planned, runs, settings)
     collecting.write_collected(planned, collect_results(planned.plan, planned.folder.root))
     return replace(planned, notes=(*planned.notes, *notes))
@@ -558,7 +491,7 @@ def _worked(
     train: bool = True,
     epochs: str | None = None,
 ) -> list[RunResult]:
-    """Do the work, report and collect; then say what did not end well."""
+    """Execute the jobs, collect and report; raise if some failed."""
     runs = running.selected(planned.plan, only)
     done = launching.work(
         planned, runs, settings, on_progress, on_message, lock=lock, retry=retry, train=train, epochs=epochs

@@ -1,6 +1,6 @@
-"""The history's verbs: any training log -> what it really says, and a folder of records that plans are made from.
+"""Verbs of the history: training logs to run records, the evidence of later plans.
 
-The readers of every trainer's logs load when a verb is called, and not before.
+Each verb imports what it needs when it is called, to keep other commands fast.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ def history_read(
     facts: Mapping[str, str] | None = None,
     on_progress: NamedProgressCallback | None = None,
 ) -> Iterator[LoggedRun | SkippedFile]:
-    """What logs, state files and whole folders say of their runs; nothing is stored.
+    """Read the runs in logs, state files and folders; store nothing.
 
     Args:
-        paths: files and folders; a log's other stream, states and configs beside it are read with it.
-        facts: what is stated of them, by the keys of `history/run_facts.py`.
+        paths: files and folders; stderr, states and configs beside a log are read with it.
+        facts: facts stated by the user, by the keys of `history/run_facts.py`.
         on_progress: receives the number of file groups done, their total and the next group.
 
     Raises:
-        InputError: some of the paths do not exist or may not be read, or a stated fact is wrong; all of them are named.
+        InputError: paths are missing or not readable, or a stated fact is wrong; all are listed.
     """
     from touchline.plan.local.stating import read_stated
 
     return read_stated(paths, facts or {}, load_settings(), on_progress)
 
 
-def history_add(
+def history_import(
     paths: Sequence[Path],
     history_dir: Path,
     *,
@@ -50,18 +50,17 @@ def history_add(
     dry_run: bool = False,
     on_progress: NamedProgressCallback | None = None,
 ) -> ImportSummary:
-    """Put the runs that logs and folders tell of into the history; files that are as they were are not opened.
+    """Add the runs in logs and folders to the history; skip unchanged files.
 
     Args:
         paths: files and folders.
-        history_dir: the history; made when it is not there.
-        facts: what is stated of them, by the keys of `history/run_facts.py`.
+        history_dir: the history; created if missing.
+        facts: facts stated by the user, by the keys of `history/run_facts.py`.
         dry_run: read, and write nothing.
         on_progress: called as the work advances.
 
     Raises:
-        InputError: some of the paths do not exist or may not be read, a stated fact is wrong, or the history is no
-            folder.
+        InputError: paths are missing or not readable, a stated fact is wrong, or the history is not a folder.
         HostError: no space, or no permission to write.
     """
     from touchline.estimate.history_points import missing_facts
@@ -92,19 +91,19 @@ def history_add(
 
 
 def add_evidence(paths: Sequence[Path], history_dir: Path, facts: Mapping[str, str]) -> str:
-    """Add the runs that a plan is to rest on to the history; return what was added, in words.
+    """Add the runs given as evidence for a plan to the history; return a sentence on what was added.
 
     Raises:
-        InputError: a path or a fact is wrong, nothing is a run, or each run lacks facts that estimates need.
+        InputError: a path or a fact is wrong, there is no run, or every run lacks facts that estimates need.
     """
     from touchline.core.errors import InputError
     from touchline.history.run_facts import FACTS
 
-    added = history_add(paths, history_dir, facts=facts)
+    added = history_import(paths, history_dir, facts=facts)
     lacking = tuple(dict.fromkeys(key for item in added.learned for key in item.missing_facts))
     if not added.learned and not added.unchanged_runs:
         why = "; ".join(f"{item.path}: {item.reason}" for item in added.refused) or "no file was found"
-        raise InputError(f"--evidence tells of no run: {why}", expected="the log of a training")
+        raise InputError(f"no run found in --evidence: {why}", expected="the log of a training")
     if added.learned and all(item.missing_facts for item in added.learned):
         raise InputError(
             f"--evidence: no run in it can be used: they lack {', '.join(lacking)}",
@@ -118,17 +117,17 @@ def add_evidence(paths: Sequence[Path], history_dir: Path, facts: Mapping[str, s
 
 
 def history_list(history_dir: Path) -> Index:
-    """The history's index, brought up to date with its records."""
+    """Return the index of the history, updated from its records."""
     from touchline.history.index import load_index
 
     return load_index(history_dir)
 
 
 def history_show(history_dir: Path, wanted: str) -> tuple[str, RunRecord]:
-    """The id and the record of a run's name, an id, or the beginning of one.
+    """Return the id and the record for a run's name, an id, or the beginning of one.
 
     Raises:
-        InputError: there is none, or several; with those that come near.
+        InputError: none or several match; close matches are listed.
     """
     from touchline.history.index import find_record, load_index
 
@@ -136,25 +135,25 @@ def history_show(history_dir: Path, wanted: str) -> tuple[str, RunRecord]:
 
 
 def history_calibration(history_dir: Path, *, plot: Path | None = None) -> Calibration:
-    """Estimates held against what happened; `plot` is a picture of predicted against measured.
+    """Score estimates: predicted against measured values; `plot` is a file for a figure of both.
 
     Raises:
-        InputError: the history is no folder.
-        HostError: a picture was asked for, and there is nothing to draw or to draw it with.
+        InputError: the history is not a folder.
+        HostError: there is nothing to draw, or the package that draws figures is not installed.
     """
     from touchline.estimate.local.calibration import calibrate
     from touchline.report.calibration import calibration_figure
     from touchline.report.local.drawing import write_picture
 
-    found = calibrate(replace(load_settings(), history_dir=history_dir))
+    calibration = calibrate(replace(load_settings(), history_dir=history_dir))
     if plot is not None:
-        figure = calibration_figure(found.marks)
+        figure = calibration_figure(calibration.marks)
         write_picture(figure, plot)
-    return found
+    return calibration
 
 
 def history_export(history_dir: Path, *, every: bool = False) -> Iterator[tuple[str, RunRecord]]:
-    """The records with their ids, by name; superseded ones only when `every` is asked for."""
+    """Yield the ids and records by name; superseded ones only with `every`."""
     from touchline.history.history import Broken, read_record, record_path
     from touchline.history.index import load_index
 
@@ -165,7 +164,7 @@ def history_export(history_dir: Path, *, every: bool = False) -> Iterator[tuple[
 
 
 def history_rebuild(history_dir: Path) -> Index:
-    """Read every record again and write the index anew."""
+    """Rebuild the index from the records."""
     from touchline.history.index import load_index
 
     return load_index(history_dir, rebuild=True)

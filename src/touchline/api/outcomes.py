@@ -1,6 +1,6 @@
-"""The verbs for what came out: a report, a comparison, a tracker's copy, and what may be deleted.
+"""Verbs for results: scores, reports, comparisons, exports, audits, logs and clean-up.
 
-What they load takes longer than most commands, so each loads it when it is called.
+Each verb imports what it needs when it is called, to keep other commands fast.
 """
 
 from __future__ import annotations
@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from touchline.core.callbacks import ProgressCallback
+from touchline.results.collect import collect_results
+from touchline.results.frame import Results
+from touchline.run.folders import is_experiment
 from touchline.run.planning import read_planned
 
 if TYPE_CHECKING:
@@ -21,6 +24,35 @@ if TYPE_CHECKING:
     from touchline.report.trackers.exported import Export
     from touchline.results.cleaned import Cleaned
     from touchline.results.following import OutputLine
+    from touchline.results.run_result import RunResult
+    from touchline.statistics.conclusions import Analysis
+
+
+def results(source: Path) -> Results:
+    """Return the results and the status of every run, read from its files; also for folders of other tools.
+
+    Raises:
+        InputError: there is neither an experiment nor any run.
+    """
+    if not is_experiment(source):
+        from touchline.report.local.gathering import gather
+
+        return Results(gather(source).runs)
+    planned = read_planned(source)
+    return Results(collect_results(planned.plan, planned.folder.root))
+
+
+def analyses(source: Path, found: Sequence[RunResult]) -> tuple[Analysis, ...]:
+    """Return the statistical tests of the report, one analysis per task and score."""
+    from touchline.report.analyses import analyses as analyses_of
+
+    if not is_experiment(source):
+        from touchline.report.local.gathering import gather
+
+        gathered = gather(source)
+        return analyses_of(found, gathered.factors, gathered.datasets)
+    planned = read_planned(source)
+    return analyses_of(found, planned.plan.factors, {run.name: run.dataset for run in planned.plan.runs})
 
 
 def report(
@@ -33,20 +65,20 @@ def report(
     refresh_seconds: int | None = None,
     on_progress: ProgressCallback | None = None,
 ) -> ReportFiles:
-    """Write RESULTS.md, report.html, their figures and samples.jsonl from what is there.
+    """Write RESULTS.md, report.html, their figures and samples.jsonl.
 
     Args:
         source: experiment.yaml or its folder, or any folder with logs and checkpoints of runs.
-        out: where to write; beside the experiment when None.
+        out: where to write (default: beside the experiment).
         deep: read every value of every checkpoint, not only headers.
         parquet: write the answers as samples.parquet too.
-        cache: where what takes long to put together may be kept; none: nowhere.
-        refresh_seconds: how often the page loads itself anew while runs are at work; none: never.
-        on_progress: receives how many checkpoints are verified, of how many.
+        cache: folder for intermediate results (default: none).
+        refresh_seconds: reload interval of the page while runs are active (default: never).
+        on_progress: receives the number of verified checkpoints and their total.
 
     Raises:
         InputError: there is neither an experiment nor any run.
-        PolicyError: a RESULTS.md is there that touchline did not write.
+        PolicyError: a RESULTS.md exists that touchline did not write.
     """
     from touchline.report.local.reporting import write_report
 
@@ -66,13 +98,13 @@ def data_audit(path: Path, request: AuditRequest | None = None, *, plot: Path | 
 
     Args:
         path: JSON, JSONL, CSV or parquet; a folder with `train.jsonl`, `test.jsonl`, ...; an experiment.yaml or the
-            folder that it is in.
+            its folder.
         request: columns, task and scorer.
-        plot: where to draw lengths and answers; None: nowhere.
+        plot: file for a figure of lengths and answers (default: none).
 
     Raises:
-        InputError: the path is nothing of these, or an option is wrong.
-        HostError: it may not be read, needs a package that is not installed, or cannot be drawn.
+        InputError: the path or an option is wrong.
+        HostError: a file is not readable, a package is missing, or the figure cannot be drawn.
     """
     from touchline.lint.local.audit import audit
 
@@ -96,21 +128,19 @@ def logs(
     lines: int = 50,
     follow: bool = False,
 ) -> Iterator[OutputLine]:
-    """Yield the last lines of a run's newest output, and with `follow` what is added until the run ends.
+    """Yield the last lines of a run's latest log; with `follow`, also new lines until the run ends.
 
     Args:
-        source: experiment.yaml, its folder, a run's folder, or a folder that another tool made.
-        settings: how often a queue may be asked.
-        run: the run, where `source` is not its folder.
+        source: experiment.yaml, its folder, a run's folder, or a folder of another tool.
+        settings: how often a queue may be queried.
+        run: the run, if `source` is not its folder.
         evaluation: the evaluation's output instead of the training's.
-        lines: how many lines to begin with.
-        follow: go on until the run ends.
+        lines: number of lines to start with.
+        follow: continue until the run ends.
 
     Raises:
-        InputError: no plan, no such run, or there is no output and none to wait for.
+        InputError: there is no plan, no such run, or no output to wait for.
     """
-    from touchline.run.folders import is_experiment
-
     if is_experiment(source) or (source.resolve().parent / "experiment.yaml").is_file():
         from touchline.results.following import logs as own_logs
 
@@ -121,10 +151,10 @@ def logs(
 
 
 def compare(sources: Sequence[Path], *, on_progress: ProgressCallback | None = None) -> ComparedExperiments:
-    """Hold experiments against the first: settings that differ, the same conditions side by side, paired differences.
+    """Compare experiments with the first: differing settings, shared conditions, paired differences.
 
     Raises:
-        InputError: fewer than two, one twice, or one that is none.
+        InputError: fewer than two experiments, a duplicate, or a folder without an experiment.
     """
     from touchline.report.local.comparing import compare_experiments
 
@@ -139,12 +169,12 @@ def export(
     only: str | None = None,
     on_progress: ProgressCallback | None = None,
 ) -> Export:
-    """Hand to a tracker what it does not hold yet of the runs' metrics; without network, again and again.
+    """Export to a tracker the metrics that it does not have yet. Needs no network; can be repeated.
 
     Raises:
-        InputError: no plan, no such run.
+        InputError: there is no plan or no such run.
         HostError: the tracker's package is not installed.
-        PolicyError: another export to it is at work.
+        PolicyError: another export to the tracker is active.
     """
     from touchline.report.trackers.exporting import export_runs
 
@@ -154,20 +184,18 @@ def export(
 def clean(
     source: Path, *, perform: bool = False, deep: bool = False, on_progress: ProgressCallback | None = None
 ) -> Cleaned:
-    """Find what of an experiment may go without loss, and remove it when asked to.
+    """List the files of an experiment that are safe to delete, and delete them if told to.
 
     Args:
-        source: experiment.yaml or its folder, planned, or a folder that another tool made.
-        perform: remove it; else it is only shown. Nothing is removed of what another tool made.
-        deep: read every value of every checkpoint before one is called sound.
-        on_progress: receives how many checkpoints are verified, of how many.
+        source: experiment.yaml or its folder, planned, or a folder of another tool.
+        perform: delete the files; never those of other tools.
+        deep: read every value of every checkpoint before calling it valid.
+        on_progress: receives the number of verified checkpoints and their total.
 
     Raises:
-        InputError: there is no plan, and no run of another tool.
-        PolicyError: runs are at work, or another command is; or another tool's files should be removed.
+        InputError: there is no plan and no run of another tool.
+        PolicyError: runs or another command are active, or the files are another tool's.
     """
-    from touchline.run.folders import is_experiment
-
     if not is_experiment(source):
         from touchline.report.local import foreign
 

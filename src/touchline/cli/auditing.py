@@ -45,7 +45,7 @@ def audit(
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
 ) -> None:
     """Find problems: duplicates, leaks, labels, encoding, media."""
-    from touchline.api.outcomes import data_audit as run_audit
+    from touchline.api import data_audit as run_audit
     from touchline.lint.audited import DataAudit
     from touchline.lint.local.audit import AuditRequest
     from touchline.spec.experiment import DataConfig

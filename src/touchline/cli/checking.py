@@ -1,4 +1,4 @@
-"""`touchline check`: what is wrong with experiments, configs, scripts and data, before anything is queued."""
+"""`touchline check`: errors in experiments, configs, job scripts and data."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from touchline.core.finding import Finding
     from touchline.lint.check import CheckedConfig, CheckReport
 
+RENAMED_CHECK = {"--cpus": "--cpus-per-job"}
+"""Old option names -> new names."""
 CONFIGS_SHOWN = 60
-"""More configs than this are a summary in one line: nobody reads the table."""
+"""Largest number of configs shown as a table; more are summed up in one line."""
 
 
 def check(
@@ -26,29 +28,29 @@ def check(
         typer.Argument(metavar="PATH...", help="Experiments, run folders, trees, configs, scripts, data files."),
     ] = None,
     gpu: Annotated[
-        str, typer.Option("--gpu", metavar="NAME", help="The GPU that runs are for, A100-80GB; auto is the one here.")
+        str, typer.Option("--gpu", metavar="NAME", help="Target GPU, such as A100-80GB (default: the GPU here).")
     ] = "auto",
-    cpus: Annotated[
+    cpus_per_job: Annotated[
         Optional[int],  # noqa: UP045
-        typer.Option("--cpus", min=1, help="Processor cores of a job."),
+        typer.Option("--cpus-per-job", min=1, help="CPUs per job."),
     ] = None,
     select: Annotated[
         Optional[list[str]],  # noqa: UP045
-        typer.Option("--select", metavar="CODE", help="Only these codes, or beginnings of codes; repeatable."),
+        typer.Option("--select", metavar="CODE", help="Report only these codes or prefixes (repeatable)."),
     ] = None,
     ignore: Annotated[
         Optional[list[str]],  # noqa: UP045
-        typer.Option("--ignore", metavar="CODE", help="Not these codes, or beginnings of codes; repeatable."),
+        typer.Option("--ignore", metavar="CODE", help="Skip these codes or prefixes (repeatable)."),
     ] = None,
     allow: Annotated[
         Optional[list[str]],  # noqa: UP045
-        typer.Option("--allow", metavar="CODE", help="Errors of these codes do not count; repeatable."),
+        typer.Option("--allow", metavar="CODE", help="Do not count errors of these codes (repeatable)."),
     ] = None,
-    fix: Annotated[bool, typer.Option("--fix", help="Mend what has one safe answer, and show the diff.")] = False,
-    diff: Annotated[bool, typer.Option("--diff", help="Show what --fix would change, and change nothing.")] = False,
+    fix: Annotated[bool, typer.Option("--fix", help="Apply safe fixes and show the diff.")] = False,
+    diff: Annotated[bool, typer.Option("--diff", help="Show the changes of --fix without applying them.")] = False,
     explain: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option("--explain", metavar="CODE", help="What a code means, why it matters, what to do."),
+        typer.Option("--explain", metavar="CODE", help="Explain a code: meaning, reason and fix."),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
     sarif: Annotated[bool, typer.Option("--sarif", help="Print SARIF 2.1.0 on stdout, for code review tools.")] = False,
@@ -67,10 +69,12 @@ def check(
         return
     if not paths:
         raise InputError("nothing to check", expected="a file or a folder", hint="touchline check .")
-    request = CheckRequest(gpu=gpu, cpus=cpus, select=_codes(select), ignore=_codes(ignore), allow=_codes(allow))
+    request = CheckRequest(
+        gpu=gpu, cpus=cpus_per_job, select=_codes(select), ignore=_codes(ignore), allow=_codes(allow)
+    )
     if fix or diff:
         changes = api.check_fix(paths, load_settings(), request, print_status, write=fix)
-        print_output(changes.text or "nothing has one safe answer")
+        print_output(changes.text or "no safe fixes")
         for note in changes.notes:
             print_status(f"note: {note}")
         if diff:

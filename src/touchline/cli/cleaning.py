@@ -1,4 +1,4 @@
-"""`touchline clean`: what of an experiment may go without loss."""
+"""`touchline clean`: files that are safe to delete."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ import typer
 
 from touchline.cli.output import print_object, print_status, print_table
 
+RENAMED_CLEAN = {"--perform": "--delete"}
+"""Old option names -> new names."""
+
 
 def clean(
     source: Annotated[Path, typer.Argument(metavar="EXPERIMENT", help="experiment.yaml, or its folder.")],
-    perform: Annotated[
-        bool, typer.Option("--delete", "--perform", help="Delete the listed files (default: dry run).")
-    ] = False,
-    deep: Annotated[
-        bool, typer.Option("--deep", help="Read every value of every checkpoint before one is called sound.")
-    ] = False,
+    delete: Annotated[bool, typer.Option("--delete", help="Delete the listed files (default: dry run).")] = False,
+    deep: Annotated[bool, typer.Option("--deep", help="Read every value of every checkpoint.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
 ) -> None:
     """List files that are safe to delete; --delete removes them.
@@ -32,20 +31,20 @@ def clean(
     from touchline.results.cleaned import Cleaned
 
     with progress_bar("checkpoints") as on_progress:
-        found = api.clean(source, perform=perform, deep=deep, on_progress=on_progress)
+        found = api.clean(source, perform=delete, deep=deep, on_progress=on_progress)
     if json:
         print_object(Cleaned, found)
     elif found.items:
         rows = [(item.path, format_bytes(item.size_bytes), item.why) for item in found.items]
-        print_table(("removed" if perform else "may go", "size", "why"), rows)
+        print_table(("deleted" if delete else "safe to delete", "size", "why"), rows)
     for kept in found.kept:
-        print_status(f"broken and kept: {kept.path} ({', '.join(kept.codes)}): {kept.why}")
+        print_status(f"corrupt and kept: {kept.path} ({', '.join(kept.codes)}): {kept.why}")
     read = "every value was read" if found.depth == "values" else "sizes and headers were read, values with --deep"
     if not found.items:
-        print_status(f"nothing may go without loss ({read})")
-    elif perform:
-        print_status(f"{len(found.items)} removed, {format_bytes(found.size_bytes)} given back")
+        print_status(f"nothing to delete ({read})")
+    elif delete:
+        print_status(f"deleted {len(found.items)} items, freed {format_bytes(found.size_bytes)}")
     else:
         again = f"touchline clean {shlex.quote(str(source))}{' --deep' if deep else ''} --delete"
-        print_status(f"{len(found.items)} may go, {format_bytes(found.size_bytes)}; nothing was removed ({read})")
+        print_status(f"{len(found.items)} items to delete, {format_bytes(found.size_bytes)}; dry run ({read})")
         print_status(f"next: {again}")

@@ -13,6 +13,7 @@ import typer
 
 from touchline.cli import stating
 from touchline.cli.output import print_json, print_object, print_output, print_status, print_table
+from touchline.cli.renamed import with_old_commands, with_old_names
 from touchline.core.callbacks import NamedProgressCallback
 from touchline.core.text import without_controls
 
@@ -23,30 +24,36 @@ if TYPE_CHECKING:
     from touchline.history.reading import RunReading, SourcedText
 
 history_app = typer.Typer(
-    help="Read training logs and keep them as evidence for plans.", no_args_is_help=True, rich_markup_mode=None
+    cls=with_old_commands({"add": "import"}),
+    help="Read training logs and keep them as evidence for plans.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 
-Paths = Annotated[list[Path], typer.Argument(metavar="PATH", help="Logs, state files, or folders with some.")]
+Paths = Annotated[list[Path], typer.Argument(metavar="PATH", help="Logs, state files, or folders with them.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
-Everything = Annotated[bool, typer.Option("--all", help="Older readings of the same runs too.")]
+IncludeSuperseded = Annotated[
+    bool, typer.Option("--include-superseded", help="Include older records of the same runs.")
+]
+ShowMissing = Annotated[bool, typer.Option("--show-missing", help="Show a row for each missing field too.")]
 History = Annotated[
     Optional[Path],  # noqa: UP045 (typer reads the annotation when the command is built)
-    typer.Option("--history", metavar="DIR", help="Another history than the one of your settings."),
+    typer.Option("--history", metavar="DIR", help="History folder (default: history_dir in your config)."),
 ]
 _SHOWN = 20
 _NOTES_SHOWN = 3
 
 
-@history_app.command("read")
+@history_app.command("read", cls=with_old_names({"--all": "--show-missing"}))
 def history_read(
     paths: Paths,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object a run and line on stdout.")] = False,
-    every: Annotated[bool, typer.Option("--all", help="A row for each missing field too.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object per run and line.")] = False,
+    show_missing: ShowMissing = False,
     facts: stating.Facts = None,
 ) -> None:
     """Read logs without storing anything.
 
-    Every number with its file and line, every missing one with the reason.
+    Print each number with its file and line, and each missing one with the reason.
     """
     from touchline import api
     from touchline.history.files import LoggedRun
@@ -59,7 +66,7 @@ def history_read(
     for item in items:
         if isinstance(item, LoggedRun):
             runs += 1
-            _show_reading(item.reading, json, every)
+            _show_reading(item.reading, json, show_missing)
         else:
             print_status(_text(f"{item.path}: no run: {item.reason}"))
     if not runs:
@@ -67,8 +74,8 @@ def history_read(
         raise typer.Exit(1)
 
 
-@history_app.command("add")
-def history_add(
+@history_app.command("import")
+def history_import(
     paths: Paths,
     history: History = None,
     gpu: stating.Gpu = None,
@@ -79,13 +86,13 @@ def history_add(
     method: stating.Method = None,
     precision: stating.Precision = None,
     facts: stating.Facts = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Read and show, write nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Read and show; write nothing.")] = False,
     json: Json = False,
 ) -> None:
     """Add runs from logs and folders to the history.
 
-    Files that have not changed since the last time are not read again. What a log does not hold can be stated, here or
-    in a file touchline-facts.yaml beside the logs; it never replaces what the log measured.
+    Unchanged files are not read again. Facts that a log lacks can be given here or in a file touchline-facts.yaml
+    beside the logs; they never replace measured values.
     """
     from touchline import api
     from touchline.history.adding import ImportSummary
@@ -101,7 +108,7 @@ def history_add(
     }
     stated = {**stating.stated_pairs(facts or []), **{key: value for key, value in named.items() if value is not None}}
     with _file_progress("reading logs") as on_progress:
-        added = api.history_add(paths, _folder(history), facts=stated, dry_run=dry_run, on_progress=on_progress)
+        added = api.history_import(paths, _folder(history), facts=stated, dry_run=dry_run, on_progress=on_progress)
     if json:
         print_json(ImportSummary, added, "added")
     else:
@@ -110,8 +117,8 @@ def history_add(
         raise typer.Exit(1)
 
 
-@history_app.command("list")
-def history_list(history: History = None, every: Everything = False, json: Json = False) -> None:
+@history_app.command("list", cls=with_old_names({"--all": "--include-superseded"}))
+def history_list(history: History = None, include_superseded: IncludeSuperseded = False, json: Json = False) -> None:
     """List the runs of the history."""
     from touchline import api
     from touchline.history.index import HistoryRow
@@ -119,25 +126,25 @@ def history_list(history: History = None, every: Everything = False, json: Json 
     folder = _folder(history)
     index = api.history_list(folder)
     _say_broken(index)
-    rows = index.rows(every=every)
+    rows = index.rows(every=include_superseded)
     if json:
         print_json(list[HistoryRow], rows, "history")
         return
     if not rows:
-        print_status(f"{folder}: no records yet; try: touchline history add FOLDER_WITH_LOGS")
+        print_status(f"{folder}: no records yet; try: touchline history import FOLDER_WITH_LOGS")
         return
     header = ("id", "run", "trainer", "model", "GPU", "steps", "s/step", "peak memory", "outcome")
     print_table(header, [_row(row) for row in rows], title=_text(folder))
-    if index.newer and not every:
-        print_status(f"{len(index.newer)} older readings of the same runs are left out; --all shows them")
+    if index.newer and not include_superseded:
+        print_status(f"{len(index.newer)} older records of the same runs are hidden; --include-superseded shows them")
 
 
-@history_app.command("show")
+@history_app.command("show", cls=with_old_names({"--all": "--show-missing"}))
 def history_show(
-    wanted: Annotated[str, typer.Argument(metavar="ID|NAME", help="A run's name, or a record's id, maybe shortened.")],
+    wanted: Annotated[str, typer.Argument(metavar="ID|NAME", help="Name of a run, or the beginning of a record's id.")],
     history: History = None,
     json: Json = False,
-    every: Annotated[bool, typer.Option("--all", help="A row for each missing field too.")] = False,
+    show_missing: ShowMissing = False,
 ) -> None:
     """Show one record, each fact with its file and line."""
     from touchline import api
@@ -149,7 +156,7 @@ def history_show(
         print_json(RunRecord, record, "record")
         return
     whose = f"{record.experiment}, run {record.run}" if record.experiment else "imported"
-    _show_facts(f"{record.name}  ({whose}; {id_})", facts(record), every)
+    _show_facts(f"{record.name}  ({whose}; {id_})", facts(record), show_missing)
     _show_lines("versions", record.stack.versions)
     _show_lines("proof", (f"{proof.where}: {proof.says}: {proof.text}" for proof in record.course.proofs))
     _show_lines("note", record.notes)
@@ -205,15 +212,17 @@ def history_calibration(
         print_status(f"wrote {plot}")
 
 
-@history_app.command("export")
+@history_app.command("export", cls=with_old_names({"--all": "--include-superseded"}))
 def history_export(
     history: History = None,
-    form: Annotated[Literal["csv", "jsonl"], typer.Option("--format", help="A table, or whole records.")] = "csv",
+    form: Annotated[
+        Literal["csv", "jsonl"], typer.Option("--format", help="csv: a table; jsonl: whole records.")
+    ] = "csv",
     target: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option("-o", "--output", metavar="FILE", help="Instead of stdout."),
+        typer.Option("-o", "--output", metavar="FILE", help="Output file (default: stdout)."),
     ] = None,
-    every: Everything = False,
+    include_superseded: IncludeSuperseded = False,
 ) -> None:
     """Write the records as CSV or JSON lines."""
     from touchline import api
@@ -225,7 +234,7 @@ def history_export(
         raise InputError(
             f"{str(target)!r} is a folder", expected="a file to write", hint=f"-o {target / 'history'}.{form}"
         )
-    records = api.history_export(_folder(history), every=every)
+    records = api.history_export(_folder(history), every=include_superseded)
     text = csv_text(records) if form == "csv" else jsonl_text(records)
     if target is None:
         if text:
@@ -270,19 +279,19 @@ def _file_progress(what: str) -> Iterator[NamedProgressCallback | None]:
         yield lambda done, total, text: bars.update([JobProgress(name=what, done=done, total=total, text=_text(text))])
 
 
-def _show_reading(reading: RunReading, json: bool, every: bool) -> None:
+def _show_reading(reading: RunReading, json: bool, show_missing: bool) -> None:
     from touchline.history.flat import facts, line_of
 
     if json:
         print_output(line_of(reading))
         return
-    _show_facts(f"{reading.name}  ({', '.join(reading.files)})", facts(reading), every)
+    _show_facts(f"{reading.name}  ({', '.join(reading.files)})", facts(reading), show_missing)
     _show_lines("proof", (f"{proof.where}: {proof.says}: {proof.text}" for proof in reading.proofs))
     _show_lines("note", reading.notes)
     print_output("")
 
 
-def _show_facts(title: str, found: Iterable[tuple[str, Quantity | SourcedText | Missing]], every: bool) -> None:
+def _show_facts(title: str, found: Iterable[tuple[str, Quantity | SourcedText | Missing]], show_missing: bool) -> None:
     """A table of what is known; what is not known on a line a reason, or in the table."""
     from touchline.core.quantity import Missing
 
@@ -291,12 +300,12 @@ def _show_facts(title: str, found: Iterable[tuple[str, Quantity | SourcedText | 
     for name, fact in found:
         if isinstance(fact, Missing):
             missing.setdefault(fact.missing, []).append(name)
-            if every:
+            if show_missing:
                 rows.append((name, _text(fact), ""))
         else:
             rows.append((name, _text(_fact(fact)), _text(fact.where or "")))
     print_table(("field", "value", "where"), rows, title=_text(title))
-    if not every:
+    if not show_missing:
         _show_lines("missing", (f"{', '.join(names)} ({reason})" for reason, names in missing.items()))
 
 
@@ -341,7 +350,7 @@ def _say_lacking(added: ImportSummary, paths: list[Path]) -> None:
         )
         print_status(_text(f"{shown}: no estimate of time can use this run; missing: {', '.join(keys)}"))
         files = " ".join(shlex.quote(str(path)) for path in paths)
-        print_status(_text(f"hint: touchline history add {files} {pasted(keys)}"))
+        print_status(_text(f"hint: touchline history import {files} {pasted(keys)}"))
 
 
 def _learned(item: IngestedRun) -> tuple[str, ...]:

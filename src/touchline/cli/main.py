@@ -17,15 +17,15 @@ import typer
 
 from touchline import __version__
 from touchline.cli.catalog import data_app, models_app
-from touchline.cli.checking import check
-from touchline.cli.cleaning import clean
+from touchline.cli.checking import RENAMED_CHECK, check
+from touchline.cli.cleaning import RENAMED_CLEAN, clean
 from touchline.cli.comparing import compare
 from touchline.cli.doctoring import doctor
 from touchline.cli.estimating import RENAMED_ESTIMATE, RENAMED_PROBE, estimate, probe
 from touchline.cli.exporting import export
 from touchline.cli.grouping import CLUSTER, DATA_AND_MODELS, EVIDENCE, EXPERIMENT, LOOK, GroupedCommands
 from touchline.cli.history import history_app
-from touchline.cli.optimising import optimize
+from touchline.cli.optimising import RENAMED_OPTIMIZE, optimize
 from touchline.cli.output import (
     print_item,
     print_json,
@@ -36,7 +36,7 @@ from touchline.cli.output import (
     show_error,
 )
 from touchline.cli.packing import pack_app
-from touchline.cli.placing import place
+from touchline.cli.placing import RENAMED_PLACE, place
 from touchline.cli.renamed import with_old_names
 from touchline.cli.reporting import report
 from touchline.cli.starting import init
@@ -84,7 +84,7 @@ Overrides = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 Allow = Annotated[
     Optional[list[str]],  # noqa: UP045
-    typer.Option("--allow", metavar="CODE", help="Errors of these checks do not stop it; repeatable, remembered."),
+    typer.Option("--allow", metavar="CODE", help="Ignore this error code (repeatable; saved in the plan)."),
 ]
 Evidence = Annotated[
     Optional[list[Path]],  # noqa: UP045
@@ -94,10 +94,8 @@ EvidenceFacts = Annotated[
     Optional[list[str]],  # noqa: UP045
     typer.Option("--evidence-fact", metavar="KEY=VALUE", help="Fact that those logs lack: gpu=H100 (repeatable)."),
 ]
-Retry = Annotated[bool, typer.Option("--retry", help="Start also what failed twice the same way.")]
-Probe = Annotated[
-    bool, typer.Option("--probe/--no-probe", help="Measure a few steps first where nothing is known of the model here.")
-]
+Retry = Annotated[bool, typer.Option("--retry", help="Also retry runs that failed twice with the same error.")]
+Probe = Annotated[bool, typer.Option("--probe/--no-probe", help="Measure a few steps of unmeasured models first.")]
 Run = Annotated[Optional[str], typer.Option("--run", metavar="RUN", help="Only this run.")]  # noqa: UP045
 
 
@@ -105,12 +103,12 @@ def plan(
     source: Source,
     overrides: Overrides = None,
     accept: Annotated[
-        bool, typer.Option("--accept", help="Plan runs again that have started; their results are moved aside.")
+        bool, typer.Option("--accept", help="Re-plan started runs; old results move to superseded/.")
     ] = False,
     allow: Allow = None,
     evidence: Evidence = None,
     evidence_facts: EvidenceFacts = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and show, write nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and show; write nothing.")] = False,
     json: Json = False,
 ) -> None:
     """Check inputs, estimate costs and write the plan."""
@@ -126,13 +124,13 @@ def plan(
     settings = load_settings()
     if evidence and dry_run:
         raise InputError(
-            "--evidence is kept in the history, and --dry-run writes nothing",
+            "--evidence writes to the history, and --dry-run writes nothing",
             expected="one of them",
-            hint=f"touchline history add {' '.join(quoted(str(path)) for path in evidence)}",
+            hint=f"touchline history import {' '.join(quoted(str(path)) for path in evidence)}",
         )
     if evidence:
         print_status(add_evidence(evidence, settings.history_dir, stated_pairs(evidence_facts or [])))
-    with progress_bar("tokenising") as on_progress:
+    with progress_bar("tokenizing") as on_progress:
         planned = api.plan(
             source,
             settings,
@@ -181,9 +179,7 @@ def plan(
 def prepare(
     source: Source,
     run: Run = None,
-    accept: Annotated[
-        bool, typer.Option("--accept", help="Take over what was edited in the run's setup_finetune.yaml.")
-    ] = False,
+    accept: Annotated[bool, typer.Option("--accept", help="Adopt the edits in the run's setup_finetune.yaml.")] = False,
 ) -> None:
     """Write run folders with configs and job scripts."""
     from touchline import api
@@ -245,14 +241,14 @@ def submit(source: Source, run: Run = None, retry: Retry = False, json: Json = F
             ("job", "id", "", "why"), [(each.job, each.job_id or "-", each.word, each.reason) for each in found]
         )
     if not found:
-        print_status("nothing is missing: every run is trained and evaluated")
+        print_status("nothing to submit: every run is trained and evaluated")
     later = sum(each.word == "later" for each in found)
     if later:
         again = f"touchline submit {shlex.quote(str(source))}"
         if any(each.word in ("refused", "unclear") for each in found):
-            print_status(f"{later} more are not submitted, for the reasons above; when those are mended: {again}")
+            print_status(f"{later} jobs not submitted, see above; then rerun: {again}")
         else:
-            print_status(f"{later} wait until others have ended: {again}, then")
+            print_status(f"{later} jobs deferred (queue limit); rerun later: {again}")
     if any(each.word in ("refused", "unclear", "stopped") for each in found):
         raise typer.Exit(1)
 
@@ -281,11 +277,13 @@ def cancel(
     from touchline.data.user_config import load_settings
 
     if (run is None) != every:
-        raise InputError("which runs?", expected="--run RUN, or --all", hint=f"touchline status {quoted(str(source))}")
+        raise InputError(
+            "no run selected", expected="--run RUN or --all", hint=f"touchline status {quoted(str(source))}"
+        )
     names = api.cancel(source, load_settings(), only=run)
     for name in names:
         print_output(name)
-    print_status(f"{len(names)} asked to end" if names else "nothing runs or waits")
+    print_status(f"cancelled: {len(names)}" if names else "no active or queued jobs")
 
 
 def evaluate(
@@ -293,7 +291,7 @@ def evaluate(
     run: Run = None,
     epochs: Annotated[
         str | None,
-        typer.Option("--epochs", "--epoch", metavar="last|all|N", help="Epochs whose checkpoints are evaluated."),
+        typer.Option("--epochs", metavar="last|all|N", help="Epochs whose checkpoints are evaluated."),
     ] = None,
     json: Json = False,
 ) -> None:
@@ -314,7 +312,7 @@ def collect(
     source: Source,
     target: Annotated[
         Path | None,
-        typer.Option("--out", metavar="DIR", help="Where to write what another tool's folder tells."),
+        typer.Option("--out", metavar="DIR", help="Output folder for the results of another tool."),
     ] = None,
     json: Json = False,
 ) -> None:
@@ -363,7 +361,7 @@ def results(source: Source, json: Json = False) -> None:
 
 
 def demo(
-    target: Annotated[Path, typer.Argument(metavar="[DIR]", help="Where to put it.")] = Path("touchline-demo"),
+    target: Annotated[Path, typer.Argument(metavar="[DIR]", help="Folder to create.")] = Path("touchline-demo"),
     probe: Probe = True,
 ) -> None:
     """Run a small real experiment from plan to report.
@@ -373,7 +371,7 @@ def demo(
     from touchline.cli.progress import ProgressDisplay
     from touchline.data.user_config import load_settings
 
-    print_status(f"experiment: {target / 'experiment.yaml'}; model and data are made on the first call")
+    print_status(f"experiment: {target / 'experiment.yaml'}; the first call creates model and data")
     with ProgressDisplay() as bars:
         path, found = api.demo(
             target, load_settings(), probe=probe, on_progress=bars.update, on_message=bars.print_note
@@ -422,8 +420,17 @@ _COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     EVIDENCE: (estimate, probe, optimize),
 }
 """Commands in the order of the help."""
-_RENAMED = {plan: {"--prior": "--evidence"}, estimate: RENAMED_ESTIMATE, probe: RENAMED_PROBE}
-"""Commands with options that were renamed."""
+_RENAMED = {
+    check: RENAMED_CHECK,
+    clean: RENAMED_CLEAN,
+    estimate: RENAMED_ESTIMATE,
+    evaluate: {"--epoch": "--epochs"},
+    optimize: RENAMED_OPTIMIZE,
+    place: RENAMED_PLACE,
+    plan: {"--prior": "--evidence"},
+    probe: RENAMED_PROBE,
+}
+"""Old option names of commands -> new names."""
 for _group, _commands in _COMMANDS.items():
     for _command in _commands:
         app.command(rich_help_panel=_group, cls=with_old_names(_RENAMED.get(_command, {})))(_command)

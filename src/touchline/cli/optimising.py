@@ -13,30 +13,35 @@ if TYPE_CHECKING:
     from touchline.plan.optimization import Optimization, RunOption
     from touchline.plan.placement.types import Placement
 
+RENAMED_OPTIMIZE = {"--cpus": "--cpus-per-node", "--memory-gb": "--node-memory-gib"}
+"""Old option names -> new names."""
 IMPOSSIBLE = 1
 """Exit code when no order of the jobs meets the deadline, even with every proposal."""
 
 
 def optimize(
     source: Annotated[Path, typer.Argument(metavar="EXPERIMENT", help="experiment.yaml, or its folder.")],
-    gpus: Annotated[int, typer.Option("--gpus", min=1, help="GPUs of the allocation.")] = 1,
+    gpus: Annotated[int, typer.Option("--gpus", min=1, help="Number of GPUs.")] = 1,
     deadline: Annotated[
         Optional[str],  # noqa: UP045 (typer reads the annotation when the command is built)
-        typer.Option("--deadline", metavar="6h", help="When all should be done; as compute.deadline says by default."),
+        typer.Option("--deadline", metavar="6h", help="Deadline (default: compute.deadline)."),
     ] = None,
     gpus_per_node: Annotated[
         Optional[int],  # noqa: UP045
-        typer.Option("--gpus-per-node", min=1, help="GPUs of one node, which a run never leaves; all by default."),
+        typer.Option("--gpus-per-node", min=1, help="GPUs per node; jobs never span nodes (default: all)."),
     ] = None,
-    cpus: Annotated[Optional[int], typer.Option("--cpus", min=1, help="CPUs of one node.")] = None,  # noqa: UP045
-    memory_gb: Annotated[
+    cpus_per_node: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option("--cpus-per-node", min=1, help="CPUs per node (default: not counted)."),
+    ] = None,
+    node_memory_gib: Annotated[
         Optional[float],  # noqa: UP045
-        typer.Option("--memory-gb", min=0.001, help="Host memory of one node, in GiB."),
+        typer.Option("--node-memory-gib", min=0.001, help="Host memory per node, in GiB."),
     ] = None,
     evaluation_minutes: Annotated[
         Optional[float],  # noqa: UP045
         typer.Option(
-            "--evaluation-minutes", min=0, metavar="N", help="Minutes per evaluation, instead of the prediction."
+            "--evaluation-minutes", min=0, metavar="N", help="Minutes per evaluation (default: the prediction)."
         ),
     ] = None,
     apply: Annotated[bool, typer.Option("--apply", help="Write the changed experiment.yaml.")] = False,
@@ -52,7 +57,7 @@ def optimize(
     from touchline.run.optimising import OptimiseRequest
 
     request = OptimiseRequest(
-        cluster=Cluster(gpus=gpus, gpus_per_node=gpus_per_node, cpus=cpus, memory_gb=memory_gb),
+        cluster=Cluster(gpus=gpus, gpus_per_node=gpus_per_node, cpus=cpus_per_node, memory_gb=node_memory_gib),
         deadline_minutes=None if deadline is None else seconds_to_minutes(parse_duration(deadline)),
         evaluation_minutes=evaluation_minutes,
     )

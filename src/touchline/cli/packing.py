@@ -9,25 +9,26 @@ import typer
 from typer.core import TyperGroup
 
 from touchline.cli.output import print_json, print_object, print_output, print_status, print_table
+from touchline.cli.renamed import with_old_commands, with_old_names
 
 if TYPE_CHECKING:
     from touchline.core.packing import PackingSummary
 
 
 class DefaultGroup(TyperGroup):
-    """A group whose first command is meant when none is named: `touchline pack data.json` compares."""
+    """A group with a default command: `touchline pack data.json` is `touchline pack compare data.json`."""
 
     default = "compare"
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Put the default command in front of what is neither a command nor a wish for help."""
+        """Insert the default command unless a command or help is requested."""
         if args and args[0] not in self.commands and args[0] not in ("-h", "--help"):
             args = [self.default, *args]
         return super().parse_args(ctx, args)
 
 
 pack_app = typer.Typer(
-    cls=DefaultGroup,
+    cls=with_old_commands({"check": "check-isolation"}, DefaultGroup),
     help="Compare packed and unpacked batching of a dataset.\n\n`touchline pack DATASET` is short for `pack compare`.",
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -37,33 +38,43 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 Dataset = Annotated[Optional[Path], typer.Argument(metavar="[DATASET]", help="JSON, JSONL, CSV or parquet.")]  # noqa: UP045
 Tokenizer = Annotated[
     Optional[str],  # noqa: UP045 (typer reads the annotation when the command is built)
-    typer.Option("--tokenizer", metavar="MODEL", help="Model whose tokenizer and chat template count."),
+    typer.Option("--tokenizer", metavar="MODEL", help="Model with the tokenizer and chat template."),
 ]
 LengthsFile = Annotated[
     Optional[Path],  # noqa: UP045
-    typer.Option("--lengths", metavar="FILE", help="Token lengths instead: .npy, or one integer a line."),
+    typer.Option("--lengths", metavar="FILE", help="Token lengths instead of data: .npy, or one integer per line."),
 ]
-MaxSeqLen = Annotated[int, typer.Option("--max-seq-len", min=1, help="Tokens a row at most.")]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Decides what goes with what.")]
+MaxSeqLen = Annotated[int, typer.Option("--max-seq-len", min=1, help="Maximum sequence length in tokens.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Random seed for packing.")]
 Prompt = Annotated[Optional[str], typer.Option("--prompt", help="The user's turn, with {input} in it.")]  # noqa: UP045
 Input = Annotated[Optional[str], typer.Option("--input", help="Column of the input.")]  # noqa: UP045
 Output = Annotated[Optional[str], typer.Option("--output", help="Column of the answer.")]  # noqa: UP045
 Messages = Annotated[Optional[str], typer.Option("--messages", help="Column of whole chats.")]  # noqa: UP045
 
 
-@pack_app.command("compare")
+@pack_app.command(
+    "compare",
+    cls=with_old_names({"--micro-batch": "--micro-batch-size", "--accumulation": "--gradient-accumulation-steps"}),
+)
 def pack_compare(
     max_seq_len: MaxSeqLen,
     dataset: Dataset = None,
     tokenizer: Tokenizer = None,
     lengths: LengthsFile = None,
     backend: Annotated[
-        str, typer.Option("--backend", metavar="NAME", help="Whose batching; touchline is our own packer.")
+        str,
+        typer.Option(
+            "--backend", metavar="NAME", help="Trainer whose batching is used; touchline is the built-in packer."
+        ),
     ] = "touchline",
-    micro_batch: Annotated[int, typer.Option("--micro-batch", min=1, help="Rows per forward pass.")] = 16,
-    accumulation: Annotated[int, typer.Option("--accumulation", min=1, help="Micro-batches per step.")] = 1,
-    devices: Annotated[int, typer.Option("--devices", min=1, help="Devices that share a step.")] = 1,
-    epochs: Annotated[int, typer.Option("--epochs", min=1, help="Passes over the data.")] = 1,
+    micro_batch_size: Annotated[
+        int, typer.Option("--micro-batch-size", min=1, help="Sequences per forward pass.")
+    ] = 16,
+    gradient_accumulation_steps: Annotated[
+        int, typer.Option("--gradient-accumulation-steps", min=1, help="Micro-batches per step.")
+    ] = 1,
+    devices: Annotated[int, typer.Option("--devices", min=1, help="Data-parallel devices.")] = 1,
+    epochs: Annotated[int, typer.Option("--epochs", min=1, help="Epochs.")] = 1,
     seed: Seed = 1,
     prompt: Prompt = None,
     input_column: Input = None,
@@ -88,8 +99,8 @@ def pack_compare(
         lengths=lengths,
         max_seq_len=max_seq_len,
         backend=backend,
-        micro_batch=micro_batch,
-        accumulation=accumulation,
+        micro_batch=micro_batch_size,
+        accumulation=gradient_accumulation_steps,
         devices=devices,
         epochs=epochs,
         seed=seed,
@@ -98,7 +109,7 @@ def pack_compare(
         output_column=output_column,
         messages=messages,
     )
-    with progress_bar("tokenising") as on_progress:
+    with progress_bar("tokenizing") as on_progress:
         summary = api.pack(request, load_settings(), plot=plot, on_progress=on_progress)
     if json:
         print_object(PackingSummary, summary)
@@ -121,9 +132,9 @@ def pack_write(
     output_column: Output = None,
     messages: Messages = None,
 ) -> None:
-    """Write the training examples in the order of the packs.
+    """Write the training examples in packing order.
 
-    A trainer that packs by next-fit (torchtune) then makes these packs.
+    A trainer that packs by next-fit (torchtune) then forms the same packed sequences.
     """
     from touchline import api
     from touchline.cli.progress import progress_bar
@@ -141,7 +152,7 @@ def pack_write(
         output_column=output_column,
         messages=messages,
     )
-    with progress_bar("tokenising") as on_progress:
+    with progress_bar("tokenizing") as on_progress:
         found = api.pack_write(request, to, load_settings(), on_progress=on_progress)
     exact = "the same packs" if found.exact else f"{found.difference:+d} packs"
     print_output(str(to))
@@ -151,8 +162,8 @@ def pack_write(
     print_status("keep the order: no shuffling before packing (shuffling the packs afterwards is fine)")
 
 
-@pack_app.command("check")
-def pack_check(
+@pack_app.command("check-isolation")
+def pack_check_isolation(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A name, a model's folder, or a config.json.")],
     json: Json = False,
 ) -> None:
@@ -164,7 +175,7 @@ def pack_check(
     from touchline.data.packing.isolation import IsolationCheck
     from touchline.data.user_config import load_settings
 
-    found = api.pack_check(model, load_settings())
+    found = api.pack_check_isolation(model, load_settings())
     if json:
         print_json(IsolationCheck, found, "isolation")
     else:

@@ -13,53 +13,52 @@ from touchline.core.errors import InputError
 if TYPE_CHECKING:
     from touchline.plan.placement.types import Placement
 
+RENAMED_PLACE = {"--cpus": "--cpus-per-node", "--memory-gb": "--node-memory-gib", "--emit": "--write-scripts"}
+"""Old option names -> new names."""
 _PICTURE_COLUMNS = 72
 _PICTURE_ROWS = 64
-"""More GPUs than these make no picture on a terminal."""
+"""Largest number of GPUs that is drawn on a terminal."""
 
 
 def place(
     jobs: Annotated[
         Path,
-        typer.Argument(
-            metavar="JOBS.json|EXPERIMENT", help="A list of jobs: id, after, gpus, minutes; or an experiment."
-        ),
+        typer.Argument(metavar="JOBS.json|EXPERIMENT", help="Job list (id, after, gpus, minutes) or an experiment."),
     ],
-    gpus: Annotated[int, typer.Option("--gpus", min=1, help="GPUs in all.")],
+    gpus: Annotated[int, typer.Option("--gpus", min=1, help="Number of GPUs.")],
     gpus_per_node: Annotated[
         Optional[int],  # noqa: UP045 (typer reads the annotation when the command is built)
-        typer.Option("--gpus-per-node", min=1, help="GPUs of a node, which a job never leaves; all when not given."),
+        typer.Option("--gpus-per-node", min=1, help="GPUs per node; jobs never span nodes (default: all)."),
     ] = None,
-    cpus: Annotated[
+    cpus_per_node: Annotated[
         Optional[int],  # noqa: UP045
-        typer.Option("--cpus", min=1, help="CPUs of a node; not counted when not given."),
+        typer.Option("--cpus-per-node", min=1, help="CPUs per node (default: not counted)."),
     ] = None,
-    memory_gb: Annotated[
+    node_memory_gib: Annotated[
         Optional[float],  # noqa: UP045
-        typer.Option("--memory-gb", help="Memory of a node, in GiB; not counted when not given."),
+        typer.Option("--node-memory-gib", help="Host memory per node, in GiB (default: not counted)."),
     ] = None,
     deadline: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option("--deadline", metavar="6h", help="When all should have ended, from the start on."),
+        typer.Option("--deadline", metavar="6h", help="Deadline, counted from the start of the first job."),
     ] = None,
     correlation: Annotated[
-        float, typer.Option("--correlation", min=0.0, max=1.0, help="Share of spread common to the jobs of a chain.")
+        float,
+        typer.Option("--correlation", min=0.0, max=1.0, help="Correlation of job durations within a chain (0 to 1)."),
     ] = 0.0,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Decides which orders are tried.")] = 0,
-    emit: Annotated[
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Random seed of the search.")] = 0,
+    write_scripts: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(
-            "--emit", metavar="mega|array", help="Of an experiment: write mega_job.slurm, or submit_arrays.sh."
-        ),
+        typer.Option("--write-scripts", metavar="mega|array", help="Write mega_job.slurm or submit_arrays.sh."),
     ] = None,
     time: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option("--time", metavar="8h", help="How long mega_job.slurm asks for; the deadline when not given."),
+        typer.Option("--time", metavar="8h", help="Time limit of mega_job.slurm (default: the deadline)."),
     ] = None,
     evaluation_minutes: Annotated[
         Optional[float],  # noqa: UP045
         typer.Option(
-            "--evaluation-minutes", min=0, metavar="N", help="Minutes per evaluation, instead of the prediction."
+            "--evaluation-minutes", min=0, metavar="N", help="Minutes per evaluation (default: the prediction)."
         ),
     ] = None,
     max_array_size: Annotated[
@@ -75,18 +74,18 @@ def place(
     from touchline import api
     from touchline.plan.placement.types import Cluster, Placement
 
-    cluster = Cluster(gpus=gpus, gpus_per_node=gpus_per_node, cpus=cpus, memory_gb=memory_gb)
+    cluster = Cluster(gpus=gpus, gpus_per_node=gpus_per_node, cpus=cpus_per_node, memory_gb=node_memory_gib)
     notes: list[str] = []
     files: list[Path] = []
     if jobs.is_dir() or jobs.suffix in (".yaml", ".yml"):
         from touchline.data.user_config import load_settings
         from touchline.run.allocation import request_of
 
-        request = request_of(cluster, deadline, evaluation_minutes, seed, emit, time, max_array_size)
+        request = request_of(cluster, deadline, evaluation_minutes, seed, write_scripts, time, max_array_size)
         found, files, notes = api.place_experiment(jobs, load_settings(), request, plot=plot)
     else:
-        if emit is not None:
-            raise InputError("--emit is for an experiment", expected="its folder, or its experiment.yaml")
+        if write_scripts is not None:
+            raise InputError("--write-scripts needs an experiment", expected="its folder, or its experiment.yaml")
         found = api.place(jobs, cluster, deadline, seed=seed, correlation=correlation, plot=plot)
     if json:
         print_object(Placement, found)

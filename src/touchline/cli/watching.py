@@ -87,7 +87,7 @@ def logs(
 
     Leaving with Ctrl-C stops no run.
     """
-    from touchline.api.outcomes import logs as spoken
+    from touchline.api import logs as spoken
     from touchline.data.user_config import load_settings
 
     terminal = sys.stdout.isatty()

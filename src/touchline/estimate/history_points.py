@@ -130,7 +130,7 @@ def missing_facts(record: RunRecord) -> tuple[str, ...]:
 
 def missing_facts_reason(keys: tuple[str, ...]) -> Missing:
     """Return why a record teaches nothing that lacks these facts, with the options that state them."""
-    return Missing(missing="; ".join(f"{_LACKING[key]} (history add {flag_of(key)})" for key in keys))
+    return Missing(missing="; ".join(f"{_LACKING[key]} (history import {flag_of(key)})" for key in keys))
 
 
 def _is_known(machine: MachineFacts) -> bool:

@@ -1,4 +1,4 @@
-"""Files and folders become readings: what `history read` and `history add` call, and whoever else asks a log."""
+"""Files and folders become readings: what `history read` and `history import` call, and whoever else asks a log."""
 
 from __future__ import annotations
 

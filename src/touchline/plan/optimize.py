@@ -295,7 +295,7 @@ def _effect(key: str, plan: Plan) -> str:
     rounding = {
         MICRO_BATCH: "sums in another order: equal up to rounding; examples, their order and the global batch stay",
         PACKED: "the same examples in other rows: equal up to rounding, where documents cannot see each other "
-        "(touchline pack check)",
+        "(touchline pack check-isolation)",
     }[key]
     drops = any(run.train is not None and run.train.lora.dropout > 0 for run in plan.runs)
     return f"{rounding}; with dropout, other masks are drawn" if drops else rounding

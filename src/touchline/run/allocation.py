@@ -100,7 +100,7 @@ def request_of(
     """
     kinds = get_args(Emit)
     if emit is not None and emit not in kinds:
-        raise InputError(f"--emit {emit}", expected=f"one of {', '.join(kinds)}")
+        raise InputError(f"--write-scripts {emit}", expected=f"one of {', '.join(kinds)}")
     return PlaceRequest(
         cluster=cluster,
         deadline_minutes=parse_deadline(deadline),

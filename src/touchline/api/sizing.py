@@ -1,0 +1,185 @@
+"""Verbs that size a training before it runs: memory, time, packing, and a schedule on GPUs.
+
+Each verb imports what it needs when it is called, to keep other commands fast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from touchline.core.callbacks import MessageCallback, ProgressCallback
+from touchline.data.user_config import UserConfig
+from touchline.run.folders import ExperimentFolder
+
+if TYPE_CHECKING:
+    from touchline.core.packing import PackingSummary
+    from touchline.data.packing.handoff import Handoff
+    from touchline.data.packing.isolation import IsolationCheck
+    from touchline.history.probe import ProbeReport
+    from touchline.plan.estimate_result import EstimateAnswer
+    from touchline.plan.local.estimating import EstimateRequest
+    from touchline.plan.local.packing import PackRequest
+    from touchline.plan.placement.types import Cluster, PlaceJob, Placement
+    from touchline.run.allocation import PlaceRequest
+    from touchline.run.optimising import Optimised, OptimiseRequest
+
+
+def estimate(request: EstimateRequest, settings: UserConfig) -> EstimateAnswer:
+    """Estimate memory, the largest micro-batch and the time of a training without an experiment.
+
+    Raises:
+        InputError: options are wrong; all are listed.
+    """
+    from touchline.plan.local.estimating import estimate as answer
+
+    return answer(request, settings)
+
+
+def probe(
+    source: Path,
+    settings: UserConfig,
+    *,
+    run: str | None = None,
+    limit_bytes: int | None = None,
+    on_message: MessageCallback | None = None,
+) -> ProbeReport:
+    """Run real steps of a run at its longest batch on this machine: the largest micro-batch that fits, and its speed.
+
+    Args:
+        source: experiment.yaml or its folder.
+        settings: where models, caches and the history are.
+        run: the run (default: the one with the most memory).
+        limit_bytes: memory limit of a try (default: most of what is free).
+        on_message: receives a line per try.
+
+    Raises:
+        InputError: there is no plan, no such run, or it trains nothing.
+        HostError: the packages for training are not installed.
+        RunsFailedError: no step succeeded.
+    """
+    from touchline.run.planning import read_planned
+    from touchline.run.probe_run import heaviest, probe_run
+    from touchline.run.selection import selected
+
+    planned = read_planned(source)
+    chosen = selected(planned.plan, run)[0] if run is not None else heaviest(planned.plan)
+    return probe_run(planned, chosen, settings, limit_bytes=limit_bytes, on_message=on_message)
+
+
+def optimize(source: Path, settings: UserConfig, request: OptimiseRequest, *, apply: bool = False) -> Optimised:
+    """Suggest faster settings with equivalent results; write them only with `apply`.
+
+    Raises:
+        InputError: the experiment or the request is wrong.
+    """
+    from touchline.run import optimising
+
+    options = optimising.optimise(ExperimentFolder(source), settings, request)
+    if apply:
+        optimising.apply(options)
+    return options
+
+
+def place(
+    jobs: Path,
+    cluster: Cluster,
+    deadline: str | None,
+    *,
+    seed: int = 0,
+    correlation: float = 0.0,
+    plot: Path | None = None,
+) -> Placement:
+    """Schedule the jobs of a file on GPUs against a deadline; `plot` is a file for a figure of the schedule.
+
+    Raises:
+        InputError: the file, the jobs, the cluster or the deadline are wrong; all errors are listed.
+        HostError: the package that draws figures is not installed.
+    """
+    from touchline.plan.local.job_list import parse_deadline, read_jobs
+    from touchline.plan.placement.answer import place as place_jobs
+
+    read = read_jobs(jobs)
+    placement = place_jobs(read, cluster, deadline_minutes=parse_deadline(deadline), seed=seed, correlation=correlation)
+    if plot is not None:
+        _draw(placement, read, cluster, plot)
+    return placement
+
+
+def place_experiment(
+    source: Path, settings: UserConfig, request: PlaceRequest, *, plot: Path | None = None
+) -> tuple[Placement, list[Path], list[str]]:
+    """Schedule the unfinished jobs of an experiment, and write the scripts that the request asks for.
+
+    Returns:
+        The schedule, the files written (the one to submit first), and notes.
+
+    Raises:
+        InputError: there is no plan, nothing is left, or the cluster is too small for a job.
+    """
+    from touchline.api import prepare
+    from touchline.run.allocation import carry_out
+
+    placement, jobs, files, notes = carry_out(prepare(source, settings), settings.slurm, request)
+    if plot is not None:
+        _draw(placement, jobs, request.cluster, plot)
+    return placement, files, notes
+
+
+def _draw(placement: Placement, jobs: Sequence[PlaceJob], cluster: Cluster, path: Path) -> None:
+    from touchline.report.gantt import gantt_figure
+    from touchline.report.local.drawing import write_picture
+
+    write_picture(gantt_figure(placement, jobs, cluster.gpus, cluster.gpus_per_node), path)
+
+
+def pack(
+    request: PackRequest,
+    settings: UserConfig,
+    *,
+    plot: Path | None = None,
+    on_progress: ProgressCallback | None = None,
+) -> PackingSummary:
+    """Compare packed and unpacked batching of a dataset by a trainer; `plot` is a file for a figure of lengths.
+
+    Raises:
+        InputError: the lengths are unknown or not usable.
+        HostError: the package that draws figures is not installed.
+    """
+    from touchline.plan.local.packing import compare, load_lengths
+    from touchline.report.lengths import length_figure
+    from touchline.report.local.drawing import write_picture
+
+    lengths = load_lengths(request, settings, on_progress)
+    summary = compare(request, lengths)
+    if plot is not None:
+        figure = length_figure(lengths.total, summary)
+        write_picture(figure, plot)
+    return summary
+
+
+def pack_write(
+    request: PackRequest, to: Path, settings: UserConfig, *, on_progress: ProgressCallback | None = None
+) -> Handoff:
+    """Write the training examples in the order of the packed sequences, for trainers that pack by next-fit.
+
+    Raises:
+        InputError: the lengths are not usable, or an example is longer than a sequence.
+    """
+    from touchline.plan.local.packing import load_lengths, write_in_packs
+
+    return write_in_packs(request, to, load_lengths(request, settings, on_progress))
+
+
+def pack_check_isolation(model: str, settings: UserConfig) -> IsolationCheck:
+    """Test for attention leaks between packed examples in a model's architecture.
+
+    Raises:
+        InputError: there is no such model, or its architecture cannot be instantiated.
+        HostError: the packages for training are not installed.
+    """
+    from touchline.data.shapes import load_config
+    from touchline.plan.local.isolation import check_isolation
+
+    return check_isolation(load_config(model, settings.models_dir))
