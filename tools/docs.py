@@ -461,6 +461,13 @@ def cli_page() -> str:
 # ---- writing and checking --------------------------------------------------------------------------------------------
 
 
+def _architecture() -> str:
+    sys.path.insert(0, str(ROOT))
+    from tools.architecture import picture
+
+    return picture()
+
+
 def pages() -> dict[Path, Callable[[], str]]:
     """Every generated file and what makes it."""
     made: dict[Path, Callable[[], str]] = {
@@ -468,6 +475,7 @@ def pages() -> dict[Path, Callable[[], str]]:
         REFERENCE / "defaults.md": defaults_page,
         REFERENCE / "cli.md": cli_page,
         REFERENCE / "schemas" / "README.md": schemas_page,
+        ROOT / "docs" / "architecture.svg": _architecture,
     }
     from touchline.lint import rule_pages
 
