@@ -37,7 +37,7 @@ def reading_of(name: str, files: Sequence[str], view: RunView, notes: Sequence[s
     final = view.final
     steps = steps_of(view, final, kind)
     finished = bool(view.documents.all("train_seconds"))
-    endings = [_ending(view, stretch, kind, finished and stretch is final) for stretch in view.stretches]
+    endings = [_ending(view, segment, kind, finished and segment is final) for segment in view.segments]
     remarks = [*notes, *_contradictions(view)]
     packed = view.word("packed", "no line tells whether rows are packed")
     examples, sequences, density = _packing(view, packed)
@@ -68,7 +68,7 @@ def reading_of(name: str, files: Sequence[str], view: RunView, notes: Sequence[s
         packing_efficiency=_last(view, "packing_efficiency", "no line tells it"),
         examples_per_second=_examples_per_second(view, packed, steps, remarks),
         outcome=_outcome(endings[-1], final),
-        segments=Quantity(value=len(view.stretches), unit="segments"),
+        segments=Quantity(value=len(view.segments), unit="segments"),
         method=view.word("method", "no line tells it"),
         lora_rank=view.count("lora_rank", "no line tells it"),
         lora_alpha=view.count("lora_alpha", "no line tells it"),
@@ -114,7 +114,7 @@ def _contradictions(view: RunView) -> Iterator[str]:
 
 
 def _trainer(view: RunView) -> OptionalText:
-    found = [each for source in (*reversed(view.stretches), view.documents) for each in source.all("trainer")]
+    found = [each for source in (*reversed(view.segments), view.documents) for each in source.all("trainer")]
     certain = [each for each in found if each.seen.certain]
     names = {str(each.seen.value): each for each in reversed([*certain, *found])}
     stated = view.stated_fact("trainer")
@@ -133,27 +133,27 @@ def _precedence(trainer: str) -> int:
     return _LOOP_PRECEDENCE if trainer == "generic" else _USUAL_PRECEDENCE
 
 
-def _ending(view: RunView, stretch: RunSegment, trainer: str | None, is_document: bool) -> Ending:
-    steps = steps_of(view, stretch, trainer)
+def _ending(view: RunView, segment: RunSegment, trainer: str | None, is_document: bool) -> Ending:
+    steps = steps_of(view, segment, trainer)
     done = steps.done.value if isinstance(steps.done, Quantity) else None
     total = steps.total.value if isinstance(steps.total, Quantity) else None
     if done is None and total is None and bar_count(trainer) is not BarCount.RUN_STEPS:
         # Loops that tell their epochs only: the last loss says how many are done.
-        loss, planned = stretch.last_loss(), view.setting("epochs")
+        loss, planned = segment.last_loss(), view.setting("epochs")
         done = loss.seen.epoch if loss is not None and loss.seen.step is None else None
         total = planned.number if planned is not None and done is not None else None
-    return ending_of(stretch, steps_done=done, steps_total=total, is_document=is_document)
+    return ending_of(segment, steps_done=done, steps_total=total, is_document=is_document)
 
 
 def _pairs(view: RunView, endings: list[Ending]) -> list[tuple[RunSegment, Ending]]:
-    return list(zip(view.stretches, endings, strict=True))
+    return list(zip(view.segments, endings, strict=True))
 
 
-def _segment(view: RunView, stretch: RunSegment, ending: Ending, trainer: str | None) -> Segment:
-    steps = steps_of(view, stretch, trainer)
+def _segment(view: RunView, segment: RunSegment, ending: Ending, trainer: str | None) -> Segment:
+    steps = steps_of(view, segment, trainer)
     return Segment(
-        where=", ".join(f"{part.file}:{part.first_line}-{part.last_line}" for part in stretch.parts),
-        begins="resumed" if steps.resumed else stretch.began,
+        where=", ".join(f"{part.file}:{part.first_line}-{part.last_line}" for part in segment.parts),
+        begins="resumed" if steps.resumed else segment.began,
         first_step=steps.resumed_at,
         last_step=round(steps.done.value) if isinstance(steps.done, Quantity) else None,
         outcome=ending.outcome,
@@ -388,5 +388,5 @@ def _sum(view: RunView, name: ObservationName, reason: str) -> Measured:
 
 
 def _versions(view: RunView) -> tuple[str, ...]:
-    sources = (*view.stretches, view.documents)
+    sources = (*view.segments, view.documents)
     return tuple(dict.fromkeys(str(each.seen.value) for source in sources for each in source.all("version")))

@@ -16,7 +16,7 @@ from touchline.history.fields import reading_of
 from touchline.history.grouping import FileGroup, group_files, role_of
 from touchline.history.lines import NotTextError
 from touchline.history.notebooks import arguments, is_notebook, printed_text
-from touchline.history.own_metrics import own_course
+from touchline.history.own_metrics import own_segments
 from touchline.history.padding import DatasetLengths
 from touchline.history.readers import documents
 from touchline.history.reading import RunReading
@@ -106,15 +106,15 @@ def read_group(group: FileGroup, stated: StatedFacts = NOTHING_STATED) -> list[L
             role = "log" if own is not None else "table" if _is_table(path) else role_of(path)
             given: list[FileSegment] = []
             if own is not None:
-                course = own
+                segmenter = own
             elif role == "notebook":
-                course, given = _notebook(path, notes)
+                segmenter, given = _notebook(path, notes)
             else:
-                course = _scan(path, notes) if role == "log" else _document(path, role, group)
+                segmenter = _scan(path, notes) if role == "log" else _document(path, role, group)
         except (NotTextError, InputError, OSError) as fault:
             refused.append(SkippedFile(path=path, reason=_reason(fault)))
             continue
-        parts = [part for part in course.parts if part.has_evidence or part.advance_line]
+        parts = [part for part in segmenter.parts if part.has_evidence or part.advance_line]
         if parts:
             (logs if role in ("log", "table", "notebook") else beside).append(parts)
         if given:
@@ -122,15 +122,15 @@ def read_group(group: FileGroup, stated: StatedFacts = NOTHING_STATED) -> list[L
     found: list[LoggedRun | SkippedFile] = []
     if not any(part.has_progress or part.seen for parts in logs for part in parts):
         logs, beside = (
-            [*logs, *(each for each in beside if _tells_course(each))],
-            [each for each in beside if not _tells_course(each)],
+            [*logs, *(each for each in beside if _shows_training(each))],
+            [each for each in beside if not _shows_training(each)],
         )
-    runs = [run for run in runs_of(align(logs)) if any(_is_run(stretch) for stretch in run)]
+    runs = [run for run in runs_of(align(logs)) if any(_is_run(segment) for segment in run)]
     side = RunSegment(parts=tuple(part for parts in beside for part in parts))
     for number, run in enumerate(runs, 1):
         name = group.key if len(runs) == 1 else f"{group.key}#{number}"
         files = tuple(path.name for path in group.files)
-        reading = reading_of(name, files, RunView(stretches=tuple(run), documents=side, stated=stated.facts), notes)
+        reading = reading_of(name, files, RunView(segments=tuple(run), documents=side, stated=stated.facts), notes)
         found.append(LoggedRun(reading=reading, sources=(*group.files, *group.facts), stated=stated))
     if not found and not refused:
         refused = [SkippedFile(path=path, reason=_nothing(path)) for path in group.files[:1]]
@@ -155,12 +155,12 @@ def _notebook(path: Path, notes: list[str]) -> tuple[FileSegmenter, list[FileSeg
     if not is_notebook(data):
         raise InputError("no notebook: it has no cells")
     assert isinstance(data, dict)
-    course = _scan(path, notes, printed_text(raw, data).encode("utf-8", "replace"))
+    segmenter = _scan(path, notes, printed_text(raw, data).encode("utf-8", "replace"))
     given = FileSegmenter(path.name)
     for event in _read_document(path.name, arguments(data)):
         given.feed(replace(event, certain=False) if isinstance(event, Observation) else event)
     given.close()
-    return course, given.parts
+    return segmenter, given.parts
 
 
 def _own(path: Path, notes: list[str]) -> FileSegmenter | None:
@@ -172,38 +172,38 @@ def _own(path: Path, notes: list[str]) -> FileSegmenter | None:
         return None
     if found.metrics.torn_lines:
         notes.append(f"{path.name}: {found.metrics.torn_lines} lines were cut off and are not counted")
-    return own_course(path.name, found.rows)
+    return own_segments(path.name, found.rows)
 
 
 def _scan(path: Path, notes: list[str], content: bytes | None = None) -> FileSegmenter:
     scan = Scan(path, path.name, content)
-    course = scan.run()
+    segmenter = scan.run()
     notes.extend(f"{path.name}: {note}" for note in scan.file.notes)
     if scan.file.cut_lines:
         notes.append(f"{path.name}: {scan.file.cut_lines} lines over 1 MiB, of which only head and tail were read")
     if scan.file.unterminated:
         notes.append(f"{path.name}: the last line has no end and was read as far as it is whole")
-    return course
+    return segmenter
 
 
 def _document(path: Path, role: str, group: FileGroup) -> FileSegmenter:
-    course = FileSegmenter(path.name)
+    segmenter = FileSegmenter(path.name)
     if role == "accounting":
         names = [each.name for each in group.files if each != path]
         for event in machine_events(_bounded(path, SIZE_LIMIT_BYTES), names):
-            course.feed(event)
-        return course
+            segmenter.feed(event)
+        return segmenter
     if role == "table":
         text = _bounded(path, _JSON_LIMIT_BYTES)
         lines = path.suffix.lower() == ".jsonl"
         for event in (read_exported_rows(text) if lines else read_metrics_table(text)) or ():
-            course.feed(event)
-        course.close()
-        return course
+            segmenter.feed(event)
+        segmenter.close()
+        return segmenter
     if role == "script":
         for event in read_sbatch(_bounded(path, SIZE_LIMIT_BYTES)):
-            course.feed(event)
-        return course
+            segmenter.feed(event)
+        return segmenter
     if path.suffix.lower() == ".json":
         try:
             data: object = parse_json(_bounded(path, _JSON_LIMIT_BYTES))
@@ -212,9 +212,9 @@ def _document(path: Path, role: str, group: FileGroup) -> FileSegmenter:
     else:
         data = parse(_bounded(path, SIZE_LIMIT_BYTES), path.name).data
     for event in _read_document(path.name, data):
-        course.feed(event)
-    course.close()
-    return course
+        segmenter.feed(event)
+    segmenter.close()
+    return segmenter
 
 
 def _read_document(name: str, data: object) -> tuple[Event, ...]:
@@ -245,16 +245,16 @@ def _bounded(path: Path, limit: int) -> str:
     return data.decode("utf-8-sig", "replace")
 
 
-def _tells_course(parts: Sequence[FileSegment]) -> bool:
+def _shows_training(parts: Sequence[FileSegment]) -> bool:
     """Whether a document is of a run's course, and not only of its settings."""
     return any(part.has_progress or part.get("train_seconds") or part.get("step") for part in parts)
 
 
-def _is_run(stretch: RunSegment) -> bool:
+def _is_run(segment: RunSegment) -> bool:
     """Whether a segment tells anything that a run would."""
     # An evaluation alone is no training.
-    told = any(part.has_progress or part.kinds - {SignKind.EVALUATING} or len(part.seen) > 1 for part in stretch.parts)
-    return told or (bool(stretch.all("trainer")) and bool(stretch.training_tracks(None)))
+    told = any(part.has_progress or part.kinds - {SignKind.EVALUATING} or len(part.seen) > 1 for part in segment.parts)
+    return told or (bool(segment.all("trainer")) and bool(segment.training_tracks(None)))
 
 
 def _reason(fault: Exception) -> str:

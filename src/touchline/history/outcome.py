@@ -50,35 +50,35 @@ class Ending:
     """The lines that say so."""
 
 
-def ending_of(stretch: RunSegment, *, steps_done: float | None, steps_total: float | None, is_document: bool) -> Ending:
+def ending_of(segment: RunSegment, *, steps_done: float | None, steps_total: float | None, is_document: bool) -> Ending:
     """Return the end of one segment.
 
     Args:
-        stretch: the segment.
+        segment: the segment.
         steps_done: optimizer steps done; None where nothing says so.
         steps_total: optimizer steps planned; None where nothing says so.
         is_document: whether a state file says that the training ended in order.
     """
-    fatal = [each for part in stretch.parts for each in _fatal(part)]
-    trained = [(sign, part) for sign, part in stretch.signs() if sign.kind in OVER]
+    fatal = [each for part in segment.parts for each in _fatal(part)]
+    trained = [(sign, part) for sign, part in segment.signs() if sign.kind in OVER]
     reached = steps_done is not None and steps_total is not None and steps_total > 0 and steps_done >= steps_total
     # Scripts echo "training complete" whatever happened; steps that are missing and an exception say otherwise.
     short = steps_done is not None and steps_total is not None and steps_done < 0.98 * steps_total
     failed = any(sign.kind in (SignKind.EXCEPTION, SignKind.GPU_OOM, SignKind.DISK_FULL) for sign, _ in fatal)
     complete = (bool(trained) and not (short and failed)) or reached or is_document
-    nan = _diverged(stretch)
+    nan = _diverged(segment)
     if nan is not None:
-        exit_word = _exit(stretch, fatal, None)
+        exit_word = _exit(segment, fatal, None)
         return Ending(outcome=Outcome.DIVERGED_NAN, exit=exit_word, proofs=(_proof(*nan, "the loss is no number"),))
     if not complete:
-        return _incomplete(stretch, fatal, steps_done)
+        return _incomplete(segment, fatal, steps_done)
     late = _after_training(fatal, trained)
     if late is not None:
         outcome, sign, part = late
-        exit_word = _exit(stretch, fatal, (sign, part))
+        exit_word = _exit(segment, fatal, (sign, part))
         return Ending(outcome=outcome, exit=exit_word, proofs=(_proof(sign, part, outcome.value),))
     proofs = [_proof(sign, part, "the training is over") for sign, part in trained[-1:]]
-    return Ending(outcome=Outcome.COMPLETED, exit=_exit(stretch, fatal, None), proofs=tuple(proofs))
+    return Ending(outcome=Outcome.COMPLETED, exit=_exit(segment, fatal, None), proofs=tuple(proofs))
 
 
 def _fatal(part: FileSegment) -> list[tuple[Sign, FileSegment]]:
@@ -87,10 +87,10 @@ def _fatal(part: FileSegment) -> list[tuple[Sign, FileSegment]]:
     return [(sign, part) for sign in sorted(signs, key=lambda each: (each.line, each.kind is SignKind.EXCEPTION))]
 
 
-def _incomplete(stretch: RunSegment, fatal: list[tuple[Sign, FileSegment]], steps_done: float | None) -> Ending:
+def _incomplete(segment: RunSegment, fatal: list[tuple[Sign, FileSegment]], steps_done: float | None) -> Ending:
     def ending(outcome: Outcome, sign: Sign, part: FileSegment, says: str) -> Ending:
         cause = None if outcome is Outcome.COMPLETED else (sign, part)
-        return Ending(outcome=outcome, exit=_exit(stretch, fatal, cause), proofs=(_proof(sign, part, says),))
+        return Ending(outcome=outcome, exit=_exit(segment, fatal, cause), proofs=(_proof(sign, part, says),))
 
     cancelled = any(sign.kind is SignKind.CANCELLED for sign, _ in fatal)
     for kind, outcome in _CAUSES:
@@ -104,14 +104,14 @@ def _incomplete(stretch: RunSegment, fatal: list[tuple[Sign, FileSegment]], step
     if stop is not None and (crash is None or crash[1] is not stop[1] or crash[0].line >= stop[0].line):
         return ending(Outcome.CANCELLED, *stop, stop[0].kind.value)
     if crash is not None:
-        return ending(_crash(crash[0], stretch, steps_done), *crash, "the program failed")
+        return ending(_crash(crash[0], segment, steps_done), *crash, "the program failed")
     saved = [each for each in fatal if each[0].kind in (SignKind.SAVED, SignKind.DONE, SignKind.EXPORTING)]
-    if saved and steps_done is None and stretch.has_progress:
+    if saved and steps_done is None and segment.has_progress:
         return ending(Outcome.COMPLETED, *saved[-1], "saved after the last loss")
     failed = next((each for each in fatal if each[0].kind is SignKind.FAILED_COMMAND), None)
-    if failed is not None and not stretch.has_progress:
+    if failed is not None and not segment.has_progress:
         return ending(Outcome.CRASH_START, *failed, "a command of the job failed")
-    return Ending(outcome=Outcome.RUNNING_OR_TRUNCATED, exit=_exit(stretch, fatal, None), proofs=())
+    return Ending(outcome=Outcome.RUNNING_OR_TRUNCATED, exit=_exit(segment, fatal, None), proofs=())
 
 
 def _is_guess(sign: Sign) -> bool:
@@ -121,8 +121,8 @@ def _is_guess(sign: Sign) -> bool:
     )
 
 
-def _crash(sign: Sign, stretch: RunSegment, steps_done: float | None) -> Outcome:
-    trained_some = bool(steps_done) or any(part.losses.count for part in stretch.parts)
+def _crash(sign: Sign, segment: RunSegment, steps_done: float | None) -> Outcome:
+    trained_some = bool(steps_done) or any(part.losses.count for part in segment.parts)
     if sign.during == "evaluate" and trained_some:
         return Outcome.CRASH_EVAL
     if sign.during == "export" and trained_some:
@@ -165,9 +165,9 @@ def _after_training(
     return None
 
 
-def _diverged(stretch: RunSegment) -> tuple[Sign, FileSegment] | None:
+def _diverged(segment: RunSegment) -> tuple[Sign, FileSegment] | None:
     """Return the last sign of a loss that is not a number, if no finite loss follows it."""
-    for part in stretch.parts:
+    for part in segment.parts:
         signs = [sign for sign in part.signs.all() if sign.kind is SignKind.NOT_A_NUMBER]
         if not signs:
             continue
@@ -189,10 +189,10 @@ def _crash_of(fatal: list[tuple[Sign, FileSegment]]) -> tuple[Sign, FileSegment]
 
 
 def _exit(
-    stretch: RunSegment, fatal: list[tuple[Sign, FileSegment]], cause: tuple[Sign, FileSegment] | None
+    segment: RunSegment, fatal: list[tuple[Sign, FileSegment]], cause: tuple[Sign, FileSegment] | None
 ) -> OptionalText:
     """Return how the process ended: its code, else the line that gives the cause."""
-    codes = stretch.all("exit_code")
+    codes = segment.all("exit_code")
     if codes and codes[-1].number is not None:
         return SourcedText(value=f"{codes[-1].number:.0f}", where=codes[-1].where)
     if cause is None:

@@ -18,18 +18,18 @@ _RATE_EVERY: Final = 50
 """Step rows between two rates: a rate of every row would be as many numbers as there are losses."""
 
 
-def own_course(name: str, rows: Sequence[tuple[int, MetricsRow]]) -> FileSegmenter:
+def own_segments(name: str, rows: Sequence[tuple[int, MetricsRow]]) -> FileSegmenter:
     """Return the events of a metrics.jsonl, cut into attempts.
 
     Args:
         name: name of the file in `where`.
         rows: (line number, row), all rows of the file in order.
     """
-    course = FileSegmenter(name)
+    segmenter = FileSegmenter(name)
     for event in own_events(rows):
-        course.feed(event)
-    course.close()
-    return course
+        segmenter.feed(event)
+    segmenter.close()
+    return segmenter
 
 
 def own_events(rows: Iterable[tuple[int, MetricsRow]]) -> Iterator[Event]:

@@ -125,7 +125,7 @@ NO_SEGMENT = RunSegment(parts=())
 class RunView:
     """Run: its segments in order, the last of which counts, and the documents beside its logs."""
 
-    stretches: tuple[RunSegment, ...]
+    segments: tuple[RunSegment, ...]
     """The segments."""
     documents: RunSegment
     """State files and configs, one part each."""
@@ -135,7 +135,7 @@ class RunView:
     @property
     def final(self) -> RunSegment:
         """Segment that counts."""
-        return self.stretches[-1]
+        return self.segments[-1]
 
     def setting(self, name: ObservationName) -> SourcedObservation | None:
         """Return what the run is: the last segment first, then the others, configs, what was stated, and guesses."""
@@ -160,7 +160,7 @@ class RunView:
         return stated, certain
 
     def _read(self, name: ObservationName) -> list[SourcedObservation]:
-        sources = [*reversed(self.stretches), self.documents]
+        sources = [*reversed(self.segments), self.documents]
         return [each for source in sources for each in reversed(source.all(name))]
 
     def measured(self, name: ObservationName) -> list[SourcedObservation]:
@@ -233,20 +233,20 @@ def _plain(text: str) -> str:
 def align(courses: Sequence[Sequence[FileSegment]]) -> list[RunSegment]:
     """Return the parts of several files of one run side by side, counted from the end: all have the last attempt."""
     rows = max((len(parts) for parts in courses), default=0)
-    stretches = []
+    segments = []
     for index in range(rows, 0, -1):
-        stretches.append(RunSegment(parts=tuple(parts[-index] for parts in courses if len(parts) >= index)))
-    return stretches
+        segments.append(RunSegment(parts=tuple(parts[-index] for parts in courses if len(parts) >= index)))
+    return segments
 
 
-def runs_of(stretches: Iterable[RunSegment]) -> list[list[RunSegment]]:
+def runs_of(segments: Iterable[RunSegment]) -> list[list[RunSegment]]:
     """Group segments that are attempts at one run; another run begins a new list."""
     runs: list[list[RunSegment]] = []
-    for stretch in stretches:
-        if not runs or stretch.began == "another run" or _differs(runs[-1][-1], stretch):
-            runs.append([stretch])
+    for segment in segments:
+        if not runs or segment.began == "another run" or _differs(runs[-1][-1], segment):
+            runs.append([segment])
         else:
-            runs[-1].append(stretch)
+            runs[-1].append(segment)
     return runs
 
 

@@ -1,4 +1,4 @@
-"""Lines to readers, events to a course: one pass over a file, fast where nothing is said.
+"""Lines to readers, events to a segmenter: one pass over a file, fast where nothing is said.
 
 A line is offered to the readers whose words it holds; the test is one translation and one split of its bytes. Lines of
 one shape, equal but for their digits, come by the thousand: progress bars, rows of losses, warnings. What is known to
@@ -82,7 +82,7 @@ class Scan:
     def __init__(self, path: Path, name: str, content: bytes | None = None) -> None:
         """Start a file; `name` stands for it in `where`, and `content` replaces its text."""
         self.file = LineFile(path=path, content=content)
-        self.course = FileSegmenter(name)
+        self.segmenter = FileSegmenter(name)
         self._by_word: dict[bytes, list[LogReader]] = {}
         self._readers = [made() for made in line_readers()]
         for reader in self._readers:
@@ -118,8 +118,8 @@ class Scan:
         if held is not None:
             self._last(*held)
         self._catch_up()
-        self.course.close()
-        return self.course
+        self.segmenter.close()
+        return self.segmenter
 
     def _lines(self, first: int, lines: list[bytes]) -> None:
         triggers, rare, waiting = self._triggers, self._triggers - ORDINARY, self._waiting
@@ -172,7 +172,7 @@ class Scan:
         if seen > 1 or (len(shape) < _SHAPE_LIMIT_BYTES and len(self._shapes) < _SHAPES_LIMIT):
             self._shapes[shape] = seen
         often = READ_EVERY if seen < READ_MANY else READ_RARELY
-        if seen > READ_FIRST and seen % often and not self.course.is_interleaved:
+        if seen > READ_FIRST and seen % often and not self.segmenter.is_interleaved:
             self._waiting[shape] = (number, part)
             return
         if self._waiting:
@@ -199,13 +199,13 @@ class Scan:
             self._lines(number, [done])
         self._catch_up()
         for bar in read_bars(rest, number):
-            self.course.feed(bar)
+            self.segmenter.feed(bar)
         # What it tells of the run's end is taken as far as it goes; a number could be half of one.
         text = clean(rest)
         for reader in self._readers:
             for event in reader.line(text, number):
                 if isinstance(event, Sign) and event.kind in _TAKEN_FROM_THE_LAST_LINE:
-                    self.course.feed(event)
+                    self.segmenter.feed(event)
 
     def _is_whole(self, line: bytes) -> bool:
         """Return True if nothing is missing from a last line without an end.
@@ -221,7 +221,7 @@ class Scan:
         return known is not None and known == _digits_at_end(line)
 
     def _offer(self, number: int, raw: bytes) -> None:
-        feed = self.course.feed
+        feed = self.segmenter.feed
         words = raw.translate(_WORDS).split()
         if may_hold_bar(raw):
             for bar in read_bars(raw, number):

@@ -52,51 +52,51 @@ def bar_count(trainer: str | None) -> BarCount | None:
     return None if known is None else known.bar
 
 
-def steps_of(view: RunView, stretch: RunSegment, trainer: str | None) -> Steps:
+def steps_of(view: RunView, segment: RunSegment, trainer: str | None) -> Steps:
     """Return the steps of one segment of a run."""
-    total = _total(view, stretch, trainer)
-    tracks = _step_tracks(stretch, trainer, total)
-    resumed_at = _resumed_at(stretch, [track for track, _ in tracks])
-    resumed = resumed_at is not None or stretch.began == "resumed"
-    done = _done(view, stretch, tracks, total, trainer)
-    share = _share(view, stretch, total, resumed, resumed_at)
+    total = _total(view, segment, trainer)
+    tracks = _step_tracks(segment, trainer, total)
+    resumed_at = _resumed_at(segment, [track for track, _ in tracks])
+    resumed = resumed_at is not None or segment.began == "resumed"
+    done = _done(view, segment, tracks, total, trainer)
+    share = _share(view, segment, total, resumed, resumed_at)
     return Steps(
         done=done,
         total=total,
-        seconds=_seconds(view, stretch, tracks, done, total, share),
-        pace=_pace(view, stretch, tracks),
+        seconds=_seconds(view, segment, tracks, done, total, share),
+        pace=_pace(view, segment, tracks),
         resumed=resumed,
         resumed_at=resumed_at,
         share=share,
-        early_share=_early_share(view, stretch, trainer, done, total),
+        early_share=_early_share(view, segment, trainer, done, total),
     )
 
 
 def _early_share(
-    view: RunView, stretch: RunSegment, trainer: str | None, done: Measured, total: Measured
+    view: RunView, segment: RunSegment, trainer: str | None, done: Measured, total: Measured
 ) -> float | None:
-    if bar_count(trainer) is not BarCount.RUN_STEPS or not _is_over(view, stretch):
+    if bar_count(trainer) is not BarCount.RUN_STEPS or not _is_over(view, segment):
         return None
     if not isinstance(done, Quantity) or not isinstance(total, Quantity) or not 0 < done.value < EARLY * total.value:
         return None
     return done.value / total.value
 
 
-def _share(view: RunView, stretch: RunSegment, total: Measured, resumed: bool, resumed_at: int | None) -> float | None:
+def _share(view: RunView, segment: RunSegment, total: Measured, resumed: bool, resumed_at: int | None) -> float | None:
     if not resumed:
         return 1.0
     if resumed_at is not None and isinstance(total, Quantity) and total.value > resumed_at:
         return (total.value - resumed_at) / total.value
     epochs = [each.seen.epoch for each in view.measured("train_seconds") if each.seen.epoch]
-    return _share_by_epochs(stretch, epochs[-1] if epochs else None)
+    return _share_by_epochs(segment, epochs[-1] if epochs else None)
 
 
-def _total(view: RunView, stretch: RunSegment, trainer: str | None) -> Measured:
-    said = stretch.all("steps_total") or view.documents.all("steps_total")
+def _total(view: RunView, segment: RunSegment, trainer: str | None) -> Measured:
+    said = segment.all("steps_total") or view.documents.all("steps_total")
     certain = [each for each in said if each.seen.certain]
     if certain and certain[-1].number:
         return certain[-1].quantity(unit="steps")
-    tracks = [each for each in stretch.training_tracks(None) if each[0].last[0] > 0 or not _is_over(view, stretch)]
+    tracks = [each for each in segment.training_tracks(None) if each[0].last[0] > 0 or not _is_over(view, segment)]
     counts = bar_count(trainer)
     if tracks and tracks[-1][0].total:
         track, part = tracks[-1]
@@ -113,16 +113,16 @@ def _total(view: RunView, stretch: RunSegment, trainer: str | None) -> Measured:
             return Quantity(value=track.total, unit="steps", method="the progress bar's total", where=where)
     guessed = [each for each in (*said, *view.documents.all("steps_total")) if each.number]
     if not guessed:
-        return _from_rate(stretch)
-    done = max((each.seen.step or 0 for each in _losses_with_step(stretch)), default=0)
+        return _from_rate(segment)
+    done = max((each.seen.step or 0 for each in _losses_with_step(segment)), default=0)
     if done > (guessed[-1].number or 0):
         return Missing(missing="the steps go beyond the only number that could be the planned ones")
     return guessed[-1].quantity(unit="steps")
 
 
-def _is_over(view: RunView, stretch: RunSegment) -> bool:
+def _is_over(view: RunView, segment: RunSegment) -> bool:
     """Return True if the training is over; a bar that never moved is then not its own."""
-    over = any(sign.kind in OVER for sign, _ in stretch.signs())
+    over = any(sign.kind in OVER for sign, _ in segment.signs())
     return over or bool(view.documents.all("train_seconds"))
 
 
@@ -131,9 +131,9 @@ def _counts_all_steps(label: str) -> bool:
     return "epoch" not in label.lower() and not any(character.isdigit() for character in label)
 
 
-def _from_rate(stretch: RunSegment) -> Measured:
+def _from_rate(segment: RunSegment) -> Measured:
     """Return the steps by the closing rate and runtime, which count all planned steps, those before a resume too."""
-    rates, seconds = stretch.all("train_steps_per_second"), stretch.all("train_seconds")
+    rates, seconds = segment.all("train_steps_per_second"), segment.all("train_seconds")
     if not rates or not seconds or rates[-1].seen.line != seconds[-1].seen.line:
         return Missing(missing="no line tells the planned steps")
     rate, duration = rates[-1].number, seconds[-1].number
@@ -153,28 +153,28 @@ def _from_rate(stretch: RunSegment) -> Measured:
     )
 
 
-def _step_tracks(stretch: RunSegment, trainer: str | None, total: Measured) -> list[tuple[Track, FileSegment]]:
+def _step_tracks(segment: RunSegment, trainer: str | None, total: Measured) -> list[tuple[Track, FileSegment]]:
     """Return the bars whose items are optimizer steps."""
     known = round(total.value) if isinstance(total, Quantity) else None
-    tracks = stretch.training_tracks(known)
+    tracks = segment.training_tracks(known)
     if bar_count(trainer) is not None:
         return list(tracks)
     return [each for each in tracks if each[0].total is not None and each[0].total == known]
 
 
-def _resumed_at(stretch: RunSegment, tracks: list[Track]) -> int | None:
-    steps = [sign.step for sign, _ in stretch.signs() if sign.kind is SignKind.RESUMED and sign.step]
+def _resumed_at(segment: RunSegment, tracks: list[Track]) -> int | None:
+    steps = [sign.step for sign, _ in segment.signs() if sign.kind is SignKind.RESUMED and sign.step]
     if steps:
         return steps[-1]
     skipped = [found for track in tracks if (found := track.skipped_until())]
-    return skipped[0] if skipped and stretch.began == "resumed" else None
+    return skipped[0] if skipped and segment.began == "resumed" else None
 
 
 def _done(
-    view: RunView, stretch: RunSegment, tracks: list[tuple[Track, FileSegment]], total: Measured, trainer: str | None
+    view: RunView, segment: RunSegment, tracks: list[tuple[Track, FileSegment]], total: Measured, trainer: str | None
 ) -> Measured:
     found: list[Quantity] = []
-    for each in [*stretch.all("step"), *_losses_with_step(stretch)]:
+    for each in [*segment.all("step"), *_losses_with_step(segment)]:
         step = each.seen.step if each.seen.name == "loss" else each.number
         if step is not None:
             found.append(each.quantity(value=step, unit="steps", aggregation=None, token_unit=None))
@@ -185,26 +185,26 @@ def _done(
         found.append(bar)
     found += [
         Quantity(value=part.nan_step, unit="steps", where=f"{part.file}:{part.progress_line}")
-        for part in stretch.parts
+        for part in segment.parts
         if part.nan_step
     ]
     found += [
         Quantity(value=sign.step, unit="steps", method="the last checkpoint's step", where=f"{part.file}:{sign.line}")
-        for sign, part in stretch.signs()
+        for sign, part in segment.signs()
         if sign.kind is SignKind.SAVING and sign.step
     ]
     best = max(found, key=lambda each: each.value, default=None)
-    trained = [(sign, part) for sign, part in stretch.signs() if sign.kind in OVER]
+    trained = [(sign, part) for sign, part in segment.signs() if sign.kind in OVER]
     if not trained and not view.documents.all("train_seconds"):
         return best or Missing(missing="no line tells the steps done")
     if best is not None and best.value == 0:
         best = None  # counted before the first step of a training that is over
     where = f"{trained[-1][1].file}:{trained[-1][0].line}" if trained else None
-    return _done_at_end(view, stretch, best, bar, total, where)
+    return _done_at_end(view, segment, best, bar, total, where)
 
 
 def _done_at_end(
-    view: RunView, stretch: RunSegment, best: Quantity | None, bar: Quantity | None, total: Measured, where: str | None
+    view: RunView, segment: RunSegment, best: Quantity | None, bar: Quantity | None, total: Measured, where: str | None
 ) -> Measured:
     """Return the steps of a training that is over: all that were planned, unless it stopped before."""
     if not isinstance(total, Quantity) or (best is not None and best.value >= total.value):
@@ -212,7 +212,7 @@ def _done_at_end(
     whole = Quantity(
         value=total.value, unit="steps", method="the training is over: all planned steps", where=where or total.where
     )
-    by_epoch = _steps_by_epoch(view, stretch, total.value)
+    by_epoch = _steps_by_epoch(view, segment, total.value)
     if by_epoch is not None and by_epoch[1] and by_epoch[0] < EARLY * total.value:
         # The closing row stands in an earlier epoch than the last one that was planned.
         early = max(by_epoch[0], best.value if best is not None else 0)
@@ -223,10 +223,10 @@ def _done_at_end(
         return whole
     if best is None:
         return whole
-    said = [each for each in stretch.all("step") if each.number == best.value]
+    said = [each for each in segment.all("step") if each.number == best.value]
     bar_file, _, bar_place = ((bar.where if bar is not None else None) or ":0").rpartition(":")
     # Lines of different files follow no order.
-    rows = [part.losses for part in stretch.parts if part.losses.last is not None and part.file == bar_file]
+    rows = [part.losses for part in segment.parts if part.losses.last is not None and part.file == bar_file]
     last = max((each.last.line for each in rows if each.last is not None and each.last.step is None), default=0)
     if said or (bar is not None and bar.value == best.value and best.value < total.value - 1):
         first = min((each.first.line for each in rows if each.first is not None), default=0)
@@ -234,9 +234,9 @@ def _done_at_end(
         held_back = first > bar_line and _keeps_pace(rows, best.value)
         stale = bar is not None and not said and last > bar_line
         # Losses after the last bar mean that bars are missing, unless the training was stopped.
-        return whole if stale and not _was_stopped(stretch) and not held_back else best
-    interval = max((part.interval for part in stretch.parts), default=0.0)
-    if best.value + max(interval, 1.0) >= total.value and not _was_stopped(stretch):
+        return whole if stale and not _was_stopped(segment) and not held_back else best
+    interval = max((part.interval for part in segment.parts), default=0.0)
+    if best.value + max(interval, 1.0) >= total.value and not _was_stopped(segment):
         return whole
     return best
 
@@ -247,19 +247,19 @@ def _keeps_pace(rows: list[Losses], steps: float) -> bool:
     return any(abs(per_row - interval) <= 0.05 * interval for interval in _INTERVALS)
 
 
-def _was_stopped(stretch: RunSegment) -> bool:
+def _was_stopped(segment: RunSegment) -> bool:
     """Return True if a line says that the training was stopped before its planned end."""
-    return any(sign.kind is SignKind.STOPPED for sign, _ in stretch.signs())
+    return any(sign.kind is SignKind.STOPPED for sign, _ in segment.signs())
 
 
-def _steps_by_epoch(view: RunView, stretch: RunSegment, total: float) -> tuple[float, bool] | None:
+def _steps_by_epoch(view: RunView, segment: RunSegment, total: float) -> tuple[float, bool] | None:
     """Return the steps done by the closing row's epoch, and whether an epoch's steps are known; None without an epoch.
 
     The Trainer rounds its epochs up where `max_steps` ends the training: the total then tells no epoch's length.
     """
     epochs = view.setting("epochs")
     closing = [each.seen.epoch for each in view.measured("train_seconds") if each.seen.epoch]
-    rows = [part.losses.last.epoch for part in stretch.parts if part.losses.last is not None and part.losses.last.epoch]
+    rows = [part.losses.last.epoch for part in segment.parts if part.losses.last is not None and part.losses.last.epoch]
     reached = max([*closing, *rows], default=None)
     if reached is None or epochs is None or not epochs.number:
         return None
@@ -273,10 +273,10 @@ def _steps_by_epoch(view: RunView, stretch: RunSegment, total: float) -> tuple[f
     return round(reached * total / epochs.number), is_known
 
 
-def _losses_with_step(stretch: RunSegment) -> list[SourcedObservation]:
+def _losses_with_step(segment: RunSegment) -> list[SourcedObservation]:
     last = [
         SourcedObservation(seen=part.losses.last, file=part.file)
-        for part in stretch.parts
+        for part in segment.parts
         if part.losses.last is not None
     ]
     return [each for each in last if each.seen.step is not None]
@@ -284,13 +284,13 @@ def _losses_with_step(stretch: RunSegment) -> list[SourcedObservation]:
 
 def _seconds(
     view: RunView,
-    stretch: RunSegment,
+    segment: RunSegment,
     tracks: list[tuple[Track, FileSegment]],
     done: Measured,
     total: Measured,
     resumed_share: float | None,
 ) -> Measured:
-    clocks = _clocks(view, stretch, tracks)
+    clocks = _clocks(view, segment, tracks)
     best = max(clocks, key=lambda each: each[0].last[0] - each[0].first[0], default=None)
     mean = best[0].mean_seconds_per_step() if best is not None else None
     if best is not None and mean is not None:
@@ -299,22 +299,22 @@ def _seconds(
             value=seconds,
             unit="s",
             aggregation="mean",
-            method=f"steps {first} to {last} by the clock{_inside(stretch)}",
+            method=f"steps {first} to {last} by the clock{_inside(segment)}",
             where=best[1],
         )
-    return _mean_seconds(view, stretch, done, total, resumed_share)
+    return _mean_seconds(view, segment, done, total, resumed_share)
 
 
-def _inside(stretch: RunSegment) -> str:
+def _inside(segment: RunSegment) -> str:
     """Return what else a clock counts: bars go on through evaluations; rows show themselves what their time holds."""
-    timed = stretch.all("train_seconds")
+    timed = segment.all("train_seconds")
     return "" if timed and not any(each.seen.inside for each in timed) else "; evaluation and saving inside"
 
 
-def _pace(view: RunView, stretch: RunSegment, tracks: list[tuple[Track, FileSegment]]) -> Measured:
+def _pace(view: RunView, segment: RunSegment, tracks: list[tuple[Track, FileSegment]]) -> Measured:
     """Return the time of a step when nothing else is done."""
-    best = max(_clocks(view, stretch, tracks), key=lambda each: each[0].last[0] - each[0].first[0], default=None)
-    rate = best[0].seconds_per_step(pauses=bool(stretch.all("eval_seconds"))) if best is not None else None
+    best = max(_clocks(view, segment, tracks), key=lambda each: each[0].last[0] - each[0].first[0], default=None)
+    rate = best[0].seconds_per_step(pauses=bool(segment.all("eval_seconds"))) if best is not None else None
     if best is not None and rate is not None:
         middle, low, high, windows = rate
         return Quantity(
@@ -327,34 +327,34 @@ def _pace(view: RunView, stretch: RunSegment, tracks: list[tuple[Track, FileSegm
             method=f"{windows} windows of steps after warm-up",
             where=best[1],
         )
-    timed = [each for each in stretch.all("step_seconds") if each.number]
+    timed = [each for each in segment.all("step_seconds") if each.number]
     if timed:
         middle = statistics.median(each.number or 0.0 for each in timed)
         return timed[-1].quantity(value=middle, unit="s", aggregation="median", method=f"{len(timed)} printed times")
     return Missing(missing="no two points in time after warm-up")
 
 
-def _clocks(view: RunView, stretch: RunSegment, tracks: list[tuple[Track, FileSegment]]) -> list[tuple[Track, str]]:
+def _clocks(view: RunView, segment: RunSegment, tracks: list[tuple[Track, FileSegment]]) -> list[tuple[Track, str]]:
     """Return everything that relates steps to time, with its place."""
     found = [(track, f"{part.file}:{track.first[2]}") for track, part in tracks]
-    return found + [(part.clock, part.file) for part in (*stretch.parts, *view.documents.parts) if part.clock.count > 2]
+    return found + [(part.clock, part.file) for part in (*segment.parts, *view.documents.parts) if part.clock.count > 2]
 
 
 def _mean_seconds(
-    view: RunView, stretch: RunSegment, done: Measured, total: Measured, resumed_share: float | None
+    view: RunView, segment: RunSegment, done: Measured, total: Measured, resumed_share: float | None
 ) -> Measured:
     """Return the seconds per step by the trainer's own timing, else by its runtime."""
-    timed = [each for each in stretch.all("step_seconds") if each.number]
+    timed = [each for each in segment.all("step_seconds") if each.number]
     if timed:
         middle = statistics.median(each.number or 0.0 for each in timed)
         return timed[-1].quantity(value=middle, unit="s", aggregation="median", method=f"{len(timed)} printed times")
-    rates = [each for each in stretch.all("train_steps_per_second") if each.number and not each.seen.inside]
+    rates = [each for each in segment.all("train_steps_per_second") if each.number and not each.seen.inside]
     if rates:
         middle = statistics.median(each.number or 0.0 for each in rates)
         return rates[-1].quantity(
             value=1 / middle, unit="s", aggregation="median", method=f"{len(rates)} printed rates"
         )
-    durations = stretch.all("train_seconds") or view.documents.all("train_seconds")
+    durations = segment.all("train_seconds") or view.documents.all("train_seconds")
     steps = done if isinstance(done, Quantity) else total
     if not durations or not durations[-1].number or isinstance(steps, Missing) or not steps.value:
         return Missing(missing="no two points in time after warm-up")
@@ -369,9 +369,9 @@ def _mean_seconds(
     )
 
 
-def _share_by_epochs(stretch: RunSegment, final_epoch: float | None) -> float | None:
+def _share_by_epochs(segment: RunSegment, final_epoch: float | None) -> float | None:
     """Return the share of the epochs since a resume: from half a logging interval before the first row on."""
-    for part in stretch.parts:
+    for part in segment.parts:
         first, second = part.losses.first, part.losses.second
         if first is None or second is None or first.epoch is None or second.epoch is None or not final_epoch:
             continue

@@ -75,9 +75,9 @@ def _signs(output: Path) -> list[Sign]:
     from touchline.history.scan import Scan
 
     try:
-        course = Scan(output, output.name).run()
+        segmenter = Scan(output, output.name).run()
     except (NotTextError, OSError):
         return []
     wanted = {*_CAUSES, SignKind.EXCEPTION}
-    signs = [sign for part in course.parts for sign in part.signs.all() if sign.kind in wanted]
+    signs = [sign for part in segmenter.parts for sign in part.signs.all() if sign.kind in wanted]
     return sorted(signs, key=lambda sign: sign.line)

@@ -134,15 +134,15 @@ def read_job(log: Path | None, beside: Sequence[SideFile]) -> JobLog | None:
     logs = [] if curve is None else [_parts(curve)]
     documents = [_parts(each.curve) for each in beside]
     if not any(part.has_progress or part.seen for parts in logs for part in parts):
-        told = [parts for parts in documents if _tells_course(parts)]
+        told = [parts for parts in documents if _shows_training(parts)]
         logs, documents = [*logs, *told], [parts for parts in documents if parts not in told]
     runs = [run for run in runs_of(align([parts for parts in logs if parts])) if any(_is_run(each) for each in run)]
     if not runs:
         return None
-    own = log if log is not None else next(each.path for each in beside if _tells_course(_parts(each.curve)))
+    own = log if log is not None else next(each.path for each in beside if _shows_training(_parts(each.curve)))
     side = RunSegment(parts=tuple(part for parts in documents for part in parts))
     files = tuple(path.name for path in (*(() if log is None else (log,)), *(each.path for each in beside)))
-    reading = reading_of(own.name, files, RunView(stretches=tuple(runs[-1]), documents=side), notes)
+    reading = reading_of(own.name, files, RunView(segments=tuple(runs[-1]), documents=side), notes)
     stamps = [part.stamps for part in (curve.parts if curve is not None else ()) if part.stamps is not None]
     curves = [each for each in (curve, *(each.curve for each in beside)) if each is not None]
     with_losses = next((each for each in curves if each.train), curves[0])
@@ -166,7 +166,7 @@ def _scan(path: Path, notes: list[str]) -> tuple[Curve, int]:
     if path.stat().st_size == 0:
         raise NotTextError("an empty file")
     scan, curve = Scan(path, path.name), Curve(path.name)
-    scan.course = curve
+    scan.segmenter = curve
     scan.run()
     notes += scan.file.notes
     if scan.file.cut_lines:
@@ -176,15 +176,15 @@ def _scan(path: Path, notes: list[str]) -> tuple[Curve, int]:
     return curve, scan.file.last_number
 
 
-def _tells_course(parts: Sequence[FileSegment]) -> bool:
+def _shows_training(parts: Sequence[FileSegment]) -> bool:
     """Return True if a document describes a run's course, not only its settings."""
     return any(part.has_progress or part.get("train_seconds") or part.get("step") for part in parts)
 
 
-def _is_run(stretch: RunSegment) -> bool:
+def _is_run(segment: RunSegment) -> bool:
     """Return True if a segment describes a run."""
-    told = any(part.has_progress or part.signs.count or len(part.seen) > 1 for part in stretch.parts)
-    return told or (bool(stretch.all("trainer")) and bool(stretch.training_tracks(None)))
+    told = any(part.has_progress or part.signs.count or len(part.seen) > 1 for part in segment.parts)
+    return told or (bool(segment.all("trainer")) and bool(segment.training_tracks(None)))
 
 
 def _with_summary(reading: RunReading, log: Path) -> RunReading:
