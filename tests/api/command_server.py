@@ -9,6 +9,7 @@ command imports, and those that send signals, start a new interpreter instead.
 from __future__ import annotations
 
 import array
+import contextlib
 import functools
 import gc
 import importlib
@@ -66,13 +67,13 @@ def command_server() -> CommandServer:
 
 
 def _load() -> None:
-    import touchline.api
-    import touchline.cli
+    """Import all of touchline but the programs that train and evaluate, as far as their libraries are installed."""
+    import touchline
 
-    importlib.import_module("touchline.cli.main")
-    for package in (touchline.cli, touchline.api):
-        for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
-            importlib.import_module(module.name)
+    for module in pkgutil.walk_packages(touchline.__path__, "touchline."):
+        if not module.name.startswith(("touchline.train", "touchline.evaluate")):
+            with contextlib.suppress(ImportError):
+                importlib.import_module(module.name)
 
 
 def _serve(requests: socket.socket) -> None:

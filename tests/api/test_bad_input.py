@@ -15,7 +15,7 @@ from tests.cases import some
 from tools.tiny_model import write_tiny_model
 from touchline.core.files import try_lock
 
-pytestmark = pytest.mark.planning
+pytestmark = [pytest.mark.planning, pytest.mark.slow]
 
 Call = Callable[..., subprocess.CompletedProcess[str]]
 WEIRD = 'it\'s an "experiment"\nwith $HOME; `ls` ünd'

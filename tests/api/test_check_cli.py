@@ -16,7 +16,7 @@ from tests.faults.case import base, changed
 
 from tools.tiny_model import write_tiny_model
 
-pytestmark = pytest.mark.planning
+pytestmark = [pytest.mark.planning, pytest.mark.slow]
 
 Call = Callable[..., subprocess.CompletedProcess[str]]
 WRONG = changed(base("qlora_stage"), "lr: 5.0e-5", "lr: 5e-5")

@@ -14,7 +14,7 @@ from tests.api.folders import environment, make_experiment, touchline
 
 from tools.tiny_model import write_tiny_model
 
-pytestmark = pytest.mark.planning
+pytestmark = [pytest.mark.planning, pytest.mark.slow]
 
 Call = Callable[..., subprocess.CompletedProcess[str]]
 STORY = (

@@ -16,6 +16,8 @@ from tests.cases import some
 
 from touchline.data.create import create_capitalization
 
+pytestmark = pytest.mark.slow
+
 MODEL = "SmolLM2-135M-Instruct"
 EXPERIMENT = """\
 name: small

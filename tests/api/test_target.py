@@ -24,7 +24,7 @@ from touchline.slurm.local.commands import Answer
 from touchline.spec.experiment import ComputeConfig
 from touchline.spec.site import SlurmSite
 
-pytestmark = pytest.mark.planning
+pytestmark = [pytest.mark.planning, pytest.mark.slow]
 
 ON_SLURM = ComputeConfig(executor="slurm")
 ROW = "{name}|up|1-00:00:00|1:00:00|2|32|64000|{gres}|(null)\n"

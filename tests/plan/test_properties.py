@@ -50,6 +50,7 @@ def problems(draw: st.DrawFn) -> tuple[list[PlaceJob], Cluster]:
     return made, Cluster(gpus=gpus, gpus_per_node=per_node, cpus=cpus, memory_gb=memory)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(problems(), st.none() | st.floats(0.5, 20000), st.randoms(use_true_random=False))
 def test_every_placement_keeps_the_rules(problem: tuple[list[PlaceJob], Cluster], deadline: float | None, rng) -> None:  # type: ignore[no-untyped-def]

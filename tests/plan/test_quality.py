@@ -63,6 +63,7 @@ def run_by_priority(jobs: dict[str, PlaceJob], order: list[str], gpus: int, minu
     return now
 
 
+@pytest.mark.slow
 def test_the_chance_is_what_happens() -> None:
     """Of plans that are said to meet their deadline with some chance, about as many do."""
     generator = np.random.Generator(np.random.PCG64(11))

@@ -309,6 +309,7 @@ def test_left_out_items_are_counted_and_the_data_stays_within_its_budget() -> No
     assert f"{omitted:,} of the first" in text
 
 
+@pytest.mark.slow
 def test_fifty_runs_of_a_thousand_items_fit_into_the_page() -> None:
     text = report_html(made_report(fifty(steps=4, items=1000)), ())
     assert len(text.encode()) < 500_000

@@ -416,6 +416,7 @@ def test_replicates_of_one_setting_do_not_count_as_one_seed_more(tmp_path: Path)
 # ---- anything at all -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_damage_to_a_log_gives_a_report(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
