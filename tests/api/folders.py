@@ -58,5 +58,12 @@ def command(*arguments: str) -> list[str]:
 
 def touchline(*arguments: str, env: dict[str, str], cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
+    if any(
+        env.get(name) != os.environ.get(name) for name in env.keys() | os.environ.keys() if name.startswith("PYTHON")
+    ):
+        # What an interpreter reads when it starts.
+        return subprocess.run(
+            command(*arguments), env=env, cwd=cwd, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+        )
     code, stdout, stderr = command_server().run(list(arguments), env, cwd)
     return subprocess.CompletedProcess(command(*arguments), code, stdout, stderr)
