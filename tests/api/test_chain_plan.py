@@ -54,7 +54,7 @@ def test_the_plan_tells_the_chain(tmp_path: Path, settings: UserConfig) -> None:
     plan = planned(tmp_path, settings)
     assert [run.name for run in plan.runs] == [EASY, HARD, "1M_base_easy", "1M_base_hard"]
     text = (tmp_path / "runs_plan.md").read_text()
-    assert f"| {HARD} | hard | {EASY} | trains its adapter further | last |" in text.replace("\\_", "_")
+    assert f"| {HARD} | hard | {EASY} | continues training the parent's adapter | last |" in text.replace("\\_", "_")
     assert "one condition; 2 fine-tuned in chains of 2 stages + 2 controls = 4 runs" in text
 
 

@@ -102,7 +102,7 @@ def test_the_plan_says_what_each_control_is(tmp_path: Path, settings: UserConfig
     planned(tmp_path, settings)
     text = (tmp_path / "runs_plan.md").read_text()
     assert "2 levels of train.lora.rank; 2 fine-tuned + 3 controls = 5 runs" in text.replace("\\_", "_")
-    for words in ("A control is the base", "A no-op control is", "A shuffled control is", "control (shuffled)"):
+    for words in ("The base control is", "The no-op control is", "The shuffled control is", "control (shuffled)"):
         assert words in text
     api.prepare(tmp_path, settings)
     readme = (tmp_path / "README.md").read_text()
@@ -161,7 +161,7 @@ def test_a_long_prompt_with_a_long_answer_is_told_before_anything_runs(tmp_path:
         api.plan(tmp_path, settings)
     (finding,) = caught.value.findings
     assert (finding.code, finding.subject) == ("DA201", "1M_shuffled: train.max_seq_len")
-    assert "with each other's answers" in finding.message
+    assert "with shuffled answers" in finding.message
 
 
 @pytest.mark.planning
@@ -184,7 +184,7 @@ def test_general_ability_is_planned_and_its_tasks_looked_for(tmp_path: Path, set
     )
     assert {run.name: run.digest for run in plan.runs} == {run.name: run.digest for run in plain.runs}
     words = (tmp_path / "with" / "runs_plan.md").read_text()
-    assert "on sums, hellaswag, some from tasks, which may hold code of yours, the first 9 items" in words
+    assert "on sums, hellaswag, some from tasks, which may contain your own code, the first 9 items" in words
 
 
 def test_controls_are_trained_evaluated_and_compared(tmp_path: Path, settings: UserConfig) -> None:

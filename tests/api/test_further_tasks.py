@@ -76,8 +76,8 @@ def test_a_plan_shows_the_code_with_its_hash_and_runs_none_of_it(tmp_path: Path,
     text = (folder / "runs_plan.md").read_text()
     assert own.sha256 is not None
     assert own.sha256[:12] in text
-    assert "code of yours" in text
-    assert "code of yours" not in (tmp_path / "plain" / "runs_plan.md").read_text()
+    assert "your own code" in text
+    assert "your own code" not in (tmp_path / "plain" / "runs_plan.md").read_text()
     assert [run.digest for run in plan.runs] == [run.digest for run in plain.runs]
     api.prepare(folder, settings)
     for run in some(plan.runs):

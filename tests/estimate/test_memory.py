@@ -350,10 +350,10 @@ def test_an_empty_batch_is_refused() -> None:
 def test_the_assumption_names_an_open_loss() -> None:
     setup = dataclasses.replace(STORY, backend="trl", gradient_checkpointing=True)
     estimate = memory_estimate(setup, batch(8, 1024), coefficients=coefficients_of("trl"), gpu=None)
-    assert "how the loss is computed" in estimate.assumption
+    assert "the loss computation" in estimate.assumption
     said = dataclasses.replace(setup, loss="full")
     assert (
-        "how the loss is computed"
+        "the loss computation"
         not in memory_estimate(said, batch(8, 1024), coefficients=coefficients_of("trl"), gpu=None).assumption
     )
 
@@ -435,13 +435,13 @@ def test_a_figure_after_init_is_refused() -> None:
     found = estimate_from(idle).allocated
     assert found.rung is Rung.NOTHING
     assert found.value == estimate_from().allocated.value
-    assert "1B_rank64: 2.41 GiB is what lies there after the model is loaded" in found.method
+    assert "1B_rank64: 2.41 GiB is the memory after loading the model" in found.method
 
 
 def test_a_run_that_contradicts_its_settings_is_refused() -> None:
     found = estimate_from(point(2, 2048, 5.0)).allocated
     assert found.rung is Rung.NOTHING
-    assert "are not these settings'" in found.method
+    assert "contradict these settings" in found.method
 
 
 def test_runs_of_other_settings_say_nothing() -> None:
@@ -533,7 +533,7 @@ def test_an_unknown_gpu_is_missing(said: str) -> None:
 def test_a_name_of_two_memories_asks_which(said: str) -> None:
     found = find_gpu(said)
     assert isinstance(found, Missing)
-    assert "several memories" in found.missing
+    assert "several memory sizes" in found.missing
 
 
 def test_gpus_are_plausible() -> None:
@@ -647,7 +647,7 @@ def test_the_loss_is_named_also_where_the_peak_is_in_the_backward_pass() -> None
     its = batch(8, 1024)
     assert peak_parts(setup, its, trainer, 0.1).phase == "backward"
     quiet = dataclasses.replace(trainer, releases=(), vocab_bytes=0.1, vocab_bytes_low=0.0, vocab_bytes_high=8.0)
-    assert "how the loss is computed" in memory_estimate(setup, its, coefficients=quiet, gpu=A100).assumption
+    assert "the loss computation" in memory_estimate(setup, its, coefficients=quiet, gpu=A100).assumption
 
 
 def test_a_release_decides_on_unsloths_loss() -> None:
@@ -698,7 +698,7 @@ def test_runs_of_other_models_that_do_not_predict_each_other_are_no_evidence() -
 
     wild = memory_estimate(STORY, batch(4, 1024), coefficients=TORCHTUNE, gpu=A100, evidence=runs((0.5, 2, 0.5, 2)))
     assert wild.allocated.rung is Rung.NOTHING
-    assert "predicting each run from the others" in wild.allocated.method
+    assert "leave-one-out error is" in wild.allocated.method
     calm = memory_estimate(STORY, batch(4, 1024), coefficients=TORCHTUNE, gpu=A100, evidence=runs((1.2,) * 4))
     assert calm.allocated.rung is Rung.SAME_STACK
 
@@ -707,5 +707,5 @@ def test_a_count_that_is_unsure_widens_the_interval() -> None:
     unsure = dataclasses.replace(STORY, shape=dataclasses.replace(STORY.shape, count_error=0.3, extrapolated="hybrid"))
     sure, wide = (memory_estimate(each, batch(1, 64), coefficients=TORCHTUNE, gpu=A100) for each in (STORY, unsure))
     assert wide.allocated.high / wide.allocated.low > 1.5 * sure.allocated.high / sure.allocated.low
-    assert "how many bytes the base takes: hybrid" in wide.assumption
+    assert "the size of the base model: hybrid" in wide.assumption
     assert "how many bytes" not in sure.assumption

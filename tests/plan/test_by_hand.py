@@ -43,9 +43,9 @@ def test_the_gpu_that_runs_two_experiments_in_a_row_is_named() -> None:
     found = place(mega_job(pinned=True), MACHINE, deadline_minutes=360.0)
     assert found.verdict is DeadlineVerdict.IMPOSSIBLE
     assert "GPU 0 runs 2 jobs in a row: exp1, exp5 (6 h 40 min)" in found.verdict_reason
-    assert "if every job took only its low end, 5 h would be the least" in found.verdict_reason
+    assert "if every job took only the low end of its interval, the bound would be 5 h" in found.verdict_reason
     assert found.lower_bound_minutes == 400
-    assert any("placed freely, without pins, the last job ends after 5 h" in note for note in found.notes)
+    assert any("without pins, the last job ends after 5 h" in note for note in found.notes)
 
 
 def test_without_pins_a_stage_moves_to_the_gpu_that_has_room() -> None:
@@ -58,7 +58,7 @@ def test_without_pins_a_stage_moves_to_the_gpu_that_has_room() -> None:
 
 def test_not_even_the_low_ends_fit() -> None:
     found = place(mega_job(pinned=True), MACHINE, deadline_minutes=240.0)
-    assert "nor would it if every job took only its low end: GPU 0 runs 2 jobs in a row" in found.verdict_reason
+    assert "nor if every job took only the low end of its interval: GPU 0 runs 2 jobs in a row" in found.verdict_reason
 
 
 @pytest.mark.parametrize(
@@ -68,8 +68,8 @@ def test_not_even_the_low_ends_fit() -> None:
         ([job("a", 60), job("b", 30, "a")], Cluster(gpus=3), 90, "the longest chain: a, b"),
         ([job(name, 60) for name in "abcd"], Cluster(gpus=2), 120, "all GPU minutes over 2 GPUs"),
         ([job(name, 60, gpus=3) for name in "abc"], Cluster(gpus=4), 180, "one after the other"),
-        ([job(name, 60, gpus=2) for name in "abcd"], Cluster(gpus=5), 120, "at most 2 run at once for their GPUs"),
-        ([job(name, 60, cpus=20) for name in "abc"], Cluster(gpus=4, cpus=32), 180, "in CPUs, one after the other"),
+        ([job(name, 60, gpus=2) for name in "abcd"], Cluster(gpus=5), 120, "at most 2 run at once (limited by GPUs)"),
+        ([job(name, 60, cpus=20) for name in "abc"], Cluster(gpus=4, cpus=32), 180, "(CPUs), one after the other"),
         ([job(name, 60, memory_gb=0.1) for name in "abcdefghijk"], Cluster(gpus=20, memory_gb=1.0), 120, "every order"),
         (
             [job("x", 10), job("a", 60, "x", pin=1), job("b", 60, pin=1), job("y", 5, "b")],
@@ -111,7 +111,7 @@ def test_errors_that_a_chain_shares_make_the_outcome_less_certain() -> None:
     assert isinstance(alone, float)
     assert isinstance(shared.probability, float)
     assert shared.probability < alone - 0.03
-    assert any("100 % of it in common within a chain" in note for note in shared.notes)
+    assert any("with correlation 1 within a chain" in note for note in shared.notes)
 
 
 def test_a_chain_stays_on_its_gpus() -> None:

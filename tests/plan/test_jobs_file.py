@@ -78,7 +78,7 @@ def test_all_faults_of_a_file_come_at_once(tmp_path: Path) -> None:
         ("", "is not JSON"),
         ("[{]", "is not JSON"),
         ("[" * 100_000, "is not JSON"),
-        ('[{"id": "a", "minutes": NaN}]', "NaN is no number"),
+        ('[{"id": "a", "minutes": NaN}]', "NaN is not a number"),
         ('{"job": []}', "holds an object with 'job'"),
         ('{"jobs": [], "jobs": []}', "holds an object"),
         ('"jobs"', 'holds "jobs"'),
@@ -120,7 +120,7 @@ def test_all_faults_of_the_jobs_come_at_once(tmp_path: Path) -> None:
     ]
     said = {code: (message, hint) for code, message, hint in found}
     assert said["PL105"][1] == "did you mean 'train_a'?"
-    assert said["PL106"][0] == "3 jobs wait for one another and can never start: 'c' after 'd' after 'e' after 'c'"
+    assert said["PL106"][0] == "3 jobs depend on each other and can never start: 'c' after 'd' after 'e' after 'c'"
     assert "a node has 240 GiB of memory" in said["PL107"][0]
 
 
@@ -159,12 +159,12 @@ def test_numbers_beyond_measure_are_faults(tmp_path: Path, text: str) -> None:
 def test_half_a_letter_is_no_name(tmp_path: Path) -> None:
     [(code, message, _)] = faults(tmp_path, '[{"id": "\\ud800", "minutes": 5}]')
     assert code == "PL103"
-    assert "whole Unicode" in message
+    assert "valid Unicode" in message
 
 
 def test_a_job_that_waits_for_itself(tmp_path: Path) -> None:
     [(code, message, _)] = faults(tmp_path, [{"id": "a", "after": ["a"], "minutes": 5}])
-    assert (code, message) == ("PL106", "1 job waits for itself and can never start: 'a' after 'a'")
+    assert (code, message) == ("PL106", "1 job depends on itself and can never start: 'a' after 'a'")
 
 
 def test_no_jobs(tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ def test_the_command_answers_in_words_and_draws(tmp_path: Path, app: typer.Typer
     picture = tmp_path / "out" / "gantt.png"
     result = CliRunner().invoke(app, [str(path), "--gpus", "4", "--deadline", "1h", "--plot", str(picture)])
     assert result.exit_code == 0, result.output
-    assert "impossible: no order of the jobs ends within 1 h as predicted: the longest chain: a, b" in result.stdout
+    assert "impossible: no schedule ends within 1 h as predicted: the longest chain: a, b" in result.stdout
     assert "GPU 0" in result.stdout
     assert "\x1b" not in result.stdout
     assert picture.read_bytes().startswith(b"\x89PNG")

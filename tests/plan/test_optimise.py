@@ -83,7 +83,7 @@ def test_the_fastest_way_that_surely_fits_is_taken() -> None:
     ]
     way, notes = choose_variant(before, tried, ())
     assert way is tried[1]
-    assert any("not sure to fit: UNCERTAIN" in note for note in notes)
+    assert any("may not fit: UNCERTAIN" in note for note in notes)
 
 
 def test_of_ways_that_are_as_good_the_one_with_fewer_changes_is_taken() -> None:
@@ -120,11 +120,11 @@ def test_without_an_estimate_nothing_is_proposed_and_the_reason_is_told() -> Non
     unknown = replace(_run(), train_seconds=Missing(missing="no GPU like it is known"))
     way, notes = choose_variant(made_plan(unknown), [_way(_run(seconds=1, digest="2"), micro="auto")], ())
     assert way is None
-    assert notes == ["no faster way can be told: a (no GPU like it is known)"]
+    assert notes == ["no faster settings can be predicted: a (no GPU like it is known)"]
     blind = replace(_run(seconds=1, digest="2"), memory=Missing(missing="no coefficients"))
     way, notes = choose_variant(made_plan(_run()), [_way(blind, micro="auto")], ())
     assert way is None
-    assert "its memory cannot be told" in notes[0]
+    assert "its memory is unknown" in notes[0]
 
 
 def test_each_proposal_says_what_it_comes_to_and_what_it_does_to_results() -> None:

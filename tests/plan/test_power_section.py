@@ -64,28 +64,28 @@ def test_items_that_belong_together_are_said_to_show_less() -> None:
     )
     (line,) = set(power_lines(clustered)) - set(power_lines(plan))
     assert "evaluate.cluster: document" in line
-    assert "the least that can be hoped for" in line
+    assert "the true minimum is larger" in line
 
 
 def test_three_seeds_and_two_hundred_items() -> None:
     """The numbers are those of the functions that the analysis and the checks use."""
     plan = design([1, 2, 3])
-    usual = [each for each in power_rows(plan) if "15 % of them flip" in each[1]]
+    usual = [each for each in power_rows(plan) if "15% discordant" in each[1]]
     alone, family = smallest_shown(ITEMS, 0.15), smallest_shown(ITEMS, 0.15, coverage=1 - 0.05 / 6)
     assert alone is not None
     assert family is not None
     assert usual == [
         (
             "is a checkpoint better than its control?",
-            "200 items, 15 % of them flip",
+            "200 items, 15% discordant",
             f"{100 * alone:.1f} points",
             f"{100 * family:.1f} points",
         )
     ]
     units = smallest_seed_difference(3)
     assert row(plan, "does train.lora.rank matter?") == (
-        "does train.lora.rank matter? 64 against 4",
-        "3 seeds x 1 condition a level, 200 items",
+        "does train.lora.rank matter? 64 vs. 4",
+        "3 seeds x 1 condition per level, 200 items",
         f"{units:.1f} standard deviations between seeds",
         f"{units:.1f} standard deviations between seeds",
     )
@@ -94,18 +94,18 @@ def test_three_seeds_and_two_hundred_items() -> None:
 def test_two_factors_average_over_each_other_and_share_a_family() -> None:
     plan = design([1, 2, 3], ranks=("4", "16", "64"), rates=("1e-4", "1e-3"))
     found = row(plan, "does train.lora.rank matter?")
-    assert found[0].endswith("16, 64 against 4")
-    assert found[1] == "3 seeds x 2 conditions a level, 200 items"
+    assert found[0].endswith("16, 64 vs. 4")
+    assert found[1] == "3 seeds x 2 conditions per level, 200 items"
     three = smallest_seed_difference(3, coverage=1 - 0.05 / 3)
     assert found[3] == f"{three:.1f} standard deviations between seeds"
 
 
 def test_one_seed_shows_nothing_of_the_setting() -> None:
     plan = design([1])
-    assert row(plan, "does train.lora.rank matter?")[2] == "nothing of the setting"
+    assert row(plan, "does train.lora.rank matter?")[2] == "not testable with one seed"
     lines = list(power_lines(plan))
-    assert "With one seed a difference between levels describes these checkpoints, not the settings." in lines
-    assert any("3 seeds would show 4.6 standard deviations" in line for line in lines)
+    assert "With one seed, a difference between levels describes these checkpoints, not the settings." in lines
+    assert any("3 seeds detect 4.6 standard deviations" in line for line in lines)
 
 
 def test_without_a_control_no_checkpoint_is_compared() -> None:
@@ -125,10 +125,10 @@ def test_few_flips_show_only_what_goes_one_way() -> None:
     plan = design([1])
     few = replace(plan, runs=tuple(replace(run, evaluate=EvaluateConfig(samples=40)) for run in plan.runs))
     assert evaluated_items(few) == 40
-    found = next(row for row in power_rows(few) if "5 % of them flip" in row[1])
-    assert found[2].endswith("points, all flips one way")
+    found = next(row for row in power_rows(few) if "5% discordant" in row[1])
+    assert found[2].endswith("points, if all discordant items agree")
     tiny = replace(plan, runs=tuple(replace(run, evaluate=EvaluateConfig(samples=3)) for run in plan.runs))
-    assert next(power_rows(tiny))[2] == "nothing"
+    assert next(power_rows(tiny))[2] == "not detectable"
 
 
 def test_no_items_or_no_training_no_section() -> None:
@@ -141,8 +141,8 @@ def test_no_items_or_no_training_no_section() -> None:
 
 def test_the_section_stands_in_the_plan() -> None:
     plan = design([1, 2, 3])
-    (section,) = [section for section in sections(plan) if section.title == "What this design can show"]
+    (section,) = [section for section in sections(plan) if section.title == "Statistical power"]
     assert len(section.rows) == 4
     text = runs_plan_markdown(plan)
-    assert "## What this design can show" in text
-    assert "A difference of this size or more is shown in 80 of 100 such experiments" in text
+    assert "## Statistical power" in text
+    assert "A true difference of this size is detected with 80% power" in text

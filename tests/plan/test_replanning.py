@@ -68,7 +68,7 @@ def test_memory_is_a_share_of_the_machine_and_jobs_have_time_limits(tiny: tuple[
     half = replace(run, peak_memory=Quantity(value=40.0, unit="GiB"))
     on_gpu = replace(plan, runs=(half,), machine=replace(GPU, memory=whole))
     (runs,) = [each for each in sections(on_gpu) if each.title == "All runs"]
-    assert ", 50 %, " in runs.rows[0][7]
+    assert ", 50%, " in runs.rows[0][7]
     assert any(verdict.value in runs.rows[0][7] for verdict in Verdict)
     assert not [each for each in sections(plan) if each.title == "Time limits" and each.rows]
     cluster = made_plan(compute=ComputeConfig(executor="slurm"))

@@ -1,8 +1,8 @@
-"""Seconds that evaluating a checkpoint takes, before any evaluation of the model was measured.
+"""Seconds to evaluate a checkpoint, before any evaluation of the model was measured.
 
-A batch of prompts is read once (what all begin with for all rows together), and then each new token is a forward pass
-of its own: few operations, but every weight is read and every kernel launched again. These are amounts of the same
-terms as a training step's, so what training or a probe has shown of the machine counts here too.
+A batch of prompts is read once (the common prefix once for all of them); then each new token is a forward pass that
+reads every weight and launches every kernel. These are amounts of the same terms as a training step's, so trainings
+and probes on the machine count as evidence.
 """
 
 from __future__ import annotations
@@ -32,45 +32,45 @@ from touchline.estimate.work import StepWork
 _PRODUCT = 2
 """Operations of a multiplication and its addition."""
 _RAMBLING = 2.0
-"""Times the usual number of tokens that rows write together where some go on to the limit."""
+"""Factor on the tokens written per answer if some answers reach the limit."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AnswerWork:
-    """What one checkpoint reads and writes: so many prompts, side by side in batches."""
+    """Prompts and answers of one checkpoint's evaluation."""
 
     samples: int
-    """Prompts."""
+    """Number of prompts."""
     batch_size: int
-    """Prompts side by side, at most."""
+    """Maximum prompts per batch."""
     prefix_tokens: float
-    """Tokens that all prompts begin with, read once a batch."""
+    """Tokens of the common prefix, read once per batch."""
     prompt_tokens: float
-    """Tokens of a prompt behind those, on average."""
+    """Mean tokens per prompt after the prefix."""
     passes: float
-    """Tokens of the longest answer of a batch: forward passes that write."""
+    """Tokens of the longest answer of a batch, which is the number of generating forward passes."""
     answer_tokens: float
-    """Tokens of an answer, on average."""
+    """Mean tokens per answer."""
 
     @property
     def batches(self) -> int:
-        """Batches."""
+        """Return the number of batches."""
         return -(-self.samples // max(1, min(self.batch_size, self.samples)))
 
     @property
     def forwards(self) -> float:
-        """Forward passes over all batches; the first token comes with the prompt."""
+        """Return the forward passes over all batches. The first token comes with the prompt."""
         return self.batches * (1 + (self.prefix_tokens > 0) + max(self.passes - 1, 0))
 
     @property
     def tokens(self) -> float:
-        """Positions computed, over all passes."""
+        """Return the computed positions over all passes."""
         written = self.samples * max(self.answer_tokens - 1, 0)
         return self.batches * self.prefix_tokens + self.samples * self.prompt_tokens + written
 
     @property
     def attended(self) -> float:
-        """Pairs of positions that attention compares."""
+        """Return the pairs of positions that attention compares."""
         context = self.prefix_tokens + self.prompt_tokens
         reading = self.batches * self.prefix_tokens**2 / 2 + self.samples * self.prompt_tokens * context
         return reading + self.samples * max(self.answer_tokens - 1, 0) * (context + self.answer_tokens / 2)
@@ -78,14 +78,14 @@ class AnswerWork:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answers:
-    """How much is written: as usual, and the least and the most that is likely."""
+    """Expected, least and most answer work."""
 
     usual: AnswerWork
-    """The prediction."""
+    """Prediction."""
     least: AnswerWork
     """Every answer is as long as the data's."""
     most: AnswerWork
-    """Some answer of each batch goes on to the limit."""
+    """Some answer of each batch reaches the limit."""
 
 
 def expected_answers(
@@ -98,7 +98,7 @@ def expected_answers(
     max_new_tokens: int,
     trained: bool,
 ) -> Answers:
-    """Return what evaluating a checkpoint computes, from the lengths of the data.
+    """Return the work of evaluating a checkpoint, from the token lengths of the data.
 
     Args:
         prompt: tokens of prompts, shape [examples].
@@ -138,7 +138,7 @@ def answering_seconds(
     machine: TargetMachine,
     points: Sequence[TimePoint] = (),
 ) -> Estimate | Missing:
-    """Return the seconds of evaluating one checkpoint, from its first prompt to its scores.
+    """Return the seconds to evaluate one checkpoint, from its first prompt to its scores.
 
     Args:
         setup: the settings of the training.
@@ -176,7 +176,7 @@ def answering_seconds(
         unit="s",
         low=max(value - below, 0.0),
         high=value + above,
-        method=f"{work.samples:,} answers in {work.batches:,} batches of some {work.passes:.0f} new tokens; {basis}; "
+        method=f"{work.samples:,} answers in {work.batches:,} batches of about {work.passes:.0f} new tokens; {basis}; "
         "no evaluation of this model was measured on this machine",
         rung=Rung.SAME_STACK if names else Rung.NOTHING,
         evidence=names,
@@ -188,7 +188,7 @@ def answering_seconds(
 def _computing(
     setup: TrainingSetup, work: AnswerWork, machine: TargetMachine, points: Sequence[TimePoint]
 ) -> tuple[float, float, int, tuple[str, ...]] | Missing:
-    """Return seconds in the model, the spread of their logarithm, its degrees of freedom, and the runs behind it."""
+    """Return seconds in the model, standard deviation of their logarithm, its degrees of freedom, and the runs used."""
     like = StepWork(
         micro_batches=max(work.forwards, 1.0),
         tokens=work.tokens,

@@ -1,8 +1,8 @@
-"""The search for the largest micro-batch that fits: few real tries, led by a prediction.
+"""Search for the largest micro-batch that fits, with few real tries, guided by a prediction.
 
-The first try is at 0.7 of the predicted maximum and should fit, the second at 1.1 and should not; what lies between is
-bisected. Where the prediction was wrong, the search goes on below or above it, and the number of tries stays the same.
-Larger micro-batches stop paying long before memory is full, so the search also ends at the knee of the throughput.
+The first try is at 0.7 of the predicted maximum and should fit; the second at 1.1 should not. The range between is
+bisected. If the prediction was wrong, the search continues below or above it with the same number of tries. It also
+ends where larger micro-batches no longer increase throughput.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 BRACKET = (0.7, 1.1)
-"""Ends of the bracket, as shares of the predicted maximum."""
+"""Ends of the bracket, as fractions of the predicted maximum."""
 BISECTIONS = 4
 """Tries after the two ends of the bracket."""
 KNEE_GAIN = 0.03
-"""Gain of throughput for twice the tokens, below which more tokens are not worth their memory."""
+"""Throughput gain per doubling of the tokens below which more tokens are not worth their memory."""
 _HUGE = 100.0
 
 
 class SearchStop(StrEnum):
-    """Why a search ended."""
+    """Reason why a search ended."""
 
     BRACKETED = "the next larger one does not fit"
     ALL_FIT = "the largest one that is allowed fits"
@@ -33,34 +33,34 @@ class SearchStop(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trial:
-    """What came of one try."""
+    """Result of one try."""
 
     size: int
-    """The micro-batch size."""
+    """Micro-batch size."""
     tokens: int
-    """Positions computed of its largest micro-batch, padding included."""
+    """Computed tokens of its largest micro-batch, padding included."""
     fits: bool
-    """Whether it was seen to fit; anything else than a clean end does not count."""
+    """Whether it completed; any other end counts as not fitting."""
     tokens_per_second: float | None
-    """Throughput; none where it was not measured."""
+    """Throughput. None if it was not measured."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Search:
-    """What came of a search."""
+    """Result of a search."""
 
     trials: tuple[Trial, ...]
-    """The tries, in order."""
+    """Tries, in order."""
     largest: int | None
-    """The largest size that was seen to fit."""
+    """Largest size that fits."""
     recommended: int | None
-    """The smallest size that is as fast as every larger one that fits."""
+    """Smallest size that is as fast as every larger one that fits."""
     ended: SearchStop
-    """Why it ended."""
+    """Reason why it ended."""
 
 
 def divisors(number: int) -> tuple[int, ...]:
-    """What divides a number, ascending: the micro-batch sizes that keep a global batch exactly."""
+    """Return the divisors of a number in ascending order: the micro-batch sizes that keep the global batch size."""
     small = [size for size in range(1, math.isqrt(number) + 1) if number % size == 0]
     return tuple(sorted({*small, *(number // size for size in small)}))
 
@@ -69,6 +69,12 @@ def search(
     sizes: Sequence[int], predicted: int | None, try_one: Callable[[int], Trial], *, bisections: int = BISECTIONS
 ) -> Search:
     """Find the largest size that fits, with at most two tries more than bisections.
+
+    No size is tried twice, and none above one that did not fit.
+
+    No size is tried twice, and none above one that did not fit.
+
+    No size is tried twice, and none above one that did not fit.
 
     No size is tried twice, and none at or above one that did not fit.
 
@@ -114,7 +120,7 @@ def search(
 
 
 def _at_most(allowed: Sequence[int], limit: float) -> int:
-    """Place of the largest size within a limit; of the smallest one where none is."""
+    """Return the index of the largest size within a limit, or 0 if none is."""
     return max(sum(size <= limit for size in allowed) - 1, 0)
 
 
@@ -132,7 +138,7 @@ def _found(trials: list[Trial], ended: SearchStop) -> Search:
 
 
 def knee(trials: Sequence[Trial]) -> int | None:
-    """The smallest size that fits and is as fast as every larger one that fits; none when none fits."""
+    """Return the smallest size that fits and is as fast as every larger one that fits. None if none fits."""
     fitting = sorted((trial for trial in trials if trial.fits), key=lambda trial: trial.size)
     for number, trial in enumerate(fitting):
         if all(_gain(trial, larger) < KNEE_GAIN for larger in fitting[number + 1 :]):
@@ -141,7 +147,7 @@ def knee(trials: Sequence[Trial]) -> int | None:
 
 
 def _gain(small: Trial, large: Trial) -> float:
-    """Gain of throughput for twice the tokens; infinite where it was not measured, so that nothing ends by it."""
+    """Return the throughput gain per doubling of the tokens; infinite if it was not measured."""
     if not small.tokens_per_second or not large.tokens_per_second:
         return math.inf
     ratio = large.tokens_per_second / small.tokens_per_second

@@ -1,7 +1,7 @@
-"""Estimates held against what happened: the proof that intervals mean what they say.
+"""Calibration of estimates against measured values.
 
-Coverage is the share of intervals that held the truth, with Wilson's interval of that share; an interval of 90 % should
-hold nine of ten, not all: one that always holds says too little.
+Coverage is the fraction of intervals that contain the measured value, with Wilson's interval. A 90% interval should
+contain nine of ten values; one that contains all of them is too wide.
 """
 
 from __future__ import annotations
@@ -21,84 +21,84 @@ from touchline.statistics.proportion import Interval, wilson
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScoredEstimate:
-    """One estimate beside what happened."""
+    """Estimate with its measured value."""
 
     quantity: str
-    """What was estimated: `seconds per step`, `peak memory`."""
+    """Estimated quantity: `seconds per step`, `peak memory`."""
     name: str
-    """The run."""
+    """Run."""
     estimate: Estimate
-    """What was said before."""
+    """Estimate made beforehand."""
     actual: float
-    """What was measured, in the estimate's unit."""
+    """Measured value, in the estimate's unit."""
 
     @property
     def held(self) -> bool:
-        """Whether the interval held the truth."""
+        """Return True if the interval contains the measured value."""
         return self.estimate.low <= self.actual <= self.estimate.high
 
     @property
     def error(self) -> float:
-        """Estimate over truth, minus 1: 0.2 is a fifth too much."""
+        """Return estimate over measured value, minus 1: 0.2 is 20% too high."""
         return self.estimate.value / self.actual - 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CalibrationRow:
-    """How well one kind of estimate did."""
+    """Calibration of one kind of estimate."""
 
     quantity: str
-    """What was estimated, or `all`."""
+    """Estimated quantity, or `all`."""
     rung: Rung | None
-    """What the estimates rested on; none: all rungs."""
+    """Evidence level of the estimates. None for all levels."""
     count: int
-    """Estimates."""
+    """Number of estimates."""
     held: int
-    """Intervals that held the truth."""
+    """Number of intervals that contain the measured value."""
     coverage: float
-    """Their share."""
+    """Fraction of intervals that contain the measured value."""
     coverage_interval: Interval
-    """Wilson's 95 % interval of that share."""
+    """Wilson's 95% interval of the coverage."""
     promised: float
-    """The share that the intervals promised."""
+    """Nominal coverage."""
     median_error: float
-    """Median of the errors' sizes; 0.1 is 10 %."""
+    """Median absolute relative error; 0.1 is 10%."""
     median_ratio: float
-    """Median of upper over lower end; infinite where lower ends are zero."""
+    """Median ratio of upper to lower end; infinite if lower ends are zero."""
     too_low: int
-    """Truths above the upper end."""
+    """Measured values above the upper end."""
     too_high: int
-    """Truths below the lower end."""
+    """Measured values below the lower end."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CalibrationMark:
-    """One point of the picture: predicted against measured, with its interval."""
+    """Point of the calibration figure: predicted against measured, with its interval."""
 
     name: str
-    """The run."""
+    """Run."""
     quantity: str
-    """What was estimated."""
+    """Estimated quantity."""
     unit: str
-    """Of all three numbers and the truth."""
+    """Unit of all values."""
     rung: Rung
-    """What the estimate rested on."""
+    """Evidence level of the estimate."""
     predicted: float
-    """The estimate."""
+    """Estimate."""
     low: float
     """Lower end."""
     high: float
     """Upper end."""
     measured: float
-    """The truth."""
+    """Measured value."""
     outside: bool
-    """Whether the interval missed it."""
+    """Whether the interval does not contain the measured value."""
 
 
 def calibration(scored: Sequence[ScoredEstimate]) -> tuple[CalibrationRow, ...]:
-    """One row a quantity and rung, then one a quantity over all rungs; nothing where nothing was scored.
+    """Return one row per quantity and evidence level, then one per quantity over all levels.
 
-    Estimates or truths that are not above zero have no ratio and are left out.
+    Estimates or measured values that are not above zero are left out.
     """
     usable = [each for each in scored if each.actual > 0 and each.estimate.value > 0]
     rows: list[CalibrationRow] = []
@@ -111,7 +111,7 @@ def calibration(scored: Sequence[ScoredEstimate]) -> tuple[CalibrationRow, ...]:
 
 
 def calibration_marks(scored: Sequence[ScoredEstimate]) -> tuple[CalibrationMark, ...]:
-    """What a picture of predicted against measured shows, in the order given."""
+    """Return the points of the figure of predicted against measured values, in the given order."""
     return tuple(
         CalibrationMark(
             name=each.name,
@@ -129,7 +129,7 @@ def calibration_marks(scored: Sequence[ScoredEstimate]) -> tuple[CalibrationMark
 
 
 def leave_one_out(points: Sequence[TimePoint], machine: TargetMachine) -> tuple[ScoredEstimate, ...]:
-    """Every measured run estimated from all others.
+    """Estimate every measured run from all others.
 
     Args:
         points: the runs.
@@ -145,7 +145,7 @@ def leave_one_out(points: Sequence[TimePoint], machine: TargetMachine) -> tuple[
 
 
 def score_step(point: TimePoint, estimate: Estimate) -> ScoredEstimate:
-    """A measured run beside an estimate of its step."""
+    """Return a measured run with an estimate of its step."""
     return ScoredEstimate(
         quantity="seconds per step", name=point.name, estimate=estimate, actual=point.seconds_per_step
     )

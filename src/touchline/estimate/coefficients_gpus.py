@@ -1,4 +1,4 @@
-"""GPUs: what a process can use of their memory, what the driver takes, and how fast they are at best."""
+"""GPUs: usable memory, driver overhead and published peak rates."""
 
 from __future__ import annotations
 

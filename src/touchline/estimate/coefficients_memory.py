@@ -1,4 +1,4 @@
-"""Bytes and spreads of the memory estimate that were measured or published, each with where it comes from."""
+"""Measured or published constants of the memory estimate, each with its source."""
 
 from __future__ import annotations
 

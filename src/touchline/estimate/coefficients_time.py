@@ -1,7 +1,6 @@
-"""What the time of a step rests on before anything is measured, and how far times scatter.
+"""Prior rates of the step time and their spreads, used until something is measured on a machine.
 
-Medians and standard deviations of logarithms. They hold for one device. Whatever is measured on a machine replaces
-them there; they decide alone only where nothing was.
+Medians, and standard deviations of logarithms, for one device. Measurements on a machine replace them there.
 """
 
 from __future__ import annotations

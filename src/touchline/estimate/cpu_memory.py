@@ -1,4 +1,4 @@
-"""Memory of our trainer's process where a processor trains: its resident set, with a wide interval."""
+"""Memory of a training process on a CPU: its resident set, with a wide interval."""
 
 from __future__ import annotations
 
@@ -31,7 +31,16 @@ def cpu_memory_estimate(
     evidence: Sequence[MeasuredPoint] = (),
     with_what_ifs: bool = True,
 ) -> MemoryEstimate:
-    """Resident memory of a training process on a processor.
+    """Estimate the resident memory of a training process on a CPU.
+
+    Tensors follow the closed form, without the cuBLAS workspace; kernels and the allocator add scratch memory;
+    libraries take about 0.5 GiB. `reserved` is tensors and scratch, `process` includes the libraries.
+
+    Tensors follow the closed form, without the cuBLAS workspace; kernels and the allocator add scratch memory;
+    libraries take about 0.5 GiB. `reserved` is tensors and scratch, `process` includes the libraries.
+
+    Tensors follow the closed form, without the cuBLAS workspace; kernels and the allocator add scratch memory;
+    libraries take about 0.5 GiB. `reserved` is tensors and scratch, `process` includes the libraries.
 
     Tensors are the closed form's, without cuBLAS's workspace; kernels and the allocator add scratch; the libraries
     take some half a gibibyte. `reserved` is what is resident of tensors and scratch, `process` with the libraries.
@@ -67,7 +76,7 @@ def cpu_memory_estimate(
     of_processes = [point for point in evidence if point.kind == "process"]
     fitted, _ = fit_with(setup, batch, coefficients, of_processes, computed)
     rung, names = Rung.NOTHING, tuple[str, ...]()
-    method = "closed form, scratch of kernels and allocator, and the libraries"
+    method = "closed form plus scratch memory and libraries"
     if fitted is not None:
         process, rung, names, method = fitted.found, fitted.rung, fitted.names, fitted.method
 
@@ -89,14 +98,14 @@ def cpu_memory_estimate(
     of_process = estimate(process, method, "process")
     return MemoryEstimate(
         allocated=estimate(allocated, "closed form", "allocated"),
-        reserved=estimate(reserved, "closed form, and scratch of kernels and allocator", "reserved"),
+        reserved=estimate(reserved, "closed form plus scratch memory", "reserved"),
         process=of_process,
         breakdown={
             name: (size - (WORKSPACE_BYTES if name == "other" else 0)) / GIB for name, size in parts.by_name().items()
         },
         capacity_gib=capacity_gib,
         verdict=verdict(of_process, capacity_gib),
-        assumption="how much scratch the kernels of this processor take beside the tensors",
+        assumption="the scratch memory of this CPU's kernels",
         what_ifs=tuple(
             # What the allocator holds beside tensors is another share here than on a GPU.
             replace(what, reserved_gib=(what.allocated_gib - less) * typical)

@@ -1,4 +1,4 @@
-"""What a training leaves on disk, file by file: adapters exactly, everything else to a few kilobytes."""
+"""Disk usage of a training, file by file: exact for adapters, within a few kilobytes for the rest."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from touchline.estimate.coefficients_memory import (
 from touchline.estimate.layers import FLOAT, role_of, size_of
 
 Save = Literal["adapter", "merged", "full"]
-"""The adapter alone; the whole model with it merged in; the whole model that was trained."""
+"""Contents of a checkpoint: adapter only, merged model, or fully trained model."""
 _MEGA = 1e6
 _TYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 _PREFIX = "base_model.model.model.layers"
@@ -31,18 +31,18 @@ _PREFIX = "base_model.model.model.layers"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DiskEstimate:
-    """What one run leaves."""
+    """Disk usage of one run."""
 
     total: Estimate
-    """Everything, MB."""
+    """Total, MB."""
     parts: Mapping[str, float]
     """MB by part: checkpoints, resume, logs, evaluations."""
     largest: float
-    """MB at the most while it trains: an old state stays until the next one is whole."""
+    """Peak during training in MB, since the old training state stays until the next one is complete."""
 
 
 def adapter_tensors(shape: ModelShape, rank: int, target_modules: tuple[str, ...]) -> Iterator[tuple[str, int, int]]:
-    """(name, rows, columns) of an adapter's tensors, as PEFT names them in its file."""
+    """Yield name, rows and columns of an adapter's tensors, as PEFT names them in its file."""
     for layer in range(shape.num_layers):
         for linear in shape.linears:
             if linear.name in target_modules:
@@ -61,10 +61,11 @@ def adapter_file_bytes(
     *,
     file: Literal["safetensors", "torch"] = "safetensors",
 ) -> int:
-    """Bytes of `adapter_model.safetensors`, header included, exact for Llama-like names; or of `adapter_model.pt`.
+    """Return the bytes of `adapter_model.safetensors` with its header, exact for Llama-like names; or of
+    `adapter_model.pt`.
 
-    A safetensors file is eight bytes of length, a JSON header padded to a multiple of eight, and the tensors one
-    after the other (its README, "Format"). A file of torch.save is some bytes larger a tensor.
+    A safetensors file is eight bytes of length, a JSON header padded to a multiple of eight, and the tensors (its
+    README, "Format"). A file of torch.save is some bytes larger per tensor.
     """
     tensors = sorted(adapter_tensors(shape, rank, target_modules))
     size = size_of(dtype)
@@ -80,12 +81,13 @@ def adapter_file_bytes(
 
 
 def model_bytes(shape: ModelShape, dtype: Dtype) -> int:
-    """Bytes of a whole model's shards, without their headers of some hundred bytes a tensor."""
+    """Return the bytes of a model's shards, without their headers of some hundred bytes per tensor."""
     return shape.num_parameters * size_of(dtype)
 
 
 def resume_bytes(setup: TrainingSetup) -> int:
-    """Bytes of our saved state: trained parameters, two moments of the same type, their step counts, random states."""
+    """Return the bytes of a training state: trained parameters, two moments of the same dtype, step counts, RNG
+    states."""
     trained = setup.trained_parameters * size_of(setup.base_dtype if setup.method == "full" else setup.adapter_dtype)
     layers = sum(linear.name in setup.target_modules for linear in setup.shape.linears)
     tensors = 2 * setup.shape.num_layers * max(layers, 1)
@@ -106,7 +108,7 @@ def disk_estimate(
     evaluations: int = 0,
     answers: int = 0,
 ) -> DiskEstimate:
-    """What a run leaves on disk.
+    """Estimate the disk usage of a run.
 
     Args:
         setup: the run's settings.
@@ -146,7 +148,7 @@ def disk_estimate(
             unit="MB",
             low=max(0.0, total - spare / 4),
             high=total + spare,
-            method=f"{checkpoints} x {save}{', the state to go on from' if resumes else ''}, and logs, by their forms",
+            method=f"{checkpoints} x {save}{', the training state' if resumes else ''}, and logs, by file format",
             rung=Rung.NOTHING,
             aggregation="sum",
         ),

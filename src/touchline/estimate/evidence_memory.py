@@ -1,9 +1,9 @@
-"""What measured peaks say of a run that was not measured: rungs 1 to 3 of the ladder of evidence.
+"""Memory estimates from measured peaks: evidence levels 1 to 3.
 
-Every rung keeps the closed form's shape, resident memory plus activations, and fits what is unknown in it: nothing
-(the same run), a factor on the activations (one point of the same model), the resident part as well (two or more), or
-one factor for a trainer (other models). From two runs on, a rung stands in for the closed form only if it predicts each
-run from the others at least as well as the closed form does; few runs get Student's t.
+Every level keeps the closed form, resident memory plus activations, and fits what is unknown in it: nothing (the
+same run), a factor on the activations (one point of the same model), the resident part as well (two or more), or one
+factor per trainer (other models). From two runs on, a level replaces the closed form only if it predicts each run
+from the others at least as well. Few runs use Student's t.
 """
 
 from __future__ import annotations
@@ -31,80 +31,80 @@ from touchline.estimate.residuals import half_width, spread
 from touchline.estimate.spreads import NORMAL_95, ORDER, Range, contexts, fragmentation
 
 _PLAUSIBLE = (0.35, 2.8)
-"""A factor on the activations outside of this contradicts the settings that it is said to belong to."""
+"""Range of plausible factors on the activations. A factor outside contradicts the stated settings."""
 _SHIFTS = 4.0
 """Standard deviations of resident memory beyond which a point contradicts it."""
 _LINE_SPREAD = 0.04
 """Standard deviation up to which a line through the points is preferred to the formula's slope."""
 _AFTER_INIT = 1.02
-"""A peak within 2 % of what lies there after the model is loaded is that, not a training's."""
+"""A peak within 2% of the memory after loading the model is not a training's peak."""
 _PRIOR_WEIGHT = 4
-"""How many residuals the standard deviations of `coefficients_memory.py` are worth."""
+"""Number of residuals that the standard deviations of `coefficients_memory.py` are worth."""
 _SPREAD_AT_REST = 0.005
-"""Rounding of published figures, and what an allocator rounds, as a share of the figure."""
+"""Relative rounding error of published figures and of the allocator."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MeasuredPoint:
-    """A peak that was measured while a run trained."""
+    """Peak memory measured during a training."""
 
     setup: TrainingSetup
-    """The run's settings."""
+    """Settings of the run."""
     batch: MicroBatch
     """Its largest micro-batch."""
     kind: MemoryKind
-    """Which memory."""
+    """Kind of memory."""
     peak_gib: float
-    """The peak, GiB."""
+    """Peak, GiB."""
     name: str
-    """The run's name or id."""
+    """Name or id of the run."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fitted:
-    """An estimate of one kind of memory from points, or why there is none."""
+    """Estimate of one kind of memory from measured points."""
 
     kind: MemoryKind
-    """Which memory."""
+    """Kind of memory."""
     found: Range
-    """GiB."""
+    """Estimate, GiB."""
     rung: Rung
-    """What it rests on."""
+    """Evidence level."""
     method: str
-    """What was fitted, in words."""
+    """Description of the fit."""
     names: tuple[str, ...]
-    """The runs."""
+    """Runs used."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Computed:
-    """The closed form in one kind of memory, GiB."""
+    """Closed-form value of one kind of memory, GiB."""
 
     resident: float
-    """What lies there all the time."""
+    """Memory allocated throughout the training."""
     activations: float
-    """What comes and goes."""
+    """Memory allocated within a step."""
     resident_error: float
-    """Standard deviation of the first."""
+    """Standard deviation of the resident part."""
     phase: str = ""
-    """When the peak is."""
+    """Phase of the peak."""
 
     @property
     def total(self) -> float:
-        """Both."""
+        """Return the sum of both."""
         return self.resident + self.activations
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Point:
-    """A point beside the closed form's figures for it."""
+    """Measured point with its closed-form value."""
 
     measured: MeasuredPoint
     computed: Computed
 
     @property
     def factor(self) -> float:
-        """Activations measured over computed."""
+        """Return measured over computed activations."""
         return (self.measured.peak_gib - self.computed.resident) / self.computed.activations
 
 
@@ -115,7 +115,7 @@ def fit(
     gpu: Gpu | None,
     points: Sequence[MeasuredPoint],
 ) -> tuple[Fitted | None, tuple[str, ...]]:
-    """The estimate of the best rung that the points allow, and why any were left out."""
+    """Return the estimate at the best evidence level, and reasons for points that were left out."""
 
     def computed(other: TrainingSetup, its: MicroBatch, kind: MemoryKind) -> Computed:
         return _computed(other, its, coefficients, gpu, kind)
@@ -130,7 +130,7 @@ def fit_with(
     points: Sequence[MeasuredPoint],
     computed: Callable[[TrainingSetup, MicroBatch, MemoryKind], Computed],
 ) -> tuple[Fitted | None, tuple[str, ...]]:
-    """The same for memory that another formula gives."""
+    """Return the same for memory that another formula computes."""
     return _fit(setup, batch, coefficients, points, computed, PROCESS_NOISE)
 
 
@@ -180,8 +180,8 @@ def _after_init(point: MeasuredPoint, coefficients: MemoryCoefficients) -> str |
     if point.peak_gib > idle * _AFTER_INIT:
         return None
     return (
-        f"{point.name}: {point.peak_gib:.2f} GiB is what lies there after the model is loaded ({idle:.2f} GiB), no "
-        "training's peak"
+        f"{point.name}: {point.peak_gib:.2f} GiB is the memory after loading the model ({idle:.2f} GiB), not a "
+        "training peak"
     )
 
 
@@ -205,7 +205,7 @@ def _computed(
 
 
 def stack_key(setup: TrainingSetup) -> tuple[object, ...]:
-    """What must be the same for runs of different models to tell of each other."""
+    """Return a key that is equal for runs of different models that inform each other."""
     return (
         setup.backend,
         setup.method,
@@ -254,7 +254,7 @@ def _observed(kind: MemoryKind, points: list[_Point]) -> Fitted:
 
 
 def _scatter(logs: Sequence[float], prior_sigma: float) -> tuple[float, int]:
-    """Standard deviation of a new one of these, and its degrees of freedom."""
+    """Return the standard deviation of a new value, and its degrees of freedom."""
     count = len(logs)
     mean = math.fsum(logs) / count
     # The mean is one of what the residuals are taken from, so they are this much too small.
@@ -266,7 +266,7 @@ def _scatter(logs: Sequence[float], prior_sigma: float) -> tuple[float, int]:
 
 
 def _worse_than_formula(points: list[_Point], predict: Callable[[list[_Point], Computed], float | None]) -> str | None:
-    """Why a fit does not stand in for the closed form: it predicts runs that it has not seen less well."""
+    """Return the reason why a fit does not replace the closed form: it predicts unseen runs less well."""
     fitted: list[float] = []
     formula: list[float] = []
     for index, point in enumerate(points):
@@ -280,11 +280,11 @@ def _worse_than_formula(points: list[_Point], predict: Callable[[list[_Point], C
     ours, theirs = (math.sqrt(math.fsum(each * each for each in errors) / len(errors)) for errors in (fitted, formula))
     if ours <= max(theirs, SAME_STACK_ERROR):
         return None
-    return f"predicting each run from the others is {ours:.0%} off, and the closed form {theirs:.0%}"
+    return f"leave-one-out error is {ours:.0%}, the closed form's {theirs:.0%}"
 
 
 def _from_model(kind: MemoryKind, points: list[_Point], target: Computed, noise: float) -> Fitted | str:
-    """What runs of the same model say: both parts from two or more that differ, else what one is likely to mean."""
+    """Return an estimate from runs of the same model: both parts from two or more distinct runs, else a factor."""
     names = tuple(point.measured.name for point in points)
     found = _line(points, target, noise)
     if not isinstance(found, str) and len(points) > 1:
@@ -307,7 +307,7 @@ def _from_model(kind: MemoryKind, points: list[_Point], target: Computed, noise:
 
 
 def _line(points: list[_Point], target: Computed, noise: float) -> _Line | str:
-    """The fit with one or with two parameters, by which is surer."""
+    """Return the more certain of the fits with one and with two parameters."""
     found = _from_one(points, target, noise)
     if len({round(point.computed.activations, 6) for point in points}) > 1:
         line = _from_line(points, target, noise)
@@ -319,7 +319,7 @@ def _line(points: list[_Point], target: Computed, noise: float) -> _Line | str:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Line:
-    """A fit: the value, the standard deviation of its logarithm, and what was fitted."""
+    """Fitted value, standard deviation of its logarithm, and description."""
 
     value: float
     spread: float
@@ -327,7 +327,7 @@ class _Line:
 
 
 def _from_line(points: list[_Point], target: Computed, noise: float) -> _Line | str:
-    """Least squares on resident memory and the factor."""
+    """Fit resident memory and the factor by least squares."""
     mean_x = sum(point.computed.activations for point in points) / len(points)
     mean_y = sum(point.measured.peak_gib for point in points) / len(points)
     square = sum((point.computed.activations - mean_x) ** 2 for point in points)
@@ -335,7 +335,7 @@ def _from_line(points: list[_Point], target: Computed, noise: float) -> _Line | 
     value = mean_y + slope * (target.activations - mean_x)
     base = value - slope * target.activations
     if not _PLAUSIBLE[0] <= slope <= _PLAUSIBLE[1] or base < target.resident / 2:
-        return f"activations of {slope:.2f} times the formula's are not these settings'"
+        return f"activations of {slope:.2f} times the formula's contradict these settings"
     lever = math.sqrt(1 / len(points) + (target.activations - mean_x) ** 2 / square)
     words = f"resident memory ({base:.2f} GiB) and a factor on activations ({slope:.2f}) fitted to runs of this model"
     rest = math.fsum((p.measured.peak_gib - base - slope * p.computed.activations) ** 2 for p in points)
@@ -345,10 +345,10 @@ def _from_line(points: list[_Point], target: Computed, noise: float) -> _Line | 
 
 
 def _from_one(points: list[_Point], target: Computed, noise: float) -> _Line | str:
-    """One point, or the mean of several: what it has over the formula is divided by where the formula is unsure.
+    """Fit a factor to one point, or to the mean of several, by Bayesian updating.
 
-    Resident memory and the factor on activations are normal around the formula's; the point's excess has the
-    covariance with the wanted figure that both have in common.
+    Resident memory and the factor on activations are normal around the formula's values; the excess of the point is
+    attributed in proportion to the covariance.
     """
     count = len(points)
     peak = sum(point.measured.peak_gib for point in points) / count
@@ -360,7 +360,7 @@ def _from_one(points: list[_Point], target: Computed, noise: float) -> _Line | s
     factor = 1 + excess * of_factor * activations / known
     shift = excess * of_resident / known
     if not _PLAUSIBLE[0] <= factor <= _PLAUSIBLE[1] or abs(shift) > _SHIFTS * target.resident_error:
-        return f"activations of {(peak - resident) / activations:.2f} times the formula's are not these settings'"
+        return f"activations of {(peak - resident) / activations:.2f} times the formula's contradict these settings"
     common = of_resident + of_factor * activations * target.activations
     value = target.resident + target.activations + excess * common / known
     left = of_resident + of_factor * target.activations**2 - common**2 / known
@@ -372,11 +372,11 @@ def _from_one(points: list[_Point], target: Computed, noise: float) -> _Line | s
 
 
 def _from_stack(kind: MemoryKind, points: list[_Point], target: Computed) -> Fitted | str:
-    """One factor on activations for the trainer: the geometric mean over runs of other models."""
+    """Fit one factor on activations for the trainer: the geometric mean over runs of other models."""
     sound = [point for point in points if _PLAUSIBLE[0] <= point.factor <= _PLAUSIBLE[1]]
     if not sound:
         refused = ", ".join(point.measured.name for point in points)
-        return f"{refused}: activations of {points[0].factor:.2f} times the formula's are not these settings'"
+        return f"{refused}: activations of {points[0].factor:.2f} times the formula's contradict these settings"
     logs = [math.log(point.factor) for point in sound]
     names = tuple(point.measured.name for point in sound)
 

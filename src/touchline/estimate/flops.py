@@ -19,7 +19,7 @@ from touchline.core.estimate import TrainingSetup
 from touchline.estimate.work import StepWork
 
 _PRODUCT = 2
-"""A multiplication and an addition."""
+"""Operations of a multiplication and an addition."""
 _BACKWARD_FUSED = 2.5
 _BACKWARD_EAGER = 2.0
 
@@ -29,27 +29,28 @@ class StepFlops:
     """Operations of one optimizer step, by part."""
 
     linear: float
-    """The blocks' matrices."""
+    """Linear layers of the blocks."""
     adapter: float
-    """The adapter's."""
+    """Adapter."""
     head: float
-    """The output layer."""
+    """Output layer."""
     attention: float
-    """Scores, and their product with the values."""
+    """Attention scores, and their product with the values."""
 
     @property
     def total(self) -> float:
-        """All of them."""
+        """Return the sum of all parts."""
         return self.linear + self.adapter + self.head + self.attention
 
 
 def passes(setup: TrainingSetup) -> int:
-    """How often a frozen matrix is multiplied with the tokens: forward, backward, and forward again."""
+    """Return how often a frozen matrix is multiplied per step: forward, backward, and forward again with
+    checkpointing."""
     return 3 if setup.gradient_checkpointing else 2
 
 
 def step_flops(setup: TrainingSetup, work: StepWork) -> StepFlops:
-    """Operations of one optimizer step on one device.
+    """Return the operations of one optimizer step on one device.
 
     Args:
         setup: the settings.
@@ -72,7 +73,7 @@ def step_flops(setup: TrainingSetup, work: StepWork) -> StepFlops:
 
 
 def forward_flops(setup: TrainingSetup, work: StepWork) -> float:
-    """Operations of the forward pass alone: what a validation does."""
+    """Return the operations of a forward pass, as in a validation."""
     shape = setup.shape
     logits = work.label_tokens if _label_tokens_only(setup) else work.tokens
     adapter = 0 if setup.method == "full" else setup.trained_parameters

@@ -1,4 +1,4 @@
-"""A GPU by its name. An unknown one is missing, never guessed."""
+"""GPUs by name. An unknown one is missing, never guessed."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ _FAMILY = re.compile(r"(?:rtx)?[a-z]{0,2}\d+")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Gpu:
-    """A kind of GPU."""
+    """GPU type."""
 
     name: str
-    """The name that we call it by, `A100-80GB`."""
+    """Name used by touchline, `A100-80GB`."""
     capacity_gib: float
-    """Memory that the framework sees of it."""
+    """Memory available to the framework."""
     context_gib: float
-    """What the driver keeps of that for a process."""
+    """Memory that the driver uses per process."""
     peak_tflops: float | None
-    """Dense tensor throughput in bfloat16; none where it has no such units."""
+    """Dense tensor throughput in bfloat16. None if it has no such units."""
     bandwidth_gb_s: float
-    """Bandwidth of its memory."""
+    """Memory bandwidth."""
 
     @property
     def capacity(self) -> Quantity:
-        """The capacity with its source."""
+        """Return the capacity with its source."""
         return Quantity(
             value=self.capacity_gib,
             unit="GiB",
@@ -42,15 +42,15 @@ class Gpu:
 
 
 def gpu_names() -> tuple[str, ...]:
-    """The names that are known, without the aliases."""
+    """Return the known names, without aliases."""
     return tuple(GPUS)
 
 
 @functools.cache
 def find_gpu(name: str) -> Gpu | Missing:
-    """The GPU of that name: ours, nvidia-smi's, or a usual short form; upper and lower case alike.
+    """Return the GPU with a name: ours, nvidia-smi's, or a common short form; case is ignored.
 
-    `A100` and `V100` alone stand for two memories each and are missing.
+    `A100` and `V100` alone are sold with two memories each and are missing.
     """
     plain = _plain(name)
     for known in GPUS:
@@ -60,15 +60,16 @@ def find_gpu(name: str) -> Gpu | Missing:
         if _plain(alias) == plain:
             if known_or_none is None:
                 both = ", ".join(known for known in GPUS if known.startswith(f"{alias}-"))
-                return Missing(missing=f"{name!r} is sold with several memories: say one of {both}")
+                return Missing(missing=f"{name!r} is sold with several memory sizes: use one of {both}")
             return _gpu(known_or_none)
     return Missing(missing=f"the GPU {name!r} is not known; known are {', '.join(GPUS)}")
 
 
 def similar_gpus(name: str) -> tuple[str, ...]:
-    """Return the known GPUs that a name may stand for, best last: of `a100` and `A100-90GB` those with either memory.
+    """Return the known GPUs that a name may stand for, best last: for `a100` and `A100-90GB` those with either
+    memory.
 
-    A name that is known gives itself alone; a slice of a divided GPU (`a100_1g.5gb`) and what resembles none, nothing.
+    A known name returns itself. A slice of a divided GPU (`a100_1g.5gb`) and an unrelated name return nothing.
     """
     found = find_gpu(name)
     if isinstance(found, Gpu):
@@ -86,7 +87,7 @@ def similar_gpus(name: str) -> tuple[str, ...]:
 
 
 def nearest_gpus(name: str) -> tuple[str, ...]:
-    """Return the known GPUs that a mistyped name was meant to be, best last."""
+    """Return the known GPUs closest to a misspelled name, best last."""
     similar = similar_gpus(name)
     if _SLICE.search(name.lower()) or any(_words(known)[:1] == _words(name)[:1] for known in similar):
         return similar
@@ -97,7 +98,7 @@ def nearest_gpus(name: str) -> tuple[str, ...]:
 
 
 def _words(name: str) -> tuple[str, ...]:
-    """`NVIDIA RTX-6000 Ada` becomes `rtx6000`, `ada`."""
+    """Split a name into words: `NVIDIA RTX-6000 Ada` becomes `rtx6000`, `ada`."""
     found = re.findall(r"[a-z0-9]+", _VENDORS.sub("", name.strip()).lower())
     if len(found) > 1 and found[0] == "rtx":
         found = [found[0] + found[1], *found[2:]]
@@ -105,7 +106,7 @@ def _words(name: str) -> tuple[str, ...]:
 
 
 def _plain(name: str) -> str:
-    """`NVIDIA A100-SXM4-80GB` and `a100 sxm4 80gb` become one."""
+    """Normalize a name: `NVIDIA A100-SXM4-80GB` and `a100 sxm4 80gb` become equal."""
     return re.sub(r"[^a-z0-9]", "", _VENDORS.sub("", name.strip()).lower())
 
 

@@ -1,7 +1,7 @@
-"""From records of the history, imported and our own, to points of time.
+"""Measured points of time and memory from run records, imported or our own.
 
-A run that cannot be used is not guessed at: it comes back with the reason. Our own runs tell what they computed
-(`RunRecord.work`); of others it is taken from their settings, where these leave no doubt.
+A record that cannot be used is returned with the reason instead of being guessed. Our own runs record their work
+(`RunRecord.work`); for others it follows from their settings, if these are unambiguous.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ T = TypeVar("T")
 
 _METHODS: Final = frozenset({"lora", "qlora", "full"})
 _LACKING: Final = {
-    "gpu": "the log names no device, or one that is sold with several memories",
+    "gpu": "the log names no device, or one that is sold with several memory sizes",
     "model": "the log names no model",
-    "trainer": "the log does not tell which trainer",
-    "method": "the log does not tell the method",
-    "precision": "the log does not tell the element type",
-    "micro_batch_size": "the log does not tell the micro-batch",
-    "gradient_accumulation_steps": "the log does not tell the accumulation",
-    "dataset": "how far its batches were padded is not known",
-    "max_seq_len": "packed, and the log does not tell how long a row is",
+    "trainer": "the log does not name the trainer",
+    "method": "the log does not state the method",
+    "precision": "the log does not state the dtype",
+    "micro_batch_size": "the log does not state the micro-batch size",
+    "gradient_accumulation_steps": "the log does not state the gradient accumulation steps",
+    "dataset": "the padding of its batches is unknown",
+    "max_seq_len": "packed, but the log does not state the sequence length",
 }
-"""Why a record teaches nothing, by the fact that it lacks."""
+"""Reason why a record cannot be used, by the missing fact."""
 _NARROW = 1.3
-"""Longest over mean length up to which the width of a padded batch lies within some per cent of either."""
+"""Ratio of longest to mean length up to which the width of a padded batch is close to either."""
 
 
 def read_or_missing(
@@ -49,17 +49,17 @@ def read_or_missing(
     record: RunRecord,
     shape_of: Callable[[str], ModelShape | Missing],
 ) -> T | Missing:
-    """What a record teaches; nothing where its figures cannot be those of any run, as in a file edited by hand."""
+    """Return a value read from a record, or missing if its figures are impossible, as in a file edited by hand."""
     try:
         return read(record, shape_of)
     except (ValueError, OverflowError, ZeroDivisionError) as error:
-        return Missing(missing=f"its figures are of no run: {error}")
+        return Missing(missing=f"impossible figures: {error}")
 
 
 def collect_time_points(
     records: Iterable[RunRecord], shape_of: Callable[[str], ModelShape | Missing]
 ) -> tuple[tuple[TimePoint, ...], tuple[tuple[str, Missing], ...]]:
-    """What the history teaches of time, and what of it cannot be used.
+    """Return the time points of the history, and the records that cannot be used.
 
     Args:
         records: imported runs and our own.
@@ -80,14 +80,14 @@ def collect_time_points(
 
 
 def to_time_point(record: RunRecord, shape_of: Callable[[str], ModelShape | Missing]) -> TimePoint | Missing:
-    """What one record teaches of time, or why it teaches nothing."""
+    """Return the time point of a record, or the reason why it has none."""
     seconds = _first(record.costs.seconds_per_step_without_pauses, record.costs.seconds_per_step)
     if seconds is None or seconds <= 0:
         return Missing(missing="no seconds per step")
     machine = record.machine.key
     devices = _first(record.machine.gpus)
     if devices is not None and devices > 1:
-        return Missing(missing=f"{devices:.0f} devices: what they tell each other takes time that is not counted")
+        return Missing(missing=f"{devices:.0f} devices: communication time is not modeled")
     lacking = missing_facts(record)
     if lacking or machine is None:
         return missing_facts_reason(lacking)
@@ -116,9 +116,9 @@ def to_time_point(record: RunRecord, shape_of: Callable[[str], ModelShape | Miss
 
 
 def missing_facts(record: RunRecord) -> tuple[str, ...]:
-    """Return the facts without which a record teaches nothing of time, by the keys that state them.
+    """Return the facts that a record lacks for an estimate, by the keys that state them.
 
-    Empty too where the run was not timed and its memory not measured: no fact would make up for that.
+    Empty also if neither time nor memory was measured, since no fact would help.
     """
     costs = record.costs
     timed = _first(costs.seconds_per_step_without_pauses, costs.seconds_per_step) is not None
@@ -129,12 +129,12 @@ def missing_facts(record: RunRecord) -> tuple[str, ...]:
 
 
 def missing_facts_reason(keys: tuple[str, ...]) -> Missing:
-    """Return why a record teaches nothing that lacks these facts, with the options that state them."""
+    """Return the reason that a record lacks these facts, with the options that state them."""
     return Missing(missing="; ".join(f"{_LACKING[key]} (history import {flag_of(key)})" for key in keys))
 
 
 def _is_known(machine: MachineFacts) -> bool:
-    """Return True if a machine is one kind; `A100` stands for GPUs of two memories."""
+    """Return True if a machine is of one type. `A100` stands for GPUs with two memories."""
     return machine.key is not None and (isinstance(machine.gpu, Missing) or len(similar_gpus(machine.gpu.value)) < 2)
 
 
@@ -167,7 +167,7 @@ def _missing_batches(record: RunRecord) -> tuple[str, ...]:
 
 
 def to_training_setup(record: RunRecord, shape_of: Callable[[str], ModelShape | Missing]) -> TrainingSetup | Missing:
-    """The settings of a recorded run, or which of them nobody told."""
+    """Return the training setup of a record, or the settings that are missing."""
     lacking = _missing_settings(record)
     if lacking or not isinstance(record.model.name, SourcedText):
         return missing_facts_reason(lacking)
@@ -183,7 +183,7 @@ def to_training_setup(record: RunRecord, shape_of: Callable[[str], ModelShape | 
     if method is not None and variant != "lora":
         method = "lora"
     if method not in _METHODS:
-        return Missing(missing=f"nothing is known of what the method {str(method)[:40]!r} keeps")
+        return Missing(missing=f"unknown method {str(method)[:40]!r}")
     targets = _word(training.target_modules)
     return TrainingSetup(
         shape=shape,
@@ -201,7 +201,7 @@ def to_training_setup(record: RunRecord, shape_of: Callable[[str], ModelShape | 
 
 
 def sequence_width(record: RunRecord) -> float | Missing:
-    """Tokens of a row, padding included, on average over a run whose settings are all that is known."""
+    """Return the mean tokens per sequence, padding included, from the settings of a run."""
     limit, mean, longest = (
         _first(each)
         for each in (record.batching.max_seq_len, record.batching.mean_tokens, record.batching.longest_tokens)
@@ -278,7 +278,7 @@ def _word(said: OptionalText) -> str | None:
 def collect_memory_points(
     records: Iterable[RunRecord], shape_of: Callable[[str], ModelShape | Missing]
 ) -> tuple[tuple[MeasuredPoint, ...], tuple[tuple[str, Missing], ...]]:
-    """What the history teaches of memory, and what of it cannot be used.
+    """Return the memory points of the history, and the records that cannot be used.
 
     Args:
         records: imported runs and our own.
@@ -298,7 +298,7 @@ def collect_memory_points(
 def to_memory_points(
     record: RunRecord, shape_of: Callable[[str], ModelShape | Missing]
 ) -> tuple[MeasuredPoint, ...] | Missing:
-    """One point a kind of memory, or why there is none."""
+    """Return one memory point per kind of memory, or the reason why there is none."""
     if isinstance(record.costs.peak_memory, Missing):
         return record.costs.peak_memory
     setup = to_training_setup(record, shape_of)
@@ -315,11 +315,11 @@ def to_memory_points(
         for peak in record.costs.peak_memory
         if peak.kind is not None and peak.phase == "step" and peak.unit in GIB_IN and peak.value > 0
     )
-    return points or Missing(missing="no peak that was taken while it trained")
+    return points or Missing(missing="no peak measured during training")
 
 
 def _largest(record: RunRecord) -> MicroBatch | Missing:
-    """The largest micro-batch: as our own runs tell it, or rows times the longest that a row can be."""
+    """Return the largest micro-batch: as recorded, or sequences times the longest possible one."""
     work = record.work
     facts = (work.largest_rows, work.largest_width, work.largest_label_tokens)
     if all(isinstance(fact, Quantity) for fact in facts):

@@ -1,4 +1,4 @@
-"""The ladder of evidence: one answer a rung, all of them kept, the narrowest consistent one chosen."""
+"""Choice between estimates of different evidence levels: the narrowest consistent one."""
 
 from __future__ import annotations
 
@@ -11,37 +11,49 @@ from typing import Final
 from touchline.core.estimate import Estimate, Rung
 
 STRETCH: Final = 1.5
-"""Intervals that do not meet when each is this much wider contradict each other: nine of ten hold the truth, so two
-that just miss each other are no rarity."""
+"""Factor on the widths below which two separate intervals still count as consistent. Each misses one value in ten,
+so a near miss of two is common."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ladder:
-    """All answers to one question."""
+    """All estimates of one quantity."""
 
     chosen: Estimate
-    """The one to use."""
+    """Chosen estimate."""
     answers: tuple[Estimate, ...]
-    """All, the best rung first."""
+    """All estimates, the best evidence level first."""
     contradictions: tuple[str, ...] = ()
-    """Which answers cannot both be right, in words."""
+    """Pairs of estimates that contradict each other, as text."""
 
 
 def log_width(estimate: Estimate) -> float:
-    """Width of the interval as the logarithm of its ends' ratio; infinite where the lower end is zero."""
+    """Return the width of the interval as the logarithm of the ratio of its ends; infinite if the lower end is zero."""
     if estimate.low <= 0:
         return 0.0 if estimate.high <= 0 else math.inf
     return math.log(estimate.high / estimate.low)
 
 
 def consistent(one: Estimate, other: Estimate) -> bool:
-    """Whether both can be right: whether their intervals meet, each a little wider."""
+    """Return True if the slightly widened intervals overlap."""
     (one_low, one_high), (low, high) = _stretched(one), _stretched(other)
     return one_low <= high and low <= one_high
 
 
 def choose(answers: Sequence[Estimate]) -> Ladder:
-    """The narrowest answer that contradicts none of the others; one that rests on nothing only where it is alone.
+    """Choose the narrowest estimate that contradicts no other. One without evidence is used only if it is alone.
+
+    A surprising measurement widens its interval, possibly beyond that of an estimate without evidence. If every
+    estimate contradicts another, the best evidence level is chosen and its interval widened until it meets the
+    others: a measurement counts more than a computation, but not as if nothing contradicted it.
+
+    A surprising measurement widens its interval, possibly beyond that of an estimate without evidence. If every
+    estimate contradicts another, the best evidence level is chosen and its interval widened until it meets the
+    others: a measurement counts more than a computation, but not as if nothing contradicted it.
+
+    A surprising measurement widens its interval, possibly beyond that of an estimate without evidence. If every
+    estimate contradicts another, the best evidence level is chosen and its interval widened until it meets the
+    others: a measurement counts more than a computation, but not as if nothing contradicted it.
 
     A measurement that surprises widens its interval, perhaps beyond the one that knows nothing of the surprise. Where
     every answer contradicts one, that of the best rung is taken, its interval widened until it meets the others':
@@ -51,7 +63,7 @@ def choose(answers: Sequence[Estimate]) -> Ladder:
         ValueError: there is no answer.
     """
     if not answers:
-        raise ValueError("a ladder has at least one rung")
+        raise ValueError("no estimates to choose from")
     ordered = sorted(answers, key=lambda answer: (answer.rung, log_width(answer), answer.value))
     pairs = [
         (one, other)
@@ -60,7 +72,8 @@ def choose(answers: Sequence[Estimate]) -> Ladder:
         if not consistent(one, other)
     ]
     words = tuple(
-        f"rung {one.rung}: {one.value:.3g} {one.unit}, rung {other.rung}: {other.value:.3g} {other.unit}"
+        f"evidence level {one.rung}: {one.value:.3g} {one.unit}, "
+        f"evidence level {other.rung}: {other.value:.3g} {other.unit}"
         for one, other in pairs
     )
     doubtful = {id(answer) for pair in pairs for answer in pair}

@@ -1,9 +1,9 @@
-"""What the blocks of a model keep for the backward pass, in bytes per token: the closed form, tensor by tensor.
+"""Memory that a model's blocks keep for the backward pass, in bytes per token: the closed form, tensor by tensor.
 
-Read off transformers' modules and PEFT's layers (torch 2.13, transformers 5.23, PEFT 0.21), where autograd keeps: the
+Derived from transformers' modules and PEFT's layers (torch 2.13, transformers 5.23, PEFT 0.21). Autograd keeps the
 float32 copy that a norm takes of its input; the inputs of layers that are trained or have an adapter; gate, up and
-their product; queries, keys, values, attention's result and one float32 number a head. A frozen layer keeps its
-weight, not its input. Held against a simulation of that code by `tests/estimate/test_memory_simulated.py`.
+their product; queries, keys, values, attention's result and one float32 number per head. A frozen layer keeps its
+weight, not its input. `tests/estimate/test_memory_simulated.py` compares it with a simulation of that code.
 """
 
 from __future__ import annotations
@@ -24,38 +24,38 @@ _SIZES = {"float32": FLOAT, "bfloat16": 2, "float16": 2}
 _ATTENTION_IN = frozenset({"q_proj", "k_proj", "v_proj", "qkv_proj", "query_key_value", "Wqkv", "c_attn", "W_pack"})
 _OUT = frozenset({"o_proj", "out_proj", "dense", "c_proj", "wo", "output_proj", "proj"})
 LAYER_NORMS = frozenset({"bloom", "falcon", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gptj", "mpt", "opt", "phi"})
-"""Families with LayerNorm, whose kernel keeps its input as it is; the others have RMSNorm, written out in float32."""
+"""Families with LayerNorm, whose kernel keeps its input unchanged. The others have RMSNorm, computed in float32."""
 QUERY_NORMS = frozenset({"qwen3", "qwen3_moe", "gemma3", "gemma3_text", "olmo2", "olmo3"})
-"""Families that norm queries and keys as well."""
+"""Families that also normalize queries and keys."""
 
 
 def size_of(dtype: str) -> int:
-    """Bytes of an element."""
+    """Return the bytes per element of a dtype."""
     return _SIZES[dtype]
 
 
 def computes_in(setup: TrainingSetup, coefficients: MemoryCoefficients) -> int:
-    """Bytes of an element of the stream of activations."""
+    """Return the bytes per element of the activations."""
     upcast = setup.method == "qlora" and coefficients.nf4_upcasts
     return FLOAT if upcast else size_of(setup.base_dtype)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BlockBytes:
-    """Bytes of one block per token; those `per_width` are multiplied with the row's width once more."""
+    """Bytes of one block per token; those `per_width` are also multiplied by the sequence length."""
 
     kept: float
-    """Kept by the forward pass."""
+    """Bytes kept by the forward pass."""
     kept_per_width: float
-    """The same, of attention scores that are held whole."""
+    """Bytes of fully stored attention scores, per token of width."""
     backward: float
-    """The most at once while the block's backward pass runs, what it kept included."""
+    """Peak bytes during the block's backward pass, including what the forward pass kept."""
     backward_per_width: float
-    """The same, of scores."""
+    """Peak bytes of attention scores, per token of width."""
 
 
 def role_of(linear: Linear, shape: ModelShape) -> Role:
-    """Where in a block a linear layer stands, by its name and, where that says nothing, by its size."""
+    """Return the position of a linear layer in a block, by its name or else by its size."""
     if linear.name in _ATTENTION_IN:
         return "attention_in"
     if linear.inputs == shape.intermediate_size and linear.outputs == shape.hidden_size:
@@ -67,13 +67,13 @@ def role_of(linear: Linear, shape: ModelShape) -> Role:
 
 
 def norms_of(shape: ModelShape) -> int:
-    """Norms over the whole stream in a block: its other parameters are theirs."""
+    """Return the number of norms over the residual stream in a block, from its other parameters."""
     per_norm = shape.hidden_size * (2 if shape.model_type in LAYER_NORMS else 1)
     return max(1, min(4, round(shape.other_parameters_per_layer / per_norm)))
 
 
 def block_bytes(setup: TrainingSetup, coefficients: MemoryCoefficients) -> BlockBytes:
-    """The closed form for one block."""
+    """Return the closed form for one block."""
     shape, element = setup.shape, computes_in(setup, coefficients)
     feed = _feed_forward(setup, coefficients, element)
     rest = _norms(setup, coefficients, element) + _attention(setup, coefficients, element)
@@ -100,28 +100,28 @@ def block_bytes(setup: TrainingSetup, coefficients: MemoryCoefficients) -> Block
 
 
 def variant_bytes(setup: TrainingSetup) -> float:
-    """Return what a block of this kind of adapter keeps per token more than LoRA."""
+    """Return the bytes per token that a block of this adapter type keeps more than LoRA."""
     return VARIANT_BYTES.get(setup.variant, 0.0) * adapted_outputs(setup)
 
 
 def adapted_outputs(setup: TrainingSetup) -> int:
-    """Return the outputs of all adapted layers of a block."""
+    """Return the total outputs of all adapted layers of a block."""
     return 0 if setup.method == "full" else sum(linear.outputs for linear, _ in _adapted(setup))
 
 
 def is_eager(setup: TrainingSetup, coefficients: MemoryCoefficients) -> bool:
-    """Return True if attention holds its scores whole."""
+    """Return True if attention stores its full scores."""
     return setup.attention == "eager" or setup.shape.model_type in coefficients.eager_families
 
 
 def expands_kv(setup: TrainingSetup, coefficients: MemoryCoefficients) -> bool:
-    """Return True if keys and values are held as wide as the queries."""
+    """Return True if keys and values are stored as wide as the queries."""
     masked = coefficients.masks_expand_kv and bool(setup.padded)
     return coefficients.expands_kv or masked or is_eager(setup, coefficients)
 
 
 def _adapted(setup: TrainingSetup) -> Iterator[tuple[Linear, Role]]:
-    """The layers whose inputs are kept: those with an adapter, or all."""
+    """Yield the layers whose inputs are kept: those with an adapter, or all in full fine-tuning."""
     for linear in setup.shape.linears:
         if setup.method == "full" or linear.name in setup.target_modules:
             yield linear, role_of(linear, setup.shape)
@@ -170,7 +170,7 @@ def _feed_forward(setup: TrainingSetup, coefficients: MemoryCoefficients, elemen
 
 
 def _inputs(setup: TrainingSetup, coefficients: MemoryCoefficients, element: int, roles: frozenset[Role]) -> float:
-    """What layers of these roles keep of their inputs, and what adapters keep between their two matrices."""
+    """Return the bytes that layers of these roles keep of their inputs, and adapters between their two matrices."""
     layers = [(linear, role) for linear, role in _adapted(setup) if role in roles]
     if coefficients.fused_qkv:
         layers = _joined(layers)
@@ -190,16 +190,16 @@ def _inputs(setup: TrainingSetup, coefficients: MemoryCoefficients, element: int
 
 
 def _joined(layers: list[tuple[Linear, Role]]) -> list[tuple[Linear, Role]]:
-    """Return the layers with queries, keys and values as one, whose adapter has the input in common."""
+    """Return the layers with queries, keys and values as one, since their adapter shares the input."""
     inputs = [layer for layer in layers if layer[1] == "attention_in"]
     return [*inputs[:1], *(layer for layer in layers if layer[1] != "attention_in")]
 
 
 def _shared(layers: list[tuple[Linear, Role]]) -> set[tuple[int, Role]]:
-    """Inputs that several layers have in common, once."""
+    """Return the distinct inputs of several layers."""
     return {(linear.inputs, role) for linear, role in layers}
 
 
 def _held_anyway(setup: TrainingSetup, coefficients: MemoryCoefficients, role: Role) -> bool:
-    """Return True if fused attention keeps that input for itself."""
+    """Return True if fused attention keeps that input itself."""
     return role == "attention_out" and not is_eager(setup, coefficients)

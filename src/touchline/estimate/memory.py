@@ -1,6 +1,6 @@
-"""Peak memory of a training step, its interval and verdict; and the inverse, the largest micro-batch that fits.
+"""Peak memory of a training step with its interval and verdict, and the inverse: the largest micro-batch that fits.
 
-The closed form is `parts`, its uncertainty `spreads`, what measured runs say `evidence_memory`.
+The closed form is in `parts`, its uncertainty in `spreads`, estimates from measured runs in `evidence_memory`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from touchline.estimate.spreads import (
 from touchline.estimate.what_if import what_ifs
 
 _MOST_ROWS = 1 << 20
-"""Rows beyond which nobody asks; the search ends there."""
+"""Limit of the search for the largest micro-batch."""
 
 
 def memory_estimate(
@@ -46,7 +46,7 @@ def memory_estimate(
     evidence: Sequence[MeasuredPoint] = (),
     with_what_ifs: bool = True,
 ) -> MemoryEstimate:
-    """Peak memory of a step on one device.
+    """Estimate the peak memory of a step on one device.
 
     Args:
         setup: everything but the batch.
@@ -66,7 +66,7 @@ def memory_estimate(
     estimates = {kind: _estimate(kind, found[kind], setup, coefficients, fitted, refused) for kind in ORDER}
     allocated = estimates["allocated"].value
     scale = allocated / (parts.total / GIB)
-    capacity: Measured = Missing(missing="the GPU is not known: name it by compute.gpu")
+    capacity: Measured = Missing(missing="unknown GPU: set compute.gpu")
     if gpu is not None:
         capacity = gpu.capacity
     changes: tuple[WhatIf, ...] = ()
@@ -85,7 +85,7 @@ def memory_estimate(
 
 
 def verdict(process: Estimate, capacity: Measured) -> Verdict:
-    """Whether the interval lies below, around or above the capacity."""
+    """Return whether the interval is below, around or above the capacity."""
     if isinstance(capacity, Missing):
         return Verdict.UNKNOWN
     if process.high < capacity.value:
@@ -102,7 +102,7 @@ def largest_micro_batch(
     coefficients: MemoryCoefficients,
     evidence: Sequence[MeasuredPoint] = (),
 ) -> int:
-    """The most rows of that width with the verdict FITS; 0 where not even one has it.
+    """Return the largest number of sequences with the verdict FITS; 0 if there is none.
 
     Args:
         setup: everything but the batch.
@@ -124,12 +124,12 @@ def most_that_could_fit(
     coefficients: MemoryCoefficients,
     evidence: Sequence[MeasuredPoint] = (),
 ) -> int:
-    """The most rows that are not surely out of memory: where a probe begins to look."""
+    """Return the largest number of sequences that are not certainly out of memory, where a probe starts."""
     return _most_rows(setup, width, label_share, gpu, coefficients, evidence, upper=False)
 
 
 def batch_of(rows: int, width: int, label_share: float) -> MicroBatch:
-    """A micro-batch of rows that all have that share of labels."""
+    """Return a micro-batch of sequences with equal fractions of labels."""
     return MicroBatch(rows=rows, width=width, label_tokens=math.ceil(rows * width * label_share))
 
 
@@ -152,7 +152,7 @@ def _most_rows(
 
 
 def most(fits: Callable[[int], bool]) -> int:
-    """The last number for which a condition holds that holds up to some number and never beyond; 0 for none."""
+    """Return the largest number for which a monotone condition holds; 0 if there is none."""
     if not fits(1):
         return 0
     above = 2
@@ -193,8 +193,8 @@ def _estimate(
 ) -> Estimate:
     step = {
         "allocated": "",
-        "reserved": ", times what an allocator's cache holds beyond its tensors",
-        "process": ", with that cache and the driver's context",
+        "reserved": ", times the allocator's cache",
+        "process": ", plus that cache and the driver's context",
     }[kind]
     if fitted is None:
         method = f"closed form with {setup.backend}'s coefficients{step}"
@@ -223,9 +223,9 @@ def _estimate(
 def _assumption(
     setup: TrainingSetup, batch: MicroBatch, coefficients: MemoryCoefficients, fitted: Fitted | None
 ) -> str:
-    """What moves the figure most: the loss, where its figure is open; else what the error stands for."""
+    """Return the main assumption: the loss if its bytes are uncertain, else the source of the largest error."""
     if fitted is not None and fitted.rung <= Rung.SAME_MODEL:
-        return "that the runs it rests on had the settings that their records say"
+        return "the past runs had the settings in their records"
     parts = peak_parts(setup, batch, coefficients)
     typical, low, high = vocab_bytes(setup, coefficients)
     error, words = relative_error(setup, coefficients)
@@ -233,12 +233,12 @@ def _assumption(
     ends = [peak_parts(setup, batch, coefficients, entry).total for entry in (low, high)]
     unsure = max(weight_spread(setup, coefficients))
     if unsure > max(ends[1] - ends[0], error * parts.activations):
-        return f"how many bytes the base takes: {setup.shape.extrapolated or 'which layers are not in 4 bits'}"
+        return f"the size of the base model: {setup.shape.extrapolated or 'which layers are not in 4 bits'}"
     if ends[1] - ends[0] > error * parts.activations:
         return (
-            f"how the loss is computed: {typical:g} bytes per token and vocabulary entry, {low:g} to {high:g} by "
+            f"the loss computation: {typical:g} bytes per token and vocabulary entry, {low:g} to {high:g} by "
             "version and settings"
         )
     if parts.phase == "loss" and parts.logits > parts.layers:
-        return f"the longest micro-batch: logits of {typical:g} bytes per token and vocabulary entry are most of it"
+        return f"the longest micro-batch: logits of {typical:g} bytes per token and vocabulary entry dominate"
     return words

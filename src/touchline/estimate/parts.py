@@ -1,4 +1,4 @@
-"""Where the memory of a training step goes: what lies there all the time, and what comes and goes at its peak."""
+"""Memory of a training step by part: resident memory, and what is allocated at the peak."""
 
 from __future__ import annotations
 
@@ -26,46 +26,46 @@ PARTS = ("weights", "adapter", "optimizer", "gradients", "layers", "logits", "ot
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PeakParts:
-    """Bytes at the moment of the peak, by part."""
+    """Bytes at the peak, by part."""
 
     weights: float
-    """The base."""
+    """Base model."""
     adapter: float
-    """The adapter, with the 16-bit copies that autocast makes of it."""
+    """Adapter, with the 16-bit copies that autocast makes of it."""
     optimizer: float
-    """Moments, and float32 copies of trained weights."""
+    """Optimizer state, and float32 copies of trained weights."""
     gradients: float
-    """Of what is trained, as far as they are there at the peak."""
+    """Gradients that exist at the peak."""
     layers: float
     """Activations of the blocks."""
     logits: float
     """Logits, their probabilities and gradients."""
     other: float
-    """Tables of positions and the workspace of cuBLAS."""
+    """Position tables and the cuBLAS workspace."""
     resident: float
-    """Of all this, what is there before a step begins."""
+    """Part that is allocated before a step begins."""
     at_loss: float
-    """Of the step, what the loss takes of logits, also where the peak is elsewhere."""
+    """Bytes of logits at the loss, even if the peak is elsewhere."""
     phase: str = field(default="loss")
-    """What happens at the peak: `loss`, `backward`, `end of backward` or `optimizer step`."""
+    """Phase of the peak: `loss`, `backward`, `end of backward` or `optimizer step`."""
 
     @property
     def total(self) -> float:
-        """All parts."""
+        """Return the sum of all parts."""
         return sum(self.by_name().values())
 
     @property
     def activations(self) -> float:
-        """What comes and goes."""
+        """Return the part that is allocated within a step."""
         return self.total - self.resident
 
     def by_name(self) -> dict[str, float]:
-        """Part -> bytes."""
+        """Return the bytes by part."""
         return {name: float(getattr(self, name)) for name in PARTS}
 
 
 def weight_bytes(setup: TrainingSetup, coefficients: MemoryCoefficients) -> float:
-    """Bytes of the base."""
+    """Return the bytes of the base model."""
     shape = setup.shape
     head = shape.vocab_size * shape.hidden_size
     copied = head if coefficients.unties and shape.tied_embeddings else 0
@@ -84,7 +84,7 @@ def weight_bytes(setup: TrainingSetup, coefficients: MemoryCoefficients) -> floa
 
 
 def optimizer_bytes(setup: TrainingSetup, coefficients: MemoryCoefficients) -> float:
-    """Bytes of the optimizer's state, float32 copies of the trained weights included."""
+    """Return the bytes of the optimizer state, including float32 copies of the trained weights."""
     trained, element = setup.trained_parameters, _trained_size(setup)
     named = (found for name, found in OPTIMIZER_STATES.items() if name in setup.optimizer)
     states, in_bytes = next(named, OPTIMIZER_STATES["adam"])
@@ -95,13 +95,13 @@ def optimizer_bytes(setup: TrainingSetup, coefficients: MemoryCoefficients) -> f
 
 
 def after_init_bytes(setup: TrainingSetup, coefficients: MemoryCoefficients) -> float:
-    """What is allocated once the model is there, before the first step: no training's peak."""
+    """Return the bytes allocated once the model is loaded, before the first step."""
     adapter = 0 if setup.method == "full" else setup.trained_parameters * size_of(setup.adapter_dtype)
     return weight_bytes(setup, coefficients) + adapter + _tables(setup, coefficients)
 
 
 def vocab_bytes(setup: TrainingSetup, coefficients: MemoryCoefficients) -> tuple[float, float, float]:
-    """(typical, lowest, highest) bytes per token with logits and vocabulary entry."""
+    """Return typical, lowest and highest bytes per vocabulary entry and token with logits."""
     if setup.loss is not None:
         typical = _loss_bytes(setup.loss, coefficients)
         low = high = typical
@@ -115,7 +115,7 @@ def vocab_bytes(setup: TrainingSetup, coefficients: MemoryCoefficients) -> tuple
 
 
 def _of_release(setup: TrainingSetup, coefficients: MemoryCoefficients) -> tuple[float, float, float]:
-    """The trainer's own way, in the release that the settings name."""
+    """Return the bytes of the trainer's own loss in the given release."""
     number = tuple(int(part) for part in re.findall(r"\d+", setup.release or "")[:2])
     for release in coefficients.releases if number else ():
         if not release.before or number < release.before:
@@ -139,11 +139,10 @@ def _loss_bytes(loss: LossKind, coefficients: MemoryCoefficients) -> float:
 def peak_parts(
     setup: TrainingSetup, batch: MicroBatch, coefficients: MemoryCoefficients, per_entry: float | None = None
 ) -> PeakParts:
-    """The largest of a step's peaks.
+    """Return the largest peak of a step.
 
-    They are the loss, with all that the blocks kept; a block's backward pass; its end and the optimizer's step, with
-    all gradients. `per_entry` stands for the bytes per token and vocabulary entry where another than the typical figure
-    is asked for.
+    The candidates are the loss, with all that the blocks kept; a block's backward pass; its end and the optimizer
+    step, with all gradients. `per_entry` replaces the typical bytes per token and vocabulary entry.
     """
     shape, tokens = setup.shape, batch.tokens
     element, block = computes_in(setup, coefficients), block_bytes(setup, coefficients)
@@ -210,7 +209,8 @@ def _adapter(setup: TrainingSetup) -> float:
 
 
 def _adapter_copies(setup: TrainingSetup, coefficients: MemoryCoefficients) -> float:
-    """Autocast's copies stay for the backward pass, except where a block's forward pass runs again and makes them."""
+    """Return the bytes of autocast's copies, which stay for the backward pass unless a block's forward pass is
+    recomputed."""
     element, base = size_of(setup.adapter_dtype), size_of(setup.base_dtype)
     if setup.method == "full" or setup.gradient_checkpointing or element <= base:
         return 0.0
@@ -218,19 +218,19 @@ def _adapter_copies(setup: TrainingSetup, coefficients: MemoryCoefficients) -> f
 
 
 def _tables(setup: TrainingSetup, coefficients: MemoryCoefficients) -> float:
-    """A sine and a cosine for each position and half of a head's width."""
+    """Return the bytes of the sine and cosine tables: one each per position and half of a head's width."""
     return float(FLOAT * setup.shape.context_length * setup.shape.head_dim) if coefficients.rope_table else 0.0
 
 
 def _second_gradient(setup: TrainingSetup) -> float:
-    """A tied embedding gets two gradients, one from each end of the model, and their sum is a third tensor."""
+    """Return the bytes of the extra gradients of a tied embedding: one per end of the model, and their sum."""
     if setup.method != "full" or not setup.shape.tied_embeddings:
         return 0.0
     return 2.0 * setup.shape.vocab_size * setup.shape.hidden_size * size_of(setup.base_dtype)
 
 
 def _dequantised(setup: TrainingSetup) -> float:
-    """The largest matrix of a 4-bit base in 16 bits, while it is multiplied."""
+    """Return the bytes of the largest matrix of a 4-bit base in 16 bits, while it is multiplied."""
     if setup.method != "qlora":
         return 0.0
     return float(max(linear.inputs * linear.outputs for linear in setup.shape.linears) * size_of(setup.base_dtype))

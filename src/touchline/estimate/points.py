@@ -1,4 +1,4 @@
-"""What one measured run teaches of time."""
+"""Measured time of one run."""
 
 from __future__ import annotations
 
@@ -12,42 +12,42 @@ from touchline.estimate.work import StepWork
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CostSample:
-    """Seconds that something took, and how much of it there was."""
+    """Seconds of a phase, and the amount that it scales with."""
 
     seconds: float
-    """How long."""
+    """Seconds."""
     amount: float
-    """Of what it grows with: tokens, bytes, samples."""
+    """Amount that it scales with: tokens, bytes, samples."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TimePoint:
-    """A measured run, as far as time is concerned; the rest of it is unknown, not zero."""
+    """Measured time of a run. Phases that were not measured are None, not zero."""
 
     name: str
-    """The run's name or id."""
+    """Name or id of the run."""
     setup: TrainingSetup
-    """Its settings."""
+    """Settings of the run."""
     machine: str
-    """`TargetMachine.key` of where it ran, or the GPU's name as a log gives it."""
+    """`TargetMachine.key` of its machine, or the GPU's name from a log."""
     work: StepWork
-    """Its optimizer step, the mean over its steps."""
+    """Mean optimizer step."""
     seconds_per_step: float
     """Median over its steps after the first ones."""
     steps: int
-    """Steps that the median is of."""
+    """Number of steps behind the median."""
     clock: Literal["wall", "processor"] = "wall"
-    """What was read: a clock, or the time that the process had a processor, which other users of it do not change."""
+    """Wall-clock time, or CPU time of the process, which other users of the CPU do not change."""
     startup: CostSample | None = None
-    """From the process's start to the first step; with bytes of the weights."""
+    """From the start of the process to the first step; with bytes of the weights."""
     tokenising: CostSample | None = None
-    """Reading and tokenising the data; with tokens."""
+    """Reading and tokenizing the data; with tokens."""
     validation: CostSample | None = None
-    """One validation; with its padded tokens."""
+    """One validation; with its computed tokens."""
     saving: CostSample | None = None
     """One checkpoint; with its bytes."""
     evaluation: CostSample | None = None
-    """The evaluation of one checkpoint; with its samples."""
+    """Evaluation of one checkpoint; with its samples."""
 
     def __post_init__(self) -> None:
         if not (self.seconds_per_step > 0 and self.steps > 0):
@@ -55,15 +55,15 @@ class TimePoint:
 
 
 def stack_key(setup: TrainingSetup) -> tuple[object, ...]:
-    """What must be the same for runs to share the rates of a machine."""
+    """Return a key that is equal for runs that share the rates of a machine."""
     return setup.backend, setup.method, setup.base_dtype, setup.compiled, setup.loss, setup.variant
 
 
 def variant_key(setup: TrainingSetup) -> tuple[object, ...]:
-    """What may differ within a stack and shifts the time beyond the operations it adds.
+    """Return a key of the settings that affect time beyond the operations that they add.
 
-    Neither rank nor optimizer is among it: both change little that the operations do not show, and logs spell an
-    optimizer in many ways.
+    Rank and optimizer are not among them: their effect is mostly in the operations, and logs spell optimizers in
+    many ways.
     """
     return (
         setup.gradient_checkpointing,
@@ -75,7 +75,7 @@ def variant_key(setup: TrainingSetup) -> tuple[object, ...]:
 
 
 def model_key(shape: ModelShape) -> tuple[object, ...]:
-    """What must be the same for runs to be of one model: its dimensions; names differ by tuning and by who tells."""
+    """Return a key that is equal for runs of one model: its dimensions, since names vary."""
     return (
         shape.num_layers,
         shape.hidden_size,

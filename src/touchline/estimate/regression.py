@@ -1,11 +1,11 @@
-"""A sum of positive terms fitted to measured times, with priors: one run already teaches something, none is no fault.
+"""Bayesian fit of step times as a sum of positive terms. It works from zero measurements on.
 
-A time is a sum of terms, each an amount (layers, operations, bytes) times a rate in seconds; where a device works while
-the host still launches, the larger of both counts, by a smooth maximum. Unknown are the logarithms of the rates. They
-have normal priors, shared by all runs of one trainer on one machine; each model differs from the shared rates by some
-per cent, each variant of the settings too, and each run by noise. That is a Gaussian process over the rates, linearised
-where the fit ends (Gauss-Newton; Rasmussen and Williams 2006, chapter 2), so the error of a prediction is known, small
-near what was measured and large away from it. Everything is on the log scale: errors are relative.
+A time is a sum of terms, each an amount (layers, operations, bytes) times a rate in seconds; where the device works
+while the host still launches, a smooth maximum of both counts. The logarithms of the rates are unknown, with normal
+priors shared by all runs of one trainer on one machine. Models and variants of the settings deviate from the shared
+rates, and each run has noise. This is a Gaussian process over the rates, linearized at the fit (Gauss-Newton;
+Rasmussen and Williams 2006, chapter 2), so prediction errors are small near measurements and large away from them.
+All errors are relative (log scale).
 """
 
 from __future__ import annotations
@@ -23,81 +23,81 @@ _ROUNDS = 40
 _CLOSE = 1e-6
 _HALVINGS = 8
 _ENOUGH_TO_DOUBT = 10
-"""Rows from which on one can be told to be an outlier."""
+"""Number of samples from which on outliers can be detected."""
 _KNOWN = 2.0
-"""Its noise, times this, is what the others must know it within."""
+"""Factor on a sample's noise within which the others must predict it to call it an outlier."""
 _DOUBTFUL = 2.0
-"""Standard deviations from which on it is one."""
+"""Standard deviations from which on a sample is an outlier."""
 _DOUBTS = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Rates:
-    """The terms, and what is known of their rates before anything is measured."""
+    """Terms and the priors of their rates."""
 
     means: Floats
     """Logarithm of each rate in seconds per unit; shape [terms]."""
     sigmas: Floats
     """Standard deviation of each; shape [terms]."""
     host: NDArray[np.bool_]
-    """Terms that run beside the others; shape [terms]."""
+    """Terms that overlap with the others; shape [terms]."""
     alone: NDArray[np.bool_]
-    """Terms that are added whatever runs beside; shape [terms]."""
+    """Terms that never overlap; shape [terms]."""
     power: float
-    """1: everything adds up. The larger, the more only the slower side counts."""
+    """Power of the smooth maximum; 1 adds up everything, larger values count only the slower side."""
     model_sigma: float
-    """How far a model's own time differs, as a whole."""
+    """Standard deviation of a model's overall deviation."""
     rate_sigma: float
-    """How far its single rates differ."""
+    """Standard deviation of a model's single rates."""
     variant_sigma: float
-    """How far a variant of the settings differs."""
+    """Standard deviation of a variant of the settings."""
     setting_sigma: float
-    """What is peculiar to one setting, in all its runs."""
+    """Standard deviation of one setting, common to all its runs."""
     weight: int
-    """How many residuals these standard deviations are worth."""
+    """Number of residuals that these standard deviations are worth."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RegressionSample:
-    """One time, measured or asked for."""
+    """Time, measured or to be predicted."""
 
     amounts: tuple[float, ...]
     """Amount of each term."""
     model: str
-    """What shares a model's deviation."""
+    """Key of the model's deviation."""
     variant: str
-    """What shares a variant's."""
+    """Key of the variant's deviation."""
     setting: str
-    """What shares all but noise."""
+    """Key of the setting's deviation."""
     noise: float
     """Standard deviation of its logarithm between runs."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Fit:
-    """What was learned."""
+    """Fitted rates."""
 
     rates: Rates
-    """The prior."""
+    """Prior."""
     rows: tuple[RegressionSample, ...]
-    """The measured ones."""
+    """Measured samples."""
     slopes: Floats
-    """Share of each term in each row; shape [rows, terms]."""
+    """Share of each term in each sample; shape [rows, terms]."""
     inverse: Floats
-    """Inverse of the covariance of the measured logarithms; shape [rows, rows]."""
+    """Inverse covariance of the measured logarithms; shape [rows, rows]."""
     weights: Floats
-    """That inverse times what the prior did not expect; shape [rows]."""
+    """Inverse covariance times the deviation from the prior; shape [rows]."""
     extra: Floats
-    """Variance added to the noise of rows that nothing else agrees with; shape [rows]."""
+    """Variance added to the noise of outliers; shape [rows]."""
     scale: float
-    """Factor on all standard deviations: how much worse, or better, the prior fits than it says."""
+    """Factor on all standard deviations, from how well the prior fits."""
     freedom: int
     """Degrees of freedom of that factor."""
 
     def predict(self, row: RegressionSample) -> tuple[float, float]:
-        """Logarithm of the seconds, and its standard deviation for a new run.
+        """Return the logarithm of the seconds and its standard deviation for a new run.
 
-        The rates are what the measured rows make of them; the time grows with every amount.
+        The time increases with every amount.
         """
         rates = self.rates
         value, slope = log_seconds(self._moved(row), row.amounts, rates)
@@ -111,11 +111,11 @@ class Fit:
         return value, self.scale * float(np.sqrt(max(variance, row.noise**2)))
 
     def shares(self, row: RegressionSample) -> tuple[float, ...]:
-        """Share of each term in the prediction; they sum to 1."""
+        """Return the share of each term in the prediction; they sum to 1."""
         return tuple(float(share) for share in log_seconds(self._moved(row), row.amounts, self.rates)[1])
 
     def _moved(self, row: RegressionSample) -> Floats:
-        """The rates that hold for a row, as what was measured makes them; shape [terms]."""
+        """Return the fitted rates for a sample; shape [terms]."""
         if not self.rows:
             return self.rates.means
         shared, whole = _shared([row], self.rows, self.rates)
@@ -123,9 +123,9 @@ class Fit:
         return moved
 
     def left_out(self) -> tuple[Floats, Floats]:
-        """For each measured row, its residual and standard deviation had it not been seen; shapes [rows].
+        """Return for each measured sample its residual and standard deviation when left out; shapes [rows].
 
-        By the usual identity for Gaussian processes (Sundararajan and Keerthi 2001), at the rates of the whole fit.
+        Uses the identity for Gaussian processes (Sundararajan and Keerthi 2001) at the rates of the whole fit.
         """
         precision = np.diag(self.inverse)
         # A new run would be expected with its ordinary noise, whatever this one had.
@@ -133,13 +133,13 @@ class Fit:
 
 
 def log_seconds(log_rates: Floats, amounts: Sequence[float], rates: Rates) -> tuple[float, Floats]:
-    """Logarithm of the seconds, and its derivative by each logarithm of a rate: the terms' shares, which sum to 1."""
+    """Return the logarithm of the seconds, and its derivative by each log rate: the terms' shares, which sum to 1."""
     values, shares = _log_seconds(log_rates[None, :], np.asarray([amounts], dtype=float), rates)
     return float(values[0]), shares[0]
 
 
 def _log_seconds(log_rates: Floats, amounts: Floats, rates: Rates) -> tuple[Floats, Floats]:
-    """The same for many rows, each with rates of its own; both of shape [rows, terms]."""
+    """Return the same for many samples, each with its own rates; both of shape [rows, terms]."""
     parts = np.exp(log_rates) * amounts
     base, host = parts[:, rates.alone].sum(axis=1), parts[:, rates.host].sum(axis=1)
     device = parts[:, ~(rates.alone | rates.host)].sum(axis=1)
@@ -154,7 +154,7 @@ def _log_seconds(log_rates: Floats, amounts: Floats, rates: Rates) -> tuple[Floa
 
 
 def fit(rates: Rates, rows: Sequence[RegressionSample], logs: Sequence[float]) -> Fit:
-    """Fit the rates to measured times; without any the prior stands.
+    """Fit the rates to measured times. Without any, the prior remains.
 
     Args:
         rates: the terms and their prior.
@@ -187,7 +187,7 @@ def fit(rates: Rates, rows: Sequence[RegressionSample], logs: Sequence[float]) -
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class _Problem:
-    """Measured rows, and the fit to them with each trusted more or less."""
+    """Measured samples, and the fit to them with individual noise."""
 
     rates: Rates
     rows: tuple[RegressionSample, ...]
@@ -195,7 +195,7 @@ class _Problem:
     amounts: Floats
 
     def solved(self, extra: Floats) -> Fit:
-        """The fit, where so much variance is added to each row's noise; shape [rows]."""
+        """Return the fit with this variance added to each sample's noise; shape [rows]."""
         rates, rows, measured = self.rates, self.rows, self.measured
         noise = _noise(rows, rates)
         own = noise + np.diag(extra)
@@ -239,7 +239,7 @@ class _Problem:
         )
 
     def excess(self, found: Fit) -> Floats:
-        """Variance that makes a row as likely as two standard deviations are; zero for all that are."""
+        """Return the variance that makes an outlier as likely as two standard deviations; zero for other samples."""
         residuals, sigmas = found.left_out()
         plain = sigmas / found.scale
         # A run that shared its machine is an outlier, and must not bend what the others tell.
@@ -267,7 +267,8 @@ def _same(ones: Sequence[RegressionSample], others: Sequence[RegressionSample], 
 def _shared(
     ones: Sequence[RegressionSample], others: Sequence[RegressionSample], rates: Rates
 ) -> tuple[Floats, Floats]:
-    """Covariance of the rates of two rows: of each rate, shape [ones, others, terms], and of all, [ones, others]."""
+    """Return the covariance of the rates of two samples: per rate, shape [ones, others, terms], and in total, [ones,
+    others]."""
     model = _same(ones, others, "model").astype(float)
     variant = _same(ones, others, "variant").astype(float)
     each = rates.sigmas**2 + model[:, :, None] * rates.rate_sigma**2
@@ -287,7 +288,7 @@ def _noise(rows: Sequence[RegressionSample], rates: Rates) -> Floats:
 
 
 def _own(slope: Floats, row: RegressionSample, rates: Rates) -> float:
-    """Variance of a row's logarithm before anything is measured, a new run's noise included."""
+    """Return the prior variance of a sample's logarithm, including a new run's noise."""
     each = rates.sigmas**2 + rates.rate_sigma**2
     whole = rates.model_sigma**2 + rates.variant_sigma**2 + rates.setting_sigma**2
     return float(slope @ (each * slope)) + whole + row.noise**2

@@ -1,10 +1,9 @@
-"""How far a prediction can be off, from how far earlier ones were off, all on the log scale.
+"""Interval widths from the residuals of earlier predictions, on the log scale.
 
-While there are few residuals the standard deviation is a known prior's, moved by what is seen, and Student's t makes up
-for not knowing it (a scaled inverse chi-squared prior; Gelman et al., Bayesian Data Analysis, section 2.6). From twenty
-on, no distribution is assumed: the quantile of the residuals themselves is taken, with the one more that a new value
-needs (split conformal prediction; Lei et al. 2018, JASA 113). From ten on that quantile exists and is the largest of
-them; it counts where it is wider, because times on a machine with other users have a long tail that no variance shows.
+With few residuals, the standard deviation is a prior's, updated by the residuals, with Student's t (a scaled inverse
+chi-squared prior; Gelman et al., Bayesian Data Analysis, section 2.6). From twenty on, the quantile of the residuals
+is used (split conformal prediction; Lei et al. 2018, JASA 113). From ten on that quantile exists, as the largest
+residual, and counts if it is wider, because times on shared machines have long tails.
 """
 
 from __future__ import annotations
@@ -17,13 +16,13 @@ from touchline.core.estimate import COVERAGE
 from touchline.statistics.student import t_quantile
 
 ENOUGH: Final = 20
-"""Residuals of one kind from which on their own quantile is taken."""
+"""Number of residuals of one kind from which on their quantile is used."""
 SOME: Final = 10
-"""Residuals from which on it is looked at; fewer have no 90 % quantile that holds for one more."""
+"""Number of residuals from which on the quantile is considered; fewer have no 90% quantile."""
 
 
 def spread(residuals: Sequence[float], *, prior_sigma: float, prior_weight: int) -> tuple[float, int]:
-    """Standard deviation and its degrees of freedom.
+    """Return the standard deviation and its degrees of freedom.
 
     Args:
         residuals: measured minus predicted, in logarithms, of predictions that did not see the measurement.
@@ -41,7 +40,7 @@ def spread(residuals: Sequence[float], *, prior_sigma: float, prior_weight: int)
 
 
 def conformal_quantile(scores: Sequence[float], coverage: float = COVERAGE) -> float:
-    """The score that a new one exceeds with probability at most 1 - coverage; infinite while there are too few.
+    """Return the score that a new one exceeds with probability at most 1 - coverage; infinite if there are too few.
 
     Args:
         scores: absolute residuals, each perhaps divided by its own standard deviation; exchangeable with the new one.
@@ -52,7 +51,7 @@ def conformal_quantile(scores: Sequence[float], coverage: float = COVERAGE) -> f
 
 
 def half_width(sigma: float, freedom: int, scores: Sequence[float] = (), coverage: float = COVERAGE) -> float:
-    """Half the width of an interval on the log scale.
+    """Return half the width of an interval on the log scale.
 
     Args:
         sigma: standard deviation of the prediction's error.

@@ -1,4 +1,4 @@
-"""Wall time of a run, part by part: steps, start-up, tokenising, validation, saving, evaluation."""
+"""Wall-clock time of a run by phase: steps, start-up, tokenizing, validation, saving, evaluation."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ from touchline.estimate.terms import place
 from touchline.estimate.work import StepWork
 
 TRAINING = "training"
-"""Name of the part that is the optimizer steps."""
+"""Name of the phase of optimizer steps."""
 _PER = 60
-"""Seconds of a minute, minutes of an hour."""
-_NONE = "this takes no time here"
+"""Seconds per minute, minutes per hour."""
+_NONE = "takes no time here"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunTime:
-    """Wall time of a run."""
+    """Wall-clock time of a run."""
 
     total: Estimate
-    """All parts that are known."""
+    """Total of all known phases."""
     breakdown: Mapping[str, Estimate | Missing]
-    """The parts, in order; their values sum to the total."""
+    """Phases in order; their values sum to the total."""
 
 
 def run_seconds(
@@ -53,7 +53,16 @@ def run_seconds(
     steps_high: int | None = None,
     parts: Mapping[str, Estimate | Missing] | None = None,
 ) -> RunTime:
-    """Wall time of a run.
+    """Return the wall-clock time of a run.
+
+    Errors of the steps are correlated, so they grow with their number; errors of the phases are independent and add
+    as squares.
+
+    Errors of the steps are correlated, so they grow with their number; errors of the phases are independent and add
+    as squares.
+
+    Errors of the steps are correlated, so they grow with their number; errors of the phases are independent and add
+    as squares.
 
     A run's steps are all fast or all slow, so their error grows with their number; the errors of the parts are
     independent of each other, and add as squares.
@@ -104,7 +113,8 @@ def run_seconds(
 
 
 def slurm_time_limit(high_seconds: float, *, margin: float = SLURM_MARGIN) -> int:
-    """Minutes to ask SLURM for: the upper end of the interval, which one run in twenty exceeds, and a margin.
+    """Return the minutes to request from SLURM: the upper end of the interval, exceeded by 1 run in 20, plus a
+    margin.
 
     Args:
         high_seconds: upper end of the predicted time of the whole job.
@@ -114,7 +124,13 @@ def slurm_time_limit(high_seconds: float, *, margin: float = SLURM_MARGIN) -> in
 
 
 def gpu_hours(runs: Sequence[tuple[Estimate, int]]) -> Estimate | Missing:
-    """Device hours of an experiment.
+    """Return the device-hours of an experiment.
+
+    Errors of the runs are correlated, so the ends of the intervals are added.
+
+    Errors of the runs are correlated, so the ends of the intervals are added.
+
+    Errors of the runs are correlated, so the ends of the intervals are added.
 
     What makes one run slower than predicted makes all of them so: the ends are added as they are.
 
@@ -128,7 +144,7 @@ def gpu_hours(runs: Sequence[tuple[Estimate, int]]) -> Estimate | Missing:
         unit="h",
         low=math.fsum(total.low * devices for total, devices in runs) / _PER**2,
         high=math.fsum(total.high * devices for total, devices in runs) / _PER**2,
-        method=f"sum over {len(runs)} jobs, their errors taken as common",
+        method=f"sum over {len(runs)} jobs, with correlated errors",
         rung=max(total.rung for total, _ in runs),
         evidence=tuple(sorted({name for total, _ in runs for name in total.evidence})),
         extrapolated=any(total.extrapolated for total, _ in runs),
@@ -142,17 +158,17 @@ def gpu_hours(runs: Sequence[tuple[Estimate, int]]) -> Estimate | Missing:
 def startup_seconds(
     setup: TrainingSetup, weights_bytes: float, *, machine: TargetMachine, points: Sequence[TimePoint] = ()
 ) -> Estimate:
-    """From the start of the process to the first step: imports, and loading the weights."""
+    """Estimate the time from the start of the process to the first step: imports and loading of the weights."""
     observed = _observed(points, setup, machine, "startup")
-    return _part(observed, weights_bytes, STARTUP, setup, "imports, and reading the weights")
+    return _part(observed, weights_bytes, STARTUP, setup, "imports and reading the weights")
 
 
 def tokenising_seconds(
     setup: TrainingSetup, tokens: float, *, machine: TargetMachine, points: Sequence[TimePoint] = ()
 ) -> Estimate:
-    """Reading and tokenising the data, with so many tokens."""
+    """Estimate the time to read and tokenize the data."""
     observed = _observed(points, setup, machine, "tokenising")
-    return _part(observed, tokens, TOKENISING, setup, "a tokenizer's usual rate")
+    return _part(observed, tokens, TOKENISING, setup, "typical tokenizer speed")
 
 
 def saving_seconds(
@@ -163,8 +179,8 @@ def saving_seconds(
     machine: TargetMachine,
     points: Sequence[TimePoint] = (),
 ) -> Estimate:
-    """Saving so many checkpoints of so many bytes each."""
-    one = _part(_observed(points, setup, machine, "saving"), size_bytes, SAVING, setup, "a disk's usual rate")
+    """Estimate the time to save all checkpoints."""
+    one = _part(_observed(points, setup, machine, "saving"), size_bytes, SAVING, setup, "typical disk speed")
     return _times(one, count, f"{count} checkpoints of {one.value:.3g} s")
 
 
@@ -178,7 +194,7 @@ def validation_seconds(
     machine: TargetMachine,
     points: Sequence[TimePoint] = (),
 ) -> Estimate:
-    """So many validations.
+    """Estimate the time of all validations.
 
     Args:
         setup: the settings.
@@ -203,19 +219,19 @@ def validation_seconds(
 
 
 def evaluation_startup_seconds(setup: TrainingSetup, weights_bytes: float) -> Estimate:
-    """From the start of an evaluation's process to its first prompt: imports, and loading the weights."""
-    return _part((), weights_bytes, EVALUATION_STARTUP, setup, "imports, and reading the weights")
+    """Estimate the time from the start of an evaluation process to its first prompt."""
+    return _part((), weights_bytes, EVALUATION_STARTUP, setup, "imports and reading the weights")
 
 
 def times_over(one: Estimate, count: int) -> Estimate:
-    """Return the estimate of so many of one kind, all slow or all fast."""
+    """Return the estimate of several evaluations with correlated errors."""
     return one if count == 1 else _times(one, count, f"{count} evaluations of {one.value:.3g} s")
 
 
 def evaluation_seconds(
     setup: TrainingSetup, samples: int, count: int, *, machine: TargetMachine, points: Sequence[TimePoint] = ()
 ) -> Estimate | Missing:
-    """Evaluating so many checkpoints on so many samples; missing where no evaluation of the model was measured."""
+    """Estimate the time to evaluate checkpoints; missing if no evaluation of the model was measured."""
     own = [
         (spent, point)
         for spent, point in _observed(points, setup, machine, "evaluation")
@@ -249,7 +265,7 @@ def _part(
     setup: TrainingSetup,
     words: str,
 ) -> Estimate:
-    """A constant and a rate, fitted as the steps are.
+    """Estimate a phase by a constant and a rate, fitted to measured runs.
 
     Args:
         observed: what was measured.
@@ -298,7 +314,7 @@ def _part(
 
 
 def _times(one: Estimate, count: int, words: str) -> Estimate:
-    """So many of it, all slow or all fast."""
+    """Return the estimate of several repetitions with correlated errors."""
     return Estimate(
         value=one.value * count,
         unit=one.unit,

@@ -1,4 +1,4 @@
-"""A training step run on tensors without contents: what to simulate, and what came of it."""
+"""Simulated training step on tensors without data: request and result."""
 
 from __future__ import annotations
 
@@ -9,29 +9,30 @@ from typing import ClassVar, Literal
 from touchline.core.estimate import MicroBatch, TrainingSetup
 
 SimulatedLoop = Literal["trainer", "labels", "chunked"]
-"""transformers' Trainer, all logits at once; ours, logits of target tokens alone; torchtune's, in eight chunks."""
+"""Training loop: transformers' Trainer (all logits at once), ours (logits of label tokens only), or torchtune's
+(eight chunks)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SimulationRequest:
-    """One step of one trainer."""
+    """Step of one trainer to simulate."""
 
     __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
 
     setup: TrainingSetup
-    """Everything but the batch; QLoRA, compiled models and kernels of a trainer's own cannot be simulated."""
+    """Everything but the batch. QLoRA, compiled models and a trainer's own kernels cannot be simulated."""
     batch: MicroBatch
-    """The micro-batch."""
+    """Micro-batch."""
     loop: SimulatedLoop
-    """How logits become a loss."""
+    """Training loop, which determines the loss computation."""
     float32_adapters: Literal["promoted", "autocast", "autocast_shared"] = "autocast"
-    """How a float32 adapter meets a 16-bit base."""
+    """Treatment of a float32 adapter on a 16-bit base model."""
     expands_kv: bool = False
-    """Whether keys and values are held as wide as the queries."""
+    """Whether keys and values are stored as wide as the queries."""
     keeps_outputs: bool = False
-    """Whether the loop holds on to logits until the backward pass is over."""
+    """Whether the loop keeps the logits until the backward pass is over."""
     config: Mapping[str, object] | None = None
-    """config.json of the model; none: a Llama of the shape's dimensions stands for it."""
+    """config.json of the model. None for a Llama with the dimensions of the shape."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,14 +42,14 @@ class SimulationResult:
     __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
 
     peak_bytes: int
-    """The most at once."""
+    """Peak."""
     resident_bytes: int
-    """Weights, adapter, moments of the optimizer and tables: what lies there before the step."""
+    """Weights, adapter, optimizer moments and tables before the step."""
     kept_bytes: int
-    """Alive when the forward pass is over, what is resident included."""
+    """Live after the forward pass, including resident memory."""
     gradient_bytes: int
     """Gradients at the end."""
     parameters: int
     """Parameters of the model, without the adapter."""
     versions: Mapping[str, str]
-    """Library -> version that was simulated."""
+    """Version of each simulated library."""

@@ -1,4 +1,4 @@
-"""How far a memory estimate can be off: from the tensors' closed form over the allocator's cache to the process."""
+"""Uncertainty of memory estimates, from allocated tensors over the allocator's cache to the process."""
 
 from __future__ import annotations
 
@@ -30,32 +30,32 @@ from touchline.estimate.layers import adapted_outputs, computes_in, size_of
 from touchline.estimate.parts import PeakParts, peak_parts, vocab_bytes, weight_bytes
 
 NORMAL_95: Final = 1.6449
-"""Quantile of the normal distribution that 5 % exceed: a two-sided interval of 90 %."""
+"""Quantile of the normal distribution that 5% exceed, for a two-sided 90% interval."""
 PLAIN_VARIANT: Final = "lora"
-"""The kind of adapter that the closed form is of."""
+"""Adapter type of the closed form."""
 ORDER: Final[tuple[MemoryKind, ...]] = ("allocated", "reserved", "process")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Range:
-    """A value with a lower and an upper end, GiB."""
+    """Value with a lower and an upper end, GiB."""
 
     value: float
-    """What is most likely."""
+    """Most likely value."""
     low: float
-    """5 % lie below."""
+    """Lower end; 5% are below."""
     high: float
-    """5 % lie above."""
+    """Upper end; 5% are above."""
 
     def times(self, typical: float, low: float, high: float) -> Range:
-        """Multiplied by a factor that is itself uncertain, independently: spreads of logarithms add as squares."""
+        """Multiply by an independent uncertain factor; variances of logarithms add."""
         down = math.hypot(math.log(self.value / self.low), math.log(typical / low))
         up = math.hypot(math.log(self.high / self.value), math.log(high / typical))
         value = self.value * typical
         return Range(value=value, low=value * math.exp(-down), high=value * math.exp(up))
 
     def plus(self, typical: float, low: float, high: float) -> Range:
-        """With an addend that is itself uncertain."""
+        """Add an independent uncertain value."""
         value = self.value + typical
         down = math.hypot(self.value - self.low, typical - low)
         up = math.hypot(self.high - self.value, high - typical)
@@ -63,23 +63,25 @@ class Range:
 
 
 def relative_error(setup: TrainingSetup, coefficients: MemoryCoefficients) -> tuple[float, str]:
-    """Standard deviation of the logarithm of activations, and the assumption that decides on it."""
-    found = [(FUSED_ERROR, "that the trainer's code keeps what was read or simulated of it")]
+    """Return the standard deviation of the logarithm of activations, and the main assumption behind it."""
+    found = [(FUSED_ERROR, "the trainer stores the activations found in its source")]
     if coefficients.relative_error is None:
-        found.append((STACK_ERROR, f"that {setup.backend} keeps what transformers' own code keeps; nobody measured it"))
+        found.append((STACK_ERROR, f"{setup.backend} stores the same activations as transformers (not measured)"))
     else:
-        found.append((coefficients.relative_error, "that this version of the trainer keeps what the measured one kept"))
+        found.append(
+            (coefficients.relative_error, "this version of the trainer stores the same activations as the measured one")
+        )
     if setup.attention == "eager":
-        found.append((EAGER_ERROR, "how many scores of eager attention lie side by side"))
+        found.append((EAGER_ERROR, "the number of eager attention scores in memory at once"))
     if setup.compiled:
-        found.append((COMPILED_ERROR, "what torch.compile keeps and what it computes again"))
+        found.append((COMPILED_ERROR, "what torch.compile stores and recomputes"))
     if setup.shape.extrapolated is not None:
         found.append((EXTRAPOLATED_ERROR, f"the shape: {setup.shape.extrapolated}"))
     return max(found, key=lambda item: item[0])
 
 
 def allocated_range(setup: TrainingSetup, batch: MicroBatch, coefficients: MemoryCoefficients) -> Range:
-    """Tensors at the peak, without any evidence."""
+    """Return allocated memory at the peak, without evidence."""
     _, low_entry, high_entry = vocab_bytes(setup, coefficients)
     typical = peak_parts(setup, batch, coefficients)
     low = peak_parts(setup, batch, coefficients, low_entry)
@@ -99,7 +101,7 @@ def allocated_range(setup: TrainingSetup, batch: MicroBatch, coefficients: Memor
 
 
 def weight_spread(setup: TrainingSetup, coefficients: MemoryCoefficients) -> tuple[float, float]:
-    """Return how many bytes the base may lie below and above `weight_bytes`, 5 % beyond each."""
+    """Return how many bytes the base model may be below and above `weight_bytes`, 5% beyond each."""
     size = weight_bytes(setup, coefficients)
     below = above = size * (math.exp(NORMAL_95 * setup.shape.count_error) - 1)
     if setup.method == "qlora":
@@ -117,9 +119,9 @@ def weight_spread(setup: TrainingSetup, coefficients: MemoryCoefficients) -> tup
 def at_most(
     setup: TrainingSetup, batch: MicroBatch, coefficients: MemoryCoefficients
 ) -> tuple[TrainingSetup, MemoryCoefficients]:
-    """Return what holds for the upper end where the settings leave it open.
+    """Return the settings of the upper end, if the given settings are ambiguous.
 
-    A version may cast a 4-bit base's norms and head up, and rows side by side may be padded.
+    A version may cast a 4-bit base model's norms and head up, and a batch may be padded.
     """
     if setup.method == "qlora" and coefficients.nf4_upcasts is None:
         coefficients = dataclasses.replace(coefficients, nf4_upcasts=True)
@@ -129,14 +131,14 @@ def at_most(
 
 
 def _of_variant(setup: TrainingSetup, batch: MicroBatch) -> float:
-    """Bytes that another kind of adapter than LoRA may take more or less, 5 % beyond."""
+    """Return the uncertainty in bytes of another adapter type than LoRA, 5% beyond."""
     known = abs(VARIANT_BYTES.get(setup.variant, 0.0)) + 2.0
     layers = 1 if setup.gradient_checkpointing else setup.shape.num_layers
     return NORMAL_95 * VARIANT_ERROR * known * adapted_outputs(setup) * layers * batch.tokens
 
 
 def _images(setup: TrainingSetup, batch: MicroBatch) -> float:
-    """Bytes of a vision tower's activations where adapters train it too; as typical it is taken to be frozen."""
+    """Return the bytes of a vision tower's activations if adapters train it; typically it is frozen."""
     tower = setup.shape.vision
     if tower is None:
         return 0.0
@@ -153,7 +155,7 @@ def _spread(parts: PeakParts, error: float) -> float:
 def fragmentation(
     setup: TrainingSetup, parts: PeakParts, coefficients: MemoryCoefficients
 ) -> tuple[float, float, float]:
-    """Reserved over allocated: typical, 5 % below, 5 % above."""
+    """Return reserved over allocated memory: typical, lower and upper end."""
     if coefficients.reserves is not None and setup.attention == "fused":
         return coefficients.reserves
     # Holes that the logits left stay in the allocator's cache, also where the peak comes later.
@@ -164,7 +166,7 @@ def fragmentation(
 
 
 def contexts(gpu: Gpu | None) -> tuple[float, float, float]:
-    """What the driver holds, GiB: typical, lowest, highest."""
+    """Return the driver's memory, GiB: typical, lowest, highest."""
     low, typical, high = CONTEXT_GIB
     if gpu is not None:
         typical = gpu.context_gib
@@ -179,7 +181,7 @@ def upwards(
     gpu: Gpu | None,
     coefficients: MemoryCoefficients,
 ) -> dict[MemoryKind, Range]:
-    """The three kinds of memory from one that is known."""
+    """Derive all three kinds of memory from the known one."""
     factor, addend = fragmentation(setup, parts, coefficients), contexts(gpu)
     found = {kind: known}
     if kind == "process":

@@ -79,11 +79,11 @@ _OPTIMIZER_MOVED: Final = 7
 
 
 def launches(setup: TrainingSetup) -> float:
-    """Return the host's work on a block and micro-batch, in units of an adapter on seven layers with checkpointing.
+    """Return the host's work per block and micro-batch, relative to an adapter on seven layers with checkpointing.
 
-    Kernels are counted as an eager forward and backward pass of a block launch them. The host's time grows more slowly
-    than their number: between litgpt's one adapted layer without checkpointing and Qwen's seven with it lie 110 and 286
-    kernels, and 4.1 to 4.8 and 4.7 to 5.2 ms.
+    Kernels are counted as an eager forward and backward pass of a block launch them. The host's time grows more
+    slowly than their number: litgpt's single adapted layer without checkpointing and Qwen's seven with it take 110
+    and 286 kernels, and 4.1 to 4.8 and 4.7 to 5.2 ms.
     """
     forward = passes(setup) - 1
     adapted = 0 if setup.method == "full" else sum(each.name in setup.target_modules for each in setup.shape.linears)
@@ -92,7 +92,7 @@ def launches(setup: TrainingSetup) -> float:
 
 
 def amounts(setup: TrainingSetup, work: StepWork) -> tuple[float, ...]:
-    """The amount of each term in one optimizer step; shape [terms]."""
+    """Return the amount of each term in one optimizer step; shape [terms]."""
     shape, element = setup.shape, size_of(setup.base_dtype)
     widths = _STREAM * shape.hidden_size + _INNER * shape.intermediate_size + _QUERIES * shape.q_size
     if setup.method != "full":
@@ -117,7 +117,7 @@ def amounts(setup: TrainingSetup, work: StepWork) -> tuple[float, ...]:
 
 
 def rates_of(setup: TrainingSetup, machine: TargetMachine) -> Rates | Missing:
-    """What is known of the rates before anything is measured; missing where the machine's speed is not known."""
+    """Return the prior rates; missing if the machine's speed is unknown."""
     if machine.kind == "cpu":
         return _processor(setup, machine)
     gpu = find_gpu(machine.name)
@@ -127,14 +127,14 @@ def rates_of(setup: TrainingSetup, machine: TargetMachine) -> Rates | Missing:
 
 
 def unknown_gpu() -> Rates:
-    """Rates of a GPU that no table knows, for where something was measured on it: they decide nothing by themselves."""
+    """Return vague rates of an unknown GPU, for use with measurements on it."""
     vague = 2.0
     means = (GPU_STEP[0], GPU_LAUNCH[0], 1 / (100 * _TERA), 1 / (500 * _GIGA), 1 / (500 * _GIGA))
     return _rates("gpu", means, (GPU_STEP[1], GPU_LAUNCH[1], vague, vague, vague))
 
 
 def peak_flops(setup: TrainingSetup, machine: TargetMachine) -> float:
-    """Operations a second that the machine cannot exceed; infinite where that is not known."""
+    """Return the peak operations per second of the machine; infinite if unknown."""
     if machine.kind == "cpu":
         return math.inf
     gpu = find_gpu(machine.name)
@@ -144,7 +144,7 @@ def peak_flops(setup: TrainingSetup, machine: TargetMachine) -> float:
 
 
 def place(key: str) -> str:
-    """What is the same for runs on the same kind of machine, by whatever name its device goes.
+    """Return a key that is equal for machines of the same type, whatever name the device has.
 
     Args:
         key: `TargetMachine.key`, or a device's name as a log gives it.

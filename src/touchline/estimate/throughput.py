@@ -1,4 +1,4 @@
-"""The micro-batch beyond which more tokens at once bring no more speed."""
+"""Micro-batch size beyond which throughput no longer grows."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from touchline.estimate.time import step_curve
 from touchline.estimate.work import StepWork, work_of
 
 _APART = 1.5
-"""Micro-batches whose sizes differ by less show nothing of how speed grows with them."""
+"""Smallest ratio of micro-batch sizes that shows how speed grows with them."""
 _MOST_ROWS = 1 << 14
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SaturationPoint:
-    """Where speed stops growing."""
+    """Micro-batch size at which throughput saturates."""
 
     rows: int
-    """The smallest micro-batch that twice its rows would speed up by less than 3 %, or the most that is allowed."""
+    """Smallest micro-batch for which doubling gains less than 3%, or the limit."""
     reached: bool
-    """Whether it is a knee, and not the limit."""
+    """Whether throughput saturates below the limit."""
     tokens_per_second: dict[int, float]
-    """Predicted padded tokens a second by rows: 1, 2, 4 ..."""
+    """Predicted computed tokens/s by sequences: 1, 2, 4 ..."""
 
 
 def knee(
@@ -41,7 +41,7 @@ def knee(
     most: int = _MOST_ROWS,
     global_rows: int | None = None,
 ) -> SaturationPoint | Missing:
-    """The micro-batch beyond which the predicted throughput gains less than 3 % a doubling.
+    """Return the micro-batch beyond which doubling gains less than 3% predicted throughput.
 
     Args:
         setup: everything but the batch.
@@ -73,7 +73,7 @@ def knee(
 def shows_the_knee(setup: TrainingSetup, machine: TargetMachine, points: Sequence[TimePoint]) -> bool:
     """Return True if runs of this model on this machine had micro-batches of different sizes.
 
-    One size, as a probe or a sweep of ranks has it, says how fast the machine is and not how that grows.
+    A single size shows the machine's speed but not how it grows.
     """
     sizes = [
         point.work.tokens_per_micro_batch

@@ -1,9 +1,12 @@
-"""Seconds of an optimizer step: one answer a rung of the ladder of evidence, each with its interval.
+"""Seconds per optimizer step: one estimate per evidence level, each with its interval.
 
-1  a finished run of the same settings: its own median
-2  runs of the same model: the rates fitted to them, the model's own deviation among these
-3  runs of other models with the same trainer on the same machine: the rates alone
-4  no run: the machine's published figures
+1  a finished run of the same settings: its median
+
+2  runs of the same model: fitted rates and the model's own deviation
+
+3  runs of other models with the same trainer on the same machine: fitted rates
+
+4  no run: published figures of the machine
 """
 
 from __future__ import annotations
@@ -33,42 +36,42 @@ from touchline.estimate.terms import TERMS, amounts, peak_flops, place, rates_of
 from touchline.estimate.work import StepWork
 
 _REPEATS = 0.03
-"""Two batches that differ by no more are one: means over two orders of the same data do."""
+"""Tolerance within which two batches are equal; covers means over two orders of the same data."""
 _FEW_STEPS = 20
-"""Steps below which a measurement, as of a probe, is of the model but no repeat of a run: it has no long-run median."""
+"""Steps below which a measurement, such as a probe, is not a repeat of a run, since it has no long-run median."""
 _SHORT_SIGMA = 0.2
-"""Standard deviation of the logarithm of the wall time of so few steps about a run's median, since other work on the
-machine comes and goes. A choice: trainings after probes on a shared machine took 0.7, 1.1 and 1.4 times its step."""
+"""Standard deviation of the logarithm of the wall-clock time of few steps about a run's median, because other load
+on the machine varies. A choice: trainings after probes on a shared machine took 0.7, 1.1 and 1.4 times its step."""
 _MOST_POINTS = 128
-"""Measured runs that are looked at; the model's own first."""
+"""Limit on measured runs used; those of the same model first."""
 _TOO_FAST = 1.05
-"""Share of the device's peak that no measurement can exceed, but for rounding."""
+"""Fraction of the device's peak above which a measurement is impossible, allowing for rounding."""
 _ABSURD = 25.0
-"""Factor off the published figures beyond which a measurement is not of what it is said to be."""
+"""Factor off the published figures beyond which a measurement is rejected."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepTime:
-    """Seconds of an optimizer step."""
+    """Seconds per optimizer step."""
 
     ladder: Ladder
-    """The answer, and those of all rungs."""
+    """Chosen estimate, and those of all evidence levels."""
     flops: float
-    """Operations of the step."""
+    """Operations per step."""
     shares: Mapping[str, float]
     """Share of each term of `terms.py` in the chosen prediction; they sum to 1."""
     refused: tuple[str, ...]
-    """Measured runs that cannot be what they are said to be, and why."""
+    """Rejected measurements, with reasons."""
 
     @property
     def estimate(self) -> Estimate:
-        """The chosen one."""
+        """Return the chosen estimate."""
         return self.ladder.chosen
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Question:
-    """What is asked, and what is known around it."""
+    """Step to estimate, with its rates."""
 
     setup: TrainingSetup
     work: StepWork
@@ -77,7 +80,7 @@ class _Question:
     clock: str
 
     def row(self, point: TimePoint | None = None, setting: str = "") -> RegressionSample:
-        """The asked step, or a measured one, in the terms of the fit."""
+        """Return the requested step, or a measured one, as a sample of the fit."""
         setup = self.setup if point is None else point.setup
         work = self.work if point is None else point.work
         found = amounts(setup, work)
@@ -98,7 +101,7 @@ class _Question:
 def seconds_per_step(
     setup: TrainingSetup, work: StepWork, *, machine: TargetMachine, points: Sequence[TimePoint] = ()
 ) -> StepTime | Missing:
-    """Seconds of an optimizer step on one device: the median over a run's steps.
+    """Estimate the seconds per optimizer step on one device: the median over a run's steps.
 
     Args:
         setup: everything but the batch.
@@ -139,7 +142,13 @@ def seconds_per_step(
 def step_curve(
     setup: TrainingSetup, works: Sequence[StepWork], *, machine: TargetMachine, points: Sequence[TimePoint] = ()
 ) -> tuple[float, ...] | Missing:
-    """Seconds of several steps of the same settings, by one set of rates, so that they can be compared.
+    """Return the seconds of several steps of the same settings by one set of rates, so that they are comparable.
+
+    Measured steps are not used directly, since their noise would look like a bend in the curve.
+
+    Measured steps are not used directly, since their noise would look like a bend in the curve.
+
+    Measured steps are not used directly, since their noise would look like a bend in the curve.
 
     A measured step is not taken as it is here: its own noise would look like a bend in the curve.
 
@@ -168,7 +177,7 @@ def seconds_of_work(
     machine: TargetMachine,
     points: Sequence[TimePoint] = (),
 ) -> tuple[float, float, int, tuple[str, ...]] | Missing:
-    """Return the seconds of other work than a training step, by the machine's rates as trainings have shown them.
+    """Return the seconds of other work than a training step, by the machine's rates.
 
     Args:
         setup: the settings of the trainings.
@@ -201,14 +210,15 @@ def seconds_of_work(
 def _ask(
     setup: TrainingSetup, work: StepWork, machine: TargetMachine, points: Sequence[TimePoint]
 ) -> tuple[_Question, list[TimePoint], tuple[str, ...], bool] | Missing:
-    """The question, the points that count, why others do not, and whether the machine's figures are published."""
+    """Return the request, the usable points, rejected points with reasons, and whether the machine's figures are
+    published."""
     here = place(machine.key)
     near = [point for point in points if place(point.machine) == here and stack_key(point.setup) == stack_key(setup)]
     clocks = {point.clock for point in near}
     published = rates_of(setup, machine)
     known = not isinstance(published, Missing)
     if isinstance(published, Missing) and not near:
-        return Missing(missing=f"{published.missing}, and nothing was measured on it")
+        return Missing(missing=f"{published.missing}, and there are no measurements on it")
     question = _Question(
         setup=setup,
         work=work,
@@ -240,7 +250,7 @@ def _repeats(point: TimePoint, setup: TrainingSetup, work: StepWork) -> bool:
 def _believable(
     question: _Question, machine: TargetMachine, points: Sequence[TimePoint]
 ) -> tuple[list[TimePoint], tuple[str, ...]]:
-    """Those that can be what they are said to be, and why the others cannot."""
+    """Return the plausible points, and why the others were rejected."""
     good: list[TimePoint] = []
     refused: list[str] = []
     for point in points:
@@ -250,13 +260,13 @@ def _believable(
         off = point.seconds_per_step / math.exp(expected)
         if speed > _TOO_FAST * peak:
             refused.append(
-                f"{point.name}: {point.seconds_per_step:.3g} s a step would be {speed / 1e12:.0f} TFLOP/s, and the"
+                f"{point.name}: {point.seconds_per_step:.3g} s per step would be {speed / 1e12:.0f} TFLOP/s, but the"
                 f" {machine.name} has {peak / 1e12:.0f}"
             )
         elif machine.kind == "gpu" and not 1 / _ABSURD < off < _ABSURD:
             refused.append(
-                f"{point.name}: {point.seconds_per_step:.3g} s a step is {off:.2g} times what such a step takes by the"
-                " device's published figures: another batch, or another unit of tokens"
+                f"{point.name}: {point.seconds_per_step:.3g} s per step is {off:.2g} times the value from the"
+                " device's published figures: probably another batch or token unit"
             )
         else:
             good.append(point)
@@ -264,7 +274,7 @@ def _believable(
 
 
 def _nearest(question: _Question, points: Sequence[TimePoint]) -> list[TimePoint]:
-    """At most so many, the model's own first, then those with the most similar work."""
+    """Return a limited number of points: the model's own first, then those with the most similar work."""
 
     def distance(point: TimePoint) -> tuple[bool, float, str]:
         ratio = step_flops(point.setup, point.work).total / step_flops(question.setup, question.work).total
@@ -280,7 +290,7 @@ def _cold(question: _Question, machine: TargetMachine) -> tuple[Estimate, Fit]:
     found = fit(question.rates, [], [])
     value, sigma = found.predict(question.row())
     half = half_width(math.hypot(sigma, COLD_SIGMA[question.kind]), COLD_WEIGHT)
-    method = f"operations, bytes and kernel launches by the {machine.name}'s published figures; nothing was measured"
+    method = f"operations, bytes and kernel launches from the {machine.name}'s published figures; no measurements"
     unsure = question.kind == "cpu" or question.setup.shape.extrapolated is not None
     return _estimate(value, half, Rung.NOTHING, method, (), extrapolated=unsure), found
 
@@ -302,7 +312,7 @@ def _fitted(question: _Question, points: Sequence[TimePoint], rung: Rung) -> tup
     else:
         words = f"rates fitted to {len(points)} run{'s' if len(points) > 1 else ''} of other models"
     if len(scores) >= ENOUGH:
-        words += f"; interval from the errors on {len(scores)} runs, each predicted without it"
+        words += f"; interval from leave-one-out errors on {len(scores)} runs"
     return (
         _estimate(
             value,

@@ -1,4 +1,4 @@
-"""Changes of the settings that save memory, what each would leave, and what it costs in time."""
+"""Alternative settings that save memory, with the memory that each needs and its cost in time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from touchline.estimate.parts import peak_parts, vocab_bytes
 from touchline.estimate.spreads import Range, upwards
 
 _WORTHWHILE = 0.98
-"""A change that leaves more than this share of the memory is not worth a line."""
+"""Fraction of the memory above which an alternative is not worth listing."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,7 +39,7 @@ class _Change:
 def what_ifs(
     setup: TrainingSetup, batch: MicroBatch, coefficients: MemoryCoefficients, gpu: Gpu | None
 ) -> tuple[WhatIf, ...]:
-    """The changes that apply here and save at least 2 %, the largest saving first."""
+    """Return the alternatives that save at least 2% of the memory, the largest saving first."""
     now = peak_parts(setup, batch, coefficients).total
     found: list[WhatIf] = []
     for change in _changes(setup, batch, coefficients):
@@ -67,7 +67,7 @@ def _changes(setup: TrainingSetup, batch: MicroBatch, coefficients: MemoryCoeffi
             setup=dataclasses.replace(setup, gradient_checkpointing=True),
             batch=batch,
             factor=CHECKPOINT_TIME,
-            reason="only each block's input is kept; its forward pass runs once more",
+            reason="stores only each block's input and recomputes its forward pass",
         )
     entry = vocab_bytes(setup, coefficients)[0]
     if entry > LOSS_BYTES["fused"]:
@@ -76,7 +76,7 @@ def _changes(setup: TrainingSetup, batch: MicroBatch, coefficients: MemoryCoeffi
             setup=dataclasses.replace(setup, loss="fused"),
             batch=batch,
             factor=FUSED_LOSS_TIME,
-            reason="logits and loss in one kernel that never holds them all (Liger, cut cross entropy)",
+            reason="computes logits and loss in one kernel without storing all logits (Liger, cut cross entropy)",
         )
     if entry > LOSS_BYTES["chunked"]:
         yield _Change(
@@ -84,7 +84,7 @@ def _changes(setup: TrainingSetup, batch: MicroBatch, coefficients: MemoryCoeffi
             setup=dataclasses.replace(setup, loss="chunked"),
             batch=batch,
             factor=CHUNKED_LOSS_TIME,
-            reason="only one chunk of the logits is turned to float32 at a time",
+            reason="converts one chunk of the logits to float32 at a time",
         )
     if setup.method != "full" and setup.adapter_dtype == "float32" and setup.base_dtype != "float32":
         yield _Change(
@@ -92,7 +92,7 @@ def _changes(setup: TrainingSetup, batch: MicroBatch, coefficients: MemoryCoeffi
             setup=dataclasses.replace(setup, adapter_dtype=setup.base_dtype),
             batch=batch,
             factor=ADAPTER_DTYPE_TIME,
-            reason="inputs are not cast up, and moments take half; small updates may be lost in rounding",
+            reason="inputs are not upcast and moments take half the memory; small updates may be lost to rounding",
         )
     if batch.rows > 1:
         half = -(-batch.rows // 2)
@@ -109,5 +109,5 @@ def _changes(setup: TrainingSetup, batch: MicroBatch, coefficients: MemoryCoeffi
             setup=dataclasses.replace(setup, method="qlora"),
             batch=batch,
             factor=QLORA_TIME,
-            reason="the base's matrices take a quarter; each is turned back to 16 bits wherever it is multiplied",
+            reason="the base model's matrices take a quarter; each is dequantized to 16 bits for every product",
         )

@@ -1,4 +1,4 @@
-"""What one optimizer step computes: the batch in the form that time depends on."""
+"""Work of one optimizer step, in the terms that its time depends on."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from touchline.data.packing.forecast import BatchForecast, BatchSettings
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepWork:
-    """One optimizer step on one device; a mean over the steps of a run may be no whole numbers."""
+    """Optimizer step on one device; a mean over the steps of a run may be fractional."""
 
     micro_batches: float
     """Forward passes."""
     tokens: float
-    """Positions computed, padding included, over all forward passes."""
+    """Computed tokens over all forward passes, padding included."""
     squares: float
-    """Sum, over all rows, of the row's width squared: what attention's scores grow with."""
+    """Sum of squared sequence lengths, which attention scores scale with."""
     label_tokens: float
-    """Of the positions, those with a loss."""
+    """Label tokens."""
 
     def __post_init__(self) -> None:
         if not (self.micro_batches > 0 and self.tokens > 0 and self.squares > 0 and self.label_tokens >= 0):
@@ -28,16 +28,16 @@ class StepWork:
 
     @property
     def tokens_per_micro_batch(self) -> float:
-        """Positions of a forward pass, on average."""
+        """Return the mean computed tokens per forward pass."""
         return self.tokens / self.micro_batches
 
     @property
     def width(self) -> float:
-        """Tokens of a row, on average over the tokens."""
+        """Return the token-weighted mean sequence length."""
         return self.squares / self.tokens
 
     def times(self, factor: float) -> StepWork:
-        """So many such steps as one."""
+        """Return the work of several such steps."""
         return StepWork(
             micro_batches=self.micro_batches * factor,
             tokens=self.tokens * factor,
@@ -47,7 +47,7 @@ class StepWork:
 
 
 def work_of(batches: Sequence[MicroBatch], *, steps: float = 1) -> StepWork:
-    """The work of a step from its micro-batches, or the mean of so many steps from all of theirs.
+    """Return the work of a step from its micro-batches, or the mean of several steps.
 
     Raises:
         ValueError: there is no micro-batch.
@@ -63,7 +63,7 @@ def work_of(batches: Sequence[MicroBatch], *, steps: float = 1) -> StepWork:
 
 
 def work_of_forecast(forecast: BatchForecast, settings: BatchSettings, *, label_share: float | None = None) -> StepWork:
-    """The mean step of a forecast on one device.
+    """Return the mean step of a forecast on one device.
 
     Args:
         forecast: what the trainer will make of the data.

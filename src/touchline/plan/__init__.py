@@ -1,4 +1,5 @@
-"""Everything resolved, with hashes, before anything runs.
+"""Planning: an experiment, its data and estimates in; a `Plan` of resolved runs with hashes out, before anything
+runs.
 
-Nothing is imported here: `status` reads a plan of a thousand runs and does not wait for what builds one.
+Nothing is imported here, so that `status` reads the plan of a thousand runs without loading the planner.
 """

@@ -1,4 +1,4 @@
-"""Every setting that nobody wrote: what it came to, and why."""
+"""Settings that the user did not write, with their values and reasons."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from touchline.spec import defaults
 from touchline.spec.plan import Assumption, PlannedRun
 
 _FROM_THE_FILE = ("data.train_fraction", "data.split_seed")
-"""Settings that only count where the dataset's file has no splits of its own."""
+"""Settings that only apply if the dataset's file has no splits of its own."""
 
 
 def assumptions(given: Collection[str], runs: Sequence[PlannedRun], *, splits_made: bool) -> tuple[Assumption, ...]:
-    """One row for each default that decided on something.
+    """Return one row for each default that had an effect.
 
     Args:
         given: the dotted keys that were written with a value, not with `auto`.
@@ -29,7 +29,7 @@ def assumptions(given: Collection[str], runs: Sequence[PlannedRun], *, splits_ma
 
 
 def _value(run: PlannedRun, key: str) -> str | None:
-    """What a run has under a dotted key, as one would write it; None where it has nothing of the kind."""
+    """Return the value of a run under a dotted key as written in YAML. None if it has no such value."""
     node: object = run
     for part in key.split("."):
         node = getattr(node, part, None)

@@ -1,4 +1,5 @@
-"""From runs, models, datasets and token lengths to the plan; a pure function, so planning again gives the same plan."""
+"""Construction of the plan from runs, models, datasets and token lengths. A pure function: equal inputs give equal
+plans."""
 
 from __future__ import annotations
 
@@ -35,43 +36,43 @@ _LORA = TypeAdapter(LoraConfig)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlanInputs:
-    """What the planner knows."""
+    """Inputs of the planner."""
 
     experiment: Experiment
     """The experiment."""
     experiment_sha256: str
-    """Hash of its file with the overrides applied."""
+    """Hash of the experiment file with the overrides applied."""
     overrides: tuple[str, ...]
     """`key=value` from the command line."""
     specs: tuple[RunSpec, ...]
-    """Its runs; `data.prompt` filled in."""
+    """Runs of the experiment, with `data.prompt` filled in."""
     models: Mapping[str, ModelInfo]
-    """Every model by the name that the file uses."""
+    """Models by the name that the experiment uses."""
     datasets: Mapping[str, DatasetInfo]
-    """Every dataset by the path that the file uses."""
+    """Datasets by the path that the experiment uses."""
     lengths: Mapping[tuple[str, str], Lengths]
     """Token lengths of the training split by (model, `data_key`)."""
     date: str
     """ISO date of today, or of the plan that is planned again."""
     touchline_version: str
-    """The version that plans."""
+    """Version of touchline that makes the plan."""
     given: frozenset[str]
-    """Every dotted key that somebody wrote."""
-    outlook: PlanningContext
-    """The machine that is planned for, and what past runs have shown."""
+    """Dotted keys that the user wrote."""
+    context: PlanningContext
+    """Target machine, and points from past runs."""
     tasks: tuple[EvaluationTask, ...] = ()
-    """The tasks of `evaluate.tasks`, and the experiment's own where it is a file, resolved."""
+    """Tasks of `evaluate.tasks`, and the experiment's own task if it is a file, resolved."""
     labels: tuple[LabelSet, ...] = ()
-    """The labels of each dataset that a classification is scored on."""
+    """Labels of each dataset that a classification is scored on."""
     examples: tuple[ShownExample, ...] = ()
-    """A rendered row of each dataset."""
+    """One rendered example per dataset."""
     accepted: Mapping[str, dict[str, object]] = field(default_factory=dict)
     """Settings accepted for single runs, by run; already applied to `specs`."""
     started: Mapping[str, PlannedRun] = field(default_factory=dict)
-    """Runs of the old plan that have started, by name: what was decided and predicted for them stays, so that the
-    same work keeps the same plan and a prediction is never made after the fact."""
+    """Started runs of the old plan, by name. Their decisions and predictions are kept, so that the same work keeps
+    the same plan and no prediction is made after the fact."""
     specs_by_name: Mapping[str, RunSpec] = field(init=False)
-    """The same runs, by name."""
+    """Runs by name."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "specs_by_name", {spec.name: spec for spec in self.specs})
@@ -79,19 +80,19 @@ class PlanInputs:
 
 @functools.lru_cache(maxsize=1024)  # asked several times of each run
 def data_key(data: DataConfig) -> str:
-    """Equal for runs that train on the same rendered rows."""
+    """Return a key that is equal for runs with the same rendered training data."""
     return _DATA.dump_json(data).decode()
 
 
 def build_plan(inputs: PlanInputs) -> Plan:
-    """The plan.
+    """Return the plan.
 
     Raises:
         InputError: with every fault that model, data and training show together.
     """
     findings: list[Finding] = []
     runs: list[PlannedRun] = []
-    decisions = RunResolver(inputs.outlook)
+    decisions = RunResolver(inputs.context)
     known: dict[str, PlannedRun] = {}
     for spec in inputs.specs:
         parent = None if spec.link is None else known.get(spec.link.parent)
@@ -122,20 +123,20 @@ def build_plan(inputs: PlanInputs) -> Plan:
         tasks=inputs.tasks,
         examples=inputs.examples,
         labels=inputs.labels,
-        machine=inputs.outlook.machine,
+        machine=inputs.context.machine,
         assumptions=assumptions(
             inputs.given - _left_open(experiment),
             runs,
             splits_made=any(not info.has_own_splits for info in inputs.datasets.values()),
         ),
-        **totals(runs, inputs.outlook.machine, experiment.compute.gpus, shared=experiment.compute.executor == "local"),
+        **totals(runs, inputs.context.machine, experiment.compute.gpus, shared=experiment.compute.executor == "local"),
         evidence=collect_evidence(runs),
         revisions=(),
     )
 
 
 def _left_open(experiment: Experiment) -> set[str]:
-    """Return the keys that are `auto`, written or not."""
+    """Return the keys whose value is `auto`, written or by default."""
     settings = {"train.micro_batch_size": experiment.train.micro_batch_size, "train.packed": experiment.train.packed}
     return {key for key, value in settings.items() if value == "auto" and key not in experiment.factors}
 
@@ -143,7 +144,7 @@ def _left_open(experiment: Experiment) -> set[str]:
 def _planned(
     spec: RunSpec, inputs: PlanInputs, decisions: RunResolver, parent: PlannedRun | None
 ) -> tuple[PlannedRun | None, list[Finding]]:
-    """A run, or what is wrong with it; `parent` is planned already, or could not be."""
+    """Plan one run, or return its findings. `parent` is its planned parent, or None if the parent has errors."""
     model, dataset = inputs.models[spec.model], inputs.datasets[spec.data.path]
     run = PlannedRun(
         name=spec.name,
@@ -174,7 +175,7 @@ def _planned(
     findings = [replace(fault, subject=f"{spec.name}: {fault.subject}") for fault in backend.faults(model, spec.train)]
     findings += _length_faults(spec, lengths)
     if spec.link is not None and not backend.goes_on:
-        findings.append(_cannot(spec, "go on from another run's adapter yet"))
+        findings.append(_cannot(spec, "continue from another run's adapter yet"))
     if spec.control is ControlKind.SHUFFLED and not backend.deals_labels:
         findings.append(_cannot(spec, "train on shuffled answers yet"))
     if findings:
@@ -194,9 +195,9 @@ def _planned(
 
 
 def _lengths(spec: RunSpec, inputs: PlanInputs) -> Lengths:
-    """Token lengths of a run's training rows; those of a shuffled control have each other's answers.
+    """Return the token lengths of a run's training examples. In a shuffled control the answers are permuted.
 
-    An answer is tokenised apart from its prompt, so it is as long behind another one.
+    An answer is tokenized separately from its prompt, so its length does not depend on the prompt.
     """
     lengths = inputs.lengths[spec.model, data_key(spec.data)]
     if spec.control is not ControlKind.SHUFFLED:
@@ -218,7 +219,7 @@ def _question(spec: RunSpec, inputs: PlanInputs, lengths: Lengths) -> RunRequest
 
 
 def _evaluated(run: PlannedRun, spec: RunSpec, inputs: PlanInputs, decisions: RunResolver) -> PlannedRun:
-    """A control with what its evaluation takes: as long as that of a run of the same model."""
+    """Return a control with the predicted time of its evaluation."""
     lengths = inputs.lengths.get((spec.model, data_key(spec.data)))
     if lengths is None or _length_faults(spec, lengths):
         return run
@@ -241,7 +242,7 @@ def _evaluated(run: PlannedRun, spec: RunSpec, inputs: PlanInputs, decisions: Ru
 
 
 def _as_decided(train: TrainConfig, started: PlannedRun) -> TrainConfig:
-    """A training with every `auto` as it was decided when the run started."""
+    """Return a training with each `auto` resolved as it was when the run started."""
     if started.train is None:
         return train
     micro = started.train.micro_batch_size if train.micro_batch_size == "auto" else train.micro_batch_size
@@ -250,7 +251,7 @@ def _as_decided(train: TrainConfig, started: PlannedRun) -> TrainConfig:
 
 
 def _trained(run: PlannedRun, question: RunRequest, decisions: RunResolver, parent: PlannedRun | None) -> PlannedRun:
-    """A run with its batches, and with what it will take."""
+    """Return a run with its batches and predictions."""
     decided = decisions.decide(question, run.seed)
     run = replace(
         run,
@@ -274,15 +275,15 @@ def _trained(run: PlannedRun, question: RunRequest, decisions: RunResolver, pare
 
 
 def _saved_rank(spec: RunSpec, specs: Mapping[str, RunSpec]) -> int:
-    """Ranks that a checkpoint holds: of the adapter that is trained, and where the base had others merged into it, of
-    all of them on the base as it is."""
+    """Return the rank that a checkpoint holds: of the trained adapter, or of all adapters on the unmerged base
+    model."""
     own = spec.train.lora.rank
     merged = _merged_rank(spec, specs)
     return merged + 2 * own if merged else own
 
 
 def _merged_rank(spec: RunSpec, specs: Mapping[str, RunSpec]) -> int:
-    """Rank of what is merged into the base before a run trains on it."""
+    """Return the rank of the adapters merged into the base model before a run trains on it."""
     if spec.link is None:
         return 0
     parent = specs[spec.link.parent]
@@ -307,7 +308,7 @@ def _length_faults(spec: RunSpec, lengths: Lengths) -> list[Finding]:
     if not too_long:
         return []
     first = int((total > limit).argmax())
-    dealt = "with each other's answers " if spec.control is ControlKind.SHUFFLED else ""
+    dealt = "with shuffled answers " if spec.control is ControlKind.SHUFFLED else ""
     return [
         Finding(
             code="DA201",
@@ -321,9 +322,9 @@ def _length_faults(spec: RunSpec, lengths: Lengths) -> list[Finding]:
 
 
 def _digest(run: PlannedRun, model: ModelInfo, dataset: DatasetInfo, parent: PlannedRun | None) -> str:
-    """Equal digests mean equal training; how it is evaluated is compared evaluation by evaluation.
+    """Return the digest of the training: equal digests mean equal training. Evaluations have digests of their own.
 
-    A stage is another training as soon as what it goes on from is another one.
+    The digest of a stage includes that of its parent.
     """
     identity: dict[str, object] = {
         "kind": run.kind,

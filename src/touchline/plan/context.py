@@ -1,4 +1,4 @@
-"""What a planner knows of the machine and of past runs, and what follows for a run: memory, micro-batch, disk."""
+"""Planning context: the target machine and past runs, and the memory, micro-batch and disk estimates based on them."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from touchline.spec.experiment import TrainConfig
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlanningContext:
-    """What estimates rest on, besides the runs themselves."""
+    """Target machine, model dimensions and points from past runs."""
 
     machine: TargetMachine
-    """Where the runs will be."""
+    """Machine that the runs will use."""
     gpu: Gpu | Missing
-    """Its kind of GPU; missing for a processor, and for a GPU that nobody has described."""
+    """GPU type; missing for a CPU and for an unknown GPU."""
     shapes: Mapping[str, ModelShape | Missing]
-    """Dimensions of the models, by their names."""
+    """Dimensions of the models by name."""
     memory_points: tuple[MeasuredPoint, ...] = ()
     """Measured peaks of past runs."""
     time_points: tuple[TimePoint, ...] = ()
@@ -42,16 +42,16 @@ class PlanningContext:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MicroBatchChoice:
-    """A micro-batch, and why this one."""
+    """Micro-batch size and the reason for it."""
 
     size: int
     """Examples per forward pass."""
     reason: str
-    """Why."""
+    """Reason."""
 
 
 def longest_batch(lengths: Lengths, rows: int, padded_tokens: int | None = None) -> MicroBatch:
-    """The micro-batch that decides on memory.
+    """Return the micro-batch that determines peak memory.
 
     Args:
         lengths: of the training split.
@@ -64,70 +64,70 @@ def longest_batch(lengths: Lengths, rows: int, padded_tokens: int | None = None)
 
 
 def estimate_memory(
-    setup: TrainingSetup, batch: MicroBatch, outlook: PlanningContext, *, with_what_ifs: bool = False
+    setup: TrainingSetup, batch: MicroBatch, context: PlanningContext, *, with_what_ifs: bool = False
 ) -> MemoryEstimate | Missing:
-    """Peak memory of a step, or why it cannot be said; changes of the settings are looked at when asked for."""
+    """Estimate the peak memory of a step."""
     coefficients = memory_coefficients(setup.backend)
     if isinstance(coefficients, Missing):
         return coefficients
-    points = outlook.memory_points
-    if outlook.machine.kind == "cpu":
+    points = context.memory_points
+    if context.machine.kind == "cpu":
         return cpu_memory_estimate(
             setup,
             batch,
             coefficients=coefficients,
-            capacity_gib=outlook.machine.memory,
+            capacity_gib=context.machine.memory,
             evidence=points,
             with_what_ifs=with_what_ifs,
         )
-    gpu = None if isinstance(outlook.gpu, Missing) else outlook.gpu
+    gpu = None if isinstance(context.gpu, Missing) else context.gpu
     return memory_estimate(
         setup, batch, coefficients=coefficients, gpu=gpu, evidence=points, with_what_ifs=with_what_ifs
     )
 
 
 def choose_micro_batch(
-    train: TrainConfig, setup: TrainingSetup | Missing, lengths: Lengths, outlook: PlanningContext
+    train: TrainConfig, setup: TrainingSetup | Missing, lengths: Lengths, context: PlanningContext
 ) -> MicroBatchChoice:
-    """The largest divisor of the global batch that surely fits and that still gains speed."""
+    """Choose the largest divisor of the global batch size that fits and still increases throughput."""
     if train.micro_batch_size != "auto":
         return MicroBatchChoice(size=train.micro_batch_size, reason="micro-batch as written")
     whole = train.global_batch_size
-    size, gain = _fastest(train, setup, lengths, outlook)
+    size, gain = _fastest(train, setup, lengths, context)
     if isinstance(setup, Missing):
-        return MicroBatchChoice(size=size, reason=f"micro-batch {size}: {gain}; memory not known ({setup.missing})")
+        return MicroBatchChoice(size=size, reason=f"micro-batch {size}: {gain}; memory unknown ({setup.missing})")
     while True:
-        found = estimate_memory(setup, longest_batch(lengths, size), outlook)
+        found = estimate_memory(setup, longest_batch(lengths, size), context)
         if isinstance(found, Missing):
-            return MicroBatchChoice(size=size, reason=f"micro-batch {size}: {gain}; memory not known ({found.missing})")
+            return MicroBatchChoice(size=size, reason=f"micro-batch {size}: {gain}; memory unknown ({found.missing})")
         if found.verdict in (Verdict.FITS, Verdict.UNKNOWN) or size == 1:
             break
         size = largest_divisor(whole, size - 1)
-        gain = "the largest that surely fits"
-    room = f"{found.process.high:.3g} GiB at the most" if found.verdict is Verdict.FITS else found.verdict.value
+        gain = "the largest that fits"
+    room = f"at most {found.process.high:.3g} GiB" if found.verdict is Verdict.FITS else found.verdict.value
     return MicroBatchChoice(size=size, reason=f"micro-batch {size}: {gain}; {room}")
 
 
 def _fastest(
-    train: TrainConfig, setup: TrainingSetup | Missing, lengths: Lengths, outlook: PlanningContext
+    train: TrainConfig, setup: TrainingSetup | Missing, lengths: Lengths, context: PlanningContext
 ) -> tuple[int, str]:
-    """The micro-batch beyond which a pass gains no more speed, and why: by past runs, else by a usual size."""
+    """Return the micro-batch size beyond which throughput no longer grows, and the basis: past runs or a default."""
     longest, whole = int(lengths.total.max()), train.global_batch_size
     limit = defaults.MICRO_BATCH_TOKENS // longest
-    reason = f"beyond some {defaults.MICRO_BATCH_TOKENS:,} padded tokens a pass gains no more speed"
-    if not isinstance(setup, Missing) and shows_the_knee(setup, outlook.machine, outlook.time_points):
+    reason = f"throughput no longer grows beyond about {defaults.MICRO_BATCH_TOKENS:,} computed tokens per forward pass"
+    if not isinstance(setup, Missing) and shows_the_knee(setup, context.machine, context.time_points):
         share = float(lengths.answer.mean() / lengths.total.mean())
         found = knee(
             setup,
             longest,
             share,
-            machine=outlook.machine,
-            points=outlook.time_points,
+            machine=context.machine,
+            points=context.time_points,
             most=whole,
             global_rows=whole,
         )
         if not isinstance(found, Missing):
-            limit, reason = found.rows, "a larger one gains less than 3 % of speed, by past runs"
+            limit, reason = found.rows, "larger ones gain less than 3% throughput in past runs"
     size = largest_divisor(whole, limit)
     return size, "the whole global batch" if size == whole else reason
 
@@ -138,7 +138,7 @@ _DTYPES: dict[str, Dtype] = {"float32": "float32", "bfloat16": "bfloat16", "floa
 def estimate_disk(
     setup: TrainingSetup, train: TrainConfig, steps: int, *, model: ModelInfo, evaluations: int, answers: int
 ) -> Measured:
-    """What a run leaves on disk; the state to go on from is removed when its training is complete.
+    """Estimate the disk usage of a completed run. Its training state is deleted when training is complete.
 
     Args:
         setup: its settings.
@@ -166,7 +166,7 @@ def estimate_disk(
 
 
 def _exports(train: TrainConfig, steps: int) -> int:
-    """Exports of a run with an interval: one at each epoch's end, and those between."""
+    """Return the number of checkpoints of a run with an interval: one per epoch, and those between."""
     every = train.checkpoint.every
     if every == "epoch" or every.steps is None:
         return train.epochs

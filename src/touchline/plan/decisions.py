@@ -1,4 +1,4 @@
-"""One run decided: its micro-batch, its packing, its batches, and what it will take."""
+"""Resolution of one run: its micro-batch, packing, batches and predictions."""
 
 from __future__ import annotations
 
@@ -20,31 +20,32 @@ from touchline.spec.experiment import EvaluateConfig, TrainConfig
 from touchline.spec.plan import BatchSummary
 
 _WORTH = 0.95
-"""Share of the other way's time below which packing is faster: less is within what a prediction is worth."""
+"""Time relative to the unpacked run below which packing counts as faster. Smaller gains are within the prediction
+error."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PackingOption:
-    """A training one way, and what it will take."""
+    """Predictions for a training, packed or unpacked."""
 
     train: TrainConfig
-    """The training, with `packed` decided."""
+    """Training settings, with `packed` decided."""
     batches: BatchSummary | None
-    """Its batches."""
+    """Batch counts."""
     forecast: BatchForecast | None
-    """Its rows."""
+    """Simulated batches."""
     memory: MemoryEstimate | Missing
     """Peak memory of a step."""
     times: Times
-    """What takes how long."""
+    """Predicted times."""
     disk: Measured
-    """What stays on disk."""
+    """Predicted disk usage."""
 
 
 def choose_packing(
     train: TrainConfig, foresee: Callable[[bool], PackingOption], lengths: Lengths
 ) -> tuple[PackingOption, str, PackingSummary | Missing]:
-    """The way to train, why, and both ways side by side.
+    """Return the chosen option, the reason, and both options side by side.
 
     Args:
         train: the training; its micro-batch is decided.
@@ -63,22 +64,22 @@ def _choose(packed: PackingOption, apart: PackingOption) -> tuple[PackingOption,
     first, second = packed.times.training, apart.times.training
     if not isinstance(first, Quantity) or not isinstance(second, Quantity):
         why = first.missing if isinstance(first, Missing) else second.missing if isinstance(second, Missing) else ""
-        return apart, f"not packed: nobody can say which way is faster ({why})"
-    words = f"{format_seconds(first.value)} packed, {format_seconds(second.value)} not packed, as predicted"
+        return apart, f"not packed: cannot predict which option is faster ({why})"
+    words = f"predicted {format_seconds(first.value)} packed, {format_seconds(second.value)} not packed"
     if isinstance(packed.memory, Missing) or packed.memory.verdict in (Verdict.OOM, Verdict.UNCERTAIN):
         fits = packed.memory.missing if isinstance(packed.memory, Missing) else packed.memory.verdict.value
-        return apart, f"not packed: packed rows may not fit ({fits}); {words}"
+        return apart, f"not packed: packed sequences may not fit ({fits}); {words}"
     if first.value < _WORTH * second.value:
         return packed, f"packed: {words}"
-    return apart, f"not packed: no faster, {words}"
+    return apart, f"not packed: packing is not faster, {words}"
 
 
 def _side_by_side(
     train: TrainConfig, packed: PackingOption, apart: PackingOption, lengths: Lengths
 ) -> PackingSummary | Missing:
     if packed.forecast is None or apart.forecast is None or not isinstance(train.micro_batch_size, int):
-        return Missing(missing="not both ways can be predicted")
-    # Which of the two ways the settings name is not looked at.
+        return Missing(missing="packed and unpacked cannot both be predicted")
+    # Both options are compared, whichever one the settings name.
     settings = settings_of(train)
     return compare(
         lengths.total, settings, packed.forecast, apart.forecast, backend=train.backend, labels=lengths.answer
@@ -86,66 +87,66 @@ def _side_by_side(
 
 
 ORDER_SEED = 1
-"""Costs are predicted for one order of the examples: another order's differ by less than their intervals, and a sweep
-over seeds need not be predicted seed by seed. Steps and batches are counted in each run's own order."""
+"""Seed of the example order for which costs are predicted. Other orders differ by less than the intervals, so a
+sweep over seeds is predicted once. Steps and batches are counted in each run's own order."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunRequest:
-    """A run, as far as its costs depend on it."""
+    """Parts of a run that determine its costs."""
 
     train: TrainConfig
-    """The training as it was written."""
+    """Training settings as written."""
     evaluate: EvaluateConfig
-    """The evaluation after it."""
+    """Evaluation settings."""
     model: ModelInfo
-    """Its base."""
+    """Base model."""
     dataset: DatasetInfo
-    """Its data."""
+    """Dataset."""
     data: str
-    """What its rows are made from and how, as text."""
+    """Key of the rendered data."""
     lengths: Lengths
-    """Token lengths of its examples."""
+    """Token lengths of the examples."""
     saved_rank: int | None = None
-    """Ranks that each of its checkpoints holds; none: the one that it trains."""
+    """Rank that each checkpoint holds. None for the rank that is trained."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ResolvedRun:
-    """A training with nothing left open, and its predictions."""
+    """Training with every setting resolved, and its predictions."""
 
     train: TrainConfig
-    """Every `auto` resolved, but for the element type, which the machine that trains decides."""
+    """Training settings with every `auto` resolved, except the dtype, which the training machine decides."""
     batches: BatchSummary | None
-    """Its batches."""
+    """Batch counts."""
     micro_batch_reason: str
-    """Why this micro-batch."""
+    """Reason for the micro-batch size."""
     packed_reason: str
-    """Why it is packed or not."""
+    """Reason for packing or not packing."""
     memory: MemoryEstimate | Missing
     """Peak memory of a step."""
     disk: Measured
-    """What stays on disk."""
+    """Predicted disk usage."""
     packing: PackingSummary | Missing
-    """Both ways of laying the examples in rows."""
+    """Packed and unpacked batching side by side."""
     times: Times
-    """What takes how long."""
+    """Predicted times."""
 
 
 class RunResolver:
-    """Decides run after run, and what does not differ between runs only once.
+    """Resolver of runs that computes what several runs share only once.
 
     Args:
-        outlook: the machine, and what past runs have shown.
+        context: the machine, and what past runs have shown.
     """
 
-    def __init__(self, outlook: PlanningContext) -> None:
-        self._outlook = outlook
+    def __init__(self, context: PlanningContext) -> None:
+        self._outlook = context
         self._known: dict[tuple[object, ...], ResolvedRun] = {}
         self._forecasts: dict[tuple[object, ...], BatchForecast | Missing] = {}
 
     def decide(self, question: RunRequest, seed: int) -> ResolvedRun:
-        """Decide what is `auto`, and predict.
+        """Resolve `auto` settings and predict costs.
 
         Args:
             question: the run.
@@ -161,15 +162,15 @@ class RunResolver:
         return replace(known, train=train, batches=found if isinstance(found, BatchSummary) else None)
 
     def _predicted(self, question: RunRequest) -> ResolvedRun:
-        train, lengths, outlook = question.train, question.lengths, self._outlook
+        train, lengths, context = question.train, question.lengths, self._outlook
         backend = get_backend(train.backend)
-        shape = outlook.shapes.get(question.model.name, Missing(missing="its dimensions were not read"))
+        shape = context.shapes.get(question.model.name, Missing(missing="its dimensions were not read"))
         setup: TrainingSetup | Missing = (
             shape
             if isinstance(shape, Missing)
-            else backend.setup(train, shape, outlook.machine, int(lengths.total.max()))
+            else backend.setup(train, shape, context.machine, int(lengths.total.max()))
         )
-        choice = choose_micro_batch(train, setup, lengths, outlook)
+        choice = choose_micro_batch(train, setup, lengths, context)
         train = replace(train, micro_batch_size=choice.size)
 
         def foresee(packed: bool) -> PackingOption:
@@ -178,10 +179,10 @@ class RunResolver:
         chosen, reason, packing = choose_packing(train, foresee, lengths)
         memory = chosen.memory
         if chosen.forecast is not None and not isinstance(setup, Missing):
-            # Once more, now with what would change it: of the other way nobody asks that.
+            # Once more, now with alternatives, which the other option does not need.
             largest = chosen.forecast.largest
-            real = backend.setup(chosen.train, setup.shape, outlook.machine, largest.width)
-            memory = estimate_memory(real, largest, outlook, with_what_ifs=True)
+            real = backend.setup(chosen.train, setup.shape, context.machine, largest.width)
+            memory = estimate_memory(real, largest, context, with_what_ifs=True)
         return ResolvedRun(
             train=chosen.train,
             batches=chosen.batches,
@@ -194,7 +195,7 @@ class RunResolver:
         )
 
     def _foresee(self, train: TrainConfig, question: RunRequest, setup: TrainingSetup | Missing) -> PackingOption:
-        """What comes of a training with nothing left open."""
+        """Return the predictions for a training with every setting resolved."""
         backend, lengths, machine = get_backend(train.backend), question.lengths, self._outlook.machine
         found = backend.batches(train, lengths, ORDER_SEED)
         rows = self._forecast(train, question)
@@ -231,7 +232,7 @@ class RunResolver:
         )
 
     def _forecast(self, train: TrainConfig, question: RunRequest) -> BatchForecast | Missing:
-        """What goes through the model; ranks and intervals change nothing of it."""
+        """Return the simulated batches, cached by all settings that affect them."""
         key = (
             *(train.backend, train.micro_batch_size, train.global_batch_size, train.epochs, train.max_seq_len),
             *(train.packed, train.lora.dropout > 0, question.model.name, question.dataset.path, question.data),
@@ -242,7 +243,7 @@ class RunResolver:
 
 
 def _costs_alike(train: TrainConfig) -> TrainConfig:
-    """The training without what changes what is learned and not what it takes."""
+    """Return the training settings without those that do not affect costs."""
     return replace(
         train,
         learning_rate=1.0,

@@ -1,4 +1,4 @@
-"""What the plan says of controls, and of the harness that looks at general ability."""
+"""Design of a plan in words: the summary line, and notes on controls and on general ability."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _levels(run: PlannedRun, factors: Container[str]) -> dict[str, str]:
 
 
 def _following(factors: Iterable[str], conditions: Sequence[Mapping[str, str]]) -> dict[str, str]:
-    """Return the factors whose level follows from that of another one, as in `pairs`, with that one."""
+    """Return each factor whose level is determined by another factor, as in `pairs`, with that factor."""
     found: dict[str, str] = {}
     for name in factors:
         for other in factors:
@@ -64,47 +64,49 @@ def _following(factors: Iterable[str], conditions: Sequence[Mapping[str, str]]) 
 
 _ABOUT = {
     ControlKind.BASE: (
-        "A control is the base model without any training, asked the same questions: what a run gains is measured "
+        "The base control is the untrained base model, evaluated on the same items. The gain of a run is measured "
         "against it."
     ),
     ControlKind.NO_OP: (
-        "A no-op control is the base model through a fresh adapter that changes nothing: it must answer as the base "
-        "does, else adapters are applied wrongly."
+        "The no-op control is the base model with a new adapter that changes nothing. It must answer as the base "
+        "model does; otherwise adapters are applied incorrectly."
     ),
     ControlKind.SHUFFLED: (
-        "A shuffled control is trained like the first condition and seed, on the same prompts with each other's "
-        "answers: what it gains over the base is the form of the answers and not the task."
+        "The shuffled control is trained like the first condition and seed, with shuffled answers. Its gain over the "
+        "base model comes from the answer format, not the task."
     ),
 }
 _TYPES = {ControlKind.NO_OP: "control (no-op)", ControlKind.SHUFFLED: "control (shuffled)"}
 
 
 def control_kind(run: PlannedRun) -> ControlKind | None:
-    """Which control a run is; plans of before do not say it of the base."""
+    """Return the control kind of a run, or None. Plans of version 0.1.0 do not record it for base controls."""
     return ControlKind.BASE if run.control is None and run.kind is RunKind.CONTROL else run.control
 
 
 def run_type(run: PlannedRun) -> str:
-    """`fine-tuned`, `control`, `control (shuffled)`."""
+    """Return the type of a run: `fine-tuned`, `control`, `control (shuffled)`."""
     control = control_kind(run)
     return run.kind.value if control is None else _TYPES.get(control, RunKind.CONTROL.value)
 
 
 def control_notes(plan: Plan) -> Iterator[str]:
-    """A sentence for each kind of control that is there."""
+    """Yield a note for each kind of control in the plan."""
     there = {control_kind(run) for run in plan.runs}
     yield from (text for kind, text in _ABOUT.items() if kind in there)
 
 
 def general_ability_notes(plan: Plan) -> Iterator[str]:
-    """What the harness is asked for; nothing where it is not asked."""
+    """Yield a note on the tasks of the evaluation harness, if any are requested."""
     asked: dict[GeneralConfig, None] = {}
     for run in plan.runs:
         if run.evaluate.general is not None:
             asked[run.evaluate.general] = None
     for general in asked:
         own = (
-            "" if general.include_path is None else f", some from {general.include_path}, which may hold code of yours"
+            ""
+            if general.include_path is None
+            else f", some from {general.include_path}, which may contain your own code"
         )
         limit = "" if general.limit is None else f", the first {general.limit:,} items of each"
         yield (

@@ -1,4 +1,4 @@
-"""What changed between two plans, and the record of it."""
+"""Differences between two plans, and the record of revisions."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from touchline.spec.plan import Plan, PlannedRun, Revision
 
 
 def changed_runs(old: Plan, new: Plan) -> tuple[str, ...]:
-    """Runs of the old plan whose work is another one in the new plan, or is gone."""
+    """Return the runs of the old plan whose work differs in the new plan or is removed."""
     digests = {run.name: run.digest for run in new.runs}
     return tuple(run.name for run in old.runs if digests.get(run.name) != run.digest)
 
 
 def describe_change(old: Plan, new: Plan, run: str) -> str:
-    """In words, what is different about a run."""
+    """Return what differs about a run, as text."""
     before, after = old.run(run), new.run(run)
     if before is None or after is None:
-        return "it is no longer in the plan" if after is None else "it is new"
+        return "no longer in the plan" if after is None else "new"
     reasons = [
         f"{name} changed"
         for name, same in (
@@ -27,7 +27,7 @@ def describe_change(old: Plan, new: Plan, run: str) -> str:
             ("train", before.train == after.train),
             ("the seed", before.seed == after.seed),
             ("the batches", before.batches == after.batches),
-            ("how it goes on from its parent", _how(before) == _how(after)),
+            ("the continue mode", _how(before) == _how(after)),
             (f"its parent {_parent(after) or _parent(before)}", _trained_on(old, before) == _trained_on(new, after)),
         )
         if not same
@@ -44,13 +44,13 @@ def _how(run: PlannedRun) -> tuple[str, str] | None:
 
 
 def _trained_on(plan: Plan, run: PlannedRun) -> str | None:
-    """Digest of the run that it goes on from."""
+    """Return the digest of the parent run. None if there is no parent."""
     parent = None if run.link is None else plan.run(run.link.parent)
     return None if parent is None else parent.digest
 
 
 def revise(old: Plan | None, new: Plan, *, date: str, reason: str) -> Plan:
-    """The new plan with the old one's history and one more entry; the old one when nothing changed."""
+    """Return the new plan with the old plan's history and one more entry, or the old plan if nothing changed."""
     if old is None:
         first = Revision(number=1, date=date, reason=reason, runs=tuple(run.name for run in new.runs))
         return replace(new, revisions=(first,))

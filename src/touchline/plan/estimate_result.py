@@ -1,4 +1,4 @@
-"""What `touchline estimate`, `touchline pack` and `touchline results` answer, as their `--json` gives it."""
+"""Result of `touchline estimate`, as its `--json` prints it."""
 
 from __future__ import annotations
 
@@ -15,56 +15,56 @@ class MemoryAnswer:
     """Peak memory of a step on one device."""
 
     allocated_gib: Measured
-    """Tensors of the framework."""
+    """Peak memory allocated by tensors."""
     reserved_gib: Measured
-    """With the cache of its allocator."""
+    """Peak memory reserved, including the allocator's cache."""
     process_gib: Measured
-    """What the device shows for the process."""
+    """Peak memory of the process, as the device reports it."""
     breakdown: dict[str, float]
-    """GiB of what is allocated, by part: weights, adapter, optimizer, gradients, layers, logits, other."""
+    """GiB of allocated memory by part: weights, adapter, optimizer, gradients, layers, logits, other."""
     after_init_gib: Measured
-    """What is allocated before the first step: the figure that some trainers print as their peak."""
+    """Memory allocated before the first step, which some trainers print as their peak."""
     capacity_gib: Measured
     """Memory of the device."""
     verdict: Verdict
     """Whether the process fits."""
     assumption: str
-    """What moves the figure most."""
+    """Assumption with the largest effect on the estimate."""
     what_ifs: tuple[WhatIf, ...]
-    """Changes worth considering."""
+    """Alternative settings worth considering."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EstimateAnswer:
-    """A what-if without an experiment."""
+    """Estimate for a training without an experiment."""
 
     schema_version: int = ESTIMATE_SCHEMA_VERSION
-    """Version of this form."""
+    """Version of this format."""
     model: str
-    """The model's name, as its dimensions were found."""
+    """Name of the model whose dimensions were found."""
     source: str
-    """Where its dimensions were read."""
+    """File or table with its dimensions."""
     parameters: int
     """Its parameters."""
     trained_parameters: int
     """Parameters with a gradient."""
     settings: dict[str, str]
-    """Everything that was asked for or assumed, by name."""
+    """Settings that were requested or assumed, by name."""
     padded_tokens: int
-    """Tokens of a micro-batch, padding included: what memory and time grow with."""
+    """Computed tokens per micro-batch, padding included. Memory and time grow with them."""
     memory: MemoryAnswer
     """Peak memory of a step."""
     simulated_gib: Measured
-    """Peak of the tensors in a simulation of the model's own code; missing when none was asked for."""
+    """Peak memory of the tensors in a simulation of the model's own code; missing if not requested."""
     largest_micro_batch: Measured
-    """The most rows that surely fit; its upper end is the most that could."""
+    """Largest micro-batch that fits; the upper end is the largest that might fit."""
     seconds_per_step: Measured
     """Time of an optimizer step."""
     steps: Measured
-    """Optimizer steps; missing when the number of examples is not given."""
+    """Optimizer steps; missing if the number of examples is not given."""
     total_seconds: Measured
     """Time of all steps."""
     adapter_size: Measured
     """Size of the adapter on disk."""
     notes: tuple[str, ...]
-    """What is assumed, extrapolated or unknown."""
+    """Assumptions, extrapolations and unknowns."""

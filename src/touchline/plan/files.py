@@ -1,4 +1,4 @@
-"""plan.json, both ways."""
+"""Reader and writer of plan.json."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ _ADAPTER = TypeAdapter(Plan)
 
 
 def plan_to_json(plan: Plan) -> str:
-    """The text of plan.json; the same plan gives the same text."""
+    """Return the text of plan.json. Equal plans give equal text."""
     return _ADAPTER.dump_json(plan, indent=2).decode() + "\n"
 
 
 def plan_from_json(text: str, path: str) -> Plan:
-    """A plan.
+    """Return the plan in a text.
 
     Raises:
         InputError: the text is no plan, or one of another schema version.
     """
-    hint = "move it away and plan again"
+    hint = "move it and run `touchline plan` again"
     try:
         # Once, and not a second time for its version: a thousand runs take a tenth of a second.
         plan = _ADAPTER.validate_json(text)
     except ValidationError as fault:
         version = _version(text)
         if version is None:
-            raise InputError(f"{path} is not a plan: no JSON object", hint=hint) from None
+            raise InputError(f"{path} is not a plan: not a JSON object", hint=hint) from None
         if version != PLAN_SCHEMA_VERSION:
             raise _other_version(path, version, hint) from None
         first = fault.errors(include_url=False)[0]
@@ -42,7 +42,7 @@ def plan_from_json(text: str, path: str) -> Plan:
 
 
 def _version(text: str) -> object:
-    """What the text says of its version, `absent` where it says nothing; None where it is no JSON object."""
+    """Return the schema version in the text, or `absent`. None if the text is not a JSON object."""
     try:
         return parse_json(text).get("schema_version", "absent")
     except (ValueError, AttributeError):

@@ -1,4 +1,4 @@
-"""A plan's runs as jobs to place: every training and every evaluation, with its predicted minutes and what it holds."""
+"""Runs of a plan as jobs to schedule: trainings and evaluations with their predicted minutes and resources."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def place_jobs(
     evaluations: Collection[str] | None = None,
     evaluation_minutes: float | None = None,
 ) -> list[PlaceJob]:
-    """The jobs of a plan, parents before what builds on them.
+    """Return the jobs of a plan, parents before children.
 
     Args:
         plan: the plan.
@@ -51,15 +51,15 @@ def place_jobs(
             _place(jobs, unknown, _job(plan, site, run, evaluation_name(run.name), after, gpus), found)
     if unknown:
         raise InputError(
-            f"{plan.experiment}: nobody can say how long some jobs take: {group_by_reason(unknown)}",
-            expected="an estimate of each, from past runs or from a known GPU (compute.gpu)",
-            hint="touchline probe DIR measures a run's steps; --evaluation-minutes N says how long an evaluation takes",
+            f"{plan.experiment}: the duration of some jobs is unknown: {group_by_reason(unknown)}",
+            expected="an estimate for each job, from past runs or from a known GPU (compute.gpu)",
+            hint="touchline probe DIR measures a run's steps; --evaluation-minutes N sets the time of an evaluation",
         )
     return jobs
 
 
 def training_minutes(plan: Plan, run: PlannedRun) -> Minutes | Missing:
-    """How long a training takes: as predicted, or its limit where the experiment gives one and nothing is predicted."""
+    """Return the predicted minutes of a training, or the experiment's time limit if nothing is predicted."""
     found = to_minutes(run.train_seconds)
     if isinstance(found, Missing) and plan.compute.time_limit is not None:
         return Minutes(value=seconds_to_minutes(parse_duration(plan.compute.time_limit)))
@@ -67,14 +67,14 @@ def training_minutes(plan: Plan, run: PlannedRun) -> Minutes | Missing:
 
 
 def evaluation_seconds(run: PlannedRun) -> Measured:
-    """How long the job of a run's evaluation takes, with the start of its process where that was predicted."""
+    """Return the seconds of a run's evaluation job, including the start-up of its process if predicted."""
     if isinstance(run.evaluate_seconds, Missing) or isinstance(run.evaluate_startup_seconds, Missing):
         return run.evaluate_seconds
     return sum_quantities([run.evaluate_seconds, run.evaluate_startup_seconds], "s")
 
 
 def to_minutes(seconds: Measured) -> Minutes | Missing:
-    """A predicted time with its interval, in minutes."""
+    """Return a predicted time with its interval in minutes."""
     if isinstance(seconds, Missing):
         return seconds
     ends = [None if end is None else seconds_to_minutes(end) for end in (seconds.low, seconds.high)]
@@ -82,7 +82,7 @@ def to_minutes(seconds: Measured) -> Minutes | Missing:
 
 
 def upper_minutes(job: PlaceJob) -> float:
-    """The upper end of a job's interval; its value where there is none."""
+    """Return the upper end of a job's interval, or its value if it has none."""
     return job.minutes.value if job.minutes.high is None else job.minutes.high
 
 
@@ -91,7 +91,7 @@ def _among(run: PlannedRun, names: Collection[str] | None) -> bool:
 
 
 def _job(plan: Plan, site: SlurmSite, run: PlannedRun, name: str, after: Sequence[str], gpus: int) -> PlaceJob:
-    """A job with what it holds; its minutes are put in by `_place`."""
+    """Return a job with its resources. `_place` sets its minutes."""
     return PlaceJob(
         id=name,
         after=tuple(after),
@@ -103,7 +103,7 @@ def _job(plan: Plan, site: SlurmSite, run: PlannedRun, name: str, after: Sequenc
 
 
 def cpus_per_job(plan: Plan, site: SlurmSite) -> int:
-    """CPUs of one job: as its script asks for; 0 where it leaves that to the cluster."""
+    """Return the CPUs that a job's script requests, or 0 if it leaves them to the cluster."""
     cpus = plan.compute.cpus_per_run or site.cpus_per_run
     if cpus is None and plan.machine.kind == "cpu" and not plan.gpus_per_run:
         cpus = plan.machine.threads
@@ -125,7 +125,7 @@ def _place(jobs: list[PlaceJob], unknown: dict[str, list[str]], job: PlaceJob, m
 
 
 def group_by_reason(unknown: Mapping[str, Sequence[str]]) -> str:
-    """Names by what they have in common: `a and 3 more (no evidence); b (...)`."""
+    """Return names grouped by reason: `a and 3 more (no evidence); b (...)`."""
     return "; ".join(
         f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''} ({why})" for why, names in unknown.items()
     )

@@ -1,4 +1,4 @@
-"""What would make an experiment faster without changing what it learns: proposals, and before beside after."""
+"""Result of `touchline optimize`: proposed settings, and each run before and after."""
 
 from __future__ import annotations
 
@@ -12,90 +12,90 @@ from touchline.plan.placement.types import Placement
 OPTIMIZATION_SCHEMA_VERSION = 1
 
 Basis = Literal["measured", "assumed", "unknown"]
-"""`measured`: the estimate rests on past runs; `assumed`: on formulas and published figures alone."""
+"""`measured`: the estimate is based on past runs; `assumed`: on formulas and published figures only."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Proposal:
-    """One setting of experiment.yaml, and what another value would do."""
+    """Proposed value of one setting of experiment.yaml, and its effect."""
 
     key: str
-    """The dotted key."""
+    """Dotted key."""
     before: str
-    """Its value now, as one would write it."""
+    """Current value, as written in YAML."""
     after: str
-    """The value that is proposed."""
+    """Proposed value."""
     why: str
-    """Why."""
+    """Reason."""
     training_seconds: Measured
-    """All trainings together with this change and those above it; missing where it concerns no training's time."""
+    """Time of all trainings with this change and those above it; missing if it does not affect training time."""
     effect: str
-    """What it does to the results."""
+    """Effect on the results."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunOption:
-    """A run one way."""
+    """Settings and predictions of a run, before or after."""
 
     micro_batch_size: int
     """Examples per forward pass."""
     gradient_accumulation_steps: int
     """Micro-batches per optimizer step."""
     gradient_checkpointing: bool
-    """Whether activations are computed again."""
+    """Whether activations are recomputed in the backward pass."""
     packed: bool
-    """Whether several examples share a row."""
+    """Whether sequences hold several examples."""
     train_seconds: Measured
-    """Predicted wall time of the training."""
+    """Predicted wall-clock time of the training."""
     time_basis: Basis
-    """What that rests on."""
+    """Basis of the time."""
     peak_memory: Measured
     """Predicted peak memory of the process."""
     memory_basis: Basis
-    """What that rests on."""
+    """Basis of the memory."""
     verdict: Verdict
-    """Whether it fits."""
+    """Whether the process fits."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunChange:
-    """One run, before and after."""
+    """Run before and after."""
 
     name: str
-    """The run."""
+    """Name of the run."""
     kept: str
-    """Why it stays as it is; empty where it may change."""
+    """Reason why it stays unchanged; empty if it may change."""
     global_batch_size: int
-    """Examples per optimizer step, before and after."""
+    """Examples per optimizer step, the same before and after."""
     learning_rate: float
-    """Before and after."""
+    """Learning rate, the same before and after."""
     before: RunOption
-    """As experiment.yaml is."""
+    """With the current experiment.yaml."""
     after: RunOption
-    """With every proposal."""
+    """With all proposals."""
     evaluate_seconds: Measured
-    """Predicted wall time of its evaluation, which no proposal changes."""
+    """Predicted wall-clock time of its evaluation, which no proposal changes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Optimization:
-    """The answer."""
+    """Proposals for an experiment."""
 
     schema_version: int = OPTIMIZATION_SCHEMA_VERSION
-    """Version of this form."""
+    """Version of this format."""
     experiment: str
-    """The experiment's name."""
+    """Name of the experiment."""
     proposals: tuple[Proposal, ...]
-    """What to change, in the order in which the effects add up."""
+    """Proposed changes, in the order in which the effects add up."""
     runs: tuple[RunChange, ...]
-    """Every training."""
+    """All trainings."""
     training_before: Measured
-    """All trainings together, as experiment.yaml is."""
+    """Time of all trainings with the current experiment.yaml."""
     training_after: Measured
-    """All trainings together, with every proposal."""
+    """Time of all trainings with all proposals."""
     placement_before: Placement | Missing
-    """Everything that is left, placed as it is."""
+    """Schedule of all unfinished jobs, unchanged."""
     placement_after: Placement | Missing
-    """Everything that is left, placed with every proposal."""
+    """Schedule of all unfinished jobs with all proposals."""
     notes: tuple[str, ...]
-    """What was not proposed and why, and what the figures leave out."""
+    """Changes that were not proposed, with reasons, and what the figures exclude."""

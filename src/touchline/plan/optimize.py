@@ -1,7 +1,7 @@
-"""What would make a plan's trainings faster and leave what they learn as it is.
+"""Search for settings that make trainings faster with equivalent results.
 
-Nothing is predicted here: every way is planned, by the planner, and the plans are compared. Learning rate, global
-batch, epochs and data are no way; neither is a setting that the experiment itself varies.
+Every variant is planned by the planner, and the plans are compared. Learning rate, global batch size, epochs, data
+and the settings that the experiment varies stay unchanged.
 """
 
 from __future__ import annotations
@@ -23,34 +23,34 @@ CHECKPOINTING = "train.gradient_checkpointing"
 MICRO_BATCH = "train.micro_batch_size"
 PACKED = "train.packed"
 _ORDER = (CHECKPOINTING, MICRO_BATCH, PACKED)
-"""In which order effects are told: less recomputation, larger batches in the memory that there is, packing."""
+"""Order in which effects are listed: less recomputation, larger micro-batches, packing."""
 WORTH = 0.95
-"""Share of the time now above which a change is not worth making: less is within what a prediction is worth."""
+"""Time relative to now above which a change is not worth making. Smaller gains are within the prediction error."""
 _AS_GOOD = 1.01
-"""Ways whose times differ by less than this are equally good, and the one with fewer changes is taken."""
+"""Variants whose times differ by less than this factor are equally good, and the one with fewer changes is chosen."""
 
 Changes = Mapping[str, object]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlanVariant:
-    """One way to train, planned."""
+    """Plan with changed settings."""
 
     changes: Changes
-    """What differs from experiment.yaml, by dotted key."""
+    """Changed settings, by dotted key."""
     plan: Plan
-    """The plan with it."""
+    """Plan with these changes."""
 
 
 def list_variants(train: TrainConfig, fixed: Collection[str]) -> list[dict[str, object]]:
-    """Every combination of changes worth planning.
+    """Return every combination of changes worth planning.
 
     Args:
         train: the training as it is written.
         fixed: keys that are not to be changed: the experiment varies them.
     """
     options: dict[str, list[object]] = {CHECKPOINTING: [not train.gradient_checkpointing]}
-    # `auto` is the largest that surely fits and still gains speed, run by run: one value cannot be that for all models.
+    # `auto` is the largest that fits and still increases throughput, per run: one value cannot be that for all models.
     if train.micro_batch_size != "auto":
         options[MICRO_BATCH] = ["auto"]
     if train.packed != "auto":
@@ -64,7 +64,7 @@ def list_variants(train: TrainConfig, fixed: Collection[str]) -> list[dict[str, 
 def choose_variant(
     before: Plan, tried: Sequence[PlanVariant], started: Collection[str]
 ) -> tuple[PlanVariant | None, list[str]]:
-    """The way to take, or none; and why others were not.
+    """Return the variant to propose, or None, and notes on why others were rejected.
 
     Args:
         before: the plan as it is.
@@ -73,7 +73,7 @@ def choose_variant(
     """
     reason = _unpredictable(before)
     if reason is not None:
-        return None, [f"no faster way can be told: {reason}"]
+        return None, [f"no faster settings can be predicted: {reason}"]
     admissible: list[PlanVariant] = []
     refused: dict[str, list[str]] = {}
     for way in tried:
@@ -92,11 +92,20 @@ def choose_variant(
     found = _score(way.plan)
     if found[0] < now[0] or found[1] < WORTH * now[1]:
         return way, notes
-    return None, [*notes, f"no other way is predicted to take less than {WORTH:.0%} of the time now"]
+    return None, [*notes, f"no other settings are predicted to take less than {WORTH:.0%} of the current time"]
 
 
 def proposals(before: Plan, way: PlanVariant, tried: Sequence[PlanVariant]) -> list[Proposal]:
-    """Return the way's changes one after the other, each with what they come to so far.
+    """Return the variant's changes one after the other, each with the cumulative training time.
+
+    The change that saves most comes first. A change that pays off only together with later ones has no time of its
+    own.
+
+    The change that saves most comes first. A change that pays off only together with later ones has no time of its
+    own.
+
+    The change that saves most comes first. A change that pays off only together with later ones has no time of its
+    own.
 
     The change that saves most comes first, so that no step is slower than the one before it; one that pays only
     together with those behind it has no time of its own.
@@ -114,7 +123,7 @@ def proposals(before: Plan, way: PlanVariant, tried: Sequence[PlanVariant]) -> l
         total = Missing(missing="not planned by itself") if plan is None else training_seconds(plan)
         slower = isinstance(total, Quantity) and isinstance(last, Quantity) and total.value > last.value
         if slower and keys:
-            total = Missing(missing="it pays together with the changes below")
+            total = Missing(missing="saves time only together with the changes below")
         elif isinstance(total, Quantity):
             last = total
         found.append(
@@ -137,7 +146,7 @@ def _seconds_with(plans: Mapping[frozenset[str], Plan], keys: Sequence[str]) -> 
 
 
 def compare(before: Plan, after: Plan, kept: Mapping[str, str]) -> list[RunChange]:
-    """Every training, both ways.
+    """Return every training before and after.
 
     Args:
         before: the plan as it is.
@@ -165,7 +174,7 @@ def compare(before: Plan, after: Plan, kept: Mapping[str, str]) -> list[RunChang
 
 
 def to_run_option(run: PlannedRun) -> RunOption | None:
-    """A run as it is planned; None for a control."""
+    """Return a planned run as an option. None for a control."""
     train, batches = run.train, run.batches
     if train is None or batches is None:
         return None
@@ -183,12 +192,12 @@ def to_run_option(run: PlannedRun) -> RunOption | None:
 
 
 def training_seconds(plan: Plan) -> Measured:
-    """All trainings of a plan, one after the other."""
+    """Return the time of all trainings of a plan, one after the other."""
     return sum_quantities([run.train_seconds for run in plan.runs if run.train is not None], "s")
 
 
 def changes_text(changes: Changes) -> str:
-    """`train.packed: auto, ...`."""
+    """Return `train.packed: auto, ...`."""
     return ", ".join(f"{key}: {_value(value)}" for key, value in changes.items())
 
 
@@ -200,7 +209,7 @@ def _trained(plan: Plan) -> Iterator[PlannedRun]:
 
 
 def _unpredictable(plan: Plan) -> str | None:
-    """Why ways cannot be compared; None where they can."""
+    """Return the reason why variants cannot be compared. None if they can."""
     unknown: dict[str, list[str]] = {}
     for run in _trained(plan):
         if isinstance(run.train_seconds, Missing):
@@ -209,21 +218,21 @@ def _unpredictable(plan: Plan) -> str | None:
 
 
 def _refused(before: Plan, after: Plan, started: Collection[str]) -> str | None:
-    """Why a way is not to be taken; None where it may be."""
+    """Return the reason why a variant is rejected. None if it is acceptable."""
     for run in _trained(before):
         other = after.run(run.name)
         if other is None:
-            return f"{run.name} would be gone"
+            return f"{run.name} would be removed"
         if other.digest == run.digest:
             continue
         if run.name in started:
-            return f"{run.name} has started and would become another run"
+            return f"{run.name} has started and would change"
         if isinstance(other.train_seconds, Missing):
             return f"{run.name}: {other.train_seconds.missing}"
         if isinstance(other.memory, Missing):
-            return f"{run.name}: its memory cannot be told: {other.memory.missing}"
+            return f"{run.name}: its memory is unknown: {other.memory.missing}"
         if other.memory.verdict is not Verdict.FITS and not _needs_less(run, other):
-            return f"{run.name} is not sure to fit: {other.memory.verdict.value}"
+            return f"{run.name} may not fit: {other.memory.verdict.value}"
     return None
 
 
@@ -234,7 +243,7 @@ def _needs_less(run: PlannedRun, other: PlannedRun) -> bool:
 
 
 def _score(plan: Plan) -> tuple[int, float]:
-    """(runs that are not sure to fit, seconds of all trainings): the less, the better."""
+    """Return the number of runs that may not fit and the seconds of all trainings; lower is better."""
     unsure = sum(isinstance(run.memory, Missing) or run.memory.verdict is not Verdict.FITS for run in _trained(plan))
     total = training_seconds(plan)
     return unsure, total.value if isinstance(total, Quantity) else float("inf")
@@ -260,7 +269,7 @@ def _memory_basis(run: PlannedRun) -> Basis:
 
 
 def _written(plan: Plan, key: str) -> object:
-    """The value of a key in the plan's first training; what is `auto` there is not among the keys."""
+    """Return the value of a key in the plan's first training. Keys with the value `auto` do not occur."""
     train = next(run.train for run in plan.runs if run.train is not None)
     return getattr(train, key.removeprefix("train."))
 
@@ -273,15 +282,15 @@ def _why(key: str, way: PlanVariant) -> str:
     runs = list(_trained(way.plan))
     if key == CHECKPOINTING:
         if way.changes[key]:
-            return "activations are computed again instead of kept: it takes longer, and it fits"
-        return "activations need not be computed again: without it every run is predicted to fit"
+            return "recomputes activations in the backward pass: slower, but it fits"
+        return "activations need not be recomputed: every run is predicted to fit without it"
     if key == MICRO_BATCH:
         sizes = dict.fromkeys(_batches(run) for run in runs)
         return (
-            f"the largest that surely fits and still gains speed, run by run: {', '.join(sizes)} (micro x accumulation)"
+            f"the largest that fits and still increases throughput, per run: {', '.join(sizes)} (micro x accumulation)"
         )
     packed = sum(run.train is not None and run.train.packed is True for run in runs)
-    return f"whichever way is predicted to be faster and fits: {packed} of {len(runs)} runs packed"
+    return f"the option that is predicted to be faster and fits: {packed} of {len(runs)} runs packed"
 
 
 def _batches(run: PlannedRun) -> str:
@@ -291,18 +300,18 @@ def _batches(run: PlannedRun) -> str:
 
 def _effect(key: str, plan: Plan) -> str:
     if key == CHECKPOINTING:
-        return "none: the same operations, their results kept or computed again"
+        return "none: the same operations, with results stored or recomputed"
     rounding = {
         MICRO_BATCH: "sums in another order: equal up to rounding; examples, their order and the global batch stay",
         PACKED: "the same examples in other rows: equal up to rounding, where documents cannot see each other "
         "(touchline pack check-isolation)",
     }[key]
     drops = any(run.train is not None and run.train.lora.dropout > 0 for run in plan.runs)
-    return f"{rounding}; with dropout, other masks are drawn" if drops else rounding
+    return f"{rounding}; with dropout, the masks differ" if drops else rounding
 
 
 def speedup_text(before: Measured, after: Measured) -> str:
-    """`20:00:00 to 4:00:00, 5.0 times as fast`; empty where either is missing."""
+    """Return `20:00:00 to 4:00:00, 5.0 times as fast`. Empty if either is missing."""
     if isinstance(before, Missing) or isinstance(after, Missing) or after.value <= 0:
         return ""
     factor = before.value / after.value

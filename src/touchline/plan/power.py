@@ -1,7 +1,7 @@
-"""What a design can show, before anything runs: so many seeds and items, and the smallest difference that they tell.
+"""Statistical power of a design before it runs: seeds, items, and the minimum detectable difference.
 
-The same functions answer here, in the checks EX108 to EX110 and in the report, so that a plan promises what the
-analysis keeps. Two questions are kept apart: items answer for checkpoints, training seeds for settings.
+The checks EX108 to EX110 and the report use the same functions, so their numbers agree with the plan. Items
+determine the power for comparing checkpoints; training seeds determine the power for comparing settings.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from touchline.statistics.power import (
     smallest_seed_difference,
 )
 
-HEADER = ("question", "design", "smallest difference shown", "among all of its kind")
+HEADER = ("question", "design", "minimum detectable difference", "after Holm correction")
 _FLIPS = (0.05, USUAL_FLIPS, 0.3)
-"""Shares of items that two models judge differently; how many they are is only known afterwards."""
+"""Assumed fractions of discordant items. The actual fraction is only known after the evaluation."""
 
 
 def power_rows(plan: Plan) -> Iterator[tuple[str, ...]]:
-    """Question, design, smallest difference on its own, and as one of all comparisons of its kind.
+    """Yield question, design, minimum detectable difference, and the same after Holm correction.
 
     Nothing where no run is fine-tuned or the number of test items is not known.
     """
@@ -38,7 +38,7 @@ def power_rows(plan: Plan) -> Iterator[tuple[str, ...]]:
     for flips in _FLIPS if family else ():
         yield (
             "is a checkpoint better than its control?",
-            f"{items:,} items, {100 * flips:g} % of them flip",
+            f"{items:,} items, {100 * flips:g}% discordant",
             _points(items, flips, 1),
             _points(items, flips, family),
         )
@@ -49,60 +49,59 @@ def power_rows(plan: Plan) -> Iterator[tuple[str, ...]]:
         conditions = _conditions(runs, factor)
         kind = f"{seeds} seed{'s' if seeds != 1 else ''} x {conditions} condition{'s' if conditions != 1 else ''}"
         yield (
-            f"does {factor} matter? {', '.join(levels[1:])} against {levels[0]}",
-            f"{kind} a level, {items:,} items",
+            f"does {factor} matter? {', '.join(levels[1:])} vs. {levels[0]}",
+            f"{kind} per level, {items:,} items",
             _deviations(seeds, 1),
             _deviations(seeds, contrasts),
         )
 
 
 def power_lines(plan: Plan) -> Iterator[str]:
-    """What the table means, and what it would take to show more."""
+    """Yield notes on the table, and what would lower the minimum detectable difference."""
     runs, items = _asked(plan), evaluated_items(plan)
     if runs and plan.own_task is not None and items is None:
         yield (
-            f"n/a (how many items {plan.task} has shows when it runs): with an argument `data` it gets the test items, "
-            "whose number is known"
+            f"n/a (the number of items of {plan.task} is unknown before it runs): with an argument `data` it receives "
+            "the test items, whose number is known"
         )
     if not runs or not items:
         return
     yield (
-        f"A difference of this size or more is shown in {100 * POWER:g} of 100 such experiments, at the "
-        f"{100 * (1 - COVERAGE):.0f} % level; the last column when it is one of all comparisons of its kind (Holm's "
-        "procedure, first step)."
+        f"A true difference of this size is detected with {100 * POWER:g}% power at the {100 * (1 - COVERAGE):.0f}% "
+        "level; the last column is for the first step of Holm's procedure over all comparisons of its kind."
     )
     if plan.own_task is not None:
         yield (
-            f"These figures are for items that are right or wrong. Other scores of {plan.task} show smaller or larger "
-            "differences, by how far they spread from item to item."
+            f"These figures hold for items scored right or wrong. For other scores of {plan.task} they depend on the "
+            "spread between items."
         )
     unpaired = 100 * smallest_difference(items)
     yield (
-        f"Every run answers the same {items:,} items, so that runs are compared item by item; on different items it "
-        f"would take {unpaired:.1f} points. Four times the items show half the difference."
+        f"All runs answer the same {items:,} items, so runs are compared item by item; with different items the "
+        f"minimum would be {unpaired:.1f} points. Four times the items halve it."
     )
     if columns := list(dict.fromkeys(run.evaluate.cluster for run in runs if run.evaluate.cluster is not None)):
         yield (
-            f"Items that belong together (evaluate.cluster: {', '.join(columns)}) tell less than as many that stand "
-            "alone, so that for checkpoints these differences are the least that can be hoped for."
+            f"Items of one cluster (evaluate.cluster: {', '.join(columns)}) carry less information than independent "
+            "items, so for checkpoints the true minimum is larger."
         )
     factors = _factors(plan, runs)
     if not factors:
         return
     counts = {factor: _seeds(runs, factor) for factor in factors}
     unit = (
-        "Levels are compared by the paired t-test over seeds' means. Standard deviations between seeds are those of "
-        "a level's mean over its conditions, from seed to seed; where a seed moves both levels alike, less is enough"
+        "Levels are compared by a paired t-test over seed means. The unit is the standard deviation between seeds of "
+        "a level's mean over its conditions; if a seed shifts both levels alike, smaller differences are detectable"
     )
     if min(counts.values()) < 2:
-        yield "With one seed a difference between levels describes these checkpoints, not the settings."
+        yield "With one seed, a difference between levels describes these checkpoints, not the settings."
     wanted = sorted({2, ENOUGH_SEEDS, 5} - set(counts.values()))
-    others = "; ".join(f"{seeds} seeds would show {_deviations(seeds, 1)}" for seeds in wanted)
-    yield f"{unit}. Where one is 1 point, they are points. On their own, {others}."
+    others = "; ".join(f"{seeds} seeds detect {_deviations(seeds, 1)}" for seeds in wanted)
+    yield f"{unit}. If it is 1 point, the values are points. Without correction, {others}."
 
 
 def evaluated_items(plan: Plan, task: EvaluationTask | None = None) -> int | None:
-    """Return the fewest items that a run is evaluated on; None where that is not known.
+    """Return the smallest number of test items of any run. None if it is unknown.
 
     Args:
         plan: the plan.
@@ -121,7 +120,7 @@ def evaluated_items(plan: Plan, task: EvaluationTask | None = None) -> int | Non
 
 
 def _asked(plan: Plan) -> list[PlannedRun]:
-    """The runs that the experiment asks about."""
+    """Return the fine-tuned runs that are not controls."""
     return [run for run in plan.runs if run.kind is RunKind.FINE_TUNED and run.control is None]
 
 
@@ -133,7 +132,7 @@ def _has_control(plan: Plan, run: PlannedRun) -> bool:
 
 
 def _factors(plan: Plan, runs: Sequence[PlannedRun]) -> dict[str, tuple[str, ...]]:
-    """What varies among the runs, besides seeds."""
+    """Return the factors that vary among the runs, seeds excluded."""
     there = {(level.factor, level.value) for run in runs for level in run.levels}
     found = {
         factor: tuple(level for level in levels if (factor, level) in there) for factor, levels in plan.factors.items()
@@ -142,7 +141,7 @@ def _factors(plan: Plan, runs: Sequence[PlannedRun]) -> dict[str, tuple[str, ...
 
 
 def _seeds(runs: Sequence[PlannedRun], factor: str) -> int:
-    """The fewest seeds of any level."""
+    """Return the smallest number of seeds of any level."""
     seeds: dict[str, set[int]] = {}
     for run in runs:
         for level in run.levels:
@@ -152,7 +151,7 @@ def _seeds(runs: Sequence[PlannedRun], factor: str) -> int:
 
 
 def _conditions(runs: Sequence[PlannedRun], factor: str) -> int:
-    """Conditions of all other factors that a level is averaged over, at the most."""
+    """Return the largest number of conditions of the other factors that a level is averaged over."""
     return len(
         {
             tuple((level.factor, level.value) for level in run.levels if level.factor not in (factor, SEEDS))
@@ -166,10 +165,10 @@ def _points(items: int, flips: float, family: int) -> str:
 
     found = smallest_shown(items, flips, coverage=1 - (1 - COVERAGE) / family)
     if found is None:
-        return "nothing"
-    return f"{100 * found:.1f} points{', all flips one way' if found > flips else ''}"
+        return "not detectable"
+    return f"{100 * found:.1f} points{', if all discordant items agree' if found > flips else ''}"
 
 
 def _deviations(seeds: int, family: int) -> str:
     found = smallest_seed_difference(seeds, coverage=1 - (1 - COVERAGE) / family)
-    return "nothing of the setting" if found is None else f"{found:.1f} standard deviations between seeds"
+    return "not testable with one seed" if found is None else f"{found:.1f} standard deviations between seeds"

@@ -1,7 +1,7 @@
-"""What to do after an attempt that did not finish: start it again, make it smaller, or stop and say why.
+"""Decision after a failed attempt: start it again, use a smaller micro-batch, or stop with a reason.
 
-What comes from outside (preemption, a dead node, a time limit after progress) is tried again; what comes from the work
-itself is tried once more, because machines do err, and not a third time.
+Failures with an external cause (preemption, a failed node, a time limit after progress) are retried. Failures of the
+work itself are retried once, since they may be transient.
 """
 
 from __future__ import annotations
@@ -15,67 +15,67 @@ from touchline.core.status import EXIT_LINEAGE, EXIT_NO_PARENT, EXIT_OUT_OF_MEMO
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Diagnosis:
-    """Why an attempt ended, as far as its output tells."""
+    """Cause of the end of an attempt, as far as its output shows."""
 
     cause: str
-    """In words: `out of memory`, `RuntimeError: ...`, `exit code 3`."""
+    """Cause as text: `out of memory`, `RuntimeError: ...`, `exit code 3`."""
     lines: tuple[str, ...] = ()
-    """The lines that prove it, each as `file:line: text`."""
+    """Lines of evidence, each as `file:line: text`."""
     out_of_memory: bool = False
-    """Whether a line proves that memory did not do."""
+    """Whether a line proves that memory ran out."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Failure:
-    """One attempt that ended without a complete training, and what is known of it."""
+    """Attempt that ended without a complete training."""
 
     state: JobState
-    """How its job ended."""
+    """Final state of its job."""
     exit_code: int | None
-    """Exit code of the work; none where it died in silence."""
+    """Exit code of the work. None if there is no exit record."""
     reason: str
-    """The exit file's or the scheduler's words."""
+    """Reason from the exit record or the scheduler."""
     progressed: bool
-    """Whether it saved a state that the one before it did not have."""
+    """Whether it saved a training state that the previous attempt did not have."""
     diagnosis: Diagnosis
-    """What its output tells."""
+    """Diagnosis from its output."""
 
     @property
     def signature(self) -> tuple[JobState, int | None, str]:
-        """Equal for attempts that failed the same way."""
+        """Return a key that is equal for attempts that failed the same way."""
         return self.state, self.exit_code, self.diagnosis.cause
 
 
 class RecoveryAction(StrEnum):
-    """What to do next."""
+    """Next action after a failure."""
 
     AGAIN = "again"
-    """Start it again; it goes on where its newest saved state ends."""
+    """Start it again from the newest saved training state."""
     SMALLER = "smaller"
-    """Plan it again with half the micro-batch and twice the accumulation; the global batch stays."""
+    """Plan it again with half the micro-batch and twice the accumulation. The global batch size stays."""
     STOP = "stop"
-    """Starting it again would end the same way."""
+    """Do not start it again, because it would fail the same way."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Decision:
-    """What to do after a failure, and why."""
+    """Action after a failure, and its reason."""
 
     step: RecoveryAction
-    """What."""
+    """Action."""
     why: str
-    """Why, and for STOP what a person can do."""
+    """Reason, and for STOP what the user can change."""
 
 
 FRUITLESS = 3
-"""Attempts in a row that something from outside ended before they saved anything."""
+"""Consecutive attempts that ended for an external cause before they saved anything."""
 _OUTSIDE = frozenset({JobState.PREEMPTED, JobState.NODE_FAIL, JobState.BOOT_FAIL, JobState.UNKNOWN, JobState.REQUEUED})
-_SAID_NO = {2: "a file is wrong", 3: "refused", 4: "the machine lacks something"}
-"""Exit codes of our own programs whose message says what to change; nothing changes by trying."""
+_SAID_NO = {2: "invalid input", 3: "refused", 4: "missing on this machine"}
+"""Exit codes of touchline's own programs whose message states what to change; a retry would not help."""
 
 
 def decide(failures: Sequence[Failure], micro_batch_size: int | None) -> Decision:
-    """What to do after the last of these failures.
+    """Return the action after the last of these failures.
 
     Args:
         failures: the failed attempts at what is planned now, oldest first; at least one.
@@ -85,26 +85,27 @@ def decide(failures: Sequence[Failure], micro_batch_size: int | None) -> Decisio
     if _is_out_of_memory(last):
         if micro_batch_size is not None and micro_batch_size > 1:
             return Decision(
-                step=RecoveryAction.SMALLER, why=f"out of memory with {micro_batch_size} examples a forward pass"
+                step=RecoveryAction.SMALLER, why=f"out of memory with {micro_batch_size} examples per forward pass"
             )
-        advice = "train.gradient_checkpointing: true, a shorter train.max_seq_len, or more memory"
-        return Decision(step=RecoveryAction.STOP, why=f"out of memory with one example a forward pass; {advice}")
+        advice = "set train.gradient_checkpointing: true, reduce train.max_seq_len, or use more memory"
+        return Decision(step=RecoveryAction.STOP, why=f"out of memory with one example per forward pass; {advice}")
     if last.state is JobState.TIMEOUT or last.state is JobState.DEADLINE:
         if last.progressed:
-            return Decision(step=RecoveryAction.AGAIN, why="its time limit came; it goes on where it saved")
-        advice = "compute.time_limit must be longer, or train.checkpoint.resume_minutes shorter"
-        return Decision(step=RecoveryAction.STOP, why=f"its time limit came before anything was saved; {advice}")
+            return Decision(step=RecoveryAction.AGAIN, why="time limit reached; resuming from the last saved state")
+        advice = "increase compute.time_limit or reduce train.checkpoint.resume_minutes"
+        return Decision(step=RecoveryAction.STOP, why=f"time limit reached before anything was saved; {advice}")
     if last.state in _OUTSIDE or _was_killed(last):
         return _outside(failures)
     if last.state is JobState.CANCELLED:
-        return Decision(step=RecoveryAction.STOP, why="it was cancelled; `touchline resume` starts it again")
+        return Decision(step=RecoveryAction.STOP, why="cancelled; `touchline resume` starts it again")
     return _inside(failures)
 
 
 def repeated_failure_decision(failures: Sequence[Failure]) -> Decision | None:
-    """Why a person must ask for it before work is started once more: it failed twice the same way by itself.
+    """Return the STOP decision for work that failed twice the same way, which is retried only on request. None if it
+    may start.
 
-    What was killed from outside, however often, starts again with every new command.
+    Work that was killed from outside starts again with every new command.
     """
     if not failures or failures[-1].state is not JobState.FAILED or _was_killed(failures[-1]):
         return None
@@ -115,7 +116,7 @@ def repeated_failure_decision(failures: Sequence[Failure]) -> Decision | None:
 
 
 def halve_micro_batch(micro_batch_size: int, global_batch_size: int) -> int:
-    """The next smaller micro-batch that divides the global batch: accumulation makes up for it exactly."""
+    """Return the next smaller micro-batch size that divides the global batch size."""
     wanted = micro_batch_size // 2
     return next(size for size in range(max(wanted, 1), 0, -1) if global_batch_size % size == 0)
 
@@ -129,7 +130,7 @@ def _is_out_of_memory(failure: Failure) -> bool:
 
 
 def _was_killed(failure: Failure) -> bool:
-    """A kill from outside leaves no exit code, or one above 128."""
+    """Return True if the process was killed, which leaves no exit code or one above 128."""
     return failure.state is JobState.FAILED and (failure.exit_code is None or failure.exit_code > 128)
 
 
@@ -143,9 +144,9 @@ def _outside(failures: Sequence[Failure]) -> Decision:
     what = last.reason or last.state.value
     if fruitless >= FRUITLESS:
         return Decision(
-            step=RecoveryAction.STOP, why=f"{fruitless} times in a row it ended before it saved anything: {what}"
+            step=RecoveryAction.STOP, why=f"ended {fruitless} times in a row before it saved anything: {what}"
         )
-    return Decision(step=RecoveryAction.AGAIN, why=f"{what}; it goes on where it saved")
+    return Decision(step=RecoveryAction.AGAIN, why=f"{what}; resuming from the last saved state")
 
 
 def _inside(failures: Sequence[Failure]) -> Decision:
@@ -156,5 +157,5 @@ def _inside(failures: Sequence[Failure]) -> Decision:
     if last.exit_code in _SAID_NO:
         return Decision(step=RecoveryAction.STOP, why=f"{_SAID_NO[last.exit_code]}: {cause}")
     if any(earlier.signature == last.signature for earlier in failures[:-1]):
-        return Decision(step=RecoveryAction.STOP, why=f"it failed twice the same way: {cause}")
-    return Decision(step=RecoveryAction.AGAIN, why=f"it failed ({cause}); machines err, so it is tried once more")
+        return Decision(step=RecoveryAction.STOP, why=f"failed twice the same way: {cause}")
+    return Decision(step=RecoveryAction.AGAIN, why=f"failed ({cause}); retrying once in case it was transient")

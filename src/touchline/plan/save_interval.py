@@ -1,4 +1,4 @@
-"""What trainings spend on saving, and the CPUs and memory that each gets in one allocation: more that can be set."""
+"""Proposals for the save interval, and for the CPUs and memory of each run in one allocation."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ EVERY = "train.checkpoint.every"
 CPUS = "compute.cpus_per_run"
 MEMORY = "compute.memory_gb_per_run"
 _SAVING_SHARE = 0.02
-"""Share of a training that saving may take before a wider interval is proposed."""
-_UNTOLD = Missing(missing="no part of the predicted time of a training")
+"""Fraction of the training time that saving may take before a longer interval is proposed."""
+_UNTOLD = Missing(missing="not part of the predicted training time")
 
 
 def saving_proposals(plan: Plan, fixed: Collection[str]) -> tuple[list[Proposal], list[str]]:
-    """Wider intervals between saves, where saving takes much of a training; and what cannot be told.
+    """Propose longer intervals between saves if saving takes much of a training. Also return notes on unknowns.
 
-    What the plan predicts is one save for each epoch; saves at intervals come on top of it.
+    The plan predicts one save per epoch; saves at intervals are additional.
     """
     needs: dict[str, list[tuple[PlannedRun, float]]] = {RESUME: [], EVERY: []}
     unknown = 0
@@ -42,7 +42,11 @@ def saving_proposals(plan: Plan, fixed: Collection[str]) -> tuple[list[Proposal]
         interval = _interval_seconds(checkpoint, total, run.batches.steps)
         if interval is not None and one > _SAVING_SHARE * interval:
             needs[EVERY].append((run, one / _SAVING_SHARE))
-    notes = [] if not unknown else [f"checkpoint cadence of {unknown} runs: what a save takes has no estimate"]
+    notes = (
+        []
+        if not unknown
+        else [f"save interval of {unknown} run{'s' if unknown != 1 else ''}: the time of a save has no estimate"]
+    )
     found = [
         _proposal(key, plan, [need for _, need in entries])
         for key, entries in needs.items()
@@ -57,7 +61,7 @@ def _one_save(run: PlannedRun) -> float | None:
 
 
 def _interval_seconds(checkpoint: CheckpointConfig, total: float, steps: int) -> float | None:
-    """Seconds between two exports that come on top of the epochs'; None where there are none."""
+    """Return the seconds between two checkpoints besides those at the end of each epoch. None if there are none."""
     every = checkpoint.every
     if every == "epoch":
         return None
@@ -74,7 +78,7 @@ def _proposal(key: str, plan: Plan, needs: list[float]) -> Proposal:
             key=key,
             before=f"{train.checkpoint.resume_minutes:g}",
             after=f"{math.ceil(most)}",
-            why=f"saving then takes at most {_SAVING_SHARE:.0%} of the time; a killed run loses up to that much work",
+            why=f"saving then takes at most {_SAVING_SHARE:.0%} of the time; a killed run loses at most one interval",
             training_seconds=_UNTOLD,
             effect="none",
         )
@@ -93,7 +97,7 @@ def _proposal(key: str, plan: Plan, needs: list[float]) -> Proposal:
 
 
 def share_proposals(plan: Plan, cluster: Cluster, site: SlurmSite) -> Iterator[Proposal]:
-    """CPUs and memory of one run, so that as many run at once as the GPUs allow."""
+    """Propose CPUs and memory per run, so that as many runs as the GPUs allow run at once."""
     on_node = min(cluster.gpus_per_node or cluster.gpus, cluster.gpus)
     at_once = on_node // plan.devices
     if at_once < 1:
@@ -112,7 +116,7 @@ def share_proposals(plan: Plan, cluster: Cluster, site: SlurmSite) -> Iterator[P
                 key=key,
                 before="not set" if asked is None else f"{asked:g}",
                 after=f"{share:g}",
-                why=f"{there:g} {unit} of a node for {at_once} runs at once",
+                why=f"{there:g} {unit} per node for {at_once} concurrent runs",
                 training_seconds=_UNTOLD,
                 effect="none",
             )

@@ -1,4 +1,4 @@
-"""The plan in sections, for the terminal and for runs_plan.md alike; every cell is plain text."""
+"""Sections of the plan, for the terminal and for runs_plan.md. Every cell is plain text."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ from touchline.spec.plan import Plan, PlannedRun, Revision
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Section:
-    """A heading, sentences, and a table."""
+    """Heading, lines of text and a table."""
 
     title: str
     """The heading."""
     lines: tuple[str, ...] = ()
-    """Sentences below it."""
+    """Lines of text below the heading."""
     header: tuple[str, ...] = ()
-    """Names of the columns; none: no table."""
+    """Column names; empty if there is no table."""
     rows: tuple[tuple[str, ...], ...] = ()
     """The table's cells."""
     right: tuple[int, ...] = ()
-    """Columns that hold numbers."""
+    """Right-aligned columns, which hold numbers."""
     narrow: tuple[int, ...] = ()
-    """Columns that a terminal shows, where not all fit; none: all of them."""
+    """Columns that a terminal shows if not all fit; empty for all of them."""
     blocks: tuple[tuple[str, str], ...] = ()
-    """(sentence, text that is shown as it stands)."""
+    """Pairs of a sentence and preformatted text."""
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is nothing to show."""
+        """Return True if the section has no content."""
         return not (self.rows or self.lines or self.blocks)
 
 
@@ -50,7 +50,7 @@ _WHAT_IFS = 3
 
 
 def sections(plan: Plan) -> list[Section]:
-    """Everything that a person decides on before anything is queued."""
+    """Return all sections of a plan."""
     return [
         Section(title="Run design", lines=tuple(_design(plan))),
         Section(title="Variables", header=("factor", "levels"), rows=tuple(_variables(plan))),
@@ -63,11 +63,11 @@ def sections(plan: Plan) -> list[Section]:
             lines=tuple(_newest(plan)),
         ),
         Section(title="Chains", header=_CHAIN_HEADER, rows=tuple(_chains(plan)), lines=tuple(_about_chains(plan))),
-        Section(title="In all", lines=tuple(_totals(plan))),
+        Section(title="Totals", lines=tuple(_totals(plan))),
         Section(title="Time limits", header=_LIMIT_HEADER, rows=_grouped(_limits(plan))),
         *setting_sections(plan),
         Section(
-            title="What this design can show",
+            title="Statistical power",
             header=HEADER,
             rows=tuple(power_rows(plan)),
             lines=tuple(power_lines(plan)),
@@ -108,7 +108,7 @@ def setting_sections(plan: Plan) -> Iterator[Section]:
     settings = collect_settings(plan)
     yield Section(
         title="Settings",
-        lines=("given: written by you; default, decided: not written; fixed: not a setting of experiment.yaml.",),
+        lines=("given: written by the user; default, decided: not written; fixed: not a setting of experiment.yaml.",),
         header=SETTING_HEADER,
         rows=tuple(setting_cells(settings)),
         narrow=SETTING_NARROW,
@@ -118,7 +118,7 @@ def setting_sections(plan: Plan) -> Iterator[Section]:
 
 
 def _grouped(rows: Iterable[tuple[str, ...]]) -> tuple[tuple[str, ...], ...]:
-    """Rows that differ in their run alone become one, which names the first and counts the others."""
+    """Merge rows that differ only in their run into one, which names the first run and counts the others."""
     names: dict[tuple[str, ...], list[str]] = {}
     for name, *cells in rows:
         names.setdefault(tuple(cells), []).append(name)
@@ -127,15 +127,15 @@ def _grouped(rows: Iterable[tuple[str, ...]]) -> tuple[tuple[str, ...], ...]:
     )
 
 
-_CHAIN_HEADER = ("run", "stage", "goes on from", "how", "checkpoint")
+_CHAIN_HEADER = ("run", "stage", "continues from", "mode", "checkpoint")
 _CONTINUES = {
-    "adapter": "trains its adapter further",
-    "merge": "merges its adapter into the base and trains a new one",
+    "adapter": "continues training the parent's adapter",
+    "merge": "merges the parent's adapter into the base model and trains a new one",
 }
 
 
 def _chains(plan: Plan) -> Iterator[tuple[str, ...]]:
-    """Every stage and what it goes on from; nothing where no run goes on from another."""
+    """Yield each stage and its parent. Yield nothing if no run has a parent."""
     for run in plan.runs if any(run.link for run in plan.runs) else ():
         stage = _stage(run)
         if stage is None:
@@ -149,9 +149,9 @@ def _chains(plan: Plan) -> Iterator[tuple[str, ...]]:
 def _about_chains(plan: Plan) -> Iterator[str]:
     if any(run.link for run in plan.runs):
         yield (
-            "A stage begins when the one before it has ended, and proves first that it goes on from its weights: by "
-            "their hash, by the loss on the parent's validation items, and by the number of trainable parameters. A "
-            "broken lineage stops the chain."
+            "A stage starts when its parent has ended. Before training it verifies that it starts from its parent's "
+            "checkpoint: by the hash of the weights, the loss on the parent's validation items and the number of "
+            "trainable parameters. If a check fails, the chain stops."
         )
 
 
@@ -163,7 +163,7 @@ RUN_HEADER = ("#", "run", "model", "LoRA rank", "type", "steps", "est. time", "e
 
 
 def run_rows(plan: Plan) -> Iterator[tuple[str, ...]]:
-    """The summary table's cells: #, run, model, rank, type, steps, time, memory with its verdict, disk."""
+    """Yield the cells of the summary table: #, run, model, rank, type, steps, time, memory with its verdict, disk."""
     for number, run in enumerate(plan.runs, 1):
         rank = "-" if run.train is None else str(run.train.lora.rank)
         steps = "-" if run.batches is None else str(run.batches.steps)
@@ -173,7 +173,7 @@ def run_rows(plan: Plan) -> Iterator[tuple[str, ...]]:
 
 
 def _newest(plan: Plan) -> Iterator[str]:
-    """Yield what the last revision changed among the runs."""
+    """Yield the changes of the newest revision."""
     last = plan.revisions[-1] if plan.revisions else None
     if last is not None and last.number > 1:
         yield f"Revision {last.number} of {last.date}: {revision_text(last)}"
@@ -189,9 +189,9 @@ def _share(memory: Measured, plan: Plan) -> str:
     """Return a memory's share of the machine's, `12 %`."""
     whole = plan.machine.memory
     if isinstance(memory, Missing) or isinstance(whole, Missing) or memory.unit != whole.unit or not whole.value:
-        return "n/a (the machine's memory is not known)"
+        return "n/a (the machine's memory is unknown)"
     share = 100 * memory.value / whole.value
-    return f"{share:.0f} %" if share >= 10 else f"{share:.2g} %"
+    return f"{share:.0f}%" if share >= 10 else f"{share:.2g}%"
 
 
 def _gib(value: Measured) -> str:
@@ -207,14 +207,14 @@ def _design(plan: Plan) -> Iterator[str]:
     items = "the test split" if own is None or own.takes_data else "items of its own"
     yield f"Task: {plan.task}, evaluated with Inspect on {items}"
     machine = plan.machine
-    devices = f"{plan.gpus_per_run} GPU{'s' if plan.gpus_per_run != 1 else ''} a run" if machine.kind == "gpu" else ""
+    devices = f"{plan.gpus_per_run} GPU{'s' if plan.gpus_per_run != 1 else ''} per run" if machine.kind == "gpu" else ""
     yield f"Planned for: {machine.key}, {_gib(machine.memory)} ({machine.source}){', ' + devices if devices else ''}"
     yield f"Executor: {plan.executor}"
     yield from control_notes(plan)
     yield from general_ability_notes(plan)
     names = ", ".join(run.name for run in plan.runs[:6])
     yield (
-        f"Names of runs and folders: {names}{', ...' if len(plan.runs) > 6 else ''}; other ones, before the first run: "
+        f"Names of runs and folders: {names}{', ...' if len(plan.runs) > 6 else ''}; rename them before the first run: "
         "touchline plan DIR run_names='{model_size}_rank{lora_rank}'"
     )
 
@@ -225,21 +225,21 @@ def _variables(plan: Plan) -> Iterator[tuple[str, ...]]:
 
 
 def _totals(plan: Plan) -> Iterator[str]:
-    hours = "GPU-hours" if plan.machine.kind == "gpu" else "hours of this processor"
+    hours = "GPU-hours" if plan.machine.kind == "gpu" else "device-hours (CPU)"
     if isinstance(plan.gpu_hours, Quantity):
         ends = f" ({plan.gpu_hours.low:.3g} to {plan.gpu_hours.high:.3g})" if plan.gpu_hours.low is not None else ""
         yield f"Total: {plan.gpu_hours.value:.3g} {hours}{ends}; {plan.gpu_hours.method or 'evaluations included'}"
     else:
         yield f"Total {hours}: {measured(plan.gpu_hours)}"
-    yield f"From start to end: {measured(plan.wall_seconds)}{_deadline(plan)}"
-    yield f"On disk: {measured(plan.disk)}"
+    yield f"Wall-clock time: {measured(plan.wall_seconds)}{_deadline(plan)}"
+    yield f"Disk: {measured(plan.disk)}"
 
 
-_LIMIT_HEADER = ("run", "time limit of the training", "time limit of the evaluation")
+_LIMIT_HEADER = ("run", "training time limit", "evaluation time limit")
 
 
 def _limits(plan: Plan) -> Iterator[tuple[str, ...]]:
-    """Yield what each job may take; on this machine nothing has a limit unless one is given."""
+    """Yield the time limits of each job. On this machine no job has one unless the experiment sets it."""
     if plan.executor == "local" and plan.compute.time_limit is None:
         return
     for run in plan.runs:
@@ -248,7 +248,7 @@ def _limits(plan: Plan) -> Iterator[tuple[str, ...]]:
 
 
 def _deadline(plan: Plan) -> str:
-    return "" if plan.deadline is None else f"; the deadline is {plan.deadline}"
+    return "" if plan.deadline is None else f"; deadline {plan.deadline}"
 
 
 _MODEL_HEADER = ("model", "folder", "architecture", "parameters", "dtype", "weights", "context")
@@ -286,7 +286,7 @@ LABEL_MARKS = ("\u27e6", "\u27e7")
 
 
 def _examples(plan: Plan) -> Iterator[tuple[str, str]]:
-    """Yield one training row per dataset as the model sees it."""
+    """Yield one training example per dataset in the form that the model is trained on."""
     begin, end = LABEL_MARKS
     for each in plan.examples:
         unused = ", ".join(each.columns_not_used) or "none"
@@ -304,7 +304,7 @@ def _about_examples(plan: Plan) -> Iterator[str]:
 
 _BATCH_HEADER = (
     *("run", "trainer", "examples", "global batch", "micro-batch x accumulation x devices", "steps"),
-    *("longest example", "largest micro-batch", "why"),
+    *("longest example", "largest micro-batch", "reason"),
 )
 
 
@@ -354,7 +354,7 @@ def _packing(plan: Plan) -> Iterator[tuple[str, ...]]:
                 f"{'yes' if packed else 'no'}{' (planned)' if chosen else ''}",
                 f"{side.packs:,}",
                 f"{side.density:.2f}",
-                f"{side.efficiency:.1f} %",
+                f"{side.efficiency:.1f}%",
                 f"{side.largest_micro_batch_tokens:,} computed tokens",
                 _gib(run.peak_memory) if chosen else "-",
                 plan.machine.name,
@@ -369,12 +369,12 @@ def _advice(plan: Plan) -> Iterator[str]:
 _MEMORY_HEADER = (
     "run",
     "verdict",
-    "of the machine's",
+    "of device memory",
     "allocated",
     "reserved",
     "process",
-    "parts of what is allocated",
-    "rests most on",
+    "allocated by part",
+    "main assumption",
 )
 
 
@@ -389,7 +389,7 @@ def _memory(plan: Plan) -> Iterator[tuple[str, ...]]:
 
 
 def _what_if(plan: Plan) -> Iterator[str]:
-    """Of each model's largest run, the changes that would save most."""
+    """Yield, for the largest run of each model, the changes that would save most memory."""
     largest: dict[str, tuple[str, MemoryEstimate]] = {}
     for run in plan.runs:
         if not isinstance(run.memory, Missing):
@@ -400,17 +400,18 @@ def _what_if(plan: Plan) -> Iterator[str]:
         now = memory.reserved.value
         saving = [what for what in memory.what_ifs if what.reserved_gib < now]
         for what in saving[:_WHAT_IFS]:
-            time = f"{100 * (what.step_time_factor - 1):+.0f} % time"
-            yield f"{name} with {what.change}: {now:.3g} to {what.reserved_gib:.3g} GiB reserved, {time} a step"
+            time = f"{100 * (what.step_time_factor - 1):+.0f}% time"
+            yield f"{name} with {what.change}: {now:.3g} to {what.reserved_gib:.3g} GiB reserved, {time} per step"
 
 
 def _evidence(plan: Plan) -> Iterator[str]:
     if plan.evidence:
-        yield f"The estimates rest on {len(plan.evidence)} past runs: {first_of(plan.evidence, _SHOWN)}"
+        runs = f"{len(plan.evidence)} past run{'s' if len(plan.evidence) != 1 else ''}"
+        yield f"The estimates are based on {runs}: {first_of(plan.evidence, _SHOWN)}"
     else:
         yield (
-            "No past run is known: the intervals are those of formulas and published figures. `touchline run` measures "
-            "some steps first where the runs are on this machine; `touchline probe` does it for the heaviest run alone."
+            "No past runs found: the intervals come from formulas and published figures. `touchline run` first "
+            "measures some steps if the runs are on this machine; `touchline probe` does so for the heaviest run only."
         )
     reasons = {
         value.missing
@@ -424,7 +425,7 @@ def _evidence(plan: Plan) -> Iterator[str]:
 
 
 def folder_lines(plan: Plan) -> list[str]:
-    """Preview of the experiment's folder."""
+    """Return a preview of the experiment folder."""
     width = max(len(run.name) for run in plan.runs) + 1
     return [f"{plan.experiment}/", *(f"  {run.name + '/':<{width}}  {_contents(run)}" for run in plan.runs)]
 
@@ -438,12 +439,12 @@ def _contents(run: PlannedRun) -> str:
 
 
 def revision_rows(plan: Plan) -> list[Sequence[str]]:
-    """Return what was changed, when and why."""
+    """Return number, date, reason and runs of each revision."""
     return [(str(r.number), r.date, r.reason, revision_text(r)) for r in plan.revisions]
 
 
 def revision_text(revision: Revision) -> str:
-    """Return `new: 135M_rank8; removed: 135M_rank64`, or that no run changed."""
+    """Return the runs that a revision changed: `new: 135M_rank8; removed: 135M_rank64`."""
     if revision.number == 1:
         return ", ".join(revision.runs)
     changed = [name for name in revision.runs if name not in (*revision.new, *revision.removed)]

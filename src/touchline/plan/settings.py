@@ -1,4 +1,4 @@
-"""The complete table of the settings of every run, declared once for the plan, the README, the reports and `--json`."""
+"""Complete table of the settings of every run, declared once for the plan, the README, the reports and `--json`."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from touchline.plan.settings_table import Origin, RunSetting, Scalar, flat_setti
 from touchline.spec.defaults import DEFAULTS
 from touchline.spec.plan import Plan, PlannedRun
 
-HEADER = ("setting", "value", "origin", "why", "key")
+HEADER = ("setting", "value", "origin", "reason", "key")
 NARROW = (0, 1, 2)
-"""Columns for a terminal; reasons and keys stand in runs_plan.md."""
+"""Columns for a terminal. Reasons and keys are in runs_plan.md."""
 _MICRO, _PACKED = "train.micro_batch_size", "train.packed"
 _ACCUMULATION, _WARMUP_STEPS, _STEPS = "train.gradient_accumulation_steps", "train.warmup_steps", "train.steps"
 _DEVICES = "compute.gpus_per_run"
@@ -29,7 +29,7 @@ _LISTED_LATER = frozenset(
         *("data.input", "data.output", "evaluate.top_p", "evaluate.repeats", "evaluate.seed"),
     }
 )
-"""Keys that version 0.1.0 did not list among the settings that were not given."""
+"""Keys that version 0.1.0 did not list among the defaults."""
 _COMPUTED = {
     _ACCUMULATION: "global batch size / (micro-batch size x devices)",
     _STEPS: "from the batches of the training split",
@@ -39,7 +39,7 @@ _COMPUTED = {
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """Name, unit and text for nothing of one setting."""
+    """Name, unit and text for an unset value of one setting."""
 
     key: str
     name: str
@@ -60,8 +60,8 @@ _ROWS = (
     _Row("train.lora.alpha", "LoRA alpha"),
     _Row("train.lora.dropout", "LoRA dropout"),
     _Row("train.lora.target_modules", "LoRA target modules"),
-    _Row("train.lora.dtype", "dtype of the adapter"),
-    _Row("train.base_dtype", "dtype of the base model"),
+    _Row("train.lora.dtype", "adapter dtype"),
+    _Row("train.base_dtype", "base model dtype"),
     _Row("train.quantization", "quantization", unset="none"),
     _Row("train.optimizer", "optimizer"),
     _Row("train.loss", "loss"),
@@ -75,7 +75,7 @@ _ROWS = (
     _Row(_STEPS, "optimizer steps"),
     _Row("train.validate_every_steps", "validation every", "steps", "at the end of each epoch"),
     _Row("train.checkpoint.every", "checkpoint every"),
-    _Row("train.checkpoint.save", "checkpoint holds"),
+    _Row("train.checkpoint.save", "checkpoint contents"),
     _Row("train.checkpoint.keep", "checkpoints kept"),
     _Row("train.checkpoint.resume_minutes", "training state saved every", "minutes"),
     _Row("train.backend", "trainer"),
@@ -86,8 +86,8 @@ _ROWS = (
     _Row("data.messages", "chat column", unset="none"),
     _Row("data.prompt", "prompt", unset="none"),
     _Row("data.system", "system prompt", unset="none"),
-    _Row("data.train_fraction", "training fraction of a random split"),
-    _Row("data.split_seed", "seed of a random split"),
+    _Row("data.train_fraction", "training fraction (random split)"),
+    _Row("data.split_seed", "random split seed"),
     _Row("task", "task"),
     _Row("evaluate.epochs", "evaluated epochs"),
     _Row("evaluate.samples", "evaluated test items"),
@@ -97,7 +97,7 @@ _ROWS = (
     _Row("evaluate.top_p", "top_p"),
     _Row("evaluate.repeats", "answers per item"),
     _Row("evaluate.seed", "sampling seed"),
-    _Row("evaluate.max_error_rate", "allowed share of failed answers"),
+    _Row("evaluate.max_error_rate", "allowed fraction of failed answers"),
     _Row("evaluate.tasks", "further tasks", unset="none"),
     _Row("evaluate.cluster", "cluster column", unset="none"),
     _Row("evaluate.metric", "primary metric", unset="the task's first"),
@@ -110,7 +110,7 @@ LEADING = (
     *("train.learning_rate", "train.epochs", "train.global_batch_size", "train.max_seq_len"),
     *("train.lora.rank", "train.lora.alpha"),
 )
-"""Keys of the settings that a reader asks for first."""
+"""Keys of the most important settings."""
 
 
 def collect_settings(plan: Plan) -> tuple[RunSetting, ...]:
@@ -146,7 +146,7 @@ def collect_settings(plan: Plan) -> tuple[RunSetting, ...]:
 
 
 def _shared(reasons: Iterable[str | None]) -> str | None:
-    """Return the reason if all runs have the same one."""
+    """Return the reason if all runs have the same one, else None."""
     found = {reason for reason in reasons if reason is not None}
     return found.pop() if len(found) == 1 else None
 
@@ -155,7 +155,7 @@ def setting_rows(
     known: Mapping[str, Mapping[str, Scalar]],
     origin: Callable[[str, Sequence[Scalar]], tuple[Origin, str | None]],
 ) -> tuple[RunSetting, ...]:
-    """Return the rows of settings that are known by run.
+    """Return the rows of settings, given the known values of each run.
 
     Args:
         known: by run the value of each key; a run lacks what does not apply to it.
@@ -203,14 +203,14 @@ def varying_table(
 
 
 def setting_cell(setting: RunSetting, run: str) -> str:
-    """Return the value of a run as text; `-` where it has no such setting."""
+    """Return the value of a run as text, or `-` if the run has no such setting."""
     if not setting.varies:
         return _with_unset(setting, setting.value)
     return _with_unset(setting, setting.values[run]) if run in setting.values else "-"
 
 
 def setting_text(setting: RunSetting) -> str:
-    """Return `0.001`, `128 tokens`, or of one that varies `4 or 64`."""
+    """Return `0.001`, `128 tokens`, or for a varying setting `4 or 64`."""
     texts = dict.fromkeys(_with_unset(setting, value) for value in setting.values.values())
     if not setting.varies:
         text = _with_unset(setting, setting.value)
@@ -228,7 +228,7 @@ _SHOWN_CHARACTERS = 60
 
 
 def leading_text(settings: Sequence[RunSetting], run: str | None = None) -> str:
-    """Return `learning rate 0.001, epochs 1, ...`, of one run or of all; empty where none is known."""
+    """Return `learning rate 0.001, epochs 1, ...` for one run or for all. Empty if no value is known."""
     by_key = {each.key: each for each in settings}
     told = []
     for key in LEADING:
@@ -240,7 +240,7 @@ def leading_text(settings: Sequence[RunSetting], run: str | None = None) -> str:
 
 
 def sort_naturally(texts: Sequence[str] | Mapping[str, object]) -> list[str]:
-    """Return texts in a reader's order: by number where all are numbers, as they come otherwise."""
+    """Return texts sorted by number if all are numbers, otherwise in the given order."""
     found = list(texts)
     try:
         numbers = [float(text) for text in found]
@@ -250,7 +250,7 @@ def sort_naturally(texts: Sequence[str] | Mapping[str, object]) -> list[str]:
 
 
 def value_text(value: Scalar) -> str:
-    """Return a value as one writes it in YAML."""
+    """Return a value as written in YAML."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):
@@ -263,7 +263,7 @@ def _with_unset(setting: RunSetting, value: Scalar) -> str:
 
 
 def _settings(plan: Plan, run: PlannedRun) -> Iterator[tuple[str, Scalar]]:
-    """Yield key and value of everything that is set for a run."""
+    """Yield key and value of every setting of a run."""
     yield "models", run.model
     yield "task", plan.task
     flat = flat_settings(run)

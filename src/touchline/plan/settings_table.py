@@ -1,4 +1,4 @@
-"""Settings of runs as one table: what was given, what is a default, and what varies between the runs."""
+"""Settings of runs as one table: given values, defaults, and what varies between the runs."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from touchline.spec.plan import PlannedRun
 from touchline.spec.validate import adapter
 
 Scalar = bool | int | float | str | None
-"""A value of a setting; a list or a mapping is its text, and None means that nothing is set."""
+"""Value of a setting. A list or a mapping is stored as text; None means that nothing is set."""
 
 
 class Origin(StrEnum):
-    """Where the value of a setting comes from."""
+    """Source of the value of a setting."""
 
     GIVEN = "given"
     """Written in experiment.yaml, as an override, as a level or accepted for a run."""
@@ -23,7 +23,7 @@ class Origin(StrEnum):
     DECIDED = "decided"
     """Not written, or `auto`: computed by the planner."""
     FIXED = "fixed"
-    """Not a setting of experiment.yaml: the same in every experiment with this backend."""
+    """Not a setting of experiment.yaml: the same in every experiment with this trainer."""
     LOGGED = "logged"
     """Read from files of a run that touchline did not plan."""
 
@@ -33,19 +33,19 @@ class RunSetting:
     """One row of the table of settings."""
 
     key: str
-    """Dotted key of experiment.yaml; of a computed or fixed setting the key that it would have."""
+    """Dotted key of experiment.yaml; for a computed or fixed setting the key that it would have."""
     name: str
-    """Name as readers know it, `learning rate`."""
+    """Display name, `learning rate`."""
     unit: str | None = None
     """Unit of the value, `tokens`."""
     origin: Origin
-    """Where the value comes from."""
+    """Source of the value."""
     reason: str | None = None
     """Reason for a default or a decision."""
     varies: bool
-    """Whether runs differ in it; then `values` holds the value of each run."""
+    """Whether runs differ in it; if so, `values` holds the value of each run."""
     value: Scalar = None
-    """The value of all runs that have this setting; None where it varies or where nothing is set."""
+    """The value of all runs that have this setting; None if it varies or is not set."""
     values: dict[str, Scalar] = field(default_factory=dict)
     """Value by run, of a setting that varies."""
     unset: str = "-"
@@ -53,7 +53,7 @@ class RunSetting:
 
 
 def nested_settings(run: PlannedRun) -> dict[str, object]:
-    """The settings of a run as setup_finetune.yaml groups them."""
+    """Return the settings of a run as setup_finetune.yaml groups them."""
     groups: dict[str, object] = {}
     for name, part in (("train", run.train), ("data", run.data), ("evaluate", run.evaluate)):
         if part is not None:
@@ -62,7 +62,7 @@ def nested_settings(run: PlannedRun) -> dict[str, object]:
 
 
 def flat_settings(run: PlannedRun) -> dict[str, object]:
-    """The same by dotted key; a list or an interval of checkpoints is one value."""
+    """Return the settings of a run by dotted key. A list or a checkpoint interval is one value."""
     flat: dict[str, object] = {}
 
     def walk(node: object, prefix: str) -> None:

@@ -1,4 +1,4 @@
-"""runs_plan.md: the plan for a person to read before anything is queued."""
+"""Text of runs_plan.md."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from touchline.spec.plan import Plan
 
 
 def runs_plan_markdown(plan: Plan) -> str:
-    """The whole text of runs_plan.md."""
+    """Return the text of runs_plan.md."""
     folders = "```text\n" + "\n".join(folder_lines(plan)).replace("`", "'") + "\n```\n"
     parts = [
         f"# Plan: {escape(plan.experiment)}\n",
@@ -25,7 +25,7 @@ def runs_plan_markdown(plan: Plan) -> str:
 
 
 def markdown_section(section: Section) -> str:
-    """A section in Markdown; nothing at all when it has nothing to say."""
+    """Return a section in Markdown, or an empty string for an empty section."""
     if section.is_empty:
         return ""
     parts = [f"## {section.title}\n"]

@@ -1,4 +1,4 @@
-"""The section of the plan on what the runs are scored on: prompts, scores, items, and which of it is code."""
+"""Tasks section of the plan: prompts, scores, items, and the tasks that are code."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from touchline.spec.evaluation import EvaluationTask
 from touchline.spec.plan import Plan
 from touchline.spec.tasks.ready_made import TASKS, get_task
 
-HEADER = ("task", "from", "scores, the primary one first", "items", "sha256")
+HEADER = ("task", "source", "scores (primary first)", "items", "sha256")
 _LABELS_SHOWN = 20
 
 
 def task_rows(plan: Plan) -> Iterator[tuple[str, ...]]:
-    """Give a row for the experiment's own task, for each further one, and for each module that a file imports."""
+    """Yield a row for the experiment's own task, for each further task, and for each module that a task file
+    imports."""
     own = plan.own_task or EvaluationTask(name=plan.task)
     metrics = {run.evaluate.metric for run in plan.runs}
     for task in (own, *plan.further_tasks):
@@ -26,45 +27,45 @@ def task_rows(plan: Plan) -> Iterator[tuple[str, ...]]:
 
 
 def task_notes(plan: Plan) -> Iterator[str]:
-    """Tell what to know before such a plan is accepted: prompts, labels, code, evaluations that stay."""
+    """Yield notes on prompts, labels, code, and evaluations that are kept."""
     yield from _prompts(plan)
     yield from _labels(plan)
     own = plan.own_task
     if own is not None or any(task.is_file for task in plan.further_tasks):
         yield (
-            "A task in a file is code of yours, run with your rights by the evaluation process and by nothing else: "
-            "read it before you go on. If the file, or a module beside it that it imports, changes after this plan, "
-            "the evaluation refuses it; data that it reads is not looked at, but other items than another run had are "
-            "never compared."
+            "A task in a file is your own code and runs with your permissions, in the evaluation process only: review "
+            "it before you continue. If the file, or a module beside it that it imports, changes after this plan, the "
+            "evaluation refuses it. Data that it reads is not checked, but runs with different items are never "
+            "compared."
         )
     if any(task.is_file and not task.takes_data for task in (own, *plan.further_tasks) if task is not None):
         yield (
-            "How many items such a file has is not known before it runs: its time is taken to be that of the test "
-            "split. With an argument `data` it gets the path of the test items instead."
+            "The number of items of such a file is unknown before it runs, so its time is predicted as for the test "
+            "split. With an argument `data` it receives the path of the test items instead."
         )
     yield from plan.kept_evaluations
 
 
 def _prompts(plan: Plan) -> Iterator[str]:
-    """The prompt that each dataset's items are asked with, which is that of training."""
+    """Yield the prompt that each dataset's items are asked with, which is the training prompt."""
     told: set[str] = set()
     for run in plan.runs:
         data = run.data
         if data.messages is not None:
-            how = f"the chats of column {data.messages!r} as they stand"
+            how = f"the chats of column {data.messages!r} , unchanged"
         else:
             how = repr(data.prompt or "{input}")
         system = f", after the system turn {data.system!r}" if data.system else ""
         told.add(f"{how}{system}")
     own = plan.own_task
     if own is not None and not own.takes_data:
-        yield f"Prompt of training: {'; '.join(sorted(told))}. Prompts of {own.name}: its own{_changes(own)}"
+        yield f"Training prompt: {'; '.join(sorted(told))}. Prompts of {own.name}: its own{_changes(own)}"
     else:
         changed = "" if own is None or not own.own_prompt else f"; {own.name} changes it{_changes(own)}"
-        yield f"Prompt, of training and evaluation alike: {'; '.join(sorted(told))}{changed}"
+        yield f"Prompt for training and evaluation: {'; '.join(sorted(told))}{changed}"
     for task in plan.further_tasks:
         if task.is_file:
-            where = "that of training" if task.takes_data else "its own"
+            where = "the training prompt" if task.takes_data else "its own"
             yield f"Prompt of {task.name}: {where}{_changes(task)}"
         elif any(run.data.messages is None for run in plan.runs):
             labels = plan.labels[0].labels if plan.labels else ()
@@ -76,7 +77,7 @@ def _changes(task: EvaluationTask) -> str:
 
 
 def _labels(plan: Plan) -> Iterator[str]:
-    """The labels of each dataset, and what the most frequent one scores as the answer to all."""
+    """Yield the labels of each dataset and the score of the majority baseline."""
     for each in plan.labels:
         more = f" and {len(each.labels) - _LABELS_SHOWN} more" if len(each.labels) > _LABELS_SHOWN else ""
         yield f"Labels of {each.dataset}: {', '.join(each.labels[:_LABELS_SHOWN])}{more}"
@@ -84,7 +85,7 @@ def _labels(plan: Plan) -> Iterator[str]:
         if most is not None:
             label, number, rows_ = most
             yield (
-                f"Majority baseline: {label!r} as the answer to every test item scores {100 * number / rows_:.1f} % "
+                f"Majority baseline: {label!r} as the answer to every test item scores {100 * number / rows_:.1f}% "
                 f"({number:,} of {rows_:,})"
             )
 
@@ -97,19 +98,19 @@ def _place(task: EvaluationTask) -> str:
 
 
 def _scores(task: EvaluationTask, metric: str | None) -> str:
-    """The task's scores; the named metric goes first."""
+    """Return the task's scores, with the named metric first."""
     if task.name in TASKS:
         ready = get_task(task.name)
         names = [name for name, _ in ready.metrics]
         first = ready.metric(metric)[0] if any(metric in each for each in ready.metrics) else names[0]
         return ", ".join(dict.fromkeys((first, *names)))
-    listed = "; ".join(task.scorers) or "n/a (seen when it runs)"
+    listed = "; ".join(task.scorers) or "n/a (known when it runs)"
     return listed if metric is None else f"{metric} (evaluate.metric); declared: {listed}"
 
 
 def _items(plan: Plan, task: EvaluationTask) -> str:
     items = evaluated_items(plan, task)
-    return "n/a (it brings its own)" if items is None else f"{items:,}"
+    return "n/a (defined by the task)" if items is None else f"{items:,}"
 
 
 def _sha(sha256: str | None) -> str:

@@ -1,4 +1,4 @@
-"""How long a run takes: its steps and everything beside them."""
+"""Predicted times of a run: its steps and all other phases."""
 
 from __future__ import annotations
 
@@ -36,39 +36,39 @@ class Times:
     """Predicted times of a run."""
 
     step: Measured
-    """An optimizer step."""
+    """Optimizer step."""
     training: Measured
-    """The whole training process."""
+    """Whole training process."""
     parts: Mapping[str, Measured]
-    """What that is made of."""
+    """Training time by phase."""
     evaluation: Measured
-    """All evaluations, without the start of their process."""
+    """All evaluations, without the start-up of their process."""
     base_evaluation: Measured
-    """The evaluation of the base, which writes longer answers than a trained model."""
+    """Evaluation of the base model, which writes longer answers than a trained model."""
     evaluation_startup: Measured
-    """From the start of an evaluation's process to its first prompt."""
+    """From the start of an evaluation process to its first prompt."""
     limit: Measured
-    """What to ask a scheduler for, for the training."""
+    """Time limit to request for the training job."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NonStepWork:
-    """What happens in a run besides its steps."""
+    """Work of a run besides its optimizer steps."""
 
     steps: int
     """Optimizer steps."""
     steps_per_epoch: int
-    """Optimizer steps of an epoch."""
+    """Optimizer steps per epoch."""
     weight_bytes: int
-    """Size of the base's weights on disk."""
+    """Size of the base model's weights on disk."""
     validation_examples: int
     """Examples of the validation split."""
     evaluated_samples: int
-    """Answers that are written for one checkpoint: items of all tasks, times repeats."""
+    """Answers generated per checkpoint: items of all tasks, times repeats."""
 
 
 def unknown_times(missing: Missing) -> Times:
-    """Nothing is known, for one reason."""
+    """Return times that are all missing for the same reason."""
     return Times(
         step=missing,
         training=missing,
@@ -81,7 +81,7 @@ def unknown_times(missing: Missing) -> Times:
 
 
 def step_work(forecast: BatchForecast, train: TrainConfig) -> StepWork:
-    """The mean step of a run, in the terms of the estimates."""
+    """Return the mean step of a run, in the terms of the estimates."""
     return work_of_forecast(forecast, settings_of(train))
 
 
@@ -96,7 +96,7 @@ def estimate_times(
     machine: TargetMachine,
     points: Sequence[TimePoint],
 ) -> Times:
-    """All times of a run, each with its interval or the reason why there is none.
+    """Estimate all times of a run, each with its interval or the reason why it is missing.
 
     Args:
         setup: its settings.
@@ -138,18 +138,18 @@ def estimate_times(
 
 
 def evaluation_limit(seconds: Measured, startup: Measured) -> Measured:
-    """What to ask a scheduler for, for evaluations and the start of their process."""
+    """Return the time limit for evaluations and the start-up of their process."""
     return time_limit(sum_quantities([seconds, startup], "s"))
 
 
 def time_limit(seconds: Measured) -> Measured:
-    """What to ask a scheduler for, from a predicted time with its interval."""
+    """Return the time limit for a predicted time and its interval."""
     if isinstance(seconds, Missing):
         return seconds
     return Quantity(
         value=minutes_to_seconds(slurm_time_limit(seconds.value if seconds.high is None else seconds.high)),
         unit="s",
-        method="upper end of the interval, and a margin",
+        method="upper end of the interval plus a margin",
     )
 
 
@@ -181,7 +181,7 @@ def _parts(
 
 
 def count_validations(train: TrainConfig, course: NonStepWork) -> int:
-    """How often the validation split is scored: before the first step, at every interval and at each epoch's end."""
+    """Count the validations: before the first step, at every interval and at the end of each epoch."""
     every = train.validate_every_steps
     if every is None:
         return 1 + train.epochs
@@ -190,7 +190,7 @@ def count_validations(train: TrainConfig, course: NonStepWork) -> int:
 
 
 def count_evaluations(evaluate: EvaluateConfig, train: TrainConfig) -> int:
-    """How many checkpoints of a run are evaluated."""
+    """Count the evaluated checkpoints of a run."""
     return 1 if evaluate.epochs == "last" else train.epochs if evaluate.epochs == "all" else len(evaluate.epochs)
 
 
@@ -209,10 +209,11 @@ def _evaluation(
     machine: TargetMachine,
     points: Sequence[TimePoint],
 ) -> Measured:
-    """All evaluations of a run: as measured of this model, else by formulas; without a training, that of the base."""
+    """Estimate all evaluations of a run, or of the base model if `train` is None. Measured runs of this model come
+    first, then formulas."""
     count = 1 if train is None else count_evaluations(evaluate, train)
     if not course.evaluated_samples:
-        return Missing(missing="there is nothing to evaluate on")
+        return Missing(missing="there are no test items")
     found = evaluation_seconds(setup, course.evaluated_samples, count, machine=machine, points=points)
     if not isinstance(found, Missing):
         return found.quantity()

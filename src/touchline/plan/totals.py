@@ -1,4 +1,4 @@
-"""What all runs take together."""
+"""Totals over all runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from touchline.spec.plan import PlannedRun, devices_of
 
 
 class Totals(TypedDict):
-    """Fields of a plan."""
+    """Fields of a plan that hold totals."""
 
     gpu_hours: Measured
     wall_seconds: Measured
@@ -22,7 +22,13 @@ class Totals(TypedDict):
 
 
 def totals(runs: Sequence[PlannedRun], machine: TargetMachine, gpus_per_run: int, *, shared: bool) -> Totals:
-    """Hours of devices, time from start to end, and disk of everything together.
+    """Return device-hours, time from start to end, and disk usage of all runs.
+
+    Prediction errors of runs of one model are correlated, so the ends of the intervals are added, not their squares.
+
+    Prediction errors of runs of one model are correlated, so the ends of the intervals are added, not their squares.
+
+    Prediction errors of runs of one model are correlated, so the ends of the intervals are added, not their squares.
 
     Errors of runs of one model are made together, so the ends of the intervals are added, not their squares.
 
@@ -56,7 +62,7 @@ def _noted(value: Measured, note: str) -> Measured:
 
 
 def sum_quantities(parts: Iterable[Measured], unit: str) -> Measured:
-    """The sum; missing as soon as a part is."""
+    """Return the sum. Missing if any part is missing."""
     found: list[Quantity] = []
     for part in parts:
         if isinstance(part, Missing):
@@ -73,9 +79,9 @@ def sum_quantities(parts: Iterable[Measured], unit: str) -> Measured:
 
 
 def _longest_chain(runs: Sequence[PlannedRun]) -> Quantity | None:
-    """The chain of stages that takes longest, with the evaluation of its last; None where no run goes on from another.
+    """Return the time of the longest chain of stages, with the evaluation of its last. None if no run has a parent.
 
-    However many devices there are, a stage begins when the one before it has ended.
+    A stage starts when its parent has ended, however many devices there are.
     """
     until: dict[str, Measured] = {}
     longest: Quantity | None = None
@@ -97,7 +103,7 @@ def _no_less(value: Measured, bound: Quantity | None) -> Measured:
 
 
 def _larger(one: Quantity, other: Quantity) -> Quantity:
-    """The larger of two sums, end by end."""
+    """Return the larger of two sums, with the larger of each end of the interval."""
     first, second = (one, other) if one.value >= other.value else (other, one)
     ends = [
         None if first_end is None or second_end is None else max(first_end, second_end)
@@ -107,7 +113,7 @@ def _larger(one: Quantity, other: Quantity) -> Quantity:
 
 
 def collect_evidence(runs: Iterable[PlannedRun]) -> tuple[str, ...]:
-    """The past runs that estimates rest on."""
+    """Return the past runs that the estimates are based on."""
     named: dict[str, None] = {}
     for run in runs:
         for value in (run.train_seconds, run.evaluate_seconds, run.peak_memory):
@@ -117,7 +123,7 @@ def collect_evidence(runs: Iterable[PlannedRun]) -> tuple[str, ...]:
 
 
 def scale_quantity(value: Measured, factor: float, unit: str) -> Measured:
-    """Return a value and its interval times a factor, in another unit; a missing value stays missing."""
+    """Return a value and its interval times a factor, in another unit. A missing value stays missing."""
     if isinstance(value, Missing):
         return value
     low, high = (None if end is None else end * factor for end in (value.low, value.high))

@@ -134,7 +134,7 @@ def resolve(
         given=loaded.given,
         tasks=tuple(seen.tasks.values()),
         labels=tuple(seen.labels),
-        outlook=build_planning_context(
+        context=build_planning_context(
             seen.target, seen.models.values(), {spec.train.backend for spec in seen.specs}, settings
         ),
         examples=examples_of(seen, date),

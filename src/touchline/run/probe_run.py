@@ -284,11 +284,11 @@ def _predicted(
     """Return the largest size predicted to fit; None without model dimensions."""
     if isinstance(shape, Missing) or run.train is None:
         return None
-    outlook: PlanningContext = formula_context(machine, {run.model: shape})
+    context: PlanningContext = formula_context(machine, {run.model: shape})
     fitting = None
     for size, batch in sorted(batches.items()):
         setup = get_backend(run.train.backend).setup(run.train, shape, machine, batch.width)
-        found = estimate_memory(setup, batch, outlook)
+        found = estimate_memory(setup, batch, context)
         if isinstance(found, Missing):
             return None
         room = limit_bytes / GIB if machine.kind == "cpu" else getattr(found.capacity_gib, "value", None)

@@ -1,4 +1,4 @@
-"""Estimates against what happened, from the history: each run predicted from all others, and plans from before."""
+"""Calibration of the history: each run predicted from all others, and plans against their runs."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ CALIBRATION_SCHEMA_VERSION = 1
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Calibration:
-    """How well estimates did."""
+    """Calibration of estimates."""
 
     schema_version: int = CALIBRATION_SCHEMA_VERSION
-    """Version of this form."""
+    """Version of this format."""
     left_out: tuple[CalibrationRow, ...]
-    """Every measured run's step, estimated from all others of its machine."""
+    """Each measured run's step, estimated from all others of its machine."""
     planned: tuple[CalibrationRow, ...]
-    """What plans said before the runs, over all rungs."""
+    """Predictions of plans, over all evidence levels."""
     marks: tuple[CalibrationMark, ...]
-    """Each estimate beside the truth, those of `left_out` first."""
+    """Each estimate with its measured value, those of `left_out` first."""
     unused: dict[str, str]
-    """Runs that could not be scored, and why."""
+    """Runs that could not be scored, with reasons."""
 
 
 def calibrate(settings: UserConfig) -> Calibration:
-    """Score a history.
+    """Score the estimates of a history.
 
     Raises:
         InputError: the history is no folder.
@@ -64,7 +64,7 @@ def calibrate(settings: UserConfig) -> Calibration:
 
 
 def _by_machine(points: Iterable[TimePoint]) -> Iterator[tuple[TargetMachine, list[TimePoint]]]:
-    """The points of each machine; one that is not this one is known by its name alone."""
+    """Yield the points of each machine. Machines other than this one are known by name only."""
     here = machine_here(1)
     machines: dict[str, list[TimePoint]] = {}
     for point in points:
@@ -89,7 +89,7 @@ def _by_machine(points: Iterable[TimePoint]) -> Iterator[tuple[TargetMachine, li
 
 
 def _planned(record: RunRecord) -> Iterator[ScoredEstimate]:
-    """What a plan said of a run before it began, beside what came."""
+    """Yield a plan's predictions for a run with the measured values."""
     costs, said = record.costs, record.predicted
     peaks = () if isinstance(costs.peak_memory, Missing) else costs.peak_memory
     process = next((peak for peak in peaks if peak.kind == "process"), None)

@@ -1,4 +1,4 @@
-"""The past runs that estimates rest on: records of the history as measured points."""
+"""Past runs as evidence for estimates: records of the history as measured points."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from touchline.history.reading import SourcedText
 from touchline.history.record import RunRecord
 
 MOST_RECORDS = 512
-"""Records that are opened for a plan, the models' own first: a history may hold many thousands."""
+"""Limit on records read for a plan, the models' own first."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PastRuns:
-    """What was measured, as far as it can be used."""
+    """Usable measurements of the history."""
 
     time: tuple[TimePoint, ...] = ()
-    """Of time."""
+    """Points of time."""
     memory: tuple[MeasuredPoint, ...] = ()
-    """Of memory."""
+    """Points of memory."""
     refused: tuple[tuple[str, Missing], ...] = ()
-    """Records of these trainers that teach neither, and why not their time."""
+    """Records of these trainers without any point, with the reason for time."""
 
 
 def past_runs(settings: UserConfig, trainers: Collection[str], models: Collection[str]) -> PastRuns:
-    """The points of a history that these trainers' estimates can rest on.
+    """Return the points of a history that are evidence for these trainers.
 
     Args:
         settings: where the history and the models are.
@@ -56,7 +56,7 @@ def past_runs(settings: UserConfig, trainers: Collection[str], models: Collectio
 
 
 def points_of(records: list[RunRecord], settings: UserConfig) -> PastRuns:
-    """What records teach."""
+    """Return the points of records."""
     shape_of = functools.cache(functools.partial(_shape, models_dir=settings.models_dir))
     time, refused = collect_time_points(records, shape_of)
     memory, no_memory = collect_memory_points(records, shape_of)

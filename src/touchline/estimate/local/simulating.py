@@ -1,4 +1,4 @@
-"""Run a simulated training step in a process of its own: it loads torch, and it may end without a word."""
+"""Simulation of a training step in a separate process, because it loads torch and may crash."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from touchline.core.quantity import Missing
 from touchline.estimate.simulation import SimulatedLoop, SimulationRequest, SimulationResult
 
 TIMEOUT = 120.0
-"""Seconds after which a simulation is given up; one of a 3B model takes some ten on a busy processor."""
+"""Seconds after which a simulation is stopped. A 3B model takes about ten on a busy CPU."""
 _REQUEST = TypeAdapter(SimulationRequest)
 _RESULT = TypeAdapter(SimulationResult)
 _CHUNKED_BELOW = 10.0
-"""A trainer whose loss holds fewer bytes per token and vocabulary entry computes it in chunks."""
+"""Bytes per token and vocabulary entry below which a trainer computes its loss in chunks."""
 
 
 def request_for(
@@ -28,11 +28,11 @@ def request_for(
     coefficients: MemoryCoefficients,
     config: dict[str, object] | None = None,
 ) -> SimulationRequest | Missing:
-    """What to simulate for a trainer with these coefficients, as far as its code can be simulated."""
+    """Return the simulation request for a trainer with these coefficients, if its code can be simulated."""
     if setup.method == "qlora":
         return Missing(missing="4-bit kernels cannot be simulated")
     if setup.compiled or coefficients.fused_layers:
-        return Missing(missing="kernels of the trainer's own cannot be simulated")
+        return Missing(missing="the trainer's own kernels cannot be simulated")
     if setup.loss == "fused" or (setup.loss is None and coefficients.vocab_bytes < 1):
         return Missing(missing="a fused loss cannot be simulated")
     chunked = setup.loss == "chunked" or (setup.loss is None and coefficients.vocab_bytes < _CHUNKED_BELOW)
@@ -50,7 +50,7 @@ def request_for(
 
 
 def simulate(request: SimulationRequest, *, timeout: float = TIMEOUT) -> SimulationResult | Missing:
-    """Live bytes of a simulated step; missing where torch is not installed, or it fails or takes too long."""
+    """Return live bytes of a simulated step; missing if torch is not installed, it fails or times out."""
     try:
         done = subprocess.run(
             [sys.executable, "-m", "touchline.train.simulate"],
@@ -71,5 +71,5 @@ def simulate(request: SimulationRequest, *, timeout: float = TIMEOUT) -> Simulat
             return Missing(missing=f"not simulated: {answer['missing']}")
         return _RESULT.validate_python(answer)
     except (ValueError, ValidationError):
-        words = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["no word"]
+        words = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["no output"]
         return Missing(missing=f"the simulation failed with status {done.returncode}: {words[0][:200]}")

@@ -1,4 +1,4 @@
-"""What a plan rests on, looked up: the machine, its GPU, the models' dimensions, the past runs."""
+"""Planning context from this machine's files: the target machine, its GPU, model dimensions and past runs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from touchline.plan.local.target import Target
 def build_planning_context(
     target: Target, models: Iterable[ModelInfo], trainers: Collection[str], settings: UserConfig
 ) -> PlanningContext:
-    """What the estimates of an experiment can rest on.
+    """Return the planning context of an experiment.
 
     Args:
         target: the machine that is planned for.
@@ -38,19 +38,19 @@ def build_planning_context(
 
 
 def formula_context(machine: TargetMachine, shapes: Mapping[str, ModelShape | Missing]) -> PlanningContext:
-    """What formulas alone say of a machine."""
+    """Return a planning context without past runs, for estimates from formulas only."""
     gpu = find_gpu(machine.name) if machine.kind == "gpu" else Missing(missing="no GPU here")
     return PlanningContext(machine=machine, gpu=gpu, shapes=shapes)
 
 
 def free_space(folder: Path) -> Measured:
-    """Free bytes where a folder is or will be, in MB."""
+    """Return the free disk space where a folder is or will be, in MB."""
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     try:
         return Quantity(value=shutil.disk_usage(folder).free / 1e6, unit="MB", where=str(folder))
     except OSError as error:
-        return Missing(missing=f"the file system does not tell: {error.strerror}")
+        return Missing(missing=f"the file system does not report it: {error.strerror}")
 
 
 def _shape(model: ModelInfo) -> ModelShape | Missing:

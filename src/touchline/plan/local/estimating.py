@@ -1,4 +1,4 @@
-"""A what-if without an experiment: from options to a setup, and from the setup to memory, batch and time."""
+"""`touchline estimate`: from options to a training setup, then to memory, micro-batch and time."""
 
 from __future__ import annotations
 
@@ -56,72 +56,72 @@ from touchline.spec.experiment import TrainConfig
 
 _AUTO = "auto"
 PROCESSOR_TRAINER = "peft"
-"""The trainer that also uses processors; it knows which attention is faster there."""
+"""Trainer that supports CPUs; it determines the attention kernel used there."""
 _ASIDE = (*ENDS, "output", "embed_out")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EstimateRequest:
-    """What was asked for, as it was written."""
+    """Options of `touchline estimate`, as written."""
 
     model: str
-    """A name, a model's folder, or a config.json."""
+    """Model name, model folder, or config.json."""
     method: str = "lora"
-    """lora, qlora or full."""
+    """Training method: lora, qlora or full."""
     rank: int = 64
     """Rank of the adapter."""
     target_modules: tuple[str, ...] | None = None
-    """Layers with an adapter; none: every linear layer of a block."""
+    """Layers with an adapter. None for all linear layers of a block."""
     adapter: str = "lora"
-    """Kind of adapter, as PEFT calls it."""
+    """Adapter type, as named by PEFT."""
     lora_dropout: float | None = None
-    """Dropout on the adapter's input; none: the trainer's own."""
+    """Dropout on the adapter's input. None for the trainer's default."""
     backend: str = "peft"
     """The trainer."""
     release: str | None = None
-    """Its version."""
+    """Version of the trainer."""
     micro_batch_size: int = 1
     """Sequences per forward pass."""
     seq_len: int = 2048
-    """Tokens of the longest sequence, padding included: what memory depends on."""
+    """Tokens of the longest sequence, including padding; determines memory."""
     mean_length: float | None = None
-    """Tokens of a sequence on average, padding included: what time depends on."""
+    """Mean tokens per sequence, including padding; determines time."""
     label_fraction: float = 1.0
-    """Share of the tokens with a loss, 0 to 1."""
+    """Fraction of tokens that are labels, 0 to 1."""
     image_tokens: int = 0
-    """Tokens of a sequence that stand for images."""
+    """Image tokens per sequence."""
     gradient_accumulation_steps: int = 1
     """Micro-batches per optimizer step."""
     gpu: str = _AUTO
-    """The GPU's name; `auto` is the one here."""
+    """GPU name; `auto` for the GPU of this machine."""
     gradient_checkpointing: bool = False
-    """Whether activations are computed again."""
+    """Whether activations are recomputed in the backward pass."""
     base_dtype: str | None = None
-    """Element type of the base; none: bfloat16, or float16 on a GPU without it."""
+    """Dtype of the base model. None for bfloat16, or float16 on a GPU without it."""
     adapter_dtype: str | None = None
-    """Element type of the adapter; none: the trainer's own."""
+    """Dtype of the adapter. None for the trainer's default."""
     optimizer: str = "adamw"
     """The optimizer."""
     loss: str | None = None
-    """How the loss is computed; none: as the trainer does."""
+    """Loss implementation. None for the trainer's default."""
     attention: str = "fused"
-    """Kind of kernel."""
+    """Attention kernel."""
     compiled: bool = False
     """Whether the model is compiled."""
     examples: int | None = None
-    """Sequences of an epoch."""
+    """Sequences per epoch."""
     epochs: int = 1
-    """Passes over them."""
+    """Passes over the examples."""
     evidence: tuple[Path, ...] = ()
     """Logs of past runs."""
     evidence_facts: Mapping[str, str] = field(default_factory=dict)
-    """What is stated of these logs, by the keys of `history/run_facts.py`."""
+    """Facts stated about these logs, by the keys of `history/run_facts.py`."""
     simulate: bool = False
-    """Whether the model's own code is run on tensors without content."""
+    """Whether to run the model's own code on tensors without data."""
 
 
 def estimate(request: EstimateRequest, settings: UserConfig) -> EstimateAnswer:
-    """The answer.
+    """Estimate memory, largest micro-batch and time.
 
     Raises:
         InputError: with every option that is wrong.
@@ -164,7 +164,7 @@ def estimate(request: EstimateRequest, settings: UserConfig) -> EstimateAnswer:
 
 
 def _setup(request: EstimateRequest, settings: UserConfig, gpu: Gpu | None) -> tuple[TrainingSetup, MemoryCoefficients]:
-    """The setup that the options mean; all that is wrong with them at once."""
+    """Return the training setup of the options, or raise all their errors together."""
     faults: list[Finding] = []
     dtype = request.base_dtype or ("float16" if gpu is not None and gpu.peak_tflops is None else "bfloat16")
     for option, value, allowed in (
@@ -179,7 +179,7 @@ def _setup(request: EstimateRequest, settings: UserConfig, gpu: Gpu | None) -> t
         if value not in allowed:
             faults.append(_wrong(option, value, allowed))
     if request.method != "full" and request.rank < 1:
-        faults.append(_fault("--rank", f"--rank is {request.rank}, and an adapter has at least rank 1"))
+        faults.append(_fault("--rank", f"--rank is {request.rank}, expected 1 or more"))
     if request.mean_length is not None and request.mean_length > request.seq_len:
         said = f"--mean-length is {request.mean_length:g}, above --seq-len {request.seq_len}"
         faults.append(_fault("--mean-length", said, f"--seq-len {math.ceil(request.mean_length)}"))
@@ -194,7 +194,7 @@ def _setup(request: EstimateRequest, settings: UserConfig, gpu: Gpu | None) -> t
     if shape is not None:
         faults += _target_faults(request, shape)
     if faults or shape is None:
-        raise InputError(f"{len(faults)} option{'s are' if len(faults) != 1 else ' is'} wrong", findings=faults)
+        raise InputError(f"{len(faults)} invalid option{'s' if len(faults) != 1 else ''}", findings=faults)
     coefficients = memory_coefficients(request.backend)
     assert isinstance(coefficients, MemoryCoefficients)
     method = _method(request)
@@ -230,12 +230,12 @@ def _setup(request: EstimateRequest, settings: UserConfig, gpu: Gpu | None) -> t
 
 
 def _method(request: EstimateRequest) -> str:
-    """The method; an adapter on weights that are stored in 4 bits is QLoRA."""
+    """Return the method. An adapter on weights stored in 4 bits is QLoRA."""
     return "qlora" if request.method == "lora" and is_stored_in_4_bits(request.model) else request.method
 
 
 def _padded(request: EstimateRequest) -> bool | None:
-    """Whether sequences of different lengths lie side by side; None where the mean length is not given."""
+    """Return whether a batch holds sequences of different lengths. None if the mean length is not given."""
     if request.micro_batch_size == 1:
         return False
     return None if request.mean_length is None else request.mean_length < request.seq_len
@@ -253,7 +253,7 @@ def _target_faults(request: EstimateRequest, shape: ModelShape) -> Iterable[Find
 
 
 def _device(request: EstimateRequest) -> tuple[TargetMachine, Gpu | None, list[str]]:
-    """The machine that is planned for, its kind of GPU, and why there is none.
+    """Return the target machine, its GPU type, and a note if there is none.
 
     Raises:
         InputError: an unknown name.
@@ -264,7 +264,7 @@ def _device(request: EstimateRequest) -> tuple[TargetMachine, Gpu | None, list[s
         return machine, found, []
     if machine.kind == "gpu":
         return machine, None, [f"no verdict: {found.missing}"]
-    return machine, None, ["no GPU here, so this is for the processor; --gpu A100-80GB plans for another machine"]
+    return machine, None, ["no GPU found, so this is for the CPU; --gpu A100-80GB estimates for another machine"]
 
 
 def _memory(
@@ -329,17 +329,17 @@ def _largest(
         fits = most(lambda rows: verdict(rows) is Verdict.FITS)
         could = most(lambda rows: verdict(rows) is not Verdict.OOM)
     elif gpu is None:
-        return Missing(missing="the GPU is not known")
+        return Missing(missing="unknown GPU")
     else:
         fits = largest_micro_batch(setup, width, share, gpu, coefficients=coefficients, evidence=points)
         could = most_that_could_fit(setup, width, share, gpu, coefficients=coefficients, evidence=points)
-    words = "the most that surely fit, and the most that could"
+    words = "largest that fits, and largest that might fit"
     return Quantity(value=fits, unit="rows", low=fits, high=max(fits, could), method=words)
 
 
 def _adapter_size(setup: TrainingSetup) -> Quantity | Missing:
     if setup.method == "full":
-        return Missing(missing="all is trained, there is no adapter")
+        return Missing(missing="full fine-tuning has no adapter")
     size = adapter_file_bytes(setup.shape, setup.rank, setup.target_modules, setup.adapter_dtype)
     return Quantity(value=size / 1e6, unit="MB", method="adapter_model.safetensors, by its format")
 
@@ -352,7 +352,7 @@ def _simulated(
     settings: UserConfig,
 ) -> Measured:
     if not request.simulate:
-        return Missing(missing="not asked for: --simulate")
+        return Missing(missing="not requested: --simulate")
     wanted = request_for(setup, batch, coefficients, dict(load_config(request.model, settings.models_dir)))
     if isinstance(wanted, Missing):
         return wanted
@@ -365,12 +365,12 @@ def _simulated(
         phase="step",
         kind="allocated",
         aggregation="peak",
-        method="the model's own code on tensors without content, without the libraries' workspace",
+        method="the model's own code on tensors without data, excluding library workspaces",
     )
 
 
 def _past(request: EstimateRequest, setup: TrainingSetup, settings: UserConfig) -> PastRuns:
-    """The history, and the logs that were named.
+    """Return points from the history and from the given logs.
 
     Raises:
         InputError: a log is not there, or tells of no run.
@@ -386,7 +386,7 @@ def _past(request: EstimateRequest, setup: TrainingSetup, settings: UserConfig) 
     records: list[RunRecord] = []
     for item in read_stated(request.evidence, request.evidence_facts, settings):
         if not isinstance(item, LoggedRun):
-            raise InputError(f"--evidence {item.path}: {item.reason}", expected="the log of a training")
+            raise InputError(f"--evidence {item.path}: {item.reason}", expected="a training log")
         record = record_of_run(item)
         if isinstance(record, RunRecord):
             records.append(record)
@@ -395,13 +395,13 @@ def _past(request: EstimateRequest, setup: TrainingSetup, settings: UserConfig) 
         needs = {record.name: missing_facts(record) for record in records}
         lacking = tuple(dict.fromkeys(key for keys in needs.values() for key in keys))
         why = "; ".join(
-            f"{name}: {'it lacks ' + ', '.join(needs[name]) if needs.get(name) else reason.missing}"
+            f"{name}: {'missing ' + ', '.join(needs[name]) if needs.get(name) else reason.missing}"
             for name, reason in named.refused
         )
-        why = why or "it names no run"
+        why = why or "no run found"
         raise InputError(
-            f"--evidence: nothing in it can be used: {why}",
-            expected=f"the facts that it lacks: {', '.join(lacking)}" if lacking else None,
+            f"--evidence: no usable run: {why}",
+            expected=f"these facts: {', '.join(lacking)}" if lacking else None,
             hint=" ".join(f"--evidence-fact {key}={FACTS[key].example}" for key in lacking) or None,
         )
     return PastRuns(
@@ -411,7 +411,7 @@ def _past(request: EstimateRequest, setup: TrainingSetup, settings: UserConfig) 
 
 def _step(request: EstimateRequest, setup: TrainingSetup, machine: TargetMachine, past: PastRuns) -> StepTime | Missing:
     if request.mean_length is None:
-        return Missing(missing="the mean length is not given: --mean-length (that of packed sequences is --seq-len)")
+        return Missing(missing="the mean length is not given: --mean-length (for packed sequences use --seq-len)")
     rows, passes = request.micro_batch_size, request.gradient_accumulation_steps
     tokens = rows * request.mean_length * passes
     work = StepWork(

@@ -1,4 +1,4 @@
-"""Start the isolation self-test in a process of its own: it loads torch, and a broken architecture may take it down."""
+"""Isolation self-test in a separate process, because it loads torch and may crash for a broken architecture."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _USAGE = 2
 
 
 def check_isolation(config: Mapping[str, object]) -> IsolationCheck:
-    """Whether documents that share a row see each other, in the architecture that a config.json describes.
+    """Check whether examples in one packed sequence attend to each other, in the architecture of a config.json.
 
     Args:
         config: the file as data.
@@ -34,16 +34,16 @@ def check_isolation(config: Mapping[str, object]) -> IsolationCheck:
     absent = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if absent:
         raise HostError(
-            f"the self-test needs {', '.join(absent)}, which this environment has not",
+            f"the self-test needs {', '.join(absent)}, which {'are' if len(absent) > 1 else 'is'} not installed",
             hint=install_hint("train"),
         )
     command = [sys.executable, "-m", _PROGRAM]
     try:
-        done = subprocess.run(  # noqa: S603 (our own words)
+        done = subprocess.run(  # noqa: S603 (fixed arguments)
             command, check=False, capture_output=True, text=True, timeout=_LIMIT_SECONDS, input=json.dumps(config)
         )
     except subprocess.TimeoutExpired:
-        raise HostError(f"the self-test did not end in {_LIMIT_SECONDS:.0f} s") from None
+        raise HostError(f"the self-test did not finish within {_LIMIT_SECONDS:.0f} s") from None
     said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
     faults = told_faults(done.stderr)
     if done.returncode == _USAGE:
@@ -52,4 +52,4 @@ def check_isolation(config: Mapping[str, object]) -> IsolationCheck:
         return _CHECK.validate_json(done.stdout.strip().splitlines()[-1])
     except (ValidationError, IndexError):
         last = (faults or said or ["no word"])[-1]
-        raise HostError(f"the self-test ended with code {done.returncode} and {last}") from None
+        raise HostError(f"the self-test failed with exit code {done.returncode}: {last}") from None

@@ -1,4 +1,4 @@
-"""JOBS.json read strictly: every fault of the file at once, with the key that a misspelt one was meant to be."""
+"""Strict reader of JOBS.json. All errors are reported together, with suggestions for misspelled keys."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from touchline.core.units import parse_duration, seconds_to_minutes
 from touchline.plan.placement.types import Minutes, PlaceJob
 
 SIZE_LIMIT_BYTES = 4 * 1024**2
-"""Ten thousand jobs with long names; more is no list of jobs."""
+"""Size limit; enough for ten thousand jobs with long names."""
 JOBS_LIMIT = 5000
-"""More jobs than anybody plans at once."""
+"""Limit on the number of jobs."""
 _JOB_KEYS = tuple(each.name for each in fields(PlaceJob))
 _MINUTES_KEYS = tuple(each.name for each in fields(Minutes))
 _SHOWN = 60
-"""Characters of a wrong value that are repeated."""
+"""Characters of an invalid value that are shown."""
 
 
 class _TwiceGiven(dict[str, Any]):
-    """An object of the file, and the keys that it gives more than once."""
+    """JSON object with the keys that it defines more than once."""
 
     def __init__(self, pairs: Sequence[tuple[str, Any]]) -> None:
         super().__init__(pairs)
@@ -40,7 +40,7 @@ class _TwiceGiven(dict[str, Any]):
 
 
 def read_jobs(path: Path) -> list[PlaceJob]:
-    """The jobs of a file: a JSON list, or `{"jobs": [...]}`.
+    """Read the jobs of a file: a JSON list, or `{"jobs": [...]}`.
 
     Raises:
         InputError: with every fault of the file.
@@ -60,7 +60,7 @@ def read_jobs(path: Path) -> list[PlaceJob]:
     if found:
         count = len(found)
         raise InputError(
-            f"{str(path)!r}: {count} fault{'s' if count > 1 else ''}",
+            f"{str(path)!r}: {count} problem{'s' if count > 1 else ''}",
             findings=found,
             hint=f"touchline check --explain {found[0].code}",
         )
@@ -68,7 +68,7 @@ def read_jobs(path: Path) -> list[PlaceJob]:
 
 
 def parse_deadline(deadline: str | None) -> float | None:
-    """Minutes of `6h`.
+    """Return the minutes of a duration such as `6h`.
 
     Raises:
         InputError: it is no duration.
@@ -99,7 +99,7 @@ def _entries(path: Path) -> list[Any]:
 
 
 def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is no number")
+    raise ValueError(f"{name} is not a number")
 
 
 def _not_read(path: Path, what: str, expected: str, where: Where) -> InputError:
@@ -110,7 +110,7 @@ def _not_read(path: Path, what: str, expected: str, where: Where) -> InputError:
         message=f"{path.name!r} {what}; expected {expected}",
         where=where,
     )
-    return InputError(f"{str(path)!r} is no list of jobs", findings=[finding], hint="touchline place --help")
+    return InputError(f"{str(path)!r} is not a job list", findings=[finding], hint="touchline place --help")
 
 
 def _with_minutes(entry: Any) -> Any:
@@ -140,7 +140,7 @@ def _faults(path: Path, number: int, entry: Any, details: Sequence[ErrorDetails]
         if kind == "unexpected_keyword_argument":
             known = _MINUTES_KEYS if len(loc) > 1 else _JOB_KEYS
             near = near_names(key, known, most=1, cutoff=0.6)
-            hint = did_you_mean(near, f"known here: {', '.join(known)}")
+            hint = did_you_mean(near, f"known keys: {', '.join(known)}")
             yield _finding("PL101", path, number, entry, place, f"unknown key {key!r}", hint)
         elif kind in ("missing", "missing_argument"):
             yield _finding("PL102", path, number, entry, place, f"{place[1:]} is missing")
@@ -174,7 +174,7 @@ def _expected(detail: ErrorDetails, loc: Sequence[int | str]) -> str:
         "int_from_float": "a whole number",
         "float_type": "a number",
         "greater_than_equal": f"{context.get('ge', 0):g} or more",
-        "json_invalid": "texts that are whole Unicode",
+        "json_invalid": "valid Unicode text",
         "tuple_type": 'a list, ["a", "b"]',
         "dataclass_type": "minutes, {value, low, high}" if loc and loc[-1] == "minutes" else "an object",
         "dataclass_exact_type": "minutes, {value, low, high}" if loc and loc[-1] == "minutes" else "an object",

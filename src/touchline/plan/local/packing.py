@@ -1,4 +1,4 @@
-"""How a dataset lies in rows: lengths from a dataset or a file, both ways simulated, and the hand-off written."""
+"""Packing of a dataset: token lengths, simulated batches packed and unpacked, and export of the packed order."""
 
 from __future__ import annotations
 
@@ -29,46 +29,46 @@ from touchline.data.user_config import UserConfig
 from touchline.spec.experiment import DataConfig
 
 OURS = "touchline"
-"""Our own packer over the whole split, for whoever can use its packs."""
+"""touchline's own packer over the whole split, for trainers that accept prepared packed sequences."""
 _TRAIN = "train"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PackRequest:
-    """What was asked for."""
+    """Options of `touchline pack`."""
 
     dataset: Path | None = None
-    """The dataset; none when lengths are given."""
+    """Dataset. None if lengths are given."""
     tokenizer: str | None = None
-    """The model whose tokenizer counts."""
+    """Model whose tokenizer counts the tokens."""
     lengths: Path | None = None
-    """A file of lengths."""
+    """File of token lengths."""
     max_seq_len: int
-    """Tokens a row at most."""
+    """Maximum tokens per sequence."""
     backend: str = OURS
-    """Whose batching."""
+    """Trainer whose batching is simulated."""
     micro_batch: int = 16
-    """Rows per forward pass."""
+    """Sequences per forward pass."""
     accumulation: int = 1
-    """Micro-batches per step."""
+    """Micro-batches per optimizer step."""
     devices: int = 1
-    """Devices that share a step."""
+    """Data-parallel devices."""
     epochs: int = 1
     """Passes over the data."""
     seed: int = 1
-    """Decides what goes with what."""
+    """Random seed for packing."""
     prompt: str | None = None
-    """The user's turn."""
+    """User turn."""
     input_column: str | None = None
-    """Column of the input; None: found by name."""
+    """Input column. None to find it by name."""
     output_column: str | None = None
-    """Column of the answer; None: found by name."""
+    """Answer column. None to find it by name."""
     messages: str | None = None
     """Column of whole chats."""
 
 
 def load_lengths(request: PackRequest, settings: UserConfig, on_progress: ProgressCallback | None) -> Lengths:
-    """Token lengths of the training split, or those of the file.
+    """Return the token lengths of the training split, or those of the file.
 
     Raises:
         InputError: neither a dataset with a tokenizer nor a file of lengths was given, or one of them cannot be used.
@@ -79,7 +79,7 @@ def load_lengths(request: PackRequest, settings: UserConfig, on_progress: Progre
     if request.dataset is None or request.tokenizer is None:
         named = shlex.quote("data.json" if request.dataset is None else str(request.dataset))
         raise InputError(
-            "nothing tells how long the examples are",
+            "the token lengths of the examples are unknown",
             expected="a dataset with --tokenizer MODEL, or --lengths FILE",
             hint=f"touchline pack {named} --tokenizer SmolLM2-135M-Instruct --max-seq-len {request.max_seq_len}",
         )
@@ -91,7 +91,7 @@ def load_lengths(request: PackRequest, settings: UserConfig, on_progress: Progre
 
 
 def compare(request: PackRequest, lengths: Lengths) -> PackingSummary:
-    """Both ways, simulated.
+    """Simulate both packed and unpacked batching.
 
     Raises:
         InputError: nobody knows that trainer's batching.
@@ -113,7 +113,7 @@ def compare(request: PackRequest, lengths: Lengths) -> PackingSummary:
 
 
 def write_in_packs(request: PackRequest, to: Path, lengths: Lengths) -> Handoff:
-    """Write the training rows in the order that makes next-fit build our packs.
+    """Write the training examples in the order in which next-fit reproduces our packed sequences.
 
     Raises:
         InputError: an example is longer than a row, or the dataset cannot be used.
@@ -128,7 +128,9 @@ def write_in_packs(request: PackRequest, to: Path, lengths: Lengths) -> Handoff:
         )
     rows = load_rows(data_config(request), _TRAIN, Path())
     if len(rows) != len(total):
-        raise InputError(f"{len(total):,} lengths for {len(rows):,} training rows", expected="one length a row")
+        raise InputError(
+            f"{len(total):,} lengths for {len(rows):,} training rows", expected="one length per training example"
+        )
     plan = pack(total, request.max_seq_len, seed=request.seed)
     found = hand_off(plan, total)
     text = "".join(json.dumps(rows[int(index)], ensure_ascii=False) + "\n" for index in found.order)
@@ -137,7 +139,7 @@ def write_in_packs(request: PackRequest, to: Path, lengths: Lengths) -> Handoff:
 
 
 def data_config(request: PackRequest) -> DataConfig:
-    """Return the dataset as experiment.yaml would name it; columns that were not given are found by name."""
+    """Return the dataset as experiment.yaml would describe it. Columns that are not given are found by name."""
     stated = DataConfig(
         path=str(request.dataset),
         input=request.input_column or "input",

@@ -1,4 +1,4 @@
-"""Stated facts of past runs, checked against what is known here, and the lengths of a stated dataset."""
+"""Stated facts of past runs, validated, and the token lengths of a stated dataset."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def read_stated(
     settings: UserConfig,
     on_progress: NamedProgressCallback | None = None,
 ) -> Iterator[LoggedRun | SkippedFile]:
-    """Yield the runs of files and folders, with what is stated of them.
+    """Yield the runs of files and folders with their stated facts.
 
     Args:
         paths: files and folders.
@@ -54,7 +54,7 @@ def read_stated(
 
 
 def load_stating(groups: Sequence[FileGroup], facts: Mapping[str, str]) -> Stating:
-    """Return the stated facts of these groups, checked.
+    """Return the validated stated facts of these groups.
 
     Raises:
         InputError: a key, a value, a GPU or a dataset's path is wrong; with all of them.
@@ -89,7 +89,7 @@ def _fault(subject: str, message: str, where: str, hint: str | None) -> Finding:
 
 
 def with_dataset(found: LoggedRun | SkippedFile, settings: UserConfig) -> LoggedRun | SkippedFile:
-    """Return a run with the lengths of its stated dataset, or with a note why there are none."""
+    """Return a run with the lengths of its stated dataset, or with a note why they are unknown."""
     if isinstance(found, SkippedFile) or found.stated.dataset is None:
         return found
     path = found.stated.dataset
@@ -97,7 +97,7 @@ def with_dataset(found: LoggedRun | SkippedFile, settings: UserConfig) -> Logged
     where = name.where if isinstance(name, SourcedText) and name.where is not None else path.name
     model = model_name(found.reading.model)
     if isinstance(model, Missing):
-        return _noted(found, f"dataset: {path.name} was not measured, because the model is not known (--model)")
+        return _noted(found, f"dataset: {path.name} was not measured, because the model is unknown (--model)")
     try:
         lengths = _lengths(path, model.value, settings)
     except (InputError, HostError) as fault:

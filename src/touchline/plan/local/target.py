@@ -1,7 +1,8 @@
-"""The machine that an experiment is planned for: the GPU that is named, else the one here; never a login node's CPU.
+"""Machine that an experiment is planned for: the named GPU, or the one of this machine, but never a login node's
+CPU.
 
-Jobs of `executor: slurm` run elsewhere, so the machine at hand says nothing of them: `compute.gpu`, or the type in the
-user's `slurm.gpu_type`, names the GPU of the nodes. Without either, nothing is planned, and the error lists what the
+Jobs of `executor: slurm` run elsewhere, so this machine does not describe them: `compute.gpu`, or the type in the
+user's `slurm.gpu_type`, names the GPU of the nodes. Without either, planning fails and the error lists what the
 cluster offers.
 """
 
@@ -38,12 +39,12 @@ _FOR_CPUS = f"compute.gpu={CPU}"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Target:
-    """The machine that is planned for."""
+    """Target machine of a plan."""
 
     machine: TargetMachine
     """The machine."""
     gpu: Gpu | Missing
-    """Its kind of GPU; missing for a CPU, and for a GPU that is not known."""
+    """GPU type; missing for a CPU and for an unknown GPU."""
 
 
 def resolve_target(compute: ComputeConfig, site: SlurmSite, commands: Commands | None = None) -> Target:
@@ -72,7 +73,7 @@ def resolve_target(compute: ComputeConfig, site: SlurmSite, commands: Commands |
 
 
 def refuse_elsewhere(plan: Plan) -> None:
-    """Refuse to train here what was planned for a GPU that this machine does not have.
+    """Refuse to train on this machine a plan for a GPU that it does not have.
 
     Raises:
         PolicyError: `compute.gpu` names another machine, and the runs would be started on this one.
@@ -82,14 +83,14 @@ def refuse_elsewhere(plan: Plan) -> None:
     machine = machine_here(plan.gpus_per_run)
     if place(machine.key) != place(plan.machine.key):
         raise PolicyError(
-            f"the plan is for {plan.machine.name} (compute.gpu), and this machine has {machine.name}",
-            expected="the machine that was planned for: times, memory and micro-batches are of it",
+            f"the plan is for {plan.machine.name} (compute.gpu), but this machine has {machine.name}",
+            expected="the planned machine, on which times, memory and micro-batches depend",
             hint="compute.gpu=auto plans for this machine; compute.executor=slurm runs on a cluster",
         )
 
 
 def target_named(name: str, where: str) -> Target:
-    """Return the machine of an option: a GPU by name, or `auto` for what is here.
+    """Return the machine for an option: a GPU by name, or `auto` for this machine.
 
     Raises:
         InputError: the name is not known.
@@ -98,7 +99,7 @@ def target_named(name: str, where: str) -> Target:
 
 
 def gpu_target(name: str, gpus: int, where: str = SETTING) -> Target:
-    """Return the machine with the GPU of that name, or with its CPU alone.
+    """Return the machine with the named GPU, or with its CPU only.
 
     Raises:
         InputError: the name is not known; with the names that are.
@@ -118,7 +119,7 @@ def gpu_target(name: str, gpus: int, where: str = SETTING) -> Target:
 
 
 def local_target(gpus: int) -> Target:
-    """Return the machine at hand."""
+    """Return this machine."""
     machine = machine_here(gpus)
     if machine.kind == "cpu":
         return Target(machine=machine, gpu=Missing(missing="no GPU here"))
@@ -135,7 +136,7 @@ def local_target(gpus: int) -> Target:
 def device_findings(
     compute: ComputeConfig, trainers: Sequence[str], machine: TargetMachine | None, where: Where | None
 ) -> Iterator[Finding]:
-    """Yield what stands against `gpus_per_run`: more devices than the trainer or the machine uses, or none of a GPU.
+    """Yield findings on `gpus_per_run`: more devices than the trainer or the machine uses, or none of a GPU.
 
     Args:
         compute: where the runs will be.
@@ -183,7 +184,7 @@ def _most_devices(trainer: str) -> int:
 def type_findings(
     target: Target, compute: ComputeConfig, site: SlurmSite, where: Where | None, commands: Commands | None = None
 ) -> Iterator[Finding]:
-    """Yield what stands against getting the GPU that is planned for: jobs that name no type get any that is free.
+    """Yield findings on getting the planned GPU: jobs that name no type get any free GPU.
 
     Args:
         target: the machine that is planned for.
@@ -231,7 +232,7 @@ def type_findings(
 
 
 def _on_cpu(compute: ComputeConfig, site: SlurmSite) -> Target:
-    """Return a CPU, which is asked for; of a cluster's nodes only the threads that a job asks for are known."""
+    """Return the requested CPU. Of a cluster's nodes only the requested threads are known."""
     machine = machine_here(0)
     if compute.executor == "slurm":
         threads = compute.cpus_per_run or site.cpus_per_run or machine.threads
@@ -240,7 +241,7 @@ def _on_cpu(compute: ComputeConfig, site: SlurmSite) -> Target:
 
 
 def _of_type(kind: str, compute: ComputeConfig, site: SlurmSite) -> Target:
-    """Return the GPU that `slurm.gpu_type` means, with the words of the constraint where a type has two memories.
+    """Return the GPU of `slurm.gpu_type`, with the words of the constraint if a type is sold with two memories.
 
     Raises:
         InputError: no single known GPU.
@@ -262,7 +263,7 @@ def _of_type(kind: str, compute: ComputeConfig, site: SlurmSite) -> Target:
 
 
 def _refuse_other_type(found: Target, compute: ComputeConfig, site: SlurmSite) -> None:
-    """Refuse a GPU that is planned for where the jobs ask for another type."""
+    """Refuse a planned GPU if the jobs request another type."""
     asked = () if compute.executor != "slurm" or site.gpu_type is None else similar_gpus(site.gpu_type)
     if asked and found.machine.name not in asked:
         raise _fault(
@@ -273,11 +274,11 @@ def _refuse_other_type(found: Target, compute: ComputeConfig, site: SlurmSite) -
 
 
 def _offered(commands: Commands, partition: str | None) -> tuple[str, str]:
-    """Return what the cluster offers in words, and what to write."""
+    """Return what the cluster offers, as text, and the hint."""
     asked = ask_partitions(commands)
     anything = f"compute.gpu={_EXAMPLE}, or another of {', '.join(gpu_names())}"
     if isinstance(asked, Missing):
-        return f"which ones the cluster has is not known here ({asked.missing})", anything
+        return f"the GPUs of the cluster are unknown here ({asked.missing})", anything
     offered = gpus_offered(asked)
     chosen = [part for part in asked if partition is None or part.name in partition.split(",")]
     if not any(offered.values()):
@@ -306,8 +307,7 @@ def _offer(kind: str, places: Mapping[str, int]) -> str:
 def _not_named(offer: str, hint: str) -> InputError:
     also = "" if hint == _FOR_CPUS else f"; {_FOR_CPUS} for runs on CPUs"
     return _fault(
-        "compute.executor is slurm, and nothing says which GPU the nodes have: a plan for the CPU of this machine "
-        f"would be wrong; {offer}",
+        f"compute.executor is slurm, but the GPU of the nodes is not given; {offer}",
         hint + also,
     )
 

@@ -1,1 +1,1 @@
-"""Chains of jobs on GPUs before a deadline: how long they take, whether it fits, and in which order to start them."""
+"""Placement: schedules chains of jobs on GPUs before a deadline, with the chance to meet it."""

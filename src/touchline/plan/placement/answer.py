@@ -1,4 +1,4 @@
-"""Jobs and a cluster in, a placement out."""
+"""Placement of jobs on a cluster."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from touchline.plan.placement.validation import deadline_findings, raise_finding
 from touchline.plan.placement.verdict import CONFIDENT, duration_text, judge
 
 WORTH = 1.01
-"""A better chance is worth a schedule that is longer by one percent; the shortest proved one is kept."""
+"""Factor on the makespan up to which a schedule with a better chance is preferred. A proved shortest schedule is
+kept."""
 _PART = 4
-"""One draw in so many decides between schedules."""
+"""One draw in this many is used to choose between schedules."""
 
 
 def place(
@@ -32,7 +33,7 @@ def place(
     seed: int = 0,
     correlation: float = 0.0,
 ) -> Placement:
-    """Place jobs on GPUs; the same answer for the same jobs, in whatever order they are given.
+    """Place jobs on GPUs. The result does not depend on the order of the jobs.
 
     Args:
         jobs: what to run.
@@ -77,7 +78,7 @@ def place(
 
 
 def _draws(problem: Problem, seed: int, correlation: float) -> list[list[float]]:
-    """Drawn durations; one draw where nothing spreads."""
+    """Return drawn durations; a single draw if no duration has an interval."""
     if not _spreads(problem):
         return [list(problem.ticks)]
     generator = np.random.Generator(np.random.PCG64(seed))
@@ -91,7 +92,7 @@ def _spreads(problem: Problem) -> bool:
 def _likeliest(
     problem: Problem, found: Sequence[CandidateSchedule], deadline: float, draws: Sequence[Sequence[float]]
 ) -> CandidateSchedule:
-    """The shortest schedule, or one hardly longer that has the better chance."""
+    """Return the shortest schedule, or a slightly longer one with a better chance."""
     shortest = found[0].table.makespan
     near = [each for each in found if each.table.makespan <= (shortest if found[0].proved else WORTH * shortest)]
     if len(near) == 1:
@@ -128,21 +129,21 @@ def _notes(
     if len(nodes[-1].gpus) < len(nodes[0].gpus):
         yield f"the last of {len(nodes)} nodes has {len(nodes[-1].gpus)} GPUs, the others {len(nodes[0].gpus)}"
     if best.kept == 0:
-        yield "no job starts before the one in front of it: a GPU waits on purpose for a job that needs it more"
+        yield "jobs start strictly in order: a GPU may stay idle for a job that needs it more"
     elif best.kept is not None:
         yield (
-            f"a waiting job of {best.kept} GPUs or more keeps its place: what is behind it starts only where, "
-            "as predicted, it does not delay it"
+            f"a waiting job with {best.kept} or more GPUs is not delayed: later jobs start only if they are predicted "
+            "not to delay it"
         )
     started = makespan_of(problem, ranks_from_order(best.order), problem.ticks, best.kept)
     if started > best.table.makespan:
         ends = duration_text(ticks_to_minutes(started))
-        yield f"started by priority, with durations as predicted, the last job ends after {ends}"
+        yield f"dispatched by priority with predicted durations, the last job ends after {ends}"
     certain = sum(job.minutes.low is None and job.minutes.high is None for job in problem.jobs)
     if verdict is not DeadlineVerdict.NO_DEADLINE:
         if certain < problem.size:
-            how = "each on its own" if not correlation else f"{100 * correlation:.0f} % of it in common within a chain"
-            yield f"durations spread as their 90 % intervals say, {how}; {samples_for(problem)} draws"
+            how = "independently" if not correlation else f"with correlation {correlation:.2g} within a chain"
+            yield f"durations drawn from their 90% intervals, {how}; {samples_for(problem)} draws"
         if certain:
             yield f"{certain} of {problem.size} jobs have no interval and count as certain"
     if verdict is not DeadlineVerdict.FITS and any(pin is not None for pin in problem.pins):
@@ -156,6 +157,8 @@ def _without_pins(problem: Problem, seed: int) -> str:
     makespan = ticks_to_minutes(found.table.makespan)
     least = makespan if found.proved else min(bounds[0].minutes, makespan)
     shortest = (
-        "and none is shorter" if math.isclose(least, makespan) else f"and none is shorter than {duration_text(least)}"
+        "and no schedule is shorter"
+        if math.isclose(least, makespan)
+        else f"and no schedule is shorter than {duration_text(least)}"
     )
-    return f"placed freely, without pins, the last job ends after {duration_text(makespan)}, {shortest}"
+    return f"without pins, the last job ends after {duration_text(makespan)}, {shortest}"

@@ -1,4 +1,4 @@
-"""What no order of the jobs can beat, each with words: a deadline below one of these cannot be met as predicted."""
+"""Lower bounds on the makespan, each with its reason. A deadline below a bound cannot be met as predicted."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from touchline.plan.placement.types import Bound
 _NAMED = 6
 """Jobs that a bound names."""
 _TOGETHER = 8
-"""Up to so many jobs side by side a bound is looked for; more are covered by the area."""
+"""Number of jobs side by side up to which a bound is computed. The area covers more."""
 
 
 def lower_bounds(problem: Problem) -> tuple[Bound, ...]:
-    """Every bound, the greatest first."""
+    """Return all bounds, the largest first."""
     found = [Bound(minutes=ticks_to_minutes(ticks), why=why) for ticks, why in _all(problem)]
     return tuple(sorted(found, key=lambda bound: -bound.minutes))
 
 
 def _all(problem: Problem) -> Iterator[tuple[float, str]]:
-    # Of equal bounds the first is told: a pin is somebody's decision, and can be taken back.
+    # Of equal bounds the first is reported: a pin is a decision that the user can change.
     yield from _pinned(problem)
     yield _longest_chain(problem)
     gpus = problem.cluster.gpus
@@ -51,7 +51,7 @@ def _area(problem: Problem, amounts: Sequence[int], there: int) -> float:
 
 
 def _side_by_side(problem: Problem) -> Iterator[tuple[float, str]]:
-    """Of jobs that take more than 1/(k+1) of a node, at most k run at once on each node."""
+    """Yield bounds from jobs that take more than 1/(k+1) of a node, of which at most k run at once per node."""
     first = problem.nodes[0]
     for amounts, there, what in (
         (problem.gpus, len(first.gpus), "GPUs"),
@@ -69,7 +69,7 @@ def _side_by_side(problem: Problem) -> Iterator[tuple[float, str]]:
 
 
 def _lanes_bound(problem: Problem, jobs: Sequence[int], lanes: int) -> float:
-    """At most `lanes` of these jobs run at once."""
+    """Return the bound for jobs of which at most `lanes` run at once."""
     if lanes == 1:
         return _in_a_row(problem, jobs)
     work = sum(problem.ticks[j] for j in jobs) / lanes
@@ -79,8 +79,8 @@ def _lanes_bound(problem: Problem, jobs: Sequence[int], lanes: int) -> float:
 def _lanes_words(problem: Problem, jobs: Sequence[int], lanes: int, what: str) -> str:
     names = _names(problem, jobs)
     if lanes == 1:
-        return f"jobs too large to run beside one another, in {what}, one after the other: {names}"
-    return f"{len(jobs)} jobs of which at most {lanes} run at once for their {what}: {names}"
+        return f"jobs too large to run at the same time ({what}), one after the other: {names}"
+    return f"{len(jobs)} jobs of which at most {lanes} run at once (limited by {what}): {names}"
 
 
 def _pinned(problem: Problem) -> Iterator[tuple[float, str]]:
@@ -96,10 +96,10 @@ def _pinned(problem: Problem) -> Iterator[tuple[float, str]]:
 
 
 def _in_a_row(problem: Problem, jobs: Sequence[int]) -> float:
-    """The least time in which these jobs can run one after the other, each after its head and before its tail.
+    """Return the shortest time in which these jobs run one after the other, each after its head and before its tail.
 
-    Jackson's rule: at every moment the job that has come with the longest way to go runs, and gives way to one with a
-    longer way to go. No schedule without interruptions is shorter.
+    Jackson's rule: at any time the available job with the longest tail runs, and is preempted by one with a longer
+    tail. No schedule without interruptions is shorter.
     """
     coming = sorted((problem.heads[j], j) for j in jobs)
     ready: list[tuple[float, int]] = []

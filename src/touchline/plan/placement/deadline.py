@@ -1,8 +1,7 @@
-"""The chance to meet a deadline, by drawing durations and running the jobs by priority.
+"""Chance to meet a deadline, from drawn durations and dispatch by priority.
 
-A duration is drawn so that its predicted value is the middle and its interval holds it 90 times of 100: logarithmic
-normal, with a spread of its own below and above. Jobs are started as they would be then, by priority and by what is
-free, never by the predicted schedule.
+Durations are log-normal with separate spreads below and above: the median is the predicted value, and the interval
+contains 90% of the draws. Jobs start by priority on free GPUs, as in a real queue, not at their scheduled times.
 """
 
 from __future__ import annotations
@@ -18,23 +17,23 @@ from touchline.plan.placement.schedule import dispatch, makespan_of
 from touchline.plan.placement.types import Minutes
 
 SAMPLES = 400
-"""Draws; a chance of one half is then known to 2.5 points."""
+"""Draws; a chance of one half then has a standard error of 2.5 points."""
 FEWEST_SAMPLES = 200
 STARTS = 40_000
-"""Starts of jobs over all draws, from which on there are fewer of them."""
+"""Job starts over all draws above which fewer draws are made."""
 _STANDARD_DEVIATIONS = 1.6448536269514722
-"""A normal variable lies within so many of them 90 times of 100."""
+"""Standard deviations within which a normal variable lies with probability 0.9."""
 _LONGEST = math.log(1e12)
-"""No job takes longer than this many times what was predicted, or times would overflow."""
+"""Logarithm of the largest factor on a predicted duration, which prevents overflow."""
 
 
 def samples_for(problem: Problem) -> int:
-    """How many draws there are."""
+    """Return the number of draws."""
     return min(SAMPLES, max(FEWEST_SAMPLES, STARTS // problem.size))
 
 
 def draw_ticks(problem: Problem, samples: int, generator: np.random.Generator, correlation: float) -> list[list[float]]:
-    """Durations of all jobs, `samples` times, in ticks.
+    """Draw durations of all jobs, `samples` times, in ticks.
 
     Args:
         problem: the jobs.
@@ -56,14 +55,14 @@ def draw_ticks(problem: Problem, samples: int, generator: np.random.Generator, c
 def chance(
     problem: Problem, ranks: Sequence[int], kept: int | None, deadline: float, draws: Sequence[Sequence[float]]
 ) -> float:
-    """The share of the draws in which the last job ends before the deadline, in ticks."""
+    """Return the fraction of draws in which the last job ends before the deadline, in ticks."""
     return sum(makespan_of(problem, ranks, ticks, kept) <= deadline for ticks in draws) / len(draws)
 
 
 def drawn_ends(
     problem: Problem, ranks: Sequence[int], kept: int | None, draws: Sequence[Sequence[float]]
 ) -> NDArray[np.float64]:
-    """When each job ends in each draw, in ticks; shape [draws, jobs]."""
+    """Return the end of each job in each draw, in ticks; shape [draws, jobs]."""
     starts = np.array([dispatch(problem, ranks, ticks, kept).starts for ticks in draws])
     ends: NDArray[np.float64] = starts + np.array(draws)
     return ends
@@ -85,7 +84,7 @@ def _spread(minutes: Minutes, normal: NDArray[np.float64]) -> NDArray[np.float64
 
 
 def _chain_numbers(problem: Problem) -> list[int]:
-    """For each job a number that it has in common with all that it hangs together with."""
+    """Return for each job a number that it shares with all jobs of its chain."""
     number = list(range(problem.size))
     changed = True
     while changed:

@@ -1,14 +1,12 @@
-"""The shortest schedule of a few jobs, proved: every way of starting them is tried, or shown to be no better.
+"""Exact search for the shortest schedule of a few jobs.
 
-Time runs forward. At each moment at which something falls free, a job is started on one of the nodes that it fits on
-(and, where jobs are pinned, on one choice of GPUs), or time passes to the next end. That covers a shortest schedule:
-take one, and start its jobs in the order of its starts, each as soon as the one in front of it has started and it
-fits; by induction none starts later than it did there, for whatever still runs has started no later. Such starts are
-at 0 or at ends of jobs.
+Time runs forward. Whenever resources become free, a job starts on a node that it fits on (with pins: on one choice
+of GPUs), or time advances to the next end. This covers an optimal schedule: start its jobs in the order of their
+starts, each as soon as the previous one has started and it fits. By induction none starts later than in that
+schedule, because all running jobs started no later. Starts are therefore at 0 or at ends of jobs.
 
-Branches are cut where a bound says that they cannot beat the best schedule known, where a job was left waiting that
-could have run before anything else happens, and where a branch that has been tried had the same jobs left and was as
-far with everything that runs.
+A branch is cut if a bound shows that it cannot beat the best known schedule, if a waiting job could have run before
+the next event, or if an earlier branch with the same remaining jobs was at least as far.
 """
 
 from __future__ import annotations
@@ -21,25 +19,26 @@ from touchline.plan.placement.problem import Problem
 from touchline.plan.placement.schedule import Schedule
 
 STEPS = 30_000
-"""Steps of the search after which it gives up; eight jobs need fewer."""
+"""Search steps before giving up; eight jobs need fewer."""
 
 _Choice = tuple[int, tuple[int, ...]]
-"""A node, and the GPUs on it that somebody is pinned to and that the job takes."""
+"""Node, and the pinned GPUs on it that the job takes."""
 
 
 class SearchLimitError(Exception):
-    """The search has taken its steps and proved nothing."""
+    """The search reached its step limit without a proof."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _State:
-    """How far everything is when jobs may be started again."""
+    """State of the search at a time at which jobs may start."""
 
     now: float
     running: dict[int, tuple[float, _Choice]]
 
     def at_least_as_far_as(self, other: _State) -> bool:
-        """Whether whatever the other can still do can be done here as early; the same jobs are left in both."""
+        """Return True if everything the other state allows is possible here as early. Both have the same remaining
+        jobs."""
         if self.now > other.now:
             return False
         for j, (end, choice) in self.running.items():
@@ -51,7 +50,7 @@ class _State:
 
 
 def shortest(problem: Problem, order: Sequence[int], known: float, bound: float) -> Schedule | None:
-    """A schedule shorter than the known one; none where there is none.
+    """Return a schedule shorter than the known one. None if there is none.
 
     Args:
         problem: what there is to place, a few jobs.
@@ -70,7 +69,7 @@ def shortest(problem: Problem, order: Sequence[int], known: float, bound: float)
 
 
 class _Search:
-    """One depth-first search; every change is undone on the way back."""
+    """Depth-first search. Every change is undone on the way back."""
 
     def __init__(self, problem: Problem, order: Sequence[int], known: float, bound: float) -> None:
         self.problem, self.order, self.best, self.bound = problem, order, known, bound
@@ -91,7 +90,7 @@ class _Search:
         self.alike = _alike(problem, order)
 
     def start_or_wait(self, first: int) -> None:
-        """Start each job that may start, from this place in the order on, or let time pass."""
+        """Start each job that may start, from this position in the order on, or advance time."""
         self.steps += 1
         if self.steps > STEPS:
             raise SearchLimitError
@@ -126,7 +125,7 @@ class _Search:
             self.table = self._as_table(makespan)
 
     def _least(self) -> float:
-        """No schedule from here on ends before."""
+        """Return a lower bound on the makespan from this state."""
         problem = self.problem
         latest = self.now
         area = 0.0
@@ -207,7 +206,7 @@ class _Search:
         self.memory[node] += sign * self.problem.memory[j]
 
     def _as_table(self, makespan: float) -> Schedule:
-        """The schedule found, with GPUs by name where somebody is pinned."""
+        """Return the schedule found, with GPU numbers if any job is pinned."""
         problem = self.problem
         size = problem.size
         starts = tuple(self.placed[j][0] for j in range(size))
@@ -226,7 +225,7 @@ class _Search:
 
 
 def _alike(problem: Problem, order: Sequence[int]) -> dict[int, list[int]]:
-    """For each job those in front of it that nothing but their name tells from it: they go first."""
+    """Return for each job the earlier jobs that are equal to it except for their name. They go first."""
     kinds = list(
         zip(
             problem.ticks,

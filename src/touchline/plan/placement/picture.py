@@ -1,4 +1,4 @@
-"""A schedule as text: a line for each GPU."""
+"""Text Gantt chart of a schedule, one line per GPU."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from touchline.plan.placement.verdict import duration_text
 
 
 def text_gantt(placement: Placement, gpus: int, columns: int) -> list[str]:
-    """Each GPU's jobs by name where there is room for it, `|` where one begins, and the deadline as `!`.
+    """Return one line per GPU with its jobs by name, `|` at the start of each, and `!` at the deadline.
 
     Args:
         placement: the schedule.
@@ -30,9 +30,7 @@ def text_gantt(placement: Placement, gpus: int, columns: int) -> list[str]:
             cells[mark] = "!"
         lines.append(f"GPU {gpu:<3} {''.join(cells)}".rstrip())
     axis = f"        0{duration_text(end):>{columns}}"
-    return (
-        [*lines, axis] if deadline is None else [*lines, axis, f"        ! is the deadline, {duration_text(deadline)}"]
-    )
+    return [*lines, axis] if deadline is None else [*lines, axis, f"        ! deadline, {duration_text(deadline)}"]
 
 
 def _column(minutes: float, end: float, columns: int) -> int:

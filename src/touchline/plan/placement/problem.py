@@ -1,8 +1,7 @@
-"""Jobs and a cluster, checked and numbered, in the form in which every part of the placement reads them.
+"""Validated and numbered form of jobs and cluster, used by all parts of the placement.
 
-Durations are whole ticks and memory is whole millionths of a GiB, so that sums are exact: two jobs that should end at
-the same moment do, and ten jobs of 0.1 GiB fit into 1 GiB. Jobs are in the order of their names, so that no answer
-depends on the order in which they were given.
+Durations are whole ticks and memory is in whole millionths of a GiB, so that sums are exact: ten jobs of 0.1 GiB fit
+into 1 GiB. Jobs are sorted by name, so the result does not depend on their order.
 """
 
 from __future__ import annotations
@@ -16,65 +15,65 @@ from touchline.plan.placement.types import Cluster, PlaceJob
 from touchline.plan.placement.validation import check_placement_input
 
 TICKS = 10**9
-"""Of a minute: fine enough for the last digit of any duration; a float holds them exactly for seventeen years."""
+"""Ticks per minute. A float represents them exactly for seventeen years."""
 _MEMORY_PARTS = 10**6
-"""Of a GiB."""
+"""Parts per GiB."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Node:
-    """One node, and what it has."""
+    """Node with its resources."""
 
     gpus: tuple[int, ...]
-    """Its GPUs, counted over all nodes."""
+    """Its GPUs, numbered over all nodes."""
     cpus: int | None
-    """Its CPUs; none: not counted."""
+    """Its CPUs. None if they are not limited."""
     memory: int | None
-    """Its memory, in millionths of a GiB; none: not counted."""
+    """Its memory, in millionths of a GiB. None if it is not limited."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Problem:
-    """What there is to place, by number: job `j` is `jobs[j]`, and every list has one entry a job."""
+    """Jobs and cluster by number: job `j` is `jobs[j]`, and every list has one entry per job."""
 
     jobs: tuple[PlaceJob, ...]
-    """In the order of their names."""
+    """Jobs, sorted by name."""
     cluster: Cluster
-    """Where they run."""
+    """Cluster."""
     nodes: tuple[Node, ...]
-    """Its nodes; a last one that is smaller where the GPUs do not come out even."""
+    """Nodes; the last one is smaller if the GPUs do not divide evenly."""
     ticks: tuple[float, ...]
     """Predicted durations, whole numbers."""
     gpus: tuple[int, ...]
-    """GPUs that each holds."""
+    """GPUs per job."""
     cpus: tuple[int, ...]
-    """CPUs that each holds; 0 where the cluster does not count them."""
+    """CPUs per job; 0 if the cluster does not limit them."""
     memory: tuple[int, ...]
-    """Memory that each holds; 0 where the cluster does not count it."""
+    """Memory per job; 0 if the cluster does not limit it."""
     pins: tuple[int | None, ...]
-    """The GPU that each must run on."""
+    """GPU that each job must run on."""
     pinned: tuple[tuple[int, int], ...]
-    """For each GPU, how many jobs are pinned to it, and its number: others take it last."""
+    """For each GPU the number of jobs pinned to it, and its number. Other jobs take it last."""
     parents: tuple[tuple[int, ...], ...]
-    """Jobs that must have ended before it."""
+    """Jobs that must end before it starts."""
     children: tuple[tuple[int, ...], ...]
     """Jobs that wait for it."""
     order: tuple[int, ...]
-    """Parents before children."""
+    """Topological order, parents before children."""
     heads: tuple[float, ...]
-    """The longest chain before each, without it."""
+    """Longest chain before each job, without it."""
     tails: tuple[float, ...]
-    """The longest chain from each on, with it."""
+    """Longest chain from each job on, including it."""
     pooled: bool
-    """Nothing but the number of free GPUs decides what may start: one node, no pins, enough CPUs and memory."""
+    """Whether only the number of free GPUs decides what may start: one node, no pins, enough CPUs and memory."""
 
     @property
     def size(self) -> int:
-        """How many jobs there are."""
+        """Return the number of jobs."""
         return len(self.jobs)
 
     def widths(self) -> tuple[float, ...]:
-        """The GPUs' worth of its node that each job takes, by what it takes most of."""
+        """Return the share of a node that each job takes, in GPUs, by its scarcest resource."""
         node = self.nodes[0]
         found = []
         for gpus, cpus, memory in zip(self.gpus, self.cpus, self.memory, strict=True):
@@ -85,12 +84,12 @@ class Problem:
         return tuple(found)
 
     def unpinned(self) -> Problem:
-        """The same jobs, each free to run on any GPU."""
+        """Return the same jobs without pins."""
         return compile_problem([replace(job, pin=None) for job in self.jobs], self.cluster)
 
 
 def compile_problem(jobs: Sequence[PlaceJob], cluster: Cluster) -> Problem:
-    """Check and number what there is to place.
+    """Validate and number jobs and cluster.
 
     Raises:
         InputError: with every fault of the jobs and of the cluster.
@@ -152,7 +151,7 @@ def _pooled(nodes: Sequence[Node], jobs: Sequence[PlaceJob], cpus: Sequence[int]
 
 
 def _most_at_once(amounts: Sequence[int], jobs: Sequence[PlaceJob], gpus: int) -> int:
-    """No set of jobs that may run together takes more: those without GPUs all at once, of the others one a GPU."""
+    """Return a bound on what concurrent jobs take: all jobs without GPUs, and one other job per GPU."""
     free = sum(amount for amount, job in zip(amounts, jobs, strict=True) if job.gpus == 0)
     others = sorted((amount for amount, job in zip(amounts, jobs, strict=True) if job.gpus > 0), reverse=True)
     return free + sum(others[:gpus])
@@ -184,10 +183,10 @@ def _heads_and_tails(
 
 
 def ticks_to_minutes(ticks: float) -> float:
-    """Ticks in minutes."""
+    """Convert ticks to minutes."""
     return ticks / TICKS
 
 
 def minutes_to_ticks(minutes: float) -> float:
-    """Minutes in ticks; without end where they are."""
+    """Convert minutes to ticks; infinity stays infinity."""
     return float(round(minutes * TICKS)) if math.isfinite(minutes) else minutes

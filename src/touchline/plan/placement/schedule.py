@@ -1,8 +1,7 @@
-"""Starting jobs by priority: at every end of a job, each job that may start and fits starts, the first in order first.
+"""Dispatch by priority: whenever a job ends, the ready jobs that fit start in order of priority.
 
-This is how jobs are dispatched while they run, too: nothing here looks at when a job will end, so the same function
-gives the predicted schedule and, with other durations, what would happen. Jobs that ask for the same wait in one
-heap, which keeps a decision short however many wait.
+Dispatch never looks at when a job will end, so the same function gives the predicted schedule and, with other
+durations, the actual one. Jobs with equal requirements share a heap, which keeps each decision fast.
 """
 
 from __future__ import annotations
@@ -15,25 +14,25 @@ from touchline.plan.placement.problem import Problem
 
 NOTHING_CLOSED: Mapping[int, float] = {}
 Ranks = Sequence[int]
-"""The place of each job in the order, from 0; the first comes first."""
+"""Position of each job in the order, from 0."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Schedule:
-    """When and where every job runs."""
+    """Start, node and GPUs of every job."""
 
     makespan: float
-    """When the last one ends, in ticks."""
+    """End of the last job, in ticks."""
     starts: tuple[float, ...]
-    """When each starts, in ticks."""
+    """Start of each job, in ticks."""
     nodes: tuple[int, ...]
-    """Where."""
+    """Node of each job."""
     gpus: tuple[tuple[int, ...], ...] | None
-    """The GPUs that each holds, where that was decided; none: any that are free on its node."""
+    """GPUs of each job. None if any free GPUs of the node will do."""
 
 
 def ranks_from_order(order: Sequence[int]) -> list[int]:
-    """The place of each job in an order."""
+    """Return the position of each job in an order."""
     ranks = [0] * len(order)
     for place, j in enumerate(order):
         ranks[j] = place
@@ -41,7 +40,7 @@ def ranks_from_order(order: Sequence[int]) -> list[int]:
 
 
 def dispatch(problem: Problem, ranks: Ranks, ticks: Sequence[float], kept: int | None) -> Schedule:
-    """Run the jobs by priority, with these durations.
+    """Run the jobs by priority with the given durations.
 
     Args:
         problem: what there is to place.
@@ -60,16 +59,16 @@ def dispatch(problem: Problem, ranks: Ranks, ticks: Sequence[float], kept: int |
 
 
 def makespan_of(problem: Problem, ranks: Ranks, ticks: Sequence[float], kept: int | None) -> float:
-    """When the last job ends, in ticks; see `dispatch`."""
+    """Return the end of the last job, in ticks; see `dispatch`."""
     if kept is None and problem.pooled:
         return _whatever_fits(problem, ranks, ticks)[1]
     return dispatch(problem, ranks, ticks, kept).makespan
 
 
 def _whatever_fits(problem: Problem, ranks: Ranks, ticks: Sequence[float]) -> tuple[list[float], float]:
-    """Only the number of free GPUs counts; the starts, and the end of all.
+    """Dispatch where only the number of free GPUs counts. Return the starts and the makespan.
 
-    The innermost loop of everything: kept free of calls, and of sorting more than the heaps do.
+    This is the innermost loop, kept free of calls and of sorting beyond the heaps.
     """
     size, gpus, children = problem.size, problem.gpus, problem.children
     by_rank, waiting, heaps = _queues(problem, ranks)
@@ -108,7 +107,7 @@ def _whatever_fits(problem: Problem, ranks: Ranks, ticks: Sequence[float]) -> tu
 
 
 def _queues(problem: Problem, ranks: Ranks) -> tuple[list[int], list[int], dict[int, list[int]]]:
-    """The job at each place, how many parents each waits for, and those that wait for none, by their GPUs."""
+    """Return the job at each position, the number of parents that each waits for, and the ready jobs by GPUs."""
     by_rank = ranks_from_order(ranks)
     waiting = [len(above) for above in problem.parents]
     heaps: dict[int, list[int]] = {width: [] for width in problem.gpus}
@@ -119,7 +118,7 @@ def _queues(problem: Problem, ranks: Ranks) -> tuple[list[int], list[int], dict[
 
 
 def _keeping_places(problem: Problem, ranks: Ranks, ticks: Sequence[float], kept: int) -> tuple[list[float], float]:
-    """As above, but a waiting job of so many GPUs is not delayed by those behind it, as schedulers backfill."""
+    """Dispatch as `_whatever_fits`, but do not delay a waiting job of at least `kept` GPUs (backfill scheduling)."""
     size, gpus, children, predicted = problem.size, problem.gpus, problem.children, problem.ticks
     by_rank, waiting, heaps = _queues(problem, ranks)
     lanes = sorted(heaps.items())
@@ -164,14 +163,14 @@ def _keeping_places(problem: Problem, ranks: Ranks, ticks: Sequence[float], kept
 
 
 def _waiting(lanes: Sequence[tuple[int, list[int]]], free: int) -> list[int]:
-    """The places of the waiting jobs that fit, the first in order first."""
+    """Return the positions of the waiting jobs that fit, in order."""
     return sorted(rank for width, heap in lanes if width <= free for rank in heap)
 
 
 def _not_in_the_way(
     problem: Problem, running: Sequence[tuple[float, int]], wanted: int, free: int, now: float, jobs: Sequence[int]
 ) -> list[int]:
-    """Which of the jobs may start now without delaying one in front of them that waits for `wanted` GPUs.
+    """Return the jobs that may start now without delaying an earlier job that waits for `wanted` GPUs.
 
     Args:
         problem: what there is to place.
@@ -199,7 +198,7 @@ def _not_in_the_way(
 
 
 class FreeGpus:
-    """What is free on every node; a job goes where it leaves the fewest GPUs, on GPUs that nobody is pinned to."""
+    """Free resources of every node. A job goes where it leaves the fewest GPUs, on GPUs without pins first."""
 
     def __init__(self, problem: Problem) -> None:
         self._problem = problem
@@ -211,7 +210,7 @@ class FreeGpus:
         self.idle = [sorted(node.gpus, key=problem.pinned.__getitem__) for node in problem.nodes] if self.pinned else []
 
     def find(self, j: int, closed: Mapping[int, float] = NOTHING_CLOSED, end: float = 0.0) -> int | None:
-        """The node that a job fits on best; none where it does not fit now.
+        """Return the node that a job fits on best. None if it does not fit now.
 
         Args:
             j: the job.
@@ -238,7 +237,7 @@ class FreeGpus:
     def close(
         self, j: int, running: Sequence[tuple[float, int]], places: Sequence[int], closed: dict[int, float]
     ) -> None:
-        """Keep the node for a job on which, as predicted, there is room for it first.
+        """Reserve for a job the node that is predicted to have room for it first.
 
         Args:
             j: the job, which fits nowhere now.
@@ -263,7 +262,7 @@ class FreeGpus:
                 return
 
     def take(self, j: int, node: int) -> tuple[int, ...]:
-        """Give a job its share of a node; the GPUs are named only where somebody is pinned."""
+        """Allocate a job's share of a node. GPUs are numbered only if any job is pinned."""
         problem = self._problem
         self.free[node] -= problem.gpus[j]
         self.cpus[node] -= problem.cpus[j]
@@ -277,7 +276,7 @@ class FreeGpus:
         return tuple(taken)
 
     def give_back(self, j: int, node: int, taken: Sequence[int]) -> None:
-        """Take a job's share back."""
+        """Release a job's share of a node."""
         problem = self._problem
         self.free[node] += problem.gpus[j]
         self.cpus[node] += problem.cpus[j]
@@ -287,7 +286,7 @@ class FreeGpus:
 
 
 def _on_nodes(problem: Problem, ranks: Ranks, ticks: Sequence[float], kept: int | None) -> Schedule:
-    """Nodes, CPUs, memory and pins count."""
+    """Dispatch with nodes, CPUs, memory and pins."""
     size = problem.size
     room = FreeGpus(problem)
     order = ranks_from_order(ranks)
@@ -334,7 +333,7 @@ def _on_nodes(problem: Problem, ranks: Ranks, ticks: Sequence[float], kept: int 
 
 
 def _in_order(problem: Problem, ranks: Ranks, ticks: Sequence[float]) -> Schedule:
-    """No job starts before the one in front of it has started; in the order, parents come before their children."""
+    """Dispatch so that no job starts before the previous one in the order, in which parents precede children."""
     size = problem.size
     order = sorted(range(size), key=ranks.__getitem__)
     room = FreeGpus(problem)

@@ -1,7 +1,8 @@
-"""The shortest schedule that six rules, a fixed number of changed orders and, for a few jobs, a proof find.
+"""Search for the shortest schedule: six priority rules, a fixed number of changed orders and, for few jobs, a proof.
 
-Every number of tries is counted in starts of jobs, never in seconds, and drawn from a seed: the same jobs have the same
-plan on every machine.
+No rule is best for all jobs, and all of them are cheap. Longest job first, the common choice, is the worst one for
+chains: the length of the remaining chain counts, and for wide jobs the resources they need. Tries are counted in job
+starts, not in seconds, and drawn from a seed, so results are the same on every machine.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ LONGEST_JOB = "longest job first"
 FIRST_READY = "first ready first"
 
 Weights = list[float]
-"""One number a job; the greatest goes first."""
+"""Weight per job; the largest goes first."""
 
 
 def _longest_chain(problem: Problem, widths: Sequence[float]) -> Weights:
@@ -63,55 +64,55 @@ RULES: dict[str, Callable[[Problem, Sequence[float]], Weights]] = {
     LONGEST_JOB: _longest_job,
     FIRST_READY: _first_ready,
 }
-"""Every rule by its name."""
+"""Priority rules by name."""
 
 
 def job_weights(problem: Problem, rule: str) -> Weights:
-    """The weights that a rule gives the jobs."""
+    """Return the weights that a rule gives the jobs."""
     return RULES[rule](problem, problem.widths())
 
 
 def order_by(weights: Sequence[float]) -> list[int]:
-    """The jobs, the greatest weight first; equal ones by name."""
+    """Return the jobs by descending weight; ties by name."""
     return sorted(range(len(weights)), key=lambda j: (-weights[j], j))
 
 
 MOST_TRIES = 1500
-"""Changed orders of a way of dispatching, at most."""
+"""Limit on changed orders per dispatch mode."""
 FEW_TRIES = 150
-"""The same where a proof follows."""
+"""The same if an exact search follows."""
 STARTS = 120_000
-"""Starts of jobs, over all tries, in which whatever fits starts: they cost a microsecond each."""
+"""Limit on job starts over all tries of plain dispatch, which take a microsecond each."""
 STARTS_KEEPING_PLACES = 20_000
-"""The same where wide jobs keep their places, or nodes count: these cost several."""
+"""The same for backfill and for nodes, which take several microseconds each."""
 NEAR = 1.002
-"""Nothing more is tried so near the bound: durations are never known that well."""
+"""Factor on the lower bound within which the search stops. Durations are less certain than that."""
 MOST_KEEPING_PLACES = 200
-"""With more jobs, none needs to keep its place: there is always another one to fill the gap."""
+"""Number of jobs above which backfill is not tried, since other jobs fill the gaps."""
 EXACT_JOBS = 10
-"""For so many jobs a proof is looked for."""
+"""Number of jobs up to which an exact search runs."""
 _FIRST = 4
-"""A quarter of the tries spread out from the best rules, the others from the best order so far."""
+"""One in this many tries starts from the best rules, the others from the best order so far."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CandidateSchedule:
-    """An order of the jobs, and what comes of it."""
+    """Order of the jobs with its schedule."""
 
     order: tuple[int, ...]
-    """The jobs, the first in order first."""
+    """Jobs in order of priority."""
     kept: int | None
-    """How they are dispatched; see `schedule.dispatch`."""
+    """Dispatch mode; see `schedule.dispatch`."""
     table: Schedule
-    """When and where each runs."""
+    """Schedule."""
     rule: str
-    """What found it."""
+    """Name of the rule that found it."""
     proved: bool = False
-    """No schedule is shorter."""
+    """Whether it is proved to be the shortest."""
 
 
 def find_schedules(problem: Problem, bound: float, seed: int) -> list[CandidateSchedule]:
-    """Good schedules, the shortest first: at most one for each way of dispatching.
+    """Return good schedules, the shortest first, at most one per dispatch mode.
 
     Args:
         problem: what there is to place.
@@ -131,7 +132,7 @@ def find_schedules(problem: Problem, bound: float, seed: int) -> list[CandidateS
 
 
 def _ways(problem: Problem) -> Iterator[int | None]:
-    """Whatever fits starts; or the wide jobs keep their places, of which there are two kinds worth trying."""
+    """Yield the dispatch modes to try: plain, then backfill for the widest and the narrowest wide jobs."""
     yield None
     if problem.size <= MOST_KEEPING_PLACES:
         wide = sorted({gpus for gpus in problem.gpus if gpus > 1})
@@ -140,7 +141,7 @@ def _ways(problem: Problem) -> Iterator[int | None]:
 
 
 def _climb(problem: Problem, kept: int | None, enough: float, generator: np.random.Generator) -> CandidateSchedule:
-    """From the best rules to the best order near them."""
+    """Search from the best rules for the best order near them."""
     rules = []
     for number, rule in enumerate(RULES):
         order = order_by(job_weights(problem, rule))
@@ -180,12 +181,12 @@ def _keys(order: Sequence[int]) -> NDArray[np.float64]:
 
 
 def _shaken(keys: NDArray[np.float64], strength: int, generator: np.random.Generator) -> NDArray[np.float64]:
-    """Every job a little away from its place."""
+    """Move every job slightly from its position."""
     return keys + generator.standard_normal(len(keys)) * len(keys) * (0.02, 0.05, 0.1, 0.25)[strength]
 
 
 def _changed(keys: NDArray[np.float64], kind: int, generator: np.random.Generator) -> NDArray[np.float64]:
-    """A few jobs moved in front of others, two exchanged, or all shaken a little."""
+    """Move a few jobs in front of others, swap two, or shake all slightly."""
     changed = keys.copy()
     if kind == 5:
         return _shaken(changed, 0, generator)
@@ -198,7 +199,7 @@ def _changed(keys: NDArray[np.float64], kind: int, generator: np.random.Generato
 
 
 def _proved(problem: Problem, found: list[CandidateSchedule], bound: float) -> list[CandidateSchedule]:
-    """The shortest schedule there is, where the search comes to an end."""
+    """Return the candidates with the shortest schedule proved, if the exact search completes."""
     best = found[0]
     try:
         shorter = shortest(problem, best.order, best.table.makespan, bound)

@@ -1,4 +1,4 @@
-"""Jobs to place on GPUs before a deadline, and the answer."""
+"""Types of the placement: jobs, cluster and result."""
 
 from __future__ import annotations
 
@@ -16,52 +16,52 @@ Text = Annotated[str, MinLen(1)]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Minutes:
-    """A duration with its spread, in minutes."""
+    """Duration with its interval, in minutes."""
 
     __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
 
     value: Annotated[float, Ge(0)]
     """The predicted duration."""
     low: Annotated[float, Ge(0)] | None = None
-    """Lower end of its 90 % interval; none: as certain as it gets."""
+    """Lower end of its 90% interval. None if it is certain."""
     high: Annotated[float, Ge(0)] | None = None
-    """Upper end of its 90 % interval."""
+    """Upper end of its 90% interval."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlaceJob:
-    """One job, as JOBS.json lists it."""
+    """Job as listed in JOBS.json."""
 
     __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
 
     id: Text
-    """Its name, unique in the list."""
+    """Name, unique in the list."""
     after: tuple[Text, ...] = ()
-    """Jobs that must have ended before it starts."""
+    """Jobs that must end before it starts."""
     gpus: Annotated[int, Ge(0)] = 1
-    """GPUs that it holds while it runs."""
+    """GPUs that it uses."""
     cpus: Annotated[int, Ge(0)] = 0
-    """CPUs that it holds."""
+    """CPUs that it uses."""
     memory_gb: Annotated[float, Ge(0)] = 0.0
-    """Host memory that it holds, in GiB."""
+    """Host memory that it uses, in GiB."""
     minutes: Minutes
-    """How long it runs."""
+    """Duration."""
     pin: int | None = None
-    """The GPU that it must run on, where somebody decided; a plan of our own leaves it out."""
+    """GPU that it must run on, if given. Plans made by touchline have none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cluster:
-    """What there is to place on."""
+    """Resources to place jobs on."""
 
     gpus: Annotated[int, Ge(1)]
-    """GPUs in all."""
+    """Total GPUs."""
     gpus_per_node: Annotated[int, Ge(1)] | None = None
-    """GPUs of one node, which a job never leaves; none: all GPUs are one node."""
+    """GPUs per node; jobs never span nodes. None for one node with all GPUs."""
     cpus: Annotated[int, Gt(0)] | None = None
-    """CPUs of one node; none: not counted."""
+    """CPUs per node. None if they are not limited."""
     memory_gb: Annotated[float, Gt(0)] | None = None
-    """Host memory of one node, in GiB; none: not counted."""
+    """Host memory per node, in GiB. None if it is not limited."""
 
 
 class DeadlineVerdict(StrEnum):
@@ -75,61 +75,60 @@ class DeadlineVerdict(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Bound:
-    """Something that no order of the jobs can beat."""
+    """Lower bound on the makespan."""
 
     minutes: float
-    """No schedule ends before."""
+    """Minutes before which no schedule ends."""
     why: str
-    """`all GPU minutes over 4 GPUs`, `the longest chain: a, b, c`."""
+    """Reason: `all GPU minutes over 4 GPUs`, `the longest chain: a, b, c`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScheduledJob:
-    """Where and when one job runs, should every duration be as predicted."""
+    """Start, end and GPUs of a job if all durations are as predicted."""
 
     id: str
-    """The job."""
+    """Job."""
     start_minutes: float
-    """When it starts, from the beginning."""
+    """Start, in minutes from the beginning."""
     end_minutes: float
-    """When it ends."""
+    """End, in minutes from the beginning."""
     gpus: tuple[int, ...]
-    """The GPUs that it holds, counted from 0 over all nodes."""
+    """GPUs that it uses, numbered from 0 over all nodes."""
     node: int
-    """The node, from 0."""
+    """Node, from 0."""
     priority: int
-    """Its place in the order in which jobs are started when GPUs fall free, from 0."""
+    """Position in the order in which jobs start when GPUs become free, from 0."""
     late_end_minutes: float | None = None
-    """Nine times of ten it has ended by then, as durations spread; none: no duration has an interval."""
+    """Time by which it has ended in 90% of the draws. None if no duration has an interval."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Placement:
-    """The answer."""
+    """Schedule and verdict."""
 
     schema_version: int = PLACEMENT_SCHEMA_VERSION
-    """Version of this form."""
+    """Version of this format."""
     verdict: DeadlineVerdict
     """Whether the deadline can be met."""
     verdict_reason: str
-    """Why, in a sentence."""
+    """Reason for the verdict."""
     makespan_minutes: float
-    """When the last job ends, should every duration be as predicted."""
+    """End of the last job if all durations are as predicted."""
     lower_bound_minutes: float
-    """No schedule is shorter."""
+    """Lower bound on the makespan."""
     bounds: tuple[Bound, ...]
-    """Every bound, the greatest first."""
+    """All bounds, the largest first."""
     deadline_minutes: float | None
     """The deadline."""
     probability: float | Missing
-    """Chance to meet the deadline when jobs start by priority and durations spread as predicted, 0 to 1."""
+    """Chance to meet the deadline with dispatch by priority and durations drawn from their intervals, 0 to 1."""
     rule: str
-    """The rule that found the order."""
+    """Name of the rule that found the order."""
     schedule: tuple[ScheduledJob, ...]
-    """The jobs by start, then by name."""
+    """Jobs by start, then by name."""
     kept_gpus: int | None = None
-    """How jobs are started. None: whatever fits starts, by priority. A number: a waiting job of so many GPUs or more
-    keeps its place, and what is behind it starts only where, as predicted, it does not delay it. 0: no job starts
-    before the one in front of it."""
+    """Dispatch mode. None: any job that fits starts, by priority. A number: a waiting job of at least that many GPUs
+    is not delayed by later jobs, as far as predicted. 0: no job starts before the previous one in the order."""
     notes: tuple[str, ...] = ()
-    """What the reader should know."""
+    """Notes for the user."""

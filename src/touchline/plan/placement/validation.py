@@ -1,4 +1,4 @@
-"""What is wrong with a list of jobs or a cluster, all of it at once."""
+"""Validation of a job list and a cluster. All findings are reported together."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from touchline.core.near import did_you_mean, near_names
 from touchline.plan.placement.types import Cluster, PlaceJob
 
 MOST_GPUS = 100_000
-"""More GPUs than any cluster has."""
+"""Limit on the number of GPUs."""
 _SHOWN = 8
-"""Jobs of a circle that are named."""
+"""Jobs of a dependency cycle that are named."""
 _LARGEST = 1e9
-"""Of GPUs, CPUs, gigabytes and minutes alike: what is more is a slip, and sums of it lose their last digits."""
+"""Limit for GPUs, CPUs, GiB and minutes. Larger values are mistakes, and sums of them lose precision."""
 _EXPECTED = f"expected 0 to {_LARGEST:,.0f}"
 
 
 def check_placement_input(jobs: Sequence[PlaceJob], cluster: Cluster) -> None:
-    """Refuse what cannot be placed.
+    """Check jobs and cluster.
 
     Raises:
         InputError: with every fault.
@@ -30,7 +30,7 @@ def check_placement_input(jobs: Sequence[PlaceJob], cluster: Cluster) -> None:
 
 
 def raise_findings(findings: Sequence[Finding], what: str) -> None:
-    """Raise where there is a fault.
+    """Raise an error if there are findings.
 
     Raises:
         InputError: with all of them.
@@ -38,14 +38,14 @@ def raise_findings(findings: Sequence[Finding], what: str) -> None:
     if findings:
         count = len(findings)
         raise InputError(
-            f"{what}: {count} fault{'s' if count > 1 else ''}",
+            f"{what}: {count} problem{'s' if count > 1 else ''}",
             findings=findings,
             hint=f"touchline check --explain {findings[0].code}",
         )
 
 
 def job_findings(jobs: Sequence[PlaceJob], cluster: Cluster) -> Iterator[Finding]:
-    """Every fault of the jobs and of the cluster."""
+    """Yield all findings on the jobs and the cluster."""
     wrong = list(_cluster_faults(cluster))
     yield from wrong
     if not jobs:
@@ -65,7 +65,7 @@ def job_findings(jobs: Sequence[PlaceJob], cluster: Cluster) -> Iterator[Finding
                 near = near_names(parent, known, most=1)
                 hint = did_you_mean(near)
                 yield error_finding(
-                    "PL105", subject, f"{job.id!r} comes after {parent!r}, which is no job here", hint=hint
+                    "PL105", subject, f"{job.id!r} comes after {parent!r}, which is not in the list", hint=hint
                 )
         if not wrong and _sensible(job.gpus) and _sensible(job.cpus):
             yield from _fit_faults(job, subject, cluster)
@@ -75,19 +75,19 @@ def job_findings(jobs: Sequence[PlaceJob], cluster: Cluster) -> Iterator[Finding
         yield error_finding(
             "PL106",
             f"job {circle[0]!r}",
-            f"{f'{len(circle)} jobs wait for one another' if len(circle) > 1 else '1 job waits for itself'} "
+            f"{f'{len(circle)} jobs depend on each other' if len(circle) > 1 else '1 job depends on itself'} "
             "and can never start: " + " after ".join(repr(name) for name in shown),
-            hint="take one `after` of these away",
+            hint="remove one of these `after` entries",
         )
 
 
 def error_finding(code: str, subject: str, message: str, hint: str | None = None) -> Finding:
-    """One fault that stops the placement."""
+    """Return a finding with severity error."""
     return Finding(code=code, severity=Severity.ERROR, subject=subject, message=message, hint=hint)
 
 
 def deadline_findings(deadline_minutes: float | None, correlation: float) -> list[Finding]:
-    """What is wrong with a deadline, and with the share of spread that jobs have in common."""
+    """Return the findings on a deadline and a correlation."""
     found = []
     if deadline_minutes is not None and not (math.isfinite(deadline_minutes) and deadline_minutes > 0):
         hint = "for example --deadline 6h"
@@ -140,7 +140,7 @@ def _value_faults(job: PlaceJob, subject: str) -> Iterator[Finding]:
         yield error_finding(
             "PL108",
             subject,
-            f"{job.id!r}: its interval, {ends} minutes, does not hold its value, {value:g}",
+            f"{job.id!r}: its interval, {ends} minutes, does not contain its value, {value:g}",
             hint="low <= value <= high",
         )
 
@@ -154,7 +154,7 @@ def _fit_faults(job: PlaceJob, subject: str, cluster: Cluster) -> Iterator[Findi
             yield error_finding("PL109", subject, f"{job.id!r} is pinned to GPU {_number(job.pin)}; {there}")
         elif job.gpus == 0:
             yield error_finding(
-                "PL109", subject, f"{job.id!r} is pinned to GPU {job.pin} and holds no GPU", hint="gpus: 1"
+                "PL109", subject, f"{job.id!r} is pinned to GPU {job.pin} but uses no GPU", hint="gpus: 1"
             )
         else:
             # The last node may be smaller than the others.
@@ -170,12 +170,12 @@ def _fit_faults(job: PlaceJob, subject: str, cluster: Cluster) -> Iterator[Findi
                 subject,
                 f"{job.id!r} asks for {asked:g}{unit}{'' if unit else ' ' + name}; {place} has {most:g}{unit}"
                 + (f" of {name}" if unit else ""),
-                hint="a job never leaves a node" if node != cluster.gpus else None,
+                hint="jobs never span nodes" if node != cluster.gpus else None,
             )
 
 
 def _circle(jobs: Sequence[PlaceJob]) -> list[str]:
-    """Jobs of which each comes after the next and the last after the first; empty when there is no such circle."""
+    """Return the jobs of a dependency cycle, each after the next. Empty if there is none."""
     after = {job.id: sorted(set(job.after)) for job in jobs}
     done: set[str] = set()
     for first in sorted(after):

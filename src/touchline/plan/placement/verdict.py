@@ -1,4 +1,4 @@
-"""Impossible, fits or tight, in words."""
+"""Deadline verdict with its reason."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from touchline.plan.placement.problem import Problem, compile_problem
 from touchline.plan.placement.types import Bound, DeadlineVerdict, Minutes
 
 CONFIDENT = 0.9
-"""From this chance on a deadline fits: the share that an interval holds, too."""
+"""Chance from which on a deadline fits; equal to the coverage of the intervals."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DeadlineResult:
-    """A verdict with its reason."""
+    """Verdict with its reason."""
 
     verdict: DeadlineVerdict
     reason: str
@@ -23,7 +23,7 @@ class DeadlineResult:
 def judge(
     problem: Problem, bound: Bound, makespan_minutes: float, deadline_minutes: float | None, chance: float | None
 ) -> DeadlineResult:
-    """Whether the deadline can be met.
+    """Judge whether the deadline can be met.
 
     Args:
         problem: the jobs.
@@ -39,36 +39,36 @@ def judge(
         )
     limit, span, least = duration_text(deadline_minutes), duration_text(makespan_minutes), duration_text(bound.minutes)
     if bound.minutes > deadline_minutes:
-        reason = f"no order of the jobs ends within {limit} as predicted: {bound.why} ({least})"
+        reason = f"no schedule ends within {limit} as predicted: {bound.why} ({least})"
         return DeadlineResult(
             verdict=DeadlineVerdict.IMPOSSIBLE, reason=f"{reason}; {_low_ends(problem, deadline_minutes)}"
         )
     if makespan_minutes > deadline_minutes:
         reason = f"the best schedule found ends after {span}, past {limit}; none is shorter than {least}: {bound.why}"
         return DeadlineResult(verdict=DeadlineVerdict.TIGHT, reason=reason)
-    reason = f"ends after {span} as predicted, within {limit}; the chance to meet it is {100 * chance:.0f} %"
+    reason = f"ends after {span} as predicted, within {limit}; the chance to meet it is {100 * chance:.0f}%"
     if chance >= CONFIDENT:
         return DeadlineResult(verdict=DeadlineVerdict.FITS, reason=reason)
     return DeadlineResult(
-        verdict=DeadlineVerdict.TIGHT, reason=f"{reason}, under {100 * CONFIDENT:.0f} %, because durations spread"
+        verdict=DeadlineVerdict.TIGHT, reason=f"{reason}, below {100 * CONFIDENT:.0f}%, because durations vary"
     )
 
 
 def _low_ends(problem: Problem, deadline_minutes: float) -> str:
     if all(job.minutes.low is None for job in problem.jobs):
-        return "no job has a low end"
+        return "no job has an interval"
     jobs = [
         replace(job, minutes=Minutes(value=job.minutes.value if job.minutes.low is None else job.minutes.low))
         for job in problem.jobs
     ]
     low = lower_bounds(compile_problem(jobs, problem.cluster))[0]
     if low.minutes > deadline_minutes:
-        return f"nor would it if every job took only its low end: {low.why} ({duration_text(low.minutes)})"
-    return f"if every job took only its low end, {duration_text(low.minutes)} would be the least"
+        return f"nor if every job took only the low end of its interval: {low.why} ({duration_text(low.minutes)})"
+    return f"if every job took only the low end of its interval, the bound would be {duration_text(low.minutes)}"
 
 
 def duration_text(minutes: float) -> str:
-    """`6 h 40 min`, `12 min`, `0.4 min`."""
+    """Return `6 h 40 min`, `12 min`, `0.4 min`."""
     whole = round(minutes)
     if whole < 1:
         return f"{minutes:.2g} min"
