@@ -78,9 +78,8 @@ def test_texts_become_numbers_and_files_keep_their_names() -> None:
     assert [(source.name.value, source.kind) for source in stated.sources] == [("data/rows.jsonl", "file")]
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "code", "subject", "severity"),
-    [
+def test_faults(subtests: pytest.Subtests) -> None:
+    for old, new, code, subject, severity in [
         ("micro_batch_size: 2", "micro_batch_sise: 2", "BK011", "micro_batch_sise", ERROR),
         ("weight_decay: 0.0", "weight_decays:", "BK011", "weight_decays", WARNING),
         ("lr_scheduler: cosine", "lr_scheduler: cosin", "BK012", "lr_scheduler", ERROR),
@@ -119,10 +118,9 @@ def test_texts_become_numbers_and_files_keep_their_names() -> None:
             "datasets.0.train_on_split",
             WARNING,
         ),
-    ],
-)
-def test_faults(old: str, new: str, code: str, subject: str, severity: Severity) -> None:
-    assert faults("axolotl", changed(BASE, old, new))[code, subject].severity is severity
+    ]:
+        with subtests.test(old=old, new=new):
+            assert faults("axolotl", changed(BASE, old, new))[code, subject].severity is severity
 
 
 def test_groups_of_answers_divide_the_batch() -> None:

@@ -85,9 +85,8 @@ def test_omegaconf_reads_what_pyyaml_leaves_as_text() -> None:
     assert faults("llamafactory", changed(BASE, "learning_rate: 1.0e-4", "learning_rate: 1e-4")) == {}
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "code", "subject", "severity"),
-    [
+def test_faults(subtests: pytest.Subtests) -> None:
+    for old, new, code, subject, severity in [
         ("lora_rank: 16", "lora_rnak: 16", "BK011", "lora_rnak", ERROR),
         ("cutoff_len: 1024", "max_seq_length: 1024", "BK011", "max_seq_length", ERROR),
         ("bf16: true", "bf16: true\nmy_own_flag: 3", "BK011", "my_own_flag", INFO),
@@ -117,10 +116,9 @@ def test_omegaconf_reads_what_pyyaml_leaves_as_text() -> None:
         ("bf16: true", "pure_bf16: true\ndeepspeed: ds_z3_config.json", "BK016", "pure_bf16", ERROR),
         ("cutoff_len: 1024", "max_length: 1024", "BK019", "max_length", WARNING),
         ("cutoff_len: 1024", "cutoff_len: 1024\npacking: true", "BK021", "packing", ERROR),
-    ],
-)
-def test_faults(old: str, new: str, code: str, subject: str, severity: Severity) -> None:
-    assert faults("llamafactory", changed(BASE, old, new))[code, subject].severity is severity
+    ]:
+        with subtests.test(old=old, new=new):
+            assert faults("llamafactory", changed(BASE, old, new))[code, subject].severity is severity
 
 
 def test_a_quoted_number_is_repaired_by_taking_the_quotes_away() -> None:

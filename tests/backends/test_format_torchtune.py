@@ -139,9 +139,8 @@ def test_a_model_without_an_adapter_is_trained_in_full() -> None:
     assert stated.save_adapter_only is None
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "code", "subject"),
-    [
+def test_a_fault_is_found_at_its_key(subtests: pytest.Subtests) -> None:
+    for old, new, code, subject in [
         ("lora_rank: 8", "lora_rnk: 8", "BK011", "model.lora_rnk"),
         ("  lora_alpha: 16", "  lora_alpha: 16\n  hidden_dropout: 0.1", "BK011", "model.hidden_dropout"),
         ("gradient_accumulation_steps: 4", "gradient_acumulation_steps: 4", "BK011", "gradient_acumulation_steps"),
@@ -184,16 +183,15 @@ def test_a_model_without_an_adapter_is_trained_in_full() -> None:
         ("lora_llama3_2_1b", "lora_llama3_2_70b", "BK018", "model._component_"),
         ("torchtune.models.llama3.llama3", "torchtune.modles.llama3.llama3", "BK018", "tokenizer._component_"),
         ("_component_: torch.optim.AdamW", "_component_: 'no name'", "BK018", "optimizer._component_"),
-    ],
-)
-def test_a_fault_is_found_at_its_key(old: str, new: str, code: str, subject: str) -> None:
-    found = [(each.code, each.subject) for each in findings(changed(BASE, old, new))]
-    assert found == [(code, subject)]
+    ]:
+        with subtests.test(old=old, new=new):
+            found = [(each.code, each.subject) for each in findings(changed(BASE, old, new))]
+            assert found == [(code, subject)]
 
 
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [
+def test_what_is_valid_is_left_alone(subtests: pytest.Subtests) -> None:
+    """References that only the tool can follow, somebody's own keys and components, other versions' settings."""
+    for old, new in [
         ("batch_size: 4", "batch_size: ${oc.env:BATCH}"),
         ("batch_size: 4", "batch_size: ???"),
         ("  split: train", "  split: 'train[:90%]'"),
@@ -209,11 +207,9 @@ def test_a_fault_is_found_at_its_key(old: str, new: str, code: str, subject: str
         ("torch.optim.AdamW", "bitsandbytes.optim.PagedAdamW8bit"),
         ("torchtune.datasets.instruct_dataset", "my_project.data.words"),
         ("torchtune.models.llama3.llama3_tokenizer", "torchtune.models.qwen3.qwen3_tokenizer_of_mine"),
-    ],
-)
-def test_what_is_valid_is_left_alone(old: str, new: str) -> None:
-    """References that only the tool can follow, somebody's own keys and components, other versions' settings."""
-    assert findings(changed(BASE, old, new)) == ()
+    ]:
+        with subtests.test(old=old, new=new):
+            assert findings(changed(BASE, old, new)) == ()
 
 
 def test_a_config_of_generation_is_read_and_states_no_training() -> None:

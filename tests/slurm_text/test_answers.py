@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.cases import some
 
 from touchline.slurm.answers import Verdict, read_submission, waits_at_a_limit
 
@@ -83,14 +84,15 @@ UNCLEAR = [  # (code, standard output, standard error)
 ]
 
 
-@pytest.mark.parametrize(("err", "reason", "hint"), REFUSED)
-def test_refused_for_good_with_what_to_do(err: str, reason: str, hint: str) -> None:
-    for code in (1, 255):
-        told = read_submission("", err, code)
-        assert told.verdict is Verdict.REFUSED
-        assert told.reason.startswith(reason)
-        assert "\n" not in told.reason
-        assert hint in (told.hint or "")
+def test_refused_for_good_with_what_to_do(subtests: pytest.Subtests) -> None:
+    for err, reason, hint in some(REFUSED):
+        with subtests.test(err=err, reason=reason):
+            for code in (1, 255):
+                told = read_submission("", err, code)
+                assert told.verdict is Verdict.REFUSED
+                assert told.reason.startswith(reason)
+                assert "\n" not in told.reason
+                assert hint in (told.hint or "")
 
 
 @pytest.mark.parametrize("err", LATER)
@@ -100,12 +102,13 @@ def test_a_limit_on_the_number_of_jobs_is_not_now(err: str) -> None:
     assert told.hint is not None
 
 
-@pytest.mark.parametrize(("code", "out", "err"), UNCLEAR)
-def test_what_is_neither_an_id_nor_a_refusal_is_unclear(code: int | None, out: str, err: str) -> None:
-    told = read_submission(out, err, code)
-    assert told.verdict is Verdict.UNCLEAR
-    assert told.reason
-    assert told.hint is not None
+def test_what_is_neither_an_id_nor_a_refusal_is_unclear(subtests: pytest.Subtests) -> None:
+    for code, out, err in some(UNCLEAR):
+        with subtests.test(code=code, out=out):
+            told = read_submission(out, err, code)
+            assert told.verdict is Verdict.UNCLEAR
+            assert told.reason
+            assert told.hint is not None
 
 
 @pytest.mark.parametrize(

@@ -40,9 +40,8 @@ def fixture(name: str) -> str:
     return (FIXTURES / name).read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize(
-    ("line", "expected"),
-    [
+def test_a_scheduler_s_line_has_its_sign(subtests: pytest.Subtests) -> None:
+    for line, expected in [
         ("slurmstepd: error: *** JOB 71 ON crag3 CANCELLED AT 2026-01-02T03:04:05 DUE TO TIME LIMIT ***", "TIME_LIMIT"),
         (
             "slurmstepd: error: *** STEP 71.0 ON crag3 CANCELLED AT 2026-01-02T03:04:05 DUE TO TIME LIMIT ***",
@@ -99,10 +98,9 @@ def fixture(name: str) -> str:
         ("State: CANCELLED by 1001 (exit code 0)", "CANCELLED"),
         ("Job State: NODE_FAIL (exit code 1)", "NODE_FAILED"),
         ("   JobState=PREEMPTED Reason=None Dependency=(null)", "PREEMPTED"),
-    ],
-)
-def test_a_scheduler_s_line_has_its_sign(line: str, expected: str) -> None:
-    assert kinds(line) == [expected]
+    ]:
+        with subtests.test(line=line, expected=expected):
+            assert kinds(line) == [expected]
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import shlex
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.cases import some
 
 from touchline.slurm.directives import DirectiveFault
 from touchline.slurm.options import OPTIONS, Kind, near, refused, resolve
@@ -26,9 +27,8 @@ def options(*lines: str) -> list[tuple[str | None, str | None]]:
 
 
 # What sbatch 22.05 said of each of these with --test-only is written beside it where it refused.
-@pytest.mark.parametrize(
-    ("line", "expected"),
-    [
+def test_a_directive_gives_options_and_values(subtests: pytest.Subtests) -> None:
+    for line, expected in [
         ("#SBATCH --time=5", [("time", "5")]),
         ("#SBATCH --time 5", [("time", "5")]),
         ("#SBATCH -t5", [("time", "5")]),
@@ -50,16 +50,14 @@ def options(*lines: str) -> list[tuple[str | None, str | None]]:
         ("##SBATCH --time=5", []),
         (" #SBATCH --time=5", []),
         ("# SBATCH --time=5", []),
-    ],
-)
-def test_a_directive_gives_options_and_values(line: str, expected: list[tuple[str | None, str | None]]) -> None:
-    assert options(line) == expected
-    assert all(each.fault is None for each in read(line).directives)
+    ]:
+        with subtests.test(line=line, expected=expected):
+            assert options(line) == expected
+            assert all(each.fault is None for each in read(line).directives)
 
 
-@pytest.mark.parametrize(
-    ("line", "fault"),
-    [
+def test_what_sbatch_refuses_is_a_fault(subtests: pytest.Subtests) -> None:
+    for line, fault in [
         ("#SBATCH --tiem=5", DirectiveFault.UNKNOWN),  # unrecognized option
         ("#SBATCH -gres=gpu:1", DirectiveFault.UNKNOWN),  # invalid option -- 'g'
         ("#SBATCH --gpu=1", DirectiveFault.AMBIGUOUS),  # is ambiguous
@@ -75,10 +73,9 @@ def test_a_directive_gives_options_and_values(line: str, expected: list[tuple[st
         ("#SBATCH --job-name='x", DirectiveFault.QUOTE),  # Unmatched `'`
         ("#SBATCH: --time=5", DirectiveFault.COLON),  # Unexpected `:`
         ("#SBATCH --time=1 :00", DirectiveFault.COLON),
-    ],
-)
-def test_what_sbatch_refuses_is_a_fault(line: str, fault: DirectiveFault) -> None:
-    assert fault in [each.fault for each in read(line).directives]
+    ]:
+        with subtests.test(line=line, fault=fault):
+            assert fault in [each.fault for each in read(line).directives]
 
 
 @pytest.mark.parametrize(
@@ -364,14 +361,16 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("option", "value"), TAKEN)
-def test_a_value_that_sbatch_takes_is_taken(option: str, value: str) -> None:
-    assert refused(option, value) is None
+def test_a_value_that_sbatch_takes_is_taken(subtests: pytest.Subtests) -> None:
+    for option, value in some(TAKEN):
+        with subtests.test(option=option, value=value):
+            assert refused(option, value) is None
 
 
-@pytest.mark.parametrize(("option", "value"), REFUSED)
-def test_a_value_that_sbatch_refuses_is_refused(option: str, value: str) -> None:
-    assert refused(option, value)
+def test_a_value_that_sbatch_refuses_is_refused(subtests: pytest.Subtests) -> None:
+    for option, value in some(REFUSED):
+        with subtests.test(option=option, value=value):
+            assert refused(option, value)
 
 
 @pytest.mark.parametrize(

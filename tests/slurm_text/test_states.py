@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.cases import some
 
 from touchline.core.status import JobState
 from touchline.slurm.states import (
@@ -30,15 +31,15 @@ WORDS = {
 }
 
 
-@pytest.mark.parametrize(("word", "ended"), WORDS.items())
-def test_a_word_ends_a_job_only_where_it_says_so(word: str, ended: bool) -> None:
-    assert read_state(word).ended is ended
-    assert read_state(f" {word.lower()} ").ended is ended
+def test_a_word_ends_a_job_only_where_it_says_so(subtests: pytest.Subtests) -> None:
+    for word, ended in some(WORDS.items()):
+        with subtests.test(word=word, ended=ended):
+            assert read_state(word).ended is ended
+            assert read_state(f" {word.lower()} ").ended is ended
 
 
-@pytest.mark.parametrize(
-    ("text", "state"),
-    [
+def test_words_as_squeue_and_sacct_write_them(subtests: pytest.Subtests) -> None:
+    for text, state in [
         ("CANCELLED by 0", JobState.CANCELLED),
         ("CANCELLED by 1000", JobState.CANCELLED),
         ("CANCELLED+", JobState.CANCELLED),
@@ -56,10 +57,9 @@ def test_a_word_ends_a_job_only_where_it_says_so(word: str, ended: bool) -> None
         ("NODE_FAIL,REQUEUED", JobState.REQUEUED),
         ("CANCELLED,CANCELLED", JobState.CANCELLED),
         ("COMPLETED,NEW_WORD", JobState.UNKNOWN),
-    ],
-)
-def test_words_as_squeue_and_sacct_write_them(text: str, state: JobState) -> None:
-    assert read_state(text) is state
+    ]:
+        with subtests.test(text=text, state=state):
+            assert read_state(text) is state
 
 
 @given(st.text())

@@ -78,9 +78,9 @@ def test_sampled_settings_are_read_and_told() -> None:
     assert evaluate.tasks == ("tasks/a.py@b", "number")
 
 
-@pytest.mark.parametrize(
-    ("line", "subject", "words"),
-    [
+def test_what_makes_no_sense_is_refused(subtests: pytest.Subtests) -> None:
+    """With the key, and what would be right."""
+    for line, subject, words in [
         ("{repeats: 3}", "evaluate", "greedy decoding draws nothing"),
         ("{top_p: 0.5}", "evaluate", "a temperature above 0"),
         ("{temperature: -1}", "evaluate.temperature", "at least 0"),
@@ -96,12 +96,10 @@ def test_sampled_settings_are_read_and_told() -> None:
         ("{tasks: ['']}", "evaluate.tasks.0", "not empty"),
         ("{tasks: [number, number]}", "evaluate", "each of tasks once"),
         ("{tasks: [a/b.py, a-b.py]}", "evaluate", "more than punctuation"),
-    ],
-)
-def test_what_makes_no_sense_is_refused(line: str, subject: str, words: str) -> None:
-    """With the key, and what would be right."""
-    found = faults(line)
-    assert any(key.startswith(subject) and words in message for key, message in found), found
+    ]:
+        with subtests.test(line=line, subject=subject):
+            found = faults(line)
+            assert any(key.startswith(subject) and words in message for key, message in found), found
 
 
 def test_a_factor_that_meets_repeats_with_greedy_decoding_is_refused() -> None:

@@ -34,9 +34,8 @@ def value(text: str, dialect: Dialect) -> object:
     return parse_foreign(f"a: {text}\n", "f.yaml", dialect).data["a"]
 
 
-@pytest.mark.parametrize(
-    ("text", "pyyaml", "omegaconf"),
-    [
+def test_scalars_are_what_each_loader_makes_of_them(subtests: pytest.Subtests) -> None:
+    for text, pyyaml, omegaconf in [
         ("5e-5", "5e-5", 5e-5),
         ("5.0e-5", 5e-5, 5e-5),
         ("1.0e5", "1.0e5", 1e5),
@@ -54,11 +53,10 @@ def value(text: str, dialect: Dialect) -> object:
         ("12:30:45", 45045, 45045),
         (".inf", float("inf"), float("inf")),
         ("'${x}'", "${x}", "${x}"),
-    ],
-)
-def test_scalars_are_what_each_loader_makes_of_them(text: str, pyyaml: object, omegaconf: object) -> None:
-    assert value(text, "pyyaml") == pyyaml
-    assert value(text, "omegaconf") == omegaconf
+    ]:
+        with subtests.test(text=text, pyyaml=pyyaml):
+            assert value(text, "pyyaml") == pyyaml
+            assert value(text, "omegaconf") == omegaconf
 
 
 def test_a_date_is_a_text() -> None:
