@@ -136,7 +136,7 @@ def _show(found: DataAudit) -> None:
 
 
 def bar(share: float) -> str:
-    """A share as a bar of eighths of a character."""
+    """Return a share as a bar of eighths of a character."""
     eighths = round(share * _BAR * 8)
     full, rest = divmod(eighths, 8)
     return "█" * full + ("" if not rest else "▏▎▍▌▋▊▉"[rest - 1])

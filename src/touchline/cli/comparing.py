@@ -95,7 +95,7 @@ def _several(values: Sequence[str]) -> str:
 
 
 def _runs(condition: str, cells: Sequence[Sequence[ComparedRun]]) -> list[tuple[str, ...]]:
-    """A line for each run; the condition stands once."""
+    """Return a row per run; the condition is shown once."""
     from touchline.core.markup import measured
 
     return [
@@ -130,7 +130,7 @@ def _pair(pair: PairedRuns) -> tuple[str, ...]:
 
 
 def _effect(found: ExperimentEffect, first: str) -> str:
-    """What may be said of the experiments as a whole."""
+    """Return a sentence on the overall difference between the experiments."""
     from touchline.report.formatting import p_text
 
     name = f"{found.experiment} against {first}, {found.task}, {found.score}"
@@ -148,7 +148,7 @@ def _effect(found: ExperimentEffect, first: str) -> str:
 
 
 def _unlike(found: ComparedExperiments) -> list[str]:
-    """Evaluations that were not alike, once for all runs of an experiment."""
+    """Return a sentence per experiment whose evaluation differs."""
     unlike = {pair.experiment: pair.evaluation_differs_in for pair in found.pairs if pair.evaluation_differs_in}
     first = found.experiments[0].label
     return [

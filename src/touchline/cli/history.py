@@ -268,7 +268,7 @@ def _folder(history: Path | None) -> Path:
 
 @contextmanager
 def _file_progress(what: str) -> Iterator[NamedProgressCallback | None]:
-    """What hears of progress: a bar on a terminal, nothing elsewhere."""
+    """Yield a callback that draws a progress bar on a terminal; None elsewhere."""
     if not sys.stderr.isatty():
         yield None
         return
@@ -292,7 +292,7 @@ def _show_reading(reading: RunReading, json: bool, show_missing: bool) -> None:
 
 
 def _show_facts(title: str, found: Iterable[tuple[str, Quantity | SourcedText | Missing]], show_missing: bool) -> None:
-    """A table of what is known; what is not known on a line a reason, or in the table."""
+    """Print a table of known facts, and the missing ones in a line per reason or in the table."""
     from touchline.core.quantity import Missing
 
     rows: list[tuple[str, str, str]] = []
@@ -403,7 +403,7 @@ def _steps(done: Quantity | Missing, total: Quantity | Missing) -> str:
 
 
 def _short(fact: Quantity | SourcedText | Missing) -> str:
-    """A cell of an overview: the number with its unit, or a dash."""
+    """Return a table cell: the number with its unit, or a dash."""
     from touchline.core.quantity import Missing, Quantity
 
     if isinstance(fact, Missing):
@@ -412,7 +412,7 @@ def _short(fact: Quantity | SourcedText | Missing) -> str:
 
 
 def _fact(fact: Quantity | SourcedText) -> str:
-    """A fact with all that must be known of it to use it."""
+    """Return a fact with its unit, kind and source."""
     from touchline.core.quantity import Quantity
 
     if not isinstance(fact, Quantity):

@@ -37,7 +37,7 @@ _FRAME_ROWS = 7
 
 
 def view(snapshot: Snapshot, height: int, width: int) -> RenderableType:
-    """The whole screen.
+    """Return the screen.
 
     Args:
         snapshot: the runs.
@@ -84,7 +84,7 @@ def view(snapshot: Snapshot, height: int, width: int) -> RenderableType:
 
 
 def chosen_runs(runs: Sequence[LiveRun], most: int) -> list[LiveRun]:
-    """What is at work first, then what needs a person, what waits, and what is over; each kind in the plan's order."""
+    """Return active runs first, then failed, queued and finished ones, each in the plan's order."""
     ranks = {"running": 0, "failed": 1, "interrupted": 1, "queued": 2, "trained": 3, "prepared": 4, "planned": 4}
 
     def rank(run: LiveRun) -> int:

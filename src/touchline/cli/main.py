@@ -441,7 +441,7 @@ app.add_typer(history_app, name="history", rich_help_panel=EVIDENCE)
 
 
 def main() -> None:
-    """The console script: faults become words and exit codes, never tracebacks."""
+    """Run the command line; turn errors into messages and exit codes, never tracebacks."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # A name that is not UTF-8, or a sign that the terminal does not know, is shown as its escape.
@@ -466,7 +466,7 @@ def main() -> None:
 
 
 def _unexpected(error: Exception) -> int:
-    """A usage error of typer's, the operating system's refusal, or a fault of ours."""
+    """Print a usage error, an error of the operating system, or an internal error; return the exit code."""
     show = getattr(error, "show", None)
     if callable(show):
         show()

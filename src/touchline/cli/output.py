@@ -28,7 +28,7 @@ def print_status(text: str) -> None:
 
 
 def print_output(text: str) -> None:
-    """Data for whoever reads stdout."""
+    """Print data on stdout."""
     sys.stdout.write(text if text.endswith("\n") else text + "\n")
 
 
@@ -67,7 +67,7 @@ def print_json(kind: Any, value: object, key: str, **beside: tuple[Any, object])
 
 
 def print_object(kind: Any, value: object) -> None:
-    """A dataclass that carries its own `schema_version`, as one JSON object."""
+    """Print a dataclass with its own `schema_version` as one JSON object."""
     from pydantic import TypeAdapter
 
     print_output(_json(TypeAdapter(kind).dump_python(value, mode="json")))
@@ -90,7 +90,7 @@ def _finite(data: object) -> object:
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None) -> None:
-    """A table on stdout: as wide as it needs to be when nobody looks, folded to the terminal when somebody does."""
+    """Print a table on stdout: folded to the width of a terminal, full width elsewhere."""
     if not sys.stdout.isatty() or len(rows) > RICH_LIMIT_ROWS:
         print_output(_plain_table(header, rows, title))
         return
@@ -131,7 +131,7 @@ def show_findings(findings: Sequence[Finding]) -> None:
 
 
 def show_error(error: TouchlineError) -> None:
-    """What, where, what was expected, what to do."""
+    """Print an error with its findings, the expected value and a hint."""
     show_findings(error.findings)
     print_status(f"error: {error.message}")
     if error.expected:

@@ -155,7 +155,7 @@ def _watch(watcher: Watcher) -> None:
 
 
 def _draw(watcher: Watcher) -> None:
-    """A live view; the table remains when it ends."""
+    """Draw a live view; the table remains when it ends."""
     from rich.console import Console
     from rich.live import Live
 
@@ -168,7 +168,7 @@ def _draw(watcher: Watcher) -> None:
 
 
 def _repeat(watcher: Watcher) -> None:
-    """A line for every run that has got further, now and then."""
+    """Print a line per run that has advanced, at intervals."""
     from touchline.cli import status_text as text
 
     said: dict[str, tuple[float, str]] = {}

@@ -7,6 +7,7 @@ TouchlineError
 │   ├── ParentNotReadyError         3   a stage's parent checkpoint is missing (its training ends with 77)
 │   └── LineageError                3   a stage's parent is not the one on record (its training ends with 78)
 ├── HostError                       4   the machine lacks a package, a folder, disk space or a permission
+│   ├── FileLocksUnsupportedError   4   the file system supports no locks
 │   ├── SubmissionRejectedError     4   the scheduler rejected a job
 │   ├── SubmissionLimitError        4   the scheduler takes no more jobs now
 │   └── SubmissionUnknownError      4   it is unknown whether the scheduler took a job
@@ -64,7 +65,7 @@ class InputError(TouchlineError):
 
 
 class PolicyError(TouchlineError):
-    """SubmissionRejectedError, because continuing could lose or repeat work."""
+    """Refused, because continuing could lose or repeat work."""
 
     exit_code = 3
 

@@ -71,7 +71,7 @@ class Estimate:
             raise ValueError(f"the interval [{self.low}, {self.high}] does not hold {self.value}")
 
     def quantity(self) -> Quantity:
-        """The JSON shape of it."""
+        """Return the estimate as a `Quantity`."""
         words = self.method + (", extrapolated" if self.extrapolated else "")
         return Quantity(
             value=self.value,

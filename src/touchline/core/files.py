@@ -210,7 +210,7 @@ def disk_faults(what: str, path: Path) -> Iterator[None]:
 
 
 def _encoded(text: str) -> bytes:
-    """A text as a file holds it: what is no character, from a name that is not UTF-8 say, as its escape."""
+    """Return a text as UTF-8 bytes; characters that cannot be encoded become escapes."""
     return text.encode(errors="backslashreplace")
 
 
@@ -256,7 +256,7 @@ def append_line(path: Path, line: str) -> None:
 
 
 def read_text_bounded(path: Path, limit_bytes: int) -> str:
-    """The text of a file that may not be larger than `limit_bytes`.
+    """Return the text of a file of at most `limit_bytes`.
 
     Raises:
         InputError: it is missing, no regular file, too large, or not UTF-8.

@@ -27,14 +27,14 @@ def code(text: str) -> str:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
-    """A table; cells are Markdown already. `right` are the columns that hold numbers."""
+    """Return a Markdown table. Cells are Markdown; `right` are the columns to align right."""
     marks = ["---:" if index in right else "---" for index in range(len(header))]
     lines = [header, marks, *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
 def fence(lines: Iterable[str], language: str = "text") -> str:
-    """A block of code that nothing inside can end."""
+    """Return a code block with a fence longer than any inside."""
     body = [without_controls(line.replace("\r", ""), " ") for text in lines for line in text.split("\n")]
     longest = max((len(run) for line in body for run in _TICKS.findall(line)), default=0)
     ticks = "`" * max(3, longest + 1)
@@ -42,7 +42,7 @@ def fence(lines: Iterable[str], language: str = "text") -> str:
 
 
 def measured(value: Measured, digits: int = 4) -> str:
-    """A figure with its unit and, where it has one, its interval; or `n/a (reason)`."""
+    """Return a value with its unit and interval, or `n/a (reason)`."""
     if isinstance(value, Missing):
         return str(value)
     if value.unit in _IN_WORDS:

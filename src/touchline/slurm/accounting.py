@@ -75,12 +75,12 @@ class AccountingRow:
 
 
 def accounting_format(*, submit_line: bool = True) -> str:
-    """The value of `--format`; before SLURM 21.08 there is no SubmitLine, and sacct refuses to be asked for it."""
+    """Return the value of `--format`; SubmitLine is available since SLURM 21.08."""
     return ",".join(_fields(submit_line))
 
 
 def read_accounting(text: str, separator: str, *, submit_line: bool = True) -> tuple[AccountingRow, ...] | None:
-    """The rows of an answer, in their order; None where it is no whole answer.
+    """Return the rows of sacct's output in order; None if it is incomplete.
 
     The waiting tasks of an array, one row of sacct's, are a row each.
     """

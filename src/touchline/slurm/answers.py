@@ -89,7 +89,7 @@ _HINT_UNCLEAR = "it is looked for by its token before anything is submitted agai
 
 
 def read_submission(out: str, err: str, code: int | None) -> Submission:
-    """What `sbatch --parsable` said.
+    """Read the output of `sbatch --parsable`.
 
     Args:
         out: its standard output.

@@ -57,7 +57,7 @@ class _Word:
 
 
 def read_line(line: str, number: int) -> Iterator[Directive]:
-    """The options of one line that begins with `#SBATCH`."""
+    """Return the options of one line that begins with `#SBATCH`."""
     words, fault = _words(line, len(_WORD))
     if [word.text for word in words] in ([name] for name in _HET):
         return

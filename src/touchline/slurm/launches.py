@@ -125,7 +125,7 @@ class Launch:
 
 
 def read_launch(step: Step) -> Launch | None:
-    """What a command starts; None where it starts neither Python nor a trainer."""
+    """Return the program that a command starts; None if it is neither Python nor a trainer."""
     words = step.command.words
     start = next((index for index, word in enumerate(words) if _launches(word, index, words)), None)
     if start is None:

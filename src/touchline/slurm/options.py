@@ -72,7 +72,7 @@ _RENAMED = {
 
 
 def resolve(name: str) -> str | None:
-    """The full name of a long option, as getopt completes it; None where there is none, or several."""
+    """Return the full name of a long option, as getopt completes it; None if none or several match."""
     if name in OPTIONS:
         return _SAME.get(name, name)
     starts = [option for option in OPTIONS if name and option.startswith(name)]
@@ -85,7 +85,7 @@ def of_plugin(name: str) -> bool:
 
 
 def near(name: str) -> str | None:
-    """The option that was probably meant."""
+    """Return the option that was probably meant."""
     plain = name.lower().replace("_", "-").strip("-")
     if plain in OPTIONS:
         return plain
@@ -133,7 +133,7 @@ PLACEHOLDER = re.compile(
 
 
 def refused(option: str, value: str) -> str | None:
-    """What sbatch wants instead of a value that it refuses; None where it takes it, or where only a site knows."""
+    """Return the expected form of a value that sbatch rejects; None if it is accepted or site-specific."""
     if option in _COUNTS:
         if not _COUNT.fullmatch(value):
             return "a whole number"

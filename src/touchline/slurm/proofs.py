@@ -19,7 +19,7 @@ _TEXT_LIMIT = 300
 
 
 def out_of_memory_line(tail: str) -> str | None:
-    """The last line that proves it; none where there is none.
+    """Return the last line that proves it; None if there is none.
 
     Args:
         tail: the end of the output. What stands before a requeue belongs to another time that the job was run.

@@ -83,7 +83,7 @@ class QueueRow:
 
 
 def queue_format(separator: str) -> str:
-    """The value of `--Format`.
+    """Return the value of `--Format`.
 
     Args:
         separator: begins with neither a digit nor a full stop, and holds no comma.
@@ -92,7 +92,7 @@ def queue_format(separator: str) -> str:
 
 
 def read_queue(text: str, separator: str) -> tuple[QueueRow, ...] | None:
-    """The rows of an answer; None where it is no whole answer, and then nothing can be concluded from it."""
+    """Return the rows of squeue's output; None if it is incomplete and proves nothing."""
     table = read_closed_table(text, separator)
     if table is None or not _NEEDED.issubset(header := table[0]):
         return None

@@ -40,7 +40,7 @@ class Requested:
 
 
 def requested(script: Script) -> Requested:
-    """What a job's directives ask for."""
+    """Return the resources that a job's directives request."""
     nodes = _number(script, "nodes", 1)
     tasks = _number(script, "ntasks", None)
     per_node = _number(script, "ntasks-per-node", None)
@@ -61,7 +61,7 @@ def requested(script: Script) -> Requested:
 
 
 def gpu_type(script: Script) -> str | None:
-    """The kind of GPU that a job asks for, in the site's word; None where it asks for any."""
+    """Return the GPU type that a job requests, by the site's name; None if it requests any."""
     directive = next((found for name in _GPU_OPTIONS if (found := _gpus_asked(script, name)) is not None), None)
     for part in (directive.value or "").split(",") if directive is not None else ():
         entry = _GPU_ENTRY.fullmatch(part)

@@ -74,11 +74,11 @@ class Script:
         return {each.option: each for each in self.directives if each.option is not None and each.fault is None}
 
     def asked(self, option: str) -> Directive | None:
-        """The directive that holds for an option: the last one."""
+        """Return the directive in effect for an option: the last one."""
         return self._asked.get(option)
 
     def value(self, option: str) -> str | None:
-        """The value that holds for an option; None where it is not given, or has none."""
+        """Return the value in effect for an option; None if it is absent or has none."""
         found = self.asked(option)
         return None if found is None else found.value
 
@@ -120,7 +120,7 @@ class Script:
         return match[1] if match else ""
 
     def resolved(self, word: ShellWord | None) -> str | None:
-        """A word's text where it is plain, or only holds variables that the script sets to a plain text."""
+        """Return a word's text if it is plain or uses only variables set to a plain text."""
         if word is None:
             return None
         if word.is_literal:
@@ -164,7 +164,7 @@ class Script:
         return {name: tuple(dict.fromkeys(values)) for name, values in whole.items()}
 
     def where(self, line: int, column: int | None = None) -> Where:
-        """A place in it."""
+        """Return a place in the script."""
         return Where(path=self.path, line=line, column=column)
 
     def mentions(self) -> tuple[str, ...]:
@@ -184,12 +184,12 @@ class Script:
         return tuple(found)
 
     def first_command_line(self) -> int | None:
-        """The line that ends the header."""
+        """Return the line that ends the header."""
         return next((number for number, line in enumerate(self.lines, 1) if _ends_header(line)), None)
 
 
 def submitted(script: Script) -> list[ShellWord]:
-    """The scripts that are given to sbatch by a plain relative path."""
+    """Return the scripts passed to sbatch by a plain relative path."""
     found: list[ShellWord] = []
     for step in script.steps:
         if step.command.name != "sbatch":
@@ -200,7 +200,7 @@ def submitted(script: Script) -> list[ShellWord]:
 
 
 def plain_path(path: str) -> str:
-    """A relative path without `.` parts and doubled slashes."""
+    """Return a relative path without `.` parts and doubled slashes."""
     return "/".join(part for part in path.split("/") if part not in ("", "."))
 
 

@@ -33,7 +33,7 @@ def time_limit_seconds(text: str) -> float | None:
 
 
 def read_sbatch(text: str) -> tuple[Event, ...]:
-    """The time limit, and the GPUs and their type as asked for: what a job asks for it need not use.
+    """Return the requested time limit, GPUs and GPU type; a job may use fewer.
 
     Like sbatch, it stops at the script's first command, and a later directive replaces an earlier one.
     """
@@ -48,7 +48,7 @@ def read_sbatch(text: str) -> tuple[Event, ...]:
 
 
 def _options(text: str) -> dict[str, str]:
-    """The long names and values of the options of one directive."""
+    """Return the long names and values of the options of one directive."""
     try:
         words = shlex.split(text, comments=True)
     except ValueError:  # a quote that does not end

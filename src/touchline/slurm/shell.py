@@ -161,7 +161,7 @@ class _Parser:
 
     @staticmethod
     def _spread(found: list[Pipeline]) -> None:
-        """`a && b &` sends both to the background."""
+        """Mark every pipeline of a list as background: `a && b &` starts both there."""
         index = len(found) - 1
         while found[index].joined and index > 0:
             index -= 1
@@ -373,7 +373,7 @@ def assigned(word: ShellWord) -> tuple[str, str] | None:
 
 
 def read_shell(text: str) -> ShellText:
-    """A script's commands.
+    """Read a script's commands.
 
     Raises:
         ShellParseError: it is nested too deeply.

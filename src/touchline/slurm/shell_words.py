@@ -184,7 +184,7 @@ class _Reader:
         return at + 1
 
     def _double(self, at: int, depth: int) -> int:
-        """The end of a text in double quotes."""
+        """Return the end of a text in double quotes."""
         text, end = self.text, at + 1
         while end < len(text):
             mark = text[end]
@@ -199,7 +199,7 @@ class _Reader:
         return len(text)
 
     def _balanced(self, at: int, opens: str, closes: str, depth: int) -> int:
-        """The end of what a bracket at `at` opens."""
+        """Return the end of the bracket that opens at `at`."""
         if depth > _DEPTH:
             raise ShellParseError("substitutions nested too deeply")
         text, end, level = self.text, at, 0

@@ -34,7 +34,7 @@ _NOTHING = frozenset({"", "(null)", "N/A", "UNLIMITED", "None"})
 
 
 def read_partitions(sinfo: str, scontrol: str = "") -> tuple[PartitionFacts, ...]:
-    """The partitions, in sinfo's order; several kinds of nodes of one are put together."""
+    """Read the partitions in sinfo's order; merge the node types of each."""
     found: dict[str, PartitionFacts] = {}
     for line in sinfo.splitlines():
         cells = [cell.strip() for cell in line.split("|")]
@@ -97,13 +97,13 @@ def gpus_offered(partitions: Iterable[PartitionFacts]) -> dict[str, dict[str, in
 
 
 def read_config(text: str) -> dict[str, str]:
-    """The settings that matter here, of `scontrol show config`."""
+    """Read the settings in `CONFIG_KEYS` from `scontrol show config`."""
     pairs = (line.partition("=")[::2] for line in text.splitlines())
     return {name.strip(): value.strip() for name, value in pairs if name.strip() in CONFIG_KEYS}
 
 
 def read_associations(text: str) -> tuple[AssociationFacts, ...]:
-    """The user's associations."""
+    """Read the user's associations."""
     return tuple(
         AssociationFacts(
             account=cells[0],
@@ -133,13 +133,13 @@ def read_qos(text: str) -> tuple[QosFacts, ...]:
 
 
 def first_number(text: str) -> int | None:
-    """The number that a setting begins with, `30 sec`; None where there is none."""
+    """Return the number at the start of a setting such as `30 sec`; None if there is none."""
     match = re.match(r"\d+", text.strip())
     return None if match is None else int(match[0])
 
 
 def _number(text: str) -> int | None:
-    """A count; sinfo writes `32+` where nodes differ."""
+    """Read a count; sinfo writes `32+` if nodes differ."""
     return None if text in _NOTHING else first_number(text)
 
 

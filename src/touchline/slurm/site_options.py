@@ -42,12 +42,12 @@ OURS = {
 
 
 def value_fault(value: str) -> str | None:
-    """What is wrong with a value that is to stand on one line; None where nothing is."""
+    """Return the problem of a value that must fit on one line; None if there is none."""
     return f"expected one line of text, got {value!r}" if has_control(value) else None
 
 
 def option_fault(text: str) -> tuple[str, str | None] | None:
-    """(what is wrong with an entry of `slurm.options`, hint); None where nothing is."""
+    """Return (problem, hint) of an entry of `slurm.options`; None if it is valid."""
     if (wrong := value_fault(text)) is not None:
         return wrong, None
     found = list(read_line(f"#SBATCH {text}", 1))

@@ -38,7 +38,7 @@ _EXIT = re.compile(r"(\d{1,3}):(\d{1,3})")
 
 
 def read_state(text: str) -> JobState:
-    """The state that SLURM's word says: `RUNNING`, `R`, `CANCELLED by 1000`, `OUT_OF_ME+`, `COMPLETED,COMPLETING`.
+    """Read a state: `RUNNING`, `R`, `CANCELLED by 1000`, `OUT_OF_ME+`, `COMPLETED,COMPLETING`.
 
     Of several words the one that says that it is not over counts.
     """
@@ -67,19 +67,19 @@ class ExitCode:
 
 
 def read_exit_code(text: str) -> ExitCode | None:
-    """The two numbers; none where they are none."""
+    """Read exit code and signal; None if the text has another form."""
     match = _EXIT.fullmatch(text.strip())
     return None if match is None else ExitCode(code=int(match[1]), signal=int(match[2]))
 
 
 def read_seconds(text: str) -> float | None:
-    """A time as `SLURM_TIME_FORMAT=%s` prints it; none for `N/A`, `Unknown`, `NONE` and 0."""
+    """Read a time in `SLURM_TIME_FORMAT=%s`; None for `N/A`, `Unknown`, `NONE` and 0."""
     stripped = text.strip()
     return float(stripped) if stripped.isascii() and stripped.isdigit() and int(stripped) else None
 
 
 def read_text(text: str) -> str:
-    """A field that may be absent: `(null)`, `N/A` and `None` are empty."""
+    """Read a field that may be absent: `(null)`, `N/A` and `None` are empty."""
     return "" if text in ("(null)", "N/A", "None", "None assigned", "Unknown") else text
 
 
@@ -104,7 +104,7 @@ _ID = re.compile(r"(?P<job>\d{1,10})(?:_(?P<task>\d{1,10}))?(?:\.(?P<step>\w{1,2
 
 
 def read_job_id(text: str) -> JobId | None:
-    """The parts of an id; none where it is no id of SLURM's, `local-1f`, or stands for several tasks, `14_[0-3%2]`."""
+    """Read a job id; None for others such as `local-1f` and for several tasks such as `14_[0-3%2]`."""
     match = _ID.fullmatch(text)
     if match is None or not match["job"].isascii():
         return None

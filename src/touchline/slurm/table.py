@@ -8,7 +8,7 @@ from __future__ import annotations
 
 
 def read_closed_table(text: str, separator: str) -> list[list[str]] | None:
-    """The rows of a table in which every cell is followed by the separator, header first; None where it is not whole.
+    """Read a table with the separator after every cell, header first; None if it is incomplete.
 
     `squeue --Format` writes it, where each field has the separator as its suffix.
     """
@@ -24,7 +24,7 @@ def read_closed_table(text: str, separator: str) -> list[list[str]] | None:
 
 
 def read_table(text: str, separator: str, columns: int) -> list[list[str]] | None:
-    """The rows of a table with `columns` cells each, header first; None where it is not whole.
+    """Read a table with `columns` cells per row, header first; None if it is incomplete.
 
     The separator stands between cells, as in sacct's `--parsable2`; a row's last cell must never hold a line end.
     """

@@ -21,7 +21,7 @@ UNREADABLE = (yaml.YAMLError, ValueError)
 
 
 def beyond_bounds(text: str, loader: Any = Loader) -> tuple[str, int] | None:
-    """What is too much in a text, and the line of it from 0; None where nothing is.
+    """Return the exceeded limit and its line from 0; None if the text is within bounds.
 
     Raises:
         yaml.YAMLError: it is no YAML.
@@ -31,7 +31,7 @@ def beyond_bounds(text: str, loader: Any = Loader) -> tuple[str, int] | None:
 
 
 def beyond_bounds_slowly(text: str) -> tuple[str, int] | None:
-    """The same by YAML 1.2.
+    """Return the same by the rules of YAML 1.2.
 
     Raises:
         ruamel.yaml.error.YAMLError: it is no YAML.

@@ -103,7 +103,7 @@ def _shuffled(run: RunSpec, name: str) -> RunSpec:
 
 
 def _levels(run: RunSpec, kept: tuple[str, ...]) -> tuple[Level, ...]:
-    """A run's levels without those of what is asked about, so that no effect of a factor counts a control."""
+    """Return a run's levels without those of the factors, so that no factor effect counts a control."""
     return tuple(level for level in run.levels if level.factor in kept or level.factor.startswith(_KEPT))
 
 

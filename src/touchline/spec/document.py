@@ -70,7 +70,7 @@ class Document:
 
 
 def error(code: str, subject: str, message: str, where: Where | None, hint: str | None = None) -> Finding:
-    """An error about an experiment's file."""
+    """Return an error finding about an experiment's file."""
     return Finding(code=code, severity=Severity.ERROR, subject=subject, message=message, where=where, hint=hint)
 
 
@@ -110,7 +110,7 @@ def parse_value(text: str, key: str, path: str) -> object:
 
 
 def _loaded(text: str, path: str) -> object:
-    """The tree of a text, whatever it is; with the faults of a text that has none."""
+    """Parse a text into a tree, or return the errors of a text that is not YAML."""
     try:
         if has_half_characters(text):
             raise ValueError("it is not UTF-8 text")

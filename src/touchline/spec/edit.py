@@ -20,7 +20,7 @@ _OTHER_WORDS = frozenset({"true", "false", "null", "yes", "no", "on", "off", "y"
 
 
 def with_values(text: str, path: str, values: Mapping[str, object]) -> str:
-    """The text with some values set, each by its dotted key.
+    """Return the text with values set by their dotted keys.
 
     Args:
         text: a YAML mapping.
@@ -72,7 +72,7 @@ def _entry(node: Node, key: str) -> Node | None:
 
 
 def _literal(value: object) -> str:
-    """A value on one line: as JSON, which is YAML, but words without quotes where they need none."""
+    """Return a value on one line, as JSON with unquoted words where YAML needs no quotes."""
     if isinstance(value, str) and _WORD.fullmatch(value) and value not in _OTHER_WORDS:
         return value
     if isinstance(value, dict):

@@ -136,7 +136,7 @@ class EvaluationConfig:
         return task or self.own or EvaluationTask(name=self.task)
 
     def task_named(self, name: str) -> EvaluationTask | None:
-        """The further task of that name; none for the run's own task, and for what is not asked for."""
+        """Return the further task of that name; None for the run's own task and for others."""
         return next((task for task in self.tasks if task.name == name), None)
 
 

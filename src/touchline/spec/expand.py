@@ -71,7 +71,7 @@ class _Tried:
         self.findings: list[Finding] = []
 
     def with_settings(self, settings: Settings) -> Experiment | None:
-        """The experiment with these settings; None where they are impossible."""
+        """Return the experiment with these settings; None if they are invalid."""
         key = json.dumps(settings, sort_keys=True)
         if key not in self._known:
             self._known[key] = with_settings(self._alone, settings, self._document)
@@ -186,7 +186,7 @@ def _level_texts(experiment: Experiment, condition: Condition) -> tuple[Level, .
 
 
 def level_text(value: object) -> str:
-    """A level as the tables show it."""
+    """Return a level as shown in tables."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, float):

@@ -143,7 +143,7 @@ class TrainConfig:
 
 
 def as_written(name: str) -> str:
-    """A field's name as the file has it: a word that Python keeps for itself has an underscore behind it here."""
+    """Return a field's name as written in the file, without the underscore after a Python keyword."""
     return name.rstrip("_")
 
 
@@ -193,7 +193,7 @@ class GeneralConfig:
 
 
 def task_file_stem(task: str) -> str:
-    """What the files of an evaluation on a task are called: its name, of a path with `-` for what is no letter, digit
+    """Return the file name of a task: its name, or its path with `-` for characters other than a letter, digit
     or `_`; `tasks/mine.py@name` gives `tasks-mine-py-name`."""
     return _NOT_IN_A_NAME.sub("-", task).strip("-").casefold()
 

@@ -83,14 +83,14 @@ class ForeignDocument:
     """Where each value stands: a mapping's entry at its key, a list's at the item."""
 
     def where(self, *path: Key) -> Where:
-        """The place of the deepest part of `path` that is in the file."""
+        """Return the place of the deepest part of `path` that is in the file."""
         for end in range(len(path), 0, -1):
             if path[:end] in self.places:
                 return self.places[path[:end]]
         return Where(path=self.path)
 
     def get(self, *path: Key) -> object:
-        """The value at a path; None where there is none."""
+        """Return the value at a path; None if there is none."""
         node: object = self.data
         for key in path:
             inside = key in node if isinstance(node, dict) else isinstance(node, list) and key in range(len(node))
@@ -100,7 +100,7 @@ class ForeignDocument:
         return node
 
     def stated(self, *path: Key) -> Stated[object] | None:
-        """The value at a path with its place; None where there is none or it is null."""
+        """Return the value at a path with its place; None if it is absent or null."""
         value = self.get(*path)
         return None if value is None else Stated(value, ".".join(str(part) for part in path), self.where(*path))
 
@@ -164,7 +164,7 @@ class _Reader:
         self.doubled: list[Doubled] = []
 
     def mapping(self, node: yaml.MappingNode, path: tuple[Key, ...]) -> dict[str, object]:
-        """A mapping, merges applied as YAML 1.1 does: what stands in the mapping itself wins."""
+        """Return a mapping with YAML 1.1 merges applied; its own keys take precedence."""
         found: dict[str, object] = {}
         for key, value in self._merged(node, DEPTH_LIMIT):
             self._refuse_unnamed(key)

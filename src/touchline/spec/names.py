@@ -49,7 +49,7 @@ class Condition:
 
 
 def label_of(model: str) -> ModelLabel:
-    """What the name alone tells, for a model that is not on this machine."""
+    """Return the label of a model that is not on this machine, from its name alone."""
     name = model.rstrip("/").rsplit("/", 1)[-1] or model
     size, family = split_name(name)
     return ModelLabel(name=name, size=size, family=family)
@@ -58,7 +58,7 @@ def label_of(model: str) -> ModelLabel:
 def run_names(
     conditions: Sequence[Condition], experiment: Experiment, labels: Mapping[str, ModelLabel], document: Document
 ) -> list[str]:
-    """A unique name for every condition, in order.
+    """Return a unique name for every condition, in order.
 
     Raises:
         InputError: the file's own pattern uses an unknown part, or does not tell the runs apart.
@@ -116,7 +116,7 @@ def control_names(
 
 
 def refuse_taken(names: Sequence[str], taken: Sequence[str], document: Document) -> None:
-    """Controls' names must be their own.
+    """Raise if a run has the name of a control.
 
     Raises:
         InputError: `taken` has one of them.
@@ -129,7 +129,7 @@ def refuse_taken(names: Sequence[str], taken: Sequence[str], document: Document)
 
 
 def model_parts(models: Sequence[str], labels: Mapping[str, ModelLabel]) -> dict[str, str]:
-    """The shortest way to tell the models apart, the same for all of them: size, family and size, or name."""
+    """Return the shortest form that distinguishes the models: size, family and size, or name."""
     distinct = list(dict.fromkeys(models))
     ways: list[Callable[[ModelLabel], str]] = [
         lambda label: label.size,
@@ -161,7 +161,7 @@ def clean(text: str) -> str:
 
 
 def unique(names: Sequence[str], identities: Sequence[object]) -> list[str]:
-    """The names, with a hash where two are alike when case does not count."""
+    """Return the names, with a hash added if two differ only in case."""
     cleaned = [clean(name) for name in names]
     doubled = {name.casefold() for name in _doubles(cleaned)}
     return [
@@ -173,7 +173,7 @@ def unique(names: Sequence[str], identities: Sequence[object]) -> list[str]:
 
 
 def _further_parts(conditions: Sequence[Condition]) -> list[Callable[[Condition], str]]:
-    """What varies besides model, rank and seed, in the file's order."""
+    """Return the factors besides model, rank and seed, in the file's order."""
     keys = [key for key in dict.fromkeys(k for c in conditions for k in c.settings) if key != "train.lora.rank"]
     parts: list[Callable[[Condition], str]] = []
     for key in keys:

@@ -15,7 +15,7 @@ from touchline.spec.validate import adapter, build
 def with_settings(
     experiment: Experiment, settings: Mapping[str, object], document: Document
 ) -> tuple[Experiment | None, list[Finding]]:
-    """The experiment with dotted settings applied, or what is wrong with them."""
+    """Return the experiment with dotted settings applied, or their errors."""
     data: dict[str, Any] = json.loads(adapter(Experiment).dump_json(experiment))
     for key, value in settings.items():
         node = data

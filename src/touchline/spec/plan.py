@@ -246,5 +246,5 @@ class Plan:
         return tuple(task for task in self.tasks if task.name != self.task)
 
     def run(self, name: str) -> PlannedRun | None:
-        """The run of that name."""
+        """Return the run of that name; None if there is none."""
         return next((run for run in self.runs if run.name == name), None)

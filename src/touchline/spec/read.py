@@ -99,7 +99,7 @@ def _written(node: object, prefix: str = "") -> Iterator[str]:
 
 
 def read_settings(text: str, path: str) -> tuple[Document, dict[str, object]]:
-    """A run's setup_finetune.yaml to dotted settings.
+    """Read a run's setup_finetune.yaml as dotted settings.
 
     Raises:
         InputError: it cannot be read, or holds a key that a run does not have.
@@ -155,7 +155,7 @@ def _parts(key: str) -> tuple[str, ...]:
 
 
 def _entries(data: dict[str, Any], key: str) -> list[tuple[tuple[str | int, ...], dict[str, object]]]:
-    """The mappings under `factors`, `pairs` or `exclude`, with where they stand; others are faults found elsewhere."""
+    """Return the mappings under `factors`, `pairs` or `exclude` with their places; skip invalid entries."""
     node = data.get(key)
     if isinstance(node, dict):
         return [((key,), node)]
@@ -192,7 +192,7 @@ def _level_faults(experiment: Experiment, data: dict[str, Any], document: Docume
 
 
 def _design_faults(experiment: Experiment, document: Document) -> list[Finding]:
-    """What only the whole design shows: levels given twice, names, durations."""
+    """Find errors of the design as a whole: duplicate levels, names, durations."""
     findings: list[Finding] = []
     if not RUN_NAME.fullmatch(experiment.name):
         findings.append(

@@ -22,12 +22,12 @@ _GROUPS = frozenset(key.rpartition(".")[0] for key in _KEYS) - set(_WHOLE)
 
 
 def stage_settings(stage: StageConfig) -> dict[str, object]:
-    """What a stage changes, by dotted key of the experiment's file: `train.lora.rank`."""
+    """Return the settings that a stage changes, by dotted key: `train.lora.rank`."""
     return {".".join(path): value for path, value in _settings(stage)}
 
 
 def stage_experiment(experiment: Experiment, stage: StageConfig, document: Document) -> Experiment:
-    """The experiment as one stage trains it; what the stage does not change is the experiment's.
+    """Return the experiment with the settings of one stage.
 
     Raises:
         InputError: a setting of the stage is impossible; with findings.

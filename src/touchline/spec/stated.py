@@ -33,7 +33,7 @@ class Place:
 
 
 def stated_of_run(spec: RunSpec, document: Document, known: dict[Path, Place] | None = None) -> StatedTraining:
-    """The training of a run, each value with the place in experiment.yaml that sets it.
+    """Return the training settings of a run, each with its place in experiment.yaml.
 
     Args:
         spec: a run that trains.

@@ -39,7 +39,7 @@ _ADAPTERS: dict[type, TypeAdapter[Any]] = {}
 
 
 def adapter(kind: type[T]) -> TypeAdapter[T]:
-    """The validator of a dataclass; building one takes milliseconds, so each is built once."""
+    """Return the cached validator of a dataclass; building one takes milliseconds."""
     if kind not in _ADAPTERS:
         _ADAPTERS[kind] = TypeAdapter(kind)
     return _ADAPTERS[kind]
@@ -48,7 +48,7 @@ def adapter(kind: type[T]) -> TypeAdapter[T]:
 def build(
     kind: type[T], data: object, document: Document, prefix: Sequence[Key] = ()
 ) -> tuple[T | None, list[Finding]]:
-    """An instance of `kind`, or everything that is wrong with `data`.
+    """Return an instance of `kind`, or all errors of `data`.
 
     Args:
         kind: the dataclass.
@@ -101,7 +101,7 @@ def unknown_key(subject: str, key: str, known: Sequence[str], where: Any, elsewh
 
 
 def _existing(data: object, detail: ErrorDetails) -> tuple[Key, ...]:
-    """The part of an error's location that is in the data; pydantic adds the names of a union's members."""
+    """Return the part of an error's location that is in the data, without pydantic's union member names."""
     path: list[Key] = []
     node = data
     for key in detail["loc"]:
@@ -177,7 +177,7 @@ def dotted_keys_at(kind: type, path: Sequence[Key]) -> tuple[str, ...]:
 
 
 def dataclass_in(hint: Any) -> type | None:
-    """The dataclass in a type hint, through Optional and Annotated; none in containers."""
+    """Return the dataclass in a type hint, through Optional and Annotated; None for containers."""
     if isinstance(hint, type) and is_dataclass(hint):
         return hint
     if get_origin(hint) in (Union, types.UnionType):

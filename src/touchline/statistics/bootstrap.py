@@ -122,7 +122,7 @@ def paired_bootstrap(
 
 
 def cluster_codes(clusters: Sequence[str], items: int) -> NDArray[np.intp]:
-    """The number of each item's cluster, from 0, shape [items].
+    """Return the number of each item's cluster, from 0, shape [items].
 
     Raises:
         ValueError: other than one cluster for each item, or no items.
@@ -144,6 +144,6 @@ def _draws(units: int, resamples: int, rng: Generator) -> Iterator[Floats]:
 
 
 def _expanded_tail(units: int, coverage: float) -> float:
-    """The share of draws that an interval leaves out at each end."""
+    """Return the share of draws outside an interval at each end."""
     stretch = math.sqrt(units / (units - 1)) * t_quantile(0.5 + coverage / 2, units - 1)
     return NormalDist().cdf(-stretch)

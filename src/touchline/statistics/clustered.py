@@ -14,7 +14,7 @@ from touchline.statistics.student import t_quantile
 
 
 def clustered_error(values: Floats, clusters: Sequence[str] | None = None) -> float:
-    """Standard error of the mean where items of a cluster go together.
+    """Return the standard error of the mean of clustered items.
 
     The square root of the sum over clusters of the squared sum of their residuals, times C / (C - 1), over the number
     of items: Miller 2024, "Adding Error Bars to Evals", with the correction that Inspect's `stderr(cluster=)` has.

@@ -98,14 +98,14 @@ def compare_with_controls(runs: Sequence[ScoredRun], *, binary: bool, rng: Gener
 
 
 def shown(value: float, p_adjusted: float) -> Conclusion:
-    """What a tested difference allows to be said."""
+    """Return the conclusion that a tested difference supports."""
     if p_adjusted >= LEVEL:
         return Conclusion.NOT_ESTABLISHED
     return Conclusion.HIGHER if value > 0 else Conclusion.LOWER
 
 
 def control_of(run: ScoredRun, runs: Sequence[ScoredRun]) -> ScoredRun | None:
-    """The control of a run's own base model: on its own dataset, or else one that was asked the same; none without."""
+    """Return the control of a run's base model, on its own dataset or on the same items; None if there is none."""
     if run.is_control:
         return None
     own = [control for control in runs if control.is_control and control.model == run.model]
@@ -128,7 +128,7 @@ def why_not(run: ScoredRun, other: ScoredRun) -> str | None:
 
 
 def _differences(pairs: Sequence[_Pair], rng: Generator) -> dict[str, Difference]:
-    """The difference of each pair, by the run's name, its p value not yet adjusted."""
+    """Return the difference of each pair by the run's name, with unadjusted p values."""
     intervals, p_values = _resampled(pairs, rng)
     found: dict[str, Difference] = {}
     for pair in pairs:
@@ -194,7 +194,7 @@ def _resampled(pairs: Sequence[_Pair], rng: Generator) -> tuple[dict[str, Interv
 
 
 def _smallest(pair: _Pair, family: int) -> Measured:
-    """The smallest difference that the test would have shown at 80 % power, at the first step of Holm's procedure."""
+    """Return the minimum detectable difference at 80% power, at the first step of Holm's procedure."""
     level = LEVEL / max(family, 1) / pair.run.best_of
     items = len(pair.first)
     if pair.is_binary:

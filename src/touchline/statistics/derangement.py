@@ -10,12 +10,12 @@ _STREAM = 0x5EED1ABE1
 
 
 def label_generator(seed: int) -> np.random.Generator:
-    """The generator from which a run's shuffled control deals out the answers; `seed` is the run's."""
+    """Return the random generator of a run's shuffled control; `seed` is the run's."""
     return np.random.Generator(np.random.PCG64([_STREAM, seed]))
 
 
 def derangement(count: int, generator: np.random.Generator) -> NDArray[np.int64]:
-    """A permutation of `count` things that leaves none in its place, where there are two or more.
+    """Return a permutation of `count` items without fixed points, for two or more.
 
     Every cyclic permutation is equally likely. Places are deranged and not values: where answers repeat, as the labels
     of a classification do, some rows get an answer of the same text, as often as chance has it. Were that ruled out,

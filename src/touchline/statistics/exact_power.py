@@ -24,7 +24,7 @@ _HALVINGS: Final = 24
 
 @functools.lru_cache(maxsize=4096)
 def smallest_shown(items: int, flips: float, *, power: float = POWER, coverage: float = COVERAGE) -> float | None:
-    """The smallest difference of two shares that the exact McNemar test shows on so many items.
+    """Return the minimum detectable difference of two shares for the exact McNemar test.
 
     Where so few flips cannot show anything, as few as can are taken, all in one direction.
 
@@ -64,7 +64,7 @@ def smallest_shown(items: int, flips: float, *, power: float = POWER, coverage: 
 
 
 def mcnemar_power(items: int, difference: float, flips: float, *, level: float) -> float:
-    """The chance that the exact McNemar test shows a difference in its true direction.
+    """Return the power of the exact McNemar test for a difference in its true direction.
 
     Summed over the number of flips, which is binomial, and over how many of them are losses.
 
@@ -94,7 +94,7 @@ def mcnemar_power(items: int, difference: float, flips: float, *, level: float) 
 
 
 def _most_losses(factorials: NDArray[np.float64], count: int, level: float) -> int:
-    """The most losses among so many flips with which the test still shows a gain; -1 where none is few enough."""
+    """Return the most losses among the discordant items with which a gain is significant; -1 if there are none."""
     tails = _binomial(factorials, count, np.arange(count // 2 + 1), 0.5).cumsum()
     return int((2 * tails < level).sum()) - 1
 

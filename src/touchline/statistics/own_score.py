@@ -75,7 +75,7 @@ _NAMES = 4
 
 
 def named(names: Sequence[str]) -> str:
-    """`a, b and 3 more`."""
+    """Return names as `a, b and 3 more`."""
     shown = list(names[:_NAMES])
     more = [f"{len(names) - _NAMES} more"] if len(names) > _NAMES else []
     return " and ".join([part for part in (", ".join((shown + more)[:-1]), (shown + more)[-1]) if part])

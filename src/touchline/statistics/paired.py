@@ -42,7 +42,7 @@ def newcombe_paired(both: int, gained: int, lost: int, neither: int, coverage: f
 
 
 def mcnemar_exact(gained: int, lost: int) -> float:
-    """The exact two-sided p value that as many items turn one way, if both ways were equally likely.
+    """Return the exact two-sided p value of McNemar's test.
 
     Twice the smaller tail of the binomial distribution with one half, at most 1; 1 when no item turned. Integers
     throughout, so that no tail underflows before the last division. Raises ValueError for negative counts.
@@ -58,7 +58,7 @@ def mcnemar_exact(gained: int, lost: int) -> float:
 
 
 def _phi_corrected(both: int, gained: int, lost: int, neither: int) -> float:
-    """The table's correlation, drawn towards 0 by half an item when it is positive; 0 when a margin is empty."""
+    """Return the table's correlation, with continuity correction if positive; 0 if a margin is empty."""
     n = both + gained + lost + neither
     margins = (both + gained) * (lost + neither) * (both + lost) * (gained + neither)
     if margins == 0:
@@ -70,5 +70,5 @@ def _phi_corrected(both: int, gained: int, lost: int, neither: int) -> float:
 
 
 def correlated_sum(one: float, other: float, phi: float) -> float:
-    """The arm of a difference whose parts have these arms; rounding may take the radicand below 0."""
+    """Return the interval arm of a difference from the arms of its parts."""
     return math.sqrt(max(0.0, one * one - 2 * phi * one * other + other * other))

@@ -67,7 +67,7 @@ def items_for_paired_difference(
 
 
 def smallest_difference(items: int, *, share: float = 0.5, power: float = POWER, coverage: float = COVERAGE) -> float:
-    """The smallest difference of two shares that so many items for each model show; 1 when none can."""
+    """Return the minimum detectable difference of two shares for unpaired items; 1 if there is none."""
     return _smallest(
         lambda difference: items_for_difference(difference, share=share, power=power, coverage=coverage) <= items,
         max(share, 1 - share),
@@ -77,7 +77,7 @@ def smallest_difference(items: int, *, share: float = 0.5, power: float = POWER,
 def smallest_paired_difference(
     items: int, flips: float, *, power: float = POWER, coverage: float = COVERAGE
 ) -> float | None:
-    """The smallest difference that so many items, answered by both, show; None when not even one way flips do."""
+    """Return the minimum detectable difference for paired items; None if no difference is detectable."""
     if items_for_paired_difference(flips, flips, power=power, coverage=coverage) > items:
         return None
     return _smallest(
@@ -103,7 +103,7 @@ def smallest_seed_difference(seeds: int, *, power: float = POWER, coverage: floa
 
 
 def _smallest(is_enough: Callable[[float], bool], high: float) -> float:
-    """The smallest difference that is enough, up to `high`."""
+    """Return the smallest difference that satisfies `enough`, up to `high`."""
     low = 0.0
     for _ in range(_HALVINGS):
         middle = (low + high) / 2

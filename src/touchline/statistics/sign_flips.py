@@ -19,7 +19,7 @@ _ROUNDING: Final = 1e-9
 
 
 def sign_flip_p(differences: Floats, rng: Generator, *, resamples: int = RESAMPLES) -> float:
-    """The p value of one comparison: `sign_flip_ps` of a single column."""
+    """Return the p value of one comparison: `sign_flip_ps` of a single column."""
     return sign_flip_ps(differences[:, None], rng, resamples=resamples)[0]
 
 

@@ -49,7 +49,7 @@ class Strata:
 
 
 def settings_of(run: ScoredRun) -> dict[str, str]:
-    """A run's level of everything that may vary, its base model and its dataset among it."""
+    """Return a run's levels, base model and dataset included."""
     found = {level.factor: level.value for level in run.levels if level.factor != SEEDS}
     found.setdefault(MODELS, run.model)
     if STAGE not in found and not any(factor.split(".")[0] == "data" for factor in found):

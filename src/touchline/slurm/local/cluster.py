@@ -25,7 +25,7 @@ LISTING_SECONDS = 10.0
 
 
 def ask_cluster(commands: Commands, user: str, options: Sequence[str]) -> ClusterFacts:
-    """What the cluster offers, what it allows this user, and whether it would take a job of ours.
+    """Query the cluster's partitions, this user's limits, and whether sbatch accepts a job.
 
     Args:
         commands: how SLURM is asked.
@@ -85,7 +85,7 @@ def ask_partitions(commands: Commands) -> tuple[PartitionFacts, ...] | Missing:
 
 
 def said(answer: Answer) -> str:
-    """What a command said, on one line; most of SLURM's words are on its standard error."""
+    """Return a command's output on one line, stderr first."""
     lines = [line.strip() for line in (answer.err + "\n" + answer.out).splitlines() if line.strip()]
     return " ".join(lines) or ("nothing" if answer.code is not None else "it gave no answer")
 

@@ -93,7 +93,7 @@ class RealCommands:
 
 
 def without_outer_job(environment: Mapping[str, str]) -> dict[str, str]:
-    """An environment as it was before the job that we may be in: its ids, limits and GPUs are no other job's."""
+    """Return the environment without the variables of the surrounding SLURM job."""
     inside = "SLURM_JOB_ID" in environment
     return {
         name: value

@@ -29,7 +29,7 @@ def score_choice(output: str, target: str) -> Scores:
 
 
 def chosen(output: str) -> str | None:
-    """The letter that an output gives; none where it gives none."""
+    """Return the letter in an output; None if there is none."""
     first = _FIRST.match(output)
     if first is not None:
         return first[1]

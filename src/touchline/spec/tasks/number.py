@@ -29,13 +29,13 @@ def score_number(output: str, target: str) -> Scores:
 
 
 def numbers(text: str) -> list[Decimal]:
-    """The numbers in a text, in order."""
+    """Return the numbers in a text, in order."""
     found = (_value(match[0]) for match in _NUMBER.finditer(text) if match[0])
     return [value for value in found if value is not None]
 
 
 def _value(text: str) -> Decimal | None:
-    """A number, with or without commas between thousands; none for whatever else."""
+    """Read a number, with or without thousands separators; None for other texts."""
     if len(text) > _DIGITS_LIMIT or not _NUMBER.fullmatch(text):
         return None
     try:
