@@ -15,7 +15,7 @@ from touchline import api
 from touchline.core.quantity import Missing, Quantity
 from touchline.data.metrics import AttemptRow, EndRow, MetricsRow, StepRow, ValidationRow
 from touchline.data.user_config import UserConfig
-from touchline.history.history import read_records
+from touchline.history.history import contents, read_record
 from touchline.history.record import RunRecord
 
 pytestmark = pytest.mark.planning
@@ -150,7 +150,8 @@ def test_a_run_enters_the_history_by_itself_with_what_the_plan_knows(tmp_path: P
     run = planned.plan.runs[0]
     train_by_hand(folder, run.name)
     api.collect(folder, settings)
-    (record,) = read_records(settings.history_dir)
+    (path,) = contents(settings.history_dir).records.values()
+    record = read_record(path)
     assert isinstance(record, RunRecord)
     assert (record.origin, record.run, record.run_digest) == ("touchline", run.name, run.digest)
     assert record.training.rank.value == run.train.lora.rank  # type: ignore[union-attr]

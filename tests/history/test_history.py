@@ -23,7 +23,6 @@ from touchline.history.history import (
     Broken,
     contents,
     read_record,
-    read_records,
     record_id,
     record_path,
     store_record,
@@ -205,7 +204,8 @@ def test_whatever_lies_in_the_folder_the_records_are_read(tmp_path: Path) -> Non
     stray = write_log(tmp_path / "records" / "dd", "notes.txt", b"hello")
     write_log(tmp_path / "records" / "dd", ".half.json.1234.tmp", b"{")
     write_log(tmp_path / "records", "README", b"not a shelf")
-    found = list(read_records(tmp_path))
+    there = contents(tmp_path)
+    found = [*there.strays, *(read_record(path) for path in there.records.values())]
     assert [item.name for item in found if isinstance(item, RunRecord)] == ["good"]
     assert {item.path for item in found if isinstance(item, Broken)} == {
         half,

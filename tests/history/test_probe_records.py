@@ -19,12 +19,11 @@ from touchline.history.probe import (
     ProbeMachine,
     ProbeMemory,
     ProbeOutcome,
-    ProbeReport,
     ProbeRequest,
     ProbeTry,
     ProbeWork,
 )
-from touchline.history.probes import probe_record, probe_records
+from touchline.history.probes import probe_record
 from touchline.history.reading import SourcedText
 from touchline.history.record import RunRecord
 from touchline.history.records import sealed
@@ -101,18 +100,6 @@ def attempt(rows: int, outcome: ProbeOutcome = ProbeOutcome.FITS, *, cuda: bool 
     )
 
 
-def report(*tries: ProbeTry) -> ProbeReport:
-    return ProbeReport(
-        request=REQUEST,
-        predicted=8,
-        sizes=(4, 8),
-        tries=tries,
-        largest=None,
-        recommended=None,
-        ended="",
-    )
-
-
 def record(one: ProbeTry, machine: TargetMachine = CPU) -> RunRecord:
     found = probe_record(REQUEST, one, None, machine)
     assert isinstance(found, RunRecord)
@@ -166,10 +153,17 @@ def test_of_a_gpu_all_three_kinds_of_memory_are_kept_apart() -> None:
     assert found.machine.gpu.value == "a GPU"
 
 
+def records_of(*tries: ProbeTry) -> list[RunRecord]:
+    """Return the records of tries that prove something; a killed try knows its programs from the first answer."""
+    answer = next((one.answer for one in tries if one.answer is not None), None)
+    found = [probe_record(REQUEST, one, None, CPU, answer) for one in tries]
+    return [record for record in found if isinstance(record, RunRecord)]
+
+
 @pytest.mark.parametrize("outcome", [ProbeOutcome.HOST_OOM, ProbeOutcome.GPU_OOM])
 def test_what_does_not_fit_is_evidence_too(outcome: ProbeOutcome) -> None:
     """Its programs are known from the tries beside it; no peak is made up."""
-    first, second = probe_records(report(attempt(4), attempt(8, outcome)), None, CPU)
+    first, second = records_of(attempt(4), attempt(8, outcome))
     assert second.course.outcome.value == outcome.value
     assert second.course.proofs[0].text == "it took too much"
     assert isinstance(second.costs.peak_memory, Missing)
@@ -180,12 +174,12 @@ def test_what_does_not_fit_is_evidence_too(outcome: ProbeOutcome) -> None:
 
 @pytest.mark.parametrize("outcome", [ProbeOutcome.TIMEOUT, ProbeOutcome.CRASHED])
 def test_what_proves_nothing_gives_no_record(outcome: ProbeOutcome) -> None:
-    assert probe_records(report(attempt(4, outcome)), None, CPU) == ()
+    assert records_of(attempt(4, outcome)) == []
     assert isinstance(probe_record(REQUEST, attempt(4, outcome), None, CPU), Missing)
 
 
 def test_the_history_keeps_every_try_and_takes_none_for_a_newer_reading_of_another(tmp_path: Path) -> None:
-    records = probe_records(report(attempt(2), attempt(4), attempt(8, ProbeOutcome.HOST_OOM)), None, CPU)
+    records = records_of(attempt(2), attempt(4), attempt(8, ProbeOutcome.HOST_OOM))
     paths = [store_record(tmp_path, each) for each in records]
     assert [read_record(path) for path in paths] == [sealed(each) for each in records]
     assert sorted(row.name for row in load_index(tmp_path).rows()) == [f"probe Some-1B {rows}x64" for rows in (2, 4, 8)]

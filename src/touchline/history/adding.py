@@ -42,7 +42,7 @@ class IngestedRun:
     name: str
     """The run's name."""
     trainer: OptionalText
-    """Which trainer."""
+    """Trainer that printed it."""
     model: OptionalText
     """The base model, as the log names it."""
     steps_done: Measured
@@ -54,11 +54,11 @@ class IngestedRun:
     peak_memory: Measured
     """Peak while training."""
     outcome: SourcedText
-    """How it ended."""
+    """Outcome of the run."""
     files: tuple[str, ...]
     """The files that it was read from."""
     notes: tuple[str, ...]
-    """What was corrected, refused, cut or left out, and why."""
+    """Corrections, refusals and omissions, with their reasons."""
     missing_facts: tuple[str, ...] = ()
     """Facts without which no estimate can rest on it, by the keys that state them; empty too where none would help."""
 
@@ -88,7 +88,7 @@ class ImportSummary:
     unchanged_files: int
     """Files that are as they were when they were read before, and were not opened."""
     unchanged_refused: int
-    """How many of those files gave no run then."""
+    """Number of those files that gave no run then."""
     unchanged_runs: int
     """Records that those files gave then."""
 

@@ -70,7 +70,7 @@ SIGNALS = re.compile(
     r"|(?=.{0,200}\bclosing signal SIGINT)|(?=.{0,80}\bSIGTERM (?:signal )?received)"
     r"|\W{0,6}(?:Training|Run|Execution|Process) (?:was )?interrupted\b"
 )
-"""A program says that it was interrupted."""
+"""Message of a program that was interrupted."""
 ELASTIC = re.compile(r"failed \(exitcode: (?P<code>-?\d{1,3})\) local_rank: \d+ \(pid: \d+\)")
 """torch elastic's first failed child."""
 ELASTIC_CODE = re.compile(r"^\s*exitcode\s*: (?P<code>-?\d{1,3}) \(pid: \d+\)")
@@ -143,7 +143,7 @@ _ERROR_WORD = re.compile(
     r"\W{0,6}(?:[\w.]*(?:Error|Exception)\b|ERROR|Error|error|FATAL|Fatal|what\(\)|OOM|Failed|FAILED|Training failed)"
 )
 RETURNED = re.compile(r"returned non-zero exit status (?P<code>\d{1,3})\b|died with <Signals\.(?P<signal>SIG\w+)")
-"""How a child ended, by `subprocess`."""
+"""End of a child, by `subprocess`."""
 
 
 def causes_of(text: str, name: str) -> list[SignKind]:

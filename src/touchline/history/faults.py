@@ -37,7 +37,7 @@ from touchline.history.tracebacks import TracebackEnd, Tracebacks, is_launcher
 _TEXT_LIMIT = 300
 _READ_LIMIT = 8192
 _ECHO_LINES = 60
-"""A job's script that says `Training complete` so soon after a fault says it whatever happened."""
+"""Lines after a fault within which `Training complete` proves nothing: a job's script prints it whatever happened."""
 _GUESS_LINES = 300
 """A process that was killed so soon after an exception was killed for it, and not for want of memory."""
 _WRAPPED_LINES = 8

@@ -20,7 +20,7 @@ _USUAL_PRECEDENCE = 2
 _ON_THE_WAY = ("last", "sum")
 """Aggregations of a duration that was logged while the training went on."""
 _ENOUGH = 3
-"""Logged losses from which their mean says something."""
+"""Logged losses that are enough for a mean."""
 _FAR = 0.1
 _WHOLE_EPOCH = 0.05
 """The Trainer drops a remainder of each epoch, so its last row may say 2.98 for 3."""

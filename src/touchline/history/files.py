@@ -49,11 +49,11 @@ class LoggedRun:
     """A run, and the files that told of it."""
 
     reading: RunReading
-    """What they said."""
+    """Reading of the files."""
     sources: tuple[Path, ...]
     """Every file that was read: logs, state files, configs, files of facts."""
     stated: StatedFacts = NOTHING_STATED
-    """What the user stated."""
+    """Facts that the user stated."""
     lengths: DatasetLengths | None = None
     """The lengths of the dataset that was stated, where they could be measured."""
 

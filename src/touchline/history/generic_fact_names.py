@@ -45,7 +45,7 @@ _NAMES: dict[ObservationName, str] = {
     "total_parameters": "total parameters|total params|all parameters|number of parameters|model parameters",
 }
 FACTS_BY_NAME: dict[str, ObservationName] = {name: fact for fact, names in _NAMES.items() for name in names.split("|")}
-"""What a name in lower case is of."""
+"""Fact of each name in lower case."""
 WORDS: frozenset[str] = words_of(
     "accum accumulation alpha batch completed dataset device devices duration epochs examples finished gpu"
     " gpu_peak_memory gpus highest iterations iters length lora loss lr max max_gpu_memory max_mem max_memory"

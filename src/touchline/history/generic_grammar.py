@@ -67,11 +67,11 @@ class Item:
     """A name with its number."""
 
     meaning: Meaning
-    """What the name is of."""
+    """Meaning of the name."""
     value: str
     """The number, as written, with a decimal point."""
     total: float | None = None
-    """What it is out of: 3 in `1/3`."""
+    """Total after the number: 3 in `1/3`."""
     unit: str = ""
     """Unit in lower case, if there is one."""
     scope: Split | None = None
@@ -95,7 +95,7 @@ class Line:
     """Content of a line."""
 
     items: list[Item] = field(default_factory=list)
-    """Its items, in order; of other names as well."""
+    """Items in order, those of other names included."""
     fraction: tuple[float, float] | None = None
     """A fraction without a name behind the first item: `Epoch: [0][10/500]`."""
     lead: tuple[float, float] | None = None

@@ -44,7 +44,7 @@ class Meaning:
     concept: Concept | None = None
     """None for a name of something that is not read."""
     split: Split | None = None
-    """As far as it says."""
+    """Data that the name mentions, if any."""
     is_mean: bool = False
     """Whether it is a mean over more than a step."""
     is_objective: bool = False

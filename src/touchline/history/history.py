@@ -35,7 +35,7 @@ class Broken:
     path: Path
     """The file."""
     reason: str
-    """What is wrong with it."""
+    """Reason."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -133,11 +133,3 @@ def read_record(path: Path) -> RunRecord | Broken:
         return from_json(data)
     except InputError as fault:
         return Broken(path=path, reason=fault.message)
-
-
-def read_records(history_dir: Path) -> Iterator[RunRecord | Broken]:
-    """Return every record of the history by id, superseded ones too, and the files that are not records."""
-    found = contents(history_dir)
-    yield from found.strays
-    for path in found.records.values():
-        yield read_record(path)

@@ -45,13 +45,13 @@ class HistoryRow:
     origin: Origin
     """Whose run it is."""
     trainer: OptionalText
-    """Which trainer."""
+    """Trainer that printed it."""
     model: OptionalText
     """The base model."""
     gpu: OptionalText
     """Name of the device."""
     outcome: str
-    """How it ended."""
+    """Outcome of the run."""
     steps_done: Measured
     """Optimizer steps done."""
     steps_total: Measured
@@ -71,17 +71,17 @@ class IndexLine:
     """A line of the index: the row, and what tells which of two records is newer."""
 
     row: HistoryRow
-    """What is shown."""
+    """Row that is shown."""
     reader_version: int
     """Version of the readers."""
     part: int
-    """Which of the runs in its sources it is."""
+    """Number of the run among those in its sources."""
     known: int
-    """How many facts it holds."""
+    """Number of facts."""
     revision: int
-    """How often what was stated of its files had changed."""
+    """Number of changes of the facts stated of its files."""
     sources: tuple[Source, ...]
-    """What it was read from."""
+    """Files that it was read from."""
 
     @property
     def id(self) -> str:

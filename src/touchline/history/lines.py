@@ -19,11 +19,11 @@ from touchline.core.files import open_regular
 BLOCK_BYTES = 1 << 20
 LINE_LIMIT_BYTES = 1 << 20
 KEPT_BYTES = 1 << 15
-"""Of a cut line, so much of its head and of its tail."""
+"""Bytes that are kept of a cut line's head, and of its tail."""
 _CONTROL = tuple(bytes([code]) for code in (*range(7), *range(14, 27), *range(28, 32)))
 _GAP = b" [...] "
 EXPANSION_LIMIT_BYTES = 1 << 34
-"""What a compressed file may become: an archive that grows beyond it is no log."""
+"""Largest expanded size of a compressed file; an archive that grows beyond it is not a log."""
 
 
 class NotTextError(Exception):
@@ -37,7 +37,7 @@ class LineFile:
     path: Path
     """The file."""
     content: bytes | None = None
-    """Its text, where that is not the file's own: the outputs of a notebook."""
+    """Text to read in place of the file's own, as for the outputs of a notebook."""
     cut_lines: int = 0
     """Lines over the limit."""
     last_number: int = 0
@@ -47,7 +47,7 @@ class LineFile:
     bytes_read: int = 0
     """Bytes of text."""
     notes: list[str] = field(default_factory=list)
-    """What was wrong with the file."""
+    """Problems of the file."""
 
     def chunks(self) -> Iterator[tuple[int, list[bytes]]]:
         """Yield the first line's number and lines that end with a newline; lines may hold carriage returns.

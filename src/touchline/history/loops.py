@@ -38,7 +38,7 @@ _LOSS_AT = re.compile(
 )
 _TEST_SET = re.compile(r"(?:Test|Validation|Val|Eval) set: Average loss: (?P<loss>\d+\.\d+),")
 _GROUPED = re.compile(r"[-+]?\d{1,3}(?:,\d{3})+")
-"""Thousands, or a decimal comma: nobody can tell."""
+"""Thousands or a decimal comma, which cannot be told apart."""
 _HELD_OUT = re.compile(
     r"\W*(?:final |overall )?(?:val(?:id(?:ation)?)?|eval(?:uation)?|test(?:ing)?|dev)(?: set)?"
     r"(?: (?:errors?|results?|metrics|summary|performance|stats))?\W*",
@@ -48,14 +48,14 @@ _HELD_OUT = re.compile(
 HELD_OUT_WORDS = frozenset({"evaluation", "validation", "test", "eval"})
 """Words of such lines."""
 _BLOCK_LINES = 8
-"""So many lines below such a line may belong to it."""
+"""Lines below such a line that may belong to it."""
 _MOST_EPOCHS = 100_000
 _PLANNED = re.compile(r"^(?:num|number|n|max|total|train)[ _].*|^epochs$")
 """Names of how many epochs are planned."""
 _MEASURED = frozenset({"reward", "rewards", "lr", "learning rate", "learning_rate", "grad norm", "grad_norm", "gnorm"})
 """Names of what is measured while a training goes on."""
 _ROUND = frozenset({"1", "2", "25", "5"})
-"""What people log every so many steps, trailing zeros left out."""
+"""Usual logging intervals in steps, trailing zeros left out."""
 _MOST_BITS = 30.0
 _ROUNDING = 0.02
 _FULL = 0.9

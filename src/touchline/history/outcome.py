@@ -27,14 +27,14 @@ _CAUSES = (
 )
 """Causes that name themselves, the most telling first: a job that hangs after a GPU error runs into its time limit."""
 _LATE = ("evaluate", "export")
-"""Where an exception is raised after the training."""
+"""Parts of a run after the training."""
 _CONSEQUENCE = re.compile(
     r"\b(?:BrokenPipeError|ConnectionResetError|ConnectionRefusedError|ConnectionAbortedError|EOFError|DistBackendError"
     r"|DistNetworkError|DistStoreError|ActorDiedError|ActorUnavailableError|WorkerCrashedError|EngineDeadError"
     r"|ChildProcessError|SignalException)\b|\bNCCL (?:error|communicator)|[Cc]onnection (?:closed|reset) by peer"
     r"|Watchdog caught|watchdog thread|ProcessGroupNCCL|Rank \d+ detected|Socket Timeout|\bwandb\b"
 )
-"""What the other processes raise when one has failed."""
+"""Errors that other processes raise when one has failed."""
 _STOPS = (SignKind.CANCELLED, SignKind.INTERRUPTED)
 
 
@@ -45,7 +45,7 @@ class Ending:
     outcome: Outcome
     """The outcome."""
     exit: OptionalText
-    """How the process ended."""
+    """End of the process."""
     proofs: tuple[EvidenceLine, ...]
     """The lines that say so."""
 

@@ -45,9 +45,9 @@ class ProbedModel:
     __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
 
     name: Text
-    """Its name."""
+    """Name of the model."""
     path: Text
-    """Its folder; a config.json will do where the weights are random."""
+    """Folder of the model; a config.json is enough if the weights are random."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,7 +69,7 @@ class ProbeRequest:
     width: PositiveInt
     """Positions computed of each, padding included."""
     label_tokens: PositiveInt
-    """Of all these, tokens with a loss; one for each example at least."""
+    """Label tokens among them; at least one per example."""
     examples_per_row: PositiveInt = 1
     """Examples that share a row, hidden from each other by a mask; 1 where nothing is packed."""
     micro_batches_per_step: PositiveInt = 1
@@ -79,9 +79,9 @@ class ProbeRequest:
     budget_seconds: PositiveFloat | None = None
     """Time after which no further step is begun, once the least number is done; none: all steps are done."""
     gpu_limit_bytes: PositiveInt | None = None
-    """What the process may take of the GPU's memory, to try for a smaller one; none: all that is free."""
+    """GPU memory that the process may take, to imitate a smaller GPU; None for all that is free."""
     gpu_in_use_before_bytes: NonNegativeInt | None = None
-    """What other processes hold of the GPU's memory, as its driver says; none where it does not."""
+    """GPU memory of other processes, by the driver; None if it does not report it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,7 +91,7 @@ class ProbeMachine:
     device: Literal["cpu", "cuda"]
     """Processor or GPU."""
     name: str
-    """Its name."""
+    """Name of the device."""
     memory_bytes: int
     """All memory of the machine, or of the GPU."""
     threads: int
@@ -111,7 +111,7 @@ class ProbeWork:
     attention: str
     """Implementation of attention."""
     layout: str
-    """How examples lay in rows."""
+    """Layout of the examples."""
     optimizer: str
     """The optimizer."""
     base_parameters: int
@@ -132,7 +132,7 @@ class ProbeMemory:
     """After loading: tensors on the GPU, or the resident set of the process; of that, weights that are mapped from
     their file are a part only once they have been read."""
     loading_bytes: int | None
-    """Peak resident set while loading, where the system tells it."""
+    """Peak resident set while loading, if the system reports it."""
     allocated_bytes: int | None
     """Peak of the tensors on the GPU."""
     reserved_bytes: int | None
@@ -140,7 +140,7 @@ class ProbeMemory:
     process_bytes: int | None
     """Peak of the process: its resident set, or what the GPU's driver shows for it."""
     method: str
-    """How `process_bytes` was measured, or why not."""
+    """Method of measuring `process_bytes`, or the reason why it is missing."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -150,9 +150,9 @@ class ProbeAnswer:
     outcome: Literal[ProbeOutcome.FITS, ProbeOutcome.GPU_OOM, ProbeOutcome.HOST_OOM]
     """Whether it fits."""
     machine: ProbeMachine
-    """Where."""
+    """Machine of the try."""
     work: ProbeWork | None
-    """What was computed; none where the model did not even load."""
+    """Work that was computed; None if the model did not load."""
     memory: ProbeMemory | None
     """Memory; none where it did not fit."""
     step_seconds: tuple[float, ...]
@@ -160,7 +160,7 @@ class ProbeAnswer:
     setup_seconds: float | None
     """From the start of the process to the first step: imports, model, adapter; none where it did not get so far."""
     message: str
-    """What was lacking, in the words of the one who said so; empty when it fits."""
+    """Error message of an allocation that failed; empty if it fits."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -170,11 +170,11 @@ class ProbeFault:
     kind: Literal["input", "environment", "other"]
     """The request is wrong; the machine lacks something; anything else."""
     message: str
-    """What and where."""
+    """Error and its place."""
     expected: str | None = None
-    """What would have been right."""
+    """Expected value."""
     hint: str | None = None
-    """What to type next."""
+    """Next command."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -182,7 +182,7 @@ class ProbeReply:
     """Answer or failure of a try."""
 
     answer: ProbeAnswer | None = None
-    """What was measured."""
+    """Measurements."""
     fault: ProbeFault | None = None
     """Why nothing was."""
 
@@ -194,17 +194,17 @@ class ProbeTry:
     micro_batch_size: int
     """The micro-batch size that was tried."""
     batch: MicroBatch
-    """Its largest micro-batch."""
+    """Largest micro-batch."""
     outcome: ProbeOutcome
-    """What came of it."""
+    """Outcome of the try."""
     wall_seconds: float
     """From the start of its process to its end."""
     seen_bytes: int
     """The largest resident set that was seen from outside."""
     limit_bytes: int
-    """What the resident set was allowed to be."""
+    """Limit of the resident set."""
     answer: ProbeAnswer | None
-    """What it measured; none where it was killed."""
+    """Measurements; None if the process was killed."""
     message: str
     """Why it does not fit; empty when it does."""
 
@@ -230,7 +230,7 @@ class ProbeReport:
     """Result of a search for the micro-batch size."""
 
     request: ProbeRequest
-    """What all tries had in common."""
+    """Settings common to all tries."""
     predicted: int | None
     """The largest micro-batch size, as it was estimated before."""
     sizes: tuple[int, ...]

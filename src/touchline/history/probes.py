@@ -9,7 +9,7 @@ from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Aggregation, Measured, MemoryKind, Missing, Phase, Quantity, TokenUnit
 from touchline.core.shape import ModelShape
 from touchline.core.units import GIB, format_bytes
-from touchline.history.probe import ProbeAnswer, ProbeOutcome, ProbeReport, ProbeRequest, ProbeTry
+from touchline.history.probe import ProbeAnswer, ProbeOutcome, ProbeRequest, ProbeTry
 from touchline.history.readers import READERS_VERSION
 from touchline.history.reading import EvidenceLine, Outcome, SourcedText
 from touchline.history.record import (
@@ -37,19 +37,6 @@ _OUTCOMES = {
     ProbeOutcome.GPU_OOM: Outcome.GPU_OOM,
     ProbeOutcome.HOST_OOM: Outcome.HOST_OOM,
 }
-
-
-def probe_records(report: ProbeReport, shape: ModelShape | None, machine: TargetMachine) -> tuple[RunRecord, ...]:
-    """Return the records of all tries that finished or ran out of memory.
-
-    Args:
-        report: what came of the search.
-        shape: the model's dimensions; none where they are not known.
-        machine: where the tries ran.
-    """
-    answers = [one.answer for one in report.tries if one.answer is not None]
-    found = (probe_record(report.request, one, shape, machine, answers[0] if answers else None) for one in report.tries)
-    return tuple(record for record in found if isinstance(record, RunRecord))
 
 
 def probe_record(

@@ -34,7 +34,7 @@ class CachedGroup:
     records: tuple[str, ...]
     """Ids of the records that they gave."""
     refused: int
-    """How many of them gave none."""
+    """Number of files that gave no run."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

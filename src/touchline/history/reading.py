@@ -35,7 +35,7 @@ class SourcedText:
     where: str | None = None
     """`file:line` or the file that it was read from."""
     method: str | None = None
-    """How it was found, where it was not read off directly."""
+    """Method, if it was not read off directly."""
 
 
 OptionalText = SourcedText | Missing
@@ -72,7 +72,7 @@ class EvidenceLine:
     text: str
     """The line, at most 300 characters, secrets redacted."""
     says: str
-    """What it proves."""
+    """Statement that it proves."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,11 +84,11 @@ class Segment:
     begins: str
     """`fresh`, `resumed`, `restarted`, `another run`."""
     first_step: int | None
-    """Optimizer steps done before it; none where no line says so."""
+    """Optimizer steps done before it; None if no line shows it."""
     last_step: int | None
     """Optimizer steps done at its end."""
     outcome: Outcome
-    """How it ended."""
+    """Outcome of the segment."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,11 +98,11 @@ class RunReading:
     schema_version: int = 1
     """Version of this form."""
     name: str
-    """The log's name without what tells its stream or role."""
+    """Name of the log without words for its stream or role."""
     files: tuple[str, ...]
     """The files that it was read from."""
     trainer: OptionalText
-    """Which trainer printed it."""
+    """Trainer that printed it."""
     model: OptionalText
     """The base model, as the log names it."""
     steps_done: Measured
@@ -128,7 +128,7 @@ class RunReading:
     eval_loss: Measured
     """Last validation loss."""
     train_seconds: Measured
-    """Duration of the training; its method says what else is inside."""
+    """Duration of the training; its method names what else is inside."""
     seconds_per_step: Measured
     """Time over steps, from after warm-up to the last step known; evaluations and savings in between are inside."""
     seconds_per_step_without_pauses: Measured
@@ -150,19 +150,19 @@ class RunReading:
     outcome: SourcedText
     """An `Outcome`."""
     segments: Quantity
-    """How many segments there are."""
+    """Number of segments."""
     method: OptionalText
     """lora, qlora, full."""
     lora_rank: Measured
     """Rank of the adapter."""
     lora_alpha: Measured
-    """Its alpha."""
+    """Alpha of the adapter."""
     target_modules: OptionalText
-    """What it adapts."""
+    """Modules that it adapts."""
     dtype: OptionalText
     """Element type of the base."""
     quantization: OptionalText
-    """How the base is quantised."""
+    """Quantization of the base."""
     optimizer: OptionalText
     """The optimizer."""
     learning_rate: Measured
@@ -178,11 +178,11 @@ class RunReading:
     gpu: OptionalText
     """Name of the device."""
     gpu_memory_total: Measured
-    """Its capacity."""
+    """Capacity of the GPU."""
     total_parameters: Measured
     """All parameters."""
     memory_after_init: Measured
-    """Peak after the model was loaded: says nothing of training."""
+    """Peak after the model was loaded, which shows nothing of training."""
     mean_memory: Measured
     """Mean of the GPU memory in use while training."""
     gpu_utilization_percent: Measured
@@ -194,7 +194,7 @@ class RunReading:
     checkpoint_size: Measured
     """Size on disk of a checkpoint."""
     exit: OptionalText
-    """How the job's process ended, a fact beside the outcome: `0`, `1`, `failed: mv: ...`."""
+    """End of the job's process, a fact beside the outcome: `0`, `1`, `failed: mv: ...`."""
     versions: tuple[str, ...]
     """`library=version`, as far as they were printed."""
     segment_list: tuple[Segment, ...]
@@ -202,9 +202,9 @@ class RunReading:
     proofs: tuple[EvidenceLine, ...]
     """The lines that prove the outcome."""
     notes: tuple[str, ...]
-    """What was corrected, refused, cut or left out, and why."""
+    """Corrections, refusals and omissions, with their reasons."""
     dataset: OptionalText = _UNTOLD
-    """What it trained on."""
+    """Dataset of the training."""
     mean_tokens: Measured = _UNTOLD
     """Mean length of an example, in tokens."""
     longest_tokens: Measured = _UNTOLD

@@ -16,7 +16,7 @@ from touchline.history.reading import EvidenceLine, OptionalText, Segment, Sourc
 RECORD_SCHEMA_VERSION = 1
 
 Origin = Literal["imported", "touchline"]
-"""Read from somebody's logs, or made by touchline, which knows more of its own runs than they print."""
+"""Origin of a record: imported from logs, or made by touchline, which knows more of its own runs."""
 
 Quantities = tuple[Quantity, ...] | Missing
 """The same thing measured in several ways, each with its kind or unit; or why there is none."""
@@ -27,9 +27,9 @@ class Source:
     """File that the record was read from."""
 
     name: str
-    """Its name, with as many folders as tell it from the run's other files; never from the root of the disk."""
+    """Name, with as many folders as distinguish it from the run's other files; never from the root of the disk."""
     size_bytes: int
-    """Its size when it was read."""
+    """Size when it was read."""
     sha256: str
     """Hash of its content."""
     growth: str
@@ -43,7 +43,7 @@ class ModelFacts:
     """The base model."""
 
     name: OptionalText
-    """Its id, or the last part of its path."""
+    """Id of the model, or the last part of its path."""
     parameters: Measured
     """All parameters."""
     layers: Measured
@@ -69,9 +69,9 @@ class TrainingFacts:
     rank: Measured
     """Rank of the adapter."""
     alpha: Measured
-    """Its alpha."""
+    """Alpha of the adapter."""
     target_modules: OptionalText
-    """What it adapts."""
+    """Modules that it adapts."""
     trainable_parameters: Measured
     """Parameters with a gradient."""
     base_dtype: OptionalText
@@ -79,7 +79,7 @@ class TrainingFacts:
     adapter_dtype: OptionalText
     """Element type of the adapter."""
     quantization: OptionalText
-    """How the base is quantised."""
+    """Quantization of the base."""
     optimizer: OptionalText
     """The optimizer."""
     learning_rate: Measured
@@ -95,7 +95,7 @@ class StackFacts:
     """The programs."""
 
     trainer: OptionalText
-    """Which trainer."""
+    """Trainer that printed it."""
     versions: tuple[str, ...]
     """`library=version`, sorted, as far as they are known."""
 
@@ -169,7 +169,7 @@ class DatasetFacts:
     """Dataset of the training."""
 
     name: OptionalText = _UNTOLD
-    """Its name, or the file's name."""
+    """Name of the dataset, or of its file."""
     sha256: OptionalText = _UNTOLD
     """Hash of the file."""
     examples: Measured = _UNTOLD
@@ -177,7 +177,7 @@ class DatasetFacts:
 
 
 NO_DATASET = DatasetFacts()
-"""Of a run whose files name no dataset."""
+"""Dataset of a run whose files name none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -189,19 +189,19 @@ class CostFacts:
     seconds_per_step_without_pauses: Measured
     """Median over windows of steps: what a step takes when nothing else is done."""
     tokens_per_second: Quantities
-    """One entry a token unit."""
+    """Throughput, with one entry per token unit."""
     examples_per_second: Measured
     """Examples, not packed rows, a second of training."""
     peak_memory: Quantities
     """Peaks while training, one entry a kind of memory."""
     memory_after_init: Measured
-    """Peak after the model was loaded: says nothing of training."""
+    """Peak after the model was loaded, which shows nothing of training."""
     mean_memory: Measured
     """Mean of the GPU memory in use while training."""
     gpu_utilization_percent: Measured
     """Mean share of time in which the GPU was busy."""
     train_seconds: Measured
-    """Duration of the training; its method says what else is inside."""
+    """Duration of the training; its method names what else is inside."""
     evaluate_seconds: Measured
     """All evaluations within the training."""
     save_seconds: Measured
@@ -229,15 +229,15 @@ class WorkFacts:
     largest_width: Measured = _UNTOLD
     """Tokens of its rows, padding included."""
     largest_label_tokens: Measured = _UNTOLD
-    """Of its positions, those with a loss."""
+    """Label tokens among its positions."""
     startup_seconds: Measured = _UNTOLD
     """From the process's start to the first step."""
     validation_seconds: Measured = _UNTOLD
-    """One validation."""
+    """Duration of a validation."""
     validation_tokens: Measured = _UNTOLD
     """Tokens that it scored."""
     saving_seconds: Measured = _UNTOLD
-    """One saved checkpoint."""
+    """Duration of saving a checkpoint."""
     evaluation_seconds: Measured = _UNTOLD
     """The evaluation of one checkpoint after training."""
     evaluation_samples: Measured = _UNTOLD
@@ -245,7 +245,7 @@ class WorkFacts:
 
 
 NO_WORK = WorkFacts()
-"""Of a run that only its logs tell of."""
+"""Work of a run that is known by its logs alone."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -263,7 +263,7 @@ class PredictedFacts:
 
 
 NOTHING_PREDICTED = PredictedFacts()
-"""Of a run that nobody planned here."""
+"""Predictions of a run that was not planned here."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -291,7 +291,7 @@ class CourseFacts:
     outcome: SourcedText
     """An `Outcome`."""
     exit: OptionalText
-    """How the job's process ended, a fact beside the outcome."""
+    """End of the job's process, a fact beside the outcome."""
     segments: tuple[Segment, ...]
     """Attempts, resumes and restarts, in order."""
     proofs: tuple[EvidenceLine, ...]
@@ -309,7 +309,7 @@ class RunRecord:
     origin: Origin
     """Whose run it is."""
     name: str
-    """The log's name without what tells its stream or role; the run's for our own."""
+    """Name of the log without words for its stream or role; of our own run its name."""
     experiment: str | None = None
     """Our own experiment; none for an import."""
     run: str | None = None
@@ -317,33 +317,33 @@ class RunRecord:
     run_digest: str | None = None
     """Digest of what was planned for our own run; none for an import."""
     part: int = 0
-    """Which of the runs in these sources it is, from 0."""
+    """Number of the run among those in these sources, from 0."""
     model: ModelFacts
     """The base model."""
     training: TrainingFacts
-    """What was trained."""
+    """Training method."""
     stack: StackFacts
     """The programs."""
     machine: MachineFacts
-    """Where it ran."""
+    """Machine."""
     batching: BatchFacts
-    """What went through the model at once."""
+    """Batch sizes and lengths."""
     packing: PackingFacts
-    """How examples lay in rows."""
+    """Packing."""
     costs: CostFacts
-    """What it took."""
+    """Time and memory."""
     losses: LossFacts
-    """What it reached."""
+    """Losses."""
     course: CourseFacts
-    """How it went."""
+    """Course of the run."""
     work: WorkFacts = NO_WORK
-    """What was computed."""
+    """Computed work."""
     predicted: PredictedFacts = NOTHING_PREDICTED
-    """What was predicted for it."""
+    """Predictions made before the run."""
     dataset: DatasetFacts = NO_DATASET
-    """What it trained on."""
+    """Dataset."""
     revision: int = 0
-    """How often what was stated of these files has changed: of two records of the same files the later one counts."""
+    """Number of changes of the facts stated of these files; of two records of the same files the later one counts."""
     fingerprint: str
     """Hash of the settings that make two runs comparable in time and memory."""
     fingerprint_unknown: tuple[str, ...]
@@ -351,4 +351,4 @@ class RunRecord:
     sources: tuple[Source, ...]
     """The files that it was read from, by name."""
     notes: tuple[str, ...]
-    """What was corrected, refused, cut or left out, and why."""
+    """Corrections, refusals and omissions, with their reasons."""

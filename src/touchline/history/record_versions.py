@@ -25,7 +25,7 @@ from touchline.core.json_text import parse_json
 from touchline.history.record import Origin, Source
 
 HEAD_BYTES = 1 << 20
-"""How much of a log's beginning is looked at: megabytes of equal lines are no coincidence."""
+"""Bytes at a log's beginning that are compared: megabytes of equal lines are not a coincidence."""
 _EACH = 64
 _FACTOR = 1.09
 _DIGITS = 8

@@ -16,7 +16,7 @@ from touchline.history.segments import FileSegment
 from touchline.history.tracks import Track, is_training_label
 
 GUESS = "a guess from a line that anything could print"
-"""How what no trainer's own line says is marked."""
+"""Mark of a value from a line that is not a trainer's own."""
 
 _VENDORS = frozenset({"nvidia", "amd", "tesla", "geforce"})
 
@@ -26,9 +26,9 @@ class SourcedObservation:
     """An observation and the file that it stands in."""
 
     seen: Observation
-    """What was read."""
+    """Observation."""
     file: str
-    """Where."""
+    """Name of the file."""
     is_stated: bool = False
     """Whether the user stated it, and no file of the run."""
 
@@ -130,7 +130,7 @@ class RunView:
     documents: RunSegment
     """State files and configs, one part each."""
     stated: RunSegment = NO_SEGMENT
-    """What the user stated, one part a file or flag; the last one counts."""
+    """Facts that the user stated, one part per file or flag; the last one counts."""
 
     @property
     def final(self) -> RunSegment:

@@ -27,10 +27,7 @@ _WORDS = bytes(
     for byte in range(256)
 )
 _DIGITS = b"0123456789.+-:,e #<?\xe2\x96\x88\x89\x8a\x8b\x8c\x8d\x8e\x8f"
-"""What a shape leaves out: the characters of numbers and clocks, and those that bars are drawn with."""
-_ESCAPES = re.compile(
-    r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[@-Z\\-_]|[\x00-\x08\x0b-\x1f\x7f]"
-)
+"""Characters that a shape leaves out: those of numbers, clocks and bars."""
 _BARE_COLOURS = re.compile(r"\[(?:\d{1,2}(?:;\d{1,3})*)?m")
 _TEXT_LIMIT = 1 << 16
 _FIGURE = re.compile(rb"[0-9:=/*\t]")
@@ -52,16 +49,16 @@ _SHORT_BYTES = 80
 _SHAPE_LIMIT_BYTES = 1 << 11
 """Longer lines are read each for itself."""
 _SHAPES_LIMIT = 1 << 15
-"""So many shapes are remembered; a file of free text has no others to speak of."""
+"""Largest number of shapes that are kept; a file of free text has little else."""
 READ_FIRST = 256
 """Lines of a shape that are all read."""
 READ_EVERY = 16
-"""Of the later ones, one in so many,"""
+"""Interval at which the later ones are read."""
 READ_RARELY = 128
-"""and one in so many when there are thousands of them."""
+"""The same interval if there are thousands of them."""
 READ_MANY = 4096
 _COMPLETE_ENDS = (b"}", b"]", b"*", b"!")
-"""What a last line without a newline may end with to be whole: a number or a word may be cut off."""
+"""Ends of a whole last line without a newline; a number or a word may be cut off."""
 _UNIT_AT_END = re.compile(
     rb"(?:\d ?(?:ms|sec|secs|seconds|min|mins|minutes|hours|GiB|GB|MiB|MB|it/s|s/it|tokens/s|tok/s|steps"
     rb"|epochs|samples)"
@@ -73,7 +70,7 @@ _TAKEN_FROM_THE_LAST_LINE = frozenset(
 )
 """Signs whose words are whole when they are there at all."""
 _STAMP_STARTS = frozenset("0123456789[(<JFMASONDWTIEst*-= ")
-"""How a line with a time stamp may begin; a row of losses begins with a brace."""
+"""Characters at the start of lines with a time stamp; a row of losses begins with a brace."""
 
 
 class Scan:

@@ -23,11 +23,11 @@ from touchline.core.observation import (
 from touchline.history.tracks import Track, is_training_label, label_key
 
 KEPT = 200
-"""Of each name so many first and so many last observations are kept; of signs as well."""
+"""Number of first and of last observations of each name, and of signs, that are kept."""
 CLOCK_BACK_SECONDS = 3600.0
 """A clock that jumps back further belongs to another execution, not to a corrected clock."""
 BUFFERED_ROWS = 64
-"""So many rows a program may hold back on standard output and print only after its traceback."""
+"""Rows that a program may hold back on standard output and print only after its traceback."""
 _JOB = re.compile(r"(?:\bStepId=|\bJobId=|\*\*\* (?:JOB|STEP) |\b[Jj]ob |\bstep )(?P<job>\d+)")
 T = TypeVar("T")
 
@@ -69,7 +69,7 @@ class Losses:
     first: Observation | None = None
     """The first one."""
     second: Observation | None = None
-    """The second one: with the first it tells how often losses are logged."""
+    """Second loss; with the first it shows the logging interval."""
 
     def add(self, loss: Observation) -> None:
         """Take one more."""
@@ -105,9 +105,9 @@ class FileSegment:
     began: str = "fresh"
     """`fresh`, `resumed`, `restarted`, `another run`."""
     first_line: int = 0
-    """Its first event."""
+    """Line of the first event."""
     last_line: int = 0
-    """Its last event."""
+    """Line of the last event."""
     progress_line: int = 0
     """The last line that shows a training step."""
     seen: dict[ObservationName, HeadTailBuffer[Observation]] = field(default_factory=dict)
@@ -129,7 +129,7 @@ class FileSegment:
     nan_step: int | None = None
     """Step of the last loss that was no number."""
     trained_line: int = 0
-    """Line on which the training was said to be over; 0 for none."""
+    """Line of the end of the training; 0 for none."""
     advance_line: int = 0
     """The last line on which a bar that may count training steps went on; 0 for none."""
     row_lines: deque[int] = field(default_factory=lambda: deque(maxlen=BUFFERED_ROWS))
@@ -145,9 +145,9 @@ class FileSegment:
     at_step: int = 0
     """Step of that row."""
     at: float = 0.0
-    """Where that row stands: its step, else its epoch."""
+    """Place of that row: its step, else its epoch."""
     interval: float = 0.0
-    """How far its last two rows were apart."""
+    """Distance of the last two rows."""
 
     @property
     def has_progress(self) -> bool:
@@ -187,11 +187,11 @@ class FileSegment:
 
 _MOST_TRACKS = 4096
 _MOST_HELD = 500
-"""So many events after a job's end are no echo of it: another job has begun."""
+"""Events after a job's end that are not an echo of it: another job has begun."""
 _ALIVE_LINES = 400
 """A process that has logged nothing for so many lines is over, as far as another one's rows may be taken for its."""
 _OTHERS = 4
-"""Of so many earlier parts a row may be."""
+"""Number of earlier parts to which a row may belong."""
 _FAULTS = frozenset({SignKind.EXCEPTION, SignKind.GPU_OOM, SignKind.HOST_OOM, SignKind.DISK_FULL})
 _ENDS = frozenset(
     {
@@ -199,7 +199,7 @@ _ENDS = frozenset(
         SignKind.TASK_FAILED,
     }
 )
-"""What a scheduler says when it ends a job."""
+"""Signs of a scheduler that ends a job."""
 
 
 class FileSegmenter:

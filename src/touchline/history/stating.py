@@ -49,7 +49,7 @@ class StatedFacts:
 
 
 NOTHING_STATED = StatedFacts()
-"""Of files of which nothing is stated."""
+"""Facts of files of which nothing is stated."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,7 @@ class Steps:
     resumed: bool
     """Whether it goes on from a saved state."""
     resumed_at: int | None
-    """Steps done before it; None where it was not resumed, or nothing says where."""
+    """Steps done before it; None if it was not resumed, or nothing shows where."""
     share: float | None
     """Share of all steps that this segment did itself; None where that is not known."""
     early_share: float | None

@@ -69,11 +69,11 @@ class TracebackEnd:
     text: str
     """The line without its prefix."""
     line: int
-    """Its number."""
+    """Number of the line."""
     frames: list[Frame]
     """From the outermost to the innermost, those of its causes last."""
     during: During | None
-    """Where it was raised; None where the frames do not say."""
+    """Part of the run where it was raised; None if the frames do not show it."""
     root: TracebackEnd | None = None
     """The first of its chain; None when it stands alone."""
     survived: bool = False

@@ -46,7 +46,7 @@ class Track:
     """Bar from its first drawing to its last, or rows with step and elapsed time."""
 
     label: str
-    """Its label as first drawn."""
+    """Label as first drawn."""
     total: int | None
     """Items in all."""
     points: list[tuple[int, float, int]] = field(default_factory=list)

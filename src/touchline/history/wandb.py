@@ -76,7 +76,7 @@ _MEANINGS: dict[str, _Meaning] = {
     "peak_memory_alloc": _ALLOCATED,
     "peak_memory_reserved": _Meaning(name="peak_memory", unit="GiB", phase="step", kind="reserved"),
 }
-"""`_step` counts calls of `log` and `_runtime` is the life of the process: neither says anything of the training."""
+"""Keys that show nothing of the training: `_step` counts calls of `log`, `_runtime` is the life of the process."""
 
 
 class WandbLines:

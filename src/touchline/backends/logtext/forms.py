@@ -37,11 +37,11 @@ class Figure:
     phase: Phase | None = None
     """When memory was measured; None if that follows from the lines before."""
     kind: MemoryKind | None = None
-    """Which memory."""
+    """Kind of memory."""
     token_unit: TokenUnit | None = None
-    """Which tokens a rate counts."""
+    """Kind of tokens that a rate counts."""
     aggregation: Aggregation | None = None
-    """How many measurements became this one."""
+    """Aggregation of the measurements."""
     certain: bool = True
     """False if other trainers print the number with another meaning."""
 
@@ -61,13 +61,13 @@ class Form:
     after_prefix: bool = False
     """Whether the pattern must match at the start of the line without its logger's prefix."""
     figures: Mapping[str, Figure] = field(default_factory=dict)
-    """What other groups, and the names in `rest`, hold. Of several with one name and kind, the first found counts."""
+    """Figures of other groups, and of the names in `rest`. The first found counts of several with one name and kind."""
     pairs: re.Pattern[str] | None = None
     """Pattern that finds each `name` and `value`, with `unit` if it has one, in the group `rest`."""
     step_offset: int = 0
     """Added to the printed step: 1 if the trainer counts from 0."""
     sign: SignKind | None = None
-    """What the line says of the run's course."""
+    """Sign that the line gives."""
     names_trainer: bool = False
     """Whether the line is one of a training, and names the trainer, without a loss too."""
     opens_block: bool = False

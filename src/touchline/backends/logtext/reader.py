@@ -10,7 +10,7 @@ from typing import ClassVar, Protocol
 from touchline.core.observation import Event
 
 Row = Mapping[str, object]
-"""One dictionary that a line holds: a JSON object, or a Python dict as `print` writes it; values as written."""
+"""Dictionary that a line holds: a JSON object, or a Python dict as `print` writes it; values as written."""
 
 
 class LogReader(Protocol):
@@ -52,7 +52,7 @@ class LoggedTrainer:
     """Trainer as it appears in readings."""
 
     name: str
-    """Its name."""
+    """Name of the trainer."""
     precedence: int = 2
     """Which trainer counts if a log shows several: the highest. Programs that call the others have 3 or 4, what others
     are built on has 1, and a library that says nothing of the program has 0.
@@ -62,7 +62,7 @@ class LoggedTrainer:
     export_functions: str | None = None
     """Pattern of functions that export the trained model, beside the usual ones."""
     bar: BarCount | None = None
-    """What its progress bar counts, if that is known."""
+    """Unit of its progress bar, if known."""
     bar_key: str | None = None
     """Name that only its bars show behind their clock."""
     step_of_bar: Callable[[Mapping[str, str], str], int | None] | None = None
