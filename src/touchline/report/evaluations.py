@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from statistics import fmean
 
 from touchline.data.scores import EvaluationRecord
 from touchline.report.formatting import percent
+from touchline.report.table import Column, Figure, Table, table_of
 from touchline.results.run_result import RunResult
 
-HEADER = ("run", "checkpoint", "task", "score", "mean", "answers", "decoding", "used")
 USED, EARLIER = "yes", "no: other settings"
 
 
@@ -18,33 +18,48 @@ def has_several(runs: Sequence[RunResult]) -> bool:
     return any(run.earlier_evaluations for run in runs)
 
 
-def evaluation_rows(runs: Sequence[RunResult]) -> Iterator[tuple[str, ...]]:
-    """Give each evaluation, of a run those that count first."""
-    for run in runs:
-        for record in (*run.evaluations, *run.other_evaluations):
-            yield _row(run, record, USED)
-        for record in run.earlier_evaluations:
-            yield _row(run, record, EARLIER)
-
-
-def metric_rows(runs: Sequence[RunResult]) -> Iterator[tuple[str, ...]]:
-    """Give the metrics that tasks of the user's own declare, as Inspect computed them."""
-    for run in runs:
-        for record in (*run.evaluations, *run.other_evaluations):
-            for each in record.metrics:
-                yield run.name, record.checkpoint, record.task, each.score, each.name, f"{each.value:.4g}"
-
-
-METRIC_HEADER = ("run", "checkpoint", "task", "score", "metric", "value")
-
-
-def _row(run: RunResult, record: EvaluationRecord, used: str) -> tuple[str, ...]:
-    scores = [sample.score for sample in record.samples]
-    mean = "n/a (no items)"
-    if scores:
-        value = fmean(scores)
-        mean = percent(value) if min(scores) >= 0 and max(scores) <= 1 else f"{value:.4g}"
-    return (
-        *(run.name, record.checkpoint, record.task, record.score, mean),
-        *(f"{len(scores):,}", record.decoding, used),
+def evaluation_table(runs: Sequence[RunResult]) -> Table | None:
+    """Return each evaluation; of a run, those that count come first."""
+    columns = (
+        *(Column("run", code=True), Column("checkpoint"), Column("task"), Column("score")),
+        *(Column("mean", numeric=True), Column("answers", numeric=True), Column("decoding"), Column("used")),
     )
+    return table_of(
+        columns,
+        [
+            (run.name, record.checkpoint, record.task, record.score, *_mean(record), record.decoding, used)
+            for run in runs
+            for used, records in (
+                (USED, (*run.evaluations, *run.other_evaluations)),
+                (EARLIER, run.earlier_evaluations),
+            )
+            for record in records
+        ],
+    )
+
+
+def metric_table(runs: Sequence[RunResult]) -> Table | None:
+    """Return the metrics that tasks of the user's own declare, as Inspect computed them."""
+    columns = (
+        *(Column("run", code=True), Column("checkpoint"), Column("task"), Column("score"), Column("metric")),
+        Column("value", numeric=True),
+    )
+    return table_of(
+        columns,
+        [
+            (run.name, record.checkpoint, record.task, each.score, each.name, Figure(f"{each.value:.4g}", each.value))
+            for run in runs
+            for record in (*run.evaluations, *run.other_evaluations)
+            for each in record.metrics
+        ],
+    )
+
+
+def _mean(record: EvaluationRecord) -> tuple[Figure, int]:
+    """Return the mean score and the number of answers."""
+    scores = [sample.score for sample in record.samples]
+    if not scores:
+        return Figure("n/a (no items)"), 0
+    value = fmean(scores)
+    text = percent(value) if min(scores) >= 0 and max(scores) <= 1 else f"{value:.4g}"
+    return Figure(text, value), len(scores)

@@ -1,18 +1,19 @@
-"""A classification, label by label: the cells of its tables, for RESULTS.md and the page alike."""
+"""Tables of a classification, label by label."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from touchline.report.formatting import percent
+from touchline.report.table import Column, Figure, Table, table_of
 from touchline.results.run_result import RunResult
 from touchline.statistics.labels import LabelReport
 
-SUMMARY_HEADER = ("run", "accuracy", "majority baseline", "macro F1", "balanced accuracy", "no label read", "answers")
-LABEL_HEADER = ("label", "items", "read as it", "right", "precision", "recall", "F1")
+_SUMMARY = ("accuracy", "majority baseline", "macro F1", "balanced accuracy", "no label read", "answers")
+_LABEL = ("items", "read as it", "right", "precision", "recall", "F1")
 MATRIX_LIMIT = 20
 """A matrix of more labels is no picture; its largest confusions are listed."""
-CONFUSION_HEADER = ("right label", "read as", "answers")
+_CONFUSION = (Column("right label"), Column("read as"), Column("answers", numeric=True))
 NO_LABEL = "none"
 _LISTED = 20
 
@@ -22,25 +23,33 @@ def classified(runs: Sequence[RunResult]) -> list[tuple[RunResult, LabelReport]]
     return [(run, run.labels) for run in runs if run.labels is not None and run.labels.answers]
 
 
-def summary_rows(runs: Sequence[RunResult]) -> Iterator[tuple[str, ...]]:
-    """Give the scores of each run over all labels."""
-    for run, found in classified(runs):
-        yield (
-            run.name,
-            percent(found.accuracy),
-            percent(found.majority),
-            share(found.macro_f1),
-            share(found.balanced_accuracy),
-            f"{found.unread:,}",
-            f"{found.answers:,}",
-        )
+def summary_table(runs: Sequence[RunResult]) -> Table | None:
+    """Return the scores of each run over all labels."""
+    columns = (Column("run", code=True), *(Column(label, numeric=True) for label in _SUMMARY))
+    return table_of(
+        columns,
+        [
+            (
+                run.name,
+                *map(share, (found.accuracy, found.majority, found.macro_f1, found.balanced_accuracy)),
+                *(found.unread, found.answers),
+            )
+            for run, found in classified(runs)
+        ],
+    )
 
 
-def label_rows(found: LabelReport) -> Iterator[tuple[str, ...]]:
-    """Give the scores of each label."""
-    for each in found.labels:
-        counts = (f"{each.items:,}", f"{each.predicted:,}", f"{each.right:,}")
-        yield each.label, *counts, share(each.precision), share(each.recall), share(each.f1)
+def label_table(found: LabelReport) -> Table | None:
+    """Return the scores of each label."""
+    columns = (Column("label"), *(Column(label, numeric=True) for label in _LABEL))
+    return table_of(
+        columns,
+        [
+            (each.label, each.items, each.predicted, each.right, *map(share, (each.precision, each.recall, each.f1)))
+            for each in found.labels
+        ],
+        by_run=False,
+    )
 
 
 def matrix_header(found: LabelReport) -> tuple[str, ...]:
@@ -48,8 +57,8 @@ def matrix_header(found: LabelReport) -> tuple[str, ...]:
     return ("right label", *(each.label for each in found.labels), NO_LABEL)
 
 
-def confusions(found: LabelReport) -> list[tuple[str, str, int]]:
-    """Return what was taken for what most often: right label, label that was read, answers."""
+def confusion_table(found: LabelReport) -> Table | None:
+    """Return what was taken for what most often."""
     names = [*(each.label for each in found.labels), NO_LABEL]
     wrong = [
         (each.label, names[column], number)
@@ -57,9 +66,9 @@ def confusions(found: LabelReport) -> list[tuple[str, str, int]]:
         for column, number in enumerate(found.confusion[row])
         if number and column != row
     ]
-    return sorted(wrong, key=lambda each: -each[2])[:_LISTED]
+    return table_of(_CONFUSION, sorted(wrong, key=lambda each: -each[2])[:_LISTED], by_run=False)
 
 
-def share(value: float | None) -> str:
+def share(value: float | None) -> Figure:
     """Return a share as a percentage, or `–` where it is not defined."""
-    return "–" if value is None else percent(value)
+    return Figure("–") if value is None else Figure(percent(value), value)

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from touchline.report.formatting import Scale, factor_words, level_words, p_text, scale_of
+from touchline.report.formatting import Scale, factor_words, level_words, p_number, scale_of
 from touchline.report.report import Report
+from touchline.report.table import Column, Table, table_of
 from touchline.statistics.conclusions import Analysis, Contrast, Interaction
 
-HEADER: Final = (
+_HEADER: Final = (
     *("comparison", "test", "seeds", "means at the level", "means at the reference", "difference"),
     *("95 % interval", "t", "df", "p", "p (Holm)", "with items", "shown"),
 )
-NUMERIC: Final = (5, 7, 8, 9, 10)
+_NUMERIC: Final = (5, 7, 8, 9, 10)
 """Places of the columns that hold numbers."""
 CAPTION: Final = (
     "Test: `scipy.stats.ttest_rel` (paired) or `ttest_ind(equal_var=False)` (Welch) over the means of the seeds, over "
@@ -24,9 +25,11 @@ CAPTION: Final = (
 UNDEFINED: Final = "n/a (seeds do not differ)"
 
 
-def seed_test_rows(report: Report) -> list[tuple[str, ...]]:
+def seed_test_table(report: Report) -> Table | None:
     """Return a row for every contrast and interaction with two seeds or more."""
-    return [row for number, analysis in enumerate(report.analyses) for row in _rows(analysis, is_main=number == 0)]
+    columns = [Column(label, numeric=place in _NUMERIC) for place, label in enumerate(_HEADER)]
+    rows = [row for number, analysis in enumerate(report.analyses) for row in _rows(analysis, is_main=number == 0)]
+    return table_of(columns, rows, by_run=False)
 
 
 def _rows(analysis: Analysis, *, is_main: bool) -> Iterator[tuple[str, ...]]:
@@ -84,4 +87,4 @@ def _means(values: Sequence[float], scale: Scale) -> str:
 
 
 def _p(value: float | None) -> str:
-    return "-" if value is None else p_text(value).removeprefix("p ").removeprefix("= ").replace("< ", "<")
+    return "-" if value is None else p_number(value)

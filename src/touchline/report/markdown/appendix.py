@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from touchline.core.markup import code, escape, fence, table
-from touchline.plan.settings import HEADER as SETTING_HEADER
-from touchline.plan.settings import setting_cells, varying_table
+from touchline.report import tables
 from touchline.report.markup import link
 from touchline.report.report import Command, Report
+from touchline.report.table import to_markdown
 
 _RUNS_TOLD = 100
 """Runs whose files are listed; of more the folders are all alike."""
@@ -49,10 +49,9 @@ def _settings(report: Report) -> Iterator[str]:
     if not report.settings:
         return
     yield "## Appendix: settings\n"
-    header, rows = varying_table(report.settings, [run.name for run in report.runs])
-    if rows:
-        yield table([escape(name) for name in header], [(code(run), *map(escape, cells)) for run, *cells in rows])
-    yield table(SETTING_HEADER, [tuple(map(escape, cells)) for cells in setting_cells(report.settings)])
+    for each in (tables.varying(report), tables.settings(report)):
+        if each is not None:
+            yield to_markdown(each)
 
 
 def _files(report: Report) -> Iterator[str]:

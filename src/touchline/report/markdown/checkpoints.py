@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 from touchline.core.markup import code, escape, table
 from touchline.core.quantity import Quantity
 from touchline.core.units import format_bytes
+from touchline.report import tables
 from touchline.report.chart import Chart
 from touchline.report.formatting import bare, count, join_names
-from touchline.report.markup import cell, figures
+from touchline.report.markup import figures
 from touchline.report.report import Report
+from touchline.report.table import to_markdown
 from touchline.results.verification_types import MissingCheckpoint, VerifiedCheckpoint
 from touchline.spec.runs import RunKind
 
@@ -71,53 +73,21 @@ def storage_section(report: Report, charts: Sequence[Chart]) -> Iterator[str]:
         yield from figures(charts, "storage")
         return
     yield "### Base models and adapters\n"
-    rows = [("base model", escape(name), "-", "-", cell(size)) for name, size in storage.bases.items()]
-    rows += [
-        (
-            "adapter",
-            escape(each.model),
-            "n/a (not told)" if each.rank is None else str(each.rank),
-            escape(each.dtype or "n/a (not told)"),
-            format_bytes(each.size_bytes),
-        )
-        for each in storage.adapters
-    ]
-    yield table(("what", "base model", "rank", "dtype", "size of the weights"), rows, right=(2, 4))
-    if storage.runs:
+    if sizes := tables.sizes(report):
+        yield to_markdown(sizes)
+    if by_run := tables.storage(report):
         yield "### By run\n"
-        yield table(
-            ("run", "checkpoints", "folder", "checkpoints' size", "as full models", "as adapters only", "planned"),
-            [
-                (
-                    code(each.run),
-                    str(each.checkpoints),
-                    format_bytes(each.total_bytes),
-                    format_bytes(each.checkpoint_bytes),
-                    cell(each.full_model_bytes, 3),
-                    cell(each.adapter_only_bytes, 3),
-                    cell(each.forecast, 3),
-                )
-                for each in storage.runs
-            ],
-            right=(1, 2, 3, 4, 5, 6),
-        )
+        yield to_markdown(by_run)
         yield (
             "As full models: the weights of a whole model for each checkpoint, the adapter merged into it (where both "
             "were saved: of both). As adapters only: the adapter's weights alone; then the base must be kept as well.\n"
         )
     yield f"{_storage_line(report)}\n"
     yield from figures(charts, "storage")
-    if storage.deletable:
+    if deletable := tables.deletable(report):
         size = format_bytes(sum(each.size_bytes for each in storage.deletable))
         yield f"### Can be deleted without loss: {size}\n"
-        yield table(
-            ("run", "what", "size", "why nothing is lost"),
-            [
-                (code(each.run), code(each.path), format_bytes(each.size_bytes), escape(each.why))
-                for each in storage.deletable[:_DELETABLE]
-            ],
-            right=(2,),
-        )
+        yield to_markdown(deletable.first(_DELETABLE))
         rest = len(storage.deletable) - _DELETABLE
         yield f"{f'And {rest:,} more. ' if rest > 0 else ''}`touchline clean .` shows them; `--delete` deletes.\n"
 

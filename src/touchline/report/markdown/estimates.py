@@ -5,14 +5,14 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator, Sequence
 
-from touchline.core.markup import code, escape, table
+from touchline.core.markup import escape, table
 from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.report import tables
 from touchline.report.chart import Chart
-from touchline.report.estimates import MEMORY, TRAINING
 from touchline.report.formatting import bare, count, join_names
-from touchline.report.markup import cell, figures, number, short
+from touchline.report.markup import figures
 from touchline.report.report import EstimateRow, PackingRow, Report
-from touchline.results.run_result import RunResult
+from touchline.report.table import to_markdown
 
 _ESTIMATES_TOLD = 60
 """Rows of the table of estimates; of more, those that missed stand there and the others are counted."""
@@ -44,35 +44,11 @@ def estimates_part(report: Report, charts: Sequence[Chart]) -> Iterator[str]:
         right=(1, 2, 3),
     )
     shown = [row for row in report.estimates if len(report.estimates) <= _ESTIMATES_TOLD or row.inside is False]
-    if shown:
-        yield table(
-            ("run", "what", "planned", "measured", "held"),
-            [
-                (
-                    code(row.run),
-                    row.quantity,
-                    cell(row.predicted, 3),
-                    short(row.measured, 3),
-                    {True: "yes", False: "**no**", None: _unjudged(row, runs[row.run])}[row.inside],
-                )
-                for row in shown[:_ESTIMATES_TOLD]
-            ],
-            right=(2, 3),
-        )
+    if estimates := tables.estimates(shown[:_ESTIMATES_TOLD], runs):
+        yield to_markdown(estimates)
     if len(shown) < len(report.estimates):
         yield f"{len(report.estimates) - len(shown):,} estimates that held, or could not be judged, are not listed.\n"
     yield from figures(charts, "estimates")
-
-
-def _unjudged(row: EstimateRow, run: RunResult) -> str:
-    """Why an estimate is not judged."""
-    if isinstance(row.predicted, Missing):
-        return "- (no estimate)"
-    if isinstance(row.measured, Missing):
-        return "- (not measured)"
-    if row.quantity == TRAINING:
-        return "- (several attempts)" if len(run.attempt_list) > 1 else "- (not complete, or not told by its jobs)"
-    return "- (another kind of memory)" if row.quantity == MEMORY else "- (not of one kind)"
 
 
 def _held(rows: Sequence[EstimateRow]) -> str:
@@ -105,22 +81,8 @@ def packing_part(report: Report) -> Iterator[str]:
     if not counted:
         yield _uncounted(report.packing)
         return
-    yield table(
-        ("run", "packed", "density (examples/row)", "efficiency (%)", "examples/s", "peak memory", "why"),
-        [
-            (
-                code(row.run),
-                escape(row.packed),
-                number(row.density, ".2f"),
-                number(row.efficiency, ".1f"),
-                number(row.examples_per_second, ",.3g"),
-                memory_cell(row.peak_memory, told=False),
-                escape(row.reason or "-"),
-            )
-            for row in report.packing
-        ],
-        right=(2, 3, 4),
-    )
+    if found := tables.packing(report):
+        yield to_markdown(found)
     yield "Efficiency: share of the computed positions that hold a token.\n"
     if report.packing_advice:
         yield "For the next plan:\n"

@@ -13,7 +13,8 @@ from touchline.report.formatting import count, factor_words, join_names, metric_
 from touchline.report.markdown.scores import more_about_scores
 from touchline.report.markup import cell, figures, link, sources
 from touchline.report.report import AnswerCounts, Report, Statement
-from touchline.report.tests import CAPTION, HEADER, NUMERIC, seed_test_rows
+from touchline.report.table import to_markdown
+from touchline.report.tests import CAPTION, seed_test_table
 from touchline.results.report_inputs import Issue
 from touchline.results.run_result import RunResult
 from touchline.statistics.conclusions import Analysis, Comparison, RunScore
@@ -31,9 +32,9 @@ def findings_section(report: Report, charts: Sequence[Chart]) -> Iterator[str]:
         yield "Nothing has been evaluated: there is no score, and what follows describes trainings alone.\n"
     for number, analysis in enumerate(report.analyses):
         yield from _scores(report, analysis, charts if number == 0 else ())
-    if tests := seed_test_rows(report):
+    if tests := seed_test_table(report):
         yield "### Tests over training seeds\n"
-        yield table(HEADER, [tuple(escape(cell) for cell in row) for row in tests], right=NUMERIC)
+        yield to_markdown(tests)
         yield f"{CAPTION}\n"
     yield from more_about_scores(report)
     if any(_is_remarkable(each) for each in report.answers):

@@ -6,14 +6,15 @@ from collections.abc import Iterator, Sequence
 
 from touchline.core.markup import code, escape, table
 from touchline.core.quantity import Measured, Missing, Quantity
-from touchline.core.status import JobState
 from touchline.core.units import minutes_to_seconds
+from touchline.report import tables
 from touchline.report.chart import Chart
 from touchline.report.facts import curves_missing, evaluation_seconds, generalization_gap, lowest
 from touchline.report.formatting import count, device_title, duration, finite, is_at_least
 from touchline.report.markdown.estimates import estimates_part, memory_cell, packing_part
 from touchline.report.markup import figures, shared, short
 from touchline.report.report import Report, RunFacts
+from touchline.report.table import to_markdown
 from touchline.results.collected import RunMetrics
 from touchline.results.run_result import RunResult
 from touchline.spec.runs import RunKind
@@ -48,7 +49,9 @@ def training_section(report: Report, charts: Sequence[Chart]) -> Iterator[str]:
     yield from _durations(report, trained)
     yield from estimates_part(report, charts)
     yield from packing_part(report)
-    yield from _attempts(report)
+    if attempts := tables.attempts(report):
+        yield "### Attempts\n"
+        yield to_markdown(attempts)
 
 
 def _is_silent(run: RunResult) -> bool:
@@ -149,26 +152,6 @@ def _durations(report: Report, trained: Sequence[_Trained]) -> Iterator[str]:
         "start-up and lost work included, and of the evaluations."
         f"{' At least: an attempt whose length no file tells is not counted.' if least else ''}\n"
     )
-
-
-def _attempts(report: Report) -> Iterator[str]:
-    """A row for each attempt, where not every run came through at its first."""
-    rows = [
-        (
-            code(run.name),
-            f"{number} of {len(run.attempt_list)}",
-            escape(each.job_id) + (f", restart {each.restart}" if each.restart else ""),
-            each.state.value,
-            escape(each.reason) + ("; planned again since" if each.superseded else ""),
-            short(each.seconds),
-        )
-        for run in report.runs
-        if len(run.attempt_list) > 1 or any(each.state is not JobState.COMPLETED for each in run.attempt_list)
-        for number, each in enumerate(run.attempt_list, 1)
-    ]
-    if rows:
-        yield "### Attempts\n"
-        yield table(("run", "attempt", "job", "state", "how it ended", "lasted"), rows, right=(5,))
 
 
 def _epochs(told: RunMetrics | None) -> str:

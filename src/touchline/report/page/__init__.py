@@ -10,15 +10,20 @@ from markupsafe import Markup
 
 from touchline.core.finding import Severity
 from touchline.plan.settings import leading_text
+from touchline.report import tables
 from touchline.report.chart import Chart
 from touchline.report.colors import CONTROL, inks, used
+from touchline.report.evaluations import evaluation_table, has_several, metric_table
 from touchline.report.facts import curves_missing
+from touchline.report.labels import summary_table
 from touchline.report.page import details, scores
 from touchline.report.page.browser import browser_data
+from touchline.report.page.cells import ROWS_LIMIT, page_table
 from touchline.report.page.embedding import colours, embedded_json, embedded_spec, inlined
 from touchline.report.page.runs import cards, costs_table, runs_table
 from touchline.report.report import Report, Statement
-from touchline.report.tests import CAPTION
+from touchline.report.table import Table
+from touchline.report.tests import CAPTION, seed_test_table
 
 SAMPLES = "samples.jsonl"
 """Beside the page: every answer."""
@@ -73,27 +78,14 @@ def report_html(
         runs=runs_table(report, given),
         costs=costs_table(report, given),
         tables={
-            name: make(report, given)
-            for name, make in (
-                ("estimates", details.estimates),
-                ("seed_tests", details.seed_tests),
-                ("settings", details.settings),
-                ("varying", details.varying),
-                ("packing", details.packing),
-                ("answers", details.answers),
-                ("general", details.general),
-                ("labels", scores.label_summary),
-                ("metrics", scores.metrics),
-                ("evaluations", scores.evaluations),
-                ("checkpoints", details.checkpoints),
-                ("storage", details.storage),
-                ("deletable", details.deletable),
-                ("attempts", details.attempts),
-            )
+            "answers": details.answers(report, given),
+            "general": details.general(report, given),
+            "checkpoints": details.checkpoints(report, given),
+            **{name: page_table(table, given) for name, table in _tables(report).items()},
         },
         tests_caption=CAPTION.replace("`", ""),
         run_labels=scores.run_labels(report),
-        sizes=details.sizes(report),
+        sizes=page_table(tables.sizes(report)),
         leading=leading_text(report.settings),
         files=[facts for facts in report.facts if facts.files],
         browser=browser,
@@ -102,6 +94,26 @@ def report_html(
     )
     # A lone surrogate in what a model wrote cannot be written as UTF-8, and a NUL is no character of a page.
     return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode("utf-8")
+
+
+def _tables(report: Report) -> dict[str, Table | None]:
+    """Return the tables that RESULTS.md has too."""
+    runs = {run.name: run for run in report.runs}
+    # Where not all rows can be shown, those outside their interval come first.
+    estimates = sorted(report.estimates, key=lambda row: len(report.estimates) > ROWS_LIMIT and row.inside is not False)
+    return {
+        "estimates": tables.estimates(estimates, runs),
+        "seed_tests": seed_test_table(report),
+        "settings": tables.settings(report),
+        "varying": tables.varying(report),
+        "packing": tables.packing(report),
+        "labels": summary_table(report.runs),
+        "metrics": metric_table(report.runs),
+        "evaluations": evaluation_table(report.runs) if has_several(report.runs) else None,
+        "storage": tables.storage(report),
+        "deletable": tables.deletable(report),
+        "attempts": tables.attempts(report),
+    }
 
 
 def _template() -> jinja2.Template:

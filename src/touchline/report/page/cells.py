@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from touchline.core.quantity import Measured, Missing
+from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.report.colors import CONTROL, SeriesColor
 from touchline.report.formatting import bare, finite, format_quantity
+from touchline.report.table import Column as DeclaredColumn
+from touchline.report.table import Figure, Table, Value, Verdict, quantity_text
 
 ROWS_LIMIT = 400
 """Rows of a table; the table of all runs has them all."""
@@ -93,6 +96,25 @@ class Notes:
         text = format_quantity(known, digits) if interval else bare(known if unit else replace(known, unit="1"), digits)
         return Cell(text=text, sort=known.value, title=provenance(known))
 
+    def value(self, value: Value, column: DeclaredColumn) -> Cell:
+        """Return the cell of a value."""
+        match value:
+            case None:
+                return plain("–", "")
+            case str():
+                return plain(value)
+            case int():
+                return plain(f"{value:,}", value)
+            case Figure():
+                return plain(value.text, value.value)
+            case Verdict():
+                return Cell(text=value.text, kind={True: "good", False: "bad", None: ""}[value.is_good])
+            case Quantity() | Missing():
+                known = finite(value)
+                if isinstance(known, Missing):
+                    return self.missing(known.missing)
+                return Cell(text=quantity_text(known, column), sort=known.value, title=provenance(known))
+
 
 def provenance(value: Measured) -> str:
     """What a number is, how it was got and where it can be looked up."""
@@ -106,6 +128,27 @@ def provenance(value: Measured) -> str:
         f"from {value.where}" if value.where else "",
     )
     return ", ".join(part for part in parts if part)
+
+
+def page_table(table: Table | None, colors: Mapping[str, SeriesColor] | None = None) -> PageTable | None:
+    """Return a table of the report for the page."""
+    if table is None:
+        return None
+    notes = Notes()
+    rows = []
+    for values in table.rows:
+        cells = [notes.value(value, column) for value, column in zip(values, table.columns, strict=True)]
+        run = str(values[0]) if table.by_run else None
+        if run is not None:
+            cells[0] = Cell(text=run, ink=(colors or {}).get(run, CONTROL).number)
+        rows.append(TableRow(run=run, cells=tuple(cells)))
+    columns = [Column(label=_heading(each.label), numeric=each.numeric, title=each.title) for each in table.columns]
+    return table_of(columns, rows, notes)
+
+
+def _heading(label: str) -> str:
+    """Return a label with a capital letter; symbols of one or two letters stay."""
+    return label if len(label) < 3 else label[:1].upper() + label[1:]
 
 
 def plain(text: str, sort: float | str | None = None) -> Cell:
