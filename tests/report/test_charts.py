@@ -36,7 +36,9 @@ ALL = {
 @pytest.fixture(scope="module", params=REPORTS)
 def drawn(request: pytest.FixtureRequest) -> tuple[Chart, ...]:
     """The figures of each kind of report."""
-    return charts(made_report(REPORTS[request.param]))
+    found = charts(made_report(REPORTS[request.param]))
+    assert found, "the tests of every figure would pass without any"
+    return found
 
 
 def rows(chart: Chart) -> Iterator[dict[str, object]]:
@@ -78,6 +80,7 @@ def test_a_figure_has_a_mark_for_each_run() -> None:
     report = made_report(Make(steps=60, items=30))
     by_name = {chart.name: chart for chart in charts(report)}
     trained = {run.name for run in report.runs if run.train_losses}
+    assert trained
     assert {row["run"] for row in rows(by_name["scores"])} == {run.name for run in report.runs}
     for name in (
         "differences",
@@ -93,9 +96,9 @@ def test_a_figure_has_a_mark_for_each_run() -> None:
 
 
 def test_curves_have_at_most_200_points_a_run() -> None:
-    for chart in charts(made_report(fifty(steps=2000, items=20))):
-        if chart.section != "training":
-            continue
+    curves = [each for each in charts(made_report(fifty(steps=2000, items=20))) if each.section == "training"]
+    assert curves
+    for chart in curves:
         points: dict[object, int] = {}
         for row in rows(chart):
             steps = row["step"]

@@ -10,6 +10,7 @@ import typer
 
 from touchline.cli.output import print_object, print_output, print_status, print_table
 from touchline.core.text import shorten
+from touchline.core.units import percent
 
 if TYPE_CHECKING:
     from touchline.lint.audited import Baseline, DataAudit
@@ -111,7 +112,7 @@ def _show(found: DataAudit) -> None:
                 (
                     _cut(label.label),
                     *(f"{label.counts.get(name, 0):,}" for name in names),
-                    f"{100 * label.share:.1f} %",
+                    percent(label.share),
                     bar(label.share),
                 )
                 for label in found.labels[:_LABELS]
@@ -162,7 +163,7 @@ def _baseline(each: Baseline) -> tuple[str, str, str]:
     if isinstance(each.score, Missing):
         return str(each.score), "", ""
     low, high = each.score.low or 0.0, each.score.high or 0.0
-    return f"{100 * each.score.value:.1f} %", f"{100 * low:.1f} to {100 * high:.1f}", f"{each.examples:,}"
+    return percent(each.score.value), f"{100 * low:.1f} to {100 * high:.1f}", f"{each.examples:,}"
 
 
 def _show_findings(findings: Sequence[FindingRow]) -> None:

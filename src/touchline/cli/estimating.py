@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from touchline.cli.output import print_json, print_object, print_output, print_status, print_table
+from touchline.core.units import percent
 
 if TYPE_CHECKING:
     from touchline.core.quantity import Measured
@@ -193,7 +194,7 @@ def _cell(value: Measured) -> str:
 
     text = measured(value)
     if not isinstance(value, Missing) and value.coverage is not None and value.low is not None:
-        text += f", {100 * value.coverage:.0f} % interval"
+        text += f", {percent(value.coverage, 0)} interval"
     return text
 
 

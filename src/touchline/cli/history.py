@@ -16,6 +16,7 @@ from touchline.cli.output import print_json, print_object, print_output, print_s
 from touchline.cli.renamed import with_old_commands, with_old_names
 from touchline.core.callbacks import NamedProgressCallback
 from touchline.core.text import without_controls
+from touchline.core.units import percent
 
 if TYPE_CHECKING:
     from touchline.core.quantity import Missing, Quantity
@@ -190,10 +191,10 @@ def history_calibration(
                 row.quantity,
                 "all" if row.rung is None else f"{row.rung.value} {row.rung.name.lower().replace('_', ' ')}",
                 str(row.count),
-                f"{100 * row.coverage:.0f} % ({100 * row.coverage_interval.low:.0f} to "
+                f"{percent(row.coverage, 0)} ({100 * row.coverage_interval.low:.0f} to "
                 f"{100 * row.coverage_interval.high:.0f})",
-                f"{100 * row.promised:.0f} %",
-                f"{100 * row.median_error:.1f} %",
+                percent(row.promised, 0),
+                percent(row.median_error),
                 f"{row.median_ratio:.2f}",
             )
             for row in (*found.left_out, *found.planned)

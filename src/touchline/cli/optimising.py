@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
+from touchline.core.units import percent
+
 if TYPE_CHECKING:
     from touchline.core.quantity import Missing
     from touchline.plan.optimization import Optimization, RunOption
@@ -144,7 +146,7 @@ def _placed(placement: Placement | Missing) -> str:
         return f"makespan n/a ({placement.missing})"
     makespan = format_seconds(minutes_to_seconds(placement.makespan_minutes))
     bound = format_seconds(minutes_to_seconds(placement.lower_bound_minutes))
-    chance = "" if isinstance(placement.probability, Missing) else f", chance {100 * placement.probability:.0f} %"
+    chance = "" if isinstance(placement.probability, Missing) else f", chance {percent(placement.probability, 0)}"
     return (
         f"{placement.verdict.value}{chance}; makespan {makespan}, no order is faster than {bound}; "
         f"{placement.verdict_reason}"

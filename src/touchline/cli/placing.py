@@ -9,6 +9,7 @@ import typer
 
 from touchline.cli.output import print_object, print_output, print_status, print_table
 from touchline.core.errors import InputError
+from touchline.core.units import percent
 
 if TYPE_CHECKING:
     from touchline.plan.placement.types import Placement
@@ -102,7 +103,7 @@ def _show(found: Placement, gpus: int) -> None:
     from touchline.plan.placement.picture import text_gantt
     from touchline.plan.placement.verdict import duration_text
 
-    chance = str(found.probability) if isinstance(found.probability, Missing) else f"{100 * found.probability:.0f} %"
+    chance = str(found.probability) if isinstance(found.probability, Missing) else percent(found.probability, 0)
     print_output(f"{found.verdict.value}: {found.verdict_reason}")
     print_table(
         ("", "placement"),

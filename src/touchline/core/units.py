@@ -70,3 +70,8 @@ def seconds_to_minutes(seconds: float) -> float:
 def hours_to_seconds(hours: float) -> float:
     """One hour is 3,600 seconds."""
     return 3600 * hours
+
+
+def percent(share: float, digits: int = 1) -> str:
+    """Return a share as a percentage: `90.5 %`."""
+    return f"{100 * share:.{digits}f} %"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import fmean
 
+from touchline.core.units import percent
 from touchline.data.scores import EvaluationRecord
-from touchline.report.formatting import percent
 from touchline.report.table import Column, Figure, Table, table_of
 from touchline.results.run_result import RunResult
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from touchline.core.levels import SEEDS, Level
 from touchline.core.markup import measured
 from touchline.core.quantity import Measured, Missing, Quantity
-from touchline.core.units import format_seconds, hours_to_seconds
+from touchline.core.units import format_seconds, hours_to_seconds, percent
 from touchline.results.report_inputs import GeneralScore
 from touchline.results.run_result import RunResult
 from touchline.statistics.conclusions import Analysis, Proportion
@@ -30,11 +30,6 @@ _NAMES = {
     "train.lora.target_modules": "adapted layers",
 }
 """What people call settings that a dotted key names otherwise; of all others it is the key's last part."""
-
-
-def percent(share: float) -> str:
-    """`90.5 %`."""
-    return f"{100 * share:.1f} %"
 
 
 def p_text(p: float) -> str:
@@ -196,7 +191,7 @@ def score_words(score: Measured, right: Proportion | None) -> str:
     if score.low is None or score.high is None:
         return f"{score.value:.4g}"
     if score.low >= 0 and score.high <= 1:
-        return f"{100 * score.value:.1f} % ({100 * score.low:.1f} to {100 * score.high:.1f}{counted})"
+        return f"{percent(score.value)} ({100 * score.low:.1f} to {100 * score.high:.1f}{counted})"
     return f"{score.value:.4g} ({score.low:.4g} to {score.high:.4g}{counted})"
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from touchline.core.quantity import Missing
 from touchline.core.text import one_line, shorten
-from touchline.core.units import minutes_to_seconds, seconds_to_hours
+from touchline.core.units import minutes_to_seconds, percent, seconds_to_hours
 from touchline.plan.placement.types import DeadlineVerdict, PlaceJob, Placement, ScheduledJob
 from touchline.plan.placement.verdict import duration_text
 from touchline.report.figures import FIGURES_OFF, Figure
@@ -138,7 +138,7 @@ def _title(placement: Placement) -> Any:
     parts = [f"the last job ends after {duration_text(placement.makespan_minutes)} as predicted"]
     if not isinstance(placement.probability, Missing) and placement.deadline_minutes is not None:
         limit = duration_text(placement.deadline_minutes)
-        parts.append(f"{100 * placement.probability:.0f} % chance to meet the deadline of {limit}")
+        parts.append(f"{percent(placement.probability, 0)} chance to meet the deadline of {limit}")
     bound = placement.bounds[0]
     parts.append(f"no order ends before {duration_text(placement.lower_bound_minutes)}: {_clipped(bound.why, 70)}")
     known = any(slot.late_end_minutes is not None for slot in placement.schedule)

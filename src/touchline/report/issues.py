@@ -12,6 +12,7 @@ from touchline.core.finding import Severity
 from touchline.core.notes import NoteCode
 from touchline.core.quantity import Missing
 from touchline.core.status import JobState, RunStatus, TrainingOutcome
+from touchline.core.units import percent
 from touchline.plan.sections import revision_text
 from touchline.report.facts import is_failed_exit, not_finite, risen
 from touchline.report.formatting import bare, capital, count
@@ -263,7 +264,7 @@ def _of_answers(answers: Sequence[AnswerCounts]) -> Iterator[Issue]:
             (unread, "answers that could not be read", "The task found no answer in them, which counts as wrong."),
         ):
             if number > 0:
-                share = f"{number:,} of {each.answers:,} ({100 * number / each.answers:.1f} %)"
+                share = f"{number:,} of {each.answers:,} ({percent(number / each.answers)})"
                 found.setdefault((each.run, title, meaning), []).append(f"{each.task}, {each.checkpoint}: {share}")
     for (run, title, meaning), where in found.items():
         yield Issue(weight=Severity.WARNING, subject=run, title=title, text=f"{'; '.join(where)}. {meaning}")

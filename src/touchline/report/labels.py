@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from touchline.report.formatting import percent
+from touchline.core.units import percent
 from touchline.report.table import Column, Figure, Table, table_of
 from touchline.results.run_result import RunResult
 from touchline.statistics.labels import LabelReport

@@ -159,4 +159,4 @@ def settings(report: Report) -> Table | None:
 def varying(report: Report) -> Table | None:
     """Return the settings that vary, by run."""
     header, rows = varying_table(report.settings, [run.name for run in report.runs])
-    return table_of((Column(header[0], code=True), *map(Column, header[1:])), rows)
+    return table_of((_RUN, *map(Column, header[1:])), rows)

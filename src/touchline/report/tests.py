@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from touchline.core.units import percent
 from touchline.report.formatting import Scale, factor_words, level_words, p_number, scale_of
 from touchline.report.report import Report
 from touchline.report.table import Column, Table, table_of
@@ -83,7 +84,7 @@ def _row(what: str, contrast: Contrast, scale: Scale) -> tuple[str, ...]:
 
 def _means(values: Sequence[float], scale: Scale) -> str:
     """With the digits that a reader needs to make the test again."""
-    return ", ".join(f"{100 * value:.2f} %" if scale.share else f"{value:.6g}" for value in values)
+    return ", ".join(percent(value, 2) if scale.share else f"{value:.6g}" for value in values)
 
 
 def _p(value: float | None) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from touchline.core.finding import Severity
+from touchline.core.units import percent
 from touchline.data.packing.forecast import BatchForecast, BatchSettings
 from touchline.data.packing.histogram import pack_histogram
 from touchline.data.packing.lengths import count_lengths
@@ -143,7 +144,7 @@ def long_warmup(case: Case) -> Advice | None:
     return Advice(
         severity=Severity.WARNING,
         sentence=(
-            f"The warm-up of {_steps(case.warmup_steps)} takes {_percent(case.warmup_steps / steps, 0)} of the "
+            f"The warm-up of {_steps(case.warmup_steps)} takes {percent(case.warmup_steps / steps, 0)} of the "
             f"{_steps(steps)} of a packed run: the learning rate that was asked for comes late or never. Give it as a "
             "share."
         ),
@@ -231,7 +232,7 @@ def no_gain(case: Case) -> Advice | None:
     return Advice(
         severity=Severity.WARNING,
         sentence=(
-            f"Packing gains nothing: a row holds {case.packed.density:.2f} examples, for {_percent(long, 0)} of them "
+            f"Packing gains nothing: a row holds {case.packed.density:.2f} examples, for {percent(long, 0)} of them "
             f"are longer than half of max_seq_len {limit:,}, and two such never share a row. At {2 * limit:,} a row "
             f"would hold {longer.density:.2f}."
         ),
@@ -248,20 +249,20 @@ def what_is_saved(case: Case) -> Advice | None:
     grouped = _grouped_efficiency(case)
     if saved <= 0:
         text = (
-            f"Packing saves no computing: {_percent(packed.efficiency)} of the computed tokens are no padding, and "
-            f"{_percent(unpacked.efficiency)} when not packed."
+            f"Packing saves no computing: {percent(packed.efficiency)} of the computed tokens are no padding, and "
+            f"{percent(unpacked.efficiency)} when not packed."
         )
     elif unpacked.efficiency >= EFFICIENT:
         text = (
-            f"Not packed, {_percent(unpacked.efficiency)} of the computed tokens are no padding already; packing, with "
-            f"{_percent(packed.efficiency)}, saves {_percent(saved, 0)} of the computing. Beyond that it makes larger "
+            f"Not packed, {percent(unpacked.efficiency)} of the computed tokens are no padding already; packing, with "
+            f"{percent(packed.efficiency)}, saves {percent(saved, 0)} of the computing. Beyond that it makes larger "
             "steps, which a larger micro-batch does as well."
         )
     else:
         text = (
-            f"Not packed, {_percent(unpacked.efficiency)} of the computed tokens are no padding; packed, "
-            f"{_percent(packed.efficiency)}, so that {packed.efficiency / unpacked.efficiency:.1f} times fewer are "
-            f"computed. Batches of examples of like length would reach {_percent(grouped)} without packing, and keep "
+            f"Not packed, {percent(unpacked.efficiency)} of the computed tokens are no padding; packed, "
+            f"{percent(packed.efficiency)}, so that {packed.efficiency / unpacked.efficiency:.1f} times fewer are "
+            f"computed. Batches of examples of like length would reach {percent(grouped)} without packing, and keep "
             "the examples a step, but not their random company."
         )
     return Advice(severity=Severity.INFO, sentence=text)
@@ -283,7 +284,7 @@ def wasteful_packer(case: Case) -> Advice | None:
         severity=Severity.INFO,
         sentence=(
             f"This trainer's packer makes {_rows(forecast.rows)}; {ours.packs:,} are enough"
-            f"{', the fewest possible' if ours.optimal else ''} ({_percent(1 - ours.packs / forecast.rows, 0)} fewer). "
+            f"{', the fewest possible' if ours.optimal else ''} ({percent(1 - ours.packs / forecast.rows, 0)} fewer). "
             "Written pack by pack, the dataset gives these to a packer that keeps its order."
         ),
     )
@@ -337,7 +338,7 @@ def _shorter(case: Case) -> str:
         if steps >= FEW_STEPS:
             return (
                 f"max_seq_len {limit:,} ({packing.packs:,} rows of {packing.density:.1f} examples, "
-                f"{_percent(packing.efficiency)} full, about {_steps(steps)})"
+                f"{percent(packing.efficiency)} full, about {_steps(steps)})"
             )
         limit //= 2
     return ""
@@ -352,8 +353,4 @@ def _steps(count: int) -> str:
 
 
 def _share(count: int, whole: int) -> str:
-    return f"{count:,} of {whole:,} examples ({_percent(count / whole)})"
-
-
-def _percent(share: float, digits: int = 1) -> str:
-    return f"{100 * share:.{digits}f} %"
+    return f"{count:,} of {whole:,} examples ({percent(count / whole)})"

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 
 from touchline.core.quantity import Measured, Quantity
-from touchline.core.units import format_seconds
+from touchline.core.units import format_seconds, percent
 from touchline.report.facts import device_word, is_asked_about, risen, seeds_of
 from touchline.report.findings.confounds import CHANGE_LOSS, CHANGE_TIME, confounded, confounded_levels
 from touchline.report.findings.pairs import (
@@ -135,7 +135,7 @@ def estimate_findings(rows: Sequence[EstimateRow]) -> Iterator[Statement]:
         return
     missed = [row for row in judged if not row.inside]
     coverages = {row.predicted.coverage for row in judged if isinstance(row.predicted, Quantity)} - {None}
-    stated = f" ({100 * max(c for c in coverages if c):.0f} % of them should)" if len(coverages) == 1 else ""
+    stated = f" ({percent(max(c for c in coverages if c), 0)} of them should)" if len(coverages) == 1 else ""
     held = len(judged) - len(missed)
     text = f"{held} of {count(len(judged), 'interval')} of the plan held the measured value{stated}."
     if missed:

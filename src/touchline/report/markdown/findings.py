@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from touchline.core.finding import Severity
 from touchline.core.markup import code, escape, fence, table
+from touchline.core.units import percent
 from touchline.data.scores import EvaluationRecord
 from touchline.report.chart import Chart
 from touchline.report.findings.training import COST
@@ -160,7 +161,7 @@ def _mean(record: EvaluationRecord) -> str:
     if not scores:
         return "n/a (no items)"
     mean = sum(scores) / len(scores)
-    return f"{100 * mean:.1f} %" if min(scores) >= 0 and max(scores) <= 1 else f"{mean:.3f}"
+    return percent(mean) if min(scores) >= 0 and max(scores) <= 1 else f"{mean:.3f}"
 
 
 def _is_remarkable(each: AnswerCounts) -> bool:

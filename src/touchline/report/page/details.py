@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
-from touchline.core.units import format_bytes
+from touchline.core.units import format_bytes, percent
 from touchline.report.colors import CONTROL, SeriesColor
 from touchline.report.formatting import metric_words
 from touchline.report.page.cells import (
@@ -56,7 +56,7 @@ def answers(report: Report, inks: Inks) -> PageTable | None:
                 _bad(each.errors),
                 notes.missing("this task does not parse")
                 if each.parsed is None
-                else plain(f"{100 * each.parsed / each.answers:.1f} %" if each.answers else "–", each.parsed),
+                else plain(percent(each.parsed / each.answers) if each.answers else "–", each.parsed),
             ),
         )
         for each in report.answers

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from touchline.core.finding import Severity
 from touchline.core.quantity import Quantity
-from touchline.core.units import GIB, format_bytes
+from touchline.core.units import GIB, format_bytes, percent
 from touchline.results.imported.design import Design, words_of
 from touchline.results.imported.result import ImportedRun
 from touchline.results.imported.text import below, bounded, clean_line
@@ -122,7 +122,7 @@ def _samples(texts: Sequence[tuple[Path, Sequence[str]]], held: Sequence[Checked
     seen = " or ".join(f"{each:,}" for each in sorted(middle)[:3])
     share = count and min(middle) / count
     split = (
-        f" It fits a training split of {100 * share:.0f} % of {count:,}; the rest is not trained on."
+        f" It fits a training split of {percent(share, 0)} of {count:,}; the rest is not trained on."
         if len(middle) == 1 and share in (0.5, 0.6, 0.7, 0.75, 0.8, 0.9, 0.95)
         else ""
     )
