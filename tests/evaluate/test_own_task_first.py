@@ -16,7 +16,7 @@ from touchline.data.evaluations import finished_evaluation, read_evaluation_conf
 from touchline.data.scores import EvaluationRecord
 from touchline.data.task_files import resolve_task
 from touchline.evaluate.prompts import shared_difference, turns_difference
-from touchline.results.primary import with_metric
+from touchline.results.current_evaluations import with_metric
 from touchline.spec.experiment import EvaluateConfig
 
 pytestmark = pytest.mark.filterwarnings(

@@ -37,8 +37,7 @@ from touchline.data.evaluations import (
 )
 from touchline.data.models import load_renderer, read_model
 from touchline.evaluate.inspect_task import planned_items
-from touchline.evaluate.process import evaluate, read_request
-from touchline.evaluate.scratch import SCRATCH
+from touchline.evaluate.process import SCRATCH, evaluate, read_request
 from touchline.spec.experiment import EvaluateConfig
 from touchline.spec.tasks.ready_made import get_task
 

@@ -22,9 +22,8 @@ from tools.tiny_model import write_tiny_model
 from touchline.data.scores import EvaluationRecord
 from touchline.report.build import build_report
 from touchline.report.samples import sample_rows
-from touchline.results.answer import ResultsAnswer
 from touchline.results.report_inputs import ReportInputs
-from touchline.results.run_result import RunResult
+from touchline.results.run_result import ResultsAnswer, RunResult
 from touchline.spec.runs import RunKind
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "concepts" / "recompute.md"

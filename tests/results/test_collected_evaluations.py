@@ -18,8 +18,8 @@ from touchline.data.datasets import load_dataset
 from touchline.data.evaluations import evaluation_name, settings_sha256
 from touchline.data.scores import EvaluationRecord, SampleScore
 from touchline.results.collect import collect_results
-from touchline.results.comparing import compared
 from touchline.results.run_result import RunResult
+from touchline.results.scored import compared
 from touchline.run.scripts.folder import evaluation_config
 from touchline.spec.evaluation import EvaluationTask
 from touchline.spec.experiment import DataConfig, EvaluateConfig

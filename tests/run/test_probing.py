@@ -20,8 +20,7 @@ from touchline.core.estimate import MicroBatch
 from touchline.core.units import GIB, MIB
 from touchline.estimate.bracket import SearchStop
 from touchline.history.probe import ProbedModel, ProbeOutcome, ProbeReport, ProbeRequest, ProbeTry
-from touchline.run.host_memory import free_host_bytes, free_of_groups
-from touchline.run.probe_try import run_try
+from touchline.run.probe_try import free_host_bytes, free_of_groups, run_try
 from touchline.run.probing import describe, probe
 from touchline.spec.experiment import TrainConfig
 

@@ -31,8 +31,7 @@ from touchline.spec.experiment import LoraConfig, TrainConfig
 from touchline.train import probe_steps
 from touchline.train.machine import select_device
 from touchline.train.model import attach_adapter, load_base, trainable
-from touchline.train.probe_memory import lacking
-from touchline.train.probe_steps import invented, measure
+from touchline.train.probe_steps import invented, lacking, measure
 
 WAIT_SECONDS = 120.0
 LONG_SECONDS = 300.0

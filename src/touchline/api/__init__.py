@@ -83,7 +83,7 @@ from touchline.run.planning import (
 )
 from touchline.run.preparing import write_folders
 from touchline.run.selection import JobProgressCallback
-from touchline.run.submitted import Submitted
+from touchline.run.submission import Submitted
 from touchline.spec.bounds import SIZE_LIMIT_BYTES
 from touchline.spec.read import read_experiment
 

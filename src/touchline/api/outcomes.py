@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from touchline.report.compared import ComparedExperiments
     from touchline.report.local.reporting import ReportFiles
     from touchline.report.trackers.exported import Export
-    from touchline.results.cleaned import Cleaned
+    from touchline.results.cleaning import Cleaned
     from touchline.results.following import OutputLine
     from touchline.results.run_result import RunResult
     from touchline.statistics.conclusions import Analysis

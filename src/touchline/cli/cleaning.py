@@ -28,7 +28,7 @@ def clean(
     from touchline import api
     from touchline.cli.progress import progress_bar
     from touchline.core.units import format_bytes
-    from touchline.results.cleaned import Cleaned
+    from touchline.results.cleaning import Cleaned
 
     with progress_bar("checkpoints") as on_progress:
         found = api.clean(source, perform=delete, deep=deep, on_progress=on_progress)

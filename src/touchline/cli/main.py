@@ -228,7 +228,7 @@ def submit(source: Source, run: Run = None, retry: Retry = False, json: Json = F
     from touchline import api
     from touchline.cli.progress import progress_bar
     from touchline.data.user_config import load_settings
-    from touchline.run.submitted import Submitted
+    from touchline.run.submission import Submitted
 
     with progress_bar("submitting") as on_progress:
         found = api.submit(
@@ -351,7 +351,7 @@ def collect(
 def results(source: Source, json: Json = False) -> None:
     """Print scores, losses, durations and memory per run."""
     from touchline import api
-    from touchline.results.answer import ResultsAnswer
+    from touchline.results.run_result import ResultsAnswer
 
     found = api.results(source)
     if json:

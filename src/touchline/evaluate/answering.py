@@ -30,9 +30,8 @@ from touchline.evaluate.inspect_task import (
     generate_config,
     write_items,
 )
-from touchline.evaluate.job import EvaluationJob
+from touchline.evaluate.job import EvaluationJob, EvaluationProgress
 from touchline.evaluate.own_task import OwnTask, own_task
-from touchline.evaluate.progress import EvaluationProgress
 from touchline.evaluate.provider import CONNECTIONS_PER_BATCH
 from touchline.evaluate.records import Evaluated, log_file, make_record, require_scores
 from touchline.evaluate.weights import MERGE_FROM_ITEMS

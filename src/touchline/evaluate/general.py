@@ -26,8 +26,7 @@ from touchline.data.benchmarks import (
 )
 from touchline.data.worker import OFFLINE, QUIET
 from touchline.evaluate.children import run_program
-from touchline.evaluate.job import EvaluationJob, resolve_job
-from touchline.evaluate.progress import say
+from touchline.evaluate.job import EvaluationJob, resolve_job, say
 from touchline.evaluate.weights import pick_device, pick_dtype
 from touchline.spec.experiment import GeneralConfig
 

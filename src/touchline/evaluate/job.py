@@ -1,7 +1,8 @@
-"""Evaluation job: one checkpoint of one run, resolved and compared with the plan."""
+"""Evaluation job: one checkpoint of one run, compared with the plan, and its progress lines."""
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,27 @@ from touchline.core.files import inside, sha256_file
 from touchline.data.evaluations import EVALUATION_FILE, read_evaluation_config
 from touchline.evaluate.checkpoint import Checkpoint, resolve_checkpoint
 from touchline.spec.evaluation import BASE_CHECKPOINT, NO_OP_CHECKPOINT, EvaluationConfig
+
+
+class EvaluationProgress:
+    """Counter of a job's answers; called from the engine's thread."""
+
+    def __init__(self, name: str, total: int) -> None:
+        self._name = name
+        self._total = total
+        self._done = 0
+
+    def __call__(self, count: int) -> None:
+        """Add completed answers."""
+        self._done = min(self._total, self._done + count)
+        say(f"{self._name}: {self._done}/{self._total}")
+
+
+def say(text: str) -> None:
+    """Write one line to stderr immediately."""
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
 
 WEIGHTS_NAME = "adapter_model.safetensors"
 

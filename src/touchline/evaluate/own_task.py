@@ -25,8 +25,7 @@ from touchline.core.errors import InputError, PlanDriftError, RunsFailedError
 from touchline.core.files import sha256_file
 from touchline.data.task_files import DATA_ARGUMENT
 from touchline.evaluate.asked import note_item
-from touchline.evaluate.loading import load_file
-from touchline.evaluate.selftest_answer import TaskFailedError, line_of, said
+from touchline.evaluate.task_file import TaskFailedError, line_of, load_file, said
 from touchline.spec.evaluation import EvaluationConfig, EvaluationTask
 from touchline.spec.experiment import EvaluateConfig
 

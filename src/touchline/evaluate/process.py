@@ -8,6 +8,10 @@ beside it: a task with scores is finished and not repeated, even after a kill at
 from __future__ import annotations
 
 import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -15,15 +19,65 @@ from typing import ClassVar
 from pydantic import TypeAdapter, ValidationError
 
 from touchline.core.errors import HostError, InputError, PolicyError, RunsFailedError, TouchlineError
-from touchline.core.files import inside, read_text_bounded, try_lock
+from touchline.core.files import disk_faults, inside, read_text_bounded, try_lock
 from touchline.data.evaluations import finished_task
 from touchline.evaluate.answering import answered, publish, said
 from touchline.evaluate.engine import Engine
 from touchline.evaluate.general import score_general
-from touchline.evaluate.job import EvaluationJob, resolve_job
-from touchline.evaluate.progress import say
+from touchline.evaluate.job import EvaluationJob, resolve_job, say
 from touchline.evaluate.provider import release_engines, shared_engine
-from touchline.evaluate.scratch import scratch_folder
+
+SCRATCH = Path(".touchline", "evaluating")
+_LOCK_SUFFIX = ".lock"
+
+
+@contextmanager
+def scratch_folder(experiment: Path) -> Iterator[Path]:
+    """Yield a new folder of this process, deleted afterwards; leftovers of killed processes are deleted first."""
+    parent = experiment / SCRATCH
+    with disk_faults("folder", parent):
+        parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(parent)
+    lock, descriptor = _own_lock(parent)
+    folder = lock.with_suffix("")
+    try:
+        with disk_faults("folder", folder):
+            folder.mkdir()
+        yield folder
+    finally:
+        _remove(folder, lock)
+        os.close(descriptor)
+
+
+def remove_leftovers(parent: Path) -> None:
+    """Delete the folders of ended processes."""
+    for lock in sorted(parent.glob(f"*{_LOCK_SUFFIX}")):
+        descriptor = try_lock(lock)
+        if descriptor is not None:
+            _remove(lock.with_suffix(""), lock)
+            os.close(descriptor)
+
+
+def _own_lock(parent: Path) -> tuple[Path, int]:
+    """Return a new held lock; before locking, another process may have deleted it as a leftover."""
+    while True:
+        lock = parent / f"{os.getpid()}-{secrets.token_hex(4)}{_LOCK_SUFFIX}"
+        descriptor = try_lock(lock)
+        if descriptor is None:
+            continue
+        try:
+            if lock.stat().st_ino == os.fstat(descriptor).st_ino:
+                return lock, descriptor
+        except FileNotFoundError:
+            pass
+        os.close(descriptor)
+
+
+def _remove(folder: Path, lock: Path) -> None:
+    if folder.is_dir() and not folder.is_symlink():
+        shutil.rmtree(folder, ignore_errors=True)
+    lock.unlink(missing_ok=True)
+
 
 _LIMIT_BYTES = 1 << 22
 

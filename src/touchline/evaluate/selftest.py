@@ -21,8 +21,7 @@ from typing import Any
 from touchline.core.errors import install_hint
 from touchline.core.json_text import parse_json
 from touchline.data.worker import prepare_worker
-from touchline.evaluate.loading import load_file
-from touchline.evaluate.selftest_answer import ScorerAnswer, SelfTestResult, TaskFailedError
+from touchline.evaluate.task_file import ScorerAnswer, SelfTestResult, TaskFailedError, load_file
 from touchline.lint.scoring import PROBED_ITEMS, tried
 
 DEFAULT_TARGETS = (

@@ -19,7 +19,7 @@ from inspect_ai.scorer import value_to_float
 from inspect_ai.solver import Generate, Solver, TaskState, solver
 
 from touchline.evaluate.own_task import required_arguments, task_functions
-from touchline.evaluate.selftest_answer import ScorerAnswer, TaskFailedError, failure, said, unreachable
+from touchline.evaluate.task_file import ScorerAnswer, TaskFailedError, failure, said, unreachable
 from touchline.lint.scoring import PROBED_ITEMS, MadeUp, Probe, made_up_outputs
 
 MODEL = "mockllm/model"

@@ -1,7 +1,6 @@
-"""Deletion of files that are no longer needed; a dry run unless requested.
+"""Command `clean`: deletion of files that are no longer needed; a dry run unless requested.
 
-Nothing is deleted while a run is active, outside the experiment folder, or through a symbolic link. A folder is renamed
-before its deletion, so an interrupted deletion leaves no partial folder under the original name.
+Nothing is deleted while a run is active, outside the experiment folder, or through a symbolic link.
 """
 
 from __future__ import annotations
@@ -9,21 +8,58 @@ from __future__ import annotations
 import secrets
 import shutil
 import time
+from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from touchline.core.callbacks import ProgressCallback
 from touchline.core.errors import InputError, PolicyError, quoted
 from touchline.core.files import disk_faults
-from touchline.results.cleaned import Cleaned, KeptBroken
 from touchline.results.deletable import is_lost
 from touchline.results.verification import verify_planned
-from touchline.results.verification_types import Deletable, Verification
+from touchline.results.verification_types import Deletable, Depth, Verification
 from touchline.results.verifying.missing import LEFTOVER
 from touchline.run.folders import ExperimentFolder
 from touchline.run.run_status import drop_lock_conflicts, job_view_from_files
 from touchline.run.selection import experiment_lock
 from touchline.run.statusfiles import read_attempts
 from touchline.spec.plan import Plan
+
+CLEAN_SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KeptBroken:
+    """Invalid checkpoint that is kept."""
+
+    run: str
+    """Run name."""
+    path: str
+    """Path relative to the experiment folder."""
+    codes: tuple[str, ...]
+    """Codes of the problems found."""
+    why: str
+    """Reason for keeping it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cleaned:
+    """Files that are safe to delete, or were deleted."""
+
+    schema_version: int = CLEAN_SCHEMA_VERSION
+    """Format version."""
+    experiment: str
+    """Experiment name."""
+    depth: Depth
+    """Verification depth of the checkpoints."""
+    performed: bool
+    """Whether the files were deleted; False for a dry run."""
+    items: tuple[Deletable, ...]
+    """Files and folders that are safe to delete."""
+    size_bytes: int
+    """Their total size."""
+    kept: tuple[KeptBroken, ...]
+    """Invalid checkpoints that are kept."""
+
 
 _SHOWN = 5
 

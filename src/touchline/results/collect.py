@@ -18,11 +18,9 @@ from touchline.data.metrics import Metrics, StepRow, TrainingMarker, after_warm_
 from touchline.data.metrics_file import METRICS, read_metrics
 from touchline.data.scores import CheckpointInfo, EvaluationRecord
 from touchline.results.attempts import attempt_results
-from touchline.results.clusters import with_clusters
-from touchline.results.comparing import compared
-from touchline.results.primary import labels_of_record, with_metric
+from touchline.results.current_evaluations import labels_of_record, with_clusters, with_metric
 from touchline.results.run_result import LossPoint, RunResult, StepCurves
-from touchline.results.shares import proportion
+from touchline.results.scored import compared, proportion
 from touchline.run.run_status import (
     StatusInputs,
     drop_lock_conflicts,

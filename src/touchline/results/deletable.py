@@ -13,8 +13,8 @@ from pathlib import Path
 
 from touchline.results.storage import RunLocation
 from touchline.results.verification_types import Deletable, VerifiedCheckpoint
+from touchline.results.verifying.adapters import Expected
 from touchline.results.verifying.bases import read_object
-from touchline.results.verifying.expected import Expected
 from touchline.results.verifying.files import role_of, tree_bytes
 from touchline.results.verifying.folder import verify_folder
 from touchline.results.verifying.markers import STATE, numbered

@@ -15,8 +15,8 @@ from touchline.data.metrics import Metrics, StepRow, after_warm_up
 from touchline.data.metrics_file import read_metrics
 from touchline.history.reading import RunReading
 from touchline.results.collected import EpochMetrics, RunMetrics, Setting
-from touchline.results.resources import read_resources, resource_figures
 from touchline.results.run_result import RunResult
+from touchline.run.resources import read_resources, resource_figures
 from touchline.run.statusfiles import read_attempts
 from touchline.spec.plan import PlannedRun
 

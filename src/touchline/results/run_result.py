@@ -13,7 +13,7 @@ from touchline.data.scores import (
     EvaluationRecord,
 )
 from touchline.spec.runs import ControlKind, RunKind
-from touchline.statistics.conclusions import Difference, Proportion
+from touchline.statistics.conclusions import Analysis, Difference, Proportion
 from touchline.statistics.labels import LabelReport
 
 NOT_EVALUATED = Missing(missing="not evaluated")
@@ -143,3 +143,18 @@ class RunResult:
     """Kind of control; None for other runs."""
     notes: tuple[Note, ...]
     """Failures, refusals and omissions; strings in JSON."""
+
+
+RESULTS_SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ResultsAnswer:
+    """Results of an experiment with their statistical tests."""
+
+    schema_version: int = RESULTS_SCHEMA_VERSION
+    """Format version."""
+    runs: tuple[RunResult, ...]
+    """Runs, in plan order."""
+    analyses: tuple[Analysis, ...]
+    """Analyses of the report: one per task and score, the experiment's own first."""

@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import datetime
+import json
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 
+from touchline.core.errors import TouchlineError
+from touchline.core.files import read_text_bounded, write_if_changed
+from touchline.core.json_text import parse_json
 from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.core.status import JobState, RunStatus
 from touchline.results.collected import RunMetrics
+from touchline.results.live import LiveRun
+from touchline.results.live_status import Opened
+from touchline.results.run_folder import RunFolderState
+from touchline.spec.plan import PlannedRun
 from touchline.spec.write import to_yaml
 
 STATUS_SCHEMA_VERSION = 1
@@ -109,3 +123,114 @@ def _rounded(value: float) -> float | int:
     """Round to six significant digits: more is noise and differs between machines."""
     short = float(f"{value:.6g}")
     return int(short) if short.is_integer() and abs(short) < 1e15 else short
+
+
+AT_ONCE = 8
+"""Maximum number of runs whose measurements are collected per call, about ten milliseconds each."""
+_ENDED = frozenset({RunStatus.TRAINED, RunStatus.COMPLETED, RunStatus.COMPLETED_FAILED_EXIT})
+_LIMIT_BYTES = 1 << 28
+_HEADER = "# How every run of this experiment stands"
+_PART = re.compile(r"^  - name: ", re.MULTILINE)
+_STANDING = re.compile(r"^    (status|slurm_job_id|started|completed): .*$", re.MULTILINE)
+
+
+def keep_current(opened: Opened, runs: Sequence[LiveRun], seen: Mapping[str, RunFolderState]) -> bool:
+    """Update runs_status.yaml. Return True if it was written.
+
+    A file that is missing or holds other runs is left to `prepare` and `collect`; so is one that this user may not
+    write.
+    """
+    path = opened.folder.root / "runs_status.yaml"
+    with contextlib.suppress(OSError, TouchlineError, UnicodeDecodeError):
+        if path.stat().st_size > _LIMIT_BYTES:
+            return False
+        split = split_status(read_text_bounded(path, _LIMIT_BYTES))
+        if split is None or list(split[1]) != [run.name for run in runs]:
+            return False
+        head, parts = split
+        parts |= _collected(opened, runs, seen)
+        for run in runs:
+            parts[run.name] = _current(parts[run.name], run, seen[run.name])
+        return write_if_changed(path, joined_status(head, parts))
+    return False
+
+
+def _current(part: str, run: LiveRun, found: RunFolderState) -> str:
+    attempts = found.attempts
+    view = run.job or run.evaluation
+    well = [each.exit for each in attempts if each.exit is not None and each.state is JobState.COMPLETED]
+    return with_standing(
+        part,
+        status=run.status.value,
+        job_id=view.job_id or None if view is not None else attempts[-1].start.job_id if attempts else None,
+        started=_iso(attempts[0].start.time_unix) if attempts else None,
+        completed=_iso(well[-1].time_unix) if well and run.status in _ENDED else None,
+    )
+
+
+def _collected(opened: Opened, runs: Sequence[LiveRun], seen: Mapping[str, RunFolderState]) -> dict[str, str]:
+    """Return the parts of runs that ended since their last collection, and write their run_metrics.yaml."""
+    due: list[PlannedRun] = []
+    for run in runs:
+        planned = opened.plan.run(run.name) if len(due) < AT_ONCE and run.status in _ENDED else None
+        if planned is not None and planned.batches is not None and _is_due(seen[run.name].folder):
+            due.append(planned)
+    if not due:
+        return {}
+    # What reads and compares whole runs is loaded when a run has ended, and not before.
+    from touchline.results.collect import collect_results
+    from touchline.results.run_metrics import run_metrics
+
+    parts: dict[str, str] = {}
+    results = collect_results(replace(opened.plan, runs=tuple(due)), opened.folder.root)
+    for each, result in zip(due, results, strict=True):
+        place = seen[each.name].folder
+        metrics = run_metrics(each, result, place)
+        write_if_changed(place / "run_metrics.yaml", run_metrics_text(metrics))
+        parts[each.name] = run_part(metrics)
+    return parts
+
+
+def _is_due(folder: Path) -> bool:
+    """Return True if a run's measurements are older than its files."""
+    try:
+        measured = max((folder / name).stat().st_mtime_ns for name in ("metrics.jsonl", "training.json"))
+    except OSError:
+        return False
+    try:
+        return (folder / "run_metrics.yaml").stat().st_mtime_ns < measured
+    except OSError:
+        return True
+
+
+def _iso(unix: float) -> str | None:
+    try:
+        return datetime.datetime.fromtimestamp(int(unix), datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    except (OverflowError, OSError, ValueError):
+        return None
+
+
+def split_status(text: str) -> tuple[str, dict[str, str]] | None:
+    """Split a generated runs_status.yaml into its head and each run's part by name; None for other text."""
+    head, *parts = _PART.split(text)
+    if not head.startswith(_HEADER) or not parts:
+        return None
+    found: dict[str, str] = {}
+    for part in parts:
+        try:
+            found[parse_json(part.partition("\n")[0])] = part
+        except (ValueError, TypeError):
+            return None
+    return head, found
+
+
+def joined_status(head: str, parts: Mapping[str, str]) -> str:
+    """Return the joined text."""
+    return head + "".join(f"  - name: {part}" for part in parts.values())
+
+
+def with_standing(part: str, *, status: str, job_id: str | None, started: str | None, completed: str | None) -> str:
+    """Return a run's part with another status; its measurements stay unchanged."""
+    values = {"status": status, "slurm_job_id": job_id, "started": started, "completed": completed}
+    lines = {key: f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()}
+    return _STANDING.sub(lambda match: f"    {lines.pop(match[1])}" if match[1] in lines else match[0], part)

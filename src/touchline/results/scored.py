@@ -1,4 +1,4 @@
-"""Run results as input of the statistics: decisive evaluation and comparability."""
+"""Run results as input of the statistics, shares of correct answers, and comparisons with controls."""
 
 from __future__ import annotations
 
@@ -6,13 +6,21 @@ import hashlib
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from statistics import fmean
 from typing import Final
 
+import numpy as np
+
+from touchline.core.notes import Note, NoteCode
+from touchline.core.quantity import Quantity
 from touchline.data.scores import EvaluationRecord, SampleScore
 from touchline.results.run_result import RunResult
+from touchline.spec.plan import Plan
 from touchline.spec.runs import ControlKind, RunKind
-from touchline.statistics.conclusions import ScoredRun
+from touchline.statistics.clustered import clustered_share
+from touchline.statistics.conclusions import Proportion, RunScore, ScoredRun
+from touchline.statistics.proportion import wilson, wilson_of_share
 
 SEED: Final = 7
 """Seed of bootstrap and permutation signs, so equal results give equal reports."""
@@ -78,3 +86,86 @@ def _in_order(checkpoint: str) -> tuple[tuple[int, str], ...]:
 
 def _hash(*parts: str) -> str:
     return hashlib.sha256("\x00".join(parts).encode()).hexdigest()
+
+
+def proportion(record: EvaluationRecord, right: Sequence[bool]) -> Proportion | None:
+    """Return the share of correct answers; None if there are none.
+
+    Repeated answers count as one observation per item, with their mean; this makes the interval conservative. With
+    clusters the interval is over clusters; a single cluster gives the interval 0 to 1.
+
+    Args:
+        record: evaluation.
+        right: correctness of each answer, in its order.
+    """
+    if not right:
+        return None
+    k, n = sum(right), len(right)
+    items: dict[str, list[SampleScore]] = {}
+    answers: dict[str, list[bool]] = {}
+    for sample, is_right in zip(record.samples, right, strict=True):
+        items.setdefault(sample.id, []).append(sample)
+        answers.setdefault(sample.id, []).append(is_right)
+    clusters = clusters_of(items)
+    if clusters is not None:
+        count = len(set(clusters))
+        if count == 1:
+            only = "none: one cluster alone tells nothing of the spread"
+            return Proportion(k=k, n=n, low=0.0, high=1.0, coverage=1.0, method=only)
+        low, high = clustered_share(np.asarray([fmean(each) for each in answers.values()]), clusters)
+        return Proportion(k=k, n=n, low=low, high=high, method=f"Wilson over {count} clusters")
+    if record.repeats == 1:
+        low, high = wilson(k, n)
+        return Proportion(k=k, n=n, low=low, high=high)
+    alone = n / record.repeats
+    low, high = wilson_of_share(k / n, alone)
+    return Proportion(k=k, n=n, low=low, high=high, method=f"Wilson over {alone:.0f} items")
+
+
+def compared(plan: Plan, results: list[RunResult]) -> list[RunResult]:
+    """Return the results with each run's difference from the control of its base model, on the experiment's own task.
+
+    A run that cannot be compared gets a note with the reason.
+    """
+    # Only who has results to compare waits for numpy.
+    from numpy.random import PCG64, Generator
+
+    from touchline.statistics.comparisons import compare_with_controls
+    from touchline.statistics.own_score import is_binary, run_scores
+
+    datasets = {run.name: run.dataset for run in plan.runs}
+    last = {result.name: next(iter(last_of_each(result.evaluations).values()), None) for result in results}
+    scored = [
+        scored_run(result, record, datasets.get(result.name, ""))
+        for result in results
+        if (record := last[result.name]) is not None
+    ]
+    binary = is_binary(scored)
+    own = {each.run: each for each in run_scores(scored, binary=binary, rng=Generator(PCG64(SEED)))[0]}
+    found = compare_with_controls(scored, binary=binary, rng=Generator(PCG64(SEED)))
+    differences = {comparison.run: comparison.difference for comparison in found.comparisons}
+    refused = {
+        refusal.run: Note(NoteCode.NOT_COMPARED, {"other": refusal.other, "reason": refusal.reason})
+        for refusal in found.refusals
+    }
+    return [
+        replace(
+            result,
+            difference=differences.get(result.name),
+            score=_primary(own[result.name]) if result.name in own else result.score,
+            notes=(*result.notes, *([refused[result.name]] if result.name in refused else [])),
+        )
+        for result in results
+    ]
+
+
+def _primary(score: RunScore) -> Quantity:
+    return Quantity(
+        value=score.value,
+        unit="1",
+        low=score.low,
+        high=score.high,
+        coverage=score.coverage,
+        aggregation="mean",
+        method=f"{score.method}, {score.items} items",
+    )

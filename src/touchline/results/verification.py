@@ -19,9 +19,8 @@ from touchline.estimate.disk import adapter_file_bytes
 from touchline.results.deletable import deletable_of
 from touchline.results.storage import RunLocation, summarise
 from touchline.results.verification_types import CheckpointFault, Verification, VerifiedCheckpoint
-from touchline.results.verifying.adapters import ADAPTER_CONFIG, ADAPTER_FILE, ExpectedAdapter
+from touchline.results.verifying.adapters import ADAPTER_CONFIG, ADAPTER_FILE, Expected, ExpectedAdapter
 from touchline.results.verifying.bases import CONFIG_FILE, BaseTensors, planned_base, read_base, read_object
-from touchline.results.verifying.expected import Expected
 from touchline.results.verifying.folder import verify_folder
 from touchline.results.verifying.markers import named_by, numbered
 from touchline.results.verifying.missing import missing_of, missing_of_found

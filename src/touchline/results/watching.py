@@ -18,7 +18,7 @@ from touchline.data.user_config import UserConfig
 from touchline.results.live import LiveRun
 from touchline.results.live_status import glances, jobs_to_ask, live
 from touchline.results.run_folder import RunFolderState
-from touchline.results.status_file import keep_current
+from touchline.results.runs_status import keep_current
 from touchline.run.executors import executor_for
 from touchline.run.folders import ExperimentFolder
 from touchline.run.ledger import Ledger, close_ended

@@ -36,8 +36,7 @@ from touchline.run.queue import Watch, run_jobs
 from touchline.run.recovering import Recovery
 from touchline.run.remaining import Progress
 from touchline.run.selection import JobProgressCallback, require_training
-from touchline.run.submission import begin
-from touchline.run.submitted import Submitted
+from touchline.run.submission import Submitted, begin
 from touchline.slurm.job_view import JobName
 from touchline.slurm.local.commands import RealCommands
 from touchline.spec.plan import PlannedRun

@@ -32,8 +32,8 @@ from touchline.history.record import RunRecord
 from touchline.plan.context import PlanningContext, estimate_memory
 from touchline.plan.local.context import formula_context
 from touchline.run.folders import ExperimentFolder
-from touchline.run.host_memory import free_host_bytes
 from touchline.run.planning import LoadedPlan
+from touchline.run.probe_try import free_host_bytes
 from touchline.run.probing import describe, probe
 from touchline.spec.plan import Plan, PlannedRun
 

@@ -10,11 +10,26 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from touchline.core.errors import HostError, SubmissionLimitError, SubmissionUnknownError
 from touchline.run.ledger import Ledger, open_intents
 from touchline.run.protocol import Executor, Job
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Submitted:
+    """Result of one job's submission."""
+
+    job: str
+    """Job name."""
+    job_id: str
+    """Job id; empty if there is none."""
+    word: str
+    """`submitted`, `in the queue already`, `refused`, `later`, `unclear`, `stopped`."""
+    reason: str = ""
+    """Reason if it was not accepted."""
 
 
 @runtime_checkable

@@ -16,15 +16,19 @@ from touchline.core.catalog import COPIED_FILES
 from touchline.core.files import read_bytes
 from touchline.core.json_text import parse_json
 from touchline.data.metrics import ExportMarker
-from touchline.train.exports import (
+from touchline.train.folders import (
     ADAPTER_CONFIG_FILE,
     ADAPTER_FILE,
     MARKER_FILE,
     STAGE_FILE,
+    describe,
     marker_text,
+    new_folder,
+    plain_disk_faults,
     read_exports,
+    remove_folder,
+    write_bytes,
 )
-from touchline.train.folders import describe, new_folder, plain_disk_faults, remove_folder, write_bytes
 from touchline.train.inherit import Inheritance, adapter_tensors, combine, combined_settings
 
 

@@ -6,15 +6,17 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 
-from touchline.core.files import disk_faults, sha256_file
-from touchline.data.metrics import SavedFile
+from touchline.core.files import disk_faults, open_regular, sha256_file
+from touchline.data.metrics import ExportMarker, SavedFile
 
 _TEMPORARY = ".saving-"
 _REPLACED = ".replaced-"
@@ -116,3 +118,35 @@ def plain_disk_faults() -> Iterator[None]:
         if f"os error {errno.ENOSPC}" in str(error) or f"os error {errno.EDQUOT}" in str(error):
             raise OSError(errno.ENOSPC, "no space left on device") from error
         raise
+
+
+MARKER_FILE = "touchline.json"
+ADAPTER_FILE = "adapter_model.safetensors"
+ADAPTER_CONFIG_FILE = "adapter_config.json"
+STAGE_FILE = "stage_adapter.safetensors"
+"""Adapter of one stage by itself, if earlier ones were merged into the base; `ADAPTER_FILE` then combines all of them.
+"""
+_MARKER_LIMIT_BYTES = 1 << 20
+_NAME = re.compile(r"(epoch|step)_\d+")
+_MARKER = TypeAdapter(ExportMarker)
+
+
+def read_exports(folder: Path, run_digest: str) -> list[tuple[Path, ExportMarker]]:
+    """Return this plan's checkpoints in a run folder, by step; folders without a readable marker are skipped."""
+    found: list[tuple[Path, ExportMarker]] = []
+    for path in folder.iterdir():
+        if _NAME.fullmatch(path.name) is None:
+            continue
+        try:
+            with open_regular(path / MARKER_FILE) as stream:
+                marker = _MARKER.validate_json(stream.read(_MARKER_LIMIT_BYTES))
+        except (OSError, ValidationError):
+            continue
+        if marker.run_digest == run_digest:
+            found.append((path, marker))
+    return sorted(found, key=lambda item: (item[1].step, item[0].name))
+
+
+def marker_text(marker: ExportMarker) -> bytes:
+    """Return the content of a checkpoint marker."""
+    return _MARKER.dump_json(marker, indent=2) + b"\n"

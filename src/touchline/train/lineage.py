@@ -30,12 +30,10 @@ from touchline.train.inherit import (
     tensors_sha256,
 )
 from touchline.train.inputs import load_validation
-from touchline.train.lineage_record import Lineage, LossProof
 from touchline.train.log import LOG
 from touchline.train.machine import Stopwatch
-from touchline.train.model import TargetLoss, trainable
-from touchline.train.parent import LINEAGE_FILE, Ancestry, ParentCheckpoint
-from touchline.train.validation import arrange_by_length, attending, items_sha256, mean_loss
+from touchline.train.model import TargetLoss, arrange_by_length, attending, items_sha256, mean_loss, trainable
+from touchline.train.parent import LINEAGE_FILE, Ancestry, Lineage, LossProof, ParentCheckpoint
 
 SAME_ARITHMETIC = 1e-3
 """Relative loss tolerance without additional rounding."""

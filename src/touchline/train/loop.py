@@ -22,15 +22,13 @@ from touchline.data.metrics import (
     ValidationRow,
 )
 from touchline.train.export import drop_old_exports, export
-from touchline.train.exports import read_exports
+from touchline.train.folders import read_exports
 from touchline.train.log import LOG, ConsoleProgress, MetricsLog
 from touchline.train.machine import MemorySampler, Stopwatch, gpu_meter, load_1min
-from touchline.train.model import add_gradient, scoring
+from touchline.train.model import add_gradient, arrange_by_length, scoring
 from touchline.train.resume import EpochEnd, ResumeState, save_resume
 from touchline.train.run import MARKER, RESUME_FOLDER, Stop, training_text
-from touchline.train.setup import Session
-from touchline.train.tensors import give_random_state, pack_state, take_random_state
-from touchline.train.validation import arrange_by_length
+from touchline.train.setup import Session, give_random_state, pack_state, take_random_state
 
 FINAL_LOSS_STEPS = 10
 """Steps over which the final training loss is averaged, because one step's loss mostly reflects its examples."""

@@ -14,7 +14,7 @@ from touchline.core.errors import InputError, PolicyError, quoted
 from touchline.core.files import disk_faults, write_if_changed
 from touchline.core.quantity import Missing
 from touchline.report.local.gathering import gather
-from touchline.results.cleaned import Cleaned, KeptBroken
+from touchline.results.cleaning import Cleaned, KeptBroken
 from touchline.results.collected import RunMetrics
 from touchline.results.following import FOLLOW_SECONDS, OutputLine
 from touchline.results.live import LiveRun

@@ -18,8 +18,6 @@ from touchline.data.scores import EvaluationScores
 from touchline.history.lines import NotTextError
 from touchline.history.reading import Outcome
 from touchline.results.general import read_general
-from touchline.results.imported.accounting import SavedSacctJob, accounting_of
-from touchline.results.imported.beside import evaluations_of, read_evaluations, with_loose
 from touchline.results.imported.claims import CheckedRun, claims_of, sizes_of
 from touchline.results.imported.design import Design, design_of, together_issues
 from touchline.results.imported.documents import read_documents
@@ -27,6 +25,13 @@ from touchline.results.imported.evaluations import FoundEvaluation
 from touchline.results.imported.folders import RunFolder, walk
 from touchline.results.imported.issues import issues_of, onto_itself
 from touchline.results.imported.logs import JobLog, read_job
+from touchline.results.imported.loose_files import (
+    SavedSacctJob,
+    accounting_of,
+    evaluations_of,
+    read_evaluations,
+    with_loose,
+)
 from touchline.results.imported.result import ImportedRun, metrics_of, result_of
 from touchline.results.imported.settings import NAMED, ImportedSettings, settings_of
 from touchline.results.imported.sources import date_of, description_of, files_of, sources_of

@@ -16,8 +16,7 @@ from touchline.history.reading import Outcome, RunReading, SourcedText, exit_cod
 from touchline.history.run_view import RunSegment, RunView, align, runs_of
 from touchline.history.scan import Scan
 from touchline.history.segments import FileSegment
-from touchline.results.imported.curves import Curve, Curves, JobEndSign
-from touchline.results.imported.documents import SideFile
+from touchline.results.imported.documents import Curve, Curves, JobEndSign, SideFile
 from touchline.results.imported.folders import job_id
 from touchline.results.imported.text import bounded
 

@@ -15,14 +15,14 @@ from touchline.core.units import GIB
 from touchline.data.scores import CheckpointInfo, EvaluationRecord
 from touchline.history.reading import Outcome, SourcedText, exit_cause, exit_code
 from touchline.results.collected import RunMetrics
-from touchline.results.imported.accounting import SavedSacctJob
 from touchline.results.imported.folders import RunFolder
 from touchline.results.imported.logs import JobLog
+from touchline.results.imported.loose_files import SavedSacctJob
 from touchline.results.imported.settings import ImportedSettings
 from touchline.results.imported.text import below, clean_line
 from touchline.results.run_metrics import printed_versions
 from touchline.results.run_result import AttemptResult, RunResult
-from touchline.results.shares import proportion
+from touchline.results.scored import proportion
 from touchline.results.verification_types import VerifiedCheckpoint
 from touchline.spec.runs import ControlKind, RunKind
 from touchline.statistics.conclusions import Proportion

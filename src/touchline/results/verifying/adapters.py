@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from touchline.data.shards import Tensor
 from touchline.results.verification_types import CheckpointFault
@@ -192,3 +192,27 @@ def _rank_by_config(layer: str, config: Mapping[str, object]) -> int | None:
                 return rank if isinstance(rank, int) else None
     rank = config.get("r")
     return rank if isinstance(rank, int) and not isinstance(rank, bool) else None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Expected:
+    """Expected properties of a checkpoint; None fields are unknown and not compared."""
+
+    run: str
+    """Run name."""
+    planned: bool = False
+    """Whether touchline made it, so that its marker is required."""
+    digest: str | None = None
+    """Digest of the planned run."""
+    base: BaseTensors | None = None
+    """Base model."""
+    wanted: ExpectedAdapter | None = None
+    """Planned adapter."""
+    saves: Literal["adapter", "merged"] | None = None
+    """Planned form."""
+    steps: int | None = None
+    """Optimizer steps of the whole training."""
+    steps_per_epoch: int | None = None
+    """Optimizer steps per epoch."""
+    untrained: bool = False
+    """Whether its adapter is untrained by intention, as in a no-op control."""

@@ -11,8 +11,8 @@ from touchline.core.files import sha256_file
 from touchline.data.checkpoints import MARKER, read_export_marker
 from touchline.data.metrics import ExportMarker
 from touchline.results.verification_types import CheckpointFault
+from touchline.results.verifying.adapters import Expected
 from touchline.results.verifying.bases import finite, read_object
-from touchline.results.verifying.expected import Expected
 from touchline.results.verifying.files import Entry
 from touchline.results.verifying.weights import unreadable
 
