@@ -103,14 +103,14 @@ FORMATS = (
         answer="runs",
         many=True,
     ),
-    Format(schema="results", type="results.answer:ResultsAnswer", what="what `touchline results --json` prints"),
+    Format(schema="results", type="results.run_result:ResultsAnswer", what="what `touchline results --json` prints"),
     Format(
         schema="answer-report",
         type="report.report:Report",
         what="touchline report --json, all that RESULTS.md and report.html say",
         answer="report",
     ),
-    Format(schema="clean", type="results.cleaned:Cleaned", what="what `touchline clean --json` prints"),
+    Format(schema="clean", type="results.cleaning:Cleaned", what="what `touchline clean --json` prints"),
     Format(schema="compare", type="report.compared:ComparedExperiments", what="what `touchline compare --json` prints"),
     Format(schema="export", type="report.trackers.exported:Export", what="what `touchline export --json` prints"),
     Format(
@@ -127,12 +127,12 @@ FORMATS = (
     ),
     Format(
         schema="answer-submit",
-        type="run.submitted:Submitted",
+        type="run.submission:Submitted",
         what="touchline submit --json",
         answer="jobs",
         many=True,
     ),
-    Format(schema="lineage", type="train.lineage_record:Lineage", what="lineage.json, what a stage went on from"),
+    Format(schema="lineage", type="train.parent:Lineage", what="lineage.json, what a stage went on from"),
     Format(schema="optimise", type="plan.optimization:Optimization", what="what `touchline optimize --json` prints"),
     Format(schema="answer-plan", type="spec.plan:Plan", what="touchline plan --json", answer="plan"),
     Format(
