@@ -97,15 +97,15 @@ def test_sarif_names_every_rule_that_its_results_are_of(call: Call, tmp_path: Pa
         assert place["physicalLocation"]["artifactLocation"]["uri"] == "stage%201.yaml"
 
 
-def test_what_has_one_safe_answer_is_mended_and_shown(call: Call, tmp_path: Path) -> None:
+def test_what_has_one_safe_answer_is_fixed_and_shown(call: Call, tmp_path: Path) -> None:
     path = tmp_path / "stage.yaml"
     path.write_text(WRONG, encoding="utf-8")
     shown = call("check", "stage.yaml", "--diff")
     assert "-  lr: 5e-5" in shown.stdout
     assert "+  lr: 5.0e-5" in shown.stdout
     assert path.read_text(encoding="utf-8") == WRONG
-    mended = call("check", "stage.yaml", "--fix")
-    assert mended.returncode == 0, mended.stdout
+    fixed = call("check", "stage.yaml", "--fix")
+    assert fixed.returncode == 0, fixed.stdout
     assert path.read_text(encoding="utf-8") == base("qlora_stage")
 
 
@@ -195,7 +195,7 @@ def test_a_plan_stops_at_an_error_until_it_is_allowed(call: Call, tmp_path: Path
     assert not (folder / "plan.json").exists()
     wrong = call("plan", "tiny", "--allow", "DA999")
     assert wrong.returncode == 2
-    assert "there is no code 'DA999'" in wrong.stderr
+    assert "unknown code 'DA999'" in wrong.stderr
     allowed = call("plan", "tiny", "--allow", "DA3,EV")
     assert allowed.returncode == 0, allowed.stderr
     assert "(allowed)" in allowed.stderr

@@ -104,7 +104,7 @@ def test_nothing_is_replaced_and_nothing_is_left_after_a_fault(settings: UserCon
 
 
 def test_columns_are_asked_for_only_where_they_are_not_found(settings: UserConfig, tmp_path: Path) -> None:
-    """A row that cannot be read, or a value that does not fit, is not mended by naming the columns."""
+    """A row that cannot be read, or a value that does not fit, is not fixed by naming the columns."""
     for name, content, asked in (
         ("semicolons.csv", "text;label\n" + "".join(f"a{number};b\n" for number in range(9)), False),
         ("empty.csv", "", False),

@@ -108,7 +108,7 @@ def test_a_record_lies_under_the_hash_of_its_content_and_is_written_once(tmp_pat
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
 
 
-def test_a_record_that_was_copied_by_half_is_mended_by_adding_it_again(tmp_path: Path) -> None:
+def test_a_record_that_was_copied_by_half_is_fixed_by_adding_it_again(tmp_path: Path) -> None:
     """The only time that a file in the history is written over: its content was not what its name says."""
     path = store_record(tmp_path, make_record())
     whole = path.read_bytes()

@@ -108,9 +108,9 @@ def test_rows_are_proposed_by_the_key_that_a_split_means(tmp_path: Path) -> None
     named = changed(TUNE, "seed: 14\n", held.format("torchtune.datasets.instruct_dataset"))
     found_ = check_files({"finetune.yaml": named, "data/words.json": data}, tmp_path / "1")
     assert [each.hint for each in _of(found_, "BK025")] == ["field: train", "field: val"]
-    mended = named.replace("  split: train\n", "  field: train\n").replace("seed: 14", "seed: 14", 1)
-    mended = mended.replace("  data_files: data/words.json\nseed", "  data_files: data/words.json\n  field: val\nseed")
-    assert errors(check_files({"finetune.yaml": mended, "data/words.json": data}, tmp_path / "2")) == []
+    fixed = named.replace("  split: train\n", "  field: train\n").replace("seed: 14", "seed: 14", 1)
+    fixed = fixed.replace("  data_files: data/words.json\nseed", "  data_files: data/words.json\n  field: val\nseed")
+    assert errors(check_files({"finetune.yaml": fixed, "data/words.json": data}, tmp_path / "2")) == []
     own = changed(TUNE, "torchtune.datasets.instruct_dataset", "kit.datasets.words")
     told = _of(check_files({"finetune.yaml": own, "data/words.json": data}, tmp_path / "3"), "BK025")
     assert [each.severity for each in told] == [Severity.WARNING]

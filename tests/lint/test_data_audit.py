@@ -145,7 +145,7 @@ def test_a_scorer_that_takes_either_within_the_other_is_refused(tmp_path: Path) 
     assert found.baselines.empty.score.value == 1.0
     for name in ("match", "exact", "capitalization"):
         assert not {"DA340", "DA341", "DA331"} & set(codes(audit(path, AuditRequest(scorer=name))))
-    with pytest.raises(InputError, match="no scorer"):
+    with pytest.raises(InputError, match="unknown scorer"):
         audit(path, AuditRequest(scorer="smart"))
 
 

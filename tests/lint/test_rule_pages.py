@@ -12,7 +12,7 @@ from tests.faults.harness import check_files, codes, example_files
 
 from touchline.core.finding import Finding, Severity
 from touchline.lint.rule import all_rules
-from touchline.lint.rule_pages import SUBJECTS, RuleExample, all_pages
+from touchline.lint.rule_pages import RETIRED, SUBJECTS, RuleExample, all_pages, is_known
 
 pytestmark = pytest.mark.planning
 
@@ -86,3 +86,12 @@ def test_every_code_has_a_page_and_every_page_a_code() -> None:
 def test_errors_are_a_severity_that_stops() -> None:
     severities = {page.severity for page in all_pages().values()}
     assert severities == set(Severity)
+
+
+def test_retired_codes_are_known_and_have_no_page() -> None:
+    """An experiment of version 0.1.0 may allow them."""
+    assert len(RETIRED) > 20
+    assert not RETIRED & set(all_pages())
+    assert all(is_known(code) for code in RETIRED)
+    assert is_known("TR0")
+    assert not is_known("ZZ1")

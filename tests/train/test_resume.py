@@ -136,7 +136,7 @@ def test_sigkill_at_a_random_moment_and_the_same_command_again_gives_the_same_ad
     assert_same(folder, undisturbed)
 
 
-def test_sigterm_saves_and_exits_75_and_a_torn_metrics_line_is_mended(
+def test_sigterm_saves_and_exits_75_and_a_torn_metrics_line_is_fixed(
     config: TrainerConfig, tmp_path: Path, undisturbed: Path
 ) -> None:
     """What a scheduler does before it kills; and what a full disk may leave of a line."""

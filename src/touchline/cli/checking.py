@@ -155,11 +155,11 @@ def _codes(given: list[str] | None) -> tuple[str, ...]:
     """
 
     from touchline.core.errors import InputError
-    from touchline.lint.rule_pages import all_codes
+    from touchline.lint.rule_pages import all_codes, is_known
 
     codes = tuple(code.strip().upper() for text in given or () for code in text.split(",") if code.strip())
     for code in codes:
-        if not any(known.startswith(code) for known in all_codes()):
+        if not is_known(code):
             near = near_names(code, all_codes(), most=3, cutoff=0.4)
             raise InputError(f"unknown code {code!r}", hint=f"did you mean {', '.join(near)}?" if near else None)
     return codes
@@ -170,6 +170,9 @@ def _explain(code: str) -> None:
 
     (prefix, *_) = _codes([code])
     pages = [load_page(known) for known in all_codes() if known.startswith(prefix)]
+    if not pages:
+        print_output(f"{prefix}: retired code; no rule reports it any more")
+        return
     if len(pages) > 1:
         print_table(("code", "severity", "reports"), [(p.code, p.severity.value, p.summary) for p in pages])
         return

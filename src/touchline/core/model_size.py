@@ -1,4 +1,4 @@
-"""Size of a model: from its name where nothing better is known, as a label, and as the class of rules of thumb."""
+"""Sizes of models: from a name if nothing better is known, and the size classes of rules of thumb."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _EXPERTS = re.compile(r"(?<![a-z0-9])\d+e(?![a-z0-9])")
 _VERSION = re.compile(
     r"^(?:q?lora_)?(?:code_)?(?:llama_?[234](?:_[1-9])?(?:_vision)?|qwen_?(?:2_5|[1-9])|gemma[1-9]?|mistral|phi[1-9](?:_5)?)_"
 )
-"""What a builder's name begins with: of `llama3_2_1b` the 2 belongs to the version, of `qwen2_1_5b` the 1 to the
+"""Version parts at the start of a builder's name: in `llama3_2_1b` the 2 is the version's, in `qwen2_1_5b` the 1 is the
 size."""
 CLASSES: Final = ((1.5, "1B"), (4.0, "3B"), (9.0, "7B/8B"), (15.0, "13B"), (75.0, "70B"))
 """(billions of parameters at most, name): models are sold as 1B that have 1.24 billion, as 7B that have 7.6."""

@@ -57,7 +57,7 @@ class Span:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Arithmetic:
-    """What a training's numbers come to."""
+    """Numbers of a training."""
 
     devices: Span
     """Devices that share a step."""
@@ -300,7 +300,7 @@ def _warmup(stated: StatedTraining, steps: Span | Missing) -> Span | Missing:
     if fixed is not None and (fixed.value > 0 or share is None):
         return Span(low=fixed.value, high=fixed.value)
     if share is None:
-        return Span(low=0, high=0) if fixed is not None else Missing(missing="no warm-up is stated")
+        return Span(low=0, high=0) if fixed is not None else Missing(missing="no warmup is stated")
     if isinstance(steps, Missing):
         return steps
     return Span(

@@ -1,4 +1,4 @@
-"""What `touchline data audit` answers, as its `--json` gives it."""
+"""Report of `touchline data audit`, as its `--json` prints it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ AUDIT_SCHEMA_VERSION = 1
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Baseline:
-    """What answers without a model are worth."""
+    """Scores of model-free answers."""
 
     score: Measured
     """Share that the scorer calls right, with Wilson's interval; missing with the reason."""
@@ -94,9 +94,9 @@ class DataAudit:
     format: str
     """`json`, `jsonl`, `csv`, `parquet`; several with a comma between."""
     columns: str
-    """Which columns were taken for what."""
+    """Meaning of the columns."""
     scorer: str
-    """What calls an answer right in the baselines."""
+    """Decides if an answer is right, in the baselines."""
     scored_split: str
     """The split that the baselines are of."""
     splits: tuple[AuditedSplit, ...]
@@ -110,7 +110,7 @@ class DataAudit:
     baselines: Baselines | None
     """Answers without a model; null when there are no rows."""
     findings: tuple[FindingRow, ...]
-    """What is wrong, errors first."""
+    """Findings, errors first."""
 
     @property
     def failed(self) -> bool:

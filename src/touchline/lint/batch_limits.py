@@ -40,16 +40,16 @@ _SMALL_SHARE: Final = 0.25
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BatchLimitResult:
-    """What is to say of a micro-batch."""
+    """Result of comparing a micro-batch with its limit."""
 
     kind: Literal["over", "at"]
     """Over the limit, or at it."""
     severity: Severity
-    """How sure that is."""
+    """Severity."""
     message: str
-    """Why."""
+    """Reason."""
     hint: str | None
-    """What to write."""
+    """Suggested settings."""
 
 
 @rule("PK001", Severity.ERROR)

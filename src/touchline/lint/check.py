@@ -1,4 +1,4 @@
-"""What `touchline check` answers."""
+"""Report of `touchline check`."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ class CheckedConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckReport:
-    """Everything that was found under some paths."""
+    """Findings under some paths."""
 
     schema_version: int = CHECK_SCHEMA_VERSION
     """Version of this form."""
     findings: tuple[FindingRow, ...]
-    """What was found, by file and line."""
+    """Findings by file and line."""
     configs: tuple[CheckedConfig, ...]
     """Every training that was read."""
     files: int
@@ -64,7 +64,7 @@ class CheckReport:
 
 
 _NEAR: Final = 0.3
-"""How far the size that a name says may be from the real one: models sold as 1B have 1.24 billion parameters."""
+"""Tolerance between a name's size and the real one: models sold as 1B have 1.24 billion parameters."""
 
 
 def summary_of(view: TrainingView) -> CheckedConfig:
@@ -100,10 +100,12 @@ def effective_batch(view: TrainingView) -> Measured:
             value=rows.low,
             unit="examples",
             low=rows.low,
-            method=f"packed rows{devices}; a row holds several examples, how many the data's lengths would tell",
+            method=f"packed rows{devices}; a sequence holds several examples, the data's lengths are not known",
         )
     packed = view.stated.packed is not None and view.stated.packed.value and density != 1.0
-    method = f"{rows.low} packed rows × {density:.3g} examples a row" if packed else "micro-batch × accumulation"
+    method = (
+        f"{rows.low} packed sequences × {density:.3g} examples per sequence" if packed else "micro-batch × accumulation"
+    )
     return Quantity(
         value=rows.low * density, unit="examples", method=f"{method} × devices" if not one else method + devices
     )

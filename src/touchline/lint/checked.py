@@ -22,9 +22,9 @@ class FindingRow:
     column: int | None
     """The column, from 1."""
     message: str
-    """What is wrong, and what was expected."""
+    """Problem, and the expected value."""
     hint: str | None
-    """What to type or to write instead."""
+    """Suggested command or change."""
 
 
 def row_of(finding: Finding) -> FindingRow:

@@ -36,10 +36,10 @@ _ELEMENT_BYTES: Final = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckpointFootprint:
-    """What a training leaves."""
+    """Checkpoints that a training leaves."""
 
     checkpoints: int
-    """How many stay."""
+    """Number that stays."""
     each: int
     """Bytes of one of them, at least."""
     whole: bool
@@ -75,7 +75,7 @@ def kept(view: TrainingView) -> CheckpointFootprint | Missing:
 
 
 def checkpoints_of(view: TrainingView) -> int | Missing:
-    """How many checkpoints stay at the end, by what the config and the data say surely."""
+    """Count the checkpoints that stay at the end, as far as config and data determine it."""
     stated, numbers = view.stated, arithmetic(view)
     cadence = stated.save_cadence.value if stated.save_cadence is not None else None
     limit = stated.save_limit.value if stated.save_limit is not None and stated.save_limit.value > 0 else None
@@ -197,7 +197,7 @@ def _size_of_all(view: TrainingView, count: int | None) -> str:
         each = 2 * (view.model.num_parameters or 0)
     else:
         return ""
-    total = f", {format_bytes(each * count)} in all" if count else ""
+    total = f", {format_bytes(each * count)} in total" if count else ""
     return f": {format_bytes(each)} each or more{total}" if each else ""
 
 
@@ -207,7 +207,7 @@ def resume_without_optimizer(view: TrainingView) -> Iterator[Violation]:
     resume, only = view.stated.resume, view.stated.save_only_model
     if resume is not None and only is not None and only.value and resume.value.lower() not in ("", "false", "none"):
         yield Violation(
-            message=f"goes on from a checkpoint, and {only.key} leaves the optimizer's state out of checkpoints",
+            message=f"resumes from a checkpoint, but {only.key} leaves the optimizer state out of checkpoints",
             at=only,
             hint=f"{only.key}: false",
         )

@@ -67,7 +67,7 @@ def parent_of_another_base(view: FolderView) -> Iterator[Violation]:
         model, other = each.stated.model, parent.stated.model
         if model is not None and other is not None and not _same_model(parent, each):
             yield Violation(
-                message=f"{run_name(each)} trains {model.value} and goes on from {run_name(parent)}, an adapter of "
+                message=f"{run_name(each)} trains {model.value} but continues {run_name(parent)}, an adapter of "
                 f"{other.value}",
                 at=model,
                 hint=f"{model.key.rpartition('.')[2]}: {other.value}",
@@ -86,7 +86,7 @@ def parent_of_another_shape(view: FolderView) -> Iterator[Violation]:
             if own is None or other is None or own.is_default or _plain(own.value) == _plain(other.value):
                 continue
             yield Violation(
-                message=f"{run_name(each)} states {own.key} {_plain(own.value)} and goes on with the adapter of "
+                message=f"{run_name(each)} states {own.key} {_plain(own.value)} but continues the adapter of "
                 f"{run_name(parent)}, which has {_plain(other.value)}",
                 at=own,
                 hint=f"{own.key.rpartition('.')[2]}: {_plain(other.value)}",
@@ -107,7 +107,7 @@ def unknown_parent_output(view: FolderView) -> Iterator[Violation]:
         near = near_names(named, [path for path in outputs if path != stays(each)], most=1, cutoff=_LIKE)
         if near and named != stays(each):
             yield Violation(
-                message=f"{run_name(each)} goes on from {parent.value}, which is not here and which no config writes",
+                message=f"{run_name(each)} continues {parent.value}, which does not exist and no config writes",
                 at=parent,
                 hint=f"did you mean {near[0]!r}?",
             )
@@ -126,7 +126,7 @@ def circular_parent(view: FolderView) -> Iterator[Violation]:
         if itself or ring:
             through = "" if itself else f", by way of {run_name(ring[0])}"
             yield Violation(
-                message=f"{run_name(each)} goes on from its own output{through}",
+                message=f"{run_name(each)} continues its own output{through}",
                 at=parent,
                 hint="name the output folder of the stage before it",
             )
@@ -147,7 +147,7 @@ def unwritten_parent_checkpoint(view: FolderView) -> Iterator[Violation]:
         if step > most or between:
             why = f"it has {most:,} steps" if step > most else f"it saves every {every.value:g} steps" if every else ""
             yield Violation(
-                message=f"{run_name(each)} goes on from step {step:,} of {run_name(parent)}, which writes no such "
+                message=f"{run_name(each)} continues step {step:,} of {run_name(parent)}, which writes no such "
                 f"checkpoint: {why}",
                 at=named,
                 hint=f"{stays(parent)}/checkpoint-{most}",
@@ -175,7 +175,7 @@ def stale_checkpoints(view: FolderView) -> Iterator[Violation]:
         wrong = next((pair for pair in pairs if None not in pair and pair[1] != pair[2]), None)
         if wrong is not None and wrong[0] is not None:
             yield Violation(
-                message=f"{stays(each)} holds checkpoint-{newest.step} of a training with {wrong[0].key} "
+                message=f"{stays(each)} has checkpoint-{newest.step} of a training with {wrong[0].key} "
                 f"{_plain(wrong[2])}, from which this one, with {_plain(wrong[1])}, would go on",
                 at=stated.output_dir,
                 subject=run_name(each),
@@ -184,7 +184,7 @@ def stale_checkpoints(view: FolderView) -> Iterator[Violation]:
 
 
 _PARENT_KEYS = {"qlora_stage": "prev_checkpoint", "axolotl": "lora_model_dir", "llamafactory": "adapter_name_or_path"}
-"""How each trainer names the adapter to go on from."""
+"""Each trainer's setting for the adapter to continue from."""
 
 
 def _with_parents(view: FolderView) -> Iterator[tuple[Sibling, Sibling]]:

@@ -77,7 +77,7 @@ def packing_differs_from_plan(view: FolderView) -> Iterator[Violation]:
         if said is not None and said.packed != packed.value:
             exact = said.of_this_run and (said.packed or plan.path.endswith(".json"))
             yield Violation(
-                message=f"{place} says that {run_name(each) if said.of_this_run else 'the runs'} "
+                message=f"{place} states that {run_name(each) if said.of_this_run else 'the runs'} "
                 f"{'pack' if said.packed else 'do not pack'}{'s' if said.packed and said.of_this_run else ''}, and the "
                 f"config says {packed.key}: {str(packed.value).lower()}",
                 at=packed,
@@ -86,7 +86,7 @@ def packing_differs_from_plan(view: FolderView) -> Iterator[Violation]:
             )
         elif said is None and packed.value and not (plan.path.endswith(".json") or _PACKING_WORD.search(plan.text)):
             yield Violation(
-                message=f"{run_name(each)} packs, and {PurePath(plan.path).name} does not speak of packing: its batch "
+                message=f"{run_name(each)} packs, but {PurePath(plan.path).name} does not mention packing: its batch "
                 "sizes, steps and times are those of a training without",
                 at=packed,
                 hint="plan again with packing, or packed: false",
@@ -121,13 +121,13 @@ def validation_trained_by_parent(view: FolderView) -> Iterator[Violation]:
                         message=f"{run_name(each)} validates on {found.name.value}, which {run_name(parent)}, from "
                         "which it goes on, was trained on",
                         at=found.name,
-                        hint="hold the same rows out of every stage",
+                        hint="use the same held-out rows in every stage",
                     )
 
 
 @dataclass(frozen=True, slots=True)
 class _Said:
-    """What a plan says of packing."""
+    """A plan's statement on packing."""
 
     packed: bool
     of_this_run: bool

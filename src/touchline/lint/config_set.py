@@ -1,4 +1,4 @@
-"""What rules on several configs together look at: every training of a checked tree, with what lies beside it.
+"""View of the rules on several configs: every training of a checked tree, with the files beside it.
 
 The rules themselves stand in the modules `siblings_*` beside this one.
 """
@@ -23,7 +23,7 @@ NOT_READ = Missing(missing="not read")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataFile:
-    """What is known of a data file."""
+    """Facts of a data file."""
 
     rows: int
     """Rows; 0 of an empty file."""
@@ -58,7 +58,7 @@ class TextFile:
     path: str
     """The file, as the user named it."""
     text: str
-    """What stands in it."""
+    """Its text."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -66,11 +66,11 @@ class Sibling:
     """One training of the tree."""
 
     stated: StatedTraining
-    """What its config states."""
+    """Settings of its config."""
     raw: Mapping[str, object] | Missing
-    """Everything that stands in the file; what no field of `stated` is for may still make a difference."""
+    """All settings of the file; those without a field in `stated` may still make a difference."""
     data: Mapping[str, DataFile] = field(default_factory=dict)
-    """What is known of its data files, by the name that the config gives them."""
+    """Facts of its data files, by the name that the config gives them."""
     overridden: Mapping[str, str] = field(default_factory=dict)
     """Keys that the backend silently overrides or ignores (BK019), each with what happens instead."""
     parent_is_here: bool = False
@@ -201,7 +201,7 @@ def runs_of(view: FolderView) -> tuple[Sibling, ...]:
 
 @functools.lru_cache(maxsize=2)
 def families(view: FolderView) -> Mapping[Sibling, int]:
-    """Which trainings surely belong to one project, by number; a tree may just as well be a collection of examples.
+    """Group trainings that surely belong to one project, by number; a tree may also be a collection of examples.
 
     They do when they are stages of one folder, runs in sibling folders, named by one script or plan, or write beside
     each other under one path.

@@ -39,11 +39,11 @@ class _Planned:
     """The time that a plan names for a run."""
 
     seconds: float
-    """What is expected."""
+    """Expected time."""
     least: float
     """The lower end of it."""
     where: str
-    """Where it stands, in words."""
+    """Source, in words."""
 
 
 @rule("EX158", Severity.WARNING)

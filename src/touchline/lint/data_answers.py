@@ -162,7 +162,7 @@ def unfilled_placeholder(view: DataView) -> Iterator[Violation]:
                 rows.append(row)
                 break
     if rows:
-        yield violation_in_rows(view, rows, f"the placeholder {short(first)} stands in the text", hint="fill it in")
+        yield violation_in_rows(view, rows, f"unfilled placeholder {short(first)} in the text", hint="fill it in")
 
 
 @rule("DA390", Severity.WARNING)
@@ -177,7 +177,7 @@ def uneven_white_space(view: DataView) -> Iterator[Violation]:
     usual = view.closed or view.short
     if len(rows) * 2 > len(answered):
         rows = [row for row in answered if row.answer == row.label]
-        message = f"the answer {short(rows[0].label)} has no white space around it, and the others have"
+        message = f"the answer {short(rows[0].label)} has no white space around it, the others do"
     else:
         message = f"white space around the answer {short(rows[0].answer or '')}"
     yield violation_in_rows(view, rows, message, severity=None if usual else Severity.INFO)
@@ -196,7 +196,7 @@ def prompt_contains_label(view: DataView) -> Iterator[Violation]:
     telling = [row for row in rows if set(anywhere.findall(row.asked)) == {row.label}]
     if len(telling) >= _TELLING * len(rows):
         share = percent(len(telling), len(rows))
-        message = f"{share} of the prompts hold their own label and no other, for example {short(telling[0].asked)}"
+        message = f"{share} of the prompts contain their own label and no other, for example {short(telling[0].asked)}"
         yield violation_in_rows(view, telling, message, hint="take the label out of the prompt")
 
 

@@ -1,4 +1,4 @@
-"""What answers without a model are worth under the data's own scorer.
+"""Scores of model-free answers under the data's own scorer.
 
 A constant and the empty text are scored against every distinct answer, weighted by how often it occurs; so a million
 rows cost no more than their distinct answers. More distinct answers than `DISTINCT_LIMIT` are taken in part, evenly

@@ -24,7 +24,7 @@ _OPENAI = frozenset({"user", "assistant", "model"}) | _SYSTEMS | _TOOLS
 """Roles where turns are `{role, content}`."""
 _TEXTS = ("content", "value")
 _INSTEAD = ("tool_calls", "function_call", "reasoning_content", "thinking", "audio", "image")
-"""What a turn may have in place of a text."""
+"""Content that a turn may have in place of text."""
 
 
 def turns_in(values: Values, column: str | None) -> Sequence[Turn]:
@@ -62,7 +62,7 @@ def _disorder(turns: Sequence[Turn]) -> str | None:
             if role in group and before in group:
                 return f"two turns of the {name} follow each other"
         if role in _ASSISTANTS and (not before or before in _SYSTEMS):
-            return "the assistant speaks first"
+            return "the assistant has the first turn"
     return None
 
 
@@ -121,7 +121,7 @@ def _silent(turns: Sequence[Turn]) -> str | None:
         if isinstance(value, str) and not value.strip():
             return f"the {key} of {who} is white space"
         if not isinstance(value, str | list | Mapping):
-            return f"the {key} of {who} is no text: {value!r}"
+            return f"the {key} of {who} is not text: {value!r}"
     return None
 
 

@@ -102,7 +102,7 @@ def near_train_test_overlap(view: DataView) -> Iterator[Violation]:
             severity = None if few else Severity.WARNING
             share = percent(len(rows), len(view.splits[name]))
             message = (
-                f"{share} of {name} is in {view.trained} too but for case, white space or punctuation, for example "
+                f"{share} of {name} is in {view.trained} too except for case, white space or punctuation, for example "
                 f"{short(rows[0].asked)}"
             )
             yield violation_in_rows(view, rows, message, severity=severity, hint=f"take these rows out of {name}")

@@ -139,7 +139,7 @@ def label_shift(view: DataView) -> Iterator[Violation]:
         if distance > _SURPRISE + _CHANCE * noise:
             most = max(labels, key=lambda label: (abs(apart[label]), label))
             message = (
-                f"{name} has another mixture of answers than {view.trained}: {short(most)} is "
+                f"{name} has a different mix of answers from {view.trained}: {short(most)} is "
                 f"{percent(held[most], count)} of it and {percent(trained[most], total)} there"
             )
             yield Violation(message=message, at=at_file(view, name), subject=name)
@@ -280,7 +280,7 @@ def right_answer_first(view: DataView) -> Iterator[Violation]:
     )
     # One list for all rows whose first entry prevails is a matter of the answers, and told as that.
     if count >= _FIRST * len(rows) and len(lists) >= _ROWS:
-        message = f"the right answer stands at place {place + 1} of its list in {percent(count, len(rows))} of the rows"
+        message = f"the right answer is at place {place + 1} of its list in {percent(count, len(rows))} of the rows"
         yield Violation(
             message=message, at=at_file(view), subject="candidates", hint="shuffle each row's list by a seed"
         )

@@ -1,4 +1,4 @@
-"""How rules on data say where: one finding for all rows with one fault, at the first of them."""
+"""Locations and counts in messages of rules on data: one violation for all rows with one problem."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from touchline.statistics.proportion import wilson
 _WRITTEN_NULLS = frozenset({"nan", "NaN", "NAN", "<NA>", "#N/A", "NULL", "null", "undefined"})
 _RARE_NULLS = frozenset({"N/A", "n/a", "NA", "None", "none", "TODO", "TBD", "???"})
 _ALIKE = 0.75
-"""How alike a misspelt column name and the right one are, by difflib's ratio."""
+"""Similarity of a misspelled column name and the right one, by difflib's ratio."""
 _UNFINISHED = frozenset({"TODO", "TBD", "???"})
 _ALL = 4
 """Rows from which on a fault of all rows is certain."""
@@ -232,7 +232,7 @@ def constant_prompt(view: DataView) -> Iterator[Violation]:
     if view.layout.media or len({row.key for row in view.rows}) > 1:
         # A column that differs may be what a trainer shows beside the prompt, such as an image within the row.
         others = ", ".join(map(repr, (*view.layout.media, *view.layout.others)[:5]))
-        message = f"all {view.count:,} prompts are {short(first.prompt)}; only {others} tell the rows apart"
+        message = f"all {view.count:,} prompts are {short(first.prompt)}; only {others} distinguish the rows"
         yield Violation(message=message, at=view.where(first), subject="prompt", severity=Severity.INFO)
         return
     message = f"all {view.count:,} prompts are {short(first.prompt)}, with {len(view.all_labels):,} different answers"
@@ -247,7 +247,7 @@ def small_held_out_split(view: DataView) -> Iterator[Violation]:
         if 0 < rows < _SMALL:
             ends = wilson(round(rows / 2), rows)
             message = (
-                f"{name} has {rows:,} row{'s' if rows > 1 else ''}: the 95 % interval of an accuracy near one half "
+                f"{name} has {rows:,} row{'s' if rows > 1 else ''}: the 95% interval of an accuracy near one half "
                 f"is {100 * (ends.high - ends.low):.0f} percentage points wide"
             )
             yield Violation(message=message, at=at_file(view, name), subject=name)
@@ -265,7 +265,7 @@ def missing_media_files(view: DataView) -> Iterator[Violation]:
         message = (
             f"not checked (none of {media.checked:,} media files was found, for example {short(media.missing[0])})"
         )
-        hint = "say which folder the names are relative to, with --media-root"
+        hint = "give the folder that the names are relative to: --media-root"
         yield Violation(message=message, at=view.where(rows[0]), subject="media", hint=hint, severity=Severity.INFO)
         return
     severity = None if media.stated or (len(media.missing) * 2 <= media.checked) else Severity.WARNING

@@ -12,7 +12,7 @@ from touchline.spec.tasks.ready_made import TASKS, get_task
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scorer:
-    """What calls an answer right."""
+    """A rule for right answers."""
 
     name: str
     """`match`, or a task's name."""

@@ -1,4 +1,4 @@
-"""What the rules on data look at: the rows of all splits by one layout, and what is counted of them once for all rules.
+"""View of the rules on data: the rows of all splits by one layout, and counts shared by all rules.
 
 Everything is one pass over the rows, or over distinct answers; what would take longer is taken from a bounded part of
 the rows, and the finding says so. Nothing depends on the order of the rows but which of them is shown as an example.
@@ -44,13 +44,13 @@ class DataRow:
     split: str
     """The split; `all` in a file without splits."""
     number: int
-    """Which row of its split, from 1."""
+    """Number of the row in its split, from 1."""
     line: int | None
     """Its line in the file, from 1, in formats that tell it at once."""
     values: Values
     """Column to value."""
     prompt: str
-    """Everything that comes before the answer."""
+    """The text before the answer."""
     asked: str
     """The last question of a chat, else the prompt."""
     answer: str | None
@@ -60,13 +60,13 @@ class DataRow:
     candidates: Candidates | None
     """The allowed answers."""
     question: str
-    """What kind of question it asks."""
+    """Kind of its question."""
     key: int
     """Hash of everything that a model is shown: equal for rows that ask the same."""
     beside: int
     """The same without the prompt: media, allowed answers, and other columns that tell rows apart."""
     fault: str | None = None
-    """Why its chat is none."""
+    """Reason why its chat is invalid."""
 
     @property
     def label(self) -> str:
@@ -76,7 +76,7 @@ class DataRow:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MissingMedia:
-    """What was found of the files that rows name."""
+    """Results of looking for the files that rows name."""
 
     checked: int
     """Distinct paths that were looked for."""
@@ -105,11 +105,11 @@ class DataView:
     splits: Mapping[str, Sequence[DataRow]]
     """Split to its rows."""
     layout: ColumnMapping
-    """Which columns are what."""
+    """Meaning of the columns."""
     scorer: Scorer = USUAL_SCORER
-    """What calls an answer right."""
+    """Decides if an answer is right."""
     media: MissingMedia | None = None
-    """What was found of media; none: nothing was looked for."""
+    """Results on media; None: not looked for."""
     locate: Locate | None = None
     """Finds lines in formats that do not tell them at once."""
 

@@ -1,4 +1,4 @@
-"""What rules on an experiment's design look at: its file, its runs, and what is known of its datasets.
+"""View of the rules on an experiment's design: its file, its runs, and the facts of its datasets.
 
 The rules themselves stand in the modules `design_*` beside this one.
 """
@@ -24,12 +24,12 @@ from touchline.spec.validate import adapter
 NO_DATASET = Missing(missing="the dataset was not read")
 
 MODEL = "models"
-"""How pairs and levels name the base model."""
+"""Keys by which pairs and levels name the base model."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DatasetFacts:
-    """What is known of one dataset."""
+    """Facts of one dataset."""
 
     train: int
     """Rows that train."""
@@ -52,13 +52,13 @@ class DesignView:
     """An experiment as a whole."""
 
     experiment: Experiment
-    """What the file asks for."""
+    """The file's content."""
     document: Document
     """The file, for places."""
     runs: tuple[RunSpec, ...]
     """Its runs; of a chain, those that it would have without its stages, on the data of the last one."""
     datasets: Mapping[str, DatasetFacts | Missing]
-    """What is known of each dataset, by its path as the file writes it."""
+    """Facts of each dataset, by its path as written."""
     chained: tuple[RunSpec, ...] = ()
     """The runs that the stages are; none where the stages are no chain."""
 
@@ -84,7 +84,7 @@ class SweptLevel:
     value: object
     """The value, as the file has it."""
     place: Path
-    """Where it stands."""
+    """Return its location."""
 
 
 def dataset_facts(info: DatasetInfo, row_set: str | Missing = NO_DATASET) -> DatasetFacts:
@@ -132,7 +132,7 @@ def model_of(value: object) -> object:
 
 
 def place_of(view: DesignView, key: str) -> Where:
-    """Where a swept key stands."""
+    """Return the location of a swept key."""
     if key in view.experiment.factors:
         return view.where("factors", key)
     index = next((i for i, pair in enumerate(view.experiment.pairs) if key in pair), 0)

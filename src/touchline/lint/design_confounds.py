@@ -1,4 +1,4 @@
-"""What varies together with the factor of interest, so that an effect cannot be put to one of the two."""
+"""Rules on settings that vary together with the factor of interest, so that their effects cannot be separated."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _ABOUT_SIZE = re.compile(
     r"\b(how (much|many)|more data|less data|amount|size|scal\w*|number of|few|fewer)\b", re.IGNORECASE
 )
 _TUNED_WITH_MODEL = frozenset({"train.learning_rate", "train.schedule", "train.warmup_fraction", "train.base_dtype"})
-"""What people choose for each model by itself, and rightly so."""
+"""Settings that are rightly chosen per model."""
 _NOTEWORTHY = 1.2
 """Ratio of steps above which the length of the training is a difference of its own."""
 
@@ -49,11 +49,11 @@ def confounded_by_pairs(view: DesignView) -> Iterator[Violation]:
         tuned = first == MODEL and set(together) <= _TUNED_WITH_MODEL
         names = " and ".join([first, *together])
         yield Violation(
-            message=f"{names} change together in every entry of pairs: an effect of one cannot be told from the "
+            message=f"{names} change together in every entry of pairs: an effect of one cannot be separated from the "
             "other's",
             at=view.where("pairs"),
             subject="pairs",
-            hint=f"say so beside every comparison of {first}"
+            hint=f"note it in every comparison of {first}"
             if tuned
             else f"keep {together[0]} fixed, or cross it: factors: {{{together[0]}: [...]}}",
             severity=Severity.INFO if tuned else None,
@@ -123,7 +123,7 @@ def no_base_control(view: DesignView) -> Iterator[Violation]:
     if "base" not in view.experiment.controls:
         asked = _ABOUT_BASE.search(view.experiment.question) is not None
         yield Violation(
-            message="there is no control: what the base model does without training is not measured"
+            message="no base control: the untrained model is not measured"
             + (", and the question is about it" if asked else ""),
             at=view.where("controls"),
             subject="controls",
@@ -137,7 +137,7 @@ def noop_without_base(view: DesignView) -> Iterator[Violation]:
     """Report a no-op adapter that is evaluated without the base model."""
     if "noop" in view.experiment.controls and "base" not in view.experiment.controls:
         yield Violation(
-            message="there is a no-op control and no base control that it could be held against",
+            message="a no-op control without a base control to compare it with",
             at=view.where("controls"),
             subject="controls",
             hint="controls: [base, noop]",

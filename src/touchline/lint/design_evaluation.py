@@ -35,7 +35,7 @@ _A_CHANGE_OF = re.compile(
 _A_PART = re.compile(r"^\s*(of\b|out\b|dropout|train\w*|data\b)", re.IGNORECASE)
 _LARGEST_EFFECT = 0.5
 _FAR_FROM = 2
-"""How many times more items it takes as a rule, so that too few is said for certain."""
+"""Factor by which the required items are underestimated as a rule, so that a shortage is certain."""
 _FEW_ITEMS = 50
 _FEW_VALIDATION_ROWS = 20
 
@@ -53,7 +53,7 @@ def few_seeds(view: DesignView) -> Iterator[Violation]:
         shown = smallest_seed_difference(count) or 0.0
         message = f"{count} seeds a level show differences of {shown:.1f} standard deviations between seeds or more"
     yield Violation(
-        message=f"{message}; three seeds show those of {needed:.1f} standard deviations between seeds (80 % power)",
+        message=f"{message}; three seeds show those of {needed:.1f} standard deviations between seeds (80% power)",
         at=view.where("seeds"),
         subject="seeds",
         # Who states an effect wants it of the setting, and one seed cannot give it.
@@ -100,7 +100,7 @@ def minimum_detectable_difference(view: DesignView) -> Iterator[Violation]:
             else f"{100 * usual:.1f} points on the same items"
         )
         yield Violation(
-            message=f"{items:,} test items show differences of {paired} (if {100 * USUAL_FLIPS:g} % of them flip), "
+            message=f"{items:,} test items show differences of {paired} (if {100 * USUAL_FLIPS:g}% discordant), "
             f"or {100 * apart:.1f} points on different items, at 80 % power",
             at=_items_place(view),
             subject="evaluate.samples",
@@ -250,7 +250,7 @@ def no_validation_rows(view: DesignView) -> Iterator[Violation]:
         if not isinstance(facts, Missing) and facts.validation == 0:
             told.add(spec.data.path)
             yield Violation(
-                message=f"{spec.data.path} has no validation rows, and validation is asked for every "
+                message=f"{spec.data.path} has no validation rows, but validation is set for every "
                 f"{spec.train.validate_every_steps:,} steps",
                 at=view.document.where(["train", "validate_every_steps"]),
                 subject="train.validate_every_steps",

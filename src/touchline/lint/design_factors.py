@@ -87,7 +87,7 @@ def inert_row_order(view: DesignView) -> Iterator[Violation]:
         other, order = first.setdefault(facts.row_set_sha256, (level, facts.train_sha256))
         if order != facts.train_sha256:
             yield Violation(
-                message=f"{level.value} holds the training rows of {other.value} in another order, and the order is "
+                message=f"{level.value} has the training rows of {other.value} in another order, and the order is "
                 "drawn anew in every epoch: the two levels are the same data",
                 at=view.where(*level.place),
                 subject="data.path",
@@ -137,7 +137,7 @@ def unused_exclude(view: DesignView) -> Iterator[Violation]:
                 message=f"no run matches {json.dumps(entry)}, so nothing is left out by it",
                 at=view.where("exclude", index),
                 subject="exclude",
-                hint="write the values as they stand in factors, pairs, models and seeds",
+                hint="write the values as in factors, pairs, models and seeds",
             )
 
 

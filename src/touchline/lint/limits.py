@@ -46,7 +46,7 @@ Sharing = Literal["one", "unknown", "sharded"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Width:
-    """How long the rows of a micro-batch are."""
+    """Length of a micro-batch's rows."""
 
     tokens: int
     """Tokens of a row, padding included."""
@@ -56,7 +56,7 @@ class Width:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fitting:
-    """What the estimate says of a micro-batch on a GPU."""
+    """Memory estimate of a micro-batch on a GPU."""
 
     verdict: Verdict
     """Whether it fits."""
@@ -85,7 +85,7 @@ def setup_of(view: TrainingView) -> TrainingSetup | Missing:
     if isinstance(view.model.shape, Missing):
         return view.model.shape
     if stated.method is None:
-        return Missing(missing="the config does not tell what is trained")
+        return Missing(missing="the config does not state what is trained")
     coefficients = _coefficients(stated.backend)
     if isinstance(coefficients, Missing):
         return coefficients
@@ -126,7 +126,7 @@ def adapted(shape: ModelShape, targets: tuple[str, ...] | None) -> tuple[str, ..
 
 
 def width_of(view: TrainingView) -> Width | Missing:
-    """How long rows are: packed as long as they may be, otherwise as long as the longest example."""
+    """Return the rows' length: the limit if packed, otherwise the longest example's."""
     stated = view.stated
     packed = stated.packed is not None and stated.packed.value
     limit = stated.max_seq_len.value if stated.max_seq_len is not None and stated.max_seq_len.value > 0 else None

@@ -1,4 +1,4 @@
-"""What training and evaluation show a model of the same rows, side by side.
+"""Rendering of the same rows in training and in evaluation, side by side.
 
 Evaluation asks as touchline does: the model's own template up to the marker that the answer begins, no token added.
 Training shows what the backend's own code shows.
@@ -32,15 +32,15 @@ class RowView:
     """One row as both show it."""
 
     which: str
-    """Why this row: `shortest`, `middle`, `longest`."""
+    """Reason for this row: `shortest`, `middle`, `longest`."""
     row: ShownRow
     """The row."""
     prompt_ids: Ids
-    """What evaluation shows."""
+    """Text and tokens of evaluation."""
     prompt_text: str
     """The same as text, special tokens kept."""
     trained: TrainedRow | Missing
-    """What training shows."""
+    """Text and tokens of training."""
     trained_text: str
     """The same as text, special tokens kept; empty where it is missing."""
     label_text: str
@@ -79,11 +79,11 @@ class RenderingView:
     rows: tuple[RowView, ...]
     """The rows that were rendered; empty where rendering failed."""
     settings: RowSettings
-    """What the config says of rendering."""
+    """The config's settings for rendering."""
     failed: tuple[str, bool] | None = None
-    """Why rendering failed, and whether it is a system turn that the template refuses."""
+    """Reason why rendering failed, and whether the template refuses a system turn."""
     missing: str | None = None
-    """Why nothing was compared."""
+    """Reason why nothing was compared."""
     special_in_data: tuple[SpecialInData, ...] = ()
     """Special tokens in the texts of the data."""
     embedding_rows: int | None = None
@@ -96,7 +96,7 @@ class RenderingView:
     """The config, for places."""
 
     def at(self, key: Literal["max_seq_len", "template", "trains_on_prompt"]) -> Stated[object] | Where:
-        """Where a setting stands, or the config, or the model."""
+        """Return the location of a setting, else of the config or the model."""
         if self.stated is None:
             return self.where_model
         found: Stated[object] | None = getattr(self.stated, key)

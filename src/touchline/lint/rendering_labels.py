@@ -160,7 +160,7 @@ def answers_not_marked(view: RenderingView) -> Iterator[Violation]:
     unmarked = view.text.template is not None and not view.text.marks_answers
     if view.backend == "trl" and chats and unmarked and view.settings.answers_only:
         yield Violation(
-            message=f"assistant_only_loss needs {{% generation %}} in the template, which that of {view.model} has not;"
+            message=f"assistant_only_loss needs {{% generation %}} in the template, and that of {view.model} lacks it;"
             " TRL replaces some published templates by marked ones and refuses the others",
             at=view.at("trains_on_prompt"),
             hint="mark the answer in the template, or give rows of prompt and completion",
@@ -205,7 +205,7 @@ class PaddedBatch:
     labels: NDArray[np.int64]
     """The token, or `IGNORED`; shape [rows, width]."""
     mask: NDArray[np.bool_]
-    """Where a token is no padding; shape [rows, width]."""
+    """Whether a token is not padding; shape [rows, width]."""
 
     @property
     def padding(self) -> float:

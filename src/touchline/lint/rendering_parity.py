@@ -228,19 +228,19 @@ class PromptMismatch:
     """The first difference of a row."""
 
     kind: Kind
-    """What it is."""
+    """Kind."""
     row: RowView
     """The row."""
     token: int
     """The first token that differs, from 0."""
     training: str
-    """What training has there, quoted, with what stands around it."""
+    """Training's text there, quoted, with its context."""
     evaluation: str
-    """What evaluation has there."""
+    """Evaluation's text there."""
 
 
 def difference(view: RenderingView, row: RowView) -> PromptMismatch | None:
-    """How the two prompts differ; None where one is the beginning of the other, or nothing can be compared."""
+    """Compare the two prompts. None if one is the beginning of the other, or nothing can be compared."""
     trained = row.trained
     if isinstance(trained, Missing):
         return None

@@ -30,6 +30,14 @@ SUBJECTS = {
     "RN": "active runs",
 }
 """Subject of each two-letter prefix."""
+_RETIRED = {
+    "DA": (326, 351, 365, 366, 370, 384, 385, 386),
+    "EX": (111, 112, 154, 184),
+    "SL": (1, 2, 43, 44, 48, 53, 54),
+    "TR": (42, 56, 61),
+}
+RETIRED = frozenset(f"{letters}{number:03}" for letters, numbers in _RETIRED.items() for number in numbers)
+"""Codes of version 0.1.0 without a rule today; `allow`, `--select` and `--ignore` still accept them."""
 _PAGES = jinja2.PackageLoader("touchline.lint", "pages")
 _TITLE = re.compile(r"# ([A-Z]{2}\d{3}): ([a-z0-9-]+)")
 _EXAMPLE = re.compile(r"^(`{3,})\w+ (.+)\n((?:.*\n)*?)\1$", re.MULTILINE)
@@ -73,6 +81,11 @@ class RulePage:
 def all_codes() -> tuple[str, ...]:
     """Return all codes that have a page, sorted."""
     return tuple(sorted(name.removesuffix(".md") for name in _PAGES.list_templates() if name.endswith(".md")))
+
+
+def is_known(prefix: str) -> bool:
+    """Return True if a code, also a retired one, begins with these characters."""
+    return any(code.startswith(prefix) for code in (*all_codes(), *RETIRED))
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""What a scorer says of answers that were made up so that everybody knows what it ought to say.
+"""Trial of a scorer on made-up answers with known scores.
 
 Right answers, empty ones, one for all items, those of other items, the first half of the right ones, nonsense.
 """
@@ -14,10 +14,10 @@ from touchline.core.finding import Where
 from touchline.spec.tasks.protocol import MetricField, Task
 
 ProbeKind = Literal["right", "formatted", "empty", "constant", "shuffled", "truncated", "wrong"]
-"""What an output is: the item's own target; the same in a form that scorers often look for; nothing; one answer for
+"""Kind of an output: the item's own target; the target in a common format; nothing; one answer for
 all items; another item's target; the first half of the target; nonsense."""
 ScorerKind = Literal["ready-made", "function", "inspect"]
-"""Where a scorer is from: a task of touchline; a function of (output, target); an Inspect task."""
+"""Origin of a scorer: a task of touchline; a function of (output, target); an Inspect task."""
 
 FULL = 0.99
 """A score from here on is full marks."""
@@ -38,7 +38,7 @@ class MadeUp:
     """An output to be scored."""
 
     kind: ProbeKind
-    """What it is."""
+    """Kind."""
     item: int
     """The item, from 0."""
     output: str
@@ -50,7 +50,7 @@ class Probe:
     """An output and what the scorer said."""
 
     kind: ProbeKind
-    """What the output is."""
+    """Kind of output."""
     item: int
     """The item, from 0."""
     output: str
@@ -60,7 +60,7 @@ class Probe:
     score: float | None = None
     """The score; none where there is no number."""
     error: str | None = None
-    """What the scorer raised."""
+    """Exception of the scorer."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,13 +72,13 @@ class ScoringView:
     scorer: str
     """The scorer's name."""
     kind: ScorerKind
-    """Where it is from."""
+    """Origin."""
     items: int
     """Items of the evaluation."""
     probes: tuple[Probe, ...] = ()
-    """What was tried."""
+    """The probes."""
     missing: str | None = None
-    """Why nothing was tried, or not all of it."""
+    """Reason why nothing, or not everything, was tried."""
     where: Where | None = None
     """The scorer's file."""
     seen_in: tuple[tuple[str, int], ...] | None = None

@@ -1,4 +1,4 @@
-"""What the rules for job scripts look at."""
+"""View of the rules on job scripts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class ScriptView:
     script: Script
     """The script."""
     siblings: frozenset[str] | None = None
-    """What is there: names of the script's own folder, and those of `script.mentions()` that exist from there;
+    """Existing files: names in the script's own folder, and those of `script.mentions()` that exist from there;
     relative, with `/`. None: not known."""
     configs: tuple[StatedTraining, ...] = ()
     """The trainings whose configs it names."""
@@ -30,7 +30,7 @@ class ScriptView:
 
     @cached_property
     def requested(self) -> Requested:
-        """What it asks for, per node."""
+        """Return its requested resources, per node."""
         return requested(self.script)
 
     @cached_property
@@ -58,7 +58,7 @@ def said(view: ScriptView, directive: Directive) -> Stated[str]:
 
 
 def at_option(view: ScriptView, directive: Directive) -> Where:
-    """Where an option begins."""
+    """Return the location of an option."""
     return view.script.where(directive.line, directive.column)
 
 

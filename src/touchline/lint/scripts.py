@@ -134,7 +134,7 @@ def unparsable_directive(view: ScriptView) -> Iterator[Violation]:
                 )
             case DirectiveFault.QUOTE:
                 yield Violation(
-                    message="a quote has no end, and sbatch refuses the script", at=at_option(view, each), subject=name
+                    message="unclosed quote: sbatch refuses the script", at=at_option(view, each), subject=name
                 )
             case DirectiveFault.COLON:
                 yield Violation(
@@ -232,7 +232,7 @@ def variable_in_directive(view: ScriptView) -> Iterator[Violation]:
         elif each.option in _REFUSED_WITH_A_VARIABLE:
             what, severity = "sbatch refuses it", None
         else:
-            what, severity = "it stays as it is written", Severity.WARNING
+            what, severity = "it is not expanded", Severity.WARNING
         yield Violation(
             message=f"--{each.option}={value}: nothing expands a variable in a directive, so {what}",
             at=said(view, each),
@@ -284,9 +284,7 @@ def ambiguous_time_limit(view: ScriptView) -> Iterator[Violation]:
     ) >= _SIXTY:
         yield Violation(message=f"--time={limit.value} has more than 59 minutes or seconds", at=said(view, limit))
     elif re.fullmatch(r"(?:0+-)?0+(?::0+){0,2}", limit.value):
-        yield Violation(
-            message=f"--time={limit.value} asks for no limit at all", at=said(view, limit), hint="--time=HH:MM:SS"
-        )
+        yield Violation(message=f"--time={limit.value} means no limit", at=said(view, limit), hint="--time=HH:MM:SS")
 
 
 @rule("SL011", Severity.INFO)
@@ -299,7 +297,7 @@ def no_time_limit(view: ScriptView) -> Iterator[Violation]:
     if "touchline.run" in script.text:  # written by touchline where nothing was known of the run's time
         return
     yield Violation(
-        message="no --time is asked for, so the partition's default ends the job",
+        message="no --time: the partition's default limit applies",
         at=script.where(script.directives[-1].line),
         hint="#SBATCH --time=HH:MM:SS",
         subject="time",
@@ -342,7 +340,7 @@ def repeated_option(view: ScriptView) -> Iterator[Violation]:
             continue
         if each.option in seen and seen[each.option] != each.value:
             yield Violation(
-                message=f"`{shown(each)}` takes the place of --{each.option}={seen[each.option]} above",
+                message=f"`{shown(each)}` overrides --{each.option}={seen[each.option]} above",
                 at=at_option(view, each),
                 subject=each.option,
                 severity=Severity.INFO if each.option.startswith("mail-") else None,

@@ -59,7 +59,7 @@ def requeue_without_resume(view: ScriptView) -> Iterator[Violation]:
     if re.search(speaks, body, re.IGNORECASE) or any(each.resume is not None for each in view.configs):
         return
     yield Violation(
-        message="the job may be started again, and nothing in it goes on from a checkpoint",
+        message="the job may be requeued, but nothing in it resumes from a checkpoint",
         at=script.where(directive.line, directive.column),
         hint="--no-requeue, or a training that resumes",
         subject="requeue",
@@ -83,7 +83,7 @@ def config_edited_in_place(view: ScriptView) -> Iterator[Violation]:
             continue
         what = names[0] if len(names) == 1 else target
         yield Violation(
-            message=f"{command.name} -i changes {what} for everybody who reads it",
+            message=f"{command.name} -i changes {what} for all its readers",
             at=script.where(command.line, command.column),
             hint="write a changed copy for this job",
             subject=what,
@@ -93,7 +93,7 @@ def config_edited_in_place(view: ScriptView) -> Iterator[Violation]:
 _IS_CONFIG = re.compile(r"\.(?:ya?ml|toml|json)$")
 _CALLED_CONFIG = re.compile(r"\$\{?\w*(?:conf|cfg|yaml|yml)\w*(?:\[[^\]]*\])?\}?(?:/[\w.-]+\.ya?ml)?", re.IGNORECASE)
 _OWN = re.compile(r"SLURM_|TMP|RUN|tmp|\$\$|OUT|copy|JOB")
-"""What the name of a file holds that belongs to one job alone."""
+"""Parts of file names that belong to one job alone."""
 _EDITORS = frozenset({"sed", "gsed", "perl", "yq"})
 _PASSING_ON = frozenset({"xargs", "find", "srun", "sudo", "env"})
 _IN_PLACE = re.compile(r"-[nErszp]*i(?:\.?\w*)?|--in-?place(?:=.*)?")
@@ -156,7 +156,7 @@ def checkpoint_chosen_by_date(view: ScriptView) -> Iterator[Violation]:
     for number, line in enumerate(script.lines, 1):
         if not line.lstrip().startswith("#") and len(line) < 2000 and (match := _NEWEST.search(line)) is not None:
             yield Violation(
-                message="the checkpoint is chosen by its date, which says nothing of its step",
+                message="the checkpoint is chosen by its date, not by its step",
                 at=script.where(number, match.start() + 1),
                 hint="ls -d checkpoint-* | sort -V | tail -1",
                 subject="checkpoint",

@@ -92,8 +92,8 @@ def failure_hidden_by_pipe(view: ScriptView) -> Iterator[Violation]:
         asked = bool(pipeline.followed) or last.in_condition
         name = last.command.name or "the last command"
         yield Violation(
-            message=f"if {_called(launches[0])} fails, the pipe's status is that of `{name}`, and the job goes on as if"
-            f" it had succeeded{' and ends COMPLETED' if decides else ''}",
+            message=f"if {_called(launches[0])} fails, the pipe's status is that of `{name}`, and the job continues as"
+            f" if it had succeeded{' and ends COMPLETED' if decides else ''}",
             at=script.where(launches[0].line, launches[0].step.command.column),
             hint="set -o pipefail",
             subject=name,
@@ -155,7 +155,7 @@ def wait_ignores_failures(view: ScriptView) -> Iterator[Violation]:
     if not script.directives or not many or not waits or any(len(step.command.words) > 1 for step in waits):
         return
     yield Violation(
-        message="a plain `wait` succeeds whatever the trainings before it did, so the job's state says nothing of them",
+        message="a plain `wait` always succeeds, so the job's state does not depend on the trainings",
         at=script.where(waits[-1].command.line, waits[-1].command.column),
         hint="wait for each process id and keep the worst status",
         subject="wait",
@@ -204,7 +204,7 @@ def move_onto_itself(view: ScriptView) -> Iterator[Violation]:
         last = end <= index
         if same and (last or errexit) and script.is_job:
             yield Violation(
-                message=f"{command.name} {same[0]} {paths[-1]}: the file is there already, so this fails"
+                message=f"{command.name} {same[0]} {paths[-1]}: source and target are the same file, so this fails"
                 + (" and the job ends FAILED" if last or errexit else ""),
                 at=script.where(command.line, command.column),
                 hint="leave it out, or add || true",
@@ -258,7 +258,7 @@ def unhandled_signal(view: ScriptView) -> Iterator[Violation]:
     sources = [step.command.text for step in script.steps if step.command.name in ("source", ".")]
     elsewhere = any(not re.search(r"activate|conda|bashrc|profile|venv", text) for text in sources)
     yield Violation(
-        message=f"--signal={directive.value} goes to this shell, which has no trap for it and ends at once",
+        message=f"--signal={directive.value} goes to this shell, which has no trap for it and exits",
         at=said(view, directive),
         severity=Severity.INFO if elsewhere else None,
         hint=f'trap \'kill -{name} "$pid"; wait "$pid"\' {name}',
@@ -287,7 +287,7 @@ def trap_during_foreground_command(view: ScriptView) -> Iterator[Violation]:
     front = [launch for launch in view.trainings if not launch.step.is_background]
     if traps and front:
         yield Violation(
-            message=f"the trap for {name} runs only when line {front[0].line} has ended, for the shell waits for it",
+            message=f"the trap for {name} runs only after line {front[0].line} has ended",
             at=script.where(traps[0].command.line, traps[0].command.column),
             hint='python ... & pid=$!; wait "$pid"',
             subject="trap",

@@ -37,7 +37,7 @@ def missing_output_folder(view: ScriptView) -> Iterator[Violation]:
         made = any(step.command.name == "mkdir" and plain in _texts(step.command) for step in script.steps)
         too_late = "; the mkdir in the script comes too late" if made else ""
         yield Violation(
-            message=f"there is no folder {plain}/ beside the script, and SLURM does not make it, so a job that is"
+            message=f"folder {plain}/ does not exist beside the script and SLURM does not create it, so a job"
             f" submitted from here ends at once without output{too_late}",
             at=said(view, directive),
             hint=f"mkdir -p {plain} before sbatch",
@@ -117,7 +117,7 @@ def missing_config(view: ScriptView) -> Iterator[Violation]:
                 continue  # made by the script itself, as it seems
             close = near_names(path, sorted(view.siblings), most=1, cutoff=0.8)
             yield Violation(
-                message=f"there is no {path} beside the script",
+                message=f"{path} does not exist beside the script",
                 at=script.where(reference.line, reference.column),
                 hint=f"did you mean {close[0]}?" if close else None,
                 subject=path,

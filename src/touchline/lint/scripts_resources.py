@@ -36,7 +36,7 @@ def _number(view: ScriptView, launch: Launch) -> int | None:
 
 
 def _visible(view: ScriptView) -> tuple[int, int] | None:
-    """How many GPUs the script makes visible to all that follows, and its line; None where it does not say so once."""
+    """Return the number of visible GPUs that the script sets, and its line; None if it is not set exactly once."""
     found = [
         (value, step.command.line)
         for step in view.script.steps
@@ -66,7 +66,7 @@ def training_without_gpu(view: ScriptView) -> Iterator[Violation]:
     decides = next((f"--{name}" for name in _SITE_DECIDES if script.asked(name)), None)
     unsure = "" if decides is None else f", unless {decides} brings some"
     yield Violation(
-        message=f"the job trains (line {launch.line}) and asks for no GPU{unsure}",
+        message=f"the job trains (line {launch.line}) without requesting a GPU{unsure}",
         at=script.where(script.directives[-1].line),
         hint="#SBATCH --gres=gpu:1",
         subject="gres",
@@ -98,7 +98,7 @@ def no_memory_request(view: ScriptView) -> Iterator[Violation]:
     if given & {"mem", "mem-per-cpu", "mem-per-gpu", "exclusive"} or "touchline.run" in script.text:
         return
     yield Violation(
-        message="no memory is asked for, so the site's default holds, which loading a model may not fit in",
+        message="no memory is requested; the site's default may be too small to load the model",
         at=script.where(directive.line),
         hint="#SBATCH --mem=..., at least twice the size of the weights",
         subject="mem",
@@ -153,7 +153,7 @@ def idle_gpus(view: ScriptView) -> Iterator[Violation]:
     if count is None or launch.nproc is None or count >= asked.gpus_per_node or background or _counts_tasks(launch):
         return
     yield Violation(
-        message=f"{launch.launcher} starts {count} processes a node, and the job has {asked.gpus_per_node} GPUs there",
+        message=f"{launch.launcher} starts {count} processes per node, but it has {asked.gpus_per_node} GPUs there",
         at=script.where(launch.nproc.line, launch.nproc.column),
         hint=f"--nproc_per_node={asked.gpus_per_node}",
         subject="nproc_per_node",
@@ -179,7 +179,7 @@ def launcher_in_every_task(view: ScriptView) -> Iterator[Violation]:
             continue
         yield Violation(
             message=f"srun starts {launch.launcher} in each of the {tasks} tasks of a node"
-            + (f", {tasks} x {count} processes in all" if count else ""),
+            + (f", {tasks} x {count} processes in total" if count else ""),
             at=view.script.where(launch.line),
             hint="#SBATCH --ntasks-per-node=1 with --cpus-per-task for its cores",
             subject="ntasks-per-node",
@@ -209,7 +209,7 @@ def training_in_every_task(view: ScriptView) -> Iterator[Violation]:
         gpus = asked.gpus_per_node
         on = " on one GPU" if gpus == 1 else "" if gpus is None else f", each with all {gpus} GPUs" if own else ""
         yield Violation(
-            message=f"srun starts this training {tasks} times{on}; cores are asked for by --cpus-per-task",
+            message=f"srun starts this training {tasks} times{on}; cores are requested by --cpus-per-task",
             at=view.script.where(launch.line),
             hint=f"#SBATCH --ntasks=1 and #SBATCH --cpus-per-task={tasks}"
             + ("" if own or gpus is None or gpus < 2 else f", and torchrun --nproc_per_node={gpus}"),
@@ -222,7 +222,7 @@ _LAUNCHERS = ("torchrun", "accelerate", "deepspeed")
 _RANKS = re.compile(
     r"SLURM_(?:PROCID|LOCALID|NTASKS|NODEID)|(?:LOCAL|NODE)_RANK|NNODES|\bRANK=|WORLD_SIZE|MASTER_|--mpi\b|\bmpirun\b"
 )
-"""What scripts that give each task its rank speak of."""
+"""Words of scripts that give each task its rank."""
 _HF_ARGUMENTS = frozenset(
     {
         *("per_device_train_batch_size", "model_name_or_path", "num_train_epochs", "gradient_accumulation_steps"),
@@ -312,7 +312,7 @@ def _too_many(view: ScriptView, launch: Launch, what: str, total: int, cores: in
     return Violation(
         message=f"{what} make {total} processes on {cores} cores",
         at=view.script.where(launch.line),
-        hint=f"at most {cores} in all, or more --cpus-per-task",
+        hint=f"at most {cores} in total, or more --cpus-per-task",
         subject="data workers",
     )
 
@@ -326,7 +326,7 @@ def unused_nodes(view: ScriptView) -> Iterator[Violation]:
         return
     plain = all(launch.program is not None and launch.program.text.endswith(".py") for launch in launches)
     if plain and view.trainings and not _SPREADS.search(view.script.text):
-        message = f"{nodes.value} nodes are asked for, and nothing in the script starts on any but the first"
+        message = f"{nodes.value} nodes are requested, but every command runs on the first"
         yield Violation(message=message, at=said(view, nodes), hint="#SBATCH --nodes=1")
 
 

@@ -1,4 +1,4 @@
-"""Which findings count: selected, ignored, allowed; each once, in the order of the files."""
+"""Selection of findings: selected, ignored, allowed; each once, in the order of the files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from touchline.core.finding import Finding, Severity
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckRequest:
-    """What to check for, and which findings count."""
+    """Targets of a check, and the findings that count."""
 
     gpu: str = "auto"
     """The GPU that the trainings are for; `auto` is the one here, and none where there is none."""

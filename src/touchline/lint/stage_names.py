@@ -1,4 +1,4 @@
-"""What names say of a training: which stage of which experiment it is, and whether stages go on from each other."""
+"""Stages and experiments in names, and links between stages."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def unknown_parent(view: DesignView) -> Iterator[Violation]:
             others = [name for name in names if name != stage.name]
             near = near_names(stage.parent, others, most=1, cutoff=0.5)
             yield Violation(
-                message=f"stage {stage.name}: its parent {stage.parent!r} is no stage; stages are {', '.join(names)}",
+                message=f"stage {stage.name}: parent {stage.parent!r} is not a stage; stages are {', '.join(names)}",
                 at=view.where("stages", index, "parent"),
                 subject="stages.parent",
                 hint=did_you_mean(near),
@@ -102,7 +102,7 @@ def missing_continue_mode(view: DesignView) -> Iterator[Violation]:
     for index, stage in enumerate(view.experiment.stages):
         if stage.parent is None and stage.parent_checkpoint != "last":
             yield Violation(
-                message=f"stage {stage.name} says `parent_checkpoint: {stage.parent_checkpoint}` and has no parent",
+                message=f"stage {stage.name} has `parent_checkpoint: {stage.parent_checkpoint}` but no parent",
                 at=view.where("stages", index, "parent_checkpoint"),
                 subject="stages.parent_checkpoint",
                 hint="parent: the name of a stage above it",
@@ -111,9 +111,9 @@ def missing_continue_mode(view: DesignView) -> Iterator[Violation]:
             continue
         has_parent = stage.parent is not None
         yield Violation(
-            message=f"stage {stage.name} goes on from {stage.parent} and does not say how"
+            message=f"stage {stage.name} has the parent {stage.parent} but no `continue`"
             if has_parent
-            else f"stage {stage.name} says `continue: {stage.continue_}` and has no parent to go on from",
+            else f"stage {stage.name} has `continue: {stage.continue_}` but no parent",
             at=view.where("stages", index, "parent" if has_parent else "continue"),
             subject="stages.continue",
             hint="continue: adapter, or continue: merge" if has_parent else "parent: the name of a stage above it",
@@ -194,7 +194,7 @@ def _told(view: DesignView, stage: StageConfig) -> str:
 
 
 _ADAPTER_SHAPE: Final = ("train.lora.rank", "train.lora.target_modules", "train.lora.alpha", "train.lora.dtype")
-"""What an adapter is made with; one that is trained further keeps it."""
+"""Settings of an adapter's shape; further training keeps them."""
 
 
 @rule("EX128", Severity.ERROR)
@@ -219,7 +219,7 @@ def best_parent_without_validation(view: DesignView) -> Iterator[Violation]:
         facts = view.dataset(parent.data.path)
         if link.parent_checkpoint == "best" and facts is not None and facts.validation == 0:
             yield Violation(
-                message=f"{run.name} goes on from the best checkpoint of {parent.name}, whose data "
+                message=f"{run.name} continues the best checkpoint of {parent.name}, whose data "
                 f"{parent.data.path} has no validation split",
                 at=view.where("stages", _index(view, link.stage), "parent_checkpoint"),
                 subject="stages.parent_checkpoint",
@@ -233,7 +233,7 @@ def parent_saves_no_adapter(view: DesignView) -> Iterator[Violation]:
     for run, link, parent in _linked(view):
         if parent.train.checkpoint.save != "adapter":
             yield Violation(
-                message=f"{run.name} goes on from the adapter of {parent.name}, which saves "
+                message=f"{run.name} continues the adapter of {parent.name}, which saves "
                 f"{parent.train.checkpoint.save} models",
                 at=view.where("stages", _index(view, link.stage), "parent"),
                 subject="stages.train.checkpoint.save",

@@ -16,7 +16,7 @@ from touchline.spec.experiment import DataConfig
 from touchline.spec.tasks.ready_made import get_task
 
 TaskFault = Literal["import", "no task", "no function", "columns", "data", "build"]
-"""Where building a task failed: the file itself; nothing in it is a task, or the function that was named; a column
+"""Step at which building a task failed: the file itself; no task, or not the named function; a column
 that is not there; a file that is not there; anything else."""
 LEGACY_NAME = "inspect.py"
 _DECORATOR = re.compile(r"^@(?:\w+\.)*task\b", re.MULTILINE)
@@ -31,7 +31,7 @@ class TaskFileView:
     text: str
     """Its content."""
     failed: tuple[TaskFault, str] | None = None
-    """Where building failed, and what was said; none: it was built, or not tried."""
+    """Step at which building failed, and its message; None: built, or not tried."""
     line: int | None = None
     """The line of the file where it failed."""
 

@@ -36,7 +36,7 @@ def bfloat16_on_old_gpu(view: TrainingView) -> Iterator[Violation]:
     if dtype is None or gpu is None or _on_processor(view.stated):
         return
     if dtype.value == "bfloat16" and _old(gpu):
-        yield Violation(message=f"a {gpu.name} has no units for bfloat16; expected float16 or float32", at=dtype)
+        yield Violation(message=f"a {gpu.name} does not support bfloat16; expected float16 or float32", at=dtype)
 
 
 @rule("TR051", Severity.ERROR)
@@ -48,7 +48,7 @@ def flash_attention_unavailable(view: TrainingView) -> Iterator[Violation]:
         return
     why, severity = None, Severity.ERROR
     if _on_processor(stated):
-        why = "it runs on GPUs alone, and the training is on the processor"
+        why = "it needs a GPU, and the training is on the CPU"
     elif gpu is not None and _old(gpu):
         why = f"it needs a GPU of the Ampere generation or later, not a {gpu.name}"
     elif dtype is not None and dtype.value == "float32" and not dtype.is_default and stated.quantization_bits is None:
@@ -65,8 +65,10 @@ def tf32_unavailable(view: TrainingView) -> Iterator[Violation]:
     if tf32 is None or not tf32.value or view.stated.backend not in HF_LOOP:
         return
     if _old(gpu) or _on_processor(view.stated):
-        where = "a processor" if gpu is None or _on_processor(view.stated) else f"a {gpu.name}"
-        yield Violation(message=f"{where} has no tf32, and the trainer refuses to start", at=tf32, hint="tf32: false")
+        where = "a CPU" if gpu is None or _on_processor(view.stated) else f"a {gpu.name}"
+        yield Violation(
+            message=f"{where} does not support tf32, so the trainer refuses to start", at=tf32, hint="tf32: false"
+        )
 
 
 @rule("TR053", Severity.ERROR)
@@ -75,9 +77,9 @@ def full_training_of_quantized_base(view: TrainingView) -> Iterator[Violation]:
     method, bits = view.stated.method, view.stated.quantization_bits
     if method is not None and bits is not None and method.value == "full" and bits.value in (4, 8):
         yield Violation(
-            message=f"a base in {bits.value} bits cannot be trained as a whole: quantised weights have no gradient",
+            message=f"a base in {bits.value} bits cannot be fully trained: quantized weights have no gradient",
             at=bits,
-            hint="train an adapter on it, or leave the quantisation out",
+            hint="train an adapter, or do not quantize",
         )
 
 

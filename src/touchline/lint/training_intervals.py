@@ -70,7 +70,7 @@ def no_validation_before_end(view: TrainingView) -> Iterator[Violation]:
             + ("it runs at the very end, or never" if limited else "it never runs")
         ),
         at=stated.eval_steps,
-        hint=f"at most {max(high // 4, 1)}, for four looks",
+        hint=f"at most {max(high // 4, 1)}, for four validations",
         severity=Severity.INFO if stated.eval_steps is not None and stated.eval_steps.is_default else None,
     )
 
@@ -97,7 +97,7 @@ def interval_divided_twice(view: TrainingView) -> Iterator[Violation]:
         if every % ROUND and abs(every - twice) < 1 and every * 1.5 < per_epoch.high:
             yield Violation(
                 message=(
-                    f"{name} every {every} steps is {per_epoch.high / every:.1f} times an epoch: an epoch is "
+                    f"{name} every {every} steps is {per_epoch.high / every:.1f} times per epoch: an epoch is "
                     f"{per_epoch.high} steps, {rows.high:,} rows / {per_step.low}; {every} would be "
                     f"{rows.high:,} / {per_step.low * accumulation.value}, which counts the accumulation twice"
                 ),
@@ -128,7 +128,7 @@ def excessive_validation(view: TrainingView) -> Iterator[Violation]:
                 at=stated.eval_steps,
             )
     elif every == 1 and times >= OFTEN:
-        yield Violation(message=f"a validation after every step, {times:,} in all", at=stated.eval_steps)
+        yield Violation(message=f"a validation after every step, {times:,} in total", at=stated.eval_steps)
 
 
 @rule("TR024", Severity.INFO)
@@ -167,4 +167,4 @@ def many_epochs_without_validation(view: TrainingView) -> Iterator[Violation]:
     evaluates = stated.eval_cadence is not None and stated.eval_cadence.value != "no"
     if any(source.role == "validation" for source in stated.sources) or (evaluates and stated.backend == "trl"):
         return
-    yield Violation(message=f"{epochs.value:g} epochs, and no validation data tells when they begin to harm", at=epochs)
+    yield Violation(message=f"{epochs.value:g} epochs without validation data, so overfitting goes unseen", at=epochs)

@@ -44,7 +44,7 @@ _NAMED: Final = (
     (re.compile(r"(?<![a-z])gpt-?2(?![a-z0-9.])"), _GPT2),
     (re.compile(r"(?<![a-z])(?:pythia|gpt-neox)"), _NEOX),
 )
-"""How models' names tell their architecture, where config.json is not here."""
+"""Architectures by parts of models' names, used without config.json."""
 _PLAIN: Final = re.compile(r"[\w.]+")
 _ALIKE: Final = 1.5
 """Names round: the same model is sold as 7B and as 8B."""
@@ -70,7 +70,7 @@ def unknown_target_modules(view: TrainingView) -> Iterator[Violation]:
         return
     yield Violation(
         message=f"{stated.model.value if stated.model else 'the model'} has no layers named {', '.join(foreign)}: "
-        + ("there is nothing to adapt" if sure else "they get no adapter, and nothing says so"),
+        + ("there is nothing to adapt" if sure else "they silently get no adapter"),
         at=targets,
         hint=f"its layers are {known}",
         severity=Severity.ERROR if sure else Severity.WARNING,
@@ -91,7 +91,7 @@ def misspelled_target_module(view: TrainingView) -> Iterator[Violation]:
     for each in sorted(names - _LAYERS - usual):
         near = misspelled(each, usual, names)
         if near is not None and "_" in near:
-            yield Violation(message=f"{each} is no layer; did you mean {near}?", at=targets, hint=near)
+            yield Violation(message=f"unknown layer {each}; did you mean {near}?", at=targets, hint=near)
 
 
 def _own_layers(view: TrainingView) -> frozenset[str] | None:

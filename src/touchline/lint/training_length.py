@@ -20,7 +20,7 @@ _CUTS: Final = {
     "axolotl": "leaves them out",
     "peft": "refuses to start",
 }
-"""What a backend does with rows that are too long; all others cut them, the end of the answer first."""
+"""Treatment of long rows by backend; all others cut them, the end of the answer first."""
 
 
 _FAR_BEYOND = 4
@@ -156,6 +156,4 @@ def packed_without_length(view: TrainingView) -> Iterator[Violation]:
     packed = stated.packed
     if packed is not None and packed.value and stated.max_seq_len is None and stated.backend in ("torchtune", "trl"):
         key = "tokenizer.max_seq_len" if stated.backend == "torchtune" else "max_length"
-        yield Violation(
-            message=f"packed, and {key} is not set: there is no length to fill", at=packed, hint=f"{key}: 2048"
-        )
+        yield Violation(message=f"packed, but {key} is not set", at=packed, hint=f"{key}: 2048")

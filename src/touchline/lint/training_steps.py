@@ -49,7 +49,7 @@ def no_optimizer_step(view: TrainingView) -> Iterator[Violation]:
     stated, numbers = view.stated, arithmetic(view)
     if most(numbers.rows) == 0:
         at = stated.sources[0].name if stated.sources else None
-        yield Violation(message="there is no row to train on, so no optimizer step is made", at=at)
+        yield Violation(message="no rows to train on, so no optimizer step", at=at)
     elif most(numbers.steps_per_epoch) == 0:
         accumulation, micro = stated.gradient_accumulation_steps, stated.micro_batch_size
         rows = most(numbers.rows) or 0
@@ -58,8 +58,8 @@ def no_optimizer_step(view: TrainingView) -> Iterator[Violation]:
         full = f"at most {on_each // each} micro-batches of {each} are full; gradient_accumulation_steps: 1"
         yield Violation(
             message=(
-                f"no optimizer step is made: an epoch has {_rows(view, numbers)}, and a step takes "
-                f"{_window(stated) or 'more'}; what does not fill a step is dropped"
+                f"no optimizer step is made: an epoch has {_rows(view, numbers)}, but a step needs "
+                f"{_window(stated) or 'more'}; incomplete steps are dropped"
             ),
             at=accumulation if accumulation is not None and accumulation.value > 1 else micro,
             hint=full if on_each >= each else f"batch_size: {max(on_each, 1)}",
@@ -137,13 +137,11 @@ def warmup_longer_than_training(view: TrainingView) -> Iterator[Violation]:
         return
     steps, high = numbers.steps, most(numbers.steps)
     if share is not None and share.value >= 1 and (fixed is None or fixed.value <= 0):
-        yield Violation(
-            message=f"the warm-up is {share.value:g} of all steps, and the rest is to be trained too", at=share
-        )
+        yield Violation(message=f"warmup is {share.value:g} of all steps, leaving none for training", at=share)
     elif fixed is not None and high and fixed.value >= high:
         yield Violation(
             message=(
-                f"{fixed.value:,} warm-up steps, and the training has {steps}: the learning rate never reaches "
+                f"{fixed.value:,} warmup steps, but the training has {steps}: the learning rate never reaches "
                 f"{_peak(stated)}"
             ),
             at=fixed,
@@ -160,7 +158,7 @@ def long_warmup(view: TrainingView) -> Iterator[Violation]:
     high, warmup = most(numbers.steps), numbers.warmup_steps
     share = stated.warmup_fraction
     if not high and share is not None and 0.5 <= share.value < 1 and not _ignores_warmup(stated):
-        yield Violation(message=f"warm-up is {share.value:.0%} of the training; usual are 3 to 10 %", at=share)
+        yield Violation(message=f"warmup is {share.value:.0%} of the training; usual are 3 to 10%", at=share)
     if not high or isinstance(warmup, Missing) or high < FEW_STEPS or _ignores_warmup(stated):
         return
     # Of a share, both ends grow together.
@@ -168,7 +166,7 @@ def long_warmup(view: TrainingView) -> Iterator[Violation]:
     part = warmup.low / high if fixed or share is None else share.value
     if 1 / 3 <= part < 1:
         yield Violation(
-            message=f"warm-up is {part:.0%} of the training ({warmup} of {numbers.steps} steps); usual are 3 to 10 %",
+            message=f"warmup is {part:.0%} of the training ({warmup} of {numbers.steps} steps); usual are 3 to 10%",
             at=stated.warmup_steps if fixed else share,
             severity=Severity.WARNING if part >= 0.5 else Severity.INFO,
         )

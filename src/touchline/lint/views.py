@@ -1,4 +1,4 @@
-"""What rules look at: one training with what is known of its model, its data and the machine."""
+"""View of the rules on one training, with the facts of its model, its data and the machine."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from touchline.spec.partial import StatedTraining
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelContext:
-    """What is known of a base model."""
+    """Facts of a base model."""
 
     name: str
-    """What to call it."""
+    """Name."""
     num_parameters: int | None
     """Parameters: of its config.json or the catalogue of public models, else by its name."""
     source: str
-    """Where that is from: a path, `catalogue of public models`, `its name`."""
+    """Source: a path, `catalogue of public models`, `its name`."""
     context_length: int | None = None
     """The longest sequence that it was made for, in tokens."""
     shape: ModelShape | Missing
@@ -33,7 +33,7 @@ class ModelContext:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class DataFacts:
-    """What is known of the data that a training names."""
+    """Facts of a training's data."""
 
     train_examples: int | None
     """Rows that train."""
@@ -42,7 +42,7 @@ class DataFacts:
     lengths: NDArray[np.int64] | None = None
     """Tokens of each training row with its template; shape [rows]."""
     source: str = ""
-    """Where that is from."""
+    """Source."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,7 +58,7 @@ class Surroundings:
     free_disk_bytes: int | None = None
     """Free space where checkpoints go."""
     source: str = ""
-    """Who says so: `this machine`, `--gpu`, `compute.gpu`, the job's script."""
+    """Source: `this machine`, `--gpu`, `compute.gpu`, the job's script."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -66,7 +66,7 @@ class TrainingView:
     """One training with what is known around it."""
 
     stated: StatedTraining
-    """What its config states."""
+    """Settings of its config."""
     model: ModelContext | Missing
     """Its base."""
     data: DataFacts | Missing

@@ -57,7 +57,7 @@ Read = dict[str, list[tuple[Values, int | None]]]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AuditRequest:
-    """What to look at, and how."""
+    """Columns, task and scorer of an audit."""
 
     data: DataConfig | None = None
     """Columns and prompt as an experiment states them; none: found by the columns' names."""
@@ -73,12 +73,12 @@ class AuditRequest:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Seen:
-    """What was read of a dataset."""
+    """A loaded dataset."""
 
     view: DataView | None
     """Its rows; none: nothing could be read, or no columns are known."""
     findings: tuple[Finding, ...]
-    """What is wrong, errors first."""
+    """Findings, errors first."""
     forms: tuple[str, ...]
     """Formats of its files."""
 
@@ -247,7 +247,7 @@ def _nothing(files: DatasetFiles) -> Finding:
         code="DA376",
         severity=Severity.ERROR,
         subject="data",
-        message="the file holds no splits and no rows",
+        message="the file has no splits and no rows",
         where=where,
     )
 
@@ -315,12 +315,12 @@ def _scorer(request: AuditRequest, labels: Sequence[str] = ()) -> Scorer:
     if found is not None:
         return found
     if request.scorer is not None:
-        raise InputError(f"there is no scorer {name!r}", expected="match, exact, includes, either, or a task's name")
+        raise InputError(f"unknown scorer {name!r}", expected="match, exact, includes, either, or a task's name")
     return replace(USUAL_SCORER, name=f"{USUAL_SCORER.name} ({name!r} is not ready-made)")
 
 
 def _media(rows: dict[str, tuple[DataRow, ...]], files: DatasetFiles, request: AuditRequest) -> MissingMedia | None:
-    """Which of the media files are there, under the folder where most of the first ones are."""
+    """Find which media files exist, under the folder that has most of the first ones."""
     paths = sorted({path for each in rows.values() for row in each for path in row.media})[:MEDIA_LIMIT]
     if not paths:
         return None
@@ -429,7 +429,7 @@ def _ordered(findings: Sequence[Finding]) -> tuple[Finding, ...]:
 
 
 def _key(files: DatasetFiles, request: AuditRequest) -> str:
-    """Everything that the answer depends on."""
+    """Collect everything that the cached result depends on."""
     settings = json.loads(TypeAdapter(AuditRequest).dump_json(request))
     hashes = {name: [str(path), sha256_file(path)] for name, path in sorted(files.files.items())}
     return hashlib.sha256(json.dumps([_VERSION, hashes, settings], sort_keys=True).encode()).hexdigest()

@@ -65,7 +65,7 @@ _ARGUMENTS = (
     *("model_name_or_path", "lr_scheduler_type", "logging_steps", "save_steps"),
 )
 _ANSWERS = "samples.jsonl"
-"""What models answered, which results write beside the plan: no data that anything is trained on."""
+"""Models' answers, which results write beside the plan; not a dataset."""
 EXPERIMENT = "experiment.yaml"
 TORCHTUNE = "torchtune"
 _CONFIG_ENDINGS = frozenset({".yaml", ".yml", ".json"})
@@ -73,10 +73,10 @@ _CONFIG_ENDINGS = frozenset({".yaml", ".yml", ".json"})
 
 @dataclass(slots=True)
 class Checked:
-    """What was found so far."""
+    """Results so far."""
 
     findings: list[Finding] = field(default_factory=list)
-    """What is wrong."""
+    """Findings."""
     views: list[tuple[TrainingView, Path]] = field(default_factory=list)
     """The trainings, each with its config's folder."""
     files: int = 0
@@ -411,7 +411,7 @@ def strict_json(text: str, file: FoundFile) -> Iterator[Finding]:
             subject=file.path.name,
             message=f"not JSON: {fault}",
             where=Where(path=str(file.path), line=line, column=column),
-            hint="true and false are small, and no comma stands before a closing bracket",
+            hint="JSON: write true and false in lower case, and no comma before a closing bracket",
         )
 
 

@@ -1,4 +1,4 @@
-"""What only several configs together show: gathered from the files of one tree."""
+"""Collection of configs for the rules on several configs of one tree."""
 
 from __future__ import annotations
 

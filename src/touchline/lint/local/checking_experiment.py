@@ -28,7 +28,7 @@ from touchline.lint.local.inputs import MODEL_NOT_HERE, Seen, as_findings, label
 from touchline.lint.local.parity import Parity
 from touchline.lint.local.scoring import task_findings
 from touchline.lint.rule import check_view
-from touchline.lint.rule_pages import all_codes
+from touchline.lint.rule_pages import is_known
 from touchline.lint.selection import CheckRequest, chosen, in_order
 from touchline.lint.task_files import prompt_findings
 from touchline.lint.views import DataFacts, ModelContext, Surroundings, TrainingView
@@ -52,14 +52,14 @@ NOTHING_SEEN = Missing(missing="it is not on this machine")
 
 @dataclass(kw_only=True, slots=True)
 class CheckedExperiment:
-    """What was found in an experiment."""
+    """Results for an experiment."""
 
     findings: list[Finding] = field(default_factory=list)
-    """What is wrong."""
+    """Findings."""
     views: list[TrainingView] = field(default_factory=list)
     """Its trainings, one of each kind."""
     seen: Seen | None = None
-    """What it names; none where the file itself has faults."""
+    """Its resolved inputs; None if the file itself is invalid."""
 
 
 def check_experiment(yaml: Path, settings: UserConfig, gpu: str, date: str) -> CheckedExperiment:
@@ -126,10 +126,10 @@ def checked_for_launch(
 def unknown_codes(seen: Seen) -> Iterator[Finding]:
     """Codes under `allow` that no check has."""
     for code in seen.loaded.experiment.allow:
-        if not any(known.startswith(code) for known in all_codes()):
+        if not is_known(code):
             where = seen.loaded.document.where(["allow"])
-            message = f"there is no code {code!r} to allow"
-            hint = "touchline check tells the codes of what it finds"
+            message = f"unknown code {code!r}"
+            hint = "touchline check --explain CODE"
             yield Finding(
                 code="EX003", severity=Severity.ERROR, subject="allow", message=message, where=where, hint=hint
             )
@@ -142,7 +142,7 @@ def launch_findings(
     settings: UserConfig,
     date: str,
 ) -> Iterator[Finding]:
-    """Everything that `plan` and `run` check as well: arithmetic, design, data, rendering, the task's scorer.
+    """Run the checks that `plan` and `run` share: arithmetic, design, data, rendering, the task's scorer.
 
     Args:
         seen: the experiment and what is here of it.

@@ -80,7 +80,7 @@ def _state(stated: StatedTraining, named: Stated[str], place: Path) -> Iterator[
         return
     sharded = any(any(place.glob(each)) for each in ("global_step*", "optimizer_*", "pytorch_model_fsdp*"))
     if not (place / "optimizer.pt").is_file() and not (place / "optimizer.bin").is_file() and not sharded:
-        message = f"{named.value} has no optimizer.pt: the optimizer begins anew"
+        message = f"{named.value} has no optimizer.pt: the optimizer starts from scratch"
         yield _finding("CK043", named, message, Severity.WARNING)
     values = _object(place / _STATE)
     if values is None:

@@ -1,4 +1,4 @@
-"""What a config says of a local data file, held against the file's beginning: its format, its field, its columns."""
+"""Comparison of a config's statements on a local data file with the file: format, field, columns."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _HELD_OUT: Final = ("validation", "val", "valid", "eval", "dev", "test")
 
 @dataclass(frozen=True, slots=True)
 class Beginning:
-    """How a JSON file begins."""
+    """Beginning of a JSON file."""
 
     keys: tuple[str, ...] | None
     """Keys of the object that it is; none: it is a list, or one row a line."""
@@ -229,7 +229,7 @@ def _finding(
 
 
 def beginning(path: Path) -> Beginning | None:
-    """How a JSON or JSON Lines file begins; None where it is neither, too large, or not to be read."""
+    """Read the beginning of a JSON or JSON Lines file; None if it is neither, too large, or unreadable."""
     try:
         state = path.stat()
     except OSError:

@@ -1,4 +1,4 @@
-"""Which files are datasets, and which of them are splits of one; decided by a few bytes of each."""
+"""Detection of datasets and their splits among files, by a few bytes of each."""
 
 from __future__ import annotations
 

@@ -15,14 +15,14 @@ from touchline.spec.bounds import SIZE_LIMIT_BYTES
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Changes:
-    """What was, or would be, changed."""
+    """Changes, made or proposed."""
 
     text: str
     """A unified diff; empty when there is nothing to change."""
     files: int
     """Files that it is of."""
     notes: tuple[str, ...] = ()
-    """What was left as it is, and why."""
+    """Notes on files that were not changed."""
 
 
 def fix(findings: Iterable[Finding], *, write: bool) -> Changes:

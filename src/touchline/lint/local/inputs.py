@@ -1,4 +1,4 @@
-"""What an experiment names, as far as it is on this machine: models, datasets, runs, token lengths; and all faults."""
+"""Inputs of an experiment on this machine: models, datasets, runs, token lengths; and all problems with them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _NO_CHAIN = frozenset({"EX121", "EX122", "EX123", "EX125", "EX126", "EX127", "EX
 
 @dataclass(kw_only=True, slots=True)
 class Seen:
-    """What is known."""
+    """Known facts."""
 
     loaded: LoadedExperiment
     """The experiment."""
@@ -67,7 +67,7 @@ class Seen:
     labels: list[LabelSet] = field(default_factory=list)
     """The labels of each dataset that a classification is scored on."""
     findings: list[Finding] = field(default_factory=list)
-    """What is wrong, errors and others."""
+    """Findings, errors and others."""
 
     @property
     def errors(self) -> list[Finding]:
@@ -259,7 +259,7 @@ def _general_findings(seen: Seen) -> list[Finding]:
     ):
         if path is not None and not (seen.root / path).is_dir():
             where = seen.loaded.document.where(["evaluate", "general", "include_path"])
-            message = f"evaluate.general.include_path: {path!r} is no folder beside experiment.yaml"
+            message = f"evaluate.general.include_path: {path!r} is not a folder beside experiment.yaml"
             found.append(error("EX003", "evaluate.general.include_path", message, where))
     return found
 
@@ -304,11 +304,11 @@ def _refuse_broken_stages(seen: Seen, chained: tuple[RunSpec, ...]) -> None:
     )
     found = check_view(view, Where(path=loaded.document.path), "design")
     if faults := [each for each in found if each.code in _NO_CHAIN and each.severity is Severity.ERROR]:
-        raise InputError(f"{loaded.document.path}: the stages cannot be trained as they stand", findings=faults)
+        raise InputError(f"{loaded.document.path}: the stages cannot be trained as written", findings=faults)
 
 
 def _place_of_data(spec: RunSpec, loaded: LoadedExperiment) -> Where:
-    """Where a run's dataset is named."""
+    """Return the location of a run's dataset."""
     stage = next((level.value for level in spec.levels if level.factor == STAGE), None)
     own = {} if stage is None else stage_places(loaded.document, stage)
     return loaded.document.where(own.get("data.path", ("data", "path")))

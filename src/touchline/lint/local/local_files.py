@@ -43,7 +43,7 @@ def absent_files(stated: StatedTraining, folder: Path) -> Iterator[Finding]:
             code="BK023",
             severity=Severity.ERROR if near else Severity.WARNING,
             subject=named.key,
-            message=f"{name} is not there, and the folder that should hold it is",
+            message=f"{name} does not exist, although its folder does",
             where=named.where,
             hint=f"did you mean {Path(name).with_name(near[0])}?" if near else None,
         )

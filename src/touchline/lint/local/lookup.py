@@ -1,4 +1,4 @@
-"""What a config names, looked up on this machine: the model, the data, the machine itself. Nothing is downloaded."""
+"""Lookup of a config's model, data and machine on this machine. Nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _ROWS = frozenset({".json", ".jsonl", ".csv", ".parquet"})
 _OTHER_TOKENIZERS = ("*.model", "original/*.model", "vocab.*", "*.tiktoken", "tokenization_*.py", "tekken.json")
 """Files that a tokenizer can be built of, though tokenizer.json is not there."""
 _MORE_THAN_CONFIG = (*_OTHER_TOKENIZERS, "tokenizer*", "*.safetensors*", "*.bin*", "*.gguf", "*.pth")
-"""What is in a model's folder beside its configs."""
+"""Files of a model's folder beside its configs."""
 ROWS_LIMIT_BYTES = 64 << 20
 """A larger data file is not opened to check one config: its rows are then not known."""
 
@@ -90,7 +90,7 @@ class Lookup:
         return tuple(each for each in read_model(place).findings if each.code.startswith(told))
 
     def data(self, stated: StatedTraining, folder: Path) -> DataFacts | Missing:
-        """How many rows train and validate, of the local files that a config in `folder` names."""
+        """Count training and validation rows in the local files that a config in `folder` names."""
         train = [self._count(source, folder) for source in stated.sources if source.role == "train"]
         held = [self._count(source, folder) for source in stated.sources if source.role == "validation"]
         if not train:

@@ -1,4 +1,4 @@
-"""What a training shows its model against what evaluation shows it: from a config, a model folder and a data file."""
+"""Comparison of a training's rendering with evaluation's: from a config, a model folder and a data file."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ class Parity:
             try:
                 examples = load_examples(data, "train", base)
                 rows = tuple(ShownRow(example=example, form="messages") for example in examples)
-                self._data[key] = _Data(path=path, rows=rows) if rows else Missing(missing="there is no training row")
+                self._data[key] = _Data(path=path, rows=rows) if rows else Missing(missing="no training rows")
             except TouchlineError as fault:
                 self._data[key] = Missing(missing=fault.message)
         return self._data[key]
@@ -228,7 +228,7 @@ def _read(path: Path, split: str) -> _Data | Missing:
     shown = (shown_row(row.values, f"line {row.line}" if row.line else f"row {n}") for n, row in enumerate(listed, 1))
     rows = tuple(row for row in shown if row is not None)
     if not rows:
-        what = "its columns are none that are known as a chat" if listed else "no row of it can be read"
+        what = "its columns are not a known chat format" if listed else "no row of it can be read"
         return Missing(missing=f"{path.name}: {what}")
     return _Data(path=path, rows=rows)
 

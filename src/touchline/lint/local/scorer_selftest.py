@@ -35,7 +35,7 @@ Rows = Mapping[str, Sequence[tuple[str, str]]]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SelfTest:
-    """What is known of a task file and its scorers."""
+    """Facts of a task file and its scorers."""
 
     file: TaskFileView
     """The file."""
@@ -138,7 +138,7 @@ def _view(each: dict[str, Any], kind: str, path: Path, rows: Rows | None, data: 
 
 
 def _seen(samples: Sequence[tuple[str, str]], rows: Rows) -> tuple[tuple[str, int], ...]:
-    """How many items are in each split: the same answer, and the question within what the item asks."""
+    """Count the items in each split, by the same answer and the question within the item's text."""
     counts: list[tuple[str, int]] = []
     for name, split in rows.items():
         answers: dict[str, list[str]] = {}
