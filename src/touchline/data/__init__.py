@@ -1,1 +1,2 @@
-"""What is on disk: models, datasets, the user's settings; read without torch."""
+"""Models, datasets and the user's settings on disk, and rendering and packing of examples. Paths in, verified
+descriptions, tokens and scores out; torch is never loaded."""

@@ -1,4 +1,4 @@
-"""Whether the files of one model's folder are of one model: config.json, weights, tokenizer, generation_config.json."""
+"""Consistency of a model folder: config.json, weights, tokenizer and generation_config.json."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _AGAIN = "download config.json and weights of the same model again"
 def disagreements(
     folder: Path, config: Mapping[str, object], shards: Sequence[Shard], tokenizer: TokenizerFiles, *, whole: bool
 ) -> Iterator[Finding]:
-    """What two files of a model's folder say differently, where loading it fails or trains another model for that.
+    """Return the contradictions between files of a model folder that break loading or training.
 
     Args:
         folder: the model's folder.
@@ -69,7 +69,7 @@ def _count(config: Mapping[str, object], key: str) -> int | None:
 
 
 def _stops(folder: Path, tokenizer: TokenizerFiles) -> Iterator[Finding]:
-    """Generation ends at the tokens of generation_config.json, training teaches the tokenizer's one."""
+    """Check that generation stops at the token that training teaches."""
     path = folder / "generation_config.json"
     try:
         generation = parse_json(read_text_bounded(path, _LIMIT_BYTES))

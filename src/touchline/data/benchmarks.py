@@ -1,4 +1,4 @@
-"""Scores of lm-evaluation-harness beside a run: what was run, and what its files say."""
+"""Scores of lm-evaluation-harness for a run: its result files, and their marker."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ from touchline.spec.evaluation import BASE_CHECKPOINT, EvaluationConfig, asked_e
 from touchline.spec.experiment import GeneralConfig
 
 HARNESS = "lm-evaluation-harness"
-"""What the tool is called."""
+"""Name of the tool."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GeneralMarker:
-    """general/<checkpoint>.touchline.json, written last: whose scores lie in the folder of that name."""
+    """general/<checkpoint>.touchline.json, written last: the checkpoint whose scores are in that folder."""
 
     schema_version: int = 1
-    """Version of this file's form."""
+    """Version of this format."""
     run: str
     """The run."""
     checkpoint: str
     """`epoch_0`, or `base` for a control."""
     adapter_sha256: str | None
-    """Hash of the adapter's weights; none for a control."""
+    """Hash of the adapter's weights. None for a control."""
     base_sha256: str
-    """`ModelInfo.weights_sha256` of the base."""
+    """`ModelInfo.weights_sha256` of the base model."""
     settings_sha256: str
-    """Hash of tasks, items, examples, template, and of the task files of the user's own."""
+    """Hash of tasks, items, examples, template, and the user's task files."""
     results: str
-    """Name of the harness's results file in that folder."""
+    """Name of the harness's result file in that folder."""
     seconds: float
-    """Wall time of the harness, loading included."""
+    """Wall-clock time of the harness, including loading."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,62 +48,62 @@ class HarnessScore:
     """One metric of one task, as the harness wrote it."""
 
     task: str
-    """The harness's task."""
+    """Harness task."""
     metric: str
-    """Its metric, `acc`, with the filter behind it where that is not `none`: `exact_match (strict-match)`."""
+    """Metric, `acc`, with its filter unless that is `none`: `exact_match (strict-match)`."""
     key: str
-    """The metric as single items are scored under it."""
+    """Name of the metric in per-item scores."""
     filter: str
-    """The filter of the answers."""
+    """Filter applied to the answers."""
     value: float
-    """The score."""
+    """Score."""
     standard_error: float | None
-    """The harness's; none where it gives none."""
+    """Standard error from the harness. None if it gives none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HarnessTask:
-    """How one task was asked: two results are compared only where all of it is the same."""
+    """Settings of one task. Two results are compared only if all of them are equal."""
 
     version: str
     """Version of the task."""
     num_fewshot: str
     """Worked examples before each item."""
     items: int | None
-    """Items that were asked; none where the file does not tell."""
+    """Number of items. None if the file does not record it."""
     docs: str | None
-    """Hash of the items with their prompts and targets; none where it was not written."""
+    """Hash of the items with their prompts and targets. None if it was not recorded."""
     chat_template: str | None
-    """Hash of the chat template; none where items were not put as chats."""
+    """Hash of the chat template. None if items were not formatted as chats."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HarnessResults:
-    """A results file of the harness."""
+    """Result file of the harness."""
 
     version: str
     """Version of the harness."""
     date: float
-    """When it was written, in seconds since 1970."""
+    """Time of writing, in seconds since 1970."""
     tasks: dict[str, HarnessTask]
-    """How each task was asked."""
+    """Settings of each task."""
     scores: tuple[HarnessScore, ...]
-    """What came out; of a group of tasks, the group alone."""
+    """Scores; for a group of tasks, the group only."""
     higher_is_better: dict[tuple[str, str], bool] = field(default_factory=dict)
-    """Which way a (task, metric) counts; nothing where the file does not tell."""
+    """Direction of each (task, metric), if the file records it."""
 
 
 GENERAL_FOLDER = "general"
 MARKER_SUFFIX = ".touchline.json"
 MOST_TASK_FILES = 10_000
-"""Files of a user's own folder of tasks; more are no folder of tasks."""
+"""Limit on files in a user's task folder."""
 _MARKER_LIMIT_BYTES = 1 << 16
 _CONFIG: TypeAdapter[GeneralConfig] = TypeAdapter(GeneralConfig)
 _MARKER: TypeAdapter[GeneralMarker] = TypeAdapter(GeneralMarker)
 
 
 def wants_general(config: EvaluationConfig, checkpoint: str) -> bool:
-    """Whether the harness is to score a checkpoint: the base of a control, the last epoch that is evaluated at all."""
+    """Return True if the harness scores this checkpoint: the base of a control, or the last evaluated epoch."""
     if config.evaluate.general is None or config.no_op is not None:
         return False
     if config.control:
@@ -113,7 +113,7 @@ def wants_general(config: EvaluationConfig, checkpoint: str) -> bool:
 
 
 def general_settings_sha256(config: EvaluationConfig, experiment: Path) -> str:
-    """Hash of all that decides on the scores beside the weights, the user's own task files included.
+    """Return the hash of all settings that affect the scores, including the user's task files.
 
     Args:
         config: the run's evaluation, with `evaluate.general`.
@@ -134,7 +134,7 @@ def general_settings_sha256(config: EvaluationConfig, experiment: Path) -> str:
 
 
 def finished_general(folder: Path, config: EvaluationConfig, checkpoint: str, adapter_sha256: str | None) -> bool:
-    """Whether all that the harness is to score of a checkpoint is there, of these weights and with these settings.
+    """Return True if all harness scores of a checkpoint exist for these weights and settings.
 
     Args:
         folder: the run's folder.
@@ -158,13 +158,13 @@ def finished_general(folder: Path, config: EvaluationConfig, checkpoint: str, ad
 
 
 def is_evaluated(folder: Path, config: EvaluationConfig, checkpoint: str, adapter_sha256: str | None) -> bool:
-    """Whether nothing is left to do for a checkpoint: neither Inspect's tasks nor the harness's."""
+    """Return True if a checkpoint's evaluation is complete, both Inspect's tasks and the harness's."""
     done = finished_evaluation(folder, config, checkpoint, adapter_sha256) is not None
     return done and finished_general(folder, config, checkpoint, adapter_sha256)
 
 
 def read_general_marker(path: Path) -> GeneralMarker | None:
-    """Whose scores a folder of the harness holds; None where the marker is missing or broken."""
+    """Read the marker of a harness folder. None if it is missing or corrupt."""
     try:
         return _MARKER.validate_json(read_text_bounded(path, _MARKER_LIMIT_BYTES))
     except (TouchlineError, ValidationError):
@@ -172,12 +172,12 @@ def read_general_marker(path: Path) -> GeneralMarker | None:
 
 
 def general_marker_text(marker: GeneralMarker) -> bytes:
-    """The content of a marker."""
+    """Return the content of a marker."""
     return _MARKER.dump_json(marker, indent=1) + b"\n"
 
 
 def _task_files(folder: Path) -> Iterator[tuple[str, str]]:
-    """(name, hash) of every file of a folder of tasks: they are code as much as they are text."""
+    """Return name and hash of every file in a task folder, which may contain code."""
     if not folder.is_dir():
         raise InputError(
             f"evaluate.general.include_path: {str(folder)!r} is no folder", expected="a folder with task files (YAML)"

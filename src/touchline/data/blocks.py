@@ -1,4 +1,4 @@
-"""What one block of each architecture consists of: its linear layers by name, and its other parameters by count.
+"""Composition of one block per architecture: linear layers by name, and other parameters by count.
 
 Read off the modeling files of transformers 5.23 (`transformers/models/*/modeling_*.py`), and held against the modules
 themselves by `tests/data/test_shapes_transformers.py`. An RMSNorm has one parameter a channel; a LayerNorm has two
@@ -17,61 +17,61 @@ from touchline.data.configs import LARGEST_CONTEXT, ModelConfigError, ModelConfi
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Widths:
-    """The sizes that every architecture has."""
+    """Sizes that every architecture has."""
 
     hidden: int
     """Width of the residual stream."""
     inner: int
-    """Width inside the feed-forward part."""
+    """Width of the feed-forward part."""
     heads: int
     """Attention heads."""
     kv_heads: int
-    """Heads of keys and values."""
+    """Key and value heads."""
     head_dim: int
-    """Width of one head."""
+    """Width per head."""
     vocab: int
     """Rows of the embedding."""
 
     @property
     def q(self) -> int:
-        """Width of all queries."""
+        """Total width of the queries."""
         return self.heads * self.head_dim
 
     @property
     def kv(self) -> int:
-        """Width of all keys, and of all values."""
+        """Total width of the keys, and of the values."""
         return self.kv_heads * self.head_dim
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Block:
-    """One block, and what stands outside the blocks."""
+    """Layers of one block, and parameters outside the blocks."""
 
     linears: tuple[Linear, ...]
-    """Its linear layers."""
+    """Linear layers."""
     others: int
-    """Its other parameters."""
+    """Number of other parameters."""
     outside: int
-    """Parameters outside the blocks, besides the embedding and the matrix of the output layer."""
+    """Parameters outside the blocks, besides the embedding and the output layer."""
     gated: bool
     """Whether the feed-forward part has a gate."""
     extrapolated: str | None = None
-    """Why estimates on it go beyond what the formulas were checked on."""
+    """Reason why estimates are extrapolated beyond the verified formulas."""
     count_error: float = 0.0
-    """Standard deviation of the logarithm of its parameter count, where the config does not determine it."""
+    """Standard deviation of the logarithm of the parameter count, if the config does not determine it."""
 
 
 Builder = Callable[[ModelConfigReader, Widths], Block]
 Bias = Literal["never", "always", "attention_bias", "qkv_bias", "use_qkv_bias"]
-"""Whether queries, keys and values have a bias, or the key of config.json that says it."""
+"""Whether queries, keys and values have a bias, or the key of config.json with the answer."""
 HeadNorm = Literal["none", "shared", "whole"]
-"""Norms of queries and keys: one of a head's width for all heads, or one over their whole width."""
+"""Norms of queries and keys: one of head width for all heads, or one over the whole width."""
 
 
 def attention(
     widths: Widths, *, inputs_biased: bool = False, output_biased: bool = False, output: str = "o_proj"
 ) -> tuple[Linear, ...]:
-    """The four layers of an attention part that are not fused."""
+    """Return the four layers of an unfused attention part."""
     return (
         Linear(name="q_proj", inputs=widths.hidden, outputs=widths.q, bias=inputs_biased),
         Linear(name="k_proj", inputs=widths.hidden, outputs=widths.kv, bias=inputs_biased),
@@ -81,7 +81,7 @@ def attention(
 
 
 def gated_feed_forward(widths: Widths, biased: bool = False) -> tuple[Linear, ...]:
-    """The three layers of a gated feed-forward part."""
+    """Return the three layers of a gated feed-forward part."""
     return (
         Linear(name="gate_proj", inputs=widths.hidden, outputs=widths.inner, bias=biased),
         Linear(name="up_proj", inputs=widths.hidden, outputs=widths.inner, bias=biased),
@@ -90,7 +90,7 @@ def gated_feed_forward(widths: Widths, biased: bool = False) -> tuple[Linear, ..
 
 
 def plain_feed_forward(widths: Widths, up: str, down: str, biased: bool) -> tuple[Linear, ...]:
-    """The two layers of a feed-forward part without a gate."""
+    """Return the two layers of an ungated feed-forward part."""
     return (
         Linear(name=up, inputs=widths.hidden, outputs=widths.inner, bias=biased),
         Linear(name=down, inputs=widths.inner, outputs=widths.hidden, bias=biased),
@@ -109,7 +109,7 @@ def llama_like(
     extrapolated: str | None = None,
     count_error: float = 0.0,
 ) -> Builder:
-    """Separate queries, keys and values, RMSNorms, and a gated feed-forward part.
+    """Return a block with separate queries, keys and values, RMSNorms and a gated feed-forward part.
 
     Args:
         inputs_bias: bias of queries, keys and values.
@@ -150,7 +150,7 @@ def llama_like(
 
 
 def phi3(values: ModelConfigReader, widths: Widths) -> Block:
-    """Phi-3 and Phi-4: queries, keys and values in one layer, gate and input in another."""
+    """Return a block of Phi-3 or Phi-4: fused queries, keys and values, and fused gate and input."""
     del values
     return Block(
         linears=(
@@ -166,7 +166,8 @@ def phi3(values: ModelConfigReader, widths: Widths) -> Block:
 
 
 def phi(values: ModelConfigReader, widths: Widths) -> Block:
-    """Phi-1, 1.5 and 2: one LayerNorm, attention and feed-forward part beside each other, a bias everywhere."""
+    """Return a block of Phi-1, 1.5 or 2: one LayerNorm, parallel attention and feed-forward parts, biases
+    everywhere."""
     normed = values.flag("qk_layernorm", False)
     return Block(
         linears=attention(widths, inputs_biased=True, output_biased=True, output="dense")
@@ -179,7 +180,7 @@ def phi(values: ModelConfigReader, widths: Widths) -> Block:
 
 
 def stablelm(values: ModelConfigReader, widths: Widths) -> Block:
-    """StableLM 3B and 2: LayerNorms, and norms of every single head where they are wished."""
+    """Return a block of StableLM 3B or 2: LayerNorms, and optional norms per head."""
     norms = 1 if values.flag("use_parallel_residual", False) else 2
     normed = values.flag("qk_layernorm", False)
     return Block(
@@ -191,7 +192,7 @@ def stablelm(values: ModelConfigReader, widths: Widths) -> Block:
 
 
 def cohere(values: ModelConfigReader, widths: Widths) -> Block:
-    """Command R: one LayerNorm without bias, attention and feed-forward part beside each other."""
+    """Return a block of Command R: one LayerNorm without bias, parallel attention and feed-forward parts."""
     biased = values.flag("attention_bias", False)
     normed = values.flag("use_qk_norm", False)
     return Block(
@@ -204,7 +205,7 @@ def cohere(values: ModelConfigReader, widths: Widths) -> Block:
 
 
 def starcoder2(values: ModelConfigReader, widths: Widths) -> Block:
-    """StarCoder 2: LayerNorms and a feed-forward part without a gate."""
+    """Return a block of StarCoder 2: LayerNorms and an ungated feed-forward part."""
     biased = values.flag("use_bias", True)
     return Block(
         linears=attention(widths, inputs_biased=biased, output_biased=biased)
@@ -217,7 +218,7 @@ def starcoder2(values: ModelConfigReader, widths: Widths) -> Block:
 
 
 def gpt2(values: ModelConfigReader, widths: Widths) -> Block:
-    """GPT-2: fused queries, keys and values, learned positions; `c_proj` is the name of two layers."""
+    """Return a block of GPT-2: fused queries, keys and values, learned positions; two layers are named `c_proj`."""
     if values.flag("add_cross_attention", False):
         raise ModelConfigError("config.json: add_cross_attention is true, so it is no decoder by itself")
     positions = values.count("n_positions", "max_position_embeddings", default=1024, limit=LARGEST_CONTEXT)
@@ -235,7 +236,7 @@ def gpt2(values: ModelConfigReader, widths: Widths) -> Block:
 
 
 def gpt_neox(values: ModelConfigReader, widths: Widths) -> Block:
-    """GPT-NeoX, Pythia and StableLM Alpha: fused queries, keys and values, LayerNorms."""
+    """Return a block of GPT-NeoX, Pythia or StableLM Alpha: fused queries, keys and values, LayerNorms."""
     biased = values.flag("attention_bias", True)
     return Block(
         linears=(
@@ -251,7 +252,7 @@ def gpt_neox(values: ModelConfigReader, widths: Widths) -> Block:
 
 
 def falcon(values: ModelConfigReader, widths: Widths) -> Block:
-    """Falcon of all decoder architectures: multi-query, grouped, or one key a head."""
+    """Return a block of Falcon: multi-query attention, grouped, or one key per head."""
     biased = values.flag("bias", False)
     grouped = values.flag("new_decoder_architecture", False)
     two = values.count("num_ln_in_parallel_attn", default=2 if grouped else 1) == 2
@@ -270,7 +271,7 @@ def falcon(values: ModelConfigReader, widths: Widths) -> Block:
 
 
 def experts(width_key: str, *, shared_key: str | None = None, like: Builder) -> Builder:
-    """A mixture of experts with the attention of another architecture.
+    """Return a mixture-of-experts block with the attention of another architecture.
 
     The experts' matrices are single parameters of three dimensions and no linear layers, so that they have no name
     that a LoRA adapter could target.
@@ -331,7 +332,7 @@ def latent_attention(values: ModelConfigReader, widths: Widths) -> tuple[Linear,
 
 
 def counted_from_keys(reason: str, count_error: float) -> Builder:
-    """Return a builder that counts an unknown architecture by the keys that its config has in common with known ones.
+    """Return a builder that counts an unknown architecture by the config keys that it shares with known ones.
 
     Args:
         reason: what is unknown about it; marks every estimate.

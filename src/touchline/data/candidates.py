@@ -1,4 +1,4 @@
-"""Lists of allowed answers: where a row or its prompt has one, and what an answer means in it."""
+"""Lists of allowed answers in rows or prompts, and the interpretation of an answer."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from touchline.core.near import near_names
 from touchline.data.text import squeezed
 
 COLUMNS = ("candidates", "candidate_answers", "options", "choices", "answer_choices", "endings", "answer_options")
-"""Columns that hold such a list."""
+"""Columns with a list of allowed answers."""
 _TAIL = 4000
-"""Characters at a prompt's end in which a list is looked for."""
+"""Characters at the end of a prompt that are searched for a list."""
 _NAMES = (
     r"(?:candidate answers|candidates?|options|choices|answer (?:choices|options)|possible answers|allowed answers)"
 )
@@ -28,7 +28,8 @@ Candidates = tuple[str, ...]
 
 
 def candidates_in(values: Mapping[str, object], column: str | None) -> Candidates | None:
-    """The list in a row's column; a mapping of letters to texts, and ARC's {text: [...], label: [...]}, are too."""
+    """Return the list in a row's column. Mappings of letters to texts and ARC's {text: [...], label: [...]} count
+    too."""
     value = values.get(column) if column is not None else None
     if isinstance(value, str):
         value = _literal(value)
@@ -41,7 +42,7 @@ def candidates_in(values: Mapping[str, object], column: str | None) -> Candidate
 
 
 def candidates_of_prompt(prompt: str) -> Candidates | None:
-    """The list that a prompt itself gives: `Candidates: ['a', 'b']`, `Options: a, b, c`, or lines `A. ...`."""
+    """Return the list in a prompt: `Candidates: ['a', 'b']`, `Options: a, b, c`, or lines `A. ...`."""
     tail = prompt[-_TAIL:]
     if (match := _LISTED.search(tail)) is not None:
         found = _literal(match.group(1))
@@ -80,7 +81,8 @@ def _text(item: object) -> str | None:
 
 
 def chosen(answer: str, candidates: Candidates, by_place: bool) -> int | None:
-    """Which candidate an answer is: itself, with its letter before it, or, where `by_place`, its letter or number.
+    """Return the index of the candidate that an answer names: by text, by letter and text, or with `by_place` by
+    letter or number.
 
     None when it is none of them; of several answers (`a; b`) the first, when all of them are candidates.
     """
@@ -99,7 +101,7 @@ def chosen(answer: str, candidates: Candidates, by_place: bool) -> int | None:
 
 
 def placed(answer: str, count: int) -> int | None:
-    """The place that a letter or a number names, from 0; none when it names none of `count`."""
+    """Return the position that a letter or a number names, from 0. None if it names none of `count`."""
     stripped = answer.strip()
     letter = _LETTER.fullmatch(stripped)
     if letter is not None:
@@ -111,13 +113,13 @@ def placed(answer: str, count: int) -> int | None:
 
 
 def is_place(answer: str) -> bool:
-    """Whether an answer is a letter or a number, as answers to lettered choices are."""
+    """Return True if an answer is a letter or a number, as in multiple choice."""
     stripped = answer.strip()
     return _LETTER.fullmatch(stripped) is not None or (stripped.isdecimal() and len(stripped) < 4)
 
 
 def nearest(answer: str, candidates: Candidates) -> str | None:
-    """The candidate that was probably meant."""
+    """Return the candidate that was probably meant."""
     bare = squeezed(answer)
     same = [candidate for candidate in candidates if squeezed(candidate) == bare]
     if same:

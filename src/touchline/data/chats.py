@@ -1,4 +1,4 @@
-"""One row to one chat: the turns before the answer, and the answer."""
+"""Conversion of a row to a chat: the turns before the answer, and the answer."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ _BRACES = re.compile(r"\{([^{}]*)\}")
 _WORD = re.compile(r"[^\W\d]\w*|input[.\[!:].*", re.DOTALL)
 
 _ROLE_CHARACTERS = 40
-"""A longer name of a role is none, and not printed."""
+"""Limit on the length of a role name; longer ones are not printed."""
 
 Chat = tuple[tuple[Message, ...], str]
-"""The turns before the answer, and the answer."""
+"""Turns before the answer, and the answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class RowFault:
-    """Why a row is no example."""
+    """Problem of a row that makes it unusable as an example."""
 
     message: str
-    """What is wrong; the same for all rows with the same fault."""
+    """Message, equal for all rows with the same problem."""
     columns: tuple[str, ...] = ()
-    """The columns that are not there, for a hint."""
+    """Missing columns, for a hint."""
     in_prompt: bool = False
-    """Whether they stand in braces in the prompt."""
+    """Whether the prompt refers to them in braces."""
     hint: str | None = None
-    """What makes an example of it, where a column is there and its value does not fit."""
+    """Suggestion for a column with an unsuitable value."""
 
 
 class Prompt:
-    """A user's turn, taken apart once for all rows.
+    """User turn, parsed once for all rows.
 
     Braces are replaced and nothing more: str.format would let a template reach into objects. `{word}` must be a
     column; other braces, as in an example of JSON, are a column's when there is one of that name, and else stand for
@@ -60,7 +60,7 @@ class Prompt:
         """Columns that the prompt shows."""
 
     def text(self, values: Mapping[str, object], faults: list[RowFault]) -> str:
-        """Return the turn for one row; what the row lacks is added to `faults`."""
+        """Return the turn for one row. Missing columns are added to `faults`."""
         written = [self._pieces[0]]
         for name, after in zip(self._pieces[1::2], self._pieces[2::2], strict=True):
             columns = self._columns(name)
@@ -81,7 +81,7 @@ class Prompt:
 
 
 def brace_faults(template: str, names: Iterable[str]) -> Iterator[tuple[str, str, Severity]]:
-    """Yield message, hint and severity of each name in a prompt whose braces are wrong.
+    """Yield message, hint and severity for each malformed placeholder in a prompt.
 
     Args:
         template: the prompt as written.
@@ -106,7 +106,7 @@ def brace_faults(template: str, names: Iterable[str]) -> Iterator[tuple[str, str
 
 
 _OTHER_BRACES = re.compile(r"\{0?\}|%s|\$input\b|\[+input\]+|<+input>+|\(input\)|\{%.*?%\}|%\(?input\)?s?%?", re.DOTALL)
-"""Placeholders of other notations."""
+"""Placeholders in other notations."""
 
 
 def is_chat(value: object) -> bool:
@@ -117,7 +117,7 @@ def is_chat(value: object) -> bool:
 
 
 def _joined(values: Mapping[str, object], columns: Sequence[str], faults: list[RowFault]) -> str:
-    """Return the text of a column, or of several line by line; of several an empty or null one is left out."""
+    """Return the text of a column, or of several joined by newlines without empty ones."""
     texts = []
     for column in columns:
         value = values[column]
@@ -131,7 +131,7 @@ def _joined(values: Mapping[str, object], columns: Sequence[str], faults: list[R
 
 
 def instruction(values: Mapping[str, object], data: DataConfig, prompt: Prompt) -> Chat | list[RowFault]:
-    """Return a row of columns as a chat, or everything that is wrong with it."""
+    """Return a row of columns as a chat, or all its problems."""
     faults: list[RowFault] = []
     text = prompt.text(values, faults)
     answer = plain_text(values.get(data.output))
@@ -154,7 +154,7 @@ def instruction(values: Mapping[str, object], data: DataConfig, prompt: Prompt) 
 
 
 def chat(values: Mapping[str, object], data: DataConfig) -> Chat | list[RowFault]:
-    """A row with a whole chat, or what is wrong with it."""
+    """Return a row with a whole chat, or its problem."""
     column = data.messages or ""
     if column not in values:
         return [RowFault(f"there is no column {column!r} for the chat", (column,))]
@@ -181,7 +181,7 @@ def chat(values: Mapping[str, object], data: DataConfig) -> Chat | list[RowFault
 
 
 def _turn_fault(turn: object, role: str | None) -> RowFault:
-    """Return what is wrong with a turn without a role that is known, or without text."""
+    """Return the problem of a turn without a known role or without text."""
     known = " | ".join(dict.fromkeys(ROLES.values()))
     named = (turn.get("role"), turn.get("from")) if isinstance(turn, Mapping) else ()
     stated = next((each for each in named if isinstance(each, str)), None)
@@ -196,7 +196,7 @@ def _turn_fault(turn: object, role: str | None) -> RowFault:
 
 
 def cluster_of(values: Mapping[str, object], column: str) -> str | RowFault | None:
-    """What a row says that it shares with other rows; None for one that stands alone, or what is wrong with it."""
+    """Return the cluster that a row shares with others, None if it has none, or its problem."""
     if column not in values:
         return RowFault(f"there is no column {column!r}, which evaluate.cluster asks for", (column,))
     value = values[column]
@@ -207,7 +207,7 @@ def cluster_of(values: Mapping[str, object], column: str) -> str | RowFault | No
 
 
 def plain_text(value: object) -> str | None:
-    """Text or a number as text; None for what is neither, and for text that UTF-8 cannot hold."""
+    """Return text or a number as text. None for other values, and for text that UTF-8 cannot encode."""
     if isinstance(value, str):
         try:
             value.encode()
@@ -221,7 +221,7 @@ def plain_text(value: object) -> str | None:
 
 
 def _kind(value: object) -> str:
-    """Return what a value is that cannot stand as text."""
+    """Return the type of a value that cannot be used as text."""
     if value is None or (isinstance(value, str) and not value.strip()):
         return "empty"
     if isinstance(value, bool):
@@ -232,7 +232,7 @@ def _kind(value: object) -> str:
 
 
 def _remedy(value: object) -> str | None:
-    """Return what makes a text of such a value."""
+    """Return a suggestion for such a value."""
     if value is None or (isinstance(value, str) and not value.strip()):
         return "fill them in, or take these rows out"
     if isinstance(value, bool):

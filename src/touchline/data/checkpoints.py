@@ -1,4 +1,4 @@
-"""Exported checkpoints of a run: what is there, whether it is whole, and what it weighs.
+"""Exported checkpoints of a run, and whether they are complete.
 
 A checkpoint folder (`epoch_0`, `step_50`, a control's `noop`) was renamed into place when it was whole, and
 `touchline.json` in it names every file with its size and hash. Sizes are compared always; hashes when asked, since
@@ -27,7 +27,7 @@ _NAME = re.compile(rf"(epoch|step)_(\d+)|{NO_OP_CHECKPOINT}")
 
 
 def read_checkpoints(folder: Path, *, hashes: bool = False) -> tuple[CheckpointInfo, ...]:
-    """Every export of a run, those of the epochs first, in order.
+    """Return all checkpoints of a run, those of epochs first, in order.
 
     Args:
         folder: the run's folder.
@@ -43,7 +43,7 @@ def read_checkpoints(folder: Path, *, hashes: bool = False) -> tuple[CheckpointI
 
 
 def export_state(folder: Path, name: str) -> tuple[bool, str | None]:
-    """(whether an export of a run is whole, hash of its adapter's weights); fast, for a thousand of them."""
+    """Return whether a checkpoint is complete, and its adapter's hash, without reading weights."""
     # Only folders of the run itself: a name in a marker must not lead elsewhere.
     path = folder / PurePath(name).name
     marker = read_export_marker(path)
@@ -51,7 +51,7 @@ def export_state(folder: Path, name: str) -> tuple[bool, str | None]:
 
 
 def training_complete(folder: Path, digest: str) -> bool:
-    """Whether the training of exactly this run is complete: its marker is there, and so is its last checkpoint."""
+    """Return True if the training of exactly this run is complete: its marker and its last checkpoint exist."""
     marker = read_training_marker(folder)
     if marker is None or marker.run_digest != digest or not marker.checkpoints:
         return False
@@ -59,12 +59,12 @@ def training_complete(folder: Path, digest: str) -> bool:
 
 
 def read_export_marker(folder: Path) -> ExportMarker | None:
-    """touchline.json of a checkpoint; None when it is missing or broken."""
+    """Read touchline.json of a checkpoint. None if it is missing or corrupt."""
     return _marker(_EXPORT, folder / MARKER)
 
 
 def read_training_marker(folder: Path) -> TrainingMarker | None:
-    """training.json of a run; None when it is missing or broken."""
+    """Read training.json of a run. None if it is missing or corrupt."""
     return _marker(_TRAINING, folder / "training.json")
 
 

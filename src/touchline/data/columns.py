@@ -1,4 +1,4 @@
-"""Which columns of a dataset are the prompt, the answer and the rest; and a row by them.
+"""Roles of the columns of a dataset (prompt, answer, others), and rows split accordingly.
 
 An experiment says it. Of any other file it is found by the names that datasets use, and said.
 """
@@ -27,12 +27,12 @@ PROMPTS = (
     *("sentence", "sentence1", "utterance", "review", "tweet", "headline", "article", "document", "text"),
     *("source", "src", "context", "ctx"),
 )
-"""Columns of the prompt; the first that a file has leads."""
+"""Names of prompt columns, in order of precedence."""
 BESIDES = (
     *("input", "context", "passage", "hypothesis", "sentence2", "system", "system_prompt", "history", "document"),
     *("table", "schema", "sql_context", "tools", "code", "article"),
 )
-"""Columns that belong to the prompt beside the leading one."""
+"""Columns that belong to the prompt besides the leading one."""
 ANSWERS = (
     *("output", "outputs", "response", "completion", "answer", "answers", "solution", "target", "targets", "tgt"),
     *("ground_truth", "chosen", "correct_answer", "answerkey", "answer_key", "final_answer", "summary", "highlights"),
@@ -40,7 +40,7 @@ ANSWERS = (
 )
 TEXTS = ("text", "content")
 QUESTIONS = ("question", "question_type")
-"""Columns that tell kinds of questions apart; a column `category` or `type` may be made of the answer."""
+"""Columns that distinguish kinds of questions. `category` or `type` may be derived from the answer."""
 _MEDIA = re.compile(
     r"^(?:images?|image_(?:path|file|filename|name|url)s?|img(?:_(?:path|file|name))?s?|pictures?|photos?|videos?"
     r"|video_(?:path|file)s?|audios?|audio_(?:path|file)s?|frames?|media|file_name|filename)$"
@@ -55,41 +55,41 @@ _ABOUT = re.compile(
 )
 _EXTENSION = re.compile(r"\.(?:jpe?g|png|gif|bmp|webp|tiff?|mp4|avi|mov|mkv|webm|wav|mp3|flac|ogg|m4a|npy|dcm)$", re.I)
 _SHOWN_KINDS = frozenset({"text", "number", "null"})
-"""Kinds of values that a prompt can show."""
+"""Types of values that a prompt can show."""
 _ANSWERING = ("assistant", "function_call")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ColumnMapping:
-    """How rows are to be read."""
+    """Roles of the columns."""
 
     kind: Kind
-    """A chat, columns of prompt and answer, or a text alone."""
+    """Chat, prompt and answer columns, or plain text."""
     prompts: tuple[str, ...] = ()
-    """Columns of the prompt, the leading one first."""
+    """Prompt columns, the leading one first."""
     answer: str | None = None
-    """Column of the answer."""
+    """Answer column."""
     chat: str | None = None
-    """Column of the chat."""
+    """Chat column."""
     media: tuple[str, ...] = ()
-    """Columns with paths of images, videos or sounds."""
+    """Columns with paths of images, videos or audio."""
     candidates: str | None = None
     """Column with the allowed answers."""
     question: str | None = None
-    """Column that tells kinds of questions apart."""
+    """Column that distinguishes kinds of questions."""
     others: tuple[str, ...] = ()
-    """Further columns that may tell two rows with one prompt apart."""
+    """Other columns that may distinguish rows with equal prompts."""
     template: str | None = None
-    """The prompt with columns in braces; none: the columns under each other."""
+    """Prompt with columns in braces. None to join the columns."""
     inputs: tuple[str, ...] = ()
-    """Columns that `{input}` of the template stands for, under each other."""
+    """Columns that `{input}` of the template stands for, joined."""
     stated: bool = False
     """Whether an experiment names these columns."""
     rejected: str | None = None
-    """Column of the worse answer, in data of preferences."""
+    """Column of the rejected answer, in preference data."""
 
     def named(self) -> str:
-        """What was taken for what."""
+        """Return the roles of the columns as text."""
         if self.kind == "chat":
             taken = f"{self.chat!r} as the chat"
         elif self.kind == "text":
@@ -105,22 +105,22 @@ class ColumnMapping:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Turns:
-    """A row as prompt and answer."""
+    """Row as prompt and answer."""
 
     prompt: str
     """Everything before the answer."""
     asked: str
-    """The last question alone, of a chat; else the prompt."""
+    """Last question of a chat, else the prompt."""
     answer: str | None
-    """The answer; none: the row has none, or it is null."""
+    """Answer. None if the row has none or it is null."""
     media: tuple[str, ...] = ()
-    """Paths within the chat."""
+    """Media paths in the chat."""
     fault: str | None = None
-    """Why a chat is none."""
+    """Problem of an invalid chat."""
 
 
 def find_layout(counts: Mapping[str, int], kinds: Mapping[str, Counter[str]]) -> ColumnMapping | None:
-    """The layout that the names of columns tell; none when they tell none.
+    """Return the roles of columns by their names. None if the names do not determine them.
 
     Args:
         counts: rows that have each column.
@@ -154,7 +154,7 @@ def find_layout(counts: Mapping[str, int], kinds: Mapping[str, Counter[str]]) ->
 
 
 def _first(counts: Mapping[str, int], known: Iterable[str]) -> str | None:
-    """Return the first of some known names that is a column, whatever its case."""
+    """Return the first known name that is a column, ignoring case."""
     names = {name.casefold(): name for name in counts}
     return next((names[name] for name in known if name in names), None)
 
@@ -162,7 +162,7 @@ def _first(counts: Mapping[str, int], known: Iterable[str]) -> str | None:
 def _prompts(
     counts: Mapping[str, int], kinds: Mapping[str, Counter[str]], taken: Collection[str | None]
 ) -> tuple[str, ...]:
-    """Return the columns of the prompt, the leading one first; none where no name tells it."""
+    """Return the prompt columns, the leading one first. Empty if no name matches."""
     names = {name.casefold(): name for name in counts}
     leading = _first(counts, PROMPTS)
     if leading is None or leading in taken:
@@ -174,7 +174,7 @@ def _prompts(
 def resolve_columns(
     data: DataConfig, given: Collection[str], counts: Mapping[str, int], kinds: Mapping[str, Counter[str]]
 ) -> DataConfig:
-    """Return the data settings with columns that were not given found by name, as `find_layout` finds them.
+    """Return the data settings with columns that were not given found by name.
 
     What is given stays. Where the names tell nothing, the defaults stay, and the loader says what is missing.
 
@@ -219,7 +219,7 @@ def resolve_columns(
 def stated_layout(
     counts: Mapping[str, int], *, inputs: str | tuple[str, ...], output: str, messages: str | None, template: str
 ) -> ColumnMapping:
-    """The layout that an experiment states, with media and allowed answers found by name."""
+    """Return the roles that an experiment states, with media and allowed answers found by name."""
     joined = (inputs,) if isinstance(inputs, str) else inputs
     media = tuple(name for name in counts if _MEDIA.match(name.casefold()))
     candidates = next((name for name in counts if name.casefold() in CANDIDATE_COLUMNS), None)
@@ -261,7 +261,7 @@ def _others(counts: Mapping[str, int], used: Iterable[str | None]) -> tuple[str,
 
 
 def kind_of(value: object) -> str:
-    """`text`, `number`, `bool`, `list`, `object` or `null`."""
+    """Return `text`, `number`, `bool`, `list`, `object` or `null`."""
     if value is None:
         return "null"
     if isinstance(value, str):
@@ -274,7 +274,7 @@ def kind_of(value: object) -> str:
 
 
 def text_of(value: object) -> str | None:
-    """A value as text: numbers and truth values as JSON writes them, a list of one text as that text."""
+    """Return a value as text: numbers and booleans as in JSON, a list of one text as that text."""
     if value is None or isinstance(value, str):
         return value
     if isinstance(value, float) and not math.isfinite(value):
@@ -298,7 +298,7 @@ def text_of(value: object) -> str | None:
 
 
 def turns_of(values: Values, layout: ColumnMapping) -> Turns:
-    """A row by a layout."""
+    """Split a row by the roles of its columns."""
     if layout.kind == "chat":
         return _chat(values.get(layout.chat or ""), text_of(values.get(layout.answer)) if layout.answer else None)
     answer = text_of(values.get(layout.answer or ""))
@@ -317,7 +317,7 @@ def _filled(values: Values, match: re.Match[str], inputs: Sequence[str]) -> str:
 
 
 def _said(value: object) -> str:
-    """A part of a prompt as text; a list of turns as its turns."""
+    """Return a part of a prompt as text; a list of turns as its turns."""
     if isinstance(value, list) and value:
         return "\n".join(text for item in value if (text := _said(item)))
     return text_of(value) or ""
@@ -376,7 +376,7 @@ def _content(turn: Values, media: list[str]) -> str:
 
 
 def media_of(values: Values, layout: ColumnMapping) -> tuple[str, ...]:
-    """Paths of the first column of media that has any."""
+    """Return the paths in the first media column that has any."""
     for name in sorted(layout.media, key=lambda name: ("path" not in name, "name" in name, name)):
         value = values.get(name)
         items = value if isinstance(value, list) else [value]
@@ -387,7 +387,7 @@ def media_of(values: Values, layout: ColumnMapping) -> tuple[str, ...]:
 
 
 def media_path(value: object) -> str | None:
-    """A path of a media file; none for addresses, names without an ending, and pictures within the data."""
+    """Return the path of a media file. None for URLs, names without a suffix, and embedded media."""
     if isinstance(value, Mapping):
         value = value.get("path")
     if not isinstance(value, str) or len(value) > 1000 or "\n" in value:
@@ -399,7 +399,7 @@ def media_path(value: object) -> str | None:
 
 
 def group_of(values: Values, layout: ColumnMapping, asked: str) -> str:
-    """What kind of question a row asks: rows that differ in their input alone have the same."""
+    """Return the kind of question of a row: rows that differ only in their input have the same."""
     if layout.template is not None and layout.question is None:
         return ""
     if layout.kind == "columns" and "instruction" in layout.prompts[0].casefold() and layout.question is None:
@@ -410,7 +410,7 @@ def group_of(values: Values, layout: ColumnMapping, asked: str) -> str:
 
 
 def column_counts(rows: Iterable[Values]) -> tuple[Counter[str], dict[str, Counter[str]]]:
-    """Rows that have each column, and of each column how often its values are of which kind."""
+    """Count the rows that have each column, and the types of its values."""
     counts: Counter[str] = Counter()
     kinds: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for values in rows:

@@ -1,4 +1,4 @@
-"""The values of a config.json, each checked when it is asked for: no number is taken that no model can have."""
+"""Reader of config.json values, each validated against plausible limits."""
 
 from __future__ import annotations
 
@@ -7,32 +7,32 @@ from collections.abc import Mapping
 from touchline.core.text import shorten
 
 LARGEST_WIDTH = 1 << 20
-"""Past it a width, a number of heads or layers is a mistake in the file: the largest public model has 53,248."""
+"""Limit on widths, heads and layers. The largest public model has 53,248."""
 LARGEST_VOCABULARY = 1 << 27
-"""The same for rows of the embedding; the largest public vocabulary has 262,208."""
+"""Limit on rows of the embedding. The largest public vocabulary has 262,208."""
 LARGEST_CONTEXT = 1 << 30
-"""The same for tokens of context; public models claim up to ten million."""
+"""Limit on context length. Public models claim up to ten million."""
 LARGEST_MODEL = 10**14
-"""The same for all parameters together."""
+"""Limit on total parameters."""
 _SHOWN = 10**18
 
 
 class ModelConfigError(Exception):
-    """A config.json that gives no shape; its text is the reason, and names the key."""
+    """config.json without usable dimensions; the message names the key."""
 
 
 class ModelConfigReader:
-    """A config.json, or the part of one that describes the text model."""
+    """config.json, or the part that describes the text model."""
 
     def __init__(self, config: Mapping[str, object]) -> None:
         self._config = config
 
     def __contains__(self, key: str) -> bool:
-        """Whether the file gives the key a value; `null` is none."""
+        """Return True if a key has a value other than `null`."""
         return self._config.get(key) is not None
 
     def count(self, *keys: str, default: int | None = None, limit: int = LARGEST_WIDTH) -> int:
-        """A positive integer by the first of its names that the file has.
+        """Return a positive integer by the first of its names in the file.
 
         Args:
             keys: names of the same thing, the present one first.
@@ -55,7 +55,7 @@ class ModelConfigReader:
         return value
 
     def flag(self, key: str, default: bool) -> bool:
-        """A yes or no.
+        """Return a boolean.
 
         Raises:
             ModelConfigError: it is something else.
@@ -68,27 +68,27 @@ class ModelConfigReader:
         return value
 
     def text(self, key: str) -> str:
-        """A text; empty where there is none."""
+        """Return a text, or an empty one."""
         value = self._config.get(key)
         return value if isinstance(value, str) else ""
 
     def texts(self, key: str) -> tuple[str, ...]:
-        """The texts of a list; empty where there is none."""
+        """Return the texts of a list, or an empty one."""
         value = self._config.get(key)
         return tuple(entry for entry in value if isinstance(entry, str)) if isinstance(value, list) else ()
 
     def list_of(self, key: str) -> list[object]:
-        """A list; empty where there is none."""
+        """Return a list, or an empty one."""
         value = self._config.get(key)
         return value if isinstance(value, list) else []
 
     def is_empty(self, key: str) -> bool:
-        """Whether a list is empty or not there."""
+        """Return True if a list is empty or missing."""
         return self._config.get(key) in (None, [])
 
 
 def shown(value: object) -> str:
-    """A value as a message may show it: short, whatever it is."""
+    """Return a value shortened for a message."""
     if isinstance(value, int) and abs(value) > _SHOWN:
         # One of thousands of digits may not even be written out.
         return f"an integer of {value.bit_length()} bits"

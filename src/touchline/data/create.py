@@ -1,4 +1,4 @@
-"""Datasets that touchline makes itself; the same arguments give the same bytes."""
+"""Generated datasets. Equal arguments give equal bytes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from touchline.data.words import choose_words
 from touchline.spec.tasks.capitalization import dataset_file_name, generate_capitalization
 
 GENERATOR_VERSION = 1
-"""Changes when the same arguments would give other words."""
+"""Version of the generator; it changes if the same arguments would give other words."""
 
 
 def create_capitalization(
@@ -26,7 +26,7 @@ def create_capitalization(
     words: Path | None = None,
     force: bool = False,
 ) -> Path:
-    """Write `words_8L_80P_2000.json` into `out_dir`, unless it is there already.
+    """Write `words_8L_80P_2000.json` into `out_dir`, unless it exists.
 
     Args:
         out_dir: folder to write into.

@@ -1,4 +1,4 @@
-"""What is known of dataset files, kept so that a large one is parsed once; hashing its bytes tells whether it still is.
+"""Cache of dataset descriptions by content hash, so that large files are parsed once.
 
 The key holds everything that the answer depends on. What cannot be read is computed again.
 """
@@ -18,17 +18,17 @@ from touchline.core.json_text import has_half_characters
 from touchline.spec.experiment import DataConfig
 
 _VERSION = 2
-"""Changes when the same file would be described or judged differently."""
+"""Version of the cache; it changes if the same file would be described differently."""
 _LIMIT_BYTES = 16 << 20
 _DATA = TypeAdapter(DataConfig)
 _INFO = TypeAdapter(DatasetInfo)
 Columns = dict[str, dict[str, int]]
-"""Of each column how often its values are of which kind."""
+"""Number of values of each type per column."""
 _COLUMNS = TypeAdapter(Columns)
 
 
 def known_dataset(cache_dir: Path, path: Path, data: DataConfig, sha256: str) -> DatasetInfo | None:
-    """What was found of a file with this content at this place, read with these settings; None when nothing is kept."""
+    """Return the cached description of a file with this content, path and settings. None if there is none."""
     if has_half_characters(str(path)):
         return None
     try:
@@ -38,7 +38,7 @@ def known_dataset(cache_dir: Path, path: Path, data: DataConfig, sha256: str) ->
 
 
 def keep_dataset(cache_dir: Path, path: Path, data: DataConfig, info: DatasetInfo) -> None:
-    """Keep it; a cache that cannot be written costs time the next time, and nothing now."""
+    """Cache a description. Write errors are ignored."""
     # JSON holds no name that is not UTF-8.
     if has_half_characters(str(path)):
         return
@@ -49,7 +49,7 @@ def keep_dataset(cache_dir: Path, path: Path, data: DataConfig, info: DatasetInf
 
 
 def known_columns(cache_dir: Path, sha256: str) -> Columns | None:
-    """Return the columns of a file with this content and ending; None if nothing is kept."""
+    """Return the cached columns of a file with this content and suffix. None if there are none."""
     try:
         return _COLUMNS.validate_json(read_text_bounded(cache_dir / "columns" / f"{sha256}.json", _LIMIT_BYTES))
     except (InputError, HostError, OSError, ValidationError):
@@ -57,7 +57,7 @@ def known_columns(cache_dir: Path, sha256: str) -> Columns | None:
 
 
 def keep_columns(cache_dir: Path, sha256: str, columns: Columns) -> None:
-    """Keep the columns of a file."""
+    """Cache the columns of a file."""
     try:
         write_atomic(cache_dir / "columns" / f"{sha256}.json", _COLUMNS.dump_json(columns))
     except (HostError, OSError):

@@ -1,4 +1,4 @@
-"""Datasets: splits, hashes, and every fault that would show only after an hour of training."""
+"""Datasets: splits, hashes, and validation of every row before training."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _COLUMNS_SHOWN = 20
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """A file as it stands: whatever writes to it changes one of these."""
+    """State of a file; any write to it changes one of these."""
 
     path: Path
     size_bytes: int
@@ -48,16 +48,16 @@ class _File:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Loaded:
-    """A dataset and its rows."""
+    """Dataset and its rows."""
 
     info: DatasetInfo
     examples: dict[str, tuple[Example, ...]]
     cluster_faults: tuple[Finding, ...]
-    """What is wrong with the column of clusters."""
+    """Problems of the cluster column."""
 
 
 def load_dataset(data: DataConfig, base: Path, cache_dir: Path | None = None) -> DatasetInfo:
-    """What a dataset is; what is wrong with its rows is in `findings`.
+    """Return the description of a dataset; problems of its rows are in `findings`.
 
     Args:
         data: path, columns, prompt; a prompt that is not given is `{input}`.
@@ -72,7 +72,7 @@ def load_dataset(data: DataConfig, base: Path, cache_dir: Path | None = None) ->
 
 
 def load_examples(data: DataConfig, split: str, base: Path, cluster: str | None = None) -> tuple[Example, ...]:
-    """The rows of one split as chats; a split that is not there has none.
+    """Return the rows of one split as chats. Empty if the split does not exist.
 
     Args:
         data: path, columns, prompt.
@@ -93,7 +93,7 @@ def load_examples(data: DataConfig, split: str, base: Path, cluster: str | None 
 
 
 def cluster_faults(data: DataConfig, base: Path, column: str) -> tuple[Finding, ...]:
-    """What is wrong with a column that is to say which test rows belong together: it is not there, or holds no texts.
+    """Return the problems of the cluster column of the test rows: it is missing, or is not text.
 
     Raises:
         InputError: the dataset is missing or cannot be read at all; with findings.
@@ -103,7 +103,7 @@ def cluster_faults(data: DataConfig, base: Path, column: str) -> tuple[Finding, 
 
 
 def load_clusters(data: DataConfig, base: Path, column: str, sha256: str) -> Mapping[str, str | None]:
-    """What each test item belongs to, by its id; None for one that stands alone.
+    """Return the cluster of each test item by id. None for an item without one.
 
     Args:
         data: path, columns, prompt.
@@ -125,7 +125,7 @@ def load_clusters(data: DataConfig, base: Path, column: str, sha256: str) -> Map
 
 
 def load_rows(data: DataConfig, split: str, base: Path) -> tuple[Mapping[str, object], ...]:
-    """The rows of one split as they stand in the file, in its order; a split that is not there has none.
+    """Return the unmodified rows of one split in file order. Empty if the split does not exist.
 
     Raises:
         InputError: the dataset is missing or has faults; with findings.
@@ -174,7 +174,7 @@ def _info(file: _File, data: DataConfig, cache_dir: Path | None) -> DatasetInfo:
 # A report of a thousand runs asks for them a thousand times.
 @functools.lru_cache(maxsize=32)
 def _clusters(file: _File, data: DataConfig, column: str) -> tuple[str, Mapping[str, str | None]]:
-    """(hash of the test split, what each of its items belongs to)."""
+    """Return the hash of the test split and the cluster of each of its items."""
     examples = load_examples(data, "test", file.path.parent, column)
     info = _load(file, data, column).info
     sha256 = next((split.sha256 for split in info.splits if split.name == "test"), "")
@@ -216,7 +216,7 @@ def _load(file: _File, data: DataConfig, cluster: str | None) -> _Loaded:
 def _splits(
     raw: RawDataset, data: DataConfig, path: Path, findings: list[Finding]
 ) -> tuple[dict[str, list[SourceRow]], str]:
-    """The file's own splits, train first, or random ones of the whole file by `split_seed`."""
+    """Return the file's splits, train first, or random ones by `split_seed`."""
     if WHOLE not in raw.splits:
         return {name: raw.splits[name] for name in SPLITS if name in raw.splits}, SPLITS_IN_FILE
     rows = raw.splits[WHOLE]
@@ -238,7 +238,7 @@ def _splits(
 def _examples(
     name: str, rows: Sequence[SourceRow], data: DataConfig, prompt: Prompt, tally: Tally
 ) -> tuple[Example, ...]:
-    """The rows as chats; what is wrong with the others is told to `tally`."""
+    """Return the rows as chats. Problems are added to `tally`."""
     examples: list[Example] = []
     for number, row in enumerate(rows, 1):
         built = chat(row.values, data) if data.messages is not None else instruction(row.values, data, prompt)
@@ -254,7 +254,7 @@ def _examples(
 def _clustered(
     examples: Sequence[Example], rows: Sequence[SourceRow], column: str, tally: Tally
 ) -> tuple[Example, ...]:
-    """The test split's examples with what their rows belong to; what is wrong with it is told to `tally`."""
+    """Return the test examples with their clusters. Problems are added to `tally`."""
     clusters: dict[str, str | None] = {}
     for number, row in enumerate(rows, 1):
         found = cluster_of(row.values, column)
@@ -291,7 +291,7 @@ def _column_hint(
 
 
 def _near(columns: Sequence[str], values: Mapping[str, object]) -> list[str]:
-    """Return the columns of a row that are called nearly like those that are not there."""
+    """Return existing columns with names similar to the missing ones."""
     found = [near_names(column, list(values), most=1, cutoff=0.5) for column in columns]
     return list(dict.fromkeys(name for near in found for name in near))
 
@@ -329,7 +329,7 @@ def _prompt_faults(data: DataConfig, prompt: Prompt, path: Path, columns: Iterab
 
 
 def _overlaps(examples: Mapping[str, Sequence[Example]], path: Path, *, made_here: bool) -> Iterable[Finding]:
-    """Rows of one split whose prompt is in another one too."""
+    """Return the rows of one split whose prompt is also in another."""
     prompts = {name: dict.fromkeys(example.prompt for example in items) for name, items in examples.items()}
     for first, second in (("train", "validation"), ("train", "test"), ("validation", "test")):
         shared = [prompt for prompt in prompts.get(second, {}) if prompt in prompts.get(first, {})]
@@ -347,7 +347,7 @@ def _last(prompt: tuple[Message, ...]) -> str:
 
 
 def _missing(data: DataConfig, base: Path) -> InputError:
-    """The fault for a file that is not there, with how to make it when touchline can."""
+    """Return the error for a missing file, with the command that creates it if touchline can."""
     path = base / data.path
     hint = None
     if (made := _GENERATED.fullmatch(path.name)) is not None:
@@ -384,7 +384,7 @@ def _names(folder: Path) -> list[str]:
 
 
 def _hash(rows: Iterable[SourceRow]) -> str:
-    """Hash of rows in order, their columns sorted: equal for equal rows, whatever the format or the spacing."""
+    """Return the hash of rows in order with sorted columns, equal for equal rows in any format."""
     encode = json.JSONEncoder(sort_keys=True, default=str).encode
     digest = hashlib.sha256()
     for row in rows:

@@ -1,4 +1,5 @@
-"""Finished evaluations of a run: eval/<task>_<checkpoint>.scores.json beside the genuine .eval log. No Inspect here.
+"""Finished evaluations of a run: eval/<task>_<checkpoint>.scores.json besides Inspect's .eval log, read without
+Inspect.
 
 The scores file is written last, so its presence means that the evaluation is complete. Whether it is still the one that
 is wanted is told by hashes: of the settings, of the base, of the adapter. An evaluation by other settings, such as
@@ -32,14 +33,14 @@ SCORES_SUFFIX = ".scores.json"
 LOG_SUFFIX = ".eval"
 _CONFIG_LIMIT_BYTES = 1 << 20
 _SCORES_LIMIT_BYTES = 1 << 30
-"""Holds the full prompt of every item."""
+"""Size limit of a scores file, which holds the full prompt of every item."""
 _KEPT_BYTES = 256 << 20
 """Scores files that stay in memory in parsed form."""
 _SCORES: TypeAdapter[EvaluationScores] = TypeAdapter(EvaluationScores)
 
 
 def read_evaluation_config(path: Path) -> EvaluationConfig:
-    """Read a run's eval.yaml, with the paths of dataset and model as they are from here.
+    """Read a run's eval.yaml, with paths relative to the current folder.
 
     Raises:
         InputError: it is missing, or not such a file; with findings.
@@ -59,7 +60,7 @@ def read_evaluation_config(path: Path) -> EvaluationConfig:
 
 
 def _placed(task: EvaluationTask, folder: Path) -> EvaluationTask:
-    """Return a task with its paths as they are from here."""
+    """Return a task with paths relative to the current folder."""
     if task.file is None:
         return task
     modules = {str((folder / name).resolve()): sha256 for name, sha256 in task.modules.items()}
@@ -67,7 +68,7 @@ def _placed(task: EvaluationTask, folder: Path) -> EvaluationTask:
 
 
 def settings_sha256(config: EvaluationConfig, task: EvaluationTask | None = None) -> str:
-    """Hash of all that decides on an item's score beside the weights; equal means comparable.
+    """Return the hash of all settings that affect an item's score besides the weights. Equal means comparable.
 
     Prompt, columns, system turn, items, decoding, task, version of the scorers; of a task's own file its hash instead
     of what concerns the dataset. Not the dataset's path or the run. A setting that came later joins in where it is not
@@ -106,28 +107,28 @@ def settings_sha256(config: EvaluationConfig, task: EvaluationTask | None = None
 
 
 def prompt_of(config: EvaluationConfig, task: EvaluationTask) -> str | None:
-    """Return the prompt of a ready-made further task, which asks the same items; chats are asked as they stand."""
+    """Return the prompt of a built-in further task on the same items. Chats are asked unchanged."""
     unknown = config.data.messages is not None or task.is_file
     return None if unknown else get_task(task.name, config.labels).prompt
 
 
 def evaluation_name(task: str, checkpoint: str) -> str:
-    """`capitalization_epoch_0`: what the log and the scores of one checkpoint are called, without suffix."""
+    """Return the name of an evaluation's log and scores without suffix: `capitalization_epoch_0`."""
     return f"{task_file_stem(task)}_{checkpoint}"
 
 
 def evaluation_key(settings: str, base: str, adapter: str | None) -> str:
-    """Return what tells the evaluations of one task and checkpoint apart: a hash of settings and weights, short."""
+    """Return a short hash of settings and weights that identifies an evaluation of one task and checkpoint."""
     return hashlib.sha256("\n".join((settings, base, adapter or "")).encode()).hexdigest()[:8]
 
 
 def scores_path(record: EvaluationRecord) -> str:
-    """Return where a record lies, relative to its run's folder."""
+    """Return the path of a record, relative to its run's folder."""
     return f"{EVALUATIONS_FOLDER}/{record.log.removesuffix(LOG_SUFFIX)}{SCORES_SUFFIX}"
 
 
 def read_evaluations(run_folder: Path) -> list[EvaluationRecord]:
-    """The evaluations in a run's folder with both scores and log, by file name; a broken one is no evaluation."""
+    """Return the evaluations in a run's folder by file name. Those without a valid scores file and log are skipped."""
     folder = run_folder / EVALUATIONS_FOLDER
     if not folder.is_dir():
         return []
@@ -146,7 +147,7 @@ def question_of(turns: Sequence[tuple[str, str]]) -> str:
 
 
 def read_asked(run_folder: Path, record: EvaluationRecord) -> dict[str, AskedItem]:
-    """Read the items of an evaluation as they were asked, by id. Empty if its scores file does not hold them."""
+    """Read the items of an evaluation as asked, by id. Empty if its scores file does not hold them."""
     found = _read_scores(run_folder / scores_path(record))
     return {} if found is None else found[1]
 
@@ -159,8 +160,8 @@ def scores_json(scores: EvaluationScores) -> bytes:
 def finished_evaluation(
     run_folder: Path, config: EvaluationConfig, checkpoint: str, adapter_sha256: str | None
 ) -> EvaluationRecord | None:
-    """The evaluation of that checkpoint on the run's own task, if all is there that is asked for, further tasks too,
-    and was made with these settings, base and adapter."""
+    """Return the evaluation of a checkpoint on the run's own task, if all requested tasks are complete with these
+    settings, base model and adapter."""
     if any(finished_task(run_folder, config, task, checkpoint, adapter_sha256) is None for task in config.tasks):
         return None
     return finished_task(run_folder, config, None, checkpoint, adapter_sha256)
@@ -173,7 +174,7 @@ def finished_task(
     checkpoint: str,
     adapter_sha256: str | None,
 ) -> EvaluationRecord | None:
-    """Return the evaluation of that checkpoint on one task, `None` being the run's own; as `finished_evaluation`."""
+    """Return the evaluation of a checkpoint on one task, or on the run's own for `None`."""
     name = evaluation_name(config.resolved(task).name, checkpoint)
     key = evaluation_key(settings_sha256(config, task), config.model.weights_sha256, adapter_sha256)
     for stem in (name, f"{name}.{key}"):
@@ -184,7 +185,7 @@ def finished_task(
 
 
 def is_current(record: EvaluationRecord, config: EvaluationConfig, adapter_sha256: str | None) -> bool:
-    """Whether a record is of a task that is asked for, and was made with these settings, this base, this adapter."""
+    """Return True if a record is of a requested task, with these settings, base model and adapter."""
     task = config.task_named(record.task)
     if task is None and record.task != config.task:
         return False
@@ -196,13 +197,13 @@ def is_current(record: EvaluationRecord, config: EvaluationConfig, adapter_sha25
 
 
 def is_earlier(record: EvaluationRecord, config: EvaluationConfig, adapter_sha256: str | None) -> bool:
-    """Return True if a record is of these weights, by other settings or on a task no longer asked for."""
+    """Return True if a record is of these weights, but with other settings or a task no longer requested."""
     same_weights = record.base_sha256 == config.model.weights_sha256 and record.adapter_sha256 == adapter_sha256
     return same_weights and not is_current(record, config, adapter_sha256)
 
 
 def read_evaluation(path: Path) -> EvaluationRecord | None:
-    """Read one scores file; None if it is broken, or its log is not beside it."""
+    """Read one scores file. None if it is corrupt or its log is missing."""
     record = read_scores(path)
     # Only a file name: a record must not lead to a log elsewhere.
     whole = record is not None and Path(record.log).name == record.log and (path.parent / record.log).is_file()
@@ -210,7 +211,7 @@ def read_evaluation(path: Path) -> EvaluationRecord | None:
 
 
 def read_scores(path: Path) -> EvaluationRecord | None:
-    """Read one scores file, whether its log is there or not; None if it is broken."""
+    """Read one scores file, with or without its log. None if it is corrupt."""
     found = _read_scores(path)
     return None if found is None else found[0]
 

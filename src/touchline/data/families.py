@@ -1,4 +1,4 @@
-"""The architectures whose config.json is understood, by `model_type`, and what their config classes take for granted.
+"""Supported architectures by `model_type`, and the defaults of their config classes.
 
 Defaults are those of transformers 5.23 (`transformers/models/*/configuration_*.py`), because a config.json leaves out
 what equals them.
@@ -16,32 +16,32 @@ from touchline.data.configs import LARGEST_CONTEXT, LARGEST_VOCABULARY, ModelCon
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Family:
-    """One `model_type`."""
+    """Architecture of one `model_type`."""
 
     build: Builder
-    """Its blocks."""
+    """Builder of its blocks."""
     context: int
-    """Context length where the file gives none."""
+    """Default context length."""
     tied: bool = False
-    """Whether the output layer is the embedding again where the file does not say."""
+    """Whether the output layer is tied to the embedding by default."""
     heads: int | None = None
-    """Attention heads where the file gives none; none: it must."""
+    """Default number of attention heads. None if the file must give it."""
     kv_heads: int | None = None
-    """Heads of keys and values where the file gives none; none: as many as of queries."""
+    """Default number of key and value heads. None for as many as query heads."""
     head_dim: int | None = None
-    """Width of a head where the file gives none; none: the stream's width shared out."""
+    """Default head width. None for the hidden size divided by the heads."""
     own_head_dim: bool = True
-    """Whether a `head_dim` of the file is obeyed."""
+    """Whether a `head_dim` of the file is used."""
     vocab: int | None = None
-    """Rows of the embedding where the file gives none; none: it must."""
+    """Default rows of the embedding. None if the file must give it."""
     inner_key: str = "intermediate_size"
     """Key of the feed-forward width."""
     inner_factor: int | None = None
-    """Feed-forward width over the stream's where the file gives none; none: it must."""
+    """Default ratio of feed-forward width to hidden size. None if the file must give the width."""
     inner_keys: tuple[str, ...] = ()
     """Further keys of the feed-forward width."""
     any_head_dim: bool = False
-    """Whether the heads' width is rounded down where the stream's cannot be shared out."""
+    """Whether the head width is rounded down if the hidden size is not divisible."""
 
 
 FAMILIES: Mapping[str, Family] = {
@@ -152,17 +152,17 @@ FAMILIES: Mapping[str, Family] = {
         kv_heads=4,
     ),
 }
-"""By `model_type`."""
+"""Architectures by `model_type`."""
 
 _TEXT_OF = {"qwen2_vl": "qwen2_vl_text", "qwen2_5_vl": "qwen2_5_vl_text"}
-"""Models with a vision tower whose older config.json holds the text model's values at its top level."""
+"""Models with a vision tower whose older config.json has the text model's values at its top level."""
 _NO_DECODER = "no decoder-only language model that touchline knows"
 _NO_FORMULA = {
     "state_size": "state-space layers alone",
     "rwkv": "recurrent layers",
     "lru_width": "recurrent layers",
 }
-"""Part of a key -> the blocks that no formula covers."""
+"""Part of a key, and the blocks without a formula."""
 _COUNTED = {
     "ssm": ("state-space layers", 0.40),
     "mamba": ("state-space layers", 0.40),
@@ -182,9 +182,9 @@ experts alone 0.1 % off (OLMoE, gpt-oss, PhiMoE, ERNIE 4.5), DeepSeek-V3 +5 %, Q
 -20 %, LFM2 +37 %, Gemma 4 -42 %, Jamba +79 %."""
 _INNER_KEYS = ("moe_intermediate_size", "shared_expert_intermediate_size", "block_ff_dim", "ffn_hidden_size")
 _UNKNOWN_ERROR = 0.10
-"""The same of an unknown architecture with Llama's keys: of eight in transformers 5.23 seven are exact."""
+"""Count error of an unknown architecture with Llama's keys: seven of eight in transformers 5.23 are exact."""
 _UNGATED_ACTIVATIONS = frozenset({"relu2", "xielu"})
-"""Activations whose feed-forward parts have no gate (Nemotron, Arcee, Apertus)."""
+"""Activations of ungated feed-forward parts (Nemotron, Arcee, Apertus)."""
 _OTHER_LAYERS = ("layers of another kind", 0.25)
 _EQUAL_LAYERS = frozenset({"full_attention", "sliding_attention", "chunked_attention"})
 
@@ -192,7 +192,8 @@ _EQUAL_LAYERS = frozenset({"full_attention", "sliding_attention", "chunked_atten
 def family_of(
     model_type: str, values: ModelConfigReader, keys: Mapping[str, object], *, is_part: bool = False
 ) -> Family:
-    """The architecture of a config.json; an unknown one is counted by the keys that it shares with known ones, marked.
+    """Return the architecture of a config.json. An unknown one is counted by keys shared with known ones, and
+    marked.
 
     Args:
         model_type: its `model_type`.
@@ -247,7 +248,7 @@ def family_of(
 
 
 def widths_of(values: ModelConfigReader, family: Family) -> Widths:
-    """The sizes of a config.json, by any of the names that architectures have for them.
+    """Return the sizes in a config.json, by any of their usual names.
 
     Raises:
         ModelConfigError: one is missing or cannot be; names the key.
@@ -270,7 +271,7 @@ def widths_of(values: ModelConfigReader, family: Family) -> Widths:
 
 
 def context_of(values: ModelConfigReader, family: Family) -> int:
-    """The context length of a config.json, in tokens.
+    """Return the context length of a config.json, in tokens.
 
     Raises:
         ModelConfigError: it is missing, or cannot be.
@@ -286,7 +287,7 @@ def context_of(values: ModelConfigReader, family: Family) -> int:
 
 
 def named(model_type: str) -> str:
-    """A model_type as a message says it."""
+    """Return a model_type as shown in messages."""
     return f"model_type {model_type[:40]!r}" if model_type else "a config.json without model_type"
 
 

@@ -1,4 +1,4 @@
-"""Models that are not on this machine: ids of the Hugging Face Hub, and the command that downloads them."""
+"""Ids of models on the Hugging Face Hub, and the command that downloads them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import shlex
 from pathlib import Path
 
 EXPORTABLE_MODEL = "SmolLM2-135M-Instruct"
-"""The model that `touchline models get` can write by itself."""
+"""Model that `touchline models get` can create."""
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _ORGANISATIONS = (
     (r"smollm", "HuggingFaceTB"),
@@ -35,7 +35,7 @@ _GATED = re.compile(
     r"|bigcode/starcoder.*|deepmind/.*|coherelabs/.*",
     re.IGNORECASE,
 )
-"""Families whose licence must be accepted on the Hub before a download."""
+"""Families whose license must be accepted on the Hub before a download."""
 
 
 def is_hub_id(name: str) -> bool:
@@ -44,7 +44,7 @@ def is_hub_id(name: str) -> bool:
 
 
 def hub_id(name: str) -> str | None:
-    """Return the id on the Hub of a model's name; None if its organisation is not known."""
+    """Return the Hub id of a model's name. None if its organization is unknown."""
     if is_hub_id(name):
         return name
     bare = Path(name).name
@@ -53,12 +53,12 @@ def hub_id(name: str) -> str | None:
 
 
 def is_gated(identifier: str) -> bool:
-    """Return True if the licence must be accepted before the download."""
+    """Return True if the license must be accepted before the download."""
     return _GATED.fullmatch(identifier) is not None
 
 
 def how_to_get(name: str, models_dir: Path) -> str:
-    """Return the command that puts a model under `models_dir`, and what it takes where the model is gated."""
+    """Return the command that downloads a model to `models_dir`, and its requirements if it is gated."""
     bare = Path(name).name or name
     if name in (EXPORTABLE_MODEL, f"HuggingFaceTB/{EXPORTABLE_MODEL}"):
         return f"touchline models get {bare}"
@@ -74,7 +74,7 @@ def how_to_get(name: str, models_dir: Path) -> str:
 
 
 def cached_snapshot(identifier: str) -> Path | None:
-    """Return the folder of a model in the cache of huggingface_hub; None if it is not there whole."""
+    """Return the folder of a model in the huggingface_hub cache. None if it is incomplete."""
     home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
     cache = Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
     try:

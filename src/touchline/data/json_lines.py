@@ -1,4 +1,4 @@
-"""The line on which a row of a JSON file begins: the reader of JSON does not tell it, so it is found when asked."""
+"""Line numbers of the rows of a JSON file, found on request because the JSON parser does not report them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SCAN = json.decoder.scanstring  # type: ignore[attr-defined]
 
 
 class JsonLines:
-    """Lines of a JSON file's rows; the file is read when the first is asked for, and as far as is asked.
+    """Line numbers of a JSON file's rows. The file is read on first use and only as far as needed.
 
     Args:
         path: the file; a list of rows, or an object of splits.
@@ -28,7 +28,7 @@ class JsonLines:
         self._at: dict[str, tuple[int, int]] = {}
 
     def line(self, split: str, number: int) -> int | None:
-        """The line of a split's n-th row, both from 1; entries that are no rows are not counted, as the reader does."""
+        """Return the line of a split's n-th row, both from 1. Entries that are not rows are skipped."""
         try:
             if self._text is None:
                 self._text = read_bytes(self._path).decode("utf-8-sig")
@@ -38,7 +38,7 @@ class JsonLines:
             return None
 
     def _begin(self, text: str) -> None:
-        """Where each list of rows begins."""
+        """Find the start of each list of rows."""
         at = _skip(text, 0)
         if text[at : at + 1] == "[":
             self._at[WHOLE] = (at + 1, 1 + text.count("\n", 0, at))

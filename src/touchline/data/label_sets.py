@@ -1,4 +1,4 @@
-"""The labels of a dataset, for `task: classification`: counted in its answers, and what is wrong with them."""
+"""Labels of a dataset for `task: classification`, counted in its answers, and their problems."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from touchline.spec.tasks.classification import indistinct, label_key
 
 CODE = "EV304"
 LABELS_LIMIT = 500
-"""More labels than this are no fixed set."""
+"""Limit on the number of labels."""
 _SHARE = 0.5
-"""Labels may be at most this share of the rows, where there are more than a few."""
+"""Limit on the ratio of labels to rows, if there are more than a few."""
 _FEW = 20
 _SHOWN = 5
 
@@ -25,7 +25,7 @@ _SHOWN = 5
 def label_set(
     data: DataConfig, base: Path, given: Sequence[str | int] = ()
 ) -> tuple[LabelSet | None, tuple[Finding, ...]]:
-    """Count the labels of a dataset; give them, or None, and what is wrong with them.
+    """Count the labels of a dataset. Return them, or None, and their problems.
 
     Answers that differ in case and spaces alone are one label, written as most of them are.
 

@@ -1,4 +1,4 @@
-"""Exact token lengths of a split, by the model's own tokenizer and template, computed once and kept.
+"""Exact token lengths of a split, by the model's tokenizer and template, cached; and files of lengths.
 
 The key holds everything that a length depends on; a file that cannot be read is computed again.
 """
@@ -29,22 +29,22 @@ from touchline.data.tokenizer import read_chat_template
 from touchline.spec.experiment import DataConfig
 
 _VERSION = 4
-"""Changes when the same rows would render differently, or are kept in another form."""
+"""Version of the cache; it changes if the same rows would render differently or the format changes."""
 _SAY_EVERY = 1000
-"""Examples between two words of progress."""
+"""Examples between two progress reports."""
 _DATA = TypeAdapter(DataConfig)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class TokenLengths:
-    """Tokens of every example of a split, in the dataset's order."""
+    """Tokens of every example of a split, in dataset order."""
 
     prompt: NDArray[np.uint32]
-    """Tokens of each prompt; shape [examples]."""
+    """Tokens per prompt; shape [examples]."""
     answer: NDArray[np.uint32]
-    """Tokens of each answer with its stop token; shape [examples]."""
+    """Tokens per answer with its stop token; shape [examples]."""
     prefix: int = 0
-    """Tokens that all prompts begin with, each keeping at least its last one."""
+    """Tokens of the common prefix of all prompts, excluding at least the last token of each."""
 
 
 def token_lengths(
@@ -56,7 +56,7 @@ def token_lengths(
     cache_dir: Path,
     on_progress: ProgressCallback | None = None,
 ) -> TokenLengths:
-    """Lengths of one split.
+    """Return the token lengths of one split.
 
     Args:
         model: whose tokenizer and chat template.
@@ -94,7 +94,8 @@ def token_lengths(
 
 
 def _key(model: ModelInfo, data: DataConfig, rows_sha256: str, date: str) -> str:
-    """Hash of what the lengths depend on: rows, tokenizer and template, columns and prompt, and for some the date."""
+    """Return the hash of everything that affects the lengths: rows, tokenizer, template, columns, prompt, and for
+    some the date."""
     settings = {**json.loads(_DATA.dump_json(replace(data, path=""))), "path": "", "train_fraction": 0, "split_seed": 0}
     dated = "strftime_now" in (read_chat_template(Path(model.path)) or "")
     identity = [_VERSION, rows_sha256, model.tokenizer_sha256, settings, date if dated else ""]
@@ -120,7 +121,7 @@ def _write(path: Path, lengths: TokenLengths) -> None:
 
 
 def _read(path: Path, count: int) -> TokenLengths | None:
-    """Lengths kept earlier; None when there are none, or none that can be used."""
+    """Return the cached lengths. None if there are none or they are unusable."""
     try:
         # From memory: given a path to a broken file, numpy leaves it open.
         with np.load(io.BytesIO(read_bytes(path)), allow_pickle=False) as file:
@@ -144,7 +145,7 @@ _EXPECTED = "a .npy array of integers, or a text file with one integer a line"
 
 
 def read_lengths(path: Path) -> NDArray[np.uint32]:
-    """Tokens of each example, in the file's order; shape [examples], each at least 1.
+    """Return the tokens of each example, in file order; shape [examples], each at least 1.
 
     Raises:
         InputError: there is no such file, it holds no lengths, or some are not positive integers; the first ten of them

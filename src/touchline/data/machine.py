@@ -1,4 +1,4 @@
-"""The machine at hand, as a plan must know it. No torch here: the driver's own program tells of the GPUs."""
+"""This machine: GPUs from nvidia-smi, CPU, memory and dtype, without torch."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from touchline.core.units import GIB, MIB_PER_GIB
 
 CPUINFO = Path("/proc/cpuinfo")
 CPUINFO_LIMIT_BYTES = 64 * 1024
-"""The first processor's entry is a few kilobytes; all are alike."""
+"""Size of the first CPU's entry, a few kilobytes; all entries are alike."""
 
 BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
-"""The kernel's names of the instruction sets that multiply in bfloat16 (x86 and Arm)."""
+"""Kernel flags of instruction sets with bfloat16 products (x86 and Arm)."""
 BFLOAT16_CAPABILITY = (8, 0)
-"""The first CUDA compute capability whose tensor cores take bfloat16."""
+"""First CUDA compute capability with bfloat16 tensor cores."""
 
 BaseDtype = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DtypeChoice:
-    """An element type, and why."""
+    """Dtype and the reason for it."""
 
     dtype: BaseDtype
-    """The element type of the frozen base."""
+    """Dtype of the frozen base model."""
     reason: str
-    """Why, in words for a log: `the processor has avx512_bf16`."""
+    """Reason for a log: `the processor has avx512_bf16`."""
 
 
 def cpu_name(cpuinfo: Path = CPUINFO) -> str:
-    """The processor's name as the kernel gives it, else as the platform does."""
+    """Return the name of the CPU from the kernel, else from the platform."""
     try:
         with cpuinfo.open(encoding="utf-8", errors="replace") as file:
             lines = file.read(CPUINFO_LIMIT_BYTES).splitlines()
@@ -51,7 +51,7 @@ def cpu_name(cpuinfo: Path = CPUINFO) -> str:
 
 
 def cpu_flags(cpuinfo: Path = CPUINFO) -> frozenset[str]:
-    """The first processor's flags as the kernel lists them; empty where there is no such list."""
+    """Return the first CPU's flags from the kernel. Empty if there are none."""
     try:
         with cpuinfo.open(encoding="utf-8", errors="replace") as file:
             text = file.read(CPUINFO_LIMIT_BYTES)
@@ -70,7 +70,7 @@ def choose_base_dtype(
     cuda_capability: tuple[int, int] | None,
     flags: frozenset[str] | None = None,
 ) -> DtypeChoice:
-    """The element type to hold and compute the frozen base in.
+    """Choose the dtype of the frozen base model.
 
     `cuda_capability` is `torch.cuda.get_device_capability()` of the GPU in use, or None for the processor; `flags`
     are the processor's, read from the kernel when not given.
@@ -89,7 +89,7 @@ def choose_base_dtype(
 
 
 def visible_gpus() -> tuple[str, ...]:
-    """Ids of the GPUs that may be used here; empty on a machine without any."""
+    """Return the ids of usable GPUs. Empty without any."""
     allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
     if allowed is not None:
         return tuple(part.strip() for part in allowed.split(",") if part.strip() and part.strip() != "-1")
@@ -97,7 +97,7 @@ def visible_gpus() -> tuple[str, ...]:
 
 
 def query_nvidia_smi(fields: str) -> list[str]:
-    """One line a GPU with these fields of nvidia-smi, `index,name`; empty where there is no such program or GPU."""
+    """Return one line per GPU with these nvidia-smi fields, `index,name`. Empty without nvidia-smi or GPUs."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return []
@@ -115,7 +115,7 @@ def query_nvidia_smi(fields: str) -> list[str]:
 
 
 def slots(gpus: tuple[str, ...], gpus_per_run: int) -> list[tuple[str, ...]]:
-    """Groups of GPUs, one for each run at a time; one empty group where runs use the processor.
+    """Return groups of GPUs, one per concurrent run; one empty group for CPU runs.
 
     Raises:
         HostError: a run wants more GPUs than there are.
@@ -132,7 +132,7 @@ def slots(gpus: tuple[str, ...], gpus_per_run: int) -> list[tuple[str, ...]]:
 
 
 def machine_here(gpus_per_run: int) -> TargetMachine:
-    """The first visible GPU, or the processor where there is none or none is wanted."""
+    """Return the first visible GPU, or the CPU if there is none or none is requested."""
     visible = visible_gpus() if gpus_per_run else ()
     if not visible:
         return _processor()
@@ -148,7 +148,7 @@ def machine_here(gpus_per_run: int) -> TargetMachine:
 
 
 def computing_threads() -> int:
-    """Threads that a framework starts here by itself: OMP_NUM_THREADS, else one for each core that may be used."""
+    """Return the default thread count of a framework: OMP_NUM_THREADS, else one per usable core."""
     wanted = os.environ.get("OMP_NUM_THREADS", "")
     if wanted.isdigit() and int(wanted) > 0:
         return int(wanted)

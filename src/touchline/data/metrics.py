@@ -1,4 +1,5 @@
-"""metrics.jsonl: what a training measured, one JSON object a line, told apart by `event`.
+"""Records of metrics.jsonl, one JSON object per line distinguished by `event`, and of checkpoint and training
+markers.
 
 A resumed training appends to the file of the one before it: a row `resume` says from which step it goes on, and what
 the earlier attempts wrote of later steps is superseded. A row `start` supersedes everything before it.
@@ -15,70 +16,70 @@ from touchline.core.quantity import Measured
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class IsolationProof:
-    """Whether examples that share a row are hidden from each other, tried on the loaded model before the first step."""
+    """Check on the loaded model, before the first step, that packed examples do not attend to each other."""
 
     layout: str
-    """The layout that was tried."""
+    """Tested layout."""
     passed: bool
     """Whether both differences are within the tolerance."""
     examples: int
-    """Examples that were compared."""
+    """Number of compared examples."""
     loss_difference: float
-    """Largest difference, over the examples, between the loss in the layout and the loss alone, in nats."""
+    """Largest difference between an example's loss in the layout and alone, in nats."""
     leak: float
-    """Largest change of an example's loss when the tokens of its neighbours change, in nats; 0 where nothing leaks."""
+    """Largest change of an example's loss when its neighbors' tokens change, in nats; 0 if isolated."""
     tolerance: float
-    """What rounding alone may do in this element type, in nats."""
+    """Tolerance for rounding in this dtype, in nats."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AttemptRow:
-    """An attempt begins."""
+    """Start of an attempt."""
 
     event: Literal["start", "resume"]
-    """From nothing, or from a saved state."""
+    """Start from nothing, or from a saved training state."""
     attempt: int
     """Number of the attempt, from 1."""
     time_unix: float
-    """When, in seconds since 1970."""
+    """Time, in seconds since 1970."""
     from_step: int
-    """Optimizer steps done before it; rows of later steps by earlier attempts do not count."""
+    """Optimizer steps done before. Rows of later steps by earlier attempts do not count."""
     run: str
     """The run."""
     run_digest: str
-    """Digest of what was planned for it."""
+    """Digest of the planned run."""
     steps: int
     """Optimizer steps of the whole run."""
     versions: dict[str, str]
     """Versions of Python and of the libraries."""
     device: str
-    """Name of the processor or GPU."""
+    """Name of the CPU or GPU."""
     device_kind: Literal["cpu", "cuda"]
-    """Which of the two."""
+    """Kind of device."""
     threads: int
-    """Threads of the framework on the processor."""
+    """CPU threads of the framework."""
     base_dtype: str
-    """Element type of the frozen base."""
+    """Dtype of the frozen base model."""
     base_dtype_requested: str
-    """What was asked for."""
+    """Requested dtype."""
     base_dtype_reason: str
-    """Why it is what it is."""
+    """Reason for the dtype."""
     adapter_dtype: str
-    """Element type of the adapter."""
+    """Dtype of the adapter."""
     attention: str
-    """Implementation of attention, `eager` or `sdpa`."""
+    """Attention implementation, `eager` or `sdpa`."""
     layout: str
-    """How examples lie in rows."""
+    """Layout of examples in sequences."""
     layout_reason: str
-    """Why."""
+    """Reason for the layout."""
     packed_requested: bool
-    """Whether several examples a row were asked for."""
+    """Whether packing was requested."""
     isolation: IsolationProof | None
-    """The proof; none where every example has a row of its own."""
+    """Isolation check. None if every example has its own sequence."""
     gradient_checkpointing: bool
-    """Whether activations are computed again in the backward pass."""
+    """Whether activations are recomputed in the backward pass."""
     optimizer: str
-    """The optimizer as it runs, `AdamW, fused`."""
+    """Optimizer, `AdamW, fused`."""
     micro_batch_size: int
     """Examples per forward pass."""
     gradient_accumulation_steps: int
@@ -90,31 +91,31 @@ class AttemptRow:
     label_text: str
     """The label span of the first training example, decoded with its special tokens."""
     label_tokens: int
-    """Tokens of that span."""
+    """Number of its tokens."""
     setup_seconds: float
-    """Wall time from the beginning of the process's work to the first step: data, libraries, weights, proof."""
+    """Wall-clock time from the start of the process's work to the first step."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepRow:
-    """An optimizer step is done."""
+    """Completed optimizer step."""
 
     event: Literal["step"]
     """Always `step`."""
     attempt: int
-    """The attempt that did it."""
+    """Attempt."""
     step: int
     """Number of the step, from 1."""
     epoch: int
     """Its epoch, from 0."""
     time_unix: float
-    """When it ended."""
+    """End of the step."""
     seconds: float
-    """Its wall time."""
+    """Wall-clock time."""
     elapsed_seconds: float
-    """Wall time of all steps up to it, over all attempts; validation and saving are not in it."""
+    """Wall-clock time of all steps so far over all attempts, without validation and saving."""
     loss: float
-    """Mean over the step's target tokens, before the update, in nats."""
+    """Mean loss per label token before the update, in nats."""
     learning_rate: float
     """Learning rate of the update."""
     grad_norm: float
@@ -124,67 +125,67 @@ class StepRow:
     micro_batches: int
     """Forward passes of the step."""
     real_tokens: int
-    """Tokens of its examples, whether they were computed, shared or only predicted."""
+    """Tokens of its examples, whether computed or shared."""
     padded_tokens: int
-    """Positions that were computed, padding included; below `real_tokens` where a prefix is shared."""
+    """Computed tokens, padding included; fewer than `real_tokens` if a prefix is shared."""
     squared_widths: int | None = None
-    """Sum over the rows of the row's width squared, what attention's scores grow with; none in older files."""
+    """Sum of squared sequence lengths, which attention scores scale with. None in older files."""
     target_tokens: int
-    """Tokens with a loss."""
+    """Label tokens."""
     peak_memory: Measured
-    """Peak since the attempt's first step began: resident set of the process, or memory allocated on the GPU."""
+    """Peak since the attempt's first step: resident set of the process, or memory allocated on the GPU."""
     peak_memory_reserved: Measured
-    """The same for what the framework holds on the GPU."""
+    """Peak memory reserved on the GPU."""
     cpu_percent: float
-    """Processor time of the process over wall time; 100 is one core."""
+    """CPU time of the process over wall-clock time; 100 is one core."""
     gpu_percent: Measured
-    """Share of time in which the GPU was busy, as its driver says at the end of the step."""
+    """GPU utilization reported by its driver at the end of the step."""
     load_1min: Measured
-    """The machine's load."""
+    """Load average of the machine."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ValidationRow:
-    """The validation split was scored."""
+    """Completed validation."""
 
     event: Literal["validation"]
     """Always `validation`."""
     attempt: int
-    """The attempt that did it."""
+    """Attempt."""
     step: int
-    """Steps done; 0 is before the first."""
+    """Steps done; 0 before the first."""
     epoch: int
     """Epoch of the last step, from 0."""
     time_unix: float
-    """When it ended."""
+    """End of the validation."""
     seconds: float
-    """Its wall time."""
+    """Wall-clock time."""
     elapsed_seconds: float
-    """Wall time of all validations up to it, over all attempts."""
+    """Wall-clock time of all validations so far, over all attempts."""
     loss: float
-    """Mean over the target tokens of the whole split, in nats."""
+    """Mean loss per label token of the whole split, in nats."""
     examples: int
     """Examples of the split."""
     target_tokens: int
-    """Target tokens of the split."""
+    """Label tokens of the split."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckpointRow:
-    """Something was saved."""
+    """Saved checkpoint or training state."""
 
     event: Literal["checkpoint"]
     """Always `checkpoint`."""
     attempt: int
-    """The attempt that did it."""
+    """Attempt."""
     step: int
     """Steps done."""
     time_unix: float
-    """When it was complete."""
+    """Time of completion."""
     seconds: float
-    """Its wall time."""
+    """Wall-clock time."""
     kind: Literal["export", "resume"]
-    """For use, or to go on from."""
+    """Checkpoint, or training state for resuming."""
     name: str
     """Its folder, relative to the run's."""
     size_bytes: int
@@ -193,7 +194,7 @@ class CheckpointRow:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EndRow:
-    """An attempt ended in order."""
+    """Orderly end of an attempt."""
 
     event: Literal["end"]
     """Always `end`."""
@@ -202,35 +203,35 @@ class EndRow:
     step: int
     """Steps done."""
     time_unix: float
-    """When."""
+    """Time."""
     reason: str
     """`done`, or `stopped by SIGTERM`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LineageRow:
-    """A stage of a chain has proved that it goes on from its parent's weights; lineage.json says more."""
+    """Verification that a stage starts from its parent's weights; lineage.json has the details."""
 
     event: Literal["lineage"]
     """Always `lineage`."""
     attempt: int
-    """The attempt that did it."""
+    """Attempt."""
     time_unix: float
-    """When."""
+    """Time."""
     seconds: float
-    """Its wall time."""
+    """Wall-clock time."""
     parent: str
-    """The run that it goes on from."""
+    """Parent run."""
     checkpoint: str
     """The parent's checkpoint."""
     how: Literal["adapter", "merge"]
-    """Trained further, or merged into the base."""
+    """Adapter continued, or merged into the base model."""
     adapter_sha256: str
     """Hash of the parent's adapter."""
     loss: float | None
-    """Loss on the parent's validation items before the first step, in nats; none where it has none."""
+    """Loss on the parent's validation items before the first step, in nats. None if it has none."""
     recorded_loss: float | None
-    """The one that the parent recorded."""
+    """Loss that the parent recorded."""
 
 
 MetricsRow = AttemptRow | StepRow | ValidationRow | CheckpointRow | EndRow | LineageRow
@@ -238,136 +239,136 @@ MetricsRow = AttemptRow | StepRow | ValidationRow | CheckpointRow | EndRow | Lin
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Metrics:
-    """A metrics.jsonl, without what was superseded."""
+    """Content of a metrics.jsonl, without superseded rows."""
 
     attempts: tuple[AttemptRow, ...]
-    """All attempts, oldest first; the first may have been superseded by a fresh start."""
+    """All attempts, oldest first; the first may be superseded by a fresh start."""
     steps: tuple[StepRow, ...]
-    """The steps that count, in order."""
+    """Current steps, in order."""
     validations: tuple[ValidationRow, ...]
-    """The validations that count, in order."""
+    """Current validations, in order."""
     checkpoints: tuple[CheckpointRow, ...]
-    """What was saved and counts, in order."""
+    """Current saves, in order."""
     end: EndRow | None
-    """How the last attempt ended; none while it runs, or when it was killed."""
+    """End of the last attempt. None if it is running or was killed."""
     superseded_steps: int
-    """Steps that were done again after a kill."""
+    """Steps that were repeated after a kill."""
     torn_lines: int
-    """Lines that a kill or a full disk cut off."""
+    """Incomplete lines after a kill or on a full disk."""
     unread: str | None = None
-    """Why the file, or its rest, could not be read; none where it could, or is not there."""
+    """Reason why the file or its rest was not read. None if it was read or does not exist."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SavedFile:
-    """One file of something saved."""
+    """File of a checkpoint."""
 
     size: int
-    """Its size in bytes."""
+    """Size in bytes."""
     sha256: str
-    """Its hash."""
+    """Hash."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExportMarker:
-    """touchline.json of an exported checkpoint, written last: what it is and what it must hold."""
+    """touchline.json of a checkpoint, written last: description and required files."""
 
     schema_version: int = 1
-    """Version of this file's form."""
+    """Version of this format."""
     experiment: str
     """The experiment."""
     run: str
     """The run."""
     run_digest: str
-    """Digest of what was planned for it."""
+    """Digest of the planned run."""
     kind: Literal["adapter", "merged"]
-    """The adapter alone, or the whole model."""
+    """Adapter only, or merged model."""
     step: int
     """Optimizer steps done."""
     epoch: int | None
-    """The epoch that it ends, from 0; none in between."""
+    """Epoch that it ends, from 0. None between epochs."""
     validation_loss: float | None
-    """Validation loss at this step, in nats; none when none was taken."""
+    """Validation loss at this step, in nats. None without a validation."""
     base_path: str
-    """Folder of the base, absolute."""
+    """Folder of the base model, absolute."""
     base_weights_sha256: str
-    """`ModelInfo.weights_sha256` of the base."""
+    """`ModelInfo.weights_sha256` of the base model."""
     adapter_sha256: str
-    """Hash of the adapter's weights as adapter_model.safetensors, whether they were saved alone or merged."""
+    """Hash of the adapter's weights as adapter_model.safetensors, saved alone or merged."""
     files: dict[str, SavedFile]
-    """All files but this one, by name."""
+    """All files except this one, by name."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RetainedCheckpoint:
-    """What training.json says of an export that is kept."""
+    """Entry of training.json for a kept checkpoint."""
 
     name: str
-    """Its folder."""
+    """Folder."""
     step: int
     """Optimizer steps done."""
     adapter_sha256: str
     """Hash of the adapter's weights."""
     validation_loss: float | None
-    """Validation loss at this step, in nats; none when none was taken."""
+    """Validation loss at this step, in nats. None without a validation."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScoringSetup:
-    """How validation losses were computed: the same setup gives the same loss, but for rounding."""
+    """Setup of the validation; equal setups give equal losses up to rounding."""
 
     items_sha256: str
-    """Hash over the validation items' tokens, in the order of the split."""
+    """Hash of the validation items' tokens, in split order."""
     examples: int
     """Validation items."""
     micro_batch_size: int
-    """Items that were arranged together."""
+    """Items per micro-batch."""
     row_tokens: int | None
     """`Layout.row_tokens`."""
     share_prefix: bool
     """`Layout.share_prefix`."""
     base_dtype: str
-    """Element type of the frozen base."""
+    """Dtype of the frozen base model."""
     attention: str
-    """Implementation of attention."""
+    """Attention implementation."""
     device_kind: Literal["cpu", "cuda"]
-    """Where it was computed."""
+    """Kind of device."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingMarker:
-    """training.json, written last of all: the training is complete."""
+    """training.json, written last: the training is complete."""
 
     schema_version: int = 1
-    """Version of this file's form."""
+    """Version of this format."""
     experiment: str
     """The experiment."""
     run: str
     """The run."""
     run_digest: str
-    """Digest of what was planned for it."""
+    """Digest of the planned run."""
     steps: int
     """Optimizer steps done."""
     final_train_loss: float
     """Mean loss of the last steps, at most ten, in nats."""
     final_validation_loss: float | None
-    """Last validation loss; none without a validation split."""
+    """Last validation loss. None without a validation split."""
     best_epoch: int | None
-    """Epoch with the lowest validation loss at its end; none without a validation split."""
+    """Epoch with the lowest validation loss. None without a validation split."""
     elapsed_seconds: float
-    """Wall time of all steps, over all attempts."""
+    """Wall-clock time of all steps, over all attempts."""
     validation_seconds: float
-    """Wall time of all validations, over all attempts."""
+    """Wall-clock time of all validations, over all attempts."""
     checkpoints: tuple[str, ...]
-    """Exports that are kept, oldest first."""
+    """Kept checkpoints, oldest first."""
     adapter_sha256: str
-    """Hash of the last adapter's weights, whether it was exported alone or merged."""
+    """Hash of the last adapter's weights, saved alone or merged."""
     kept: tuple[RetainedCheckpoint, ...] = ()
-    """The same exports with their hashes and losses; none in files of older versions."""
+    """The same checkpoints with hashes and losses. None in files of older versions."""
     trainable_parameters: int | None = None
-    """Parameters that were trained; none in files of older versions."""
+    """Trainable parameters. None in files of older versions."""
     scoring: ScoringSetup | None = None
-    """How it was validated; none in files of older versions."""
+    """Setup of the validation. None in files of older versions."""
 
 
 class AttemptStep(Protocol):

@@ -1,4 +1,4 @@
-"""Reader of metrics.jsonl, the only one: strict rows, whatever a kill has done to the file."""
+"""Reader of metrics.jsonl that tolerates incomplete lines."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ HEAD_BYTES = 1 << 20
 """Bytes of a file's beginning that `MetricsFile.head` holds."""
 _ROW: TypeAdapter[MetricsRow] = TypeAdapter(Annotated[MetricsRow, Field(discriminator="event")])
 _LINE_LIMIT_BYTES = 1 << 20
-"""A row takes about one kilobyte; a longer line is not a row."""
+"""Size limit of a line; a row takes about one kilobyte."""
 _KEPT_BYTES = 256 << 20
 """Size of the files that stay in memory in parsed form."""
 
@@ -50,7 +50,7 @@ class MetricsFile:
 
 
 def read_metrics(path: Path) -> Metrics:
-    """Return the rows that count; a file that is missing or cannot be read has none.
+    """Return the current rows. Empty if the file does not exist or cannot be read.
 
     A line that is not a row was cut off by a kill: it is counted and skipped. Rows of steps that a later attempt did
     again are left out.

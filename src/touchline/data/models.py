@@ -1,4 +1,4 @@
-"""Model folders in Hugging Face format, read without torch: what they are, whether they are whole, how they render."""
+"""Model folders in Hugging Face format, read without torch: description, completeness and rendering."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ _HIDDEN = ("hidden_size", "n_embd", "d_model")
 
 
 def find_models(models_dir: Path) -> list[ModelInfo]:
-    """Every folder under `models_dir` that has a config.json, by name; hidden ones are downloads not yet done."""
+    """Return every folder under `models_dir` with a config.json, by name. Hidden ones are incomplete downloads."""
     return [read_model(folder) for folder in _folders(models_dir) if _is_model(folder)]
 
 
 def load_model(name_or_path: str, models_dir: Path) -> ModelInfo:
-    """A model by its name under `models_dir`, or by path.
+    """Load a model by its name under `models_dir`, or by path.
 
     Raises:
         InputError: it is not there; says what is, and how to get it.
@@ -50,7 +50,7 @@ def load_model(name_or_path: str, models_dir: Path) -> ModelInfo:
 
 
 def locate_model(path: str, weights_sha256: str) -> str:
-    """Return the folder of a model that a plan or a checkpoint names, on the machine that this is.
+    """Return the folder on this machine of a model named in a plan or checkpoint.
 
     A recorded folder that is not here is looked for by its name under `models_dir`, and taken if its weights have the
     recorded hash.
@@ -69,7 +69,7 @@ def locate_model(path: str, weights_sha256: str) -> str:
 
 
 def read_model(folder: Path) -> ModelInfo:
-    """Read a model's folder; what is wrong with it is in `findings`."""
+    """Read a model folder; its problems are in `findings`."""
     # Not resolved: a link under models_dir gives the model the name that people call it by.
     folder = folder.absolute()
     findings: list[Finding] = []
@@ -104,7 +104,7 @@ def read_model(folder: Path) -> ModelInfo:
 
 
 def _copied_bytes(folder: Path) -> int:
-    """Size of what is copied into every checkpoint; what cannot be looked at is not copied either."""
+    """Return the size of the files copied into every checkpoint."""
     total = 0
     for name in COPIED_FILES:
         with contextlib.suppress(OSError):
@@ -113,7 +113,7 @@ def _copied_bytes(folder: Path) -> int:
 
 
 def load_renderer(model: ModelInfo, date: str) -> ChatRenderer:
-    """What turns chats into this model's tokens.
+    """Return the renderer of chats to this model's tokens.
 
     Args:
         model: the model.
@@ -152,7 +152,7 @@ def _is_model(folder: Path) -> bool:
 
 
 def _candidates(name_or_path: str, models_dir: Path) -> list[Path]:
-    """Where a model may be: a bare name means the one under `models_dir`, even if a folder here is called the same."""
+    """Return possible folders of a model. A bare name means the one under `models_dir`."""
     try:
         here = Path(name_or_path).expanduser()
     except RuntimeError:
@@ -162,7 +162,7 @@ def _candidates(name_or_path: str, models_dir: Path) -> list[Path]:
 
 
 def _unknown(name_or_path: str, models_dir: Path) -> InputError:
-    """Return why a model was not found: where it was looked for, what is there, and how to get it."""
+    """Return the error for a model that was not found: where it was searched, what exists, and how to get it."""
     present = [folder.name for folder in _folders(models_dir)]
     name = Path(name_or_path).name or name_or_path
     get = how_to_get(name_or_path, models_dir)
@@ -193,7 +193,7 @@ def _not_here(name: str, said: str, hint: str) -> InputError:
 
 
 def _config(folder: Path, findings: list[Finding]) -> tuple[str, dict[str, object]]:
-    """config.json as text and as data; of a model with several parts, the part that writes text."""
+    """Return config.json as text and as data; for a composite model, the text part."""
     path = folder / "config.json"
     text = ""
     try:
@@ -242,7 +242,7 @@ def _number(config: dict[str, object], keys: Sequence[str], findings: list[Findi
 
 
 def _parameters(shards: Sequence[Shard], config: dict[str, object]) -> int:
-    """Parameters of all shards; an output layer that is the embedding again is counted once."""
+    """Return the parameters of all shards; a tied output layer is counted once."""
     tensors = {name: tensor for shard in shards for name, tensor in shard.tensors.items()}
     total = sum(tensor.elements for tensor in tensors.values())
     output = tensors.get("lm_head.weight")
@@ -253,7 +253,7 @@ def _parameters(shards: Sequence[Shard], config: dict[str, object]) -> int:
 
 
 def _dtype(shards: Sequence[Shard]) -> str:
-    """Element type of most of the weights by size; empty without weights."""
+    """Return the dtype of most of the weights by size. Empty without weights."""
     weight = Counter[str]()
     for shard in shards:
         for tensor in shard.tensors.values():
@@ -267,7 +267,7 @@ def _weights_hash(shards: Sequence[Shard]) -> str:
 
 
 def _size(parameters: int) -> str:
-    """`135M` of 134,515,008; one digit after the point below ten."""
+    """Return `135M` for 134,515,008; with one decimal below ten."""
     for unit, scale in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("K", 1e3)):
         if parameters >= 0.9995 * scale:
             value = parameters / scale

@@ -1,1 +1,1 @@
-"""Which examples go together, on lengths alone."""
+"""Packing of examples into sequences, by their lengths only."""

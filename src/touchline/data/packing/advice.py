@@ -1,9 +1,9 @@
-"""What packing will do to a training, in sentences with their numbers and reasons.
+"""Advice on the effects of packing on a training, with numbers and reasons.
 
-Each rule is a function that gives a sentence or none. Sources of the thresholds: small sets lose accuracy when packing
-leaves few optimizer steps (1,000 examples on a 32B model: AIME24 36.7 unpacked, 13.3 packed, open-thoughts issue 30;
-TRL issue 346 advises against it for 100 to 1,000 examples; "Packing Analysis", ACL Findings 2025: it suits large models
-and large data). The others are our choice of what is worth a word.
+Each rule is a function that returns advice or None. Sources of the thresholds: small datasets lose accuracy when
+packing leaves few optimizer steps (1,000 examples on a 32B model: AIME24 36.7 unpacked, 13.3 packed, open-thoughts
+issue 30; TRL issue 346 advises against it for 100 to 1,000 examples; "Packing Analysis", ACL Findings 2025: it suits
+large models and large datasets). The others are choices.
 """
 
 from __future__ import annotations
@@ -21,57 +21,57 @@ from touchline.data.packing.histogram import pack_histogram
 from touchline.data.packing.lengths import count_lengths
 
 FEW_STEPS = 100
-"""Optimizer steps below which a schedule has hardly room for warm-up and decay."""
+"""Optimizer steps below which a schedule leaves little room for warmup and decay."""
 LARGE_WARMUP = 0.2
-"""Share of the steps from which a warm-up is most of what a run does."""
+"""Fraction of the steps from which on warmup dominates a run."""
 LITTLE_DENSITY = 1.2
-"""Examples a row below which packing gains nothing."""
+"""Packing density below which packing has no benefit."""
 MOSTLY = 0.9
-"""Share of the examples that counts as nearly all of them."""
+"""Fraction of the examples that counts as nearly all."""
 EFFICIENT = 0.85
-"""Share of tokens that are no padding from which there is little to save."""
+"""Packing efficiency from which on there is little to save."""
 LARGER = 1.5
-"""Growth of a step or micro-batch that is worth a word."""
+"""Growth factor of a step or micro-batch that is worth reporting."""
 WASTEFUL = 0.03
-"""Share of packs above the bound from which another order of the dataset pays."""
+"""Fraction of packed sequences above the lower bound from which on another dataset order is worthwhile."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Advice:
-    """One thing to know before choosing."""
+    """Advice for choosing whether to pack."""
 
     severity: Severity
-    """Error: this training would do nothing. Warning: it would not do what one expects. Info: worth knowing."""
+    """Error: this training would do nothing. Warning: unexpected effect. Info: worth knowing."""
     sentence: str
-    """What it is, with the numbers, why, and what to do."""
+    """Text with numbers, reason and remedy."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Case:
-    """What the rules look at."""
+    """Inputs of the rules."""
 
     lengths: NDArray[np.int64]
-    """Tokens of each example, shape [examples]."""
+    """Tokens per example, shape [examples]."""
     labels: NDArray[np.int64] | None
-    """Of these, tokens with a loss, the last ones of each example; none: all."""
+    """Label tokens at the end of each example. None for all tokens."""
     settings: BatchSettings
-    """The settings of both forecasts, but for `packed`."""
+    """Settings of both forecasts, except `packed`."""
     packed: BatchForecast
-    """With packing."""
+    """Forecast with packing."""
     unpacked: BatchForecast
-    """Without."""
+    """Forecast without packing."""
     warmup_steps: int | None = None
-    """Steps of the learning rate's warm-up, where they are fixed."""
+    """Warmup steps, if fixed."""
 
     @property
     def rows_per_step(self) -> int:
-        """Rows of one optimizer step."""
+        """Return the sequences per optimizer step."""
         settings = self.settings
         return settings.micro_batch_size * settings.gradient_accumulation_steps * settings.data_parallel_size
 
     @property
     def growth(self) -> float:
-        """Examples of a packed step over those of an unpacked one."""
+        """Return the ratio of examples per step, packed to unpacked."""
         before, after = examples_per_step(self.unpacked), examples_per_step(self.packed)
         if before and after:
             return after / before
@@ -79,12 +79,12 @@ class Case:
 
 
 def examples_per_step(forecast: BatchForecast) -> float:
-    """Examples that a step learns from, on average; 0 where there is no step."""
+    """Return the mean examples per step; 0 if there is no step."""
     return forecast.examples / forecast.steps_per_epoch if forecast.steps_per_epoch else 0.0
 
 
 def advise(case: Case) -> tuple[Advice, ...]:
-    """All that applies, the gravest first; nothing where there are no examples."""
+    """Return all applicable advice, the most severe first. Empty without examples."""
     if not len(case.lengths):
         return ()
     found = [advice for rule in _RULES if (advice := rule(case)) is not None]
@@ -92,7 +92,7 @@ def advise(case: Case) -> tuple[Advice, ...]:
 
 
 def no_step(case: Case) -> Advice | None:
-    """E1: not one optimizer step."""
+    """Return error E1 if there is no optimizer step."""
     without = [
         words for words, forecast in (("packed", case.packed), ("not packed", case.unpacked)) if forecast.steps_low == 0
     ]
@@ -116,7 +116,7 @@ def no_step(case: Case) -> Advice | None:
 
 
 def few_steps(case: Case) -> Advice | None:
-    """W1: packing leaves too few steps to learn in."""
+    """Return warning W1 if packing leaves too few steps."""
     steps, before = case.packed.steps_low, case.unpacked.steps_low
     if not 0 < steps < min(FEW_STEPS, before):
         return None
@@ -137,7 +137,7 @@ def few_steps(case: Case) -> Advice | None:
 
 
 def long_warmup(case: Case) -> Advice | None:
-    """W1: the warm-up takes much of the run, or all of it."""
+    """Return warning W1 if warmup takes much of the run."""
     steps = case.packed.steps_low
     if not case.warmup_steps or not steps or case.warmup_steps < LARGE_WARMUP * steps:
         return None
@@ -152,7 +152,7 @@ def long_warmup(case: Case) -> Advice | None:
 
 
 def larger_steps(case: Case) -> Advice | None:
-    """W2: a step learns from more examples."""
+    """Return warning W2 if packing increases the effective batch size."""
     if case.growth < LARGER or 0 in (case.packed.steps_per_epoch, case.unpacked.steps_per_epoch):
         return None
     rows, growth, limit = case.rows_per_step, case.growth, case.settings.max_seq_len
@@ -175,7 +175,7 @@ def larger_steps(case: Case) -> Advice | None:
 
 
 def larger_micro_batch(case: Case) -> Advice | None:
-    """Memory follows the padded tokens of a micro-batch, which packing makes constant and large."""
+    """Return a warning if packing increases the computed tokens per micro-batch, and with them memory."""
     before, after = case.unpacked.largest, case.packed.largest
     if not before.tokens or after.tokens < LARGER * before.tokens:
         return None
@@ -191,7 +191,7 @@ def larger_micro_batch(case: Case) -> Advice | None:
 
 
 def lost_tokens(case: Case) -> Advice | None:
-    """W3: examples longer than a row."""
+    """Return warning W3 if examples are longer than a sequence."""
     forecast = max((case.packed, case.unpacked), key=lambda one: len(one.truncated) + len(one.dropped))
     truncated, dropped, cut = forecast.truncated, forecast.dropped, forecast.answers_cut
     if not len(truncated) + len(dropped):
@@ -223,7 +223,7 @@ def lost_tokens(case: Case) -> Advice | None:
 
 
 def no_gain(case: Case) -> Advice | None:
-    """W4: examples do not fit together."""
+    """Return warning W4 if examples do not fit together."""
     limit = case.settings.max_seq_len
     long = float((case.lengths > limit // 2).mean())
     if (case.packed.density >= LITTLE_DENSITY and long <= MOSTLY) or long <= 1 / 2:
@@ -240,7 +240,7 @@ def no_gain(case: Case) -> Advice | None:
 
 
 def what_is_saved(case: Case) -> Advice | None:
-    """W5: how many tokens packing saves, and what else would save them."""
+    """Return advice W5 on the tokens that packing saves, and alternatives."""
     packed, unpacked = case.packed, case.unpacked
     if not packed.padded_tokens or not unpacked.padded_tokens or case.packed.density < LITTLE_DENSITY:
         return None
@@ -269,7 +269,7 @@ def what_is_saved(case: Case) -> Advice | None:
 
 
 def wasteful_packer(case: Case) -> Advice | None:
-    """The trainer's own packer needs more rows than there must be."""
+    """Return advice if the trainer's packer makes more sequences than necessary."""
     forecast = case.packed
     if case.growth < LITTLE_DENSITY:
         # Rows are made within a micro-batch and the steps stay: fewer rows over all would be another training.
@@ -291,7 +291,7 @@ def wasteful_packer(case: Case) -> Advice | None:
 
 
 def confounded(case: Case) -> Advice | None:
-    """W6: packed and unpacked runs differ in more than packing."""
+    """Return advice W6 that packed and unpacked runs differ in more than packing."""
     if case.growth < LITTLE_DENSITY:
         return None
     return Advice(
@@ -319,7 +319,7 @@ _RULES: tuple[Callable[[Case], Advice | None], ...] = (
 
 
 def _grouped_efficiency(case: Case) -> float:
-    """Share of tokens that are no padding in unpacked micro-batches of examples of like length."""
+    """Return the packing efficiency of unpacked micro-batches grouped by length."""
     lengths = np.sort(np.minimum(case.lengths, case.settings.max_seq_len))[::-1]
     edges = np.arange(0, len(lengths), case.settings.micro_batch_size)
     sizes = np.diff(np.append(edges, len(lengths)))
@@ -327,7 +327,8 @@ def _grouped_efficiency(case: Case) -> float:
 
 
 def _shorter(case: Case) -> str:
-    """The longest halving of max_seq_len that makes enough steps and keeps rows full, in words; empty without one."""
+    """Return the longest halving of max_seq_len with enough steps and full sequences, as text. Empty if there is
+    none."""
     lengths = np.minimum(case.lengths, case.settings.max_seq_len)
     limit = case.settings.max_seq_len // 2
     while limit >= int(lengths.max()):

@@ -1,8 +1,8 @@
-"""Which example goes into which pack: the packer's front door.
+"""Assignment of examples to packed sequences.
 
-The packer decides on lengths; examples of one length are dealt to the places of that length in a seeded random order,
-and the packs stand in a seeded random order. Everything is done on whole arrays: one stable sort of 16-bit keys for the
-examples, one for the places.
+The packer decides on lengths; examples of equal length are assigned in a seeded random order, and the packed
+sequences are in a seeded random order. All work is on whole arrays: one stable sort of 16-bit keys for the examples,
+one for the positions.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from touchline.data.packing.lengths import Histogram, as_lengths, count_lengths
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LengthSpread:
-    """Differences of length within packs that hold two examples or more."""
+    """Differences of length within packed sequences of two or more examples."""
 
     packs: int
-    """Such packs."""
+    """Number of such sequences."""
     median_range_tokens: float
-    """Longest minus shortest example of a pack, in tokens, the middle one of all packs; 0 without such packs."""
+    """Median over sequences of longest minus shortest example, in tokens; 0 if there are none."""
     mixing: float
-    """Mean variance within a pack over the variance of all its examples: about 1 where packs are as mixed as random
-    groups, 0 where each holds equal lengths, above 1 where long ones meet short ones. 1 where all lengths are equal."""
+    """Mean variance within a sequence over the variance of all examples: about 1 for random groups, 0 for equal
+    lengths, above 1 if long examples are paired with short ones. 1 if all lengths are equal."""
 
 
 def length_spread(plan: PackPlan, lengths: ArrayLike) -> LengthSpread:
-    """The spread of a plan; `lengths` as they were given to `pack`."""
+    """Return the spread of lengths of a plan."""
     array = np.asarray(lengths).astype(np.int64)
     sizes = np.diff(plan.offsets)
     several = sizes > 1
@@ -56,56 +56,56 @@ def length_spread(plan: PackPlan, lengths: ArrayLike) -> LengthSpread:
 
 
 PackOrder = Literal["length", "random"]
-"""By length: fewest packs, but equal lengths are treated alike, so that what goes together is a matter of length.
-Random: best-fit in a shuffled order, 0.3 to 5 % more packs, for studies in which the company of an example matters."""
+"""By length: fewest sequences, but the examples packed together depend on their lengths. Random: best-fit in a
+shuffled order, 0.3 to 5% more sequences, for studies of the effect of packed neighbors."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class PackPlan:
-    """The packs of a dataset."""
+    """Packed sequences of a dataset."""
 
     offsets: NDArray[np.int64]
-    """Where each pack begins in `indices`; shape [packs + 1], from 0 to the number of examples."""
+    """Start of each sequence in `indices`; shape [packs + 1], from 0 to the number of examples."""
     indices: NDArray[np.int64]
-    """Examples pack by pack, each pack's longest first; pack p holds indices[offsets[p]:offsets[p + 1]]."""
+    """Examples by sequence, the longest first; sequence p holds indices[offsets[p]:offsets[p + 1]]."""
     tokens: NDArray[np.int64]
-    """Tokens of each pack, padding not counted; shape [packs]."""
+    """Tokens per sequence without padding; shape [packs]."""
     opened: NDArray[np.int64]
-    """The packs in an order in which each one's longest example fits into none before it; shape [packs]."""
+    """Sequences in an order in which each one's longest example fits into none before it; shape [packs]."""
     max_seq_len: int
-    """Tokens a pack at most."""
+    """Maximum tokens per sequence."""
     lower_bound: int
-    """Packs that no packing can do without."""
+    """Lower bound on the number of sequences."""
     method: str
-    """What found the packs, in words."""
+    """Name of the method."""
 
     @property
     def packs(self) -> int:
-        """How many there are."""
+        """Return the number of packed sequences."""
         return len(self.tokens)
 
     @property
     def optimal(self) -> bool:
-        """Whether it is proved that fewer packs are impossible."""
+        """Return True if fewer sequences are proved impossible."""
         return self.packs == self.lower_bound
 
     @property
     def gap(self) -> int:
-        """Packs above the bound: at most so many could be saved."""
+        """Return the number of sequences above the lower bound."""
         return self.packs - self.lower_bound
 
     @property
     def density(self) -> float:
-        """Examples a pack."""
+        """Return the examples per sequence."""
         return len(self.indices) / self.packs if self.packs else 0.0
 
     @property
     def efficiency(self) -> float:
-        """Share of the tokens of full packs that are no padding, 0 to 1."""
+        """Return the fraction of non-padding tokens, 0 to 1."""
         return int(self.tokens.sum()) / (self.packs * self.max_seq_len) if self.packs else 0.0
 
     def pack(self, number: int) -> NDArray[np.int64]:
-        """Examples of a pack, from 0."""
+        """Return the examples of a sequence, from 0."""
         return self.indices[self.offsets[number] : self.offsets[number + 1]]
 
 
@@ -136,7 +136,7 @@ def pack(
 def _assign(
     lengths: NDArray[np.integer], histogram: Histogram, packing: Packing, generator: np.random.Generator
 ) -> PackPlan:
-    """Deal the examples of each length to its places."""
+    """Assign the examples of each length to its positions."""
     patterns = packing.patterns
     repeats = np.array([pattern.packs for pattern in patterns], np.int64)
     kinds = np.array([len(pattern.parts) for pattern in patterns], np.int64)
@@ -178,7 +178,7 @@ def _assign(
 
 
 def _keys(lengths: NDArray[np.integer], histogram: Histogram) -> NDArray[np.integer]:
-    """Numbers that sort as the lengths do, of 16 bits where possible: numpy sorts these in linear time."""
+    """Return sort keys of the lengths, 16-bit if possible, which numpy sorts in linear time."""
     if not len(histogram.lengths) or histogram.lengths[-1] <= np.iinfo(np.uint16).max:
         return lengths.astype(np.uint16)
     ranks = np.searchsorted(histogram.lengths, lengths)
@@ -188,7 +188,7 @@ def _keys(lengths: NDArray[np.integer], histogram: Histogram) -> NDArray[np.inte
 def _random_order(
     lengths: NDArray[np.integer], max_seq_len: int, bound: int, generator: np.random.Generator
 ) -> PackPlan:
-    """Best-fit in a shuffled order, one example after the other: each into the fullest pack that has room for it."""
+    """Pack by best-fit in a shuffled order: each example into the fullest sequence with room."""
     order = generator.permutation(len(lengths))
     spaces: list[int] = []
     open_packs: dict[int, deque[int]] = {}

@@ -1,4 +1,4 @@
-"""The order of the examples and their division into optimizer steps and micro-batches.
+"""Order of the examples and their division into optimizer steps and micro-batches.
 
 The global batch is the science: each step holds exactly `global_batch_size` examples (the last of an epoch may hold
 fewer), whatever the micro-batch size, so a change of the micro-batch for memory's sake changes nothing else. The
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _LARGEST: dict[tuple[str, bytes], int] = {}
-"""Known answers: a plan of a thousand runs asks the same few questions."""
+"""Cache size; a plan of a thousand runs needs few distinct results."""
 _LARGEST_LIMIT = 1024
 _SCHEME = b"touchline batches 1: PCG64 permutation per epoch, consecutive"
 
@@ -25,7 +25,7 @@ class BatchPlan:
     """All micro-batches of a run."""
 
     orders: tuple[NDArray[np.uint32], ...]
-    """The order of the examples in each epoch; shape [examples]."""
+    """Order of the examples in each epoch; shape [examples]."""
     global_batch_size: int
     """Examples per optimizer step."""
     micro_batch_size: int
@@ -35,7 +35,7 @@ class BatchPlan:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimizer steps of one epoch; the last may hold fewer examples."""
+        """Optimizer steps per epoch; the last may hold fewer examples."""
         return -(-len(self.orders[0]) // self.global_batch_size)
 
     @property
@@ -52,18 +52,18 @@ class BatchPlan:
         return (full * per_step + -(-rest // self.micro_batch_size)) * len(self.orders)
 
     def epoch_of(self, step: int) -> int:
-        """Epoch, from 0, of an optimizer step, from 0."""
+        """Return the epoch, from 0, of an optimizer step, from 0."""
         return step // self.steps_per_epoch
 
     def step(self, step: int) -> tuple[NDArray[np.uint32], ...]:
-        """The micro-batches of an optimizer step, from 0: example indices, each of shape [examples of it]."""
+        """Return the micro-batches of an optimizer step, from 0, as example indices."""
         order = self.orders[self.epoch_of(step)]
         start = step % self.steps_per_epoch * self.global_batch_size
         examples = order[start : start + self.global_batch_size]
         return tuple(examples[i : i + self.micro_batch_size] for i in range(0, len(examples), self.micro_batch_size))
 
     def largest_micro_batch_tokens(self, lengths: NDArray[np.uint32]) -> int:
-        """Padded tokens of the largest micro-batch with its examples side by side: rows x longest row."""
+        """Return the computed tokens of the largest unpacked micro-batch."""
         key = (self.digest, hashlib.sha256(lengths.tobytes()).digest())
         if key not in _LARGEST:
             if len(_LARGEST) >= _LARGEST_LIMIT:
@@ -124,5 +124,5 @@ def plan_batches(
 
 
 def largest_divisor(number: int, limit: int) -> int:
-    """The largest divisor of `number` that is at most `limit`; 1 when the limit is below that."""
+    """Return the largest divisor of `number` that is at most `limit`, or 1."""
     return next((candidate for candidate in range(min(number, max(limit, 1)), 0, -1) if number % candidate == 0), 1)

@@ -1,4 +1,4 @@
-"""How few packs are possible: what proves a packing optimal, or tells how far from it one may be.
+"""Lower bounds on the number of packed sequences.
 
 The bound of Martello and Toth (L2: "Lower bounds and reduction procedures for the bin packing problem", Discrete
 Applied Mathematics 28, 1990) counts what cannot share a pack; its strengthening by rounding (the functions u^(k) of
@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from touchline.data.packing.lengths import Histogram
 
 _ROUNDINGS = 24
-"""Largest k of u^(k); with items so short that more of them share a pack, the sum of the lengths is nearly exact."""
+"""Largest k of u^(k). For shorter items the sum of the lengths is nearly exact."""
 
 
 def lower_bound(histogram: Histogram, max_seq_len: int) -> int:
-    """Packs that no packing of these lengths can do without; at least ceil(tokens / max_seq_len).
+    """Return a lower bound on the sequences for these lengths; at least ceil(tokens / max_seq_len).
 
     O(distinct lengths), for each of a fixed number of roundings. The lengths are at most `max_seq_len`.
     """
@@ -51,7 +51,7 @@ def _martello_toth(
     last: NDArray[np.int64],
     whole: NDArray[np.int64],
 ) -> int:
-    """L2: those above L - alpha, those above L / 2, and what of the shorter ones does not fit beside the latter."""
+    """Return the bound L2 of Martello and Toth."""
     number = np.concatenate([[0], np.cumsum(counts)])
     tokens = np.concatenate([[0], np.cumsum(counts * lengths)])
     half = int(np.searchsorted(lengths, max_seq_len // 2, side="right"))

@@ -1,4 +1,4 @@
-"""Packed against unpacked, for one dataset and one trainer: the numbers side by side, and what to make of them."""
+"""Comparison of packed and unpacked batching for one dataset and one trainer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def compare(
     labels: NDArray[np.uint32] | None = None,
     warmup_steps: int | None = None,
 ) -> PackingSummary:
-    """Both ways of laying the examples in rows, and advice.
+    """Return both kinds of batching side by side, and advice.
 
     Args:
         lengths: tokens of each example, shape [examples].
@@ -51,7 +51,7 @@ def compare(
 
 
 def side(forecast: BatchForecast, settings: BatchSettings) -> PackingSide:
-    """One of the two, for one epoch."""
+    """Return one kind of batching, for one epoch."""
     epochs = max(settings.epochs, 1)
     return PackingSide(
         packs=forecast.rows,

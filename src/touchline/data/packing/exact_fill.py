@@ -1,4 +1,4 @@
-"""Filling packs to the last token, longest examples first: what best-fit and first-fit do not try.
+"""Packing by filling sequences to the last token, longest examples first, beyond best-fit and first-fit.
 
 Pack by pack, in the spirit of "minimum bin slack" (Gupta and Ho, "A new heuristic algorithm for the one-dimensional
 bin-packing problem", Production Planning & Control 10, 1999): each takes the longest example left, then longest first;
@@ -18,13 +18,13 @@ from touchline.data.packing.groups import CALL_OPERATIONS, Parts, Pattern, longe
 from touchline.data.packing.lengths import Histogram
 
 _BACKTRACKS = 4
-"""How many of the last examples are taken back, one after the other."""
+"""Number of last examples that are taken back, one after the other."""
 _THIRDS = 48
-"""How many candidates for the longest of three are tried."""
+"""Candidates for the longest of three."""
 
 
 class ExactFill:
-    """Examples that are left, and the search among them; a filler of `filling.fill`."""
+    """Remaining examples and the search among them; a filler of `groups.fill`."""
 
     __slots__ = ("capacity", "counts", "lengths", "mirrored", "operations", "present", "words")
 
@@ -47,14 +47,14 @@ class ExactFill:
         self.mirrored ^= 1 << (self.capacity - length)
 
     def _take(self, length: int, number: int) -> None:
-        """Take examples out, or put them back where the number is negative."""
+        """Take examples out, or put them back if the number is negative."""
         before = self.counts[length]
         after = self.counts[length] = before - number
         if (before > 0) != (after > 0):
             self._flip(length)
 
     def next_pattern(self) -> Pattern:
-        """The next packs, taken out of what is left."""
+        """Return the next sequences, and remove their examples."""
         parts, gap = longest_first(self.lengths, self.counts, self.capacity)
         self.operations += len(parts)
         if gap:
@@ -68,7 +68,7 @@ class ExactFill:
         return Pattern(parts, times)
 
     def _fill_exactly(self, parts: Parts, gap: int) -> Parts:
-        """The same pack with its last examples exchanged so that no room stays; the longest one keeps its place."""
+        """Exchange the last examples of a sequence so that no room remains; the longest one stays."""
         kept = list(parts)
         for length, number in parts:
             self._take(length, number)
@@ -89,7 +89,7 @@ class ExactFill:
         return _merged(kept, found) if found else parts
 
     def _two(self, room: int) -> tuple[int, ...]:
-        """Two that are left and fill the room, the longest such; or none."""
+        """Return the two remaining examples that fill the room, with the longest such; or none."""
         self.operations += 2 * self.words
         pairs = self.present & (self.mirrored >> (self.capacity - room))
         while pairs:
@@ -100,7 +100,7 @@ class ExactFill:
         return ()
 
     def _three(self, room: int) -> tuple[int, ...]:
-        """Three that are left and fill the room, or none."""
+        """Return three remaining examples that fill the room, or none."""
         candidates = self.present & ((1 << max(room - 1, 0)) - 1)
         for _ in range(_THIRDS):
             if not candidates:
@@ -119,7 +119,7 @@ class ExactFill:
 
 
 def _bitset(bits: NDArray[np.int64], highest: int) -> int:
-    """The number in which these bits are set."""
+    """Return the number with these bits set."""
     mask = np.zeros(highest + 1, np.bool_)
     mask[bits] = True
     return int.from_bytes(np.packbits(mask, bitorder="little").tobytes(), "little")

@@ -1,4 +1,4 @@
-"""What a trainer will make of a dataset: rows, micro-batches, steps. Every backend's batching gives this."""
+"""Simulated batching of a trainer: sequences, micro-batches and steps. Every backend's batching returns this."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from touchline.spec.experiment import TrainConfig
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BatchSettings:
-    """What decides on the batches, besides the lengths."""
+    """Settings that determine the batches, besides the lengths."""
 
     max_seq_len: int
-    """Tokens a row at most."""
+    """Maximum tokens per sequence."""
     packed: bool
-    """Whether several examples share a row."""
+    """Whether sequences hold several examples."""
     micro_batch_size: int
-    """Rows (examples, where nothing is packed) per forward pass and device."""
+    """Sequences per forward pass and device."""
     gradient_accumulation_steps: int = 1
     """Forward passes per optimizer step."""
     data_parallel_size: int = 1
-    """Devices that share a step."""
+    """Data-parallel devices."""
     epochs: int = 1
     """Passes over the data."""
     seed: int = 1
-    """Seed of the order."""
+    """Seed of the example order."""
 
 
 def settings_of(train: TrainConfig, *, seed: int = 1) -> BatchSettings:
-    """The settings of a training on one device.
+    """Return the batch settings of a training on one device.
 
     Args:
         train: the training, with its micro-batch and packing decided.
@@ -52,66 +52,66 @@ def settings_of(train: TrainConfig, *, seed: int = 1) -> BatchSettings:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class BatchForecast:
-    """One epoch of a trainer, before it runs."""
+    """Simulated epoch of a trainer."""
 
     rows: int
-    """Sequences of an epoch: packs, or examples where nothing is packed."""
+    """Sequences per epoch."""
     lower_bound: int
-    """Packs that no packer can do without; `rows` where nothing is packed."""
+    """Lower bound on packed sequences; `rows` if unpacked."""
     examples: int
-    """Examples in the rows."""
+    """Examples in the sequences."""
     truncated: NDArray[np.int64]
-    """Indices of the examples that lose tokens."""
+    """Indices of truncated examples."""
     dropped: NDArray[np.int64]
-    """Indices of the examples that are left out."""
+    """Indices of dropped examples."""
     answers_cut: NDArray[np.int64]
-    """Of the truncated ones, those that lose tokens with a loss."""
+    """Indices of truncated examples that lose label tokens."""
     row_tokens: NDArray[np.int64]
-    """Tokens of each row that are no padding; shape [rows], in the trainer's order before shuffling."""
+    """Non-padding tokens per sequence; shape [rows], in the trainer's order before shuffling."""
     micro_batch_tokens: NDArray[np.int64]
-    """Padded tokens of each micro-batch of the first epoch, in order; shape [micro-batches]."""
+    """Computed tokens per micro-batch of the first epoch, in order; shape [micro-batches]."""
     largest: MicroBatch
-    """The micro-batch with the most padded tokens, over all epochs."""
+    """Micro-batch with the most computed tokens over all epochs."""
     steps_per_epoch: int
-    """Optimizer steps, with this trainer's rounding; over several epochs the mean, rounded down."""
+    """Optimizer steps per epoch, with this trainer's rounding; the mean over epochs, rounded down."""
     steps: int
     """Optimizer steps of all epochs."""
     steps_low: int
-    """`steps`, or the fewest where the order cannot be known."""
+    """`steps`, or the fewest if the order is unknown."""
     steps_high: int
-    """`steps`, or the most where the order cannot be known."""
+    """`steps`, or the most if the order is unknown."""
     rows_left_over: int
-    """Rows of an epoch that no step uses."""
+    """Sequences per epoch that no step uses."""
     notes: tuple[str, ...] = ()
-    """What this trainer does that one would not expect, in words: `the last 3 of 20 packs are never used`."""
+    """Unexpected behavior of this trainer: `the last 3 of 20 packs are never used`."""
     computed_real_tokens: int | None = None
-    """Of the tokens computed in the first epoch, those that are no padding; none: those of all rows. It differs where a
-    trainer leaves rows out, or repeats some so that each device has as many."""
+    """Non-padding tokens computed in the first epoch. None for those of all sequences. It differs if a trainer drops
+    sequences, or repeats some for equal counts per device."""
 
     @property
     def density(self) -> float:
-        """Examples a row."""
+        """Return the examples per sequence."""
         return self.examples / self.rows if self.rows else 0.0
 
     @property
     def padded_tokens(self) -> int:
-        """Tokens computed in the first epoch, padding included."""
+        """Return the tokens computed in the first epoch, padding included."""
         return int(self.micro_batch_tokens.sum())
 
     @property
     def efficiency(self) -> float:
-        """Share of the computed tokens that are no padding, 0 to 1."""
+        """Return the fraction of non-padding tokens, 0 to 1."""
         real = int(self.row_tokens.sum()) if self.computed_real_tokens is None else self.computed_real_tokens
         return real / self.padded_tokens if self.padded_tokens else 0.0
 
 
 class Batching(Protocol):
-    """A trainer's own batching, simulated: `BATCHING` of a backend's `batching.py`."""
+    """Simulation of a trainer's batching: `BATCHING` of a backend's `batching.py`."""
 
     def forecast(
         self, lengths: NDArray[np.uint32], settings: BatchSettings, labels: NDArray[np.uint32] | None = None
     ) -> BatchForecast:
-        """What it makes of these examples.
+        """Simulate the batches of these examples.
 
         Args:
             lengths: tokens of each example in the dataset's order, shape [examples]; each at least 1.

@@ -1,4 +1,4 @@
-"""Best-fit and first-fit decreasing on a histogram: equal lengths move as one group.
+"""Best-fit and first-fit decreasing on a histogram, with equal lengths moved as one group; and the filler protocol.
 
 Both give as many packs as their item-by-item forms, at a cost that depends on the number of distinct lengths and not on
 that of examples. A group of equal packs that meets a group of equal examples splits into at most three. Both give the
@@ -14,34 +14,34 @@ from typing import NamedTuple, Protocol
 from touchline.data.packing.lengths import Histogram
 
 Parts = tuple[tuple[int, int], ...]
-"""What a pack holds: (length, how many of it), lengths descending."""
+"""Content of a sequence: pairs of length and count, lengths descending."""
 
 
 class Pattern(NamedTuple):
-    """Packs that hold the same lengths; a tuple, because thousands of them are made at a time."""
+    """Sequences with equal lengths; a tuple, because thousands are created at a time."""
 
     parts: Parts
-    """What each holds."""
+    """Content of each."""
     packs: int
-    """How many there are, at least 1."""
+    """Number of sequences, at least 1."""
 
     @property
     def tokens(self) -> int:
-        """Tokens in each."""
+        """Return the tokens per sequence."""
         return sum(length * number for length, number in self.parts)
 
     @property
     def examples(self) -> int:
-        """Examples in each."""
+        """Return the examples per sequence."""
         return sum(number for _, number in self.parts)
 
 
 _Node = tuple["_Node | None", int, int]
-"""A pack in the making: what it held before, and what was put in last (length, how many)."""
+"""Partial sequence: previous content, and the part added last."""
 
 
 class _OpenPacks:
-    """Packs in the making, by the room that they have."""
+    """Partial sequences by remaining room."""
 
     __slots__ = ("closed", "groups", "shortest", "spaces")
 
@@ -55,7 +55,7 @@ class _OpenPacks:
         """Groups without room for anything: what each holds, how many there are, the room."""
 
     def put(self, node: _Node, packs: int, space: int) -> None:
-        """A group of packs with so much room."""
+        """Add a group of partial sequences."""
         if space < self.shortest:
             self.closed.append((node, packs, space))
             return
@@ -65,7 +65,7 @@ class _OpenPacks:
         self.groups[space].append((node, packs))
 
     def take_fullest(self, length: int) -> tuple[_Node, int, int] | None:
-        """A group of the fullest packs with room for that length, and their room."""
+        """Take a group of the fullest partial sequences with room for a length."""
         at = bisect.bisect_left(self.spaces, length)
         if at == len(self.spaces):
             return None
@@ -77,7 +77,7 @@ class _OpenPacks:
         return node, packs, space
 
     def fill(self, node: _Node | None, packs: int, space: int, length: int, count: int) -> int:
-        """Put examples into a group of packs, one pack after the other; gives how many are left over."""
+        """Add examples to a group of partial sequences. Return the number of examples left over."""
         # A pack that took one of these is the fullest with room, so the next goes into it as well.
         each = space // length
         full = min(packs, count // each)
@@ -93,7 +93,7 @@ class _OpenPacks:
 
 
 def best_fit_groups(histogram: Histogram, max_seq_len: int) -> list[Pattern]:
-    """Longest first, each into the fullest pack that has room for it, else into a new one."""
+    """Pack longest first, each into the fullest sequence with room, else into a new one."""
     if not len(histogram.lengths):
         return []
     packs = _OpenPacks(int(histogram.lengths[0]))
@@ -121,7 +121,7 @@ def _parts(node: _Node) -> Parts:
 
 
 def first_fit_groups(histogram: Histogram, max_seq_len: int) -> list[Pattern]:
-    """Longest first, each into the first pack that has room for it.
+    """Pack longest first, each into the first sequence with room.
 
     Done pack by pack, which comes to the same: the first pack gets, longest first, all that fits into it; the second
     the same of what is left. A pack is repeated as long as the counts allow what it took.
@@ -141,7 +141,7 @@ def first_fit_groups(histogram: Histogram, max_seq_len: int) -> list[Pattern]:
 
 
 def longest_first(lengths: list[int], counts: Mapping[int, int], space: int) -> tuple[Parts, int]:
-    """What fits into that space longest first, and the room that stays.
+    """Fill a space longest first. Return the content and the remaining room.
 
     Args:
         lengths: what is left, ascending.
@@ -166,27 +166,27 @@ CALL_OPERATIONS = 8
 
 
 class Filler(Protocol):
-    """A way of filling packs."""
+    """Method of filling sequences."""
 
     @property
     def counts(self) -> Mapping[int, int]:
-        """Length -> how many are left, at least 1."""
+        """Remaining examples by length."""
         ...
 
     @property
     def operations(self) -> int:
-        """What the search has cost so far, in steps over machine words."""
+        """Cost of the search so far, in steps over machine words."""
         ...
 
     def next_pattern(self) -> Pattern:
-        """The next packs, taken out of what is left; no example that is left may have room in them."""
+        """Return the next sequences and remove their examples. No remaining example may fit into them."""
         ...
 
 
 def fill(
     filler: Filler, histogram: Histogram, max_seq_len: int, *, fewer_than: int, operations: int
 ) -> list[Pattern] | None:
-    """The packs of a filler.
+    """Return the sequences of a filler.
 
     Args:
         filler: what has the lengths.

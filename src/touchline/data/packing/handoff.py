@@ -1,4 +1,4 @@
-"""The order in which to write a dataset so that a trainer that packs by next-fit makes our packs.
+"""Order of a dataset for which a next-fit packer reproduces our packed sequences.
 
 torchtune's PackedDataset walks through the dataset once, before it shuffles: an example joins the pack at hand or opens
 the next one (torchtune 0.6.1, torchtune/datasets/_packed.py, with split_across_pack off). Written pack by pack, each
@@ -21,25 +21,25 @@ from touchline.data.packing.simple import next_fit
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Handoff:
-    """A dataset's order for a next-fit packer."""
+    """Order of a dataset for a next-fit packer."""
 
     order: NDArray[np.int64]
-    """Examples in the order to write them; shape [examples]."""
+    """Examples in writing order; shape [examples]."""
     planned_packs: int
-    """Packs of our plan."""
+    """Packed sequences of our plan."""
     next_fit_packs: int
-    """Packs that next-fit makes of that order."""
+    """Packed sequences that next-fit makes of that order."""
     exact: bool
-    """Whether these are the same packs, each with the same examples."""
+    """Whether these are the same sequences with the same examples."""
 
     @property
     def difference(self) -> int:
-        """Packs that next-fit makes more (or, below 0, fewer) than planned."""
+        """Return the number of sequences that next-fit makes more (or, below 0, fewer) than planned."""
         return self.next_fit_packs - self.planned_packs
 
 
 def hand_off(plan: PackPlan, lengths: ArrayLike) -> Handoff:
-    """The order for a plan, tried on a simulation of next-fit.
+    """Return the order for a plan, verified by a simulation of next-fit.
 
     Args:
         plan: the packs, from `pack`.
@@ -71,7 +71,7 @@ def hand_off(plan: PackPlan, lengths: ArrayLike) -> Handoff:
 def _pack_by_pack(
     plan: PackPlan, packs: NDArray[np.int64], lengths: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The examples in that order of the packs, each pack's longest first; and where each pack begins."""
+    """Return the examples by sequence, the longest first, and the start of each sequence."""
     sizes = np.diff(plan.offsets)[packs]
     starts = np.cumsum(sizes) - sizes
     places = np.arange(len(plan.indices)) + np.repeat(plan.offsets[:-1][packs] - starts, sizes)

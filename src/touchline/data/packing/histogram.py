@@ -1,4 +1,4 @@
-"""The packer: the fewest packs that it finds, on the histogram of the lengths, beside a bound on how few are possible.
+"""Packer on the histogram of the lengths: the fewest packed sequences found, and a lower bound.
 
 Best-fit decreasing first; where it needs more than the bound, exact filling longest first, first-fit decreasing, and
 exact filling from the most numerous lengths, each as long as it may still win. The best is kept, so that it is never
@@ -19,9 +19,9 @@ from touchline.data.packing.lengths import Histogram
 from touchline.data.packing.subset_fill import SubsetFill
 
 _CLOSE = 0.001
-"""Share of the bound below which what could still be won is worth a short search only: a pack in a thousand."""
+"""Fraction of the bound below which only a short search is worthwhile: one sequence in a thousand."""
 _PASSES = 8
-"""A search that could not look at every length so many times is left out."""
+"""A search that cannot look at every length this many times is skipped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class _Search:
     operations: int
     """Budget."""
     operations_close: int
-    """Budget where the packing is close to the bound already."""
+    """Budget if the packing is already close to the bound."""
 
 
 _LONGEST = _Search("exact fill, longest first", ExactFill, 20_000_000, 10_000_000)
@@ -44,46 +44,46 @@ _NUMEROUS = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Packing:
-    """Which lengths go together, and how often; not yet which examples."""
+    """Lengths that are packed together, not yet the examples."""
 
     patterns: tuple[Pattern, ...]
-    """The packs, in an order in which each one's longest example would fit into none before it."""
+    """Sequences, in an order in which each one's longest example fits into none before it."""
     max_seq_len: int
-    """Tokens a pack at most."""
+    """Maximum tokens per sequence."""
     packs: int
-    """How many there are."""
+    """Number of packed sequences."""
     lower_bound: int
-    """Packs that no packing can do without."""
+    """Lower bound on the number of sequences."""
     examples: int
-    """Examples in the packs."""
+    """Number of examples."""
     tokens: int
-    """Tokens in the packs."""
+    """Number of tokens."""
     method: str
-    """What found it, in words."""
+    """Name of the method."""
 
     @property
     def optimal(self) -> bool:
-        """Whether it is proved that fewer packs are impossible."""
+        """Return True if fewer sequences are proved impossible."""
         return self.packs == self.lower_bound
 
     @property
     def gap(self) -> int:
-        """Packs above the bound: at most so many could be saved."""
+        """Return the number of sequences above the lower bound."""
         return self.packs - self.lower_bound
 
     @property
     def density(self) -> float:
-        """Examples a pack."""
+        """Return the examples per sequence."""
         return self.examples / self.packs if self.packs else 0.0
 
     @property
     def efficiency(self) -> float:
-        """Share of the tokens of full packs that are no padding, 0 to 1."""
+        """Return the fraction of non-padding tokens, 0 to 1."""
         return self.tokens / (self.packs * self.max_seq_len) if self.packs else 0.0
 
 
 class _Found:
-    """A packing, and what found it."""
+    """Packing and the method that found it."""
 
     __slots__ = ("method", "packs", "patterns")
 
@@ -97,7 +97,7 @@ class _Found:
 
 
 def pack_histogram(histogram: Histogram, max_seq_len: int, *, search: bool = True) -> Packing:
-    """The fewest packs that are found for these lengths, each at most `max_seq_len` (`count_lengths` sees to it).
+    """Return the fewest sequences found for these lengths, each at most `max_seq_len`.
 
     Costs some operations for each distinct length where best-fit decreasing meets the bound; otherwise as much as the
     budgets allow. Without `search` it is best-fit decreasing alone, for what need not be the last word.
@@ -122,7 +122,7 @@ def pack_histogram(histogram: Histogram, max_seq_len: int, *, search: bool = Tru
 
 
 def _try(search: _Search, histogram: Histogram, max_seq_len: int, best: _Found, bound: int) -> _Found:
-    """The better of what there is and what the search finds, where it is worth a search."""
+    """Return the better of the known packing and the search's, if a search is worthwhile."""
     operations = search.operations_close if best.packs - bound <= _CLOSE * bound else search.operations
     each_pass = len(histogram.lengths) * (CALL_OPERATIONS + max_seq_len // 64)
     if best.packs == bound or _PASSES * each_pass > operations:

@@ -1,4 +1,4 @@
-"""Whether documents that share a row see each other, on a small random model of an architecture."""
+"""Isolation of packed examples, tested on a small random model of an architecture."""
 
 from __future__ import annotations
 
@@ -7,37 +7,35 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PackingMode:
-    """One way of keeping documents apart, as trainers do it."""
+    """Method of isolating packed examples, as used by trainers."""
 
     name: str
-    """What the model is given: `block mask`, `positions`, `positions and a mask of ones`, `nothing`."""
+    """Inputs of the model: `block mask`, `positions`, `positions and a mask of ones`, `nothing`."""
     used_by: str
-    """Which trainers do it so."""
+    """Trainers that use it."""
     leak: float | None
-    """Largest change of a document's log-probabilities when its neighbours' tokens change, in nats; none when it
-    could not be tried."""
+    """Largest change of an example's log-probabilities when its neighbors' tokens change, in nats. None if untested."""
     difference: float | None
-    """Largest difference of a document's log-probabilities beside others from those that it has alone, in nats;
-    none when it could not be tried."""
+    """Largest difference of an example's log-probabilities between packed and alone, in nats. None if untested."""
     isolated: bool
     """Whether both are within rounding."""
     note: str | None = None
-    """Why it could not be tried."""
+    """Reason why it was not tested."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class IsolationCheck:
-    """What was found of an architecture."""
+    """Result for an architecture."""
 
     model_type: str
     """`model_type` of its config."""
     layers: int
     """Layers of the small model."""
     attention: str
-    """Implementation of attention that was tried."""
+    """Tested attention implementation."""
     tolerance: float
-    """What rounding alone may do, in nats."""
+    """Tolerance for rounding, in nats."""
     versions: dict[str, str]
     """Versions of torch and transformers."""
     ways: tuple[PackingMode, ...]
-    """The ways, the safest first."""
+    """Methods, the safest first."""

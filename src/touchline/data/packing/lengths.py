@@ -1,4 +1,4 @@
-"""Lengths of a dataset's examples as a histogram: packing does not care which example is which."""
+"""Histogram of example lengths."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 _TABLE_LIMIT = 1 << 22
-"""Longest length that is counted in a table; above it, by sorting."""
+"""Longest length counted in a table; longer ones are sorted."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Histogram:
-    """How many examples there are of each length."""
+    """Number of examples per length."""
 
     lengths: NDArray[np.int64]
-    """The lengths that occur, in tokens, ascending; shape [distinct]."""
+    """Distinct lengths in tokens, ascending; shape [distinct]."""
     counts: NDArray[np.int64]
-    """Examples of each, at least 1; shape [distinct]."""
+    """Examples of each length, at least 1; shape [distinct]."""
 
     @classmethod
     def of(cls, counts: Mapping[int, int]) -> Histogram:
-        """The histogram of these lengths -> how many there are of each, at least 1."""
+        """Return the histogram of a mapping from lengths to counts."""
         lengths = sorted(counts)
         return cls(
             lengths=np.array(lengths, np.int64), counts=np.array([counts[length] for length in lengths], np.int64)
@@ -31,17 +31,17 @@ class Histogram:
 
     @property
     def examples(self) -> int:
-        """All of them."""
+        """Return the number of examples."""
         return int(self.counts.sum())
 
     @property
     def tokens(self) -> int:
-        """Their tokens."""
+        """Return the number of tokens."""
         return int(self.lengths @ self.counts)
 
 
 def as_lengths(lengths: ArrayLike) -> NDArray[np.integer]:
-    """The lengths as an array of whole numbers, shape [examples], in the element type they came in.
+    """Return the lengths as an integer array, shape [examples], with their dtype.
 
     Raises:
         ValueError: they are no row of whole numbers, or one is below 1: the first such is named.
@@ -58,7 +58,7 @@ def as_lengths(lengths: ArrayLike) -> NDArray[np.integer]:
 
 
 def count_lengths(lengths: ArrayLike, max_seq_len: int) -> Histogram:
-    """The histogram of the lengths, in O(examples).
+    """Return the histogram of the lengths, in O(examples).
 
     Raises:
         ValueError: `max_seq_len` is below 1, or an example is longer (the first such is named; leaving out or cutting

@@ -1,4 +1,4 @@
-"""Our own packer over the whole split, as a batching: for trainers that take the rows they are given."""
+"""Batching with our own packer over the whole split, for trainers that accept prepared sequences."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from touchline.data.packing.forecast import BatchForecast, BatchSettings
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OurBatching:
-    """Fewest packs, padded to `max_seq_len`; unpacked rows in a seeded order, padded to the longest of a micro-batch.
+    """Fewest sequences, padded to `max_seq_len`. Unpacked: a seeded order, padded to the longest of a micro-batch.
 
     Every row is used: the last micro-batch and the last step of an epoch may be smaller.
     """
@@ -22,7 +22,7 @@ class OurBatching:
     def forecast(
         self, lengths: NDArray[np.uint32], settings: BatchSettings, labels: NDArray[np.uint32] | None = None
     ) -> BatchForecast:
-        """One epoch of it; examples beyond `max_seq_len` are cut at their end.
+        """Simulate one epoch. Examples beyond `max_seq_len` are truncated.
 
         Args:
             lengths: tokens of each example, shape [examples].
@@ -63,7 +63,7 @@ class OurBatching:
 def _micro_batches(
     rows: NDArray[np.int64], losses: NDArray[np.int64], settings: BatchSettings
 ) -> tuple[NDArray[np.int64], MicroBatch]:
-    """Padded tokens of the first epoch's micro-batches, and the largest of all epochs."""
+    """Return the computed tokens of the first epoch's micro-batches, and the largest of all epochs."""
     generator = np.random.Generator(np.random.PCG64(settings.seed))
     first = np.empty(0, np.int64)
     largest = MicroBatch(rows=0, width=0, label_tokens=0)

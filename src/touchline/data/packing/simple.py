@@ -1,4 +1,4 @@
-"""The packers by item that trainers use themselves, with their ties: who lies where, and in which order.
+"""Packers of other trainers, item by item, with their order and tie-breaking.
 
 They are here to tell beforehand what a trainer will do, so each gives its rows in that trainer's own order. The packer
 that touchline itself recommends is another one (`packing.assign`), which needs fewer rows.
@@ -15,31 +15,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 _Batch = Callable[[NDArray[np.int64], int], tuple[NDArray[np.int64], list[int]]]
-"""Packs one batch: its items in some order, and the row of each; rows are numbered as they are begun."""
+"""Packer of one batch: its items in some order, and the sequence of each."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Filled:
-    """Which items lie in which row."""
+    """Assignment of items to sequences."""
 
     items: NDArray[np.int64]
-    """Indices of the items, row by row; shape [items]."""
+    """Indices of the items by sequence; shape [items]."""
     starts: NDArray[np.int64]
-    """Where each row begins in `items`; shape [rows]."""
+    """Start of each sequence in `items`; shape [rows]."""
 
     @property
     def rows(self) -> int:
-        """Number of rows."""
+        """Return the number of sequences."""
         return len(self.starts)
 
     @property
     def row_of(self) -> NDArray[np.int64]:
-        """The row of each entry of `items`; shape [items]."""
+        """Return the sequence of each entry of `items`; shape [items]."""
         sizes = np.diff(np.append(self.starts, len(self.items)))
         return np.repeat(np.arange(self.rows), sizes)
 
     def sums(self, values: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Sum of the items' values by row; shape [rows]."""
+        """Return the sum of the items' values per sequence; shape [rows]."""
         if not self.rows:
             return np.zeros(0, np.int64)
         total: NDArray[np.int64] = np.add.reduceat(values[self.items], self.starts, dtype=np.int64)
@@ -47,12 +47,13 @@ class Filled:
 
 
 def one_each(count: int) -> Filled:
-    """A row for every item, in order."""
+    """Put every item into its own sequence, in order."""
     return Filled(items=np.arange(count), starts=np.arange(count))
 
 
 def next_fit(lengths: NDArray[np.int64], capacity: int) -> Filled:
-    """Each into the last row, else into a new one: torchtune's `PackedDataset` (0.6.1, datasets/_packed.py).
+    """Put each item into the last sequence, else a new one: torchtune's `PackedDataset` (0.6.1,
+    datasets/_packed.py).
 
     O(items log items) in numpy, and one step a row.
 
@@ -71,7 +72,7 @@ def next_fit(lengths: NDArray[np.int64], capacity: int) -> Filled:
 
 
 def first_fit(lengths: NDArray[np.int64], capacity: int, *, most: int | None = None) -> Filled:
-    """Each into the first row that has room for it, in the order given: axolotl's `pack_group` (0.19, multipack.py).
+    """Put each item into the first sequence with room, in order: axolotl's `pack_group` (0.19, multipack.py).
 
     Its docstring says first-fit decreasing, but nothing is sorted. O(items log rows).
 
@@ -122,7 +123,8 @@ def first_fit(lengths: NDArray[np.int64], capacity: int, *, most: int | None = N
 
 
 def first_fit_decreasing(lengths: NDArray[np.int64], capacity: int, edges: NDArray[np.int64] | None = None) -> Filled:
-    """Row by row, always the longest that still fits: LLaMA-Factory's `greedy_knapsack` (0.9.5, processor_utils.py).
+    """Fill sequence by sequence with the longest item that fits: LLaMA-Factory's `greedy_knapsack` (0.9.5,
+    processor_utils.py).
 
     Of equal lengths the last goes first. O(items log items).
 
@@ -138,7 +140,7 @@ def first_fit_decreasing(lengths: NDArray[np.int64], capacity: int, edges: NDArr
 
 
 def best_fit_decreasing(lengths: NDArray[np.int64], capacity: int, edges: NDArray[np.int64] | None = None) -> Filled:
-    """Longest first, each into the fullest row that has room for it: TRL's `_pack_bfd` (1.16, data_utils.py).
+    """Put each item, longest first, into the fullest sequence with room: TRL's `_pack_bfd` (1.16, data_utils.py).
 
     Of equal lengths the first goes first; of rows with equal room, the one that has had it longest. O(items log items).
 
@@ -154,7 +156,7 @@ def best_fit_decreasing(lengths: NDArray[np.int64], capacity: int, edges: NDArra
 
 
 def batch_edges(count: int, batch_size: int | None, processes: int | None = None) -> NDArray[np.int64]:
-    """Where the batches of `datasets.Dataset.map(batched=True)` begin and end; shape [batches + 1].
+    """Return the edges of the batches of `datasets.Dataset.map(batched=True)`; shape [batches + 1].
 
     Args:
         count: examples.
@@ -235,7 +237,7 @@ def _best_fit_batch(lengths: NDArray[np.int64], capacity: int) -> tuple[NDArray[
 
 
 def _filled(items: NDArray[np.int64], rows: NDArray[np.int64]) -> Filled:
-    """Rows from the row of each item; items of a row keep their order."""
+    """Group items by sequence; items of a sequence keep their order."""
     sizes = np.bincount(rows)
     return Filled(items=items[np.argsort(rows, kind="stable")], starts=np.cumsum(sizes) - sizes)
 

@@ -1,4 +1,4 @@
-"""Filling packs to the last token from the lengths that are most numerous: for lengths that lie close together.
+"""Packing by filling sequences to the last token from the most numerous lengths, for similar lengths.
 
 Longest first uses up the lengths that combine well and ends with packs of short examples that do not. Taking the
 lengths with the most tokens left keeps the mixture that it started with, so that exact combinations remain possible to
@@ -14,13 +14,13 @@ from touchline.data.packing.groups import CALL_OPERATIONS, Parts, Pattern
 from touchline.data.packing.lengths import Histogram
 
 _WINDOW = 48
-"""How many of the lengths are tried first; a few dozen have subset sums almost everywhere."""
+"""Number of lengths tried first; subset sums of a few dozen are nearly dense."""
 _WIDENING = 4
-"""By how much more are tried where these cannot fill a pack."""
+"""Number of further lengths tried if these cannot fill a sequence."""
 
 
 class SubsetFill:
-    """Examples that are left, and the fullest pack of the most numerous ones; a filler of `filling.fill`."""
+    """Remaining examples and the fullest sequence of the most numerous ones; a filler of `groups.fill`."""
 
     __slots__ = ("counts", "fullest", "operations", "order", "repeat_share")
 
@@ -36,7 +36,7 @@ class SubsetFill:
         self.operations = 0
 
     def next_pattern(self) -> Pattern:
-        """The next packs, taken out of what is left."""
+        """Return the next sequences, and remove their examples."""
         parts = self._fullest_parts()
         times = -(-min(self.counts[length] // number for length, number in parts) // self.repeat_share)
         for length, number in parts:
@@ -67,7 +67,7 @@ class SubsetFill:
         return self._trace(lengths, reached)
 
     def _reached(self, lengths: list[int]) -> list[int]:
-        """Item i: bit x is set where the first i lengths can fill x tokens."""
+        """Return bitsets: bit x of item i is set if the first i lengths can fill x tokens."""
         room, counts = self.fullest, self.counts
         mask = (1 << (room + 1)) - 1
         sums = 1
@@ -87,7 +87,7 @@ class SubsetFill:
         return reached
 
     def _trace(self, lengths: list[int], reached: list[int]) -> Parts:
-        """A pack of `fullest` tokens, with as many as can be of the most numerous length, then of the next."""
+        """Return a sequence of `fullest` tokens, preferring the most numerous lengths."""
         taken: list[tuple[int, int]] = []
         left = self.fullest
         for at in range(len(lengths) - 1, -1, -1):
