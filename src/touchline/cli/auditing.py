@@ -167,7 +167,7 @@ def _baseline(each: Baseline) -> tuple[str, str, str]:
 
 
 def _show_findings(findings: Sequence[FindingRow]) -> None:
-    """One line a finding, and its hint below, on stderr as all commands do."""
+    """Print a line per finding, with its hint below, on stderr."""
     for finding in findings:
         place = ":".join(str(part) for part in (finding.path, finding.line, finding.column) if part is not None)
         print_status(f"{place + ': ' if place else ''}{finding.severity.value} {finding.code}: {finding.message}")

@@ -148,7 +148,7 @@ def _row(config: CheckedConfig) -> tuple[str, ...]:
 
 
 def _codes(given: list[str] | None) -> tuple[str, ...]:
-    """Codes from repeated options and from lists with commas.
+    """Return codes from repeated options and comma-separated lists.
 
     Raises:
         InputError: no code begins like that; with those that come near.

@@ -12,7 +12,7 @@ from touchline.cli.output import print_object, print_output, print_status, print
 
 
 class Target(StrEnum):
-    """Where runs can be exported to."""
+    """Trackers that runs can be exported to."""
 
     TENSORBOARD = "tensorboard"
     WANDB = "wandb"

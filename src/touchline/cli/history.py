@@ -338,7 +338,7 @@ def _show_added(added: ImportSummary, paths: list[Path]) -> None:
 
 
 def _say_lacking(added: ImportSummary, paths: list[Path]) -> None:
-    """Name the facts without which runs are no evidence, with the command that states them."""
+    """Print the facts without which runs are no evidence, and the command that adds them."""
     from touchline.history.run_facts import pasted
 
     groups: dict[tuple[str, ...], list[str]] = {}
@@ -436,5 +436,5 @@ def _say_broken(index: Index) -> None:
 
 
 def _text(value: object) -> str:
-    """Text that any terminal takes, whatever bytes a file's name has."""
+    """Return text that is safe for any terminal, whatever bytes a file name has."""
     return str(value).encode("utf-8", "replace").decode()

@@ -1,4 +1,4 @@
-"""What commands print: data to stdout, talk to stderr; foreign text without control sequences."""
+"""Output of commands: data on stdout, messages on stderr, foreign text without control sequences."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RICH_LIMIT_ROWS = 100
 
 
 def print_status(text: str) -> None:
-    """Talk to the person, on stderr."""
+    """Print a message on stderr."""
     sys.stderr.write(without_controls(text) + "\n")
     sys.stderr.flush()
 
@@ -74,7 +74,7 @@ def print_object(kind: Any, value: object) -> None:
 
 
 def _json(data: object) -> str:
-    """JSON that every reader takes: a loss that is no number becomes null, since JSON has no word for it."""
+    """Return valid JSON: a loss that is not a number becomes null."""
     try:
         return json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
     except ValueError:
@@ -114,7 +114,7 @@ def print_plain_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> N
 
 
 def _plain_table(header: Sequence[str], rows: Sequence[Sequence[str]], title: str | None) -> str:
-    """Columns side by side, two spaces between: for pipes, logs and long tables."""
+    """Return columns side by side, two spaces between, for pipes, logs and long tables."""
     cells = [[without_controls(cell) for cell in row] for row in (header, *rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
@@ -122,7 +122,7 @@ def _plain_table(header: Sequence[str], rows: Sequence[Sequence[str]], title: st
 
 
 def show_findings(findings: Sequence[Finding]) -> None:
-    """One line a finding, and its hint below."""
+    """Print a line per finding, with its hint below."""
     for finding in findings:
         place = "" if finding.where is None else f"{finding.where}: "
         print_status(f"{place}{finding.severity.value} {finding.code}: {finding.message}")

@@ -87,7 +87,7 @@ def _tell(written: ReportFiles) -> None:
 
 
 def _watch(source: Path, target: Path | None, *, deep: bool, every: float) -> None:
-    """Until no run is in the queue or at work; Ctrl-C leaves, and stops no run."""
+    """Repeat the report until no run is queued or active; Ctrl-C stops watching, not the runs."""
     from touchline.report.local.reporting import is_at_work
 
     try:

@@ -25,7 +25,7 @@ _ORDER = {"error": 0, "warning": 1, "info": 2}
 
 
 def cells(run: LiveRun) -> tuple[str, ...]:
-    """One row of the table."""
+    """Return a row of the table."""
     return (
         run.name,
         run.status.value,
@@ -61,7 +61,7 @@ def fitting_columns(rows: Sequence[Sequence[str]], width: int, spare: int = 0) -
 
 
 def job(run: LiveRun) -> str:
-    """`76 RUNNING`, `eval 77 PENDING`; how often it was started where that was more than once."""
+    """Return the job as `76 RUNNING` or `eval 77 PENDING`, with the number of starts if above one."""
     view, what = run.job, ""
     if run.evaluation is not None and (view is None or not view.active):
         view, what = run.evaluation, "eval " if run.job is not None else ""
@@ -72,14 +72,14 @@ def job(run: LiveRun) -> str:
 
 
 def steps(run: LiveRun) -> str:
-    """`40/100`; of an evaluation that is at work, its items."""
+    """Return steps as `40/100`; for an active evaluation, its items."""
     if run.items_planned is not None and not (run.job is not None and run.job.active):
         return f"{run.items_done}/{run.items_planned} items"
     return "-" if run.steps_planned is None else f"{run.steps_done or 0}/{run.steps_planned}"
 
 
 def loss(run: LiveRun) -> str:
-    """Four digits; a loss that is no number says so."""
+    """Return the loss with four digits, or a word if it is not a number."""
     value = _value(run.loss)
     if value is not None:
         return f"{value:.4g}"
@@ -87,19 +87,19 @@ def loss(run: LiveRun) -> str:
 
 
 def rate(run: LiveRun) -> str:
-    """Tokens a second."""
+    """Return tokens per second."""
     value = _value(run.tokens_per_second)
     return "-" if value is None else f"{value:,.0f}"
 
 
 def memory(run: LiveRun) -> str:
-    """Peak memory so far."""
+    """Return the peak memory so far."""
     value = _value(run.memory)
     return "-" if value is None else format_bytes(value)
 
 
 def left(run: LiveRun) -> str:
-    """`4:41 (4:10 to 5:20)`."""
+    """Return the time left as `4:41 (4:10 to 5:20)`."""
     return with_interval(run.seconds_left, "") or "-"
 
 
@@ -116,7 +116,7 @@ def with_interval(seconds: Measured, word: str) -> str:
 
 
 def line(run: LiveRun) -> str:
-    """One run in one line, for a log."""
+    """Return one run as one line, for a log."""
     parts = [run.name, run.status.value, steps(run)]
     parts += [f"loss {loss(run)}"] if loss(run) != "-" else []
     parts += [f"{rate(run)} tokens/s"] if rate(run) != "-" else []
@@ -126,14 +126,14 @@ def line(run: LiveRun) -> str:
 
 
 def counts(runs: Sequence[LiveRun]) -> str:
-    """`6 runs: 3 completed · 2 running · 1 queued`."""
+    """Return counts as `6 runs: 3 completed · 2 running · 1 queued`."""
     found = Counter(run.status.value for run in runs)
     listed = " · ".join(f"{count} {status}" for status, count in found.most_common())
     return f"{len(runs)} run{'' if len(runs) == 1 else 's'}: {listed}"
 
 
 def flag_lines(runs: Sequence[LiveRun]) -> list[tuple[str, str, str]]:
-    """(severity, sentence, hint) of the flags; what several runs share is told once, and of one code only some."""
+    """Return (severity, sentence, hint) of the flags; shared ones once, and a few of each code."""
     shared: dict[tuple[str, str, str], list[str]] = {}
     hints: dict[tuple[str, str, str], str] = {}
     for run in runs:

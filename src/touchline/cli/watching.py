@@ -112,7 +112,7 @@ def logs(
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """Without searching for garbage: a plan of a thousand runs is many objects, and all of them are kept."""
+    """Disable garbage collection: a plan of a thousand runs is many objects that all stay."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -144,7 +144,7 @@ def _table(snapshot: Snapshot) -> None:
 
 
 def _watch(watcher: Watcher) -> None:
-    """Until nothing is at work, or Ctrl-C."""
+    """Refresh until no job is active, or until Ctrl-C."""
     try:
         if sys.stdout.isatty():
             _draw(watcher)
@@ -199,7 +199,7 @@ def _standing(run: LiveRun) -> str:
 
 
 def _snapshots(watcher: Watcher) -> Iterator[Snapshot]:
-    """One every two seconds, and the last one when nothing is at work any more."""
+    """Yield a snapshot every two seconds, and a last one when no job is active."""
     from touchline.results.watching import FILES_SECONDS, GRACE_SECONDS
 
     quiet_since: float | None = None

@@ -1,4 +1,4 @@
-"""What is on disk: models and datasets, as far as a planner must know them."""
+"""Models and datasets on disk, as far as planning needs them."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class ModelInfo:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SplitInfo:
-    """One split of a dataset."""
+    """Split of a dataset."""
 
     name: str
     """`train`, `validation` or `test`."""
@@ -111,7 +111,7 @@ class DatasetInfo:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Message:
-    """One turn of a chat."""
+    """Turn of a chat."""
 
     role: str
     """`system`, `user` or `assistant`."""
@@ -121,7 +121,7 @@ class Message:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Example:
-    """One row, ready to be rendered: the turns before the answer, and the answer."""
+    """Example of a dataset: the turns before the answer, and the answer."""
 
     id: str
     """Stable within its split: `test-17`."""

@@ -11,11 +11,11 @@ class Clock(Protocol):
     """Tells the time and lets it pass."""
 
     def now(self) -> float:
-        """Seconds since 1970. It may jump, in either direction."""
+        """Return seconds since 1970. The value may jump in either direction."""
         ...
 
     def monotonic(self) -> float:
-        """Seconds since some moment; it never jumps, and means nothing to another process."""
+        """Return seconds since an arbitrary moment. The value never jumps and is local to the process."""
         ...
 
     def sleep(self, seconds: float) -> None:
@@ -27,11 +27,11 @@ class RealClock:
     """This machine's time."""
 
     def now(self) -> float:
-        """Seconds since 1970."""
+        """Return seconds since 1970."""
         return time.time()
 
     def monotonic(self) -> float:
-        """Seconds since some moment."""
+        """Return seconds since an arbitrary moment."""
         return time.monotonic()
 
     def sleep(self, seconds: float) -> None:
@@ -40,5 +40,5 @@ class RealClock:
 
 
 def today() -> str:
-    """ISO date of today; the only place where planning asks a clock."""
+    """Return today's ISO date; the only clock of planning."""
     return datetime.datetime.now(tz=datetime.UTC).date().isoformat()

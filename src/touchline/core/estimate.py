@@ -23,7 +23,7 @@ LossKind = Literal["full", "chunked", "fused"]
 
 
 class Rung(IntEnum):
-    """What an estimate rests on; the lower, the better."""
+    """Evidence level of an estimate; the lower, the better."""
 
     SAME_RUN = 1
     """A finished run of the same settings on the same kind of machine."""
@@ -90,7 +90,7 @@ class Estimate:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MicroBatch:
-    """What goes through the model at once."""
+    """Micro-batch: the sequences of one forward pass."""
 
     rows: int
     """Sequences side by side."""
@@ -107,7 +107,7 @@ class MicroBatch:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingSetup:
-    """Everything but the batch that the memory and time of a step depend on."""
+    """Settings besides the batch that decide the memory and time of a step."""
 
     shape: ModelShape
     """The base model."""
@@ -152,7 +152,7 @@ class TrainingSetup:
 
     @property
     def optimizer_family(self) -> str:
-        """What decides on its memory and time, whatever a log calls it: `AdamW, fused` and `adamw_torch` are one."""
+        """Return the optimizer's family: `AdamW, fused` and `adamw_torch` are the same."""
         name = self.optimizer.lower()
         bits = "8bit " if re.search(r"8-?bit", name) else "4bit " if re.search(r"4-?bit", name) else ""
         paged = "paged " if "paged" in name else ""
@@ -169,7 +169,7 @@ class TrainingSetup:
 
 
 class Verdict(StrEnum):
-    """Whether it fits."""
+    """Verdict on whether the memory suffices."""
 
     FITS = "FITS"
     """The upper end of the interval is below the capacity."""
@@ -183,7 +183,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WhatIf:
-    """One change of the settings, and what it would do."""
+    """Change of a setting, and its predicted effect."""
 
     change: str
     """In words: `gradient checkpointing`."""

@@ -280,7 +280,7 @@ def read_text_bounded(path: Path, limit_bytes: int) -> str:
 
 
 def sha256_file(path: Path) -> str:
-    """Hash of a file's bytes, as hex."""
+    """Return the SHA-256 of a file's bytes, as hex."""
     digest = hashlib.sha256()
     with open_regular(path) as stream:
         while chunk := stream.read(_CHUNK_BYTES):
@@ -328,7 +328,7 @@ def is_other_folder(recorded: str, here: Path) -> bool:
 
 
 def inside(folder: Path, name: str) -> Path:
-    """`folder/name`, refused when it leads out of the folder, by dots or by links.
+    """Return `folder/name`; raise if it leads out of the folder by dots or links.
 
     Raises:
         InputError: it leads out.

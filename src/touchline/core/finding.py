@@ -1,4 +1,4 @@
-"""What is wrong with an input: one fault, where it is, what was expected, what to do."""
+"""Finding: a problem of an input with its place, the expected value and a hint."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class Severity(StrEnum):
-    """How much a finding matters: an error stops the command, the others do not."""
+    """Severity of a finding; only an error stops the command."""
 
     ERROR = "error"
     WARNING = "warning"
@@ -32,7 +32,7 @@ class Where:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Edit:
-    """One line of a file that becomes another one."""
+    """Replacement of one line of a file."""
 
     path: str
     """The file, as the user named it."""
@@ -46,7 +46,7 @@ class Edit:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finding:
-    """One fault in an input."""
+    """Problem of an input."""
 
     code: str
     """A stable code: two letters for the subject and three digits."""

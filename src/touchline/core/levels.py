@@ -14,7 +14,7 @@ SEEDS = "seeds"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Level:
-    """One setting of one factor, for the tables and the report."""
+    """Level of a factor, for the tables and the report."""
 
     factor: str
     """The dotted key, `train.lora.rank`."""

@@ -12,7 +12,7 @@ from touchline.core.quantity import Measured
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TargetMachine:
-    """Where the runs will be; what is measured on another one does not count as the same."""
+    """Target machine of the runs; measurements on another machine do not count as the same."""
 
     kind: Literal["gpu", "cpu"]
     """Whether the runs use GPUs, or the processor."""
@@ -31,7 +31,7 @@ class TargetMachine:
 
     @property
     def key(self) -> str:
-        """What must be equal for a measured time to be one of the same machine."""
+        """Return the key under which measured times count as those of one machine."""
         return self.name if self.kind == "gpu" else cpu_key(self.name, self.threads)
 
 

@@ -17,12 +17,12 @@ _TICKS = re.compile(r"`+")
 
 
 def escape(text: str) -> str:
-    """Foreign text as plain Markdown text on one line."""
+    """Return foreign text as plain Markdown on one line."""
     return _SPECIAL.sub(r"\\\1", one_line(text)).replace("http://", "http\\://").replace("https://", "https\\://")
 
 
 def code(text: str) -> str:
-    """Foreign text as a code span; backticks inside are dropped, since a span cannot hold them safely in a table."""
+    """Return foreign text as a code span; backticks are dropped, since a span in a table cannot hold them."""
     return "`" + one_line(text).replace("`", "'").replace("|", "\\|") + "`"
 
 

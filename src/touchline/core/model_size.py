@@ -73,7 +73,7 @@ def _size_of_part(part: str) -> int | None:
 
 
 def size_class(num_parameters: int) -> str:
-    """`1B`, `3B`, `7B/8B`, `13B`, `70B`, or the billions themselves beyond."""
+    """Return a size class: `1B`, `3B`, `7B/8B`, `13B`, `70B`, or the billions of parameters beyond."""
     billions = num_parameters / BILLION
     return next((label for most, label in CLASSES if billions <= most), f"{billions:.0f}B")
 

@@ -36,7 +36,7 @@ class NoteCode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """One note on a run or an analysis."""
+    """Note on a run or an analysis."""
 
     code: NoteCode
     """Kind of the note."""

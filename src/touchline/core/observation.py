@@ -1,4 +1,4 @@
-"""What one line of a log, or one entry of a state file, says: the raw material of evidence.
+"""Observation from one line of a log or one entry of a state file: the raw material of evidence.
 
 Readers turn lines into events, and know nothing of each other. `evidence/` puts the events of a file in order, tells
 attempts apart and computes. A number without what is said here of it (phase, kind, token unit, aggregation) is no use.
@@ -119,7 +119,7 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """One drawing of a progress bar. (Positional, because there are millions.)"""
+    """State of a progress bar. (Positional, because there are millions.)"""
 
     label: str
     """What stands before the bar, without its colon."""
@@ -134,7 +134,7 @@ class Progress:
 
 
 class SignKind(StrEnum):
-    """What a line says of the course of the run."""
+    """Event in the course of a run."""
 
     START = "start"
     """A process begins a training: a banner, a recipe's first words."""

@@ -1,4 +1,4 @@
-"""How examples lie in rows, in numbers for plans and answers."""
+"""Packing figures for plans and answers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ PACKING_SCHEMA_VERSION = 1
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PackingSide:
-    """One of the two ways, for one epoch."""
+    """Packed or unpacked batching of one epoch."""
 
     packs: int
     """Rows: packs, or examples where nothing is packed."""

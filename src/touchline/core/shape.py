@@ -10,7 +10,7 @@ ENDS = ("embed_tokens", "lm_head")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Linear:
-    """One linear layer of a block; every block has it."""
+    """Linear layer of a block; every block has it."""
 
     name: str
     """Last part of its name, `q_proj`: what `target_modules` names."""
@@ -27,7 +27,7 @@ class Linear:
         return self.inputs * self.outputs + (self.outputs if self.bias else 0)
 
     def adapter_parameters(self, rank: int) -> int:
-        """Elements of a LoRA pair on it: A of shape [rank, inputs] and B of shape [outputs, rank]."""
+        """Return the elements of a LoRA pair on the layer: A of shape [rank, inputs] and B of shape [outputs, rank]."""
         return rank * (self.inputs + self.outputs)
 
 
@@ -113,7 +113,7 @@ class ModelShape:
         return embeddings + self.linear_parameters + others
 
     def adapter_parameters(self, rank: int, target_modules: tuple[str, ...]) -> int:
-        """Parameters of a LoRA adapter on the named layers of every block, and on embedding and output layer."""
+        """Return the parameters of a LoRA adapter on the named layers, embedding and output layer included."""
         ends = sum(name in target_modules for name in ENDS)
         return self.num_layers * sum(
             linear.adapter_parameters(rank) for linear in self.linears if linear.name in target_modules

@@ -1,4 +1,4 @@
-"""How a run stands. The scheduler's word, the training's outcome and the run's status are three facts."""
+"""Status of a run. The scheduler's state, the training's outcome and the run's status are three facts."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class JobState(StrEnum):
 
     @property
     def ended(self) -> bool:
-        """Whether a job in this state does nothing more; UNKNOWN is no end, and words we do not know are none."""
+        """Return True if a job in this state has ended; UNKNOWN and unknown words do not count as ended."""
         return self in _ENDED
 
 
@@ -102,7 +102,7 @@ _WORDS_OF_0_1_0 = (
 
 
 class TrainingOutcome(StrEnum):
-    """What the artefacts say, whatever the exit code was."""
+    """Outcome by the artifacts, whatever the exit code."""
 
     NOT_STARTED = "not started"
     PARTIAL = "partial"
@@ -183,7 +183,7 @@ class AttemptExit:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Attempt:
-    """One attempt at a job, put together from its files."""
+    """Attempt at a job, built from its files."""
 
     start: AttemptStart
     """How it began."""

@@ -18,7 +18,7 @@ _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]+)")
 
 
 def parse_duration(text: str) -> float:
-    """Seconds of `30min`, `6h`, `1h30m`, `90s`, `2d`.
+    """Return the seconds of `30min`, `6h`, `1h30m`, `90s`, `2d`.
 
     Raises:
         InputError: it is none of these.
@@ -32,7 +32,7 @@ def parse_duration(text: str) -> float:
 
 
 def format_seconds(seconds: float) -> str:
-    """`12.3 s`, `4:41`, `1:02:03`: what a person reads at a glance."""
+    """Return a duration as `12.3 s`, `4:41` or `1:02:03`."""
     if seconds < 1:
         return f"{seconds:.2g} s"
     if seconds < 60:
@@ -43,7 +43,7 @@ def format_seconds(seconds: float) -> str:
 
 
 def format_bytes(size_bytes: float) -> str:
-    """`655 KiB`, `1.25 GiB`; binary units, as the memory of a GPU is given."""
+    """Return a size as `655 KiB` or `1.25 GiB`, in binary units."""
     size = float(size_bytes)
     for unit in ("B", "KiB", "MiB", "GiB"):
         if size < 1024 or unit == "GiB":
@@ -53,22 +53,22 @@ def format_bytes(size_bytes: float) -> str:
 
 
 def minutes_to_seconds(minutes: float) -> float:
-    """Sixty times as many."""
+    """Return minutes in seconds."""
     return 60 * minutes
 
 
 def seconds_to_hours(seconds: float) -> float:
-    """One hour is 3,600 seconds."""
+    """Return seconds in hours."""
     return seconds / 3600
 
 
 def seconds_to_minutes(seconds: float) -> float:
-    """One minute is 60 seconds."""
+    """Return seconds in minutes."""
     return seconds / 60
 
 
 def hours_to_seconds(hours: float) -> float:
-    """One hour is 3,600 seconds."""
+    """Return hours in seconds."""
     return 3600 * hours
 
 

@@ -1,1 +1,1 @@
-"""What SLURM writes: its own lines in a job's output."""
+"""Formats of SLURM: job scripts, the output of its commands, and the lines it writes to logs."""

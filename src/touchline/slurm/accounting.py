@@ -35,7 +35,7 @@ _SINCE_21_08 = "SubmitLine"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AccountingRow:
-    """One time that a job, a task of an array, or a step was run."""
+    """Row of sacct: one execution of a job, an array task or a step."""
 
     job_id: str
     """`76`, `14_3`, `76.1`, `76.batch`."""
@@ -70,7 +70,7 @@ class AccountingRow:
 
     @property
     def is_settled(self) -> bool:
-        """Whether the exit code may be believed: a failure without code and signal is one that is still on its way."""
+        """Return True if the exit code is final; a failure without code and signal is not recorded yet."""
         return self.state is not JobState.FAILED or self.exit_code not in (None, ExitCode(code=0, signal=0))
 
 
@@ -96,7 +96,7 @@ def read_accounting(text: str, separator: str, *, submit_line: bool = True) -> t
 
 
 def latest(rows: Sequence[AccountingRow]) -> dict[str, tuple[AccountingRow, int]]:
-    """Of every job, array task and step its last time, and how many times came before it."""
+    """Return the last execution of every job, array task and step, and the number of earlier ones."""
     found: dict[str, dict[float | None, AccountingRow]] = {}
     for row in rows:
         # A row that comes twice is one; of a requeued job each time was submitted at a moment of its own.

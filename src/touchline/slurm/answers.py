@@ -1,4 +1,4 @@
-"""What sbatch answers: an id, a refusal, or nothing that could be trusted.
+"""Result of sbatch: an id, a rejection, or an unclear answer.
 
 A refusal is the controller's word, or sbatch's own before it asked: nothing was started. Whatever else comes without an
 id is unclear: the job may be in, though sbatch heard nothing of it.
@@ -13,7 +13,7 @@ from enum import StrEnum
 
 
 class Verdict(StrEnum):
-    """What became of a submission."""
+    """Kind of result of a submission."""
 
     ACCEPTED = "accepted"
     REFUSED = "refused"
@@ -120,12 +120,12 @@ def read_submission(out: str, err: str, code: int | None) -> Submission:
 
 
 def waits_at_a_limit(err: str) -> bool:
-    """Whether an sbatch that was ended for its slowness had been told that there are too many jobs."""
+    """Return True if sbatch was killed while waiting because there are too many jobs."""
     return "temporarily unable to accept job" in err
 
 
 def _reason(err: str) -> str:
-    """Why, in sbatch's own words, each said once."""
+    """Return the reason in sbatch's own words, without repetition."""
     errors = [match["why"].strip().removeprefix("Batch job submission failed: ") for match in _ERROR.finditer(err)]
     return "; ".join(dict.fromkeys(errors))[:500] or " ".join(err.split())[:500]
 

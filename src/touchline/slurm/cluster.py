@@ -1,4 +1,4 @@
-"""One job as `scontrol show job ID` shows it; what sinfo and sacctmgr say of a cluster is read by `site_facts`."""
+"""Job details from `scontrol show job ID`; `site_facts` reads the facts of a cluster."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _FIRST_LINE = re.compile(r"JobId=(?P<id>\d+)(?: ArrayJobId=(?P<array>\d+) ArrayT
 
 
 def read_job(text: str) -> dict[str, str] | None:
-    """Its fields by name; None where no job is shown.
+    """Return the job's fields by name; None if no job is shown.
 
     Names and paths may hold blanks, a name also line ends: the name goes on to the line of the user, and paths and
     comments are the rest of their lines.

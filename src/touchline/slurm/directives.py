@@ -19,7 +19,7 @@ _HET = frozenset({"hetjob", "packjob"})
 
 
 class DirectiveFault(StrEnum):
-    """Why sbatch refuses a directive."""
+    """Reason why sbatch rejects a directive."""
 
     UNKNOWN = "unknown option"
     AMBIGUOUS = "ambiguous"
@@ -32,7 +32,7 @@ class DirectiveFault(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Directive:
-    """One option of a `#SBATCH` line."""
+    """Option of a `#SBATCH` line."""
 
     option: str | None
     """Its full long name without dashes; None where sbatch knows none."""
@@ -76,13 +76,13 @@ def read_line(line: str, number: int) -> Iterator[Directive]:
 
 
 def separates_jobs(line: str) -> bool:
-    """Whether a directive begins the next part of a heterogeneous job."""
+    """Return True if a directive starts the next part of a heterogeneous job."""
     words, _ = _words(line, len(_WORD))
     return [word.text for word in words] in ([name] for name in _HET)
 
 
 def _words(line: str, start: int) -> tuple[list[_Word], tuple[DirectiveFault, int] | None]:
-    """Words as sbatch splits them, and the fault that makes it stop."""
+    """Split a line into words as sbatch does; return them and the error at which it stops."""
     found: list[_Word] = []
     at, end = start, len(line)
     while True:
@@ -213,7 +213,7 @@ _MEANT = re.compile(
 
 
 def meant_as_directive(line: str) -> str | None:
-    """How a line that sbatch takes for a comment writes the word; None where it is a directive or a plain comment.
+    """Return the misspelled `#SBATCH` of a line; None for a directive or a plain comment.
 
     Two `#` are how a directive is switched off, so they are no mistake.
     """

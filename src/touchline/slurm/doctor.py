@@ -1,4 +1,4 @@
-"""What `touchline doctor` found of this machine and of the cluster, and what is to be done."""
+"""Results of `touchline doctor` for this machine and the cluster."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Status = Literal["ok", "warning", "error"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DoctorCheck:
-    """One thing that was looked at."""
+    """Check of the doctor."""
 
     area: Area
     """What it is part of."""
@@ -32,7 +32,7 @@ class DoctorCheck:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FolderFacts:
-    """One folder that touchline reads or writes."""
+    """Folder that touchline reads or writes."""
 
     name: str
     """What it is for: `models_dir`, or `experiments`."""
@@ -106,7 +106,7 @@ class PartitionFacts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AssociationFacts:
-    """What this user may do under one account."""
+    """Limits of this user under one account."""
 
     account: str
     """The account."""
@@ -138,7 +138,7 @@ class QosFacts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClusterFacts:
-    """What SLURM's own commands told."""
+    """Facts from SLURM's own commands."""
 
     user: str
     """Who asked."""
@@ -164,7 +164,7 @@ class ClusterFacts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DoctorReport:
-    """Everything that was found."""
+    """Report of `touchline doctor`."""
 
     schema_version: int = DOCTOR_SCHEMA_VERSION
     """Version of this form."""
@@ -185,5 +185,5 @@ class DoctorReport:
 
     @property
     def errors(self) -> int:
-        """How many checks found something that will not do."""
+        """Return the number of failed checks."""
         return sum(check.status == "error" for check in self.checks)

@@ -1,4 +1,4 @@
-"""What is known of a job of a scheduler, and how it is known."""
+"""State of a scheduler's job, and its source."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ Source = Literal["exit file", "process", "heartbeat", "squeue", "sacct", "scontr
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JobView:
-    """One job at one moment. A query that failed, or said nothing, leaves the state as it was or UNKNOWN."""
+    """Job at one moment. A query that failed leaves the state as it was or UNKNOWN."""
 
     job_id: str
     """SLURM's id (`76`, `14_3` of an array, `76.1` of a step) or `local-<token>`; empty when none is known."""

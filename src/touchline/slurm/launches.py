@@ -1,4 +1,4 @@
-"""What a script's command starts: the launcher, its processes, the program, its arguments and config files."""
+"""Programs that a script's commands start: launcher, processes, program, arguments and config files."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class ConfigReference:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Launch:
-    """One command that starts a Python program or a trainer."""
+    """Command that starts a Python program or a trainer."""
 
     step: Step
     """The command where it stands."""
@@ -97,7 +97,7 @@ class Launch:
 
     @property
     def is_training(self) -> bool:
-        """Whether this trains, by the names of what is started."""
+        """Whether it trains, by the names of the started programs."""
         if self.launcher in _TRAINERS:
             first = self.program.text if self.program is not None else ""
             return self.launcher == "tune" or any(word in first for word in ("train", "sft", "dpo", "grpo", "finetune"))
@@ -106,7 +106,7 @@ class Launch:
 
     @property
     def is_long(self) -> bool:
-        """Whether this is what a job is for: training, or many processes."""
+        """Whether it is the main work of a job: training, or many processes."""
         return self.is_training or self.launcher in ("torchrun", "accelerate", "deepspeed")
 
     @property
@@ -182,13 +182,13 @@ def _launches(word: ShellWord, index: int, words: tuple[ShellWord, ...]) -> bool
 
 
 def _wraps(words: tuple[ShellWord, ...]) -> bool:
-    """Whether words begin a command that starts another."""
+    """Return True if words begin a command that starts another one."""
     names = ("srun", "exec", "time", "nohup", "uv", "poetry", "conda", "singularity", "apptainer", "env", "pixi")
     return words[0].text.rpartition("/")[2] in names
 
 
 def _srun(words: tuple[ShellWord, ...]) -> dict[str, str | None] | None:
-    """Options of srun, by their long names, as far as sbatch has them too."""
+    """Return the options of srun by their long names, as far as sbatch has them too."""
     names = [word.text for word in words]
     if "srun" not in names:
         return None
@@ -210,7 +210,7 @@ def _srun(words: tuple[ShellWord, ...]) -> dict[str, str | None] | None:
 def _launcher_options(
     words: list[ShellWord],
 ) -> tuple[dict[str, ShellWord | None], list[ShellWord], bool]:
-    """Options before the program, the words from the program on, and whether it is a module."""
+    """Return the options before the program, the words from the program on, and whether it is a module."""
     found: dict[str, ShellWord | None] = {}
     rest = list(words)
     is_module = False
@@ -284,7 +284,7 @@ def _reference(word: ShellWord, *, is_launcher: bool) -> ConfigReference:
 
 
 def is_shell_call(command: Simple, name: str) -> bool:
-    """Whether a command is `name`, by itself or behind words that start it."""
+    """Return True if a command is `name`, alone or after words that start it."""
     return command.name == name or (bool(command.words) and _wraps(command.words) and name in _texts(command))
 
 

@@ -15,7 +15,7 @@ from touchline.core.near import near_names
 
 
 class Kind(StrEnum):
-    """What follows an option."""
+    """Kind of argument of an option."""
 
     VALUE = "value"
     """A value, after `=` or a blank."""
@@ -80,7 +80,7 @@ def resolve(name: str) -> str | None:
 
 
 def of_plugin(name: str) -> bool:
-    """Whether a name is one that a well-known plugin of a site adds, such as pyxis' `--container-image`."""
+    """Return True if a name belongs to a well-known plugin of a site, such as pyxis' `--container-image`."""
     return _OF_PLUGINS.match(name) is not None
 
 
@@ -97,7 +97,7 @@ def near(name: str) -> str | None:
 
 
 def is_slip(name: str, meant: str) -> bool:
-    """Whether a name is a slip of the fingers for an option, and cannot be one that a site has added."""
+    """Return True if a name is a misspelled option and cannot be one that a site has added."""
     plain = name.lower().replace("_", "-")
     swapped = sorted(plain) == sorted(meant)
     return plain == meant or swapped or difflib.SequenceMatcher(a=plain, b=meant).ratio() >= 0.87

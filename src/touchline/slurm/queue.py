@@ -44,7 +44,7 @@ _WAIT_STATUS_LIMIT = 1 << 16
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class QueueRow:
-    """One line: a job, or a task of an array, or all of an array's waiting tasks."""
+    """Row of squeue: a job, an array task, or all waiting tasks of an array."""
 
     job_id: str
     """`76`, `14_3`, or `14_[0-3%2]`."""
@@ -127,7 +127,7 @@ def _row(cell: dict[str, str], raw_id: str) -> QueueRow:
 
 
 def _exit_code(text: str) -> ExitCode | None:
-    """squeue gives the status of wait(2) as one number; a later version may write it as sacct does."""
+    """Return the exit code from the status of wait(2), or from sacct's form."""
     if re.fullmatch(r"[0-9]{1,5}", text) and int(text) < _WAIT_STATUS_LIMIT:
         return ExitCode(code=int(text) >> 8, signal=int(text) & 0x7F)
     return read_exit_code(text)

@@ -1,4 +1,4 @@
-"""What a job has on each node, as far as its directives say it with plain numbers.
+"""Resources of a job per node, as far as its directives give plain numbers.
 
 Options that only a site can complete (a whole node, a partition's default) leave a number unknown, never zero.
 Source: sbatch(1): `--gres` and `--gpus-per-node` count per node, `--gpus` per job, `--gpus-per-task` per task.
@@ -21,7 +21,7 @@ _GPU_OPTIONS = ("gpus-per-node", "gpus", "gpus-per-task", "gpus-per-socket", "gr
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Requested:
-    """What a job asks for, per node."""
+    """Requested resources per node."""
 
     nodes: int | None
     """Nodes; None where it asks for a range, or where other numbers decide."""
@@ -94,7 +94,7 @@ def _gpus_asked(script: Script, option: str) -> Directive | None:
 def _gpus(
     directive: Directive | None, nodes: int | None, per_node: int | None, tasks: int | None
 ) -> tuple[int | None, int | None]:
-    """GPUs of a node and of the job."""
+    """Return the GPUs per node and per job."""
     if directive is None or directive.value is None:
         return None, None
     is_gres = directive.option in ("gres", "tres-per-task")
@@ -125,7 +125,7 @@ def _count(value: str, *, is_gres: bool) -> int | None:
 
 
 def _cpus(script: Script, per_node: int | None, gpus: int | None) -> int | None:
-    """Cores of a node where the script says them; a hyper-threaded core may count twice, which only a site knows."""
+    """Return the CPU cores per node if the script gives them; a hyper-threaded core may count twice."""
     if (each := _number(script, "cpus-per-task", None)) is not None:
         return None if per_node is None else each * per_node
     if (each := _number(script, "cpus-per-gpu", None)) is not None:

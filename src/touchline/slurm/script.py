@@ -60,12 +60,12 @@ class Script:
 
     @cached_property
     def steps(self) -> tuple[Step, ...]:
-        """Every command, in order."""
+        """Return every command, in order."""
         return () if self.shell is None else tuple(self.shell.steps())
 
     @cached_property
     def launches(self) -> tuple[Launch, ...]:
-        """Commands that start Python or a trainer."""
+        """Return the commands that start Python or a trainer."""
         found = (read_launch(step) for step in self.steps)
         return tuple(each for each in found if each is not None)
 
@@ -89,17 +89,17 @@ class Script:
 
     @property
     def is_job(self) -> bool:
-        """Whether this is a script for sbatch, not one that calls it."""
+        """Whether it is a script for sbatch, not one that calls it."""
         return bool(self.directives or self.late) or self.path.endswith((".slurm", ".sbatch"))
 
     @cached_property
     def text(self) -> str:
-        """The whole script."""
+        """Return the whole script."""
         return "\n".join(self.lines)
 
     @cached_property
     def variables(self) -> dict[str, str]:
-        """Variables that the script sets exactly once, outside conditions and loops, to a text without expansions."""
+        """Return the variables set exactly once, outside conditions and loops, to a text without expansions."""
         seen: dict[str, list[str | None]] = {}
         for step in self.steps:
             words = [word for _, word in step.command.assignments] if not step.command.words else []
@@ -147,7 +147,7 @@ class Script:
 
     @cached_property
     def _values(self) -> dict[str, tuple[str, ...]]:
-        """Plain texts that variables are set to, anywhere in the script."""
+        """Return the plain texts that variables are set to, anywhere in the script."""
         given: dict[str, list[str]] = {}
         for match in _GIVEN.finditer(self.text):
             words = match["array"] or match["listed"]
@@ -168,7 +168,7 @@ class Script:
         return Where(path=self.path, line=line, column=column)
 
     def mentions(self) -> tuple[str, ...]:
-        """Relative paths that the script names and that checks ask about: folders of its output, configs, programs."""
+        """Return relative paths in the script that checks use: folders of its output, configs, programs."""
         found: dict[str, None] = {}
         for option in ("output", "error", "input"):
             value = self.value(option) or ""
@@ -210,7 +210,7 @@ def _ends_header(line: str) -> bool:
 
 
 def is_job_script(text: str, path: str) -> bool:
-    """Whether a file is SLURM's to read: a job script, or a shell script that calls sbatch.
+    """Return True if a file is for SLURM: a job script, or a shell script that calls sbatch.
 
     Scripts of other schedulers are left alone, and so are files that only mention sbatch.
     """
@@ -271,7 +271,7 @@ def _shell(text: str, lines: tuple[str, ...]) -> ShellText | None:
 
 
 def _inside_words(lines: tuple[str, ...], shell: ShellText) -> set[int]:
-    """Lines that are within a quoted word, such as a script that is echoed."""
+    """Return the lines within a quoted word, such as an echoed script."""
     return {
         number for first, last in _long_words(shell) for number in range(first + 1, last + 1) if number <= len(lines)
     }

@@ -1,4 +1,4 @@
-"""What a job script asks SLURM for: its `#SBATCH` lines, as far as sbatch itself would read them."""
+"""Resources that a job script requests in its `#SBATCH` lines, read as sbatch does."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _READ = frozenset(
 
 
 def time_limit_seconds(text: str) -> float | None:
-    """Seconds of SLURM's `MM`, `MM:SS`, `HH:MM:SS`, `D-HH`, `D-HH:MM`, `D-HH:MM:SS`; None for `UNLIMITED`."""
+    """Return seconds of SLURM's `MM`, `MM:SS`, `HH:MM:SS`, `D-HH`, `D-HH:MM`, `D-HH:MM:SS`; None for `UNLIMITED`."""
     match = _TIME.fullmatch(text.strip())
     if match is None:
         return None
@@ -76,7 +76,7 @@ def _time(asked: Mapping[str, tuple[str, int]]) -> tuple[Event, ...]:
 
 
 def _gpus(asked: Mapping[str, tuple[str, int]]) -> tuple[Event, ...]:
-    """GPUs of the whole job, in the order in which sbatch lets one option overrule another."""
+    """Return the GPUs of the whole job, by sbatch's order of precedence."""
     for option, per in (
         ("--gpus", None),
         ("--gpus-per-node", "--nodes"),
@@ -100,7 +100,7 @@ def _gpus(asked: Mapping[str, tuple[str, int]]) -> tuple[Event, ...]:
 
 
 def _count(value: str, *, gres: bool) -> tuple[int | None, str | None]:
-    """How many GPUs, and their type, of `gpu:a100:2`, `a100:2`, `2`, `gpu`; several types are one sum."""
+    """Return the number and type of GPUs in `gpu:a100:2`, `a100:2`, `2`, `gpu`; several types are summed."""
     total, kinds = 0, set[str]()
     for part in value.split(","):
         if gres and not re.match(r"(?:gres[/:])?gpu(?:[:=]|$)", part):
@@ -115,7 +115,7 @@ def _count(value: str, *, gres: bool) -> tuple[int | None, str | None]:
 
 
 def _times(value: str) -> int | None:
-    """Nodes or tasks; a range such as `2-4` says no number."""
+    """Return the nodes or tasks; None for a range such as `2-4`."""
     return int(value) if re.fullmatch(r"[1-9]\d{0,5}", value) else None
 
 

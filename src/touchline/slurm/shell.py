@@ -16,7 +16,7 @@ _CLOSING = frozenset({"then", "elif", "else", "fi", "do", "done", "esac", "}"})
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Simple:
-    """One command with its words."""
+    """Simple command with its words."""
 
     words: tuple[ShellWord, ...]
     """The command's name and its arguments; none where only variables are set."""
@@ -79,7 +79,7 @@ class Pipeline:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Step:
-    """One command where it stands in a script."""
+    """Command with its place in a script."""
 
     command: Simple
     """The command."""
@@ -92,7 +92,7 @@ class Step:
 
     @property
     def is_background(self) -> bool:
-        """Whether the script goes on without waiting for it."""
+        """Whether the script continues without waiting for it."""
         return self.pipeline.is_background or any(pipeline.is_background for pipeline, _ in self.parents)
 
     @property
@@ -122,7 +122,7 @@ class _Parser:
             self._at += 1
 
     def sequence(self, depth: int, ends: frozenset[str]) -> tuple[Pipeline, ...]:
-        """Pipelines until one of the words or signs in `ends`, which stays."""
+        """Read pipelines up to one of the words or signs in `ends`, which is not consumed."""
         if depth > _DEPTH:
             raise ShellParseError("commands nested too deeply")
         found: list[Pipeline] = []
@@ -349,7 +349,7 @@ class ShellText:
     """First and last line of each heredoc's text."""
 
     def steps(self) -> Iterator[Step]:
-        """Every command, in order, those inside groups and functions too."""
+        """Return every command, in order, those inside groups and functions too."""
         yield from _steps(self.pipelines, (), in_condition=False)
 
 
@@ -367,7 +367,7 @@ def _steps(
 
 
 def assigned(word: ShellWord) -> tuple[str, str] | None:
-    """Name and value of a word `NAME=value`, the value without quotes."""
+    """Return name and value of a word `NAME=value`, the value without quotes."""
     match = _ASSIGNMENT.fullmatch(word.text)
     return None if match is None else (match["name"], match["value"])
 

@@ -24,7 +24,7 @@ class ShellParseError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ShellWord:
-    """One word of a shell script."""
+    """Word of a shell script."""
 
     raw: str
     """As it is written."""
@@ -40,7 +40,7 @@ class ShellWord:
 
 @dataclass(frozen=True, slots=True)
 class Operator:
-    """What stands between words."""
+    """Operator between words."""
 
     text: str
     """`;`, `&&`, `|`, `\\n`, `(`, `>`, ..."""
@@ -232,7 +232,7 @@ def _line_end(text: str, at: int) -> int:
 
 
 def read_words(text: str) -> tuple[list[ShellWord | Operator], tuple[tuple[int, int], ...]]:
-    """Words and operators, and the first and last line of each heredoc's text.
+    """Return words and operators, and the first and last line of each heredoc's text.
 
     Raises:
         ShellParseError: it is nested too deeply.

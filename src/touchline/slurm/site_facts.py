@@ -1,4 +1,4 @@
-"""What a cluster offers and allows: the answers of sinfo, scontrol and sacctmgr, as values.
+"""Facts about a cluster from sinfo, scontrol and sacctmgr.
 
     sinfo --noheader --format=SINFO_FORMAT
     scontrol --oneliner show partition
@@ -68,7 +68,7 @@ def read_partitions(sinfo: str, scontrol: str = "") -> tuple[PartitionFacts, ...
 
 
 def read_gpus(gres: str) -> dict[str, int]:
-    """GPUs by type of `gpu:a100:4(S:0-1),shard:8`; the type is empty where there is none, the count 1 where none is.
+    """Read GPUs by type from `gpu:a100:4(S:0-1),shard:8`; the type may be empty, the count is 1 if absent.
 
     A type may begin with a digit, as the slices of a divided GPU do: `gpu:1g.10gb:7`.
     """
@@ -119,7 +119,7 @@ def read_associations(text: str) -> tuple[AssociationFacts, ...]:
 
 
 def read_qos(text: str) -> tuple[QosFacts, ...]:
-    """All qualities of service."""
+    """Read all qualities of service."""
     return tuple(
         QosFacts(
             name=cells[0],

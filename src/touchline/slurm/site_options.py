@@ -1,4 +1,4 @@
-"""What a user may add to every job, `slurm.options` of the config file: options of sbatch, and none of touchline's own.
+"""User options for every job, `slurm.options` of the config file: options of sbatch that touchline does not set.
 
 An option that a site's own plugin brings is let through; sbatch alone knows those.
 """

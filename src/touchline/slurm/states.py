@@ -58,7 +58,7 @@ def _word(text: str) -> JobState:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExitCode:
-    """How a script ended, as SLURM writes it: `3:0`, `0:9`, `0:125`."""
+    """Exit code and signal as SLURM writes them: `3:0`, `0:9`, `0:125`."""
 
     code: int
     """Its exit code; 0 also where a signal ended it or where SLURM has not been told."""
@@ -116,7 +116,7 @@ _TASKS_LIMIT = 100_000
 
 
 def waiting_tasks(text: str) -> tuple[str, ...]:
-    """Ids of the array's tasks that one line of waiting ones stands for: `14_[0-3,7%2]` is five of them.
+    """Return the ids of an array's waiting tasks: `14_[0-3,7%2]` is five of them.
 
     Empty where it stands for none; a list that squeue cut short, `14_[1,3,5,...]`, gives those that it names.
     """

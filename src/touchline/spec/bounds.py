@@ -1,4 +1,4 @@
-"""How large, how deep and how folded a YAML file may be; seen from its events, before anything is built from it."""
+"""Limits on the size, depth and aliases of a YAML file, checked on its events before anything is built."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def untrained_controls(
     labels: Mapping[str, ModelLabel],
     document: Document,
 ) -> list[RunSpec]:
-    """For every base model and every way in which it would be evaluated, the base and the no-op adapter.
+    """Return the base and the no-op adapter for every base model and every way to evaluate it.
 
     Args:
         experiment: says which controls there are.
@@ -59,7 +59,7 @@ def shuffled_controls(
     labels: Mapping[str, ModelLabel],
     document: Document,
 ) -> list[RunSpec]:
-    """For every base model and dataset, the first condition and seed once more, on answers that were dealt out anew.
+    """Return the first condition and seed of every base model and dataset, trained on shuffled answers.
 
     Of a chain, every stage is trained so, each going on from the one before it.
 

@@ -27,7 +27,7 @@ MICRO_BATCH_TOKENS: Final = 4096
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Default:
-    """One default."""
+    """Default value of a setting."""
 
     key: str
     """The key of experiment.yaml, or the option, that it is for."""

@@ -19,7 +19,7 @@ AskedEpochs = Literal["last", "all"] | tuple[int, ...]
 
 
 def asked_epochs(asked: AskedEpochs, epochs: int) -> tuple[int, ...]:
-    """Epochs, from 0, whose checkpoints are to be evaluated, whether they are there or not.
+    """Return the epochs, from 0, whose checkpoints are to be evaluated, existing or not.
 
     Args:
         asked: what `evaluate.epochs` says.
@@ -75,7 +75,7 @@ class EvaluationTask:
 
     @property
     def is_file(self) -> bool:
-        """Whether it is code of the user's."""
+        """Whether it is the user's own code."""
         return self.file is not None
 
     @property
@@ -89,7 +89,7 @@ class EvaluationTask:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluationConfig:
-    """One run's evaluation, whichever of its checkpoints is evaluated."""
+    """Evaluation of one run, at any of its checkpoints."""
 
     __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
 
@@ -128,7 +128,7 @@ class EvaluationConfig:
 
     @property
     def control_checkpoint(self) -> str:
-        """What a control is evaluated at: the base itself, or the adapter that changes nothing."""
+        """Return the checkpoint name of a control: the base itself, or the no-op adapter."""
         return BASE_CHECKPOINT if self.no_op is None else NO_OP_CHECKPOINT
 
     def resolved(self, task: EvaluationTask | None) -> EvaluationTask:
@@ -141,12 +141,12 @@ class EvaluationConfig:
 
 
 def errors_allowed(max_error_rate: float, answers: int) -> int:
-    """How many answers may fail: the share in whole answers, where 0.29 of 100 is 29 whatever floating point says."""
+    """Return the number of answers that may fail, exact for shares such as 0.29 of 100."""
     return math.floor(round(max_error_rate * answers, 6))
 
 
 def decoding_text(evaluate: EvaluateConfig, dtype: str | None = None) -> str:
-    """How answers are written: `greedy, batch 64, bfloat16, at most 24 new tokens`.
+    """Return the decoding in words: `greedy, batch 64, bfloat16, at most 24 new tokens`.
 
     Args:
         evaluate: the settings.

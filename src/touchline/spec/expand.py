@@ -26,7 +26,7 @@ Settings = dict[str, object]
 
 
 def expand(experiment: Experiment, labels: Mapping[str, ModelLabel], document: Document) -> tuple[RunSpec, ...]:
-    """Every run of an experiment, fine-tuned ones first, in the order of the file, then controls; parents first.
+    """Return every run of an experiment: fine-tuned ones in the order of the file, then controls; parents first.
 
     Every stage of every condition is a run of its own, `<run>_<stage>`, linked to the run that it goes on from.
 
@@ -81,7 +81,7 @@ class _Tried:
 
 
 def _conditions(experiment: Experiment, tried: _Tried) -> list[Condition]:
-    """Every cell of the design with every seed, without what is excluded."""
+    """Return every cell of the design with every seed, without the excluded ones."""
     found: list[Condition] = []
     for model, settings in _combinations(experiment):
         configured = tried.with_settings(settings)
@@ -96,7 +96,7 @@ def _conditions(experiment: Experiment, tried: _Tried) -> list[Condition]:
 def _chains(
     experiment: Experiment, conditions: Sequence[Condition], names: Sequence[str], tried: _Tried
 ) -> list[list[RunSpec]]:
-    """Every condition's stages, in order; what a stage sets wins over a factor's level."""
+    """Return every condition's stages in order; a stage's settings take precedence over a factor's level."""
     found: list[list[RunSpec]] = []
     chains = stage_run_names(names, [stage.name for stage in experiment.stages])
     for own, condition in zip(chains, conditions, strict=True):
@@ -127,7 +127,7 @@ def _run(name: str, condition: Condition, experiment: Experiment) -> RunSpec:
 
 
 def _link(stage: StageConfig, names: Mapping[str, str]) -> Link | None:
-    """How a stage goes on; none for one that starts from the base model."""
+    """Return a stage's link to its parent; None if it starts from the base model."""
     if stage.parent is None or stage.continue_ is None:
         return None
     return Link(
@@ -139,7 +139,7 @@ def _link(stage: StageConfig, names: Mapping[str, str]) -> Link | None:
 
 
 def _combinations(experiment: Experiment) -> Iterator[tuple[str, Settings]]:
-    """(model, settings) of every condition, before exclusion."""
+    """Yield (model, settings) of every condition, before exclusion."""
     crossed: list[list[Settings]] = [[{key: level} for level in levels] for key, levels in experiment.factors.items()]
     pairs: list[Settings] = [dict(pair) for pair in experiment.pairs] or [{}]
     for pair in pairs:

@@ -1,4 +1,4 @@
-"""What a person writes in experiment.yaml, key by key.
+"""Settings of experiment.yaml, key by key.
 
 The dataclasses mirror the file; a key's docstring is its reference page. Defaults that are
 decisions live in `touchline.spec.defaults`, with their reasons. Bounds are annotations, checked when a file is read;
@@ -72,7 +72,7 @@ class LoraConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckpointConfig:
-    """What is saved, when, and how much of it stays."""
+    """Checkpoints: content, interval and retention."""
 
     __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
 
@@ -149,7 +149,7 @@ def as_written(name: str) -> str:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StageConfig:
-    """One training of a chain; whatever it does not say is as in the experiment's `data` and `train`."""
+    """Stage: one training of a chain; other settings are the experiment's `data` and `train`."""
 
     __pydantic_config__: ClassVar[dict[str, object]] = {
         "extra": "forbid",
@@ -200,7 +200,7 @@ def task_file_stem(task: str) -> str:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluateConfig:
-    """What is evaluated after training, on the test split."""
+    """Evaluation after training, on the test split."""
 
     __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
 
@@ -259,7 +259,7 @@ class EvaluateConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ComputeConfig:
-    """Where it runs."""
+    """Machine that the runs use."""
 
     __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
 
@@ -297,7 +297,7 @@ class ComputeConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Experiment:
-    """One experiment: a question, a design, a recipe."""
+    """Experiment: a question, a design, a recipe."""
 
     __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
 

@@ -24,7 +24,7 @@ _SHORT = {"learning_rate": "lr", "global_batch_size": "batch", "micro_batch_size
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelLabel:
-    """What a run's name may say of its model."""
+    """Parts of a model's label for run names."""
 
     name: str
     """The folder's name."""
@@ -36,7 +36,7 @@ class ModelLabel:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Condition:
-    """One cell of the design with one seed, before it has a name."""
+    """Cell of the design with one seed, before it has a name."""
 
     model: str
     """The model as the file names it."""
@@ -86,7 +86,7 @@ def run_names(
 
 
 def stage_run_names(names: Sequence[str], stages: Sequence[str]) -> list[dict[str, str]]:
-    """For every run of a design, the names of the runs that its stages are, `135M_rank4_easy`, by stage."""
+    """Return the run names of each run's stages, `135M_rank4_easy`, by stage."""
     every = [(name, stage) for name in names for stage in stages]
     found = unique([f"{name}_{stage}" for name, stage in every], every)
     own: dict[str, dict[str, str]] = {name: {} for name in names}
@@ -102,7 +102,7 @@ def control_names(
     document: Document,
     kind: str,
 ) -> list[str]:
-    """`135M_base`, with the dataset when there are several for one model; `kind` is its last part."""
+    """Return a control's name, `135M_base`, with the dataset if a model has several; `kind` is its last part."""
     model = model_parts([control.model for control in controls], labels)
     names = [f"{model[control.model]}_{kind}" for control in controls]
     if _doubles(names):
@@ -144,7 +144,7 @@ def model_parts(models: Sequence[str], labels: Mapping[str, ModelLabel]) -> dict
 
 
 def data_parts(paths: Sequence[str]) -> dict[str, str]:
-    """`words9L` for words_9L_80P_2000.json beside words_5L_80P_2000.json: the first word and what differs."""
+    """Return short dataset names, `words9L` for words_9L_80P_2000.json: the first word and the difference."""
     distinct = list(dict.fromkeys(paths))
     stems = {path: path.rsplit("/", 1)[-1].rsplit(".", 1)[0].split("_") for path in distinct}
     common = set.intersection(*(set(words) for words in stems.values())) if len(distinct) > 1 else set()
@@ -155,7 +155,7 @@ def data_parts(paths: Sequence[str]) -> dict[str, str]:
 
 
 def clean(text: str) -> str:
-    """Text as a run's name may hold it."""
+    """Return text in the form of a run's name."""
     kept = re.sub(r"[^A-Za-z0-9._-]+", "-", text).lstrip("._-") or "run"
     return kept if RUN_NAME.fullmatch(kept) else f"{kept[:70]}-{_hash(text)}"
 

@@ -29,7 +29,7 @@ def with_settings(
 
 
 def setting(experiment: Experiment, key: str) -> object:
-    """Value of a dotted key."""
+    """Return the value of a dotted key."""
     node: object = experiment
     for part in key.split("."):
         node = getattr(node, part)

@@ -1,4 +1,4 @@
-"""What a training config states, in one vocabulary for all trainers: each value with its key and its place.
+"""Settings of a training config in one vocabulary for all trainers, each with its key and place.
 
 A backend's reader fills it in from its own file. What the file leaves out is the trainer's own default where that is
 known (`is_default`), and None where it is not or does not apply.
@@ -19,7 +19,7 @@ Cadence = Literal["no", "steps", "epoch"]
 
 @dataclass(frozen=True, slots=True)
 class Stated(Generic[T]):
-    """One setting as a file states it."""
+    """Setting as written in a file."""
 
     value: T
     """The value, in the field's unit."""
@@ -37,7 +37,7 @@ class Stated(Generic[T]):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StatedSource:
-    """One dataset that a config names."""
+    """Dataset named by a config."""
 
     name: Stated[str]
     """A path, a name on a hub, a registered name, or a builder such as `alpaca_cleaned_dataset`."""
@@ -55,7 +55,7 @@ class StatedSource:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StatedTraining:
-    """One training, as one config states it."""
+    """Training as described by one config."""
 
     backend: str
     """The format it was read by: `torchtune`, `trl`, `axolotl`, `llamafactory`, `qlora_stage`, `peft`."""

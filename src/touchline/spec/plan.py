@@ -20,7 +20,7 @@ PLAN_SCHEMA_VERSION = 2
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BatchSummary:
-    """What the planner computed of the batches; the trainer computes them again and refuses another digest."""
+    """Planned batch schedule. The trainer recomputes it and raises PlanDriftError if the digest differs."""
 
     digest: str
     """Hash over every micro-batch's example indices, in order."""
@@ -50,7 +50,7 @@ class BatchSummary:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlannedRun:
-    """One run with everything resolved; equal `digest`, equal work."""
+    """Run with all settings resolved; equal `digest` means equal work."""
 
     name: str
     """Its folder."""
@@ -166,7 +166,7 @@ class Revision:
 
 
 def devices_of(machine: TargetMachine, gpus_per_run: int) -> int:
-    """Devices that one training uses on a machine: its GPUs, or one CPU."""
+    """Return the devices that one training uses on a machine: its GPUs, or one CPU."""
     return max(gpus_per_run, 1) if machine.kind == "gpu" else 1
 
 

@@ -85,7 +85,7 @@ def read_experiment(text: str, path: str, overrides: Sequence[str] = ()) -> Load
 
 
 def _given_by_stages(experiment: Experiment) -> frozenset[str]:
-    """Keys that every stage writes."""
+    """Return the keys that every stage sets."""
     each = [frozenset(stage_settings(stage)) for stage in experiment.stages]
     return frozenset.intersection(*each) if each else frozenset()
 
@@ -165,7 +165,7 @@ def _entries(data: dict[str, Any], key: str) -> list[tuple[tuple[str | int, ...]
 
 
 def _key_faults(data: dict[str, Any], document: Document) -> list[Finding]:
-    """Keys of factors, pairs and exclusions that are no keys of a run."""
+    """Find keys of factors, pairs and exclusions that are not keys of a run."""
     findings: list[Finding] = []
     for part, also in (("factors", ()), ("pairs", ("models",)), ("exclude", ("models", "seeds"))):
         known = (*_SETTABLE, *also)
@@ -175,7 +175,7 @@ def _key_faults(data: dict[str, Any], document: Document) -> list[Finding]:
 
 
 def _level_faults(experiment: Experiment, data: dict[str, Any], document: Document) -> list[Finding]:
-    """Each level of factors and pairs tried by itself, so that the finding points at it."""
+    """Find invalid levels of factors and pairs, each tried alone so that the finding has its place."""
     levels: list[tuple[str, object, tuple[str | int, ...]]] = []
     for path, entry in _entries(data, "factors"):
         for key, values in entry.items():

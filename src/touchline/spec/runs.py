@@ -15,14 +15,14 @@ RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
 
 class RunKind(StrEnum):
-    """What is done in a run."""
+    """Kind of work of a run."""
 
     FINE_TUNED = "fine-tuned"
     CONTROL = "control"
 
 
 class ControlKind(StrEnum):
-    """What a control is for, as `controls` in experiment.yaml says it."""
+    """Kind of a control, as in `controls` of experiment.yaml."""
 
     BASE = "base"
     """The base model without any training: what a run gains is measured against it."""
@@ -34,7 +34,7 @@ class ControlKind(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Link:
-    """How a stage of a chain goes on from the one before it."""
+    """Way a stage continues from its parent."""
 
     stage: str
     """The stage's name, as the file has it."""

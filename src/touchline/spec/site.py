@@ -1,4 +1,4 @@
-"""What a cluster wants to hear from this user's jobs: written once, in the user's config file."""
+"""Cluster settings for this user's jobs, from the user's config file."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class SlurmSite:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Site:
-    """What the scripts must know of where they run."""
+    """Machine facts that the scripts need."""
 
     python: str
     """The interpreter that has touchline, absolute."""

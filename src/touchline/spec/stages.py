@@ -40,7 +40,7 @@ def stage_experiment(experiment: Experiment, stage: StageConfig, document: Docum
 
 
 def chain_faults(experiment: Experiment, document: Document) -> list[Finding]:
-    """Why the stages cannot be trained one after the other; the rules of `check` say more of each."""
+    """Return the reason why the stages are not a chain; the rules of `check` report more on each."""
     findings: list[Finding] = []
     above: set[str] = set()
     for index, stage in enumerate(experiment.stages):
@@ -59,7 +59,7 @@ def chain_faults(experiment: Experiment, document: Document) -> list[Finding]:
 
 
 def stage_places(document: Document, name: str) -> dict[str, Path]:
-    """Where a stage sets its own settings, by dotted key."""
+    """Return the places where a stage sets its own settings, by dotted key."""
     entries = document.data.get("stages")
     for index, entry in enumerate(entries if isinstance(entries, list) else ()):
         stage, _ = build(StageConfig, entry, document)
@@ -69,7 +69,7 @@ def stage_places(document: Document, name: str) -> dict[str, Path]:
 
 
 def stage_faults(experiment: Experiment, data: Mapping[str, object], document: Document) -> list[Finding]:
-    """Unknown keys and impossible values in the stages' `data` and `train`, each where it stands.
+    """Find unknown keys and invalid values in the stages' `data` and `train`, each with its place.
 
     Args:
         experiment: what the settings are tried on, one by one.

@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a setting gets its value."""
+    """Source of a setting's value."""
 
     where: Where
     """The place."""
@@ -59,7 +59,7 @@ def stated_of_run(spec: RunSpec, document: Document, known: dict[Path, Place] | 
 
 
 def document_places(document: Document) -> Callable[[str], Place]:
-    """Where the keys of a file stand that holds the settings of one run."""
+    """Return the places of the keys in a file with the settings of one run."""
     return lambda key: _place(document, {}, key, {})
 
 
@@ -74,7 +74,7 @@ def stated_settings(
     seed: int | None,
     place: Callable[[str], Place],
 ) -> StatedTraining:
-    """Our settings as all trainers' settings.
+    """Return touchline's settings in the vocabulary of all trainers.
 
     Args:
         backend: who trains.
@@ -156,7 +156,7 @@ def _source(path: Stated[str]) -> StatedSource:
 
 
 def _place(document: Document, levels: dict[str, Path], key: str, known: dict[Path, Place]) -> Place:
-    """Where a key gets its value: a level, the key itself, or nothing in the file."""
+    """Return the source of a key's value: a level, the key itself, or nothing in the file."""
     if key == "seed" and "seed" not in document.data:
         key = "seeds"
     path: Path = levels.get(key) or tuple(key.split("."))
@@ -176,7 +176,7 @@ def _exists(node: object, path: Path) -> bool:
 
 
 def _level_path(document: Document, factor: str, spec: RunSpec) -> list[Path]:
-    """Paths of the places in the file that set a run's level of a factor."""
+    """Return the paths in the file that set a run's level of a factor."""
     texts = {level.factor: level.value for level in spec.levels}
     if factor == "seeds":
         return _matching(document, ("seeds",), texts[factor])
@@ -200,6 +200,6 @@ def _matching(document: Document, path: Path, text: str) -> list[Path]:
 
 
 def _is_level(value: object, text: str | None) -> bool:
-    """Whether a pair's value is the level that a run has; a pair names its model alone or in a list."""
+    """Return True if a pair's value is the run's level; a pair names its model alone or in a list."""
     each = [value, *value] if isinstance(value, list) else [value]
     return text in [level_text(one) for one in each]

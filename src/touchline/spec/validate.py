@@ -150,7 +150,7 @@ def _show(value: object) -> str:
 
 @functools.cache
 def dotted_keys(kind: type, prefix: str = "") -> tuple[str, ...]:
-    """Every dotted key of a dataclass and of those inside it."""
+    """Return every dotted key of a dataclass and of those inside it."""
     keys: list[str] = []
     hints = get_type_hints(kind)
     for item in fields(kind):
@@ -163,7 +163,7 @@ def dotted_keys(kind: type, prefix: str = "") -> tuple[str, ...]:
 
 
 def dotted_keys_at(kind: type, path: Sequence[Key]) -> tuple[str, ...]:
-    """Names of the keys one level below `path`; a number in it is an entry of a list."""
+    """Return the keys one level below `path`; a number in it is an entry of a list."""
     hint: Any = kind
     for key in path:
         if isinstance(key, int):

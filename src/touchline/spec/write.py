@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 
 def to_yaml(data: dict[str, object]) -> str:
-    """Plain data as YAML in block style; texts and numbers as JSON writes them, which every YAML reader reads alike."""
+    """Return plain data as YAML in block style, with texts and numbers in JSON form."""
     return "\n".join(_lines(data, "")) + "\n"
 
 

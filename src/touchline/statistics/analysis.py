@@ -1,4 +1,4 @@
-"""Everything that the evaluations of one score of one task show, and what they do not."""
+"""Statistical analysis of one score of one task."""
 
 from __future__ import annotations
 

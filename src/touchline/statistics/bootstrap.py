@@ -32,14 +32,14 @@ _BLOCK: Final = 250
 
 
 def resamples_for(runs: int) -> int:
-    """Draws of a bootstrap for so many runs."""
+    """Return the number of bootstrap draws for so many runs."""
     return RESAMPLES if runs < MANY_RUNS else QUICK_RESAMPLES
 
 
 def bootstrap_means(
     values: Floats, rng: Generator, *, resamples: int = RESAMPLES, clusters: Sequence[str] | None = None
 ) -> Floats:
-    """Means of the columns over items that are drawn again, shape [resamples, columns].
+    """Return the means of the columns over resampled items, shape [resamples, columns].
 
     Args:
         values: shape [items, columns].
@@ -68,7 +68,7 @@ def bootstrap_intervals(
     clusters: Sequence[str] | None = None,
     coverage: float = 0.95,
 ) -> list[Interval]:
-    """Intervals of the columns' means by the expanded percentile bootstrap, one for each column.
+    """Return intervals of the columns' means by the expanded percentile bootstrap.
 
     The percentiles lie as far out as Student's t with n - 1 degrees of freedom and the unbiased variance would have
     them (Hesterberg 2015, The American Statistician 69:371-386, section 5.3); plain percentiles are too narrow for few
@@ -102,7 +102,7 @@ def paired_bootstrap(
     clusters: Sequence[str] | None = None,
     coverage: float = 0.95,
 ) -> Interval:
-    """Interval of the mean of `second` minus that of `first`, on the same items in the same order.
+    """Return the interval of the mean of `second` minus that of `first`, on the same items in the same order.
 
     Args:
         second: scores of the items, shape [items].
@@ -134,7 +134,7 @@ def cluster_codes(clusters: Sequence[str], items: int) -> NDArray[np.intp]:
 
 
 def _draws(units: int, resamples: int, rng: Generator) -> Iterator[Floats]:
-    """How often each unit is drawn, in blocks of shape [draws, units]; each row sums to `units`."""
+    """Yield the draw counts of the units, in blocks of shape [draws, units]; each row sums to `units`."""
     if resamples < 1:
         raise ValueError(f"{resamples} draws")
     for start in range(0, resamples, _BLOCK):

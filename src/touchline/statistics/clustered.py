@@ -49,7 +49,7 @@ def squared_errors(values: Floats, clusters: Sequence[str] | None = None) -> Flo
 
 
 def clustered_share(values: Floats, clusters: Sequence[str] | None = None, coverage: float = 0.95) -> Interval:
-    """Wilson's interval of a mean of scores between 0 and 1 that are right in part, or go together.
+    """Return Wilson's interval of a mean of scores between 0 and 1 that are partly right or clustered.
 
     Wilson's interval for as many independent items, right or wrong each, as would have this standard error, fewer still
     for the few clusters that it was found from: the square of z over that of Student's t (Korn and Graubard 1998,
@@ -78,7 +78,7 @@ def clustered_share(values: Floats, clusters: Sequence[str] | None = None, cover
 def clustered_difference(
     second: Floats, first: Floats, clusters: Sequence[str] | None = None, coverage: float = 0.95
 ) -> PairedDifference:
-    """Newcombe's interval for a difference of two means between 0 and 1 on the same items, which may go together.
+    """Return Newcombe's interval for a difference of two means between 0 and 1 on the same items, clustered or not.
 
     The arms of both intervals of `clustered_share` are squared and added with the correlation of the clusters' totals:
     Donner and Zou 2012, Statistical Methods in Medical Research 21:347-359, which Newcombe's method 10 is a case of.

@@ -25,7 +25,7 @@ from touchline.statistics.student import t_quantile
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Compared:
-    """What comparing gave."""
+    """Results of the comparisons."""
 
     comparisons: tuple[Comparison, ...]
     """Runs against their controls."""
@@ -50,13 +50,13 @@ class _Pair:
 
     @property
     def units(self) -> Floats:
-        """What is independent: the differences of items, or their sums over clusters."""
+        """Return the independent units: the differences of items, or their sums over clusters."""
         differences = self.second - self.first
         return differences if self.run.clusters is None else cluster_totals(differences, self.run.clusters)
 
 
 def compare_with_controls(runs: Sequence[ScoredRun], *, binary: bool, rng: Generator) -> Compared:
-    """All comparisons of runs with their controls; p values are adjusted over the declared ones.
+    """Return all comparisons of runs with their controls; p values are adjusted over the declared ones.
 
     Right or wrong: Newcombe's interval and the exact McNemar test. Other scores: a paired bootstrap and the sign-flip
     test, which is McNemar's where scores are right or wrong. Clusters: intervals and signs by whole clusters.
@@ -116,7 +116,7 @@ def control_of(run: ScoredRun, runs: Sequence[ScoredRun]) -> ScoredRun | None:
 
 
 def why_not(run: ScoredRun, other: ScoredRun) -> str | None:
-    """Why two runs are not compared; none when they are."""
+    """Return the reason why two runs are not compared; None if they are."""
     if run.items != other.items:
         shared = len(set(run.items) & set(other.items))
         return f"the items differ: {len(run.items)} and {len(other.items)}, {shared} of them in both"
@@ -159,7 +159,7 @@ def _differences(pairs: Sequence[_Pair], rng: Generator) -> dict[str, Difference
 
 
 def _interval(pair: _Pair, drawn: Interval | None, coverage: float) -> tuple[Interval, float, str]:
-    """Interval, coverage and method of a difference of scores that are right in part, unbounded, or in clusters."""
+    """Return interval, coverage and method of a difference of partly right, unbounded or clustered scores."""
     clusters = pair.run.clusters
     value = float((pair.second - pair.first).mean())
     if len(pair.units) < 2:
@@ -174,7 +174,7 @@ def _interval(pair: _Pair, drawn: Interval | None, coverage: float) -> tuple[Int
 
 
 def _resampled(pairs: Sequence[_Pair], rng: Generator) -> tuple[dict[str, Interval], dict[str, float]]:
-    """Bootstrap intervals and sign-flip p values of all pairs that need them; pairs with one control share draws."""
+    """Return bootstrap intervals and sign-flip p values of pairs; pairs with the same control share draws."""
     groups: dict[tuple[str, tuple[str, ...] | None, float], list[_Pair]] = {}
     for pair in pairs:
         if not pair.is_binary:

@@ -1,4 +1,4 @@
-"""What the evaluations show and what they do not: comparisons on the same items, effects of factors, and their limits.
+"""Conclusions from evaluations: comparisons on the same items, factor effects, and their limits.
 
 Two questions are kept apart. Items answer for checkpoints: "is this checkpoint better than its control?". Training
 seeds answer for settings: "does rank 64 do better than rank 4?". With one seed a setting's effect cannot be told from
@@ -16,7 +16,7 @@ from touchline.core.quantity import Measured
 
 
 class Conclusion(StrEnum):
-    """What a test allows to be said."""
+    """Conclusion of a test."""
 
     HIGHER = "higher"
     LOWER = "lower"
@@ -25,7 +25,7 @@ class Conclusion(StrEnum):
 
     @property
     def words(self) -> str:
-        """What a reader is told: what cannot be tested is not established either."""
+        """Conclusion shown to the reader; an untestable difference is not established."""
         return Conclusion.NOT_ESTABLISHED.value if self is Conclusion.NOT_TESTABLE else self.value
 
 
@@ -40,7 +40,7 @@ class SeedTestKind(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScoredRun:
-    """What statistics need of one evaluated checkpoint."""
+    """Scores and settings of one evaluated checkpoint."""
 
     name: str
     """The run."""
@@ -76,7 +76,7 @@ class ScoredRun:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunScore:
-    """One run's own score."""
+    """Score of one run."""
 
     run: str
     """The run."""
@@ -126,7 +126,7 @@ class Refusal:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SeedScore:
-    """One point of an effect's picture: one run's score at one level."""
+    """Point of an effect's figure: one run's score at one level."""
 
     run: str
     """The run."""

@@ -27,7 +27,7 @@ _UNKNOWN_SPREAD: Final = Missing(missing="one seed: nothing is known of the spre
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tested:
-    """What was compared, and what came of it, before the family is known."""
+    """Comparison and its result, before the family is known."""
 
     factor: str
     """The dotted key."""
@@ -275,7 +275,7 @@ def _tied_levels(
 
 
 def _words(factor: str) -> str:
-    """`train.learning_rate` as `learning rate`."""
+    """Return `train.learning_rate` as `learning rate`."""
     return factor.rsplit(".", 1)[-1].replace("_", " ")
 
 

@@ -102,7 +102,7 @@ def _most_losses(factorials: NDArray[np.float64], count: int, level: float) -> i
 def _binomial(
     factorials: NDArray[np.float64], count: int | NDArray[np.int64], hits: NDArray[np.int64], share: float
 ) -> NDArray[np.float64]:
-    """Probabilities of so many hits; 0 for more hits than there are trials."""
+    """Return the probabilities of numbers of hits; 0 for more hits than trials."""
     misses = np.maximum(count - hits, 0)
     log = factorials[count] - factorials[np.minimum(hits, len(factorials) - 1)] - factorials[misses]
     with np.errstate(divide="ignore", invalid="ignore"):

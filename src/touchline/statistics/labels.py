@@ -1,4 +1,4 @@
-"""What a classification's answers show, label by label."""
+"""Scores of a classification by label."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _label_score(label: str, place: int, confusion: Sequence[Sequence[int]]) -> 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LabelScore:
-    """How well one label of a classification is found."""
+    """Precision, recall and F1 of one label."""
 
     label: str
     """The label."""
@@ -70,7 +70,7 @@ class LabelScore:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LabelReport:
-    """What a classification's answers show, label by label."""
+    """Scores of a classification by label."""
 
     labels: tuple[LabelScore, ...]
     """Each label."""

@@ -1,4 +1,4 @@
-"""One run's own score and its interval."""
+"""Score of a single run, with its interval."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ SATURATED: Final = 0.95
 
 
 def is_binary(runs: Sequence[ScoredRun]) -> bool:
-    """Whether every item of every run is right or wrong."""
+    """Return True if every item of every run is right or wrong."""
     return all(score in (0.0, 1.0) for run in runs for score in run.scores)
 
 
 def is_share(values: Floats) -> bool:
-    """Whether scores lie between 0 and 1, so that a mean of 1 is the best there is."""
+    """Return True if scores lie between 0 and 1, with 1 as the best mean."""
     return bool(values.min() >= 0 and values.max() <= 1)
 
 
 def coverage_of(run: ScoredRun) -> float:
-    """Nominal coverage of a run's intervals: one of the best of k must hold for all k at once."""
+    """Return the nominal coverage of a run's intervals: one of the best of k must hold for all k at once."""
     return 1 - LEVEL / run.best_of
 
 
 def run_scores(runs: Sequence[ScoredRun], *, binary: bool, rng: Generator) -> tuple[tuple[RunScore, ...], list[Note]]:
-    """Each run's score with its interval, and what a reader must know of them.
+    """Return each run's score with its interval and notes.
 
     Right or wrong: Wilson's interval. Right in part or in clusters, between 0 and 1: Wilson's with as many items as
     tell as much. Any other score: a bootstrap.
@@ -107,7 +107,7 @@ def _score(run: ScoredRun, binary: bool, resamples: int, rng: Generator) -> RunS
 def _interval(
     values: Floats, clusters: Sequence[str] | None, coverage: float, resamples: int, rng: Generator
 ) -> tuple[Interval, float, str]:
-    """Interval, coverage and method of a mean of scores that are not just right or wrong."""
+    """Return interval, coverage and method of a mean of scores that are not binary."""
     mean = float(values.mean())
     if (len(values) if clusters is None else len(set(clusters))) < 2:
         what = "item" if clusters is None else "cluster"

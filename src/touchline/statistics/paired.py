@@ -21,7 +21,7 @@ class PairedDifference(NamedTuple):
 
 
 def newcombe_paired(both: int, gained: int, lost: int, neither: int, coverage: float = 0.95) -> PairedDifference:
-    """Newcombe's interval for a difference of paired shares, from the Wilson intervals of the two.
+    """Return Newcombe's interval for a difference of paired shares, from the Wilson intervals of the two.
 
     Method 10 of Newcombe 1998, Statistics in Medicine 17:2635-2650: the squares of the Wilson arms are added with
     the correlation phi of the table, which is corrected for continuity. Raises ValueError for negative counts or an

@@ -1,4 +1,4 @@
-"""How many items or seeds show a difference, and the smallest difference that so many can show.
+"""Statistical power: the items or seeds that a difference needs, and the minimum detectable difference.
 
 Items answer for two fixed models: paired when both answer the same items (McNemar's test; what counts is the share of
 items that flip from right to wrong or back), unpaired otherwise (two shares). Seeds answer for the recipe: the means of
@@ -31,7 +31,7 @@ _HALVINGS: Final = 60
 def items_for_difference(
     difference: float, *, share: float = 0.5, power: float = POWER, coverage: float = COVERAGE
 ) -> int:
-    """Items that each of two models needs, each its own, to tell shares `share` and `share` + `difference` apart.
+    """Return the items that each of two models needs to distinguish the shares `share` and `share` + `difference`.
 
     The normal approximation without continuity correction: Fleiss, Levin and Paik 2003, Statistical Methods for Rates
     and Proportions, 3rd edition, formula 4.14. The difference is taken towards the middle where it would leave 0 to 1.
@@ -51,7 +51,7 @@ def items_for_difference(
 def items_for_paired_difference(
     difference: float, flips: float, *, power: float = POWER, coverage: float = COVERAGE
 ) -> int:
-    """Items that two models both answer, to show that the second is right on a share of `difference` more of them.
+    """Return the items that two models both answer to detect that the second is right on `difference` more of them.
 
     Connor 1987, Biometrics 43:207-211, for McNemar's test, from the share `flips` of items that the two do not judge
     alike; no fewer than `difference` can.

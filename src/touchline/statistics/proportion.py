@@ -20,7 +20,7 @@ class Interval(NamedTuple):
 
 
 def normal_quantile(coverage: float) -> float:
-    """z such that a normal value lies within plus or minus z with probability `coverage`; 1.96 for 0.95.
+    """Return z such that a normal value lies within plus or minus z with probability `coverage`; 1.96 for 0.95.
 
     Raises ValueError unless 0 < coverage < 1.
     """
@@ -30,7 +30,7 @@ def normal_quantile(coverage: float) -> float:
 
 
 def wilson(k: int, n: int, coverage: float = 0.95) -> Interval:
-    """Wilson's interval of the share k of n; both ends lie within 0 and 1 and hold k / n between them.
+    """Return Wilson's interval of the share k of n; both ends lie within 0 and 1 and enclose k / n.
 
     Raises ValueError unless 0 <= k <= n and n > 0: a share of nothing has no interval.
     """
@@ -40,7 +40,7 @@ def wilson(k: int, n: int, coverage: float = 0.95) -> Interval:
 
 
 def wilson_of_share(share: float, n: float, coverage: float = 0.95) -> Interval:
-    """Wilson's interval of a share that was found among so many items, which need not be a whole number.
+    """Return Wilson's interval of a share of a possibly fractional number of items.
 
     Where items go together, or are right in part, n is the number of independent items, right or wrong each, that
     would tell as much (Korn and Graubard 1998, Survey Methodology 24:193-201).

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def holm(p_values: Sequence[float]) -> tuple[float, ...]:
-    """Holm's adjusted p values, in the order given: each compares with the level of the whole family.
+    """Return Holm's adjusted p values in the order given.
 
     Holm 1979, Scandinavian Journal of Statistics 6:65-70. Raises ValueError for a value outside 0 to 1.
     """

@@ -1,4 +1,4 @@
-"""Whether paired differences of scores can be chance: the sign-flip test, of which McNemar's is a case."""
+"""Sign-flip test of paired score differences; McNemar's test is a special case."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def sign_flip_p(differences: Floats, rng: Generator, *, resamples: int = RESAMPL
 
 
 def sign_flip_ps(differences: Floats, rng: Generator, *, resamples: int = RESAMPLES) -> list[float]:
-    """Two-sided p values that columns sum up so far from 0, if each difference were as likely with the other sign.
+    """Return two-sided p values of the columns' sums under random signs of their differences.
 
     If two models do equally well, which of them did better on an item is a coin's toss (Fisher 1935, The Design of
     Experiments, section 21). Exact for few differences; else by drawn signs, the observed ones counted among them so
@@ -56,6 +56,6 @@ def sign_flip_ps(differences: Floats, rng: Generator, *, resamples: int = RESAMP
 
 
 def _exact(sizes: Floats, observed: float) -> float:
-    """Over all signs; 1 when nothing differs."""
+    """Return the p value over all signs; 1 if nothing differs."""
     signs = 1.0 - 2.0 * ((np.arange(2 ** len(sizes))[:, None] >> np.arange(len(sizes))) & 1)
     return float((np.abs(signs @ sizes) >= observed).mean())

@@ -1,4 +1,4 @@
-"""Which runs answer for two levels of a factor: pairs of conditions that differ in nothing else."""
+"""Strata: pairs of conditions that differ only in the level of one factor."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _CHANGES_EVALUATION = ("models", "data", "dataset", "evaluate", STAGE)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stratum:
-    """One condition of all other factors, at two levels of one."""
+    """Condition of all other factors, at two levels of one."""
 
     condition: tuple[tuple[str, str | None], ...]
     """Levels of the other factors that vary."""
@@ -161,7 +161,7 @@ def _cells(
 
 
 def _why_not(one: ScoredRun, other: ScoredRun, *, same_evaluation: bool) -> str:
-    """Why two runs' items cannot be compared; empty when they can."""
+    """Return the reason why two runs' items cannot be compared; empty if they can."""
     if one.items != other.items or one.data != other.data:
         return "the items differ"
     if one.comparable != other.comparable and same_evaluation:
@@ -170,7 +170,7 @@ def _why_not(one: ScoredRun, other: ScoredRun, *, same_evaluation: bool) -> str:
 
 
 def _changes_with(own: Sequence[_Own], factor: str, key: str) -> bool:
-    """Whether each level of the factor comes with one value of the key, another one each."""
+    """Return True if each level of the factor always comes with the same value of the key."""
     values: dict[str, set[str | None]] = {}
     for _, settings in own:
         values.setdefault(settings[factor], set()).add(settings.get(key))
@@ -207,7 +207,7 @@ def _with_common_seeds(
 
 
 def _in_common(seeds: Sequence[Set[int]]) -> Set[int]:
-    """Seeds that conditions have in common, from that with the most on, as long as two are left; empty without two."""
+    """Return the seeds that conditions share, starting with the largest set, as long as two remain; else none."""
     common: Set[int] = frozenset()
     for own in sorted(seeds, key=lambda each: -len(each)):
         shared = own & common if common else own

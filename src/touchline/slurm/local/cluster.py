@@ -1,4 +1,4 @@
-"""What `touchline doctor` asks the cluster. Every question has a time limit; none changes anything."""
+"""Queries of `touchline doctor` to the cluster. Each has a time limit and changes nothing."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ _SILENT = ("Unable to contact", "Connection refused", "Socket timed out", "Slurm
 
 
 def _taken(answer: Answer) -> bool | None:
-    """Whether sbatch would take the job; None where that is the controller's silence and no refusal."""
+    """Return whether sbatch accepts the job; None if the controller does not answer."""
     if answer.ok:
         return True
     return None if answer.code is None or any(words in answer.err for words in _SILENT) else False

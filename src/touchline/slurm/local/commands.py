@@ -16,7 +16,7 @@ _CONFIGURATION = frozenset({"SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_CLUSTERS",
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
-    """What a command said."""
+    """Result of a command."""
 
     code: int | None
     """Its exit code; none when it gave none in time, or could not be started."""
@@ -27,7 +27,7 @@ class Answer:
 
     @property
     def ok(self) -> bool:
-        """Whether it ended with 0."""
+        """Whether it ended with exit code 0."""
         return self.code == 0
 
 

@@ -15,7 +15,7 @@ Splits = dict[str, list[dict[str, str]]]
 
 
 def split_sizes(count: int, train_fraction: float) -> tuple[int, int, int]:
-    """(train, validation, test) of `count` rows; of what does not train, a quarter validates and the rest tests.
+    """Return (train, validation, test) of `count` rows; a quarter of the remainder validates, the rest tests.
 
     The test split gets more because intervals shrink with its size; a validation loss is a mean and needs fewer.
     """
@@ -27,7 +27,7 @@ def split_sizes(count: int, train_fraction: float) -> tuple[int, int, int]:
 def generate_capitalization(
     words: Sequence[str], *, word_length: int, num_words: int, train_fraction: float, rng: np.random.Generator
 ) -> Splits:
-    """Random splits of one random choice of real words.
+    """Return random splits of one random choice of real words.
 
     Args:
         words: the word list, lower case.
@@ -60,6 +60,6 @@ def generate_capitalization(
 
 
 def dataset_file_name(word_length: int, train_fraction: float, num_words: int) -> str:
-    """`words_8L_80P_2000.json`; a share that is no whole per cent keeps its digits, `82.5P`."""
+    """Return a file name, `words_8L_80P_2000.json`; a fractional percentage keeps its digits, `82.5P`."""
     percent = f"{100 * train_fraction:.6f}".rstrip("0").rstrip(".")
     return f"words_{word_length}L_{percent}P_{num_words}.json"

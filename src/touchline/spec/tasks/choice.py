@@ -12,7 +12,7 @@ _FIRST = re.compile(r"\s*[\(\[*]*([A-Z])(?:[\)\]*.:,]|\s*$|\s*\n)")
 
 
 def score_choice(output: str, target: str) -> Scores:
-    """Right when the letter that the output gives is the target's.
+    """Score by the letter in the output: right if it is the target's.
 
     The letter is the one that the output begins with (`B`, `(B)`, `B.`), or else the last one after `answer`, `choice`
     or `option`. `exact` asks for the letter alone. A target that is no capital letter is compared as text.

@@ -1,4 +1,4 @@
-"""One label of a fixed set, read from what the model writes."""
+"""Classification with a fixed set of labels, read from the output."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ _DIGITS_LIMIT = 400
 
 
 def score_number(output: str, target: str) -> Scores:
-    """Right when the last number of the output equals the target's, however it is written: 1,200 and 1200.0 are one.
+    """Score by the last number in the output: right if it equals the target's, as 1,200 and 1200.0 do.
 
     `exact` asks for the number alone, as the target has it. A target that is no number is compared as text.
 

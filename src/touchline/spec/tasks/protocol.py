@@ -1,4 +1,4 @@
-"""What a task is, and how one answer is scored."""
+"""Interface of tasks, and the scoring of one answer."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MetricField = Literal["exact", "match"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scores:
-    """Whether one answer is right."""
+    """Return True if an answer is right."""
 
     exact: bool
     """Equal, character by character, after surrounding white space is taken off."""
