@@ -12,8 +12,8 @@ from tests.history.sound import assert_sound
 
 from touchline.backends.logtext.prefixes import strip_prefix
 from touchline.core.observation import Event, Observation, Sign
-from touchline.history.faults import Faults
-from touchline.history.tracebacks import during_of
+from touchline.history.failures.reader import Faults
+from touchline.history.failures.tracebacks import during_of
 
 pytestmark = pytest.mark.planning
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from touchline.core.observation import Sign, SignKind
-from touchline.history.faults import Faults
-from touchline.history.milestones import milestone
+from touchline.history.failures.milestones import milestone
+from touchline.history.failures.reader import Faults
 
 pytestmark = pytest.mark.planning
 

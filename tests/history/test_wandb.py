@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.history.sound import assert_sound
 
 from touchline.core.observation import Event, Observation, Sign, SignKind
-from touchline.history.wandb import DOCUMENTS, READERS, WandbLines
+from touchline.history.wandb import WandbLines, read_metadata, read_summary
 
 pytestmark = pytest.mark.planning
 
@@ -54,7 +54,7 @@ def seen(text: str) -> list[tuple[str, float | str, str | None, int]]:
 def document(name: str) -> list[Observation]:
     """What the readers of documents make of a fixture."""
     content = json.loads(fixture(name))
-    found = [events for reader in DOCUMENTS if (events := reader(name, content)) is not None]
+    found = [events for reader in (read_summary, read_metadata) if (events := reader(name, content)) is not None]
     assert len(found) == 1
     return [event for event in found[0] if isinstance(event, Observation)]
 
@@ -150,11 +150,10 @@ def test_the_machine_s_devices_are_a_guess() -> None:
 
 def test_other_documents() -> None:
     for content in ({}, {"loss": 0.5}, {"_step": 1, "_timestamp": 3.0}, {"gpu": "X", "gpu_count": 8}, {"program": 1}):
-        assert all(reader("state.json", content) is None for reader in DOCUMENTS)
+        assert all(reader("state.json", content) is None for reader in (read_summary, read_metadata))
 
 
-def test_the_reader_is_listed() -> None:
-    assert list(READERS) == [WandbLines]
+def test_dictionaries_are_not_read() -> None:
     assert list(WandbLines().row({"loss": 0.5}, "", 1)) == []
 
 
@@ -170,6 +169,6 @@ def test_no_cut_raises_or_contradicts(data: st.DataObject) -> None:
     "train_runtime", "gpu", "gpu_count"]), st.none() | st.floats() | st.text(max_size=4) | st.lists(st.integers())
     | st.just({"memoryTotal": "x"})))  # fmt: skip
 def test_any_document(content: dict[str, object]) -> None:
-    for reader in DOCUMENTS:
+    for reader in (read_summary, read_metadata):
         for name in ("wandb-summary.json", "wandb-metadata.json", "x.json"):
             assert_sound(reader(name, content), 0)

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from touchline.backends.logtext.numbers import NUMBER, to_number
 from touchline.backends.logtext.prefixes import strip_prefix
-from touchline.backends.logtext.reader import DocumentReader, LogReader, Row
+from touchline.backends.logtext.reader import Row
 from touchline.backends.logtext.stamps import read_stamp
 from touchline.core.observation import Event, Observation, ObservationName, Sign, SignKind, Stamp
 from touchline.core.quantity import MemoryKind, Phase
@@ -163,9 +163,3 @@ def _number(
     found = to_number(value)
     if found is not None and found > 0:
         yield Observation(name=name, value=found, line=number, unit=unit, certain=certain)
-
-
-READERS: tuple[type[LogReader], ...] = (PackingLines,)
-"""Readers of lines."""
-DOCUMENTS: tuple[DocumentReader, ...] = ()
-"""Readers of documents."""

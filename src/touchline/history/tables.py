@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from touchline.backends.logtext.numbers import not_a_number, to_count, to_number
 from touchline.core.json_text import parse_json
 from touchline.core.observation import Event, Observation, Sign, SignKind, Stamp
-from touchline.history.generic_vocabulary import Concept, Split, meaning_of
+from touchline.history.loops.vocabulary import Concept, Split, meaning_of
 
 _STEP_COLUMNS = ("train/global_step", "global_step", "step", "trainer/global_step", "iteration", "iter", "_step")
 _EPOCH_COLUMNS = ("epoch", "train/epoch")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from touchline.backends.logtext.numbers import not_a_number, to_count, to_number
-from touchline.backends.logtext.reader import DocumentReader, LogReader, Row
+from touchline.backends.logtext.reader import Row
 from touchline.core.observation import Event, Inside, Observation, ObservationName, Sign, SignKind
 from touchline.core.quantity import Aggregation, MemoryKind, Phase, TokenUnit
 
@@ -229,9 +229,3 @@ def _meaning(key: str, block: Mapping[str, tuple[object, int]], *, cut: bool) ->
         # What the allocator has in use comes close to what is allocated; it stands in only where that is missing.
         return None
     return _MEANINGS.get(key)
-
-
-READERS: tuple[type[LogReader], ...] = (WandbLines,)
-"""Readers of lines."""
-DOCUMENTS: tuple[DocumentReader, ...] = (read_summary, read_metadata)
-"""Readers of the files of W&B's folder."""

@@ -54,6 +54,10 @@ _SWITCHES: Mapping[str, tuple[ObservationName, str]] = {
 _DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "half": "float16", "bf16-true": "bfloat16"}
 _DTYPES |= {"bf16-mixed": "bfloat16", "16-mixed": "float16", "amp_bf16": "bfloat16"}
 _MODEL_ID = re.compile(r"[\w.~-]*(?:/[\w.-]+)+|[A-Za-z][\w.]*(?:-[\w.]+)+|gpt2|distilgpt2")
+_NOT_MODELS = (
+    *("ForCausalLM", "LMHeadModel", "Model", ".py", ".json", ".yaml", ".yml", ".txt", ".csv", ".pt", ".pth", ".bin"),
+    *(".ckpt", ".safetensors", ".npz"),
+)
 _NAMED = re.compile(r"[A-Za-z][\w-]{1,40}")
 
 SETTING_KEYS: frozenset[str] = frozenset({*_NUMBERS, *_WORD_KEYS, *_SWITCHES})
@@ -88,7 +92,7 @@ def _count(key: str, value: str) -> tuple[ObservationName, float] | None:
 
 def _word(key: str, value: str) -> tuple[ObservationName, str] | None:
     name = _WORD_KEYS.get(key)
-    if name == "model" and _MODEL_ID.fullmatch(value) and _is_model(value):
+    if name == "model" and _MODEL_ID.fullmatch(value) and is_model_name(value):
         return name, value
     if name == "dtype":
         dtype = value.removeprefix("torch.").lower()
@@ -105,7 +109,8 @@ def _is_plausible(name: ObservationName, count: float) -> bool:
     return count >= 1 and (count == int(count) or name == "epochs")
 
 
-def _is_model(name: str) -> bool:
-    return not name.endswith(
-        (".py", ".json", ".yaml", ".yml", ".txt", ".csv", ".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".npz")
-    ) and ("/" in name or name in ("gpt2", "distilgpt2") or any(character.isdigit() for character in name))
+def is_model_name(text: str) -> bool:
+    """Return True if a text looks like a model's id or path, and not like a class, a file or a phrase with hyphens."""
+    if text.endswith(_NOT_MODELS):
+        return False
+    return "/" in text or text in ("gpt2", "distilgpt2") or any(character.isdigit() for character in text)

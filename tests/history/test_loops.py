@@ -16,11 +16,11 @@ from touchline.backends.logtext.dicts import read_row
 from touchline.backends.logtext.prefixes import strip_decoration
 from touchline.core.observation import Event, Observation, Sign
 from touchline.history.files import LoggedRun, find_runs
-from touchline.history.generic import READERS, TrainingLines
-from touchline.history.generic_facts import duration
-from touchline.history.generic_grammar import parse
-from touchline.history.generic_vocabulary import Concept, Split, meaning_of
-from touchline.history.loops import StepCounter
+from touchline.history.loops.facts import duration
+from touchline.history.loops.grammar import parse
+from touchline.history.loops.reader import TrainingLines
+from touchline.history.loops.rows import StepCounter
+from touchline.history.loops.vocabulary import Concept, Split, meaning_of
 from touchline.history.scan import clean
 
 pytestmark = pytest.mark.planning
@@ -515,7 +515,6 @@ def test_no_row_raises(row: dict[str, object]) -> None:
 
 
 def test_words_are_words() -> None:
-    assert (TrainingLines,) == READERS
     for word in TrainingLines.words:
         assert re.fullmatch(r"[a-z_]+", word), word
 

@@ -13,8 +13,8 @@ from touchline.backends.logtext.prefixes import strip_decoration
 from touchline.backends.logtext.reader import LoggedTrainer
 from touchline.backends.registry import logged_trainers
 from touchline.core.observation import Event
-from touchline.history.generic_grammar import parse
-from touchline.history.generic_vocabulary import Concept, Split, meaning_of
+from touchline.history.loops.grammar import parse
+from touchline.history.loops.vocabulary import Concept, Split, meaning_of
 from touchline.history.tracks import is_training_label
 
 _POSTFIX = re.compile(

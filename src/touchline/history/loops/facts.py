@@ -13,9 +13,10 @@ from collections.abc import Iterator
 from touchline.backends.logtext.emitter import SIZES, EventEmitter, to_sign
 from touchline.backends.logtext.numbers import NUMBER, to_number, to_seconds
 from touchline.backends.logtext.prefixes import strip_decoration
+from touchline.backends.logtext.settings import is_model_name
 from touchline.core.observation import Event, Observation, ObservationName, SignKind
 from touchline.core.quantity import MemoryKind
-from touchline.history.generic_fact_names import FACTS_BY_NAME
+from touchline.history.loops.fact_names import FACTS_BY_NAME
 
 _LENGTH_LIMIT = 240
 _LINE = re.compile(r"^\**(?P<name>[^\W\d_][^:=\n*]{0,60}?)\**\s*(?P<sign>[:=])\**\s*(?P<value>\S.{0,200}?)\s*$")
@@ -215,7 +216,7 @@ class FactReader:
                 yield from self._emitter.once("learning_rate", rate, number, certain=False)
         elif _MODEL.fullmatch(name):
             found = _MODEL_ID.fullmatch(value.rstrip("."))
-            if found is not None and _is_model(found.group("id")):
+            if found is not None and is_model_name(found.group("id")):
                 yield from self._emitter.once("model", found.group("id"), number, certain=False)
         elif (match := _TIME.fullmatch(name)) is not None:
             of_all = "total" in name
@@ -374,10 +375,3 @@ def duration(text: str) -> float | None:
         value, unit = float(part.group("number").replace(",", ".")), part.group("unit").lower()
         total += value * _SECONDS[unit[0]]
     return total
-
-
-def _is_model(name: str) -> bool:
-    """Whether it looks like the id or path of a model, and not like a class or a phrase with hyphens."""
-    if name.endswith(("ForCausalLM", "LMHeadModel", "Model", ".py", ".json", ".yaml", ".yml", ".txt", ".csv")):
-        return False
-    return "/" in name or name in ("gpt2", "distilgpt2") or any(character.isdigit() for character in name)

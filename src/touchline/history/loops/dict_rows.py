@@ -9,13 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from touchline.backends.logtext.emitter import EventEmitter
+from touchline.backends.logtext.emitter import SIZES, EventEmitter
 from touchline.backends.logtext.numbers import not_a_number, to_count, to_number
 from touchline.backends.logtext.prefixes import strip_decoration
 from touchline.backends.logtext.reader import Row
 from touchline.core.observation import Event
-from touchline.history.generic_grammar import parse
-from touchline.history.generic_vocabulary import Concept
+from touchline.history.loops.grammar import parse
+from touchline.history.loops.vocabulary import Concept
 
 _OTHERS_OWN = frozenset(
     {
@@ -39,7 +39,6 @@ _VALIDATIONS = (
 _TOKEN_RATES = ("tokens_per_second", "tokens_per_sec", "tok_per_sec", "tokens/sec", "tokens/s", "tok/s", "tps")
 _TOTALS = ("total_steps", "max_steps", "steps_total")
 _PEAKS = re.compile(r"(?:peak|max)_(?:gpu_|cuda_)?(?:mem|memory)(?:_allocated)?_(?P<unit>gb|gib|mb|mib)")
-_SIZES = {"gb": (1.0, "GB"), "gib": (1.0, "GiB"), "mb": (1 / 1000, "GB"), "mib": (1 / 1024, "GiB")}
 _HELD_OUT = frozenset({"val", "valid", "validation", "eval", "evaluation", "dev", "test"})
 _SPLITS = ("split", "phase", "mode", "stage", "type", "kind")
 
@@ -89,7 +88,7 @@ class DictRowParser:
             match = _PEAKS.fullmatch(key.lower())
             size = to_number(value)
             if match is not None and size is not None:
-                scale, unit = _SIZES[match.group("unit")]
+                scale, unit = SIZES[match.group("unit")]
                 yield from self._emitter.memory(
                     size * scale, number, unit, "allocated", step=step, phase="step", certain=False
                 )

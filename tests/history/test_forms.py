@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.history.test_generic import FIXTURES, assert_told, read
+from tests.history.test_loops import FIXTURES, assert_told, read
 
 from touchline.core.observation import Observation
 from touchline.core.quantity import Missing

@@ -11,16 +11,17 @@ from typing import ClassVar
 
 from touchline.backends.logtext.emitter import EventEmitter
 from touchline.backends.logtext.prefixes import strip_decoration
-from touchline.backends.logtext.reader import LogReader, Row
+from touchline.backends.logtext.reader import Row
 from touchline.backends.registry import form_readers
 from touchline.core.observation import Event
-from touchline.history import generic_dumps, generic_fact_names
-from touchline.history.generic_bars import LossBarReader
-from touchline.history.generic_dumps import DumpReader
-from touchline.history.generic_facts import FactReader
-from touchline.history.generic_rows import DictRowParser
-from touchline.history.generic_vocabulary import EPOCH_WORDS, LOSS_WORDS
-from touchline.history.loops import HELD_OUT_WORDS, LoopReader
+from touchline.history.loops.bars import LossBarReader
+from touchline.history.loops.dict_rows import DictRowParser
+from touchline.history.loops.dumps import WORDS as DUMP_WORDS
+from touchline.history.loops.dumps import DumpReader
+from touchline.history.loops.fact_names import WORDS as FACT_WORDS
+from touchline.history.loops.facts import FactReader
+from touchline.history.loops.rows import HELD_OUT_WORDS, LoopReader
+from touchline.history.loops.vocabulary import EPOCH_WORDS, LOSS_WORDS
 
 
 class TrainingLines:
@@ -30,8 +31,8 @@ class TrainingLines:
         LOSS_WORDS
         | EPOCH_WORDS
         | HELD_OUT_WORDS
-        | generic_dumps.WORDS
-        | generic_fact_names.WORDS
+        | DUMP_WORDS
+        | FACT_WORDS
         | frozenset(word for reader in form_readers() for word in reader.words)
     )
 
@@ -79,5 +80,3 @@ class TrainingLines:
 
 _LONG = 4096
 _BEHIND_A_BAR = re.compile(r".*(?:it/s|s/it)[^\]%]{0,200}\](?P<rest>[^\]%|]{12,})$")
-READERS: tuple[type[LogReader], ...] = (TrainingLines,)
-"""Readers of lines."""

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass, field
 
 from touchline.backends.logtext.numbers import to_number
-from touchline.history.generic_vocabulary import Concept, Meaning, Split, meaning_of, words_of
+from touchline.history.loops.vocabulary import Concept, Meaning, Split, meaning_of, words_of
 
 LENGTH_LIMIT = 600
 _NUMBER = (

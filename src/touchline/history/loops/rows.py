@@ -15,8 +15,8 @@ from touchline.backends.logtext.emitter import SIZES, EventEmitter
 from touchline.backends.logtext.numbers import to_count, to_number
 from touchline.backends.logtext.prefixes import strip_decoration
 from touchline.core.observation import Event
-from touchline.history.generic_grammar import Item, Line, parse
-from touchline.history.generic_vocabulary import Concept, Split
+from touchline.history.loops.grammar import Item, Line, parse
+from touchline.history.loops.vocabulary import Concept, Split
 
 _COUNTERS = (Concept.GLOBAL_STEP, Concept.STEP)
 _OTHERS_OWN = re.compile(

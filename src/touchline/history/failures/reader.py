@@ -11,9 +11,12 @@ from collections.abc import Iterable, Iterator
 from typing import ClassVar
 
 from touchline.backends.logtext.prefixes import strip_prefix
-from touchline.backends.logtext.reader import LogReader, Row
+from touchline.backends.logtext.reader import Row
 from touchline.core.observation import During, Event, Observation, ObservationName, Sign, SignKind
-from touchline.history.faultlines import (
+from touchline.history.failures.milestones import WORDS as MILESTONE_WORDS
+from touchline.history.failures.milestones import milestone
+from touchline.history.failures.out_of_memory import read_out_of_memory
+from touchline.history.failures.patterns import (
     COMMANDS,
     ELASTIC,
     ELASTIC_CODE,
@@ -29,10 +32,7 @@ from touchline.history.faultlines import (
     is_gpu_alone,
     step_of,
 )
-from touchline.history.milestones import WORDS as MILESTONE_WORDS
-from touchline.history.milestones import milestone
-from touchline.history.oom import read_out_of_memory
-from touchline.history.tracebacks import TracebackEnd, Tracebacks, is_launcher
+from touchline.history.failures.tracebacks import TracebackEnd, Tracebacks, is_launcher
 
 _TEXT_LIMIT = 300
 _READ_LIMIT = 8192
@@ -269,9 +269,6 @@ class _Message:
 
     def __init__(self, text: str, line: int, during: During | None, known: set[ObservationName]) -> None:
         self.text, self.line, self.during, self.known = text, line, during, known
-
-
-READERS: tuple[type[LogReader], ...] = (Faults,)
 
 
 def _sign(

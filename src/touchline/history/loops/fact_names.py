@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from touchline.core.observation import ObservationName
-from touchline.history.generic_vocabulary import words_of
+from touchline.history.loops.vocabulary import words_of
 
 _NAMES: dict[ObservationName, str] = {
     "micro_batch_size": (
