@@ -12,7 +12,7 @@ import pytest
 from tests.api.test_stated_facts import write_log
 from tests.results.made_seed002 import NAME, make
 
-pytestmark = pytest.mark.planning
+pytestmark = [pytest.mark.planning, pytest.mark.slow]
 
 Call = Callable[..., tuple[int, str, str]]
 

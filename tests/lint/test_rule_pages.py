@@ -27,6 +27,7 @@ def _findings(example: RuleExample, tmp_path: Path) -> list[Finding]:
     return check_files(files, tmp_path, options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("subject", SUBJECTS)
 def test_the_examples_of_a_page_fire_its_rule_and_the_corrected_ones_do_not(subject: str, tmp_path: Path) -> None:
     checked = 0

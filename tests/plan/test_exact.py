@@ -11,7 +11,7 @@ from tests.plan.brute import broken_rules, brute_force
 from touchline.plan.placement.answer import place
 from touchline.plan.placement.types import Cluster, Minutes, PlaceJob
 
-pytestmark = pytest.mark.planning
+pytestmark = [pytest.mark.planning, pytest.mark.slow]
 SEEDS = {"plain": 40, "nodes": 6, "cpus": 40, "pins": 12}
 """Instances of a kind and size; of seven jobs half as many. Brute force takes minutes where there are nodes."""
 

@@ -14,7 +14,7 @@ from touchline.core.errors import InputError
 from touchline.data.user_config import UserConfig
 from touchline.report.local.comparing import compare_experiments
 
-pytestmark = pytest.mark.planning
+pytestmark = [pytest.mark.planning, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

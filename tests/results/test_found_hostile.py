@@ -25,7 +25,7 @@ from touchline.results.imported import evaluations, find, folders
 from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import RunResult
 
-pytestmark = pytest.mark.planning
+pytestmark = [pytest.mark.planning, pytest.mark.slow]
 
 BOMB = "a: &a [x]\n" + "".join(f"b{k}: &b{k} [*a, *a, *a, *a, *a, *a, *a, *a]\n" for k in range(2000))
 

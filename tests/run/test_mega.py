@@ -17,7 +17,7 @@ from touchline.run.scripts.shell import SlurmValueError
 from touchline.spec.experiment import ComputeConfig
 from touchline.spec.site import SlurmSite
 
-pytestmark = pytest.mark.planning
+pytestmark = [pytest.mark.planning, pytest.mark.slow]
 
 SITE = SlurmSite(signal_seconds=20)
 
