@@ -69,7 +69,7 @@ def test_without_a_gpu_the_error_lists_what_the_cluster_offers() -> None:
         (rows(gpu="gpu:nvidia_a100_80gb_pcie:2,shard:16"), ["nvidia_a100_80gb_pcie (A100-80GB): 2 per node"]),
         (rows(cpu="(null)", shard="shard:8,mps:100"), ["no GPUs in any partition (cpu, shard)", "compute.gpu=cpu"]),
         ("", ["sinfo lists no partition", "compute.gpu=A100-80GB"]),
-        ("garbage\n|||\n", ["not known here", "compute.gpu=cpu"]),
+        ("garbage\n|||\n", ["unknown here", "compute.gpu=cpu"]),
         (Answer(code=1, out="", err="sinfo: error: slurm_load_partitions"), ["slurm_load_partitions", "compute.gpu="]),
         (
             Answer(code=None, out="", err="sinfo: No such file or directory"),

@@ -113,29 +113,31 @@ def test_the_two_sides_are_the_two_forecasts() -> None:
 def test_no_step_at_all_is_an_error() -> None:
     """1,000 short examples, 20 packs, micro-batches of 4, 8 accumulated: 5 // 8 is no step, which nobody says."""
     text = told(case(CAPITALIZATION[:1000], settings(gradient_accumulation_steps=8)), Severity.ERROR)
-    assert text.startswith("No optimizer step is made when packed: an epoch has 20 rows, and a step wants 32 (micro-")
+    assert text.startswith("There is no optimizer step when packed: an epoch has 20 sequences, but a step needs 32 (")
     assert "not packed" not in text
     assert told(case(CAPITALIZATION, settings()), Severity.ERROR) == ""
 
 
 def test_no_step_either_way_is_told_as_such() -> None:
     text = told(case(CAPITALIZATION[:10], settings(gradient_accumulation_steps=8)), Severity.ERROR)
-    assert text.startswith("No optimizer step is made when packed or not packed: an epoch has 1 row,")
+    assert text.startswith("There is no optimizer step when packed or not packed: an epoch has 1 sequence,")
 
 
 def test_few_steps_are_told_with_a_row_that_gives_more() -> None:
     """39 steps instead of 2,000; rows of 512 would give enough."""
     text = told(case(CAPITALIZATION, settings()))
-    assert "Packed, the run makes 39 optimizer steps where it makes 2,000 when not packed: below 100" in text
+    assert "Packing reduces the run from 2,000 to 39 optimizer steps. Fewer than 100" in text
     assert "max_seq_len 512 (" in text
-    assert "Packed, the run makes" not in told(case(CAPITALIZATION, settings(max_seq_len=256)))
+    assert "Packing reduces the run" not in told(case(CAPITALIZATION, settings(max_seq_len=256)))
 
 
 def test_a_warm_up_longer_than_the_run_is_told() -> None:
     """The usual 100 steps of warm-up are all of a run of 39."""
     both = case(CAPITALIZATION, settings())
-    assert "The warm-up of 100 optimizer steps takes 256 %" in told(replace(both, warmup_steps=100))
-    assert "warm-up of" not in told(replace(both, warmup_steps=5))
+    assert "Warmup takes 100 of the 39 optimizer steps of the packed run (256 %)" in told(
+        replace(both, warmup_steps=100)
+    )
+    assert "Warmup takes" not in told(replace(both, warmup_steps=5))
 
 
 def test_larger_steps_are_told_with_what_keeps_them() -> None:
@@ -144,17 +146,19 @@ def test_larger_steps_are_told_with_what_keeps_them() -> None:
     density = 8000 / both.packed.rows
     text = told(both)
     each = 8000 / both.packed.steps
-    assert f"A step learns from {each:.0f} examples instead of 16, because a row holds {density:.1f}." in text
-    assert "make it of 4 rows instead of 16; otherwise the learning rate is a factor to try: as it is, × 2.1" in text
+    assert (
+        f"Packing raises the effective batch size from 16 to {each:.0f} examples ({density:.1f} per sequence)." in text
+    )
+    assert "use 4 sequences per step instead of 16. Otherwise tune the learning rate: try ×1, ×2.1" in text
     text = told(case(CAPITALIZATION, settings(micro_batch_size=1)))
-    assert "A step learns from 51 examples instead of 1" in text
-    assert "take one row a step and max_seq_len near 45; otherwise" in text
+    assert "effective batch size from 1 to 51 examples" in text
+    assert "use 1 sequence per step and max_seq_len near 45. Otherwise" in text
 
 
 def test_a_larger_micro_batch_is_told_with_its_tokens() -> None:
     """The seeds' out-of-memory: 16 × 45 unpacked became 16 × 2048."""
     text = told(case(CAPITALIZATION, settings(micro_batch_size=16)))
-    assert "grows from 720 padded tokens (16 × 45) to 32,768 (16 × 2,048), and memory" in text
+    assert "grows from 720 computed tokens (16 × 45) to 32,768 (16 × 2,048), and activation memory" in text
     chats = case(np.append(CHATS, np.uint32(2048)), settings(micro_batch_size=16))
     assert "largest micro-batch grows" not in told(chats)  # one such example unpacked costs as much
 
@@ -163,24 +167,24 @@ def test_lost_tokens_are_counted_and_a_row_for_all_is_named() -> None:
     """Labels tell how many keep nothing to learn."""
     given = np.array([10, 100, 30, 70], np.uint32)
     text = told(case(given, settings(max_seq_len=50, micro_batch_size=1), np.array([5, 60, 30, 10])))
-    assert "With max_seq_len 50, 2 of 4 examples (50.0 %) are cut: 70 of 210 tokens are lost." in text
-    assert "They lose the end of what is to be learned, and teach to stop half-way; 1 lose all of it." in text
+    assert "With max_seq_len 50, 2 of 4 examples (50.0 %) are truncated: 70 of 210 tokens are lost." in text
+    assert "They lose the end of the answer, which teaches the model to stop early; 1 lose the whole answer." in text
     assert "The longest example has 100 tokens" in text
     both = case(given, settings(max_seq_len=50, micro_batch_size=1))
     dropping = replace(
         both.packed, truncated=np.zeros(0, np.int64), answers_cut=np.zeros(0, np.int64), dropped=both.packed.truncated
     )
     text = told(replace(both, packed=dropping, unpacked=dropping))
-    assert "2 of 4 examples (50.0 %) are left out: 170 of 210 tokens are lost. The longest" in text
+    assert "2 of 4 examples (50.0 %) are dropped: 170 of 210 tokens are lost. The longest" in text
     assert "are lost" not in told(case(given, settings(max_seq_len=100, micro_batch_size=1)))
 
 
 def test_packing_that_gains_nothing_is_told() -> None:
     """Examples longer than half a row share none; twice the row would hold them."""
     text = told(case(lengths(600, 1000), settings(max_seq_len=1024, micro_batch_size=2)))
-    assert "Packing gains nothing: a row holds 1.00 examples, for 100 % of them are longer than half" in text
-    assert "At 2,048 a row would hold 2.2" in text
-    assert "gains nothing" not in told(case(CHATS, settings()))
+    assert "Packing has no benefit: a sequence holds 1.00 examples, because 100 % of them are longer than half" in text
+    assert "With 2,048 it would hold 2.2" in text
+    assert "has no benefit" not in told(case(CHATS, settings()))
 
 
 def test_what_packing_saves_is_told_beside_what_else_would() -> None:
@@ -188,17 +192,17 @@ def test_what_packing_saves_is_told_beside_what_else_would() -> None:
     both = case(CAPITALIZATION, settings(micro_batch_size=16))
     packed, unpacked = both.packed.efficiency, both.unpacked.efficiency
     text = told(both)
-    words = f"Not packed, {100 * unpacked:.1f} % of the computed tokens are no padding already; packing, with "
-    assert f"{words}{100 * packed:.1f} %" in text
-    assert f"saves {100 * (1 - unpacked / packed):.0f} % of the computing" in text
+    assert f"{100 * unpacked:.1f} % of computed tokens are non-padding when not packed, {100 * packed:.1f} %" in text
+    assert f"saves only {100 * (1 - unpacked / packed):.0f} % of the compute" in text
     both = case(CHATS, settings(micro_batch_size=16))
-    assert f"{both.packed.efficiency / both.unpacked.efficiency:.1f} times fewer are computed." in told(both)
+    assert f"Packing reduces compute {both.packed.efficiency / both.unpacked.efficiency:.1f} times: " in told(both)
     grouped = np.sort(CHATS.astype(np.int64)).reshape(-1, 16)
     share = grouped.sum() / (16 * grouped.max(axis=1)).sum()
-    assert f"Batches of examples of like length would reach {100 * (share):.1f} % without packing" in told(both)
+    assert f"Grouping by length would reach {100 * (share):.1f} % without packing" in told(both)
     text = told(case(np.full(8, 100, np.uint32), settings(max_seq_len=250, micro_batch_size=1)))
     assert (
-        "Packing saves no computing: 80.0 % of the computed tokens are no padding, and 100.0 % when not packed." in text
+        "Packing would not reduce compute: 80.0 % of computed tokens are non-padding when packed, 100.0 % when not"
+        in text
     )
 
 
@@ -209,13 +213,13 @@ def test_a_packer_that_wastes_rows_is_told_with_ours() -> None:
     assert ours.optimal
     assert ours.packs < 0.85 * rows
     fewer = f"{100 * (1 - ours.packs / rows):.0f} % fewer"
-    assert f"makes {rows:,} rows; {ours.packs:,} are enough, the fewest possible ({fewer})" in told(both)
+    assert f"makes {rows:,} sequences; {ours.packs:,} are enough, the fewest possible ({fewer})" in told(both)
     assert "packer makes" not in told(case(CAPITALIZATION, settings()))
 
 
 def test_packed_and_unpacked_are_no_plain_comparison() -> None:
     text = told(case(CAPITALIZATION, settings()))
-    assert "2,000 → 39 optimizer steps, and 51.3 times the examples in each" in text
+    assert "2,000 → 39 optimizer steps, with 51.3 times the examples per step" in text
 
 
 @given(problems(), st.integers(1, 4), st.integers(1, 3))

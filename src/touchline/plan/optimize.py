@@ -302,8 +302,8 @@ def _effect(key: str, plan: Plan) -> str:
     if key == CHECKPOINTING:
         return "none: the same operations, with results stored or recomputed"
     rounding = {
-        MICRO_BATCH: "sums in another order: equal up to rounding; examples, their order and the global batch stay",
-        PACKED: "the same examples in other rows: equal up to rounding, where documents cannot see each other "
+        MICRO_BATCH: "other summation order: equal up to rounding; examples, order and global batch size stay",
+        PACKED: "the same examples in other sequences: equal up to rounding if packed examples are isolated "
         "(touchline pack check-isolation)",
     }[key]
     drops = any(run.train is not None and run.train.lora.dropout > 0 for run in plan.runs)

@@ -101,16 +101,16 @@ def no_step(case: Case) -> Advice | None:
     settings, forecast = case.settings, case.packed if case.packed.steps_low == 0 else case.unpacked
     factors = [f"micro-batches of {settings.micro_batch_size:,}"]
     if settings.gradient_accumulation_steps > 1:
-        factors.append(f"{settings.gradient_accumulation_steps:,} accumulated")
+        factors.append(f"{settings.gradient_accumulation_steps:,} accumulation steps")
     if settings.data_parallel_size > 1:
         factors.append(f"{settings.data_parallel_size:,} devices")
     shorter = _shorter(case)
     return Advice(
         severity=Severity.ERROR,
         sentence=(
-            f"No optimizer step is made when {' or '.join(without)}: an epoch has {_rows(forecast.rows)}, and a step "
-            f"wants {case.rows_per_step:,} ({' × '.join(factors)}). Lower the accumulation or the "
-            f"micro-batch{shorter and ', or take ' + shorter}."
+            f"There is no optimizer step when {' or '.join(without)}: an epoch has {_rows(forecast.rows)}, but a step "
+            f"needs {case.rows_per_step:,} ({' × '.join(factors)}). Reduce gradient accumulation or the "
+            f"micro-batch size{shorter and ', or use ' + shorter}."
         ),
     )
 
@@ -122,16 +122,16 @@ def few_steps(case: Case) -> Advice | None:
         return None
     short = case.packed.rows < case.rows_per_step
     reason = (
-        f"an epoch has {_rows(case.packed.rows)}, fewer than the {case.rows_per_step:,} of one step"
+        f"An epoch has {_rows(case.packed.rows)}, fewer than the {case.rows_per_step:,} of one step"
         if short
-        else f"below {FEW_STEPS} a schedule has hardly room for warm-up and decay, and small sets have lost accuracy so"
+        else f"Fewer than {FEW_STEPS} steps leave little room for warmup and decay, and small datasets lost accuracy"
     )
     shorter = _shorter(case)
     return Advice(
         severity=Severity.WARNING,
         sentence=(
-            f"Packed, the run makes {_steps(steps)} where it makes {before:,} when not packed: {reason}. Take fewer "
-            f"rows a step{shorter and ', or ' + shorter}, or do not pack."
+            f"Packing reduces the run from {before:,} to {_steps(steps)}. {reason}. Use fewer sequences per "
+            f"step{shorter and ', or ' + shorter}, or do not pack."
         ),
     )
 
@@ -144,9 +144,9 @@ def long_warmup(case: Case) -> Advice | None:
     return Advice(
         severity=Severity.WARNING,
         sentence=(
-            f"The warm-up of {_steps(case.warmup_steps)} takes {percent(case.warmup_steps / steps, 0)} of the "
-            f"{_steps(steps)} of a packed run: the learning rate that was asked for comes late or never. Give it as a "
-            "share."
+            f"Warmup takes {case.warmup_steps:,} of the {_steps(steps)} of the packed run "
+            f"({percent(case.warmup_steps / steps, 0)}), so the full learning rate comes late or never. Set warmup as "
+            "a fraction of the steps."
         ),
     )
 
@@ -160,16 +160,16 @@ def larger_steps(case: Case) -> Advice | None:
     shorter = max(round(limit * rows / growth), int(case.lengths.max()))
     keep = ""
     if round(rows / growth) >= 1:
-        keep = f"To keep the examples a step, make it of {_rows(round(rows / growth))} instead of {rows:,}; otherwise "
+        keep = f"To keep it, use {_rows(round(rows / growth))} per step instead of {rows:,}. Otherwise "
     elif shorter < limit:
-        keep = f"To keep the examples a step, take one row a step and max_seq_len near {shorter:,}; otherwise "
-    words = f"{keep}the learning rate is a factor to try"
+        keep = f"To keep it, use 1 sequence per step and max_seq_len near {shorter:,}. Otherwise "
+    words = f"{keep}tune the learning rate: try"
     return Advice(
         severity=Severity.WARNING,
         sentence=(
-            f"A step learns from {after:,.0f} examples instead of {before:,.0f}, because a row holds "
-            f"{case.packed.density:.1f}. {words[0].upper()}{words[1:]}: as it is, × {growth**0.5:.1f} (the square "
-            f"root) or × {growth:.1f} (in proportion), for no rule holds everywhere."
+            f"Packing raises the effective batch size from {before:,.0f} to {after:,.0f} examples "
+            f"({case.packed.density:.1f} per sequence). {words[0].upper()}{words[1:]} ×1, ×{growth**0.5:.1f} (square "
+            f"root) and ×{growth:.1f} (linear)."
         ),
     )
 
@@ -183,9 +183,9 @@ def larger_micro_batch(case: Case) -> Advice | None:
     return Advice(
         severity=Severity.WARNING,
         sentence=(
-            f"The largest micro-batch grows from {before.tokens:,} padded tokens ({before.rows:,} × {before.width:,}) "
-            f"to {after.tokens:,} ({after.rows:,} × {after.width:,}), and memory beyond weights and optimizer with it; "
-            f"a micro-batch of {_rows(rows)} is nearest to what the unpacked run computes at once."
+            f"The largest micro-batch grows from {before.tokens:,} computed tokens ({before.rows:,} × "
+            f"{before.width:,}) to {after.tokens:,} ({after.rows:,} × {after.width:,}), and activation memory "
+            f"grows with it. A micro-batch of {_rows(rows)} is closest to the unpacked run."
         ),
     )
 
@@ -200,9 +200,9 @@ def lost_tokens(case: Case) -> Advice | None:
     lost = int(np.maximum(case.lengths[truncated] - limit, 0).sum()) + int(case.lengths[dropped].sum())
     parts = []
     if len(truncated):
-        parts.append(f"{_share(len(truncated), examples)} are cut")
+        parts.append(f"{_share(len(truncated), examples)} are truncated")
     if len(dropped):
-        parts.append(f"{_share(len(dropped), examples)} are left out")
+        parts.append(f"{_share(len(dropped), examples)} are dropped")
     words = " and ".join(parts)
     answers = ""
     if len(cut):
@@ -210,13 +210,13 @@ def lost_tokens(case: Case) -> Advice | None:
         if case.labels is not None:
             gone = int((case.lengths[cut] - case.labels[cut] >= limit).sum())
         which = "They" if len(cut) == len(truncated) else f"{len(cut):,} of them"
-        answers = f" {which} lose the end of what is to be learned, and teach to stop half-way"
-        answers += f"; {gone:,} lose all of it." if gone else "."
+        answers = f" {which} lose the end of the answer, which teaches the model to stop early"
+        answers += f"; {gone:,} lose the whole answer." if gone else "."
     return Advice(
         severity=Severity.WARNING,
         sentence=(
             f"With max_seq_len {limit:,}, {words}: {lost:,} of {int(case.lengths.sum()):,} tokens are lost.{answers} "
-            f"The longest example has {int(case.lengths.max()):,} tokens; 99 % have at most "
+            f"The longest example has {int(case.lengths.max()):,} tokens; 99% have at most "
             f"{int(np.quantile(case.lengths, 0.99, method='higher')):,}."
         ),
     )
@@ -232,9 +232,9 @@ def no_gain(case: Case) -> Advice | None:
     return Advice(
         severity=Severity.WARNING,
         sentence=(
-            f"Packing gains nothing: a row holds {case.packed.density:.2f} examples, for {percent(long, 0)} of them "
-            f"are longer than half of max_seq_len {limit:,}, and two such never share a row. At {2 * limit:,} a row "
-            f"would hold {longer.density:.2f}."
+            f"Packing has no benefit: a sequence holds {case.packed.density:.2f} examples, because {percent(long, 0)} "
+            f"of them are longer than half of max_seq_len {limit:,}. With {2 * limit:,} it would hold "
+            f"{longer.density:.2f}."
         ),
     )
 
@@ -249,21 +249,21 @@ def what_is_saved(case: Case) -> Advice | None:
     grouped = _grouped_efficiency(case)
     if saved <= 0:
         text = (
-            f"Packing saves no computing: {percent(packed.efficiency)} of the computed tokens are no padding, and "
-            f"{percent(unpacked.efficiency)} when not packed."
+            f"Packing would not reduce compute: {percent(packed.efficiency)} of computed tokens are non-padding when "
+            f"packed, {percent(unpacked.efficiency)} when not packed."
         )
     elif unpacked.efficiency >= EFFICIENT:
         text = (
-            f"Not packed, {percent(unpacked.efficiency)} of the computed tokens are no padding already; packing, with "
-            f"{percent(packed.efficiency)}, saves {percent(saved, 0)} of the computing. Beyond that it makes larger "
-            "steps, which a larger micro-batch does as well."
+            f"Packing saves only {percent(saved, 0)} of the compute: {percent(unpacked.efficiency)} of computed tokens "
+            f"are non-padding when not packed, {percent(packed.efficiency)} when packed. Its larger steps are also "
+            "available through a larger micro-batch."
         )
     else:
         text = (
-            f"Not packed, {percent(unpacked.efficiency)} of the computed tokens are no padding; packed, "
-            f"{percent(packed.efficiency)}, so that {packed.efficiency / unpacked.efficiency:.1f} times fewer are "
-            f"computed. Batches of examples of like length would reach {percent(grouped)} without packing, and keep "
-            "the examples a step, but not their random company."
+            f"Packing reduces compute {packed.efficiency / unpacked.efficiency:.1f} times: "
+            f"{percent(unpacked.efficiency)} of computed tokens are non-padding when not packed, "
+            f"{percent(packed.efficiency)} when packed. Grouping by length would reach {percent(grouped)} without "
+            "packing and keep the examples per step, but batches would no longer be random."
         )
     return Advice(severity=Severity.INFO, sentence=text)
 
@@ -285,7 +285,7 @@ def wasteful_packer(case: Case) -> Advice | None:
         sentence=(
             f"This trainer's packer makes {_rows(forecast.rows)}; {ours.packs:,} are enough"
             f"{', the fewest possible' if ours.optimal else ''} ({percent(1 - ours.packs / forecast.rows, 0)} fewer). "
-            "Written pack by pack, the dataset gives these to a packer that keeps its order."
+            "A packer that keeps the dataset's order makes these if the dataset is written in packed order."
         ),
     )
 
@@ -297,9 +297,9 @@ def confounded(case: Case) -> Advice | None:
     return Advice(
         severity=Severity.INFO,
         sentence=(
-            f"A packed run is no plain comparison with an unpacked one: {case.unpacked.steps:,} → "
-            f"{_steps(case.packed.steps)}, and {case.growth:.1f} times the examples in each. As levels of a factor, "
-            "give both the same examples a step, or the same tokens."
+            f"Packed and unpacked runs differ in more than packing: {case.unpacked.steps:,} → "
+            f"{_steps(case.packed.steps)}, with {case.growth:.1f} times the examples per step. As levels of a factor, "
+            "give both the same examples per step, or the same tokens."
         ),
     )
 
@@ -338,7 +338,7 @@ def _shorter(case: Case) -> str:
             break
         if steps >= FEW_STEPS:
             return (
-                f"max_seq_len {limit:,} ({packing.packs:,} rows of {packing.density:.1f} examples, "
+                f"max_seq_len {limit:,} ({packing.packs:,} sequences of {packing.density:.1f} examples, "
                 f"{percent(packing.efficiency)} full, about {_steps(steps)})"
             )
         limit //= 2
@@ -346,7 +346,7 @@ def _shorter(case: Case) -> str:
 
 
 def _rows(count: int) -> str:
-    return f"{count:,} row{'' if count == 1 else 's'}"
+    return f"{count:,} sequence{'' if count == 1 else 's'}"
 
 
 def _steps(count: int) -> str:
