@@ -28,6 +28,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "report": ("report",),
     "parquet": ("data", "results"),
     "demo": ("train",),
+    "pandas": ("results",),
     "shell": ("lint",),
     **dict.fromkeys(TRACKERS, ("report",)),
 }
