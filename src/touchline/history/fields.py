@@ -8,11 +8,11 @@ from touchline.backends.logtext.reader import BarCount
 from touchline.backends.registry import logged_trainers
 from touchline.core.observation import ObservationName, SignKind
 from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.history.file_segment import Losses, SegmentStart
 from touchline.history.outcome import Ending, ending_of
 from touchline.history.reading import OptionalText, RunReading, Segment, SourcedText
 from touchline.history.run_facts import FACTS
 from touchline.history.run_view import RunSegment, RunView, SourcedObservation, is_library
-from touchline.history.segments import Losses
 from touchline.history.steps import Steps, bar_count, steps_of
 
 _LOOP_PRECEDENCE = -1
@@ -153,7 +153,7 @@ def _segment(view: RunView, segment: RunSegment, ending: Ending, trainer: str | 
     steps = steps_of(view, segment, trainer)
     return Segment(
         where=", ".join(f"{part.file}:{part.first_line}-{part.last_line}" for part in segment.parts),
-        begins="resumed" if steps.resumed else segment.began,
+        begins=SegmentStart.RESUMED if steps.resumed else segment.began,
         first_step=steps.resumed_at,
         last_step=round(steps.done.value) if isinstance(steps.done, Quantity) else None,
         outcome=ending.outcome,

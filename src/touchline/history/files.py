@@ -13,6 +13,7 @@ from touchline.core.json_text import parse_json
 from touchline.core.observation import Event, Observation, SignKind
 from touchline.data.metrics_file import METRICS, OWN_MARK, read_metrics_file
 from touchline.history.fields import reading_of
+from touchline.history.file_segment import FileSegment
 from touchline.history.grouping import FileGroup, group_files, role_of
 from touchline.history.lines import NotTextError
 from touchline.history.notebooks import arguments, is_notebook, printed_text
@@ -23,7 +24,7 @@ from touchline.history.reading import RunReading
 from touchline.history.run_view import RunSegment, RunView, align, runs_of
 from touchline.history.saved_sacct import machine_events
 from touchline.history.scan import Scan
-from touchline.history.segments import FileSegment, FileSegmenter
+from touchline.history.segments import FileSegmenter
 from touchline.history.stating import NOTHING_STATED, StatedFacts, Stating
 from touchline.history.tables import (
     begins_exported_rows,

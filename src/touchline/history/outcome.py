@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from touchline.backends.logtext.redact import redact
 from touchline.core.observation import OVER, Sign, SignKind
 from touchline.core.quantity import Missing
+from touchline.history.file_segment import FileSegment
 from touchline.history.reading import EvidenceLine, OptionalText, Outcome, SourcedText, exit_by_cause
 from touchline.history.run_view import RunSegment
-from touchline.history.segments import FileSegment
 
 _CAUSES = (
     (SignKind.GPU_OOM, Outcome.GPU_OOM),

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from touchline.backends.registry import logged_trainers
 from touchline.core.observation import Observation, ObservationName, Sign
 from touchline.core.quantity import Missing, Quantity
+from touchline.history.file_segment import FileSegment, SegmentStart
 from touchline.history.reading import OptionalText, SourcedText
 from touchline.history.run_facts import DTYPES, STATED
-from touchline.history.segments import FileSegment
 from touchline.history.tracks import Track, is_training_label
 
 GUESS = "a guess from a line that anything could print"
@@ -75,10 +75,11 @@ class RunSegment:
     """At most one a file."""
 
     @property
-    def began(self) -> str:
+    def began(self) -> SegmentStart:
         """Beginning of the segment, by the file that shows most."""
         known = [part.began for part in self.parts]
-        return next((word for word in ("another run", "resumed", "restarted") if word in known), "fresh")
+        ordered = (SegmentStart.ANOTHER_RUN, SegmentStart.RESUMED, SegmentStart.RESTARTED)
+        return next((start for start in ordered if start in known), SegmentStart.FRESH)
 
     @property
     def has_progress(self) -> bool:
@@ -243,7 +244,7 @@ def runs_of(segments: Iterable[RunSegment]) -> list[list[RunSegment]]:
     """Group segments that are attempts at one run; another run begins a new list."""
     runs: list[list[RunSegment]] = []
     for segment in segments:
-        if not runs or segment.began == "another run" or _differs(runs[-1][-1], segment):
+        if not runs or segment.began is SegmentStart.ANOTHER_RUN or _differs(runs[-1][-1], segment):
             runs.append([segment])
         else:
             runs[-1].append(segment)

@@ -1,190 +1,16 @@
-"""The course of one file: its events in order, cut into segments where an attempt, a resume or another run begins.
-
-Everything is held in bounded memory: of each kind of observation the first and the last, of losses number and sum.
-"""
+"""Segments of one file: its events in order, cut where an attempt, a resume or another run begins."""
 
 from __future__ import annotations
 
 import re
-from collections import deque
-from dataclasses import dataclass, field
-from typing import Generic, TypeVar
 
-from touchline.core.observation import (
-    OVER,
-    Event,
-    Observation,
-    ObservationName,
-    Progress,
-    Sign,
-    SignKind,
-    Stamp,
-)
+from touchline.core.observation import OVER, Event, Observation, Progress, Sign, SignKind, Stamp
+from touchline.history.file_segment import FileSegment, HeadTailBuffer, SegmentStart
 from touchline.history.tracks import Track, is_training_label, label_key
 
-KEPT = 200
-"""Number of first and of last observations of each name, and of signs, that are kept."""
 CLOCK_BACK_SECONDS = 3600.0
 """A clock that jumps back further belongs to another execution, not to a corrected clock."""
-BUFFERED_ROWS = 64
-"""Rows that a program may hold back on standard output and print only after its traceback."""
 _JOB = re.compile(r"(?:\bStepId=|\bJobId=|\*\*\* (?:JOB|STEP) |\b[Jj]ob |\bstep )(?P<job>\d+)")
-T = TypeVar("T")
-
-
-class HeadTailBuffer(Generic[T]):
-    """The first and the last of many."""
-
-    __slots__ = ("_first", "_last", "count")
-
-    def __init__(self) -> None:
-        """Start empty."""
-        self._first: list[T] = []
-        self._last: deque[T] = deque(maxlen=KEPT)
-        self.count = 0
-
-    def add(self, value: T) -> None:
-        """Take one more."""
-        self.count += 1
-        if self.count <= KEPT:
-            self._first.append(value)
-        else:
-            self._last.append(value)
-
-    def all(self) -> list[T]:
-        """Return those that were kept, in order."""
-        return [*self._first, *self._last]
-
-
-@dataclass(slots=True)
-class Losses:
-    """Training losses as they were logged."""
-
-    count: int = 0
-    """Rows with a finite loss."""
-    total: float = 0.0
-    """Their sum."""
-    last: Observation | None = None
-    """The last one."""
-    first: Observation | None = None
-    """The first one."""
-    second: Observation | None = None
-    """Second loss; with the first it shows the logging interval."""
-
-    def add(self, loss: Observation) -> None:
-        """Take one more."""
-        if isinstance(loss.value, str) or (self.last is not None and self.last.certain and not loss.certain):
-            return
-        if self._is_mean_of_rows(loss):
-            return
-        if self.last is not None and loss.certain and not self.last.certain:
-            # A trainer's own rows count more than what a script prints beside them.
-            self.count, self.total, self.first, self.second = 0, 0.0, None, None
-        self.count += 1
-        self.total += loss.value
-        self.last = loss
-        if self.first is None:
-            self.first = loss
-        elif self.second is None:
-            self.second = loss
-
-    def _is_mean_of_rows(self, loss: Observation) -> bool:
-        """Return True if a loss is the mean of an epoch whose own rows were logged: the last of these counts."""
-        last = self.last
-        if last is None or loss.aggregation != "mean" or last.aggregation == "mean":
-            return False
-        return loss.step is None and loss.epoch is not None and (last.epoch or 0.0) > loss.epoch - 1 + 1e-9
-
-
-@dataclass(slots=True)
-class FileSegment:
-    """Segment of one file."""
-
-    file: str
-    """The file's name."""
-    began: str = "fresh"
-    """`fresh`, `resumed`, `restarted`, `another run`."""
-    first_line: int = 0
-    """Line of the first event."""
-    last_line: int = 0
-    """Line of the last event."""
-    progress_line: int = 0
-    """The last line that shows a training step."""
-    seen: dict[ObservationName, HeadTailBuffer[Observation]] = field(default_factory=dict)
-    """Observations by name, losses among them."""
-    losses: Losses = field(default_factory=Losses)
-    """Training losses."""
-    tracks: list[Track] = field(default_factory=list)
-    """Progress bars, in order of their beginning."""
-    open_tracks: dict[tuple[str, int | None], Track] = field(default_factory=dict)
-    """The one of each label and total that was drawn last."""
-    clock: Track = field(default_factory=lambda: Track(label="rows", total=None))
-    """Steps against time from rows that tell both: elapsed time, or a time stamp."""
-    signs: HeadTailBuffer[Sign] = field(default_factory=HeadTailBuffer)
-    """Signs, in order."""
-    kinds: set[SignKind] = field(default_factory=set)
-    """Their kinds."""
-    stamps: tuple[Stamp, Stamp] | None = None
-    """The first and the last time on its lines."""
-    nan_step: int | None = None
-    """Step of the last loss that was no number."""
-    trained_line: int = 0
-    """Line of the end of the training; 0 for none."""
-    advance_line: int = 0
-    """The last line on which a bar that may count training steps went on; 0 for none."""
-    row_lines: deque[int] = field(default_factory=lambda: deque(maxlen=BUFFERED_ROWS))
-    """Lines of the last rows with a loss."""
-    fault_line: int = 0
-    """Line of the last fault that something may have caught; 0 for none."""
-    ended_line: int = 0
-    """Line on which the scheduler ended the job; 0 for none."""
-    ended_by: str = ""
-    """The scheduler's number of that job."""
-    at_epoch: float = 0.0
-    """Epochs done at its last row with a loss."""
-    at_step: int = 0
-    """Step of that row."""
-    at: float = 0.0
-    """Place of that row: its step, else its epoch."""
-    interval: float = 0.0
-    """Distance of the last two rows."""
-
-    @property
-    def has_progress(self) -> bool:
-        """Whether anything of it shows a training step."""
-        return self.progress_line > 0
-
-    @property
-    def has_evidence(self) -> bool:
-        """Whether it says anything of a training at all."""
-        return bool(self.seen or self.kinds) or self.has_progress
-
-    def goes_on_after(self, sign: Sign) -> bool:
-        """Return True if the training went on after a sign.
-
-        A program that ends by an exception prints what standard output still held after the traceback: those rows are
-        older than it. Only a bar that goes on, or more rows than a buffer holds, show that somebody survived it.
-        """
-        if sign.line >= self.progress_line:
-            return False
-        if not sign.is_uncaught:
-            return True
-        if self.advance_line:
-            return self.advance_line > sign.line
-        return len(self.row_lines) == BUFFERED_ROWS and self.row_lines[0] > sign.line
-
-    def is_evaluating(self, bar: Progress) -> bool:
-        """Return True if a bar without a label begins after the words that begin an evaluation."""
-        signs = self.signs.all()
-        last = signs[-1] if signs else None
-        return last is not None and last.kind is SignKind.EVALUATING and last.line > self.progress_line
-
-    def get(self, name: ObservationName) -> list[Observation]:
-        """Return the kept observations of a name."""
-        kept = self.seen.get(name)
-        return kept.all() if kept is not None else []
-
-
 _MOST_TRACKS = 4096
 _MOST_HELD = 500
 """Events after a job's end that are not an echo of it: another job has begun."""
@@ -203,10 +29,10 @@ _ENDS = frozenset(
 
 
 class FileSegmenter:
-    """Takes a file's events in order and cuts them into parts."""
+    """Cutter of a file's events, in order, into segments."""
 
     def __init__(self, file: str) -> None:
-        """Begin a file."""
+        """Start a file."""
         self.file = file
         self.parts = [FileSegment(file)]
         self.part = self.parts[0]
@@ -272,7 +98,7 @@ class FileSegmenter:
             bool(self.part.ended_line) and _position(event) < (self.part.at_step, self.part.at_epoch)
         )
 
-    def _release(self, began: str | None) -> None:
+    def _release(self, began: SegmentStart | None) -> None:
         """Take what was held: into another part, or, where None, into the one before it, losses left out."""
         held, self._held = self._held or [], None
         if began is not None:
@@ -284,14 +110,14 @@ class FileSegmenter:
 
     # ------------------------------------------------------------------------------------------------ where to cut
 
-    def _cut(self, began: str) -> None:
+    def _cut(self, began: SegmentStart) -> None:
         """Begin another part."""
         self.part = FileSegment(self.file, began=began)
         self.parts.append(self.part)
 
-    def _again(self) -> str:
+    def _again(self) -> SegmentStart:
         """Return how a training begins after one that has shown progress."""
-        return "another run" if self.part.trained_line else "restarted"
+        return SegmentStart.ANOTHER_RUN if self.part.trained_line else SegmentStart.RESTARTED
 
     def _progress(self, bar: Progress) -> None:
         if bar.elapsed_seconds is None:
@@ -329,7 +155,7 @@ class FileSegmenter:
             self.part.at_step = 0  # counters may begin again with each epoch
         elif found.name == "trainable_parameters" and self.part.trained_line and self.part.has_progress:
             # The next model is made ready after a training that is over.
-            self._cut("another run")
+            self._cut(SegmentStart.ANOTHER_RUN)
         part = self.part
         if found.name == "train_seconds" and found.step is not None and not isinstance(found.value, str):
             part.clock.add(found.step, found.value, found.line)
@@ -356,7 +182,7 @@ class FileSegmenter:
         if self._goes_back(loss):
             self._cut(self._again())
         elif self.part.trained_line and loss.line > self.part.trained_line and self._is_further(loss):
-            self._cut("another run")
+            self._cut(SegmentStart.ANOTHER_RUN)
         part = self.part
         part.interval = max(0.0, _at(loss) - part.at) or part.interval
         part.at = _at(loss)
@@ -383,7 +209,7 @@ class FileSegmenter:
             if step > 0 and abs(part.at + step - at) <= 0.25 * step:
                 self.is_interleaved = True
                 later = max(part, now, key=lambda each: each.first_line)
-                later.began = "another run"
+                later.began = SegmentStart.ANOTHER_RUN
                 self.part = part
                 return
 
@@ -399,12 +225,12 @@ class FileSegmenter:
             # The words belong to the attempt that ends; what follows them is the next one.
             self._keep(sign)
             if self.part.has_progress:
-                self._cut("restarted")
+                self._cut(SegmentStart.RESTARTED)
             return
         if sign.kind in (SignKind.START, SignKind.RESUMED) and (self.part.has_progress or self._has_failed()):
-            self._cut("resumed" if sign.kind is SignKind.RESUMED else self._again())
+            self._cut(SegmentStart.RESUMED if sign.kind is SignKind.RESUMED else self._again())
         if sign.kind is SignKind.RESUMED:
-            self.part.began = "resumed"
+            self.part.began = SegmentStart.RESUMED
         if sign.kind in OVER:
             self.part.trained_line = sign.line
         if sign.kind is SignKind.NOT_A_NUMBER:
@@ -430,7 +256,7 @@ class FileSegmenter:
     def _stamp(self, stamp: Stamp) -> None:
         known = self.part.stamps
         if known is not None and stamp.unix < known[1].unix - CLOCK_BACK_SECONDS:
-            self._cut("another run")
+            self._cut(SegmentStart.ANOTHER_RUN)
             known = None
         self.part.stamps = (known[0], stamp) if known is not None else (stamp, stamp)
 

@@ -9,8 +9,8 @@ from touchline.backends.logtext.reader import BarCount
 from touchline.backends.registry import logged_trainers
 from touchline.core.observation import OVER, SignKind
 from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.history.file_segment import FileSegment, Losses, SegmentStart
 from touchline.history.run_view import RunSegment, RunView, SourcedObservation
-from touchline.history.segments import FileSegment, Losses
 from touchline.history.tracks import Track
 
 SHARE_ERROR = 0.05
@@ -57,7 +57,7 @@ def steps_of(view: RunView, segment: RunSegment, trainer: str | None) -> Steps:
     total = _total(view, segment, trainer)
     tracks = _step_tracks(segment, trainer, total)
     resumed_at = _resumed_at(segment, [track for track, _ in tracks])
-    resumed = resumed_at is not None or segment.began == "resumed"
+    resumed = resumed_at is not None or segment.began is SegmentStart.RESUMED
     done = _done(view, segment, tracks, total, trainer)
     share = _share(view, segment, total, resumed, resumed_at)
     return Steps(
@@ -167,7 +167,7 @@ def _resumed_at(segment: RunSegment, tracks: list[Track]) -> int | None:
     if steps:
         return steps[-1]
     skipped = [found for track in tracks if (found := track.skipped_until())]
-    return skipped[0] if skipped and segment.began == "resumed" else None
+    return skipped[0] if skipped and segment.began is SegmentStart.RESUMED else None
 
 
 def _done(

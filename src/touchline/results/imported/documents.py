@@ -10,6 +10,7 @@ from touchline.core.errors import InputError
 from touchline.core.files import open_regular
 from touchline.core.json_text import parse_json
 from touchline.core.observation import Event, Observation, Sign, SignKind
+from touchline.history.file_segment import SegmentStart
 from touchline.history.grouping import role_of
 from touchline.history.readers import documents
 from touchline.history.segments import FileSegmenter
@@ -61,7 +62,7 @@ class Curve(FileSegmenter):
         """Process the next event."""
         parts = len(self.parts)
         super().feed(event)
-        if len(self.parts) > parts and self.part.began != "resumed":
+        if len(self.parts) > parts and self.part.began is not SegmentStart.RESUMED:
             # Another attempt from the beginning: what came before is not its curve.
             self.train.clear()
             self.validation.clear()

@@ -11,11 +11,11 @@ from touchline.core.observation import SignKind
 from touchline.core.quantity import Missing, Quantity
 from touchline.core.status import JobState
 from touchline.history.fields import LOSS_NOT_A_NUMBER, reading_of
+from touchline.history.file_segment import FileSegment
 from touchline.history.lines import NotTextError
 from touchline.history.reading import Outcome, RunReading, SourcedText, exit_code
 from touchline.history.run_view import RunSegment, RunView, align, runs_of
 from touchline.history.scan import Scan
-from touchline.history.segments import FileSegment
 from touchline.results.imported.documents import Curve, Curves, JobEndSign, SideFile
 from touchline.results.imported.folders import job_id
 from touchline.results.imported.text import bounded

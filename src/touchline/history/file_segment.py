@@ -1,0 +1,186 @@
+"""Segment of one file: what its events show of one attempt, in bounded memory.
+
+Of each kind of observation the first and the last are kept, of losses number and sum.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Generic, TypeVar
+
+from touchline.core.observation import Observation, ObservationName, Progress, Sign, SignKind, Stamp
+from touchline.history.tracks import Track
+
+KEPT = 200
+"""Number of first and of last observations of each name, and of signs, that are kept."""
+BUFFERED_ROWS = 64
+"""Rows that a program may hold back on standard output and print only after its traceback."""
+T = TypeVar("T")
+
+
+class SegmentStart(StrEnum):
+    """Beginning of a segment."""
+
+    FRESH = "fresh"
+    """The first training of a file."""
+    RESUMED = "resumed"
+    """The same run, from a saved state."""
+    RESTARTED = "restarted"
+    """The same run, from its beginning."""
+    ANOTHER_RUN = "another run"
+    """Another run in the same file."""
+
+
+class HeadTailBuffer(Generic[T]):
+    """Buffer of the first and the last values of many."""
+
+    __slots__ = ("_first", "_last", "count")
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self._first: list[T] = []
+        self._last: deque[T] = deque(maxlen=KEPT)
+        self.count = 0
+
+    def add(self, value: T) -> None:
+        """Add a value."""
+        self.count += 1
+        if self.count <= KEPT:
+            self._first.append(value)
+        else:
+            self._last.append(value)
+
+    def all(self) -> list[T]:
+        """Return those that were kept, in order."""
+        return [*self._first, *self._last]
+
+
+@dataclass(slots=True)
+class Losses:
+    """Training losses as they were logged."""
+
+    count: int = 0
+    """Rows with a finite loss."""
+    total: float = 0.0
+    """Their sum."""
+    last: Observation | None = None
+    """The last one."""
+    first: Observation | None = None
+    """The first one."""
+    second: Observation | None = None
+    """Second loss; with the first it shows the logging interval."""
+
+    def add(self, loss: Observation) -> None:
+        """Add a row."""
+        if isinstance(loss.value, str) or (self.last is not None and self.last.certain and not loss.certain):
+            return
+        if self._is_mean_of_rows(loss):
+            return
+        if self.last is not None and loss.certain and not self.last.certain:
+            # A trainer's own rows count more than what a script prints beside them.
+            self.count, self.total, self.first, self.second = 0, 0.0, None, None
+        self.count += 1
+        self.total += loss.value
+        self.last = loss
+        if self.first is None:
+            self.first = loss
+        elif self.second is None:
+            self.second = loss
+
+    def _is_mean_of_rows(self, loss: Observation) -> bool:
+        """Return True if a loss is the mean of an epoch whose own rows were logged: the last of these counts."""
+        last = self.last
+        if last is None or loss.aggregation != "mean" or last.aggregation == "mean":
+            return False
+        return loss.step is None and loss.epoch is not None and (last.epoch or 0.0) > loss.epoch - 1 + 1e-9
+
+
+@dataclass(slots=True)
+class FileSegment:
+    """Segment of one file."""
+
+    file: str
+    """The file's name."""
+    began: SegmentStart = SegmentStart.FRESH
+    """Beginning of the segment."""
+    first_line: int = 0
+    """Line of the first event."""
+    last_line: int = 0
+    """Line of the last event."""
+    progress_line: int = 0
+    """The last line that shows a training step."""
+    seen: dict[ObservationName, HeadTailBuffer[Observation]] = field(default_factory=dict)
+    """Observations by name, losses among them."""
+    losses: Losses = field(default_factory=Losses)
+    """Training losses."""
+    tracks: list[Track] = field(default_factory=list)
+    """Progress bars, in order of their beginning."""
+    open_tracks: dict[tuple[str, int | None], Track] = field(default_factory=dict)
+    """The one of each label and total that was drawn last."""
+    clock: Track = field(default_factory=lambda: Track(label="rows", total=None))
+    """Steps against time from rows that tell both: elapsed time, or a time stamp."""
+    signs: HeadTailBuffer[Sign] = field(default_factory=HeadTailBuffer)
+    """Signs, in order."""
+    kinds: set[SignKind] = field(default_factory=set)
+    """Their kinds."""
+    stamps: tuple[Stamp, Stamp] | None = None
+    """The first and the last time on its lines."""
+    nan_step: int | None = None
+    """Step of the last loss that was no number."""
+    trained_line: int = 0
+    """Line of the end of the training; 0 for none."""
+    advance_line: int = 0
+    """The last line on which a bar that may count training steps went on; 0 for none."""
+    row_lines: deque[int] = field(default_factory=lambda: deque(maxlen=BUFFERED_ROWS))
+    """Lines of the last rows with a loss."""
+    fault_line: int = 0
+    """Line of the last fault that something may have caught; 0 for none."""
+    ended_line: int = 0
+    """Line on which the scheduler ended the job; 0 for none."""
+    ended_by: str = ""
+    """The scheduler's number of that job."""
+    at_epoch: float = 0.0
+    """Epochs done at its last row with a loss."""
+    at_step: int = 0
+    """Step of that row."""
+    at: float = 0.0
+    """Place of that row: its step, else its epoch."""
+    interval: float = 0.0
+    """Distance of the last two rows."""
+
+    @property
+    def has_progress(self) -> bool:
+        """Whether anything of it shows a training step."""
+        return self.progress_line > 0
+
+    @property
+    def has_evidence(self) -> bool:
+        """Whether it says anything of a training at all."""
+        return bool(self.seen or self.kinds) or self.has_progress
+
+    def goes_on_after(self, sign: Sign) -> bool:
+        """Return True if the training went on after a sign.
+
+        A program that ends by an exception prints what standard output still held after the traceback: those rows are
+        older than it. Only a bar that goes on, or more rows than a buffer holds, show that somebody survived it.
+        """
+        if sign.line >= self.progress_line:
+            return False
+        if not sign.is_uncaught:
+            return True
+        if self.advance_line:
+            return self.advance_line > sign.line
+        return len(self.row_lines) == BUFFERED_ROWS and self.row_lines[0] > sign.line
+
+    def is_evaluating(self, bar: Progress) -> bool:
+        """Return True if a bar without a label begins after the words that begin an evaluation."""
+        signs = self.signs.all()
+        last = signs[-1] if signs else None
+        return last is not None and last.kind is SignKind.EVALUATING and last.line > self.progress_line
+
+    def get(self, name: ObservationName) -> list[Observation]:
+        """Return the kept observations of a name."""
+        kept = self.seen.get(name)
+        return kept.all() if kept is not None else []
