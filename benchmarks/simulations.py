@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from touchline.core.levels import Level
 from touchline.core.quantity import Quantity
 from touchline.statistics.analysis import analyse
-from touchline.statistics.conclusions import Analysis, ScoredRun, SeedTestKind, Shown
+from touchline.statistics.conclusions import Analysis, Conclusion, ScoredRun, SeedTestKind
 from touchline.statistics.contrasts import Sample, seed_means, wide_p_values, widened_variance
 from touchline.statistics.effects import is_established
 from touchline.statistics.exact_power import smallest_shown
@@ -265,7 +265,7 @@ def _coverage_of_seeds(rng: Generator, count: int) -> Iterator[Row]:
 # ------------------------------------------------------------------------------------------------- false claims
 def _claims(analysis: Analysis) -> tuple[bool, bool]:
     """Whether anything is claimed of a checkpoint, and of a setting."""
-    claims = (Shown.HIGHER, Shown.LOWER)
+    claims = (Conclusion.HIGHER, Conclusion.LOWER)
     of_checkpoints = any(each.shown in claims for each in analysis.comparisons)
     of_settings = any(each.shown in claims for effect in analysis.effects for each in effect.contrasts)
     return of_checkpoints, of_settings
@@ -443,7 +443,7 @@ def _power_of_items(rng: Generator, count: int) -> Iterator[Row]:
                     assert isinstance(found, Quantity)
                     effect = found.value
                 analysis = _analysis(_flipping(rng, items, effect, max(flips, effect), family), rng)
-                shown += analysis.comparisons[0].shown is Shown.HIGHER
+                shown += analysis.comparisons[0].shown is Conclusion.HIGHER
                 told += 1
             yield Row(
                 kind="power",
@@ -485,7 +485,7 @@ def _power_of_seeds(rng: Generator, count: int) -> Iterator[Row]:
                     assert isinstance(found, Quantity)
                     effect = min(found.value, 0.3)
                 runs = _seeds(rng, share=share, items=items, seeds=seeds, spread=spread, effect=effect)
-                shown += _analysis(runs, rng, rank=("a", "b")).effects[0].contrasts[0].shown is Shown.HIGHER
+                shown += _analysis(runs, rng, rank=("a", "b")).effects[0].contrasts[0].shown is Conclusion.HIGHER
             size = f"{unit:.2f} standard deviations between seeds, " if name == "as planned" else ""
             yield Row(
                 kind="power",

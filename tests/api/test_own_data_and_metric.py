@@ -144,7 +144,7 @@ def test_a_metric_of_the_users_own_comes_first_everywhere(experiment: tuple[Path
     moved = folder.rename(folder.with_name("moved"))
     done = touchline("run", str(moved), env=env)
     assert done.returncode == 0, done.stderr
-    assert "closeness (95 %)" in done.stdout
+    assert "closeness (95%)" in done.stdout
     for run in some(results_of(moved, env).values()):
         assert (run["metric"], run["exact_match"], run["labels"]) == ("closeness", None, None)
         score = run["score"]

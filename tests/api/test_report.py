@@ -95,7 +95,7 @@ def test_json_and_the_files_agree(copy: Path, call: Call) -> None:
     text = (copy / "RESULTS.md").read_text()
     for run in some(report["runs"]):
         share = run["exact_match"]
-        assert f"{100 * share['k'] / share['n']:.1f} %" in text
+        assert f"{100 * share['k'] / share['n']:.1f}%" in text
 
 
 def test_what_is_spoiled_is_said_and_the_rest_reported(copy: Path, call: Call) -> None:

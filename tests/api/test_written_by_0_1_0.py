@@ -112,7 +112,7 @@ def test_report_writes_the_scores_and_finds_every_checkpoint_valid(laptop: Lapto
     report = (laptop.home / "finished" / "RESULTS.md").read_text()
     for figures in FIGURES.values():
         k, n = figures["exact_match"]
-        assert f"{100 * k / n:.1f} %" in report
+        assert f"{100 * k / n:.1f}%" in report
         if "final_val_loss" in figures:
             assert f"{figures['final_val_loss']:.4g}" in report
     assert "All 4 checkpoints are" in report

@@ -134,7 +134,7 @@ def test_few_steps_are_told_with_a_row_that_gives_more() -> None:
 def test_a_warm_up_longer_than_the_run_is_told() -> None:
     """The usual 100 steps of warm-up are all of a run of 39."""
     both = case(CAPITALIZATION, settings())
-    assert "Warmup takes 100 of the 39 optimizer steps of the packed run (256 %)" in told(
+    assert "Warmup takes 100 of the 39 optimizer steps of the packed run (256%)" in told(
         replace(both, warmup_steps=100)
     )
     assert "Warmup takes" not in told(replace(both, warmup_steps=5))
@@ -167,7 +167,7 @@ def test_lost_tokens_are_counted_and_a_row_for_all_is_named() -> None:
     """Labels tell how many keep nothing to learn."""
     given = np.array([10, 100, 30, 70], np.uint32)
     text = told(case(given, settings(max_seq_len=50, micro_batch_size=1), np.array([5, 60, 30, 10])))
-    assert "With max_seq_len 50, 2 of 4 examples (50.0 %) are truncated: 70 of 210 tokens are lost." in text
+    assert "With max_seq_len 50, 2 of 4 examples (50.0%) are truncated: 70 of 210 tokens are lost." in text
     assert "They lose the end of the answer, which teaches the model to stop early; 1 lose the whole answer." in text
     assert "The longest example has 100 tokens" in text
     both = case(given, settings(max_seq_len=50, micro_batch_size=1))
@@ -175,14 +175,14 @@ def test_lost_tokens_are_counted_and_a_row_for_all_is_named() -> None:
         both.packed, truncated=np.zeros(0, np.int64), answers_cut=np.zeros(0, np.int64), dropped=both.packed.truncated
     )
     text = told(replace(both, packed=dropping, unpacked=dropping))
-    assert "2 of 4 examples (50.0 %) are dropped: 170 of 210 tokens are lost. The longest" in text
+    assert "2 of 4 examples (50.0%) are dropped: 170 of 210 tokens are lost. The longest" in text
     assert "are lost" not in told(case(given, settings(max_seq_len=100, micro_batch_size=1)))
 
 
 def test_packing_that_gains_nothing_is_told() -> None:
     """Examples longer than half a row share none; twice the row would hold them."""
     text = told(case(lengths(600, 1000), settings(max_seq_len=1024, micro_batch_size=2)))
-    assert "Packing has no benefit: a sequence holds 1.00 examples, because 100 % of them are longer than half" in text
+    assert "Packing has no benefit: a sequence holds 1.00 examples, because 100% of them are longer than half" in text
     assert "With 2,048 it would hold 2.2" in text
     assert "has no benefit" not in told(case(CHATS, settings()))
 
@@ -192,16 +192,16 @@ def test_what_packing_saves_is_told_beside_what_else_would() -> None:
     both = case(CAPITALIZATION, settings(micro_batch_size=16))
     packed, unpacked = both.packed.efficiency, both.unpacked.efficiency
     text = told(both)
-    assert f"{100 * unpacked:.1f} % of computed tokens are non-padding when not packed, {100 * packed:.1f} %" in text
-    assert f"saves only {100 * (1 - unpacked / packed):.0f} % of the compute" in text
+    assert f"{100 * unpacked:.1f}% of computed tokens are non-padding when not packed, {100 * packed:.1f}%" in text
+    assert f"saves only {100 * (1 - unpacked / packed):.0f}% of the compute" in text
     both = case(CHATS, settings(micro_batch_size=16))
     assert f"Packing reduces compute {both.packed.efficiency / both.unpacked.efficiency:.1f} times: " in told(both)
     grouped = np.sort(CHATS.astype(np.int64)).reshape(-1, 16)
     share = grouped.sum() / (16 * grouped.max(axis=1)).sum()
-    assert f"Grouping by length would reach {100 * (share):.1f} % without packing" in told(both)
+    assert f"Grouping by length would reach {100 * (share):.1f}% without packing" in told(both)
     text = told(case(np.full(8, 100, np.uint32), settings(max_seq_len=250, micro_batch_size=1)))
     assert (
-        "Packing would not reduce compute: 80.0 % of computed tokens are non-padding when packed, 100.0 % when not"
+        "Packing would not reduce compute: 80.0% of computed tokens are non-padding when packed, 100.0% when not"
         in text
     )
 
@@ -212,7 +212,7 @@ def test_a_packer_that_wastes_rows_is_told_with_ours() -> None:
     rows, ours = both.packed.rows, pack_histogram(count_lengths(CHATS, 2048), 2048)
     assert ours.optimal
     assert ours.packs < 0.85 * rows
-    fewer = f"{100 * (1 - ours.packs / rows):.0f} % fewer"
+    fewer = f"{100 * (1 - ours.packs / rows):.0f}% fewer"
     assert f"makes {rows:,} sequences; {ours.packs:,} are enough, the fewest possible ({fewer})" in told(both)
     assert "packer makes" not in told(case(CAPITALIZATION, settings()))
 

@@ -152,7 +152,7 @@ def made_report(make: Make = Make()) -> Report:
         verification=_verification(runs, make),
         findings=_findings(best),
         packing=tuple(_packing(run) for run in runs if run.kind is RunKind.FINE_TUNED),
-        packing_advice=("Packed rows were 94 % full: nothing is to be gained by packing otherwise.",),
+        packing_advice=("Packed rows were 94% full: nothing is to be gained by packing otherwise.",),
         estimates=tuple(row for run in runs for row in _estimates(run, rng)),
         issues=_issues(runs),
         next_steps=(
@@ -161,7 +161,7 @@ def made_report(make: Make = Make()) -> Report:
                 why="With two seeds a rank effect under 9.5 points could not have been shown; five seeds show 4.1.",
                 command="touchline plan experiment.yaml 'seeds=[0,1,2,3,4]'",
             ),
-            NextStep(title="Make the evaluation harder", why="Seven of twelve runs are at 95 % or above."),
+            NextStep(title="Make the evaluation harder", why="Seven of twelve runs are at 95% or above."),
         ),
         commands=(
             Command(group="View", text="The answers of all runs", command="inspect view --log-dir ."),

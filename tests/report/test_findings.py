@@ -33,7 +33,7 @@ from touchline.statistics.conclusions import Conclusion
 pytestmark = pytest.mark.planning
 
 CAUSAL = re.compile(r"\b(because|due to|thanks to|leads? to|causes?|improves?|minimal|negligible|significant)\b", re.I)
-"""Words that no computed sentence uses: one seed shows no cause, and 10 % is not minimal."""
+"""Words that no computed sentence uses: one seed shows no cause, and 10% is not minimal."""
 
 
 def texts(report: Report, topic: str | None = None) -> list[str]:
@@ -58,9 +58,9 @@ def test_all_runs_above_their_control_make_one_sentence_with_the_ends() -> None:
         "Both fine-tuned runs score higher than the control 1B_base on the same 100 items: from +65.0 points (+54.0 to "
         "+73.0; 1B_rank4_s1) to +73.0 points (+62.3 to +80.3; 1B_rank64_s1); each p < 0.001 after Holm over 2 "
         "comparisons.",
-        "1B_rank4_s1 scores higher than its control 1B_base: exact match 85.0 % (85 of 100; 76.7 to 90.7 %), +65.0 "
+        "1B_rank4_s1 scores higher than its control 1B_base: exact match 85.0% (85 of 100; 76.7 to 90.7%), +65.0 "
         "points (+54.0 to +73.0); 65 items gained, 0 lost, p < 0.001 after Holm over 2 comparisons.",
-        "1B_rank64_s1 scores higher than its control 1B_base: exact match 93.0 % (93 of 100; 86.3 to 96.6 %), +73.0 "
+        "1B_rank64_s1 scores higher than its control 1B_base: exact match 93.0% (93 of 100; 86.3 to 96.6%), +73.0 "
         "points (+62.3 to +80.3); 73 items gained, 0 lost, p < 0.001 after Holm over 2 comparisons.",
     ]
     assert [each.shown for each in report.findings[:3]] == [Conclusion.HIGHER] * 3
@@ -99,7 +99,7 @@ def test_seeds_that_differ_say_what_the_design_could_have_shown() -> None:
     report = build_report(sweep([80, 86, 90], [84, 83, 92]))
     (sentence,) = texts(report, made.RANK)
     assert sentence.startswith("A difference between rank 64 and rank 4 is not established: +1.0 points (-")
-    assert re.search(r"3 seeds, spread as these are, would have shown \d+\.\d points at 80 % power\.$", sentence)
+    assert re.search(r"3 seeds, spread as these are, would have shown \d+\.\d points at 80% power\.$", sentence)
     assert "paired t-test over 3 training seeds; t = 0.48, 2 degrees of freedom, p = 0.68; p = 0.68 after" in sentence
 
 
@@ -115,7 +115,7 @@ def test_a_difference_that_is_not_there_is_called_not_established() -> None:
     report = build_report(made.gathered(runs))
     (sentence,) = texts(report, "Against the control")
     assert sentence.startswith(
-        "A difference between 1B_rank4 and its control 1B_base is not established: exact match 61.0 % (61 of 100; "
+        "A difference between 1B_rank4 and its control 1B_base is not established: exact match 61.0% (61 of 100; "
     )
     assert "+1.0 points (-3.8 to +5.8); 3 items gained, 2 lost, p = 1.00. These items would have shown" in sentence
     assert report.headline[0].text == (
@@ -138,26 +138,26 @@ def test_other_items_are_refused_and_said_to_be() -> None:
 
 
 def test_the_famous_example_claims_nothing() -> None:
-    """Losses and times of four runs of one seed: told pair by pair, with 10 % as 10 %, and no effect claimed."""
+    """Losses and times of four runs of one seed: told pair by pair, with 10% as 10%, and no effect claimed."""
     report = build_report(made.seed_002())
     assert texts(report, "Losses") == [
         "Final training loss, rank 64 against rank 4: 0.00036 against 0.00154 for 1B (lower by a factor of 4.3); "
-        "0.00027 against 0.00031 for 3B (12.9 % lower). One seed a setting: an effect of the rank on the loss is not "
+        "0.00027 against 0.00031 for 3B (12.9% lower). One seed a setting: an effect of the rank on the loss is not "
         "established.",
         "Final training loss, 3B against 1B: 0.00031 against 0.00154 for rank 4 (lower by a factor of 5.0); 0.00027 "
-        "against 0.00036 for rank 64 (25.0 % lower). One seed a setting: an effect of the base model on the loss is "
+        "against 0.00036 for rank 64 (25.0% lower). One seed a setting: an effect of the base model on the loss is "
         "not established. They differ in global batch size (8 against 16) as well, which is confounded with it.",
-        "Final validation loss, rank 64 against rank 4: 0.02336 against 0.02345 for 1B (0.4 % lower); 0.0183 against "
-        "0.01656 for 3B (10.5 % higher). The direction differs between them. One seed a setting: an effect of the rank "
+        "Final validation loss, rank 64 against rank 4: 0.02336 against 0.02345 for 1B (0.4% lower); 0.0183 against "
+        "0.01656 for 3B (10.5% higher). The direction differs between them. One seed a setting: an effect of the rank "
         "on the loss is not established.",
-        "Final validation loss, 3B against 1B: 0.01656 against 0.02345 for rank 4 (29.4 % lower); 0.0183 against "
-        "0.02336 for rank 64 (21.7 % lower). One seed a setting: an effect of the base model on the loss is not "
+        "Final validation loss, 3B against 1B: 0.01656 against 0.02345 for rank 4 (29.4% lower); 0.0183 against "
+        "0.02336 for rank 64 (21.7% lower). One seed a setting: an effect of the base model on the loss is not "
         "established. They differ in global batch size (8 against 16) as well, which is confounded with it.",
     ]
     assert texts(report, "Training efficiency") == [
         "Training took from 4:41 (1B_rank4) to 22:34 (3B_rank4).",
-        "Training time, rank 64 against rank 4: 4:54 against 4:41 for 1B (4.6 % higher); 15:46 against 22:34 for 3B "
-        "(30.1 % lower). The direction differs between them. One seed a setting: whether the rank changes the time is "
+        "Training time, rank 64 against rank 4: 4:54 against 4:41 for 1B (4.6% higher); 15:46 against 22:34 for 3B "
+        "(30.1% lower). The direction differs between them. One seed a setting: whether the rank changes the time is "
         "not established.",
         "Training time, 3B against 1B: 22:34 against 4:41 for rank 4 (higher by a factor of 4.8); 15:46 against 4:54 "
         "for rank 64 (higher by a factor of 3.2). One seed a setting: whether the base model changes the time is not "
@@ -223,10 +223,10 @@ def test_overfitting_is_told_with_its_numbers() -> None:
     curve = made.points((0, 2.0), (500, 0.09), (900, 0.0812), (1500, 0.145))
     report = build_report(made.gathered([made.run("1B_rank4", validation_losses=curve)]))
     assert texts(report, "Losses") == [
-        "1B_rank4: validation loss was lowest at step 900 (0.0812) and 78.6 % higher at step 1,500 (0.145): a sign of "
+        "1B_rank4: validation loss was lowest at step 900 (0.0812) and 78.6% higher at step 1,500 (0.145): a sign of "
         "overfitting."
     ]
-    assert report.facts[0].notes == ("overfitting: validation loss 0.0812 at step 900, 78.6 % higher at the end",)
+    assert report.facts[0].notes == ("overfitting: validation loss 0.0812 at step 900, 78.6% higher at the end",)
 
 
 def test_losses_that_are_not_numbers_stop_no_report() -> None:
@@ -342,9 +342,9 @@ def test_the_front_holds_what_nothing_beats_for_less() -> None:
     ("value", "reference", "words"),
     [
         (0.00036, 0.00154, "lower by a factor of 4.3"),
-        (0.00027, 0.00031, "12.9 % lower"),
+        (0.00027, 0.00031, "12.9% lower"),
         (1354.0, 281.0, "higher by a factor of 4.8"),
-        (1.0, 1.0, "equal within 0.05 %"),
+        (1.0, 1.0, "equal within 0.05%"),
         (0.0, 1.0, "not comparable"),
         (math.nan, 1.0, "not comparable"),
     ],
@@ -368,7 +368,7 @@ def test_without_a_control_nothing_is_said_of_a_gain() -> None:
     runs = [run for run in sweep([85], [93]).runs if run.kind is not RunKind.CONTROL]
     report = build_report(made.gathered(runs))
     assert report.headline[1].text == (
-        "The highest exact match is 93.0 % (1B_rank64_s1; 86.3 to 96.6 %). No run was compared with a control, so that "
+        "The highest exact match is 93.0% (1B_rank64_s1; 86.3 to 96.6%). No run was compared with a control, so that "
         "the gain from training is unknown."
     )
     assert "Evaluate the base models" in [each.title for each in report.next_steps]
@@ -414,7 +414,7 @@ def test_a_control_alone_says_nothing_of_training() -> None:
     """Its score is no highest one of anything that was trained."""
     report = build_report(made.gathered([made.run("1B_rank4"), made.control("1B_base", rights=made.rights(14))]))
     assert report.headline[0].text.startswith(
-        "Only controls were evaluated; the highest exact match is 14.0 % (1B_base;"
+        "Only controls were evaluated; the highest exact match is 14.0% (1B_base;"
     )
 
 
@@ -573,7 +573,7 @@ def test_the_seeds_means_stand_in_a_table_from_which_the_test_can_be_made_again(
     text = results_markdown(build_report(sweep([80, 86, 90], [84, 83, 92])), ())
     (row,) = [line for line in text.splitlines() if line.startswith("| rank 64 - rank 4 ")]
     cells = [cell.strip() for cell in row.strip("|").split("|")]
-    second, first = ([float(mean.removesuffix(" %")) for mean in cell.split(", ")] for cell in cells[3:5])
+    second, first = ([float(mean.removesuffix("%")) for mean in cell.split(", ")] for cell in cells[3:5])
     assert (second, first) == ([84.0, 83.0, 92.0], [80.0, 86.0, 90.0])
     expected = ttest_rel(second, first)
     ends = expected.confidence_interval(0.95)

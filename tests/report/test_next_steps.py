@@ -93,7 +93,7 @@ def test_open_contrasts_ask_for_as_many_seeds_as_their_spread_needs() -> None:
     asked = step(report, f"Repeat with {needed} seeds")
     assert asked.why == (
         f"The difference of rank 64 against rank 4 (+3.3 points) is not established with 3 seeds; if it is as large as "
-        f"it looks, {needed} would show it at 80 % power."
+        f"it looks, {needed} would show it at 80% power."
     )
 
 
@@ -171,7 +171,7 @@ def test_a_comparison_that_stays_open_says_how_many_items_would_close_it() -> No
     asked = step(build_report(gathered), "Test on more items")
     assert asked.why == (
         "1B_rank4 differs from 1B_base by +5.0 points on 100 items, which is not established; with as many items "
-        "flipping as here, about 469 would show a difference of that size at 80 % power."
+        "flipping as here, about 469 would show a difference of that size at 80% power."
     )
 
 
@@ -179,7 +179,7 @@ def test_saturated_runs_ask_for_a_harder_test() -> None:
     """And the step says where there is headroom left."""
     asked = step(build_report(sweep([97], [99])), "Make the test harder")
     assert asked.why == (
-        "1B_rank4_s1 (97.0 %) and 1B_rank64_s1 (99.0 %): near the top of the scale, where a better run could hardly "
+        "1B_rank4_s1 (97.0%) and 1B_rank64_s1 (99.0%): near the top of the scale, where a better run could hardly "
         "show it. Still with headroom: 1B_base."
     )
 
@@ -227,7 +227,7 @@ def test_a_loss_that_still_falls_asks_for_more_and_one_that_rises_for_less() -> 
     flat = made.run("flat", validation_losses=made.points((0, 2.0), (10, 0.4), (20, 0.3999)))
     report = build_report(made.gathered([falling, rising, flat]))
     assert step(report, "Train for longer").why == (
-        "The validation loss of falls was still falling at the end: 0.4 at step 20, 20.0 % lower than at step 10. "
+        "The validation loss of falls was still falling at the end: 0.4 at step 20, 20.0% lower than at step 10. "
         "More epochs, or a larger dataset, give it more steps."
     )
     assert step(report, "Compare the epochs").why.startswith("The validation loss rose again in rises: ")
@@ -243,7 +243,7 @@ def test_answers_that_are_empty_are_to_be_read_before_any_number_is_believed() -
     asked = step(build_report(gathered), "Read the answers")
     assert asked.command == "inspect view --log-dir 1B_rank4/eval"
     assert asked.why == (
-        "1B_rank4 (epoch_2): 20 of 20 answers empty, cut or not generated. No fine-tuned run scores above 0.0 %: at "
+        "1B_rank4 (epoch_2): 20 of 20 answers empty, cut or not generated. No fine-tuned run scores above 0.0%: at "
         "the bottom of the scale nothing can be told apart."
     )
 

@@ -151,7 +151,7 @@ def test_missing_figures_say_why(report: Report) -> None:
     text = html.unescape(report_html(report, ()))
     assert "not a number" in text
     assert "not evaluated" in text
-    assert ">0.0 %<" not in text
+    assert ">0.0%<" not in text
 
 
 def test_every_run_issue_and_next_step_is_there(report: Report) -> None:

@@ -144,7 +144,7 @@ def test_packing_that_nobody_counted_is_as_the_plan_computed_it() -> None:
     assert packing.packed == "no"
     assert packing.density == Quantity(value=1.0, unit="examples/row", method="as the plan computed it")
     assert report.packing_advice == (
-        "1M_rank4: not packed, and down to 55 % of the computed positions held a token. Plan once with train.packed: "
+        "1M_rank4: not packed, and down to 55% of the computed positions held a token. Plan once with train.packed: "
         "true and compare examples/s.",
         "The plan's advice.",
     )
@@ -163,7 +163,7 @@ def test_two_runs_that_differ_in_packing_alone_are_held_against_each_other() -> 
         told[-1] = replace(told[-1], performance_metrics=figures)
     report = build_report(made.gathered(runs, told=told))
     assert report.packing_advice == (
-        "packed was packed and padded was not: 30 against 20 examples/s, 50.0 % higher packed. One run each, on "
+        "packed was packed and padded was not: 30 against 20 examples/s, 50.0% higher packed. One run each, on "
         "whatever else the machine did.",
     )
 

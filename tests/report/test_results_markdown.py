@@ -90,10 +90,10 @@ def test_the_seven_sections_of_a_finished_experiment() -> None:
     assert_whole(text)
     assert text.startswith("# Experiment report: sweep\n\n**Status:** ✓ All 3 runs are complete")
     assert (
-        "| `1B_rank64` | fine-tuned | 1B | rank 64 | 1 | completed | 93.0 % (86.3 to 96.6 %) | +73.0 points (+62.3 to "
+        "| `1B_rank64` | fine-tuned | 1B | rank 64 | 1 | completed | 93.0% (86.3 to 96.6%) | +73.0 points (+62.3 to "
         "+80.3) |"
     ) in text
-    assert "| `1B_base` | control | 1B | - | - | completed | 20.0 % (13.3 to 28.9 %) | - |" in text
+    assert "| `1B_base` | control | 1B | - | - | completed | 20.0% (13.3 to 28.9%) | - |" in text
 
 
 def test_four_failed_exits_are_four_complete_trainings() -> None:
@@ -289,7 +289,7 @@ def test_storage_says_what_full_models_and_adapters_take() -> None:
     assert "| adapter | 3B | 64 | bfloat16 | 164 MiB |" in text
     assert "| `3B_rank64` | 3 | 17.5 GiB | 17.5 GiB | 17.5 GiB | 492 MiB | 17.5 GiB |" in text
     assert (
-        "All runs together take 17.5 GiB; the plan said 17.5 GiB (+0.1 %). Adapters alone take 492 MiB, 2.7 % of the "
+        "All runs together take 17.5 GiB; the plan said 17.5 GiB (+0.1%). Adapters alone take 492 MiB, 2.7% of the "
         "17.5 GiB of full models for the same checkpoints."
     ) in text
 
@@ -325,8 +325,8 @@ def test_scores_by_checkpoint_where_a_run_has_several() -> None:
         made.gathered([made.control("1B_base", rights=made.rights(9)), made.run(name, evaluations=records)])
     )
     assert_whole(text)
-    assert "| `1B_rank4` | 60.0 % | 70.0 % | 80.0 % |" in text
-    assert "| `1B_rank4` | `epoch_2` | 80.0 % |" in text
+    assert "| `1B_rank4` | 60.0% | 70.0% | 80.0% |" in text
+    assert "| `1B_rank4` | `epoch_2` | 80.0% |" in text
 
 
 def test_issues_of_one_kind_stand_together() -> None:

@@ -125,7 +125,7 @@ def test_no_difference_says_what_could_have_been_shown() -> None:
 def test_at_the_ceiling_there_is_no_headroom() -> None:
     found = analysed([*of_table("r64", 190, 8, 0, 2)])
     assert [score.saturated for score in found.scores] == [True, True]
-    assert any(str(note).startswith("no headroom: r64 and base score 95 % or more") for note in found.notes)
+    assert any(str(note).startswith("no headroom: r64 and base score 95% or more") for note in found.notes)
 
 
 def test_the_best_of_several_by_these_items_pays_for_it() -> None:

@@ -49,7 +49,7 @@ def test_what_is_said_to_be_shown_is(items: int, flips: float) -> None:
 
 @pytest.mark.parametrize(("difference", "flips", "items"), [(0.03, 0.06, 521), (0.03, 0.15, 1306), (0.01, 0.03, 2352)])
 def test_connor_s_formula_is_a_little_short_for_the_exact_test(difference: float, flips: float, items: int) -> None:
-    """Published numbers of items; the exact test shows with them what is 5 % larger."""
+    """Published numbers of items; the exact test shows with them what is 5% larger."""
     assert items_for_paired_difference(difference, flips) == pytest.approx(items, abs=1)
     assert 0.75 < mcnemar_power(items, difference, flips, level=0.05) < 0.8
     found = smallest_shown(items, flips)
@@ -79,7 +79,7 @@ def test_what_is_no_design_is_refused(call: object) -> None:
 
 @pytest.mark.parametrize("seeds", [2, 3, 5, 10])
 def test_a_difference_between_seeds_has_the_power_that_it_says(seeds: int) -> None:
-    """The paired test by scipy on normal seeds: 80 % at the smallest difference, but for three simulation errors."""
+    """The paired test by scipy on normal seeds: 80% at the smallest difference, but for three simulation errors."""
     from scipy.stats import ttest_rel
 
     difference = smallest_seed_difference(seeds)

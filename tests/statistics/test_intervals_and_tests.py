@@ -26,7 +26,7 @@ def test_wilson_gives_the_published_interval() -> None:
 
 
 def test_wilson_at_the_ceiling_still_has_a_width() -> None:
-    """200 of 200 right does not prove 100 %."""
+    """200 of 200 right does not prove 100%."""
     low, high = wilson(200, 200)
     assert low == pytest.approx(0.981, abs=5e-4)
     assert high == 1.0
@@ -77,7 +77,7 @@ def test_a_coverage_outside_zero_and_one_is_refused(coverage: float) -> None:
 
 @pytest.mark.parametrize(("n", "share"), [(100, 0.97), (200, 0.9), (50, 0.5), (300, 0.99)])
 def test_wilson_covers_as_often_as_it_says(n: int, share: float) -> None:
-    """Exact coverage over the binomial distribution: on average near 95 %, and never the 81 % of a plain stderr."""
+    """Exact coverage over the binomial distribution: on average near 95%, and never the 81% of a plain stderr."""
     covered = sum(
         math.comb(n, k) * share**k * (1 - share) ** (n - k)
         for k in range(n + 1)
@@ -119,7 +119,7 @@ def test_newcombe_is_antisymmetric_in_the_two_models(table: tuple[int, int, int,
 
 
 def test_newcombe_covers_near_the_ceiling() -> None:
-    """Seeded simulation of two correlated models at 95 % and 92 % on 100 items."""
+    """Seeded simulation of two correlated models at 95% and 92% on 100 items."""
     rng = np.random.default_rng(20)
     cells = np.array([0.89, 0.06, 0.03, 0.02])
     tables = rng.multinomial(100, cells, size=4000)

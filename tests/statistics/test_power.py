@@ -17,20 +17,20 @@ pytestmark = pytest.mark.planning
 
 
 def test_paired_sizes_are_those_of_the_literature() -> None:
-    """McNemar at 80 % power: 3 points with 6 % and 15 % of flips, 1 point with 3 %."""
+    """McNemar at 80% power: 3 points with 6% and 15% of flips, 1 point with 3%."""
     assert items_for_paired_difference(0.03, 0.06) == 521
     assert items_for_paired_difference(0.03, 0.15) == 1306
     assert items_for_paired_difference(0.01, 0.03) in (2352, 2353)
 
 
 def test_unpaired_sizes_are_those_of_the_literature() -> None:
-    """Two shares at 80 % power: the textbook's 50 % against 60 % and 25 % against 40 %."""
+    """Two shares at 80% power: the textbook's 50% against 60% and 25% against 40%."""
     assert items_for_difference(0.1) == 388
     assert items_for_difference(0.15, share=0.25) == 152
 
 
 def test_unpaired_size_gives_the_power_that_it_says() -> None:
-    """The exact power of the two-share z test at the size for 40 % against 60 % is near 80 %."""
+    """The exact power of the two-share z test at the size for 40% against 60% is near 80%."""
     from scipy.stats import binom
 
     n = items_for_difference(0.2, share=0.4)

@@ -102,7 +102,7 @@ def _show(found: DataAudit) -> None:
             title=f"{found.path} ({found.format})",
         )
         print_output(f"columns: {found.columns}")
-        print_output("characters: shortest, median, 95 %, longest")
+        print_output("characters: shortest, median, 95%, longest")
     if found.labels and found.distinct_answers * 2 <= sum(split.examples for split in found.splits):
         names = [split.name for split in found.splits]
         print_output("")
@@ -123,7 +123,7 @@ def _show(found: DataAudit) -> None:
         each = found.baselines
         print_output("")
         print_table(
-            ("answers without a model", "right", "95 % interval", "rows"),
+            ("answers without a model", "right", "95% interval", "rows"),
             [
                 ("always the most frequent" + _quoted(each.majority.answer), *_baseline(each.majority)),
                 ("the most frequent of each question", *_baseline(each.majority_per_question)),

@@ -69,7 +69,7 @@ def _show(found: ComparedExperiments) -> None:
     header = ("condition", "experiment", "run", "status", "score", "validation loss", "training", "memory")
     print_table(header, rows, title="Runs side by side")
     if found.pairs:
-        columns = ("condition", "task", "difference", "95 % interval", "gained", "lost", "p (Holm)", "shown")
+        columns = ("condition", "task", "difference", "95% interval", "gained", "lost", "p (Holm)", "shown")
         for label in labels[1:]:
             pairs = [_pair(pair) for pair in found.pairs if pair.experiment == label]
             if pairs:

@@ -180,7 +180,7 @@ def _show(answer: EstimateAnswer) -> None:
         print_table(
             ("what if", "reserved", "time of a step"),
             [
-                (what.change, f"{what.reserved_gib:.2f} GiB", f"{100 * (what.step_time_factor - 1):+.0f} %")
+                (what.change, f"{what.reserved_gib:.2f} GiB", f"{100 * (what.step_time_factor - 1):+.0f}%")
                 for what in memory.what_ifs
             ],
         )

@@ -405,7 +405,7 @@ def _show(found: list[object] | object, json: bool) -> None:
                 measured(r.evaluate_seconds),
             )
         )
-    print_table(("run", "status", f"{metric} (95 %)", "train loss", "val loss", "training", "evaluation"), rows)
+    print_table(("run", "status", f"{metric} (95%)", "train loss", "val loss", "training", "evaluation"), rows)
 
 
 def _say_report(source: Path) -> None:

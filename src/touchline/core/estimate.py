@@ -12,7 +12,7 @@ from touchline.core.quantity import Aggregation, Measured, MemoryKind, Phase, Qu
 from touchline.core.shape import ModelShape
 
 COVERAGE = 0.9
-"""Share of the truths that an interval is to hold, two-sided; 5 % lie above its upper end."""
+"""Share of the truths that an interval is to hold, two-sided; 5% lie above its upper end."""
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 Method = Literal["lora", "qlora", "full"]

@@ -45,16 +45,13 @@ def measured(value: Measured, digits: int = 4) -> str:
     """Return a value with its unit and interval, or `n/a (reason)`."""
     if isinstance(value, Missing):
         return str(value)
+    unit = value.unit if value.unit == "%" else f" {value.unit}"
     if value.unit in _IN_WORDS:
         text = _IN_WORDS[value.unit](value.value)
     elif value.unit == "1":
         text = f"{value.value:.{digits}g}"
     else:
-        text = (
-            f"{value.value:,.{digits}g} {value.unit}"
-            if value.value < 10**digits
-            else f"{value.value:,.0f} {value.unit}"
-        )
+        text = f"{value.value:,.{digits}g}{unit}" if value.value < 10**digits else f"{value.value:,.0f}{unit}"
     if value.low == value.value and value.high is None:
         text = f"at least {text}"
     if value.low is not None and value.high is not None:

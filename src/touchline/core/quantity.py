@@ -42,7 +42,7 @@ class Quantity:
     high: float | None = None
     """Upper end of the interval."""
     coverage: float | None = None
-    """How often such intervals hold the truth: 0.95 for a 95 % interval."""
+    """How often such intervals hold the truth: 0.95 for a 95% interval."""
     phase: Phase | None = None
     """When it was measured."""
     kind: MemoryKind | None = None

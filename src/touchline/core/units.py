@@ -73,5 +73,5 @@ def hours_to_seconds(hours: float) -> float:
 
 
 def percent(share: float, digits: int = 1) -> str:
-    """Return a share as a percentage: `90.5 %`."""
-    return f"{100 * share:.{digits}f} %"
+    """Return a share as a percentage: `90.5%`."""
+    return f"{100 * share:.{digits}f}%"

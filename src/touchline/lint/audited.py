@@ -48,7 +48,7 @@ class Lengths:
     median: int
     """The median."""
     p95: int
-    """95 % are at most as long."""
+    """95% are at most as long."""
     most: int
     """The longest."""
 

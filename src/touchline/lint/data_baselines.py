@@ -133,7 +133,7 @@ def scorer_findings(view: DataView) -> Iterator[Finding]:
         right = round(empty.score.value * empty.examples)
         message = (
             f"the scorer {view.scorer.name!r} calls the empty answer right in {percent(right, empty.examples)} of "
-            f"{empty.examples:,} rows of {view.scored}; expected 0 %"
+            f"{empty.examples:,} rows of {view.scored}; expected 0%"
         )
         yield _finding("DA340", Severity.ERROR, message, view)
     if view.scorer.stated and 2 <= len(targets) <= PAIR_LIMIT:
@@ -153,7 +153,7 @@ def _wrong_answers(view: DataView, targets: Counter[str]) -> Iterator[Finding]:
     if share >= _LENIENT:
         output, target = max(sorted(wrong), key=lambda pair: wrong[pair])
         message = (
-            f"the scorer {view.scorer.name!r} calls {100 * share:.3g} % of other rows' different answers right, for "
+            f"the scorer {view.scorer.name!r} calls {100 * share:.3g}% of other rows' different answers right, for "
             f"example {short(output)} for {short(target)}"
         )
         yield _finding("DA341", Severity.WARNING, message, view)

@@ -50,4 +50,4 @@ def percent(count: int, total: int) -> str:
     share = 100 * count / total if total else 0.0
     if 0 < count < total:
         share = min(max(share, 0.01), 99.99)
-    return f"{share:.3g} %" if share < 99.5 or count == total else f"{share:.2f} %"
+    return f"{share:.3g}%" if share < 99.5 or count == total else f"{share:.2f}%"

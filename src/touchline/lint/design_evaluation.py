@@ -75,8 +75,8 @@ def too_few_items_for_effect(view: DesignView) -> Iterator[Violation]:
         yield Violation(
             message=f"{items:,} test items cannot show the {100 * effect:g} points of the question: on the same items "
             f"it takes {least:,} even if every item that flips gets better, and {usual:,} if "
-            f"{100 * max(effect, USUAL_FLIPS):g} % of the items flip; on different items {apart:,} a side "
-            "(80 % power, 5 % level)",
+            f"{100 * max(effect, USUAL_FLIPS):g}% of the items flip; on different items {apart:,} a side "
+            "(80% power, 5% level)",
             at=_items_place(view),
             subject="evaluate.samples",
             hint=f"at least {least:,} test items, better {usual:,}",
@@ -101,7 +101,7 @@ def minimum_detectable_difference(view: DesignView) -> Iterator[Violation]:
         )
         yield Violation(
             message=f"{items:,} test items show differences of {paired} (if {100 * USUAL_FLIPS:g}% discordant), "
-            f"or {100 * apart:.1f} points on different items, at 80 % power",
+            f"or {100 * apart:.1f} points on different items, at 80% power",
             at=_items_place(view),
             subject="evaluate.samples",
         )
@@ -204,7 +204,7 @@ def more_samples_than_items(view: DesignView) -> Iterator[Violation]:
 def stated_effect(question: str) -> float | None:
     """Parse the effect that a question names, as a share: 0.05 of `improve accuracy by 5 points`. None if none.
 
-    A number counts only beside a word of change, and not where it is a level (`to 90 %`) or a part (`5 % of the data`).
+    A number counts only beside a word of change, and not where it is a level (`to 90%`) or a part (`5% of the data`).
     """
     for found in _NUMBER.finditer(question):
         before, after = question[: found.start()], question[found.end() :]

@@ -186,7 +186,7 @@ def _memory_cell(run: PlannedRun, plan: Plan) -> str:
 
 
 def _share(memory: Measured, plan: Plan) -> str:
-    """Return a memory's share of the machine's, `12 %`."""
+    """Return a memory's share of the machine's, `12%`."""
     whole = plan.machine.memory
     if isinstance(memory, Missing) or isinstance(whole, Missing) or memory.unit != whole.unit or not whole.value:
         return "n/a (the machine's memory is unknown)"

@@ -45,7 +45,7 @@ def calibration_figure(marks: Sequence[CalibrationMark]) -> Figure:
         y = altair.Y("predicted:Q", title=f"predicted, {unit}", scale=scale)
         color = altair.Color(
             "interval:N",
-            title="90 % interval",
+            title="90% interval",
             scale=altair.Scale(domain=["held the truth", "missed it"], range=["#4c78a8", "#d62728"]),
         )
         base = altair.Chart(altair.InlineData(values=rows)).encode(x=x, color=color)

@@ -128,7 +128,7 @@ def metric_words(score: GeneralScore) -> str:
 
 
 def relative(value: float, reference: float) -> str:
-    """`10.5 % higher`, `lower by a factor of 4.3`: how much a loss or a time differs."""
+    """`10.5% higher`, `lower by a factor of 4.3`: how much a loss or a time differs."""
     if not (reference > 0 and value > 0 and math.isfinite(reference) and math.isfinite(value)):
         return "not comparable"
     ratio = value / reference
@@ -138,8 +138,8 @@ def relative(value: float, reference: float) -> str:
         return f"lower by a factor of {1 / ratio:.1f}"
     change = 100 * (ratio - 1)
     if abs(change) < 0.05:
-        return "equal within 0.05 %"
-    return f"{abs(change):.1f} % {'higher' if change > 0 else 'lower'}"
+        return "equal within 0.05%"
+    return f"{abs(change):.1f}% {'higher' if change > 0 else 'lower'}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -150,12 +150,12 @@ class Scale:
     """Whether they are shares of right answers."""
 
     def value(self, score: float) -> str:
-        """`90.5 %`, or `0.905`."""
+        """`90.5%`, or `0.905`."""
         return percent(score) if self.share else f"{score:.3f}"
 
     def span(self, low: float, high: float) -> str:
-        """`85.6 to 93.8 %`, or `0.856 to 0.938`."""
-        return " to ".join(self.bounds(low, high)) + (" %" if self.share else "")
+        """`85.6 to 93.8%`, or `0.856 to 0.938`."""
+        return " to ".join(self.bounds(low, high)) + ("%" if self.share else "")
 
     def bounds(self, low: float, high: float) -> tuple[str, str]:
         """Return the ends of an interval of scores without a unit."""

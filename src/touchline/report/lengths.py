@@ -52,8 +52,8 @@ def length_figure(lengths: NDArray[np.uint32], summary: PackingSummary) -> Figur
     )
     title = altair.Title(
         f"{summary.examples:,} examples, {int(lengths.min()):,} to {int(lengths.max()):,} tokens",
-        subtitle=f"no padding: packed {summary.packed.efficiency:.1f} %, "
-        f"unpacked {summary.unpacked.efficiency:.1f} % (rows of {summary.max_seq_len:,}, {summary.backend})",
+        subtitle=f"no padding: packed {summary.packed.efficiency:.1f}%, "
+        f"unpacked {summary.unpacked.efficiency:.1f}% (rows of {summary.max_seq_len:,}, {summary.backend})",
         anchor="start",
     )
     chart = altair.layer(bars, rules, words).properties(width=640, height=300, title=title)

@@ -78,7 +78,7 @@ def _seeds(gathered: ReportInputs, analysis: Analysis) -> Iterator[NextStep]:
         yield NextStep(
             title=f"Repeat with {needed} seeds",
             why=f"The difference of {_contrast_words(largest, scale)} is not established with {largest.seeds} "
-            f"seeds; if it is as large as it looks, {needed} would show it at 80 % power.",
+            f"seeds; if it is as large as it looks, {needed} would show it at 80% power.",
             command=_seeds_command(gathered, _more_seeds(used, needed)),
         )
 
@@ -111,7 +111,7 @@ def _items(analysis: Analysis) -> Iterator[NextStep]:
         title="Test on more items",
         why=f"{each.run} differs from {each.difference.control} by {scale.difference(each.difference.value)} on "
         f"{items[each.run]:,} items, which is not established; with as many items flipping as here, {size} would show "
-        "a difference of that size at 80 % power.",
+        "a difference of that size at 80% power.",
     )
 
 

@@ -92,6 +92,6 @@ def _padding(rows: Sequence[PackingRow]) -> Iterator[str]:
         return
     worst = min(row.efficiency.value for row in wasteful if isinstance(row.efficiency, Quantity))
     yield (
-        f"{join_names([row.run for row in wasteful])}: not packed, and down to {worst:.0f} % of the computed positions "
+        f"{join_names([row.run for row in wasteful])}: not packed, and down to {worst:.0f}% of the computed positions "
         "held a token. Plan once with train.packed: true and compare examples/s."
     )

@@ -13,7 +13,7 @@ from touchline.statistics.conclusions import Analysis, Contrast, Interaction
 
 _HEADER: Final = (
     *("comparison", "test", "seeds", "means at the level", "means at the reference", "difference"),
-    *("95 % interval", "t", "df", "p", "p (Holm)", "with items", "shown"),
+    *("95% interval", "t", "df", "p", "p (Holm)", "with items", "shown"),
 )
 _NUMERIC: Final = (5, 7, 8, 9, 10)
 """Places of the columns that hold numbers."""

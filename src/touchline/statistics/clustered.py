@@ -53,7 +53,7 @@ def clustered_share(values: Floats, clusters: Sequence[str] | None = None, cover
 
     Wilson's interval for as many independent items, right or wrong each, as would have this standard error, fewer still
     for the few clusters that it was found from: the square of z over that of Student's t (Korn and Graubard 1998,
-    Survey Methodology 24:193-201). Where nothing varies, as near 100 %, each cluster counts as one item.
+    Survey Methodology 24:193-201). Where nothing varies, as near 100%, each cluster counts as one item.
 
     Args:
         values: scores, 0 to 1, shape [items].

@@ -204,7 +204,7 @@ def _smallest(pair: _Pair, family: int) -> Measured:
         if value is None:
             return Missing(missing=f"{items} items can show no difference in a family of {family}")
         return Quantity(
-            value=value, unit="1", method=f"{_power(family)}; {100 * flipped / items:.3g} % of the items flip"
+            value=value, unit="1", method=f"{_power(family)}; {100 * flipped / items:.3g}% of the items flip"
         )
     units = pair.units
     if len(units) < 2 or not float(np.ptp(units)):
@@ -215,7 +215,7 @@ def _smallest(pair: _Pair, family: int) -> Measured:
 
 
 def _power(family: int) -> str:
-    return f"{100 * POWER:g} % power" + (f" in a family of {family}" if family > 1 else "")
+    return f"{100 * POWER:g}% power" + (f" in a family of {family}" if family > 1 else "")
 
 
 def _notes(runs: Sequence[ScoredRun], pairs: Sequence[_Pair]) -> Iterator[str]:

@@ -109,7 +109,7 @@ class Comparison:
     shown: Conclusion
     """What may be said, by the adjusted p value."""
     smallest: Measured
-    """The smallest difference that so many items, flipping as often as these did, would have shown at 80 % power."""
+    """The smallest difference that so many items, flipping as often as these did, would have shown at 80% power."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -217,7 +217,7 @@ class Contrast:
     reason: str
     """Why no more may be said: `one seed: describes these checkpoints, not the setting`; empty when it is shown."""
     smallest: Measured
-    """Minimum detectable difference: what so many seeds, spread as these are, would have shown at 80 % power."""
+    """Minimum detectable difference: what so many seeds, spread as these are, would have shown at 80% power."""
     coverage: float = 0.95
     """How often such intervals hold the truth."""
 

@@ -227,7 +227,7 @@ def _smallest(found: Difference, family: int) -> Measured:
     return Quantity(
         value=units * found.wide_error,
         unit="1",
-        method=f"{100 * POWER:g} % power{among}; noncentral t, spread estimated from these seeds",
+        method=f"{100 * POWER:g}% power{among}; noncentral t, spread estimated from these seeds",
     )
 
 

@@ -53,7 +53,7 @@ def run_scores(runs: Sequence[ScoredRun], *, binary: bool, rng: Generator) -> tu
 def _notes(runs: Sequence[ScoredRun], scores: Sequence[RunScore]) -> Iterator[Note]:
     if saturated := [score.run for score in scores if score.saturated]:
         yield Note.stated(
-            f"no headroom: {named(saturated)} score{'s' if len(saturated) == 1 else ''} {100 * SATURATED:g} % or more, "
+            f"no headroom: {named(saturated)} score{'s' if len(saturated) == 1 else ''} {100 * SATURATED:g}% or more, "
             "so that better runs could hardly show it; harder items are needed"
         )
     for run in runs:
@@ -66,7 +66,7 @@ def _notes(runs: Sequence[ScoredRun], scores: Sequence[RunScore]) -> Iterator[No
             f"{items} items stand in {clusters} clusters: intervals and tests take clusters as the unit, not items"
         )
         if clusters < _FEW_CLUSTERS:
-            yield Note.stated(f"{clusters} clusters are few: no test of so few can show a difference at the 5 % level")
+            yield Note.stated(f"{clusters} clusters are few: no test of so few can show a difference at the 5% level")
 
 
 _FEW_CLUSTERS = 6

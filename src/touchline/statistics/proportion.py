@@ -1,7 +1,7 @@
 """The interval of one share.
 
 Wilson's score interval (Wilson 1927; Brown, Cai and DasGupta 2001 recommend it). A mean plus or minus its standard
-error is not used: near 100 %, where fine-tuned models sit, it covers far less than it says, and at 100 % its width is
+error is not used: near 100%, where fine-tuned models sit, it covers far less than it says, and at 100% its width is
 0.
 """
 

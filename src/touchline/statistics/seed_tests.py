@@ -1,8 +1,8 @@
 """The t-test over the seeds' means of two levels: which one the design calls for, and what scipy gives for it.
 
 Experiments cross seeds with levels, so that the same seeds train both and the means are pairs: `scipy.stats.ttest_rel`.
-Its share of false claims is 5 % whatever a seed does to both levels alike and however much their spreads differ, where
-Welch's test on the same means makes 7 to 10 % if a seed helps one level and harms the other, and 6 % if only one
+Its share of false claims is 5% whatever a seed does to both levels alike and however much their spreads differ, where
+Welch's test on the same means makes 7 to 10% if a seed helps one level and harms the other, and 6% if only one
 level varies (`benchmarks/statistics.py`). Levels without a seed in common are independent groups:
 `scipy.stats.ttest_ind(equal_var=False)`.
 """

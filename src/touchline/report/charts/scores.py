@@ -252,12 +252,12 @@ def _difference_told(share: bool) -> list[altair.Tooltip]:
 
 def _methods(found: object) -> str:
     scores = list(found)  # type: ignore[call-overload]
-    kinds = dict.fromkeys(f"{100 * score.coverage:g} % interval ({score.method})" for score in scores)
+    kinds = dict.fromkeys(f"{100 * score.coverage:g}% interval ({score.method})" for score in scores)
     return ", ".join(kinds)
 
 
 def _percent_text(analysis: Analysis) -> str:
-    return f"{100 * analysis.comparisons[0].difference.coverage:g} %"
+    return f"{100 * analysis.comparisons[0].difference.coverage:g}%"
 
 
 def _suffix(report: Report, analysis: Analysis) -> str:

@@ -19,7 +19,7 @@ from touchline.spec.runs import ControlKind
 from touchline.statistics.conclusions import Analysis, Comparison, Conclusion, RunScore
 
 CONTROL, CONTROLS, LIMITS = "Against the control", "Other controls", "Limits"
-POWER_WORDS = "at 80 % power"
+POWER_WORDS = "at 80% power"
 ALONE = " The interval, which is that of this difference alone, excludes 0; the test, after Holm over all, does not."
 """What a reader would wonder at: an interval without 0 beside `not established`."""
 MANY = 24

@@ -173,7 +173,7 @@ def _because(contrast: Contrast) -> str:
 
 
 def _short_of(contrast: Contrast, scale: Scale) -> str:
-    """What a reader would wonder at: a p value below 5 % beside `not established`."""
+    """What a reader would wonder at: a p value below 5% beside `not established`."""
     wide = contrast.with_items
     if contrast.p_value is None or contrast.p_adjusted is None or wide is None or contrast.p_value >= LEVEL:
         return ""

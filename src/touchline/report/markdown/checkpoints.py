@@ -185,12 +185,12 @@ def _storage_line(report: Report) -> str:
     parts = [f"All runs together take {format_bytes(storage.total_bytes)}"]
     if isinstance(storage.forecast, Quantity):
         off = 100 * (storage.total_bytes / storage.forecast.value - 1) if storage.forecast.value > 0 else 0.0
-        parts[0] += f"; the plan said {escape(bare(storage.forecast))} ({off:+.1f} %)"
+        parts[0] += f"; the plan said {escape(bare(storage.forecast))} ({off:+.1f}%)"
     full = [each.full_model_bytes.value for each in storage.runs if isinstance(each.full_model_bytes, Quantity)]
     only = [each.adapter_only_bytes.value for each in storage.runs if isinstance(each.adapter_only_bytes, Quantity)]
     if full and only and sum(full) > 0 and len(full) == len(only):
         parts.append(
-            f"Adapters alone take {format_bytes(sum(only))}, {100 * sum(only) / sum(full):.2g} % of the "
+            f"Adapters alone take {format_bytes(sum(only))}, {100 * sum(only) / sum(full):.2g}% of the "
             f"{format_bytes(sum(full))} of full models for the same checkpoints"
         )
     both = [each for each in report.verification.checkpoints if each.adapter_bytes and each.model_bytes]

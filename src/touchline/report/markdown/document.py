@@ -148,5 +148,5 @@ def _runs(report: Report) -> str:
                 gain,
             )
         )
-    header = ("run", "type", "model", "settings", "seed", "status", f"{score_name} (95 %)", "against its control")
+    header = ("run", "type", "model", "settings", "seed", "status", f"{score_name} (95%)", "against its control")
     return table([escape(name) for name in header], rows, right=(4, 6, 7))

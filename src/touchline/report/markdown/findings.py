@@ -77,7 +77,7 @@ def _scores(report: Report, analysis: Analysis, charts: Sequence[Chart]) -> Iter
     with_match = is_main and analysis.score == "exact match" and any(run.match is not None for run in runs)
     with_control = bool(analysis.comparisons)
     header = [
-        *("run", "checkpoint", analysis.score, "95 % interval", "items"),
+        *("run", "checkpoint", analysis.score, "95% interval", "items"),
         *(["normalised match"] if with_match else []),
         *(
             ["against its control", "gained / lost" if analysis.binary else "rose / fell", "p (Holm)", "shown"]
@@ -133,7 +133,7 @@ def _definitions(report: Report, analysis: Analysis, with_match: bool) -> str:
         parts.append(
             f"Against its control: the same items, interval {escape(paired)}; p: {test}, Holm-adjusted over the "
             f"declared family of {count(analysis.family, 'comparison')}. Shown: what the adjusted p value allows to be "
-            "said at the 5 % level."
+            "said at the 5% level."
         )
     return " ".join(parts)
 

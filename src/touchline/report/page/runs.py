@@ -129,7 +129,7 @@ def runs_table(report: Report, inks: Mapping[str, SeriesColor]) -> PageTable | N
         Column(
             label=analysis.score.capitalize() if analysis is not None else "Score",
             numeric=True,
-            title="With its 95 % interval",
+            title="With its 95% interval",
         ),
         Column(
             label=f"Δ control{' (points)' if scale.share else ''}",
