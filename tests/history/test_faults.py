@@ -68,9 +68,8 @@ def traceback(*frames: tuple[str, str], last: str = "ValueError: no") -> str:
 # --------------------------------------------------------------------------------------------------------- whole logs
 
 
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
+def test_a_log_has_its_signs_and_no_others() -> None:
+    for name, expected in [
         ("evaluate.err", [("EXCEPTION", "evaluate")]),
         ("save_chain.err", [("EXCEPTION", None), ("DISK_FULL", None), ("EXCEPTION", "save"), ("DISK_FULL", "save")]),
         (
@@ -94,19 +93,17 @@ def traceback(*frames: tuple[str, str], last: str = "ValueError: no") -> str:
         ("command.out", [("FAILED_COMMAND", None), ("EXCEPTION", "load"), ("EXCEPTION", "load")]),
         ("diverged.log", [("NOT_A_NUMBER", None), ("NOT_A_NUMBER", None)]),
         ("async_allocator.err", [("EXCEPTION", "train"), ("GPU_OOM", "train")]),
-    ],
-)
-def test_a_log_has_its_signs_and_no_others(name: str, expected: list[tuple[str, str | None]]) -> None:
-    assert signs(fixture(name)) == expected
+    ]:
+        assert signs(fixture(name)) == expected, name
 
 
 def test_every_fixture_has_its_expectation() -> None:
     assert len(LOGS) == 11
 
 
-@pytest.mark.parametrize("name", LOGS)
-def test_the_reader_s_words_offer_all_lines_that_matter(name: str) -> None:
-    assert read(fixture(name), offered=True) == read(fixture(name))
+def test_the_reader_s_words_offer_all_lines_that_matter() -> None:
+    for name in LOGS:
+        assert read(fixture(name), offered=True) == read(fixture(name)), name
 
 
 @given(name=st.sampled_from(LOGS), share=st.floats(0, 1))
@@ -124,9 +121,8 @@ def test_no_text_breaks_it(text: str) -> None:
 # --------------------------------------------------------------------------------------------------------- tracebacks
 
 
-@pytest.mark.parametrize(
-    ("frames", "during"),
-    [
+def test_the_frames_tell_where_it_was_raised() -> None:
+    for frames, during in [
         (
             [("t.py", "<module>"), (TRAINER, "train"), (TRAINER, "_inner_training_loop"), (TRAINER, "training_step")],
             "train",
@@ -151,16 +147,13 @@ def test_no_text_breaks_it(text: str) -> None:
         # The callers of a library's frames are missing, so nobody knows in which part it was called.
         ([(f"{SITE}/torch/serialization.py", "save"), (f"{SITE}/torch/serialization.py", "_save")], None),
         ([], None),
-    ],
-)
-def test_the_frames_tell_where_it_was_raised(frames: list[tuple[str, str]], during: str | None) -> None:
-    assert during_of(frames) == during
-    assert signs(traceback(*frames)) == [("EXCEPTION", during)]
+    ]:
+        assert during_of(frames) == during, frames
+        assert signs(traceback(*frames)) == [("EXCEPTION", during)], frames
 
 
-@pytest.mark.parametrize(
-    "prefix",
-    [
+def test_a_prefix_on_each_line_changes_nothing() -> None:
+    for prefix in [
         *(
             "[rank3]: ",
             "[rank3]:",
@@ -171,24 +164,19 @@ def test_the_frames_tell_where_it_was_raised(frames: list[tuple[str, str]], duri
             "(TrainWorker pid=77, ip=10.0.0.2) ",
         ),
         *("2026-01-02 03:04:05,678 - ERROR - ", "[2026-01-02 03:04:05] ", "ERROR:root:", "kelp-04: "),
-    ],
-)
-def test_a_prefix_on_each_line_changes_nothing(prefix: str) -> None:
-    plain = traceback(("t.py", "<module>"), (TRAINER, "train"), (TRAINER, "evaluate"), last="KeyError: 'x'")
-    assert signs("\n".join(prefix + line for line in plain.split("\n"))) == [("EXCEPTION", "evaluate")]
+    ]:
+        plain = traceback(("t.py", "<module>"), (TRAINER, "train"), (TRAINER, "evaluate"), last="KeyError: 'x'")
+        assert signs("\n".join(prefix + line for line in plain.split("\n"))) == [("EXCEPTION", "evaluate")], prefix
 
 
-@pytest.mark.parametrize(
-    ("text", "rank", "rest"),
-    [
+def test_prefixes_are_taken_off_and_nothing_else() -> None:
+    for text, rank, rest in [
         ("[rank1]:   File", "1", "  File"),
         ("3: 2026-01-02 03:04:05 ERROR x", "3", "x"),
         ("step 3: loss", "", "step 3: loss"),
         ("INFORMATION", "", "INFORMATION"),
-    ],
-)
-def test_prefixes_are_taken_off_and_nothing_else(text: str, rank: str, rest: str) -> None:
-    assert strip_prefix(text) == (rank, rest)
+    ]:
+        assert strip_prefix(text) == (rank, rest), text
 
 
 def test_a_chain_is_one_fault_and_its_root_decides() -> None:
@@ -238,9 +226,8 @@ def test_an_exception_far_below_does_not_end_a_cut_traceback() -> None:
     assert kinds(cut + "\nsome line" * 300 + "\nValueError: no") == []
 
 
-@pytest.mark.parametrize(
-    ("last", "expected"),
-    [
+def test_the_last_line_tells_the_cause() -> None:
+    for last, expected in [
         ("KeyboardInterrupt", ["INTERRUPTED"]),
         ("torch.distributed.elastic.multiprocessing.api.SignalException: Process 8 got signal: 15", ["INTERRUPTED"]),
         ("torch.distributed.elastic.multiprocessing.errors.ChildFailedError: ", ["TASK_FAILED"]),
@@ -270,10 +257,8 @@ def test_an_exception_far_below_does_not_end_a_cut_traceback() -> None:
         ("FloatingPointError: Minimum loss scale reached (0.0001).", ["EXCEPTION", "NOT_A_NUMBER"]),
         ("torch._dynamo.exc.Unsupported: call_method", ["EXCEPTION"]),
         ("my_pkg.errors.BadRow: line 3", ["EXCEPTION"]),
-    ],
-)
-def test_the_last_line_tells_the_cause(last: str, expected: list[str]) -> None:
-    assert kinds(traceback(("t.py", "<module>"), last=last)) == expected
+    ]:
+        assert kinds(traceback(("t.py", "<module>"), last=last)) == expected, last
 
 
 def test_a_launcher_s_traceback_is_a_failed_child() -> None:
@@ -351,10 +336,10 @@ def test_a_figure_that_the_driver_does_not_know_is_none() -> None:
     assert figures(text) == {"oom_asked": (2.0, "MiB")}
 
 
-@pytest.mark.parametrize("name", ["rich_box.out", "async_allocator.err"])
-def test_figures_on_the_next_lines_belong_to_the_message(name: str) -> None:
-    found = figures(fixture(name))
-    assert {"oom_asked", "oom_total", "oom_free", "oom_allocated"} <= set(found)
+def test_figures_on_the_next_lines_belong_to_the_message() -> None:
+    for name in ["rich_box.out", "async_allocator.err"]:
+        found = figures(fixture(name))
+        assert {"oom_asked", "oom_total", "oom_free", "oom_allocated"} <= set(found), name
 
 
 def test_a_figure_s_phase_is_where_its_traceback_was_raised() -> None:
@@ -367,9 +352,8 @@ def test_a_figure_s_phase_is_where_its_traceback_was_raised() -> None:
 # ------------------------------------------------------------------------------------------- lines without a traceback
 
 
-@pytest.mark.parametrize(
-    ("line", "expected"),
-    [
+def test_a_fault_without_a_traceback_has_its_sign() -> None:
+    for line, expected in [
         ("Killed", ["HOST_OOM"]),
         ("train.sh: line 12: 12345 Killed                  python train.py", ["HOST_OOM"]),
         ("  traceback : Signal 9 (SIGKILL) received by PID 51", ["HOST_OOM"]),
@@ -413,16 +397,13 @@ def test_a_figure_s_phase_is_where_its_traceback_was_raised() -> None:
         ("rsync error: some files could not be transferred (code 23) at main.c(1338)", ["FAILED_COMMAND"]),
         ("tar: Error is not recoverable: exiting now", ["FAILED_COMMAND"]),
         ("bash: foo: command not found", ["FAILED_COMMAND"]),
-    ],
-)
-def test_a_fault_without_a_traceback_has_its_sign(line: str, expected: list[str]) -> None:
-    assert kinds(line) == expected
-    assert not expected or words_of(line) & Faults.words
+    ]:
+        assert kinds(line) == expected, line
+        assert not expected or words_of(line) & Faults.words, line
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
+def test_other_lines_have_none() -> None:
+    for line in [
         "If you see CUDA out of memory, lower the batch size.",
         "logging_nan_inf_filter=True",
         "nan_policy: keep",
@@ -440,10 +421,8 @@ def test_a_fault_without_a_traceback_has_its_sign(line: str, expected: list[str]
         "ValueError: said the sample that the model wrote",
         '{"text": "RuntimeError: CUDA out of memory. Tried to allocate 2.00 GiB"}',
         " 40%|████      | 40/100 [00:40<01:00,  1.00s/it]",
-    ],
-)
-def test_other_lines_have_none(line: str) -> None:
-    assert kinds(line) == []
+    ]:
+        assert kinds(line) == [], line
 
 
 def test_the_step_of_a_lost_loss_is_read() -> None:

@@ -20,9 +20,8 @@ def groups(folder: Path, *names: str, of: tuple[str, ...] = ()) -> list[list[str
     return [[str(path.relative_to(folder)) for path in group.files] for group in group_files(asked)]
 
 
-@pytest.mark.parametrize(
-    ("one", "other"),
-    [
+def test_files_of_one_run_have_one_key() -> None:
+    for one, other in [
         ("train_21.out", "train_21.err"),
         ("slurm-77.out", "slurm-77.err"),
         ("job.o123", "job.e123"),
@@ -31,18 +30,18 @@ def groups(folder: Path, *names: str, of: tuple[str, ...] = ()) -> list[list[str
         ("x_trainer_log.jsonl", "x_all_results.json"),
         ("x.yaml", "x_trainer_log.jsonl"),
         ("a.log.gz", "a.err"),
-    ],
-)
-def test_files_of_one_run_have_one_key(one: str, other: str) -> None:
-    assert key_of(Path(one)) == key_of(Path(other))
+    ]:
+        assert key_of(Path(one)) == key_of(Path(other)), one
 
 
-@pytest.mark.parametrize(
-    ("one", "other"),
-    [("slurm-77.out", "slurm-78.out"), ("a_1.log", "a_2.log"), ("job.o1", "job.e2"), ("a.log", "b.log")],
-)
-def test_files_of_other_runs_have_other_keys(one: str, other: str) -> None:
-    assert key_of(Path(one)) != key_of(Path(other))
+def test_files_of_other_runs_have_other_keys() -> None:
+    for one, other in [
+        ("slurm-77.out", "slurm-78.out"),
+        ("a_1.log", "a_2.log"),
+        ("job.o1", "job.e2"),
+        ("a.log", "b.log"),
+    ]:
+        assert key_of(Path(one)) != key_of(Path(other)), one
 
 
 def test_streams_are_pairs_and_jobs_are_apart(tmp_path: Path) -> None:

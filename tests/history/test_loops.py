@@ -262,24 +262,23 @@ OTHERS_OWN = (
 """Lines of trainers that have readers of their own."""
 
 
-@pytest.mark.parametrize("name", TOLD)
-def test_fixture(name: str) -> None:
-    assert_told(read((FIXTURES / name).read_bytes()), TOLD[name])
+def test_fixture() -> None:
+    for name in TOLD:
+        assert_told(read((FIXTURES / name).read_bytes()), TOLD[name])
 
 
-@pytest.mark.parametrize("line", NO_TRAINING)
-def test_sentences_and_dumps_say_nothing(line: str) -> None:
-    assert read(line.encode()) == []
+def test_sentences_and_dumps_say_nothing() -> None:
+    for line in NO_TRAINING:
+        assert read(line.encode()) == [], line
 
 
-@pytest.mark.parametrize("line", OTHERS_OWN)
-def test_lines_of_other_readers_are_left_to_them(line: str) -> None:
-    assert read(line.encode()) == []
+def test_lines_of_other_readers_are_left_to_them() -> None:
+    for line in OTHERS_OWN:
+        assert read(line.encode()) == [], line
 
 
-@pytest.mark.parametrize(
-    ("line", "step", "total", "loss"),
-    [
+def test_steps_of_the_run() -> None:
+    for line, step, total, loss in [
         ("step 120/500 loss 1.2345", 120, 500, 1.2345),
         ("Step: 120, Loss: 1.2345", 120, None, 1.2345),
         ("[Step 100] loss=2.31 lr=1e-4", 100, None, 2.31),
@@ -293,17 +292,14 @@ def test_lines_of_other_readers_are_left_to_them(line: str) -> None:
         ("Training loss (for one batch) at step 100: 0.5", 100, None, 0.5),
         ("[INFO|2025-03-04 09:00:00] step = 10 , loss = 0.5", 10, None, 0.5),
         ("📈 Step 10/20 — Loss: 0.5 ✅", 10, 20, 0.5),
-    ],
-)
-def test_steps_of_the_run(line: str, step: int, total: int | None, loss: float) -> None:
-    events = [event for event in read(line.encode()) if isinstance(event, Observation)]
-    assert [(event.value, event.step) for event in events if event.name == "loss"] == [(loss, step)]
-    assert [event.value for event in events if event.name == "steps_total"] == ([total] if total else [])
+    ]:
+        events = [event for event in read(line.encode()) if isinstance(event, Observation)]
+        assert [(event.value, event.step) for event in events if event.name == "loss"] == [(loss, step)], line
+        assert [event.value for event in events if event.name == "steps_total"] == ([total] if total else []), line
 
 
-@pytest.mark.parametrize(
-    ("line", "done", "loss", "held_out"),
-    [
+def test_epochs_done() -> None:
+    for line, done, loss, held_out in [
         ("Epoch 1: train_loss=0.5, val_loss=0.6", 1, 0.5, 0.6),
         ("Epoch 1: train_loss=0.5, val_loss=0.6 -> saved best model to out/best", 1, 0.5, 0.6),
         ("epoch 2 average loss 0.51", 2, 0.51, None),
@@ -317,18 +313,15 @@ def test_steps_of_the_run(line: str, step: int, total: int | None, loss: float) 
         ("[VAL] Epoch 1 | Loss: 0.7", 1, None, 0.7),
         ("[TRAIN] Epoch 1 | Loss: 0.7", 1, 0.7, None),
         ("Epoch 1/3 - Train Loss: 0.9961, Train Acc: 0.8758 - Val Loss: 1.3483 (Saved!)", 1, 0.9961, 1.3483),
-    ],
-)
-def test_epochs_done(line: str, done: float, loss: float | None, held_out: float | None) -> None:
-    events = [event for event in read(line.encode()) if isinstance(event, Observation)]
-    found = {event.name: event.value for event in events}
-    assert (found.get("loss"), found.get("eval_loss")) == (loss, held_out)
-    assert {event.epoch for event in events if event.name in ("loss", "eval_loss")} == {done}
+    ]:
+        events = [event for event in read(line.encode()) if isinstance(event, Observation)]
+        found = {event.name: event.value for event in events}
+        assert (found.get("loss"), found.get("eval_loss")) == (loss, held_out), line
+        assert {event.epoch for event in events if event.name in ("loss", "eval_loss")} == {done}, line
 
 
-@pytest.mark.parametrize(
-    ("line", "expected"),
-    [
+def test_printed_facts_are_guesses() -> None:
+    for line, expected in [
         ("Model: northwind/tern-1.4B", "model northwind/tern-1.4B"),
         ("🤖 Base model: tern-2.5-7B (4-bit)", "model tern-2.5-7B"),
         ("- **Batch size**: 4", "micro_batch_size 4"),
@@ -360,11 +353,9 @@ def test_epochs_done(line: str, done: float, loss: float | None, held_out: float
         ("Training took 0:12:34", "train_seconds 754 s"),
         ("Training completed in 12.5 minutes!", "train_seconds 750 s"),
         ("Max memory allocated: 12.5 GiB", "peak_memory 12.5 GiB after_init allocated peak"),
-    ],
-)
-def test_printed_facts_are_guesses(line: str, expected: str) -> None:
-    (event,) = read(line.encode())
-    assert told(event) == f"1 {expected} ~"
+    ]:
+        (event,) = read(line.encode())
+        assert told(event) == f"1 {expected} ~", line
 
 
 def test_two_numbers_of_an_adapter() -> None:
@@ -439,9 +430,8 @@ def test_a_counter_from_zero_ends_one_below_its_total() -> None:
     assert counter.place(None, None, 9, 10, is_global=False)[0] == 10
 
 
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [
+def test_durations() -> None:
+    for text, seconds in [
         ("1234.5 seconds", 1234.5),
         ("12.5 minutes", 750),
         ("2h 13m 5s", 7985),
@@ -450,15 +440,12 @@ def test_a_counter_from_zero_ends_one_below_its_total() -> None:
         ("3", None),
         ("a few minutes", None),
         ("12 apples", None),
-    ],
-)
-def test_durations(text: str, seconds: float | None) -> None:
-    assert duration(text) == seconds
+    ]:
+        assert duration(text) == seconds, text
 
 
-@pytest.mark.parametrize(
-    ("name", "concept", "split"),
-    [
+def test_meanings() -> None:
+    for name, concept, split in [
         ("train_loss", Concept.LOSS, Split.TRAIN),
         ("Val. Loss", Concept.LOSS, Split.VALIDATION),
         ("avg training loss", Concept.LOSS, Split.TRAIN),
@@ -471,11 +458,9 @@ def test_durations(text: str, seconds: float | None) -> None:
         ("kl loss", None, None),
         ("loss scale", None, None),
         ("mem", None, None),
-    ],
-)
-def test_meanings(name: str, concept: Concept | None, split: Split | None) -> None:
-    meaning = meaning_of(name)
-    assert (meaning.concept, meaning.split) == (concept, split)
+    ]:
+        meaning = meaning_of(name)
+        assert (meaning.concept, meaning.split) == (concept, split), name
 
 
 @pytest.mark.parametrize("name", LOGS)
@@ -519,16 +504,13 @@ def test_words_are_words() -> None:
         assert re.fullmatch(r"[a-z_]+", word), word
 
 
-@pytest.mark.parametrize(
-    ("line", "expected"),
-    [
+def test_an_event_that_begins_a_training_tells_of_its_examples() -> None:
+    for line, expected in [
         (b"2026-03-01 10:00:00 [info     ] training_started   model=tiny epochs=2 train_samples=1200", 1200),
         (b"training_start samples=31", 31),
         (b"generation_started samples=31", None),
         (b"evaluation_started output=a samples=31", None),
         (b"training_started batch=4 max_samples=31", None),
-    ],
-)
-def test_an_event_that_begins_a_training_tells_of_its_examples(line: bytes, expected: int | None) -> None:
-    counts = [e.value for e in read(line) if isinstance(e, Observation) and e.name == "train_examples"]
-    assert counts == ([] if expected is None else [expected])
+    ]:
+        counts = [e.value for e in read(line) if isinstance(e, Observation) and e.name == "train_examples"]
+        assert counts == ([] if expected is None else [expected]), line

@@ -29,9 +29,8 @@ def words_of(line: str) -> set[str]:
     return set(re.findall(r"[a-z_\x80-\U0010ffff]+", "".join(c.lower() if c.isascii() else c for c in line)))
 
 
-@pytest.mark.parametrize(
-    ("line", "kind"),
-    [
+def test_a_hand_written_milestone_is_read() -> None:
+    for line, kind in [
         ("Training complete!", "TRAINED"),
         ("TRAINING COMPLETE", "TRAINED"),
         ("=== Training Complete ===", "TRAINED"),
@@ -53,16 +52,13 @@ def words_of(line: str) -> set[str]:
         ("Model saved to out/lora", "SAVED"),
         ("💾 Model and tokenizer saved to out/", "SAVED"),
         ("Rank 0:  Model saved to out/", "SAVED"),
-    ],
-)
-def test_a_hand_written_milestone_is_read(line: str, kind: str) -> None:
-    assert kinds(line) == [kind]
-    assert words_of(line) & Faults.words
+    ]:
+        assert kinds(line) == [kind], line
+        assert words_of(line) & Faults.words, line
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
+def test_other_lines_are_no_milestones() -> None:
+    for line in [
         "After training completed, the dog slept.",
         "Training complete the set before noon with the athletes",
         "Training finished for epoch 2",
@@ -76,10 +72,8 @@ def test_a_hand_written_milestone_is_read(line: str, kind: str) -> None:
         "Evaluation strategy: steps",
         "Evaluating: 10%|█         | 1/10 [00:01<00:09,  1.00s/it]",
         "wandb: Synced 5 files",
-    ],
-)
-def test_other_lines_are_no_milestones(line: str) -> None:
-    assert kinds(line) == []
+    ]:
+        assert kinds(line) == [], line
 
 
 FAILED = 'Traceback (most recent call last):\n  File "t.py", line 7, in <module>\nValueError: no'

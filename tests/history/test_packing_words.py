@@ -88,25 +88,27 @@ def test_counted_packing_and_variants() -> None:
     assert not any(isinstance(event, Stamp) for event in others), "a time at the beginning is read with all others"
 
 
-@pytest.mark.parametrize(
-    ("line", "value", "unit", "kind", "phase"),
-    [
+def test_peaks() -> None:
+    for line, value, unit, kind, phase in [
         ("Peak GPU memory: 45.2 GB", 45.2, "GB", "allocated", "step"),
         ("INFO: peak gpu memory usage: 1,024 MiB", 1.0, "GiB", "allocated", "step"),
         ("Peak GPU memory reserved = 12.5GiB", 12.5, "GiB", "reserved", "step"),
         ("Peak GPU memory after model init: 2.5 GB", 2.5, "GB", "allocated", "after_init"),
         ("Peak GPU memory: 45.2 GB / 80 GB (56%)", 45.2, "GB", "allocated", "step"),
-    ],
-)
-def test_peaks(line: str, value: float, unit: str, kind: str, phase: str) -> None:
-    (event,) = read(line)
-    assert isinstance(event, Observation)
-    assert (event.name, event.value, event.unit, event.kind, event.phase) == ("peak_memory", value, unit, kind, phase)
+    ]:
+        (event,) = read(line)
+        assert isinstance(event, Observation), line
+        assert (event.name, event.value, event.unit, event.kind, event.phase) == (
+            "peak_memory",
+            value,
+            unit,
+            kind,
+            phase,
+        ), line
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
+def test_what_says_nothing() -> None:
+    for line in [
         "Packing dataset: 100%|██████████| 8000/8000 [00:01<00:00, 6478.45it/s]",
         "- **Packing density**: 2.8 examples a sequence is what we expect for short words",
         "Our packing density: 2.80 examples/sequence was better than that of others.",
@@ -125,10 +127,8 @@ def test_peaks(line: str, value: float, unit: str, kind: str, phase: str) -> Non
         "Training completed in 3 hours",
         "Training startedness 2025-10-20 14:30:00",
         "Packed 0 bags",
-    ],
-)
-def test_what_says_nothing(line: str) -> None:
-    assert read(line, offered=False) == []
+    ]:
+        assert read(line, offered=False) == [], line
 
 
 def test_the_first_examples_loaded_are_the_training_split_s() -> None:
@@ -136,10 +136,10 @@ def test_the_first_examples_loaded_are_the_training_split_s() -> None:
     assert [value for _, value, _, _ in seen(text)] == [8000, 700]
 
 
-@pytest.mark.parametrize("name", LOGS)
-def test_the_words_offer_every_line_that_says_something(name: str) -> None:
-    assert read(fixture(name)) == read(fixture(name), offered=False)
-    assert list(PackingLines().row({"loss": 0.5}, "", 1)) == []
+def test_the_words_offer_every_line_that_says_something() -> None:
+    for name in LOGS:
+        assert read(fixture(name)) == read(fixture(name), offered=False), name
+        assert list(PackingLines().row({"loss": 0.5}, "", 1)) == [], name
 
 
 @given(st.data())

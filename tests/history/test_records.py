@@ -139,9 +139,9 @@ def test_a_record_with_a_key_too_many_or_a_number_as_text_is_refused() -> None:
 # ---- nothing of people -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("text", "clean"),
-    [
+def test_copied_text_keeps_no_way_to_a_persons_folder() -> None:
+    """The last part of a path tells what was meant; addresses, ratios and ids stay."""
+    for text, clean in [
         ("saved to /home/alice/out/model", "saved to …/model"),
         ("mv: '/scratch/alice/a b/x' and 'y' are the same file", "mv: '…/x' and 'y' are the same file"),
         ('  File "/home/alice/env/lib/train.py", line 3', '  File "…/train.py", line 3'),
@@ -153,11 +153,8 @@ def test_a_record_with_a_key_too_many_or_a_number_as_text_is_refused() -> None:
         ("acme/Tiny-1B at 3.2 it/s, 4/8 steps", "acme/Tiny-1B at 3.2 it/s, 4/8 steps"),
         ("ratio 1/2/3", "ratio 1/2/3"),
         ("\x1b[31mred\x07", "red"),
-    ],
-)
-def test_copied_text_keeps_no_way_to_a_persons_folder(text: str, clean: str) -> None:
-    """The last part of a path tells what was meant; addresses, ratios and ids stay."""
-    assert redact_paths(text) == clean
+    ]:
+        assert redact_paths(text) == clean, text
 
 
 @given(TEXT)
@@ -186,9 +183,9 @@ def test_no_field_of_a_record_keeps_a_user_name_or_a_secret() -> None:
     assert text.count("hf_") == 1, "only a method is ours and is not searched for secrets"
 
 
-@pytest.mark.parametrize(
-    ("said", "kept"),
-    [
+def test_a_model_is_called_by_its_name() -> None:
+    """An id stays whole, of a path the last part stays, and the hub's cache tells the id."""
+    for said, kept in [
         ("acme/Tiny-1B-Instruct", "acme/Tiny-1B-Instruct"),
         ("Tiny-1B", "Tiny-1B"),
         ("/scratch/alice/models/Tiny-1B/", "Tiny-1B"),
@@ -196,11 +193,8 @@ def test_no_field_of_a_record_keeps_a_user_name_or_a_secret() -> None:
         ("../models/Tiny-1B", "Tiny-1B"),
         ("D:\\models\\Tiny-1B", "Tiny-1B"),
         ("/home/a/.cache/huggingface/hub/models--acme--Tiny-1B/snapshots/0123abcd", "acme/Tiny-1B"),
-    ],
-)
-def test_a_model_is_called_by_its_name(said: str, kept: str) -> None:
-    """An id stays whole, of a path the last part stays, and the hub's cache tells the id."""
-    assert model_name(SourcedText(value=said)) == SourcedText(value=kept)
+    ]:
+        assert model_name(SourcedText(value=said)) == SourcedText(value=kept), said
 
 
 def test_sources_are_named_from_the_folder_they_share() -> None:
@@ -229,20 +223,17 @@ def test_patch_versions_case_paths_and_order_do_not_part_runs() -> None:
     assert make_record(**SETTINGS).fingerprint == make_record(**same).fingerprint
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
+def test_settings_that_cost_time_or_memory_part_runs() -> None:
+    """A setting that is not known is not taken for one that is."""
+    for change in [
         {"lora_rank": number(16)},
         {"model": SourcedText(value="acme/Tiny-3B")},
         {"versions": ("torch=2.8.0", "trl=0.20.0")},
         {"gpu": SourcedText(value="NVIDIA H200")},
         {"gradient_checkpointing": SourcedText(value="true")},
         {"micro_batch_size": Missing(missing="no line says it")},
-    ],
-)
-def test_settings_that_cost_time_or_memory_part_runs(change: dict[str, object]) -> None:
-    """A setting that is not known is not taken for one that is."""
-    assert make_record(**SETTINGS).fingerprint != make_record(**(SETTINGS | change)).fingerprint
+    ]:
+        assert make_record(**SETTINGS).fingerprint != make_record(**(SETTINGS | change)).fingerprint, change
 
 
 def test_what_the_fingerprint_does_not_know_is_named() -> None:

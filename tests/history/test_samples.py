@@ -119,24 +119,21 @@ def test_an_invented_number_weighs_as_three_misses() -> None:
     assert "1 invented" in table(result)
 
 
-@pytest.mark.parametrize(
-    ("ours", "truth", "verdict"),
-    [
+def test_models_are_the_same_when_one_name_holds_the_other() -> None:
+    for ours, truth, verdict in [
         ("meta-llama/Llama-2-7b-hf", "LLaMA-2-7B", "right"),
         ("Qwen2.5-3B", "Qwen/Qwen2.5-3B-Instruct", "right"),
         ("Qwen2.5-7B-Instruct", "Qwen2.5-3B-Instruct", "wrong"),
         ("/", "Qwen2.5-3B-Instruct", "wrong"),
-    ],
-)
-def test_models_are_the_same_when_one_name_holds_the_other(ours: str, truth: str, verdict: Verdict) -> None:
-    reading = make_reading(model=SourcedText(value=ours))
-    assert judge("dawn.log", Expected(field="model", accept=(truth,)), reading).verdict == verdict
+    ]:
+        reading = make_reading(model=SourcedText(value=ours))
+        assert judge("dawn.log", Expected(field="model", accept=(truth,)), reading).verdict == verdict, ours
 
 
-@pytest.mark.parametrize(("value", "verdict"), [(100.9, "right"), (101.1, "wrong"), (float("nan"), "wrong")])
-def test_a_number_is_right_within_one_per_cent(value: float, verdict: Verdict) -> None:
-    expected = Expected(field="train_seconds", accept=(100.0,))
-    assert judge("dawn.log", expected, make_reading(train_seconds=number(value, "s"))).verdict == verdict
+def test_a_number_is_right_within_one_per_cent() -> None:
+    for value, verdict in [(100.9, "right"), (101.1, "wrong"), (float("nan"), "wrong")]:
+        expected = Expected(field="train_seconds", accept=(100.0,))
+        assert judge("dawn.log", expected, make_reading(train_seconds=number(value, "s"))).verdict == verdict, value
 
 
 def test_a_loss_of_nought_is_right_only_when_it_is_nought() -> None:
