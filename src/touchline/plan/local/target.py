@@ -301,7 +301,7 @@ def _offer(kind: str, places: Mapping[str, int]) -> str:
     near = similar_gpus(kind)
     meant = f" ({' or '.join(near)})" if near and (kind,) != near else ""
     nodes = ", ".join(f"{count} per node in {name}" for name, count in places.items())
-    return f"{kind or 'GPUs of no gpu_target type'}{meant}: {nodes}"
+    return f"{kind or 'GPUs of no named type'}{meant}: {nodes}"
 
 
 def _not_named(offer: str, hint: str) -> InputError:
