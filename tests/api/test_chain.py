@@ -67,7 +67,7 @@ def easy(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]) 
         assert done.returncode == 0, done.stderr
     done = script(folder, HARD, environment)
     assert done.returncode == EXIT_NO_PARENT, done.stderr
-    assert f"run {HARD} cannot go on from {EASY}: training.json is not there; it was never started" in done.stderr
+    assert f"run {HARD} cannot continue from {EASY}: training.json is not there; it was never started" in done.stderr
     done = script(folder, EASY, environment)
     assert done.returncode == 0, done.stderr
     return folder
@@ -114,7 +114,7 @@ def test_a_swapped_adapter_stops_a_real_chain(
         rewrite_records(folder / EASY, checkpoint)
     done = script(folder, HARD, environment)
     assert done.returncode == EXIT_LINEAGE, done.stderr
-    assert f"run {HARD} does not go on from {EASY}" in done.stderr
+    assert f"run {HARD} does not continue from {EASY}" in done.stderr
     expected = ("only zeros" if zeros else "validation items is") if careful else "is another file than was saved"
     assert expected in done.stderr
     assert not (folder / HARD / "training.json").exists()

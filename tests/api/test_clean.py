@@ -85,8 +85,8 @@ def test_it_is_shown_first_and_removed_when_asked_to(trained: Trained) -> None:
     assert not shown.performed
     assert tree(trained.root) == before
     told = {item.path: item.why for item in shown.items}
-    assert told["1M_rank2/epoch_0"] == "broken (truncated, wrong-size); epoch_1 is sound"
-    assert "epoch_1 is sound" in told["1M_rank4/resume"]
+    assert told["1M_rank2/epoch_0"] == "corrupt (truncated, wrong-size); epoch_1 is valid"
+    assert "epoch_1 is valid" in told["1M_rank4/resume"]
 
     done = clean(trained.root, perform=True)
     assert done.performed

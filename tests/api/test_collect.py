@@ -119,7 +119,7 @@ def test_collect_fills_in_what_was_measured_and_says_why_the_rest_is_not(tmp_pat
     assert metrics["tokens_per_second_unit"] == "real"
     assert metrics["packing_efficiency"] == 80
     assert metrics["final_validation_loss"] == 0.25
-    assert status(folder)[name]["missing"]["peak_gpu_memory_gb"] == "trained on a processor"  # type: ignore[index]
+    assert status(folder)[name]["missing"]["peak_gpu_memory_gb"] == "trained on a CPU"  # type: ignore[index]
     whole = YAML(typ="safe").load((folder / name / "run_metrics.yaml").read_text())
     assert [epoch["epoch"] for epoch in whole["per_epoch_metrics"]] == [0, 1]
     assert [epoch["peak_memory_gib"] for epoch in whole["per_epoch_metrics"]] == [2.0, 2.0]

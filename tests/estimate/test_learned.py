@@ -128,7 +128,7 @@ def test_the_width_of_padded_batches_is_taken_only_where_lengths_hardly_differ()
 def own(**work: Any) -> RunRecord:
     """A run of our own on a processor, which tells what it computed."""
     record = said(
-        gpu=Missing(missing="the processor trained"),
+        gpu=Missing(missing="trained on a CPU"),
         trainer=SourcedText(value="peft"),
         packed=SourcedText(value="false"),
     )

@@ -223,7 +223,7 @@ def test_scores_of_other_weights_are_told_and_left_out(root: Path) -> None:
     rows = [each for each in read_general(root, results) if each.run == "tiny_rank4"]
     (only,) = rows
     assert isinstance(only.score, Missing)
-    assert "other weights than the run has now" in only.score.missing
+    assert "its weights differ from the run" in only.score.missing
 
 
 def test_a_file_that_a_person_put_there_counts(root: Path) -> None:
@@ -235,7 +235,7 @@ def test_a_file_that_a_person_put_there_counts(root: Path) -> None:
     assert isinstance(found.score, Quantity)
     assert found.score.value == pytest.approx(11 / 24)
     assert found.score.method is not None
-    assert "put there by hand" in found.score.method
+    assert "added by the user" in found.score.method
     assert found.score.where == "tiny_rank4/general/mine.json"
 
 
@@ -378,7 +378,7 @@ def test_a_changed_task_file_is_another_setting(tmp_path: Path) -> None:
     assert general_settings_sha256(config, tmp_path) != before
     limited = made_config(evaluate=EvaluateConfig(general=GeneralConfig(tasks=("sums",), limit=5)))
     assert general_settings_sha256(limited, tmp_path) != before
-    with pytest.raises(InputError, match="is no folder"):
+    with pytest.raises(InputError, match="is not a directory"):
         general_settings_sha256(config, tmp_path / "tasks")
 
 

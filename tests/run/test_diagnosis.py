@@ -70,7 +70,7 @@ def test_what_says_nothing_leaves_the_exit_code(tmp_path: Path, content: bytes) 
     path = tmp_path / "slurm-1.out"
     path.write_bytes(content)
     assert diagnose(path, 3).cause == "exit code 3"
-    assert diagnose(None, None).cause == "it died without a word"
+    assert diagnose(None, None).cause == "killed (no exit record)"
 
 
 def test_the_output_of_the_job_itself_is_read(tmp_path: Path) -> None:

@@ -119,7 +119,7 @@ def test_an_unclear_answer_keeps_the_intent_open_until_its_token_was_looked_for(
     with pytest.raises(SubmissionUnknownError):
         bench.begin()
     assert bench.events() == ["intent", "unclear"]
-    with pytest.raises(SubmissionUnknownError, match="does not tell"):
+    with pytest.raises(SubmissionUnknownError, match="does not report"):
         bench.begin()
     assert bench.slurm.count("sbatch") == 1
     bench.slurm.squeue = None

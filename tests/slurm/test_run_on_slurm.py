@@ -189,7 +189,7 @@ def test_a_folder_whose_name_means_something_to_slurm(site: Site, name: str) -> 
 
 
 def test_a_killed_chain_is_finished_by_resume(site: Site) -> None:
-    """KILL to the command while the parent trains: jobs go on, the child behind its parent; nothing is done twice."""
+    """KILL to the command while the parent trains: jobs go on, the child behind its parent; exiting."""
     folder = make_chain(site.root / "chain", CHAIN.replace("controls: [base]", "controls: []"))
     words = command("run", str(folder), ON_SLURM)
     with subprocess.Popen(words, env=site.variables(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as first:

@@ -295,7 +295,7 @@ def test_a_stopped_stage_stops_those_after_it(
     assert code == EXIT_NO_PARENT
     assert said.count("\n") == 1
     assert said.endswith(
-        f"run tiny_third cannot go on from {HARD}: training.json is not there; "
+        f"run tiny_third cannot continue from {HARD}: training.json is not there; "
         "its last attempt (job 7) ended with exit code 78 (failed)\n"
     )
 

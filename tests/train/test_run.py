@@ -193,7 +193,7 @@ def test_a_model_that_leaks_is_not_packed_and_falls_back_where_nobody_asked(
     monkeypatch.setattr("touchline.train.model.visible", causal_only)
     monkeypatch.setitem(isolation.TOLERANCE_NATS, torch.float32, 1e-5)
     packed = replace(config, train=replace(config.train, packed=True))
-    with pytest.raises(PolicyError, match="see each other"):
+    with pytest.raises(PolicyError, match="attend to each other"):
         run_training(packed, write_config(tmp_path / "packed", packed), Stop())
     assert not (tmp_path / "packed" / "metrics.jsonl").exists()
     folder = train(tmp_path / "run", config)

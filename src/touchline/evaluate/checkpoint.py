@@ -61,7 +61,7 @@ def resolve_checkpoint(name: str) -> Checkpoint:
     models_dir = load_settings().models_dir
     if not any((place / "config.json").is_file() for place in (folder, models_dir / name)):
         raise InputError(
-            f"{name!r} is no checkpoint and no model: {str(folder.absolute())!r} "
+            f"{name!r} is not a checkpoint or a model: {str(folder.absolute())!r} "
             + ("holds neither an adapter nor a model" if folder.is_dir() else "does not exist"),
             expected=f"a folder with {ADAPTER_CONFIG} or config.json; or the name of a model in {str(models_dir)!r}",
             hint="inspect eval eval.py --model touchline/epoch_0    (in the run's folder)",

@@ -82,7 +82,7 @@ def require_scores(log: EvalLog, max_error_rate: float, answers: int) -> None:
 
 def _too_many(errors: Sequence[str], max_error_rate: float, answers: int, *, stopped: bool = False) -> RunsFailedError:
     """Return the error of an evaluation with too many failed answers; `stopped`: there would be more."""
-    first = errors[0].strip().splitlines() or ["no word"]
+    first = errors[0].strip().splitlines() or ["no message"]
     return RunsFailedError(
         f"{'at least ' if stopped else ''}{len(errors)} of {answers} answers failed, at most "
         f"{errors_allowed(max_error_rate, answers)} may; the first: {first[0]}",

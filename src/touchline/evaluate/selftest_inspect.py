@@ -142,7 +142,9 @@ def _read(name: str, log: EvalLog, made: Sequence[MadeUp], targets: Sequence[str
                 answer.missing = "its scores are no numbers"
             answer.probes.append(Probe(kind=each.kind, item=each.item, output=each.output, target=target, score=value))
     if not found:
-        reason = None if failed else (log.error.message.strip().splitlines() or ["no word"])[0] if log.error else None
+        reason = (
+            None if failed else (log.error.message.strip().splitlines() or ["no message"])[0] if log.error else None
+        )
         found[name] = ScorerAnswer(task=name, scorer=name, items=0, missing=reason)
     for answer in found.values():
         answer.probes += failed

@@ -30,7 +30,7 @@ def attempt_results(folder: Path, attempts: Sequence[Attempt]) -> tuple[AttemptR
 
 def _row(attempt: Attempt, *, superseded: bool) -> AttemptResult:
     start, end = attempt.start, attempt.exit
-    silent = "it runs" if attempt.alive else "it died without a word"
+    silent = "it runs" if attempt.alive else "killed (no exit record)"
     return AttemptResult(
         job_id=start.job_id,
         restart=start.restart,
@@ -46,6 +46,6 @@ def _seconds(attempt: Attempt) -> Measured:
     if attempt.exit is not None:
         return Quantity(value=max(attempt.exit.time_unix - attempt.start.time_unix, 0.0), unit="s", method="its clock")
     if attempt.heartbeat_unix is None:
-        return Missing(missing="it gave no sign of life")
+        return Missing(missing="no heartbeat")
     lasted = max(attempt.heartbeat_unix - attempt.start.time_unix, 0.0)
     return Quantity(value=lasted, unit="s", method="until its last heartbeat")

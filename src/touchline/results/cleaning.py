@@ -84,7 +84,7 @@ def clean(
     plan = folder.read_plan()
     if plan is None:
         raise InputError(
-            f"{str(folder.root)!r} has no plan.json, by which runs and their checkpoints are known",
+            f"{str(folder.root)!r} has no plan.json",
             hint=f"touchline plan {quoted(str(folder.yaml))}",
         )
     if not perform:
@@ -107,7 +107,7 @@ def _answer(plan: Plan, found: Verification, *, performed: bool) -> Cleaned:
             run=item.run,
             path=f"{item.run}/{item.name}",
             codes=tuple(dict.fromkeys(fault.code for fault in item.faults)),
-            why="no sound checkpoint of this run has come as far" if is_lost(item) else "its weights may be of use",
+            why="no valid checkpoint of this run is as late" if is_lost(item) else "its weights may be usable",
         )
         for item in found.checkpoints
         if not item.sound and f"{item.run}/{item.name}" not in going
@@ -129,7 +129,7 @@ def _refuse_at_work(plan: Plan, folder: ExperimentFolder) -> None:
     if busy:
         more = f" and {len(busy) - _SHOWN} more" if len(busy) > _SHOWN else ""
         raise PolicyError(
-            f"runs are at work or in the queue: {', '.join(busy[:_SHOWN])}{more}",
+            f"runs are active or queued: {', '.join(busy[:_SHOWN])}{more}",
             expected="runs that have ended",
             hint=f"touchline status {quoted(str(folder.root))}; touchline cancel {quoted(str(folder.root))} --all",
         )
@@ -160,7 +160,7 @@ def _inside(root: Path, item: Deletable) -> Path:
         wrong = wrong or path.is_symlink()
     if wrong or path.resolve() != real.joinpath(*steps):
         raise PolicyError(
-            f"{item.path!r} is not removed: it leads out of {str(root)!r} or through a link",
+            f"{item.path!r} is not deleted: it is outside {str(root)!r} or behind a symbolic link",
             expected="a file or folder of the experiment itself",
         )
     return path

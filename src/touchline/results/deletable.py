@@ -57,14 +57,14 @@ def _in_run(place: RunLocation, own: Sequence[VerifiedCheckpoint], root: Path) -
         path = place.folder / item.name
         better = _at_least(item.name, item.step, own)
         if better is not None and not path.is_symlink() and is_lost(item):
-            why = f"broken ({', '.join(dict.fromkeys(fault.code for fault in item.faults))}); {better.name} is sound"
+            why = f"corrupt ({', '.join(dict.fromkeys(fault.code for fault in item.faults))}); {better.name} is valid"
             yield _entry(place, path, root, why)
     yield from _leftovers(place, own, root)
     last = _last_sound(own)
     if place.finished and last is not None:
         for path in (place.folder / RESUME, *sorted(place.folder.glob(f"superseded/*/{RESUME}"))):
             if path.is_dir() and not path.is_symlink():
-                yield _entry(place, path, root, f"state to go on from of a finished training; {last.name} is sound")
+                yield _entry(place, path, root, f"training state of a finished training; {last.name} is valid")
     if last is not None:
         yield from _trainer_states(place, own, last, root)
 
@@ -79,23 +79,23 @@ def _leftovers(place: RunLocation, own: Sequence[VerifiedCheckpoint], root: Path
         if match is not None and match[1] == RESUME:
             # Left by a cleaning that was killed.
             if place.finished and _last_sound(own) is not None:
-                yield _entry(place, path, root, "state to go on from of a finished training, half removed")
+                yield _entry(place, path, root, "training state of a finished training, partly deleted")
         elif match is not None:
             name = match[1]
             better = _at_least(name, None, own)
             # A kill between two renames leaves a whole checkpoint under such a name.
             kept = better is None and verify_folder(path, Expected(run=place.run, planned=True, base=place.base)).sound
             if name in sound:
-                yield _entry(place, path, root, f"left by an attempt that was killed; {name} is sound")
+                yield _entry(place, path, root, f"left by a killed attempt; {name} is valid")
             elif better is not None and not kept:
-                yield _entry(place, path, root, f"left by an attempt that was killed; {better.name} is sound")
+                yield _entry(place, path, root, f"left by a killed attempt; {better.name} is valid")
         elif _NO_OP_LEFT.fullmatch(path.name) and "noop" in sound:
-            yield _entry(place, path, root, "left by an evaluation that was killed; noop is sound")
+            yield _entry(place, path, root, "left by a killed evaluation; noop is valid")
     for folder in (place.folder, place.folder / "eval", place.folder / "status", place.folder / "eval" / "status"):
         if folder.is_dir() and not folder.is_symlink():
             for path in sorted(folder.glob(".*.tmp")):
                 if path.is_file() and not path.is_symlink() and _TEMPORARY.fullmatch(path.name):
-                    yield _entry(place, path, root, "a file that a kill left half-written; its name never changed")
+                    yield _entry(place, path, root, "partial file of a killed process")
 
 
 def _trainer_states(
@@ -110,7 +110,7 @@ def _trainer_states(
         for file in item.files:
             path = place.folder / item.name / file.name
             if role_of(file.name) == "optimizer" and file.name != "training_args.bin" and not path.is_symlink():
-                why = f"state to go on from of a finished training; {last.name} is sound"
+                why = f"training state of a finished training; {last.name} is valid"
                 yield _entry(place, path, root, why)
 
 

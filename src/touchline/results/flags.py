@@ -92,11 +92,11 @@ def _queue(seen: FlagInputs) -> Iterator[FindingRow]:
         if job is None or not job.active or job.state is JobState.RUNNING:
             continue
         if NEVER in job.reason:
-            message = f"{what} (job {job.job_id}) waits for a job that ended another way than it asked for, for ever"
+            message = f"{what} (job {job.job_id}) waits for a dependency that can never be satisfied"
             yield _row(seen, "RN106", Severity.ERROR, message, f"touchline cancel {_target(seen)}, then run it again")
         elif _word(job.reason) in HELD_REASONS:
-            message = f"{what} (job {job.job_id}) does not start by itself: {job.reason}"
-            yield _row(seen, "RN112", Severity.WARNING, message, f"scontrol show job {job.job_id} tells more")
+            message = f"{what} (job {job.job_id}) will not start without intervention: {job.reason}"
+            yield _row(seen, "RN112", Severity.WARNING, message, f"scontrol show job {job.job_id}")
 
 
 def _word(reason: str) -> str:
@@ -109,7 +109,7 @@ def _losses(seen: FlagInputs) -> Iterator[FindingRow]:
     steps = seen.glance.recent.steps
     broken = [step.step for step in steps if step.loss is None]
     if broken:
-        message = f"the loss is no number (NaN or infinite) at step {broken[0]}"
+        message = f"the loss is not finite (NaN or infinite) at step {broken[0]}"
         hint = "a lower train.learning_rate, a longer warm-up, or base_dtype: float32"
         yield _row(seen, "RN100", Severity.ERROR, message, hint, "metrics.jsonl")
     last = steps[-ZERO_STEPS:]
@@ -128,7 +128,7 @@ def _progress(seen: FlagInputs) -> Iterator[FindingRow]:
         return
     age = heartbeat_age(seen.glance, attempt, seen.now_unix)
     if age is not None and age > HEARTBEAT_STALE_SECONDS:
-        message = f"no sign of life for {format_seconds(age)}, though the scheduler has it running"
+        message = f"no heartbeat for {format_seconds(age)}, but SLURM reports it running"
         hint = f"look at node {attempt.start.host!r}; touchline logs {_target(seen)}"
         yield _row(seen, "RN108", Severity.WARNING, message, hint, "status")
         return
@@ -139,10 +139,10 @@ def _progress(seen: FlagInputs) -> Iterator[FindingRow]:
     high = plan.high if plan.high is not None else plan.value
     if pace.seconds > SLOW_FACTOR * high > 0:
         message = (
-            f"a step takes {format_seconds(pace.seconds)}, planned were {format_seconds(plan.value)}, "
+            f"step time {format_seconds(pace.seconds)}, predicted {format_seconds(plan.value)}, "
             f"at most {format_seconds(high)}"
         )
-        hint = "is something else on that machine? its finished run teaches the next plan"
+        hint = "check that machine for other load; the finished run improves the next plan"
         yield _row(seen, "RN103", Severity.WARNING, message, hint, "metrics.jsonl")
 
 
@@ -167,9 +167,10 @@ def _stall(seen: FlagInputs, attempt: Attempt) -> Iterator[FindingRow]:
         allowed += _most(seen.run, ("validation", "saving"))
     if quiet > allowed and not recent.ended and _since_written(seen, "metrics.jsonl") > allowed:
         message = (
-            f"alive, and no new step for {format_seconds(quiet)}; a step usually takes {format_seconds(pace.seconds)}"
+            f"no new step for {format_seconds(quiet)}, though the process is alive; "
+            f"a step usually takes {format_seconds(pace.seconds)}"
         )
-        hint = f"touchline logs {_target(seen)}; touchline cancel {_target(seen)}, then resume, goes on from its state"
+        hint = f"touchline logs {_target(seen)}; touchline cancel {_target(seen)}, then resume"
         yield _row(seen, "RN102", Severity.WARNING, message, hint, "metrics.jsonl")
 
 
@@ -194,7 +195,7 @@ def _limits(seen: FlagInputs) -> Iterator[FindingRow]:
                 f"{'' if sure else 'probably '}not done at its time limit: {format_seconds(seen.left.value)} left, "
                 f"the limit comes in {format_seconds(max(remaining, 0.0))}"
             )
-            hint = "it saves in time and goes on when it is started again; a longer compute.time_limit spares that"
+            hint = "it saves in time and resumes when restarted; a longer compute.time_limit avoids that"
             yield _row(seen, "RN104", Severity.ERROR if sure else Severity.WARNING, message, hint)
     needed, free = seen.disk_needed_bytes, seen.disk_free_bytes
     if (active or seen.status is RunStatus.QUEUED) and needed is not None and free is not None and needed > free:
@@ -215,23 +216,23 @@ def _ends(seen: FlagInputs) -> Iterator[FindingRow]:
     code = "" if job.exit_code is None else f", exit code {job.exit_code}"
     if outcome is TrainingOutcome.COMPLETE:
         if job.state not in (JobState.COMPLETED, JobState.UNKNOWN):
-            message = f"its job ended as {job.state.value}{code}, and yet its training is complete: nothing is lost"
+            message = f"job ended as {job.state.value}{code}, but training completed; no results lost"
             yield _row(seen, "RN109", Severity.INFO, message, f"touchline logs {_target(seen)} shows what failed last")
         return
     again = f"touchline resume {_target(seen)}"
     if job.state is JobState.UNKNOWN:
-        why = job.reason or "neither the scheduler nor its folder tells how it ended"
+        why = job.reason or "no exit record and no answer from SLURM"
         message = f"job {job.job_id or '?'} is gone: {why}"
         yield _row(seen, "RN107", Severity.ERROR, message, again)
     elif job.state is JobState.COMPLETED:
-        message = "its job ended well, and its training is not complete"
+        message = "its job succeeded, but its training is not complete"
         yield _row(seen, "RN110", Severity.ERROR, message, f"touchline logs {_target(seen)}; {again}")
     elif seen.status is RunStatus.FAILED:
         reason = f": {job.reason}" if job.reason and job.reason != EndReason.FAILED else ""
         message = f"its last attempt failed{code}{reason}"
         yield _row(seen, "RN111", Severity.ERROR, message, f"touchline logs {_target(seen)}")
     elif seen.status is RunStatus.INTERRUPTED and job.exit_code != EXIT_STOPPED and job.state is JobState.FAILED:
-        message = f"its last attempt was killed{code}: {job.reason or 'it died without a word'}"
+        message = f"its last attempt was killed{code}: {job.reason or 'killed (no exit record)'}"
         yield _row(seen, "RN107", Severity.ERROR, message, again)
 
 
@@ -240,7 +241,7 @@ def _evaluation_ends(seen: FlagInputs) -> Iterator[FindingRow]:
     if job is None or job.active or seen.glance.evaluated or job.state in (JobState.COMPLETED, JobState.CANCELLED):
         return
     code = "" if job.exit_code is None else f", exit code {job.exit_code}"
-    message = f"its evaluation ended as {job.state.value}{code}, and no scores are there"
+    message = f"its evaluation ended as {job.state.value}{code}without scores"
     yield _row(seen, "RN111", Severity.ERROR, message, f"touchline logs {_target(seen)} --eval")
 
 

@@ -81,7 +81,7 @@ def logs(
     path = newest(output)
     if path is None and not follow:
         raise InputError(
-            f"{output.job.name} has no output yet", hint=f"touchline status {quoted(str(output.folder.root))} tells why"
+            f"{output.job.name} has no output yet", hint=f"touchline status {quoted(str(output.folder.root))}"
         )
     follower: Follower | None = None
     if path is not None:

@@ -89,7 +89,7 @@ def _of_run(folder: Path, run: RunResult, broken: dict[str, list[tuple[str, str]
         try:
             marker = _marker(folder, path)
             if marker is not None and marker.adapter_sha256 != weights.get(marker.checkpoint):
-                broken.setdefault(run.name, []).append((path.name, "it is of other weights than the run has now"))
+                broken.setdefault(run.name, []).append((path.name, "its weights differ from the run's"))
                 continue
             results = read_results(path)
         except TouchlineError as fault:
@@ -164,7 +164,7 @@ def _own(scored: _Scored, root: Path) -> Measured:
     higher = scored.results.higher_is_better.get((score.task, score.key), True)
     how += [f"{count:,} items"] if count is not None else []
     how += [f"{task.num_fewshot}-shot", *([] if higher else ["lower is better"]), f"lm-eval {scored.results.version}"]
-    how += [] if scored.verified else ["put there by hand: nothing proves whose weights it is of"]
+    how += [] if scored.verified else ["added by the user: the weights are unverified"]
     return Quantity(
         value=score.value,
         unit="1",

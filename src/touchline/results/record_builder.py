@@ -70,8 +70,8 @@ def _measured(record: RunRecord, run: PlannedRun, metrics: Metrics) -> RunRecord
     if attempt.device_kind == "cpu":
         machine = replace(
             machine,
-            gpu=Missing(missing="the processor trained"),
-            gpu_memory=Missing(missing="the processor trained"),
+            gpu=Missing(missing="trained on a CPU"),
+            gpu_memory=Missing(missing="trained on a CPU"),
             processor=SourcedText(value=attempt.device, where="metrics.jsonl"),
             threads=Quantity(value=attempt.threads, unit="1", where="metrics.jsonl"),
         )

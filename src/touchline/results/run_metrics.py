@@ -21,7 +21,7 @@ from touchline.run.statusfiles import read_attempts
 from touchline.spec.plan import PlannedRun
 
 GB = 1e9
-ON_PROCESSOR = Missing(missing="trained on a processor")
+ON_PROCESSOR = Missing(missing="trained on a CPU")
 _ENDED = (RunStatus.TRAINED, RunStatus.COMPLETED, RunStatus.COMPLETED_FAILED_EXIT)
 
 

@@ -135,7 +135,7 @@ def _verify(
         digest = _weights_digest(path, deep=deep)
         earlier = None if digest is None else seen.setdefault((expected.run, digest), item)
         if earlier is not None and earlier is not item and (earlier.step, earlier.epoch) != (item.step, item.epoch):
-            message = f"the very weights of {earlier.name}: nothing was learned in between, or another file was saved"
+            message = f"the very weights of {earlier.name}: no learning in between, or the wrong file was saved"
             item = _with(item, CheckpointFault(code="same-weights", file=None, message=message))
         found.append(item)
     if on_progress is not None and work:

@@ -175,7 +175,7 @@ class Watcher:
     def _note(self) -> str:
         if not self._heard.trouble:
             return ""
-        return f"the queue does not answer ({self._heard.trouble}); shown is what the folders say"
+        return f"cannot query the queue ({self._heard.trouble}); showing files only"
 
     def _chosen(self) -> Executor:
         if self._executor is None:

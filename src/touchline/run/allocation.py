@@ -337,7 +337,7 @@ def _notes(plan: Plan) -> list[str]:
     notes = []
     if plan.machine.kind == "cpu" and plan.gpus_per_run:
         notes.append(
-            f"the durations are those of a processor ({plan.machine.name}), since the plan was made for it; "
+            f"the durations are those of a CPU ({plan.machine.name}), since the plan was made for it; "
             "compute.gpu=A100-80GB plans for that GPU"
         )
     return notes

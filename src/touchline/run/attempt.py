@@ -77,7 +77,7 @@ def supervise(folder: Path, status: Path, command: Sequence[str]) -> int:
     )
     lock = _take_over(status / "lock", start.job_id)
     if lock is None or not take_claim(status, start):
-        _log(f"another attempt holds {folder}; nothing is done twice")
+        _log(f"another attempt holds {folder}; exiting")
         write_exit(status, _end(start, EXIT_HELD, EndReason.ALREADY_RUNNING, "another attempt holds the run"))
         return EXIT_HELD
     write_holder(status / "lock", me, None)
@@ -123,10 +123,10 @@ def _queue_again(job_id: str) -> None:
             ["scontrol", "requeue", job_id], capture_output=True, text=True, timeout=60, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        _log(f"the job could not be queued again: {error}")
+        _log(f"the job could not be requeued: {error}")
         return
     if done.returncode != 0:
-        _log(f"the job could not be queued again: {done.stderr.strip()}")
+        _log(f"the job could not be requeued: {done.stderr.strip()}")
 
 
 def _take_over(path: Path, job_id: str) -> int | None:

@@ -19,7 +19,7 @@ _CAUSES = {
     SignKind.HOST_OOM: "out of memory",
     SignKind.GPU_OOM: "out of GPU memory",
     SignKind.DISK_FULL: "no space left on the disk",
-    SignKind.NOT_A_NUMBER: "the loss is no number any more",
+    SignKind.NOT_A_NUMBER: "the loss is not finite",
 }
 _NUMBERS = re.compile(r"0x[0-9a-fA-F]+|\d+(?:\.\d+)?")
 
@@ -31,7 +31,7 @@ def diagnose(output: Path | None, exit_code: int | None) -> Diagnosis:
         output: output file; None if there is none.
         exit_code: exit code, used if the output shows no cause.
     """
-    plain = Diagnosis(cause="it died without a word" if exit_code is None else f"exit code {exit_code}")
+    plain = Diagnosis(cause="killed (no exit record)" if exit_code is None else f"exit code {exit_code}")
     if output is None:
         return plain
     own = _own_words(output)

@@ -162,11 +162,11 @@ def _setting(name: str) -> str:
 
 def _gpus(gpus: Sequence[str], python: PythonFacts) -> Iterator[DoctorCheck]:
     if not gpus:
-        yield _check("GPUs", "GPUs", "ok", "none here: runs on this machine use the processor")
+        yield _check("GPUs", "GPUs", "ok", "none here: runs on this machine use the CPU")
         return
     torch = python.packages.get("torch")
     if torch is not None and torch.endswith("+cpu"):
-        message = f"{len(gpus)} here ({gpus[0]}), but torch {torch} is built for the processor alone"
+        message = f"{len(gpus)} here ({gpus[0]}), but torch {torch} is built for the CPU only"
         yield _check("GPUs", "GPUs", "warning", message, "US116", "install the build of torch for this GPU's driver")
         return
     yield _check("GPUs", "GPUs", "ok", f"{len(gpus)}: {'; '.join(dict.fromkeys(gpus))}")

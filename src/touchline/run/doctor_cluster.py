@@ -117,7 +117,7 @@ def _gpus(chosen: Sequence[PartitionFacts], site: SlurmSite, gpus_here: int) -> 
             hint = f"another slurm.partition {CONFIG}, or no slurm.gpu_type"
             yield _found("GPUs", "error", f"{names} has no GPUs, and slurm.gpu_type names one", "US122", hint)
             return
-        hint = f"another slurm.partition {CONFIG}; or compute.gpus_per_run=0, for runs on the processor"
+        hint = f"another slurm.partition {CONFIG}; or compute.gpus_per_run=0, for runs on the CPU"
         yield _found("GPUs", "warning", f"{names} has no GPUs", "US122", hint)
         return
     offered = ", ".join(f"{count} {kind} GPUs".replace("  ", " ") for kind, count in kinds.items())
@@ -274,7 +274,7 @@ def _accounting(facts: ClusterFacts, site: SlurmSite) -> Iterator[DoctorCheck]:
             f"there is no accounting to ask how a job ended that was killed{kept}"
             + ("" if said is None else f" ({said})"),
             "US129",
-            "nothing need be done: jobs write their own end, and one that could not is shown as UNKNOWN",
+            "nothing need be done: jobs write their own exit record; without one they are shown as UNKNOWN",
         )
     if age is not None and age < 2 * site.poll_seconds and facts.associations is None:
         yield _found(

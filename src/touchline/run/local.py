@@ -78,7 +78,7 @@ class LocalExecutor:
                 active=False,
                 source="process",
                 exit_code=child.returncode,
-                reason="it died without a word",
+                reason="killed (no exit record)",
             )
         return _told(job, attempts[-1]) if attempts else None
 
@@ -110,7 +110,7 @@ def _told(job: Job, attempt: Attempt) -> JobView:
         active=False,
         source="process" if end is None else "exit file",
         exit_code=None if end is None else end.code,
-        reason="it died without a word" if end is None else end.reason,
+        reason="killed (no exit record)" if end is None else end.reason,
         restarts=attempt.start.restart,
         node=attempt.start.host,
         started_unix=attempt.start.time_unix,

@@ -81,7 +81,7 @@ class Recovery:
         for job in jobs:
             failures = [] if self._retry or _of_evaluation(job) else failures_of(job, None)
             if (decision := repeated_failure_decision(failures)) is not None:
-                self._stop(job, f"{decision.why}; `--retry` starts it all the same", failures)
+                self._stop(job, f"{decision.why}; `--retry` starts it anyway", failures)
                 continue
             if (parent := self._stopped_parent(job)) is not None:
                 self._stop(job, _will_not_be(parent), ())
@@ -259,7 +259,7 @@ def _failure(job: Job, attempt: Attempt, later: Sequence[Attempt], rows: Sequenc
     return Failure(
         state=state,
         exit_code=code,
-        reason="it died without a word" if attempt.exit is None else attempt.exit.reason,
+        reason="killed (no exit record)" if attempt.exit is None else attempt.exit.reason,
         progressed=_progressed(job.folder, attempt, later, rows),
         diagnosis=_diagnosis(job, attempt.start.job_id, code),
     )

@@ -113,7 +113,7 @@ def job_view_from_files(attempts: Sequence[Attempt], now_unix: float) -> JobView
         state=state,
         active=state is JobState.RUNNING,
         source="exit file" if end is not None else "heartbeat" if last.alive is None else "process",
-        reason=end.reason if end is not None else "it died without a word" if last.alive is False else "",
+        reason=end.reason if end is not None else "killed (no exit record)" if last.alive is False else "",
         exit_code=None if end is None else end.code,
         restarts=start.restart,
         node=start.host,

@@ -195,7 +195,7 @@ class Sampler:
         nothing = "it ended before the first look" if self._samples == 0 else "one look is no duration"
         gpus = self._gpus.summaries() if isinstance(self._gpus, GpuMeter) else ()
         reason = self._gpus if isinstance(self._gpus, str) else "" if gpus else "no process of the job was on a GPU"
-        cpu = "processor time over wall time; 100 is one core"
+        cpu = "CPU time over wall-clock time; 100 is one core"
         return ResourceSummary(
             job_id=self._job,
             restart=self._restart,

@@ -29,7 +29,7 @@ def experiment_lock(folder: ExperimentFolder) -> Iterator[int]:
     descriptor = try_lock(folder.lock)
     if descriptor is None:
         raise PolicyError(
-            f"another touchline command is at work on {str(folder.root)!r}",
+            f"another touchline command is running on {str(folder.root)!r}",
             expected="one at a time",
             hint=f"touchline status {quoted(str(folder.root))}",
         )

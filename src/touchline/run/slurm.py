@@ -151,8 +151,8 @@ class SlurmExecutor:
         found = self._queries.find(tokens, since_unix)
         if found is None:
             raise SubmissionUnknownError(
-                f"SLURM does not tell whether a job was submitted: {self._queries.fault or 'sacct gives no answer'}",
-                hint="nothing was submitted again; the same command later finds it",
+                f"SLURM does not report whether a job was submitted: {self._queries.fault or 'sacct gives no answer'}",
+                hint="nothing was submitted again; rerun later to find it",
             )
         for job_id in found.values():
             self._took(job_id)
@@ -251,7 +251,7 @@ class SlurmExecutor:
                 return replace(view, reason=view.reason or "squeue no longer lists it; sacct has not told its end yet")
         gone = self._gone_seconds(each, job_id)
         if gone is not None and gone >= LOST_SECONDS and self._is_forgotten(job_id.partition(".")[0]):
-            told = f"lost: SLURM has not known it for {format_seconds(gone)}, and it shows no sign of life"
+            told = f"lost: not in SLURM for {format_seconds(gone)}, and no heartbeat"
             return last_view(known, told)
         return replace(view, reason=f"SLURM does not list it{f'; {view.reason}' if view.reason else ''}")
 
@@ -343,7 +343,7 @@ def _by_hand(attempt: Attempt, alive: bool) -> JobView:
         state, reason = JobState.RUNNING, "started without SLURM"
     else:
         state = JobState.UNKNOWN if end is None else end.state
-        reason = "it died without a word" if end is None else end.reason
+        reason = "killed (no exit record)" if end is None else end.reason
     return JobView(
         job_id=start.job_id,
         state=state,

@@ -241,7 +241,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], str]:
     try:
         return load(data), hashlib.sha256(data).hexdigest()
     except SafetensorError as error:
-        raise LineageError(f"{str(path)!r} is no adapter: {error}") from error
+        raise LineageError(f"{str(path)!r} is not an adapter: {error}") from error
 
 
 def _settings(path: Path) -> dict[str, Any]:
@@ -254,9 +254,9 @@ def _settings(path: Path) -> dict[str, Any]:
         content: dict[str, Any] = parse_json(read_bytes(path))
         strange = [key for key in ("use_rslora", "use_dora", "lora_bias") if content.get(key)]
     except (ValueError, AttributeError) as error:
-        raise LineageError(f"{str(path)!r} is no adapter's configuration: {error}") from error
+        raise LineageError(f"{str(path)!r} is not an adapter configuration: {error}") from error
     if strange or content.get("peft_type") != "LORA":
-        raise LineageError(f"{str(path)!r} is of a kind of adapter that is not gone on from: {', '.join(strange)}")
+        raise LineageError(f"{str(path)!r} is of an adapter type that cannot be continued: {', '.join(strange)}")
     return content
 
 

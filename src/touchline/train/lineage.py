@@ -124,7 +124,7 @@ def prove_lineage(
     write_atomic(ancestry.folder / LINEAGE_FILE, _LINEAGE.dump_json(lineage, indent=2) + b"\n")
     if problems:
         raise LineageError(
-            f"run {ancestry.run} does not go on from {parent.config.run}: {'; '.join(problems)}",
+            f"run {ancestry.run} does not continue from {parent.config.run}: {'; '.join(problems)}",
             expected=f"{parent.path.name} of {parent.config.run} as it was trained; nothing was trained on it",
             hint=f"train {parent.config.run} again, or bring its checkpoint back; {LINEAGE_FILE} has the details",
         )

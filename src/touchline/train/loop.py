@@ -102,7 +102,7 @@ class Training:
         except _StopRequestedError:
             self._save()
             self._end(f"stopped by {self._stop.reason}")
-            LOG.info("stopped by %s after step %d; the same command goes on from there", self._stop.reason, self._step)
+            LOG.info("stopped by %s after step %d; rerun the same command to resume", self._stop.reason, self._step)
             return False
         self._finish()
         return True

@@ -250,7 +250,7 @@ def _refuse_other_files(config: TrainerConfig, path: Path, marker: ExportMarker)
             continue
         what = "adapter" if name in _OWN_FILES else "checkpoint"
         raise LineageError(
-            f"run {config.run} does not go on from {marker.run}: {str(file)!r} is another file than was saved",
+            f"run {config.run} does not continue from {marker.run}: {str(file)!r} is another file than was saved",
             expected=f"the {what} with the hash {saved.sha256[:12]}, as {path.name}/touchline.json says",
             hint=f"bring it back, or train {marker.run} again",
         )
@@ -259,7 +259,7 @@ def _refuse_other_files(config: TrainerConfig, path: Path, marker: ExportMarker)
 def _missing(config: TrainerConfig, place: Path, what: str) -> ParentNotReadyError:
     assert config.parent is not None
     return ParentNotReadyError(
-        f"run {config.run} cannot go on from {config.parent.run}: {what}; {_how_it_ended(place)}"
+        f"run {config.run} cannot continue from {config.parent.run}: {what}; {_how_it_ended(place)}"
     )
 
 
@@ -277,7 +277,7 @@ def _how_it_ended(place: Path) -> str:
     try:
         end = _EXIT.validate_json(_read(place / "status" / f"exit.{last.job_id}.{last.restart}.json"))
     except (OSError, ValidationError):
-        return f"its last attempt (job {last.job_id}) left no exit file: it is still running, or died without a word"
+        return f"its last attempt (job {last.job_id}) left no exit file: it is still running, or was killed"
     return f"its last attempt (job {last.job_id}) ended with exit code {end.code} ({end.reason})"
 
 

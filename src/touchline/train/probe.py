@@ -90,7 +90,7 @@ def read_request(path: Path | None, *, attached: bool = False) -> ProbeRequest:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"])
         raise InputError(
-            f"the request is none: {f'{place}: ' if place else ''}{first['msg']}",
+            f"invalid request: {f'{place}: ' if place else ''}{first['msg']}",
             expected="the JSON of a ProbeRequest, as touchline.history.probe describes it",
         ) from None
 

@@ -79,7 +79,7 @@ def find_resume(folder: Path, run_digest: str) -> tuple[Path, ResumeState] | Non
     for path in _saved(folder):
         state = _read(path)
         if state is None:
-            LOG.warning("the saved state %s is torn and left out", path)
+            LOG.warning("the saved state %s is corrupt and ignored", path)
             continue
         if state.run_digest != run_digest:
             raise PlanDriftError(

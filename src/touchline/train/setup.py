@@ -223,13 +223,13 @@ def _proved(
         f"{layout.name}: loss differs by {proof.loss_difference:.3g}, neighbours change it by {proof.leak:.3g} nats"
         f" (tolerance {proof.tolerance:.3g})"
     )
-    LOG.warning("this model does not keep the examples of a row apart; %s", failure)
+    LOG.warning("this model does not isolate packed examples; %s", failure)
     if not inputs.config.train.packed:
         return PADDED, f"padded; the model failed the isolation test of {failure}", proof
     if layout.share_prefix:
         return _proved(target_loss, inputs, Layout(row_tokens=layout.row_tokens), f"{reason}; failed with {failure}")
     raise PolicyError(
-        f"packed: true is refused for {inputs.config.model.name}: examples of one row see each other; {failure}",
+        f"packed: true is refused for {inputs.config.model.name}: packed examples attend to each other; {failure}",
         expected="a model whose layers all obey the attention mask",
         hint="train.packed: false",
     )

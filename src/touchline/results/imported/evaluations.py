@@ -117,7 +117,7 @@ def _member(archive: zipfile.ZipFile, name: str, limit: int) -> object:
     try:
         entry = archive.getinfo(name)
     except KeyError:
-        raise EvalLogError(f"{name} is missing: the evaluation did not come to its end, or the file is cut") from None
+        raise EvalLogError(f"{name} is missing: the evaluation did not finish, or the file is truncated") from None
     try:
         if entry.compress_type == _ZSTANDARD:
             data = _zstandard(archive, entry, limit + 1)
@@ -131,7 +131,7 @@ def _member(archive: zipfile.ZipFile, name: str, limit: int) -> object:
     try:
         return parse_json(data)
     except (ValueError, RecursionError):
-        raise EvalLogError(f"{name} is no JSON") from None
+        raise EvalLogError(f"{name} is not JSON") from None
 
 
 def _zstandard(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, limit: int) -> bytes:
@@ -170,7 +170,7 @@ def _broken(path: Path) -> str:
         return fault.strerror or "it cannot be read"
     if not start:
         return "an empty file"
-    return "cut: the end of the archive is missing" if start == b"PK\3\4" else "not an .eval archive"
+    return "truncated: the end of the archive is missing" if start == b"PK\3\4" else "not an .eval archive"
 
 
 def _found(
@@ -180,7 +180,7 @@ def _found(
     scorer = _scorer(header, summaries)
     samples = tuple(_sample(each, scorer) for each in summaries)
     if not any(sample.error is None for sample in samples):
-        raise EvalLogError("not one of its items was generated")
+        raise EvalLogError("none of its items was generated")
     config = _dict(_dict(header.get("plan")).get("config"))
     data = [
         (sample.id, sample.target, clean_text(str(each.get("input"))))

@@ -137,7 +137,7 @@ def _readable(root: Path) -> None:
     if not root.exists():
         raise InputError(f"{clean_text(str(root))!r} does not exist", expected="a folder with run folders")
     if not root.is_dir():
-        raise InputError(f"{clean_text(str(root))!r} is no folder", expected="a folder with run folders")
+        raise InputError(f"{clean_text(str(root))!r} is not a directory", expected="a folder with run folders")
     try:
         next(root.iterdir(), None)
     except OSError as fault:

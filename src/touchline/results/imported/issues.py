@@ -136,7 +136,7 @@ def _jobs(run: ImportedRun, root: Path) -> Iterator[Issue]:
             yield Issue(
                 weight=Severity.ERROR,
                 subject=run.folder.name,
-                title="the loss became no number",
+                title="the loss is not finite",
                 text="The training ran to its end, but its last losses are no numbers: its weights are of no use.",
                 lines=tuple(clean_line(proof.text) for proof in job.reading.proofs[-1:]),
                 where=below(root, job.path),

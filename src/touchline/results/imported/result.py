@@ -32,7 +32,7 @@ _NO_LOG = Missing(missing="no log of a training")
 _NOTHING = Missing(missing="nothing is trained")
 _WORDS = {
     Outcome.COMPLETED: "the training came to its end",
-    Outcome.RUNNING_OR_TRUNCATED: "the log ends without a word on how",
+    Outcome.RUNNING_OR_TRUNCATED: "the log ends without a reason",
     Outcome.TIMEOUT: "stopped at the job's time limit",
     Outcome.CANCELLED: "cancelled",
     Outcome.PREEMPTED: "preempted or requeued",
@@ -43,7 +43,7 @@ _WORDS = {
     Outcome.CRASH_MID: "failed while it trained",
     Outcome.CRASH_EVAL: "failed in an evaluation",
     Outcome.CRASH_EXPORT: "failed while the model was exported",
-    Outcome.DIVERGED_NAN: "the loss became no number",
+    Outcome.DIVERGED_NAN: "the loss is not finite",
 }
 
 
@@ -290,14 +290,14 @@ def _loss(run: ImportedRun, root: Path, name: str) -> Measured:
     value = _told(run, root, name)
     if isinstance(value, Missing):
         return value
-    return replace(value, unit="1", method=value.method or "the last one that was logged")
+    return replace(value, unit="1", method=value.method or "last logged value")
 
 
 def _rate(run: ImportedRun, root: Path) -> Measured:
     value = _told(run, root, "tokens_per_second")
     if isinstance(value, Missing) or value.aggregation != "last":
         return value
-    return replace(value, method="the last logged one: that of one step, and no mean of the run")
+    return replace(value, method="last logged value, of one step and not a mean")
 
 
 def _bytes(value: Measured) -> Measured:

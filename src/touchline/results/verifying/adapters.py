@@ -109,7 +109,7 @@ def _inner(flat: Mapping[str, tuple[Tensor, Tensor]], file: str) -> Iterator[Che
     """Yield a problem if the inner dimensions of B A differ."""
     for layer, (a, b) in sorted(flat.items()):
         if a.shape[0] != b.shape[1]:
-            message = f"{layer}: A is {list(a.shape)} and B is {list(b.shape)}, which cannot be multiplied"
+            message = f"{layer}: A is {list(a.shape)} and B is {list(b.shape)}, which do not match"
             yield CheckpointFault(code="wrong-shape", file=file, message=message)
             return
 

@@ -47,7 +47,7 @@ def read_archive(path: Path, *, deep: bool = False, dtype: str | None = None) ->
     try:
         size = path.stat().st_size
         if size == 0:
-            fault = CheckpointFault(code="zero-byte", file=name, message="it holds no byte")
+            fault = CheckpointFault(code="zero-byte", file=name, message="the file is empty")
             return Archive(path=path, size_bytes=0, faults=(fault,))
         with open_regular(path) as stream:
             begins = stream.read(len(_MAGIC))

@@ -94,7 +94,7 @@ def text_faults(entries: Sequence[Entry], *, deep: bool) -> Iterator[CheckpointF
         if file.role in ("adapter", "model", "optimizer", "other"):
             continue
         if file.size_bytes == 0:
-            yield CheckpointFault(code="zero-byte", file=file.name, message="it holds no byte")
+            yield CheckpointFault(code="zero-byte", file=file.name, message="the file is empty")
         elif file.name.endswith(".json") and file.name != _OWN_MARKER:
             try:
                 message = _json_fault(entry, deep=deep)

@@ -58,7 +58,7 @@ def value_faults(weights: WeightFile, name: str, may_be_zero: Callable[[str], bo
                     found["all-zero"].append(tensor_name)
     except OSError as error:
         yield unreadable(name, error)
-    said = {"nan": "elements that are not a number", "infinite": "infinite elements", "all-zero": "nothing but zeros"}
+    said = {"nan": "NaN elements", "infinite": "infinite elements", "all-zero": "nothing but zeros"}
     for code, names in found.items():
         if names:
             yield CheckpointFault(code=code, file=name, message=f"{said[code]} in {listed(names)}")

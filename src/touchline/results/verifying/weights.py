@@ -60,7 +60,7 @@ def read_weights(path: Path, name: str | None = None) -> WeightFile:
     try:
         size = path.stat().st_size
         if size == 0:
-            return _unreadable(path, 0, CheckpointFault(code="zero-byte", file=called, message="it holds no byte"))
+            return _unreadable(path, 0, CheckpointFault(code="zero-byte", file=called, message="the file is empty"))
         shard = read_shard(path)
     except TruncatedShardError as error:
         return _unreadable(path, size, CheckpointFault(code="truncated", file=called, message=str(error)))
