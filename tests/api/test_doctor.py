@@ -329,7 +329,7 @@ def test_locks_and_space_of_folders(settings: UserConfig, tmp_path: Path, monkey
         ({"locks_across_nodes": False, "file_system": "nfs"}, None),
     ):
         made = replace(real, **changes)  # type: ignore[arg-type]
-        monkeypatch.setattr(steps, "look_at_folder", lambda name, path, commands, made=made: replace(made, name=name))
+        monkeypatch.setattr(steps, "inspect_folder", lambda name, path, commands, made=made: replace(made, name=name))
         assert by_name(run_doctor(settings, tmp_path, RealCommands()))["experiments"].code == code
     monkeypatch.setattr(steps, "_cluster", lambda site, commands: ask_cluster(Cluster(), "me", ()))
     assert by_name(run_doctor(settings, tmp_path, RealCommands()))["experiments"].code == "US115"
@@ -337,7 +337,7 @@ def test_locks_and_space_of_folders(settings: UserConfig, tmp_path: Path, monkey
 
 def test_gpus_that_torch_cannot_use(settings: UserConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    monkeypatch.setattr(steps, "ask_driver", lambda fields: ["0, GPU-1, NVIDIA H200, 143771 MiB"])
+    monkeypatch.setattr(steps, "query_nvidia_smi", lambda fields: ["0, GPU-1, NVIDIA H200, 143771 MiB"])
     report = run_doctor(settings, tmp_path, RealCommands())
     assert report.gpus == ("NVIDIA H200, 143771 MiB", "GPU 1")
     facts = PythonFacts(path="/p", version="3.11", packages={"torch": "2.13.0+cpu"}, touchline="0.1")
