@@ -30,7 +30,8 @@ def _findings(example: RuleExample, tmp_path: Path) -> list[Finding]:
 @pytest.mark.slow
 @pytest.mark.parametrize("subject", SUBJECTS)
 def test_the_examples_of_a_page_fire_its_rule_and_the_corrected_ones_do_not(subject: str, tmp_path: Path) -> None:
-    checked = 0
+    checked, stops = 0, set[str]()
+    texts: set[str] = set()
     for page in all_pages().values():
         for number, example in enumerate((*page.bad, *page.good)) if page.code.startswith(subject) else ():
             findings = _findings(example, tmp_path / f"{page.code}-{number}")
@@ -39,9 +40,19 @@ def test_the_examples_of_a_page_fire_its_rule_and_the_corrected_ones_do_not(subj
             assert (page.code in codes(findings)) == is_bad, (page.code, number, said)
             if is_bad:
                 assert all(each.where and each.message for each in findings if each.code == page.code), said
+            texts |= {f"{each.code}: {each.message} / {each.hint}" for each in findings}
+            stops |= {each.code for each in findings if each.message.rstrip().endswith(".")}
             checked += 1
     assert checked > 0 or subject in WITHOUT_EXAMPLES
+    assert sorted(text for text in texts if _PRIVATE.search(text)) == []
+    assert stops == set()
 
+
+_PRIVATE = re.compile(
+    r"nobody|whoever|somebody|everybody|processor|goes on|going on|held against|anew\b|without a word|in silence"
+    r"|may go\b|rests on|warm-up|learnt|misspelt|element type|\btold\b|\d %"
+)
+"""Words of an earlier dialect, which the glossary replaces."""
 
 WITHOUT_EXAMPLES = ("PL", "RN", "US")
 """Subjects of which readers and running jobs report all codes."""

@@ -118,8 +118,8 @@ def validation_trained_by_parent(view: FolderView) -> Iterator[Violation]:
                 found = held.get(_file_of(source, parent)) if source.role == "train" else None
                 if found is not None:
                     yield Violation(
-                        message=f"{run_name(each)} validates on {found.name.value}, which {run_name(parent)}, from "
-                        "which it goes on, was trained on",
+                        message=f"{run_name(each)} validates on {found.name.value}, on which its "
+                        f"parent {run_name(parent)} was trained",
                         at=found.name,
                         hint="use the same held-out rows in every stage",
                     )

@@ -82,7 +82,7 @@ def configs_differ_in_row_order(view: FolderView) -> Iterator[Violation]:
             if work_of(first) != work_of(other):
                 yield Violation(
                     message=f"{run_name(other)} trains on the rows of {run_name(first)} in another order, but the "
-                    "trainer draws the order anew: the two are the same training",
+                    "trainer shuffles them: the two are the same training",
                     at=other.stated.sources[0].name,
                     subject=run_name(other),
                     hint="train in stages, or switch shuffling off, where the order is the question",

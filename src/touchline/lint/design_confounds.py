@@ -75,7 +75,7 @@ def unequal_training_steps(view: DesignView) -> Iterator[Violation]:
     shown = ", ".join(f"{path}: {count:,}" for path, count in steps.items())
     yield Violation(
         message=f"the levels of data.path train for different numbers of steps ({shown}), so the data's kind cannot be "
-        "told from the length of the training",
+        "separated from the length of training",
         at=place_of(view, "data.path"),
         subject="data.path",
         hint="give every level the same number of rows",

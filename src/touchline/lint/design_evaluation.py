@@ -75,7 +75,7 @@ def too_few_items_for_effect(view: DesignView) -> Iterator[Violation]:
         yield Violation(
             message=f"{items:,} test items cannot show the {100 * effect:g} points of the question: on the same items "
             f"it takes {least:,} even if every item that flips gets better, and {usual:,} if "
-            f"{100 * max(effect, USUAL_FLIPS):g}% of the items flip; on different items {apart:,} a side "
+            f"{100 * max(effect, USUAL_FLIPS):g}% of the items are discordant; on different items {apart:,} a side "
             "(80% power, 5% level)",
             at=_items_place(view),
             subject="evaluate.samples",

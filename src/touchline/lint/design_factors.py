@@ -87,8 +87,8 @@ def inert_row_order(view: DesignView) -> Iterator[Violation]:
         other, order = first.setdefault(facts.row_set_sha256, (level, facts.train_sha256))
         if order != facts.train_sha256:
             yield Violation(
-                message=f"{level.value} has the training rows of {other.value} in another order, and the order is "
-                "drawn anew in every epoch: the two levels are the same data",
+                message=f"{level.value} has the training rows of {other.value} in another order, but they are "
+                "shuffled in every epoch: the two levels are the same data",
                 at=view.where(*level.place),
                 subject="data.path",
                 hint="stages keep an order: one stage for what comes first, one for what comes next",

@@ -1,4 +1,4 @@
-"""Chains of stages: who goes on from whom, with what, and whether that is one chain."""
+"""Rules on stages: parents, continuation, and whether they are one chain."""
 
 from __future__ import annotations
 
