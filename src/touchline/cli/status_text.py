@@ -104,7 +104,7 @@ def left(run: LiveRun) -> str:
 
 
 def with_interval(seconds: Measured, word: str) -> str:
-    """Return `4:41 left (4:10 to 5:20)` with a word behind the value; empty where it is missing."""
+    """Return `4:41 left (4:10 to 5:20)` with a word behind the value; empty if it is missing."""
     from touchline.core.quantity import Missing
 
     if isinstance(seconds, Missing):

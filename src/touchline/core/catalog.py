@@ -17,7 +17,7 @@ COPIED_FILES = (
     "tokenizer.model",
     "generation_config.json",
 )
-"""What transformers may need to build the tokenizer again; those that the base has are copied into checkpoints."""
+"""Files for rebuilding the tokenizer; those of the base model are copied into checkpoints."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,7 +33,7 @@ class ModelInfo:
     model_type: str
     """`model_type` of config.json, `llama`."""
     dtype: str
-    """The element type of most of the weights by size, `bfloat16`, as the shards' headers say."""
+    """Dtype of most of the weights by size, `bfloat16`, from the shards' headers."""
     num_parameters: int
     """Parameters, counted from the shards' headers (tied weights once)."""
     weight_bytes: int
@@ -47,7 +47,7 @@ class ModelInfo:
     hidden_size: int
     """`hidden_size`."""
     has_chat_template: bool
-    """Whether a chat template lies beside the tokenizer."""
+    """Whether the tokenizer has a chat template."""
     stop_token: str | None
     """The token that ends an answer: the tokenizer's eos_token."""
     config_sha256: str
@@ -57,13 +57,13 @@ class ModelInfo:
     weights_sha256: str
     """Hash over the shards' names, sizes and headers; changes with shape, dtype or size, cheap to compute."""
     size_label: str
-    """Short size, `135M`, `1.7B`: from the name where it tells, else from the parameters."""
+    """Short size, `135M`, `1.7B`: from the name if possible, else from the parameters."""
     family: str
     """The name up to its size, `SmolLM2`, `Llama-3.2`."""
     copied_bytes: int = 0
     """Size of the files beside its weights that every checkpoint gets a copy of, `COPIED_FILES`; 0 in older plans."""
     findings: tuple[Finding, ...] = ()
-    """What is wrong with the folder; an error means that it cannot be trained."""
+    """Findings on the folder; with an error it cannot be trained."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,9 +99,9 @@ class DatasetInfo:
     split_origin: str
     """`in the file`, or how they were made: `random 80/5/15 of the whole file, seed 14`."""
     about: dict[str, object] = field(default_factory=dict)
-    """What the file says of itself: generator, word list, licence."""
+    """The file's own metadata: generator, word list, license."""
     findings: tuple[Finding, ...] = ()
-    """What is wrong with the file; an error means that it cannot be used."""
+    """Findings on the file; with an error it cannot be used."""
 
     @property
     def has_own_splits(self) -> bool:
@@ -126,11 +126,11 @@ class Example:
     id: str
     """Stable within its split: `test-17`."""
     prompt: tuple[Message, ...]
-    """Everything that the model is shown."""
+    """Messages shown to the model."""
     answer: str
-    """What it should write."""
+    """Expected answer."""
     cluster: str | None = None
-    """What it shares with other rows, a source document or a template; none where it stands alone, or was not asked."""
+    """What it shares with other rows, a source document or a template; None if it stands alone, or was not asked."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -12,7 +12,7 @@ from touchline.core.quantity import Aggregation, Measured, MemoryKind, Phase, Qu
 from touchline.core.shape import ModelShape
 
 COVERAGE = 0.9
-"""Share of the truths that an interval is to hold, two-sided; 5% lie above its upper end."""
+"""Nominal coverage of intervals, two-sided; 5% of the values lie above the upper end."""
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 Method = Literal["lora", "qlora", "full"]
@@ -48,23 +48,23 @@ class Estimate:
     high: float
     """Upper end of the interval."""
     coverage: float = COVERAGE
-    """How often such intervals hold the truth."""
+    """Nominal coverage of the interval."""
     method: str
-    """How it was computed, in words."""
+    """Method, in words."""
     rung: Rung
-    """What it rests on."""
+    """Evidence level."""
     evidence: tuple[str, ...] = ()
-    """The runs that it rests on, by name or id."""
+    """Runs used as evidence, by name or id."""
     extrapolated: bool = False
     """Whether it goes beyond what was measured or what the formula was checked on."""
     phase: Phase | None = None
-    """When, for memory."""
+    """Phase of the run, for memory."""
     kind: MemoryKind | None = None
-    """Which memory."""
+    """Kind of memory."""
     token_unit: TokenUnit | None = None
-    """Which tokens, for rates."""
+    """Kind of tokens, for rates."""
     aggregation: Aggregation | None = None
-    """How many became one: peak, sum, median."""
+    """Aggregation of several measurements: peak, sum, median."""
 
     def __post_init__(self) -> None:
         if not self.low <= self.value <= self.high:
@@ -97,7 +97,7 @@ class MicroBatch:
     width: int
     """Tokens of each, padding included."""
     label_tokens: int
-    """Of all these, tokens with a loss."""
+    """Label tokens among them."""
 
     @property
     def tokens(self) -> int:
@@ -114,7 +114,7 @@ class TrainingSetup:
     backend: str
     """The trainer, a folder of `backends/`."""
     method: Method
-    """What is trained, and how the base is held."""
+    """Method: trained parameters, and the form of the base."""
     rank: int
     """Rank of the adapter; 0 when all is trained."""
     target_modules: tuple[str, ...]
@@ -136,19 +136,19 @@ class TrainingSetup:
     accumulates: bool = False
     """Whether gradients wait through further micro-batches, so that they lie beside the next one's activations."""
     loss: LossKind | None = None
-    """How the loss is computed, where settings say; none: as the trainer does by itself."""
+    """Loss computation, if set; None: the trainer's default."""
     variant: str = "lora"
     """Kind of adapter, as PEFT calls it: `lora`, `dora`, `vera`, `ia3` ..."""
     whole_modules: tuple[str, ...] = ()
     """Layers outside the blocks that are trained whole beside the adapter: `embed_tokens`, `lm_head`."""
     padded: bool | None = None
-    """Whether rows are padded, so that attention gets a mask; none: not known."""
+    """Whether rows are padded, so that attention gets a mask; None if unknown."""
     release: str | None = None
-    """The trainer's version, `2024.8`; none: not known."""
+    """The trainer's version, `2024.8`; None if unknown."""
     dynamic_4bit: bool = False
     """Whether the 4-bit base was stored by Unsloth, which keeps some layers in 16 bits."""
     image_tokens: int = 0
-    """Tokens of a row that stand for images."""
+    """Image tokens per sequence."""
 
     @property
     def optimizer_family(self) -> str:
@@ -174,7 +174,7 @@ class Verdict(StrEnum):
     FITS = "FITS"
     """The upper end of the interval is below the capacity."""
     UNCERTAIN = "UNCERTAIN"
-    """The capacity lies inside the interval: measure before you queue."""
+    """The capacity is inside the interval: measure before queueing."""
     OOM = "OOM"
     """The lower end is above the capacity."""
     UNKNOWN = "UNKNOWN"
@@ -192,9 +192,9 @@ class WhatIf:
     step_time_factor: float
     """Time of a step with it, over that without."""
     allocated_gib: float | None = None
-    """Of that memory, the tensors' part."""
+    """Allocated part of that memory."""
     reason: str = ""
-    """Why memory and time change, and where the factor comes from."""
+    """Reason of the change, and source of the factor."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -206,7 +206,7 @@ class MemoryEstimate:
     reserved: Estimate
     """With the cache of the framework's allocator, GiB."""
     process: Estimate
-    """What the device shows for the process (the allocator's and the context of the driver), GiB; on a processor, its
+    """What the device shows for the process (the allocator's and the context of the driver), GiB; on a CPU, its
     resident memory."""
     breakdown: Mapping[str, float]
     """GiB of `allocated` by part: weights, adapter, optimizer, gradients, layers, logits, other."""

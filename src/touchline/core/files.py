@@ -168,7 +168,7 @@ read_record = FileCache(_read_record, 64 << 20)
 
 
 def _stamp(path: Path) -> tuple[int, ...]:
-    """Return device, inode, size and the times of the last changes; empty where there is no such file."""
+    """Return device, inode, size and the times of the last changes; empty if there is no such file."""
     try:
         found = path.stat()
     except OSError:

@@ -39,9 +39,9 @@ class Edit:
     line: int
     """The line, from 1."""
     old: str
-    """What stands there, without its newline; another text there means that the edit is no longer valid."""
+    """Current text of the line, without its newline; the edit is invalid if it differs."""
     new: str | None
-    """What should stand there; None takes the line away."""
+    """New text of the line; None deletes it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,11 +55,11 @@ class Finding:
     subject: str
     """The key, run, model or file it is about."""
     message: str
-    """What is wrong, and what was expected."""
+    """Problem and expected value."""
     where: Where | None = None
-    """Where it was found."""
+    """Place of the problem."""
     hint: str | None = None
-    """What to type or to write instead."""
+    """Command to type, or text to write instead."""
     edits: tuple[Edit, ...] = ()
     """Safe fix, if there is one: `touchline check --fix` makes these edits."""
     allowed: bool = False

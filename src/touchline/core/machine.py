@@ -15,19 +15,19 @@ class TargetMachine:
     """Target machine of the runs; measurements on another machine do not count as the same."""
 
     kind: Literal["gpu", "cpu"]
-    """Whether the runs use GPUs, or the processor."""
+    """Whether the runs use GPUs or the CPU."""
     name: str
-    """The device: `NVIDIA A100-SXM4-80GB`, `A100-80GB`, or the processor's name."""
+    """Device: `NVIDIA A100-SXM4-80GB`, `A100-80GB`, or the CPU's name."""
     memory: Measured
-    """Of one device in GiB, as it says itself; of a processor all memory of the machine."""
+    """Memory of one device in GiB, as reported; for a CPU, all memory of the machine."""
     count: int
-    """Devices; 1 for a processor."""
+    """Devices; 1 for a CPU."""
     threads: int | None = None
-    """Threads that compute, on a processor."""
+    """Compute threads, on a CPU."""
     base_dtype: Dtype
     """Element type that `train.base_dtype: auto` becomes there."""
     source: str
-    """Who says so: `this machine`, `compute.gpu`, or a config file."""
+    """Source: `this machine`, `compute.gpu`, or a config file."""
 
     @property
     def key(self) -> str:

@@ -13,7 +13,7 @@ from typing import Literal
 from touchline.core.quantity import Aggregation, MemoryKind, Phase, TokenUnit
 
 Inside = Literal["evaluation", "saving", "loading"]
-"""What else a duration holds beside training steps."""
+"""Work in a duration besides training steps."""
 
 ObservationName = Literal[
     # what the run is: read from banners, configs and arguments
@@ -100,19 +100,19 @@ class Observation:
     unit: str = "1"
     """`s`, `GiB`, `tokens/s`, `examples`, `steps`, `%`, ...; `1` for a bare number or a word."""
     step: int | None = None
-    """Optimizer step that it belongs to, where the line says so."""
+    """Optimizer step, if logged."""
     epoch: float | None = None
-    """Epochs done at it, where the line says so."""
+    """Completed epochs, if logged."""
     phase: Phase | None = None
-    """When it was measured; every memory figure has one."""
+    """Phase of the measurement; every memory figure has one."""
     kind: MemoryKind | None = None
-    """Which memory; every memory figure has one."""
+    """Kind of memory; every memory figure has one."""
     token_unit: TokenUnit | None = None
-    """Which tokens; every rate or count of tokens has one."""
+    """Kind of tokens; every rate or count of tokens has one."""
     aggregation: Aggregation | None = None
     """How many measurements became this one; a rate or loss without one is of that single line."""
     inside: tuple[Inside, ...] = ()
-    """What else a duration or a rate holds beside training steps."""
+    """Work in a duration or a rate besides training steps."""
     certain: bool = True
     """Whether the line says it in a form that only this trainer prints; a guess gives way to a certain one."""
 
@@ -139,7 +139,7 @@ class SignKind(StrEnum):
     START = "start"
     """A process begins a training: a banner, a recipe's first words."""
     RESUMED = "resumed"
-    """It goes on from a saved state; `step` where the line says it."""
+    """It continues from a saved state; `step` where the line says it."""
     TRAINED = "trained"
     """The trainer says that the training is over."""
     STOPPED = "stopped"
@@ -186,13 +186,13 @@ class Sign:
     """A line that tells how the run went."""
 
     kind: SignKind
-    """What it tells."""
+    """Kind of event."""
     line: int
     """Line of the file, from 1."""
     text: str
     """The line itself, at most 300 characters."""
     step: int | None = None
-    """Optimizer step, where the line says it."""
+    """Optimizer step, if logged."""
     during: During | None = None
     """Where an exception was raised."""
     is_uncaught: bool = False

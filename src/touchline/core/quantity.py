@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 Phase = Literal["after_init", "step", "eval"]
-"""When a memory figure was taken; a figure after initialisation says nothing of training."""
+"""Phase of a memory measurement; a figure after initialization does not describe training."""
 MemoryKind = Literal["allocated", "reserved", "process"]
-"""Which memory: the framework's tensors, its cache, or the whole process's resident set."""
+"""Kind of memory: the framework's tensors, its cache, or the process's resident set."""
 TokenUnit = Literal["padded", "real", "label"]
-"""Which tokens a rate counts: all positions computed, those of the data, or those with a loss."""
+"""Kind of tokens in a rate: computed tokens, data tokens, or label tokens."""
 Aggregation = Literal["last", "mean", "median", "peak", "sum"]
-"""How many measurements became one number."""
+"""Aggregation of several measurements."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,23 +42,23 @@ class Quantity:
     high: float | None = None
     """Upper end of the interval."""
     coverage: float | None = None
-    """How often such intervals hold the truth: 0.95 for a 95% interval."""
+    """Nominal coverage of the interval: 0.95 for a 95% interval."""
     phase: Phase | None = None
-    """When it was measured."""
+    """Phase of the measurement."""
     kind: MemoryKind | None = None
-    """Which memory it is."""
+    """Kind of memory."""
     token_unit: TokenUnit | None = None
-    """Which tokens it counts."""
+    """Kind of tokens."""
     aggregation: Aggregation | None = None
-    """How many measurements became this number."""
+    """Aggregation of the measurements in this number."""
     method: str | None = None
-    """How it was computed, for numbers that were not read off directly."""
+    """Method, for computed numbers."""
     where: str | None = None
     """`file:line` or the file that it was read from."""
 
 
 Measured = Quantity | Missing
-"""What every figure in a plan, a result or a report is."""
+"""Figure in a plan, a result or a report."""
 
 NO_EVIDENCE = Missing(missing="no evidence")
-"""What an estimate is until a past run has been measured."""
+"""Prediction, or Missing until a past run has been measured."""

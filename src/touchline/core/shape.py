@@ -84,7 +84,7 @@ class ModelShape:
     source: str
     """Where it was read: the path or address of the config.json."""
     extrapolated: str | None = None
-    """Why estimates on it go beyond what the formulas were checked on; none for Llama-like models."""
+    """Why estimates on it go beyond what the formulas were checked on; None for Llama-like models."""
     count_error: float = 0.0
     """Standard deviation of the logarithm of the parameter count, where the config does not determine it."""
     vision: VisionTower | None = None

@@ -48,7 +48,7 @@ _ENDED = frozenset(
 
 
 EXIT_STOPPED = 75
-"""The work saved its state and ended because it was asked to; the same command goes on from there."""
+"""The work saved its state and ended because it was asked to; the same command continues from there."""
 EXIT_HELD = 76
 """Another attempt holds the folder; this one did nothing."""
 EXIT_NO_PARENT = 77
@@ -130,7 +130,7 @@ class AttemptStart:
     job_id: str
     """SLURM's job id, or `local-<token>`."""
     restart: int
-    """How often SLURM requeued it."""
+    """Number of requeues by SLURM."""
     token: str
     """The token of the intent in the ledger, or empty when started by hand."""
     host: str
@@ -142,7 +142,7 @@ class AttemptStart:
     pid_started: float
     """When that process began, as the kernel says; a bare pid lies."""
     time_unix: float
-    """When it was written, in seconds since 1970."""
+    """Time of writing, in seconds since 1970."""
     folder: str = ""
     """Absolute path of its status folder; empty in files of version 0.1.0. A copied experiment has another one."""
 
@@ -160,7 +160,7 @@ class AttemptExit:
     reason: str
     """Words for the user: `completed`, `failed`, `stopped by SIGTERM`, `another attempt holds the run`."""
     time_unix: float
-    """When it was written."""
+    """Time of writing."""
     end: EndReason | None = None
     """The same for programs. Files of version 0.1.0 hold the words alone; it is derived from them then."""
 
@@ -186,9 +186,9 @@ class Attempt:
     """Attempt at a job, built from its files."""
 
     start: AttemptStart
-    """How it began."""
+    """Start record."""
     exit: AttemptExit | None
-    """How it ended; none while it runs, or when it died in silence."""
+    """Exit record; None while it runs, or if it was killed without one."""
     heartbeat_unix: float | None
     """Its last sign of life."""
     alive: bool | None

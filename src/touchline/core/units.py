@@ -11,7 +11,7 @@ MIB = 1024**2
 GIB = 1024**3
 MIB_PER_GIB = GIB // MIB
 GIB_IN = {"GiB": 1.0, "B": 1 / GIB, "MiB": MIB / GIB, "GB": 1e9 / GIB, "MB": 1e6 / GIB}
-"""How many GiB one of each unit is."""
+"""GiB per unit."""
 
 _SECONDS = {"s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "hour": 3600.0, "hours": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]+)")

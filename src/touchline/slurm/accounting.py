@@ -42,25 +42,25 @@ class AccountingRow:
     raw_id: str
     """The controller's own id."""
     state: JobState
-    """How it stands."""
+    """State."""
     word: str
     """SLURM's own word: `CANCELLED by 1000`."""
     exit_code: ExitCode | None
-    """How it ended; none where nothing readable was told."""
+    """Exit code and signal; None if unknown."""
     submitted_unix: float | None
-    """When it was submitted; a requeue counts as a submission."""
+    """Submission time; a requeue counts as a submission."""
     started_unix: float | None
-    """When it started."""
+    """Start time."""
     ended_unix: float | None
-    """When it ended; none while it runs."""
+    """End time; None while it runs."""
     nodes: str
     """The nodes it ran on."""
     partition: str
     """Its partition."""
     time_limit_seconds: float | None
-    """Its limit; none where there is none."""
+    """Time limit; None if there is none."""
     comment: str
-    """What `--comment` said, on clusters that keep it."""
+    """Value of `--comment`, on clusters that keep it."""
     name: str
     """`--job-name`, with backticks in the place of double quotes."""
     folder: str

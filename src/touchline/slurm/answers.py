@@ -21,7 +21,7 @@ class Verdict(StrEnum):
     LIMIT = "limit reached"
     """Not now; when other jobs have ended it may."""
     UNCLEAR = "unclear"
-    """It may have been taken."""
+    """The job may have been submitted."""
     ABSENT = "absent"
     """There is no such command, or no folder to start it in; nothing was started."""
 
@@ -31,7 +31,7 @@ class Submission:
     """An answer of `sbatch --parsable`."""
 
     verdict: Verdict
-    """What became of it."""
+    """Result of the submission."""
     job_id: str = ""
     """The id, of an accepted one."""
     cluster: str = ""
@@ -39,7 +39,7 @@ class Submission:
     reason: str = ""
     """The last words that name a reason, as they were written."""
     hint: str | None = None
-    """What a person can do about it."""
+    """Action for the user."""
 
 
 _ID = re.compile(r"(\d{1,10})(?:;([^\s;]{1,200}))?")

@@ -35,19 +35,19 @@ class Directive:
     """Option of a `#SBATCH` line."""
 
     option: str | None
-    """Its full long name without dashes; None where sbatch knows none."""
+    """Its full long name without dashes; None if sbatch knows none."""
     written: str
     """As it is written, `--time` or `-t`; of a stray word the word."""
     value: str | None
-    """Its value without quotes; None where there is none."""
+    """Its value without quotes; None if there is none."""
     line: int
     """The line, from 1."""
     column: int
-    """Where the option begins, from 1."""
+    """Column of the option, from 1."""
     value_column: int
     """Where its value begins, from 1; without one where the option begins."""
     fault: DirectiveFault | None = None
-    """Why sbatch refuses it."""
+    """Reason why sbatch rejects it."""
 
 
 @dataclass(frozen=True, slots=True)

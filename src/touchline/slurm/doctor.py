@@ -17,17 +17,17 @@ class DoctorCheck:
     """Check of the doctor."""
 
     area: Area
-    """What it is part of."""
+    """Area of the check."""
     name: str
-    """What was looked at: `models_dir`, `partition`."""
+    """Subject: `models_dir`, `partition`."""
     status: Status
     """Whether it will do."""
     message: str
-    """What was found."""
+    """Result."""
     code: str | None = None
-    """Code of the finding, which has a page; none where all is well."""
+    """Code of the finding; None if there is no problem."""
     hint: str | None = None
-    """What to do; none where all is well."""
+    """Action for the user; None if there is no problem."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,25 +35,25 @@ class FolderFacts:
     """Folder that touchline reads or writes."""
 
     name: str
-    """What it is for: `models_dir`, or `experiments`."""
+    """Purpose: `models_dir` or `experiments`."""
     path: str
-    """Where it is."""
+    """Path."""
     exists: bool
     """Whether it is there."""
     writable: bool
     """Whether a file could be written and synced there, or in the nearest folder above that exists."""
     problem: str | None
-    """Why not, in the system's words."""
+    """Reason, in the system's words."""
     free: Measured
     """Free space for this user, in bytes."""
     total_bytes: int | None
-    """Size of its file system; none where it does not tell."""
+    """Size of its file system; None if unknown."""
     locks: bool | None
-    """Whether a file lock keeps another process out; none where it could not be tried."""
+    """Whether a file lock excludes another process; None if it could not be tested."""
     file_system: str
-    """Its kind, `ext4`, `nfs4`; empty where it is not told."""
+    """File system type, `ext4`, `nfs4`; empty if unknown."""
     locks_across_nodes: bool | None
-    """Whether locks also hold between machines, as far as the mount's options tell; none where they do not."""
+    """Whether locks also hold between machines, as far as the mount's options tell; None if they do not."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,11 +65,11 @@ class PythonFacts:
     version: str
     """Its version."""
     packages: dict[str, str | None]
-    """Version of each package that trains or evaluates; none where it is not installed."""
+    """Version of each package for training or evaluation; None if not installed."""
     touchline: str | None
-    """Version of touchline there; none where it is not installed."""
+    """Version of touchline there; None if not installed."""
     problem: str | None = None
-    """Why it could not be asked."""
+    """Reason why it could not be queried."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,13 +95,13 @@ class PartitionFacts:
     gpus: dict[str, int]
     """GPUs of a node by type, `{"a100": 4}`; the type is empty where the cluster names none."""
     features: tuple[str, ...]
-    """What `--constraint` may name."""
+    """Features for `--constraint`."""
     default_mib_per_cpu: int | None = None
     """Memory of jobs that ask for none, in MiB for each CPU; none: not limited so."""
     default_mib_per_node: int | None = None
     """The same for each node."""
     grace_seconds: float | None = None
-    """How long a preempted job may go on; none where nobody told."""
+    """Grace time of a preempted job; None if unknown."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -141,25 +141,25 @@ class ClusterFacts:
     """Facts from SLURM's own commands."""
 
     user: str
-    """Who asked."""
+    """User name."""
     version: str
-    """SLURM's version; empty where nobody told."""
+    """SLURM's version; empty if unknown."""
     partitions: tuple[PartitionFacts, ...]
     """The partitions that this user sees."""
     config: dict[str, str]
     """`scontrol show config`, the keys that matter here."""
     associations: tuple[AssociationFacts, ...] | None
-    """What the accounting allows this user; none where there is none to ask."""
+    """Limits of this user by the accounting; empty without accounting."""
     qos: tuple[QosFacts, ...] | None
-    """The qualities of service; none where there is no accounting to ask."""
+    """Qualities of service; empty without accounting."""
     tried: tuple[str, ...]
     """The words of `sbatch --test-only` with this user's settings."""
     taken: bool | None
-    """Whether sbatch would take such a job; none where it did not answer."""
+    """Whether sbatch accepts such a job; None if it did not answer."""
     answer: str
-    """What it said."""
+    """Answer of sbatch."""
     problems: dict[str, str] = field(default_factory=dict)
-    """Commands that did not answer, and what they said."""
+    """Commands that failed, and their output."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -169,7 +169,7 @@ class DoctorReport:
     schema_version: int = DOCTOR_SCHEMA_VERSION
     """Version of this form."""
     touchline_version: str
-    """The version that asked."""
+    """Version of touchline."""
     config_file: str
     """The user's config file, whether it is there or not."""
     python: tuple[PythonFacts, ...]
@@ -179,9 +179,9 @@ class DoctorReport:
     gpus: tuple[str, ...]
     """The GPUs of this machine, `NVIDIA A100-SXM4-80GB, 80 GiB`."""
     cluster: ClusterFacts | None
-    """The cluster; none where there is no sbatch."""
+    """Cluster; None without sbatch."""
     checks: tuple[DoctorCheck, ...]
-    """What was looked at, in order."""
+    """Checks, in order."""
 
     @property
     def errors(self) -> int:

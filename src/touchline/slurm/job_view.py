@@ -41,7 +41,7 @@ def evaluation_name(subject: str) -> str:
 
 
 Source = Literal["exit file", "process", "heartbeat", "squeue", "sacct", "scontrol", "ledger", "none"]
-"""What told the state, the strongest first: the job's own exit file, then its process, then the scheduler."""
+"""Source of a state, the strongest first: the job's exit file, its process, the scheduler."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,32 +51,32 @@ class JobView:
     job_id: str
     """SLURM's id (`76`, `14_3` of an array, `76.1` of a step) or `local-<token>`; empty when none is known."""
     state: JobState
-    """How it stands."""
+    """State."""
     active: bool
     """Whether it may still do something: pending, running, or not known to have ended. Nothing is submitted again
     while this is true."""
     source: Source
-    """What told it."""
+    """Source of the state."""
     reason: str = ""
-    """Why it waits, in the scheduler's word (`Resources`, `DependencyNeverSatisfied`), or how it ended."""
+    """Reason for waiting, in the scheduler's word (`Resources`, `DependencyNeverSatisfied`), or for its end."""
     exit_code: int | None = None
-    """Exit code of the script; none while it runs or where nobody told."""
+    """Exit code of the script; None while it runs or if unknown."""
     signal: int | None = None
     """The signal that ended it; none or 0 when it was none."""
     restarts: int | None = None
-    """How often the scheduler started it again; none where nobody told."""
+    """Number of restarts by the scheduler; None if unknown."""
     partition: str = ""
     """Its partition."""
     node: str = ""
     """The nodes it runs or ran on."""
     submitted_unix: float | None = None
-    """When it was submitted, in seconds since 1970."""
+    """Submission time, in seconds since 1970."""
     started_unix: float | None = None
-    """When it last started."""
+    """Time of the last start."""
     ended_unix: float | None = None
-    """When it ended."""
+    """End time."""
     time_limit_seconds: float | None = None
-    """Its limit; none where there is none or nobody told."""
+    """Time limit; None if there is none or if unknown."""
     comment: str = ""
     """The token that it was submitted with."""
     script_folder: str = ""

@@ -58,7 +58,7 @@ class ConfigReference:
     """A config file that a command names."""
 
     path: str
-    """As it is written, without quotes."""
+    """Text as written, without quotes."""
     is_literal: bool
     """Whether the shell leaves it as it is."""
     is_launcher: bool
@@ -111,7 +111,7 @@ class Launch:
 
     @property
     def nproc(self) -> ShellWord | None:
-        """Processes on each node, as it is written; None where it says none."""
+        """Processes on each node, as it is written; None if it says none."""
         names = {"torchrun": _NPROC, "tune": _NPROC, "deepspeed": ("num_gpus",)}.get(self.launcher, ())
         if self.launcher == "accelerate" and not {"num_machines", "config_file", "cpu"} & self.options.keys():
             # It counts the processes of all machines together; of one machine they are those of a node.

@@ -7,7 +7,7 @@ JOB_ID = "%j"
 
 
 def output_pattern(folder: str, file: str) -> str | None:
-    r"""Return the `--output` by which a job in `folder` writes to `file` there; None where `file` itself will do.
+    r"""Return the `--output` by which a job in `folder` writes to `file` there; None if `file` itself will do.
 
     SLURM puts the job's folder before a relative name and replaces `%j`, `%x` and others in both. `%%` stands for a
     percent sign. A backslash anywhere ends all replacement, and only a doubled one stands for itself: a file below such

@@ -51,17 +51,17 @@ class QueueRow:
     raw_id: str
     """What the script finds in SLURM_JOB_ID; of an array's last task it is the array's own id."""
     array_id: str
-    """The array's id; empty where it is none."""
+    """The array's id; empty if it is not an array."""
     state: JobState
-    """How it stands."""
+    """State."""
     reason: str
-    """Why it waits or how it ended: `Resources`, `NonZeroExitCode`."""
+    """Reason for waiting or for its end: `Resources`, `NonZeroExitCode`."""
     restarts: int | None
-    """How often it was queued again; none where squeue does not tell."""
+    """Number of requeues; None if unknown."""
     exit_code: ExitCode | None
-    """How it ended; none before, and where squeue does not tell."""
+    """Exit code and signal; None before the end or if unknown."""
     comment: str
-    """What `--comment` said."""
+    """Value of `--comment`."""
     name: str
     """`--job-name`."""
     folder: str
@@ -73,13 +73,13 @@ class QueueRow:
     nodes: str
     """The nodes it runs or ran on."""
     submitted_unix: float | None
-    """When it was submitted; a requeue counts as a submission."""
+    """Submission time; a requeue counts as a submission."""
     started_unix: float | None
-    """When it started; none while it waits, though SLURM then gives the expected time."""
+    """Start time; None while it waits, though SLURM prints an expected time."""
     ended_unix: float | None
-    """When it ended; none before, though SLURM then gives the time of its limit."""
+    """End time; None before, though SLURM prints the time of its limit."""
     time_limit_seconds: float | None
-    """Its limit; none for UNLIMITED."""
+    """Its limit; None for UNLIMITED."""
 
 
 def queue_format(separator: str) -> str:

@@ -24,17 +24,17 @@ class Requested:
     """Requested resources per node."""
 
     nodes: int | None
-    """Nodes; None where it asks for a range, or where other numbers decide."""
+    """Nodes; None if it asks for a range, or where other numbers decide."""
     tasks_per_node: int | None
-    """Tasks that `srun` starts on each node; None where they cannot be told."""
+    """Tasks that `srun` starts on each node; None if unknown."""
     cpus_per_node: int | None
-    """Processor cores on each node; None where the site decides."""
+    """Processor cores on each node; None if the site decides."""
     gpus_per_node: int | None
-    """GPUs on each node; None where it names none, or they cannot be told."""
+    """GPUs on each node; None if not requested or unknown."""
     gpus: int | None
-    """GPUs of the whole job; None where they cannot be told."""
+    """GPUs of the whole job; None if unknown."""
     gpu_directive: Directive | None
-    """The directive that asks for GPUs."""
+    """Directive that requests GPUs."""
     has_whole_nodes: bool
     """Whether it has nodes for itself, with what a site gives with them."""
 

@@ -56,7 +56,7 @@ class Script:
     is_heterogeneous: bool
     """Whether it asks for several different jobs in one."""
     shell: ShellText | None
-    """Its commands; None where it is no shell script or cannot be read as one."""
+    """Its commands; None if it is no shell script or cannot be read as one."""
 
     @cached_property
     def steps(self) -> tuple[Step, ...]:

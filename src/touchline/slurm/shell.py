@@ -19,7 +19,7 @@ class Simple:
     """Simple command with its words."""
 
     words: tuple[ShellWord, ...]
-    """The command's name and its arguments; none where only variables are set."""
+    """The command's name and its arguments; empty if only variables are set."""
     assignments: tuple[tuple[str, ShellWord], ...] = ()
     """Variables set before it, each with the whole word `NAME=value`."""
     redirects: tuple[tuple[str, ShellWord], ...] = ()
@@ -31,7 +31,7 @@ class Simple:
 
     @property
     def name(self) -> str:
-        """The command's name without folders; empty where only variables are set."""
+        """The command's name without folders; empty if only variables are set."""
         return self.words[0].text.rpartition("/")[2] if self.words else ""
 
     @property
@@ -49,9 +49,9 @@ class Group:
     condition: tuple[Pipeline, ...] = ()
     """What is asked, of `if` and `while`; the words of `for` are left out."""
     body: tuple[Pipeline, ...] = ()
-    """What is done."""
+    """Body."""
     name: str = ""
-    """Of a function its name."""
+    """Name, of a function."""
     line: int
     """The line that it begins in, from 1."""
 
@@ -67,7 +67,7 @@ class Pipeline:
     followed: str = ""
     """How the next one follows: `&&`, `||`, or empty."""
     is_background: bool = False
-    """Whether the shell goes on at once."""
+    """Whether the shell continues at once."""
     is_negated: bool = False
     """Whether `!` stands before it."""
 

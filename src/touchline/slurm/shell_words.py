@@ -27,7 +27,7 @@ class ShellWord:
     """Word of a shell script."""
 
     raw: str
-    """As it is written."""
+    """Text as written."""
     text: str
     """Without its quotes; substitutions stay as they are written."""
     is_literal: bool

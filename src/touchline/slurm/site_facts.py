@@ -26,7 +26,7 @@ CONFIG_KEYS = (
     *("MaxJobCount", "KillWait", "MinJobAge", "JobRequeue", "PreemptMode", "DefMemPerCPU", "DefMemPerNode"),
     *("EnforcePartLimits", "SelectType"),
 )
-"""What is kept of `scontrol show config`."""
+"""Keys to keep of `scontrol show config`."""
 _GPU = re.compile(r"(?:gres/)?gpu(?P<words>(?:[:=][\w.-]+)*)(?:\(|$)")
 _COUNT = re.compile(r"(\d+)([KMGTP]?)", re.IGNORECASE)
 _FLAGS = frozenset({"no_consume"})

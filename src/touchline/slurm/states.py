@@ -90,9 +90,9 @@ class JobId:
     job: int
     """The job; of an array the array's."""
     task: int | None
-    """The array's task; none where it is no array."""
+    """The array's task; None if it is no array."""
     step: str | None
-    """The step: `1`, `batch`; none for the job itself."""
+    """The step: `1`, `batch`; None for the job itself."""
 
     @property
     def whole(self) -> str:

@@ -41,7 +41,7 @@ def beyond_bounds_slowly(text: str) -> tuple[str, int] | None:
 
 
 def first_tag(text: str) -> int | None:
-    """Return the line, from 0, of the first value with a tag; None where there is none."""
+    """Return the line, from 0, of the first value with a tag; None if there is none."""
     try:
         return next(
             (event.start_mark.line for event in yaml.parse(text, Loader=Loader) if getattr(event, "tag", None)), None

@@ -34,7 +34,7 @@ class Default:
     value: str
     """The value, as one writes it."""
     reason: str
-    """Why this value."""
+    """Reason for the value."""
 
 
 def _row(key: str, value: object, reason: str) -> Default:

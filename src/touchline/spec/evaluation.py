@@ -11,11 +11,11 @@ from touchline.spec.experiment import DataConfig, EvaluateConfig, LoraConfig
 
 EVALUATION_SCHEMA_VERSION = 1
 BASE_CHECKPOINT = "base"
-"""What a control's checkpoint is called."""
+"""Checkpoint name of a control."""
 NO_OP_CHECKPOINT = "noop"
 """What the checkpoint of a no-op control is called: a folder with an adapter that changes nothing."""
 AskedEpochs = Literal["last", "all"] | tuple[int, ...]
-"""What `evaluate.epochs` may say."""
+"""Values of `evaluate.epochs`."""
 
 
 def asked_epochs(asked: AskedEpochs, epochs: int) -> tuple[int, ...]:
@@ -55,21 +55,21 @@ class EvaluationTask:
     __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
 
     name: str
-    """As the file has it: `exact_match`, `tasks/mine.py@name`."""
+    """Name as written: `exact_match`, `tasks/mine.py@name`."""
     file: str | None = None
-    """The Inspect task's file, relative where it lies in the experiment's folder; none for a ready-made task."""
+    """The Inspect task's file, relative where it lies in the experiment's folder; None for a ready-made task."""
     function: str | None = None
-    """Which task of the file; none: the only one there."""
+    """Name of the task function; None: the only one in the file."""
     sha256: str | None = None
     """Hash of the file when it was planned; another one is refused."""
     lines: int | None = None
-    """Lines of the file, for whoever reviews it."""
+    """Number of lines of the file."""
     modules: dict[str, str] = field(default_factory=dict)
     """Modules beside the file that it imports, and their hashes when it was planned."""
     takes_data: bool = False
     """Whether its function has an argument `data`, which gets the experiment's test items."""
     scorers: tuple[str, ...] = ()
-    """Its scorers as the file declares them, in order; empty where that cannot be read without running it."""
+    """Its scorers as the file declares them, in order; empty if that cannot be read without running it."""
     own_prompt: tuple[str, ...] = ()
     """Calls in the file that change the prompt of an item, as far as they can be read: `system_message('Be brief')`."""
 
@@ -116,15 +116,15 @@ class EvaluationConfig:
     control: bool
     """Whether the run is a control: the base itself is evaluated."""
     no_op: LoraConfig | None = None
-    """Shape of the fresh adapter that a no-op control is evaluated through; none for every other run."""
+    """Shape of the fresh adapter that a no-op control is evaluated through; None for every other run."""
     own: EvaluationTask | None = None
-    """The run's own task where it is a file; none for a ready-made one."""
+    """The run's own task where it is a file; None for a ready-made one."""
     labels: tuple[str, ...] = ()
     """The labels that a classification reads from the answers."""
     tasks: tuple[EvaluationTask, ...] = ()
-    """What `evaluate.tasks` names, resolved."""
+    """Tasks of `evaluate.tasks`, resolved."""
     train_epochs: int | None = None
-    """Epochs of its training, of which `evaluate.epochs` names some; none for a control, and in files of before."""
+    """Epochs of its training, of which `evaluate.epochs` names some; None for a control, and in files of before."""
 
     @property
     def control_checkpoint(self) -> str:

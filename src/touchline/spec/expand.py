@@ -28,7 +28,7 @@ Settings = dict[str, object]
 def expand(experiment: Experiment, labels: Mapping[str, ModelLabel], document: Document) -> tuple[RunSpec, ...]:
     """Return every run of an experiment: fine-tuned ones in the order of the file, then controls; parents first.
 
-    Every stage of every condition is a run of its own, `<run>_<stage>`, linked to the run that it goes on from.
+    Every stage of every condition is a run of its own, `<run>_<stage>`, linked to the run that it continues from.
 
     Args:
         experiment: the experiment.

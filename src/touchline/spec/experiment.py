@@ -79,11 +79,11 @@ class CheckpointConfig:
     save: Literal["adapter", "merged"] = "adapter"
     """The adapter alone, or the whole model with the adapter merged into it."""
     every: Literal["epoch"] | CheckpointInterval = "epoch"
-    """When a checkpoint is exported: at each epoch's end, or also `{steps: 50}` or `{minutes: 20}`."""
+    """Interval of checkpoints: at the end of each epoch, or also `{steps: 50}` or `{minutes: 20}`."""
     keep: Literal["all", "best"] | PositiveInt = "all"
-    """Which exports stay: all, the best by validation loss (and the last), or the last N."""
+    """Checkpoints to keep: all, the best by validation loss (and the last), or the last N."""
     resume_minutes: PositiveFloat = defaults.RESUME_INTERVAL
-    """How often the state from which a killed run goes on is saved, apart from the exports."""
+    """Minutes between saves of the training state for resuming, apart from checkpoints."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,7 +117,7 @@ class TrainConfig:
     learning_rate: PositiveFloat = defaults.LEARNING_RATE
     """Peak learning rate."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
-    """How the learning rate falls after warm-up."""
+    """Decay of the learning rate after warmup."""
     warmup_fraction: Annotated[float, Ge(0), Lt(1)] = defaults.WARMUP_FRACTION
     """Share of all steps in which the learning rate rises from zero."""
     weight_decay: Annotated[float, Ge(0)] = 0.0
@@ -131,15 +131,15 @@ class TrainConfig:
     gradient_checkpointing: bool = False
     """Trade time for memory: recompute activations in the backward pass."""
     base_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Element type of the frozen base; `auto` takes bfloat16 where the processor or GPU is fast at it."""
+    """Dtype of the frozen base; `auto` takes bfloat16 if the CPU or GPU computes it fast."""
     validate_every_steps: PositiveInt | None = None
     """Validation loss every so many steps; none: at each epoch's end only."""
     lora: LoraConfig = field(default_factory=LoraConfig)
     """The adapter."""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    """What is saved and when."""
+    """Checkpoints: content and interval."""
     backend: Text = "peft"
-    """Which trainer runs it."""
+    """Trainer."""
 
 
 def as_written(name: str) -> str:
@@ -158,20 +158,20 @@ class StageConfig:
     }
 
     name: Text
-    """What to call it; a parent is named by it."""
+    """Name of the stage; other stages refer to it."""
     parent: Text | None = None
-    """The stage above that it goes on from; the first stage has none and starts from the base model."""
+    """Stage above that it continues from; the first stage has none and starts from the base model."""
     continue_: Literal["adapter", "merge"] | None = None
     """How it goes on: `adapter` trains the parent's adapter further, `merge` merges it into the base and trains a new
     one."""
     parent_checkpoint: Literal["last", "best"] = "last"
-    """Which checkpoint of the parent it goes on from: the last epoch's, or the one with the lowest validation loss."""
+    """Parent checkpoint to continue from: the last epoch's, or the one with the lowest validation loss."""
     model: Text | None = None
-    """The base model, where it is to be said again; all stages of a chain have the same."""
+    """Base model; the same for all stages of a chain."""
     data: dict[str, object] = field(default_factory=dict)
-    """What differs from the experiment's `data`, `{path: data/easy.json}`."""
+    """Differences from the experiment's `data`, `{path: data/easy.json}`."""
     train: dict[str, object] = field(default_factory=dict)
-    """What differs from the experiment's `train`, `{epochs: 2}`."""
+    """Differences from the experiment's `train`, `{epochs: 2}`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -205,9 +205,9 @@ class EvaluateConfig:
     __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
 
     epochs: Literal["last", "all"] | tuple[NonNegativeInt, ...] = "last"
-    """Which epochs' checkpoints: the last, all, or a list counted from 0."""
+    """Epochs whose checkpoints are evaluated: the last, all, or a list counted from 0."""
     samples: Literal["all"] | PositiveInt = "all"
-    """How many test items, from the first on; the same items for every run."""
+    """Number of test items, from the first on; the same for every run."""
     batch_size: PositiveInt = defaults.EVALUATE_BATCH_SIZE
     """Prompts generated side by side."""
     max_new_tokens: PositiveInt = defaults.MAX_NEW_TOKENS
@@ -264,20 +264,20 @@ class ComputeConfig:
     __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
 
     executor: Literal["local", "slurm"] = "local"
-    """How jobs are started: on this machine, or with sbatch."""
+    """Executor of the jobs: this machine, or sbatch."""
     gpus_per_run: NonNegativeInt = 1
-    """GPUs that one run uses; on a machine without any, runs use the processor, one at a time. More than the trainer
+    """GPUs that one run uses; on a machine without any, runs use the CPU, one at a time. More than the trainer
     uses is an error."""
     gpu: Text = "auto"
     """Which GPU to plan for: `auto` is the one here, a name such as `A100-80GB` plans for another machine, `cpu` for
     runs on CPUs. With `executor: slurm` it has to be given, unless the user's `slurm.gpu_type` tells it."""
     deadline: Text | None = None
-    """When all should be done: `30min`, `6h`; compared with the plan."""
+    """Deadline, `30min` or `6h`; compared with the plan."""
     time_limit: Text | None = None
     """Longest that one training may take, `6h`, instead of the estimate's upper end; on this machine nothing limits a
     run that has no such line."""
     partition: Text | None = None
-    """`--partition` of the jobs; as the user's config file says when not given, and so for the next ones."""
+    """`--partition` of the jobs (default: the user's config file, as for the next keys)."""
     account: Text | None = None
     """`--account` of the jobs."""
     qos: Text | None = None
@@ -291,7 +291,7 @@ class ComputeConfig:
 
     @property
     def gpus(self) -> int:
-        """GPUs that a job asks for; none where it is planned for the CPU."""
+        """GPUs that a job asks for; None if it is planned for the CPU."""
         return 0 if self.gpu.lower() == CPU else self.gpus_per_run
 
 
@@ -304,7 +304,7 @@ class Experiment:
     name: Text
     """Short name; also the folder's."""
     question: str = ""
-    """What the experiment is to answer; it heads the report."""
+    """Question that the experiment answers; heading of the report."""
     task: Text = "exact_match"
     """What the models are scored on. A ready-made task gives prompt and scorers: `exact_match` for any dataset;
     `classification`, which reads one of the dataset's labels from what the model writes; `number` and `choice`, which
@@ -322,7 +322,7 @@ class Experiment:
     stages: tuple[StageConfig, ...] = ()
     """A chain of trainings instead of one, in order; the levels of factors hold for all of them."""
     factors: dict[str, Annotated[list[object], MinLen(1)]] = field(default_factory=dict)
-    """What varies, crossed: a dotted key of this file and its levels."""
+    """Factors, crossed: a dotted key of this file and its levels."""
     pairs: tuple[dict[str, object], ...] = ()
     """Settings that vary together; each entry is one level of one factor."""
     exclude: tuple[dict[str, object], ...] = ()
@@ -337,7 +337,7 @@ class Experiment:
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     """The evaluation."""
     compute: ComputeConfig = field(default_factory=ComputeConfig)
-    """Where it runs."""
+    """Machine and executor."""
     run_names: str | None = None
     """Pattern of the runs' names, `{model_size}_rank{lora_rank}`; made from the factors when not given."""
     allow: tuple[Text, ...] = ()

@@ -80,7 +80,7 @@ class ForeignDocument:
     doubled: tuple[Doubled, ...] = ()
     """Keys given twice."""
     places: dict[tuple[Key, ...], Where] = field(default_factory=dict, repr=False)
-    """Where each value stands: a mapping's entry at its key, a list's at the item."""
+    """Place of each value: a mapping's entry at its key, a list's at the item."""
 
     def where(self, *path: Key) -> Where:
         """Return the place of the deepest part of `path` that is in the file."""

@@ -14,7 +14,7 @@ from touchline.core.finding import Where
 T = TypeVar("T", covariant=True)
 
 Cadence = Literal["no", "steps", "epoch"]
-"""When something is done: never, every so many steps, at each epoch's end."""
+"""Interval: never, every N steps, or at the end of each epoch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Stated(Generic[T]):
     key: str
     """The setting's name in that file, dotted: `train.lr`, `per_device_train_batch_size`."""
     where: Where
-    """Where it stands; of a default the file itself."""
+    """Place of the value; for a default, the file itself."""
     is_default: bool = False
     """Whether the trainer's default was filled in."""
 
@@ -42,9 +42,9 @@ class StatedSource:
     name: Stated[str]
     """A path, a name on a hub, a registered name, or a builder such as `alpaca_cleaned_dataset`."""
     kind: Literal["file", "folder", "hub", "registered", "builder"]
-    """What the name is."""
+    """Kind of name."""
     role: Literal["train", "validation"] = "train"
-    """What it is for."""
+    """Purpose of the dataset."""
     split: Stated[str] | None = None
     """The split that is asked for, `train[:95%]`."""
     field: Stated[str] | None = None
@@ -69,9 +69,9 @@ class StatedTraining:
     model_path: Stated[str] | None = None
     """The folder that the base is read from, where `model` is a builder's name."""
     parent: Stated[str] | None = None
-    """An earlier training's adapter or checkpoint that this one goes on from."""
+    """An earlier training's adapter or checkpoint that this one continues from."""
     method: Stated[Literal["lora", "qlora", "full"]] | None = None
-    """What is trained, and how the base is held."""
+    """Method: trained parameters, and the form of the base."""
     rank: Stated[int] | None = None
     """Rank of the adapter."""
     alpha: Stated[float] | None = None
@@ -101,7 +101,7 @@ class StatedTraining:
     learning_rate: Stated[float] | None = None
     """Peak learning rate."""
     schedule: Stated[str] | None = None
-    """How it changes, in the file's word."""
+    """Schedule, in the file's own word."""
     warmup_steps: Stated[int] | None = None
     """Steps in which the learning rate rises."""
     warmup_fraction: Stated[float] | None = None
@@ -115,7 +115,7 @@ class StatedTraining:
     seed: Stated[int] | None = None
     """Seed."""
     shuffle: Stated[bool] | None = None
-    """Whether the examples' order is drawn anew."""
+    """Whether the examples are shuffled."""
 
     max_seq_len: Stated[int] | None = None
     """Tokens of a row at most."""
@@ -156,23 +156,23 @@ class StatedTraining:
     """Rows taken of each dataset at most."""
 
     output_dir: Stated[str] | None = None
-    """Where checkpoints go."""
+    """Checkpoint folder."""
     overwrites_output: Stated[bool] | None = None
     """Whether a folder with content is overwritten."""
     resume: Stated[str] | None = None
-    """The checkpoint to go on from, or `true`."""
+    """Checkpoint to resume from, or `true`."""
     save_cadence: Stated[Cadence] | None = None
-    """When checkpoints are written."""
+    """Interval of checkpoints."""
     save_steps: Stated[float] | None = None
     """Every so many optimizer steps; below 1 a share of all steps."""
     save_limit: Stated[int] | None = None
     """Checkpoints that stay."""
     save_only_model: Stated[bool] | None = None
-    """Whether the optimizer's state is left out, so that nothing can go on from a checkpoint."""
+    """Whether the optimizer's state is left out, so that a checkpoint cannot be resumed from."""
     save_adapter_only: Stated[bool] | None = None
     """Whether a checkpoint is the adapter alone."""
     eval_cadence: Stated[Cadence] | None = None
-    """When validation runs."""
+    """Interval of validation."""
     eval_steps: Stated[float] | None = None
     """Every so many optimizer steps; below 1 a share of all steps."""
     load_best: Stated[bool] | None = None

@@ -41,7 +41,7 @@ class BatchSummary:
     real_tokens: int
     """Tokens of the training split, without padding, for one epoch."""
     target_tokens: int
-    """Of these, tokens with a loss."""
+    """Label tokens among them."""
     longest_example_tokens: int
     """The longest training example."""
     largest_micro_batch_tokens: int
@@ -63,7 +63,7 @@ class PlannedRun:
     data: DataConfig
     """Its dataset's columns and prompt, with the task's prompt filled in."""
     train: TrainConfig | None
-    """Its training with every `auto` resolved; none for a control."""
+    """Its training with every `auto` resolved; None for a control."""
     evaluate: EvaluateConfig
     """Its evaluation."""
     seed: int
@@ -71,40 +71,40 @@ class PlannedRun:
     levels: tuple[Level, ...]
     """Its level of each factor."""
     batches: BatchSummary | None
-    """Its batches; none for a control."""
+    """Its batches; None for a control."""
     packed_reason: str | None
-    """Why it is packed or not."""
+    """Reason for packing or not."""
     train_seconds: Measured
     """Predicted wall time of the training."""
     evaluate_seconds: Measured
     """Predicted wall time of the evaluation."""
     peak_memory: Measured
-    """Predicted peak memory of the process: of the GPU, or resident where the processor trains."""
+    """Predicted peak memory of the process: of the GPU, or resident where the CPU trains."""
     disk: Measured
     """Predicted size of what stays on disk."""
     seconds_per_step: Measured = NO_EVIDENCE
     """Predicted time of an optimizer step."""
     time_parts: dict[str, Measured] = field(default_factory=dict)
-    """What `train_seconds` is made of: steps, start-up, validation, saving."""
+    """Parts of `train_seconds`: steps, start-up, validation, saving."""
     time_limit_seconds: Measured = NO_EVIDENCE
     """Limit to ask a scheduler for: above the interval's upper end, in whole minutes."""
     memory: MemoryEstimate | Missing = NO_EVIDENCE
     """Allocated, reserved and process memory with the parts, the verdict and what would change it."""
     micro_batch_reason: str | None = None
-    """Why the micro-batch is what it is; none for a control."""
+    """Reason for the micro-batch size; None for a control."""
     packing: PackingSummary | Missing = NO_EVIDENCE
-    """How the examples lie in rows, packed and not."""
+    """Batching of the examples, packed and unpacked."""
     link: Link | None = None
-    """The run that it goes on from, and how; none where it starts from the base model."""
+    """Parent run and way to continue; None if it starts from the base model."""
     evaluate_startup_seconds: Measured = NO_EVIDENCE
     """Predicted time from the start of the evaluation's process to its first prompt, which `evaluate_seconds` leaves
     out; runs on one base share it where they are evaluated in one process."""
     evaluate_limit_seconds: Measured = NO_EVIDENCE
     """Limit to ask a scheduler for, for its evaluation."""
     control: ControlKind | None = None
-    """Which control it is; none for what the experiment asks about."""
+    """Kind of control; None for other runs."""
     no_op: LoraConfig | None = None
-    """Shape of the adapter that a no-op control is evaluated through; none for every other run."""
+    """Shape of the adapter that a no-op control is evaluated through; None for every other run."""
     accepted: dict[str, object]
     """Settings that were edited in the run's folder and accepted, by dotted key."""
     digest: str
@@ -144,7 +144,7 @@ class Assumption:
     value: str
     """The value, as one would write it."""
     reason: str
-    """Why."""
+    """Reason."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -181,7 +181,7 @@ class Plan:
     experiment: str
     """The experiment's name."""
     question: str
-    """What it is to answer."""
+    """Question."""
     task: str
     """Its task."""
     date: str
@@ -191,7 +191,7 @@ class Plan:
     overrides: tuple[str, ...]
     """`key=value` given on the command line."""
     factors: dict[str, tuple[str, ...]]
-    """What varies, and its levels as text."""
+    """Factors, with their levels as text."""
     models: dict[str, ModelInfo]
     """The base models by name."""
     datasets: dict[str, DatasetInfo]
@@ -199,13 +199,13 @@ class Plan:
     runs: tuple[PlannedRun, ...]
     """The runs, fine-tuned first."""
     executor: str
-    """Where it runs."""
+    """Machine and executor."""
     gpus_per_run: int
     """GPUs that one run uses."""
     deadline: str | None
-    """When all should be done."""
+    """Deadline."""
     compute: ComputeConfig = field(default_factory=ComputeConfig)
-    """Where it runs, and what its jobs ask for."""
+    """Machine, and the resources of its jobs."""
     tasks: tuple[EvaluationTask, ...] = ()
     """Every task that `evaluate.tasks` names, resolved, and the experiment's own where it is a file; those in files are
     code that the evaluation runs."""
@@ -228,7 +228,7 @@ class Plan:
     evidence: tuple[str, ...]
     """The past runs that the estimates rest on."""
     revisions: tuple[Revision, ...]
-    """What was changed, when and why."""
+    """Revisions of the plan, with date and reason."""
 
     @property
     def devices(self) -> int:

@@ -29,7 +29,7 @@ class ControlKind(StrEnum):
     NO_OP = "noop"
     """The base model through a fresh adapter that changes nothing: it must score as the base does."""
     SHUFFLED = "shuffled"
-    """The same training on answers that were dealt out anew: what it gains is form, not the task."""
+    """The same training on shuffled answers. Its gain comes from the answer format, not the task."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,11 +39,11 @@ class Link:
     stage: str
     """The stage's name, as the file has it."""
     parent: str
-    """Name of the run that it goes on from."""
+    """Name of the parent run."""
     continue_: Literal["adapter", "merge"]
     """`adapter`: the parent's adapter is trained further; `merge`: it is merged into the base and a new one trained."""
     parent_checkpoint: Literal["last", "best"] = "last"
-    """Which checkpoint of the parent: its last epoch's, or the one with the lowest validation loss."""
+    """Parent checkpoint: the last epoch's, or the one with the lowest validation loss."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,6 +67,6 @@ class RunSpec:
     levels: tuple[Level, ...] = ()
     """Its level of each factor."""
     link: Link | None = None
-    """What it goes on from; none where it starts from the base model."""
+    """Link to the parent; None if it starts from the base model."""
     control: ControlKind | None = None
-    """Which control it is; none for what the experiment asks about."""
+    """Kind of control; None for other runs."""

@@ -27,27 +27,27 @@ class SlurmSite:
     constraint: Text | None = None
     """`--constraint`, which nodes: `a100&80gb`."""
     gpu_type: Text | None = None
-    """Type of the GPUs, where the cluster wants one: `a100` asks for `--gpus=a100:1`."""
+    """GPU type, if the cluster needs one: `a100` requests `--gpus=a100:1`."""
     cpus_per_run: PositiveInt | None = None
     """`--cpus-per-task`."""
     memory_gb: PositiveFloat | None = None
-    """`--mem` of the host, in GiB; where runs use the processor it follows from the estimate when it is not given."""
+    """`--mem` of the host, in GiB (default on CPUs: from the estimate)."""
     modules: tuple[Text, ...] = ()
     """Environment modules to load, `module load` each."""
     setup: tuple[Text, ...] = ()
-    """Shell lines before the work, `source /opt/env.sh`; they stand in the scripts as they are."""
+    """Shell lines before the work, `source /opt/env.sh`; copied into the scripts."""
     python: Text | None = None
     """The interpreter on the compute nodes, where it is not the one that touchline runs with."""
     options: tuple[Text, ...] = ()
-    """More options for sbatch, each as it stands behind `#SBATCH `: `--mail-type=FAIL`."""
+    """Further options for sbatch, as written after `#SBATCH `: `--mail-type=FAIL`."""
     signal_seconds: PositiveInt = 120
-    """How long before its time limit a job is told to save and to queue again."""
+    """Time before the time limit at which a job saves its state and requeues."""
     max_restarts: Annotated[int, Ge(0)] = 20
-    """How often a job that made progress queues itself again at its time limit."""
+    """Maximum number of requeues of a job at its time limit, as long as it makes progress."""
     max_submitted: PositiveInt | None = None
     """Most jobs of ours in the queue at once; the others are submitted as those end."""
     poll_seconds: PositiveFloat = 30.0
-    """How long to wait between two looks at the queue."""
+    """Interval between two queries of the queue."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,7 +57,7 @@ class Site:
     python: str
     """The interpreter that has touchline, absolute."""
     slurm: SlurmSite = SlurmSite()
-    """What the cluster wants to hear."""
+    """Cluster configuration."""
     cache_dir: str | None = None
     """The folder of caches that runs share; none: as the user's environment says."""
     models_dir: str | None = None

@@ -29,7 +29,7 @@ class Place:
     where: Where
     """The place."""
     is_default: bool = False
-    """Whether nothing in the file says it."""
+    """Whether it is not set in the file."""
 
 
 def stated_of_run(spec: RunSpec, document: Document, known: dict[Path, Place] | None = None) -> StatedTraining:

@@ -28,7 +28,7 @@ QUICK_RESAMPLES: Final = 2_000
 MANY_RUNS: Final = 100
 """Runs from which on they wait."""
 _BLOCK: Final = 250
-"""Draws that are held at once."""
+"""Draws per block in memory."""
 
 
 def resamples_for(runs: int) -> int:

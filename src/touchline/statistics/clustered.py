@@ -22,7 +22,7 @@ def clustered_error(values: Floats, clusters: Sequence[str] | None = None) -> fl
 
     Args:
         values: scores or differences, shape [items].
-        clusters: what each item belongs to; none where they stand alone.
+        clusters: what each item belongs to; None if they stand alone.
 
     Raises:
         ValueError: other than one cluster for each item, or fewer than two of them.
@@ -57,7 +57,7 @@ def clustered_share(values: Floats, clusters: Sequence[str] | None = None, cover
 
     Args:
         values: scores, 0 to 1, shape [items].
-        clusters: what each item belongs to; none where they stand alone.
+        clusters: what each item belongs to; None if they stand alone.
         coverage: how often such intervals hold the truth.
 
     Raises:
@@ -86,7 +86,7 @@ def clustered_difference(
     Args:
         second: scores, shape [items].
         first: the other model's scores of the same items.
-        clusters: what each item belongs to; none where they stand alone.
+        clusters: what each item belongs to; None if they stand alone.
         coverage: how often such intervals hold the truth.
 
     Raises:

@@ -30,11 +30,11 @@ class Compared:
     comparisons: tuple[Comparison, ...]
     """Runs against their controls."""
     family: int
-    """How many of them were declared."""
+    """Number of declared comparisons."""
     refusals: tuple[Refusal, ...]
-    """What is not compared, and why."""
+    """Pairs that are not compared, with reasons."""
     notes: tuple[Note, ...]
-    """What a reader must know."""
+    """Notes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,7 +58,7 @@ class ScoredRun:
     seed: int
     """Its training seed."""
     checkpoint: str
-    """What was evaluated: `epoch_2`, `base`."""
+    """Evaluated checkpoint: `epoch_2`, `base`."""
     comparable: str
     """Hash of the items and of all settings of the evaluation; only equal ones are compared."""
     data: str = ""
@@ -68,7 +68,7 @@ class ScoredRun:
     scores: tuple[float, ...]
     """The score of each item, 0 to 1 where it is right or wrong; a mean over its repeats where there are several."""
     clusters: tuple[str, ...] | None = None
-    """What items share (source document, template); none where they stand alone."""
+    """What items share (source document, template); None if they stand alone."""
     best_of: int = 1
     """Of how many evaluated checkpoints of the run this one was picked by its score on these same items; 1 when it was
     not picked by them."""
@@ -87,11 +87,11 @@ class RunScore:
     high: float
     """Upper end of the interval."""
     items: int
-    """How many items."""
+    """Number of items."""
     coverage: float = 0.95
-    """How often such intervals hold the truth."""
+    """Nominal coverage of the interval."""
     method: str = "Wilson"
-    """How the interval was computed."""
+    """Method of the interval."""
     proportion: Proportion | None = None
     """k of n, where every score is right or wrong."""
     saturated: bool = False
@@ -105,9 +105,9 @@ class Comparison:
     run: str
     """The run."""
     difference: Difference
-    """What was found; for scores that are not right or wrong `gained` and `lost` count items that rose and fell."""
+    """Difference; for scores that are not binary, `gained` and `lost` count items that rose and fell."""
     shown: Conclusion
-    """What may be said, by the adjusted p value."""
+    """Conclusion by the adjusted p value."""
     smallest: Measured
     """The smallest difference that so many items, flipping as often as these did, would have shown at 80% power."""
 
@@ -121,7 +121,7 @@ class Refusal:
     other: str
     """Its control."""
     reason: str
-    """Why, in words."""
+    """Reason, in words."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -145,7 +145,7 @@ class SeedTest:
     """A t-test over the seeds' means of two levels: the means, and what scipy gives for them."""
 
     kind: SeedTestKind
-    """Which test."""
+    """Test."""
     seeds: tuple[int, ...]
     """Training seeds at the level; for the paired test those of both."""
     reference_seeds: tuple[int, ...]
@@ -155,9 +155,9 @@ class SeedTest:
     reference_means: tuple[float, ...]
     """The same at the reference."""
     statistic: float | None
-    """Student's t; none where the seeds do not differ, for which the test is not defined."""
+    """Student's t; None if the seeds do not differ, for which the test is not defined."""
     freedom: float | None
-    """Degrees of freedom; none where the test is not defined."""
+    """Degrees of freedom; None if the test is not defined."""
     error: float
     """Standard error of the difference of the means; 0 where the seeds do not differ."""
 
@@ -187,7 +187,7 @@ class Contrast:
     factor: str
     """The dotted key, `train.lora.rank`."""
     level: str
-    """The level that is asked about."""
+    """Level that is compared."""
     reference: str
     """The level it is compared with: the first one in the design."""
     value: float | None
@@ -197,9 +197,9 @@ class Contrast:
     high: float | None
     """Upper end."""
     p_value: float | None
-    """Two-sided p value of `test`; none where there is no interval."""
+    """Two-sided p value of `test`; None without an interval."""
     p_adjusted: float | None
-    """After Holm over the family; none where there is no p value."""
+    """p value after Holm over the family; None without a p value."""
     test: SeedTest | None = None
     """The test over training seeds; none with fewer than two."""
     with_items: WithItems | None = None
@@ -213,13 +213,13 @@ class Contrast:
     items_high: float | None
     """Upper end."""
     shown: Conclusion
-    """What may be said of the setting."""
+    """Conclusion on the setting."""
     reason: str
     """Why no more may be said: `one seed: describes these checkpoints, not the setting`; empty when it is shown."""
     smallest: Measured
     """Minimum detectable difference: what so many seeds, spread as these are, would have shown at 80% power."""
     coverage: float = 0.95
-    """How often such intervals hold the truth."""
+    """Nominal coverage of the interval."""
 
     @property
     def is_shown(self) -> bool:
@@ -283,21 +283,21 @@ class Analysis:
     comparisons: tuple[Comparison, ...]
     """Runs against their controls; p values are adjusted over those of the declared family."""
     family: int
-    """How many comparisons were declared."""
+    """Number of declared comparisons."""
     refusals: tuple[Refusal, ...]
-    """What is not compared, and why."""
+    """Pairs that are not compared, with reasons."""
     effects: tuple[FactorEffect, ...]
     """Factors with two levels or more among the evaluated runs; their contrasts are one family."""
     effects_family: int = 0
-    """How many contrasts were tested: the family that Holm's adjustment is over."""
+    """Number of tested contrasts: the family of Holm's adjustment."""
     interactions: tuple[Interaction, ...] = ()
     """Effects that were compared between the levels of another factor; a family of their own."""
     interactions_family: int = 0
-    """How many of them were tested."""
+    """Number of tested ones."""
     notes: tuple[Note, ...]
     """Selection on the test items, saturation, clusters, unequal seeds; strings in JSON."""
     checkpoints: dict[str, str]
-    """Which checkpoint each run was scored at."""
+    """Scored checkpoint of each run."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -305,7 +305,7 @@ class Proportion:
     """k of n, with an interval."""
 
     k: int
-    """How many."""
+    """Number."""
     n: int
     """Out of how many."""
     low: float
@@ -313,9 +313,9 @@ class Proportion:
     high: float
     """Upper end of the interval, 0 to 1."""
     coverage: float = 0.95
-    """How often such intervals hold the truth."""
+    """Nominal coverage of the interval."""
     method: str = "Wilson"
-    """How the interval was computed."""
+    """Method of the interval."""
 
     @property
     def value(self) -> float:
@@ -344,6 +344,6 @@ class Difference:
     control: str
     """The control's name."""
     coverage: float = 0.95
-    """How often such intervals hold the truth."""
+    """Nominal coverage of the interval."""
     method: str = "Newcombe, paired"
-    """How the interval was computed."""
+    """Method of the interval."""

@@ -40,7 +40,7 @@ class Sample:
     first: Floats
     """At the reference, shape [..., seeds, items]."""
     clusters: tuple[str, ...] | None
-    """What the items belong to; none where they stand alone."""
+    """What the items belong to; None if they stand alone."""
     weight: float
     """Their share of all conditions."""
 
@@ -61,9 +61,9 @@ class Difference:
     test: SeedTest | None = None
     """Over training seeds; none with fewer than two of either level."""
     interval: Interval | None = None
-    """Of the test; none where it is not defined."""
+    """Of the test; None if it is not defined."""
     p_value: float | None = None
-    """Of the test; none where it is not defined."""
+    """Of the test; None if it is not defined."""
     wide_error: float = math.nan
     """Standard error with the variation between items."""
     wide_freedom: float = math.nan

@@ -32,7 +32,7 @@ class Tested:
     factor: str
     """The dotted key."""
     level: str
-    """The level that is asked about."""
+    """Level that is compared."""
     reference: str
     """The level it is compared with."""
     strata: Strata

@@ -35,7 +35,7 @@ def smallest_shown(items: int, flips: float, *, power: float = POWER, coverage: 
         coverage: one minus the level of the test, that of the family divided by the number of its tests.
 
     Returns:
-        A share; none where so few items can show nothing.
+        A share; None if so few items can show nothing.
 
     Raises:
         ValueError: no items, or flips that are no share.

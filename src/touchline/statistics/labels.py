@@ -13,7 +13,7 @@ def label_report(labels: Sequence[str], answers: Sequence[tuple[str, str | None]
 
     Args:
         labels: the labels, in the order of the tables.
-        answers: of each answer the right label, and the one that was read; None where none could be read.
+        answers: of each answer the right label, and the one that was read; None if none could be read.
     """
     known = list(dict.fromkeys((*labels, *(right for right, _ in answers))))
     pairs = Counter(answers)
@@ -61,11 +61,11 @@ class LabelScore:
     right: int
     """Answers that are both."""
     precision: float | None
-    """right / predicted; none where it was never read."""
+    """right / predicted; None if it was never read."""
     recall: float | None
-    """right / items; none where no item has it."""
+    """right / items; None if no item has it."""
     f1: float | None
-    """Harmonic mean of both, with an undefined precision as 0; none where no item has it."""
+    """Harmonic mean of both, with an undefined precision as 0; None if no item has it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

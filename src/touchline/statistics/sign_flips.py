@@ -13,7 +13,7 @@ from touchline.statistics.bootstrap import RESAMPLES, Floats
 _ALL: Final = 13
 """Differences up to which all 2**n signs are tried instead of drawn ones."""
 _BLOCK: Final = 500
-"""Draws that are held at once."""
+"""Draws per block in memory."""
 _ROUNDING: Final = 1e-9
 """Sums that differ by less, of the largest, are equal."""
 

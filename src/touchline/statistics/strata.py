@@ -37,15 +37,15 @@ class Strata:
     kind: SeedTestKind
     """The test over seeds: paired where the two levels were trained with the same ones."""
     seeds: tuple[int, ...]
-    """Training seeds of the level; none where conditions share fewer than two."""
+    """Training seeds of the level; None if conditions share fewer than two."""
     reference_seeds: tuple[int, ...]
     """Training seeds of the reference."""
     confounded_with: tuple[str, ...]
-    """What else changes between the two levels."""
+    """Other settings that differ between the two levels."""
     left_out: int
     """Runs of the two levels that have no counterpart."""
     reason: str
-    """Why there is no condition; empty where there is one."""
+    """Reason why there is no condition; empty if there is one."""
 
 
 def settings_of(run: ScoredRun) -> dict[str, str]:

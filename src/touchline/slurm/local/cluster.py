@@ -18,10 +18,10 @@ from touchline.slurm.site_facts import (
 )
 
 ANSWER_SECONDS = 30.0
-"""How long one question may take; a controller that is busy takes some."""
+"""Timeout of one query; a busy controller needs time."""
 
 LISTING_SECONDS = 10.0
-"""How long a plan waits for the list of partitions."""
+"""Timeout for the list of partitions while planning."""
 
 
 def ask_cluster(commands: Commands, user: str, options: Sequence[str]) -> ClusterFacts:

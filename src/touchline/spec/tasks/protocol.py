@@ -32,9 +32,9 @@ class Scores:
     match: bool
     """Equal when punctuation and white space, also within, do not count; case does."""
     parsed: bool | None = None
-    """Whether an answer could be read from the output; none where the output itself is the answer."""
+    """Whether an answer could be read from the output; None if the output itself is the answer."""
     label: str | None = None
-    """The label that was read from the output; none where none was, and for tasks without labels."""
+    """The label that was read from the output; None if none was, and for tasks without labels."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,7 +50,7 @@ class Task:
     metrics: tuple[tuple[str, MetricField], ...] = (("exact match", "exact"), ("match", "match"))
     """Names of its metrics, and which of the scores each one is; the first is the primary metric."""
     with_labels: Callable[[Sequence[str]], Task] | None = None
-    """Gives the same task with the labels of a dataset; none for a task without labels."""
+    """Gives the same task with the labels of a dataset; None for a task without labels."""
 
     def metric(self, name: str | None) -> tuple[str, MetricField]:
         """Return the metric of that name; the primary one for None.
