@@ -28,14 +28,13 @@ from numpy.typing import NDArray
 from touchline.core.levels import Level
 from touchline.core.quantity import Quantity
 from touchline.statistics.analysis import analyse
-from touchline.statistics.conclusions import Analysis, Conclusion, ScoredRun, SeedTestKind
-from touchline.statistics.contrasts import Sample, seed_means, wide_p_values, widened_variance
+from touchline.statistics.conclusions import Analysis, ScoredRun, SeedTestKind, Conclusion
+from touchline.statistics.contrasts import Sample, seed_means, seed_test, wide_p_values, widened_variance
 from touchline.statistics.effects import is_established
 from touchline.statistics.exact_power import smallest_shown
 from touchline.statistics.own_score import LEVEL
+from touchline.statistics.paired import holm
 from touchline.statistics.power import smallest_seed_difference
-from touchline.statistics.seed_tests import seed_test
-from touchline.statistics.several import holm
 
 Floats = NDArray[np.float64]
 SHARES = (0.5, 0.9, 0.97)

@@ -10,7 +10,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from touchline import __version__
-from touchline.cli.grouping import GROUPS, SUMMARY_CHARACTERS
+from touchline.cli.command_classes import GROUPS, SUMMARY_CHARACTERS
 from touchline.cli.main import app
 from touchline.cli.main import main as run_main
 

@@ -17,8 +17,7 @@ from touchline.report.comparing.settings import found_settings
 from touchline.results.run_result import RunResult
 from touchline.spec.runs import ControlKind
 from touchline.statistics.conclusions import Conclusion
-from touchline.statistics.paired import mcnemar_exact, newcombe_paired
-from touchline.statistics.several import holm
+from touchline.statistics.paired import holm, mcnemar_exact, newcombe_paired
 
 pytestmark = pytest.mark.planning
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from touchline.slurm.proofs import out_of_memory_line
+from touchline.slurm.output import out_of_memory_line
 
 pytestmark = pytest.mark.planning
 

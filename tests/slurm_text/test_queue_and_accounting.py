@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from touchline.core.status import JobState
 from touchline.slurm.accounting import AccountingRow, accounting_format, latest, read_accounting
-from touchline.slurm.cluster import read_job
-from touchline.slurm.queue import QueueRow, queue_format, read_queue
+from touchline.slurm.queue import QueueRow, queue_format, read_job, read_queue
 from touchline.slurm.states import ExitCode
 
 pytestmark = pytest.mark.planning

@@ -6,10 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from touchline.spec.tasks.choice import chosen
-from touchline.spec.tasks.number import numbers
 from touchline.spec.tasks.protocol import Scores
 from touchline.spec.tasks.ready_made import get_task
+from touchline.spec.tasks.text_answers import chosen, numbers
 
 pytestmark = pytest.mark.planning
 

@@ -13,9 +13,8 @@ from tests.statistics.made_scores import analysed, scored, table
 from touchline.core.quantity import Missing, Quantity
 from touchline.statistics.conclusions import Conclusion, ScoredRun
 from touchline.statistics.own_score import named
-from touchline.statistics.paired import mcnemar_exact
+from touchline.statistics.paired import holm, mcnemar_exact
 from touchline.statistics.proportion import wilson
-from touchline.statistics.several import holm
 
 pytestmark = pytest.mark.planning
 

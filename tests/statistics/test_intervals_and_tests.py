@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from touchline.statistics.paired import mcnemar_exact, newcombe_paired
+from touchline.statistics.paired import holm, mcnemar_exact, newcombe_paired
 from touchline.statistics.proportion import wilson
-from touchline.statistics.several import holm
 
 COUNTS = st.integers(min_value=0, max_value=400)
 TABLES = st.tuples(COUNTS, COUNTS, COUNTS, COUNTS).filter(lambda table: sum(table) > 0)

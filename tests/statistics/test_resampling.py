@@ -16,8 +16,7 @@ from touchline.statistics.bootstrap import (
     cluster_codes,
     paired_bootstrap,
 )
-from touchline.statistics.paired import mcnemar_exact
-from touchline.statistics.sign_flips import sign_flip_p, sign_flip_ps
+from touchline.statistics.paired import mcnemar_exact, sign_flip_p, sign_flip_ps
 
 pytestmark = pytest.mark.planning
 

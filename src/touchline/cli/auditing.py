@@ -30,14 +30,14 @@ def audit(
     output_column: Annotated[Optional[str], typer.Option("--output", help="Column of the answer.")] = None,  # noqa: UP045
     messages: Annotated[Optional[str], typer.Option("--messages", help="Column of whole chats.")] = None,  # noqa: UP045
     prompt: Annotated[Optional[str], typer.Option("--prompt", help="The user's turn, with {input} in it.")] = None,  # noqa: UP045
-    task: Annotated[Optional[str], typer.Option("--task", help="Task whose prompt and scorer count.")] = None,  # noqa: UP045
+    task: Annotated[Optional[str], typer.Option("--task", help="Task with the prompt and the scorer.")] = None,  # noqa: UP045
     scorer: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option("--scorer", help="match, exact, includes or either, for the baselines."),
     ] = None,
     media_root: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option("--media-root", metavar="FOLDER", help="Folder that images, videos and sounds are relative to."),
+        typer.Option("--media-root", metavar="FOLDER", help="Root folder of images, videos and sounds."),
     ] = None,
     plot: Annotated[
         Optional[Path],  # noqa: UP045

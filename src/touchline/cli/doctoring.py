@@ -1,4 +1,4 @@
-"""`touchline doctor`: whether this machine, and the cluster, will do."""
+"""`touchline doctor`: checks of this machine and the cluster."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from touchline.cli.output import print_object, print_output, print_status, print
 
 def doctor(
     folder: Annotated[
-        Path, typer.Argument(metavar="[FOLDER]", help="Where experiments are, or will be.", show_default=False)
+        Path, typer.Argument(metavar="[FOLDER]", help="Folder of experiments.", show_default=False)
     ] = Path(),
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
 ) -> None:

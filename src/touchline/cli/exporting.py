@@ -22,7 +22,7 @@ class Target(StrEnum):
 
 def export(
     source: Annotated[Path, typer.Argument(metavar="EXPERIMENT", help="experiment.yaml, or its folder.")],
-    to: Annotated[Target, typer.Option("--to", help="The tracker.")],
+    to: Annotated[Target, typer.Option("--to", help="Tracker.")],
     directory: Annotated[
         Optional[Path],  # noqa: UP045 (typer reads the annotation when the command is built)
         typer.Option(

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, Optional
 import typer
 
 from touchline.cli import stating
+from touchline.cli.command_classes import with_old_commands, with_old_names
 from touchline.cli.output import print_json, print_object, print_output, print_status, print_table
-from touchline.cli.renamed import with_old_commands, with_old_names
 from touchline.core.callbacks import NamedProgressCallback
 from touchline.core.text import without_controls
 from touchline.core.units import percent

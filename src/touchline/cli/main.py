@@ -19,13 +19,20 @@ from touchline import __version__
 from touchline.cli.catalog import data_app, models_app
 from touchline.cli.checking import RENAMED_CHECK, check
 from touchline.cli.cleaning import RENAMED_CLEAN, clean
+from touchline.cli.command_classes import (
+    CLUSTER,
+    DATA_AND_MODELS,
+    EVIDENCE,
+    EXPERIMENT,
+    LOOK,
+    GroupedCommands,
+    with_old_names,
+)
 from touchline.cli.comparing import compare
 from touchline.cli.doctoring import doctor
 from touchline.cli.estimating import RENAMED_ESTIMATE, RENAMED_PROBE, estimate, probe
 from touchline.cli.exporting import export
-from touchline.cli.grouping import CLUSTER, DATA_AND_MODELS, EVIDENCE, EXPERIMENT, LOOK, GroupedCommands
 from touchline.cli.history import history_app
-from touchline.cli.optimising import RENAMED_OPTIMIZE, optimize
 from touchline.cli.output import (
     print_item,
     print_json,
@@ -36,8 +43,7 @@ from touchline.cli.output import (
     show_error,
 )
 from touchline.cli.packing import pack_app
-from touchline.cli.placing import RENAMED_PLACE, place
-from touchline.cli.renamed import with_old_names
+from touchline.cli.placing import RENAMED_OPTIMIZE, RENAMED_PLACE, optimize, place
 from touchline.cli.reporting import report
 from touchline.cli.starting import init
 from touchline.cli.stating import stated_pairs

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 from typer.core import TyperGroup
 
+from touchline.cli.command_classes import with_old_commands, with_old_names
 from touchline.cli.output import print_json, print_object, print_output, print_status, print_table
-from touchline.cli.renamed import with_old_commands, with_old_names
 
 if TYPE_CHECKING:
     from touchline.core.packing import PackingSummary

@@ -1,7 +1,8 @@
-"""`touchline place`: any list of jobs on GPUs, with or without a deadline."""
+"""`touchline place` and `touchline optimize`: jobs on GPUs against a deadline, and faster settings."""
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -12,6 +13,8 @@ from touchline.core.errors import InputError
 from touchline.core.units import percent
 
 if TYPE_CHECKING:
+    from touchline.core.quantity import Missing
+    from touchline.plan.optimization import Optimization, RunOption
     from touchline.plan.placement.types import Placement
 
 RENAMED_PLACE = {"--cpus": "--cpus-per-node", "--memory-gb": "--node-memory-gib", "--emit": "--write-scripts"}
@@ -130,3 +133,141 @@ def _show(found: Placement, gpus: int) -> None:
         print_output("\n" + "\n".join(text_gantt(found, gpus, _PICTURE_COLUMNS)))
     for note in found.notes:
         print_output(f"- {note}")
+
+
+RENAMED_OPTIMIZE = {"--cpus": "--cpus-per-node", "--memory-gb": "--node-memory-gib"}
+"""Old option names -> new names."""
+IMPOSSIBLE = 1
+"""Exit code when no order of the jobs meets the deadline, even with every proposal."""
+
+
+def optimize(
+    source: Annotated[Path, typer.Argument(metavar="EXPERIMENT", help="experiment.yaml, or its folder.")],
+    gpus: Annotated[int, typer.Option("--gpus", min=1, help="Number of GPUs.")] = 1,
+    deadline: Annotated[
+        Optional[str],  # noqa: UP045 (typer reads the annotation when the command is built)
+        typer.Option("--deadline", metavar="6h", help="Deadline (default: compute.deadline)."),
+    ] = None,
+    gpus_per_node: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option("--gpus-per-node", min=1, help="GPUs per node; jobs never span nodes (default: all)."),
+    ] = None,
+    cpus_per_node: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option("--cpus-per-node", min=1, help="CPUs per node (default: not counted)."),
+    ] = None,
+    node_memory_gib: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option("--node-memory-gib", min=0.001, help="Host memory per node, in GiB."),
+    ] = None,
+    evaluation_minutes: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(
+            "--evaluation-minutes", min=0, metavar="N", help="Minutes per evaluation (default: the prediction)."
+        ),
+    ] = None,
+    apply: Annotated[bool, typer.Option("--apply", help="Write the changed experiment.yaml.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+) -> None:
+    """Suggest faster settings with equivalent results."""
+    from touchline import api
+    from touchline.cli.output import print_object, print_status
+    from touchline.core.units import parse_duration, seconds_to_minutes
+    from touchline.data.user_config import load_settings
+    from touchline.plan.optimization import Optimization
+    from touchline.plan.placement.types import Cluster, DeadlineVerdict, Placement
+    from touchline.run.optimising import OptimiseRequest
+
+    request = OptimiseRequest(
+        cluster=Cluster(gpus=gpus, gpus_per_node=gpus_per_node, cpus=cpus_per_node, memory_gb=node_memory_gib),
+        deadline_minutes=None if deadline is None else seconds_to_minutes(parse_duration(deadline)),
+        evaluation_minutes=evaluation_minutes,
+    )
+    found = api.optimize(source, load_settings(), request, apply=apply)
+    answer = found.answer
+    if json:
+        print_object(Optimization, answer)
+    else:
+        _show_optimization(answer, found.diff)
+    if found.diff:
+        if apply:
+            print_status(f"wrote {found.folder.yaml}; next: touchline plan {shlex.quote(str(source))}")
+        else:
+            print_status(f"nothing is written; --apply writes it, then: touchline plan {shlex.quote(str(source))}")
+    placed = answer.placement_after
+    if isinstance(placed, Placement) and placed.verdict is DeadlineVerdict.IMPOSSIBLE:
+        raise typer.Exit(IMPOSSIBLE)
+
+
+def _show_optimization(answer: Optimization, diff: str) -> None:
+    from touchline.cli.output import print_output, print_table
+    from touchline.core.markup import measured
+    from touchline.core.quantity import Missing
+    from touchline.plan.optimize import speedup_text
+
+    print_output(answer.experiment)
+    if answer.proposals:
+        header = ("setting", "now", "proposed", "all trainings then", "why", "effect on results")
+        rows = [
+            (
+                each.key,
+                each.before,
+                each.after,
+                "-" if isinstance(each.training_seconds, Missing) else measured(each.training_seconds),
+                each.why,
+                each.effect,
+            )
+            for each in answer.proposals
+        ]
+        print_table(header, rows, title="Proposals")
+    else:
+        print_output("Nothing to propose.")
+    sides: list[tuple[str, ...]] = []
+    for run in answer.runs:
+        for name, side in ((run.name, run.before), ("", run.after)):
+            if not name and run.before == run.after:
+                continue
+            label = name if name else f"  {run.kept or 'proposed'}"
+            sides.append((label, *_cells(side), measured(run.evaluate_seconds) if name else ""))
+    columns = ("run", "micro x accumulation", "checkpointing", "packed", "memory", "fits", "training", "evaluation")
+    print_table(columns, sides, title="Runs, now and as proposed")
+    print_output(f"All trainings, one after the other: {measured(answer.training_before)}")
+    if answer.proposals:
+        told = speedup_text(answer.training_before, answer.training_after)
+        print_output(f"With the proposals: {measured(answer.training_after)}{f' ({told})' if told else ''}")
+    print_output(f"Now: {_placed(answer.placement_before)}")
+    if answer.proposals:
+        print_output(f"With the proposals: {_placed(answer.placement_after)}")
+    for note in answer.notes:
+        print_output(f"- {note}")
+    if diff:
+        print_output(diff)
+
+
+def _cells(side: RunOption) -> tuple[str, ...]:
+    from touchline.core.markup import measured
+
+    memory = measured(side.peak_memory, 3)
+    return (
+        f"{side.micro_batch_size} x {side.gradient_accumulation_steps}",
+        "yes" if side.gradient_checkpointing else "no",
+        "yes" if side.packed else "no",
+        f"{memory}, {side.memory_basis}",
+        side.verdict.value,
+        f"{measured(side.train_seconds)}, {side.time_basis}",
+    )
+
+
+def _placed(placement: Placement | Missing) -> str:
+    from touchline.core.quantity import Missing
+    from touchline.core.units import format_seconds, minutes_to_seconds
+
+    if isinstance(placement, Missing):
+        return f"makespan n/a ({placement.missing})"
+    makespan = format_seconds(minutes_to_seconds(placement.makespan_minutes))
+    bound = format_seconds(minutes_to_seconds(placement.lower_bound_minutes))
+    chance = "" if isinstance(placement.probability, Missing) else f", chance {percent(placement.probability, 0)}"
+    return (
+        f"{placement.verdict.value}{chance}; makespan {makespan}, no order is faster than {bound}; "
+        f"{placement.verdict_reason}"
+    )

@@ -26,16 +26,14 @@ def report(
     ],
     target: Annotated[
         Optional[Path],  # noqa: UP045 (typer reads the annotation when the command is built)
-        typer.Option("--out", metavar="DIR", help="Write into this folder and not beside the experiment."),
+        typer.Option("--out", metavar="DIR", help="Output folder (default: the experiment's folder)."),
     ] = None,
-    deep: Annotated[
-        bool, typer.Option("--deep", help="Read every value of every checkpoint, not only headers.")
-    ] = False,
-    parquet: Annotated[bool, typer.Option("--parquet", help="Write the answers as samples.parquet too.")] = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Write it again and again, until nothing is at work.")] = False,
-    every: Annotated[float, typer.Option("--every", metavar="SECONDS", min=1.0, help="Pause of --watch.")] = (
-        WATCH_SECONDS
-    ),
+    deep: Annotated[bool, typer.Option("--deep", help="Read every value of every checkpoint.")] = False,
+    parquet: Annotated[bool, typer.Option("--parquet", help="Also write the answers as samples.parquet.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Rewrite the report until no job is active.")] = False,
+    every: Annotated[
+        float, typer.Option("--every", metavar="SECONDS", min=1.0, help="Interval of --watch in seconds.")
+    ] = (WATCH_SECONDS),
     json: Annotated[bool, typer.Option("--json", help="Print the report as JSON on stdout.")] = False,
 ) -> None:
     """Write RESULTS.md, report.html, figures and samples.jsonl.

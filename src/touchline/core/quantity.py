@@ -61,4 +61,4 @@ Measured = Quantity | Missing
 """Figure in a plan, a result or a report."""
 
 NO_EVIDENCE = Missing(missing="no evidence")
-"""Prediction, or Missing until a past run has been measured."""
+"""Missing value of an estimate until a past run has been measured."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from touchline.core.files import open_regular
 from touchline.core.observation import Sign, SignKind
 from touchline.plan.recovery import Diagnosis
-from touchline.slurm.patterns import JOB_ID
+from touchline.slurm.output import JOB_ID
 
 _TAIL_BYTES = 1 << 20
 """Size of the read end of an output."""

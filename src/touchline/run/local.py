@@ -16,7 +16,7 @@ from touchline.run.protocol import Job
 from touchline.run.statusfiles import identity_of, read_attempts
 from touchline.run.tails import read_tail
 from touchline.slurm.job_view import JobView
-from touchline.slurm.proofs import out_of_memory_line
+from touchline.slurm.output import out_of_memory_line
 
 _TAIL_BYTES = 1 << 16
 

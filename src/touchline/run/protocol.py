@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from touchline.slurm.job_view import JobView
-from touchline.slurm.patterns import JOB_ID
+from touchline.slurm.output import JOB_ID
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -37,7 +37,7 @@ from touchline.run.slurm_views import (
 from touchline.slurm.answers import Verdict, read_submission, waits_at_a_limit
 from touchline.slurm.job_view import JobView
 from touchline.slurm.local.commands import Commands
-from touchline.slurm.patterns import JOB_ID, output_pattern
+from touchline.slurm.output import JOB_ID, output_pattern
 from touchline.slurm.queue import QueueRow
 from touchline.slurm.states import read_job_id
 

@@ -13,9 +13,8 @@ from dataclasses import dataclass, field
 from touchline.core.clock import Clock
 from touchline.core.status import JobState
 from touchline.slurm.accounting import AccountingRow, accounting_format, latest, read_accounting
-from touchline.slurm.cluster import read_job
 from touchline.slurm.local.commands import Answer, Commands
-from touchline.slurm.queue import QueueRow, queue_format, read_queue
+from touchline.slurm.queue import QueueRow, queue_format, read_job, read_queue
 from touchline.slurm.states import read_job_id, waiting_tasks
 
 QUERY_SECONDS = 60.0

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from touchline.core.status import EXIT_HELD, EXIT_OUT_OF_MEMORY, Attempt, AttemptExit, JobState, is_fresh
 from touchline.run.slurm_queries import SacctJob
 from touchline.slurm.job_view import JobView, Source
-from touchline.slurm.proofs import out_of_memory_line
+from touchline.slurm.output import out_of_memory_line
 from touchline.slurm.queue import QueueRow
 
 _CLOCKS_APART_SECONDS = 15.0

@@ -15,11 +15,9 @@ from touchline.statistics.clustered import cluster_totals, clustered_difference,
 from touchline.statistics.conclusions import Comparison, Conclusion, Difference, Refusal, ScoredRun
 from touchline.statistics.exact_power import smallest_shown
 from touchline.statistics.own_score import LEVEL, coverage_of, is_share, named
-from touchline.statistics.paired import mcnemar_exact, newcombe_paired
+from touchline.statistics.paired import holm, mcnemar_exact, newcombe_paired, sign_flip_ps
 from touchline.statistics.power import POWER
 from touchline.statistics.proportion import Interval
-from touchline.statistics.several import holm
-from touchline.statistics.sign_flips import sign_flip_ps
 from touchline.statistics.student import t_quantile
 
 

@@ -14,8 +14,8 @@ from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.statistics.conclusions import Conclusion, Contrast, FactorEffect, ScoredRun, SeedScore, WithItems
 from touchline.statistics.contrasts import Difference, Sample, difference
 from touchline.statistics.own_score import LEVEL, named
+from touchline.statistics.paired import holm
 from touchline.statistics.power import POWER
-from touchline.statistics.several import holm
 from touchline.statistics.strata import DATASET, SEEDS, Strata, Stratum, settings_of, strata_of
 from touchline.statistics.student import detectable_errors, t_quantile
 

@@ -33,9 +33,9 @@ from touchline.spec.plan import ShownExample
 from touchline.spec.read import LoadedExperiment
 from touchline.spec.runs import RunKind, RunSpec
 from touchline.spec.stages import chain_faults, stage_experiment, stage_places
-from touchline.spec.tasks.exact_match import EXACT_MATCH
 from touchline.spec.tasks.protocol import Task
 from touchline.spec.tasks.ready_made import TASKS, get_task
+from touchline.spec.tasks.text_answers import EXACT_MATCH
 
 MODEL_NOT_HERE = "CK100"
 _NO_CHAIN = frozenset({"EX121", "EX122", "EX123", "EX125", "EX126", "EX127", "EX128"})

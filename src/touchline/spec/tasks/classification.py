@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from touchline.core.errors import InputError
-from touchline.spec.tasks.choice import chosen
 from touchline.spec.tasks.protocol import Scores, Task, score_text
+from touchline.spec.tasks.text_answers import chosen
 
 LISTED_LABELS = 20
 """The task's own prompt names at most so many labels."""

@@ -7,11 +7,9 @@ from collections.abc import Sequence
 from touchline.core.errors import InputError
 from touchline.core.near import near_names
 from touchline.spec.tasks.capitalization import CAPITALIZATION
-from touchline.spec.tasks.choice import CHOICE
 from touchline.spec.tasks.classification import CLASSIFICATION
-from touchline.spec.tasks.exact_match import EXACT_MATCH
-from touchline.spec.tasks.number import NUMBER
 from touchline.spec.tasks.protocol import Task
+from touchline.spec.tasks.text_answers import CHOICE, EXACT_MATCH, NUMBER
 
 TASKS = {task.name: task for task in (CAPITALIZATION, CLASSIFICATION, EXACT_MATCH, NUMBER, CHOICE)}
 

@@ -1,13 +1,27 @@
-"""Lines in a job's output that prove that it ran out of memory.
-
-Where the kernel's out-of-memory killer ends a process without SLURM's cgroups, SLURM says no more than `FAILED 0:9`, as
-it does for any `kill -9`. Only words of the kernel, of SLURM or of the framework that name memory are taken.
-"""
+"""A job's output: its `--output` pattern, and lines that prove that the job ran out of memory."""
 
 from __future__ import annotations
 
 import re
 
+JOB_ID = "%j"
+"""What becomes the job's id."""
+
+
+def output_pattern(folder: str, file: str) -> str | None:
+    r"""Return the `--output` by which a job in `folder` writes to `file` there; None if `file` itself will do.
+
+    SLURM puts the job's folder before a relative name and replaces `%j`, `%x` and others in both. `%%` stands for a
+    percent sign. A backslash anywhere ends all replacement, and only a doubled one stands for itself: a file below such
+    a folder keeps its `%j` as it is written (slurm 22.05, src/slurmd/slurmstepd/fname.c).
+    """
+    if "\\" in folder:
+        return "/".join((folder.replace("\\", "\\\\"), file))
+    return "/".join((folder.replace("%", "%%"), file)) if "%" in folder else None
+
+
+# If the kernel's out-of-memory killer ends a process outside SLURM's cgroups, SLURM reports only `FAILED 0:9`, as for
+# any `kill -9`. Only words of the kernel, of SLURM or of the framework that name memory are accepted.
 _PROOF = re.compile(
     r"\bDetected \d+ oom[_-]kill event|\boom[_-]kill(?:er)?\b|cgroup out-of-memory handler|\bOUT_OF_MEMORY\b"
     r"|\bOut Of Memory\b|\b[Oo]ut of memory: [Kk]ill|\b[Ee]xceeded (?:\w+ ){0,2}memory limit|\bOOMKilled\b"
