@@ -369,7 +369,8 @@ def test_errors_end_the_command_with_one(
     app.command()(doctor)
     done = CliRunner().invoke(app, [*options, str(tmp_path)])
     assert done.exit_code == (1 if status == "error" else 0)
-    assert f"{int(status == 'error')} errors, {int(status == 'warning')} warnings" in done.stderr
+    errors, warnings = int(status == "error"), int(status == "warning")
+    assert f"{errors} error{'s'[errors:]}, {warnings} warning{'s'[warnings:]}" in done.stderr
     if options:
         assert json.loads(done.stdout)["checks"][0]["status"] == status
     else:

@@ -95,6 +95,8 @@ def check(
 
 
 def _show(report: CheckReport, findings: Sequence[Finding]) -> None:
+    from touchline.report.formatting import count
+
     if 0 < len(report.configs) <= CONFIGS_SHOWN:
         header = (
             "",
@@ -120,7 +122,8 @@ def _show(report: CheckReport, findings: Sequence[Finding]) -> None:
             f"{'' if not findings else chr(10)}configs: {passed} passed, {len(report.configs) - passed} failed"
         )
     others = len(findings) - report.errors - report.warnings
-    print_output(f"{report.files} files checked: {report.errors} errors, {report.warnings} warnings, {others} notes")
+    counts = f"{count(report.errors, 'error')}, {count(report.warnings, 'warning')}, {count(others, 'note')}"
+    print_output(f"{count(report.files, 'file')} checked: {counts}")
     if findings:
         print_status(f"touchline check --explain {findings[0].code} explains a code")
 

@@ -19,22 +19,23 @@ def doctor(
     """Check Python, folders, GPUs, SLURM and your config."""
     from touchline import api
     from touchline.data.user_config import load_settings
+    from touchline.report.formatting import count
     from touchline.slurm.doctor import DoctorReport
 
-    found = api.doctor(folder, load_settings())
+    report = api.doctor(folder, load_settings())
     if json:
-        print_object(DoctorReport, found)
+        print_object(DoctorReport, report)
     else:
-        rows = [(each.area, each.name, each.status, each.message) for each in found.checks]
-        print_table(("area", "what", "verdict", "found"), rows)
-        to_do = [each for each in found.checks if each.hint is not None]
+        rows = [(check.area, check.name, check.status, check.message) for check in report.checks]
+        print_table(("area", "what", "verdict", "result"), rows)
+        to_do = [check for check in report.checks if check.hint is not None]
         if to_do:
             print_output("\nWhat to do:")
-        for each in to_do:
-            print_output(f"- {each.name} ({each.status} {each.code}): {each.hint}")
-        if not Path(found.config_file).exists():
-            print_status(f"no config file; it would be {found.config_file}")
-    warnings = sum(each.status == "warning" for each in found.checks)
-    print_status(f"{found.errors} errors, {warnings} warnings")
-    if found.errors:
+        for check in to_do:
+            print_output(f"- {check.name} ({check.status} {check.code}): {check.hint}")
+        if not Path(report.config_file).exists():
+            print_status(f"no config file; it would be {report.config_file}")
+    warnings = sum(check.status == "warning" for check in report.checks)
+    print_status(f"{count(report.errors, 'error')}, {count(warnings, 'warning')}")
+    if report.errors:
         raise typer.Exit(1)

@@ -44,7 +44,7 @@ def report(
     from touchline.report.report import Report
 
     if watch and json:
-        raise InputError("--watch is for people and --json for programs", expected="one of them")
+        raise InputError("--watch and --json cannot be combined")
     if watch:
         _watch(source, target, deep=deep, every=every)
         return
@@ -97,6 +97,6 @@ def _watch(source: Path, target: Path | None, *, deep: bool, every: float) -> No
                 break
             time.sleep(every)
     except KeyboardInterrupt:
-        print_status("left; nothing was stopped")
+        print_status("stopped watching; jobs keep running")
         return
     _tell(written)

@@ -49,7 +49,7 @@ def status(
     from touchline.results.watching import Watcher
 
     if watch and json:
-        raise InputError("--watch is for people and --json for programs", expected="one of them")
+        raise InputError("--watch and --json cannot be combined")
     from touchline.run.folders import is_experiment
 
     settings = load_settings()
@@ -111,7 +111,7 @@ def logs(
                 _show(without_controls(said.unfinished), "\n")
     except KeyboardInterrupt:
         _show("\n" if drawn else "", "")
-        print_status("left; nothing was stopped")
+        print_status("stopped watching; jobs keep running")
 
 
 @contextmanager
@@ -155,7 +155,7 @@ def _watch(watcher: Watcher) -> None:
         else:
             _repeat(watcher)
     except KeyboardInterrupt:
-        print_status("left; nothing was stopped")
+        print_status("stopped watching; jobs keep running")
 
 
 def _draw(watcher: Watcher) -> None:
@@ -284,7 +284,7 @@ def view(snapshot: Snapshot, height: int, width: int) -> RenderableType:
         parts.append(Text(f"and {len(flagged) - len(told)} more: touchline status shows all", style="dim"))
     if snapshot.note:
         parts.append(Text(without_controls(snapshot.note), style="yellow"))
-    parts.append(Text("Ctrl-C leaves this view; nothing is stopped", style="dim"))
+    parts.append(Text("Ctrl-C stops watching; jobs keep running", style="dim"))
     return Group(*parts)
 
 
