@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from touchline.core.levels import Level
 from touchline.core.quantity import Quantity
 from touchline.statistics.analysis import analyse
-from touchline.statistics.conclusions import Analysis, ScoredRun, SeedTestKind, Conclusion
+from touchline.statistics.conclusions import Analysis, Conclusion, ScoredRun, SeedTestKind
 from touchline.statistics.contrasts import Sample, seed_means, seed_test, wide_p_values, widened_variance
 from touchline.statistics.effects import is_established
 from touchline.statistics.exact_power import smallest_shown
