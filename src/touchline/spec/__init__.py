@@ -1,1 +1,1 @@
-"""experiment.yaml to an `Experiment`, and an `Experiment` to its runs."""
+"""Reading experiment.yaml into an `Experiment`, expanding it into runs, and the tasks that score answers."""

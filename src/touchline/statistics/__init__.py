@@ -1,1 +1,1 @@
-"""Intervals and tests for shares of right answers, in plain Python; nothing here knows of files or models."""
+"""Statistics of evaluations: intervals, paired tests, factor effects, power. Pure functions on scores."""
