@@ -1,4 +1,5 @@
-"""The built-in catalogue of public models: the values of their config.json, so that planning needs no download.
+"""Built-in catalog of public models with the config.json values that planning needs, so that no download is
+required.
 
 Every row of `public_models.json` says where its values and its parameter count were published; a test computes each
 count again from the values.
@@ -17,39 +18,39 @@ from touchline.core.near import near_names
 
 _FILE = "public_models.json"
 _WITHOUT = frozenset({"instruct", "base", "chat", "it", "pt", "hf"})
-"""Parts of a name that say how a model was trained on, not how large it is."""
+"""Parts of a name that describe how a model was trained, not its size."""
 _QUANTISED = re.compile(r"(?:-unsloth)?-bnb-4bit$", re.IGNORECASE)
-"""How the hub's names of models say that their weights are stored in 4 bits by bitsandbytes."""
+"""Name parts of models on the Hub whose weights are stored in 4 bits by bitsandbytes."""
 _BUILDER = re.compile(r"(?:torchtune\.models\.\w+\.)?(?:q?lora_)?(\w+)")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PublicModel:
-    """One model of the catalogue."""
+    """Model of the catalog."""
 
     name: str
-    """Its name without organisation, `Llama-3.2-1B`."""
+    """Name without organization, `Llama-3.2-1B`."""
     organisation: str
-    """Who published it, as the model hub has it: `meta-llama`."""
+    """Organization on the model hub: `meta-llama`."""
     aliases: tuple[str, ...]
-    """Further names with the same dimensions."""
+    """Other names with the same dimensions."""
     builders: tuple[str, ...]
-    """torchtune's builders of it, `llama3_2_1b`."""
+    """torchtune builders of the model, `llama3_2_1b`."""
     config: Mapping[str, object]
-    """The values of its config.json that its dimensions need."""
+    """Values of its config.json that determine its dimensions."""
     source: str
-    """Where these were read."""
+    """Source of these values."""
     num_parameters: int
-    """The parameter count that was published."""
+    """Published parameter count."""
     count_source: str
-    """Where that was read."""
+    """Source of the parameter count."""
     output_layer_counted_again: bool
-    """Whether that count holds the output layer besides the embedding although it is the embedding again."""
+    """Whether that count includes the output layer although it is tied to the embedding."""
 
 
 @functools.cache
 def public_models() -> tuple[PublicModel, ...]:
-    """All models of the catalogue, in its order."""
+    """Return all models of the catalog, in order."""
     text = resources.files("touchline.data").joinpath(_FILE).read_text(encoding="utf-8")
     data = parse_json(text)
     sources: dict[str, str] = data["sources"]
@@ -75,7 +76,7 @@ def public_models() -> tuple[PublicModel, ...]:
 
 
 def public_model(name: str) -> PublicModel | None:
-    """The model of the catalogue that a name means; None when none does, however near it comes.
+    """Return the model of the catalog with a name. None if no name matches exactly.
 
     Args:
         name: with or without organisation, in any case, with or without `-Instruct` and the like.
@@ -94,7 +95,7 @@ def is_dynamic_4_bit(name: str) -> bool:
 
 
 def known_name(builder: str) -> str | None:
-    """The catalogue's name of what a torchtune builder makes; None when it has none.
+    """Return the catalog's name of a torchtune builder's model. None if unknown.
 
     Args:
         builder: `torchtune.models.llama3_2.lora_llama3_2_1b`, or its last part.
@@ -120,7 +121,8 @@ def _by_builder() -> dict[str, str]:
 
 
 def _folded(name: str) -> str:
-    """`qwen2.5-0.5b` of `Qwen/Qwen2.5-0.5B-Instruct`; `_` between digits is a point, as in `phi-1_5`."""
+    """Normalize a name: `qwen2.5-0.5b` for `Qwen/Qwen2.5-0.5B-Instruct`; `_` between digits becomes a point, as in
+    `phi-1_5`."""
     last = _QUANTISED.sub("", name.strip().rstrip("/").rsplit("/", 1)[-1]).casefold()
     last = re.sub(r"(?<=\d)_(?=\d)", ".", last)
     return "-".join(part for part in last.split("-") if part not in _WITHOUT)

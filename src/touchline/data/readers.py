@@ -1,4 +1,4 @@
-"""Files of rows to rows with their line numbers: JSON, JSONL, CSV, parquet."""
+"""Reader of dataset files with line numbers: JSON, JSONL, CSV, parquet."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from touchline.core.near import did_you_mean, near_names
 from touchline.data.row_problems import Tally
 
 SIZE_LIMIT_BYTES = 1 << 30
-"""More does not belong into one file that is read whole."""
+"""Size limit of a file that is read as a whole."""
 SPLIT_NAMES = {
     "train": "train",
     "training": "train",
@@ -28,34 +28,34 @@ SPLIT_NAMES = {
     "dev": "validation",
     "test": "test",
 }
-"""What files call splits, in lower case, and what they are called here."""
+"""Split names in files, in lower case, and their standard names."""
 FORMATS = {".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".parquet": "parquet"}
 WHOLE = "all"
-"""The one split of a file that has none."""
+"""Name of the only split of a file without splits."""
 
 
 @dataclass(frozen=True, slots=True)
 class SourceRow:
-    """One row and its line in the file."""
+    """Row with its line in the file."""
 
     values: Mapping[str, object]
-    """Column to value."""
+    """Values by column."""
     line: int | None
-    """Line that it begins on, from 1; none in formats without lines."""
+    """First line of the row, from 1. None in formats without lines."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RawDataset:
-    """A file's rows, by split as far as the file has splits."""
+    """Rows of a file by split."""
 
     format: str
     """`json`, `jsonl`, `csv` or `parquet`."""
     splits: dict[str, list[SourceRow]]
-    """Rows by the split's name; the one entry `all` when the file has none."""
+    """Rows by split name; one entry `all` if the file has no splits."""
     about: dict[str, object]
-    """What the file says of itself."""
+    """Metadata in the file."""
     findings: tuple[Finding, ...]
-    """Lines that are no rows, and splits that are none."""
+    """Problems of lines and splits."""
 
 
 def read_rows(path: Path) -> RawDataset:
@@ -138,12 +138,12 @@ def _json_splits(data: dict[str, object], path: Path, tally: Tally) -> dict[str,
 
 _UTF8 = "save it as UTF-8 (in a spreadsheet: CSV UTF-8)"
 _PACKED = {".gz": "gunzip -k", ".bz2": "bunzip2 -k", ".xz": "unxz -k", ".zst": "unzstd", ".zip": "unzip"}
-"""Endings of packed files, and what unpacks one and keeps it."""
+"""Suffixes of compressed files, and the commands that decompress them."""
 _SHEETS = (".xlsx", ".xls", ".ods", ".numbers")
 
 
 def _ending_hint(path: Path) -> str | None:
-    """Return what makes a dataset of a file with another ending."""
+    """Return the command that converts a file with another suffix."""
     ending = path.suffix.lower()
     if ending in _PACKED:
         return f"{_PACKED[ending]} {shlex.quote(str(path))}"
@@ -153,7 +153,7 @@ def _ending_hint(path: Path) -> str | None:
 
 
 def _lines(path: Path, tally: Tally) -> Iterator[str]:
-    """Lines as text; one that is not UTF-8 is told and goes on with its bad bytes marked."""
+    """Yield lines as text. Bytes that are not UTF-8 are replaced and reported."""
     with open_regular(path) as stream:
         for number, line in enumerate(stream, 1):
             try:
@@ -192,7 +192,7 @@ def _jsonl(path: Path, tally: Tally) -> Iterator[SourceRow]:
 
 
 def separator_hint(columns: Sequence[str]) -> str | None:
-    """Return a hint where the only column's name seems to be several, separated by something else than commas."""
+    """Return a hint if the only column's name looks like several with another separator than commas."""
     separator = next((each for each in (";", "\t", "|") if len(columns) == 1 and each in columns[0]), None)
     return None if separator is None else f"the cells seem to be separated by {separator!r}; CSV here has commas"
 
@@ -250,7 +250,7 @@ def _parquet(path: Path) -> Iterator[SourceRow]:
 
 
 def _grouped(rows: list[SourceRow], path: Path, tally: Tally) -> dict[str, list[SourceRow]]:
-    """By the column `split`, where rows have one that names splits."""
+    """Group rows by the column `split`, if it names splits."""
     names = [str(row.values.get("split", "")) for row in rows]
     known = [SPLIT_NAMES.get(name.lower()) for name in names]
     if not any(known):

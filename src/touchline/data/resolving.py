@@ -1,4 +1,4 @@
-"""Columns of a dataset that nobody named: read from its file, found by the one function that the audit uses as well."""
+"""Resolution of dataset columns that were not given, by the same function as the data audit."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _columns(path: Path, cache_dir: Path | None) -> Columns:
 
 
 def shown_example(model: ModelInfo, data: DataConfig, base: Path, date: str, cluster: str | None) -> ShownExample:
-    """Return the first training row as it is trained: prompt, label span, and which columns it is made of.
+    """Return the first training row as it is trained: prompt, label span and the columns used.
 
     Args:
         model: whose chat template.
@@ -87,7 +87,7 @@ def shown_example(model: ModelInfo, data: DataConfig, base: Path, date: str, clu
 
 
 def first_row(data: DataConfig, base: Path) -> tuple[Example, tuple[str, ...], tuple[str, ...]] | None:
-    """Return the first training row as a chat, the columns that it is made of, and those not used; None: no rows."""
+    """Return the first training row as a chat, the columns used, and those not used. None without rows."""
     examples = load_examples(data, "train", base)
     return (examples[0], *_used(data, base, None)) if examples else None
 

@@ -1,4 +1,4 @@
-"""Faults of rows, one finding a kind: a million bad rows are one mistake, not a million messages."""
+"""Problems of rows, one finding per kind instead of one per row."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _SHOWN = 5
 
 @dataclass(slots=True)
 class _Kind:
-    """One kind of fault."""
+    """Kind of problem."""
 
     hint: str | None
     count: int = 0
@@ -23,7 +23,7 @@ class _Kind:
 
 
 class Tally:
-    """Collects the faults of one file's rows.
+    """Collector of the problems of one file's rows.
 
     Args:
         path: the file.
@@ -45,7 +45,7 @@ class Tally:
         hint: str | None = None,
         split: str | None = None,
     ) -> None:
-        """Count a fault; of each kind the first few places are kept.
+        """Count a problem. The first few places of each kind are kept.
 
         Args:
             code: the finding's code.
@@ -71,7 +71,7 @@ class Tally:
                 kept.append(place)
 
     def findings(self) -> list[Finding]:
-        """One error a kind, in the order in which the kinds were met first."""
+        """Return one error per kind, in order of first occurrence."""
         return [self._finding(code, subject, message, kind) for (code, subject, message), kind in self._kinds.items()]
 
     def _finding(self, code: str, subject: str, message: str, kind: _Kind) -> Finding:
@@ -84,7 +84,7 @@ class Tally:
 
 
 def _places(kind: _Kind) -> str:
-    """Return how often a fault occurs and its first places; nothing where one line says it all."""
+    """Return the count of a problem and its first places. Empty for a single line."""
     word, places = ("line", kind.lines) if kind.lines else ("row", kind.rows)
     more = ", ..." if kind.count > len(places) else ""
     if len(kind.splits) > 1:

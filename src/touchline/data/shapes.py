@@ -1,4 +1,4 @@
-"""The way from a model's name, folder or config.json to its dimensions, without torch and without its weights."""
+"""Model dimensions from a name, folder or config.json, without torch and without weights."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from touchline.data.families import context_of, family_of, named, widths_of
 from touchline.data.public import known_name, near_models, public_model
 
 _GATED = frozenset({"qwen2_5_vl", "pixtral"})
-"""Towers with a gated feed-forward part."""
+"""Vision towers with a gated feed-forward part."""
 _CHANNELS = 3
 
 
 def tower_of(config: Mapping[str, object] | None, text_width: int) -> VisionTower | None:
-    """Return the tower that a `vision_config` describes, or None where it does not give its size.
+    """Return the vision tower of a `vision_config`. None if its size is not given.
 
     Args:
         config: the values; none: there is no tower.
@@ -65,7 +65,7 @@ _CONFIG_LIMIT_BYTES = 16 << 20
 
 
 def shape_of_config(config: Mapping[str, object], name: str, source: str) -> ModelShape | Missing:
-    """The dimensions that a Hugging Face config.json tells.
+    """Return the dimensions in a Hugging Face config.json.
 
     Of a model with several parts, the part that writes text, marked as extrapolated.
 
@@ -87,12 +87,12 @@ def shape_of_config(config: Mapping[str, object], name: str, source: str) -> Mod
 
 
 def shape_of_folder(folder: Path) -> ModelShape | Missing:
-    """The dimensions of a model folder in Hugging Face format, by its config.json; never raises for what is in it."""
+    """Return the dimensions of a model folder by its config.json. Missing for invalid content; never raises."""
     return _shape_of_file(folder / _CONFIG)
 
 
 def load_shape(name_or_path: str, models_dir: Path) -> ModelShape:
-    """The dimensions of a model: of a folder, of a config.json, or of a public model by its name.
+    """Return the dimensions of a model folder, a config.json, or a public model.
 
     A folder under `models_dir` wins over the built-in catalogue. Names of the catalogue are found with or without
     organisation, whatever their case, with or without `-Instruct`, `-Base` or `-Chat`, and by torchtune's builders.
@@ -136,7 +136,8 @@ def _shape_of_file(path: Path) -> ModelShape | Missing:
 
 
 def load_config(name_or_path: str, models_dir: Path) -> Mapping[str, object]:
-    """A model's config.json as data; of a public model that is not here, the values that its dimensions follow from.
+    """Return a model's config.json as data; for a public model that is not local, the values that determine its
+    dimensions.
 
     Raises:
         InputError: nothing of that name is known, or its config.json cannot be read.
@@ -156,7 +157,7 @@ def load_config(name_or_path: str, models_dir: Path) -> Mapping[str, object]:
 
 
 def _text_part(outer: Mapping[str, object], inner: Mapping[str, object], name: str, source: str) -> ModelShape:
-    """The part of a model with several that writes text; whether it is tied is said outside, if anywhere."""
+    """Return the text part of a composite model, and the `tie_word_embeddings` of the whole."""
     said = outer if outer.get("tie_word_embeddings") is not None else inner
     config = {**inner, "tie_word_embeddings": said.get("tie_word_embeddings")}
     model_type = outer.get("model_type")
@@ -172,7 +173,7 @@ def _shape(
     whole: str | None,
     vision: Mapping[str, object] | None = None,
 ) -> ModelShape:
-    """The shape of a text model, with its vision tower.
+    """Return the shape of a text model with its vision tower.
 
     Args:
         config: the text model's values.
@@ -220,7 +221,7 @@ def _shape(
 
 
 def _files(name_or_path: str, models_dir: Path) -> list[Path]:
-    """The configuration files that the name may mean; a bare name means the folder under `models_dir` first."""
+    """Yield possible configuration files of a name. A bare name means the folder under `models_dir` first."""
     if not name_or_path:
         return []
     try:

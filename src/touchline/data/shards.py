@@ -1,4 +1,4 @@
-"""Headers of safetensors files: what a model weighs and whether it is whole, without reading a weight.
+"""Headers of safetensors files: sizes and completeness of a model, without reading weights.
 
 Format: 8 bytes little-endian header length, the header as JSON, the data. https://github.com/huggingface/safetensors
 """
@@ -16,7 +16,7 @@ from touchline.core.files import open_regular
 from touchline.core.json_text import parse_json
 
 HEADER_LIMIT_BYTES = 100_000_000
-"""The format's own limit; more is no header."""
+"""Limit of the format on the header size."""
 
 _DTYPES = {
     "F64": "float64",
@@ -36,32 +36,32 @@ _DTYPES = {
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """One entry of a header."""
+    """Entry of a header."""
 
     dtype: str
-    """Element type, `bfloat16`."""
+    """Dtype, `bfloat16`."""
     elements: int
-    """Product of its shape."""
+    """Number of elements."""
     size_bytes: int
-    """Bytes that it takes in the file."""
+    """Bytes in the file."""
     shape: tuple[int, ...] = ()
     """Its shape."""
     begin: int = 0
-    """Where its bytes begin, counted from the header's end."""
+    """Offset of its bytes, from the end of the header."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shard:
-    """One safetensors file."""
+    """safetensors file."""
 
     name: str
     """File name."""
     size_bytes: int
     """Size on disk."""
     expected_bytes: int
-    """Size that its header asks for."""
+    """Size according to its header."""
     tensors: Mapping[str, Tensor]
-    """Its tensors by name."""
+    """Tensors by name."""
     header_sha256: str
     """Hash of the header."""
     header_bytes: int
@@ -69,11 +69,11 @@ class Shard:
 
 
 class ShardHeaderError(Exception):
-    """The file has no usable header; the text says why."""
+    """The file has no usable header; the message states why."""
 
 
 class TruncatedShardError(ShardHeaderError):
-    """The file ends before its header does."""
+    """The file ends within its header."""
 
 
 def read_shard(path: Path) -> Shard:
@@ -111,7 +111,7 @@ def read_shard(path: Path) -> Shard:
 
 
 def _entries(header: object) -> tuple[dict[str, Tensor], int]:
-    """The tensors, and where the last one ends, counted from the header's end."""
+    """Return the tensors and the end of the last one, from the end of the header."""
     if not isinstance(header, dict):
         raise TypeError("it is no object")
     tensors: dict[str, Tensor] = {}

@@ -1,4 +1,4 @@
-"""Tasks of `task` and `evaluate.tasks` as files: read, hashed and parsed, never run.
+"""Task files of `task` and `evaluate.tasks`: read, hashed and parsed, never executed.
 
 A task in a file is code. The plan shows it with its hash, and only the evaluation process runs it; so what can be known
 without running it is found here, before a training has taken its hours: a syntax error, a name that is not there, an
@@ -20,21 +20,21 @@ from touchline.spec.evaluation import EvaluationTask
 from touchline.spec.tasks.ready_made import TASKS, get_task
 
 DATA_ARGUMENT = "data"
-"""The argument of a task's function that gets the path of the experiment's test items."""
+"""Argument of a task function that receives the path of the experiment's test items."""
 _LIMIT_BYTES = 1 << 20
 _MODULES_LIMIT = 200
 _QUOTED = 120
 _READERS = frozenset({"json_dataset", "csv_dataset", "file_dataset"})
-"""Functions of Inspect that read a file."""
+"""Inspect functions that read a file."""
 _PROMPTING = frozenset(
     {"system_message", "user_message", "assistant_message", "prompt_template", "chain_of_thought", "multiple_choice"}
 )
-"""Solvers of Inspect that change what an item asks."""
+"""Inspect solvers that change the prompt."""
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def is_task_file(name: str) -> bool:
-    """Whether a task is given by a path rather than by a ready-made one's name."""
+    """Return True if a task is given by a path instead of a built-in name."""
     return name not in TASKS and (".py" in name or "/" in name)
 
 
@@ -80,7 +80,7 @@ def resolve_task(name: str, root: Path) -> EvaluationTask:
 
 
 def local_modules(path: Path, tree: ast.Module) -> list[Path]:
-    """Find the Python files beside a task file that it imports, and those that these import; nothing is run."""
+    """Return the Python files beside a task file that it imports, directly or indirectly, without executing them."""
     found: dict[Path, None] = {}
     queue = [tree]
     while queue and len(found) < _MODULES_LIMIT:
@@ -95,7 +95,7 @@ def local_modules(path: Path, tree: ast.Module) -> list[Path]:
 
 
 def _imported(tree: ast.Module) -> Iterator[str]:
-    """Give the names of the modules that a module imports, also of packages on the way to them."""
+    """Return the names of the modules that a module imports, including parent packages."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -119,7 +119,7 @@ def _parsed(path: Path, text: str) -> ast.Module:
 
 
 def _refuse_without_task(path: Path, tree: ast.Module, written: str, function: str) -> None:
-    """Refuse what can be seen to be wrong; where names come from elsewhere, running it will tell."""
+    """Refuse a file without a task, as far as that is visible without executing it."""
     found = [name for name, _ in _tasks(tree)]
     brought = {name for node in tree.body for name in _brought_names(node)}
     if function in brought or "*" in brought or (brought and not found and not function):
@@ -142,7 +142,7 @@ def _refuse_without_task(path: Path, tree: ast.Module, written: str, function: s
 
 
 def _function(tree: ast.Module, name: str) -> _Function | None:
-    """Return the function of a task; None where it comes from another module."""
+    """Return the function of a task. None if it comes from another module."""
     found = dict(_tasks(tree))
     return found.get(name) if name else next(iter(found.values()), None)
 
@@ -153,7 +153,7 @@ def _arguments(function: _Function) -> list[str]:
 
 
 def _refuse_arguments(path: Path, function: _Function | None) -> None:
-    """Refuse a task with an argument that nothing gives."""
+    """Refuse a task with a required argument that is never passed."""
     if function is None:
         return
     arguments = function.args
@@ -171,7 +171,7 @@ def _refuse_arguments(path: Path, function: _Function | None) -> None:
 
 
 def _refuse_missing_data(path: Path, tree: ast.Module) -> None:
-    """Refuse a task that reads a file, by a name written in it, that is not there."""
+    """Refuse a task that reads a missing file by a literal name."""
     for node in ast.walk(tree):
         if not isinstance(node, ast.Call) or _called(node) not in _READERS or not node.args:
             continue
@@ -190,8 +190,8 @@ def _refuse_missing_data(path: Path, tree: ast.Module) -> None:
 
 
 def _scorers(tree: ast.Module, function: _Function) -> Iterator[str]:
-    """Name the scorers that a task is given, each with its metrics where they are declared here; none where only
-    running the file shows them."""
+    """Return the scorers of a task, each with its metrics if they are declared here. Empty if only execution shows
+    them."""
     metrics = dict(_declared_scorers(tree))
     for node in ast.walk(function):
         if isinstance(node, ast.Call) and _called(node) == "Task":
@@ -204,7 +204,7 @@ def _scorers(tree: ast.Module, function: _Function) -> Iterator[str]:
 
 
 def _declared_scorers(tree: ast.Module) -> Iterator[tuple[str, str]]:
-    """(function, `name: metric, metric`) of each function under `@scorer`."""
+    """Return function and `name: metric, metric` of each function under `@scorer`."""
     for node in tree.body:
         if not isinstance(node, ast.FunctionDef):
             continue
@@ -216,7 +216,7 @@ def _declared_scorers(tree: ast.Module) -> Iterator[tuple[str, str]]:
 
 
 def _with_metrics(name: str, given: ast.expr | None) -> Iterator[str]:
-    """`rouge: mean, stderr`; of a scorer with a mapping of metrics one for each of its scores, `judge.tone: mean`."""
+    """Return `rouge: mean, stderr`; for a scorer with a mapping of metrics one entry per score, `judge.tone: mean`."""
     if isinstance(given, ast.Dict):
         for key, value in zip(given.keys, given.values, strict=True):
             own = f"{name}.{key.value}" if isinstance(key, ast.Constant) and isinstance(key.value, str) else name
@@ -227,7 +227,7 @@ def _with_metrics(name: str, given: ast.expr | None) -> Iterator[str]:
 
 
 def _own_prompt(tree: ast.Module) -> Iterator[str]:
-    """Quote the calls that change what an item asks: a system message, a template, examples, a chain of thought."""
+    """Return the calls that change the prompt: a system message, a template, examples, a chain of thought."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and _called(node) in _PROMPTING:
             text = ast.unparse(node)
@@ -239,7 +239,7 @@ def _called(node: ast.Call) -> str:
 
 
 def _tasks(tree: ast.Module) -> Iterator[tuple[str, _Function]]:
-    """Functions under `@task` or `@task(name="...")`, by the name that Inspect gives them."""
+    """Return the functions under `@task` or `@task(name="...")`, by their Inspect name."""
     for node in tree.body:
         if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             continue
@@ -257,7 +257,7 @@ def _given_name(decorator: ast.expr) -> str | None:
 
 
 def _brought_names(node: ast.stmt) -> list[str]:
-    """Return the names that a statement brings from another module, where it may hold a task; Inspect's own do not."""
+    """Return the names that a statement imports from another module that may hold a task, except Inspect's."""
     if not isinstance(node, ast.ImportFrom):
         return []
     package = (node.module or "").partition(".")[0]

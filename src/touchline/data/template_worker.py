@@ -1,4 +1,4 @@
-"""The process that chat templates run in: a line of JSON asks for some renderings, a line answers.
+"""Process that renders chat templates: one request and one answer per line of JSON.
 
 No expression of a template takes more memory than the process may have, and none more processor time than the kernel's
 timer allows, which ends the process wherever it is. Whoever asks starts another one.
@@ -16,11 +16,11 @@ from touchline.core.json_text import parse_json
 from touchline.data.rendering.sandbox import ChatTemplate, ChatTemplateError
 
 CPU_SECONDS = 3.0
-"""For one rendering; a chat of a thousand turns takes some milliseconds."""
+"""CPU time limit per rendering; a chat of a thousand turns takes some milliseconds."""
 READY = b"ready\n"
-"""The first line, once everything is loaded."""
+"""First line of output, once everything is loaded."""
 MEMORY_BYTES = 1 << 30
-"""Address space; without any template the process takes a tenth of it."""
+"""Address space limit; without a template the process takes a tenth of it."""
 
 
 def _limit() -> None:
@@ -57,7 +57,7 @@ def _answer(line: bytes, programs: dict[int, ChatTemplate]) -> dict[str, object]
 
 
 def main() -> None:
-    """Answer until nobody asks."""
+    """Answer requests until the input ends."""
     _limit()
     programs: dict[int, ChatTemplate] = {}
     sys.stdout.buffer.write(READY)

@@ -1,4 +1,4 @@
-"""Chat templates in a process of their own: a template is a foreign program, and this one goes on whatever it does.
+"""Chat templates in a separate process, which isolates this one from untrusted templates.
 
 One process serves a command; it is started with the first template, and again after a template has ended it.
 """
@@ -24,16 +24,16 @@ from touchline.data.template_worker import READY
 
 _PROGRAM = "touchline.data.template_worker"
 _WAIT_SECONDS = 120.0
-"""Until a process that neither answers nor ends is given up, whatever else the machine does."""
+"""Timeout for a process that neither answers nor ends."""
 _KEYS = itertools.count()
 
 
 class _ProcessDiedError(Exception):
-    """The process ended, or was ended, without an answer."""
+    """The process ended without an answer."""
 
 
 class _Worker:
-    """One process, and the templates that it has compiled."""
+    """Process with the templates that it has compiled."""
 
     def __init__(self) -> None:
         self.owner = os.getpid()
@@ -100,14 +100,14 @@ class _Worker:
 
 
 class _Service:
-    """The one process of a command, started when it is needed."""
+    """Template process of a command, started on first use."""
 
     def __init__(self) -> None:
         self._worker: _Worker | None = None
         self._lock = threading.Lock()
 
     def ask(self, key: int, template: Sequence[object], chats: Sequence[Mapping[str, object]]) -> dict[str, object]:
-        """Return what the process says of some renderings by a template.
+        """Return the renderings by a template.
 
         Raises:
             _ProcessDiedError: the template ended it.
@@ -128,7 +128,7 @@ class _Service:
             return answer
 
     def start(self) -> None:
-        """Start the process where there is none."""
+        """Start the process if there is none."""
         with self._lock:
             self._started()
 
@@ -139,7 +139,7 @@ class _Service:
         return self._worker
 
     def close(self) -> None:
-        """End the process, if it is ours."""
+        """End the process if this process started it."""
         if self._worker is not None and self._worker.owner == os.getpid():
             self._worker.end()
             self._worker = None
@@ -150,12 +150,12 @@ atexit.register(_SERVICE.close)
 
 
 def expect_template() -> None:
-    """Start the process now, so that it is ready by the time the first template is."""
+    """Start the process early, so that it is ready for the first template."""
     _SERVICE.start()
 
 
 class IsolatedTemplate:
-    """A chat template that is compiled and rendered by the process; a `rendering.sandbox.Template`.
+    """Chat template compiled and rendered by the process; a `rendering.sandbox.Template`.
 
     Args:
         source: the template's text.
@@ -177,7 +177,7 @@ class IsolatedTemplate:
         return self.render_all([variables])[0]
 
     def render_all(self, chats: Sequence[Mapping[str, object]]) -> list[str]:
-        """Return the texts of some chats.
+        """Return the texts of chats.
 
         Raises:
             ChatTemplateError: the template refuses a chat, fails, or takes too much time or memory.

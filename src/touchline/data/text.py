@@ -1,4 +1,4 @@
-"""What a text looks like: its normal form, characters that do not belong there, marks of a chat template."""
+"""Properties of texts: normal form, suspicious characters, marks of chat templates."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _DIGITS = re.compile(r"\d+")
 _NOT_WORD = re.compile(r"[\W_]+")
 _SPACE = re.compile(r"\s+")
 _ENDS = ".!?。！？؟।…"
-"""What ends a sentence, in several scripts."""
+"""Characters that end a sentence, in several scripts."""
 _CLOSING = "\"'”’)]}»」』*`"
 
 # UTF-8 that was read as Windows-1252 or Latin-1: a lead byte's character and then a continuation byte's.
@@ -32,7 +32,7 @@ _FENCE = re.compile(r"^ {0,3}```", re.MULTILINE)
 
 
 def normal(text: str) -> str:
-    """A text without case, white space at its ends and runs of it; without punctuation where it has no digits.
+    """Normalize case and white space of a text; also punctuation if it has no digits.
 
     With digits punctuation stays: `3-2` and `3/2`, `1.5` and `15` are different questions.
     """
@@ -45,13 +45,13 @@ def normal(text: str) -> str:
 
 
 def squeezed(text: str) -> str:
-    """A label without case, white space and punctuation: what two spellings of one label share."""
+    """Return a label without case, white space and punctuation, to compare spellings."""
     folded = text.casefold()
     return _NOT_WORD.sub("", folded) or folded.strip()
 
 
 def misspells(label: str, meant: str) -> bool:
-    """Whether a label is another one with a letter wrong, missing, too many or in another place, or its beginning.
+    """Return True if a label is another one with one letter changed, missing, added or moved, or its beginning.
 
     Only of words: `left 1` and `left 2` are two labels.
     """
@@ -70,18 +70,18 @@ def misspells(label: str, meant: str) -> bool:
 
 
 def template_of(prompt: str) -> str:
-    """The part of a prompt that other rows may share: up to the first colon or newline, numbers taken out."""
+    """Return the part of a prompt that rows may share: up to the first colon or newline, without numbers."""
     head = re.split(r"[:\n]", prompt, maxsplit=1)[0][:200]
     return _SPACE.sub(" ", _DIGITS.sub("0", head)).strip()
 
 
 def short(text: str) -> str:
-    """A text as a message shows it: quoted, at most 60 characters, nothing invisible or of another direction in it."""
+    """Return a text for a message: quoted, at most 60 characters, without invisible or right-to-left characters."""
     return repr(shorten(text, _SHOWN))
 
 
 def mojibake(text: str) -> str | None:
-    """The first piece that is UTF-8 read as another encoding, such as `Ã©`; none when there is none."""
+    """Return the first piece of UTF-8 decoded with another encoding, such as `Ã©`. None if there is none."""
     if text.isascii():
         return None
     for match in _MOJIBAKE.finditer(text):
@@ -92,7 +92,7 @@ def mojibake(text: str) -> str | None:
 
 
 def repaired(piece: str) -> str:
-    """What such a piece was."""
+    """Return the original text of such a piece."""
     return _as_was(piece) or piece
 
 
@@ -110,12 +110,12 @@ def _byte(character: str) -> bytes:
 
 
 def replaced(text: str) -> str | None:
-    """Return U+FFFD if the text has it: the mark of bytes that could not be read. None if not."""
+    """Return U+FFFD if the text contains it, which marks undecodable bytes. None if not."""
     return "\ufffd" if "\ufffd" in text else None
 
 
 def control(text: str) -> str | None:
-    """The first control character that is neither a tab nor a newline."""
+    """Return the first control character that is neither a tab nor a newline."""
     match = _CONTROL.search(text)
     if match is None:
         return None
@@ -124,7 +124,7 @@ def control(text: str) -> str | None:
 
 
 def invisible(text: str) -> str | None:
-    """The first character that has no width and no use in any script, or turns the direction of what follows."""
+    """Return the first zero-width or direction-changing character."""
     if text.isascii():
         return None
     match = _INVISIBLE.search(text)
@@ -132,12 +132,12 @@ def invisible(text: str) -> str | None:
 
 
 def surrogate(text: str) -> bool:
-    """Whether half a character stands alone, which UTF-8 cannot hold."""
+    """Return True if the text has a lone surrogate, which UTF-8 cannot encode."""
     return not text.isascii() and _SURROGATE.search(text) is not None
 
 
 def chat_mark(text: str) -> str | None:
-    """The first mark that a chat template writes."""
+    """Return the first mark of a chat template in the text."""
     if "<" not in text and "[" not in text:
         return None
     match = _CHAT_MARK.search(text)
@@ -145,16 +145,16 @@ def chat_mark(text: str) -> str | None:
 
 
 def ends_whole(text: str) -> bool:
-    """Whether a text ends as sentences, lists and code do, and not within a word."""
+    """Return True if a text ends like a sentence, list or code block, not within a word."""
     tail = text.rstrip().rstrip(_CLOSING)
     return len(tail) < len(text.rstrip()) or tail[-1:] in _ENDS or not tail[-1:].isalpha()
 
 
 def open_thought(text: str) -> bool:
-    """Whether a block of thoughts is opened and not closed."""
+    """Return True if a thought block is opened and not closed."""
     return text.count("<think>") > text.count("</think>")
 
 
 def open_fence(text: str) -> bool:
-    """Whether a code block is opened and not closed."""
+    """Return True if a code block is opened and not closed."""
     return "```" in text and len(_FENCE.findall(text)) % 2 == 1

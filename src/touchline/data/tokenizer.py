@@ -1,4 +1,4 @@
-"""The files of a tokenizer: tokenizer.json, special tokens, chat template."""
+"""Files of a tokenizer: tokenizer.json, special tokens, chat template."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ from touchline.data.templates import IsolatedTemplate, expect_template
 _LIMIT_BYTES = 256 << 20
 _SAID_CHARACTERS = 300
 _ANY_DATE = "2000-01-01"
-"""Whether a template compiles depends on no date."""
+"""Date for test compilations, which do not depend on it."""
 _GET = "download the model's tokenizer files again"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenizerFiles:
-    """What a model's folder says of its tokenizer."""
+    """Tokenizer files of a model folder."""
 
     tokenizer_json: str | None
-    """Content of tokenizer.json; none when it is missing or broken."""
+    """Content of tokenizer.json. None if it is missing or corrupt."""
     chat_template: str | None
-    """The chat template; none for a base model."""
+    """Chat template. None for a base model."""
     tokens: SpecialTokens
     """The special tokens."""
     sha256: str
-    """Hash over all of it."""
+    """Hash over all files."""
 
 
 def read_tokenizer(folder: Path, findings: list[Finding]) -> TokenizerFiles:
-    """Read a tokenizer; what is wrong with it is added to `findings`."""
+    """Read a tokenizer. Problems are added to `findings`."""
     config = _json(folder / "tokenizer_config.json", findings)
     special = _json(folder / "special_tokens_map.json", findings)
     template = _template(folder, config, findings)
@@ -61,7 +61,7 @@ def read_tokenizer(folder: Path, findings: list[Finding]) -> TokenizerFiles:
 
 
 def read_chat_template(folder: Path) -> str | None:
-    """The chat template alone, without the work of reading the vocabulary."""
+    """Read only the chat template, without the vocabulary."""
     ignored: list[Finding] = []
     return _template(folder, _json(folder / "tokenizer_config.json", ignored), ignored)
 
@@ -81,7 +81,7 @@ def _parsed(text: str, path: Path, findings: list[Finding]) -> Tokenizer | None:
 
 
 def _stops(tokenizer: Tokenizer, generation: dict[str, object]) -> tuple[str, ...]:
-    """Tokens that end an answer by generation_config.json, which may know more of them than the tokenizer does."""
+    """Return the tokens that end an answer according to generation_config.json."""
     ids = generation.get("eos_token_id")
     known = tokenizer.get_vocab_size(with_added_tokens=True)
     # Ids may have holes, so the bound is generous; beyond 32 bits the library refuses to look.
@@ -118,7 +118,7 @@ def _check_template(template: str | None, folder: Path, findings: list[Finding])
 
 
 def _template(folder: Path, config: dict[str, object], findings: list[Finding]) -> str | None:
-    """chat_template.jinja where there is one, as newer versions save it; else the entry of tokenizer_config.json."""
+    """Return chat_template.jinja, as newer versions save it, else the entry of tokenizer_config.json."""
     apart = folder / "chat_template.jinja"
     if apart.is_file():
         return _text(apart, findings)
@@ -130,14 +130,14 @@ def _template(folder: Path, config: dict[str, object], findings: list[Finding]) 
 
 
 def _token(value: object) -> str | None:
-    """A token that is written as text, or as an object with its text as `content`."""
+    """Return a token given as text, or as an object with `content`."""
     if isinstance(value, dict):
         value = value.get("content")
     return value if isinstance(value, str) and value else None
 
 
 def _json(path: Path, findings: list[Finding]) -> dict[str, object]:
-    """An object; a file that is not there is an empty one."""
+    """Read a JSON object. Empty for a missing file."""
     if not path.exists() or (text := _text(path, findings)) is None:
         return {}
     try:
@@ -160,7 +160,7 @@ def _text(path: Path, findings: list[Finding]) -> str | None:
 
 
 def _error(code: str, path: Path, message: str, hint: str) -> Finding:
-    """A fault of a file in a model's folder, or of the folder."""
+    """Return a finding on a file in a model folder."""
     name = path.name if path.is_dir() else path.parent.name
     return Finding(
         code=code,

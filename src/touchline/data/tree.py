@@ -1,4 +1,4 @@
-"""The files of a tree that are worth checking: by name, without following links out of it, within bounds."""
+"""Files in a folder tree that can be checked, by name and within limits, without following links out of it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from touchline.core.errors import InputError
 from touchline.core.finding import Finding, Severity, Where
 
 FileKind = Literal["yaml", "json", "script", "rows", "python", "plan"]
-"""What a name promises; what a file is shows in its content."""
+"""Kind of a file by its name; the content decides what it is."""
 
 FILE_LIMIT = 50_000
-"""Files that one call looks at; a tree with more is no folder of experiments."""
+"""Limit on files per call."""
 _ENDINGS: dict[str, FileKind] = {
     ".yaml": "yaml",
     ".yml": "yaml",
@@ -46,29 +46,29 @@ _OF_A_MODEL = frozenset(
         *("all_results.json", "train_results.json", "eval_results.json", "package.json", "package-lock.json"),
     }
 )
-"""JSON that belongs to a model or to a finished training, and files of other tools."""
+"""JSON files of models, of finished trainings, and of other tools."""
 _OURS_WRITTEN = frozenset(
     {"ledger.jsonl", "metrics.jsonl", "runs_status.yaml", "run_metrics.yaml", "eval.yaml", "trainer_log.jsonl"}
 )
-"""What runs write while they go on: nothing that a person wrote and could have written wrongly."""
+"""Files that runs write, which users do not edit."""
 PLANS = frozenset({"runs_plan.md", "plan.json"})
-"""What says which runs were planned, beside their configs."""
+"""Files that list the planned runs, besides their configs."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FoundFile:
-    """A file to check."""
+    """File to check."""
 
     path: Path
-    """Where it is, as the user's words lead to it."""
+    """Path, relative as the user gave it."""
     kind: FileKind
-    """What its name promises."""
+    """Kind of file."""
     named: bool
-    """Whether the user named it, and not only a folder above it."""
+    """Whether the user named the file itself, not only a folder above it."""
 
 
 def find_files(paths: Sequence[Path]) -> tuple[tuple[FoundFile, ...], tuple[Finding, ...]]:
-    """The files to check under some paths, each once, in order; and what is wrong with the tree itself.
+    """Return the files to check under some paths, each once, in order, and problems of the tree.
 
     Raises:
         InputError: a path does not exist; all that do not are named.
@@ -129,7 +129,7 @@ def _kind(path: Path) -> FileKind | None:
 
 
 def _leads_up(link: Path) -> bool:
-    """Whether a link leads to a folder that holds it, or in a ring."""
+    """Return True if a link leads to a parent folder or forms a cycle."""
     try:
         target = link.resolve(strict=True)
     except (OSError, RuntimeError):

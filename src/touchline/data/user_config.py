@@ -1,4 +1,4 @@
-"""Where models, caches and the history are, and what the cluster wants to hear from this user's jobs.
+"""User configuration: folders of models, caches and history, and cluster settings.
 
 The folders come from the environment, then from the user's config file, then from the platform's usual places; the
 cluster's settings from the key `slurm` of that file alone.
@@ -31,26 +31,26 @@ CODE = "US101"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class UserConfig:
-    """This user's settings on this machine."""
+    """User configuration on this machine."""
 
     models_dir: Path
-    """Folder with one folder a model."""
+    """Folder with one subfolder per model."""
     cache_dir: Path
-    """Folder for what can be computed again."""
+    """Folder of caches."""
     history_dir: Path
-    """Folder with the records of past runs, `history/` under the user's data by default; TOUCHLINE_HISTORY_DIR sets it
-    as the other names of this kind do, and a group may share one."""
+    """Folder of run records, by default `history/` in the user's data folder; set by TOUCHLINE_HISTORY_DIR, and
+    possibly shared by a group."""
     slurm: SlurmSite = field(default_factory=SlurmSite)
-    """What the cluster wants to hear from this user's jobs."""
+    """Cluster settings for this user's jobs."""
 
 
 def config_path() -> Path:
-    """The user's config file; it need not exist."""
+    """Return the path of the user's config file, which may not exist."""
     return platformdirs.user_config_path("touchline") / "config.yaml"
 
 
 def load_settings() -> UserConfig:
-    """The settings.
+    """Load the user configuration.
 
     Raises:
         InputError: the config file is broken, or has keys or values that it cannot have; with all of them.
@@ -103,7 +103,7 @@ def _from_file(path: Path) -> tuple[dict[str, Path], SlurmSite]:
 
 
 def _slurm(data: object, document: Document) -> tuple[SlurmSite, list[Finding]]:
-    """The key `slurm`, and everything that is wrong with it."""
+    """Return the key `slurm`, and all its problems."""
     from touchline.spec.validate import build
 
     site, findings = build(SlurmSite, data, document, ("slurm",))
@@ -114,7 +114,7 @@ def _slurm(data: object, document: Document) -> tuple[SlurmSite, list[Finding]]:
 
 
 def _unusable(site: SlurmSite, document: Document) -> Iterator[Finding]:
-    """Values that are texts and yet nothing that a script can hold, or that touchline sets itself."""
+    """Yield texts that a script cannot hold or that touchline sets itself."""
     from touchline.slurm.site_options import option_fault, value_fault
 
     for key in ("account", "partition", "qos", "constraint", "gpu_type", "python"):
@@ -132,7 +132,7 @@ def _unusable(site: SlurmSite, document: Document) -> Iterator[Finding]:
 
 
 def _folder(value: str, base: Path, what: str) -> Path:
-    """An absolute folder; a relative one counts from where it was written, not from where one happens to stand."""
+    """Return an absolute folder. A relative one is relative to the file that names it."""
     try:
         return (base / Path(value).expanduser()).absolute()
     except RuntimeError:

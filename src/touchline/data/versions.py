@@ -1,4 +1,4 @@
-"""Versions of the stack that trains and evaluates: Python, libraries, CUDA, the GPU's driver. No torch here."""
+"""Versions of the stack that trains and evaluates: Python, libraries, CUDA and GPU driver, without torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which files hold a model's weights, and whether all of them are there and whole."""
+"""Weight files of a model, and whether they are complete."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _AGAIN = "download it again"
 
 
 def read_shards(folder: Path, findings: list[Finding]) -> list[Shard]:
-    """The headers of a model's shards, by name; what is missing or cut off is a finding."""
+    """Return the headers of a model's shards by name. Missing or truncated ones are findings."""
     names, promised = _names(folder, findings)
     found: list[Shard] = []
     for name in names:
@@ -47,7 +47,7 @@ def read_shards(folder: Path, findings: list[Finding]) -> list[Shard]:
 
 
 def _names(folder: Path, findings: list[Finding]) -> tuple[list[str], dict[str, set[str]]]:
-    """Shards in order, and the tensors that the index promises in each.
+    """Return the shards in order, and the tensors that the index lists in each.
 
     The single file goes before the index, as transformers looks for them.
     """
@@ -73,7 +73,7 @@ def _names(folder: Path, findings: list[Finding]) -> tuple[list[str], dict[str, 
 
 
 def _promised(folder: Path, findings: list[Finding]) -> dict[str, set[str]]:
-    """File name to the tensors in it, as the index says."""
+    """Return the tensors by file name, according to the index."""
     path = folder / INDEX
     try:
         weight_map = parse_json(read_text_bounded(path, _INDEX_LIMIT_BYTES))["weight_map"].items()
@@ -93,7 +93,7 @@ def _promised(folder: Path, findings: list[Finding]) -> dict[str, set[str]]:
 
 
 def model_fault(code: str, folder: Path, message: str, path: Path, hint: str | None = None) -> Finding:
-    """An error in a model's folder."""
+    """Return an error in a model folder."""
     return Finding(
         code=code,
         severity=Severity.ERROR,

@@ -1,4 +1,4 @@
-"""Word lists: two that come with touchline, and any file of words."""
+"""Word lists: two built-in ones, and files of words."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the processes that load torch have in common: what they set before they do, and how they say a fault."""
+"""Common setup and error reporting of the processes that load torch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import warnings
 from touchline.core.errors import TouchlineError
 
 WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "3000"}
-"""How OpenMP threads wait for each other: a moment of spinning, then sleep.
+"""OpenMP wait policy: spin briefly, then sleep.
 
 Threads that spin for long hold each other up as soon as anything else wants a core; threads that sleep at once lose
 time on free ones. Measured, seconds a training step, SmolLM2-135M on 2 cores (8 examples, 112 computed tokens): on free
@@ -18,21 +18,21 @@ shared with several other jobs, a training fell to a tenth of its speed and belo
 """
 
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
-"""Libraries look for newer files elsewhere; a node may have no network, and nothing may change under an experiment."""
+"""Environment that keeps libraries offline, since nodes may have no network and files must not change."""
 
 QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
-"""A job's log is for its own lines, and nobody is told of it."""
+"""Environment that silences libraries in a job's log."""
 
 ALLOCATOR = {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
 """Micro-batches differ in size, and a cache cut for one has no room for the next, although enough is free: of a GPU's
 memory, segments that grow lose less to that. Trainings and probes have it alike, so that what fits in one fits in the
 other. Not verified on a GPU."""
 _ALLOCATOR_NAMES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
-"""Any of these is the user's own choice."""
+"""Environment variables with which the user configures the allocator."""
 
 
 def prepare_worker() -> None:
-    """Set what is not set yet; to be called before torch is imported."""
+    """Set the environment variables that are not set. Call it before torch is imported."""
     allocator = {} if any(name in os.environ for name in _ALLOCATOR_NAMES) else ALLOCATOR
     for name, value in (WAITING | OFFLINE | QUIET | allocator).items():
         os.environ.setdefault(name, value)
@@ -44,12 +44,12 @@ _FAULT = "touchline: error: "
 
 
 def told_faults(stderr: str) -> list[str]:
-    """Return the messages of the faults that a worker wrote to its standard error."""
+    """Return the error messages that a worker wrote to its standard error."""
     return [line.removeprefix(_FAULT).strip() for line in stderr.splitlines() if line.startswith(_FAULT)]
 
 
 def tell_fault(fault: TouchlineError) -> None:
-    """Write a fault to the job's log: what, where, what was expected, what to type."""
+    """Write an error to the job's log: message, expected value and hint."""
     lines = [fault.message]
     lines += [f"{finding.subject}: {finding.message}" for finding in fault.findings]
     if fault.expected is not None:

@@ -1,1 +1,1 @@
-"""Chat template to token ids and label span: one place, for training and for evaluation."""
+"""Rendering of chats to token ids and label spans, shared by training and evaluation."""

@@ -1,4 +1,4 @@
-"""From messages to token ids, and to the span that the loss is taken on.
+"""Rendering of messages to token ids and to the label span.
 
 Training shows the model `prompt_ids + answer_ids`; evaluation shows it `prompt_ids` and reads what it writes. Both call
 this module, so both see the same prompt, token for token. The answer is tokenised apart from the prompt, because that
@@ -18,15 +18,15 @@ from touchline.core.json_text import has_half_characters
 from touchline.data.rendering.sandbox import ChatTemplate, ChatTemplateError, Compile
 
 _TOGETHER = 64
-"""Examples that a template is given at once: to ask another process for each would cost more than the rendering."""
+"""Examples rendered per request to the template process, to limit its overhead."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SpecialTokens:
-    """The special tokens that a tokenizer's files name."""
+    """Special tokens of a tokenizer."""
 
     bos: str | None = None
-    """Begin of text."""
+    """Beginning of text."""
     eos: str | None = None
     """End of text; in chat models the end of a turn."""
     pad: str | None = None
@@ -38,7 +38,7 @@ class SpecialTokens:
 
 
 class ChatRenderer:
-    """Renders chats for one model.
+    """Renderer of chats for one model.
 
     Args:
         template: the chat template's text; None for a model without one, whose chats are then plain text.
@@ -74,16 +74,16 @@ class ChatRenderer:
         """Id for padding; masked everywhere, so a model without one pads with a stop token."""
 
     def prompt_text(self, messages: Sequence[Message]) -> str:
-        """The prompt as text, up to and including the marker that the assistant's turn begins."""
+        """Return the prompt as text, up to and including the marker of the assistant's turn."""
         (text,) = self._texts([(messages, True)])
         return text
 
     def prompt_ids(self, messages: Sequence[Message]) -> tuple[int, ...]:
-        """The prompt as token ids; special tokens are those that the template writes, none are added."""
+        """Return the prompt as token ids. Only the template writes special tokens."""
         return self.encode(self.prompt_text(messages))
 
     def example(self, example: Example) -> RenderedExample:
-        """An example's prompt and its answer with the stop token, as token ids.
+        """Return an example's prompt and its answer with the stop token, as token ids.
 
         Raises:
             ChatTemplateError: the template writes an answer's turn differently from the prompt of one.
@@ -117,7 +117,7 @@ class ChatRenderer:
         return RenderedExample(prompt_ids=self.encode(prompt), answer_ids=self._answer(whole[len(prompt) :], example))
 
     def decode(self, ids: Sequence[int], *, keep_special: bool = False) -> str:
-        """Text of token ids; special tokens are left out unless asked for."""
+        """Return the text of token ids, by default without special tokens."""
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=not keep_special))
 
     def _answer(self, rest: str, example: Example) -> tuple[int, ...]:
@@ -132,7 +132,7 @@ class ChatRenderer:
         return (*self.encode(answer), self._id(self._tokens.eos) or min(self.stop_ids))
 
     def _texts(self, chats: Sequence[tuple[Sequence[Message], bool]]) -> list[str]:
-        """Texts of chats; of each its turns, and whether the marker of the next answer follows them."""
+        """Return the texts of chats, given their turns and whether the marker of the next answer follows."""
         if self._template is None:
             return [
                 "".join(f"{turn.content}\n" if turn.role != "assistant" else turn.content for turn in turns)
@@ -154,7 +154,7 @@ class ChatRenderer:
 
 
 def variables_of(messages: Sequence[Message], tokens: SpecialTokens, generation: bool) -> dict[str, object]:
-    """Return what a chat template is given; `generation` asks for the marker that the assistant's turn begins."""
+    """Return the variables of a chat template; `generation` requests the marker of the assistant's turn."""
     return {
         "messages": [{"role": message.role, "content": message.content} for message in messages],
         "add_generation_prompt": generation,
@@ -168,7 +168,7 @@ def variables_of(messages: Sequence[Message], tokens: SpecialTokens, generation:
 
 
 def half_character(what: str) -> ChatTemplateError:
-    """Return the fault of a text that no tokenizer takes."""
+    """Return the problem of a text that no tokenizer accepts."""
     return ChatTemplateError(
         f"{what} holds half of a surrogate pair, which no tokenizer takes",
         expected="whole Unicode characters",

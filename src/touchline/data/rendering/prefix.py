@@ -1,4 +1,4 @@
-"""What prompts begin with alike: the template's opening, the system turn, the task's instruction."""
+"""Common prefix of prompts: the template's opening, the system turn, the task's instruction."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def common_prefix(prompts: Sequence[tuple[int, ...]]) -> int:
-    """Tokens that all prompts begin with, leaving each at least its last one.
+    """Return the number of tokens that all prompts begin with, excluding at least the last token of each.
 
     The last token of a prompt predicts the first target, so it must stay the example's own.
     """

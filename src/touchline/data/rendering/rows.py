@@ -1,4 +1,4 @@
-"""A row of a data file as a chat, by the columns that trainers go by: turns, prompt and completion, instruction.
+"""Conversion of dataset rows to chats by the column conventions of trainers.
 
 Only what is unmistakable is taken; a row of another form is none of these.
 """
@@ -12,14 +12,14 @@ from typing import Literal
 from touchline.core.catalog import Example, Message
 
 Form = Literal["messages", "chat completion", "text completion", "instruction"]
-"""How a row is written: a whole chat; turns apart from the answer; two texts; columns that a trainer joins."""
+"""Format of a row: chat; prompt and completion as turns or as texts; or columns that a trainer joins."""
 
 _TURNS = ("messages", "conversations", "conversation", "chat")
 ROLES = {
     **{"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"},
     **{"model": "assistant", "bot": "assistant", "chatgpt": "assistant"},
 }
-"""Names that datasets give the roles of a chat."""
+"""Names of chat roles in datasets."""
 _ASKED = ("question", "input", "prompt", "query")
 _ANSWERED = ("answer", "output", "response", "completion")
 _MEDIA = ("image", "images", "image_path", "image_filename", "video", "videos", "audio", "audios")
@@ -27,18 +27,18 @@ _MEDIA = ("image", "images", "image_path", "image_filename", "video", "videos", 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShownRow:
-    """A row and how it was written."""
+    """Row as a chat."""
 
     example: Example
-    """The turns before the answer, and the answer."""
+    """Turns before the answer, and the answer."""
     form: Form
-    """How it was written."""
+    """Format of the row."""
     media: bool = False
-    """Whether it has pictures or sound, whose tokens are not counted here."""
+    """Whether it has images or audio, whose tokens are not counted."""
 
 
 def shown_row(row: Mapping[str, object], name: str) -> ShownRow | None:
-    """A row as a chat; None where its columns are not known or its last turn is no answer.
+    """Return a row as a chat. None if its columns are unknown or its last turn is not an answer.
 
     Args:
         row: the columns.
@@ -85,7 +85,7 @@ def role_and_content(turn: Mapping[str, object]) -> tuple[str | None, object]:
 
 
 def _chat(turns: list[object]) -> tuple[Message, ...] | None:
-    """Turns of {role, content} or {from, value}; None unless all are text and the last is an answer."""
+    """Return turns of {role, content} or {from, value}. None unless all are text and the last is an answer."""
     messages: list[Message] = []
     for turn in turns:
         if not isinstance(turn, dict):

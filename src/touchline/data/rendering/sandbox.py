@@ -1,4 +1,5 @@
-"""Chat templates are foreign programs: they run in jinja2's immutable sandbox, with counted loops and bounded text.
+"""Sandbox for chat templates, which are untrusted programs: jinja2's immutable sandbox with limits on loops and
+text.
 
 Limits here are operation counts, so the same template gives the same verdict on every machine; what a single expression
 may take is bounded by the process that it runs in (`catalog.templates`). The date that a template asks for by
@@ -25,33 +26,33 @@ TEMPLATE_LIMIT_CHARACTERS = 1 << 20
 OUTPUT_LIMIT_CHARACTERS = 16 << 20
 _SAID_CHARACTERS = 300
 LOOP_LIMIT = 1_000_000
-"""Turns of all loops of one rendering together; a chat of 1,000 turns takes some thousands."""
+"""Limit on loop iterations per rendering; a chat of 1,000 turns takes some thousands."""
 
 
 MARKS = ("\uf8f0", "\uf8f1")
-"""What a template with `mark_answers` writes around each `{% generation %}`; private characters that no text has."""
+"""Private characters that a template with `mark_answers` writes around each `{% generation %}`."""
 
 
 class ChatTemplateError(InputError):
-    """A chat template is broken, refuses the chat, or does more than a template should."""
+    """A chat template is broken, rejects the chat, or exceeds its limits."""
 
 
 class Template(Protocol):
-    """A compiled chat template, in this process or in another one."""
+    """Compiled chat template, in this or another process."""
 
     def render_all(self, chats: Sequence[Mapping[str, object]]) -> list[str]:
-        """Return the texts of some chats, each given by the template's variables."""
+        """Return the texts of chats, each given by the template's variables."""
 
 
 class Compile(Protocol):
-    """What makes a template of its source, a date, and whether answers are marked."""
+    """Function that compiles a template from its source, a date, and whether answers are marked."""
 
     def __call__(self, source: str, date: str, *, mark_answers: bool = False) -> Template:
         """Return the compiled template."""
 
 
 class _Generation(Extension):
-    """`{% generation %}...{% endgeneration %}`, which marks answers for other trainers; it renders as its body."""
+    """`{% generation %}...{% endgeneration %}`, which marks answers for other trainers; renders as its body."""
 
     tags = {"generation"}  # noqa: RUF012 (jinja2 declares it so)
 
@@ -61,7 +62,7 @@ class _Generation(Extension):
 
 
 class _MarkedGeneration(_Generation):
-    """The same, with a mark before and after the body, so that answers are found in the text."""
+    """The same with a mark before and after the body."""
 
     def parse(self, parser: Parser) -> list[nodes.Node]:
         body = super().parse(parser)
@@ -69,7 +70,7 @@ class _MarkedGeneration(_Generation):
 
 
 class _Environment(ImmutableSandboxedEnvironment):
-    """The sandbox, with every loop counted and every product of text bounded."""
+    """Sandbox that counts every loop and limits every product of text."""
 
     intercepted_binops = frozenset({"*", "**"})
 
@@ -113,7 +114,7 @@ def _to_json(value: object, ensure_ascii: bool = False, indent: int | None = Non
 
 
 class ChatTemplate:
-    """A compiled chat template.
+    """Compiled chat template.
 
     Args:
         source: the template's text.
@@ -153,7 +154,7 @@ class ChatTemplate:
             raise ChatTemplateError(f"the chat template does not compile: {_said(error)}") from error
 
     def render(self, **variables: object) -> str:
-        """The text of a chat.
+        """Return the text of a chat.
 
         Raises:
             ChatTemplateError: the template refuses the chat, fails, loops or writes too much.
@@ -176,7 +177,7 @@ class ChatTemplate:
         return "".join(parts)
 
     def render_all(self, chats: Sequence[Mapping[str, object]]) -> list[str]:
-        """Return the texts of some chats.
+        """Return the texts of chats.
 
         Raises:
             ChatTemplateError: as `render`.
@@ -189,5 +190,5 @@ def _said(error: Exception) -> str:
 
 
 def _short(text: str) -> str:
-    """A template's own words, as they can be printed."""
+    """Return a template's own message, made printable."""
     return shorten(text.encode(errors="backslashreplace").decode(), _SAID_CHARACTERS)

@@ -1,4 +1,4 @@
-"""A model's tokenizer and template as other trainers use them: with or without added tokens, in pieces, by offsets.
+"""Tokenizer and template as used by other trainers: with or without added tokens, in pieces, with offsets.
 
 `ChatRenderer` renders as touchline trains and evaluates; this renders as anybody else does, to compare the two.
 """
@@ -21,7 +21,7 @@ _ANSWER_MARKER = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
 class ModelText:
-    """Text to tokens and back, for one model.
+    """Tokenizer and template of one model.
 
     Args:
         template: the chat template's text; None for a model without one.
@@ -64,7 +64,7 @@ class ModelText:
 
     @property
     def renderer(self) -> ChatRenderer:
-        """What touchline itself trains and evaluates with.
+        """Renderer that touchline uses for training and evaluation.
 
         Raises:
             ChatTemplateError: the template does not compile, or no token ends an answer.
@@ -74,40 +74,40 @@ class ModelText:
         return self._renderer
 
     def ids(self, text: str, *, special_tokens: bool = False) -> Ids:
-        """A text as token ids; with `special_tokens` those that the tokenizer adds by itself too."""
+        """Return the token ids of a text; with `special_tokens` including those that the tokenizer adds."""
         return tuple(self._tokenizer.encode(text, add_special_tokens=special_tokens).ids)
 
     def ids_with_places(self, text: str) -> tuple[Ids, tuple[tuple[int, int], ...]]:
-        """A text as token ids, and the characters that each of them stands for."""
+        """Return the token ids of a text, and the character range of each."""
         encoding = self._tokenizer.encode(text, add_special_tokens=False)
         return tuple(encoding.ids), tuple(encoding.offsets)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of token ids, special tokens kept."""
+        """Return the text of token ids, including special tokens."""
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=False))
 
     def id(self, token: str | None) -> int | None:
-        """The id of a token by its text; None where the tokenizer has none."""
+        """Return the id of a token. None if it is unknown."""
         found = None if token is None else self._tokenizer.token_to_id(token)
         return None if found is None else int(found)
 
     def name(self, number: int) -> str | None:
-        """The token of an id as the tokenizer writes it; None where there is none."""
+        """Return the token of an id. None if there is none."""
         found = self._tokenizer.id_to_token(number)
         return None if found is None else str(found)
 
     @property
     def bos_id(self) -> int | None:
-        """The token that begins a text, where the model has one."""
+        """Return the id of the token that begins a text. None if the model has none."""
         return self.id(self.tokens.bos)
 
     @property
     def marks_answers(self) -> bool:
-        """Whether the model's template marks answers by `{% generation %}`."""
+        """Return True if the model's template marks answers by `{% generation %}`."""
         return self.template is not None and _ANSWER_MARKER.search(self.template) is not None
 
     def render(self, messages: Sequence[Message], *, generation: bool, template: str | None = None) -> str:
-        """A chat as text, by the model's own template or another one.
+        """Return a chat as text, by the model's template or another.
 
         Raises:
             ChatTemplateError: there is no template, or it refuses the chat or fails.
@@ -115,7 +115,7 @@ class ModelText:
         return self._render(messages, generation, template, marked=False)
 
     def answers(self, messages: Sequence[Message]) -> tuple[str, tuple[tuple[int, int], ...]]:
-        """A chat as text, and the characters that the template marks as written by the model.
+        """Return a chat as text, and the character ranges of the marked answers.
 
         Raises:
             ChatTemplateError: there is no template, or it refuses the chat or fails.
