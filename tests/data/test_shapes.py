@@ -256,8 +256,8 @@ def test_a_size_that_is_not_there_is_missing_by_its_key(key: str) -> None:
 @pytest.mark.parametrize(
     ("changed", "reason"),
     [
-        ({"num_attention_heads": 7}, "hidden_size 576 is no multiple of num_attention_heads 7"),
-        ({"num_key_value_heads": 4}, "num_attention_heads 9 is no multiple of num_key_value_heads 4"),
+        ({"num_attention_heads": 7}, "hidden_size 576 is not a multiple of num_attention_heads 7"),
+        ({"num_key_value_heads": 4}, "num_attention_heads 9 is not a multiple of num_key_value_heads 4"),
         ({"tie_word_embeddings": "yes"}, "tie_word_embeddings is 'yes', expected true or false"),
         ({"attention_bias": 1}, "attention_bias is 1, expected true or false"),
         ({"num_hidden_layers": 1 << 19, "hidden_size": 9 << 16, "intermediate_size": 1 << 20}, "which no model has"),
@@ -280,7 +280,7 @@ def test_an_unknown_architecture_with_llamas_keys_is_counted_as_llama_and_marked
     shape = shape_of_config({**SMOLLM2, "model_type": "mystery"}, "model", "here")
     assert isinstance(shape, ModelShape)
     assert shape.num_parameters == 134_515_008
-    assert shape.extrapolated == "model_type 'mystery' is not known here; counted as if its blocks were Llama's"
+    assert shape.extrapolated == "model_type 'mystery' is unknown; counted with Llama's blocks"
 
 
 @pytest.mark.parametrize(

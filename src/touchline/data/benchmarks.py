@@ -120,7 +120,7 @@ def general_settings_sha256(config: EvaluationConfig, experiment: Path) -> str:
         experiment: the experiment's folder.
 
     Raises:
-        InputError: the folder of task files is not there, or is no folder of tasks.
+        InputError: the folder of task files is not there, or is not a directory of tasks.
     """
     general = config.evaluate.general
     assert general is not None
@@ -180,7 +180,8 @@ def _task_files(folder: Path) -> Iterator[tuple[str, str]]:
     """Return name and hash of every file in a task folder, which may contain code."""
     if not folder.is_dir():
         raise InputError(
-            f"evaluate.general.include_path: {str(folder)!r} is no folder", expected="a folder with task files (YAML)"
+            f"evaluate.general.include_path: {str(folder)!r} is not a directory",
+            expected="a folder with task files (YAML)",
         )
     count = 0
     for here, below, names in os.walk(folder):

@@ -220,7 +220,7 @@ def starcoder2(values: ModelConfigReader, widths: Widths) -> Block:
 def gpt2(values: ModelConfigReader, widths: Widths) -> Block:
     """Return a block of GPT-2: fused queries, keys and values, learned positions; two layers are named `c_proj`."""
     if values.flag("add_cross_attention", False):
-        raise ModelConfigError("config.json: add_cross_attention is true, so it is no decoder by itself")
+        raise ModelConfigError("config.json: add_cross_attention is true, so it is not a standalone decoder")
     positions = values.count("n_positions", "max_position_embeddings", default=1024, limit=LARGEST_CONTEXT)
     return Block(
         linears=(

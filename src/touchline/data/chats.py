@@ -164,9 +164,9 @@ def chat(values: Mapping[str, object], data: DataConfig) -> Chat | list[RowFault
         try:
             turns = parse_json(turns, allow_half_characters=True)
         except (ValueError, RecursionError):
-            return [RowFault(f"column {column!r} is no list of turns, and no JSON of one")]
+            return [RowFault(f"column {column!r} is not a list of turns, nor JSON of one")]
     if not isinstance(turns, list) or len(turns) < 2:
-        return [RowFault(f"column {column!r} is no list of at least two turns")]
+        return [RowFault(f"column {column!r} is not a list of at least two turns")]
     messages: list[Message] = []
     for turn in turns:
         role, said = role_and_content(turn) if isinstance(turn, dict) else (None, None)
@@ -175,7 +175,7 @@ def chat(values: Mapping[str, object], data: DataConfig) -> Chat | list[RowFault
             return [_turn_fault(turn, role)]
         messages.append(Message(role=role, content=content))
     if messages[-1].role != "assistant" or not messages[-1].content.strip():
-        return [RowFault("the last turn is no answer of the assistant")]
+        return [RowFault("the last turn is not an assistant answer")]
     system = () if messages[0].role == "system" else _system(data)
     return (*system, *messages[:-1]), messages[-1].content
 
@@ -202,7 +202,7 @@ def cluster_of(values: Mapping[str, object], column: str) -> str | RowFault | No
     value = values[column]
     text = "" if value is None else plain_text(value)
     if text is None:
-        return RowFault(f"column {column!r}, which evaluate.cluster asks for, is no text")
+        return RowFault(f"column {column!r}, which evaluate.cluster asks for, is not text")
     return text if text.strip() else None
 
 

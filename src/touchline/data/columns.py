@@ -330,7 +330,7 @@ def _chat(turns: object, answer: str | None) -> Turns:
         except (ValueError, RecursionError):
             turns = None
     if not isinstance(turns, list) or not all(isinstance(turn, Mapping) for turn in turns):
-        return Turns(prompt="", asked="", answer=answer, fault="is no list of turns")
+        return Turns(prompt="", asked="", answer=answer, fault="is not a list of turns")
     said: list[tuple[str, str]] = []
     media: list[str] = []
     for turn in turns:

@@ -65,7 +65,7 @@ def create_capitalization(
     content = (json.dumps({"about": about, **splits}, indent=1) + "\n").encode()
     path = out_dir / dataset_file_name(word_length, train_fraction, num_words)
     if not all(folder.is_dir() for folder in (out_dir, *out_dir.parents) if folder.exists()):
-        raise InputError(f"{str(out_dir)!r} is no folder", expected="a folder, which need not exist yet")
+        raise InputError(f"{str(out_dir)!r} is not a directory", expected="a folder, which need not exist yet")
     with disk_faults("dataset", path):
         present = path.exists()
         # The size first: a file that only has the name may be of any size.

@@ -212,7 +212,7 @@ def family_of(
         if any(part == key or key.startswith(part) for key in keys if key in values):
             raise ModelConfigError(f"{named(model_type)} has {words}, which touchline has no formula for")
     if "auto_map" in values:
-        raise ModelConfigError(f"{named(model_type)} has code of its own (auto_map), so nobody knows its blocks")
+        raise ModelConfigError(f"{named(model_type)} has its own code (auto_map), so its blocks are unknown")
     names = values.texts("architectures")
     if names and not any(name.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")) for name in names):
         raise ModelConfigError(f"{named(model_type)} is {_NO_DECODER}")
@@ -240,7 +240,7 @@ def family_of(
             output_bias="attention_bias",
             feed_bias="mlp_bias",
             gated=values.text("hidden_act") not in _UNGATED_ACTIVATIONS,
-            extrapolated=f"{named(model_type)} is not known here; counted as if its blocks were Llama's",
+            extrapolated=f"{named(model_type)} is unknown; counted with Llama's blocks",
             count_error=_UNKNOWN_ERROR,
         ),
         context=0,
@@ -259,7 +259,7 @@ def widths_of(values: ModelConfigReader, family: Family) -> Widths:
     kv_heads = _kv_heads(values, family, heads)
     if heads % kv_heads:
         raise ModelConfigError(
-            f"config.json: num_attention_heads {heads} is no multiple of num_key_value_heads {kv_heads}"
+            f"config.json: num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}"
         )
     inner = values.count(
         family.inner_key,
@@ -299,7 +299,7 @@ def _head_dim(values: ModelConfigReader, family: Family, hidden: int, heads: int
     if family.any_head_dim:
         return values.count("v_head_dim", default=max(1, hidden // heads))
     if hidden % heads:
-        raise ModelConfigError(f"config.json: hidden_size {hidden} is no multiple of num_attention_heads {heads}")
+        raise ModelConfigError(f"config.json: hidden_size {hidden} is not a multiple of num_attention_heads {heads}")
     return hidden // heads
 
 

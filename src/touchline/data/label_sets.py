@@ -90,14 +90,14 @@ def _faults(
             )
     elif len(labels) > LABELS_LIMIT or (len(labels) > _FEW and len(labels) > _SHARE * rows):
         yield fault(
-            f"the {rows:,} answers are {len(labels):,} different texts ({_shown(labels)}), which is no set of labels",
+            f"the {rows:,} answers are {len(labels):,} different texts ({_shown(labels)}), not a set of labels",
             "task: exact_match",
         )
         return
     if len(labels) < 2:
-        yield fault(f"there is one label alone, {_shown(labels)}, so that nothing is to be told apart")
+        yield fault(f"there is one label alone, {_shown(labels)}, so there is nothing to distinguish")
     if pair := indistinct(labels):
-        yield fault(f"the labels {pair[0]!r} and {pair[1]!r} differ in signs alone, which no reader of answers tells")
+        yield fault(f"the labels {pair[0]!r} and {pair[1]!r} differ only in punctuation, which answer parsing ignores")
     spelled = Counter(label_key(answer) for answer in written)
     if several := [key for key, number in spelled.items() if number > 1]:
         same = [answer for answer in written if label_key(answer) == several[0]]

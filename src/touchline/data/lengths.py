@@ -213,4 +213,4 @@ def _refuse(path: Path, shown: list[tuple[str, str]], count: int) -> None:
         )
         for place, text in shown
     ]
-    raise InputError(f"{str(path)!r}: {count:,} values are no lengths", expected=_EXPECTED, findings=findings)
+    raise InputError(f"{str(path)!r}: {count:,} values are not lengths", expected=_EXPECTED, findings=findings)

@@ -178,4 +178,4 @@ def _first_gpu(gpu: str) -> tuple[str, Measured, tuple[int, int]]:
             value = int(memory.split()[0]) / MIB_PER_GIB
             found = Quantity(value=value, unit="GiB", kind="process", where="nvidia-smi")
             return name, found, (int(major), int(minor))
-    return f"GPU {gpu}", Missing(missing="nvidia-smi does not tell its name and memory"), BFLOAT16_CAPABILITY
+    return f"GPU {gpu}", Missing(missing="nvidia-smi does not report its name and memory"), BFLOAT16_CAPABILITY

@@ -168,7 +168,7 @@ def _unknown(name_or_path: str, models_dir: Path) -> InputError:
     get = how_to_get(name_or_path, models_dir)
     if name == name_or_path and name in present:
         # The folder is there and is not a model.
-        said = f"{str(models_dir / name)!r} has no config.json; a download that was cut off perhaps"
+        said = f"{str(models_dir / name)!r} has no config.json (incomplete download?)"
         return _not_here(name_or_path, said, get)
     folded = {entry.casefold(): entry for entry in present}
     near = [folded[match] for match in near_names(name.casefold(), folded, most=3, cutoff=0.7)]

@@ -123,7 +123,7 @@ def _json_splits(data: dict[str, object], path: Path, tally: Tally) -> dict[str,
         elif split in splits:
             tally.add("DA103", path.name, f"the split {split} is given twice, the second time as {name!r}")
         elif not isinstance(rows, list):
-            tally.add("DA103", path.name, f"the split {name} is no list of rows")
+            tally.add("DA103", path.name, f"the split {name} is not a list of rows")
         else:
             splits[split] = []
             for number, row in enumerate(rows, 1):

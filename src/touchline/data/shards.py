@@ -90,7 +90,7 @@ def read_shard(path: Path) -> Shard:
             raise TruncatedShardError(f"{path.name} has {size} bytes, too few for a header")
         length = struct.unpack("<Q", start)[0]
         if length > HEADER_LIMIT_BYTES:
-            raise ShardHeaderError(f"{path.name} is no safetensors file: its header would have {length:,} bytes")
+            raise ShardHeaderError(f"{path.name} is not a safetensors file: its header would have {length:,} bytes")
         if 8 + length > size:
             raise TruncatedShardError(
                 f"{path.name} is cut off inside its header: {size:,} bytes, at least {8 + length:,} expected"
@@ -113,7 +113,7 @@ def read_shard(path: Path) -> Shard:
 def _entries(header: object) -> tuple[dict[str, Tensor], int]:
     """Return the tensors and the end of the last one, from the end of the header."""
     if not isinstance(header, dict):
-        raise TypeError("it is no object")
+        raise TypeError("it is not an object")
     tensors: dict[str, Tensor] = {}
     last = 0
     for name, entry in header.items():
@@ -131,5 +131,5 @@ def _entries(header: object) -> tuple[dict[str, Tensor], int]:
 
 def _count(value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise ValueError(f"{value!r} is no size")
+        raise ValueError(f"{value!r} is not a size")
     return value
