@@ -230,7 +230,7 @@ def test_a_column_of_clusters_that_is_not_there_names_those_that_are(tmp_path: P
     assert fault.hint == "did you mean 'docs'? columns here: input, output, docs"
     (fault,) = cluster_faults(data, tmp_path, "template")
     assert str(fault.hint).endswith("name them in evaluate: {cluster: ...}")
-    assert "is no text" in cluster_faults(data, tmp_path, "docs")[0].message
+    assert "is not text" in cluster_faults(data, tmp_path, "docs")[0].message
     with pytest.raises(InputError) as caught:
         load_examples(data, "test", tmp_path, "doc")
     assert [finding.code for finding in caught.value.findings] == ["DA105"]

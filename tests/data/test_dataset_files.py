@@ -402,7 +402,7 @@ def test_numbers_are_text(tmp_path: Path) -> None:
         ({"train": None}, ["there is no split train"]),
         ({"trian": []}, ["'trian' names no split"]),
         ({"Train": []}, ["the split train is given twice"]),
-        ({"test": 5}, ["the split test is no list", "there is no split test"]),
+        ({"test": 5}, ["the split test is not a list", "there is no split test"]),
         ({"test": [5]}, ["test: not an object", "the split test is empty"]),
     ],
 )

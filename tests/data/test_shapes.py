@@ -265,7 +265,7 @@ def test_a_size_that_is_not_there_is_missing_by_its_key(key: str) -> None:
         ({"model_type": "rwkv", "rwkv_version": 4}, "recurrent layers"),
         ({"model_type": "deepseek_v3", "kv_lora_rank": 512}, "qk_rope_head_dim is missing"),
         ({"model_type": "bert", "architectures": ["BertModel"]}, "no decoder-only language model"),
-        ({"model_type": "mystery", "auto_map": {"AutoConfig": "x.Y"}}, "code of its own"),
+        ({"model_type": "mystery", "auto_map": {"AutoConfig": "x.Y"}}, "its own code"),
         ({"model_type": "mystery", "tie_word_embeddings": None}, "tie_word_embeddings is missing"),
         ({"model_type": "qwen2_moe", "mlp_only_layers": [0]}, "unlike each other"),
         ({"model_type": None, "architectures": []}, "without model_type"),
