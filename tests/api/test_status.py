@@ -36,7 +36,7 @@ from touchline.slurm.job_view import JobView
 from touchline.slurm.local.commands import Answer
 from touchline.spec.plan import Plan
 
-pytestmark = pytest.mark.planning
+pytestmark = [pytest.mark.planning, pytest.mark.slow]
 
 APP = typer.Typer()
 APP.command("status")(status)

@@ -73,6 +73,7 @@ def laptop(tmp_path_factory: pytest.TempPathFactory) -> Laptop:
 
 
 @pytest.mark.planning
+@pytest.mark.slow
 def test_results_gives_the_figures_that_0_1_0_gave(laptop: Laptop) -> None:
     """Scores, losses, times, speeds, memory and sizes of every run; differences from the control."""
     runs = {run["name"]: run for run in laptop.json("results", "finished")["runs"]}
@@ -93,6 +94,7 @@ def test_results_gives_the_figures_that_0_1_0_gave(laptop: Laptop) -> None:
 
 
 @pytest.mark.planning
+@pytest.mark.slow
 def test_status_of_a_finished_and_of_an_interrupted_experiment(laptop: Laptop) -> None:
     """The states and the steps; a killed job is seen as gone on the machine that it ran on."""
     finished = {run["name"]: run for run in laptop.json("status", "finished")["runs"]}
@@ -105,6 +107,7 @@ def test_status_of_a_finished_and_of_an_interrupted_experiment(laptop: Laptop) -
 
 
 @pytest.mark.planning
+@pytest.mark.slow
 def test_report_writes_the_scores_and_finds_every_checkpoint_valid(laptop: Laptop) -> None:
     """The report of 0.1.0 is replaced by one with the same scores."""
     (laptop.home / "finished" / "RESULTS.md").unlink()
@@ -119,6 +122,7 @@ def test_report_writes_the_scores_and_finds_every_checkpoint_valid(laptop: Lapto
 
 
 @pytest.mark.planning
+@pytest.mark.slow
 def test_compare_reads_the_experiment_beside_a_copy_of_it(laptop: Laptop) -> None:
     """Every run stands beside its twin, with the same figures in both."""
     shutil.copytree(laptop.home / "finished", laptop.home / "again")
@@ -138,6 +142,7 @@ def test_compare_reads_the_experiment_beside_a_copy_of_it(laptop: Laptop) -> Non
 
 
 @pytest.mark.planning
+@pytest.mark.slow
 def test_history_lists_the_records_that_0_1_0_kept(laptop: Laptop) -> None:
     """Names, steps, speeds and memory of the four trainings."""
     records = {record["name"]: record for record in laptop.json("history", "list")["history"]}
