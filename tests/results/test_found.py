@@ -133,7 +133,7 @@ def test_rates_are_of_label_tokens_and_the_last_logged_ones(gathered: ReportInpu
             known.rate, "tokens/s/GPU", "label", "last",
         )  # fmt: skip
         assert rate.method is not None
-        assert "no mean" in rate.method
+        assert "not a mean" in rate.method
 
 
 def test_the_newest_log_counts_and_the_older_is_an_attempt(gathered: ReportInputs) -> None:

@@ -1,4 +1,4 @@
-"""What is known of every run, put together from its folder; a figure that was not measured is missing, and says why."""
+"""Results of every run from its folder; a value that was not measured is missing with a reason."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from touchline.spec.runs import RunKind
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Evidence:
-    """Everything that lies in one run's folder."""
+    """Contents of one run folder."""
 
     metrics: Metrics
     marker: TrainingMarker | None
@@ -60,7 +60,7 @@ def collect_results(
     *,
     rows: dict[str, Metrics] | None = None,
 ) -> list[RunResult]:
-    """The results of every run of the plan, in its order.
+    """Return the results of every run of the plan, in its order.
 
     Args:
         plan: the plan.
@@ -193,7 +193,7 @@ def _seconds(value: float, where: str) -> Quantity:
 
 
 def _number(checkpoint: str) -> int:
-    """Its epoch or step; -1 for a base."""
+    """Return its epoch or step; -1 for a base."""
     last = checkpoint.rpartition("_")[2]
     return int(last) if last.isdecimal() else -1
 

@@ -1,4 +1,4 @@
-"""Collecting: what the run folders hold becomes runs_status.yaml, run_metrics.yaml and records of the history."""
+"""Collection of run folders into runs_status.yaml, run_metrics.yaml and history records."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from touchline.run.planning import LoadedPlan
 _TEACHES = frozenset(
     {RunStatus.TRAINED, RunStatus.COMPLETED, RunStatus.COMPLETED_FAILED_EXIT, RunStatus.FAILED, RunStatus.INTERRUPTED}
 )
-"""Runs that are over for now; one that goes on later replaces what it taught before."""
+"""Statuses of ended runs; a resumed run replaces its earlier record."""
 
 
 def write_collected(planned: LoadedPlan, results: Sequence[RunResult]) -> list[RunMetrics]:
-    """Write both kinds of files, where they differ, and give what they hold."""
+    """Write both kinds of files if they differ. Return their content."""
     found: list[RunMetrics] = []
     for result in results:
         run = planned.plan.run(result.name)

@@ -36,9 +36,9 @@ _ARTEFACTS = re.compile(
     r"(epoch_\d+|step_\d+|resume|eval|status|(metrics\.jsonl|training\.json|lineage\.json)|slurm-.*\.out)"
 )
 GENERATED_FROM_PLAN = frozenset({"finetune.yaml", "eval.yaml"})
-"""Files that only touchline writes; the others are the user's to change once they are there."""
+"""Files that only touchline writes; the user may change the others."""
 WHOLE = "."
-"""Where prepared.json keeps the files of the whole experiment; no run can be called that."""
+"""Key in prepared.json for files of the whole experiment; no run can have this name."""
 _SCRIPTS = (".slurm", ".sh")
 
 
@@ -50,15 +50,15 @@ _read_plan = FileCache(_parse_plan, _PLAN_LIMIT_BYTES)
 
 
 def is_experiment(source: Path) -> bool:
-    """Whether it is meant as an experiment of ours; a folder without experiment.yaml is one that somebody else made."""
+    """Return True for an experiment folder of ours; a folder without experiment.yaml comes from elsewhere."""
     return not source.is_dir() or (source / "experiment.yaml").is_file()
 
 
 class ExperimentFolder:
-    """The paths of one experiment."""
+    """Paths of one experiment."""
 
     def __init__(self, source: Path) -> None:
-        """Take the folder, or its YAML file.
+        """Open the folder, or that of its YAML file.
 
         Raises:
             InputError: there is no such file.
@@ -87,11 +87,11 @@ class ExperimentFolder:
         return inside(self.root, name)
 
     def evaluation(self, model: str) -> Path:
-        """Where the evaluations on one base model keep their status."""
+        """Return the status folder of the evaluations on one base model."""
         return inside(self.internal / "evaluate", model)
 
     def read_plan(self) -> Plan | None:
-        """The plan on disk; None before the first.
+        """Return the plan on disk; None before the first.
 
         Raises:
             InputError: plan.json is broken.
@@ -101,7 +101,7 @@ class ExperimentFolder:
         return _read_plan(self.plan_json)
 
     def planned(self) -> Plan:
-        """The plan on disk, for what cannot go on without one.
+        """Return the plan on disk, which is required.
 
         Raises:
             InputError: there is none, or plan.json is broken.
@@ -112,14 +112,14 @@ class ExperimentFolder:
         return plan
 
     def write_plan(self, plan: Plan, markdown: str) -> bool:
-        """Write runs_plan.md and then plan.json, where they differ; say whether anything changed."""
+        """Write runs_plan.md, then plan.json, if they differ. Return True if anything changed."""
         changed = write_if_changed(self.runs_plan, markdown)
         written = write_if_changed(self.plan_json, plan_to_json(plan))
         _read_plan.keep(self.plan_json, plan)
         return written or changed
 
     def has_started(self, name: str) -> bool:
-        """Whether anything of a run's training is there: an attempt, a saved state, a checkpoint."""
+        """Return True if a run's training left an attempt, a saved state or a checkpoint."""
         folder = self.run(name)
         return (
             (folder / "metrics.jsonl").exists()
@@ -128,7 +128,7 @@ class ExperimentFolder:
         )
 
     def queued(self) -> set[str]:
-        """Runs with a job at a scheduler that, by the ledger and their folders, may still do something."""
+        """Return runs with a possibly active scheduler job, by the ledger and their folders."""
         found: set[str] = set()
         for job, job_id in open_jobs(read_ledger(self.ledger)).items():
             name = JobName.parse(job)
@@ -139,7 +139,7 @@ class ExperimentFolder:
         return found
 
     def is_as_written(self, name: str, file: str) -> bool:
-        """Whether a file of a run is, to the byte, what touchline wrote there last."""
+        """Return True if a run's file is unchanged since touchline wrote it."""
         path, written = self.run(name) / file, self._prepared().get(name, {}).get(file)
         return written is not None and path.exists() and _sha256(read_bytes(path)) == written
 
@@ -154,11 +154,11 @@ class ExperimentFolder:
         ]
 
     def has_evaluations(self, name: str) -> bool:
-        """Whether an evaluation of a run, or of a control, is there."""
+        """Return True if a run or control has an evaluation."""
         return any((self.run(name) / "eval").glob("*.eval"))
 
     def write_run(self, name: str, files: Mapping[str, str]) -> list[str]:
-        """Put a run's files in place; give the names of those that a person changed and that were left alone.
+        """Write a run's files. Return the names of those kept because the user changed them.
 
         Raises:
             PlanDriftError: a file that only touchline writes was changed by hand.
@@ -183,7 +183,7 @@ class ExperimentFolder:
         return kept
 
     def write_experiment(self, files: Mapping[str, str]) -> list[str]:
-        """Put the files of the whole experiment in place, README.md and submit_all.sh; give those that were left alone.
+        """Write the files of the experiment (README.md, submit_all.sh). Return those kept as edited.
 
         What a person changed is left alone, and so is a file of that name that touchline has never written.
         """
@@ -200,7 +200,7 @@ class ExperimentFolder:
         return kept
 
     def supersede(self, name: str) -> Path | None:
-        """Move what a run has made aside, into `superseded/<n>/`, because the run is now another one."""
+        """Move a run's results into `superseded/<n>/`, because its plan changed."""
         folder = self.run(name)
         made = [path for path in sorted(folder.glob("*")) if _ARTEFACTS.fullmatch(path.name)] if folder.is_dir() else []
         if not made:
@@ -214,13 +214,13 @@ class ExperimentFolder:
         return target
 
     def write_figure(self, name: str, png: bytes | None) -> None:
-        """Put a picture under figures/, where it is another one than is there."""
+        """Write a figure under figures/ if it differs."""
         path = self.root / "figures" / name
         if png is not None and not (path.exists() and read_bytes(path) == png):
             write_atomic(path, png)
 
     def write_request(self, model: str, jobs: list[dict[str, str]]) -> Path:
-        """What one evaluation process is to do."""
+        """Write the request of one evaluation process."""
         path = self.evaluation(model) / "request.json"
         write_atomic(path, json.dumps({"jobs": jobs}, indent=1) + "\n")
         return path
@@ -257,6 +257,6 @@ def _sha256(data: bytes) -> str:
 
 
 def _has_ended(status: Path, job_id: str) -> bool:
-    """Whether a job's own word is that it ended for good: one that was asked to stop may be queued again."""
+    """Return True if an exit record is final: a job asked to stop may be requeued."""
     last = max(read_exits(status, job_id), key=lambda end: end.restart, default=None)
     return last is not None and (last.code == 0 or last.state is JobState.FAILED)

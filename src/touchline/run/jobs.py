@@ -1,4 +1,4 @@
-"""What runs have to do, as jobs: trainings, parents first, and evaluations."""
+"""Jobs of an experiment: trainings, parents first, and evaluations."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from touchline.spec.runs import RunKind
 
 
 def is_training_complete(folder: ExperimentFolder, run: PlannedRun) -> bool:
-    """Whether there is nothing left to train in a run."""
+    """Return True if a run has nothing left to train."""
     return run.batches is None or training_complete(folder.run(run.name), run.digest)
 
 
 def training_jobs(planned: LoadedPlan, runs: Sequence[PlannedRun]) -> list[Job]:
-    """The trainings that are not complete, a stage after the one that it goes on from."""
+    """Return the incomplete trainings, each stage after its parent."""
     todo = [run for run in runs if not is_training_complete(planned.folder, run)]
     names = {run.name for run in todo}
     return [_training(planned, run, names) for run in todo]
 
 
 def training_job(planned: LoadedPlan, run: PlannedRun) -> Job:
-    """The job of a run's training, whether it is to be done or not."""
+    """Return the training job of a run, complete or not."""
     return _training(planned, run, {each.name for each in planned.plan.runs})
 
 
@@ -49,13 +49,13 @@ def _training(planned: LoadedPlan, run: PlannedRun, names: set[str]) -> Job:
 
 
 def evaluation_job(planned: LoadedPlan, run: PlannedRun) -> Job:
-    """The job that evaluates one run by its own script."""
+    """Return the job that evaluates one run by its own script."""
     after = () if is_training_complete(planned.folder, run) else (run.name,)
     return replace(run_evaluation(planned.folder, run.name), after=after)
 
 
 def evaluation_jobs(planned: LoadedPlan, runs: Sequence[PlannedRun]) -> list[Job]:
-    """One evaluation for each run that has, or will have, something to evaluate."""
+    """Return one evaluation job per run with pending or future checkpoints."""
     return [
         evaluation_job(planned, run)
         for run in runs
@@ -64,7 +64,7 @@ def evaluation_jobs(planned: LoadedPlan, runs: Sequence[PlannedRun]) -> list[Job
 
 
 def shared_evaluation_jobs(planned: LoadedPlan, runs: Sequence[PlannedRun], epochs: str | None) -> list[Job]:
-    """One evaluation for each base model: controls and all adapters of a base share one loaded model."""
+    """Return one evaluation job per base model: controls and all adapters share one loaded model."""
     folder = planned.folder
     jobs: list[Job] = []
     for model in planned.plan.models:
@@ -103,7 +103,7 @@ def _missing(plan: Plan, run: PlannedRun, folder: Path, epochs: str | None) -> l
 
 
 def _chosen(complete: Sequence[CheckpointInfo], run: PlannedRun, epochs: str | None) -> list[CheckpointInfo]:
-    """The checkpoints that `evaluate.epochs`, or the option, names; those that are not there yet are left out."""
+    """Return the existing checkpoints selected by `evaluate.epochs` or the option."""
     wanted = run.evaluate.epochs
     if epochs is not None:
         if not re.fullmatch(r"last|all|\d+(,\d+)*", epochs):
