@@ -143,13 +143,7 @@ def init(
     from touchline.run.first_experiment import start
 
     return start(
-        target,
-        settings,
-        data=data,
-        input_columns=input_columns,
-        output_column=output_column,
-        model=model,
-        name=name,
+        target, settings, data=data, input_columns=input_columns, output_column=output_column, model=model, name=name
     )
 
 
