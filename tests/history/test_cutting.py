@@ -18,6 +18,7 @@ from touchline.core.quantity import Missing, Quantity
 from touchline.history.files import LoggedRun, find_runs
 from touchline.history.grouping import FileGroup, group_files, key_of, role_of
 from touchline.history.reading import RunReading
+from touchline.history.run_view import GUESS
 
 pytestmark = pytest.mark.planning
 
@@ -156,8 +157,10 @@ def contradictions(full: RunReading, part: RunReading, cut: Cut) -> list[str]:
     if done is not None and done_in_all is not None and not fewer_attempts and done > done_in_all:
         found.append(f"steps_done: {done} of {done_in_all}")
     for field in SETTINGS:
-        # An attempt with other settings may follow in the part that is cut off.
-        if value(part, field) is not None and not same(value(part, field), value(full, field)) and not fewer_attempts:
+        # An attempt with other settings may follow in the part that is cut off, and a line that replaces a guess.
+        if value(part, field) is None or fewer_attempts or getattr(part, field).method == GUESS:
+            continue
+        if not same(value(part, field), value(full, field)):
             found.append(f"{field}: {value(part, field)}, not {value(full, field)}")
     less_far = done is None or done_in_all is None or done < done_in_all or fewer_attempts
     for field in COURSE:
