@@ -111,7 +111,7 @@ def test_the_folder_of_a_model_counts_before_its_name(folder: Path) -> None:
     [
         (None, "not a file"),
         ("not json at all\n", "no row"),
-        (jsonl([{"text": "only text"}]), "none that are known"),
+        (jsonl([{"text": "only text"}]), "not a known chat format"),
         ("", "no row"),
     ],
 )

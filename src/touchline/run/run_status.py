@@ -105,7 +105,9 @@ def job_view_from_files(attempts: Sequence[Attempt], now_unix: float) -> JobView
     last = attempts[-1]
     end, start = last.exit, last.start
     if end is None and last.alive is None:
-        state = JobState.RUNNING if is_fresh(last.heartbeat_unix, now_unix) else JobState.UNKNOWN
+        # A heartbeat from the future: the clock jumped, and no scheduler is asked here that knows better.
+        beat = None if last.heartbeat_unix is None else min(last.heartbeat_unix, now_unix)
+        state = JobState.RUNNING if is_fresh(beat, now_unix) else JobState.UNKNOWN
     else:
         state = last.state
     return JobView(
