@@ -16,7 +16,7 @@ from touchline.core.json_text import parse_json
 from touchline.core.near import nearest
 
 Loader = Literal["plain", "argparse", "pydantic"]
-"""What becomes of a value after the file is read: taken as it is, put through argparse, coerced by pydantic."""
+"""Treatment of a value after the file is read: unchanged, by argparse, or coerced by pydantic."""
 
 _FLAGS = frozenset({"true", "false", "yes", "no", "on", "off", "1", "0", "t", "f", "y", "n"})
 _NUMERIC = frozenset({"int", "float"})
@@ -24,12 +24,12 @@ _NUMERIC = frozenset({"int", "float"})
 
 @dataclass(frozen=True, slots=True)
 class Argument:
-    """One setting."""
+    """Setting of a trainer."""
 
     name: str
     """Its name."""
     kinds: frozenset[str]
-    """What a value may be: `int`, `float`, `bool`, `str`, `list`, `dict`, `none`, or `any`."""
+    """Allowed types of a value: `int`, `float`, `bool`, `str`, `list`, `dict`, `none` or `any`."""
     choices: tuple[str, ...] = ()
     """The allowed words; empty where all are."""
     last: str | None = None
@@ -46,7 +46,7 @@ class ArgumentTable:
     """By name."""
 
     def near(self, name: str, present: Container[str]) -> tuple[str, ...]:
-        """The settings that a name surely means: another spelling of it, or one or two letters away.
+        """Return the settings that a name surely means: another spelling, or one or two letters different.
 
         Args:
             name: the name that is not known.
@@ -58,7 +58,7 @@ class ArgumentTable:
 
 @functools.cache
 def argument_table(backend: str) -> ArgumentTable:
-    """A backend's table."""
+    """Return the argument table of a backend."""
     raw = pkgutil.get_data(f"touchline.backends.{backend}", "arguments.json")
     assert raw is not None
     read = parse_json(raw)
@@ -75,7 +75,7 @@ def argument_table(backend: str) -> ArgumentTable:
 
 
 def number_of(value: object) -> float | None:
-    """A number, or a text that is one; no truth value."""
+    """Return a number, also from text. Return None for a truth value."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:
@@ -85,7 +85,7 @@ def number_of(value: object) -> float | None:
 
 
 def flag_of(value: object) -> bool | None:
-    """A truth value, or a text that is one."""
+    """Return a truth value, also from text."""
     if isinstance(value, bool):
         return value
     if isinstance(value, str) and value.strip().lower() in _FLAGS:
@@ -94,7 +94,7 @@ def flag_of(value: object) -> bool | None:
 
 
 def expected_instead(argument: Argument, value: object, loader: Loader) -> str | None:
-    """What was expected in place of a value, in words; None where the value will do, or nobody can say."""
+    """Return the expected value in words. Return None if the value is valid or cannot be judged."""
     kinds = argument.kinds
     if value is None or "any" in kinds or _open(value):
         return None
@@ -127,7 +127,7 @@ def _text_instead(kinds: frozenset[str], text: str, loader: Loader) -> str | Non
 
 
 def _open(value: object) -> bool:
-    """Whether a text is filled in later: an interpolation, an environment variable, a placeholder."""
+    """Return True if a text is filled in later: an interpolation, an environment variable or a placeholder."""
     return isinstance(value, str) and (value.strip() == "" or any(mark in value for mark in ("${", "{{", "<", "$")))
 
 

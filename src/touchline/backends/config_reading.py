@@ -1,4 +1,4 @@
-"""What reading another trainer's flat config takes: settings with their places, findings, and the faults of keys.
+"""Helpers for flat configs of other trainers: settings with their locations, findings, and faults of keys.
 
 Used by the formats whose file is one mapping of settings (the Trainer's arguments, LLaMA-Factory, axolotl) and by
 command lines, which are the same mapping in other clothes.
@@ -29,15 +29,15 @@ class Settings:
     document: ForeignDocument
     """The file."""
     findings: list[Finding] = field(default_factory=list)
-    """What was found so far."""
+    """Findings so far."""
 
     @property
     def values(self) -> Mapping[str, object]:
-        """The settings by name."""
+        """Settings by name."""
         return self.document.data
 
     def where(self, *path: Key) -> Where:
-        """Where a setting stands; of one that is not there, the file."""
+        """Return the location of a setting. Return the file's if the setting is missing."""
         return self.document.where(*path)
 
     def find(
@@ -66,23 +66,23 @@ class Settings:
     # ------------------------------------------------------------------------------------------------ values
 
     def given(self, *names: str) -> str | None:
-        """The first of some names that is set to something."""
+        """Return the first of these names that has a value."""
         return next((name for name in names if self.values.get(name) is not None), None)
 
     def on(self, name: str) -> bool:
-        """Whether a setting is true."""
+        """Return True if a setting is true."""
         return flag_of(self.values.get(name)) is True
 
     def text(self, *names: str) -> Stated[str] | None:
-        """A text."""
+        """Return a text."""
         return self._stated(names, lambda value: value if isinstance(value, str) and value.strip() else None)
 
     def number(self, *names: str) -> Stated[float] | None:
-        """A finite number, also as a text."""
+        """Return a finite number, also from text."""
         return self._stated(names, _finite)
 
     def whole(self, *names: str) -> Stated[int] | None:
-        """A whole number, also as a text."""
+        """Return an integer, also from text."""
 
         def read(value: object) -> int | None:
             number = _finite(value)
@@ -91,11 +91,11 @@ class Settings:
         return self._stated(names, read)
 
     def flag(self, *names: str) -> Stated[bool] | None:
-        """A truth value, also as a text."""
+        """Return a truth value, also from text."""
         return self._stated(names, flag_of)
 
     def words(self, *names: str) -> Stated[tuple[str, ...]] | None:
-        """A list of texts, or one text whose parts stand between commas."""
+        """Return a list of texts, also from one text with commas."""
 
         def read(value: object) -> tuple[str, ...] | None:
             parts = value.split(",") if isinstance(value, str) else value
@@ -106,7 +106,7 @@ class Settings:
         return self._stated(names, read)
 
     def default(self, name: str, value: T) -> Stated[T]:
-        """The trainer's default."""
+        """Return the trainer's default."""
         return Stated(value, name, Where(path=self.document.path), is_default=True)
 
     def _stated(self, names: Iterable[str], read: Callable[[object], T | None]) -> Stated[T] | None:
@@ -119,7 +119,7 @@ class Settings:
     # ------------------------------------------------------------------------------------------------ keys
 
     def renamed(self, old: str, new: str) -> tuple[Edit, ...]:
-        """The edit that writes a name anew, where its place is certain."""
+        """Return the edit that renames a setting, if its location is certain."""
         place = self.where(old)
         if place.line is None or place.column is None or place.line > len(self.document.lines):
             return ()
@@ -206,13 +206,13 @@ def _finite(value: object) -> float | None:
 
 
 def subject_of(path: str) -> str:
-    """What to call a config: the folder that it is in, or its own name."""
+    """Return the name of a config: its folder's, or its own."""
     parts = PurePosixPath(path.replace("\\", "/"))
     return parts.parent.name or parts.stem
 
 
 def source_kind(name: str) -> Literal["file", "folder", "hub"]:
-    """Whether a dataset's name is a file, a folder or a name on a hub."""
+    """Return the kind of a dataset's name: a file, a folder or a name on a hub."""
     lower = name.lower()
     if lower.endswith((".json", ".jsonl", ".csv", ".tsv", ".parquet", ".arrow", ".txt", ".gz", ".zst")):
         return "file"

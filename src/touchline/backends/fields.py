@@ -21,23 +21,23 @@ _SHOWN = 60
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What a key may hold."""
+    """Kind of value that a key may hold."""
 
     expected: str
     """In words, `a whole number of at least 1`."""
     takes: Callable[[object], bool]
-    """Whether a value is one."""
+    """Test for a valid value."""
     number: bool = False
-    """Whether it is a number, so that a text that looks like one is a number in quotes."""
+    """Whether the value is a number, so that number-like text is a quoted number."""
 
 
 def is_whole(value: object) -> bool:
-    """Whether a value is an integer; true and false are not."""
+    """Return True if a value is an integer, not a boolean."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def is_number(value: object) -> bool:
-    """Whether a value is a finite number."""
+    """Return True if a value is a finite number."""
     try:
         return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     except OverflowError:
@@ -45,7 +45,7 @@ def is_number(value: object) -> bool:
 
 
 def whole(least: int) -> Kind:
-    """A whole number of at least `least`."""
+    """Build the kind of an integer of at least `least`."""
 
     def takes(value: object) -> bool:
         return is_whole(value) and cast(int, value) >= least
@@ -54,7 +54,7 @@ def whole(least: int) -> Kind:
 
 
 def number(above: float | None = None, least: float | None = None, below: float | None = None) -> Kind:
-    """A number within bounds."""
+    """Build the kind of a number within bounds."""
     bounds = [
         *([f"more than {above:g}"] if above is not None else []),
         *([f"at least {least:g}"] if least is not None else []),
@@ -79,7 +79,7 @@ TEXT = Kind("a text", lambda value: isinstance(value, str) and bool(value))
 
 
 def one_of(*names: str) -> Kind:
-    """One of some words."""
+    """Build the kind of a word from a fixed set."""
     return Kind("one of " + ", ".join(names), lambda value: value in names)
 
 
@@ -122,7 +122,7 @@ def wrong_value(
 
 
 def parsed(value: object) -> int | float | None:
-    """The number that a text spells; None where it spells none."""
+    """Return the number in a text, or None."""
     if not isinstance(value, str) or not _NUMBER.fullmatch(value.strip()):
         return None
     text = value.strip().replace("_", "")
@@ -130,7 +130,7 @@ def parsed(value: object) -> int | float | None:
 
 
 def pointed(text: str, value: float) -> str:
-    """A number as every YAML loader reads it: a mantissa gets a point and an exponent its sign, as in `5.0e-5`.
+    """Return a number as every YAML loader reads it, with a point and a signed exponent: `5.0e-5`.
 
     Args:
         text: how it is written.
@@ -144,7 +144,7 @@ def pointed(text: str, value: float) -> str:
 
 
 def shown(value: object) -> str:
-    """A value for a message, short."""
+    """Return a short text of a value, for a message."""
     text = str(value)
     if isinstance(value, bool):
         text = text.lower()
@@ -154,18 +154,18 @@ def shown(value: object) -> str:
 
 
 def dotted(path: tuple[Key, ...]) -> str:
-    """A path as one name."""
+    """Return a path as one dotted name."""
     return ".".join(str(part) for part in path)
 
 
 def new_value(document: ForeignDocument, path: tuple[Key, ...], written: str) -> tuple[Edit, ...]:
-    """The line with another plain value for a key; nothing where the line is not seen to be `key: value`."""
+    """Return the line with another plain value for a key. Return None if the line is not `key: value`."""
     where = document.where(*path)
     return _line_edit(document, where, str(path[-1]), lambda match: f"{match['key']}{match['gap']}{written}")
 
 
 def new_key(document: ForeignDocument, path: tuple[Key, ...], name: str) -> tuple[Edit, ...]:
-    """The line with another name for a key."""
+    """Return the line with another name for a key."""
     return _line_edit(
         document, document.where(*path), str(path[-1]), lambda match: f"{name}{match['gap']}{match['value'] or ''}"
     )
@@ -186,7 +186,7 @@ def _line_edit(
 
 
 def typed(stated: Stated[object] | None, kind: Kind, as_type: Callable[[object], T]) -> Stated[T] | None:
-    """A setting where its value is of a kind; None where it is not, which is told elsewhere."""
+    """Return a setting if its value has the kind. Otherwise return None: another check reports it."""
     if stated is None or not kind.takes(stated.value):
         return None
     return Stated(as_type(stated.value), stated.key, stated.where, stated.is_default)

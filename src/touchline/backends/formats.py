@@ -1,4 +1,4 @@
-"""What a backend's folder says of its configs: which files are of its format, and what they state.
+"""Config formats of the backends: which files they claim, and the training that these state.
 
 A folder's `format.py` holds `FORMATS`; nothing else names them.
 """
@@ -16,7 +16,7 @@ from touchline.spec.partial import StatedTraining
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ConfigReading:
-    """What was read from one config."""
+    """Result of reading a config."""
 
     trainings: tuple[StatedTraining, ...]
     """The trainings that it states: one, or none where it is of another use (generation, evaluation, merging)."""
@@ -25,19 +25,19 @@ class ConfigReading:
 
 
 class ConfigFormat(Protocol):
-    """One kind of config file."""
+    """Format of a config file."""
 
     name: str
     """The backend's folder, `torchtune`."""
     title: str
-    """What to call such a file, `torchtune config`."""
+    """Name of such a file, as in `torchtune config`."""
     dialect: Dialect
     """The loader that it is read by."""
 
     def claims(self, data: Mapping[str, object], file_name: str) -> bool:
-        """Whether a file is of this format, by its keys; cautious, for a tree holds many other YAML files."""
+        """Return True if the keys show this format. Be cautious: a tree holds many other YAML files."""
         ...
 
     def read(self, document: ForeignDocument) -> ConfigReading:
-        """What it states, and what is wrong with the file by itself."""
+        """Return the stated training, and the findings of the file alone."""
         ...

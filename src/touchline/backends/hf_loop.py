@@ -35,7 +35,7 @@ def steps_per_epoch(micro_batches_per_device: int, accumulation: int) -> int:
 
 
 def order_of(rows: int, settings: BatchSettings, epoch: int) -> NDArray[np.int64]:
-    """The rows of an epoch in the order of its micro-batches, those of all devices in turn.
+    """Return the rows of an epoch in the order of its micro-batches, with all devices in turn.
 
     Row indices, shape [rows], or a multiple of devices × micro-batch size where there are several devices.
     """
@@ -58,7 +58,7 @@ def hf_forecast(
     flatten: bool = False,
     notes: list[str],
 ) -> BatchForecast:
-    """The forecast of a training by this loop.
+    """Build the forecast of a training by this loop.
 
     Args:
         examples: what is trained on.

@@ -1,4 +1,4 @@
-"""What a trainer's own code adds to the memory formula: `MEMORY` of a backend's `memory.py`."""
+"""Coefficients of a trainer's own code in the memory formula: `MEMORY` of a backend's `memory.py`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from touchline.core.estimate import Dtype
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReleaseLoss:
-    """How the releases of a trainer up to one hold the logits."""
+    """Logit storage of a trainer's releases, up to and including one."""
 
     before: tuple[int, ...]
     """The first release for which this no longer holds; empty: the newest."""
@@ -24,7 +24,7 @@ class ReleaseLoss:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MemoryCoefficients:
-    """How a trainer holds logits, keys and values, and adapters."""
+    """Storage of logits, keys and values, and adapters by a trainer."""
 
     vocab_bytes: float
     """Bytes per token and vocabulary entry at the peak, logits and their gradient together."""
@@ -33,7 +33,7 @@ class MemoryCoefficients:
     vocab_bytes_high: float
     """The most."""
     logits_of: Literal["padded", "label"]
-    """Which tokens have logits: all, or those with a loss."""
+    """Tokens with logits: all, or those with a label."""
     expands_kv: bool
     """Whether keys and values are held as wide as the queries, whatever the batch."""
     adapter_dtype: Dtype
@@ -41,11 +41,12 @@ class MemoryCoefficients:
     master_weights: bool
     """Whether a float32 copy of trained bfloat16 weights is kept."""
     source: str
-    """Where the figures come from: measured, simulated, or read in which file."""
+    """Source of the figures: measured, simulated, or read in a named file."""
     float32_adapters: Literal["promoted", "autocast", "autocast_shared"] = "autocast"
-    """How a float32 adapter meets a 16-bit base. Promoted: without autocast, so that each adapted layer keeps its input
-    in float32. Autocast: cast up by PEFT and down again, so that each keeps a 16-bit copy of its own. Shared: cast by
-    autocast alone, layers with the same input share it."""
+    """Handling of a float32 adapter on a 16-bit base. Promoted: without autocast, each adapted layer keeps its input in
+    float32. Autocast: PEFT casts up and down again, so each layer keeps its own 16-bit copy. Shared: autocast alone
+    casts, and layers with the same input share the copy.
+    """
     nf4_upcasts: bool | None = False
     """Whether QLoRA turns norms, embeddings and head to float32 (`prepare_model_for_kbit_training`), and with them the
     stream of activations; none: that depends on the version, and counts in the interval's upper end only."""
@@ -62,7 +63,7 @@ class MemoryCoefficients:
     offloads_checkpoints: bool = False
     """Whether the inputs of checkpointed blocks wait in host memory."""
     activation_factor: float = 1.0
-    """What it keeps a block, over what the formula counts; from measurements, where the code differs from it."""
+    """Ratio of the memory kept per block to the formula's value, measured where the code differs."""
     relative_error: float | None = None
     """Standard deviation of the logarithm of measured over computed activations, where this stack was measured; none:
     the formula's own."""
@@ -83,7 +84,7 @@ class MemoryCoefficients:
     whole_ends: bool = False
     """Whether embedding and output layer, where an adapter names them, are trained whole, in float32."""
     releases: tuple[ReleaseLoss, ...] = ()
-    """How the loss was computed in earlier releases, the oldest first; `vocab_bytes` where the release is not known."""
+    """Loss computation in earlier releases, oldest first. `vocab_bytes` counts if the release is unknown."""
     dynamic_extra: tuple[float, float, float] = (0.0, 0.0, 0.0)
     """Bytes per parameter that a 4-bit base stored by Unsloth takes more: typical, lowest, highest."""
     reserves: tuple[float, float, float] | None = None

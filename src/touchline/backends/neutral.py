@@ -14,15 +14,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NeutralSettings:
-    """What is without effect on the weights."""
+    """Settings without effect on the weights."""
 
     settings: Mapping[str, str]
     """Dotted key of experiment.yaml, or the beginning of some with a dot behind it, and what it changes instead."""
     shuffles: bool
-    """Whether the order of a file's rows is drawn anew in every epoch, so that it has no effect either."""
+    """Whether the order of a file's rows is shuffled in every epoch, and so has no effect either."""
 
     def effect(self, key: str) -> str | None:
-        """What a setting changes instead of the weights; None for one that changes them."""
+        """Return the effect of a setting other than on the weights. Return None if it changes the weights."""
         for known, what in self.settings.items():
             if key == known or (known.endswith(".") and key.startswith(known)) or key == known.removesuffix("."):
                 return what
@@ -34,7 +34,7 @@ NOTHING_KNOWN = NeutralSettings(settings={}, shuffles=False)
 
 @functools.cache
 def neutral_settings(backend: str) -> NeutralSettings:
-    """What is known of a backend; nothing for one that is not known."""
+    """Return the neutral settings of a backend. Return an empty set for an unknown backend."""
     name = f"touchline.backends.{backend}.neutral"
     try:
         known = backend.isidentifier() and importlib.util.find_spec(name) is not None

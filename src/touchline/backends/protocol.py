@@ -1,4 +1,4 @@
-"""What a backend answers. A facet that it does not answer yet gives `Missing(reason)`, which reaches the plan."""
+"""Backend interface. An unsupported facet is `Missing(reason)`, which appears in the plan."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Override:
     key: str
     """The setting."""
     effect: str
-    """What really happens."""
+    """Actual effect."""
 
 
 class Backend(Protocol):
@@ -53,9 +53,9 @@ class Backend(Protocol):
     name: str
     """Its folder's name, as `train.backend` says it."""
     goes_on: bool
-    """Whether a run of it can go on from another run's adapter, as the stages of a chain do."""
+    """Whether a run can continue from another run's adapter, as the stages of a chain do."""
     deals_labels: bool
-    """Whether it can train on answers that were dealt out anew, as a shuffled control does."""
+    """Whether it can train on shuffled answers, as a shuffled control does."""
     fixed_settings: tuple[tuple[str, str], ...]
     """Settings that experiment.yaml cannot change: (key, value), `("train.optimizer", "AdamW, ...")`."""
 
@@ -63,11 +63,11 @@ class Backend(Protocol):
     """Most devices that one of its runs uses."""
 
     def faults(self, model: ModelInfo, train: TrainConfig) -> tuple[Finding, ...]:
-        """What it cannot do of what is asked."""
+        """Return the requested features that the backend does not support."""
         ...
 
     def setup(self, train: TrainConfig, shape: ModelShape, machine: TargetMachine, width: int) -> TrainingSetup:
-        """What memory and time depend on besides the batch.
+        """Return what memory and time depend on besides the batch.
 
         Args:
             train: the training; `base_dtype: auto` becomes what the machine is fast at.
@@ -78,29 +78,29 @@ class Backend(Protocol):
         ...
 
     def batches(self, train: TrainConfig, lengths: Lengths, seed: int) -> BatchSummary | Missing:
-        """Its own batching and rounding, exactly; `train` is resolved."""
+        """Return the backend's exact batching and rounding. `train` is resolved."""
         ...
 
     def forecast(self, train: TrainConfig, lengths: Lengths, seed: int) -> BatchForecast | Missing:
-        """What goes through the model, micro-batch by micro-batch; `train` is resolved."""
+        """Return the predicted micro-batches. `train` is resolved."""
         ...
 
     def config_text(self, run: PlannedRun, plan: Plan) -> str:
-        """The text of finetune.yaml."""
+        """Return the text of finetune.yaml."""
         ...
 
     def read_config(self, text: str, path: str) -> TrainConfig | Missing:
-        """The training that a finetune.yaml of its own describes.
+        """Read the training from the backend's own finetune.yaml.
 
         Raises:
-            InputError: the text is none.
+            InputError: if the text is invalid.
         """
         ...
 
     def command(self, python: str) -> tuple[str, ...]:
-        """The command that trains, run in the run's folder."""
+        """Return the training command, to run in the run's folder."""
         ...
 
     def silent_overrides(self, train: TrainConfig) -> tuple[Override, ...]:
-        """What it changes without saying so."""
+        """Return the settings that the backend changes silently."""
         ...

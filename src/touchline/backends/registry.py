@@ -32,7 +32,7 @@ def _folders_with(module: str) -> tuple[str, ...]:
 
 
 def backend_names() -> tuple[str, ...]:
-    """The backends that plan and train, by the names of their folders."""
+    """Return the names of the backends that plan and train, from their folders."""
     return _folders_with("backend")
 
 
@@ -69,16 +69,16 @@ def logged_trainers() -> Mapping[str, LoggedTrainer]:
 
 @functools.cache
 def config_formats() -> tuple[ConfigFormat, ...]:
-    """Every backend's formats of configs; a file is of the first one that claims it."""
+    """Return all config formats. A file belongs to the first format that claims it."""
     modules = [importlib.import_module(f"{_package.__name__}.{name}.format") for name in _folders_with("format")]
     return tuple(each for module in modules for each in module.FORMATS)
 
 
 def get_backend(name: str) -> Backend:
-    """The backend of that name.
+    """Return the backend with this name.
 
     Raises:
-        InputError: there is none.
+        InputError: if it does not exist.
     """
     if name not in backend_names():
         near = near_names(name, backend_names(), most=1)
@@ -92,13 +92,13 @@ def get_backend(name: str) -> Backend:
 
 
 def memory_names() -> tuple[str, ...]:
-    """The trainers whose memory can be computed."""
+    """Return the trainers with a memory formula."""
     return _folders_with("memory")
 
 
 @functools.cache
 def memory_coefficients(name: str) -> MemoryCoefficients | Missing:
-    """How that trainer holds logits, keys and adapters; missing where nobody has read or measured it."""
+    """Return that trainer's memory coefficients. Return Missing if they were never read or measured."""
     if name not in _folders_with("memory"):
         return Missing(missing=f"no memory coefficients of {name!r}; known: {', '.join(_folders_with('memory'))}")
     found: MemoryCoefficients = importlib.import_module(f"{_package.__name__}.{name}.memory").MEMORY
@@ -106,15 +106,15 @@ def memory_coefficients(name: str) -> MemoryCoefficients | Missing:
 
 
 def batching_names() -> tuple[str, ...]:
-    """The trainers whose batches are known beforehand, by the names of their folders."""
+    """Return the trainers with known batching, from the names of their folders."""
     return _folders_with("batching")
 
 
 def batching_of(name: str) -> Batching:
-    """That trainer's own batching, simulated.
+    """Return the simulation of that trainer's batching.
 
     Raises:
-        InputError: nobody has written it.
+        InputError: if there is none.
     """
     if name not in batching_names():
         near = near_names(name, batching_names(), most=1)

@@ -1,7 +1,7 @@
-"""How trainers turn a row into token ids and labels: each backend's `rendering.py` holds `training_row`.
+"""Rendering of rows as token ids and labels by trainers: each backend's `rendering.py` holds `training_row`.
 
-What a trainer does is computed from a model's tokenizer and template alone, without the trainer. What nobody has read
-or measured is `Missing(reason)`.
+It is computed from a model's tokenizer and template alone, without the trainer. Unverified behavior is
+`Missing(reason)`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _FOLDER = re.compile(r"[a-z][a-z0-9_]*")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RowSettings:
-    """What a config says of rendering."""
+    """Rendering settings of a config."""
 
     template: str | None = None
     """The template that it names or holds; none: the model's own, or the trainer's default."""
@@ -33,14 +33,14 @@ class RowSettings:
     max_seq_len: int | None = None
     """Tokens of a row at most."""
     trains_on_prompt: bool | None = None
-    """Whether the loss is taken on the prompt too; none: the trainer's default."""
+    """Whether the prompt has a loss too. None means the trainer's default."""
     answers_only: bool = False
-    """Whether only what the template marks as the model's has a loss: TRL's `assistant_only_loss`."""
+    """Whether only text that the template marks as the model's has a loss: TRL's `assistant_only_loss`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainedRow:
-    """What training shows the model of one row."""
+    """Rendered form of a row, as training shows it to the model."""
 
     ids: Ids
     """Tokens, after cutting."""
@@ -51,7 +51,7 @@ class TrainedRow:
     left_out: bool = False
     """Whether the trainer leaves such a row out."""
     refused: bool = False
-    """Whether the trainer ends at such a row."""
+    """Whether the trainer stops with an error at such a row."""
     marker_lost: bool = False
     """Whether the marker by which the trainer finds the answer was cut off."""
     hides_padding: bool = False
@@ -59,7 +59,7 @@ class TrainedRow:
 
     @property
     def trained_ids(self) -> Ids:
-        """The tokens with a loss."""
+        """Label tokens."""
         return tuple(token for token, label in zip(self.ids, self.labels, strict=True) if label)
 
 
@@ -67,17 +67,16 @@ class TrainingRow(Protocol):
     """A backend's own rendering of one row."""
 
     def __call__(self, text: ModelText, row: ShownRow, settings: RowSettings) -> TrainedRow | Missing:
-        """The row as this trainer would show it.
+        """Return the row as this trainer renders it.
 
-        Raises:
-            ChatTemplateError: the template refuses the chat, and the trainer would end there.
+        Raises: ChatTemplateError if the template refuses the chat, which would end the training.
         """
         ...
 
 
 @functools.cache
 def training_row(backend: str) -> TrainingRow | Missing:
-    """A backend's own rendering, by its folder's name; missing where nobody has written it."""
+    """Return a backend's rendering, by its folder's name. Return Missing if there is none."""
     name = f"touchline.backends.{backend}"
     if not _FOLDER.fullmatch(backend) or importlib.util.find_spec(name) is None:
         return Missing(missing=f"there is no backend {backend!r}")
@@ -88,5 +87,5 @@ def training_row(backend: str) -> TrainingRow | Missing:
 
 
 def cut(ids: Ids, labels: tuple[bool, ...], limit: int | None) -> TrainedRow:
-    """A row whose end is cut off at the limit."""
+    """Return a row truncated at the limit."""
     return TrainedRow(ids=ids[:limit], labels=labels[:limit], uncut=len(ids))

@@ -1,4 +1,4 @@
-"""What the simulations of all trainers share: examples cut to length, rows in micro-batches, and their forecast.
+"""Shared parts of the batching simulations: truncated examples, rows in micro-batches, and their forecast.
 
 A trainer's `batching.py` says what is cut or left out, which packer fills the rows, how rows become micro-batches, and
 how many steps these make.
@@ -29,7 +29,7 @@ class Examples:
     kept: NDArray[np.int64]
     """Indices of the examples that are trained on; shape [kept]."""
     tokens: NDArray[np.int64]
-    """What is left of each; shape [kept]."""
+    """Tokens left per example, shape [kept]."""
     labels: NDArray[np.int64]
     """Of these, tokens with a loss; shape [kept]."""
     truncated: NDArray[np.int64]
@@ -64,7 +64,7 @@ class MicroBatches:
         return self.rows * self.widths
 
     def largest(self) -> MicroBatch:
-        """The one with the most padded tokens, the first of several."""
+        """Return the micro-batch with the most padded tokens, the first if several tie."""
         if not len(self.rows):
             return MicroBatch(rows=0, width=0, label_tokens=0)
         at = int(self.tokens.argmax())
@@ -92,7 +92,7 @@ def checked(
 
 
 def cut_at_end(lengths: NDArray[np.int64], labels: NDArray[np.int64], limit: int) -> Examples:
-    """Every example's first `limit` tokens; the answer stands last, so it goes first."""
+    """Return the first `limit` tokens of every example. The answer comes last, so it is truncated first."""
     lost = np.maximum(lengths - limit, 0)
     left = np.maximum(labels - lost, 0)
     return Examples(
@@ -150,7 +150,7 @@ def side_by_side(
 
 
 def in_one_row(batches: MicroBatches, *, multiple: int = 1) -> MicroBatches:
-    """The same examples one behind the other, without padding but for the rounding."""
+    """Concatenate the examples of each micro-batch in one row, with padding only for rounding."""
     return MicroBatches(
         rows=np.minimum(batches.rows, 1),
         widths=-(-batches.real // multiple) * multiple,
@@ -209,7 +209,7 @@ def forecast(
 
 
 def simulated_epochs(rows: int, epochs: int) -> int:
-    """How many epochs' orders are simulated: all, unless there are very many rows."""
+    """Return the number of epochs to simulate: all, except for very many rows."""
     return min(epochs, max(1, SHUFFLED_ROWS // max(rows, 1)))
 
 

@@ -1,8 +1,7 @@
-"""The order that torch's samplers give, without torch.
+"""Orders of torch's samplers, without torch.
 
-A seeded `torch.randperm` on the processor is the Mersenne Twister and Fisher and Yates' shuffle (ATen/core/
-MT19937RNGEngine.h, ATen/native/TensorFactories.cpp, torch 2.13), so what a trainer shuffles by a seed can be known
-before it runs.
+A seeded `torch.randperm` on the CPU is a Mersenne Twister with a Fisher-Yates shuffle (ATen/core/MT19937RNGEngine.h,
+ATen/native/TensorFactories.cpp, torch 2.13). So the order of a seeded shuffle is known before the run.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ def _permutation(count: int, seed: int) -> NDArray[np.int64]:
 
 
 def _draws(seed: int, count: int) -> NDArray[np.int64]:
-    """The generator's first 32-bit numbers; shape [count]."""
+    """Return the generator's first 32-bit numbers, shape [count]."""
     words = [seed]
     for index in range(1, _WORDS):
         words.append((_MULTIPLIER * (words[-1] ^ (words[-1] >> 30)) + index) % 2**32)

@@ -70,12 +70,6 @@ def search(
 ) -> Search:
     """Find the largest size that fits, with at most two tries more than bisections.
 
-    No size is tried twice, and none above one that did not fit.
-
-    No size is tried twice, and none above one that did not fit.
-
-    No size is tried twice, and none above one that did not fit.
-
     No size is tried twice, and none at or above one that did not fit.
 
     Args:

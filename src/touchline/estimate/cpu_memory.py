@@ -36,15 +36,6 @@ def cpu_memory_estimate(
     Tensors follow the closed form, without the cuBLAS workspace; kernels and the allocator add scratch memory;
     libraries take about 0.5 GiB. `reserved` is tensors and scratch, `process` includes the libraries.
 
-    Tensors follow the closed form, without the cuBLAS workspace; kernels and the allocator add scratch memory;
-    libraries take about 0.5 GiB. `reserved` is tensors and scratch, `process` includes the libraries.
-
-    Tensors follow the closed form, without the cuBLAS workspace; kernels and the allocator add scratch memory;
-    libraries take about 0.5 GiB. `reserved` is tensors and scratch, `process` includes the libraries.
-
-    Tensors are the closed form's, without cuBLAS's workspace; kernels and the allocator add scratch; the libraries
-    take some half a gibibyte. `reserved` is what is resident of tensors and scratch, `process` with the libraries.
-
     Args:
         setup: everything but the batch; attention is eager for short rows in our trainer.
         batch: the largest micro-batch.

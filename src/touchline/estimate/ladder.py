@@ -47,18 +47,6 @@ def choose(answers: Sequence[Estimate]) -> Ladder:
     estimate contradicts another, the best evidence level is chosen and its interval widened until it meets the
     others: a measurement counts more than a computation, but not as if nothing contradicted it.
 
-    A surprising measurement widens its interval, possibly beyond that of an estimate without evidence. If every
-    estimate contradicts another, the best evidence level is chosen and its interval widened until it meets the
-    others: a measurement counts more than a computation, but not as if nothing contradicted it.
-
-    A surprising measurement widens its interval, possibly beyond that of an estimate without evidence. If every
-    estimate contradicts another, the best evidence level is chosen and its interval widened until it meets the
-    others: a measurement counts more than a computation, but not as if nothing contradicted it.
-
-    A measurement that surprises widens its interval, perhaps beyond the one that knows nothing of the surprise. Where
-    every answer contradicts one, that of the best rung is taken, its interval widened until it meets the others':
-    what was measured counts more than what was computed, but not as if nothing had been said against it.
-
     Raises:
         ValueError: there is no answer.
     """

@@ -58,15 +58,6 @@ def run_seconds(
     Errors of the steps are correlated, so they grow with their number; errors of the phases are independent and add
     as squares.
 
-    Errors of the steps are correlated, so they grow with their number; errors of the phases are independent and add
-    as squares.
-
-    Errors of the steps are correlated, so they grow with their number; errors of the phases are independent and add
-    as squares.
-
-    A run's steps are all fast or all slow, so their error grows with their number; the errors of the parts are
-    independent of each other, and add as squares.
-
     Args:
         step: seconds of an optimizer step.
         steps: optimizer steps.
@@ -127,12 +118,6 @@ def gpu_hours(runs: Sequence[tuple[Estimate, int]]) -> Estimate | Missing:
     """Return the device-hours of an experiment.
 
     Errors of the runs are correlated, so the ends of the intervals are added.
-
-    Errors of the runs are correlated, so the ends of the intervals are added.
-
-    Errors of the runs are correlated, so the ends of the intervals are added.
-
-    What makes one run slower than predicted makes all of them so: the ends are added as they are.
 
     Args:
         runs: seconds of each job, and its devices.

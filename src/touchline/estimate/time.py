@@ -146,12 +146,6 @@ def step_curve(
 
     Measured steps are not used directly, since their noise would look like a bend in the curve.
 
-    Measured steps are not used directly, since their noise would look like a bend in the curve.
-
-    Measured steps are not used directly, since their noise would look like a bend in the curve.
-
-    A measured step is not taken as it is here: its own noise would look like a bend in the curve.
-
     Args:
         setup: everything but the batch.
         works: the steps; at least one.

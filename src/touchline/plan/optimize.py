@@ -100,15 +100,6 @@ def proposals(before: Plan, way: PlanVariant, tried: Sequence[PlanVariant]) -> l
 
     The change that saves most comes first. A change that pays off only together with later ones has no time of its
     own.
-
-    The change that saves most comes first. A change that pays off only together with later ones has no time of its
-    own.
-
-    The change that saves most comes first. A change that pays off only together with later ones has no time of its
-    own.
-
-    The change that saves most comes first, so that no step is slower than the one before it; one that pays only
-    together with those behind it has no time of its own.
     """
     plans = {frozenset(each.changes): each.plan for each in tried}
     keys = [key for key in _ORDER if key in way.changes]

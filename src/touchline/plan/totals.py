@@ -26,12 +26,6 @@ def totals(runs: Sequence[PlannedRun], machine: TargetMachine, gpus_per_run: int
 
     Prediction errors of runs of one model are correlated, so the ends of the intervals are added, not their squares.
 
-    Prediction errors of runs of one model are correlated, so the ends of the intervals are added, not their squares.
-
-    Prediction errors of runs of one model are correlated, so the ends of the intervals are added, not their squares.
-
-    Errors of runs of one model are made together, so the ends of the intervals are added, not their squares.
-
     Args:
         runs: the runs.
         machine: where they will be.

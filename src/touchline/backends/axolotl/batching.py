@@ -1,13 +1,15 @@
-"""What axolotl (0.19) makes of a dataset; read in utils/samplers/multipack.py, core/trainers/base.py,
-core/builders/causal.py, utils/data/utils.py and utils/trainer.py.
+"""Axolotl's (0.19) batching of a dataset.
 
-Examples that are longer than `sequence_len` are dropped, and packed also those without a token that has a loss. Packed:
-first-fit in the sampler's order, anew in every epoch, in groups of 100,000, into packs of micro_batch_size ×
-sequence_len tokens and at most 200 examples; one pack is one micro-batch, a single row, padded to a multiple of
-sequence_len. Not packed: padded to the longest of the micro-batch, rounded up to 64.
+Read in utils/samplers/multipack.py, core/trainers/base.py, core/builders/causal.py, utils/data/utils.py and
+utils/trainer.py.
 
-How many packs an epoch may have is the fewest that four other random orders gave, drawn from a generator whose state is
-not known; so the number of steps is a range.
+Examples longer than `sequence_len` are dropped. With packing, those without a label token are dropped too. Packing is
+first-fit in the sampler's order, repeated in every epoch, in groups of 100,000. A pack holds up to micro_batch_size ×
+sequence_len tokens and 200 examples. It is one micro-batch of a single sequence, padded to a multiple of sequence_len.
+Without packing, a micro-batch is padded to its longest example, rounded up to 64.
+
+The number of packs per epoch is limited to the minimum of four other random orders. Their generator's state is unknown,
+so the number of steps is a range.
 """
 
 from __future__ import annotations
@@ -56,7 +58,8 @@ class AxolotlBatching:
     def forecast(
         self, lengths: NDArray[np.uint32], settings: BatchSettings, labels: NDArray[np.uint32] | None = None
     ) -> BatchForecast:
-        """What it makes of these examples; packed, a row holds micro_batch_size × max_seq_len tokens at most.
+        """Simulate the batches of these examples. A packed sequence holds at most micro_batch_size × max_seq_len
+        tokens.
 
         Raises:
             ValueError: a size is not positive, or there is no example.
@@ -106,7 +109,9 @@ class AxolotlBatching:
             return in_one_row(side_by_side(tokens, labels, np.arange(taken), 1), multiple=multiple)
 
         def steps(planned: int, beyond: int) -> int:
-            """Of all epochs, none with more packs than `planned`, those that are not simulated with `beyond`."""
+            """Sum the steps of all epochs, with at most `planned` packs per epoch and `beyond` in each epoch not
+            simulated.
+            """
             each = [*of_epochs, *[beyond] * (settings.epochs - epochs)]
             return sum(_steps(min(packs, planned) // devices, planned // devices, accumulation) for packs in each)
 
@@ -154,7 +159,9 @@ class AxolotlBatching:
 
 
 def _steps(micro_batches: int, planned: int, accumulation: int) -> int:
-    """Steps of an epoch: with fewer micro-batches than planned, the last incomplete accumulation makes none."""
+    """Return the steps of an epoch. With fewer micro-batches than planned, the last incomplete accumulation makes no
+    step.
+    """
     if micro_batches == planned:
         return steps_per_epoch(planned, accumulation) if planned else 0
     return micro_batches // accumulation

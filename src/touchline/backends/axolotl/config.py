@@ -43,7 +43,7 @@ KEYS: frozenset[str] = frozenset(
 
 
 def read_config(name: str, document: Row) -> tuple[Event, ...] | None:
-    """What axolotl's YAML file plans; None for every other mapping."""
+    """Read the training from axolotl's YAML file. Return None for any other mapping."""
     del name
     if not isinstance(document.get("base_model"), str) or _COMPANIONS.isdisjoint(document):
         return None
@@ -51,7 +51,7 @@ def read_config(name: str, document: Row) -> tuple[Event, ...] | None:
 
 
 def settings(values: Row, lines: Mapping[str, int]) -> Iterator[Observation]:
-    """What a mapping of settings says.
+    """Yield the observations of a mapping of settings.
 
     Args:
         values: the settings by axolotl's names.
@@ -113,7 +113,7 @@ def _method(values: Row, see: _See) -> Iterator[Observation]:
 
 
 def _length(values: Row, see: _See) -> Iterator[Observation]:
-    """How long it trains: `max_steps` is an upper bound, beside which the epochs say nothing."""
+    """Yield the training length. `max_steps` is an upper bound, with which the epochs determine nothing."""
     steps = to_count(values.get("max_steps"))
     if steps:
         yield see("steps_total", steps, "max_steps", "steps", certain=False)
@@ -135,7 +135,7 @@ def _attention(values: Row, see: _See) -> Iterator[Observation]:
 
 
 def is_on(value: object) -> bool:
-    """Whether a setting is true; some parsers of YAML leave `True` and `yes` as text."""
+    """Return True if a setting is true. Some YAML parsers leave `True` and `yes` as text."""
     return value is True or (isinstance(value, str) and value.lower() in ("true", "yes", "on"))
 
 

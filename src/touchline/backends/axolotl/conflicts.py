@@ -1,4 +1,4 @@
-"""What axolotl's own validators refuse, and what it takes without using it.
+"""Settings that axolotl's own validators refuse, and settings that it accepts without using them.
 
 Source: axolotl.utils.schemas.validation, .peft, .config and .model (0.19).
 """

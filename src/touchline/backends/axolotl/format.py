@@ -84,7 +84,9 @@ class AxolotlFormat:
     dialect: Dialect = "pyyaml"
 
     def claims(self, data: Mapping[str, object], file_name: str) -> bool:
-        """A base model and some of its own names; without the base model many of them."""
+        """Return True if a base model and some of axolotl's own names are present. Without a base model, require many
+        of them.
+        """
         del file_name
         if not _FOREIGN.isdisjoint(data):
             return False
@@ -95,7 +97,7 @@ class AxolotlFormat:
         return ours >= (ENOUGH if isinstance(data.get("base_model"), str) else PLENTY)
 
     def read(self, document: ForeignDocument) -> ConfigReading:
-        """The training that it states, with its faults."""
+        """Read the stated training and the file's findings."""
         settings = Settings(document)
         settings.check_doubled(None)
         _check_keys(settings)

@@ -36,7 +36,7 @@ MEANT: Final = {
     **dict.fromkeys(("grad_accum", "grad_accumulation_steps"), "gradient_accumulation_steps"),
     **dict.fromkeys(("lora_modules_to_save", "modules_to_save"), "lora_modules_to_save"),
 }
-"""What names of other trainers are called here."""
+"""Axolotl's names for settings of other trainers."""
 _TOKENS: Final = ("bos_token", "eos_token", "pad_token", "unk_token", "additional_special_tokens")
 _ROW: Final = (
     *("path", "type", "split", "data_files", "ds_type", "field_messages", "roles_to_train", "train_on_eos"),

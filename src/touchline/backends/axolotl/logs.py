@@ -1,4 +1,4 @@
-"""What axolotl adds to the Trainer's output: its own log lines, and memory and token counts in the rows of losses.
+"""Axolotl's additions to the Trainer's output: its own log lines, and memory and token counts in the rows of losses.
 
 Source: axolotl.logging_config (prefix), axolotl.train, axolotl.utils.bench (memory), axolotl.utils.trainer and
 axolotl.utils.data.sft (steps, packing), axolotl.core.trainers.base (rows), axolotl.cli.config (the printed settings).
@@ -98,7 +98,7 @@ class AxolotlLines:
     )
 
     def __init__(self) -> None:
-        """A new file."""
+        """Start with a new file."""
         self._processes: set[str] = set()
         self._block: dict[str, object] = {}
         self._block_lines: dict[str, int] = {}
@@ -180,7 +180,7 @@ class AxolotlLines:
             self._steps = (float(found["steps"]), number)
 
     def _packing(self, message: str, number: int) -> Iterator[Event]:
-        """The share of tokens that are no padding; the second form is the first, rounded up to a hundredth."""
+        """Read the non-padding share of the tokens. The second form is the first, rounded up to a hundredth."""
         if found := _EFFICIENCIES.match(message):
             shares = [float(share) for share in _SHARE.findall(found["shares"])]
             aggregation: Aggregation | None = "mean" if len(shares) > 1 else None
@@ -196,7 +196,7 @@ class AxolotlLines:
             )
 
     def _collect(self, text: str, number: int) -> None:
-        """A line of the printed config, whose end has no words of its own."""
+        """Collect a line of the printed config, which has no end marker."""
         if number - self._block_start > _BLOCK_LINES:
             self._block_start = 0
             return
@@ -210,7 +210,7 @@ class AxolotlLines:
         self._block_lines[found["key"]] = number
 
     def _settings(self) -> Iterator[Event]:
-        """What the printed config said, once another line shows that it is complete."""
+        """Yield the settings of the printed config, once another line shows that it is complete."""
         values, lines = self._block, self._block_lines
         self._block, self._block_lines, self._block_start = {}, {}, 0
         if "base_model" in values:
@@ -224,7 +224,7 @@ def _sign_kind(message: str) -> SignKind | None:
 
 
 def _words(message: str, number: int) -> Iterator[Event]:
-    """What the model is loaded as, in messages that say one thing."""
+    """Yield the dtype and class of the loaded model, from messages with a single fact each."""
     for beginning, name, word in _SAYINGS:
         if message.startswith(beginning):
             yield Observation(name=name, value=word, line=number)

@@ -58,7 +58,7 @@ def _train(labels: list[bool], ids: Ids, tokens: list[int], text: ModelText) -> 
 
 
 def _template(text: ModelText, settings: RowSettings) -> str | Missing | None:
-    """The template's text; None for the model's own."""
+    """Return the template's text, or None for the model's own template."""
     name = settings.template or OWN[0]
     if name == OWN[0] or (name.startswith(OWN[1]) and text.template is not None):
         return None
@@ -71,7 +71,7 @@ def _template(text: ModelText, settings: RowSettings) -> str | Missing | None:
 def _span(
     text: ModelText, turns: tuple[Message, ...], index: int, template: str | None, written: str
 ) -> tuple[int, int] | None:
-    """The characters of a turn's text: it begins where another text would in its place."""
+    """Return the character span of a turn's text: it begins where another text would differ."""
     other = Message(role=turns[index].role, content=_OTHER)
     place = text.render((*turns[:index], other, *turns[index + 1 :]), generation=False, template=template).find(_OTHER)
     content = turns[index].content

@@ -1,4 +1,6 @@
-"""What axolotl's file states, with its defaults. Source: axolotl.utils.schemas, axolotl.core.builders.base (0.19)."""
+"""Settings of an axolotl file, with axolotl's defaults. Source: axolotl.utils.schemas, axolotl.core.builders.base
+(0.19).
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,7 @@ Method = Literal["lora", "qlora", "full"]
 
 
 def state_training(settings: Settings) -> StatedTraining:
-    """The training."""
+    """Build the stated training."""
     adapter = settings.text("adapter")
     four, eight = settings.on("load_in_4bit"), settings.on("load_in_8bit")
     packed = settings.flag("sample_packing") or settings.default("sample_packing", False)
@@ -116,7 +118,7 @@ def _warmup(settings: Settings) -> Stated[float] | None:
 
 
 def _dtype(settings: Settings) -> Stated[Any] | None:
-    """What is computed in; `auto` is decided by the GPU."""
+    """Return the compute dtype. The GPU decides for `auto`."""
     for key, word in (("bf16", "bfloat16"), ("bfloat16", "bfloat16"), ("fp16", "float16"), ("float16", "float16")):
         if settings.on(key) or settings.values.get(key) == "full":
             return Stated(word, key, settings.where(key))
@@ -136,7 +138,7 @@ def _attention(settings: Settings) -> Stated[str] | None:
 
 
 def _offloads(settings: Settings) -> Stated[str] | None:
-    """What waits in host memory: checkpointing that is called an offload, or the switch for activations."""
+    """Return the tensors offloaded to host memory, by offloading checkpointing or by the switch for activations."""
     kind = settings.text("gradient_checkpointing")
     if kind is not None and kind.value.startswith("offload"):
         return kind
@@ -154,13 +156,13 @@ def _distributed(settings: Settings) -> Stated[str] | None:
 
 
 def validates(settings: Settings) -> bool:
-    """Whether there is anything to validate on."""
+    """Return True if there is validation data."""
     held = settings.number("val_set_size")
     return bool(settings.values.get("test_datasets")) or (held is not None and held.value > 0)
 
 
 def _cadences(settings: Settings) -> dict[str, Any]:
-    """When it saves and validates; `saves_per_epoch` becomes a share of all steps, as axolotl itself does it."""
+    """Return the cadences of saving and validation. `saves_per_epoch` becomes a share of all steps, as in axolotl."""
     epochs = settings.number("num_epochs") or settings.default("num_epochs", 1.0)
 
     def every(per_epoch: str, steps: str) -> Stated[float] | None:

@@ -1,9 +1,10 @@
-"""What LLaMA-Factory (0.9.5) makes of a dataset; read in data/processor/{processor_utils,supervised}.py,
-hparams/data_args.py and train/sft/workflow.py.
+"""LLaMA-Factory's (0.9.5) batching of a dataset.
 
-Examples are cut to `cutoff_len`, prompt or answer first according to which is the longer. Packed: 1000 examples at a
-time, each pack filled with the longest that fits; a pack may hold one token less than `cutoff_len`, and is padded to
-`cutoff_len`. Either way widths are rounded up to a multiple of 8.
+Read in data/processor/{processor_utils,supervised}.py, hparams/data_args.py and train/sft/workflow.py.
+
+Examples are cut to `cutoff_len`, starting with the longer of prompt and answer. With packing, each pack is filled with
+the longest examples that fit, in groups of 1000. A pack may hold one token less than `cutoff_len`, and is padded to
+`cutoff_len`. In both cases widths are rounded up to a multiple of 8.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class LlamaFactoryBatching:
     def forecast(
         self, lengths: NDArray[np.uint32], settings: BatchSettings, labels: NDArray[np.uint32] | None = None
     ) -> BatchForecast:
-        """What it makes of these examples, each of one prompt and one answer.
+        """Simulate the batches of these examples, each with one prompt and one answer.
 
         Args:
             lengths: tokens of each example, shape [examples].
@@ -83,7 +84,8 @@ class LlamaFactoryBatching:
 
 
 def shortened(prompts: NDArray[np.int64], answers: NDArray[np.int64], cutoff: int) -> Examples:
-    """Its `infer_seqlen`: a short answer costs the prompt, a short prompt the answer, and else both their share.
+    """Apply LLaMA-Factory's `infer_seqlen`. A short answer shortens the prompt, a short prompt the answer. Otherwise
+    both are shortened in proportion.
 
     Args:
         prompts: tokens of each prompt, shape [examples].

@@ -33,7 +33,9 @@ KEYS: frozenset[str] = frozenset(
 
 
 def read_config(name: str, document: Row) -> tuple[Event, ...] | None:
-    """What LLaMA-Factory's file plans; None for every other mapping, and for files that only export or serve."""
+    """Read the training of LLaMA-Factory's file. Return None for any other mapping, and for files that only export or
+    serve.
+    """
     del name
     ours = "finetuning_type" in document or "stage" in document or ("template" in document and "dataset" in document)
     if not isinstance(document.get("model_name_or_path"), str) or not ours:
@@ -45,7 +47,7 @@ def read_config(name: str, document: Row) -> tuple[Event, ...] | None:
 
 
 def settings(values: Row, lines: Mapping[str, int]) -> Iterator[Observation]:
-    """What a mapping of settings says.
+    """Yield the observations of a mapping of settings.
 
     Args:
         values: the settings by LLaMA-Factory's names.
@@ -118,5 +120,5 @@ def _quantization(bits: int, values: Row) -> str:
 
 
 def is_on(value: object) -> bool:
-    """Whether a setting is true; some parsers of YAML leave `True` and `yes` as text."""
+    """Return True if a setting is true. Some YAML parsers leave `True` and `yes` as text."""
     return value is True or (isinstance(value, str) and value.lower() in ("true", "yes", "on"))

@@ -1,4 +1,4 @@
-"""What LLaMA-Factory's parser refuses, and what it takes and overrides.
+"""Settings that LLaMA-Factory's parser refuses, and settings that it accepts and overrides.
 
 Source: llamafactory.hparams.parser, .data_args, .finetuning_args and .model_args, model.model_utils.checkpointing
 and .quantization (0.9.5).

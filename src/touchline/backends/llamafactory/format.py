@@ -56,7 +56,7 @@ _MEGATRON = frozenset(
 """Of the Megatron adapter, which brings arguments of its own."""
 _EVALUATION = frozenset({"task", "task_dir", "batch_size", "lang", "n_shot", "save_dir", "download_mode"})
 _SHARED = ("per_device", "num_train", "learning", "gradient", "lr_", "optim", "dataloader", "save_total", "max_grad")
-"""How the Trainer's arguments begin that LLaMA-Factory has under the same names."""
+"""Prefixes of the Trainer's arguments that LLaMA-Factory shares under the same names."""
 MEANT: dict[str, str] = {
     **{name: new for name, new in TRAINERS.items() if new.startswith(_SHARED)},
     "lora_r": "lora_rank",
@@ -90,7 +90,7 @@ MEANT: dict[str, str] = {
     "grad_accum": "gradient_accumulation_steps",
     "save_limit": "save_total_limit",
 }
-"""What names of other trainers are called here."""
+"""LLaMA-Factory's names for settings of other trainers."""
 _FORKS = frozenset(
     {
         *("sequence_parallel_size", "sequence_parallel_mode", "use_ray", "use_adaclip", "auto_padding", "use_optuna"),
@@ -101,7 +101,7 @@ _FORKS = frozenset(
 
 
 class LlamaFactoryFormat:
-    """One of LLaMA-Factory's files."""
+    """Format of LLaMA-Factory's files."""
 
     name = "llamafactory"
     title = "LLaMA-Factory config"
@@ -122,7 +122,7 @@ class LlamaFactoryFormat:
         return named and enough and surely and (len(ours) >= 2 or "finetuning_type" in data)
 
     def read(self, document: ForeignDocument) -> ConfigReading:
-        """The training that it states, or none, with its faults."""
+        """Read the stated training, or None, with the file's findings."""
         settings = Settings(document)
         settings.check_doubled("OmegaConf")
         trains = is_training(settings)
@@ -152,7 +152,7 @@ class LlamaFactoryFormat:
 
 
 def is_training(settings: Settings) -> bool:
-    """Whether it trains: `do_train`, or what only a training has; scoring and merging do not."""
+    """Return True if the file trains: `do_train`, or settings that only a training has. Scoring and merging do not."""
     train = settings.flag("do_train")
     if train is not None:
         return train.value

@@ -74,7 +74,7 @@ def check_idle(settings: Settings) -> None:
 
 
 def _check_family(settings: Settings) -> None:
-    """A template of another family than the model's, where both names are clear."""
+    """Report a template of another family than the model's, if both names are clear."""
     template, model = settings.text("template"), settings.text("model_name_or_path")
     if template is None or model is None:
         return

@@ -1,4 +1,4 @@
-"""What LLaMA-Factory prints and writes beside the Trainer's own output.
+"""LLaMA-Factory's own output and files, besides the Trainer's.
 
 Source: llamafactory.extras.logging (prefixes), llamafactory.train.callbacks (trainer_log.jsonl, the board's rows),
 llamafactory.hparams.parser, llamafactory.model (adapter, quantization, attention), llamafactory.extras.misc (rates).
@@ -50,7 +50,7 @@ _TEXT = 300
 
 @dataclass(slots=True)
 class _Process:
-    """Where one process stands that writes trainer_log.jsonl."""
+    """State of a process that writes trainer_log.jsonl."""
 
     total: int
     first: int
@@ -74,7 +74,7 @@ class LlamaFactoryLines:
     )
 
     def __init__(self) -> None:
-        """A new file."""
+        """Start with a new file."""
         self._known = False
         self._quantized = False
         self._arguments: dict[str, object] = {}
@@ -145,7 +145,7 @@ class LlamaFactoryLines:
                 yield Observation(name="attention", value=word, line=number)
 
     def _trainer_log(self, row: Row, text: str, number: int) -> Iterator[Event]:
-        """A row of trainer_log.jsonl; without an epoch it counts batches of an evaluation or prediction."""
+        """Read a row of trainer_log.jsonl. Without an epoch it counts batches of an evaluation or prediction."""
         step, total, epoch = to_count(row.get("current_steps")), to_count(row["total_steps"]), row.get("epoch")
         if not step or not total or (epoch is None and row.get("loss") is None):
             yield _trainer(number)
@@ -176,9 +176,9 @@ class LlamaFactoryLines:
             yield Sign(kind=SignKind.TRAINED, line=number, text=text[:_TEXT], step=step)
 
     def _new_process(self, step: int, total: int, elapsed: float | None, text: str, number: int) -> Iterator[Event]:
-        """A clock that begins again: another process appends to the file, from the start or from a checkpoint.
+        """Detect another process by a clock that starts again, from the beginning or from a checkpoint.
 
-        Two processes may append at once: a row then goes on from the last one of its own process.
+        Two processes may append at once. Each row then continues from the last row of its own process.
         """
         if elapsed is None:
             return
@@ -202,7 +202,7 @@ class LlamaFactoryLines:
         now.step, now.elapsed = step, elapsed
 
     def _process_of(self, step: int, total: int, elapsed: float) -> _Process | None:
-        """The process, not the present one, whose next row it is."""
+        """Return the other process that this row continues."""
         for process in self._processes[:-1]:
             interval = process.interval or step - process.step
             if process.total == total and elapsed >= process.elapsed and step == process.step + interval > process.step:
@@ -243,7 +243,7 @@ class LlamaFactoryLines:
         yield from _tokens_per_second(to_number(row.get("effective_tokens_per_sec")), number, step)
 
     def _collect(self, text: str, number: int) -> None:
-        """A line of the printed arguments, whose end has no words of its own."""
+        """Collect a line of the printed arguments, which have no end marker."""
         if number - self._arguments_start > _ARGUMENT_LINES:
             self._arguments_start = 0
             return
@@ -253,7 +253,7 @@ class LlamaFactoryLines:
             self._argument_lines[found["key"]] = number
 
     def _settings(self) -> Iterator[Event]:
-        """What the printed arguments said, once another line shows that they are complete."""
+        """Yield the printed arguments, once another line shows that they are complete."""
         values, lines = self._arguments, self._argument_lines
         self._arguments, self._argument_lines, self._arguments_start = {}, {}, 0
         if values:
@@ -289,7 +289,7 @@ def _losses(row: Row, text: str, number: int, step: int, epoch: float | None) ->
 
 
 def _throughput(rate: float, number: int, step: int | None, epoch: float | None) -> Iterator[Event]:
-    """The Trainer's count of input tokens, padding among them, over the time since the beginning."""
+    """Read the Trainer's count of input tokens, including padding, over the time since the beginning."""
     if rate > 0:
         yield Observation(
             name="tokens_per_second",
@@ -305,7 +305,7 @@ def _throughput(rate: float, number: int, step: int | None, epoch: float | None)
 
 
 def _tokens_per_second(rate: float | None, number: int, step: int | None) -> Iterator[Event]:
-    """The data's tokens over the runtime, for each process."""
+    """Read the dataset's tokens per second of each process."""
     if rate is not None and rate > 0:
         yield Observation(
             name="tokens_per_second",

@@ -1,4 +1,5 @@
-"""LLaMA-Factory's rows: pieces of a named template around the turns, each tokenised apart; the last turn is the label.
+"""Rendering of LLaMA-Factory's rows: pieces of a named template around the turns, each tokenized separately. The last
+turn is the label.
 
 Source: data/template.py (`_encode`, `ReasoningTemplate`) and data/processor/supervised.py (0.9.5), checked against them
 in tests/backends.
@@ -60,7 +61,7 @@ def _turns(row: ShownRow, template: Slotted) -> tuple[str, list[Message]]:
 
 
 def _row(text: ModelText, pairs: list[tuple[Ids, Ids]], template: Slotted, settings: RowSettings) -> TrainedRow:
-    """Rounds one after the other until the limit; what is too long is shortened on both sides in proportion."""
+    """Append rounds until the limit. Shorten both sides of a long round in proportion."""
     limit = settings.max_seq_len
     end = _end(text, template) if template.ends_once else None
     ids: Ids = ()

@@ -1,4 +1,4 @@
-"""What LLaMA-Factory's file states, with its defaults. Source: llamafactory.hparams (0.9.5)."""
+"""Settings of a LLaMA-Factory file, with its defaults. Source: llamafactory.hparams (0.9.5)."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def finetuning_type(settings: Settings) -> str:
 
 
 def stage(settings: Settings) -> str:
-    """What is trained for; supervised when it is left out."""
+    """Return the training stage. The default is supervised."""
     stated = settings.text("stage")
     return "sft" if stated is None else stated.value
 
 
 def state_training(settings: Settings) -> StatedTraining:
-    """The training."""
+    """Build the stated training."""
     kind = finetuning_type(settings)
     adapted = kind == "lora"
     rank = settings.whole("lora_rank") or settings.default("lora_rank", _RANK)
@@ -80,7 +80,7 @@ def _method(settings: Settings, kind: str) -> Stated[Method] | None:
 
 
 def _packed(settings: Settings) -> Stated[bool]:
-    """Neat packing is packing; pre-training packs unless told otherwise."""
+    """Return whether packing is on. Neat packing counts, and pre-training packs by default."""
     neat = settings.flag("neat_packing")
     if neat is not None and neat.value:
         return neat

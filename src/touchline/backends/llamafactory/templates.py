@@ -1,4 +1,4 @@
-"""LLaMA-Factory's templates by name, as far as they are plain text around the turns.
+"""LLaMA-Factory's templates by name, limited to plain text around the turns.
 
 Source: src/llamafactory/data/template.py (0.9.5), checked against it in tests/backends.
 """
@@ -12,7 +12,7 @@ BOS = "\0bos"
 EOS = "\0eos"
 """Stands for the tokenizer's end token."""
 HERE = "{{content}}"
-"""Where the turn's text goes."""
+"""Placeholder of the turn's text."""
 
 Slots = tuple[str, ...]
 """Pieces that are tokenised one by one."""
@@ -29,7 +29,7 @@ class Slotted:
     system: Slots = (HERE,)
     """The system turn."""
     prefix: Slots = ()
-    """What a row begins with."""
+    """Beginning of a row."""
     default_system: str = ""
     """The system turn where the row has none."""
     stop_words: Slots = ()

@@ -47,7 +47,7 @@ class EventEmitter:
     def __init__(self) -> None:
         """Start a file."""
         self.has_trained = False
-        """Whether a loss or a step was logged: memory and learning rates mean something else before and after."""
+        """Whether a loss or a step was logged. Memory and learning rates have another meaning before and after."""
         self.has_losses = False
         """Whether a loss was logged."""
         self.accumulation: float | None = None

@@ -35,7 +35,7 @@ class Figure:
     scale: float = 1.0
     """Factor from the printed number to the unit."""
     phase: Phase | None = None
-    """When memory was measured; None if that follows from the lines before."""
+    """Phase of a memory measurement. None if the earlier lines determine it."""
     kind: MemoryKind | None = None
     """Kind of memory."""
     token_unit: TokenUnit | None = None

@@ -51,7 +51,7 @@ def to_count(value: object) -> int | None:
 
 
 def not_a_number(value: object) -> bool:
-    """Whether a row holds nan or an infinity, as a number or as text."""
+    """Return True if a row holds nan or an infinity, as a number or as text."""
     if isinstance(value, float):
         return not math.isfinite(value)
     return isinstance(value, str) and value.strip().lower().lstrip("+-") in ("nan", "inf", "infinity")

@@ -54,8 +54,8 @@ class LoggedTrainer:
     name: str
     """Name of the trainer."""
     precedence: int = 2
-    """Which trainer counts if a log shows several: the highest. Programs that call the others have 3 or 4, what others
-    are built on has 1, and a library that says nothing of the program has 0.
+    """Precedence of the trainer if a log shows several: the highest counts. Wrapping programs have 3 or 4, a base that
+    others build on has 1, and a library that does not identify the program has 0.
     """
     command: str | None = None
     """Program that starts it, as typed in a shell."""

@@ -1,4 +1,4 @@
-"""What the backend `peft` answers to the planner."""
+"""Planner interface of the backend `peft`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from touchline.spec.runs import ControlKind
 from touchline.spec.write import to_yaml
 
 _FEWEST_TOKENS = 2
-"""One of a prompt and one of an answer."""
+"""Minimum tokens of an example: one prompt token and one answer token."""
 _HEADER = """\
 # Everything that the training of this run needs, resolved. touchline writes it and the trainer reads nothing else.
 # To change the run, edit setup_finetune.yaml and accept it: touchline prepare .. --run {run} --accept
@@ -52,7 +52,7 @@ class PeftBackend:
     most_devices = 1
 
     def faults(self, model: ModelInfo, train: TrainConfig) -> tuple[Finding, ...]:
-        """Settings that this trainer does not have for this model."""
+        """Return the settings that this trainer does not support for this model."""
         found: list[Finding] = []
         if not model.architecture.endswith("ForCausalLM"):
             found.append(
@@ -81,7 +81,7 @@ class PeftBackend:
         return tuple(found)
 
     def setup(self, train: TrainConfig, shape: ModelShape, machine: TargetMachine, width: int) -> TrainingSetup:
-        """An adapter on a base that is held in the element type that the machine is fast at."""
+        """Build the setup of an adapter on a base in the machine's fast dtype."""
         device = "cpu" if machine.kind == "cpu" else "cuda"
         return TrainingSetup(
             shape=shape,
@@ -98,7 +98,7 @@ class PeftBackend:
         )
 
     def batches(self, train: TrainConfig, lengths: Lengths, seed: int) -> BatchSummary | Missing:
-        """The batches as the trainer will consume them; packing changes the rows, not the steps."""
+        """Return the batches exactly as the trainer consumes them. Packing changes the rows, not the steps."""
         total = lengths.total
         micro = train.micro_batch_size
         if micro == "auto":
@@ -122,7 +122,7 @@ class PeftBackend:
         )
 
     def forecast(self, train: TrainConfig, lengths: Lengths, seed: int) -> BatchForecast | Missing:
-        """The rows that the trainer will make, what all prompts begin with computed once a row where it may."""
+        """Return the trainer's rows. A prefix common to all prompts is computed once per row if allowed."""
         if train.micro_batch_size == "auto" or train.packed == "auto":
             return Missing(missing="micro_batch_size or packed is not resolved")
         if not len(lengths.total) or int(lengths.total.min()) < _FEWEST_TOKENS:
@@ -164,11 +164,11 @@ class PeftBackend:
         return _HEADER.format(run=run.name) + to_yaml(data)
 
     def read_config(self, text: str, path: str) -> TrainConfig | Missing:
-        """The training that a finetune.yaml describes."""
+        """Read the training from a finetune.yaml."""
         return read_trainer_config(text, path).train
 
     def command(self, python: str) -> tuple[str, ...]:
-        """The trainer's own process."""
+        """Return the command of the trainer's process."""
         return (python, "-m", "touchline.train")
 
     def silent_overrides(self, train: TrainConfig) -> tuple[Override, ...]:
@@ -178,7 +178,7 @@ class PeftBackend:
 
 
 def _parent(run: PlannedRun, plan: Plan) -> ParentConfig | None:
-    """What a stage goes on from; runs lie side by side."""
+    """Return the parent run of a stage. Run folders have the same parent directory."""
     parent = None if run.link is None else plan.run(run.link.parent)
     if run.link is None or parent is None:
         return None
@@ -195,19 +195,19 @@ _ADAPTER = TypeAdapter(TrainerConfig)
 
 
 def read_trainer_config(text: str, path: str) -> TrainerConfig:
-    """A finetune.yaml of this backend.
+    """Read a finetune.yaml of this backend.
 
     Raises:
-        InputError: the text is none; with every fault.
+        InputError: with every fault.
     """
     return trainer_config(parse(text, path).data, path)
 
 
 def trainer_config(data: Mapping[str, object], path: str) -> TrainerConfig:
-    """The config that a finetune.yaml's plain data is.
+    """Build the config from the plain data of a finetune.yaml.
 
     Raises:
-        InputError: it is none; with every fault.
+        InputError: with every fault.
     """
     try:
         return _ADAPTER.validate_json(json.dumps(data), strict=True)

@@ -1,4 +1,4 @@
-"""What our own trainer makes of a dataset: the micro-batches of `packing.plan_batches`, in the rows of `peft.layout`.
+"""Batching by touchline's own trainer: the micro-batches of `packing.plan_batches`, in the rows of `peft.layout`.
 
 A step holds the same examples whether they are packed or not; packing only lays those of one micro-batch into fewer
 rows. Nothing is cut and nothing left out. The last token of an example is a label and is never computed.
@@ -36,7 +36,7 @@ class PeftBatching:
     def forecast(
         self, lengths: NDArray[np.uint32], settings: BatchSettings, labels: NDArray[np.uint32] | None = None
     ) -> BatchForecast:
-        """What it makes of these examples; tokens are those that are computed, one less than an example has.
+        """Simulate the batches of these examples. Tokens are computed tokens: an example's tokens without the last.
 
         Raises:
             ValueError: a size is not positive, there is no example, or one has fewer than two tokens.
@@ -85,7 +85,7 @@ class PeftBatching:
         return replace(found, row_tokens=found.row_tokens + prefix)
 
     def _layout(self, examples: Examples, plan: BatchPlan, settings: BatchSettings) -> Layout:
-        """The layout that the trainer will choose, by the same rule, from a sample of micro-batches."""
+        """Return the trainer's layout, chosen by the same rule from a sample of micro-batches."""
         apart = Layout(row_tokens=settings.max_seq_len) if settings.packed else PADDED
         if not self.shared_prefix:
             return apart
@@ -100,11 +100,11 @@ class PeftBatching:
         return shared if 1 - computed(shared) / computed(apart) >= WORTH_SHARING else apart
 
     def _prefix(self, examples: int, layout: Layout) -> int:
-        """A lone example shares nothing."""
+        """Return the shared prefix's length. A lone example shares nothing."""
         return self.shared_prefix if layout.share_prefix and examples > 1 else 0
 
     def _arranged(self, examples: Examples, plan: BatchPlan, epoch: int, layout: Layout) -> tuple[Filled, MicroBatches]:
-        """The rows of an epoch and its micro-batches; rows in the order of the micro-batches, or the dataset's own."""
+        """Return the rows of an epoch and its micro-batches, with rows in micro-batch or dataset order."""
         first = epoch * plan.steps_per_epoch
         members = [batch for step in range(first, first + plan.steps_per_epoch) for batch in plan.step(step)]
         order = np.concatenate(members).astype(np.int64)
@@ -126,7 +126,7 @@ class PeftBatching:
     def _rows(
         self, tokens: NDArray[np.int64], order: NDArray[np.int64], starts: NDArray[np.int64], layout: Layout
     ) -> tuple[Filled, NDArray[np.int64], NDArray[np.int64]]:
-        """The packed rows of all micro-batches, how many each has, and how wide they are."""
+        """Return the packed rows of all micro-batches, their numbers and widths."""
         lengths: list[int] = tokens.tolist()
         places: list[int] = []
         sizes: list[int] = []

@@ -13,7 +13,7 @@ FINETUNE_SCHEMA_VERSION = 1
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlannedBatches:
-    """What the planner computed; the trainer computes it again and refuses a difference."""
+    """Planned batches. The trainer recomputes them and refuses a difference."""
 
     __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
 
@@ -27,7 +27,7 @@ class PlannedBatches:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ParentConfig:
-    """The run that a stage goes on from; the trainer looks at its artefacts before anything else."""
+    """Parent run of a stage. The trainer verifies its artifacts first."""
 
     __pydantic_config__: ClassVar[dict[str, object]] = {
         "extra": "forbid",
@@ -49,7 +49,7 @@ class ParentConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainerConfig:
-    """One training, resolved."""
+    """Resolved config of a training."""
 
     __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
 
@@ -74,9 +74,10 @@ class TrainerConfig:
     seed: int
     """Order of the examples, initial adapter, dropout."""
     batches: PlannedBatches
-    """What the planner computed."""
+    """Planned batches."""
     parent: ParentConfig | None = None
-    """What it goes on from; none where it starts from the base model."""
+    """Parent run. None if the training starts from the base model."""
     shuffled_labels: bool = False
-    """Whether the training rows have each other's answers, dealt out by `seed`: a control. The file has this line only
-    where it is so."""
+    """Whether the answers of the training rows are shuffled by `seed`, as a control. The file has this key only if it
+    is true.
+    """

@@ -27,7 +27,9 @@ _OURS = frozenset({"schema_version", "run_digest", "batches", "data_sha256"})
 """Keys of finetune.yaml that no other trainer's config has."""
 _ENOUGH = 2
 _SECTIONS = frozenset({"model", "data", "train", "batches"})
-"""One of these is in every finetune.yaml; records that runs write (training.json, touchline.json) have none."""
+"""Sections of which each finetune.yaml has at least one. Records that runs write (training.json, touchline.json) have
+none.
+"""
 _GROUPS = ("train", "data", "evaluate")
 
 
@@ -39,12 +41,12 @@ class FinetuneFormat:
     dialect: Dialect = "omegaconf"  # of the loaders of other tools the one that reads numbers as YAML 1.2 does
 
     def claims(self, data: Mapping[str, object], file_name: str) -> bool:
-        """Whether it has the keys that touchline alone writes."""
+        """Return True if the file has the keys that touchline alone writes."""
         del file_name
         return len(_OURS & data.keys()) >= _ENOUGH and not _SECTIONS.isdisjoint(data)
 
     def read(self, document: ForeignDocument) -> ConfigReading:
-        """The training that it describes, or everything that the trainer would refuse."""
+        """Read the described training, or every reason for which the trainer would refuse the file."""
         return _told(document, self._training)
 
     def _training(self, document: ForeignDocument, text: str) -> StatedTraining:
@@ -89,12 +91,12 @@ class SetupFormat:
     dialect: Dialect = "omegaconf"
 
     def claims(self, data: Mapping[str, object], file_name: str) -> bool:
-        """Whether it has that name and our groups of keys; other programs have files of that name too."""
+        """Return True if the file has this name and touchline's groups of keys. Other programs use the name too."""
         groups = [isinstance(data.get(group), Mapping) for group in _GROUPS]
         return file_name == "setup_finetune.yaml" and any(groups)
 
     def read(self, document: ForeignDocument) -> ConfigReading:
-        """The training that it asks for, or everything that accepting it would refuse."""
+        """Read the requested training, or every reason to refuse the file."""
         return _told(document, self._training)
 
     def _training(self, document: ForeignDocument, text: str) -> StatedTraining:
@@ -118,7 +120,7 @@ class SetupFormat:
 
 
 def _known_backend(document: ForeignDocument) -> None:
-    """Raises InputError where the trainer that the file names does not exist."""
+    """Raise InputError if the named trainer does not exist."""
     name = document.get("train", "backend")
     if isinstance(name, str) and name not in backend_names():
         near = near_names(name, backend_names(), most=1)
@@ -134,7 +136,7 @@ def _known_backend(document: ForeignDocument) -> None:
 
 
 def _told(document: ForeignDocument, read: Callable[[ForeignDocument, str], StatedTraining]) -> ConfigReading:
-    """A training, or the findings of what refuses it, each with its place."""
+    """Return a training, or the findings that refuse it, each with its location."""
     try:
         return ConfigReading(trainings=(read(document, "\n".join(document.lines) + "\n"),))
     except InputError as fault:

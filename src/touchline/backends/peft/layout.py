@@ -1,10 +1,10 @@
-"""How the examples of a micro-batch lie in rows: padded, packed, or behind a prefix that they share.
+"""Layouts of a micro-batch's examples in rows: padded, packed, or behind a shared prefix.
 
-One idea covers all three. A row is an optional shared prefix (segment 0) and one segment for each example (1, 2, ...);
-a token sees what stands before it in its own segment, and the prefix. Positions of a segment go on where the prefix
-ends, so an example gets the same positions, sees the same tokens and has the same loss wherever it lies.
+A row is an optional shared prefix (segment 0) and one segment per example (1, 2, ...). A token attends to earlier
+tokens of its own segment, and to the prefix. Positions of a segment continue where the prefix ends. So an example has
+the same positions, attention and loss in every layout.
 
-An example's last token is never computed: nothing follows it, so nothing is predicted from it. It is a label only.
+An example's last token is a label only and is never computed, because nothing follows it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SHARED = 0
 
 
 def plain_attention(device: str, widest_row: int) -> bool:
-    """Whether plain matrix products beat the fused attention kernel: on a processor, up to a width.
+    """Return True if plain matrix products beat the fused attention kernel: on a CPU, up to a width.
 
     The fused kernel's backward pass is slow there, and the square that it avoids is small.
     """
@@ -51,7 +51,7 @@ class Layout:
 
     @property
     def several_per_row(self) -> bool:
-        """Whether examples lie side by side, so that they must be hidden from each other."""
+        """Whether examples share a row, so that they must be hidden from each other."""
         return self.row_tokens is not None
 
     @property
@@ -97,7 +97,9 @@ class Rows:
 
 
 def visible(segments: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Whether token i sees token j; shape [R, W, W] from segments of shape [R, W]. Padding is seen by none."""
+    """Return whether token i attends to token j. The shape is [R, W, W], from segments of shape [R, W]. No token
+    attends to padding.
+    """
     queries, keys = segments[:, :, None], segments[:, None, :]
     width = segments.shape[1]
     before = np.tril(np.ones((width, width), dtype=np.bool_))
@@ -152,7 +154,7 @@ def arrange(examples: Sequence[RenderedExample], layout: Layout, pad_id: int = 0
 
 
 def fill(lengths: Sequence[int], layout: Layout, prefix: int = 0) -> tuple[list[list[int]], int]:
-    """Which examples lie in which row: as few rows as the limit allows, filled evenly so that little is padded.
+    """Assign examples to rows: as few rows as the limit allows, filled evenly to minimize padding.
 
     Args:
         lengths: tokens that are computed of each example: all but its last; at least one example.
@@ -190,7 +192,7 @@ def _members(lengths: Sequence[int], layout: Layout, prefix: int) -> list[list[i
 def choose_layout(
     micro_batches: Sequence[Sequence[RenderedExample]], *, packed: bool, max_seq_len: int, obstacle: str | None
 ) -> tuple[Layout, str]:
-    """The layout for a training, and why.
+    """Return the layout of a training, and the reason.
 
     Args:
         micro_batches: a sample of them.

@@ -82,14 +82,14 @@ _KEPT = 3
 
 
 class QloraStageFormat:
-    """One stage."""
+    """Format of a stage's config."""
 
     name = "qlora_stage"
     title = "QLoRA stage config"
     dialect: Dialect = "pyyaml"
 
     def claims(self, data: Mapping[str, object], file_name: str) -> bool:
-        """Whether its group `train` has this project's short names, and a base or an adapter stands beside it."""
+        """Return True if the group `train` has this project's short names, with a base or an adapter beside it."""
         del file_name
         train = data.get("train")
         if not isinstance(train, Mapping) or not {"model_name", "lora", "experiment_name"} & data.keys():
@@ -98,7 +98,7 @@ class QloraStageFormat:
         return bool(_TELLING & keys) and len((_TELLING | _COMMON) & keys) >= _ENOUGH
 
     def read(self, document: ForeignDocument) -> ConfigReading:
-        """The stage's training, and what is wrong with the file."""
+        """Read the stage's training and the file's findings."""
         findings = [
             *_doubled(document),
             *_groups(document),

@@ -43,7 +43,7 @@ _ARGUMENT = re.compile(r"(?:\(|, )(?P<key>\w+)=(?P<value>'[^']*'|\"[^\"]*\"|\[[^
 
 
 def read_config(name: str, document: Row) -> tuple[Event, ...] | None:
-    """What ms-swift's saved arguments say; None for every other mapping."""
+    """Read ms-swift's saved arguments. Return None for any other mapping."""
     del name
     # Both are absent from the Trainer's own arguments; `model_type` alone is in every model's config.json.
     ours = "swift_version" in document or "sft_type" in document
@@ -55,7 +55,7 @@ def read_config(name: str, document: Row) -> tuple[Event, ...] | None:
 
 
 def settings(values: Row, lines: Mapping[str, int]) -> Iterator[Observation]:
-    """What a mapping of settings says.
+    """Yield the observations of a mapping of settings.
 
     Args:
         values: the settings by ms-swift's names; text as `print` writes a value is understood.
@@ -140,7 +140,7 @@ def _first(known: Mapping[str, object], keys: tuple[str, ...]) -> tuple[str, obj
 
 
 def plain(value: object) -> object:
-    """A value without the forms that `print` gives it; None for what says nothing."""
+    """Return a value without the syntax of `print`. Return None if it holds no information."""
     if isinstance(value, list):
         return [plain(each) for each in value]
     if not isinstance(value, str):
@@ -154,7 +154,7 @@ def plain(value: object) -> object:
 
 
 def arguments(text: str) -> dict[str, object]:
-    """The arguments of a dataclass printed on one line; the first of a name counts."""
+    """Return the arguments of a dataclass printed on one line. The first of a name counts."""
     found: dict[str, object] = {}
     for match in _ARGUMENT.finditer(text):
         if match["key"] in KEYS:
@@ -163,5 +163,5 @@ def arguments(text: str) -> dict[str, object]:
 
 
 def flags(command: str) -> dict[str, object]:
-    """The options of a command, the last of a name."""
+    """Return the options of a command. The last of a name counts."""
     return {match["key"].replace("-", "_"): (match["value"] or "").strip() for match in _FLAG.finditer(command)}

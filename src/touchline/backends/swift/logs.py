@@ -1,4 +1,4 @@
-"""What ms-swift prints and writes beside the Trainer's own output.
+"""ms-swift's own output and files, besides the Trainer's.
 
 Source: swift.utils.logger (prefix), swift.trainers.patcher and swift.megatron.callbacks (rows, logging.jsonl),
 swift.pipelines.train.sft, swift.pipelines.base, swift.utils.transformers_utils (parameters), swift.cli.main (command).
@@ -71,7 +71,7 @@ class SwiftLines:
     )
 
     def __init__(self) -> None:
-        """A new file."""
+        """Start with a new file."""
         self._known = False
         self._trains = False
         self._packed: bool | None = None
@@ -100,7 +100,7 @@ class SwiftLines:
         yield _trainer(number)
 
     def row(self, row: Row, text: str, number: int) -> Iterator[Event]:
-        """Where a row stands, how long it took and what it needed; its losses are the Trainer's."""
+        """Yield the position, duration and memory of a row. The Trainer's reader yields its losses."""
         del text
         # Trained by Megatron, it says `iteration`.
         at = row.get("global_step/max_steps") or (row.get("iteration") if "train_speed(s/it)" in row else None)
@@ -125,7 +125,7 @@ class SwiftLines:
             yield from _times(row, number, step, epoch, bool(found))
 
     def _bare(self, text: str, number: int) -> Iterator[Event]:
-        """A line without the prefix: of a printed value that takes several lines, or the command."""
+        """Read a line without prefix: of a printed value with several lines, or of the command."""
         if number <= self._num_rows_until and (found := _NUM_ROWS.match(text)):
             self._num_rows_until = 0
             yield Observation(name="total_examples", value=float(found["rows"]), line=number, unit="examples")
@@ -175,7 +175,7 @@ class SwiftLines:
             yield from _words(message, number)
 
     def _rows(self, rows: float, number: int) -> Iterator[Event]:
-        """The training split's rows come first, the validation split's after them."""
+        """Read the row counts: first of the training split, then of the validation split."""
         if not self._counts_rows:
             return
         self._counts_rows = False
@@ -186,7 +186,7 @@ class SwiftLines:
             yield Observation(name="train_examples", value=rows, line=number, unit="examples", certain=certain)
 
     def _settings(self) -> Iterator[Event]:
-        """What the printed arguments said, once another line shows that they are complete."""
+        """Yield the printed arguments, once another line shows that they are complete."""
         values, lines = self._arguments, self._argument_lines
         self._arguments, self._argument_lines, self._arguments_start = {}, {}, 0
         if not values:
@@ -262,7 +262,7 @@ def _memory(size: float | None, number: int, step: int, epoch: float | None) -> 
 
 
 def _closing_memory(value: object) -> float | None:
-    """A number, or `{"cuda": "18.5GiB"}` in version 2."""
+    """Read a number, or `{"cuda": "18.5GiB"}` in version 2."""
     if isinstance(value, dict):
         sizes = [float(found["size"]) for each in value.values() if (found := _SIZE.fullmatch(str(each).strip()))]
         return max(sizes, default=None)

@@ -1,10 +1,11 @@
-"""What torchtune's recipes (0.6.1) make of a dataset; read in datasets/_packed.py, data/{_collate,_utils}.py and
-recipes/lora_finetune_{single_device,distributed}.py.
+"""Batching by torchtune's recipes (0.6.1).
 
-The tokenizer cuts at `max_seq_len`. Packed: each example goes into the last pack or else begins a new one, in the
-dataset's order; the packs stay the same in all epochs, and each is padded to `max_seq_len`. Not packed: a micro-batch
-is padded to its longest example. The sampler's seed is 0 whatever the recipe's seed is. A last micro-batch that is not
-full is dropped, and the last micro-batches of an epoch that do not make up an accumulation make no step.
+Read in datasets/_packed.py, data/{_collate,_utils}.py and recipes/lora_finetune_{single_device,distributed}.py.
+
+The tokenizer truncates at `max_seq_len`. With packing, each example goes into the last pack or starts a new one, in the
+dataset's order. The packs are the same in all epochs, and each is padded to `max_seq_len`. Without packing, a
+micro-batch is padded to its longest example. The sampler's seed is 0, independent of the recipe's seed. An incomplete
+last micro-batch is dropped, and the last micro-batches of an epoch without a full accumulation make no step.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class TorchtuneBatching:
     def forecast(
         self, lengths: NDArray[np.uint32], settings: BatchSettings, labels: NDArray[np.uint32] | None = None
     ) -> BatchForecast:
-        """What it makes of these examples; `settings.seed` is not used.
+        """Simulate the batches of these examples. `settings.seed` is not used.
 
         Raises:
             ValueError: a size is not positive, or there is no example.
@@ -76,7 +77,7 @@ class TorchtuneBatching:
 
 
 def order_of(rows: int, settings: BatchSettings, epoch: int) -> NDArray[np.int64]:
-    """The rows of an epoch's micro-batches, those of all devices in turn; whole micro-batches only."""
+    """Return the rows of an epoch's full micro-batches, with all devices in turn."""
     micro, devices = settings.micro_batch_size, settings.data_parallel_size
     each = -(-rows // devices)
     # torch's DistributedSampler: the first rows a second time so that all devices have as many; device r takes every
@@ -88,7 +89,7 @@ def order_of(rows: int, settings: BatchSettings, epoch: int) -> NDArray[np.int64
 
 
 def _cut(lengths: NDArray[np.int64], labels: NDArray[np.int64], limit: int) -> Examples:
-    """Its `truncate`: the first `limit` tokens, the last of them replaced by the end of text, which has no loss."""
+    """Apply torchtune's `truncate`: keep `limit` tokens, and replace the last by an end of text without loss."""
     examples = cut_at_end(lengths, labels, limit)
     return replace(examples, labels=np.maximum(examples.labels - (lengths > limit), 0))
 

@@ -1,4 +1,4 @@
-"""What torchtune has: its components with their arguments, and the keys of its recipes, by version.
+"""Tables of torchtune: its components with their arguments, and the keys of its recipes, by version.
 
 The table is made by tools/torchtune_tables.py from the released wheels 0.1.0 to 0.6.1, and by hand from the main
 branch that was never released; it is read once, and nothing of torchtune is imported.
@@ -23,7 +23,7 @@ _TABLE = "components.json"
 
 @dataclass(frozen=True, slots=True)
 class Component:
-    """One function or class that a config can name."""
+    """Function or class that a config can name."""
 
     path: str
     """Its dotted name."""
@@ -36,12 +36,12 @@ class Component:
 
     @property
     def takes_others(self) -> bool:
-        """Whether it takes arguments that have no names."""
+        """Whether it accepts arbitrary keyword arguments."""
         return OTHERS in self.arguments
 
     @property
     def is_gone(self) -> bool:
-        """Whether the last release has it no more."""
+        """Whether the last release no longer has it."""
         return _order(self.last) < _order(RELEASED)
 
 
@@ -83,7 +83,7 @@ def _modules() -> dict[str, dict[str, list[int]]]:
 
 @functools.cache
 def component(path: str) -> Component | None:
-    """What a dotted name is; None where no version has it."""
+    """Return the component with a dotted name, or None if no version has it."""
     module, _, name = path.rpartition(".")
     names = _modules().get(module, {})
     if name in names:
@@ -98,13 +98,13 @@ def component(path: str) -> Component | None:
 
 
 def is_family(path: str) -> bool:
-    """Whether a dotted name stands in a folder of models that a release has: nobody's own, most likely."""
+    """Return True if a dotted name is in a model folder of a release. It is then hardly a user's own."""
     module = path.rpartition(".")[0]
     return module.startswith("torchtune.models.") and module in _modules()
 
 
 def nearest_component(path: str) -> str | None:
-    """The component that a misspelt dotted name was meant to be; of the last release or later."""
+    """Return the intended component of a misspelled dotted name, from the last release or later."""
     module, _, name = path.rpartition(".")
     if module not in _modules():
         near = misspelled(module, _modules())
@@ -116,7 +116,7 @@ def nearest_component(path: str) -> str | None:
 
 @functools.cache
 def same_name_elsewhere(path: str) -> str | None:
-    """Where the last release has what an older one had under this name."""
+    """Return the last release's dotted name for an older component of the same name."""
     name = path.rpartition(".")[2]
     found = [
         f"{module}.{name}"

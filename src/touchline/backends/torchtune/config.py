@@ -42,7 +42,9 @@ SECTION_KEYS: dict[Section, frozenset[str]] = {
 
 
 def section_of(component: str) -> Section | None:
-    """What a component is, by its dotted path; None for losses, schedules, loggers, checkpointers."""
+    """Return the section of a component, by its dotted path. Return None for losses, schedules, loggers and
+    checkpointers.
+    """
     path, _, last = component.rpartition(".")
     if "tokenizer" in last:
         return "tokenizer"
@@ -54,7 +56,7 @@ def section_of(component: str) -> Section | None:
 
 
 def component_facts(component: str, section: Section, line: int, *, adapter: bool) -> Iterator[Observation]:
-    """What the name of a model's or an optimizer's builder says: `torchtune.models.llama3_2.lora_llama3_2_1b`.
+    """Yield the facts in the name of a model's or optimizer's builder: `torchtune.models.llama3_2.lora_llama3_2_1b`.
 
     Args:
         component: its dotted path.
@@ -80,7 +82,7 @@ def component_facts(component: str, section: Section, line: int, *, adapter: boo
 
 
 def top_fact(key: str, value: object, line: int) -> Iterator[Observation]:
-    """What one setting outside all sections says."""
+    """Yield the fact of a setting outside all sections."""
     text = plain(value)
     if text is None:
         return
@@ -96,7 +98,7 @@ def top_fact(key: str, value: object, line: int) -> Iterator[Observation]:
 
 
 def section_fact(section: Section, key: str, value: object, line: int) -> Iterator[Observation]:
-    """What one setting of a section says."""
+    """Yield the fact of a setting in a section."""
     text = plain(value)
     if text is None or key not in SECTION_KEYS[section]:
         return
@@ -123,20 +125,20 @@ def section_fact(section: Section, key: str, value: object, line: int) -> Iterat
 
 
 def targets_fact(modules: list[str], *, mlp: bool, output: bool, line: int) -> Observation:
-    """The layers with an adapter, by torchtune's names; `mlp` stands for all of its linear layers."""
+    """Return the layers with an adapter, by torchtune's names. `mlp` stands for all of its linear layers."""
     names = [*modules, *(["mlp"] if mlp else []), *(["output"] if output else [])]
     return Observation(name="target_modules", value=",".join(names), line=line)
 
 
 def folder_fact(value: object, line: int) -> Iterator[Observation]:
-    """The folder that the base is read from: it names the model, but it may be that of an earlier run's checkpoint."""
+    """Yield the folder of the base. It names the model, but it may be an earlier run's checkpoint."""
     text = plain(value)
     if text is not None and text.rstrip("/"):
         yield Observation(name="model", value=text.rstrip("/"), line=line, certain=False)
 
 
 def plain(value: object) -> str | None:
-    """A setting as text; None where it is nothing, no scalar, or to be resolved."""
+    """Return a setting as text. Return None if it is empty, not a scalar, or unresolved."""
     if isinstance(value, bool | int | float | str):
         text = str(value).strip().strip("'\"").strip()
         return None if text.lower() in _NOTHING or _INTERPOLATION in text else text
@@ -144,7 +146,7 @@ def plain(value: object) -> str | None:
 
 
 def read_config(name: str, document: Row) -> tuple[Event, ...] | None:
-    """What a config says; None for every other mapping, and for configs of generation and evaluation."""
+    """Read a config. Return None for any other mapping, and for configs of generation and evaluation."""
     del name
     components = [part[COMPONENT] for part in document.values() if isinstance(part, Mapping) and COMPONENT in part]
     ours = any(isinstance(path, str) and path.startswith("torchtune.") for path in components)

@@ -24,7 +24,7 @@ from touchline.spec.foreign import Dialect, Doubled, ForeignDocument
 
 _PARTS = frozenset({"model", "tokenizer", "checkpointer", "optimizer", "dataset", "loss"})
 _ENOUGH = 3
-"""So many parts with components are a config of torchtune, whoever wrote the components."""
+"""Minimum number of parts with components in a torchtune config with custom components."""
 
 
 class TorchtuneFormat:
@@ -35,7 +35,7 @@ class TorchtuneFormat:
     dialect: Dialect = "omegaconf"
 
     def claims(self, data: Mapping[str, object], file_name: str) -> bool:
-        """Whether a part of it names a component of torchtune, or several parts name components at all."""
+        """Return True if a part names a torchtune component, or if several parts name any component."""
         del file_name
         sections = {key: part for key, part in data.items() if isinstance(part, Mapping) and COMPONENT in part}
         if any(str(part[COMPONENT]).startswith("torchtune.") for part in sections.values()):
@@ -43,7 +43,7 @@ class TorchtuneFormat:
         return len(_PARTS & sections.keys()) >= _ENOUGH
 
     def read(self, document: ForeignDocument) -> ConfigReading:
-        """Its training, where it is of one; a config of generation, evaluation or quantisation has none."""
+        """Read the stated training. Configs of generation, evaluation or quantization have none."""
         resolved = resolve(document)
         config = Config(document, resolved.data)
         findings = [

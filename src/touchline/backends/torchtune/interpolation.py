@@ -66,12 +66,12 @@ def resolve(document: ForeignDocument) -> Resolved:
 
 
 def is_known(value: object) -> bool:
-    """Whether a value can be judged: it is there, and holds no reference that only the tool itself can follow."""
+    """Return True if a value can be judged: it exists, and holds no reference that only torchtune can resolve."""
     return not (isinstance(value, str) and (UNKNOWN in value or value == MANDATORY))
 
 
 def _value(document: ForeignDocument, text: str, path: tuple[Key, ...], depth: int) -> object:
-    """A text with its references followed, innermost first; a text that is one reference becomes its value."""
+    """Resolve the references in a text, innermost first. A text that is one reference becomes its value."""
     if depth > _DEEPEST:
         raise _UnresolvedReferenceError(None)
     for _ in range(_DEEPEST):

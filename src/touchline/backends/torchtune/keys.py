@@ -44,7 +44,7 @@ NEEDED = (
     "device",
     "dtype",
 )
-"""What every recipe of supervised training, of DPO and of distillation reads without a default, in all versions."""
+"""Keys without a default in every recipe of supervised training, DPO and distillation, in all versions."""
 _OTHER_RECIPE = 3
 """So many missing keys are no slip but another recipe."""
 _REINFORCEMENT = frozenset({"policy_model", "ppo_epochs", "ppo_batch_size", "grpo_samples", "num_steps"})
@@ -58,21 +58,21 @@ LOADING = frozenset(
         *("delimiter", "column_names", "names", "save_infos", "storage_options", "download_config", "encoding"),
     }
 )
-"""What datasets.load_dataset and its builders of local files take besides a dataset's own arguments."""
+"""Arguments of datasets.load_dataset and its local-file builders, besides a dataset's own."""
 
 
 def is_training(data: Mapping[str, object]) -> bool:
-    """Whether a config is of a training, and not of an evaluation, a generation or a quantisation."""
+    """Return True if a config is of a training, not of an evaluation, a generation or a quantization."""
     return bool({"optimizer", "epochs", "gradient_accumulation_steps", "dataset", "datasets"} & data.keys())
 
 
 def is_reinforcement(data: Mapping[str, object]) -> bool:
-    """Whether its rows are generated while it trains, by PPO or GRPO."""
+    """Return True if rows are generated during training, by PPO or GRPO."""
     return bool(_REINFORCEMENT & data.keys())
 
 
 def key_findings(config: Config) -> Iterator[Finding]:
-    """What is wrong with the keys at the top."""
+    """Yield the findings of the top-level keys."""
     present = config.data.keys()
     known = recipe_keys() | {*NEEDED, *_OPTIONAL}
     meant: set[str] = set()
@@ -113,7 +113,7 @@ def _missing(config: Config, meant: set[str]) -> Iterator[Finding]:
 
 
 def component_findings(config: Config) -> Iterator[Finding]:
-    """What is wrong with the components and their arguments."""
+    """Yield the findings of the components and their arguments."""
     for path, section in config.components():
         named = section[COMPONENT]
         place = (*path, COMPONENT)
@@ -183,7 +183,7 @@ def _arguments(config: Config, path: Path, section: Mapping[str, object], found:
 
 
 def _adapter(config: Config) -> Iterator[Finding]:
-    """What a LoRA recipe reads of its model."""
+    """Check the model settings that a LoRA recipe reads."""
     found = component(config.component("model") or "")
     if found is None or "lora_attn_modules" not in found.arguments or found.takes_others:
         return

@@ -22,7 +22,7 @@ _BAR = re.compile(rf"(?<![\d|.])(\d{{1,6}})\|(\d{{1,12}})\|Loss: ({NUMBER}|-?nan
 _DISK = re.compile(r"(?:^|[ \t])Step (\d{1,12}) \| (?P<pairs>[A-Za-z_]\w*:\S.*)$")
 _PAIR = re.compile(r"(?:^|\s)([A-Za-z_]\w*):([^\s|]+)(?=\s|$)")
 _DISK_ONLY = frozenset({"tokens_per_second_per_gpu", "peak_memory_active", "peak_memory_alloc", "gpu_resources"})
-"""Nobody else's `Step 3 | loss:2.1` has these keys."""
+"""Keys that tell DiskLogger rows from other trainers' `Step 3 | loss:2.1`."""
 _MEMORY = re.compile(
     r"^(?:\[?[a-z]*\d+\]?:)?\W{0,12}[A-Z]{3,4} peak memory (?P<what>alloc|allocation|reserved): "
     rf"(?P<size>{NUMBER}) (?P<unit>GiB|GB)\s*$"
@@ -83,7 +83,9 @@ class TorchtuneLines:
             yield from self._words_of(text, number)
 
     def row(self, row: Row, text: str, number: int) -> Iterable[Event]:
-        """The first versions print the memory after initialisation as a dictionary, in units of 10**9 bytes."""
+        """Read a row. The first versions print the memory after initialization as a dictionary, in units of 10**9
+        bytes.
+        """
         if "peak_memory_alloc" not in row or "loss" in row or number - self._stats_line > _STATS_LINES:
             return
         allocated, reserved = to_number(row["peak_memory_alloc"]), to_number(row.get("peak_memory_reserved"))
@@ -140,7 +142,7 @@ class TorchtuneLines:
     # --------------------------------------------------------------------------------------------------- what it did
 
     def _bars(self, text: str, number: int) -> Iterator[Event]:
-        """Every label on the line; the bar itself is read with all other bars."""
+        """Yield every label on the line. The shared reader reads the bar itself."""
         for match in _BAR.finditer(text):
             epoch, step = int(match.group(1)), int(match.group(2))
             if epoch > self._at[0] > 0 and step <= self._at[1]:
@@ -156,12 +158,12 @@ class TorchtuneLines:
                 yield from _number("loss", match.group(3), number, known)
             # After the loss: one that goes back begins another attempt, whose trainer this is too.
             yield from self._trainer(number)
-        # Bars go to stderr without a line's end, and so the logger goes on behind them.
+        # Bars go to stderr without a line's end, so the logger continues on the same line.
         if "heckpoint" in text:
             yield from self._saves(text, number)
 
     def _disk(self, step: int, pairs: str, number: int) -> Iterator[Event]:
-        """A row of the DiskLogger, or of the StdoutLogger: `Step 3 | loss:0.5 lr:0.0001 `."""
+        """Read a row of the DiskLogger or the StdoutLogger: `Step 3 | loss:0.5 lr:0.0001 `."""
         if "|" in pairs or "," in pairs.split("DTensor(")[0]:
             return
         values = dict(_PAIR.findall(pairs))
@@ -188,7 +190,7 @@ class TorchtuneLines:
             yield _memory(reserved, self._unit, number, "reserved", step)
 
     def _saves(self, text: str, number: int) -> Iterator[Event]:
-        """A checkpoint is written, file by file; its size is known when all of it is."""
+        """Record a saved checkpoint file by file. Its size is known after the last file."""
         said = text[:_TEXT_LIMIT]
         if (begin := _BEGIN_SAVE.search(text)) is not None:
             outer = self._saving == "outer" or "Starting" in begin.group()
@@ -211,7 +213,7 @@ class TorchtuneLines:
                 yield from self._size(number)
 
     def _size(self, number: int) -> Iterator[Event]:
-        """What the files of one checkpoint take; nothing where the size of one of them was not printed."""
+        """Yield the size of a checkpoint's files. Yield nothing if a file's size was not printed."""
         # Where the beginning of the saving is missing, so may be the first of its files.
         files = self._saved if self._saving != "no" else None
         self._saved, self._saving = [], "no"
@@ -224,7 +226,7 @@ class TorchtuneLines:
 def _memory(
     size: float, unit: Literal["GiB", "GB"], number: int, kind: Literal["allocated", "reserved"], step: int | None
 ) -> Observation:
-    """A peak; without a step it is that of the initialisation. The counters are reset with every row."""
+    """Record a peak. Without a step it belongs to the initialization. The counters are reset with every row."""
     phase: Literal["step", "after_init"] = "after_init" if step is None else "step"
     return Observation(
         name="peak_memory", value=size, line=number, unit=unit, step=step, phase=phase, kind=kind, aggregation="peak"
@@ -244,7 +246,7 @@ def _seconds(name: ObservationName, value: str, number: int) -> Iterator[Observa
 
 
 def _devices(options: str, number: int) -> Iterator[Observation]:
-    """Processes that the command starts, one a device."""
+    """Record the processes that the command starts, one per device."""
     each, nodes = _PER_NODE.search(options), _NODES.search(options)
     count = to_count(nodes.group(1)) if nodes is not None else 1
     if each is not None and count:

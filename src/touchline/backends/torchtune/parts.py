@@ -71,7 +71,7 @@ _ROWS_BY: Final = (
     *(COMPONENT, "source", "data_files", "name", "data_dir"),
     *("field", "revision", "filter_fn", "filter_kwargs"),
 )
-"""What chooses a dataset's rows beside the split: `field` is the key of a JSON object under which they are."""
+"""Settings that choose a dataset's rows besides the split. `field` is the key of a JSON object that contains them."""
 _VERSIONS: Final = re.compile(r"(?i)(code-?llama|llama-?[234]|qwen-?[123]|gemma|mistral|phi-?[34])")
 _PLAIN: Final = {
     "codellama": "llama2",
@@ -86,11 +86,11 @@ _PLAIN: Final = {
     "phi3": "phi3",
     "phi4": "phi4",
 }
-"""What the names of models' folders begin with, and whose vocabulary these have."""
+"""Vocabulary family by the prefix of a model folder's name."""
 
 
 def part_findings(config: Config) -> Iterator[Finding]:
-    """What is wrong with parts that do not go together."""
+    """Yield the findings of parts that do not fit together."""
     if not is_training(config.data):
         return
     folder = _folder(config, "model")
@@ -223,7 +223,7 @@ def _overlap(config: Config) -> Iterator[Finding]:
 
 
 def _bounds(match: re.Match[str]) -> tuple[int, int] | None:
-    """A slice in percent; none where it counts rows."""
+    """Return the bounds of a slice in percent. Return None if it counts rows."""
     if match[0] == match[1]:
         return 0, _WHOLE
     if (match[2] and not match[3]) or (match[4] and not match[5]):

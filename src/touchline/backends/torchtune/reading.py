@@ -1,4 +1,4 @@
-"""One torchtune config with its references followed: settings with their places, and the components in it."""
+"""Torchtune config with resolved references: settings with their locations, and its components."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Config:
     """Its values, references followed."""
 
     def get(self, *path: Key) -> object:
-        """The value at a path; None where there is none, it is null, or it is not known here."""
+        """Return the value at a path. Return None if it is missing, null or unknown."""
         node: object = self.data
         for key in path:
             inside = key in node if isinstance(node, dict) else isinstance(node, list) and key in range(len(node))
@@ -38,17 +38,17 @@ class Config:
         return node if is_known(node) else None
 
     def has(self, *path: Key) -> bool:
-        """Whether a key is in the file, whatever its value."""
+        """Return True if the file has a key, with any value."""
         parent = self.get(*path[:-1]) if len(path) > 1 else self.data
         return isinstance(parent, dict) and path[-1] in parent
 
     def is_open(self, *path: Key) -> bool:
-        """Whether a key is there with a value that is not known here: an environment variable, `???`."""
+        """Return True if a key's value is unknown here: an environment variable or `???`."""
         parent = self.get(*path[:-1]) if len(path) > 1 else self.data
         return isinstance(parent, dict) and path[-1] in parent and not is_known(parent[path[-1]])
 
     def stated(self, *path: Key) -> Stated[object] | None:
-        """The value at a path with its place; None where there is none."""
+        """Return the value at a path with its location, or None."""
         value = self.get(*path)
         return None if value is None else Stated(value, dotted(path), self.where(*path))
 
@@ -57,16 +57,16 @@ class Config:
         return Stated(value, dotted(path), Where(path=self.document.path), is_default=True)
 
     def where(self, *path: Key) -> Where:
-        """Where a key stands."""
+        """Return the location of a key."""
         return self.document.where(*path)
 
     def component(self, *path: Key) -> str | None:
-        """The dotted name of a section's component; None where it has none."""
+        """Return the dotted name of a section's component, or None."""
         found = self.get(*path, COMPONENT)
         return found if isinstance(found, str) else None
 
     def last(self, *path: Key) -> str:
-        """The last part of that name; empty where there is none."""
+        """Return the last part of that name, or an empty text."""
         return (self.component(*path) or "").rpartition(".")[2]
 
     def sections(self, *names: str) -> Iterator[tuple[Path, Mapping[str, object]]]:
@@ -79,7 +79,7 @@ class Config:
                 yield from (((name, index), item) for index, item in enumerate(found) if isinstance(item, dict))
 
     def components(self) -> Iterator[tuple[Path, Mapping[str, object]]]:
-        """Every mapping of the file that names a component, with its path."""
+        """Yield every mapping of the file that names a component, with its path."""
         yield from _components(self.data, ())
 
     def finding(
@@ -91,7 +91,7 @@ class Config:
         severity: Severity = Severity.ERROR,
         edits: tuple[Edit, ...] = (),
     ) -> Finding:
-        """A finding about the key at a path."""
+        """Build a finding about the key at a path."""
         return Finding(
             code=code,
             severity=severity,

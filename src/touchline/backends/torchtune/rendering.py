@@ -69,7 +69,7 @@ def _trained(message: Message, settings: RowSettings) -> bool:
 
 
 def _joined(turns: list[Turn], end: Ids, end_trained: bool, limit: int | None) -> TrainedRow:
-    """The turns and the end token; with a limit the last token becomes the end token, and its label is masked.
+    """Join the turns and the end token. With a limit the last token becomes the end token, with a masked label.
 
     That last mask is set whether or not anything was cut.
     """

@@ -48,7 +48,7 @@ class ResolvedConfig:
     """Reads the lines after `with resolved config:`; between runs it reads nothing."""
 
     def __init__(self) -> None:
-        """No config has begun."""
+        """Start outside a config."""
         self._until = 0
         self._adapter = False
         self._clear()
@@ -61,17 +61,17 @@ class ResolvedConfig:
         self._apply: dict[str, bool] = {}
 
     def begin(self, number: int, *, adapter: bool) -> None:
-        """A config begins after this line; `adapter` is whether the recipe's name says that one is trained."""
+        """Start a config after this line. `adapter` is true if the recipe's name shows an adapter."""
         self._clear()
         self._until = number + _MOST_LINES
         self._adapter = adapter
 
     def end(self) -> None:
-        """The training has begun."""
+        """End the config: the training has begun."""
         self._until = 0
 
     def line(self, text: str, number: int) -> Iterator[Event]:
-        """What a line of the config says; nothing outside one."""
+        """Yield the facts of a config line. Yield nothing outside a config."""
         if number > self._until:
             return
         text = _RANK.sub("", text, count=1)
@@ -123,7 +123,7 @@ class ResolvedConfig:
         yield from component_facts(component, section, number, adapter=self._adapter)
 
     def _targets(self, number: int) -> Iterator[Observation]:
-        """The list of modules is over."""
+        """End the list of modules."""
         modules, self._modules = self._modules, None
         if modules and "targets" not in self._said:
             self._said.add("targets")

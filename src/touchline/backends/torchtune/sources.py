@@ -28,7 +28,7 @@ Role = Literal["train", "validation"]
 
 
 def sources(config: Config) -> Iterator[StatedSource]:
-    """The datasets, those of validation too."""
+    """Yield the datasets, including those of validation."""
     roles: tuple[tuple[str, Role], ...] = (("dataset", "train"), ("datasets", "train"), ("dataset_val", "validation"))
     for name, role in roles:
         for path, section in config.sections(name):
@@ -72,7 +72,7 @@ def _text(config: Config, *path: str | int) -> Stated[str] | None:
 
 
 def source_findings(config: Config) -> Iterator[Finding]:
-    """What load_dataset will refuse, as far as the config alone shows it."""
+    """Yield what load_dataset will refuse, as far as the config alone shows it."""
     for path, section in config.sections("dataset", "datasets", "dataset_val"):
         known = component(config.component(*path) or "")
         source, files = section.get("source"), section.get("data_files")
@@ -137,7 +137,7 @@ def _field(config: Config, path: Path, section: Mapping[str, object], source: st
 
 
 def _format(config: Config, path: Path, source: str, files: object) -> Iterator[Finding]:
-    """A file of parquet is no text, and no text is parquet."""
+    """Report a parquet file read as text, and text read as parquet."""
     for file in files if isinstance(files, list) else [files]:
         if not isinstance(file, str) or not is_known(file):
             continue

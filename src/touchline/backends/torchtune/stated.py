@@ -1,4 +1,4 @@
-"""What a torchtune config states, in the words of all trainers, with torchtune 0.6.1's own defaults.
+"""Settings of a torchtune config in the common terms of all trainers, with torchtune 0.6.1's defaults.
 
 Source: recipes/lora_finetune_single_device.py and full_finetune_single_device.py of 0.6.1; `max_steps_per_epoch` counts
 optimizer steps of one epoch; a checkpoint is written at each epoch's end.
@@ -38,7 +38,7 @@ _SERVICES = {
 
 
 def stated_training(config: Config) -> StatedTraining:
-    """The training of a config."""
+    """Build the training of a config."""
     method = _method(config)
     rolls_out = is_reinforcement(config.data)
     adapted = method is not None and method.value != "full"
@@ -123,7 +123,7 @@ def _flag(config: Config, *path: Key, default: bool | None = None) -> Stated[boo
 
 
 def _offloads(config: Config) -> Stated[str] | None:
-    """What waits in host memory."""
+    """Return the tensors offloaded to host memory."""
     for key, what in (("enable_activation_offloading", "activations"), ("fsdp_cpu_offload", "parameters")):
         asked = _flag(config, key)
         if asked is not None and asked.value:
@@ -132,7 +132,7 @@ def _offloads(config: Config) -> Stated[str] | None:
 
 
 def _last(config: Config, section: str) -> Stated[str] | None:
-    """The last part of a section's component."""
+    """Return the last part of the section's component."""
     name = config.last(section)
     return Stated(name, section, config.where(section, COMPONENT)) if name else None
 
@@ -142,7 +142,7 @@ def _section_of_model(config: Config) -> str:
 
 
 def _model(config: Config) -> Stated[str] | None:
-    """The builder where its name says the size; else the folder that the base is read from."""
+    """Return the builder if its name states the size. Otherwise return the folder of the base."""
     section = _section_of_model(config)
     name = config.last(section)
     known = (config.component(section) or "").startswith("torchtune.models.")
@@ -206,7 +206,7 @@ def _dtype(config: Config) -> Stated[Dtype] | None:
 
 
 def _distributed(config: Config) -> Stated[str] | None:
-    """A key that only the distributed recipes read."""
+    """Return a key that only the distributed recipes read."""
     for key in ("fsdp_cpu_offload", "fsdp_sharding_strategy", "fsdp_reshard_after_forward", "fsdp"):
         if config.has(key):
             return Stated("fsdp", key, config.where(key))

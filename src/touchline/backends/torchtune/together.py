@@ -17,7 +17,7 @@ _MASKS_THE_END = frozenset({"qwen2_tokenizer", "qwen2_5_tokenizer", "qwen3_token
 
 
 def together_findings(config: Config) -> Iterator[Finding]:
-    """What is wrong with settings that are right one by one."""
+    """Yield the findings of settings that conflict with each other."""
     if not is_training(config.data):
         return
     yield from _backward(config)
@@ -36,7 +36,7 @@ def together_findings(config: Config) -> Iterator[Finding]:
 
 
 def _backward(config: Config) -> Iterator[Finding]:
-    """An optimizer that steps inside the backward pass has no gradients to add up or to clip."""
+    """Check an optimizer that steps in the backward pass: it has no gradients to accumulate or to clip."""
     if config.get("optimizer_in_bwd") is not True or is_reinforcement(config.data):
         return
     steps = config.get("gradient_accumulation_steps")
@@ -125,7 +125,7 @@ def _validation(config: Config) -> Iterator[Finding]:
 
 
 def _end_token(config: Config) -> Iterator[Finding]:
-    """These tokenizers mask the last token of every row once rows may be cut, and the last token is the end."""
+    """Report a masked end token. These tokenizers mask the last token of every row if rows may be truncated."""
     if config.last("tokenizer") not in _MASKS_THE_END or is_reinforcement(config.data):
         return
     if not (config.component("tokenizer") or "").startswith("torchtune."):

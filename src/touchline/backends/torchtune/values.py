@@ -24,7 +24,7 @@ from touchline.core.finding import Finding
 COUNT = whole(1)
 """A count."""
 ADAPTED = ("q_proj", "k_proj", "v_proj", "output_proj")
-"""What `lora_attn_modules` knows; anything else in it gets no adapter, and nobody says so."""
+"""Module names known to `lora_attn_modules`. Any other name silently gets no adapter."""
 _ELSEWHERE = {
     "o_proj": "output_proj",
     "out_proj": "output_proj",
@@ -92,7 +92,7 @@ _SECTIONS: dict[str, dict[str, tuple[Kind, bool]]] = {
 
 
 def value_findings(config: Config) -> Iterator[Finding]:
-    """What is wrong with the values of a training's config."""
+    """Yield the findings of the values of a training's config."""
     if not is_training(config.data):
         return
     for key, (kind, null) in _TOP.items():
@@ -110,7 +110,7 @@ def value_findings(config: Config) -> Iterator[Finding]:
 
 
 def _files(config: Config) -> Iterator[Finding]:
-    """A pattern of files ends with a text: `00003` without quotes is the number 3, whose zeros are lost."""
+    """Check file patterns. An unquoted `00003` is the number 3 and loses its zeros."""
     for name in _CHECKPOINTERS:
         path = (name, "checkpoint_files", "max_filename")
         if not config.has(*path) or config.is_open(*path):

@@ -53,7 +53,7 @@ _FLAG = re.compile(
 def observations(
     values: Mapping[str, object], lines: Mapping[str, int] | int = 0, *, certain: bool = True
 ) -> Iterator[Event]:
-    """What arguments say.
+    """Yield the observations of arguments.
 
     Args:
         values: arguments by name; as text, or as YAML and JSON hold them.
@@ -124,12 +124,12 @@ class _See(Protocol):
 
 
 def is_on(value: object) -> bool:
-    """Whether an argument is true, as a value or as text."""
+    """Return True if an argument is true, as a value or as text."""
     return value is True or (isinstance(value, str) and value.strip().lower() in ("true", "yes", "on"))
 
 
 def is_off(value: object) -> bool:
-    """Whether an argument is false, as a value or as text."""
+    """Return True if an argument is false, as a value or as text."""
     return value is False or (isinstance(value, str) and value.strip().lower() in ("false", "no", "off"))
 
 

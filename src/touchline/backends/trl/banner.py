@@ -1,4 +1,4 @@
-"""What the Trainer says of its course: the banner at its beginning, a resume, evaluations, savings, the end.
+"""The Trainer's messages about its progress: the first banner, a resume, evaluations, saved checkpoints and the end.
 
 Source: transformers.trainer, versions 3 to 5; scripts without the Trainer copy the banner word by word.
 """
@@ -58,7 +58,7 @@ class Banner:
     """Follows the course of a training by the Trainer's sentences."""
 
     def __init__(self, rows: Rows) -> None:
-        """A new file; `rows` is told of a resume."""
+        """Start with a new file. Resumes are reported to `rows`."""
         self._rows = rows
         self._start = 0
         self._examples: Observation | None = None

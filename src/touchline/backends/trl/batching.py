@@ -1,10 +1,11 @@
-"""What TRL's SFTTrainer (1.16, on transformers 5.23) makes of a dataset; read in trl/data_utils.py and
-trl/trainer/sft_trainer.py.
+"""Batching by TRL's SFTTrainer (1.16, on transformers 5.23).
 
-Packed (`packing=True`, strategy `bfd`): `datasets.map` hands the packer 1000 examples at a time, which are cut to
-`max_length` and put longest first into the fullest pack; then padding-free: the packs of a micro-batch lie one behind
-the other in a single row, and nothing is padded. Not packed: cut to `max_length`, those without a label left are
-dropped, and a micro-batch is padded to its longest example.
+Read in trl/data_utils.py and trl/trainer/sft_trainer.py.
+
+With packing (`packing=True`, strategy `bfd`), `datasets.map` passes 1000 examples at a time to the packer. They are cut
+to `max_length` and put longest first into the fullest pack. Packing is padding-free: the packs of a micro-batch are
+concatenated in a single row without padding. Without packing, examples are cut to `max_length`, those without a label
+are dropped, and a micro-batch is padded to its longest example.
 """
 
 from __future__ import annotations
@@ -32,12 +33,12 @@ class TrlBatching:
     num_proc: int | None = None
     """`dataset_num_proc`: processes that pack a share of the examples each."""
     pad_to_multiple_of: int = 1
-    """What the width of a micro-batch is rounded up to."""
+    """Multiple to which the width of a micro-batch is rounded up."""
 
     def forecast(
         self, lengths: NDArray[np.uint32], settings: BatchSettings, labels: NDArray[np.uint32] | None = None
     ) -> BatchForecast:
-        """What it makes of these examples; `settings.seed` is `SFTConfig.seed`.
+        """Simulate the batches of these examples. `settings.seed` is `SFTConfig.seed`.
 
         Raises:
             ValueError: a size is not positive, or there is no example.

@@ -40,7 +40,7 @@ _OVERRIDE = re.compile(r"(?P<key>[A-Za-z_]\w*)=(?P<value>.*)", re.DOTALL)
 
 
 def read_command(words: Sequence[str], where: Where) -> ConfigReading | None:
-    """What one command's words state; None for a command of another kind.
+    """Read the settings of a command. Return None for another kind of command.
 
     Args:
         words: the command as the shell splits it; its wrappers and assignments may still be before it.
@@ -61,7 +61,7 @@ def read_command(words: Sequence[str], where: Where) -> ConfigReading | None:
 
 
 def _program(word: str) -> str:
-    """A program's name without its folder and version: `python` of `/usr/bin/python3.11`."""
+    """Return a program's name without its folder and version: `python` for `/usr/bin/python3.11`."""
     return re.sub(r"(?<=^python)[\d.]+$", "", PurePosixPath(word).name)
 
 
@@ -101,7 +101,7 @@ def _read_axolotl(words: list[str], where: Where) -> ConfigReading | None:
 
 
 def _read_launched(words: list[str], where: Where) -> ConfigReading | None:
-    """A script, or a module, after a launcher's own options."""
+    """Read a script or a module after a launcher's own options."""
     script = next((index for index, word in enumerate(words) if word.endswith(".py")), None)
     module = next((index + 1 for index, word in enumerate(words[:-1]) if word == "-m"), None)
     if script is None and module is None:
@@ -171,7 +171,7 @@ def _option(key: str, values: list[str]) -> tuple[str, object]:
 
 
 def _value(text: str) -> object:
-    """A truth value, a number or a text, as argparse and OmegaConf make it."""
+    """Return a truth value, a number or a text, as argparse and OmegaConf parse it."""
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
     if text.lower() in ("null", "none", ""):

@@ -1,6 +1,6 @@
-"""What TRL's own classes refuse when they are built, and what they take without using it.
+"""Settings that TRL's own classes refuse at construction, and settings that they accept without using them.
 
-Source: trl.SFTTrainer, SFTConfig, DPOConfig and GRPOConfig (1.16), held against the real classes in
+Source: trl.SFTTrainer, SFTConfig, DPOConfig and GRPOConfig (1.16), compared with the real classes in
 tests/backends/test_trainer_conflicts.py.
 """
 
@@ -57,7 +57,7 @@ def _check_generations(settings: Settings) -> None:
 
 
 def _check_adapter(settings: Settings) -> None:
-    """A rank without `use_peft` trains the whole model, wherever TRL's ModelConfig reads the file."""
+    """Report a rank without `use_peft`, which trains the whole model if TRL's ModelConfig reads the file."""
     ranked = settings.given("lora_r", "lora_alpha", "lora_target_modules")
     if ranked is None or settings.on("use_peft"):
         return

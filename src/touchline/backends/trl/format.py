@@ -59,7 +59,7 @@ _MISSPELT = frozenset(
         *("dataset_name", "per_gpu_train_batch_size", "label_smoothing_factor", "torch_compile", "adam_epsilon"),
     }
 )
-"""What a script's own argument is hardly called nearly: a name one slip away from one of these is that one."""
+"""Argument names for which a name with one typo is not a script's own argument."""
 MANY_CLEARLY_OURS = 3
 
 
@@ -72,7 +72,9 @@ class TrlFormat:
     dialect: Dialect = "pyyaml"
 
     def claims(self, data: Mapping[str, object], file_name: str) -> bool:
-        """At least three known names, one of them nobody else's, no other tool's, and no nested sections."""
+        """Return True for at least three known names, one of them unique to TRL, no other tool's, and no nested
+        sections.
+        """
         del file_name
         if not _FOREIGN.isdisjoint(data) or _OURS.isdisjoint(data):
             return False
@@ -81,7 +83,7 @@ class TrlFormat:
         return len(named) >= MANY_CLEARLY_OURS and 2 * len(named) >= len(data)
 
     def read(self, document: ForeignDocument) -> ConfigReading:
-        """The training that it states, with its faults."""
+        """Read the stated training and the file's findings."""
         settings = Settings(document)
         json = document.path.lower().endswith(".json")
         check_keys(settings, argument_table("trl"))
@@ -142,7 +144,7 @@ def check_keys(
 
 
 def _check_old_names(settings: Settings, table: ArgumentTable, skip: Container[str], *, every: bool) -> None:
-    """One finding for all of a file's old names: they are right where the installed release is as old."""
+    """Report all old names of a file in one finding. They are valid if the installed release is as old."""
     old = [
         key
         for key in settings.values
@@ -198,7 +200,7 @@ def _as_number(text: str) -> str:
 
 
 def trainer_view(training: StatedTraining) -> dict[str, Any]:
-    """What `check_trainer` looks at."""
+    """Build the input of `check_trainer`."""
     return {name: getattr(training, name) for name in _FIELDS}
 
 

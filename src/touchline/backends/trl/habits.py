@@ -44,7 +44,7 @@ MEANT: Final = {
     **dict.fromkeys(("save_limit", "keep_checkpoints"), "save_total_limit"),
     **dict.fromkeys(("clip_grad_norm", "grad_clip", "gradient_clipping"), "max_grad_norm"),
 }
-"""What names of other trainers are called here."""
+"""The Trainer's names for settings of other trainers."""
 
 
 def check_counts(settings: Settings) -> None:
@@ -125,7 +125,7 @@ _SHARED: Final = (
     ("train_micro_batch_size_per_gpu", "per_device_train_batch_size"),
     ("gradient_accumulation_steps", "gradient_accumulation_steps"),
 )
-"""What a DeepSpeed config says as well, and the Trainer compares (transformers.integrations.deepspeed)."""
+"""Settings that a DeepSpeed config also has, and that the Trainer compares (transformers.integrations.deepspeed)."""
 
 
 def _check_deepspeed(settings: Settings) -> None:
@@ -193,14 +193,14 @@ def check_required(settings: Settings, known: Mapping[str, object]) -> None:
 def check_meant(
     settings: Settings, meant: Mapping[str, str], known: Mapping[str, Argument], who: str, severity: Severity
 ) -> None:
-    """BK011 of another trainer's name for a setting that the file does not give under this trainer's own.
+    """Report BK011 for another trainer's setting name if the file lacks this trainer's own.
 
     Args:
         settings: the file.
         meant: this trainer's name for others' names.
-        known: what this trainer knows.
-        who: what becomes of an unknown name, `axolotl leaves it out without a word`.
-        severity: how bad that is.
+        known: this trainer's settings.
+        who: treatment of an unknown name, as in the message.
+        severity: severity of the finding.
     """
     for key in settings.values:
         new = meant.get(key)

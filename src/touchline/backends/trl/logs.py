@@ -1,4 +1,4 @@
-"""What the Hugging Face Trainer and TRL print, and the files they write.
+"""Output and files of the Hugging Face Trainer and TRL.
 
 The parts share what they remember: a resume spoils a rate of tokens, a model that is loaded after the end of one
 training belongs to the next.
@@ -79,7 +79,7 @@ class TrainerLines:
     )
 
     def __init__(self) -> None:
-        """A new file."""
+        """Start with a new file."""
         self._rows = Rows()
         self._banner = Banner(self._rows)
         self._tables = Tables()
@@ -88,7 +88,7 @@ class TrainerLines:
 
     @property
     def inside(self) -> bool:
-        """Whether the next lines matter whatever words they hold: rows of a notebook's table."""
+        """Return True if the next lines matter whatever their words: rows of a notebook's table."""
         return self._tables.inside
 
     def line(self, text: str, number: int) -> Iterator[Event]:
@@ -120,7 +120,7 @@ class TrainerLines:
         yield from self._words.row(row, number)
 
     def _following(self, events: Iterator[Event]) -> Iterator[Event]:
-        """The events, and what was known of the model of a training that they show to have begun."""
+        """Yield the events. A new training resets the known model."""
         for event in events:
             yield event
             if _is_end(event):

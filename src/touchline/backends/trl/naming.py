@@ -1,4 +1,4 @@
-"""Which base model a line names: files that transformers loads, and what people print when they load one.
+"""Base model in a log line: files that transformers loads, and messages about loading a model.
 
 A name in a hand-written line is a guess, and only what looks like a model's name or path is taken. What is loaded
 after a training is over belongs to an evaluation, until the next training begins.
@@ -76,7 +76,7 @@ class Naming:
     """Follows which model is loaded; the first one counts."""
 
     def __init__(self) -> None:
-        """A new file."""
+        """Start with a new file."""
         self._config_line = 0
         self._certain = False
         self._guessed = False
@@ -84,11 +84,11 @@ class Naming:
         self._waiting: list[Observation] = []
 
     def over(self) -> None:
-        """The training is over: models of now on are another training's, if there is one."""
+        """End the training. Later models belong to another training, if there is one."""
         self._over, self._certain, self._guessed, self._waiting = True, False, False, []
 
     def begins(self) -> Iterator[Observation]:
-        """A training begins, or is at work: what was loaded for it."""
+        """Yield the model loaded for the training that begins or is active."""
         if self._over:
             self._over = False
             waiting, self._waiting = self._waiting, []
@@ -97,7 +97,7 @@ class Naming:
                 yield seen
 
     def read(self, text: str, number: int) -> Iterator[Observation]:
-        """The model that a line names."""
+        """Yield the model that a line names."""
         found = self._certain_name(text, number)
         if found is not None:
             certain, model = True, found
@@ -135,7 +135,7 @@ _CHECKPOINT = re.compile(r"checkpoint-\d+")
 
 
 def _of_file(found: re.Match[str]) -> str | None:
-    """The model of a file that transformers loads: its name on the hub, or its folder."""
+    """Return the model of a file that transformers loads: its name on the hub, or its folder."""
     file, cache = found["file"], found["cache"] or ""
     if file.endswith(_SKIPPED_FILES):
         return None
@@ -153,7 +153,7 @@ def _of_file(found: re.Match[str]) -> str | None:
 
 
 def said(text: str) -> str | None:
-    """The model of a hand-written line; None where there is none that looks like one."""
+    """Return the model of a hand-written line, or None."""
     padding = _NO_PADDING.match(text)
     if padding is not None:
         return padding["model"]
@@ -172,7 +172,7 @@ def said(text: str) -> str | None:
 
 
 def is_model(name: str) -> bool:
-    """Whether a word looks like a base model: a name on the hub, a folder with such a name, or a name with a size."""
+    """Return True if a word looks like a base model: a hub name, a folder with such a name, or a name with a size."""
     parts = name.split("/")
     last = parts[-1]
     if len(last) < 3 or _FILES.search(name) or _OWN_WORK.search(name) or "//" in name:

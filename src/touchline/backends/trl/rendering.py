@@ -44,7 +44,7 @@ def training_row(text: ModelText, row: ShownRow, settings: RowSettings) -> Train
 
 
 def _completion(prompt: Ids, whole: Ids, settings: RowSettings) -> tuple[Ids, tuple[bool, ...]]:
-    """The completion starts where the two part, which is not always at the prompt's end."""
+    """Return the start of the completion, where the two texts part. It is not always the prompt's end."""
     shared = next(
         (i for i, (a, b) in enumerate(zip(prompt, whole, strict=False)) if a != b), min(len(prompt), len(whole))
     )
@@ -53,7 +53,7 @@ def _completion(prompt: Ids, whole: Ids, settings: RowSettings) -> tuple[Ids, tu
 
 
 def _whole_chat(text: ModelText, row: ShownRow, settings: RowSettings) -> tuple[Ids, tuple[bool, ...]] | Missing:
-    """A chat in one column: the loss is on all of it, unless `assistant_only_loss` asks for the marked answers."""
+    """Render a chat in one column. All of it has a loss, unless `assistant_only_loss` limits it to marked answers."""
     if not settings.answers_only:
         ids = text.ids(text.render(_turns(row), generation=False))
         return ids, (True,) * len(ids)

@@ -44,7 +44,7 @@ class Rows:
     """Reads rows; remembers what decides how the next one is to be taken."""
 
     def __init__(self) -> None:
-        """A new file."""
+        """Start with a new file."""
         self.is_trl = False
         self.resumed = False
         self.has_trained = False
@@ -66,7 +66,7 @@ class Rows:
             yield from self._evaluation(row, number)
 
     def trainer(self, number: int) -> Observation:
-        """Who printed it."""
+        """Trainer that printed the row."""
         return Observation(name="trainer", value="trl" if self.is_trl else "hf_trainer", line=number)
 
     def _training(self, row: Row, text: str, number: int) -> Iterator[Event]:
@@ -94,7 +94,7 @@ class Rows:
         yield from self._tokens(row, number, step, epoch)
 
     def closing(self, row: Row, text: str, number: int) -> Iterator[Event]:
-        """The last row, or a table or tuple that repeats it."""
+        """Read the last row, or a table or tuple that repeats it."""
         step, epoch = step_of(row), to_number(row.get("epoch"))
         yield self.trainer(number)
         seconds = to_number(row.get("train_runtime"))
@@ -108,7 +108,7 @@ class Rows:
         yield Sign(kind=SignKind.TRAINED, line=number, text=text[:TEXT], step=step)
 
     def _evaluation(self, row: Row, number: int) -> Iterator[Event]:
-        """One evaluation, or one for each validation set; a script that prints it once more tells nothing new."""
+        """Yield one evaluation per validation set. A repeated print adds nothing."""
         step, epoch = step_of(row), to_number(row.get("epoch"))
         yield self.trainer(number)
         for key in evaluations(row):
@@ -159,13 +159,13 @@ class Rows:
 
 
 def is_training(row: Row) -> bool:
-    """Whether it is of a logging step; other people's loops, which count steps and no epochs, are not."""
+    """Return True for a row of a logging step. Other loops count steps but no epochs."""
     at = "epoch" in row or "global_step/max_steps" in row or _AT.fullmatch(str(row.get("iteration", ""))) is not None
     return "loss" in row and at and ("learning_rate" in row or "grad_norm" in row)
 
 
 def is_closing(row: Row) -> bool:
-    """Whether it is the row of the end; the mean loss is missing in version 4.3 and before."""
+    """Return True for the final row. Version 4.3 and earlier lack the mean loss."""
     return (
         "loss" not in row
         and to_number(row.get("train_runtime")) is not None
@@ -175,7 +175,7 @@ def is_closing(row: Row) -> bool:
 
 
 def is_evaluation(row: Row) -> bool:
-    """Whether it is of an evaluation on validation data."""
+    """Return True for a row of an evaluation on validation data."""
     return any(True for _ in evaluations(row)) or ("eval_loss" in row and "epoch" in row)
 
 
@@ -196,7 +196,7 @@ def step_of(row: Row) -> int | None:
 
 
 def mean_loss(value: object, text: str, number: int, epoch: float | None = None) -> Iterator[Event]:
-    """The mean training loss of the last row: over all planned steps, also after a resume."""
+    """Yield the mean training loss of the last row: over all planned steps, also after a resume."""
     loss = to_number(value)
     if loss is not None:
         yield Observation(name="mean_train_loss", value=loss, line=number, unit="nats", epoch=epoch, aggregation="mean")

@@ -1,4 +1,4 @@
-"""What a file of TRL's or the Trainer's arguments states.
+"""Settings of a file of TRL's or the Trainer's arguments.
 
 Source: trl.SFTConfig, DPOConfig, GRPOConfig, RewardConfig, KTOConfig, ModelConfig and ScriptArguments (1.16);
 recipes of alignment-handbook and open-r1.
@@ -36,12 +36,12 @@ _FILES = ("train_file", "train_data_file", "data_path", "dataset_path", "train_d
 
 
 def uses_trl(settings: Settings) -> bool:
-    """Whether it is TRL's classes, not the bare Trainer's, that the file is for."""
+    """Return True if the file is for TRL's classes, not the bare Trainer's."""
     return not _TRL_ONLY.isdisjoint(settings.values)
 
 
 def state_training(settings: Settings) -> StatedTraining:
-    """The training."""
+    """Build the stated training."""
     trl = uses_trl(settings)
     fields = trainer_fields(settings, logging_steps=10.0 if trl else 500.0)
     adapter = settings.on("use_peft")

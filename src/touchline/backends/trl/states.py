@@ -112,7 +112,7 @@ def _ranks(values: Mapping[str, object]) -> Iterator[Observation]:
 
 
 def read_stage(name: str, document: Row) -> tuple[Event, ...] | None:
-    """A script's file with `model_name` and the groups `lora`, `train` and `data`."""
+    """Read a script's file with `model_name` and the groups `lora`, `train` and `data`."""
     del name
     lora, train = document.get("lora"), document.get("train")
     if not isinstance(lora, dict) or not isinstance(train, dict) or not isinstance(document.get("model_name"), str):

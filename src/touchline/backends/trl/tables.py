@@ -40,7 +40,7 @@ class Tables:
     """Follows one table at a time."""
 
     def __init__(self) -> None:
-        """A new file."""
+        """Start with a new file."""
         self._kind = ""
         self._start = 0
         self._found: dict[str, tuple[str, int]] = {}
@@ -50,13 +50,13 @@ class Tables:
 
     @property
     def inside(self) -> bool:
-        """Whether the next line matters whatever words it holds: a row of a notebook's table has none."""
+        """Return True if the next line matters whatever its words: a row of a notebook's table has none."""
         return bool(self._columns) or self._expected > 0
 
     # -------------------------------------------------------------------------------------------- metrics, one a line
 
     def metrics(self, text: str, number: int) -> Iterator[Event]:
-        """A line of a table of metrics, or of a dictionary that takes several lines."""
+        """Read a line of a table of metrics, or of a dictionary with several lines."""
         if _HEADER.search(text) is not None:
             self._begin(number, "table")
             return
@@ -80,7 +80,7 @@ class Tables:
         self._found, self._said = {}, set()
 
     def _complete(self, text: str) -> Iterator[Event]:
-        """What is known for certain to be the Trainer's: it alone tells a loss together with its runtime."""
+        """Yield the events of certain Trainer output: only the Trainer prints a loss together with its runtime."""
         values = {key: value for key, (value, _) in self._found.items()}
         epoch = to_number(values.get("epoch"))
         runtime, at = self._found.get("train_runtime", ("", 0))
@@ -115,7 +115,7 @@ class Tables:
     # ------------------------------------------------------------------------------------------------------- notebook
 
     def bar(self, text: str, number: int) -> Iterator[Event]:
-        """The label of a notebook's bar: `[ 61/156 18:06 < 28:43, 0.06 it/s, Epoch 0.39/1]`."""
+        """Read the label of a notebook's bar: `[ 61/156 18:06 < 28:43, 0.06 it/s, Epoch 0.39/1]`."""
         found = _BAR.search(text)
         if found is None or int(found["total"]) == 0:
             return
@@ -131,7 +131,7 @@ class Tables:
         yield Observation(name="trainer", value="hf_trainer", line=number)
 
     def columns(self, text: str, number: int) -> Iterator[Event]:
-        """The head of a notebook's table, `Step` and `Training Loss`, and its rows."""
+        """Read the head of a notebook's table, `Step` and `Training Loss`, and its rows."""
         head = _COLUMNS.fullmatch(text.rstrip())
         if head is not None or number >= self._expected:
             self._expected = 0
@@ -158,6 +158,6 @@ class Tables:
 
 
 def _seconds(value: str) -> float | None:
-    """The table says `0:50:01.40`, dictionaries a number."""
+    """Return seconds from the table's `0:50:01.40` or a dictionary's number."""
     clock = to_seconds(value) if ":" in value else None
     return clock if clock is not None else to_number(value)

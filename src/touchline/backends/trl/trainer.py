@@ -1,6 +1,6 @@
-"""What the Trainer's own arguments state, and which of them exclude each other; TRL and LLaMA-Factory share them.
+"""Settings of the Trainer's arguments and their conflicts, shared by TRL and LLaMA-Factory.
 
-Source: transformers.TrainingArguments.__post_init__ and ._validate_args (5.23), held against the real classes in
+Source: transformers.TrainingArguments.__post_init__ and ._validate_args (5.23), compared with the real classes in
 tests/backends/test_trainer_conflicts.py.
 """
 
@@ -39,11 +39,11 @@ RENAMED: dict[str, str | None] = {
     "fsdp_min_num_params": "fsdp_config",
     "fsdp_transformer_layer_cls_to_wrap": "fsdp_config",
 }
-"""What arguments that newer releases do not know are called now; None: they are gone."""
+"""New names of arguments that newer releases do not know. None if removed."""
 
 
 def cadence(settings: Settings, *names: str, default: Cadence) -> Stated[Cadence]:
-    """When something is done; a strategy of another name (`best`) counts as steps."""
+    """Return the cadence of an action. Any other strategy (`best`) counts as steps."""
     stated = settings.text(*names)
     if stated is None:
         value = settings.values.get(names[0])
@@ -55,7 +55,7 @@ def cadence(settings: Settings, *names: str, default: Cadence) -> Stated[Cadence
 
 
 def trainer_fields(settings: Settings, *, logging_steps: float = 500.0) -> dict[str, Any]:
-    """The fields of a StatedTraining that the Trainer's arguments give, with the Trainer's defaults.
+    """Return the fields of a StatedTraining from the Trainer's arguments and defaults.
 
     Args:
         settings: the file.
@@ -221,7 +221,7 @@ def _check_numbers(settings: Settings) -> None:
 
 
 def _check_unused(settings: Settings, fields: dict[str, Any]) -> None:
-    """Settings that others make meaningless: worth a word, and common in files that people copy."""
+    """Report settings that others make meaningless. They are common in copied files."""
     saves, evaluates = fields["save_cadence"], fields["eval_cadence"]
     info = Severity.INFO
     for name, when, strategy in (

@@ -62,7 +62,7 @@ class Words:
     """Reads sentences; follows a printed configuration and a command that takes several lines."""
 
     def __init__(self) -> None:
-        """A new file."""
+        """Start with a new file."""
         self._printed = 0
         self._has_steps = False
         self._command = 0
@@ -83,12 +83,12 @@ class Words:
             yield Observation(name="trainer", value="trl", line=number)
 
     def row(self, row: Row, number: int) -> Iterator[Event]:
-        """A configuration that is printed as one dictionary."""
+        """Read a configuration that is printed as one dictionary."""
         if "per_device_train_batch_size" in row and len(ANCHORS & row.keys()) > 1:
             yield from observations({key: row[key] for key in KEYS & row.keys()}, number, certain=False)
 
     def _flags(self, text: str, number: int) -> Iterator[Event]:
-        """A command line, as the shell or a launcher shows it; its later lines hold one argument each."""
+        """Read a command line, as the shell or a launcher shows it. Later lines hold one argument each."""
         if any(word in text for word in _OTHERS_OWN):
             return
         found = flags(text)
@@ -142,7 +142,7 @@ def parameters(text: str, number: int) -> Iterator[Observation]:
 
 
 def _parameters(written: str) -> float | None:
-    """A count; one that is scaled must have three digits, or it is off by more than a hundredth."""
+    """Read a count. A scaled count must have three digits, or its error exceeds one percent."""
     if written[-1:].isalpha() and len(re.sub(r"\D", "", written).lstrip("0")) < 3:
         return None
     number = to_number(written)

@@ -76,7 +76,7 @@ class UnslothLines:
     )
 
     def __init__(self) -> None:
-        """A new file."""
+        """Start with a new file."""
         self._gpus = 0
 
     def line(self, text: str, number: int) -> Iterator[Event]:
@@ -139,7 +139,7 @@ def _trainer(number: int) -> Observation:
 
 
 def _counts(pattern: re.Pattern[str], text: str, number: int) -> Iterator[Observation]:
-    """The counts of a banner's line, whose groups bear the names of what they are."""
+    """Read the counts of a banner's line. Its groups are named after them."""
     found = pattern.search(text)
     if found is None:
         return
@@ -188,7 +188,7 @@ def _versions(text: str, number: int) -> Iterator[Observation]:
 
 
 def _sums(text: str, number: int) -> Iterator[Event]:
-    """What the notebooks print before and after the training; `... for training` is a difference and no peak."""
+    """Read the lines that notebooks print before and after training. `... for training` is a difference, not a peak."""
     if found := _BEFORE.match(text):
         yield from _memory("memory_before_training", found["size"], number, "after_init", "last")
     elif found := _PEAK.match(text):
