@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import platform
 from pathlib import Path
 
 import pytest
@@ -11,9 +13,11 @@ from tests.hostile.harness import call
 from touchline.run.ledger import read_ledger
 
 
+@pytest.mark.parametrize("killed_before", [False, True], ids=["never begun", "killed before"])
 def test_a_script_that_never_begins_is_not_started_for_ever(
-    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_before: bool
 ) -> None:
+    """Twice, then no more; nor where an earlier attempt did begin and was killed."""
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "Tiny-1M-Instruct").symlink_to(tiny_model)
     for name in ("MODELS", "CACHE", "HISTORY"):
@@ -23,6 +27,11 @@ def test_a_script_that_never_begins_is_not_started_for_ever(
     assert call("prepare", folder)[0] == 0
     script = folder / "1M_rank2" / "finetune.slurm"
     script.write_text("#!/bin/bash\necho 'ModuleNotFoundError: No module named touchline' >&2\nexit 1\n")
+    if killed_before:
+        start = {"job_id": "local-old", "restart": 0, "token": "old", "host": platform.node(), "boot_id": "another"}
+        start |= {"pid": 4_000_000, "pid_started": 1.0, "time_unix": 1.0e9, "folder": str(script.parent / "status")}
+        (script.parent / "status").mkdir()
+        (script.parent / "status" / "start.local-old.0.json").write_text(json.dumps(start))
     code, _, said = call("resume", folder)
     assert code == 1
     assert "failed twice the same way" in said

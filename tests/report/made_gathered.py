@@ -19,7 +19,7 @@ from touchline.statistics.proportion import wilson
 
 RANK = "train.lora.rank"
 TASK = "capitalization"
-UNKNOWN = Missing(missing="not told")
+UNKNOWN = Missing(missing="not reported")
 NOTHING = Verification(
     depth="headers",
     checkpoints=(),

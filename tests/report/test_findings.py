@@ -294,7 +294,7 @@ def test_what_no_file_tells_is_not_said() -> None:
     told = [made.metrics(each) for each in runs]
     told = [replace(each, static_config={k: v for k, v in each.static_config.items() if k != "seed"}) for each in told]
     report = build_report(made.gathered(runs, told=told))
-    assert "| rank 4 | n/a (not told) |" in results_markdown(report, (), "")
+    assert "| rank 4 | n/a (not reported) |" in results_markdown(report, (), "")
     assert "One training a setting: an effect of the rank on the loss" in texts(report, "Losses")[0]
     assert "seed" not in " ".join(each.text for each in report.findings)
 

@@ -86,7 +86,7 @@ def _show(found: ComparedExperiments) -> None:
 
 
 def _setting(row: SettingRow) -> tuple[str, ...]:
-    return (row.key, *("n/a (not told)" if each is None else _several(each) for each in row.values))
+    return (row.key, *("n/a (not reported)" if each is None else _several(each) for each in row.values))
 
 
 def _several(values: Sequence[str]) -> str:

@@ -203,7 +203,9 @@ def history_calibration(
         if rows:
             print_table(header, rows)
         else:
-            print_status("no run of the history can be held against an estimate yet; touchline run and probe make some")
+            print_status(
+                "no run of the history can be compared with an estimate yet; touchline run and probe make some"
+            )
         reasons: dict[str, int] = {}
         for reason in found.unused.values():
             reasons[reason] = reasons.get(reason, 0) + 1

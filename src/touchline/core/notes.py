@@ -14,7 +14,7 @@ class NoteCode(StrEnum):
     """Kind of a note. The value is its sentence; names in braces stand for the note's data."""
 
     ATTEMPTS_FAILED = "{count} attempt(s) ended with an error; the last: {reason}, exit code {code}"
-    ATTEMPTS_KILLED = "{count} attempt(s) were killed without a word; what they had saved was used"
+    ATTEMPTS_KILLED = "{count} attempt(s) were killed (no exit record); their saved state was used"
     FAILED_EXIT = "the training is complete although its job failed; the exit code is reported, not believed"
     METRICS_UNREAD = "steps and losses are not known: {file} cannot be read ({reason})"
     STEPS_REPEATED = "{count} steps were done again after a kill"

@@ -36,7 +36,7 @@ class DtypeChoice:
     dtype: BaseDtype
     """Dtype of the frozen base model."""
     reason: str
-    """Reason for a log: `the processor has avx512_bf16`."""
+    """Reason for a log: `the CPU has avx512_bf16`."""
 
 
 def cpu_name(cpuinfo: Path = CPUINFO) -> str:
@@ -84,8 +84,8 @@ def choose_base_dtype(
         return DtypeChoice(dtype="float32", reason=f"the GPU has only {name}")
     found = sorted(BFLOAT16_FLAGS & (cpu_flags() if flags is None else flags))
     if found:
-        return DtypeChoice(dtype="bfloat16", reason=f"the processor has {', '.join(found)}")
-    return DtypeChoice(dtype="float32", reason="the processor does not multiply in bfloat16")
+        return DtypeChoice(dtype="bfloat16", reason=f"the CPU has {', '.join(found)}")
+    return DtypeChoice(dtype="float32", reason="the CPU does not multiply in bfloat16")
 
 
 def visible_gpus() -> tuple[str, ...]:

@@ -148,8 +148,8 @@ def _machine(machine: TargetMachine, known: ProbeAnswer | None) -> MachineFacts:
     memory = machine.memory if known is None else _memory_gib(known.machine.memory_bytes)
     if machine.kind == "cpu":
         return MachineFacts(
-            gpu=Missing(missing="the processor trained"),
-            gpu_memory=Missing(missing="the processor trained"),
+            gpu=Missing(missing="trained on a CPU"),
+            gpu_memory=Missing(missing="trained on a CPU"),
             gpus=_number(0, "1"),
             processor=SourcedText(value=name, where=WHERE),
             threads=Missing(missing="not known") if threads is None else _number(threads, "1"),

@@ -133,7 +133,7 @@ def _provenance(gathered: ReportInputs) -> Iterator[tuple[str, str]]:
     evidence = (
         f"{count(len(plan.evidence), 'past run')}: {join_names(plan.evidence)}" if plan.evidence else "no past run"
     )
-    yield "estimates rest on", evidence
+    yield "estimates are based on", evidence
     yield from _trained_on(gathered)
 
 

@@ -17,7 +17,7 @@ def calibration_figure(marks: Sequence[CalibrationMark]) -> Figure:
     """
     shown = [mark for mark in marks if mark.measured > 0 and mark.low > 0]
     if not shown:
-        return Figure(spec=None, note="No estimate has been held against a run yet.")
+        return Figure(spec=None, note="No estimate has been compared with a run yet.")
     if importlib.util.find_spec("altair") is None or importlib.util.find_spec("vl_convert") is None:
         return Figure(spec=None, note=FIGURES_OFF)
     import altair

@@ -182,7 +182,7 @@ def _standing(run: RunResult) -> Iterator[Issue]:
             title = "last checkpoint lost"
             yield Issue(weight=Severity.WARNING, subject=run.name, title=title, text=text, role=IssueRole.NOT_DONE)
         case RunStatus.INTERRUPTED:
-            text = f"It was interrupted{steps}.{how} `touchline resume` goes on from what was saved."
+            text = f"It was interrupted{steps}.{how} `touchline resume` continues from the saved state."
             title = "interrupted"
             yield Issue(weight=Severity.WARNING, subject=run.name, title=title, text=text, role=IssueRole.NOT_DONE)
         case RunStatus.TRAINED:

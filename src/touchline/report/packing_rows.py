@@ -39,7 +39,7 @@ def _row(run: RunResult, told: RunMetrics, planned: PlannedRun | None) -> Packin
         side = planned.packing.packed if word == "yes" else planned.packing.unpacked
     return PackingRow(
         run=run.name,
-        packed=word or "n/a (not told)",
+        packed=word or "n/a (not reported)",
         density=_or_planned(density, None if side is None else side.density, "examples/row"),
         efficiency=_or_planned(efficiency, None if side is None else side.efficiency, "%"),
         examples_per_second=told.performance_metrics.get("examples_per_second", UNTOLD),

@@ -13,7 +13,7 @@ from touchline.report.table import Column, Table, Verdict, table_of
 from touchline.results.run_result import RunResult
 
 _RUN = Column("run", code=True)
-_NOT_TOLD = Missing(missing="not told")
+_NOT_TOLD = Missing(missing="not reported")
 
 
 def estimates(rows: Sequence[EstimateRow], runs: Mapping[str, RunResult]) -> Table | None:

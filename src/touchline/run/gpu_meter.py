@@ -20,7 +20,7 @@ from touchline.run.resources import GpuSummary
 _DRIVER = (Path("/proc/driver/nvidia/version"), Path("/dev/nvidiactl"), Path("/dev/dxg"))
 """Files that show a driver: Linux, containers, WSL."""
 OF_PROCESSES = "memory of the job's processes, as the driver tells"
-OF_DEVICE = "all memory in use on the device, whoever uses it"
+OF_DEVICE = "all memory in use on the device, of all processes"
 _NOT_AVAILABLE = (1 << 64) - 1
 """NVML's value for an unknown number."""
 

@@ -243,7 +243,7 @@ def cancel(planned: LoadedPlan, runs: Sequence[PlannedRun], settings: UserConfig
     seen = executor.look(jobs)
     living = [job for job in jobs if (view := seen.get(job.name)) is not None and view.active]
     if executor.trouble and not living:
-        raise HostError(f"nobody can tell what is in the queue: {executor.trouble}", hint="the same command later")
+        raise HostError(f"cannot query the SLURM queue: {executor.trouble}", hint="the same command later")
     close_ended(ledger, seen)
     lock = try_lock(planned.folder.lock)
     waiting: list[Job] = []

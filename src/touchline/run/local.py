@@ -30,7 +30,7 @@ class LocalExecutor:
     tick_seconds = 0.2
 
     def __init__(self) -> None:
-        self._children: dict[Path, subprocess.Popen[bytes]] = {}
+        self._children: dict[Path, tuple[str, subprocess.Popen[bytes]]] = {}
 
     def start(self, job: Job, token: str, gpus: tuple[str, ...], after: Sequence[str] = ()) -> str:
         """Start a job; its id is `local-<token>`. Its dependencies have ended, which the queue ensures."""
@@ -45,7 +45,7 @@ class LocalExecutor:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
         with disk_faults("output", output), os.fdopen(open_append(output), "ab") as stream:
             try:
-                self._children[job.status] = subprocess.Popen(  # noqa: S603 (a list of our own words)
+                child = subprocess.Popen(  # noqa: S603 (a list of our own words)
                     list(job.command),
                     cwd=job.folder,
                     env=environment,
@@ -56,6 +56,7 @@ class LocalExecutor:
                 )
             except FileNotFoundError as error:
                 raise HostError(f"cannot start {job.command[0]!r}: not found", expected="bash on PATH") from error
+        self._children[job.status] = job_id, child
         return job_id
 
     def look(self, jobs: Sequence[Job]) -> Mapping[str, JobView]:
@@ -64,28 +65,29 @@ class LocalExecutor:
         return {name: view for name, view in found.items() if view is not None}
 
     def _view(self, job: Job) -> JobView | None:
-        child = self._children.get(job.status)
+        job_id, child = self._children.get(job.status, ("", None))
         alive = child is not None and child.poll() is None
         attempts = read_attempts(job.status)
         living = [attempt for attempt in attempts if attempt.exit is None and attempt.alive]
         if alive or living:
             return JobView(job_id=_id((*attempts, *living)), state=JobState.RUNNING, active=True, source="process")
-        if child is not None and (not attempts or attempts[-1].exit is None):
+        own = [attempt for attempt in attempts if attempt.start.job_id == job_id]
+        if child is not None and all(attempt.exit is None for attempt in own):
             killed = child.returncode == -signal.SIGKILL
             return JobView(
-                job_id=_id(attempts),
-                state=_killed(job, _id(attempts)) if killed else JobState.FAILED,
+                job_id=job_id,
+                state=_killed(job, job_id) if killed else JobState.FAILED,
                 active=False,
                 source="process",
                 exit_code=child.returncode,
-                reason="killed (no exit record)",
+                reason="killed (no exit record)" if own or killed else "ended before it began; its output says why",
             )
         return _told(job, attempts[-1]) if attempts else None
 
     def stop(self, jobs: Sequence[Job]) -> None:
         """Send TERM to the supervisors, which pass it on."""
         for job in jobs:
-            child = self._children.get(job.status)
+            _, child = self._children.get(job.status, ("", None))
             if child is not None and child.poll() is None:
                 child.send_signal(signal.SIGTERM)
                 continue

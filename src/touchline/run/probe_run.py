@@ -149,10 +149,10 @@ def measure_unknown(plan: Plan, folder: ExperimentFolder, settings: UserConfig, 
         try:
             one = quick_probe(plan, run, folder.root, settings)
         except TouchlineError as fault:
-            on_message(f"the probe gave nothing ({fault.message}): the plan rests on formulas")
+            on_message(f"the probe gave nothing ({fault.message}): the plan is based on formulas")
             continue
         kept = one.outcome is ProbeOutcome.FITS or one.outcome.out_of_memory
-        on_message(f"probe: {describe(one)}" + ("; kept in the history" if kept else ": the plan rests on formulas"))
+        on_message(f"probe: {describe(one)}" + ("; kept in the history" if kept else ": the plan is based on formulas"))
         if kept and (load := busy_load(one)) is not None:
             on_message(
                 f"the machine was busy (load {load:.1f}): the times of this plan are those of a machine as busy as that"

@@ -128,10 +128,12 @@ class Recovery:
             self._stop(job, view.reason, ())
             return ()
         failures = failures_of(job, view)
-        if not read_attempts(job.status):
+        attempts = [attempt.start.job_id for attempt in read_attempts(job.status)]
+        if not attempts or (view.job_id and view.job_id not in attempts):
             # Its script ended before the supervisor did anything: only this command knows how often.
-            self._unbegun.setdefault(job.name, []).extend(failures)
-            failures = list(self._unbegun[job.name])
+            unbegun = self._unbegun.setdefault(job.name, [])
+            unbegun.append(failures[-1])
+            failures = [*failures[:-1], *unbegun]
         run = self._run(job)
         micro = run.train.micro_batch_size if run is not None and run.train is not None else None
         decision = decide(failures, micro if isinstance(micro, int) else None)

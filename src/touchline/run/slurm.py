@@ -248,7 +248,9 @@ class SlurmExecutor:
             kept = known.accounted
             # No answer yet, or an end whose exit code is still on its way. A row that nobody ended is no sign of life.
             if kept is None or kept.row.state.ended:
-                return replace(view, reason=view.reason or "squeue no longer lists it; sacct has not told its end yet")
+                return replace(
+                    view, reason=view.reason or "squeue no longer lists it; sacct has not reported its end yet"
+                )
         gone = self._gone_seconds(each, job_id)
         if gone is not None and gone >= LOST_SECONDS and self._is_forgotten(job_id.partition(".")[0]):
             told = f"lost: not in SLURM for {format_seconds(gone)}, and no heartbeat"

@@ -21,7 +21,7 @@ OURS = {
     "array": "a run is a job of its own",
     "comment": "it holds the token by which a job is found again",
     "requeue": "touchline sets it",
-    "no-requeue": "a job that is preempted goes on by being queued again",
+    "no-requeue": "preempted jobs resume by being requeued",
     "signal": "slurm.signal_seconds sets it",
     "time": "the estimate, or compute.time_limit, sets it",
     "wrap": "it would take the script's place",

@@ -70,7 +70,7 @@ DEFAULTS: Final = (
         "train.packed", "auto", "the way that is predicted to be faster by a twentieth and surely fits; else not packed"
     ),
     _row("train.gradient_checkpointing", "false", "costs about a third more time; ask for it when memory needs it"),
-    _row("train.base_dtype", "auto", "bfloat16 where processor or GPU is fast at it, else float32"),
+    _row("train.base_dtype", "auto", "bfloat16 where the CPU or GPU is fast at it, else float32"),
     _row(
         "train.validate_every_steps",
         "at the end of each epoch",
@@ -111,5 +111,5 @@ DEFAULTS: Final = (
     _row("evaluate.general", "none", "general ability costs time and needs lm-evaluation-harness"),
     _row("evaluate.max_error_rate", "0", "an answer that could not be generated is a fault to look at, not a score"),
     _row("compute.executor", "local", "this machine"),
-    _row("compute.gpus_per_run", 1, "one GPU a run; without any GPU the processor is used"),
+    _row("compute.gpus_per_run", 1, "one GPU per run; the CPU where there is no GPU"),
 )

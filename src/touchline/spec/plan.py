@@ -226,7 +226,7 @@ class Plan:
     examples: tuple[ShownExample, ...] = ()
     """One rendered training row per dataset and prompt; none in plans of version 0.1.0."""
     evidence: tuple[str, ...]
-    """The past runs that the estimates rest on."""
+    """The past runs that the estimates are based on."""
     revisions: tuple[Revision, ...]
     """Revisions of the plan, with date and reason."""
 

@@ -126,7 +126,7 @@ def _check_keys(settings: Settings) -> None:
             near = table.near(key, settings.values)
             if near:
                 severity = Severity.WARNING if value is None else Severity.ERROR
-                settings.misspelt(key, near, "axolotl leaves it out without a word", severity)
+                settings.misspelt(key, near, "axolotl ignores it silently", severity)
 
 
 def _check_words(settings: Settings) -> None:

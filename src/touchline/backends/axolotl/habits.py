@@ -53,7 +53,7 @@ _WAYS: Final = ("true", "false", "offload", "offload_disk", "unsloth", "legacy",
 def check_habits(settings: Settings) -> None:
     """BK011, BK012, BK016 and BK019 of settings one by one."""
     known = argument_table("axolotl").arguments
-    check_meant(settings, MEANT, known, "axolotl leaves it out without a word", Severity.ERROR)
+    check_meant(settings, MEANT, known, "axolotl ignores it silently", Severity.ERROR)
     check_counts(settings)
     _check_nested(settings)
     _check_words(settings)
@@ -86,7 +86,7 @@ def _check_nested(settings: Settings) -> None:
     for key in tokens:
         near = near_choice(str(key), _TOKENS) if key not in _TOKENS and str(key).endswith(("n", "s")) else None
         if near is not None and str(key)[:3] == near[:3] and near not in tokens:
-            message = f"{key}: not known, and axolotl leaves it out without a word; did you mean {near!r}?"
+            message = f"{key}: not known, and axolotl ignores it silently; did you mean {near!r}?"
             settings.find("BK011", Severity.ERROR, ("special_tokens", str(key)), message, f"{near}: {tokens[key]}")
     rows = settings.values.get("datasets")
     if isinstance(rows, str | dict) and rows:
@@ -96,7 +96,7 @@ def _check_nested(settings: Settings) -> None:
         for key in row if isinstance(row, dict) else ():
             near = near_choice(str(key), _ROW) if key not in _ROW else None
             if near is not None and near not in row and abs(len(near) - len(str(key))) <= 1 and near[0] == str(key)[0]:
-                message = f"{key}: not known, and axolotl leaves it out without a word; did you mean {near!r}?"
+                message = f"{key}: not known, and axolotl ignores it silently; did you mean {near!r}?"
                 settings.find("BK011", Severity.WARNING, ("datasets", index, str(key)), message)
 
 

@@ -119,7 +119,7 @@ def _notes(
         )
     if len(examples.truncated):
         notes.append(
-            f"{plural(len(examples.truncated), 'example')} cut at max_seq_len by the tokenizer, without a word; the "
+            f"{plural(len(examples.truncated), 'example')} truncated at max_seq_len by the tokenizer, silently; the "
             "last token that is left becomes the end of text and has no loss"
         )
     if examples.without_label:

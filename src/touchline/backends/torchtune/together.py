@@ -30,7 +30,7 @@ def together_findings(config: Config) -> Iterator[Finding]:
         yield config.finding(
             "BK019",
             ("log_peak_memory_stats",),
-            "log_peak_memory_stats: true does nothing on the processor; the recipe turns it off",
+            "log_peak_memory_stats: true does nothing on a CPU; the recipe turns it off",
             severity=Severity.INFO,
         )
 

@@ -135,7 +135,7 @@ def check_keys(
         near = table.near(key, settings.values)
         if near:
             ignored = refused_by == "axolotl"
-            who = "axolotl leaves it out without a word" if ignored else f"{refused_by} refuses it"
+            who = "axolotl ignores it silently" if ignored else f"{refused_by} refuses it"
             settings.misspelt(key, near, who, Severity.ERROR)
         elif not key.startswith("_"):
             message = f"no argument of {refused_by} ({table.source})"

@@ -111,7 +111,7 @@ def _general(scores: Sequence[GeneralScore]) -> Iterator[Statement]:
 def _general_statement(each: GeneralScore) -> Statement:
     change = each.change
     if isinstance(change, Missing):
-        raise TypeError("only changes that are known are told")
+        raise TypeError("only known changes are reported")
     ends = ""
     if change.low is None or change.high is None:
         shown, words = Conclusion.NOT_TESTABLE, "without an interval nothing is said of it"

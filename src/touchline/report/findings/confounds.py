@@ -153,7 +153,7 @@ def _differing(
 
 def _setting(value: Setting) -> str:
     if value is None:
-        return "not told"
+        return "not reported"
     if isinstance(value, bool):
         return "on" if value else "off"
     return f"{value:g}" if isinstance(value, int | float) else value

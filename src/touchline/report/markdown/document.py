@@ -140,7 +140,7 @@ def _runs(report: Report) -> str:
                 "control" if is_control else run.kind.value,
                 escape(run.model),
                 escape(facts.settings),
-                str(seeds.get(run.name, "n/a (not told)")) if run.kind is RunKind.FINE_TUNED else "-",
+                str(seeds.get(run.name, "n/a (not reported)")) if run.kind is RunKind.FINE_TUNED else "-",
                 f"{run.status.value}, failed exit"
                 if run.status is RunStatus.TRAINED and is_failed_exit(run)
                 else run.status.value,

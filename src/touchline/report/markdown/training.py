@@ -156,11 +156,11 @@ def _durations(report: Report, trained: Sequence[_Trained]) -> Iterator[str]:
 
 def _epochs(told: RunMetrics | None) -> str:
     epochs = None if told is None else told.static_config.get("epochs")
-    return "n/a (not told)" if epochs is None else str(epochs)
+    return "n/a (not reported)" if epochs is None else str(epochs)
 
 
 def _steps(run: RunResult) -> str:
-    done = "n/a (not told)" if run.steps_done is None else f"{run.steps_done:,}"
+    done = "n/a (not reported)" if run.steps_done is None else f"{run.steps_done:,}"
     return done if run.steps_planned is None else f"{done} of {run.steps_planned:,}"
 
 

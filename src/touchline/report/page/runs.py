@@ -71,7 +71,7 @@ def _seed(run: RunResult, seeds: Mapping[str, int]) -> Cell:
     if not is_asked_about(run):
         return plain("–", -1)
     seed = seeds.get(run.name)
-    return Cell(text="n/a", sort=-1, title="not told") if seed is None else plain(str(seed), seed)
+    return Cell(text="n/a", sort=-1, title="not reported") if seed is None else plain(str(seed), seed)
 
 
 def _score_cards(report: Report, analysis: Analysis) -> list[Card]:

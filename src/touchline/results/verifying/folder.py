@@ -145,7 +145,7 @@ def _completeness(read: Read, expected: Expected) -> Iterator[CheckpointFault]:
         what = f"there is {ADAPTER_CONFIG} and no adapter" if told else "neither an adapter nor a model is in it"
         yield CheckpointFault(code="missing-file" if told else "no-weights", file=None, message=what)
     if adapters and not told:
-        message = "without it nobody knows rank, scale and layers of the adapter"
+        message = "without it rank, scale and layers of the adapter are unknown"
         yield CheckpointFault(code="missing-file", file=ADAPTER_CONFIG, message=message)
     if told and not adapters and models:
         yield CheckpointFault(code="missing-file", file=ADAPTER_FILE, message=f"{ADAPTER_CONFIG} is there")
