@@ -122,7 +122,7 @@ class AxolotlBatching:
         first = packed[0]
         taken = min(first.rows, limit) // devices * devices
         notes.append(
-            f"packed again in every epoch: {counts[0]} to {counts[-1]} packs in {len(counts)} orders; an epoch takes no "
+            f"packed again per epoch: {counts[0]} to {counts[-1]} packs in {len(counts)} orders; an epoch takes no "
             "more than the fewest of orders that cannot be known, so steps are a range"
         )
         if count and int(np.diff(np.append(first.starts, count)).max()) == self.sample_packing_bin_size:
