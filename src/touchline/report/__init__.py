@@ -1,1 +1,1 @@
-"""Figures, tables and the report: what was measured, and what it does and does not show."""
+"""Figures, tables and the report: the measured values and the conclusions that they allow."""

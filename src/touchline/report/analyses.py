@@ -1,4 +1,4 @@
-"""Results of runs to analyses: one for each task and score, at the last checkpoint of each run."""
+"""Analyses of run results: one per task and score, at the last checkpoint of each run."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from touchline.statistics.strata import tied_factors
 def analyses(
     runs: Sequence[RunResult], factors: Mapping[str, Sequence[str]], datasets: Mapping[str, str]
 ) -> tuple[Analysis, ...]:
-    """One analysis for each task and score, that of the experiment's own task first; none where nothing is evaluated.
+    """Return one analysis per task and score, the experiment's own task first. Empty if nothing was evaluated.
 
     Args:
         runs: the results, in the plan's order.
-        factors: what varies, with its levels in the design's order.
+        factors: the factors, with their levels in the design's order.
         datasets: dataset of each run, by its name.
     """
     found: dict[tuple[str, str], list[ScoredRun]] = {}

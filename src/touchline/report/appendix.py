@@ -1,6 +1,6 @@
-"""The appendix: commands to look at, evaluate, repeat and pass on what the report speaks of, ready to type.
+"""Appendix of the report: shell commands to view, evaluate, repeat and export its contents.
 
-They are those of the experiment's folder, so that the text does not depend on where it was written from.
+The commands are relative to the experiment's folder, so the text does not depend on the working directory.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from touchline.spec.runs import RunKind
 VIEW, EVALUATE, RETRAIN, SYNC, CLEAN = "View", "Evaluate", "Retrain", "Sync", "Clean up"
 COMMIT = "Commit"
 _ONE_BEGINNING = 'tokenizer_call_args={"add_special_tokens": false}'
-"""The chat template writes the token that begins a text; a tokenizer that adds it again changes the prompt."""
+"""Option for tokenizers that would add a second begin-of-text token. The chat template already writes it."""
 OFFLINE_RUN = "wandb"
-"""What `Gathered.files` calls a folder that a tracker wrote offline."""
+"""Value in `ReportInputs.files` for a folder that a tracker wrote offline."""
 
 
 def commands(gathered: ReportInputs) -> tuple[Command, ...]:
-    """Every command, by group."""
+    """Return all commands, by group."""
     runs = [run for run in gathered.runs if is_asked_about(run)] or list(gathered.runs)
     if gathered.plan is None:
         return tuple([*_view_found(gathered, runs), *_evaluate_found(gathered, runs), *_sync_found(gathered)])
@@ -96,14 +96,16 @@ def _evaluate_found(gathered: ReportInputs, runs: Sequence[RunResult]) -> Iterat
 
 
 def run_with(plan: Plan, setting: str) -> str:
-    """The experiment with a setting changed; overrides of the last plan count only where they are given again."""
+    """Return the command for the experiment with one setting changed. Overrides of the last plan apply only if
+    repeated.
+    """
     key = setting.partition("=")[0]
     kept = [each for each in plan.overrides if each.partition("=")[0] != key]
     return shlex.join(["touchline", "run", ".", *kept, setting])
 
 
 def evaluation_by_hand(gathered: ReportInputs, run: str) -> str | None:
-    """Where touchline made no plan: the evaluation that lies in the run's folder, on its last sound checkpoint."""
+    """Return the command for the evaluation script in an unplanned run's folder, on its last valid checkpoint."""
     script = next((path for _, path in gathered.files.get(run, ()) if path.endswith("eval.py")), None)
     last = _checkpoint(gathered, run)
     if script is None or last is None:
@@ -115,7 +117,7 @@ def evaluation_by_hand(gathered: ReportInputs, run: str) -> str | None:
 
 
 def _sync_found(gathered: ReportInputs) -> Iterator[Command]:
-    """The exact line for each run that a tracker wrote offline."""
+    """Yield the sync command of each run that a tracker wrote offline."""
     for run in gathered.runs:
         for what, path in gathered.files.get(run.name, ()):
             if what == OFFLINE_RUN:
@@ -123,7 +125,7 @@ def _sync_found(gathered: ReportInputs) -> Iterator[Command]:
 
 
 def _checkpoint(gathered: ReportInputs, run: str) -> str | None:
-    """The last sound checkpoint of a run."""
+    """Return the last valid checkpoint of a run."""
     sound = [each.name for each in gathered.verification.checkpoints if each.run == run and each.sound]
     if sound:
         return sound[-1]
@@ -133,7 +135,7 @@ def _checkpoint(gathered: ReportInputs, run: str) -> str | None:
 
 
 def _last(gathered: ReportInputs, run: str, kind: str, *, without: str = "/") -> str | None:
-    """The last file of a kind whose name has nothing of `without` in it."""
+    """Return the last file of a kind whose name does not contain `without`."""
     found = [
         path for what, path in gathered.files.get(run, ()) if what == kind and without not in path.rpartition("/")[2]
     ]

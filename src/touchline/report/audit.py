@@ -1,4 +1,4 @@
-"""A dataset as a picture: how long its rows are, and which answers it has."""
+"""Figures of a dataset: lengths of its examples and frequency of its answers."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from touchline.lint.data_view import DataView
 from touchline.report.figures import FIGURES_OFF, Figure
 
 BINS = 50
-"""Bars of a histogram."""
+"""Number of histogram bars."""
 LABELS = 15
-"""Answers that are drawn."""
+"""Number of answers shown."""
 _LABEL_CHARACTERS = 28
 _COLOURS = ["#4c78a8", "#f58518", "#54a24b", "#b279a2"]
 
 
 def audit_figure(view: DataView) -> Figure:
-    """Histograms of characters of prompts and answers, and bars of the most frequent answers, by split.
+    """Return histograms of prompt and answer lengths in characters, and bars of the most frequent answers, by split.
 
     Args:
-        view: the dataset; without rows there is nothing to draw.
+        view: the dataset; the figure is empty if it has no rows.
     """
     if not view.count:
         return Figure(spec=None, note="There are no rows to draw.")
@@ -65,7 +65,7 @@ def audit_figure(view: DataView) -> Figure:
     )
     distinct = len(view.all_labels)
     shown = f"the {LABELS} most frequent of {distinct:,}" if distinct > LABELS else f"{distinct:,} different ones"
-    # Where hardly any answer comes twice, bars of one row each tell nothing.
+    # Bars of one row each are not informative if almost all answers are unique.
     if distinct * 2 > view.count:
         shown = f"{distinct:,} different ones, too many to draw"
     title = altair.Title(
@@ -79,7 +79,7 @@ def audit_figure(view: DataView) -> Figure:
 
 
 def _histogram(view: DataView, what: str) -> list[dict[str, Any]]:
-    """Bars of one text's lengths; beyond the 99th percentile lies what would squeeze all others into one bar."""
+    """Return the histogram of one text's lengths. Lengths beyond the 99th percentile share the last bar."""
     by_split = {
         name: np.asarray([len(getattr(row, what) or "") for row in rows]) for name, rows in view.splits.items() if rows
     }
@@ -103,7 +103,7 @@ def _labels(view: DataView) -> list[dict[str, Any]]:
     for place, (label, _) in enumerate(most):
         text = " ".join(label.split())
         cut = shorten(text, _LABEL_CHARACTERS)
-        # Two long answers may begin alike; each has its own bar.
+        # Two long answers may begin alike. Each has its own bar.
         name = cut if cut == text else f"{cut} [{place + 1}]"
         for split, counts in view.labels.items():
             total = sum(counts.values())

@@ -1,4 +1,4 @@
-"""Everything that was read of an experiment becomes the one object that RESULTS.md and report.html are made from."""
+"""Construction of the report: the one object that RESULTS.md and report.html are rendered from."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _NOT_PLANNED = Missing(missing="not planned by touchline")
 
 
 def build_report(gathered: ReportInputs) -> Report:
-    """Conclude from what was read; the same readings give the same report."""
+    """Build the report. The same inputs give the same report."""
     plan, runs = gathered.plan, gathered.runs
     analyses = analyses_of(runs, gathered.factors, gathered.datasets)
     answers = answer_counts(runs)
@@ -84,7 +84,7 @@ def build_report(gathered: ReportInputs) -> Report:
 
 
 def _design(gathered: ReportInputs) -> str:
-    """The design in a line, from the plan or from what was found."""
+    """Return the design in one line, from the plan or from the imported runs."""
     if gathered.plan is not None:
         return design_line(gathered.plan)
     varied = [
@@ -117,7 +117,7 @@ def _decoding(runs: Sequence[RunResult]) -> str:
 
 
 def _provenance(gathered: ReportInputs) -> Iterator[tuple[str, str]]:
-    """What all of this rests on."""
+    """Yield the provenance of the report: versions, machines and hashes."""
     yield "origin", gathered.origin
     yield from _stack(gathered)
     plan = gathered.plan
@@ -138,7 +138,7 @@ def _provenance(gathered: ReportInputs) -> Iterator[tuple[str, str]]:
 
 
 def _stack(gathered: ReportInputs) -> Iterator[tuple[str, str]]:
-    """Versions of what trained and of what evaluated, by runs where these differ."""
+    """Yield the versions of the training and evaluation software, by runs if they differ."""
     trained = {each.run_name: each.versions for each in gathered.metrics}
     training = {run.name: trained.get(run.name, {}) for run in gathered.runs if run.kind is RunKind.FINE_TUNED}
     evaluation = {

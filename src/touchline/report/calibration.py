@@ -1,4 +1,4 @@
-"""Predicted against measured as a picture: on the diagonal an estimate is right, a red interval missed the truth."""
+"""Calibration figure: predicted against measured values. Estimates on the diagonal are exact; red intervals missed."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from touchline.report.figures import FIGURES_OFF, Figure
 
 
 def calibration_figure(marks: Sequence[CalibrationMark]) -> Figure:
-    """One panel a quantity, both axes logarithmic.
+    """Return one panel per quantity, both axes logarithmic.
 
     Args:
-        marks: each estimate beside the truth; those that are not above zero are left out.
+        marks: each estimate with its measured value; values of zero or less are left out.
     """
     shown = [mark for mark in marks if mark.measured > 0 and mark.low > 0]
     if not shown:

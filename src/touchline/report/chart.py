@@ -1,4 +1,4 @@
-"""A figure as data: one Vega-Lite spec, drawn by a browser in report.html and as a PNG for RESULTS.md."""
+"""Figure as data: one Vega-Lite spec, drawn by a browser in report.html and as a PNG for RESULTS.md."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Chart:
-    """One figure of a report."""
+    """Figure of a report."""
 
     name: str
-    """Name of its file under figures/, without suffix; unique in a report."""
+    """File name under figures/, without suffix; unique in a report."""
     section: str
-    """The section of the report that it stands in: `findings`, `training`, `cost`, `estimates`, `storage`."""
+    """Section of the report: `findings`, `training`, `cost`, `estimates`, `storage`."""
     title: str
-    """Its heading."""
+    """Heading of the figure."""
     caption: str
-    """What is drawn, and how to read it."""
+    """Content of the figure and how to read it."""
     spec: dict[str, object]
-    """The Vega-Lite spec, its data inside."""
+    """Vega-Lite spec with its data."""

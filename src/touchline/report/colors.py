@@ -1,7 +1,7 @@
-"""Colours of a report: a hue for each base model, a shade for each setting, grey for controls.
+"""Colors of a report: a hue per base model, a shade per setting, grey for controls.
 
-Colour-blind people tell hues apart by blue against orange first, and shades by lightness; models have shapes of their
-own besides. Each colour comes twice, for light and for dark paper.
+Color-blind readers distinguish blue from orange first, and shades by lightness. Each model also has a shape. Each color
+has two versions, for light and dark backgrounds.
 """
 
 from __future__ import annotations
@@ -15,47 +15,47 @@ from touchline.report.formatting import settings_words
 from touchline.report.report import Report
 
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down")
-"""Of points, one for each base model."""
+"""Marker shapes, one per base model."""
 _HUES = ((232, 264), (66, 38), (150, 172), (345, 325), (102, 82), (302, 286), (28, 16), (200, 222))
-"""Angles in OKLCH: blue, orange, green, purple, yellow, violet, red, cyan; a hue turns a little as it darkens."""
+"""Angles in OKLCH: blue, orange, green, purple, yellow, violet, red, cyan. A hue shifts slightly as it darkens."""
 _CHROMA = 0.15
 _LIGHT_PAPER = (0.75, 0.4)
-"""Lightness of the first and the last setting of a model; more ink for later ones."""
+"""Lightness of the first and the last setting of a model. Later settings are darker."""
 _DARK_PAPER = (0.54, 0.82)
 _MANY_HUES = (95, 290)
 _ALONE_LIGHT, _ALONE_DARK = 0.55, 0.74
-"""Lightness where a model has one setting, or each setting has a hue of its own."""
+"""Lightness if a model has one setting, or if each setting has a hue of its own."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SeriesColor:
-    """The colour of one setting."""
+    """Color of one setting."""
 
     number: int
-    """Counts from 0; controls share 0."""
+    """Number from 0; controls share 0."""
     label: str
-    """The setting, as a legend has it."""
+    """Setting as shown in a legend."""
     model: str
-    """Its base model; empty for controls."""
+    """Base model; empty for controls."""
     light: str
-    """`#rrggbb` on light paper."""
+    """`#rrggbb` on a light background."""
     dark: str
-    """`#rrggbb` on dark paper."""
+    """`#rrggbb` on a dark background."""
     shape: str
-    """Of its points."""
+    """Marker shape."""
 
 
 CONTROL = SeriesColor(number=0, label="control", model="", light="#7a7f87", dark="#9aa0a8", shape="circle")
-"""Controls are grey, whichever model they are."""
+"""Color of controls: grey for every model."""
 
 
 def models(report: Report) -> tuple[str, ...]:
-    """The base models, in the order of the runs."""
+    """Return the base models, in the order of the runs."""
     return tuple(dict.fromkeys(run.model for run in report.runs))
 
 
 def inks(report: Report) -> dict[str, SeriesColor]:
-    """The colour of each run, by name; runs that differ in their seed alone share one."""
+    """Return the color of each run, by name. Runs that differ only in their seed share one."""
     settings = _settings(report)
     names = models(report)
     made: dict[tuple[str, str], SeriesColor] = {}
@@ -70,12 +70,12 @@ def inks(report: Report) -> dict[str, SeriesColor]:
 
 
 def used(given: dict[str, SeriesColor]) -> tuple[SeriesColor, ...]:
-    """The different ones, in order, each once."""
+    """Return the distinct colors, in order."""
     return tuple(sorted({ink.number: ink for ink in given.values()}.values(), key=lambda ink: ink.number))
 
 
 def _settings(report: Report) -> dict[str, tuple[str, str]]:
-    """(model, its levels in words) of each run that is no control."""
+    """Return (model, its levels as text) of each run that is not a control."""
     return {
         run.name: (run.model, "" if (words := settings_words(run.levels)) == "-" else words)
         for run in report.runs
@@ -88,7 +88,7 @@ def _pair(model: int, index: int, count: int, *, alone: bool) -> tuple[str, str]
         hue = sum(_HUES[(index if alone else model) % len(_HUES)]) / 2
         return _hex(_ALONE_LIGHT, _CHROMA, hue), _hex(_ALONE_DARK, _CHROMA, hue)
     share = index / (count - 1)
-    # One hue cannot carry many settings: where it is the only one it turns further, from yellow to violet.
+    # One hue cannot distinguish many settings. If it is the only one, its range is wider, from yellow to violet.
     hue = _between(_MANY_HUES if alone else _HUES[model % len(_HUES)], share)
     return _hex(_between(_LIGHT_PAPER, share), _CHROMA, hue), _hex(_between(_DARK_PAPER, share), _CHROMA, hue)
 
@@ -98,7 +98,7 @@ def _between(ends: Sequence[float], share: float) -> float:
 
 
 def _hex(lightness: float, chroma: float, hue: float) -> str:
-    """OKLCH as sRGB (Ottosson 2020), with less chroma where the screen cannot show so much."""
+    """Return an OKLCH color as sRGB (Ottosson 2020), with less chroma if it is outside the gamut."""
     red_green, yellow_blue = (chroma * f(math.radians(hue)) for f in (math.cos, math.sin))
     long = (lightness + 0.3963377774 * red_green + 0.2158037573 * yellow_blue) ** 3
     middle = (lightness - 0.1055613458 * red_green - 0.0638541728 * yellow_blue) ** 3

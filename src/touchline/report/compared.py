@@ -1,7 +1,7 @@
-"""Several experiments beside each other: what differs in their settings, and what differs in what came out.
+"""Comparison of several experiments: differences in their settings and in their results.
 
-The first experiment is the one that the others are held against. Runs are matched by condition and seed, never by name
-alone; scores are compared where both runs answered the same items, and refused with the reason everywhere else.
+The first experiment is the reference. Runs are matched by condition and seed, never by name alone. Scores are compared
+if both runs answered the same items. Otherwise the comparison is refused with the reason.
 """
 
 from __future__ import annotations
@@ -16,92 +16,92 @@ from touchline.statistics.conclusions import Comparison, FactorEffect
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Side:
-    """One experiment, as far as comparing needs it."""
+    """Experiment, as input of a comparison."""
 
     label: str
-    """What it is called here; unique among those compared."""
+    """Label of the experiment; unique among those compared."""
     root: str
-    """Its folder, as the user gave it."""
+    """Folder, as the user gave it."""
     origin: str
     """`planned by touchline 0.1.0`, or `found: run folders that touchline did not make`."""
     date: str
     """ISO date of the plan, or of the first log; empty when unknown."""
     question: str
-    """What it was to answer; empty when nobody wrote it."""
+    """Question of the experiment; empty if none was given."""
     runs: tuple[RunResult, ...]
-    """Its results, in the plan's order."""
+    """Results, in the plan's order."""
     settings: dict[str, dict[str, str]]
-    """By run: its settings under their dotted keys, resolved, as text."""
+    """Resolved settings by run, as text by dotted key."""
     unread: tuple[str, ...] = ()
-    """What could not be read, in words."""
+    """Descriptions of inputs that could not be read."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ComparedSide:
-    """One of the experiments, in a line."""
+    """Summary of one experiment."""
 
     label: str
-    """What it is called here."""
+    """Label of the experiment."""
     root: str
-    """Its folder, as the user gave it."""
+    """Folder, as the user gave it."""
     origin: str
-    """Who made it."""
+    """Tool that made the experiment."""
     date: str
     """ISO date; empty when unknown."""
     question: str
-    """What it was to answer; empty when nobody wrote it."""
+    """Question of the experiment; empty if none was given."""
     runs: int
-    """Its runs, controls too."""
+    """Number of runs, controls included."""
     evaluated: int
-    """Runs with an evaluation."""
+    """Number of runs with an evaluation."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SettingRow:
-    """A setting that is not the same everywhere."""
+    """Setting that differs between experiments."""
 
     key: str
-    """Dotted key of experiment.yaml, or what else it is: `versions.torch`, `device`, `test split`."""
+    """Dotted key of experiment.yaml, or another property: `versions.torch`, `device`, `test split`."""
     values: tuple[tuple[str, ...] | None, ...]
-    """By experiment: its values among the runs; none where nothing tells."""
+    """Values among the runs, by experiment; None if unknown."""
     is_matched: bool
-    """Whether runs are matched by it: it varies, and the experiments share some of its values."""
+    """Whether runs are matched by this setting: it varies, and the experiments share some of its values."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ComparedRun:
-    """One run of one experiment."""
+    """Run of one experiment."""
 
     experiment: str
     """Label of the experiment."""
     run: str
-    """The run."""
+    """Name of the run."""
     status: RunStatus
-    """How it stands."""
+    """Status of the run."""
     checkpoint: str | None
-    """What was evaluated last; none where nothing was."""
+    """Last checkpoint that was evaluated; None if none was."""
     task: str | None
-    """On which task; none where nothing was evaluated."""
+    """Task of the evaluation; None if nothing was evaluated."""
     score: Measured
-    """Mean score on it, with its interval."""
+    """Mean score on the task, with its interval."""
     final_val_loss: Measured
-    """Last validation loss; losses of other prompts or other data do not compare."""
+    """Last validation loss. Losses are comparable only with the same prompts and data."""
     train_seconds: Measured
-    """Wall time of its steps."""
+    """Wall-clock time of the training steps."""
     tokens_per_second: Measured
-    """With its token unit."""
+    """Throughput, with its token unit."""
     peak_memory: Measured
-    """With its kind."""
+    """Peak memory, with its kind."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ConditionRow:
-    """One condition and seed, in every experiment that has it."""
+    """Condition and seed, in every experiment that has it."""
 
     condition: str
-    """In words: `SmolLM2-135M-Instruct, rank 64, seed 1`."""
+    """Condition as text: `SmolLM2-135M-Instruct, rank 64, seed 1`."""
     runs: tuple[tuple[ComparedRun, ...], ...]
-    """By experiment: its runs of this condition; several where the experiment varies what the others do not."""
+    """Runs of this condition, by experiment; several if the experiment varies a setting that the others do not."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,72 +109,72 @@ class PairedRuns:
     """Two runs of the same condition, compared on the same items."""
 
     condition: str
-    """In words."""
+    """Condition as text."""
     task: str
-    """The task."""
+    """Task of the comparison."""
     score: str
-    """The score."""
+    """Score of the comparison."""
     experiment: str
-    """Label of the experiment that is asked about."""
+    """Label of the compared experiment."""
     run: str
-    """Its run."""
+    """Run of the compared experiment."""
     reference: str
-    """Label of the first experiment."""
+    """Label of the first experiment, the reference."""
     reference_run: str
-    """Its run."""
+    """Run of the reference."""
     comparison: Comparison
-    """What was found; `difference.control` is the reference's run."""
+    """Result of the comparison; `difference.control` is the reference's run."""
     evaluation_differs_in: tuple[str, ...]
-    """What of prompt and decoding was not the same, so that the difference is theirs as well; empty when all was."""
+    """Prompt and decoding settings that differ and may explain the difference; empty if none differ."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NotCompared:
-    """Runs that match and are not compared."""
+    """Matching runs that are not compared."""
 
     condition: str
-    """In words."""
+    """Condition as text."""
     experiment: str
-    """Label of the experiment that is asked about."""
+    """Label of the compared experiment."""
     reason: str
-    """Why, in words."""
+    """Reason for not comparing them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExperimentEffect:
-    """One experiment against the first, averaged over the conditions that both have, training seeds as the unit."""
+    """Effect of one experiment against the first, averaged over shared conditions, with training seeds as the unit."""
 
     experiment: str
-    """Label of the experiment that is asked about."""
+    """Label of the compared experiment."""
     task: str
-    """The task."""
+    """Task of the comparison."""
     score: str
-    """The score."""
+    """Score of the comparison."""
     effect: FactorEffect
-    """Its factor is `experiment`; its one contrast is this experiment minus the first."""
+    """Effect of the factor `experiment`. Its one contrast is this experiment minus the first."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ComparedExperiments:
-    """The whole comparison."""
+    """Comparison of all experiments."""
 
     schema_version: int = 1
-    """Version of this form."""
+    """Version of this format."""
     experiments: tuple[ComparedSide, ...]
-    """The first is the reference."""
+    """Experiments; the first is the reference."""
     settings: tuple[SettingRow, ...]
-    """What differs, by key."""
+    """Settings that differ, by key."""
     same_settings: int
-    """Settings that are the same in all experiments that know them."""
+    """Number of settings that are the same in all experiments that report them."""
     known_once: tuple[str, ...]
-    """Settings that only one of the experiments tells."""
+    """Settings that only one experiment reports."""
     rows: tuple[ConditionRow, ...]
-    """Runs side by side."""
+    """Matched runs by condition."""
     pairs: tuple[PairedRuns, ...]
     """Paired differences; p values are adjusted over those of one task and one experiment."""
     refusals: tuple[NotCompared, ...]
-    """What matches and is not compared."""
+    """Matching runs that are not compared."""
     effects: tuple[ExperimentEffect, ...]
-    """What may be said of the experiments' difference as a whole."""
+    """Overall differences between the experiments."""
     notes: tuple[str, ...]
-    """What a reader must know."""
+    """Limitations of the comparison."""

@@ -1,7 +1,7 @@
-"""Estimate against actual: each figure of the plan beside what was measured of the same thing.
+"""Estimate against actual: each prediction of the plan with the measured value.
 
-Two figures are held against each other only where they are of one kind: memory of the process is no memory allocated,
-and the time of a training that was killed and went on holds work that was done twice.
+Two figures are compared only if they are of the same kind. Process memory is not allocated memory, and the time of a
+resumed training includes repeated work.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from touchline.spec.plan import Plan, PlannedRun
 from touchline.spec.runs import RunKind
 
 CLOCK_TICK = 1.0
-"""Seconds that the times in an .eval log are rounded to."""
+"""Resolution in seconds of the times in an .eval log."""
 TRAINING, STEP, EVALUATION, MEMORY, DISK = "training", "seconds per step", "evaluation", "peak memory", "disk"
 
 
@@ -31,13 +31,13 @@ def estimate_rows(
     performance: Mapping[str, Mapping[str, Measured]],
     verification: Verification,
 ) -> tuple[EstimateRow, ...]:
-    """Every figure that the plan or a measurement has, by run.
+    """Return every figure that the plan or a measurement has, by run.
 
     Args:
-        plan: the plan; none where nobody planned.
-        runs: what was measured.
+        plan: the plan; None without a plan.
+        runs: the measured results.
         performance: `RunMetrics.performance_metrics` by run.
-        verification: what the runs take on disk.
+        verification: the disk space of the runs.
     """
     if plan is None:
         return ()
@@ -85,7 +85,7 @@ def _row(run: str, quantity: str, predicted: Measured, found: Measured, *, compa
 
 
 def _evaluation(run: RunResult, predicted: Measured) -> EstimateRow:
-    """All evaluations on record; their logs count whole seconds, so that each may be off by one."""
+    """Return the row of all recorded evaluations. Their logs count whole seconds, so each may be off by one."""
     row = _row(run.name, EVALUATION, predicted, evaluation_seconds(run))
     if row.inside is not False or isinstance(row.measured, Missing) or isinstance(predicted, Missing):
         return row
@@ -104,7 +104,7 @@ def _inside(predicted: Measured, measured: Measured) -> bool | None:
 
 
 def _training(run: RunResult) -> tuple[Measured, bool]:
-    """How long the training lasted, and whether that is the time of one training without breaks."""
+    """Return the duration of the training, and whether it was a single uninterrupted attempt."""
     counted = [each for each in run.attempt_list if not each.superseded]
     known = [each.seconds for each in counted if isinstance(each.seconds, Quantity)]
     if not counted:
@@ -117,7 +117,7 @@ def _training(run: RunResult) -> tuple[Measured, bool]:
 
 
 def _memory(run: str, predicted: Measured, found: Measured) -> EstimateRow:
-    """Memory in the plan's unit; compared where both are of one kind."""
+    """Return the row of memory in the plan's unit, compared if both values are of one kind."""
     measured = found
     if isinstance(found, Quantity) and isinstance(predicted, Quantity):
         measured = _in_unit(found, predicted.unit)

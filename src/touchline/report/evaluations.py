@@ -1,4 +1,4 @@
-"""Every evaluation that is there, with the decoding that it was made by: those that count, and earlier ones."""
+"""Evaluations with their decoding settings: the current ones, then earlier ones."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ USED, EARLIER = "yes", "no: other settings"
 
 
 def has_several(runs: Sequence[RunResult]) -> bool:
-    """Return True if evaluations by other settings are kept beside those that count."""
+    """Return True if evaluations with other settings are kept beside the current ones."""
     return any(run.earlier_evaluations for run in runs)
 
 
 def evaluation_table(runs: Sequence[RunResult]) -> Table | None:
-    """Return each evaluation; of a run, those that count come first."""
+    """Return the table of evaluations. The current ones of a run come first."""
     columns = (
         *(Column("run", code=True), Column("checkpoint"), Column("task"), Column("score")),
         *(Column("mean", numeric=True), Column("answers", numeric=True), Column("decoding"), Column("used")),
@@ -39,7 +39,7 @@ def evaluation_table(runs: Sequence[RunResult]) -> Table | None:
 
 
 def metric_table(runs: Sequence[RunResult]) -> Table | None:
-    """Return the metrics that tasks of the user's own declare, as Inspect computed them."""
+    """Return the metrics that custom tasks declare, as computed by Inspect."""
     columns = (
         *(Column("run", code=True), Column("checkpoint"), Column("task"), Column("score"), Column("metric")),
         Column("value", numeric=True),

@@ -1,4 +1,4 @@
-"""What a report says of a run beside its result: its control, its cost, where its numbers stand, what to heed."""
+"""Facts of a run beside its result: its control, cost, files and flags."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ from touchline.spec.runs import ControlKind, RunKind
 from touchline.statistics.conclusions import Analysis
 
 RISEN = 1.05
-"""A validation loss that ends this many times above its lowest is told: less is within its noise."""
+"""Ratio of the last to the lowest validation loss above which the rise is reported. Less is within its noise."""
 CUT = frozenset({"max_tokens", "length", "model_length"})
-"""Reasons of an answer's end that mean: it was cut."""
+"""Stop reasons that mean a truncated answer."""
 _LEVELS_SHOWN = 12
 _CONTROLS = {
     ControlKind.BASE: "untrained base model",
@@ -45,12 +45,12 @@ _NOT_EVALUATED = Missing(missing="not evaluated")
 def run_facts(
     gathered: ReportInputs, analysis: Analysis | None, answers: Sequence[AnswerCounts]
 ) -> tuple[RunFacts, ...]:
-    """The facts of every run, in order.
+    """Return the facts of every run, in order.
 
     Args:
-        gathered: what was read.
-        analysis: of the experiment's own task; none where nothing was evaluated.
-        answers: how the answers look.
+        gathered: the inputs of the report.
+        analysis: of the experiment's own task; None if nothing was evaluated.
+        answers: the counts of answers.
     """
     gpus = devices_of(gathered)
     hours = {run.name: device_hours(run, gpus[run.name]) for run in gathered.runs}
@@ -78,7 +78,7 @@ def run_facts(
 
 
 def devices_of(gathered: ReportInputs) -> dict[str, int]:
-    """By run, the GPUs that it trained on; a processor counts as one device, and so does what nobody told of."""
+    """Return the number of GPUs of each run. A CPU counts as one device, and so does an unknown device."""
     plan = gathered.plan
     if plan is not None:
         return dict.fromkeys((run.name for run in gathered.runs), plan.devices)
@@ -87,7 +87,7 @@ def devices_of(gathered: ReportInputs) -> dict[str, int]:
 
 
 def device_word(gathered: ReportInputs) -> str:
-    """`GPU`, `processor`, or `device` where nobody told."""
+    """Return the name of the devices, such as `GPU`; `device` if unknown."""
     if gathered.plan is not None:
         return "GPU" if gathered.plan.machine.kind == "gpu" else "processor"
     told = _gpus_told(gathered.metrics)
@@ -96,23 +96,23 @@ def device_word(gathered: ReportInputs) -> str:
 
 
 def _gpus_told(metrics: Sequence[RunMetrics]) -> dict[str, int]:
-    """By run, the GPUs that its log or settings tell of."""
+    """Return the number of GPUs in each run's log or settings."""
     found = {each.run_name: each.static_config.get("gpus") for each in metrics}
     return {run: int(gpus) for run, gpus in found.items() if isinstance(gpus, int | float) and math.isfinite(gpus)}
 
 
 def seeds_of(metrics: Sequence[RunMetrics]) -> dict[str, int]:
-    """By run, the seed that the plan or a file tells; a run of an unknown seed is left out."""
+    """Return the seed of each run in the plan or a file. Runs with an unknown seed are left out."""
     found = {each.run_name: each.static_config.get("seed") for each in metrics}
     return {run: seed for run, seed in found.items() if isinstance(seed, int) and not isinstance(seed, bool)}
 
 
 def compared_text(runs: Sequence[RunResult], factors: Mapping[str, Sequence[str]], seeds: Mapping[str, int]) -> str:
-    """Say what was compared: the levels of each factor, the seeds, the controls.
+    """Return a description of the comparison: the levels of each factor, the seeds, the controls.
 
     Args:
         runs: the results.
-        factors: what varies, and its levels.
+        factors: the factors and their levels.
         seeds: by run, its training seed where it is known.
     """
     varied = [
@@ -136,24 +136,24 @@ def compared_text(runs: Sequence[RunResult], factors: Mapping[str, Sequence[str]
 
 
 def is_base_control(run: RunResult) -> bool:
-    """Whether a run is the base model itself, untrained."""
+    """Return True if a run is the untrained base model."""
     return run.kind is RunKind.CONTROL and run.control in (None, ControlKind.BASE)
 
 
 def is_asked_about(run: RunResult) -> bool:
-    """Whether a run is what the experiment is about, and no control of any kind."""
+    """Return True if a run is a subject of the experiment and not a control."""
     return run.kind is RunKind.FINE_TUNED and run.control is None
 
 
 def is_failed_exit(run: RunResult) -> bool:
-    """Whether a training is complete though its job did not end well; the exit code is reported, not believed."""
+    """Return True if a training is complete although its job failed. The exit code is reported but does not decide."""
     state = run.job_state
     ended_badly = state is not None and state.ended and state is not JobState.COMPLETED
     return run.kind is RunKind.FINE_TUNED and run.outcome is TrainingOutcome.COMPLETE and ended_badly
 
 
 def controls_of(gathered: ReportInputs, analysis: Analysis | None) -> dict[str, str]:
-    """Each run's control: the one that it was compared with, else that of its base model and dataset."""
+    """Return each run's control: the one that it was compared with, else that of its base model and dataset."""
     bases = {(run.model, gathered.datasets.get(run.name)): run.name for run in gathered.runs if is_base_control(run)}
     found = {
         run.name: control
@@ -190,7 +190,7 @@ def training_hours(run: RunResult, gpus: int) -> Measured:
 
 
 def evaluation_seconds(run: RunResult) -> Measured:
-    """Wall time of all evaluations on record, of every checkpoint and task."""
+    """Return the wall-clock time of all recorded evaluations, of every checkpoint and task."""
     records = (*run.evaluations, *run.other_evaluations)
     if not records:
         return run.evaluate_seconds if isinstance(run.evaluate_seconds, Quantity) else _NOT_EVALUATED
@@ -199,7 +199,7 @@ def evaluation_seconds(run: RunResult) -> Measured:
 
 
 def all_device_hours(runs: Sequence[RunResult], gpus: Mapping[str, int]) -> Measured:
-    """Hours of devices over everything: all attempts at trainings, and all evaluations."""
+    """Return the total device-hours: all attempts at trainings, and all evaluations."""
     parts: list[Quantity] = []
     untold, least = 0, False
     for run in runs:
@@ -208,7 +208,7 @@ def all_device_hours(runs: Sequence[RunResult], gpus: Mapping[str, int]) -> Meas
         evaluation = _hours(evaluation_seconds(run), gpus[run.name]) if trains else _NOT_EVALUATED
         parts += [part for part in (training, evaluation) if isinstance(part, Quantity)]
         untold += isinstance(training, Missing)
-        # A run that never began has taken no time; one that did and has none took some.
+        # A run that never began took no time. One that began without a recorded time took an unknown time.
         least = least or (isinstance(training, Missing) and run.attempts > 0) or is_at_least(training)
     if not parts:
         return Missing(missing="no time was measured")
@@ -218,7 +218,7 @@ def all_device_hours(runs: Sequence[RunResult], gpus: Mapping[str, int]) -> Meas
 
 
 def pareto(runs: Sequence[RunResult], scores: Mapping[str, float], hours: Mapping[str, Measured]) -> frozenset[str]:
-    """Runs that no other one of their base model beats in score for the same or less device time."""
+    """Return the runs that no other run of their base model beats in score for the same or less device time."""
     front: set[str] = set()
     by_model: dict[str, list[tuple[float, float, str]]] = {}
     for run in runs:
@@ -229,7 +229,7 @@ def pareto(runs: Sequence[RunResult], scores: Mapping[str, float], hours: Mappin
         best = math.inf
         cheapest = math.inf
         for cost, negative, name in sorted(points):
-            # Equals in both stand on the front together.
+            # Equals in both are on the front together.
             if negative < best or (negative == best and cost == cheapest):
                 best, cheapest = negative, cost
                 front.add(name)
@@ -237,7 +237,7 @@ def pareto(runs: Sequence[RunResult], scores: Mapping[str, float], hours: Mappin
 
 
 def answer_counts(runs: Sequence[RunResult]) -> tuple[AnswerCounts, ...]:
-    """How the answers of every evaluation look: empty, cut, failed, readable."""
+    """Return the counts of empty, truncated, failed and readable answers for every evaluation."""
     return tuple(_counted(run.name, record) for run in runs for record in (*run.evaluations, *run.other_evaluations))
 
 
@@ -257,13 +257,13 @@ def _counted(run: str, record: EvaluationRecord) -> AnswerCounts:
 
 
 def lowest(points: Sequence[LossPoint]) -> LossPoint | None:
-    """The lowest finite loss after the first step; the earliest of equals."""
+    """Return the lowest finite loss after the first step, the earliest of equals."""
     known = [point for point in points if point.step > 0 and math.isfinite(point.loss)]
     return min(known, key=lambda point: point.loss, default=None)
 
 
 def risen(run: RunResult) -> tuple[LossPoint, LossPoint] | None:
-    """The lowest and the last validation loss, where the last is clearly above the lowest."""
+    """Return the lowest and the last validation loss if the last is clearly above the lowest."""
     best = lowest(run.validation_losses)
     last = next((point for point in reversed(run.validation_losses) if math.isfinite(point.loss)), None)
     if best is None or last is None or last.step <= best.step or last.loss < RISEN * best.loss:
@@ -282,7 +282,7 @@ def generalization_gap(run: RunResult) -> Measured:
 
 
 def not_finite(run: RunResult) -> int:
-    """Losses that are no numbers."""
+    """Return the number of non-finite losses."""
     return sum(not math.isfinite(point.loss) for point in (*run.train_losses, *run.validation_losses))
 
 
@@ -321,7 +321,7 @@ def _flags(run: RunResult, is_saturated: bool, answers: Sequence[AnswerCounts]) 
 
 def _per_device(value: Measured, gpus: int) -> Measured:
     known = finite(value)
-    # Some trainers log the rate of one GPU already.
+    # Some trainers already log the rate per GPU.
     if isinstance(known, Missing) or gpus == 1 or known.unit.endswith("/GPU"):
         return known
     how = f"{bare(known)} over {gpus} GPUs"

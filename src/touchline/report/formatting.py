@@ -1,4 +1,4 @@
-"""Numbers and names as words, for sentences and tables alike; plain text, who renders it escapes it."""
+"""Numbers and names as plain text, for sentences and tables. The renderers escape it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from touchline.statistics.conclusions import Analysis, Proportion
 
 NOT_FINITE = Missing(missing="not a number")
 SHARES = ("match", "accuracy", "correct")
-"""What the names of scores hold that are shares of right answers, also where repeats are averaged."""
+"""Substrings in the names of scores that are shares of right answers, also averaged over repeats."""
 _SHOWN = 6
 _NAMES = {
     "models": "base model",
@@ -29,11 +29,11 @@ _NAMES = {
     "train.packed": "packing",
     "train.lora.target_modules": "adapted layers",
 }
-"""What people call settings that a dotted key names otherwise; of all others it is the key's last part."""
+"""Display names of settings by dotted key. The default is the key's last part."""
 
 
 def p_text(p: float) -> str:
-    """`p < 0.001`, `p = 0.049`, `p = 0.31`: never 0, and near 0.05 to the third digit."""
+    """Return `p < 0.001`, `p = 0.049` or `p = 0.31`. The result is never 0 and has three digits near 0.05."""
     return "p < 0.001" if p < 0.001 else f"p = {p_number(p)}"
 
 
@@ -43,50 +43,50 @@ def p_number(p: float) -> str:
 
 
 def count(number: int, noun: str, plural: str = "") -> str:
-    """`1 run`, `1,500 steps`."""
+    """Return `1 run`, `1,500 steps`."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
 def join_names(names: Sequence[str], shown: int = _SHOWN) -> str:
-    """`a, b and c`; of many the first and how many more."""
+    """Return `a, b and c`; with many, the first ones and a count of the rest."""
     if len(names) > shown:
         return f"{', '.join(names[:shown])} and {len(names) - shown:,} more"
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def capital(text: str) -> str:
-    """A sentence's beginning."""
+    """Return the text with a capital letter."""
     return text[:1].upper() + text[1:]
 
 
 def factor_words(factor: str) -> str:
-    """`train.lora.rank` as `rank`, `train.learning_rate` as `learning rate`."""
+    """Return `rank` for `train.lora.rank`, `learning rate` for `train.learning_rate`."""
     return _NAMES.get(factor, factor.rsplit(".", 1)[-1].replace("_", " "))
 
 
 def level_words(factor: str, value: str) -> str:
-    """`rank 64`, `learning rate 0.0002`; a base model is called by its name alone."""
+    """Return `rank 64` or `learning rate 0.0002`. A base model is given by its name only."""
     return value if factor == "models" else f"{factor_words(factor)} {value}"
 
 
 def settings_words(levels: Sequence[Level]) -> str:
-    """`rank 64, learning rate 2e-4`; `-` when there is nothing but base model and seed to say."""
+    """Return `rank 64, learning rate 2e-4`; `-` if only the base model and the seed vary."""
     told = [level_words(level.factor, level.value) for level in levels if level.factor not in ("models", SEEDS)]
     return ", ".join(told) or "-"
 
 
 def level_of(run: RunResult, factor: str) -> str | None:
-    """A run's level of a factor; none where it has none."""
+    """Return a run's level of a factor. None if it has none."""
     return next((level.value for level in run.levels if level.factor == factor), None)
 
 
 def finite(value: Measured) -> Measured:
-    """The figure, or the reason why there is none: NaN and infinity are none."""
+    """Return the value if it is finite, else the reason why it is missing."""
     return value if isinstance(value, Missing) or math.isfinite(value.value) else NOT_FINITE
 
 
 def format_quantity(value: Measured, digits: int = 4) -> str:
-    """`0.02345`, `4:41`, `5.06 MiB (5 to 5.1)` or `n/a (reason)`; plain text."""
+    """Return `0.02345`, `4:41`, `5.06 MiB (5 to 5.1)` or `n/a (reason)`, as plain text."""
     known = finite(value)
     if isinstance(known, Quantity) and not all(math.isfinite(end or 0.0) for end in (known.low, known.high)):
         known = replace(known, low=None, high=None)
@@ -94,22 +94,22 @@ def format_quantity(value: Measured, digits: int = 4) -> str:
 
 
 def bare(value: Measured, digits: int = 4) -> str:
-    """The same without its interval."""
+    """Return the quantity without its interval."""
     return format_quantity(value if isinstance(value, Missing) else replace(value, low=None, high=None), digits)
 
 
 def at_least(value: Quantity) -> Quantity:
-    """A sum of which parts are not known: its lower end is known, and the upper one is not."""
+    """Return a sum with unknown parts as a lower bound."""
     return replace(value, low=value.value, high=None)
 
 
 def is_at_least(value: Measured) -> bool:
-    """Whether a figure is such a sum."""
+    """Return True if a value is such a lower bound."""
     return isinstance(value, Quantity) and value.low == value.value and value.high is None
 
 
 def duration(hours: Measured, value: float | None = None) -> str:
-    """`20.6 s`, `4:41`, `at least 2:03:00` of a figure in hours, or of another value of its kind."""
+    """Return `20.6 s`, `4:41` or `at least 2:03:00` for a value in hours."""
     known = finite(hours)
     if isinstance(known, Missing):
         return str(known)
@@ -118,17 +118,17 @@ def duration(hours: Measured, value: float | None = None) -> str:
 
 
 def device_title(device: str) -> str:
-    """`GPU` or `Processor`, at the beginning of a line."""
+    """Return the capitalized device name, for the beginning of a line."""
     return device[:1].upper() + device[1:]
 
 
 def metric_words(score: GeneralScore) -> str:
-    """A metric's name, and which way it counts where that is not the usual one."""
+    """Return a metric's name, and its direction if that is not the usual one."""
     return f"{score.metric} (lower is better)" if score.higher_is_better is False else score.metric
 
 
 def relative(value: float, reference: float) -> str:
-    """`10.5% higher`, `lower by a factor of 4.3`: how much a loss or a time differs."""
+    """Return the relative difference of a loss or a time: `10.5% higher`, `lower by a factor of 4.3`."""
     if not (reference > 0 and value > 0 and math.isfinite(reference) and math.isfinite(value)):
         return "not comparable"
     ratio = value / reference
@@ -144,17 +144,17 @@ def relative(value: float, reference: float) -> str:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scale:
-    """How the scores of an analysis are written: shares in per cent and points, all others as they are."""
+    """Format of an analysis's scores: shares in per cent and points, all others unchanged."""
 
     share: bool
-    """Whether they are shares of right answers."""
+    """Whether the scores are shares of right answers."""
 
     def value(self, score: float) -> str:
-        """`90.5%`, or `0.905`."""
+        """Return `90.5%`, or `0.905`."""
         return percent(score) if self.share else f"{score:.3f}"
 
     def span(self, low: float, high: float) -> str:
-        """`85.6 to 93.8%`, or `0.856 to 0.938`."""
+        """Return `85.6 to 93.8%`, or `0.856 to 0.938`."""
         return " to ".join(self.bounds(low, high)) + ("%" if self.share else "")
 
     def bounds(self, low: float, high: float) -> tuple[str, str]:
@@ -166,25 +166,25 @@ class Scale:
         return _signed(100 * value, 1) if self.share else _signed(value, 3)
 
     def size(self, difference: float) -> str:
-        """`8.2 points`, without a sign."""
+        """Return `8.2 points`, without a sign."""
         return f"{100 * difference:.1f} points" if self.share else f"{difference:.3f}"
 
     def difference(self, value: float) -> str:
-        """`+70.0 points`, or `+0.700`."""
+        """Return `+70.0 points`, or `+0.700`."""
         return self.change(value) + (" points" if self.share else "")
 
     def ends(self, low: float, high: float) -> str:
-        """`+62.4 to +75.9`: the interval of a difference."""
+        """Return the interval of a difference: `+62.4 to +75.9`."""
         return f"{self.change(low)} to {self.change(high)}"
 
 
 def _signed(value: float, digits: int) -> str:
-    """With a sign; what rounds to 0 is `+0.0`, never `-0.0`."""
+    """Return a value with its sign. A value that rounds to 0 is `+0.0`, never `-0.0`."""
     return f"{round(value, digits) + 0.0:+.{digits}f}"
 
 
 def score_words(score: Measured, right: Proportion | None) -> str:
-    """Return a run's primary score with its interval, and of right and wrong answers how many they are."""
+    """Return a run's primary score with its interval and, for right and wrong answers, their counts."""
     if isinstance(score, Missing):
         return str(score)
     counted = "" if right is None else f"; {right.k}/{right.n}"
@@ -196,6 +196,6 @@ def score_words(score: Measured, right: Proportion | None) -> str:
 
 
 def scale_of(analysis: Analysis) -> Scale:
-    """Per cent for shares of right answers."""
+    """Return the scale of an analysis: per cent for shares of right answers."""
     within = all(0 <= score.value <= 1 for score in analysis.scores)
     return Scale(share=analysis.binary or (within and any(word in analysis.score for word in SHARES)))

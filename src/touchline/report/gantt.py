@@ -1,6 +1,6 @@
-"""A placement as a picture: a row for each GPU, a bar for each job, the deadline as a line.
+"""Gantt chart of a placement: a row per GPU, a bar per job, the deadline as a line.
 
-A chain's jobs share a hue. The thin line at the foot of a bar reaches to where the job has ended nine times of ten.
+A chain's jobs share a hue. The thin line at the foot of a bar ends where the job has finished with 90% probability.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from touchline.plan.placement.verdict import duration_text
 from touchline.report.figures import FIGURES_OFF, Figure
 
 WIDTH = 900
-"""Of the time axis, in pixels."""
+"""Width of the time axis, in pixels."""
 _HUES = (
     *("#a6cee3", "#fdbf6f", "#b2df8a", "#cab2d6", "#fb9a99", "#ffe08a", "#9ad9d0", "#d9c2a7", "#f4b6d2", "#bcd2f7"),
     *("#c7e9a9", "#e2c6ff", "#ffd1b3", "#a9dbc0", "#d6d6d6"),
 )
-"""Light enough for black letters on them."""
+"""Hues light enough for black text."""
 _VERDICT_HUES = {
     DeadlineVerdict.IMPOSSIBLE: "#c0392b",
     DeadlineVerdict.TIGHT: "#b9770e",
     DeadlineVerdict.FITS: "#1e8449",
 }
 _LETTER = 0.58
-"""Width of a letter in units of its size, about."""
+"""Approximate width of a letter, relative to its size."""
 _FEWEST_LETTERS = 5
-"""A name cut to fewer says nothing."""
+"""Minimum number of letters of a truncated name."""
 _FARTHEST = 1.5
 _HOURS_FROM = 3.0
 
@@ -41,9 +41,9 @@ def gantt_figure(placement: Placement, jobs: Sequence[PlaceJob], gpus: int, gpus
 
     Args:
         placement: the schedule.
-        jobs: what was placed; their parents tell what hangs together.
-        gpus: GPUs in all.
-        gpus_per_node: GPUs of a node, between which lines are drawn; none: one node.
+        jobs: the placed jobs; their parents define the chains.
+        gpus: total number of GPUs.
+        gpus_per_node: GPUs per node, with lines between nodes; None: one node.
     """
     if importlib.util.find_spec("altair") is None or importlib.util.find_spec("vl_convert") is None:
         return Figure(spec=None, note=FIGURES_OFF)
@@ -58,7 +58,7 @@ def _chart(placement: Placement, chains: dict[str, int], gpus: int, gpus_per_nod
     import altair
 
     last = max(max(slot.end_minutes, slot.late_end_minutes or 0.0) for slot in placement.schedule)
-    # A deadline far away would squeeze all jobs to the left.
+    # A distant deadline would squeeze all jobs to the left.
     end = max(last, min(placement.deadline_minutes or 0.0, _FARTHEST * last))
     in_hours = _hours(end) >= _HOURS_FROM
     unit = _hours if in_hours else float
@@ -159,7 +159,7 @@ def _title(placement: Placement) -> Any:
 def _bars(
     slot: ScheduledJob, chains: dict[str, int], unit: Any, across: float, row: int, size: int
 ) -> Iterator[dict[str, object]]:
-    """One bar for each run of neighbouring GPUs; the first carries the whisker, the tallest the name."""
+    """Yield one bar per group of adjacent GPUs. The first has the whisker, the tallest the name."""
     runs: list[list[int]] = []
     for gpu in slot.gpus:
         if runs and gpu == runs[-1][-1] + 1:
@@ -186,7 +186,7 @@ def _bars(
 
 
 def _label(name: str, across: float, down: float, size: int) -> tuple[str, int]:
-    """As much of a name as there is room for, and its angle; nothing rather than a letter or two."""
+    """Return as much of a name as fits, and its angle. Empty rather than a letter or two."""
     letters, letters_down = int(across / (_LETTER * size)), int(down / (_LETTER * size))
     if len(name) <= letters:
         return _clipped(name, letters), 0
@@ -196,12 +196,12 @@ def _label(name: str, across: float, down: float, size: int) -> tuple[str, int]:
 
 
 def _clipped(text: str, letters: int) -> str:
-    """A text of so many letters at most, without control characters: one of these would end the drawing program."""
+    """Return a text truncated to the given length, without control characters, which would end the drawing program."""
     return shorten(one_line(text, "?"), letters)
 
 
 def _chains(jobs: Sequence[PlaceJob]) -> dict[str, int]:
-    """A number for each job that it shares with what it hangs together with, in the order of the jobs."""
+    """Return a number for each job, shared by the jobs of a chain, in the order of the jobs."""
     number = {job.id: place for place, job in enumerate(jobs)}
     changed = True
     while changed:

@@ -1,7 +1,7 @@
-"""Issues and notes: what went wrong, what is missing, and what was done otherwise than planned.
+"""Issues and notes: failures, missing results, and deviations from the plan.
 
-An exit code is reported and not believed: a training is complete when all of its steps are done and its last checkpoint
-is sound, whatever its job said.
+An exit code is reported but does not decide. A training is complete when all its steps are done and its last checkpoint
+is valid.
 """
 
 from __future__ import annotations
@@ -44,23 +44,23 @@ _REPORTED_ELSEWHERE = frozenset(
         NoteCode.ANSWERS_NOT_SCORED,
     }
 )
-"""Notes whose content is an issue of its own, with its numbers, or stands under provenance."""
+"""Notes that another issue already reports with its numbers, or that are part of the provenance."""
 _REPORTED_BY_ATTEMPTS = frozenset({NoteCode.ATTEMPTS_FAILED, NoteCode.ATTEMPTS_KILLED})
 _WARNINGS = {
     NoteCode.NOT_EVALUATED: "an evaluation does not count",
     NoteCode.EVALUATIONS_LEFT_OUT: "evaluations are left out",
     NoteCode.METRICS_UNREAD: "metrics cannot be read",
 }
-"""Titles of the issues of notes that are warnings."""
+"""Titles of issues from notes that are warnings."""
 
 
 def issues(gathered: ReportInputs, analyses: Sequence[Analysis], answers: Sequence[AnswerCounts]) -> tuple[Issue, ...]:
-    """Everything that a reader must know, worst first; within a weight in the order of the runs.
+    """Return all issues, the most severe first, then in the order of the runs.
 
     Args:
-        gathered: what was read, with what only its readers could tell.
+        gathered: the inputs of the report, with the notes of their readers.
         analyses: for comparisons that were refused.
-        answers: how the answers look.
+        answers: the counts of answers.
     """
     computed = [
         *(issue for run in gathered.runs for issue in _of_run(run)),
@@ -115,7 +115,7 @@ def _of_run(run: RunResult) -> Iterator[Issue]:
 
 
 def _of_prompts(run: RunResult) -> Iterator[Issue]:
-    """Prompts of tasks that are not those of training."""
+    """Yield prompts of tasks that differ from those of training."""
     for record in (*run.evaluations[-1:], *run.other_evaluations):
         if record.prompt_difference is not None and run.kind is RunKind.FINE_TUNED:
             yield Issue(
@@ -127,7 +127,7 @@ def _of_prompts(run: RunResult) -> Iterator[Issue]:
 
 
 def _measured(run: RunResult) -> Iterator[Issue]:
-    """What is not on record of a training that is complete."""
+    """Yield the missing records of a complete training."""
     if any(note.code is NoteCode.METRICS_UNREAD for note in run.notes):
         return
     if run.steps_done is not None and run.steps_planned is not None and run.steps_done < run.steps_planned:
@@ -148,7 +148,7 @@ def _measured(run: RunResult) -> Iterator[Issue]:
 
 
 def _standing(run: RunResult) -> Iterator[Issue]:
-    """How the run stands, where that is not simply done."""
+    """Yield the status of the run, unless it is simply complete."""
     steps = _steps(run)
     last = run.attempt_list[-1] if run.attempt_list else None
     how = "" if last is None else f" Its last attempt: {last.state.value}, {last.reason}."
@@ -199,7 +199,7 @@ def _standing(run: RunResult) -> Iterator[Issue]:
 
 
 def _is_spoilt(run: RunResult) -> bool:
-    """Whether a training came to its end, and what it had made was spoilt or lost afterwards."""
+    """Return True if a training finished and its outputs were later corrupted or lost."""
     ended_well = bool(run.attempt_list) and run.attempt_list[-1].state is JobState.COMPLETED
     return ended_well and run.steps_done is not None and run.steps_done == run.steps_planned
 
@@ -211,7 +211,7 @@ def _steps(run: RunResult) -> str:
 
 
 def _attempts(run: RunResult) -> Iterator[Issue]:
-    """Attempts that did not end well, in one issue a run."""
+    """Yield attempts that failed, in one issue per run."""
     ended = run.attempt_list[:-1] if is_failed_exit(run) else run.attempt_list
     bad = [each for each in ended if each.state not in (JobState.COMPLETED, JobState.RUNNING)]
     if not bad:
@@ -237,7 +237,7 @@ def _attempt(each: AttemptResult) -> str:
 
 
 def _of_comparisons(analyses: Sequence[Analysis]) -> Iterator[Issue]:
-    """Comparisons that were refused, each reason once whatever the number of tasks."""
+    """Yield refused comparisons, each reason once for all tasks."""
     tasks: dict[tuple[str, str, str], list[str]] = {}
     for analysis in analyses:
         for refusal in analysis.refusals:
@@ -253,7 +253,7 @@ def _of_comparisons(analyses: Sequence[Analysis]) -> Iterator[Issue]:
 
 
 def _of_answers(answers: Sequence[AnswerCounts]) -> Iterator[Issue]:
-    """Answers that deserve a look, in one issue per run and kind whatever the number of tasks and checkpoints."""
+    """Yield suspicious answers, in one issue per run and kind for all tasks and checkpoints."""
     found: dict[tuple[str, str, str], list[str]] = {}
     for each in answers:
         unread = 0 if each.parsed is None else each.answers - each.errors - each.parsed
@@ -271,12 +271,12 @@ def _of_answers(answers: Sequence[AnswerCounts]) -> Iterator[Issue]:
 
 
 def _of_plan(plan: Plan | None) -> Iterator[Issue]:
-    """What was done otherwise than first planned."""
+    """Yield deviations from the first plan."""
     if plan is None:
         return
     for revision in plan.revisions[1:]:
         if not revision.runs:
-            # The predictions alone are others, as after every finished run.
+            # Only the predictions differ, as after every finished run.
             continue
         yield Issue(
             weight=Severity.INFO,

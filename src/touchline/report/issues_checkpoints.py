@@ -1,4 +1,4 @@
-"""Issues of checkpoints: what is broken, what is missing, and whether a score of it counts all the same."""
+"""Issues of checkpoints: corrupt, missing, and whether their scores still count."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from touchline.results.run_result import RunResult
 from touchline.results.verification_types import Verification, VerifiedCheckpoint
 
 _CUT, _SIZE = "truncated", "wrong-size"
-"""Codes of faults: a file that is cut has the wrong size too."""
+"""Codes of faults. A truncated file has the wrong size too."""
 
 
 def checkpoint_issues(verification: Verification, runs: Mapping[str, RunResult]) -> Iterator[Issue]:
-    """Broken checkpoints, then those that are not there though planned."""
+    """Yield corrupt checkpoints, then those that are missing though planned."""
     for each in verification.checkpoints:
         if each.sound:
             continue
@@ -57,7 +57,7 @@ def checkpoint_issues(verification: Verification, runs: Mapping[str, RunResult])
 
 
 def _from_another(checkpoint: VerifiedCheckpoint, verification: Verification) -> str:
-    """Name another checkpoint of the run that has every file that is wrong here."""
+    """Return another checkpoint of the run that has all the invalid files."""
     lacking = {fault.file for fault in checkpoint.faults}
     for other in verification.checkpoints:
         if other.run == checkpoint.run and other.sound and lacking <= {file.name for file in other.files}:
@@ -66,7 +66,7 @@ def _from_another(checkpoint: VerifiedCheckpoint, verification: Verification) ->
 
 
 def _is_scored(checkpoint: VerifiedCheckpoint, runs: Mapping[str, RunResult]) -> bool:
-    """Whether an evaluation is of the weights that its marker tells of."""
+    """Return True if an evaluation used the weights that the checkpoint's marker describes."""
     run = runs.get(checkpoint.run)
     weights = {} if run is None else {each.name: each.adapter_sha256 for each in run.checkpoints}
     saved = weights.get(checkpoint.name)

@@ -12,14 +12,14 @@ from touchline.statistics.labels import LabelReport
 _SUMMARY = ("accuracy", "majority baseline", "macro F1", "balanced accuracy", "no label read", "answers")
 _LABEL = ("items", "read as it", "right", "precision", "recall", "F1")
 MATRIX_LIMIT = 20
-"""A matrix of more labels is no picture; its largest confusions are listed."""
+"""Maximum number of labels in a matrix. With more, its largest confusions are listed."""
 _CONFUSION = (Column("right label"), Column("read as"), Column("answers", numeric=True))
 NO_LABEL = "none"
 _LISTED = 20
 
 
 def classified(runs: Sequence[RunResult]) -> list[tuple[RunResult, LabelReport]]:
-    """Return the runs that were scored on a classification."""
+    """Return the runs that were scored as a classification."""
     return [(run, run.labels) for run in runs if run.labels is not None and run.labels.answers]
 
 
@@ -58,7 +58,7 @@ def matrix_header(found: LabelReport) -> tuple[str, ...]:
 
 
 def confusion_table(found: LabelReport) -> Table | None:
-    """Return what was taken for what most often."""
+    """Return the most frequent confusions."""
     names = [*(each.label for each in found.labels), NO_LABEL]
     wrong = [
         (each.label, names[column], number)

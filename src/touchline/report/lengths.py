@@ -1,4 +1,4 @@
-"""The lengths of a dataset as a picture."""
+"""Figure of the example lengths of a dataset."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from touchline.core.packing import PackingSummary
 from touchline.report.figures import FIGURES_OFF, Figure
 
 BINS = 60
-"""Bars of the picture."""
+"""Number of bars."""
 
 
 def length_figure(lengths: NDArray[np.uint32], summary: PackingSummary) -> Figure:
-    """A histogram of tokens per example, with the row's limit and the mean as lines.
+    """Return a histogram of tokens per example, with the maximum length and the mean as lines.
 
     Args:
         lengths: tokens of each example, shape [examples], at least one.
-        summary: how they lie in rows; its efficiencies stand in the title.
+        summary: the packing of the examples; its efficiencies are in the title.
     """
     if importlib.util.find_spec("altair") is None or importlib.util.find_spec("vl_convert") is None:
         return Figure(spec=None, note=FIGURES_OFF)

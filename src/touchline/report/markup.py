@@ -1,4 +1,4 @@
-"""Pieces of Markdown that RESULTS.md is made of; everything foreign is escaped here."""
+"""Markdown elements of RESULTS.md. All foreign text is escaped here."""
 
 from __future__ import annotations
 
@@ -18,40 +18,40 @@ _LINKS_SHOWN = 3
 
 
 def cell(value: Measured, digits: int = 4) -> str:
-    """A figure for a table, with its interval."""
+    """Return a figure for a table, with its interval."""
     return escape(format_quantity(value, digits))
 
 
 def short(value: Measured, digits: int = 4) -> str:
-    """A figure for a table, without its interval."""
+    """Return a figure for a table, without its interval."""
     return escape(bare(value, digits))
 
 
 def number(value: Measured, form: str = ",.0f") -> str:
-    """A figure whose unit stands in the table's head."""
+    """Return a figure whose unit is in the table's heading."""
     known = finite(value)
     return format(known.value, form) if isinstance(known, Quantity) else escape(str(known))
 
 
 def link(path: str) -> str:
-    """A relative link to a file; as code where its name is not one that a link can hold safely."""
+    """Return a relative link to a file, or code if its name is not safe in a link."""
     if _LINKABLE.fullmatch(path) and ".." not in path:
         return f"[{escape(path)}]({path})"
     return code(path)
 
 
 def rebased(text: str, base: str) -> str:
-    """The same text with its links to the experiment's files leading there from another folder.
+    """Return the text with its links to the experiment's files adjusted to another folder.
 
     Args:
-        text: a report; what is written beside it is linked by its own name and stays.
+        text: a report; links to files beside it are unchanged.
         base: the experiment's folder as seen from the report's.
     """
     return text if base == "." else _LINKED.sub(lambda found: f"]({do_urlencode(base)}/{found[1]})", text)
 
 
 def sources(paths: Sequence[str]) -> str:
-    """` (from a, b and 3 more)`; nothing where there are none."""
+    """Return ` (from a, b and 3 more)`. Empty if there are none."""
     if not paths:
         return ""
     unique = list(dict.fromkeys(paths))
@@ -61,7 +61,7 @@ def sources(paths: Sequence[str]) -> str:
 
 
 def figures(charts: Sequence[Chart], *sections: str) -> list[str]:
-    """The pictures of a section, each with its caption."""
+    """Return the pictures of a section, each with its caption."""
     return [
         f"![{escape(chart.title)}](figures/{chart.name}.png)\n\n{escape(chart.caption)}\n"
         for chart in charts
@@ -70,6 +70,6 @@ def figures(charts: Sequence[Chart], *sections: str) -> list[str]:
 
 
 def shared(values: Iterable[Measured], attribute: str) -> str | None:
-    """What all figures of a column have in common (`kind`, `token_unit`, `unit`), so that its head can say it."""
+    """Return the attribute (`kind`, `token_unit`, `unit`) that all figures of a column share, for its heading."""
     found = {getattr(value, attribute) for value in values if not isinstance(value, Missing)}
     return str(found.pop()) if len(found) == 1 and None not in found else None

@@ -1,4 +1,4 @@
-"""What the next design should be: seeds and items that would settle what is open, levels that nobody has tried."""
+"""Recommendations for the next design: seeds and items that would settle open comparisons, and untried levels."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from touchline.statistics.conclusions import Analysis, Comparison, Conclusion, C
 from touchline.statistics.power import items_for_paired_difference, smallest_seed_difference
 
 _WANTED_SEEDS = 3
-"""Fewer seeds give an interval that hardly anything lies outside of."""
+"""Minimum useful number of seeds. With fewer, hardly any value is outside the interval."""
 _MOST_SEEDS, _MOST_ITEMS = 20, 100_000
-"""More than these nobody runs; then the sentence says so."""
+"""Limits above which a recommendation is not practical and the sentence says so."""
 _SAME = 1e-9
-"""Mean scores that differ by less differ by rounding."""
+"""Difference between mean scores that is only rounding."""
 _WIDE = 2.0
-"""Levels of a factor farther apart than this leave a level between them untried."""
+"""Ratio between adjacent levels above which an untried level in between is suggested."""
 
 
 def design_steps(gathered: ReportInputs, analysis: Analysis | None) -> Iterator[NextStep]:
-    """Steps about the design; without scores only the levels that nobody tried.
+    """Yield steps about the design. Without scores, only the untried levels.
 
     Args:
-        gathered: what was read.
-        analysis: of the experiment's own task; none where nothing was evaluated.
+        gathered: the inputs of the report.
+        analysis: of the experiment's own task; None if nothing was evaluated.
     """
     if analysis is not None:
         yield from _seeds(gathered, analysis)
@@ -42,7 +42,7 @@ def design_steps(gathered: ReportInputs, analysis: Analysis | None) -> Iterator[
 
 
 def _seeds(gathered: ReportInputs, analysis: Analysis) -> Iterator[NextStep]:
-    """Seeds that would settle contrasts which stay open."""
+    """Yield the numbers of seeds that would settle open contrasts."""
     open_ = [
         (effect, contrast)
         for effect in analysis.effects
@@ -84,7 +84,7 @@ def _seeds(gathered: ReportInputs, analysis: Analysis) -> Iterator[NextStep]:
 
 
 def seeds_needed(contrast: Contrast) -> int | None:
-    """Return how many seeds at each level would show a contrast of this size, if seeds spread as these do."""
+    """Return the number of seeds per level that would show a contrast of this size, given the current spread."""
     if not contrast.value or contrast.with_items is None or contrast.with_items.error <= 0:
         return None
     spread = contrast.with_items.error * math.sqrt(contrast.seeds / 2)
@@ -96,7 +96,7 @@ def seeds_needed(contrast: Contrast) -> int | None:
 
 
 def _items(analysis: Analysis) -> Iterator[NextStep]:
-    """Items that would settle comparisons which stay open."""
+    """Yield the numbers of items that would settle open comparisons."""
     if not analysis.binary:
         return
     items = {score.run: score.items for score in analysis.scores}
@@ -116,7 +116,7 @@ def _items(analysis: Analysis) -> Iterator[NextStep]:
 
 
 def items_needed(each: Comparison, items: int) -> int | None:
-    """Items that would show a difference of this size; none where nothing flipped either way more often."""
+    """Return the number of items that would show a difference of this size. None if gains and losses are equal."""
     difference = each.difference
     if items == 0 or difference.gained == difference.lost:
         return None
@@ -148,7 +148,7 @@ def _selection(analysis: Analysis) -> Iterator[NextStep]:
 
 
 def _neighbours(gathered: ReportInputs, analysis: Analysis | None) -> Iterator[NextStep]:
-    """Levels that nobody tried, beside those that look best; where nothing was scored, in the widest gap."""
+    """Yield untried levels near the best ones, or in the widest gap if nothing was scored."""
     effects = {} if analysis is None else {effect.factor: effect for effect in analysis.effects}
     for factor, levels in gathered.factors.items():
         effect, tried = effects.get(factor), _numbers(levels)
@@ -180,10 +180,11 @@ def _neighbours(gathered: ReportInputs, analysis: Analysis | None) -> Iterator[N
 
 
 def untried_between(tried: Sequence[float], best: float | None) -> float | None:
-    """A level beside the best one: in the middle of a wide gap, else one step beyond the end; none where all is done.
+    """Return a level near the best one: in the middle of a wide gap, else one step beyond the end. None if all are
+    tried.
 
-    Levels that grow by factors (ranks, learning rates) are halved and doubled; whole numbers stay whole. Where no level
-    is known to be the best, the widest gap anywhere.
+    Levels on a geometric scale (ranks, learning rates) are halved and doubled. Whole numbers stay whole. If the best
+    level is unknown, the widest gap is used.
     """
     ordered = sorted(tried)
     if ordered[0] <= 0:
@@ -211,7 +212,7 @@ def _contrast_words(contrast: Contrast, scale: Scale) -> str:
 
 
 def _more_seeds(used: Sequence[int], wanted: int) -> list[int]:
-    """The seeds that were used, and the next ones that were not."""
+    """Return the used seeds and the next unused ones."""
     seeds = list(used)
     candidate = 1
     while len(seeds) < wanted:
@@ -231,7 +232,7 @@ def _seed_words(seeds: int) -> str:
 
 
 def _numbers(levels: Sequence[str]) -> list[float] | None:
-    """Levels as numbers; none where they are none."""
+    """Return the levels as numbers. None if they are not numeric."""
     try:
         known = [float(level) for level in levels]
     except ValueError:
@@ -240,7 +241,7 @@ def _numbers(levels: Sequence[str]) -> list[float] | None:
 
 
 def _best_level(effect: FactorEffect) -> float | None:
-    """The level with the highest mean score; none where two have it."""
+    """Return the level with the highest mean score. None if two share it."""
     by_level: dict[str, list[float]] = {}
     for point in effect.points:
         by_level.setdefault(point.level, []).append(point.score)

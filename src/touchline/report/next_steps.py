@@ -1,6 +1,6 @@
-"""Next steps, computed: what is missing, what deserves a look, what would settle what is open.
+"""Next steps, computed: missing results, suspicious results, and ways to settle open comparisons.
 
-Each step gives the numbers that ask for it. Commands are those of the experiment's folder.
+Each step gives the numbers that justify it. Commands are relative to the experiment's folder.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from touchline.results.run_result import RunResult, StepCurves
 from touchline.statistics.conclusions import Analysis
 
 _FALLING = 0.99
-"""A last validation loss below this share of the one before it is still falling."""
+"""Ratio of the last validation loss to the one before it, below which the loss is still falling."""
 _WIDE_GAP = 2.0
-"""A validation loss above so many times the training loss asks for more data: less is within the noise of both."""
+"""Ratio of validation to training loss above which more data is suggested. Less is within the noise of both."""
 _VANISHED = 0.05
-"""Share of its peak below which a learning rate teaches next to nothing."""
+"""Share of its peak below which a learning rate has almost no effect."""
 _MANY, _FLOOR = 0.05, 0.05
-"""Share of answers that are empty, cut or failed, and a score, from which on somebody should look at them."""
+"""Thresholds for inspection: share of answers that are empty, truncated or failed, and a low score."""
 
 
 def next_steps(
     gathered: ReportInputs, analyses: Sequence[Analysis], estimates: Sequence[EstimateRow]
 ) -> tuple[NextStep, ...]:
-    """What to do next, the most useful first."""
+    """Return the next steps, the most useful first."""
     main = analyses[0] if analyses else None
     found = [*_unfinished(gathered), *_answers(gathered, main), *_checkpoints(gathered), *_controls(gathered)]
     found += design_steps(gathered, main)
@@ -75,7 +75,7 @@ def _unfinished(gathered: ReportInputs) -> Iterator[NextStep]:
 
 
 def _answers(gathered: ReportInputs, analysis: Analysis | None) -> Iterator[NextStep]:
-    """Answers that deserve a look before any number is believed."""
+    """Yield suspicious answers to inspect before using any number."""
     if analysis is None:
         return
     spoiled = [each for each in answer_counts(gathered.runs) if each.answers and _spoiled(each) / each.answers > _MANY]
@@ -152,7 +152,7 @@ def _epochs(gathered: ReportInputs) -> Iterator[NextStep]:
 
 
 def _schedule(gathered: ReportInputs, falling: Sequence[RunResult]) -> Iterator[NextStep]:
-    """Another schedule, where the loss was still falling while the learning rate had all but vanished."""
+    """Yield another schedule, if the loss was still falling while the learning rate was almost zero."""
     ended = [
         run
         for run in falling
@@ -174,12 +174,12 @@ def _schedule(gathered: ReportInputs, falling: Sequence[RunResult]) -> Iterator[
 
 
 def _data(gathered: ReportInputs) -> Iterator[NextStep]:
-    """A larger dataset, where training fits what it has seen and not what it has not."""
+    """Yield a larger dataset, if training fits the training data but not the validation data."""
     wide = []
     epochs = {each.run_name: each.static_config.get("epochs") for each in gathered.metrics}
     for run in gathered.runs:
         if not isinstance(repeated := epochs.get(run.name), int | float) or repeated <= 1:
-            # In its only epoch a training sees every example for the first time, as validation does.
+            # In the first epoch, training sees every example for the first time, as validation does.
             continue
         train, validation = finite(run.final_train_loss), finite(run.final_val_loss)
         if run.outcome is not TrainingOutcome.COMPLETE or isinstance(train, Missing) or isinstance(validation, Missing):

@@ -1,4 +1,4 @@
-"""How each run's examples lay in rows, and what the next plan should do about it."""
+"""Packing of each run's examples, and the advice for the next plan."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from touchline.spec.runs import RunKind
 
 UNTOLD = Missing(missing="not measured")
 LOW_EFFICIENCY = 80.0
-"""Share in per cent below which padding costs more than a fifth of what is computed."""
+"""Share in per cent below which padding costs more than a fifth of the computation."""
 
 
 def packing_rows(plan: Plan | None, runs: Sequence[RunResult], metrics: Sequence[RunMetrics]) -> tuple[PackingRow, ...]:
-    """A row for each run that trains, in order."""
+    """Return a row for each run that trains, in order."""
     planned = {} if plan is None else {run.name: run for run in plan.runs}
     told = {each.run_name: each for each in metrics}
     return tuple(
@@ -49,14 +49,14 @@ def _row(run: RunResult, told: RunMetrics, planned: PlannedRun | None) -> Packin
 
 
 def _or_planned(measured: Measured, planned: float | None, unit: str) -> Measured:
-    """What was counted; else what the plan computed of the same batches, and says so."""
+    """Return the measured value, else the plan's value for the same batches with a note."""
     if isinstance(measured, Quantity) or planned is None:
         return measured
     return Quantity(value=planned, unit=unit, method="as the plan computed it")
 
 
 def packing_advice(plan: Plan | None, runs: Sequence[RunResult], rows: Sequence[PackingRow]) -> tuple[str, ...]:
-    """Sentences for the next plan: what was measured both ways, padding that packing would save, the plan's own."""
+    """Return advice for the next plan: measured comparisons, avoidable padding, and the plan's own advice."""
     by_run = {run.name: run for run in runs}
     lines = [*_both_ways(rows, by_run), *_padding(rows)]
     if plan is not None:
@@ -65,7 +65,7 @@ def packing_advice(plan: Plan | None, runs: Sequence[RunResult], rows: Sequence[
 
 
 def _both_ways(rows: Sequence[PackingRow], runs: Mapping[str, RunResult]) -> Iterator[str]:
-    """Runs that differ in packing alone, held against each other."""
+    """Yield comparisons of runs that differ in packing only."""
     alike: dict[tuple[object, ...], dict[str, PackingRow]] = {}
     for row in rows:
         run = runs[row.run]

@@ -1,4 +1,4 @@
-"""PNG twins of the figures, for RESULTS.md; there are none without the extra `report`."""
+"""PNG versions of the figures, for RESULTS.md. They need the extra `report`."""
 
 from __future__ import annotations
 
@@ -9,23 +9,24 @@ from collections.abc import Mapping
 from touchline.report.figures import FIGURES_OFF
 
 WIDTH = 680
-"""Of a figure whose spec takes the width of its place, in pixels."""
+"""Width in pixels of a figure whose spec takes the width of its container."""
 SCALE = 2
-"""Pixels of the picture for each of the figure, so that it is sharp on dense screens."""
+"""Pixels of the picture per pixel of the figure, so that it is sharp on high-density screens."""
 FELT = "felt"
-"""Name of layers that only feel the pointer."""
+"""Name of layers that only receive pointer events."""
 
 
 def figures_off() -> str:
-    """Why there are no figures; empty when there are."""
+    """Return the reason why there are no figures. Empty if there are."""
     here = all(importlib.util.find_spec(name) is not None for name in ("altair", "vl_convert"))
     return "" if here else FIGURES_OFF
 
 
 def png(figure: Mapping[str, object]) -> bytes:
-    """Return a figure as a picture, in the light colours.
+    """Return a figure as a picture, in the light colors.
 
-    Only where `figures_off()` is empty, and in a process of its own (`touchline.report.local.draw`): it may abort.
+    Call it only if `figures_off()` is empty, and in a process of its own (`touchline.report.local.draw`), since it may
+    abort.
 
     Args:
         figure: its Vega-Lite spec.
@@ -35,16 +36,16 @@ def png(figure: Mapping[str, object]) -> bytes:
     spec = still(figure)
     if spec.get("width") == "container":
         spec["width"] = WIDTH
-    # White behind it: dark letters on a dark page could not be read.
+    # A white background keeps dark text readable on a dark page.
     picture: bytes = vl_convert.vegalite_to_png(json.dumps(spec | {"background": "#ffffff"}), scale=SCALE)
     return picture
 
 
 def still(spec: Mapping[str, object]) -> dict[str, object]:
-    """The spec without what is there for a pointer alone.
+    """Return the spec without its interactive parts.
 
-    An opacity of its own makes a layer of each mark, which takes a picture of a thousand curves minutes; where no run
-    is followed all marks of a kind have the same, and that of their strokes and fills looks alike.
+    An opacity per mark creates a layer per mark, and a picture of a thousand curves takes minutes. If no run is
+    highlighted, all marks of a kind have the same opacity, and that of their strokes and fills looks alike.
     """
     made = dict(spec)
     layers = made.get("layer")
@@ -66,7 +67,7 @@ def _plain(layer: Mapping[str, object]) -> dict[str, object]:
 
 
 def _shown(opacity: object) -> float:
-    """How opaque marks are where no run is followed."""
+    """Return the opacity of marks if no run is highlighted."""
     if not isinstance(opacity, dict):
         return 1.0
     conditions = opacity.get("condition")

@@ -1,6 +1,6 @@
-"""The report as data: RESULTS.md, report.html and `touchline report --json` are made from this one object.
+"""Report as data: the one object behind RESULTS.md, report.html and `touchline report --json`.
 
-Texts here are plain; who renders them escapes them. Numbers are `Measured`: absent is not zero.
+Texts here are plain. The renderers escape them. Numbers are `Measured`, so that a missing value is not zero.
 """
 
 from __future__ import annotations
@@ -19,191 +19,191 @@ from touchline.statistics.conclusions import Analysis, Conclusion
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Statement:
-    """A computed sentence, with the numbers in it and the files that they come from."""
+    """Computed sentence, with its numbers and their source files."""
 
     topic: str
-    """Heading it stands under: `Against the control`, `train.lora.rank`, `Training efficiency`."""
+    """Heading of the sentence: `Against the control`, `train.lora.rank`, `Training efficiency`."""
     text: str
-    """The sentence, with its numbers and intervals; `not established` where it is so."""
+    """Sentence with its numbers and intervals; `not established` if that is the result."""
     shown: Conclusion | None = None
-    """What the test behind it allows; none where no test is behind it."""
+    """Conclusion of the test; None without a test."""
     where: tuple[str, ...] = ()
-    """Files that its numbers come from, relative to the experiment."""
+    """Source files of the numbers, relative to the experiment."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NextStep:
-    """Something to do next, computed."""
+    """Recommended action, computed."""
 
     title: str
-    """In a few words: `Try rank 16`."""
+    """Short title: `Try rank 16`."""
     why: str
-    """The numbers that ask for it."""
+    """Numbers that justify it."""
     command: str | None = None
-    """What to type, where one command does it."""
+    """Command that does it, if there is one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Command:
-    """A command of the appendix."""
+    """Command of the appendix."""
 
     group: str
     """`View`, `Evaluate`, `Retrain`, `Sync`."""
     text: str
-    """What it does."""
+    """Effect of the command."""
     command: str
-    """What to type, quoted for a shell."""
+    """Command line, quoted for a shell."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EstimateRow:
-    """What the plan said of a run and what was measured."""
+    """Predicted and measured value of a run."""
 
     run: str
-    """The run."""
+    """Name of the run."""
     quantity: str
     """`training`, `evaluation`, `peak memory`, `disk`, `seconds per step`."""
     predicted: Measured
-    """As the plan had it, with its interval."""
+    """Prediction of the plan, with its interval."""
     measured: Measured
-    """As it was."""
+    """Measured value."""
     inside: bool | None
-    """Whether the interval held it; none where one of the two is missing or of another kind."""
+    """Whether the interval contains the measured value; None if one of the two is missing or of another kind."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PackingRow:
-    """How one run's examples lay in rows."""
+    """Packing of one run's examples."""
 
     run: str
-    """The run."""
+    """Name of the run."""
     packed: str
     """`yes`, `no`, or `n/a (reason)`."""
     density: Measured
-    """Examples a row."""
+    """Examples per sequence."""
     efficiency: Measured
     """Share of the computed positions that hold a token, in %."""
     examples_per_second: Measured
-    """Examples a second of training."""
+    """Training throughput in examples per second."""
     peak_memory: Measured
-    """With its kind."""
+    """Peak memory, with its kind."""
     reason: str
-    """Why it was packed or not, as the plan had it."""
+    """Reason why it was packed or not, from the plan."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunFacts:
-    """What the report says of a run beside its result."""
+    """Facts about a run, beside its result."""
 
     run: str
-    """The run."""
+    """Name of the run."""
     settings: str
-    """Its levels in words: `rank 64, learning rate 2e-4`; `-` when nothing varies."""
+    """Levels as text: `rank 64, learning rate 2e-4`; `-` if nothing varies."""
     gpus: int
-    """Devices that it trained on."""
+    """Number of devices used for training."""
     device_hours: Measured
     """Duration of all attempts and evaluations times devices, in h."""
     tokens_per_second_per_gpu: Measured
-    """With its token unit; of a processor it is per process."""
+    """Throughput per GPU, with its token unit; on a CPU it is per process."""
     control: str | None
-    """Name of its control; none when it has none or is one."""
+    """Name of its control; None if it has none or is one."""
     files: tuple[tuple[str, str], ...]
-    """(what, path relative to the experiment): where its numbers can be looked up."""
+    """(kind, path relative to the experiment) of the files with its numbers."""
     is_pareto: bool
     """Whether no other run of its base model is at least as good for less device time."""
     notes: tuple[str, ...] = ()
-    """Flags: overfitting, saturation, empty outputs, answers cut at the token limit, errors."""
+    """Flags: overfitting, saturation, empty outputs, answers truncated at the token limit, errors."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AnswerCounts:
-    """How the answers of one evaluation look, whatever their score."""
+    """Counts of the answers of one evaluation, independent of their score."""
 
     run: str
-    """The run."""
+    """Name of the run."""
     checkpoint: str
-    """The checkpoint."""
+    """Name of the checkpoint."""
     task: str
-    """The task."""
+    """Name of the task."""
     answers: int
-    """Answers, repeats counted."""
+    """Number of answers, repeats included."""
     empty: int
-    """Of them empty."""
+    """Number of empty answers."""
     cut: int | None
-    """Of them cut at the token limit; none where it was not recorded."""
+    """Number of answers truncated at the token limit; None if it was not recorded."""
     errors: int
-    """Of them not generated; they count as wrong."""
+    """Number of answers that were not generated. They count as wrong."""
     parsed: int | None
-    """Of them such that an answer could be read from them; none where the task does not parse."""
+    """Number of answers that could be parsed; None if the task does not parse."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Report:
-    """Everything that a report says."""
+    """Content of a report."""
 
     experiment: str
-    """Its name."""
+    """Name of the experiment."""
     question: str
-    """What it was to answer; empty when nobody wrote it."""
+    """Question of the experiment; empty if none was given."""
     origin: str
     """`planned by touchline 0.1.0`, or `found: run folders that touchline did not make`."""
     date: str
     """ISO date of the plan, or of the first log; empty when unknown."""
     design: str
-    """The design in a line."""
+    """Design in one line."""
     task: str
-    """The task, or `n/a (reason)`."""
+    """Task, or `n/a (reason)`."""
     decoding: str
-    """How answers were generated, or `n/a (reason)`."""
+    """Decoding settings, or `n/a (reason)`."""
     headline: tuple[Statement, ...]
-    """The bottom line: two or three of the findings."""
+    """Bottom line: two or three of the findings."""
     completed: int
-    """Runs whose work is complete."""
+    """Number of complete runs."""
     device_hours: Measured
-    """Measured, all runs, in h."""
+    """Measured device-hours of all runs."""
     device_hours_planned: Measured
-    """Predicted, in h."""
+    """Predicted device-hours."""
     runs: tuple[RunResult, ...]
-    """The results, in the plan's order."""
+    """Results, in the plan's order."""
     metrics: tuple[RunMetrics, ...]
-    """What `collect` writes of each, in the same order."""
+    """Metrics of each run as `collect` writes them, in the same order."""
     facts: tuple[RunFacts, ...]
-    """What the report adds, in the same order."""
+    """Further facts of each run, in the same order."""
     factors: dict[str, tuple[str, ...]]
-    """What varies, and its levels."""
+    """Factors and their levels."""
     analyses: tuple[Analysis, ...]
-    """One for each task and score; the experiment's own first. Empty when nothing is evaluated."""
+    """Analyses, one per task and score, the experiment's own first; empty if nothing was evaluated."""
     answers: tuple[AnswerCounts, ...]
-    """How the answers look."""
+    """Counts of suspicious answers."""
     general: tuple[GeneralScore, ...]
-    """Empty where general ability was not looked at."""
+    """Scores of general ability; empty if it was not evaluated."""
     verification: Verification
-    """The checkpoints, and what they take."""
+    """Verified checkpoints and their sizes."""
     findings: tuple[Statement, ...]
     """Key findings, by topic."""
     packing: tuple[PackingRow, ...]
-    """By run; empty for controls."""
+    """Packing by run; empty for controls."""
     packing_advice: tuple[str, ...]
-    """What the next plan should do about packing, computed."""
+    """Computed packing advice for the next plan."""
     estimates: tuple[EstimateRow, ...]
-    """Estimate against actual."""
+    """Estimates against actual values."""
     issues: tuple[Issue, ...]
-    """Worst first."""
+    """Issues, the most severe first."""
     next_steps: tuple[NextStep, ...]
-    """Most useful first."""
+    """Next steps, the most useful first."""
     commands: tuple[Command, ...]
-    """The appendix."""
+    """Commands of the appendix."""
     sources: tuple[ReportInput, ...]
     """Datasets and models."""
     asked: dict[str, dict[str, AskedItem]] = field(default_factory=dict)
     """Items as asked, by id, by `EvaluationRecord.asked_key`."""
     definition: str = ""
-    """experiment.yaml as it was written; empty for runs that touchline did not plan."""
+    """Text of experiment.yaml; empty for runs that touchline did not plan."""
     compared: str = ""
-    """What was compared: the levels of each factor, the seeds, the controls."""
+    """Description of the comparison: the levels of each factor, the seeds, the controls."""
     device: str = "device"
-    """What hours are counted of: `GPU`, `processor`, or `device` where nobody told."""
+    """Name of the devices that hours are counted of, such as `GPU`; `device` if unknown."""
     settings: tuple[RunSetting, ...] = ()
-    """Every setting of every run, given or default; of other trainers' runs those that their files hold."""
+    """Settings of every run, given or default; for other trainers' runs, those in their files."""
     provenance: tuple[tuple[str, str], ...] = ()
-    """(what, value): versions, machine, hashes and revisions that all of this rests on."""
+    """(name, value) of versions, machine, hashes and revisions that the report is based on."""

@@ -1,6 +1,6 @@
-"""Every answer of every evaluation as one row: what goes into samples.jsonl, and into samples.parquet where pyarrow is.
+"""Rows of samples.jsonl, and of samples.parquet if pyarrow is installed: one per answer of every evaluation.
 
-The rows are flat, and each has the same keys in the same order, so that any reader of tables takes them.
+The rows are flat, with the same keys in the same order, so that any table reader can load them.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ COLUMNS = (
 
 
 def sample_rows(report: Report) -> Iterator[dict[str, object]]:
-    """The answers of all runs in the report's order: a run's own task first, by epoch, then its further tasks.
+    """Yield the answers of all runs in the report's order: a run's own task first, by epoch, then its further tasks.
 
     `levels` maps factors to levels; every other value is a text, a number, a boolean or None. `question` is the item's
-    input, `prompt` all that the model saw, None where it was not recorded. `score` is what counts, `metric` its name;
+    input, `prompt` the full model input, None if it was not recorded. `score` is the primary score, `metric` its name.
     `exact` and `match` are None for a task with a score of its own.
     """
     seeds = seeds_of(report.metrics)

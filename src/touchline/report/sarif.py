@@ -1,4 +1,4 @@
-"""Findings as SARIF 2.1.0, which code review tools show beside the lines they are about.
+"""Findings as SARIF 2.1.0, which code review tools show beside the source lines.
 
 Source: OASIS Static Analysis Results Interchange Format (SARIF) Version 2.1.0.
 """
@@ -15,12 +15,12 @@ from touchline.lint.rule_pages import all_codes, load_page
 
 _SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 _UNRESERVED = frozenset(string.ascii_letters + string.digits + "-._~/")
-"""Characters of a path that stand for themselves in a URI (RFC 3986, 2.3), and its separator."""
+"""Characters of a path that are not escaped in a URI (RFC 3986, 2.3), and its separator."""
 _LEVELS = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.INFO: "note"}
 
 
 def sarif_text(findings: Sequence[Finding]) -> str:
-    """One run of one tool, with the rules that its results name."""
+    """Return one SARIF run, with the rules that its results name."""
     codes = sorted({finding.code for finding in findings})
     driver = {
         "name": "touchline",
@@ -68,7 +68,7 @@ def _result(finding: Finding, index: int) -> dict[str, object]:
 
 
 def _uri(path: str) -> str:
-    """A path as a relative reference; whatever is not plain becomes %XX of its UTF-8."""
+    """Return a path as a relative URI reference. Other characters become %XX of their UTF-8 bytes."""
     return "".join(
         each if each in _UNRESERVED else "".join(f"%{byte:02X}" for byte in each.encode(errors="surrogateescape"))
         for each in path

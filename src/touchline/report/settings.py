@@ -1,4 +1,4 @@
-"""The table of settings in a report: of the plan, or of what the files of other trainers' runs hold."""
+"""Table of settings in a report: from the plan, or from the files of other trainers' runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A table of the report: declared once, rendered to RESULTS.md here and to report.html by `page.cells`."""
+"""Table of the report, declared once and rendered to RESULTS.md here and to report.html by `page.cells`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from touchline.report.formatting import bare, finite, format_quantity
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column and the form of its values."""
+    """Column and the format of its values."""
 
     label: str
     """Heading, in lower case."""
@@ -35,26 +35,26 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A number in a form of its own."""
+    """Number with a custom format."""
 
     text: str
-    """The number as it is shown."""
+    """Formatted number."""
     value: float | None = None
     """The number, for sorting."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A word that says whether something is as it should be."""
+    """Word for a good or bad state."""
 
     text: str
-    """The word."""
+    """Text of the verdict."""
     is_good: bool | None = None
     """None if it is neither good nor bad."""
 
 
 Value = str | int | Measured | Figure | Verdict | None
-"""A cell. None is a dash."""
+"""Value of a cell. None is a dash."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +64,12 @@ class Table:
     columns: tuple[Column, ...]
     """The columns."""
     rows: tuple[tuple[Value, ...], ...]
-    """A value for each column."""
+    """Rows, with a value per column."""
     by_run: bool = True
-    """Whether the first column names the run that a row is about."""
+    """Whether the first column names the run of a row."""
 
     def first(self, most: int) -> Table:
-        """Return the table with at most so many rows."""
+        """Return the table limited to its first rows."""
         return Table(self.columns, self.rows[:most], self.by_run)
 
 
@@ -80,7 +80,7 @@ def table_of(columns: Iterable[Column], rows: Iterable[Iterable[Value]], *, by_r
 
 
 def quantity_text(value: Measured, column: Column) -> str:
-    """Return a quantity in the form of its column."""
+    """Return a quantity in the format of its column."""
     known = finite(value)
     if isinstance(known, Missing):
         return str(known)

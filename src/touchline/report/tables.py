@@ -1,4 +1,4 @@
-"""Tables that RESULTS.md and report.html have in common: estimates, packing, storage, attempts, settings."""
+"""Tables that RESULTS.md and report.html share: estimates, packing, storage, attempts, settings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NOT_TOLD = Missing(missing="not reported")
 
 
 def estimates(rows: Sequence[EstimateRow], runs: Mapping[str, RunResult]) -> Table | None:
-    """Return predicted and measured values, and whether the interval held."""
+    """Return predicted and measured values, and whether they fell inside the interval."""
     columns = (
         _RUN,
         Column("what"),
@@ -44,7 +44,7 @@ def _held(row: EstimateRow, run: RunResult) -> Verdict:
 
 
 def packing(report: Report) -> Table | None:
-    """Return how the examples of each run lay in rows."""
+    """Return the packing of each run's examples."""
     columns = (
         _RUN,
         Column("packed"),
@@ -68,7 +68,7 @@ def _size(size_bytes: int) -> Measured:
 
 
 def storage(report: Report) -> Table | None:
-    """Return what the folder of each run holds, and what it would hold in other forms."""
+    """Return the contents of each run's folder, and its size in other forms."""
     columns = (
         _RUN,
         Column("checkpoints", numeric=True),
@@ -117,7 +117,7 @@ def sizes(report: Report) -> Table | None:
 
 
 def deletable(report: Report) -> Table | None:
-    """Return what can be deleted without loss."""
+    """Return the files that are safe to delete."""
     columns = (_RUN, Column("what", code=True), Column("size", numeric=True), Column("why nothing is lost"))
     found = report.verification.storage.deletable
     return table_of(columns, [(each.run, each.path, _size(each.size_bytes), each.why) for each in found])

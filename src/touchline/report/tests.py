@@ -1,4 +1,4 @@
-"""Table of the tests over training seeds, for RESULTS.md and report.html: the seeds' means, and what scipy gives."""
+"""Table of the tests over training seeds, for RESULTS.md and report.html, with the seeds' means and scipy's results."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _HEADER: Final = (
     *("95% interval", "t", "df", "p", "p (Holm)", "with items", "shown"),
 )
 _NUMERIC: Final = (5, 7, 8, 9, 10)
-"""Places of the columns that hold numbers."""
+"""Indices of the columns that hold numbers."""
 CAPTION: Final = (
     "Test: `scipy.stats.ttest_rel` (paired) or `ttest_ind(equal_var=False)` (Welch) over the means of the seeds, over "
     "items and conditions. Holm: over all comparisons of one score; interactions, marked x, are a family of their own. "
@@ -49,7 +49,7 @@ def _rows(analysis: Analysis, *, is_main: bool) -> Iterator[tuple[str, ...]]:
 
 
 def _interaction_words(each: Interaction) -> str:
-    """`(rank 64 - rank 4) x (3B - 1B)`."""
+    """Return `(rank 64 - rank 4) x (3B - 1B)`."""
     found, other = each.difference, each.other_factor
     return (
         f"({factor_words(each.factor)} {found.level} - {found.reference}) x "
@@ -83,7 +83,7 @@ def _row(what: str, contrast: Contrast, scale: Scale) -> tuple[str, ...]:
 
 
 def _means(values: Sequence[float], scale: Scale) -> str:
-    """With the digits that a reader needs to make the test again."""
+    """Return the means with enough digits to repeat the test."""
     return ", ".join(percent(value, 2) if scale.share else f"{value:.6g}" for value in values)
 
 

@@ -1,4 +1,4 @@
-"""The figures of a report, as Vega-Lite specs with their data inside: drawn by a browser, and as pictures."""
+"""Figures of a report, as Vega-Lite specs with embedded data, for the browser and for PNG files."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from touchline.report.report import Report
 
 
 def charts(report: Report) -> tuple[Chart, ...]:
-    """Every figure that the report has data for, in the order of its sections; none without the extra `report`."""
+    """Return the figures that the report has data for, in section order. Empty without the extra `report`."""
     return () if figures_off() else tuple(chart for chart in _drawn(report) if chart is not None)
 
 
 def _drawn(report: Report) -> Iterator[Chart | None]:
-    # altair is imported by these: the extra may be missing.
+    # These modules import altair, which may be missing.
     from touchline.report.charts.cost import cost
     from touchline.report.charts.effects import contrasts, effect
     from touchline.report.charts.epochs import score_by_epoch

@@ -1,4 +1,4 @@
-"""What a score costs: device-hours of each run, and the runs that no cheaper one equals."""
+"""Cost of scores: device-hours of each run and the Pareto front."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from touchline.statistics.conclusions import Analysis
 
 
 def cost(report: Report, analysis: Analysis, inks: Mapping[str, SeriesColor]) -> Chart | None:
-    """Score against device-hours, the Pareto front of each base model as a line."""
+    """Return the figure of score against device-hours, with the Pareto front of each base model as a line."""
     rows = _rows(report, analysis, inks)
     if len(rows) < 2:
         return None

@@ -1,4 +1,4 @@
-"""Curves of fewer points: what a picture can show of thousands of steps."""
+"""Reduction of curves with thousands of steps to the points that a figure can show."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from collections.abc import Sequence
 from touchline.results.run_result import LossPoint
 
 POINTS_A_RUN = 200
-"""At most so many points of a run are drawn in one figure, raw and smoothed together."""
+"""Maximum number of points per run in one figure, raw and smoothed together."""
 POINTS_IN_ALL = 24_000
-"""At most about so many in one figure; many runs get fewer each."""
+"""Approximate maximum number of points in one figure; with many runs each gets fewer."""
 FEWEST = 24
 SMOOTH_SHARE = 0.4
-"""Of a run's points those of the smoothed line."""
+"""Share of a run's points used for the smoothed line."""
 
 
 def budget(runs: int) -> int:
-    """Points a run, raw and smoothed together."""
+    """Return the number of points per run, raw and smoothed together."""
     return max(FEWEST, min(POINTS_A_RUN, POINTS_IN_ALL // max(runs, 1)))
 
 
 def thinned(points: Sequence[LossPoint], limit: int) -> list[LossPoint]:
-    """The lowest and the highest point of each of limit / 2 stretches, in order: peaks stay.
+    """Return the lowest and highest point of each of limit / 2 intervals, in order, so that peaks remain visible.
 
-    A stretch with a loss that is not finite gives that one instead of its highest, so that the gap is seen.
+    An interval with a non-finite loss returns that point instead of its highest, so that the gap is visible.
     """
     if len(points) <= limit:
         return list(points)
@@ -51,7 +51,7 @@ def _loss(point: LossPoint) -> float:
 
 
 def smoothed(points: Sequence[LossPoint], limit: int) -> list[LossPoint]:
-    """Mean over a window of a twentieth of the curve, or of what is there of it, at `limit` places, both ends too."""
+    """Return moving averages at `limit` positions, both ends included. The window is a twentieth of the curve."""
     finite = [point for point in points if math.isfinite(point.loss)]
     if len(finite) < 3 or limit < 2:
         return finite
@@ -63,7 +63,7 @@ def smoothed(points: Sequence[LossPoint], limit: int) -> list[LossPoint]:
     places = sorted({round(index * (len(finite) - 1) / (count - 1)) for index in range(count)})
     made: list[LossPoint] = []
     for place in places:
-        # A narrower window at the start, where the loss falls fast and the line should begin where the curve does.
+        # A narrower window at the start keeps the fast initial decrease of the loss.
         low = place - min(half, place)
         high = min(place + min(half, place), len(finite) - 1) + 1
         made.append(LossPoint(step=finite[place].step, loss=(sums[high] - sums[low]) / (high - low)))
@@ -71,5 +71,5 @@ def smoothed(points: Sequence[LossPoint], limit: int) -> list[LossPoint]:
 
 
 def best(points: Sequence[LossPoint]) -> LossPoint | None:
-    """The lowest one, the earliest of equals; none where none is finite."""
+    """Return the point with the lowest loss, the earliest of equals. None if no loss is finite."""
     return min((point for point in points if math.isfinite(point.loss)), key=_loss, default=None)

@@ -1,4 +1,4 @@
-"""Effects of factors: every seed as a ring, the mean of the seeds as a dot, and the contrasts with their intervals."""
+"""Effects of factors: a ring per seed, a dot for their mean, and the contrasts with their intervals."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ from touchline.report.report import Report
 from touchline.statistics.conclusions import Analysis, Conclusion, Contrast, FactorEffect, SeedScore
 
 _CONTRASTS = 24
-"""Contrasts that are drawn."""
+"""Maximum number of contrasts shown."""
 _LIMIT = 12
-"""Groups that a legend names."""
+"""Maximum number of groups in a legend."""
 
 
 def effect(report: Report, analysis: Analysis, found: FactorEffect, inks: Mapping[str, SeriesColor]) -> Chart | None:
-    """Score by level of one factor."""
+    """Return the figure of scores by level of one factor."""
     points = [point for point in found.points if math.isfinite(point.score)]
     if len({point.level for point in points}) < 2 or found.factor == "models":
-        # What base models differ in is among the contrasts; each has a control of its own.
+        # The contrasts show differences between base models. Each model has a control of its own.
         return None
     share = scale_of(analysis).share
     groups = list(dict.fromkeys(point.group for point in points))
@@ -59,7 +59,7 @@ def effect(report: Report, analysis: Analysis, found: FactorEffect, inks: Mappin
     )
     hues = _group_colour(groups, _group_inks(report, points, inks))
     shift = altair.XOffset("group:N", sort=None, scale=altair.Scale(range=_spread(len(groups))))
-    # The offset needs a scale that knows every group, whichever layer has it.
+    # The offset needs a scale with all groups, regardless of the layer.
     base = rows_of("means").encode(x=x, y=y, color=hues, detail="group:N", xOffset=shift)
     lines = base.mark_line(strokeWidth=1.4, opacity=0.75)
     means = base.mark_point(filled=True, size=120 if len(found.levels) <= 24 else 40, opacity=1).encode(
@@ -110,7 +110,7 @@ def effect(report: Report, analysis: Analysis, found: FactorEffect, inks: Mappin
 
 
 def contrasts(analysis: Analysis) -> Chart | None:
-    """Levels of factors against the first one, with intervals over training seeds, or over items where one seed is."""
+    """Return the contrasts with the first level, with intervals over training seeds, or over items with a single seed."""
     rows = [
         row
         for found in analysis.effects
@@ -212,13 +212,13 @@ def _seed_row(point: SeedScore) -> Row:
 
 
 def _spread(groups: int) -> list[float]:
-    """Groups stand side by side, a few pixels apart."""
+    """Return the horizontal offsets of groups, a few pixels apart."""
     width = min(8.0 * (groups - 1), 60.0)
     return [-width / 2, width / 2] if groups > 1 else [0, 0]
 
 
 def _group_inks(report: Report, points: Sequence[SeedScore], inks: Mapping[str, SeriesColor]) -> dict[str, str]:
-    """A group has the colour of one of its runs: the last setting of its model, which has the most ink."""
+    """Return the color of each group: that of its model's last setting, the strongest one."""
     order = {run.name: index for index, run in enumerate(report.runs)}
     made: dict[str, str] = {}
     for point in sorted(points, key=lambda point: order.get(point.run, 0)):

@@ -1,4 +1,4 @@
-"""Score by epoch, where more than the last checkpoint was evaluated."""
+"""Score by epoch, if several checkpoints were evaluated."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from touchline.statistics.conclusions import Analysis
 
 
 def score_by_epoch(report: Report, analysis: Analysis, inks: Mapping[str, SeriesColor]) -> Chart | None:
-    """The score of every evaluated checkpoint, on the experiment's own task."""
+    """Return the scores of all evaluated checkpoints on the experiment's own task."""
     rows = [row for run in report.runs if len(run.evaluations) > 1 for row in _rows(run, inks)]
     if len({row["epoch"] for row in rows}) < 2:
         return None
@@ -95,7 +95,7 @@ def _rows(run: RunResult, inks: Mapping[str, SeriesColor]) -> list[Row]:
 
 
 def _named(checkpoint: str) -> int | None:
-    """The epoch in `epoch_2`; none in any other name."""
+    """Return the epoch in `epoch_2`. None for any other name."""
     word, _, digits = checkpoint.rpartition("_")
     return int(digits) if word == "epoch" and digits.isdecimal() else None
 

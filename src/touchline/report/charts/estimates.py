@@ -1,4 +1,4 @@
-"""What the plan said against what was measured."""
+"""Predicted values against measured values."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from touchline.report.formatting import bare, format_quantity
 from touchline.report.report import EstimateRow, Report
 
 _BAND = 64
-"""Height of the points of one quantity, in pixels."""
+"""Height in pixels of the points of one quantity."""
 _TICKS = (0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2)
 _FAR_TICKS = (0.001, 0.01, 0.03, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 100, 1000)
 _NEAR = 0.32
-"""Decades to both sides up to which the finer ticks are used."""
+"""Decades on both sides up to which the finer ticks are used."""
 _FEWEST_DECADES = 0.2
-"""The axis reaches at least so far to both sides, so that small errors look small."""
+"""Minimum extent of the axis on both sides, so that small errors look small."""
 
 
 def estimates(report: Report, inks: Mapping[str, SeriesColor]) -> Chart | None:
-    """Measured over predicted, by quantity: 1 is a perfect estimate."""
+    """Return the figure of measured over predicted values, by quantity. 1 is an exact estimate."""
     rows = _rows(report, inks)
     if not rows:
         return None
@@ -89,7 +89,7 @@ def estimates(report: Report, inks: Mapping[str, SeriesColor]) -> Chart | None:
 
 
 def _rows(report: Report, inks: Mapping[str, SeriesColor]) -> list[Row]:
-    """Of many runs those whose estimates were farthest off."""
+    """Return the rows to draw. With many runs, these are the runs with the largest errors."""
     rows = [row for each in report.estimates if (row := _row(each, inks)) is not None]
     off: dict[object, float] = {}
     for row in rows:

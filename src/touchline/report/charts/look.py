@@ -1,9 +1,9 @@
-"""Colours and letters of the figures; the page puts its own variables in the place of these colours."""
+"""Colors of the figures. The page replaces them with its own variables."""
 
 from __future__ import annotations
 
 INK, MUTED, GRID, WHITE = "#1d2430", "#5f6773", "#e2e6ea", "#ffffff"
-"""Letters, less important letters, lines of the grid, ground."""
+"""Colors of text, secondary text, grid lines and background."""
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', 'DejaVu Sans', sans-serif"
 
 CONFIG: dict[str, object] = {

@@ -17,11 +17,11 @@ from touchline.results.run_result import LossPoint, RunResult
 
 SECTION = "training"
 _TOUCH = 12
-"""Width of the unseen line around a curve that feels the pointer."""
+"""Width of the invisible line around a curve that receives pointer events."""
 
 
 def training_loss(report: Report, inks: Mapping[str, SeriesColor]) -> Chart | None:
-    """Every run's training loss: smoothed, with the steps behind."""
+    """Return the training loss of all runs: smoothed, with the raw steps behind it."""
     trained = [run for run in report.runs if run.train_losses]
     if not trained:
         return None
@@ -45,7 +45,7 @@ def training_loss(report: Report, inks: Mapping[str, SeriesColor]) -> Chart | No
 
 
 def validation_loss(report: Report, inks: Mapping[str, SeriesColor]) -> Chart | None:
-    """Every run's validation loss, the lowest point of each marked."""
+    """Return the validation loss of all runs, the lowest point of each marked."""
     validated = [run for run in report.runs if any(math.isfinite(p.loss) for p in run.validation_losses)]
     if not validated:
         return None
@@ -78,7 +78,7 @@ def validation_loss(report: Report, inks: Mapping[str, SeriesColor]) -> Chart | 
 
 
 def curve(run: RunResult, inks: Mapping[str, SeriesColor], points: Sequence[LossPoint]) -> Row:
-    """One row for a whole curve, which the figure unrolls: a third of the text of a row for each point."""
+    """Return one row for a whole curve, which the figure unrolls. It takes a third of the text of one row per point."""
     return {
         "run": run.name,
         "setting": inks[run.name].label,
@@ -92,7 +92,7 @@ def _point(run: RunResult, inks: Mapping[str, SeriesColor], point: LossPoint) ->
 
 
 def _broken(run: RunResult, inks: Mapping[str, SeriesColor], points: Sequence[LossPoint]) -> Row | None:
-    """The last number before the first loss that is none."""
+    """Return the last finite value before the first non-finite loss."""
     place = next((index for index, point in enumerate(points) if not math.isfinite(point.loss)), None)
     if place is None:
         return None
@@ -126,7 +126,7 @@ def lines(
 
 
 def felt(name: str, y: altair.Y) -> altair.Chart:
-    """Wide unseen lines that feel the pointer: thin ones are hard to hit."""
+    """Return wide invisible lines that receive pointer events. Thin lines are hard to hit."""
     chart: altair.Chart = (
         rows_of(name)
         .transform_flatten(["step", "loss"])
@@ -166,7 +166,7 @@ def _step_axis() -> altair.X:
 
 
 def _loss_axis(losses: Sequence[float], title: str) -> altair.Y:
-    """Logarithmic; linear where a loss is zero or less, which a logarithm cannot show."""
+    """Return a logarithmic axis, or a linear one if a loss is zero or less."""
     finite = [loss for loss in losses if math.isfinite(loss)] or [1.0]
     low, high = min(finite), max(finite)
     if low <= 0:

@@ -1,8 +1,8 @@
-"""What all figures share: the look, the run that is followed from figure to figure, and how a spec is closed.
+"""Shared parts of the figures: the theme, the highlighted run, and the conversion to specs.
 
-Figures are written with altair, and their data is put in afterwards, so that it need not pass altair's checks row by
-row. A figure has one parameter, `followed`: the name of the run that a reader points at, which stays as it is while
-all others fade. The page sets it in every figure at once.
+Figures are written with altair. Their data is added afterwards, so that altair does not validate it row by row. Each
+figure has one parameter, `followed`: the name of the run under the pointer. That run keeps its opacity, all others
+fade. The page sets the parameter in every figure at once.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from touchline.report.formatting import Scale, join_names
 Row = dict[str, object]
 
 FOLLOWED = "followed"
-"""The parameter: a run's name, or nothing."""
+"""Name of the parameter. Its value is a run's name or empty."""
 FAINT = 0.1
-"""How much is left of what is not followed."""
+"""Opacity of runs that are not highlighted."""
 LEGEND_LIMIT = 12
-"""Settings that a legend names; more of them nobody reads, and the table has them all."""
+"""Maximum number of settings in a legend. The table lists all of them."""
 _LEGEND_COLUMNS_CHARS = 72
 _REACH = 2.5
-"""Controls farther below the runs than so many times the runs' own span are told and not drawn."""
+"""Distance below the runs, in multiples of their span, beyond which controls are named and not drawn."""
 _LEAST_SPAN = 0.02
 _LEAST_SHARES = 0.2
-"""An axis of shares holds at least so much: the interval of a score from a hundred items is about as long."""
+"""Minimum span of an axis of shares, about the interval of a score from a hundred items."""
 _TOP = 1.02
 _FEWEST_TICKS = 3
 _DIGITS = 6
@@ -39,18 +39,18 @@ _ROW, _LOW_ROW, _MANY_ROWS = 20, 14, 30
 
 
 def rows_of(name: str) -> altair.Chart:
-    """A figure over the rows of that name."""
+    """Return a figure over the rows of a data set."""
     return altair.Chart(altair.NamedData(name=name))
 
 
 def followed(shown: float = 1.0, faint: float = FAINT) -> Any:
-    """Opacity: full for the run that is followed, and for all when none is."""
+    """Return the opacity: full for the highlighted run, and for all runs if none is highlighted."""
     test = f"{FOLLOWED} === '' || datum.run === {FOLLOWED}"
     return altair.when(test).then(altair.value(shown)).otherwise(altair.value(min(faint, shown)))
 
 
 def colour(inks: Mapping[str, SeriesColor], *, legend: bool, lines: bool = False) -> altair.Color:
-    """The colour of a setting, by its field `setting`; a legend where there are few enough to read."""
+    """Return the color encoding by the field `setting`, with a legend if there are few settings."""
     all_inks = used(dict(inks))
     labels = [ink.label for ink in all_inks]
     told = [ink.label for ink in all_inks if ink is not CONTROL]
@@ -64,7 +64,7 @@ def colour(inks: Mapping[str, SeriesColor], *, legend: bool, lines: bool = False
 
 
 def legend_of(labels: Sequence[str], *, lines: bool = False) -> altair.Legend:
-    """A legend above the figure, in as many columns as fit; its symbols are full, whatever fades in the figure."""
+    """Return a legend above the figure, in as many columns as fit. Its symbols keep full opacity."""
     columns = max(1, min(len(labels), _LEGEND_COLUMNS_CHARS // (4 + max(map(len, labels), default=1))))
     return altair.Legend(
         columns=columns,
@@ -77,17 +77,17 @@ def legend_of(labels: Sequence[str], *, lines: bool = False) -> altair.Legend:
 
 
 def signed() -> altair.Axis:
-    """An axis of differences: a plus before what is more, none before zero."""
+    """Return an axis of differences: a plus sign before positive values, none before zero."""
     return altair.Axis(format="+.3~r", tickCount=5, labelExpr="datum.value === 0 ? '0' : datum.label")
 
 
 def with_controls(values: Sequence[float], controls: Sequence[Row], scale: Scale) -> tuple[list[float], list[Row], str]:
-    """The ends of an axis, the controls that are drawn, and a sentence: those too far off would leave the runs no room.
+    """Return the ends of an axis, the controls that are drawn, and a sentence about those that are too far away.
 
     Args:
         values: scores of the runs.
         controls: rows with `value` and `label`.
-        scale: how scores are written.
+        scale: the format of scores.
     """
     told = [float(str(row["value"])) for row in controls]
     span = max(max(values) - min(values), _LEAST_SPAN * (max(values) - min(0.0, *values)))
@@ -101,14 +101,14 @@ def with_controls(values: Sequence[float], controls: Sequence[Row], scale: Scale
 
 
 def score_ends(values: Sequence[float], scale: Scale) -> list[float]:
-    """The ends of an axis of scores, never so close together that a difference of nothing looks like a cliff."""
+    """Return the ends of an axis of scores, with a minimum span so that negligible differences do not look large."""
     low, high = padded(values, 0.1)
     least = _LEAST_SHARES if scale.share else _LEAST_SPAN * max(abs(low), abs(high))
     if high - low < least:
         middle = (low + high) / 2
         low, high = middle - least / 2, middle + least / 2
     if scale.share:
-        # Points at the very top are whole.
+        # Points at the very top are not clipped.
         low, high = low - max(0.0, high - _TOP), min(high, _TOP)
         low, high = max(0.0, low), high + max(0.0, -low)
     return [number(end) or 0.0 for end in (low, min(high, _TOP) if scale.share else high)]
@@ -124,9 +124,9 @@ def finished(
     caption: str,
     height: float = 260,
 ) -> Chart:
-    """Close a figure: its size, its data, the look."""
+    """Return the figure as a chart: its size, its data and the theme."""
     whole = figure.add_params(altair.param(name=FOLLOWED, value="")).properties(width="container", height=height)
-    # Specs are parsed in tests; held against the schema each time they take as long to make as to draw.
+    # Tests parse the specs. Validating them against the schema on each call would take as long as drawing.
     spec: dict[str, object] = whole.to_dict(validate=False)
     spec["config"] = CONFIG
     spec["autosize"] = {"type": "fit-x", "contains": "padding"}
@@ -136,19 +136,19 @@ def finished(
 
 
 def number(value: float | None) -> float | None:
-    """A number for a spec: six digits, and nothing where it is not finite, which JSON cannot say."""
+    """Return a number for a spec with six digits. None if it is not finite, which JSON cannot represent."""
     if value is None or not math.isfinite(value):
         return None
     return float(f"{value:.{_DIGITS}g}")
 
 
 def row_height(rows: int) -> int:
-    """Of a figure with a row for each run, in pixels: less where there are many."""
+    """Return the height in pixels of a figure with one row per run. Rows are lower if there are many."""
     return _ROW if rows <= _MANY_ROWS else _LOW_ROW
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """1, 3, 10, 30 ... between the two; tens alone over many decades, even steps where they are close together."""
+    """Return the ticks between two values: 1, 3, 10, 30 ... Only tens over many decades, even steps in a narrow range."""
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     steps = (1,) if last - first > 5 else (1, 3)
     ticks = [float(f"{step * 10.0**power:.3g}") for power in range(first, last + 1) for step in steps]
@@ -165,7 +165,7 @@ def _even_ticks(low: float, high: float) -> list[float]:
 
 
 def padded(values: Sequence[float], share: float = 0.06) -> tuple[float, float]:
-    """The ends of an axis that holds all values, with some room."""
+    """Return the ends of an axis that holds all values, with padding."""
     low, high = min(values), max(values)
     room = share * (high - low) or share * abs(high) or share
     return low - room, high + room

@@ -1,4 +1,4 @@
-"""Scores of the runs with their intervals, and their differences to the controls."""
+"""Scores of the runs with their intervals, and their differences from the controls."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from touchline.statistics.conclusions import Analysis, Comparison, Conclusion, R
 
 SECTION = "findings"
 ROWS_LIMIT = 60
-"""Rows of a figure; what more runs there are stands in the table."""
+"""Maximum number of rows in a figure. The table lists the other runs."""
 
 
 def scores(report: Report, analysis: Analysis, inks: Mapping[str, SeriesColor]) -> Chart | None:
-    """Each run's score and interval; the control of each base model as a dashed line through its runs."""
+    """Return each run's score and interval, with the control of each base model as a dashed line through its runs."""
     by_run = {score.run: score for score in analysis.scores if score.run in inks}
     shown, left = _chosen(_grouped(report, analysis), by_run)
     if not shown:
@@ -71,7 +71,7 @@ def scores(report: Report, analysis: Analysis, inks: Mapping[str, SeriesColor]) 
 
 
 def differences(report: Report, analysis: Analysis, inks: Mapping[str, SeriesColor]) -> Chart | None:
-    """Each run's difference to its control on the same items, with what it gained and lost."""
+    """Return each run's difference from its control on the same items, with its gained and lost items."""
     by_run = {each.run: each for each in analysis.comparisons if each.run in inks}
     shown, left = _chosen(
         [run.name for run in report.runs], by_run, values={n: c.difference.value for n, c in by_run.items()}
@@ -85,7 +85,7 @@ def differences(report: Report, analysis: Analysis, inks: Mapping[str, SeriesCol
         *(100 * end if share else end for n in shown for end in (by_run[n].difference.low, by_run[n].difference.high)),
     ]
     low, high = padded(values)
-    # Room for the counts beside the intervals, also on a phone.
+    # Leave room for the counts beside the intervals, also on a phone.
     high += 0.3 * (high - low)
     x = altair.X(
         "value:Q",
@@ -125,7 +125,7 @@ def differences(report: Report, analysis: Analysis, inks: Mapping[str, SeriesCol
 
 
 def control_rows(report: Report, analysis: Analysis) -> list[Row]:
-    """Each base model with the score of its control, for dashed lines."""
+    """Yield each base model with the score of its control, for dashed lines."""
     by_run = {score.run: score.value for score in analysis.scores}
     models = {run.name: run.model for run in report.runs}
     controls = dict.fromkeys(each.difference.control for each in analysis.comparisons)
@@ -137,7 +137,7 @@ def control_rows(report: Report, analysis: Analysis) -> list[Row]:
 
 
 def _grouped(report: Report, analysis: Analysis) -> list[str]:
-    """The runs, each control before those that are compared with it."""
+    """Return the runs, each control before the runs that are compared with it."""
     of = {each.run: each.difference.control for each in analysis.comparisons}
     names = [run.name for run in report.runs]
     made: dict[str, None] = {}
@@ -154,7 +154,7 @@ def _grouped(report: Report, analysis: Analysis) -> list[str]:
 def _chosen(
     names: Sequence[str], known: Mapping[str, object], values: Mapping[str, float] | None = None
 ) -> tuple[list[str], str]:
-    """The rows to draw, in order, and a sentence on those that are not: the highest stay."""
+    """Return the rows to draw, in order, and a sentence about the others. The highest scores are kept."""
     there = [name for name in names if name in known]
     if len(there) <= ROWS_LIMIT:
         return there, ""
@@ -164,7 +164,7 @@ def _chosen(
 
 
 def _control_lines(analysis: Analysis, shown: Sequence[str], by_run: Mapping[str, RunScore]) -> list[Row]:
-    """From the first to the last row of the runs that one control stands for."""
+    """Return lines from the first to the last row of the runs that share a control."""
     rows: list[Row] = []
     for control in dict.fromkeys(each.difference.control for each in analysis.comparisons):
         own = {each.run for each in analysis.comparisons if each.difference.control == control} | {control}
@@ -213,7 +213,7 @@ def _names(shown: Sequence[str], field: str = "run") -> altair.Y:
 
 
 def _plain(x: altair.X, field: str) -> altair.X:
-    """The same axis for another field."""
+    """Return the same axis for another field."""
     other = x.copy()
     other.shorthand = f"{field}:Q"
     return other
@@ -261,12 +261,12 @@ def _percent_text(analysis: Analysis) -> str:
 
 
 def _suffix(report: Report, analysis: Analysis) -> str:
-    """Nothing for the experiment's own score, which comes first; a name of a file for all others."""
+    """Return a file name suffix for the score. Empty for the experiment's own score, which comes first."""
     if report.analyses and analysis is report.analyses[0]:
         return ""
     return "_" + re.sub(r"[^A-Za-z0-9]+", "_", f"{analysis.task}_{analysis.score}").strip("_").lower()[:60]
 
 
 def _title(report: Report, analysis: Analysis, title: str) -> str:
-    """Of further tasks with their name."""
+    """Return the title, with the task's name for further tasks."""
     return title if not _suffix(report, analysis) else f"{title}: {analysis.task}, {analysis.score}"

@@ -1,4 +1,4 @@
-"""What the runs take on disk."""
+"""Disk space of the runs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _HUES = ("#0072b2", "#e69f00", "#9aa0a8")
 
 
 def storage(report: Report, inks: Mapping[str, SeriesColor]) -> Chart | None:
-    """Bytes of each run, by what they are for, and what the plan said."""
+    """Return the bytes of each run by purpose, with the prediction."""
     runs = [run for run in report.verification.storage.runs if run.total_bytes > 0]
     if not runs:
         return None

@@ -1,4 +1,4 @@
-"""Experiments held against each other."""
+"""Comparison of experiments."""
 
 from touchline.report.comparing.compared import compare
 

@@ -1,8 +1,8 @@
-"""Experiments beside each other: the settings that differ, runs of the same condition, and what may be said of both.
+"""Comparison of experiments: the settings that differ, matched runs, and the overall differences.
 
-A run is matched with the one run of the same condition and seed in the first experiment. Where both answered the same
-items of the same test split, the difference is paired, as against a control; all else is refused with the reason.
-Prompt and decoding may differ, since an experiment may be about them; the row says so.
+A run is matched with the single run of the same condition and seed in the first experiment. If both answered the same
+items of the same test split, the difference is paired, as with a control. All other comparisons are refused with the
+reason. Prompt and decoding may differ, since an experiment may be about them. The row then says so.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from touchline.report.formatting import finite, join_names
 from touchline.results.run_result import RunResult
 
 _VALIDATED = frozenset({"validation split (sha256)", "data.prompt", "data.system", "data.input", "data.output"})
-"""What a loss on the validation split depends on, beside the model."""
+"""Settings, besides the model, that determine a loss on the validation split."""
 
 
 def compare(sides: Sequence[Side]) -> ComparedExperiments:
-    """Hold experiments against the first of them.
+    """Compare experiments with the first of them.
 
     Args:
         sides: two or more, each with a label of its own.
@@ -71,7 +71,7 @@ def compare(sides: Sequence[Side]) -> ComparedExperiments:
     )
 
 
-# ---- what is shown ---------------------------------------------------------------------------------------------------
+# ---- presentation ----------------------------------------------------------------------------------------------------
 
 
 def _line(side: Side) -> ComparedSide:

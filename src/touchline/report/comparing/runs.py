@@ -1,7 +1,8 @@
-"""Which run of one experiment stands against which of another: the one of the same condition and seed.
+"""Matching of runs between experiments, by condition and seed.
 
-A condition is told by the settings that vary within an experiment and have values that the experiments share. Where
-several runs of one are of a condition, because it varies what the other does not, nothing says which is meant.
+A condition is identified by the settings that vary within an experiment and have values that the experiments share.
+Several runs of one experiment may have the same condition because it varies a setting that the other does not. Such
+runs cannot be matched.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ from touchline.results.run_result import RunResult
 from touchline.spec.runs import ControlKind, RunKind
 
 Condition = tuple[tuple[str, str], ...]
-"""What tells a condition: (key, value), and first of all what a control is for."""
+"""Identity of a condition: (key, value) pairs, the purpose of a control first."""
 _KIND = "kind"
 _KINDS = {"base": "control", "noop": "no-op control", "shuffled": "shuffled labels"}
 
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """A run of a later experiment, and the one run of the first that it is held against."""
+    """Run of a later experiment, and the single run of the first that it is compared with."""
 
     condition: Condition
     side: Side
@@ -32,22 +33,22 @@ class Match:
 
     @property
     def words(self) -> str:
-        """The condition, with the seed."""
+        """Return the condition as text, with the seed."""
         return condition_words(self.condition)
 
     @property
     def is_asked_about(self) -> bool:
-        """Whether the experiments are about it: a fine-tuned run that is no control."""
+        """Return True if the run is fine-tuned and not a control."""
         return not is_control(self.run) and self.run.control is None
 
 
 def conditions_of(sides: Sequence[Side], keys: Sequence[str]) -> dict[Condition, list[list[RunResult]]]:
-    """By condition, for each experiment, its runs; in the order of the first experiment that has them."""
+    """Return the runs by condition, for each experiment, in the order of the first experiment that has them."""
     found: dict[Condition, list[list[RunResult]]] = {}
     for number, side in enumerate(sides):
         for run in side.runs:
             settings = side.settings.get(run.name, {})
-            # A control has no training: only its model, its data and what it is for tell it from others.
+            # A control has no training. Only its model, its data and its purpose identify it.
             asked = [key for key in keys if not (is_control(run) and key.startswith(("train.", SEED)))]
             kind = ((_KIND, _kind(run)),) if is_control(run) or run.control is not None else ()
             key = (*kind, *((each, settings[each]) for each in asked if each in settings))
@@ -58,12 +59,12 @@ def conditions_of(sides: Sequence[Side], keys: Sequence[str]) -> dict[Condition,
 def matches_of(
     sides: Sequence[Side], conditions: dict[Condition, list[list[RunResult]]], keys: Sequence[str]
 ) -> tuple[list[Match], list[NotCompared]]:
-    """Runs that stand against one of the first experiment, and conditions of which nobody can tell what goes together.
+    """Return the matched runs, and the conditions with ambiguous matches.
 
     Args:
         sides: the experiments.
-        conditions: `conditions_of` them.
-        keys: the settings that conditions are told by.
+        conditions: the result of `conditions_of`.
+        keys: the settings that identify conditions.
     """
     matches: list[Match] = []
     refusals: list[NotCompared] = []
@@ -80,7 +81,7 @@ def matches_of(
 def _several(
     first: Side, ones: Sequence[RunResult], side: Side, others: Sequence[RunResult], keys: Sequence[str]
 ) -> str:
-    """Why nothing tells which of several runs belong together."""
+    """Return the reason why several runs cannot be matched."""
     apart: dict[str, None] = {}
     for each, runs in ((first, ones), (side, others)):
         settings = [each.settings.get(run.name, {}) for run in runs]
@@ -92,7 +93,7 @@ def _several(
 
 
 def is_control(run: RunResult) -> bool:
-    """Whether it trains nothing."""
+    """Return True if the run trains nothing."""
     return run.kind is RunKind.CONTROL
 
 
@@ -101,7 +102,7 @@ def _kind(run: RunResult) -> str:
 
 
 def condition_words(key: Sequence[tuple[str, str]]) -> str:
-    """`base model: SmolLM2`; `SmolLM2, rank 64, seed 1`."""
+    """Return the condition as text, such as `SmolLM2, rank 64, seed 1`."""
     kind = "".join(f"{_KINDS[value]}: " for each, value in key if each == _KIND)
     return kind + ", ".join(_one(each, value) for each, value in key if each != _KIND)
 

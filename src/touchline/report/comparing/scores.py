@@ -1,6 +1,6 @@
 """Scores of matched runs: paired on the same items of the same test split, or refused with the reason.
 
-Prompt and decoding may differ, since an experiment may be about them; the pair says so.
+Prompt and decoding may differ, since an experiment may be about them. The pair then says so.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from touchline.statistics.analysis import analyse
 from touchline.statistics.conclusions import Analysis, ScoredRun
 
 EXPERIMENT = "experiment"
-"""What the factor is called whose levels are the experiments."""
+"""Name of the factor whose levels are the experiments."""
 _DRAWS = 7
-"""Seed of the bootstrap: the same results give the same comparison."""
+"""Seed of the bootstrap, so that the same results give the same comparison."""
 _NUMBER = re.compile(r"(\d+)")
 _ASKED = ("task", "data.input", "data.output", "data.messages", "data.prompt", "data.system", "evaluate.")
-"""Beginnings of keys that decide on what a model is asked, and how it answers."""
+"""Prefixes of keys that determine the prompts and the decoding."""
 
 Task = tuple[str, str]
-"""A task and one of its scores."""
+"""Task and one of its scores."""
 
 
 def tasks_of(matches: Sequence[Match]) -> list[Task]:
-    """Tasks and scores that both runs of some match have; the experiment's own task first."""
+    """Return the tasks and scores that both runs of a match have, the experiment's own task first."""
     found: dict[Task, None] = {}
     for is_own in (True, False):
         for match in matches:
@@ -44,7 +44,7 @@ def tasks_of(matches: Sequence[Match]) -> list[Task]:
 
 
 def paired(first: Side, side: Side, matches: Sequence[Match], task: Task) -> tuple[list[PairedRuns], list[NotCompared]]:
-    """The differences on one task, adjusted as one family, and what cannot be compared."""
+    """Return the differences on one task, adjusted as one family, and the runs that cannot be compared."""
     scored: list[tuple[Match, EvaluationRecord, EvaluationRecord]] = []
     refusals: list[NotCompared] = []
     for match in matches:
@@ -86,7 +86,7 @@ def paired(first: Side, side: Side, matches: Sequence[Match], task: Task) -> tup
 def effect_of(
     first: Side, side: Side, matches: Sequence[Match], pairs: Sequence[PairedRuns], task: Task
 ) -> Iterator[ExperimentEffect]:
-    """One experiment against the first over all that was paired; the experiments are the levels of a factor."""
+    """Yield the effect of one experiment against the first, with the experiments as levels of a factor."""
     paired = {pair.run for pair in pairs}
     runs: list[ScoredRun] = []
     for match in matches:
@@ -102,12 +102,12 @@ def effect_of(
 
 
 def analysed(runs: Sequence[ScoredRun], task: Task, factors: Mapping[str, Sequence[str]]) -> Analysis:
-    """All that statistics say of runs on one score; the same runs, the same answer."""
+    """Return the analysis of runs on one score. The result is deterministic."""
     return analyse(runs, task=task[0], score=task[1], factors=factors, rng=Generator(PCG64(_DRAWS)))
 
 
 def _why_not(label: str, own: EvaluationRecord, first: str, other: EvaluationRecord) -> str | None:
-    """Why two evaluations are not compared; none when they are."""
+    """Return the reason why two evaluations are not compared. None if they are."""
     if own.data_sha256 != other.data_sha256:
         return f"the items differ: {label} and {first} were scored on different test splits"
     mine, yours = dict.fromkeys(each.id for each in own.samples), dict.fromkeys(each.id for each in other.samples)
@@ -123,7 +123,7 @@ def _why_not(label: str, own: EvaluationRecord, first: str, other: EvaluationRec
 
 
 def _differs_in(match: Match, first: Side, own: EvaluationRecord, other: EvaluationRecord) -> tuple[str, ...]:
-    """What of the evaluation is not the same; a hash tells that something is, the settings tell what."""
+    """Return the evaluation settings that differ. A hash detects a difference, the settings identify it."""
     if own.settings_sha256 == other.settings_sha256:
         return ()
     mine = match.side.settings.get(match.run.name, {})
@@ -131,7 +131,7 @@ def _differs_in(match: Match, first: Side, own: EvaluationRecord, other: Evaluat
     known = [key for key in mine.keys() & yours.keys() if key.startswith(_ASKED) and mine[key] != yours[key]]
     if known:
         return tuple(sorted(known))
-    # Chat templates may print the day of the plan.
+    # Chat templates may print the date of the plan.
     return ("date",) if mine.get("date") != yours.get("date") else ("something that is not recorded",)
 
 
@@ -144,7 +144,7 @@ def scored_run(
     is_reference: bool,
     levels: tuple[Level, ...] = (),
 ) -> ScoredRun:
-    """A run as statistics know it; the two of a pair have a "base model" of their own, so each finds the other."""
+    """Return a run as input of the statistics. Both runs of a pair share a "base model" of their own, so they match."""
     items: dict[str, list[SampleScore]] = {}
     for sample in record.samples:
         items.setdefault(sample.id, []).append(sample)
@@ -164,7 +164,7 @@ def scored_run(
 
 
 def unscored(side: Side, matches: Sequence[Match]) -> Iterator[NotCompared]:
-    """Matches of which one or both have no evaluation, or none on the same task."""
+    """Yield the matches without evaluations, or without evaluations on the same task."""
     for match in matches:
         own, other = last_evaluations(match.run), last_evaluations(match.reference)
         if own.keys() & other.keys():
@@ -183,7 +183,7 @@ def _named(records: dict[Task, EvaluationRecord]) -> str:
 
 
 def last_evaluations(run: RunResult) -> dict[Task, EvaluationRecord]:
-    """The last checkpoint's evaluation for each task and score; the experiment's own task first."""
+    """Return the last checkpoint's evaluation for each task and score, the experiment's own task first."""
     return _last_of_each(run, own=True) | _last_of_each(run, own=False)
 
 
@@ -193,5 +193,5 @@ def _last_of_each(run: RunResult, *, own: bool) -> dict[Task, EvaluationRecord]:
 
 
 def _in_order(checkpoint: str) -> list[tuple[int, str]]:
-    """epoch_10 after epoch_9."""
+    """Return a sort key that puts epoch_10 after epoch_9."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in _NUMBER.split(checkpoint)]

@@ -1,4 +1,4 @@
-"""The settings of runs as text under dotted keys: which differ between experiments, and which tell runs apart."""
+"""Settings of runs as text by dotted key: those that differ between experiments, and those that identify runs."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from touchline.spec.plan import Plan, PlannedRun
 from touchline.spec.runs import RunKind
 
 MODEL, SEED = "models", "seeds"
-"""Keys of a run's base model and training seed, as the levels of a design have them."""
+"""Keys of a run's base model and training seed, as in the levels of a design."""
 DEVICE = "device"
-"""Key of what a run was trained on."""
+"""Key of the device that a run was trained on."""
 COLLECTED = {
     "model": MODEL,
     "seed": SEED,
@@ -31,21 +31,21 @@ COLLECTED = {
     "learning_rate": "train.learning_rate",
     "epochs": "train.epochs",
 }
-"""Keys of run_metrics.yaml, of which runs that touchline did not plan have some."""
+"""Keys of run_metrics.yaml, some of which are known for runs that touchline did not plan."""
 _DIGITS = 12
-"""Of a hash that people compare by eye."""
+"""Number of hash digits shown."""
 
 
 def planned_settings(plan: Plan, run: PlannedRun) -> dict[str, str]:
-    """Everything that was resolved of a run.
+    """Return the resolved settings of a run.
 
     Args:
-        plan: the plan, for what holds for all its runs.
+        plan: the plan, for the settings that all its runs share.
         run: the run.
     """
     found = {MODEL: run.model, SEED: str(run.seed), "task": plan.task}
     found |= {f"data.{key}": value for key, value in _flat(run.data)}
-    # The same file lies elsewhere in another experiment; its content is told by the splits' hashes.
+    # The path of a file differs between experiments. The hashes of the splits identify its content.
     found["data.path"] = PurePath(run.data.path).name
     found |= {f"evaluate.{key}": value for key, value in _flat(run.evaluate)}
     if run.train is not None:
@@ -63,26 +63,27 @@ def planned_settings(plan: Plan, run: PlannedRun) -> dict[str, str]:
     for split in () if dataset is None else dataset.splits:
         found[f"{split.name} split (sha256)"] = split.sha256[:_DIGITS]
         found[f"{split.name} split (examples)"] = str(split.num_examples)
-    # A stage of a chain is a level, and no setting.
+    # A stage is a level and not a setting.
     return {level.factor: level.value for level in run.levels} | found
 
 
 def found_settings(config: Mapping[str, Setting], levels: Sequence[Level]) -> dict[str, str]:
-    """What is known of a run that touchline did not plan, under the same keys.
+    """Return the known settings of a run that touchline did not plan, under the same keys.
 
     Args:
         config: `RunMetrics.static_config`.
-        levels: its levels of what varies.
+        levels: its levels of the factors.
     """
     found = {COLLECTED.get(key, key): _text(value) for key, value in config.items() if value is not None}
     return {level.factor: _number(level.value) for level in levels} | found
 
 
 def setting_rows(sides: Sequence[Side], matched: Sequence[str]) -> tuple[list[SettingRow], int, list[str]]:
-    """What differs.
+    """Return the settings that differ.
 
     Returns:
-        The rows, by key; how many settings are the same wherever they are known; and those that one experiment knows.
+        The rows, by key; the number of settings that are the same wherever they are known; and the settings that only
+        one experiment reports.
     """
     known = [_values(side) for side in sides]
     rows: list[SettingRow] = []
@@ -101,11 +102,11 @@ def setting_rows(sides: Sequence[Side], matched: Sequence[str]) -> tuple[list[Se
 
 
 def matching_keys(sides: Sequence[Side]) -> tuple[str, ...]:
-    """Keys that tell conditions apart: what a design varies and two experiments have values of in common.
+    """Return the keys that identify conditions: factors of a design of which two experiments share values.
 
-    What has no value in common is how the experiments differ, and not how their runs are matched. Nor is what follows
-    from a level, a micro-batch from the memory that a rank takes. The model is always among them, and first; the seed,
-    where seeds are shared, last.
+    A key without shared values describes how the experiments differ and is not used for matching. Keys that follow from
+    a level are excluded, such as a micro-batch size from the memory that a rank needs. The model is always first. The
+    seed, if seeds are shared, is last.
     """
     known = [_values(side) for side in sides]
     varied = {level.factor for side in sides for run in side.runs for level in run.levels} - {MODEL, SEED}
@@ -122,7 +123,7 @@ def _is_shared(known: Sequence[Mapping[str, Sequence[str]]], key: str) -> bool:
 
 
 def _follows(sides: Sequence[Side], key: str, other: str) -> bool:
-    """Whether runs with one value of `other` all have one value of `key`, whichever experiment they are of."""
+    """Return True if runs with one value of `other` all have one value of `key`, in every experiment."""
     seen: dict[str | None, str | None] = {}
     for settings in (each for side in sides for each in side.settings.values() if key in each):
         if seen.setdefault(settings.get(other), settings[key]) != settings[key]:
@@ -131,7 +132,7 @@ def _follows(sides: Sequence[Side], key: str, other: str) -> bool:
 
 
 def _values(side: Side) -> dict[str, tuple[str, ...]]:
-    """By key: the values among the runs, in their order; of controls only where nothing is trained at all."""
+    """Return the values among the runs by key, in order. Controls count only if no run trains."""
     trained = {run.name for run in side.runs if run.kind is not RunKind.CONTROL and run.control is None}
     found: dict[str, dict[str, None]] = {}
     for name, settings in side.settings.items():
@@ -141,7 +142,7 @@ def _values(side: Side) -> dict[str, tuple[str, ...]]:
 
 
 def _flat(value: object, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """(dotted key, text) of every field of a settings dataclass; what is not set is `-`."""
+    """Yield (dotted key, text) of every field of a settings dataclass. Unset fields are `-`."""
     if not is_dataclass(value):
         yield prefix, _text(value)
         return
@@ -165,7 +166,7 @@ def _text(value: object) -> str:
 
 
 def _number(text: str) -> str:
-    """`1e-3` and `0.001` are one number; other text stays."""
+    """Return a number in one spelling: `1e-3` and `0.001` are equal. Other text is unchanged."""
     try:
         number = float(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""What a report concludes, in sentences that carry their numbers."""
+"""Conclusions of a report, as sentences with their numbers."""
 
 from touchline.report.findings.bottom_line import headline
 from touchline.report.findings.concluded import FindingInputs, findings, is_complete

@@ -1,4 +1,4 @@
-"""The bottom line: the answer to the experiment's question first, in at most 40 words, then the caveats."""
+"""Bottom line: the answer to the experiment's question in at most 40 words, then the caveats."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from touchline.statistics.conclusions import Analysis, Conclusion, Contrast, Fac
 from touchline.statistics.own_score import LEVEL
 
 MOST_WORDS = 40
-"""Words that the answer has at most."""
+"""Maximum number of words of the answer."""
 _CAVEATS = 4
 _INTERACTIONS = 2
-"""Interactions that are named; of more the largest, and how many there are."""
+"""Number of interactions named. If there are more, the largest and their count."""
 _ABOUT_CONTROL = ("base", "control", "fine-tun", "finetun", "untrained", "at all")
-"""Words of questions about what training gains, where no factor is named."""
+"""Words in questions about the gain from training, if no factor is named."""
 
 
 def headline(concluded: FindingInputs) -> tuple[Statement, ...]:
-    """Return the answer to the question, then what limits it: runs that are missing, interactions, the controls."""
+    """Return the answer to the question, then its limits: missing runs, interactions, controls."""
     gathered = concluded.gathered
     runs = {run.name: run for run in gathered.runs}
     incomplete = list(_incomplete(concluded))
@@ -58,7 +58,7 @@ def _asked_first(effects: Sequence[FactorEffect], question: str) -> list[FactorE
 
 
 def _is_named(effect: FactorEffect, question: str) -> bool:
-    """Whether the question names the factor, or what is tied to it."""
+    """Return True if the question names the factor, or a setting tied to it."""
     asked = question.casefold()
     return any(
         words in asked
@@ -71,7 +71,7 @@ def _is_about_control(question: str, effects: Sequence[FactorEffect]) -> bool:
     asked = question.casefold()
     if any(_is_named(effect, question) for effect in effects if effect.factor != "models"):
         return False
-    # Where base models are compared with each other, the word alone does not mean the control.
+    # If base models are compared with each other, the word alone does not mean the control.
     asks_for = _ABOUT_CONTROL[1:] if any(effect.factor == "models" for effect in effects) else _ABOUT_CONTROL
     return any(words in asked for words in asks_for)
 
@@ -115,7 +115,7 @@ def _factor_answer(effect: FactorEffect, analysis: Analysis, tie_of: Mapping[str
 
 
 def _span(low: float, high: float, scale: Scale) -> str:
-    """`+8.0 points`, or `-2.0 to +8.0 points`."""
+    """Return `+8.0 points`, or `-2.0 to +8.0 points`."""
     if scale.difference(low) == scale.difference(high):
         return scale.difference(low)
     return f"{scale.ends(low, high)} points" if scale.share else scale.ends(low, high)
@@ -146,7 +146,9 @@ def _differ(number: int) -> str:
 
 
 def _test_words(contrasts: Sequence[Contrast], scale: Scale) -> str:
-    """` (+17.4 to +26.0; paired t-test, 3 training seeds, p = 0.004 after Holm)`; of several the smallest p value."""
+    """Return ` (+17.4 to +26.0; paired t-test, 3 training seeds, p = 0.004 after Holm)`; of several the smallest p
+    value.
+    """
     tested = [each for each in contrasts if each.test is not None and each.p_adjusted is not None]
     if not tested:
         if any(each.test is not None for each in contrasts):
@@ -157,7 +159,7 @@ def _test_words(contrasts: Sequence[Contrast], scale: Scale) -> str:
         raise TypeError("a p value without a test")
     low, high, widened = each.low, each.high, ""
     if not each.is_shown and (each.p_adjusted or 0.0) < LEVEL:
-        # The seeds alone would show it: what takes the claim away is what stands here.
+        # The seeds alone would show it. This text explains why the claim is not made.
         low, high, widened = each.with_items.low, each.with_items.high, " with the variation between items"
     ends = f"{scale.ends(low, high)}; " if len(contrasts) == 1 else ""
     smallest = "" if len(contrasts) == 1 else " at the smallest"
@@ -168,7 +170,7 @@ def _test_words(contrasts: Sequence[Contrast], scale: Scale) -> str:
 
 
 def _claimed_p(contrast: Contrast) -> float:
-    """Return the adjusted p value that decides: the larger one of the two tests where a claim fails on the wider."""
+    """Return the adjusted p value that decides: the larger of the two if the wider test fails."""
     by_seeds = 1.0 if contrast.p_adjusted is None else contrast.p_adjusted
     with_items = 1.0 if contrast.with_items is None else contrast.with_items.p_adjusted
     return with_items if by_seeds < LEVEL <= with_items else by_seeds
@@ -176,7 +178,7 @@ def _claimed_p(contrast: Contrast) -> float:
 
 # ------------------------------------------------------------------------------------------------- controls
 def _control_answer(analysis: Analysis, runs: Mapping[str, RunResult]) -> Statement | None:
-    """Answer what training gained; none where no run was compared with a control."""
+    """Return the gain from training. None if no run was compared with a control."""
     family = sorted(
         (each for each in analysis.comparisons if is_asked_about(runs[each.run])),
         key=lambda each: each.difference.value,
@@ -215,7 +217,7 @@ def _control_answer(analysis: Analysis, runs: Mapping[str, RunResult]) -> Statem
 
 
 def _highest(analysis: Analysis, runs: Mapping[str, RunResult]) -> Statement:
-    """The highest score where nothing was compared with a control."""
+    """Return the highest score if nothing was compared with a control."""
     scale = scale_of(analysis)
     asked = [score for score in analysis.scores if is_asked_about(runs[score.run])]
     best = max(asked or analysis.scores, key=lambda score: score.value)
@@ -231,7 +233,7 @@ def _highest(analysis: Analysis, runs: Mapping[str, RunResult]) -> Statement:
 
 # ------------------------------------------------------------------------------------------------- caveats
 def _confounded(effects: Sequence[FactorEffect]) -> Iterator[Statement]:
-    """What else changes between the levels, though no design ties it to them."""
+    """Yield settings that change together with the levels without being tied by the design."""
     for effect in effects:
         if effect.confounded_with:
             others = join_names([factor_words(other) for other in effect.confounded_with])
@@ -240,7 +242,7 @@ def _confounded(effects: Sequence[FactorEffect]) -> Iterator[Statement]:
 
 
 def _differing(analysis: Analysis, effects: Sequence[FactorEffect]) -> Iterator[Statement]:
-    """Interactions that are established: an effect that differs is not that of the answer at every level."""
+    """Yield the established interactions. They limit the answer at some levels."""
     order = [effect.factor for effect in effects]
     found = [each for each in analysis.interactions if each.difference.is_shown]
     found.sort(key=lambda each: (order.index(each.factor), -abs(each.difference.value or 0.0)))
@@ -250,7 +252,7 @@ def _differing(analysis: Analysis, effects: Sequence[FactorEffect]) -> Iterator[
 
 
 def _incomplete(concluded: FindingInputs) -> Iterator[Statement]:
-    """What is not there."""
+    """Yield the missing runs and evaluations."""
     gathered = concluded.gathered
     runs, planned = gathered.runs, gathered.plan is not None
     done = [run for run in runs if is_complete(run, planned=planned)]
@@ -281,7 +283,7 @@ def words(text: str) -> int:
 
 
 def _answer(topic: str, shown: Conclusion | None, *forms: str) -> Statement:
-    """Return the first form that is short enough; names of many words are cut where none is."""
+    """Return the first form that is short enough. Otherwise truncate long names."""
     text = next((form for form in forms if words(form) <= MOST_WORDS), None)
     if text is None:
         text = " ".join(forms[-1].split()[: MOST_WORDS - 1]) + " ..."

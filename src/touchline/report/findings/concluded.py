@@ -1,7 +1,8 @@
-"""Key findings: computed sentences, each with its numbers, its interval and the files that they come from.
+"""Key findings: computed sentences, each with its numbers, its interval and its source files.
 
-Nothing here is causal from one seed, and nothing is called small: a sentence gives the number. What a test stands
-behind says what the test allows; losses, times and sizes are told as they were, and that no test is behind them.
+No sentence is causal from one seed, and no difference is called small: the sentence gives the number. A sentence with a
+test states what the test allows. Losses, times and sizes are reported as measured, with the note that they were not
+tested.
 """
 
 from __future__ import annotations
@@ -30,25 +31,25 @@ from touchline.statistics.conclusions import Analysis, Conclusion
 GENERAL = "General ability"
 COMPLETION = "Completeness"
 _GENERAL_TOLD = 8
-"""Scores of general ability that are told one by one."""
+"""Maximum number of general-ability scores listed one by one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FindingInputs:
-    """What sentences are made from."""
+    """Inputs of the sentences."""
 
     gathered: ReportInputs
-    """What was read."""
+    """Inputs of the report."""
     analyses: tuple[Analysis, ...]
-    """What statistics say of the scores."""
+    """Statistical analyses of the scores."""
     facts: tuple[RunFacts, ...]
     """Cost and files of each run."""
     estimates: tuple[EstimateRow, ...]
-    """Estimate against actual."""
+    """Estimates against actual values."""
 
 
 def findings(concluded: FindingInputs) -> tuple[Statement, ...]:
-    """All key findings, by topic: the scores first, then losses, times and cost."""
+    """Return all key findings, by topic: the scores first, then losses, times and cost."""
     gathered = concluded.gathered
     runs = {run.name: run for run in gathered.runs}
     where = {each.run: _scored_in(each) for each in concluded.facts}
@@ -70,7 +71,7 @@ def findings(concluded: FindingInputs) -> tuple[Statement, ...]:
 
 
 def _one_seed(gathered: ReportInputs, analysis: Analysis) -> Iterator[Statement]:
-    """Where nothing varies there is no effect to limit, but a checkpoint is still one of many that might have been."""
+    """Yield the limits of a single checkpoint if no factor varies."""
     runs = {run.name: run for run in gathered.runs}
     asked = [runs[score.run] for score in analysis.scores if is_asked_about(runs[score.run])]
     if asked and len({run.seed for run in asked}) == 1:
@@ -80,14 +81,14 @@ def _one_seed(gathered: ReportInputs, analysis: Analysis) -> Iterator[Statement]
 
 
 def is_complete(run: RunResult, *, planned: bool) -> bool:
-    """Whether a run's work is done, whatever its job's exit code was: trained and, where planned, evaluated."""
+    """Return True if a run is trained and, if planned, evaluated, regardless of its job's exit code."""
     if run.status in (RunStatus.COMPLETED, RunStatus.COMPLETED_FAILED_EXIT):
         return True
     return not planned and run.outcome is TrainingOutcome.COMPLETE
 
 
 def _of_task(analysis: Analysis, statement: Statement) -> Statement:
-    """A statement of a further task or score, under a heading of its own."""
+    """Return a statement about a further task or score, with its own heading."""
     return Statement(
         topic=f"{analysis.task}, {analysis.score}: {statement.topic}",
         text=statement.text,
@@ -97,7 +98,7 @@ def _of_task(analysis: Analysis, statement: Statement) -> Statement:
 
 
 def _general(scores: Sequence[GeneralScore]) -> Iterator[Statement]:
-    """Changes of general ability, one by one; of many those that are established, and how many are not."""
+    """Yield changes of general ability, one by one. With many, only the established ones and a count of the others."""
     told = [each for each in scores if isinstance(each.score, Quantity) and isinstance(each.change, Quantity)]
     statements = [_general_statement(each) for each in told]
     shown = [each for each in statements if each.shown in (Conclusion.HIGHER, Conclusion.LOWER)]
@@ -130,7 +131,7 @@ def _general_statement(each: GeneralScore) -> Statement:
 
 
 def _which_way(each: GeneralScore, shown: Conclusion) -> str:
-    """What a higher or lower score means, where that is not a matter of course."""
+    """Return the meaning of a higher or lower score, if it is not the usual one."""
     if each.higher_is_better is None:
         return "; the harness does not tell whether higher is better"
     if each.higher_is_better:

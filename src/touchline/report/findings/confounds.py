@@ -1,4 +1,4 @@
-"""What else differs between two runs that were to differ in one factor alone, such as a batch size or an alpha."""
+"""Confounders: further differences between two runs that should differ in one factor only."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CHANGE_TIME = (
     ("epochs", "epochs"),
     ("gpus", "GPUs"),
 )
-"""Settings that change how long a training takes, as `RunMetrics.static_config` calls them and as people do."""
+"""Settings that change the training time: the name in `RunMetrics.static_config` and the usual name."""
 CHANGE_LOSS = (
     ("effective_batch_size", "global batch size"),
     ("learning_rate", "learning rate"),
@@ -33,7 +33,7 @@ CHANGE_LOSS = (
     ("max_seq_len", "context"),
     ("epochs", "epochs"),
 )
-"""Settings that change what is learnt: with the same global batch size that of a micro-batch does not."""
+"""Settings that change the training result. With the same global batch size, the micro-batch size does not."""
 RANK, ALPHA = "train.lora.rank", "train.lora.alpha"
 
 
@@ -68,12 +68,12 @@ def _number(value: Setting) -> float | None:
 
 
 def confounded_scores(gathered: ReportInputs, effects: Sequence[FactorEffect]) -> Iterator[Statement]:
-    """What else differs between runs whose scores were compared by a factor: the effect is that of both."""
+    """Yield the settings that differ together with a factor between runs whose scores were compared."""
     told = {each.run_name: each for each in gathered.metrics}
     for effect in effects:
         factor = effect.factor
         if effect.tied:
-            # The statement is about the pair; runs that differ in the factor alone are not there.
+            # The statement is about the pair. There are no runs that differ only in the factor.
             continue
         by_level = pairs_of(gathered, factor, _scored) if factor in gathered.factors else {}
         found = [
@@ -88,28 +88,28 @@ def confounded_scores(gathered: ReportInputs, effects: Sequence[FactorEffect]) -
 
 
 def _scored(run: RunResult) -> Measured:
-    """Whether there is a score, as pairs ask for it."""
+    """Return the score as a measured value, as pairs require."""
     return Quantity(value=1.0, unit="1") if run.evaluations else Missing(missing="not evaluated")
 
 
 def confounded(
     factor: str, pairs: Sequence[RunPair], told: Mapping[str, RunMetrics], settings: Sequence[tuple[str, str]]
 ) -> str:
-    """What else differs between the runs of the pairs, with the values, as a sentence."""
+    """Return a sentence on the other differences between the runs of the pairs, with their values."""
     found = [each for pair in pairs for each in _differing(factor, pair, told, settings)]
     tie = _tied_alpha(factor, pairs, told) if any(key == "lora_alpha" for key, _ in settings) else ""
     return tie + (f" They differ in {_valued(found)} as well, which is confounded with it." if found else "")
 
 
 def _tied_alpha(factor: str, pairs: Sequence[RunPair], told: Mapping[str, RunMetrics]) -> str:
-    """That alpha follows the rank in all of the pairs, so that they differ in both."""
+    """Return a sentence if alpha follows the rank in all pairs, so that they differ in both."""
     ratios = {_alpha_per_rank(run, told) for pair in pairs for run in (pair.run, pair.reference)}
     ratio = ratios.pop() if len(ratios) == 1 else None
     return "" if factor != RANK or ratio is None else f" Alpha is {ratio:g} x rank in each of them."
 
 
 def _valued(found: Sequence[tuple[str, Setting, Setting]]) -> str:
-    """`alpha (128 against 8) and context (256 against 512)`."""
+    """Return `alpha (128 against 8) and context (256 against 512)`."""
     values = dict.fromkeys(f"{words} ({_setting(own)} against {_setting(other)})" for words, own, other in found)
     return join_names(list(values))
 
@@ -120,7 +120,7 @@ def confounded_levels(
     told: Mapping[str, RunMetrics],
     settings: Sequence[tuple[str, str]],
 ) -> str:
-    """The same of a factor with many levels, by name alone."""
+    """Return the same for a factor with many levels, by name only."""
     found = dict.fromkeys(
         words
         for pairs in by_level.values()
@@ -133,7 +133,7 @@ def confounded_levels(
 def _differing(
     factor: str, pair: RunPair, told: Mapping[str, RunMetrics], settings: Sequence[tuple[str, str]]
 ) -> Iterator[tuple[str, Setting, Setting]]:
-    """(setting, of the run, of the reference) of each that is not the factor itself and not the same."""
+    """Yield (setting, value of the run, value of the reference) of each other setting that differs."""
     if pair.run.name not in told or pair.reference.name not in told:
         return
     mine, others = told[pair.run.name].static_config, told[pair.reference.name].static_config
@@ -144,7 +144,8 @@ def _differing(
         own, other = mine.get(key), others.get(key)
         if words.replace("-", " ") == factor_words(factor) or own == other:
             continue
-        # Alpha that follows the rank is no second thing, nor a micro-batch that differs just as the batch does.
+        # Alpha that follows the rank is not a confounder, nor is a micro-batch size that differs exactly as the batch
+        # size.
         if (key == "lora_alpha" and factor == RANK and is_tied) or (key == "batch_size" and (own, other) in values):
             continue
         values.add((own, other))

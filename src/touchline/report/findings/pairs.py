@@ -1,4 +1,4 @@
-"""Pairs of runs that differ in one factor alone, and what is said of them: their numbers, and that no test was made."""
+"""Pairs of runs that differ in one factor only: their numbers, and the note that no test was made."""
 
 from __future__ import annotations
 
@@ -16,35 +16,35 @@ from touchline.results.run_result import RunResult
 from touchline.statistics.conclusions import Conclusion
 
 PAIRS_TOLD = 4
-"""Pairs of runs that a sentence tells one by one; of more it tells how many went which way, and the ends."""
+"""Number of pairs listed one by one. With more, only the counts by direction and the extremes are given."""
 LEVELS_IN_SUMMARY = 8
-"""Levels that the one sentence of a factor with many of them names."""
+"""Number of levels named in the one sentence of a factor with many levels."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunPair:
-    """Two runs that differ in one factor alone."""
+    """Two runs that differ in one factor only."""
 
     context: str
-    """What they share, as far as it varies elsewhere."""
+    """Levels that both runs share, if they vary elsewhere."""
     run: RunResult
-    """At the level that is asked about."""
+    """Run at the compared level."""
     reference: RunResult
-    """At the factor's first level."""
+    """Run at the factor's first level."""
     value: float
-    """Of the run."""
+    """Value of the run."""
     against: float
-    """Of the reference."""
+    """Value of the reference."""
 
 
 def by_setting(factors: Mapping[str, Sequence[str]]) -> list[str]:
-    """Factors with two levels or more, settings before base models."""
+    """Return the factors with two levels or more, settings before base models."""
     varied = [f for f, levels in factors.items() if len(levels) > 1 and f not in (STAGE, SEEDS)]
     return sorted(varied, key=lambda factor: factor == "models")
 
 
 def pairs_of(gathered: ReportInputs, factor: str, pick: Callable[[RunResult], Measured]) -> dict[str, list[RunPair]]:
-    """By level: runs at it beside the run at the first level with everything else alike."""
+    """Return the pairs by level: a run, and the run at the first level that is otherwise identical."""
     alike: dict[tuple[object, ...], dict[str, RunResult]] = {}
     for run in gathered.runs:
         level = level_of(run, factor)
@@ -74,7 +74,7 @@ def pairs_of(gathered: ReportInputs, factor: str, pick: Callable[[RunResult], Me
 
 
 def _context(gathered: ReportInputs, run: RunResult, factor: str, *, several_seeds: bool) -> str:
-    """What tells a pair from the others: base model, other levels, seed; only what varies."""
+    """Return the varying properties that identify a pair: base model, other levels, seed."""
     parts = [
         level_words(each.factor, each.value)
         for each in run.levels
@@ -94,7 +94,7 @@ def summary(
     topic: str,
     also: str = "",
 ) -> Statement:
-    """A factor of many levels in one sentence: each level against the first, and the ends over its pairs."""
+    """Return one sentence for a factor of many levels: each level against the first, and the extremes of its pairs."""
     told = []
     for level, pairs in list(by_level.items())[:LEVELS_IN_SUMMARY]:
         ordered = sorted(pairs, key=lambda pair: pair.value / pair.against if pair.against > 0 else math.inf)
@@ -111,7 +111,7 @@ def summary(
 
 
 def told_pairs(pairs: Sequence[RunPair], words: Callable[[float], str]) -> str:
-    """Few pairs one by one; of many how many went which way, and the ends."""
+    """Return few pairs one by one. With many, return the counts by direction and the extremes."""
     if len(pairs) <= PAIRS_TOLD:
         return "; ".join(
             f"{words(pair.value)} against {words(pair.against)}{f' for {pair.context}' if pair.context else ''} "
@@ -127,11 +127,11 @@ def told_pairs(pairs: Sequence[RunPair], words: Callable[[float], str]) -> str:
 
 
 def no_test(pairs: Sequence[RunPair], what: str, seeded: Set[str]) -> str:
-    """Why no more is said.
+    """Return the reason why no further conclusion is drawn.
 
     Args:
-        pairs: what was told.
-        what: what is not established.
+        pairs: the reported pairs.
+        what: the property that is not established.
         seeded: runs whose seed is known.
     """
     seeds = len({pair.run.seed for pair in pairs})
@@ -143,10 +143,10 @@ def no_test(pairs: Sequence[RunPair], what: str, seeded: Set[str]) -> str:
 
 
 def is_number(value: Measured) -> bool:
-    """Whether there is a figure, and a finite one."""
+    """Return True if the value is a finite number."""
     return isinstance(finite(value), Quantity)
 
 
 def number(value: Measured) -> float:
-    """The figure itself; NaN where there is none."""
+    """Return the number. NaN if there is none."""
     return value.value if isinstance(value, Quantity) else math.nan

@@ -1,7 +1,7 @@
-"""Sentences about scores: runs against their controls, effects of factors, and the limits of both.
+"""Sentences about scores: runs against their controls, effects of factors, and their limits.
 
-Two questions stay apart. "Is this checkpoint better than its control?" is answered by the items. "Does rank 64 do
-better than rank 4?" is about the setting and is answered by training seeds; with one seed it stays open, and the
+Two questions are kept apart. "Is this checkpoint better than its control?" is answered by the items. "Does rank 64 do
+better than rank 4?" is about the setting and is answered by training seeds. With one seed it remains open, and the
 sentence says so.
 """
 
@@ -21,13 +21,13 @@ from touchline.statistics.conclusions import Analysis, Comparison, Conclusion, R
 CONTROL, CONTROLS, LIMITS = "Against the control", "Other controls", "Limits"
 POWER_WORDS = "at 80% power"
 ALONE = " The interval, which is that of this difference alone, excludes 0; the test, after Holm over all, does not."
-"""What a reader would wonder at: an interval without 0 beside `not established`."""
+"""Explanation of an interval without 0 beside `not established`."""
 MANY = 24
-"""Single comparisons that are told one by one; of more only the summary and the ends are."""
+"""Number of comparisons listed one by one. With more, only the summary and the extremes are given."""
 
 
 def control_summary(analysis: Analysis, runs: Mapping[str, RunResult], where: Sequence[str] = ()) -> Statement | None:
-    """What may be said of all declared comparisons together; none where there is none."""
+    """Return the summary of all declared comparisons. None if there are none."""
     family = [each for each in analysis.comparisons if is_asked_about(runs[each.run])]
     if not family:
         return None
@@ -72,7 +72,7 @@ def control_summary(analysis: Analysis, runs: Mapping[str, RunResult], where: Se
 def control_findings(
     analysis: Analysis, runs: Mapping[str, RunResult], where: Mapping[str, Sequence[str]]
 ) -> Iterator[Statement]:
-    """Every run against its control, each with its numbers; the declared ones first, then the other controls."""
+    """Yield every run against its control, with its numbers, the declared comparisons first."""
     family = [each for each in analysis.comparisons if is_asked_about(runs[each.run])]
     everything = [path for each in family[:MANY] for path in where.get(each.run, ())]
     summary = control_summary(analysis, runs, everything)
@@ -105,14 +105,14 @@ def _single(analysis: Analysis, each: Comparison, where: Sequence[str]) -> State
 
 
 def _other_control(analysis: Analysis, each: Comparison, run: RunResult, where: Sequence[str]) -> Statement:
-    """A no-op adapter must score as the base does; what shuffled labels gain is form and not the task."""
+    """Return the finding for a no-op or shuffled control. A no-op adapter must score as the base model does."""
     scale, difference = scale_of(analysis), each.difference
     numbers = (
         f"{scale.difference(difference.value)} ({scale.ends(difference.low, difference.high)}) against "
         f"{difference.control}; {_flips(analysis, each)}"
     )
     if run.control is ControlKind.NO_OP:
-        # Whether answers differ where scores do not, and what that means, is an issue: it needs the answers themselves.
+        # An issue reports answers that differ although scores do not, since it needs the answers themselves.
         text = (
             f"The no-op adapter {each.run} has the score of {difference.control} on every item, as it must."
             if difference.gained == difference.lost == 0
@@ -127,9 +127,9 @@ def _other_control(analysis: Analysis, each: Comparison, run: RunResult, where: 
 
 
 def limit_findings(analysis: Analysis) -> Iterator[Statement]:
-    """What a reader must know before believing the numbers above."""
+    """Yield the limitations of the numbers above."""
     for note in analysis.notes:
-        # Every contrast of a single seed says so by itself.
+        # Each contrast of a single seed already says so.
         if note.code is not NoteCode.ONE_SEED or not analysis.effects:
             yield Statement(topic=LIMITS, text=sentence(str(note)))
     for refusal in analysis.refusals:
@@ -148,7 +148,7 @@ def _flips(analysis: Analysis, each: Comparison) -> str:
 
 
 def _alone(low: float | None, high: float | None) -> str:
-    """What a reader would wonder at: an interval without 0 beside `not established`."""
+    """Return the explanation of an interval without 0 beside `not established`."""
     if low is None or high is None or low <= 0 <= high:
         return ""
     return ALONE

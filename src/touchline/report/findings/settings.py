@@ -1,4 +1,4 @@
-"""Sentences about settings: contrasts of factors and their interactions, with the test over seeds behind each."""
+"""Sentences about settings: contrasts of factors and their interactions, with the test over seeds."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from touchline.statistics.own_score import LEVEL
 
 
 def factor_findings(analysis: Analysis, ties: Mapping[str, str]) -> Iterator[Statement]:
-    """Every contrast of every factor, with what the seeds allow to be said of it, then the interactions.
+    """Yield every contrast of every factor with its conclusion over seeds, then the interactions.
 
     Args:
-        analysis: what statistics say.
-        ties: by factor: what is tied to it by design and stands in no level, `alpha = 2 x rank`.
+        analysis: the statistical analysis.
+        ties: by factor: the setting tied to it by design and not part of a level, `alpha = 2 x rank`.
     """
     for effect in analysis.effects:
         for contrast in effect.contrasts:
@@ -35,7 +35,7 @@ def factor_findings(analysis: Analysis, ties: Mapping[str, str]) -> Iterator[Sta
 
 
 def contrast_statement(effect: FactorEffect, contrast: Contrast, analysis: Analysis, tie: str = "") -> Statement:
-    """One contrast in words."""
+    """Return the statement of one contrast."""
     scale = scale_of(analysis)
     level, reference = (pair_words(effect, each, tie) for each in (contrast.level, contrast.reference))
     with_tie = f" (with {tie})" if tie else ""
@@ -61,7 +61,9 @@ def contrast_statement(effect: FactorEffect, contrast: Contrast, analysis: Analy
 
 
 def pair_words(effect: FactorEffect, level: str, tie: str = "") -> str:
-    """`rank 64`; with what is tied to it, `rank 64 with learning rate 1e-4`. A ratio is said once, beside both."""
+    """Return `rank 64`, with the settings tied to it: `rank 64 with learning rate 1e-4`. A ratio is given once, for
+    both.
+    """
     at = effect.levels.index(level) if level in effect.levels else len(effect.levels)
     tied = [
         level_words(factor, levels[at])
@@ -72,7 +74,7 @@ def pair_words(effect: FactorEffect, level: str, tie: str = "") -> str:
 
 
 def interaction_findings(analysis: Analysis) -> Iterator[Statement]:
-    """Effects that differ between the levels of another factor; of those where it is not established, one sentence."""
+    """Yield effects that differ between levels of another factor. One sentence covers those not established."""
     scale = scale_of(analysis)
     for each in analysis.interactions:
         if each.difference.is_shown:
@@ -97,7 +99,7 @@ def interaction_findings(analysis: Analysis) -> Iterator[Statement]:
 
 
 def interaction_statement(each: Interaction, scale: Scale, family: str) -> Statement:
-    """An effect that differs between two levels of another factor."""
+    """Return the statement of an effect that differs between two levels of another factor."""
     numbers = contrast_numbers(each.difference, scale, family)
     text = (
         f"The effect of the {factor_words(each.factor)} differs with the {factor_words(each.other_factor)}: "
@@ -107,7 +109,7 @@ def interaction_statement(each: Interaction, scale: Scale, family: str) -> State
 
 
 def _effects_words(each: Interaction, scale: Scale) -> str:
-    """`rank 64 against rank 4 gives +8.0 points with 1B and -2.0 points with 3B`."""
+    """Return `rank 64 against rank 4 gives +8.0 points with 1B and -2.0 points with 3B`."""
     found = each.difference
     return (
         f"{level_words(found.factor, found.level)} against {level_words(found.factor, found.reference)} gives "
@@ -117,12 +119,12 @@ def _effects_words(each: Interaction, scale: Scale) -> str:
 
 
 def contrast_numbers(contrast: Contrast, scale: Scale, family: str) -> str:
-    """Difference, interval, test, its sizes and p values, as scipy gives them for the seeds' means.
+    """Return the difference, interval, test and p values as text, as computed by scipy from the seeds' means.
 
     Args:
         contrast: with a value.
-        scale: how scores are written.
-        family: what Holm's adjustment is over, `2 contrasts`.
+        scale: the format of scores.
+        family: the family of Holm's adjustment, `2 contrasts`.
     """
     value = scale.difference(0.0 if contrast.value is None else contrast.value)
     over = f", averaged over {contrast.strata} conditions" if contrast.strata > 1 else ""
@@ -149,7 +151,7 @@ def contrast_numbers(contrast: Contrast, scale: Scale, family: str) -> str:
 
 
 def seeds_words(test: SeedTest) -> str:
-    """`3 training seeds` of both levels, or `3 and 2 training seeds`."""
+    """Return `3 training seeds` of both levels, or `3 and 2 training seeds`."""
     one, other = len(test.means), len(test.reference_means)
     if test.kind is SeedTestKind.PAIRED:
         return count(one, "training seed")
@@ -168,12 +170,14 @@ def _smallest_effect(contrast: Contrast, scale: Scale) -> str:
 
 
 def _because(contrast: Contrast) -> str:
-    """Why no more may be said; where seeds were compared the smallest difference says it."""
+    """Return the reason why the contrast is not established. With several seeds it is the minimum detectable
+    difference.
+    """
     return f" {sentence(contrast.reason)}" if contrast.reason and contrast.test is None else ""
 
 
 def _short_of(contrast: Contrast, scale: Scale) -> str:
-    """What a reader would wonder at: a p value below 5% beside `not established`."""
+    """Return the explanation of a p value below 5% beside `not established`."""
     wide = contrast.with_items
     if contrast.p_value is None or contrast.p_adjusted is None or wide is None or contrast.p_value >= LEVEL:
         return ""
@@ -186,5 +190,5 @@ def _short_of(contrast: Contrast, scale: Scale) -> str:
 
 
 def capital_level(text: str) -> str:
-    """A setting at a sentence's beginning; a model's name stays as it is written."""
+    """Return a setting for the beginning of a sentence. A model's name is unchanged."""
     return text[:1].upper() + text[1:] if text[:1].islower() and " " in text else text

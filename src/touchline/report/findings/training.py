@@ -1,8 +1,8 @@
-"""Sentences about losses, times and cost: what was measured, and that no test stands behind it.
+"""Sentences about losses, times and cost: the measured values, with the note that they were not tested.
 
-A loss of one seed describes one checkpoint, and a duration one job on one machine beside whatever else ran there. So
-differences are told with their numbers, pair by pair of runs that differ in one factor alone, and what else differs
-between the two (a batch size that memory chose) is named.
+A loss from one seed describes one checkpoint. A duration describes one job on one machine under its load. Differences
+are therefore reported as numbers, for pairs of runs that differ in one factor only. Other differences between the two
+are named, such as a batch size limited by memory.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ from touchline.statistics.conclusions import Analysis, Conclusion
 
 LOSSES, SPEED, COST, ESTIMATES = "Losses", "Training efficiency", "Cost", "Estimates"
 LEVELS_TOLD = 3
-"""Levels against the first that are told in a sentence each; of more all are in one sentence."""
+"""Number of levels with a sentence each. With more, one sentence covers all of them."""
 RISES_TOLD = 6
-"""Runs with overfitting that are told one by one."""
+"""Number of overfitted runs listed one by one."""
 _LAST = "last"
-"""Aggregation of a figure that is the last one of a log, and no mean."""
+"""Aggregation of a figure that is the last value of a log and not a mean."""
 
 
 def loss_findings(gathered: ReportInputs) -> Iterator[Statement]:
-    """Final losses by factor, then runs whose validation loss rose again."""
+    """Yield final losses by factor, then runs whose validation loss rose again."""
     told = {each.run_name: each for each in gathered.metrics}
     for name, pick in (("training", _train_loss), ("validation", _validation_loss)):
         for factor in by_setting(gathered.factors):
@@ -69,7 +69,7 @@ def loss_findings(gathered: ReportInputs) -> Iterator[Statement]:
 
 
 def _overfitting(gathered: ReportInputs) -> Iterator[Statement]:
-    """Runs whose validation loss rose again: one by one, or of many how many and the worst."""
+    """Yield runs whose validation loss rose again: one by one, or with many a count and the worst."""
     rises = [(run, rise) for run in gathered.runs if (rise := risen(run)) is not None]
     told = rises if len(rises) <= RISES_TOLD else [max(rises, key=lambda each: each[1][1].loss / each[1][0].loss)]
     for run, (best, last) in told:
@@ -82,7 +82,7 @@ def _overfitting(gathered: ReportInputs) -> Iterator[Statement]:
 
 
 def speed_findings(gathered: ReportInputs) -> Iterator[Statement]:
-    """How long trainings took, and what differs between those that took longer and those that did not."""
+    """Yield training durations, and the settings that differ between longer and shorter trainings."""
     timed = [(run, number(run.train_seconds)) for run in gathered.runs if is_number(run.train_seconds)]
     if not timed:
         return
@@ -105,7 +105,7 @@ def speed_findings(gathered: ReportInputs) -> Iterator[Statement]:
 
 
 def cost_findings(gathered: ReportInputs, facts: Sequence[RunFacts], analysis: Analysis | None) -> Iterator[Statement]:
-    """The runs that no other beats for their device time."""
+    """Yield the runs that no other run beats for their device time."""
     if analysis is None:
         return
     scale, scores = scale_of(analysis), {score.run: score.value for score in analysis.scores}
@@ -129,7 +129,7 @@ def cost_findings(gathered: ReportInputs, facts: Sequence[RunFacts], analysis: A
 
 
 def estimate_findings(rows: Sequence[EstimateRow]) -> Iterator[Statement]:
-    """How many of the plan's intervals held the truth, and which did not."""
+    """Yield the number of the plan's intervals that contain the measured value, and those that missed."""
     judged = [row for row in rows if row.inside is not None]
     if not judged:
         return
@@ -176,19 +176,19 @@ def _speed_statement(
 
 
 def _is_single(run: RunResult) -> bool:
-    """Whether the final training loss is that of one step."""
+    """Return True if the final training loss is that of one step."""
     return isinstance(run.final_train_loss, Quantity) and run.final_train_loss.aggregation == _LAST
 
 
 def _one_tokenizer(gathered: ReportInputs) -> bool:
-    """Whether losses per token of all base models count the same tokens."""
+    """Return True if the losses per token of all base models count the same tokens."""
     if gathered.plan is None:
         return True
     return len({model.tokenizer_sha256 for model in gathered.plan.models.values()}) == 1
 
 
 def _files(gathered: ReportInputs, run: str, *kinds: str) -> tuple[str, ...]:
-    """The first kind of file that is there."""
+    """Return the first kind of file that exists."""
     for kind in kinds:
         found = tuple(path for what, path in gathered.files.get(run, ()) if what == kind)
         if found:

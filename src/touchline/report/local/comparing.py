@@ -1,4 +1,4 @@
-"""Comparing: experiments are read, and held against the first of them; nothing is written."""
+"""Comparison of experiments with the first of them. Nothing is written."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ FEWEST = 2
 
 
 def compare_experiments(sources: Sequence[Path], *, on_progress: ProgressCallback | None = None) -> ComparedExperiments:
-    """Read experiments and hold them against the first.
+    """Read experiments and compare them with the first.
 
     Args:
         sources: two or more: experiment.yaml, its folder, or a folder with runs that touchline did not make.
-        on_progress: receives how many experiments are read, of how many.
+        on_progress: receives the number of experiments read and their total.
 
     Raises:
-        InputError: fewer than two, one of them twice, one without a plan, or a folder without any run.
+        InputError: fewer than two, a duplicate, one without a plan, or a folder without runs.
     """
     _refuse(sources)
     sides: list[Side] = []
@@ -66,7 +66,7 @@ def _read(source: Path) -> Side:
 
 
 def _settings(plan: Plan, run: PlannedRun, folder: ExperimentFolder) -> dict[str, str]:
-    """As planned, and what the last attempt found when it began."""
+    """Return the planned settings with the values that the last attempt found at its start."""
     found = planned_settings(plan, run)
     for row in read_metrics(folder.run(run.name) / "metrics.jsonl").attempts[-1:]:
         found |= {DEVICE: row.device, "train.base_dtype": row.base_dtype, "optimizer as run": row.optimizer}
@@ -75,7 +75,7 @@ def _settings(plan: Plan, run: PlannedRun, folder: ExperimentFolder) -> dict[str
 
 
 def _found(source: Path) -> Side:
-    # Readers of other trainers' logs are loaded only where there are any.
+    # Load the readers of other trainers' logs only if there are such logs.
     from touchline.results.imported import find
 
     gathered = find(source)
@@ -93,7 +93,7 @@ def _found(source: Path) -> Side:
 
 
 def _labelled(sides: Sequence[Side]) -> list[Side]:
-    """Experiments of one name are told apart by their folders, and those by a number."""
+    """Return the experiments with unique labels. Experiments of one name are labelled by folder, then by number."""
     from dataclasses import replace
 
     labels = [side.label for side in sides]

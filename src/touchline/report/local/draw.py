@@ -1,9 +1,8 @@
-"""The program that draws, in a process of its own: its library holds a whole browser engine, which aborts where memory
-is short and takes the process with it.
+"""Drawing program, run in a process of its own. Its library contains a browser engine that aborts if memory is short.
 
 It reads a request from standard input, `{"script": bool, "specs": {name: Vega-Lite spec}}`, and writes JSON lines to
-standard output: `{"script": text}`, then `{"name": name, "png": base64}` for each spec. What is not written when it
-ends was not drawn.
+standard output: `{"script": text}`, then `{"name": name, "png": base64}` for each spec. Specs without a line at the end
+were not drawn.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import sys
 
 
 def main() -> int:
-    """Draw what is asked for; 1 if it cannot be drawn, with the reason on standard error."""
+    """Draw the requested figures. Return 1 if that fails, with the reason on standard error."""
     from touchline.core.json_text import parse_json
     from touchline.report.page.scripts import figure_script
     from touchline.report.pictures import png

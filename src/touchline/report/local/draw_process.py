@@ -1,4 +1,4 @@
-"""Draw figures in a process of their own: when that dies, hangs or lacks memory, the figures are lost and no more."""
+"""Drawing in a process of its own. If it crashes, hangs or lacks memory, only the figures are lost."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _TOLD_CHARACTERS = 200
 
 @dataclass(kw_only=True, slots=True)
 class Drawn:
-    """What was drawn."""
+    """Result of drawing."""
 
     pictures: dict[str, bytes] = field(default_factory=dict)
     """PNG of each figure, by name."""
     script: str | None = None
-    """The program that draws in a browser; None if it was not asked for or not made."""
+    """Program that draws in a browser; None if it was not requested or not made."""
     fault: str = ""
-    """Why something is missing; empty when everything was drawn."""
+    """Reason why something is missing; empty if everything was drawn."""
 
 
 def draw(specs: Mapping[str, object], *, script: bool = False, silence_seconds: float = SILENCE_SECONDS) -> Drawn:
@@ -53,7 +53,7 @@ def draw(specs: Mapping[str, object], *, script: bool = False, silence_seconds: 
         with tempfile.TemporaryFile() as request, tempfile.TemporaryFile() as errors:
             request.write(json.dumps({"script": script, "specs": dict(specs)}).encode())
             request.seek(0)
-            # -P: whatever lies in the working directory is not what is imported.
+            # -P keeps files in the working directory from being imported.
             command = [sys.executable, "-P", "-m", _PROGRAM]
             with _started(command, request, errors) as process:
                 silent = not _read(process, drawn, silence_seconds)
@@ -72,7 +72,7 @@ def draw(specs: Mapping[str, object], *, script: bool = False, silence_seconds: 
 
 @contextlib.contextmanager
 def _started(command: list[str], request: IO[bytes], errors: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
-    """Start the process, and end it with everything that it started."""
+    """Start the process. On exit, end it with all of its children."""
     process = subprocess.Popen(  # noqa: S603 (an argument list of our own words)
         command, stdin=request, stdout=subprocess.PIPE, stderr=errors, start_new_session=True
     )
@@ -88,7 +88,7 @@ def _started(command: list[str], request: IO[bytes], errors: IO[bytes]) -> Itera
 
 
 def _read(process: subprocess.Popen[bytes], drawn: Drawn, silence_seconds: float) -> bool:
-    """Take what the process writes until it ends; False if it was silent for too long."""
+    """Read the process's output until it ends. Return False if it was silent for too long."""
     if process.stdout is None:
         raise AssertionError("its output is a pipe")
     descriptor, rest = process.stdout.fileno(), b""
@@ -109,7 +109,7 @@ def _read(process: subprocess.Popen[bytes], drawn: Drawn, silence_seconds: float
 
 
 def _take(line: bytes, drawn: Drawn) -> None:
-    """Take a finished figure. A line that is none, which a library may print, is skipped."""
+    """Store a finished figure. Skip any other line, which a library may print."""
     with contextlib.suppress(ValueError):
         row = parse_json(line)
         if isinstance(row, dict) and isinstance(row.get("script"), str):
@@ -119,7 +119,7 @@ def _take(line: bytes, drawn: Drawn) -> None:
 
 
 def _ending(code: int | None, said: str) -> str:
-    """Return how the process ended, in words."""
+    """Return a description of how the process ended."""
     if code is not None and code < 0:
         with contextlib.suppress(ValueError):
             name = signal.Signals(-code).name

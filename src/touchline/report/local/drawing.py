@@ -1,4 +1,4 @@
-"""Write the picture of a verb that is asked for one."""
+"""Writing of figures as PNG files."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Folders that another tool made: how their runs stand, what they measured, what they printed, what could be deleted.
+"""Folders that another tool made: the status, measurements, logs and deletable files of their runs.
 
-Nothing is planned of them and nothing is written into them. Everything comes from what a report of them is made from.
+There is no plan, and nothing is written into these folders. All information comes from the inputs of a report.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from touchline.results.watching import Snapshot
 from touchline.run.tails import Follower, last_lines
 
 UNKNOWN = "another tool made this folder: no plan, queue and time limit are known; states are those of its logs"
-"""What cannot be known of such runs."""
+"""Reason why some properties of such runs are unknown."""
 _NOT_PLANNED = Missing(missing="nothing was planned here")
 
 
 def snapshot(source: Path) -> Snapshot:
-    """Return how the runs of a folder stand, by their logs.
+    """Return the status of the runs in a folder, based on their logs.
 
     Raises:
         InputError: the folder holds no run.
@@ -61,7 +61,7 @@ def _live(run: RunResult) -> LiveRun:
 
 
 def collect(source: Path, out: Path | None) -> tuple[list[RunMetrics], list[str]]:
-    """Return what the runs measured; write it where that is asked for, and never into the folder itself.
+    """Return the measurements of the runs. Write them on request, but never into the folder itself.
 
     Args:
         source: the folder.
@@ -93,11 +93,11 @@ def collect(source: Path, out: Path | None) -> tuple[list[RunMetrics], list[str]
 
 
 def clean(source: Path, *, perform: bool, deep: bool, on_progress: ProgressCallback | None) -> Cleaned:
-    """Return what could be deleted of the checkpoints.
+    """Return the checkpoints that could be deleted.
 
     Raises:
         InputError: the folder holds no run.
-        PolicyError: deletion was asked for: whether another tool's job still works there cannot be known.
+        PolicyError: deletion was requested, but another tool's job may still use the folder.
     """
     if perform:
         raise PolicyError(
@@ -124,10 +124,10 @@ def clean(source: Path, *, perform: bool, deep: bool, on_progress: ProgressCallb
 
 
 def logs(source: Path, *, run: str | None, lines: int, follow: bool) -> Iterator[OutputLine]:
-    """Yield the last lines of a run's newest log, and with `follow` what is added until the user leaves.
+    """Yield the last lines of a run's newest log and, with `follow`, the lines added later.
 
     Raises:
-        InputError: no run, several where none was named, no such run, or a run without a log.
+        InputError: no run, several runs and no name, an unknown run, or a run without a log.
     """
     path = source / newest_log(gather(source), run)
     yield OutputLine(file=path)

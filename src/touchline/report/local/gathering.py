@@ -1,6 +1,6 @@
-"""Gathering: everything that is read of an experiment, before anything is concluded.
+"""Gathering of the report's inputs.
 
-The folder may be one that touchline planned, or any other with the logs and checkpoints of trainings.
+The folder may be one that touchline planned, or any other with logs and checkpoints of trainings.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ _DEFINITION_LIMIT_BYTES = 1 << 20
 
 
 def gather(source: Path, *, deep: bool = False, on_progress: ProgressCallback | None = None) -> ReportInputs:
-    """Read everything that a report is made from.
+    """Read all inputs of a report.
 
     Args:
         source: experiment.yaml or its folder, or a folder with runs that touchline did not make.
         deep: read every value of every checkpoint, not only headers.
-        on_progress: receives how many checkpoints are verified, of how many.
+        on_progress: receives the number of checkpoints verified and their total.
 
     Raises:
-        InputError: there is neither an experiment nor any run.
+        InputError: there is no experiment and no run.
     """
     if not is_experiment(source):
         return _found(source, deep=deep, on_progress=on_progress)
@@ -66,7 +66,7 @@ def gather(source: Path, *, deep: bool = False, on_progress: ProgressCallback | 
 
 
 def _definition(folder: ExperimentFolder) -> str:
-    """Read experiment.yaml as text; empty where it cannot be read."""
+    """Read experiment.yaml as text. Return an empty text if it cannot be read."""
     try:
         return read_text_bounded(folder.yaml, _DEFINITION_LIMIT_BYTES)
     except (OSError, TouchlineError):
@@ -85,7 +85,7 @@ def _found(source: Path, *, deep: bool, on_progress: ProgressCallback | None) ->
 
 
 def _files(root: Path, run: PlannedRun) -> Iterator[tuple[str, str]]:
-    """Where a run's numbers can be looked up, as far as it is there."""
+    """Yield the existing files that contain a run's numbers."""
     folder = root / run.name
     single = (("settings", "finetune.yaml"), ("evaluation settings", "eval.yaml"), ("metrics", "metrics.jsonl"))
     for what, name in (*single, ("lineage", "lineage.json"), ("run metrics", "run_metrics.yaml")):

@@ -1,6 +1,6 @@
-"""Reporting: what was gathered of an experiment becomes one object, and that becomes files.
+"""Writing of report files from the inputs of an experiment.
 
-RESULTS.md and its pictures, report.html, and samples.jsonl with every answer.
+The files are RESULTS.md with its pictures, report.html, and samples.jsonl with every answer.
 """
 
 from __future__ import annotations
@@ -38,13 +38,15 @@ if TYPE_CHECKING:
 
 MARKDOWN, PAGE, SAMPLES, FIGURES = "RESULTS.md", "report.html", "samples.jsonl", "figures"
 _OURS = "touchline report"
-"""Stands in every RESULTS.md of ours, among its commands."""
+"""Text in every RESULTS.md that touchline wrote, among its commands."""
 _MARKDOWN_LIMIT_BYTES = 64 << 20
 _SCRIPT_LIMIT_BYTES = 16 << 20
 _DRAWN = ".drawn.json"
-"""Under figures/: hashes of what each picture, and the whole report, were made from; drawing takes the longest."""
+"""File under figures/ with the input hashes of each picture and of the whole report. It avoids redrawing, the slowest
+step.
+"""
 _WHOLE = "."
-"""Where it keeps the whole report's; no picture can be called that."""
+"""Key of the whole report's hash. No picture can have this name."""
 
 _IGNORE = ".gitignore"
 _IGNORED = """\
@@ -58,22 +60,22 @@ resume/
 superseded/
 *.lock
 """
-"""Weights, training states and locks; everything else of an experiment is text, figures and evaluation logs."""
+"""Patterns for weights, training states and locks. All other files are text, figures and evaluation logs."""
 _AT_WORK = frozenset({RunStatus.QUEUED, RunStatus.RUNNING})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReportFiles:
-    """A report and its files."""
+    """Report and its files."""
 
     report: Report
-    """What it says."""
+    """Content of the report."""
     markdown: Path
-    """RESULTS.md."""
+    """Path of RESULTS.md."""
     page: Path
-    """report.html."""
+    """Path of report.html."""
     note: str
-    """Why there are no pictures in RESULTS.md; empty when there are."""
+    """Reason why RESULTS.md has no pictures; empty if it has."""
 
 
 def write_report(
@@ -86,21 +88,21 @@ def write_report(
     refresh_seconds: int | None = None,
     on_progress: ProgressCallback | None = None,
 ) -> ReportFiles:
-    """Write the report's files beside the experiment, or into another folder.
+    """Write the report's files into the experiment's folder or another one.
 
     Args:
         source: experiment.yaml or its folder, or a folder with runs that touchline did not make.
         out: where to write; beside the experiment when None.
         deep: read every value of every checkpoint.
         parquet: write the answers as samples.parquet too.
-        cache: where the page's drawing program may be kept, which takes seconds to put together; none: nowhere.
-        refresh_seconds: how often the page loads itself anew while runs are at work; none: never.
-        on_progress: receives how many checkpoints are verified, of how many.
+        cache: directory for the page's drawing program, which takes seconds to build; None: not cached.
+        refresh_seconds: interval at which the page reloads while runs are active; None: never.
+        on_progress: receives the number of checkpoints verified and their total.
 
     Raises:
-        InputError: there is neither an experiment nor any run.
-        PolicyError: a RESULTS.md is there that touchline did not write.
-        HostError: the folder cannot be written, or pyarrow is missing where parquet is asked for.
+        InputError: there is no experiment and no run.
+        PolicyError: touchline did not write the existing RESULTS.md.
+        HostError: the folder cannot be written, or pyarrow is missing although parquet was requested.
     """
     from touchline.report.build import build_report
     from touchline.report.charts import charts as charts_of
@@ -146,14 +148,14 @@ def write_report(
         shown = [chart for chart in charts if chart.name in drawing.digests]
         text = results_markdown(report, shown, note)
         write_if_changed(written.markdown, rebased(text, base))
-        # Without the whole report's digest the next report draws again what is missing now.
+        # Without the whole report's digest, the next report draws the missing figures.
         state = drawing.digests | ({} if drawing.fault else {_WHOLE: digest})
         write_if_changed(target / FIGURES / _DRAWN, json.dumps(state, indent=1, sort_keys=True) + "\n")
     return replace(written, note=note)
 
 
 def is_at_work(source: Path, report: Report) -> bool:
-    """Whether more will come by itself: a run at work or in the queue, or a command that starts them."""
+    """Return True if more results are expected: a run is active or queued, or a command is starting runs."""
     if any(run.status in _AT_WORK for run in report.runs):
         return True
     if not is_experiment(source):
@@ -169,7 +171,7 @@ def is_at_work(source: Path, report: Report) -> bool:
 
 
 def _refuse_foreign(path: Path, source: Path) -> None:
-    """A report that somebody else wrote is not written over."""
+    """Raise PolicyError if touchline did not write the existing report."""
     if path.is_file() and _OURS not in read_text_bounded(path, _MARKDOWN_LIMIT_BYTES):
         raise PolicyError(
             f"{str(path)!r} is there and was not written by touchline",
@@ -179,12 +181,12 @@ def _refuse_foreign(path: Path, source: Path) -> None:
 
 
 def _script_cache(cache: Path | None) -> Path | None:
-    """Return where the program that draws in a browser is kept, by the version that it comes from."""
+    """Return the cache file of the program that draws in a browser, by its version."""
     return None if cache is None else cache / "figures" / f"vega-{metadata.version('vl-convert-python')}.js"
 
 
 def _digest(report: Report, base: str, refresh_seconds: int | None) -> str:
-    """Of what a report says and of the code that says it; loading what draws takes a second, even for nothing."""
+    """Return the hash of a report's content and of the code that renders it. Avoids loading the drawing library."""
     digest = hashlib.sha256(TypeAdapter(Report).dump_json(report))
     digest.update(f"{base} {refresh_seconds}".encode())
     package = resources.files("touchline.report")
@@ -197,24 +199,24 @@ def _digest(report: Report, base: str, refresh_seconds: int | None) -> str:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Drawing:
-    """What there is of a report's figures."""
+    """State of a report's figures."""
 
     digests: dict[str, str] = field(default_factory=dict)
-    """Hash of what each picture under figures/ was drawn from, by name."""
+    """Input hash of each picture under figures/, by name."""
     script: str | None = None
-    """The program that draws in a browser; None where it could not be made."""
+    """Program that draws in a browser; None if it could not be made."""
     fault: str = ""
-    """Why figures are missing; empty when all are there."""
+    """Reason why figures are missing; empty if there are all of them."""
 
 
 def _draw(folder: Path, charts: Sequence[Chart], drawn: Mapping[str, str], cache: Path | None) -> _Drawing:
-    """Draw what has changed in a process of its own, and delete what is no longer in the report.
+    """Draw changed figures in a process of its own, and delete those that are no longer in the report.
 
     Args:
-        folder: where the pictures are.
+        folder: the folder of the pictures.
         charts: the figures.
-        drawn: hash of what each picture there was drawn from, by name.
-        cache: where the program that draws in a browser is kept; None for nowhere.
+        drawn: input hash of each existing picture, by name.
+        cache: cache file of the program that draws in a browser; None: not cached.
     """
     from touchline.report.local.draw_process import draw
 
@@ -231,7 +233,7 @@ def _draw(folder: Path, charts: Sequence[Chart], drawn: Mapping[str, str], cache
     for name, picture in made.pictures.items():
         write_atomic(folder / f"{name}.png", picture)
     if made.script is not None and cache is not None:
-        # A cache that cannot be written costs time and nothing else.
+        # A failed cache write only costs time.
         with suppress(OSError, TouchlineError):
             write_atomic(cache, made.script)
     lost = {chart.name for chart in stale} - made.pictures.keys()
@@ -259,7 +261,7 @@ def _read_drawn(path: Path) -> dict[str, str]:
 
 
 def _write_samples(target: Path, report: Report, *, parquet: bool) -> None:
-    """Every answer, one a row; nothing is there where nothing was evaluated."""
+    """Write every answer as one row. Write no file if nothing was evaluated."""
     from touchline.report.samples import sample_rows
     from touchline.results.sample_table import write_lines, write_parquet
 

@@ -1,4 +1,4 @@
-"""The appendix of RESULTS.md: commands, where each number stands, datasets and models, and what all of it rests on."""
+"""Appendix of RESULTS.md: commands, data sources, datasets and models, and provenance."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from touchline.report.report import Command, Report
 from touchline.report.table import to_markdown
 
 _RUNS_TOLD = 100
-"""Runs whose files are listed; of more the folders are all alike."""
+"""Maximum number of runs whose files are listed. With more, the folders follow one pattern."""
 _FILES_TOLD = 4
 
 
 def appendix_section(report: Report) -> Iterator[str]:
-    """Settings, commands, files, sources, provenance."""
+    """Yield settings, commands, files, sources and provenance."""
     yield from _settings(report)
     if report.definition:
         yield "## Appendix: experiment.yaml\n"
@@ -45,7 +45,7 @@ def appendix_section(report: Report) -> Iterator[str]:
 
 
 def _settings(report: Report) -> Iterator[str]:
-    """Every setting of every run; nothing where none is known."""
+    """Yield every setting of every run. Empty if none is known."""
     if not report.settings:
         return
     yield "## Appendix: settings\n"
@@ -55,7 +55,7 @@ def _settings(report: Report) -> Iterator[str]:
 
 
 def _files(report: Report) -> Iterator[str]:
-    """By run, the files that its figures were read from."""
+    """Yield, by run, the files that its figures were read from."""
     rows = []
     for facts in report.facts[:_RUNS_TOLD]:
         kinds: dict[str, list[str]] = {}

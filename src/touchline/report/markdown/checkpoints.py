@@ -1,4 +1,4 @@
-"""Two sections of RESULTS.md: what was verified of the checkpoints, and what everything takes on disk."""
+"""Two sections of RESULTS.md: checkpoint verification and storage."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from touchline.spec.runs import RunKind
 SOUND, BROKEN, ABSENT, NOT_EXPECTED = "✓", "✗", "○", "-"
 _EVERY = {1: "The only checkpoint is", 2: "Both checkpoints are"}
 _COLUMNS = 10
-"""Checkpoints of a run that stand side by side; of more only how many are sound."""
+"""Maximum number of checkpoint columns. With more, only the number of valid ones is shown."""
 _DELETABLE = 20
 _SHARD = re.compile(r"\d{4,5}-of-\d{4,5}")
 _NUMBER = re.compile(r"(\d+)")
@@ -33,7 +33,7 @@ _LOOKED_AT = {
 
 
 def checkpoint_section(report: Report) -> Iterator[str]:
-    """Checkpoint verification: the verdict, a row for each run, what is wrong, and what the folders hold."""
+    """Yield the section on checkpoint verification: the verdict, a row per run, problems, and folder contents."""
     verification = report.verification
     yield "## Checkpoint verification\n"
     yield f"{_verdict(report)}\n"
@@ -65,7 +65,7 @@ def checkpoint_section(report: Report) -> Iterator[str]:
 
 
 def storage_section(report: Report, charts: Sequence[Chart]) -> Iterator[str]:
-    """Storage: sizes of bases and adapters, what each run takes and would take, and what can go."""
+    """Yield the section on storage: sizes of base models and adapters, disk space per run, and deletable files."""
     storage = report.verification.storage
     yield "## Storage\n"
     if not storage.runs and not storage.adapters and not storage.bases:
@@ -112,14 +112,14 @@ def _verdict(report: Report) -> str:
 
 @dataclass(slots=True)
 class _Own:
-    """What one run has and lacks."""
+    """Valid and invalid checkpoints of one run."""
 
     found: list[VerifiedCheckpoint] = field(default_factory=list)
     missing: list[MissingCheckpoint] = field(default_factory=list)
 
 
 def _by_run(report: Report) -> dict[str, _Own]:
-    """The runs that train, and whatever else has a checkpoint."""
+    """Return the checkpoints by run: the runs that train, and all others with a checkpoint."""
     own = {run.name: _Own() for run in report.runs if run.kind is RunKind.FINE_TUNED}
     for each in report.verification.checkpoints:
         own.setdefault(each.run, _Own()).found.append(each)
@@ -142,7 +142,7 @@ def _matrix(report: Report, names: Sequence[str]) -> str:
 
 
 def _counts(report: Report) -> str:
-    """A row for each run where there are too many checkpoints for a column each."""
+    """Return a row per run if there are too many checkpoints for a column each."""
     rows = []
     for run, own in _by_run(report).items():
         sound = sum(each.sound for each in own.found)
@@ -165,7 +165,7 @@ def _row_note(own: _Own) -> str:
 
 
 def _contents(checkpoints: Sequence[VerifiedCheckpoint]) -> str:
-    """Each kind of file with its role, its size and in how many checkpoints it lies; shards are one."""
+    """Return each kind of file with its role, its size and its number of checkpoints. Shards count as one."""
     found: dict[tuple[str, str], list[tuple[int, int]]] = {}
     for number, each in enumerate(checkpoints):
         for file in each.files:
@@ -180,7 +180,7 @@ def _contents(checkpoints: Sequence[VerifiedCheckpoint]) -> str:
 
 
 def _storage_line(report: Report) -> str:
-    """What all runs take, what the plan said, and what adapters alone would take, in a sentence each."""
+    """Return sentences on the space of all runs, the prediction, and the space of adapters only."""
     storage = report.verification.storage
     parts = [f"All runs together take {format_bytes(storage.total_bytes)}"]
     if isinstance(storage.forecast, Quantity):
@@ -204,5 +204,5 @@ def _storage_line(report: Report) -> str:
 
 
 def _in_order(name: str) -> tuple[object, ...]:
-    """`epoch_2` before `epoch_10`."""
+    """Return a sort key that puts `epoch_2` before `epoch_10`."""
     return tuple((0, int(part), "") if part.isdigit() else (1, 0, part) for part in _NUMBER.split(name))

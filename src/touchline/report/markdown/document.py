@@ -1,8 +1,7 @@
-"""RESULTS.md: what was tested, how it stands, what was measured, and what that does and does not show.
+"""RESULTS.md: the design, the status, the measurements, and the conclusions that they allow.
 
-Its seven sections are those that readers of such reports know: overview and status, checkpoint verification, training
-results, key findings, storage, issues and notes, next steps; then an appendix with commands and provenance. The text
-says nothing that the report object does not hold.
+It has seven sections: overview and status, checkpoint verification, training results, key findings, storage, issues and
+notes, next steps. An appendix with commands and provenance follows. The text contains only data of the report object.
 """
 
 from __future__ import annotations
@@ -30,12 +29,12 @@ _DONE = (RunStatus.COMPLETED, RunStatus.COMPLETED_FAILED_EXIT)
 
 
 def results_markdown(report: Report, charts: Sequence[Chart], note: str = "") -> str:
-    """The whole text of RESULTS.md; the same report gives the same text.
+    """Return the text of RESULTS.md. The same report gives the same text.
 
     Args:
-        report: what it says.
-        charts: the pictures that lie under figures/; none where they could not be drawn.
-        note: why there are no pictures; empty when there are.
+        report: the content.
+        charts: the pictures under figures/; empty if they could not be drawn.
+        note: reason why there are no pictures; empty if there are.
     """
     parts = [
         f"# Experiment report: {escape(report.experiment)}\n",
@@ -73,7 +72,7 @@ def _head(report: Report) -> Iterator[str]:
 
 
 def _planned(hours: Measured) -> str:
-    """`3:39 (1:24 to 13:15; 3 evaluations not counted)`."""
+    """Return the predicted time: `3:39 (1:24 to 13:15; 3 evaluations not counted)`."""
     if isinstance(hours, Missing):
         return str(hours)
     ends = (
@@ -86,9 +85,9 @@ def _planned(hours: Measured) -> str:
 
 
 def _status(report: Report) -> str:
-    """`✓ All 3 runs are complete`, or what is left."""
+    """Return `✓ All 3 runs are complete`, or the remaining work."""
     total = len(report.runs)
-    # Complete without a score: run folders of trainings alone.
+    # Runs without a score are complete in imported training folders.
     noun = "training" if report.completed and not report.analyses else "run"
     failed_exits = sum(is_failed_exit(run) for run in report.runs)
     whose = "a complete training" if failed_exits == 1 else "complete trainings"
@@ -119,7 +118,7 @@ def _overview(report: Report) -> Iterator[str]:
 
 
 def _runs(report: Report) -> str:
-    """Each run with how it stands and its score, in one table."""
+    """Return one table of the runs with their status and score."""
     main = report.analyses[0] if report.analyses else None
     scores = {} if main is None else {score.run: score for score in main.scores}
     gains = {} if main is None else {each.run: each.difference for each in main.comparisons}

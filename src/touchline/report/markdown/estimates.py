@@ -1,4 +1,4 @@
-"""Two parts of the section on trainings: estimates beside what was measured, and how the examples lay in rows."""
+"""Two parts of the section on trainings: predicted against measured values, and packing of the examples."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from touchline.report.report import EstimateRow, PackingRow, Report
 from touchline.report.table import to_markdown
 
 _ESTIMATES_TOLD = 60
-"""Rows of the table of estimates; of more, those that missed stand there and the others are counted."""
+"""Maximum number of rows in the table of estimates. With more, it shows those that missed and a count of the others."""
 
 
 def estimates_part(report: Report, charts: Sequence[Chart]) -> Iterator[str]:
-    """How many intervals held, by what was estimated, then every estimate, or of many those that missed."""
+    """Yield the number of intervals that contain the measured value, by quantity, then the estimates."""
     if not report.estimates:
         return
     yield "### Estimate against actual\n"
@@ -69,7 +69,7 @@ def _median_ratio(rows: Sequence[EstimateRow]) -> str:
 
 
 def packing_part(report: Report) -> Iterator[str]:
-    """Packing by run, and what the next plan should do about it."""
+    """Yield packing by run, and the advice for the next plan."""
     if not report.packing:
         return
     yield "### Packing\n"
@@ -90,7 +90,7 @@ def packing_part(report: Report) -> Iterator[str]:
 
 
 def _uncounted(rows: Sequence[PackingRow]) -> str:
-    """Which runs were packed, where that is all that is known."""
+    """Return which runs were packed, if nothing else is known."""
     ways = {"yes": "Packed", "no": "Not packed"}
     names: dict[str, list[str]] = {}
     for row in rows:
@@ -100,6 +100,6 @@ def _uncounted(rows: Sequence[PackingRow]) -> str:
 
 
 def memory_cell(value: Measured, told: bool) -> str:
-    """Memory with its kind, unless the table's head has told it."""
+    """Return a memory value with its kind, unless the table's heading already has it."""
     kind = "" if told or isinstance(value, Missing) or value.kind is None else f" ({value.kind})"
     return escape(bare(value, 3)) + kind

@@ -22,12 +22,12 @@ from touchline.statistics.conclusions import Analysis, Comparison, RunScore
 
 MARKS = {Severity.ERROR: "✗", Severity.WARNING: "⚠", Severity.INFO: "ℹ"}
 _ISSUES_TOLD = 12
-"""Issues of one title that are told one by one; of more the rest is counted."""
+"""Maximum number of issues per title listed one by one. The rest is counted."""
 _ITEMS_CODE = 20
 
 
 def findings_section(report: Report, charts: Sequence[Chart]) -> Iterator[str]:
-    """Key findings: the scores in a table, then every sentence under its topic."""
+    """Yield key findings: the scores in a table, then every sentence under its topic."""
     yield "## Key findings\n"
     if not report.analyses:
         yield "Nothing has been evaluated: there is no score, and what follows describes trainings alone.\n"
@@ -69,7 +69,7 @@ def _heading(report: Report, topic: str) -> str:
 
 
 def _scores(report: Report, analysis: Analysis, charts: Sequence[Chart]) -> Iterator[str]:
-    """Every evaluated run: its score, and against its control where it has one."""
+    """Yield every evaluated run: its score, and its difference from its control if it has one."""
     own = {score.run: score for score in analysis.scores}
     compared = {each.run: each for each in analysis.comparisons}
     is_main = analysis is report.analyses[0]
@@ -118,7 +118,7 @@ def _score_row(
 
 
 def _definitions(report: Report, analysis: Analysis, with_match: bool) -> str:
-    """What the columns mean, in a clause each."""
+    """Return the definitions of the columns, in a clause each."""
     method = "; ".join(dict.fromkeys(score.method for score in analysis.scores))
     parts = [f"Interval: {escape(method)}."]
     if analysis.score == "accuracy" and report.runs and any(run.labels is not None for run in report.runs):
@@ -139,7 +139,7 @@ def _definitions(report: Report, analysis: Analysis, with_match: bool) -> str:
 
 
 def _by_checkpoint(runs: Sequence[RunResult]) -> Iterator[str]:
-    """Scores of every evaluated checkpoint, where a run has more than one."""
+    """Yield scores of every evaluated checkpoint, if a run has more than one."""
     several = [run for run in runs if len({record.checkpoint for record in run.evaluations}) > 1]
     if not several:
         return
@@ -170,7 +170,7 @@ def _is_remarkable(each: AnswerCounts) -> bool:
 
 
 def _answers(answers: Sequence[AnswerCounts]) -> Iterator[str]:
-    """Evaluations with answers that are empty, cut, failed or not readable; the others are counted."""
+    """Yield evaluations with answers that are empty, truncated, failed or not readable. The others are counted."""
     told = [each for each in answers if _is_remarkable(each)]
     with_cut = any(each.cut is not None for each in told)
     with_parsed = any(each.parsed is not None for each in told)
@@ -202,7 +202,7 @@ def _answers(answers: Sequence[AnswerCounts]) -> Iterator[str]:
 
 
 def issues_section(report: Report) -> Iterator[str]:
-    """Issues and notes, worst first; those of one kind together."""
+    """Yield issues and notes, the most severe first, grouped by kind."""
     yield "## Issues and notes\n"
     if not report.issues:
         yield "None.\n"
@@ -223,7 +223,7 @@ def issues_section(report: Report) -> Iterator[str]:
 
 
 def _bullet(subjects: Sequence[str], text: str, lines: Sequence[str], where: str | None) -> str:
-    """Whom an issue concerns, what it is, where it can be looked up, and the lines that prove it."""
+    """Return the subjects of an issue, its text, its source file, and the lines that prove it."""
     names = ", ".join(code(name) for name in subjects[:_ITEMS_CODE])
     more = f" and {len(subjects) - _ITEMS_CODE:,} more" if len(subjects) > _ITEMS_CODE else ""
     proof = "".join(f"  {line}\n" for line in fence(lines).splitlines()) if lines else ""
@@ -231,13 +231,13 @@ def _bullet(subjects: Sequence[str], text: str, lines: Sequence[str], where: str
 
 
 def _place(where: str) -> str:
-    """`file:line` as a link to the file."""
+    """Return `file:line` as a link to the file."""
     path, colon, line = where.rpartition(":")
     return f"{link(path)}, line {line}" if colon and line.isdigit() else link(where)
 
 
 def next_steps_section(report: Report) -> Iterator[str]:
-    """Next steps, numbered."""
+    """Yield the numbered next steps."""
     yield "## Next steps\n"
     if not report.next_steps:
         yield "Nothing that follows from these results: every run is complete, and no comparison is open.\n"

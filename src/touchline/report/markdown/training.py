@@ -1,4 +1,4 @@
-"""The section of RESULTS.md on trainings: losses, steps, speed, memory, durations, estimates, packing, attempts."""
+"""Section of RESULTS.md on trainings: losses, steps, speed, memory, durations, estimates, packing, attempts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _Trained = tuple[RunResult, RunFacts, RunMetrics | None]
 
 
 def training_section(report: Report, charts: Sequence[Chart]) -> Iterator[str]:
-    """Training results."""
+    """Yield the section on trainings."""
     yield "## Training results\n"
     metrics = {each.run_name: each for each in report.metrics}
     trained = [
@@ -55,7 +55,7 @@ def training_section(report: Report, charts: Sequence[Chart]) -> Iterator[str]:
 
 
 def _is_silent(run: RunResult) -> bool:
-    """Whether nothing at all was measured of a training."""
+    """Return True if nothing was measured of a training."""
     figures = (run.final_train_loss, run.final_val_loss, run.train_seconds, run.tokens_per_second, run.peak_memory)
     return not run.steps_done and not run.attempt_list and all(isinstance(each, Missing) for each in figures)
 
@@ -101,7 +101,7 @@ def _losses(report: Report, trained: Sequence[_Trained]) -> Iterator[str]:
 
 
 def _legend(runs: Sequence[RunResult], speeds: Sequence[Measured]) -> Iterator[str]:
-    """What the columns mean, as the figures themselves say it."""
+    """Yield the definitions of the columns, as the figures themselves state them."""
     train = _methods([run.final_train_loss for run in runs])
     yield f"Losses are means over the target tokens, in nats. Train loss: {train or 'as the log has it'}."
     yield f"Val loss: {_methods([run.final_val_loss for run in runs], 2) or 'as the log has it'}."
@@ -118,7 +118,7 @@ def _legend(runs: Sequence[RunResult], speeds: Sequence[Measured]) -> Iterator[s
 
 
 def _methods(values: Sequence[Measured], most: int = 3) -> str:
-    """How figures were computed; of many ways the first few."""
+    """Return the methods of figures. With many, only the first few."""
     ways = list(dict.fromkeys(each.method for each in values if isinstance(each, Quantity) and each.method))
     return escape("; ".join(ways[:most]) + (" ..." if len(ways) > most else ""))
 

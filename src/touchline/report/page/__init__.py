@@ -1,4 +1,4 @@
-"""report.html: one file that opens from disk, asks no network for anything, and runs only the scripts in it."""
+"""report.html: one file that opens from disk, makes no network requests, and runs only its own scripts."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from touchline.report.table import Table
 from touchline.report.tests import CAPTION, seed_test_table
 
 SAMPLES = "samples.jsonl"
-"""Beside the page: every answer."""
+"""File beside the page with every answer."""
 _ISSUES_SHOWN = 8
 _ISSUES_MOST = 200
-"""The page holds no more of each kind; RESULTS.md has them all."""
+"""Maximum number of each kind in the page. RESULTS.md has all of them."""
 
 
 def report_html(
@@ -41,15 +41,15 @@ def report_html(
     refresh_seconds: int | None = None,
     base: str | None = ".",
 ) -> str:
-    """The whole page; the same report gives the same text.
+    """Return the page. The same report gives the same text.
 
     Args:
-        report: what is said.
+        report: the content.
         charts: the figures.
-        script: `report.page.scripts.figure_script()`; none is needed where there are no charts, or figures are off.
-        figures_off: why there are no figures; empty when there are.
-        refresh_seconds: after how many seconds the page loads itself anew, while runs go on; none: never.
-        base: the experiment's folder as seen from the page's, for links to files; none: no links.
+        script: `report.page.scripts.figure_script()`; None without charts, or if figures are off.
+        figures_off: reason why there are no figures; empty if there are.
+        refresh_seconds: interval at which the page reloads while runs are active; None: never.
+        base: relative path from the page's folder to the experiment's, for links to files; None: no links.
     """
     drawn = bool(charts) and not figures_off
     given = inks(report)
@@ -92,14 +92,14 @@ def report_html(
         browser_json=None if browser is None else embedded_json(browser),
         base=base,
     )
-    # A lone surrogate in what a model wrote cannot be written as UTF-8, and a NUL is no character of a page.
+    # Lone surrogates in a model's output cannot be encoded as UTF-8, and NUL is not allowed in HTML.
     return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode("utf-8")
 
 
 def _tables(report: Report) -> dict[str, Table | None]:
-    """Return the tables that RESULTS.md has too."""
+    """Return the tables that RESULTS.md also has."""
     runs = {run.name: run for run in report.runs}
-    # Where not all rows can be shown, those outside their interval come first.
+    # If not all rows can be shown, those outside their interval come first.
     estimates = sorted(report.estimates, key=lambda row: len(report.estimates) > ROWS_LIMIT and row.inside is not False)
     return {
         "estimates": tables.estimates(estimates, runs),
@@ -133,12 +133,12 @@ def _environment() -> jinja2.Environment:
 
 
 def _address(path: str) -> str:
-    """A path as part of a link, whatever characters are in it."""
+    """Return a path as part of a link, with any characters escaped."""
     return do_urlencode(path.encode("utf-8", "replace").decode("utf-8"))
 
 
 def _source(name: str) -> str:
-    """A style or script of ours, as it is."""
+    """Return the text of a stylesheet or script of touchline."""
     environment = _environment()
     if environment.loader is None:
         raise AssertionError("the environment has a loader")
@@ -146,7 +146,7 @@ def _source(name: str) -> str:
 
 
 def _policy(scripts: Sequence[str], style: str) -> str:
-    """Nothing is loaded, and only what is in the page from the start runs."""
+    """Return the content security policy: no loading, and only the scripts already in the page run."""
     return (
         f"default-src 'none'; script-src {' '.join(scripts)}; style-src {style}; img-src data:; "
         "base-uri 'none'; form-action 'none'"
@@ -161,7 +161,7 @@ def _figures(charts: Sequence[Chart]) -> dict[str, list[Chart]]:
 
 
 def _issues(report: Report) -> dict[str, object]:
-    """What must be heeded is shown; of many the first, and what is only for information, can be opened."""
+    """Return the issues: warnings are shown, with a limit. Informational ones are collapsed."""
     heavy: list[object] = [issue for issue in report.issues if issue.weight is not Severity.INFO]
     light: list[object] = [issue for issue in report.issues if issue.weight is Severity.INFO]
     more = heavy[_ISSUES_SHOWN:]

@@ -1,4 +1,4 @@
-"""Data of the sample browser: items on which runs differ and items that all miss, as much as a page can carry."""
+"""Data of the sample browser: items on which runs differ and items that all miss, limited by the page size."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from touchline.report.report import Report
 from touchline.results.run_result import RunResult
 
 BUDGET_CHARS = 420_000
-"""Of all items together, as JSON; a page of 2 MB holds the figures' program too."""
+"""Budget of all items together, as JSON. A page of 2 MB also holds the drawing program."""
 MISSED_SHARE = 0.2
-"""Of the budget, for items that every run misses."""
+"""Share of the budget for items that every run misses."""
 OUTPUT_CHARS = 320
-"""Of one answer; the whole one is in samples.jsonl."""
+"""Maximum length of one answer. The full one is in samples.jsonl."""
 QUESTION_CHARS = 2_000
 PROMPT_CHARS = 4_000
-"""Of one question and of one prompt; the whole ones are in samples.jsonl."""
+"""Maximum length of one question and of one prompt. The full ones are in samples.jsonl."""
 FRAMES, FRAME_CHARS = 16, 20_000
-"""Texts around questions that are kept once for all prompts that share them, and the longest of them."""
+"""Maximum number and length of texts around questions, which are stored once for all prompts that share them."""
 _RIGHT = 0.5
-"""A score from here on counts as right, where scores are no yes or no."""
+"""Score from which an answer counts as right, if scores are not binary."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Answer:
-    """One run's answer to one item."""
+    """Answer of a run to an item."""
 
     run: int
     text: str
@@ -47,11 +47,11 @@ class _Prompts:
 
         Args:
             asked: the item as asked.
-            shown: the question that the page shows, which differs from the asked one where runs ask differently.
+            shown: the question on the page, which differs from the asked one if runs ask differently.
         """
         if asked is None or asked.prompt is None:
             return None
-        # The last occurrence: examples before the question may hold its words too.
+        # Use the last occurrence, because examples before the question may contain it too.
         before, question, after = asked.prompt.rpartition(shown) if shown else ("", "", "")
         frame = (before, after)
         if not question or len(shown) > QUESTION_CHARS or len(before) + len(after) > FRAME_CHARS:
@@ -63,12 +63,12 @@ class _Prompts:
 
 @dataclass(kw_only=True, slots=True)
 class _Item:
-    """One item, with the answers of all runs that had it."""
+    """Item with the answers of all runs that had it."""
 
     id: str
     target: str
     asked: dict[int, AskedItem] = field(default_factory=dict)
-    """As asked, by the number of the way of asking."""
+    """Item as asked, by the number of its prompt variant."""
     answers: list[_Answer] = field(default_factory=list)
 
     @property
@@ -85,11 +85,11 @@ class _Item:
 
 
 def browser_data(report: Report, sample_file: str) -> dict[str, object] | None:
-    """What the page's script shows; none when nothing was evaluated, or one run alone.
+    """Return the data of the page's script. None if fewer than two runs were evaluated.
 
     Args:
         report: the report.
-        sample_file: where all answers are.
+        sample_file: the file with all answers.
     """
     evaluated = [(run, record) for run in report.runs if (record := _record(report, run)) is not None]
     if len(evaluated) < 2:
@@ -122,14 +122,14 @@ def browser_data(report: Report, sample_file: str) -> dict[str, object] | None:
 
 
 def _record(report: Report, run: RunResult) -> EvaluationRecord | None:
-    """The evaluation that the report's scores are from."""
+    """Return the evaluation that the report's scores come from."""
     checkpoint = report.analyses[0].checkpoints.get(run.name) if report.analyses else None
     own = [record for record in run.evaluations if record.samples]
     return next((record for record in own if record.checkpoint == checkpoint), own[-1] if own else None)
 
 
 def _best(report: Report, names: Sequence[str]) -> int:
-    """The run that is shown first: the highest one that the experiment asks about."""
+    """Return the run that is shown first: the highest one that is not a control."""
     asked = {run.name for run in report.runs if is_asked_about(run)}
     scores = report.analyses[0].scores if report.analyses else ()
     known = [score for score in scores if score.run in names and score.run in asked]
@@ -138,7 +138,7 @@ def _best(report: Report, names: Sequence[str]) -> int:
 
 
 def _items(report: Report, evaluated: Sequence[tuple[RunResult, EvaluationRecord]]) -> list[_Item]:
-    """The items in the order of the first run that has them; other data makes another item of the same id."""
+    """Return the items in the order of the first run that has them. Other data makes another item of the same id."""
     found: dict[tuple[str, str], _Item] = {}
     ways: dict[str, int] = {}
     for number, (_, record) in enumerate(evaluated):
@@ -173,12 +173,12 @@ def _cut(text: str, limit: int = OUTPUT_CHARS) -> str:
 
 
 def _evenness(item: _Item) -> float:
-    """Items that half of the runs get right tell most about them."""
+    """Return a sort key that puts items that half of the runs get right first. They are the most informative."""
     return abs(2 * item.right / len(item.answers) - 1)
 
 
 def _within(items: Sequence[_Item], runs: int, prompts: _Prompts, budget: float) -> tuple[set[int], int]:
-    """The items that fit, by identity, and how many do not."""
+    """Return the identities of the items that fit, and the number of the others."""
     kept: set[int] = set()
     for item in items:
         budget -= len(json.dumps(_packed(item, runs, prompts), ensure_ascii=False, separators=(",", ":")))
@@ -189,10 +189,11 @@ def _within(items: Sequence[_Item], runs: int, prompts: _Prompts, budget: float)
 
 
 def _packed(item: _Item, runs: int, prompts: _Prompts) -> list[object]:
-    """[id, question, prompts, target, [[answer, score, runs], ...]]: equal answers stand once, the commonest first.
+    """Return [id, question, prompts, target, [[answer, score, runs], ...]]. Equal answers are merged, the commonest
+    first.
 
-    Prompts are by way of asking. Where every run had the item, the
-    commonest answer's runs are left out: they are the rest.
+    Prompts are by prompt variant. If every run had the item, the runs of the commonest answer are omitted, since they
+    are the rest.
     """
     groups: dict[tuple[str, float], list[int]] = {}
     for answer in item.answers:

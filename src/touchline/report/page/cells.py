@@ -1,4 +1,4 @@
-"""Tables of the page as data: columns, cells with what they sort by, and notes on what is missing."""
+"""Tables of the page as data: columns, cells with sort keys, and notes on missing values."""
 
 from __future__ import annotations
 
@@ -12,84 +12,84 @@ from touchline.report.table import Column as DeclaredColumn
 from touchline.report.table import Figure, Table, Value, Verdict, quantity_text
 
 ROWS_LIMIT = 400
-"""Rows of a table; the table of all runs has them all."""
+"""Maximum number of rows of a table. The table of all runs has no limit."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cell:
-    """One cell."""
+    """Cell of a table."""
 
     text: str
-    """What it says."""
+    """Text of the cell."""
     sort: float | str | None = None
-    """What its column is sorted by; its text when None."""
+    """Sort key; the text if None."""
     title: str = ""
-    """Said when pointed at."""
+    """Tooltip."""
     ink: int | None = None
-    """Number of the colour before it; none for most."""
+    """Number of the color before the text; None for most cells."""
     kind: str = ""
     """Class of the cell: `good`, `bad`, `warn`, `quiet`."""
     note: int | None = None
-    """Number of the note below the table: why it is missing."""
+    """Number of the note below the table that explains a missing value."""
     below: str = ""
     """Second line, such as the interval of a figure."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Column:
-    """One column."""
+    """Column of a table."""
 
     label: str
-    """Its heading."""
+    """Heading."""
     numeric: bool = False
-    """Whether it holds numbers, which stand right."""
+    """Whether it holds numbers, which are aligned to the right."""
     title: str = ""
-    """What it is, said when pointed at."""
+    """Tooltip that explains the column."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TableRow:
-    """One row."""
+    """Row of a table."""
 
     cells: tuple[Cell, ...]
-    """In the order of the columns."""
+    """Cells in the order of the columns."""
     run: str | None = None
-    """The run that it is about: it is followed through the page."""
+    """Run of the row, which is highlighted throughout the page."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PageTable:
-    """A table."""
+    """Table of the page."""
 
     columns: tuple[Column, ...]
-    """Its columns."""
+    """Columns of the table."""
     rows: tuple[TableRow, ...]
-    """Its rows."""
+    """Rows of the table."""
     notes: tuple[str, ...] = ()
-    """Why cells are missing, by number from 1."""
+    """Reasons for missing values, by number from 1."""
     more: int = 0
-    """Rows that are left out."""
+    """Number of omitted rows."""
 
 
 @dataclass(kw_only=True, slots=True)
 class Notes:
-    """Reasons of a table's missing cells, each said once."""
+    """Reasons for a table's missing values, without duplicates."""
 
     reasons: list[str] = field(default_factory=list)
-    """In the order of their numbers."""
+    """Reasons in the order of their numbers."""
 
     def number(self, reason: str) -> int:
-        """The number of a reason, from 1."""
+        """Return the number of a reason, from 1."""
         if reason not in self.reasons:
             self.reasons.append(reason)
         return self.reasons.index(reason) + 1
 
     def missing(self, reason: str) -> Cell:
-        """A cell that has nothing, and why."""
+        """Return an empty cell with its reason."""
         return Cell(text="n/a", sort=None, title=reason, kind="quiet", note=self.number(reason))
 
     def measured(self, value: Measured, *, interval: bool = False, unit: bool = True, digits: int = 4) -> Cell:
-        """A figure, with its unit where its column has none, or the reason why there is none."""
+        """Return a figure, with its unit if its column has none, or the reason why it is missing."""
         known = finite(value)
         if isinstance(known, Missing):
             return self.missing(known.missing)
@@ -117,7 +117,7 @@ class Notes:
 
 
 def provenance(value: Measured) -> str:
-    """What a number is, how it was got and where it can be looked up."""
+    """Return the definition of a number, its method and its source."""
     if isinstance(value, Missing):
         return value.missing
     parts = (
@@ -152,14 +152,14 @@ def _heading(label: str) -> str:
 
 
 def plain(text: str, sort: float | str | None = None) -> Cell:
-    """A cell of text."""
+    """Return a cell of text."""
     return Cell(text=text, sort=sort)
 
 
 def table_of(
     columns: Sequence[Column], rows: Sequence[TableRow], notes: Notes | None = None, limit: int | None = ROWS_LIMIT
 ) -> PageTable | None:
-    """A table of the first `limit` rows; none when there are no rows."""
+    """Return a table of the first `limit` rows. None if there are no rows."""
     if not rows:
         return None
     shown = tuple(rows[:limit])

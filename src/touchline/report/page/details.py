@@ -1,4 +1,4 @@
-"""The other tables of the page: estimates, packing, answers, general ability, checkpoints, storage, attempts."""
+"""Further tables of the page: estimates, packing, answers, general ability, checkpoints, storage, attempts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Row = TypeVar("Row")
 
 
 def _first(rows: Sequence[Row], heed: Callable[[Row], bool]) -> Sequence[Row]:
-    """The rows as they are; where not all can be shown, those to be heeded come first."""
+    """Return the rows. If not all can be shown, the important ones come first."""
     return rows if len(rows) <= ROWS_LIMIT else sorted(rows, key=lambda row: not heed(row))
 
 
@@ -40,7 +40,7 @@ def _run(name: str, inks: Inks) -> Cell:
 
 
 def answers(report: Report, inks: Inks) -> PageTable | None:
-    """How the answers look, whatever their score."""
+    """Return the counts of suspicious answers, independent of their scores."""
     notes = Notes()
     not_recorded = "not recorded"
     rows = [
@@ -79,7 +79,7 @@ def _bad(number: int) -> Cell:
 
 
 def general(report: Report, inks: Inks) -> PageTable | None:
-    """Whether general ability suffered."""
+    """Return the changes of general ability."""
     notes = Notes()
     rows = [
         TableRow(
@@ -105,7 +105,7 @@ def general(report: Report, inks: Inks) -> PageTable | None:
 
 
 def checkpoints(report: Report, inks: Inks) -> PageTable | None:
-    """Every checkpoint, verified, and those that are not there."""
+    """Return every verified checkpoint, and the missing ones."""
     rows = []
     for each in _first(all_checkpoints(report), _wrong):
         if isinstance(each, MissingCheckpoint):

@@ -1,4 +1,4 @@
-"""Texts that stand inside a page without being markup: JSON, scripts and styles with their hashes, and the colours."""
+"""Embedding of JSON, scripts, styles and colors in the page without being parsed as markup."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from touchline.report.colors import SeriesColor
 
 _UNSAFE = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
 _TOKENS = {INK: "ink", MUTED: "muted", GRID: "grid", WHITE: "card"}
-"""Colours of the figures that the page sets, by the name of its variable."""
+"""Colors of the figures that the page sets, by the name of the CSS variable."""
 _LIGHT = {
     "ink": INK,
     "muted": MUTED,
@@ -44,13 +44,13 @@ _DARK = {
 
 
 def embedded_json(value: object) -> Markup:
-    """JSON that cannot end the script element that it stands in, whatever a model wrote."""
+    """Return JSON that cannot end its script element, for any model output."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return Markup(_escaped(text))  # noqa: S704
 
 
 def embedded_spec(spec: dict[str, object], inks: Sequence[SeriesColor]) -> Markup:
-    """A figure's spec whose colours are the page's variables, so that dark paper and print have their own."""
+    """Return a figure's spec with the page's color variables, which differ for dark mode and print."""
     text = json.dumps(spec, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     names = _TOKENS | {ink.light: f"k{ink.number}" for ink in inks}
     for colour, name in names.items():
@@ -59,14 +59,14 @@ def embedded_spec(spec: dict[str, object], inks: Sequence[SeriesColor]) -> Marku
 
 
 def inlined(code: str, tag: str) -> tuple[Markup, str]:
-    """Our own script or style as it stands in the page, and its hash for the content security policy."""
+    """Return a script or style as an element of the page, and its hash for the content security policy."""
     text = code.replace("\r\n", "\n").replace("\r", "\n").replace(f"</{tag}", f"<\\/{tag}").replace("<!--", "<\\!--")
     digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
     return Markup(text), f"'sha256-{digest}'"  # noqa: S704
 
 
 def colours(inks: Sequence[SeriesColor]) -> str:
-    """The variables of light and dark paper; print is always light."""
+    """Return the color variables for light and dark mode. Print is always light."""
     light = _LIGHT | {f"k{ink.number}": ink.light for ink in inks}
     dark = _DARK | {f"k{ink.number}": ink.dark for ink in inks}
     classes = "".join(f".k{ink.number}{{--own:var(--k{ink.number})}}" for ink in inks)

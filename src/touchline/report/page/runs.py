@@ -1,4 +1,4 @@
-"""The table of all runs, and the figures at the head of the page."""
+"""Table of all runs, and the figures at the top of the page."""
 
 from __future__ import annotations
 
@@ -37,20 +37,20 @@ _MARKS = {"sound": "✓", "broken": "✗", "missing": "!", "planned": "·"}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Card:
-    """A figure at the head of the page."""
+    """Figure at the top of the page."""
 
     value: str
-    """The figure."""
+    """Value of the figure."""
     label: str
-    """What it is."""
+    """Label of the figure."""
     kind: str = ""
-    """`bad` or `warn` where it must be heeded."""
+    """`bad` or `warn` if it needs attention."""
     run: str | None = None
-    """The run that it is about."""
+    """Run of the figure."""
 
 
 def cards(report: Report) -> tuple[Card, ...]:
-    """How many runs are complete, the highest score, its difference to its control, the cost, the warnings."""
+    """Return the completed runs, the highest score and its difference from its control, the cost, and the warnings."""
     made = [Card(value=f"{report.completed:,}/{len(report.runs):,}", label="runs complete")]
     if report.analyses:
         made += _score_cards(report, report.analyses[0])
@@ -67,7 +67,7 @@ def cards(report: Report) -> tuple[Card, ...]:
 
 
 def _seed(run: RunResult, seeds: Mapping[str, int]) -> Cell:
-    """A training's seed; of one that no file tells, nothing."""
+    """Return a training's seed. Empty if no file contains it."""
     if not is_asked_about(run):
         return plain("–", -1)
     seed = seeds.get(run.name)
@@ -178,15 +178,15 @@ def costs_table(report: Report, inks: Mapping[str, SeriesColor]) -> PageTable | 
 
 
 _ALWAYS = tuple(key for key in LEADING if key != "train.max_seq_len")
-"""Hyperparameters that the table of runs has even where they do not vary."""
+"""Hyperparameters that the table of runs shows even if they do not vary."""
 _SHORT = {"train.global_batch_size": "Batch", "train.epochs": "Epochs"}
 
 
 def _hyperparameters(report: Report) -> dict[str, RunSetting | None]:
-    """Return the settings that are columns: those a reader asks for first, and whatever the design varies.
+    """Return the settings that are columns: the most important ones, and the factors of the design.
 
-    A level that is no setting of the experiment, such as a stage, has no setting and stands as it is. The seed has a
-    column of its own.
+    A level that is not a setting of the experiment, such as a stage, is shown unchanged. The seed has a column of its
+    own.
     """
     known = {each.key: each for each in report.settings}
     varied = [key for key, levels in report.factors.items() if len(levels) > 1 and key not in ("models", SEEDS)]
@@ -195,7 +195,7 @@ def _hyperparameters(report: Report) -> dict[str, RunSetting | None]:
 
 
 def _setting(run: RunResult, key: str, setting: RunSetting | None) -> Cell:
-    """Return a run's value of a setting; a dash for what a run that trains nothing does not have."""
+    """Return a run's value of a setting; a dash if a run that trains nothing does not have it."""
     text = level_of(run, key)
     if setting is not None and is_asked_about(run):
         text = setting_cell(setting, run.name)
@@ -257,7 +257,7 @@ def _difference_cells(each: Comparison | None, facts: RunFacts, scale: Scale, no
 
 
 def all_checkpoints(report: Report) -> tuple[VerifiedCheckpoint | MissingCheckpoint, ...]:
-    """Those that were verified, then those that are not there."""
+    """Return the verified checkpoints, then the missing ones."""
     return (*report.verification.checkpoints, *report.verification.missing)
 
 
@@ -286,7 +286,7 @@ def _mark(each: VerifiedCheckpoint | MissingCheckpoint) -> str:
 
 
 def checkpoint_words(each: VerifiedCheckpoint | MissingCheckpoint) -> str:
-    """`sound`, `truncated: ...`, `missing (disk quota)`."""
+    """Return the status of a checkpoint, such as `truncated: ...` or `missing (disk quota)`."""
     if isinstance(each, MissingCheckpoint):
         return f"{'not there' if each.expected else 'missing'} ({each.reason})"
     return "sound" if each.sound else "; ".join(f"{fault.code}: {fault.message}" for fault in each.faults)

@@ -15,18 +15,18 @@ _RUNS_SHOWN = 60
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunLabels:
-    """The tables of one run of a classification."""
+    """Tables of a run's classification."""
 
     run: str
-    """The run."""
+    """Name of the run."""
     labels: PageTable | None
-    """Its labels."""
+    """Scores by label."""
     confusion: PageTable | None
-    """What was taken for what."""
+    """Most frequent confusions."""
 
 
 def run_labels(report: Report) -> list[RunLabels]:
-    """Labels and confusions of each run."""
+    """Return the labels and confusions of each run."""
     return [
         RunLabels(
             run=run.name,
@@ -38,7 +38,7 @@ def run_labels(report: Report) -> list[RunLabels]:
 
 
 def _matrix(found: LabelReport) -> PageTable | None:
-    """The confusion matrix, the share of its row shading each cell."""
+    """Return the confusion matrix. Each cell is shaded by its share of the row."""
     rows = []
     for place, (each, row) in enumerate(zip(found.labels, found.confusion, strict=True)):
         cells = [

@@ -1,4 +1,4 @@
-"""The program that draws figures in a browser: Vega, Vega-Lite and vega-embed in one text, without any network."""
+"""Browser drawing program: Vega, Vega-Lite and vega-embed in one text, without network access."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ _SNIPPET = "window.vegaEmbed = vegaEmbed;"
 
 @functools.cache
 def figure_script() -> str:
-    """The script, about 0.9 MB; it is put together from what vl-convert holds, which takes a few seconds.
+    """Return the script, about 0.9 MB. Building it from vl-convert's bundle takes a few seconds.
 
-    It may be kept: it depends on nothing but the installed version of vl-convert. To be asked for only where
+    It can be cached, since it depends only on the installed version of vl-convert. Call it only if
     `report.pictures.figures_off()` is empty.
     """
     import vl_convert

@@ -1,5 +1,5 @@
-"""Runs in experiment trackers, from metrics.jsonl: one module a tracker, each loaded only when it is asked for.
+"""Export of runs to experiment trackers from metrics.jsonl, with one lazily loaded module per tracker.
 
-A job needs no tracker and no network: whoever wants to look at runs in TensorBoard, Weights & Biases, trackio or MLflow
-exports them afterwards, or while they train, from a login node, as often as they like.
+Jobs need no tracker and no network. Users export runs to TensorBoard, Weights & Biases, trackio or MLflow at any time,
+also from a login node and repeatedly.
 """

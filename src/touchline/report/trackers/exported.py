@@ -1,4 +1,4 @@
-"""A run as experiment trackers know it: an id, a configuration, and values by step. No tracker is named here."""
+"""Run in the form of experiment trackers: an id, a configuration, and values by step. Independent of the tracker."""
 
 from __future__ import annotations
 
@@ -9,84 +9,85 @@ from touchline.results.collected import Setting
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Point:
-    """What was measured at one step."""
+    """Values measured at one step."""
 
     step: int
     """Optimizer steps done; 0 is before the first."""
     time_unix: float
-    """When, in seconds since 1970."""
+    """Time in seconds since 1970."""
     values: dict[str, float]
-    """By name, `train/loss`; a value that is no number stays one: NaN."""
+    """Values by name, such as `train/loss`; a non-finite value stays NaN."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunSeries:
-    """One run, ready to be handed to any tracker.
+    """Run in a form that any tracker accepts.
 
-    Both series only ever grow at their end while the same training goes on, so a tracker that cannot take anything back
-    is handed the rest of them again and again.
+    Both series only grow at their end while the same training continues. A tracker without deletion therefore receives
+    only the remaining points.
     """
 
     experiment: str
-    """The experiment: a project, in most trackers."""
+    """Name of the experiment: a project, in most trackers."""
     run: str
-    """The run's name."""
+    """Name of the run."""
     id: str
-    """The same for the same training whoever exports it, from wherever its folder was copied to; another one for a
-    training that was started afresh. At most 64 characters of `[A-Za-z0-9._-]`."""
+    """Stable id of a training, independent of the user and the folder. A training that restarts gets a new one. At most
+    64 characters of `[A-Za-z0-9._-]`.
+    """
     question: str
-    """What the experiment is to answer; empty when nobody wrote it."""
+    """Question of the experiment; empty if none was given."""
     config: dict[str, Setting]
-    """Settings by dotted key, and what makes the run known: model, dataset, seed, levels."""
+    """Settings by dotted key, and the identity of the run: model, dataset, seed, levels."""
     started_unix: float
-    """When it began."""
+    """Start time."""
     training: tuple[Point, ...]
-    """Training and validation, by step; a step stands once."""
+    """Training and validation values, one point per step."""
     evaluations: tuple[Point, ...]
-    """Scores of evaluated checkpoints, at the step of each; by step."""
+    """Scores of evaluated checkpoints, in order of their steps."""
     summary: dict[str, float | str]
-    """What came out, in numbers and words: scores with their intervals, losses, durations, status."""
+    """Results as numbers and text: scores with their intervals, losses, durations, status."""
     ended: bool
-    """Whether nothing more is to come as things stand."""
+    """Whether no further points are expected."""
     failed: bool
-    """Whether it ended and did not do what was planned."""
+    """Whether it ended without completing its plan."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Exported:
-    """What an export did with one run."""
+    """Result of an export for one run."""
 
     run: str
-    """The run."""
+    """Name of the run."""
     id: str
-    """What it is called in the tracker."""
+    """Id of the run in the tracker."""
     where: str
-    """Folder, file or address that holds it now."""
+    """Folder, file or address that holds it."""
     added: int
-    """Points that this export added."""
+    """Number of points that this export added."""
     total: int
-    """Points of it that the tracker holds now, as far as this export knows."""
+    """Number of its points in the tracker, as far as this export knows."""
     command: str | None = None
-    """What to type to bring this run to the tracker's server, quoted for a shell; none where nothing is to be done."""
+    """Command that uploads this run to the tracker's server, quoted for a shell; None if there is nothing to do."""
     notes: tuple[str, ...] = ()
-    """What a reader must know."""
+    """Notes for the user."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Export:
-    """What an export did."""
+    """Result of an export."""
 
     schema_version: int = 1
-    """Version of this form."""
+    """Version of this format."""
     experiment: str
-    """The experiment."""
+    """Name of the experiment."""
     tracker: str
-    """Where to: `tensorboard`, `wandb`, `trackio` or `mlflow`."""
+    """Name of the tracker: `tensorboard`, `wandb`, `trackio` or `mlflow`."""
     where: str
-    """Its folder, or the address of its server."""
+    """Folder of the tracker, or the address of its server."""
     view: str | None
-    """What to type to look at it, quoted for a shell."""
+    """Command that opens it, quoted for a shell."""
     runs: tuple[Exported, ...]
-    """Run by run, in the plan's order."""
+    """Results by run, in the plan's order."""
     skipped: tuple[str, ...]
-    """Runs of which nothing is there yet, each with the reason."""
+    """Runs without any data yet, each with the reason."""

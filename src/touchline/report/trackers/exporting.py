@@ -1,4 +1,4 @@
-"""Exporting: every run of an experiment, as far as it has come, into an experiment tracker, again and again."""
+"""Export of all runs of an experiment to an experiment tracker. It can be repeated while runs continue."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from touchline.run.selection import selected
 from touchline.spec.plan import PlannedRun
 
 EXPORTS = "exports"
-"""Folder of the experiment where trackers keep what is exported, unless the user or the environment says otherwise."""
+"""Default folder of exports in the experiment, unless the user or the environment sets another one."""
 
 
 def export_runs(
@@ -31,23 +31,23 @@ def export_runs(
     only: str | None = None,
     on_progress: ProgressCallback | None = None,
 ) -> Export:
-    """Hand to a tracker what it does not hold yet.
+    """Export the points that a tracker does not have yet.
 
     Args:
         planned: the plan and its folder.
         tracker: `tensorboard`, `wandb`, `trackio` or `mlflow`.
-        directory: where to; as the tracker's own variable says, or into the experiment's folder, when None.
+        directory: the target; None: the tracker's own variable, or the experiment's folder.
         only: one run; all when None.
-        on_progress: receives how many runs are exported, of how many.
+        on_progress: receives the number of runs exported and their total.
 
     Raises:
         InputError: no such run or tracker.
-        PolicyError: another export to this tracker is at work.
-        HostError: the tracker's package is not installed, or its place cannot be written.
+        PolicyError: another export to this tracker is active.
+        HostError: the tracker's package is not installed, or its folder cannot be written.
     """
     runs = selected(planned.plan, only)
     if on_progress is not None:
-        # Loading a tracker takes seconds, making MLflow's database many.
+        # Loading a tracker takes seconds, creating MLflow's database takes longer.
         on_progress(0, len(runs))
     with _alone(planned, tracker):
         opened = open_tracker(tracker, directory, planned.folder.root / EXPORTS / tracker)
@@ -56,10 +56,10 @@ def export_runs(
 
 @contextmanager
 def _alone(planned: LoadedPlan, tracker: str) -> Iterator[None]:
-    """Two exports at once would both find the same points missing.
+    """Prevent a second export, which would find the same points missing.
 
     Raises:
-        PolicyError: another one is at work.
+        PolicyError: another one is active.
     """
     lock = try_lock(planned.folder.internal / f"export-{tracker}.lock")
     if lock is None:

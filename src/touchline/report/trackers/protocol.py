@@ -1,4 +1,4 @@
-"""What a tracker's module offers, and which modules there are."""
+"""Protocol of a tracker's module, and the list of modules."""
 
 from __future__ import annotations
 
@@ -11,37 +11,37 @@ from touchline.core.errors import HostError, InputError, install_hint
 from touchline.report.trackers.exported import Exported, RunSeries
 
 TRACKERS = {"tensorboard": "tensorboard", "wandb": "wandb", "trackio": "trackio", "mlflow": "mlflow"}
-"""Trackers, and the package that each needs; the extra of touchline has the tracker's name."""
+"""Trackers with the package that each needs. The extra of touchline has the tracker's name."""
 
 
 class Tracker(Protocol):
-    """A tracker, opened at a place.
+    """Open tracker.
 
-    `export` may be called any number of times with the same run, by any number of processes one after the other, and
-    adds what is not there yet. A kill in between loses nothing and doubles nothing.
+    `export` can be called repeatedly with the same run, by several processes in turn. It adds the missing points. If it
+    is killed, no point is lost or duplicated.
     """
 
     where: str
-    """Its folder, or its server's address."""
+    """Folder of the tracker, or its server's address."""
     view: str | None
-    """What to type to look at it, quoted for a shell."""
+    """Command that opens it, quoted for a shell."""
 
     def export(self, run: RunSeries) -> Exported:
-        """Add what is not there yet of one run."""
+        """Add the missing points of one run."""
         ...
 
 
 def open_tracker(name: str, directory: Path | None, default: Path) -> Tracker:
-    """A tracker at a place.
+    """Return an open tracker.
 
     Args:
         name: one of `TRACKERS`.
-        directory: its folder, as the user gave it; none: where the tracker's own variable says (TRACKIO_DIR,
+        directory: its folder, as the user gave it; None: the tracker's own variable (TRACKIO_DIR,
             WANDB_DIR, MLFLOW_TRACKING_URI), else `default`.
         default: a folder of the experiment.
 
     Raises:
-        InputError: there is no such tracker, or its place is of no use.
+        InputError: there is no such tracker, or its folder is not usable.
         HostError: its package is not installed.
     """
     if name not in TRACKERS:

@@ -1,7 +1,7 @@
-"""A run's plan, results and metrics.jsonl to the series that every tracker gets.
+"""Conversion of a run's plan, results and metrics.jsonl to the series for all trackers.
 
-Names carry their unit where they have one, and are the same in every tracker: `train/loss` and `validation/loss` in
-nats, `train/tokens_per_second` counts real tokens. What was not measured is left out, never 0.
+Names contain their unit and are the same in every tracker: `train/loss` and `validation/loss` in nats,
+`train/tokens_per_second` in non-padding tokens. Values that were not measured are omitted, never 0.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from touchline.spec.plan import Plan, PlannedRun
 from touchline.statistics.proportion import wilson
 
 EVALUATION = "evaluation/"
-"""What names of scores begin with."""
+"""Prefix of the names of scores."""
 _AT_WORK = frozenset({RunStatus.PLANNED, RunStatus.PREPARED, RunStatus.QUEUED, RunStatus.RUNNING})
 _FAILED = frozenset({RunStatus.FAILED, RunStatus.INTERRUPTED})
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
@@ -34,17 +34,17 @@ _ID_HASH_LETTERS = 16
 
 
 def run_series(plan: Plan, run: PlannedRun, result: RunResult, metrics: Metrics) -> RunSeries:
-    """Everything that a tracker is told of a run.
+    """Return the data of a run for a tracker.
 
     Args:
         plan: the plan.
         run: as planned.
-        result: what came out so far.
+        result: the results so far.
         metrics: its metrics.jsonl; without rows for a control.
 
     Returns:
-        The series. The last step of a run that is at work is held back: its validation may still follow, and a step
-        that was handed over is never handed over again.
+        The series. The last step of an active run is held back, since its validation may still follow and a
+        step is exported only once.
     """
     begin = _begin(metrics)
     started = begin.time_unix if begin is not None else _midnight(plan.date)
@@ -64,10 +64,10 @@ def run_series(plan: Plan, run: PlannedRun, result: RunResult, metrics: Metrics)
 
 
 def run_id(experiment: str, run: PlannedRun, begin: AttemptRow | None) -> str:
-    """A name and a hash: of the experiment, the run, what was planned for it, and when its training was begun afresh.
+    """Return a name and a hash of the experiment, the run, its plan, and the start time of its training.
 
-    A resumed training keeps its id; one that starts from nothing is another run. It does not depend on where the folder
-    lies or who asks.
+    A resumed training keeps its id. A training that restarts gets another one. The id does not depend on the folder or
+    the user.
     """
     identity = [experiment, run.name, run.digest, "" if begin is None else repr(begin.time_unix)]
     digest = hashlib.sha256("\0".join(identity).encode()).hexdigest()
@@ -75,7 +75,7 @@ def run_id(experiment: str, run: PlannedRun, begin: AttemptRow | None) -> str:
 
 
 def _begin(metrics: Metrics) -> AttemptRow | None:
-    """The attempt that everything after goes back to: the last that started from nothing."""
+    """Return the last attempt that started from the beginning. All later attempts resume it."""
     fresh = [row for row in metrics.attempts if row.event == "start"]
     return fresh[-1] if fresh else metrics.attempts[0] if metrics.attempts else None
 
@@ -114,7 +114,7 @@ def _step_values(row: StepRow) -> Iterator[tuple[str, float]]:
 
 
 def _evaluations(result: RunResult, metrics: Metrics, started: float) -> Iterator[Point]:
-    """Scores of every evaluated checkpoint; two tasks at one checkpoint are one point."""
+    """Yield scores of every evaluated checkpoint. Two tasks at one checkpoint are one point."""
     saved = {row.name: row for row in metrics.checkpoints}
     steps = {item.name: item.step for item in result.checkpoints if item.step is not None}
     points: dict[int, Point] = {}
@@ -131,7 +131,7 @@ def _evaluations(result: RunResult, metrics: Metrics, started: float) -> Iterato
 
 
 def _scores(record: EvaluationRecord) -> Iterator[tuple[str, float]]:
-    """Of right or wrong answers their share with its interval; of other scores their mean."""
+    """Yield the share of right answers with its interval, or the mean of other scores."""
     if not record.samples:
         return
     name = f"{EVALUATION}{_UNSAFE.sub('-', record.task)}"
@@ -149,7 +149,7 @@ def _scores(record: EvaluationRecord) -> Iterator[tuple[str, float]]:
 
 
 def _config(plan: Plan, run: PlannedRun, metrics: Metrics) -> dict[str, Setting]:
-    """Settings under the names that runs_status.yaml uses, and the levels of the design under their dotted keys."""
+    """Return the settings under the names of runs_status.yaml, and the levels of the design by dotted key."""
     config: dict[str, Setting] = {key: value for key, value in static_config(run).items() if value is not None}
     config |= {level.factor: level.value for level in run.levels}
     config |= {"experiment": plan.experiment, "run": run.name, "kind": run.kind.value, "task": plan.task}
@@ -191,7 +191,7 @@ def _summary(result: RunResult) -> dict[str, float | str]:
 
 
 def _midnight(date: str) -> float:
-    """Beginning of a day in UTC, in seconds since 1970; of a control, which has no training, the plan's day."""
+    """Return the beginning of a day in UTC, in seconds since 1970. Controls, which do not train, use the plan's day."""
     try:
         day = datetime.date.fromisoformat(date)
     except ValueError:

@@ -1,8 +1,8 @@
-"""To MLflow: a local SQLite database, or the server that MLFLOW_TRACKING_URI names.
+"""Export to MLflow: a local SQLite database, or the server that MLFLOW_TRACKING_URI names.
 
-An experiment of touchline is one of MLflow's; a run is found again by the tag `touchline.id`. Each metric is asked for
-the steps that it holds, and gets the others. The local database is what `mlflow ui --backend-store-uri` opens; writing
-it takes `mlflow-skinny`, showing it takes the whole package.
+An experiment of touchline is an experiment of MLflow. The tag `touchline.id` identifies a run. For each metric, only
+the steps that MLflow lacks are added. `mlflow ui --backend-store-uri` opens the local database. Writing needs
+`mlflow-skinny`, viewing needs the full package.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from touchline.report.trackers.exported import Exported, Point, RunSeries
 
 ADDRESS = "MLFLOW_TRACKING_URI"
 ID_TAG = "touchline.id"
-"""The tag by which a run is found again."""
+"""Tag that identifies a run."""
 _METRICS_LIMIT = 1000
 _PARAMS_LIMIT = 100
-"""What MLflow takes in one request."""
+"""Maximum number of parameters in one MLflow request."""
 _VALUE_LETTERS = 500
-"""What every version of MLflow takes of a parameter's value."""
+"""Maximum length of a parameter's value in all versions of MLflow."""
 _MILLISECONDS = 1000
 _SUMMARY = "summary/"
 _Item = TypeVar("_Item")
 
 
 def open_at(directory: Path | None, default: Path) -> MLflow:
-    """The database in a folder, or the server that the environment names where no folder is given.
+    """Open the database in a folder, or the server that the environment names if no folder is given.
 
     Raises:
         HostError: the database cannot be opened, or the server not be reached.
@@ -47,7 +47,7 @@ def open_at(directory: Path | None, default: Path) -> MLflow:
 
 
 class MLflow:
-    """A store of MLflow."""
+    """MLflow store."""
 
     def __init__(self, address: str, folder: Path | None) -> None:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -55,7 +55,7 @@ class MLflow:
         from mlflow.tracking import MlflowClient
         from sqlalchemy.exc import SQLAlchemyError
 
-        # Both say a lot while they make a database, and set their levels themselves when they are imported.
+        # Both loggers are verbose while creating a database, and set their own levels on import.
         for name in ("alembic", "mlflow"):
             logging.getLogger(name).setLevel(logging.WARNING)
         self.where = address
@@ -74,10 +74,10 @@ class MLflow:
             ) from error
 
     def export(self, run: RunSeries) -> Exported:
-        """Add the values that the store does not hold, and renew what came out.
+        """Add the missing values to the store, and update the results.
 
         Raises:
-            PolicyError: the experiment's name is one that was deleted in MLflow.
+            PolicyError: an experiment of this name was deleted in MLflow.
         """
         experiment = self._experiment(run.experiment)
         found = self._client.search_runs([experiment], f"tags.`{ID_TAG}` = '{run.id}'", max_results=1)
@@ -89,7 +89,7 @@ class MLflow:
         return Exported(run=run.run, id=known, where=self.where, added=added, total=total)
 
     def _experiment(self, name: str) -> str:
-        """MLflow's id of an experiment; made where it is not there."""
+        """Return MLflow's id of an experiment. Create it if it does not exist."""
         if name not in self._experiments:
             there = self._client.get_experiment_by_name(name)
             if there is not None and there.lifecycle_stage == "deleted":
@@ -104,7 +104,7 @@ class MLflow:
         return self._experiments[name]
 
     def _created(self, experiment: str, run: RunSeries) -> Any:
-        """A new run with its settings, which MLflow lets nobody change."""
+        """Create a run with its settings, which are immutable in MLflow."""
         from mlflow.entities import Param
 
         tags = {ID_TAG: run.id, "mlflow.note.content": run.question} if run.question else {ID_TAG: run.id}
@@ -116,7 +116,7 @@ class MLflow:
         return record
 
     def _add(self, known: str, run: RunSeries) -> int:
-        """Values that are not there yet, oldest first; give how many points they belong to."""
+        """Add the missing values, oldest first. Return the number of their points."""
         from mlflow.entities import Metric
 
         names = sorted({name for point in (*run.training, *run.evaluations) for name in point.values})
@@ -127,7 +127,7 @@ class MLflow:
             new = [
                 Metric(name, value, int(point.time_unix * _MILLISECONDS), point.step)
                 for name, value in point.values.items()
-                # A step of a training is handed over once; a checkpoint may be scored anew, and differently.
+                # A training step is exported once. A checkpoint may be scored again with another result.
                 if point.step not in held[name] or (is_score and value not in held[name][point.step])
             ]
             metrics += new
@@ -137,14 +137,14 @@ class MLflow:
         return points
 
     def _held(self, known: str, name: str) -> Iterator[tuple[int, set[float]]]:
-        """Steps at which the store holds a metric, and its values there."""
+        """Yield the steps at which the store has a metric, and its values there."""
         values: dict[int, set[float]] = {}
         for metric in self._client.get_metric_history(known, name):
             values.setdefault(metric.step, set()).add(metric.value)
         yield from values.items()
 
     def _conclude(self, record: Any, run: RunSeries) -> None:
-        """What came out, and whether the run is over; nothing is written that says what is there already."""
+        """Update the results and the status of the run. Values that are already there are not written again."""
         last: Point | None = max((*run.training, *run.evaluations), key=lambda point: point.step, default=None)
         when = run.started_unix if last is None else last.time_unix
         known, data = record.info.run_id, record.data

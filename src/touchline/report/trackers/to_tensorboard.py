@@ -1,11 +1,11 @@
-"""To TensorBoard: one event file for a run's training and one for its scores, each the same to the byte every time.
+"""Export to TensorBoard: one event file for a run's training and one for its scores, reproducible byte for byte.
 
     <directory>/<run>/events.out.tfevents.<begun>.touchline              train/..., validation/..., hyperparameters
     <directory>/<run>/evaluation/events.out.tfevents.<begun>.touchline   evaluation/...
 
-What is there is compared with what should be there. Where the file is the beginning of it, the rest is appended, so a
-TensorBoard that is open goes on reading and a write that was killed is completed; where it is anything else, because
-the training was started afresh, it is replaced in one step.
+The existing file is compared with the expected one. If it is the beginning of it, the rest is appended. An open
+TensorBoard then continues to read, and an interrupted write is completed. Any other file, such as that of an earlier
+training, is replaced atomically.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from touchline.report.trackers.exported import Exported, Point, RunSeries
 
 
 def open_at(directory: Path | None, default: Path) -> TensorBoard:
-    """TensorBoard's log folder."""
+    """Open TensorBoard's log folder."""
     return TensorBoard(directory or default)
 
 
 class TensorBoard:
-    """A log folder."""
+    """TensorBoard log folder."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory.resolve()
@@ -34,7 +34,7 @@ class TensorBoard:
         self.view = f"tensorboard --logdir {shlex.quote(self.where)}"
 
     def export(self, run: RunSeries) -> Exported:
-        """Bring both files of a run up to date."""
+        """Update both files of a run."""
         folder = inside(self._directory, run.run)
         name = f"events.out.tfevents.{int(run.started_unix)}.touchline"
         header = _hyperparameters(run)
@@ -52,7 +52,7 @@ class TensorBoard:
 
 
 def _update(path: Path, events: Sequence[bytes], *, lead: int) -> int:
-    """Make the file hold exactly these records; give how many were added but for the first `lead`, no points."""
+    """Write exactly these records. Return the number of records added, without the first `lead`, which are not points."""
     whole = b"".join(events)
     with disk_faults("event file", path):
         stale = [other for other in path.parent.glob("events.out.tfevents.*.touchline") if other != path]
@@ -67,7 +67,7 @@ def _update(path: Path, events: Sequence[bytes], *, lead: int) -> int:
             else:
                 write_atomic(path, whole)
                 there = b""
-        # An older training of this run: TensorBoard would draw both as one line.
+        # The file is of an older training of this run. TensorBoard would draw both as one line.
         for other in stale:
             other.unlink()
     ends = _ends(events)
@@ -75,7 +75,7 @@ def _update(path: Path, events: Sequence[bytes], *, lead: int) -> int:
 
 
 def _ends(events: Sequence[bytes]) -> list[int]:
-    """Where each record ends."""
+    """Return the end offset of each record."""
     ends: list[int] = []
     position = 0
     for event in events:
@@ -85,7 +85,7 @@ def _ends(events: Sequence[bytes]) -> list[int]:
 
 
 def _events(points: Sequence[Point]) -> Iterator[bytes]:
-    """One record a point."""
+    """Yield one record per point."""
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.compat.proto.summary_pb2 import Summary
 
@@ -95,21 +95,21 @@ def _events(points: Sequence[Point]) -> Iterator[bytes]:
 
 
 def _version(started_unix: float) -> bytes:
-    """The first record of every event file."""
+    """Return the first record of every event file."""
     from tensorboard.compat.proto.event_pb2 import Event
 
     return _record(Event(wall_time=started_unix, file_version="brain.Event:2"))
 
 
 def _hyperparameters(run: RunSeries) -> bytes:
-    """What the page HPARAMS shows and sorts runs by; only what does not change while the training goes on."""
+    """Return the record of the HPARAMS page. It contains only values that do not change during training."""
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.plugins.hparams import plugin_data_pb2, summary_v2
 
     settings = {key: value for key, value in run.config.items() if value is not None}
     start = summary_v2.hparams_pb(settings, trial_id=run.id, start_time_secs=run.started_unix)
     for value in start.value:
-        # It holds a message as bytes, whose settings stand in another order in every process.
+        # It contains a serialized message, whose settings are ordered differently in every process.
         plugin = value.metadata.plugin_data
         data = plugin_data_pb2.HParamsPluginData.FromString(plugin.content)
         plugin.content = data.SerializeToString(deterministic=True)
@@ -117,7 +117,7 @@ def _hyperparameters(run: RunSeries) -> bytes:
 
 
 def _record(event: object) -> bytes:
-    """A record as event files have it: length, both checksums, content."""
+    """Return a record of an event file: length, both checksums, content."""
     from tensorboard.summary.writer.record_writer import RecordWriter
 
     buffer = io.BytesIO()

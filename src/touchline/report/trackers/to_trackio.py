@@ -1,8 +1,8 @@
-"""To trackio: its SQLite database, by the function that its own importers write with.
+"""Export to trackio: its SQLite database, with the function of its own importers.
 
-Each point carries a `log_id` made from the run and the step, and trackio ignores what it holds already. The time of a
-point is when it was measured, not when it was exported. The database keeps a plain journal unless the user wants
-another one: a write-ahead log does not work on network file systems, where experiments often lie.
+Each point has a `log_id` made from the run and the step, and trackio ignores points that it already has. The time of a
+point is its measurement time, not its export time. The database uses a rollback journal unless the user sets another
+one, because a write-ahead log does not work on network file systems.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from touchline.core.files import disk_faults
 from touchline.report.trackers.exported import Exported, Point, RunSeries
 
 DIRECTORY = "TRACKIO_DIR"
-"""Where trackio keeps its databases; it reads this once, when it is imported."""
+"""Variable with trackio's database directory. trackio reads it once, on import."""
 
 
 def open_at(directory: Path | None, default: Path) -> Trackio:
-    """trackio's folder.
+    """Open trackio's folder.
 
     Raises:
         HostError: this process has used trackio with another folder.
@@ -36,7 +36,7 @@ def open_at(directory: Path | None, default: Path) -> Trackio:
 
 
 class Trackio:
-    """A folder of trackio databases, one a project."""
+    """Folder of trackio databases, one per project."""
 
     view: str | None = None
 
@@ -50,7 +50,7 @@ class Trackio:
         self._storage = _storage(directory)
 
     def export(self, run: RunSeries) -> Exported:
-        """Add the points that the database does not hold, and renew the run's configuration."""
+        """Add the missing points to the database, and update the run's configuration."""
         project = self._project(run.experiment)
         self.view = f"{DIRECTORY}={shlex.quote(self.where)} trackio show --project {shlex.quote(project)}"
         points = (*run.training, *run.evaluations)
@@ -77,7 +77,7 @@ class Trackio:
         )
 
     def _project(self, experiment: str) -> str:
-        """The experiment's name, or where trackio keeps that name for itself, one beside it."""
+        """Return the experiment's name, or a similar one if trackio reserves that name."""
         try:
             self._storage.validate_project_name(experiment)
         except ValueError:
@@ -86,7 +86,7 @@ class Trackio:
 
 
 def _storage(directory: Path) -> Any:
-    """trackio's own way to its databases; importing trackio must not talk on stdout."""
+    """Return trackio's storage class. Importing trackio must not print to stdout."""
     with contextlib.redirect_stdout(io.StringIO()):
         from trackio import utils
         from trackio.sqlite_storage import SQLiteStorage
@@ -99,13 +99,13 @@ def _storage(directory: Path) -> Any:
 
 
 def _config(run: RunSeries) -> dict[str, Any]:
-    """Settings and what came out; `_Created` and `_Group` are trackio's own keys."""
+    """Return the settings and results. `_Created` and `_Group` are trackio's own keys."""
     created = {"_Created": _iso(run.started_unix), "_Group": run.experiment, "_Username": None}
     return {key.lstrip("_"): value for key, value in {**run.config, **run.summary}.items()} | created
 
 
 def _score_id(run: RunSeries, point: Point) -> str:
-    """Another one where a checkpoint was scored anew, with other scores."""
+    """Return an id that changes if a checkpoint is scored again with other scores."""
     digest = hashlib.sha256(repr(sorted(point.values.items())).encode()).hexdigest()
     return f"{run.id}/{point.step}/scores/{digest[:16]}"
 

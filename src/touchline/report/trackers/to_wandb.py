@@ -1,10 +1,10 @@
-"""To Weights & Biases: offline runs, and the lines that bring them to its server.
+"""Export to Weights & Biases: offline runs, and the commands that upload them.
 
-Nothing here asks for a network. What the offline files hold already is read from them; each export that finds something
-new writes one more file of the same run, and `wandb sync` puts them together. W&B numbers rows in `_step` and wants
-that number to grow, so it counts rows here, and every metric has `step`, the optimizer steps done, as its axis.
+No network is used. Each export with new points reads the existing offline files and writes one more file of the same
+run. `wandb sync` merges them. W&B requires its row number `_step` to increase, so it counts rows here, and every metric
+uses `step`, the optimizer steps done, as its axis.
 
-A note of what was exported stays beside the files, because `wandb clean` removes those that were synced.
+A record of the exported points stays beside the files, because `wandb clean` removes synced files.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from touchline.report.trackers.wandb_files import mend, rows
 
 DIRECTORY = "WANDB_DIR"
 STEP = "step"
-"""The axis of every metric: optimizer steps done."""
+"""Axis of every metric: optimizer steps done."""
 _NOTE_SUFFIX = ".touchline.json"
 _SYNCED = ".synced"
 _FAILED = 1
@@ -36,29 +36,29 @@ _FAILED = 1
 
 @dataclass(kw_only=True, slots=True)
 class _Held:
-    """What W&B's files hold of a run."""
+    """Content of a run's W&B files."""
 
     rows: int = 0
-    """Rows so far: the next `_step`."""
+    """Number of rows so far: the next `_step`."""
     training: int = -1
-    """Last step of the training; below 0 where there is none."""
+    """Last step of the training; negative if there is none."""
     scores: set[str] = field(default_factory=set)
-    """Scores that were exported, each as text."""
+    """Exported scores, each as text."""
     ended: str = ""
-    """How the run had ended by the last export, with what came out."""
+    """Status and results of the run at the last export."""
 
 
 def open_at(directory: Path | None, default: Path) -> Wandb:
-    """A folder with W&B's folder `wandb` in it."""
+    """Open a folder that contains W&B's folder `wandb`."""
     told = os.environ.get(DIRECTORY)
     return Wandb((directory or (Path(told) if told else default)).resolve())
 
 
 class Wandb:
-    """A folder of offline runs."""
+    """Folder of offline runs."""
 
     view: str | None = None
-    """Offline runs are looked at after `wandb sync`, on the server."""
+    """View command; None, since offline runs are viewed on the server after `wandb sync`."""
 
     def __init__(self, directory: Path) -> None:
         with disk_faults("folder", directory):
@@ -70,7 +70,7 @@ class Wandb:
         logging.getLogger("wandb").setLevel(logging.ERROR)
 
     def export(self, run: RunSeries) -> Exported:
-        """Write what is new into one more offline file; give the line that syncs what is not synced."""
+        """Write new points into one more offline file. Return the command that syncs the remaining files."""
         note = self._directory / f"{run.id}{_NOTE_SUFFIX}"
         for segment in self._segments(run.id):
             mend(segment)
@@ -96,7 +96,7 @@ class Wandb:
         )
 
     def _segments(self, run_id: str) -> list[Path]:
-        """The offline files of a run, oldest first."""
+        """Return the offline files of a run, oldest first."""
         wanted = re.compile(rf"offline-run-(\d{{8}}_\d{{6}})-{re.escape(run_id)}(-(\d+))?")
         found: list[tuple[int, str, Path]] = []
         for folder in self._files.glob("offline-run-*") if self._files.is_dir() else ():
@@ -107,7 +107,7 @@ class Wandb:
         return [path for _, _, path in sorted(found)]
 
     def _write(self, run: RunSeries, points: Iterable[Point], first: int) -> None:
-        """One more offline run with the same id."""
+        """Write one more offline run with the same id."""
         import wandb
 
         settings = wandb.Settings(
@@ -119,7 +119,7 @@ class Wandb:
             x_disable_stats=True,
             x_disable_machine_info=True,
             x_save_requirements=False,
-            # Rows go by their row number, so parts of one run may have been written in the same second.
+            # Rows are ordered by their row number, so parts of one run may have been written in the same second.
             x_sync_dir_suffix=str(first),
             x_start_time=time.time() if first else run.started_unix,
         )
@@ -140,7 +140,7 @@ class Wandb:
         handle.define_metric(STEP, hidden=True)
         handle.define_metric("*", step_metric=STEP)
         for number, point in enumerate(points, first):
-            # W&B takes the time of a row from it; what it calls relative time it counts itself, from the export on.
+            # W&B takes the time of a row from it. W&B computes relative time itself, from the export on.
             values = {**point.values, STEP: point.step, "_timestamp": point.time_unix}
             handle.log(values, step=number)
         handle.summary.update(run.summary)
@@ -148,7 +148,7 @@ class Wandb:
 
 
 def _read_files(paths: Iterable[Path]) -> _Held:
-    """What is in the files themselves, whoever wrote them."""
+    """Return the content of the files themselves, independent of their writer."""
     held = _Held()
     for path in paths:
         for row in rows(path):
@@ -163,7 +163,7 @@ def _read_files(paths: Iterable[Path]) -> _Held:
 
 
 def _merged(one: _Held, other: _Held) -> _Held:
-    """What either knows; how the run ended only a note tells."""
+    """Merge the content of both. The status of the run comes only from the record."""
     return _Held(
         rows=max(one.rows, other.rows),
         training=max(one.training, other.training),
@@ -191,16 +191,16 @@ def _note(held: _Held) -> str:
 
 
 def _is_synced(segment: Path) -> bool:
-    """W&B marks a file that it has brought to the server by another one beside it."""
+    """Return True if W&B marked a file as synced by another file beside it."""
     return segment.with_name(segment.name + _SYNCED).exists()
 
 
 def _text(point: Point) -> str:
-    """Scores at a step as text, so that the same scores are the same text."""
+    """Return the scores at a step as text, so that equal scores give equal text."""
     values = ", ".join(f"{name}={value!r}" for name, value in sorted(point.values.items()) if not math.isnan(value))
     return f"{point.step}: {values}"
 
 
 def _project(experiment: str) -> str:
-    """W&B takes no `/\\#?%:` in a project's name."""
+    """Return a valid project name. W&B does not accept `/\\#?%:`."""
     return re.sub(r"[/\\#?%:]", "-", experiment)

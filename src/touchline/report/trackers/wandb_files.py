@@ -1,7 +1,7 @@
-"""What a run's offline files of W&B hold: their records, read with W&B's own message types.
+"""Records in a run's offline W&B files, read with W&B's own message types.
 
-The file is a log as LevelDB has it: blocks of 32 KiB, in them pieces with checksum, length and kind; a record may be
-several pieces. W&B itself reads it in Go only, since 0.30.
+The file is a LevelDB log: blocks of 32 KiB with pieces that have a checksum, length and type. A record may consist of
+several pieces. Since 0.30, W&B itself only has a reader in Go.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from touchline.core.json_text import parse_json
 
 _HEADER = b":W&B"
 _HEADER_BYTES = 7
-"""Of the file: four letters, two bytes of magic, one of version."""
+"""Size of the file header: four letters, two bytes of magic, one of version."""
 _BLOCK_BYTES = 32768
 _PIECE_BYTES = 7
-"""Before each piece: checksum, length, kind."""
+"""Size of the header of each piece: checksum, length, type."""
 _FULL, _FIRST, _LAST = 1, 2, 4
 
 
 def rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a run's history, oldest first, each with `_step`; up to where a kill cut the file off."""
+    """Yield the rows of a run's history, oldest first, each with `_step`. Stop at a truncated record."""
     for record in records(path):
         if record.WhichOneof("record_type") == "history":
             row = {_name(item): _value(item) for item in record.history.item}
@@ -34,7 +34,7 @@ def rows(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def records(path: Path) -> Iterator[Any]:
-    """Every whole record of the file, as `wandb.proto.wandb_internal_pb2.Record`."""
+    """Yield every complete record of the file, as `wandb.proto.wandb_internal_pb2.Record`."""
     from wandb.proto import wandb_internal_pb2
 
     for data, _ in _contents(read_bytes(path)):
@@ -42,9 +42,9 @@ def records(path: Path) -> Iterator[Any]:
 
 
 def mend(path: Path) -> None:
-    """Take off what a kill left behind the last whole record: `wandb sync` gives up on a file that ends in half of one.
+    """Remove a partial record after the last complete one. `wandb sync` fails on a file that ends in a partial record.
 
-    Where nothing of the file is whole, it is removed.
+    A file without any complete record is removed.
     """
     data = read_bytes(path)
     whole = max((end for _, end in _contents(data)), default=0)
@@ -55,7 +55,7 @@ def mend(path: Path) -> None:
 
 
 def _contents(data: bytes) -> Iterator[tuple[bytes, int]]:
-    """The records and where each ends; a checksum that is wrong, or a piece that is cut off, ends them all."""
+    """Yield the records and the end offset of each. Stop at a wrong checksum or a truncated piece."""
     if data[: len(_HEADER)] != _HEADER:
         return
     position, parts = _HEADER_BYTES, b""
@@ -81,5 +81,5 @@ def _name(item: Any) -> str:
 
 
 def _value(item: Any) -> Any:
-    """JSON text in files of every version so far; NaN and infinities as W&B writes them."""
+    """Return the value of an item: JSON text in all file versions so far. NaN and infinities are as W&B writes them."""
     return parse_json(item.value_json) if item.value_json else None
