@@ -110,7 +110,7 @@ def effect(report: Report, analysis: Analysis, found: FactorEffect, inks: Mappin
 
 
 def contrasts(analysis: Analysis) -> Chart | None:
-    """Return the contrasts with the first level, with intervals over training seeds, or over items with a single seed."""
+    """Return the contrasts with the first level, with intervals over training seeds (items for one seed)."""
     rows = [
         row
         for found in analysis.effects

@@ -148,7 +148,7 @@ def row_height(rows: int) -> int:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Return the ticks between two values: 1, 3, 10, 30 ... Only tens over many decades, even steps in a narrow range."""
+    """Return axis ticks: 1, 3, 10, 30 ... Only tens over many decades, even steps in a narrow range."""
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     steps = (1,) if last - first > 5 else (1, 3)
     ticks = [float(f"{step * 10.0**power:.3g}") for power in range(first, last + 1) for step in steps]

@@ -52,7 +52,7 @@ class TensorBoard:
 
 
 def _update(path: Path, events: Sequence[bytes], *, lead: int) -> int:
-    """Write exactly these records. Return the number of records added, without the first `lead`, which are not points."""
+    """Write exactly these records. Return the number added, not counting the first `lead`."""
     whole = b"".join(events)
     with disk_faults("event file", path):
         stale = [other for other in path.parent.glob("events.out.tfevents.*.touchline") if other != path]
