@@ -129,9 +129,9 @@ def test_answers_that_are_no_labels_are_refused(tmp_path: Path) -> None:
     """Free text, one label for all, labels told apart by signs alone, and answers that the given labels lack."""
     text = [f"a story about {n}" for n in range(40)]
     cases: tuple[tuple[dict[str, list[str]], list[str | int], str], ...] = (
-        ({"train": text, "test": [f"{each}!" for each in text]}, [], "no set of labels"),
+        ({"train": text, "test": [f"{each}!" for each in text]}, [], "not a set of labels"),
         ({"train": ["a", "a"], "test": ["a"]}, [], "one label alone"),
-        ({"train": ["very good", "very-good"], "test": ["very good"]}, [], "differ in signs alone"),
+        ({"train": ["very good", "very-good"], "test": ["very good"]}, [], "differ only in punctuation"),
         ({"train": ["0", "1"], "test": ["2"]}, [0, 1], "none of evaluate.labels: '2'"),
     )
     for place, (splits, labels, message) in enumerate(cases):

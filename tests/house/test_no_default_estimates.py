@@ -23,6 +23,7 @@ NO_ESTIMATES = ("backends/logtext", "plan/local", "lint/local", "core/files.py",
 
 ALLOWED = {
     ("core", "EXIT_OUT_OF_MEMORY"): "an exit code",
+    ("core", "HEARTBEAT_STALE_SECONDS"): "when a heartbeat is no sign of life, a choice",
     ("spec", "signal_seconds"): "when a job is told to save, a choice",
     ("spec", "poll_seconds"): "how often somebody looks, a choice",
     ("spec", "resume_minutes"): "when the state is saved, a choice, not how long anything takes",

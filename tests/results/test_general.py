@@ -378,7 +378,7 @@ def test_a_changed_task_file_is_another_setting(tmp_path: Path) -> None:
     assert general_settings_sha256(config, tmp_path) != before
     limited = made_config(evaluate=EvaluateConfig(general=GeneralConfig(tasks=("sums",), limit=5)))
     assert general_settings_sha256(limited, tmp_path) != before
-    with pytest.raises(InputError, match="is no folder"):
+    with pytest.raises(InputError, match="is not a directory"):
         general_settings_sha256(config, tmp_path / "tasks")
 
 

@@ -233,8 +233,8 @@ def test_another_error_is_no_lack_of_memory(tiny_model: Path, monkeypatch: pytes
 @pytest.mark.parametrize(
     ("stdin", "words"),
     [
-        (b"", "the request is none"),
-        (b"{", "the request is none"),
+        (b"", "invalid request: Invalid JSON"),
+        (b"{", "invalid request: Invalid JSON"),
         (b'{"width": 3}', "model: Field required"),
         (b'{"model": {"name": "m", "path": "m"}, "train": {}, "seed": 1, "width": 0, "label_tokens": 1}', "width: "),
         (b'{"model": {"name": "m", "path": "m"}, "train": {"lr": 1}, "seed": 1, "width": 1, "label_tokens": 1}', "lr"),
