@@ -25,26 +25,26 @@ from touchline.lint.views import TrainingView
 from touchline.spec.partial import Stated, StatedSource, StatedTraining
 
 HF_LOOP: Final = frozenset({"trl", "axolotl", "llamafactory", "qlora_stage"})
-"""Backends that train by transformers' Trainer."""
+"""Backends that train with transformers' Trainer."""
 _OURS: Final = "peft"
-"""touchline's own trainer: one device, and steps that are counted in examples."""
+"""touchline's own trainer: one device, and steps counted in examples."""
 _SIMULATED_ROWS: Final = 200_000
-"""Rows up to which a packer is simulated while a config is checked; beyond, a bound is given."""
+"""Maximum number of rows for which packing is simulated during a check. With more, a bound is given."""
 _SLICE = re.compile(r"\[(-?\d*):(-?\d*)\]\s*$")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Span:
-    """A whole number that is known to lie between two."""
+    """Whole number within known bounds."""
 
     low: int
-    """It is at least this."""
+    """Lower bound."""
     high: int | None
-    """It is at most this; none: no bound is known."""
+    """Upper bound; None if unknown."""
 
     @property
     def exact(self) -> int | None:
-        """The number, where both ends agree."""
+        """Return the number if both bounds agree."""
         return self.low if self.low == self.high else None
 
     def __str__(self) -> str:
@@ -64,22 +64,22 @@ class Arithmetic:
     rows_per_step: Span | Missing
     """Rows of an optimizer step: micro-batch × accumulation × devices. Packed, a row holds several examples."""
     rows: Span | Missing
-    """Rows of an epoch: examples, or packs."""
+    """Rows of an epoch: examples, or packed sequences."""
     steps_per_epoch: Span | Missing
     """Optimizer steps of an epoch."""
     steps: Span | Missing
     """Optimizer steps of the training."""
     warmup_steps: Span | Missing
-    """Steps in which the learning rate rises."""
+    """Warmup steps of the learning rate."""
     density: float | None
-    """Examples a row; none where several may share one and lengths are not known."""
+    """Examples per row; None for packed rows of unknown lengths."""
     longest_row: int | None
-    """Tokens of the longest row, cut at `max_seq_len`; none where lengths are not known."""
+    """Tokens of the longest row, truncated at `max_seq_len`; None if lengths are unknown."""
     forecast: BatchForecast | None
-    """The trainer's own packing and batching of an epoch, simulated; none where lengths are not known."""
+    """Simulated packing and batching of an epoch by the trainer; None if lengths are unknown."""
 
     def examples_per_step(self) -> float | None:
-        """Examples that a step learns from, where that is known."""
+        """Return the number of examples per optimizer step, if known."""
         rows = None if isinstance(self.rows_per_step, Missing) else self.rows_per_step.exact
         return None if rows is None or self.density is None else rows * self.density
 
@@ -165,7 +165,7 @@ def _accumulation(stated: StatedTraining) -> int:
 
 
 def _examples(view: TrainingView) -> Span | Missing:
-    """Examples of an epoch: of the data, else what the config lets through at most."""
+    """Return the examples of an epoch: from the data, else the upper bound of the config."""
     stated = view.stated
     bound = _bound_of_sources(stated)
     if not isinstance(view.data, Missing) and view.data.train_examples is not None:
@@ -205,7 +205,7 @@ def _forecast(view: TrainingView, devices: Span) -> BatchForecast | None:
     if isinstance(data, Missing) or data.lengths is None or not len(data.lengths):
         return None
     if name == _OURS or name not in batching_names():
-        # Our own trainer counts examples, packed or not: packing changes its rows and not its steps.
+        # touchline's trainer counts examples, packed or not. Packing changes its rows and not its steps.
         return None
     micro, longest = stated.micro_batch_size, stated.max_seq_len
     if micro is None or micro.value < 1 or _accumulation(stated) < 1 or len(data.lengths) > _SIMULATED_ROWS:
@@ -224,13 +224,13 @@ def _forecast(view: TrainingView, devices: Span) -> BatchForecast | None:
 def _rows(
     view: TrainingView, examples: Span | Missing, forecast: BatchForecast | None, *, packed: bool
 ) -> tuple[Span | Missing, float | None]:
-    """Rows of an epoch, and examples a row."""
+    """Return the rows of an epoch, and the examples per row."""
     ours = view.stated.backend == _OURS
     if forecast is not None:
         return Span(low=forecast.rows, high=forecast.rows), forecast.density
     if isinstance(examples, Missing) or not packed or ours:
         return examples, None if packed and not ours else 1.0
-    # An example makes no more than a row of its own; how many share one is not known without lengths.
+    # Each example makes at most one row of its own. The density is unknown without lengths.
     return Span(low=1 if examples.low else 0, high=examples.high), None
 
 
@@ -254,7 +254,9 @@ def _steps_per_epoch(
 
 
 def _counter(stated: StatedTraining) -> Callable[[int, int], int] | None:
-    """(rows, devices) -> optimizer steps of an epoch, by the trainer's rounding; none where sizes are not positive."""
+    """Return a function (rows, devices) -> optimizer steps of an epoch, with the trainer's rounding. None for invalid
+    sizes.
+    """
     accumulation = _accumulation(stated)
     micro = stated.micro_batch_size.value if stated.micro_batch_size is not None else None
     whole = stated.global_batch_size.value if stated.global_batch_size is not None else None

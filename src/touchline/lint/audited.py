@@ -16,103 +16,103 @@ class Baseline:
     """Scores of model-free answers."""
 
     score: Measured
-    """Share that the scorer calls right, with Wilson's interval; missing with the reason."""
+    """Share that the scorer calls right, with Wilson's interval, or the reason why it is missing."""
     examples: int = 0
-    """Rows that it was computed on."""
+    """Number of rows that it was computed on."""
     answer: str | None = None
-    """The one answer that was given to all rows."""
+    """Answer given to all rows, if there is only one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Baselines:
-    """Answers without a model: an evaluation says something only above these."""
+    """Answers without a model. An evaluation is informative only above these scores."""
 
     majority: Baseline
-    """The answer that is most frequent, given to every row."""
+    """Most frequent answer, given to every row."""
     majority_per_question: Baseline
-    """Of each kind of question its most frequent answer; rows of questions with less than five rows left out."""
+    """Most frequent answer of each kind of question; kinds with less than five rows are left out."""
     empty: Baseline
-    """The empty text."""
+    """Empty text."""
     shuffled: Baseline
     """Answers of other rows."""
     first_candidate: Baseline
-    """The first of the allowed answers."""
+    """First allowed answer."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Lengths:
-    """Characters of a text, over the rows of a split."""
+    """Text lengths in characters, over the rows of a split."""
 
     least: int
-    """The shortest."""
+    """Minimum length."""
     median: int
-    """The median."""
+    """Median length."""
     p95: int
-    """95% are at most as long."""
+    """95th percentile of the lengths."""
     most: int
-    """The longest."""
+    """Maximum length."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AuditedSplit:
-    """One split."""
+    """Split of an audited dataset."""
 
     name: str
     """`train`, `validation`, `test`, or `all` in a file without splits."""
     path: str
-    """Its file."""
+    """File of the split."""
     examples: int
-    """Rows."""
+    """Number of rows."""
     distinct_answers: int
-    """Different answers."""
+    """Number of different answers."""
     prompt_characters: Lengths | None
-    """Lengths of prompts; null when there are no rows."""
+    """Lengths of prompts; null if there are no rows."""
     answer_characters: Lengths | None
     """Lengths of answers."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LabelCount:
-    """One answer and how often it occurs."""
+    """Answer with its frequency."""
 
     label: str
-    """The answer; long ones are cut."""
+    """Text of the answer; long ones are truncated."""
     counts: dict[str, int]
-    """By split."""
+    """Counts by split."""
     share: float
-    """Of all rows with an answer."""
+    """Share of the rows with an answer."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataAudit:
-    """A dataset, and what is wrong with it."""
+    """Audit of a dataset, with its findings."""
 
     schema_version: int = AUDIT_SCHEMA_VERSION
-    """Version of this form."""
+    """Version of this format."""
     path: str
-    """The file or folder, as it was named."""
+    """File or folder, as the user named it."""
     format: str
-    """`json`, `jsonl`, `csv`, `parquet`; several with a comma between."""
+    """`json`, `jsonl`, `csv`, `parquet`; several are separated by commas."""
     columns: str
     """Meaning of the columns."""
     scorer: str
-    """Decides if an answer is right, in the baselines."""
+    """Scorer of the baselines."""
     scored_split: str
-    """The split that the baselines are of."""
+    """Split of the baselines."""
     splits: tuple[AuditedSplit, ...]
-    """The splits."""
+    """Splits of the dataset."""
     labels: tuple[LabelCount, ...]
-    """The most frequent answers."""
+    """Most frequent answers."""
     distinct_answers: int
-    """Different answers in all splits."""
+    """Number of different answers in all splits."""
     answer_entropy_bits: float
     """Entropy of the answers of all splits."""
     baselines: Baselines | None
-    """Answers without a model; null when there are no rows."""
+    """Baselines without a model; null if there are no rows."""
     findings: tuple[FindingRow, ...]
     """Findings, errors first."""
 
     @property
     def failed(self) -> bool:
-        """Whether an error was found."""
+        """Return True if an error was found."""
         return any(finding.severity is Severity.ERROR for finding in self.findings)

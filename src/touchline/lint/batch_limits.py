@@ -1,7 +1,7 @@
 """Rules on the micro-batch: packed and not packed, against the memory estimate or a rule-of-thumb table.
 
-Where the GPU is known the estimate decides, by its interval. Where it is not, the table stands in, and the message says
-so: it holds for one A100 of 80 GB without gradient checkpointing, and for nothing else.
+If the GPU is known, the interval of the estimate decides. Otherwise the table is used, and the message says so. The
+table only holds for one A100 of 80 GB without gradient checkpointing.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from touchline.lint.views import TrainingView
 from touchline.spec.partial import StatedTraining
 
 _SMALL_SHARE: Final = 0.25
-"""Share of a GPU's memory up to which what could be divided among several is not what fills it."""
+"""Share of a GPU's memory up to which states that could be sharded do not dominate."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,7 +106,7 @@ def _by_estimate(view: TrainingView, found: Fitting) -> BatchLimitResult | None:
     shared = sharing(view)
     limits = largest(view, gpu, width)
     if shared == "sharded" or isinstance(limits, Missing) or limits[1] < 1:
-        # Not one row fits: that is ME020's to tell.
+        # ME020 reports that not even one row fits.
         return None
     fits, could = limits
     words = (
@@ -170,7 +170,7 @@ def _table(view: TrainingView) -> int | None:
     if view.model.num_parameters is None or stated.offloads is not None:
         return None
     if checkpointing.is_default and stated.distributed is not None:
-        # FSDP and DeepSpeed have a checkpointing of their own, in files that are not this one.
+        # FSDP and DeepSpeed configure checkpointing in other files.
         return None
     width = width_of(view)
     tokens = None if isinstance(width, Missing) else width.tokens

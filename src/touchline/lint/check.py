@@ -17,58 +17,58 @@ CHECK_SCHEMA_VERSION = 1
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckedConfig:
-    """One training that a config states, and whether it passed."""
+    """Training stated by a config, with the result of its check."""
 
     path: str
-    """The config."""
+    """Config file."""
     subject: str
-    """The run's folder or name."""
+    """Folder or name of the run."""
     backend: str
-    """The format it was read by."""
+    """Format of the config."""
     model: str | None
-    """The base model, as the config names it."""
+    """Base model, as the config names it."""
     size: str | None
-    """Its size, `1B`; null where nothing tells."""
+    """Size of the model, such as `1B`; null if unknown."""
     micro_batch_size: int | None
     """Rows per forward pass."""
     packed: bool | None
     """Whether several examples share a row."""
     max_seq_len: int | None
-    """Tokens of a row at most."""
+    """Maximum number of tokens per row."""
     gradient_accumulation_steps: int | None
     """Micro-batches per optimizer step."""
     gradient_checkpointing: bool | None
-    """Whether activations are computed again."""
+    """Whether activations are recomputed."""
     effective_batch_examples: Measured
-    """Examples per optimizer step; of packed rows with an interval where the density is not known."""
+    """Examples per optimizer step; an interval for packed rows of unknown density."""
     passed: bool
     """Whether no error was found in it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckReport:
-    """Findings under some paths."""
+    """Findings for the checked paths."""
 
     schema_version: int = CHECK_SCHEMA_VERSION
-    """Version of this form."""
+    """Version of this format."""
     findings: tuple[FindingRow, ...]
     """Findings by file and line."""
     configs: tuple[CheckedConfig, ...]
-    """Every training that was read."""
+    """Trainings that were read."""
     files: int
-    """Files that were checked."""
+    """Number of checked files."""
     errors: int
     """Findings that stop a launch."""
     warnings: int
-    """Findings that very probably are mistakes."""
+    """Findings that are very probably mistakes."""
 
 
 _NEAR: Final = 0.3
-"""Tolerance between a name's size and the real one: models sold as 1B have 1.24 billion parameters."""
+"""Tolerance between a name's size and the real one. Models named 1B have 1.24 billion parameters."""
 
 
 def summary_of(view: TrainingView) -> CheckedConfig:
-    """Summarize a training. `passed` is set by the caller, who has all findings."""
+    """Summarize a training. The caller sets `passed` from the findings."""
     stated = view.stated
     return CheckedConfig(
         path=stated.where.path,
@@ -87,7 +87,9 @@ def summary_of(view: TrainingView) -> CheckedConfig:
 
 
 def effective_batch(view: TrainingView) -> Measured:
-    """Examples of an optimizer step; packed without known lengths at least its rows, and nobody knows how many more."""
+    """Return the examples per optimizer step. For packed rows of unknown length, return the number of rows as a lower
+    bound.
+    """
     numbers = arithmetic(view)
     rows = numbers.rows_per_step
     if isinstance(rows, Missing):

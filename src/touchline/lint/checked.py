@@ -1,4 +1,4 @@
-"""A finding as commands give it out with `--json`: flat, with the same seven keys everywhere."""
+"""Finding in the `--json` output of commands: flat, with the same seven keys everywhere."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from touchline.core.finding import Finding, Severity
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FindingRow:
-    """One finding."""
+    """Finding as a flat row."""
 
     code: str
-    """A stable code: two letters for the subject and three digits."""
+    """Stable code: two letters for the subject and three digits."""
     severity: Severity
     """`error`, `warning` or `info`."""
     path: str | None
-    """The file, as the user named it; null when it is about no file."""
+    """File, as the user named it; null if the finding concerns no file."""
     line: int | None
-    """The line, from 1; null when the file as a whole is meant."""
+    """Line, from 1; null if the finding concerns the whole file."""
     column: int | None
-    """The column, from 1."""
+    """Column, from 1."""
     message: str
     """Problem, and the expected value."""
     hint: str | None

@@ -1,4 +1,4 @@
-"""Rules on what a training leaves on disk, and on going on from it."""
+"""Rules on the disk space of a training, and on resuming it."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from touchline.lint.views import TrainingView
 from touchline.spec.partial import StatedTraining
 
 MANY: Final = 10
-"""Whole models of one training beyond which somebody will have to delete most of them."""
+"""Number of full models of one training above which most will have to be deleted."""
 NOTICED: Final = 200 * 10**9
-"""Bytes of one training that a shared disk's other users notice."""
+"""Bytes of one training that affect other users of a shared disk."""
 HUNDREDS: Final = 100
-"""Checkpoints of one training beyond which something else was meant."""
+"""Number of checkpoints of one training above which the setting is probably a mistake."""
 SOME: Final = 5
-"""Checkpoints of one training from which their number is worth a word."""
+"""Number of checkpoints of one training from which it is reported."""
 TWENTY: Final = 20
-"""Checkpoints with an optimizer's state that nobody means to keep."""
+"""Number of checkpoints with optimizer state that is probably unintended."""
 THOUSAND: Final = 1000
-"""Checkpoints that nobody means, though their number is only a bound."""
+"""Number of checkpoints that is probably unintended even if it is only a bound."""
 OFTEN: Final = 50
-"""Steps between checkpoints that are few whatever the data."""
+"""Steps between checkpoints that are too few for any dataset."""
 LONG: Final = 5
-"""Epochs from which a training of unknown length is a long one."""
+"""Epochs from which a training of unknown length counts as long."""
 _ELEMENT_BYTES: Final = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -39,20 +39,20 @@ class CheckpointFootprint:
     """Checkpoints that a training leaves."""
 
     checkpoints: int
-    """Number that stays."""
+    """Number of checkpoints kept."""
     each: int
-    """Bytes of one of them, at least."""
+    """Minimum bytes of one checkpoint."""
     whole: bool
-    """Whether each is a whole model."""
+    """Whether each is a full model."""
 
     @property
     def total(self) -> int:
-        """Bytes of all."""
+        """Return the bytes of all checkpoints."""
         return self.checkpoints * self.each
 
 
 def kept(view: TrainingView) -> CheckpointFootprint | Missing:
-    """Checkpoints that a training leaves, and the bytes that each has at least."""
+    """Return the checkpoints that a training leaves, and the minimum bytes of each."""
     stated = view.stated
     count = checkpoints_of(view)
     if isinstance(count, Missing):
@@ -62,7 +62,7 @@ def kept(view: TrainingView) -> CheckpointFootprint | Missing:
     full = stated.method.value == "full"
     element = _ELEMENT_BYTES["bfloat16" if stated.dtype is None else stated.dtype.value]
     weights = view.model.num_parameters * min(element, 2)
-    # torchtune and our own trainer write the merged model unless they are told not to; others write the adapter alone.
+    # torchtune and touchline's trainer write the merged model by default. Others write only the adapter.
     merges = stated.save_adapter_only is not None and not stated.save_adapter_only.value
     whole = full or merges
     each = weights if whole else 0
@@ -152,7 +152,7 @@ def unlimited_checkpoints(view: TrainingView) -> Iterator[Violation]:
         return
     exact = checkpoints_of(view)
     if not isinstance(exact, Missing) and exact >= HUNDREDS:
-        return  # CK012 tells it
+        return  # CK012 reports it
     count, severity = _piled(view, every)
     if severity is None:
         return
@@ -183,7 +183,7 @@ def _piled(view: TrainingView, every: int) -> tuple[int | None, Severity | None]
     if count < SOME:
         return count, None
     whole = stated.method is not None and stated.method.value == "full"
-    # A number of rows that is only bounded, by `max_samples`, is often far above those that there are.
+    # A number of rows that is only bounded by `max_samples` is often far above the actual one.
     sure = (counted or likely) and (whole or count >= TWENTY)
     return count, Severity.WARNING if sure or count >= THOUSAND else Severity.INFO
 
@@ -222,7 +222,7 @@ def no_checkpoint_before_end(view: TrainingView) -> Iterator[Violation]:
 
 
 def _small_states(stated: StatedTraining) -> bool:
-    """Whether the optimizer's state may be much smaller than the weights, or is not in one place."""
+    """Return True if the optimizer state may be much smaller than the weights, or is distributed."""
     name = "" if stated.optimizer is None else stated.optimizer.value.lower()
     known = not name or "adam" in name
     return not known or "8bit" in name or "mini" in name or stated.distributed is not None

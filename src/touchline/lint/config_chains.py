@@ -1,4 +1,4 @@
-"""Trainings that go on from others: a parent that is not named, does not fit, or is never made."""
+"""Trainings that continue from others: parents that are unnamed, do not fit, or are never made."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ _PARENT_KEYS = {"qlora_stage": "prev_checkpoint", "axolotl": "lora_model_dir", "
 
 
 def _with_parents(view: FolderView) -> Iterator[tuple[Sibling, Sibling]]:
-    """Trainings whose adapter comes from another one's output, with that one."""
+    """Yield trainings whose adapter comes from another training's output, with that training."""
     for each in runs_of(view):
         parent = parent_of(view, each) if each.stated.parent is not None else None
         if parent is not None:
@@ -196,7 +196,7 @@ def _with_parents(view: FolderView) -> Iterator[tuple[Sibling, Sibling]]:
 
 
 def _starts_from_a_path(each: Sibling) -> bool:
-    """Whether the model is a folder that an earlier training may have written."""
+    """Return True if the model is a folder that an earlier training may have written."""
     model = each.stated.model
     return model is not None and (model.value.startswith(("/", ".", "~", "$")) or model.value.count("/") > 1)
 

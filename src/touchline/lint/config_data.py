@@ -1,4 +1,4 @@
-"""Data and packing across configs: rows of another run, no rows, rows that were seen, plans that say otherwise."""
+"""Data and packing across configs: rows of another run, no rows, repeated rows, contradicting plans."""
 
 from __future__ import annotations
 
@@ -181,7 +181,8 @@ def _said_in_json(text: str) -> Mapping[str, _Said]:
 
 @functools.lru_cache(maxsize=8)
 def _statements(text: str, names: frozenset[str]) -> tuple[tuple[str | None, _Said], ...]:
-    """(run or None for all, what is said) of each line: `packed: true` under a run's heading, or a table's column."""
+    """Return the statements on packing as (run or None for all, statement): `packed: true` under a
+    heading, or a column."""
     found: list[tuple[str | None, _Said]] = []
     heading: str | None = None
     column: int | None = None

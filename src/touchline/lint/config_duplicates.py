@@ -1,4 +1,4 @@
-"""Configs that are one training under several names, or that get in each other's way."""
+"""Configs that describe the same training under several names, or that conflict with each other."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ _LAST_PARTS = 2
 
 
 _PAIR = 4
-"""A folder with more configs may be a collection of examples."""
+"""Number of configs above which a folder may be a collection of examples."""
 
 
 @rule("EX140", Severity.WARNING)
 def duplicate_configs(view: FolderView) -> Iterator[Violation]:
     """Report configs that are the same training."""
-    # Runs of touchline's own experiments are compared within their experiment, by EX100.
+    # EX100 compares runs of touchline's own experiments within their experiment.
     for group in _groups((each for each in runs_of(view) if each.stated.backend != "peft"), work_of):
         first, *others = group
         names = first_of(map(run_name, others), _SHOWN)
@@ -106,14 +106,14 @@ def shared_output_folder(view: FolderView) -> Iterator[Violation]:
 
 
 def _a_pair(view: FolderView, group: list[Sibling]) -> bool:
-    """Whether they are most of a folder's trainings and train one model on one dataset: no collection of examples."""
+    """Return True if they are most of a folder's trainings and train one model on one dataset."""
     first, *others = group
     beside = [each for each in runs_of(view) if PurePath(each.path).parent == PurePath(first.path).parent]
     return len(beside) <= _PAIR and all(_of(each) == _of(first) and work_of(each) != work_of(first) for each in others)
 
 
 def _beside(view: FolderView, group: list[Sibling]) -> bool:
-    """Whether they are in one folder with hardly any other training."""
+    """Return True if they are in one folder with hardly any other training."""
     parents = {PurePath(each.path).parent for each in group}
     return len(parents) == 1 and sum(PurePath(each.path).parent in parents for each in runs_of(view)) <= _PAIR
 
@@ -183,5 +183,5 @@ def _partition(items: Iterable[Sibling], by: Callable[[Sibling], T]) -> dict[T, 
 
 
 def _groups(items: Iterable[Sibling], by: Callable[[Sibling], object]) -> Iterator[list[Sibling]]:
-    """Trainings that are alike by some measure, where there are two or more."""
+    """Yield groups of two or more trainings with the same key."""
     yield from (group for group in _partition(items, by).values() if len(group) > 1)

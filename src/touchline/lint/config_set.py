@@ -1,6 +1,6 @@
 """View of the rules on several configs: every training of a checked tree, with the files beside it.
 
-The rules themselves stand in the modules `siblings_*` beside this one.
+The rules themselves are in the modules `siblings_*` beside this one.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ class DataFile:
     """Facts of a data file."""
 
     rows: int
-    """Rows; 0 of an empty file."""
+    """Number of rows; 0 for an empty file."""
     sha256: str | Missing = NOT_READ
     """Hash of its bytes."""
     row_set_sha256: str | Missing = NOT_READ
-    """Hash of its rows whatever their order, as `touchline.lint.design.row_set_sha256` makes it."""
+    """Hash of its rows in any order, as `touchline.lint.design.row_set_sha256` computes it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckpointOnDisk:
-    """A checkpoint that lies in an output folder, as its adapter_config.json and trainer_state.json tell."""
+    """Checkpoint in an output folder, as described by its adapter_config.json and trainer_state.json."""
 
     step: int
     """N of checkpoint-N."""
@@ -53,34 +53,34 @@ class CheckpointOnDisk:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TextFile:
-    """A text that lies in the tree."""
+    """Text file in the tree."""
 
     path: str
-    """The file, as the user named it."""
+    """File, as the user named it."""
     text: str
-    """Its text."""
+    """Content of the file."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Sibling:
-    """One training of the tree."""
+    """Training of the tree."""
 
     stated: StatedTraining
     """Settings of its config."""
     raw: Mapping[str, object] | Missing
-    """All settings of the file; those without a field in `stated` may still make a difference."""
+    """All settings of the file. Those without a field in `stated` may still make a difference."""
     data: Mapping[str, DataFile] = field(default_factory=dict)
     """Facts of its data files, by the name that the config gives them."""
     overridden: Mapping[str, str] = field(default_factory=dict)
-    """Keys that the backend silently overrides or ignores (BK019), each with what happens instead."""
+    """Keys that the backend silently overrides or ignores (BK019), each with its effect."""
     parent_is_here: bool = False
-    """Whether the parent that it names is on this machine."""
+    """Whether the named parent is on this machine."""
     kept: tuple[CheckpointOnDisk, ...] = ()
-    """Checkpoints that lie in its output folder already."""
+    """Checkpoints already in its output folder."""
 
     @property
     def path(self) -> str:
-        """The config."""
+        """Return the path of the config."""
         return self.stated.where.path
 
 
@@ -89,7 +89,7 @@ class FolderView:
     """All trainings of a tree."""
 
     siblings: tuple[Sibling, ...]
-    """The trainings of config files, in order."""
+    """Trainings of config files, in order."""
     plans: tuple[TextFile, ...] = ()
     """runs_plan.md and plan.json."""
     scripts: tuple[TextFile, ...] = ()
@@ -103,9 +103,9 @@ EFFECTIVE: Final = (
     *("dtype", "tf32", "attention", "compiled", "distributed", "validation_fraction", "max_examples", "resume"),
     *("load_best", "image_root"),
 )
-"""Fields of a training that its weights depend on, or might; the batch and the data are put beside them."""
+"""Fields of a training that its weights may depend on. The batch and the data are added separately."""
 _ONLY_FOR_BEST: Final = ("save_cadence", "save_steps", "save_limit", "eval_cadence", "eval_steps")
-"""These decide which checkpoint is the best, and nothing else."""
+"""Settings that only decide which checkpoint is the best."""
 _BATCH: Final = ("micro_batch_size", "gradient_accumulation_steps", "devices", "global_batch_size")
 _NAMES: Final = re.compile(
     r"(.*\.)?(experiment_name|run_name|name|run|run_digest|experiment|description|notes|tags|project_name|output_dir|"
@@ -116,10 +116,10 @@ _NAMES: Final = re.compile(
 """Keys of all trainers for names, outputs, logging and workers."""
 _SAVING: Final = re.compile(r"(.*\.)?(save_\w+|saves_per_epoch|eval(uation)?_(steps|strategy)|evals_per_epoch)")
 _RUN_FILES: Final = frozenset({"finetune.yaml", "setup_finetune.yaml"})
-"""Names of the config in a run's folder; there the folder is the run's name."""
+"""Names of a config in a run's folder. The run is then named after the folder."""
 _WORD: Final = re.compile(r"[\w.-]*\w")
 _SHARED_PARTS: Final = 3
-"""Folders that two output paths share at their beginning, at least, when they belong to one project."""
+"""Minimum number of leading folders that two output paths of one project share."""
 
 
 def effective_settings(stated: StatedTraining, contents: Mapping[str, str]) -> dict[str, object]:
@@ -135,7 +135,7 @@ def effective_settings(stated: StatedTraining, contents: Mapping[str, str]) -> d
 
 
 def global_batch_size(stated: StatedTraining) -> int | None:
-    """Rows per optimizer step, with one device where none is said; None where the micro-batch is not said."""
+    """Return the rows per optimizer step, with one device by default. None if the micro-batch size is not given."""
     if stated.global_batch_size is not None:
         return stated.global_batch_size.value
     if stated.micro_batch_size is None:
@@ -147,7 +147,7 @@ def global_batch_size(stated: StatedTraining) -> int | None:
 
 
 def contents_of(sibling: Sibling) -> dict[str, str]:
-    """Hashes of its data files, as far as they are known."""
+    """Return the known hashes of its data files."""
     return {name: each.sha256 for name, each in sibling.data.items() if isinstance(each.sha256, str)}
 
 
@@ -173,7 +173,7 @@ def work_of(
 
 
 def stays(sibling: Sibling) -> str:
-    """Its output folder in one spelling; empty where none is said. A relative one is meant from the run's folder."""
+    """Return its output folder in a canonical spelling. Empty if none is given. Relative to the run's folder."""
     output = sibling.stated.output_dir
     if output is None:
         return ""
@@ -242,7 +242,7 @@ def families(view: FolderView) -> Mapping[Sibling, int]:
 
 
 def together(view: FolderView, one: Sibling, *others: Sibling) -> bool:
-    """Whether trainings surely belong to one project."""
+    """Return True if trainings certainly belong to one project."""
     family = families(view)
     return all(family[one] == family[other] for other in others)
 

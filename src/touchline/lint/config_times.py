@@ -1,4 +1,4 @@
-"""A rule on the time limits of a project's job scripts against the times that its plan names."""
+"""Rule on the time limits of a project's job scripts against the times in its plan."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ _HALF: Final = 0.5
 
 @dataclass(frozen=True, slots=True)
 class _Planned:
-    """The time that a plan names for a run."""
+    """Planned time of a run."""
 
     seconds: float
     """Expected time."""
     least: float
-    """The lower end of it."""
+    """Lower bound of the time."""
     where: str
-    """Source, in words."""
+    """Description of the source."""
 
 
 @rule("EX158", Severity.WARNING)
@@ -78,7 +78,7 @@ def _trains(script: Script) -> bool:
 
 
 def _told_by_numbers(plan: TextFile) -> bool:
-    """Sort plan.json last, so that it stands in the place of the Markdown beside it."""
+    """Return True for plan.json, so that it replaces the Markdown file beside it."""
     return plan.path.endswith(".json")
 
 
@@ -143,7 +143,7 @@ def _of_json(plan: TextFile, names: list[str]) -> _Planned | None:
 
 
 def _seconds(text: str, title: str) -> float | None:
-    """Return the time that a cell or a sentence tells: `3 h`, `1 h 30 min`, `2-3 hours` (its lower end), `01:30:00`."""
+    """Return the time in a cell or a sentence: `3 h`, `1 h 30 min`, `2-3 hours` (its lower bound), `01:30:00`."""
     if (clock := _CLOCK.search(text)) is not None:
         days, hours, minutes, seconds = (int(part or 0) for part in clock.groups())
         return float(days * 86400 + hours * 3600 + minutes * 60 + seconds)

@@ -1,4 +1,4 @@
-"""Rules on single answers: told in the prompt, cut off, not what the others are."""
+"""Rules on single answers: contained in the prompt, truncated, or unlike the others."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def prompt_gives_answer(view: DataView) -> Iterator[Violation]:
         return
     labels = tuple(view.all_labels) if view.closed and len(view.all_labels) <= 50 else ()
     asked = [row for row in view.rows if row.label and row.asked]
-    # Where the whole prompt is the answer, copying is what is asked: correcting, or finding nothing to correct.
+    # If the whole prompt is the answer, copying is the task, as in corrections without an error.
     told = [row for row in asked if row.label != row.asked.strip() and _tells(row) and not _offers(row, labels)]
     ended = [row for row in told if row.asked.rstrip().endswith(row.label) and " " in row.label]
     if len(ended) >= max(_LEAK_ROWS, _LEAK_SHARE * len(asked)) and len(told) * 2 < len(asked):
@@ -58,15 +58,15 @@ def _tells(row: DataRow) -> bool:
     bare = row.asked.rstrip().rstrip(".!\"'`")
     if bare.endswith(answer) and not bare[: -len(answer)][-1:].isalnum():
         before = bare[: -len(answer)].rstrip()
-        # `Correct this: TEXT` with nothing to correct ends with the answer too; then it begins a line of its own or
-        # follows a colon that names no answer.
+        # `Correct this: TEXT` without errors ends with the answer too. It then begins a line of its own or follows a
+        # colon that names no answer.
         return _MARKER.search(before[-_BEFORE:]) is not None or before[-2:] in ("A:", "A.") or before.endswith("->")
     found = row.asked.rfind(answer)
     return found > 0 and len(answer) > 1 and _MARKER.search(row.asked[max(0, found - _BEFORE) : found]) is not None
 
 
 def _offers(row: DataRow, labels: tuple[str, ...]) -> bool:
-    """Whether the prompt names other answers too: then it offers a choice, or shows examples."""
+    """Return True if the prompt names other answers too, as choices or as examples."""
     if row.candidates:
         return True
     return any(label != row.label and label not in row.label and label in row.asked for label in labels)
@@ -82,7 +82,7 @@ def answers_cut_at_one_length(view: DataView) -> Iterator[Violation]:
 
 
 def _cut_at_the_greatest(view: DataView) -> tuple[list[DataRow], str] | None:
-    """Answers of the greatest length, of which nearly all stop within a sentence."""
+    """Return answers of the maximum length, if nearly all of them stop within a sentence."""
     lengths = Counter(len(row.answer) for row in view.rows if row.answer)
     most = max(lengths, default=0)
     if most < _CUT_LENGTH or lengths[most] < max(_CUT_ROWS, view.count // 100):
@@ -93,14 +93,14 @@ def _cut_at_the_greatest(view: DataView) -> tuple[list[DataRow], str] | None:
     whole = sum(ends_whole(row.answer or "") for row in others)
     if len({row.label for row in cut}) < _CUT_ROWS or len(cut) * 10 < len(longest) * 7 or whole * 10 < len(others) * 7:
         return None
-    # Codes and hashes have one length too; what was cut has words.
+    # Codes and hashes have one length too. Truncated answers contain words.
     if others or all(row.label.count(" ") >= _CUT_WORDS for row in cut):
         return cut, f"answers stop within a sentence at exactly {most:,} characters, the greatest length"
     return None
 
 
 def _cut_at_one(view: DataView) -> tuple[list[DataRow], str] | None:
-    """Of the answers that stop within a sentence nearly all have one length, where nearly all others end whole."""
+    """Return answers of one length that stop within a sentence, if nearly all others end with a full sentence."""
     worded = [row for row in view.rows if row.label.count(" ") >= _CUT_WORDS]
     cut = [row for row in worded if not ends_whole(row.label)]
     if len(cut) < _CUT_ROWS or len(cut) * 2 > len(worded):

@@ -23,16 +23,16 @@ from touchline.statistics.proportion import wilson
 T = TypeVar("T")
 
 DISTINCT_LIMIT = 2000
-"""Distinct answers that are scored."""
+"""Maximum number of distinct answers that are scored."""
 LISTS = 0.3
-"""Share of the rows that must have a list of allowed answers."""
+"""Minimum share of rows with a list of allowed answers."""
 PAIR_LIMIT = 200
-"""Distinct answers of which every pair is scored, for shuffled answers."""
+"""Maximum number of distinct answers scored in pairs, for shuffled answers."""
 _COVERAGE = 0.95
 
 
 def baselines(view: DataView) -> Baselines:
-    """All baselines of the split that is scored."""
+    """Return all baselines of the scored split."""
     rows = [row for row in view.splits.get(view.scored, ()) if row.label]
     targets = Counter(row.label for row in rows)
     constant = most_frequent(targets)
@@ -51,7 +51,7 @@ def most_frequent(counts: Counter[str]) -> str | None:
 
 
 def constant_baseline(output: str | None, targets: Counter[str], scorer: Scorer, *, shown: bool = False) -> Baseline:
-    """One answer for all rows."""
+    """Return the baseline of one answer for all rows."""
     if output is None:
         return Baseline(score=Missing(missing="no answers"))
     some = _part(targets)
@@ -88,7 +88,7 @@ def _shuffled(targets: Counter[str], scorer: Scorer) -> Baseline:
     ordered = sorted(targets)
     step = max(1, len(ordered) // DISTINCT_LIMIT)
     some = ordered[::step]
-    # Neighbours in the alphabet are alike; half a turn away nothing is.
+    # Neighbors in the alphabet are alike. Half a rotation away they are not.
     half = len(ordered) // 2
     pairs = [(ordered[(place * step + half) % len(ordered)], target) for place, target in enumerate(some)]
     return _share(sum(scorer.right(output, target) for output, target in pairs), len(pairs))
@@ -119,7 +119,7 @@ def _share(right: int, total: int, answer: str | None = None) -> Baseline:
 
 
 _LENIENT = 0.02
-"""Share of other rows' answers that may be called right."""
+"""Share of other rows' answers that may be scored as right."""
 _HINT = "score by equality of the whole answer"
 
 
@@ -142,7 +142,7 @@ def scorer_findings(view: DataView) -> Iterator[Finding]:
 
 def _wrong_answers(view: DataView, targets: Counter[str]) -> Iterator[Finding]:
     total = sum(targets.values())
-    # Labels that differ in spelling alone are told by another rule, and rightly equal here.
+    # Another rule reports labels that differ only in spelling. Here they are equal.
     wrong = {
         (output, target): targets[output] * targets[target]
         for output in targets

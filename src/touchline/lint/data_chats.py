@@ -1,4 +1,4 @@
-"""Rules on the turns of chats: their order, their roles, what they say; and on the two answers of a preference."""
+"""Rules on the turns of chats (order, roles, content), and on the two answers of a preference."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from touchline.lint.rule import Violation, rule
 Turn = Mapping[str, object]
 
 _FEW = 0.2
-"""Share of the chats up to which another order is an accident and not the way of this dataset."""
+"""Share of the chats up to which another order is an accident."""
 _USERS = frozenset({"user", "human", "prompter"})
 _ASSISTANTS = frozenset({"assistant", "gpt", "model", "bot", "chatgpt", "bing", "bard"})
 _SYSTEMS = frozenset({"system", "developer"})
 _TOOLS = frozenset({"tool", "function", "function_call", "observation", "ipython", "tool_call", "tool_response"})
 _KNOWN = _USERS | _ASSISTANTS | _SYSTEMS | _TOOLS
 _OPENAI = frozenset({"user", "assistant", "model"}) | _SYSTEMS | _TOOLS
-"""Roles where turns are `{role, content}`."""
+"""Roles of turns in the form `{role, content}`."""
 _TEXTS = ("content", "value")
 _INSTEAD = ("tool_calls", "function_call", "reasoning_content", "thinking", "audio", "image")
-"""Content that a turn may have in place of text."""
+"""Content of a turn in place of text."""
 
 
 def turns_in(values: Values, column: str | None) -> Sequence[Turn]:
@@ -90,7 +90,7 @@ def unknown_role(view: DataView) -> Iterator[Violation]:
     rows = _rows(view, unknown)
     if rows:
         role = unknown(turns_in(rows[0].values, view.layout.chat)) or ""
-        # Where every chat has it, a mapping of roles in the config may know it.
+        # If every chat has it, a role mapping in the config may handle it.
         severity = Severity.INFO if len(rows) * 2 > view.count > 1 else None
         hint = f"write {role.casefold()!r}" if role.casefold() in _KNOWN else "write system, user, assistant or tool"
         yield violation_in_rows(view, rows, f"a turn's role is {short(role)}", hint=hint, severity=severity)
@@ -102,7 +102,7 @@ def empty_turn(view: DataView) -> Iterator[Violation]:
     rows = _rows(view, _silent)
     if rows:
         what = _silent(turns_in(rows[0].values, view.layout.chat))
-        # A chat whose every system turn is empty was written by a program that always writes one.
+        # If every system turn is empty, a program wrote them.
         severity = Severity.INFO if len(rows) * 2 > view.count > 1 else None
         yield violation_in_rows(view, rows, f"{what}", severity=severity)
 

@@ -1,4 +1,4 @@
-"""Rules on rows that are there more than once: within a split, and in two splits."""
+"""Rules on duplicate rows: within a split, and across splits."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from touchline.lint.data_view import DataRow, DataView
 from touchline.lint.rule import Violation, rule
 
 _MANY = 0.02
-"""Share of the rows from which on duplicates are no accident."""
+"""Share of the rows from which duplicates are not an accident."""
 _SMALL = 500
-"""Rows up to which every duplicate counts."""
+"""Number of rows up to which every duplicate counts."""
 _LEAKED = 0.10
-"""Share of a split that the model has seen from which on its score is another measurement."""
+"""Share of seen rows in a split from which its score is not valid."""
 _FEW = 0.01
 _PICTURES = 10
-"""Different pictures before anything is said of sharing them."""
+"""Minimum number of different pictures before their sharing is reported."""
 
 
 @rule("DA310", Severity.INFO)
@@ -34,7 +34,7 @@ def duplicate_rows(view: DataView) -> Iterator[Violation]:
                 again.append(row)
             seen.add(key)
         if again:
-            # In a small file that a person made each one shows; large collections of the web hold some.
+            # In a small hand-made file each duplicate matters. Large web collections contain some.
             many = len(again) >= _MANY * len(rows) or len(rows) <= _SMALL
             severity = Severity.WARNING if many else None
             share = percent(len(again), len(rows))
@@ -55,7 +55,7 @@ def conflicting_answers(view: DataView) -> Iterator[Violation]:
             earlier = first.setdefault(row.key, row)
             if earlier.label != row.label:
                 other.append(row)
-    # One prompt for everything is another fault, and told as that.
+    # Another rule reports a single prompt for all rows.
     if not other or len(first) == 1:
         return
     earlier = first[other[0].key]
@@ -95,7 +95,7 @@ def near_train_test_overlap(view: DataView) -> Iterator[Violation]:
         return
     for name, keys in held.items():
         rows = [row for key, found in keys.items() if key in near for row in found if row.key not in exact]
-        # A word and the same word in capitals are different questions where answers are about letters.
+        # A word and its upper-case form are different questions if answers are about letters.
         rows = sorted((row for row in rows if len(row.asked.split()) > 2), key=lambda row: row.number)
         if rows:
             few = len(rows) < _FEW * len(view.splits[name]) and len(view.splits[name]) > _SMALL

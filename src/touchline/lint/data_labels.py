@@ -43,7 +43,7 @@ def constant_answer(view: DataView) -> Iterator[Violation]:
 
 @rule("DA321", Severity.ERROR)
 def answer_follows_from_question(view: DataView) -> Iterator[Violation]:
-    """Report data where every question has one answer, whatever image or text it is about."""
+    """Report data where every question has one answer, independent of its image or text."""
     questions = view.questions
     if view.layout.kind == "text" or len(view.labels.get(view.scored, ())) < 2 or not questions:
         return
@@ -193,7 +193,7 @@ def answer_outside_candidates(view: DataView) -> Iterator[Violation]:
 
 
 def _by_place(rows: list[DataRow]) -> bool:
-    """Whether answers are letters or numbers of the list, in most of the rows that say nothing from it."""
+    """Return True if most answers that quote nothing from the list are letters or numbers of its entries."""
     unsaid = [row for row in rows if row.label not in (row.candidates or ())]
     places = sum(is_place(row.label) for row in unsaid)
     return places * 2 > len(unsaid) and places >= min(_ROWS, _PLACES * len(rows))
@@ -278,7 +278,7 @@ def right_answer_first(view: DataView) -> Iterator[Violation]:
     place, count = max(
         ((place, count) for place, count in places.items() if place is not None), default=(0, 0), key=_most
     )
-    # One list for all rows whose first entry prevails is a matter of the answers, and told as that.
+    # Another rule reports a list shared by all rows whose first entry prevails.
     if count >= _FIRST * len(rows) and len(lists) >= _ROWS:
         message = f"the right answer is at place {place + 1} of its list in {percent(count, len(rows))} of the rows"
         yield Violation(

@@ -31,7 +31,7 @@ def violation_in_rows(
 
 
 def places(view: DataView, rows: Sequence[DataRow]) -> str:
-    """`lines 3, 7, ...`, or `train rows 3, 7` in formats without lines."""
+    """Return `lines 3, 7, ...`, or `train rows 3, 7` in formats without lines."""
     lines = [view.where(row).line for row in rows[:_SHOWN]]
     if all(line is not None for line in lines):
         numbers = [view.where(row).line for row in rows[: _SHOWN + 1]]

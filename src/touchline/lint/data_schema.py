@@ -22,7 +22,7 @@ _ALIKE = 0.75
 """Similarity of a misspelled column name and the right one, by difflib's ratio."""
 _UNFINISHED = frozenset({"TODO", "TBD", "???"})
 _ALL = 4
-"""Rows from which on a fault of all rows is certain."""
+"""Rows from which a fault of all rows is certain."""
 _CHOICES = 2
 _ONE_IN = 10
 _MOST = 0.9
@@ -49,7 +49,7 @@ def missing_column_values(view: DataView) -> Iterator[Violation]:
         if not lacking or name is None:
             continue
         hint = _instead(view, name, lacking)
-        # Files put together of several sources: what lacks in most rows is probably not the column that is meant.
+        # For files merged from several sources, a column that most rows lack is probably not the intended one.
         certain = len(lacking) * 2 <= view.count or len(lacking) == view.count
         severity = None if certain else Severity.WARNING
         yield violation_in_rows(view, lacking, f"there is no column {name!r}", hint=hint, severity=severity)
@@ -99,7 +99,7 @@ def empty_prompt(view: DataView) -> Iterator[Violation]:
 
 
 def _blank_input(view: DataView, row: DataRow) -> bool:
-    """Whether nothing of a row stands in the prompt that a template makes of it."""
+    """Return True if a prompt made from a template contains nothing of the row."""
     texts = [text_of(row.values.get(name)) or "" for name in view.layout.prompts if name in row.values]
     return bool(texts) and not any(text.strip() for text in texts) and not row.media
 
@@ -126,7 +126,7 @@ def null_as_text(view: DataView) -> Iterator[Violation]:
         rows = unfinished or rare
         yield violation_in_rows(view, rows, f"the answer is {short(rows[0].label)}", severity=severity)
     nulls = [row for row in view.rows if row.label in _WRITTEN_NULLS and row.label not in (row.candidates or ())]
-    # An answer in many rows of code or of a fixed list is meant.
+    # Repeated answers are intended in code or fixed lists.
     if nulls and len(nulls) * 2 <= view.count:
         total = view.count
         yield violation_in_rows(
@@ -147,7 +147,7 @@ def uneven_extra_columns(view: DataView) -> Iterator[Violation]:
         listed = first_of(map(repr, partly), 5)
         usual = min(forms, key=lambda form: (-forms[form], sorted(form)))
         odd = [row for row in view.rows if frozenset(row.values) != usual]
-        # A misspelt name: a few rows have it, and lack the name that it resembles.
+        # A misspelled column: few rows have it, and they lack the name that it resembles.
         misspelt = len(odd) * 20 <= view.count and any(
             near_names(name, usual - form, cutoff=_ALIKE)
             for form in forms
@@ -209,7 +209,7 @@ def _has_media(view: DataView, row: DataRow) -> bool:
     if row.media:
         return True
     values = [value for name in view.layout.media if (value := row.values.get(name)) not in (None, "", [])]
-    # A picture within the data, or at an address, is no path.
+    # A picture embedded in the data or at a URL is not a path.
     return any(not isinstance(value, str) or "://" in value or len(value) > _LONGEST_PATH for value in values)
 
 
@@ -230,7 +230,7 @@ def constant_prompt(view: DataView) -> Iterator[Violation]:
     if any(row.prompt != first.prompt or row.media for row in rows) or first.media:
         return
     if view.layout.media or len({row.key for row in view.rows}) > 1:
-        # A column that differs may be what a trainer shows beside the prompt, such as an image within the row.
+        # A column that differs may be shown beside the prompt, such as an image within the row.
         others = ", ".join(map(repr, (*view.layout.media, *view.layout.others)[:5]))
         message = f"all {view.count:,} prompts are {short(first.prompt)}; only {others} distinguish the rows"
         yield Violation(message=message, at=view.where(first), subject="prompt", severity=Severity.INFO)
@@ -282,7 +282,7 @@ def media_marker_mismatch(view: DataView) -> Iterator[Violation]:
     counts = [(row, len(_MARK.findall(row.prompt)), len(row.media)) for row in view.rows if row.media]
     if not any(marks for _, marks, _ in counts):
         return
-    # Where most rows have no mark at all, only those with one say how many there ought to be.
+    # If most rows have no marker at all, only rows with one define the expected number.
     marked = [each for each in counts if each[1]] if sum(not each[1] for each in counts) * 2 > len(counts) else counts
     odd = [(row, marks, media) for row, marks, media in marked if marks != media]
     if odd and len(odd) * 2 <= len(counts):

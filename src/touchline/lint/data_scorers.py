@@ -1,4 +1,4 @@
-"""Scorers as plain functions (output, target) -> right: our tasks' own, and the usual ones of evaluations."""
+"""Scorers as plain functions (output, target) -> right: those of touchline's tasks, and common ones."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from touchline.spec.tasks.ready_made import TASKS, get_task
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scorer:
-    """A rule for right answers."""
+    """Rule for right answers."""
 
     name: str
     """`match`, or a task's name."""
     right: Callable[[str, str], bool]
-    """Whether an output is right for a target."""
+    """Function that returns True if an output is right for a target."""
     stated: bool = False
     """Whether the experiment or the user named it."""
 
@@ -47,10 +47,9 @@ SCORERS: dict[str, Callable[[str, str], bool]] = {
     "includes": _includes,
     "either": _either,
 }
-"""By name: equal but for punctuation and white space, equal, the target within the output in any case, either within
-the other."""
+"""Scorers by name: equal except punctuation and white space, equal, target in the output, either in the other."""
 USUAL_SCORER = Scorer(name="match", right=_match)
-"""When nothing says how answers are scored."""
+"""Default scorer if none is given."""
 
 
 def scorer_of(name: str, labels: Sequence[str] = ()) -> Scorer | None:

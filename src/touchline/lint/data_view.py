@@ -29,89 +29,89 @@ from touchline.data.text import squeezed, template_of
 from touchline.lint.data_scorers import USUAL_SCORER, Scorer
 
 Locate = Callable[[str, int], int | None]
-"""The line of a split's n-th row, from 1."""
+"""Function that returns the line of a split's n-th row, from 1."""
 _LABEL_LENGTH = 60
 _LABELS = 500
 _SHORT_WORDS = 5
 _QUESTION_ROWS = 5
-"""Rows of one question before anything is said of its answers."""
+"""Minimum number of rows of one question for findings on its answers."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataRow:
-    """One row by the view's layout."""
+    """Row in the view's layout."""
 
     split: str
-    """The split; `all` in a file without splits."""
+    """Split of the row; `all` in a file without splits."""
     number: int
     """Number of the row in its split, from 1."""
     line: int | None
-    """Its line in the file, from 1, in formats that tell it at once."""
+    """Line in the file, from 1, in formats that provide it directly."""
     values: Values
-    """Column to value."""
+    """Values by column."""
     prompt: str
-    """The text before the answer."""
+    """Text before the answer."""
     asked: str
-    """The last question of a chat, else the prompt."""
+    """Last question of a chat, else the prompt."""
     answer: str | None
-    """The answer; none where the row has none."""
+    """Answer; None if the row has none."""
     media: tuple[str, ...]
     """Paths of images, videos and sounds."""
     candidates: Candidates | None
-    """The allowed answers."""
+    """Allowed answers."""
     question: str
     """Kind of its question."""
     key: int
-    """Hash of everything that a model is shown: equal for rows that ask the same."""
+    """Hash of the full model input: equal for rows with the same question."""
     beside: int
-    """The same without the prompt: media, allowed answers, and other columns that tell rows apart."""
+    """Hash without the prompt: media, allowed answers, and other columns that distinguish rows."""
     fault: str | None = None
     """Reason why its chat is invalid."""
 
     @property
     def label(self) -> str:
-        """The answer without white space around it; empty where there is none."""
+        """Return the answer without surrounding white space. Empty if there is none."""
         return (self.answer or "").strip()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MissingMedia:
-    """Results of looking for the files that rows name."""
+    """Results of the search for media files of the rows."""
 
     checked: int
-    """Distinct paths that were looked for."""
+    """Number of distinct paths that were looked up."""
     missing: tuple[str, ...]
-    """Those that are not there."""
+    """Paths that do not exist."""
     empty: tuple[str, ...] = ()
-    """Those of 0 bytes."""
+    """Files of 0 bytes."""
     broken: tuple[tuple[str, str], ...] = ()
-    """Pictures that are none, each with why."""
+    """Invalid pictures, each with the reason."""
     root: str | None = None
-    """The folder that they are relative to; none: in no folder any of them was found, and none was stated."""
+    """Folder that they are relative to; None if it was not given and no folder contains any of them."""
     stated: bool = False
     """Whether the user named that folder."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class DataView:
-    """A dataset."""
+    """View of a dataset."""
 
     path: str
-    """The file or the folder, as the user named it."""
+    """File or folder, as the user named it."""
     format: str
     """`json`, `jsonl`, `csv`, `parquet`."""
     files: Mapping[str, str]
-    """Split to file."""
+    """File by split."""
     splits: Mapping[str, Sequence[DataRow]]
-    """Split to its rows."""
+    """Rows by split."""
     layout: ColumnMapping
     """Meaning of the columns."""
     scorer: Scorer = USUAL_SCORER
-    """Decides if an answer is right."""
+    """Scorer of the answers."""
     media: MissingMedia | None = None
     """Results on media; None: not looked for."""
     locate: Locate | None = None
-    """Finds lines in formats that do not tell them at once."""
+    """Function that finds lines in formats that do not provide them directly."""
 
     def where(self, row: DataRow) -> Where:
         """Return the row's location."""
@@ -122,28 +122,28 @@ class DataView:
 
     @property
     def rows(self) -> Iterator[DataRow]:
-        """All rows, split by split."""
+        """Yield all rows, split by split."""
         for rows in self.splits.values():
             yield from rows
 
     @functools.cached_property
     def count(self) -> int:
-        """Rows of all splits."""
+        """Return the number of rows of all splits."""
         return sum(len(rows) for rows in self.splits.values())
 
     @property
     def trained(self) -> str:
-        """The split that trains."""
+        """Return the training split."""
         return "train" if self.splits.get("train") else next(iter(self.splits), "all")
 
     @property
     def held_out(self) -> tuple[str, ...]:
-        """The splits that do not train."""
+        """Return the splits that are not trained on."""
         return tuple(name for name in self.splits if name != self.trained)
 
     @property
     def scored(self) -> str:
-        """The split that answers are scored on: test, validation, or the only one."""
+        """Return the split that answers are scored on: test, validation, or the only one."""
         return next((name for name in ("test", "validation", "all", "train") if self.splits.get(name)), self.trained)
 
     @functools.cached_property
@@ -155,7 +155,7 @@ class DataView:
 
     @functools.cached_property
     def all_labels(self) -> Counter[str]:
-        """The same over all splits."""
+        """Return the same over all splits."""
         total: Counter[str] = Counter()
         for counts in self.labels.values():
             total.update(counts)
@@ -163,7 +163,7 @@ class DataView:
 
     @functools.cached_property
     def closed(self) -> bool:
-        """Whether answers are labels: few different ones, each short."""
+        """Return True if answers are labels: few different ones, each short."""
         labels = self.all_labels
         total = sum(labels.values())
         return (
@@ -174,14 +174,15 @@ class DataView:
 
     @functools.cached_property
     def short(self) -> bool:
-        """Whether most answers are a few words."""
+        """Return True if most answers have only a few words."""
         labels = self.all_labels
         brief = sum(count for label, count in labels.items() if len(label) <= _LABEL_LENGTH and _brief(label))
         return self.layout.kind != "text" and brief * 10 >= sum(labels.values()) * 9 > 0
 
     @functools.cached_property
     def spellings(self) -> dict[str, list[str]]:
-        """Labels that differ in case, white space or punctuation alone, most frequent first; only of closed answers."""
+        """Return labels that differ only in case, white space or punctuation, most frequent first.
+        Closed answers only."""
         if not self.closed:
             return {}
         found: defaultdict[str, list[str]] = defaultdict(list)
@@ -191,7 +192,7 @@ class DataView:
 
     @functools.cached_property
     def questions(self) -> dict[str, list[DataRow]]:
-        """Kinds of questions with enough rows that differ in what is shown, in the split that is scored."""
+        """Return the frequent kinds of questions of the scored split, whose rows differ in their media or text."""
         return questions_of(self.splits.get(self.scored, ()))
 
 
@@ -200,7 +201,7 @@ def _brief(label: str) -> bool:
 
 
 def questions_of(rows: Sequence[DataRow]) -> dict[str, list[DataRow]]:
-    """Rows by their kind of question, as far as a kind has enough rows that ask different things."""
+    """Return rows by their kind of question, for kinds with enough different rows."""
     found: defaultdict[str, list[DataRow]] = defaultdict(list)
     for row in rows:
         if row.label:
@@ -213,7 +214,7 @@ def questions_of(rows: Sequence[DataRow]) -> dict[str, list[DataRow]]:
 
 
 def entropy_bits(counts: Counter[str]) -> float:
-    """Entropy of a distribution, in bits; 0 for a constant."""
+    """Return the entropy of a distribution, in bits. 0 for a constant."""
     total = sum(counts.values())
     return -sum(count / total * math.log2(count / total) for count in sorted(counts.values())) + 0.0 if total else 0.0
 
@@ -227,18 +228,18 @@ def layout_of(splits: Mapping[str, Sequence[tuple[Values, int | None]]]) -> Colu
 def data_rows(
     splits: Mapping[str, Sequence[tuple[Values, int | None]]], layout: ColumnMapping
 ) -> dict[str, tuple[DataRow, ...]]:
-    """Rows by a layout.
+    """Return rows in a layout.
 
     Args:
-        splits: of each split its rows, each with its line where that is known.
-        layout: which columns are what.
+        splits: the rows of each split, each with its line if known.
+        layout: the meaning of the columns.
     """
     read = {name: [(values, line, turns_of(values, layout)) for values, line in rows] for name, rows in splits.items()}
     kinds: Counter[str] = Counter(
         group_of(values, layout, turns.asked) for rows in read.values() for values, _, turns in rows
     )
     total = sum(kinds.values())
-    # Where every question stands once, what questions share is how they begin.
+    # If every question is unique, their common prefix counts as the question.
     alone = sum(1 for count in kinds.values() if count == 1) * 2 > total
     return {
         name: tuple(_row(name, number, *each, layout, alone) for number, each in enumerate(rows, 1))

@@ -1,6 +1,6 @@
 """View of the rules on an experiment's design: its file, its runs, and the facts of its datasets.
 
-The rules themselves stand in the modules `design_*` beside this one.
+The rules themselves are in the modules `design_*` beside this one.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from touchline.spec.validate import adapter
 NO_DATASET = Missing(missing="the dataset was not read")
 
 MODEL = "models"
-"""Keys by which pairs and levels name the base model."""
+"""Keys of the base model in pairs and levels."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DatasetFacts:
-    """Facts of one dataset."""
+    """Facts of a dataset."""
 
     train: int
-    """Rows that train."""
+    """Number of training rows."""
     validation: int
-    """Rows that validate."""
+    """Number of validation rows."""
     test: int
-    """Rows that are evaluated on."""
+    """Number of test rows."""
     splits_made: bool
     """Whether the splits were drawn from the whole file, by seed."""
     train_sha256: str
@@ -44,23 +44,23 @@ class DatasetFacts:
     test_sha256: str
     """Hash of the test rows in their order."""
     row_set_sha256: str | Missing = NO_DATASET
-    """Hash of the training rows whatever their order, as `row_set_sha256` makes it."""
+    """Hash of the training rows in any order, as `row_set_sha256` computes it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class DesignView:
-    """An experiment as a whole."""
+    """View of an experiment."""
 
     experiment: Experiment
-    """The file's content."""
+    """Content of the file."""
     document: Document
-    """The file, for places."""
+    """Parsed file, for locations."""
     runs: tuple[RunSpec, ...]
-    """Its runs; of a chain, those that it would have without its stages, on the data of the last one."""
+    """Runs; for a chain, the runs without its stages on the data of the last one."""
     datasets: Mapping[str, DatasetFacts | Missing]
     """Facts of each dataset, by its path as written."""
     chained: tuple[RunSpec, ...] = ()
-    """The runs that the stages are; none where the stages are no chain."""
+    """Runs of the stages; empty if the stages are not a chain."""
 
     def where(self, *path: str | int) -> Where:
         """Return the location of a key."""
@@ -68,7 +68,7 @@ class DesignView:
 
     @property
     def trained(self) -> tuple[RunSpec, ...]:
-        """The runs that train and that the experiment asks about; controls are none of them."""
+        """Return the runs that train, without controls."""
         return tuple(run for run in self.runs if run.kind is RunKind.FINE_TUNED and run.control is None)
 
     def dataset(self, path: str) -> DatasetFacts | None:
@@ -79,10 +79,10 @@ class DesignView:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SweptLevel:
-    """One value that a key takes."""
+    """Value of a swept key."""
 
     value: object
-    """The value, as the file has it."""
+    """Value as in the file."""
     place: Path
     """Return its location."""
 
@@ -163,9 +163,10 @@ def same_path(path: str) -> str:
 
 
 def work_digest(run: RunSpec, datasets: Mapping[str, DatasetFacts | Missing]) -> str:
-    """Equal for runs that train the same weights: without names, and without settings that the backend does not use.
+    """Return a digest that is equal for runs that train the same weights.
 
-    Data that was read counts by its rows, other data by its path.
+    It omits names and settings that the backend does not use. Data that was read counts by its rows, other data by its
+    path.
     """
     neutral = neutral_settings(run.train.backend)
     facts = datasets.get(run.data.path, NO_DATASET)
@@ -179,7 +180,7 @@ def work_digest(run: RunSpec, datasets: Mapping[str, DatasetFacts | Missing]) ->
 
 
 def steps_per_epoch(run: RunSpec, facts: DatasetFacts) -> int:
-    """Optimizer steps of one pass."""
+    """Return the optimizer steps of one epoch."""
     return -(-facts.train // run.train.global_batch_size)
 
 

@@ -24,9 +24,9 @@ _ABOUT_SIZE = re.compile(
     r"\b(how (much|many)|more data|less data|amount|size|scal\w*|number of|few|fewer)\b", re.IGNORECASE
 )
 _TUNED_WITH_MODEL = frozenset({"train.learning_rate", "train.schedule", "train.warmup_fraction", "train.base_dtype"})
-"""Settings that are rightly chosen per model."""
+"""Settings that should be chosen per model."""
 _NOTEWORTHY = 1.2
-"""Ratio of steps above which the length of the training is a difference of its own."""
+"""Ratio of steps above which the training length is a difference of its own."""
 
 
 @rule("EX103", Severity.WARNING)
@@ -167,13 +167,13 @@ def different_test_items(view: DesignView) -> Iterator[Violation]:
 
 
 def _one_to_one(view: DesignView, one: str, other: str) -> bool:
-    """Whether each level of the one goes with one level of the other, and back."""
+    """Return True if the levels of both correspond one to one."""
     there = {(str(setting_of(run, one)), str(setting_of(run, other))) for run in view.trained}
     return len(there) > 1 and len(there) == len({a for a, _ in there}) == len({b for _, b in there})
 
 
 def _alpha_follows_rank(view: DesignView, keys: set[str]) -> bool:
-    """Whether the two are rank and alpha, with one scale for all."""
+    """Return True if the two are rank and alpha, with one scale for all."""
     return keys == {"train.lora.rank", "train.lora.alpha"} and len({_scale(run) for run in view.trained}) == 1
 
 

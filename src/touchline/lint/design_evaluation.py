@@ -1,4 +1,4 @@
-"""Whether the evaluation can answer the question: items, seeds, and what is chosen by which data."""
+"""Rules on the power of the evaluation: items, seeds, and the data used for selection."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _A_CHANGE_OF = re.compile(
 _A_PART = re.compile(r"^\s*(of\b|out\b|dropout|train\w*|data\b)", re.IGNORECASE)
 _LARGEST_EFFECT = 0.5
 _FAR_FROM = 2
-"""Factor by which the required items are underestimated as a rule, so that a shortage is certain."""
+"""Factor by which the required items are usually underestimated, so that a shortage is certain."""
 _FEW_ITEMS = 50
 _FEW_VALIDATION_ROWS = 20
 
@@ -56,7 +56,7 @@ def few_seeds(view: DesignView) -> Iterator[Violation]:
         message=f"{message}; three seeds show those of {needed:.1f} standard deviations between seeds (80% power)",
         at=view.where("seeds"),
         subject="seeds",
-        # Who states an effect wants it of the setting, and one seed cannot give it.
+        # A stated effect refers to the setting, and one seed cannot show it.
         severity=Severity.WARNING if count == 1 and stated_effect(view.experiment.question) is not None else None,
         hint="seeds: [1, 2, 3]",
     )
@@ -218,7 +218,7 @@ def stated_effect(question: str) -> float | None:
 
 
 def test_items(view: DesignView) -> int | None:
-    """The fewest test items that a run is evaluated on; None where that is not known."""
+    """Return the minimum number of test items of a run. None if unknown."""
     counts: list[int] = []
     for run in view.runs:
         facts, samples = view.dataset(run.data.path), run.evaluate.samples
@@ -269,7 +269,7 @@ def non_positive_deadline(view: DesignView) -> Iterator[Violation]:
 
 
 _MANY_ERRORS = 0.1
-"""From this share on, errors alone can look like an effect of the training."""
+"""Share from which errors alone can look like an effect of the training."""
 
 
 @rule("EV302", Severity.WARNING)

@@ -1,4 +1,4 @@
-"""Factors that do not do what they are there for: without effect, given twice, overridden, alone."""
+"""Factors that do not work as intended: without effect, duplicated, overridden, or with one level."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def unused_exclude(view: DesignView) -> Iterator[Violation]:
             left = len(expand(replace(experiment, exclude=(entry,)), labels, view.document))
             whole = len(expand(replace(experiment, exclude=()), labels, view.document))
         except InputError:
-            continue  # Nothing is left, so the entry has left something out; that is told elsewhere.
+            continue  # Nothing is left, so the entry is incomplete. Another rule reports it.
         if left == whole:
             yield Violation(
                 message=f"no run matches {json.dumps(entry)}, so nothing is left out by it",
@@ -166,7 +166,7 @@ def unused_split_settings(view: DesignView) -> Iterator[Violation]:
 
 
 def _doubled(view: DesignView) -> dict[str, tuple[SweptLevel, SweptLevel]]:
-    """Keys with two levels that are one, with both; the doubled one first."""
+    """Return the keys with two equal levels, the duplicate first."""
     levels = dict(swept(view))
     if MODEL not in levels:
         models = enumerate(view.experiment.models)
@@ -205,7 +205,7 @@ def _overridden(view: DesignView) -> set[str]:
 
 
 def _differing(group: list[RunSpec]) -> tuple[str, ...]:
-    """Factors in which some runs differ."""
+    """Return the factors in which some runs differ."""
     levels = [{level.factor: level.value for level in run.levels} for run in group]
     return tuple(
         key for key in dict.fromkeys(key for run in levels for key in run) if len({run.get(key) for run in levels}) > 1

@@ -1,7 +1,7 @@
-"""Whether a training's micro-batch fits: by the memory estimate where model and GPU are known, else by a rule of thumb.
+"""Limits of a training's micro-batch: the memory estimate if model and GPU are known, else a rule of thumb.
 
-The rule of thumb is a table of micro-batch sizes that users handed on: it was written for one A100 of 80 GB,
-rows of 2,048 tokens and no gradient checkpointing, and says nothing of anything else.
+The rule of thumb is a table of micro-batch sizes from users. It was written for one A100 of 80 GB, rows of 2,048 tokens
+and no gradient checkpointing, and holds for nothing else.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from touchline.lint.views import TrainingView
 from touchline.spec.partial import StatedTraining
 
 TABLE: Final = {"1B": (8, 20), "3B": (4, 12), "7B/8B": (2, 6), "13B": (1, 4), "70B": (1, 2)}
-"""Size class -> (rows packed, rows not packed) that a micro-batch may have; larger models: one row."""
+"""Size class -> (rows packed, rows not packed) of a micro-batch. Larger models: one row."""
 TABLE_ROW: Final = 2048
-"""Tokens of a row that the table speaks of."""
+"""Tokens per row in the table."""
 TABLE_GPU: Final = "A100-80GB"
-"""The GPU that the table speaks of."""
+"""GPU of the table."""
 _COEFFICIENTS: Final = {"qlora_stage": "trl"}
-"""Formats without a trainer's folder of their own train by another one's loop."""
+"""Formats that train with the loop of another trainer."""
 _ALL_LINEAR: Final = frozenset({"all", "all-linear", "all_linear"})
 _NAMES: Final = {
     "output_proj": ("o_proj",),
@@ -39,9 +39,9 @@ _NAMES: Final = {
     "w3": ("up_proj",),
     "mlp": ("gate_proj", "up_proj", "down_proj", "gate_up_proj", "fc1", "fc2"),
 }
-"""torchtune's names of layers as config.json's models have them."""
+"""Names of layers in torchtune, with those of config.json's models."""
 Sharing = Literal["one", "unknown", "sharded"]
-"""One device holds everything; nobody knows; weights and states are divided among several."""
+"""Sharing of weights and states: one device holds everything, unknown, or sharded among several."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,7 +51,7 @@ class Width:
     tokens: int
     """Tokens of a row, padding included."""
     reached: bool
-    """Whether rows surely come to be that long; else no row is longer."""
+    """Whether rows certainly reach this length; otherwise no row is longer."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,21 +59,21 @@ class Fitting:
     """Memory estimate of a micro-batch on a GPU."""
 
     verdict: Verdict
-    """Whether it fits."""
+    """Verdict on the fit."""
     rows: int
-    """Its rows."""
+    """Rows of the micro-batch."""
     width: Width
-    """Their length."""
+    """Length of the rows."""
     gpu: Gpu
-    """The GPU."""
+    """GPU of the estimate."""
     low: float
-    """GiB that the process takes at least."""
+    """Lower bound of the process memory in GiB."""
     high: float
-    """GiB that it takes at most."""
+    """Upper bound of the process memory in GiB."""
     without_states: float
-    """Of `low`, what activations and logits take, which no sharding divides."""
+    """Part of `low` for activations and logits, which sharding does not reduce."""
     without_gradients: float
-    """Of `low`, what is left without gradients, which an optimizer inside the backward pass does not keep."""
+    """Part of `low` without gradients, for an optimizer inside the backward pass."""
 
 
 @functools.lru_cache(maxsize=32)
@@ -143,7 +143,7 @@ def width_of(view: TrainingView) -> Width | Missing:
 
 
 def sharing(view: TrainingView) -> Sharing:
-    """Whether one device holds weights and states alone."""
+    """Return the sharing of weights and states between devices."""
     stated, devices = view.stated, arithmetic(view).devices
     if stated.distributed is not None and stated.distributed.value.lower() not in ("", "no", "none", "ddp"):
         return "sharded"
@@ -162,7 +162,7 @@ def fitting(view: TrainingView, gpu: Gpu, rows: int, width: Width) -> Fitting | 
     if view.stated.offloads is not None:
         return Missing(missing=f"{view.stated.offloads.key} moves part of it to host memory")
     most = _estimate(setup, rows, width, 1.0, gpu)
-    # Of a trainer that computes logits of targets alone nobody knows here how many these are.
+    # The number of target logits is unknown here for a trainer that computes only these.
     least = _estimate(setup, rows, width, 0.0, gpu)
     parts, total = least.breakdown, least.allocated.value
     low = least.process.low
@@ -179,7 +179,7 @@ def fitting(view: TrainingView, gpu: Gpu, rows: int, width: Width) -> Fitting | 
 
 
 def largest(view: TrainingView, gpu: Gpu, width: Width) -> tuple[int, int] | Missing:
-    """(rows that surely fit, rows that could)."""
+    """Return (rows that certainly fit, rows that possibly fit)."""
     setup = setup_of(view)
     if isinstance(setup, Missing):
         return setup
@@ -213,12 +213,12 @@ def table_gpu() -> Gpu:
 
 
 def on_processor(stated: StatedTraining) -> bool:
-    """Whether the training uses no GPU with a memory of its own."""
+    """Return True if the training uses no GPU with a memory of its own."""
     return stated.device is not None and stated.device.value.lower() in ("cpu", "mps")
 
 
 def pages_out(stated: StatedTraining) -> bool:
-    """Whether the optimizer's state moves to host memory where there is too little."""
+    """Return True if the optimizer state is paged to host memory when GPU memory is short."""
     return stated.optimizer is not None and "paged" in stated.optimizer.value.lower()
 
 

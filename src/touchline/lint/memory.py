@@ -1,4 +1,4 @@
-"""Rules on a GPU's memory: whether one row fits at all, and what could not be checked."""
+"""Rules on GPU memory: the fit of a single row, and the parts that could not be checked."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from touchline.lint.rule import Violation, rule
 from touchline.lint.views import TrainingView
 
 _SHARED_BY_CONFIG: Final = frozenset({"llamafactory", "axolotl"})
-"""Trainers whose own config says whether devices share the weights; of others a launcher's config may."""
+"""Trainers whose own config determines sharding. For others, a launcher's config may do so."""
 
 
 @rule("ME020", Severity.ERROR)
@@ -58,11 +58,11 @@ def not_enough_memory(view: TrainingView) -> Iterator[Violation]:
 
 
 _WHOLE_WEIGHTS: Final = re.compile(r"(?:z|zero|stage)[-_]?(?:stage[-_]?)?[12](?!\d)", re.IGNORECASE)
-"""Settings of DeepSpeed that divide states and gradients, and leave every device all weights."""
+"""DeepSpeed settings that shard states and gradients, but keep all weights on every device."""
 
 
 def _whole_weights(view: TrainingView, gpu: Gpu) -> Iterator[Violation]:
-    """ZeRO 1 and 2 leave all weights on each device, where they alone may be too many."""
+    """Report ZeRO 1 and 2, which keep all weights on each device, if the weights alone may not fit."""
     distributed = view.stated.distributed
     if distributed is None or isinstance(view.model, Missing) or view.model.num_parameters is None:
         return
@@ -131,7 +131,7 @@ def _largest_gpu() -> Gpu:
 
 
 _SHORTER: Final = 4
-"""Rows that are not filled are at least a quarter of their limit in the longest of a large batch."""
+"""Ratio of the row limit to the longest row of a large batch, at most, if rows are not packed."""
 _FEW: Final = 16
 
 
@@ -144,7 +144,7 @@ def batch_beyond_every_gpu(view: TrainingView) -> Iterator[Violation]:
         return
     checkpointing = stated.gradient_checkpointing
     if checkpointing is None or not checkpointing.value or checkpointing.is_default:
-        # Without it the rule-of-thumb table speaks, or a setting of FSDP in another file.
+        # Without it, the rule-of-thumb table or an FSDP setting in another file decides.
         return
     width = width_of(view)
     if isinstance(width, Missing):

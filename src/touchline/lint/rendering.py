@@ -1,7 +1,7 @@
 """Rendering of the same rows in training and in evaluation, side by side.
 
-Evaluation asks as touchline does: the model's own template up to the marker that the answer begins, no token added.
-Training shows what the backend's own code shows.
+Evaluation uses touchline's rendering: the model's own template up to the marker before the answer, without added
+tokens. Training uses the rendering of the backend's own code.
 """
 
 from __future__ import annotations
@@ -21,54 +21,54 @@ from touchline.data.rendering.text import Ids, ModelText
 from touchline.spec.partial import Stated, StatedTraining
 
 THINK = ("<think>", "</think>")
-"""Tags around a model's thoughts."""
+"""Tags around a model's reasoning."""
 _MARKER = re.compile(r"<\|[a-z_]{3,24}\|>|<(?:start|end)_of_turn>")
 SHOWN_CHARACTERS = 160
-"""Of a text in a message."""
+"""Maximum characters of a text in a message."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RowView:
-    """One row as both show it."""
+    """Row in both renderings."""
 
     which: str
-    """Reason for this row: `shortest`, `middle`, `longest`."""
+    """Kind of row: `shortest`, `middle`, `longest`."""
     row: ShownRow
-    """The row."""
+    """Rendered row."""
     prompt_ids: Ids
-    """Text and tokens of evaluation."""
+    """Tokens in evaluation."""
     prompt_text: str
-    """The same as text, special tokens kept."""
+    """Text in evaluation, special tokens kept."""
     trained: TrainedRow | Missing
-    """Text and tokens of training."""
+    """Text and tokens in training."""
     trained_text: str
-    """The same as text, special tokens kept; empty where it is missing."""
+    """Text in training, special tokens kept; empty if it is missing."""
     label_text: str
-    """The text that the loss is taken on."""
+    """Text with a loss."""
 
     @property
     def name(self) -> str:
-        """The row, for messages."""
+        """Return the name of the row, for messages."""
         return f"the {self.which} row, {self.row.example.id}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SpecialInData:
-    """A special token that a row's text holds."""
+    """Special token in a row's text."""
 
     row: str
-    """The row."""
+    """Row with the token."""
     token: str
-    """The token's text."""
+    """Text of the token."""
     role: str
-    """The turn that it is in."""
+    """Role of the turn."""
     rows: int
-    """Rows that have it."""
+    """Number of rows that have it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class RenderingView:
-    """One model, one dataset, one trainer."""
+    """Combination of a model, a dataset and a trainer."""
 
     backend: str
     """The trainer's folder."""
@@ -77,7 +77,7 @@ class RenderingView:
     text: ModelText
     """The model's tokenizer and template."""
     rows: tuple[RowView, ...]
-    """The rows that were rendered; empty where rendering failed."""
+    """Rendered rows; empty if rendering failed."""
     settings: RowSettings
     """The config's settings for rendering."""
     failed: tuple[str, bool] | None = None
@@ -104,7 +104,7 @@ class RenderingView:
 
     @property
     def asks_own_way(self) -> bool:
-        """Whether rows are plain texts, which TRL trains as such, so that they are evaluated as such."""
+        """Return True if rows are plain texts. TRL trains on them unchanged, so evaluation uses them unchanged."""
         return any(_is_plain(self.backend, view.row) for view in self.rows)
 
 
@@ -181,7 +181,7 @@ def special_tokens_in(text: ModelText, rows: Sequence[ShownRow]) -> tuple[Specia
 
 
 def short(text: str, limit: int = SHOWN_CHARACTERS) -> str:
-    """Quote a text for a message; the middle of a long one is left out."""
+    """Quote a text for a message. Omit the middle of a long one."""
     if len(text) > limit:
         half = (limit - 5) // 2
         text = f"{text[:half]} ... {text[-half:]}"
@@ -189,13 +189,13 @@ def short(text: str, limit: int = SHOWN_CHARACTERS) -> str:
 
 
 def unknown_markers(view: RenderingView, text: str, own: str = "") -> list[str]:
-    """Markers of templates in a text that are no tokens of the model; those of the data's own words are left out."""
+    """Return template markers in a text that are not tokens of the model. Omit those of the data itself."""
     found = dict.fromkeys(_MARKER.findall(text))
     return [marker for marker in found if view.text.id(marker) is None and marker not in own]
 
 
 def _ends_or_begins(token: str) -> bool:
-    """Whether a special token in a text does harm: placeholders of pictures and sound are meant to be there."""
+    """Return True if a special token in a text is harmful. Placeholders of images and audio are intended."""
     bare = token.lower()
     return not any(
         word in bare for word in ("image", "video", "audio", "vision", "tool", "think", "mask", "unk", "img")
@@ -210,7 +210,7 @@ def _row(text: ModelText, which: str, row: ShownRow, trained: TrainedRow | Missi
     if _is_plain(backend, row):
         ids = text.ids("".join(message.content for message in row.example.prompt), special_tokens=True)
     elif text.template is None:
-        # A model without a template is asked in plain text, as our renderer does it.
+        # A model without a template gets plain text, as in touchline's renderer.
         ids = text.renderer.prompt_ids(row.example.prompt)
     else:
         ids = text.ids(text.render(row.example.prompt, generation=True))
@@ -227,7 +227,7 @@ def _row(text: ModelText, which: str, row: ShownRow, trained: TrainedRow | Missi
 
 
 def _refuses_system(text: ModelText, rows: Sequence[ShownRow]) -> bool:
-    """Whether a chat fails because of its system turn alone."""
+    """Return True if a chat fails only because of its system turn."""
     for row in rows:
         prompt = row.example.prompt
         if prompt[0].role != "system" or text.template is None:

@@ -1,4 +1,4 @@
-"""Rules: the loss is taken on the answer and on the token that ends it, and on nothing that hides either."""
+"""Rules: the loss covers the answer and its end token, and nothing that hides either."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from touchline.lint.rendering import RenderingView, RowView, short, unknown_mark
 from touchline.lint.rule import Violation, rule
 
 _TAIL = 4
-"""The token that ends an answer is looked for among so many last tokens with a loss; templates write a line feed after
-it."""
+"""Number of last tokens with a loss that are searched for the end token. Templates write a line feed after it."""
 
 
 @rule("TK206", Severity.ERROR)
@@ -27,7 +26,7 @@ def stop_token_not_trained(view: RenderingView) -> Iterator[Violation]:
         if ended or _cut(trained) or not trained.trained_ids or trained.hides_padding or _other_end(view, trained):
             continue
         if unknown_markers(view, row.label_text):
-            # A marker that is no token of the model ends the answer: another rule speaks of it.
+            # Another rule reports a marker that is not a token of the model.
             continue
         stops = ", ".join(repr(view.text.name(stop)) for stop in sorted(view.text.stop_ids))
         masked = bool(view.text.stop_ids & set(trained.ids[-_TAIL:]))
@@ -193,12 +192,12 @@ def _stop_hint(view: RenderingView, masked: bool) -> str:
 
 
 IGNORED = -100
-"""The label that no loss is taken on."""
+"""Label without a loss."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class PaddedBatch:
-    """Rows side by side."""
+    """Padded rows."""
 
     ids: NDArray[np.int64]
     """Tokens, padded on the right; shape [rows, width]."""
@@ -209,17 +208,17 @@ class PaddedBatch:
 
     @property
     def padding(self) -> float:
-        """Share of padding."""
+        """Return the share of padding."""
         return float(1 - self.mask.mean()) if self.mask.size else 0.0
 
     @property
     def predicted(self) -> NDArray[np.int64]:
-        """Labels of each row that some token before them predicts; shape [rows]. The first token's label is none."""
+        """Return the number of predicted labels per row; shape [rows]. The first token's label is not predicted."""
         return np.asarray((self.labels[:, 1:] != IGNORED).sum(axis=1), dtype=np.int64)
 
 
 def micro_batch(rows: Sequence[TrainedRow], pad_id: int) -> PaddedBatch:
-    """Rows padded to the longest of them."""
+    """Return rows padded to the longest of them."""
     width = max((len(row.ids) for row in rows), default=0)
     shape = (len(rows), width)
     ids = np.full(shape, pad_id, np.int64)
@@ -234,7 +233,7 @@ def micro_batch(rows: Sequence[TrainedRow], pad_id: int) -> PaddedBatch:
 
 
 def extreme_batch(view: RenderingView) -> PaddedBatch:
-    """Batch the shortest and the longest row that this trainer takes."""
+    """Return a batch of the shortest and the longest row for this trainer."""
     rows = [row.trained for row in view.rows if not isinstance(row.trained, Missing)]
     taken = [row for row in rows if not row.left_out and not row.refused] or rows
     chosen = [taken[0], taken[-1]] if len(taken) > 1 else taken

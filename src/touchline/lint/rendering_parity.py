@@ -170,7 +170,7 @@ def _found(view: RenderingView, kind: Kind) -> PromptMismatch | None:
 
 
 def _told(view: RenderingView, kind: Kind, what: str, hint: str) -> Iterator[Violation]:
-    """One fault for all rows, about the first of them."""
+    """Yield one violation for all rows, located at the first of them."""
     found = _found(view, kind)
     if found is not None:
         yield Violation(
@@ -214,29 +214,29 @@ def _thoughts_of_template(view: RenderingView) -> str | None:
 
 
 Kind = Literal["begin", "system", "thinking", "generation", "border", "other"]
-"""The begin token; the system turn; a block of thoughts; the marker before the answer; tokens merged across the border
-of prompt and answer; anything else."""
+"""Kind of difference: begin token; system turn; reasoning block; answer marker; tokens merged across the
+border; other."""
 
 _WORDS = 12
-"""Characters from which on a piece before the user's turn is taken for a system turn."""
+"""Minimum number of characters before the user's turn that count as a system turn."""
 _CONTEXT = 5
-"""Tokens shown on both sides of a difference."""
+"""Number of tokens shown on both sides of a difference."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PromptMismatch:
-    """The first difference of a row."""
+    """First difference of a row."""
 
     kind: Kind
     """Kind."""
     row: RowView
     """The row."""
     token: int
-    """The first token that differs, from 0."""
+    """First token that differs, from 0."""
     training: str
-    """Training's text there, quoted, with its context."""
+    """Text of training at that token, quoted, with its context."""
     evaluation: str
-    """Evaluation's text there."""
+    """Text of evaluation at that token."""
 
 
 def difference(view: RenderingView, row: RowView) -> PromptMismatch | None:
@@ -270,7 +270,7 @@ def answer_parts(row: RowView) -> tuple[str, str] | None:
 def _first(trained: TrainedRow, row: RowView) -> int | None:
     for index, (shown, asked) in enumerate(zip(trained.ids, row.prompt_ids, strict=False)):
         if shown != asked:
-            # The last token of a row that was cut may stand for the end.
+            # The last token of a truncated row may be the end token.
             return None if index == len(trained.ids) - 1 and trained.uncut > len(trained.ids) else index
     return None
 
@@ -305,7 +305,7 @@ def _without(text: str, begin: str) -> str:
 
 
 def _inside(shorter: str, longer: str) -> bool:
-    """Whether a text is another one from which one piece was taken out."""
+    """Return True if a text is another text with one part removed."""
     shared = next((i for i, (a, b) in enumerate(zip(shorter, longer, strict=False)) if a != b), len(shorter))
     return longer.endswith(shorter[shared:])
 

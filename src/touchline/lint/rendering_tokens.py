@@ -1,4 +1,4 @@
-"""Rules: every token that is shown is one of the model's, and no text of the data becomes a token that ends a turn."""
+"""Rules: every token shown is one of the model's, and no text of the data becomes a token that ends a turn."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def token_beyond_embedding(view: RenderingView) -> Iterator[Violation]:
     shown |= {token for row in view.rows if not isinstance(row.trained, Missing) for token in row.trained.ids}
     names = view.text.tokens
     special = {token: view.text.id(token) for token in (names.pad, names.bos, names.eos) if token is not None}
-    # A token that is named but unknown is added behind the last one when the tokenizer is loaded.
+    # A named but unknown token is appended to the vocabulary when the tokenizer is loaded.
     ids = {token: view.text.highest + 1 if found is None else found for token, found in special.items()}
     ids |= {view.text.name(token) or str(token): token for token in shown}
     beyond = sorted((number, token) for token, number in ids.items() if number >= view.embedding_rows)

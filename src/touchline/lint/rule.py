@@ -27,7 +27,7 @@ _CODE = re.compile(r"[A-Z]{2}\d{3}")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Violation:
-    """One result of a rule; `check_view` adds code and severity."""
+    """Violation of a rule. `check_view` adds code and severity."""
 
     message: str
     """Problem, and the expected value."""
@@ -45,18 +45,18 @@ class Violation:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A registered rule."""
+    """Registered rule."""
 
     code: str
-    """`TR010`."""
+    """Code, such as `TR010`."""
     name: str
-    """`no-optimizer-step`."""
+    """Name, such as `no-optimizer-step`."""
     severity: Severity
     """Usual severity; a violation may set another."""
     view: str
     """Name of the view's type."""
     check: Callable[[Any], Iterable[Violation]]
-    """The function."""
+    """Function of the rule."""
 
 
 BROKEN_RULE = "internal error in this check:"
@@ -87,7 +87,7 @@ def rule(
 
 @functools.cache
 def all_rules() -> dict[str, Rule]:
-    """Import the modules of this package and return the rules by code."""
+    """Import the modules of this package. Return the rules by code."""
     package = importlib.import_module("touchline.lint")
     for module in pkgutil.walk_packages(package.__path__, "touchline.lint."):
         importlib.import_module(module.name)

@@ -1,4 +1,4 @@
-"""The Markdown pages of all codes, of rules and of readers, as `check --explain` prints them.
+"""Markdown pages of all codes, of rules and of readers, as `check --explain` prints them.
 
 A page is `pages/CODE.md`: title, one sentence, severity, `## Why it matters`, `## Fix`, and examples. The info string
 of an example's code block is its language, then its kind: a config's format, `experiment`, `data`, `sbatch`, ...
@@ -50,21 +50,21 @@ class RuleExample:
     kind: str
     """Kind of file that the lines belong to: a config's format, `experiment`, `data`, `sbatch`, ..."""
     lines: str
-    """The lines."""
+    """Text of the lines."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RulePage:
-    """A parsed page."""
+    """Parsed page."""
 
     code: str
-    """`TR010`."""
+    """Code, such as `TR010`."""
     name: str
-    """`no-optimizer-step`."""
+    """Name, such as `no-optimizer-step`."""
     severity: Severity
     """Usual severity."""
     summary: str
-    """One sentence."""
+    """Summary in one sentence."""
     why: str
     """Reason why it matters."""
     fix: str
@@ -74,7 +74,7 @@ class RulePage:
     good: tuple[RuleExample, ...]
     """Examples that are not reported."""
     text: str
-    """The page as written."""
+    """Text of the page as written."""
 
 
 @functools.cache

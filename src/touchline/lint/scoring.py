@@ -1,6 +1,6 @@
 """Trial of a scorer on made-up answers with known scores.
 
-Right answers, empty ones, one for all items, those of other items, the first half of the right ones, nonsense.
+The answers are right, empty, one for all items, those of other items, the first half of the right ones, or nonsense.
 """
 
 from __future__ import annotations
@@ -14,90 +14,91 @@ from touchline.core.finding import Where
 from touchline.spec.tasks.protocol import MetricField, Task
 
 ProbeKind = Literal["right", "formatted", "empty", "constant", "shuffled", "truncated", "wrong"]
-"""Kind of an output: the item's own target; the target in a common format; nothing; one answer for
-all items; another item's target; the first half of the target; nonsense."""
+"""Kind of output: own target; formatted target; empty; one answer for all; another item's target; half the target;
+nonsense.
+"""
 ScorerKind = Literal["ready-made", "function", "inspect"]
 """Origin of a scorer: a task of touchline; a function of (output, target); an Inspect task."""
 
 FULL = 0.99
-"""A score from here on is full marks."""
+"""Minimum score that counts as full marks."""
 FORMS = ("ANSWER: {}", "Answer: {}", "\\boxed{{{}}}", "#### {}", "<answer>{}</answer>")
 """Forms in which scorers look for an answer."""
 NONSENSE = "zqxv 7301 jkwp"
-"""An answer that is right for nothing."""
+"""Answer that is right for no item."""
 CONSTANTS = 2
-"""The most frequent targets are tried as one answer for all."""
+"""Number of most frequent targets that are tried as one answer for all."""
 _LONG_ENOUGH = 6
-"""Characters from which on half a word is told from the whole."""
+"""Minimum number of characters from which half a word is distinguished from the whole."""
 PROBED_ITEMS = 24
-"""Items that are tried, from the first on."""
+"""Number of items that are tried, from the first on."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MadeUp:
-    """An output to be scored."""
+    """Output to be scored."""
 
     kind: ProbeKind
-    """Kind."""
+    """Kind of the output."""
     item: int
-    """The item, from 0."""
+    """Item, from 0."""
     output: str
-    """The text."""
+    """Text of the output."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Probe:
-    """An output and what the scorer said."""
+    """Output with the scorer's result."""
 
     kind: ProbeKind
     """Kind of output."""
     item: int
-    """The item, from 0."""
+    """Item, from 0."""
     output: str
-    """The text that was scored."""
+    """Text that was scored."""
     target: str
-    """The item's target."""
+    """Target of the item."""
     score: float | None = None
-    """The score; none where there is no number."""
+    """Score; None if there is no number."""
     error: str | None = None
     """Exception of the scorer."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScoringView:
-    """One scorer of one task."""
+    """Scorer of a task."""
 
     task: str
-    """The task's name."""
+    """Name of the task."""
     scorer: str
-    """The scorer's name."""
+    """Name of the scorer."""
     kind: ScorerKind
-    """Origin."""
+    """Origin of the scorer."""
     items: int
-    """Items of the evaluation."""
+    """Number of items of the evaluation."""
     probes: tuple[Probe, ...] = ()
-    """The probes."""
+    """Scored outputs."""
     missing: str | None = None
     """Reason why nothing, or not everything, was tried."""
     where: Where | None = None
-    """The scorer's file."""
+    """File of the scorer."""
     seen_in: tuple[tuple[str, int], ...] | None = None
-    """For each split of the run's data the tried items that are in it; none: not compared."""
+    """Number of tried items that are in each split of the run's data; None: not compared."""
     data: str | None = None
-    """The run's data."""
+    """Name of the run's data."""
 
     def of(self, *kinds: ProbeKind) -> list[Probe]:
         """Return the probes of some kinds that have a score."""
         return [probe for probe in self.probes if probe.kind in kinds and probe.score is not None]
 
     def mean(self, *kinds: ProbeKind) -> float | None:
-        """Mean score of some kinds; none without any."""
+        """Return the mean score of some kinds. None without any."""
         scores = [probe.score for probe in self.of(*kinds) if probe.score is not None]
         return sum(scores) / len(scores) if scores else None
 
     @property
     def lower_is_better(self) -> bool:
-        """Whether right answers score below nonsense, as distances do."""
+        """Return True if right answers score below nonsense, as with distances."""
         right, wrong = self.mean("right"), self.mean("wrong")
         return right is not None and wrong is not None and right < wrong
 
@@ -131,7 +132,7 @@ def made_up_outputs(targets: Sequence[str]) -> list[MadeUp]:
 
 
 def probes_of(task: Task, targets: Sequence[str], *, items: int | None = None) -> list[ScoringView]:
-    """Try a ready-made task's scorers on made-up outputs: one view per score.
+    """Try a ready-made task's scorers on made-up outputs. Return one view per score.
 
     Args:
         task: the task.
@@ -151,7 +152,7 @@ def probes_of(task: Task, targets: Sequence[str], *, items: int | None = None) -
 
 
 def tried(score: Callable[[str, str], float], targets: Sequence[str]) -> tuple[Probe, ...]:
-    """Try a function of (output, target) on made-up outputs; exceptions are kept."""
+    """Try a function of (output, target) on made-up outputs. Exceptions are recorded."""
     return tuple(_tried(score, made, targets[made.item]) for made in made_up_outputs(targets[:PROBED_ITEMS]))
 
 
@@ -170,7 +171,7 @@ def first_half(target: str) -> str | None:
         half = " ".join(words[: len(words) // 2])
     else:
         half = bare[: len(bare) // 2] if len(bare) >= _LONG_ENOUGH else ""
-    # What is cut off must be more than signs, which scorers may pass over.
+    # The removed part must be more than punctuation, which scorers may ignore.
     lost = any(letter.isalnum() for letter in bare[len(half) :])
     return half if half.strip() and lost and plain(half) != plain(target) else None
 
@@ -190,6 +191,6 @@ def _tried(score: Callable[[str, str], float], made: MadeUp, target: str) -> Pro
     error: str | None = None
     try:
         value = float(score(made.output, target))
-    except Exception as fault:  # noqa: BLE001 (a scorer is foreign code; whatever it raises is what is told)
+    except Exception as fault:  # noqa: BLE001 (a scorer is foreign code; any exception is recorded)
         error = f"{type(fault).__name__}: {fault}"[:200]
     return Probe(kind=made.kind, item=made.item, output=made.output, target=target, score=value, error=error)

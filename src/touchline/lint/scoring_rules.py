@@ -1,4 +1,4 @@
-"""Rules: a scorer gives right answers full marks and nothing to answers that say nothing."""
+"""Rules: a scorer gives right answers full marks, and none to empty or wrong answers."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from touchline.lint.rule import Violation, rule
 from touchline.lint.scoring import FULL, Probe, ProbeKind, ScoringView, each_kind, plain, shown
 
 _SOME = 0.1
-"""Share of made-up answers with full marks from which on a scorer is too kind."""
+"""Share of made-up answers with full marks from which a scorer is too lenient."""
 _MORE = 0.2
-"""Share above its own that one answer for all may reach: a scorer that looks for the target finds `no` in `none`."""
+"""Extra share that one answer for all may reach. A scorer that searches for the target finds `no` in `none`."""
 _ONE_ANSWER = 0.9
-"""Share of items with the same target from which on the task asks for one answer only."""
+"""Share of items with the same target from which the task has only one answer."""
 _FEW_ITEMS = 20
-"""Below so many items one of them is five points and more."""
+"""Number of items below which a single item is five points or more."""
 _COMPARED = 5
-"""Items from which on a share is told."""
+"""Minimum number of items for reporting a share."""
 
 
 @rule("EV201", Severity.ERROR)

@@ -16,17 +16,19 @@ from touchline.spec.partial import Stated, StatedTraining
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ScriptView:
-    """One job script with what is known around it."""
+    """Job script with its known context."""
 
     script: Script
-    """The script."""
+    """Existing files: names in the script's own folder, and existing paths of `script.mentions()`, relative, with `/`.
+    None: unknown.
+    """
     siblings: frozenset[str] | None = None
     """Existing files: names in the script's own folder, and those of `script.mentions()` that exist from there;
     relative, with `/`. None: not known."""
     configs: tuple[StatedTraining, ...] = ()
-    """The trainings whose configs it names."""
+    """Trainings whose configs it names."""
     around: Surroundings = field(default_factory=Surroundings)
-    """The machine that it is checked for."""
+    """Machine that it is checked for."""
 
     @cached_property
     def requested(self) -> Requested:
@@ -35,18 +37,19 @@ class ScriptView:
 
     @cached_property
     def trainings(self) -> tuple[Launch, ...]:
-        """Commands that train, or that start several processes."""
+        """Return commands that train, or that start several processes."""
         return tuple(launch for launch in self.script.launches if launch.is_long)
 
     @cached_property
     def is_started_here(self) -> bool:
-        """Whether its folder is evidently the one that it is submitted from: a program that it names is there."""
+        """Return True if the script is evidently submitted from its own folder: a program that it names
+        exists there."""
         names = (launch.program for launch in self.script.launches if launch.program is not None)
         programs = {word.text.removeprefix("./") for word in names if word.text.endswith(".py")}
         return self.siblings is not None and bool(programs & self.siblings)
 
     def is_there(self, path: str) -> bool:
-        """Whether a relative path exists beside the script; false where nothing is known."""
+        """Return True if a relative path exists beside the script. False if nothing is known."""
         return self.siblings is not None and path in self.siblings
 
 

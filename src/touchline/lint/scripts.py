@@ -48,7 +48,7 @@ def misspelled_directive(view: ScriptView) -> Iterator[Violation]:
         option = None if name is None else resolve(name[1]) or SHORT.get(name[1][:1])
         if spaced and option is not None and script.asked(option) is not None:
             continue  # another value for it, switched off
-        # A blank after `#` is how many people switch an option off, so only a slip of the fingers is more than a note.
+        # A blank after `#` is a common way to disable an option, so only a typing error is more than a note.
         yield Violation(
             message=f"`{word.strip()}` is a comment, so {said_there} is not read; expected `#SBATCH`",
             at=script.where(number, 1),
@@ -242,7 +242,7 @@ def variable_in_directive(view: ScriptView) -> Iterator[Violation]:
 
 
 def _pattern(option: str, value: str) -> str:
-    """SLURM's own pattern for a variable, or how to give the value elsewhere."""
+    """Return SLURM's own pattern for a variable, or another way to give the value."""
     patterns = {"SLURM_JOB_ID": "%j", "SLURM_JOBID": "%j", "USER": "%u", "SLURM_JOB_NAME": "%x"}
     patterns |= {"SLURM_ARRAY_JOB_ID": "%A", "SLURM_ARRAY_TASK_ID": "%a"}
     changed = re.sub(r"\$\{?(\w+)\}?", lambda found: patterns.get(found[1], found[0]), value)

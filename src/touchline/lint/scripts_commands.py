@@ -1,4 +1,4 @@
-"""Rules for what a job's commands rely on: its own place, its environment, checkpoints, caches; and secrets."""
+"""Rules on the dependencies of a job's commands: working directory, environment, checkpoints, caches, secrets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from touchline.slurm.script import Script
 from touchline.slurm.shell import Simple, Step
 
 _LOOKED_AT = 40
-"""Commands of one kind that are looked at, each of which is compared with the whole script."""
+"""Maximum number of checked commands of one kind. Each is compared with the whole script."""
 
 
 _OWN_PLACE = re.compile(
@@ -42,7 +42,7 @@ def script_locates_itself(view: ScriptView) -> Iterator[Violation]:
 
 
 def _names_beside(script: Script) -> bool:
-    """Whether a program that it starts is named by a relative path."""
+    """Return True if a relative path names a program that it starts."""
     programs = [launch.program.text for launch in script.launches if launch.program is not None]
     return any(name.endswith(".py") and not name.startswith(("/", "~", "$")) for name in programs)
 
@@ -93,14 +93,14 @@ def config_edited_in_place(view: ScriptView) -> Iterator[Violation]:
 _IS_CONFIG = re.compile(r"\.(?:ya?ml|toml|json)$")
 _CALLED_CONFIG = re.compile(r"\$\{?\w*(?:conf|cfg|yaml|yml)\w*(?:\[[^\]]*\])?\}?(?:/[\w.-]+\.ya?ml)?", re.IGNORECASE)
 _OWN = re.compile(r"SLURM_|TMP|RUN|tmp|\$\$|OUT|copy|JOB")
-"""Parts of file names that belong to one job alone."""
+"""Parts of file names that are specific to one job."""
 _EDITORS = frozenset({"sed", "gsed", "perl", "yq"})
 _PASSING_ON = frozenset({"xargs", "find", "srun", "sudo", "env"})
 _IN_PLACE = re.compile(r"-[nErszp]*i(?:\.?\w*)?|--in-?place(?:=.*)?")
 
 
 def _edits_in_place(command: Simple) -> bool:
-    """Whether a command changes files where they are: `sed -i`, `perl -pi`, `yq -i`, also behind `xargs`."""
+    """Return True if a command edits files in place: `sed -i`, `perl -pi`, `yq -i`, also behind `xargs`."""
     texts = [word.text for word in command.words]
     if command.name in _PASSING_ON:
         start = next((index for index, text in enumerate(texts) if text in _EDITORS), None)
@@ -109,7 +109,7 @@ def _edits_in_place(command: Simple) -> bool:
 
 
 def _is_read_by_jobs(script: Script, step: Step) -> bool:
-    """Whether jobs are submitted behind a change that is made in a loop: they start when all changes are made."""
+    """Return True if jobs are submitted after a change made in a loop. They start when all changes are made."""
     loops = {group.line for _, group in step.parents if group.kind in ("for", "while")}
     names = {match[1] for line in loops if (match := re.search(r"\bfor\s+(\w+)", script.lines[line - 1])) is not None}
     target = step.command.words[-1].text
@@ -121,7 +121,7 @@ def _is_read_by_jobs(script: Script, step: Step) -> bool:
 
 
 def _is_own_copy(script: Script, step: Step, target: str) -> bool:
-    """Whether a file was made by this script, or its name belongs to this job alone."""
+    """Return True if this script made the file, or its name is specific to this job."""
     if _OWN.search(target):
         return True
     meant = _without_braces(target)

@@ -1,4 +1,4 @@
-"""Rules for how a job ends: whether its exit status tells what happened, and whether it ends too soon."""
+"""Rules on the end of a job: its exit status, and endings that come too soon."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ _QUIET = frozenset(
         *("cd", "popd", "pushd", "hostname", "exit", "disown", "nvidia-smi", "env", "jobs", "ls", "pwd", "seff"),
     }
 )
-"""Commands that take no time, and say nothing of how a training went."""
+"""Commands that take no time and do not depend on the training's success."""
 
 
 def stops_at_errors(script: Script) -> bool:
-    """Whether the script ends at its first failing command."""
+    """Return True if the script ends at its first failing command."""
     if re.search(r"\s-\w*e", script.lines[0] if script.has_shebang else ""):
         return True
     return any(_sets(step.command, "errexit", "e") for step in script.steps)
 
 
 def keeps_pipe_status(script: Script) -> bool:
-    """Whether a failing command within a pipe is noticed."""
+    """Return True if a failing command within a pipe is noticed."""
     return "PIPESTATUS" in script.text or any(_sets(step.command, "pipefail", "") for step in script.steps)
 
 
@@ -62,7 +62,7 @@ def _commands(element: Simple | Group) -> Iterator[Simple]:
 
 
 def _pipes(script: Script) -> Iterator[tuple[Pipeline, int]]:
-    """Every pipe of several commands, with the index of the last step that is of it."""
+    """Yield every pipe of several commands, with the index of its last step."""
     index_of = {id(step.command): index for index, step in enumerate(script.steps)}
     seen: set[int] = set()
     for step in script.steps:

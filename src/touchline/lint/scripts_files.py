@@ -1,4 +1,4 @@
-"""Rules for the files and jobs that a job script relies on: output, configs, and the scripts that submit it."""
+"""Rules on the files and jobs that a job script needs: output, configs, and the scripts that submit it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from touchline.slurm.script import Script, plain_path, submitted
 from touchline.slurm.shell import Simple, Step
 
 _LOOKED_AT = 40
-"""Commands of one kind that are looked at, each of which is compared with the whole script."""
+"""Maximum number of checked commands of one kind. Each is compared with the whole script."""
 _JOB_ENDINGS = (".slurm", ".sbatch")
 
 

@@ -1,4 +1,4 @@
-"""Rules for what a job asks for against what it starts: GPUs, processes, cores, memory."""
+"""Rules on a job's requested resources against its commands: GPUs, processes, cores, memory."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SPREADS = re.compile(
 _MEGABYTES = re.compile(r"(\d{1,3})M?")
 _NO_RESOURCE = 0.6
 _FEW = 512
-"""Megabytes in which no training starts."""
+"""Megabytes that are too few for any training."""
 _NEARLY_GPU = (sorted("gpu"), sorted("gpus"), sorted("gppu"))
 _NODES = ("nnodes", "num_machines", "num_nodes")
 
@@ -161,7 +161,7 @@ def idle_gpus(view: ScriptView) -> Iterator[Violation]:
 
 
 def _counts_tasks(launch: Launch) -> bool:
-    """Whether srun starts the launcher several times itself."""
+    """Return True if srun itself starts the launcher several times."""
     return launch.srun is not None
 
 
@@ -222,14 +222,14 @@ _LAUNCHERS = ("torchrun", "accelerate", "deepspeed")
 _RANKS = re.compile(
     r"SLURM_(?:PROCID|LOCALID|NTASKS|NODEID)|(?:LOCAL|NODE)_RANK|NNODES|\bRANK=|WORLD_SIZE|MASTER_|--mpi\b|\bmpirun\b"
 )
-"""Words of scripts that give each task its rank."""
+"""Patterns in scripts that give each task its rank."""
 _HF_ARGUMENTS = frozenset(
     {
         *("per_device_train_batch_size", "model_name_or_path", "num_train_epochs", "gradient_accumulation_steps"),
         *("dataloader_num_workers", "save_total_limit", "lora_r"),
     }
 )
-"""Arguments of transformers' Trainer, which takes its rank from a launcher alone."""
+"""Arguments of transformers' Trainer, which takes its rank only from a launcher."""
 
 
 def _tasks(view: ScriptView, launch: Launch) -> int | None:
@@ -248,7 +248,7 @@ def _tasks(view: ScriptView, launch: Launch) -> int | None:
 
 
 def _is_of_transformers(view: ScriptView, launch: Launch) -> bool:
-    """Whether a program trains by transformers' Trainer, as its arguments or its config show."""
+    """Return True if a program trains with transformers' Trainer, based on its arguments or its config."""
     if _HF_ARGUMENTS & launch.arguments.keys():
         return True
     paths = [path for reference in launch.configs for path in view.script.possible(reference.path)]
@@ -366,7 +366,7 @@ def more_visible_gpus_than_requested(view: ScriptView) -> Iterator[Violation]:
         return
     counts = [view.script.resolved(launch.nproc) or "" for launch in view.trainings]
     if any(count.isdecimal() and int(count[:6]) > asked.gpus_per_node for count in counts):
-        # Then it is said of the processes already.
+        # The finding on processes already covers it.
         return
     for step in view.script.steps:
         for word in (*(word for _, word in step.command.assignments), *step.command.words[1:]):

@@ -1,4 +1,4 @@
-"""Selection of findings: selected, ignored, allowed; each once, in the order of the files."""
+"""Selection of findings: selected, ignored, allowed, without duplicates, in file order."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ class CheckRequest:
     """Targets of a check, and the findings that count."""
 
     gpu: str = "auto"
-    """The GPU that the trainings are for; `auto` is the one here, and none where there is none."""
+    """GPU of the trainings; `auto` is the GPU of this machine, if there is one."""
     cpus: int | None = None
-    """Processor cores of a job; none: those of this machine, or as the job's script says."""
+    """CPU cores of a job; None: those of this machine, or of the job's script."""
     select: tuple[str, ...] = ()
-    """Codes, or beginnings of codes, that alone are told; none: all."""
+    """Codes or prefixes of codes that are reported; empty: all."""
     ignore: tuple[str, ...] = ()
-    """Codes, or beginnings of codes, that are not told."""
+    """Codes or prefixes of codes that are not reported."""
     allow: tuple[str, ...] = ()
-    """Codes whose errors do not count: they are told as information."""
+    """Codes whose errors are reported as information."""
 
 
 def chosen(findings: Iterable[Finding], request: CheckRequest) -> Iterator[Finding]:
@@ -40,7 +40,7 @@ def chosen(findings: Iterable[Finding], request: CheckRequest) -> Iterator[Findi
 
 
 def in_order(findings: Iterable[Finding]) -> list[Finding]:
-    """By file, line and column."""
+    """Return the findings by file, line and column."""
 
     def key(finding: Finding) -> tuple[str, int, int, str]:
         where = finding.where

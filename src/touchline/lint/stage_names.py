@@ -43,22 +43,22 @@ def experiment_of(sibling: Sibling) -> int | None:
 
 
 def stages_in(path: str) -> set[int]:
-    """Numbers of stages in a path."""
+    """Return the numbers of stages in a path."""
     return {int(number) for number in _STAGE.findall(path)}
 
 
 def experiments_in(path: str) -> set[int]:
-    """Numbers of experiments in a path."""
+    """Return the numbers of experiments in a path."""
     return {int(number) for number in _EXPERIMENT.findall(path)}
 
 
 def goes_on(sibling: Sibling) -> bool:
-    """Whether its names speak of a curriculum, a chain or going on."""
+    """Return True if its names indicate a curriculum, a chain or a continuation."""
     return any(_GOES_ON.search(text) for text in own_texts(sibling))
 
 
 def stands_alone(sibling: Sibling) -> bool:
-    """Whether its names, or those of its data, speak of models that are apart for each stage."""
+    """Return True if its names, or those of its data, indicate separate models per stage."""
     data = [source.name.value for source in sibling.stated.sources]
     return any(_ALONE.search(text) for text in (*own_texts(sibling), *data))
 
@@ -88,7 +88,7 @@ def parent_of(view: FolderView, sibling: Sibling) -> Sibling | None:
 
 
 def ancestors_of(view: FolderView, sibling: Sibling) -> Iterator[Sibling]:
-    """Its parent, the parent's parent and so on, each once."""
+    """Yield its parent, the parent's parent and so on, without repetition."""
     seen = {sibling}
     node = parent_of(view, sibling)
     while node is not None and node not in seen:
@@ -99,7 +99,7 @@ def ancestors_of(view: FolderView, sibling: Sibling) -> Iterator[Sibling]:
 
 @functools.lru_cache(maxsize=2)
 def _by_output(view: FolderView) -> Mapping[str, Sibling]:
-    """Trainings by the folder that they write to; the first one where several do."""
+    """Return the trainings by output folder, the first one if several share it."""
     found: dict[str, Sibling] = {}
     for each in runs_of(view):
         found.setdefault(stays(each), each)

@@ -1,4 +1,4 @@
-"""Rules on stages: parents, continuation, and whether they are one chain."""
+"""Rules on stages: parents, continuation, and the chain that they form."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ def repeated_stage(view: DesignView) -> Iterator[Violation]:
 
 
 def _rings(stages: tuple[StageConfig, ...]) -> list[tuple[str, ...]]:
-    """Every ring of parents, each once, from the stage that comes first in the file."""
+    """Return every ring of parents, from the stage that comes first in the file."""
     parents = {stage.name: stage.parent for stage in stages}
     rings: dict[frozenset[str], tuple[str, ...]] = {}
     for stage in stages:
@@ -194,7 +194,7 @@ def _told(view: DesignView, stage: StageConfig) -> str:
 
 
 _ADAPTER_SHAPE: Final = ("train.lora.rank", "train.lora.target_modules", "train.lora.alpha", "train.lora.dtype")
-"""Settings of an adapter's shape; further training keeps them."""
+"""Settings of an adapter's shape, which further training keeps."""
 
 
 @rule("EX128", Severity.ERROR)
@@ -276,7 +276,9 @@ def _reshaping(
 
 
 def _reshaped(before: Mapping[str, object], after: Mapping[str, object]) -> Iterator[tuple[str, object, object]]:
-    """(key, parent's, own) of what differs; an alpha that follows from a differing rank is not told by itself."""
+    """Yield (key, parent's, own) of each difference. An alpha that follows from a differing rank is not reported
+    separately.
+    """
     for key in _ADAPTER_SHAPE:
         follows = key.endswith("alpha") and before[_ADAPTER_SHAPE[0]] != after[_ADAPTER_SHAPE[0]]
         if before[key] != after[key] and not follows:

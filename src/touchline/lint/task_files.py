@@ -1,4 +1,4 @@
-"""Rules: a task file is Python, holds a task, and builds; read as text first, nothing is run for that."""
+"""Rules: a task file is Python, contains a task, and can be built. It is first read as text, without execution."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from touchline.spec.experiment import DataConfig
 from touchline.spec.tasks.ready_made import get_task
 
 TaskFault = Literal["import", "no task", "no function", "columns", "data", "build"]
-"""Step at which building a task failed: the file itself; no task, or not the named function; a column
-that is not there; a file that is not there; anything else."""
+"""Step at which building a task failed: the file; the task or named function; a missing column; a
+missing file; other."""
 LEGACY_NAME = "inspect.py"
 _DECORATOR = re.compile(r"^@(?:\w+\.)*task\b", re.MULTILINE)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TaskFileView:
-    """A file with a task, and how building it went."""
+    """Task file with the result of building it."""
 
     path: str
-    """The file, as the user named it."""
+    """File, as the user named it."""
     text: str
-    """Its content."""
+    """Content of the file."""
     failed: tuple[TaskFault, str] | None = None
     """Step at which building failed, and its message; None: built, or not tried."""
     line: int | None = None
-    """The line of the file where it failed."""
+    """Line of the file where it failed."""
 
 
 @rule("EV210", Severity.ERROR)
@@ -91,7 +91,7 @@ def task_syntax_error(view: TaskFileView) -> Iterator[Violation]:
 
 
 def uses_inspect(tree: ast.AST) -> bool:
-    """Whether a module imports Inspect."""
+    """Return True if a module imports Inspect."""
     names: list[str] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -102,7 +102,7 @@ def uses_inspect(tree: ast.AST) -> bool:
 
 
 def has_task(tree: ast.AST) -> bool:
-    """Whether a module has a function with the decorator `task`, or calls it on one."""
+    """Return True if a module has a function with the decorator `task`, or calls it on one."""
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and any(map(_is_task, node.decorator_list)):
             return True
@@ -114,7 +114,9 @@ def has_task(tree: ast.AST) -> bool:
 
 
 def is_task_file(text: str) -> bool:
-    """Whether a Python file seems to hold an Inspect task: by its text alone, for a tree holds many other files."""
+    """Return True if a Python file seems to define an Inspect task. Only the text is read, since a tree has many other
+    files.
+    """
     if "inspect_ai" not in text or not _DECORATOR.search(text):
         return False
     try:
@@ -146,12 +148,12 @@ CODE = "EV305"
 def prompt_findings(
     task: EvaluationTask, data: DataConfig, where: Where | None, *, is_own: bool, labels: Sequence[str] = ()
 ) -> Iterator[Finding]:
-    """Find what a task asks otherwise than training, and say so where that cannot be known.
+    """Yield differences between a task's prompts and those of training. Unknown prompts are reported as such.
 
     Args:
         task: a further task, or the experiment's own in a file.
-        data: how training makes prompts.
-        where: where the task is named.
+        data: the prompt settings of training.
+        where: the location of the task's name.
         is_own: whether it is the experiment's own.
         labels: the labels of the dataset, which stand in the prompt of a classification.
     """

@@ -1,4 +1,4 @@
-"""Rules on settings that a GPU, an element type or a number of processor cores does not go with."""
+"""Rules on settings that are incompatible with a GPU, a dtype or a number of CPU cores."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _FLASH: Final = re.compile(r"flash|\bfa[23]\b", re.IGNORECASE)
 
 
 def _old(gpu: Gpu | None) -> bool:
-    """Whether it is of a generation before bfloat16 units: T4, V100."""
+    """Return True if the GPU is of a generation without bfloat16 units: T4, V100."""
     return gpu is not None and gpu.peak_tflops is None
 
 

@@ -13,22 +13,22 @@ from touchline.lint.views import TrainingView
 from touchline.spec.partial import Stated, StatedTraining
 
 OFTEN: Final = 100
-"""Steps from which a validation after every one of them is no mere try-out."""
+"""Steps from which validation after every step is not a short trial."""
 ROUND: Final = 5
-"""Multiples of this are numbers that somebody chose."""
+"""Factor of numbers that were chosen by hand."""
 FORWARD_SHARE: Final = 3
-"""A training pass costs about three forward passes, a validation one."""
+"""Cost of a training pass in forward passes. A validation pass costs one."""
 
 
 _FAR = 5
-"""So many times the training's length an interval was not chosen for it."""
+"""Multiple of the training's length above which an interval was not chosen for it."""
 _NEVER: Final = 100_000
 _MANY_EPOCHS: Final = 5
-"""Epochs from which learning by heart is likely."""
+"""Epochs from which memorization is likely."""
 _MANY_WRITTEN: Final = 10
-"""The same where each epoch's checkpoint is written, and may be evaluated afterwards."""
+"""The same if each epoch's checkpoint is saved and may be evaluated."""
 _TRY_OUT: Final = 50
-"""Steps below which a training is a mere try-out."""
+"""Steps below which a training is a short trial."""
 
 
 def _written(value: Stated[float] | None) -> bool:
@@ -46,8 +46,8 @@ def saves_at_end_only(view: TrainingView) -> Iterator[Violation]:
         yield Violation(
             message=f"a checkpoint every {every:,} steps, and the training has {numbers.steps}: only its end is saved",
             at=stated.save_steps,
-            # A default that is too long is nobody's intention, one beyond all trainings is how people write `never`,
-            # and a try-out of some steps needs no checkpoint.
+            # A default that is too long is unintended, and one beyond all trainings means `never`. A trial of some
+            # steps needs no checkpoint.
             severity=Severity.WARNING if meant and high >= _TRY_OUT else None,
         )
 
@@ -86,14 +86,14 @@ def interval_divided_twice(view: TrainingView) -> Iterator[Violation]:
     if isinstance(rows, Missing) or isinstance(per_step, Missing) or rows.high is None or stated.backend == "peft":
         return
     if rows.exact is None and stated.max_examples is not None:
-        # The most that may be taken says less of how many there are than a slice does.
+        # An upper bound is less informative about the number than a slice.
         return
     twice = rows.high / (per_step.low * accumulation.value)
     for each, name in ((stated.eval_steps, "validation"), (stated.save_steps, "a checkpoint")):
         every = numbers.interval(each)
         if each is None or each.is_default or every is None or every < 2 or not _in_use(stated, each):
             continue
-        # A round number was chosen, and only looks as if it had been computed.
+        # A round number was chosen by hand, even if it looks computed.
         if every % ROUND and abs(every - twice) < 1 and every * 1.5 < per_epoch.high:
             yield Violation(
                 message=(
@@ -148,7 +148,7 @@ def _validates_by_steps(stated: StatedTraining) -> bool:
 
 
 def _in_use(stated: StatedTraining, each: Stated[float]) -> bool:
-    """Whether an interval has any effect."""
+    """Return True if an interval has any effect."""
     cadence = stated.eval_cadence if each is stated.eval_steps else stated.save_cadence
     return cadence is None or cadence.value == "steps"
 

@@ -1,4 +1,4 @@
-"""Rules on layers that the model does not have, on lengths that no model takes, and on weights of another size."""
+"""Rules on layers that the model does not have, lengths that no model supports, and weights of another size."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ _LAYERS: Final = frozenset(
         "value_proj",
     }
 )
-"""Names of linear layers that one architecture has and another has not."""
+"""Names of linear layers that differ between architectures."""
 _NAMED: Final = (
     (re.compile(r"(?<![a-z])(?:tiny)?llama-?[23v]|tinyllama|qwen(?:1\.5|[23])|(?<![a-z])mi[sx]tral|smollm"), _LLAMA),
     (re.compile(r"(?<![a-z])gemma-?[123]?-\d"), _LLAMA),
     (re.compile(r"(?<![a-z])gpt-?2(?![a-z0-9.])"), _GPT2),
     (re.compile(r"(?<![a-z])(?:pythia|gpt-neox)"), _NEOX),
 )
-"""Architectures by parts of models' names, used without config.json."""
+"""Architectures by parts of model names, used without config.json."""
 _PLAIN: Final = re.compile(r"[\w.]+")
 _ALIKE: Final = 1.5
-"""Names round: the same model is sold as 7B and as 8B."""
+"""Tolerance for rounded names: the same model is named 7B and 8B."""
 
 
 @rule("TR060", Severity.ERROR)
@@ -66,7 +66,7 @@ def unknown_target_modules(view: TrainingView) -> Iterator[Violation]:
     known, sure = ", ".join(sorted(own)), not wanted & own and wanted <= _LAYERS
     shape = None if isinstance(view.model, Missing) or isinstance(view.model.shape, Missing) else view.model.shape
     if not sure and (shape is None or shape.extrapolated is not None):
-        # What else it has, an encoder of images or experts, is not known.
+        # Its other parts, such as an image encoder or experts, are unknown.
         return
     yield Violation(
         message=f"{stated.model.value if stated.model else 'the model'} has no layers named {', '.join(foreign)}: "
@@ -95,7 +95,7 @@ def misspelled_target_module(view: TrainingView) -> Iterator[Violation]:
 
 
 def _own_layers(view: TrainingView) -> frozenset[str] | None:
-    """Names of the model's linear layers, of its dimensions or by its name."""
+    """Return the names of the model's linear layers, from its dimensions or its name."""
     if not isinstance(view.model, Missing) and not isinstance(view.model.shape, Missing):
         shape = view.model.shape
         if shape.extrapolated is None and shape.linears:

@@ -13,18 +13,18 @@ from touchline.lint.views import TrainingView
 from touchline.spec.partial import StatedTraining
 
 LEARNED_POSITIONS: Final = frozenset({"gpt2", "gpt_neo", "gpt_bigcode", "opt", "xglm", "biogpt", "openai-gpt"})
-"""Families with a table of positions: there is nothing beyond its end."""
+"""Families with learned position embeddings, which cannot be exceeded."""
 MANY: Final = 0.1
-"""Share of the rows from which cutting them is more than the odd outlier."""
+"""Share of truncated rows above which they are not outliers."""
 _CUTS: Final = {
     "axolotl": "leaves them out",
     "peft": "refuses to start",
 }
-"""Treatment of long rows by backend; all others cut them, the end of the answer first."""
+"""Treatment of long rows by backend. All others truncate them, the end of the answer first."""
 
 
 _FAR_BEYOND = 4
-"""A pack of so many contexts was not meant."""
+"""Number of contexts per packed sequence that is unintended."""
 
 
 @rule("TR040", Severity.WARNING)
@@ -80,11 +80,11 @@ def many_truncated_examples(view: TrainingView) -> Iterator[Violation]:
 
 
 SMALL_BATCH: Final = 4
-"""Rows of a micro-batch up to which packing is worth a thought."""
+"""Rows of a micro-batch up to which packing is suggested."""
 WORTH_PACKING: Final = 1.5
-"""Examples a row from which packing saves something."""
+"""Examples per row from which packing saves computation."""
 RECURRENT: Final = frozenset({"mamba", "mamba2", "falcon_mamba", "rwkv", "recurrent_gemma", "bamba", "qwen3_next"})
-"""Families that carry a state along the row, which no mask of attention resets."""
+"""Families with a recurrent state along the row, which no attention mask resets."""
 
 
 @rule("PK005", Severity.INFO)
@@ -105,7 +105,8 @@ def packing_not_used(view: TrainingView) -> Iterator[Violation]:
 
 
 def _can_pack(stated: StatedTraining) -> bool:
-    """Whether a setting makes this trainer pack: a user's own script has none, and rows with pictures stay apart."""
+    """Return True if a setting makes this trainer pack. Custom scripts have none, and rows with images
+    are not packed."""
     of_a_command = not stated.where.path.lower().endswith((".yaml", ".yml", ".json"))
     return stated.backend != "qlora_stage" and stated.image_root is None and not of_a_command
 

@@ -1,4 +1,4 @@
-"""Rules on what a training's names and folders say against what its config says."""
+"""Rules on the names and folders of a training against its config."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _NAMED: Final = (
     ("epochs", rf"({_NUMBER})[-_]?ep(?:ochs?)?"),
     ("seed", r"seed[-_=]?(\d+)"),
 )
-"""Settings that people write into names, each with how they write them."""
+"""Settings in names, each with its usual spelling."""
 _PATTERNS: Final = tuple((field, re.compile(_TOKEN.format(pattern))) for field, pattern in _NAMED)
 _RUN_FILES: Final = frozenset({"finetune.yaml", "setup_finetune.yaml"})
 _NEAR: Final = 1e-6

@@ -17,16 +17,16 @@ from touchline.lint.views import TrainingView
 from touchline.spec.partial import Stated, StatedTraining
 
 ADAPTER_RATES: Final = (5e-7, 1e-2)
-"""Learning rates of adapters outside of which none of some 500 published configs lies; preference training is low."""
+"""Range of adapter learning rates in some 500 published configs, including the low ones of preference training."""
 FULL_RATES: Final = (1e-8, 1e-3)
-"""The same where all weights of a model of a billion parameters or more are trained."""
+"""The same for full fine-tuning of models with a billion parameters or more."""
 SMALL_FULL_RATE: Final = 1e-2
-"""The same for smaller models, which are sometimes trained as from scratch."""
+"""The same for smaller models, which are sometimes trained from scratch."""
 SMALL: Final = 1_000_000_000
 RATES_OF_FULL: Final = (1e-5, 2e-5)
-"""Learning rates that nearly always are for full fine-tuning; adapters are usually trained with ten times as much."""
+"""Learning rates typical of full fine-tuning. Adapters usually use ten times as much."""
 RATIOS: Final = (1 / 32, 32.0)
-"""alpha / rank outside of which an adapter acts hardly, or overwhelms; usual are 1/4 to 2."""
+"""Range of alpha / rank outside of which an adapter has almost no effect or dominates. Usual are 1/4 to 2."""
 _ADAM = re.compile(r"adam", re.IGNORECASE)
 _OTHER_SCALE = re.compile(r"dadapt|schedule_?free|prodigy|mini|adafactor|muon|lion|sgd|lomo", re.IGNORECASE)
 """Optimizers whose learning rate is on another scale."""
@@ -128,9 +128,9 @@ class Range:
     code: str
     """The rule's code."""
     name: str
-    """The rule's name, as a function's."""
+    """Name of the rule, as a function name."""
     doc: str
-    """The rule's sentence."""
+    """Summary of the rule."""
     settings: tuple[str, ...]
     """Fields of StatedTraining."""
     low: float
@@ -144,7 +144,7 @@ class Range:
     hint: str | None = None
     """Suggested value."""
     applies: Callable[[StatedTraining], bool] = lambda stated: True
-    """Whether the setting counts in this training."""
+    """Function that returns True if the setting counts in this training."""
 
     def expected(self) -> str:
         """Describe the allowed values."""
@@ -169,7 +169,7 @@ def _counts_epochs(stated: StatedTraining) -> bool:
 
 
 def _uses_alpha(stated: StatedTraining) -> bool:
-    # LLaMA-Factory reads 0 as "not given" and takes twice the rank.
+    # LLaMA-Factory reads 0 as "not given" and uses twice the rank.
     return trains_adapter(stated) and stated.backend != "llamafactory"
 
 
@@ -248,7 +248,7 @@ RANGES = (
         hint="2048",
     ),
 )
-"""Every rule of this form."""
+"""Rules of this form."""
 
 
 def _out_of_range(bounds: Range, stated: StatedTraining) -> Iterator[Violation]:

@@ -1,4 +1,4 @@
-"""Rules on how much is trained: optimizer steps, batches, epochs."""
+"""Rules on the amount of training: optimizer steps, batches, epochs."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from touchline.lint.views import TrainingView
 from touchline.spec.partial import StatedTraining
 
 FEW_STEPS: Final = 10
-"""Steps below which no schedule has a shape."""
+"""Steps below which a schedule has no effect."""
 MANY_EPOCHS: Final = 20
-"""Epochs beyond which a language model mostly learns its rows by heart; published examples have 1 to 5."""
+"""Epochs above which a language model mostly memorizes its rows. Published examples have 1 to 5."""
 
 
 def _rows(view: TrainingView, numbers: Arithmetic) -> str:
@@ -26,7 +26,7 @@ def _rows(view: TrainingView, numbers: Arithmetic) -> str:
 
 
 def _window(stated: StatedTraining) -> str:
-    """`micro-batches of 4 × 8 accumulated`."""
+    """Return `micro-batches of 4 × 8 accumulated`."""
     words = []
     if stated.micro_batch_size is None and stated.global_batch_size is not None:
         words.append(f"batches of {stated.global_batch_size.value}")
@@ -113,7 +113,7 @@ def indivisible_global_batch(view: TrainingView) -> Iterator[Violation]:
 
 
 _HUNDREDS = 200
-"""So many epochs are a slip of the key or of a digit."""
+"""Number of epochs that is probably a typing error."""
 
 
 @rule("TR021", Severity.INFO)
@@ -146,7 +146,7 @@ def warmup_longer_than_training(view: TrainingView) -> Iterator[Violation]:
             ),
             at=fixed,
             hint=f"at most {max(high // 10, 1)} steps, a tenth",
-            # A limit of steps an epoch, as torchtune has it, is for try-outs.
+            # A limit of steps per epoch, as in torchtune, is for short trials.
             severity=Severity.WARNING if stated.max_steps is not None and stated.backend not in HF_LOOP else None,
         )
 
@@ -161,7 +161,7 @@ def long_warmup(view: TrainingView) -> Iterator[Violation]:
         yield Violation(message=f"warmup is {share.value:.0%} of the training; usual are 3 to 10%", at=share)
     if not high or isinstance(warmup, Missing) or high < FEW_STEPS or _ignores_warmup(stated):
         return
-    # Of a share, both ends grow together.
+    # For a share, both bounds grow together.
     fixed = stated.warmup_steps is not None and stated.warmup_steps.value > 0
     part = warmup.low / high if fixed or share is None else share.value
     if 1 / 3 <= part < 1:
@@ -173,7 +173,7 @@ def long_warmup(view: TrainingView) -> Iterator[Violation]:
 
 
 def _ignores_warmup(stated: StatedTraining) -> bool:
-    """Whether the schedule has no warm-up whatever is written: then TR037 tells."""
+    """Return True if the schedule has no warmup regardless of the setting. TR037 then reports it."""
     return stated.backend in HF_LOOP and stated.schedule is not None and stated.schedule.value == "constant"
 
 

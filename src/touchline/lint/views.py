@@ -1,4 +1,4 @@
-"""View of the rules on one training, with the facts of its model, its data and the machine."""
+"""View of the rules on one training, with the facts of its model, data and machine."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ class ModelContext:
     name: str
     """Name."""
     num_parameters: int | None
-    """Parameters: of its config.json or the catalogue of public models, else by its name."""
+    """Number of parameters: from its config.json or the catalogue of public models, else from its name."""
     source: str
     """Source: a path, `catalogue of public models`, `its name`."""
     context_length: int | None = None
-    """The longest sequence that it was made for, in tokens."""
+    """Maximum supported sequence length in tokens."""
     shape: ModelShape | Missing
     """Its dimensions."""
     path: str | None = None
-    """Its folder, where it is on this machine."""
+    """Folder on this machine, if there is one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -36,9 +36,9 @@ class DataFacts:
     """Facts of a training's data."""
 
     train_examples: int | None
-    """Rows that train."""
+    """Number of training rows."""
     validation_examples: int | None = None
-    """Rows that validate."""
+    """Number of validation rows."""
     lengths: NDArray[np.int64] | None = None
     """Tokens of each training row with its template; shape [rows]."""
     source: str = ""
@@ -47,29 +47,29 @@ class DataFacts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Surroundings:
-    """The machine that a training is checked for."""
+    """Machine that a training is checked for."""
 
     gpu: Gpu | None = None
-    """The GPU; none: not known."""
+    """GPU; None if unknown."""
     gpu_count: int | None = None
-    """GPUs of a job; none: not known."""
+    """GPUs of a job; None if unknown."""
     cpus: int | None = None
-    """Processor cores of a job; none: not known."""
+    """CPU cores of a job; None if unknown."""
     free_disk_bytes: int | None = None
-    """Free space where checkpoints go."""
+    """Free space of the checkpoints' disk."""
     source: str = ""
     """Source: `this machine`, `--gpu`, `compute.gpu`, the job's script."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class TrainingView:
-    """One training with what is known around it."""
+    """Training with its known context."""
 
     stated: StatedTraining
-    """Settings of its config."""
+    """Settings of the config."""
     model: ModelContext | Missing
-    """Its base."""
+    """Base model."""
     data: DataFacts | Missing
-    """Its data."""
+    """Training data."""
     around: Surroundings
-    """The machine."""
+    """Machine of the training."""

@@ -1,4 +1,4 @@
-"""The audit of data: files to rows, rows to a view, the view to findings, baselines and counts."""
+"""Audit of data: files to rows, rows to a view, the view to findings, baselines and counts."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ from touchline.spec.read import read_experiment
 from touchline.spec.tasks.ready_made import TASKS
 
 TOLD_BY_LOADER = frozenset({"DA300", "DA301", "DA304", "DA312", "DA376"})
-"""Codes whose faults the loader of experiments tells itself, as DA104, DA105 and DA106."""
+"""Codes of faults that the loader of experiments reports itself, as DA104, DA105 and DA106."""
 LABELS_SHOWN = 20
 MEDIA_LIMIT = 20_000
-"""Distinct media files that are looked for."""
+"""Maximum number of distinct media files looked up."""
 OPENED_MEDIA = 2_000
-"""Distinct pictures whose first and last bytes are read."""
+"""Maximum number of distinct pictures whose first and last bytes are read."""
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PICTURES = (_PNG, b"\xff\xd8\xff", b"GIF8", b"BM", b"RIFF", b"II*\x00", b"MM\x00*")
 _PICTURE_ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp"})
 _MEDIA_TRIED = 50
 _KEPT_FROM_BYTES = 1 << 16
 _VERSION = 5
-"""Changes when the same file would be judged differently."""
+"""Version of the rules; increase it if the result for the same file changes."""
 _YAML_LIMIT = 1 << 20
 _SEPARATOR = "separator"
-"""Subject of the finding that the columns are unknown because the cells are separated by another sign."""
+"""Subject of the finding that columns are unknown because of another separator."""
 _FINDINGS = TypeAdapter(tuple[Finding, ...])
 _ORDER = {Severity.ERROR: 0, Severity.WARNING: 1, Severity.INFO: 2}
 
@@ -60,15 +60,15 @@ class AuditRequest:
     """Columns, task and scorer of an audit."""
 
     data: DataConfig | None = None
-    """Columns and prompt as an experiment states them; none: found by the columns' names."""
+    """Columns and prompt of an experiment; None: derived from the column names."""
     given: frozenset[str] = ALL_GIVEN
-    """Dotted keys of `data` that were written; other columns are found by name."""
+    """Dotted keys of `data` that were given; other columns are derived by name."""
     task: str | None = None
-    """The task whose prompt and scorer count."""
+    """Task that provides the prompt and the scorer."""
     scorer: str | None = None
-    """A scorer by name instead: `match`, `exact`, `includes`, `either`."""
+    """Name of a scorer instead: `match`, `exact`, `includes`, `either`."""
     media_root: Path | None = None
-    """Folder that media files are relative to; none: the data's own folder, or one above it."""
+    """Folder of media files; None: the data's own folder, or one above it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,7 +76,7 @@ class Seen:
     """A loaded dataset."""
 
     view: DataView | None
-    """Its rows; none: nothing could be read, or no columns are known."""
+    """View of its rows; None if nothing could be read, or no columns are known."""
     findings: tuple[Finding, ...]
     """Findings, errors first."""
     forms: tuple[str, ...]
@@ -92,10 +92,10 @@ def audit(path: Path, request: AuditRequest | None = None) -> tuple[DataAudit, D
         request: columns, task and scorer.
 
     Returns:
-        The audit, and the rows that it looked at; None where none could be read.
+        The audit, and the rows that it used; None if none could be read.
 
     Raises:
-        InputError: the path is nothing of these, or an option is wrong.
+        InputError: the path is none of these, or an option is wrong.
         HostError: it may not be read, or needs a package that is not installed.
     """
     files, wanted = _source(path, request or AuditRequest())
@@ -172,7 +172,7 @@ def data_findings(
         message = f"not checked ({fault.message})"
         where = Where(path=str(files.path))
         return (Finding(code="DA102", severity=Severity.INFO, subject="data", message=message, where=where),)
-    # What depends on files beside the data is looked for anew each time.
+    # Results that depend on files beside the data are not cached.
     if place is not None and not any(finding.code == "DA373" for finding in found):
         try:
             write_atomic(place, _FINDINGS.dump_json(found))
@@ -185,7 +185,7 @@ def tree_findings(paths: Iterable[Path], cache_dir: Path | None = None) -> tuple
     """Check the datasets among some files; other files are skipped."""
     groups = group_splits(path for path in paths if is_dataset(path))
     found = (finding for files in groups for finding in data_findings(files, cache_dir=cache_dir))
-    # A table that nobody named as a dataset may be anything.
+    # A table that was not named as a dataset may contain anything.
     return tuple(finding for finding in found if finding.code != "DA307" or finding.subject == _SEPARATOR)
 
 
@@ -233,10 +233,10 @@ def see(files: DatasetFiles, request: AuditRequest, shown: Path) -> Seen:
     )
     found = [*findings, *check_view(view, where, "data"), *scorer_findings(view)]
     if any(finding.code == "DA102" for finding in findings):
-        # Bytes that are no UTF-8 were told by line; the marks that the reader put for them are not the file's.
+        # Invalid UTF-8 was reported by line. The replacement characters are the reader's and not the file's.
         found = [finding for finding in found if finding.code != "DA361"]
     if findings and not view.count:
-        # Why there are no rows has been said.
+        # The reason for missing rows was already reported.
         found = list(findings)
     return Seen(view=view, findings=_ordered(found), forms=forms)
 
@@ -343,7 +343,7 @@ def _media(rows: dict[str, tuple[DataRow, ...]], files: DatasetFiles, request: A
 
 
 def _broken(folder: Path, paths: Iterable[str]) -> tuple[tuple[str, str], ...]:
-    """Pictures whose first bytes are no picture's, or whose last ones are not there."""
+    """Return pictures whose first bytes are invalid or whose last bytes are missing."""
     found: list[tuple[str, str]] = []
     for path in paths:
         if Path(path).suffix.lower() not in _PICTURE_ENDINGS:

@@ -1,4 +1,4 @@
-"""Checking: files to views, views to findings. Every fault of every file in one pass."""
+"""Check of files: files to views, views to findings. Reports every fault of every file in one pass."""
 
 from __future__ import annotations
 
@@ -52,20 +52,20 @@ from touchline.spec.partial import StatedTraining
 _ENOUGH_KEYS = 3
 _VALIDATED = 4
 PLAN_LIMIT_BYTES = 64 << 20
-"""A plan of a thousand runs has some megabytes."""
+"""Maximum size of a plan. A plan of a thousand runs has some megabytes."""
 _STATED_ALIKE = (
     *("rank", "alpha", "dropout", "target_modules", "epochs", "global_batch_size", "learning_rate", "schedule"),
     *("warmup_fraction", "weight_decay", "max_grad_norm", "max_seq_len", "gradient_checkpointing", "eval_steps"),
 )
 _OF_A_RUN = frozenset({"finetune.yaml", "setup_finetune.yaml"})
 _OURS = frozenset({"data", "models", "name", "task", "factors", "pairs", "controls"})
-"""Keys of experiment.yaml; a file with three of them is meant as one, whatever its name."""
+"""Keys of experiment.yaml. A file with three of them counts as one, regardless of its name."""
 _ARGUMENTS = (
     *("per_device_train_batch_size", "gradient_accumulation_steps", "num_train_epochs", "learning_rate", "output_dir"),
     *("model_name_or_path", "lr_scheduler_type", "logging_steps", "save_steps"),
 )
 _ANSWERS = "samples.jsonl"
-"""Models' answers, which results write beside the plan; not a dataset."""
+"""File of model answers, which results write beside the plan. It is not a dataset."""
 EXPERIMENT = "experiment.yaml"
 TORCHTUNE = "torchtune"
 _CONFIG_ENDINGS = frozenset({".yaml", ".yml", ".json"})
@@ -80,7 +80,7 @@ class Checked:
     views: list[tuple[TrainingView, Path]] = field(default_factory=list)
     """The trainings, each with its config's folder."""
     files: int = 0
-    """Files that were looked at."""
+    """Number of files read."""
 
 
 def check_paths(
@@ -108,7 +108,7 @@ def check_paths(
     paths = [path for path in paths if path not in tasks]
     files, findings = find_files(paths)
     checker.found.findings += findings
-    # Scripts first: they say on which machine the configs that they name are trained.
+    # Scripts come first, since they name the machine for the configs that they start.
     for file in sorted(files, key=lambda file: file.kind != "script"):
         checker.file(file)
     if paths:
@@ -132,11 +132,11 @@ def report_of(told: Sequence[Finding], found: Checked) -> CheckReport:
 
 
 class _Checker:
-    """Looks at file after file, and then at what only several of them show.
+    """Checker of single files, then of relations between files.
 
     Args:
         settings: where models and caches are.
-        request: what to check for.
+        request: the targets of the check.
     """
 
     def __init__(self, settings: UserConfig, request: CheckRequest) -> None:
@@ -176,7 +176,7 @@ class _Checker:
             self._tell("EX012", file.path, f"not checked ({fault.message})", Severity.WARNING, fault.hint)
 
     def task(self, path: Path) -> None:
-        """Try a task file's scorers, in a process of their own: the user named it, so its code may run."""
+        """Try a task file's scorers in a process of their own. The user named it, so its code is allowed to run."""
         self.found.files += 1
         try:
             self.found.findings += file_findings(str(path))
@@ -193,7 +193,7 @@ class _Checker:
 
     @property
     def lacks_shellcheck(self) -> bool:
-        """Whether scripts were checked without ShellCheck."""
+        """Return True if scripts were checked without ShellCheck."""
         return bool(self._scripts) and self._shellcheck is None
 
     def together(self, paths: Sequence[Path]) -> None:
@@ -299,7 +299,7 @@ class _Checker:
         return view
 
     def _is_planned(self, file: FoundFile, training: StatedTraining) -> bool:
-        """Whether a run's config says what the experiment above it says, which is checked as a whole."""
+        """Return True if a run's config agrees with the experiment above it, which is checked as a whole."""
         return (
             not file.named
             and file.path.name in _OF_A_RUN
@@ -398,7 +398,7 @@ class _Checker:
 
 
 def strict_json(text: str, file: FoundFile) -> Iterator[Finding]:
-    """BK010 of a .json file that only a reader of YAML takes: `True`, a comma too many, a comment."""
+    """Yield BK010 for a .json file that only a YAML reader accepts: `True`, a trailing comma, a comment."""
     if file.kind != "json":
         return
     try:
@@ -416,7 +416,7 @@ def strict_json(text: str, file: FoundFile) -> Iterator[Finding]:
 
 
 def means_config(text: str) -> bool:
-    """Whether a text that cannot be read was to be a trainer's arguments: names that no data has."""
+    """Return True if an unreadable text was probably a trainer's arguments: it has names that data never has."""
     return sum(f'"{name}"' in text for name in _ARGUMENTS) >= _ENOUGH_KEYS
 
 
@@ -428,7 +428,7 @@ def format_of(document: ForeignDocument, name: str) -> ConfigFormat | None:
 def is_task_target(path: Path) -> bool:
     """Return True if a path names a task file itself: `X.py`, `X.py@task` or `X.py:function`.
 
-    A folder never does, whatever lies in it: the code of a file runs only if that file was named.
+    A folder never does, regardless of its content: the code of a file runs only if that file was named.
     """
     place, _ = split_target(str(path))
     return place.suffix == ".py" and place.is_file()
@@ -441,7 +441,7 @@ def _asked(training: StatedTraining) -> tuple[object, ...]:
 
 
 def _beside(script: Path, mentioned: Sequence[str]) -> frozenset[str] | None:
-    """Names in a script's folder, and what of the paths that it mentions is there; None where nobody may look."""
+    """Return names in a script's folder, and which of its mentioned paths exist. None without read permission."""
     try:
         names = {path.name for path in script.parent.iterdir()}
         return frozenset(names | {each for each in mentioned if (script.parent / each).exists()})

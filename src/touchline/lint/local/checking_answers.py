@@ -1,4 +1,4 @@
-"""Checks of an experiment against what lies on this machine: layers of the model, lengths of answers, stages' rows."""
+"""Checks of an experiment against this machine: layers of the model, lengths of answers, stages' rows."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _MOST = 0.5
 
 
 def module_findings(seen: Seen) -> Iterator[Finding]:
-    """`target_modules` that are no layers of the model: peft passes over them, and stops when none is one."""
+    """Yield `target_modules` that are not layers of the model. peft skips them, and stops if none is one."""
     told: set[tuple[str, tuple[str, ...]]] = set()
     for spec in seen.specs:
         model, wanted = seen.models.get(spec.model), tuple(spec.train.lora.target_modules)
@@ -50,7 +50,7 @@ def module_findings(seen: Seen) -> Iterator[Finding]:
 
 
 def answer_findings(seen: Seen, lengths: Mapping[tuple[str, str], Lengths]) -> Iterator[Finding]:
-    """Answers that evaluation cuts off at `max_new_tokens`, by the training split's."""
+    """Yield answers that evaluation truncates at `max_new_tokens`, based on the training split's."""
     told: set[tuple[str, str, int]] = set()
     for spec in seen.specs:
         key, limit = (spec.model, data_key(spec.data)), spec.evaluate.max_new_tokens
@@ -73,7 +73,7 @@ def answer_findings(seen: Seen, lengths: Mapping[tuple[str, str], Lengths]) -> I
 
 
 def stage_leaks(seen: Seen) -> Iterator[Finding]:
-    """Questions of a stage's test split that another stage trains on; one file's own splits are compared elsewhere."""
+    """Yield questions of a stage's test split that another stage trains on."""
     if not seen.loaded.experiment.stages:
         return
     data = {data_key(spec.data): spec.data for spec in seen.specs if spec.data.path in seen.datasets}

@@ -25,7 +25,7 @@ _OVERRIDDEN = "BK019"
 
 
 class Siblings:
-    """Collects the trainings of a tree; each data file is hashed once."""
+    """Collector of the trainings of a tree. Each data file is hashed once."""
 
     def __init__(self) -> None:
         self.found: list[Sibling] = []

@@ -1,4 +1,4 @@
-"""Checking an experiment: its file, what it names on this machine, every run's arithmetic, the design as a whole."""
+"""Check of an experiment: its file, its inputs on this machine, every run's arithmetic, and the design."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _DIGITS = re.compile(r"\d+")
 _NEAR_NAME = 0.8
 
 ALL_CHECKED = 200
-"""Trainings of a sweep that are all looked at, each by itself."""
+"""Maximum number of trainings of a sweep that are checked individually."""
 NOTHING_SEEN = Missing(missing="it is not on this machine")
 
 
@@ -55,19 +55,19 @@ class CheckedExperiment:
     """Results for an experiment."""
 
     findings: list[Finding] = field(default_factory=list)
-    """Findings."""
+    """Findings of the check."""
     views: list[TrainingView] = field(default_factory=list)
-    """Its trainings, one of each kind."""
+    """Trainings, one of each kind."""
     seen: Seen | None = None
     """Its resolved inputs; None if the file itself is invalid."""
 
 
 def check_experiment(yaml: Path, settings: UserConfig, gpu: str, date: str) -> CheckedExperiment:
-    """Check an experiment's file and everything it names; what is not on this machine is told as not checked.
+    """Check an experiment's file and its inputs. Inputs that are not on this machine are reported as not checked.
 
     Args:
         yaml: experiment.yaml.
-        settings: where models and caches are.
+        settings: the folders of models and caches.
         gpu: the GPU to check for instead of `compute.gpu`; `auto`: as the experiment says.
         date: ISO date for templates that print one.
     """
@@ -124,7 +124,7 @@ def checked_for_launch(
 
 
 def unknown_codes(seen: Seen) -> Iterator[Finding]:
-    """Codes under `allow` that no check has."""
+    """Yield codes under `allow` that no check has."""
     for code in seen.loaded.experiment.allow:
         if not is_known(code):
             where = seen.loaded.document.where(["allow"])
@@ -186,10 +186,10 @@ def _dataset_facts(seen: Seen) -> dict[str, DatasetFacts | Missing]:
 
 
 def _scorer_findings(seen: Seen) -> Iterator[Finding]:
-    """Try the task's scorers on made-up answers to the first test items of each dataset."""
+    """Yield the findings of scorers on made-up answers to the first test items of each dataset."""
     experiment, told = seen.loaded.experiment, set[str]()
     if experiment.task not in TASKS and experiment.task not in seen.tasks:
-        # That there is no such task has been found where it was looked up.
+        # The lookup already reported that there is no such task.
         return
     for spec in seen.specs:
         if spec.data.path in seen.datasets and spec.data.path not in told:
@@ -217,7 +217,7 @@ def _prompt_findings(seen: Seen) -> Iterator[Finding]:
 
 
 def _parity_findings(seen: Seen, settings: UserConfig, date: str) -> Iterator[Finding]:
-    """Training's rendering against evaluation's, of every model with every data."""
+    """Yield differences between training's and evaluation's rendering, of every model with every dataset."""
     parity = Parity(settings.models_dir, date)
     told: set[tuple[str, str, str, int]] = set()
     for spec in seen.specs:
@@ -233,7 +233,7 @@ def _is_error(finding: Finding) -> bool:
 
 
 def training_views(seen: Seen, lengths: dict[tuple[str, str], Lengths], around: Surroundings) -> Iterator[TrainingView]:
-    """One view of each training that differs in more than its seed; of a large sweep, every pair of levels."""
+    """Yield one view per training that differs in more than its seed. In a large sweep, cover every pair of levels."""
     places: dict[KeyPath, Place] = {}
     models = {name: _model_facts(model) for name, model in seen.models.items()}
     for spec in covering(_distinct(seen.specs)):
@@ -258,9 +258,9 @@ def _distinct(specs: Iterable[RunSpec]) -> list[RunSpec]:
 
 
 def covering(specs: Sequence[RunSpec]) -> list[RunSpec]:
-    """All of a few runs; of many, some in which every pair of levels of two factors is seen together.
+    """Return all of a few runs. Of many, return some that cover every pair of levels of two factors.
 
-    A rule looks at two or three settings of a training, so a sweep of thousands holds few kinds of faults.
+    A rule reads two or three settings of a training, so a sweep of thousands has few kinds of faults.
     """
     if len(specs) <= ALL_CHECKED:
         return list(specs)

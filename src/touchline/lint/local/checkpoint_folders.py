@@ -1,4 +1,4 @@
-"""Folders of adapters and checkpoints that a config goes on from, where they are on this machine."""
+"""Folders of adapters and checkpoints that a config resumes or continues from, if they are on this machine."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _WHOLE = ("*.safetensors", "*model*.bin", "global_step*", "pytorch_model_fsdp*")
 _STATE = "trainer_state.json"
 _LIMIT = 8 << 20
 _ALIKE = 1.5
-"""Names round: the same model is sold as 7B and as 8B."""
+"""Tolerance for rounded names: the same model is named 7B and 8B."""
 
 
 def checkpoint_findings_of(stated: StatedTraining, folder: Path) -> Iterator[Finding]:
-    """CK040 to CK043: what is wrong with the adapter or the checkpoint that a training goes on from."""
+    """Yield CK040 to CK043: problems of the adapter or the checkpoint that a training continues from."""
     for named in (stated.parent, stated.resume):
         place = None if named is None or not named.value else path_of(named.value, folder)
         if named is not None and place is not None and place.is_dir():

@@ -19,7 +19,7 @@ from touchline.spec.foreign import ForeignDocument
 from touchline.spec.partial import StatedSource, StatedTraining
 
 _LIMIT: Final = 16 << 20
-"""A larger file is not opened to see its columns."""
+"""Maximum size of a file that is opened to read its columns."""
 _BEGINNING: Final = 1 << 20
 _ENDINGS: Final = {
     "json": (".json", ".jsonl", ".ndjson"),
@@ -33,7 +33,7 @@ _SECTIONS: Final = ("dataset", "dataset_val")
 _REGISTRY: Final = "dataset_info.json"
 _TRAINED_ON: Final = ("train", "training")
 _HELD_OUT: Final = ("validation", "val", "valid", "eval", "dev", "test")
-"""Names of splits, the likeliest first."""
+"""Names of splits, the most likely first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +41,13 @@ class Beginning:
     """Beginning of a JSON file."""
 
     keys: tuple[str, ...] | None
-    """Keys of the object that it is; none: it is a list, or one row a line."""
+    """Keys of its object; None if it is a list, or one row per line."""
     columns: frozenset[str]
     """Columns of its first row."""
 
 
 def data_findings_of(training: StatedTraining, document: ForeignDocument, folder: Path) -> Iterator[Finding]:
-    """BK025 and BK026: the file is of another format, or has not the field or the columns that the config names."""
+    """Yield BK025 and BK026: the file has another format, or lacks the field or the columns that the config names."""
     for source in training.sources:
         path = path_of(source.name.value, folder) if source.kind == "file" else None
         if path is not None and path.is_file():
@@ -76,7 +76,7 @@ def _format_of(ending: str) -> str | None:
 
 
 def _field(training: StatedTraining, source: StatedSource, path: Path, severity: Severity) -> Iterator[Finding]:
-    """`field` is the key under which the rows of a JSON object are."""
+    """Yield problems of `field`, the key of the rows in a JSON object."""
     if training.backend not in ("torchtune", "axolotl") or path.suffix.lower() != ".json":
         return
     begins = beginning(path)
@@ -103,14 +103,14 @@ def _field_for(source: StatedSource, keys: Sequence[str]) -> str:
 
 
 def _loads_by_itself(document: ForeignDocument, source: StatedSource) -> bool:
-    """Whether a dataset is built by a component of the user's own, which may take its rows from a file in any way."""
+    """Return True if a custom component builds a dataset, since it may read rows in any way."""
     section = document.data.get(source.name.key.partition(".")[0])
     named = section.get("_component_") if isinstance(section, dict) else None
     return isinstance(named, str) and not named.startswith("torchtune.")
 
 
 def _mapped(document: ForeignDocument, folder: Path) -> Iterator[Finding]:
-    """Columns that torchtune's `column_map` names."""
+    """Yield columns that torchtune's `column_map` names."""
     for name in _SECTIONS:
         section = document.data.get(name)
         if not isinstance(section, dict) or not isinstance(section.get("column_map"), dict):
@@ -123,7 +123,7 @@ def _mapped(document: ForeignDocument, folder: Path) -> Iterator[Finding]:
 
 
 def _typed(document: ForeignDocument, folder: Path) -> Iterator[Finding]:
-    """Columns that an axolotl dataset's type reads."""
+    """Yield columns that an axolotl dataset's type reads."""
     rows = document.data.get("datasets")
     for index, row in enumerate(rows if isinstance(rows, list) else []):
         if not isinstance(row, dict) or not isinstance(row.get("path"), str):
@@ -140,7 +140,7 @@ def _typed(document: ForeignDocument, folder: Path) -> Iterator[Finding]:
 
 
 def _registered(document: ForeignDocument, folder: Path) -> Iterator[Finding]:
-    """Names of LLaMA-Factory's datasets, which its registry beside the data must have."""
+    """Yield names of LLaMA-Factory datasets that are not in the registry beside the data."""
     place = document.data.get("dataset_dir", "data")
     home = path_of(place, folder) if isinstance(place, str) else None
     registry = None if home is None else _registry(home / _REGISTRY)
@@ -173,7 +173,9 @@ def _registered(document: ForeignDocument, folder: Path) -> Iterator[Finding]:
 
 
 def _of_another_stage(name: str, entry: object, stage: object) -> str:
-    """Pairs of answers are for `dpo` and `rm` alone, and those take nothing else (LLaMA-Factory's data loader)."""
+    """Return the problem of a dataset of another stage: only `dpo` and `rm` take pairs of answers (LLaMA-Factory's
+    loader).
+    """
     if not isinstance(entry, dict) or stage not in ("sft", "pt", "rm", "dpo", "kto", "ppo") or "file_name" not in entry:
         return ""
     pairs, ranked = stage in ("rm", "dpo"), entry.get("ranking", False) is True

@@ -19,7 +19,7 @@ _HEAD_BYTES = 1 << 16
 _SPLIT = re.compile(rf"(?:^|(?<=[_\-.]))(?:{'|'.join(sorted(SPLIT_NAMES, key=len, reverse=True))})(?=$|[_\-.])", re.I)
 _WIDE = ("\ufffd\ufffd", "\xff\xfe")
 _BEFORE = re.compile(r"\A(?:\s*(?://|#|<<<<<<<)[^\n]*\n)+")
-"""Lines that do not belong before JSON, which its reader then tells."""
+"""Lines that do not belong before JSON. The JSON reader reports them."""
 _OPENS_ROWS = re.compile(r'\s*\[\s*\{\s*"')
 _OPENS_SPLITS = re.compile(rf'\s*\{{\s*"(?:about|{WHOLE}|{"|".join(SPLIT_NAMES)})"\s*:', re.I)
 _ABOUT_ROWS = re.compile(rf'"(?:{WHOLE}|{"|".join(SPLIT_NAMES)})"\s*:\s*\[\s*\{{\s*"', re.I)
@@ -28,22 +28,24 @@ _KINDS = {'"': "text", "[": "list", "{": "object", "t": "bool", "f": "bool", "n"
 _ROWS = 50
 _WORD = re.compile(r"(?<!\w)[^\W\d_]{2,}(?!\w)")
 _VAGUE = frozenset({"source", "src", "context", "ctx", "document"})
-"""Names of a prompt's column that tables of other things have as well."""
+"""Names of prompt columns that other tables also have."""
 _EMPTY_NAMES = re.compile(r"train|test|valid|dev|data|eval", re.I)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DatasetFiles:
-    """One dataset: a file, or the files of its splits."""
+    """Dataset: a file, or the files of its splits."""
 
     path: Path
-    """The file, or the folder of the splits."""
+    """File, or the folder of the splits."""
     files: dict[str, Path]
-    """Split to file; the one entry `all` for a file that may have splits within."""
+    """File by split; the one entry `all` for a file that may contain splits."""
 
 
 def group_splits(files: Iterable[Path]) -> tuple[DatasetFiles, ...]:
-    """Datasets of data files: `train.jsonl` and `test.jsonl` of one folder are one, `x_train` and `x_test` too."""
+    """Return the datasets among files: `train.jsonl` and `test.jsonl` of one folder are one, as are `x_train` and
+    `x_test`.
+    """
     groups: dict[tuple[Path, str, str], dict[str, Path]] = {}
     alone: list[DatasetFiles] = []
     for path in sorted(files):
@@ -54,7 +56,7 @@ def group_splits(files: Iterable[Path]) -> tuple[DatasetFiles, ...]:
         rest = _SPLIT.sub("", path.stem)
         group = groups.setdefault((path.parent, rest, path.suffix.lower()), {})
         split = SPLIT_NAMES[words[0].lower()]
-        if split in group:  # val.jsonl beside validation.jsonl: nobody knows which is meant
+        if split in group:  # val.jsonl beside validation.jsonl: ambiguous
             alone.append(DatasetFiles(path=path, files={WHOLE: path}))
         else:
             group[split] = path
@@ -69,9 +71,10 @@ def group_splits(files: Iterable[Path]) -> tuple[DatasetFiles, ...]:
 
 
 def is_dataset(path: Path) -> bool:
-    """Whether a file looks like rows to train on or to be scored by: its beginning has columns of a known layout.
+    """Return True if a file looks like training or test rows: its beginning has columns of a known layout.
 
-    Logs, tables of results and configs are none. A file that cannot be read is none here; who names it is told why.
+    Logs, tables of results and configs do not count. An unreadable file does not count here. Its reader reports the
+    reason.
     """
     form = FORMATS.get(path.suffix.lower())
     if form is None:
@@ -84,7 +87,7 @@ def is_dataset(path: Path) -> bool:
     except OSError:
         return False
     if head.startswith(_WIDE):
-        # UTF-16 begins so; the readers say that it is no UTF-8.
+        # UTF-16 begins like this. The readers report that it is not UTF-8.
         return form != "json"
     if not head.strip():
         return form != "json" and _EMPTY_NAMES.search(path.stem) is not None
@@ -95,13 +98,13 @@ def is_dataset(path: Path) -> bool:
 
 def _is_jsonl(head: str) -> bool:
     if _OPENS_ROWS.match(head):
-        # A list of rows under the wrong name: the reader says so.
+        # A list of rows under the wrong name. The reader reports it.
         return _is_json(head)
     for line in head.splitlines()[:5]:
         try:
             values = parse_json(line)
         except (ValueError, RecursionError):
-            # A first line that is longer than what was read, or is broken: its keys tell.
+            # A first line that is truncated or corrupt is identified by its keys.
             if line.lstrip().startswith("{") and _keys_tell(line):
                 return True
             continue
@@ -111,7 +114,7 @@ def _is_jsonl(head: str) -> bool:
 
 
 def _is_log(counts: Counter[str]) -> bool:
-    """Lines of a log have a message and a time, lines of predictions what a model said."""
+    """Return True for lines of a log (a message and a time) or of predictions (a model's output)."""
     names = {name.casefold() for name in counts}
     return bool(names & {"timestamp", "time", "level", "step", "loss", "event", "predict", "prediction", "predictions"})
 
@@ -126,7 +129,7 @@ def _is_json(head: str) -> bool:
 
 
 def _row_tells(head: str, at: int) -> bool:
-    """Whether the row that begins there has columns of a known layout; of one that goes on beyond, its keys."""
+    """Return True if the row that begins there has columns of a known layout. A truncated row counts by its keys."""
     try:
         values, _ = json.JSONDecoder().raw_decode(head, at)
     except (ValueError, RecursionError):
@@ -154,13 +157,13 @@ def _is_csv(head: str) -> bool:
     except csv.Error:
         return False
     if len(names) == 1 and (separator := next((each for each in ";\t|" if each in names[0]), None)) is not None:
-        # Cells with another separator: of the same columns with commas it is asked whether they are a dataset's.
+        # Cells with another separator. Test the same columns with commas.
         return _is_csv(head.replace(separator, ","))
     counts = Counter(name.strip() for name in names)
     layout = find_layout(counts, {name: Counter({"text": 1}) for name in counts})
     if layout is None or layout.kind != "columns" or _is_log(counts) or layout.prompts[0].casefold() in _VAGUE:
         return False
-    # A table of measurements may have an input and an output too; prompts have words.
+    # A table of measurements may have an input and an output too. Prompts contain words.
     place = [name.strip() for name in names].index(layout.prompts[0])
     try:
         rows = list(csv.reader(head.splitlines()[1:_ROWS]))

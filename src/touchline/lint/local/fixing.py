@@ -1,4 +1,4 @@
-"""`touchline check --fix`: the edits of findings, made together, shown as a diff."""
+"""`touchline check --fix`: the edits of findings, applied together and shown as a diff."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Changes:
     """Changes, made or proposed."""
 
     text: str
-    """A unified diff; empty when there is nothing to change."""
+    """Unified diff; empty if nothing changes."""
     files: int
-    """Files that it is of."""
+    """Number of changed files."""
     notes: tuple[str, ...] = ()
     """Notes on files that were not changed."""
 

@@ -1,4 +1,4 @@
-"""Inputs of an experiment on this machine: models, datasets, runs, token lengths; and all problems with them."""
+"""Inputs of an experiment on this machine: models, datasets, runs, token lengths, and their problems."""
 
 from __future__ import annotations
 
@@ -39,39 +39,39 @@ from touchline.spec.tasks.text_answers import EXACT_MATCH
 
 MODEL_NOT_HERE = "CK100"
 _NO_CHAIN = frozenset({"EX121", "EX122", "EX123", "EX125", "EX126", "EX127", "EX128"})
-"""Rules whose finding no `allow` makes trainable."""
+"""Rules whose finding cannot be made trainable by `allow`."""
 
 
 @dataclass(kw_only=True, slots=True)
 class Seen:
-    """Known facts."""
+    """Resolved inputs of an experiment."""
 
     loaded: LoadedExperiment
     """The experiment."""
     root: Path
     """Its folder."""
     task: Task
-    """Its ready-made task; for a task in a file, `exact_match` stands in, whose prompt is the input alone."""
+    """Ready-made task. For a task in a file it is `exact_match`, whose prompt is the input alone."""
     specs: tuple[RunSpec, ...] = ()
-    """Its runs, every stage one of its own; none when the design itself has faults."""
+    """Runs, one per stage; empty if the design itself has faults."""
     design: tuple[RunSpec, ...] = ()
-    """Its runs without stages, as the rules on designs see them; the same where it has none."""
+    """Runs without stages, as the rules on designs see them; the same as `specs` without stages."""
     models: dict[str, ModelInfo] = field(default_factory=dict)
-    """The models that are here, by the name that the file uses."""
+    """Models on this machine, by the name in the file."""
     datasets: dict[str, DatasetInfo] = field(default_factory=dict)
-    """The datasets that can be read, by the path that the file uses."""
+    """Readable datasets, by the path in the file."""
     tasks: dict[str, EvaluationTask] = field(default_factory=dict)
-    """The tasks that are sound, by name: those of `evaluate.tasks`, and the experiment's own where it is a file."""
+    """Valid tasks by name: those of `evaluate.tasks`, and the experiment's own if it is a file."""
     target: Target | None = None
-    """The machine that its runs will use; None where nothing names it."""
+    """Machine of the runs; None if it is not given."""
     labels: list[LabelSet] = field(default_factory=list)
-    """The labels of each dataset that a classification is scored on."""
+    """Labels of each dataset that is scored as a classification."""
     findings: list[Finding] = field(default_factory=list)
     """Findings, errors and others."""
 
     @property
     def errors(self) -> list[Finding]:
-        """The findings that stop a plan."""
+        """Return the findings that stop a plan."""
         return [finding for finding in self.findings if finding.severity is Severity.ERROR]
 
 
@@ -83,13 +83,13 @@ def see(
     *,
     only_checked: bool = False,
 ) -> Seen:
-    """Look everything up; faults of models, data and combinations are told together.
+    """Look up all inputs. Faults of models, data and combinations are reported together.
 
     Args:
         loaded: the experiment.
         root: its folder.
-        settings: where models and caches are.
-        accepted: settings that a person has changed in a run's folder, by run.
+        settings: the folders of models and caches.
+        accepted: settings that the user changed in a run's folder, by run.
         only_checked: whether an experiment is looked at as well that cannot be run, with stages that are no chain,
             which the rules tell.
 
@@ -136,7 +136,7 @@ def see(
 
 
 def _see_target(seen: Seen, settings: UserConfig) -> None:
-    """Find the machine that the runs will use, and what stands against it."""
+    """Find the target machine of the runs and the reasons against it."""
     compute, document = seen.loaded.experiment.compute, seen.loaded.document
     try:
         seen.target = resolve_target(compute, settings.slurm)
@@ -153,7 +153,7 @@ def _see_target(seen: Seen, settings: UserConfig) -> None:
 def _with_columns(
     specs: tuple[RunSpec, ...], loaded: LoadedExperiment, root: Path, settings: UserConfig
 ) -> tuple[RunSpec, ...]:
-    """Return the runs with the columns of their datasets that nobody named."""
+    """Return the runs with derived names for unnamed dataset columns."""
     known: dict[DataConfig, DataConfig] = {}
     for spec in specs:
         if spec.data not in known:
@@ -218,7 +218,7 @@ def _see_labels(seen: Seen, specs: Sequence[RunSpec]) -> None:
         try:
             found, findings = label_set(data, seen.root, spec.evaluate.labels)
         except TouchlineError:
-            # What is wrong with the data is found where the datasets are looked up.
+            # The dataset lookup reports problems of the data.
             continue
         if found is not None:
             found = replace(found, dataset=portable_path(data.path, found.dataset, seen.root))
@@ -242,7 +242,9 @@ def _portable(task: EvaluationTask, root: Path) -> EvaluationTask:
 
 
 def _cluster_findings(seen: Seen) -> list[Finding]:
-    """Columns of `evaluate.cluster` that the datasets do not have: an evaluation would find out after the training."""
+    """Return findings for columns of `evaluate.cluster` that the datasets lack. An evaluation would fail after the
+    training.
+    """
     found: list[Finding] = []
     for spec in seen.specs:
         if spec.evaluate.cluster is not None and spec.data.path in seen.datasets:
@@ -252,7 +254,7 @@ def _cluster_findings(seen: Seen) -> list[Finding]:
 
 
 def _general_findings(seen: Seen) -> list[Finding]:
-    """Folders with tasks of the harness that are not there: a job would find out after the training."""
+    """Return findings for missing folders with harness tasks. A job would fail after the training."""
     found: list[Finding] = []
     for path in dict.fromkeys(
         spec.evaluate.general.include_path for spec in seen.specs if spec.evaluate.general is not None
@@ -268,14 +270,14 @@ def _design(loaded: LoadedExperiment, labels: dict[str, ModelLabel]) -> tuple[Ru
     """Return the runs without stages, on the data of the last stage, as they are evaluated."""
     experiment = loaded.experiment
     if experiment.stages:
-        # A stage that is impossible was told when the file was read.
+        # An impossible stage was already reported when the file was read.
         last = stage_experiment(experiment, experiment.stages[-1], loaded.document)
         experiment = replace(experiment, stages=(), data=last.data)
     return expand(experiment, labels, loaded.document)
 
 
 def _is_chain(seen: Seen, only_checked: bool) -> bool:
-    """Whether there are stages that can be trained one after the other.
+    """Return True if the stages can be trained one after the other.
 
     Raises:
         InputError: they cannot, and it is to be run.
@@ -294,7 +296,7 @@ def _refuse_broken_stages(seen: Seen, chained: tuple[RunSpec, ...]) -> None:
     Raises:
         InputError: with all of it.
     """
-    # The rules load when something is planned that needs them, and not with every command.
+    # Load the rules only if a plan needs them, and not with every command.
     from touchline.lint.design import DesignView
     from touchline.lint.rule import check_view
 
@@ -317,13 +319,13 @@ def _place_of_data(spec: RunSpec, loaded: LoadedExperiment) -> Where:
 def lengths_of(
     seen: Seen, settings: UserConfig, date: str, on_progress: ProgressCallback | None = None
 ) -> dict[tuple[str, str], Lengths]:
-    """Token lengths of the training split for every model and data that are used together; cached on disk.
+    """Return token lengths of the training split for every used model and dataset, cached on disk.
 
     Args:
-        seen: the experiment; its models and datasets must be sound.
-        settings: where the cache is.
+        seen: the experiment; its models and datasets must be valid.
+        settings: the folder of the cache.
         date: ISO date for templates that print one.
-        on_progress: receives how many rows are tokenised, of how many.
+        on_progress: receives the number of tokenized rows and their total.
     """
     found: dict[tuple[str, str], Lengths] = {}
     for spec in seen.specs:

@@ -1,4 +1,4 @@
-"""Files that a config names, looked for beside it: told only where the folder that should hold them is there."""
+"""Local files that a config names. Missing files are reported only if their folder exists."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _PATTERN = frozenset("*?[{$")
 _SHARDED = ("deepspeed ", "fsdp ")
 _CLOSE = 0.8
 _NUMBERED = re.compile(r"(?:^|/)checkpoint-\d+/?$")
-"""A checkpoint of transformers by its step; where others of it are, this one should be."""
+"""Checkpoint of transformers, by its step. If other checkpoints exist, this one should too."""
 
 
 _MOST_BESIDE = 500
-"""Entries of a folder that is one of models; a larger one is a scratch disk, and slow to look through."""
+"""Maximum number of entries of a models folder. A larger one is a scratch disk, and slow to list."""
 
 
 def absent_files(stated: StatedTraining, folder: Path) -> Iterator[Finding]:
-    """BK023 for each local file of a training that is surely meant to be here, and is not."""
+    """Yield BK023 for each missing local file of a training that should be on this machine."""
     seen: set[str] = set()
     for named in _named(stated):
         name = named.value
@@ -37,7 +37,7 @@ def absent_files(stated: StatedTraining, folder: Path) -> Iterator[Finding]:
             continue
         near = near_names(Path(name).name, [each.name for each in here.iterdir()], most=1, cutoff=_CLOSE)
         if not near and here == folder:
-            # Beside a config lies what it names, or nothing of it.
+            # Files named by a config are either all beside it or all elsewhere.
             continue
         yield Finding(
             code="BK023",
@@ -50,7 +50,7 @@ def absent_files(stated: StatedTraining, folder: Path) -> Iterator[Finding]:
 
 
 def absent_model(stated: StatedTraining, folder: Path) -> Iterator[Finding]:
-    """BK023 for a model's folder that is not there, where one of nearly its name lies beside it."""
+    """Yield BK023 for a missing model folder if a folder of a similar name is beside it."""
     named = stated.model if stated.model_path is None else stated.model_path
     if named is None or not named.value or named.value.startswith("~") or _PATTERN & set(named.value):
         return

@@ -22,18 +22,18 @@ from touchline.spec.partial import StatedSource, StatedTraining
 
 _ROWS = frozenset({".json", ".jsonl", ".csv", ".parquet"})
 _OTHER_TOKENIZERS = ("*.model", "original/*.model", "vocab.*", "*.tiktoken", "tokenization_*.py", "tekken.json")
-"""Files that a tokenizer can be built of, though tokenizer.json is not there."""
+"""Files that a tokenizer can be built from without tokenizer.json."""
 _MORE_THAN_CONFIG = (*_OTHER_TOKENIZERS, "tokenizer*", "*.safetensors*", "*.bin*", "*.gguf", "*.pth")
 """Files of a model's folder beside its configs."""
 ROWS_LIMIT_BYTES = 64 << 20
-"""A larger data file is not opened to check one config: its rows are then not known."""
+"""Maximum size of a data file that is opened to check one config. The rows of larger files are unknown."""
 
 
 class Lookup:
-    """Looks each model and file up once.
+    """Cached lookup of models and files.
 
     Args:
-        settings: where models are.
+        settings: the folder of models.
     """
 
     def __init__(self, settings: UserConfig) -> None:
@@ -81,11 +81,11 @@ class Lookup:
         if place is None or str(place) in self._told or place.is_file():
             return ()
         self._told.add(str(place))
-        # The rest of the tokenizer is looked at with the rendering.
+        # The rendering check covers the rest of the tokenizer.
         bare = not any(any(place.glob(each)) for each in _OTHER_TOKENIZERS)
         told: tuple[str, ...] = ("CK", "TK230", "TK101") if bare else ("CK", "TK230")
         if not any(any(place.glob(each)) for each in _MORE_THAN_CONFIG):
-            # A config.json alone is there to tell the model's sizes; the model is elsewhere.
+            # A lone config.json only provides the model's sizes. The model is elsewhere.
             told = ("CK101",)
         return tuple(each for each in read_model(place).findings if each.code.startswith(told))
 
@@ -169,7 +169,7 @@ def surroundings(gpu: str, cpus: int | None) -> Surroundings:
     known = found if isinstance(found, Gpu) else None
     source = "--gpu" if gpu != "auto" else "this machine"
     if cpus is None and known is not None and gpu == "auto":
-        # Where there is no GPU the jobs run elsewhere, on machines with other processors.
+        # Without a GPU the jobs run elsewhere, on machines with other CPUs.
         cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else psutil.cpu_count()
     return Surroundings(
         gpu=known, gpu_count=machine.count if known is not None and gpu == "auto" else None, cpus=cpus, source=source
@@ -186,7 +186,7 @@ def _rows(path: Path) -> dict[str, int] | Missing:
 
 
 def _held_out(stated: StatedTraining, rows: int) -> tuple[int, int | None]:
-    """Rows that train, and those that are held out of the same file."""
+    """Return the rows that train, and those that are held out of the same file."""
     if stated.max_examples is not None:
         rows = min(rows, stated.max_examples.value)
     share = stated.validation_fraction

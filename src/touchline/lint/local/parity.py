@@ -28,7 +28,7 @@ from touchline.spec.foreign import ForeignFileError, parse_foreign
 from touchline.spec.partial import Stated, StatedSource, StatedTraining
 
 ROWS_LIMIT_BYTES = 64 << 20
-"""A larger data file is not read to check one config."""
+"""Maximum size of a data file that is read to check one config."""
 _CONFIG_LIMIT_BYTES = 16 << 20
 _SPLIT = re.compile(r"\w+")
 _REGISTRY = "dataset_info.json"
@@ -36,17 +36,17 @@ _REGISTRY = "dataset_info.json"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Data:
-    """The rows of one source that are chats."""
+    """Chat rows of one source."""
 
     path: Path
     rows: tuple[ShownRow, ...]
 
 
 class Parity:
-    """Compares trainings with their evaluation; each tokenizer and each data file is read once.
+    """Comparison of trainings with their evaluation. Each tokenizer and each data file is read once.
 
     Args:
-        models_dir: where models are that a config names without a path.
+        models_dir: the folder of models that a config names without a path.
         date: ISO date for templates that print one; today's when not given.
     """
 
@@ -79,7 +79,8 @@ class Parity:
             yield from check_view(view, stated.where, stated.subject)
 
     def view(self, stated: StatedTraining, folder: Path, data: DataConfig | None = None) -> RenderingView | None:
-        """Both renderings of the shortest, a middle and the longest row; None where the model is not here."""
+        """Return both renderings of the shortest, a middle and the longest row. None if the model is not
+        on this machine."""
         model = self._model(stated, folder)
         text, embedding_rows, _ = (None, None, ()) if model is None else self._text(model)
         if model is None or text is None:
@@ -88,7 +89,7 @@ class Parity:
         rows = () if isinstance(found, Missing) else found.rows
         where = stated.where if isinstance(found, Missing) else Where(path=str(found.path))
         settings = settings_of(stated)
-        # The same rows are the same object, which is kept.
+        # The same rows are the same object, which is cached.
         key = (model, id(found), stated.backend, settings)
         if key in self._views:
             return replace(self._views[key], stated=stated)
@@ -168,11 +169,11 @@ class Parity:
 def parity_views(
     trainings: Sequence[tuple[StatedTraining, Path, DataConfig | None]], models_dir: Path, date: str | None = None
 ) -> list[RenderingView]:
-    """Both renderings of each training whose model is on this machine.
+    """Return both renderings of each training whose model is on this machine.
 
     Args:
         trainings: each with its config's folder and, of an experiment, its data.
-        models_dir: where models are that a config names without a path.
+        models_dir: the folder of models that a config names without a path.
         date: ISO date for templates that print one.
     """
     parity = Parity(models_dir, date)
@@ -198,7 +199,8 @@ def settings_of(stated: StatedTraining) -> RowSettings:
     builder = "" if source is None or source.kind != "builder" else source.name.value
     limit, prompt = stated.max_seq_len, stated.trains_on_prompt
     if stated.backend == "torchtune" and limit is not None and not limit.key.startswith("tokenizer"):
-        # A dataset's own limit is the length of its packs; the tokenizer, which masks and cuts, does not see it.
+        # A dataset's own limit is the length of its packed sequences. The tokenizer, which masks and truncates, does
+        # not use it.
         limit = None
     answers = prompt is not None and prompt.key.endswith("assistant_only_loss")
     return RowSettings(
@@ -272,7 +274,7 @@ def _own_data(stated: StatedTraining) -> tuple[DataConfig | None, Path]:
 
 
 def _embedding_rows(model: Path) -> int | None:
-    """`vocab_size` of config.json; of a model with several parts, of the one that writes text."""
+    """Return `vocab_size` of config.json. For a model with several parts, use the part that generates text."""
     try:
         config = parse_json(read_text_bounded(model / "config.json", _CONFIG_LIMIT_BYTES))
     except (TouchlineError, ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""Start the self-test of a scorer in a process of its own: a task file is foreign code, and may run for ever."""
+"""Self-test of a scorer in a process of its own. A task file is foreign code and may not terminate."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from touchline.lint.scoring import Probe, ScoringView, plain
 from touchline.lint.task_files import LEGACY_NAME, TaskFault, TaskFileView
 
 TIMEOUT = 120.0
-"""Seconds after which a task file is given up; one of 24 items takes some five, most of it imports."""
+"""Timeout of a task file in seconds. A file of 24 items takes about five, mostly for imports."""
 TASK_NAME = "task.py"
 _TEXT_LIMIT_BYTES = 4 << 20
 _PROGRAM = "touchline.evaluate.selftest"
@@ -30,7 +30,7 @@ _PROBES = TypeAdapter(tuple[Probe, ...])
 _FAILED: TypeAdapter[tuple[TaskFault, str] | None] = TypeAdapter(tuple[TaskFault, str] | None)
 
 Rows = Mapping[str, Sequence[tuple[str, str]]]
-"""Of each split of the run's data what is asked and what is right."""
+"""Questions and right answers of each split of the run's data."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,7 +40,7 @@ class SelfTest:
     file: TaskFileView
     """The file."""
     scorers: tuple[ScoringView, ...] = ()
-    """Its scorers; empty where it could not be imported."""
+    """Scorers of the file; empty if it could not be imported."""
 
 
 def find_task_file(path: Path) -> Path:
@@ -77,8 +77,8 @@ def self_test(
         target: `FILE.py`, `FILE.py@task` or `FILE.py:function`.
         targets: right answers, for a function.
         rows: the run's data, with which an Inspect task's items are compared.
-        data: what to call them.
-        timeout: seconds until it is given up.
+        data: their name in messages.
+        timeout: timeout in seconds.
 
     Raises:
         InputError: there is no such file.
@@ -100,7 +100,7 @@ def self_test(
 
 def _started(target: str, request: str, timeout: float) -> dict[str, Any] | str:
     """Parse the program's answer, or the reason why there is none."""
-    # -P: the folder that this is called from must not hide modules, and folders of tasks may have an inspect.py.
+    # -P keeps modules in the working directory from being imported. Task folders may have an inspect.py.
     command = [sys.executable, "-P", "-m", _PROGRAM, target]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONWARNINGS": "ignore"}
     try:

@@ -1,4 +1,4 @@
-"""The scorer of an experiment, or of a task file, tried before anything is queued."""
+"""Test of the scorer of an experiment or a task file, before jobs are queued."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def task_findings(
         splits = {split.name: split.num_examples for split in load_dataset(data, base).splits}
         targets = [example.answer for example in load_examples(data, "test", base)[:PROBED_ITEMS]]
     except TouchlineError:
-        # What is wrong with the data has been said by those who look at the data.
+        # The data lookup already reported problems of the data.
         return
     place = where or Where(path=data.path)
     views = probes_of(get_task(task, labels), targets, items=splits.get("test", 0))

@@ -1,4 +1,4 @@
-"""Shell grammar of job scripts, left to ShellCheck; where it is not installed, to `bash -n`."""
+"""Shell grammar of job scripts, checked by ShellCheck or, if it is not installed, by `bash -n`."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from touchline.core.json_text import parse_json
 from touchline.slurm.script import Script
 
 NOT_CHECKED = 'shell grammar was checked by bash alone; for ShellCheck: pip install "touchline[shell]"'
-"""Message where ShellCheck is missing."""
+"""Message if ShellCheck is missing."""
 _TIMEOUT = 5.0
 _SHELL = re.compile(r"#!\s*\S*(?:/|\s)(?:ba)?sh\b")
 _BASH_ERROR = re.compile(r"line (\d+): (.+)")
 _PLACEHOLDER = re.compile(r"<[A-Za-z][\w .-]*>|\{\{|\{%")
-"""Placeholders of a template, which is not shell until it is filled in."""
+"""Placeholders of a template, which is not valid shell until they are replaced."""
 _GRAMMAR = 2000
-"""Codes below are about grammar, so their errors are certain."""
+"""Upper bound of the codes on grammar, whose errors are certain."""
 _CERTAIN = frozenset({2148, 2283})
-"""Other errors that are certain: no interpreter, which sbatch refuses; an assignment that is a command."""
+"""Other certain errors: a missing interpreter, which sbatch refuses, and an assignment that is a command."""
 
 
 def find_shellcheck() -> str | None:

@@ -23,9 +23,9 @@ from touchline.data.shards import ShardHeaderError, read_shard
 from touchline.spec.foreign import ForeignDocument
 
 TORCHTUNE_PYTHON = "TOUCHLINE_TORCHTUNE_PYTHON"
-"""Names the interpreter of an environment that has torchtune."""
+"""Variable with the interpreter of an environment that has torchtune."""
 TIMEOUT = 120.0
-"""Seconds after which `tune validate` is given up; it imports torch."""
+"""Timeout of `tune validate` in seconds; it imports torch."""
 _TRUSTED = ("torchtune.", "torch.", "torchao.", "bitsandbytes.")
 _FINE = "Config is well-formed!"
 _LONGEST = 400
@@ -41,7 +41,7 @@ _SAFE_SUFFIX = ".safetensors"
 
 
 def tune_program() -> Path | None:
-    """torchtune's own command: beside the interpreter that TOUCHLINE_TORCHTUNE_PYTHON names, or on the path."""
+    """Return torchtune's command: beside the interpreter that TOUCHLINE_TORCHTUNE_PYTHON names, or on the path."""
     named = os.environ.get(TORCHTUNE_PYTHON)
     if named:
         beside = Path(named).expanduser().parent / "tune"
@@ -67,7 +67,7 @@ def validate_torchtune(document: ForeignDocument, *, timeout: float = TIMEOUT) -
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONSAFEPATH": "1", "HF_HUB_OFFLINE": "1"}
     environment.pop("PYTHONPATH", None)
     try:
-        # In an empty folder, so that no file beside the config is taken for a package.
+        # An empty folder keeps files beside the config from being imported as packages.
         with tempfile.TemporaryDirectory() as nowhere:
             done = subprocess.run(  # noqa: S603 (an argument list; the program is the user's own)
                 [str(program), "validate", str(path)],
@@ -87,7 +87,7 @@ def validate_torchtune(document: ForeignDocument, *, timeout: float = TIMEOUT) -
 
 
 def _verdict(status: int, out: str, err: str, path: str) -> tuple[Finding, ...] | Missing:
-    """Its answer as findings; missing where it is no answer."""
+    """Return its output as findings. Missing if it has no verdict."""
     if status == 0 and _FINE in out:
         return ()
     said = [line.strip() for line in err.strip().splitlines() if line.strip()]
@@ -112,7 +112,7 @@ def _verdict(status: int, out: str, err: str, path: str) -> tuple[Finding, ...] 
 
 
 def _of_config(text: str) -> bool:
-    """Whether a traceback ends in reading the config, and not in an import of torchtune itself."""
+    """Return True if a traceback ends in reading the config, and not in an import of torchtune itself."""
     return any(
         mark in text for mark in ("torchtune/config/", "omegaconf/", "yaml/constructor.py", "InstantiationError")
     )
@@ -130,10 +130,10 @@ def _components(node: object) -> Iterator[str]:
 
 
 def checkpoint_findings(document: ForeignDocument) -> tuple[Finding, ...]:
-    """Files under `checkpoint_files` of a torchtune config that are missing or broken, as BK031.
+    """Return files under `checkpoint_files` of a torchtune config that are missing or corrupt, as BK031.
 
-    A folder that is not on this machine is none of this check's business. Of safetensors the header is read and
-    compared with the file's size; a pickle is never opened, only an empty one is told.
+    A folder that is not on this machine is not checked. The header of a safetensors file is compared with the file's
+    size. A pickle is never opened; only an empty one is reported.
     """
     config = Config(document, resolve(document).data)
     base = Path(document.path).parent
@@ -163,7 +163,7 @@ def checkpoint_findings(document: ForeignDocument) -> tuple[Finding, ...]:
 
 
 def _is_folder(path: Path) -> bool:
-    """Whether a path is a folder; one that no file system takes is none."""
+    """Return True if a path is a folder. Invalid paths are not."""
     try:
         return path.is_dir()
     except (OSError, ValueError):
@@ -171,7 +171,7 @@ def _is_folder(path: Path) -> bool:
 
 
 def checkpoint_names(given: object) -> Iterator[str]:
-    """Names of the files of a checkpoint: a list, or a pattern with the last file's number."""
+    """Yield the file names of a checkpoint: a list, or a pattern with the last file's number."""
     if isinstance(given, list):
         yield from (name for name in given if isinstance(name, str) and is_known(name) and _is_plain(name))
     elif isinstance(given, Mapping):
@@ -185,7 +185,7 @@ def checkpoint_names(given: object) -> Iterator[str]:
 
 
 def _is_plain(name: str) -> bool:
-    """Whether a name stays inside its folder."""
+    """Return True if a name stays inside its folder."""
     return not Path(name).is_absolute() and ".." not in Path(name).parts
 
 
