@@ -1,10 +1,10 @@
-"""The arithmetic of a training before it runs: rows a step, steps an epoch, all steps, warm-up, intervals.
+"""Arithmetic of a training before it runs: rows per step, steps per epoch, all steps, warmup, intervals.
 
-Each number is a span, because a config alone rarely says all: without the data a number of rows is known at most from
-a slice (`train[:500]`) or a limit (`max_samples`), without the job the number of devices is at least one. A rule that
-calls something an error takes the end of the span that leaves no way out.
-Rounding is each trainer's own: torchtune drops what does not fill a micro-batch or an accumulation, transformers'
-Trainer rounds up (`backends/torchtune/batching.py`, `backends/hf_loop.py`).
+Each number is a span, because a config alone is rarely complete. Without the data, a slice (`train[:500]`) or a limit
+(`max_samples`) bounds the number of rows. Without the job, the number of devices is at least one. A rule reports an
+error only if both ends of the span violate it.
+Rounding follows each trainer: torchtune drops an incomplete micro-batch or accumulation, transformers' Trainer rounds
+up (`backends/torchtune/batching.py`, `backends/hf_loop.py`).
 """
 
 from __future__ import annotations

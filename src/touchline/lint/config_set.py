@@ -203,8 +203,8 @@ def runs_of(view: FolderView) -> tuple[Sibling, ...]:
 def families(view: FolderView) -> Mapping[Sibling, int]:
     """Group trainings that surely belong to one project, by number; a tree may also be a collection of examples.
 
-    They do when they are stages of one folder, runs in sibling folders, named by one script or plan, or write beside
-    each other under one path.
+    They do if they are stages of one folder, or runs in sibling folders. They also do if one script or plan names
+    them, or if their outputs share a parent path.
     """
     runs = runs_of(view)
     number = {each: index for index, each in enumerate(runs)}
@@ -236,7 +236,7 @@ def families(view: FolderView) -> Mapping[Sibling, int]:
         named.setdefault(path.parent.name if path.name in _RUN_FILES else path.name, []).append(each)
     for text in (*view.scripts, *view.plans):
         for word in set(_WORD.findall(text.text)) & named.keys():
-            if len(named[word]) == 1:  # `config.yaml` in several folders says nothing
+            if len(named[word]) == 1:  # `config.yaml` in several folders is not informative
                 meet(named[word][0], "text", text.path)
     return {each: root(each) for each in runs}
 

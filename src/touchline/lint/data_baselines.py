@@ -1,8 +1,8 @@
 """Scores of model-free answers under the data's own scorer.
 
-A constant and the empty text are scored against every distinct answer, weighted by how often it occurs; so a million
-rows cost no more than their distinct answers. More distinct answers than `DISTINCT_LIMIT` are taken in part, evenly
-over their alphabetical order, and the number of rows says of how many.
+A constant and the empty text are scored against every distinct answer, weighted by its frequency. A million
+rows therefore cost no more than their distinct answers. Above `DISTINCT_LIMIT` distinct answers, a sample is taken
+evenly over their alphabetical order, and the number of rows is that of the sample.
 """
 
 from __future__ import annotations

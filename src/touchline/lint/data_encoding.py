@@ -16,7 +16,7 @@ _RARE = 0.02
 """Share of the rows under which a few odd characters do no harm."""
 _ALPACA = re.compile(r"^### (?:Instruction|Response|Input):", re.MULTILINE)
 _SMALL = 1_000
-"""Rows up to which each is looked at by a person, and one odd one is worth a word."""
+"""Rows up to which a single unusual one is reported."""
 _AROUND = 12
 
 

@@ -212,7 +212,7 @@ def _outside(view: DataView, rows: list[DataRow], outside: list[DataRow]) -> Vio
     if len(outside) * 2 > len(rows) and not any(
         meant is not None and squeezed(label) == squeezed(meant) for label, meant in near
     ):
-        # Most answers say it in other words: an explanation, not a choice.
+        # Most answers are explanations and not choices.
         severity = Severity.INFO if severity is not None or not view.short else Severity.WARNING
     share = percent(len(outside), len(rows))
     message = f"{share} of the answers are not in their row's list of allowed answers: {named}"

@@ -1,7 +1,7 @@
 """View of the rules on data: the rows of all splits by one layout, and counts shared by all rules.
 
-Everything is one pass over the rows, or over distinct answers; what would take longer is taken from a bounded part of
-the rows, and the finding says so. Nothing depends on the order of the rows but which of them is shown as an example.
+Counts need one pass over the rows, or over distinct answers. Slower computations use a bounded sample of the rows, and
+the finding says so. The order of the rows only affects which of them is shown as an example.
 """
 
 from __future__ import annotations

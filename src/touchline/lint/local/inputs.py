@@ -90,8 +90,8 @@ def see(
         root: its folder.
         settings: the folders of models and caches.
         accepted: settings that the user changed in a run's folder, by run.
-        only_checked: whether an experiment is looked at as well that cannot be run, with stages that are no chain,
-            which the rules tell.
+        only_checked: whether to accept an experiment that cannot be run because its stages are not a chain. The rules
+            report it.
 
     Raises:
         InputError: stages that are no chain, or combinations of levels are impossible.
@@ -233,7 +233,7 @@ def labels_of_spec(seen: Seen, spec: RunSpec) -> tuple[str, ...]:
 
 
 def _portable(task: EvaluationTask, root: Path) -> EvaluationTask:
-    """Return a task whose paths move with the experiment's folder, as far as they lie in it."""
+    """Return a task whose paths move with the experiment's folder, if they are inside it."""
     if task.file is None:
         return task
     here = root.resolve()

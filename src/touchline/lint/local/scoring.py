@@ -25,7 +25,7 @@ _SPLITS = ("test", "validation", "train")
 def task_findings(
     task: str, data: DataConfig, base: Path, where: Where | None = None, labels: Sequence[str] = ()
 ) -> Iterator[Finding]:
-    """Find what is wrong with the scoring of an experiment's task. A task file is read here and never run.
+    """Find problems with the scoring of an experiment's task. A task file is read here and never run.
 
     Args:
         task: `capitalization`, or `FILE.py` or `FILE.py@task`.

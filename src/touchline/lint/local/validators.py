@@ -1,7 +1,7 @@
-"""A backend's own validator, run where it is installed, and the checkpoints that a config names, opened.
+"""Backend's own validator, run if it is installed, and verification of the checkpoints that a config names.
 
-`tune validate` imports every component that a config names. It is asked only about configs whose components are of
-packages that come with torchtune: a check never imports what a stranger's file names.
+`tune validate` imports every component that a config names. It only runs on configs whose components are of packages
+that come with torchtune, so a check never imports untrusted modules.
 """
 
 from __future__ import annotations

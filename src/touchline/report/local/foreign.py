@@ -68,7 +68,7 @@ def collect(source: Path, out: Path | None) -> tuple[list[RunMetrics], list[str]
         out: where runs_status.yaml and each run's run_metrics.yaml are written; None: nowhere.
 
     Raises:
-        InputError: the folder holds no run, or `out` lies in it.
+        InputError: the folder holds no run, or `out` is inside it.
     """
     found = gather(source)
     metrics = list(found.metrics)
