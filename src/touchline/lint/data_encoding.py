@@ -81,7 +81,7 @@ def invisible_characters(view: DataView) -> Iterator[Violation]:
 
 @rule("DA364", Severity.ERROR)
 def lone_surrogates(view: DataView) -> Iterator[Violation]:
-    """Report text with lone surrogates."""
+    """Report text with surrogates that stand alone."""
     rows = _rows(view, data_text.surrogate)
     if rows:
         yield violation_in_rows(view, rows, "lone surrogate: half a character, which UTF-8 cannot encode")

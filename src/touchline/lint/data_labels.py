@@ -43,7 +43,7 @@ def constant_answer(view: DataView) -> Iterator[Violation]:
 
 @rule("DA321", Severity.ERROR)
 def answer_follows_from_question(view: DataView) -> Iterator[Violation]:
-    """Report data where every question has one answer, independent of its image or text."""
+    """Report data where every question has one answer, whatever image or text it is about."""
     questions = view.questions
     if view.layout.kind == "text" or len(view.labels.get(view.scored, ())) < 2 or not questions:
         return
