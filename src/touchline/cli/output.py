@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 RICH_LIMIT_ROWS = 100
-"""Longer tables are plain: nobody looks at frames there, and drawing them takes seconds."""
+"""Row limit of framed tables. Drawing longer ones takes seconds."""
 
 
 def print_status(text: str) -> None:

@@ -1,4 +1,4 @@
-"""`touchline report`: RESULTS.md and report.html, once or again and again while runs go on."""
+"""`touchline report`: RESULTS.md and report.html, once or repeatedly while runs are active."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Predictions: a value, how far it can be off, and what it rests on. No bare number leaves `estimate/`."""
+"""Predictions: a value, its interval and its evidence. `estimate/` returns no bare number."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ class Verdict(StrEnum):
     OOM = "OOM"
     """The lower end is above the capacity."""
     UNKNOWN = "UNKNOWN"
-    """Nobody knows the capacity."""
+    """Unknown capacity."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

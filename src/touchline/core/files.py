@@ -43,7 +43,7 @@ Parsed = TypeVar("Parsed")
 
 
 class UnreadableFileError(InputError, OSError):
-    """Something is there that is not read: no regular file, or larger than its reader takes.
+    """Error for an existing file that is not read: not a regular file, or larger than its reader's limit.
 
     Also an OSError, so that a reader that goes on without a file that cannot be opened goes on without this one.
     """

@@ -52,7 +52,7 @@ EXIT_STOPPED = 75
 EXIT_HELD = 76
 """Another attempt holds the folder; this one did nothing."""
 EXIT_NO_PARENT = 77
-"""What it builds on, the parent's artefacts or the training to evaluate, is not there."""
+"""Exit code for a missing input: the parent's artifacts or the training to evaluate."""
 EXIT_LINEAGE = 78
 """The parent is not what its records say; nothing was trained on it."""
 EXIT_OUT_OF_MEMORY = 79

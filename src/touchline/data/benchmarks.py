@@ -45,7 +45,7 @@ class GeneralMarker:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HarnessScore:
-    """One metric of one task, as the harness wrote it."""
+    """Metric of a task, as the harness wrote it."""
 
     task: str
     """Harness task."""

@@ -124,8 +124,9 @@ rows lie 0 to 50 % above, a compiled model's a quarter below."""
 RESIDENT_OF_PROCESS_ERROR: Final = 0.03
 """The same of what lies there all the time in reserved memory or a process: the allocator's cache of it."""
 PROCESS_NOISE: Final = 0.08
-"""The same between runs of our own trainer on a processor: runs of one setting took 1.08 to 1.32 GiB, by what else the
-machine did, which is 7 %; from 127 to 214 tokens the formula was 9 % short."""
+"""The same between runs of touchline's own trainer on a CPU: runs of one setting took 1.08 to 1.32 GiB, by what else
+the machine did, which is 7 %; from 127 to 214 tokens the formula was 9 % short.
+"""
 SAME_MODEL_ERROR: Final = 0.012
 """Standard deviation where resident memory or slope are fitted to runs of the same model; two of it are 2 %. litgpt's
 tables: micro-batches 1 and 2 give 4 within 0.5 %."""
@@ -178,4 +179,4 @@ ANSWER_BYTES: Final = 2_350
 EVALUATION_BYTES: Final = 3_500
 """What an evaluation writes besides its answers: what evaluations of 16 words take more than 16 answers."""
 RANDOM_STATE_BYTES: Final = 6_000
-"""torch's generator of the processor, 5,056 bytes, and a header."""
+"""Size of torch's CPU generator, 5,056 bytes, and a header."""

@@ -42,9 +42,9 @@ FLOAT32_SHARE: Final = (0.08, 0.5)
 more on consumer cards, 82.6 of 165 (RTX 4090): data sheets."""
 
 CPU_STEP: Final = (0.006, 0.9)
-"""Seconds of an optimizer step on a processor besides its passes, and spread; own runs, `cpu_runs.json`."""
+"""Seconds of an optimizer step on a CPU besides its passes, and spread; own runs, `cpu_runs.json`."""
 CPU_LAUNCH: Final = (0.0015, 0.8)
-"""Seconds a block and micro-batch on a processor whatever the tokens, and spread; own runs, `cpu_runs.json`."""
+"""Seconds per block and micro-batch on a CPU whatever the tokens, and spread; own runs, `cpu_runs.json`."""
 CPU_THREAD_FLOPS: Final = {"float32": (7.0e10, 0.7), "bfloat16": (1.2e11, 1.0), "float16": (3.0e10, 1.2)}
 """Operations a second and thread, and spread: one core at 2.6 GHz with AVX-512 reaches some 6e10 in float32 (own runs);
 AVX2 alone gives half, matrix units for bfloat16 several times more."""
@@ -67,7 +67,7 @@ RUN_SIGMA: Final = {"gpu": 0.05, "cpu": 0.10}
 """How far a run's median step scatters about its rates, where the device is busy. GPU: published rows of one README lie
 within 5 %. Processor: own runs by the clock, 3 % where nobody else uses it, 20 % and more where others do."""
 PROCESSOR_TIME_SIGMA: Final = 0.035
-"""The same in processor time, which others change little: own runs (`cpu_runs.json`), 3 to 4 %."""
+"""The same in CPU time, which others change little: own runs (`cpu_runs.json`), 3 to 4 %."""
 REPEAT_SIGMA: Final = {"gpu": 0.08, "cpu": 0.08}
 """How far the same run differs from itself on another day or another node of the same kind: 10 %, and where the host is
 busy 20 % (reference, section 5)."""

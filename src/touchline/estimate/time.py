@@ -375,7 +375,7 @@ def _scores(found: Fit) -> tuple[float, ...]:
 
 
 def _outside(question: _Question, points: Sequence[TimePoint], rung: Rung) -> bool:
-    """Whether the asked step lies beyond what was measured: its tokens, or across models its operations."""
+    """Return True if the asked step lies beyond what was measured: its tokens, or across models its operations."""
     if question.setup.shape.extrapolated is not None and rung is Rung.SAME_STACK:
         return True
 

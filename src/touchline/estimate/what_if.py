@@ -27,7 +27,7 @@ _WORTHWHILE = 0.98
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class _Change:
-    """One change."""
+    """Change of a setting."""
 
     words: str
     setup: TrainingSetup

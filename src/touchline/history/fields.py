@@ -253,7 +253,9 @@ def _mean_loss(view: RunView, steps: Steps, remarks: list[str]) -> Measured:
 
 
 def _agree(printed: float, losses: Losses, share: float | None) -> bool:
-    """Whether a printed mean is that of the logged losses: newer versions of the Trainer divide by the steps done."""
+    """Return True if a printed mean is that of the logged losses: newer versions of the Trainer divide by the steps
+    done.
+    """
     if losses.count < _ENOUGH:
         return False
     logged = losses.total / losses.count

@@ -47,7 +47,7 @@ _JSON_LIMIT_BYTES = 256 << 20
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoggedRun:
-    """A run, and the files that told of it."""
+    """Run with the files that report it."""
 
     reading: RunReading
     """Reading of the files."""
@@ -66,7 +66,7 @@ class SkippedFile:
     path: Path
     """The file."""
     reason: str
-    """Why."""
+    """Reason."""
 
 
 def find_runs(
@@ -247,12 +247,12 @@ def _bounded(path: Path, limit: int) -> str:
 
 
 def _shows_training(parts: Sequence[FileSegment]) -> bool:
-    """Whether a document is of a run's course, and not only of its settings."""
+    """Return True if a document is of a run's course, and not only of its settings."""
     return any(part.has_progress or part.get("train_seconds") or part.get("step") for part in parts)
 
 
 def _is_run(segment: RunSegment) -> bool:
-    """Whether a segment tells anything that a run would."""
+    """Return True if a segment tells anything that a run would."""
     # An evaluation alone is no training.
     told = any(part.has_progress or part.kinds - {SignKind.EVALUATING} or len(part.seen) > 1 for part in segment.parts)
     return told or (bool(segment.all("trainer")) and bool(segment.training_tracks(None)))

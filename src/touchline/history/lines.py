@@ -156,7 +156,7 @@ def _encoding(first: bytes) -> str | None:
 
 
 def _is_binary(start: bytes) -> bool:
-    """Whether control characters abound; a few NULs are what a crashed machine leaves at the end of a log."""
+    """Return True if control characters abound; a few NULs are what a crashed machine leaves at the end of a log."""
     if not start:
         return False
     strange = sum(start.count(byte) for byte in _CONTROL)

@@ -89,13 +89,13 @@ class ProbeMachine:
     """Machine of a try."""
 
     device: Literal["cpu", "cuda"]
-    """Processor or GPU."""
+    """CPU or GPU."""
     name: str
     """Name of the device."""
     memory_bytes: int
     """All memory of the machine, or of the GPU."""
     threads: int
-    """Threads of torch on the processor."""
+    """Threads of torch on the CPU."""
     base_dtype: Literal["float32", "bfloat16"]
     """Element type of the base."""
     versions: dict[str, str]
@@ -165,7 +165,7 @@ class ProbeAnswer:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProbeFault:
-    """Why nothing could be tried."""
+    """Reason why nothing could be tried."""
 
     kind: Literal["input", "environment", "other"]
     """The request is wrong; the machine lacks something; anything else."""

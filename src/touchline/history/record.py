@@ -114,9 +114,9 @@ class MachineFacts:
     gpus: Measured
     """Devices that trained."""
     processor: OptionalText = _UNTOLD
-    """Name of the processor, where it trained."""
+    """Name of the CPU, if it trained."""
     threads: Measured = _UNTOLD
-    """Threads that computed, on a processor."""
+    """Number of compute threads, on a CPU."""
 
     @property
     def key(self) -> str | None:

@@ -75,7 +75,7 @@ class Reading(Protocol):
 
 
 def is_document(name: str) -> bool:
-    """Whether a file of that name is a document or a script, rewritten as a whole, and no log."""
+    """Return True if a file of that name is a document or a script, rewritten as a whole, and no log."""
     return name.lower().endswith(_DOCUMENTS)
 
 
@@ -147,16 +147,14 @@ def _behind(
 
 
 def _order(reading: Reading) -> tuple[bool, int, int, int, int, int, str]:
-    """What a reading saw of a run: as its owner, more of its logs, with the latest statements, with later readers,
-    with more files beside them.
-    """
+    """Return the sort key of a reading: owner, number of logs, latest statements, later readers, number of files."""
     size = sum(source.size_bytes for source in reading.sources if source.growth)
     own = reading.origin == "touchline"
     return own, size, reading.revision, reading.reader_version, len(reading.sources), reading.known, reading.id
 
 
 def _supersedes(new: Reading, old: Reading) -> bool:
-    """Whether `new`, later in order, is a newer reading of the run that `old` was read from.
+    """Return True if `new`, later in order, is a newer reading of the run that `old` was read from.
 
     Readers of another version may part the same logs into other runs, so that then no part of theirs counts.
     """
@@ -164,7 +162,7 @@ def _supersedes(new: Reading, old: Reading) -> bool:
 
 
 def _goes_on(new: Reading, old: Reading) -> bool:
-    """Whether all that `old` was read from goes on, or stands unchanged, in `new`.
+    """Return True if all that `old` was read from goes on, or stands unchanged, in `new`.
 
     Our own record of a run needs no more than the metrics that it shares with somebody's import of its folder.
     """

@@ -248,12 +248,14 @@ def _digits_at_end(line: bytes) -> int:
 
 
 def _goes_on(part: bytes, cut: int) -> bool:
-    """Whether a bar is not full, and nothing was printed behind it."""
+    """Return True if a bar is not full, and nothing was printed behind it."""
     return part[-1:] == b"]" and part[cut - 3 : cut] != b"100"
 
 
 def _is_prose(part: bytes, words: list[bytes], rare: frozenset[bytes], triggers: frozenset[bytes]) -> bool:
-    """Whether a line without a figure only happens to hold a reader's word: an ordinary one, and not at its start."""
+    """Return True if a line without a figure only happens to hold a reader's word: an ordinary one, and not at its
+    start.
+    """
     return rare.isdisjoint(words) and (len(part) > _SHORT_BYTES or triggers.isdisjoint(words[:4]))
 
 

@@ -36,7 +36,7 @@ class FileSegmenter:
         self.file = file
         self.parts = [FileSegment(file)]
         self.part = self.parts[0]
-        """The part that goes on."""
+        """The part that continues."""
         self.is_interleaved = False
         """Whether two processes were found to write the file at once, so that every row of it counts."""
         self._held: list[Event] | None = None
@@ -214,7 +214,7 @@ class FileSegmenter:
                 return
 
     def _is_further(self, loss: Observation) -> bool:
-        """Whether a loss after the end belongs to another training: a summary repeats the last step."""
+        """Return True if a loss after the end belongs to another training: a summary repeats the last step."""
         part = self.part
         return (loss.epoch is not None and loss.epoch > 0 and loss.epoch < part.at_epoch) or (
             loss.step is not None and 0 < loss.step < part.at_step

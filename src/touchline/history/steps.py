@@ -36,7 +36,7 @@ class Steps:
     pace: Measured
     """Seconds a step between pauses."""
     resumed: bool
-    """Whether it goes on from a saved state."""
+    """Whether it continues from a saved state."""
     resumed_at: int | None
     """Steps done before it; None if it was not resumed, or nothing shows where."""
     share: float | None
@@ -127,7 +127,7 @@ def _is_over(view: RunView, segment: RunSegment) -> bool:
 
 
 def _counts_all_steps(label: str) -> bool:
-    """Whether a bar of a home-made loop counts the steps of the whole run, and not those of an epoch."""
+    """Return True if a bar of a home-made loop counts the steps of the whole run, and not those of an epoch."""
     return "epoch" not in label.lower() and not any(character.isdigit() for character in label)
 
 

@@ -32,7 +32,7 @@ def label_key(label: str) -> str:
 
 
 def is_training_label(label: str) -> bool | None:
-    """Whether a bar counts training, other work (False), or does not say (None)."""
+    """Return True if a bar counts training, other work (False), or does not say (None)."""
     words = _NUMBERS.sub(" ", label)
     if _OTHER_WORK.search(words):
         return False  # "Tokenizing train dataset" is no training

@@ -30,7 +30,7 @@ class Origin(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunSetting:
-    """One row of the table of settings."""
+    """Row of the table of settings."""
 
     key: str
     """Dotted key of experiment.yaml; for a computed or fixed setting the key that it would have."""

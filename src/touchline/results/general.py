@@ -33,7 +33,7 @@ _COVERAGE = 0.95
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Scored:
-    """One metric of a run with its source."""
+    """Metric of a run with its source."""
 
     score: HarnessScore
     results: HarnessResults

@@ -13,7 +13,7 @@ from touchline.spec.runs import RunKind
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LiveRun:
-    """One run, from its folder and one queue query."""
+    """State of a run, from its folder and a queue query."""
 
     name: str
     """Run name."""

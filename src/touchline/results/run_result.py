@@ -45,7 +45,7 @@ class StepCurves:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AttemptResult:
-    """One attempt at a training."""
+    """Attempt at a training."""
 
     job_id: str
     """Job id."""

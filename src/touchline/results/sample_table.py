@@ -18,7 +18,7 @@ from typing import Any
 from touchline.core.files import disk_faults
 
 Row = Mapping[str, object]
-"""One answer, as returned by `touchline.report.samples`."""
+"""Answer, as returned by `touchline.report.samples`."""
 
 _ROWS_AT_ONCE = 10_000
 _TYPES = {

@@ -29,7 +29,7 @@ _INDEX = ".index.json"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckpointFault:
-    """One problem of a checkpoint."""
+    """Problem of a checkpoint."""
 
     code: str
     """`truncated`, `zero-byte`, `missing-file`, `wrong-shape`, `other-base`, `nan` ...; one or two words, hyphenated.
@@ -42,7 +42,7 @@ class CheckpointFault:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckpointFile:
-    """One file of a checkpoint."""
+    """File of a checkpoint."""
 
     name: str
     """Name relative to the checkpoint."""
@@ -54,7 +54,7 @@ class CheckpointFile:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VerifiedCheckpoint:
-    """One checkpoint folder of a run."""
+    """Checkpoint folder of a run."""
 
     run: str
     """Run name."""

@@ -79,10 +79,10 @@ class ExperimentFolder:
         self.lock = self.internal / "run.lock"
 
     def run(self, name: str) -> Path:
-        """A run's folder.
+        """Return a run's folder.
 
         Raises:
-            InputError: it leads out of the experiment's folder, through a link.
+            InputError: if a link leads out of the experiment's folder.
         """
         return inside(self.root, name)
 
@@ -237,8 +237,8 @@ class ExperimentFolder:
 
 
 def _is_edited(path: Path, text: str, written: str | None) -> bool:
-    """Whether a file is neither what was written there nor what is to be written; `written` is None where a file of
-    unknown origin is ours to replace.
+    """Return True if a file is neither what was written there nor what is to be written; `written` is None where a file
+    of unknown origin is ours to replace.
     """
     if written is None or not path.exists():
         return False

@@ -60,7 +60,7 @@ class RunningStats:
 
 @dataclass
 class _Gpu:
-    """One GPU with its statistics."""
+    """GPU with its statistics."""
 
     id: str
     handle: Any

@@ -44,7 +44,7 @@ from touchline.spec.plan import PlannedRun
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExecutionResult:
-    """What came of the work."""
+    """Result of the work."""
 
     planned: LoadedPlan
     """The plan, with what was revised on the way."""
@@ -190,7 +190,7 @@ def submit(
 
 
 def _settled(recovery: Recovery, jobs: Sequence[Job], executor: Executor, ledger: Ledger) -> list[Job]:
-    """The jobs that are to be started now: of those that ended badly, what recovery says."""
+    """Return the jobs to start now. Recovery decides about jobs that failed."""
     seen = executor.look(jobs)
     if executor.trouble:
         raise HostError(f"nothing is submitted now: {executor.trouble}", hint="touchline doctor")

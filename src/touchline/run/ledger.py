@@ -40,7 +40,7 @@ Event = Literal[
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LedgerEntry:
-    """One event."""
+    """Event of the ledger."""
 
     schema_version: int = 1
     """Format version."""

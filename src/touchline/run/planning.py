@@ -46,13 +46,13 @@ class LoadedPlan:
     changed: bool
     """Whether files were written."""
     notes: tuple[str, ...] = ()
-    """What the user should know: files that were left as edited, findings that are no errors."""
+    """Notes for the user: files that were left as edited, findings that are not errors."""
     marks: Mapping[str, RunMark] = field(default_factory=dict)
     """How far each run is; empty for a first plan."""
 
 
 class RunMark(StrEnum):
-    """How far a run is when its experiment is planned again."""
+    """Progress of a run when its experiment is planned again."""
 
     DONE = "done"
     """Trained, or a control, and evaluated."""
@@ -227,7 +227,9 @@ def refuse_other_machine(plan_: Plan, settings: UserConfig) -> None:
 
 
 def _refuse_changes(planned: LoadedPlan, seen: Seen) -> None:
-    """A training notices by itself that its data or its model is another one, but only after its time in the queue."""
+    """Refuse changes to started runs. The training would detect other data or models only after its
+    time in the queue.
+    """
     old = planned.plan
     changed = [
         f"the dataset {path!r}"
@@ -345,7 +347,7 @@ def accept_edits(planned: LoadedPlan, settings: UserConfig, name: str) -> Loaded
 
 
 def refuse_edits(planned: LoadedPlan, run_: PlannedRun) -> None:
-    """Launching anything but the plan would make its numbers lies."""
+    """Refuse to launch an edited plan, because its numbers would be wrong."""
     path = planned.folder.run(run_.name) / "setup_finetune.yaml"
     if run_.train is None or not path.exists() or planned.folder.is_as_written(run_.name, path.name):
         # What nobody has touched is that of an earlier plan at most, and is written again.
@@ -362,7 +364,7 @@ def refuse_edits(planned: LoadedPlan, run_: PlannedRun) -> None:
 
 
 def read_planned(source: Path) -> LoadedPlan:
-    """The plan on disk.
+    """Read the plan on disk.
 
     Args:
         source: experiment.yaml or its folder.

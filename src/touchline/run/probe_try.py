@@ -1,4 +1,4 @@
-"""One try of a probe in a new process, within limits of time and host memory."""
+"""Single try of a probe in a new process, within limits of time and host memory."""
 
 from __future__ import annotations
 

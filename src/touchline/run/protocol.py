@@ -41,7 +41,7 @@ class Job:
 
 
 class Executor(Protocol):
-    """Executor of jobs that derives their state from files, whoever started them."""
+    """Executor of jobs that derives their state from files, independent of who started them."""
 
     name: str
     """`local` or `slurm`."""

@@ -26,7 +26,7 @@ _KINDS: dict[object, MemoryKind] = {"allocated": "allocated", "reserved": "reser
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RecentStep:
-    """One optimizer step."""
+    """Optimizer step."""
 
     attempt: int
     """Attempt number."""

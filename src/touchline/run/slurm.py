@@ -165,7 +165,7 @@ class SlurmExecutor:
     # --------------------------------------------------------------------------------------------------------- looking
 
     def look(self, jobs: Sequence[Job]) -> Mapping[str, JobView]:
-        """Return the view of the last job of each name, whoever submitted it."""
+        """Return the view of the last job of each name, including jobs submitted by others."""
         if not jobs:
             return {}
         self._queries.refresh()

@@ -1,4 +1,4 @@
-"""How one job of SLURM stands, from all that is known of it. The job's own exit file comes first, SLURM's word second.
+"""State of a SLURM job, from all known sources. The job's own exit file comes first, SLURM's answer second.
 
 exit file 0                           COMPLETED, whatever SLURM says
 squeue lists it and it has not ended  it is active: a code of 75 and PENDING is a job that was queued again
@@ -53,7 +53,7 @@ class Known:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Word:
-    """What SLURM said last of a job that has ended."""
+    """SLURM's last state of a job that has ended."""
 
     state: JobState
     source: Source
@@ -65,7 +65,7 @@ class _Word:
 
 
 def view_of(known: Known, now_unix: float) -> JobView:
-    """How a job stands; where nothing tells, UNKNOWN and active, with no source."""
+    """Return a job's view. Without any source it is UNKNOWN and active."""
     view = _state(known, now_unix)
     row, kept, attempt = known.row, known.accounted, known.attempt
     view = replace(view, job_id=known.job_id)
@@ -110,7 +110,7 @@ def view_of(known: Known, now_unix: float) -> JobView:
 
 
 def ended_itself(known: Known) -> bool:
-    """Whether its exit file says of itself how it ended: nobody asked it to, and nobody killed it."""
+    """Return True if its exit file says of itself how it ended: nobody asked it to, and nobody killed it."""
     end = None if known.attempt is None else known.attempt.exit
     return end is not None and end.code < 128 and not end.ended_by.is_requested
 
@@ -136,7 +136,7 @@ def last_view(known: Known, told: str) -> JobView:
 
 
 def is_alive(attempt: Attempt | None, now_unix: float, *, beats: bool) -> bool:
-    """Whether there is a sign of life of an attempt that has not ended."""
+    """Return True if there is a sign of life of an attempt that has not ended."""
     if attempt is None or attempt.exit is not None or attempt.alive is False:
         return False
     return bool(attempt.alive) or beats or is_fresh(attempt.heartbeat_unix, now_unix)
@@ -168,7 +168,7 @@ def _state(known: Known, now_unix: float) -> JobView:
 
 
 def _works_on(known: Known, word: _Word, now_unix: float) -> bool:
-    """Whether a job of a node that SLURM has lost still beats: a network that broke is no node that died."""
+    """Return True if a job of a node that SLURM has lost still beats: a network that broke is no node that died."""
     attempt = known.attempt
     if attempt is None or attempt.heartbeat_unix is None or (word.restarts or 0) > attempt.start.restart:
         return False

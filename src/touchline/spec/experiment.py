@@ -125,7 +125,7 @@ class TrainConfig:
     max_grad_norm: PositiveFloat = defaults.MAX_GRAD_NORM
     """Gradients are clipped to this norm."""
     max_seq_len: PositiveInt = defaults.MAX_SEQ_LEN
-    """Longest example in tokens; a longer one is a fault, not cut in silence."""
+    """Longest example in tokens. A longer one is an error and is not truncated."""
     packed: bool | Literal["auto"] = "auto"
     """Whether several examples share a row; `auto` packs when it is predicted to be faster and fits."""
     gradient_checkpointing: bool = False

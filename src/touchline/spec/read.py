@@ -41,7 +41,7 @@ class LoadedExperiment:
     sha256: str
     """Hash of the data with the overrides applied; comments and layout do not count."""
     given: frozenset[str]
-    """Every dotted key that somebody wrote: in the file, as an override, as a factor or in a pair."""
+    """Dotted keys set by the user: in the file, as an override, as a factor or in a pair."""
 
 
 def read_experiment(text: str, path: str, overrides: Sequence[str] = ()) -> LoadedExperiment:

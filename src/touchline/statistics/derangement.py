@@ -1,4 +1,4 @@
-"""Dealing things out anew so that nobody keeps his own: the labels of a shuffled control."""
+"""Derangements: shuffles in which no element keeps its own label, for a shuffled control."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def learning_rate(step: int, *, steps: int, peak: float, warmup_fraction: float,
 
 
 class Training:
-    """One attempt at a training.
+    """Attempt at a training.
 
     Args:
         session: model, optimizer, batches and saved state.

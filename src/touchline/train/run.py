@@ -1,4 +1,4 @@
-"""One attempt at a run's training, from finetune.yaml to training.json; torch is imported late."""
+"""Single attempt at a run's training, from finetune.yaml to training.json. Torch is imported late."""
 
 from __future__ import annotations
 

@@ -60,9 +60,9 @@ _STEP = re.compile(r"\b(?:global[ _])?(?:step|iter|iteration)\b\s*[:=#]?\s*(?P<s
 
 _BY_SHELL = r"(?:\S+: line \d+: +\d+ |\[\d+\][+-]? +(?:\d+ )?)"
 KILLED = re.compile(rf"(?:{_BY_SHELL}Killed\b|Killed$|mpirun noticed that process .* exited on signal 9 )")
-"""Somebody sent SIGKILL."""
+"""SIGKILL from outside."""
 TERMINATED = re.compile(rf"(?:{_BY_SHELL}Terminated\b|Terminated$)")
-"""Somebody sent SIGTERM."""
+"""SIGTERM from outside."""
 SIGNALS = re.compile(
     r"\^C|KeyboardInterrupt(?:$|:)|Aborted!$"
     r"|(?=.{0,200}(?:[Rr]eceived|RECEIVED|[Cc]aught|[Gg]ot) (?:an? )?"
@@ -162,7 +162,7 @@ def causes_of(text: str, name: str) -> list[SignKind]:
 
 
 def fatal(rest: str) -> tuple[bool, During | None]:
-    """Whether a line without a traceback tells of a program's end by an error."""
+    """Return whether a line without a traceback reports a program's end by an error."""
     if _ALONE.match(rest) is not None:
         return True, "load" if rest.startswith(("ModuleNotFoundError", "ImportError")) else None
     for pattern, during in _FATAL:
@@ -178,6 +178,6 @@ def step_of(text: str) -> int | None:
 
 
 def is_gpu_alone(prefix: str, rest: str) -> bool:
-    """Whether a line about the GPU's memory, without a traceback, is an error and no advice."""
+    """Return True if a line about the GPU's memory, without a traceback, is an error and no advice."""
     level = any(word in prefix for word in ("ERROR", "CRITICAL", "FATAL"))
     return level or _GPU_ALONE.search(rest) is not None or _ERROR_WORD.match(rest) is not None

@@ -77,7 +77,7 @@ class TracebackEnd:
     root: TracebackEnd | None = None
     """The first of its chain; None when it stands alone."""
     survived: bool = False
-    """Python reported it and went on."""
+    """Whether Python reported it and continued."""
 
     @property
     def is_uncaught(self) -> bool:
@@ -253,7 +253,7 @@ _LAUNCHERS = re.compile(r"accelerate/commands/|deepspeed/launcher/|torch/distrib
 
 
 def is_launcher(frames: list[Frame]) -> bool:
-    """Whether the frames are those of a program that starts others, and reports that one of them failed."""
+    """Return True if the frames are those of a program that starts others, and reports that one of them failed."""
     return any(_LAUNCHERS.search(file) for file, _ in frames)
 
 

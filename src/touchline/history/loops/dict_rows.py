@@ -95,7 +95,7 @@ class DictRowParser:
 
 
 def _is_the_trainers(row: Row) -> bool:
-    """Whether it is a row of the Hugging Face Trainer, which has no step but an epoch."""
+    """Return True if it is a row of the Hugging Face Trainer, which has no step but an epoch."""
     if any(key in row for key in _STEPS):
         return False
     return ("loss" in row and ("learning_rate" in row or "grad_norm" in row)) or "eval_steps_per_second" in row

@@ -291,7 +291,7 @@ class _Parser:
         return unit
 
     def _is_name(self, index: int) -> bool:
-        """Whether the word there is the name of the next number: `loss 0.5 m 3`; a unit touches its number."""
+        """Return True if the word there is the name of the next number: `loss 0.5 m 3`; a unit touches its number."""
         if self.tokens[index].start() == self.tokens[index - 1].end():
             return False
         following = self.tokens[index + 1 : index + 2]

@@ -126,7 +126,7 @@ class StepCounter:
         self._epoch = epoch
 
     def _learn(self, epoch: float, epochs: float | None, step: int, total: float | None) -> None:
-        """Whether steps begin again with each epoch."""
+        """Learn whether steps begin again with each epoch."""
         if self._epoch is not None and epoch == self._epoch + 1:
             self._per_epoch = step <= self._last
         elif self._epoch is not None and epoch < self._epoch:

@@ -362,7 +362,7 @@ def _in_order(problem: Problem, ranks: Ranks, ticks: Sequence[float]) -> Schedul
 
 
 def name_gpus(problem: Problem, table: Schedule, ticks: Sequence[float]) -> list[tuple[int, ...]]:
-    """The GPUs that each job holds: those of its parent where they are free, so that a chain stays where it is."""
+    """Return the GPUs of each job: its parent's if free, so that a chain keeps its GPUs."""
     if table.gpus is not None:
         return [tuple(sorted(held)) for held in table.gpus]
     # What takes no time goes first: it gives its GPUs back at the moment at which it took them.

@@ -110,7 +110,7 @@ _STATE = "trainer_state.json"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SideFile:
-    """One file beside the logs."""
+    """File beside the logs."""
 
     path: Path
     """Its path."""

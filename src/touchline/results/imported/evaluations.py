@@ -41,7 +41,7 @@ class EvalLogError(Exception):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FoundEvaluation:
-    """One .eval log."""
+    """Imported .eval log."""
 
     path: Path
     """Path of the log."""

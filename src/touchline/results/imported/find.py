@@ -46,7 +46,7 @@ _ORDER = (Severity.ERROR, Severity.WARNING, Severity.INFO)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Read:
-    """One run before checkpoint verification."""
+    """Run before checkpoint verification."""
 
     folder: RunFolder
     jobs: tuple[JobLog, ...]

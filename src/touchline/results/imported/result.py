@@ -49,7 +49,7 @@ _WORDS = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImportedRun:
-    """Everything read of one run."""
+    """Imported data of a run."""
 
     folder: RunFolder
     """Its files."""

@@ -38,7 +38,7 @@ _ENDS_BYTES = 64
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Entry:
-    """One entry of a folder."""
+    """Entry of a folder."""
 
     path: Path
     """File path."""

@@ -34,7 +34,7 @@ TICK = 1
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MegaStage:
-    """One step of the allocation."""
+    """Step of the allocation."""
 
     name: str
     """Stage name: the run, or `evaluate 135M_rank4`."""
@@ -261,7 +261,7 @@ def _refuse(stages: Sequence[MegaStage], allocation: Allocation, cpus: int, memo
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ArrayTask:
-    """One task of an array."""
+    """Task of an array."""
 
     name: str
     """Run name."""
