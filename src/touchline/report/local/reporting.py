@@ -101,7 +101,7 @@ def write_report(
 
     Raises:
         InputError: there is no experiment and no run.
-        PolicyError: touchline did not write the existing RESULTS.md.
+        PolicyError: the existing RESULTS.md is not touchline's.
         HostError: the folder cannot be written, or pyarrow is missing although parquet was requested.
     """
     from touchline.report.build import build_report
