@@ -5,12 +5,14 @@ from __future__ import annotations
 import inspect
 import json
 import math
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from tests.api.folders import environment, make_experiment
 
 import touchline
 import touchline.plan.build
@@ -70,3 +72,19 @@ def test_errors_are_exceptions(tmp_path: Path) -> None:
     """A wrong path raises what the command line prints."""
     with pytest.raises(InputError, match="does not exist"):
         touchline.status(str(tmp_path / "nothing.yaml"))
+
+
+def test_the_python_lines_of_the_readme(tiny_model: Path, tmp_path: Path) -> None:
+    """They plan, run and tabulate an experiment."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    [block] = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "Tiny-1M-Instruct").symlink_to(tiny_model)
+    make_experiment(tmp_path / "my_experiment", n_train=48)
+    env = environment(tmp_path / "models", tmp_path / "cache")
+    done = subprocess.run(
+        [sys.executable, "-c", block], cwd=tmp_path, env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"train.lora.rank +score +train_seconds", done.stdout)
+    assert len(re.findall(r"^1M_rank[24] +[24](?:\.0)? +0\.\d+ +\d+\.\d+$", done.stdout, re.MULTILINE)) == 2
