@@ -15,7 +15,7 @@ from touchline.core.finding import Severity, Where
 from touchline.data import readers
 from touchline.data.rendering.rows import ShownRow, shown_row
 from touchline.lint.local import parity as steps
-from touchline.lint.local.parity import Parity, extremes, parity_views, settings_of
+from touchline.lint.local.parity import Parity, extremes, settings_of
 from touchline.spec.experiment import DataConfig
 from touchline.spec.partial import Stated, StatedSource, StatedTraining
 
@@ -166,8 +166,8 @@ def test_many_trainings_read_each_file_once(folder: Path, monkeypatch: pytest.Mo
         return readers.read_rows(path)
 
     monkeypatch.setattr(steps, "read_rows", counted)
-    views = parity_views([(stated(folder), folder, None)] * 50, folder / "models")
-    assert len(views) == 50
+    parity = Parity(folder / "models")
+    assert all(parity.view(stated(folder), folder) is not None for _ in range(50))
     assert len(reads) == 1
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 from tests.packing.cases import CASES
 from tests.packing.drawn import problems
 
-from touchline.data.packing.assign import PackOrder, PackPlan, length_spread, pack
+from touchline.data.packing.assign import PackOrder, PackPlan, pack
 from touchline.data.packing.histogram import pack_histogram
 from touchline.data.packing.lengths import count_lengths
 
@@ -18,6 +20,14 @@ pytestmark = pytest.mark.planning
 ORDERS: tuple[PackOrder, ...] = ("length", "random")
 NARROW = CASES[0].lengths()
 CHATS = CASES[4].lengths()
+
+
+def mixing(plan: PackPlan, lengths: Sequence[int]) -> float:
+    """Mean variance of lengths within a pack over that of all examples: 1 for random groups, 0 for equal lengths."""
+    packs = [[lengths[index] for index in plan.pack(number)] for number in range(plan.packs)]
+    several = [one for one in packs if len(one) > 1]
+    within = np.average([np.var(one, ddof=1) for one in several], weights=[len(one) - 1 for one in several])
+    return float(within / np.var([length for one in several for length in one], ddof=1))
 
 
 def check(plan: PackPlan, lengths: list[int], max_seq_len: int) -> None:
@@ -126,22 +136,6 @@ def test_what_cannot_be_packed_is_refused(lengths: list[int], max_seq_len: int, 
 def test_a_random_order_mixes_lengths_and_costs_packs() -> None:
     """By length equal ones share packs; in a random order packs are as mixed as random groups."""
     by_length, random = (pack(NARROW, 2048, seed=1, order=order) for order in ORDERS)
-    assert length_spread(by_length, NARROW).mixing < 0.5
-    assert 0.9 < length_spread(random, NARROW).mixing < 1.1
-    assert length_spread(random, NARROW).median_range_tokens > length_spread(by_length, NARROW).median_range_tokens
+    assert mixing(by_length, NARROW) < 0.5
+    assert 0.9 < mixing(random, NARROW) < 1.1
     assert by_length.packs <= random.packs <= 1.06 * by_length.packs
-
-
-def test_the_spread_is_that_of_the_packs() -> None:
-    """Two packs, 6 + 4 and 5 + 5: ranges 2 and 0, variances 2 and 0, of all four 2/3."""
-    lengths = [6, 5, 4, 5]
-    spread = length_spread(pack(lengths, 10, seed=1), lengths)
-    assert (spread.packs, spread.median_range_tokens) == (2, 1.0)
-    assert spread.mixing == pytest.approx(1.5)
-
-
-@pytest.mark.parametrize(("lengths", "packs"), [([], 0), ([9, 9], 0), ([5, 5, 5, 5], 2)])
-def test_a_spread_of_nothing_is_none(lengths: list[int], packs: int) -> None:
-    """Packs of one example have none, nor have equal lengths."""
-    spread = length_spread(pack(lengths, 10, seed=1), lengths)
-    assert (spread.packs, spread.median_range_tokens, spread.mixing) == (packs, 0.0, 1.0)

@@ -14,15 +14,18 @@ from touchline.statistics.bootstrap import (
     bootstrap_intervals,
     bootstrap_means,
     cluster_codes,
-    paired_bootstrap,
 )
-from touchline.statistics.paired import mcnemar_exact, sign_flip_p, sign_flip_ps
+from touchline.statistics.paired import Floats, mcnemar_exact, sign_flip_ps
 
 pytestmark = pytest.mark.planning
 
 
 def rng(seed: int = 1) -> Generator:
     return Generator(PCG64(seed))
+
+
+def sign_flip_p(differences: Floats, rng: Generator, resamples: int = 10_000) -> float:
+    return sign_flip_ps(differences[:, None], rng, resamples=resamples)[0]
 
 
 def test_percentiles_are_those_of_scipy_but_for_the_expansion() -> None:
@@ -56,16 +59,10 @@ def test_whole_clusters_are_drawn() -> None:
 
 
 def test_the_same_seed_gives_the_same_interval_and_another_one_nearly() -> None:
-    one, other = rng(7).random(50), rng(8).random(50)
-    first = paired_bootstrap(one, other, rng(1))
-    assert first == paired_bootstrap(one, other, rng(1))
-    assert paired_bootstrap(one, other, rng(2)) == pytest.approx(first, abs=0.01)
-
-
-def test_a_pair_stays_together() -> None:
-    """Two models that differ by the same amount on every item differ by it in every draw."""
-    scores = rng(9).random(40)
-    assert paired_bootstrap(scores + 0.25, scores, rng()) == pytest.approx((0.25, 0.25))
+    differences = (rng(7).random(50) - rng(8).random(50))[:, None]
+    (first,) = bootstrap_intervals(differences, rng(1))
+    assert [first] == bootstrap_intervals(differences, rng(1))
+    assert bootstrap_intervals(differences, rng(2))[0] == pytest.approx(first, abs=0.01)
 
 
 @pytest.mark.parametrize("items", [0, 1])
@@ -74,9 +71,7 @@ def test_nothing_is_said_of_the_spread_of_one_item(items: int) -> None:
         bootstrap_intervals(np.ones((items, 1)), rng())
 
 
-def test_other_items_are_refused() -> None:
-    with pytest.raises(ValueError, match="not scores of the same items"):
-        paired_bootstrap(np.ones(3), np.ones(4), rng())
+def test_other_clusters_and_no_draws_are_refused() -> None:
     with pytest.raises(ValueError, match="names of clusters"):
         cluster_codes(["a"], 2)
     with pytest.raises(ValueError, match="0 draws"):

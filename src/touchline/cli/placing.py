@@ -23,6 +23,19 @@ _PICTURE_COLUMNS = 72
 _PICTURE_ROWS = 64
 """Largest number of GPUs that is drawn on a terminal."""
 
+GpusPerNode = Annotated[
+    Optional[int],  # noqa: UP045 (typer reads the annotation when the command is built)
+    typer.Option("--gpus-per-node", min=1, help="GPUs per node; jobs never span nodes (default: all)."),
+]
+CpusPerNode = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option("--cpus-per-node", min=1, help="CPUs per node (default: not counted)."),
+]
+EvaluationMinutes = Annotated[
+    Optional[float],  # noqa: UP045
+    typer.Option("--evaluation-minutes", min=0, metavar="N", help="Minutes per evaluation (default: the prediction)."),
+]
+
 
 def place(
     jobs: Annotated[
@@ -30,14 +43,8 @@ def place(
         typer.Argument(metavar="JOBS.json|EXPERIMENT", help="Job list (id, after, gpus, minutes) or an experiment."),
     ],
     gpus: Annotated[int, typer.Option("--gpus", min=1, help="Number of GPUs.")],
-    gpus_per_node: Annotated[
-        Optional[int],  # noqa: UP045 (typer reads the annotation when the command is built)
-        typer.Option("--gpus-per-node", min=1, help="GPUs per node; jobs never span nodes (default: all)."),
-    ] = None,
-    cpus_per_node: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option("--cpus-per-node", min=1, help="CPUs per node (default: not counted)."),
-    ] = None,
+    gpus_per_node: GpusPerNode = None,
+    cpus_per_node: CpusPerNode = None,
     node_memory_gib: Annotated[
         Optional[float],  # noqa: UP045
         typer.Option("--node-memory-gib", help="Host memory per node, in GiB (default: not counted)."),
@@ -59,12 +66,7 @@ def place(
         Optional[str],  # noqa: UP045
         typer.Option("--time", metavar="8h", help="Time limit of mega_job.slurm (default: the deadline)."),
     ] = None,
-    evaluation_minutes: Annotated[
-        Optional[float],  # noqa: UP045
-        typer.Option(
-            "--evaluation-minutes", min=0, metavar="N", help="Minutes per evaluation (default: the prediction)."
-        ),
-    ] = None,
+    evaluation_minutes: EvaluationMinutes = None,
     max_array_size: Annotated[
         int, typer.Option("--max-array-size", min=1, help="MaxArraySize of `scontrol show config`.")
     ] = 1001,
@@ -148,30 +150,18 @@ def optimize(
         Optional[str],  # noqa: UP045 (typer reads the annotation when the command is built)
         typer.Option("--deadline", metavar="6h", help="Deadline (default: compute.deadline)."),
     ] = None,
-    gpus_per_node: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option("--gpus-per-node", min=1, help="GPUs per node; jobs never span nodes (default: all)."),
-    ] = None,
-    cpus_per_node: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option("--cpus-per-node", min=1, help="CPUs per node (default: not counted)."),
-    ] = None,
+    gpus_per_node: GpusPerNode = None,
+    cpus_per_node: CpusPerNode = None,
     node_memory_gib: Annotated[
         Optional[float],  # noqa: UP045
         typer.Option("--node-memory-gib", min=0.001, help="Host memory per node, in GiB."),
     ] = None,
-    evaluation_minutes: Annotated[
-        Optional[float],  # noqa: UP045
-        typer.Option(
-            "--evaluation-minutes", min=0, metavar="N", help="Minutes per evaluation (default: the prediction)."
-        ),
-    ] = None,
+    evaluation_minutes: EvaluationMinutes = None,
     apply: Annotated[bool, typer.Option("--apply", help="Write the changed experiment.yaml.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
 ) -> None:
     """Suggest faster settings with equivalent results."""
     from touchline import api
-    from touchline.cli.output import print_object, print_status
     from touchline.core.units import parse_duration, seconds_to_minutes
     from touchline.data.user_config import load_settings
     from touchline.plan.optimization import Optimization
@@ -200,7 +190,6 @@ def optimize(
 
 
 def _show_optimization(answer: Optimization, diff: str) -> None:
-    from touchline.cli.output import print_output, print_table
     from touchline.core.markup import measured
     from touchline.core.quantity import Missing
     from touchline.plan.optimize import speedup_text

@@ -132,8 +132,6 @@ def _show(words: str, end: str) -> None:
 
 
 def _table(snapshot: Snapshot) -> None:
-    from touchline.cli import status_text as text
-
     rows = [text.cells(run) for run in snapshot.runs]
     kept = list(range(len(text.HEADER)))
     if sys.stdout.isatty():
@@ -163,8 +161,6 @@ def _draw(watcher: Watcher) -> None:
     from rich.console import Console
     from rich.live import Live
 
-    from touchline.cli.watching import view
-
     console = Console(file=sys.stdout)
     with Live(console=console, auto_refresh=False, vertical_overflow="crop") as screen:
         for snapshot in _snapshots(watcher):
@@ -173,8 +169,6 @@ def _draw(watcher: Watcher) -> None:
 
 def _repeat(watcher: Watcher) -> None:
     """Print a line per run that has advanced, at intervals."""
-    from touchline.cli import status_text as text
-
     said: dict[str, tuple[float, str]] = {}
     flagged: set[str] = set()
     note, ended = "", ""

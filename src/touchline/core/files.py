@@ -141,12 +141,14 @@ class FileCache(Generic[Parsed]):
             return kept[1]
         value = self._parse(path)
         if before and _stamp(path) == before and time.time_ns() - before[3] > _RACY_NS:
-            self.keep(path, value)
+            self._keep(key, before, value)
         return value
 
     def keep(self, path: Path, value: Parsed) -> None:
         """Take the parsed content of a file that was just read or written."""
-        key, stamp = os.path.abspath(path), _stamp(path)  # noqa: PTH100
+        self._keep(os.path.abspath(path), _stamp(path), value)  # noqa: PTH100
+
+    def _keep(self, key: str, stamp: tuple[int, ...], value: Parsed) -> None:
         if (old := self._kept.pop(key, None)) is not None:
             self._bytes -= old[0][2]
         if not stamp:

@@ -17,9 +17,6 @@ from touchline.data.evaluations import finished_evaluation
 from touchline.spec.evaluation import BASE_CHECKPOINT, EvaluationConfig, asked_epochs
 from touchline.spec.experiment import GeneralConfig
 
-HARNESS = "lm-evaluation-harness"
-"""Name of the tool."""
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GeneralMarker:

@@ -53,28 +53,18 @@ class _Evidence:
     cluster_note: str | None
 
 
-def collect_results(
-    plan: Plan,
-    root: Path,
-    views: Mapping[str, JobView] | None = None,
-    *,
-    rows: dict[str, Metrics] | None = None,
-) -> list[RunResult]:
+def collect_results(plan: Plan, root: Path, views: Mapping[str, JobView] | None = None) -> list[RunResult]:
     """Return the results of every run of the plan, in its order.
 
     Args:
         plan: the plan.
         root: the experiment's folder.
         views: how jobs stand, by name, where somebody asked the scheduler; else the folders alone tell.
-        rows: filled with what each run's metrics.jsonl holds, for who needs that too and would read it once more.
     """
     seen = views or {}
-    found: list[RunResult] = []
-    for run in plan.runs:
-        evidence = _evidence(plan, run, root / run.name)
-        found.append(_result(run, evidence, root / run.name, seen.get(run.name)))
-        if rows is not None:
-            rows[run.name] = evidence.metrics
+    found = [
+        _result(run, _evidence(plan, run, root / run.name), root / run.name, seen.get(run.name)) for run in plan.runs
+    ]
     return compared(plan, found)
 
 

@@ -25,16 +25,15 @@ ON_PROCESSOR = Missing(missing="trained on a CPU")
 _ENDED = (RunStatus.TRAINED, RunStatus.COMPLETED, RunStatus.COMPLETED_FAILED_EXIT)
 
 
-def run_metrics(run: PlannedRun, result: RunResult, folder: Path, metrics: Metrics | None = None) -> RunMetrics:
+def run_metrics(run: PlannedRun, result: RunResult, folder: Path) -> RunMetrics:
     """Return all metrics of one run.
 
     Args:
         run: planned run.
         result: its result.
         folder: run folder.
-        metrics: content of its metrics.jsonl, if already read.
     """
-    metrics = metrics or read_metrics(folder / "metrics.jsonl")
+    metrics = read_metrics(folder / "metrics.jsonl")
     attempts = read_attempts(folder / "status")
     reading = None if metrics.steps or run.train is None else _from_logs(folder)
     if reading is not None:

@@ -107,8 +107,7 @@ class Watcher:
         self.poll_seconds = settings.slurm.poll_seconds
         self._look = look
         self._heard = _Heard(commands or RealCommands())
-        self._stamp = (0, 0)
-        self._plan = self._read()
+        self._plan = self.folder.planned()
         self._executor: Executor | None = None
         self._views: dict[str, JobView] = {}
         self._finished: dict[str, RunFolderState] = {}
@@ -184,16 +183,10 @@ class Watcher:
 
     def _current_plan(self) -> Plan:
         """Return the plan, read again if it has changed."""
-        found = self.folder.plan_json.stat()
-        if (found.st_mtime_ns, found.st_size) != self._stamp:
-            self._plan, self._finished = self._read(), {}
-        return self._plan
-
-    def _read(self) -> Plan:
         found = self.folder.planned()
-        stat = self.folder.plan_json.stat()
-        self._stamp = (stat.st_mtime_ns, stat.st_size)
-        return found
+        if found is not self._plan:
+            self._plan, self._finished = found, {}
+        return self._plan
 
 
 def status(

@@ -213,12 +213,6 @@ class ExperimentFolder:
                 path.rename(target / path.name)
         return target
 
-    def write_figure(self, name: str, png: bytes | None) -> None:
-        """Write a figure under figures/ if it differs."""
-        path = self.root / "figures" / name
-        if png is not None and not (path.exists() and read_bytes(path) == png):
-            write_atomic(path, png)
-
     def write_request(self, model: str, jobs: list[dict[str, str]]) -> Path:
         """Write the request of one evaluation process."""
         path = self.evaluation(model) / "request.json"

@@ -283,10 +283,5 @@ def _reference(word: ShellWord, *, is_launcher: bool) -> ConfigReference:
     )
 
 
-def is_shell_call(command: Simple, name: str) -> bool:
-    """Return True if a command is `name`, alone or after words that start it."""
-    return command.name == name or (bool(command.words) and _wraps(command.words) and name in _texts(command))
-
-
 def _texts(command: Simple) -> list[str]:
     return [word.text for word in command.words]

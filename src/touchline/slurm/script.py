@@ -36,7 +36,6 @@ _WORDS = re.compile(r"\"[^\"]*\"|'[^']*'|[^\s\"']+")
 _OTHER_SCHEDULER = re.compile(r"^#(?:PBS|BSUB|\$|COBALT|PJM)\s+-", re.MULTILINE)
 _SBATCH = re.compile(r"^#SBATCH", re.MULTILINE)
 _SUBMITS = re.compile(r"(?:^|[\s;&|(`])sbatch\s", re.MULTILINE)
-_TREE = re.compile(r"\.{1,2}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -93,34 +93,6 @@ def bootstrap_intervals(
     return [Interval(float(a), float(b)) for a, b in zip(low, high, strict=True)]
 
 
-def paired_bootstrap(
-    second: Floats,
-    first: Floats,
-    rng: Generator,
-    *,
-    resamples: int = RESAMPLES,
-    clusters: Sequence[str] | None = None,
-    coverage: float = 0.95,
-) -> Interval:
-    """Return the interval of the mean of `second` minus that of `first`, on the same items in the same order.
-
-    Args:
-        second: scores of the items, shape [items].
-        first: the other model's scores of the same items.
-        rng: where chance comes from.
-        resamples: draws.
-        clusters: what each item belongs to.
-        coverage: how often such intervals hold the truth.
-
-    Raises:
-        ValueError: the two are not equally many, or fewer than two items or clusters.
-    """
-    if second.shape != first.shape:
-        raise ValueError(f"{second.shape} and {first.shape} are not scores of the same items")
-    differences = (second - first)[:, None]
-    return bootstrap_intervals(differences, rng, resamples=resamples, clusters=clusters, coverage=coverage)[0]
-
-
 def cluster_codes(clusters: Sequence[str], items: int) -> NDArray[np.intp]:
     """Return the number of each item's cluster, from 0, shape [items].
 

@@ -87,11 +87,6 @@ _ROUNDING: Final = 1e-9
 """Sums that differ by less, of the largest, are equal."""
 
 
-def sign_flip_p(differences: Floats, rng: Generator, *, resamples: int = RESAMPLES) -> float:
-    """Return the p value of one comparison: `sign_flip_ps` of a single column."""
-    return sign_flip_ps(differences[:, None], rng, resamples=resamples)[0]
-
-
 def sign_flip_ps(differences: Floats, rng: Generator, *, resamples: int = RESAMPLES) -> list[float]:
     """Return two-sided p values of the columns' sums under random signs of their differences.
 

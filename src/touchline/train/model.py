@@ -21,11 +21,6 @@ from touchline.spec import defaults
 from touchline.spec.experiment import TrainConfig
 from touchline.train.machine import Machine, torch_dtype
 
-SHORT_ROW_TOKENS = 512
-"""Width up to which plain matrix products beat fused attention on CPUs: its backward pass is slow there, and the square
-matrix is small.
-"""
-
 OPTIMIZER = "AdamW, fused"
 """Optimizer of `optimizer_for`, as reported."""
 

@@ -10,8 +10,6 @@ from touchline.backends.config_reading import Settings
 from touchline.core.finding import Severity
 from touchline.spec.partial import StatedTraining
 
-_GROUP = ("num_generations", "generation_batch_size", "steps_per_generation")
-
 
 def check_trl(settings: Settings, training: StatedTraining) -> None:
     """BK016 and BK019 of TRL's own arguments."""

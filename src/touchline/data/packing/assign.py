@@ -20,41 +20,6 @@ from touchline.data.packing.bounds import lower_bound
 from touchline.data.packing.histogram import Packing, pack_histogram
 from touchline.data.packing.lengths import Histogram, as_lengths, count_lengths
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LengthSpread:
-    """Differences of length within packed sequences of two or more examples."""
-
-    packs: int
-    """Number of such sequences."""
-    median_range_tokens: float
-    """Median over sequences of longest minus shortest example, in tokens; 0 if there are none."""
-    mixing: float
-    """Mean variance within a sequence over the variance of all examples: about 1 for random groups, 0 for equal
-    lengths, above 1 if long examples are paired with short ones. 1 if all lengths are equal."""
-
-
-def length_spread(plan: PackPlan, lengths: ArrayLike) -> LengthSpread:
-    """Return the spread of lengths of a plan."""
-    array = np.asarray(lengths).astype(np.int64)
-    sizes = np.diff(plan.offsets)
-    several = sizes > 1
-    if not several.any():
-        return LengthSpread(packs=0, median_range_tokens=0.0, mixing=1.0)
-    ordered = array[plan.indices]
-    begins = plan.offsets[:-1]
-    ranges = (np.maximum.reduceat(ordered, begins) - np.minimum.reduceat(ordered, begins))[several]
-    deviations = ordered - ordered.mean()
-    sums, squares = np.add.reduceat(deviations, begins), np.add.reduceat(deviations**2, begins)
-    within = ((squares - sums**2 / sizes) / np.maximum(sizes - 1, 1))[several]
-    overall = float(np.var(ordered[np.repeat(several, sizes)], ddof=1))
-    return LengthSpread(
-        packs=int(several.sum()),
-        median_range_tokens=float(np.median(ranges)),
-        mixing=float(np.average(within, weights=sizes[several] - 1)) / overall if overall else 1.0,
-    )
-
-
 PackOrder = Literal["length", "random"]
 """By length: fewest sequences, but the examples packed together depend on their lengths. Random: best-fit in a
 shuffled order, 0.3 to 5% more sequences, for studies of the effect of packed neighbors."""

@@ -166,21 +166,6 @@ class Parity:
         return self._data[key]
 
 
-def parity_views(
-    trainings: Sequence[tuple[StatedTraining, Path, DataConfig | None]], models_dir: Path, date: str | None = None
-) -> list[RenderingView]:
-    """Return both renderings of each training whose model is on this machine.
-
-    Args:
-        trainings: each with its config's folder and, of an experiment, its data.
-        models_dir: the folder of models that a config names without a path.
-        date: ISO date for templates that print one.
-    """
-    parity = Parity(models_dir, date)
-    views = (parity.view(stated, folder, data) for stated, folder, data in trainings)
-    return [view for view in views if view is not None]
-
-
 def extremes(rows: Sequence[ShownRow]) -> list[tuple[str, ShownRow]]:
     """Return the shortest, a middle and the longest row, by characters."""
     ordered = sorted(rows, key=_length)

@@ -12,7 +12,6 @@ from touchline.core.callbacks import ProgressCallback
 from touchline.core.errors import TouchlineError
 from touchline.core.files import read_text_bounded
 from touchline.core.units import format_bytes
-from touchline.data.metrics import Metrics
 from touchline.results.asked import asked_items
 from touchline.results.collect import collect_results
 from touchline.results.controls import no_op_issues
@@ -42,8 +41,7 @@ def gather(source: Path, *, deep: bool = False, on_progress: ProgressCallback | 
         return _found(source, deep=deep, on_progress=on_progress)
     folder = ExperimentFolder(source)
     plan = folder.planned()
-    rows: dict[str, Metrics] = {}
-    runs = collect_results(plan, folder.root, rows=rows)
+    runs = collect_results(plan, folder.root)
     planned = {run.name: run for run in plan.runs}
     return ReportInputs(
         experiment=plan.experiment,
@@ -52,7 +50,7 @@ def gather(source: Path, *, deep: bool = False, on_progress: ProgressCallback | 
         root=str(source if source.is_dir() else source.parent),
         plan=plan,
         runs=tuple(runs),
-        metrics=tuple(run_metrics(planned[run.name], run, folder.run(run.name), rows.pop(run.name)) for run in runs),
+        metrics=tuple(run_metrics(planned[run.name], run, folder.run(run.name)) for run in runs),
         factors=dict(plan.factors),
         datasets={run.name: run.dataset for run in plan.runs},
         verification=verify_planned(plan, folder.root, deep=deep, on_progress=on_progress),
