@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.lint.trainings import WHERE, found, gpu, model, named, severity, stated, view
 
+from touchline.backends.registry import traits_of
 from touchline.core.estimate import Verdict
 from touchline.core.finding import Severity
 from touchline.core.quantity import Missing
@@ -168,7 +169,7 @@ def test_how_memory_is_shared() -> None:
 def test_layers_by_any_trainers_names(targets: tuple[str, ...] | None, expected: set[str]) -> None:
     shape = model().shape
     assert isinstance(shape, ModelShape)
-    assert set(adapted(shape, targets)) == expected
+    assert set(adapted(shape, targets, traits_of("torchtune").layer_names)) == expected
 
 
 @settings(max_examples=25, deadline=None)

@@ -13,6 +13,7 @@ from touchline.backends.logtext.forms import FormReader
 from touchline.backends.logtext.reader import DocumentReader, LoggedTrainer, LogReader
 from touchline.backends.memory import MemoryCoefficients
 from touchline.backends.protocol import Backend
+from touchline.backends.traits import NOTHING_KNOWN, TrainerTraits
 from touchline.core.errors import InputError
 from touchline.core.near import near_names
 from touchline.core.quantity import Missing
@@ -72,6 +73,21 @@ def config_formats() -> tuple[ConfigFormat, ...]:
     """Return all config formats. A file belongs to the first format that claims it."""
     modules = [importlib.import_module(f"{_package.__name__}.{name}.format") for name in _folders_with("format")]
     return tuple(each for module in modules for each in module.FORMATS)
+
+
+@functools.cache
+def traits_of(name: str) -> TrainerTraits:
+    """Return the behaviour of a trainer that rules depend on. Return the defaults if none is known."""
+    if name not in _folders_with("traits"):
+        return NOTHING_KNOWN
+    found: TrainerTraits = importlib.import_module(f"{_package.__name__}.{name}.traits").TRAITS
+    return found
+
+
+@functools.cache
+def all_traits() -> tuple[TrainerTraits, ...]:
+    """Return the known behaviour of every trainer."""
+    return tuple(traits_of(name) for name in _folders_with("traits"))
 
 
 def get_backend(name: str) -> Backend:

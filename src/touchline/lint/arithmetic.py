@@ -3,8 +3,8 @@
 Each number is a span, because a config alone is rarely complete. Without the data, a slice (`train[:500]`) or a limit
 (`max_samples`) bounds the number of rows. Without the job, the number of devices is at least one. A rule reports an
 error only if both ends of the span violate it.
-Rounding follows each trainer: torchtune drops an incomplete micro-batch or accumulation, transformers' Trainer rounds
-up (`backends/torchtune/batching.py`, `backends/hf_loop.py`).
+Rounding follows each trainer: some drop an incomplete micro-batch or accumulation, transformers' Trainer rounds up
+(`backends/hf_loop.py`).
 """
 
 from __future__ import annotations
@@ -18,16 +18,12 @@ from typing import Final
 
 import numpy as np
 
-from touchline.backends.registry import batching_names, batching_of
+from touchline.backends.registry import batching_names, batching_of, traits_of
 from touchline.core.quantity import Missing
 from touchline.data.packing.forecast import BatchForecast, BatchSettings
 from touchline.lint.views import TrainingView
 from touchline.spec.partial import Stated, StatedSource, StatedTraining
 
-HF_LOOP: Final = frozenset({"trl", "axolotl", "llamafactory", "qlora_stage"})
-"""Backends that train with transformers' Trainer."""
-_OURS: Final = "peft"
-"""touchline's own trainer: one device, and steps counted in examples."""
 _SIMULATED_ROWS: Final = 200_000
 """Maximum number of rows for which packing is simulated during a check. With more, a bound is given."""
 _SLICE = re.compile(r"\[(-?\d*):(-?\d*)\]\s*$")
@@ -141,7 +137,7 @@ def _devices(view: TrainingView) -> Span:
     stated, around = view.stated, view.around
     if stated.devices is not None and stated.devices.value >= 1:
         return Span(low=stated.devices.value, high=stated.devices.value)
-    if stated.backend == _OURS:
+    if traits_of(stated.backend).is_ours:
         return Span(low=1, high=1)
     if around.gpu_count is not None and around.gpu_count >= 1:
         return Span(low=around.gpu_count, high=around.gpu_count)
@@ -201,10 +197,11 @@ def _limit(stated: StatedTraining) -> int | None:
 def _forecast(view: TrainingView, devices: Span) -> BatchForecast | None:
     """Batch one epoch of these lengths as the trainer does. None if there are too many rows."""
     stated, data = view.stated, view.data
-    name = "trl" if stated.backend == "qlora_stage" else stated.backend
+    traits = traits_of(stated.backend)
+    name = traits.loop_of or stated.backend
     if isinstance(data, Missing) or data.lengths is None or not len(data.lengths):
         return None
-    if name == _OURS or name not in batching_names():
+    if traits.is_ours or name not in batching_names():
         # touchline's trainer counts examples, packed or not. Packing changes its rows and not its steps.
         return None
     micro, longest = stated.micro_batch_size, stated.max_seq_len
@@ -225,7 +222,7 @@ def _rows(
     view: TrainingView, examples: Span | Missing, forecast: BatchForecast | None, *, packed: bool
 ) -> tuple[Span | Missing, float | None]:
     """Return the rows of an epoch, and the examples per row."""
-    ours = view.stated.backend == _OURS
+    ours = traits_of(view.stated.backend).is_ours
     if forecast is not None:
         return Span(low=forecast.rows, high=forecast.rows), forecast.density
     if isinstance(examples, Missing) or not packed or ours:
@@ -244,11 +241,11 @@ def _steps_per_epoch(
     count = _counter(stated)
     if count is None:
         return Missing(missing="the batch size is not positive")
-    simulated = forecast is not None and stated.backend == "axolotl" and devices.high is not None
-    if forecast is not None and simulated:
+    traits = traits_of(stated.backend)
+    if forecast is not None and traits.steps_are_simulated and devices.high is not None:
         return Span(low=forecast.steps_low, high=forecast.steps_high)
     low = count(rows.low, devices.high) if devices.high is not None else min(1, count(rows.low, devices.low))
-    if devices.high is None and stated.backend == "torchtune":
+    if devices.high is None and traits.drops_incomplete:
         low = 0
     return Span(low=low, high=None if rows.high is None else count(rows.high, devices.low))
 
@@ -262,13 +259,14 @@ def _counter(stated: StatedTraining) -> Callable[[int, int], int] | None:
     whole = stated.global_batch_size.value if stated.global_batch_size is not None else None
     if accumulation < 1 or (micro is not None and micro < 1) or (whole is not None and whole < 1):
         return None
-    if stated.backend == _OURS and whole is not None:
+    traits = traits_of(stated.backend)
+    if traits.is_ours and whole is not None:
         return lambda rows, devices: -(-rows // whole)
     if micro is None:
         assert whole is not None
         micro, accumulation = whole, 1
 
-    def torchtune(rows: int, devices: int) -> int:
+    def rounded_down(rows: int, devices: int) -> int:
         return -(-rows // devices) // micro // accumulation
 
     def rounded_up(rows: int, devices: int) -> int:
@@ -277,12 +275,12 @@ def _counter(stated: StatedTraining) -> Callable[[int, int], int] | None:
         batches = -(-rows // (micro * devices))
         return max(1, -(-batches // accumulation))
 
-    return torchtune if stated.backend == "torchtune" else rounded_up
+    return rounded_down if traits.drops_incomplete else rounded_up
 
 
 def _steps(stated: StatedTraining, per_epoch: Span | Missing) -> Span | Missing:
     most = stated.max_steps.value if stated.max_steps is not None and stated.max_steps.value > 0 else None
-    if most is not None and stated.backend in HF_LOOP:
+    if most is not None and traits_of(stated.backend).hf_loop:
         return Span(low=most, high=most)
     epochs = stated.epochs.value if stated.epochs is not None else None
     if isinstance(per_epoch, Missing) or epochs is None or epochs < 0:

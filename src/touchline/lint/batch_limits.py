@@ -170,7 +170,7 @@ def _table(view: TrainingView) -> int | None:
     if view.model.num_parameters is None or stated.offloads is not None:
         return None
     if checkpointing.is_default and stated.distributed is not None:
-        # FSDP and DeepSpeed configure checkpointing in other files.
+        # Settings of sharding configure checkpointing in other files.
         return None
     width = width_of(view)
     tokens = None if isinstance(width, Missing) else width.tokens

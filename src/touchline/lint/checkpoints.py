@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from touchline.backends.registry import traits_of
 from touchline.core.finding import Severity
 from touchline.core.quantity import Missing
 from touchline.core.units import format_bytes
-from touchline.lint.arithmetic import HF_LOOP, arithmetic, most
+from touchline.lint.arithmetic import arithmetic, most
 from touchline.lint.rule import Violation, rule
 from touchline.lint.views import TrainingView
 from touchline.spec.partial import StatedTraining
@@ -62,11 +63,11 @@ def kept(view: TrainingView) -> CheckpointFootprint | Missing:
     full = stated.method.value == "full"
     element = _ELEMENT_BYTES["bfloat16" if stated.dtype is None else stated.dtype.value]
     weights = view.model.num_parameters * min(element, 2)
-    # torchtune and touchline's trainer write the merged model by default. Others write only the adapter.
+    # Trainers with such a setting write the merged model by default. Others write only the adapter.
     merges = stated.save_adapter_only is not None and not stated.save_adapter_only.value
     whole = full or merges
     each = weights if whole else 0
-    with_states = stated.backend in HF_LOOP and not (
+    with_states = traits_of(stated.backend).hf_loop and not (
         stated.save_only_model is not None and stated.save_only_model.value
     )
     if full and with_states and not _small_states(stated):
@@ -80,7 +81,7 @@ def checkpoints_of(view: TrainingView) -> int | Missing:
     cadence = stated.save_cadence.value if stated.save_cadence is not None else None
     limit = stated.save_limit.value if stated.save_limit is not None and stated.save_limit.value > 0 else None
     if cadence == "epoch" and stated.epochs is not None and stated.epochs.value > 0:
-        if stated.max_steps is not None and stated.backend in HF_LOOP and stated.max_steps.value > 0:
+        if stated.max_steps is not None and traits_of(stated.backend).hf_loop and stated.max_steps.value > 0:
             return Missing(missing="max_steps ends it somewhere in an epoch")
         count = math.ceil(stated.epochs.value)
     elif cadence == "steps":
@@ -146,7 +147,12 @@ def unlimited_checkpoints(view: TrainingView) -> Iterator[Violation]:
     stated = view.stated
     every = arithmetic(view).interval(stated.save_steps)
     cadence = stated.save_cadence
-    if stated.backend not in HF_LOOP or stated.save_limit is not None or every is None or stated.save_steps is None:
+    if (
+        not traits_of(stated.backend).hf_loop
+        or stated.save_limit is not None
+        or every is None
+        or stated.save_steps is None
+    ):
         return
     if cadence is None or cadence.value != "steps":
         return
@@ -229,7 +235,6 @@ def _small_states(stated: StatedTraining) -> bool:
 
 
 def _smaller(stated: StatedTraining) -> str:
-    if stated.backend == "torchtune":
-        adapts = stated.method is not None and stated.method.value != "full"
-        return "save_adapter_weights_only: true" if adapts else "fewer epochs"
-    return "save_total_limit: 2"
+    traits = traits_of(stated.backend)
+    adapts = stated.method is not None and stated.method.value != "full"
+    return traits.smaller_checkpoints if adapts and traits.smaller_checkpoints else traits.fewer_checkpoints

@@ -7,6 +7,7 @@ import posixpath
 import re
 from collections.abc import Iterator
 
+from touchline.backends.registry import traits_of
 from touchline.core.finding import Severity
 from touchline.core.near import near_names
 from touchline.core.quantity import Missing
@@ -33,7 +34,7 @@ from touchline.spec.partial import Stated
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)(?=/|$)")
 _LIKE = 0.6
 _NEW_ADAPTER = "create_new_adapter"
-"""LLaMA-Factory's key that merges the parent and trains a new adapter, which may have another shape."""
+"""Key that merges the parent and trains a new adapter, which may have another shape."""
 
 
 @rule("EX144", Severity.ERROR)
@@ -44,7 +45,11 @@ def later_stage_without_parent(view: FolderView) -> Iterator[Violation]:
         if number is None or number < 2 or each.stated.parent is not None or _starts_from_a_path(each):
             continue
         before, chained = stage_before(view, each), goes_on(each)
-        if parent_of(view, each) is not None or (stands_alone(each) and not chained) or each.stated.backend == "peft":
+        if (
+            parent_of(view, each) is not None
+            or (stands_alone(each) and not chained)
+            or traits_of(each.stated.backend).is_ours
+        ):
             continue
         if not chained and (before is None or not _same_model(before, each)):
             continue
@@ -55,7 +60,7 @@ def later_stage_without_parent(view: FolderView) -> Iterator[Violation]:
             "base model",
             at=each.stated.where,
             subject=run_name(each),
-            hint=f"{_PARENT_KEYS.get(each.stated.backend, 'parent')}: {output}",
+            hint=f"{traits_of(each.stated.backend).parent_key}: {output}",
             severity=None if chained and before is not None else Severity.WARNING,
         )
 
@@ -158,7 +163,7 @@ def unwritten_parent_checkpoint(view: FolderView) -> Iterator[Violation]:
 def stale_checkpoints(view: FolderView) -> Iterator[Violation]:
     """Report an output folder with another training's checkpoints that this one would resume."""
     for each in runs_of(view):
-        resumes = each.stated.backend == "qlora_stage" or each.stated.resume is not None
+        resumes = traits_of(each.stated.backend).resumes_by_itself or each.stated.resume is not None
         if not each.kept or not resumes:
             continue
         newest = max(each.kept, key=lambda kept: kept.step)
@@ -181,10 +186,6 @@ def stale_checkpoints(view: FolderView) -> Iterator[Violation]:
                 subject=run_name(each),
                 hint=f"an empty folder: {stays(each)}_new, or move the old checkpoints away",
             )
-
-
-_PARENT_KEYS = {"qlora_stage": "prev_checkpoint", "axolotl": "lora_model_dir", "llamafactory": "adapter_name_or_path"}
-"""Each trainer's setting for the adapter to continue from."""
 
 
 def _with_parents(view: FolderView) -> Iterator[tuple[Sibling, Sibling]]:

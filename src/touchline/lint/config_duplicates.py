@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import PurePath
 from typing import TypeVar
 
+from touchline.backends.registry import traits_of
 from touchline.core.finding import Severity
 from touchline.core.quantity import Missing
 from touchline.core.text import first_of
@@ -36,7 +37,7 @@ _PAIR = 4
 def duplicate_configs(view: FolderView) -> Iterator[Violation]:
     """Report configs that are the same training."""
     # EX100 compares runs of touchline's own experiments within their experiment.
-    for group in _groups((each for each in runs_of(view) if each.stated.backend != "peft"), work_of):
+    for group in _groups((each for each in runs_of(view) if not traits_of(each.stated.backend).is_ours), work_of):
         first, *others = group
         names = first_of(map(run_name, others), _SHOWN)
         yield Violation(

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import PurePath
 from typing import Final
 
+from touchline.backends.registry import traits_of
 from touchline.core.quantity import Missing
 from touchline.spec.partial import Stated, StatedSource, StatedTraining
 
@@ -225,7 +226,7 @@ def families(view: FolderView) -> Mapping[Sibling, int]:
         path = PurePath(each.path)
         if path.name in _RUN_FILES:
             meet(each, "runs", each.stated.backend, str(path.parent.parent))
-        if each.stated.backend == "qlora_stage":
+        if traits_of(each.stated.backend).folder_is_chain:
             meet(each, "stages", str(path.parent))
             output = stays(each).split("/")
             if len(output) > _SHARED_PARTS + 1:

@@ -7,11 +7,12 @@ and no gradient checkpointing, and holds for nothing else.
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Literal, cast
 
 from touchline.backends.memory import MemoryCoefficients
-from touchline.backends.registry import memory_coefficients
+from touchline.backends.registry import memory_coefficients, traits_of
 from touchline.core.estimate import Dtype, MemoryEstimate, TrainingSetup, Verdict
 from touchline.core.model_size import BILLION, size_class
 from touchline.core.quantity import Missing
@@ -28,18 +29,7 @@ TABLE_ROW: Final = 2048
 """Tokens per row in the table."""
 TABLE_GPU: Final = "A100-80GB"
 """GPU of the table."""
-_COEFFICIENTS: Final = {"qlora_stage": "trl"}
-"""Formats that train with the loop of another trainer."""
 _ALL_LINEAR: Final = frozenset({"all", "all-linear", "all_linear"})
-_NAMES: Final = {
-    "output_proj": ("o_proj",),
-    "wo": ("o_proj",),
-    "w1": ("gate_proj",),
-    "w2": ("down_proj",),
-    "w3": ("up_proj",),
-    "mlp": ("gate_proj", "up_proj", "down_proj", "gate_up_proj", "fc1", "fc2"),
-}
-"""Names of layers in torchtune, with those of config.json's models."""
 Sharing = Literal["one", "unknown", "sharded"]
 """Sharing of weights and states: one device holds everything, unknown, or sharded among several."""
 
@@ -93,8 +83,9 @@ def setup_of(view: TrainingView) -> TrainingSetup | Missing:
     rank = 0 if full else (stated.rank.value if stated.rank is not None else 0)
     if not full and rank < 1:
         return Missing(missing="the adapter's rank is not stated")
+    traits = traits_of(stated.backend)
     dtype: Dtype = stated.dtype.value if stated.dtype is not None else "bfloat16"
-    if stated.backend != "torchtune" and stated.dtype is not None and stated.dtype.is_default:
+    if not traits.uses_default_dtype and stated.dtype is not None and stated.dtype.is_default:
         dtype = "bfloat16"
     accumulation = stated.gradient_accumulation_steps
     targets = None if stated.target_modules is None else stated.target_modules.value
@@ -103,7 +94,7 @@ def setup_of(view: TrainingView) -> TrainingSetup | Missing:
         backend=stated.backend,
         method=stated.method.value,
         rank=rank,
-        target_modules=() if full else adapted(view.model.shape, targets),
+        target_modules=() if full else adapted(view.model.shape, targets, traits.layer_names),
         base_dtype=dtype,
         adapter_dtype=dtype if full else coefficients.adapter_dtype,
         optimizer="adamw" if stated.optimizer is None else stated.optimizer.value,
@@ -115,12 +106,20 @@ def setup_of(view: TrainingView) -> TrainingSetup | Missing:
     )
 
 
-def adapted(shape: ModelShape, targets: tuple[str, ...] | None) -> tuple[str, ...]:
-    """Return the model's own names of the adapted layers; all layers if the config leaves them open."""
+def adapted(
+    shape: ModelShape, targets: tuple[str, ...] | None, names: Mapping[str, tuple[str, ...]]
+) -> tuple[str, ...]:
+    """Return the model's own names of the adapted layers; all layers if the config leaves them open.
+
+    Args:
+        shape: the model.
+        targets: layers in the trainer's names.
+        names: a trainer's own names of layers, with those of config.json's models.
+    """
     own = [linear.name for linear in shape.linears]
     if not targets or _ALL_LINEAR & set(targets):
         return tuple(own)
-    wanted = {name for target in targets for name in (target, *_NAMES.get(target, ()))}
+    wanted = {name for target in targets for name in (target, *names.get(target, ()))}
     found = tuple(name for name in own if name in wanted or any(each.endswith(f".{name}") for each in wanted))
     return found or tuple(own)
 
@@ -149,7 +148,7 @@ def sharing(view: TrainingView) -> Sharing:
         return "sharded"
     if devices.exact == 1:
         return "one"
-    if stated.backend == "torchtune" and devices.low > 1:
+    if traits_of(stated.backend).shards_by_itself and devices.low > 1:
         return "sharded"
     return "unknown"
 
@@ -223,11 +222,11 @@ def pages_out(stated: StatedTraining) -> bool:
 
 
 def _coefficients(backend: str) -> MemoryCoefficients | Missing:
-    return memory_coefficients(_COEFFICIENTS.get(backend, backend))
+    return memory_coefficients(traits_of(backend).loop_of or backend)
 
 
 def _known(setup: TrainingSetup) -> TrainingSetup:
-    name = _COEFFICIENTS.get(setup.backend)
+    name = traits_of(setup.backend).loop_of
     return setup if name is None else replace(setup, backend=name)
 
 

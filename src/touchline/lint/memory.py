@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
+from touchline.backends.registry import traits_of
 from touchline.core.estimate import Verdict
 from touchline.core.finding import Severity
 from touchline.core.quantity import Missing
@@ -15,9 +16,6 @@ from touchline.estimate.gpus import Gpu, find_gpu, gpu_names
 from touchline.lint.limits import Width, fitting, on_processor, pages_out, setup_of, sharing, table_gpu, width_of
 from touchline.lint.rule import Violation, rule
 from touchline.lint.views import TrainingView
-
-_SHARED_BY_CONFIG: Final = frozenset({"llamafactory", "axolotl"})
-"""Trainers whose own config determines sharding. For others, a launcher's config may do so."""
 
 
 @rule("ME020", Severity.ERROR)
@@ -34,7 +32,8 @@ def not_enough_memory(view: TrainingView) -> Iterator[Violation]:
     found = fitting(view, gpu, 1, known)
     if isinstance(found, Missing) or found.verdict is Verdict.FITS:
         return
-    alone = sharing(view) == "one" or stated.backend in _SHARED_BY_CONFIG
+    settings = traits_of(stated.backend).sharding_settings
+    alone = sharing(view) == "one" or bool(settings)
     if found.verdict is Verdict.OOM:
         # A backend's optimizer inside the backward pass, or a paged one, keeps less than the estimate counts.
         sure = alone and found.without_gradients > gpu.capacity_gib and not pages_out(stated)
@@ -44,7 +43,7 @@ def not_enough_memory(view: TrainingView) -> Iterator[Violation]:
     else:
         return
     if sharing(view) != "one" and alone:
-        devices = "; its config names neither deepspeed nor fsdp, so every device holds all weights"
+        devices = f"; its config names neither {' nor '.join(settings)}, so every device holds all weights"
     else:
         devices = "" if alone else "; on several that share the weights it may"
     row = f"one row of {known.tokens:,} tokens" if known.tokens > 1 else "even the shortest row"
@@ -58,7 +57,7 @@ def not_enough_memory(view: TrainingView) -> Iterator[Violation]:
 
 
 _WHOLE_WEIGHTS: Final = re.compile(r"(?:z|zero|stage)[-_]?(?:stage[-_]?)?[12](?!\d)", re.IGNORECASE)
-"""DeepSpeed settings that shard states and gradients, but keep all weights on every device."""
+"""Settings that shard states and gradients, but keep all weights on every device."""
 
 
 def _whole_weights(view: TrainingView, gpu: Gpu) -> Iterator[Violation]:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from touchline.backends.registry import traits_of
 from touchline.backends.rendering import RowSettings, TrainedRow, TrainingRow
 from touchline.core.catalog import Message
 from touchline.core.finding import Where
@@ -104,7 +105,7 @@ class RenderingView:
 
     @property
     def asks_own_way(self) -> bool:
-        """Return True if rows are plain texts. TRL trains on them unchanged, so evaluation uses them unchanged."""
+        """Return True if rows are plain texts that training uses unchanged. Then evaluation does so too."""
         return any(_is_plain(self.backend, view.row) for view in self.rows)
 
 
@@ -203,7 +204,7 @@ def _ends_or_begins(token: str) -> bool:
 
 
 def _is_plain(backend: str, row: ShownRow) -> bool:
-    return backend == "trl" and row.form == "text completion"
+    return traits_of(backend).plain_rows and row.form == "text completion"
 
 
 def _row(text: ModelText, which: str, row: ShownRow, trained: TrainedRow | Missing, backend: str) -> RowView:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from touchline.backends.registry import traits_of
 from touchline.backends.rendering import TrainedRow
 from touchline.core.finding import Severity
 from touchline.core.quantity import Missing
@@ -157,10 +158,10 @@ def answers_not_marked(view: RenderingView) -> Iterator[Violation]:
     """Report a loss on answers only with a template that does not mark them."""
     chats = any(row.row.form == "messages" for row in view.rows)
     unmarked = view.text.template is not None and not view.text.marks_answers
-    if view.backend == "trl" and chats and unmarked and view.settings.answers_only:
+    if chats and unmarked and view.settings.answers_only:
         yield Violation(
             message=f"assistant_only_loss needs {{% generation %}} in the template, and that of {view.model} lacks it;"
-            " TRL replaces some published templates by marked ones and refuses the others",
+            " the trainer replaces some published templates by marked ones and refuses the others",
             at=view.at("trains_on_prompt"),
             hint="mark the answer in the template, or give rows of prompt and completion",
         )
@@ -184,10 +185,11 @@ def _other_end(view: RenderingView, trained: TrainedRow) -> str | None:
 
 
 def _stop_hint(view: RenderingView, masked: bool) -> str:
-    if view.backend == "torchtune" and masked:
-        return "tokenizer.max_seq_len: null; with a limit this tokenizer masks the last label of every row"
     if masked:
-        return "a trainer or template that takes the loss on the end of the turn"
+        return (
+            traits_of(view.backend).masked_end_hint
+            or "a trainer or template that takes the loss on the end of the turn"
+        )
     return "a template that closes the answer's turn"
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from touchline.backends.registry import traits_of
 from touchline.backends.rendering import TrainedRow
 from touchline.core.catalog import Message
 from touchline.core.finding import Severity
@@ -135,7 +136,8 @@ def template_refuses_system(view: RenderingView) -> Iterator[Violation]:
 @rule("TK214", Severity.INFO)
 def template_prints_date(view: RenderingView) -> Iterator[Violation]:
     """Report a template that prints the current date."""
-    uses_own = view.backend in ("trl", "qlora_stage") or (view.backend == "axolotl" and not view.settings.template)
+    when = traits_of(view.backend).prints_date
+    uses_own = when == "always" or (when == "without template" and not view.settings.template)
     if uses_own and view.rows and not view.asks_own_way and "strftime_now" in (view.text.template or ""):
         yield Violation(
             message=f"the template of {view.model} prints the date, and {view.backend} prints that of the day it runs",
@@ -184,7 +186,7 @@ def _told(view: RenderingView, kind: Kind, what: str, hint: str) -> Iterator[Vio
 
 def _header_without_prompt(view: RenderingView) -> str | None:
     """Return what the model's template writes before an answer and leaves out of a prompt. None if nothing."""
-    if view.text.template is None or view.asks_own_way or (view.rows and view.backend == "torchtune"):
+    if view.text.template is None or view.asks_own_way or (view.rows and traits_of(view.backend).own_headers):
         return None
     asked = Message(role="user", content="\u2756")
     answer = Message(role="assistant", content="\u2766")

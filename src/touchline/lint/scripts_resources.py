@@ -6,8 +6,8 @@ import difflib
 import re
 from collections.abc import Iterator
 
+from touchline.backends.registry import traits_of
 from touchline.core.finding import Severity
-from touchline.lint.arithmetic import HF_LOOP
 from touchline.lint.rule import Violation, rule
 from touchline.lint.script_view import ScriptView, said
 from touchline.slurm.launches import Launch
@@ -253,7 +253,7 @@ def _is_of_transformers(view: ScriptView, launch: Launch) -> bool:
         return True
     paths = [path for reference in launch.configs for path in view.script.possible(reference.path)]
     names = {path.rpartition("/")[2] for path in paths}
-    return any(each.backend in HF_LOOP and each.where.path.rpartition("/")[2] in names for each in view.configs)
+    return any(traits_of(each.backend).hf_loop and each.where.path.rpartition("/")[2] in names for each in view.configs)
 
 
 @rule("SL020", Severity.WARNING)

@@ -9,12 +9,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import PurePath
 from typing import Final
 
+from touchline.backends.registry import all_traits
 from touchline.core.quantity import Missing
 from touchline.lint.config_set import FolderView, Sibling, runs_of, stays, together
 
-_STAGE: Final = re.compile(
-    r"(?<![a-z])(?<!zero[ _-])(?<!ds[ _-])(?<!deepspeed[ _-])(?:stage|phase)[ _-]?(\d{1,2})(?!\d)", re.I
-)
+_NOT_AFTER: Final = "".join(rf"(?<!{word}[ _-])" for traits in all_traits() for word in traits.stage_words)
+_STAGE: Final = re.compile(rf"(?<![a-z]){_NOT_AFTER}(?:stage|phase)[ _-]?(\d{{1,2}})(?!\d)", re.I)
 _SHORT_STAGE: Final = re.compile(r"(?<![A-Za-z0-9])S(\d)(?![A-Za-z0-9])", re.I)
 _EXPERIMENT: Final = re.compile(r"(?<![a-z])(?:exp|experiment)[ _-]?(\d{1,3})(?!\d)", re.I)
 _GOES_ON: Final = re.compile(r"curricul|continu|progressive|(?<![a-z])chain(?!-of|_of| of)", re.I)

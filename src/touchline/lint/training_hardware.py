@@ -6,9 +6,10 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
+from touchline.backends.registry import traits_of
 from touchline.core.finding import Severity
 from touchline.estimate.gpus import Gpu
-from touchline.lint.arithmetic import HF_LOOP, arithmetic
+from touchline.lint.arithmetic import arithmetic
 from touchline.lint.rule import Violation, rule
 from touchline.lint.views import TrainingView
 from touchline.spec.partial import StatedTraining
@@ -62,7 +63,7 @@ def flash_attention_unavailable(view: TrainingView) -> Iterator[Violation]:
 def tf32_unavailable(view: TrainingView) -> Iterator[Violation]:
     """Report tf32 on an older GPU or on a CPU."""
     tf32, gpu = view.stated.tf32, view.around.gpu
-    if tf32 is None or not tf32.value or view.stated.backend not in HF_LOOP:
+    if tf32 is None or not tf32.value or not traits_of(view.stated.backend).hf_loop:
         return
     if _old(gpu) or _on_processor(view.stated):
         where = "a CPU" if gpu is None or _on_processor(view.stated) else f"a {gpu.name}"
@@ -89,11 +90,13 @@ def float16_refused(view: TrainingView) -> Iterator[Violation]:
     stated = view.stated
     if stated.dtype is None or stated.dtype.value != "float16":
         return
-    if stated.backend == "torchtune":
+    if traits_of(stated.backend).refuses_float16:
         yield Violation(
-            message="torchtune's recipes refuse fp16; expected bf16 or fp32", at=stated.dtype, hint="dtype: bf16"
+            message=f"{stated.backend}'s recipes refuse fp16; expected bf16 or fp32",
+            at=stated.dtype,
+            hint="dtype: bf16",
         )
-    elif stated.backend in HF_LOOP and _on_processor(stated):
+    elif traits_of(stated.backend).hf_loop and _on_processor(stated):
         yield Violation(message="float16 with loss scaling needs a GPU; expected bf16 or neither", at=stated.dtype)
 
 

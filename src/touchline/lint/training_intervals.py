@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from touchline.backends.registry import traits_of
 from touchline.core.finding import Severity
 from touchline.core.quantity import Missing
-from touchline.lint.arithmetic import HF_LOOP, arithmetic, most
+from touchline.lint.arithmetic import arithmetic, most
 from touchline.lint.rule import Violation, rule
 from touchline.lint.views import TrainingView
 from touchline.spec.partial import Stated, StatedTraining
@@ -23,10 +24,6 @@ FORWARD_SHARE: Final = 3
 _FAR = 5
 """Multiple of the training's length above which an interval was not chosen for it."""
 _NEVER: Final = 100_000
-_MANY_EPOCHS: Final = 5
-"""Epochs from which memorization is likely."""
-_MANY_WRITTEN: Final = 10
-"""The same if each epoch's checkpoint is saved and may be evaluated."""
 _TRY_OUT: Final = 50
 """Steps below which a training is a short trial."""
 
@@ -59,11 +56,11 @@ def no_validation_before_end(view: TrainingView) -> Iterator[Violation]:
     every, high = numbers.interval(stated.eval_steps), most(numbers.steps)
     if every is None or not high or every <= high or not _validates_by_steps(stated):
         return
-    if stated.backend == "peft":
+    if traits_of(stated.backend).is_ours:
         message = f"validation every {every:,} steps, and the training has {numbers.steps}: only epochs' ends are seen"
         yield Violation(message=message, at=stated.eval_steps)
         return
-    limited = stated.backend in HF_LOOP
+    limited = traits_of(stated.backend).hf_loop
     yield Violation(
         message=(
             f"validation every {every:,} steps, and the training has {numbers.steps}: "
@@ -83,7 +80,12 @@ def interval_divided_twice(view: TrainingView) -> Iterator[Violation]:
     per_epoch, rows, per_step = numbers.steps_per_epoch, numbers.rows, numbers.rows_per_step
     if accumulation is None or accumulation.value < 2 or isinstance(per_epoch, Missing) or per_epoch.high is None:
         return
-    if isinstance(rows, Missing) or isinstance(per_step, Missing) or rows.high is None or stated.backend == "peft":
+    if (
+        isinstance(rows, Missing)
+        or isinstance(per_step, Missing)
+        or rows.high is None
+        or traits_of(stated.backend).is_ours
+    ):
         return
     if rows.exact is None and stated.max_examples is not None:
         # An upper bound is less informative about the number than a slice.
@@ -159,12 +161,13 @@ def many_epochs_without_validation(view: TrainingView) -> Iterator[Violation]:
     stated = view.stated
     epochs, share = stated.epochs, stated.validation_fraction
     limited = stated.max_steps is not None and stated.max_steps.value > 0
-    if epochs is None or limited or stated.backend not in (*HF_LOOP, "torchtune"):
+    traits = traits_of(stated.backend)
+    if epochs is None or limited or traits.many_epochs is None:
         return
     holds_out = share is not None and share.value > 0
-    if epochs.value < (_MANY_WRITTEN if stated.backend == "torchtune" else _MANY_EPOCHS) or holds_out:
+    if epochs.value < traits.many_epochs or holds_out:
         return
     evaluates = stated.eval_cadence is not None and stated.eval_cadence.value != "no"
-    if any(source.role == "validation" for source in stated.sources) or (evaluates and stated.backend == "trl"):
+    if any(source.role == "validation" for source in stated.sources) or (evaluates and traits.validates_on_split):
         return
     yield Violation(message=f"{epochs.value:g} epochs without validation data, so overfitting goes unseen", at=epochs)

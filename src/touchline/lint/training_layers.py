@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
+from touchline.backends.registry import traits_of
 from touchline.core.finding import Severity
 from touchline.core.model_size import size_of_name
 from touchline.core.near import misspelled
@@ -54,7 +55,7 @@ _ALIKE: Final = 1.5
 def unknown_target_modules(view: TrainingView) -> Iterator[Violation]:
     """Report an adapter on layers that the model does not have."""
     stated, targets = view.stated, view.stated.target_modules
-    if targets is None or targets.is_default or stated.backend == "torchtune":
+    if targets is None or targets.is_default or traits_of(stated.backend).layer_names:
         return
     own = _own_layers(view)
     if own is None or not all(_PLAIN.fullmatch(each) for each in targets.value):
@@ -81,7 +82,7 @@ def unknown_target_modules(view: TrainingView) -> Iterator[Violation]:
 def misspelled_target_module(view: TrainingView) -> Iterator[Violation]:
     """Report misspelled target modules."""
     targets = view.stated.target_modules
-    if targets is None or targets.is_default or view.stated.backend == "torchtune":
+    if targets is None or targets.is_default or traits_of(view.stated.backend).layer_names:
         return
     own = _own_layers(view)
     usual = _LLAMA if own is None else own
@@ -108,7 +109,7 @@ def _own_layers(view: TrainingView) -> frozenset[str] | None:
 def weights_of_another_size(view: TrainingView) -> Iterator[Violation]:
     """Report a model and weights whose names state different sizes."""
     stated = view.stated
-    if stated.backend != "torchtune" or stated.model is None or stated.model_path is None:
+    if stated.model is None or stated.model_path is None:
         return
     built, place = size_of_name(stated.model.value), stated.model_path.value.rstrip("/").rpartition("/")[2]
     stored = size_of_name(place)

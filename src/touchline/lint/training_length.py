@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from touchline.backends.registry import traits_of
 from touchline.core.finding import Severity
 from touchline.core.quantity import Missing
 from touchline.lint.arithmetic import arithmetic
@@ -16,13 +17,6 @@ LEARNED_POSITIONS: Final = frozenset({"gpt2", "gpt_neo", "gpt_bigcode", "opt", "
 """Families with learned position embeddings, which cannot be exceeded."""
 MANY: Final = 0.1
 """Share of truncated rows above which they are not outliers."""
-_CUTS: Final = {
-    "axolotl": "leaves them out",
-    "peft": "refuses to start",
-}
-"""Treatment of long rows by backend. All others truncate them, the end of the answer first."""
-
-
 _FAR_BEYOND = 4
 """Number of contexts per packed sequence that is unintended."""
 
@@ -39,8 +33,9 @@ def sequence_beyond_context(view: TrainingView) -> Iterator[Violation]:
         return
     packed = stated.packed is not None and stated.packed.value
     learned = not isinstance(model.shape, Missing) and model.shape.model_type in LEARNED_POSITIONS
-    certain = longest is not None or (packed and stated.backend == "torchtune")
-    if certain and (learned or stated.backend == "torchtune"):
+    fails = traits_of(stated.backend).fails_beyond_context
+    certain = longest is not None or (packed and fails)
+    if certain and (learned or fails):
         severity = Severity.ERROR
     elif packed and not learned and limit.value <= _FAR_BEYOND * context:
         severity = Severity.INFO
@@ -66,12 +61,13 @@ def many_truncated_examples(view: TrainingView) -> Iterator[Violation]:
     share = over / len(data.lengths)
     longest = int(data.lengths.max())
     severity = Severity.WARNING if share >= MANY else Severity.INFO
-    if view.stated.backend == "peft":
+    traits = traits_of(view.stated.backend)
+    if traits.refuses_long_rows:
         severity = Severity.ERROR
     yield Violation(
         message=(
             f"{over:,} of {len(data.lengths):,} examples ({share:.1%}) are longer than {limit.value:,} tokens, up to "
-            f"{longest:,}; the trainer {_CUTS.get(view.stated.backend, 'cuts them')}"
+            f"{longest:,}; the trainer {traits.long_rows}"
         ),
         at=limit,
         hint=f"{limit.key.rpartition('.')[2]}: {longest}",
@@ -108,7 +104,7 @@ def _can_pack(stated: StatedTraining) -> bool:
     """Return True if a setting makes this trainer pack. Custom scripts have none, and rows with images
     are not packed."""
     of_a_command = not stated.where.path.lower().endswith((".yaml", ".yml", ".json"))
-    return stated.backend != "qlora_stage" and stated.image_root is None and not of_a_command
+    return traits_of(stated.backend).packs and stated.image_root is None and not of_a_command
 
 
 @rule("PK006", Severity.WARNING)
@@ -142,9 +138,11 @@ def packed_attention_leak(view: TrainingView) -> Iterator[Violation]:
             at=packed,
             severity=Severity.INFO,
         )
-    elif stated.backend == "axolotl" and attention is not None and attention.value.lower() == "eager":
+    elif (
+        traits_of(stated.backend).eager_attention_leaks and attention is not None and attention.value.lower() == "eager"
+    ):
         yield Violation(
-            message=f"axolotl does not keep packed examples apart with {attention.value} attention",
+            message=f"{stated.backend} does not keep packed examples apart with {attention.value} attention",
             at=attention if not attention.is_default else packed,
             hint="attn_implementation: flash_attention_2, or sdpa",
         )
@@ -154,7 +152,6 @@ def packed_attention_leak(view: TrainingView) -> Iterator[Violation]:
 def packed_without_length(view: TrainingView) -> Iterator[Violation]:
     """Report packing without a sequence length."""
     stated = view.stated
-    packed = stated.packed
-    if packed is not None and packed.value and stated.max_seq_len is None and stated.backend in ("torchtune", "trl"):
-        key = "tokenizer.max_seq_len" if stated.backend == "torchtune" else "max_length"
+    packed, key = stated.packed, traits_of(stated.backend).packing_needs
+    if packed is not None and packed.value and stated.max_seq_len is None and key is not None:
         yield Violation(message=f"packed, but {key} is not set", at=packed, hint=f"{key}: 2048")

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Final
 
+from touchline.backends.registry import traits_of
 from touchline.core.finding import Severity
 from touchline.lint.rule import Violation, rule
 from touchline.lint.views import TrainingView
@@ -50,7 +51,7 @@ def name_of_another_setting(view: TrainingView) -> Iterator[Violation]:
 def _names(stated: StatedTraining) -> list[str]:
     """Return the names of a training: its run's folder, and the last part of its output folder."""
     found = [stated.subject] if PurePosixPath(stated.where.path).name in _RUN_FILES else []
-    if stated.backend == "peft":
+    if traits_of(stated.backend).is_ours:
         found = [stated.subject]
     if stated.output_dir is not None:
         found.append(PurePosixPath(stated.output_dir.value).name)
@@ -73,8 +74,8 @@ def output_over_base_model(view: TrainingView) -> Iterator[Violation]:
             message = f"{output} is the folder of the base model ({base})"
             yield Violation(message=message, at=output, hint="output_dir: runs/...")
             return
-        if stated.backend == "torchtune" and base is stated.model_path and written.startswith(place + "/"):
-            message = f"{output} is inside the folder of the base model ({base}), which torchtune refuses"
+        if base is stated.model_path and written.startswith(place + "/"):
+            message = f"{output} is inside the folder of the base model ({base}), which {stated.backend} refuses"
             yield Violation(message=message, at=output, hint="output_dir: runs/...")
             return
 

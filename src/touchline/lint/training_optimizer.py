@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from touchline.backends.registry import traits_of
 from touchline.core.finding import Severity
 from touchline.core.quantity import Missing
-from touchline.lint.arithmetic import HF_LOOP
 from touchline.lint.limits import adapted
 from touchline.lint.rule import Violation, rule
 from touchline.lint.views import TrainingView
@@ -86,7 +86,7 @@ def adapter_larger_than_layers(view: TrainingView) -> Iterator[Violation]:
     shape = view.model.shape
     if isinstance(shape, Missing):
         return
-    names = adapted(shape, targets.value if targets is not None else None)
+    names = adapted(shape, targets.value if targets is not None else None, traits_of(view.stated.backend).layer_names)
     layers = shape.num_layers * sum(each.inputs * each.outputs for each in shape.linears if each.name in names)
     adapter = shape.adapter_parameters(rank.value, names)
     if adapter >= layers:
@@ -103,7 +103,7 @@ def adapter_larger_than_layers(view: TrainingView) -> Iterator[Violation]:
 def constant_schedule_with_warmup(view: TrainingView) -> Iterator[Violation]:
     """Report warmup with the schedule `constant`, which ignores it."""
     stated = view.stated
-    if stated.backend not in HF_LOOP or stated.schedule is None or stated.schedule.value != "constant":
+    if not traits_of(stated.backend).hf_loop or stated.schedule is None or stated.schedule.value != "constant":
         return
     for each in (stated.warmup_steps, stated.warmup_fraction):
         if each is not None and each.value > 0 and not each.is_default:
@@ -164,13 +164,12 @@ def trains_adapter(stated: StatedTraining) -> bool:
 
 
 def _counts_epochs(stated: StatedTraining) -> bool:
-    by_steps = stated.backend in HF_LOOP and stated.max_steps is not None and stated.max_steps.value > 0
+    by_steps = traits_of(stated.backend).hf_loop and stated.max_steps is not None and stated.max_steps.value > 0
     return not by_steps
 
 
 def _uses_alpha(stated: StatedTraining) -> bool:
-    # LLaMA-Factory reads 0 as "not given" and uses twice the rank.
-    return trains_adapter(stated) and stated.backend != "llamafactory"
+    return trains_adapter(stated) and not traits_of(stated.backend).zero_alpha_is_default
 
 
 RANGES = (

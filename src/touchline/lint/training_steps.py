@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from touchline.backends.registry import traits_of
 from touchline.core.finding import Severity
 from touchline.core.quantity import Missing
 from touchline.data.packing.batches import largest_divisor
-from touchline.lint.arithmetic import HF_LOOP, Arithmetic, arithmetic, most
+from touchline.lint.arithmetic import Arithmetic, arithmetic, most
 from touchline.lint.rule import Violation, rule
 from touchline.lint.views import TrainingView
 from touchline.spec.partial import StatedTraining
@@ -146,8 +147,10 @@ def warmup_longer_than_training(view: TrainingView) -> Iterator[Violation]:
             ),
             at=fixed,
             hint=f"at most {max(high // 10, 1)} steps, a tenth",
-            # A limit of steps per epoch, as in torchtune, is for short trials.
-            severity=Severity.WARNING if stated.max_steps is not None and stated.backend not in HF_LOOP else None,
+            # A limit of steps per epoch, not of all steps, is for short trials.
+            severity=Severity.WARNING
+            if stated.max_steps is not None and not traits_of(stated.backend).hf_loop
+            else None,
         )
 
 
@@ -174,7 +177,7 @@ def long_warmup(view: TrainingView) -> Iterator[Violation]:
 
 def _ignores_warmup(stated: StatedTraining) -> bool:
     """Return True if the schedule has no warmup regardless of the setting. TR037 then reports it."""
-    return stated.backend in HF_LOOP and stated.schedule is not None and stated.schedule.value == "constant"
+    return traits_of(stated.backend).hf_loop and stated.schedule is not None and stated.schedule.value == "constant"
 
 
 def _peak(stated: StatedTraining) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from touchline.backends.registry import traits_of
 from touchline.core.files import read_bytes
 from touchline.core.finding import Finding, Severity
 from touchline.core.json_text import parse_json
@@ -28,7 +29,7 @@ def checkpoint_findings_of(stated: StatedTraining, folder: Path) -> Iterator[Fin
         place = None if named is None or not named.value else path_of(named.value, folder)
         if named is not None and place is not None and place.is_dir():
             yield from _adapter(stated, named, place)
-    if stated.resume is not None and stated.backend in ("trl", "axolotl", "llamafactory"):
+    if stated.resume is not None and traits_of(stated.backend).hf_loop:
         place = path_of(stated.resume.value, folder)
         if place is not None and place.is_dir():
             yield from _state(stated, stated.resume, place)

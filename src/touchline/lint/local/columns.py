@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from touchline.backends.registry import traits_of
+from touchline.backends.traits import DataUse
 from touchline.core.files import open_regular, read_bytes
 from touchline.core.finding import Finding, Severity
 from touchline.core.json_text import parse_json
@@ -28,9 +30,6 @@ _ENDINGS: Final = {
     "arrow": (".arrow",),
 }
 _DATA_ENDINGS: Final = frozenset(ending for endings in _ENDINGS.values() for ending in endings)
-_ALPACA: Final = ("instruction", "output")
-_SECTIONS: Final = ("dataset", "dataset_val")
-_REGISTRY: Final = "dataset_info.json"
 _TRAINED_ON: Final = ("train", "training")
 _HELD_OUT: Final = ("validation", "val", "valid", "eval", "dev", "test")
 """Names of splits, the most likely first."""
@@ -48,18 +47,15 @@ class Beginning:
 
 def data_findings_of(training: StatedTraining, document: ForeignDocument, folder: Path) -> Iterator[Finding]:
     """Yield BK025 and BK026: the file has another format, or lacks the field or the columns that the config names."""
+    use = traits_of(training.backend).data_use
     for source in training.sources:
         path = path_of(source.name.value, folder) if source.kind == "file" else None
         if path is not None and path.is_file():
             yield from _format(source, path)
-            own = training.backend == "torchtune" and _loads_by_itself(document, source)
-            yield from _field(training, source, path, Severity.WARNING if own else Severity.ERROR)
-    if training.backend == "torchtune":
-        yield from _mapped(document, folder)
-    elif training.backend == "axolotl":
-        yield from _typed(document, folder)
-    elif training.backend == "llamafactory":
-        yield from _registered(document, folder)
+            own = use.loads_by_itself(document, source.name.key.partition(".")[0])
+            yield from _field(use, source, path, Severity.WARNING if own else Severity.ERROR)
+    yield from _absent_columns(use, document, folder)
+    yield from _registered(use, document, folder)
 
 
 def _format(source: StatedSource, path: Path) -> Iterator[Finding]:
@@ -75,9 +71,9 @@ def _format_of(ending: str) -> str | None:
     return next((name for name, endings in _ENDINGS.items() if ending in endings), None)
 
 
-def _field(training: StatedTraining, source: StatedSource, path: Path, severity: Severity) -> Iterator[Finding]:
+def _field(use: DataUse, source: StatedSource, path: Path, severity: Severity) -> Iterator[Finding]:
     """Yield problems of `field`, the key of the rows in a JSON object."""
-    if training.backend not in ("torchtune", "axolotl") or path.suffix.lower() != ".json":
+    if not use.names_field or path.suffix.lower() != ".json":
         return
     begins = beginning(path)
     if begins is None:
@@ -89,7 +85,7 @@ def _field(training: StatedTraining, source: StatedSource, path: Path, severity:
     elif field is not None and begins.keys is not None and field.value not in begins.keys:
         message = f"{source.name.value} has no key {field.value!r}; it has {', '.join(begins.keys[:6])}"
         yield _finding("BK025", field.key, message, source, _field_for(source, begins.keys), severity)
-    elif field is None and begins.keys is not None and training.backend == "torchtune" and begins.columns:
+    elif field is None and begins.keys is not None and use.needs_field and begins.columns:
         message = f"the rows of {source.name.value} are under {', '.join(begins.keys[:6])}, and no field is named"
         yield _finding("BK025", source.name.key, message, source, _field_for(source, begins.keys), severity)
 
@@ -102,88 +98,27 @@ def _field_for(source: StatedSource, keys: Sequence[str]) -> str:
     return f"field: {named[0] if named else keys[0]}"
 
 
-def _loads_by_itself(document: ForeignDocument, source: StatedSource) -> bool:
-    """Return True if a custom component builds a dataset, since it may read rows in any way."""
-    section = document.data.get(source.name.key.partition(".")[0])
-    named = section.get("_component_") if isinstance(section, dict) else None
-    return isinstance(named, str) and not named.startswith("torchtune.")
-
-
-def _mapped(document: ForeignDocument, folder: Path) -> Iterator[Finding]:
-    """Yield columns that torchtune's `column_map` names."""
-    for name in _SECTIONS:
-        section = document.data.get(name)
-        if not isinstance(section, dict) or not isinstance(section.get("column_map"), dict):
-            continue
-        file = section.get("data_files")
-        columns = _columns(file, folder, section.get("field")) if isinstance(file, str) else None
-        for role, column in section["column_map"].items():
-            if columns and isinstance(column, str) and column not in columns:
-                yield _absent(document, (name, "column_map", str(role)), str(file), (column,), columns)
-
-
-def _typed(document: ForeignDocument, folder: Path) -> Iterator[Finding]:
-    """Yield columns that an axolotl dataset's type reads."""
-    rows = document.data.get("datasets")
-    for index, row in enumerate(rows if isinstance(rows, list) else []):
-        if not isinstance(row, dict) or not isinstance(row.get("path"), str):
-            continue
-        kind, columns = row.get("type"), _columns(row["path"], folder, row.get("field"))
-        wanted: Sequence[str] = ()
-        if kind == "alpaca":
-            wanted = _ALPACA
-        elif kind == "chat_template":
-            wanted = (str(row.get("field_messages") or "messages"),)
-        gone = [each for each in wanted if columns and each not in columns]
+def _absent_columns(use: DataUse, document: ForeignDocument, folder: Path) -> Iterator[Finding]:
+    """Yield columns that a config reads and its file lacks."""
+    for read in use.columns(document):
+        columns = _columns(read.file, folder, read.field)
+        gone = [each for each in read.columns if columns and each not in columns]
         if gone and columns:
-            yield _absent(document, ("datasets", index, "type"), row["path"], gone, columns)
+            yield _absent(document, read.place, read.file, gone, columns)
 
 
-def _registered(document: ForeignDocument, folder: Path) -> Iterator[Finding]:
-    """Yield names of LLaMA-Factory datasets that are not in the registry beside the data."""
-    place = document.data.get("dataset_dir", "data")
-    home = path_of(place, folder) if isinstance(place, str) else None
-    registry = None if home is None else _registry(home / _REGISTRY)
-    if home is None or registry is None:
-        return
-    for key in ("dataset", "eval_dataset"):
-        stated = document.data.get(key)
-        names = stated.split(",") if isinstance(stated, str) else stated if isinstance(stated, list) else []
-        for name in (str(each).strip() for each in names):
-            if not name or path_of(name, home) is not None or path_of(name, folder) is not None:
-                continue
-            entry = registry.get(name)
-            file = entry.get("file_name") if isinstance(entry, dict) else None
-            if name not in registry:
-                message = f"{name} is not in {place}/{_REGISTRY}, which has {', '.join(list(registry)[:6])}"
-            elif isinstance(file, str) and path_of(file, home) is None:
-                message = f"{name} is {file} by {place}/{_REGISTRY}, and there is no such file"
-            else:
-                message = _of_another_stage(name, entry, document.data.get("stage")) if key == "dataset" else ""
-            if not message:
-                continue
-            yield Finding(
-                code="BK026",
-                severity=Severity.ERROR,
-                subject=key,
-                message=message,
-                where=document.where(key),
-                hint=f"an entry for it in {_REGISTRY}",
-            )
-
-
-def _of_another_stage(name: str, entry: object, stage: object) -> str:
-    """Return the problem of a dataset of another stage: only `dpo` and `rm` take pairs of answers (LLaMA-Factory's
-    loader).
-    """
-    if not isinstance(entry, dict) or stage not in ("sft", "pt", "rm", "dpo", "kto", "ppo") or "file_name" not in entry:
-        return ""
-    pairs, ranked = stage in ("rm", "dpo"), entry.get("ranking", False) is True
-    if pairs == ranked:
-        return ""
-    return f"{name} is {'' if ranked else 'not '}registered as pairs of answers (ranking), and stage {stage} " + (
-        "trains nothing else" if pairs else "takes none"
-    )
+def _registered(use: DataUse, document: ForeignDocument, folder: Path) -> Iterator[Finding]:
+    """Yield datasets that are not in the registry beside the data."""
+    place = use.registry_folder(document)
+    home = None if place is None else path_of(place, folder)
+    registry = None if home is None or use.registry is None else _registry(home / use.registry)
+    if home is not None and registry is not None:
+        yield from use.registry_findings(
+            document,
+            registry,
+            is_file=lambda name: path_of(name, home) is not None or path_of(name, folder) is not None,
+            is_beside=lambda name: path_of(name, home) is not None,
+        )
 
 
 def _registry(path: Path) -> Mapping[str, object] | None:

@@ -14,7 +14,6 @@ from touchline.lint.local.lookup import path_of
 from touchline.spec.partial import Stated, StatedTraining
 
 _PATTERN = frozenset("*?[{$")
-_SHARDED = ("deepspeed ", "fsdp ")
 _CLOSE = 0.8
 _NUMBERED = re.compile(r"(?:^|/)checkpoint-\d+/?$")
 """Checkpoint of transformers, by its step. If other checkpoints exist, this one should too."""
@@ -81,8 +80,8 @@ def _named(stated: StatedTraining) -> Iterator[Stated[str]]:
         yield stated.image_root
     sharding = stated.distributed
     if sharding is not None and not sharding.is_default:
-        name = sharding.value.removeprefix(_SHARDED[0])
-        if name != sharding.value and source_kind(name) == "file":
+        name = sharding.value.partition(" ")[2]
+        if name and source_kind(name) == "file":
             yield Stated(name, sharding.key, sharding.where)
 
 

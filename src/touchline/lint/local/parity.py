@@ -183,8 +183,8 @@ def settings_of(stated: StatedTraining) -> RowSettings:
     source = next((source for source in stated.sources if source.role == "train"), None)
     builder = "" if source is None or source.kind != "builder" else source.name.value
     limit, prompt = stated.max_seq_len, stated.trains_on_prompt
-    if stated.backend == "torchtune" and limit is not None and not limit.key.startswith("tokenizer"):
-        # A dataset's own limit is the length of its packed sequences. The tokenizer, which masks and truncates, does
+    if limit is not None and limit.key.startswith("dataset."):
+        # A dataset's own limit is the length of its packed sequences. Where the tokenizer masks and truncates, it does
         # not use it.
         limit = None
     answers = prompt is not None and prompt.key.endswith("assistant_only_loss")

@@ -1,0 +1,18 @@
+"""Behaviour of axolotl that rules depend on."""
+
+from __future__ import annotations
+
+from touchline.backends.axolotl.data_use import AxolotlDataUse
+from touchline.backends.traits import TrainerTraits
+
+TRAITS = TrainerTraits(
+    hf_loop=True,
+    steps_are_simulated=True,
+    eager_attention_leaks=True,
+    long_rows="leaves them out",
+    sharding_settings=("deepspeed", "fsdp"),
+    many_epochs=5,
+    parent_key="lora_model_dir",
+    prints_date="without template",
+    data_use=AxolotlDataUse(),
+)

@@ -1,0 +1,15 @@
+"""Behaviour of LLaMA-Factory that rules depend on."""
+
+from __future__ import annotations
+
+from touchline.backends.llamafactory.data_use import FactoryDataUse
+from touchline.backends.traits import TrainerTraits
+
+TRAITS = TrainerTraits(
+    hf_loop=True,
+    zero_alpha_is_default=True,
+    sharding_settings=("deepspeed", "fsdp"),
+    many_epochs=5,
+    parent_key="adapter_name_or_path",
+    data_use=FactoryDataUse(),
+)

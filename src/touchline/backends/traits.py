@@ -1,0 +1,150 @@
+"""Behaviour of a trainer that rules depend on: `TRAITS` of a backend's `traits.py`.
+
+A trainer without the file has the defaults: nothing about it is known that a rule could rest on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from touchline.core.finding import Finding
+from touchline.spec.document import Key
+from touchline.spec.foreign import ForeignDocument
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ColumnsRead:
+    """Columns of a data file that a config reads."""
+
+    place: tuple[Key, ...]
+    """The setting that names them."""
+    file: str
+    """The file, as the config names it."""
+    field: object
+    """Key of the rows in a JSON object."""
+    columns: tuple[str, ...]
+    """The columns."""
+
+
+class DataUse:
+    """Use of data files by a trainer's config. The base class knows none."""
+
+    registry: str | None = None
+    """File in which datasets are registered by name."""
+    names_field: bool = False
+    """Whether a config can name the key of a JSON object under which the rows are."""
+    needs_field: bool = False
+    """Whether rows under a key are found only if the config names the key."""
+
+    def loads_by_itself(self, document: ForeignDocument, section: str) -> bool:
+        """Return True if the user's own code builds a dataset, since it may read rows in any way."""
+        del document, section
+        return False
+
+    def columns(self, document: ForeignDocument) -> Iterable[ColumnsRead]:
+        """Return the columns that a config reads of local files."""
+        del document
+        return ()
+
+    def registry_folder(self, document: ForeignDocument) -> str | None:
+        """Return the folder of the registry, as the config names it. None without a registry."""
+        del document
+        return None
+
+    def registry_findings(
+        self,
+        document: ForeignDocument,
+        registry: Mapping[str, object],
+        *,
+        is_file: Callable[[str], bool],
+        is_beside: Callable[[str], bool],
+    ) -> Iterable[Finding]:
+        """Return the datasets that the registry lacks, or registers wrongly, as BK026.
+
+        Args:
+            document: the config.
+            registry: the content of the registry.
+            is_file: whether a name is a file instead of a registered name.
+            is_beside: whether a file of this name is beside the registry.
+        """
+        del document, registry, is_file, is_beside
+        return ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainerTraits:
+    """Behaviour of a trainer. A field's default is that of a trainer of which nothing is known."""
+
+    is_ours: bool = False
+    """Whether it is touchline's own: one device, and steps counted in examples."""
+    hf_loop: bool = False
+    """Whether it trains with transformers' Trainer."""
+    loop_of: str | None = None
+    """The trainer whose loop it runs, with that one's batching and memory; None for a loop of its own."""
+
+    drops_incomplete: bool = False
+    """Whether an incomplete micro-batch or accumulation at the end of an epoch is dropped, not computed."""
+    steps_are_simulated: bool = False
+    """Whether the steps of an epoch are known only from the simulation of its packing."""
+    packs: bool = True
+    """Whether a setting makes it pack."""
+    packing_needs: str | None = None
+    """The setting of the length, without which it cannot pack; None if it has a default."""
+    eager_attention_leaks: bool = False
+    """Whether packed examples see each other with eager attention."""
+    long_rows: str = "cuts them"
+    """Treatment of examples longer than the limit, the end of the answer first."""
+    refuses_long_rows: bool = False
+    """Whether it does not start with such examples."""
+    fails_beyond_context: bool = False
+    """Whether it fails at rows longer than the model's context."""
+
+    uses_default_dtype: bool = False
+    """Whether the element type that a config leaves open is surely the default."""
+    refuses_float16: bool = False
+    """Whether it does not train in float16."""
+    shards_by_itself: bool = False
+    """Whether several devices share weights and states without a setting."""
+    sharding_settings: tuple[str, ...] = ()
+    """Settings that alone determine sharding; none where a launcher's config may do so."""
+    stage_words: tuple[str, ...] = ()
+    """Words before `stage 2` that make it a stage of sharding, not of training."""
+    layer_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Its own names of layers, with those of config.json's models."""
+    zero_alpha_is_default: bool = False
+    """Whether an alpha of 0 stands for its default."""
+
+    many_epochs: int | None = None
+    """Epochs from which memorization goes unseen without validation. More if each leaves a checkpoint to evaluate;
+    None if unknown.
+    """
+    validates_on_split: bool = False
+    """Whether validation needs no data of its own, but takes a split of the training's dataset."""
+
+    parent_key: str = "parent"
+    """Setting for the adapter to continue from."""
+    resumes_by_itself: bool = False
+    """Whether it resumes from checkpoints in its output folder without a setting."""
+    folder_is_chain: bool = False
+    """Whether the configs of a folder are stages of one chain."""
+    fewer_checkpoints: str = "save_total_limit: 2"
+    """Setting that leaves fewer checkpoints."""
+    smaller_checkpoints: str | None = None
+    """Setting that leaves smaller checkpoints of an adapter; None if they are small already."""
+
+    own_headers: bool = False
+    """Whether prompts end with headers of its own, whatever the model's template writes."""
+    prints_date: Literal["never", "without template", "always"] = "never"
+    """When prompts have the date of the training's day, if the model's template prints it."""
+    plain_rows: bool = False
+    """Whether rows of plain text are trained on unchanged."""
+    masked_end_hint: str | None = None
+    """Setting that takes the loss on the end of an answer, where it is masked."""
+
+    data_use: DataUse = field(default_factory=DataUse)
+    """Its use of data files."""
+
+
+NOTHING_KNOWN = TrainerTraits()

@@ -1,0 +1,14 @@
+"""Behaviour of TRL that rules depend on."""
+
+from __future__ import annotations
+
+from touchline.backends.traits import TrainerTraits
+
+TRAITS = TrainerTraits(
+    hf_loop=True,
+    packing_needs="max_length",
+    many_epochs=5,
+    validates_on_split=True,
+    prints_date="always",
+    plain_rows=True,
+)
