@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from touchline.core.finding import Severity
 from touchline.lint.design import (
     MODEL,
-    DatasetFacts,
     DesignView,
     no_effect_on_weights,
     place_of,
@@ -180,9 +179,3 @@ def _alpha_follows_rank(view: DesignView, keys: set[str]) -> bool:
 def _scale(run: RunSpec) -> float:
     lora = run.train.lora
     return (lora.alpha or 0.0) / lora.rank
-
-
-def known_datasets(view: DesignView) -> Sequence[DatasetFacts]:
-    """Collect the facts of the datasets used for evaluation."""
-    found = [view.dataset(path) for path in dict.fromkeys(run.data.path for run in view.runs)]
-    return [facts for facts in found if facts is not None]

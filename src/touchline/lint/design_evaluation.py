@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from touchline.core.finding import Severity, Where
 from touchline.core.quantity import Missing
 from touchline.lint.design import DesignView, place_of, swept
-from touchline.lint.design_confounds import known_datasets
 from touchline.lint.rule import Violation, rule
 from touchline.statistics.power import (
     ENOUGH_SEEDS,
@@ -185,20 +184,6 @@ def evaluated_epoch_not_trained(view: DesignView) -> Iterator[Violation]:
             hint=f"evaluate: {{epochs: [{run.train.epochs - 1}]}}, or last",
         )
         return
-
-
-@rule("EX135", Severity.WARNING)
-def more_samples_than_items(view: DesignView) -> Iterator[Violation]:
-    """Report `evaluate.samples` above the number of test items."""
-    asked = [run.evaluate.samples for run in view.runs if isinstance(run.evaluate.samples, int)]
-    there = [facts.test for facts in known_datasets(view)]
-    if asked and there and max(asked) > min(there):
-        yield Violation(
-            message=f"evaluate.samples is {max(asked):,}, and the test split has {min(there):,} rows",
-            at=view.where("evaluate", "samples"),
-            subject="evaluate.samples",
-            hint="samples: all",
-        )
 
 
 def stated_effect(question: str) -> float | None:

@@ -32,9 +32,9 @@ SUBJECTS = {
 """Subject of each two-letter prefix."""
 _RETIRED = {
     "DA": (326, 351, 365, 366, 370, 384, 385, 386),
-    "EX": (111, 112, 154, 184),
-    "SL": (1, 2, 43, 44, 48, 53, 54),
-    "TR": (42, 56, 61),
+    "EX": (111, 112, 135, 154, 184),
+    "SL": (1, 2, 33, 43, 44, 48, 51, 53, 54, 55, 56),
+    "TR": (42, 56, 61, 62),
 }
 RETIRED = frozenset(f"{letters}{number:03}" for letters, numbers in _RETIRED.items() for number in numbers)
 """Codes of version 0.1.0 without a rule today; `allow`, `--select` and `--ignore` still accept them."""

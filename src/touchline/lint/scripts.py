@@ -11,8 +11,6 @@ from touchline.lint.script_view import ScriptView, at_option, replaced, said, sh
 from touchline.slurm.directives import Directive, DirectiveFault
 from touchline.slurm.options import OPTIONS, PLACEHOLDER, SHORT, is_slip, near, of_plugin, refused, resolve
 
-_REPEATED = frozenset({"dependency", "export", "exclude", "constraint", "comment", "gres", "licenses", "profile"})
-
 
 @rule("SL003", Severity.ERROR)
 def directive_after_command(view: ScriptView) -> Iterator[Violation]:
@@ -327,22 +325,3 @@ def exclusive_options(view: ScriptView) -> Iterator[Violation]:
             at=said(view, gpus_of_task),
             hint="#SBATCH --ntasks=1",
         )
-
-
-@rule("SL055", Severity.WARNING)
-def repeated_option(view: ScriptView) -> Iterator[Violation]:
-    """Report an option given twice with different values."""
-    if view.script.is_heterogeneous:
-        return
-    seen: dict[str, str | None] = {}
-    for each in view.script.directives:
-        if each.option is None or each.fault is not None or each.option in _REPEATED:
-            continue
-        if each.option in seen and seen[each.option] != each.value:
-            yield Violation(
-                message=f"`{shown(each)}` overrides --{each.option}={seen[each.option]} above",
-                at=at_option(view, each),
-                subject=each.option,
-                severity=Severity.INFO if each.option.startswith("mail-") else None,
-            )
-        seen[each.option] = each.value

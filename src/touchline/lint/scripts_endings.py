@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Iterator
 
@@ -162,30 +161,6 @@ def wait_ignores_failures(view: ScriptView) -> Iterator[Violation]:
     )
 
 
-@rule("SL033", Severity.INFO)
-def failure_does_not_stop(view: ScriptView) -> Iterator[Violation]:
-    """Report programs that run after a failed one."""
-    script = view.script
-    if not script.directives or stops_at_errors(script):
-        return
-    in_order = [
-        launch
-        for launch in script.launches
-        if not launch.step.is_background and not launch.step.kinds and not launch.step.in_condition
-    ]
-    for first, second in itertools.pairwise(in_order):
-        joined = bool(first.step.pipeline.followed) or first.step.pipeline is second.step.pipeline
-        asked = any("$?" in line for line in script.lines[first.line : second.line - 1])
-        if first.is_training and not joined and not asked:
-            yield Violation(
-                message=f"line {second.line} runs even where {_called(first)} in line {first.line} failed",
-                at=script.where(first.line, first.step.command.column),
-                hint="set -euo pipefail",
-                subject="set -e",
-            )
-            return
-
-
 @rule("SL034", Severity.ERROR)
 def move_onto_itself(view: ScriptView) -> Iterator[Violation]:
     """Report files moved or copied to where they already are."""
@@ -292,16 +267,3 @@ def trap_during_foreground_command(view: ScriptView) -> Iterator[Violation]:
             hint='python ... & pid=$!; wait "$pid"',
             subject="trap",
         )
-
-
-@rule("SL056", Severity.WARNING)
-def ignored_exit_status(view: ScriptView) -> Iterator[Violation]:
-    """Report `|| true` after a training."""
-    lines = {launch.step.command.line for launch in view.trainings if launch.is_training}
-    for step in view.script.steps:
-        if step.command.name in ("true", ":") and step.command.line in lines:
-            line = view.script.lines[step.command.line - 1]
-            if re.search(r"\|\|\s*(?:true\b|:)", line):
-                yield Violation(
-                    message="`|| true` throws the training's failure away", at=view.script.where(step.command.line)
-                )

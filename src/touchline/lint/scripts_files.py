@@ -136,33 +136,6 @@ def _first_move(script: Script) -> int:
     return len(script.lines) + 1
 
 
-@rule("SL051", Severity.ERROR)
-def sbatch_without_parsable(view: ScriptView) -> Iterator[Violation]:
-    """Report output of `sbatch` that is used as a job id."""
-    script = view.script
-    plain: dict[str, Step] = {}
-    for step in script.steps:
-        for name, word in step.command.assignments:
-            value = word.raw.partition("=")[2].strip('"')
-            submits = re.match(r"(?:\$\(|`)\s*sbatch\b", value) is not None
-            if submits and "parsable" not in value and "|" not in value and not step.command.words:
-                plain[name] = step
-            else:
-                plain.pop(name, None)
-        if step.command.name != "sbatch":
-            continue
-        for word in step.command.words:
-            used = re.search(r"(?:dependency=|-d|after\w*:)[^$]*\$\{?(\w+)\}?", word.raw)
-            if used is not None and used[1] in plain:
-                yield Violation(
-                    message=f"${used[1]} holds `Submitted batch job N`, not a number, so sbatch refuses the dependency",
-                    at=script.where(plain[used[1]].command.line, plain[used[1]].command.column),
-                    hint=f"{used[1]}=$(sbatch --parsable ...)",
-                    subject=used[1],
-                )
-                plain.pop(used[1])
-
-
 @rule("SL061", Severity.WARNING)
 def missing_submitted_script(view: ScriptView) -> Iterator[Violation]:
     """Report submitted scripts that do not exist beside others that do."""

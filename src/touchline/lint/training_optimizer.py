@@ -238,14 +238,6 @@ RANGES = (
         usual=1,
         hint="0.01",
     ),
-    Range(
-        code="TR062",
-        name="non_positive_max_seq_len",
-        doc="Report a max_seq_len below 1.",
-        settings=("max_seq_len",),
-        low=1,
-        hint="2048",
-    ),
 )
 """Rules of this form."""
 

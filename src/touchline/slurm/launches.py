@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from touchline.slurm.options import OPTIONS, SHORT, Kind
-from touchline.slurm.shell import Simple, Step
+from touchline.slurm.shell import Step
 from touchline.slurm.shell_words import ShellWord
 
 _PYTHON = re.compile(r"python(?:\d(?:\.\d+)?)?|pypy3?|ipython|kernprof|deepspeed|torchrun|accelerate")
@@ -61,8 +61,6 @@ class ConfigReference:
     """Text as written, without quotes."""
     is_literal: bool
     """Whether the shell leaves it as it is."""
-    is_launcher: bool
-    """Whether it is the launcher's own config, not the training's."""
     line: int
     """The line, from 1."""
     column: int
@@ -79,8 +77,6 @@ class Launch:
     """`python`, `torchrun`, `accelerate`, `deepspeed`, or a trainer's own: `tune`, `axolotl`, ..."""
     program: ShellWord | None
     """The Python file, the module, or the recipe that is run."""
-    is_module: bool
-    """Whether the program is a module, `-m train`."""
     arguments: Mapping[str, ShellWord | None]
     """Options of the program by their names without dashes; `key=value` words too."""
     options: Mapping[str, ShellWord | None]
@@ -134,7 +130,6 @@ def read_launch(step: Step) -> Launch | None:
     name = words[start].text.rpartition("/")[2]
     rest = list(words[start + 1 :])
     launcher = name if name in _TRAINERS or name in ("torchrun", "accelerate", "deepspeed") else "python"
-    is_module = False
     if launcher == "python":
         while rest and rest[0].text.startswith("-") and rest[0].text != "-m" and rest[0].text != "-c":
             taken = 2 if rest[0].text in ("-W", "-X") else 1
@@ -142,13 +137,11 @@ def read_launch(step: Step) -> Launch | None:
         if rest and rest[0].text == "-c":
             return None
         if rest and rest[0].text == "-m":
-            is_module = True
             rest = rest[1:]
             module = rest[0].text if rest else ""
             if module in _DISTRIBUTED:
                 launcher = "accelerate" if module.startswith("accelerate") else "torchrun"
                 rest = rest[1:]
-                is_module = False
     if launcher == "accelerate" and rest and rest[0].text == "launch":
         rest = rest[1:]
     if launcher == "tune" and rest and rest[0].text == "run":
@@ -157,14 +150,13 @@ def read_launch(step: Step) -> Launch | None:
         return None
     options: dict[str, ShellWord | None] = {}
     if launcher in ("torchrun", "accelerate", "deepspeed", "tune"):
-        options, rest, is_module = _launcher_options(rest)
+        options, rest = _launcher_options(rest)
     program, rest = (rest[0], rest[1:]) if rest else (None, [])
     arguments = _arguments(rest)
     return Launch(
         step=step,
         launcher=launcher,
         program=program,
-        is_module=is_module,
         arguments=arguments,
         options=options,
         srun=srun,
@@ -209,16 +201,14 @@ def _srun(words: tuple[ShellWord, ...]) -> dict[str, str | None] | None:
 
 def _launcher_options(
     words: list[ShellWord],
-) -> tuple[dict[str, ShellWord | None], list[ShellWord], bool]:
-    """Return the options before the program, the words from the program on, and whether it is a module."""
+) -> tuple[dict[str, ShellWord | None], list[ShellWord]]:
+    """Return the options before the program, and the words from the program on."""
     found: dict[str, ShellWord | None] = {}
     rest = list(words)
-    is_module = False
     while rest and rest[0].text.startswith("-"):
         word = rest.pop(0)
         name, equals, value = word.text.lstrip("-").partition("=")
         if name in ("m", "module"):
-            is_module = True
             break
         if equals:
             found[name] = _part(word, value)
@@ -226,7 +216,7 @@ def _launcher_options(
             found[name] = None
         else:
             found[name] = rest.pop(0)
-    return found, rest, is_module
+    return found, rest
 
 
 def _part(word: ShellWord, value: str) -> ShellWord:
@@ -256,13 +246,13 @@ def _configs(
     rest: list[ShellWord],
 ) -> list[ConfigReference]:
     found: list[ConfigReference] = []
-    for given, is_launcher in ((options, launcher == "accelerate"), (arguments, False)):
+    for given in (options, arguments):
         for name, word in given.items():
             if word is not None and name in _CONFIG_OPTIONS and _names_config(word):
-                found.append(_reference(word, is_launcher=is_launcher))
+                found.append(_reference(word))
     first = _config_first(launcher, rest)
     if first is not None:
-        found.append(_reference(first, is_launcher=False))
+        found.append(_reference(first))
     return found
 
 
@@ -277,11 +267,5 @@ def _names_config(word: ShellWord) -> bool:
     return _CONFIG.fullmatch(word.text) is not None or _VARIABLE.fullmatch(word.text) is not None
 
 
-def _reference(word: ShellWord, *, is_launcher: bool) -> ConfigReference:
-    return ConfigReference(
-        path=word.text, is_literal=word.is_literal, is_launcher=is_launcher, line=word.line, column=word.column
-    )
-
-
-def _texts(command: Simple) -> list[str]:
-    return [word.text for word in command.words]
+def _reference(word: ShellWord) -> ConfigReference:
+    return ConfigReference(path=word.text, is_literal=word.is_literal, line=word.line, column=word.column)

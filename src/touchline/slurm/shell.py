@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from touchline.slurm.shell_words import Operator, ShellParseError, ShellWord, read_words
 
@@ -68,8 +68,6 @@ class Pipeline:
     """How the next one follows: `&&`, `||`, or empty."""
     is_background: bool = False
     """Whether the shell continues at once."""
-    is_negated: bool = False
-    """Whether `!` stands before it."""
 
     @property
     def line(self) -> int:
@@ -147,15 +145,7 @@ class _Parser:
             elif self._is("&"):
                 background = True
                 self._at += 1
-            found.append(
-                Pipeline(
-                    elements=pipeline.elements,
-                    joined=pipeline.joined,
-                    followed=joined,
-                    is_background=background,
-                    is_negated=pipeline.is_negated,
-                )
-            )
+            found.append(replace(pipeline, followed=joined, is_background=background))
             if background:
                 self._spread(found)
 
@@ -165,19 +155,10 @@ class _Parser:
         index = len(found) - 1
         while found[index].joined and index > 0:
             index -= 1
-            each = found[index]
-            found[index] = Pipeline(
-                elements=each.elements,
-                joined=each.joined,
-                followed=each.followed,
-                is_background=True,
-                is_negated=each.is_negated,
-            )
+            found[index] = replace(found[index], is_background=True)
 
     def _pipeline(self, depth: int, joined: str) -> Pipeline | None:
-        negated = False
         while self._is_word("!", "time"):
-            negated = negated or self._is_word("!")
             self._at += 1
         elements: list[Simple | Group] = []
         while True:
@@ -190,7 +171,7 @@ class _Parser:
             self._skip("\n")
         if not elements:
             return None
-        return Pipeline(elements=tuple(elements), joined=joined, is_negated=negated)
+        return Pipeline(elements=tuple(elements), joined=joined)
 
     def _element(self, depth: int) -> Simple | Group | None:
         token = self._peek()
