@@ -12,7 +12,7 @@ from tests.run.made_scorers import WORDS, data, serious, write
 
 from touchline.core.finding import Severity
 from touchline.evaluate import selftest as program
-from touchline.lint.local import scorer_selftest as launch
+from touchline.lint.local import scoring as launch
 from touchline.lint.local.scoring import file_findings
 
 TASK = """

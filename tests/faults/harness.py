@@ -21,9 +21,9 @@ from tools.tiny_model import write_tiny_model
 from touchline import api
 from touchline.core.finding import Finding, Severity
 from touchline.data.user_config import UserConfig
+from touchline.lint.checked import CheckRequest
 from touchline.lint.rule import BROKEN_RULE
 from touchline.lint.rule_pages import RuleExample
-from touchline.lint.selection import CheckRequest
 
 
 def check_files(files: Mapping[str, str], folder: Path, options: Mapping[str, Any] | None = None) -> list[Finding]:

@@ -9,7 +9,7 @@ from tests.faults.case import base
 
 from touchline.core.finding import Finding, Severity, Where
 from touchline.lint.rule import check_view
-from touchline.lint.script_view import ScriptView
+from touchline.lint.views import ScriptView
 from touchline.slurm.script import read_script
 from touchline.spec.partial import Stated, StatedTraining
 

@@ -16,7 +16,7 @@ from tests.run.made_plans import CPU, FULL_SITE, GPU, NO_RUNS, SITE, made_contro
 from touchline.core.finding import Finding, Where
 from touchline.core.quantity import Missing, Quantity
 from touchline.lint.rule import check_view
-from touchline.lint.script_view import ScriptView
+from touchline.lint.views import ScriptView
 from touchline.run.scripts.folder import run_files
 from touchline.run.scripts.header import slurm_memory, slurm_time, warning_seconds
 from touchline.run.scripts.shell import SlurmValueError, slurm_line, slurm_value

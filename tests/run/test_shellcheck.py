@@ -10,9 +10,9 @@ import pytest
 
 from touchline.core.finding import Severity
 from touchline.data.user_config import UserConfig
+from touchline.lint.checked import CheckRequest
 from touchline.lint.local import checking
 from touchline.lint.local.shellcheck import NOT_CHECKED, find_shellcheck, shell_findings
-from touchline.lint.selection import CheckRequest
 from touchline.slurm.script import read_script
 
 pytestmark = pytest.mark.planning

@@ -90,8 +90,8 @@ from touchline.spec.read import read_experiment
 if TYPE_CHECKING:
     from touchline.core.finding import Finding
     from touchline.lint.check import CheckReport
+    from touchline.lint.checked import CheckRequest
     from touchline.lint.local.fixing import Changes
-    from touchline.lint.selection import CheckRequest
     from touchline.results.live import LiveRun
     from touchline.run.first_experiment import Start
     from touchline.slurm.doctor import DoctorReport
@@ -167,8 +167,8 @@ def check(
     Raises:
         InputError: a path does not exist, or an option is wrong.
     """
+    from touchline.lint.checked import CheckRequest
     from touchline.lint.local.checking import check_paths
-    from touchline.lint.selection import CheckRequest
 
     return check_paths(paths, settings, request or CheckRequest(), on_message)
 

@@ -62,7 +62,7 @@ def check(
     from touchline import api
     from touchline.core.errors import InputError
     from touchline.data.user_config import load_settings
-    from touchline.lint.selection import CheckRequest
+    from touchline.lint.checked import CheckRequest
 
     if explain is not None:
         _explain(explain)

@@ -1,8 +1,9 @@
-"""Finding in the `--json` output of commands: flat, with the same seven keys everywhere."""
+"""Findings of a check: the flat rows of `--json`, the selection by code, and their order."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 
 from touchline.core.finding import Finding, Severity
 
@@ -39,3 +40,48 @@ def row_of(finding: Finding) -> FindingRow:
         message=finding.message,
         hint=finding.hint,
     )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CheckRequest:
+    """Targets of a check, and the findings that count."""
+
+    gpu: str = "auto"
+    """GPU of the trainings; `auto` is the GPU of this machine, if there is one."""
+    cpus: int | None = None
+    """CPU cores of a job; None: those of this machine, or of the job's script."""
+    select: tuple[str, ...] = ()
+    """Codes or prefixes of codes that are reported; empty: all."""
+    ignore: tuple[str, ...] = ()
+    """Codes or prefixes of codes that are not reported."""
+    allow: tuple[str, ...] = ()
+    """Codes whose errors are reported as information."""
+
+
+def chosen(findings: Iterable[Finding], request: CheckRequest) -> Iterator[Finding]:
+    """Return each selected finding once, allowed ones as information."""
+    seen: set[tuple[str, str, str]] = set()
+    for finding in findings:
+        key = (finding.code, str(finding.where), finding.message)
+        wanted = not request.select or finding.code.startswith(request.select)
+        if key in seen or not wanted or (request.ignore and finding.code.startswith(request.ignore)):
+            continue
+        seen.add(key)
+        if request.allow and finding.severity is Severity.ERROR and finding.code.startswith(request.allow):
+            yield replace(finding, severity=Severity.INFO, message=f"{finding.message} (allowed)", allowed=True)
+        else:
+            yield finding
+
+
+def in_order(findings: Iterable[Finding]) -> list[Finding]:
+    """Return the findings by file, line and column."""
+
+    def key(finding: Finding) -> tuple[str, int, int, str]:
+        where = finding.where
+        return (
+            ("", 0, 0, finding.code)
+            if where is None
+            else (where.path, where.line or 0, where.column or 0, finding.code)
+        )
+
+    return sorted(findings, key=key)

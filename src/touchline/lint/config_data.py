@@ -11,9 +11,9 @@ from pathlib import PurePath
 
 from touchline.core.finding import Severity
 from touchline.core.json_text import parse_json
+from touchline.lint.config_chains import ancestors_of, experiment_of, experiments_in, stage_of, stages_in
 from touchline.lint.config_set import FolderView, Sibling, TextFile, run_name, runs_of
 from touchline.lint.rule import Violation, rule
-from touchline.lint.stage_names import ancestors_of, experiment_of, experiments_in, stage_of, stages_in
 from touchline.spec.partial import StatedSource
 
 _PACKING_WORD = re.compile(r"pack(ed|ing)", re.IGNORECASE)

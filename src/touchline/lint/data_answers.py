@@ -9,8 +9,7 @@ from collections.abc import Iterator
 from touchline.core.finding import Severity
 from touchline.core.json_text import parse_json
 from touchline.data.text import ends_whole, open_fence, open_thought, short
-from touchline.lint.data_messages import percent, violation_in_rows
-from touchline.lint.data_view import DataRow, DataView
+from touchline.lint.data_view import DataRow, DataView, percent, violation_in_rows
 from touchline.lint.rule import Violation, rule
 
 _MARKER = re.compile(

@@ -7,8 +7,7 @@ from collections.abc import Iterable, Iterator
 
 from touchline.core.finding import Severity
 from touchline.data.text import normal, short
-from touchline.lint.data_messages import percent, violation_in_rows
-from touchline.lint.data_view import DataRow, DataView
+from touchline.lint.data_view import DataRow, DataView, percent, violation_in_rows
 from touchline.lint.rule import Violation, rule
 
 _MANY = 0.02

@@ -10,8 +10,7 @@ from touchline.core.finding import Severity
 from touchline.data.candidates import Candidates, chosen, is_place, nearest
 from touchline.data.text import misspells, short, squeezed
 from touchline.lint.data_baselines import LISTS, most_frequent
-from touchline.lint.data_messages import at_file, percent, violation_in_rows
-from touchline.lint.data_view import DataRow, DataView, entropy_bits
+from touchline.lint.data_view import DataRow, DataView, at_file, entropy_bits, percent, violation_in_rows
 from touchline.lint.rule import Violation, rule
 
 _CERTAIN_ROWS = 10

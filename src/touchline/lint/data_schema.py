@@ -11,8 +11,7 @@ from touchline.core.near import near_names
 from touchline.core.text import first_of
 from touchline.data.columns import kind_of, text_of
 from touchline.data.text import short
-from touchline.lint.data_messages import at_file, percent, violation_in_rows
-from touchline.lint.data_view import DataRow, DataView
+from touchline.lint.data_view import DataRow, DataView, at_file, percent, violation_in_rows
 from touchline.lint.rule import Violation, rule
 from touchline.statistics.proportion import wilson
 

@@ -12,7 +12,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from touchline.core.finding import Where
+from touchline.core.finding import Severity, Where
+from touchline.core.text import first_of
 from touchline.data.candidates import Candidates, candidates_in, candidates_of_prompt
 from touchline.data.columns import (
     ColumnMapping,
@@ -27,6 +28,7 @@ from touchline.data.columns import (
 )
 from touchline.data.text import squeezed, template_of
 from touchline.lint.data_scorers import USUAL_SCORER, Scorer
+from touchline.lint.rule import Violation
 
 Locate = Callable[[str, int], int | None]
 """Function that returns the line of a split's n-th row, from 1."""
@@ -271,3 +273,47 @@ def _row(
         beside=hash(shown),
         fault=turns.fault,
     )
+
+
+_SHOWN = 5
+
+
+def violation_in_rows(
+    view: DataView,
+    rows: Sequence[DataRow],
+    message: str,
+    *,
+    hint: str | None = None,
+    severity: Severity | None = None,
+) -> Violation:
+    """Return a violation at the first of some rows, with their count and first lines in the message."""
+    first = rows[0]
+    at = view.where(first)
+    if len(rows) > 1:
+        message = f"{message} ({len(rows):,} rows of {view.count:,}: {places(view, rows)})"
+    elif at.line is None:
+        message = f"{message} ({first.split} row {first.number:,})"
+    return Violation(message=message, at=at, hint=hint, subject=first.split, severity=severity)
+
+
+def places(view: DataView, rows: Sequence[DataRow]) -> str:
+    """Return `lines 3, 7, ...`, or `train rows 3, 7` in formats without lines."""
+    lines = [view.where(row).line for row in rows[:_SHOWN]]
+    if all(line is not None for line in lines):
+        numbers = [view.where(row).line for row in rows[: _SHOWN + 1]]
+        return f"line{'s' if len(lines) > 1 else ''} {first_of(map(str, numbers), _SHOWN)}"
+    return f"row{'s' if len(lines) > 1 else ''} {first_of((str(row.number) for row in rows), _SHOWN)}"
+
+
+def at_file(view: DataView, split: str | None = None) -> Where:
+    """Return the location of a split's file, or of the first file."""
+    files = view.files
+    return Where(path=files.get(split or view.trained, next(iter(files.values()), view.path)))
+
+
+def percent(count: int, total: int) -> str:
+    """Format a share in percent, never rounded to 0 or 100 unless it is exactly that."""
+    share = 100 * count / total if total else 0.0
+    if 0 < count < total:
+        share = min(max(share, 0.01), 99.99)
+    return f"{share:.3g}%" if share < 99.5 or count == total else f"{share:.2f}%"

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from touchline.core.finding import Edit, Severity
 from touchline.lint.rule import Violation, rule
-from touchline.lint.script_view import ScriptView, at_option, replaced, said, shown
+from touchline.lint.views import ScriptView, at_option, replaced, said, shown
 from touchline.slurm.directives import Directive, DirectiveFault
 from touchline.slurm.options import OPTIONS, PLACEHOLDER, SHORT, is_slip, near, of_plugin, refused, resolve
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from touchline.core.finding import Severity
 from touchline.lint.rule import Violation, rule
-from touchline.lint.script_view import ScriptView, said
+from touchline.lint.views import ScriptView, said
 from touchline.slurm.launches import Launch
 from touchline.slurm.script import Script
 from touchline.slurm.shell import Group, Pipeline, Simple

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from touchline.backends.registry import traits_of
 from touchline.core.finding import Severity
 from touchline.lint.rule import Violation, rule
-from touchline.lint.script_view import ScriptView, said
+from touchline.lint.views import ScriptView, said
 from touchline.slurm.launches import Launch
 
 _SITE_DECIDES = ("partition", "nodelist", "exclusive", "constraint", "reservation", "account", "qos", "licenses")

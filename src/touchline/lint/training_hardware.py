@@ -1,18 +1,173 @@
-"""Rules on settings that are incompatible with a GPU, a dtype or a number of CPU cores."""
+"""Rules on the GPU: memory of a training, and dtypes, kernels and data workers that the machine does not support."""
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator
 from typing import Final
 
 from touchline.backends.registry import traits_of
+from touchline.core.estimate import Verdict
 from touchline.core.finding import Severity
-from touchline.estimate.gpus import Gpu
+from touchline.core.quantity import Missing
+from touchline.core.units import GIB
+from touchline.estimate.gpus import Gpu, find_gpu, gpu_names
 from touchline.lint.arithmetic import arithmetic
+from touchline.lint.limits import Width, fitting, on_processor, pages_out, setup_of, sharing, table_gpu, width_of
 from touchline.lint.rule import Violation, rule
 from touchline.lint.views import TrainingView
 from touchline.spec.partial import StatedTraining
+
+
+@rule("ME020", Severity.ERROR)
+def not_enough_memory(view: TrainingView) -> Iterator[Violation]:
+    """Report a training of which not even one sequence fits on the GPU."""
+    stated, gpu = view.stated, view.around.gpu
+    if gpu is None or on_processor(stated):
+        return
+    if sharing(view) == "sharded":
+        yield from _whole_weights(view, gpu)
+        return
+    width = width_of(view)
+    known = Width(tokens=1, reached=True) if isinstance(width, Missing) or not width.reached else width
+    found = fitting(view, gpu, 1, known)
+    if isinstance(found, Missing) or found.verdict is Verdict.FITS:
+        return
+    settings = traits_of(stated.backend).sharding_settings
+    alone = sharing(view) == "one" or bool(settings)
+    if found.verdict is Verdict.OOM:
+        # A backend's optimizer inside the backward pass, or a paged one, keeps less than the estimate counts.
+        sure = alone and found.without_gradients > gpu.capacity_gib and not pages_out(stated)
+        severity = Severity.ERROR if sure else Severity.WARNING
+    elif alone:
+        severity = Severity.WARNING
+    else:
+        return
+    if sharing(view) != "one" and alone:
+        devices = f"; its config names neither {' nor '.join(settings)}, so every device holds all weights"
+    else:
+        devices = "" if alone else "; on several that share the weights it may"
+    row = f"one row of {known.tokens:,} tokens" if known.tokens > 1 else "even the shortest row"
+    yield Violation(
+        message=(
+            f"{row} needs {found.low:.0f} to {found.high:.0f} GiB, and a {gpu.name} has {gpu.capacity_gib:.0f}{devices}"
+        ),
+        at=stated.model,
+        severity=severity,
+    )
+
+
+_WHOLE_WEIGHTS: Final = re.compile(r"(?:z|zero|stage)[-_]?(?:stage[-_]?)?[12](?!\d)", re.IGNORECASE)
+"""Settings that shard states and gradients, but keep all weights on every device."""
+
+
+def _whole_weights(view: TrainingView, gpu: Gpu) -> Iterator[Violation]:
+    """Report ZeRO 1 and 2, which keep all weights on each device, if the weights alone may not fit."""
+    distributed = view.stated.distributed
+    if distributed is None or isinstance(view.model, Missing) or view.model.num_parameters is None:
+        return
+    bits = 16 if view.stated.quantization_bits is None else view.stated.quantization_bits.value
+    weights = view.model.num_parameters * bits / 8 / GIB
+    name = distributed.value.rpartition("/")[2]
+    if _WHOLE_WEIGHTS.search(name) and weights > gpu.capacity_gib:
+        yield Violation(
+            message=f"the weights alone are {weights:.0f} GiB, {name} leaves all of them on each device, and a "
+            f"{gpu.name} has {gpu.capacity_gib:.0f}",
+            at=distributed,
+            hint="ZeRO stage 3, or a 4-bit base",
+        )
+
+
+@rule("ME021", Severity.WARNING)
+def fits_no_gpu(view: TrainingView) -> Iterator[Violation]:
+    """Report a single-device training that fits on no GPU."""
+    stated = view.stated
+    if view.around.gpu is not None or sharing(view) != "one" or on_processor(stated):
+        return
+    width = width_of(view)
+    rows = 0 if stated.micro_batch_size is None else stated.micro_batch_size.value
+    if not isinstance(width, Missing) and width.reached and rows >= 1:
+        gpu = _largest_gpu()
+        found = fitting(view, gpu, rows, width)
+        if not isinstance(found, Missing) and found.verdict is Verdict.OOM:
+            yield Violation(
+                message=(
+                    f"{rows} rows of {width.tokens:,} tokens need {found.low:.0f} GiB or more, and the largest GPU "
+                    f"that is known, {gpu.name}, has {gpu.capacity_gib:.0f}"
+                ),
+                at=stated.micro_batch_size,
+            )
+            return
+    usual = table_gpu()
+    least = fitting(view, usual, 1, Width(tokens=1, reached=True))
+    if not isinstance(least, Missing) and least.verdict is Verdict.OOM and not pages_out(stated):
+        yield Violation(
+            message=(
+                f"the weights and one short row need {least.low:.0f} GiB or more on the job's one GPU, and a "
+                f"{usual.name} has {usual.capacity_gib:.0f}"
+            ),
+            at=stated.model,
+            hint="a 4-bit base, several devices that share the weights, or --gpu for the GPU that it has",
+        )
+
+
+@rule("ME022", Severity.INFO)
+def memory_not_checked(view: TrainingView) -> Iterator[Violation]:
+    """Report memory that could not be estimated."""
+    stated = view.stated
+    if isinstance(view.model, Missing) or (view.around.gpu is None and view.model.num_parameters is None):
+        reason = view.model.missing if isinstance(view.model, Missing) else "its size is not known"
+        yield Violation(message=f"memory and batch limits are not checked ({reason})", at=stated.model)
+    elif view.around.gpu is not None:
+        setup = setup_of(view)
+        if isinstance(setup, Missing):
+            yield Violation(message=f"memory is not estimated ({setup.missing})", at=stated.model)
+
+
+@functools.cache
+def _largest_gpu() -> Gpu:
+    found = [gpu for name in gpu_names() if isinstance(gpu := find_gpu(name), Gpu)]
+    return max(found, key=lambda gpu: gpu.capacity_gib)
+
+
+_SHORTER: Final = 4
+"""Ratio of the row limit to the longest row of a large batch, at most, if rows are not packed."""
+_FEW: Final = 16
+
+
+@rule("PK020", Severity.WARNING)
+def batch_beyond_every_gpu(view: TrainingView) -> Iterator[Violation]:
+    """Report a micro-batch whose activations exceed the largest GPU."""
+    stated = view.stated
+    micro = stated.micro_batch_size
+    if view.around.gpu is not None or micro is None or micro.is_default or micro.value < _FEW or on_processor(stated):
+        return
+    checkpointing = stated.gradient_checkpointing
+    if checkpointing is None or not checkpointing.value or checkpointing.is_default:
+        # Without it, the rule-of-thumb table or an FSDP setting in another file decides.
+        return
+    width = width_of(view)
+    if isinstance(width, Missing):
+        return
+    tokens = width.tokens if width.reached else max(width.tokens // _SHORTER, 1)
+    gpu = _largest()
+    found = fitting(view, gpu, micro.value, Width(tokens=tokens, reached=width.reached))
+    if not isinstance(found, Missing) and found.without_states > gpu.capacity_gib:
+        yield Violation(
+            message=f"the activations of {micro.value} rows of {'' if width.reached else 'up to '}{width.tokens:,} "
+            f"tokens take {found.without_states:.0f} GiB or more, and the largest GPU, {gpu.name}, has "
+            f"{gpu.capacity_gib:.0f}",
+            at=micro,
+            hint=f"{micro.key.rpartition('.')[2]}: {max(micro.value // _FEW, 1)} with more accumulation",
+        )
+
+
+@functools.cache
+def _largest() -> Gpu:
+    found = [gpu for name in gpu_names() if isinstance(gpu := find_gpu(name), Gpu)]
+    return max(found, key=lambda gpu: gpu.capacity_gib)
+
 
 _FLASH: Final = re.compile(r"flash|\bfa[23]\b", re.IGNORECASE)
 
@@ -22,7 +177,7 @@ def _old(gpu: Gpu | None) -> bool:
     return gpu is not None and gpu.peak_tflops is None
 
 
-def _on_processor(stated: StatedTraining) -> bool:
+def _on_cpu(stated: StatedTraining) -> bool:
     return stated.device is not None and stated.device.value.lower().startswith("cpu")
 
 
@@ -34,7 +189,7 @@ def _flash(stated: StatedTraining) -> bool:
 def bfloat16_on_old_gpu(view: TrainingView) -> Iterator[Violation]:
     """Report bfloat16 on a GPU that only emulates it."""
     dtype, gpu = view.stated.dtype, view.around.gpu
-    if dtype is None or gpu is None or _on_processor(view.stated):
+    if dtype is None or gpu is None or _on_cpu(view.stated):
         return
     if dtype.value == "bfloat16" and _old(gpu):
         yield Violation(message=f"a {gpu.name} does not support bfloat16; expected float16 or float32", at=dtype)
@@ -48,7 +203,7 @@ def flash_attention_unavailable(view: TrainingView) -> Iterator[Violation]:
     if attention is None or not _flash(stated):
         return
     why, severity = None, Severity.ERROR
-    if _on_processor(stated):
+    if _on_cpu(stated):
         why = "it needs a GPU, and the training is on the CPU"
     elif gpu is not None and _old(gpu):
         why = f"it needs a GPU of the Ampere generation or later, not a {gpu.name}"
@@ -65,8 +220,8 @@ def tf32_unavailable(view: TrainingView) -> Iterator[Violation]:
     tf32, gpu = view.stated.tf32, view.around.gpu
     if tf32 is None or not tf32.value or not traits_of(view.stated.backend).hf_loop:
         return
-    if _old(gpu) or _on_processor(view.stated):
-        where = "a CPU" if gpu is None or _on_processor(view.stated) else f"a {gpu.name}"
+    if _old(gpu) or _on_cpu(view.stated):
+        where = "a CPU" if gpu is None or _on_cpu(view.stated) else f"a {gpu.name}"
         yield Violation(
             message=f"{where} does not support tf32, so the trainer refuses to start", at=tf32, hint="tf32: false"
         )
@@ -96,7 +251,7 @@ def float16_refused(view: TrainingView) -> Iterator[Violation]:
             at=stated.dtype,
             hint="dtype: bf16",
         )
-    elif traits_of(stated.backend).hf_loop and _on_processor(stated):
+    elif traits_of(stated.backend).hf_loop and _on_cpu(stated):
         yield Violation(message="float16 with loss scaling needs a GPU; expected bf16 or neither", at=stated.dtype)
 
 

@@ -22,26 +22,22 @@ from touchline.data.tree import PLANS, FoundFile, find_files
 from touchline.data.user_config import UserConfig
 from touchline.estimate.gpus import Gpu, find_gpu, similar_gpus
 from touchline.lint.check import CheckedConfig, CheckReport, summary_of
-from touchline.lint.checked import row_of
+from touchline.lint.checked import CheckRequest, chosen, in_order, row_of
 from touchline.lint.config_set import FolderView, TextFile
 from touchline.lint.local.audit import data_findings, tree_findings
 from touchline.lint.local.checking_config_sets import Siblings
 from touchline.lint.local.checking_experiment import check_experiment
-from touchline.lint.local.checkpoint_folders import checkpoint_findings_of
 from touchline.lint.local.columns import data_findings_of
 from touchline.lint.local.dataset_files import DatasetFiles, is_dataset
-from touchline.lint.local.local_files import absent_files, absent_model
+from touchline.lint.local.local_files import absent_files, absent_model, checkpoint_findings_of
 from touchline.lint.local.lookup import Lookup, surroundings
 from touchline.lint.local.parity import Parity
-from touchline.lint.local.scorer_selftest import split_target
-from touchline.lint.local.scoring import file_findings, text_findings
+from touchline.lint.local.scoring import file_findings, split_target, text_findings
 from touchline.lint.local.shellcheck import NOT_CHECKED, find_shellcheck, shell_findings
 from touchline.lint.local.validators import checkpoint_findings, validate_torchtune
 from touchline.lint.rule import check_view
-from touchline.lint.script_view import ScriptView
-from touchline.lint.selection import CheckRequest, chosen, in_order
 from touchline.lint.task_files import is_task_file
-from touchline.lint.views import Surroundings, TrainingView
+from touchline.lint.views import ScriptView, Surroundings, TrainingView
 from touchline.slurm.resources import gpu_type, requested
 from touchline.slurm.script import Script, is_job_script, read_script
 from touchline.slurm.shell import Simple

@@ -21,6 +21,7 @@ from touchline.data.datasets import load_rows
 from touchline.data.shapes import shape_of_folder
 from touchline.data.user_config import UserConfig
 from touchline.estimate.gpus import Gpu
+from touchline.lint.checked import CheckRequest, chosen, in_order
 from touchline.lint.design import NO_DATASET, DatasetFacts, DesignView, dataset_facts, row_set_sha256
 from touchline.lint.local.audit import config_findings
 from touchline.lint.local.checking_answers import answer_findings, module_findings, stage_leaks
@@ -29,7 +30,6 @@ from touchline.lint.local.parity import Parity
 from touchline.lint.local.scoring import task_findings
 from touchline.lint.rule import check_view
 from touchline.lint.rule_pages import is_known
-from touchline.lint.selection import CheckRequest, chosen, in_order
 from touchline.lint.task_files import prompt_findings
 from touchline.lint.views import DataFacts, ModelContext, Surroundings, TrainingView
 from touchline.plan.build import data_key

@@ -1,20 +1,28 @@
-"""Test of the scorer of an experiment or a task file, before jobs are queued."""
+"""Test of the scorers of an experiment or a task file before jobs are queued; a task file runs in its own process."""
 
 from __future__ import annotations
 
+import json
+import os
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from touchline.core.errors import TouchlineError
+from pydantic import TypeAdapter, ValidationError
+
+from touchline.core.errors import InputError, TouchlineError
 from touchline.core.files import read_text_bounded
 from touchline.core.finding import Finding, Severity, Where
+from touchline.core.json_text import parse_json
 from touchline.data.datasets import load_dataset, load_examples
 from touchline.data.task_files import is_task_file
-from touchline.lint.local.scorer_selftest import Rows, find_task_file, self_test, split_target
 from touchline.lint.rule import check_view
-from touchline.lint.scoring import PROBED_ITEMS, probes_of
-from touchline.lint.task_files import TaskFileView
+from touchline.lint.scoring import PROBED_ITEMS, Probe, ScoringView, plain, probes_of
+from touchline.lint.task_files import LEGACY_NAME, TaskFault, TaskFileView
 from touchline.spec.experiment import DataConfig
 from touchline.spec.tasks.ready_made import get_task
 
@@ -111,3 +119,143 @@ def _rows(data: DataConfig, base: Path) -> Rows | None:
         }
     except TouchlineError:
         return None
+
+
+TIMEOUT = 120.0
+"""Timeout of a task file in seconds. A file of 24 items takes about five, mostly for imports."""
+TASK_NAME = "task.py"
+_PROGRAM = "touchline.evaluate.selftest"
+_PROBES = TypeAdapter(tuple[Probe, ...])
+_FAILED: TypeAdapter[tuple[TaskFault, str] | None] = TypeAdapter(tuple[TaskFault, str] | None)
+
+Rows = Mapping[str, Sequence[tuple[str, str]]]
+"""Questions and right answers of each split of the run's data."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SelfTest:
+    """Facts of a task file and its scorers."""
+
+    file: TaskFileView
+    """The file."""
+    scorers: tuple[ScoringView, ...] = ()
+    """Scorers of the file; empty if it could not be imported."""
+
+
+def find_task_file(path: Path) -> Path:
+    """Return the path of a task file.
+
+    Raises:
+        InputError: it is a folder, or does not exist.
+    """
+    if path.is_dir():
+        there = next((path / name for name in (TASK_NAME, LEGACY_NAME) if (path / name).is_file()), None)
+        hint = None if there is None else f"touchline check {shlex.quote(str(there))}"
+        raise InputError(f"{str(path)!r} is a folder, not a task file", expected="a file, FILE.py", hint=hint)
+    if not path.is_file():
+        raise InputError(f"the task {str(path)!r} does not exist", expected="a file, FILE.py")
+    return path
+
+
+def split_target(target: str) -> tuple[Path, str]:
+    """Split `FILE.py@task` or `FILE.py:function` into the path, and the rest with its sign."""
+    for sign in ("@", ":"):
+        head, found, name = target.rpartition(f".py{sign}")
+        if found:
+            return Path(f"{head}.py"), f"{sign}{name}"
+    return Path(target), ""
+
+
+def self_test(
+    target: str, *, targets: Sequence[str] = (), rows: Rows | None = None, data: str | None = None,
+    timeout: float = TIMEOUT,
+) -> SelfTest:  # fmt: skip
+    """Try the scorers of a task file on made-up answers.
+
+    Args:
+        target: `FILE.py`, `FILE.py@task` or `FILE.py:function`.
+        targets: right answers, for a function.
+        rows: the run's data, with which an Inspect task's items are compared.
+        data: their name in messages.
+        timeout: timeout in seconds.
+
+    Raises:
+        InputError: there is no such file.
+    """
+    path, rest = split_target(target)
+    path = find_task_file(path)
+    file = TaskFileView(path=str(path), text=read_text_bounded(path, _TEXT_LIMIT_BYTES))
+    answer = _started(f"{path.resolve()}{rest}", json.dumps({"targets": list(targets)}), timeout)
+    if isinstance(answer, str):
+        return SelfTest(file=file, scorers=(_untried(path, answer),))
+    try:
+        failed = _FAILED.validate_python(answer.get("failed"))
+        scorers = tuple(_view(each, str(answer["kind"]), path, rows, data) for each in answer["scorers"])
+    except (ValidationError, KeyError, TypeError) as fault:
+        return SelfTest(file=file, scorers=(_untried(path, f"its answer was not understood: {fault}"),))
+    line = answer.get("line")
+    return SelfTest(file=replace(file, failed=failed, line=line if isinstance(line, int) else None), scorers=scorers)
+
+
+def _started(target: str, request: str, timeout: float) -> dict[str, Any] | str:
+    """Parse the program's answer, or the reason why there is none."""
+    # -P keeps modules in the working directory from being imported. Task folders may have an inspect.py.
+    command = [sys.executable, "-P", "-m", _PROGRAM, target]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONWARNINGS": "ignore"}
+    try:
+        done = subprocess.run(  # noqa: S603 (our own words, and a path)
+            command, input=request, capture_output=True, text=True, errors="replace", timeout=timeout, check=False,
+            env=environment,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return f"it took longer than {timeout:.0f} s"
+    except OSError as error:
+        return f"it could not be started: {error}"
+    try:
+        answer = parse_json(done.stdout.strip().splitlines()[-1])
+    except (ValueError, IndexError):
+        answer = None
+    if isinstance(answer, dict):
+        return answer
+    last = done.stderr.strip().splitlines()[-1:] or ["no word"]
+    return f"it ended with code {done.returncode}: {last[0][:200]}"
+
+
+def _view(each: dict[str, Any], kind: str, path: Path, rows: Rows | None, data: str | None) -> ScoringView:
+    samples = [(str(asked), str(target)) for asked, target in each.get("samples") or []]
+    return ScoringView(
+        task=str(each["task"]),
+        scorer=str(each["scorer"]),
+        kind="function" if kind == "function" else "inspect",
+        items=int(each["items"]),
+        probes=_PROBES.validate_python(each["probes"]),
+        missing=each.get("missing"),
+        where=Where(path=str(path)),
+        seen_in=None if rows is None or not samples else _seen(samples, rows),
+        data=data,
+    )
+
+
+def _seen(samples: Sequence[tuple[str, str]], rows: Rows) -> tuple[tuple[str, int], ...]:
+    """Count the items in each split, by the same answer and the question within the item's text."""
+    counts: list[tuple[str, int]] = []
+    for name, split in rows.items():
+        answers: dict[str, list[str]] = {}
+        for asked, target in split:
+            answers.setdefault(plain(target), []).append(plain(asked))
+        found = sum(
+            any(
+                asked in plain(question) or plain(question) in asked
+                for asked in answers.get(plain(target), ())
+                if asked
+            )
+            for question, target in samples
+        )
+        counts.append((name, found))
+    return tuple(counts)
+
+
+def _untried(path: Path, reason: str) -> ScoringView:
+    return ScoringView(
+        task=path.stem, scorer=path.stem, kind="inspect", items=0, missing=reason, where=Where(path=str(path))
+    )
