@@ -6,8 +6,8 @@ import shlex
 
 import pytest
 
+from touchline.backends.commands import read_command
 from touchline.backends.formats import ConfigReading
-from touchline.backends.trl.commands import read_command
 from touchline.core.finding import Severity, Where
 
 pytestmark = pytest.mark.planning

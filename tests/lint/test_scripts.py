@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.faults.case import base
 
+from touchline.backends.registry import launch_commands
 from touchline.core.finding import Finding, Severity, Where
 from touchline.lint.rule import check_view
 from touchline.lint.views import ScriptView
@@ -26,7 +27,7 @@ def look(
     known: bool = True,
 ) -> list[Finding]:
     """Every finding of a script that lies beside some files."""
-    script = read_script(text, path)
+    script = read_script(text, path, launch_commands())
     siblings = frozenset({path, *there}) if known else None
     view = ScriptView(script=script, siblings=siblings, configs=configs)
     return list(check_view(view, Where(path=path), path))

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tests.cases import some
 from tests.run.made_plans import CPU, FULL_SITE, GPU, NO_RUNS, SITE, made_control, made_plan, made_run
 
+from touchline.backends.registry import launch_commands
 from touchline.core.finding import Finding, Where
 from touchline.core.quantity import Missing, Quantity
 from touchline.lint.rule import check_view
@@ -37,12 +38,16 @@ def script(name: str, *, run: PlannedRun | None = None, plan: Plan | None = None
 
 def asked(text: str) -> dict[str, str | None]:
     """Options that sbatch reads in a script."""
-    return {each.option or each.written: each.value for each in read_script(text, "x.slurm").directives}
+    return {
+        each.option or each.written: each.value for each in read_script(text, "x.slurm", launch_commands()).directives
+    }
 
 
 def findings(text: str, name: str) -> list[Finding]:
     view = ScriptView(
-        script=read_script(text, name), siblings=frozenset({name, "finetune.yaml", "eval.yaml"}), configs=()
+        script=read_script(text, name, launch_commands()),
+        siblings=frozenset({name, "finetune.yaml", "eval.yaml"}),
+        configs=(),
     )
     return list(check_view(view, Where(path=name), name))
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from touchline.backends.registry import launch_commands
 from touchline.core.finding import Severity
 from touchline.data.user_config import UserConfig
 from touchline.lint.checked import CheckRequest
@@ -40,7 +41,11 @@ def test_levels_become_severities_and_a_code_is_reported_once(tmp_path: Path) ->
 
     comments = [comment(1101, "error"), comment(1101, "error", 9), comment(2068, "error"), comment(2164, "warning")]
     comments.append(comment(2148, "error", 1))
-    findings = list(shell_findings(read_script(JOB + "hostname\n", "job.slurm"), fake_shellcheck(tmp_path, comments)))
+    findings = list(
+        shell_findings(
+            read_script(JOB + "hostname\n", "job.slurm", launch_commands()), fake_shellcheck(tmp_path, comments)
+        )
+    )
     assert {each.subject: each.severity for each in findings} == {
         "SC1101": Severity.ERROR,
         "SC2068": Severity.WARNING,
@@ -56,7 +61,7 @@ def test_an_answer_that_is_not_shellchecks_is_no_finding(tmp_path: Path) -> None
     program = tmp_path / "shellcheck"
     program.write_text("#!/bin/sh\necho broken\nexit 2\n")
     program.chmod(0o755)
-    script = read_script(JOB + "hostname\n", "job.slurm")
+    script = read_script(JOB + "hostname\n", "job.slurm", launch_commands())
     assert list(shell_findings(script, str(program))) == []
     assert list(shell_findings(script, str(tmp_path / "gone"))) == []
 
@@ -64,17 +69,19 @@ def test_an_answer_that_is_not_shellchecks_is_no_finding(tmp_path: Path) -> None
 def test_bash_finds_syntax_errors_where_shellcheck_is_missing() -> None:
     texts = [JOB + 'echo "open\n', JOB + "if true; then\nhostname\n"]
     for text in texts:
-        (finding,) = shell_findings(read_script(text, "job.slurm"), None)
+        (finding,) = shell_findings(read_script(text, "job.slurm", launch_commands()), None)
         assert (finding.code, finding.severity) == ("SL052", Severity.ERROR)
     for text in (JOB + "hostname\n", JOB + "echo {{ name }} (\n", "#!/usr/bin/env python\nprint(\n"):
-        assert list(shell_findings(read_script(text, "job.slurm"), None)) == []
+        assert list(shell_findings(read_script(text, "job.slurm", launch_commands()), None)) == []
 
 
 @pytest.mark.skipif(find_shellcheck() is None, reason="ShellCheck is not installed")
 def test_the_real_shellcheck_finds_what_our_own_rules_found() -> None:
     shellcheck = find_shellcheck()
     for name, (text, code) in FAULTS.items():
-        found = {each.subject: each for each in shell_findings(read_script(text, "job.slurm"), shellcheck)}
+        found = {
+            each.subject: each for each in shell_findings(read_script(text, "job.slurm", launch_commands()), shellcheck)
+        }
         assert f"SC{code}" in found, (name, found)
         assert found[f"SC{code}"].severity is Severity.ERROR, name
 

@@ -10,15 +10,10 @@ from pathlib import Path
 import pytest
 from tests.faults.case import base, changed
 
+from touchline.backends.torchtune.validator import VALIDATOR, checkpoint_names
 from touchline.core.finding import Finding
 from touchline.core.quantity import Missing
-from touchline.lint.local.validators import (
-    TORCHTUNE_PYTHON,
-    checkpoint_findings,
-    checkpoint_names,
-    tune_program,
-    validate_torchtune,
-)
+from touchline.lint.local.validators import checkpoint_findings, program_of, validate
 from touchline.spec.foreign import ForeignDocument, parse_foreign
 
 pytestmark = pytest.mark.planning
@@ -41,14 +36,14 @@ def tune(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     program = folder / "tune"
     program.write_text(f"#!{sys.executable}\nimport runpy\nrunpy.run_path({str(folder / 'answer.py')!r})\n")
     program.chmod(0o755)
-    monkeypatch.setenv(TORCHTUNE_PYTHON, str(folder / "python"))
-    assert tune_program() == program
+    monkeypatch.setenv(VALIDATOR.python_variable, str(folder / "python"))
+    assert program_of(VALIDATOR) == program
     return folder / "answer.py"
 
 
 def asked(document: ForeignDocument, timeout: float = 30) -> tuple[Finding, ...]:
     """Its findings, where it could be asked."""
-    found = validate_torchtune(document, timeout=timeout)
+    found = validate(VALIDATOR, document, timeout=timeout)
     assert not isinstance(found, Missing), found
     return found
 
@@ -87,29 +82,29 @@ def test_an_exception_of_the_config_is_a_finding(tmp_path: Path, tune: Path) -> 
 def test_what_is_no_answer_is_missing(tmp_path: Path, tune: Path, answer: str) -> None:
     """A broken install of torchtune, or another program of that name, says nothing of the config."""
     tune.write_text(answer)
-    assert isinstance(validate_torchtune(config(tmp_path)), Missing)
+    assert isinstance(validate(VALIDATOR, config(tmp_path)), Missing)
 
 
 def test_it_is_given_up_after_a_time(tmp_path: Path, tune: Path) -> None:
     tune.write_text("import time\ntime.sleep(30)\n")
-    found = validate_torchtune(config(tmp_path), timeout=0.5)
+    found = validate(VALIDATOR, config(tmp_path), timeout=0.5)
     assert isinstance(found, Missing)
     assert "longer than" in found.missing
 
 
 def test_components_of_a_stranger_are_never_imported(tmp_path: Path, tune: Path) -> None:
     tune.write_text("raise SystemExit('was started')\n")
-    found = validate_torchtune(config(tmp_path, changed(BASE, "torch.optim.AdamW", "shutil.rmtree")))
+    found = validate(VALIDATOR, config(tmp_path, changed(BASE, "torch.optim.AdamW", "shutil.rmtree")))
     assert isinstance(found, Missing)
     assert "would import shutil.rmtree" in found.missing
 
 
 def test_it_is_missing_where_it_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(TORCHTUNE_PYTHON, str(tmp_path / "bin" / "python"))
-    assert isinstance(validate_torchtune(config(tmp_path)), Missing)
-    monkeypatch.delenv(TORCHTUNE_PYTHON)
+    monkeypatch.setenv(VALIDATOR.python_variable, str(tmp_path / "bin" / "python"))
+    assert isinstance(validate(VALIDATOR, config(tmp_path)), Missing)
+    monkeypatch.delenv(VALIDATOR.python_variable)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert tune_program() is None
+    assert program_of(VALIDATOR) is None
 
 
 def _shard(path: Path, *, cut: int = 0) -> None:
@@ -126,7 +121,7 @@ def _checkpoint(folder: Path) -> Path:
 
 def told(document: ForeignDocument) -> list[str]:
     """What is said of a config's checkpoints."""
-    found = checkpoint_findings(document)
+    found = checkpoint_findings(VALIDATOR, document)
     assert all((each.code, each.severity.value) == ("BK031", "error") for each in found)
     return [each.message for each in found]
 

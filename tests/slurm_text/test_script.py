@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.cases import some
 
+from touchline.backends.registry import launch_commands
 from touchline.slurm.directives import DirectiveFault
 from touchline.slurm.options import OPTIONS, Kind, near, refused, resolve
 from touchline.slurm.resources import requested
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.planning
 
 
 def read(*lines: str) -> Script:
-    return read_script("\n".join(("#!/bin/bash", *lines)) + "\n", "train.slurm")
+    return read_script("\n".join(("#!/bin/bash", *lines)) + "\n", "train.slurm", launch_commands())
 
 
 def options(*lines: str) -> list[tuple[str | None, str | None]]:
@@ -138,7 +139,7 @@ def test_every_option_is_found_by_its_own_name(option: str, value: int) -> None:
 
 @given(st.text())
 def test_any_text_can_be_read(text: str) -> None:
-    script = read_script(text, "x.slurm")
+    script = read_script(text, "x.slurm", launch_commands())
     assert "\n".join(script.lines) == text
     assert isinstance(script.launches, tuple)
     assert isinstance(is_job_script(text, "x.sh"), bool)
@@ -183,7 +184,7 @@ PIECES = [
 
 @given(st.lists(st.sampled_from(PIECES), max_size=60).map("".join))
 def test_any_pieces_of_a_script_can_be_read(text: str) -> None:
-    script = read_script("#!/bin/bash\n" + text, "x.sh")
+    script = read_script("#!/bin/bash\n" + text, "x.sh", launch_commands())
     for step in script.steps:
         assert 1 <= step.command.line <= len(script.lines)
     for launch in script.launches:
@@ -411,7 +412,9 @@ def test_scripts_of_slurm_are_told_from_other_files(name: str, text: str, expect
 
 
 def test_a_script_in_another_language_has_directives_and_no_commands() -> None:
-    script = read_script("#!/usr/bin/env python3\n#SBATCH --time=5\nimport os; os.system('sbatch x')\n", "job.slurm")
+    script = read_script(
+        "#!/usr/bin/env python3\n#SBATCH --time=5\nimport os; os.system('sbatch x')\n", "job.slurm", launch_commands()
+    )
     assert script.value("time") == "5"
     assert script.shell is None
     assert script.launches == ()

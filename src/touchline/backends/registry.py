@@ -14,10 +14,12 @@ from touchline.backends.logtext.reader import DocumentReader, LoggedTrainer, Log
 from touchline.backends.memory import MemoryCoefficients
 from touchline.backends.protocol import Backend
 from touchline.backends.traits import NOTHING_KNOWN, TrainerTraits
+from touchline.backends.validator import Validator
 from touchline.core.errors import InputError
 from touchline.core.near import near_names
 from touchline.core.quantity import Missing
 from touchline.data.packing.forecast import Batching
+from touchline.slurm.launches import LaunchCommand
 
 if TYPE_CHECKING:
     from touchline.backends.formats import ConfigFormat
@@ -37,42 +39,56 @@ def backend_names() -> tuple[str, ...]:
     return _folders_with("backend")
 
 
-def _from_logs(name: str) -> tuple[Any, ...]:
-    """Return the members of a tuple that folders' `logs.py` may hold."""
-    modules = [importlib.import_module(f"{_package.__name__}.{folder}.logs") for folder in _folders_with("logs")]
-    return tuple(member for module in modules for member in getattr(module, name, ()))
+def _members(module: str, name: str) -> tuple[Any, ...]:
+    """Return the members of a tuple that a module of the folders may hold."""
+    modules = [importlib.import_module(f"{_package.__name__}.{folder}.{module}") for folder in _folders_with(module)]
+    return tuple(member for each in modules for member in getattr(each, name, ()))
 
 
 @functools.cache
 def log_readers() -> tuple[type[LogReader], ...]:
     """Return every backend's readers of log lines; make one instance of each for every file."""
-    return _from_logs("READERS")
+    return _members("logs", "READERS")
 
 
 @functools.cache
 def form_readers() -> tuple[type[FormReader], ...]:
     """Return every backend's tables of line forms; make one instance of each for every file, with one emitter."""
-    return _from_logs("FORMS")
+    return _members("logs", "FORMS")
 
 
 @functools.cache
 def document_readers() -> tuple[DocumentReader, ...]:
     """Return every backend's readers of state files and configs."""
-    return _from_logs("DOCUMENTS")
+    return _members("logs", "DOCUMENTS")
 
 
 @functools.cache
 def logged_trainers() -> Mapping[str, LoggedTrainer]:
     """Return the trainers of which more than the name is known, by their names in readings."""
-    found: tuple[LoggedTrainer, ...] = _from_logs("TRAINERS")
+    found: tuple[LoggedTrainer, ...] = _members("logs", "TRAINERS")
     return {trainer.name: trainer for trainer in found}
 
 
 @functools.cache
 def config_formats() -> tuple[ConfigFormat, ...]:
     """Return all config formats. A file belongs to the first format that claims it."""
-    modules = [importlib.import_module(f"{_package.__name__}.{name}.format") for name in _folders_with("format")]
-    return tuple(each for module in modules for each in module.FORMATS)
+    return _members("format", "FORMATS")
+
+
+@functools.cache
+def launch_commands() -> tuple[LaunchCommand, ...]:
+    """Return the programs that start trainers."""
+    return _members("launch", "COMMANDS")
+
+
+@functools.cache
+def validator_of(name: str) -> Validator | None:
+    """Return a trainer's own check of its configs. None if it has none."""
+    if name not in _folders_with("validator"):
+        return None
+    found: Validator = importlib.import_module(f"{_package.__name__}.{name}.validator").VALIDATOR
+    return found
 
 
 @functools.cache

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Final
 
+from touchline.backends.registry import launch_commands
 from touchline.core.finding import Severity
 from touchline.core.json_text import parse_json
 from touchline.lint.config_set import FolderView, TextFile
@@ -55,7 +56,7 @@ def time_limit_below_plan(view: FolderView) -> Iterator[Violation]:
         plan = plans.get(str(place.parent.parent)) or plans.get(str(place.parent))
         if "eval" in place.name.lower():
             continue
-        script = read_script(each.text, each.path)
+        script = read_script(each.text, each.path, launch_commands())
         limit = script.asked("time")
         seconds = None if limit is None or limit.value is None else time_limit_seconds(limit.value)
         names = [place.parent.name, place.stem, script.value("job-name") or ""]

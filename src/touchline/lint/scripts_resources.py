@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Iterator
 
-from touchline.backends.registry import traits_of
+from touchline.backends.registry import launch_commands, traits_of
 from touchline.core.finding import Severity
 from touchline.lint.rule import Violation, rule
 from touchline.lint.views import ScriptView, said
@@ -18,7 +18,8 @@ _ON_GPU = re.compile(
 )
 _VISIBLE = re.compile(r"\d+(?:,\d+)*")
 _SPREADS = re.compile(
-    r"\b(?:srun|mpirun|mpiexec|pdsh|ssh|torchrun|accelerate|deepspeed|ray|parallel|nnodes|horovodrun|clush|dask)\b"
+    r"\b(?:srun|mpirun|mpiexec|pdsh|ssh|torchrun|accelerate|ray|parallel|nnodes|horovodrun|clush|dask"
+    rf"{''.join(f'|{re.escape(each.name)}' for each in launch_commands() if each.starts_any)})\b"
     r"|SLURM_(?:NODELIST|JOB_NODELIST|NNODES)|torch\.distributed"
 )
 _MEGABYTES = re.compile(r"(\d{1,3})M?")
@@ -193,7 +194,7 @@ def training_in_every_task(view: ScriptView) -> Iterator[Violation]:
     if view.script.is_heterogeneous or _RANKS.search(view.script.text):
         return
     for launch in view.script.launches:
-        if launch.srun is None or not launch.is_training or launch.launcher in _LAUNCHERS:
+        if launch.srun is None or not launch.is_training or launch.is_launched:
             continue
         if any(name in launch.srun for name in ("multi-prog", "overlap")):
             continue
@@ -204,7 +205,7 @@ def training_in_every_task(view: ScriptView) -> Iterator[Violation]:
         crowded = asked.gpus_per_node is not None and 0 < asked.gpus_per_node < tasks
         if not (own or crowded or _is_of_transformers(view, launch)):
             continue
-        if launch.nproc is not None and launch.launcher == "tune":
+        if launch.nproc is not None:
             continue  # with a launcher's options it is one, and SL018 speaks of it
         gpus = asked.gpus_per_node
         on = " on one GPU" if gpus == 1 else "" if gpus is None else f", each with all {gpus} GPUs" if own else ""
@@ -218,7 +219,6 @@ def training_in_every_task(view: ScriptView) -> Iterator[Violation]:
         )
 
 
-_LAUNCHERS = ("torchrun", "accelerate", "deepspeed")
 _RANKS = re.compile(
     r"SLURM_(?:PROCID|LOCALID|NTASKS|NODEID)|(?:LOCAL|NODE)_RANK|NNODES|\bRANK=|WORLD_SIZE|MASTER_|--mpi\b|\bmpirun\b"
 )

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from touchline.slurm.options import OPTIONS, SHORT, Kind
 from touchline.slurm.shell import Step
 from touchline.slurm.shell_words import ShellWord
 
-_PYTHON = re.compile(r"python(?:\d(?:\.\d+)?)?|pypy3?|ipython|kernprof|deepspeed|torchrun|accelerate")
-_TRAINERS = frozenset({"tune", "axolotl", "llamafactory-cli", "trl", "litgpt", "swift", "touchline"})
+_PYTHON = re.compile(r"python(?:\d(?:\.\d+)?)?|pypy3?|ipython|kernprof")
 _DISTRIBUTED = frozenset(
     {"torch.distributed.run", "torch.distributed.launch", "torch.distributed.torchrun", "accelerate.commands.launch"}
 )
@@ -26,7 +25,7 @@ _NOT_TRAINING = re.compile(
     re.IGNORECASE,
 )
 _FLAG_NAMES = (
-    "standalone use_deepspeed multi_gpu use_fsdp no_python run_path module m cpu debug quiet use_env same_network "
+    "standalone multi_gpu use_fsdp no_python run_path module m cpu debug quiet use_env same_network "
     "no_ssh elastic_training"
 )
 _FLAGS_OF_LAUNCHERS = frozenset(_FLAG_NAMES.split())
@@ -49,8 +48,37 @@ _CONFIG_OPTIONS = frozenset(
 _CONFIG = re.compile(r"[^\s=]+\.(?:ya?ml|toml)", re.IGNORECASE)
 _VARIABLE = re.compile(r"\$(?:[A-Za-z_]\w*|\{[A-Za-z_]\w*(?:\[[^\]]*\])?\})")
 _NAMING = frozenset({"echo", "printf", "which", "command", "type", "module", "ml", "pip", "ls", "test", "[", "[["})
-_YAML_FIRST = frozenset({"axolotl", "llamafactory-cli", "trl"})
 _DATA_WORKERS = ("dataloader_num_workers", "num_workers", "num-workers", "dataloader-num-workers", "data_workers")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LaunchCommand:
+    """Program, beside Python, that starts trainings."""
+
+    name: str
+    """The program."""
+    starts_any: bool = False
+    """Whether it starts any Python program, in many processes, as torchrun does. Otherwise it is a trainer's own."""
+    has_options: bool = False
+    """Whether its own options stand before the program."""
+    flags: frozenset[str] = frozenset()
+    """Options of it or of other launchers that take no value, beside the usual ones."""
+    verb: str | None = None
+    """First argument of a launch; it starts nothing else that counts."""
+    nproc: tuple[str, ...] = ()
+    """Options with the processes on each node."""
+    only_trains: bool = False
+    """Whether everything that it starts is a training."""
+    config_first: bool = False
+    """Whether a config follows the first argument without an option."""
+    own_files: str | None = None
+    """Folder of its own modules, as a traceback shows it."""
+
+
+_PYTHON_COMMAND = LaunchCommand(name="python", starts_any=True)
+_ACCELERATE = LaunchCommand(name="accelerate", starts_any=True, has_options=True)
+_TORCHRUN = LaunchCommand(name="torchrun", starts_any=True, has_options=True, nproc=_NPROC)
+_KNOWN = (_ACCELERATE, _TORCHRUN, LaunchCommand(name="touchline"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,8 +101,8 @@ class Launch:
 
     step: Step
     """The command where it stands."""
-    launcher: str
-    """`python`, `torchrun`, `accelerate`, `deepspeed`, or a trainer's own: `tune`, `axolotl`, ..."""
+    command: LaunchCommand
+    """Program that starts it: Python, a launcher such as `torchrun`, or a trainer's own."""
     program: ShellWord | None
     """The Python file, the module, or the recipe that is run."""
     arguments: Mapping[str, ShellWord | None]
@@ -87,6 +115,16 @@ class Launch:
     """Config files that it names."""
 
     @property
+    def launcher(self) -> str:
+        """Name of the program that starts it."""
+        return self.command.name
+
+    @property
+    def is_launched(self) -> bool:
+        """Whether a launcher of many processes starts it."""
+        return self.command.starts_any and self.command.has_options
+
+    @property
     def line(self) -> int:
         """The line, from 1."""
         return self.step.command.line
@@ -94,22 +132,24 @@ class Launch:
     @property
     def is_training(self) -> bool:
         """Whether it trains, by the names of the started programs."""
-        if self.launcher in _TRAINERS:
+        if not self.command.starts_any:
             first = self.program.text if self.program is not None else ""
-            return self.launcher == "tune" or any(word in first for word in ("train", "sft", "dpo", "grpo", "finetune"))
+            return self.command.only_trains or any(
+                word in first for word in ("train", "sft", "dpo", "grpo", "finetune")
+            )
         name = "" if self.program is None else self.program.text.rpartition("/")[2]
         return bool(_WORD.search(name)) and not _NOT_TRAINING.search(name)
 
     @property
     def is_long(self) -> bool:
         """Whether it is the main work of a job: training, or many processes."""
-        return self.is_training or self.launcher in ("torchrun", "accelerate", "deepspeed")
+        return self.is_training or self.is_launched
 
     @property
     def nproc(self) -> ShellWord | None:
         """Processes on each node, as it is written; None if it says none."""
-        names = {"torchrun": _NPROC, "tune": _NPROC, "deepspeed": ("num_gpus",)}.get(self.launcher, ())
-        if self.launcher == "accelerate" and not {"num_machines", "config_file", "cpu"} & self.options.keys():
+        names = self.command.nproc
+        if self.command is _ACCELERATE and not {"num_machines", "config_file", "cpu"} & self.options.keys():
             # It counts the processes of all machines together; of one machine they are those of a node.
             names = ("num_processes",)
         return next((word for name in names if (word := self.options.get(name)) is not None), None)
@@ -120,17 +160,23 @@ class Launch:
         return next((word for name in _DATA_WORKERS if (word := self.arguments.get(name)) is not None), None)
 
 
-def read_launch(step: Step) -> Launch | None:
-    """Return the program that a command starts; None if it is neither Python nor a trainer."""
+def read_launch(step: Step, commands: Sequence[LaunchCommand]) -> Launch | None:
+    """Return the program that a command starts; None if it is neither Python nor a trainer.
+
+    Args:
+        step: the command.
+        commands: programs of trainers.
+    """
     words = step.command.words
-    start = next((index for index, word in enumerate(words) if _launches(word, index, words)), None)
+    known = {each.name: each for each in (*_KNOWN, *commands)}
+    start = next((index for index, word in enumerate(words) if _launches(word, index, words, known)), None)
     if start is None:
         return None
     srun = _srun(words[:start])
     name = words[start].text.rpartition("/")[2]
     rest = list(words[start + 1 :])
-    launcher = name if name in _TRAINERS or name in ("torchrun", "accelerate", "deepspeed") else "python"
-    if launcher == "python":
+    launcher = known.get(name, _PYTHON_COMMAND)
+    if launcher is _PYTHON_COMMAND:
         while rest and rest[0].text.startswith("-") and rest[0].text != "-m" and rest[0].text != "-c":
             taken = 2 if rest[0].text in ("-W", "-X") else 1
             rest = rest[taken:]
@@ -140,22 +186,23 @@ def read_launch(step: Step) -> Launch | None:
             rest = rest[1:]
             module = rest[0].text if rest else ""
             if module in _DISTRIBUTED:
-                launcher = "accelerate" if module.startswith("accelerate") else "torchrun"
+                launcher = _ACCELERATE if module.startswith("accelerate") else _TORCHRUN
                 rest = rest[1:]
-    if launcher == "accelerate" and rest and rest[0].text == "launch":
+    if launcher is _ACCELERATE and rest and rest[0].text == "launch":
         rest = rest[1:]
-    if launcher == "tune" and rest and rest[0].text == "run":
+    if launcher.verb is not None:
+        if not rest or rest[0].text != launcher.verb:
+            return None
         rest = rest[1:]
-    elif launcher == "tune":
-        return None
     options: dict[str, ShellWord | None] = {}
-    if launcher in ("torchrun", "accelerate", "deepspeed", "tune"):
-        options, rest = _launcher_options(rest)
+    if launcher.has_options:
+        flags = _FLAGS_OF_LAUNCHERS.union(*(each.flags for each in commands))
+        options, rest = _launcher_options(rest, flags)
     program, rest = (rest[0], rest[1:]) if rest else (None, [])
     arguments = _arguments(rest)
     return Launch(
         step=step,
-        launcher=launcher,
+        command=launcher,
         program=program,
         arguments=arguments,
         options=options,
@@ -164,13 +211,15 @@ def read_launch(step: Step) -> Launch | None:
     )
 
 
-def _launches(word: ShellWord, index: int, words: tuple[ShellWord, ...]) -> bool:
+def _launches(word: ShellWord, index: int, words: tuple[ShellWord, ...], known: Mapping[str, LaunchCommand]) -> bool:
     name = word.text.rpartition("/")[2]
     if index and words[0].text in _NAMING:
         return False
     if index and words[0].text in ("conda", "mamba", "micromamba") and words[1].text != "run":
         return False
-    return _PYTHON.fullmatch(name) is not None or (name in _TRAINERS and (index == 0 or _wraps(words[:index])))
+    if name not in known:
+        return _PYTHON.fullmatch(name) is not None
+    return known[name].starts_any or index == 0 or _wraps(words[:index])
 
 
 def _wraps(words: tuple[ShellWord, ...]) -> bool:
@@ -200,7 +249,7 @@ def _srun(words: tuple[ShellWord, ...]) -> dict[str, str | None] | None:
 
 
 def _launcher_options(
-    words: list[ShellWord],
+    words: list[ShellWord], flags: frozenset[str]
 ) -> tuple[dict[str, ShellWord | None], list[ShellWord]]:
     """Return the options before the program, and the words from the program on."""
     found: dict[str, ShellWord | None] = {}
@@ -212,7 +261,7 @@ def _launcher_options(
             break
         if equals:
             found[name] = _part(word, value)
-        elif name in _FLAGS_OF_LAUNCHERS or not rest or rest[0].text.startswith("-"):
+        elif name in flags or not rest or rest[0].text.startswith("-"):
             found[name] = None
         else:
             found[name] = rest.pop(0)
@@ -240,7 +289,7 @@ def _arguments(words: list[ShellWord]) -> dict[str, ShellWord | None]:
 
 
 def _configs(
-    launcher: str,
+    launcher: LaunchCommand,
     options: Mapping[str, ShellWord | None],
     arguments: Mapping[str, ShellWord | None],
     rest: list[ShellWord],
@@ -256,9 +305,9 @@ def _configs(
     return found
 
 
-def _config_first(launcher: str, rest: list[ShellWord]) -> ShellWord | None:
-    """Return the config that a trainer's command takes without an option: `llamafactory-cli train X`."""
-    if launcher not in _YAML_FIRST or not rest:
+def _config_first(launcher: LaunchCommand, rest: list[ShellWord]) -> ShellWord | None:
+    """Return the config that a trainer's command takes without an option."""
+    if not launcher.config_first or not rest:
         return None
     return rest[0] if _names_config(rest[0]) else None
 

@@ -1,6 +1,6 @@
 """A job script: what it asks SLURM for, what it runs, and where each of these stands.
 
-    script = read_script(text, "run/train.slurm")
+    script = read_script(text, "run/train.slurm", commands)
     script.asked("time").value        the last `--time` that sbatch reads
     script.launches                   commands that start Python, torchrun, accelerate, or a trainer
 
@@ -11,13 +11,13 @@ nothing is run and nothing is expanded, except variables that the script sets on
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from touchline.core.finding import Where
 from touchline.slurm.directives import Directive, meant_as_directive, read_line, separates_jobs
-from touchline.slurm.launches import Launch, read_launch
+from touchline.slurm.launches import Launch, LaunchCommand, read_launch
 from touchline.slurm.shell import ShellText, Step, assigned, read_shell
 from touchline.slurm.shell_words import ShellParseError, ShellWord
 
@@ -56,6 +56,8 @@ class Script:
     """Whether it asks for several different jobs in one."""
     shell: ShellText | None
     """Its commands; None if it is no shell script or cannot be read as one."""
+    commands: tuple[LaunchCommand, ...]
+    """Programs of trainers, which `launches` looks for."""
 
     @cached_property
     def steps(self) -> tuple[Step, ...]:
@@ -65,7 +67,7 @@ class Script:
     @cached_property
     def launches(self) -> tuple[Launch, ...]:
         """Return the commands that start Python or a trainer."""
-        found = (read_launch(step) for step in self.steps)
+        found = (read_launch(step, self.commands) for step in self.steps)
         return tuple(each for each in found if each is not None)
 
     @cached_property
@@ -227,8 +229,14 @@ def is_job_script(text: str, path: str) -> bool:
     return has_directive or _SUBMITS.search(text) is not None
 
 
-def read_script(text: str, path: str) -> Script:
-    """Read a job script; any text can be read."""
+def read_script(text: str, path: str, commands: Sequence[LaunchCommand]) -> Script:
+    """Read a job script; any text can be read.
+
+    Args:
+        text: the script.
+        path: its file.
+        commands: programs of trainers, beside Python and its launchers.
+    """
     lines = tuple(text.split("\n"))
     shell = _shell(text, lines)
     hidden = {number for first, last in (shell.heredocs if shell else ()) for number in range(first, last + 1)}
@@ -256,6 +264,7 @@ def read_script(text: str, path: str) -> Script:
         misspelt=tuple(misspelt),
         is_heterogeneous=heterogeneous,
         shell=shell,
+        commands=tuple(commands),
     )
 
 

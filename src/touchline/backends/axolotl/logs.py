@@ -302,5 +302,5 @@ READERS: tuple[type[LogReader], ...] = (AxolotlLines,)
 """Readers of lines."""
 DOCUMENTS: tuple[DocumentReader, ...] = (read_config,)
 """Readers of state files and configs."""
-TRAINERS = (LoggedTrainer(name="axolotl", command="axolotl", precedence=4, bar=BarCount.RUN_STEPS),)
+TRAINERS = (LoggedTrainer(name="axolotl", precedence=4, bar=BarCount.RUN_STEPS),)
 """Names in readings."""

@@ -108,5 +108,5 @@ class LitGptLines(FormReader):
 
 FORMS: tuple[type[FormReader], ...] = (LitGptLines,)
 """Readers of its lines."""
-TRAINERS = (LoggedTrainer(name="litgpt", command="litgpt"),)
+TRAINERS = (LoggedTrainer(name="litgpt"),)
 """Names in readings."""

@@ -323,5 +323,5 @@ READERS: tuple[type[LogReader], ...] = (LlamaFactoryLines,)
 """Readers of lines."""
 DOCUMENTS: tuple[DocumentReader, ...] = (read_config,)
 """Readers of state files and configs."""
-TRAINERS = (LoggedTrainer(name="llamafactory", command="llamafactory-cli", precedence=4, bar=BarCount.RUN_STEPS),)
+TRAINERS = (LoggedTrainer(name="llamafactory", precedence=4, bar=BarCount.RUN_STEPS),)
 """Names in readings."""

@@ -57,8 +57,6 @@ class LoggedTrainer:
     """Precedence of the trainer if a log shows several: the highest counts. Wrapping programs have 3 or 4, a base that
     others build on has 1, and a library that does not identify the program has 0.
     """
-    command: str | None = None
-    """Program that starts it, as typed in a shell."""
     export_functions: str | None = None
     """Pattern of functions that export the trained model, beside the usual ones."""
     bar: BarCount | None = None

@@ -308,5 +308,5 @@ READERS: tuple[type[LogReader], ...] = (SwiftLines,)
 """Readers of lines."""
 DOCUMENTS: tuple[DocumentReader, ...] = (read_config,)
 """Readers of state files and configs."""
-TRAINERS = (LoggedTrainer(name="swift", command="swift", precedence=4, bar=BarCount.RUN_STEPS),)
+TRAINERS = (LoggedTrainer(name="swift", precedence=4, bar=BarCount.RUN_STEPS),)
 """Names in readings."""

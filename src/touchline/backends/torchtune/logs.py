@@ -257,5 +257,5 @@ READERS: tuple[type[LogReader], ...] = (TorchtuneLines,)
 """Readers of lines."""
 DOCUMENTS: tuple[DocumentReader, ...] = (read_config,)
 """Readers of configs."""
-TRAINERS = (LoggedTrainer(name="torchtune", command="tune", precedence=3, bar=BarCount.EPOCH_STEPS),)
+TRAINERS = (LoggedTrainer(name="torchtune", precedence=3, bar=BarCount.EPOCH_STEPS),)
 """Names in readings."""

@@ -167,7 +167,7 @@ READERS: tuple[type[LogReader], ...] = (TrainerLines, HintLines)
 DOCUMENTS: tuple[DocumentReader, ...] = (read_trainer_state, read_results, read_adapter, read_stage, read_arguments)
 """Readers of state files and configs."""
 TRAINERS = (
-    LoggedTrainer(name="trl", command="trl", precedence=1, bar=BarCount.RUN_STEPS),
+    LoggedTrainer(name="trl", precedence=1, bar=BarCount.RUN_STEPS),
     LoggedTrainer(name="hf_trainer", precedence=0, bar=BarCount.RUN_STEPS),
 )
 """Names in readings."""

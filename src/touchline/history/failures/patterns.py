@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from touchline.backends.registry import logged_trainers
+from touchline.backends.registry import launch_commands
 from touchline.core.observation import During, SignKind
 
 # --------------------------------------------------------------------------------------- causes that name themselves
@@ -81,15 +81,16 @@ LAUNCHER_CODE = re.compile(r"\bexits with return code = (?P<code>-?\d{1,3})$")
 """A launcher's report on a child."""
 LAUNCHER_DONE = re.compile(r"\[launch\.py:\d+:main\] Process \d+ exits successfully\.")
 """A launcher's report on a child that ended well."""
-_LIBRARIES = r"(?:torch|safetensors_rust|huggingface_hub|transformers|datasets|accelerate|deepspeed|jaxlib)"
+_OWN = "".join(f"|{each.own_files.partition('/')[0]}" for each in launch_commands() if each.own_files)
+_LIBRARIES = rf"(?:torch|safetensors_rust|huggingface_hub|transformers|datasets|accelerate|jaxlib{_OWN})"
 _ALONE = re.compile(
     rf"{_LIBRARIES}\.[\w.]*(?:Error|Exception)(?::|$)"
     r"|(?:RuntimeError|OutOfMemoryError|AcceleratorError): "
     r"(?:CUDA|HIP|NCCL|cuDNN|CUDNN|MPS|XPU|NPU|DataLoader worker|\[enforce)"
     r"|(?:ModuleNotFoundError|ImportError): "
 )
-_COMMANDS = "|".join(re.escape(trainer.command) for trainer in logged_trainers().values() if trainer.command)
-_LAUNCHED = rf"(?:python[\d.]*|conda|mamba|micromamba|torchrun|accelerate|deepspeed|mpirun|{_COMMANDS}|uv)"
+_COMMANDS = "|".join(re.escape(each.name) for each in launch_commands())
+_LAUNCHED = rf"(?:python[\d.]*|conda|mamba|micromamba|torchrun|accelerate|mpirun|{_COMMANDS}|uv)"
 _FATAL_LINES: tuple[tuple[str, During | None], ...] = (
     (
         rf"(?:{_BY_SHELL})?(?:Segmentation fault|Illegal instruction|Bus error|Floating point exception|Aborted)"

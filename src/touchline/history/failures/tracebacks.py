@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass, field
 
 from touchline.backends.logtext.prefixes import strip_prefix
-from touchline.backends.registry import logged_trainers
+from touchline.backends.registry import launch_commands, logged_trainers
 from touchline.core.observation import During
 
 Frame = tuple[str, str]
@@ -249,7 +249,8 @@ _LOADS = re.compile(
 )
 _COMPUTES = frozenset({"forward", "backward", "compute_loss", "step", "clip_grad_norm_", "_wrapped_call_impl"})
 _LIBRARY = re.compile(r"(?:site|dist)-packages/|/lib/python\d|<frozen ")
-_LAUNCHERS = re.compile(r"accelerate/commands/|deepspeed/launcher/|torch/distributed/(?:run|launch|elastic)|torchrun")
+_OWN_FILES = "".join(f"|{each.own_files}" for each in launch_commands() if each.own_files)
+_LAUNCHERS = re.compile(rf"accelerate/commands/|torch/distributed/(?:run|launch|elastic)|torchrun{_OWN_FILES}")
 
 
 def is_launcher(frames: list[Frame]) -> bool:

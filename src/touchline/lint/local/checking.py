@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from touchline.backends.commands import read_command
 from touchline.backends.formats import ConfigFormat
-from touchline.backends.registry import config_formats
-from touchline.backends.trl.commands import read_command
+from touchline.backends.registry import config_formats, launch_commands, validator_of
+from touchline.backends.validator import Validator
 from touchline.core.callbacks import MessageCallback, ignore_message
 from touchline.core.clock import today
 from touchline.core.errors import HostError, InputError
@@ -34,7 +35,7 @@ from touchline.lint.local.lookup import Lookup, surroundings
 from touchline.lint.local.parity import Parity
 from touchline.lint.local.scoring import file_findings, split_target, text_findings
 from touchline.lint.local.shellcheck import NOT_CHECKED, find_shellcheck, shell_findings
-from touchline.lint.local.validators import checkpoint_findings, validate_torchtune
+from touchline.lint.local.validators import checkpoint_findings, validate
 from touchline.lint.rule import check_view
 from touchline.lint.task_files import is_task_file
 from touchline.lint.views import ScriptView, Surroundings, TrainingView
@@ -63,7 +64,6 @@ _ARGUMENTS = (
 _ANSWERS = "samples.jsonl"
 """File of model answers, which results write beside the plan. It is not a dataset."""
 EXPERIMENT = "experiment.yaml"
-TORCHTUNE = "torchtune"
 _CONFIG_ENDINGS = frozenset({".yaml", ".yml", ".json"})
 
 
@@ -147,7 +147,7 @@ class _Checker:
         self._experiments: dict[Path, set[tuple[object, ...]]] = {}
         self._plans: list[TextFile] = []
         self._rows: list[Path] = []
-        self._torchtune: list[tuple[ForeignDocument, bool]] = []
+        self._to_validate: list[tuple[Validator, ForeignDocument, bool]] = []
         self._read_by_experiments: set[Path] = set()
         self.found = Checked()
 
@@ -212,26 +212,27 @@ class _Checker:
     # ---- configs
 
     def _validated(self) -> Iterator[Finding]:
-        """Run torchtune's own validator on a few configs; it takes seconds per file."""
-        few = len(self._torchtune) <= _VALIDATED
+        """Run the trainers' own validators on a few configs; they take seconds per file."""
+        few = len(self._to_validate) <= _VALIDATED
         absent: Missing | None = None
-        for document, named in self._torchtune:
-            answer = validate_torchtune(document) if named or few else Missing(missing="many: name a config alone")
+        for validator, document, named in self._to_validate:
+            answer = validate(validator, document) if named or few else Missing(missing="many: name a config alone")
             if isinstance(answer, Missing):
                 absent = absent or answer
             else:
                 yield from answer
         if absent is not None:
-            where = Where(path=self._torchtune[0][0].path)
-            message = f"torchtune's own validator did not check it ({absent.missing})"
-            yield Finding(code="BK030", severity=Severity.INFO, subject="tune validate", message=message, where=where)
+            validator, document, _ = self._to_validate[0]
+            message = f"{validator.trainer}'s own validator did not check it ({absent.missing})"
+            where = Where(path=document.path)
+            yield Finding(code="BK030", severity=Severity.INFO, subject=validator.title, message=message, where=where)
 
     def _config(self, file: FoundFile) -> None:
         text = self._text(file)
         if text is None:
             return
         if file.named and file.path.suffix not in _CONFIG_ENDINGS and is_job_script(text, str(file.path)):
-            self._scripts.append((read_script(text, str(file.path)), file.path))
+            self._scripts.append((read_script(text, str(file.path), launch_commands()), file.path))
             return
         if file.kind == "json" and not text.lstrip().startswith("{"):
             self._add_rows(file)
@@ -253,9 +254,10 @@ class _Checker:
             document = parse_foreign(text, str(file.path), format_.dialect)
         reading = format_.read(document)
         self.found.findings += reading.findings
-        if format_.name == TORCHTUNE:
-            self.found.findings += checkpoint_findings(document)
-            self._torchtune += [(document, file.named)]
+        validator = validator_of(format_.name)
+        if validator is not None:
+            self.found.findings += checkpoint_findings(validator, document)
+            self._to_validate += [(validator, document, file.named)]
         for training in reading.trainings:
             if self._is_planned(file, training):
                 continue
@@ -338,7 +340,7 @@ class _Checker:
     def _script(self, file: FoundFile) -> None:
         text = self._text(file)
         if text is not None and (file.named or is_job_script(text, str(file.path))):
-            script = read_script(text, str(file.path))
+            script = read_script(text, str(file.path), launch_commands())
             self._scripts.append((script, file.path))
             for launch in script.launches:
                 self._command(script, launch.step.command, file.path.parent)

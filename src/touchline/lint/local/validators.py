@@ -1,68 +1,53 @@
-"""Backend's own validator, run if it is installed, and verification of the checkpoints that a config names.
-
-`tune validate` imports every component that a config names. It only runs on configs whose components are of packages
-that come with torchtune, so a check never imports untrusted modules.
-"""
+"""Backend's own validator, run if it is installed, and verification of the checkpoints that a config names."""
 
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from touchline.backends.torchtune.config import COMPONENT
-from touchline.backends.torchtune.interpolation import is_known, resolve
-from touchline.backends.torchtune.reading import Config
+from touchline.backends.validator import Validator
 from touchline.core.finding import Finding, Severity, Where
 from touchline.core.quantity import Missing
 from touchline.data.shards import ShardHeaderError, read_shard
 from touchline.spec.foreign import ForeignDocument
 
-TORCHTUNE_PYTHON = "TOUCHLINE_TORCHTUNE_PYTHON"
-"""Variable with the interpreter of an environment that has torchtune."""
 TIMEOUT = 120.0
-"""Timeout of `tune validate` in seconds; it imports torch."""
-_TRUSTED = ("torchtune.", "torch.", "torchao.", "bitsandbytes.")
-_FINE = "Config is well-formed!"
-_LONGEST = 400
-_MOST_FILES = 1000
-_CHECKPOINTERS = (
-    "checkpointer",
-    "teacher_checkpointer",
-    "ref_checkpointer",
-    "value_checkpointer",
-    "reward_checkpointer",
-)
+"""Timeout of a validator in seconds; it may import torch."""
 _SAFE_SUFFIX = ".safetensors"
 
 
-def tune_program() -> Path | None:
-    """Return torchtune's command: beside the interpreter that TOUCHLINE_TORCHTUNE_PYTHON names, or on the path."""
-    named = os.environ.get(TORCHTUNE_PYTHON)
+def program_of(validator: Validator) -> Path | None:
+    """Return the validator's program: beside the interpreter that its variable names, or on the path."""
+    named = os.environ.get(validator.python_variable)
     if named:
-        beside = Path(named).expanduser().parent / "tune"
+        beside = Path(named).expanduser().parent / validator.command[0]
         return beside if os.access(beside, os.X_OK) else None
-    found = shutil.which("tune")
+    found = shutil.which(validator.command[0])
     return None if found is None else Path(found)
 
 
-def validate_torchtune(document: ForeignDocument, *, timeout: float = TIMEOUT) -> tuple[Finding, ...] | Missing:
-    """Run `tune validate` on a config and report its errors as BK030; Missing if it cannot run.
+def validate(
+    validator: Validator, document: ForeignDocument, *, timeout: float = TIMEOUT
+) -> tuple[Finding, ...] | Missing:
+    """Run a trainer's validator on a config and report its errors as BK030; Missing if it cannot run.
 
     Args:
+        validator: the trainer's.
         document: the config; `document.path` is its file.
         timeout: seconds after which it is given up.
     """
-    own = sorted({name for name in _components(document.data) if not name.startswith(_TRUSTED)})
-    if own:
-        return Missing(missing=f"tune validate would import {own[0]}")
-    program = tune_program()
+    refused = validator.refuses(document)
+    if refused is not None:
+        return Missing(missing=refused)
+    program, title = program_of(validator), validator.title
     if program is None:
-        return Missing(missing=f"torchtune's command `tune` is not here; {TORCHTUNE_PYTHON} names another environment")
+        return Missing(
+            missing=f"{validator.trainer}'s command `{validator.command[0]}` is not here; "
+            f"{validator.python_variable} names another environment"
+        )
     path = Path(document.path).resolve()
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONSAFEPATH": "1", "HF_HUB_OFFLINE": "1"}
     environment.pop("PYTHONPATH", None)
@@ -70,7 +55,7 @@ def validate_torchtune(document: ForeignDocument, *, timeout: float = TIMEOUT) -
         # An empty folder keeps files beside the config from being imported as packages.
         with tempfile.TemporaryDirectory() as nowhere:
             done = subprocess.run(  # noqa: S603 (an argument list; the program is the user's own)
-                [str(program), "validate", str(path)],
+                [str(program), *validator.command[1:], str(path)],
                 check=False,
                 capture_output=True,
                 text=True,
@@ -80,82 +65,39 @@ def validate_torchtune(document: ForeignDocument, *, timeout: float = TIMEOUT) -
                 env=environment,
             )
     except subprocess.TimeoutExpired:
-        return Missing(missing=f"tune validate took longer than {timeout:.0f} s")
+        return Missing(missing=f"{title} took longer than {timeout:.0f} s")
     except OSError as error:
-        return Missing(missing=f"tune validate could not be started: {error.strerror}")
-    return _verdict(done.returncode, done.stdout, done.stderr, document.path)
+        return Missing(missing=f"{title} could not be started: {error.strerror}")
+    fault = validator.verdict(done.returncode, done.stdout, done.stderr)
+    if fault is None or isinstance(fault, Missing):
+        return () if fault is None else fault
+    where = Where(path=document.path)
+    message = f"{title}: {fault}"
+    return (Finding(code="BK030", severity=Severity.ERROR, subject=document.path, message=message, where=where),)
 
 
-def _verdict(status: int, out: str, err: str, path: str) -> tuple[Finding, ...] | Missing:
-    """Return its output as findings. Missing if it has no verdict."""
-    if status == 0 and _FINE in out:
-        return ()
-    said = [line.strip() for line in err.strip().splitlines() if line.strip()]
-    if "tune validate: error:" in err:
-        complaint = err.partition("tune validate: error:")[2]
-    else:
-        last = next((line for line in reversed(said) if re.match(r"[\w.]+(Error|Exception)\b", line)), None)
-        if last is None or not _of_config(err):
-            reason = said[-1][:_LONGEST] if said else "no word"
-            return Missing(missing=f"tune validate ended with status {status}: {reason}")
-        complaint = last
-    message = " ".join(complaint.split())[:_LONGEST]
-    return (
-        Finding(
-            code="BK030",
-            severity=Severity.ERROR,
-            subject=path,
-            message=f"tune validate: {message}",
-            where=Where(path=path),
-        ),
-    )
-
-
-def _of_config(text: str) -> bool:
-    """Return True if a traceback ends in reading the config, and not in an import of torchtune itself."""
-    return any(
-        mark in text for mark in ("torchtune/config/", "omegaconf/", "yaml/constructor.py", "InstantiationError")
-    )
-
-
-def _components(node: object) -> Iterator[str]:
-    if isinstance(node, Mapping):
-        if COMPONENT in node:
-            yield str(node[COMPONENT])
-        for value in node.values():
-            yield from _components(value)
-    elif isinstance(node, list):
-        for value in node:
-            yield from _components(value)
-
-
-def checkpoint_findings(document: ForeignDocument) -> tuple[Finding, ...]:
-    """Return files under `checkpoint_files` of a torchtune config that are missing or corrupt, as BK031.
+def checkpoint_findings(validator: Validator, document: ForeignDocument) -> tuple[Finding, ...]:
+    """Return files of checkpoints that a config names and that are missing or corrupt, as BK031.
 
     A folder that is not on this machine is not checked. The header of a safetensors file is compared with the file's
     size. A pickle is never opened; only an empty one is reported.
     """
-    config = Config(document, resolve(document).data)
     base = Path(document.path).parent
     findings: list[Finding] = []
-    for section in _CHECKPOINTERS:
-        folder = config.get(section, "checkpoint_dir")
-        if not isinstance(folder, str):
-            continue
-        root = base / Path(folder).expanduser()
+    for each in validator.checkpoints(document):
+        root = base / Path(each.folder).expanduser()
         if not _is_folder(root):
             continue
-        where = config.where(section, "checkpoint_files")
-        for name in checkpoint_names(config.get(section, "checkpoint_files")):
+        for name in each.names:
             fault = _fault(root / name)
             if fault is not None:
                 findings.append(
                     Finding(
                         code="BK031",
                         severity=Severity.ERROR,
-                        subject=f"{section}.checkpoint_files",
-                        message=f"{fault} in {folder}",
-                        where=where,
+                        subject=f"{each.section}.checkpoint_files",
+                        message=f"{fault} in {each.folder}",
+                        where=each.where,
                         hint="download it again, or name the files that are there",
                     )
                 )
@@ -168,25 +110,6 @@ def _is_folder(path: Path) -> bool:
         return path.is_dir()
     except (OSError, ValueError):
         return False
-
-
-def checkpoint_names(given: object) -> Iterator[str]:
-    """Yield the file names of a checkpoint: a list, or a pattern with the last file's number."""
-    if isinstance(given, list):
-        yield from (name for name in given if isinstance(name, str) and is_known(name) and _is_plain(name))
-    elif isinstance(given, Mapping):
-        pattern, last = given.get("filename_format"), given.get("max_filename")
-        if not (isinstance(pattern, str) and isinstance(last, str) and last.isdigit() and pattern.count("{}") == 2):
-            return
-        for number in range(1, min(int(last), _MOST_FILES) + 1):
-            name = pattern.replace("{}", str(number).zfill(len(last)), 1).replace("{}", last, 1)
-            if _is_plain(name):
-                yield name
-
-
-def _is_plain(name: str) -> bool:
-    """Return True if a name stays inside its folder."""
-    return not Path(name).is_absolute() and ".." not in Path(name).parts
 
 
 def _fault(path: Path) -> str | None:

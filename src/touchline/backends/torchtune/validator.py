@@ -1,0 +1,114 @@
+"""torchtune's own check of its configs: where it may run, and its verdict; and the checkpoints that a config names.
+
+`tune validate` imports every component that a config names. It only runs on configs whose components are of packages
+that come with torchtune, so a check never imports untrusted modules.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import PurePath
+
+from touchline.backends.torchtune.config import COMPONENT
+from touchline.backends.torchtune.interpolation import is_known, resolve
+from touchline.backends.torchtune.reading import Config
+from touchline.backends.validator import CheckpointFiles, Validator
+from touchline.core.quantity import Missing
+from touchline.spec.foreign import ForeignDocument
+
+_TRUSTED = ("torchtune.", "torch.", "torchao.", "bitsandbytes.")
+_FINE = "Config is well-formed!"
+_COMPLAINS = "tune validate: error:"
+_LONGEST = 400
+_MOST_FILES = 1000
+_CHECKPOINTERS = (
+    "checkpointer",
+    "teacher_checkpointer",
+    "ref_checkpointer",
+    "value_checkpointer",
+    "reward_checkpointer",
+)
+
+
+def _refuses(document: ForeignDocument) -> str | None:
+    """Return why the program must not run: it would import a module of the user."""
+    own = sorted({name for name in _components(document.data) if not name.startswith(_TRUSTED)})
+    return f"tune validate would import {own[0]}" if own else None
+
+
+def _components(node: object) -> Iterator[str]:
+    if isinstance(node, Mapping):
+        if COMPONENT in node:
+            yield str(node[COMPONENT])
+        for value in node.values():
+            yield from _components(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from _components(value)
+
+
+def _verdict(status: int, out: str, err: str) -> str | Missing | None:
+    """Return the fault of a config. None for a valid config; Missing without a verdict."""
+    if status == 0 and _FINE in out:
+        return None
+    said = [line.strip() for line in err.strip().splitlines() if line.strip()]
+    if _COMPLAINS in err:
+        complaint = err.partition(_COMPLAINS)[2]
+    else:
+        last = next((line for line in reversed(said) if re.match(r"[\w.]+(Error|Exception)\b", line)), None)
+        if last is None or not _is_of_config(err):
+            reason = said[-1][:_LONGEST] if said else "no word"
+            return Missing(missing=f"tune validate ended with status {status}: {reason}")
+        complaint = last
+    return " ".join(complaint.split())[:_LONGEST]
+
+
+def _is_of_config(text: str) -> bool:
+    """Return True if a traceback ends in reading the config, and not in an import of torchtune itself."""
+    return any(
+        mark in text for mark in ("torchtune/config/", "omegaconf/", "yaml/constructor.py", "InstantiationError")
+    )
+
+
+def _checkpoints(document: ForeignDocument) -> Iterator[CheckpointFiles]:
+    config = Config(document, resolve(document).data)
+    for section in _CHECKPOINTERS:
+        folder = config.get(section, "checkpoint_dir")
+        if isinstance(folder, str):
+            yield CheckpointFiles(
+                section=section,
+                folder=folder,
+                names=tuple(checkpoint_names(config.get(section, "checkpoint_files"))),
+                where=config.where(section, "checkpoint_files"),
+            )
+
+
+def checkpoint_names(given: object) -> Iterator[str]:
+    """Yield the file names of a checkpoint: a list, or a pattern with the last file's number."""
+    if isinstance(given, list):
+        yield from (name for name in given if isinstance(name, str) and is_known(name) and _is_plain(name))
+    elif isinstance(given, Mapping):
+        pattern, last = given.get("filename_format"), given.get("max_filename")
+        if not (isinstance(pattern, str) and isinstance(last, str) and last.isdigit() and pattern.count("{}") == 2):
+            return
+        for number in range(1, min(int(last), _MOST_FILES) + 1):
+            name = pattern.replace("{}", str(number).zfill(len(last)), 1).replace("{}", last, 1)
+            if _is_plain(name):
+                yield name
+
+
+def _is_plain(name: str) -> bool:
+    """Return True if a name stays inside its folder."""
+    return not PurePath(name).is_absolute() and ".." not in PurePath(name).parts
+
+
+VALIDATOR = Validator(
+    trainer="torchtune",
+    command=("tune", "validate"),
+    python_variable="TOUCHLINE_TORCHTUNE_PYTHON",
+    refuses=_refuses,
+    verdict=_verdict,
+    checkpoints=_checkpoints,
+)
+"""`tune validate CONFIG`."""
