@@ -52,7 +52,7 @@ class Format:
 
 
 FORMATS = (
-    Format(schema="experiment", type="spec.experiment:Experiment", what="experiment.yaml, what a person writes"),
+    Format(schema="experiment", type="spec.experiment:Experiment", what="experiment.yaml, as the user writes it"),
     Format(schema="plan", type="spec.plan:Plan", what="plan.json, the resolved truth of an experiment"),
     Format(schema="ledger", type="run.ledger:LedgerEntry", what="a line of ledger.jsonl"),
     Format(schema="resources", type="run.resources:ResourceSummary", what="status/resources.<job>.<restart>.json"),
@@ -84,14 +84,18 @@ FORMATS = (
     Format(
         schema="answer-isolation",
         type="data.packing.isolation:IsolationCheck",
-        what="whether packed documents see each other, by way of packing",
+        what="whether packed documents attend to each other, by packing mode",
         answer="isolation",
     ),
     Format(schema="finetune", type="backends.peft.config:TrainerConfig", what="finetune.yaml of the backend peft"),
     Format(schema="metrics", type="data.metrics:MetricsRow", what="a line of metrics.jsonl"),
     Format(schema="training", type="data.metrics:TrainingMarker", what="training.json, the training is complete"),
     Format(schema="checkpoint", type="data.metrics:ExportMarker", what="touchline.json of an exported checkpoint"),
-    Format(schema="resume", type="train.resume:ResumeState", what="resume/*/state.json, where a training goes on"),
+    Format(
+        schema="resume",
+        type="train.resume:ResumeState",
+        what="resume/*/state.json, the position at which a training resumes",
+    ),
     Format(schema="eval", type="spec.evaluation:EvaluationConfig", what="eval.yaml, one evaluation, resolved"),
     Format(schema="scores", type="data.scores:EvaluationRecord", what="eval/*.scores.json, what an evaluation gave"),
     Format(schema="attempt-start", type="core.status:AttemptStart", what="status/start.*.json, an attempt began"),
@@ -132,7 +136,9 @@ FORMATS = (
         answer="jobs",
         many=True,
     ),
-    Format(schema="lineage", type="train.parent:Lineage", what="lineage.json, what a stage went on from"),
+    Format(
+        schema="lineage", type="train.parent:Lineage", what="lineage.json, the checkpoint that a stage started from"
+    ),
     Format(schema="optimise", type="plan.optimization:Optimization", what="what `touchline optimize --json` prints"),
     Format(schema="answer-plan", type="spec.plan:Plan", what="touchline plan --json", answer="plan"),
     Format(
@@ -157,7 +163,7 @@ FORMATS = (
     Format(
         schema="reading",
         type="history.reading:RunReading",
-        what="a line of touchline history read --json, one run that logs tell of",
+        what="a line of touchline history read --json, one run found in logs",
     ),
     Format(
         schema="record",
@@ -318,9 +324,9 @@ def experiment_page() -> str:
     lines = [
         NOTE.format(source="src/touchline/spec/experiment.py") + "# experiment.yaml, key by key",
         "",
-        "An unknown key is an error with its line and column, and all faults of a file are told at once. Any key can",
-        "be overridden on the command line by its dotted name, `train.lora.rank=8`. Why a default is what it is stands",
-        "in [defaults](defaults.md); the same page as a JSON Schema is",
+        "An unknown key is an error with its line and column, and all errors of a file are reported at once. Any key",
+        "can be overridden on the command line by its dotted name, `train.lora.rank=8`. The reasons for the defaults",
+        "are in [defaults](defaults.md); the same page as a JSON Schema is",
         "[experiment.schema.json](schemas/experiment.schema.json).",
     ]
     for kind, prefix in _sections(Experiment, ""):

@@ -106,7 +106,7 @@ def test_the_plan_says_what_each_control_is(tmp_path: Path, settings: UserConfig
         assert words in text
     api.prepare(tmp_path, settings)
     readme = (tmp_path / "README.md").read_text()
-    assert "trained on answers that were dealt out anew" in readme
+    assert "trained on shuffled answers" in readme
     assert "through an adapter that changes nothing" in readme
     config = (tmp_path / "1M_shuffled" / "finetune.yaml").read_text()
     assert "shuffled_labels: true" in config

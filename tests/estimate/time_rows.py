@@ -141,7 +141,7 @@ def _own(
         ),
         seconds_per_step=row[clock],
         steps=row["steps"],
-        clock="processor" if clock == "cpu_seconds" else "wall",
+        clock="cpu" if clock == "cpu_seconds" else "wall",
         startup=CostSample(seconds=_startup(row), amount=4.0 * shape.num_parameters),
         validation=CostSample(seconds=row["validation_seconds"], amount=row["validation_tokens"]),
         saving=CostSample(seconds=sum(saves) / len(saves), amount=sum(row["save_bytes"]) / len(saves)),

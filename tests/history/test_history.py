@@ -49,7 +49,7 @@ def read_lines(group: FileGroup) -> list[LoggedRun | SkippedFile]:
     """A reader for tests: a log that says `run` is one, with as many steps as it has lines; `---` parts several."""
     text = group.files[0].read_text()
     if "run" not in text:
-        return [SkippedFile(path=group.files[0], reason="no line tells of a training")]
+        return [SkippedFile(path=group.files[0], reason="no line of a training in it")]
     return [
         LoggedRun(
             reading=make_reading(
@@ -400,7 +400,7 @@ def test_adding_learns_refuses_and_skips(tmp_path: Path) -> None:
     b = write_log(tmp_path, "b.log", b"nothing\n")
     first = add_groups(history, groups_of(a, b), read_lines)
     assert [(item.name, item.new) for item in first.learned] == [("a", True)]
-    assert [(item.path, item.reason) for item in first.refused] == [(str(b), "no line tells of a training")]
+    assert [(item.path, item.reason) for item in first.refused] == [(str(b), "no line of a training in it")]
     assert (first.unchanged_files, first.unchanged_runs) == (0, 0)
     second = add_groups(history, groups_of(a, b), read_lines)
     assert (second.learned, second.refused) == ((), ())

@@ -148,7 +148,7 @@ def test_what_goes_on_from_a_refused_run_is_not_submitted(experiment: Experiment
     experiment.refused = ("1M_rank4",)
     done = experiment.submit()
     assert done.returncode == 1
-    assert "1M_rank4_hard: not submitted, since it goes on from 1M_rank4" in done.stderr
+    assert "1M_rank4_hard: not submitted, since its parent 1M_rank4 was not" in done.stderr
     assert [call[0] for call in experiment.calls] == ["1M_rank4", "1M_rank64", "1M_rank64", "1M_base"]
 
 

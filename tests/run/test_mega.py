@@ -129,7 +129,7 @@ def test_a_stage_starts_only_if_its_upper_end_fits_the_time_left(tmp_path: Path)
     assert done.returncode == 75
     assert _started(done.stdout) == ["short"]
     assert _states(done.stdout) == {"long": "left", "child": "left", "short": "done"}
-    assert "sbatch mega_job.slurm goes on" in done.stdout
+    assert "continue with sbatch mega_job.slurm" in done.stdout
     stand_in.seconds = 600
     again = stand_in.run(root)
     assert again.returncode == 0

@@ -179,7 +179,7 @@ def test_the_interpreter_of_the_nodes_is_used_on_the_cluster_alone() -> None:
 
 def test_a_stage_says_where_it_goes_on_from() -> None:
     run = made_run("hard", link=Link(stage="hard", parent="easy", continue_="adapter"))
-    assert "It goes on from ../easy (continue: adapter)" in script("finetune.slurm", run=run)
+    assert "It continues from ../easy (continue: adapter)" in script("finetune.slurm", run=run)
 
 
 HOSTILE = ["a b'c", 'q"q', "with#hash", "back\\slash", "$(touch made)", "`touch made`", "*", "ü;rm", "-x"]

@@ -15,7 +15,7 @@
     report    run folders                 -> RESULTS.md, report.html       also for folders of other tools
     compare   experiments                 -> paired differences
     export    metrics.jsonl               -> a tracker                     TensorBoard, W&B, trackio, MLflow
-    clean     an experiment               -> files safe to delete          deletes only if told to
+    clean     an experiment               -> files safe to delete          deletes only with `delete`
     demo      nothing                     -> a finished small experiment
 
     estimate  options of a training       -> memory and time               without an experiment

@@ -184,7 +184,7 @@ def export(
 def clean(
     source: Path, *, perform: bool = False, deep: bool = False, on_progress: ProgressCallback | None = None
 ) -> Cleaned:
-    """List the files of an experiment that are safe to delete, and delete them if told to.
+    """List the files of an experiment that are safe to delete; delete them if asked to.
 
     Args:
         source: experiment.yaml or its folder, planned, or a folder of another tool.

@@ -29,7 +29,7 @@ def compare(
         typer.Argument(
             metavar="EXPERIMENT EXPERIMENT...",
             help="Two or more: experiment.yaml, its folder, or a folder with runs that touchline did not make. "
-            "The others are held against the first.",
+            "The others are compared with the first.",
         ),
     ],
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,

@@ -199,7 +199,7 @@ def history_calibration(
             )
             for row in (*found.left_out, *found.planned)
         ]
-        header = ("estimate", "rests on", "runs", "held the truth", "promised", "median error", "median high/low")
+        header = ("estimate", "based on", "runs", "coverage", "expected", "median error", "median high/low")
         if rows:
             print_table(header, rows)
         else:

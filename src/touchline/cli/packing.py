@@ -201,12 +201,12 @@ def _show(summary: PackingSummary) -> None:
     rows = [
         ("rows", *(f"{side.packs:,}" for side in sides)),
         ("at least", *(f"{side.lower_bound:,}" for side in sides)),
-        ("density, examples a row", *(f"{side.density:.2f}" for side in sides)),
+        ("density, examples per sequence", *(f"{side.density:.2f}" for side in sides)),
         ("efficiency, no padding", *(f"{side.efficiency:.1f}%" for side in sides)),
-        ("padded tokens an epoch", *(f"{side.padded_tokens:,}" for side in sides)),
+        ("computed tokens per epoch", *(f"{side.padded_tokens:,}" for side in sides)),
         ("largest micro-batch, tokens", *(f"{side.largest_micro_batch_tokens:,}" for side in sides)),
-        ("steps an epoch", *(_range(side.steps_per_epoch_low, side.steps_per_epoch_high) for side in sides)),
-        ("examples a step", *(f"{side.examples_per_step:.1f}" for side in sides)),
+        ("steps per epoch", *(_range(side.steps_per_epoch_low, side.steps_per_epoch_high) for side in sides)),
+        ("examples per step", *(f"{side.examples_per_step:.1f}" for side in sides)),
         ("truncated", *(f"{side.truncated:,}, answers cut {side.answers_cut:,}" for side in sides)),
         ("dropped", *(f"{side.dropped:,}" for side in sides)),
     ]

@@ -39,7 +39,7 @@ def progress_bar(what: str) -> Iterator[ProgressCallback | None]:
 
 
 class ProgressDisplay:
-    """Context that shows progress; `update` receives the rows, `tell` a sentence."""
+    """Context that shows the progress of runs; `update` receives the rows."""
 
     def __init__(self) -> None:
         self._started = time.monotonic()
@@ -145,7 +145,7 @@ def plain_line(rows: Sequence[JobProgress], total: JobProgress | None, elapsed_s
 def _line(row: JobProgress, column: int, width: int) -> str:
     name = without_controls(row.name)
     if len(name) > column:
-        # The beginnings of names are alike; their ends tell runs apart.
+        # The beginnings of names are alike; their ends differ.
         name = f"{name[: column // 2 - 1]}…{name[-(column - column // 2) :]}"
     filled = min(BAR_COLUMNS * row.done // row.total, BAR_COLUMNS) if row.total else 0
     bar = "━" * filled + "╌" * (BAR_COLUMNS - filled)

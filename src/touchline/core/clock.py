@@ -8,7 +8,7 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Tells the time and lets it pass."""
+    """Source of the time that can also wait."""
 
     def now(self) -> float:
         """Return seconds since 1970. The value may jump in either direction."""

@@ -134,7 +134,7 @@ class TrainingSetup:
     dropout: float = 0.0
     """Dropout on the adapter's input, which keeps a mask."""
     accumulates: bool = False
-    """Whether gradients wait through further micro-batches, so that they lie beside the next one's activations."""
+    """Whether gradients stay in memory together with the activations of the next micro-batch."""
     loss: LossKind | None = None
     """Loss computation, if set; None: the trainer's default."""
     variant: str = "lora"

@@ -1,8 +1,8 @@
 """Files written so that a kill, a full disk or a second writer leaves either the old content or the new.
 
-`write_atomic` writes beside the target, syncs and renames; nobody ever sees half a file. `append_line` makes one write
-of a whole line, and mends a last line that an earlier kill cut off. `try_lock` takes a kernel lock that ends with its
-last holder, child processes included. What a network file system without locks does is an `HostError`.
+`write_atomic` writes beside the target, syncs and renames; no reader ever gets half a file. `append_line` writes a
+whole line at once, and completes a last line that an earlier kill cut off. `try_lock` takes a kernel lock that ends
+with its last holder, child processes included. A network file system without locks raises an `HostError`.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ Parsed = TypeVar("Parsed")
 class UnreadableFileError(InputError, OSError):
     """Error for an existing file that is not read: not a regular file, or larger than its reader's limit.
 
-    Also an OSError, so that a reader that goes on without a file that cannot be opened goes on without this one.
+    Also an OSError, so that a reader that skips files that cannot be opened skips this one.
     """
 
     def __init__(self, path: Path, reason: str, expected: str) -> None:
@@ -192,7 +192,7 @@ def open_append(path: Path) -> int:
 
 @contextlib.contextmanager
 def disk_faults(what: str, path: Path) -> Iterator[None]:
-    """Turn the operating system's refusals into faults that say what to do."""
+    """Turn the operating system's refusals into errors with a hint."""
     try:
         yield
     except OSError as error:

@@ -48,7 +48,7 @@ def parse_json(
 
 
 def is_nested_deeper(value: object, limit: int) -> bool:
-    """Return whether lists and mappings lie in each other more than `limit` levels deep."""
+    """Return True if lists and mappings are nested more than `limit` levels deep."""
     level = [value] if isinstance(value, (dict, list)) else []
     for _ in range(limit):
         level = [

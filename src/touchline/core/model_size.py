@@ -23,7 +23,7 @@ def size_of_name(name: str) -> int | None:
     """Return the parameters that a model's name states. None if it states none.
 
     `Qwen2.5-0.5B` 0.5 billion, `8x7B` 56 billion, `SmolLM2-135M` 135 million, `llama3_2_1b` 1 billion. The last part of
-    a path that tells one counts. A name that gives only active parameters (`17B-16E`, `A3B`) tells nothing.
+    a path that has one counts. A name that gives only active parameters (`17B-16E`, `A3B`) gives none.
     """
     for part in reversed(re.split(r"[/\\]", name.strip().lower())):
         found = _size_of_part(part)

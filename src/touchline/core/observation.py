@@ -1,7 +1,7 @@
 """Observation from one line of a log or one entry of a state file: the raw material of evidence.
 
-Readers turn lines into events, and know nothing of each other. `evidence/` puts the events of a file in order, tells
-attempts apart and computes. A number without what is said here of it (phase, kind, token unit, aggregation) is no use.
+Readers turn lines into events, each on its own. `history/` puts the events of a file in order, separates attempts and
+computes. A number without its phase, kind, token unit and aggregation is not used.
 """
 
 from __future__ import annotations
@@ -183,7 +183,7 @@ During = Literal["load", "train", "evaluate", "save", "export"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sign:
-    """A line that tells how the run went."""
+    """Sign of how the run went, with its line."""
 
     kind: SignKind
     """Kind of event."""

@@ -16,7 +16,7 @@ class PackingSide:
     lower_bound: int
     """Rows that no packer can do without."""
     density: float
-    """Examples a row."""
+    """Examples per sequence."""
     efficiency: float
     """Per cent of the computed tokens that are no padding."""
     steps_per_epoch: int
@@ -50,14 +50,14 @@ class PackingSummary:
     backend: str
     """Whose batching it is; `touchline` for our own packer over the whole split."""
     max_seq_len: int
-    """Tokens a row at most."""
+    """Most tokens per sequence."""
     micro_batch_size: int
     """Rows per forward pass."""
     examples: int
     """Examples in the split."""
     packed: PackingSide
-    """Several examples a row."""
+    """Several examples per sequence."""
     unpacked: PackingSide
-    """One example a row."""
+    """One example per sequence."""
     advice: tuple[str, ...]
     """Sentences with their reasons."""

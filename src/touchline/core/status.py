@@ -59,11 +59,11 @@ EXIT_OUT_OF_MEMORY = 79
 """The work did not fit into memory."""
 
 HEARTBEAT_STALE_SECONDS = 120.0
-"""Age from which a heartbeat is no sign of life. One is written every 5 s, but a network file system shows it late."""
+"""Age from which a heartbeat is stale. One is written every 5 s, but a network file system shows it late."""
 
 
 def is_fresh(heartbeat_unix: float | None, now_unix: float) -> bool:
-    """Return True if a heartbeat is a sign of life. One from the future is none: the clock that wrote it is wrong."""
+    """Return True if a heartbeat is recent. One from the future is not: the clock that wrote it is wrong."""
     return heartbeat_unix is not None and abs(now_unix - heartbeat_unix) <= HEARTBEAT_STALE_SECONDS
 
 
@@ -190,7 +190,7 @@ class Attempt:
     exit: AttemptExit | None
     """Exit record; None while it runs, or if it was killed without one."""
     heartbeat_unix: float | None
-    """Its last sign of life."""
+    """Its last heartbeat."""
     alive: bool | None
     """Whether its process is there; none when it is on another machine."""
 

@@ -1,7 +1,7 @@
 """Composition of one block per architecture: linear layers by name, and other parameters by count.
 
-Read off the modeling files of transformers 5.23 (`transformers/models/*/modeling_*.py`), and held against the modules
-themselves by `tests/data/test_shapes_transformers.py`. An RMSNorm has one parameter a channel; a LayerNorm has two
+Read off the modeling files of transformers 5.23 (`transformers/models/*/modeling_*.py`), and compared with the modules
+themselves by `tests/data/test_shapes_transformers.py`. An RMSNorm has one parameter per channel; a LayerNorm has two
 where it has a bias.
 """
 

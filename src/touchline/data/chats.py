@@ -59,18 +59,18 @@ class Prompt:
         )
         """Columns that the prompt shows."""
 
-    def text(self, values: Mapping[str, object], faults: list[RowFault]) -> str:
-        """Return the turn for one row. Missing columns are added to `faults`."""
+    def text(self, values: Mapping[str, object], problems: list[RowFault]) -> str:
+        """Return the turn for one row. Missing columns are added to `problems`."""
         written = [self._pieces[0]]
         for name, after in zip(self._pieces[1::2], self._pieces[2::2], strict=True):
             columns = self._columns(name)
             there = [column for column in columns if column in values]
             if there:
-                written.append(_joined(values, there, faults))
+                written.append(_joined(values, there, problems))
             elif columns[0] in self.columns:
                 listed = " or ".join(map(repr, columns))
                 message = f"there is no column {listed}, which the prompt asks for"
-                faults.append(RowFault(message, columns, in_prompt=name != "input"))
+                problems.append(RowFault(message, columns, in_prompt=name != "input"))
             else:
                 written.append(f"{{{name}}}")
             written.append(after)
@@ -116,7 +116,7 @@ def is_chat(value: object) -> bool:
     return all(isinstance(turn, Mapping) and role_and_content(turn)[0] is not None for turn in value)
 
 
-def _joined(values: Mapping[str, object], columns: Sequence[str], faults: list[RowFault]) -> str:
+def _joined(values: Mapping[str, object], columns: Sequence[str], problems: list[RowFault]) -> str:
     """Return the text of a column, or of several joined by newlines without empty ones."""
     texts = []
     for column in columns:
@@ -124,7 +124,7 @@ def _joined(values: Mapping[str, object], columns: Sequence[str], faults: list[R
         text = "" if value is None and len(columns) > 1 else plain_text(value)
         if text is None:
             message = f"column {column!r}, which the prompt shows, is {_kind(value)}"
-            faults.append(RowFault(message, hint=_remedy(value)))
+            problems.append(RowFault(message, hint=_remedy(value)))
         elif text or len(columns) == 1:
             texts.append(text)
     return "\n".join(texts)
@@ -132,24 +132,24 @@ def _joined(values: Mapping[str, object], columns: Sequence[str], faults: list[R
 
 def instruction(values: Mapping[str, object], data: DataConfig, prompt: Prompt) -> Chat | list[RowFault]:
     """Return a row of columns as a chat, or all its problems."""
-    faults: list[RowFault] = []
-    text = prompt.text(values, faults)
+    problems: list[RowFault] = []
+    text = prompt.text(values, problems)
     answer = plain_text(values.get(data.output))
     if data.output not in values:
         message = f"there is no column {data.output!r} for the answer"
         # A file with other columns is one mistake, not one of the prompt and one of the answer.
-        absent = next((fault for fault in faults if fault.columns and not fault.in_prompt), None)
+        absent = next((fault for fault in problems if fault.columns and not fault.in_prompt), None)
         if absent is not None:
-            faults.remove(absent)
+            problems.remove(absent)
             message = f"{absent.message}, and no column {data.output!r} for the answer"
-        faults.append(RowFault(message, (*(absent.columns if absent else ()), data.output)))
+        problems.append(RowFault(message, (*(absent.columns if absent else ()), data.output)))
     elif answer is None or not answer.strip():
         value = values[data.output]
-        faults.append(RowFault(f"the answer, column {data.output!r}, is {_kind(value)}", hint=_remedy(value)))
-    if not faults and not text.strip():
-        faults.append(RowFault("the prompt is empty"))
-    if faults or answer is None:
-        return faults
+        problems.append(RowFault(f"the answer, column {data.output!r}, is {_kind(value)}", hint=_remedy(value)))
+    if not problems and not text.strip():
+        problems.append(RowFault("the prompt is empty"))
+    if problems or answer is None:
+        return problems
     return (*_system(data), Message(role="user", content=text)), answer
 
 

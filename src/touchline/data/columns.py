@@ -176,7 +176,7 @@ def resolve_columns(
 ) -> DataConfig:
     """Return the data settings with columns that were not given found by name.
 
-    What is given stays. Where the names tell nothing, the defaults stay, and the loader says what is missing.
+    What is given stays. Where no name is known, the defaults stay, and the loader says what is missing.
 
     Args:
         data: the settings.

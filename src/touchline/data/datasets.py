@@ -81,7 +81,7 @@ def load_examples(data: DataConfig, split: str, base: Path, cluster: str | None 
         cluster: column that says which test rows belong together; none: they are not asked.
 
     Raises:
-        InputError: the dataset is missing or has faults; with findings.
+        InputError: the dataset is missing or invalid; with findings.
         HostError: it may not be read, or needs a package that is not installed.
     """
     loaded = _load(_find(data, base), data, cluster)
@@ -112,7 +112,7 @@ def load_clusters(data: DataConfig, base: Path, column: str, sha256: str) -> Map
         sha256: `SplitInfo.sha256` of the test split that is meant.
 
     Raises:
-        InputError: the dataset is missing or has faults; with findings.
+        InputError: the dataset is missing or invalid; with findings.
         HostError: it may not be read, or needs a package that is not installed.
         PlanDriftError: its test split is another one.
     """
@@ -128,7 +128,7 @@ def load_rows(data: DataConfig, split: str, base: Path) -> tuple[Mapping[str, ob
     """Return the unmodified rows of one split in file order. Empty if the split does not exist.
 
     Raises:
-        InputError: the dataset is missing or has faults; with findings.
+        InputError: the dataset is missing or invalid; with findings.
         HostError: it may not be read, or needs a package that is not installed.
     """
     load_examples(data, split, base)

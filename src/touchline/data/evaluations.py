@@ -1,9 +1,9 @@
 """Finished evaluations of a run: eval/<task>_<checkpoint>.scores.json besides Inspect's .eval log, read without
 Inspect.
 
-The scores file is written last, so its presence means that the evaluation is complete. Whether it is still the one that
-is wanted is told by hashes: of the settings, of the base, of the adapter. An evaluation by other settings, such as
-another temperature, lies beside the first one under `<task>_<checkpoint>.<hash>`; nothing is ever replaced.
+The scores file is written last, so its presence means that the evaluation is complete. Hashes of the
+settings, the base and the adapter show whether it is still the requested one. An evaluation by other settings, such as
+another temperature, is kept beside the first one as `<task>_<checkpoint>.<hash>`; nothing is ever replaced.
 """
 
 from __future__ import annotations

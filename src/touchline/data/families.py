@@ -177,7 +177,7 @@ _COUNTED = {
     "moe_": ("a mixture of experts", 0.03),
 }
 """Part of a key -> the blocks that are counted by the keys that they share with known ones, and the error of the count.
-Held against transformers 5.23's own modules with the sizes that its configuration classes take for granted: mixtures of
+Compared with transformers 5.23's own modules with the default sizes of its configuration classes: mixtures of
 experts alone 0.1 % off (OLMoE, gpt-oss, PhiMoE, ERNIE 4.5), DeepSeek-V3 +5 %, Qwen3.5 -8 %, Falcon-H1 -6 %, Bamba
 -20 %, LFM2 +37 %, Gemma 4 -42 %, Jamba +79 %."""
 _INNER_KEYS = ("moe_intermediate_size", "shared_expert_intermediate_size", "block_ff_dim", "ffn_hidden_size")
@@ -198,7 +198,7 @@ def family_of(
     Args:
         model_type: its `model_type`.
         values: its values.
-        keys: the same, to look for keys that tell of other kinds of blocks.
+        keys: the same, to look for keys of other kinds of blocks.
         is_part: whether it is the text part of a larger model, whose architecture stands outside.
 
     Raises:

@@ -35,7 +35,7 @@ def label_set(
         given: the labels that experiment.yaml names; all that the answers have when empty.
 
     Raises:
-        InputError: the dataset is missing or has faults; with findings.
+        InputError: the dataset is missing or invalid; with findings.
         HostError: it may not be read, or needs a package that is not installed.
     """
     # Answers do not depend on the prompt, which is made from the labels.

@@ -72,8 +72,8 @@ def choose_base_dtype(
 ) -> DtypeChoice:
     """Choose the dtype of the frozen base model.
 
-    `cuda_capability` is `torch.cuda.get_device_capability()` of the GPU in use, or None for the processor; `flags`
-    are the processor's, read from the kernel when not given.
+    `cuda_capability` is `torch.cuda.get_device_capability()` of the GPU in use, or None for the CPU; `flags`
+    are the CPU's, read from the kernel if not given.
     """
     if wanted != "auto":
         return DtypeChoice(dtype=wanted, reason="asked for")

@@ -1,7 +1,7 @@
 """Records of metrics.jsonl, one JSON object per line distinguished by `event`, and of checkpoint and training
 markers.
 
-A resumed training appends to the file of the one before it: a row `resume` says from which step it goes on, and what
+A resumed training appends to the file of the one before it: a row `resume` holds the step it resumes from, and what
 the earlier attempts wrote of later steps is superseded. A row `start` supersedes everything before it.
 """
 

@@ -1,7 +1,7 @@
 """Process that renders chat templates: one request and one answer per line of JSON.
 
-No expression of a template takes more memory than the process may have, and none more processor time than the kernel's
-timer allows, which ends the process wherever it is. Whoever asks starts another one.
+No expression of a template takes more memory than the process may have, and none more CPU time than the kernel's
+timer allows, which ends the process wherever it is. The caller then starts another one.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ class WordList:
     version: str
     """Its version."""
     licence: str
-    """Its licence; the text lies beside the file."""
+    """Its licence; the text is in the same folder."""
     sha256: str
     """Hash of the file's text."""
     selection: str

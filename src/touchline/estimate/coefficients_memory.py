@@ -74,7 +74,7 @@ VARIANT_BYTES: Final = {
 huggingface/peft, method_comparison/MetaMathQA/results (Apache-2.0; Llama-3.2-3B on an L40S, query and value): what its
 reserved peak lies above the one of LoRA at rank 32, over 2,880 tokens and 4,096 outputs in 28 blocks."""
 VARIANT_ERROR: Final = 0.6
-"""Standard deviation of these, as a share of them and of two bytes: each rests on one run."""
+"""Standard deviation of these, as a share of them and of two bytes: each is based on one run."""
 
 MASK_BYTES: Final = 3
 """Bytes per row, token and token of width of the mask of a padded batch: a boolean one, and its 16-bit copy for the
@@ -119,8 +119,8 @@ SAME_RUN_ERROR: Final = 0.01
 """The same between runs of the same settings: the T4 archive's repeats are identical to the byte in allocated memory
 and within 1 % in reserved; 1 % is the reference's."""
 FACTOR_PRIOR: Final = 0.35
-"""How far a stack's activations may be from the closed form's before any run is seen, where a run is to tell: litgpt's
-rows lie 0 to 50 % above, a compiled model's a quarter below."""
+"""How far a stack's activations may be from the closed form's before a run is measured: litgpt's
+rows are 0 to 50 % above, a compiled model's a quarter below."""
 RESIDENT_OF_PROCESS_ERROR: Final = 0.03
 """The same of what lies there all the time in reserved memory or a process: the allocator's cache of it."""
 PROCESS_NOISE: Final = 0.08
@@ -134,15 +134,15 @@ SAME_STACK_ERROR: Final = 0.03
 """The same where runs of other models with the same trainer give a common factor (reference: 3 %)."""
 
 CHECKPOINT_TIME: Final = 1.30
-"""Time of a step with gradient checkpointing over that without: torchtune's README, 3B: 9174 to 7210 tokens a second is
+"""Time of a step with gradient checkpointing over that without: torchtune's README, 3B: 9174 to 7210 tokens per second,
 1.27; a forward pass more is 4/3 by FLOPs."""
 QLORA_TIME: Final = 1.35
 """Time with a 4-bit base over 16 bits: litgpt's table, Llama 2 7B 3.68 to 2.36 min, phi-1.5 1.77 to 1.62; Qwen's README
 7B at 2048 tokens 7.0 to 5.2 s."""
 FUSED_LOSS_TIME: Final = 1.0
-"""Time with a fused loss: fms-acceleration's Llama-3-8B rows, 3843 to 3829 tokens a second."""
+"""Time with a fused loss: fms-acceleration's Llama-3-8B rows, 3843 to 3829 tokens per second."""
 CHUNKED_LOSS_TIME: Final = 1.0
-"""Time with a chunked loss: torchtune's README, 9174 to 8998 tokens a second."""
+"""Time with a chunked loss: torchtune's README, 9174 to 8998 tokens per second."""
 HALF_BATCH_TIME: Final = 1.05
 """Time of a step of the same global batch in twice as many micro-batches: overhead a micro-batch, little where it is
 large; Qwen's README, 7B: 2048 to 4096 tokens take 1.94 times as long."""
@@ -150,16 +150,16 @@ ADAPTER_DTYPE_TIME: Final = 1.0
 """Time with 16-bit adapters: a saving of casts that no source puts in figures."""
 
 PROCESS_GIB: Final = (0.34, 0.45, 0.75)
-"""Resident memory of our trainer's process on a processor besides model and data: lowest, typical, highest. Measured: a
+"""Resident memory of our trainer's process on a CPU besides model and data: lowest, typical, highest. Measured: a
 model of a million parameters trains in 0.41 to 0.48 GiB beside its tensors, imports and three steps of one take 0.41
 (torch 2.13, CPU build). Another build of torch, more threads and larger datasets take more; how much was not
 measured."""
 LOADED_AGAIN: Final = (0.2, 1.2, 2.6)
 """How often the base's weights lie there once more, as mapped pages of its file and as what oneDNN reorders: lowest,
-typical, highest. Sixteen runs of SmolLM2-135M in bfloat16 at rank 4 and 64 on one processor: 0.9 to 1.9; four steps of
+typical, highest. Sixteen runs of SmolLM2-135M in bfloat16 at rank 4 and 64 on one CPU: 0.9 to 1.9; four steps of
 it on another, in one thread: 0.3 to 1.7."""
-PROCESSOR_SCRATCH: Final = (1.0, 1.07, 1.50)
-"""Resident over live bytes of tensors on a processor: lowest, typical, highest. Seven runs of SmolLM2-135M in float32:
+CPU_SCRATCH: Final = (1.0, 1.07, 1.50)
+"""Resident over live bytes of tensors on a CPU: lowest, typical, highest. Seven runs of SmolLM2-135M in float32:
 1.03 to 1.08, and 1.28 with checkpointing; oneDNN's and malloc's scratch (reference, section 3)."""
 
 TORCH_FILE_BYTES: Final = 271

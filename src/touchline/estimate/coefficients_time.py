@@ -55,7 +55,7 @@ CPU_BANDWIDTH: Final = (1.1e10, 0.7)
 
 MODEL_SIGMA: Final = {"gpu": 0.14, "cpu": 0.08}
 """How far a model's time differs from what the common rates of its stack and machine say: leaving a model out gives
-17.5 % on a T4, 8 to 22 % on an A100, 5 to 13 % on a processor (reference, section 4)."""
+17.5 % on a T4, 8 to 22 % on an A100, 5 to 13 % on a CPU (reference, section 4)."""
 RATE_SIGMA: Final = {"gpu": 0.12, "cpu": 0.10}
 """The same of its single rates: small matrices are slower an operation than large ones."""
 VARIANT_SIGMA: Final = 0.12
@@ -65,8 +65,8 @@ SETTING_SIGMA: Final = {"gpu": 0.06, "cpu": 0.03}
 """What is peculiar to one batch and length: which kernels a library picks for these sizes."""
 RUN_SIGMA: Final = {"gpu": 0.05, "cpu": 0.10}
 """How far a run's median step scatters about its rates, where the device is busy. GPU: published rows of one README lie
-within 5 %. Processor: own runs by the clock, 3 % where nobody else uses it, 20 % and more where others do."""
-PROCESSOR_TIME_SIGMA: Final = 0.035
+within 5 %. CPU: own runs by the clock, 3 % on an idle machine, 20 % and more on a shared one."""
+CPU_TIME_SIGMA: Final = 0.035
 """The same in CPU time, which others change little: own runs (`cpu_runs.json`), 3 to 4 %."""
 REPEAT_SIGMA: Final = {"gpu": 0.08, "cpu": 0.08}
 """How far the same run differs from itself on another day or another node of the same kind: 10 %, and where the host is
@@ -74,8 +74,8 @@ busy 20 % (reference, section 5)."""
 LAUNCH_RUN_SIGMA: Final = 0.20
 """The same where the host is: logs of one 1B setting lie between 0.15 and 0.23 s a step (reference, section 4E)."""
 PRIOR_WEIGHT: Final = {"gpu": 8, "cpu": 4}
-"""How many residuals these spreads are worth: on GPUs they rest on some ten models and three kinds of device, on
-processors on three machines."""
+"""How many residuals these spreads are worth: some ten models on three kinds of GPU,
+and three machines with CPUs."""
 COLD_WEIGHT: Final = 10
 """The same where nothing was measured: some ten kinds of GPU and stack agree with the published figures that well."""
 COLD_SIGMA: Final = {"gpu": 0.20, "cpu": 0.35}

@@ -10,9 +10,9 @@ from touchline.core.estimate import Estimate, MemoryEstimate, MicroBatch, Rung, 
 from touchline.core.quantity import Measured, MemoryKind
 from touchline.core.units import GIB
 from touchline.estimate.coefficients_memory import (
+    CPU_SCRATCH,
     LOADED_AGAIN,
     PROCESS_GIB,
-    PROCESSOR_SCRATCH,
     WORKSPACE_BYTES,
 )
 from touchline.estimate.evidence_memory import Computed, MeasuredPoint, fit_with
@@ -41,14 +41,14 @@ def cpu_memory_estimate(
         batch: the largest micro-batch.
         coefficients: the trainer's.
         capacity_gib: memory that the process may take, GiB.
-        evidence: measured peaks of the kind `process`, of runs on processors.
+        evidence: measured peaks of the kind `process`, of runs on CPUs.
         with_what_ifs: whether changes of the settings are looked at too.
     """
     parts = peak_parts(setup, batch, coefficients)
     less = WORKSPACE_BYTES / GIB
     formula = allocated_range(setup, batch, coefficients)
     allocated = Range(value=formula.value - less, low=formula.low - less, high=formula.high - less)
-    low, typical, high = PROCESSOR_SCRATCH
+    low, typical, high = CPU_SCRATCH
     reserved = allocated.times(typical, low, high)
     weights = parts.weights / GIB
     base_low, base, base_high = (own + times * weights for own, times in zip(PROCESS_GIB, LOADED_AGAIN, strict=True))

@@ -36,7 +36,7 @@ class TimePoint:
     """Median over its steps after the first ones."""
     steps: int
     """Number of steps behind the median."""
-    clock: Literal["wall", "processor"] = "wall"
+    clock: Literal["wall", "cpu"] = "wall"
     """Wall-clock time, or CPU time of the process, which other users of the CPU do not change."""
     startup: CostSample | None = None
     """From the start of the process to the first step; with bytes of the weights."""

@@ -22,8 +22,8 @@ from touchline.core.quantity import Missing
 from touchline.estimate.coefficients_time import (
     COLD_SIGMA,
     COLD_WEIGHT,
+    CPU_TIME_SIGMA,
     LAUNCH_RUN_SIGMA,
-    PROCESSOR_TIME_SIGMA,
     REPEAT_SIGMA,
     RUN_SIGMA,
 )
@@ -87,7 +87,7 @@ class _Question:
         _, shares = log_seconds(self.rates.means, found, self.rates)
         on_host = float(shares[TERMS.index("launch")] + shares[TERMS.index("step")]) if self.kind == "gpu" else 0.0
         clock = self.clock if point is None else point.clock
-        device = PROCESSOR_TIME_SIGMA if clock == "processor" else RUN_SIGMA[self.kind]
+        device = CPU_TIME_SIGMA if clock == "cpu" else RUN_SIGMA[self.kind]
         short = _SHORT_SIGMA if point is not None and point.steps < _FEW_STEPS and clock == "wall" else 0.0
         return RegressionSample(
             amounts=found,
@@ -218,7 +218,7 @@ def _ask(
         work=work,
         kind=machine.kind,
         rates=unknown_gpu() if isinstance(published, Missing) else published,
-        clock="processor" if clocks == {"processor"} else "wall",
+        clock="cpu" if clocks == {"cpu"} else "wall",
     )
     near, refused = _believable(question, machine, near) if known else (near, ())
     return question, _nearest(question, near), refused, known
@@ -355,7 +355,7 @@ def _repeated(question: _Question, points: Sequence[TimePoint]) -> tuple[Estimat
 
 
 def _settings(points: Sequence[TimePoint]) -> list[str]:
-    """A name for each setting, the same for runs that repeat each other."""
+    """Return a name for each setting, the same for runs that repeat each other."""
     first: list[int] = []
     for index, point in enumerate(points):
         twin = next((other for other in range(index) if _repeats(points[other], point.setup, point.work)), index)

@@ -147,7 +147,7 @@ class Engine:
             return
         if answers is None:
             self._largest = max(1, len(batch) // 2)
-            LOG.warning("out of memory with %d prompts side by side; going on with %d", len(batch), self._largest)
+            LOG.warning("out of memory with %d prompts side by side; continuing with %d", len(batch), self._largest)
             self._answer(batch)
             return
         self.batches.append(len(batch))

@@ -60,7 +60,7 @@ class IngestedRun:
     notes: tuple[str, ...]
     """Corrections, refusals and omissions, with their reasons."""
     missing_facts: tuple[str, ...] = ()
-    """Facts without which no estimate can rest on it, by the keys that state them; empty too where none would help."""
+    """Facts that an estimate needs and the record lacks, by their keys; empty too where none would help."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -150,7 +150,7 @@ def add_groups(
         read: reads one group.
         dry_run: write nothing.
         again: read unchanged files too, because something is stated of them.
-        lacking: gives the facts without which no estimate can rest on a record.
+        lacking: returns the facts that an estimate needs and a record lacks.
         on_progress: called as the work advances.
 
     Raises:

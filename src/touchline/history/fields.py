@@ -18,7 +18,7 @@ from touchline.history.steps import Steps, bar_count, steps_of
 _LOOP_PRECEDENCE = -1
 _USUAL_PRECEDENCE = 2
 _ON_THE_WAY = ("last", "sum")
-"""Aggregations of a duration that was logged while the training went on."""
+"""Aggregations of a duration that was logged during the training."""
 _ENOUGH = 3
 """Logged losses that are enough for a mean."""
 _FAR = 0.1
@@ -39,7 +39,7 @@ def reading_of(name: str, files: Sequence[str], view: RunView, notes: Sequence[s
     finished = bool(view.documents.all("train_seconds"))
     endings = [_ending(view, segment, kind, finished and segment is final) for segment in view.segments]
     remarks = [*notes, *_contradictions(view)]
-    packed = view.word("packed", "no line tells whether rows are packed")
+    packed = view.word("packed", "no line states whether examples are packed")
     examples, sequences, density = _packing(view, packed)
     return RunReading(
         name=name,
@@ -49,11 +49,11 @@ def reading_of(name: str, files: Sequence[str], view: RunView, notes: Sequence[s
         steps_done=steps.done,
         steps_total=steps.total,
         epochs=_epochs(view, steps),
-        micro_batch_size=view.count("micro_batch_size", "no line tells it"),
-        gradient_accumulation_steps=view.count("gradient_accumulation_steps", "no line tells it"),
+        micro_batch_size=view.count("micro_batch_size", "not in the log"),
+        gradient_accumulation_steps=view.count("gradient_accumulation_steps", "not in the log"),
         global_batch_size=_global_batch(view),
         gpus=_gpus(view),
-        trainable_parameters=view.count("trainable_parameters", "no line tells it"),
+        trainable_parameters=view.count("trainable_parameters", "not in the log"),
         last_loss=_last_loss(view),
         mean_train_loss=_mean_loss(view, steps, remarks),
         eval_loss=_last(view, "eval_loss", "no evaluation was logged"),
@@ -65,40 +65,40 @@ def reading_of(name: str, files: Sequence[str], view: RunView, notes: Sequence[s
         total_examples=examples,
         total_sequences=sequences,
         packing_density=density,
-        packing_efficiency=_last(view, "packing_efficiency", "no line tells it"),
+        packing_efficiency=_last(view, "packing_efficiency", "not in the log"),
         examples_per_second=_examples_per_second(view, packed, steps, remarks),
         outcome=_outcome(endings[-1], final),
         segments=Quantity(value=len(view.segments), unit="segments"),
-        method=view.word("method", "no line tells it"),
-        lora_rank=view.count("lora_rank", "no line tells it"),
-        lora_alpha=view.count("lora_alpha", "no line tells it"),
-        target_modules=view.word("target_modules", "no line tells it"),
-        dtype=view.word("dtype", "no line tells it"),
-        quantization=view.word("quantization", "no line tells it"),
-        optimizer=view.word("optimizer", "no line tells it"),
-        learning_rate=view.count("learning_rate", "no line tells the configured one"),
-        gradient_checkpointing=view.word("gradient_checkpointing", "no line tells it"),
-        attention=view.word("attention", "no line tells it"),
+        method=view.word("method", "not in the log"),
+        lora_rank=view.count("lora_rank", "not in the log"),
+        lora_alpha=view.count("lora_alpha", "not in the log"),
+        target_modules=view.word("target_modules", "not in the log"),
+        dtype=view.word("dtype", "not in the log"),
+        quantization=view.word("quantization", "not in the log"),
+        optimizer=view.word("optimizer", "not in the log"),
+        learning_rate=view.count("learning_rate", "the configured one is not in the log"),
+        gradient_checkpointing=view.word("gradient_checkpointing", "not in the log"),
+        attention=view.word("attention", "not in the log"),
         packed=packed,
-        max_seq_len=view.count("max_seq_len", "no line tells it", "tokens"),
+        max_seq_len=view.count("max_seq_len", "not in the log", "tokens"),
         gpu=view.word("gpu", "no line names the GPU"),
-        gpu_memory_total=view.count("gpu_memory_total", "no line tells it"),
-        total_parameters=view.count("total_parameters", "no line tells it"),
+        gpu_memory_total=view.count("gpu_memory_total", "not in the log"),
+        total_parameters=view.count("total_parameters", "not in the log"),
         memory_after_init=_memory_after_init(view),
         mean_memory=_last(view, "mean_memory", "nothing sampled it"),
         gpu_utilization_percent=_last(view, "gpu_utilization_percent", "nothing sampled it"),
         evaluate_seconds=_sum(view, "eval_seconds", "no evaluation was timed"),
         save_seconds=_sum(view, "save_seconds", "no saving was timed"),
-        checkpoint_size=_last(view, "checkpoint_size", "no line tells it"),
+        checkpoint_size=_last(view, "checkpoint_size", "not in the log"),
         exit=endings[-1].exit,
         versions=_versions(view),
         segment_list=tuple(_segment(view, each, ending, kind) for each, ending in _pairs(view, endings)),
         proofs=endings[-1].proofs,
         notes=tuple(remarks),
         dataset=view.word("dataset", "no line names the dataset"),
-        mean_tokens=view.count("mean_tokens", "no line tells it", "tokens"),
-        grouped_by_length=view.word("grouped_by_length", "no line tells it"),
-        longest_tokens=view.count("longest_tokens", "no line tells it", "tokens"),
+        mean_tokens=view.count("mean_tokens", "not in the log", "tokens"),
+        grouped_by_length=view.word("grouped_by_length", "not in the log"),
+        longest_tokens=view.count("longest_tokens", "not in the log", "tokens"),
     )
 
 
@@ -121,7 +121,7 @@ def _trainer(view: RunView) -> OptionalText:
     if stated is not None and all(is_library(name) for name in names):
         return SourcedText(value=str(stated.seen.value), where=stated.where, method=stated.provenance)
     if not names:
-        return Missing(missing="no line tells which trainer printed it")
+        return Missing(missing="no line names the trainer")
     name = max(names, key=_precedence)
     return SourcedText(value=name, where=names[name].where)
 
@@ -172,7 +172,7 @@ def _epochs(view: RunView, steps: Steps) -> Measured:
     if found is not None and found.number is not None:
         return found.quantity(unit="epochs")
     if (steps.early_share or 1.0) < 1:
-        return Missing(missing="no line tells the planned epochs, and the training stopped before their end")
+        return Missing(missing="no line states the planned epochs, and the training stopped before their end")
     closing = [
         each for each in view.measured("train_seconds") if each.seen.epoch and each.seen.aggregation not in _ON_THE_WAY
     ]
@@ -180,7 +180,7 @@ def _epochs(view: RunView, steps: Steps) -> Measured:
         done = closing[-1].seen.epoch
         if abs(done - round(done)) <= _WHOLE_EPOCH and round(done) >= 1:
             return closing[-1].quantity(value=float(round(done)), unit="epochs", method="epoch of the closing row")
-    return Missing(missing="no line tells the planned epochs")
+    return Missing(missing="no line states the planned epochs")
 
 
 def _global_batch(view: RunView) -> Measured:
@@ -196,7 +196,7 @@ def _global_batch(view: RunView) -> Measured:
             method="micro-batch × accumulation × GPUs",
             where=factors[0].where if factors[0] is not None else None,
         )
-    return Missing(missing="no line tells it, and not all of its factors are known")
+    return Missing(missing="not in the log, and not all of its factors are known")
 
 
 def _gpus(view: RunView) -> Measured:
@@ -210,7 +210,7 @@ def _gpus(view: RunView) -> Measured:
         devices = whole.number / (micro.number * accumulation.number)
         if all(each.seen.certain for each in (whole, micro, accumulation)) and devices >= 1 and devices == int(devices):
             return whole.quantity(value=devices, unit="1", method="global batch ÷ (micro-batch × accumulation)")
-    return Missing(missing="no line tells how many GPUs trained")
+    return Missing(missing="no line states the number of GPUs")
 
 
 def _last_loss(view: RunView) -> Measured:
@@ -267,7 +267,7 @@ def _agree(printed: float, losses: Losses, share: float | None) -> bool:
 def _examples_per_second(view: RunView, packed: OptionalText, steps: Steps, remarks: list[str]) -> Measured:
     found = [each for each in view.measured("train_samples_per_second") if each.number]
     if not found:
-        return Missing(missing="no line tells it")
+        return Missing(missing="not in the log")
     if isinstance(packed, SourcedText) and packed.value == "true":
         return Missing(missing="the printed rate counts packed rows, not examples")
     share = steps.share
@@ -316,13 +316,13 @@ def _train_seconds(view: RunView, trainer: str | None, steps: Steps) -> Measured
             seconds = part.stamps[1].unix - part.stamps[0].unix
             where = f"{part.file}:{begun[0]}-{ended[-1]}"
             return Quantity(value=seconds, unit="s", method="between the time stamps of begin and end", where=where)
-    return Missing(missing="no line tells how long the training took")
+    return Missing(missing="no line states the duration of the training")
 
 
 def _tokens_per_second(view: RunView) -> Measured:
     found = [each for each in view.measured("tokens_per_second") if each.number is not None and each.seen.token_unit]
     if not found:
-        return Missing(missing="no line tells it")
+        return Missing(missing="not in the log")
     unit = found[-1].seen.unit if "/s" in found[-1].seen.unit else "tokens/s"
     return found[-1].quantity(unit=unit)
 
@@ -338,14 +338,14 @@ def _peak_memory(view: RunView) -> Measured:
     if early:
         size = f"{early[-1].number:g} {early[-1].seen.unit}"
         return Missing(missing=f"{size} was measured after initialisation, which is no training peak")
-    return Missing(missing="no line tells the memory while training")
+    return Missing(missing="no line states the memory during training")
 
 
 def _memory_after_init(view: RunView) -> Measured:
     found = [each for each in view.measured("peak_memory") if each.seen.phase == "after_init"]
     found += view.measured("memory_before_training")
     numbers = [each for each in found if each.number is not None]
-    return numbers[0].quantity() if numbers else Missing(missing="no line tells it")
+    return numbers[0].quantity() if numbers else Missing(missing="not in the log")
 
 
 def _packing(view: RunView, packed: OptionalText) -> tuple[Measured, Measured, Measured]:
@@ -355,9 +355,9 @@ def _packing(view: RunView, packed: OptionalText) -> tuple[Measured, Measured, M
     examples = view.setting("total_examples") or (None if is_packed else rows)
     sequences = view.setting("total_sequences") or (rows if is_packed else None)
     density = view.setting("packing_density")
-    found_examples = _number(examples, "examples", "no line tells it")
-    found_sequences = _number(sequences, "sequences", "no line tells that rows were packed")
-    found_density = _number(density, "examples/sequence", "no line tells it")
+    found_examples = _number(examples, "examples", "not in the log")
+    found_sequences = _number(sequences, "sequences", "no line states that examples were packed")
+    found_density = _number(density, "examples/sequence", "not in the log")
     if density is not None or isinstance(found_examples, Missing) or isinstance(found_sequences, Missing):
         return found_examples, found_sequences, found_density
     if found_sequences.value > 0:

@@ -120,7 +120,7 @@ class FileSegment:
     open_tracks: dict[tuple[str, int | None], Track] = field(default_factory=dict)
     """The one of each label and total that was drawn last."""
     clock: Track = field(default_factory=lambda: Track(label="rows", total=None))
-    """Steps against time from rows that tell both: elapsed time, or a time stamp."""
+    """Steps against time, from rows that have both a step and an elapsed time or time stamp."""
     signs: HeadTailBuffer[Sign] = field(default_factory=HeadTailBuffer)
     """Signs, in order."""
     kinds: set[SignKind] = field(default_factory=set)
@@ -132,7 +132,7 @@ class FileSegment:
     trained_line: int = 0
     """Line of the end of the training; 0 for none."""
     advance_line: int = 0
-    """The last line on which a bar that may count training steps went on; 0 for none."""
+    """The last line on which a bar that may count training steps advanced; 0 for none."""
     row_lines: deque[int] = field(default_factory=lambda: deque(maxlen=BUFFERED_ROWS))
     """Lines of the last rows with a loss."""
     fault_line: int = 0
@@ -152,19 +152,19 @@ class FileSegment:
 
     @property
     def has_progress(self) -> bool:
-        """Whether anything of it shows a training step."""
+        """Return True if anything of it shows a training step."""
         return self.progress_line > 0
 
     @property
     def has_evidence(self) -> bool:
-        """Whether it says anything of a training at all."""
+        """Return True if it says anything of a training at all."""
         return bool(self.seen or self.kinds) or self.has_progress
 
-    def goes_on_after(self, sign: Sign) -> bool:
-        """Return True if the training went on after a sign.
+    def continues_after(self, sign: Sign) -> bool:
+        """Return True if the training continued after a sign.
 
         A program that ends by an exception prints what standard output still held after the traceback: those rows are
-        older than it. Only a bar that goes on, or more rows than a buffer holds, show that somebody survived it.
+        older than it. Only a bar that advances, or more rows than a buffer holds, show that the training survived it.
         """
         if sign.line >= self.progress_line:
             return False

@@ -1,4 +1,4 @@
-"""Files and folders become readings: what `history read` and `history import` call, and whoever else asks a log."""
+"""Files and folders become readings: called by `history read`, `history import` and all who need a log's values."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def find_runs(
     """Yield the runs in files and folders; logs are paired with each other, with state files and configs.
 
     Args:
-        paths: files and folders; a named file brings those of its own run along that lie beside it.
+        paths: files and folders; for a named file, the files of its run in the same folder are read too.
         on_progress: called as the work advances: groups done, groups in all, the group's name.
         stating: what options state of them; files of facts beside them are read in any case.
 
@@ -252,7 +252,7 @@ def _shows_training(parts: Sequence[FileSegment]) -> bool:
 
 
 def _is_run(segment: RunSegment) -> bool:
-    """Return True if a segment tells anything that a run would."""
+    """Return True if a segment has a value that only a run has."""
     # An evaluation alone is no training.
     told = any(part.has_progress or part.kinds - {SignKind.EVALUATING} or len(part.seen) > 1 for part in segment.parts)
     return told or (bool(segment.all("trainer")) and bool(segment.training_tracks(None)))
@@ -272,5 +272,5 @@ def _nothing(path: Path) -> str:
     if path.stat().st_size == 0:
         return "an empty file"
     if role_of(path) not in ("log", "table", "notebook"):
-        return "a configuration or document that tells of no run; name the run's log with it"
-    return "no line of it tells of a training"
+        return "a configuration or document without a run; name the run's log with it"
+    return "no line of a training in it"

@@ -43,7 +43,7 @@ NOT_OURS = frozenset(
         FACTS_FILE,
     }
 )
-"""Names that never tell of a run's course, or that touchline derives from files that do."""
+"""Names of files that hold no events of a run, or that touchline derives from files that do."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -68,7 +68,7 @@ class HistoryRow:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class IndexLine:
-    """A line of the index: the row, and what tells which of two records is newer."""
+    """Line of the index: the row, and the fields that decide which of two records is newer."""
 
     row: HistoryRow
     """Row that is shown."""
@@ -231,7 +231,7 @@ def _read(path: Path) -> tuple[dict[str, IndexLine], bool]:
 
 
 def _write(path: Path, lines: Mapping[str, IndexLine]) -> None:
-    """Write it whole; a history that is only read keeps what it has, and nobody is the worse for it."""
+    """Write it whole; a read-only history keeps its old index, which does no harm."""
     if not path.parent.is_dir():
         return
     texts = [_HEAD, *map(_line_text, lines.values())]

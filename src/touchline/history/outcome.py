@@ -25,7 +25,7 @@ _CAUSES = (
     (SignKind.REQUEUED, Outcome.PREEMPTED),
     (SignKind.NODE_FAILED, Outcome.CRASH_MID),
 )
-"""Causes that name themselves, the most telling first: a job that hangs after a GPU error runs into its time limit."""
+"""Causes that name themselves, the most specific first: a job that hangs after a GPU error runs into its time limit."""
 _LATE = ("evaluate", "export")
 """Parts of a run after the training."""
 _CONSEQUENCE = re.compile(
@@ -83,7 +83,7 @@ def ending_of(segment: RunSegment, *, steps_done: float | None, steps_total: flo
 
 def _fatal(part: FileSegment) -> list[tuple[Sign, FileSegment]]:
     """Return the signs that no training step follows, in the order of the lines; a cause before its exception."""
-    signs = [sign for sign in part.signs.all() if not part.goes_on_after(sign)]
+    signs = [sign for sign in part.signs.all() if not part.continues_after(sign)]
     return [(sign, part) for sign in sorted(signs, key=lambda each: (each.line, each.kind is SignKind.EXCEPTION))]
 
 
@@ -200,7 +200,7 @@ def _exit(
         others = (each for kind in (*_STOPS, SignKind.FAILED_COMMAND) for each in fatal if each[0].kind is kind)
         cause = next(named, None) or _crash_of(fatal) or next(others, None)
     if cause is None:
-        return Missing(missing="no line tells the exit code")
+        return Missing(missing="no line states the exit code")
     sign, part = cause
     return exit_by_cause(redact(sign.text)[:160], f"{part.file}:{sign.line}")
 

@@ -1,4 +1,4 @@
-"""From the lengths of a dataset to the padded batches of a run whose log tells none of it.
+"""From the lengths of a dataset to the padded batches of a run whose log has none of them.
 
 A batch is padded to its longest example. Where examples come in random order, the mean of the longest of n of them
 follows from the lengths alone; the order itself need not be known.
@@ -66,8 +66,8 @@ def _other_size(record: RunRecord, lengths: DatasetLengths) -> Iterator[str]:
     """Yield a note if the log counts other examples than the dataset has."""
     logged, there = record.packing.examples, len(lengths.total)
     if isinstance(logged, Quantity) and logged.value != there:
-        said = f"the log tells {logged.value:,.0f} examples ({logged.where})"
-        yield f"dataset: {said}, and the training split that was stated has {there:,}"
+        logged_text = f"the log has {logged.value:,.0f} examples ({logged.where})"
+        yield f"dataset: {logged_text}, but the stated training split has {there:,}"
 
 
 def longest_of(lengths: NDArray[np.int64], rows: int) -> tuple[float, float]:

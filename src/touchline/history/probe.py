@@ -34,7 +34,7 @@ class ProbeOutcome(StrEnum):
 
     @property
     def out_of_memory(self) -> bool:
-        """Whether memory was what was lacking."""
+        """Return True if memory was what was lacking."""
         return self in (ProbeOutcome.GPU_OOM, ProbeOutcome.HOST_OOM)
 
 

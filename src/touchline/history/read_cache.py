@@ -1,7 +1,7 @@
 """Cache of the files that were read before and their records, so that unchanged ones are not opened again.
 
 A file counts as unchanged when its size, its time of change and its inode are as they were before it was read; only
-`stat` is called. The cache lies in the history's `.cache/`, which keeps itself out of git. It holds no paths, only
+`stat` is called. The cache is the history's folder `.cache/`, which git ignores. It holds no paths, only
 hashes of them. It may be lost at any time, and of two commands at once the later one's stays: that costs time and
 nothing else.
 """

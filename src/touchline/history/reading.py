@@ -60,7 +60,7 @@ def exit_cause(exit_word: SourcedText) -> str:
     return exit_word.value.removeprefix(_BY_CAUSE)
 
 
-_UNTOLD = Missing(missing="no line tells it")
+_NOT_LOGGED = Missing(missing="not in the log")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -174,7 +174,7 @@ class RunReading:
     packed: OptionalText
     """true or false."""
     max_seq_len: Measured
-    """Tokens a row at most."""
+    """Most tokens per sequence."""
     gpu: OptionalText
     """Name of the device."""
     gpu_memory_total: Measured
@@ -203,11 +203,11 @@ class RunReading:
     """The lines that prove the outcome."""
     notes: tuple[str, ...]
     """Corrections, refusals and omissions, with their reasons."""
-    dataset: OptionalText = _UNTOLD
+    dataset: OptionalText = _NOT_LOGGED
     """Dataset of the training."""
-    mean_tokens: Measured = _UNTOLD
+    mean_tokens: Measured = _NOT_LOGGED
     """Mean length of an example, in tokens."""
-    longest_tokens: Measured = _UNTOLD
+    longest_tokens: Measured = _NOT_LOGGED
     """Length of the longest example, in tokens."""
-    grouped_by_length: OptionalText = _UNTOLD
+    grouped_by_length: OptionalText = _NOT_LOGGED
     """true where batches are of examples of similar lengths."""

@@ -1,6 +1,6 @@
 """Record of a finished run: the entry of the history from which later plans are made.
 
-A record holds facts and the places where they were read, nothing of whoever read them: no date, no user, no machine's
+A record holds facts and the places where they were read, nothing of the reader: no date, no user, no machine's
 paths. The same sources therefore give the same record, byte for byte, wherever and whenever they are read.
 """
 
@@ -97,10 +97,10 @@ class StackFacts:
     trainer: OptionalText
     """Trainer that printed it."""
     versions: tuple[str, ...]
-    """`library=version`, sorted, as far as they are known."""
+    """`library=version`, sorted; only those that are known."""
 
 
-_UNTOLD = Missing(missing="no log tells it")
+_NOT_LOGGED = Missing(missing="not in any log")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,9 +113,9 @@ class MachineFacts:
     """Capacity of one device."""
     gpus: Measured
     """Devices that trained."""
-    processor: OptionalText = _UNTOLD
+    processor: OptionalText = _NOT_LOGGED
     """Name of the CPU, if it trained."""
-    threads: Measured = _UNTOLD
+    threads: Measured = _NOT_LOGGED
     """Number of compute threads, on a CPU."""
 
     @property
@@ -139,12 +139,12 @@ class BatchFacts:
     global_batch_size: Measured
     """Examples, or packed rows, per optimizer step over all devices."""
     max_seq_len: Measured
-    """Tokens a row at most."""
+    """Most tokens per sequence."""
     mean_tokens: Measured
     """Mean length of an example, in tokens."""
     longest_tokens: Measured
     """Length of the longest example, in tokens."""
-    grouped_by_length: OptionalText = _UNTOLD
+    grouped_by_length: OptionalText = _NOT_LOGGED
     """true where batches are of examples of similar lengths, so that a row is hardly padded."""
 
 
@@ -168,11 +168,11 @@ class PackingFacts:
 class DatasetFacts:
     """Dataset of the training."""
 
-    name: OptionalText = _UNTOLD
+    name: OptionalText = _NOT_LOGGED
     """Name of the dataset, or of its file."""
-    sha256: OptionalText = _UNTOLD
+    sha256: OptionalText = _NOT_LOGGED
     """Hash of the file."""
-    examples: Measured = _UNTOLD
+    examples: Measured = _NOT_LOGGED
     """Examples of its training split."""
 
 
@@ -214,33 +214,33 @@ class CostFacts:
 class WorkFacts:
     """Computed work: the mean optimizer step, the largest micro-batch, and what took time besides the steps."""
 
-    micro_batches: Measured = _UNTOLD
+    micro_batches: Measured = _NOT_LOGGED
     """Forward passes of a step."""
-    padded_tokens: Measured = _UNTOLD
+    padded_tokens: Measured = _NOT_LOGGED
     """Positions of a step, padding included."""
-    squared_widths: Measured = _UNTOLD
+    squared_widths: Measured = _NOT_LOGGED
     """Sum over a step's rows of the row's width squared: what attention's scores grow with."""
-    label_tokens: Measured = _UNTOLD
+    label_tokens: Measured = _NOT_LOGGED
     """Positions of a step with a loss."""
-    steps: Measured = _UNTOLD
+    steps: Measured = _NOT_LOGGED
     """Steps that these are the mean of, and that the pace was measured over."""
-    largest_rows: Measured = _UNTOLD
+    largest_rows: Measured = _NOT_LOGGED
     """Rows of the largest micro-batch."""
-    largest_width: Measured = _UNTOLD
+    largest_width: Measured = _NOT_LOGGED
     """Tokens of its rows, padding included."""
-    largest_label_tokens: Measured = _UNTOLD
+    largest_label_tokens: Measured = _NOT_LOGGED
     """Label tokens among its positions."""
-    startup_seconds: Measured = _UNTOLD
+    startup_seconds: Measured = _NOT_LOGGED
     """From the process's start to the first step."""
-    validation_seconds: Measured = _UNTOLD
+    validation_seconds: Measured = _NOT_LOGGED
     """Duration of a validation."""
-    validation_tokens: Measured = _UNTOLD
+    validation_tokens: Measured = _NOT_LOGGED
     """Tokens that it scored."""
-    saving_seconds: Measured = _UNTOLD
+    saving_seconds: Measured = _NOT_LOGGED
     """Duration of saving a checkpoint."""
-    evaluation_seconds: Measured = _UNTOLD
+    evaluation_seconds: Measured = _NOT_LOGGED
     """The evaluation of one checkpoint after training."""
-    evaluation_samples: Measured = _UNTOLD
+    evaluation_samples: Measured = _NOT_LOGGED
     """Items that it asked."""
 
 
@@ -252,13 +252,13 @@ NO_WORK = WorkFacts()
 class PredictedFacts:
     """Predictions made before the run, to be scored against the measurements."""
 
-    seconds_per_step: Measured = _UNTOLD
+    seconds_per_step: Measured = _NOT_LOGGED
     """Time of an optimizer step."""
-    train_seconds: Measured = _UNTOLD
+    train_seconds: Measured = _NOT_LOGGED
     """Time of all optimizer steps; validation, saving and start-up are not inside."""
-    peak_memory: Measured = _UNTOLD
+    peak_memory: Measured = _NOT_LOGGED
     """Peak memory of the process."""
-    disk: Measured = _UNTOLD
+    disk: Measured = _NOT_LOGGED
     """Size on disk."""
 
 

@@ -1,8 +1,8 @@
 """Versions of records of the same run, decided by what they were read from, never by a clock.
 
 A log only grows. So each source is kept with the digests of its first line, its first two lines, and so on: one for
-each of the first 64 lines, from there every 9 % more, within the first MiB. A record whose logs all go on, in another
-record, from where they ended in this one, has been superseded by it. This needs nothing but the two records, so it
+each of the first 64 lines, from there every 9 % more, within the first MiB. A record is superseded by another
+one in which all of its logs are longer. This needs nothing but the two records, so it
 holds wherever two histories meet. Two runs whose logs have the same name and begin with the same hundred lines of
 settings stay two runs: their lines differ where the training begins. (A log that was cut off before that is taken for
 the beginning of the longer one; it has nothing of its own to teach.)
@@ -83,7 +83,7 @@ def growth(name: str, content: bytes) -> str:
     """Return the digests of a file that grows.
 
     Args:
-        name: the file's name; its ending tells logs from documents.
+        name: the file's name; its suffix distinguishes logs from documents.
         content: of a log its first `HEAD_BYTES`, of a document everything.
     """
     # What stands behind the last line's end may be half a line.
@@ -158,13 +158,13 @@ def _supersedes(new: Reading, old: Reading) -> bool:
 
     Readers of another version may part the same logs into other runs, so that then no part of theirs counts.
     """
-    return (new.part == old.part or new.reader_version > old.reader_version) and _goes_on(new, old)
+    return (new.part == old.part or new.reader_version > old.reader_version) and _is_continued(new, old)
 
 
-def _goes_on(new: Reading, old: Reading) -> bool:
-    """Return True if all that `old` was read from goes on, or stands unchanged, in `new`.
+def _is_continued(new: Reading, old: Reading) -> bool:
+    """Return True if every source of `old` is longer, or unchanged, in `new`.
 
-    Our own record of a run needs no more than the metrics that it shares with somebody's import of its folder.
+    Our own record of a run needs no more than the metrics that it shares with an import of its folder.
     """
     sources = [source for source in old.sources if source.growth] or old.sources
     there = [any(_grown(b, a) for b in new.sources) for a in sources]

@@ -1,6 +1,6 @@
 """A reading becomes a record, and a record becomes bytes: the same reading of the same files gives the same bytes.
 
-Nothing here looks at a disk or a clock. What would tell who read a log, and where, is taken out: files are named from
+Nothing here looks at a disk or a clock. What identifies the reader or the machine is taken out: files are named from
 the folder that they have in common, absolute paths in copied lines keep only their last part, secrets are redacted.
 """
 
@@ -164,7 +164,7 @@ def record_of(reading: RunReading, sources: Mapping[str, Source], *, reader_vers
 def sealed(record: RunRecord) -> RunRecord:
     """Return the record without personal data, and with the fingerprint of its settings.
 
-    Whoever changes a record, as for our own runs, need not call this: storing does.
+    Callers that change a record, as for our own runs, need not call this: storing does.
     """
     clean = _mapped(record, _clean_leaf)
     settings = comparable(clean)

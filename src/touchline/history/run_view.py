@@ -83,7 +83,7 @@ class RunSegment:
 
     @property
     def has_progress(self) -> bool:
-        """Whether any file shows a training step."""
+        """Return True if any file shows a training step."""
         return any(part.has_progress for part in self.parts)
 
     def all(self, name: ObservationName) -> list[SourcedObservation]:

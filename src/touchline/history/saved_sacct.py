@@ -1,4 +1,4 @@
-"""sacct's answers that somebody kept in a file: `sacct -j 76 --format=JobID,State,AllocTRES > sacct.txt`.
+"""sacct's answers saved in a file: `sacct -j 76 --format=JobID,State,AllocTRES > sacct.txt`.
 
 Columns are parted by `|`, by the dashes under the header, or by blanks, as sacct's options had it.
 """

@@ -162,7 +162,7 @@ class FileSegmenter:
         part.seen.setdefault(found.name, HeadTailBuffer()).add(found)
 
     def _is_held(self, loss: Observation) -> bool:
-        """Return True if a loss goes back after the end: a summary, unless others follow that go on from there."""
+        """Return True if a loss goes back after the end: a summary, unless later losses continue from it."""
         part = self.part
         if self._held is not None or not part.trained_line or loss.line <= part.trained_line:
             return False

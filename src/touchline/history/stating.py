@@ -83,7 +83,7 @@ class Stating:
 
     @property
     def has_options(self) -> bool:
-        """Whether an option states anything."""
+        """Return True if an option states anything."""
         return bool(self._options)
 
     def load(self, groups: Sequence[FileGroup], check: Callable[[Stating], Iterable[Finding]] | None = None) -> None:

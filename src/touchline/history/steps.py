@@ -32,9 +32,9 @@ class Steps:
     total: Measured
     """Optimizer steps planned."""
     seconds: Measured
-    """Seconds a step, pauses inside."""
+    """Seconds per step, pauses included."""
     pace: Measured
-    """Seconds a step between pauses."""
+    """Seconds per step between pauses."""
     resumed: bool
     """Whether it continues from a saved state."""
     resumed_at: int | None
@@ -135,13 +135,13 @@ def _from_rate(segment: RunSegment) -> Measured:
     """Return the steps by the closing rate and runtime, which count all planned steps, those before a resume too."""
     rates, seconds = segment.all("train_steps_per_second"), segment.all("train_seconds")
     if not rates or not seconds or rates[-1].seen.line != seconds[-1].seen.line:
-        return Missing(missing="no line tells the planned steps")
+        return Missing(missing="no line states the planned steps")
     rate, duration = rates[-1].number, seconds[-1].number
     if not rate or not duration:
-        return Missing(missing="no line tells the planned steps")
+        return Missing(missing="no line states the planned steps")
     error = 0.0005 / rate
     if error > RATE_ERROR:
-        return Missing(missing=f"no line tells the planned steps, and a rate of {rate:g} has too few digits")
+        return Missing(missing=f"no line states the planned steps, and a rate of {rate:g} has too few digits")
     steps = max(1.0, float(round(rate * duration)))
     return rates[-1].quantity(
         value=steps,
@@ -196,7 +196,7 @@ def _done(
     best = max(found, key=lambda each: each.value, default=None)
     trained = [(sign, part) for sign, part in segment.signs() if sign.kind in OVER]
     if not trained and not view.documents.all("train_seconds"):
-        return best or Missing(missing="no line tells the steps done")
+        return best or Missing(missing="no line states the steps done")
     if best is not None and best.value == 0:
         best = None  # counted before the first step of a training that is over
     where = f"{trained[-1][1].file}:{trained[-1][0].line}" if trained else None
@@ -208,7 +208,7 @@ def _done_at_end(
 ) -> Measured:
     """Return the steps of a training that is over: all that were planned, unless it stopped before."""
     if not isinstance(total, Quantity) or (best is not None and best.value >= total.value):
-        return best or Missing(missing="no line tells the steps done")
+        return best or Missing(missing="no line states the steps done")
     whole = Quantity(
         value=total.value, unit="steps", method="the training is over: all planned steps", where=where or total.where
     )
@@ -255,7 +255,7 @@ def _was_stopped(segment: RunSegment) -> bool:
 def _steps_by_epoch(view: RunView, segment: RunSegment, total: float) -> tuple[float, bool] | None:
     """Return the steps done by the closing row's epoch, and whether an epoch's steps are known; None without an epoch.
 
-    The Trainer rounds its epochs up where `max_steps` ends the training: the total then tells no epoch's length.
+    The Trainer rounds its epochs up where `max_steps` ends the training: the total then gives no epoch's length.
     """
     epochs = view.setting("epochs")
     closing = [each.seen.epoch for each in view.measured("train_seconds") if each.seen.epoch]
@@ -306,7 +306,7 @@ def _seconds(
 
 
 def _inside(segment: RunSegment) -> str:
-    """Return what else a clock counts: bars go on through evaluations; rows show themselves what their time holds."""
+    """Return what else a clock counts: bars advance during evaluations; rows show what their time includes."""
     timed = segment.all("train_seconds")
     return "" if timed and not any(each.seen.inside for each in timed) else "; evaluation and saving inside"
 

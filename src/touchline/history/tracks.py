@@ -77,7 +77,7 @@ class Track:
 
     @property
     def complete(self) -> bool:
-        """Whether it reached its total."""
+        """Return True if it reached its total."""
         return self.total is not None and self.last[0] >= self.total
 
     def seconds_per_step(self, *, pauses: bool = False) -> tuple[float, float, float, int] | None:
@@ -107,7 +107,7 @@ class Track:
         """Return time over steps from after warm-up, or after skipped batches, to the last point.
 
         Returns:
-            Seconds a step, and the first and the last step; None where a bar's clock cannot tell.
+            Seconds per step, and the first and the last step; None if a bar's clock does not show them.
         """
         points = _rising([*self.points, self.last])
         if len(points) < 2:

@@ -156,7 +156,7 @@ def read_metadata(name: str, document: Row) -> tuple[Event, ...] | None:
 def plain_config(document: Mapping[str, object]) -> dict[str, object]:
     """Return W&B's config.yaml as the arguments that it holds, each under its key; another mapping as it is.
 
-    An adapter's settings lie one level deeper than in a config that a person writes.
+    An adapter's settings are one level deeper than in a config written by hand.
     """
     plain = dict(document)
     if not {"_wandb", "wandb_version"} & document.keys():

@@ -43,16 +43,16 @@ class PackingOption:
 
 
 def choose_packing(
-    train: TrainConfig, foresee: Callable[[bool], PackingOption], lengths: Lengths
+    train: TrainConfig, predict: Callable[[bool], PackingOption], lengths: Lengths
 ) -> tuple[PackingOption, str, PackingSummary | Missing]:
     """Return the chosen option, the reason, and both options side by side.
 
     Args:
         train: the training; its micro-batch is decided.
-        foresee: what comes of a way.
+        predict: returns the prediction for one packing mode.
         lengths: token lengths of the examples.
     """
-    packed, apart = foresee(True), foresee(False)
+    packed, apart = predict(True), predict(False)
     summary = _side_by_side(train, packed, apart, lengths)
     if train.packed != "auto":
         chosen = packed if train.packed else apart
@@ -173,10 +173,10 @@ class RunResolver:
         choice = choose_micro_batch(train, setup, lengths, context)
         train = replace(train, micro_batch_size=choice.size)
 
-        def foresee(packed: bool) -> PackingOption:
-            return self._foresee(replace(train, packed=packed), question, setup)
+        def predict(packed: bool) -> PackingOption:
+            return self._packing_option(replace(train, packed=packed), question, setup)
 
-        chosen, reason, packing = choose_packing(train, foresee, lengths)
+        chosen, reason, packing = choose_packing(train, predict, lengths)
         memory = chosen.memory
         if chosen.forecast is not None and not isinstance(setup, Missing):
             # Once more, now with alternatives, which the other option does not need.
@@ -194,7 +194,9 @@ class RunResolver:
             times=chosen.times,
         )
 
-    def _foresee(self, train: TrainConfig, question: RunRequest, setup: TrainingSetup | Missing) -> PackingOption:
+    def _packing_option(
+        self, train: TrainConfig, question: RunRequest, setup: TrainingSetup | Missing
+    ) -> PackingOption:
         """Return the predictions for a training with every setting resolved."""
         backend, lengths, machine = get_backend(train.backend), question.lengths, self._outlook.machine
         found = backend.batches(train, lengths, ORDER_SEED)

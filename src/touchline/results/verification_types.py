@@ -91,7 +91,7 @@ class VerifiedCheckpoint:
 
     @property
     def weights_sound(self) -> bool:
-        """Whether its weights are valid: all problems are in files that can be rewritten without training."""
+        """Return True if its weights are valid: all problems are in files that can be rewritten without training."""
         return self.kind is not CheckpointKind.UNKNOWN and all(
             fault.file is not None and fault.file.endswith(_BESIDE) and not fault.file.endswith(_INDEX)
             for fault in self.faults

@@ -134,7 +134,7 @@ def _folder(folder: FolderFacts, *, in_cluster: bool) -> Iterator[DoctorCheck]:
         yield _check("folders", name, status, message, "US112", f"ls -ld {shlex.quote(where)}; or {_setting(name)}")
         return
     if folder.locks is False:
-        message = f"{where}: file locks keep nobody out there, so two attempts at one run could train at once"
+        message = f"{where}: file locks exclude no other process there, so a run could train twice at once"
         hint = f"{_setting(name)}: a local disk, or a network file system with locks"
         yield _check("folders", name, "error" if name == "experiments" else "warning", message, "US114", hint)
         return

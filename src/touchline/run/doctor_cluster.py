@@ -264,7 +264,7 @@ def _saving(facts: ClusterFacts, chosen: Sequence[PartitionFacts], site: SlurmSi
 def _accounting(facts: ClusterFacts, site: SlurmSite) -> Iterator[DoctorCheck]:
     age = first_number(facts.config.get("MinJobAge", ""))
     if facts.associations is not None:
-        yield _ok("accounting", "sacct tells how jobs ended that have left the queue")
+        yield _ok("accounting", "sacct reports how finished jobs ended")
     else:
         said = next((words for name, words in facts.problems.items() if name.startswith("sacctmgr")), None)
         kept = "" if age is None else f"; the queue forgets them after {format_seconds(float(age))} (MinJobAge)"

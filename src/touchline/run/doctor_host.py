@@ -147,7 +147,7 @@ def _space(folder: Path) -> tuple[Measured, int | None]:
     try:
         usage = shutil.disk_usage(folder)
     except OSError as error:
-        return Missing(missing=error.strerror or "the file system does not tell"), None
+        return Missing(missing=error.strerror or "the file system does not report it"), None
     return Quantity(value=float(usage.free), unit="B", where=str(folder)), usage.total
 
 

@@ -223,7 +223,7 @@ def _yaml(
         f"  max_seq_len: {length}   # the longest training row has {longest} tokens",
         "factors:   # settings to compare; every combination is a run",
         "  train.lora.rank: [8, 32]",
-        "seeds: [1, 2]   # at least two, or a difference cannot be told from chance",
+        "seeds: [1, 2]   # at least two, or a difference may be chance",
         "controls: [base]   # the model before training, for comparison",
         "evaluate: {epochs: last, samples: all}",
         "compute: {executor: local}   # or slurm, with gpu: A100-80GB",

@@ -1,4 +1,4 @@
-"""An experiment's folder: where everything lies, and how its files are put there without losing what a person edited.
+"""An experiment's folder: the paths in it, and how its files are written without losing the user's edits.
 
 experiment.yaml  plan.json  runs_plan.md  README.md  submit_all.sh  ledger.jsonl  RESULTS.md
 <run>/           one folder a run
@@ -185,7 +185,7 @@ class ExperimentFolder:
     def write_experiment(self, files: Mapping[str, str]) -> list[str]:
         """Write the files of the experiment (README.md, submit_all.sh). Return those kept as edited.
 
-        What a person changed is left alone, and so is a file of that name that touchline has never written.
+        A file that the user changed, or that touchline has never written, is left alone.
         """
         record = self._prepared()
         known = record.setdefault(WHOLE, {})

@@ -19,7 +19,7 @@ from touchline.run.resources import GpuSummary
 
 _DRIVER = (Path("/proc/driver/nvidia/version"), Path("/dev/nvidiactl"), Path("/dev/dxg"))
 """Files that show a driver: Linux, containers, WSL."""
-OF_PROCESSES = "memory of the job's processes, as the driver tells"
+OF_PROCESSES = "memory of the job's processes, from the driver"
 OF_DEVICE = "all memory in use on the device, of all processes"
 _NOT_AVAILABLE = (1 << 64) - 1
 """NVML's value for an unknown number."""
@@ -152,7 +152,7 @@ class GpuMeter:
             memory_mean=series.measured("mean", "B", nothing, kind="process", method=method),
             memory_peak=series.measured("peak", "B", nothing, kind="process", method=method),
             memory_total=(
-                Missing(missing="the driver does not tell it")
+                Missing(missing="the driver does not report it")
                 if gpu.total is None
                 else Quantity(value=gpu.total, unit="B")
             ),

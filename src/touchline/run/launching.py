@@ -109,7 +109,7 @@ def work(
                 on_message=on_message,
             )
         except KeyboardInterrupt:
-            on_message("the jobs stay in the queue; `touchline resume` goes on, `touchline cancel --all` ends them")
+            on_message("the jobs stay in the queue; continue: `touchline resume`; end them: `touchline cancel --all`")
             raise
         return ExecutionResult(planned=recovery.planned, stopped=recovery.stopped)
     watch = _watching(planned, runs, on_progress, at_once=len(room), train=train, epochs=epochs)
@@ -154,7 +154,9 @@ def submit(
     retry: bool = False,
     on_progress: ProgressCallback | None = None,
 ) -> tuple[LoadedPlan, list[Submitted]]:
-    """Hand everything that is missing to the scheduler and come back; `heard` hears how many jobs are done.
+    """Submit everything that is missing to the scheduler and return.
+
+    `on_progress` is called with the number of jobs that are done.
 
     Raises:
         HostError: the scheduler does not answer.
@@ -281,7 +283,7 @@ def _watching(
 
 
 def failure_of(done: ExecutionResult) -> RunsFailedError:
-    """Return the fault that names the jobs that did not end well."""
+    """Return the error that names the failed jobs."""
     root = done.planned.folder.root
     names = [JobName.parse(name).subject for name in done.stopped]
     places = [root / name if done.planned.plan.run(name) else done.planned.folder.evaluation(name) for name in names]

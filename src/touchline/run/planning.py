@@ -1,4 +1,4 @@
-"""Planning, step by step: what is on disk, what the file asks for, what has changed since, and what a person edited."""
+"""Planning, step by step: inputs on disk, the file's settings, changes since the last plan, and the user's edits."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def resolve(
     *,
     pinned: Collection[str] = (),
 ) -> tuple[Plan, tuple[str, ...]]:
-    """Everything that the planner needs from the disk, with all faults of models, data and combinations together.
+    """Read all that the planner needs from the disk; report all errors of models, data and combinations together.
 
     Runs that have started, wait in a queue or are `pinned` keep what was decided for them.
     """
@@ -172,7 +172,7 @@ def _kept_evaluations(plan_: Plan, folder: ExperimentFolder) -> Iterator[str]:
 
 
 def _launchable(seen: Seen, lengths: dict[tuple[str, str], Lengths], settings: UserConfig, date: str) -> list[Finding]:
-    """What `check` finds in an experiment, none of it an error.
+    """Return what `check` finds in an experiment, none of it an error.
 
     Raises:
         InputError: with every error.
@@ -186,7 +186,7 @@ def _launchable(seen: Seen, lengths: dict[tuple[str, str], Lengths], settings: U
         raise InputError(
             f"{seen.loaded.document.path}: {len(errors)} fault{'s' if len(errors) > 1 else ''}",
             findings=errors,
-            hint=f"touchline check --explain {errors[0].code}; --allow {errors[0].code} goes on in spite of it",
+            hint=f"touchline check --explain {errors[0].code}; --allow {errors[0].code} ignores it",
         )
     return found
 
@@ -206,7 +206,8 @@ def refuse_findings(planned: LoadedPlan, settings: UserConfig) -> None:
         return
     seen = see(loaded, folder.root, settings, {run.name: run.accepted for run in plan_.runs if run.accepted})
     if errors := seen.errors:
-        raise InputError(f"{loaded.document.path}: {len(errors)} faults", findings=errors)
+        count = len(errors)
+        raise InputError(f"{loaded.document.path}: {count} error{'s' if count > 1 else ''}", findings=errors)
     _refuse_changes(planned, seen)
     _launchable(seen, lengths_of(seen, settings, plan_.date), settings, plan_.date)
 
@@ -259,7 +260,7 @@ def _weights(info: ModelInfo) -> tuple[str, str, str]:
 
 
 def _notes(findings: Sequence[Finding]) -> Iterator[str]:
-    """Warnings, and what was allowed, in a line each; what is only worth knowing is told by `touchline check`."""
+    """Yield warnings and ignored errors, one line each; `touchline check` also reports what is only information."""
     for each in findings:
         if each.severity is Severity.WARNING or each.allowed:
             place = "" if each.where is None else f"{each.where}: "

@@ -6,7 +6,7 @@ SLURM's last word                     TIMEOUT, CANCELLED, PREEMPTED, NODE_FAIL, 
                                       COMPLETED the exit file knows more
 killed by signal 9                    out of memory where the log proves it, else UNKNOWN
 exit file alone                       an end by itself stands; one that was asked for waits for SLURM's word
-a sign of life                        RUNNING
+a recent heartbeat                    RUNNING
 nothing                               UNKNOWN and active; the caller decides when it is lost
 """
 
@@ -40,7 +40,7 @@ class Known:
     attempt: Attempt | None
     """Its last attempt, from the run's folder."""
     row: QueueRow | None
-    """squeue's row of it; none where it lists no such job, or was never heard."""
+    """squeue's row of it; None if it lists no such job, or was never queried."""
     accounted: SacctJob | None
     """sacct's row of it."""
     recorded: JobView | None
@@ -110,33 +110,33 @@ def view_of(known: Known, now_unix: float) -> JobView:
 
 
 def ended_itself(known: Known) -> bool:
-    """Return True if its exit file says of itself how it ended: nobody asked it to, and nobody killed it."""
+    """Return True if its exit file says of itself how it ended: not by request, and not killed."""
     end = None if known.attempt is None else known.attempt.exit
     return end is not None and end.code < 128 and not end.ended_by.is_requested
 
 
-def last_view(known: Known, told: str) -> JobView:
-    """How a job ended that SLURM has forgotten: from its exit file, or not at all.
+def last_view(known: Known, reason: str) -> JobView:
+    """Return how a job ended that SLURM has forgotten, from its exit file; unknown without one.
 
     Args:
         known: what is known of it.
-        told: why nothing more will be heard of it; empty where there is no more to hear.
+        reason: why no more will be known of it; empty if all is known.
     """
     attempt = known.attempt
     end = None if attempt is None else attempt.exit
     if end is None:
-        return replace(_ended(JobState.UNKNOWN, "none", told, code=None), job_id=known.job_id)
+        return replace(_ended(JobState.UNKNOWN, "none", reason, code=None), job_id=known.job_id)
     if end.ended_by.is_requested:
         view = _ended(_stopped(end, JobState.UNKNOWN), "exit file", end.reason, code=end.code)
     else:
         word = _Word(state=JobState.FAILED, source="exit file", code=None, signal=None, reason="", restarts=None)
         view = _final(word, end, known)
-    reason = "; ".join(filter(None, (view.reason, told)))
-    return replace(view, job_id=known.job_id, ended_unix=end.time_unix, reason=reason)
+    whole = "; ".join(filter(None, (view.reason, reason)))
+    return replace(view, job_id=known.job_id, ended_unix=end.time_unix, reason=whole)
 
 
 def is_alive(attempt: Attempt | None, now_unix: float, *, beats: bool) -> bool:
-    """Return True if there is a sign of life of an attempt that has not ended."""
+    """Return True if an attempt has not ended and its heartbeat is recent."""
     if attempt is None or attempt.exit is not None or attempt.alive is False:
         return False
     return bool(attempt.alive) or beats or is_fresh(attempt.heartbeat_unix, now_unix)
@@ -180,24 +180,24 @@ def _word(known: Known) -> _Word | None:
     """SLURM's last word: squeue's, then sacct's, then what the ledger has kept of it."""
     row, kept = known.row, known.accounted
     if row is not None and row.state.ended and not known.is_step:
-        told = row.exit_code
+        exit_code = row.exit_code
         return _Word(
             state=row.state,
             source="squeue",
-            code=None if told is None else told.code,
-            signal=None if told is None else told.signal,
+            code=None if exit_code is None else exit_code.code,
+            signal=None if exit_code is None else exit_code.signal,
             reason=row.reason,
             restarts=row.restarts,
             ended_unix=row.ended_unix,
         )
     if kept is not None and kept.is_final:
-        told = kept.row.exit_code
+        exit_code = kept.row.exit_code
         _, by, who = kept.row.word.partition(" by ")
         return _Word(
             state=kept.row.state,
             source="sacct",
-            code=None if told is None else told.code,
-            signal=None if told is None else told.signal,
+            code=None if exit_code is None else exit_code.code,
+            signal=None if exit_code is None else exit_code.signal,
             reason=f"by user {who}" if by else "",
             restarts=kept.restarts,
             ended_unix=kept.row.ended_unix,
@@ -213,26 +213,26 @@ def _word(known: Known) -> _Word | None:
 
 
 def _final(word: _Word, end: AttemptExit | None, known: Known) -> JobView:
-    """How a job ended, from SLURM's last word and the exit file of that very time."""
+    """Return how a job ended, from SLURM's last state and the exit file of that attempt."""
     code = word.code if end is None else end.code
     reason = word.reason if end is None else end.reason
     if word.state is JobState.UNKNOWN or word.state not in _OWN_WORD:
-        told = word.reason or ("" if end is None else end.reason)
-        return _ended(word.state, word.source, told, code=None if end is None else end.code, signal=word.signal)
+        why = word.reason or ("" if end is None else end.reason)
+        return _ended(word.state, word.source, why, code=None if end is None else end.code, signal=word.signal)
     if code == _KILLED or (end is None and word.signal == _SIGKILL):
         proof = out_of_memory_line(known.log())
         if proof is not None:
             return _ended(JobState.OUT_OF_MEMORY, word.source, proof, code=code or None, signal=_SIGKILL)
-        told = "killed by signal 9, and nothing in its output says why: memory of the host, or somebody's kill -9"
-        return _ended(JobState.UNKNOWN, word.source, told, code=code or None, signal=_SIGKILL)
+        why = "killed by signal 9, and nothing in its output says why: memory of the host, or a kill -9"
+        return _ended(JobState.UNKNOWN, word.source, why, code=code or None, signal=_SIGKILL)
     if end is not None:
         return _ended(_stopped(end, JobState.FAILED), "exit file", end.reason, code=end.code)
     if code == EXIT_OUT_OF_MEMORY:
         return _ended(JobState.OUT_OF_MEMORY, word.source, reason, code=code)
     if code == EXIT_HELD:
         return _ended(JobState.FAILED, word.source, "another attempt held the run", code=code)
-    told_code = code if code or word.state is JobState.COMPLETED else None
-    return _ended(word.state, word.source, reason, code=told_code, signal=word.signal)
+    final_code = code if code or word.state is JobState.COMPLETED else None
+    return _ended(word.state, word.source, reason, code=final_code, signal=word.signal)
 
 
 def _stopped(end: AttemptExit, by_whom: JobState) -> JobState:

@@ -57,7 +57,7 @@ def begin(
 ) -> str | None:
     """Start a job unless it is active. Return its id, or None if there was nothing to do.
 
-    The caller holds the experiment lock; two processes that do not see each other's lock are separated by the lock in
+    The caller holds the experiment lock; two processes that do not share that lock are separated by the lock in
     the run folder, where the second job ends at once.
 
     Args:

@@ -1,7 +1,7 @@
 """Result of sbatch: an id, a rejection, or an unclear answer.
 
 A refusal is the controller's word, or sbatch's own before it asked: nothing was started. Whatever else comes without an
-id is unclear: the job may be in, though sbatch heard nothing of it.
+id is unclear: the job may be in, though sbatch got no answer.
 Source: messages of SLURM's src/common/slurm_errno.c, those marked in the tests seen on 22.05.
 """
 
@@ -79,7 +79,7 @@ _HINTS = (
     (r"reservation", "scontrol show reservation"),
     (r"script|unable to open file", "touchline prepare writes the scripts"),
     (r"group not permitted|access|permission", "another partition or account, or ask the people who run the cluster"),
-    (r"credential|authentication|munge", "munge -n | unmunge on this node; tell the people who run the cluster"),
+    (r"credential|authentication|munge", "munge -n | unmunge on this node; contact the people who run the cluster"),
     (r"partition not available|not available in", "sinfo -s shows which partitions are up"),
 )
 _HINT_LATER = (

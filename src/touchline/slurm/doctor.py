@@ -53,7 +53,7 @@ class FolderFacts:
     file_system: str
     """File system type, `ext4`, `nfs4`; empty if unknown."""
     locks_across_nodes: bool | None
-    """Whether locks also hold between machines, as far as the mount's options tell; None if they do not."""
+    """Whether locks also hold between machines, by the mount's options; None if they do not show it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,7 +74,7 @@ class PythonFacts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PartitionFacts:
-    """A partition, as sinfo and scontrol tell it."""
+    """Partition, as sinfo and scontrol print it."""
 
     name: str
     """Its name."""

@@ -131,7 +131,7 @@ class Launch:
 
     @property
     def is_training(self) -> bool:
-        """Whether it trains, by the names of the started programs."""
+        """Return True if it trains, by the names of the started programs."""
         if not self.command.starts_any:
             first = self.program.text if self.program is not None else ""
             return self.command.only_trains or any(
@@ -142,7 +142,7 @@ class Launch:
 
     @property
     def is_long(self) -> bool:
-        """Whether it is the main work of a job: training, or many processes."""
+        """Return True if it is the main work of a job: training, or many processes."""
         return self.is_training or self.is_launched
 
     @property

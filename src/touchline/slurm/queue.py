@@ -141,7 +141,7 @@ _FIRST_LINE = re.compile(r"JobId=(?P<id>\d+)(?: ArrayJobId=(?P<array>\d+) ArrayT
 def read_job(text: str) -> dict[str, str] | None:
     """Return the job's fields by name; None if no job is shown.
 
-    Names and paths may hold blanks, a name also line ends: the name goes on to the line of the user, and paths and
+    Names and paths may hold blanks, a name also line ends: the name continues up to the line of the user; paths and
     comments are the rest of their lines.
     """
     shown = text.lstrip("\n")

@@ -28,7 +28,7 @@ class Requested:
     tasks_per_node: int | None
     """Tasks that `srun` starts on each node; None if unknown."""
     cpus_per_node: int | None
-    """Processor cores on each node; None if the site decides."""
+    """CPU cores per node; None if the site decides."""
     gpus_per_node: int | None
     """GPUs on each node; None if not requested or unknown."""
     gpus: int | None

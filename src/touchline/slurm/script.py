@@ -85,12 +85,12 @@ class Script:
 
     @property
     def has_shebang(self) -> bool:
-        """Whether the first line names an interpreter."""
+        """Return True if the first line names an interpreter."""
         return bool(self.lines) and self.lines[0].startswith("#!")
 
     @property
     def is_job(self) -> bool:
-        """Whether it is a script for sbatch, not one that calls it."""
+        """Return True if it is a script for sbatch, not one that calls it."""
         return bool(self.directives or self.late) or self.path.endswith((".slurm", ".sbatch"))
 
     @cached_property

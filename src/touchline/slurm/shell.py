@@ -90,7 +90,7 @@ class Step:
 
     @property
     def is_background(self) -> bool:
-        """Whether the script continues without waiting for it."""
+        """Return True if the script continues without waiting for it."""
         return self.pipeline.is_background or any(pipeline.is_background for pipeline, _ in self.parents)
 
     @property

@@ -61,7 +61,7 @@ class ExitCode:
     """Exit code and signal as SLURM writes them: `3:0`, `0:9`, `0:125`."""
 
     code: int
-    """Its exit code; 0 also where a signal ended it or where SLURM has not been told."""
+    """Its exit code; 0 also if a signal ended it or SLURM has no code."""
     signal: int
     """The signal that ended it, or 0; 125 is SLURM's own for out of memory."""
 

@@ -1,7 +1,7 @@
 """Tables whose cells may hold anything: names with blanks, quotes, bars and line ends.
 
-squeue, sacct and sinfo print names as they are. So every call brings a separator of its own, which nobody can have put
-into a name before. An answer that is not whole gives no table: it must not be read as one without the rows it lacks.
+squeue, sacct and sinfo print names as they are. So every call uses a random separator, which cannot
+be part of a name. An answer that is not whole gives no table: it must not be read as one without the rows it lacks.
 """
 
 from __future__ import annotations

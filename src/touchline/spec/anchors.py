@@ -1,4 +1,4 @@
-"""Paths in the files of an experiment: relative where the target lies in its folder, so that the folder can move."""
+"""Paths in the files of an experiment: relative if the target is in its folder, so that the folder can move."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def shuffled_controls(
 ) -> list[RunSpec]:
     """Return the first condition and seed of every base model and dataset, trained on shuffled answers.
 
-    Of a chain, every stage is trained so, each going on from the one before it.
+    Of a chain, every stage is trained so, each from its parent.
 
     Args:
         experiment: says whether there are such controls.

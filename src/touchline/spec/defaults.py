@@ -65,7 +65,7 @@ DEFAULTS: Final = (
     _row("train.warmup_fraction", WARMUP_FRACTION, "a share of the steps, so that short runs are not all warm-up"),
     _row("train.weight_decay", 0, "a low rank restricts the adapter already"),
     _row("train.max_grad_norm", MAX_GRAD_NORM, "clips only steps that are out of the ordinary"),
-    _row("train.max_seq_len", MAX_SEQ_LEN, "longer examples are faults, never cut in silence"),
+    _row("train.max_seq_len", MAX_SEQ_LEN, "longer examples are errors, never truncated silently"),
     _row(
         "train.packed", "auto", "the way that is predicted to be faster by a twentieth and surely fits; else not packed"
     ),
@@ -109,7 +109,7 @@ DEFAULTS: Final = (
         "a label that no row has cannot be learned",
     ),
     _row("evaluate.general", "none", "general ability costs time and needs lm-evaluation-harness"),
-    _row("evaluate.max_error_rate", "0", "an answer that could not be generated is a fault to look at, not a score"),
+    _row("evaluate.max_error_rate", "0", "an answer that could not be generated is an error, not a score"),
     _row("compute.executor", "local", "this machine"),
     _row("compute.gpus_per_run", 1, "one GPU per run; the CPU where there is no GPU"),
 )

@@ -1,4 +1,4 @@
-"""YAML text to plain data with places: every value knows its line and column, and all faults come at once.
+"""YAML text to plain data with places: every value has its line and column; all errors are reported at once.
 
 Only YAML 1.2 data is read: no tags, no objects. Size, depth and aliases are bounded before anything is built.
 """
@@ -219,7 +219,7 @@ def _dotted(path: Sequence[Key]) -> str:
 
 
 def _is_indented_by_tab(text: str, fault: MarkedYAMLError) -> bool:
-    """Return True if the line of a fault, or the one before it, begins with a tab among its spaces."""
+    """Return True if the line of an error, or the one before it, begins with a tab among its spaces."""
     mark = fault.problem_mark
     if mark is None:
         return False

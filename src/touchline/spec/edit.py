@@ -24,7 +24,7 @@ def with_values(text: str, path: str, values: Mapping[str, object]) -> str:
 
     Args:
         text: a YAML mapping.
-        path: its name, for faults.
+        path: its name, for errors.
         values: what to set: plain data by dotted key, `{"train.packed": True}`.
 
     Raises:

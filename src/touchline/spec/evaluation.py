@@ -57,7 +57,7 @@ class EvaluationTask:
     name: str
     """Name as written: `exact_match`, `tasks/mine.py@name`."""
     file: str | None = None
-    """The Inspect task's file, relative where it lies in the experiment's folder; None for a ready-made task."""
+    """The Inspect task's file, relative if it is in the experiment's folder; None for a ready-made task."""
     function: str | None = None
     """Name of the task function; None: the only one in the file."""
     sha256: str | None = None
@@ -75,7 +75,7 @@ class EvaluationTask:
 
     @property
     def is_file(self) -> bool:
-        """Whether it is the user's own code."""
+        """Return True if it is the user's own code."""
         return self.file is not None
 
     @property

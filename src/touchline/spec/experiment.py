@@ -162,7 +162,7 @@ class StageConfig:
     parent: Text | None = None
     """Stage above that it continues from; the first stage has none and starts from the base model."""
     continue_: Literal["adapter", "merge"] | None = None
-    """How it goes on: `adapter` trains the parent's adapter further, `merge` merges it into the base and trains a new
+    """How it continues: `adapter` trains the parent's adapter further, `merge` merges it into the base and trains a new
     one."""
     parent_checkpoint: Literal["last", "best"] = "last"
     """Parent checkpoint to continue from: the last epoch's, or the one with the lowest validation loss."""
@@ -270,7 +270,7 @@ class ComputeConfig:
     uses is an error."""
     gpu: Text = "auto"
     """Which GPU to plan for: `auto` is the one here, a name such as `A100-80GB` plans for another machine, `cpu` for
-    runs on CPUs. With `executor: slurm` it has to be given, unless the user's `slurm.gpu_type` tells it."""
+    runs on CPUs. With `executor: slurm` it has to be given, unless the user's `slurm.gpu_type` gives it."""
     deadline: Text | None = None
     """Deadline, `30min` or `6h`; compared with the plan."""
     time_limit: Text | None = None
@@ -332,8 +332,8 @@ class Experiment:
     controls: tuple[Literal["base", "noop", "shuffled"], ...] = ()
     """`base`: every base model is evaluated without training. `noop`: it is evaluated once more through a fresh adapter
     that changes nothing, which must score the same. `shuffled`: the first condition and seed of every base model and
-    dataset is also trained on answers that were dealt out anew among the training rows, so that what it gains is the
-    form of the answers alone."""
+    dataset is also trained on answers shuffled among the training rows, so that its gain comes from the form of the
+    answers alone."""
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     """The evaluation."""
     compute: ComputeConfig = field(default_factory=ComputeConfig)

@@ -1,7 +1,7 @@
 """Other tools' YAML by the rules of the loader that those tools use, with the line and column of every value.
 
 PyYAML reads YAML 1.1: `1e-3` is a text, `no` is false, `017` is 15. OmegaConf's loader reads `1e-3` as a number and
-refuses doubled keys. To read such a file by other rules would be to check a file that nobody trains with, so PyYAML
+refuses doubled keys. To read such a file by other rules would be to check another file than the trained one, so PyYAML
 itself resolves the scalars here. Nothing but plain data is built: a tag is a finding, an interpolation stays text.
 Source: yaml.SafeLoader (PyYAML 6), omegaconf._utils.get_yaml_loader (OmegaConf 2.3).
 """

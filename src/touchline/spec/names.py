@@ -1,7 +1,7 @@
 """Names of runs, from what varies: `135M_rank4`, `135M_rank4_seed2`, `1B_rank4_words9L`, `135M_base`.
 
-Size and rank are always there. Further parts come in the order of the file, and only as many as are needed to tell the
-runs apart. The first seed of the list has no part: adding a seed later renames nothing that has already run. When two
+Size and rank are always there. Further parts come in the order of the file, and only as many as make the
+names differ. The first seed of the list has no part: adding a seed later renames nothing that has already run. When two
 models share a size, the family is put before it; when that does not help, the whole name; a hash is the last resort.
 """
 
@@ -61,7 +61,7 @@ def run_names(
     """Return a unique name for every condition, in order.
 
     Raises:
-        InputError: the file's own pattern uses an unknown part, or does not tell the runs apart.
+        InputError: the file's own pattern uses an unknown part, or gives two runs one name.
     """
     seeds = [f"_seed{c.seed}" if c.seed != experiment.seeds[0] else "" for c in conditions]
     if experiment.run_names is not None:

@@ -137,7 +137,7 @@ class ShownExample:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Assumption:
-    """A setting that nobody wrote, its value, and why this one."""
+    """Setting that was not given, its value, and the reason for it."""
 
     key: str
     """The dotted key of experiment.yaml."""

@@ -1,4 +1,4 @@
-"""experiment.yaml, with overrides from the command line, to an `Experiment`; all its faults in one go."""
+"""experiment.yaml, with overrides from the command line, to an `Experiment`; all its errors at once."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from touchline.spec.stages import stage_faults, stage_settings
 from touchline.spec.validate import build, dotted_keys, unknown_key
 
 _STAND_IN = Experiment(name="x", models=("x",), data=DataConfig(path="x"))
-"""What levels are tried on when the file itself has faults, so that theirs are told in the same go."""
+"""Experiment that levels are tried on if the file itself has errors, so that all errors are reported at once."""
 
 _SETTABLE = tuple(key for key in dotted_keys(Experiment) if key.split(".")[0] in FACTOR_ROOTS and "." in key)
 

@@ -73,7 +73,7 @@ def stage_faults(experiment: Experiment, data: Mapping[str, object], document: D
 
     Args:
         experiment: what the settings are tried on, one by one.
-        data: the file's data; stages that are wrong in themselves are left out here and told elsewhere.
+        data: the file's data; stages that are invalid in themselves are left out; they are reported elsewhere.
         document: where to point.
     """
     alone = replace(experiment, stages=())

@@ -1,4 +1,4 @@
-"""Plain data to dataclasses, strictly: nothing is coerced, unknown keys are faults, all faults come at once."""
+"""Plain data to dataclasses, strictly: nothing is coerced, unknown keys are errors, all errors come at once."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ def bootstrap_intervals(
     """
     units = len(values) if clusters is None else len(set(clusters))
     if units < 2:
-        raise ValueError("one item or cluster alone tells nothing of the spread")
+        raise ValueError("one item or cluster alone has no spread")
     tail = _expanded_tail(units, coverage)
     means = bootstrap_means(values, rng, resamples=resamples, clusters=clusters)
     low, high = np.quantile(means, [tail, 1 - tail], axis=0)

@@ -162,7 +162,7 @@ def _interval(pair: _Pair, drawn: Interval | None, coverage: float) -> tuple[Int
     value = float((pair.second - pair.first).mean())
     if len(pair.units) < 2:
         what = "item" if clusters is None else "cluster"
-        return Interval(value, value), 0.0, f"none: one {what} alone tells nothing of the spread"
+        return Interval(value, value), 0.0, f"none: one {what} alone has no spread"
     varies = float(np.ptp(pair.units)) > 0
     if is_share(pair.second) and is_share(pair.first) and (clusters is not None or not varies):
         _, low, high = clustered_difference(pair.second, pair.first, clusters, coverage)

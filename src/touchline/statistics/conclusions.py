@@ -1,8 +1,8 @@
 """Conclusions from evaluations: comparisons on the same items, factor effects, and their limits.
 
 Two questions are kept apart. Items answer for checkpoints: "is this checkpoint better than its control?". Training
-seeds answer for settings: "does rank 64 do better than rank 4?". With one seed a setting's effect cannot be told from
-that of the seed, and the analysis says so instead of answering.
+seeds answer for settings: "does rank 64 do better than rank 4?". With one seed a setting's effect cannot be separated
+from that of the seed, and the analysis says so instead of answering.
 """
 
 from __future__ import annotations
@@ -223,7 +223,7 @@ class Contrast:
 
     @property
     def is_shown(self) -> bool:
-        """Whether a difference is established."""
+        """Return True if a difference is established."""
         return self.shown in (Conclusion.HIGHER, Conclusion.LOWER)
 
 

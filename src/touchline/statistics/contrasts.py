@@ -5,7 +5,7 @@ t-test of `seed_test`. Seeds are few and items are a sample, so a claim also nee
 standard error is max(seeds, discordant) + max(0, items - discordant), with the degrees of freedom of the first test:
 
 - `discordant`: what flips of items from seed to seed alone make of the variance. Two or three seeds may agree by luck;
-  all the items tell how far apart they could have been.
+  all the items show how far apart they could have been.
 - `items`: the variance over items of the mean difference. Where a level helps some items and harms others, other items
   would give another difference.
 

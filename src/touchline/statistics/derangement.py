@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _STREAM = 0x5EED1ABE1
-"""Tells these draws from the others that are made of the same seed, as the order of the examples is."""
+"""Keeps these draws independent of the others of the same seed, such as the order of the examples."""
 
 
 def label_generator(seed: int) -> np.random.Generator:

@@ -244,7 +244,7 @@ def _reason(strata: Strata, found: Difference, smallest: Measured, shown: Conclu
 
 
 def _points(runs: Sequence[ScoredRun], factor: str, tied: Sequence[str]) -> Iterator[SeedScore]:
-    """Yield every run that has a level of the factor; the group tells what else varies."""
+    """Yield every run that has a level of the factor; the group is what else varies."""
     settings = [(run, settings_of(run)) for run in runs]
     keys = dict.fromkeys(key for _, each in settings for key in each if key not in (factor, DATASET, *tied))
     varied = [key for key in keys if len({each.get(key) for _, each in settings}) > 1]

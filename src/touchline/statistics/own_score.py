@@ -38,8 +38,8 @@ def coverage_of(run: ScoredRun) -> float:
 def run_scores(runs: Sequence[ScoredRun], *, binary: bool, rng: Generator) -> tuple[tuple[RunScore, ...], list[Note]]:
     """Return each run's score with its interval and notes.
 
-    Right or wrong: Wilson's interval. Right in part or in clusters, between 0 and 1: Wilson's with as many items as
-    tell as much. Any other score: a bootstrap.
+    Right or wrong: Wilson's interval. Right in part or in clusters, between 0 and 1: Wilson's with the
+    effective number of items. Any other score: a bootstrap.
 
     Args:
         runs: at one checkpoint each.
@@ -111,7 +111,7 @@ def _interval(
     mean = float(values.mean())
     if (len(values) if clusters is None else len(set(clusters))) < 2:
         what = "item" if clusters is None else "cluster"
-        return Interval(mean, mean), 0.0, f"none: one {what} alone tells nothing of the spread"
+        return Interval(mean, mean), 0.0, f"none: one {what} alone has no spread"
     if is_share(values):
         return clustered_share(values, clusters, coverage), coverage, f"Wilson, effective {_units(clusters)}"
     found = bootstrap_intervals(values[:, None], rng, resamples=resamples, clusters=clusters, coverage=coverage)

@@ -1,7 +1,7 @@
 """Paired tests of two models on the same items: McNemar, sign flips, and Holm's adjustment for several tests.
 
 Both answers to each item make a table of four counts. `gained` items are right in the second and wrong in the first,
-`lost` the other way round; only these tell the two apart.
+`lost` the other way round; only these distinguish the two.
 """
 
 from __future__ import annotations

@@ -42,8 +42,8 @@ def wilson(k: int, n: int, coverage: float = 0.95) -> Interval:
 def wilson_of_share(share: float, n: float, coverage: float = 0.95) -> Interval:
     """Return Wilson's interval of a share of a possibly fractional number of items.
 
-    Where items go together, or are right in part, n is the number of independent items, right or wrong each, that
-    would tell as much (Korn and Graubard 1998, Survey Methodology 24:193-201).
+    Where items go together, or are right in part, n is the number of independent items, right or wrong each, with
+    the same information (Korn and Graubard 1998, Survey Methodology 24:193-201).
 
     Raises ValueError for other than a share of something.
     """

@@ -85,7 +85,7 @@ def strata_of(runs: Sequence[ScoredRun], factor: str, level: str, reference: str
     """Find the conditions in which both levels of a factor were run, everything else alike.
 
     Where nothing else stays alike because another factor always changes with this one, the two are taken together, and
-    that is told.
+    the result names both.
 
     Args:
         runs: fine-tuned runs of the family.

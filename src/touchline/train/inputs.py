@@ -76,7 +76,7 @@ def load_inputs(config: TrainerConfig, folder: Path) -> Inputs:
             raise InputError(
                 f"the {split} split has an example of {longest} tokens,"
                 f" more than max_seq_len {config.train.max_seq_len}",
-                expected="examples that fit; none is cut in silence",
+                expected="examples that fit; none is truncated silently",
                 hint=f"train.max_seq_len: {longest}",
             )
     if not train:

@@ -97,7 +97,7 @@ class Lineage:
 
     @property
     def proved(self) -> bool:
-        """Whether there are no problems."""
+        """Return True if there are no problems."""
         return not self.problems
 
 

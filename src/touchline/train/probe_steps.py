@@ -106,7 +106,7 @@ def gpu_memory(
     free, total = torch.cuda.mem_get_info()
     others_bytes = request.gpu_in_use_before_bytes
     process_bytes: int | None = None
-    method = "not known: the driver does not tell what other processes hold"
+    method = "unknown: the driver does not report what other processes hold"
     if others_bytes is not None:
         context_bytes = max(total - free - torch.cuda.memory_reserved() - others_bytes, 0)
         process_bytes = reserved_bytes + context_bytes

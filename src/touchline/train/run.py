@@ -36,7 +36,7 @@ class Stop:
 
     @property
     def asked(self) -> bool:
-        """Whether a stop is requested."""
+        """Return True if a stop is requested."""
         return self.reason is not None
 
 

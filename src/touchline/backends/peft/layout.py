@@ -51,7 +51,7 @@ class Layout:
 
     @property
     def several_per_row(self) -> bool:
-        """Whether examples share a row, so that they must be hidden from each other."""
+        """Return True if examples share a row, so that they must be hidden from each other."""
         return self.row_tokens is not None
 
     @property

@@ -36,12 +36,12 @@ class Component:
 
     @property
     def takes_others(self) -> bool:
-        """Whether it accepts arbitrary keyword arguments."""
+        """Return True if it accepts arbitrary keyword arguments."""
         return OTHERS in self.arguments
 
     @property
     def is_gone(self) -> bool:
-        """Whether the last release no longer has it."""
+        """Return True if the last release no longer has it."""
         return _order(self.last) < _order(RELEASED)
 
 

@@ -59,7 +59,7 @@ class TorchtuneLines:
     }
 
     def __init__(self) -> None:
-        """Nothing is read yet."""
+        """Start without any line read."""
         self._known = False
         self._config = ResolvedConfig()
         self._at = (0, 0)

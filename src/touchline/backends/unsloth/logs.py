@@ -99,7 +99,7 @@ class UnslothLines:
             yield from _sums(text, number)
 
     def row(self, row: Row, text: str, number: int) -> Iterator[Event]:
-        """Nothing: rows are the Trainer's."""
+        """Return no row: rows are the Trainer's."""
         del row, text, number
         return iter(())
 

@@ -1,6 +1,6 @@
 """Packers of other trainers, item by item, with their order and tie-breaking.
 
-They are here to tell beforehand what a trainer will do, so each gives its rows in that trainer's own order. The packer
+They predict a trainer's batches, so each returns its rows in that trainer's own order. The packer
 that touchline itself recommends is another one (`packing.assign`), which needs fewer rows.
 """
 
@@ -55,7 +55,7 @@ def next_fit(lengths: NDArray[np.int64], capacity: int) -> Filled:
     """Put each item into the last sequence, else a new one: torchtune's `PackedDataset` (0.6.1,
     datasets/_packed.py).
 
-    O(items log items) in numpy, and one step a row.
+    O(items log items) in numpy, and one step per row.
 
     Raises:
         ValueError: an item is longer than a row.

@@ -1,7 +1,7 @@
-"""Lines that tell how a run ended and that no trainer prints: exceptions, memory, disk, nan, signals, failed commands.
+"""Lines about the end of a run that no trainer prints: exceptions, memory, disk, nan, signals, failed commands.
 
-What a scheduler writes belongs to `slurmtext.lines`. Whether a fault was survived is not known here: training steps
-that follow tell it.
+A scheduler's lines are read in `slurm_lines`. Whether an error was survived is not known here: training steps
+that follow show it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from touchline.history.failures.tracebacks import TracebackEnd, Tracebacks, is_l
 _TEXT_LIMIT = 300
 _READ_LIMIT = 8192
 _ECHO_LINES = 60
-"""Lines after a fault within which `Training complete` proves nothing: a job's script prints it whatever happened."""
+"""Lines after an error within which `Training complete` proves nothing: a job's script prints it whatever happened."""
 _GUESS_LINES = 300
 """A process that was killed so soon after an exception was killed for it, and not for want of memory."""
 _WRAPPED_LINES = 8
@@ -87,7 +87,7 @@ _OTHER_EXCEPTIONS = """
 
 
 class Faults:
-    """Signs of faults, ends and failed commands, and the figures of out-of-memory messages."""
+    """Signs of errors, ends and failed commands, and the figures of out-of-memory messages."""
 
     words: ClassVar[frozenset[str]] = (
         frozenset(_WORDS.split())
@@ -104,7 +104,7 @@ class Faults:
 
     @property
     def inside(self) -> bool:
-        """Whether the next lines matter whatever words they hold: a traceback whose exception is still to come."""
+        """Return True if the next lines all matter: a traceback whose exception is still to come."""
         return self._tracebacks.inside
 
     def row(self, row: Row, text: str, number: int) -> Iterable[Event]:

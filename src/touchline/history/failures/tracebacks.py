@@ -25,7 +25,7 @@ _CHAINS = (
 _SURVIVED = re.compile(
     r"Exception ignored (?:in|on)|--- Logging error ---|Error in atexit\._run_exitfuncs|Exception in thread "
 )
-"""Python goes on after these: what stands in their tracebacks ended no program."""
+"""Python continues after these: their tracebacks ended no program."""
 _SURVIVED_WITHIN_LINES = 4
 _FRAMES = (
     re.compile(r'^\s*File "(?P<file>[^"]+)", line \d+, in (?P<function>\S+)'),
@@ -81,7 +81,7 @@ class TracebackEnd:
 
     @property
     def is_uncaught(self) -> bool:
-        """Whether its frames begin where a program begins; a handler prints them from the function that caught it."""
+        """Return True if its frames begin at a program's start; a handler prints them from where it caught it."""
         return not self.survived and bool(self.frames) and self.frames[0][1] in _OUTERMOST
 
 
@@ -107,7 +107,7 @@ class Tracebacks:
 
     @property
     def inside(self) -> bool:
-        """Whether a traceback has begun and its exception is still to come."""
+        """Return True if a traceback has begun and its exception is still to come."""
         return bool(self._open)
 
     def line(self, text: str, number: int) -> TracebackEnd | None:

@@ -38,7 +38,7 @@ _LOSS_AT = re.compile(
 )
 _TEST_SET = re.compile(r"(?:Test|Validation|Val|Eval) set: Average loss: (?P<loss>\d+\.\d+),")
 _GROUPED = re.compile(r"[-+]?\d{1,3}(?:,\d{3})+")
-"""Thousands or a decimal comma, which cannot be told apart."""
+"""Thousands or a decimal comma; both look the same."""
 _HELD_OUT = re.compile(
     r"\W*(?:final |overall )?(?:val(?:id(?:ation)?)?|eval(?:uation)?|test(?:ing)?|dev)(?: set)?"
     r"(?: (?:errors?|results?|metrics|summary|performance|stats))?\W*",
@@ -53,7 +53,7 @@ _MOST_EPOCHS = 100_000
 _PLANNED = re.compile(r"^(?:num|number|n|max|total|train)[ _].*|^epochs$")
 """Names of how many epochs are planned."""
 _MEASURED = frozenset({"reward", "rewards", "lr", "learning rate", "learning_rate", "grad norm", "grad_norm", "gnorm"})
-"""Names of what is measured while a training goes on."""
+"""Names of values measured during training."""
 _ROUND = frozenset({"1", "2", "25", "5"})
 """Usual logging intervals in steps, trailing zeros left out."""
 _MOST_BITS = 30.0
@@ -106,7 +106,7 @@ class StepCounter:
     def place_lead(self, done: int, total: int) -> int | None:
         """Return the step of the run of a fraction without a name; None if it may count epochs or examples.
 
-        People log every 10 or 50 steps; a counter of examples goes on by multiples of the batch. One that begins again
+        People log every 10 or 50 steps; a counter of examples advances by multiples of the batch. One that begins again
         after its end is one of an epoch.
         """
         last, self._lead = self._lead, (done, total)

@@ -17,7 +17,7 @@ class Concept(StrEnum):
 
     EPOCH = "epoch"
     STEP = "step"
-    """Counts optimizer steps, as far as anyone can tell."""
+    """Probably counts optimizer steps."""
     GLOBAL_STEP = "global step"
     """The same, and over the whole run."""
     BATCH = "batch"

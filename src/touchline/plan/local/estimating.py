@@ -55,7 +55,7 @@ from touchline.plan.local.target import target_named
 from touchline.spec.experiment import TrainConfig
 
 _AUTO = "auto"
-PROCESSOR_TRAINER = "peft"
+CPU_TRAINER = "peft"
 """Trainer that supports CPUs; it determines the attention kernel used there."""
 _ASIDE = (*ENDS, "output", "embed_out")
 
@@ -129,7 +129,7 @@ def estimate(request: EstimateRequest, settings: UserConfig) -> EstimateAnswer:
     machine, gpu, notes = _device(request)
     setup, coefficients = _setup(request, settings, gpu)
     if machine.kind == "cpu":
-        eager = get_backend(PROCESSOR_TRAINER).setup(TrainConfig(), setup.shape, machine, request.seq_len)
+        eager = get_backend(CPU_TRAINER).setup(TrainConfig(), setup.shape, machine, request.seq_len)
         setup = replace(setup, attention=eager.attention)
     batch = batch_of(request.micro_batch_size, request.seq_len, request.label_fraction)
     past = _past(request, setup, settings)
@@ -373,7 +373,7 @@ def _past(request: EstimateRequest, setup: TrainingSetup, settings: UserConfig) 
     """Return points from the history and from the given logs.
 
     Raises:
-        InputError: a log is not there, or tells of no run.
+        InputError: a log is missing, or has no run.
     """
     found = past_runs(settings, {setup.backend}, {setup.shape.name})
     if not request.evidence:

@@ -94,7 +94,7 @@ def compare(request: PackRequest, lengths: Lengths) -> PackingSummary:
     """Simulate both packed and unpacked batching.
 
     Raises:
-        InputError: nobody knows that trainer's batching.
+        InputError: that trainer's batching is unknown.
     """
     batching: Batching = OurBatching() if request.backend == OURS else batching_of(request.backend)
     wanted = BatchSettings(

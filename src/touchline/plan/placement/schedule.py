@@ -47,7 +47,7 @@ def dispatch(problem: Problem, ranks: Ranks, ticks: Sequence[float], kept: int |
         ranks: the place of each job in the order.
         ticks: how long each really takes.
         kept: a waiting job of so many GPUs keeps its place: what is behind it starts only where it does not delay it,
-            as far as predicted durations tell. None: whatever fits starts. 0: no job starts before the one in front
+            by the predicted durations. None: whatever fits starts. 0: no job starts before the one in front
             of it, have its parents ended or not.
     """
     if kept == 0:

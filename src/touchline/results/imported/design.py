@@ -47,7 +47,7 @@ class Together:
 
     @property
     def costs(self) -> bool:
-        """Whether the setting affects training speed."""
+        """Return True if the setting affects training speed."""
         return self.setting in _COSTS
 
 

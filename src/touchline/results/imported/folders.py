@@ -75,7 +75,7 @@ class _Seen:
 
     @property
     def is_run(self) -> bool:
-        """Whether the folder holds a run's own files."""
+        """Return True if the folder holds a run's own files."""
         return bool(self.checkpoints or self.has_config or self.has_weights or self.evaluations)
 
 

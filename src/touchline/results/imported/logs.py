@@ -64,13 +64,13 @@ class JobLog:
 
     @property
     def has_step(self) -> bool:
-        """Whether it shows a training step."""
+        """Return True if it shows a training step."""
         known = self.reading.steps_done
         return (isinstance(known, Quantity) and known.value > 0) or bool(self.curves.train)
 
     @property
     def is_training(self) -> bool:
-        """Whether it is the log of a training."""
+        """Return True if it is the log of a training."""
         return (
             self.has_step
             or isinstance(self.reading.trainer, SourcedText)
@@ -79,7 +79,7 @@ class JobLog:
 
     @property
     def is_complete(self) -> bool:
-        """Whether it shows a complete training."""
+        """Return True if it shows a complete training."""
         done, total = self.reading.steps_done, self.reading.steps_total
         if isinstance(done, Quantity) and isinstance(total, Quantity) and total.value > 0:
             return done.value >= total.value
@@ -92,7 +92,7 @@ class JobLog:
 
     @property
     def _went_on(self) -> bool:
-        """Whether the script continued after the failed command, so that its exit code is that of another command."""
+        """Return True if the script continued after the failed command; its exit code is then another command's."""
         fatal = [sign for sign in self.signs if sign.kind in _FATAL]
         return (
             bool(fatal)

@@ -73,7 +73,7 @@ class ImportedRun:
 
     @property
     def is_control(self) -> bool:
-        """Whether it is an untrained base model."""
+        """Return True if it is an untrained base model."""
         return self.settings.is_control and not self.jobs and not self.checkpoints
 
     @property

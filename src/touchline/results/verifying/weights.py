@@ -45,7 +45,7 @@ class WeightFile:
 
     @property
     def usable(self) -> bool:
-        """Whether every tensor lies in the file where its header states."""
+        """Return True if every tensor lies in the file where its header states."""
         return self.readable and not self.faults
 
 

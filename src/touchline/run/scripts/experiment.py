@@ -13,7 +13,7 @@ from touchline.spec.plan import Plan, PlannedRun
 from touchline.spec.runs import ControlKind, RunKind
 from touchline.spec.site import Site
 
-_RUN_HEADER = ("run", "what it is", "model", "goes on from", "training", "evaluation")
+_RUN_HEADER = ("run", "what it is", "model", "parent", "training", "evaluation")
 
 
 def experiment_files(plan: Plan, site: Site) -> dict[str, str]:
@@ -67,7 +67,7 @@ def readme_text(plan: Plan, site: Site) -> str:
 _CONTROLS = {
     ControlKind.BASE: "control: the base model, evaluated only",
     ControlKind.NO_OP: "control: the base model through an adapter that changes nothing, evaluated only",
-    ControlKind.SHUFFLED: "control: trained on answers that were dealt out anew",
+    ControlKind.SHUFFLED: "control: trained on shuffled answers",
 }
 
 

@@ -83,7 +83,7 @@ def training_header(plan: Plan, run: PlannedRun, site: Site) -> Header:
             "the upper end of what is predicted for the process.",
         ),
         *_time(limit, why_not),
-        "# A job that is preempted, or whose node fails, is queued again, and goes on where the last saved state ends.",
+        "# A job that is preempted, or whose node fails, is requeued, and resumes from the last saved state.",
         "#SBATCH --requeue",
         *_signal(signal, limit, site.slurm),
         *_own(site.slurm),

@@ -27,7 +27,7 @@ class Answer:
 
     @property
     def ok(self) -> bool:
-        """Whether it ended with exit code 0."""
+        """Return True if it ended with exit code 0."""
         return self.code == 0
 
 

@@ -20,7 +20,7 @@ _APOSTROPHE = re.compile(r"(?<=\w)['\u2019\u02bc](?=\w)")
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _TOKEN = re.compile(rf"(?<![\w.])[-\u2212+]?\d+(?:[.,]\d+)*(?![^\W_])|[{_UNSPACED}]|[^\W_{_UNSPACED}]+|[^\w\s]")
 _SIGNS = frozenset("+#&%$@*=<>~^")
-"""Signs that tell labels apart, as in C, C++ and C#."""
+"""Signs that distinguish labels, as in C, C++ and C#."""
 _NEGATIONS = frozenset(
     [
         "not", "no", "non", "never", "neither", "nor", "cannot", "cant", "isnt", "arent", "wasnt", "werent",
@@ -108,7 +108,7 @@ def label_key(text: str) -> str:
 
 
 def indistinct(labels: Sequence[str]) -> tuple[str, str] | None:
-    """Return the first two labels that are read alike; None if all can be told apart."""
+    """Return the first two labels that are read alike; None if all differ."""
     seen: dict[tuple[str, ...], str] = {}
     for label in labels:
         other = seen.setdefault(_name(label), label)

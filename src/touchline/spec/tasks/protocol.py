@@ -15,7 +15,7 @@ SCORER_VERSION = 1
 _INSIGNIFICANT = frozenset({"Pc", "Pd", "Pe", "Pf", "Pi", "Po", "Ps", "Zs", "Zl", "Zp", "Cc", "Sk"})
 """Unicode's categories of punctuation, separators, control characters and lone accents (the backtick is one).
 
-Not simply all that is no letter: vowel signs of Indic scripts and symbols such as + and $ tell answers apart.
+Not simply all that is no letter: vowel signs of Indic scripts and symbols such as + and $ distinguish answers.
 """
 
 
@@ -77,7 +77,7 @@ def score_text(output: str, target: str) -> Scores:
     A target of nothing but punctuation is compared exactly: without it nothing would be left.
 
     Raises:
-        InputError: the target is empty, so that nothing could be told from wrong.
+        InputError: the target is empty, so that no answer would be wrong.
     """
     if not target.strip():
         raise InputError("an empty target cannot be scored", expected="an answer in every row")
