@@ -9,9 +9,8 @@ from touchline.core.levels import Level
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.status import JobState, RunStatus, TrainingOutcome
 from touchline.data.scores import EvaluationRecord, SampleScore
-from touchline.results.collected import RunMetrics, Setting
 from touchline.results.report_inputs import GeneralScore, Issue, ReportInput, ReportInputs
-from touchline.results.run_result import AttemptResult, LossPoint, RunResult
+from touchline.results.run_result import AttemptResult, LossPoint, RunResult, Setting
 from touchline.results.verification_types import StorageSummary, Verification
 from touchline.spec.runs import ControlKind, RunKind
 from touchline.statistics.conclusions import Proportion
@@ -104,6 +103,8 @@ def run(
         train_losses=(),
         validation_losses=(),
         evaluations=tuple(evaluations),
+        settings={"model": model, "seed": seed, "epochs": 3, "effective_batch_size": 16},
+        dataset="words.json",
         notes=(),
     )
     return replace(made, **changes)  # type: ignore[arg-type]
@@ -149,29 +150,15 @@ def attempt(
     )
 
 
-def metrics(result: RunResult, **settings: Setting) -> RunMetrics:
-    """What `collect` writes of a run."""
-    return RunMetrics(
-        run_name=result.name,
-        status=result.status.value,
-        job_id="71",
-        started=None,
-        completed=None,
-        static_config={"model": result.model, "seed": result.seed, "epochs": 3, "effective_batch_size": 16, **settings},
-        packing_metrics={},
-        resource_metrics={},
-        performance_metrics={},
-        per_epoch_metrics=(),
-        dataset_path="words.json",
-        notes=tuple(map(str, result.notes)),
-    )
+def told(result: RunResult, **settings: Setting) -> RunResult:
+    """A run whose files tell further settings."""
+    return replace(result, settings=result.settings | settings)
 
 
 def gathered(
     runs: Sequence[RunResult],
     *,
     factors: dict[str, tuple[str, ...]] | None = None,
-    told: Sequence[RunMetrics] | None = None,
     verification: Verification = NOTHING,
     issues: Sequence[Issue] = (),
     general: Sequence[GeneralScore] = (),
@@ -191,7 +178,6 @@ def gathered(
         root="sweep",
         plan=None,
         runs=tuple(runs),
-        metrics=tuple(told if told is not None else [metrics(each) for each in runs]),
         factors=factors,
         datasets={each.name: "words.json" for each in runs},
         verification=verification,
@@ -235,8 +221,7 @@ def seed_002() -> ReportInputs:
         )
         for name, model, rank, steps, train, val, seconds, _ in rows
     ]
-    told = [metrics(each, effective_batch_size=row[-1]) for each, row in zip(runs, rows, strict=True)]
-    return gathered(runs, told=told)
+    return gathered([told(each, effective_batch_size=row[-1]) for each, row in zip(runs, rows, strict=True)])
 
 
 def _share(right: Rights) -> Proportion:

@@ -291,9 +291,8 @@ def test_a_lower_perplexity_is_better(higher: bool | None, low: float, high: flo
 def test_what_no_file_tells_is_not_said() -> None:
     """A run of unknown seed has none, and is no seed of a setting."""
     runs = [made.run("a", train=made.loss(0.2)), made.run("b", rank="64", train=made.loss(0.1))]
-    told = [made.metrics(each) for each in runs]
-    told = [replace(each, static_config={k: v for k, v in each.static_config.items() if k != "seed"}) for each in told]
-    report = build_report(made.gathered(runs, told=told))
+    runs = [replace(each, settings={k: v for k, v in each.settings.items() if k != "seed"}) for each in runs]
+    report = build_report(made.gathered(runs))
     assert "| rank 4 | n/a (not reported) |" in results_markdown(report, (), "")
     assert "One training a setting: an effect of the rank on the loss" in texts(report, "Losses")[0]
     assert "seed" not in " ".join(each.text for each in report.findings)
@@ -304,7 +303,7 @@ def test_gpus_that_a_log_tells_of_are_counted() -> None:
     runs = [made.run("a", seconds=3580.0), made.run("b", rank="64", seconds=3580.0)]
     per_gpu = Quantity(value=500.0, unit="tokens/s/GPU", token_unit="real", aggregation="mean")
     runs[1] = replace(runs[1], tokens_per_second=per_gpu)
-    report = build_report(made.gathered(runs, told=[made.metrics(each, gpus=4) for each in runs]))
+    report = build_report(made.gathered([made.told(each, gpus=4) for each in runs]))
     assert report.device == "GPU"
     assert [each.gpus for each in report.facts] == [4, 4]
     assert [each.device_hours.value for each in report.facts if isinstance(each.device_hours, Quantity)] == [4.0, 4.0]
@@ -421,8 +420,8 @@ def test_a_control_alone_says_nothing_of_training() -> None:
 def test_what_changes_with_a_factor_is_named_beside_its_effect_on_the_score() -> None:
     """A context that differs: the effect is that of both, whether it is established or not."""
     found = sweep([85], [93])
-    told = [made.metrics(run, max_seq_len=256 if "rank64" in run.name else 128) for run in found.runs]
-    report = build_report(replace(found, metrics=tuple(told)))
+    told = [made.told(run, max_seq_len=256 if "rank64" in run.name else 128) for run in found.runs]
+    report = build_report(replace(found, runs=tuple(told)))
     assert texts(report, made.RANK)[-1] == (
         "Runs of another rank differ in context (256 against 128) as well: what the rank does to the score cannot be "
         "told apart from what that does."
@@ -435,8 +434,8 @@ def test_an_alpha_that_follows_the_rank_is_part_of_the_pair() -> None:
     for ratio, words in ((2.0, "alpha = 2 x rank"), (1.0, "alpha = 1 x rank"), (0.5, "alpha = 0.5 x rank")):
         for low, high in (([85], [93]), ([70, 71, 72], [92, 93, 93]), ([80, 86, 90], [84, 83, 92])):
             found = sweep(low, high)
-            told = [made.metrics(run, lora_alpha=ratio * (64 if "rank64" in run.name else 4)) for run in found.runs]
-            report = build_report(replace(found, metrics=tuple(told)))
+            told = [made.told(run, lora_alpha=ratio * (64 if "rank64" in run.name else 4)) for run in found.runs]
+            report = build_report(replace(found, runs=tuple(told)))
             everything = [each.text for each in (*report.headline, *report.findings)]
             assert not any("differ in alpha" in text or "alpha (" in text for text in everything)
             assert (
@@ -444,11 +443,11 @@ def test_an_alpha_that_follows_the_rank_is_part_of_the_pair() -> None:
             )
             assert f"(with {words})" in report.headline[0].text
     found = sweep([85], [93])
-    told = [made.metrics(run, lora_alpha=16.0 if "rank64" in run.name else 8.0) for run in found.runs]
-    report = build_report(replace(found, metrics=tuple(told)))
+    told = [made.told(run, lora_alpha=16.0 if "rank64" in run.name else 8.0) for run in found.runs]
+    report = build_report(replace(found, runs=tuple(told)))
     assert "differ in alpha (16 against 8) as well" in texts(report, made.RANK)[-1]
-    fixed = [made.metrics(run, lora_alpha=16.0) for run in found.runs]
-    assert "alpha" not in " ".join(texts(build_report(replace(found, metrics=tuple(fixed))), made.RANK))
+    fixed = [made.told(run, lora_alpha=16.0) for run in found.runs]
+    assert "alpha" not in " ".join(texts(build_report(replace(found, runs=tuple(fixed))), made.RANK))
 
 
 def factorial(
@@ -627,14 +626,8 @@ def test_losses_of_ranks_with_an_alpha_that_follows_are_those_of_the_pair() -> N
     """Said once, and not as a confounder; a batch size that differs stays one."""
     found = made.seed_002()
     alphas = {"4": 8.0, "64": 128.0}
-    told = [
-        replace(
-            each,
-            static_config=each.static_config | {"lora_alpha": alphas[level_of(run, made.RANK) or "4"]},
-        )
-        for each, run in zip(found.metrics, found.runs, strict=True)
-    ]
-    losses = texts(build_report(replace(found, metrics=tuple(told))), "Losses")
+    told = [made.told(run, lora_alpha=alphas[level_of(run, made.RANK) or "4"]) for run in found.runs]
+    losses = texts(build_report(replace(found, runs=tuple(told))), "Losses")
     about_rank = [text for text in losses if "rank 64 against rank 4" in text]
     assert about_rank
     assert all(text.endswith("Alpha is 2 x rank in each of them.") for text in about_rank)

@@ -263,9 +263,9 @@ def test_a_wide_gap_after_several_epochs_asks_for_more_data_and_one_after_the_fi
     low, high = made.loss(0.1), made.loss(0.3)
     wanted = "Train on a larger dataset"
     for epochs, train, val, asks in ((3, low, high, True), (1, low, high, False), (3, high, high, False)):
-        run = made.run("a", train=train, val=val)
-        gathered = made.gathered([run, made.run("b", train=train, val=val)])
-        gathered = replace(gathered, metrics=tuple(made.metrics(each, epochs=epochs) for each in gathered.runs))
+        gathered = made.gathered(
+            [made.told(made.run(name, train=train, val=val), epochs=epochs) for name in ("a", "b")]
+        )
         assert (wanted in titles(gathered)) is asks, (epochs, train, val)
         if asks:
             why = step(build_report(gathered), wanted).why

@@ -55,9 +55,7 @@ def test_versions_are_stated_and_by_run_where_they_differ() -> None:
         ),
     ):
         runs = [made.run(name, evaluations=[scored(name, evaluated[name])]) for name in ("a", "b")]
-        gathered = made.gathered(runs)
-        metrics = tuple(replace(made.metrics(run), versions=trained[run.name]) for run in runs)
-        report = build_report(replace(gathered, metrics=metrics))
+        report = build_report(made.gathered([replace(run, versions=trained[run.name]) for run in runs]))
         assert stacks(report) == wanted
         text, page = results_markdown(report, ()), report_html(report, ())
         assert all(value in text and value in page for _, value in wanted)

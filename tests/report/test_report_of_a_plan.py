@@ -11,7 +11,7 @@ from tests.run.made_plans import GPU, made_control, made_plan, made_run
 
 from touchline.core.notes import Note, NoteCode
 from touchline.core.packing import PackingSide, PackingSummary
-from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.core.quantity import Missing, Quantity
 from touchline.core.status import JobState, TrainingOutcome
 from touchline.core.units import GIB
 from touchline.report.build import build_report
@@ -138,7 +138,7 @@ def test_packing_that_nobody_counted_is_as_the_plan_computed_it() -> None:
         unpacked=side, advice=("The plan's advice.",),
     )  # fmt: skip
     gathered = ours(planned=replace(made_run(), packing=summary))
-    gathered = replace(gathered, metrics=(made.metrics(gathered.runs[0], packed=False), *gathered.metrics[1:]))
+    gathered = replace(gathered, runs=(made.told(gathered.runs[0], packed=False), *gathered.runs[1:]))
     report = build_report(gathered)
     (packing,) = report.packing
     assert packing.packed == "no"
@@ -154,14 +154,13 @@ def test_two_runs_that_differ_in_packing_alone_are_held_against_each_other() -> 
     """With the word that it was one run each."""
     from touchline.core.levels import Level
 
-    runs, told = [], []
+    runs = []
     for name, packed, rate in (("packed", "true", 30.0), ("padded", "false", 20.0)):
         run = made.run(name)
-        runs.append(replace(run, levels=(*run.levels, Level(factor="train.packed", value=packed))))
-        told.append(made.metrics(runs[-1], packed=packed == "true"))
-        figures: dict[str, Measured] = {"examples_per_second": Quantity(value=rate, unit="examples/s")}
-        told[-1] = replace(told[-1], performance_metrics=figures)
-    report = build_report(made.gathered(runs, told=told))
+        levels = (*run.levels, Level(factor="train.packed", value=packed))
+        run = replace(run, levels=levels, examples_per_second=Quantity(value=rate, unit="examples/s"))
+        runs.append(made.told(run, packed=packed == "true"))
+    report = build_report(made.gathered(runs))
     assert report.packing_advice == (
         "packed was packed and padded was not: 30 against 20 examples/s, 50.0% higher packed. One run each, on "
         "whatever else the machine did.",
@@ -247,7 +246,6 @@ def test_a_command_with_another_setting_repeats_the_overrides_of_the_plan() -> N
     gathered = replace(
         gathered,
         runs=(*gathered.runs, other),
-        metrics=(*gathered.metrics, made.metrics(other)),
         factors={"train.lora.rank": ("4", "64")},
         datasets={**gathered.datasets, other.name: "words.json"},
     )

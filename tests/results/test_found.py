@@ -110,9 +110,8 @@ def test_figures_are_those_of_the_logs(gathered: ReportInputs, known: object) ->
     assert {level.factor: level.value for level in run.levels}["train.lora.rank"] == str(expected.rank)
     assert run.train_losses[-1].step == expected.steps
     assert run.validation_losses[-1].loss == pytest.approx(expected.validation)
-    metrics = next(each for each in gathered.metrics if each.run_name == run.name)
-    assert metrics.static_config["effective_batch_size"] == expected.batch
-    assert metrics.static_config["epochs"] == EPOCHS
+    assert run.settings["effective_batch_size"] == expected.batch
+    assert run.settings["epochs"] == EPOCHS
 
 
 def test_every_number_names_its_file_and_line(gathered: ReportInputs) -> None:

@@ -17,8 +17,8 @@ from tests.results.test_verification import merged, run_of, with_run
 
 from touchline.core.estimate import TrainingSetup
 from touchline.core.quantity import Missing, Quantity
+from touchline.core.units import in_unit
 from touchline.estimate.disk import adapter_tensors, disk_estimate
-from touchline.results.storage import in_bytes
 from touchline.results.verification import verify_folders, verify_planned
 from touchline.results.verifying.files import tree_bytes
 
@@ -96,7 +96,7 @@ def test_the_plans_forecast_of_the_tiny_model_holds(trained: Trained) -> None:
         (folder / "eval" / "log.eval").write_bytes(b"e" * (2567 * answers))
         (folder / "others").write_bytes(b"o" * 20_700)
         assert isinstance(run.disk, Quantity)
-        forecast = in_bytes(run.disk)
+        forecast = in_unit(run.disk, "B")
         assert isinstance(forecast, Quantity)
         taken = tree_bytes(folder)
         assert forecast.value == pytest.approx(taken, rel=WITHIN)

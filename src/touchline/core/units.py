@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from touchline.core.errors import InputError
+from touchline.core.quantity import Measured, Missing
 
 KIB = 1024
 MIB = 1024**2
@@ -13,6 +15,11 @@ MIB_PER_GIB = GIB // MIB
 GIB_IN = {"GiB": 1.0, "B": 1 / GIB, "MiB": MIB / GIB, "GB": 1e9 / GIB, "MB": 1e6 / GIB}
 """GiB per unit."""
 
+_PER_UNIT = (
+    {"B": 1.0, "MB": 1e6, "GB": 1e9, "MiB": float(MIB), "GiB": float(GIB)},
+    {"s": 1.0, "min": 60.0, "h": 3600.0},
+)
+"""Bytes and seconds per unit."""
 _SECONDS = {"s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "hour": 3600.0, "hours": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]+)")
 
@@ -50,6 +57,21 @@ def format_bytes(size_bytes: float) -> str:
             return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.3g} {unit}"
         size /= 1024
     raise AssertionError("unreachable")
+
+
+def in_unit(value: Measured, unit: str) -> Measured:
+    """Return a size or duration and its interval in another unit; other values are returned unchanged."""
+    if isinstance(value, Missing) or value.unit == unit:
+        return value
+    for per in _PER_UNIT:
+        if value.unit in per and unit in per:
+            number, low, high = (
+                None if each is None else each * per[value.unit] / per[unit]
+                for each in (value.value, value.low, value.high)
+            )
+            assert number is not None
+            return replace(value, value=number, low=low, high=high, unit=unit)
+    return value
 
 
 def minutes_to_seconds(minutes: float) -> float:

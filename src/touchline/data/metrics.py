@@ -95,6 +95,11 @@ class AttemptRow:
     setup_seconds: float
     """Wall-clock time from the start of the process's work to the first step."""
 
+    @property
+    def packed(self) -> bool:
+        """True if packing was requested and done. A shared prefix alone, several examples per sequence, is none."""
+        return self.packed_requested and self.layout != "padded"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepRow:

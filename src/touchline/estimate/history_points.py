@@ -14,7 +14,7 @@ from typing import Final, TypeVar, cast
 from touchline.core.estimate import Dtype, Method, MicroBatch, TrainingSetup
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.shape import ModelShape
-from touchline.core.units import GIB, GIB_IN, MIB
+from touchline.core.units import GIB_IN, in_unit
 from touchline.estimate.coefficients_memory import VARIANT_BYTES
 from touchline.estimate.evidence_memory import MeasuredPoint
 from touchline.estimate.gpus import similar_gpus
@@ -110,7 +110,7 @@ def to_time_point(record: RunRecord, shape_of: Callable[[str], ModelShape | Miss
         startup=_spent(told.startup_seconds, weights),
         # It tells the tokens with a loss; of the positions these are the same share as in the training.
         validation=_spent(told.validation_seconds, scored and scored * work.tokens / max(work.label_tokens, 1.0)),
-        saving=_spent(told.saving_seconds, _bytes(record.costs.checkpoint_size)),
+        saving=_spent(told.saving_seconds, _first(in_unit(record.costs.checkpoint_size, "B"))),
         evaluation=_spent(told.evaluation_seconds, _first(told.evaluation_samples)),
     )
 
@@ -248,23 +248,6 @@ def _rows(record: RunRecord) -> float:
 def _spent(seconds: Measured, amount: float | None) -> CostSample | None:
     found = _first(seconds)
     return CostSample(seconds=found, amount=amount) if found and amount else None
-
-
-def _bytes(size: Measured) -> float | None:
-    if isinstance(size, Missing):
-        return None
-    match size.unit:
-        case "B":
-            return size.value
-        case "MiB":
-            return size.value * MIB
-        case "GiB":
-            return size.value * GIB
-        case "MB":
-            return size.value * 1e6
-        case "GB":
-            return size.value * 1e9
-    return None
 
 
 def _first(*measured: Measured) -> float | None:

@@ -113,9 +113,7 @@ def _attempt(row: AttemptRow, line: int) -> Iterator[Event]:
     yield from _word("attention", row.attention, line)
     yield from _word("optimizer", row.optimizer, line)
     yield from _word("gradient_checkpointing", str(row.gradient_checkpointing).lower(), line)
-    # A prefix may be shared, several examples per sequence, where no packing was asked for.
-    packed = row.packed_requested and row.layout != "padded"
-    yield from _word("packed", str(packed).lower(), line)
+    yield from _word("packed", str(row.packed).lower(), line)
     for library, version in sorted(row.versions.items()):
         yield from _word("version", f"{library}={version}", line)
 

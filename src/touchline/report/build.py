@@ -27,6 +27,7 @@ from touchline.report.next_steps import next_steps
 from touchline.report.packing_rows import packing_advice, packing_rows
 from touchline.report.report import Report
 from touchline.report.settings import report_settings
+from touchline.results.collected import run_metrics
 from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import RunResult
 from touchline.spec.runs import RunKind
@@ -42,9 +43,8 @@ def build_report(gathered: ReportInputs) -> Report:
     analyses = analyses_of(runs, gathered.factors, gathered.datasets)
     answers = answer_counts(runs)
     facts = run_facts(gathered, analyses[0] if analyses else None, answers)
-    performance = {each.run_name: each.performance_metrics for each in gathered.metrics}
-    estimates = estimate_rows(plan, runs, performance, gathered.verification)
-    packing = packing_rows(plan, runs, gathered.metrics)
+    estimates = estimate_rows(plan, runs, gathered.verification)
+    packing = packing_rows(plan, runs)
     concluded = FindingInputs(gathered=gathered, analyses=analyses, facts=facts, estimates=estimates)
     return Report(
         experiment=gathered.experiment,
@@ -59,7 +59,7 @@ def build_report(gathered: ReportInputs) -> Report:
         device_hours=all_device_hours(runs, devices_of(gathered)),
         device_hours_planned=_NOT_PLANNED if plan is None else plan.gpu_hours,
         runs=runs,
-        metrics=gathered.metrics,
+        metrics=tuple(map(run_metrics, runs)),
         facts=facts,
         factors=gathered.factors,
         analyses=analyses,
@@ -76,7 +76,7 @@ def build_report(gathered: ReportInputs) -> Report:
         sources=gathered.sources,
         asked=gathered.asked,
         definition=gathered.definition,
-        compared=compared_text(gathered.runs, gathered.factors, seeds_of(gathered.metrics)),
+        compared=compared_text(gathered.runs, gathered.factors, seeds_of(runs)),
         device=device_word(gathered),
         settings=report_settings(gathered),
         provenance=tuple(_provenance(gathered)),
@@ -139,8 +139,7 @@ def _provenance(gathered: ReportInputs) -> Iterator[tuple[str, str]]:
 
 def _stack(gathered: ReportInputs) -> Iterator[tuple[str, str]]:
     """Yield the versions of the training and evaluation software, by runs if they differ."""
-    trained = {each.run_name: each.versions for each in gathered.metrics}
-    training = {run.name: trained.get(run.name, {}) for run in gathered.runs if run.kind is RunKind.FINE_TUNED}
+    training = {run.name: run.versions for run in gathered.runs if run.kind is RunKind.FINE_TUNED}
     evaluation = {
         f"{run.name} {record.checkpoint}" if len(run.evaluations) > 1 else run.name: record.versions
         for run in gathered.runs

@@ -6,12 +6,12 @@ resumed training includes repeated work.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.status import TrainingOutcome
-from touchline.core.units import GIB_IN
+from touchline.core.units import in_unit
 from touchline.report.facts import evaluation_seconds
 from touchline.report.formatting import count, finite
 from touchline.report.report import EstimateRow
@@ -28,7 +28,6 @@ TRAINING, STEP, EVALUATION, MEMORY, DISK = "training", "seconds per step", "eval
 def estimate_rows(
     plan: Plan | None,
     runs: Sequence[RunResult],
-    performance: Mapping[str, Mapping[str, Measured]],
     verification: Verification,
 ) -> tuple[EstimateRow, ...]:
     """Return every figure that the plan or a measurement has, by run.
@@ -36,7 +35,6 @@ def estimate_rows(
     Args:
         plan: the plan; None without a plan.
         runs: the measured results.
-        performance: `RunMetrics.performance_metrics` by run.
         verification: the disk space of the runs.
     """
     if plan is None:
@@ -47,22 +45,19 @@ def estimate_rows(
         row
         for run in runs
         if run.name in planned
-        for row in _rows(planned[run.name], run, performance.get(run.name, {}), storage.get(run.name))
+        for row in _rows(planned[run.name], run, storage.get(run.name))
         if not (isinstance(row.predicted, Missing) and isinstance(row.measured, Missing))
     )
 
 
-def _rows(
-    planned: PlannedRun, run: RunResult, performance: Mapping[str, Measured], storage: RunStorage | None
-) -> Iterator[EstimateRow]:
+def _rows(planned: PlannedRun, run: RunResult, storage: RunStorage | None) -> Iterator[EstimateRow]:
     evaluation = _evaluation(run, planned.evaluate_seconds)
     if run.kind is RunKind.CONTROL:
         yield evaluation
         return
     lasted, clean = _training(run)
     yield _row(run.name, TRAINING, planned.train_seconds, lasted, comparable=clean)
-    pace = performance.get("seconds_per_step", Missing(missing="no step has been measured"))
-    yield _row(run.name, STEP, planned.seconds_per_step, pace)
+    yield _row(run.name, STEP, planned.seconds_per_step, run.seconds_per_step)
     yield evaluation
     yield _memory(run.name, planned.peak_memory, run.peak_memory)
     whole = run.outcome is TrainingOutcome.COMPLETE
@@ -70,7 +65,7 @@ def _rows(
     if whole and storage is not None and storage.total_bytes > 0:
         taken = Quantity(value=storage.total_bytes, unit="B", aggregation="sum", method="the run's folder")
     forecast = planned.disk if storage is None or isinstance(storage.forecast, Missing) else storage.forecast
-    yield _row(run.name, DISK, _in_bytes(forecast), taken)
+    yield _row(run.name, DISK, in_unit(forecast, "B"), taken)
 
 
 def _row(run: str, quantity: str, predicted: Measured, found: Measured, *, comparable: bool = True) -> EstimateRow:
@@ -120,22 +115,10 @@ def _memory(run: str, predicted: Measured, found: Measured) -> EstimateRow:
     """Return the row of memory in the plan's unit, compared if both values are of one kind."""
     measured = found
     if isinstance(found, Quantity) and isinstance(predicted, Quantity):
-        measured = _in_unit(found, predicted.unit)
+        measured = in_unit(found, predicted.unit)
     same = (
         isinstance(predicted, Quantity)
         and isinstance(measured, Quantity)
         and (predicted.kind, predicted.phase) == (measured.kind, measured.phase)
     )
     return _row(run, MEMORY, predicted, measured, comparable=same)
-
-
-def _in_unit(value: Quantity, unit: str) -> Quantity:
-    if value.unit == unit or value.unit not in GIB_IN or unit not in GIB_IN:
-        return value
-    factor = GIB_IN[value.unit] / GIB_IN[unit]
-    low, high = (None if end is None else end * factor for end in (value.low, value.high))
-    return replace(value, value=value.value * factor, unit=unit, low=low, high=high)
-
-
-def _in_bytes(value: Measured) -> Measured:
-    return value if isinstance(value, Missing) else _in_unit(value, "B")

@@ -23,7 +23,6 @@ from touchline.report.formatting import (
     settings_words,
 )
 from touchline.report.report import AnswerCounts, RunFacts
-from touchline.results.collected import RunMetrics
 from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import LossPoint, RunResult, StepCurves
 from touchline.spec.runs import ControlKind, RunKind
@@ -82,7 +81,7 @@ def devices_of(gathered: ReportInputs) -> dict[str, int]:
     plan = gathered.plan
     if plan is not None:
         return dict.fromkeys((run.name for run in gathered.runs), plan.devices)
-    told = _gpus_told(gathered.metrics)
+    told = _gpus_told(gathered.runs)
     return {run.name: max(told.get(run.name, 1), 1) for run in gathered.runs}
 
 
@@ -90,21 +89,21 @@ def device_word(gathered: ReportInputs) -> str:
     """Return the name of the devices, such as `GPU`; `device` if unknown."""
     if gathered.plan is not None:
         return "GPU" if gathered.plan.machine.kind == "gpu" else "processor"
-    told = _gpus_told(gathered.metrics)
+    told = _gpus_told(gathered.runs)
     kinds = {told.get(run.name, -1) > 0 for run in gathered.runs if run.kind is RunKind.FINE_TUNED}
     return "GPU" if kinds == {True} else "device"
 
 
-def _gpus_told(metrics: Sequence[RunMetrics]) -> dict[str, int]:
+def _gpus_told(runs: Sequence[RunResult]) -> dict[str, int]:
     """Return the number of GPUs in each run's log or settings."""
-    found = {each.run_name: each.static_config.get("gpus") for each in metrics}
-    return {run: int(gpus) for run, gpus in found.items() if isinstance(gpus, int | float) and math.isfinite(gpus)}
+    found = {run.name: run.settings.get("gpus") for run in runs}
+    return {name: int(gpus) for name, gpus in found.items() if isinstance(gpus, int | float) and math.isfinite(gpus)}
 
 
-def seeds_of(metrics: Sequence[RunMetrics]) -> dict[str, int]:
+def seeds_of(runs: Sequence[RunResult]) -> dict[str, int]:
     """Return the seed of each run in the plan or a file. Runs with an unknown seed are left out."""
-    found = {each.run_name: each.static_config.get("seed") for each in metrics}
-    return {run: seed for run, seed in found.items() if isinstance(seed, int) and not isinstance(seed, bool)}
+    found = {run.name: run.settings.get("seed") for run in runs}
+    return {name: seed for name, seed in found.items() if isinstance(seed, int) and not isinstance(seed, bool)}
 
 
 def compared_text(runs: Sequence[RunResult], factors: Mapping[str, Sequence[str]], seeds: Mapping[str, int]) -> str:

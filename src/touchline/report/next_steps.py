@@ -176,7 +176,7 @@ def _schedule(gathered: ReportInputs, falling: Sequence[RunResult]) -> Iterator[
 def _data(gathered: ReportInputs) -> Iterator[NextStep]:
     """Yield a larger dataset, if training fits the training data but not the validation data."""
     wide = []
-    epochs = {each.run_name: each.static_config.get("epochs") for each in gathered.metrics}
+    epochs = {run.name: run.settings.get("epochs") for run in gathered.runs}
     for run in gathered.runs:
         if not isinstance(repeated := epochs.get(run.name), int | float) or repeated <= 1:
             # In the first epoch, training sees every example for the first time, as validation does.

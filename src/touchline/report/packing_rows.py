@@ -7,42 +7,32 @@ from collections.abc import Iterator, Mapping, Sequence
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.report.formatting import join_names, relative
 from touchline.report.report import PackingRow
-from touchline.results.collected import RunMetrics
 from touchline.results.run_result import RunResult
 from touchline.spec.plan import Plan, PlannedRun
 from touchline.spec.runs import RunKind
 
-UNTOLD = Missing(missing="not measured")
 LOW_EFFICIENCY = 80.0
 """Share in per cent below which padding costs more than a fifth of the computation."""
 
 
-def packing_rows(plan: Plan | None, runs: Sequence[RunResult], metrics: Sequence[RunMetrics]) -> tuple[PackingRow, ...]:
+def packing_rows(plan: Plan | None, runs: Sequence[RunResult]) -> tuple[PackingRow, ...]:
     """Return a row for each run that trains, in order."""
     planned = {} if plan is None else {run.name: run for run in plan.runs}
-    told = {each.run_name: each for each in metrics}
-    return tuple(
-        _row(run, told[run.name], planned.get(run.name))
-        for run in runs
-        if run.kind is RunKind.FINE_TUNED and run.name in told
-    )
+    return tuple(_row(run, planned.get(run.name)) for run in runs if run.kind is RunKind.FINE_TUNED)
 
 
-def _row(run: RunResult, told: RunMetrics, planned: PlannedRun | None) -> PackingRow:
-    packed = told.static_config.get("packed")
+def _row(run: RunResult, planned: PlannedRun | None) -> PackingRow:
+    packed = run.settings.get("packed")
     word = {True: "yes", False: "no"}.get(packed if isinstance(packed, bool) else None)  # type: ignore[arg-type]
-    figures = told.packing_metrics
-    density = figures.get("packing_density", UNTOLD)
-    efficiency = figures.get("packing_efficiency", UNTOLD)
     side = None
     if planned is not None and not isinstance(planned.packing, Missing) and word is not None:
         side = planned.packing.packed if word == "yes" else planned.packing.unpacked
     return PackingRow(
         run=run.name,
         packed=word or "n/a (not reported)",
-        density=_or_planned(density, None if side is None else side.density, "examples/row"),
-        efficiency=_or_planned(efficiency, None if side is None else side.efficiency, "%"),
-        examples_per_second=told.performance_metrics.get("examples_per_second", UNTOLD),
+        density=_or_planned(run.packing.density, None if side is None else side.density, "examples/row"),
+        efficiency=_or_planned(run.packing.efficiency, None if side is None else side.efficiency, "%"),
+        examples_per_second=run.examples_per_second,
         peak_memory=run.peak_memory,
         reason=(planned.packed_reason or "") if planned is not None else "",
     )

@@ -28,7 +28,7 @@ def sample_rows(report: Report) -> Iterator[dict[str, object]]:
     input, `prompt` the full model input, None if it was not recorded. `score` is the primary score, `metric` its name.
     `exact` and `match` are None for a task with a score of its own.
     """
-    seeds = seeds_of(report.metrics)
+    seeds = seeds_of(report.runs)
     for result in report.runs:
         for record in (*result.evaluations, *result.other_evaluations):
             asked = report.asked.get(record.asked_key, {})

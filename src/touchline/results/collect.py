@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-import statistics
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from touchline.core.notes import Note, NoteCode
@@ -14,18 +13,22 @@ from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.status import Attempt, JobState, TrainingOutcome
 from touchline.data.checkpoints import read_checkpoints, read_training_marker
 from touchline.data.evaluations import is_current, is_earlier, read_evaluations, scores_path
-from touchline.data.metrics import Metrics, StepRow, TrainingMarker, after_warm_up
+from touchline.data.metrics import Metrics, StepRow, TrainingMarker
 from touchline.data.metrics_file import METRICS, read_metrics
 from touchline.data.scores import CheckpointInfo, EvaluationRecord
+from touchline.history.reading import RunReading
 from touchline.results.attempts import attempt_results
 from touchline.results.current_evaluations import labels_of_record, with_clusters, with_metric
+from touchline.results.figures import figures_of_log, figures_of_metrics, own_fields, static_config
 from touchline.results.run_result import LossPoint, RunResult, StepCurves
 from touchline.results.scored import compared, proportion
+from touchline.run.resources import read_resources, resource_figures
 from touchline.run.run_status import (
     StatusInputs,
     drop_lock_conflicts,
     job_view_from_files,
     run_status,
+    started_and_completed,
     training_outcome,
 )
 from touchline.run.scripts.folder import evaluation_config
@@ -40,6 +43,8 @@ class _Evidence:
     """Contents of one run folder."""
 
     metrics: Metrics
+    log: RunReading | None
+    """The run in the log of another trainer, if there are no metrics."""
     marker: TrainingMarker | None
     checkpoints: tuple[CheckpointInfo, ...]
     attempts: tuple[Attempt, ...]
@@ -83,8 +88,10 @@ def _evidence(plan: Plan, run: PlannedRun, folder: Path) -> _Evidence:
     marker = read_training_marker(folder)
     evaluated = {(record.task, record.checkpoint) for record in current}
     wanted = {(task.name, name) for task in config.tasks for own, name in evaluated if own == config.task}
+    metrics = read_metrics(folder / METRICS)
     return _Evidence(
-        metrics=read_metrics(folder / METRICS),
+        metrics=metrics,
+        log=None if metrics.steps or run.train is None else _logged(folder),
         marker=marker if marker is not None and marker.run_digest == run.digest else None,
         checkpoints=checkpoints,
         attempts=drop_lock_conflicts(read_attempts(folder / "status")),
@@ -116,31 +123,35 @@ def _result(run: PlannedRun, seen: _Evidence, folder: Path, view: JobView | None
     unread = f"{METRICS} cannot be read" if seen.metrics.unread is not None else "no step has been measured"
     nothing = Missing(missing=unread if trained else "nothing is trained")
     attempts = attempt_results(folder, seen.attempts) if run.kind is RunKind.FINE_TUNED else ()
+    figures = figures_of_log(seen.log) if seen.log is not None else figures_of_metrics(run, seen.metrics, nothing)
+    status = run_status(standing)
+    started, completed = started_and_completed(seen.attempts, status)
     return RunResult(
+        **own_fields(figures),
         name=run.name,
         kind=run.kind,
         model=run.model,
         levels=run.levels,
         seed=run.seed,
-        status=run_status(standing),
+        status=status,
         job_state=state,
         outcome=outcome,
         attempts=len(attempts),
         attempt_list=attempts,
+        job_id=seen.attempts[-1].start.job_id if seen.attempts else None,
+        started=started,
+        completed=completed,
+        dataset=run.dataset,
+        settings=static_config(run),
         steps_done=(seen.metrics.steps[-1].step if seen.metrics.steps else 0) if trained else None,
         steps_planned=run.batches.steps if run.batches is not None else None,
         exact_match=None if ready is None else proportion(ready, [sample.exact for sample in ready.samples]),
         match=None if ready is None else proportion(ready, [sample.match for sample in ready.samples]),
         difference=None,
-        train_seconds=_seconds(seen.metrics.steps[-1].elapsed_seconds, METRICS) if seen.metrics.steps else nothing,
-        validation_seconds=_validation_seconds(seen, nothing),
-        evaluate_seconds=_seconds(last.seconds, scores_path(last))
+        evaluate_seconds=Quantity(value=last.seconds, unit="s", aggregation="sum", where=scores_path(last))
         if last is not None
         else Missing(missing="not evaluated"),
-        final_train_loss=_final_train_loss(seen, nothing),
-        final_val_loss=_final_val_loss(seen, nothing),
-        tokens_per_second=_tokens_per_second(seen.metrics, nothing),
-        peak_memory=_peak_memory(seen.metrics, nothing),
+        sampled=resource_figures(read_resources(folder / "status")),
         adapter_size=_adapter_size(seen.checkpoints, folder, trained),
         checkpoints=seen.checkpoints,
         train_losses=tuple(LossPoint(step=row.step, loss=row.loss) for row in seen.metrics.steps),
@@ -154,6 +165,18 @@ def _result(run: PlannedRun, seen: _Evidence, folder: Path, view: JobView | None
         control=run.control,
         notes=_notes(seen, outcome, state),
     )
+
+
+def _logged(folder: Path) -> RunReading | None:
+    """Return the newest run in the job output of another trainer."""
+    logs = sorted([*folder.glob("slurm-*.out"), *folder.glob("trainer_log.jsonl"), *folder.glob("trainer_state.json")])
+    if not logs:
+        return None
+    # The readers of every trainer's logs are loaded only where another trainer was at work.
+    from touchline.history.files import LoggedRun, find_runs
+
+    found = [each.reading for each in find_runs(logs) if isinstance(each, LoggedRun)]
+    return found[-1] if found else None
 
 
 def _outcome(run: PlannedRun, seen: _Evidence) -> TrainingOutcome:
@@ -178,73 +201,10 @@ def _curves(steps: Sequence[StepRow], nothing: Missing) -> StepCurves | Missing:
     )
 
 
-def _seconds(value: float, where: str) -> Quantity:
-    return Quantity(value=value, unit="s", aggregation="sum", where=where)
-
-
 def _number(checkpoint: str) -> int:
     """Return its epoch or step; -1 for a base."""
     last = checkpoint.rpartition("_")[2]
     return int(last) if last.isdecimal() else -1
-
-
-def _validation_seconds(seen: _Evidence, nothing: Missing) -> Measured:
-    if seen.metrics.validations:
-        return _seconds(seen.metrics.validations[-1].elapsed_seconds, METRICS)
-    return nothing if not seen.metrics.steps else Missing(missing="no validation was made")
-
-
-def _final_train_loss(seen: _Evidence, nothing: Missing) -> Measured:
-    steps = seen.metrics.steps[-10:]
-    if not steps:
-        return nothing
-    mean = statistics.fmean(row.loss for row in steps)
-    return Quantity(
-        value=mean,
-        unit="1",
-        aggregation="mean",
-        token_unit="label",
-        method=f"mean of the last {len(steps)} steps",
-        where=METRICS,
-    )
-
-
-def _final_val_loss(seen: _Evidence, nothing: Missing) -> Measured:
-    if not seen.metrics.steps:
-        return nothing
-    if not seen.metrics.validations or seen.metrics.validations[-1].step == 0:
-        return Missing(missing="no validation after the first step")
-    row = seen.metrics.validations[-1]
-    return Quantity(
-        value=row.loss,
-        unit="1",
-        aggregation="mean",
-        token_unit="label",
-        method=f"validation split, step {row.step}",
-        where=METRICS,
-    )
-
-
-def _tokens_per_second(metrics: Metrics, nothing: Missing) -> Measured:
-    """Return the data tokens of the steps after warm-up over their wall time."""
-    steps = after_warm_up(metrics.steps) or list(metrics.steps)
-    seconds = sum(row.seconds for row in steps)
-    if not steps or seconds <= 0:
-        return nothing
-    value = sum(row.real_tokens for row in steps) / seconds
-    return Quantity(
-        value=value,
-        unit="tokens/s",
-        token_unit="real",
-        aggregation="mean",
-        method="without the first step of an attempt",
-        where=METRICS,
-    )
-
-
-def _peak_memory(metrics: Metrics, nothing: Missing) -> Measured:
-    peaks = [row.peak_memory for row in metrics.steps if isinstance(row.peak_memory, Quantity)]
-    return replace(max(peaks, key=lambda peak: peak.value), where=METRICS) if peaks else nothing
 
 
 def _adapter_size(checkpoints: Sequence[CheckpointInfo], folder: Path, trained: bool) -> Measured:

@@ -8,31 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from touchline.core.quantity import NO_EVIDENCE, Measured
-
-Setting = str | int | float | bool | None
-"""Value of a run setting."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EpochMetrics:
-    """Measurements of one epoch."""
-
-    epoch: int
-    """Epoch, counted from 0."""
-    training_time_minutes: float
-    """Wall-clock time of its steps."""
-    mean_train_loss: float
-    """Mean over its steps, in nats."""
-    validation_loss: float | None
-    """Last validation loss of the epoch, in nats; None if there was no validation."""
-    peak_memory: Measured = NO_EVIDENCE
-    """Peak from the first step of the attempt to the end of the epoch, in GiB; its kind is that of the step rows."""
+from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.core.units import in_unit
+from touchline.results.run_result import ON_CPU, EpochMetrics, RunResult, Setting
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunMetrics:
-    """Settings and measurements of one run, under the keys of the YAML files."""
+    """View of a `RunResult` under the keys of the YAML files."""
 
     schema_version: int = 1
     """Format version."""
@@ -62,3 +45,63 @@ class RunMetrics:
     """Versions of Python and of the training libraries; empty if none were recorded."""
     notes: tuple[str, ...]
     """Limitations a reader must know."""
+
+
+def run_metrics(run: RunResult) -> RunMetrics:
+    """Return a run's settings and figures under the keys of the YAML files, in their units."""
+    return RunMetrics(
+        run_name=run.name,
+        status=run.status.value,
+        job_id=run.job_id,
+        started=run.started,
+        completed=run.completed,
+        static_config=run.settings,
+        packing_metrics={
+            "total_examples": run.packing.examples,
+            "total_sequences": run.packing.sequences,
+            "packing_density": run.packing.density,
+            "packing_efficiency": run.packing.efficiency,
+        },
+        resource_metrics=_resources(run),
+        performance_metrics={
+            "tokens_per_second": run.tokens_per_second,
+            "examples_per_second": run.examples_per_second,
+            "seconds_per_step": run.seconds_per_step,
+            "final_train_loss": run.final_train_loss,
+            "final_validation_loss": run.final_val_loss,
+        },
+        per_epoch_metrics=run.epochs,
+        dataset_path=run.dataset,
+        versions=run.versions,
+        notes=tuple(str(note) for note in run.notes),
+    )
+
+
+def _resources(run: RunResult) -> dict[str, Measured]:
+    """Return the trainer's figures, missing ones filled by the sampler's, and then all of the sampler's."""
+    on_cpu, sampled, peak = run.device == "cpu", run.sampled, run.peak_memory
+
+    def known(fact: Measured, sample: str) -> Measured:
+        other = sampled.get(sample)
+        # Training on a CPU uses no GPU, whatever the machine's GPUs do.
+        return other if isinstance(fact, Missing) and isinstance(other, Quantity) and not on_cpu else fact
+
+    process = peak if on_cpu or isinstance(peak, Missing) else Missing(missing="trained on a GPU")
+    found = {
+        "peak_gpu_memory_gb": in_unit(ON_CPU if on_cpu else known(peak, "gpu_peak"), "GB"),
+        "avg_gpu_memory_gb": in_unit(known(run.mean_memory, "gpu_mean"), "GB"),
+        "peak_process_memory_gib": in_unit(process, "GiB"),
+        "gpu_utilization_pct": known(run.gpu_utilization, "gpu_busy"),
+        "training_time_minutes": in_unit(run.train_seconds, "min"),
+        "validation_time_minutes": in_unit(run.validation_seconds, "min"),
+        "saving_time_minutes": in_unit(run.saving_seconds, "min"),
+    }
+    if not sampled:
+        return found
+    return found | {
+        "peak_gpu_memory_process_gb": in_unit(sampled["gpu_peak"], "GB"),
+        "avg_gpu_memory_process_gb": in_unit(sampled["gpu_mean"], "GB"),
+        "peak_tree_memory_gib": in_unit(sampled["tree_peak"], "GiB"),
+        "avg_tree_memory_gib": in_unit(sampled["tree_mean"], "GiB"),
+        "cpu_utilization_pct": sampled["cpu_mean"],
+    }

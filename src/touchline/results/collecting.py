@@ -9,8 +9,7 @@ from touchline.core.errors import TouchlineError
 from touchline.core.files import write_if_changed
 from touchline.core.status import RunStatus
 from touchline.data.user_config import UserConfig
-from touchline.results.collected import RunMetrics
-from touchline.results.run_metrics import run_metrics
+from touchline.results.collected import RunMetrics, run_metrics
 from touchline.results.run_result import RunResult
 from touchline.results.runs_status import run_metrics_text, runs_status_text
 from touchline.run.planning import LoadedPlan
@@ -29,7 +28,7 @@ def write_collected(planned: LoadedPlan, results: Sequence[RunResult]) -> list[R
         if run is None:
             continue
         folder = planned.folder.run(run.name)
-        metrics = run_metrics(run, result, folder)
+        metrics = run_metrics(result)
         found.append(metrics)
         if folder.is_dir() and metrics.started is not None:
             write_if_changed(folder / "run_metrics.yaml", run_metrics_text(metrics))

@@ -15,7 +15,7 @@ from touchline.history.adding import record_of_run
 from touchline.history.files import LoggedRun, find_runs
 from touchline.history.reading import SourcedText
 from touchline.history.record import DatasetFacts, PredictedFacts, RunRecord, WorkFacts
-from touchline.results.run_metrics import static_config
+from touchline.results.figures import static_config
 from touchline.results.run_result import RunResult
 from touchline.spec.plan import Plan, PlannedRun
 

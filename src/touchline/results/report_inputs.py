@@ -8,7 +8,6 @@ from enum import StrEnum
 from touchline.core.finding import Severity
 from touchline.core.quantity import Measured
 from touchline.data.scores import AskedItem
-from touchline.results.collected import RunMetrics
 from touchline.results.run_result import RunResult
 from touchline.results.verification_types import Verification
 from touchline.spec.plan import Plan
@@ -89,8 +88,6 @@ class ReportInputs:
     """Plan; None for imported runs."""
     runs: tuple[RunResult, ...]
     """Results of the runs."""
-    metrics: tuple[RunMetrics, ...]
-    """Metrics of the runs, in the same order."""
     factors: dict[str, tuple[str, ...]]
     """Factors and levels, from the plan or from configs and names."""
     datasets: dict[str, str]

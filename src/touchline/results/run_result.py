@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
 from touchline.core.levels import Level
 from touchline.core.notes import Note
-from touchline.core.quantity import Measured, Missing
+from touchline.core.quantity import NO_EVIDENCE, Measured, Missing
 from touchline.core.status import JobState, RunStatus, TrainingOutcome
 from touchline.data.scores import (
     CheckpointInfo,
     EvaluationRecord,
 )
+from touchline.history.record import PackingFacts
 from touchline.spec.runs import ControlKind, RunKind
 from touchline.statistics.conclusions import Analysis, Difference, Proportion
 from touchline.statistics.labels import LabelReport
@@ -63,12 +65,75 @@ class AttemptResult:
     """Whether the run has been re-planned since, which moved the attempt's files aside."""
 
 
+Setting = str | int | float | bool | None
+"""Value of a run setting."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EpochMetrics:
+    """Measurements of one epoch."""
+
+    epoch: int
+    """Epoch, counted from 0."""
+    training_time_minutes: float
+    """Wall-clock time of its steps."""
+    mean_train_loss: float
+    """Mean over its steps, in nats."""
+    validation_loss: float | None
+    """Last validation loss of the epoch, in nats; None if there was no validation."""
+    peak_memory: Measured = NO_EVIDENCE
+    """Peak from the first step of the attempt to the end of the epoch, in GiB; its kind is that of the step rows."""
+
+
+ON_CPU = Missing(missing="trained on a CPU")
+NOT_MEASURED = Missing(missing="not measured")
+NO_PACKING = PackingFacts(
+    packed=NOT_MEASURED, examples=NOT_MEASURED, sequences=NOT_MEASURED, density=NOT_MEASURED, efficiency=NOT_MEASURED
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunFigures:
+    """Figures of a training, whoever trained."""
+
+    train_seconds: Measured
+    """Wall-clock time of all training steps."""
+    validation_seconds: Measured
+    """Wall-clock time of the validations."""
+    saving_seconds: Measured = NOT_MEASURED
+    """Wall-clock time of all savings within the training."""
+    final_train_loss: Measured
+    """Training loss over the last steps."""
+    final_val_loss: Measured
+    """Last validation loss."""
+    tokens_per_second: Measured
+    """Non-padding tokens per second of training."""
+    examples_per_second: Measured = NOT_MEASURED
+    """Examples, not packed sequences, per second of training."""
+    seconds_per_step: Measured = NOT_MEASURED
+    """Median optimizer step after warm-up, without validation and saving."""
+    peak_memory: Measured
+    """Peak memory during steps."""
+    mean_memory: Measured = NOT_MEASURED
+    """Mean of the GPU memory in use while training."""
+    gpu_utilization: Measured = NOT_MEASURED
+    """Mean share of time in which the GPU was busy, in %."""
+    packing: PackingFacts = NO_PACKING
+    """Packing of the training examples."""
+    epochs: tuple[EpochMetrics, ...] = ()
+    """Measurements per epoch; empty if the steps are not known."""
+    device: Literal["cpu", "cuda"] | None = None
+    """Kind of device that trained; None if no step tells it."""
+    versions: dict[str, str] = field(default_factory=dict)
+    """Versions of Python and of the training libraries; empty if none were recorded."""
+
+
 NO_CURVES = Missing(missing="its log is not read for them")
 """Reason for missing curves of a run trained by another tool."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RunResult:
+class RunResult(RunFigures):
     """All results of a run."""
 
     name: str
@@ -91,6 +156,16 @@ class RunResult:
     """Number of attempts."""
     attempt_list: tuple[AttemptResult, ...] = ()
     """Attempts, oldest first."""
+    job_id: str | None = None
+    """Last job; None if none was started."""
+    started: str | None = None
+    """Start of the first attempt, ISO 8601."""
+    completed: str | None = None
+    """End of the last successful attempt, ISO 8601."""
+    dataset: str = ""
+    """Dataset path; empty if unknown."""
+    settings: dict[str, Setting] = field(default_factory=dict)
+    """Settings that affect the cost, under the keys of run_metrics.yaml."""
     steps_done: int | None
     """Optimizer steps done; None for a control."""
     steps_planned: int | None
@@ -101,20 +176,10 @@ class RunResult:
     """Share correct after normalization; None for a custom task."""
     difference: Difference | None
     """Difference from its control on the primary metric."""
-    train_seconds: Measured
-    """Wall-clock time of all training steps."""
-    validation_seconds: Measured
-    """Wall-clock time of the validations."""
     evaluate_seconds: Measured
     """Wall-clock time of the evaluation."""
-    final_train_loss: Measured
-    """Training loss over the last steps."""
-    final_val_loss: Measured
-    """Last validation loss."""
-    tokens_per_second: Measured
-    """Non-padding tokens per second of training."""
-    peak_memory: Measured
-    """Peak memory during steps."""
+    sampled: dict[str, Measured] = field(default_factory=dict)
+    """Resource usage of its attempts, sampled from outside; empty if no sampler can have been at work."""
     adapter_size: Measured
     """Size of the last adapter on disk."""
     checkpoints: tuple[CheckpointInfo, ...]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -14,11 +13,11 @@ from touchline.core.errors import TouchlineError
 from touchline.core.files import read_text_bounded, write_if_changed
 from touchline.core.json_text import parse_json
 from touchline.core.quantity import Measured, Missing, Quantity
-from touchline.core.status import JobState, RunStatus
-from touchline.results.collected import RunMetrics
+from touchline.results.collected import RunMetrics, run_metrics
 from touchline.results.live import LiveRun
 from touchline.results.live_status import Opened
 from touchline.results.run_folder import RunFolderState
+from touchline.run.run_status import ENDED_WELL, started_and_completed
 from touchline.spec.plan import PlannedRun
 from touchline.spec.write import to_yaml
 
@@ -127,7 +126,6 @@ def _rounded(value: float) -> float | int:
 
 AT_ONCE = 8
 """Maximum number of runs whose measurements are collected per call, about ten milliseconds each."""
-_ENDED = frozenset({RunStatus.TRAINED, RunStatus.COMPLETED, RunStatus.COMPLETED_FAILED_EXIT})
 _LIMIT_BYTES = 1 << 28
 _HEADER = "# How every run of this experiment stands"
 _PART = re.compile(r"^  - name: ", re.MULTILINE)
@@ -158,13 +156,13 @@ def keep_current(opened: Opened, runs: Sequence[LiveRun], seen: Mapping[str, Run
 def _current(part: str, run: LiveRun, found: RunFolderState) -> str:
     attempts = found.attempts
     view = run.job or run.evaluation
-    well = [each.exit for each in attempts if each.exit is not None and each.state is JobState.COMPLETED]
+    started, completed = started_and_completed(attempts, run.status)
     return with_standing(
         part,
         status=run.status.value,
         job_id=view.job_id or None if view is not None else attempts[-1].start.job_id if attempts else None,
-        started=_iso(attempts[0].start.time_unix) if attempts else None,
-        completed=_iso(well[-1].time_unix) if well and run.status in _ENDED else None,
+        started=started,
+        completed=completed,
     )
 
 
@@ -172,20 +170,19 @@ def _collected(opened: Opened, runs: Sequence[LiveRun], seen: Mapping[str, RunFo
     """Return the parts of runs that ended since their last collection, and write their run_metrics.yaml."""
     due: list[PlannedRun] = []
     for run in runs:
-        planned = opened.plan.run(run.name) if len(due) < AT_ONCE and run.status in _ENDED else None
+        planned = opened.plan.run(run.name) if len(due) < AT_ONCE and run.status in ENDED_WELL else None
         if planned is not None and planned.batches is not None and _is_due(seen[run.name].folder):
             due.append(planned)
     if not due:
         return {}
     # What reads and compares whole runs is loaded when a run has ended, and not before.
     from touchline.results.collect import collect_results
-    from touchline.results.run_metrics import run_metrics
 
     parts: dict[str, str] = {}
     results = collect_results(replace(opened.plan, runs=tuple(due)), opened.folder.root)
     for each, result in zip(due, results, strict=True):
         place = seen[each.name].folder
-        metrics = run_metrics(each, result, place)
+        metrics = run_metrics(result)
         write_if_changed(place / "run_metrics.yaml", run_metrics_text(metrics))
         parts[each.name] = run_part(metrics)
     return parts
@@ -201,13 +198,6 @@ def _is_due(folder: Path) -> bool:
         return (folder / "run_metrics.yaml").stat().st_mtime_ns < measured
     except OSError:
         return True
-
-
-def _iso(unix: float) -> str | None:
-    try:
-        return datetime.datetime.fromtimestamp(int(unix), datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    except (OverflowError, OSError, ValueError):
-        return None
 
 
 def split_status(text: str) -> tuple[str, dict[str, str]] | None:

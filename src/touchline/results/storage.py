@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.core.units import in_unit
 from touchline.results.verification_types import (
     AdapterSize,
     Deletable,
@@ -18,8 +19,6 @@ from touchline.results.verification_types import (
 from touchline.results.verifying.adapters import ADAPTER_FILE
 from touchline.results.verifying.bases import BaseTensors
 from touchline.results.verifying.files import tree_bytes
-
-_BYTES = {"B": 1.0, "MB": 1e6}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,26 +72,9 @@ def summarise(
     )
 
 
-def in_bytes(value: Measured) -> Measured:
-    """Convert a size of a plan to bytes."""
-    if isinstance(value, Missing):
-        return value
-    factor = _BYTES[value.unit]
-    low, high = (None if end is None else end * factor for end in (value.low, value.high))
-    return Quantity(
-        value=value.value * factor,
-        unit="B",
-        low=low,
-        high=high,
-        coverage=value.coverage,
-        aggregation=value.aggregation,
-        method=value.method,
-    )
-
-
 def _of_all(places: Sequence[RunLocation], forecast: Measured) -> Measured:
     """Return the prediction for all runs, noting how many runs it leaves out; a control only writes its evaluation."""
-    found = in_bytes(forecast)
+    found = in_unit(forecast, "B")
     without = sum(isinstance(place.forecast, Missing) for place in places)
     if isinstance(found, Quantity) and without:
         return replace(found, method=f"without {without} of {len(places)} runs, for which nothing was forecast")
@@ -136,7 +118,7 @@ def _run(place: RunLocation, checkpoints: Sequence[VerifiedCheckpoint], base: Me
         adapter_bytes=sum(item.adapter_bytes or 0 for item in checkpoints),
         full_model_bytes=_as_full_models(checkpoints, base),
         adapter_only_bytes=_as_adapters(checkpoints, place.adapter_bytes),
-        forecast=in_bytes(place.forecast),
+        forecast=in_unit(place.forecast, "B"),
     )
 
 

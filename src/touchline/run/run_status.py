@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,8 @@ _ENDED_BY_ITSELF = frozenset({JobState.FAILED, JobState.OUT_OF_MEMORY})
 _FROM_OUTSIDE = frozenset(
     {JobState.TIMEOUT, JobState.DEADLINE, JobState.NODE_FAIL, JobState.BOOT_FAIL, JobState.PREEMPTED}
 )
+ENDED_WELL = frozenset({RunStatus.TRAINED, RunStatus.COMPLETED, RunStatus.COMPLETED_FAILED_EXIT})
+"""Statuses of runs whose training is complete."""
 _SIGNALS_ABOVE = 128
 
 
@@ -85,6 +88,23 @@ def run_status(standing: StatusInputs) -> RunStatus:
 def _unfinished(job: JobView) -> RunStatus:
     """Return the status of an ended job with unfinished work: failed by itself, or interrupted from outside."""
     return RunStatus.FAILED if job.state in _ENDED_BY_ITSELF and not is_killed(job) else RunStatus.INTERRUPTED
+
+
+def started_and_completed(attempts: Sequence[Attempt], status: RunStatus) -> tuple[str | None, str | None]:
+    """Return the start of the first attempt and the end of the last successful one, ISO 8601 in UTC.
+
+    A run that has not ended well has no end.
+    """
+    well = [each.exit for each in attempts if each.exit is not None and each.state is JobState.COMPLETED]
+    started = _iso(attempts[0].start.time_unix) if attempts else None
+    return started, _iso(well[-1].time_unix) if well and status in ENDED_WELL else None
+
+
+def _iso(unix: float) -> str | None:
+    try:
+        return datetime.datetime.fromtimestamp(int(unix), datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    except (OverflowError, OSError, ValueError):
+        return None
 
 
 def is_killed(job: JobView) -> bool:

@@ -9,7 +9,7 @@ from pathlib import PurePath
 
 from touchline.core.levels import Level
 from touchline.report.compared import SettingRow, Side
-from touchline.results.collected import Setting
+from touchline.results.run_result import Setting
 from touchline.spec.experiment import as_written
 from touchline.spec.plan import Plan, PlannedRun
 from touchline.spec.runs import RunKind
@@ -71,7 +71,7 @@ def found_settings(config: Mapping[str, Setting], levels: Sequence[Level]) -> di
     """Return the known settings of a run that touchline did not plan, under the same keys.
 
     Args:
-        config: `RunMetrics.static_config`.
+        config: `RunResult.settings`.
         levels: its levels of the factors.
     """
     found = {COLLECTED.get(key, key): _text(value) for key, value in config.items() if value is not None}

@@ -9,9 +9,8 @@ from touchline.report.facts import is_asked_about
 from touchline.report.findings.pairs import RunPair, pairs_of
 from touchline.report.formatting import factor_words, join_names, level_of
 from touchline.report.report import Statement
-from touchline.results.collected import RunMetrics, Setting
 from touchline.results.report_inputs import ReportInputs
-from touchline.results.run_result import RunResult
+from touchline.results.run_result import RunResult, Setting
 from touchline.statistics.conclusions import FactorEffect
 
 CHANGE_TIME = (
@@ -23,7 +22,7 @@ CHANGE_TIME = (
     ("epochs", "epochs"),
     ("gpus", "GPUs"),
 )
-"""Settings that change the training time: the name in `RunMetrics.static_config` and the usual name."""
+"""Settings that change the training time: the name in `RunResult.settings` and the usual name."""
 CHANGE_LOSS = (
     ("effective_batch_size", "global batch size"),
     ("learning_rate", "learning rate"),
@@ -39,24 +38,23 @@ RANK, ALPHA = "train.lora.rank", "train.lora.alpha"
 
 def ties(gathered: ReportInputs) -> dict[str, str]:
     """Return what is tied to a factor by a rule in every run: `alpha = 2 x rank`, by the factor."""
-    told = {each.run_name: each for each in gathered.metrics}
     asked = [run for run in gathered.runs if is_asked_about(run)]
-    ranks = {_rank(run, told) for run in asked}
-    ratios = {_alpha_per_rank(run, told) for run in asked}
+    ranks = {_rank(run) for run in asked}
+    ratios = {_alpha_per_rank(run) for run in asked}
     if len(ranks) < 2 or len(ratios) != 1 or None in ratios:
         return {}
     return {RANK: f"alpha = {ratios.pop():g} x rank"}
 
 
-def _rank(run: RunResult, told: Mapping[str, RunMetrics]) -> float | None:
+def _rank(run: RunResult) -> float | None:
     """Return a run's rank, from its settings or its level."""
-    rank = told[run.name].static_config.get("lora_rank") if run.name in told else None
+    rank = run.settings.get("lora_rank")
     return _number(rank if rank is not None else level_of(run, RANK))
 
 
-def _alpha_per_rank(run: RunResult, told: Mapping[str, RunMetrics]) -> float | None:
-    alpha = told[run.name].static_config.get("lora_alpha") if run.name in told else None
-    known, rank = _number(alpha if alpha is not None else level_of(run, ALPHA)), _rank(run, told)
+def _alpha_per_rank(run: RunResult) -> float | None:
+    alpha = run.settings.get("lora_alpha")
+    known, rank = _number(alpha if alpha is not None else level_of(run, ALPHA)), _rank(run)
     return None if known is None or not rank else round(known / rank, 9)
 
 
@@ -69,16 +67,13 @@ def _number(value: Setting) -> float | None:
 
 def confounded_scores(gathered: ReportInputs, effects: Sequence[FactorEffect]) -> Iterator[Statement]:
     """Yield the settings that differ together with a factor between runs whose scores were compared."""
-    told = {each.run_name: each for each in gathered.metrics}
     for effect in effects:
         factor = effect.factor
         if effect.tied:
             # The statement is about the pair. There are no runs that differ only in the factor.
             continue
         by_level = pairs_of(gathered, factor, _scored) if factor in gathered.factors else {}
-        found = [
-            each for pairs in by_level.values() for p in pairs for each in _differing(factor, p, told, CHANGE_LOSS)
-        ]
+        found = [each for pairs in by_level.values() for p in pairs for each in _differing(factor, p, CHANGE_LOSS)]
         if found:
             text = (
                 f"Runs of another {factor_words(factor)} differ in {_valued(found)} as well: what the "
@@ -92,18 +87,16 @@ def _scored(run: RunResult) -> Measured:
     return Quantity(value=1.0, unit="1") if run.evaluations else Missing(missing="not evaluated")
 
 
-def confounded(
-    factor: str, pairs: Sequence[RunPair], told: Mapping[str, RunMetrics], settings: Sequence[tuple[str, str]]
-) -> str:
+def confounded(factor: str, pairs: Sequence[RunPair], settings: Sequence[tuple[str, str]]) -> str:
     """Return a sentence on the other differences between the runs of the pairs, with their values."""
-    found = [each for pair in pairs for each in _differing(factor, pair, told, settings)]
-    tie = _tied_alpha(factor, pairs, told) if any(key == "lora_alpha" for key, _ in settings) else ""
+    found = [each for pair in pairs for each in _differing(factor, pair, settings)]
+    tie = _tied_alpha(factor, pairs) if any(key == "lora_alpha" for key, _ in settings) else ""
     return tie + (f" They differ in {_valued(found)} as well, which is confounded with it." if found else "")
 
 
-def _tied_alpha(factor: str, pairs: Sequence[RunPair], told: Mapping[str, RunMetrics]) -> str:
+def _tied_alpha(factor: str, pairs: Sequence[RunPair]) -> str:
     """Return a sentence if alpha follows the rank in all pairs, so that they differ in both."""
-    ratios = {_alpha_per_rank(run, told) for pair in pairs for run in (pair.run, pair.reference)}
+    ratios = {_alpha_per_rank(run) for pair in pairs for run in (pair.run, pair.reference)}
     ratio = ratios.pop() if len(ratios) == 1 else None
     return "" if factor != RANK or ratio is None else f" Alpha is {ratio:g} x rank in each of them."
 
@@ -117,27 +110,21 @@ def _valued(found: Sequence[tuple[str, Setting, Setting]]) -> str:
 def confounded_levels(
     factor: str,
     by_level: Mapping[str, Sequence[RunPair]],
-    told: Mapping[str, RunMetrics],
     settings: Sequence[tuple[str, str]],
 ) -> str:
     """Return the same for a factor with many levels, by name only."""
     found = dict.fromkeys(
-        words
-        for pairs in by_level.values()
-        for pair in pairs
-        for words, _, _ in _differing(factor, pair, told, settings)
+        words for pairs in by_level.values() for pair in pairs for words, _, _ in _differing(factor, pair, settings)
     )
     return f" Some differ in {join_names(list(found))} as well, which is confounded with it." if found else ""
 
 
 def _differing(
-    factor: str, pair: RunPair, told: Mapping[str, RunMetrics], settings: Sequence[tuple[str, str]]
+    factor: str, pair: RunPair, settings: Sequence[tuple[str, str]]
 ) -> Iterator[tuple[str, Setting, Setting]]:
     """Yield (setting, value of the run, value of the reference) of each other setting that differs."""
-    if pair.run.name not in told or pair.reference.name not in told:
-        return
-    mine, others = told[pair.run.name].static_config, told[pair.reference.name].static_config
-    own_ratio, other_ratio = (_alpha_per_rank(run, told) for run in (pair.run, pair.reference))
+    mine, others = pair.run.settings, pair.reference.settings
+    own_ratio, other_ratio = (_alpha_per_rank(run) for run in (pair.run, pair.reference))
     is_tied = own_ratio is not None and own_ratio == other_ratio
     values: set[tuple[Setting, Setting]] = set()
     for key, words in settings:

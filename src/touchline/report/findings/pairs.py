@@ -81,7 +81,7 @@ def _context(gathered: ReportInputs, run: RunResult, factor: str, *, several_see
         if each.factor not in (factor, SEEDS) and len(gathered.factors.get(each.factor, ())) > 1
     ]
     if several_seeds:
-        parts.append(f"seed {run.seed}" if run.name in seeds_of(gathered.metrics) else "no seed told")
+        parts.append(f"seed {run.seed}" if run.name in seeds_of(gathered.runs) else "no seed told")
     return ", ".join(parts)
 
 
@@ -105,7 +105,7 @@ def summary(
     text = (
         f"{what} against that at {level_words(factor, gathered.factors[factor][0])}, over "
         f"{count(len(every), 'pair')} of runs: {'; '.join(told)}{f'; and {rest} levels more' if rest else ''}. "
-        f"{no_test(every, question.format(factor_words(factor)), set(seeds_of(gathered.metrics)))}{also}"
+        f"{no_test(every, question.format(factor_words(factor)), set(seeds_of(gathered.runs)))}{also}"
     )
     return Statement(topic=topic, text=text, shown=Conclusion.NOT_TESTABLE)
 

@@ -8,7 +8,7 @@ are named, such as a batch size limited by memory.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from touchline.core.quantity import Measured, Quantity
 from touchline.core.units import format_seconds, percent
@@ -36,7 +36,6 @@ from touchline.report.formatting import (
     scale_of,
 )
 from touchline.report.report import EstimateRow, RunFacts, Statement
-from touchline.results.collected import RunMetrics
 from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import RunResult
 from touchline.statistics.conclusions import Analysis, Conclusion
@@ -52,19 +51,18 @@ _LAST = "last"
 
 def loss_findings(gathered: ReportInputs) -> Iterator[Statement]:
     """Yield final losses by factor, then runs whose validation loss rose again."""
-    told = {each.run_name: each for each in gathered.metrics}
     for name, pick in (("training", _train_loss), ("validation", _validation_loss)):
         for factor in by_setting(gathered.factors):
             if factor == "models" and not _one_tokenizer(gathered):
                 continue
             by_level = pairs_of(gathered, factor, pick)
             if len(by_level) > LEVELS_TOLD:
-                also = confounded_levels(factor, by_level, told, CHANGE_LOSS)
+                also = confounded_levels(factor, by_level, CHANGE_LOSS)
                 what, question = f"Final {name} loss", "an effect of the {} on the loss"
                 yield summary(gathered, factor, what, question, by_level, LOSSES, also)
                 continue
             for level, pairs in by_level.items():
-                yield _loss_statement(gathered, factor, level, name, pairs, told)
+                yield _loss_statement(gathered, factor, level, name, pairs)
     yield from _overfitting(gathered)
 
 
@@ -93,15 +91,14 @@ def speed_findings(gathered: ReportInputs) -> Iterator[Statement]:
     if shortest == longest:
         text = f"Training took {shortest} ({join_names([run.name for run, _ in timed])})."
     yield Statement(topic=SPEED, text=text, where=_files(gathered, first.name, "metrics", "log"))
-    told = {each.run_name: each for each in gathered.metrics}
     for factor in by_setting(gathered.factors):
         by_level = pairs_of(gathered, factor, _train_seconds)
         if len(by_level) > LEVELS_TOLD:
-            also = confounded_levels(factor, by_level, told, CHANGE_TIME)
+            also = confounded_levels(factor, by_level, CHANGE_TIME)
             yield summary(gathered, factor, "Training time", "whether the {} changes the time", by_level, SPEED, also)
             continue
         for level, pairs in by_level.items():
-            yield _speed_statement(gathered, factor, level, pairs, told)
+            yield _speed_statement(gathered, factor, level, pairs)
 
 
 def cost_findings(gathered: ReportInputs, facts: Sequence[RunFacts], analysis: Analysis | None) -> Iterator[Statement]:
@@ -147,30 +144,26 @@ def estimate_findings(rows: Sequence[EstimateRow]) -> Iterator[Statement]:
     yield Statement(topic=ESTIMATES, text=text, where=("plan.json",))
 
 
-def _loss_statement(
-    gathered: ReportInputs, factor: str, level: str, name: str, pairs: Sequence[RunPair], told: Mapping[str, RunMetrics]
-) -> Statement:
+def _loss_statement(gathered: ReportInputs, factor: str, level: str, name: str, pairs: Sequence[RunPair]) -> Statement:
     words = factor_words(factor)
     reference = level_words(factor, gathered.factors[factor][0])
     single = name == "training" and any(_is_single(run) for pair in pairs for run in (pair.run, pair.reference))
     text = (
         f"Final {name} loss{' (of the last logged step alone)' if single else ''}, {level_words(factor, level)} "
         f"against {reference}: {told_pairs(pairs, lambda value: f'{value:.4g}')}. "
-        f"{no_test(pairs, f'an effect of the {words} on the loss', set(seeds_of(gathered.metrics)))}"
-        f"{confounded(factor, pairs, told, CHANGE_LOSS)}"
+        f"{no_test(pairs, f'an effect of the {words} on the loss', set(seeds_of(gathered.runs)))}"
+        f"{confounded(factor, pairs, CHANGE_LOSS)}"
     )
     where = tuple(path for pair in pairs[:PAIRS_TOLD] for path in _files(gathered, pair.run.name, "metrics", "log"))
     return Statement(topic=LOSSES, text=text, shown=Conclusion.NOT_TESTABLE, where=where)
 
 
-def _speed_statement(
-    gathered: ReportInputs, factor: str, level: str, pairs: Sequence[RunPair], told: Mapping[str, RunMetrics]
-) -> Statement:
+def _speed_statement(gathered: ReportInputs, factor: str, level: str, pairs: Sequence[RunPair]) -> Statement:
     reference = level_words(factor, gathered.factors[factor][0])
     text = (
         f"Training time, {level_words(factor, level)} against {reference}: {told_pairs(pairs, format_seconds)}. "
-        f"{no_test(pairs, f'whether the {factor_words(factor)} changes the time', set(seeds_of(gathered.metrics)))}"
-        f"{confounded(factor, pairs, told, CHANGE_TIME)}"
+        f"{no_test(pairs, f'whether the {factor_words(factor)} changes the time', set(seeds_of(gathered.runs)))}"
+        f"{confounded(factor, pairs, CHANGE_TIME)}"
     )
     return Statement(topic=SPEED, text=text, shown=Conclusion.NOT_TESTABLE)
 

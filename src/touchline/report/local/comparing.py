@@ -79,7 +79,6 @@ def _found(source: Path) -> Side:
     from touchline.results.imported import find
 
     gathered = find(source)
-    configs = {each.run_name: each.static_config for each in gathered.metrics}
     return Side(
         label=gathered.experiment,
         root=str(source),
@@ -87,7 +86,7 @@ def _found(source: Path) -> Side:
         date=gathered.date,
         question="",
         runs=gathered.runs,
-        settings={run.name: found_settings(configs.get(run.name, {}), run.levels) for run in gathered.runs},
+        settings={run.name: found_settings(run.settings, run.levels) for run in gathered.runs},
         unread=tuple(f"{each.subject}: {each.title}" for each in gathered.issues if each.weight == "error"),
     )
 

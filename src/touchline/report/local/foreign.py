@@ -15,7 +15,7 @@ from touchline.core.files import disk_faults, write_if_changed
 from touchline.core.quantity import Missing
 from touchline.report.local.gathering import gather
 from touchline.results.cleaning import Cleaned, KeptBroken
-from touchline.results.collected import RunMetrics
+from touchline.results.collected import RunMetrics, run_metrics
 from touchline.results.following import FOLLOW_SECONDS, OutputLine
 from touchline.results.live import LiveRun
 from touchline.results.report_inputs import ReportInputs
@@ -71,7 +71,7 @@ def collect(source: Path, out: Path | None) -> tuple[list[RunMetrics], list[str]
         InputError: the folder holds no run, or `out` is inside it.
     """
     found = gather(source)
-    metrics = list(found.metrics)
+    metrics = [run_metrics(run) for run in found.runs]
     if out is None:
         return metrics, [
             f"nothing was written into {quoted(str(source))}, which another tool made; --out DIR writes it there"

@@ -18,7 +18,6 @@ from touchline.results.controls import no_op_issues
 from touchline.results.folder_issues import folder_issues
 from touchline.results.general import read_general
 from touchline.results.report_inputs import ReportInput, ReportInputs
-from touchline.results.run_metrics import run_metrics
 from touchline.results.verification import verify_planned
 from touchline.run.folders import ExperimentFolder, is_experiment
 from touchline.spec.plan import Plan, PlannedRun
@@ -42,7 +41,6 @@ def gather(source: Path, *, deep: bool = False, on_progress: ProgressCallback | 
     folder = ExperimentFolder(source)
     plan = folder.planned()
     runs = collect_results(plan, folder.root)
-    planned = {run.name: run for run in plan.runs}
     return ReportInputs(
         experiment=plan.experiment,
         origin=f"planned by touchline {plan.touchline_version}",
@@ -50,7 +48,6 @@ def gather(source: Path, *, deep: bool = False, on_progress: ProgressCallback | 
         root=str(source if source.is_dir() else source.parent),
         plan=plan,
         runs=tuple(runs),
-        metrics=tuple(run_metrics(planned[run.name], run, folder.run(run.name)) for run in runs),
         factors=dict(plan.factors),
         datasets={run.name: run.dataset for run in plan.runs},
         verification=verify_planned(plan, folder.root, deep=deep, on_progress=on_progress),

@@ -124,7 +124,7 @@ def _runs(report: Report) -> str:
     gains = {} if main is None else {each.run: each.difference for each in main.comparisons}
     scale = None if main is None else scale_of(main)
     score_name = "score" if main is None else main.score
-    seeds = seeds_of(report.metrics)
+    seeds = seeds_of(report.runs)
     rows = []
     for run, facts in zip(report.runs, report.facts, strict=True):
         score, gain = "n/a (not evaluated)", "-"

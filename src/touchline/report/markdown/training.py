@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 
 from touchline.core.markup import code, escape, table
 from touchline.core.quantity import Measured, Missing, Quantity
-from touchline.core.units import minutes_to_seconds
 from touchline.report import tables
 from touchline.report.chart import Chart
 from touchline.report.facts import curves_missing, evaluation_seconds, generalization_gap, lowest
@@ -15,28 +14,24 @@ from touchline.report.markdown.estimates import estimates_part, memory_cell, pac
 from touchline.report.markup import figures, shared, short
 from touchline.report.report import Report, RunFacts
 from touchline.report.table import to_markdown
-from touchline.results.collected import RunMetrics
 from touchline.results.run_result import RunResult
 from touchline.spec.runs import RunKind
 
 _NAMES = 20
 _NOTHING = Missing(missing="not measured")
-_Trained = tuple[RunResult, RunFacts, RunMetrics | None]
+_Trained = tuple[RunResult, RunFacts]
 
 
 def training_section(report: Report, charts: Sequence[Chart]) -> Iterator[str]:
     """Yield the section on trainings."""
     yield "## Training results\n"
-    metrics = {each.run_name: each for each in report.metrics}
     trained = [
-        (run, facts, metrics.get(run.name))
-        for run, facts in zip(report.runs, report.facts, strict=True)
-        if run.kind is RunKind.FINE_TUNED
+        (run, facts) for run, facts in zip(report.runs, report.facts, strict=True) if run.kind is RunKind.FINE_TUNED
     ]
     if not trained:
         yield "n/a (no run trains anything)\n"
         return
-    silent = [run.name for run, _, _ in trained if _is_silent(run)]
+    silent = [run.name for run, _ in trained if _is_silent(run)]
     trained = [each for each in trained if not _is_silent(each[0])]
     if trained:
         yield from _losses(report, trained)
@@ -61,9 +56,9 @@ def _is_silent(run: RunResult) -> bool:
 
 
 def _losses(report: Report, trained: Sequence[_Trained]) -> Iterator[str]:
-    speeds = [facts.tokens_per_second_per_gpu for _, facts, _ in trained]
+    speeds = [facts.tokens_per_second_per_gpu for _, facts in trained]
     token = shared(speeds, "token_unit")
-    kind = shared([run.peak_memory for run, _, _ in trained], "kind")
+    kind = shared([run.peak_memory for run, _ in trained], "kind")
     device = report.device
     header = (
         *(
@@ -85,7 +80,7 @@ def _losses(report: Report, trained: Sequence[_Trained]) -> Iterator[str]:
             code(run.name),
             escape(run.model),
             escape(facts.settings),
-            _epochs(told),
+            _epochs(run),
             _steps(run),
             short(run.final_train_loss),
             short(run.final_val_loss),
@@ -94,10 +89,10 @@ def _losses(report: Report, trained: Sequence[_Trained]) -> Iterator[str]:
             _speed(facts.tokens_per_second_per_gpu, token is not None),
             memory_cell(run.peak_memory, kind is not None),
         )
-        for run, facts, told in trained
+        for run, facts in trained
     ]
     yield table(header, rows, right=(3, 4, 5, 6, 7, 8, 9, 10))
-    yield " ".join(_legend([run for run, _, _ in trained], speeds)) + "\n"
+    yield " ".join(_legend([run for run, _ in trained], speeds)) + "\n"
 
 
 def _legend(runs: Sequence[RunResult], speeds: Sequence[Measured]) -> Iterator[str]:
@@ -126,14 +121,14 @@ def _methods(values: Sequence[Measured], most: int = 3) -> str:
 def _durations(report: Report, trained: Sequence[_Trained]) -> Iterator[str]:
     header = ("run", "training steps", "validation", "saving", "evaluations", "all attempts", f"{report.device} time")
     rows = []
-    for run, facts, told in trained:
+    for run, facts in trained:
         attempts = count(len(run.attempt_list), "attempt") if run.attempt_list else "n/a (none on record)"
         rows.append(
             (
                 code(run.name),
                 short(run.train_seconds),
                 short(run.validation_seconds),
-                _minutes(_NOTHING if told is None else told.resource_metrics.get("saving_time_minutes", _NOTHING)),
+                short(run.saving_seconds),
                 short(evaluation_seconds(run)),
                 attempts,
                 escape(duration(facts.device_hours)),
@@ -154,8 +149,8 @@ def _durations(report: Report, trained: Sequence[_Trained]) -> Iterator[str]:
     )
 
 
-def _epochs(told: RunMetrics | None) -> str:
-    epochs = None if told is None else told.static_config.get("epochs")
+def _epochs(run: RunResult) -> str:
+    epochs = run.settings.get("epochs")
     return "n/a (not reported)" if epochs is None else str(epochs)
 
 
@@ -175,10 +170,3 @@ def _speed(value: Measured, told: bool) -> str:
         return escape(str(known))
     unit = "" if told or known.token_unit is None else f" {known.token_unit}"
     return f"{known.value:,.0f}{unit}" if known.value >= 100 else f"{known.value:.3g}{unit}"
-
-
-def _minutes(value: Measured) -> str:
-    known = finite(value)
-    if isinstance(known, Missing) or known.unit != "min":
-        return short(known)
-    return short(Quantity(value=minutes_to_seconds(known.value), unit="s"))

@@ -97,7 +97,7 @@ def runs_table(report: Report, inks: Mapping[str, SeriesColor]) -> PageTable | N
     scale = Scale(share=True) if analysis is None else scale_of(analysis)
     settings = _hyperparameters(report)
     several = len({run.model for run in report.runs}) > 1
-    seeds = seeds_of(report.metrics)
+    seeds = seeds_of(report.runs)
     notes = Notes()
     rows = [
         TableRow(

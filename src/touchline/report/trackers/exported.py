@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from touchline.results.collected import Setting
+from touchline.results.run_result import Setting
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

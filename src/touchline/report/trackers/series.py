@@ -18,9 +18,8 @@ from touchline.core.units import GIB
 from touchline.data.metrics import AttemptRow, Metrics, StepRow
 from touchline.data.scores import EvaluationRecord
 from touchline.report.trackers.exported import Point, RunSeries
-from touchline.results.collected import Setting
-from touchline.results.run_metrics import static_config
-from touchline.results.run_result import RunResult
+from touchline.results.figures import static_config
+from touchline.results.run_result import RunResult, Setting
 from touchline.spec.plan import Plan, PlannedRun
 from touchline.statistics.proportion import wilson
 

@@ -32,7 +32,7 @@ from touchline.results.imported.loose_files import (
     read_evaluations,
     with_loose,
 )
-from touchline.results.imported.result import ImportedRun, metrics_of, result_of
+from touchline.results.imported.result import ImportedRun, result_of
 from touchline.results.imported.settings import NAMED, ImportedSettings, settings_of
 from touchline.results.imported.sources import date_of, description_of, files_of, sources_of
 from touchline.results.imported.text import below, clean_text
@@ -117,7 +117,6 @@ def _gathered(root: Path, read: Sequence[_Read], issues: list[Issue], *, deep: b
         root=clean_text(str(root)),
         plan=None,
         runs=tuple(results),
-        metrics=tuple(metrics_of(run, result, root) for run, result in zip(runs, results, strict=True)),
         factors=design.factors,
         datasets={run.folder.name: run.settings.dataset or "unknown dataset" for run in runs},
         verification=verification,

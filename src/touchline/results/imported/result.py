@@ -1,4 +1,4 @@
-"""Imported runs as RunResult and RunMetrics, with unknown values missing."""
+"""Imported runs as RunResult, with unknown values missing."""
 
 from __future__ import annotations
 
@@ -11,23 +11,21 @@ from touchline.core.levels import Level
 from touchline.core.notes import Note
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.status import JobState, RunStatus, TrainingOutcome
-from touchline.core.units import GIB
 from touchline.data.scores import CheckpointInfo, EvaluationRecord
 from touchline.history.reading import Outcome, SourcedText, exit_cause, exit_code
-from touchline.results.collected import RunMetrics
+from touchline.results.figures import figures_of_log, no_figures, own_fields
 from touchline.results.imported.folders import RunFolder
 from touchline.results.imported.logs import JobLog
 from touchline.results.imported.loose_files import SavedSacctJob
 from touchline.results.imported.settings import ImportedSettings
 from touchline.results.imported.text import below, clean_line
-from touchline.results.run_metrics import printed_versions
-from touchline.results.run_result import AttemptResult, RunResult
+from touchline.results.run_result import AttemptResult, RunFigures, RunResult
 from touchline.results.scored import proportion
 from touchline.results.verification_types import VerifiedCheckpoint
 from touchline.spec.runs import ControlKind, RunKind
 from touchline.statistics.conclusions import Proportion
 
-GB = 1e9
+UNKNOWN_MODEL = "unknown base model"
 _NO_LOG = Missing(missing="no log of a training")
 _NOTHING = Missing(missing="nothing is trained")
 _WORDS = {
@@ -135,10 +133,13 @@ def result_of(run: ImportedRun, root: Path, task: str | None, notes: Sequence[No
     own = tuple(each for each in run.evaluations if each.task == task)
     last = own[-1] if own else None
     seed = run.settings.values.get("seed")
+    job = run.job
+    complete = run.outcome is TrainingOutcome.COMPLETE
     return RunResult(
+        **own_fields(_figures(run)),
         name=run.folder.name,
         kind=RunKind.CONTROL if run.is_control else RunKind.FINE_TUNED,
-        model=run.settings.model or "unknown base model",
+        model=run.settings.model or UNKNOWN_MODEL,
         levels=run.levels,
         seed=seed if isinstance(seed, int) else 0,
         status=run.status,
@@ -146,18 +147,17 @@ def result_of(run: ImportedRun, root: Path, task: str | None, notes: Sequence[No
         outcome=run.outcome,
         attempts=len(run.jobs),
         attempt_list=tuple(attempts_of(run)),
+        job_id=None if job is None else job.job,
+        started=None if job is None else _iso(job.started_unix),
+        completed=_iso(job.ended_unix) if job is not None and complete else None,
+        dataset=run.settings.dataset or "",
+        settings={"model": run.settings.model or UNKNOWN_MODEL, **run.settings.values},
         steps_done=_whole(None if reading is None else reading.steps_done),
         steps_planned=_whole(None if reading is None else reading.steps_total),
         exact_match=_share(last),
         match=_share(last),
         difference=None,
-        train_seconds=_told(run, root, "train_seconds"),
-        validation_seconds=_told(run, root, "evaluate_seconds"),
         evaluate_seconds=_evaluate_seconds(last),
-        final_train_loss=_loss(run, root, "last_loss"),
-        final_val_loss=_loss(run, root, "eval_loss"),
-        tokens_per_second=_rate(run, root),
-        peak_memory=_bytes(_told(run, root, "peak_memory")),
         adapter_size=_adapter(run),
         checkpoints=tuple(_info(each) for each in run.checkpoints),
         train_losses=() if run.job is None else run.job.curves.train,
@@ -166,51 +166,6 @@ def result_of(run: ImportedRun, root: Path, task: str | None, notes: Sequence[No
         other_evaluations=tuple(each for each in run.evaluations if each.task != task),
         control=ControlKind.BASE if run.is_control else None,
         notes=tuple(notes),
-    )
-
-
-def metrics_of(run: ImportedRun, result: RunResult, root: Path) -> RunMetrics:
-    """Return the run under the keys of run_metrics.yaml."""
-    none = _NOTHING if run.is_control else _NO_LOG
-
-    def told(name: str) -> Measured:
-        return none if run.job is None else _told(run, root, name)
-
-    job, peak = run.job, result.peak_memory
-    return RunMetrics(
-        run_name=result.name,
-        status=result.status.value,
-        job_id=None if job is None else job.job,
-        started=None if job is None else _iso(job.started_unix),
-        completed=_iso(job.ended_unix) if job is not None and result.outcome is TrainingOutcome.COMPLETE else None,
-        static_config={"model": result.model, **run.settings.values},
-        packing_metrics={
-            "total_examples": told("total_examples"),
-            "total_sequences": told("total_sequences"),
-            "packing_density": told("packing_density"),
-            "packing_efficiency": told("packing_efficiency"),
-        },
-        resource_metrics={
-            "peak_gpu_memory_gb": replace(peak, value=peak.value / GB, unit="GB")
-            if isinstance(peak, Quantity) and peak.unit == "B"
-            else peak,
-            "avg_gpu_memory_gb": told("mean_memory"),
-            "gpu_utilization_pct": told("gpu_utilization_percent"),
-            "training_time_minutes": _minutes(result.train_seconds),
-            "validation_time_minutes": _minutes(result.validation_seconds),
-            "saving_time_minutes": _minutes(told("save_seconds")),
-        },
-        performance_metrics={
-            "tokens_per_second": result.tokens_per_second,
-            "examples_per_second": told("examples_per_second"),
-            "seconds_per_step": told("seconds_per_step_without_pauses"),
-            "final_train_loss": result.final_train_loss,
-            "final_validation_loss": result.final_val_loss,
-        },
-        per_epoch_metrics=(),
-        dataset_path=run.settings.dataset or "",
-        versions={} if job is None else printed_versions(job.reading),
-        notes=tuple(str(note) for note in result.notes),
     )
 
 
@@ -272,11 +227,11 @@ def relocated(job: JobLog, root: Path, where: str | None) -> str | None:
 # ---- figures ---------------------------------------------------------------------------------------------------------
 
 
-def _told(run: ImportedRun, root: Path, name: str) -> Measured:
-    if run.job is None:
-        return _NOTHING if run.is_control else _NO_LOG
-    value: Measured = getattr(run.job.reading, name)
-    return _placed(value, run.job, run.folder.path)
+def _figures(run: ImportedRun) -> RunFigures:
+    job = run.job
+    if job is None:
+        return no_figures(_NOTHING if run.is_control else _NO_LOG)
+    return figures_of_log(job.reading, lambda value: _placed(value, job, run.folder.path))
 
 
 def _placed(value: Measured, job: JobLog, base: Path | None = None) -> Measured:
@@ -284,30 +239,6 @@ def _placed(value: Measured, job: JobLog, base: Path | None = None) -> Measured:
     if isinstance(value, Missing) or value.where is None:
         return value
     return replace(value, where=relocated(job, base or job.path.parent, value.where))
-
-
-def _loss(run: ImportedRun, root: Path, name: str) -> Measured:
-    value = _told(run, root, name)
-    if isinstance(value, Missing):
-        return value
-    return replace(value, unit="1", method=value.method or "last logged value")
-
-
-def _rate(run: ImportedRun, root: Path) -> Measured:
-    value = _told(run, root, "tokens_per_second")
-    if isinstance(value, Missing) or value.aggregation != "last":
-        return value
-    return replace(value, method="last logged value, of one step and not a mean")
-
-
-def _bytes(value: Measured) -> Measured:
-    if isinstance(value, Quantity) and value.unit in ("GiB", "GB"):
-        return replace(value, value=value.value * (GIB if value.unit == "GiB" else GB), unit="B")
-    return value
-
-
-def _minutes(value: Measured) -> Measured:
-    return replace(value, value=value.value / 60, unit="min") if isinstance(value, Quantity) else value
 
 
 def _evaluate_seconds(last: EvaluationRecord | None) -> Measured:

@@ -13,9 +13,9 @@ from pathlib import Path, PurePosixPath
 from touchline.core.model_size import size_text
 from touchline.core.quantity import Measured, Missing
 from touchline.history.reading import OptionalText, RunReading, SourcedText
-from touchline.results.collected import Setting
 from touchline.results.imported.documents import SideFile
 from touchline.results.imported.text import clean_text
+from touchline.results.run_result import Setting
 
 NAMED = "the run's name"
 """Source of a model name known only from the run's name."""

@@ -1,0 +1,281 @@
+"""Figures of a training, each derived in one place: from metrics.jsonl of our trainer, else from a trainer's log."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, replace
+from typing import Any
+
+from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.core.units import in_unit, seconds_to_minutes
+from touchline.data.metrics import Metrics, StepRow, after_warm_up
+from touchline.data.metrics_file import METRICS
+from touchline.history.reading import RunReading, SourcedText
+from touchline.history.record import PackingFacts
+from touchline.results.run_result import ON_CPU, EpochMetrics, RunFigures, Setting
+from touchline.spec.plan import PlannedRun
+
+_LAST_STEPS = 10
+"""Steps that the final training loss is the mean of."""
+
+
+def static_config(run: PlannedRun) -> dict[str, Setting]:
+    """Return the settings of a run that affect its cost; of a control only the model and seed."""
+    config: dict[str, Setting] = {"model": run.model, "seed": run.seed}
+    if run.train is None or run.batches is None:
+        return config
+    train = run.train
+    return config | {
+        "batch_size": run.batches.micro_batch_size,
+        "packed": None if train.packed == "auto" else train.packed,
+        "max_seq_len": train.max_seq_len,
+        "gradient_accumulation_steps": run.batches.gradient_accumulation_steps,
+        "effective_batch_size": run.batches.global_batch_size,
+        "lora_rank": train.lora.rank,
+        "lora_alpha": train.lora.alpha if train.lora.alpha is not None else 2.0 * train.lora.rank,
+        "learning_rate": train.learning_rate,
+        "epochs": train.epochs,
+        "steps": run.batches.steps,
+    }
+
+
+def own_fields(figures: RunFigures) -> dict[str, Any]:
+    """Return the figures by name, for a `RunResult` that holds them."""
+    return {each.name: getattr(figures, each.name) for each in fields(figures)}
+
+
+def no_figures(nothing: Missing) -> RunFigures:
+    """Return the figures of a run of which nothing was measured, each with this reason."""
+    return RunFigures(
+        train_seconds=nothing,
+        validation_seconds=nothing,
+        saving_seconds=nothing,
+        final_train_loss=nothing,
+        final_val_loss=nothing,
+        tokens_per_second=nothing,
+        examples_per_second=nothing,
+        seconds_per_step=nothing,
+        peak_memory=nothing,
+        mean_memory=nothing,
+        gpu_utilization=nothing,
+        packing=PackingFacts(packed=nothing, examples=nothing, sequences=nothing, density=nothing, efficiency=nothing),
+    )
+
+
+# ---- from a log ------------------------------------------------------------------------------------------------------
+
+
+def figures_of_log(reading: RunReading, placed: Callable[[Measured], Measured] = lambda value: value) -> RunFigures:
+    """Return the figures that the log of another trainer holds.
+
+    Args:
+        reading: the run in the log.
+        placed: gives a figure's place in the log as the user should see it.
+    """
+    return RunFigures(
+        train_seconds=placed(reading.train_seconds),
+        validation_seconds=placed(reading.evaluate_seconds),
+        saving_seconds=placed(reading.save_seconds),
+        final_train_loss=_logged_loss(placed(reading.last_loss)),
+        final_val_loss=_logged_loss(placed(reading.eval_loss)),
+        tokens_per_second=_logged_rate(placed(reading.tokens_per_second)),
+        examples_per_second=placed(reading.examples_per_second),
+        seconds_per_step=placed(reading.seconds_per_step_without_pauses),
+        peak_memory=in_unit(placed(reading.peak_memory), "B"),
+        mean_memory=in_unit(placed(reading.mean_memory), "B"),
+        gpu_utilization=placed(reading.gpu_utilization_percent),
+        packing=PackingFacts(
+            packed=reading.packed,
+            examples=placed(reading.total_examples),
+            sequences=placed(reading.total_sequences),
+            density=placed(reading.packing_density),
+            efficiency=placed(reading.packing_efficiency),
+        ),
+        versions=_printed_versions(reading),
+    )
+
+
+def _logged_loss(value: Measured) -> Measured:
+    if isinstance(value, Missing):
+        return value
+    return replace(value, unit="1", method=value.method or "last logged value")
+
+
+def _logged_rate(value: Measured) -> Measured:
+    if isinstance(value, Missing) or value.aggregation != "last":
+        return value
+    return replace(value, method="last logged value, of one step and not a mean")
+
+
+def _printed_versions(reading: RunReading) -> dict[str, str]:
+    pairs = (each.partition("=") for each in reading.versions)
+    return {name.strip(): version.strip() for name, _, version in pairs if version.strip()}
+
+
+# ---- from metrics.jsonl ----------------------------------------------------------------------------------------------
+
+
+def figures_of_metrics(run: PlannedRun, metrics: Metrics, nothing: Missing) -> RunFigures:
+    """Return the figures of a training by our own trainer.
+
+    Args:
+        run: planned run.
+        metrics: rows of its metrics.jsonl.
+        nothing: reason for missing figures where no step was measured.
+    """
+    steps, validations = metrics.steps, metrics.validations
+    device = metrics.attempts[-1].device_kind if metrics.attempts and steps else None
+    steady = after_warm_up(steps) or list(steps)
+    seconds = sum(row.seconds for row in steady)
+    figures = replace(
+        no_figures(nothing),
+        packing=_packing(run, metrics, nothing),
+        versions=_versions(metrics),
+        epochs=_epochs(metrics),
+        device=device,
+    )
+    if validations:
+        lasted = Quantity(value=validations[-1].elapsed_seconds, unit="s", aggregation="sum", where=METRICS)
+        figures = replace(figures, validation_seconds=lasted)
+    if not steps:
+        return figures
+    after = f"{len(steady)} steps after warm-up"
+    return replace(
+        figures,
+        train_seconds=Quantity(value=steps[-1].elapsed_seconds, unit="s", aggregation="sum", where=METRICS),
+        validation_seconds=figures.validation_seconds if validations else Missing(missing="no validation was made"),
+        saving_seconds=Quantity(value=sum(row.seconds for row in metrics.checkpoints), unit="s", aggregation="sum")
+        if metrics.checkpoints
+        else Missing(missing="nothing was saved yet"),
+        final_train_loss=_final_train_loss(steps),
+        final_val_loss=_final_val_loss(metrics),
+        tokens_per_second=Quantity(
+            value=sum(row.real_tokens for row in steady) / seconds,
+            unit="tokens/s",
+            token_unit="real",
+            aggregation="mean",
+            method="without the first step of an attempt",
+            where=METRICS,
+        )
+        if seconds > 0
+        else nothing,
+        examples_per_second=Quantity(
+            value=sum(row.examples for row in steady) / seconds, unit="examples/s", aggregation="mean", method=after
+        )
+        if seconds > 0
+        else nothing,
+        seconds_per_step=Quantity(
+            value=statistics.median(row.seconds for row in steady), unit="s", aggregation="median", method=after
+        )
+        if seconds > 0
+        else nothing,
+        peak_memory=largest_peak(steps, nothing),
+        mean_memory=Missing(missing="nothing sampled it; a peak is no mean") if device == "cuda" else ON_CPU,
+        gpu_utilization=_gpu_utilization(steps, device),
+    )
+
+
+def largest_peak(steps: Sequence[StepRow], nothing: Missing) -> Measured:
+    """Return the largest peak memory that a step logged."""
+    peaks = [row.peak_memory for row in steps if isinstance(row.peak_memory, Quantity)]
+    return replace(max(peaks, key=lambda peak: peak.value), where=METRICS) if peaks else nothing
+
+
+def _final_train_loss(steps: Sequence[StepRow]) -> Measured:
+    last = steps[-_LAST_STEPS:]
+    return Quantity(
+        value=statistics.fmean(row.loss for row in last),
+        unit="1",
+        aggregation="mean",
+        token_unit="label",
+        method=f"mean of the last {len(last)} steps",
+        where=METRICS,
+    )
+
+
+def _final_val_loss(metrics: Metrics) -> Measured:
+    if not metrics.validations or metrics.validations[-1].step == 0:
+        return Missing(missing="no validation after the first step")
+    row = metrics.validations[-1]
+    return Quantity(
+        value=row.loss,
+        unit="1",
+        aggregation="mean",
+        token_unit="label",
+        method=f"validation split, step {row.step}",
+        where=METRICS,
+    )
+
+
+def _gpu_utilization(steps: Sequence[StepRow], device: str | None) -> Measured:
+    percents = [row.gpu_percent.value for row in steps if isinstance(row.gpu_percent, Quantity)]
+    if percents:
+        return Quantity(value=statistics.fmean(percents), unit="%", phase="step", aggregation="mean")
+    return Missing(missing="the driver gave none") if device == "cuda" else ON_CPU
+
+
+def _versions(metrics: Metrics) -> dict[str, str]:
+    """Return the versions of all attempts; `2.12.0, then 2.13.0` for a change between them."""
+    names = dict.fromkeys(name for row in metrics.attempts for name in row.versions)
+    return {
+        name: ", then ".join(dict.fromkeys(row.versions[name] for row in metrics.attempts if name in row.versions))
+        for name in names
+    }
+
+
+def _epochs(metrics: Metrics) -> tuple[EpochMetrics, ...]:
+    epochs: dict[int, list[StepRow]] = {}
+    for row in metrics.steps:
+        epochs.setdefault(row.epoch, []).append(row)
+    losses: Mapping[int, float] = {row.epoch: row.loss for row in metrics.validations if row.step > 0}
+    return tuple(
+        EpochMetrics(
+            epoch=epoch,
+            training_time_minutes=seconds_to_minutes(sum(row.seconds for row in rows)),
+            mean_train_loss=statistics.fmean(row.loss for row in rows),
+            validation_loss=losses.get(epoch),
+            peak_memory=in_unit(largest_peak(rows, Missing(missing="no step logged its memory")), "GiB"),
+        )
+        for epoch, rows in sorted(epochs.items())
+    )
+
+
+def _packing(run: PlannedRun, metrics: Metrics, nothing: Missing) -> PackingFacts:
+    last = metrics.attempts[-1] if metrics.attempts else None
+    efficiency = _efficiency(metrics.steps, last.layout if last is not None else None, nothing)
+    facts = PackingFacts(
+        packed=nothing if last is None else SourcedText(value=str(last.packed).lower(), where=METRICS),
+        examples=nothing
+        if run.batches is None
+        else Quantity(value=run.batches.num_examples, unit="examples", method="as planned"),
+        sequences=nothing,
+        density=nothing,
+        efficiency=efficiency,
+    )
+    if last is None:
+        return facts
+    if isinstance(run.packing, Missing) or run.train is None:
+        uncounted = Missing(missing=f"rows of the layout {last.layout!r} are not counted")
+        return replace(facts, sequences=uncounted, density=uncounted)
+    # The trainer consumes the micro-batches that were planned, or refuses them.
+    side = run.packing.packed if run.train.packed else run.packing.unpacked
+    planned = "of the planned micro-batches"
+    if isinstance(efficiency, Missing) and metrics.steps:
+        efficiency = Quantity(value=side.efficiency, unit="%", aggregation="mean", method=planned)
+    return replace(
+        facts,
+        sequences=Quantity(value=side.packs, unit="sequences", method=planned),
+        density=Quantity(value=side.density, unit="examples/sequence", method=planned),
+        efficiency=efficiency,
+    )
+
+
+def _efficiency(steps: Sequence[StepRow], layout: str | None, nothing: Missing) -> Measured:
+    real, computed = sum(row.real_tokens for row in steps), sum(row.padded_tokens for row in steps)
+    if not steps or not computed:
+        return nothing
+    if real > computed:
+        return Missing(missing="a shared prefix is computed once, so fewer positions than tokens are computed")
+    method = f"real tokens ÷ computed positions, layout {layout}"
+    return Quantity(value=100 * real / computed, unit="%", aggregation="mean", method=method)
