@@ -214,6 +214,8 @@ def field_docs(kind: type) -> Mapping[str, str]:
     tree = ast.parse(inspect.getsource(kind)).body[0]
     assert isinstance(tree, ast.ClassDef)
     docs: dict[str, str] = {}
+    for base in kind.__bases__:
+        docs |= field_docs(base) if dataclasses.is_dataclass(base) else {}
     for field, text in zip(tree.body, tree.body[1:], strict=False):
         match field, text:
             case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str() as doc)):
