@@ -8,10 +8,10 @@ from typing import Any
 
 from ruamel.yaml import YAML
 from tests.faults.models_d import rendering_of
+from tests.faults.page_examples import RuleExample
 
 from touchline.core.finding import Finding, Where
 from touchline.lint.rule import check_view
-from touchline.lint.rule_pages import RuleExample
 from touchline.lint.scoring import Probe, ScoringView, tried
 from touchline.lint.task_files import TaskFileView
 

@@ -16,6 +16,7 @@ from ruamel.yaml import YAML
 from tests.faults.case import BASES, base
 from tests.faults.experiment_files import experiment_files
 from tests.faults.folders import parts_of
+from tests.faults.page_examples import RuleExample
 
 from tools.tiny_model import write_tiny_model
 from touchline import api
@@ -23,7 +24,6 @@ from touchline.core.finding import Finding, Severity
 from touchline.data.user_config import UserConfig
 from touchline.lint.checked import CheckRequest
 from touchline.lint.rule import BROKEN_RULE
-from touchline.lint.rule_pages import RuleExample
 
 
 def check_files(files: Mapping[str, str], folder: Path, options: Mapping[str, Any] | None = None) -> list[Finding]:

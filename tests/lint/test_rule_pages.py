@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from tests.faults.examples_d import VIEWS, findings_of
 from tests.faults.harness import check_files, codes, example_files
+from tests.faults.page_examples import RuleExample, bad_examples, good_examples
 
 from touchline.core.finding import Finding, Severity
 from touchline.lint.rule import all_rules
-from touchline.lint.rule_pages import RETIRED, SUBJECTS, RuleExample, all_pages, is_known
+from touchline.lint.rule_pages import RETIRED, SUBJECTS, all_pages, is_known
 
 pytestmark = pytest.mark.planning
 
@@ -33,10 +34,11 @@ def test_the_examples_of_a_page_fire_its_rule_and_the_corrected_ones_do_not(subj
     checked, stops = 0, set[str]()
     texts: set[str] = set()
     for page in all_pages().values():
-        for number, example in enumerate((*page.bad, *page.good)) if page.code.startswith(subject) else ():
+        bad = bad_examples(page)
+        for number, example in enumerate((*bad, *good_examples(page))) if page.code.startswith(subject) else ():
             findings = _findings(example, tmp_path / f"{page.code}-{number}")
             said = [(each.code, str(each.severity), each.message) for each in findings]
-            is_bad = number < len(page.bad)
+            is_bad = number < len(bad)
             assert (page.code in codes(findings)) == is_bad, (page.code, number, said)
             if is_bad:
                 assert all(each.where and each.message for each in findings if each.code == page.code), said
@@ -64,8 +66,8 @@ def test_every_rule_has_a_page_with_its_name_and_both_examples() -> None:
     for code, rule in all_rules().items():
         page = pages[code]
         assert (rule.name, rule.severity) == (page.name, page.severity), code
-        assert page.bad, code
-        assert page.good or code in NO_GOOD_EXAMPLE, code
+        assert bad_examples(page), code
+        assert good_examples(page) or code in NO_GOOD_EXAMPLE, code
         doc = (rule.check.__doc__ or "").removeprefix("Report ")
         assert page.summary.lower() == doc.lower(), (code, page.summary, doc)
     assert [page.code for page in pages.values() if min(map(len, (page.summary, page.why, page.fix))) < 8] == []

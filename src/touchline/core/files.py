@@ -19,9 +19,10 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from io import BufferedReader
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
-from touchline.core.errors import FileLocksUnsupportedError, HostError, InputError, quoted
+from touchline.core.errors import FileLocksUnsupportedError, HostError, InputError, TouchlineError, quoted
+from touchline.core.json_text import parse_json
 
 _CHUNK_BYTES = 1 << 20
 _READ_LIMIT_BYTES = 4 << 30
@@ -279,6 +280,15 @@ def read_text_bounded(path: Path, limit_bytes: int) -> str:
             expected="a text file in UTF-8",
             hint=f"file {quoted(str(path))}",
         ) from None
+
+
+def read_json_object(path: Path, limit_bytes: int) -> dict[str, Any] | None:
+    """Return the object in a JSON file of at most `limit_bytes`; None if there is none that can be read."""
+    try:
+        found = parse_json(read_text_bounded(path, limit_bytes))
+    except (TouchlineError, OSError, ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def sha256_file(path: Path) -> str:

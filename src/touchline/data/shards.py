@@ -67,6 +67,14 @@ class Shard:
     header_bytes: int
     """Bytes before the data: the header and its length."""
 
+    @property
+    def size_fault(self) -> str | None:
+        """Return the difference between the file and its header, after the file's name. None if there is none."""
+        if self.size_bytes == self.expected_bytes:
+            return None
+        said = "is cut off" if self.size_bytes < self.expected_bytes else "is longer than its header says"
+        return f"{said}: {self.size_bytes:,} bytes, {self.expected_bytes:,} expected"
+
 
 class ShardHeaderError(Exception):
     """The file has no usable header; the message states why."""

@@ -35,10 +35,8 @@ def read_shards(folder: Path, findings: list[Finding]) -> list[Shard]:
         except OSError as error:
             findings.append(model_fault("CK104", folder, f"shard {name} cannot be read: {error.strerror}", path))
             continue
-        if shard.size_bytes != shard.expected_bytes:
-            said = "is cut off" if shard.size_bytes < shard.expected_bytes else "is longer than its header says"
-            message = f"shard {name} {said}: {shard.size_bytes:,} bytes, {shard.expected_bytes:,} expected"
-            findings.append(model_fault("CK104", folder, message, path, _AGAIN))
+        if shard.size_fault is not None:
+            findings.append(model_fault("CK104", folder, f"shard {name} {shard.size_fault}", path, _AGAIN))
         if absent := sorted(promised.get(name, set()) - set(shard.tensors)):
             message = f"shard {name} lacks {len(absent)} tensors that the index names, the first is {absent[0]}"
             findings.append(model_fault("CK104", folder, message, path, "shards and index are of different models"))

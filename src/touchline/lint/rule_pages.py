@@ -40,17 +40,6 @@ RETIRED = frozenset(f"{letters}{number:03}" for letters, numbers in _RETIRED.ite
 """Codes of version 0.1.0 without a rule today; `allow`, `--select` and `--ignore` still accept them."""
 _PAGES = jinja2.PackageLoader("touchline.lint", "pages")
 _TITLE = re.compile(r"# ([A-Z]{2}\d{3}): ([a-z0-9-]+)")
-_EXAMPLE = re.compile(r"^(`{3,})\w+ (.+)\n((?:.*\n)*?)\1$", re.MULTILINE)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RuleExample:
-    """Lines that a rule reports, or does not report."""
-
-    kind: str
-    """Kind of file that the lines belong to: a config's format, `experiment`, `data`, `sbatch`, ..."""
-    lines: str
-    """Text of the lines."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,10 +58,6 @@ class RulePage:
     """Reason why it matters."""
     fix: str
     """Suggested change."""
-    bad: tuple[RuleExample, ...]
-    """Examples that are reported."""
-    good: tuple[RuleExample, ...]
-    """Examples that are not reported."""
     text: str
     """Text of the page as written."""
 
@@ -124,14 +109,8 @@ def parse_page(text: str) -> RulePage:
         summary=" ".join(summary.split()),
         why=" ".join(sections["Why it matters"].split()),
         fix=" ".join(sections["Fix"].split()),
-        bad=_examples(sections.get("Reported", "")),
-        good=_examples(sections.get("Not reported", "")),
         text=text,
     )
-
-
-def _examples(section: str) -> tuple[RuleExample, ...]:
-    return tuple(RuleExample(kind=match[2], lines=match[3].rstrip("\n")) for match in _EXAMPLE.finditer(section))
 
 
 def index_text(folder: str) -> str:

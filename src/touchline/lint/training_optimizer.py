@@ -13,6 +13,7 @@ from touchline.core.finding import Severity
 from touchline.core.quantity import Missing
 from touchline.lint.limits import adapted
 from touchline.lint.rule import Violation, rule
+from touchline.lint.rule_pages import load_page
 from touchline.lint.views import TrainingView
 from touchline.spec.partial import Stated, StatedTraining
 
@@ -121,23 +122,19 @@ def _alpha_hint(view: TrainingView) -> str | None:
     return f"{alpha.key.rpartition('.')[2]}: {2 * rank.value}"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Range:
-    """Range of one setting. A value outside is an error, an unusual value a warning."""
+    """Rule on the range of one setting. A value outside is an error, an unusual value a warning."""
 
     code: str
-    """The rule's code."""
-    name: str
-    """Name of the rule, as a function name."""
-    doc: str
-    """Summary of the rule."""
+    """Code."""
     settings: tuple[str, ...]
     """Fields of StatedTraining."""
-    low: float
+    least: float = -math.inf
     """Smallest allowed value."""
-    above: bool = False
-    """Whether `low` itself is excluded."""
-    high: float = math.inf
+    above: float = -math.inf
+    """Bound that every allowed value exceeds."""
+    most: float = math.inf
     """Largest allowed value."""
     usual: float = math.inf
     """Largest value without a warning."""
@@ -148,14 +145,14 @@ class Range:
 
     def expected(self) -> str:
         """Describe the allowed values."""
-        high = min(self.high, self.usual)
-        if math.isinf(high):
-            return f"more than {self.low:g}" if self.above else f"at least {self.low:g}"
-        return f"{self.low:g} to {high:g}"
+        high = min(self.most, self.usual)
+        if math.isfinite(high):
+            return f"{self.least:g} to {high:g}"
+        return f"more than {self.above:g}" if self.above > self.least else f"at least {self.least:g}"
 
     def allows(self, value: float) -> bool:
         """Return True if the value is in the allowed range."""
-        return math.isfinite(value) and self.low <= value <= self.high and not (self.above and value == self.low)
+        return math.isfinite(value) and self.least <= value <= self.most and value > self.above
 
 
 def trains_adapter(stated: StatedTraining) -> bool:
@@ -172,74 +169,17 @@ def _uses_alpha(stated: StatedTraining) -> bool:
     return trains_adapter(stated) and not traits_of(stated.backend).zero_alpha_is_default
 
 
+_BATCH_SIZES = ("micro_batch_size", "gradient_accumulation_steps", "global_batch_size")
 RANGES = (
-    Range(
-        code="TR020",
-        name="no_epochs",
-        doc="Report zero or negative epochs.",
-        settings=("epochs",),
-        low=0,
-        above=True,
-        hint="1",
-        applies=_counts_epochs,
-    ),
-    Range(
-        code="TR022",
-        name="non_positive_batch",
-        doc="Report a batch size or accumulation below 1.",
-        settings=("micro_batch_size", "gradient_accumulation_steps", "global_batch_size"),
-        low=1,
-        hint="1",
-    ),
-    Range(
-        code="TR030",
-        name="non_positive_learning_rate",
-        doc="Report a learning rate that is zero, negative or not a number.",
-        settings=("learning_rate",),
-        low=0,
-        above=True,
-    ),
-    Range(
-        code="TR033",
-        name="non_positive_alpha",
-        doc="Report an adapter's alpha of zero or less.",
-        settings=("alpha",),
-        low=0,
-        above=True,
-        hint="twice the rank",
-        applies=_uses_alpha,
-    ),
-    Range(
-        code="TR035",
-        name="non_positive_rank",
-        doc="Report an adapter of rank zero or less.",
-        settings=("rank",),
-        low=1,
-        hint="8",
-        applies=trains_adapter,
-    ),
-    Range(
-        code="TR038",
-        name="dropout_out_of_range",
-        doc="Report an adapter's dropout above one half or below 0.",
-        settings=("dropout",),
-        low=0,
-        high=1,
-        usual=0.5,
-        hint="0.05",
-        applies=trains_adapter,
-    ),
-    Range(
-        code="TR039",
-        name="weight_decay_out_of_range",
-        doc="Report a weight decay that is negative or above 1.",
-        settings=("weight_decay",),
-        low=0,
-        usual=1,
-        hint="0.01",
-    ),
+    Range("TR020", ("epochs",), above=0, hint="1", applies=_counts_epochs),
+    Range("TR022", _BATCH_SIZES, least=1, hint="1"),
+    Range("TR030", ("learning_rate",), above=0),
+    Range("TR033", ("alpha",), above=0, hint="twice the rank", applies=_uses_alpha),
+    Range("TR035", ("rank",), least=1, hint="8", applies=trains_adapter),
+    Range("TR038", ("dropout",), least=0, most=1, usual=0.5, hint="0.05", applies=trains_adapter),
+    Range("TR039", ("weight_decay",), least=0, usual=1, hint="0.01"),
 )
-"""Rules of this form."""
+"""Rules that only test a range; their names, summaries and severities are those of their pages."""
 
 
 def _out_of_range(bounds: Range, stated: StatedTraining) -> Iterator[Violation]:
@@ -258,8 +198,9 @@ def _register(bounds: Range) -> None:
     def check(view: TrainingView) -> Iterator[Violation]:
         yield from _out_of_range(bounds, view.stated)
 
-    check.__name__, check.__doc__ = bounds.name, bounds.doc
-    rule(bounds.code, Severity.ERROR if math.isinf(bounds.usual) else Severity.WARNING)(check)
+    page = load_page(bounds.code)
+    check.__name__, check.__doc__ = page.name.replace("-", "_"), f"Report {page.summary}"
+    rule(bounds.code, page.severity)(check)
 
 
 for _bounds in RANGES:

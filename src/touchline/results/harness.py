@@ -5,7 +5,6 @@ Both are untrusted: reads are bounded and every type is checked. The format is t
 
 from __future__ import annotations
 
-import functools
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +13,7 @@ from pathlib import Path
 from pydantic_core import from_json
 
 from touchline.core.errors import InputError
-from touchline.core.files import read_text_bounded
+from touchline.core.files import FileCache, read_text_bounded
 from touchline.core.json_text import parse_json
 from touchline.data.benchmarks import HarnessResults, HarnessScore, HarnessTask
 
@@ -130,21 +129,10 @@ def _number(value: object) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _rows(path: Path) -> Sequence[Mapping[str, object]]:
-    """Return the lines of a samples file; empty if it cannot be read."""
-    try:
-        found = path.stat()
-    except (OSError, ValueError):
-        return ()
-    return _parsed(path, found.st_mtime_ns, found.st_size)
-
-
-@functools.lru_cache(maxsize=1)  # the metrics of a task stand in one file, and are asked for one after the other
-def _parsed(path: Path, modified_ns: int, size_bytes: int) -> Sequence[Mapping[str, object]]:
-    del modified_ns, size_bytes
+def _parse(path: Path) -> Sequence[Mapping[str, object]]:
     try:
         text = read_text_bounded(path, _SAMPLES_LIMIT_BYTES)
-    except InputError:
+    except (InputError, OSError, ValueError):
         return ()
     rows: list[Mapping[str, object]] = []
     # Not every line break of Unicode ends a line here: an answer may hold one.
@@ -157,3 +145,7 @@ def _parsed(path: Path, modified_ns: int, size_bytes: int) -> Sequence[Mapping[s
             # What was asked and answered is most of a row, and is not needed here.
             rows.append({key: value for key, value in row.items() if key not in _LARGE})
     return rows
+
+
+_rows = FileCache(_parse, _SAMPLES_LIMIT_BYTES)
+"""Return the lines of a samples file; empty if it cannot be read. The metrics of a task stand in one file."""

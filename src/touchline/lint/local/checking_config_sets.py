@@ -7,9 +7,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from touchline.core.errors import TouchlineError
-from touchline.core.files import read_text_bounded, sha256_file
+from touchline.core.files import read_json_object, sha256_file
 from touchline.core.finding import Finding
-from touchline.core.json_text import parse_json
 from touchline.core.quantity import Missing
 from touchline.data.readers import read_rows
 from touchline.lint.config_set import CheckpointOnDisk, DataFile, Sibling
@@ -91,7 +90,8 @@ def _kept(folder: Path | None) -> tuple[CheckpointOnDisk, ...]:
 
 
 def _checkpoint(step: int, path: Path) -> CheckpointOnDisk:
-    adapter, state = _json(path / "adapter_config.json"), _json(path / "trainer_state.json")
+    adapter = read_json_object(path / "adapter_config.json", _STATE_LIMIT_BYTES) or {}
+    state = read_json_object(path / "trainer_state.json", _STATE_LIMIT_BYTES) or {}
     modules = adapter.get("target_modules")
     base, rank = adapter.get("base_model_name_or_path"), adapter.get("r")
     batch, epochs = state.get("train_batch_size"), state.get("num_train_epochs")
@@ -103,11 +103,3 @@ def _checkpoint(step: int, path: Path) -> CheckpointOnDisk:
         micro_batch_size=batch if isinstance(batch, int) else None,
         epochs=float(epochs) if isinstance(epochs, int | float) else None,
     )
-
-
-def _json(path: Path) -> dict[str, object]:
-    try:
-        data = parse_json(read_text_bounded(path, _STATE_LIMIT_BYTES))
-    except (TouchlineError, OSError, ValueError, RecursionError):
-        return {}
-    return data if isinstance(data, dict) else {}

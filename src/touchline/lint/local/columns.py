@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from touchline.backends.registry import traits_of
 from touchline.backends.traits import DataUse
-from touchline.core.files import open_regular, read_bytes
+from touchline.core.files import FileCache, open_regular, read_json_object
 from touchline.core.finding import Finding, Severity
 from touchline.core.json_text import parse_json
 from touchline.lint.local.lookup import path_of
@@ -111,7 +110,7 @@ def _registered(use: DataUse, document: ForeignDocument, folder: Path) -> Iterat
     """Yield datasets that are not in the registry beside the data."""
     place = use.registry_folder(document)
     home = None if place is None else path_of(place, folder)
-    registry = None if home is None or use.registry is None else _registry(home / use.registry)
+    registry = None if home is None or use.registry is None else read_json_object(home / use.registry, _LIMIT)
     if home is not None and registry is not None:
         yield from use.registry_findings(
             document,
@@ -119,16 +118,6 @@ def _registered(use: DataUse, document: ForeignDocument, folder: Path) -> Iterat
             is_file=lambda name: path_of(name, home) is not None or path_of(name, folder) is not None,
             is_beside=lambda name: path_of(name, home) is not None,
         )
-
-
-def _registry(path: Path) -> Mapping[str, object] | None:
-    try:
-        if path.stat().st_size > _LIMIT:
-            return None
-        found = parse_json(read_bytes(path, _LIMIT))
-    except (OSError, ValueError, RecursionError):
-        return None
-    return found if isinstance(found, dict) else None
 
 
 def _columns(name: str, folder: Path, field: object) -> frozenset[str] | None:
@@ -165,20 +154,9 @@ def _finding(
     return Finding(code=code, severity=severity, subject=subject, message=message, where=at.where, hint=hint)
 
 
-def beginning(path: Path) -> Beginning | None:
-    """Read the beginning of a JSON or JSON Lines file; None if it is neither, too large, or unreadable."""
-    try:
-        state = path.stat()
-    except OSError:
-        return None
+def _beginning(path: Path) -> Beginning | None:
     if path.suffix.lower() not in _ENDINGS["json"]:
         return None
-    return _beginning(path, state.st_mtime_ns, state.st_size)
-
-
-@functools.lru_cache(maxsize=256)
-def _beginning(path: Path, changed: int, size: int) -> Beginning | None:
-    del changed
     try:
         with open_regular(path) as raw, io.TextIOWrapper(raw, encoding="utf-8-sig") as file:
             text = file.read(_BEGINNING)
@@ -190,7 +168,7 @@ def _beginning(path: Path, changed: int, size: int) -> Beginning | None:
             row = _row(first)
             if row is not None and (more.strip() or path.suffix.lower() != ".json"):
                 return Beginning(None, _names(row))
-            if size > _LIMIT:
+            if path.stat().st_size > _LIMIT:
                 return None
             whole = parse_json(text + file.read())
     except (OSError, ValueError, RecursionError):
@@ -202,6 +180,10 @@ def _beginning(path: Path, changed: int, size: int) -> Beginning | None:
     if not tables or len(tables) != len(lists):
         return None
     return Beginning(tuple(tables), _names(next(iter(tables.values()))[0]))
+
+
+beginning = FileCache(_beginning, 1 << 30)
+"""Return the beginning of a JSON or JSON Lines file; None if it is neither, too large, or unreadable."""
 
 
 def _row(line: str) -> object:

@@ -11,9 +11,8 @@ from pathlib import Path
 from touchline.backends.peft.backend import trainer_config
 from touchline.backends.rendering import RowSettings, training_row
 from touchline.core.errors import TouchlineError
-from touchline.core.files import read_text_bounded
+from touchline.core.files import read_json_object, read_text_bounded
 from touchline.core.finding import Finding, Severity, Where
-from touchline.core.json_text import parse_json
 from touchline.core.quantity import Missing
 from touchline.data.datasets import load_examples
 from touchline.data.readers import WHOLE, read_rows
@@ -236,10 +235,7 @@ def _source_path(source: StatedSource, folder: Path) -> Path | None:
 
 
 def _registered(registry: Path, name: str) -> Path | None:
-    try:
-        entry = parse_json(read_text_bounded(registry, _CONFIG_LIMIT_BYTES)).get(name)
-    except (TouchlineError, ValueError, AttributeError, RecursionError):
-        return None
+    entry = (read_json_object(registry, _CONFIG_LIMIT_BYTES) or {}).get(name)
     file = entry.get("file_name") if isinstance(entry, dict) else None
     path = registry.parent / file if isinstance(file, str) else None
     return path if path is not None and path.is_file() else None
@@ -260,12 +256,7 @@ def _own_data(stated: StatedTraining) -> tuple[DataConfig | None, Path]:
 
 def _embedding_rows(model: Path) -> int | None:
     """Return `vocab_size` of config.json. For a model with several parts, use the part that generates text."""
-    try:
-        config = parse_json(read_text_bounded(model / "config.json", _CONFIG_LIMIT_BYTES))
-    except (TouchlineError, ValueError, RecursionError):
-        return None
-    if not isinstance(config, dict):
-        return None
+    config = read_json_object(model / "config.json", _CONFIG_LIMIT_BYTES) or {}
     inner = config.get("text_config")
     size = config.get("vocab_size", inner.get("vocab_size") if isinstance(inner, dict) else None)
     return size if isinstance(size, int) and not isinstance(size, bool) and size > 0 else None

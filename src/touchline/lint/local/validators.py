@@ -11,12 +11,11 @@ from pathlib import Path
 from touchline.backends.validator import Validator
 from touchline.core.finding import Finding, Severity, Where
 from touchline.core.quantity import Missing
-from touchline.data.shards import ShardHeaderError, read_shard
+from touchline.lint.local.local_files import weights_fault
 from touchline.spec.foreign import ForeignDocument
 
 TIMEOUT = 120.0
 """Timeout of a validator in seconds; it may import torch."""
-_SAFE_SUFFIX = ".safetensors"
 
 
 def program_of(validator: Validator) -> Path | None:
@@ -115,15 +114,8 @@ def _is_folder(path: Path) -> bool:
 def _fault(path: Path) -> str | None:
     """Check one checkpoint file. None if it is valid."""
     try:
-        if path.suffix != _SAFE_SUFFIX:
-            return f"{path.name} is empty" if path.stat().st_size == 0 else None
-        shard = read_shard(path)
+        return weights_fault(path)
     except FileNotFoundError:
         return f"{path.name} is missing"
-    except ShardHeaderError as broken:
-        return str(broken)
     except OSError as error:
         return f"{path.name} cannot be read: {error.strerror}"
-    if shard.size_bytes < shard.expected_bytes:
-        return f"{path.name} is cut off: {shard.size_bytes:,} bytes, {shard.expected_bytes:,} expected,"
-    return None
