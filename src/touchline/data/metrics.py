@@ -7,11 +7,17 @@ the earlier attempts wrote of later steps is superseded. A row `start` supersede
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeVar
+from typing import Annotated, Literal, Protocol, TypeVar
+
+from pydantic import BeforeValidator
 
 from touchline.core.quantity import Measured
+
+FiniteOrNot = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
+"""A number that may be NaN or infinite; JSON has neither, so the file holds null."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -119,11 +125,11 @@ class StepRow:
     """Wall-clock time."""
     elapsed_seconds: float
     """Wall-clock time of all steps so far over all attempts, without validation and saving."""
-    loss: float
+    loss: FiniteOrNot
     """Mean loss per label token before the update, in nats."""
     learning_rate: float
     """Learning rate of the update."""
-    grad_norm: float
+    grad_norm: FiniteOrNot
     """Norm of the gradient before clipping."""
     examples: int
     """Examples of the step."""
@@ -167,7 +173,7 @@ class ValidationRow:
     """Wall-clock time."""
     elapsed_seconds: float
     """Wall-clock time of all validations so far, over all attempts."""
-    loss: float
+    loss: FiniteOrNot
     """Mean loss per label token of the whole split, in nats."""
     examples: int
     """Examples of the split."""

@@ -58,6 +58,14 @@ def read_metrics(path: Path) -> Metrics:
     return read_metrics_file(path).metrics
 
 
+def parse_row(line: bytes) -> MetricsRow | None:
+    """Return the row of one line. None if it is not a row."""
+    try:
+        return _ROW.validate_json(line)
+    except ValidationError:
+        return None
+
+
 def _parse(path: Path) -> MetricsFile:
     rows: list[tuple[int, MetricsRow]] = []
     torn = number = size = 0
@@ -70,15 +78,16 @@ def _parse(path: Path) -> MetricsFile:
                 head += line[: HEAD_BYTES - len(head)]
                 number += 1
                 if line.strip():
-                    try:
-                        rows.append((number, _ROW.validate_json(line)))
-                    except ValidationError:
+                    row = parse_row(line)
+                    if row is None:
                         torn += 1
+                    else:
+                        rows.append((number, row))
     except FileNotFoundError:
         pass
     except OSError as fault:
         unread = fault.strerror or type(fault).__name__
-    metrics = _merged([row for _, row in rows], torn, unread)
+    metrics = merged([row for _, row in rows], torn, unread)
     return MetricsFile(metrics=metrics, rows=tuple(rows), size_bytes=size, sha256=digest.hexdigest(), head=bytes(head))
 
 
@@ -86,7 +95,7 @@ read_metrics_file = FileCache(_parse, _KEPT_BYTES)
 """Read a metrics.jsonl; one that did not change since the last call is not opened."""
 
 
-def _merged(rows: Sequence[MetricsRow], torn: int, unread: str | None) -> Metrics:
+def merged(rows: Sequence[MetricsRow], torn: int = 0, unread: str | None = None) -> Metrics:
     """Return the rows of all attempts without those that a later attempt superseded."""
     attempts: list[AttemptRow] = []
     steps: list[StepRow] = []

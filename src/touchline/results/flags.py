@@ -6,6 +6,7 @@ the disk.
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -107,7 +108,7 @@ def _word(reason: str) -> str:
 def _losses(seen: FlagInputs) -> Iterator[FindingRow]:
     """Yield flags of a training that learns nothing."""
     steps = seen.glance.recent.steps
-    broken = [step.step for step in steps if step.loss is None]
+    broken = [step.step for step in steps if not math.isfinite(step.loss)]
     if broken:
         message = f"the loss is not finite (NaN or infinite) at step {broken[0]}"
         hint = "a lower train.learning_rate, a longer warm-up, or base_dtype: float32"

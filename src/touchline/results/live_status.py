@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 import time
@@ -256,7 +257,7 @@ def _loss(run: PlannedRun, found: RunFolderState) -> Measured:
     if not found.recent.steps:
         return Missing(missing="no step has been measured")
     last = found.recent.steps[-1]
-    if last.loss is None:
+    if not math.isfinite(last.loss):
         return Missing(missing=f"no number at step {last.step}")
     return Quantity(value=last.loss, unit="1", aggregation="last", token_unit="label", method=f"step {last.step}")
 

@@ -154,7 +154,7 @@ def _finished(recent: Recent, marker: TrainingMarker | None) -> Recent:
     """Complete the steps from the marker of a complete training, because a full disk may lose rows."""
     if marker is None or recent.steps_done >= marker.steps:
         return recent
-    return replace(recent, resumed_from=marker.steps, steps=())
+    return replace(recent, resumed_from=marker.steps)
 
 
 def _evaluated(

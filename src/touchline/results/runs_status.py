@@ -8,18 +8,21 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from touchline.core.errors import TouchlineError
 from touchline.core.files import read_text_bounded, write_if_changed
 from touchline.core.json_text import parse_json
 from touchline.core.quantity import Measured, Missing, Quantity
-from touchline.results.collected import RunMetrics, run_metrics
 from touchline.results.live import LiveRun
 from touchline.results.live_status import Opened
 from touchline.results.run_folder import RunFolderState
 from touchline.run.run_status import ENDED_WELL, started_and_completed
 from touchline.spec.plan import PlannedRun
 from touchline.spec.write import to_yaml
+
+if TYPE_CHECKING:
+    from touchline.results.collected import RunMetrics
 
 STATUS_SCHEMA_VERSION = 1
 _STATUS_HEADER = """\
@@ -177,6 +180,7 @@ def _collected(opened: Opened, runs: Sequence[LiveRun], seen: Mapping[str, RunFo
         return {}
     # What reads and compares whole runs is loaded when a run has ended, and not before.
     from touchline.results.collect import collect_results
+    from touchline.results.collected import run_metrics
 
     parts: dict[str, str] = {}
     results = collect_results(replace(opened.plan, runs=tuple(due)), opened.folder.root)

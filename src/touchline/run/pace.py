@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from touchline.core.estimate import COVERAGE
 from touchline.core.quantity import Measured, Missing, Quantity
-from touchline.data.metrics import after_warm_up
-from touchline.run.recent import NOT_MEASURED, Recent, RecentStep
+from touchline.data.metrics import StepRow, after_warm_up
+from touchline.run.recent import NOT_MEASURED, Recent
 from touchline.spec.plan import PlannedRun
 
 ENOUGH_STEPS = 10
@@ -51,13 +51,13 @@ class Pace:
         return self.seconds * math.exp(_Z * self.spread)
 
 
-def steady(recent: Recent) -> list[RecentStep]:
+def steady(recent: Recent) -> list[StepRow]:
     """Return the steps after warm-up, or all if there are no others."""
     kept = [step for step in after_warm_up(recent.steps, is_cut=not recent.whole) if step.seconds > 0]
     return kept or [step for step in recent.steps if step.seconds > 0]
 
 
-def measured_pace(steps: Sequence[RecentStep]) -> Pace | None:
+def measured_pace(steps: Sequence[StepRow]) -> Pace | None:
     """Return the typical step time with a robust spread; None without steps."""
     if not steps:
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
@@ -84,12 +85,12 @@ class Progress:
         began = self._began.setdefault(job.name, time.monotonic())
         left = seconds_left(run, recent, time.monotonic() - began)
         self._left[job.name] = left
-        loss = recent.steps[-1].loss if recent.steps else None
+        loss = recent.steps[-1].loss if recent.steps else math.nan
         return JobProgress(
             name=job.name,
             done=recent.steps_done,
             total=0 if run.batches is None else run.batches.steps,
-            text="starting" if not recent.steps else "loss NaN" if loss is None else f"loss {loss:.3f}",
+            text="starting" if not recent.steps else f"loss {loss:.3f}" if math.isfinite(loss) else "loss NaN",
             left=left,
         )
 

@@ -121,7 +121,7 @@ class Launch:
 
     @property
     def is_launched(self) -> bool:
-        """Whether a launcher of many processes starts it."""
+        """True if a launcher of many processes starts it."""
         return self.command.starts_any and self.command.has_options
 
     @property
