@@ -90,9 +90,9 @@ def test_labels_of_a_csv_file_are_learned_and_reported(site: tuple[Path, dict[st
     assert {each["label"] for each in found["labels"]} == set(WORDS)
     report, page = (folder / "RESULTS.md").read_text(), (folder / "report.html").read_text()
     assert "### Scores: classification, accuracy" in report
-    assert "Confusion matrix" in report
+    assert ": confusion matrix" in report
     assert "| right label | neg | pos | very pos | none |" in report
-    assert 'class="matrix"' in page
+    assert 'class="scroll matrix"' in page
     assert re.search(r'class="num[^"]* hit h8"', page)
 
 

@@ -65,7 +65,7 @@ def test_a_finished_experiment_has_all_sections_with_real_numbers(finished: tupl
     text = (folder / "RESULTS.md").read_text()
     assert [heading for heading in headings(text) if heading in SECTIONS] == list(SECTIONS)
     assert "All 3 runs are complete" in text
-    assert "Both checkpoints are sound" in text or "4 checkpoints are sound" in text
+    assert "Both checkpoints are valid" in text or "4 checkpoints are valid" in text
     assert "one seed" in text.lower()
     for run in ("1M_rank2", "1M_rank4"):
         metrics = [json.loads(line) for line in (folder / run / "metrics.jsonl").read_text().splitlines()]

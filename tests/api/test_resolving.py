@@ -13,7 +13,7 @@ from touchline import api
 from touchline.core.errors import InputError
 from touchline.data.user_config import UserConfig
 from touchline.lint.local.audit import audit
-from touchline.plan.table import runs_plan_markdown
+from touchline.plan.sections import runs_plan_markdown
 from touchline.spec.plan import Plan
 
 pytestmark = pytest.mark.planning

@@ -12,8 +12,7 @@ from tests.run.made_plans import DATA, made_control, made_plan, made_run
 from touchline.core.catalog import SplitInfo
 from touchline.core.levels import Level
 from touchline.plan.power import evaluated_items, power_lines, power_rows
-from touchline.plan.sections import sections
-from touchline.plan.table import runs_plan_markdown
+from touchline.plan.sections import runs_plan_markdown, sections
 from touchline.spec.experiment import EvaluateConfig
 from touchline.spec.plan import Plan, PlannedRun
 from touchline.spec.runs import ControlKind, RunKind
@@ -142,7 +141,7 @@ def test_no_items_or_no_training_no_section() -> None:
 def test_the_section_stands_in_the_plan() -> None:
     plan = design([1, 2, 3])
     (section,) = [section for section in sections(plan) if section.title == "Statistical power"]
-    assert len(section.rows) == 4
+    assert len(section.tables[0].rows) == 4
     text = runs_plan_markdown(plan)
     assert "## Statistical power" in text
     assert "A true difference of this size is detected with 80% power" in text

@@ -18,8 +18,7 @@ from touchline.core.levels import Level
 from touchline.core.quantity import Quantity
 from touchline.data.user_config import UserConfig
 from touchline.plan.design_text import design_line
-from touchline.plan.sections import revision_text, sections
-from touchline.plan.table import runs_plan_markdown
+from touchline.plan.sections import revision_text, runs_plan_markdown, sections
 from touchline.run.planning import RunMark
 from touchline.spec.experiment import ComputeConfig
 from touchline.spec.plan import Plan, PlannedRun
@@ -68,9 +67,10 @@ def test_memory_is_a_share_of_the_machine_and_jobs_have_time_limits(tiny: tuple[
     half = replace(run, peak_memory=Quantity(value=40.0, unit="GiB"))
     on_gpu = replace(plan, runs=(half,), machine=replace(GPU, memory=whole))
     (runs,) = [each for each in sections(on_gpu) if each.title == "All runs"]
-    assert ", 50%, " in runs.rows[0][7]
-    assert any(verdict.value in runs.rows[0][7] for verdict in Verdict)
-    assert not [each for each in sections(plan) if each.title == "Time limits" and each.rows]
+    memory = str(runs.tables[0].rows[0][7])
+    assert ", 50%, " in memory
+    assert any(verdict.value in memory for verdict in Verdict)
+    assert not [each for each in sections(plan) if each.title == "Time limits" and each.tables]
     cluster = made_plan(compute=ComputeConfig(executor="slurm"))
     text = runs_plan_markdown(cluster)
     assert "## Time limits" in text

@@ -8,9 +8,9 @@ import pytest
 from tests.cases import some
 from tests.run.made_plans import SITE, made_control, made_plan, made_run
 
-from touchline.plan.settings import collect_settings, leading_text, setting_cell, setting_cells, setting_text
+from touchline.plan.sections import runs_plan_markdown
+from touchline.plan.settings import collect_settings, leading_text, setting_cell, setting_text, settings_table
 from touchline.plan.settings_table import Origin, RunSetting
-from touchline.plan.table import runs_plan_markdown
 from touchline.run.scripts.experiment import readme_text
 from touchline.spec.defaults import DEFAULTS
 from touchline.spec.experiment import CheckpointConfig, DataConfig, EvaluateConfig, LoraConfig, TrainConfig
@@ -120,7 +120,9 @@ def test_plan_and_readme_have_the_whole_table() -> None:
     """Each row of it, with the key to change it by."""
     plan = _plan(_run("r16", 16), _run("r4", 4))
     texts = (runs_plan_markdown(plan), readme_text(plan, SITE))
-    for name, *_, key in some(setting_cells(collect_settings(plan))):
+    table = settings_table(collect_settings(plan))
+    assert table is not None
+    for name, *_, key in some(table.rows):
         for text in texts:
             assert any(line.startswith(f"| {name} ") and line.endswith(f" {key} |") for line in text.splitlines()), key
-    assert all("| r16 | 16 | 32 |" in text for text in texts)
+    assert all("| `r16` | 16 | 32 |" in text for text in texts)

@@ -317,10 +317,10 @@ def test_a_sum_of_attempts_without_one_of_them_is_at_least_that() -> None:
     run = made.run("a", attempt_list=(replace(first, seconds=Missing(missing="no line tells")), last), attempts=2)
     report = build_report(made.gathered([run, made.run("b", rank="64")]))
     text = results_markdown(report, (), "")
-    assert "**Device time:** at least 10:02 measured" in text
-    assert "| 2 attempts | at least 5:01 |" in text
-    assert "| 1 attempt | 5:01 |" in text
-    assert "At least: an attempt whose length no file tells is not counted." in text
+    assert "**Compute:** at least 0.17 device-hours; predicted n/a" in text
+    assert "| 2 attempts | at least 0.0836 |" in text
+    assert "| 1 attempt | 0.0836 |" in text
+    assert "At least: an attempt of unknown length is not counted." in text
 
 
 def test_the_front_holds_what_nothing_beats_for_less() -> None:

@@ -190,7 +190,7 @@ def test_a_report_of_nothing_is_a_page_all_the_same(report: Report) -> None:
     )
     text = report_html(empty, ())
     assert "Nothing has been evaluated yet" in text
-    assert "There are no checkpoints" in text
+    assert "No checkpoint was found." in text
 
 
 def test_a_page_loads_itself_anew_only_where_it_is_asked_to(report: Report) -> None:

@@ -103,7 +103,7 @@ def test_several_gpus_share_the_tokens_and_add_the_hours() -> None:
     assert facts.device_hours.value == pytest.approx(2 * (3520 + 30) / 3600)
     text = results_markdown(report, ())
     assert "real tokens/s per GPU" in text
-    assert "**GPU time:** 1:59:20 measured" in text
+    assert "**Compute:** 1.99 GPU-hours; predicted " in text
 
 
 def test_disk_is_compared_in_bytes_when_the_training_is_whole() -> None:

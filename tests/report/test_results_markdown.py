@@ -90,10 +90,9 @@ def test_the_seven_sections_of_a_finished_experiment() -> None:
     assert_whole(text)
     assert text.startswith("# Experiment report: sweep\n\n**Status:** ✓ All 3 runs are complete")
     assert (
-        "| `1B_rank64` | fine-tuned | 1B | rank 64 | 1 | completed | 93.0% (86.3 to 96.6%) | +73.0 points (+62.3 to "
-        "+80.3) |"
+        "| `1B_rank64` | fine-tuned | 1B | rank 64 | 1 | completed | 93.0% [86.3, 96.6] | +73.0 [+62.3, +80.3] |"
     ) in text
-    assert "| `1B_base` | control | 1B | - | - | completed | 20.0% (13.3 to 28.9%) | - |" in text
+    assert "| `1B_base` | control | 1B | - | - | completed | 20.0% [13.3, 28.9] | - |" in text
 
 
 def test_four_failed_exits_are_four_complete_trainings() -> None:
@@ -248,10 +247,10 @@ def test_every_checkpoint_of_a_matrix_has_its_mark() -> None:
     )
     text = markdown(replace(evaluated(), verification=verification))
     assert_whole(text)
-    assert "✗ 2 of 3 checkpoints are sound; 1 checkpoint not there though planned." in text
+    assert "✗ 2 of 3 checkpoints are valid; 1 planned checkpoint missing." in text
     assert "| run | epoch_0 | epoch_2 | epoch_10 | notes |" in text
     assert "| `1B_rank4` | ✓ | - | ✓ | epoch_2: keep: best |" in text
-    assert "| `1B_rank64` | ✗ | - | ○ | broken: epoch_0; epoch_10: not there |" in text
+    assert "| `1B_rank64` | ✗ | - | ○ | corrupt: epoch_0; epoch_10: not there |" in text
     assert "| `1B_rank64` | `epoch_0` | truncated | `adapter_model.safetensors` | 12 of 517 MiB are there |" in text
     assert "### ✗ Checkpoint epoch_0 is broken" in text
 
@@ -289,7 +288,7 @@ def test_storage_says_what_full_models_and_adapters_take() -> None:
     assert "| adapter | 3B | 64 | bfloat16 | 164 MiB |" in text
     assert "| `3B_rank64` | 3 | 17.5 GiB | 17.5 GiB | 17.5 GiB | 492 MiB | 17.5 GiB |" in text
     assert (
-        "All runs together take 17.5 GiB; the plan said 17.5 GiB (+0.1%). Adapters alone take 492 MiB, 2.7% of the "
+        "All runs together take 17.5 GiB; predicted 17.5 GiB (+0.1%). Adapters alone take 492 MiB, 2.7% of the "
         "17.5 GiB of full models for the same checkpoints."
     ) in text
 
@@ -326,7 +325,7 @@ def test_scores_by_checkpoint_where_a_run_has_several() -> None:
     )
     assert_whole(text)
     assert "| `1B_rank4` | 60.0% | 70.0% | 80.0% |" in text
-    assert "| `1B_rank4` | `epoch_2` | 80.0% |" in text
+    assert "| `1B_rank4` | `epoch_2` | 80.0% [71.1, 86.7] |" in text
 
 
 def test_issues_of_one_kind_stand_together() -> None:

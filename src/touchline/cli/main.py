@@ -34,6 +34,7 @@ from touchline.cli.estimating import RENAMED_ESTIMATE, RENAMED_PROBE, estimate, 
 from touchline.cli.exporting import export
 from touchline.cli.history import history_app
 from touchline.cli.output import (
+    print_declared,
     print_item,
     print_json,
     print_object,
@@ -161,10 +162,8 @@ def plan(
     for section in sections(planned.plan):
         if not section.is_empty:
             print_output(f"\n{section.title}")
-        if section.rows:
-            shown = section.narrow if section.narrow and sys.stdout.isatty() else tuple(range(len(section.header)))
-            rows = [tuple(row[column] for column in shown) for row in section.rows]
-            print_table([section.header[column] for column in shown], rows)
+        for table in section.tables:
+            print_declared(table)
         for sentence, text in section.blocks:
             print_item(sentence)
             print_output(indent(without_controls(text), "    "))

@@ -15,6 +15,7 @@ from touchline.core.text import without_controls
 
 if TYPE_CHECKING:
     from touchline.core.finding import Finding
+    from touchline.core.table import Table
 
 SCHEMA_VERSION = 1
 RICH_LIMIT_ROWS = 100
@@ -106,6 +107,16 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], title: str
     for row in rows:
         table.add_row(*(Text(without_controls(cell)) for cell in row))
     Console(file=sys.stdout).print(table)
+
+
+def print_declared(table: Table) -> None:
+    """Print a declared table on stdout, on a terminal without its wide columns."""
+    from touchline.core.table import plain_rows
+
+    shown = table.narrow() if sys.stdout.isatty() else table
+    print_table(shown.header, plain_rows(shown), shown.title or None)
+    for note in table.notes:
+        print_output(note)
 
 
 def print_plain_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

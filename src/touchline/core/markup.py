@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
-from touchline.core.quantity import Measured, Missing
+from touchline.core.quantity import Measured, Missing, finite
 from touchline.core.text import one_line, without_controls
 from touchline.core.units import format_bytes, format_seconds
 
@@ -42,9 +44,12 @@ def fence(lines: Iterable[str], language: str = "text") -> str:
 
 
 def measured(value: Measured, digits: int = 4) -> str:
-    """Return a value with its unit and interval, or `n/a (reason)`."""
+    """Return `0.02345`, `4:41`, `5.06 MiB (5 to 5.1)` or `n/a (reason)`."""
+    value = finite(value)
     if isinstance(value, Missing):
         return str(value)
+    if not all(math.isfinite(end or 0.0) for end in (value.low, value.high)):
+        value = replace(value, low=None, high=None)
     unit = value.unit if value.unit == "%" else f" {value.unit}"
     if value.unit in _IN_WORDS:
         text = _IN_WORDS[value.unit](value.value)
@@ -61,3 +66,8 @@ def measured(value: Measured, digits: int = 4) -> str:
         else:
             text += f" ({value.low:.{digits}g} to {value.high:.{digits}g})"
     return text
+
+
+def bare(value: Measured, digits: int = 4) -> str:
+    """Return a value with its unit and without its interval, or `n/a (reason)`."""
+    return measured(value if isinstance(value, Missing) else replace(value, low=None, high=None), digits)

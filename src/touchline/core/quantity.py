@@ -5,6 +5,7 @@ Absent is not zero: a number that was not measured is `Missing(reason)`, all the
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -62,3 +63,9 @@ Measured = Quantity | Missing
 
 NO_EVIDENCE = Missing(missing="no evidence")
 """Missing value of an estimate until a past run has been measured."""
+NOT_FINITE = Missing(missing="not a number")
+
+
+def finite(value: Measured) -> Measured:
+    """Return the value if it is finite, else the reason why it is missing."""
+    return value if isinstance(value, Missing) or math.isfinite(value.value) else NOT_FINITE

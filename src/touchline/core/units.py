@@ -94,6 +94,11 @@ def hours_to_seconds(hours: float) -> float:
     return 3600 * hours
 
 
+def hours_unit(device: str) -> str:
+    """Return the unit of compute: `GPU-hours`, `device-hours (CPU)`, or `device-hours` if the device is unknown."""
+    return {"GPU": "GPU-hours", "CPU": "device-hours (CPU)"}.get(device, "device-hours")
+
+
 def percent(share: float, digits: int = 1) -> str:
     """Return a share as a percentage: `90.5%`."""
     return f"{100 * share:.{digits}f}%"

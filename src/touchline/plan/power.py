@@ -21,7 +21,7 @@ from touchline.statistics.power import (
     smallest_seed_difference,
 )
 
-HEADER = ("question", "design", "minimum detectable difference", "after Holm correction")
+COLUMNS = ("question", "design", "minimum detectable difference", "after Holm correction")
 _FLIPS = (0.05, USUAL_FLIPS, 0.3)
 """Assumed fractions of discordant items. The actual fraction is only known after the evaluation."""
 

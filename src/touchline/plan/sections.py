@@ -1,49 +1,21 @@
-"""Sections of the plan, for the terminal and for runs_plan.md. Every cell is plain text."""
+"""Sections of the plan, for the terminal and for runs_plan.md."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
 from touchline.core.estimate import MemoryEstimate
 from touchline.core.levels import STAGE
-from touchline.core.markup import measured
+from touchline.core.markup import escape, fence, measured
 from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.core.table import Column, Section, present, section_markdown, table_of
 from touchline.core.text import first_of
-from touchline.core.units import format_bytes
-from touchline.plan import tasks
+from touchline.core.units import format_bytes, hours_unit
+from touchline.plan import power, tasks
 from touchline.plan.design_text import control_notes, design_line, general_ability_notes, run_type
-from touchline.plan.power import HEADER, power_lines, power_rows
-from touchline.plan.settings import HEADER as SETTING_HEADER
-from touchline.plan.settings import NARROW as SETTING_NARROW
-from touchline.plan.settings import collect_settings, setting_cells, varying_table
+from touchline.plan.settings import collect_settings, settings_table, varying_table
 from touchline.spec.plan import Plan, PlannedRun, Revision
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Section:
-    """Heading, lines of text and a table."""
-
-    title: str
-    """The heading."""
-    lines: tuple[str, ...] = ()
-    """Lines of text below the heading."""
-    header: tuple[str, ...] = ()
-    """Column names; empty if there is no table."""
-    rows: tuple[tuple[str, ...], ...] = ()
-    """The table's cells."""
-    right: tuple[int, ...] = ()
-    """Right-aligned columns, which hold numbers."""
-    narrow: tuple[int, ...] = ()
-    """Columns that a terminal shows if not all fit; empty for all of them."""
-    blocks: tuple[tuple[str, str], ...] = ()
-    """Pairs of a sentence and preformatted text."""
-
-    @property
-    def is_empty(self) -> bool:
-        """Return True if the section has no content."""
-        return not (self.rows or self.lines or self.blocks)
-
 
 _SHOWN = 8
 _WHAT_IFS = 3
@@ -53,68 +25,40 @@ def sections(plan: Plan) -> list[Section]:
     """Return all sections of a plan."""
     return [
         Section(title="Run design", lines=tuple(_design(plan))),
-        Section(title="Variables", header=("factor", "levels"), rows=tuple(_variables(plan))),
-        Section(
-            title="All runs",
-            header=RUN_HEADER,
-            rows=tuple(run_rows(plan)),
-            right=(0, 3, 5),
-            narrow=(1, 5, 6, 7, 8),
-            lines=tuple(_newest(plan)),
-        ),
-        Section(title="Chains", header=_CHAIN_HEADER, rows=tuple(_chains(plan)), lines=tuple(_about_chains(plan))),
+        _section("Variables", ("factor", "levels"), _variables(plan)),
+        _section("All runs", _RUN_COLUMNS, _runs(plan), lines=_newest(plan)),
+        _section("Chains", _CHAIN_COLUMNS, _chains(plan), lines=_about_chains(plan)),
         Section(title="Totals", lines=tuple(_totals(plan))),
-        Section(title="Time limits", header=_LIMIT_HEADER, rows=_grouped(_limits(plan))),
+        _section("Time limits", _LIMIT_COLUMNS, _grouped(_limits(plan))),
         *setting_sections(plan),
-        Section(
-            title="Statistical power",
-            header=HEADER,
-            rows=tuple(power_rows(plan)),
-            lines=tuple(power_lines(plan)),
-        ),
-        Section(title="Models verified", header=_MODEL_HEADER, rows=tuple(_models(plan)), narrow=(0, 3, 4, 5, 6)),
-        Section(title="Datasets verified", header=_DATA_HEADER, rows=tuple(_datasets(plan)), narrow=(0, 1, 2)),
+        _section("Statistical power", power.COLUMNS, power.power_rows(plan), lines=power.power_lines(plan)),
+        _section("Models verified", _MODEL_COLUMNS, _models(plan)),
+        _section("Datasets verified", _DATA_COLUMNS, _datasets(plan)),
         Section(title="Rendered examples", blocks=tuple(_examples(plan)), lines=tuple(_about_examples(plan))),
-        Section(
-            title="Tasks",
-            header=tasks.HEADER,
-            rows=tuple(tasks.task_rows(plan)),
-            lines=tuple(tasks.task_notes(plan)),
-            right=(3,),
-        ),
-        Section(
-            title="Configuration", header=_BATCH_HEADER, rows=_grouped(_configuration(plan)), narrow=(0, 2, 3, 4, 5)
-        ),
-        Section(
-            title="Packing analysis",
-            header=_PACKING_HEADER,
-            rows=_grouped(_packing(plan)),
-            narrow=(0, 3, 4, 5, 6),
-            lines=tuple(_advice(plan)),
-        ),
-        Section(
-            title="Memory",
-            header=_MEMORY_HEADER,
-            rows=_grouped(_memory(plan)),
-            narrow=(0, 1, 2, 4, 5),
-            lines=tuple(_what_if(plan)),
-        ),
+        _section("Tasks", tasks.COLUMNS, tasks.task_rows(plan), lines=tasks.task_notes(plan)),
+        _section("Configuration", _BATCH_COLUMNS, _grouped(_configuration(plan))),
+        _section("Packing analysis", _PACKING_COLUMNS, _grouped(_packing(plan)), lines=_advice(plan)),
+        _section("Memory", _MEMORY_COLUMNS, _grouped(_memory(plan)), lines=_what_if(plan)),
         Section(title="Evidence", lines=tuple(_evidence(plan))),
     ]
 
 
-def setting_sections(plan: Plan) -> Iterator[Section]:
-    """Yield the complete table of settings, and the table of those that vary by run."""
+def setting_sections(plan: Plan) -> tuple[Section, ...]:
+    """Return the complete table of settings, and the table of those that vary by run."""
     settings = collect_settings(plan)
-    yield Section(
-        title="Settings",
-        lines=("given: written by the user; default, decided: not written; fixed: not a setting of experiment.yaml.",),
-        header=SETTING_HEADER,
-        rows=tuple(setting_cells(settings)),
-        narrow=SETTING_NARROW,
+    origins = "given: written by the user; default, decided: not written; fixed: not a setting of experiment.yaml."
+    varying = varying_table(settings, [run.name for run in plan.runs])
+    return (
+        Section(title="Settings", tables=present(settings_table(settings)), lines=(origins,)),
+        *([Section(title=varying.title, tables=(replace(varying, title=""),))] if varying is not None else []),
     )
-    header, rows = varying_table(settings, [run.name for run in plan.runs])
-    yield Section(title="Settings that vary", header=header, rows=rows)
+
+
+def _section(
+    title: str, columns: Sequence[Column | str], rows: Iterable[tuple[str, ...]], lines: Iterable[str] = ()
+) -> Section:
+    """Return a section with one table, then lines."""
+    return Section(title=title, tables=present(table_of(columns, rows)), lines=tuple(lines))
 
 
 def _grouped(rows: Iterable[tuple[str, ...]]) -> tuple[tuple[str, ...], ...]:
@@ -127,7 +71,7 @@ def _grouped(rows: Iterable[tuple[str, ...]]) -> tuple[tuple[str, ...], ...]:
     )
 
 
-_CHAIN_HEADER = ("run", "stage", "continues from", "mode", "checkpoint")
+_CHAIN_COLUMNS = ("run", "stage", "continues from", "mode", "checkpoint")
 _CONTINUES = {
     "adapter": "continues training the parent's adapter",
     "merge": "merges the parent's adapter into the base model and trains a new one",
@@ -159,10 +103,20 @@ def _stage(run: PlannedRun) -> str | None:
     return next((level.value for level in run.levels if level.factor == STAGE), None)
 
 
-RUN_HEADER = ("#", "run", "model", "LoRA rank", "type", "steps", "est. time", "est. peak memory", "est. disk")
+_RUN_COLUMNS = (
+    Column("#", numeric=True, is_wide=True),
+    "run",
+    Column("model", is_wide=True),
+    Column("LoRA rank", numeric=True, is_wide=True),
+    Column("type", is_wide=True),
+    Column("steps", numeric=True),
+    "est. time",
+    "est. peak memory",
+    "est. disk",
+)
 
 
-def run_rows(plan: Plan) -> Iterator[tuple[str, ...]]:
+def _runs(plan: Plan) -> Iterator[tuple[str, ...]]:
     """Yield the cells of the summary table: #, run, model, rank, type, steps, time, memory with its verdict, disk."""
     for number, run in enumerate(plan.runs, 1):
         rank = "-" if run.train is None else str(run.train.lora.rank)
@@ -225,7 +179,7 @@ def _variables(plan: Plan) -> Iterator[tuple[str, ...]]:
 
 
 def _totals(plan: Plan) -> Iterator[str]:
-    hours = "GPU-hours" if plan.machine.kind == "gpu" else "device-hours (CPU)"
+    hours = hours_unit("GPU" if plan.machine.kind == "gpu" else "CPU")
     if isinstance(plan.gpu_hours, Quantity):
         ends = f" ({plan.gpu_hours.low:.3g} to {plan.gpu_hours.high:.3g})" if plan.gpu_hours.low is not None else ""
         yield f"Total: {plan.gpu_hours.value:.3g} {hours}{ends}; {plan.gpu_hours.method or 'evaluations included'}"
@@ -235,7 +189,7 @@ def _totals(plan: Plan) -> Iterator[str]:
     yield f"Disk: {measured(plan.disk)}"
 
 
-_LIMIT_HEADER = ("run", "training time limit", "evaluation time limit")
+_LIMIT_COLUMNS = ("run", "training time limit", "evaluation time limit")
 
 
 def _limits(plan: Plan) -> Iterator[tuple[str, ...]]:
@@ -251,7 +205,15 @@ def _deadline(plan: Plan) -> str:
     return "" if plan.deadline is None else f"; deadline {plan.deadline}"
 
 
-_MODEL_HEADER = ("model", "folder", "architecture", "parameters", "dtype", "weights", "context")
+_MODEL_COLUMNS = (
+    "model",
+    Column("folder", is_wide=True),
+    Column("architecture", is_wide=True),
+    "parameters",
+    "dtype",
+    "weights",
+    "context",
+)
 
 
 def _models(plan: Plan) -> Iterator[tuple[str, ...]]:
@@ -267,7 +229,13 @@ def _models(plan: Plan) -> Iterator[tuple[str, ...]]:
         )
 
 
-_DATA_HEADER = ("dataset", "size", "splits", "origin of the splits", "sha256")
+_DATA_COLUMNS = (
+    "dataset",
+    "size",
+    "splits",
+    Column("origin of the splits", is_wide=True),
+    Column("sha256", is_wide=True),
+)
 
 
 def _datasets(plan: Plan) -> Iterator[tuple[str, ...]]:
@@ -302,9 +270,16 @@ def _about_examples(plan: Plan) -> Iterator[str]:
         yield f"Only the label span, between {' and '.join(LABEL_MARKS)}, has a loss."
 
 
-_BATCH_HEADER = (
-    *("run", "trainer", "examples", "global batch", "micro-batch x accumulation x devices", "steps"),
-    *("longest example", "largest micro-batch", "reason"),
+_BATCH_COLUMNS = (
+    "run",
+    Column("trainer", is_wide=True),
+    "examples",
+    "global batch",
+    "micro-batch x accumulation x devices",
+    "steps",
+    Column("longest example", is_wide=True),
+    Column("largest micro-batch", is_wide=True),
+    Column("reason", is_wide=True),
 )
 
 
@@ -335,9 +310,17 @@ def _largest(run: PlannedRun) -> int:
     return side.largest_micro_batch_tokens
 
 
-_PACKING_HEADER = (
-    *("run", "model", "micro-batch", "packed", "sequences", "density", "efficiency", "largest micro-batch"),
-    *("est. memory", "machine"),
+_PACKING_COLUMNS = (
+    "run",
+    Column("model", is_wide=True),
+    Column("micro-batch", is_wide=True),
+    "packed",
+    "sequences",
+    "density",
+    "efficiency",
+    Column("largest micro-batch", is_wide=True),
+    Column("est. memory", is_wide=True),
+    Column("machine", is_wide=True),
 )
 
 
@@ -366,15 +349,15 @@ def _advice(plan: Plan) -> Iterator[str]:
     yield from dict.fromkeys(told)
 
 
-_MEMORY_HEADER = (
+_MEMORY_COLUMNS = (
     "run",
     "verdict",
     "of device memory",
-    "allocated",
+    Column("allocated", is_wide=True),
     "reserved",
     "process",
-    "allocated by part",
-    "main assumption",
+    Column("allocated by part", is_wide=True),
+    Column("main assumption", is_wide=True),
 )
 
 
@@ -438,9 +421,18 @@ def _contents(run: PlannedRun) -> str:
     return f"setup_finetune.yaml  finetune.yaml  finetune.slurm  eval.py  eval.slurm  {epochs}  eval/"
 
 
-def revision_rows(plan: Plan) -> list[Sequence[str]]:
-    """Return number, date, reason and runs of each revision."""
-    return [(str(r.number), r.date, r.reason, revision_text(r)) for r in plan.revisions]
+def runs_plan_markdown(plan: Plan) -> str:
+    """Return the text of runs_plan.md."""
+    revisions = [(str(each.number), each.date, each.reason, revision_text(each)) for each in plan.revisions]
+    parts = [
+        f"# Plan: {escape(plan.experiment)}\n",
+        f"{escape(plan.question)}\n" if plan.question else "",
+        *(section_markdown(section) for section in sections(plan)),
+        "## Folders\n",
+        fence(folder_lines(plan)),
+        section_markdown(_section("Revisions", ("#", "date", "what", "runs"), revisions)),
+    ]
+    return "\n".join(part for part in parts if part)
 
 
 def revision_text(revision: Revision) -> str:

@@ -10,13 +10,11 @@ from dataclasses import dataclass
 
 from touchline.backends.registry import backend_names, get_backend
 from touchline.core.levels import SEEDS, STAGE
+from touchline.core.table import Column, Table, table_of
 from touchline.plan.settings_table import Origin, RunSetting, Scalar, flat_settings
 from touchline.spec.defaults import DEFAULTS
 from touchline.spec.plan import Plan, PlannedRun
 
-HEADER = ("setting", "value", "origin", "reason", "key")
-NARROW = (0, 1, 2)
-"""Columns for a terminal. Reasons and keys are in runs_plan.md."""
 _MICRO, _PACKED = "train.micro_batch_size", "train.packed"
 _ACCUMULATION, _WARMUP_STEPS, _STEPS = "train.gradient_accumulation_steps", "train.warmup_steps", "train.steps"
 _DEVICES = "compute.gpus_per_run"
@@ -185,21 +183,20 @@ def setting_rows(
     return tuple(found)
 
 
-def setting_cells(settings: Sequence[RunSetting]) -> Iterator[tuple[str, ...]]:
-    """Yield the cells of the complete table: name, value, origin, reason, key."""
-    for each in settings:
-        yield each.name, setting_text(each), each.origin.value, each.reason or "-", each.key
+def settings_table(settings: Sequence[RunSetting]) -> Table | None:
+    """Return every setting with its value and origin. Reasons and keys are for wide tables."""
+    columns = ("setting", "value", "origin", Column("reason", is_wide=True), Column("key", is_wide=True))
+    return table_of(
+        columns, [(each.name, setting_text(each), each.origin.value, each.reason, each.key) for each in settings]
+    )
 
 
-def varying_table(
-    settings: Sequence[RunSetting], runs: Sequence[str]
-) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
-    """Return header and rows of the settings that vary, one row per run; nothing where none varies."""
+def varying_table(settings: Sequence[RunSetting], runs: Sequence[str]) -> Table | None:
+    """Return the settings that vary, one row per run. None if none varies."""
     varying = [each for each in settings if each.varies]
-    if not varying:
-        return (), ()
-    header = ("run", *(each.name for each in varying))
-    return header, tuple((run, *(setting_cell(each, run) for each in varying)) for run in runs)
+    columns: list[Column | str] = [Column("run", code=True), *(each.name for each in varying)]
+    rows = [(run, *(setting_cell(each, run) for each in varying)) for run in runs] if varying else []
+    return table_of(columns, rows, "Settings that vary", by_run=True)
 
 
 def setting_cell(setting: RunSetting, run: str) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from touchline.core.table import Column
 from touchline.plan.power import evaluated_items
 from touchline.spec.evaluation import EvaluationTask
 from touchline.spec.plan import Plan
 from touchline.spec.tasks.ready_made import TASKS, get_task
 
-HEADER = ("task", "source", "scores (primary first)", "items", "sha256")
+COLUMNS = ("task", "source", "scores (primary first)", Column("items", numeric=True), "sha256")
 _LABELS_SHOWN = 20
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from touchline.core.levels import STAGE
+from touchline.core.markup import bare
 from touchline.core.notes import NoteCode
 from touchline.core.quantity import Missing
 from touchline.plan.design_text import design_line
@@ -21,7 +22,7 @@ from touchline.report.facts import (
     seeds_of,
 )
 from touchline.report.findings import FindingInputs, findings, headline, is_complete
-from touchline.report.formatting import bare, count, factor_words, join_names
+from touchline.report.formatting import count, factor_words, join_names
 from touchline.report.issues import issues
 from touchline.report.next_steps import next_steps
 from touchline.report.packing_rows import packing_advice, packing_rows

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.core.quantity import Measured, Missing, Quantity, finite
 from touchline.core.status import TrainingOutcome
 from touchline.core.units import in_unit
 from touchline.report.facts import evaluation_seconds
-from touchline.report.formatting import count, finite
+from touchline.report.formatting import count
 from touchline.report.report import EstimateRow
 from touchline.results.run_result import RunResult
 from touchline.results.verification_types import RunStorage, Verification

@@ -7,21 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from touchline.core.levels import SEEDS
-from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.core.markup import bare
+from touchline.core.quantity import Measured, Missing, Quantity, finite
 from touchline.core.status import JobState, TrainingOutcome
 from touchline.core.units import seconds_to_hours
 from touchline.data.scores import EvaluationRecord
-from touchline.report.formatting import (
-    at_least,
-    bare,
-    count,
-    factor_words,
-    finite,
-    is_at_least,
-    join_names,
-    relative,
-    settings_words,
-)
+from touchline.report.formatting import at_least, count, factor_words, is_at_least, join_names, relative, settings_words
 from touchline.report.report import AnswerCounts, RunFacts
 from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import LossPoint, RunResult, StepCurves
@@ -88,7 +79,7 @@ def devices_of(gathered: ReportInputs) -> dict[str, int]:
 def device_word(gathered: ReportInputs) -> str:
     """Return the name of the devices, such as `GPU`; `device` if unknown."""
     if gathered.plan is not None:
-        return "GPU" if gathered.plan.machine.kind == "gpu" else "processor"
+        return "GPU" if gathered.plan.machine.kind == "gpu" else "CPU"
     told = _gpus_told(gathered.runs)
     kinds = {told.get(run.name, -1) > 0 for run in gathered.runs if run.kind is RunKind.FINE_TUNED}
     return "GPU" if kinds == {True} else "device"

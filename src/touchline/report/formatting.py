@@ -7,14 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from touchline.core.levels import SEEDS, Level
-from touchline.core.markup import measured
-from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.core.quantity import Measured, Missing, Quantity, finite
 from touchline.core.units import format_seconds, hours_to_seconds, percent
 from touchline.results.report_inputs import GeneralScore
 from touchline.results.run_result import RunResult
 from touchline.statistics.conclusions import Analysis, Proportion
 
-NOT_FINITE = Missing(missing="not a number")
 SHARES = ("match", "accuracy", "correct")
 """Substrings in the names of scores that are shares of right answers, also averaged over repeats."""
 _SHOWN = 6
@@ -80,24 +78,6 @@ def level_of(run: RunResult, factor: str) -> str | None:
     return next((level.value for level in run.levels if level.factor == factor), None)
 
 
-def finite(value: Measured) -> Measured:
-    """Return the value if it is finite, else the reason why it is missing."""
-    return value if isinstance(value, Missing) or math.isfinite(value.value) else NOT_FINITE
-
-
-def format_quantity(value: Measured, digits: int = 4) -> str:
-    """Return `0.02345`, `4:41`, `5.06 MiB (5 to 5.1)` or `n/a (reason)`, as plain text."""
-    known = finite(value)
-    if isinstance(known, Quantity) and not all(math.isfinite(end or 0.0) for end in (known.low, known.high)):
-        known = replace(known, low=None, high=None)
-    return measured(known, digits)
-
-
-def bare(value: Measured, digits: int = 4) -> str:
-    """Return the quantity without its interval."""
-    return format_quantity(value if isinstance(value, Missing) else replace(value, low=None, high=None), digits)
-
-
 def at_least(value: Quantity) -> Quantity:
     """Return a sum with unknown parts as a lower bound."""
     return replace(value, low=value.value, high=None)
@@ -115,11 +95,6 @@ def duration(hours: Measured, value: float | None = None) -> str:
         return str(known)
     least = "at least " if value is None and is_at_least(known) else ""
     return least + format_seconds(hours_to_seconds(known.value if value is None else value))
-
-
-def device_title(device: str) -> str:
-    """Return the capitalized device name, for the beginning of a line."""
-    return device[:1].upper() + device[1:]
 
 
 def metric_words(score: GeneralScore) -> str:

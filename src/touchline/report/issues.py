@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from touchline.core.finding import Severity
+from touchline.core.markup import bare
 from touchline.core.notes import NoteCode
 from touchline.core.quantity import Missing
 from touchline.core.status import JobState, RunStatus, TrainingOutcome
 from touchline.core.units import percent
 from touchline.plan.sections import revision_text
 from touchline.report.facts import is_failed_exit, not_finite, risen
-from touchline.report.formatting import bare, capital, count
+from touchline.report.formatting import capital, count
 from touchline.report.issues_checkpoints import checkpoint_issues
 from touchline.report.report import AnswerCounts
 from touchline.results.report_inputs import Issue, IssueRole, ReportInputs

@@ -3,34 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from jinja2.filters import do_urlencode
 
 from touchline.core.markup import code, escape
-from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.report.chart import Chart
-from touchline.report.formatting import bare, finite, format_quantity
 
 _LINKABLE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/-]*")
 _LINKED = re.compile(r"(?<=[^!\\])\]\((?!figures/|report\.html|samples\.jsonl)([A-Za-z0-9_][A-Za-z0-9._/-]*)\)")
 _LINKS_SHOWN = 3
-
-
-def cell(value: Measured, digits: int = 4) -> str:
-    """Return a figure for a table, with its interval."""
-    return escape(format_quantity(value, digits))
-
-
-def short(value: Measured, digits: int = 4) -> str:
-    """Return a figure for a table, without its interval."""
-    return escape(bare(value, digits))
-
-
-def number(value: Measured, form: str = ",.0f") -> str:
-    """Return a figure whose unit is in the table's heading."""
-    known = finite(value)
-    return format(known.value, form) if isinstance(known, Quantity) else escape(str(known))
 
 
 def link(path: str) -> str:
@@ -67,9 +49,3 @@ def figures(charts: Sequence[Chart], *sections: str) -> list[str]:
         for chart in charts
         if chart.section in sections and _LINKABLE.fullmatch(chart.name)
     ]
-
-
-def shared(values: Iterable[Measured], attribute: str) -> str | None:
-    """Return the attribute (`kind`, `token_unit`, `unit`) that all figures of a column share, for its heading."""
-    found = {getattr(value, attribute) for value in values if not isinstance(value, Missing)}
-    return str(found.pop()) if len(found) == 1 and None not in found else None

@@ -8,12 +8,12 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Sequence
 
-from touchline.core.quantity import Missing
+from touchline.core.quantity import Missing, finite
 from touchline.core.status import RunStatus, TrainingOutcome
 from touchline.core.units import format_bytes
 from touchline.report.appendix import evaluation_by_hand, run_with
 from touchline.report.facts import answer_counts, is_asked_about, is_base_control, lowest, risen
-from touchline.report.formatting import count, finite, join_names, relative, scale_of
+from touchline.report.formatting import count, join_names, relative, scale_of
 from touchline.report.next_design import design_steps
 from touchline.report.report import AnswerCounts, EstimateRow, NextStep
 from touchline.results.report_inputs import ReportInputs

@@ -24,8 +24,8 @@ from touchline.plan.build import PlanInputs, build_plan
 from touchline.plan.drift import changed_runs, describe_change, revise
 from touchline.plan.local.context import build_planning_context, free_space
 from touchline.plan.local.target import resolve_target
+from touchline.plan.sections import runs_plan_markdown
 from touchline.plan.settings_table import flat_settings
-from touchline.plan.table import runs_plan_markdown
 from touchline.run.folders import ExperimentFolder
 from touchline.run.scripts.folder import evaluation_config
 from touchline.spec.bounds import SIZE_LIMIT_BYTES

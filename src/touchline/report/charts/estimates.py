@@ -7,13 +7,13 @@ from collections.abc import Mapping
 
 import altair
 
+from touchline.core.markup import bare, measured
 from touchline.core.quantity import Quantity
 from touchline.report.chart import Chart
 from touchline.report.charts.look import INK, MUTED
 from touchline.report.charts.parts import Row, finished, followed, number, rows_of
 from touchline.report.charts.scores import ROWS_LIMIT
 from touchline.report.colors import CONTROL, SeriesColor
-from touchline.report.formatting import bare, format_quantity
 from touchline.report.report import EstimateRow, Report
 
 _BAND = 64
@@ -113,7 +113,7 @@ def _row(each: EstimateRow, inks: Mapping[str, SeriesColor]) -> Row | None:
         "ratio": number(was.value / said.value),
         "low": low if high is not None else None,
         "high": high if low is not None else None,
-        "predicted": format_quantity(said),
+        "predicted": measured(said),
         "measured": bare(was),
         "inside": each.inside is True,
         "verdict": {True: "held it", False: "did not hold it", None: "none"}[each.inside],

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.core.quantity import Measured, Missing, Quantity, finite
 from touchline.report.compared import (
     ComparedExperiments,
     ComparedRun,
@@ -31,7 +31,7 @@ from touchline.report.comparing.scores import (
     unscored,
 )
 from touchline.report.comparing.settings import DEVICE, matching_keys, setting_rows
-from touchline.report.formatting import finite, join_names
+from touchline.report.formatting import join_names
 from touchline.results.run_result import RunResult
 
 _VALIDATED = frozenset({"validation split (sha256)", "data.prompt", "data.system", "data.input", "data.output"})

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from touchline.core.markup import bare
 from touchline.core.quantity import Missing, Quantity
 from touchline.core.status import RunStatus, TrainingOutcome
 from touchline.report.facts import is_asked_about
@@ -22,7 +23,6 @@ from touchline.report.findings.training import (
     loss_findings,
     speed_findings,
 )
-from touchline.report.formatting import bare
 from touchline.report.report import EstimateRow, RunFacts, Statement
 from touchline.results.report_inputs import GeneralScore, ReportInputs
 from touchline.results.run_result import RunResult

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from touchline.core.levels import SEEDS, STAGE
-from touchline.core.quantity import Measured, Quantity
+from touchline.core.quantity import Measured, Quantity, finite
 from touchline.report.facts import is_asked_about, seeds_of
-from touchline.report.formatting import count, factor_words, finite, level_of, level_words, relative
+from touchline.report.formatting import count, factor_words, level_of, level_words, relative
 from touchline.report.report import Statement
 from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import RunResult

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
+from touchline.core.markup import bare
 from touchline.core.quantity import Measured, Quantity
 from touchline.core.units import format_seconds, percent
 from touchline.report.facts import device_word, is_asked_about, risen, seeds_of
@@ -25,16 +26,7 @@ from touchline.report.findings.pairs import (
     summary,
     told_pairs,
 )
-from touchline.report.formatting import (
-    bare,
-    count,
-    duration,
-    factor_words,
-    join_names,
-    level_words,
-    relative,
-    scale_of,
-)
+from touchline.report.formatting import count, duration, factor_words, join_names, level_words, relative, scale_of
 from touchline.report.report import EstimateRow, RunFacts, Statement
 from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import RunResult

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from touchline.core.markup import code, escape, fence, table
-from touchline.report import tables
+from touchline.core.table import table_markdown
 from touchline.report.markup import link
 from touchline.report.report import Command, Report
-from touchline.report.table import to_markdown
+from touchline.report.tables.runs import settings_section
 
 _RUNS_TOLD = 100
 """Maximum number of runs whose files are listed. With more, the folders follow one pattern."""
@@ -17,7 +17,9 @@ _FILES_TOLD = 4
 
 def appendix_section(report: Report) -> Iterator[str]:
     """Yield settings, commands, files, sources and provenance."""
-    yield from _settings(report)
+    if report.settings:
+        yield "## Appendix: settings\n"
+        yield from map(table_markdown, settings_section(report).tables)
     if report.definition:
         yield "## Appendix: experiment.yaml\n"
         yield fence([report.definition.rstrip("\n")], "yaml")
@@ -42,16 +44,6 @@ def appendix_section(report: Report) -> Iterator[str]:
             )
     yield "## Appendix: provenance\n"
     yield table(("what", "value"), [(escape(what), escape(value)) for what, value in report.provenance])
-
-
-def _settings(report: Report) -> Iterator[str]:
-    """Yield every setting of every run. Empty if none is known."""
-    if not report.settings:
-        return
-    yield "## Appendix: settings\n"
-    for each in (tables.varying(report), tables.settings(report)):
-        if each is not None:
-            yield to_markdown(each)
 
 
 def _files(report: Report) -> Iterator[str]:

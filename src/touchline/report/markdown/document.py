@@ -10,20 +10,22 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from touchline.core.finding import Severity
-from touchline.core.markup import code, escape, table
-from touchline.core.quantity import Measured, Missing
+from touchline.core.markup import escape
+from touchline.core.quantity import Measured, Missing, finite
 from touchline.core.status import RunStatus
+from touchline.core.table import Section, table_markdown
+from touchline.core.units import hours_unit
 from touchline.plan.settings import leading_text
 from touchline.report.chart import Chart
-from touchline.report.facts import is_failed_exit, seeds_of
-from touchline.report.formatting import count, device_title, duration, join_names, scale_of
+from touchline.report.facts import is_failed_exit
+from touchline.report.formatting import count, is_at_least, join_names
 from touchline.report.markdown.appendix import appendix_section
-from touchline.report.markdown.checkpoints import checkpoint_section, storage_section
-from touchline.report.markdown.findings import findings_section, issues_section, next_steps_section
-from touchline.report.markdown.training import training_section
+from touchline.report.markdown.findings import findings_section, issues_section, next_steps_section, section_parts
 from touchline.report.markup import link
 from touchline.report.report import Report
-from touchline.spec.runs import RunKind
+from touchline.report.tables.checkpoints import checkpoint_section, storage_section
+from touchline.report.tables.runs import SUMMARY, runs_table
+from touchline.report.tables.training import cost_section, training_section
 
 _DONE = (RunStatus.COMPLETED, RunStatus.COMPLETED_FAILED_EXIT)
 
@@ -42,10 +44,11 @@ def results_markdown(report: Report, charts: Sequence[Chart], note: str = "") ->
         "## Overview\n",
         *_overview(report),
         f"{escape(note)}\n" if note else "",
-        *checkpoint_section(report),
-        *training_section(report, charts),
+        *_section(checkpoint_section(report), charts),
+        *_section(training_section(report), charts),
+        *section_parts(cost_section(report, brief=True), charts),
         *findings_section(report, charts),
-        *storage_section(report, charts),
+        *_section(storage_section(report, brief=True), charts),
         *issues_section(report),
         *next_steps_section(report),
         *appendix_section(report),
@@ -57,31 +60,46 @@ def _head(report: Report) -> Iterator[str]:
     if report.question:
         yield f"**Question:** {escape(report.question)}"
     yield f"**Status:** {_status(report)}"
-    yield f"**Date:** {escape(report.date or 'n/a (no log tells)')}; {escape(report.origin)}"
+    yield f"**Date:** {escape(report.date or 'n/a (not in any log)')}; {escape(report.origin)}"
     yield f"**Design:** {escape(report.design)}"
     models = list(dict.fromkeys(run.model for run in report.runs))
     yield f"**Base models:** {escape(join_names(models) or 'n/a (not known)')}"
     if leading := leading_text(report.settings):
         yield f"**Settings:** {escape(leading)}; all of them: [appendix](#appendix-settings)"
     yield f"**Task:** {escape(report.task)}{f'; decoding {escape(report.decoding)}' if report.analyses else ''}"
-    measured = f"{duration(report.device_hours)} measured"
-    if isinstance(report.device_hours, Missing):
-        measured = str(report.device_hours)
-    planned = _planned(report.device_hours_planned)
-    yield f"**{device_title(report.device)} time:** {escape(measured)}; planned {escape(planned)}"
+    yield f"**Compute:** {_hours(report.device_hours, report.device)}; predicted {_predicted(report)}"
 
 
-def _planned(hours: Measured) -> str:
-    """Return the predicted time: `3:39 (1:24 to 13:15; 3 evaluations not counted)`."""
+def _section(section: Section, charts: Sequence[Chart]) -> Iterator[str]:
+    yield f"## {escape(section.title)}\n"
+    yield from section_parts(section, charts)
+
+
+def _hours(hours: Measured, device: str) -> str:
+    """Return `0.20 device-hours (CPU)` or `12.50 GPU-hours`."""
+    hours = finite(hours)
     if isinstance(hours, Missing):
-        return str(hours)
+        return escape(str(hours))
+    least = "at least " if is_at_least(hours) else ""
+    return f"{least}{_two_digits(hours.value)} {hours_unit(device)}"
+
+
+def _predicted(report: Report) -> str:
+    """Return the predicted hours with their interval: `0.06 [0.02, 0.22] (3 evaluations not counted)`."""
+    hours = finite(report.device_hours_planned)
+    if isinstance(hours, Missing):
+        return escape(str(hours))
     ends = (
-        [f"{duration(hours, hours.low)} to {duration(hours, hours.high)}"]
+        f" [{_two_digits(hours.low)}, {_two_digits(hours.high)}]"
         if hours.low is not None and hours.high is not None
-        else []
+        else ""
     )
-    told = "; ".join([*ends, *([hours.method] if hours.method else [])])
-    return f"{duration(hours)}{f' ({told})' if told else ''}"
+    return f"{_two_digits(hours.value)}{ends}{f' ({escape(hours.method)})' if hours.method else ''}"
+
+
+def _two_digits(value: float) -> str:
+    """Return at least two decimals, more if the number is below 0.1, and whole hours from 100 on."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2f}" if value >= 0.01 else f"{value:.1g}"
 
 
 def _status(report: Report) -> str:
@@ -109,43 +127,10 @@ def _overview(report: Report) -> Iterator[str]:
     told = [count(weights[weight], weight.value) for weight in (Severity.ERROR, Severity.WARNING) if weights[weight]]
     if told:
         yield f"{' and '.join(told)}: see [Issues and notes](#issues-and-notes).\n"
-    yield _runs(report)
+    if runs := runs_table(report):
+        yield table_markdown(runs.only(*SUMMARY))
     answers = f" Every answer: {link('samples.jsonl')}." if report.analyses else ""
     yield (
         f"The same as an interactive page: {link('report.html')}.{answers} Missing values are shown as "
         "`n/a (reason)`.\n"
     )
-
-
-def _runs(report: Report) -> str:
-    """Return one table of the runs with their status and score."""
-    main = report.analyses[0] if report.analyses else None
-    scores = {} if main is None else {score.run: score for score in main.scores}
-    gains = {} if main is None else {each.run: each.difference for each in main.comparisons}
-    scale = None if main is None else scale_of(main)
-    score_name = "score" if main is None else main.score
-    seeds = seeds_of(report.runs)
-    rows = []
-    for run, facts in zip(report.runs, report.facts, strict=True):
-        score, gain = "n/a (not evaluated)", "-"
-        if scale is not None and (own := scores.get(run.name)) is not None:
-            score = f"{scale.value(own.value)} ({scale.span(own.low, own.high)})"
-        if scale is not None and (found := gains.get(run.name)) is not None:
-            gain = f"{scale.difference(found.value)} ({scale.ends(found.low, found.high)})"
-        is_control = run.kind is RunKind.CONTROL or run.control is not None
-        rows.append(
-            (
-                code(run.name),
-                "control" if is_control else run.kind.value,
-                escape(run.model),
-                escape(facts.settings),
-                str(seeds.get(run.name, "n/a (not reported)")) if run.kind is RunKind.FINE_TUNED else "-",
-                f"{run.status.value}, failed exit"
-                if run.status is RunStatus.TRAINED and is_failed_exit(run)
-                else run.status.value,
-                score,
-                gain,
-            )
-        )
-    header = ("run", "type", "model", "settings", "seed", "status", f"{score_name} (95%)", "against its control")
-    return table([escape(name) for name in header], rows, right=(4, 6, 7))

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jinja2
 from jinja2.filters import do_urlencode
 from markupsafe import Markup
 
 from touchline.core.finding import Severity
-from touchline.plan.settings import leading_text
-from touchline.report import tables
 from touchline.report.chart import Chart
-from touchline.report.colors import CONTROL, inks, used
-from touchline.report.evaluations import evaluation_table, has_several, metric_table
-from touchline.report.facts import curves_missing
-from touchline.report.labels import summary_table
-from touchline.report.page import details, scores
+from touchline.report.colors import CONTROL, SeriesColor, inks, used
 from touchline.report.page.browser import browser_data
-from touchline.report.page.cells import ROWS_LIMIT, page_table
+from touchline.report.page.cards import cards
+from touchline.report.page.cells import ROWS_LIMIT, heading, page_table
 from touchline.report.page.embedding import colours, embedded_json, embedded_spec, inlined
-from touchline.report.page.runs import cards, costs_table, runs_table
 from touchline.report.report import Report, Statement
-from touchline.report.table import Table
-from touchline.report.tests import CAPTION, seed_test_table
+from touchline.report.tables.checkpoints import checkpoint_section, every_checkpoint, storage_section
+from touchline.report.tables.runs import runs_table, settings_section
+from touchline.report.tables.scores import scores_section
+from touchline.report.tables.training import cost_section, training_section
 
 SAMPLES = "samples.jsonl"
 """File beside the page with every answer."""
@@ -74,19 +70,9 @@ def report_html(
         findings=_by_topic(report.findings),
         analysis_notes=dict.fromkeys(str(note) for analysis in report.analyses for note in analysis.notes),
         commands=_by_group(report),
-        curves_missing=curves_missing(report.runs),
-        runs=runs_table(report, given),
-        costs=costs_table(report, given),
-        tables={
-            "answers": details.answers(report, given),
-            "general": details.general(report, given),
-            "checkpoints": details.checkpoints(report, given),
-            **{name: page_table(table, given) for name, table in _tables(report).items()},
-        },
-        tests_caption=CAPTION.replace("`", ""),
-        run_labels=scores.run_labels(report),
-        sizes=page_table(tables.sizes(report)),
-        leading=leading_text(report.settings),
+        runs=page_table(runs_table(report), given, limit=None),
+        sections=_sections(report, given),
+        every_checkpoint=page_table(every_checkpoint(report, ROWS_LIMIT), given),
         files=[facts for facts in report.facts if facts.files],
         browser=browser,
         browser_json=None if browser is None else embedded_json(browser),
@@ -96,23 +82,23 @@ def report_html(
     return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode("utf-8")
 
 
-def _tables(report: Report) -> dict[str, Table | None]:
-    """Return the tables that RESULTS.md also has."""
-    runs = {run.name: run for run in report.runs}
-    # If not all rows can be shown, those outside their interval come first.
-    estimates = sorted(report.estimates, key=lambda row: len(report.estimates) > ROWS_LIMIT and row.inside is not False)
+def _sections(report: Report, colors: Mapping[str, SeriesColor]) -> dict[str, object]:
+    """Return the sections that RESULTS.md also has, by their place on the page."""
+    made = {
+        "scores": scores_section(report),
+        "training": training_section(report),
+        "cost": cost_section(report),
+        "settings": settings_section(report),
+        "checkpoints": checkpoint_section(report),
+        "storage": storage_section(report),
+    }
     return {
-        "estimates": tables.estimates(estimates, runs),
-        "seed_tests": seed_test_table(report),
-        "settings": tables.settings(report),
-        "varying": tables.varying(report),
-        "packing": tables.packing(report),
-        "labels": summary_table(report.runs),
-        "metrics": metric_table(report.runs),
-        "evaluations": evaluation_table(report.runs) if has_several(report.runs) else None,
-        "storage": tables.storage(report),
-        "deletable": tables.deletable(report),
-        "attempts": tables.attempts(report),
+        name: {
+            "title": section.title,
+            "paragraphs": section.paragraphs,
+            "tables": [page_table(table, colors) for table in section.tables],
+        }
+        for name, section in made.items()
     }
 
 
@@ -129,6 +115,7 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters["address"] = _address
+    environment.filters["heading"] = heading
     return environment
 
 

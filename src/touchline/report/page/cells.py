@@ -1,22 +1,23 @@
-"""Tables of the page as data: columns, cells with sort keys, and notes on missing values."""
+"""Tables of a report as the page shows them: sort keys, colors of runs, and numbered notes on missing values."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.core.quantity import Missing, Quantity, finite
+from touchline.core.table import Cell, Column, Mark, Table, Value, provenance, value_text
 from touchline.report.colors import CONTROL, SeriesColor
-from touchline.report.formatting import bare, finite, format_quantity
-from touchline.report.table import Column as DeclaredColumn
-from touchline.report.table import Figure, Table, Value, Verdict, quantity_text
 
 ROWS_LIMIT = 400
 """Maximum number of rows of a table. The table of all runs has no limit."""
+_SHADES = 8
+_OPEN_ROWS = 12
+"""Tables of at most so many rows are open when the page is loaded."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Cell:
+class PageCell:
     """Cell of a table."""
 
     text: str
@@ -28,7 +29,7 @@ class Cell:
     ink: int | None = None
     """Number of the color before the text; None for most cells."""
     kind: str = ""
-    """Class of the cell: `good`, `bad`, `warn`, `quiet`."""
+    """Class of the cell: a `Mark`, or the shade of its background."""
     note: int | None = None
     """Number of the note below the table that explains a missing value."""
     below: str = ""
@@ -36,22 +37,10 @@ class Cell:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Column:
-    """Column of a table."""
-
-    label: str
-    """Heading."""
-    numeric: bool = False
-    """Whether it holds numbers, which are aligned to the right."""
-    title: str = ""
-    """Tooltip that explains the column."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TableRow:
+class PageRow:
     """Row of a table."""
 
-    cells: tuple[Cell, ...]
+    cells: tuple[PageCell, ...]
     """Cells in the order of the columns."""
     run: str | None = None
     """Run of the row, which is highlighted throughout the page."""
@@ -61,107 +50,92 @@ class TableRow:
 class PageTable:
     """Table of the page."""
 
+    title: str
+    """Heading; empty if the section's heading is enough."""
     columns: tuple[Column, ...]
     """Columns of the table."""
-    rows: tuple[TableRow, ...]
+    rows: tuple[PageRow, ...]
     """Rows of the table."""
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...]
+    """Definitions and remarks."""
+    reasons: tuple[str, ...]
     """Reasons for missing values, by number from 1."""
-    more: int = 0
+    more: int
     """Number of omitted rows."""
+    is_open: bool
+    """Whether the table is shown when the page is loaded."""
+    is_shaded: bool
+    """Whether cells have a background."""
 
 
 @dataclass(kw_only=True, slots=True)
-class Notes:
+class _Reasons:
     """Reasons for a table's missing values, without duplicates."""
 
-    reasons: list[str] = field(default_factory=list)
-    """Reasons in the order of their numbers."""
+    found: list[str] = field(default_factory=list)
 
-    def number(self, reason: str) -> int:
-        """Return the number of a reason, from 1."""
-        if reason not in self.reasons:
-            self.reasons.append(reason)
-        return self.reasons.index(reason) + 1
-
-    def missing(self, reason: str) -> Cell:
-        """Return an empty cell with its reason."""
-        return Cell(text="n/a", sort=None, title=reason, kind="quiet", note=self.number(reason))
-
-    def measured(self, value: Measured, *, interval: bool = False, unit: bool = True, digits: int = 4) -> Cell:
-        """Return a figure, with its unit if its column has none, or the reason why it is missing."""
-        known = finite(value)
-        if isinstance(known, Missing):
-            return self.missing(known.missing)
-        text = format_quantity(known, digits) if interval else bare(known if unit else replace(known, unit="1"), digits)
-        return Cell(text=text, sort=known.value, title=provenance(known))
-
-    def value(self, value: Value, column: DeclaredColumn) -> Cell:
-        """Return the cell of a value."""
-        match value:
-            case None:
-                return plain("–", "")
-            case str():
-                return plain(value)
-            case int():
-                return plain(f"{value:,}", value)
-            case Figure():
-                return plain(value.text, value.value)
-            case Verdict():
-                return Cell(text=value.text, kind={True: "good", False: "bad", None: ""}[value.is_good])
-            case Quantity() | Missing():
-                known = finite(value)
-                if isinstance(known, Missing):
-                    return self.missing(known.missing)
-                return Cell(text=quantity_text(known, column), sort=known.value, title=provenance(known))
+    def missing(self, reason: str) -> PageCell:
+        """Return an empty cell with the number of its reason."""
+        if reason not in self.found:
+            self.found.append(reason)
+        return PageCell(text="n/a", title=reason, kind=Mark.QUIET, note=self.found.index(reason) + 1)
 
 
-def provenance(value: Measured) -> str:
-    """Return the definition of a number, its method and its source."""
-    if isinstance(value, Missing):
-        return value.missing
-    parts = (
-        f"{value.kind} memory" if value.kind else "",
-        f"{value.token_unit} tokens" if value.token_unit else "",
-        f"{value.aggregation}" if value.aggregation else "",
-        value.method or "",
-        f"from {value.where}" if value.where else "",
-    )
-    return ", ".join(part for part in parts if part)
+def page_table(
+    table: Table | None, colors: Mapping[str, SeriesColor] | None = None, limit: int | None = ROWS_LIMIT
+) -> PageTable | None:
+    """Return a table of the report for the page.
 
-
-def page_table(table: Table | None, colors: Mapping[str, SeriesColor] | None = None) -> PageTable | None:
-    """Return a table of the report for the page."""
+    Args:
+        table: the table; None if the report has none.
+        colors: color of each run.
+        limit: maximum number of rows; None: no limit.
+    """
     if table is None:
         return None
-    notes = Notes()
+    reasons = _Reasons()
     rows = []
-    for values in table.rows:
-        cells = [notes.value(value, column) for value, column in zip(values, table.columns, strict=True)]
-        run = str(values[0]) if table.by_run else None
+    for values in table.rows[:limit]:
+        cells = [_cell(value, column, reasons) for value, column in zip(values, table.columns, strict=True)]
+        run = cells[0].text if table.by_run else None
         if run is not None:
-            cells[0] = Cell(text=run, ink=(colors or {}).get(run, CONTROL).number)
-        rows.append(TableRow(run=run, cells=tuple(cells)))
-    columns = [Column(label=_heading(each.label), numeric=each.numeric, title=each.title) for each in table.columns]
-    return table_of(columns, rows, notes)
+            cells[0] = PageCell(text=run, title=cells[0].title, ink=(colors or {}).get(run, CONTROL).number)
+        rows.append(PageRow(run=run, cells=tuple(cells)))
+    return PageTable(
+        title=table.title,
+        columns=table.columns,
+        rows=tuple(rows),
+        notes=table.notes,
+        reasons=tuple(reasons.found),
+        more=len(table.rows) - len(rows),
+        is_open=len(table.rows) <= _OPEN_ROWS,
+        is_shaded=any(isinstance(value, Cell) and value.shade is not None for row in table.rows for value in row),
+    )
 
 
-def _heading(label: str) -> str:
+def heading(label: str) -> str:
     """Return a label with a capital letter; symbols of one or two letters stay."""
     return label if len(label) < 3 else label[:1].upper() + label[1:]
 
 
-def plain(text: str, sort: float | str | None = None) -> Cell:
-    """Return a cell of text."""
-    return Cell(text=text, sort=sort)
+def _cell(value: Value, column: Column, reasons: _Reasons) -> PageCell:
+    match value:
+        case None:
+            return PageCell(text="–", sort="")
+        case str():
+            return PageCell(text=value or "–")
+        case int():
+            return PageCell(text=f"{value:,}", sort=value)
+        case Cell():
+            kind = _shade(value.shade) if value.shade is not None else value.mark or ""
+            return PageCell(text=value.text, sort=value.value, title=value.note, kind=kind, below=value.interval)
+        case Quantity() | Missing():
+            known = finite(value)
+            if isinstance(known, Missing):
+                return reasons.missing(known.missing)
+            return PageCell(text=value_text(known, column), sort=known.value, title=provenance(known))
 
 
-def table_of(
-    columns: Sequence[Column], rows: Sequence[TableRow], notes: Notes | None = None, limit: int | None = ROWS_LIMIT
-) -> PageTable | None:
-    """Return a table of the first `limit` rows. None if there are no rows."""
-    if not rows:
-        return None
-    shown = tuple(rows[:limit])
-    reasons = tuple(notes.reasons) if notes else ()
-    return PageTable(columns=tuple(columns), rows=shown, notes=reasons, more=len(rows) - len(shown))
+def _shade(depth: float) -> str:
+    """Return the class of a background: `hit h3`, `miss h8`."""
+    return f"{'hit' if depth > 0 else 'miss'} h{round(_SHADES * abs(depth))}"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from touchline.core.markup import escape, measured, table
+from touchline.core.table import section_markdown
 from touchline.plan.sections import setting_sections
-from touchline.plan.table import markdown_section
 from touchline.run.scripts.folder import interpreter, template
 from touchline.spec.evaluation import BASE_CHECKPOINT, NO_OP_CHECKPOINT, asked_epochs
 from touchline.spec.plan import Plan, PlannedRun
@@ -56,7 +56,7 @@ def readme_text(plan: Plan, site: Site) -> str:
     return template("README.md.j2").render(
         plan=plan,
         runs=table(_RUN_HEADER, [_row(run) for run in plan.runs]),
-        settings=[markdown_section(each) for each in setting_sections(plan)],
+        settings=[section_markdown(each) for each in setting_sections(plan)],
         example=plan.runs[0].name if plan.runs else "RUN",
         trains=any(run.kind is RunKind.FINE_TUNED for run in plan.runs),
         chains=any(run.link is not None for run in plan.runs),

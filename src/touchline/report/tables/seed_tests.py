@@ -1,24 +1,23 @@
-"""Table of the tests over training seeds, for RESULTS.md and report.html, with the seeds' means and scipy's results."""
+"""Table of the tests over training seeds, with the seeds' means and scipy's results."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from touchline.core.table import Column, Table, table_of
 from touchline.core.units import percent
 from touchline.report.formatting import Scale, factor_words, level_words, p_number, scale_of
 from touchline.report.report import Report
-from touchline.report.table import Column, Table, table_of
 from touchline.statistics.conclusions import Analysis, Contrast, Interaction
 
 _HEADER: Final = (
     *("comparison", "test", "seeds", "means at the level", "means at the reference", "difference"),
     *("95% interval", "t", "df", "p", "p (Holm)", "with items", "shown"),
 )
-_NUMERIC: Final = (5, 7, 8, 9, 10)
-"""Indices of the columns that hold numbers."""
-CAPTION: Final = (
-    "Test: `scipy.stats.ttest_rel` (paired) or `ttest_ind(equal_var=False)` (Welch) over the means of the seeds, over "
+_NUMERIC: Final = ("difference", "t", "df", "p", "p (Holm)")
+_CAPTION: Final = (
+    "Test: scipy.stats.ttest_rel (paired) or ttest_ind(equal_var=False) (Welch) over the means of the seeds, over "
     "items and conditions. Holm: over all comparisons of one score; interactions, marked x, are a family of their own. "
     "With items: p after Holm with the variation between items in the standard error, which can only widen it; a claim "
     "needs both below 0.05."
@@ -28,9 +27,9 @@ UNDEFINED: Final = "n/a (seeds do not differ)"
 
 def seed_test_table(report: Report) -> Table | None:
     """Return a row for every contrast and interaction with two seeds or more."""
-    columns = [Column(label, numeric=place in _NUMERIC) for place, label in enumerate(_HEADER)]
+    columns = [Column(label, numeric=label in _NUMERIC) for label in _HEADER]
     rows = [row for number, analysis in enumerate(report.analyses) for row in _rows(analysis, is_main=number == 0)]
-    return table_of(columns, rows, by_run=False)
+    return table_of(columns, rows, "Tests over training seeds", notes=(_CAPTION,))
 
 
 def _rows(analysis: Analysis, *, is_main: bool) -> Iterator[tuple[str, ...]]:
@@ -49,7 +48,7 @@ def _rows(analysis: Analysis, *, is_main: bool) -> Iterator[tuple[str, ...]]:
 
 
 def _interaction_words(each: Interaction) -> str:
-    """Return `(rank 64 - rank 4) x (3B - 1B)`."""
+    """Return (rank 64 - rank 4) x (3B - 1B)."""
     found, other = each.difference, each.other_factor
     return (
         f"({factor_words(each.factor)} {found.level} - {found.reference}) x "

@@ -1,0 +1,237 @@
+"""Tables and sections, declared once and rendered everywhere.
+
+A table has columns, rows of typed values and notes. Markdown and plain text are made here; `report.page` makes HTML,
+`cli.output` prints on a terminal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from touchline.core.markup import bare, code, escape, fence, measured
+from touchline.core.markup import table as markdown_table
+from touchline.core.quantity import Measured, Missing, Quantity, finite
+
+
+class Mark(StrEnum):
+    """Emphasis of a cell."""
+
+    GOOD = "good"
+    BAD = "bad"
+    WARN = "warn"
+    QUIET = "quiet"
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """Column and the format of its values."""
+
+    label: str
+    """Heading, in lower case."""
+    numeric: bool = False
+    """Whether it holds numbers, which are aligned to the right."""
+    note: str = ""
+    """Explanation of the column."""
+    key: str = ""
+    """Name for `Table.only`; the heading if empty."""
+    unit: str = ""
+    """Unit in the heading. Values in it are shown without it."""
+    code: bool = False
+    """Whether its texts are names of runs or paths."""
+    digits: int = 4
+    """Significant digits of its quantities."""
+    interval: bool = False
+    """Whether its quantities are shown with their intervals."""
+    form: str = ""
+    """Format of its quantities; empty: with their units."""
+    kind: bool = False
+    """Whether the kind of a memory figure or of tokens is shown behind it."""
+    is_wide: bool = False
+    """Whether a terminal leaves it out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """Text of a cell with its number and emphasis."""
+
+    text: str
+    """The text."""
+    value: float | None = None
+    """The number, for sorting."""
+    mark: Mark | None = None
+    """Emphasis."""
+    interval: str = ""
+    """Interval of the number, such as `[81.6, 89.5]`."""
+    note: str = ""
+    """Explanation, shown by report.html when the cell is pointed at."""
+    shade: float | None = None
+    """Depth of the background in report.html, from -1 (bad) to 1 (good)."""
+
+
+Value = str | int | Measured | Cell | None
+"""Value of a cell. None is a dash."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Columns and rows."""
+
+    columns: tuple[Column, ...]
+    """The columns."""
+    rows: tuple[tuple[Value, ...], ...]
+    """Rows, with a value per column."""
+    title: str = ""
+    """Heading; empty if the section's heading is enough."""
+    notes: tuple[str, ...] = ()
+    """Definitions and remarks, shown below the rows."""
+    by_run: bool = False
+    """Whether the first column names the run of a row."""
+
+    @property
+    def header(self) -> tuple[str, ...]:
+        """Return the headings."""
+        return tuple(column.label for column in self.columns)
+
+    def only(self, *keys: str) -> Table:
+        """Return the table with some of its columns; keys that it lacks are ignored."""
+        kept = [place for place, column in enumerate(self.columns) if (column.key or column.label) in keys]
+        rows = tuple(tuple(row[place] for place in kept) for row in self.rows)
+        return replace(self, columns=tuple(self.columns[place] for place in kept), rows=rows)
+
+    def narrow(self) -> Table:
+        """Return the table without the columns that a terminal leaves out."""
+        return self.only(*(column.key or column.label for column in self.columns if not column.is_wide))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Section:
+    """Heading with paragraphs, tables and lists."""
+
+    title: str
+    """The heading."""
+    paragraphs: tuple[str, ...] = ()
+    """Sentences below the heading."""
+    tables: tuple[Table, ...] = ()
+    """The tables."""
+    figures: tuple[str, ...] = ()
+    """Groups of figures that belong to the section."""
+    blocks: tuple[tuple[str, str], ...] = ()
+    """Pairs of a sentence and preformatted text."""
+    lines: tuple[str, ...] = ()
+    """Items of a list at the end."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Return True if the section has no text and no table."""
+        return not (self.paragraphs or self.tables or self.lines or self.blocks)
+
+
+def table_of(
+    columns: Iterable[Column | str],
+    rows: Iterable[Iterable[Value]],
+    title: str = "",
+    *,
+    by_run: bool = False,
+    notes: Iterable[str] = (),
+) -> Table | None:
+    """Return a table. None if it has no rows. A column of text may be given by its heading alone."""
+    made = tuple(tuple(row) for row in rows)
+    declared = tuple(Column(each) if isinstance(each, str) else each for each in columns)
+    return Table(declared, made, title, tuple(notes), by_run) if made else None
+
+
+def present(*tables: Table | None) -> tuple[Table, ...]:
+    """Return the tables that have rows."""
+    return tuple(table for table in tables if table is not None)
+
+
+def value_text(value: Value, column: Column) -> str:
+    """Return a value as plain text in the format of its column."""
+    match value:
+        case None:
+            return "-"
+        case str():
+            return value or "-"
+        case int():
+            return f"{value:,}"
+        case Cell():
+            return f"{value.text} {value.interval}".rstrip()
+        case Quantity() | Missing():
+            return _quantity_text(value, column)
+
+
+def _quantity_text(value: Measured, column: Column) -> str:
+    known = finite(value)
+    if isinstance(known, Missing):
+        return str(known)
+    if column.form:
+        return format(known.value, column.form)
+    if known.unit == column.unit:
+        is_short = abs(known.value) < 10**column.digits
+        return f"{known.value:,.{column.digits}g}" if is_short else f"{known.value:,.0f}"
+    text = measured(known, column.digits) if column.interval else bare(known, column.digits)
+    kind = known.kind or known.token_unit
+    return f"{text} ({kind})" if column.kind and kind is not None else text
+
+
+def provenance(value: Measured) -> str:
+    """Return the definition of a number, its method and its source."""
+    if isinstance(value, Missing):
+        return value.missing
+    parts = (
+        f"{value.kind} memory" if value.kind else "",
+        f"{value.token_unit} tokens" if value.token_unit else "",
+        value.aggregation or "",
+        value.method or "",
+        f"from {value.where}" if value.where else "",
+    )
+    return ", ".join(part for part in parts if part)
+
+
+# ---- Markdown --------------------------------------------------------------------------------------------------------
+
+
+def table_markdown(table: Table, level: int = 3) -> str:
+    """Return a table in Markdown: its heading at a level, the rows, then the notes."""
+    body = markdown_table(
+        [escape(label) for label in table.header],
+        [[_markdown(value, column) for value, column in zip(row, table.columns, strict=True)] for row in table.rows],
+        right=tuple(place for place, column in enumerate(table.columns) if column.numeric),
+    )
+    heading = f"{'#' * level} {escape(table.title)}\n" if table.title else ""
+    return "\n".join(part for part in (heading, body, *(f"{escape(note)}\n" for note in table.notes)) if part)
+
+
+def section_markdown(section: Section, level: int = 2) -> str:
+    """Return a section in Markdown, without its figures; empty if the section is."""
+    if section.is_empty:
+        return ""
+    parts = [f"{'#' * level} {escape(section.title)}\n"]
+    parts += [f"{escape(text)}\n" for text in section.paragraphs]
+    parts += [table_markdown(table, level + 1) for table in section.tables]
+    for sentence, text in section.blocks:
+        parts += [f"{escape(sentence)}\n", fence(text.split("\n"))]
+    if section.lines:
+        parts.append("\n".join(f"- {escape(line)}" for line in section.lines) + "\n")
+    return "\n".join(parts)
+
+
+def _markdown(value: Value, column: Column) -> str:
+    if isinstance(value, Cell):
+        text = code(value.text) if column.code else escape(value.text)
+        # An interval holds numbers only, and brackets of a link would need another bracket behind them.
+        return " ".join(part for part in (f"**{text}**" if value.mark is Mark.BAD else text, value.interval) if part)
+    text = value_text(value, column)
+    return code(text) if column.code and text != "-" and not isinstance(value, Missing) else escape(text)
+
+
+# ---- plain text --------------------------------------------------------------------------------------------------
+
+
+def plain_rows(table: Table) -> list[tuple[str, ...]]:
+    """Return the rows as plain text, for a terminal."""
+    return [
+        tuple(value_text(value, column) for value, column in zip(row, table.columns, strict=True)) for row in table.rows
+    ]

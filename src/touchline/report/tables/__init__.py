@@ -1,0 +1,1 @@
+"""Tables of a report, declared once for RESULTS.md, report.html and a terminal."""

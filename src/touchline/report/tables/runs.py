@@ -1,0 +1,138 @@
+"""Tables of all runs: settings, status, score and losses; the settings themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from touchline.core.levels import SEEDS
+from touchline.core.quantity import Missing
+from touchline.core.status import RunStatus
+from touchline.core.table import Cell, Column, Mark, Section, Table, Value, present, table_of
+from touchline.plan.settings import LEADING, leading_text, setting_cell, settings_table, varying_table
+from touchline.plan.settings_table import RunSetting
+from touchline.report.facts import generalization_gap, is_asked_about, is_failed_exit, seeds_of
+from touchline.report.formatting import Scale, count, factor_words, level_of, scale_of
+from touchline.report.report import Report
+from touchline.report.tables.scores import difference_cell, difference_column, p_cell, score_cell
+from touchline.results.run_result import RunResult
+from touchline.spec.runs import RunKind
+from touchline.statistics.conclusions import Comparison
+
+SUMMARY = ("run", "type", "model", "settings", "seed", "status", "score", "difference")
+"""Columns of the short table of runs."""
+_GOOD = (RunStatus.COMPLETED, RunStatus.COMPLETED_FAILED_EXIT)
+_BAD = (RunStatus.FAILED, RunStatus.INTERRUPTED)
+_ALWAYS = tuple(key for key in LEADING if key != "train.max_seq_len")
+"""Hyperparameters that the table of runs shows even if they do not vary."""
+_SHORT = {"train.global_batch_size": "batch", "train.epochs": "epochs"}
+
+
+def runs_table(report: Report) -> Table | None:
+    """Return a row for every run: hyperparameters, status, score, difference from its control, losses."""
+    analysis = report.analyses[0] if report.analyses else None
+    scores = {} if analysis is None else {score.run: score for score in analysis.scores}
+    compared = {} if analysis is None else {each.run: each for each in analysis.comparisons}
+    scale = Scale(share=True) if analysis is None else scale_of(analysis)
+    settings = _hyperparameters(report)
+    seeds = seeds_of(report.runs)
+    rows: list[tuple[Value, ...]] = [
+        (
+            Cell(run.name, note="; ".join((facts.settings, *facts.notes))),
+            "control" if run.kind is RunKind.CONTROL or run.control is not None else run.kind.value,
+            *(run.model, facts.settings, *(_setting(run, key, each) for key, each in settings.items())),
+            *(_seed(run, seeds), _status(run), score_cell(scores.get(run.name), scale)),
+            *_compared(compared.get(run.name), facts.control, scale),
+            *(run.final_train_loss, run.final_val_loss, generalization_gap(run)),
+        )
+        for run, facts in zip(report.runs, report.facts, strict=True)
+    ]
+    score = "score" if analysis is None else analysis.score
+    columns = (
+        *(Column("run", code=True), Column("type"), Column("model"), Column("settings")),
+        *(
+            Column(_short_name(key), key=key, numeric=_is_numeric(rows, place), note=key)
+            for place, key in enumerate(settings, 4)
+        ),
+        *(Column("seed", numeric=True), Column("status")),
+        Column(f"{score} (95% CI)", key="score", numeric=True),
+        difference_column(scale),
+        Column("p (Holm)", numeric=True, note="Exact McNemar test, adjusted over the family"),
+        Column("train loss", numeric=True, unit="nats", digits=3, note="Nats per label token, over the last steps"),
+        Column("val loss", numeric=True, unit="nats", digits=3, note="Nats per label token, the last one"),
+        Column("gap", numeric=True, unit="nats", digits=3, note="Validation loss minus training loss"),
+    )
+    return table_of(columns, rows, by_run=True)
+
+
+def settings_section(report: Report) -> Section:
+    """Return the settings that vary by run, and every setting, given or default."""
+    leading = leading_text(report.settings)
+    return Section(
+        title="Settings",
+        paragraphs=(f"{leading}.",) if leading else (),
+        tables=present(
+            varying_table(report.settings, [run.name for run in report.runs]), settings_table(report.settings)
+        ),
+    )
+
+
+def _hyperparameters(report: Report) -> dict[str, RunSetting | None]:
+    """Return the settings that are columns: the most important ones, and the factors of the design.
+
+    A level that is not a setting of the experiment, such as a stage, is shown unchanged. The seed has a column of its
+    own.
+    """
+    known = {each.key: each for each in report.settings}
+    varied = [key for key, levels in report.factors.items() if len(levels) > 1 and key not in ("models", SEEDS)]
+    keys = [key for key in _ALWAYS if key in known or key in report.factors]
+    return {key: known.get(key) for key in dict.fromkeys((*keys, *varied))}
+
+
+def _setting(run: RunResult, key: str, setting: RunSetting | None) -> Value:
+    """Return a run's value of a setting; a dash if a run that trains nothing does not have it."""
+    text = level_of(run, key)
+    if setting is not None and is_asked_about(run):
+        text = setting_cell(setting, run.name)
+    if text is None or text == "-":
+        return None
+    try:
+        return Cell(text, float(text))
+    except ValueError:
+        return text
+
+
+def _is_numeric(rows: list[tuple[Value, ...]], place: int) -> bool:
+    return all(row[place] is None or isinstance(row[place], Cell) for row in rows)
+
+
+def _short_name(key: str) -> str:
+    return _SHORT.get(key) or factor_words(key)
+
+
+def _seed(run: RunResult, seeds: Mapping[str, int]) -> Value:
+    """Return a training's seed. Missing if no file contains it."""
+    if run.kind is not RunKind.FINE_TUNED:
+        return None
+    seed = seeds.get(run.name)
+    return Missing(missing="not reported") if seed is None else Cell(str(seed), seed)
+
+
+def _status(run: RunResult) -> Cell:
+    mark = None if run.status in _GOOD else Mark.BAD if run.status in _BAD else Mark.WARN
+    tries = count(run.attempts, "attempt")
+    done = (
+        f", {run.steps_done:,} of {run.steps_planned:,} steps"
+        if run.steps_done is not None and run.steps_planned
+        else ""
+    )
+    words = run.status.value
+    if run.status is RunStatus.TRAINED and is_failed_exit(run):
+        words += ", failed exit"
+    return Cell(words, mark=mark, note="; ".join((tries + done, *map(str, run.notes))))
+
+
+def _compared(each: Comparison | None, control: str | None, scale: Scale) -> tuple[Value, Value]:
+    if each is None:
+        empty = None if control is None else Missing(missing="not compared with its control")
+        return empty, empty
+    return difference_cell(each, scale), p_cell(each)

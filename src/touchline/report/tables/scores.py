@@ -1,0 +1,267 @@
+"""Tables of scores: by analysis, checkpoint, seed, label, metric and decoding; answers; general ability."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from touchline.core.quantity import Missing
+from touchline.core.table import Cell, Column, Mark, Section, Table, Value, present, table_of
+from touchline.core.units import percent
+from touchline.data.scores import EvaluationRecord
+from touchline.report.formatting import Scale, count, metric_words, p_number, p_text, scale_of
+from touchline.report.report import AnswerCounts, Report
+from touchline.report.tables.labels import label_tables
+from touchline.report.tables.seed_tests import seed_test_table
+from touchline.results.run_result import RunResult
+from touchline.statistics.conclusions import Analysis, Comparison, Conclusion, RunScore
+
+_LABELED_RUNS, _LABELED_RUNS_BRIEF = 60, 12
+_RUN = Column("run", code=True)
+_USED, _EARLIER = "yes", "no: other settings"
+_NOT_EVALUATED = Missing(missing="not evaluated")
+
+
+def scores_section(report: Report, *, brief: bool = False) -> Section:
+    """Return the scores of every analysis with what they are computed from.
+
+    Args:
+        report: the report.
+        brief: whether only remarkable answers and few tables of labels are given.
+    """
+    missing = "Nothing has been evaluated yet. The findings describe the trainings only."
+    by_analysis = [_scores(report, analysis) for analysis in report.analyses]
+    return Section(
+        title="Scores",
+        paragraphs=() if report.analyses else (missing,),
+        tables=present(
+            *by_analysis[:1],
+            _by_checkpoint(report.runs) if report.analyses else None,
+            *by_analysis[1:],
+            seed_test_table(report),
+            *label_tables(report.runs, _LABELED_RUNS_BRIEF if brief else _LABELED_RUNS),
+            _metrics(report.runs),
+            _evaluations(report.runs),
+            _answers(report.answers, brief=brief),
+            _general(report),
+        ),
+        figures=("findings",),
+    )
+
+
+def score_cell(score: RunScore | None, scale: Scale) -> Value:
+    """Return a run's score with its 95% interval."""
+    if score is None:
+        return _NOT_EVALUATED
+    items = "" if score.proportion is None else f"{score.proportion.k:,} of {score.proportion.n:,} items; interval: "
+    ceiling = "; near the top of the scale: a better run could hardly show it" if score.saturated else ""
+    interval = f"[{', '.join(scale.bounds(score.low, score.high))}]"
+    return Cell(scale.value(score.value), score.value, interval=interval, note=f"{items}{score.method}{ceiling}")
+
+
+def difference_cell(each: Comparison | None, scale: Scale) -> Value:
+    """Return a run's difference from its control with its interval."""
+    if each is None:
+        return None
+    found = each.difference
+    return Cell(
+        scale.change(found.value),
+        found.value,
+        mark=None if each.shown in (Conclusion.HIGHER, Conclusion.LOWER) else Mark.QUIET,
+        interval=f"[{scale.change(found.low)}, {scale.change(found.high)}]",
+        note=f"against {found.control}: {found.gained:,} items gained, {found.lost:,} lost; {each.shown.words}",
+    )
+
+
+def p_cell(each: Comparison | None) -> Value:
+    """Return the adjusted p value of a run's comparison with its control."""
+    if each is None:
+        return None
+    found = each.difference
+    return Cell(p_number(found.p_adjusted), found.p_adjusted, note=f"before Holm: {p_text(found.p_value)}")
+
+
+def difference_column(scale: Scale) -> Column:
+    """Return the column of differences from the control."""
+    unit = " (points)" if scale.share else ""
+    note = "Difference from the control on the same items, with its 95% interval"
+    return Column(f"against its control{unit}", key="difference", numeric=True, note=note)
+
+
+def _scores(report: Report, analysis: Analysis) -> Table | None:
+    """Return every evaluated run: its score, and its difference from its control if it has one."""
+    own = {score.run: score for score in analysis.scores}
+    compared = {each.run: each for each in analysis.comparisons}
+    scale = scale_of(analysis)
+    runs = [run for run in report.runs if run.name in own]
+    is_main = analysis is report.analyses[0]
+    with_match = is_main and analysis.score == "exact match" and any(run.match is not None for run in runs)
+    columns = (
+        *(_RUN, Column("checkpoint", code=True)),
+        *(Column(f"{analysis.score} (95% CI)", numeric=True), Column("items", numeric=True)),
+        *([Column("normalized match", numeric=True)] if with_match else []),
+        *([difference_column(scale)] if compared else []),
+        *([Column("gained / lost" if analysis.binary else "rose / fell", numeric=True)] if compared else []),
+        *([Column("p (Holm)", numeric=True), Column("conclusion")] if compared else []),
+    )
+    rows = []
+    for run in runs:
+        score, each = own[run.name], compared.get(run.name)
+        match = Missing(missing="not scored") if run.match is None else Cell(scale.value(run.match.value))
+        words = None if each is None else each.shown.words
+        gained = None if each is None else f"{each.difference.gained:,} / {each.difference.lost:,}"
+        rows.append(
+            (
+                *(run.name, analysis.checkpoints.get(run.name), score_cell(score, scale), _items(score)),
+                *([match] if with_match else []),
+                *([difference_cell(each, scale), gained, p_cell(each), words] if compared else []),
+            )
+        )
+    title = f"Scores: {analysis.task}, {analysis.score}"
+    return table_of(columns, rows, title, by_run=True, notes=(" ".join(_legend(report, analysis, with_match)),))
+
+
+def _items(score: RunScore) -> Value:
+    if score.proportion is None:
+        return Cell(f"{score.items:,}{' (saturated)' if score.saturated else ''}", score.items)
+    text = f"{score.proportion.k:,} of {score.proportion.n:,}{' (saturated)' if score.saturated else ''}"
+    return Cell(text, score.proportion.k)
+
+
+def _legend(report: Report, analysis: Analysis, with_match: bool) -> Iterator[str]:
+    """Yield the definitions of the columns."""
+    yield f"Interval: {'; '.join(dict.fromkeys(score.method for score in analysis.scores))}."
+    if analysis.score == "accuracy" and any(run.labels is not None for run in report.runs):
+        yield "Accuracy: the label that is read from the answer is the target."
+    if analysis.score == "exact match":
+        yield "Exact match: equal to the target, character by character, without surrounding white space."
+    if with_match:
+        yield "Normalized match: punctuation and white space do not count, case does."
+    if any(score.saturated for score in analysis.scores):
+        yield "Saturated: near the top of the scale."
+    if analysis.comparisons:
+        paired = "; ".join(dict.fromkeys(each.difference.method for each in analysis.comparisons))
+        test = "exact McNemar test" if analysis.binary else "sign-flip test"
+        yield (
+            f"Against its control: the same items, interval {paired}; p: {test}, Holm-adjusted over the declared "
+            f"family of {count(analysis.family, 'comparison')}. Conclusion: at the 5% level of the adjusted p value."
+        )
+
+
+def _by_checkpoint(runs: Sequence[RunResult]) -> Table | None:
+    """Return scores of every evaluated checkpoint, if a run has more than one."""
+    several = [run for run in runs if len({record.checkpoint for record in run.evaluations}) > 1]
+    names = list(dict.fromkeys(record.checkpoint for run in several for record in run.evaluations))
+    rows = []
+    for run in several:
+        scores = {record.checkpoint: _mean(record) for record in run.evaluations}
+        rows.append((run.name, *(scores.get(name) for name in names)))
+    note = (
+        "Means over the test items. The comparisons above are of the last checkpoint of each run, which was chosen "
+        "before anything was scored. The best one of this table would be scored too high."
+    )
+    columns = (_RUN, *(Column(name, numeric=True) for name in names))
+    return table_of(columns, rows, "By checkpoint", by_run=True, notes=(note,))
+
+
+def _mean(record: EvaluationRecord) -> Value:
+    """Return the mean score."""
+    scores = [sample.score for sample in record.samples]
+    if not scores:
+        return Missing(missing="no items")
+    value = sum(scores) / len(scores)
+    return Cell(percent(value) if min(scores) >= 0 and max(scores) <= 1 else f"{value:.4g}", value)
+
+
+def _metrics(runs: Sequence[RunResult]) -> Table | None:
+    """Return the metrics that custom tasks declare, as computed by Inspect."""
+    rows = [
+        (run.name, record.checkpoint, record.task, each.score, each.name, Cell(f"{each.value:.4g}", each.value))
+        for run in runs
+        for record in (*run.evaluations, *run.other_evaluations)
+        for each in record.metrics
+    ]
+    note = "Computed by Inspect. Intervals and tests are of the mean of the primary score over the items."
+    columns = (_RUN, "checkpoint", "task", "score", "metric", Column("value", numeric=True))
+    return table_of(columns, rows, "Metrics as the tasks declare them", by_run=True, notes=(note,))
+
+
+def _evaluations(runs: Sequence[RunResult]) -> Table | None:
+    """Return the evaluations, if some with other settings are kept. The current ones of a run come first."""
+    if not any(run.earlier_evaluations for run in runs):
+        return None
+    rows = [
+        (
+            *(run.name, record.checkpoint, record.task, record.score, _mean(record), len(record.samples)),
+            *(record.decoding, used),
+        )
+        for run in runs
+        for used, records in (
+            (_USED, (*run.evaluations, *run.other_evaluations)),
+            (_EARLIER, run.earlier_evaluations),
+        )
+        for record in records
+    ]
+    columns = (
+        *(_RUN, "checkpoint", "task", "score", Column("mean", numeric=True), Column("answers", numeric=True)),
+        *("decoding", "used"),
+    )
+    note = "Comparisons use those marked yes and never mix two decodings. The others are kept with logs and scores."
+    return table_of(columns, rows, "Evaluations by decoding", by_run=True, notes=(note,))
+
+
+def _answers(answers: Sequence[AnswerCounts], *, brief: bool) -> Table | None:
+    """Return the counts of empty, truncated, failed and readable answers, independent of their scores."""
+    remarkable = [each for each in answers if _is_remarkable(each)]
+    shown = remarkable if brief else answers
+    with_parsed = any(each.parsed is not None for each in shown)
+    with_truncated = any(each.cut is not None for each in shown)
+    columns = (
+        *(_RUN, Column("task"), Column("checkpoint", code=True)),
+        *(Column("answers", numeric=True), Column("empty", numeric=True)),
+        *([Column("truncated", numeric=True, note="Ended by the token limit")] if with_truncated else []),
+        Column("errors", numeric=True, note="Not generated; counted as wrong"),
+        *([Column("parsed", numeric=True, note="An answer could be read from them")] if with_parsed else []),
+    )
+    rows = [
+        (
+            *(each.run, each.task, each.checkpoint, each.answers, _suspicious(each.empty)),
+            *([_suspicious(each.cut)] if with_truncated else []),
+            _suspicious(each.errors),
+            *(
+                [Missing(missing="the task does not parse") if each.parsed is None else each.parsed]
+                if with_parsed
+                else []
+            ),
+        )
+        for each in shown
+    ]
+    rest = len(answers) - len(shown)
+    notes = (
+        *([f"In {count(rest, 'other evaluation')} no answer was empty or failed."] if rest else []),
+        *([] if with_truncated else ["Truncation at the token limit was not recorded."]),
+    )
+    return table_of(columns, rows, "Answers", by_run=True, notes=notes)
+
+
+def _is_remarkable(each: AnswerCounts) -> bool:
+    unread = each.parsed is not None and each.parsed < each.answers
+    return bool(each.empty or each.cut or each.errors or unread)
+
+
+def _suspicious(number: int | None) -> Value:
+    if number is None:
+        return Missing(missing="not recorded")
+    return Cell(f"{number:,}", number, mark=Mark.WARN if number else None)
+
+
+def _general(report: Report) -> Table | None:
+    """Return the changes of general ability."""
+    labels = ("score", "change against the control")
+    columns: tuple[Column | str, ...] = (
+        _RUN,
+        "task",
+        "metric",
+        *(Column(label, numeric=True, interval=True) for label in labels),
+    )
+    rows = [(each.run, each.task, metric_words(each), each.score, each.change) for each in report.general]
+    return table_of(columns, rows, "General ability", by_run=True)

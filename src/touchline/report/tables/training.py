@@ -1,0 +1,313 @@
+"""Tables of trainings: losses, steps, speed, memory, durations, predictions, packing, attempts."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Iterator, Sequence
+
+from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.core.status import JobState
+from touchline.core.table import Cell, Column, Mark, Section, Table, Value, present, provenance, table_of
+from touchline.report.estimates import MEMORY, TRAINING
+from touchline.report.facts import curves_missing, evaluation_seconds, generalization_gap, lowest
+from touchline.report.formatting import count, is_at_least, join_names
+from touchline.report.report import EstimateRow, PackingRow, Report, RunFacts
+from touchline.results.run_result import RunResult
+from touchline.spec.runs import RunKind
+
+_NAMES = 20
+_BRIEF = 60
+"""Maximum number of estimates in a brief table. With more, it shows those outside their interval."""
+_NOT_REPORTED = Missing(missing="not reported")
+_RUN = Column("run", code=True)
+_Trained = tuple[RunResult, RunFacts]
+
+
+def training_section(report: Report) -> Section:
+    """Return losses, steps, speed and memory of the runs that train, and their packing."""
+    trained = _trained(report)
+    silent = [run.name for run, _ in trained if _is_silent(run)]
+    paragraphs = [] if trained else ["n/a (no run trains anything)"]
+    if silent:
+        paragraphs.append(f"n/a (nothing was measured yet): {join_names(silent, _NAMES)}.")
+    if trained and (missing := curves_missing(report.runs)):
+        paragraphs.append(missing)
+    spoken = [each for each in trained if not _is_silent(each[0])]
+    return Section(
+        title="Training results",
+        paragraphs=(*paragraphs, *_uncounted(report.packing)),
+        tables=present(_losses(report, spoken), _packing(report)),
+        figures=("training",),
+    )
+
+
+def cost_section(report: Report, *, brief: bool = False) -> Section:
+    """Return durations, predictions against measured values, and attempts.
+
+    Args:
+        report: the report.
+        brief: whether a long table of predictions is limited to those outside their interval.
+    """
+    paragraphs: tuple[str, ...] = ()
+    tables: tuple[Table | None, ...] = (_durations(report),)
+    if report.estimates and all(isinstance(row.measured, Missing) for row in report.estimates):
+        paragraphs = (f"{count(len(report.estimates), 'prediction')} in plan.json; nothing was measured yet.",)
+    else:
+        tables = (*tables, _by_quantity(report.estimates), _estimates(report, brief=brief))
+    return Section(
+        title="Cost and predictions",
+        paragraphs=paragraphs,
+        tables=present(*tables, _attempts(report)),
+        figures=("estimates",),
+    )
+
+
+def _trained(report: Report) -> list[_Trained]:
+    return [
+        (run, facts) for run, facts in zip(report.runs, report.facts, strict=True) if run.kind is RunKind.FINE_TUNED
+    ]
+
+
+def _is_silent(run: RunResult) -> bool:
+    """Return True if nothing was measured of a training."""
+    figures = (run.final_train_loss, run.final_val_loss, run.train_seconds, run.tokens_per_second, run.peak_memory)
+    return not run.steps_done and not run.attempt_list and all(isinstance(each, Missing) for each in figures)
+
+
+def _losses(report: Report, trained: Sequence[_Trained]) -> Table | None:
+    speeds = [facts.tokens_per_second_per_gpu for _, facts in trained]
+    runs = [run for run, _ in trained]
+    token = _shared(speeds, "token_unit")
+    kind = _shared([run.peak_memory for run in runs], "kind")
+    columns = (
+        *(_RUN, Column("model"), Column("settings"), Column("epochs", numeric=True), Column("steps", numeric=True)),
+        *(Column(label, numeric=True, unit="nats") for label in ("final train loss", "final val loss")),
+        Column("gap", numeric=True, unit="nats", note="Final validation loss minus final training loss"),
+        Column("lowest val loss", numeric=True),
+        Column(
+            f"{token + ' ' if token else ''}tokens/s per {report.device}",
+            numeric=True,
+            unit=_shared(speeds, "unit") or "",
+            digits=3,
+            kind=token is None,
+        ),
+        Column(f"peak memory{f' ({kind})' if kind else ''}", numeric=True, digits=3, kind=kind is None),
+        Column("adapter", numeric=True, note="Size of the adapter weights"),
+    )
+    rows = [
+        (
+            *(run.name, run.model, facts.settings, _epochs(run), _steps(run)),
+            *(run.final_train_loss, run.final_val_loss, generalization_gap(run), _lowest(run)),
+            *(facts.tokens_per_second_per_gpu, run.peak_memory, run.adapter_size),
+        )
+        for run, facts in trained
+    ]
+    return table_of(columns, rows, by_run=True, notes=(" ".join(_legend(runs, speeds)),))
+
+
+def _shared(values: Iterable[Measured], attribute: str) -> str | None:
+    """Return the attribute (`kind`, `token_unit`, `unit`) that all figures of a column share, for its heading."""
+    found = {getattr(value, attribute) for value in values if not isinstance(value, Missing)}
+    return str(found.pop()) if len(found) == 1 and None not in found else None
+
+
+def _legend(runs: Sequence[RunResult], speeds: Sequence[Measured]) -> Iterator[str]:
+    """Yield the definitions of the columns, as the figures themselves state them."""
+    train = _methods([run.final_train_loss for run in runs])
+    yield f"Losses are means over the label tokens, in nats. Train loss: {train or 'as logged'}."
+    yield f"Val loss: {_methods([run.final_val_loss for run in runs], 2) or 'as logged'}."
+    yield "Gap: generalization gap, the final validation loss minus the final training loss."
+    ways = _methods(speeds)
+    sums = dict.fromkeys(each.aggregation for each in speeds if isinstance(each, Quantity) and each.aggregation)
+    how = [*(each for each in sums if each not in ways), *([ways] if ways else [])]
+    yield f"Tokens/s: {', '.join(how) or 'as logged'}."
+    memory = [run.peak_memory for run in runs]
+    phases = dict.fromkeys(each.phase for each in memory if isinstance(each, Quantity) and each.phase)
+    if phases:
+        words = {"step": "while steps ran", "after_init": "after initialization", "eval": "during evaluation"}
+        yield f"Peak memory: {', '.join(words[phase] for phase in phases)}."
+
+
+def _methods(values: Sequence[Measured], most: int = 3) -> str:
+    """Return the methods of figures. With many, only the first few."""
+    ways = list(dict.fromkeys(each.method for each in values if isinstance(each, Quantity) and each.method))
+    return "; ".join(ways[:most]) + (" ..." if len(ways) > most else "")
+
+
+def _epochs(run: RunResult) -> Value:
+    epochs = run.settings.get("epochs")
+    return _NOT_REPORTED if epochs is None else str(epochs)
+
+
+def _steps(run: RunResult) -> Value:
+    if run.steps_done is None and run.steps_planned is None:
+        return _NOT_REPORTED
+    done = "n/a (not reported)" if run.steps_done is None else f"{run.steps_done:,}"
+    return Cell(done if run.steps_planned is None else f"{done} of {run.steps_planned:,}", run.steps_done)
+
+
+def _lowest(run: RunResult) -> Value:
+    best = lowest(run.validation_losses)
+    return (
+        Missing(missing="no validation") if best is None else Cell(f"{best.loss:.4g} (step {best.step:,})", best.loss)
+    )
+
+
+def _durations(report: Report) -> Table | None:
+    is_gpu = report.device == "GPU"
+    labels = ("training steps", "validation", "saving", "evaluations")
+    hours = Column(f"{'GPU' if is_gpu else 'device'}-hours", key="hours", numeric=True, digits=3, unit="h")
+    columns = (_RUN, *(Column(label, numeric=True) for label in labels), Column("all attempts"), hours)
+    rows: list[tuple[Value, ...]] = [
+        (
+            *(run.name, run.train_seconds, run.validation_seconds, run.saving_seconds, evaluation_seconds(run)),
+            count(len(run.attempt_list), "attempt") if run.attempt_list else Missing(missing="none on record"),
+            _hours(facts.device_hours),
+        )
+        for run, facts in _trained(report)
+        if not _is_silent(run)
+    ]
+    rows += [
+        (run.name, None, None, None, evaluation_seconds(run), None, _hours(facts.device_hours))
+        for run, facts in zip(report.runs, report.facts, strict=True)
+        if run.kind is RunKind.CONTROL
+    ]
+    least = any(is_at_least(facts.device_hours) for facts in report.facts)
+    legend = (
+        "Wall-clock time, as m:ss or h:mm:ss. "
+        f"{'GPU' if is_gpu else 'Device'}-hours: all attempts at the training{', times its GPUs' if is_gpu else ''}, "
+        "start-up and lost work included, and the evaluations."
+        f"{' At least: an attempt of unknown length is not counted.' if least else ''}"
+    )
+    return table_of(columns, rows, "Duration", by_run=True, notes=(legend,))
+
+
+def _hours(value: Measured) -> Value:
+    """Return device-hours; a lower bound says so."""
+    if not isinstance(value, Quantity) or not is_at_least(value):
+        return value
+    return Cell(f"at least {value.value:.3g}", value.value, note=provenance(value))
+
+
+def _by_quantity(estimates: Sequence[EstimateRow]) -> Table | None:
+    by_quantity: dict[str, list[EstimateRow]] = {}
+    for row in estimates:
+        by_quantity.setdefault(row.quantity, []).append(row)
+    labels = ("predictions", "inside the interval", "measured ÷ predicted, median")
+    return table_of(
+        ("quantity", *(Column(label, numeric=True) for label in labels)),
+        [
+            (name, sum(isinstance(row.predicted, Quantity) for row in rows), _count_inside(rows), _median_ratio(rows))
+            for name, rows in by_quantity.items()
+        ],
+        "Predicted and measured",
+    )
+
+
+def _count_inside(rows: Sequence[EstimateRow]) -> Value:
+    judged = [row for row in rows if row.inside is not None]
+    inside = sum(bool(row.inside) for row in judged)
+    return Cell(f"{inside} of {len(judged)}", inside) if judged else "- (none can be judged)"
+
+
+def _median_ratio(rows: Sequence[EstimateRow]) -> Value:
+    ratios = [
+        row.measured.value / row.predicted.value
+        for row in rows
+        if row.inside is not None
+        and isinstance(row.predicted, Quantity)
+        and isinstance(row.measured, Quantity)
+        and row.predicted.value > 0
+    ]
+    return Cell(f"{statistics.median(ratios):.2f}", statistics.median(ratios)) if ratios else None
+
+
+def _estimates(report: Report, *, brief: bool) -> Table | None:
+    """Return predicted and measured values. In a long table those outside their interval come first."""
+    columns = (
+        *(_RUN, Column("quantity")),
+        Column("predicted", numeric=True, digits=3, interval=True),
+        Column("measured", numeric=True, digits=3),
+        Column("inside", note="Whether the measured value is inside the prediction interval"),
+    )
+    every = report.estimates
+    outside = [row for row in every if row.inside is False]
+    is_short = brief and len(every) > _BRIEF
+    others = [row for row in every if row.inside is not False]
+    shown = outside[:_BRIEF] if is_short else [*outside, *others] if len(every) > _BRIEF else every
+    runs = {run.name: run for run in report.runs}
+    rows = [(row.run, row.quantity, row.predicted, row.measured, _inside(row, runs[row.run])) for row in shown]
+    rest = len(every) - len(shown)
+    note = f"{rest:,} predictions that were inside, or cannot be judged, are not listed."
+    return table_of(columns, rows, "Predictions by run", by_run=True, notes=(note,) if rest else ())
+
+
+def _inside(row: EstimateRow, run: RunResult) -> Cell:
+    if row.inside is not None:
+        return Cell("yes" if row.inside else "no", mark=Mark.GOOD if row.inside else Mark.BAD)
+    if isinstance(row.predicted, Missing):
+        return Cell("- (no estimate)")
+    if isinstance(row.measured, Missing):
+        return Cell("- (not measured)")
+    if row.quantity == TRAINING:
+        several = len(run.attempt_list) > 1
+        return Cell("- (several attempts)" if several else "- (not complete, or not reported by its jobs)")
+    return Cell("- (another kind of memory)" if row.quantity == MEMORY else "- (not of one kind)")
+
+
+def _packing(report: Report) -> Table | None:
+    """Return the packing of each run's examples, and advice for the next plan."""
+    columns = (
+        *(_RUN, Column("packed")),
+        Column("density (examples per sequence)", numeric=True, form=".2f"),
+        Column("efficiency (%)", numeric=True, form=".1f", note="Non-padding share of the computed tokens"),
+        Column("examples/s", numeric=True, form=",.3g"),
+        Column("peak memory", digits=3, kind=True),
+        Column("reason"),
+    )
+    if not any(map(_is_counted, report.packing)):
+        return None
+    rows = [
+        (row.run, row.packed, row.density, row.efficiency, row.examples_per_second, row.peak_memory, row.reason)
+        for row in report.packing
+    ]
+    notes = ("Efficiency: non-padding share of the computed tokens.", *report.packing_advice)
+    return table_of(columns, rows, "Packing", by_run=True, notes=notes)
+
+
+def _is_counted(row: PackingRow) -> bool:
+    return any(isinstance(value, Quantity) for value in (row.density, row.efficiency, row.examples_per_second))
+
+
+def _uncounted(rows: Sequence[PackingRow]) -> Iterator[str]:
+    """Yield which runs were packed, if nothing else is known."""
+    if not rows or any(map(_is_counted, rows)):
+        return
+    ways = {"yes": "Packed", "no": "Not packed"}
+    names: dict[str, list[str]] = {}
+    for row in rows:
+        names.setdefault(row.packed, []).append(row.run)
+    told = [f"{ways.get(packed, packed)}: {join_names(runs)}." for packed, runs in names.items()]
+    yield f"{' '.join(told)} No log reports packing density or efficiency."
+
+
+def _attempts(report: Report) -> Table | None:
+    """Return the attempts of the runs that were not completed by their first."""
+    return table_of(
+        (_RUN, "attempt", "job", "state", "how it ended", Column("duration", numeric=True)),
+        [
+            (
+                run.name,
+                f"{number} of {len(run.attempt_list)}",
+                each.job_id + (f", restart {each.restart}" if each.restart else ""),
+                each.state.value,
+                each.reason + ("; planned again since" if each.superseded else ""),
+                each.seconds,
+            )
+            for run in report.runs
+            if len(run.attempt_list) > 1 or any(each.state is not JobState.COMPLETED for each in run.attempt_list)
+            for number, each in enumerate(run.attempt_list, 1)
+        ],
+        "Attempts",
+        by_run=True,
+    )
