@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,7 +16,7 @@ from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Missing
 from touchline.core.shape import ModelShape
 from touchline.data.packing.forecast import BatchForecast
-from touchline.spec.experiment import TrainConfig
+from touchline.spec.experiment import DataConfig, TrainConfig
 from touchline.spec.plan import BatchSummary, Plan, PlannedRun
 
 
@@ -94,6 +95,14 @@ class Backend(Protocol):
 
         Raises:
             InputError: if the text is invalid.
+        """
+        ...
+
+    def read_data(self, data: Mapping[str, object], path: str) -> DataConfig:
+        """Return the data settings of the backend's own finetune.yaml, from its plain data.
+
+        Raises:
+            InputError: if the data are invalid.
         """
         ...
 

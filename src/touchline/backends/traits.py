@@ -134,6 +134,8 @@ class TrainerTraits:
     smaller_checkpoints: str | None = None
     """Setting that leaves smaller checkpoints of an adapter; None if they are small already."""
 
+    model_keys: tuple[str, ...] = ()
+    """Keys with the model's name in files that its users keep beside a config."""
     own_headers: bool = False
     """Whether prompts end with headers of its own, whatever the model's template writes."""
     prints_date: Literal["never", "without template", "always"] = "never"
@@ -143,6 +145,8 @@ class TrainerTraits:
     masked_end_hint: str | None = None
     """Setting that takes the loss on the end of an answer, where it is masked."""
 
+    packing_ways: Mapping[str, str] = field(default_factory=dict)
+    """Ways of packing that it uses (`train/leaks.py`), with the setting for each."""
     data_use: DataUse = field(default_factory=DataUse)
     """Its use of data files."""
 

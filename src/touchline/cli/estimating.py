@@ -9,6 +9,7 @@ import typer
 
 from touchline.cli.output import print_json, print_object, print_output, print_status, print_table
 from touchline.core.units import percent
+from touchline.spec.defaults import DEFAULT_BACKEND
 
 if TYPE_CHECKING:
     from touchline.core.quantity import Measured
@@ -46,10 +47,10 @@ def estimate(
     ] = None,
     backend: Annotated[
         str, typer.Option("--backend", metavar="NAME", help="Trainer; plain is a hand-written loop.")
-    ] = "peft",
+    ] = DEFAULT_BACKEND,
     release: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option("--backend-version", metavar="VERSION", help="Trainer version, such as 2024.8 for unsloth."),
+        typer.Option("--backend-version", metavar="VERSION", help="Trainer version, such as 2024.8."),
     ] = None,
     micro_batch_size: Annotated[int, typer.Option("--micro-batch-size", min=1, help="Sequences per forward pass.")] = 1,
     seq_len: Annotated[

@@ -134,7 +134,7 @@ def pack_write(
 ) -> None:
     """Write the training examples in packing order.
 
-    A trainer that packs by next-fit (torchtune) then forms the same packed sequences.
+    A trainer that packs by next-fit then forms the same packed sequences.
     """
     from touchline import api
     from touchline.cli.progress import progress_bar

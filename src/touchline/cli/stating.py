@@ -25,7 +25,7 @@ Dataset = Annotated[
 ]
 Trainer = Annotated[
     Optional[str],  # noqa: UP045
-    typer.Option("--trainer", metavar="NAME", help="Trainer: trl, torchtune, ..."),
+    typer.Option("--trainer", metavar="NAME", help="Trainer, by its name in lower case."),
 ]
 Method = Annotated[
     Optional[str],  # noqa: UP045

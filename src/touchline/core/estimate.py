@@ -146,7 +146,7 @@ class TrainingSetup:
     release: str | None = None
     """The trainer's version, `2024.8`; None if unknown."""
     dynamic_4bit: bool = False
-    """Whether the 4-bit base was stored by Unsloth, which keeps some layers in 16 bits."""
+    """Whether the 4-bit base was stored with some layers in 16 bits."""
     image_tokens: int = 0
     """Image tokens per sequence."""
 

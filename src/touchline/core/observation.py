@@ -17,7 +17,7 @@ Inside = Literal["evaluation", "saving", "loading"]
 
 ObservationName = Literal[
     # what the run is: read from banners, configs and arguments
-    "trainer",  # trl, hf_trainer, unsloth, axolotl, llamafactory, torchtune, peft, generic, ...
+    "trainer",  # a backend's folder, hf_trainer, generic, ...
     "model",  # id or path of the base, as the log writes it
     "method",  # lora, qlora, dora, full
     "lora_rank",

@@ -19,9 +19,11 @@ from touchline.core.near import near_names
 _FILE = "public_models.json"
 _WITHOUT = frozenset({"instruct", "base", "chat", "it", "pt", "hf"})
 """Parts of a name that describe how a model was trained, not its size."""
-_QUANTISED = re.compile(r"(?:-unsloth)?-bnb-4bit$", re.IGNORECASE)
+_DYNAMIC = "-unsloth-bnb-4bit"
+"""End of the name of a 4-bit model on the Hub that is partly in 16 bits."""
+_QUANTISED = re.compile(rf"(?:{_DYNAMIC}|-bnb-4bit)$", re.IGNORECASE)
 """Name parts of models on the Hub whose weights are stored in 4 bits by bitsandbytes."""
-_BUILDER = re.compile(r"(?:torchtune\.models\.\w+\.)?(?:q?lora_)?(\w+)")
+_BUILDER = re.compile(r"(?:\w+\.models\.\w+\.)?(?:q?lora_)?(\w+)")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,7 +37,7 @@ class PublicModel:
     aliases: tuple[str, ...]
     """Other names with the same dimensions."""
     builders: tuple[str, ...]
-    """torchtune builders of the model, `llama3_2_1b`."""
+    """Functions that build the model in trainers, `llama3_2_1b`."""
     config: Mapping[str, object]
     """Values of its config.json that determine its dimensions."""
     source: str
@@ -90,15 +92,15 @@ def is_stored_in_4_bits(name: str) -> bool:
 
 
 def is_dynamic_4_bit(name: str) -> bool:
-    """Return True if the name is that of a 4-bit model which Unsloth keeps partly in 16 bits."""
-    return is_stored_in_4_bits(name) and name.strip().rstrip("/").lower().endswith("-unsloth-bnb-4bit")
+    """Return True if the name is that of a 4-bit model that is partly in 16 bits."""
+    return is_stored_in_4_bits(name) and name.strip().rstrip("/").lower().endswith(_DYNAMIC)
 
 
 def known_name(builder: str) -> str | None:
-    """Return the catalog's name of a torchtune builder's model. None if unknown.
+    """Return the catalog's name of a builder's model. None if unknown.
 
     Args:
-        builder: `torchtune.models.llama3_2.lora_llama3_2_1b`, or its last part.
+        builder: dotted name, `PACKAGE.models.llama3_2.lora_llama3_2_1b`, or its last part.
     """
     found = _BUILDER.fullmatch(builder)
     return _by_builder().get(found[1]) if found else None

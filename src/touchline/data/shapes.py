@@ -95,7 +95,7 @@ def load_shape(name_or_path: str, models_dir: Path) -> ModelShape:
     """Return the dimensions of a model folder, a config.json, or a public model.
 
     A folder under `models_dir` wins over the built-in catalogue. Names of the catalogue are found with or without
-    organisation, whatever their case, with or without `-Instruct`, `-Base` or `-Chat`, and by torchtune's builders.
+    organisation, whatever their case, with or without `-Instruct`, `-Base` or `-Chat`, and by builders of trainers.
 
     Args:
         name_or_path: `SmolLM2-135M-Instruct`, `meta-llama/Llama-3.2-1B`, `models/mine`, `models/mine/config.json`.

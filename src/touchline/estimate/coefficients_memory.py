@@ -100,7 +100,8 @@ highest. 0.14 on the T4 archive; some 0.5 on A100 and H100."""
 
 RESIDENT_ERROR: Final = 0.008
 """Standard deviation of the logarithm of what lies there all the time. The T4 archive's after-load figures are within
-1 % of the formula's, one within 2 %; torchtune's 2.41 and 2.35 GiB after init (1B, rank 64, 16) to the last digit."""
+1 % of the formula's, one within 2 %; 2.41 and 2.35 GiB after init in public logs (1B, rank 64, 16) are met to the last
+digit."""
 FUSED_ERROR: Final = 0.03
 """The same for activations with fused attention, of a stack whose code was read or simulated: estimation over the T4's
 16 fused rows 0.4 % mean; A100 rows with known settings up to 4 %."""
@@ -108,10 +109,10 @@ EAGER_ERROR: Final = 0.07
 """The same with eager attention: simulation against the T4's eager rows 3.3 % mean, 10.5 % at most; closed
 form 2.3 % mean, 10.6 % at most."""
 COMPILED_ERROR: Final = 0.20
-"""The same under torch.compile: torchtune's README, 3B full fine-tuning 2 x 4096: 57.0 GiB by the eager formula, 42.9
+"""The same under torch.compile: a trainer's README, 3B full fine-tuning 2 x 4096: 57.0 GiB by the eager formula, 42.9
 measured."""
 EXTRAPOLATED_ERROR: Final = 0.12
-"""The same for shapes that the formula was not read off: litgpt's Falcon and Phi rows."""
+"""The same for shapes that the formula was not read off: published rows of Falcon and Phi."""
 STACK_ERROR: Final = 0.10
 """The same where a stack's own code was neither simulated nor measured."""
 
@@ -119,7 +120,7 @@ SAME_RUN_ERROR: Final = 0.01
 """The same between runs of the same settings: the T4 archive's repeats are identical to the byte in allocated memory
 and within 1 % in reserved; 1 % is the reference's."""
 FACTOR_PRIOR: Final = 0.35
-"""How far a stack's activations may be from the closed form's before a run is measured: litgpt's
+"""How far a stack's activations may be from the closed form's before a run is measured: published
 rows are 0 to 50 % above, a compiled model's a quarter below."""
 RESIDENT_OF_PROCESS_ERROR: Final = 0.03
 """The same of what lies there all the time in reserved memory or a process: the allocator's cache of it."""
@@ -128,21 +129,21 @@ PROCESS_NOISE: Final = 0.08
 the machine did, which is 7 %; from 127 to 214 tokens the formula was 9 % short.
 """
 SAME_MODEL_ERROR: Final = 0.012
-"""Standard deviation where resident memory or slope are fitted to runs of the same model; two of it are 2 %. litgpt's
+"""Standard deviation where resident memory or slope are fitted to runs of the same model; two of it are 2 %. Published
 tables: micro-batches 1 and 2 give 4 within 0.5 %."""
 SAME_STACK_ERROR: Final = 0.03
 """The same where runs of other models with the same trainer give a common factor (reference: 3 %)."""
 
 CHECKPOINT_TIME: Final = 1.30
-"""Time of a step with gradient checkpointing over that without: torchtune's README, 3B: 9174 to 7210 tokens per second,
+"""Time of a step with gradient checkpointing over that without: a trainer's README, 3B: 9174 to 7210 tokens per second,
 1.27; a forward pass more is 4/3 by FLOPs."""
 QLORA_TIME: Final = 1.35
-"""Time with a 4-bit base over 16 bits: litgpt's table, Llama 2 7B 3.68 to 2.36 min, phi-1.5 1.77 to 1.62; Qwen's README
-7B at 2048 tokens 7.0 to 5.2 s."""
+"""Time with a 4-bit base over 16 bits: a published table, Llama 2 7B 3.68 to 2.36 min, phi-1.5 1.77 to 1.62; Qwen's
+README 7B at 2048 tokens 7.0 to 5.2 s."""
 FUSED_LOSS_TIME: Final = 1.0
 """Time with a fused loss: fms-acceleration's Llama-3-8B rows, 3843 to 3829 tokens per second."""
 CHUNKED_LOSS_TIME: Final = 1.0
-"""Time with a chunked loss: torchtune's README, 9174 to 8998 tokens per second."""
+"""Time with a chunked loss: a trainer's README, 9174 to 8998 tokens per second."""
 HALF_BATCH_TIME: Final = 1.05
 """Time of a step of the same global batch in twice as many micro-batches: overhead a micro-batch, little where it is
 large; Qwen's README, 7B: 2048 to 4096 tokens take 1.94 times as long."""

@@ -1,5 +1,7 @@
 """Prior rates of the step time and their spreads, used until something is measured on a machine.
 
+Published tables and READMEs of trainers are named in `backends/*/memory.py`.
+
 Medians, and standard deviations of logarithms, for one device. Measurements on a machine replace them there.
 """
 
@@ -9,12 +11,12 @@ from typing import Final
 
 GPU_STEP: Final = (0.015, 0.8)
 """Seconds of an optimizer step besides its forward and backward passes (data, clipping, optimizer, logging), and
-spread. Bounded by logs: 0.015 s is a tenth of the shortest steps that public logs show (torchtune, 0.15 to 0.23 s)."""
+spread. Bounded by logs: 0.015 s is a tenth of the shortest steps that public logs show (0.15 to 0.23 s)."""
 GPU_LAUNCH: Final = (0.0052, 0.50)
 """Seconds a block and micro-batch while the host launches the kernels of seven adapters with checkpointing (`launches`
 in terms.py), and spread. Qwen's README (A100, LoRA, 256 tokens):
-1.0, 1.2 and 1.6 s for 8 micro-batches are 5.2, 4.7 and 5.0 ms a block; litgpt's tables (A100, Alpaca, micro-batch 1):
-4.1, 4.7, 4.4 and 4.8; eight T4 runs 7.1; two torchtune runs of Llama-3.2-1B 9.6 (reference, section 4)."""
+1.0, 1.2 and 1.6 s for 8 micro-batches are 5.2, 4.7 and 5.0 ms a block; a published table (A100, Alpaca, micro-batch 1):
+4.1, 4.7, 4.4 and 4.8; eight T4 runs 7.1; two logs of Llama-3.2-1B 9.6 (reference, section 4)."""
 GPU_EFFICIENCY: Final = (0.65, 0.22)
 """Share of the dense tensor throughput that large matrix products reach, and spread. Qwen's README: 117, 157 and 171 of
 an A100's 312 TFLOP/s, 0.38 to 0.55 with everything else that runs meanwhile; fms-acceleration's A100 rows of
@@ -27,11 +29,11 @@ GPU_TRAFFIC: Final = (0.55, 0.5)
 """Share of the memory's bandwidth that element by element kernels reach of what `terms.py` counts, and spread: what
 separates 1.8B (117 TFLOP/s) from 14B (171) in Qwen's README."""
 GPU_WEIGHTS: Final = (0.6, 0.5)
-"""The same for reading weights, and for turning 4-bit ones back into 16 bits. litgpt's table: 79 ms more for Llama 2 7B
-and 191 ms for 13B in NF4 (A100-40GB, 1,555 GB/s)."""
+"""The same for reading weights, and for turning 4-bit ones back into 16 bits. A published table: 79 ms more for Llama 2
+7B and 191 ms for 13B in NF4 (A100-40GB, 1,555 GB/s)."""
 NF4_SIGMA: Final = 0.7
-"""Its spread where weights are turned back from 4 bits: bitsandbytes in litgpt's table 6 to 8 ps a parameter and pass,
-GPTQ's kernels in Qwen's README 12."""
+"""Its spread where weights are turned back from 4 bits: bitsandbytes in a published table 6 to 8 ps a parameter and
+pass, GPTQ's kernels in Qwen's README 12."""
 GPU_OVERLAP: Final = 3.0
 """Power of the smooth maximum of launching and computing: Qwen's README shows a flat floor up to 512 tokens (1.8B) and
 proportional time from 2,048 on; a plain sum predicts a held-out model worse (reference, section 4: 30 against 19 %)."""
@@ -60,7 +62,7 @@ RATE_SIGMA: Final = {"gpu": 0.12, "cpu": 0.10}
 """The same of its single rates: small matrices are slower an operation than large ones."""
 VARIANT_SIGMA: Final = 0.12
 """How far gradient checkpointing, other adapters or another kernel of attention shift the time beyond their operations:
-torchtune's README, 1.27 measured for 4/3 by operations; published ranks 4 and 64 of one model lie 43 % apart."""
+a trainer's README, 1.27 measured for 4/3 by operations; published ranks 4 and 64 of one model lie 43 % apart."""
 SETTING_SIGMA: Final = {"gpu": 0.06, "cpu": 0.03}
 """What is peculiar to one batch and length: which kernels a library picks for these sizes."""
 RUN_SIGMA: Final = {"gpu": 0.05, "cpu": 0.10}
@@ -90,7 +92,7 @@ TOKENISING: Final = ((0.2, 1.0), (1.0e-6, 0.8))
 """The same for reading and tokenising, a token: 34 microseconds an example of 35 tokens (measured with
 a vocabulary of 128k, one thread)."""
 SAVING: Final = ((0.03, 1.0), (4.0e-9, 1.3))
-"""The same for saving a checkpoint, a byte. Own runs: 0.02 to 0.2 s for 1 to 8 MB; a torchtune log, 33 s for the 2.5 GB
+"""The same for saving a checkpoint, a byte. Own runs: 0.02 to 0.2 s for 1 to 8 MB; a public log, 33 s for the 2.5 GB
 of a merged 1B model on a cluster's scratch, which is 13 ns a byte."""
 VALIDATION_SIGMA: Final = 0.35
 """Spread of a validation's time about what its operations say: it has other batches than the training."""

@@ -9,8 +9,8 @@ from typing import ClassVar, Literal
 from touchline.core.estimate import MicroBatch, TrainingSetup
 
 SimulatedLoop = Literal["trainer", "labels", "chunked"]
-"""Training loop: transformers' Trainer (all logits at once), ours (logits of label tokens only), or torchtune's
-(eight chunks)."""
+"""Training loop: transformers' Trainer (all logits at once), ours (logits of label tokens only), or one
+in eight chunks."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -81,8 +81,8 @@ _OPTIMIZER_MOVED: Final = 7
 def launches(setup: TrainingSetup) -> float:
     """Return the host's work per block and micro-batch, relative to an adapter on seven layers with checkpointing.
 
-    Kernels are counted as an eager forward and backward pass of a block launch them. The host's time grows more
-    slowly than their number: litgpt's single adapted layer without checkpointing and Qwen's seven with it take 110
+    Kernels are counted as an eager forward and backward pass of a block launch them. The host's time grows more slowly
+    than their number: a published table's single adapted layer without checkpointing and Qwen's seven with it take 110
     and 286 kernels, and 4.1 to 4.8 and 4.7 to 5.2 ms.
     """
     forward = passes(setup) - 1

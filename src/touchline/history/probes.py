@@ -27,6 +27,7 @@ from touchline.history.record import (
     WorkFacts,
 )
 from touchline.spec import defaults
+from touchline.spec.defaults import DEFAULT_BACKEND
 
 WHERE = "probe"
 """The place of every number: no file, but a process of this machine."""
@@ -66,7 +67,7 @@ def probe_record(
         model=_model(request, shape, known),
         training=_training(request, shape, known),
         stack=StackFacts(
-            trainer=SourcedText(value="peft", where=WHERE),
+            trainer=SourcedText(value=DEFAULT_BACKEND, where=WHERE),
             versions=() if known is None else tuple(sorted(f"{k}={v}" for k, v in known.machine.versions.items())),
         ),
         machine=_machine(machine, known),

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from touchline.core.observation import ObservationName
+from touchline.spec.defaults import DEFAULT_BACKEND
 
 FACTS_FILE: Final = "touchline-facts.yaml"
 """Name of the file that states facts of the logs in its folder and below."""
@@ -46,7 +47,7 @@ FACTS: Final[dict[str, FactKey]] = {
     "gpu": FactKey(name="gpu", form="word", example="A100-80GB"),
     "gpus": FactKey(name="gpus", form="count", example="1"),
     "model": FactKey(name="model", form="word", example="meta-llama/Llama-3.2-1B-Instruct"),
-    "trainer": FactKey(name="trainer", form="word", example="trl"),
+    "trainer": FactKey(name="trainer", form="word", example=DEFAULT_BACKEND),
     "method": FactKey(name="method", form="word", example="lora", words=("lora", "qlora", "full")),
     "precision": FactKey(name="dtype", form="word", example="bf16", words=tuple(DTYPES)),
     "quantization": FactKey(name="quantization", form="word", example="nf4"),

@@ -1,4 +1,4 @@
-"""Tables of metrics as files: Lightning's `metrics.csv`, and others with a column for the step and one for the loss."""
+"""Tables of metrics as files: `metrics.csv` and others with a column for the step and one for the loss."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def begins_table(text: str) -> bool:
 def read_metrics_table(text: str) -> tuple[Event, ...] | None:
     """Return the events of a table of metrics; None for any other text.
 
-    A table has a column of steps or epochs and one of losses. Lightning counts steps from 0, and writes a row for the
-    training and one for the validation of the same step, each with the other's columns empty.
+    A table has a column of steps or epochs and one of losses. Some loggers count steps from 0, and write a row for
+    the training and one for the validation of the same step, each with the other's columns empty.
     """
     text = text.lstrip("\ufeff").replace("\0", "")
     rows = csv.reader(io.StringIO(text), delimiter="\t" if "\t" in text.partition("\n")[0] else ",")

@@ -22,6 +22,7 @@ from touchline.plan.context import PlanningContext
 from touchline.plan.decisions import RunRequest, RunResolver
 from touchline.plan.times import evaluation_limit
 from touchline.plan.totals import collect_evidence, totals
+from touchline.spec.defaults import DEFAULT_BACKEND
 from touchline.spec.evaluation import EvaluationTask
 from touchline.spec.experiment import DataConfig, Experiment, LoraConfig, TrainConfig
 from touchline.spec.labels import LabelSet
@@ -297,7 +298,7 @@ def _cannot(spec: RunSpec, what: str) -> Finding:
         severity=Severity.ERROR,
         subject=f"{spec.name}: train.backend",
         message=f"the backend {spec.train.backend} cannot {what}",
-        hint="backend: peft",
+        hint=f"backend: {DEFAULT_BACKEND}",
     )
 
 

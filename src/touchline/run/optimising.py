@@ -22,16 +22,20 @@ from touchline.run.jobs import evaluation_jobs, training_jobs
 from touchline.run.planning import LoadedPlan, resolve
 from touchline.slurm.job_view import JobName
 from touchline.spec.bounds import SIZE_LIMIT_BYTES
+from touchline.spec.defaults import DEFAULT_BACKEND
 from touchline.spec.document import parse
 from touchline.spec.edit import with_values
 from touchline.spec.plan import Plan
 from touchline.spec.read import LoadedExperiment, read_experiment
 
 NO_WORKERS = (
-    "data workers: the backend peft has none, since its rows are tokenised once before the first step and held in "
-    "memory; CPUs of a run serve its kernels and tokenising"
+    f"data workers: the backend {DEFAULT_BACKEND} has none, since its rows are tokenised once before the first step "
+    "and held in memory; CPUs of a run serve its kernels and tokenising"
 )
-NO_GROUPING = "length grouping: the backend peft keeps the planned order of the examples; packing is what saves padding"
+NO_GROUPING = (
+    f"length grouping: the backend {DEFAULT_BACKEND} keeps the planned order of the examples; "
+    "packing is what saves padding"
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -203,7 +207,7 @@ def _placed(
 def _of_backends(plan: Plan) -> Iterator[str]:
     """Yield settings that other trainers have and this one does not."""
     names = {run.train.backend for run in plan.runs if run.train is not None}
-    if "peft" in names:
+    if DEFAULT_BACKEND in names:
         yield NO_WORKERS
         yield NO_GROUPING
 

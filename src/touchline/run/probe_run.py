@@ -35,9 +35,10 @@ from touchline.run.folders import ExperimentFolder
 from touchline.run.planning import LoadedPlan
 from touchline.run.probe_try import free_host_bytes
 from touchline.run.probing import describe, probe
+from touchline.spec.defaults import DEFAULT_BACKEND
 from touchline.spec.plan import Plan, PlannedRun
 
-PROBED = "peft"
+PROBED = DEFAULT_BACKEND
 """Trainer used by a probe."""
 
 

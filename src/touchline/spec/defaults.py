@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+DEFAULT_BACKEND: Final = "peft"
 LORA_RANK: Final = 64
 LORA_ALPHA_PER_RANK: Final = 2
 LORA_TARGET_MODULES: Final = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -80,7 +81,7 @@ DEFAULTS: Final = (
     _row("train.checkpoint.every", "epoch", "a whole pass over the data is a state that can be compared"),
     _row("train.checkpoint.keep", "all", "adapters are small; nothing is deleted unless you say so"),
     _row("train.checkpoint.resume_minutes", RESUME_INTERVAL, "a killed run loses at most this much work"),
-    _row("train.backend", "peft", "consumes exactly the micro-batches that were planned"),
+    _row("train.backend", DEFAULT_BACKEND, "consumes exactly the micro-batches that were planned"),
     _row("data.input", "input", "found by the names of the columns"),
     _row("data.output", "output", "found by the names of the columns"),
     _row("data.prompt", "of the task", "the prompt of the task"),

@@ -138,7 +138,7 @@ class TrainConfig:
     """The adapter."""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     """Checkpoints: content and interval."""
-    backend: Text = "peft"
+    backend: Text = defaults.DEFAULT_BACKEND
     """Trainer."""
 
 

@@ -58,14 +58,14 @@ class StatedTraining:
     """Training as described by one config."""
 
     backend: str
-    """The format it was read by: `torchtune`, `trl`, `axolotl`, `llamafactory`, `qlora_stage`, `peft`."""
+    """The format that it was read by, named as the backend's folder."""
     where: Where
     """The file, or the place in it where this training begins."""
     subject: str
     """What to call it: the file's folder, or the run's name."""
 
     model: Stated[str] | None = None
-    """The base model: a path, or a name on a hub; of torchtune's builder the builder's last part."""
+    """The base model: a path, or a name on a hub; of a builder the builder's last part."""
     model_path: Stated[str] | None = None
     """The folder that the base is read from, where `model` is a builder's name."""
     parent: Stated[str] | None = None
@@ -144,7 +144,7 @@ class StatedTraining:
     """What waits in host memory while it trains, in the file's word: activations, optimizer, parameters; then what the
     GPU must hold is not known."""
     distributed: Stated[str] | None = None
-    """A DeepSpeed or FSDP setting, in the file's word."""
+    """A setting of sharding, in the file's word."""
     data_workers: Stated[int] | None = None
     """Processes that load data while it trains, for each device."""
 

@@ -17,6 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from touchline.backends.registry import all_traits
 from touchline.data.worker import prepare_worker, tell_fault
 
 if __name__ == "__main__":
@@ -111,7 +112,7 @@ def check(config: dict[str, Any]) -> IsolationCheck:
             if parameter.dim() > 1:
                 parameter.mul_(3)
     versions = {name: metadata.version(name) for name in ("torch", "transformers")}
-    ways = tuple(_way(model, name, used_by) for name, used_by in _WAYS.items())
+    ways = tuple(_way(model, name, _used_by(name, more)) for name, more in _WAYS.items())
     return IsolationCheck(
         model_type=small.model_type,
         layers=small.num_hidden_layers,
@@ -145,11 +146,18 @@ def _cannot(kind: str, error: Exception | None) -> InputError:
 
 
 _WAYS = {
-    "block mask": "touchline's trainer, torchtune",
-    "positions": "TRL (padding-free), LLaMA-Factory neat_packing, axolotl, where no mask is passed",
+    "block mask": "",
+    "positions": "where no mask is passed",
     "positions and a mask of ones": "any collator that adds attention_mask to packed rows",
-    "nothing": "TRL `wrapped`, LLaMA-Factory packing without neat_packing",
+    "nothing": "",
 }
+"""Ways of packing, each with what is said of it after the trainers that use it."""
+
+
+def _used_by(way: str, more: str) -> str:
+    """Name the trainers that pack in a way."""
+    users = [traits.packing_ways[way] for traits in all_traits() if way in traits.packing_ways]
+    return ", ".join((*users, more) if more else users)
 
 
 @torch.no_grad()

@@ -33,7 +33,7 @@ from touchline.estimate.simulation import SimulationRequest, SimulationResult
 ROUNDING = 512
 """Bytes to which the CUDA allocator rounds every block."""
 CHUNKS = 8
-"""torchtune's default number of output chunks."""
+"""Number of output chunks of a chunked loss."""
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _REQUEST = TypeAdapter(SimulationRequest)
 _RESULT = TypeAdapter(SimulationResult)

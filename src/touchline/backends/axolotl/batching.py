@@ -4,9 +4,10 @@ Read in utils/samplers/multipack.py, core/trainers/base.py, core/builders/causal
 utils/trainer.py.
 
 Examples longer than `sequence_len` are dropped. With packing, those without a label token are dropped too. Packing is
-first-fit in the sampler's order, repeated in every epoch, in groups of 100,000. A pack holds up to micro_batch_size ×
-sequence_len tokens and 200 examples. It is one micro-batch of a single sequence, padded to a multiple of sequence_len.
-Without packing, a micro-batch is padded to its longest example, rounded up to 64.
+first-fit (`pack_group`, whose docstring says decreasing, sorts nothing) in the sampler's order, repeated in every
+epoch, in groups of 100,000. A pack holds up to micro_batch_size × sequence_len tokens and 200 examples. It is one
+micro-batch of a single sequence, padded to a multiple of sequence_len. Without packing, a micro-batch is padded to its
+longest example, rounded up to 64.
 
 The number of packs per epoch is limited to the minimum of four other random orders. Their generator's state is unknown,
 so the number of steps is a range.

@@ -7,6 +7,7 @@ from touchline.backends.traits import TrainerTraits
 
 TRAITS = TrainerTraits(
     hf_loop=True,
+    packing_ways={"positions": "axolotl"},
     steps_are_simulated=True,
     eager_attention_leaks=True,
     long_rows="leaves them out",

@@ -1,4 +1,9 @@
-"""Memory coefficients of LitGPT."""
+"""Memory coefficients of LitGPT.
+
+Its published tables (config_hub/finetune/README.md: A100-40GB, Alpaca) are also evidence of the priors in
+`estimate/coefficients_time.py` (launching a block, reading weights, NF4) and `estimate/coefficients_memory.py` (rows of
+Falcon and Phi, spread between stacks and within a model, time with a 4-bit base).
+"""
 
 from __future__ import annotations
 

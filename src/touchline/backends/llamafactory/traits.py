@@ -7,6 +7,7 @@ from touchline.backends.traits import TrainerTraits
 
 TRAITS = TrainerTraits(
     hf_loop=True,
+    packing_ways={"positions": "LLaMA-Factory neat_packing", "nothing": "LLaMA-Factory packing without neat_packing"},
     zero_alpha_is_default=True,
     sharding_settings=("deepspeed", "fsdp"),
     many_epochs=5,

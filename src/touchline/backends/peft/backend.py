@@ -25,7 +25,7 @@ from touchline.data.packing.forecast import BatchForecast, settings_of
 from touchline.spec.anchors import from_run_folder
 from touchline.spec.document import parse
 from touchline.spec.evaluation import PlannedModel
-from touchline.spec.experiment import TrainConfig
+from touchline.spec.experiment import DataConfig, TrainConfig
 from touchline.spec.plan import BatchSummary, Plan, PlannedRun
 from touchline.spec.runs import ControlKind
 from touchline.spec.write import to_yaml
@@ -166,6 +166,10 @@ class PeftBackend:
     def read_config(self, text: str, path: str) -> TrainConfig | Missing:
         """Read the training from a finetune.yaml."""
         return read_trainer_config(text, path).train
+
+    def read_data(self, data: Mapping[str, object], path: str) -> DataConfig:
+        """Return the data settings of a finetune.yaml."""
+        return trainer_config(data, path).data
 
     def command(self, python: str) -> tuple[str, ...]:
         """Return the command of the trainer's process."""

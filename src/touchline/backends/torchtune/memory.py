@@ -1,4 +1,9 @@
-"""Memory coefficients of torchtune."""
+"""Memory coefficients of torchtune.
+
+Its README and public logs of it are also evidence of the priors in `estimate/coefficients_time.py` (overhead and
+launches of a step, gradient checkpointing, saving a merged model) and `estimate/coefficients_memory.py` (resident
+memory after init, torch.compile, time with checkpointing and with a chunked loss).
+"""
 
 from __future__ import annotations
 

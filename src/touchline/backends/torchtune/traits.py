@@ -25,5 +25,7 @@ TRAITS = TrainerTraits(
     smaller_checkpoints="save_adapter_weights_only: true",
     own_headers=True,
     masked_end_hint=("tokenizer.max_seq_len: null; with a limit this tokenizer masks the last label of every row"),
+    model_keys=("torchtune_model_name",),
+    packing_ways={"block mask": "torchtune"},
     data_use=TorchtuneDataUse(),
 )

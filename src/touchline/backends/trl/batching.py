@@ -1,6 +1,6 @@
 """Batching by TRL's SFTTrainer (1.16, on transformers 5.23).
 
-Read in trl/data_utils.py and trl/trainer/sft_trainer.py.
+Read in trl/data_utils.py and trl/trainer/sft_trainer.py. Its issue 346 advises against packing 100 to 1,000 examples.
 
 With packing (`packing=True`, strategy `bfd`), `datasets.map` passes 1000 examples at a time to the packer. They are cut
 to `max_length` and put longest first into the fullest pack. Packing is padding-free: the packs of a micro-batch are

@@ -6,6 +6,7 @@ from touchline.backends.traits import TrainerTraits
 
 TRAITS = TrainerTraits(
     hf_loop=True,
+    packing_ways={"positions": "TRL (padding-free)", "nothing": "TRL `wrapped`"},
     packing_needs="max_length",
     many_epochs=5,
     validates_on_split=True,

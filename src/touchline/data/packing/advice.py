@@ -2,8 +2,8 @@
 
 Each rule is a function that returns advice or None. Sources of the thresholds: small datasets lose accuracy when
 packing leaves few optimizer steps (1,000 examples on a 32B model: AIME24 36.7 unpacked, 13.3 packed, open-thoughts
-issue 30; TRL issue 346 advises against it for 100 to 1,000 examples; "Packing Analysis", ACL Findings 2025: it suits
-large models and large datasets). The others are choices.
+issue 30; an issue of a trainer advises against it for 100 to 1,000 examples; "Packing Analysis", ACL Findings 2025: it
+suits large models and large datasets). The others are choices.
 """
 
 from __future__ import annotations

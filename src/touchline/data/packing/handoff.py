@@ -1,10 +1,9 @@
 """Order of a dataset for which a next-fit packer reproduces our packed sequences.
 
-torchtune's PackedDataset walks through the dataset once, before it shuffles: an example joins the pack at hand or opens
-the next one (torchtune 0.6.1, torchtune/datasets/_packed.py, with split_across_pack off). Written pack by pack, each
-pack's longest example first, a pack ends where ours ends whenever the longest of the next is longer than the room left.
-Only packs with more room than the least of all longest examples can fail at that; they stand last, in the order in
-which they were opened, in which none before has room for the longest of one after it.
+The packer walks through the dataset once, before it shuffles: an example joins the pack at hand or opens the next one.
+Written pack by pack, each pack's longest example first, a pack ends where ours ends whenever the longest of the next is
+longer than the room left. Only packs with more room than the least of all longest examples can fail at that; they stand
+last, in the order in which they were opened, in which none before has room for the longest of one after it.
 """
 
 from __future__ import annotations

@@ -52,8 +52,7 @@ def one_each(count: int) -> Filled:
 
 
 def next_fit(lengths: NDArray[np.int64], capacity: int) -> Filled:
-    """Put each item into the last sequence, else a new one: torchtune's `PackedDataset` (0.6.1,
-    datasets/_packed.py).
+    """Put each item into the last sequence, else a new one.
 
     O(items log items) in numpy, and one step per row.
 
@@ -72,9 +71,7 @@ def next_fit(lengths: NDArray[np.int64], capacity: int) -> Filled:
 
 
 def first_fit(lengths: NDArray[np.int64], capacity: int, *, most: int | None = None) -> Filled:
-    """Put each item into the first sequence with room, in order: axolotl's `pack_group` (0.19, multipack.py).
-
-    Its docstring says first-fit decreasing, but nothing is sorted. O(items log rows).
+    """Put each item into the first sequence with room, in order. O(items log rows).
 
     Args:
         lengths: lengths, shape [items].
@@ -123,8 +120,7 @@ def first_fit(lengths: NDArray[np.int64], capacity: int, *, most: int | None = N
 
 
 def first_fit_decreasing(lengths: NDArray[np.int64], capacity: int, edges: NDArray[np.int64] | None = None) -> Filled:
-    """Fill sequence by sequence with the longest item that fits: LLaMA-Factory's `greedy_knapsack` (0.9.5,
-    processor_utils.py).
+    """Fill sequence by sequence with the longest item that fits.
 
     Of equal lengths the last goes first. O(items log items).
 
@@ -140,7 +136,7 @@ def first_fit_decreasing(lengths: NDArray[np.int64], capacity: int, edges: NDArr
 
 
 def best_fit_decreasing(lengths: NDArray[np.int64], capacity: int, edges: NDArray[np.int64] | None = None) -> Filled:
-    """Put each item, longest first, into the fullest sequence with room: TRL's `_pack_bfd` (1.16, data_utils.py).
+    """Put each item, longest first, into the fullest sequence with room.
 
     Of equal lengths the first goes first; of rows with equal room, the one that has had it longest. O(items log items).
 

@@ -36,7 +36,7 @@ _BANNERS = frozenset(
         *("total optimization steps", "training set size"),
     }
 )
-"""With an equals sign they are the Hugging Face Trainer's, or Unsloth's."""
+"""With an equals sign they are the Hugging Face Trainer's, or those of a trainer on top of it."""
 _RATE = re.compile(r"(?:peak |base |max |initial )?learning rate|lr", re.IGNORECASE)
 _MODEL = re.compile(
     r"(?:base |student |pretrained |pre-trained )?model(?: name| id| path)?|(?:loading|using) (?:base )?model"

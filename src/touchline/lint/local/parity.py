@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from touchline.backends.peft.backend import trainer_config
+from touchline.backends.registry import backend_names, get_backend
 from touchline.backends.rendering import RowSettings, training_row
 from touchline.core.errors import TouchlineError
 from touchline.core.files import read_json_object, read_text_bounded
@@ -244,14 +244,14 @@ def _registered(registry: Path, name: str) -> Path | None:
 def _own_data(stated: StatedTraining) -> tuple[DataConfig | None, Path]:
     """Return the data settings of a finetune.yaml of ours, which define how rows become chats."""
     place = Path(stated.where.path)
-    if stated.backend != "peft" or not place.is_file():
+    if stated.backend not in backend_names() or not place.is_file():
         return None, place.parent
     try:
         document = parse_foreign(read_text_bounded(place, _CONFIG_LIMIT_BYTES), str(place), "omegaconf")
-        config = trainer_config(document.data, str(place))
+        data = get_backend(stated.backend).read_data(document.data, str(place))
     except (TouchlineError, ForeignFileError):
         return None, place.parent
-    return config.data, place.parent
+    return data, place.parent
 
 
 def _embedding_rows(model: Path) -> int | None:

@@ -52,11 +52,10 @@ from touchline.history.record import RunRecord
 from touchline.history.run_facts import FACTS
 from touchline.plan.estimate_result import EstimateAnswer, MemoryAnswer
 from touchline.plan.local.target import target_named
+from touchline.spec.defaults import DEFAULT_BACKEND
 from touchline.spec.experiment import TrainConfig
 
 _AUTO = "auto"
-CPU_TRAINER = "peft"
-"""Trainer that supports CPUs; it determines the attention kernel used there."""
 _ASIDE = (*ENDS, "output", "embed_out")
 
 
@@ -76,7 +75,7 @@ class EstimateRequest:
     """Adapter type, as named by PEFT."""
     lora_dropout: float | None = None
     """Dropout on the adapter's input. None for the trainer's default."""
-    backend: str = "peft"
+    backend: str = DEFAULT_BACKEND
     """The trainer."""
     release: str | None = None
     """Version of the trainer."""
@@ -129,7 +128,8 @@ def estimate(request: EstimateRequest, settings: UserConfig) -> EstimateAnswer:
     machine, gpu, notes = _device(request)
     setup, coefficients = _setup(request, settings, gpu)
     if machine.kind == "cpu":
-        eager = get_backend(CPU_TRAINER).setup(TrainConfig(), setup.shape, machine, request.seq_len)
+        # The default backend supports CPUs; it determines the attention kernel there.
+        eager = get_backend(DEFAULT_BACKEND).setup(TrainConfig(), setup.shape, machine, request.seq_len)
         setup = replace(setup, attention=eager.attention)
     batch = batch_of(request.micro_batch_size, request.seq_len, request.label_fraction)
     past = _past(request, setup, settings)

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from touchline.backends.registry import all_traits
 from touchline.core.model_size import size_text
 from touchline.core.quantity import Measured, Missing
 from touchline.history.reading import OptionalText, RunReading, SourcedText
@@ -18,6 +19,7 @@ from touchline.results.imported.text import clean_text
 from touchline.results.run_result import Setting
 
 NAMED = "the run's name"
+_MODEL_KEYS = tuple(key for traits in all_traits() for key in traits.model_keys)
 """Source of a model name known only from the run's name."""
 _RANK = re.compile(r"(?<![A-Za-z])(?:lora[_-]?)?(?:rank|r)[_-]?(\d{1,5})(?![A-Za-z0-9.])", re.IGNORECASE)
 _SEED = re.compile(r"(?<![A-Za-z])seed[_-]?(\d{1,9})(?![A-Za-z0-9])", re.IGNORECASE)
@@ -128,7 +130,8 @@ def _of_reading(reading: RunReading) -> Iterator[tuple[str, Setting]]:
 
 
 def _of_config(data: Mapping[str, object]) -> Iterator[tuple[str, Setting]]:
-    """Yield top-level settings, those of torchtune sections, and those of PEFT's adapter_config.json."""
+    """Yield top-level settings, those of the sections `model` and `optimizer`, and those of PEFT's
+    adapter_config.json."""
     for key, value in data.items():
         if key in _SAME and (found := _scalar(_SAME[key], value)) is not None:
             yield _SAME[key], found
@@ -159,7 +162,7 @@ def _model(
         checkpointer = data.get("checkpointer")
         folder = checkpointer.get("checkpoint_dir") if isinstance(checkpointer, Mapping) else None
         candidates = (
-            *(data.get(key) for key in ("torchtune_model_name", "model_name", "base_model_name_or_path")),
+            *(data.get(key) for key in (*_MODEL_KEYS, "model_name", "base_model_name_or_path")),
             *(data.get(key) for key in ("model_name_or_path", "base_model", "model_checkpoint")),
             folder,
             data.get("model") if isinstance(data.get("model"), str) else None,

@@ -260,7 +260,7 @@ def _verified(
 
 
 def _weights_bytes(read: Read, role: str) -> int | None:
-    """Return the size of the weights in one format; torchtune saves an adapter in two formats."""
+    """Return the size of the weights in one format; an adapter may be saved in two."""
     sizes = {name: entry.file.size_bytes for name, entry in read.entries.items() if entry.file.role == role}
     form = [size for name, size in sizes.items() if name.endswith(".safetensors")]
     return sum(form or sizes.values()) if sizes else None
