@@ -36,7 +36,7 @@ from tests.estimate.made_shapes import SHAPES  # noqa: E402
 from tests.estimate.measured_rows import MeasuredRow, measured_rows  # noqa: E402
 from tests.estimate.time_rows import cpu_runs, gpu_machine, public_rows  # noqa: E402
 
-from touchline.core.estimate import Estimate, MemoryEstimate, MicroBatch, TrainingSetup, Verdict  # noqa: E402
+from touchline.core.estimate import Estimate, MemoryEstimate, MemoryVerdict, MicroBatch, TrainingSetup  # noqa: E402
 from touchline.core.machine import TargetMachine  # noqa: E402
 from touchline.core.quantity import Missing  # noqa: E402
 from touchline.estimate.calibration import ScoredEstimate, calibration, leave_one_out, score_step  # noqa: E402
@@ -241,7 +241,7 @@ def memory() -> list[Goal]:
     for file in dict.fromkeys(row.file for row in rows):
         for fitted in (False, True):
             of_file = [row for row in rows if row.file == file and row.fitted is fitted]
-            false_fits += sum(not row.ran and peak(row).verdict is Verdict.FITS for row in of_file)
+            false_fits += sum(not row.ran and peak(row).verdict is MemoryVerdict.FITS for row in of_file)
             for kind in ("allocated", "reserved", "process"):
                 scored = [
                     ScoredEstimate(

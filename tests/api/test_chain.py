@@ -14,7 +14,7 @@ import pytest
 from tests.api.folders import touchline
 from tests.train.chains import other_adapter, rewrite_records, swap_adapter
 
-from touchline.core.status import EXIT_LINEAGE, EXIT_NO_PARENT
+from touchline.core.status import EXIT_LINEAGE, EXIT_PARENT_NOT_READY
 from touchline.data.create import create_capitalization
 
 MODEL = "SmolLM2-135M-Instruct"
@@ -66,7 +66,7 @@ def easy(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]) 
         done = touchline(verb, str(folder), env=environment)
         assert done.returncode == 0, done.stderr
     done = script(folder, HARD, environment)
-    assert done.returncode == EXIT_NO_PARENT, done.stderr
+    assert done.returncode == EXIT_PARENT_NOT_READY, done.stderr
     assert f"run {HARD} cannot continue from {EASY}: training.json is not there; it was never started" in done.stderr
     done = script(folder, EASY, environment)
     assert done.returncode == 0, done.stderr

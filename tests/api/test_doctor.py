@@ -24,8 +24,8 @@ from touchline.run.doctor import run_doctor, trial_options
 from touchline.run.doctor_cluster import check_cluster
 from touchline.run.doctor_host import inspect_folder, locks_hold_across_nodes, mount_of, python_there
 from touchline.slurm.doctor import DoctorCheck, DoctorReport, PythonFacts
-from touchline.slurm.local.cluster import ask_cluster
-from touchline.slurm.local.commands import Answer, RealCommands
+from touchline.slurm.local.cluster import query_cluster
+from touchline.slurm.local.commands import CommandResult, RealCommands
 from touchline.spec.site import SlurmSite
 
 pytestmark = pytest.mark.planning
@@ -46,10 +46,10 @@ SINFO = "gpu*|up|1-00:00:00|1:00:00|2|32|64000|gpu:a100:4|a100\ncpu|down|2:00|n/
 class Cluster:
     """Answers in SLURM's place."""
 
-    answers: dict[str, str | Answer] = field(default_factory=dict)
+    answers: dict[str, str | CommandResult] = field(default_factory=dict)
     asked: list[tuple[str, ...]] = field(default_factory=list)
 
-    def run(self, words: Sequence[str], **how: object) -> Answer:
+    def run(self, words: Sequence[str], **how: object) -> CommandResult:
         assert how["timeout_seconds"]
         self.asked.append(tuple(words))
         known = {
@@ -58,20 +58,20 @@ class Cluster:
             "scontrol show": CONFIG,
             "sacctmgr assoc": "chem||normal,short|||\n",
             "sacctmgr qos": "normal|||\nshort|10||01:00:00\nvip|||\n",
-            "sbatch": Answer(code=0, out="", err="sbatch: Job 7 to start at 2026-01-02T00:00:00"),
+            "sbatch": CommandResult(code=0, out="", err="sbatch: Job 7 to start at 2026-01-02T00:00:00"),
         } | self.answers
         key = {"scontrol": " ".join(words[:2]), "sacctmgr": f"sacctmgr {words[4] if len(words) > 4 else ''}"}
         said = known[key.get(words[0], words[0])]
-        return said if isinstance(said, Answer) else Answer(code=0, out=said, err="")
+        return said if isinstance(said, CommandResult) else CommandResult(code=0, out=said, err="")
 
 
 def look(
-    site: SlurmSite | None = None, *, gpus_here: int = 1, model_gib: float = 1.0, **answers: str | Answer
+    site: SlurmSite | None = None, *, gpus_here: int = 1, model_gib: float = 1.0, **answers: str | CommandResult
 ) -> dict[str, DoctorCheck]:
     """The checks by name; of those with one name the worst."""
     site = site or SlurmSite()
     cluster = Cluster({name.replace("_", " ", 1): said for name, said in answers.items()})
-    facts = ask_cluster(cluster, "me", trial_options(site, gpus=0))
+    facts = query_cluster(cluster, "me", trial_options(site, gpus=0))
     found: dict[str, DoctorCheck] = {}
     for each in check_cluster(facts, site, gpus_here=gpus_here, largest_model_bytes=int(model_gib * GIB)):
         if each.name not in found or each.status != "ok":
@@ -165,7 +165,7 @@ def test_without_accounting_silent_deaths_are_told_of() -> None:
     assert "5:00 (MinJobAge)" in found["accounting"].message
     short = off.replace("300 sec", "10 sec")
     assert verdicts(look(scontrol_show=short))["polling"] == "warning US128"
-    down = Answer(code=1, out="", err="sacctmgr: error: Connection refused")
+    down = CommandResult(code=1, out="", err="sacctmgr: error: Connection refused")
     assert "Connection refused" in look(sacctmgr_assoc=down)["accounting"].message
 
 
@@ -175,17 +175,21 @@ def test_a_login_node_without_gpus_plans_for_another_machine() -> None:
 
 def test_what_sbatch_says_is_told() -> None:
     words = "allocation failure: Invalid account or account/partition combination specified"
-    found = look(sbatch=Answer(code=1, out="", err=words))
+    found = look(sbatch=CommandResult(code=1, out="", err=words))
     assert verdicts(found) == {"sbatch": "error US131"}
     assert words in found["sbatch"].message
-    silent = Answer(code=None, out="", err="sbatch: no answer within 30 s")
+    silent = CommandResult(code=None, out="", err="sbatch: no answer within 30 s")
     assert verdicts(look(sbatch=silent)) == {"sbatch": "warning US120"}
-    busy = Answer(code=1, out="", err="sbatch: error: Batch job submission failed: Socket timed out on send/recv")
+    busy = CommandResult(
+        code=1, out="", err="sbatch: error: Batch job submission failed: Socket timed out on send/recv"
+    )
     assert verdicts(look(sbatch=busy)) == {"sbatch": "warning US120"}
 
 
 def test_a_controller_that_does_not_answer_is_one_error() -> None:
-    down = Answer(code=1, out="", err="slurm_load_partitions: Unable to contact slurm controller (connect failure)")
+    down = CommandResult(
+        code=1, out="", err="slurm_load_partitions: Unable to contact slurm controller (connect failure)"
+    )
     found = look(**{"sinfo": down, "scontrol_show": down, "scontrol_--oneliner": down, "sbatch": down})
     assert verdicts(found) == {"controller": "error US120"}
     assert "Unable to contact slurm controller" in found["controller"].message
@@ -202,20 +206,20 @@ def test_a_job_is_tried_with_the_users_own_settings() -> None:
         *("--exclude=n1", "--broken='"),
     ]
     cluster = Cluster()
-    ask_cluster(cluster, "me", ["--gpus=1"])
+    query_cluster(cluster, "me", ["--gpus=1"])
     assert cluster.asked[-1] == ("sbatch", "--test-only", "--gpus=1", "--wrap=true")
     assert ("user=me") in cluster.asked[-3]
 
 
 def test_who_waited_in_vain_for_the_controller_is_not_asked_again() -> None:
     """Each further command would wait its whole time too; what the accounting is slow in says nothing of sbatch."""
-    slow = Answer(code=None, out="", err="sinfo: no answer within 30 s")
+    slow = CommandResult(code=None, out="", err="sinfo: no answer within 30 s")
     cluster = Cluster({"sinfo": slow})
-    facts = ask_cluster(cluster, "me", [])
+    facts = query_cluster(cluster, "me", [])
     assert [words[0] for words in cluster.asked] == ["sinfo"]
     assert (facts.partitions, facts.taken) == ((), None)
     cluster = Cluster({"sacctmgr assoc": slow})
-    assert ask_cluster(cluster, "me", []).taken is True
+    assert query_cluster(cluster, "me", []).taken is True
 
 
 # ---- this machine ----------------------------------------------------------------------------------------------------
@@ -331,7 +335,7 @@ def test_locks_and_space_of_folders(settings: UserConfig, tmp_path: Path, monkey
         made = replace(real, **changes)  # type: ignore[arg-type]
         monkeypatch.setattr(steps, "inspect_folder", lambda name, path, commands, made=made: replace(made, name=name))
         assert by_name(run_doctor(settings, tmp_path, RealCommands()))["experiments"].code == code
-    monkeypatch.setattr(steps, "_cluster", lambda site, commands: ask_cluster(Cluster(), "me", ()))
+    monkeypatch.setattr(steps, "_cluster", lambda site, commands: query_cluster(Cluster(), "me", ()))
     assert by_name(run_doctor(settings, tmp_path, RealCommands()))["experiments"].code == "US115"
 
 

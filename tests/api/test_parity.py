@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from tests.faults.models_d import CHATML, jsonl, model_files
 
-from touchline.core.finding import Severity, Where
+from touchline.core.finding import Location, Severity
 from touchline.data import readers
 from touchline.data.rendering.rows import ShownRow, shown_row
 from touchline.lint.local import parity as steps
@@ -35,7 +35,7 @@ def write(folder: Path, files: Mapping[str, str]) -> Path:
 
 def stated(folder: Path, backend: str = "llamafactory", **changes: Any) -> StatedTraining:
     """A training of the model and the data in `folder`."""
-    where = Where(path=str(folder / "config.yaml"), line=1)
+    where = Location(path=str(folder / "config.yaml"), line=1)
     training = StatedTraining(
         backend=backend,
         where=where,
@@ -88,14 +88,14 @@ def test_a_right_training_has_no_more_than_information(folder: Path, backend: st
 
 def test_a_model_that_is_not_here_is_said_by_others(folder: Path) -> None:
     """Nothing is told twice, and nothing is guessed."""
-    where = Where(path="config.yaml")
+    where = Location(path="config.yaml")
     assert codes(folder, stated(folder, model=Stated("Qwen/Qwen2.5-7B", "model", where))) == set()
     assert codes(folder, stated(folder, model=None)) == set()
 
 
 def test_the_folder_of_a_model_counts_before_its_name(folder: Path) -> None:
     """torchtune names a builder, and the folder apart from it."""
-    where = Where(path="config.yaml")
+    where = Location(path="config.yaml")
     training = stated(
         folder, "torchtune", model=Stated("lora_qwen2_5_1_5b", "model", where),
         model_path=Stated("models/tiny", "checkpoint_dir", where),
@@ -137,7 +137,7 @@ def test_a_registered_dataset_is_found_by_its_registry(folder: Path) -> None:
     """LLaMA-Factory's dataset_info.json."""
     write(folder, {"data/dataset_info.json": json.dumps({"mine": {"file_name": "mine.jsonl"}}),
                    "data/mine.jsonl": jsonl(ROWS)})  # fmt: skip
-    source = StatedSource(name=Stated("mine", "dataset", Where(path="config.yaml")), kind="registered")
+    source = StatedSource(name=Stated("mine", "dataset", Location(path="config.yaml")), kind="registered")
     assert codes(folder, stated(folder, sources=(source,))) == {"TK219"}
     write(folder, {"data/dataset_info.json": "[]"})
     assert codes(folder, stated(folder, sources=(source,))) == {"TK220"}
@@ -181,7 +181,7 @@ def test_fewer_than_three_rows_are_no_middle() -> None:
 
 def test_what_trl_calls_answers_only_is_no_loss_on_the_prompt(folder: Path) -> None:
     """`assistant_only_loss: false` does not put the loss on the prompt of prompt and completion."""
-    where = Where(path="config.yaml")
+    where = Location(path="config.yaml")
     for key, value, expected in (
         ("assistant_only_loss", False, (None, True)),
         ("assistant_only_loss", True, (None, False)),

@@ -33,7 +33,7 @@ from touchline.results.watching import Watcher
 from touchline.run.folders import ExperimentFolder
 from touchline.run.protocol import Job
 from touchline.slurm.job_view import JobView
-from touchline.slurm.local.commands import Answer
+from touchline.slurm.local.commands import CommandResult
 from touchline.spec.plan import Plan
 
 pytestmark = [pytest.mark.planning, pytest.mark.slow]
@@ -48,11 +48,11 @@ LOGS = "import typer; from touchline.cli.watching import logs; typer.run(logs)"
 class Commands:
     """SLURM's commands that give one answer to everything."""
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: CommandResult) -> None:
         self.answer = answer
         self.asked: list[list[str]] = []
 
-    def run(self, words: list[str], **options: object) -> Answer:
+    def run(self, words: list[str], **options: object) -> CommandResult:
         self.asked.append(list(words))
         return self.answer
 
@@ -183,7 +183,7 @@ def test_a_queue_that_does_not_answer_is_one_line_and_the_folders_are_shown(
 ) -> None:
     api.plan(folder, settings, ["compute.executor=slurm", "compute.gpu=cpu"])
     finish(folder)
-    broken = Commands(Answer(code=None, out="", err="squeue: No such file or directory"))
+    broken = Commands(CommandResult(code=None, out="", err="squeue: No such file or directory"))
     watcher = Watcher(folder, settings, commands=broken)
     seen = watcher.now()
     assert "squeue: No such file or directory" in seen.note
@@ -197,7 +197,7 @@ def test_a_queue_that_does_not_answer_is_one_line_and_the_folders_are_shown(
 def test_behind_a_queue_that_failed_nothing_else_is_waited_for(folder: Path, settings: UserConfig) -> None:
     api.plan(folder, settings, ["compute.executor=slurm", "compute.gpu=cpu"])
     made.begin(folder / "1M_rank2", job_id="76")
-    commands = Commands(Answer(code=1, out="", err="slurm_load_jobs error: Unable to contact slurm controller"))
+    commands = Commands(CommandResult(code=1, out="", err="slurm_load_jobs error: Unable to contact slurm controller"))
     seen = Watcher(folder, settings, commands=commands).now()
     assert {words[0] for words in commands.asked} <= {"squeue"}
     assert {run.queue_reason for run in seen.runs} == {""}
@@ -211,7 +211,7 @@ def test_a_job_that_ends_between_two_looks_is_not_called_incomplete(
     watcher = Watcher(folder, settings)
 
     class Ends:
-        def look(self, jobs: list[Job]) -> dict[str, JobView]:
+        def query_jobs(self, jobs: list[Job]) -> dict[str, JobView]:
             finish(folder)
             over = JobView(job_id="local-1", state=JobState.COMPLETED, active=False, source="exit file", exit_code=0)
             return {jobs[0].name: over}
@@ -227,7 +227,7 @@ def test_a_finished_experiment_asks_nobody(folder: Path, settings: UserConfig) -
         finish(folder, number) if number < 2 else made.evaluate(
             plan_of(folder), plan_of(folder).runs[2], folder / plan_of(folder).runs[2].name
         )
-    commands = Commands(Answer(code=1, out="", err="down"))
+    commands = Commands(CommandResult(code=1, out="", err="down"))
     seen = Watcher(folder, settings, commands=commands).now()
     assert {run.status for run in seen.runs} == {RunStatus.COMPLETED}
     assert (seen.note, seen.active, commands.asked) == ("", False, [])

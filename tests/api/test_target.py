@@ -20,7 +20,7 @@ from touchline.data.machine import machine_here
 from touchline.data.user_config import UserConfig
 from touchline.estimate.gpus import gpu_names, similar_gpus
 from touchline.plan.local.target import device_findings, resolve_target, type_findings
-from touchline.slurm.local.commands import Answer
+from touchline.slurm.local.commands import CommandResult
 from touchline.spec.experiment import ComputeConfig
 from touchline.spec.site import SlurmSite
 
@@ -34,17 +34,17 @@ ROW = "{name}|up|1-00:00:00|1:00:00|2|32|64000|{gres}|(null)\n"
 class Cluster:
     """sinfo, played."""
 
-    said: str | Answer
+    said: str | CommandResult
     asked: list[tuple[str, ...]] = field(default_factory=list)
 
-    def run(self, words: Sequence[str], **how: object) -> Answer:
+    def run(self, words: Sequence[str], **how: object) -> CommandResult:
         self.asked.append(tuple(words))
         assert words[0] == "sinfo"
         assert how["timeout_seconds"]
-        return self.said if isinstance(self.said, Answer) else Answer(code=0, out=self.said, err="")
+        return self.said if isinstance(self.said, CommandResult) else CommandResult(code=0, out=self.said, err="")
 
 
-def refused(said: str | Answer, compute: ComputeConfig = ON_SLURM, site: SlurmSite | None = None) -> str:
+def refused(said: str | CommandResult, compute: ComputeConfig = ON_SLURM, site: SlurmSite | None = None) -> str:
     """Everything that the one error of a target says."""
     with pytest.raises(InputError) as caught:
         resolve_target(compute, site or SlurmSite(), Cluster(said))
@@ -70,12 +70,15 @@ def test_without_a_gpu_the_error_lists_what_the_cluster_offers() -> None:
         (rows(cpu="(null)", shard="shard:8,mps:100"), ["no GPUs in any partition (cpu, shard)", "compute.gpu=cpu"]),
         ("", ["sinfo lists no partition", "compute.gpu=A100-80GB"]),
         ("garbage\n|||\n", ["unknown here", "compute.gpu=cpu"]),
-        (Answer(code=1, out="", err="sinfo: error: slurm_load_partitions"), ["slurm_load_partitions", "compute.gpu="]),
         (
-            Answer(code=None, out="", err="sinfo: No such file or directory"),
+            CommandResult(code=1, out="", err="sinfo: error: slurm_load_partitions"),
+            ["slurm_load_partitions", "compute.gpu="],
+        ),
+        (
+            CommandResult(code=None, out="", err="sinfo: No such file or directory"),
             ["No such file", "H200", "compute.gpu=cpu"],
         ),
-        (Answer(code=None, out="", err="sinfo: no answer within 10 s"), ["no answer within 10 s"]),
+        (CommandResult(code=None, out="", err="sinfo: no answer within 10 s"), ["no answer within 10 s"]),
     ]
     for said, words in cases:
         told = refused(said)
@@ -90,7 +93,7 @@ def test_without_a_gpu_the_error_lists_what_the_cluster_offers() -> None:
 
 
 def test_a_type_in_the_config_file_names_the_gpu_as_far_as_it_is_one() -> None:
-    silent = Cluster(Answer(code=None, out="", err="not asked"))
+    silent = Cluster(CommandResult(code=None, out="", err="not asked"))
     for kind, constraint, name in (
         ("h100_80gb", None, "H100"),
         ("nvidia_a100_80gb_pcie", None, "A100-80GB"),

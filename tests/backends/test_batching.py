@@ -19,7 +19,7 @@ from touchline.backends import simulation
 from touchline.backends.axolotl.batching import AxolotlBatching
 from touchline.backends.llamafactory.batching import LlamaFactoryBatching, shortened
 from touchline.backends.peft.batching import PeftBatching
-from touchline.backends.peft.layout import PADDED, Layout, arrange, choose_layout
+from touchline.backends.peft.layout import PADDED, BatchLayout, arrange, choose_layout
 from touchline.backends.registry import batching_names, batching_of
 from touchline.backends.trl.batching import TrlBatching
 from touchline.core.catalog import RenderedExample
@@ -188,7 +188,7 @@ def test_ours_equals_what_the_trainer_arranges(texts: list[tuple[list[int], list
         epochs=asked.epochs,
         seed=asked.seed,
     )
-    layout = Layout(row_tokens=asked.max_seq_len) if asked.packed else PADDED
+    layout = BatchLayout(row_tokens=asked.max_seq_len) if asked.packed else PADDED
     arranged = [
         arrange([examples[int(index)] for index in batch], layout)
         for step in range(plan.steps)

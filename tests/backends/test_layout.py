@@ -12,8 +12,8 @@ from touchline.backends.peft.layout import (
     PADDING,
     ROW_TOKENS,
     SHARED,
-    Layout,
-    Rows,
+    BatchLayout,
+    SequenceBatch,
     arrange,
     choose_layout,
     common_prefix,
@@ -41,11 +41,11 @@ def micro_batches(draw: st.DrawFn) -> list[RenderedExample]:
 
 LAYOUTS = st.one_of(
     st.just(PADDED),
-    st.builds(Layout, row_tokens=st.integers(min_value=1, max_value=80), share_prefix=st.booleans()),
+    st.builds(BatchLayout, row_tokens=st.integers(min_value=1, max_value=80), share_prefix=st.booleans()),
 )
 
 
-def segments_of(rows: Rows) -> list[tuple[int, int]]:
+def segments_of(rows: SequenceBatch) -> list[tuple[int, int]]:
     return [
         (row, int(segment))
         for row in range(rows.segments.shape[0])
@@ -54,14 +54,16 @@ def segments_of(rows: Rows) -> list[tuple[int, int]]:
     ]
 
 
-def seen_tokens(rows: Rows, row: int, column: int) -> list[tuple[int, int]]:
+def seen_tokens(rows: SequenceBatch, row: int, column: int) -> list[tuple[int, int]]:
     """(position, token) of everything that one token sees, by position."""
     columns = np.flatnonzero(visible(rows.segments)[row, column])
     return sorted((int(rows.positions[row, j]), int(rows.token_ids[row, j])) for j in columns)
 
 
 @given(micro_batches(), LAYOUTS)
-def test_each_target_sees_exactly_its_own_example_up_to_it(examples: list[RenderedExample], layout: Layout) -> None:
+def test_each_target_sees_exactly_its_own_example_up_to_it(
+    examples: list[RenderedExample], layout: BatchLayout
+) -> None:
     """The whole contract: what a target is predicted from is what it would be predicted from alone."""
     rows = arrange(examples, layout)
     width = rows.token_ids.shape[1]
@@ -78,7 +80,7 @@ def test_each_target_sees_exactly_its_own_example_up_to_it(examples: list[Render
 
 @given(micro_batches(), LAYOUTS)
 def test_every_token_is_there_once_except_the_last_of_each_example(
-    examples: list[RenderedExample], layout: Layout
+    examples: list[RenderedExample], layout: BatchLayout
 ) -> None:
     """Nothing is lost, nothing computed twice but a prefix in several rows, and no last token is computed."""
     rows = arrange(examples, layout)
@@ -92,7 +94,7 @@ def test_every_token_is_there_once_except_the_last_of_each_example(
 
 
 @given(micro_batches(), LAYOUTS)
-def test_visibility_is_exactly_the_definition(examples: list[RenderedExample], layout: Layout) -> None:
+def test_visibility_is_exactly_the_definition(examples: list[RenderedExample], layout: BatchLayout) -> None:
     """Brute force over all pairs of a row."""
     segments = arrange(examples, layout).segments
     seen = visible(segments)
@@ -109,7 +111,7 @@ def test_a_packed_row_keeps_to_its_limit_unless_one_example_alone_is_longer(
     examples: list[RenderedExample], limit: int
 ) -> None:
     """A row's length is memory; only what cannot be divided may pass the limit."""
-    rows = arrange(examples, Layout(row_tokens=limit))
+    rows = arrange(examples, BatchLayout(row_tokens=limit))
     longest = max(len(example.prompt_ids + example.answer_ids) - 1 for example in examples)
     assert rows.token_ids.shape[1] <= max(limit, longest)
 
@@ -135,7 +137,7 @@ def _alike(count: int, prefix: int, suffix: int) -> list[RenderedExample]:
 def test_sharing_is_chosen_where_it_saves_a_fifth_and_not_below() -> None:
     """The choice is a count of tokens, so it is the same on every machine."""
     kept, reason = choose_layout([_alike(8, 30, 5)], packed=False, max_seq_len=128, obstacle=None)
-    assert kept == Layout(row_tokens=ROW_TOKENS, share_prefix=True)
+    assert kept == BatchLayout(row_tokens=ROW_TOKENS, share_prefix=True)
     assert "saves" in reason
     apart, _ = choose_layout([_alike(8, 2, 30)], packed=False, max_seq_len=128, obstacle=None)
     assert apart == PADDED
@@ -144,10 +146,10 @@ def test_sharing_is_chosen_where_it_saves_a_fifth_and_not_below() -> None:
 def test_packing_as_written_is_kept_and_an_obstacle_to_sharing_is_named() -> None:
     """`packed: true` is never turned into something else by the chooser."""
     layout, reason = choose_layout([_alike(8, 30, 5)], packed=True, max_seq_len=64, obstacle="dropout is on")
-    assert layout == Layout(row_tokens=64)
+    assert layout == BatchLayout(row_tokens=64)
     assert "dropout is on" in reason
     shared, _ = choose_layout([_alike(8, 30, 5)], packed=True, max_seq_len=64, obstacle=None)
-    assert shared == Layout(row_tokens=64, share_prefix=True)
+    assert shared == BatchLayout(row_tokens=64, share_prefix=True)
     assert choose_layout([_alike(1, 30, 5)], packed=False, max_seq_len=64, obstacle=None)[0] == PADDED
 
 

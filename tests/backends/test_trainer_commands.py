@@ -8,10 +8,10 @@ import pytest
 
 from touchline.backends.commands import read_command
 from touchline.backends.formats import ConfigReading
-from touchline.core.finding import Severity, Where
+from touchline.core.finding import Location, Severity
 
 pytestmark = pytest.mark.planning
-AT = Where(path="train.slurm", line=12)
+AT = Location(path="train.slurm", line=12)
 
 
 def _read(command: str) -> ConfigReading:

@@ -14,7 +14,7 @@ from touchline.backends.logtext.dicts import read_row
 from touchline.backends.trl.logs import DOCUMENTS, READERS
 from touchline.backends.trl.naming import said
 from touchline.backends.trl.words import parameters
-from touchline.core.observation import Event, Observation, Progress, Sign, SignKind
+from touchline.core.observation import Event, Observation, ProgressBarEvent, Sign, SignKind
 from touchline.spec.document import parse
 
 pytestmark = pytest.mark.planning
@@ -320,9 +320,9 @@ def test_a_dictionary_may_take_several_lines() -> None:
 def test_a_notebook_shows_a_bar_a_table_and_a_tuple() -> None:
     events = read_file("notebook.txt")
     # While it trains, the bar shows the step that comes next.
-    assert [event for event in events if isinstance(event, Progress)] == [
-        Progress("training", 30, 60, 310.0, 1),
-        Progress("training", 60, 60, 620.0, 6),
+    assert [event for event in events if isinstance(event, ProgressBarEvent)] == [
+        ProgressBarEvent("training", 30, 60, 310.0, 1),
+        ProgressBarEvent("training", 60, 60, 620.0, 6),
     ]
     assert facts(events, "steps_total", "step", "epochs", "train_seconds", "mean_train_loss") == [
         ("steps_total", 60, 1),

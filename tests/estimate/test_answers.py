@@ -10,7 +10,7 @@ from tests.estimate.made_shapes import LLAMA_1B, LLAMA_8B, llama_like
 from tests.estimate.test_time import A100, CPU, batches, lora, point
 from tests.estimate.time_rows import cpu_machine, gpu_machine
 
-from touchline.core.estimate import Estimate, Rung, TrainingSetup
+from touchline.core.estimate import Estimate, EvidenceLevel, TrainingSetup
 from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Missing
 from touchline.estimate.answers import Answers, amounts_of_answers, answering_seconds, expected_answers
@@ -44,7 +44,7 @@ def test_what_was_measured_on_a_processor_lies_inside() -> None:
         found = seconds(answers(trained=trained), machine, setup)
         assert found.low <= measured <= found.high
         assert found.value == pytest.approx(measured, rel=0.8)
-        assert found.rung is Rung.NOTHING
+        assert found.rung is EvidenceLevel.NOTHING
 
 
 def test_more_of_anything_takes_longer() -> None:
@@ -87,7 +87,7 @@ def test_a_measured_training_tells_how_fast_the_machine_is() -> None:
     after_slow, after_fast = seconds(answers(), CPU, points=tuple(slow)), seconds(answers(), CPU, points=tuple(fast))
     assert after_slow.value > after_fast.value
     assert set(after_slow.evidence) == {"p1", "p2"}
-    assert after_slow.rung is Rung.SAME_STACK
+    assert after_slow.rung is EvidenceLevel.SAME_STACK
     assert after_slow.high / after_slow.low < cold.high / cold.low
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.estimate.time_rows import cpu_runs
 
-from touchline.core.estimate import Estimate, Rung
+from touchline.core.estimate import Estimate, EvidenceLevel
 from touchline.estimate.calibration import ScoredEstimate, calibration, calibration_marks, leave_one_out
 from touchline.statistics.proportion import wilson
 
@@ -17,7 +17,12 @@ pytestmark = pytest.mark.planning
 
 
 def scored(
-    actual: float, *, value: float = 10.0, factor: float = 2.0, rung: Rung = Rung.SAME_MODEL, name: str = "run"
+    actual: float,
+    *,
+    value: float = 10.0,
+    factor: float = 2.0,
+    rung: EvidenceLevel = EvidenceLevel.SAME_MODEL,
+    name: str = "run",
 ) -> ScoredEstimate:
     """An estimate beside what happened."""
     estimate = Estimate(value=value, unit="s", low=value / factor, high=value * factor, method="made", rung=rung)
@@ -26,7 +31,7 @@ def scored(
 
 def test_coverage_error_and_ratio() -> None:
     rows = calibration([scored(10), scored(8), scored(25), scored(4.9), scored(20)])
-    assert [row.rung for row in rows] == [Rung.SAME_MODEL, None]
+    assert [row.rung for row in rows] == [EvidenceLevel.SAME_MODEL, None]
     row = rows[0]
     assert (row.count, row.held, row.too_low, row.too_high) == (5, 3, 1, 1)
     assert row.coverage == pytest.approx(0.6)
@@ -37,14 +42,14 @@ def test_coverage_error_and_ratio() -> None:
 
 
 def test_rungs_and_quantities_are_told_apart() -> None:
-    one = scored(10, rung=Rung.NOTHING)
+    one = scored(10, rung=EvidenceLevel.NOTHING)
     other = ScoredEstimate(quantity="peak memory", name="m", estimate=one.estimate, actual=3)
     rows = calibration([one, scored(10), other])
     assert [(row.quantity, row.rung, row.count) for row in rows] == [
-        ("seconds per step", Rung.SAME_MODEL, 1),
-        ("seconds per step", Rung.NOTHING, 1),
+        ("seconds per step", EvidenceLevel.SAME_MODEL, 1),
+        ("seconds per step", EvidenceLevel.NOTHING, 1),
         ("seconds per step", None, 2),
-        ("peak memory", Rung.NOTHING, 1),
+        ("peak memory", EvidenceLevel.NOTHING, 1),
         ("peak memory", None, 1),
     ]
 
@@ -52,7 +57,7 @@ def test_rungs_and_quantities_are_told_apart() -> None:
 def test_nothing_scored_is_no_row_and_what_has_no_ratio_is_left_out() -> None:
     assert calibration([]) == ()
     assert calibration([scored(0)]) == ()
-    zero = Estimate(value=1, unit="s", low=0, high=2, method="made", rung=Rung.NOTHING)
+    zero = Estimate(value=1, unit="s", low=0, high=2, method="made", rung=EvidenceLevel.NOTHING)
     (row, _) = calibration([ScoredEstimate(quantity="q", name="n", estimate=zero, actual=1)])
     assert row.median_ratio == math.inf
 

@@ -12,7 +12,7 @@ from tests.estimate.made_shapes import LLAMA_1B
 from tests.estimate.time_rows import cpu_machine, gpu_machine
 from tests.history.made import READINGS, make_record, number
 
-from touchline.core.estimate import Rung
+from touchline.core.estimate import EvidenceLevel
 from touchline.core.quantity import Missing
 from touchline.core.shape import ModelShape
 from touchline.estimate.history_points import collect_time_points, sequence_width, to_time_point, to_training_setup
@@ -74,7 +74,7 @@ def test_it_is_evidence_for_its_model_on_its_machine() -> None:
     found = point(said())
     answer = seconds_per_step(found.setup, found.work.times(3), machine=gpu_machine(), points=[found])
     assert isinstance(answer, StepTime)
-    assert answer.estimate.rung is Rung.SAME_MODEL
+    assert answer.estimate.rung is EvidenceLevel.SAME_MODEL
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from tests.estimate.made_shapes import LLAMA_1B, LLAMA_3B, LLAMA_8B, LLAMA_TARGE
 
 from touchline.backends.memory import MemoryCoefficients
 from touchline.backends.registry import memory_coefficients
-from touchline.core.estimate import MemoryEstimate, MicroBatch, Rung, TrainingSetup, Verdict
+from touchline.core.estimate import EvidenceLevel, MemoryEstimate, MemoryVerdict, MicroBatch, TrainingSetup
 from touchline.core.quantity import Missing, Quantity
 from touchline.core.shape import ModelShape
 from touchline.estimate.cpu_memory import cpu_memory_estimate
@@ -80,7 +80,7 @@ def test_what_the_logs_show_is_the_memory_after_init(rank: int, gib: float) -> N
 def test_sixteen_packed_rows_do_not_fit_on_an_80_gb_card() -> None:
     estimate = story(STORY, 16, 2048)
     assert estimate.allocated.value == pytest.approx(80.5, rel=0.015)
-    assert estimate.verdict is Verdict.OOM
+    assert estimate.verdict is MemoryVerdict.OOM
     assert estimate.breakdown["layers"] / estimate.allocated.value == pytest.approx(0.65, abs=0.02)
     assert estimate.breakdown["logits"] / estimate.allocated.value == pytest.approx(0.32, abs=0.02)
 
@@ -88,7 +88,7 @@ def test_sixteen_packed_rows_do_not_fit_on_an_80_gb_card() -> None:
 def test_with_checkpointing_they_do() -> None:
     estimate = story(CHECKPOINTED, 16, 2048)
     assert estimate.allocated.value == pytest.approx(30.3, rel=0.015)
-    assert estimate.verdict is Verdict.FITS
+    assert estimate.verdict is MemoryVerdict.FITS
 
 
 def test_sixteen_short_rows_fit() -> None:
@@ -96,7 +96,7 @@ def test_sixteen_short_rows_fit() -> None:
     estimate = story(STORY, 16, 45)
     assert 4.0 < estimate.allocated.value < 5.0
     assert 4.0 < estimate.reserved.value < 5.0
-    assert estimate.verdict is Verdict.FITS
+    assert estimate.verdict is MemoryVerdict.FITS
 
 
 def test_the_what_if_of_the_story() -> None:
@@ -200,7 +200,7 @@ def test_an_interval_holds_its_value_and_parts_sum_to_the_whole(
     )
     for kind in (estimate.allocated, estimate.reserved, estimate.process):
         assert 0 < kind.low <= kind.value <= kind.high < math.inf
-        assert kind.rung is Rung.NOTHING
+        assert kind.rung is EvidenceLevel.NOTHING
         assert kind.unit == "GiB"
         assert kind.phase == "step"
     assert estimate.allocated.value <= estimate.reserved.value <= estimate.process.value
@@ -235,17 +235,17 @@ def test_the_largest_micro_batch_is_the_exact_inverse(
     gpu, trainer = gpu_of(name), coefficients_of(setup.backend)
     rows = largest_micro_batch(setup, width, share, gpu, coefficients=trainer)
 
-    def verdict(count: int) -> Verdict:
+    def verdict(count: int) -> MemoryVerdict:
         return memory_estimate(
             setup, batch_of(count, width, share), coefficients=trainer, gpu=gpu, with_what_ifs=False
         ).verdict
 
-    assert rows == 0 or verdict(rows) is Verdict.FITS
-    assert verdict(rows + 1) is not Verdict.FITS
+    assert rows == 0 or verdict(rows) is MemoryVerdict.FITS
+    assert verdict(rows + 1) is not MemoryVerdict.FITS
     could = most_that_could_fit(setup, width, share, gpu, coefficients=trainer)
     assert could >= rows
-    assert could == 0 or verdict(could) is not Verdict.OOM
-    assert verdict(could + 1) is Verdict.OOM
+    assert could == 0 or verdict(could) is not MemoryVerdict.OOM
+    assert verdict(could + 1) is MemoryVerdict.OOM
 
 
 @given(limit=st.integers(0, 1 << 19))
@@ -338,7 +338,7 @@ def test_extrapolation_is_marked() -> None:
 
 def test_without_a_gpu_there_is_no_verdict() -> None:
     estimate = memory_estimate(STORY, batch(1, 64), coefficients=TORCHTUNE, gpu=None)
-    assert estimate.verdict is Verdict.UNKNOWN
+    assert estimate.verdict is MemoryVerdict.UNKNOWN
     assert isinstance(estimate.capacity_gib, Missing)
 
 
@@ -392,7 +392,7 @@ def estimate_from(*points: MeasuredPoint, rows: int = 8, width: int = 2048) -> M
 def test_the_same_run_is_observed() -> None:
     found = estimate_from(point(8, 2048, 1.2), point(4, 2048, 1.1)).allocated
     assert found.value == pytest.approx(point(8, 2048, 1.2).peak_gib)
-    assert found.rung is Rung.SAME_RUN
+    assert found.rung is EvidenceLevel.SAME_RUN
     # One run: Student's t.
     assert found.high / found.low < 1.07
     assert "observed" in found.method
@@ -401,7 +401,7 @@ def test_the_same_run_is_observed() -> None:
 def test_one_run_of_the_model_gives_the_slope() -> None:
     found = estimate_from(point(2, 2048, 1.2)).allocated
     assert found.value == pytest.approx(point(8, 2048, 1.2).peak_gib, rel=1e-3)
-    assert found.rung is Rung.SAME_MODEL
+    assert found.rung is EvidenceLevel.SAME_MODEL
     assert found.evidence == ("run",)
     assert math.log(found.high / found.value) == pytest.approx(0.02, abs=0.01)
     assert "1.20" in found.method
@@ -415,16 +415,16 @@ def test_two_runs_give_resident_memory_too() -> None:
     found = estimate_from(*shifted).allocated
     assert found.value == pytest.approx(point(8, 2048).peak_gib + 0.5, rel=1e-6)
     assert "resident memory (" in found.method
-    assert found.rung is Rung.SAME_MODEL
+    assert found.rung is EvidenceLevel.SAME_MODEL
 
 
 def test_runs_of_another_model_give_a_factor() -> None:
     other = dataclasses.replace(STORY, shape=LLAMA_3B)
     found = estimate_from(point(2, 2048, 1.15, other)).allocated
-    assert found.rung is Rung.SAME_STACK
+    assert found.rung is EvidenceLevel.SAME_STACK
     assert found.value == pytest.approx(point(8, 2048, 1.15).peak_gib, rel=1e-6)
     nothing = estimate_from().allocated
-    assert nothing.rung is Rung.NOTHING
+    assert nothing.rung is EvidenceLevel.NOTHING
     # The factor is a measured one, so its interval is not much wider than the formula's own.
     assert found.high / found.low < 1.3
 
@@ -433,27 +433,27 @@ def test_a_figure_after_init_is_refused() -> None:
     """The seeds' 2.41 GiB of `batch 1` is no evidence of any batch."""
     idle = MeasuredPoint(setup=STORY, batch=batch(1, 2048), kind="allocated", peak_gib=2.41, name="1B_rank64")
     found = estimate_from(idle).allocated
-    assert found.rung is Rung.NOTHING
+    assert found.rung is EvidenceLevel.NOTHING
     assert found.value == estimate_from().allocated.value
     assert "1B_rank64: 2.41 GiB is the memory after loading the model" in found.method
 
 
 def test_a_run_that_contradicts_its_settings_is_refused() -> None:
     found = estimate_from(point(2, 2048, 5.0)).allocated
-    assert found.rung is Rung.NOTHING
+    assert found.rung is EvidenceLevel.NOTHING
     assert "contradict these settings" in found.method
 
 
 def test_runs_of_other_settings_say_nothing() -> None:
     found = estimate_from(point(2, 2048, 1.2, CHECKPOINTED)).allocated
-    assert found.rung is Rung.NOTHING
+    assert found.rung is EvidenceLevel.NOTHING
     assert found.value == estimate_from().allocated.value
 
 
 def test_a_process_figure_narrows_the_process_most() -> None:
     measured = dataclasses.replace(point(4, 2048), kind="process", peak_gib=24.0)
     found = estimate_from(measured, rows=8)
-    assert found.process.rung is Rung.SAME_MODEL
+    assert found.process.rung is EvidenceLevel.SAME_MODEL
     assert found.process.high / found.process.low < found.allocated.high / found.allocated.low
     assert found.process.high / found.process.low < 1.06
 
@@ -585,7 +585,7 @@ def test_processes_on_a_processor(rank: int, tokens: int, labels: int, gib: floa
     )
     assert found.process.low <= gib <= found.process.high
     assert found.process.value == pytest.approx(gib, rel=0.25)
-    assert found.verdict is Verdict.FITS
+    assert found.verdict is MemoryVerdict.FITS
 
 
 def test_a_run_on_the_processor_narrows_the_next() -> None:
@@ -597,8 +597,8 @@ def test_a_run_on_the_processor_narrows_the_next() -> None:
         capacity_gib=limit(1.0),
         evidence=[measured],
     )
-    assert found.process.rung is Rung.SAME_MODEL
-    assert found.verdict is Verdict.OOM
+    assert found.process.rung is EvidenceLevel.SAME_MODEL
+    assert found.verdict is MemoryVerdict.OOM
     # Such a run took 1.570 GiB.
     assert found.process.low <= 1.570 <= found.process.high
     assert found.process.high / found.process.low < 1.45
@@ -677,8 +677,8 @@ def test_a_4_bit_base_that_unsloth_stored_takes_more() -> None:
 def test_kinds_of_adapters_do_not_tell_of_each_other() -> None:
     """A DoRA run is no evidence for LoRA."""
     dora = dataclasses.replace(point(8, 2048, 1.2), setup=dataclasses.replace(STORY, variant="dora"))
-    assert estimate_from(dora).allocated.rung is Rung.NOTHING
-    assert estimate_from(point(8, 2048, 1.2)).allocated.rung is not Rung.NOTHING
+    assert estimate_from(dora).allocated.rung is EvidenceLevel.NOTHING
+    assert estimate_from(point(8, 2048, 1.2)).allocated.rung is not EvidenceLevel.NOTHING
 
 
 def test_runs_of_other_models_that_do_not_predict_each_other_are_no_evidence() -> None:
@@ -697,10 +697,10 @@ def test_runs_of_other_models_that_do_not_predict_each_other_are_no_evidence() -
         return found
 
     wild = memory_estimate(STORY, batch(4, 1024), coefficients=TORCHTUNE, gpu=A100, evidence=runs((0.5, 2, 0.5, 2)))
-    assert wild.allocated.rung is Rung.NOTHING
+    assert wild.allocated.rung is EvidenceLevel.NOTHING
     assert "leave-one-out error is" in wild.allocated.method
     calm = memory_estimate(STORY, batch(4, 1024), coefficients=TORCHTUNE, gpu=A100, evidence=runs((1.2,) * 4))
-    assert calm.allocated.rung is Rung.SAME_STACK
+    assert calm.allocated.rung is EvidenceLevel.SAME_STACK
 
 
 def test_a_count_that_is_unsure_widens_the_interval() -> None:

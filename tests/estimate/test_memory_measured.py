@@ -16,7 +16,7 @@ from tests.estimate.measured_rows import FOLDER, STACKS, MeasuredRow, measured_r
 from touchline.backends.memory import MemoryCoefficients
 from touchline.backends.peft.layout import plain_attention
 from touchline.backends.registry import memory_coefficients
-from touchline.core.estimate import MicroBatch, TrainingSetup, Verdict
+from touchline.core.estimate import MemoryVerdict, MicroBatch, TrainingSetup
 from touchline.core.quantity import Missing
 from touchline.core.shape import ModelShape
 from touchline.data.shapes import shape_of_config
@@ -144,13 +144,13 @@ def test_no_run_that_was_out_of_memory_is_said_to_fit() -> None:
         )
         for row in ROWS
     }
-    false_fits = [name for name, (ran, verdict) in verdicts.items() if not ran and verdict is Verdict.FITS]
-    false_ooms = [name for name, (ran, verdict) in verdicts.items() if ran and verdict is Verdict.OOM]
+    false_fits = [name for name, (ran, verdict) in verdicts.items() if not ran and verdict is MemoryVerdict.FITS]
+    false_ooms = [name for name, (ran, verdict) in verdicts.items() if ran and verdict is MemoryVerdict.OOM]
     assert (false_fits, false_ooms) == ([], [])
     assert sum(not ran for ran, _ in verdicts.values()) == 11
     # Decisive where it can be: the runs within some tens of percent of the capacity stay open, as the notebooks' are,
     # which were made to fill a T4.
-    assert statistics.mean(verdict is not Verdict.UNCERTAIN for _, verdict in verdicts.values()) >= 0.85
+    assert statistics.mean(verdict is not MemoryVerdict.UNCERTAIN for _, verdict in verdicts.values()) >= 0.85
 
 
 @pytest.mark.parametrize("kind", ["fitcheck_t4", "fms_acceleration_a100", "qwen_readme_a100"])
@@ -229,7 +229,7 @@ def test_litgpt_from_micro_batches_of_one_and_two() -> None:
             met.append(abs(estimate.allocated.value / gib - 1))
     assert len(met) == 2
     assert max(met) <= 0.02
-    assert lost == [Verdict.OOM] * 3
+    assert lost == [MemoryVerdict.OOM] * 3
 
 
 @pytest.mark.skipif(SAMPLES is None, reason="TOUCHLINE_SAMPLES names no folder with litgpt's table")
@@ -244,7 +244,7 @@ def test_litgpt_without_a_prior_run() -> None:
             found.append(abs(estimate.allocated.value / gib - 1))
     assert len(found) == 17
     assert statistics.median(found) <= 0.12
-    assert Verdict.FITS not in fits
+    assert MemoryVerdict.FITS not in fits
 
 
 def test_a_changed_coefficient_is_seen() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.estimate.test_time import A100, CPU, ask, batches, lora, point
 from tests.estimate.time_rows import cpu_runs
 
-from touchline.core.estimate import Estimate, Rung
+from touchline.core.estimate import Estimate, EvidenceLevel
 from touchline.core.quantity import Missing
 from touchline.estimate.points import CostSample
 from touchline.estimate.run_time import (
@@ -27,7 +27,7 @@ from touchline.estimate.run_time import (
 pytestmark = pytest.mark.planning
 
 
-def estimate(value: float, low: float, high: float, rung: Rung = Rung.SAME_MODEL) -> Estimate:
+def estimate(value: float, low: float, high: float, rung: EvidenceLevel = EvidenceLevel.SAME_MODEL) -> Estimate:
     """Seconds."""
     return Estimate(value=value, unit="s", low=low, high=high, method="made", rung=rung, evidence=("a",))
 
@@ -94,10 +94,10 @@ def test_the_limit_is_never_below_the_upper_end(total: Estimate) -> None:
 
 
 def test_device_hours_add_ends_as_they_are() -> None:
-    found = gpu_hours([(estimate(3600, 1800, 7200), 2), (estimate(3600, 3600, 3600, Rung.NOTHING), 1)])
+    found = gpu_hours([(estimate(3600, 1800, 7200), 2), (estimate(3600, 3600, 3600, EvidenceLevel.NOTHING), 1)])
     assert isinstance(found, Estimate)
     assert (found.low, found.value, found.high) == (2, 3, 5)
-    assert found.rung is Rung.NOTHING
+    assert found.rung is EvidenceLevel.NOTHING
     assert isinstance(gpu_hours([]), Missing)
 
 
@@ -111,7 +111,7 @@ def test_without_measurements_the_parts_are_wide_and_an_evaluation_is_missing() 
         tokenising_seconds(setup, 1e6, machine=A100),
         saving_seconds(setup, 9e7, 3, machine=A100),
     ):
-        assert part.rung is Rung.NOTHING
+        assert part.rung is EvidenceLevel.NOTHING
         assert part.high / part.low > 4
         assert part.evidence == ()
     assert isinstance(evaluation_seconds(setup, 200, 1, machine=A100), Missing)
@@ -143,7 +143,7 @@ def test_measured_parts_narrow_the_others() -> None:
         evaluation=CostSample(seconds=60, amount=200),
     )
     start = startup_seconds(setup, 2.5e9, machine=A100, points=[measured])
-    assert start.rung is Rung.SAME_MODEL
+    assert start.rung is EvidenceLevel.SAME_MODEL
     assert start.value == pytest.approx(40, rel=0.15)
     assert start.high / start.low < 2.5
     saved = saving_seconds(setup, 2.5e9, 4, machine=A100, points=[measured])
@@ -151,7 +151,7 @@ def test_measured_parts_narrow_the_others() -> None:
     scored = evaluation_seconds(setup, 400, 1, machine=A100, points=[measured])
     assert isinstance(scored, Estimate)
     assert scored.value == pytest.approx(120, rel=0.05)
-    assert startup_seconds(setup, 2.5e9, machine=CPU, points=[measured]).rung is Rung.NOTHING
+    assert startup_seconds(setup, 2.5e9, machine=CPU, points=[measured]).rung is EvidenceLevel.NOTHING
 
 
 def test_a_validation_is_a_forward_pass() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.estimate.made_shapes import LLAMA_1B, LLAMA_3B, LLAMA_8B, QVO_MLP
 from tests.estimate.time_rows import cpu_machine, gpu_machine
 
-from touchline.core.estimate import MicroBatch, Rung, TrainingSetup
+from touchline.core.estimate import EvidenceLevel, MicroBatch, TrainingSetup
 from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Missing
 from touchline.core.shape import ModelShape
@@ -90,9 +90,9 @@ def test_a_speed_at_batch_1_is_never_reused_at_batch_32() -> None:
     one, many = batches(1, 2048), batches(32, 2048)
     before = ask(lora(), one, [PACKED]).estimate
     after = ask(lora(), many, [PACKED]).estimate
-    assert before.rung is Rung.SAME_RUN
+    assert before.rung is EvidenceLevel.SAME_RUN
     assert before.value == pytest.approx(1 / 4.34)
-    assert after.rung is Rung.SAME_MODEL
+    assert after.rung is EvidenceLevel.SAME_MODEL
     assert after.extrapolated
     # 32 times the tokens: not one step's time, and below 32 of them by the overhead that is saved.
     assert 10 * before.value < after.value < 32 * before.value
@@ -104,7 +104,7 @@ def test_a_speed_at_batch_1_is_never_reused_at_batch_32() -> None:
 
 def test_a_measured_run_is_reproduced() -> None:
     found = ask(lora(), batches(16, 56), [PACKED, SHORT]).estimate
-    assert found.rung is Rung.SAME_RUN
+    assert found.rung is EvidenceLevel.SAME_RUN
     assert found.value == pytest.approx(SHORT.seconds_per_step)
     assert found.evidence == ("batch 16",)
     assert not found.extrapolated
@@ -113,14 +113,14 @@ def test_a_measured_run_is_reproduced() -> None:
 def test_every_rung_answers_and_all_answers_are_kept() -> None:
     other = point("3B", lora(LLAMA_3B), batches(8, 512), 0.62)
     found = ask(lora(), batches(16, 56), [PACKED, SHORT, other])
-    assert [answer.rung for answer in found.ladder.answers] == list(Rung)
+    assert [answer.rung for answer in found.ladder.answers] == list(EvidenceLevel)
     assert found.flops == step_flops(lora(), batches(16, 56)).total
     assert sum(found.shares.values()) == pytest.approx(1)
 
 
 def test_nothing_measured_is_wide_and_says_so() -> None:
     found = ask(lora(), batches(4, 2048)).estimate
-    assert found.rung is Rung.NOTHING
+    assert found.rung is EvidenceLevel.NOTHING
     assert 2 <= found.high / found.low <= 6
     assert found.evidence == ()
     assert "no measurements" in found.method
@@ -136,9 +136,9 @@ def test_one_run_narrows_its_neighbours_and_other_models() -> None:
     seen = point("seen", lora(), batches(2, 1024), ask(lora(), batches(2, 1024)).estimate.value)
     own = ask(lora(), work, [seen]).estimate
     other = ask(lora(LLAMA_8B), work, [seen]).estimate
-    assert own.rung is Rung.SAME_MODEL
+    assert own.rung is EvidenceLevel.SAME_MODEL
     assert own.high / own.low < 0.6 * cold.high / cold.low
-    assert other.rung is Rung.SAME_STACK
+    assert other.rung is EvidenceLevel.SAME_STACK
     assert other.high / other.low < ask(lora(LLAMA_8B), work).estimate.high / ask(lora(LLAMA_8B), work).estimate.low
 
 
@@ -150,14 +150,14 @@ def test_only_the_same_trainer_and_machine_count() -> None:
     half = point("float32", replace(lora(), base_dtype="float32"), work, 2.0)
     assert ask(lora(), work, [elsewhere, other, half]).estimate == cold
     alias = point("alias", lora(), work, 0.4, machine="NVIDIA A100-SXM4-80GB")
-    assert ask(lora(), work, [alias]).estimate.rung is Rung.SAME_RUN
+    assert ask(lora(), work, [alias]).estimate.rung is EvidenceLevel.SAME_RUN
 
 
 def test_a_processor_is_known_by_its_threads() -> None:
     setup, work = lora(backend="peft"), batches(1, 128)
     seen = point("cpu", setup, work, 3.0, machine="AMD EPYC, 1 threads")
-    assert ask(setup, work, [seen], CPU).estimate.rung is Rung.SAME_RUN
-    assert ask(setup, work, [seen], cpu_machine("AMD EPYC", 8)).estimate.rung is Rung.NOTHING
+    assert ask(setup, work, [seen], CPU).estimate.rung is EvidenceLevel.SAME_RUN
+    assert ask(setup, work, [seen], cpu_machine("AMD EPYC", 8)).estimate.rung is EvidenceLevel.NOTHING
 
 
 def test_an_unknown_gpu_is_missing_until_something_was_measured_on_it() -> None:
@@ -167,7 +167,7 @@ def test_an_unknown_gpu_is_missing_until_something_was_measured_on_it() -> None:
     assert "Frobnicator" in none.missing
     seen = [point(f"{rows}", lora(), batches(rows, 512), 0.1 + 0.05 * rows, "frobnicator  9000") for rows in (1, 2, 8)]
     found = ask(lora(), batches(4, 512), seen, machine).estimate
-    assert found.rung is Rung.SAME_MODEL
+    assert found.rung is EvidenceLevel.SAME_MODEL
     assert found.low <= 0.3 <= found.high
 
 
@@ -176,7 +176,7 @@ def test_repeats_tell_their_own_spread() -> None:
     calm = [point(f"c{i}", lora(), work, 0.30 + 0.001 * i) for i in range(8)]
     wild = [point(f"w{i}", lora(), work, 0.30 * 1.5 ** (i - 3.5)) for i in range(8)]
     quiet, loud = (
-        next(each for each in ask(lora(), work, runs).ladder.answers if each.rung is Rung.SAME_RUN)
+        next(each for each in ask(lora(), work, runs).ladder.answers if each.rung is EvidenceLevel.SAME_RUN)
         for runs in (calm, wild)
     )
     assert quiet.value == pytest.approx(0.3035, rel=1e-4)
@@ -190,14 +190,14 @@ def test_faster_than_the_device_can_be_is_refused() -> None:
     found = ask(
         lora(LLAMA_8B), batches(8, 2048), [point("tokens of another unit", lora(LLAMA_8B), batches(8, 2048), 0.3)]
     )
-    assert found.estimate.rung is Rung.NOTHING
+    assert found.estimate.rung is EvidenceLevel.NOTHING
     assert "TFLOP/s" in found.refused[0]
     assert "tokens of another unit" in found.refused[0]
 
 
 def test_slower_than_anything_is_refused() -> None:
     found = ask(lora(), batches(1, 64), [point("minutes", lora(), batches(1, 64), 60.0)])
-    assert found.estimate.rung is Rung.NOTHING
+    assert found.estimate.rung is EvidenceLevel.NOTHING
     assert "times the value from" in found.refused[0]
 
 
@@ -239,7 +239,7 @@ def test_more_rows_and_wider_rows_take_longer(
     ):
         answers = {answer.rung: answer.value for answer in ask(lora(), work, points).ladder.answers}
         # A measured step is what it is, and is left out of what is computed; the law holds for one set of rates.
-        assume(Rung.SAME_RUN not in answers)
+        assume(EvidenceLevel.SAME_RUN not in answers)
         values.append(answers)
     for rung in values[0]:
         series = [value[rung] for value in values]

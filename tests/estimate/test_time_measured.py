@@ -9,7 +9,7 @@ import statistics
 import pytest
 from tests.estimate.time_rows import cpu_runs, gpu_machine, public_rows
 
-from touchline.core.estimate import Estimate, Rung
+from touchline.core.estimate import Estimate, EvidenceLevel
 from touchline.core.machine import TargetMachine
 from touchline.estimate.calibration import ScoredEstimate, calibration, leave_one_out, score_step
 from touchline.estimate.points import TimePoint
@@ -43,7 +43,7 @@ def test_without_any_run_public_times_lie_in_the_interval() -> None:
     scored = [score_step(row.point, ask(row.point, A100, [])) for row in ROWS]
     assert len(scored) == 42
     assert error(scored) <= 0.25
-    assert all(each.estimate.rung is Rung.NOTHING for each in scored)
+    assert all(each.estimate.rung is EvidenceLevel.NOTHING for each in scored)
     assert sum(each.held for each in scored) >= 0.9 * len(scored)
     assert statistics.median(each.estimate.high / each.estimate.low for each in scored) <= 4.5
 
@@ -70,7 +70,7 @@ def test_a_size_that_was_not_measured_is_predicted_from_the_others() -> None:
         others = [other for other in QWEN if other.setup.shape.name != point.setup.shape.name]
         scored.append(score_step(point, ask(point, A100, others)))
     assert error(scored) <= 0.20
-    assert {each.estimate.rung for each in scored} == {Rung.SAME_STACK}
+    assert {each.estimate.rung for each in scored} == {EvidenceLevel.SAME_STACK}
     assert sum(each.held for each in scored) >= 0.85 * len(scored)
 
 
@@ -108,7 +108,7 @@ def test_an_unseen_size_is_predicted_from_the_others(model: str) -> None:
         score_step(point, ask(point, RUNS.machine, known)) for point in RUNS.points if point.setup.shape.name == model
     ]
     assert error(scored) <= 0.20
-    assert all(each.estimate.rung is Rung.SAME_STACK for each in scored)
+    assert all(each.estimate.rung is EvidenceLevel.SAME_STACK for each in scored)
 
 
 def test_one_run_of_the_model_is_already_better_than_none() -> None:

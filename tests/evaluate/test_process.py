@@ -27,7 +27,7 @@ from tests.evaluate.tiny_evaluation import (
 )
 
 from touchline.core.errors import InputError, PlanDriftError
-from touchline.core.status import EXIT_NO_PARENT
+from touchline.core.status import EXIT_PARENT_NOT_READY
 from touchline.data.evaluations import (
     finished_evaluation,
     read_asked,
@@ -126,7 +126,7 @@ def test_a_run_by_itself_does_what_its_eval_yaml_asks_for(evaluated: Path, tmp_p
     config = read_evaluation_config(alone / "tiny_rank8" / "eval.yaml")
     write_run(alone, replace(config, train_epochs=2, evaluate=replace(config.evaluate, epochs="all", samples=4)))
     done = run_one(alone, "tiny_rank8")
-    assert (done.returncode, done.stdout) == (EXIT_NO_PARENT, "")
+    assert (done.returncode, done.stdout) == (EXIT_PARENT_NOT_READY, "")
     assert "tiny_rank8 is not trained: no training.json; no epoch_1;" in done.stderr.splitlines()[-1]
     kept = [(record.checkpoint, len(record.samples)) for record in read_evaluations(alone / "tiny_rank8")]
     assert sorted(kept) == [("epoch_0", 4), ("epoch_0", 20)]

@@ -10,7 +10,7 @@ from ruamel.yaml import YAML
 from tests.faults.models_d import rendering_of
 from tests.faults.page_examples import RuleExample
 
-from touchline.core.finding import Finding, Where
+from touchline.core.finding import Finding, Location
 from touchline.lint.rule import check_view
 from touchline.lint.scoring import Probe, ScoringView, tried
 from touchline.lint.task_files import TaskFileView
@@ -82,4 +82,4 @@ VIEWS: dict[str, Callable[[str], object]] = {
 
 def findings_of(example: RuleExample) -> list[Finding]:
     """What all rules say of an example of one of these kinds."""
-    return list(check_view(VIEWS[example.kind](example.lines), Where(path="example"), "example"))
+    return list(check_view(VIEWS[example.kind](example.lines), Location(path="example"), "example"))

@@ -13,7 +13,7 @@ from tests.faults.case import base
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from touchline.backends.rendering import RowSettings, TrainedRow, TrainingRow, training_row
-from touchline.core.finding import Where
+from touchline.core.finding import Location
 from touchline.core.quantity import Missing
 from touchline.data.rendering.chat import SpecialTokens
 from touchline.data.rendering.rows import ShownRow, shown_row
@@ -122,8 +122,8 @@ def rendering_of(lines: str) -> RenderingView:
         render,
         backend=values["backend"],
         model="Tiny-Instruct",
-        where_model=Where(path="models/Tiny-Instruct"),
-        where_data=Where(path="data.jsonl"),
+        where_model=Location(path="models/Tiny-Instruct"),
+        where_data=Location(path="data.jsonl"),
         embedding_rows=values["vocab_size"],
         special_in_data=special_tokens_in(text, rows),
     )

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.history.reading import EvidenceLine, OptionalText, Outcome, RunReading, Segment, SourcedText
-from touchline.history.record import RunRecord, Source
+from touchline.history.record import RunRecord, SourceFile
 from touchline.history.record_versions import growth
 from touchline.history.records import record_of
 
@@ -41,9 +41,9 @@ def number(value: float, unit: str = "1", where: str = "night_shift.log:3", **mo
     return Quantity(value=value, unit=unit, where=where, **more)
 
 
-def make_source(content: bytes, name: str = "night_shift.log") -> Source:
+def make_source(content: bytes, name: str = "night_shift.log") -> SourceFile:
     """What a record keeps of a file with that content."""
-    return Source(
+    return SourceFile(
         name=name,
         size_bytes=len(content),
         sha256=hashlib.sha256(content).hexdigest(),

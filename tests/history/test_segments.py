@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from touchline.core.observation import During, Event, Observation, Progress, Sign, SignKind, Stamp
+from touchline.core.observation import During, Event, Observation, ProgressBarEvent, Sign, SignKind, Stamp
 from touchline.history.outcome import ending_of
 from touchline.history.reading import Outcome
 from touchline.history.run_view import RunSegment, align, runs_of
@@ -28,8 +28,8 @@ def sign(kind: SignKind, line: int, during: During | None = None) -> Sign:
     return Sign(kind=kind, line=line, text=f"{kind.value}, line {line}", during=during)
 
 
-def bar(line: int, done: int, total: int, elapsed: float, label: str = "") -> Progress:
-    return Progress(label, done, total, elapsed, line)
+def bar(line: int, done: int, total: int, elapsed: float, label: str = "") -> ProgressBarEvent:
+    return ProgressBarEvent(label, done, total, elapsed, line)
 
 
 def outcome(made: FileSegmenter, done: float | None = None, total: float | None = None) -> Outcome:

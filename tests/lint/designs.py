@@ -13,7 +13,7 @@ from tests.faults.case import base
 from tests.faults.experiment_files import experiment_files
 
 from touchline.core.catalog import DatasetInfo, SplitInfo
-from touchline.core.finding import Finding, Where
+from touchline.core.finding import Finding, Location
 from touchline.core.quantity import Missing
 from touchline.lint.design import DatasetFacts, DesignView, dataset_facts, row_set_sha256
 from touchline.lint.rule import check_view
@@ -75,7 +75,7 @@ def facts_of(path: str) -> DatasetFacts | Missing:
 
 def findings_of(text: str, *, with_data: bool = True) -> list[Finding]:
     """What the rules on designs say of a text."""
-    return list(check_view(view_of(text, with_data=with_data), Where(path="experiment.yaml"), "experiment.yaml"))
+    return list(check_view(view_of(text, with_data=with_data), Location(path="experiment.yaml"), "experiment.yaml"))
 
 
 def merged(lines: str, kind: str = "experiment") -> str:

@@ -12,7 +12,7 @@ from tests.faults.folders import parts_of
 from tests.lint.designs import merged
 
 from touchline.backends.registry import config_formats
-from touchline.core.finding import Finding, Where
+from touchline.core.finding import Finding, Location
 from touchline.lint.config_set import CheckpointOnDisk, DataFile, FolderView, Sibling, TextFile
 from touchline.lint.design import row_set_sha256
 from touchline.lint.rule import check_view
@@ -39,7 +39,7 @@ def view_of(files: Mapping[str, str]) -> FolderView:
 
 def findings_of(files: Mapping[str, str]) -> list[Finding]:
     """What the rules on folders say."""
-    return list(check_view(view_of(files), Where(path="."), "."))
+    return list(check_view(view_of(files), Location(path="."), "."))
 
 
 def _siblings(name: str, files: Mapping[str, str]) -> list[Sibling]:

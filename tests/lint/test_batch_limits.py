@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.lint.trainings import WHERE, found, gpu, model, named, severity, stated, view
 
 from touchline.backends.registry import traits_of
-from touchline.core.estimate import Verdict
+from touchline.core.estimate import MemoryVerdict
 from touchline.core.finding import Severity
 from touchline.core.quantity import Missing
 from touchline.core.shape import ModelShape
@@ -189,8 +189,8 @@ def test_a_larger_batch_never_fits_better(backend: str, rows: int, width: int, c
     assert not isinstance(more, Missing)
     assert not isinstance(limits, Missing)
     assert less.low <= more.low
-    assert (less.verdict is Verdict.FITS) == (rows <= limits[0])
-    assert (less.verdict is Verdict.OOM) == (rows > limits[1])
+    assert (less.verdict is MemoryVerdict.FITS) == (rows <= limits[0])
+    assert (less.verdict is MemoryVerdict.OOM) == (rows > limits[1])
 
 
 def test_a_setup_needs_model_method_and_rank() -> None:

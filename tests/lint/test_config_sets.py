@@ -180,10 +180,10 @@ def test_two_hundred_runs_are_compared_in_a_moment() -> None:
             **{f"run_{i}/finetune.yaml": stage(f"S{i}", f"out{i}", more=f"train: {{seed: {i}}}") for i in range(60)},
         }
     )
-    from touchline.core.finding import Where
+    from touchline.core.finding import Location
     from touchline.lint.rule import check_view
 
     began = time.process_time()
-    found = list(check_view(view, Where(path="."), "."))
+    found = list(check_view(view, Location(path="."), "."))
     assert time.process_time() - began < 1.0
     assert [finding for finding in found if finding.severity is Severity.ERROR] == []

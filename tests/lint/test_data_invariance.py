@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from touchline.core.finding import Where
+from touchline.core.finding import Location
 from touchline.core.quantity import Quantity
 from touchline.data.columns import ColumnMapping
 from touchline.data.json_lines import JsonLines
@@ -59,7 +59,7 @@ def told(view: DataView | None) -> set[tuple[str, str]]:
     """Codes with severities."""
     if view is None:
         return set()
-    return {(f.code, f.severity.value) for f in check_view(view, Where(path="d.jsonl"), "data")}
+    return {(f.code, f.severity.value) for f in check_view(view, Location(path="d.jsonl"), "data")}
 
 
 @given(ROWS, ROWS, st.randoms(use_true_random=False))

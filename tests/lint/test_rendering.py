@@ -12,7 +12,7 @@ from touchline.backends.llamafactory.templates import TEMPLATES
 from touchline.backends.rendering import RowSettings, TrainedRow, training_row
 from touchline.core.catalog import Example as Row
 from touchline.core.catalog import Message
-from touchline.core.finding import Finding, Severity, Where
+from touchline.core.finding import Finding, Location, Severity
 from touchline.core.quantity import Missing
 from touchline.data.rendering.rows import Form, ShownRow, shown_row
 from touchline.lint.rendering import RenderingView, rendering_view, special_tokens_in
@@ -37,7 +37,7 @@ def view_of(backend: str, rows: list[ShownRow], settings: RowSettings | None = N
         training_row(backend),
         backend=backend,
         model="tiny",
-        where_model=Where(path="models/tiny"),
+        where_model=Location(path="models/tiny"),
         special_in_data=special_tokens_in(text, rows),
         embedding_rows=text.size,
     )
@@ -45,7 +45,7 @@ def view_of(backend: str, rows: list[ShownRow], settings: RowSettings | None = N
 
 def told(view: RenderingView) -> list[Finding]:
     """What all rules say, in words for nobody left out."""
-    return list(check_view(view, Where(path="config.yaml"), "config"))
+    return list(check_view(view, Location(path="config.yaml"), "config"))
 
 
 def chat(asked: str, answer: str, *, system: str | None = None, form: Form = "chat completion") -> ShownRow:

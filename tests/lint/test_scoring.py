@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from touchline.core.finding import Severity, Where
+from touchline.core.finding import Location, Severity
 from touchline.lint.rule import check_view
 from touchline.lint.scoring import NONSENSE, ScoringView, made_up_outputs, plain, probes_of, tried
 from touchline.lint.task_files import TaskFileView, has_task, is_task_file
@@ -28,7 +28,7 @@ def smart_match(output: str, target: str) -> float:
 
 def codes(view: ScoringView) -> set[str]:
     """What is found, without what is only information."""
-    found = check_view(view, Where(path="task.py"), view.task)
+    found = check_view(view, Location(path="task.py"), view.task)
     return {finding.code for finding in found if finding.severity is not Severity.INFO}
 
 
@@ -41,7 +41,7 @@ def view_of(score: object, targets: list[str] = ANSWERS) -> ScoringView:
 def test_seed_004s_match_is_caught_on_the_empty_string() -> None:
     """With the means that make it plain, and its other faults beside."""
     view = view_of(smart_match)
-    found = {finding.code: finding for finding in check_view(view, Where(path="x.py"), "t")}
+    found = {finding.code: finding for finding in check_view(view, Location(path="x.py"), "t")}
     assert found["EV201"].severity is Severity.ERROR
     assert "scores 1.00 on average" in found["EV201"].message
     assert {"EV204", "EV205"} & set(found)
@@ -141,7 +141,7 @@ def test_a_file_of_hostile_text_is_a_finding_and_no_crash() -> None:
     """Deep nesting, null bytes, no text at all."""
     for text in ("(" * 5000, "\0", "def f(:", "\ud800"):
         view = TaskFileView(path="task.py", text=text)
-        assert "EV218" in {finding.code for finding in check_view(view, Where(path="task.py"), "task.py")}
+        assert "EV218" in {finding.code for finding in check_view(view, Location(path="task.py"), "task.py")}
 
 
 def test_a_task_that_is_made_without_a_decorator_counts() -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tests.faults.case import base
 
 from touchline.backends.registry import launch_commands
-from touchline.core.finding import Finding, Severity, Where
+from touchline.core.finding import Finding, Location, Severity
 from touchline.lint.rule import check_view
 from touchline.lint.views import ScriptView
 from touchline.slurm.script import read_script
@@ -30,7 +30,7 @@ def look(
     script = read_script(text, path, launch_commands())
     siblings = frozenset({path, *there}) if known else None
     view = ScriptView(script=script, siblings=siblings, configs=configs)
-    return list(check_view(view, Where(path=path), path))
+    return list(check_view(view, Location(path=path), path))
 
 
 def said(text: str, *there: str) -> dict[str, Severity]:
@@ -98,7 +98,7 @@ def test_late_directives_are_one_finding_that_names_them() -> None:
     (finding,) = look("#!/bin/bash\nset -e\n#SBATCH --mem=8G\n#SBATCH --gres=gpu:2\necho\n")
     assert (finding.code, finding.severity) == ("SL003", Severity.ERROR)
     assert "--mem=8G, --gres=gpu:2" in finding.message
-    assert finding.where == Where(path="train.slurm", line=3, column=1)
+    assert finding.where == Location(path="train.slurm", line=3, column=1)
 
 
 def test_a_late_directive_that_only_repeats_is_left_alone() -> None:
@@ -260,9 +260,9 @@ def test_data_workers_come_from_the_configs_that_are_named() -> None:
     configs = tuple(
         StatedTraining(
             backend="qlora_stage",
-            where=Where(path=f"runs/exp{gpu}.yaml"),
+            where=Location(path=f"runs/exp{gpu}.yaml"),
             subject="x",
-            data_workers=Stated(16, "train.dataloader_num_workers", Where(path="x")),
+            data_workers=Stated(16, "train.dataloader_num_workers", Location(path="x")),
         )
         for gpu in range(4)
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from touchline.core.finding import Finding, Severity, Where
+from touchline.core.finding import Finding, Location, Severity
 from touchline.core.quantity import Missing
 from touchline.data.shapes import load_shape
 from touchline.estimate.gpus import Gpu, find_gpu
@@ -16,7 +16,7 @@ from touchline.lint.rule import check_view
 from touchline.lint.views import DataFacts, ModelContext, Surroundings, TrainingView
 from touchline.spec.partial import Stated, StatedSource, StatedTraining
 
-WHERE = Where(path="config.yaml", line=1)
+WHERE = Location(path="config.yaml", line=1)
 PREFIXES = ("TR", "ME", "PK", "CK")
 _COMMON: dict[str, Any] = {
     "method": "lora",

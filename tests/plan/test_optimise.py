@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.run.made_plans import GPU, made_plan, made_run
 
-from touchline.core.estimate import Estimate, MemoryEstimate, Rung, Verdict
+from touchline.core.estimate import Estimate, EvidenceLevel, MemoryEstimate, MemoryVerdict
 from touchline.core.quantity import Missing, Quantity
 from touchline.plan.optimize import (
     CHECKPOINTING,
@@ -31,7 +31,9 @@ from touchline.spec.site import SlurmSite
 pytestmark = pytest.mark.planning
 
 
-def _memory(gib: float, verdict: Verdict = Verdict.FITS, rung: Rung = Rung.NOTHING) -> MemoryEstimate:
+def _memory(
+    gib: float, verdict: MemoryVerdict = MemoryVerdict.FITS, rung: EvidenceLevel = EvidenceLevel.NOTHING
+) -> MemoryEstimate:
     found = Estimate(value=gib, unit="GiB", low=gib, high=gib, method="closed form", rung=rung)
     capacity = Quantity(value=80, unit="GiB")
     return MemoryEstimate(
@@ -46,7 +48,12 @@ def _memory(gib: float, verdict: Verdict = Verdict.FITS, rung: Rung = Rung.NOTHI
 
 
 def _run(
-    name: str = "a", seconds: float = 100, *, gib: float = 10, verdict: Verdict = Verdict.FITS, digest: str = "1"
+    name: str = "a",
+    seconds: float = 100,
+    *,
+    gib: float = 10,
+    verdict: MemoryVerdict = MemoryVerdict.FITS,
+    digest: str = "1",
 ) -> PlannedRun:
     run = made_run(name)
     assert run.train is not None
@@ -77,7 +84,7 @@ def test_ways_never_touch_what_is_varied_or_what_is_learned() -> None:
 def test_the_fastest_way_that_surely_fits_is_taken() -> None:
     before = made_plan(_run(seconds=100))
     tried = [
-        _way(_run(seconds=20, digest="2", verdict=Verdict.UNCERTAIN, gib=90), micro="auto", checkpointing=False),
+        _way(_run(seconds=20, digest="2", verdict=MemoryVerdict.UNCERTAIN, gib=90), micro="auto", checkpointing=False),
         _way(_run(seconds=50, digest="3"), micro="auto"),
         _way(_run(seconds=80, digest="4"), checkpointing=False),
     ]
@@ -111,7 +118,7 @@ def test_a_run_that_has_started_stays_what_it_is() -> None:
 
 def test_a_way_that_fits_goes_before_one_that_may_not() -> None:
     """An experiment that is planned to fail for memory is slowed down if that makes it fit."""
-    before = made_plan(_run(seconds=50, verdict=Verdict.OOM, gib=100))
+    before = made_plan(_run(seconds=50, verdict=MemoryVerdict.OOM, gib=100))
     way, _ = choose_variant(before, [_way(_run(seconds=70, digest="2", gib=30), checkpointing=True)], ())
     assert way is not None
 
@@ -144,7 +151,7 @@ def test_before_and_after_stand_side_by_side_with_what_they_rest_on() -> None:
     run = _run()
     measured = replace(
         run,
-        memory=_memory(5, rung=Rung.SAME_MODEL),
+        memory=_memory(5, rung=EvidenceLevel.SAME_MODEL),
         train_seconds=Quantity(value=9, unit="s", where="an earlier run"),
     )
     [row] = compare(made_plan(run), made_plan(measured), {"a": "it has started"})

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from touchline.core.status import EXIT_LINEAGE, EXIT_NO_PARENT, EXIT_OUT_OF_MEMORY, JobState
+from touchline.core.status import EXIT_LINEAGE, EXIT_OUT_OF_MEMORY, EXIT_PARENT_NOT_READY, JobState
 from touchline.plan.recovery import (
     FRUITLESS,
     Diagnosis,
@@ -96,7 +96,7 @@ def test_the_same_fault_twice_is_the_last_time() -> None:
     assert decide([failure(), failure(cause="another")], 8).step is RecoveryAction.AGAIN
 
 
-@pytest.mark.parametrize("code", [2, 3, 4, EXIT_NO_PARENT, EXIT_LINEAGE])
+@pytest.mark.parametrize("code", [2, 3, 4, EXIT_PARENT_NOT_READY, EXIT_LINEAGE])
 def test_what_our_own_programs_refuse_is_not_tried_again(code: int) -> None:
     """They said what to change."""
     stopped = decide([failure(code=code, cause="the dataset changed")], 8)

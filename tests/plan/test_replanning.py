@@ -13,7 +13,7 @@ from tests.tiny_model import write_tiny_words
 
 from tools.tiny_model import write_tiny_model
 from touchline import api
-from touchline.core.estimate import Verdict
+from touchline.core.estimate import MemoryVerdict
 from touchline.core.levels import Level
 from touchline.core.quantity import Quantity
 from touchline.data.user_config import UserConfig
@@ -69,7 +69,7 @@ def test_memory_is_a_share_of_the_machine_and_jobs_have_time_limits(tiny: tuple[
     (runs,) = [each for each in sections(on_gpu) if each.title == "All runs"]
     memory = str(runs.tables[0].rows[0][7])
     assert ", 50%, " in memory
-    assert any(verdict.value in memory for verdict in Verdict)
+    assert any(verdict.value in memory for verdict in MemoryVerdict)
     assert not [each for each in sections(plan) if each.title == "Time limits" and each.tables]
     cluster = made_plan(compute=ComputeConfig(executor="slurm"))
     text = runs_plan_markdown(cluster)

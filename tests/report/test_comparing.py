@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.report.made_gathered import control, record, rights, run
 
 from touchline.core.quantity import Missing, Quantity
-from touchline.report.compared import ComparedExperiments, PairedRuns, Side
+from touchline.report.compared import ComparedExperiments, ExperimentSummary, PairedRuns
 from touchline.report.comparing import compare
 from touchline.report.comparing.settings import found_settings
 from touchline.results.run_result import RunResult
@@ -39,10 +39,10 @@ def trained(
     return run(name, model, rank=rank, seed=seed, evaluations=[scored])
 
 
-def side(label: str, runs: Sequence[RunResult], rate: str = "0.001", **settings: str) -> Side:
+def side(label: str, runs: Sequence[RunResult], rate: str = "0.001", **settings: str) -> ExperimentSummary:
     """An experiment; what is not said of its runs is the same everywhere."""
     told = {"train.epochs": "1", "data.prompt": "{input}", RATE: rate} | settings
-    return Side(
+    return ExperimentSummary(
         label=label,
         root=label,
         origin="planned by touchline 0.1.0",

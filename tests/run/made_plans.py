@@ -10,7 +10,7 @@ from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.spec.experiment import ComputeConfig, DataConfig, EvaluateConfig, LoraConfig, TrainConfig
 from touchline.spec.plan import BatchSummary, Plan, PlannedRun
-from touchline.spec.runs import Link, RunKind
+from touchline.spec.runs import ParentLink, RunKind
 from touchline.spec.site import Site, SlurmSite
 
 SITE = Site(python="/opt/env/bin/python", cache_dir="/scratch/cache", models_dir="/scratch/models")
@@ -58,7 +58,7 @@ def made_run(
     name: str = "1M_rank4",
     *,
     limit: Measured = LIMIT,
-    link: Link | None = None,
+    link: ParentLink | None = None,
     epochs: int = 2,
     evaluate: EvaluateConfig | None = None,
 ) -> PlannedRun:
@@ -100,7 +100,7 @@ def made_control(name: str = "1M_base") -> PlannedRun:
 
 def made_plan(*runs: PlannedRun, compute: ComputeConfig | None = None, machine: TargetMachine = CPU) -> Plan:
     """A plan of these runs; of a chain, another training and a control where none are given."""
-    stage = Link(stage="hard", parent="1M_rank4", continue_="adapter")
+    stage = ParentLink(stage="hard", parent="1M_rank4", continue_="adapter")
     chosen = runs or (made_run(), made_run("1M_rank64"), made_run("1M_rank4_hard", link=stage), made_control())
     compute = compute or ComputeConfig(executor="slurm")
     return Plan(

@@ -9,16 +9,18 @@ from pathlib import Path
 from touchline.core.status import AttemptExit, AttemptStart
 from touchline.run.protocol import Job
 from touchline.run.statusfiles import write_exit, write_heartbeat, write_start
-from touchline.slurm.local.commands import Answer
+from touchline.slurm.local.commands import CommandResult
 
 START_UNIX = 1_800_000_000.0
-DOWN = Answer(code=1, out="", err="slurm_load_jobs error: Unable to contact slurm controller (connect failure)\n")
-OFF = Answer(code=1, out="", err="Slurm accounting storage is disabled\n")
-NO_DATABASE = Answer(code=1, out="", err="sacct: error: Problem talking to the database: Connection refused\n")
-LOST = Answer(
+DOWN = CommandResult(
+    code=1, out="", err="slurm_load_jobs error: Unable to contact slurm controller (connect failure)\n"
+)
+OFF = CommandResult(code=1, out="", err="Slurm accounting storage is disabled\n")
+NO_DATABASE = CommandResult(code=1, out="", err="sacct: error: Problem talking to the database: Connection refused\n")
+LOST = CommandResult(
     code=1, out="", err="sbatch: error: Batch job submission failed: Socket timed out on send/recv operation\n"
 )
-FINE = Answer(code=0, out="", err="")
+FINE = CommandResult(code=0, out="", err="")
 HEADERS = {
     "JobArrayID": "JOBID",
     "JobID": "JOBID",
@@ -118,13 +120,13 @@ class ScriptedSlurm:
     clock: SimClock
     queue: list[Row] = field(default_factory=list)
     accounting: list[Row] = field(default_factory=list)
-    squeue: Answer | None = None
+    squeue: CommandResult | None = None
     """What squeue says instead of listing `queue`."""
-    sacct: Answer | None = None
+    sacct: CommandResult | None = None
     """What sacct says instead of listing `accounting`."""
-    sbatch: list[Answer] = field(default_factory=list)
+    sbatch: list[CommandResult] = field(default_factory=list)
     """What the next submissions say."""
-    scancel: Answer = FINE
+    scancel: CommandResult = FINE
     calls: list[tuple[str, ...]] = field(default_factory=list)
     kept: list[tuple[int, ...]] = field(default_factory=list)
 
@@ -139,7 +141,7 @@ class ScriptedSlurm:
         cwd: Path | None = None,
         environment: dict[str, str] | None = None,
         keep: Sequence[int] = (),
-    ) -> Answer:
+    ) -> CommandResult:
         del timeout_seconds, cwd, environment
         self.calls.append(tuple(words))
         self.kept.append(tuple(keep))
@@ -156,28 +158,30 @@ class ScriptedSlurm:
                 return self._scontrol(words[-1])
         raise AssertionError(words)
 
-    def _squeue(self, words: Sequence[str]) -> Answer:
+    def _squeue(self, words: Sequence[str]) -> CommandResult:
         fields = words[-1].removeprefix("--Format=").split(",")
         names = [each.partition(":")[0] for each in fields]
         bar = fields[0].partition(":")[2]
         table = [[HEADERS.get(name, name.upper()) for name in names]]
         table += [[row.queue_cell(name) for name in names] for row in self.queue]
-        return Answer(code=0, out="".join("".join(f"{cell}{bar}" for cell in row) + "\n" for row in table), err="")
+        return CommandResult(
+            code=0, out="".join("".join(f"{cell}{bar}" for cell in row) + "\n" for row in table), err=""
+        )
 
-    def _sacct(self, words: Sequence[str]) -> Answer:
+    def _sacct(self, words: Sequence[str]) -> CommandResult:
         options = dict(word.partition("=")[::2] for word in words)
         names, bar = options["--format"].split(","), options["--delimiter"]
         asked = options["--jobs"].split(",") if "--jobs" in options else None
         rows = [row for row in self.accounting if asked is None or row.job_id.partition(".")[0] in asked]
         table = [names, *([row.accounting_cell(name) for name in names] for row in rows)]
-        return Answer(code=0, out="".join(f"{bar.join(row)}\n" for row in table), err="")
+        return CommandResult(code=0, out="".join(f"{bar.join(row)}\n" for row in table), err="")
 
-    def _scontrol(self, job_id: str) -> Answer:
+    def _scontrol(self, job_id: str) -> CommandResult:
         if self.squeue is not None:
             return self.squeue
         if any(row.job_id == job_id for row in self.queue):
-            return Answer(code=0, out=f"JobId={job_id} JobName=run\n   UserId=me(1) GroupId=me(1)\n", err="")
-        return Answer(code=1, out="", err="slurm_load_jobs error: Invalid job id specified\n")
+            return CommandResult(code=0, out=f"JobId={job_id} JobName=run\n   UserId=me(1) GroupId=me(1)\n", err="")
+        return CommandResult(code=1, out="", err="slurm_load_jobs error: Invalid job id specified\n")
 
 
 def make_job(root: Path, name: str = "run") -> Job:

@@ -17,7 +17,7 @@ from touchline.run.scripts.experiment import experiment_files, parents_first, wa
 from touchline.run.scripts.folder import run_files
 from touchline.spec.experiment import EvaluateConfig
 from touchline.spec.plan import Plan
-from touchline.spec.runs import Link
+from touchline.spec.runs import ParentLink
 
 pytestmark = pytest.mark.planning
 
@@ -248,10 +248,10 @@ def test_no_name_breaks_it(tmp_path: Path, name: str) -> None:
 
 def test_stages_come_after_their_parents_whatever_their_order() -> None:
     chain = [
-        made_run("c", link=Link(stage="c", parent="b", continue_="adapter")),
-        made_run("b", link=Link(stage="b", parent="a", continue_="merge")),
+        made_run("c", link=ParentLink(stage="c", parent="b", continue_="adapter")),
+        made_run("b", link=ParentLink(stage="b", parent="a", continue_="merge")),
         made_run("a"),
-        made_run("other", link=Link(stage="x", parent="of another experiment", continue_="adapter")),
+        made_run("other", link=ParentLink(stage="x", parent="of another experiment", continue_="adapter")),
     ]
     assert [run.name for run in parents_first(chain)] == ["a", "other", "b", "c"]
 

@@ -58,7 +58,7 @@ class Scripted:
         self.most = max(self.most, sum(left > 0 for left in self._left.values()))
         return self._ids[job.name]
 
-    def look(self, jobs: Sequence[Job]) -> Mapping[str, JobView]:
+    def query_jobs(self, jobs: Sequence[Job]) -> Mapping[str, JobView]:
         found: dict[str, JobView] = {}
         for job in jobs:
             if job.name not in self._left:

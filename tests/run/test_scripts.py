@@ -14,7 +14,7 @@ from tests.cases import some
 from tests.run.made_plans import CPU, FULL_SITE, GPU, NO_RUNS, SITE, made_control, made_plan, made_run
 
 from touchline.backends.registry import launch_commands
-from touchline.core.finding import Finding, Where
+from touchline.core.finding import Finding, Location
 from touchline.core.quantity import Missing, Quantity
 from touchline.lint.rule import check_view
 from touchline.lint.views import ScriptView
@@ -25,7 +25,7 @@ from touchline.slurm.directives import read_line
 from touchline.slurm.script import read_script
 from touchline.spec.experiment import ComputeConfig
 from touchline.spec.plan import Plan, PlannedRun
-from touchline.spec.runs import Link
+from touchline.spec.runs import ParentLink
 from touchline.spec.site import Site, SlurmSite
 
 pytestmark = pytest.mark.planning
@@ -49,7 +49,7 @@ def findings(text: str, name: str) -> list[Finding]:
         siblings=frozenset({name, "finetune.yaml", "eval.yaml"}),
         configs=(),
     )
-    return list(check_view(view, Where(path=name), name))
+    return list(check_view(view, Location(path=name), name))
 
 
 def test_everything_that_a_site_says_is_asked_for() -> None:
@@ -178,7 +178,7 @@ def test_the_interpreter_of_the_nodes_is_used_on_the_cluster_alone() -> None:
 
 
 def test_a_stage_says_where_it_goes_on_from() -> None:
-    run = made_run("hard", link=Link(stage="hard", parent="easy", continue_="adapter"))
+    run = made_run("hard", link=ParentLink(stage="hard", parent="easy", continue_="adapter"))
     assert "It continues from ../easy (continue: adapter)" in script("finetune.slurm", run=run)
 
 

@@ -28,7 +28,7 @@ from touchline.run.ledger import Event, Ledger, read_ledger
 from touchline.run.protocol import Job
 from touchline.run.slurm import SlurmExecutor
 from touchline.slurm.job_view import JobView
-from touchline.slurm.local.commands import Answer
+from touchline.slurm.local.commands import CommandResult
 
 pytestmark = pytest.mark.planning
 
@@ -66,7 +66,7 @@ class Bench:
     def look(self, *, later: float = POLL) -> JobView | None:
         """One look, after the next query is due."""
         self.clock.sleep(later)
-        return self.executor.look([self.job]).get(self.job.name)
+        return self.executor.query_jobs([self.job]).get(self.job.name)
 
     def view(self, *, later: float = POLL) -> JobView:
         view = self.look(later=later)
@@ -91,10 +91,10 @@ def test_one_squeue_a_poll_for_all_jobs_however_often_one_looks(bench: Bench) ->
         bench.submitted(str(number), f"{number:016d}", job)
         bench.slurm.queue.append(Row(job_id=str(number), folder=str(job.folder), name=job.name))
     for _ in range(30):
-        assert len(bench.executor.look(jobs)) == 50
+        assert len(bench.executor.query_jobs(jobs)) == 50
         bench.clock.sleep(1)
     assert (bench.slurm.count("squeue"), bench.slurm.count("sacct")) == (1, 0)
-    bench.executor.look(jobs)
+    bench.executor.query_jobs(jobs)
     assert bench.slurm.count("squeue") == 2
 
 
@@ -107,11 +107,11 @@ def test_one_sacct_for_all_that_squeue_has_forgotten_and_none_for_what_is_known(
             Row(job_id=str(number), folder=str(job.folder), state="FAILED", exit_code="3:0", name=job.name)
         )
     for job in jobs:
-        view = bench.executor.look([job])[job.name]
+        view = bench.executor.query_jobs([job])[job.name]
         assert (view.state, view.active, view.exit_code, view.source) == (JobState.FAILED, False, 3, "sacct")
     assert (bench.slurm.count("squeue"), bench.slurm.count("sacct")) == (1, 1)
     bench.clock.sleep(POLL)
-    bench.executor.look(jobs)
+    bench.executor.query_jobs(jobs)
     assert (bench.slurm.count("squeue"), bench.slurm.count("sacct")) == (2, 1)
 
 
@@ -139,15 +139,15 @@ def test_failures_make_queries_rarer_up_to_three_minutes(bench: Bench) -> None:
     "answer",
     [
         DOWN,
-        Answer(code=None, out="", err="squeue: no answer within 60 s"),
-        Answer(code=0, out="", err=""),
-        Answer(code=0, out="JOBID\x1f", err=""),
-        Answer(code=0, out="slurm_load_jobs error: half an answer\n", err=""),
-        Answer(code=1, out="", err=""),
+        CommandResult(code=None, out="", err="squeue: no answer within 60 s"),
+        CommandResult(code=0, out="", err=""),
+        CommandResult(code=0, out="JOBID\x1f", err=""),
+        CommandResult(code=0, out="slurm_load_jobs error: half an answer\n", err=""),
+        CommandResult(code=1, out="", err=""),
     ],
 )
 @pytest.mark.parametrize("state", ["PENDING", "RUNNING", "FAILED"])
-def test_a_query_that_fails_or_is_not_whole_changes_no_state(answer: Answer, state: str, bench: Bench) -> None:
+def test_a_query_that_fails_or_is_not_whole_changes_no_state(answer: CommandResult, state: str, bench: Bench) -> None:
     bench.submitted()
     bench.slurm.queue = [bench.row(state=state, exit_code="3:0")]
     before = bench.view()
@@ -177,7 +177,7 @@ def test_without_a_trace_there_is_no_job(bench: Bench) -> None:
 def test_just_submitted_and_not_yet_asked_for_is_pending(bench: Bench) -> None:
     bench.slurm.squeue = None
     bench.look()
-    bench.slurm.sbatch = [Answer(code=0, out="76\n", err="")]
+    bench.slurm.sbatch = [CommandResult(code=0, out="76\n", err="")]
     bench.ledger.record("intent", "run", token="t")
     bench.ledger.record("submitted", "run", token="t", job_id=bench.executor.start(bench.job, "t", ()))
     view = bench.view(later=1)
@@ -248,7 +248,7 @@ def test_a_failure_is_told_where_there_is_no_slurm(bench: Bench) -> None:
     bench.submitted()
     started(bench.job, "76", bench.clock)
     ended(bench.job, "76", bench.clock, 3, "failed")
-    bench.slurm.squeue = Answer(code=None, out="", err="squeue: No such file or directory")
+    bench.slurm.squeue = CommandResult(code=None, out="", err="squeue: No such file or directory")
     view = bench.view()
     assert (view.state, view.active, view.exit_code) == (JobState.FAILED, False, 3)
 
@@ -403,7 +403,7 @@ def test_a_requeued_job_is_not_judged_by_the_record_of_its_first_time(bench: Ben
 def test_an_sacct_without_submit_lines_is_asked_without(bench: Bench) -> None:
     bench.submitted()
     plain = bench.slurm._sacct
-    refusal = Answer(code=1, out="", err='sacct: error: Invalid field requested: "SubmitLine"\n')
+    refusal = CommandResult(code=1, out="", err='sacct: error: Invalid field requested: "SubmitLine"\n')
     bench.slurm._sacct = lambda words: refusal if "SubmitLine" in str(words) else plain(words)  # type: ignore[method-assign]
     bench.slurm.accounting = [bench.row(state="FAILED", exit_code="3:0", ended=bench.clock.now())]
     assert bench.view().exit_code == 3
@@ -413,7 +413,7 @@ def test_an_sacct_without_submit_lines_is_asked_without(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("sacct", [None, OFF], ids=["sacct without it", "no sacct"])
-def test_lost_only_after_five_minutes_of_answers_without_it(sacct: Answer | None, bench: Bench) -> None:
+def test_lost_only_after_five_minutes_of_answers_without_it(sacct: CommandResult | None, bench: Bench) -> None:
     bench.submitted()
     bench.slurm.sacct = sacct
     begun = bench.clock.monotonic() + POLL
@@ -562,11 +562,11 @@ def test_evaluation_and_training_of_one_folder_are_told_apart_by_their_scripts(b
         output="eval-{job}.out",
     )
     bench.slurm.queue = [bench.row("91"), bench.row("92", "PENDING", script="eval.slurm")]
-    views = bench.executor.look([bench.job, evaluation])
+    views = bench.executor.query_jobs([bench.job, evaluation])
     assert {name: view.job_id for name, view in views.items()} == {"run": "91", "evaluate run": "92"}
     bench.slurm.queue = [bench.row("93", script="", name="evaluate run")]  # sbatch < eval.slurm
     bench.clock.sleep(POLL)
-    assert set(bench.executor.look([bench.job, evaluation])) == {"evaluate run"}
+    assert set(bench.executor.query_jobs([bench.job, evaluation])) == {"evaluate run"}
 
 
 def test_a_token_finds_a_job_whose_answer_was_lost(bench: Bench) -> None:
@@ -658,7 +658,7 @@ def test_an_array_s_tasks_and_an_allocation_s_steps(bench: Bench) -> None:
     ended(step, "20.1", bench.clock, 3, "failed")
     bench.slurm.queue = [Row(job_id="20", folder=root, script="mega_job.slurm")]
     bench.clock.sleep(POLL)
-    view = bench.executor.look([step])["step"]
+    view = bench.executor.query_jobs([step])["step"]
     assert (view.job_id, view.state, view.active, view.exit_code) == ("20.1", JobState.FAILED, False, 3)
 
 
@@ -702,7 +702,7 @@ def test_strange_files_and_lines_harm_nothing(bench: Bench) -> None:
 def test_a_submission_names_token_parents_and_the_lock(bench: Bench) -> None:
     held = os.open(os.devnull, os.O_RDONLY)
     executor = SlurmExecutor(bench.slurm, bench.ledger.path, clock=bench.clock, lock=held)
-    bench.slurm.sbatch = [Answer(code=0, out="76;north\n", err="")]
+    bench.slurm.sbatch = [CommandResult(code=0, out="76;north\n", err="")]
     assert executor.start(bench.job, "a1b2", (), ["41", "local-7", "42_3", "41.2", "43.0"]) == "76"
     os.close(held)
     assert bench.slurm.calls == [
@@ -725,14 +725,14 @@ def test_a_submission_names_token_parents_and_the_lock(bench: Bench) -> None:
     ],
 )
 def test_a_refusal_asks_nothing_more(err: str, fault: type[Exception], bench: Bench) -> None:
-    bench.slurm.sbatch = [Answer(code=1, out="", err=err)]
+    bench.slurm.sbatch = [CommandResult(code=1, out="", err=err)]
     with pytest.raises(fault):
         bench.executor.start(bench.job, "a1b2", ())
     assert [words[0] for words in bench.slurm.calls] == ["sbatch"]
 
 
 def test_without_sbatch_nothing_was_started(bench: Bench) -> None:
-    bench.slurm.sbatch = [Answer(code=None, out="", err="sbatch: No such file or directory")]
+    bench.slurm.sbatch = [CommandResult(code=None, out="", err="sbatch: No such file or directory")]
     with pytest.raises(HostError) as caught:
         bench.executor.start(bench.job, "a1b2", ())
     assert not isinstance(caught.value, SubmissionUnknownError)
@@ -767,7 +767,7 @@ def test_a_job_that_ended_at_once_is_found_in_the_accounting(bench: Bench) -> No
 @pytest.mark.parametrize("sacct", [None, OFF, NO_DATABASE])
 @pytest.mark.parametrize("squeue", [None, DOWN])
 def test_what_is_not_found_stays_unclear_after_ten_seconds(
-    squeue: Answer | None, sacct: Answer | None, bench: Bench
+    squeue: CommandResult | None, sacct: CommandResult | None, bench: Bench
 ) -> None:
     bench.slurm.sbatch = [LOST]
     bench.slurm.squeue, bench.slurm.sacct = squeue, sacct
@@ -783,7 +783,7 @@ def test_an_sbatch_that_waits_at_a_limit_until_it_is_ended_is_not_now(bench: Ben
     waiting = (
         "sbatch: no answer within 60 s\nsbatch: error: Slurm temporarily unable to accept job, sleeping and retrying"
     )
-    bench.slurm.sbatch = [Answer(code=None, out="", err=waiting)] * 2
+    bench.slurm.sbatch = [CommandResult(code=None, out="", err=waiting)] * 2
     with pytest.raises(SubmissionLimitError):
         bench.executor.start(bench.job, "a1b2", ())
     bench.slurm.queue = [bench.row("91", "PENDING", comment="c3d4")]
@@ -797,9 +797,11 @@ def test_stop_cancels_what_lives_and_only_that(bench: Bench) -> None:
     bench.slurm.queue = [bench.row("76", "PENDING"), Row(job_id="77", folder=str(other.folder), state="COMPLETED")]
     bench.executor.stop([bench.job, other])
     assert bench.slurm.calls[-1] == ("scancel", "76")
-    bench.slurm.scancel = Answer(code=1, out="", err="scancel: error: Invalid job id 76\n")
+    bench.slurm.scancel = CommandResult(code=1, out="", err="scancel: error: Invalid job id 76\n")
     bench.executor.stop([bench.job])
-    bench.slurm.scancel = Answer(code=8, out="", err="scancel: error: Kill job error on job id 76: Unable to contact\n")
+    bench.slurm.scancel = CommandResult(
+        code=8, out="", err="scancel: error: Kill job error on job id 76: Unable to contact\n"
+    )
     with pytest.raises(HostError, match="Unable to contact"):
         bench.executor.stop([bench.job])
 

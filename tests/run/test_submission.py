@@ -13,12 +13,14 @@ from touchline.run.ledger import Ledger, LedgerEntry, LedgerReader, open_intents
 from touchline.run.protocol import Job
 from touchline.run.slurm import SlurmExecutor
 from touchline.run.submission import begin
-from touchline.slurm.local.commands import Answer, without_outer_job
+from touchline.slurm.local.commands import CommandResult, without_outer_job
 
 pytestmark = pytest.mark.planning
 
-REFUSAL = Answer(code=1, out="", err="sbatch: error: Batch job submission failed: Invalid partition name specified\n")
-FULL = Answer(code=1, out="", err="sbatch: error: QOSMaxSubmitJobPerUserLimit\nsbatch: error: Job violates\n")
+REFUSAL = CommandResult(
+    code=1, out="", err="sbatch: error: Batch job submission failed: Invalid partition name specified\n"
+)
+FULL = CommandResult(code=1, out="", err="sbatch: error: QOSMaxSubmitJobPerUserLimit\nsbatch: error: Job violates\n")
 
 
 class Killed(BaseException):
@@ -61,7 +63,7 @@ def bench(tmp_path: Path) -> Bench:
 
 
 def test_intent_then_start_then_id(bench: Bench) -> None:
-    bench.slurm.sbatch = [Answer(code=0, out="76\n", err="")]
+    bench.slurm.sbatch = [CommandResult(code=0, out="76\n", err="")]
     assert bench.begin() == "76"
     intent, submitted = bench.entries()
     assert (intent.event, submitted.event, submitted.job_id) == ("intent", "submitted", "76")
@@ -71,9 +73,9 @@ def test_intent_then_start_then_id(bench: Bench) -> None:
 
 @pytest.mark.parametrize(("answer", "fault"), [(REFUSAL, SubmissionRejectedError), (FULL, SubmissionLimitError)])
 def test_a_refusal_closes_the_intent_and_the_next_try_begins_anew(
-    answer: Answer, fault: type[HostError], bench: Bench
+    answer: CommandResult, fault: type[HostError], bench: Bench
 ) -> None:
-    bench.slurm.sbatch = [answer, Answer(code=0, out="76\n", err="")]
+    bench.slurm.sbatch = [answer, CommandResult(code=0, out="76\n", err="")]
     with pytest.raises(fault) as caught:
         bench.begin()
     assert bench.events() == ["intent", "refused"]
@@ -87,7 +89,7 @@ def goes_down_at_sbatch(bench: Bench) -> None:
     """The controller answers the look before, and nothing from then on."""
     run = bench.slurm.run
 
-    def answer(words: tuple[str, ...], **more: object) -> Answer:
+    def answer(words: tuple[str, ...], **more: object) -> CommandResult:
         if words[0] == "sbatch":
             bench.slurm.squeue = DOWN
         return run(words, **more)  # type: ignore[arg-type]
@@ -102,7 +104,7 @@ def test_nothing_is_submitted_while_nobody_tells_what_is_in_the_queue(bench: Ben
         bench.begin()
     assert bench.slurm.count("sbatch") == 0
     assert bench.events() == []
-    bench.slurm.squeue, bench.slurm.sbatch = None, [Answer(code=0, out="80\n", err="")]
+    bench.slurm.squeue, bench.slurm.sbatch = None, [CommandResult(code=0, out="80\n", err="")]
     assert bench.begin() == "80"
 
 
@@ -114,7 +116,7 @@ def test_what_was_finished_while_the_scheduler_took_its_time_is_not_begun(bench:
 
 
 def test_an_unclear_answer_keeps_the_intent_open_until_its_token_was_looked_for(bench: Bench) -> None:
-    bench.slurm.sbatch = [LOST, Answer(code=0, out="80\n", err="")]
+    bench.slurm.sbatch = [LOST, CommandResult(code=0, out="80\n", err="")]
     goes_down_at_sbatch(bench)
     with pytest.raises(SubmissionUnknownError):
         bench.begin()
@@ -146,7 +148,7 @@ def test_killed_at_any_step_of_a_submission(point: str, bench: Bench, monkeypatc
     """Before sbatch, between sbatch's taking and its answer, and before the id is on disk."""
     run = bench.slurm.run
 
-    def submit(words: tuple[str, ...], **more: object) -> Answer:
+    def submit(words: tuple[str, ...], **more: object) -> CommandResult:
         if words[0] != "sbatch":
             return run(words, **more)  # type: ignore[arg-type]
         if point == "before" and not bench.taken:
@@ -155,7 +157,7 @@ def test_killed_at_any_step_of_a_submission(point: str, bench: Bench, monkeypatc
         job_id = bench.take(tuple(words))
         if point == "inside" and bench.taken == 1:
             raise Killed
-        return Answer(code=0, out=f"{job_id}\n", err="")
+        return CommandResult(code=0, out=f"{job_id}\n", err="")
 
     monkeypatch.setattr(bench.slurm, "run", submit)
     record = Ledger.record
@@ -199,7 +201,7 @@ def test_many_open_intents_are_settled_by_one_search(bench: Bench) -> None:
         ledger.record("intent", job.name, token=f"token{number:02d}", time_unix=bench.clock.now() - 3600)
         if number % 2:
             bench.slurm.queue.append(Row(job_id=str(number), folder=str(job.folder), comment=f"token{number:02d}"))
-    bench.slurm.sbatch = [Answer(code=0, out=f"{number}\n", err="") for number in range(100, 110)]
+    bench.slurm.sbatch = [CommandResult(code=0, out=f"{number}\n", err="") for number in range(100, 110)]
     executor = SlurmExecutor(bench.slurm, bench.ledger_path, clock=bench.clock)
     ids = [begin(job, executor, ledger) for job in jobs]
     assert ids == [str(number if number % 2 else 100 + number // 2) for number in range(20)]
@@ -213,12 +215,12 @@ def test_what_is_at_work_is_adopted_and_what_has_ended_is_begun_again(bench: Ben
     started(bench.job, "50", bench.clock)
     ended(bench.job, "50", bench.clock, 3, "failed")
     bench.slurm.queue = [Row(job_id="50", folder=str(bench.job.folder), state="FAILED", exit_code="3:0")]
-    bench.slurm.sbatch = [Answer(code=0, out="76\n", err="")]
+    bench.slurm.sbatch = [CommandResult(code=0, out="76\n", err="")]
     assert bench.begin() == "76"
 
 
 def test_no_job_while_nobody_can_tell_how_the_last_one_stands(bench: Bench) -> None:
-    bench.slurm.sbatch = [Answer(code=0, out="76\n", err="")]
+    bench.slurm.sbatch = [CommandResult(code=0, out="76\n", err="")]
     bench.begin()
     bench.slurm.squeue = DOWN
     assert bench.begin() == "76"
@@ -227,14 +229,14 @@ def test_no_job_while_nobody_can_tell_how_the_last_one_stands(bench: Bench) -> N
 
 def test_five_hundred_submissions_ask_squeue_once(bench: Bench) -> None:
     jobs = [make_job(bench.ledger_path.parent, f"run{number}") for number in range(500)]
-    bench.slurm.sbatch = [Answer(code=0, out=f"{number}\n", err="") for number in range(1, 501)]
+    bench.slurm.sbatch = [CommandResult(code=0, out=f"{number}\n", err="") for number in range(1, 501)]
     executor = SlurmExecutor(bench.slurm, bench.ledger_path, clock=bench.clock)
     ledger = Ledger(bench.ledger_path, "slurm")
     for job in jobs:
         begin(job, executor, ledger)
     assert (bench.slurm.count("squeue"), bench.slurm.count("sbatch")) == (1, 500)
     assert [entry.event for entry in ledger.entries()] == ["intent", "submitted"] * 500
-    assert all(view.state is JobState.PENDING for view in executor.look(jobs).values())
+    assert all(view.state is JobState.PENDING for view in executor.query_jobs(jobs).values())
 
 
 def test_the_ledger_is_read_on_from_where_the_last_look_ended(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from touchline.run.protocol import Executor, Job
 from touchline.run.statusfiles import read_attempts
 from touchline.run.submission import begin
 from touchline.slurm.job_view import JobView
-from touchline.slurm.local.commands import Answer, Commands
+from touchline.slurm.local.commands import CommandResult, Commands
 
 WORK = Path(__file__).with_name("work.py")
 SCRIPT = """\
@@ -74,13 +74,13 @@ class Recorder:
         cwd: Path | None = None,
         environment: dict[str, str] | None = None,
         keep: Sequence[int] = (),
-    ) -> Answer:
+    ) -> CommandResult:
         """Run one command, or pretend to."""
         lose = ""
         with self._guard:
             if words[0] == "sbatch":
                 lose, self._lose = self._lose, ""
-        lost = Answer(
+        lost = CommandResult(
             code=1, out="", err="sbatch: error: Batch job submission failed: Socket timed out on send/recv operation\n"
         )
         if lose == "request":
@@ -169,7 +169,7 @@ class Bench:
     def look(self) -> dict[str, JobView]:
         """One look at all of them, written down."""
         before = 0 if self.recorder is None else len(self.recorder.callers)
-        seen = self.executor.look(tuple(self.jobs.values()))
+        seen = self.executor.query_jobs(tuple(self.jobs.values()))
         asked = [] if self.recorder is None else self.recorder.own_calls(before)
         for command in asked:
             self.busiest_look[command] = max(self.busiest_look.get(command, 0), asked.count(command))
@@ -206,7 +206,7 @@ class Bench:
 
     def outcomes(self) -> dict[str, Outcome]:
         """What came of every row."""
-        later = self._later.look(tuple(self.jobs.values()))
+        later = self._later.query_jobs(tuple(self.jobs.values()))
         return {
             name: Outcome(job=job, history=tuple(self._history.get(name, ())), later=later.get(job.name))
             for name, job in self.jobs.items()

@@ -29,7 +29,7 @@ from types import TracebackType
 import psutil
 from tests.slurm import packages, settings
 
-from touchline.slurm.local.commands import Answer, RealCommands
+from touchline.slurm.local.commands import CommandResult, RealCommands
 
 START_SECONDS = 45.0
 """How long any one daemon may take to answer."""
@@ -60,7 +60,7 @@ class ClusterCommands(RealCommands):
         cwd: Path | None = None,
         environment: dict[str, str] | None = None,
         keep: Sequence[int] = (),
-    ) -> Answer:
+    ) -> CommandResult:
         """Run one command as RealCommands does, told which cluster."""
         told = {**self._environment, **(environment or {})}
         return super().run(words, timeout_seconds=timeout_seconds, cwd=cwd, environment=told, keep=keep)

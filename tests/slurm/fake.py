@@ -40,7 +40,7 @@ from tests.slurm.fake_words import (
     submit_line,
 )
 
-from touchline.slurm.local.commands import Answer
+from touchline.slurm.local.commands import CommandResult
 
 CONNECT = "Unable to contact slurm controller (connect failure)"
 TIMED_OUT = "Socket timed out on send/recv operation"
@@ -124,7 +124,7 @@ class FakeSlurm(Control):
         cwd: Path | None = None,
         environment: dict[str, str] | None = None,
         keep: Sequence[int] = (),
-    ) -> Answer:
+    ) -> CommandResult:
         """Answer one command, as RealCommands would: a moment passes, and perhaps it takes too long."""
         del environment
         command = Path(words[0]).name
@@ -147,7 +147,7 @@ class FakeSlurm(Control):
         self.step(f"{command} answered")
         return answer
 
-    def submit_by_hand(self, words: Sequence[str], folder: Path) -> Answer:
+    def submit_by_hand(self, words: Sequence[str], folder: Path) -> CommandResult:
         """sbatch as a person types it."""
         return self._sbatch(list(words), folder)
 
@@ -162,7 +162,7 @@ class FakeSlurm(Control):
         late = max(self.thaw - self.clock.true, 0.0) if trouble == "frozen" else 8.0 if trouble == "lost in" else 0.1
         self.cluster.at(self.clock.true + late, end)
 
-    def _answer(self, command: str, words: Sequence[str], cwd: Path, trouble: Trouble, timeout: float) -> Answer:
+    def _answer(self, command: str, words: Sequence[str], cwd: Path, trouble: Trouble, timeout: float) -> CommandResult:
         if trouble in ("down", "frozen", "slow", "lost in", "lost out") and (command != "sacct" or trouble == "slow"):
             return self._unanswered(command, words, cwd, trouble, timeout)
         if trouble == "no database" and command in ("sacct", "sacctmgr"):
@@ -180,7 +180,9 @@ class FakeSlurm(Control):
             return said(0, out=answer.out[: len(answer.out) * 2 // 3])
         return answer
 
-    def _unanswered(self, command: str, words: Sequence[str], cwd: Path, trouble: Trouble, timeout: float) -> Answer:
+    def _unanswered(
+        self, command: str, words: Sequence[str], cwd: Path, trouble: Trouble, timeout: float
+    ) -> CommandResult:
         takes, why = (9.0, CONNECT) if trouble == "down" else (10.0, TIMED_OUT)
         if command in ("sbatch", "scancel", "scontrol"):
             if trouble in ("lost in", "slow"):
@@ -189,7 +191,7 @@ class FakeSlurm(Control):
                 self.cluster.at(max(self.thaw, self.clock.true), lambda now: self._late(command, words, cwd))
         if trouble == "slow" or takes > timeout:
             self.clock.go(timeout)
-            return Answer(code=None, out="", err=f"{command}: no answer within {timeout:.0f} s")
+            return CommandResult(code=None, out="", err=f"{command}: no answer within {timeout:.0f} s")
         self.clock.go(takes)
         code, words_ = {
             "sbatch": (1, f"sbatch: error: Batch job submission failed: {why}\n"),
@@ -202,16 +204,16 @@ class FakeSlurm(Control):
         """It happens though nobody waits for the answer."""
         self._do(command, words, cwd)
 
-    def _do(self, command: str, words: Sequence[str], cwd: Path) -> Answer:
+    def _do(self, command: str, words: Sequence[str], cwd: Path) -> CommandResult:
         known = {"sbatch": self._sbatch, "squeue": self._squeue, "sacct": self._sacct, "scancel": self._scancel}
         known |= {"scontrol": self.scontrol, "sinfo": self.sinfo}
         if command not in known:
-            return Answer(code=None, out="", err=f"{command}: No such file or directory")
+            return CommandResult(code=None, out="", err=f"{command}: No such file or directory")
         return known[command](list(words), cwd)
 
     # --------------------------------------------------------------------------------------------------------- sbatch
 
-    def _sbatch(self, words: list[str], cwd: Path) -> Answer:
+    def _sbatch(self, words: list[str], cwd: Path) -> CommandResult:
         options = read_options(words, SBATCH_VALUES, SBATCH_FLAGS, SHORT, stop_at_word=True)
         if options.unknown:
             return said(
@@ -244,7 +246,7 @@ class FakeSlurm(Control):
 
     def _job(
         self, given: dict[str, str], script: Path, text: str, line: str, cwd: Path
-    ) -> tuple[FakeJob | None, Answer]:
+    ) -> tuple[FakeJob | None, CommandResult]:
         failed = "allocation failure: " if "test-only" in given else "sbatch: error: Batch job submission failed: "
         before = self._refusal(given, failed)
         if before is not None:
@@ -293,7 +295,7 @@ class FakeSlurm(Control):
         self.cluster.accepted(job)
         return job, said(0)
 
-    def _refusal(self, given: dict[str, str], failed: str) -> Answer | None:
+    def _refusal(self, given: dict[str, str], failed: str) -> CommandResult | None:
         if minutes(given.get("time", "60")) < 0:
             return said(255, err="sbatch: error: Invalid --time specification\n")
         partition, quality = given.get("partition", self.partitions[0]), given.get("qos", "normal")
@@ -347,7 +349,7 @@ class FakeSlurm(Control):
 
     # ------------------------------------------------------------------------------------- squeue, sacct, scancel, ...
 
-    def _squeue(self, words: list[str], cwd: Path) -> Answer:
+    def _squeue(self, words: list[str], cwd: Path) -> CommandResult:
         del cwd
         values = frozenset({"format", "Format", "states", "jobs", "job", "name", "user", "partition", "sort"})
         short = {"o": "format", "O": "Format", "t": "states", "j": "jobs", "n": "name", "u": "user", "h": "noheader"}
@@ -385,7 +387,7 @@ class FakeSlurm(Control):
         )
         return said(0, out=out, err=err)
 
-    def _sacct(self, words: list[str], cwd: Path) -> Answer:
+    def _sacct(self, words: list[str], cwd: Path) -> CommandResult:
         del cwd
         values = frozenset({"format", "jobs", "starttime", "endtime", "state", "name", "user", "delimiter", "cluster"})
         flags = frozenset({"noheader", "parsable2", "parsable", "allocations", "duplicates", "allusers", "truncate"})
@@ -436,7 +438,7 @@ class FakeSlurm(Control):
         )
         return said(0, out=out)
 
-    def _scancel(self, words: list[str], cwd: Path) -> Answer:
+    def _scancel(self, words: list[str], cwd: Path) -> CommandResult:
         del cwd
         values = frozenset({"name", "user", "signal", "state", "partition"})
         options = read_options(

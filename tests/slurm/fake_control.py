@@ -10,7 +10,7 @@ from tests.slurm.fake_cluster import FakeCluster
 from tests.slurm.fake_jobs import SimClock
 from tests.slurm.fake_words import is_called, listed_rows, read_options, said
 
-from touchline.slurm.local.commands import Answer
+from touchline.slurm.local.commands import CommandResult
 
 INVALID = "Invalid job id specified"
 
@@ -24,7 +24,7 @@ class Control:
     max_array: int
     partitions: tuple[str, ...]
 
-    def scontrol(self, words: list[str], cwd: Path) -> Answer:
+    def scontrol(self, words: list[str], cwd: Path) -> CommandResult:
         del cwd
         line = "-o" in words or "--oneliner" in words
         words = [word for word in words if word not in ("-o", "--oneliner")]
@@ -50,7 +50,7 @@ class Control:
                 return self._update({key.lower(): value for key, _, value in (pair.partition("=") for pair in pairs)})
         return said(1, err=f"invalid entity:{words[1] if len(words) > 1 else ''} for keyword:{words[0]} \n")
 
-    def _show_job(self, asked: list[str], line: bool) -> Answer:
+    def _show_job(self, asked: list[str], line: bool) -> CommandResult:
         if asked and not re.fullmatch(r"\d+(_\d+)?", asked[0]):
             return said(1, err=f"scontrol_print_job error: {INVALID}\n")
         jobs = [job for job in self.cluster.jobs if job.listed and (not asked or is_called(job, asked[0]))]
@@ -65,7 +65,7 @@ class Control:
             out += " ".join(joined) + "\n" if line else "\n   ".join(joined) + "\n   \n\n"
         return said(0, out=out)
 
-    def _change(self, verb: str, asked: str) -> Answer:
+    def _change(self, verb: str, asked: str) -> CommandResult:
         jobs = [job for job in self.cluster.jobs if job.listed and is_called(job, asked)]
         if not jobs:
             second = "" if verb == "requeue" else f"slurm_suspend error: {INVALID}\n"
@@ -79,7 +79,7 @@ class Control:
         self.cluster.touch()
         return said(0)
 
-    def _update(self, pairs: dict[str, str]) -> Answer:
+    def _update(self, pairs: dict[str, str]) -> CommandResult:
         node = pairs.get("nodename")
         if node is not None:
             if pairs.get("state", "").lower() == "down":
@@ -103,7 +103,7 @@ class Control:
             else said(1, err=f"{INVALID} for job {pairs.get('jobid', '')}\nslurm_update error: {INVALID}\n")
         )
 
-    def sinfo(self, words: list[str], cwd: Path) -> Answer:
+    def sinfo(self, words: list[str], cwd: Path) -> CommandResult:
         del cwd
         options = read_options(
             words, frozenset({"format"}), frozenset({"noheader", "Node"}), {"o": "format", "h": "noheader", "N": "Node"}

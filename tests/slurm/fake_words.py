@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from tests.slurm.fake_jobs import FakeJob, Life
 from tests.slurm.fake_text import Row
 
-from touchline.slurm.local.commands import Answer
+from touchline.slurm.local.commands import CommandResult
 
 
 @dataclass(kw_only=True, slots=True)
@@ -26,8 +26,8 @@ def submit_line(words: Sequence[str]) -> str:
     return " ".join(words)
 
 
-def said(code: int, *, out: str = "", err: str = "") -> Answer:
-    return Answer(code=code, out=out, err=err)
+def said(code: int, *, out: str = "", err: str = "") -> CommandResult:
+    return CommandResult(code=code, out=out, err=err)
 
 
 def limit_text(failed: str) -> str:

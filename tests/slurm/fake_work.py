@@ -21,7 +21,7 @@ from tests.slurm.fake_jobs import NEVER, End, FakeJob, SimClock, Work
 
 from touchline.core.errors import TouchlineError
 from touchline.core.status import (
-    EXIT_HELD,
+    EXIT_ALREADY_RUNNING,
     EXIT_OUT_OF_MEMORY,
     EXIT_STOPPED,
     HEARTBEAT_STALE_SECONDS,
@@ -235,7 +235,7 @@ class Training:
         if other is not None or stranger:
             machines.held.append(f"{self._job.shown}.{self._job.restarts}")
             self._over = True
-            self._finish(now, EXIT_HELD, "another attempt holds the run")
+            self._finish(now, EXIT_ALREADY_RUNNING, "another attempt holds the run")
             return
         machines.living[self._status] = self
         machines.claims[self._status] = (self._job.shown, node, now)
@@ -294,7 +294,12 @@ class Training:
 
     def _finish(self, now: float, code: int, reason: str) -> None:
         """The supervisor's last words; the lock is let go when it ends."""
-        again = code not in (0, EXIT_HELD) and self._asked == "SIGUSR1" and self._saved_now and self._job.restarts < 20
+        again = (
+            code not in (0, EXIT_ALREADY_RUNNING)
+            and self._asked == "SIGUSR1"
+            and self._saved_now
+            and self._job.restarts < 20
+        )
         words = AttemptExit(
             job_id=self._start.job_id,
             restart=self._start.restart,

@@ -36,7 +36,7 @@ from touchline.core import files
 from touchline.core.errors import TouchlineError
 from touchline.core.files import try_lock
 from touchline.core.observation import Sign
-from touchline.core.status import EXIT_HELD
+from touchline.core.status import EXIT_ALREADY_RUNNING
 from touchline.plan.recovery import RecoveryAction, decide
 from touchline.run import diagnosis, statusfiles
 from touchline.run import ledger as ledger_module
@@ -199,7 +199,7 @@ def _check_final(history: History, make_executor: MakeExecutor) -> None:
     """A new process, and SLURM asked once more."""
     history.until = history.clock.true + PATIENCE_SECONDS
     executor = Watched(make_executor(history, None), history)
-    views = executor.look(history.jobs)
+    views = executor.query_jobs(history.jobs)
     for job in history.jobs:
         truth = [
             each
@@ -209,7 +209,12 @@ def _check_final(history: History, make_executor: MakeExecutor) -> None:
         view = views.get(job.name)
         if truth and view is None:
             history.fault(f"{job.name}: nothing is known of {truth[-1].raw}")
-        elif truth and view is not None and view.job_id != str(truth[-1].raw) and truth[-1].life.end.code != EXIT_HELD:
+        elif (
+            truth
+            and view is not None
+            and view.job_id != str(truth[-1].raw)
+            and truth[-1].life.end.code != EXIT_ALREADY_RUNNING
+        ):
             history.fault(f"{job.name}: its last job is {truth[-1].raw}, not {view.job_id}")
         if view is not None and view.active:
             history.fault(f"{job.name}: {view.job_id} is said to be active ({view.state}, {view.source})")
@@ -218,7 +223,7 @@ def _check_final(history: History, make_executor: MakeExecutor) -> None:
 def _look(history: History) -> None:
     """`touchline status` of another process, at the same time."""
     history.tell("another process looks")
-    Watched(real_executor(history, None), history).look(history.jobs)
+    Watched(real_executor(history, None), history).query_jobs(history.jobs)
 
 
 def _check_spans(history: History) -> None:

@@ -14,7 +14,7 @@ from tests.slurm.fake_jobs import FakeJob, SimClock
 from tests.slurm.fake_work import DIGEST, Machines
 
 from touchline.core.files import try_lock
-from touchline.core.status import EXIT_HELD, EXIT_STOPPED, JobState
+from touchline.core.status import EXIT_ALREADY_RUNNING, EXIT_STOPPED, JobState
 from touchline.data.checkpoints import training_complete
 from touchline.run.protocol import Executor, Job
 from touchline.run.submission import FindsByToken
@@ -195,7 +195,7 @@ def _same_end(view: JobView, truth: FakeJob, *, told: bool) -> bool:
     """
     if not told and (view.state is JobState.UNKNOWN or truth.restarts > (view.restarts or 0)):
         return True
-    if truth.life.end.code == EXIT_HELD:
+    if truth.life.end.code == EXIT_ALREADY_RUNNING:
         # It found another attempt at work: how that one ended counts for the run.
         return True
     if view.state is JobState.OUT_OF_MEMORY and truth.life.end.code == 79:
@@ -235,11 +235,11 @@ class Watched:
             return self._inner.find(tokens, since_unix)
         return {}
 
-    def look(self, jobs: Sequence[Job]) -> Mapping[str, JobView]:
+    def query_jobs(self, jobs: Sequence[Job]) -> Mapping[str, JobView]:
         """As the executor does."""
         self._history.machines.beat()
         before = {job.raw: job.state for job in self._history.fake.cluster.jobs}
-        views = self._inner.look(jobs)
+        views = self._inner.query_jobs(jobs)
         self._history.check(views, before)
         return views
 

@@ -34,7 +34,7 @@ class AbsentIsOver:
             raise SubmissionRejectedError(answer.err)
         return answer.out.strip()
 
-    def look(self, jobs: Sequence[Job]) -> Mapping[str, JobView]:
+    def query_jobs(self, jobs: Sequence[Job]) -> Mapping[str, JobView]:
         """squeue, once."""
         last = {
             entry.job: entry.job_id

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from touchline.core.clock import Clock
-from touchline.slurm.local.commands import Answer, Commands
+from touchline.slurm.local.commands import CommandResult, Commands
 
 PATIENCE_SECONDS = 150.0
 """What a scenario waits for comes within this time, or never."""
@@ -36,7 +36,7 @@ class Talk:
         (self.folder / name).write_text("\n".join([*head, *body]) + "\n")
         return name
 
-    def run(self, *words: str) -> Answer:
+    def run(self, *words: str) -> CommandResult:
         """Run a command without writing it down."""
         return self.commands.run(words, timeout_seconds=60.0, cwd=self.folder)
 
@@ -49,7 +49,7 @@ class Talk:
         self.submitted += words
         return answer.out.strip()
 
-    def ask(self, *words: str, only: str | None = None) -> Answer:
+    def ask(self, *words: str, only: str | None = None) -> CommandResult:
         """Run a command and write down what it said; `only` picks `Key=value` words out of it."""
         answer = self.run(*words)
         if words[0] == "sbatch" and answer.code == 0:

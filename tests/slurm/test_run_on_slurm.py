@@ -19,7 +19,7 @@ from tests.api.folders import command, environment, make_experiment, touchline
 from tests.cases import some
 from tests.slurm.cluster import LIMITED_QOS, Cluster
 
-from touchline.core.status import EXIT_NO_PARENT, JobState
+from touchline.core.status import EXIT_PARENT_NOT_READY, JobState
 from touchline.run.folders import ExperimentFolder
 from touchline.run.ledger import LedgerEntry, read_ledger
 from touchline.run.statusfiles import read_attempts
@@ -216,7 +216,7 @@ def test_a_child_without_its_parent_ends_at_once_with_the_reason(site: Site, mon
     assert len(read_attempts(folder / EASY / "status")) == 2
     ends = [attempt.exit for attempt in read_attempts(folder / HARD / "status")]
     assert ends
-    assert {end.code for end in ends if end is not None} == {EXIT_NO_PARENT}
+    assert {end.code for end in ends if end is not None} == {EXIT_PARENT_NOT_READY}
     said = [line for line in done.stderr.splitlines() if f"note: {HARD}: stopped" in line]
     assert len(said) == 1
     assert EASY in done.stderr.split(said[0])[1].split("note:")[0] + said[0]

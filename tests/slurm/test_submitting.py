@@ -55,7 +55,7 @@ class Site:
         """Look until it is so; that it never is, is the failure."""
         end = time.monotonic() + WAIT_SECONDS
         while True:
-            view = self.executor.look([job]).get(job.name)
+            view = self.executor.query_jobs([job]).get(job.name)
             if view is not None and true(view):
                 return view
             assert time.monotonic() < end, view
@@ -106,7 +106,7 @@ def test_what_sbatch_refuses_is_refused_in_its_words_and_closed_in_the_ledger(
     assert refused.reason
     # A job that no node could ever run gets an id all the same, and has failed at once.
     assert site.queued("PD,CF,R,CG") == []
-    view = site.executor.look([job]).get(job.name)
+    view = site.executor.query_jobs([job]).get(job.name)
     assert view is None or not view.active
     script = job.folder / "finetune.slurm"
     script.write_text(script.read_text().replace(f"#SBATCH {directive}\n", ""))
@@ -163,7 +163,7 @@ def test_a_folder_s_name_breaks_nothing(site: Site) -> None:
         assert view.job_id == ids[job.name]
         assert view.state is (JobState.CANCELLED if job is stopped else JobState.COMPLETED)
         assert starts_of(job) == [f"{view.job_id}.0"]
-    later = site.another().look(jobs)
+    later = site.another().query_jobs(jobs)
     assert {view.state for view in later.values()} == {JobState.COMPLETED}
     assert len(later) == len(jobs)
 
@@ -199,7 +199,7 @@ def test_a_job_that_was_submitted_twice_by_hand_works_once(site: Site) -> None:
     twin = site.cluster.ask("sbatch", "--parsable", "finetune.slurm", cwd=job.folder)
     _wait_for((job.status / f"exit.{twin}.0.json").exists)
     for _ in range(5):
-        view = site.executor.look([job])[job.name]
+        view = site.executor.query_jobs([job])[job.name]
         assert (view.job_id, view.state, view.active) == (first, JobState.RUNNING, True)
         time.sleep(POLL_SECONDS)
     (job.folder / "go").touch()
@@ -279,7 +279,7 @@ def test_a_lost_database_changes_no_state(site: Site) -> None:
         assert site.until(failing, lambda view: not view.active).state is JobState.FAILED
         deadline = time.monotonic() + 5
         while time.monotonic() < deadline:
-            view = site.executor.look([silent]).get(silent.name)
+            view = site.executor.query_jobs([silent]).get(silent.name)
             assert view is not None
             assert view.active or view.state in (JobState.UNKNOWN, JobState.FAILED)
             time.sleep(POLL_SECONDS)
@@ -287,4 +287,4 @@ def test_a_lost_database_changes_no_state(site: Site) -> None:
         site.cluster.start_accounting()
     view = site.until(silent, lambda view: not view.active)
     assert view.state is JobState.UNKNOWN
-    assert site.executor.look([failing])[failing.name].exit_code == 3
+    assert site.executor.query_jobs([failing])[failing.name].exit_code == 3

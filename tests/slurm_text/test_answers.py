@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.cases import some
 
-from touchline.slurm.answers import Verdict, read_submission, waits_at_a_limit
+from touchline.slurm.answers import SbatchResult, read_submission, waits_at_a_limit
 
 pytestmark = pytest.mark.planning
 
@@ -89,7 +89,7 @@ def test_refused_for_good_with_what_to_do(subtests: pytest.Subtests) -> None:
         with subtests.test(err=err, reason=reason):
             for code in (1, 255):
                 told = read_submission("", err, code)
-                assert told.verdict is Verdict.REFUSED
+                assert told.verdict is SbatchResult.REFUSED
                 assert told.reason.startswith(reason)
                 assert "\n" not in told.reason
                 assert hint in (told.hint or "")
@@ -98,7 +98,7 @@ def test_refused_for_good_with_what_to_do(subtests: pytest.Subtests) -> None:
 @pytest.mark.parametrize("err", LATER)
 def test_a_limit_on_the_number_of_jobs_is_not_now(err: str) -> None:
     told = read_submission("", err, 1)
-    assert told.verdict is Verdict.LIMIT
+    assert told.verdict is SbatchResult.LIMIT
     assert told.hint is not None
 
 
@@ -106,7 +106,7 @@ def test_what_is_neither_an_id_nor_a_refusal_is_unclear(subtests: pytest.Subtest
     for code, out, err in some(UNCLEAR):
         with subtests.test(code=code, out=out):
             told = read_submission(out, err, code)
-            assert told.verdict is Verdict.UNCLEAR
+            assert told.verdict is SbatchResult.UNCLEAR
             assert told.reason
             assert told.hint is not None
 
@@ -117,12 +117,12 @@ def test_what_is_neither_an_id_nor_a_refusal_is_unclear(subtests: pytest.Subtest
 )
 def test_an_id(out: str, job_id: str, cluster: str) -> None:
     told = read_submission(out, "sbatch: warning: something\n", 0)
-    assert (told.verdict, told.job_id, told.cluster) == (Verdict.ACCEPTED, job_id, cluster)
+    assert (told.verdict, told.job_id, told.cluster) == (SbatchResult.ACCEPTED, job_id, cluster)
 
 
 def test_no_sbatch_here() -> None:
     told = read_submission("", "sbatch: No such file or directory", None)
-    assert told.verdict is Verdict.ABSENT
+    assert told.verdict is SbatchResult.ABSENT
 
 
 def test_who_waited_at_a_limit_until_it_was_ended() -> None:
@@ -133,5 +133,5 @@ def test_who_waited_at_a_limit_until_it_was_ended() -> None:
 @given(st.text(), st.text(), st.none() | st.integers(-64, 255))
 def test_only_an_id_is_a_submission_and_only_words_are_a_refusal(out: str, err: str, code: int | None) -> None:
     told = read_submission(out, err, code)
-    assert (told.verdict is Verdict.ACCEPTED) == bool(told.job_id)
-    assert told.verdict is not Verdict.REFUSED or (err.strip() and code is not None and code > 0)
+    assert (told.verdict is SbatchResult.ACCEPTED) == bool(told.job_id)
+    assert told.verdict is not SbatchResult.REFUSED or (err.strip() and code is not None and code > 0)

@@ -11,7 +11,7 @@ from tests.cases import some
 
 from touchline.backends.registry import launch_commands
 from touchline.slurm.directives import DirectiveFault
-from touchline.slurm.options import OPTIONS, Kind, near, refused, resolve
+from touchline.slurm.options import OPTIONS, OptionArity, near, refused, resolve
 from touchline.slurm.resources import requested
 from touchline.slurm.script import Script, is_job_script, read_script
 from touchline.slurm.shell import read_shell
@@ -131,7 +131,7 @@ def test_a_value_survives_quoting(value: str) -> None:
 @given(st.sampled_from(sorted(OPTIONS)), st.integers(0, 99_999))
 def test_every_option_is_found_by_its_own_name(option: str, value: int) -> None:
     kind = OPTIONS[option]
-    written = f"--{option}" if kind is Kind.FLAG else f"--{option}={value}"
+    written = f"--{option}" if kind is OptionArity.FLAG else f"--{option}={value}"
     (found,) = read(f"#SBATCH {written}").directives
     assert found.fault is None
     assert found.option == resolve(option)

@@ -13,7 +13,7 @@ from touchline.spec.expand import expand
 from touchline.spec.experiment import Experiment
 from touchline.spec.names import label_of
 from touchline.spec.read import read_experiment
-from touchline.spec.runs import RUN_NAME, Link, RunKind, RunSpec
+from touchline.spec.runs import RUN_NAME, ParentLink, RunKind, RunSpec
 from touchline.spec.stages import stage_experiment, stage_settings
 from touchline.spec.stated import stated_of_run
 from touchline.spec.validate import adapter, dotted_keys_at
@@ -122,7 +122,7 @@ def test_every_stage_is_a_run_that_goes_on_from_its_parent() -> None:
     assert (easy.data.path, hard.data.path) == ("easy.json", "hard.json")
     assert (easy.train.epochs, hard.train.epochs, hard.train.lora.rank, hard.train.lora.alpha) == (1, 2, 8, 16.0)
     assert easy.link is None
-    assert hard.link == Link(stage="hard", parent="1B_rank8_easy", continue_="adapter", parent_checkpoint="last")
+    assert hard.link == ParentLink(stage="hard", parent="1B_rank8_easy", continue_="adapter", parent_checkpoint="last")
     assert [level.value for run in (easy, hard) for level in run.levels if level.factor == STAGE] == ["easy", "hard"]
 
 
@@ -243,4 +243,4 @@ def test_the_example_is_a_chain() -> None:
         ("135M_rank8_easy", "data/words_5L_80P_400.json"),
         ("135M_rank8_hard", "data/words_10L_80P_400.json"),
     ]
-    assert trained[1].link == Link(stage="hard", parent="135M_rank8_easy", continue_="adapter")
+    assert trained[1].link == ParentLink(stage="hard", parent="135M_rank8_easy", continue_="adapter")

@@ -13,7 +13,7 @@ from tests.cases import some
 from tests.tiny_model import write_tiny_words
 from tests.train.tiny_run import make_config, tiny_train
 
-from touchline.backends.peft.layout import PADDED, Layout, arrange, visible
+from touchline.backends.peft.layout import PADDED, BatchLayout, arrange, visible
 from touchline.core.catalog import RenderedExample
 from touchline.spec.experiment import LoraConfig
 from touchline.train import isolation
@@ -21,13 +21,13 @@ from touchline.train.inputs import Inputs, load_inputs
 from touchline.train.machine import select_device
 from touchline.train.model import TargetLoss, attach_adapter, load_base, trainable
 
-SHARED_PREFIX = Layout(row_tokens=512, share_prefix=True)
+SHARED_PREFIX = BatchLayout(row_tokens=512, share_prefix=True)
 LAYOUTS = [
     PADDED,
     SHARED_PREFIX,
-    Layout(row_tokens=90, share_prefix=True),
-    Layout(row_tokens=200),
-    Layout(row_tokens=4096),
+    BatchLayout(row_tokens=90, share_prefix=True),
+    BatchLayout(row_tokens=200),
+    BatchLayout(row_tokens=4096),
 ]
 
 
@@ -51,7 +51,7 @@ def build(inputs: Inputs, attention: str = "eager") -> TargetLoss:
 
 
 def loss_and_gradient(
-    target_loss: TargetLoss, batches: Sequence[Sequence[RenderedExample]], layout: Layout
+    target_loss: TargetLoss, batches: Sequence[Sequence[RenderedExample]], layout: BatchLayout
 ) -> tuple[float, torch.Tensor]:
     target_loss.model.zero_grad()
     targets = sum(len(example.answer_ids) for batch in batches for example in batch)
@@ -68,7 +68,7 @@ def loss_and_gradient(
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
 @pytest.mark.parametrize("size", [12, 4, 5])
 def test_every_layout_and_split_gives_the_loss_and_gradient_of_single_padded_examples(
-    inputs: Inputs, attention: str, layout: Layout, size: int
+    inputs: Inputs, attention: str, layout: BatchLayout, size: int
 ) -> None:
     """The science is the global batch; rows, masks and accumulation must not show in it."""
     target_loss = build(inputs, attention)
@@ -143,7 +143,7 @@ def test_isolation_is_proved_for_this_model_and_leaks_of_either_kind_are_found(
 
 def test_examples_that_never_share_a_row_need_no_proof(inputs: Inputs) -> None:
     """A row limit below two examples makes the layout a padded one."""
-    assert isolation.sample_for_proof(inputs.train[:4], inputs.train, Layout(row_tokens=20)) == []
+    assert isolation.sample_for_proof(inputs.train[:4], inputs.train, BatchLayout(row_tokens=20)) == []
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

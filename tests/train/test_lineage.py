@@ -30,9 +30,9 @@ from tests.train.tiny_run import write_config
 from transformers import AutoModelForCausalLM
 
 from touchline.backends.peft.config import TrainerConfig
-from touchline.backends.peft.layout import Rows
+from touchline.backends.peft.layout import SequenceBatch
 from touchline.core.errors import LineageError, ParentNotReadyError
-from touchline.core.status import EXIT_LINEAGE, EXIT_NO_PARENT
+from touchline.core.status import EXIT_LINEAGE, EXIT_PARENT_NOT_READY
 from touchline.data.machine import DtypeChoice
 from touchline.evaluate.weights import ActiveAdapter, Weights
 from touchline.spec.experiment import CheckpointConfig, CheckpointInterval, LoraConfig
@@ -189,7 +189,7 @@ def test_the_parents_items_are_scored_as_the_parent_scored_them(
     seen: list[str] = []
     original = lineage.mean_loss
 
-    def spy(target_loss: TargetLoss, rows: Sequence[Rows]) -> tuple[float, int]:
+    def spy(target_loss: TargetLoss, rows: Sequence[SequenceBatch]) -> tuple[float, int]:
         config = target_loss.model.get_base_model().config
         seen.append(config._attn_implementation)
         return original(target_loss, rows)
@@ -292,7 +292,7 @@ def test_a_stopped_stage_stops_those_after_it(
     assert hard.parent is not None
     link = replace(hard.parent, run=HARD, folder=f"../{HARD}", run_digest=hard.run_digest)
     code, said = refused(root, replace(hard, run="tiny_third", run_digest="a" * 64, parent=link), capsys)
-    assert code == EXIT_NO_PARENT
+    assert code == EXIT_PARENT_NOT_READY
     assert said.count("\n") == 1
     assert said.endswith(
         f"run tiny_third cannot continue from {HARD}: training.json is not there; "
@@ -349,7 +349,7 @@ def test_what_is_missing_is_told_in_one_line(
     """At once, with a code of its own: no framework has been loaded."""
     damage(root)
     code, said = refused(root, hard, capsys)
-    assert code == EXIT_NO_PARENT
+    assert code == EXIT_PARENT_NOT_READY
     assert said.count("\n") == 1
     assert words in said
     assert said.endswith("it was never started\n")

@@ -302,7 +302,7 @@ def test_micro_batches_are_consumed_exactly_as_planned(
 
     seen: list[list[RenderedExample]] = []
 
-    def recording(examples: list[RenderedExample], *rest: object) -> layout.Rows:
+    def recording(examples: list[RenderedExample], *rest: object) -> layout.SequenceBatch:
         seen.append(list(examples))
         return layout.arrange(examples, *rest)  # type: ignore[arg-type]
 

@@ -422,7 +422,7 @@ def collect(source: Path, settings: UserConfig, *, out: Path | None = None) -> t
     planned = read_planned(source)
     found = collect_results(planned.plan, planned.folder.root)
     metrics = collecting.write_collected(planned, found)
-    _, notes = collecting.learn(planned, found, settings)
+    _, notes = collecting.store_finished_runs(planned, found, settings)
     return metrics, notes
 
 

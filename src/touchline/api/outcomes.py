@@ -35,9 +35,9 @@ def results(source: Path) -> Results:
         InputError: there is neither an experiment nor any run.
     """
     if not is_experiment(source):
-        from touchline.report.local.gathering import gather
+        from touchline.report.local.gathering import collect_report_inputs
 
-        return Results(gather(source).runs)
+        return Results(collect_report_inputs(source).runs)
     planned = read_planned(source)
     return Results(collect_results(planned.plan, planned.folder.root))
 
@@ -47,9 +47,9 @@ def analyses(source: Path, found: Sequence[RunResult]) -> tuple[Analysis, ...]:
     from touchline.report.analyses import analyses as analyses_of
 
     if not is_experiment(source):
-        from touchline.report.local.gathering import gather
+        from touchline.report.local.gathering import collect_report_inputs
 
-        gathered = gather(source)
+        gathered = collect_report_inputs(source)
         return analyses_of(found, gathered.factors, gathered.datasets)
     planned = read_planned(source)
     return analyses_of(found, planned.plan.factors, {run.name: run.dataset for run in planned.plan.runs})

@@ -13,11 +13,11 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 
 from touchline.backends.argument_tables import ArgumentTable, argument_table
-from touchline.backends.config_reading import Settings
+from touchline.backends.config_reading import ConfigReader
 from touchline.backends.formats import ConfigReading
 from touchline.backends.llamafactory.format import LlamaFactoryFormat
 from touchline.backends.trl.format import TrlFormat, check_keys
-from touchline.core.finding import Severity, Where
+from touchline.core.finding import Location, Severity
 from touchline.spec.foreign import Doubled, ForeignDocument
 from touchline.spec.partial import Stated
 
@@ -39,7 +39,7 @@ _FLAG = re.compile(r"--?(?P<key>[A-Za-z][\w.-]*)(?:=(?P<value>.*))?", re.DOTALL)
 _OVERRIDE = re.compile(r"(?P<key>[A-Za-z_]\w*)=(?P<value>.*)", re.DOTALL)
 
 
-def read_command(words: Sequence[str], where: Where) -> ConfigReading | None:
+def read_command(words: Sequence[str], where: Location) -> ConfigReading | None:
     """Read the settings of a command. Return None for another kind of command.
 
     Args:
@@ -65,7 +65,7 @@ def _program(word: str) -> str:
     return re.sub(r"(?<=^python)[\d.]+$", "", PurePosixPath(word).name)
 
 
-def _read_trl(words: list[str], where: Where) -> ConfigReading | None:
+def _read_trl(words: list[str], where: Location) -> ConfigReading | None:
     if not words or words[0] not in _TRL_VERBS:
         return None
     given = _flags(words[1:])
@@ -83,7 +83,7 @@ def _read_trl(words: list[str], where: Where) -> ConfigReading | None:
     return replace(reading, findings=(*settings.findings, *kept))
 
 
-def _read_factory(words: list[str], where: Where) -> ConfigReading | None:
+def _read_factory(words: list[str], where: Location) -> ConfigReading | None:
     if not words or words[0] != "train":
         return None
     if len(words) > 1 and words[1].endswith((".yaml", ".yml", ".json")):
@@ -94,13 +94,13 @@ def _read_factory(words: list[str], where: Where) -> ConfigReading | None:
     return found.read(document) if found.claims(document.data, "") else None
 
 
-def _read_axolotl(words: list[str], where: Where) -> ConfigReading | None:
+def _read_axolotl(words: list[str], where: Location) -> ConfigReading | None:
     if not words or words[0] not in ("train", "preprocess"):
         return None
     return _changes(_settings(_flags(words[1:]), where), argument_table("axolotl"), "axolotl")
 
 
-def _read_launched(words: list[str], where: Where) -> ConfigReading | None:
+def _read_launched(words: list[str], where: Location) -> ConfigReading | None:
     """Read a script or a module after a launcher's own options."""
     script = next((index for index, word in enumerate(words) if word.endswith(".py")), None)
     module = next((index + 1 for index, word in enumerate(words[:-1]) if word == "-m"), None)
@@ -122,7 +122,7 @@ def _read_launched(words: list[str], where: Where) -> ConfigReading | None:
     return replace(reading, trainings=tuple(replace(each, devices=stated) for each in reading.trainings))
 
 
-def _changes(settings: Settings, table: ArgumentTable, refused_by: str) -> ConfigReading:
+def _changes(settings: ConfigReader, table: ArgumentTable, refused_by: str) -> ConfigReading:
     """Only the names and values that stand on the command line."""
     check_keys(settings, table, refused_by=refused_by, skip=_OWN_FLAGS)
     settings.check_doubled(None)
@@ -130,15 +130,15 @@ def _changes(settings: Settings, table: ArgumentTable, refused_by: str) -> Confi
     return ConfigReading(trainings=(), findings=tuple(settings.findings))
 
 
-def _settings(given: Sequence[tuple[str, object]], where: Where) -> Settings:
+def _settings(given: Sequence[tuple[str, object]], where: Location) -> ConfigReader:
     data: dict[str, object] = {}
     doubled = []
     for key, value in given:
         if key in data and data[key] != value:
             doubled.append(Doubled(key=key, first=where, again=where))
         data[key] = value
-    places: dict[tuple[str | int, ...], Where] = {(key,): where for key in data}
-    return Settings(ForeignDocument(path=where.path, data=data, lines=(), doubled=tuple(doubled), places=places))
+    places: dict[tuple[str | int, ...], Location] = {(key,): where for key in data}
+    return ConfigReader(ForeignDocument(path=where.path, data=data, lines=(), doubled=tuple(doubled), places=places))
 
 
 def _flags(words: Sequence[str]) -> list[tuple[str, object]]:

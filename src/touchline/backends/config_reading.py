@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 from typing import Literal, TypeVar
 
 from touchline.backends.argument_tables import ArgumentTable, Loader, expected_instead, flag_of, number_of
-from touchline.core.finding import Edit, Finding, Severity, Where
+from touchline.core.finding import Edit, Finding, Location, Severity
 from touchline.core.near import near_choice
 from touchline.spec.document import Key
 from touchline.spec.foreign import ForeignDocument
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class ConfigReader:
     """A file's settings, and what is found wrong with them."""
 
     document: ForeignDocument
@@ -36,7 +36,7 @@ class Settings:
         """Settings by name."""
         return self.document.data
 
-    def where(self, *path: Key) -> Where:
+    def where(self, *path: Key) -> Location:
         """Return the location of a setting. Return the file's if the setting is missing."""
         return self.document.where(*path)
 
@@ -107,7 +107,7 @@ class Settings:
 
     def default(self, name: str, value: T) -> Stated[T]:
         """Return the trainer's default."""
-        return Stated(value, name, Where(path=self.document.path), is_default=True)
+        return Stated(value, name, Location(path=self.document.path), is_default=True)
 
     def _stated(self, names: Iterable[str], read: Callable[[object], T | None]) -> Stated[T] | None:
         for name in names:
@@ -178,7 +178,7 @@ class Settings:
                 )
             )
 
-    def _same_line(self, first: Where, again: Where) -> bool:
+    def _same_line(self, first: Location, again: Location) -> bool:
         lines = self.document.lines
         if first.line == again.line:
             return False

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar, cast
 
-from touchline.core.finding import Edit, Finding, Severity, Where
+from touchline.core.finding import Edit, Finding, Location, Severity
 from touchline.spec.document import Key
 from touchline.spec.foreign import ForeignDocument
 from touchline.spec.partial import Stated
@@ -20,7 +20,7 @@ _SHOWN = 60
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class ValueType:
     """Kind of value that a key may hold."""
 
     expected: str
@@ -44,16 +44,16 @@ def is_number(value: object) -> bool:
         return False
 
 
-def whole(least: int) -> Kind:
+def whole(least: int) -> ValueType:
     """Build the kind of an integer of at least `least`."""
 
     def takes(value: object) -> bool:
         return is_whole(value) and cast(int, value) >= least
 
-    return Kind(f"a whole number of at least {least}", takes, True)
+    return ValueType(f"a whole number of at least {least}", takes, True)
 
 
-def number(above: float | None = None, least: float | None = None, below: float | None = None) -> Kind:
+def number(above: float | None = None, least: float | None = None, below: float | None = None) -> ValueType:
     """Build the kind of a number within bounds."""
     bounds = [
         *([f"more than {above:g}"] if above is not None else []),
@@ -69,22 +69,22 @@ def number(above: float | None = None, least: float | None = None, below: float 
             (above is None or found > above) and (least is None or found >= least) and (below is None or found < below)
         )
 
-    return Kind(" ".join(["a number", " and ".join(bounds)]).strip(), takes, True)
+    return ValueType(" ".join(["a number", " and ".join(bounds)]).strip(), takes, True)
 
 
-TRUTH = Kind("true or false", lambda value: isinstance(value, bool))
+TRUTH = ValueType("true or false", lambda value: isinstance(value, bool))
 """True or false."""
-TEXT = Kind("a text", lambda value: isinstance(value, str) and bool(value))
+TEXT = ValueType("a text", lambda value: isinstance(value, str) and bool(value))
 """A text that is not empty."""
 
 
-def one_of(*names: str) -> Kind:
+def one_of(*names: str) -> ValueType:
     """Build the kind of a word from a fixed set."""
-    return Kind("one of " + ", ".join(names), lambda value: value in names)
+    return ValueType("one of " + ", ".join(names), lambda value: value in names)
 
 
 def wrong_value(
-    document: ForeignDocument, path: tuple[Key, ...], value: object, kind: Kind, name: str | None = None
+    document: ForeignDocument, path: tuple[Key, ...], value: object, kind: ValueType, name: str | None = None
 ) -> Iterator[Finding]:
     """BK012 where a value is none of its kind, BK014 where it is a number that the loader reads as text.
 
@@ -172,7 +172,7 @@ def new_key(document: ForeignDocument, path: tuple[Key, ...], name: str) -> tupl
 
 
 def _line_edit(
-    document: ForeignDocument, where: Where, key: str, new: Callable[[re.Match[str]], str]
+    document: ForeignDocument, where: Location, key: str, new: Callable[[re.Match[str]], str]
 ) -> tuple[Edit, ...]:
     if where.line is None or where.column is None or where.line > len(document.lines):
         return ()
@@ -185,7 +185,7 @@ def _line_edit(
     return (Edit(path=document.path, line=where.line, old=line, new=changed),)
 
 
-def typed(stated: Stated[object] | None, kind: Kind, as_type: Callable[[object], T]) -> Stated[T] | None:
+def typed(stated: Stated[object] | None, kind: ValueType, as_type: Callable[[object], T]) -> Stated[T] | None:
     """Return a setting if its value has the kind. Otherwise return None: another check reports it."""
     if stated is None or not kind.takes(stated.value):
         return None

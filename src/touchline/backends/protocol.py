@@ -21,7 +21,7 @@ from touchline.spec.plan import BatchSummary, Plan, PlannedRun
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Lengths:
+class ExampleLengths:
     """Tokens of a training split, exact, in the dataset's order."""
 
     prompt: NDArray[np.uint32]
@@ -53,9 +53,9 @@ class Backend(Protocol):
 
     name: str
     """Its folder's name, as `train.backend` says it."""
-    goes_on: bool
+    supports_continuation: bool
     """Whether a run can continue from another run's adapter, as the stages of a chain do."""
-    deals_labels: bool
+    supports_label_shuffling: bool
     """Whether it can train on shuffled answers, as a shuffled control does."""
     fixed_settings: tuple[tuple[str, str], ...]
     """Settings that experiment.yaml cannot change: (key, value), `("train.optimizer", "AdamW, ...")`."""
@@ -78,11 +78,11 @@ class Backend(Protocol):
         """
         ...
 
-    def batches(self, train: TrainConfig, lengths: Lengths, seed: int) -> BatchSummary | Missing:
+    def batches(self, train: TrainConfig, lengths: ExampleLengths, seed: int) -> BatchSummary | Missing:
         """Return the backend's exact batching and rounding. `train` is resolved."""
         ...
 
-    def forecast(self, train: TrainConfig, lengths: Lengths, seed: int) -> BatchForecast | Missing:
+    def forecast(self, train: TrainConfig, lengths: ExampleLengths, seed: int) -> BatchForecast | Missing:
         """Return the predicted micro-batches. `train` is resolved."""
         ...
 

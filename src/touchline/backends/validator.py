@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from touchline.core.finding import Where
+from touchline.core.finding import Location
 from touchline.core.quantity import Missing
 from touchline.spec.foreign import ForeignDocument
 
@@ -23,7 +23,7 @@ class CheckpointFiles:
     """The folder, as written."""
     names: tuple[str, ...]
     """The files; each stays inside the folder."""
-    where: Where
+    where: Location
     """The place of the names."""
 
 

@@ -22,7 +22,7 @@ LossKind = Literal["full", "chunked", "fused"]
 """All logits at once; their loss piece by piece; logits and loss in one kernel that never holds them all."""
 
 
-class Rung(IntEnum):
+class EvidenceLevel(IntEnum):
     """Evidence level of an estimate; the lower, the better."""
 
     SAME_RUN = 1
@@ -51,7 +51,7 @@ class Estimate:
     """Nominal coverage of the interval."""
     method: str
     """Method, in words."""
-    rung: Rung
+    rung: EvidenceLevel
     """Evidence level."""
     evidence: tuple[str, ...] = ()
     """Runs used as evidence, by name or id."""
@@ -168,7 +168,7 @@ class TrainingSetup:
         return self.shape.adapter_parameters(self.rank, self.target_modules) + whole
 
 
-class Verdict(StrEnum):
+class MemoryVerdict(StrEnum):
     """Verdict on whether the memory suffices."""
 
     FITS = "FITS"
@@ -212,7 +212,7 @@ class MemoryEstimate:
     """GiB of `allocated` by part: weights, adapter, optimizer, gradients, layers, logits, other."""
     capacity_gib: Measured
     """Memory of the device."""
-    verdict: Verdict
+    verdict: MemoryVerdict
     """Whether `process` fits."""
     assumption: str
     """The assumption that moves the figure most."""

@@ -192,7 +192,7 @@ def open_append(path: Path) -> int:
 
 
 @contextlib.contextmanager
-def disk_faults(what: str, path: Path) -> Iterator[None]:
+def disk_errors(what: str, path: Path) -> Iterator[None]:
     """Turn the operating system's refusals into errors with a hint."""
     try:
         yield
@@ -221,7 +221,7 @@ def write_atomic(path: Path, content: str | bytes) -> None:
     """Replace `path` by `content` in one step; the old content stays until the new one is on disk."""
     data = _encoded(content) if isinstance(content, str) else content
     temporary = path.parent / f".{path.name[:40]}.{secrets.token_hex(4)}.tmp"
-    with disk_faults("file", path):
+    with disk_errors("file", path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with temporary.open("xb") as stream:
@@ -247,7 +247,7 @@ def write_if_changed(path: Path, content: str) -> bool:
 
 def append_line(path: Path, line: str) -> None:
     """Append one line durably; a last line that was cut off by a kill is closed first, so that it harms no other."""
-    with disk_faults("file", path), os.fdopen(open_append(path), "ab+") as stream:
+    with disk_errors("file", path), os.fdopen(open_append(path), "ab+") as stream:
         size = stream.seek(0, os.SEEK_END)
         torn = False
         if size:
@@ -309,7 +309,7 @@ def try_lock(path: Path) -> int | None:
     Raises:
         FileLocksUnsupportedError: the file system supports none.
     """
-    with disk_faults("lock", path):
+    with disk_errors("lock", path):
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:

@@ -15,7 +15,7 @@ class Severity(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Where:
+class Location:
     """A place in a file; lines and columns count from 1."""
 
     path: str
@@ -56,7 +56,7 @@ class Finding:
     """The key, run, model or file it is about."""
     message: str
     """Problem and expected value."""
-    where: Where | None = None
+    where: Location | None = None
     """Place of the problem."""
     hint: str | None = None
     """Command to type, or text to write instead."""

@@ -118,7 +118,7 @@ class Observation:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class ProgressBarEvent:
     """State of a progress bar. (Positional, because there are millions.)"""
 
     label: str
@@ -209,4 +209,4 @@ class Stamp:
     """Line of the file, from 1."""
 
 
-Event = Observation | Progress | Sign | Stamp
+Event = Observation | ProgressBarEvent | Sign | Stamp

@@ -49,9 +49,9 @@ _ENDED = frozenset(
 
 EXIT_STOPPED = 75
 """The work saved its state and ended because it was asked to; the same command continues from there."""
-EXIT_HELD = 76
+EXIT_ALREADY_RUNNING = 76
 """Another attempt holds the folder; this one did nothing."""
-EXIT_NO_PARENT = 77
+EXIT_PARENT_NOT_READY = 77
 """Exit code for a missing input: the parent's artifacts or the training to evaluate."""
 EXIT_LINEAGE = 78
 """The parent is not what its records say; nothing was trained on it."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from touchline.core.errors import TouchlineError
 from touchline.core.files import read_text_bounded
-from touchline.core.finding import Finding, Severity, Where
+from touchline.core.finding import Finding, Location, Severity
 from touchline.core.json_text import parse_json
 from touchline.data.shards import Shard
 from touchline.data.tokenizer import TokenizerFiles
@@ -83,7 +83,7 @@ def _stops(folder: Path, tokenizer: TokenizerFiles) -> Iterator[Finding]:
             severity=Severity.WARNING,
             subject=folder.name,
             message=f"model {folder.name}: the tokenizer names no eos_token, so most trainers end no answer with one",
-            where=Where(path=str(folder / "tokenizer_config.json")),
+            where=Location(path=str(folder / "tokenizer_config.json")),
             hint="set eos_token in tokenizer_config.json",
         )
         return
@@ -97,6 +97,6 @@ def _stops(folder: Path, tokenizer: TokenizerFiles) -> Iterator[Finding]:
         severity=Severity.WARNING,
         subject=folder.name,
         message=f"model {folder.name}: {message}",
-        where=Where(path=str(path)),
+        where=Location(path=str(path)),
         hint="name the id of eos_token in generation_config.json",
     )

@@ -25,7 +25,7 @@ Chat = tuple[tuple[Message, ...], str]
 
 
 @dataclass(frozen=True, slots=True)
-class RowFault:
+class RowProblem:
     """Problem of a row that makes it unusable as an example."""
 
     message: str
@@ -59,7 +59,7 @@ class Prompt:
         )
         """Columns that the prompt shows."""
 
-    def text(self, values: Mapping[str, object], problems: list[RowFault]) -> str:
+    def text(self, values: Mapping[str, object], problems: list[RowProblem]) -> str:
         """Return the turn for one row. Missing columns are added to `problems`."""
         written = [self._pieces[0]]
         for name, after in zip(self._pieces[1::2], self._pieces[2::2], strict=True):
@@ -70,7 +70,7 @@ class Prompt:
             elif columns[0] in self.columns:
                 listed = " or ".join(map(repr, columns))
                 message = f"there is no column {listed}, which the prompt asks for"
-                problems.append(RowFault(message, columns, in_prompt=name != "input"))
+                problems.append(RowProblem(message, columns, in_prompt=name != "input"))
             else:
                 written.append(f"{{{name}}}")
             written.append(after)
@@ -116,7 +116,7 @@ def is_chat(value: object) -> bool:
     return all(isinstance(turn, Mapping) and role_and_content(turn)[0] is not None for turn in value)
 
 
-def _joined(values: Mapping[str, object], columns: Sequence[str], problems: list[RowFault]) -> str:
+def _joined(values: Mapping[str, object], columns: Sequence[str], problems: list[RowProblem]) -> str:
     """Return the text of a column, or of several joined by newlines without empty ones."""
     texts = []
     for column in columns:
@@ -124,15 +124,15 @@ def _joined(values: Mapping[str, object], columns: Sequence[str], problems: list
         text = "" if value is None and len(columns) > 1 else plain_text(value)
         if text is None:
             message = f"column {column!r}, which the prompt shows, is {_kind(value)}"
-            problems.append(RowFault(message, hint=_remedy(value)))
+            problems.append(RowProblem(message, hint=_remedy(value)))
         elif text or len(columns) == 1:
             texts.append(text)
     return "\n".join(texts)
 
 
-def instruction(values: Mapping[str, object], data: DataConfig, prompt: Prompt) -> Chat | list[RowFault]:
+def instruction(values: Mapping[str, object], data: DataConfig, prompt: Prompt) -> Chat | list[RowProblem]:
     """Return a row of columns as a chat, or all its problems."""
-    problems: list[RowFault] = []
+    problems: list[RowProblem] = []
     text = prompt.text(values, problems)
     answer = plain_text(values.get(data.output))
     if data.output not in values:
@@ -142,31 +142,31 @@ def instruction(values: Mapping[str, object], data: DataConfig, prompt: Prompt) 
         if absent is not None:
             problems.remove(absent)
             message = f"{absent.message}, and no column {data.output!r} for the answer"
-        problems.append(RowFault(message, (*(absent.columns if absent else ()), data.output)))
+        problems.append(RowProblem(message, (*(absent.columns if absent else ()), data.output)))
     elif answer is None or not answer.strip():
         value = values[data.output]
-        problems.append(RowFault(f"the answer, column {data.output!r}, is {_kind(value)}", hint=_remedy(value)))
+        problems.append(RowProblem(f"the answer, column {data.output!r}, is {_kind(value)}", hint=_remedy(value)))
     if not problems and not text.strip():
-        problems.append(RowFault("the prompt is empty"))
+        problems.append(RowProblem("the prompt is empty"))
     if problems or answer is None:
         return problems
     return (*_system(data), Message(role="user", content=text)), answer
 
 
-def chat(values: Mapping[str, object], data: DataConfig) -> Chat | list[RowFault]:
+def chat(values: Mapping[str, object], data: DataConfig) -> Chat | list[RowProblem]:
     """Return a row with a whole chat, or its problem."""
     column = data.messages or ""
     if column not in values:
-        return [RowFault(f"there is no column {column!r} for the chat", (column,))]
+        return [RowProblem(f"there is no column {column!r} for the chat", (column,))]
     turns = values[column]
     if isinstance(turns, str):
         # CSV has no lists: there a chat is JSON in a cell.
         try:
             turns = parse_json(turns, allow_half_characters=True)
         except (ValueError, RecursionError):
-            return [RowFault(f"column {column!r} is not a list of turns, nor JSON of one")]
+            return [RowProblem(f"column {column!r} is not a list of turns, nor JSON of one")]
     if not isinstance(turns, list) or len(turns) < 2:
-        return [RowFault(f"column {column!r} is not a list of at least two turns")]
+        return [RowProblem(f"column {column!r} is not a list of at least two turns")]
     messages: list[Message] = []
     for turn in turns:
         role, said = role_and_content(turn) if isinstance(turn, dict) else (None, None)
@@ -175,34 +175,34 @@ def chat(values: Mapping[str, object], data: DataConfig) -> Chat | list[RowFault
             return [_turn_fault(turn, role)]
         messages.append(Message(role=role, content=content))
     if messages[-1].role != "assistant" or not messages[-1].content.strip():
-        return [RowFault("the last turn is not an assistant answer")]
+        return [RowProblem("the last turn is not an assistant answer")]
     system = () if messages[0].role == "system" else _system(data)
     return (*system, *messages[:-1]), messages[-1].content
 
 
-def _turn_fault(turn: object, role: str | None) -> RowFault:
+def _turn_fault(turn: object, role: str | None) -> RowProblem:
     """Return the problem of a turn without a known role or without text."""
     known = " | ".join(dict.fromkeys(ROLES.values()))
     named = (turn.get("role"), turn.get("from")) if isinstance(turn, Mapping) else ()
     stated = next((each for each in named if isinstance(each, str)), None)
     untrained = "tool calls and the turns of tools are not trained on: take these chats out"
     if isinstance(turn, Mapping) and "tool_calls" in turn and role is not None:
-        return RowFault(f"a turn of the {role} calls a tool and has no text", hint=untrained)
+        return RowProblem(f"a turn of the {role} calls a tool and has no text", hint=untrained)
     if stated is not None and role is None and len(stated) <= _ROLE_CHARACTERS:
-        return RowFault(
+        return RowProblem(
             f"a turn has the role {stated!r}, expected {known}", hint=untrained if "tool" in stated else None
         )
-    return RowFault(f"a turn is not a {{role: {known}, content: text}} or {{from: ..., value: text}}")
+    return RowProblem(f"a turn is not a {{role: {known}, content: text}} or {{from: ..., value: text}}")
 
 
-def cluster_of(values: Mapping[str, object], column: str) -> str | RowFault | None:
+def cluster_of(values: Mapping[str, object], column: str) -> str | RowProblem | None:
     """Return the cluster that a row shares with others, None if it has none, or its problem."""
     if column not in values:
-        return RowFault(f"there is no column {column!r}, which evaluate.cluster asks for", (column,))
+        return RowProblem(f"there is no column {column!r}, which evaluate.cluster asks for", (column,))
     value = values[column]
     text = "" if value is None else plain_text(value)
     if text is None:
-        return RowFault(f"column {column!r}, which evaluate.cluster asks for, is not text")
+        return RowProblem(f"column {column!r}, which evaluate.cluster asks for, is not text")
     return text if text.strip() else None
 
 

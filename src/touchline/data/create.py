@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from touchline.core.errors import InputError, PolicyError
-from touchline.core.files import disk_faults, read_bytes, write_atomic
+from touchline.core.files import disk_errors, read_bytes, write_atomic
 from touchline.data.words import choose_words
 from touchline.spec.tasks.capitalization import dataset_file_name, generate_capitalization
 
@@ -66,7 +66,7 @@ def create_capitalization(
     path = out_dir / dataset_file_name(word_length, train_fraction, num_words)
     if not all(folder.is_dir() for folder in (out_dir, *out_dir.parents) if folder.exists()):
         raise InputError(f"{str(out_dir)!r} is not a directory", expected="a folder, which need not exist yet")
-    with disk_faults("dataset", path):
+    with disk_errors("dataset", path):
         present = path.exists()
         # The size first: a file that only has the name may be of any size.
         if present and path.is_file() and path.stat().st_size == len(content) and read_bytes(path) == content:

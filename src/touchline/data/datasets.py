@@ -16,10 +16,10 @@ import numpy as np
 from touchline.core.catalog import SPLITS_IN_FILE, DatasetInfo, Example, Message, SplitInfo
 from touchline.core.errors import InputError, PlanDriftError
 from touchline.core.files import sha256_file
-from touchline.core.finding import Finding, Severity, Where
+from touchline.core.finding import Finding, Location, Severity
 from touchline.core.near import near_names
 from touchline.core.text import shorten
-from touchline.data.chats import Prompt, RowFault, brace_faults, chat, cluster_of, instruction, is_chat
+from touchline.data.chats import Prompt, RowProblem, brace_faults, chat, cluster_of, instruction, is_chat
 from touchline.data.dataset_cache import keep_dataset, known_dataset
 from touchline.data.readers import FORMATS, WHOLE, RawDataset, SourceRow, read_rows, separator_hint
 from touchline.data.row_problems import Tally
@@ -258,7 +258,7 @@ def _clustered(
     clusters: dict[str, str | None] = {}
     for number, row in enumerate(rows, 1):
         found = cluster_of(row.values, column)
-        if not isinstance(found, RowFault):
+        if not isinstance(found, RowProblem):
             clusters[f"test-{number - 1}"] = found
             continue
         hint = _column_hint(found.columns, row.values, "evaluate: {cluster: ...}") if found.columns else None
@@ -266,7 +266,7 @@ def _clustered(
     return tuple(replace(example, cluster=clusters.get(example.id)) for example in examples)
 
 
-def _fault_hint(fault: RowFault, values: Mapping[str, object]) -> str:
+def _fault_hint(fault: RowProblem, values: Mapping[str, object]) -> str:
     if fault.in_prompt:
         listed = ", ".join(f"{{{name}}}" for name in list(values)[:_COLUMNS_SHOWN])
         near = _near(fault.columns, values)
@@ -393,5 +393,5 @@ def _hash(rows: Iterable[SourceRow]) -> str:
 
 
 def _error(code: str, path: Path, message: str, hint: str | None = None) -> Finding:
-    where = Where(path=str(path))
+    where = Location(path=str(path))
     return Finding(code=code, severity=Severity.ERROR, subject=path.name, message=message, where=where, hint=hint)

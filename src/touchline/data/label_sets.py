@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from touchline.core.finding import Finding, Severity, Where
+from touchline.core.finding import Finding, Location, Severity
 from touchline.data.datasets import SPLITS, load_dataset, load_examples
 from touchline.spec.experiment import DataConfig
 from touchline.spec.labels import LabelSet
@@ -44,7 +44,7 @@ def label_set(
     answers = {name: [example.answer.strip() for example in load_examples(bare, name, base)] for name in SPLITS}
     written = Counter(answer for split in answers.values() for answer in split)
     labels = _labels(written, [str(label).strip() for label in given])
-    where = Where(path=path)
+    where = Location(path=path)
     findings = list(_faults(labels, written, answers, is_given=bool(given), where=where))
     if any(finding.severity is Severity.ERROR for finding in findings):
         return None, tuple(findings)
@@ -73,7 +73,7 @@ def _faults(
     answers: dict[str, list[str]],
     *,
     is_given: bool,
-    where: Where,
+    where: Location,
 ) -> Iterator[Finding]:
     def fault(message: str, hint: str | None = None, severity: Severity = Severity.ERROR) -> Finding:
         return Finding(

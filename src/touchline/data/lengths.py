@@ -21,7 +21,7 @@ from touchline.core.callbacks import ProgressCallback
 from touchline.core.catalog import ModelInfo
 from touchline.core.errors import HostError, InputError
 from touchline.core.files import read_bytes, write_atomic
-from touchline.core.finding import Finding, Severity, Where
+from touchline.core.finding import Finding, Location, Severity
 from touchline.data.datasets import load_dataset, load_examples
 from touchline.data.models import load_renderer
 from touchline.data.rendering.prefix import common_prefix
@@ -209,7 +209,7 @@ def _refuse(path: Path, shown: list[tuple[str, str]], count: int) -> None:
             severity=Severity.ERROR,
             subject=place,
             message=f"{place} is {text!r}, expected a positive integer",
-            where=Where(path=str(path)),
+            where=Location(path=str(path)),
         )
         for place, text in shown
     ]

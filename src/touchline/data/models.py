@@ -12,7 +12,7 @@ from pathlib import Path
 from touchline.core.catalog import COPIED_FILES, ModelInfo
 from touchline.core.errors import HostError, InputError
 from touchline.core.files import read_text_bounded
-from touchline.core.finding import Finding, Severity, Where
+from touchline.core.finding import Finding, Location, Severity
 from touchline.core.json_text import parse_json
 from touchline.core.near import near_names
 from touchline.data.agreement import disagreements
@@ -215,7 +215,7 @@ def _config(folder: Path, findings: list[Finding]) -> tuple[str, dict[str, objec
                 severity=Severity.WARNING,
                 subject=folder.name,
                 message=f"model {folder.name}: config.json names code of its own (auto_map); touchline never runs it",
-                where=Where(path=str(path)),
+                where=Location(path=str(path)),
                 hint="use a model that transformers has itself",
             )
         )

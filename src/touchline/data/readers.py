@@ -12,7 +12,7 @@ from pathlib import Path
 
 from touchline.core.errors import HostError, InputError, install_hint, quoted
 from touchline.core.files import open_regular, read_bytes
-from touchline.core.finding import Finding, Severity, Where
+from touchline.core.finding import Finding, Location, Severity
 from touchline.core.json_text import has_half_characters, parse_json
 from touchline.core.near import did_you_mean, near_names
 from touchline.data.row_problems import Tally
@@ -269,6 +269,6 @@ def _grouped(rows: list[SourceRow], path: Path, tally: Tally) -> dict[str, list[
 def _fault(
     code: str, path: Path, message: str, hint: str | None = None, line: int | None = None, column: int | None = None
 ) -> InputError:
-    where = Where(path=str(path), line=line, column=column)
+    where = Location(path=str(path), line=line, column=column)
     finding = Finding(code=code, severity=Severity.ERROR, subject=path.name, message=message, where=where, hint=hint)
     return InputError(f"{str(path)!r} cannot be read", findings=[finding])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from touchline.core.finding import Finding, Severity, Where
+from touchline.core.finding import Finding, Location, Severity
 
 _SHOWN = 5
 
@@ -77,7 +77,7 @@ class Tally:
     def _finding(self, code: str, subject: str, message: str, kind: _Kind) -> Finding:
         message = f"{', '.join(kind.splits)}: {message}" if kind.splits else message
         message += _places(kind)
-        where = Where(path=str(self._path), line=kind.lines[0] if kind.lines else None, column=kind.column)
+        where = Location(path=str(self._path), line=kind.lines[0] if kind.lines else None, column=kind.column)
         return Finding(
             code=code, severity=Severity.ERROR, subject=subject, message=message, where=where, hint=kind.hint
         )

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 
 from touchline.core.errors import HostError, InputError
 from touchline.core.files import read_text_bounded
-from touchline.core.finding import Finding, Severity, Where
+from touchline.core.finding import Finding, Location, Severity
 from touchline.core.json_text import parse_json
 from touchline.data.rendering.chat import SpecialTokens
 from touchline.data.rendering.sandbox import ChatTemplateError
@@ -106,7 +106,7 @@ def _check_template(template: str | None, folder: Path, findings: list[Finding])
                 severity=Severity.INFO,
                 subject=folder.name,
                 message=f"model {folder.name}: it has no chat template; its chats are plain text",
-                where=Where(path=str(folder)),
+                where=Location(path=str(folder)),
                 hint="an instruct model brings one",
             )
         )
@@ -167,6 +167,6 @@ def _error(code: str, path: Path, message: str, hint: str) -> Finding:
         severity=Severity.ERROR,
         subject=name,
         message=f"model {name}: {message}",
-        where=Where(path=str(path)),
+        where=Location(path=str(path)),
         hint=hint,
     )

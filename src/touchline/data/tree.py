@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from touchline.core.errors import InputError
-from touchline.core.finding import Finding, Severity, Where
+from touchline.core.finding import Finding, Location, Severity
 
 FileKind = Literal["yaml", "json", "script", "rows", "python", "plan"]
 """Kind of a file by its name; the content decides what it is."""
@@ -143,7 +143,7 @@ def _ring(link: Path) -> Finding:
         severity=Severity.WARNING,
         subject=link.name,
         message="a link that leads back into the folders above it, or nowhere; it is not followed",
-        where=Where(path=str(link)),
+        where=Location(path=str(link)),
         hint="remove the link: tools that follow links never come to an end here",
     )
 
@@ -155,6 +155,6 @@ def _closed(error: OSError) -> Finding:
         severity=Severity.WARNING,
         subject=path,
         message=f"this folder was not looked into: {error.strerror or error}",
-        where=Where(path=path),
+        where=Location(path=path),
         hint=f"ls -ld {path!r}",
     )

@@ -16,12 +16,12 @@ import platformdirs
 
 from touchline.core.errors import InputError
 from touchline.core.files import read_text_bounded
-from touchline.core.finding import Finding, Severity, Where
+from touchline.core.finding import Finding, Location, Severity
 from touchline.core.near import did_you_mean, near_names
 from touchline.spec.site import SlurmSite
 
 if TYPE_CHECKING:
-    from touchline.spec.document import Document
+    from touchline.spec.document import YamlDocument
 
 _FOLDERS = ("models_dir", "cache_dir", "history_dir")
 _KEYS = (*_FOLDERS, "slurm")
@@ -102,7 +102,7 @@ def _from_file(path: Path) -> tuple[dict[str, Path], SlurmSite]:
     return found, slurm
 
 
-def _slurm(data: object, document: Document) -> tuple[SlurmSite, list[Finding]]:
+def _slurm(data: object, document: YamlDocument) -> tuple[SlurmSite, list[Finding]]:
     """Return the key `slurm`, and all its problems."""
     from touchline.spec.validate import build
 
@@ -113,7 +113,7 @@ def _slurm(data: object, document: Document) -> tuple[SlurmSite, list[Finding]]:
     return site, list(_unusable(site, document))
 
 
-def _unusable(site: SlurmSite, document: Document) -> Iterator[Finding]:
+def _unusable(site: SlurmSite, document: YamlDocument) -> Iterator[Finding]:
     """Yield texts that a script cannot hold or that touchline sets itself."""
     from touchline.slurm.site_options import option_fault, value_fault
 
@@ -139,5 +139,5 @@ def _folder(value: str, base: Path, what: str) -> Path:
         raise InputError(f"{what}: {value!r} names the home of a user who is not here") from None
 
 
-def _fault(key: str, message: str, where: Where, hint: str | None = None) -> Finding:
+def _fault(key: str, message: str, where: Location, hint: str | None = None) -> Finding:
     return Finding(code=CODE, severity=Severity.ERROR, subject=str(key), message=message, where=where, hint=hint)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from touchline.core.errors import HostError, InputError
 from touchline.core.files import read_text_bounded
-from touchline.core.finding import Finding, Severity, Where
+from touchline.core.finding import Finding, Location, Severity
 from touchline.core.json_text import parse_json
 from touchline.data.shards import Shard, ShardHeaderError, read_shard
 
@@ -97,6 +97,6 @@ def model_fault(code: str, folder: Path, message: str, path: Path, hint: str | N
         severity=Severity.ERROR,
         subject=folder.name,
         message=f"model {folder.name}: {message}",
-        where=Where(path=str(path)),
+        where=Location(path=str(path)),
         hint=hint,
     )

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from touchline.core.estimate import Estimate, Rung, TrainingSetup
+from touchline.core.estimate import Estimate, EvidenceLevel, TrainingSetup
 from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Missing
 from touchline.estimate.coefficients_time import (
@@ -178,7 +178,7 @@ def answering_seconds(
         high=value + above,
         method=f"{work.samples:,} answers in {work.batches:,} batches of about {work.passes:.0f} new tokens; {basis}; "
         "no evaluation of this model was measured on this machine",
-        rung=Rung.SAME_STACK if names else Rung.NOTHING,
+        rung=EvidenceLevel.SAME_STACK if names else EvidenceLevel.NOTHING,
         evidence=names,
         extrapolated=setup.shape.extrapolated is not None,
         aggregation="sum",

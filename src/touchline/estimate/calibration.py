@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from touchline.core.estimate import Estimate, Rung
+from touchline.core.estimate import Estimate, EvidenceLevel
 from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Missing
 from touchline.estimate.points import TimePoint
@@ -49,7 +49,7 @@ class CalibrationRow:
 
     quantity: str
     """Estimated quantity, or `all`."""
-    rung: Rung | None
+    rung: EvidenceLevel | None
     """Evidence level of the estimates. None for all levels."""
     count: int
     """Number of estimates."""
@@ -81,7 +81,7 @@ class CalibrationMark:
     """Estimated quantity."""
     unit: str
     """Unit of all values."""
-    rung: Rung
+    rung: EvidenceLevel
     """Evidence level of the estimate."""
     predicted: float
     """Estimate."""
@@ -151,7 +151,7 @@ def score_step(point: TimePoint, estimate: Estimate) -> ScoredEstimate:
     )
 
 
-def _row(quantity: str, rung: Rung | None, scored: Sequence[ScoredEstimate]) -> CalibrationRow:
+def _row(quantity: str, rung: EvidenceLevel | None, scored: Sequence[ScoredEstimate]) -> CalibrationRow:
     held = sum(each.held for each in scored)
     ratios = [each.estimate.high / each.estimate.low if each.estimate.low > 0 else math.inf for each in scored]
     return CalibrationRow(

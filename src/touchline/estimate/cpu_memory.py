@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from touchline.backends.memory import MemoryCoefficients
-from touchline.core.estimate import Estimate, MemoryEstimate, MicroBatch, Rung, TrainingSetup
+from touchline.core.estimate import Estimate, EvidenceLevel, MemoryEstimate, MicroBatch, TrainingSetup
 from touchline.core.quantity import Measured, MemoryKind
 from touchline.core.units import GIB
 from touchline.estimate.coefficients_memory import (
@@ -66,7 +66,7 @@ def cpu_memory_estimate(
 
     of_processes = [point for point in evidence if point.kind == "process"]
     fitted, _ = fit_with(setup, batch, coefficients, of_processes, computed)
-    rung, names = Rung.NOTHING, tuple[str, ...]()
+    rung, names = EvidenceLevel.NOTHING, tuple[str, ...]()
     method = "closed form plus scratch memory and libraries"
     if fitted is not None:
         process, rung, names, method = fitted.found, fitted.rung, fitted.names, fitted.method
@@ -78,7 +78,7 @@ def cpu_memory_estimate(
             low=found.low,
             high=found.high,
             method=words,
-            rung=rung if kind == "process" else Rung.NOTHING,
+            rung=rung if kind == "process" else EvidenceLevel.NOTHING,
             evidence=names if kind == "process" else (),
             extrapolated=setup.shape.extrapolated is not None,
             phase="step",

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from touchline.core.estimate import Dtype, Estimate, Rung, TrainingSetup
+from touchline.core.estimate import Dtype, Estimate, EvidenceLevel, TrainingSetup
 from touchline.core.shape import ModelShape
 from touchline.estimate.coefficients_memory import (
     ANSWER_BYTES,
@@ -149,7 +149,7 @@ def disk_estimate(
             low=max(0.0, total - spare / 4),
             high=total + spare,
             method=f"{checkpoints} x {save}{', the training state' if resumes else ''}, and logs, by file format",
-            rung=Rung.NOTHING,
+            rung=EvidenceLevel.NOTHING,
             aggregation="sum",
         ),
         parts=parts,

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from touchline.backends.memory import MemoryCoefficients
-from touchline.core.estimate import MicroBatch, Rung, TrainingSetup
+from touchline.core.estimate import EvidenceLevel, MicroBatch, TrainingSetup
 from touchline.core.quantity import MemoryKind
 from touchline.core.units import GIB
 from touchline.estimate.coefficients_memory import (
@@ -68,7 +68,7 @@ class Fitted:
     """Kind of memory."""
     found: Range
     """Estimate, GiB."""
-    rung: Rung
+    rung: EvidenceLevel
     """Evidence level."""
     method: str
     """Description of the fit."""
@@ -247,7 +247,7 @@ def _observed(kind: MemoryKind, points: list[_Point]) -> Fitted:
     return Fitted(
         kind=kind,
         found=Range(value=value, low=min(peaks[0], value / width), high=max(peaks[-1], value * width)),
-        rung=Rung.SAME_RUN,
+        rung=EvidenceLevel.SAME_RUN,
         method=f"observed with these settings and this micro-batch ({len(peaks)} run{'s' if len(peaks) > 1 else ''})",
         names=tuple(point.measured.name for point in points),
     )
@@ -300,7 +300,7 @@ def _from_model(kind: MemoryKind, points: list[_Point], target: Computed, noise:
     return Fitted(
         kind=kind,
         found=Range(value=found.value, low=found.value * math.exp(-width), high=found.value * math.exp(width)),
-        rung=Rung.SAME_MODEL,
+        rung=EvidenceLevel.SAME_MODEL,
         method=found.words,
         names=names,
     )
@@ -393,7 +393,7 @@ def _from_stack(kind: MemoryKind, points: list[_Point], target: Computed) -> Fit
     return Fitted(
         kind=kind,
         found=Range(value=value, low=value * math.exp(-width), high=value * math.exp(width)),
-        rung=Rung.SAME_STACK,
+        rung=EvidenceLevel.SAME_STACK,
         method=f"closed form with a factor on activations ({factor:.2f}) from runs of other models",
         names=names,
     )

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from touchline.core.estimate import Estimate, Rung
+from touchline.core.estimate import Estimate, EvidenceLevel
 
 STRETCH: Final = 1.5
 """Factor on the widths below which two separate intervals still count as consistent. Each misses one value in ten,
@@ -66,7 +66,7 @@ def choose(answers: Sequence[Estimate]) -> Ladder:
     )
     doubtful = {id(answer) for pair in pairs for answer in pair}
     sound = [answer for answer in ordered if id(answer) not in doubtful]
-    measured = [answer for answer in sound if answer.rung is not Rung.NOTHING]
+    measured = [answer for answer in sound if answer.rung is not EvidenceLevel.NOTHING]
     sound = measured or (sound if len(ordered) == 1 else [])
     if sound:
         chosen = min(sound, key=lambda answer: (log_width(answer), answer.rung, answer.value))

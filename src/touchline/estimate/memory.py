@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 from touchline.backends.memory import MemoryCoefficients
 from touchline.core.estimate import (
     Estimate,
+    EvidenceLevel,
     MemoryEstimate,
+    MemoryVerdict,
     MicroBatch,
-    Rung,
     TrainingSetup,
-    Verdict,
     WhatIf,
 )
 from touchline.core.quantity import Measured, MemoryKind, Missing
@@ -84,13 +84,13 @@ def memory_estimate(
     )
 
 
-def verdict(process: Estimate, capacity: Measured) -> Verdict:
+def verdict(process: Estimate, capacity: Measured) -> MemoryVerdict:
     """Return whether the interval is below, around or above the capacity."""
     if isinstance(capacity, Missing):
-        return Verdict.UNKNOWN
+        return MemoryVerdict.UNKNOWN
     if process.high < capacity.value:
-        return Verdict.FITS
-    return Verdict.OOM if process.low > capacity.value else Verdict.UNCERTAIN
+        return MemoryVerdict.FITS
+    return MemoryVerdict.OOM if process.low > capacity.value else MemoryVerdict.UNCERTAIN
 
 
 def largest_micro_batch(
@@ -210,9 +210,9 @@ def _estimate(
         low=found.low,
         high=found.high,
         method=method,
-        rung=Rung.NOTHING if fitted is None else fitted.rung,
+        rung=EvidenceLevel.NOTHING if fitted is None else fitted.rung,
         evidence=() if fitted is None else fitted.names,
-        extrapolated=(fitted is None or fitted.rung > Rung.SAME_MODEL)
+        extrapolated=(fitted is None or fitted.rung > EvidenceLevel.SAME_MODEL)
         and (setup.shape.extrapolated is not None or setup.compiled or coefficients.relative_error is None),
         phase="step",
         kind=kind,
@@ -224,7 +224,7 @@ def _assumption(
     setup: TrainingSetup, batch: MicroBatch, coefficients: MemoryCoefficients, fitted: Fitted | None
 ) -> str:
     """Return the main assumption: the loss if its bytes are uncertain, else the source of the largest error."""
-    if fitted is not None and fitted.rung <= Rung.SAME_MODEL:
+    if fitted is not None and fitted.rung <= EvidenceLevel.SAME_MODEL:
         return "the past runs had the settings in their records"
     parts = peak_parts(setup, batch, coefficients)
     typical, low, high = vocab_bytes(setup, coefficients)

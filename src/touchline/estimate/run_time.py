@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from touchline.core.estimate import Estimate, Rung, TrainingSetup
+from touchline.core.estimate import Estimate, EvidenceLevel, TrainingSetup
 from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Missing
 from touchline.estimate.coefficients_time import (
@@ -260,7 +260,9 @@ def _part(
         words: how it is known where nothing was measured.
     """
     if amount <= 0:
-        return Estimate(value=0.0, unit="s", low=0.0, high=0.0, method=_NONE, rung=Rung.NOTHING, aggregation="sum")
+        return Estimate(
+            value=0.0, unit="s", low=0.0, high=0.0, method=_NONE, rung=EvidenceLevel.NOTHING, aggregation="sum"
+        )
     terms = [(value, sigma) for value, sigma in prior if value > 0]
     alone = np.ones(len(terms), dtype=np.bool_)
     rates = Rates(
@@ -284,7 +286,7 @@ def _part(
     value, sigma = found.predict(row(amount))
     half = half_width(sigma, found.freedom)
     same = [point for _, point in observed if model_key(point.setup.shape) == model_key(setup.shape)]
-    rung = Rung.SAME_MODEL if same else Rung.SAME_STACK if observed else Rung.NOTHING
+    rung = EvidenceLevel.SAME_MODEL if same else EvidenceLevel.SAME_STACK if observed else EvidenceLevel.NOTHING
     count = f"fitted to {len(observed)} run{'s' if len(observed) > 1 else ''}"
     return Estimate(
         value=math.exp(value),

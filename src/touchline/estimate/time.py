@@ -16,7 +16,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from touchline.core.estimate import Estimate, Rung, TrainingSetup
+from touchline.core.estimate import Estimate, EvidenceLevel, TrainingSetup
 from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Missing
 from touchline.estimate.coefficients_time import (
@@ -124,9 +124,9 @@ def seconds_per_step(
     others = [point for point in near if not _same_model(point, setup)]
     rest = [point for point in own if point not in repeats]
     if others:
-        answers.append(_fitted(question, others, Rung.SAME_STACK))
+        answers.append(_fitted(question, others, EvidenceLevel.SAME_STACK))
     if rest:
-        answers.append(_fitted(question, [*rest, *others], Rung.SAME_MODEL))
+        answers.append(_fitted(question, [*rest, *others], EvidenceLevel.SAME_MODEL))
     if repeats:
         answers.append(_repeated(question, repeats))
     ladder = choose([answer for answer, _ in answers])
@@ -286,20 +286,20 @@ def _cold(question: _Question, machine: TargetMachine) -> tuple[Estimate, Fit]:
     half = half_width(math.hypot(sigma, COLD_SIGMA[question.kind]), COLD_WEIGHT)
     method = f"operations, bytes and kernel launches from the {machine.name}'s published figures; no measurements"
     unsure = question.kind == "cpu" or question.setup.shape.extrapolated is not None
-    return _estimate(value, half, Rung.NOTHING, method, (), extrapolated=unsure), found
+    return _estimate(value, half, EvidenceLevel.NOTHING, method, (), extrapolated=unsure), found
 
 
-def _fitted(question: _Question, points: Sequence[TimePoint], rung: Rung) -> tuple[Estimate, Fit]:
+def _fitted(question: _Question, points: Sequence[TimePoint], rung: EvidenceLevel) -> tuple[Estimate, Fit]:
     names = _settings(points)
     rows = [question.row(point, name) for point, name in zip(points, names, strict=True)]
     found = fit(question.rates, rows, [math.log(point.seconds_per_step) for point in points])
     value, sigma = found.predict(question.row(setting="asked"))
     scores: tuple[float, ...] = ()
-    if rung is Rung.SAME_MODEL:
+    if rung is EvidenceLevel.SAME_MODEL:
         scores = _scores(found)
     half = half_width(sigma, found.freedom, scores)
     own = [point for point in points if _same_model(point, question.setup)]
-    if rung is Rung.SAME_MODEL:
+    if rung is EvidenceLevel.SAME_MODEL:
         runs = f"{len(own)} run{'s' if len(own) > 1 else ''} of this model"
         rest = len(points) - len(own)
         words = f"rates fitted to {runs}" + (f" and {rest} of others" if rest else "")
@@ -345,7 +345,7 @@ def _repeated(question: _Question, points: Sequence[TimePoint]) -> tuple[Estimat
         _estimate(
             value,
             half,
-            Rung.SAME_RUN,
+            EvidenceLevel.SAME_RUN,
             f"measured with these settings and this batch ({count})",
             tuple(point.name for point in points),
             extrapolated=False,
@@ -374,13 +374,13 @@ def _scores(found: Fit) -> tuple[float, ...]:
     )
 
 
-def _outside(question: _Question, points: Sequence[TimePoint], rung: Rung) -> bool:
+def _outside(question: _Question, points: Sequence[TimePoint], rung: EvidenceLevel) -> bool:
     """Return True if the asked step lies beyond what was measured: its tokens, or across models its operations."""
-    if question.setup.shape.extrapolated is not None and rung is Rung.SAME_STACK:
+    if question.setup.shape.extrapolated is not None and rung is EvidenceLevel.SAME_STACK:
         return True
 
     def size(setup: TrainingSetup, work: StepWork) -> float:
-        if rung is Rung.SAME_MODEL:
+        if rung is EvidenceLevel.SAME_MODEL:
             return work.tokens_per_micro_batch
         return step_flops(setup, work).total / work.micro_batches
 
@@ -390,7 +390,7 @@ def _outside(question: _Question, points: Sequence[TimePoint], rung: Rung) -> bo
 
 
 def _estimate(
-    value: float, half: float, rung: Rung, method: str, evidence: tuple[str, ...], *, extrapolated: bool
+    value: float, half: float, rung: EvidenceLevel, method: str, evidence: tuple[str, ...], *, extrapolated: bool
 ) -> Estimate:
     middle = math.exp(value)
     return Estimate(

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import FrameType
 
 from touchline.core.errors import TouchlineError, install_hint
-from touchline.core.status import EXIT_NO_PARENT, EXIT_STOPPED
+from touchline.core.status import EXIT_PARENT_NOT_READY, EXIT_STOPPED
 from touchline.data.worker import prepare_worker, tell_fault
 from touchline.evaluate.children import stop_children
 from touchline.evaluate.wanted import find_pending_evaluations
@@ -63,7 +63,7 @@ def _run(experiment: Path, run: str) -> int:
         sys.stderr.write(f"touchline: {run}: evaluated already\n")
     if wanted.missing is not None:
         sys.stderr.write(f"touchline: error: {wanted.missing}\n")
-        return EXIT_NO_PARENT
+        return EXIT_PARENT_NOT_READY
     return 0
 
 

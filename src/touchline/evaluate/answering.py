@@ -12,7 +12,7 @@ from inspect_ai import task_with
 from inspect_ai.log import EvalLog, read_eval_log
 from inspect_ai.model import get_model
 
-from touchline.core.files import disk_faults, inside, write_atomic
+from touchline.core.files import disk_errors, inside, write_atomic
 from touchline.data.evaluations import (
     EVALUATIONS_FOLDER,
     LOG_SUFFIX,
@@ -151,7 +151,7 @@ def publish(job: EvaluationJob, evaluated: Evaluated, log: EvalLog) -> None:
     name = _free_name(folder, job, evaluated)
     target, scores = folder / f"{name}{LOG_SUFFIX}", folder / f"{name}{SCORES_SUFFIX}"
     record = make_record(evaluated, log, made, target.name)
-    with disk_faults("folder", folder):
+    with disk_errors("folder", folder):
         folder.mkdir(exist_ok=True)
         # Old scores beside a new log would be a lie; without scores it is no finished evaluation.
         scores.unlink(missing_ok=True)

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from touchline.core.errors import HostError, RunsFailedError
-from touchline.core.files import disk_faults, inside, open_regular, write_atomic
+from touchline.core.files import disk_errors, inside, open_regular, write_atomic
 from touchline.data.benchmarks import (
     GENERAL_FOLDER,
     MARKER_SUFFIX,
@@ -90,7 +90,7 @@ def _run(program: Path, job: EvaluationJob, general: GeneralConfig, experiment: 
     Raises:
         RunsFailedError: it ended with an error, or wrote no results.
     """
-    with disk_faults("folder", work):
+    with disk_errors("folder", work):
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir()
     config = work / "config.json"
@@ -144,7 +144,7 @@ def _publish(job: EvaluationJob, results: Path, settings: str, seconds: float) -
     """Move the output into the run folder, then write its marker."""
     folder = inside(job.folder, GENERAL_FOLDER)
     place, marker = inside(folder, job.name), folder / f"{job.name}{MARKER_SUFFIX}"
-    with disk_faults("folder", folder):
+    with disk_errors("folder", folder):
         folder.mkdir(exist_ok=True)
         # Old words beside new scores would be a lie; without them it is scored again.
         marker.unlink(missing_ok=True)

@@ -34,7 +34,7 @@ from inspect_ai.solver import TaskState, generate
 
 from touchline.core.catalog import Example, Message
 from touchline.core.errors import InputError, PlanDriftError
-from touchline.core.files import disk_faults, inside, write_if_changed
+from touchline.core.files import disk_errors, inside, write_if_changed
 from touchline.data.datasets import load_dataset, load_examples
 from touchline.data.evaluations import (
     EVALUATION_FILE,
@@ -100,7 +100,7 @@ def write_items(config: EvaluationConfig, folder: Path) -> Path:
         for example in planned_items(config)
     ]
     text = "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows)
-    with disk_faults("folder", place.parent):
+    with disk_errors("folder", place.parent):
         place.parent.mkdir(exist_ok=True)
         write_if_changed(place, text)
     return place

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from touchline.core.errors import InputError
-from touchline.core.files import disk_faults, inside, open_regular, sha256_file, write_atomic
+from touchline.core.files import disk_errors, inside, open_regular, sha256_file, write_atomic
 from touchline.data.checkpoints import MARKER, export_state
 from touchline.data.metrics import ExportMarker, SavedFile
 from touchline.evaluate.checkpoint import read_marker
@@ -50,7 +50,7 @@ def write_no_op(folder: Path, config: EvaluationConfig) -> Path:
     if _is_there(folder, config):
         return place
     fresh = folder / f".{NO_OP_CHECKPOINT}.{secrets.token_hex(4)}"
-    with disk_faults("folder", fresh):
+    with disk_errors("folder", fresh):
         fresh.mkdir(parents=True)
         try:
             _write(fresh, config, config.no_op)

@@ -19,7 +19,7 @@ from typing import ClassVar
 from pydantic import TypeAdapter, ValidationError
 
 from touchline.core.errors import HostError, InputError, PolicyError, RunsFailedError, TouchlineError
-from touchline.core.files import disk_faults, inside, read_text_bounded, try_lock
+from touchline.core.files import disk_errors, inside, read_text_bounded, try_lock
 from touchline.data.evaluations import finished_task
 from touchline.evaluate.answering import answered, publish, said
 from touchline.evaluate.engine import Engine
@@ -35,13 +35,13 @@ _LOCK_SUFFIX = ".lock"
 def scratch_folder(experiment: Path) -> Iterator[Path]:
     """Yield a new folder of this process, deleted afterwards; leftovers of killed processes are deleted first."""
     parent = experiment / SCRATCH
-    with disk_faults("folder", parent):
+    with disk_errors("folder", parent):
         parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(parent)
     lock, descriptor = _own_lock(parent)
     folder = lock.with_suffix("")
     try:
-        with disk_faults("folder", folder):
+        with disk_errors("folder", folder):
             folder.mkdir()
         yield folder
     finally:

@@ -23,7 +23,7 @@ from touchline.history.padding import with_lengths
 from touchline.history.read_cache import CachedGroup, ReadCache, state_of
 from touchline.history.readers import READERS_VERSION
 from touchline.history.reading import OptionalText, SourcedText
-from touchline.history.record import RunRecord, Source
+from touchline.history.record import RunRecord, SourceFile
 from touchline.history.record_versions import DOCUMENT_LIMIT_BYTES, HEAD_BYTES, growth, is_document
 from touchline.history.records import record_of, source_names
 
@@ -255,7 +255,7 @@ def record_of_run(found: LoggedRun, part: int = 0) -> RunRecord | SkippedFile:
         part: which of the runs in the same files it is, from 0.
     """
     names = source_names(found.sources)
-    sources: dict[str, Source] = {}
+    sources: dict[str, SourceFile] = {}
     fault: OSError | None = None
     for path in found.sources:
         try:
@@ -268,7 +268,7 @@ def record_of_run(found: LoggedRun, part: int = 0) -> RunRecord | SkippedFile:
     return record if found.lengths is None else with_lengths(record, found.lengths)
 
 
-def source_of(path: Path, name: str) -> Source:
+def source_of(path: Path, name: str) -> SourceFile:
     """Return what a record keeps of a file that it was read from.
 
     Args:
@@ -279,7 +279,7 @@ def source_of(path: Path, name: str) -> Source:
         OSError: it cannot be read.
     """
     if path.name == METRICS and (own := read_metrics_file(path)).rows:
-        return Source(name=name, size_bytes=own.size_bytes, sha256=own.sha256, growth=growth(path.name, own.head))
+        return SourceFile(name=name, size_bytes=own.size_bytes, sha256=own.sha256, growth=growth(path.name, own.head))
     wanted = DOCUMENT_LIMIT_BYTES + 1 if is_document(path.name) else HEAD_BYTES
     head = bytearray()
     digest = hashlib.sha256()
@@ -289,7 +289,7 @@ def source_of(path: Path, name: str) -> Source:
             digest.update(chunk)
             size += len(chunk)
             head += chunk[: wanted - len(head)]
-    return Source(name=name, size_bytes=size, sha256=digest.hexdigest(), growth=growth(path.name, bytes(head)))
+    return SourceFile(name=name, size_bytes=size, sha256=digest.hexdigest(), growth=growth(path.name, bytes(head)))
 
 
 def _learned(id_: str, new: bool, found: LoggedRun) -> IngestedRun:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Generic, TypeVar
 
-from touchline.core.observation import Observation, ObservationName, Progress, Sign, SignKind, Stamp
+from touchline.core.observation import Observation, ObservationName, ProgressBarEvent, Sign, SignKind, Stamp
 from touchline.history.tracks import Track
 
 KEPT = 200
@@ -174,7 +174,7 @@ class FileSegment:
             return self.advance_line > sign.line
         return len(self.row_lines) == BUFFERED_ROWS and self.row_lines[0] > sign.line
 
-    def is_evaluating(self, bar: Progress) -> bool:
+    def is_evaluating(self, bar: ProgressBarEvent) -> bool:
         """Return True if a bar without a label begins after the words that begin an evaluation."""
         signs = self.signs.all()
         last = signs[-1] if signs else None

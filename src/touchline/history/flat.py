@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 
 from touchline.core.quantity import Missing, Quantity
 from touchline.history.reading import RunReading, SourcedText
-from touchline.history.record import RunRecord, Source
+from touchline.history.record import RunRecord, SourceFile
 from touchline.history.records import plain
 
 Fact = Quantity | SourcedText | Missing
@@ -30,7 +30,7 @@ def facts(value: object, prefix: str = "") -> Iterator[tuple[str, Fact]]:
             yield from (
                 (f"{name}.{inner.kind or inner.token_unit or number}", inner) for number, inner in enumerate(part)
             )
-        elif dataclasses.is_dataclass(part) and not isinstance(part, Source):
+        elif dataclasses.is_dataclass(part) and not isinstance(part, SourceFile):
             yield from facts(part, f"{name}.")
 
 

@@ -22,7 +22,7 @@ from touchline.core.text import first_of
 from touchline.history.flat import known
 from touchline.history.history import Broken, contents, read_record, record_path
 from touchline.history.reading import OptionalText
-from touchline.history.record import Origin, Quantities, RunRecord, Source
+from touchline.history.record import Origin, Quantities, RunRecord, SourceFile
 from touchline.history.record_versions import superseded
 from touchline.history.records import plain
 
@@ -80,7 +80,7 @@ class IndexLine:
     """Number of facts."""
     revision: int
     """Number of changes of the facts stated of its files."""
-    sources: tuple[Source, ...]
+    sources: tuple[SourceFile, ...]
     """Files that it was read from."""
 
     @property

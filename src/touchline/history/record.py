@@ -23,7 +23,7 @@ Quantities = tuple[Quantity, ...] | Missing
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Source:
+class SourceFile:
     """File that the record was read from."""
 
     name: str
@@ -348,7 +348,7 @@ class RunRecord:
     """Hash of the settings that make two runs comparable in time and memory."""
     fingerprint_unknown: tuple[str, ...]
     """Those of these settings that are not known: equal fingerprints say nothing of them."""
-    sources: tuple[Source, ...]
+    sources: tuple[SourceFile, ...]
     """The files that it was read from, by name."""
     notes: tuple[str, ...]
     """Corrections, refusals and omissions, with their reasons."""

@@ -22,7 +22,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 from touchline.core.json_text import parse_json
-from touchline.history.record import Origin, Source
+from touchline.history.record import Origin, SourceFile
 
 HEAD_BYTES = 1 << 20
 """Bytes at a log's beginning that are compared: megabytes of equal lines are not a coincidence."""
@@ -69,7 +69,7 @@ class Reading(Protocol):
         ...
 
     @property
-    def sources(self) -> Sequence[Source]:
+    def sources(self) -> Sequence[SourceFile]:
         """Files that it was read from."""
         ...
 
@@ -171,7 +171,7 @@ def _is_continued(new: Reading, old: Reading) -> bool:
     return any(there) if (new.origin, old.origin) == ("touchline", "imported") else bool(there) and all(there)
 
 
-def _grown(new: Source, old: Source) -> bool:
+def _grown(new: SourceFile, old: SourceFile) -> bool:
     if _base(new.name) != _base(old.name):
         return False
     if new.sha256 == old.sha256:

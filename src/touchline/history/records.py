@@ -34,7 +34,7 @@ from touchline.history.record import (
     ModelFacts,
     PackingFacts,
     RunRecord,
-    Source,
+    SourceFile,
     StackFacts,
     TrainingFacts,
 )
@@ -71,7 +71,9 @@ def source_names(paths: Sequence[PurePath]) -> dict[str, str]:
     return {str(path): "/".join(path.parts[shared:]) for path in paths}
 
 
-def record_of(reading: RunReading, sources: Mapping[str, Source], *, reader_version: int, part: int = 0) -> RunRecord:
+def record_of(
+    reading: RunReading, sources: Mapping[str, SourceFile], *, reader_version: int, part: int = 0
+) -> RunRecord:
     """Return the record of an imported run.
 
     Args:

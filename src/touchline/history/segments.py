@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from touchline.core.observation import OVER, Event, Observation, Progress, Sign, SignKind, Stamp
+from touchline.core.observation import OVER, Event, Observation, ProgressBarEvent, Sign, SignKind, Stamp
 from touchline.history.file_segment import FileSegment, HeadTailBuffer, SegmentStart
 from touchline.history.tracks import Track, is_training_label, label_key
 
@@ -59,7 +59,7 @@ class FileSegmenter:
             self._release(None)
 
     def _take(self, event: Event) -> None:
-        if isinstance(event, Progress):
+        if isinstance(event, ProgressBarEvent):
             self._progress(event)
         elif isinstance(event, Observation):
             self._observation(event)
@@ -82,7 +82,7 @@ class FileSegmenter:
             ended = _job_of(event)
             known = self.part.ended_by
             return event.kind in (SignKind.START, SignKind.RESUMED) or (ended is not None and ended != known)
-        if isinstance(event, Progress):
+        if isinstance(event, ProgressBarEvent):
             track = self.part.open_tracks.get((label_key(event.label), event.total))
             return track is not None and event.done < track.last[0]
         if not isinstance(event, Observation):
@@ -119,7 +119,7 @@ class FileSegmenter:
         """Return how a training begins after one that has shown progress."""
         return SegmentStart.ANOTHER_RUN if self.part.trained_line else SegmentStart.RESTARTED
 
-    def _progress(self, bar: Progress) -> None:
+    def _progress(self, bar: ProgressBarEvent) -> None:
         if bar.elapsed_seconds is None:
             return
         key = (label_key(bar.label), bar.total)

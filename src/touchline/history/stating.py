@@ -19,7 +19,7 @@ from pathlib import Path
 from touchline.backends.logtext.numbers import to_count, to_number
 from touchline.core.errors import InputError
 from touchline.core.files import read_text_bounded
-from touchline.core.finding import Finding, Severity, Where
+from touchline.core.finding import Finding, Location, Severity
 from touchline.core.near import did_you_mean, near_names
 from touchline.core.observation import Observation, ObservationName
 from touchline.history.file_segment import FileSegment, HeadTailBuffer
@@ -27,7 +27,7 @@ from touchline.history.grouping import FileGroup
 from touchline.history.run_facts import DTYPES, FACTS, FactKey, flag_of
 from touchline.history.run_view import NO_SEGMENT, RunSegment, SourcedObservation
 from touchline.spec.bounds import SIZE_LIMIT_BYTES
-from touchline.spec.document import Document, parse
+from touchline.spec.document import YamlDocument, parse
 
 CODE = "US135"
 _LOGS = "logs"
@@ -141,10 +141,10 @@ def _read(path: Path, findings: list[Finding]) -> Iterator[_Scope]:
     try:
         document = parse(read_text_bounded(path, SIZE_LIMIT_BYTES), str(path))
     except InputError as fault:
-        findings += fault.findings or [_finding(str(path), fault.message, None, Where(path=str(path)))]
+        findings += fault.findings or [_finding(str(path), fault.message, None, Location(path=str(path)))]
         return
     except (OSError, UnicodeDecodeError) as fault:
-        findings.append(_finding(str(path), f"cannot be read: {fault}", None, Where(path=str(path))))
+        findings.append(_finding(str(path), f"cannot be read: {fault}", None, Location(path=str(path))))
         return
     yield _scope(document, (), document.data, path, findings, None)
     logs = document.data.get(_LOGS, {})
@@ -167,7 +167,7 @@ def _read(path: Path, findings: list[Finding]) -> Iterator[_Scope]:
 
 
 def _scope(
-    document: Document,
+    document: YamlDocument,
     at: tuple[str, ...],
     facts: Mapping[str, object],
     path: Path,
@@ -195,7 +195,7 @@ def _add(part: FileSegment, fact: FactKey, value: float | str, line: int) -> Non
     part.seen.setdefault(fact.name, HeadTailBuffer()).add(observation)
 
 
-def _value_of(key: str, raw: object, shown: str, where: Where | None, findings: list[Finding]) -> float | str | None:
+def _value_of(key: str, raw: object, shown: str, where: Location | None, findings: list[Finding]) -> float | str | None:
     """Return the value of a fact's text or YAML value; None if it is wrong, with a finding."""
     fact = FACTS.get(key)
     if fact is None:
@@ -230,5 +230,5 @@ def _typed(fact: FactKey, raw: object) -> float | str | None:
     return number if number is not None and number > 0 else None
 
 
-def _finding(subject: str, message: str, hint: str | None, where: Where | None) -> Finding:
+def _finding(subject: str, message: str, hint: str | None, where: Location | None) -> Finding:
     return Finding(code=CODE, severity=Severity.ERROR, subject=subject, message=message, where=where, hint=hint)

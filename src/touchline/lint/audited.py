@@ -40,7 +40,7 @@ class Baselines:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Lengths:
+class CharacterStats:
     """Text lengths in characters, over the rows of a split."""
 
     least: int
@@ -65,9 +65,9 @@ class AuditedSplit:
     """Number of rows."""
     distinct_answers: int
     """Number of different answers."""
-    prompt_characters: Lengths | None
+    prompt_characters: CharacterStats | None
     """Lengths of prompts; null if there are no rows."""
-    answer_characters: Lengths | None
+    answer_characters: CharacterStats | None
     """Lengths of answers."""
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from touchline.core.estimate import Verdict
+from touchline.core.estimate import MemoryVerdict
 from touchline.core.finding import Severity
 from touchline.core.model_size import size_class
 from touchline.core.quantity import Missing
@@ -114,7 +114,7 @@ def _by_estimate(view: TrainingView, found: Fitting) -> BatchLimitResult | None:
         f"{found.high:.0f} GiB of the {gpu.capacity_gib:.0f} of a {gpu.name}"
     )
     hint: str | None = _hint(view.stated, max(fits, 1)) + _instead(view.stated)
-    if found.verdict is Verdict.OOM:
+    if found.verdict is MemoryVerdict.OOM:
         divisible = found.low - found.without_states
         alone = shared == "one" or divisible < _SMALL_SHARE * gpu.capacity_gib
         sure = alone and not pages_out(view.stated) and (width.reached or _over_table(view))
@@ -186,7 +186,7 @@ def _fits_the_tables_gpu(view: TrainingView, rows: int) -> bool:
     width = width_of(view)
     known = Width(tokens=TABLE_ROW, reached=False) if isinstance(width, Missing) else width
     found = fitting(view, table_gpu(), rows, known)
-    return not isinstance(found, Missing) and found.verdict is Verdict.FITS
+    return not isinstance(found, Missing) and found.verdict is MemoryVerdict.FITS
 
 
 def _class(view: TrainingView) -> str:

@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from touchline.core.finding import Severity, Where
+from touchline.core.finding import Location, Severity
 from touchline.core.text import first_of
 from touchline.data.candidates import Candidates, candidates_in, candidates_of_prompt
 from touchline.data.columns import (
@@ -115,12 +115,12 @@ class DataView:
     locate: Locate | None = None
     """Function that finds lines in formats that do not provide them directly."""
 
-    def where(self, row: DataRow) -> Where:
+    def where(self, row: DataRow) -> Location:
         """Return the row's location."""
         line = row.line
         if line is None and self.locate is not None:
             line = self.locate(row.split, row.number)
-        return Where(path=self.files.get(row.split, self.path), line=line)
+        return Location(path=self.files.get(row.split, self.path), line=line)
 
     @property
     def rows(self) -> Iterator[DataRow]:
@@ -305,10 +305,10 @@ def places(view: DataView, rows: Sequence[DataRow]) -> str:
     return f"row{'s' if len(lines) > 1 else ''} {first_of((str(row.number) for row in rows), _SHOWN)}"
 
 
-def at_file(view: DataView, split: str | None = None) -> Where:
+def at_file(view: DataView, split: str | None = None) -> Location:
     """Return the location of a split's file, or of the first file."""
     files = view.files
-    return Where(path=files.get(split or view.trained, next(iter(files.values()), view.path)))
+    return Location(path=files.get(split or view.trained, next(iter(files.values()), view.path)))
 
 
 def percent(count: int, total: int) -> str:

@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 
 from touchline.backends.neutral import NeutralSettings, neutral_settings
 from touchline.core.catalog import DatasetInfo
-from touchline.core.finding import Where
+from touchline.core.finding import Location
 from touchline.core.quantity import Missing
 from touchline.spec import defaults
-from touchline.spec.document import Document, Path
+from touchline.spec.document import Path, YamlDocument
 from touchline.spec.experiment import Experiment, TrainConfig
 from touchline.spec.runs import RunKind, RunSpec
 from touchline.spec.validate import adapter
@@ -53,7 +53,7 @@ class DesignView:
 
     experiment: Experiment
     """Content of the file."""
-    document: Document
+    document: YamlDocument
     """Parsed file, for locations."""
     runs: tuple[RunSpec, ...]
     """Runs; for a chain, the runs without its stages on the data of the last one."""
@@ -62,7 +62,7 @@ class DesignView:
     chained: tuple[RunSpec, ...] = ()
     """Runs of the stages; empty if the stages are not a chain."""
 
-    def where(self, *path: str | int) -> Where:
+    def where(self, *path: str | int) -> Location:
         """Return the location of a key."""
         return self.document.where(path)
 
@@ -131,7 +131,7 @@ def model_of(value: object) -> object:
     return value[0] if isinstance(value, list) and len(value) == 1 else value
 
 
-def place_of(view: DesignView, key: str) -> Where:
+def place_of(view: DesignView, key: str) -> Location:
     """Return the location of a swept key."""
     if key in view.experiment.factors:
         return view.where("factors", key)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from touchline.core.finding import Severity, Where
+from touchline.core.finding import Location, Severity
 from touchline.core.quantity import Missing
 from touchline.lint.design import DesignView, place_of, swept
 from touchline.lint.rule import Violation, rule
@@ -214,7 +214,7 @@ def test_items(view: DesignView) -> int | None:
     return min(counts, default=None)
 
 
-def _items_place(view: DesignView) -> Where:
+def _items_place(view: DesignView) -> Location:
     written = view.document.data.get("evaluate")
     return (
         view.where("evaluate", "samples") if isinstance(written, dict) and "samples" in written else view.where("data")

@@ -13,7 +13,7 @@ from typing import Final, Literal, cast
 
 from touchline.backends.memory import MemoryCoefficients
 from touchline.backends.registry import memory_coefficients, traits_of
-from touchline.core.estimate import Dtype, MemoryEstimate, TrainingSetup, Verdict
+from touchline.core.estimate import Dtype, MemoryEstimate, MemoryVerdict, TrainingSetup
 from touchline.core.model_size import BILLION, size_class
 from touchline.core.quantity import Missing
 from touchline.core.shape import ModelShape
@@ -48,7 +48,7 @@ class Width:
 class Fitting:
     """Memory estimate of a micro-batch on a GPU."""
 
-    verdict: Verdict
+    verdict: MemoryVerdict
     """Verdict on the fit."""
     rows: int
     """Rows of the micro-batch."""
@@ -236,7 +236,7 @@ def _estimate(setup: TrainingSetup, rows: int, width: Width, label_share: float,
     return memory_estimate(_known(setup), batch, coefficients=coefficients, gpu=gpu, with_what_ifs=False)
 
 
-def _verdict(low: float, high: float, gpu: Gpu) -> Verdict:
+def _verdict(low: float, high: float, gpu: Gpu) -> MemoryVerdict:
     if high < gpu.capacity_gib:
-        return Verdict.FITS
-    return Verdict.OOM if low > gpu.capacity_gib else Verdict.UNCERTAIN
+        return MemoryVerdict.FITS
+    return MemoryVerdict.OOM if low > gpu.capacity_gib else MemoryVerdict.UNCERTAIN

@@ -14,7 +14,7 @@ from typing import Literal
 from touchline.backends.registry import traits_of
 from touchline.backends.rendering import RowSettings, TrainedRow, TrainingRow
 from touchline.core.catalog import Message
-from touchline.core.finding import Where
+from touchline.core.finding import Location
 from touchline.core.quantity import Missing
 from touchline.data.rendering.rows import ShownRow
 from touchline.data.rendering.sandbox import ChatTemplateError
@@ -89,14 +89,14 @@ class RenderingView:
     """Special tokens in the texts of the data."""
     embedding_rows: int | None = None
     """Rows of the embedding, `vocab_size` of config.json."""
-    where_model: Where
+    where_model: Location
     """The model's folder or its template."""
-    where_data: Where | None = None
+    where_data: Location | None = None
     """The data file."""
     stated: StatedTraining | None = None
     """The config, for places."""
 
-    def at(self, key: Literal["max_seq_len", "template", "trains_on_prompt"]) -> Stated[object] | Where:
+    def at(self, key: Literal["max_seq_len", "template", "trains_on_prompt"]) -> Stated[object] | Location:
         """Return the location of a setting, else of the config or the model."""
         if self.stated is None:
             return self.where_model
@@ -117,8 +117,8 @@ def rendering_view(
     *,
     backend: str,
     model: str,
-    where_model: Where,
-    where_data: Where | None = None,
+    where_model: Location,
+    where_data: Location | None = None,
     embedding_rows: int | None = None,
     special_in_data: tuple[SpecialInData, ...] = (),
     stated: StatedTraining | None = None,

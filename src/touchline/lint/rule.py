@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from touchline.core.finding import Edit, Finding, Severity, Where
+from touchline.core.finding import Edit, Finding, Location, Severity
 from touchline.spec.partial import Stated
 
 V = TypeVar("V", contravariant=True)
@@ -31,7 +31,7 @@ class Violation:
 
     message: str
     """Problem, and the expected value."""
-    at: Stated[Any] | Where | None = None
+    at: Stated[Any] | Location | None = None
     """Setting or location concerned. None: the view's own location."""
     hint: str | None = None
     """Suggested change."""
@@ -100,7 +100,7 @@ def rules_for(view: str) -> tuple[Rule, ...]:
     return tuple(rule for rule in all_rules().values() if rule.view == view)
 
 
-def check_view(view: object, where: Where, subject: str) -> Iterator[Finding]:
+def check_view(view: object, where: Location, subject: str) -> Iterator[Finding]:
     """Apply every rule for this type of view.
 
     Args:
@@ -117,7 +117,7 @@ def check_view(view: object, where: Where, subject: str) -> Iterator[Finding]:
             yield Finding(code=rule.code, severity=Severity.WARNING, subject=subject, message=message, where=where)
 
 
-def _finding(rule: Rule, violation: Violation, where: Where, subject: str) -> Finding:
+def _finding(rule: Rule, violation: Violation, where: Location, subject: str) -> Finding:
     at = violation.at
     return Finding(
         code=rule.code,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from touchline.core.finding import Where
+from touchline.core.finding import Location
 from touchline.spec.tasks.protocol import MetricField, Task
 
 ProbeKind = Literal["right", "formatted", "empty", "constant", "shuffled", "truncated", "wrong"]
@@ -80,7 +80,7 @@ class ScoringView:
     """Scored outputs."""
     missing: str | None = None
     """Reason why nothing, or not everything, was tried."""
-    where: Where | None = None
+    where: Location | None = None
     """File of the scorer."""
     seen_in: tuple[tuple[str, int], ...] | None = None
     """Number of tried items that are in each split of the run's data; None: not compared."""

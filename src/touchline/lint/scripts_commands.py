@@ -11,7 +11,7 @@ from touchline.lint.rule import Violation, rule
 from touchline.lint.scripts_endings import stops_at_errors
 from touchline.lint.views import ScriptView, said
 from touchline.slurm.script import Script, plain_path, submitted
-from touchline.slurm.shell import Simple, Step
+from touchline.slurm.shell import ShellStatement, Simple
 
 _LOOKED_AT = 40
 """Maximum number of checked commands of one kind. Each is compared with the whole script."""
@@ -110,7 +110,7 @@ def _edits_in_place(command: Simple) -> bool:
     return bool(texts) and texts[0] in _EDITORS and any(_IN_PLACE.fullmatch(text) for text in texts[1:])
 
 
-def _is_read_by_jobs(script: Script, step: Step) -> bool:
+def _is_read_by_jobs(script: Script, step: ShellStatement) -> bool:
     """Return True if jobs are submitted after a change made in a loop. They start when all changes are made."""
     loops = {group.line for _, group in step.parents if group.kind in ("for", "while")}
     names = {match[1] for line in loops if (match := re.search(r"\bfor\s+(\w+)", script.lines[line - 1])) is not None}
@@ -122,7 +122,7 @@ def _is_read_by_jobs(script: Script, step: Step) -> bool:
     return not moved and any(each.name == "sbatch" for each in beside)
 
 
-def _is_own_copy(script: Script, step: Step, target: str) -> bool:
+def _is_own_copy(script: Script, step: ShellStatement, target: str) -> bool:
     """Return True if this script made the file, or its name is specific to this job."""
     if _OWN.search(target):
         return True
@@ -235,7 +235,7 @@ def submission_changes_folder(view: ScriptView) -> Iterator[Violation]:
         )
 
 
-def _chains(script: Script) -> Iterator[Step]:
+def _chains(script: Script) -> Iterator[ShellStatement]:
     """Find the sbatch of every `cd X && sbatch Y && cd ..` outside of a subshell."""
     steps = [step for step in script.steps if not step.kinds or step.kinds[-1] != "("]
     for before, step, after in zip(steps, steps[1:], steps[2:], strict=False):

@@ -10,7 +10,7 @@ from touchline.lint.rule import Violation, rule
 from touchline.lint.views import ScriptView, said
 from touchline.slurm.launches import Launch
 from touchline.slurm.script import Script
-from touchline.slurm.shell import Group, Pipeline, Simple
+from touchline.slurm.shell import Pipeline, ShellGroup, Simple
 
 _QUIET = frozenset(
     {
@@ -51,7 +51,7 @@ def _last_loud(script: Script) -> int:
     return max(loud, default=-1)
 
 
-def _commands(element: Simple | Group) -> Iterator[Simple]:
+def _commands(element: Simple | ShellGroup) -> Iterator[Simple]:
     if isinstance(element, Simple):
         yield element
         return

@@ -13,7 +13,7 @@ from touchline.lint.rule import Violation, rule
 from touchline.spec import defaults
 from touchline.spec.experiment import StageConfig
 from touchline.spec.overlay import setting
-from touchline.spec.runs import RUN_NAME, Link, RunSpec
+from touchline.spec.runs import RUN_NAME, ParentLink, RunSpec
 from touchline.spec.stages import stage_settings
 
 
@@ -241,7 +241,7 @@ def parent_saves_no_adapter(view: DesignView) -> Iterator[Violation]:
             )
 
 
-def _linked(view: DesignView) -> Iterator[tuple[RunSpec, Link, RunSpec]]:
+def _linked(view: DesignView) -> Iterator[tuple[RunSpec, ParentLink, RunSpec]]:
     """Return runs that continue another one, with their parent."""
     runs = {run.name: run for run in view.chained}
     for run in view.chained:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Literal
 
-from touchline.core.finding import Finding, Severity, Where
+from touchline.core.finding import Finding, Location, Severity
 from touchline.lint.rule import Violation, rule
 from touchline.spec.evaluation import EvaluationTask
 from touchline.spec.experiment import DataConfig
@@ -86,7 +86,7 @@ def task_syntax_error(view: TaskFileView) -> Iterator[Violation]:
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         line, column = (error.lineno, error.offset) if isinstance(error, SyntaxError) else (None, None)
         said = error.msg if isinstance(error, SyntaxError) else str(error)
-        where = Where(path=view.path, line=line, column=column)
+        where = Location(path=view.path, line=line, column=column)
         yield Violation(message=f"{PurePath(view.path).name} is no Python: {said}", at=where)
 
 
@@ -138,15 +138,15 @@ def _tree(view: TaskFileView) -> ast.AST | None:
         return None
 
 
-def _at(view: TaskFileView, line: int | None) -> Where:
-    return Where(path=view.path, line=line)
+def _at(view: TaskFileView, line: int | None) -> Location:
+    return Location(path=view.path, line=line)
 
 
 CODE = "EV305"
 
 
 def prompt_findings(
-    task: EvaluationTask, data: DataConfig, where: Where | None, *, is_own: bool, labels: Sequence[str] = ()
+    task: EvaluationTask, data: DataConfig, where: Location | None, *, is_own: bool, labels: Sequence[str] = ()
 ) -> Iterator[Finding]:
     """Yield differences between a task's prompts and those of training. Unknown prompts are reported as such.
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from touchline.backends.registry import traits_of
-from touchline.core.estimate import Verdict
+from touchline.core.estimate import MemoryVerdict
 from touchline.core.finding import Severity
 from touchline.core.quantity import Missing
 from touchline.core.units import GIB
@@ -32,11 +32,11 @@ def not_enough_memory(view: TrainingView) -> Iterator[Violation]:
     width = width_of(view)
     known = Width(tokens=1, reached=True) if isinstance(width, Missing) or not width.reached else width
     found = fitting(view, gpu, 1, known)
-    if isinstance(found, Missing) or found.verdict is Verdict.FITS:
+    if isinstance(found, Missing) or found.verdict is MemoryVerdict.FITS:
         return
     settings = traits_of(stated.backend).sharding_settings
     alone = sharing(view) == "one" or bool(settings)
-    if found.verdict is Verdict.OOM:
+    if found.verdict is MemoryVerdict.OOM:
         # A backend's optimizer inside the backward pass, or a paged one, keeps less than the estimate counts.
         sure = alone and found.without_gradients > gpu.capacity_gib and not pages_out(stated)
         severity = Severity.ERROR if sure else Severity.WARNING
@@ -90,7 +90,7 @@ def fits_no_gpu(view: TrainingView) -> Iterator[Violation]:
     if not isinstance(width, Missing) and width.reached and rows >= 1:
         gpu = _largest_gpu()
         found = fitting(view, gpu, rows, width)
-        if not isinstance(found, Missing) and found.verdict is Verdict.OOM:
+        if not isinstance(found, Missing) and found.verdict is MemoryVerdict.OOM:
             yield Violation(
                 message=(
                     f"{rows} rows of {width.tokens:,} tokens need {found.low:.0f} GiB or more, and the largest GPU "
@@ -101,7 +101,7 @@ def fits_no_gpu(view: TrainingView) -> Iterator[Violation]:
             return
     usual = table_gpu()
     least = fitting(view, usual, 1, Width(tokens=1, reached=True))
-    if not isinstance(least, Missing) and least.verdict is Verdict.OOM and not pages_out(stated):
+    if not isinstance(least, Missing) and least.verdict is MemoryVerdict.OOM and not pages_out(stated):
         yield Violation(
             message=(
                 f"the weights and one short row need {least.low:.0f} GiB or more on the job's one GPU, and a "

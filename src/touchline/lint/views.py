@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from touchline.core.finding import Edit, Where
+from touchline.core.finding import Edit, Location
 from touchline.core.quantity import Missing
 from touchline.core.shape import ModelShape
 from touchline.estimate.gpus import Gpu
@@ -127,7 +127,7 @@ def said(view: ScriptView, directive: Directive) -> Stated[str]:
     return Stated(directive.value or "", key, where)
 
 
-def at_option(view: ScriptView, directive: Directive) -> Where:
+def at_option(view: ScriptView, directive: Directive) -> Location:
     """Return the location of an option."""
     return view.script.where(directive.line, directive.column)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from pydantic import TypeAdapter
 
-from touchline.backends.protocol import Lengths
+from touchline.backends.protocol import ExampleLengths
 from touchline.backends.registry import get_backend
 from touchline.core.catalog import DatasetInfo, ModelInfo
 from touchline.core.errors import InputError
@@ -51,7 +51,7 @@ class PlanInputs:
     """Models by the name that the experiment uses."""
     datasets: Mapping[str, DatasetInfo]
     """Datasets by the path that the experiment uses."""
-    lengths: Mapping[tuple[str, str], Lengths]
+    lengths: Mapping[tuple[str, str], ExampleLengths]
     """Token lengths of the training split by (model, `data_key`)."""
     date: str
     """ISO date of today, or of the plan that is planned again."""
@@ -175,9 +175,9 @@ def _planned(
     lengths = _lengths(spec, inputs)
     findings = [replace(fault, subject=f"{spec.name}: {fault.subject}") for fault in backend.faults(model, spec.train)]
     findings += _length_faults(spec, lengths)
-    if spec.link is not None and not backend.goes_on:
+    if spec.link is not None and not backend.supports_continuation:
         findings.append(_cannot(spec, "continue from another run's adapter yet"))
-    if spec.control is ControlKind.SHUFFLED and not backend.deals_labels:
+    if spec.control is ControlKind.SHUFFLED and not backend.supports_label_shuffling:
         findings.append(_cannot(spec, "train on shuffled answers yet"))
     if findings:
         return None, findings
@@ -195,7 +195,7 @@ def _planned(
     return _trained(run, question, decisions, parent), []
 
 
-def _lengths(spec: RunSpec, inputs: PlanInputs) -> Lengths:
+def _lengths(spec: RunSpec, inputs: PlanInputs) -> ExampleLengths:
     """Return the token lengths of a run's training examples. In a shuffled control the answers are permuted.
 
     An answer is tokenized separately from its prompt, so its length does not depend on the prompt.
@@ -207,7 +207,7 @@ def _lengths(spec: RunSpec, inputs: PlanInputs) -> Lengths:
     return replace(lengths, answer=lengths.answer[dealt])
 
 
-def _question(spec: RunSpec, inputs: PlanInputs, lengths: Lengths) -> RunRequest:
+def _question(spec: RunSpec, inputs: PlanInputs, lengths: ExampleLengths) -> RunRequest:
     shuffled = f" shuffled {spec.seed}" if spec.control is ControlKind.SHUFFLED else ""
     return RunRequest(
         train=spec.train,
@@ -302,7 +302,7 @@ def _cannot(spec: RunSpec, what: str) -> Finding:
     )
 
 
-def _length_faults(spec: RunSpec, lengths: Lengths) -> list[Finding]:
+def _length_faults(spec: RunSpec, lengths: ExampleLengths) -> list[Finding]:
     total = lengths.total
     limit = spec.train.max_seq_len
     too_long = int((total > limit).sum())

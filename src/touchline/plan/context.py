@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from touchline.backends.protocol import Lengths
+from touchline.backends.protocol import ExampleLengths
 from touchline.backends.registry import memory_coefficients
 from touchline.core.catalog import ModelInfo
-from touchline.core.estimate import Dtype, MemoryEstimate, MicroBatch, TrainingSetup, Verdict
+from touchline.core.estimate import Dtype, MemoryEstimate, MemoryVerdict, MicroBatch, TrainingSetup
 from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Measured, Missing
 from touchline.core.shape import ModelShape
@@ -50,7 +50,7 @@ class MicroBatchChoice:
     """Reason."""
 
 
-def longest_batch(lengths: Lengths, rows: int, padded_tokens: int | None = None) -> MicroBatch:
+def longest_batch(lengths: ExampleLengths, rows: int, padded_tokens: int | None = None) -> MicroBatch:
     """Return the micro-batch that determines peak memory.
 
     Args:
@@ -87,7 +87,7 @@ def estimate_memory(
 
 
 def choose_micro_batch(
-    train: TrainConfig, setup: TrainingSetup | Missing, lengths: Lengths, context: PlanningContext
+    train: TrainConfig, setup: TrainingSetup | Missing, lengths: ExampleLengths, context: PlanningContext
 ) -> MicroBatchChoice:
     """Choose the largest divisor of the global batch size that fits and still increases throughput."""
     if train.micro_batch_size != "auto":
@@ -100,16 +100,16 @@ def choose_micro_batch(
         found = estimate_memory(setup, longest_batch(lengths, size), context)
         if isinstance(found, Missing):
             return MicroBatchChoice(size=size, reason=f"micro-batch {size}: {gain}; memory unknown ({found.missing})")
-        if found.verdict in (Verdict.FITS, Verdict.UNKNOWN) or size == 1:
+        if found.verdict in (MemoryVerdict.FITS, MemoryVerdict.UNKNOWN) or size == 1:
             break
         size = largest_divisor(whole, size - 1)
         gain = "the largest that fits"
-    room = f"at most {found.process.high:.3g} GiB" if found.verdict is Verdict.FITS else found.verdict.value
+    room = f"at most {found.process.high:.3g} GiB" if found.verdict is MemoryVerdict.FITS else found.verdict.value
     return MicroBatchChoice(size=size, reason=f"micro-batch {size}: {gain}; {room}")
 
 
 def _fastest(
-    train: TrainConfig, setup: TrainingSetup | Missing, lengths: Lengths, context: PlanningContext
+    train: TrainConfig, setup: TrainingSetup | Missing, lengths: ExampleLengths, context: PlanningContext
 ) -> tuple[int, str]:
     """Return the micro-batch size beyond which throughput no longer grows, and the basis: past runs or a default."""
     longest, whole = int(lengths.total.max()), train.global_batch_size

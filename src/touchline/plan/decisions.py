@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from touchline.backends.protocol import Lengths
+from touchline.backends.protocol import ExampleLengths
 from touchline.backends.registry import get_backend
 from touchline.core.catalog import DatasetInfo, ModelInfo
-from touchline.core.estimate import MemoryEstimate, TrainingSetup, Verdict
+from touchline.core.estimate import MemoryEstimate, MemoryVerdict, TrainingSetup
 from touchline.core.packing import PackingSummary
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.units import format_seconds
@@ -43,7 +43,7 @@ class PackingOption:
 
 
 def choose_packing(
-    train: TrainConfig, predict: Callable[[bool], PackingOption], lengths: Lengths
+    train: TrainConfig, predict: Callable[[bool], PackingOption], lengths: ExampleLengths
 ) -> tuple[PackingOption, str, PackingSummary | Missing]:
     """Return the chosen option, the reason, and both options side by side.
 
@@ -66,7 +66,7 @@ def _choose(packed: PackingOption, apart: PackingOption) -> tuple[PackingOption,
         why = first.missing if isinstance(first, Missing) else second.missing if isinstance(second, Missing) else ""
         return apart, f"not packed: cannot predict which option is faster ({why})"
     words = f"predicted {format_seconds(first.value)} packed, {format_seconds(second.value)} not packed"
-    if isinstance(packed.memory, Missing) or packed.memory.verdict in (Verdict.OOM, Verdict.UNCERTAIN):
+    if isinstance(packed.memory, Missing) or packed.memory.verdict in (MemoryVerdict.OOM, MemoryVerdict.UNCERTAIN):
         fits = packed.memory.missing if isinstance(packed.memory, Missing) else packed.memory.verdict.value
         return apart, f"not packed: packed sequences may not fit ({fits}); {words}"
     if first.value < _WORTH * second.value:
@@ -75,7 +75,7 @@ def _choose(packed: PackingOption, apart: PackingOption) -> tuple[PackingOption,
 
 
 def _side_by_side(
-    train: TrainConfig, packed: PackingOption, apart: PackingOption, lengths: Lengths
+    train: TrainConfig, packed: PackingOption, apart: PackingOption, lengths: ExampleLengths
 ) -> PackingSummary | Missing:
     if packed.forecast is None or apart.forecast is None or not isinstance(train.micro_batch_size, int):
         return Missing(missing="packed and unpacked cannot both be predicted")
@@ -105,7 +105,7 @@ class RunRequest:
     """Dataset."""
     data: str
     """Key of the rendered data."""
-    lengths: Lengths
+    lengths: ExampleLengths
     """Token lengths of the examples."""
     saved_rank: int | None = None
     """Rank that each checkpoint holds. None for the rank that is trained."""

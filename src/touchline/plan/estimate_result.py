@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from touchline.core.estimate import Verdict, WhatIf
+from touchline.core.estimate import MemoryVerdict, WhatIf
 from touchline.core.quantity import Measured
 
 ESTIMATE_SCHEMA_VERSION = 1
@@ -26,7 +26,7 @@ class MemoryAnswer:
     """Memory allocated before the first step, which some trainers print as their peak."""
     capacity_gib: Measured
     """Memory of the device."""
-    verdict: Verdict
+    verdict: MemoryVerdict
     """Whether the process fits."""
     assumption: str
     """Assumption with the largest effect on the estimate."""

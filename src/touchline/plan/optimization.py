@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from touchline.core.estimate import Verdict
+from touchline.core.estimate import MemoryVerdict
 from touchline.core.quantity import Measured, Missing
 from touchline.plan.placement.types import Placement
 
@@ -53,7 +53,7 @@ class RunOption:
     """Predicted peak memory of the process."""
     memory_basis: Basis
     """Basis of the memory."""
-    verdict: Verdict
+    verdict: MemoryVerdict
     """Whether the process fits."""
 
 

@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from touchline.core.estimate import Rung, Verdict
+from touchline.core.estimate import EvidenceLevel, MemoryVerdict
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.units import format_seconds
 from touchline.plan.jobs import group_by_reason
@@ -178,7 +178,7 @@ def to_run_option(run: PlannedRun) -> RunOption | None:
         time_basis=_time_basis(run.train_seconds),
         peak_memory=run.peak_memory,
         memory_basis=_memory_basis(run),
-        verdict=Verdict.UNKNOWN if isinstance(run.memory, Missing) else run.memory.verdict,
+        verdict=MemoryVerdict.UNKNOWN if isinstance(run.memory, Missing) else run.memory.verdict,
     )
 
 
@@ -222,7 +222,7 @@ def _refused(before: Plan, after: Plan, started: Collection[str]) -> str | None:
             return f"{run.name}: {other.train_seconds.missing}"
         if isinstance(other.memory, Missing):
             return f"{run.name}: its memory is unknown: {other.memory.missing}"
-        if other.memory.verdict is not Verdict.FITS and not _needs_less(run, other):
+        if other.memory.verdict is not MemoryVerdict.FITS and not _needs_less(run, other):
             return f"{run.name} may not fit: {other.memory.verdict.value}"
     return None
 
@@ -235,7 +235,9 @@ def _needs_less(run: PlannedRun, other: PlannedRun) -> bool:
 
 def _score(plan: Plan) -> tuple[int, float]:
     """Return the number of runs that may not fit and the seconds of all trainings; lower is better."""
-    unsure = sum(isinstance(run.memory, Missing) or run.memory.verdict is not Verdict.FITS for run in _trained(plan))
+    unsure = sum(
+        isinstance(run.memory, Missing) or run.memory.verdict is not MemoryVerdict.FITS for run in _trained(plan)
+    )
     total = training_seconds(plan)
     return unsure, total.value if isinstance(total, Quantity) else float("inf")
 
@@ -256,7 +258,7 @@ def _time_basis(value: Measured) -> Basis:
 def _memory_basis(run: PlannedRun) -> Basis:
     if isinstance(run.memory, Missing):
         return "unknown"
-    return "assumed" if run.memory.process.rung is Rung.NOTHING else "measured"
+    return "assumed" if run.memory.process.rung is EvidenceLevel.NOTHING else "measured"
 
 
 def _written(plan: Plan, key: str) -> object:

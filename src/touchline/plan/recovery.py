@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from touchline.core.status import EXIT_LINEAGE, EXIT_NO_PARENT, EXIT_OUT_OF_MEMORY, JobState
+from touchline.core.status import EXIT_LINEAGE, EXIT_OUT_OF_MEMORY, EXIT_PARENT_NOT_READY, JobState
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -152,7 +152,7 @@ def _outside(failures: Sequence[Failure]) -> Decision:
 def _inside(failures: Sequence[Failure]) -> Decision:
     last = failures[-1]
     cause = last.diagnosis.cause
-    if last.exit_code in (EXIT_NO_PARENT, EXIT_LINEAGE):
+    if last.exit_code in (EXIT_PARENT_NOT_READY, EXIT_LINEAGE):
         return Decision(step=RecoveryAction.STOP, why=cause)
     if last.exit_code in _SAID_NO:
         return Decision(step=RecoveryAction.STOP, why=f"{_SAID_NO[last.exit_code]}: {cause}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from touchline.backends.protocol import Lengths
+from touchline.backends.protocol import ExampleLengths
 from touchline.core.estimate import Estimate, TrainingSetup
 from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Measured, Missing, Quantity
@@ -90,7 +90,7 @@ def estimate_times(
     forecast: BatchForecast,
     train: TrainConfig,
     evaluate: EvaluateConfig,
-    lengths: Lengths,
+    lengths: ExampleLengths,
     course: NonStepWork,
     *,
     machine: TargetMachine,
@@ -156,7 +156,7 @@ def time_limit(seconds: Measured) -> Measured:
 def _parts(
     setup: TrainingSetup,
     train: TrainConfig,
-    lengths: Lengths,
+    lengths: ExampleLengths,
     course: NonStepWork,
     step: Estimate,
     work: StepWork,
@@ -204,7 +204,7 @@ def _evaluation(
     setup: TrainingSetup,
     evaluate: EvaluateConfig,
     train: TrainConfig | None,
-    lengths: Lengths,
+    lengths: ExampleLengths,
     course: NonStepWork,
     machine: TargetMachine,
     points: Sequence[TimePoint],

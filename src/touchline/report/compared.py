@@ -15,7 +15,7 @@ from touchline.statistics.conclusions import Comparison, FactorEffect
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Side:
+class ExperimentSummary:
     """Experiment, as input of a comparison."""
 
     label: str

@@ -13,7 +13,7 @@ from pathlib import Path, PurePath
 
 from touchline.core.callbacks import ProgressCallback
 from touchline.core.errors import InputError, PolicyError, quoted
-from touchline.core.files import disk_faults
+from touchline.core.files import disk_errors
 from touchline.results.deletable import is_lost
 from touchline.results.verification import verify_planned
 from touchline.results.verification_types import Deletable, Depth, Verification
@@ -168,7 +168,7 @@ def _inside(root: Path, item: Deletable) -> Path:
 
 def _remove(path: Path) -> None:
     """Delete a file or a folder tree without following symbolic links."""
-    with disk_faults("folder" if path.is_dir() else "file", path):
+    with disk_errors("folder" if path.is_dir() else "file", path):
         if not path.is_dir():
             path.unlink(missing_ok=True)
             return

@@ -36,7 +36,9 @@ def write_collected(planned: LoadedPlan, results: Sequence[RunResult]) -> list[R
     return found
 
 
-def learn(planned: LoadedPlan, results: Sequence[RunResult], settings: UserConfig) -> tuple[list[Path], list[str]]:
+def store_finished_runs(
+    planned: LoadedPlan, results: Sequence[RunResult], settings: UserConfig
+) -> tuple[list[Path], list[str]]:
     """Put the runs that are over into the history; give the records' files, and what could not be kept.
 
     A history that cannot be written fails no run: what was learned can be collected again.

@@ -185,7 +185,7 @@ def _drain(follower: Follower) -> list[str]:
 def _is_active(executor: Executor, job: Job) -> bool:
     """Return True if the job may still produce output, also if the executor cannot be queried."""
     try:
-        view = executor.look([job]).get(job.name)
+        view = executor.query_jobs([job]).get(job.name)
     except TouchlineError:
         return True
     return view is not None and view.active

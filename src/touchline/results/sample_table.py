@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from touchline.core.files import disk_faults
+from touchline.core.files import disk_errors
 
 Row = Mapping[str, object]
 """Answer, as returned by `touchline.report.samples`."""
@@ -104,7 +104,7 @@ def _cell(value: object) -> object:
 def _replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary file that replaces `path` if the block succeeds."""
     temporary = path.parent / f".{path.name[:40]}.{secrets.token_hex(4)}.tmp"
-    with disk_faults("file", path):
+    with disk_errors("file", path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield temporary

@@ -24,7 +24,7 @@ from touchline.run.folders import ExperimentFolder
 from touchline.run.ledger import Ledger, close_ended
 from touchline.run.protocol import Executor, Job
 from touchline.slurm.job_view import JobName, JobView
-from touchline.slurm.local.commands import Answer, Commands, RealCommands
+from touchline.slurm.local.commands import CommandResult, Commands, RealCommands
 from touchline.spec.plan import Plan
 
 FILES_SECONDS = 2.0
@@ -73,11 +73,11 @@ class _Heard:
         cwd: Path | None = None,
         environment: dict[str, str] | None = None,
         keep: Sequence[int] = (),
-    ) -> Answer:
+    ) -> CommandResult:
         """Run one command. Skip further queries after a failed squeue, because they would fail too."""
         program = Path(words[0]).name if words else ""
         if program != "squeue" and self.trouble:
-            return Answer(code=None, out="", err=self.trouble)
+            return CommandResult(code=None, out="", err=self.trouble)
         limit = min(timeout_seconds, PATIENCE_SECONDS)
         answer = self._commands.run(words, timeout_seconds=limit, cwd=cwd, environment=environment, keep=keep)
         if program == "squeue":
@@ -162,7 +162,7 @@ class Watcher:
             return self._note()
         self._asked = time.monotonic()
         try:
-            self._views = dict(self._chosen().look(jobs))
+            self._views = dict(self._chosen().query_jobs(jobs))
             if not here:
                 # Somebody who may only read looks too.
                 with contextlib.suppress(OSError, TouchlineError):

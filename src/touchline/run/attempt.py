@@ -31,7 +31,7 @@ from types import FrameType
 from touchline.core.errors import TouchlineError
 from touchline.core.files import try_lock
 from touchline.core.json_text import has_half_characters
-from touchline.core.status import EXIT_HELD, EXIT_STOPPED, AttemptExit, AttemptStart, EndReason
+from touchline.core.status import EXIT_ALREADY_RUNNING, EXIT_STOPPED, AttemptExit, AttemptStart, EndReason
 from touchline.run.claim_file import claimant, drop_claim, take_claim
 from touchline.run.processes import ProcessIdentity, identify, is_alive, send_signal
 from touchline.run.sampling import Sampler
@@ -78,8 +78,10 @@ def supervise(folder: Path, status: Path, command: Sequence[str]) -> int:
     lock = _take_over(status / "lock", start.job_id)
     if lock is None or not take_claim(status, start):
         _log(f"another attempt holds {folder}; exiting")
-        write_exit(status, _end(start, EXIT_HELD, EndReason.ALREADY_RUNNING, "another attempt holds the run"))
-        return EXIT_HELD
+        write_exit(
+            status, _end(start, EXIT_ALREADY_RUNNING, EndReason.ALREADY_RUNNING, "another attempt holds the run")
+        )
+        return EXIT_ALREADY_RUNNING
     write_holder(status / "lock", me, None)
     write_start(status, start)
     ending = _Ending()

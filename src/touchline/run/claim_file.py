@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from touchline.core.files import disk_faults, read_head
+from touchline.core.files import disk_errors, read_head
 from touchline.core.json_text import parse_json
 from touchline.core.status import HEARTBEAT_STALE_SECONDS, AttemptStart
 from touchline.run.processes import ProcessIdentity, is_alive
@@ -38,7 +38,7 @@ def take_claim(status: Path, start: AttemptStart) -> bool:
         HostError: the folder is not writable.
     """
     path = status / CLAIM
-    with disk_faults("claim", path):
+    with disk_errors("claim", path):
         status.mkdir(parents=True, exist_ok=True)
         while not _make(path, start):
             try:

@@ -27,7 +27,7 @@ from touchline.slurm.doctor import (
     PythonFacts,
     Status,
 )
-from touchline.slurm.local.cluster import ask_cluster
+from touchline.slurm.local.cluster import query_cluster
 from touchline.slurm.local.commands import Commands
 from touchline.spec.experiment import ComputeConfig
 from touchline.spec.site import SlurmSite
@@ -83,7 +83,7 @@ def run_doctor(settings: UserConfig, experiments: Path, commands: Commands) -> D
 def _cluster(site: SlurmSite, commands: Commands) -> ClusterFacts | None:
     if shutil.which("sbatch") is None:
         return None
-    return ask_cluster(commands, getpass.getuser(), trial_options(site, gpus=1 if site.gpu_type else 0))
+    return query_cluster(commands, getpass.getuser(), trial_options(site, gpus=1 if site.gpu_type else 0))
 
 
 def trial_options(site: SlurmSite, *, gpus: int) -> list[str]:

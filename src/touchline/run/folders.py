@@ -16,7 +16,7 @@ from pathlib import Path
 from touchline.core.errors import InputError, PlanDriftError, quoted
 from touchline.core.files import (
     FileCache,
-    disk_faults,
+    disk_errors,
     inside,
     read_bytes,
     read_text_bounded,
@@ -207,7 +207,7 @@ class ExperimentFolder:
             return None
         number = 1 + len(list((folder / "superseded").glob("*")))
         target = folder / "superseded" / str(number)
-        with disk_faults("folder", target):
+        with disk_errors("folder", target):
             target.mkdir(parents=True)
             for path in made:
                 path.rename(target / path.name)

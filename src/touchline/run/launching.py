@@ -94,7 +94,7 @@ def work(
             raise InputError("--epoch is for this machine", hint="evaluate.epochs in experiment.yaml, for SLURM")
         jobs = recovery.admit([*first, *_evaluations(planned, runs, train)])
         # What nobody waited for is over too, and may be planned anew.
-        close_ended(ledger, executor.look(jobs))
+        close_ended(ledger, executor.query_jobs(jobs))
         most = settings.slurm.max_submitted or len(jobs)
         watch = _watching(planned, runs, on_progress, at_once=most, train=train)
         try:
@@ -169,7 +169,7 @@ def submit(
     found = [Submitted(job=name, job_id="", word="stopped", reason=why) for name, why in recovery.stopped.items()]
     ids: dict[str, str] = {}
     room = settings.slurm.max_submitted
-    seen = executor.look(jobs)
+    seen = executor.query_jobs(jobs)
     living = sum(view.active for view in seen.values())
     for number, job in enumerate(jobs):
         view = seen.get(job.name)
@@ -193,7 +193,7 @@ def submit(
 
 def _settled(recovery: Recovery, jobs: Sequence[Job], executor: Executor, ledger: Ledger) -> list[Job]:
     """Return the jobs to start now. Recovery decides about jobs that failed."""
-    seen = executor.look(jobs)
+    seen = executor.query_jobs(jobs)
     if executor.trouble:
         raise HostError(f"nothing is submitted now: {executor.trouble}", hint="touchline doctor")
     close_ended(ledger, seen)
@@ -242,7 +242,7 @@ def cancel(planned: LoadedPlan, runs: Sequence[PlannedRun], settings: UserConfig
     executor = _executor(planned, settings)
     ledger = Ledger(planned.folder.ledger, planned.plan.executor)
     jobs = _jobs_of(planned, runs)
-    seen = executor.look(jobs)
+    seen = executor.query_jobs(jobs)
     living = [job for job in jobs if (view := seen.get(job.name)) is not None and view.active]
     if executor.trouble and not living:
         raise HostError(f"cannot query the SLURM queue: {executor.trouble}", hint="the same command later")

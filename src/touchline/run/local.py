@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from touchline.core.errors import HostError
-from touchline.core.files import disk_faults, open_append
+from touchline.core.files import disk_errors, open_append
 from touchline.core.status import Attempt, JobState
 from touchline.run.processes import send_signal
 from touchline.run.protocol import Job
@@ -43,7 +43,7 @@ class LocalExecutor:
             environment["TOUCHLINE_TIME_LIMIT_SECONDS"] = f"{job.time_limit_seconds:.0f}"
         if gpus:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
-        with disk_faults("output", output), os.fdopen(open_append(output), "ab") as stream:
+        with disk_errors("output", output), os.fdopen(open_append(output), "ab") as stream:
             try:
                 child = subprocess.Popen(  # noqa: S603 (a list of our own words)
                     list(job.command),
@@ -59,7 +59,7 @@ class LocalExecutor:
         self._children[job.status] = job_id, child
         return job_id
 
-    def look(self, jobs: Sequence[Job]) -> Mapping[str, JobView]:
+    def query_jobs(self, jobs: Sequence[Job]) -> Mapping[str, JobView]:
         """Return job views from status/, and for own children also from their processes, which live first."""
         found = {job.name: self._view(job) for job in jobs}
         return {name: view for name, view in found.items() if view is not None}

@@ -9,7 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from touchline import __version__
-from touchline.backends.protocol import Lengths
+from touchline.backends.protocol import ExampleLengths
 from touchline.core.callbacks import ProgressCallback
 from touchline.core.catalog import ModelInfo
 from touchline.core.clock import today
@@ -19,7 +19,7 @@ from touchline.core.finding import Finding, Severity
 from touchline.core.quantity import Quantity
 from touchline.data.evaluations import is_current, read_evaluations
 from touchline.data.user_config import UserConfig
-from touchline.lint.local.inputs import Seen, examples_of, lengths_of, see
+from touchline.lint.local.inputs import ResolvedInputs, examples_of, lengths_of, resolve_inputs
 from touchline.plan.build import PlanInputs, build_plan
 from touchline.plan.drift import changed_runs, describe_change, revise
 from touchline.plan.local.context import build_planning_context, free_space
@@ -112,7 +112,7 @@ def resolve(
     """
     experiment = loaded.experiment
     date = old.date if old is not None else today()
-    seen = see(loaded, folder.root, settings, accepted)
+    seen = resolve_inputs(loaded, folder.root, settings, accepted)
     if (errors := seen.errors) or seen.target is None:
         raise InputError(
             f"{loaded.document.path}: {len(errors)} fault{'s' if len(errors) > 1 else ''}", findings=seen.findings
@@ -171,7 +171,9 @@ def _kept_evaluations(plan_: Plan, folder: ExperimentFolder) -> Iterator[str]:
         )
 
 
-def _launchable(seen: Seen, lengths: dict[tuple[str, str], Lengths], settings: UserConfig, date: str) -> list[Finding]:
+def _launchable(
+    seen: ResolvedInputs, lengths: dict[tuple[str, str], ExampleLengths], settings: UserConfig, date: str
+) -> list[Finding]:
     """Return what `check` finds in an experiment, none of it an error.
 
     Raises:
@@ -204,7 +206,7 @@ def refuse_findings(planned: LoadedPlan, settings: UserConfig) -> None:
     if loaded.sha256 != plan_.experiment_sha256:
         # What is prepared is the plan; the changed file is checked when it is planned.
         return
-    seen = see(loaded, folder.root, settings, {run.name: run.accepted for run in plan_.runs if run.accepted})
+    seen = resolve_inputs(loaded, folder.root, settings, {run.name: run.accepted for run in plan_.runs if run.accepted})
     if errors := seen.errors:
         count = len(errors)
         raise InputError(f"{loaded.document.path}: {count} error{'s' if count > 1 else ''}", findings=errors)
@@ -227,7 +229,7 @@ def refuse_other_machine(plan_: Plan, settings: UserConfig) -> None:
         )
 
 
-def _refuse_changes(planned: LoadedPlan, seen: Seen) -> None:
+def _refuse_changes(planned: LoadedPlan, seen: ResolvedInputs) -> None:
     """Refuse changes to started runs. The training would detect other data or models only after its
     time in the queue.
     """

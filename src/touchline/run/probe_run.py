@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from touchline.backends.protocol import Lengths
+from touchline.backends.protocol import ExampleLengths
 from touchline.backends.registry import batching_of, get_backend
 from touchline.core.callbacks import MessageCallback
 from touchline.core.errors import InputError, TouchlineError
@@ -220,7 +220,7 @@ def _seconds(run: PlannedRun) -> float:
     return 0.0 if isinstance(run.train_seconds, Missing) else run.train_seconds.value
 
 
-def _usual(run: PlannedRun, lengths: Lengths) -> MicroBatch:
+def _usual(run: PlannedRun, lengths: ExampleLengths) -> MicroBatch:
     """Return a micro-batch with the mean number of tokens of the run's micro-batches."""
     assert run.train is not None
     forecast = get_backend(run.train.backend).forecast(run.train, lengths, run.seed)
@@ -233,10 +233,10 @@ def _usual(run: PlannedRun, lengths: Lengths) -> MicroBatch:
     return MicroBatch(rows=rows, width=width, label_tokens=min(max(rows, round(rows * width * share)), rows * width))
 
 
-def _lengths(plan: Plan, run: PlannedRun, root: Path, settings: UserConfig) -> Lengths:
+def _lengths(plan: Plan, run: PlannedRun, root: Path, settings: UserConfig) -> ExampleLengths:
     model = plan.models[run.model]
     found = token_lengths(model, run.data, "train", root, plan.date, settings.cache_dir)
-    return Lengths(prompt=found.prompt, answer=found.answer, prefix=found.prefix)
+    return ExampleLengths(prompt=found.prompt, answer=found.answer, prefix=found.prefix)
 
 
 def _request(
@@ -268,7 +268,7 @@ def _request(
     return request, keep
 
 
-def _largest(run: PlannedRun, lengths: Lengths, size: int) -> MicroBatch:
+def _largest(run: PlannedRun, lengths: ExampleLengths, size: int) -> MicroBatch:
     assert run.train is not None
     settings = settings_of(replace(run.train, micro_batch_size=size, packed=False), seed=run.seed)
     largest = batching_of(PROBED).forecast(lengths.total, settings, lengths.answer).largest

@@ -74,7 +74,7 @@ class Executor(Protocol):
         """
         ...
 
-    def look(self, jobs: Sequence[Job]) -> Mapping[str, JobView]:
+    def query_jobs(self, jobs: Sequence[Job]) -> Mapping[str, JobView]:
         """Return the view of the last job of each name; without an entry there was none, as far as known.
 
         One query covers all jobs. If it fails, the last known state is returned as active.

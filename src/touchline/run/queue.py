@@ -136,7 +136,7 @@ class _Queue:
         """Return the newly ended jobs with their views."""
         over, self._over = self._over, []
         if self.running:
-            self.views = dict(self._executor.look(self.jobs()))
+            self.views = dict(self._executor.query_jobs(self.jobs()))
             if self._executor.trouble:
                 self._say(f"{self._executor.trouble}; asked again later, and until then everything stands as it was")
         for name, (job, slot) in list(self.running.items()):

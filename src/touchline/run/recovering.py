@@ -9,7 +9,7 @@ from pathlib import Path
 from touchline.core.callbacks import MessageCallback
 from touchline.core.errors import PlanDriftError, SubmissionRejectedError, TouchlineError, quoted
 from touchline.core.files import read_text_bounded
-from touchline.core.status import EXIT_NO_PARENT, Attempt, JobState
+from touchline.core.status import EXIT_PARENT_NOT_READY, Attempt, JobState
 from touchline.data.metrics import AttemptRow
 from touchline.data.metrics_file import read_metrics
 from touchline.data.user_config import UserConfig
@@ -119,7 +119,7 @@ class Recovery:
         if job.name in self._withdrawn and view.state is JobState.CANCELLED:
             self._withdrawn.discard(job.name)
             return (job,)
-        if view.exit_code == EXIT_NO_PARENT and any(name in self._playing for name in job.after):
+        if view.exit_code == EXIT_PARENT_NOT_READY and any(name in self._playing for name in job.after):
             # What it builds on is started again, and it behind that.
             return (job,)
         if not view.job_id and view.source == "ledger" and view.state is JobState.FAILED:
@@ -213,7 +213,7 @@ class Recovery:
             and _shape(other) == _shape(run)
             and not self.planned.folder.has_started(job.name)
         ]
-        seen = self._executor.look(siblings) if siblings else {}
+        seen = self._executor.query_jobs(siblings) if siblings else {}
         queued = [
             job for job in siblings if (view := seen.get(job.name)) is not None and view.state is JobState.PENDING
         ]

@@ -6,7 +6,7 @@ import datetime
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from touchline.core.status import EXIT_HELD, Attempt, JobState, RunStatus, TrainingOutcome, is_fresh
+from touchline.core.status import EXIT_ALREADY_RUNNING, Attempt, JobState, RunStatus, TrainingOutcome, is_fresh
 from touchline.slurm.job_view import JobView
 from touchline.spec.runs import RunKind
 
@@ -38,7 +38,7 @@ class StatusInputs:
 
 def drop_lock_conflicts(attempts: Sequence[Attempt]) -> tuple[Attempt, ...]:
     """Drop attempts that found another one active and did nothing."""
-    return tuple(each for each in attempts if each.exit is None or each.exit.code != EXIT_HELD)
+    return tuple(each for each in attempts if each.exit is None or each.exit.code != EXIT_ALREADY_RUNNING)
 
 
 def training_outcome(

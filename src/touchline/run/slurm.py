@@ -28,13 +28,13 @@ from touchline.run.protocol import Job
 from touchline.run.slurm_jobs import JobMatches, candidates
 from touchline.run.slurm_queries import SlurmQueries
 from touchline.run.slurm_views import (
-    Known,
-    ended_itself,
+    JobEvidence,
+    exited_on_its_own,
     is_alive,
     last_view,
     view_of,
 )
-from touchline.slurm.answers import Verdict, read_submission, waits_at_a_limit
+from touchline.slurm.answers import SbatchResult, read_submission, waits_at_a_limit
 from touchline.slurm.job_view import JobView
 from touchline.slurm.local.commands import Commands
 from touchline.slurm.output import JOB_ID, output_pattern
@@ -73,7 +73,7 @@ class SlurmExecutor:
             commands: runner of sbatch, squeue, ...
             ledger_path: ledger of the experiment.
             clock: time and sleep functions.
-            poll_seconds: minimum interval of squeue queries, however often `look` is called.
+            poll_seconds: minimum interval of squeue queries, however often `query_jobs` is called.
             lock: descriptor of the experiment lock; an sbatch whose caller is killed holds it until it ends.
         """
         self._commands = commands
@@ -123,13 +123,13 @@ class SlurmExecutor:
         told = read_submission(answer.out, answer.err, answer.code)
         what = f"sbatch {str(job.folder / job.script)!r}"
         match told.verdict:
-            case Verdict.ACCEPTED:
+            case SbatchResult.ACCEPTED:
                 return self._took(told.job_id)
-            case Verdict.REFUSED:
+            case SbatchResult.REFUSED:
                 raise SubmissionRejectedError(f"{what} was refused: {told.reason}", hint=told.hint)
-            case Verdict.LIMIT:
+            case SbatchResult.LIMIT:
                 raise SubmissionLimitError(f"{what} was not taken now: {told.reason}", hint=told.hint)
-            case Verdict.ABSENT:
+            case SbatchResult.ABSENT:
                 raise HostError(f"{what} cannot be run here: {told.reason}", expected=told.hint)
         found = self._queries.find([token], begun)
         if found:
@@ -164,7 +164,7 @@ class SlurmExecutor:
 
     # --------------------------------------------------------------------------------------------------------- looking
 
-    def look(self, jobs: Sequence[Job]) -> Mapping[str, JobView]:
+    def query_jobs(self, jobs: Sequence[Job]) -> Mapping[str, JobView]:
         """Return the view of the last job of each name, including jobs submitted by others."""
         if not jobs:
             return {}
@@ -211,7 +211,7 @@ class SlurmExecutor:
         """Return the view of one SLURM job."""
         attempt = each.attempts.get(job_id)
         identity = read_job_id(job_id)
-        known = Known(
+        known = JobEvidence(
             job_id=job_id,
             is_step=identity is not None and identity.step is not None,
             attempt=attempt,
@@ -230,18 +230,18 @@ class SlurmExecutor:
             return view
         return self._missed(each, known, view)
 
-    def _missed(self, each: JobMatches, known: Known, view: JobView) -> JobView:
+    def _missed(self, each: JobMatches, known: JobEvidence, view: JobView) -> JobView:
         """Return the view of a job that squeue does not list, without an exit record or heartbeat."""
         job_id = known.job_id
         queries = self._queries
         submitted = self._submitted.get(job_id)
         if submitted is not None and submitted >= queries.queue.asked:
             return replace(view, state=JobState.PENDING, source="ledger", reason="submitted a moment ago")
-        if queries.is_absent and ended_itself(known):  # read where there is no SLURM
+        if queries.is_absent and exited_on_its_own(known):  # read where there is no SLURM
             return last_view(known, "")
         if queries.fault or not queries.queue.number:
             return replace(view, reason="; ".join(filter(None, (view.reason, queries.fault))))
-        if ended_itself(known) and self._is_forgotten(job_id.partition(".")[0]):
+        if exited_on_its_own(known) and self._is_forgotten(job_id.partition(".")[0]):
             return last_view(known, "")
         identity = read_job_id(job_id)
         if identity is not None and not queries.is_unaccounted(identity.whole):
@@ -318,7 +318,7 @@ class SlurmExecutor:
         Raises:
             HostError: scancel failed.
         """
-        ids = [view.job_id for view in self.look(jobs).values() if view.active]
+        ids = [view.job_id for view in self.query_jobs(jobs).values() if view.active]
         ids = [each for each in ids if read_job_id(each) is not None]
         for start in range(0, len(ids), _IDS_AT_ONCE):
             answer = self._commands.run(["scancel", *ids[start : start + _IDS_AT_ONCE]], timeout_seconds=SUBMIT_SECONDS)

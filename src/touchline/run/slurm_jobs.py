@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from touchline.core.files import is_other_folder
-from touchline.core.status import EXIT_HELD, Attempt, JobState
+from touchline.core.status import EXIT_ALREADY_RUNNING, Attempt, JobState
 from touchline.run.ledger import LedgerEntry
 from touchline.run.protocol import Job
 from touchline.run.slurm_queries import Queue, SacctJob
@@ -82,7 +82,7 @@ class JobMatches:
             if (number := path.name.split(".")[-2]).isdigit() and int(number) > last
         ]
         end = read_exit(self.job.status, job_id, max(numbers)) if numbers else None
-        if end is None or end.code != EXIT_HELD:
+        if end is None or end.code != EXIT_ALREADY_RUNNING:
             return False
         # Queued again since, it may find the folder free.
         return not any(not row.state.ended and (row.restarts or 0) > end.restart for row in self.rows(queue, job_id))

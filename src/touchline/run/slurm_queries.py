@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from touchline.core.clock import Clock
 from touchline.core.status import JobState
 from touchline.slurm.accounting import AccountingRow, accounting_format, latest, read_accounting
-from touchline.slurm.local.commands import Answer, Commands
+from touchline.slurm.local.commands import CommandResult, Commands
 from touchline.slurm.queue import QueueRow, queue_format, read_job, read_queue
 from touchline.slurm.states import read_job_id, waiting_tasks
 
@@ -247,7 +247,7 @@ class SlurmQueries:
         known = self._accounted.get(job_id)
         return known is not None and known.is_final
 
-    def _ask(self, words: Sequence[str]) -> Answer:
+    def _ask(self, words: Sequence[str]) -> CommandResult:
         return self._commands.run(words, timeout_seconds=QUERY_SECONDS)
 
 
@@ -256,7 +256,7 @@ def _separator() -> str:
     return f"\x1f{secrets.token_hex(4)}\x1f"
 
 
-def _words(answer: Answer) -> str:
+def _words(answer: CommandResult) -> str:
     """Return the last error line of a command."""
     lines = [line.strip() for line in answer.err.splitlines() if line.strip()]
     return lines[-1].removeprefix("squeue: error: ")[:300] if lines else ""

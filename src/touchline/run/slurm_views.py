@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from touchline.core.status import EXIT_HELD, EXIT_OUT_OF_MEMORY, Attempt, AttemptExit, JobState, is_fresh
+from touchline.core.status import EXIT_ALREADY_RUNNING, EXIT_OUT_OF_MEMORY, Attempt, AttemptExit, JobState, is_fresh
 from touchline.run.slurm_queries import SacctJob
 from touchline.slurm.job_view import JobView, Source
 from touchline.slurm.output import out_of_memory_line
@@ -30,7 +30,7 @@ _OWN_WORD = frozenset({JobState.FAILED, JobState.COMPLETED})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Known:
+class JobEvidence:
     """All that is known of one job."""
 
     job_id: str
@@ -64,7 +64,7 @@ class _Word:
     ended_unix: float | None = None
 
 
-def view_of(known: Known, now_unix: float) -> JobView:
+def view_of(known: JobEvidence, now_unix: float) -> JobView:
     """Return a job's view. Without any source it is UNKNOWN and active."""
     view = _state(known, now_unix)
     row, kept, attempt = known.row, known.accounted, known.attempt
@@ -109,13 +109,13 @@ def view_of(known: Known, now_unix: float) -> JobView:
     return view
 
 
-def ended_itself(known: Known) -> bool:
+def exited_on_its_own(known: JobEvidence) -> bool:
     """Return True if its exit file says of itself how it ended: not by request, and not killed."""
     end = None if known.attempt is None else known.attempt.exit
     return end is not None and end.code < 128 and not end.ended_by.is_requested
 
 
-def last_view(known: Known, reason: str) -> JobView:
+def last_view(known: JobEvidence, reason: str) -> JobView:
     """Return how a job ended that SLURM has forgotten, from its exit file; unknown without one.
 
     Args:
@@ -142,7 +142,7 @@ def is_alive(attempt: Attempt | None, now_unix: float, *, beats: bool) -> bool:
     return bool(attempt.alive) or beats or is_fresh(attempt.heartbeat_unix, now_unix)
 
 
-def _state(known: Known, now_unix: float) -> JobView:
+def _state(known: JobEvidence, now_unix: float) -> JobView:
     """State, source, reason and exit code."""
     attempt, row = known.attempt, known.row
     end = None if attempt is None else attempt.exit
@@ -167,7 +167,7 @@ def _state(known: Known, now_unix: float) -> JobView:
     return _active(JobState.UNKNOWN, "none", "")
 
 
-def _works_on(known: Known, word: _Word, now_unix: float) -> bool:
+def _works_on(known: JobEvidence, word: _Word, now_unix: float) -> bool:
     """Return True if a job of a node that SLURM has lost still beats: a network that broke is no node that died."""
     attempt = known.attempt
     if attempt is None or attempt.heartbeat_unix is None or (word.restarts or 0) > attempt.start.restart:
@@ -176,7 +176,7 @@ def _works_on(known: Known, word: _Word, now_unix: float) -> bool:
     return outlived and is_alive(attempt, now_unix, beats=known.beats)
 
 
-def _word(known: Known) -> _Word | None:
+def _word(known: JobEvidence) -> _Word | None:
     """SLURM's last word: squeue's, then sacct's, then what the ledger has kept of it."""
     row, kept = known.row, known.accounted
     if row is not None and row.state.ended and not known.is_step:
@@ -212,7 +212,7 @@ def _word(known: Known) -> _Word | None:
     return None
 
 
-def _final(word: _Word, end: AttemptExit | None, known: Known) -> JobView:
+def _final(word: _Word, end: AttemptExit | None, known: JobEvidence) -> JobView:
     """Return how a job ended, from SLURM's last state and the exit file of that attempt."""
     code = word.code if end is None else end.code
     reason = word.reason if end is None else end.reason
@@ -229,7 +229,7 @@ def _final(word: _Word, end: AttemptExit | None, known: Known) -> JobView:
         return _ended(_stopped(end, JobState.FAILED), "exit file", end.reason, code=end.code)
     if code == EXIT_OUT_OF_MEMORY:
         return _ended(JobState.OUT_OF_MEMORY, word.source, reason, code=code)
-    if code == EXIT_HELD:
+    if code == EXIT_ALREADY_RUNNING:
         return _ended(JobState.FAILED, word.source, "another attempt held the run", code=code)
     final_code = code if code or word.state is JobState.COMPLETED else None
     return _ended(word.state, word.source, reason, code=final_code, signal=word.signal)

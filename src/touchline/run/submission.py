@@ -77,7 +77,7 @@ def begin(
     settled = settle(job, executor, ledger)
     if settled:
         return settled
-    view = executor.look([job]).get(job.name)
+    view = executor.query_jobs([job]).get(job.name)
     if view is not None and view.active:
         ledger.record("adopted", job.name, job_id=view.job_id)
         return view.job_id

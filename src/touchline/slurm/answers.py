@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 
-class Verdict(StrEnum):
+class SbatchResult(StrEnum):
     """Kind of result of a submission."""
 
     ACCEPTED = "accepted"
@@ -30,7 +30,7 @@ class Verdict(StrEnum):
 class Submission:
     """An answer of `sbatch --parsable`."""
 
-    verdict: Verdict
+    verdict: SbatchResult
     """Result of the submission."""
     job_id: str = ""
     """The id, of an accepted one."""
@@ -99,24 +99,26 @@ def read_submission(out: str, err: str, code: int | None) -> Submission:
     last = out.strip().rpartition("\n")[2].strip()  # a wrapper may greet before it
     match = _ID.fullmatch(last)
     if code == 0 and match is not None:
-        return Submission(verdict=Verdict.ACCEPTED, job_id=match[1], cluster=match[2] or "")
+        return Submission(verdict=SbatchResult.ACCEPTED, job_id=match[1], cluster=match[2] or "")
     reason = _reason(err)
     if code is None and _ABSENT.fullmatch(err.strip()):
-        return Submission(verdict=Verdict.ABSENT, reason=err.strip(), hint="sbatch on PATH, and the run's folder there")
+        return Submission(
+            verdict=SbatchResult.ABSENT, reason=err.strip(), hint="sbatch on PATH, and the run's folder there"
+        )
     if code is None or code <= 0 or (code > 128 and code != 255):
         # Killed or out of time; with code 0 an answer that holds no id. What it has said until then decides nothing,
         # except that it was waiting at a limit.
         told = reason or (
             f"sbatch ended with 0 and said {last[:200]!r}" if code == 0 else "sbatch was ended by a signal"
         )
-        return Submission(verdict=Verdict.UNCLEAR, reason=told, hint=_HINT_UNCLEAR)
+        return Submission(verdict=SbatchResult.UNCLEAR, reason=told, hint=_HINT_UNCLEAR)
     if _LATER.search(err):
-        return Submission(verdict=Verdict.LIMIT, reason=reason, hint=_HINT_LATER)
+        return Submission(verdict=SbatchResult.LIMIT, reason=reason, hint=_HINT_LATER)
     failed = _FAILED.search(err)
     if _NOT_HEARD.search(failed["why"] if failed else err) or not reason:
         told = reason or f"sbatch ended with {code} and said nothing"
-        return Submission(verdict=Verdict.UNCLEAR, reason=told, hint=_HINT_UNCLEAR)
-    return Submission(verdict=Verdict.REFUSED, reason=reason, hint=_hint(err))
+        return Submission(verdict=SbatchResult.UNCLEAR, reason=told, hint=_HINT_UNCLEAR)
+    return Submission(verdict=SbatchResult.REFUSED, reason=reason, hint=_hint(err))
 
 
 def waits_at_a_limit(err: str) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-from touchline.slurm.options import OPTIONS, SHORT, Kind, resolve
+from touchline.slurm.options import OPTIONS, SHORT, OptionArity, resolve
 
 _WORD = "#SBATCH"
 _HET = frozenset({"hetjob", "packjob"})
@@ -154,9 +154,9 @@ def _long(word: _Word, following: _Word | None, number: int) -> tuple[Directive,
         given = value if equals or takes else None
         return _made(None, f"--{name}", given, word, number, in_place, fault), int(takes)
     kind = OPTIONS[option]
-    if kind is Kind.FLAG and equals:
+    if kind is OptionArity.FLAG and equals:
         return _made(option, f"--{name}", value, word, number, in_place, DirectiveFault.NEEDS_NO_VALUE), 0
-    if equals or kind is not Kind.VALUE:
+    if equals or kind is not OptionArity.VALUE:
         return _made(option, f"--{name}", value if equals else None, word, number, in_place), 0
     if following is None:
         return _made(option, f"--{name}", None, word, number, word.column, DirectiveFault.NO_VALUE), 0
@@ -169,7 +169,7 @@ def _short(word: _Word, following: _Word | None, number: int) -> Iterator[tuple[
         if option is None:
             yield _made(None, word.text, None, word, number, word.column, DirectiveFault.UNKNOWN), 0
             return
-        if OPTIONS[option] is not Kind.VALUE:
+        if OPTIONS[option] is not OptionArity.VALUE:
             yield _made(option, written, None, word, number, word.column), 0
             continue
         rest = word.text[offset + 1 :]

@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from touchline.slurm.options import OPTIONS, SHORT, Kind
-from touchline.slurm.shell import Step
+from touchline.slurm.options import OPTIONS, SHORT, OptionArity
+from touchline.slurm.shell import ShellStatement
 from touchline.slurm.shell_words import ShellWord
 
 _PYTHON = re.compile(r"python(?:\d(?:\.\d+)?)?|pypy3?|ipython|kernprof")
@@ -99,7 +99,7 @@ class ConfigReference:
 class Launch:
     """Command that starts a Python program or a trainer."""
 
-    step: Step
+    step: ShellStatement
     """The command where it stands."""
     command: LaunchCommand
     """Program that starts it: Python, a launcher such as `torchrun`, or a trainer's own."""
@@ -160,7 +160,7 @@ class Launch:
         return next((word for name in _DATA_WORKERS if (word := self.arguments.get(name)) is not None), None)
 
 
-def read_launch(step: Step, commands: Sequence[LaunchCommand]) -> Launch | None:
+def read_launch(step: ShellStatement, commands: Sequence[LaunchCommand]) -> Launch | None:
     """Return the program that a command starts; None if it is neither Python nor a trainer.
 
     Args:
@@ -241,9 +241,9 @@ def _srun(words: tuple[ShellWord, ...]) -> dict[str, str | None] | None:
             break
         if word.startswith("--"):
             name, equals, value = word[2:].partition("=")
-            takes = OPTIONS.get(name) is Kind.VALUE and not equals
+            takes = OPTIONS.get(name) is OptionArity.VALUE and not equals
             found[name] = rest.pop(0) if takes and rest else value or None
-        elif (option := SHORT.get(word[1:2])) is not None and OPTIONS[option] is Kind.VALUE:
+        elif (option := SHORT.get(word[1:2])) is not None and OPTIONS[option] is OptionArity.VALUE:
             found[option] = word[2:] or (rest.pop(0) if rest else None)
     return found
 

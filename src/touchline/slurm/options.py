@@ -14,7 +14,7 @@ from enum import StrEnum
 from touchline.core.near import near_names
 
 
-class Kind(StrEnum):
+class OptionArity(StrEnum):
     """Kind of argument of an option."""
 
     VALUE = "value"
@@ -42,10 +42,10 @@ _FLAGS = (
 )
 _OPTIONAL = "exclusive get-user-env nice no-kill oom-kill-step propagate"
 
-OPTIONS: dict[str, Kind] = {
-    **dict.fromkeys(_VALUE.split(), Kind.VALUE),
-    **dict.fromkeys(_FLAGS.split(), Kind.FLAG),
-    **dict.fromkeys(_OPTIONAL.split(), Kind.OPTIONAL),
+OPTIONS: dict[str, OptionArity] = {
+    **dict.fromkeys(_VALUE.split(), OptionArity.VALUE),
+    **dict.fromkeys(_FLAGS.split(), OptionArity.FLAG),
+    **dict.fromkeys(_OPTIONAL.split(), OptionArity.OPTIONAL),
 }
 """Long names without their dashes."""
 

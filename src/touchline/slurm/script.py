@@ -15,10 +15,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from touchline.core.finding import Where
+from touchline.core.finding import Location
 from touchline.slurm.directives import Directive, meant_as_directive, read_line, separates_jobs
 from touchline.slurm.launches import Launch, LaunchCommand, read_launch
-from touchline.slurm.shell import ShellText, Step, assigned, read_shell
+from touchline.slurm.shell import ShellStatement, ShellText, assigned, read_shell
 from touchline.slurm.shell_words import ShellParseError, ShellWord
 
 _SHELL = re.compile(r"#!\s*\S*(?:/|\s)(?:ba|da|z|k|a)?sh\b")
@@ -60,7 +60,7 @@ class Script:
     """Programs of trainers, which `launches` looks for."""
 
     @cached_property
-    def steps(self) -> tuple[Step, ...]:
+    def steps(self) -> tuple[ShellStatement, ...]:
         """Return every command, in order."""
         return () if self.shell is None else tuple(self.shell.steps())
 
@@ -164,9 +164,9 @@ class Script:
                 whole[name] += whole.get(match["plain"] or match["braced"], [])
         return {name: tuple(dict.fromkeys(values)) for name, values in whole.items()}
 
-    def where(self, line: int, column: int | None = None) -> Where:
+    def where(self, line: int, column: int | None = None) -> Location:
         """Return a place in the script."""
-        return Where(path=self.path, line=line, column=column)
+        return Location(path=self.path, line=line, column=column)
 
     def mentions(self) -> tuple[str, ...]:
         """Return relative paths in the script that checks use: folders of its output, configs, programs."""

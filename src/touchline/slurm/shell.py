@@ -41,7 +41,7 @@ class Simple:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Group:
+class ShellGroup:
     """Commands that are one: a subshell, a block, a loop, a condition, a function."""
 
     kind: str
@@ -60,7 +60,7 @@ class Group:
 class Pipeline:
     """Commands joined by `|`, and how they stand to the next."""
 
-    elements: tuple[Simple | Group, ...]
+    elements: tuple[Simple | ShellGroup, ...]
     """The commands; one where nothing is piped."""
     joined: str = ""
     """How it follows the one before: `&&`, `||`, or empty."""
@@ -76,14 +76,14 @@ class Pipeline:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Step:
+class ShellStatement:
     """Command with its place in a script."""
 
     command: Simple
     """The command."""
     pipeline: Pipeline
     """The pipeline that it is of."""
-    parents: tuple[tuple[Pipeline, Group], ...] = ()
+    parents: tuple[tuple[Pipeline, ShellGroup], ...] = ()
     """The groups around it from the outermost on, each with its own pipeline."""
     in_condition: bool = False
     """Whether the command is a question of an `if` or a `while`."""
@@ -160,7 +160,7 @@ class _Parser:
     def _pipeline(self, depth: int, joined: str) -> Pipeline | None:
         while self._is_word("!", "time"):
             self._at += 1
-        elements: list[Simple | Group] = []
+        elements: list[Simple | ShellGroup] = []
         while True:
             element = self._element(depth)
             if element is not None:
@@ -173,7 +173,7 @@ class _Parser:
             return None
         return Pipeline(elements=tuple(elements), joined=joined)
 
-    def _element(self, depth: int) -> Simple | Group | None:
+    def _element(self, depth: int) -> Simple | ShellGroup | None:
         token = self._peek()
         if isinstance(token, Operator):
             if token.text in _REDIRECTS:
@@ -210,24 +210,24 @@ class _Parser:
             return self._function(token.text, depth, token.line)
         return self._simple()
 
-    def _function(self, name: str, depth: int, line: int) -> Group | None:
+    def _function(self, name: str, depth: int, line: int) -> ShellGroup | None:
         body = self._element(depth + 1) if depth < _DEPTH else None
         inner = (Pipeline(elements=(body,)),) if body is not None else ()
-        return Group(kind="function", body=inner, name=name, line=line)
+        return ShellGroup(kind="function", body=inner, name=name, line=line)
 
-    def _block(self, kind: str, ends: frozenset[str], depth: int, line: int) -> Group:
+    def _block(self, kind: str, ends: frozenset[str], depth: int, line: int) -> ShellGroup:
         self._at += 1
         body = self.sequence(depth + 1, ends)
         self._at += 1
-        return self._with_redirects(Group(kind=kind, body=body, line=line))
+        return self._with_redirects(ShellGroup(kind=kind, body=body, line=line))
 
-    def _with_redirects(self, group: Group) -> Group:
+    def _with_redirects(self, group: ShellGroup) -> ShellGroup:
         while (token := self._peek()) is not None and isinstance(token, Operator) and token.text in _REDIRECTS:
             self._at += 1
             self._at += isinstance(self._peek(), ShellWord)
         return group
 
-    def _condition(self, depth: int, line: int) -> Group:
+    def _condition(self, depth: int, line: int) -> ShellGroup:
         asked: list[Pipeline] = []
         body: list[Pipeline] = []
         ends = frozenset({"then", "elif", "else", "fi"})
@@ -242,26 +242,26 @@ class _Parser:
             else:
                 self._at += 1  # fi
                 break
-        return self._with_redirects(Group(kind="if", condition=tuple(asked), body=tuple(body), line=line))
+        return self._with_redirects(ShellGroup(kind="if", condition=tuple(asked), body=tuple(body), line=line))
 
-    def _loop(self, depth: int, line: int) -> Group:
+    def _loop(self, depth: int, line: int) -> ShellGroup:
         self._at += 1
         asked = self.sequence(depth + 1, frozenset({"do"}))
         self._at += 1
         body = self.sequence(depth + 1, frozenset({"done"}))
         self._at += 1
-        return self._with_redirects(Group(kind="while", condition=asked, body=body, line=line))
+        return self._with_redirects(ShellGroup(kind="while", condition=asked, body=body, line=line))
 
-    def _for(self, depth: int, line: int) -> Group:
+    def _for(self, depth: int, line: int) -> ShellGroup:
         while (token := self._peek()) is not None and not self._is_word("do", "{"):
             self._at += 1
         end = "done" if isinstance(token, ShellWord) and token.raw == "do" else "}"
         self._at += 1
         body = self.sequence(depth + 1, frozenset({end}))
         self._at += 1
-        return self._with_redirects(Group(kind="for", body=body, line=line))
+        return self._with_redirects(ShellGroup(kind="for", body=body, line=line))
 
-    def _case(self, depth: int, line: int) -> Group:
+    def _case(self, depth: int, line: int) -> ShellGroup:
         while self._peek() is not None and not self._is_word("in"):
             self._at += 1
         self._at += 1
@@ -274,7 +274,7 @@ class _Parser:
                 body.extend(self.sequence(depth + 1, frozenset({";;", ";&", ";;&", "esac"})))
                 self._skip(";;", ";&", ";;&", "\n")
         self._at += 1
-        return self._with_redirects(Group(kind="case", body=tuple(body), line=line))
+        return self._with_redirects(ShellGroup(kind="case", body=tuple(body), line=line))
 
     def _test(self) -> Simple:
         words: list[ShellWord] = []
@@ -329,18 +329,18 @@ class ShellText:
     heredocs: tuple[tuple[int, int], ...] = ()
     """First and last line of each heredoc's text."""
 
-    def steps(self) -> Iterator[Step]:
+    def steps(self) -> Iterator[ShellStatement]:
         """Return every command, in order, those inside groups and functions too."""
         yield from _steps(self.pipelines, (), in_condition=False)
 
 
 def _steps(
-    pipelines: tuple[Pipeline, ...], parents: tuple[tuple[Pipeline, Group], ...], *, in_condition: bool
-) -> Iterator[Step]:
+    pipelines: tuple[Pipeline, ...], parents: tuple[tuple[Pipeline, ShellGroup], ...], *, in_condition: bool
+) -> Iterator[ShellStatement]:
     for pipeline in pipelines:
         for element in pipeline.elements:
             if isinstance(element, Simple):
-                yield Step(command=element, pipeline=pipeline, parents=parents, in_condition=in_condition)
+                yield ShellStatement(command=element, pipeline=pipeline, parents=parents, in_condition=in_condition)
             else:
                 inside = (*parents, (pipeline, element))
                 yield from _steps(element.condition, inside, in_condition=True)

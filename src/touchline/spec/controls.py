@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from touchline.core.levels import STAGE, Level
-from touchline.spec.document import Document
+from touchline.spec.document import YamlDocument
 from touchline.spec.experiment import Experiment
 from touchline.spec.names import ModelLabel, control_names, refuse_taken, stage_run_names
 from touchline.spec.runs import ControlKind, RunKind, RunSpec
@@ -26,7 +26,7 @@ def untrained_controls(
     runs: Sequence[RunSpec],
     taken: Sequence[str],
     labels: Mapping[str, ModelLabel],
-    document: Document,
+    document: YamlDocument,
 ) -> list[RunSpec]:
     """Return the base and the no-op adapter for every base model and every way to evaluate it.
 
@@ -57,7 +57,7 @@ def shuffled_controls(
     experiment: Experiment,
     chains: Sequence[Sequence[RunSpec]],
     labels: Mapping[str, ModelLabel],
-    document: Document,
+    document: YamlDocument,
 ) -> list[RunSpec]:
     """Return the first condition and seed of every base model and dataset, trained on shuffled answers.
 

@@ -17,7 +17,7 @@ from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from touchline.core.errors import InputError
-from touchline.core.finding import Finding, Severity, Where
+from touchline.core.finding import Finding, Location, Severity
 from touchline.core.json_text import has_half_characters
 from touchline.spec.bounds import (
     DEPTH_LIMIT,
@@ -38,7 +38,7 @@ _PLAIN_TAGS = (None, "tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
 
 
 @dataclass(frozen=True, slots=True)
-class Document:
+class YamlDocument:
     """Parsed YAML."""
 
     path: str
@@ -50,12 +50,12 @@ class Document:
     overridden: Mapping[Path, str] = field(default_factory=dict)
     """Paths whose values come from the command line -> `key=value` as given there."""
 
-    def where(self, path: Iterable[Key]) -> Where:
+    def where(self, path: Iterable[Key]) -> Location:
         """Return the place of the deepest part of `path` that is in the file, or the override that it comes from."""
         path = tuple(path)
         for length in range(len(path), 0, -1):
             if (override := self.overridden.get(path[:length])) is not None:
-                return Where(path=f"command line: {override}")
+                return Location(path=f"command line: {override}")
         node: Any = self.root
         line, column = 0, 0
         for key in path:
@@ -66,15 +66,15 @@ class Document:
             place = (node.lc.data or {}).get(key)
             line, column = place[:2] if place else (line, column)
             node = node[key]
-        return Where(path=self.path, line=line + 1, column=column + 1)
+        return Location(path=self.path, line=line + 1, column=column + 1)
 
 
-def error(code: str, subject: str, message: str, where: Where | None, hint: str | None = None) -> Finding:
+def error(code: str, subject: str, message: str, where: Location | None, hint: str | None = None) -> Finding:
     """Return an error finding about an experiment's file."""
     return Finding(code=code, severity=Severity.ERROR, subject=subject, message=message, where=where, hint=hint)
 
 
-def parse(text: str, path: str) -> Document:
+def parse(text: str, path: str) -> YamlDocument:
     """Parse a mapping.
 
     Raises:
@@ -82,16 +82,18 @@ def parse(text: str, path: str) -> Document:
     """
     root = _loaded(text, path)
     if root is None:
-        raise _single(error("EX001", path, "the file is empty", Where(path=path), "touchline demo shows a whole one"))
+        raise _single(
+            error("EX001", path, "the file is empty", Location(path=path), "touchline demo shows a whole one")
+        )
     if not isinstance(root, CommentedMap):
-        raise _single(error("EX001", path, "expected `key: value` lines at the top", Where(path=path, line=1)))
-    document = Document(path=path, root=root, data={})
+        raise _single(error("EX001", path, "expected `key: value` lines at the top", Location(path=path, line=1)))
+    document = YamlDocument(path=path, root=root, data={})
     reader = _Plain(document)
     data = reader.of(root, ())
     if reader.findings:
         raise InputError(f"{path} cannot be read", findings=reader.findings)
     assert isinstance(data, dict)
-    return Document(path=path, root=root, data=data)
+    return YamlDocument(path=path, root=root, data=data)
 
 
 def parse_value(text: str, key: str, path: str) -> object:
@@ -101,7 +103,7 @@ def parse_value(text: str, key: str, path: str) -> object:
         InputError: it is no YAML, or no plain value; with findings.
     """
     node = _loaded(text, path)
-    document = Document(path=path, root=CommentedMap({key: node}), data={})
+    document = YamlDocument(path=path, root=CommentedMap({key: node}), data={})
     reader = _Plain(document, pointed=False)
     value = reader.of(node, (key,))
     if reader.findings:
@@ -125,17 +127,17 @@ def _loaded(text: str, path: str) -> object:
         hint = "YAML is indented with spaces, never with tabs" if _is_indented_by_tab(text, fault) else None
         raise _fault("EX001", path, f"not YAML: {problem}", fault, hint) from None
     except (YAMLError, ValueError, RecursionError) as fault:
-        raise _single(error("EX001", path, f"not YAML: {fault}", Where(path=path))) from None
+        raise _single(error("EX001", path, f"not YAML: {fault}", Location(path=path))) from None
     except (LookupError, TypeError, AttributeError, ArithmeticError, AssertionError, NotImplementedError):
         # What a constructor of the library meets in a value that its tag does not fit: `!!bool maybe`.
         line = first_tag(text)
-        where = Where(path=path) if line is None else Where(path=path, line=line + 1)
+        where = Location(path=path) if line is None else Location(path=path, line=line + 1)
         raise _single(error("EX003", path, "a YAML tag that its value does not fit", where)) from None
 
 
 def _bounded(text: str, path: str) -> None:
     if len(text.encode()) > SIZE_LIMIT_BYTES:
-        raise _single(error("EX001", path, f"larger than {SIZE_LIMIT_BYTES:,} bytes", Where(path=path)))
+        raise _single(error("EX001", path, f"larger than {SIZE_LIMIT_BYTES:,} bytes", Location(path=path)))
     try:
         too_much = beyond_bounds(text)
     except UNREADABLE:
@@ -143,13 +145,13 @@ def _bounded(text: str, path: str) -> None:
         too_much = beyond_bounds_slowly(text)
     if too_much is not None:
         message, line = too_much
-        raise _single(error("EX001", path, message, Where(path=path, line=line + 1)))
+        raise _single(error("EX001", path, message, Location(path=path, line=line + 1)))
 
 
 class _Plain:
     """Plain data of a tree; what YAML may hold and an experiment may not becomes a finding."""
 
-    def __init__(self, document: Document, *, pointed: bool = True) -> None:
+    def __init__(self, document: YamlDocument, *, pointed: bool = True) -> None:
         self.findings: list[Finding] = []
         self._document = document
         self._pointed = pointed
@@ -210,8 +212,8 @@ class _Plain:
         subject = _dotted(path).encode(errors="backslashreplace").decode()
         self.findings.append(error("EX003", subject, message, self._where(path)))
 
-    def _where(self, path: Path) -> Where:
-        return self._document.where(path) if self._pointed else Where(path=self._document.path)
+    def _where(self, path: Path) -> Location:
+        return self._document.where(path) if self._pointed else Location(path=self._document.path)
 
 
 def _dotted(path: Sequence[Key]) -> str:
@@ -229,7 +231,7 @@ def _is_indented_by_tab(text: str, fault: MarkedYAMLError) -> bool:
 
 def _fault(code: str, path: str, message: str, fault: MarkedYAMLError, hint: str | None = None) -> InputError:
     mark = fault.problem_mark or fault.context_mark
-    where = Where(path=path) if mark is None else Where(path=path, line=mark.line + 1, column=mark.column + 1)
+    where = Location(path=path) if mark is None else Location(path=path, line=mark.line + 1, column=mark.column + 1)
     return _single(error(code, path, message, where, hint))
 
 

@@ -12,11 +12,11 @@ from touchline.core.finding import Finding
 from touchline.core.levels import STAGE, Level
 from touchline.spec import defaults
 from touchline.spec.controls import shuffled_controls, untrained_controls
-from touchline.spec.document import Document, error
+from touchline.spec.document import YamlDocument, error
 from touchline.spec.experiment import Experiment, StageConfig, TrainConfig
 from touchline.spec.names import Condition, ModelLabel, run_names, stage_run_names
 from touchline.spec.overlay import setting, with_settings
-from touchline.spec.runs import Link, RunKind, RunSpec
+from touchline.spec.runs import ParentLink, RunKind, RunSpec
 from touchline.spec.stages import chain_faults, stage_settings
 
 FACTOR_ROOTS = ("data", "train", "evaluate")
@@ -25,7 +25,7 @@ FACTOR_ROOTS = ("data", "train", "evaluate")
 Settings = dict[str, object]
 
 
-def expand(experiment: Experiment, labels: Mapping[str, ModelLabel], document: Document) -> tuple[RunSpec, ...]:
+def expand(experiment: Experiment, labels: Mapping[str, ModelLabel], document: YamlDocument) -> tuple[RunSpec, ...]:
     """Return every run of an experiment: fine-tuned ones in the order of the file, then controls; parents first.
 
     Every stage of every condition is a run of its own, `<run>_<stage>`, linked to the run that it continues from.
@@ -64,7 +64,7 @@ def expand(experiment: Experiment, labels: Mapping[str, ModelLabel], document: D
 class _Tried:
     """The experiment with settings, each tried once, and everything that was wrong with them."""
 
-    def __init__(self, experiment: Experiment, document: Document) -> None:
+    def __init__(self, experiment: Experiment, document: YamlDocument) -> None:
         self._alone = replace(experiment, stages=())
         self._document = document
         self._known: dict[str, tuple[Experiment | None, list[Finding]]] = {}
@@ -126,11 +126,11 @@ def _run(name: str, condition: Condition, experiment: Experiment) -> RunSpec:
     )
 
 
-def _link(stage: StageConfig, names: Mapping[str, str]) -> Link | None:
+def _link(stage: StageConfig, names: Mapping[str, str]) -> ParentLink | None:
     """Return a stage's link to its parent; None if it starts from the base model."""
     if stage.parent is None or stage.continue_ is None:
         return None
-    return Link(
+    return ParentLink(
         stage=stage.name,
         parent=names[stage.parent],
         continue_=stage.continue_,

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import yaml  # noqa: TID251 (the loader that these files are read by elsewhere)
 
-from touchline.core.finding import Finding, Severity, Where
+from touchline.core.finding import Finding, Location, Severity
 from touchline.spec.bounds import DEPTH_LIMIT, SIZE_LIMIT_BYTES, Loader, beyond_bounds
 from touchline.spec.document import Key
 from touchline.spec.partial import Stated
@@ -61,9 +61,9 @@ class Doubled:
 
     key: str
     """The key, dotted."""
-    first: Where
+    first: Location
     """Where it stands first."""
-    again: Where
+    again: Location
     """Where it stands again; the loader that allows this takes this one."""
 
 
@@ -79,15 +79,15 @@ class ForeignDocument:
     """The file's lines, for fixes."""
     doubled: tuple[Doubled, ...] = ()
     """Keys given twice."""
-    places: dict[tuple[Key, ...], Where] = field(default_factory=dict, repr=False)
+    places: dict[tuple[Key, ...], Location] = field(default_factory=dict, repr=False)
     """Place of each value: a mapping's entry at its key, a list's at the item."""
 
-    def where(self, *path: Key) -> Where:
+    def where(self, *path: Key) -> Location:
         """Return the place of the deepest part of `path` that is in the file."""
         for end in range(len(path), 0, -1):
             if path[:end] in self.places:
                 return self.places[path[:end]]
-        return Where(path=self.path)
+        return Location(path=self.path)
 
     def get(self, *path: Key) -> object:
         """Return the value at a path; None if there is none."""
@@ -120,21 +120,21 @@ def parse_foreign(text: str, path: str, dialect: Dialect) -> ForeignDocument:
         ForeignFileError: it is no YAML, no mapping, empty, too large, too deep, or has tags.
     """
     if len(text.encode(errors="surrogatepass")) > SIZE_LIMIT_BYTES:
-        raise _unreadable(Where(path=path), f"larger than {SIZE_LIMIT_BYTES:,} bytes, which no config is")
+        raise _unreadable(Location(path=path), f"larger than {SIZE_LIMIT_BYTES:,} bytes, which no config is")
     loader = _LOADERS[dialect]
     try:
         too_much = beyond_bounds(text, loader)
         if too_much is not None:
-            raise _unreadable(Where(path=path, line=too_much[1] + 1), too_much[0])
+            raise _unreadable(Location(path=path, line=too_much[1] + 1), too_much[0])
         root = yaml.compose(text, Loader=loader)
     except yaml.MarkedYAMLError as fault:
         if _TEMPLATE.search(text):
             raise _template(_at(path, fault.problem_mark or fault.context_mark)) from None
         raise _unreadable(_at(path, fault.problem_mark or fault.context_mark), f"not YAML: {_said(fault)}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as fault:
-        raise _unreadable(Where(path=path), f"not YAML: {str(fault).splitlines()[0]}") from None
+        raise _unreadable(Location(path=path), f"not YAML: {str(fault).splitlines()[0]}") from None
     if root is None:
-        raise _unreadable(Where(path=path), "the file is empty")
+        raise _unreadable(Location(path=path), "the file is empty")
     if not isinstance(root, yaml.MappingNode):
         raise _unreadable(_at(path, root.start_mark), "expected `key: value` lines at the top")
     reader = _Reader(path, loader(""))
@@ -160,7 +160,7 @@ class _Reader:
         self._scalars = scalars
         self._left = _UNFOLDED_LIMIT
         self._seen: set[int] = set()
-        self.places: dict[tuple[Key, ...], Where] = {}
+        self.places: dict[tuple[Key, ...], Location] = {}
         self.doubled: list[Doubled] = []
 
     def mapping(self, node: yaml.MappingNode, path: tuple[Key, ...]) -> dict[str, object]:
@@ -231,8 +231,8 @@ class _Reader:
         return value.isoformat() if isinstance(value, datetime.date) else value
 
 
-def _at(path: str, mark: Any) -> Where:
-    return Where(path=path) if mark is None else Where(path=path, line=mark.line + 1, column=mark.column + 1)
+def _at(path: str, mark: Any) -> Location:
+    return Location(path=path) if mark is None else Location(path=path, line=mark.line + 1, column=mark.column + 1)
 
 
 def _tagged(path: str, node: Any) -> ForeignFileError:
@@ -243,14 +243,14 @@ def _said(fault: yaml.MarkedYAMLError) -> str:
     return " ".join(str(part) for part in (fault.context, fault.problem) if part) or "it cannot be read"
 
 
-def _template(where: Where) -> ForeignFileError:
+def _template(where: Location) -> ForeignFileError:
     message = "not checked (a template: its {{ }} are filled in before a trainer reads it)"
     return ForeignFileError(
         Finding(code="BK010", severity=Severity.INFO, subject=where.path, message=message, where=where)
     )
 
 
-def _unreadable(where: Where, message: str) -> ForeignFileError:
+def _unreadable(where: Location, message: str) -> ForeignFileError:
     return ForeignFileError(
         Finding(code="BK010", severity=Severity.ERROR, subject=where.path, message=message, where=where)
     )

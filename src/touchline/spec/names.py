@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from touchline.core.errors import InputError
 from touchline.core.model_size import split_name
-from touchline.spec.document import Document, error
+from touchline.spec.document import YamlDocument, error
 from touchline.spec.experiment import Experiment
 from touchline.spec.runs import RUN_NAME, RunSpec
 
@@ -56,7 +56,7 @@ def label_of(model: str) -> ModelLabel:
 
 
 def run_names(
-    conditions: Sequence[Condition], experiment: Experiment, labels: Mapping[str, ModelLabel], document: Document
+    conditions: Sequence[Condition], experiment: Experiment, labels: Mapping[str, ModelLabel], document: YamlDocument
 ) -> list[str]:
     """Return a unique name for every condition, in order.
 
@@ -99,7 +99,7 @@ def control_names(
     controls: Sequence[RunSpec],
     taken: Sequence[str],
     labels: Mapping[str, ModelLabel],
-    document: Document,
+    document: YamlDocument,
     kind: str,
 ) -> list[str]:
     """Return a control's name, `135M_base`, with the dataset if a model has several; `kind` is its last part."""
@@ -115,7 +115,7 @@ def control_names(
     return found
 
 
-def refuse_taken(names: Sequence[str], taken: Sequence[str], document: Document) -> None:
+def refuse_taken(names: Sequence[str], taken: Sequence[str], document: YamlDocument) -> None:
     """Raise if a run has the name of a control.
 
     Raises:
@@ -198,7 +198,7 @@ def _part(key: str, value: object) -> str:
 
 
 def _from_pattern(
-    pattern: str, conditions: Sequence[Condition], labels: Mapping[str, ModelLabel], document: Document
+    pattern: str, conditions: Sequence[Condition], labels: Mapping[str, ModelLabel], document: YamlDocument
 ) -> list[str]:
     data = data_parts([c.experiment.data.path for c in conditions])
     named: list[str] = []

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from touchline.core.finding import Finding
-from touchline.spec.document import Document
+from touchline.spec.document import YamlDocument
 from touchline.spec.experiment import Experiment
 from touchline.spec.validate import adapter, build
 
 
 def with_settings(
-    experiment: Experiment, settings: Mapping[str, object], document: Document
+    experiment: Experiment, settings: Mapping[str, object], document: YamlDocument
 ) -> tuple[Experiment | None, list[Finding]]:
     """Return the experiment with dotted settings applied, or their errors."""
     data: dict[str, Any] = json.loads(adapter(Experiment).dump_json(experiment))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
-from touchline.core.finding import Where
+from touchline.core.finding import Location
 
 T = TypeVar("T", covariant=True)
 
@@ -25,7 +25,7 @@ class Stated(Generic[T]):
     """The value, in the field's unit."""
     key: str
     """The setting's name in that file, dotted: `train.lr`, `per_device_train_batch_size`."""
-    where: Where
+    where: Location
     """Place of the value; for a default, the file itself."""
     is_default: bool = False
     """Whether the trainer's default was filled in."""
@@ -59,7 +59,7 @@ class StatedTraining:
 
     backend: str
     """The format that it was read by, named as the backend's folder."""
-    where: Where
+    where: Location
     """The file, or the place in it where this training begins."""
     subject: str
     """What to call it: the file's folder, or the run's name."""

@@ -13,7 +13,7 @@ from touchline.core.quantity import NO_EVIDENCE, Measured, Missing
 from touchline.spec.evaluation import EvaluationTask
 from touchline.spec.experiment import ComputeConfig, DataConfig, EvaluateConfig, LoraConfig, TrainConfig
 from touchline.spec.labels import LabelSet
-from touchline.spec.runs import ControlKind, Link, RunKind
+from touchline.spec.runs import ControlKind, ParentLink, RunKind
 
 PLAN_SCHEMA_VERSION = 2
 
@@ -94,7 +94,7 @@ class PlannedRun:
     """Reason for the micro-batch size; None for a control."""
     packing: PackingSummary | Missing = NO_EVIDENCE
     """Batching of the examples, packed and unpacked."""
-    link: Link | None = None
+    link: ParentLink | None = None
     """Parent run and way to continue; None if it starts from the base model."""
     evaluate_startup_seconds: Measured = NO_EVIDENCE
     """Predicted time from the start of the evaluation's process to its first prompt, which `evaluate_seconds` leaves

@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from touchline.core.errors import InputError
-from touchline.core.finding import Finding, Where
+from touchline.core.finding import Finding, Location
 from touchline.core.units import parse_duration
 from touchline.slurm.site_options import value_fault
-from touchline.spec.document import Document, error, parse, parse_value
+from touchline.spec.document import YamlDocument, error, parse, parse_value
 from touchline.spec.expand import FACTOR_ROOTS
 from touchline.spec.experiment import DataConfig, Experiment
 from touchline.spec.overlay import with_settings
@@ -34,7 +34,7 @@ class LoadedExperiment:
 
     experiment: Experiment
     """The experiment."""
-    document: Document
+    document: YamlDocument
     """The text, for places in later findings."""
     overrides: tuple[str, ...]
     """`key=value` from the command line."""
@@ -98,7 +98,7 @@ def _written(node: object, prefix: str = "") -> Iterator[str]:
             yield from _written(value, f"{prefix}.{key}" if prefix else str(key))
 
 
-def read_settings(text: str, path: str) -> tuple[Document, dict[str, object]]:
+def read_settings(text: str, path: str) -> tuple[YamlDocument, dict[str, object]]:
     """Read a run's setup_finetune.yaml as dotted settings.
 
     Raises:
@@ -127,7 +127,7 @@ def read_settings(text: str, path: str) -> tuple[Document, dict[str, object]]:
 def _override(data: dict[str, Any], override: str) -> Finding | None:
     """Apply one `key=value`; give a finding when it has no such form or key."""
     key, equals, value = override.partition("=")
-    where = Where(path=f"command line: {override}")
+    where = Location(path=f"command line: {override}")
     known = dotted_keys(Experiment)
     if not equals:
         return error("EX005", override, f"expected key=value, got {override!r}", where)
@@ -164,7 +164,7 @@ def _entries(data: dict[str, Any], key: str) -> list[tuple[tuple[str | int, ...]
     )
 
 
-def _key_faults(data: dict[str, Any], document: Document) -> list[Finding]:
+def _key_faults(data: dict[str, Any], document: YamlDocument) -> list[Finding]:
     """Find keys of factors, pairs and exclusions that are not keys of a run."""
     findings: list[Finding] = []
     for part, also in (("factors", ()), ("pairs", ("models",)), ("exclude", ("models", "seeds"))):
@@ -174,7 +174,7 @@ def _key_faults(data: dict[str, Any], document: Document) -> list[Finding]:
     return findings
 
 
-def _level_faults(experiment: Experiment, data: dict[str, Any], document: Document) -> list[Finding]:
+def _level_faults(experiment: Experiment, data: dict[str, Any], document: YamlDocument) -> list[Finding]:
     """Find invalid levels of factors and pairs, each tried alone so that the finding has its place."""
     levels: list[tuple[str, object, tuple[str | int, ...]]] = []
     for path, entry in _entries(data, "factors"):
@@ -191,7 +191,7 @@ def _level_faults(experiment: Experiment, data: dict[str, Any], document: Docume
     return findings
 
 
-def _design_faults(experiment: Experiment, document: Document) -> list[Finding]:
+def _design_faults(experiment: Experiment, document: YamlDocument) -> list[Finding]:
     """Find errors of the design as a whole: duplicate levels, names, durations."""
     findings: list[Finding] = []
     if not RUN_NAME.fullmatch(experiment.name):

@@ -33,7 +33,7 @@ class ControlKind(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Link:
+class ParentLink:
     """Way a stage continues from its parent."""
 
     stage: str
@@ -66,7 +66,7 @@ class RunSpec:
     """Order of the examples, initial adapter, dropout."""
     levels: tuple[Level, ...] = ()
     """Its level of each factor."""
-    link: Link | None = None
+    link: ParentLink | None = None
     """Link to the parent; None if it starts from the base model."""
     control: ControlKind | None = None
     """Kind of control; None for other runs."""

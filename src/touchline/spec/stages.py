@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from touchline.core.errors import InputError
 from touchline.core.finding import Finding
-from touchline.spec.document import Document, Key, Path, error
+from touchline.spec.document import Key, Path, YamlDocument, error
 from touchline.spec.experiment import Experiment, StageConfig
 from touchline.spec.overlay import with_settings
 from touchline.spec.runs import RUN_NAME
@@ -26,7 +26,7 @@ def stage_settings(stage: StageConfig) -> dict[str, object]:
     return {".".join(path): value for path, value in _settings(stage)}
 
 
-def stage_experiment(experiment: Experiment, stage: StageConfig, document: Document) -> Experiment:
+def stage_experiment(experiment: Experiment, stage: StageConfig, document: YamlDocument) -> Experiment:
     """Return the experiment with the settings of one stage.
 
     Raises:
@@ -39,7 +39,7 @@ def stage_experiment(experiment: Experiment, stage: StageConfig, document: Docum
     return configured
 
 
-def chain_faults(experiment: Experiment, document: Document) -> list[Finding]:
+def chain_faults(experiment: Experiment, document: YamlDocument) -> list[Finding]:
     """Return the reason why the stages are not a chain; the rules of `check` report more on each."""
     findings: list[Finding] = []
     above: set[str] = set()
@@ -58,7 +58,7 @@ def chain_faults(experiment: Experiment, document: Document) -> list[Finding]:
     return findings
 
 
-def stage_places(document: Document, name: str) -> dict[str, Path]:
+def stage_places(document: YamlDocument, name: str) -> dict[str, Path]:
     """Return the places where a stage sets its own settings, by dotted key."""
     entries = document.data.get("stages")
     for index, entry in enumerate(entries if isinstance(entries, list) else ()):
@@ -68,7 +68,7 @@ def stage_places(document: Document, name: str) -> dict[str, Path]:
     return {}
 
 
-def stage_faults(experiment: Experiment, data: Mapping[str, object], document: Document) -> list[Finding]:
+def stage_faults(experiment: Experiment, data: Mapping[str, object], document: YamlDocument) -> list[Finding]:
     """Find unknown keys and invalid values in the stages' `data` and `train`, each with its place.
 
     Args:

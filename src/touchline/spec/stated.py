@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from touchline.core.finding import Where
+from touchline.core.finding import Location
 from touchline.core.levels import STAGE
-from touchline.spec.document import Document, Path
+from touchline.spec.document import Path, YamlDocument
 from touchline.spec.expand import level_text
 from touchline.spec.experiment import CheckpointInterval, DataConfig, TrainConfig
 from touchline.spec.partial import Cadence, Stated, StatedSource, StatedTraining
@@ -23,16 +23,18 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class SettingSource:
     """Source of a setting's value."""
 
-    where: Where
+    where: Location
     """The place."""
     is_default: bool = False
     """Whether it is not set in the file."""
 
 
-def stated_of_run(spec: RunSpec, document: Document, known: dict[Path, Place] | None = None) -> StatedTraining:
+def stated_of_run(
+    spec: RunSpec, document: YamlDocument, known: dict[Path, SettingSource] | None = None
+) -> StatedTraining:
     """Return the training settings of a run, each with its place in experiment.yaml.
 
     Args:
@@ -49,7 +51,7 @@ def stated_of_run(spec: RunSpec, document: Document, known: dict[Path, Place] | 
     return stated_settings(
         backend=spec.train.backend,
         subject=spec.name,
-        where=Where(path=document.path),
+        where=Location(path=document.path),
         model=spec.model,
         data=spec.data,
         train=spec.train,
@@ -58,7 +60,7 @@ def stated_of_run(spec: RunSpec, document: Document, known: dict[Path, Place] | 
     )
 
 
-def document_places(document: Document) -> Callable[[str], Place]:
+def document_places(document: YamlDocument) -> Callable[[str], SettingSource]:
     """Return the places of the keys in a file with the settings of one run."""
     return lambda key: _place(document, {}, key, {})
 
@@ -67,12 +69,12 @@ def stated_settings(
     *,
     backend: str,
     subject: str,
-    where: Where,
+    where: Location,
     model: str | None,
     data: DataConfig | None,
     train: TrainConfig,
     seed: int | None,
-    place: Callable[[str], Place],
+    place: Callable[[str], SettingSource],
 ) -> StatedTraining:
     """Return touchline's settings in the vocabulary of all trainers.
 
@@ -155,14 +157,20 @@ def _source(path: Stated[str]) -> StatedSource:
     )
 
 
-def _place(document: Document, levels: dict[str, Path], key: str, known: dict[Path, Place]) -> Place:
+def _place(
+    document: YamlDocument, levels: dict[str, Path], key: str, known: dict[Path, SettingSource]
+) -> SettingSource:
     """Return the source of a key's value: a level, the key itself, or nothing in the file."""
     if key == "seed" and "seed" not in document.data:
         key = "seeds"
     path: Path = levels.get(key) or tuple(key.split("."))
     if path not in known:
         there = _exists(document.data, path)
-        known[path] = Place(document.where(path)) if there else Place(Where(path=document.path), is_default=True)
+        known[path] = (
+            SettingSource(document.where(path))
+            if there
+            else SettingSource(Location(path=document.path), is_default=True)
+        )
     return known[path]
 
 
@@ -175,7 +183,7 @@ def _exists(node: object, path: Path) -> bool:
     return True
 
 
-def _level_path(document: Document, factor: str, spec: RunSpec) -> list[Path]:
+def _level_path(document: YamlDocument, factor: str, spec: RunSpec) -> list[Path]:
     """Return the paths in the file that set a run's level of a factor."""
     texts = {level.factor: level.value for level in spec.levels}
     if factor == "seeds":
@@ -191,7 +199,7 @@ def _level_path(document: Document, factor: str, spec: RunSpec) -> list[Path]:
     return found
 
 
-def _matching(document: Document, path: Path, text: str) -> list[Path]:
+def _matching(document: YamlDocument, path: Path, text: str) -> list[Path]:
     node: object = document.data
     for key in path:
         node = node.get(key) if isinstance(node, dict) else None

@@ -15,7 +15,7 @@ from pydantic_core import ErrorDetails
 from touchline.core.finding import Finding
 from touchline.core.near import did_you_mean, near_names
 from touchline.core.text import shorten
-from touchline.spec.document import Document, Key, error
+from touchline.spec.document import Key, YamlDocument, error
 from touchline.spec.experiment import as_written
 
 T = TypeVar("T")
@@ -46,13 +46,13 @@ def adapter(kind: type[T]) -> TypeAdapter[T]:
 
 
 def build(
-    kind: type[T], data: object, document: Document, prefix: Sequence[Key] = ()
+    kind: type[T], data: object, document: YamlDocument, prefix: Sequence[Key] = ()
 ) -> tuple[T | None, list[Finding]]:
     """Return an instance of `kind`, or all errors of `data`.
 
     Args:
         kind: the dataclass.
-        data: plain data, as `Document.data` holds it.
+        data: plain data, as `YamlDocument.data` holds it.
         document: where to point.
         prefix: where `data` stands in the document.
     """
@@ -63,7 +63,7 @@ def build(
 
 
 def _findings(
-    kind: type, data: object, details: list[ErrorDetails], document: Document, prefix: tuple[Key, ...]
+    kind: type, data: object, details: list[ErrorDetails], document: YamlDocument, prefix: tuple[Key, ...]
 ) -> Iterator[Finding]:
     grouped: dict[tuple[Key, ...], list[ErrorDetails]] = {}
     for detail in details:

@@ -17,12 +17,12 @@ from pathlib import Path
 from types import FrameType
 
 from touchline.core.errors import LineageError, ParentNotReadyError, TouchlineError, install_hint
-from touchline.core.status import EXIT_LINEAGE, EXIT_NO_PARENT, EXIT_OUT_OF_MEMORY, EXIT_STOPPED
+from touchline.core.status import EXIT_LINEAGE, EXIT_OUT_OF_MEMORY, EXIT_PARENT_NOT_READY, EXIT_STOPPED
 from touchline.data.worker import prepare_worker, tell_fault
 from touchline.train.inputs import read_config
 from touchline.train.run import Stop, run_training
 
-EXIT_CODES: dict[type[TouchlineError], int] = {ParentNotReadyError: EXIT_NO_PARENT, LineageError: EXIT_LINEAGE}
+EXIT_CODES: dict[type[TouchlineError], int] = {ParentNotReadyError: EXIT_PARENT_NOT_READY, LineageError: EXIT_LINEAGE}
 """Exit codes of errors that later stages and job scripts must distinguish."""
 
 

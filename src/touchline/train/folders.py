@@ -15,7 +15,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 
-from touchline.core.files import disk_faults, open_regular, sha256_file
+from touchline.core.files import disk_errors, open_regular, sha256_file
 from touchline.data.metrics import ExportMarker, SavedFile
 
 _TEMPORARY = ".saving-"
@@ -31,7 +31,7 @@ def new_folder(target: Path) -> Iterator[Path]:
     Raises:
         HostError: the disk is full, or writing is not allowed.
     """
-    with disk_faults("folder", target):
+    with disk_errors("folder", target):
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.parent / f"{_TEMPORARY}{target.name}-{secrets.token_hex(4)}"
         try:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from touchline.backends.peft.layout import PADDED, SHARED, Layout, Rows, arrange
+from touchline.backends.peft.layout import PADDED, SHARED, BatchLayout, SequenceBatch, arrange
 from touchline.core.catalog import RenderedExample
 from touchline.data.metrics import IsolationProof
 from touchline.train.model import TargetLoss, scoring
@@ -26,7 +26,7 @@ TOLERANCE_NATS = {torch.float32: 1e-3, torch.bfloat16: 0.15}
 
 
 def sample_for_proof(
-    first: Sequence[RenderedExample], every: Sequence[RenderedExample], layout: Layout
+    first: Sequence[RenderedExample], every: Sequence[RenderedExample], layout: BatchLayout
 ) -> list[RenderedExample]:
     """Return examples that share a sequence in this layout; empty if no two ever do.
 
@@ -42,7 +42,9 @@ def sample_for_proof(
     return []
 
 
-def prove(target_loss: TargetLoss, examples: Sequence[RenderedExample], layout: Layout, seed: int) -> IsolationProof:
+def prove(
+    target_loss: TargetLoss, examples: Sequence[RenderedExample], layout: BatchLayout, seed: int
+) -> IsolationProof:
     """Compare the examples in the layout with each alone, and with changed neighbors."""
     rows = arrange(examples, layout)
     tolerance = TOLERANCE_NATS[target_loss.machine.base_dtype]
@@ -68,21 +70,21 @@ def prove(target_loss: TargetLoss, examples: Sequence[RenderedExample], layout: 
     )
 
 
-def _means(target_loss: TargetLoss, rows: Rows, count: int) -> NDArray[np.float64]:
+def _means(target_loss: TargetLoss, rows: SequenceBatch, count: int) -> NDArray[np.float64]:
     """Return the mean loss of each example; shape [count]."""
     losses = target_loss(rows).double().cpu().numpy()
     means: NDArray[np.float64] = np.bincount(rows.owners, losses, count) / np.bincount(rows.owners, minlength=count)
     return means
 
 
-def _ends(rows: Rows) -> list[tuple[int, int]]:
+def _ends(rows: SequenceBatch) -> list[tuple[int, int]]:
     """Return (row, segment) of the first and last example of each row: a leak may run forwards or backwards."""
     return [
         (row, segment) for row in range(len(rows.segments)) for segment in sorted({1, int(rows.segments[row].max())})
     ]
 
 
-def _others(rows: Rows, row: int, segment: int, count: int) -> NDArray[np.bool_]:
+def _others(rows: SequenceBatch, row: int, segment: int, count: int) -> NDArray[np.bool_]:
     """Return a mask of the examples outside that segment; shape [count]."""
     width = rows.segments.shape[1]
     inside = (rows.sources // width == row) & (rows.segments.reshape(-1)[rows.sources] == segment)
@@ -91,7 +93,9 @@ def _others(rows: Rows, row: int, segment: int, count: int) -> NDArray[np.bool_]
     return others
 
 
-def _with_noise(rows: Rows, row: int, segment: int, vocabulary: int, generator: np.random.Generator) -> Rows:
+def _with_noise(
+    rows: SequenceBatch, row: int, segment: int, vocabulary: int, generator: np.random.Generator
+) -> SequenceBatch:
     assert segment > SHARED
     token_ids = rows.token_ids.copy()
     place = rows.segments[row] == segment

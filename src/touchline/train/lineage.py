@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from pydantic import TypeAdapter
 
-from touchline.backends.peft.layout import Layout
+from touchline.backends.peft.layout import BatchLayout
 from touchline.core.catalog import RenderedExample
 from touchline.core.errors import LineageError
 from touchline.core.files import write_atomic
@@ -227,7 +227,7 @@ def _loss(
     if recorded is None or not examples:
         return Missing(missing=f"{parent.config.run} has no validation loss at {parent.path.name}")
     theirs = parent.training.scoring or setup
-    layout = Layout(row_tokens=theirs.row_tokens, share_prefix=theirs.share_prefix)
+    layout = BatchLayout(row_tokens=theirs.row_tokens, share_prefix=theirs.share_prefix)
     with attending(target_loss.model, theirs.attention, setup.attention):
         found, targets = mean_loss(target_loss, arrange_by_length(examples, layout, theirs.micro_batch_size))
     tolerance, reason = _tolerance(theirs, setup, merges=own.own is None)

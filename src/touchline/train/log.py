@@ -11,7 +11,7 @@ from types import TracebackType
 
 from pydantic import TypeAdapter
 
-from touchline.core.files import disk_faults, open_append, open_regular
+from touchline.core.files import disk_errors, open_append, open_regular
 from touchline.core.json_text import parse_json
 from touchline.core.units import format_seconds
 from touchline.data.metrics import AttemptRow, MetricsRow
@@ -31,7 +31,7 @@ class MetricsLog:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        with disk_faults("file", path):
+        with disk_errors("file", path):
             self._descriptor = open_append(path)
             self._torn = self._ends_torn()
         self.attempt = 1 + _attempts(path)
@@ -51,7 +51,7 @@ class MetricsLog:
             HostError: the disk is full or not writable.
         """
         data = (b"\n" if self._torn else b"") + _ROW.dump_json(row) + b"\n"
-        with disk_faults("file", self._path):
+        with disk_errors("file", self._path):
             while data:
                 # A full disk may take a part; the next write then names the reason, and the next row closes the line.
                 self._torn = True

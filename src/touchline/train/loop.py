@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from touchline.backends.peft.layout import Rows, arrange
+from touchline.backends.peft.layout import SequenceBatch, arrange
 from touchline.core.errors import RunsFailedError, TrainingOutOfMemoryError
 from touchline.core.files import write_atomic
 from touchline.data.metrics import (
@@ -260,7 +260,7 @@ class Training:
         LOG.info("step %d/%d  validation loss %.4f", self._step, self._batches.steps, self._validation_loss)
         return self._validation_loss
 
-    def _arrange_validation(self) -> list[Rows]:
+    def _arrange_validation(self) -> list[SequenceBatch]:
         """Arrange the validation split in rows of similar length to reduce padding."""
         session = self._session
         return arrange_by_length(session.inputs.validation, session.layout, session.micro_batch_size)

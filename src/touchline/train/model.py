@@ -14,7 +14,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from touchline.backends.peft.layout import Layout, Rows, arrange, plain_attention, visible
+from touchline.backends.peft.layout import BatchLayout, SequenceBatch, arrange, plain_attention, visible
 from touchline.core.catalog import RenderedExample
 from touchline.core.errors import InputError
 from touchline.spec import defaults
@@ -168,7 +168,7 @@ class TargetLoss:
                     module.cast_input_dtype_enabled = False
         model.get_base_model().get_output_embeddings().register_forward_pre_hook(self._keep_sources)
 
-    def __call__(self, rows: Rows) -> Tensor:
+    def __call__(self, rows: SequenceBatch) -> Tensor:
         """Return the negative log-likelihood of each label in nats, float32; shape [T]."""
         device = self.machine.device
         inputs: dict[str, Tensor] = {"input_ids": torch.from_numpy(rows.token_ids).to(device)}
@@ -194,7 +194,7 @@ class TargetLoss:
         (hidden,) = arguments
         return (hidden.reshape(-1, hidden.shape[-1]).index_select(0, self._sources).unsqueeze(0),)
 
-    def _mask(self, rows: Rows) -> Tensor:
+    def _mask(self, rows: SequenceBatch) -> Tensor:
         """Return an additive mask, shape [R, 1, W, W]; not boolean, because eager attention adds it."""
         device = self.machine.device
         seen = torch.from_numpy(visible(rows.segments)).to(device)
@@ -204,7 +204,7 @@ class TargetLoss:
         return mask.masked_fill_(~seen, torch.finfo(mask.dtype).min).unsqueeze(1)
 
 
-def add_gradient(target_loss: TargetLoss, rows: Rows, targets: int) -> Tensor:
+def add_gradient(target_loss: TargetLoss, rows: SequenceBatch, targets: int) -> Tensor:
     """Add a micro-batch's share of the gradient of a step's mean loss. Return its share of that loss.
 
     Args:
@@ -229,7 +229,7 @@ def scoring(model: nn.Module) -> Iterator[None]:
         model.train(was_training)
 
 
-def arrange_by_length(examples: Sequence[RenderedExample], layout: Layout, together: int) -> list[Rows]:
+def arrange_by_length(examples: Sequence[RenderedExample], layout: BatchLayout, together: int) -> list[SequenceBatch]:
     """Arrange items in rows, sorted by length to reduce padding.
 
     Args:
@@ -241,7 +241,7 @@ def arrange_by_length(examples: Sequence[RenderedExample], layout: Layout, toget
     return [arrange(ordered[i : i + together], layout) for i in range(0, len(ordered), together)]
 
 
-def mean_loss(target_loss: TargetLoss, rows: Sequence[Rows]) -> tuple[float, int]:
+def mean_loss(target_loss: TargetLoss, rows: Sequence[SequenceBatch]) -> tuple[float, int]:
     """Return the mean loss over the label tokens in nats without dropout, and their number."""
     total, targets = 0.0, 0
     with scoring(target_loss.model):

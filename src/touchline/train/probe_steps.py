@@ -16,7 +16,7 @@ from peft import PeftModel
 from safetensors import SafetensorError
 from torch import nn
 
-from touchline.backends.peft.layout import PADDED, Layout, arrange
+from touchline.backends.peft.layout import PADDED, BatchLayout, arrange
 from touchline.core.catalog import RenderedExample
 from touchline.core.errors import InputError
 from touchline.core.quantity import Quantity
@@ -155,7 +155,7 @@ def measure(request: ProbeRequest) -> ProbeAnswer:
     )
 
 
-def invented(request: ProbeRequest, vocabulary: int) -> tuple[list[RenderedExample], Layout]:
+def invented(request: ProbeRequest, vocabulary: int) -> tuple[list[RenderedExample], BatchLayout]:
     """Return examples that fill the requested rows exactly, and their layout.
 
     Each row holds equally many examples whose lengths differ by at most one token; label tokens are distributed evenly.
@@ -180,7 +180,7 @@ def invented(request: ProbeRequest, vocabulary: int) -> tuple[list[RenderedExamp
         labels = request.label_tokens // count + (number < request.label_tokens % count)
         ids = tuple(generator.integers(0, vocabulary, length).tolist())
         examples.append(RenderedExample(prompt_ids=ids[:-labels], answer_ids=ids[-labels:]))
-    return examples, PADDED if each == 1 else Layout(row_tokens=request.width)
+    return examples, PADDED if each == 1 else BatchLayout(row_tokens=request.width)
 
 
 class _Probe:

@@ -16,7 +16,7 @@ import pydantic_core
 from pydantic import TypeAdapter
 
 from touchline.core.errors import PlanDriftError
-from touchline.core.files import disk_faults, open_regular
+from touchline.core.files import disk_errors, open_regular
 from touchline.data.metrics import SavedFile
 from touchline.train.folders import is_whole, new_folder, remove_folder, remove_leftovers, write_bytes
 from touchline.train.log import LOG
@@ -102,7 +102,7 @@ def save_resume(folder: Path, state: ResumeState, tensors: dict[str, bytes]) -> 
         files = {name: write_bytes(temporary / name, data) for name, data in tensors.items()}
         complete = _STATE.dump_python(state) | {"files": files}
         (temporary / STATE_FILE).write_bytes(_STATE.dump_json(_STATE.validate_python(complete)) + b"\n")
-    with disk_faults("folder", folder):
+    with disk_errors("folder", folder):
         for path in _saved(folder):
             if path != target:
                 remove_folder(path)

@@ -13,7 +13,7 @@ from peft import PeftModel
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from touchline.backends.peft.layout import PADDED, ROW_TOKENS, SAMPLED_STEPS, Layout, choose_layout
+from touchline.backends.peft.layout import PADDED, ROW_TOKENS, SAMPLED_STEPS, BatchLayout, choose_layout
 from touchline.core.catalog import RenderedExample
 from touchline.core.errors import PlanDriftError, PolicyError
 from touchline.data.metrics import AttemptRow, IsolationProof, ScoringSetup
@@ -54,7 +54,7 @@ class Session:
     """Optimizer of the parameters."""
     target_loss: TargetLoss
     """Loss function."""
-    layout: Layout
+    layout: BatchLayout
     """Layout of examples in rows, tested for isolation."""
     layout_reason: str
     """Reason for the layout."""
@@ -108,7 +108,7 @@ def build_session(inputs: Inputs, saved: tuple[Path, ResumeState] | None, ancest
     rounding = merge_into(base, {} if inheritance is None else inheritance.merged)
     model = attach_adapter(base, config)
     if layout.share_prefix and dropout_in(model) > 0:
-        layout = Layout(row_tokens=train.max_seq_len) if train.packed else PADDED
+        layout = BatchLayout(row_tokens=train.max_seq_len) if train.packed else PADDED
         reason = "no prefix is shared, because the base has dropout, which would be shared with it"
     target_loss = TargetLoss(model, machine)
     parameters = trainable(model)
@@ -175,7 +175,7 @@ def attempt_row(session: Session, attempt: int, setup_seconds: float) -> Attempt
     )
 
 
-def _scoring(inputs: Inputs, machine: Machine, layout: Layout, attention: str) -> ScoringSetup:
+def _scoring(inputs: Inputs, machine: Machine, layout: BatchLayout, attention: str) -> ScoringSetup:
     return ScoringSetup(
         items_sha256=items_sha256(inputs.validation),
         examples=len(inputs.validation),
@@ -195,7 +195,7 @@ def _sampled(inputs: Inputs) -> Iterator[list[RenderedExample]]:
             yield [inputs.train[int(index)] for index in batch]
 
 
-def _widest(layout: Layout, inputs: Inputs) -> int:
+def _widest(layout: BatchLayout, inputs: Inputs) -> int:
     """Return an upper bound of a row's width in tokens."""
     longest = max(
         len(item.prompt_ids) + len(item.answer_ids) for item in itertools.chain(inputs.train, inputs.validation)
@@ -207,8 +207,8 @@ def _widest(layout: Layout, inputs: Inputs) -> int:
 
 
 def _proved(
-    target_loss: TargetLoss, inputs: Inputs, layout: Layout, reason: str
-) -> tuple[Layout, str, IsolationProof | None]:
+    target_loss: TargetLoss, inputs: Inputs, layout: BatchLayout, reason: str
+) -> tuple[BatchLayout, str, IsolationProof | None]:
     """Return the layout, or the next simpler one if packed examples attend to each other in this model."""
     if not layout.several_per_row:
         return layout, reason, None
@@ -227,7 +227,9 @@ def _proved(
     if not inputs.config.train.packed:
         return PADDED, f"padded; the model failed the isolation test of {failure}", proof
     if layout.share_prefix:
-        return _proved(target_loss, inputs, Layout(row_tokens=layout.row_tokens), f"{reason}; failed with {failure}")
+        return _proved(
+            target_loss, inputs, BatchLayout(row_tokens=layout.row_tokens), f"{reason}; failed with {failure}"
+        )
     raise PolicyError(
         f"packed: true is refused for {inputs.config.model.name}: packed examples attend to each other; {failure}",
         expected="a model whose layers all obey the attention mask",

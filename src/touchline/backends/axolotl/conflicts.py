@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from touchline.backends.axolotl.stated import ATTENTION, validates
-from touchline.backends.config_reading import Settings
+from touchline.backends.config_reading import ConfigReader
 from touchline.core.finding import Severity
 from touchline.spec.partial import StatedTraining
 
@@ -21,7 +21,7 @@ _ENTROPIES = (
 _SHORT_FORMS = {"flash": "flash_attention_2", "flex": "flex_attention", "sdp": "sdpa"}
 
 
-def check_conflicts(settings: Settings, training: StatedTraining) -> None:
+def check_conflicts(settings: ConfigReader, training: StatedTraining) -> None:
     """BK016, BK019 and BK021."""
     for look in (_adapter, _cadences, _data, _batches, _rewards, _elsewhere):
         for key, message in look(settings):
@@ -38,7 +38,7 @@ def check_conflicts(settings: Settings, training: StatedTraining) -> None:
         )
 
 
-def _adapter(settings: Settings) -> Iterator[Refusal]:
+def _adapter(settings: ConfigReader) -> Iterator[Refusal]:
     adapter = settings.values.get("adapter")
     four, eight = settings.on("load_in_4bit"), settings.on("load_in_8bit")
     if adapter == "qlora" and not settings.on("merge_lora"):
@@ -66,7 +66,7 @@ def _adapter(settings: Settings) -> Iterator[Refusal]:
         yield "relora", "needs adapter lora or qlora"
 
 
-def _cadences(settings: Settings) -> Iterator[Refusal]:
+def _cadences(settings: ConfigReader) -> Iterator[Refusal]:
     def some(key: str) -> bool:
         return _positive(settings, key)
 
@@ -94,12 +94,12 @@ def _cadences(settings: Settings) -> Iterator[Refusal]:
             yield "val_set_size", "0, so there is nothing to validate on, and eval_steps or eval_strategy is given"
 
 
-def _positive(settings: Settings, key: str) -> bool:
+def _positive(settings: ConfigReader, key: str) -> bool:
     value = settings.number(key)
     return value is not None and value.value > 0
 
 
-def _check_patience(settings: Settings) -> None:
+def _check_patience(settings: ConfigReader) -> None:
     """Early stopping counts validations between saves; axolotl computes steps from `per epoch` only afterwards."""
     if not _positive(settings, "early_stopping_patience"):
         return
@@ -113,7 +113,7 @@ def _check_patience(settings: Settings) -> None:
         settings.find("BK016", Severity.ERROR, "early_stopping_patience", message)
 
 
-def _data(settings: Settings) -> Iterator[Refusal]:
+def _data(settings: ConfigReader) -> Iterator[Refusal]:
     held = settings.number("val_set_size")
     if settings.values.get("test_datasets") and held is not None and held.value > 0:
         yield "val_set_size", "test_datasets is given too; rows are held out only where it is not"
@@ -135,14 +135,14 @@ def _data(settings: Settings) -> Iterator[Refusal]:
         yield "chat_template", "jinja needs chat_template_jinja"
 
 
-def _batches(settings: Settings) -> Iterator[Refusal]:
+def _batches(settings: ConfigReader) -> Iterator[Refusal]:
     if settings.given("batch_size") and settings.given("gradient_accumulation_steps"):
         yield "batch_size", "gradient_accumulation_steps is given too; axolotl takes one of them"
     if settings.given("max_memory") and settings.given("gpu_memory_limit"):
         yield "max_memory", "gpu_memory_limit is given too; axolotl takes one of them"
 
 
-def _rewards(settings: Settings) -> Iterator[Refusal]:
+def _rewards(settings: ConfigReader) -> Iterator[Refusal]:
     kind = settings.values.get("rl")
     if kind == "kto" and settings.flag("remove_unused_columns") is None:
         yield "rl", "kto needs remove_unused_columns: false"
@@ -162,7 +162,7 @@ def _rewards(settings: Settings) -> Iterator[Refusal]:
                 )
 
 
-def _elsewhere(settings: Settings) -> Iterator[Refusal]:
+def _elsewhere(settings: ConfigReader) -> Iterator[Refusal]:
     entropies = [key for key in _ENTROPIES if settings.on(key)]
     if len(entropies) > 1:
         yield entropies[1], f"{entropies[0]} is on too; one way of computing the loss is expected"
@@ -184,7 +184,7 @@ def _elsewhere(settings: Settings) -> Iterator[Refusal]:
         yield "neftune_noise_alpha", f"{noise.value:g}; expected more than 0"
 
 
-def _check_unused(settings: Settings, training: StatedTraining) -> None:
+def _check_unused(settings: ConfigReader, training: StatedTraining) -> None:
     if settings.given("lora_r") and not settings.given("adapter"):
         # An empty `adapter:` beside settings of LoRA is what is left of a template; without one it was forgotten.
         severity = Severity.INFO if "adapter" in settings.values else Severity.WARNING

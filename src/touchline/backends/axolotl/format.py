@@ -13,7 +13,7 @@ from touchline.backends.argument_tables import argument_table
 from touchline.backends.axolotl.conflicts import check_conflicts
 from touchline.backends.axolotl.habits import check_habits
 from touchline.backends.axolotl.stated import state_training
-from touchline.backends.config_reading import Settings
+from touchline.backends.config_reading import ConfigReader
 from touchline.backends.formats import ConfigFormat, ConfigReading
 from touchline.core.finding import Edit, Severity
 from touchline.core.near import near_choice, nearest
@@ -98,7 +98,7 @@ class AxolotlFormat:
 
     def read(self, document: ForeignDocument) -> ConfigReading:
         """Read the stated training and the file's findings."""
-        settings = Settings(document)
+        settings = ConfigReader(document)
         settings.check_doubled(None)
         _check_keys(settings)
         settings.check_values(argument_table("axolotl"), "pydantic", skip=_SHARES)
@@ -113,7 +113,7 @@ class AxolotlFormat:
         return ConfigReading(trainings=(training,), findings=tuple(settings.findings))
 
 
-def _check_keys(settings: Settings) -> None:
+def _check_keys(settings: ConfigReader) -> None:
     table = argument_table("axolotl")
     for key, value in settings.values.items():
         argument = table.arguments.get(key)
@@ -129,7 +129,7 @@ def _check_keys(settings: Settings) -> None:
                 settings.misspelt(key, near, "axolotl ignores it silently", severity)
 
 
-def _check_words(settings: Settings) -> None:
+def _check_words(settings: ConfigReader) -> None:
     """BK012: words that are surely allowed ones misspelt; plugins and newer releases may add others."""
     for key, words in (("lr_scheduler", _SCHEDULES), ("rl", _REWARDS), ("adapter", _ADAPTERS)):
         stated = settings.text(key)
@@ -167,7 +167,7 @@ def _check_words(settings: Settings) -> None:
             settings.find("BK012", Severity.ERROR, "chat_template", f"{template.value!r}; did you mean {word!r}?")
 
 
-def _replaced(settings: Settings, key: str, word: str) -> tuple[Edit, ...]:
+def _replaced(settings: ConfigReader, key: str, word: str) -> tuple[Edit, ...]:
     place = settings.where(key)
     value = str(settings.values[key])
     if place.line is None:
@@ -180,7 +180,7 @@ def _replaced(settings: Settings, key: str, word: str) -> tuple[Edit, ...]:
     return (Edit(path=place.path, line=place.line, old=line, new=new),)
 
 
-def _check_required(settings: Settings) -> None:
+def _check_required(settings: ConfigReader) -> None:
     """BK013: what axolotl does not start without."""
     if settings.given("base_model") is None:
         settings.find("BK013", Severity.ERROR, "base_model", "missing: there is no base model")

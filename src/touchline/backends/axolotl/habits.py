@@ -10,7 +10,7 @@ import pkgutil
 from typing import Final
 
 from touchline.backends.argument_tables import argument_table, number_of
-from touchline.backends.config_reading import Settings
+from touchline.backends.config_reading import ConfigReader
 from touchline.backends.trl.habits import check_counts, check_meant
 from touchline.core.finding import Severity
 from touchline.core.json_text import parse_json
@@ -50,7 +50,7 @@ _OWN_OPTIMIZERS: Final = (
 _WAYS: Final = ("true", "false", "offload", "offload_disk", "unsloth", "legacy", "selective", "auto")
 
 
-def check_habits(settings: Settings) -> None:
+def check_habits(settings: ConfigReader) -> None:
     """BK011, BK012, BK016 and BK019 of settings one by one."""
     known = argument_table("axolotl").arguments
     check_meant(settings, MEANT, known, "axolotl ignores it silently", Severity.ERROR)
@@ -80,7 +80,7 @@ def check_habits(settings: Settings) -> None:
         settings.find("BK019", Severity.WARNING, "fp16", "has no effect: bf16 is on, and wins", "fp16: false")
 
 
-def _check_nested(settings: Settings) -> None:
+def _check_nested(settings: ConfigReader) -> None:
     stated = settings.values.get("special_tokens")
     tokens = stated if isinstance(stated, dict) else {}
     for key in tokens:
@@ -107,7 +107,7 @@ def _optimizers() -> tuple[str, ...]:
     return (*parse_json(raw)["arguments"]["optim"][1], *_OWN_OPTIMIZERS)
 
 
-def _check_words(settings: Settings) -> None:
+def _check_words(settings: ConfigReader) -> None:
     optimizer = settings.text("optimizer")
     if optimizer is not None and optimizer.value.casefold() not in _optimizers():
         near = near_choice(optimizer.value, _optimizers())
@@ -126,7 +126,7 @@ def _check_words(settings: Settings) -> None:
         settings.find("BK012", Severity.ERROR, "learning_rate", f"{rate!r}; expected a number")
 
 
-def _check_numbers(settings: Settings) -> None:
+def _check_numbers(settings: ConfigReader) -> None:
     held = settings.number("val_set_size")
     if held is not None and (held.value < 0 or (held.value > 1 and held.value != int(held.value))):
         message = f"{held.value:g}; expected a share below 1, or a whole number of rows"

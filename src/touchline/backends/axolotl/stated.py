@@ -7,8 +7,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Literal, cast
 
-from touchline.backends.config_reading import Settings, source_kind, subject_of
-from touchline.core.finding import Where
+from touchline.backends.config_reading import ConfigReader, source_kind, subject_of
+from touchline.core.finding import Location
 from touchline.spec.partial import Cadence, Stated, StatedSource, StatedTraining
 
 ATTENTION: tuple[tuple[str, str], ...] = (
@@ -26,7 +26,7 @@ _WARMUP = 0.03
 Method = Literal["lora", "qlora", "full"]
 
 
-def state_training(settings: Settings) -> StatedTraining:
+def state_training(settings: ConfigReader) -> StatedTraining:
     """Build the stated training."""
     adapter = settings.text("adapter")
     four, eight = settings.on("load_in_4bit"), settings.on("load_in_8bit")
@@ -38,7 +38,7 @@ def state_training(settings: Settings) -> StatedTraining:
     steps = settings.whole("max_steps")
     return StatedTraining(
         backend="axolotl",
-        where=Where(path=settings.document.path),
+        where=Location(path=settings.document.path),
         subject=subject_of(settings.document.path),
         model=settings.text("base_model"),
         parent=settings.text("lora_model_dir"),
@@ -94,7 +94,7 @@ def state_training(settings: Settings) -> StatedTraining:
     )
 
 
-def _method(settings: Settings, adapter: Stated[str] | None, quantized: bool) -> Stated[Method] | None:
+def _method(settings: ConfigReader, adapter: Stated[str] | None, quantized: bool) -> Stated[Method] | None:
     if adapter is None:
         full: Method = "full"
         return settings.default("adapter", full)
@@ -104,20 +104,20 @@ def _method(settings: Settings, adapter: Stated[str] | None, quantized: bool) ->
     return Stated(word, adapter.key, adapter.where)
 
 
-def _targets(settings: Settings) -> Stated[tuple[str, ...]] | None:
+def _targets(settings: ConfigReader) -> Stated[tuple[str, ...]] | None:
     listed = settings.words("lora_target_modules")
     if listed is None and settings.on("lora_target_linear"):
         return Stated(("all-linear",), "lora_target_linear", settings.where("lora_target_linear"))
     return listed
 
 
-def _warmup(settings: Settings) -> Stated[float] | None:
+def _warmup(settings: ConfigReader) -> Stated[float] | None:
     if settings.given("warmup_steps"):
         return None
     return settings.number("warmup_ratio") or settings.default("warmup_ratio", _WARMUP)
 
 
-def _dtype(settings: Settings) -> Stated[Any] | None:
+def _dtype(settings: ConfigReader) -> Stated[Any] | None:
     """Return the compute dtype. The GPU decides for `auto`."""
     for key, word in (("bf16", "bfloat16"), ("bfloat16", "bfloat16"), ("fp16", "float16"), ("float16", "float16")):
         if settings.on(key) or settings.values.get(key) == "full":
@@ -127,7 +127,7 @@ def _dtype(settings: Settings) -> Stated[Any] | None:
     return None
 
 
-def _attention(settings: Settings) -> Stated[str] | None:
+def _attention(settings: ConfigReader) -> Stated[str] | None:
     said = settings.text("attn_implementation")
     if said is not None:
         return said
@@ -137,7 +137,7 @@ def _attention(settings: Settings) -> Stated[str] | None:
     return None
 
 
-def _offloads(settings: Settings) -> Stated[str] | None:
+def _offloads(settings: ConfigReader) -> Stated[str] | None:
     """Return the tensors offloaded to host memory, by offloading checkpointing or by the switch for activations."""
     kind = settings.text("gradient_checkpointing")
     if kind is not None and kind.value.startswith("offload"):
@@ -146,7 +146,7 @@ def _offloads(settings: Settings) -> Stated[str] | None:
     return Stated("activations", key, settings.where(key)) if settings.values.get(key) else None
 
 
-def _distributed(settings: Settings) -> Stated[str] | None:
+def _distributed(settings: ConfigReader) -> Stated[str] | None:
     for key, word in (("deepspeed", "deepspeed"), ("fsdp", "fsdp"), ("fsdp_config", "fsdp")):
         value = settings.values.get(key)
         if value:
@@ -155,13 +155,13 @@ def _distributed(settings: Settings) -> Stated[str] | None:
     return None
 
 
-def validates(settings: Settings) -> bool:
+def validates(settings: ConfigReader) -> bool:
     """Return True if there is validation data."""
     held = settings.number("val_set_size")
     return bool(settings.values.get("test_datasets")) or (held is not None and held.value > 0)
 
 
-def _cadences(settings: Settings) -> dict[str, Any]:
+def _cadences(settings: ConfigReader) -> dict[str, Any]:
     """Return the cadences of saving and validation. `saves_per_epoch` becomes a share of all steps, as in axolotl."""
     epochs = settings.number("num_epochs") or settings.default("num_epochs", 1.0)
 
@@ -191,7 +191,7 @@ def _cadences(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _sources(settings: Settings) -> Iterator[StatedSource]:
+def _sources(settings: ConfigReader) -> Iterator[StatedSource]:
     roles: tuple[tuple[str, Literal["train", "validation"]], ...] = (
         ("datasets", "train"),
         ("pretraining_dataset", "train"),
@@ -217,6 +217,6 @@ def _sources(settings: Settings) -> Iterator[StatedSource]:
             )
 
 
-def _part(settings: Settings, top: str, index: int, key: str) -> Stated[str] | None:
+def _part(settings: ConfigReader, top: str, index: int, key: str) -> Stated[str] | None:
     value = settings.document.get(top, index, key)
     return Stated(value, f"{top}.{index}.{key}", settings.where(top, index, key)) if isinstance(value, str) else None

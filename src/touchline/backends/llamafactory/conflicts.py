@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from touchline.backends.config_reading import Settings
+from touchline.backends.config_reading import ConfigReader
 from touchline.backends.llamafactory.stated import finetuning_type, stage
 from touchline.core.finding import Severity
 from touchline.spec.partial import StatedTraining
@@ -22,7 +22,7 @@ _BNB_BITS = (4, 8)
 _LENGTH = 2048
 
 
-def check_conflicts(settings: Settings, training: StatedTraining) -> None:
+def check_conflicts(settings: ConfigReader, training: StatedTraining) -> None:
     """BK012 to BK021 of a training."""
     for look in (_method, _quantized, _staged, _data, _optimizers, _elsewhere):
         for key, message in look(settings):
@@ -32,7 +32,7 @@ def check_conflicts(settings: Settings, training: StatedTraining) -> None:
     _check_packing(settings, training)
 
 
-def _method(settings: Settings) -> Iterator[Refusal]:
+def _method(settings: ConfigReader) -> Iterator[Refusal]:
     kind = finetuning_type(settings)
     if kind in ("full", "freeze"):
         if settings.given("adapter_name_or_path"):
@@ -47,7 +47,7 @@ def _method(settings: Settings) -> Iterator[Refusal]:
         yield "pissa_init", f"does not go with stage {stage(settings)}"
 
 
-def _quantized(settings: Settings) -> Iterator[Refusal]:
+def _quantized(settings: ConfigReader) -> Iterator[Refusal]:
     bits = settings.whole("quantization_bit")
     if bits is None:
         return
@@ -69,7 +69,7 @@ def _quantized(settings: Settings) -> Iterator[Refusal]:
         yield "quantization_bit", f"{bits.value}; bitsandbytes has 4 and 8"
 
 
-def _staged(settings: Settings) -> Iterator[Refusal]:
+def _staged(settings: ConfigReader) -> Iterator[Refusal]:
     now = stage(settings)
     if now != "sft":
         for key in ("predict_with_generate", "neat_packing", "train_on_prompt", "mask_history"):
@@ -97,7 +97,7 @@ def _staged(settings: Settings) -> Iterator[Refusal]:
         yield "dpo_label_smoothing", f"goes with pref_loss sigmoid, and it is {loss}"
 
 
-def _data(settings: Settings) -> Iterator[Refusal]:
+def _data(settings: ConfigReader) -> Iterator[Refusal]:
     size = settings.number("val_size")
     held = size is not None and size.value > 0
     if held and settings.given("eval_dataset"):
@@ -124,7 +124,7 @@ def _data(settings: Settings) -> Iterator[Refusal]:
             yield "interleave_probs", f"{len(probabilities.value)} for {len(names.value)} datasets"
 
 
-def _optimizers(settings: Settings) -> Iterator[Refusal]:
+def _optimizers(settings: ConfigReader) -> Iterator[Refusal]:
     chosen = [key for key in _PROJECTED if settings.on(key)]
     if len(chosen) > 1:
         yield chosen[1], f"does not go with {chosen[0]}"
@@ -134,7 +134,7 @@ def _optimizers(settings: Settings) -> Iterator[Refusal]:
         yield chosen[0], "does not go with deepspeed"
 
 
-def _elsewhere(settings: Settings) -> Iterator[Refusal]:
+def _elsewhere(settings: ConfigReader) -> Iterator[Refusal]:
     backend = settings.text("infer_backend")
     if backend is not None and backend.value in ("vllm", "sglang"):
         yield "infer_backend", f"{backend.value} is for chat, API and web, and refused in training"
@@ -148,7 +148,7 @@ def _elsewhere(settings: Settings) -> Iterator[Refusal]:
 # ---------------------------------------------------------------------------------------------- what is not refused
 
 
-def _check_required(settings: Settings, training: StatedTraining) -> None:
+def _check_required(settings: ConfigReader, training: StatedTraining) -> None:
     if not any(source.role == "train" for source in training.sources):
         severity = Severity.WARNING if "dataset" in settings.values else Severity.ERROR
         settings.find("BK013", severity, "dataset", "missing: do_train needs a dataset")
@@ -157,7 +157,7 @@ def _check_required(settings: Settings, training: StatedTraining) -> None:
         settings.find("BK013", Severity.WARNING, "output_dir", message, "output_dir: saves/run")
 
 
-def _check_overridden(settings: Settings, training: StatedTraining) -> None:
+def _check_overridden(settings: ConfigReader, training: StatedTraining) -> None:
     asked = settings.flag("gradient_checkpointing", "activation_checkpointing")
     if asked is not None and not asked.value and not settings.on("disable_gradient_checkpointing"):
         settings.find(
@@ -179,7 +179,7 @@ def _check_overridden(settings: Settings, training: StatedTraining) -> None:
                 break
 
 
-def _check_packing(settings: Settings, training: StatedTraining) -> None:
+def _check_packing(settings: ConfigReader, training: StatedTraining) -> None:
     packing = settings.flag("packing")
     if packing is not None and not packing.value and settings.on("neat_packing"):
         message = "has no effect: neat_packing is true, and with it LLaMA-Factory packs"

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 
 from touchline.backends.argument_tables import argument_table
-from touchline.backends.config_reading import Settings
+from touchline.backends.config_reading import ConfigReader
 from touchline.backends.formats import ConfigFormat, ConfigReading
 from touchline.backends.llamafactory import habits
 from touchline.backends.llamafactory.conflicts import check_conflicts
@@ -123,7 +123,7 @@ class LlamaFactoryFormat:
 
     def read(self, document: ForeignDocument) -> ConfigReading:
         """Read the stated training, or None, with the file's findings."""
-        settings = Settings(document)
+        settings = ConfigReader(document)
         settings.check_doubled("OmegaConf")
         trains = is_training(settings)
         _check_keys(settings, trains)
@@ -151,7 +151,7 @@ class LlamaFactoryFormat:
         return ConfigReading(trainings=(training,), findings=tuple(settings.findings))
 
 
-def is_training(settings: Settings) -> bool:
+def is_training(settings: ConfigReader) -> bool:
     """Return True if the file trains: `do_train`, or settings that only a training has. Scoring and merging do not."""
     train = settings.flag("do_train")
     if train is not None:
@@ -163,7 +163,7 @@ def is_training(settings: Settings) -> bool:
     return settings.given("dataset") is not None and settings.given("output_dir", "num_train_epochs") is not None
 
 
-def _check_keys(settings: Settings, trains: bool) -> None:
+def _check_keys(settings: ConfigReader, trains: bool) -> None:
     megatron = not _MEGATRON.isdisjoint(settings.values)
     meant = {}
     for key in list(settings.values):
@@ -185,7 +185,7 @@ def _check_keys(settings: Settings, trains: bool) -> None:
     check_keys(settings, argument_table("llamafactory"), refused_by=None if megatron else "LLaMA-Factory", skip=skipped)
 
 
-def _check_texts(settings: Settings) -> None:
+def _check_texts(settings: ConfigReader) -> None:
     """BK014 texts where numbers belong stay texts; BK018 interpolations stay as they are written."""
     known = argument_table("llamafactory").arguments
     for key, value in settings.values.items():
@@ -214,7 +214,7 @@ def templates() -> frozenset[str]:
     return frozenset(parse_json(raw))
 
 
-def _check_template(settings: Settings, trains: bool) -> None:
+def _check_template(settings: ConfigReader, trains: bool) -> None:
     stated = settings.text("template")
     if stated is None:
         if trains and stage(settings) != "pt" and "template" not in settings.values:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from touchline.backends.config_reading import Settings
+from touchline.backends.config_reading import ConfigReader
 from touchline.core.finding import Severity
 from touchline.core.near import near_choice
 
@@ -28,7 +28,7 @@ _FAMILIES: Final = (
 """A family, how its models' names look, and how its templates' names begin."""
 
 
-def check_habits(settings: Settings) -> None:
+def check_habits(settings: ConfigReader) -> None:
     """BK012, BK016 and BK019 of settings one by one."""
     method = settings.text("quantization_method")
     if method is not None and method.value not in _METHODS:
@@ -63,7 +63,7 @@ def check_habits(settings: Settings) -> None:
     _check_family(settings)
 
 
-def check_idle(settings: Settings) -> None:
+def check_idle(settings: ConfigReader) -> None:
     """BK019: a file of a training whose `do_train` is off, and that does nothing else either."""
     train = settings.flag("do_train")
     if train is None or train.value or any(settings.on(key) for key in ("do_predict", "do_eval")):
@@ -73,7 +73,7 @@ def check_idle(settings: Settings) -> None:
         settings.find("BK019", Severity.WARNING, "do_train", message, "do_train: true")
 
 
-def _check_family(settings: Settings) -> None:
+def _check_family(settings: ConfigReader) -> None:
     """Report a template of another family than the model's, if both names are clear."""
     template, model = settings.text("template"), settings.text("model_name_or_path")
     if template is None or model is None:

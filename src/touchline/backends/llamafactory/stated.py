@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal
 
-from touchline.backends.config_reading import Settings, source_kind, subject_of
+from touchline.backends.config_reading import ConfigReader, source_kind, subject_of
 from touchline.backends.trl.trainer import trainer_fields
-from touchline.core.finding import Where
+from touchline.core.finding import Location
 from touchline.spec.partial import Stated, StatedSource, StatedTraining
 
 _RANK = 8
@@ -16,19 +16,19 @@ _RATE = 5e-5
 Method = Literal["lora", "qlora", "full"]
 
 
-def finetuning_type(settings: Settings) -> str:
+def finetuning_type(settings: ConfigReader) -> str:
     """`lora`, `full`, `freeze` or `oft`; LoRA when it is left out."""
     stated = settings.text("finetuning_type")
     return "lora" if stated is None else stated.value
 
 
-def stage(settings: Settings) -> str:
+def stage(settings: ConfigReader) -> str:
     """Return the training stage. The default is supervised."""
     stated = settings.text("stage")
     return "sft" if stated is None else stated.value
 
 
-def state_training(settings: Settings) -> StatedTraining:
+def state_training(settings: ConfigReader) -> StatedTraining:
     """Build the stated training."""
     kind = finetuning_type(settings)
     adapted = kind == "lora"
@@ -39,7 +39,7 @@ def state_training(settings: Settings) -> StatedTraining:
     shuffled = settings.flag("disable_shuffling")
     return StatedTraining(
         backend="llamafactory",
-        where=Where(path=settings.document.path),
+        where=Location(path=settings.document.path),
         subject=subject_of(settings.document.path),
         model=settings.text("model_name_or_path"),
         parent=settings.text("adapter_name_or_path"),
@@ -70,7 +70,7 @@ def state_training(settings: Settings) -> StatedTraining:
     )
 
 
-def _method(settings: Settings, kind: str) -> Stated[Method] | None:
+def _method(settings: ConfigReader, kind: str) -> Stated[Method] | None:
     if kind not in ("lora", "full"):
         return None
     word: Method = "full" if kind == "full" else "qlora" if settings.given("quantization_bit") else "lora"
@@ -79,7 +79,7 @@ def _method(settings: Settings, kind: str) -> Stated[Method] | None:
     return settings.default("finetuning_type", word)
 
 
-def _packed(settings: Settings) -> Stated[bool]:
+def _packed(settings: ConfigReader) -> Stated[bool]:
     """Return whether packing is on. Neat packing counts, and pre-training packs by default."""
     neat = settings.flag("neat_packing")
     if neat is not None and neat.value:
@@ -87,7 +87,7 @@ def _packed(settings: Settings) -> Stated[bool]:
     return settings.flag("packing") or settings.default("packing", stage(settings) == "pt")
 
 
-def _sources(settings: Settings) -> Iterator[StatedSource]:
+def _sources(settings: ConfigReader) -> Iterator[StatedSource]:
     roles: tuple[tuple[str, Literal["train", "validation"]], ...] = (
         ("dataset", "train"),
         ("eval_dataset", "validation"),

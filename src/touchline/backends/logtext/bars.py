@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from touchline.core.observation import Progress
+from touchline.core.observation import ProgressBarEvent
 
 _BAR = re.compile(
     rb"(\d{1,3})%\|[^|\r\n]{0,300}\| *(\d{1,12})/(\d{1,12}) \[((?:\d{1,5}:)?\d{1,3}:\d{2}|\d{1,4} days?, [\d:]+)"
@@ -24,17 +24,17 @@ def may_hold_bar(line: bytes) -> bool:
     return b"%|" in line or b"it [" in line
 
 
-def read_bars(line: bytes, number: int) -> Iterator[Progress]:
+def read_bars(line: bytes, number: int) -> Iterator[ProgressBarEvent]:
     """Yield the bars on one line, in order; sizes such as `1.2M/5.0M` are downloads, not steps."""
     end = 0
     for match in _BAR.finditer(line):
         label = line[max(end, match.start() - _LABEL_BYTES) : match.start()]
-        yield Progress(_text(label), int(match.group(2)), int(match.group(3)), _seconds(match.group(4)), number)
+        yield ProgressBarEvent(_text(label), int(match.group(2)), int(match.group(3)), _seconds(match.group(4)), number)
         end = match.end()
     if end == 0:
         for match in _COUNTER.finditer(line):
             label = line[max(end, match.start() - _LABEL_BYTES) : match.start()]
-            yield Progress(_text(label), int(match.group(1)), None, _seconds(match.group(2)), number)
+            yield ProgressBarEvent(_text(label), int(match.group(1)), None, _seconds(match.group(2)), number)
             end = match.end()
 
 

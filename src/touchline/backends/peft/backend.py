@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from touchline.backends.peft.batching import PeftBatching
 from touchline.backends.peft.config import ParentConfig, PlannedBatches, TrainerConfig
 from touchline.backends.peft.layout import plain_attention
-from touchline.backends.protocol import Backend, Lengths, Override
+from touchline.backends.protocol import Backend, ExampleLengths, Override
 from touchline.core.catalog import ModelInfo
 from touchline.core.errors import InputError
 from touchline.core.estimate import TrainingSetup
@@ -42,8 +42,8 @@ class PeftBackend:
     """The trainer in `touchline.train`; it consumes exactly the micro-batches that `packing.plan_batches` gives."""
 
     name = "peft"
-    goes_on = True
-    deals_labels = True
+    supports_continuation = True
+    supports_label_shuffling = True
     fixed_settings: tuple[tuple[str, str], ...] = (
         ("train.optimizer", "AdamW (beta1 0.9, beta2 0.999, eps 1e-8)"),
         ("train.loss", "cross-entropy, mean over the label tokens of a step"),
@@ -97,7 +97,7 @@ class PeftBackend:
             accumulates=train.micro_batch_size != train.global_batch_size,
         )
 
-    def batches(self, train: TrainConfig, lengths: Lengths, seed: int) -> BatchSummary | Missing:
+    def batches(self, train: TrainConfig, lengths: ExampleLengths, seed: int) -> BatchSummary | Missing:
         """Return the batches exactly as the trainer consumes them. Packing changes the rows, not the steps."""
         total = lengths.total
         micro = train.micro_batch_size
@@ -121,7 +121,7 @@ class PeftBackend:
             largest_micro_batch_tokens=plan.largest_micro_batch_tokens(total),
         )
 
-    def forecast(self, train: TrainConfig, lengths: Lengths, seed: int) -> BatchForecast | Missing:
+    def forecast(self, train: TrainConfig, lengths: ExampleLengths, seed: int) -> BatchForecast | Missing:
         """Return the trainer's rows. A prefix common to all prompts is computed once per row if allowed."""
         if train.micro_batch_size == "auto" or train.packed == "auto":
             return Missing(missing="micro_batch_size or packed is not resolved")

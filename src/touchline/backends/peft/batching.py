@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from touchline.backends.peft.layout import PADDED, ROW_TOKENS, SAMPLED_STEPS, WORTH_SHARING, Layout, fill
+from touchline.backends.peft.layout import PADDED, ROW_TOKENS, SAMPLED_STEPS, WORTH_SHARING, BatchLayout, fill
 from touchline.backends.simulation import (
     Examples,
     MicroBatches,
@@ -84,26 +84,28 @@ class PeftBatching:
         )
         return replace(found, row_tokens=found.row_tokens + prefix)
 
-    def _layout(self, examples: Examples, plan: BatchPlan, settings: BatchSettings) -> Layout:
+    def _layout(self, examples: Examples, plan: BatchPlan, settings: BatchSettings) -> BatchLayout:
         """Return the trainer's layout, chosen by the same rule from a sample of micro-batches."""
-        apart = Layout(row_tokens=settings.max_seq_len) if settings.packed else PADDED
+        apart = BatchLayout(row_tokens=settings.max_seq_len) if settings.packed else PADDED
         if not self.shared_prefix:
             return apart
-        shared = Layout(row_tokens=settings.max_seq_len if settings.packed else ROW_TOKENS, share_prefix=True)
+        shared = BatchLayout(row_tokens=settings.max_seq_len if settings.packed else ROW_TOKENS, share_prefix=True)
         steps = range(min(SAMPLED_STEPS, plan.steps_per_epoch))
         sample = [examples.tokens[batch].tolist() for step in steps for batch in plan.step(step)]
 
-        def computed(layout: Layout) -> int:
+        def computed(layout: BatchLayout) -> int:
             filled = [fill(lengths, layout, self._prefix(len(lengths), layout)) for lengths in sample]
             return sum(len(members) * width for members, width in filled)
 
         return shared if 1 - computed(shared) / computed(apart) >= WORTH_SHARING else apart
 
-    def _prefix(self, examples: int, layout: Layout) -> int:
+    def _prefix(self, examples: int, layout: BatchLayout) -> int:
         """Return the shared prefix's length. A lone example shares nothing."""
         return self.shared_prefix if layout.share_prefix and examples > 1 else 0
 
-    def _arranged(self, examples: Examples, plan: BatchPlan, epoch: int, layout: Layout) -> tuple[Filled, MicroBatches]:
+    def _arranged(
+        self, examples: Examples, plan: BatchPlan, epoch: int, layout: BatchLayout
+    ) -> tuple[Filled, MicroBatches]:
         """Return the rows of an epoch and its micro-batches, with rows in micro-batch or dataset order."""
         first = epoch * plan.steps_per_epoch
         members = [batch for step in range(first, first + plan.steps_per_epoch) for batch in plan.step(step)]
@@ -124,7 +126,7 @@ class PeftBatching:
         )
 
     def _rows(
-        self, tokens: NDArray[np.int64], order: NDArray[np.int64], starts: NDArray[np.int64], layout: Layout
+        self, tokens: NDArray[np.int64], order: NDArray[np.int64], starts: NDArray[np.int64], layout: BatchLayout
     ) -> tuple[Filled, NDArray[np.int64], NDArray[np.int64]]:
         """Return the packed rows of all micro-batches, their numbers and widths."""
         lengths: list[int] = tokens.tolist()
@@ -143,7 +145,7 @@ class PeftBatching:
         return Filled(items=order[places], starts=np.cumsum(in_row) - in_row), np.asarray(rows), np.asarray(widths)
 
 
-def _notes(lengths: NDArray[np.int64], settings: BatchSettings, known: int, layout: Layout) -> list[str]:
+def _notes(lengths: NDArray[np.int64], settings: BatchSettings, known: int, layout: BatchLayout) -> list[str]:
     notes = ["packing changes rows and padding, not the steps"] if settings.packed else []
     if layout.share_prefix:
         notes.append(f"what all prompts begin with is computed once a row ({layout.name})")

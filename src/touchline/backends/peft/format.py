@@ -14,13 +14,13 @@ from touchline.backends.peft.backend import read_trainer_config, trainer_config
 from touchline.backends.peft.config import TrainerConfig
 from touchline.backends.registry import backend_names
 from touchline.core.errors import InputError
-from touchline.core.finding import Finding, Severity, Where
+from touchline.core.finding import Finding, Location, Severity
 from touchline.core.near import near_names
 from touchline.spec.experiment import DataConfig, TrainConfig
 from touchline.spec.foreign import Dialect, ForeignDocument
 from touchline.spec.partial import Stated, StatedTraining
 from touchline.spec.read import read_settings
-from touchline.spec.stated import Place, document_places, stated_settings
+from touchline.spec.stated import SettingSource, document_places, stated_settings
 from touchline.spec.validate import build
 
 _OURS = frozenset({"schema_version", "run_digest", "batches", "data_sha256"})
@@ -55,7 +55,7 @@ class FinetuneFormat:
         training = stated_settings(
             backend=self.name,
             subject=config.run,
-            where=Where(path=document.path),
+            where=Location(path=document.path),
             model=config.model.path,
             data=config.data,
             train=config.train,
@@ -78,9 +78,9 @@ def _config(document: ForeignDocument, text: str) -> TrainerConfig:
     return read_trainer_config(text, document.path)
 
 
-def _place(document: ForeignDocument, key: str) -> Place:
+def _place(document: ForeignDocument, key: str) -> SettingSource:
     path = tuple(key.split("."))
-    return Place(document.where(*path), is_default=path not in document.places)
+    return SettingSource(document.where(*path), is_default=path not in document.places)
 
 
 class SetupFormat:
@@ -110,7 +110,7 @@ class SetupFormat:
         return stated_settings(
             backend=train.backend,
             subject=subject_of(document.path),
-            where=Where(path=document.path),
+            where=Location(path=document.path),
             model=None,
             data=data,
             train=train,

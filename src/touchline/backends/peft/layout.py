@@ -41,7 +41,7 @@ def plain_attention(device: str, widest_row: int) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Layout:
+class BatchLayout:
     """A way to arrange examples."""
 
     row_tokens: int | None = None
@@ -62,11 +62,11 @@ class Layout:
         return f"{'shared prefix' if self.share_prefix else 'packed'}, rows of {self.row_tokens} tokens"
 
 
-PADDED = Layout()
+PADDED = BatchLayout()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Rows:
+class SequenceBatch:
     """A micro-batch in rows; R rows of width W, T targets."""
 
     token_ids: NDArray[np.int64]
@@ -107,7 +107,7 @@ def visible(segments: NDArray[np.int64]) -> NDArray[np.bool_]:
     return seen
 
 
-def arrange(examples: Sequence[RenderedExample], layout: Layout, pad_id: int = 0) -> Rows:
+def arrange(examples: Sequence[RenderedExample], layout: BatchLayout, pad_id: int = 0) -> SequenceBatch:
     """Arrange a micro-batch.
 
     Args:
@@ -142,7 +142,7 @@ def arrange(examples: Sequence[RenderedExample], layout: Layout, pad_id: int = 0
             sources.append(np.arange(end - len(examples[index].answer_ids), end) + number * width)
             start = end
     order = [index for row in members for index in row]
-    return Rows(
+    return SequenceBatch(
         token_ids=token_ids,
         positions=positions,
         segments=segments,
@@ -153,7 +153,7 @@ def arrange(examples: Sequence[RenderedExample], layout: Layout, pad_id: int = 0
     )
 
 
-def fill(lengths: Sequence[int], layout: Layout, prefix: int = 0) -> tuple[list[list[int]], int]:
+def fill(lengths: Sequence[int], layout: BatchLayout, prefix: int = 0) -> tuple[list[list[int]], int]:
     """Assign examples to rows: as few rows as the limit allows, filled evenly to minimize padding.
 
     Args:
@@ -169,7 +169,7 @@ def fill(lengths: Sequence[int], layout: Layout, prefix: int = 0) -> tuple[list[
     return members, max(prefix + sum(own[index] for index in row) for row in members)
 
 
-def _members(lengths: Sequence[int], layout: Layout, prefix: int) -> list[list[int]]:
+def _members(lengths: Sequence[int], layout: BatchLayout, prefix: int) -> list[list[int]]:
     count = len(lengths)
     if layout.row_tokens is None:
         return [[index] for index in range(count)]
@@ -191,7 +191,7 @@ def _members(lengths: Sequence[int], layout: Layout, prefix: int) -> list[list[i
 
 def choose_layout(
     micro_batches: Sequence[Sequence[RenderedExample]], *, packed: bool, max_seq_len: int, obstacle: str | None
-) -> tuple[Layout, str]:
+) -> tuple[BatchLayout, str]:
     """Return the layout of a training, and the reason.
 
     Args:
@@ -200,11 +200,11 @@ def choose_layout(
         max_seq_len: longest row of a packed layout, in tokens.
         obstacle: why a prefix must not be shared; none when it may.
     """
-    layout = Layout(row_tokens=max_seq_len, share_prefix=obstacle is None) if packed else PADDED
+    layout = BatchLayout(row_tokens=max_seq_len, share_prefix=obstacle is None) if packed else PADDED
     if obstacle is not None:
         return layout, f"{'packed as written' if packed else 'padded'}; {obstacle}"
-    shared = layout if packed else Layout(row_tokens=ROW_TOKENS, share_prefix=True)
-    apart = Layout(row_tokens=max_seq_len) if packed else PADDED
+    shared = layout if packed else BatchLayout(row_tokens=ROW_TOKENS, share_prefix=True)
+    apart = BatchLayout(row_tokens=max_seq_len) if packed else PADDED
     with_prefix = sum(arrange(examples, shared).computed_tokens for examples in micro_batches)
     without = sum(arrange(examples, apart).computed_tokens for examples in micro_batches)
     saved = 1 - with_prefix / without

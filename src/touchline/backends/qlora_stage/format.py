@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar, cast
 
 from touchline.backends.config_reading import subject_of
-from touchline.backends.fields import TEXT, TRUTH, Kind, dotted, new_key, number, typed, whole, wrong_value
+from touchline.backends.fields import TEXT, TRUTH, ValueType, dotted, new_key, number, typed, whole, wrong_value
 from touchline.backends.formats import ConfigFormat, ConfigReading
-from touchline.core.finding import Finding, Severity, Where
+from touchline.core.finding import Finding, Location, Severity
 from touchline.core.near import misspelled
 from touchline.spec.document import Key
 from touchline.spec.foreign import Dialect, ForeignDocument
@@ -22,14 +22,14 @@ from touchline.spec.partial import Cadence, Stated, StatedSource, StatedTraining
 T = TypeVar("T")
 Path = tuple[Key, ...]
 _COUNT = whole(1)
-_NAMES = Kind(
+_NAMES = ValueType(
     "a list of layers' names",
     lambda value: isinstance(value, list) and bool(value) and all(isinstance(each, str) and each for each in value),
 )
-_POINT = Kind("a path, or true", lambda value: isinstance(value, bool) or (isinstance(value, str) and bool(value)))
-_ANYTHING = Kind("anything", lambda value: True)
+_POINT = ValueType("a path, or true", lambda value: isinstance(value, bool) or (isinstance(value, str) and bool(value)))
+_ANYTHING = ValueType("anything", lambda value: True)
 
-_KEYS: dict[Path, tuple[Kind, bool]] = {
+_KEYS: dict[Path, tuple[ValueType, bool]] = {
     ("experiment_name",): (TEXT, False),
     ("model_name",): (TEXT, True),
     ("output_dir",): (TEXT, False),
@@ -206,7 +206,7 @@ def _overridden(document: ForeignDocument) -> Iterator[Finding]:
 
 
 def _training(document: ForeignDocument) -> StatedTraining:
-    file = Where(path=document.path)
+    file = Location(path=document.path)
 
     def value(path: Path, as_type: Callable[[Any], T]) -> Stated[T] | None:
         return typed(document.stated(*path), _KEYS[path][0], as_type)

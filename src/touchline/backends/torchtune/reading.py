@@ -9,7 +9,7 @@ from typing import TypeVar
 from touchline.backends.fields import dotted
 from touchline.backends.torchtune.config import COMPONENT
 from touchline.backends.torchtune.interpolation import is_known
-from touchline.core.finding import Edit, Finding, Severity, Where
+from touchline.core.finding import Edit, Finding, Location, Severity
 from touchline.spec.document import Key
 from touchline.spec.foreign import ForeignDocument
 from touchline.spec.partial import Stated
@@ -54,9 +54,9 @@ class Config:
 
     def default(self, value: T, *path: Key) -> Stated[T]:
         """torchtune's own default for a key that is not in the file."""
-        return Stated(value, dotted(path), Where(path=self.document.path), is_default=True)
+        return Stated(value, dotted(path), Location(path=self.document.path), is_default=True)
 
-    def where(self, *path: Key) -> Where:
+    def where(self, *path: Key) -> Location:
         """Return the location of a key."""
         return self.document.where(*path)
 

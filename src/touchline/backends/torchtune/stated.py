@@ -11,13 +11,13 @@ import re
 from typing import Literal, cast
 
 from touchline.backends.config_reading import subject_of
-from touchline.backends.fields import TEXT, TRUTH, Kind, is_number, number, typed, whole
+from touchline.backends.fields import TEXT, TRUTH, ValueType, is_number, number, typed, whole
 from touchline.backends.torchtune.components import component
 from touchline.backends.torchtune.config import COMPONENT
 from touchline.backends.torchtune.keys import is_reinforcement
 from touchline.backends.torchtune.reading import Config
 from touchline.backends.torchtune.sources import sources
-from touchline.core.finding import Where
+from touchline.core.finding import Location
 from touchline.core.model_size import states_size
 from touchline.spec.document import Key
 from touchline.spec.partial import Cadence, Stated, StatedTraining
@@ -27,7 +27,7 @@ Dtype = Literal["bfloat16", "float16", "float32"]
 _DTYPES: dict[object, Dtype] = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 _BUILDER = re.compile(r"(q?lora)_")
 _COUNT, _ANY_NUMBER, _POSITIVE = whole(1), number(), number(above=0)
-_CLIP = Kind("", lambda value: value == "inf" or is_number(value))
+_CLIP = ValueType("", lambda value: value == "inf" or is_number(value))
 _QUANTIZED_BITS = 4
 _SERVICES = {
     "WandBLogger": "wandb",
@@ -44,7 +44,7 @@ def stated_training(config: Config) -> StatedTraining:
     adapted = method is not None and method.value != "full"
     return StatedTraining(
         backend="torchtune",
-        where=Where(path=config.document.path),
+        where=Location(path=config.document.path),
         subject=subject_of(config.document.path),
         model=_model(config),
         model_path=_text(config, "checkpointer", "checkpoint_dir"),

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from touchline.backends.fields import (
     TEXT,
     TRUTH,
-    Kind,
+    ValueType,
     dotted,
     new_value,
     number,
@@ -43,10 +43,10 @@ _CHECKPOINTERS = ("checkpointer", "teacher_checkpointer", "ref_checkpointer")
 _DEVICES = ("cuda", "cpu", "mps", "xpu", "npu", "hpu", "meta", "xla")
 _DTYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32", "float": "fp32", "half": "fp16", "float64": "fp64"}
 _CLIP = number(above=0)
-_NORM = Kind("a number of more than 0, or 'inf'", lambda value: value == "inf" or _CLIP.takes(value), True)
-_COMPILE = Kind("true or false, or parts with true or false", lambda value: isinstance(value, bool | dict))
+_NORM = ValueType("a number of more than 0, or 'inf'", lambda value: value == "inf" or _CLIP.takes(value), True)
+_COMPILE = ValueType("true or false, or parts with true or false", lambda value: isinstance(value, bool | dict))
 
-_TOP: dict[str, tuple[Kind, bool]] = {
+_TOP: dict[str, tuple[ValueType, bool]] = {
     "batch_size": (COUNT, False),
     "epochs": (COUNT, False),
     "gradient_accumulation_steps": (COUNT, False),
@@ -73,7 +73,7 @@ _TOP: dict[str, tuple[Kind, bool]] = {
     ),
 }
 """Keys at the top: what they take, and whether they may be null."""
-_SECTIONS: dict[str, dict[str, tuple[Kind, bool]]] = {
+_SECTIONS: dict[str, dict[str, tuple[ValueType, bool]]] = {
     "model": {
         "lora_rank": (COUNT, False),
         "lora_alpha": (number(above=0), False),
@@ -125,7 +125,7 @@ def _files(config: Config) -> Iterator[Finding]:
             )
 
 
-def _value(config: Config, path: Path, kind: Kind, *, null: bool) -> Iterator[Finding]:
+def _value(config: Config, path: Path, kind: ValueType, *, null: bool) -> Iterator[Finding]:
     if not config.has(*path) or config.is_open(*path):
         return
     value = config.get(*path)

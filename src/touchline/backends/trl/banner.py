@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 
 from touchline.backends.logtext.numbers import NUMBER, to_count
-from touchline.backends.trl.rows import TEXT, Rows
+from touchline.backends.trl.rows import TEXT, TrainerRowParser
 from touchline.core.observation import Event, Observation, ObservationName, Sign, SignKind
 
 _HEADER = re.compile(r"\*{5} Running (?P<what>[\w ]{1,40}) \*{5}\s*$", re.IGNORECASE)
@@ -57,7 +57,7 @@ _TRAINED = re.compile(
 class Banner:
     """Follows the course of a training by the Trainer's sentences."""
 
-    def __init__(self, rows: Rows) -> None:
+    def __init__(self, rows: TrainerRowParser) -> None:
         """Start with a new file. Resumes are reported to `rows`."""
         self._rows = rows
         self._start = 0

@@ -6,12 +6,12 @@ tests/backends/test_trainer_conflicts.py.
 
 from __future__ import annotations
 
-from touchline.backends.config_reading import Settings
+from touchline.backends.config_reading import ConfigReader
 from touchline.core.finding import Severity
 from touchline.spec.partial import StatedTraining
 
 
-def check_trl(settings: Settings, training: StatedTraining) -> None:
+def check_trl(settings: ConfigReader, training: StatedTraining) -> None:
     """BK016 and BK019 of TRL's own arguments."""
     _check_length(settings, training)
     _check_generations(settings)
@@ -27,7 +27,7 @@ def check_trl(settings: Settings, training: StatedTraining) -> None:
             settings.find("BK016", Severity.ERROR, "loss_weights", message)
 
 
-def _check_length(settings: Settings, training: StatedTraining) -> None:
+def _check_length(settings: ConfigReader, training: StatedTraining) -> None:
     unbounded = "max_length" in settings.values and settings.values["max_length"] is None
     if settings.on("packing") and unbounded:
         message = "packing needs a length to fill, and max_length is null; TRL refuses that"
@@ -43,7 +43,7 @@ def _check_length(settings: Settings, training: StatedTraining) -> None:
         settings.find("BK016", Severity.WARNING, "max_prompt_length", message)
 
 
-def _check_generations(settings: Settings) -> None:
+def _check_generations(settings: ConfigReader) -> None:
     if settings.given("generation_batch_size") and settings.given("steps_per_generation"):
         message = "generation_batch_size and steps_per_generation say the same thing; GRPO takes one of them"
         settings.find("BK016", Severity.ERROR, "generation_batch_size", message, "keep one of the two")
@@ -54,7 +54,7 @@ def _check_generations(settings: Settings) -> None:
         settings.find("BK016", Severity.ERROR, "num_generations", message, "num_generations: 8")
 
 
-def _check_adapter(settings: Settings) -> None:
+def _check_adapter(settings: ConfigReader) -> None:
     """Report a rank without `use_peft`, which trains the whole model if TRL's ModelConfig reads the file."""
     ranked = settings.given("lora_r", "lora_alpha", "lora_target_modules")
     if ranked is None or settings.on("use_peft"):
@@ -66,7 +66,7 @@ def _check_adapter(settings: Settings) -> None:
         settings.find("BK019", Severity.WARNING, ranked, message, "use_peft: true")
 
 
-def _check_packing(settings: Settings, training: StatedTraining) -> None:
+def _check_packing(settings: ConfigReader, training: StatedTraining) -> None:
     if training.packed is None or not training.packed.value:
         return
     if settings.values.get("packing_strategy") == "wrapped":

@@ -12,7 +12,7 @@ from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
 from touchline.backends.argument_tables import ArgumentTable, argument_table
-from touchline.backends.config_reading import Settings
+from touchline.backends.config_reading import ConfigReader
 from touchline.backends.formats import ConfigFormat, ConfigReading
 from touchline.backends.trl.conflicts import check_trl
 from touchline.backends.trl.habits import (
@@ -84,7 +84,7 @@ class TrlFormat:
 
     def read(self, document: ForeignDocument) -> ConfigReading:
         """Read the stated training and the file's findings."""
-        settings = Settings(document)
+        settings = ConfigReader(document)
         json = document.path.lower().endswith(".json")
         check_keys(settings, argument_table("trl"))
         known = argument_table("trl").arguments
@@ -108,7 +108,7 @@ class TrlFormat:
 
 
 def check_keys(
-    settings: Settings,
+    settings: ConfigReader,
     table: ArgumentTable,
     *,
     refused_by: str | None = None,
@@ -143,7 +143,7 @@ def check_keys(
     _check_old_names(settings, table, skip, every=refused_by is not None)
 
 
-def _check_old_names(settings: Settings, table: ArgumentTable, skip: Container[str], *, every: bool) -> None:
+def _check_old_names(settings: ConfigReader, table: ArgumentTable, skip: Container[str], *, every: bool) -> None:
     """Report all old names of a file in one finding. They are valid if the installed release is as old."""
     old = [
         key
@@ -160,7 +160,7 @@ def _check_old_names(settings: Settings, table: ArgumentTable, skip: Container[s
     settings.find("BK017", Severity.INFO, old[0], message, "take the new names when you move to these releases")
 
 
-def _check_text_numbers(settings: Settings) -> None:
+def _check_text_numbers(settings: ConfigReader) -> None:
     """BK014: PyYAML reads 1e-4 as text; TRL's parser makes a number of it, HfArgumentParser's own YAML does not."""
     for key, text in _texts_for_numbers(settings):
         message = (
@@ -170,7 +170,7 @@ def _check_text_numbers(settings: Settings) -> None:
         settings.find("BK014", Severity.INFO, key, message, f"{key}: {_as_number(text)}")
 
 
-def _check_json_numbers(settings: Settings) -> None:
+def _check_json_numbers(settings: ConfigReader) -> None:
     """BK014: a JSON text where a number belongs stays a text."""
     for key, text in _texts_for_numbers(settings):
         where = settings.where(key)
@@ -181,7 +181,7 @@ def _check_json_numbers(settings: Settings) -> None:
             settings.find("BK014", Severity.ERROR, key, message, f'"{key}": {_as_number(text)}')
 
 
-def _texts_for_numbers(settings: Settings) -> Iterable[tuple[str, str]]:
+def _texts_for_numbers(settings: ConfigReader) -> Iterable[tuple[str, str]]:
     known = argument_table("trl").arguments
     for key, value in settings.values.items():
         if not isinstance(value, str) or key not in known or not known[key].kinds <= {"int", "float", "none"}:

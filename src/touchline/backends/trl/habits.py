@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from touchline.backends.argument_tables import Argument
-from touchline.backends.config_reading import Settings
+from touchline.backends.config_reading import ConfigReader
 from touchline.core.finding import Severity
 from touchline.core.near import near_choice
 
@@ -47,7 +47,7 @@ MEANT: Final = {
 """The Trainer's names for settings of other trainers."""
 
 
-def check_counts(settings: Settings) -> None:
+def check_counts(settings: ConfigReader) -> None:
     """BK012 of counts that cannot be, and of cadences that are none; axolotl hands them to the Trainer as well."""
     for name in ("dataloader_num_workers", "preprocessing_num_workers", "dataset_num_proc", "dataset_processes"):
         number = settings.number(name)
@@ -78,7 +78,7 @@ def check_counts(settings: Settings) -> None:
             settings.find("BK012", Severity.ERROR, name, f"{strength.value:g} rewards what is not preferred")
 
 
-def _check_shares(settings: Settings) -> None:
+def _check_shares(settings: ConfigReader) -> None:
     """Shares that torch refuses, or that turn the loss about."""
     for name in ("adam_beta1", "adam_beta2", "adam_beta3"):
         share = settings.number(name)
@@ -94,7 +94,7 @@ def _check_shares(settings: Settings) -> None:
         settings.find("BK012", Severity.ERROR, "label_smoothing_factor", message, "label_smoothing_factor: 0.1")
 
 
-def check_habits(settings: Settings) -> None:
+def check_habits(settings: ConfigReader) -> None:
     """BK012, BK016 and BK019 of arguments one by one."""
     check_counts(settings)
     _check_deepspeed(settings)
@@ -128,7 +128,7 @@ _SHARED: Final = (
 """Settings that a DeepSpeed config also has, and that the Trainer compares (transformers.integrations.deepspeed)."""
 
 
-def _check_deepspeed(settings: Settings) -> None:
+def _check_deepspeed(settings: ConfigReader) -> None:
     """BK016: a DeepSpeed config within the file that has other batches than the Trainer."""
     config = settings.values.get("deepspeed")
     for theirs, ours in _SHARED if isinstance(config, Mapping) else ():
@@ -138,7 +138,7 @@ def _check_deepspeed(settings: Settings) -> None:
             settings.find("BK016", Severity.ERROR, "deepspeed", message, f"{theirs}: auto")
 
 
-def check_model_words(settings: Settings) -> None:
+def check_model_words(settings: ConfigReader) -> None:
     """BK012 of how TRL loads the base: its element type and its attention kernel."""
     for key in ("dtype", "torch_dtype"):
         stated = settings.text(key)
@@ -173,7 +173,7 @@ _MODELS: Final = ("model_name_or_path", "model_name", "model_id", "model", "base
 _DATA: Final = ("dataset_name", "datasets", "dataset_mixture", "dataset_mixer", "dataset", "train_file", "dataset_path")
 
 
-def check_required(settings: Settings, known: Mapping[str, object]) -> None:
+def check_required(settings: ConfigReader, known: Mapping[str, object]) -> None:
     """BK013 of what TRL's own scripts need; a file with names of its own is for another script."""
     scripted = settings.given("dataset_name", "attn_implementation", "dtype", "torch_dtype", "use_peft", "lora_r")
     own = [key for key in settings.values if key not in known]
@@ -191,7 +191,7 @@ def check_required(settings: Settings, known: Mapping[str, object]) -> None:
 
 
 def check_meant(
-    settings: Settings, meant: Mapping[str, str], known: Mapping[str, Argument], who: str, severity: Severity
+    settings: ConfigReader, meant: Mapping[str, str], known: Mapping[str, Argument], who: str, severity: Severity
 ) -> None:
     """Report BK011 for another trainer's setting name if the file lacks this trainer's own.
 

@@ -16,7 +16,7 @@ from touchline.backends.logtext.reader import BarCount, DocumentReader, LoggedTr
 from touchline.backends.trl.banner import Banner
 from touchline.backends.trl.hints import HintLines
 from touchline.backends.trl.naming import Naming
-from touchline.backends.trl.rows import TEXT, Rows, mean_loss
+from touchline.backends.trl.rows import TEXT, TrainerRowParser, mean_loss
 from touchline.backends.trl.states import (
     read_adapter,
     read_arguments,
@@ -80,7 +80,7 @@ class TrainerLines:
 
     def __init__(self) -> None:
         """Start with a new file."""
-        self._rows = Rows()
+        self._rows = TrainerRowParser()
         self._banner = Banner(self._rows)
         self._tables = Tables()
         self._naming = Naming()

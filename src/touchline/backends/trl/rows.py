@@ -40,7 +40,7 @@ _SAME = 2e-3
 """A row and its copy may be rounded differently."""
 
 
-class Rows:
+class TrainerRowParser:
     """Reads rows; remembers what decides how the next one is to be taken."""
 
     def __init__(self) -> None:

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal
 
-from touchline.backends.config_reading import Settings, source_kind, subject_of
+from touchline.backends.config_reading import ConfigReader, source_kind, subject_of
 from touchline.backends.trl.trainer import trainer_fields
-from touchline.core.finding import Where
+from touchline.core.finding import Location
 from touchline.spec.partial import Stated, StatedSource, StatedTraining
 
 _TRL_ONLY = frozenset(
@@ -35,12 +35,12 @@ _LENGTHS = ("max_length", "max_seq_length", "max_seq_len", "model_max_length")
 _FILES = ("train_file", "train_data_file", "data_path", "dataset_path", "train_data_path", "train_dataset")
 
 
-def uses_trl(settings: Settings) -> bool:
+def uses_trl(settings: ConfigReader) -> bool:
     """Return True if the file is for TRL's classes, not the bare Trainer's."""
     return not _TRL_ONLY.isdisjoint(settings.values)
 
 
-def state_training(settings: Settings) -> StatedTraining:
+def state_training(settings: ConfigReader) -> StatedTraining:
     """Build the stated training."""
     trl = uses_trl(settings)
     fields = trainer_fields(settings, logging_steps=10.0 if trl else 500.0)
@@ -54,7 +54,7 @@ def state_training(settings: Settings) -> StatedTraining:
     checkpointing = settings.flag("activation_checkpointing", "gradient_checkpointing")
     return StatedTraining(
         backend="trl",
-        where=Where(path=settings.document.path),
+        where=Location(path=settings.document.path),
         subject=subject_of(settings.document.path),
         model=settings.text(*_MODELS),
         method=_method(settings, adapter, four or eight),
@@ -84,7 +84,7 @@ def state_training(settings: Settings) -> StatedTraining:
     )
 
 
-def _method(settings: Settings, adapter: bool, quantized: bool) -> Stated[Method] | None:
+def _method(settings: ConfigReader, adapter: bool, quantized: bool) -> Stated[Method] | None:
     """Low-rank or full; a file without `use_peft` leaves it to the script."""
     if adapter:
         return Stated("qlora" if quantized else "lora", "use_peft", settings.where("use_peft"))
@@ -95,12 +95,12 @@ def _method(settings: Settings, adapter: bool, quantized: bool) -> Stated[Method
     return None
 
 
-def _prompt(settings: Settings) -> Stated[bool] | None:
+def _prompt(settings: ConfigReader) -> Stated[bool] | None:
     only = settings.flag("completion_only_loss", "assistant_only_loss")
     return None if only is None else Stated(not only.value, only.key, only.where)
 
 
-def _sources(settings: Settings) -> Iterator[StatedSource]:
+def _sources(settings: ConfigReader) -> Iterator[StatedSource]:
     name = settings.text("dataset_name", "dataset_id_or_path", "dataset")
     if name is not None:
         yield StatedSource(
@@ -125,7 +125,7 @@ def _sources(settings: Settings) -> Iterator[StatedSource]:
     yield from _mixture(settings, ("datasets",))
 
 
-def _mixture(settings: Settings, at: tuple[str, ...]) -> Iterator[StatedSource]:
+def _mixture(settings: ConfigReader, at: tuple[str, ...]) -> Iterator[StatedSource]:
     rows = settings.document.get(*at)
     for index, row in enumerate(rows if isinstance(rows, list) else []):
         if not isinstance(row, dict):

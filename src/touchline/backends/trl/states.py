@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from touchline.backends.logtext.numbers import to_count, to_number
 from touchline.backends.logtext.reader import Row
 from touchline.backends.trl.arguments import ANCHORS, KEYS, is_off, is_on, observations
-from touchline.backends.trl.rows import Rows, is_closing, is_evaluation, is_training
+from touchline.backends.trl.rows import TrainerRowParser, is_closing, is_evaluation, is_training
 from touchline.core.observation import Event, Observation, ObservationName
 
 _OF_OTHERS = frozenset({"_wandb", "_step", "_runtime", "_timestamp", "current_steps"})
@@ -41,7 +41,7 @@ def read_trainer_state(name: str, document: Row) -> tuple[Event, ...] | None:
 
 
 def _trainer_state(name: str, document: Row, history: list[object], step: int) -> Iterator[Event]:
-    rows = Rows()
+    rows = TrainerRowParser()
     logged: list[Row] = [row for row in history if isinstance(row, dict)]
     closing: Row | None = None
     for row in logged:
@@ -72,7 +72,7 @@ def read_results(name: str, document: Row) -> tuple[Event, ...] | None:
     closing = is_closing({key: value for key, value in document.items() if key != "loss"})
     if not closing and not ("eval_loss" in document and "eval_runtime" in document):
         return None
-    rows = Rows()
+    rows = TrainerRowParser()
     events: list[Event] = []
     if is_evaluation(document):
         events += rows.read({key: value for key, value in document.items() if not key.startswith("train_")}, name, 0)

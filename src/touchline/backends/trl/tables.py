@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from touchline.backends.logtext.numbers import to_count, to_number, to_seconds
 from touchline.backends.trl.rows import INSIDE, TEXT, mean_loss, rates
-from touchline.core.observation import Event, Observation, Progress, Sign, SignKind
+from touchline.core.observation import Event, Observation, ProgressBarEvent, Sign, SignKind
 
 _HEADER = re.compile(r"\*{5} \w+ metrics \*{5}\s*$")
 _CELL = re.compile(r"(?:^|[\s>:\]-])(?P<key>epoch|(?:train|eval)_\w+)\s+=\s+(?P<value>\S+)\s*$")
@@ -124,7 +124,7 @@ class Tables:
             # While it trains, the step that comes next is shown.
             done = max(0, done - 1)
         self._expected = number + _BETWEEN_LINES
-        yield Progress("training", done, total, to_seconds(found["elapsed"]), number)
+        yield ProgressBarEvent("training", done, total, to_seconds(found["elapsed"]), number)
         yield Observation(name="steps_total", value=total, line=number, unit="steps")
         yield Observation(name="step", value=done, line=number, unit="steps")
         yield Observation(name="epochs", value=int(found["epochs"]), line=number, unit="epochs")

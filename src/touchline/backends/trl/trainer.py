@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from touchline.backends.config_reading import Settings
+from touchline.backends.config_reading import ConfigReader
 from touchline.core.finding import Severity
 from touchline.spec.partial import Cadence, Stated
 
@@ -42,7 +42,7 @@ RENAMED: dict[str, str | None] = {
 """New names of arguments that newer releases do not know. None if removed."""
 
 
-def cadence(settings: Settings, *names: str, default: Cadence) -> Stated[Cadence]:
+def cadence(settings: ConfigReader, *names: str, default: Cadence) -> Stated[Cadence]:
     """Return the cadence of an action. Any other strategy (`best`) counts as steps."""
     stated = settings.text(*names)
     if stated is None:
@@ -54,7 +54,7 @@ def cadence(settings: Settings, *names: str, default: Cadence) -> Stated[Cadence
     return Stated(word, stated.key, stated.where)
 
 
-def trainer_fields(settings: Settings, *, logging_steps: float = 500.0) -> dict[str, Any]:
+def trainer_fields(settings: ConfigReader, *, logging_steps: float = 500.0) -> dict[str, Any]:
     """Return the fields of a StatedTraining from the Trainer's arguments and defaults.
 
     Args:
@@ -118,7 +118,7 @@ def trainer_fields(settings: Settings, *, logging_steps: float = 500.0) -> dict[
     }
 
 
-def _dtype(settings: Settings) -> Stated[str] | None:
+def _dtype(settings: ConfigReader) -> Stated[str] | None:
     for name, word in (("bf16", "bfloat16"), ("pure_bf16", "bfloat16"), ("fp16", "float16")):
         if settings.on(name):
             return Stated(word, name, settings.where(name))
@@ -127,7 +127,7 @@ def _dtype(settings: Settings) -> Stated[str] | None:
     return None
 
 
-def _distributed(settings: Settings) -> Stated[str] | None:
+def _distributed(settings: ConfigReader) -> Stated[str] | None:
     for name in ("deepspeed", "fsdp"):
         value = settings.values.get(name)
         if isinstance(value, str) and value.strip():
@@ -137,7 +137,7 @@ def _distributed(settings: Settings) -> Stated[str] | None:
     return None
 
 
-def _resume(settings: Settings) -> Stated[str] | None:
+def _resume(settings: ConfigReader) -> Stated[str] | None:
     if settings.values.get("resume_from_checkpoint") is True:
         return Stated("true", "resume_from_checkpoint", settings.where("resume_from_checkpoint"))
     return settings.text("resume_from_checkpoint")
@@ -146,7 +146,7 @@ def _resume(settings: Settings) -> Stated[str] | None:
 # ------------------------------------------------------------------------------------------------------ conflicts
 
 
-def check_trainer(settings: Settings, fields: dict[str, Any]) -> None:
+def check_trainer(settings: ConfigReader, fields: dict[str, Any]) -> None:
     """BK016 what TrainingArguments refuses when it is built; BK019 what it takes and does not use."""
     _check_best(settings, fields)
     _check_numbers(settings)
@@ -168,7 +168,7 @@ def check_trainer(settings: Settings, fields: dict[str, Any]) -> None:
     _check_unused(settings, fields)
 
 
-def _check_best(settings: Settings, fields: dict[str, Any]) -> None:
+def _check_best(settings: ConfigReader, fields: dict[str, Any]) -> None:
     saves, evaluates = fields["save_cadence"], fields["eval_cadence"]
     if not fields["load_best"].value or settings.values.get("save_strategy") == "best":
         return
@@ -204,7 +204,7 @@ def _multiple(save: float, every: float) -> float:
     return max(1, round(save / every)) * every
 
 
-def _check_numbers(settings: Settings) -> None:
+def _check_numbers(settings: ConfigReader) -> None:
     ratio = settings.number("warmup_ratio")
     if ratio is not None and not 0 <= ratio.value <= 1:
         message = f"{ratio.value:g}; a share of all steps lies between 0 and 1"
@@ -220,7 +220,7 @@ def _check_numbers(settings: Settings) -> None:
             settings.find("BK012", Severity.ERROR, name, message, f"{name}: {round(number.value)}")
 
 
-def _check_unused(settings: Settings, fields: dict[str, Any]) -> None:
+def _check_unused(settings: ConfigReader, fields: dict[str, Any]) -> None:
     """Report settings that others make meaningless. They are common in copied files."""
     saves, evaluates = fields["save_cadence"], fields["eval_cadence"]
     info = Severity.INFO

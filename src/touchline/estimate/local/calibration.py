@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from touchline.core.estimate import Estimate, Rung
+from touchline.core.estimate import Estimate, EvidenceLevel
 from touchline.core.machine import TargetMachine, split_key
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.data.machine import machine_here
@@ -112,5 +112,5 @@ def _estimate(said: Quantity) -> Estimate:
         high=said.value if high is None else high,
         coverage=said.coverage or 0.0,
         method=said.method or "",
-        rung=Rung.NOTHING if said.where is None else Rung.SAME_MODEL,
+        rung=EvidenceLevel.NOTHING if said.where is None else EvidenceLevel.SAME_MODEL,
     )

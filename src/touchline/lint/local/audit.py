@@ -13,13 +13,13 @@ from pydantic import TypeAdapter, ValidationError
 
 from touchline.core.errors import HostError, InputError
 from touchline.core.files import open_regular, read_text_bounded, sha256_file, write_atomic
-from touchline.core.finding import Finding, Severity, Where
+from touchline.core.finding import Finding, Location, Severity
 from touchline.core.text import first_of
 from touchline.data.columns import ColumnMapping, Values, column_counts, resolve_columns, stated_layout
 from touchline.data.json_lines import JsonLines
 from touchline.data.label_sets import LABELS_LIMIT
 from touchline.data.readers import FORMATS, WHOLE, read_rows, separator_hint
-from touchline.lint.audited import AuditedSplit, DataAudit, LabelCount, Lengths
+from touchline.lint.audited import AuditedSplit, CharacterStats, DataAudit, LabelCount
 from touchline.lint.checked import row_of
 from touchline.lint.data_baselines import baselines, scorer_findings
 from touchline.lint.data_scorers import USUAL_SCORER, Scorer, scorer_of
@@ -72,7 +72,7 @@ class AuditRequest:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Seen:
+class AuditInputs:
     """A loaded dataset."""
 
     view: DataView | None
@@ -99,11 +99,11 @@ def audit(path: Path, request: AuditRequest | None = None) -> tuple[DataAudit, D
         HostError: it may not be read, or needs a package that is not installed.
     """
     files, wanted = _source(path, request or AuditRequest())
-    seen = see(files, wanted, path)
-    return audit_of(seen, path), seen.view
+    seen = load_audit_inputs(files, wanted, path)
+    return to_data_audit(seen, path), seen.view
 
 
-def audit_of(seen: Seen, path: Path) -> DataAudit:
+def to_data_audit(seen: AuditInputs, path: Path) -> DataAudit:
     """Convert the loaded inputs to a report."""
     view = seen.view
     findings = tuple(row_of(finding) for finding in seen.findings)
@@ -167,10 +167,10 @@ def data_findings(
     except (InputError, HostError, OSError, ValidationError):
         pass
     try:
-        found = see(files, wanted, files.path).findings
+        found = load_audit_inputs(files, wanted, files.path).findings
     except (InputError, HostError) as fault:
         message = f"not checked ({fault.message})"
-        where = Where(path=str(files.path))
+        where = Location(path=str(files.path))
         return (Finding(code="DA102", severity=Severity.INFO, subject="data", message=message, where=where),)
     # Results that depend on files beside the data are not cached.
     if place is not None and not any(finding.code == "DA373" for finding in found):
@@ -201,7 +201,7 @@ def config_findings(
     return tuple(each for each in found if each.code not in TOLD_BY_LOADER and not each.code.startswith("DA1"))
 
 
-def see(files: DatasetFiles, request: AuditRequest, shown: Path) -> Seen:
+def load_audit_inputs(files: DatasetFiles, request: AuditRequest, shown: Path) -> AuditInputs:
     """Read a dataset and let every rule look at it.
 
     Raises:
@@ -211,11 +211,11 @@ def see(files: DatasetFiles, request: AuditRequest, shown: Path) -> Seen:
     scorer = _scorer(request)
     splits, findings, forms, origin = _read(files)
     if not splits:
-        return Seen(view=None, findings=_ordered(findings or [_nothing(files)]), forms=forms)
+        return AuditInputs(view=None, findings=_ordered(findings or [_nothing(files)]), forms=forms)
     layout = _layout(splits, request)
-    where = Where(path=str(next(iter(files.files.values()))))
+    where = Location(path=str(next(iter(files.files.values()))))
     if layout is None:
-        return Seen(view=None, findings=_ordered([*findings, _unknown(splits, where)]), forms=forms)
+        return AuditInputs(view=None, findings=_ordered([*findings, _unknown(splits, where)]), forms=forms)
     rows = data_rows(splits, layout)
     labels = sorted({row.label for split in rows.values() for row in split if row.label})
     scorer = _scorer(request, labels) if len(labels) <= LABELS_LIMIT else scorer
@@ -238,11 +238,11 @@ def see(files: DatasetFiles, request: AuditRequest, shown: Path) -> Seen:
     if findings and not view.count:
         # The reason for missing rows was already reported.
         found = list(findings)
-    return Seen(view=view, findings=_ordered(found), forms=forms)
+    return AuditInputs(view=view, findings=_ordered(found), forms=forms)
 
 
 def _nothing(files: DatasetFiles) -> Finding:
-    where = Where(path=str(files.path))
+    where = Location(path=str(files.path))
     return Finding(
         code="DA376",
         severity=Severity.ERROR,
@@ -252,7 +252,7 @@ def _nothing(files: DatasetFiles) -> Finding:
     )
 
 
-def _unknown(splits: Read, where: Where) -> Finding:
+def _unknown(splits: Read, where: Location) -> Finding:
     columns = sorted(column_counts(values for rows in splits.values() for values, _ in rows)[0])
     listed = first_of(map(repr, columns), 10)
     separated = separator_hint(columns)
@@ -412,11 +412,11 @@ def _split(view: DataView, name: str) -> AuditedSplit:
     )
 
 
-def _lengths(lengths: list[int]) -> Lengths | None:
+def _lengths(lengths: list[int]) -> CharacterStats | None:
     if not lengths:
         return None
     array = np.asarray(lengths)
-    return Lengths(
+    return CharacterStats(
         least=int(array.min()),
         median=int(np.median(array)),
         p95=int(np.quantile(array, 0.95, method="higher")),

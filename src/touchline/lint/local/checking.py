@@ -14,7 +14,7 @@ from touchline.core.callbacks import MessageCallback, ignore_message
 from touchline.core.clock import today
 from touchline.core.errors import HostError, InputError
 from touchline.core.files import read_text_bounded
-from touchline.core.finding import Finding, Severity, Where
+from touchline.core.finding import Finding, Location, Severity
 from touchline.core.json_text import parse_json
 from touchline.core.quantity import Missing
 from touchline.core.text import first_of
@@ -112,10 +112,10 @@ def check_paths(
     if checker.lacks_shellcheck:
         on_message(NOT_CHECKED)
     told = in_order(chosen(checker.found.findings, request))
-    return report_of(told, checker.found), told
+    return to_check_report(told, checker.found), told
 
 
-def report_of(told: Sequence[Finding], found: Checked) -> CheckReport:
+def to_check_report(told: Sequence[Finding], found: Checked) -> CheckReport:
     """Convert findings to a report."""
     broken = {finding.where.path for finding in told if finding.severity is Severity.ERROR and finding.where}
     return CheckReport(
@@ -197,7 +197,7 @@ class _Checker:
         scripts = tuple(TextFile(path=each.path, text="\n".join(each.lines)) for each, _ in self._scripts)
         folder = FolderView(siblings=tuple(self._siblings.found), plans=tuple(self._plans), scripts=scripts)
         root = str(paths[0])
-        self.found.findings += check_view(folder, Where(path=root), root)
+        self.found.findings += check_view(folder, Location(path=root), root)
         for script, place in self._scripts:
             self.found.findings += self._script_findings(script, place)
         rows = [path for path in self._rows if path.resolve() not in self._read_by_experiments]
@@ -224,7 +224,7 @@ class _Checker:
         if absent is not None:
             validator, document, _ = self._to_validate[0]
             message = f"{validator.trainer}'s own validator did not check it ({absent.missing})"
-            where = Where(path=document.path)
+            where = Location(path=document.path)
             yield Finding(code="BK030", severity=Severity.INFO, subject=validator.title, message=message, where=where)
 
     def _config(self, file: FoundFile) -> None:
@@ -368,7 +368,7 @@ class _Checker:
             configs=tuple(stated for name, stated in configs.items() if _same(name, named)),
             around=self._around,
         )
-        yield from check_view(view, Where(path=script.path), path.name)
+        yield from check_view(view, Location(path=script.path), path.name)
         if len(self._scripts) <= _VALIDATED:
             yield from shell_findings(script, self._shellcheck)
 
@@ -389,7 +389,7 @@ class _Checker:
     def _tell(
         self, code: str, path: Path, message: str, severity: Severity = Severity.ERROR, hint: str | None = None
     ) -> None:
-        where = Where(path=str(path))
+        where = Location(path=str(path))
         self.found.findings.append(
             Finding(code=code, severity=severity, subject=path.name, message=message, where=where, hint=hint)
         )
@@ -408,7 +408,7 @@ def strict_json(text: str, file: FoundFile) -> Iterator[Finding]:
             severity=Severity.ERROR,
             subject=file.path.name,
             message=f"not JSON: {fault}",
-            where=Where(path=str(file.path), line=line, column=column),
+            where=Location(path=str(file.path), line=line, column=column),
             hint="JSON: write true and false in lower case, and no comma before a closing bracket",
         )
 

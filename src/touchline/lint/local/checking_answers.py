@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from touchline.backends.protocol import Lengths
+from touchline.backends.protocol import ExampleLengths
 from touchline.core.errors import TouchlineError
 from touchline.core.finding import Finding, Severity
 from touchline.data.datasets import load_examples
 from touchline.data.weights import read_shards
-from touchline.lint.local.inputs import Seen
+from touchline.lint.local.inputs import ResolvedInputs
 from touchline.plan.build import data_key
 from touchline.spec.experiment import DataConfig
 from touchline.spec.runs import RunKind
@@ -22,7 +22,7 @@ _SOME = 0.01
 _MOST = 0.5
 
 
-def module_findings(seen: Seen) -> Iterator[Finding]:
+def module_findings(seen: ResolvedInputs) -> Iterator[Finding]:
     """Yield `target_modules` that are not layers of the model. peft skips them, and stops if none is one."""
     told: set[tuple[str, tuple[str, ...]]] = set()
     for spec in seen.specs:
@@ -49,7 +49,7 @@ def module_findings(seen: Seen) -> Iterator[Finding]:
             )
 
 
-def answer_findings(seen: Seen, lengths: Mapping[tuple[str, str], Lengths]) -> Iterator[Finding]:
+def answer_findings(seen: ResolvedInputs, lengths: Mapping[tuple[str, str], ExampleLengths]) -> Iterator[Finding]:
     """Yield answers that evaluation truncates at `max_new_tokens`, based on the training split's."""
     told: set[tuple[str, str, int]] = set()
     for spec in seen.specs:
@@ -72,7 +72,7 @@ def answer_findings(seen: Seen, lengths: Mapping[tuple[str, str], Lengths]) -> I
             )
 
 
-def stage_leaks(seen: Seen) -> Iterator[Finding]:
+def stage_leaks(seen: ResolvedInputs) -> Iterator[Finding]:
     """Yield questions of a stage's test split that another stage trains on."""
     if not seen.loaded.experiment.stages:
         return

@@ -8,12 +8,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from touchline.backends.protocol import Lengths
+from touchline.backends.protocol import ExampleLengths
 from touchline.backends.registry import get_backend
 from touchline.core.catalog import DatasetInfo, ModelInfo
 from touchline.core.errors import InputError, TouchlineError
 from touchline.core.files import read_text_bounded
-from touchline.core.finding import Finding, Severity, Where
+from touchline.core.finding import Finding, Location, Severity
 from touchline.core.levels import Level
 from touchline.core.near import near_names
 from touchline.core.quantity import Missing
@@ -25,7 +25,14 @@ from touchline.lint.checked import CheckRequest, chosen, in_order
 from touchline.lint.design import NO_DATASET, DatasetFacts, DesignView, dataset_facts, row_set_sha256
 from touchline.lint.local.audit import config_findings
 from touchline.lint.local.checking_answers import answer_findings, module_findings, stage_leaks
-from touchline.lint.local.inputs import MODEL_NOT_HERE, Seen, as_findings, labels_of_spec, lengths_of, see
+from touchline.lint.local.inputs import (
+    MODEL_NOT_HERE,
+    ResolvedInputs,
+    as_findings,
+    labels_of_spec,
+    lengths_of,
+    resolve_inputs,
+)
 from touchline.lint.local.parity import Parity
 from touchline.lint.local.scoring import task_findings
 from touchline.lint.rule import check_view
@@ -39,7 +46,7 @@ from touchline.spec.document import Path as KeyPath
 from touchline.spec.experiment import TrainConfig
 from touchline.spec.read import read_experiment
 from touchline.spec.runs import RunKind, RunSpec
-from touchline.spec.stated import Place, stated_of_run
+from touchline.spec.stated import SettingSource, stated_of_run
 from touchline.spec.tasks.ready_made import TASKS
 
 _DIGITS = re.compile(r"\d+")
@@ -58,7 +65,7 @@ class CheckedExperiment:
     """Findings of the check."""
     views: list[TrainingView] = field(default_factory=list)
     """Trainings, one of each kind."""
-    seen: Seen | None = None
+    seen: ResolvedInputs | None = None
     """Its resolved inputs; None if the file itself is invalid."""
 
 
@@ -77,15 +84,15 @@ def check_experiment(yaml: Path, settings: UserConfig, gpu: str, date: str) -> C
         if gpu != "auto":
             compute = replace(loaded.experiment.compute, gpu=gpu)
             loaded = replace(loaded, experiment=replace(loaded.experiment, compute=compute))
-        seen = see(loaded, yaml.parent, settings, {}, only_checked=True)
+        seen = resolve_inputs(loaded, yaml.parent, settings, {}, only_checked=True)
     except InputError as fault:
-        found.findings += as_findings(fault, "EX003", Where(path=str(yaml)))
+        found.findings += as_findings(fault, "EX003", Location(path=str(yaml)))
         return found
     found.seen = seen
     found.findings += [
         _not_checked(each, settings.models_dir) if each.code == MODEL_NOT_HERE else each for each in seen.findings
     ]
-    lengths: dict[tuple[str, str], Lengths] = {}
+    lengths: dict[tuple[str, str], ExampleLengths] = {}
     if not seen.errors:
         try:
             lengths = lengths_of(seen, settings, date)
@@ -99,7 +106,7 @@ def check_experiment(yaml: Path, settings: UserConfig, gpu: str, date: str) -> C
     return found
 
 
-def _backend_findings(seen: Seen) -> Iterator[Finding]:
+def _backend_findings(seen: ResolvedInputs) -> Iterator[Finding]:
     """Check what the backends do not support."""
     for spec in _distinct(seen.specs):
         model = seen.models.get(spec.model)
@@ -114,7 +121,7 @@ def _backend_findings(seen: Seen) -> Iterator[Finding]:
 
 
 def checked_for_launch(
-    seen: Seen, lengths: dict[tuple[str, str], Lengths], settings: UserConfig, date: str
+    seen: ResolvedInputs, lengths: dict[tuple[str, str], ExampleLengths], settings: UserConfig, date: str
 ) -> list[Finding]:
     """Collect findings against launching a readable experiment, without those it allows."""
     experiment = seen.loaded.experiment
@@ -123,7 +130,7 @@ def checked_for_launch(
     return in_order(chosen(found, CheckRequest(allow=experiment.allow)))
 
 
-def unknown_codes(seen: Seen) -> Iterator[Finding]:
+def unknown_codes(seen: ResolvedInputs) -> Iterator[Finding]:
     """Yield codes under `allow` that no check has."""
     for code in seen.loaded.experiment.allow:
         if not is_known(code):
@@ -136,9 +143,9 @@ def unknown_codes(seen: Seen) -> Iterator[Finding]:
 
 
 def launch_findings(
-    seen: Seen,
+    seen: ResolvedInputs,
     views: Sequence[TrainingView],
-    lengths: dict[tuple[str, str], Lengths],
+    lengths: dict[tuple[str, str], ExampleLengths],
     settings: UserConfig,
     date: str,
 ) -> Iterator[Finding]:
@@ -160,7 +167,7 @@ def launch_findings(
         datasets=_dataset_facts(seen),
         chained=seen.specs if seen.specs is not seen.design else (),
     )
-    yield from check_view(design, Where(path=document.path), "design")
+    yield from check_view(design, Location(path=document.path), "design")
     data = {data_key(spec.data): spec.data for spec in seen.specs if spec.data.path in seen.datasets}
     for each in data.values():
         yield from config_findings(each, seen.root, seen.loaded.experiment.task, settings.cache_dir)
@@ -172,7 +179,7 @@ def launch_findings(
     yield from _parity_findings(seen, settings, date)
 
 
-def _dataset_facts(seen: Seen) -> dict[str, DatasetFacts | Missing]:
+def _dataset_facts(seen: ResolvedInputs) -> dict[str, DatasetFacts | Missing]:
     """Collect each dataset's facts; where files are compared, also a hash of their rows in any order."""
     experiment = seen.loaded.experiment
     compared = "data.path" in experiment.factors or any("data.path" in pair for pair in experiment.pairs)
@@ -185,7 +192,7 @@ def _dataset_facts(seen: Seen) -> dict[str, DatasetFacts | Missing]:
     return found
 
 
-def _scorer_findings(seen: Seen) -> Iterator[Finding]:
+def _scorer_findings(seen: ResolvedInputs) -> Iterator[Finding]:
     """Yield the findings of scorers on made-up answers to the first test items of each dataset."""
     experiment, told = seen.loaded.experiment, set[str]()
     if experiment.task not in TASKS and experiment.task not in seen.tasks:
@@ -199,7 +206,7 @@ def _scorer_findings(seen: Seen) -> Iterator[Finding]:
             yield from task_findings(experiment.task, spec.data, seen.root, where, labels)
 
 
-def _prompt_findings(seen: Seen) -> Iterator[Finding]:
+def _prompt_findings(seen: ResolvedInputs) -> Iterator[Finding]:
     """Find what the tasks ask otherwise than training, for each kind of data."""
     own, document = seen.loaded.experiment.task, seen.loaded.document
     told: list[Finding] = []
@@ -216,7 +223,7 @@ def _prompt_findings(seen: Seen) -> Iterator[Finding]:
     yield from told
 
 
-def _parity_findings(seen: Seen, settings: UserConfig, date: str) -> Iterator[Finding]:
+def _parity_findings(seen: ResolvedInputs, settings: UserConfig, date: str) -> Iterator[Finding]:
     """Yield differences between training's and evaluation's rendering, of every model with every dataset."""
     parity = Parity(settings.models_dir, date)
     told: set[tuple[str, str, str, int]] = set()
@@ -232,9 +239,11 @@ def _is_error(finding: Finding) -> bool:
     return finding.severity is Severity.ERROR
 
 
-def training_views(seen: Seen, lengths: dict[tuple[str, str], Lengths], around: Surroundings) -> Iterator[TrainingView]:
+def training_views(
+    seen: ResolvedInputs, lengths: dict[tuple[str, str], ExampleLengths], around: Surroundings
+) -> Iterator[TrainingView]:
     """Yield one view per training that differs in more than its seed. In a large sweep, cover every pair of levels."""
-    places: dict[KeyPath, Place] = {}
+    places: dict[KeyPath, SettingSource] = {}
     models = {name: _model_facts(model) for name, model in seen.models.items()}
     for spec in covering(_distinct(seen.specs)):
         dataset = seen.datasets.get(spec.data.path)
@@ -280,7 +289,7 @@ def training_findings(views: Iterable[TrainingView]) -> Iterator[Finding]:
         yield from check_view(view, view.stated.where, view.stated.subject)
 
 
-def surroundings_of(seen: Seen) -> Surroundings:
+def surroundings_of(seen: ResolvedInputs) -> Surroundings:
     """Return the machine that an experiment is for; unknown if nothing names it."""
     if seen.target is None:
         return Surroundings()
@@ -321,7 +330,7 @@ def _model_facts(model: ModelInfo) -> ModelContext:
     )
 
 
-def _data_facts(dataset: DatasetInfo, lengths: Lengths | None) -> DataFacts:
+def _data_facts(dataset: DatasetInfo, lengths: ExampleLengths | None) -> DataFacts:
     sizes = {split.name: split.num_examples for split in dataset.splits}
     return DataFacts(
         train_examples=sizes.get("train"),

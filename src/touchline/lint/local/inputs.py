@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from touchline.backends.protocol import Lengths
+from touchline.backends.protocol import ExampleLengths
 from touchline.core.callbacks import ProgressCallback
 from touchline.core.catalog import DatasetInfo, ModelInfo
 from touchline.core.errors import InputError, TouchlineError
-from touchline.core.finding import Finding, Severity, Where
+from touchline.core.finding import Finding, Location, Severity
 from touchline.core.levels import STAGE
 from touchline.data.datasets import cluster_faults, load_dataset
 from touchline.data.label_sets import label_set
@@ -43,7 +43,7 @@ _NO_CHAIN = frozenset({"EX121", "EX122", "EX123", "EX125", "EX126", "EX127", "EX
 
 
 @dataclass(kw_only=True, slots=True)
-class Seen:
+class ResolvedInputs:
     """Resolved inputs of an experiment."""
 
     loaded: LoadedExperiment
@@ -75,14 +75,14 @@ class Seen:
         return [finding for finding in self.findings if finding.severity is Severity.ERROR]
 
 
-def see(
+def resolve_inputs(
     loaded: LoadedExperiment,
     root: Path,
     settings: UserConfig,
     accepted: dict[str, dict[str, object]],
     *,
     only_checked: bool = False,
-) -> Seen:
+) -> ResolvedInputs:
     """Look up all inputs. Faults of models, data and combinations are reported together.
 
     Args:
@@ -97,7 +97,7 @@ def see(
         InputError: stages that are no chain, or combinations of levels are impossible.
     """
     experiment = loaded.experiment
-    seen = Seen(loaded=loaded, root=root, task=EXACT_MATCH)
+    seen = ResolvedInputs(loaded=loaded, root=root, task=EXACT_MATCH)
     _see_own_task(seen)
     names = list(dict.fromkeys([*experiment.models, *_models_in_pairs(loaded)]))
     for name in names:
@@ -135,7 +135,7 @@ def see(
     return seen
 
 
-def _see_target(seen: Seen, settings: UserConfig) -> None:
+def _see_target(seen: ResolvedInputs, settings: UserConfig) -> None:
     """Find the target machine of the runs and the reasons against it."""
     compute, document = seen.loaded.experiment.compute, seen.loaded.document
     try:
@@ -161,7 +161,7 @@ def _with_columns(
     return tuple(replace(spec, data=known[spec.data]) for spec in specs)
 
 
-def examples_of(seen: Seen, date: str) -> tuple[ShownExample, ...]:
+def examples_of(seen: ResolvedInputs, date: str) -> tuple[ShownExample, ...]:
     """Return one rendered training row per dataset, columns and prompt, by the first model that trains on it."""
     found: dict[str, ShownExample] = {}
     for spec in seen.specs:
@@ -171,7 +171,7 @@ def examples_of(seen: Seen, date: str) -> tuple[ShownExample, ...]:
     return tuple(found.values())
 
 
-def _see_tasks(seen: Seen) -> None:
+def _see_tasks(seen: ResolvedInputs) -> None:
     """Resolve the further tasks of the evaluation; files are read, not run."""
     document = seen.loaded.document
     for name in dict.fromkeys(name for spec in seen.specs for name in spec.evaluate.tasks):
@@ -184,7 +184,7 @@ def _see_tasks(seen: Seen) -> None:
             seen.findings += as_findings(fault, "EV301", where)
 
 
-def _see_own_task(seen: Seen) -> None:
+def _see_own_task(seen: ResolvedInputs) -> None:
     """Resolve the experiment's own task, and the metric that is named; a file is read, and not run."""
     experiment, document = seen.loaded.experiment, seen.loaded.document
     name = experiment.task
@@ -203,7 +203,7 @@ def _see_own_task(seen: Seen) -> None:
             seen.findings += as_findings(fault, "EX015", document.where(["evaluate", "metric"]))
 
 
-def _see_labels(seen: Seen, specs: Sequence[RunSpec]) -> None:
+def _see_labels(seen: ResolvedInputs, specs: Sequence[RunSpec]) -> None:
     """Count the labels of every dataset that a classification is scored on."""
     own, told = seen.loaded.experiment.task, set[tuple[object, ...]]()
     for spec in specs:
@@ -226,7 +226,7 @@ def _see_labels(seen: Seen, specs: Sequence[RunSpec]) -> None:
         seen.findings += [each for each in findings if each not in seen.findings]
 
 
-def labels_of_spec(seen: Seen, spec: RunSpec) -> tuple[str, ...]:
+def labels_of_spec(seen: ResolvedInputs, spec: RunSpec) -> tuple[str, ...]:
     """Return the labels that a run is scored on; none if its dataset has no labels."""
     found = str((seen.root / Path(spec.data.path).expanduser()).resolve())
     return labels_of(seen.labels, portable_path(spec.data.path, found, seen.root), spec.data, spec.evaluate)
@@ -241,7 +241,7 @@ def _portable(task: EvaluationTask, root: Path) -> EvaluationTask:
     return replace(task, file=portable_path(task.file, task.file, here), modules=modules)
 
 
-def _cluster_findings(seen: Seen) -> list[Finding]:
+def _cluster_findings(seen: ResolvedInputs) -> list[Finding]:
     """Return findings for columns of `evaluate.cluster` that the datasets lack. An evaluation would fail after the
     training.
     """
@@ -253,7 +253,7 @@ def _cluster_findings(seen: Seen) -> list[Finding]:
     return found
 
 
-def _general_findings(seen: Seen) -> list[Finding]:
+def _general_findings(seen: ResolvedInputs) -> list[Finding]:
     """Return findings for missing folders with harness tasks. A job would fail after the training."""
     found: list[Finding] = []
     for path in dict.fromkeys(
@@ -276,7 +276,7 @@ def _design(loaded: LoadedExperiment, labels: dict[str, ModelLabel]) -> tuple[Ru
     return expand(experiment, labels, loaded.document)
 
 
-def _is_chain(seen: Seen, only_checked: bool) -> bool:
+def _is_chain(seen: ResolvedInputs, only_checked: bool) -> bool:
     """Return True if the stages can be trained one after the other.
 
     Raises:
@@ -290,7 +290,7 @@ def _is_chain(seen: Seen, only_checked: bool) -> bool:
     return not chain_faults(experiment, seen.loaded.document)
 
 
-def _refuse_broken_stages(seen: Seen, chained: tuple[RunSpec, ...]) -> None:
+def _refuse_broken_stages(seen: ResolvedInputs, chained: tuple[RunSpec, ...]) -> None:
     """Apply the rules on stages that cannot be trained; they cannot be allowed.
 
     Raises:
@@ -304,12 +304,12 @@ def _refuse_broken_stages(seen: Seen, chained: tuple[RunSpec, ...]) -> None:
     view = DesignView(
         experiment=loaded.experiment, document=loaded.document, runs=seen.design, datasets={}, chained=chained
     )
-    found = check_view(view, Where(path=loaded.document.path), "design")
+    found = check_view(view, Location(path=loaded.document.path), "design")
     if faults := [each for each in found if each.code in _NO_CHAIN and each.severity is Severity.ERROR]:
         raise InputError(f"{loaded.document.path}: the stages cannot be trained as written", findings=faults)
 
 
-def _place_of_data(spec: RunSpec, loaded: LoadedExperiment) -> Where:
+def _place_of_data(spec: RunSpec, loaded: LoadedExperiment) -> Location:
     """Return the location of a run's dataset."""
     stage = next((level.value for level in spec.levels if level.factor == STAGE), None)
     own = {} if stage is None else stage_places(loaded.document, stage)
@@ -317,8 +317,8 @@ def _place_of_data(spec: RunSpec, loaded: LoadedExperiment) -> Where:
 
 
 def lengths_of(
-    seen: Seen, settings: UserConfig, date: str, on_progress: ProgressCallback | None = None
-) -> dict[tuple[str, str], Lengths]:
+    seen: ResolvedInputs, settings: UserConfig, date: str, on_progress: ProgressCallback | None = None
+) -> dict[tuple[str, str], ExampleLengths]:
     """Return token lengths of the training split for every used model and dataset, cached on disk.
 
     Args:
@@ -327,17 +327,17 @@ def lengths_of(
         date: ISO date for templates that print one.
         on_progress: receives the number of tokenized rows and their total.
     """
-    found: dict[tuple[str, str], Lengths] = {}
+    found: dict[tuple[str, str], ExampleLengths] = {}
     for spec in seen.specs:
         key = (spec.model, data_key(spec.data))
         if key not in found:
             model = seen.models[spec.model]
             tokens = token_lengths(model, spec.data, "train", seen.root, date, settings.cache_dir, on_progress)
-            found[key] = Lengths(prompt=tokens.prompt, answer=tokens.answer, prefix=tokens.prefix)
+            found[key] = ExampleLengths(prompt=tokens.prompt, answer=tokens.answer, prefix=tokens.prefix)
     return found
 
 
-def as_findings(fault: InputError, code: str, where: Where | None, subject: str = "") -> list[Finding]:
+def as_findings(fault: InputError, code: str, where: Location | None, subject: str = "") -> list[Finding]:
     """Return an error's findings, or the error as one, located in experiment.yaml if it has no location."""
     if fault.findings:
         return [replace(finding, where=finding.where or where) for finding in fault.findings]
@@ -345,7 +345,7 @@ def as_findings(fault: InputError, code: str, where: Where | None, subject: str 
     return [Finding(code=code, severity=Severity.ERROR, subject=subject, message=message, where=where, hint=fault.hint)]
 
 
-def _twins(seen: Seen) -> list[Finding]:
+def _twins(seen: ResolvedInputs) -> list[Finding]:
     found: list[Finding] = []
     models, document = seen.models, seen.loaded.document
     for name, model in models.items():
@@ -385,7 +385,7 @@ def _with_accepted(spec: RunSpec, accepted: dict[str, object] | None, loaded: Lo
     return replace(spec, train=own.train, data=own.data, evaluate=own.evaluate, seed=seed)
 
 
-def _with_prompt(spec: RunSpec, seen: Seen) -> RunSpec:
+def _with_prompt(spec: RunSpec, seen: ResolvedInputs) -> RunSpec:
     """Return a run with its task's prompt, where the data give none."""
     if spec.data.prompt is not None or spec.data.messages is not None:
         return spec

@@ -12,7 +12,7 @@ from touchline.backends.registry import backend_names, get_backend
 from touchline.backends.rendering import RowSettings, training_row
 from touchline.core.errors import TouchlineError
 from touchline.core.files import read_json_object, read_text_bounded
-from touchline.core.finding import Finding, Severity, Where
+from touchline.core.finding import Finding, Location, Severity
 from touchline.core.quantity import Missing
 from touchline.data.datasets import load_examples
 from touchline.data.readers import WHOLE, read_rows
@@ -86,7 +86,7 @@ class Parity:
             return None
         found = self._rows(stated, folder, data)
         rows = () if isinstance(found, Missing) else found.rows
-        where = stated.where if isinstance(found, Missing) else Where(path=str(found.path))
+        where = stated.where if isinstance(found, Missing) else Location(path=str(found.path))
         settings = settings_of(stated)
         # The same rows are the same object, which is cached.
         key = (model, id(found), stated.backend, settings)
@@ -99,7 +99,7 @@ class Parity:
             found if isinstance(found, Missing) else training_row(stated.backend),
             backend=stated.backend,
             model=model.name,
-            where_model=Where(path=str(model)),
+            where_model=Location(path=str(model)),
             where_data=where,
             embedding_rows=embedding_rows,
             special_in_data=() if isinstance(found, Missing) else self._special_in(model, text, found),

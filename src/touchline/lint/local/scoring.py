@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from touchline.core.errors import InputError, TouchlineError
 from touchline.core.files import read_text_bounded
-from touchline.core.finding import Finding, Severity, Where
+from touchline.core.finding import Finding, Location, Severity
 from touchline.core.json_text import parse_json
 from touchline.data.datasets import load_dataset, load_examples
 from touchline.data.task_files import is_task_file
@@ -31,7 +31,7 @@ _SPLITS = ("test", "validation", "train")
 
 
 def task_findings(
-    task: str, data: DataConfig, base: Path, where: Where | None = None, labels: Sequence[str] = ()
+    task: str, data: DataConfig, base: Path, where: Location | None = None, labels: Sequence[str] = ()
 ) -> Iterator[Finding]:
     """Find problems with the scoring of an experiment's task. A task file is read here and never run.
 
@@ -56,12 +56,12 @@ def task_findings(
     except TouchlineError:
         # The data lookup already reported problems of the data.
         return
-    place = where or Where(path=data.path)
+    place = where or Location(path=data.path)
     views = probes_of(get_task(task, labels), targets, items=splits.get("test", 0))
     yield from _each_once(finding for view in views for finding in check_view(view, place, task))
 
 
-def _not_run(target: str, where: Where | None) -> Finding:
+def _not_run(target: str, where: Location | None) -> Finding:
     """Say that the scorers of a task file were not tried, and how to try them."""
     return Finding(
         code="EV217",
@@ -87,7 +87,7 @@ def file_findings(target: str, data: DataConfig | None = None, base: Path | None
     rows = None if data is None else _rows(data, base or Path())
     targets = [] if rows is None else [target for _, target in rows.get("test", ())]
     tested = self_test(target, targets=targets, rows=rows, data=None if data is None else data.path)
-    place = Where(path=tested.file.path)
+    place = Location(path=tested.file.path)
     name = Path(tested.file.path).name
     yield from check_view(tested.file, place, name)
     found = (finding for view in tested.scorers for finding in check_view(view, place, view.task))
@@ -102,7 +102,7 @@ def text_findings(path: Path) -> Iterator[Finding]:
     """
     path = find_task_file(path)
     view = TaskFileView(path=str(path), text=read_text_bounded(path, _TEXT_LIMIT_BYTES))
-    yield from check_view(view, Where(path=str(path)), path.name)
+    yield from check_view(view, Location(path=str(path)), path.name)
 
 
 def _each_once(findings: Iterable[Finding]) -> Iterator[Finding]:
@@ -230,7 +230,7 @@ def _view(each: dict[str, Any], kind: str, path: Path, rows: Rows | None, data: 
         items=int(each["items"]),
         probes=_PROBES.validate_python(each["probes"]),
         missing=each.get("missing"),
-        where=Where(path=str(path)),
+        where=Location(path=str(path)),
         seen_in=None if rows is None or not samples else _seen(samples, rows),
         data=data,
     )
@@ -257,5 +257,5 @@ def _seen(samples: Sequence[tuple[str, str]], rows: Rows) -> tuple[tuple[str, in
 
 def _untried(path: Path, reason: str) -> ScoringView:
     return ScoringView(
-        task=path.stem, scorer=path.stem, kind="inspect", items=0, missing=reason, where=Where(path=str(path))
+        task=path.stem, scorer=path.stem, kind="inspect", items=0, missing=reason, where=Location(path=str(path))
     )

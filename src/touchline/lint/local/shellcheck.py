@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from touchline.core.finding import Finding, Severity, Where
+from touchline.core.finding import Finding, Location, Severity
 from touchline.core.json_text import parse_json
 from touchline.slurm.script import Script
 
@@ -84,7 +84,7 @@ def _bash_findings(script: Script, bash: str) -> Iterator[Finding]:
             severity=Severity.ERROR,
             subject="shell",
             message=f"bash cannot parse the script: {match[2]}",
-            where=Where(path=script.path, line=min(int(match[1]), len(script.lines))),
+            where=Location(path=script.path, line=min(int(match[1]), len(script.lines))),
             hint=f"bash -n {script.path}",
         )
 

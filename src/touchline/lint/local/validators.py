@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 from touchline.backends.validator import Validator
-from touchline.core.finding import Finding, Severity, Where
+from touchline.core.finding import Finding, Location, Severity
 from touchline.core.quantity import Missing
 from touchline.lint.local.local_files import weights_fault
 from touchline.spec.foreign import ForeignDocument
@@ -70,7 +70,7 @@ def validate(
     fault = validator.verdict(done.returncode, done.stdout, done.stderr)
     if fault is None or isinstance(fault, Missing):
         return () if fault is None else fault
-    where = Where(path=document.path)
+    where = Location(path=document.path)
     message = f"{title}: {fault}"
     return (Finding(code="BK030", severity=Severity.ERROR, subject=document.path, message=message, where=where),)
 

@@ -16,10 +16,10 @@ from touchline.core.estimate import (
     Dtype,
     LossKind,
     MemoryEstimate,
+    MemoryVerdict,
     Method,
     MicroBatch,
     TrainingSetup,
-    Verdict,
 )
 from touchline.core.finding import Finding, Severity
 from touchline.core.machine import TargetMachine
@@ -323,11 +323,11 @@ def _largest(
     width, share, points = request.seq_len, request.label_fraction, past.memory
     if machine.kind == "cpu":
 
-        def verdict(rows: int) -> Verdict:
+        def verdict(rows: int) -> MemoryVerdict:
             return _memory(setup, batch_of(rows, width, share), coefficients, machine, gpu, past).verdict
 
-        fits = most(lambda rows: verdict(rows) is Verdict.FITS)
-        could = most(lambda rows: verdict(rows) is not Verdict.OOM)
+        fits = most(lambda rows: verdict(rows) is MemoryVerdict.FITS)
+        could = most(lambda rows: verdict(rows) is not MemoryVerdict.OOM)
     elif gpu is None:
         return Missing(missing="unknown GPU")
     else:

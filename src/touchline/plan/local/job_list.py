@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails
 
 from touchline.core.errors import InputError
 from touchline.core.files import read_text_bounded
-from touchline.core.finding import Finding, Severity, Where
+from touchline.core.finding import Finding, Location, Severity
 from touchline.core.json_text import parse_json
 from touchline.core.near import did_you_mean, near_names
 from touchline.core.text import shorten
@@ -82,19 +82,19 @@ def _entries(path: Path) -> list[Any]:
     try:
         data = parse_json(text, pairs=_TwiceGiven, constant=_no_constant, allow_half_characters=True)
     except json.JSONDecodeError as fault:
-        where = Where(path=str(path), line=fault.lineno, column=fault.colno)
+        where = Location(path=str(path), line=fault.lineno, column=fault.colno)
         raise _not_read(path, f"is not JSON: {fault.msg}", form, where) from None
     except (RecursionError, ValueError) as fault:
-        raise _not_read(path, f"is not JSON: {fault}", form, Where(path=str(path))) from None
+        raise _not_read(path, f"is not JSON: {fault}", form, Location(path=str(path))) from None
     if isinstance(data, dict):
         if set(data) != {"jobs"} or (isinstance(data, _TwiceGiven) and data.twice):
             shown = ", ".join(repr(str(key)[:_SHOWN]) for key in data) or "nothing"
-            raise _not_read(path, f"holds an object with {shown}", form, Where(path=str(path)))
+            raise _not_read(path, f"holds an object with {shown}", form, Location(path=str(path)))
         data = data["jobs"]
     if not isinstance(data, list):
-        raise _not_read(path, f"holds {_show(data)}", form, Where(path=str(path)))
+        raise _not_read(path, f"holds {_show(data)}", form, Location(path=str(path)))
     if len(data) > JOBS_LIMIT:
-        raise _not_read(path, f"lists {len(data):,} jobs", f"at most {JOBS_LIMIT:,}", Where(path=str(path)))
+        raise _not_read(path, f"lists {len(data):,} jobs", f"at most {JOBS_LIMIT:,}", Location(path=str(path)))
     return data
 
 
@@ -102,7 +102,7 @@ def _no_constant(name: str) -> float:
     raise ValueError(f"{name} is not a number")
 
 
-def _not_read(path: Path, what: str, expected: str, where: Where) -> InputError:
+def _not_read(path: Path, what: str, expected: str, where: Location) -> InputError:
     finding = Finding(
         code="PL100",
         severity=Severity.ERROR,
@@ -160,7 +160,7 @@ def _finding(
         severity=Severity.ERROR,
         subject=f"jobs[{number}]{place}",
         message=f"{of}: {message}",
-        where=Where(path=str(path)),
+        where=Location(path=str(path)),
         hint=hint,
     )
 

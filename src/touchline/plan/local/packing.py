@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from touchline.backends.protocol import Lengths
+from touchline.backends.protocol import ExampleLengths
 from touchline.backends.registry import batching_of
 from touchline.core.callbacks import ProgressCallback
 from touchline.core.clock import today
@@ -67,7 +67,7 @@ class PackRequest:
     """Column of whole chats."""
 
 
-def load_lengths(request: PackRequest, settings: UserConfig, on_progress: ProgressCallback | None) -> Lengths:
+def load_lengths(request: PackRequest, settings: UserConfig, on_progress: ProgressCallback | None) -> ExampleLengths:
     """Return the token lengths of the training split, or those of the file.
 
     Raises:
@@ -75,7 +75,7 @@ def load_lengths(request: PackRequest, settings: UserConfig, on_progress: Progre
     """
     if request.lengths is not None:
         total = read_lengths(request.lengths)
-        return Lengths(prompt=np.zeros_like(total), answer=total)
+        return ExampleLengths(prompt=np.zeros_like(total), answer=total)
     if request.dataset is None or request.tokenizer is None:
         named = shlex.quote("data.json" if request.dataset is None else str(request.dataset))
         raise InputError(
@@ -87,10 +87,10 @@ def load_lengths(request: PackRequest, settings: UserConfig, on_progress: Progre
     found = token_lengths(model, data_config(request), _TRAIN, Path(), today(), settings.cache_dir, on_progress)
     if not len(found.prompt):
         raise InputError(f"{str(request.dataset)!r} has no training rows")
-    return Lengths(prompt=found.prompt, answer=found.answer, prefix=found.prefix)
+    return ExampleLengths(prompt=found.prompt, answer=found.answer, prefix=found.prefix)
 
 
-def compare(request: PackRequest, lengths: Lengths) -> PackingSummary:
+def compare(request: PackRequest, lengths: ExampleLengths) -> PackingSummary:
     """Simulate both packed and unpacked batching.
 
     Raises:
@@ -112,7 +112,7 @@ def compare(request: PackRequest, lengths: Lengths) -> PackingSummary:
     return side_by_side(lengths.total, wanted, packed, unpacked, backend=request.backend, labels=lengths.answer)
 
 
-def write_in_packs(request: PackRequest, to: Path, lengths: Lengths) -> Handoff:
+def write_in_packs(request: PackRequest, to: Path, lengths: ExampleLengths) -> Handoff:
     """Write the training examples in the order in which next-fit reproduces our packed sequences.
 
     Raises:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from touchline.backends.protocol import Lengths
+from touchline.backends.protocol import ExampleLengths
 from touchline.core.callbacks import NamedProgressCallback
 from touchline.core.errors import HostError, InputError
 from touchline.core.files import sha256_file
-from touchline.core.finding import Finding, Severity, Where
+from touchline.core.finding import Finding, Location, Severity
 from touchline.core.quantity import Missing
 from touchline.data.user_config import UserConfig
 from touchline.estimate.gpus import find_gpu, nearest_gpus
@@ -84,7 +84,7 @@ def _gpu_fault(name: str, where: str) -> Finding | None:
 
 def _fault(subject: str, message: str, where: str, hint: str | None) -> Finding:
     return Finding(
-        code=CODE, severity=Severity.ERROR, subject=subject, message=message, where=Where(path=where), hint=hint
+        code=CODE, severity=Severity.ERROR, subject=subject, message=message, where=Location(path=where), hint=hint
     )
 
 
@@ -108,7 +108,7 @@ def with_dataset(found: LoggedRun | SkippedFile, settings: UserConfig) -> Logged
     return replace(found, lengths=measured)
 
 
-def _lengths(path: Path, model: str, settings: UserConfig) -> Lengths:
+def _lengths(path: Path, model: str, settings: UserConfig) -> ExampleLengths:
     """Return the lengths by the tokenizer of a model, named by its id or by the last part of it."""
     names = dict.fromkeys((model, model.rpartition("/")[2]))
     fault: InputError | None = None

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from touchline.backends.registry import backend_names, get_backend
 from touchline.core.errors import InputError, PolicyError
-from touchline.core.finding import Finding, Severity, Where
+from touchline.core.finding import Finding, Location, Severity
 from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Missing, Quantity
 from touchline.data.machine import machine_here
@@ -134,7 +134,7 @@ def local_target(gpus: int) -> Target:
 
 
 def device_findings(
-    compute: ComputeConfig, trainers: Sequence[str], machine: TargetMachine | None, where: Where | None
+    compute: ComputeConfig, trainers: Sequence[str], machine: TargetMachine | None, where: Location | None
 ) -> Iterator[Finding]:
     """Yield findings on `gpus_per_run`: more devices than the trainer or the machine uses, or none of a GPU.
 
@@ -182,7 +182,7 @@ def _most_devices(trainer: str) -> int:
 
 
 def type_findings(
-    target: Target, compute: ComputeConfig, site: SlurmSite, where: Where | None, commands: Commands | None = None
+    target: Target, compute: ComputeConfig, site: SlurmSite, where: Location | None, commands: Commands | None = None
 ) -> Iterator[Finding]:
     """Yield findings on getting the planned GPU: jobs that name no type get any free GPU.
 
@@ -333,7 +333,7 @@ def _finding(
     code: str,
     message: str,
     hint: str,
-    where: Where | None,
+    where: Location | None,
     *,
     subject: str = "compute.gpus_per_run",
     severity: Severity = Severity.ERROR,

@@ -16,9 +16,9 @@ from touchline.report.compared import (
     ComparedSide,
     ConditionRow,
     ExperimentEffect,
+    ExperimentSummary,
     PairedRuns,
     SettingRow,
-    Side,
 )
 from touchline.report.comparing.runs import Condition, Match, condition_words, conditions_of, matches_of
 from touchline.report.comparing.scores import (
@@ -38,7 +38,7 @@ _VALIDATED = frozenset({"validation split (sha256)", "data.prompt", "data.system
 """Settings, besides the model, that determine a loss on the validation split."""
 
 
-def compare(sides: Sequence[Side]) -> ComparedExperiments:
+def compare(sides: Sequence[ExperimentSummary]) -> ComparedExperiments:
     """Compare experiments with the first of them.
 
     Args:
@@ -74,7 +74,7 @@ def compare(sides: Sequence[Side]) -> ComparedExperiments:
 # ---- presentation ----------------------------------------------------------------------------------------------------
 
 
-def _line(side: Side) -> ComparedSide:
+def _line(side: ExperimentSummary) -> ComparedSide:
     return ComparedSide(
         label=side.label,
         root=side.root,
@@ -86,12 +86,14 @@ def _line(side: Side) -> ComparedSide:
     )
 
 
-def _condition_row(sides: Sequence[Side], key: Condition, runs: Sequence[Sequence[RunResult]]) -> ConditionRow:
+def _condition_row(
+    sides: Sequence[ExperimentSummary], key: Condition, runs: Sequence[Sequence[RunResult]]
+) -> ConditionRow:
     cells = tuple(tuple(_cell(side, run) for run in each) for side, each in zip(sides, runs, strict=True))
     return ConditionRow(condition=condition_words(key), runs=cells)
 
 
-def _cell(side: Side, run: RunResult) -> ComparedRun:
+def _cell(side: ExperimentSummary, run: RunResult) -> ComparedRun:
     found = next(iter(last_evaluations(run).items()), None)
     score: Measured = Missing(missing="not evaluated")
     if found is not None:
@@ -114,7 +116,7 @@ def _cell(side: Side, run: RunResult) -> ComparedRun:
     )
 
 
-def _notes(sides: Sequence[Side], rows: Sequence[SettingRow], matches: Sequence[Match]) -> Iterator[str]:
+def _notes(sides: Sequence[ExperimentSummary], rows: Sequence[SettingRow], matches: Sequence[Match]) -> Iterator[str]:
     for side in sides:
         yield from (f"{side.label}: {each}" for each in side.unread)
     for side in sides[1:]:

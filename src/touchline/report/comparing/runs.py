@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from touchline.report.compared import NotCompared, Side
+from touchline.report.compared import ExperimentSummary, NotCompared
 from touchline.report.comparing.settings import MODEL, SEED
 from touchline.report.formatting import join_names, level_words
 from touchline.results.run_result import RunResult
@@ -27,7 +27,7 @@ class Match:
     """Run of a later experiment, and the single run of the first that it is compared with."""
 
     condition: Condition
-    side: Side
+    side: ExperimentSummary
     run: RunResult
     reference: RunResult
 
@@ -42,7 +42,7 @@ class Match:
         return not is_control(self.run) and self.run.control is None
 
 
-def conditions_of(sides: Sequence[Side], keys: Sequence[str]) -> dict[Condition, list[list[RunResult]]]:
+def conditions_of(sides: Sequence[ExperimentSummary], keys: Sequence[str]) -> dict[Condition, list[list[RunResult]]]:
     """Return the runs by condition, for each experiment, in the order of the first experiment that has them."""
     found: dict[Condition, list[list[RunResult]]] = {}
     for number, side in enumerate(sides):
@@ -57,7 +57,7 @@ def conditions_of(sides: Sequence[Side], keys: Sequence[str]) -> dict[Condition,
 
 
 def matches_of(
-    sides: Sequence[Side], conditions: dict[Condition, list[list[RunResult]]], keys: Sequence[str]
+    sides: Sequence[ExperimentSummary], conditions: dict[Condition, list[list[RunResult]]], keys: Sequence[str]
 ) -> tuple[list[Match], list[NotCompared]]:
     """Return the matched runs, and the conditions with ambiguous matches.
 
@@ -79,7 +79,11 @@ def matches_of(
 
 
 def _several(
-    first: Side, ones: Sequence[RunResult], side: Side, others: Sequence[RunResult], keys: Sequence[str]
+    first: ExperimentSummary,
+    ones: Sequence[RunResult],
+    side: ExperimentSummary,
+    others: Sequence[RunResult],
+    keys: Sequence[str],
 ) -> str:
     """Return the reason why several runs cannot be matched."""
     apart: dict[str, None] = {}

@@ -12,7 +12,7 @@ from numpy.random import PCG64, Generator
 
 from touchline.core.levels import Level
 from touchline.data.scores import EvaluationRecord, SampleScore
-from touchline.report.compared import ExperimentEffect, NotCompared, PairedRuns, Side
+from touchline.report.compared import ExperimentEffect, ExperimentSummary, NotCompared, PairedRuns
 from touchline.report.comparing.runs import Match, condition_words
 from touchline.report.comparing.settings import SEED
 from touchline.report.formatting import join_names
@@ -43,7 +43,9 @@ def tasks_of(matches: Sequence[Match]) -> list[Task]:
     return list(found)
 
 
-def paired(first: Side, side: Side, matches: Sequence[Match], task: Task) -> tuple[list[PairedRuns], list[NotCompared]]:
+def paired(
+    first: ExperimentSummary, side: ExperimentSummary, matches: Sequence[Match], task: Task
+) -> tuple[list[PairedRuns], list[NotCompared]]:
     """Return the differences on one task, adjusted as one family, and the runs that cannot be compared."""
     scored: list[tuple[Match, EvaluationRecord, EvaluationRecord]] = []
     refusals: list[NotCompared] = []
@@ -84,7 +86,7 @@ def paired(first: Side, side: Side, matches: Sequence[Match], task: Task) -> tup
 
 
 def effect_of(
-    first: Side, side: Side, matches: Sequence[Match], pairs: Sequence[PairedRuns], task: Task
+    first: ExperimentSummary, side: ExperimentSummary, matches: Sequence[Match], pairs: Sequence[PairedRuns], task: Task
 ) -> Iterator[ExperimentEffect]:
     """Yield the effect of one experiment against the first, with the experiments as levels of a factor."""
     paired = {pair.run for pair in pairs}
@@ -122,7 +124,9 @@ def _why_not(label: str, own: EvaluationRecord, first: str, other: EvaluationRec
     return None
 
 
-def _differs_in(match: Match, first: Side, own: EvaluationRecord, other: EvaluationRecord) -> tuple[str, ...]:
+def _differs_in(
+    match: Match, first: ExperimentSummary, own: EvaluationRecord, other: EvaluationRecord
+) -> tuple[str, ...]:
     """Return the evaluation settings that differ. A hash detects a difference, the settings identify it."""
     if own.settings_sha256 == other.settings_sha256:
         return ()
@@ -163,7 +167,7 @@ def scored_run(
     )
 
 
-def unscored(side: Side, matches: Sequence[Match]) -> Iterator[NotCompared]:
+def unscored(side: ExperimentSummary, matches: Sequence[Match]) -> Iterator[NotCompared]:
     """Yield the matches without evaluations, or without evaluations on the same task."""
     for match in matches:
         own, other = last_evaluations(match.run), last_evaluations(match.reference)

@@ -8,7 +8,7 @@ from enum import StrEnum
 from pathlib import PurePath
 
 from touchline.core.levels import Level
-from touchline.report.compared import SettingRow, Side
+from touchline.report.compared import ExperimentSummary, SettingRow
 from touchline.results.run_result import Setting
 from touchline.spec.experiment import as_written
 from touchline.spec.plan import Plan, PlannedRun
@@ -78,7 +78,7 @@ def found_settings(config: Mapping[str, Setting], levels: Sequence[Level]) -> di
     return {level.factor: _number(level.value) for level in levels} | found
 
 
-def setting_rows(sides: Sequence[Side], matched: Sequence[str]) -> tuple[list[SettingRow], int, list[str]]:
+def setting_rows(sides: Sequence[ExperimentSummary], matched: Sequence[str]) -> tuple[list[SettingRow], int, list[str]]:
     """Return the settings that differ.
 
     Returns:
@@ -101,7 +101,7 @@ def setting_rows(sides: Sequence[Side], matched: Sequence[str]) -> tuple[list[Se
     return rows, same, once
 
 
-def matching_keys(sides: Sequence[Side]) -> tuple[str, ...]:
+def matching_keys(sides: Sequence[ExperimentSummary]) -> tuple[str, ...]:
     """Return the keys that identify conditions: factors of a design of which two experiments share values.
 
     A key without shared values describes how the experiments differ and is not used for matching. Keys that follow from
@@ -122,7 +122,7 @@ def _is_shared(known: Sequence[Mapping[str, Sequence[str]]], key: str) -> bool:
     return any(one & other for number, one in enumerate(values) for other in values[number + 1 :])
 
 
-def _follows(sides: Sequence[Side], key: str, other: str) -> bool:
+def _follows(sides: Sequence[ExperimentSummary], key: str, other: str) -> bool:
     """Return True if runs with one value of `other` all have one value of `key`, in every experiment."""
     seen: dict[str | None, str | None] = {}
     for settings in (each for side in sides for each in side.settings.values() if key in each):
@@ -131,7 +131,7 @@ def _follows(sides: Sequence[Side], key: str, other: str) -> bool:
     return True
 
 
-def _values(side: Side) -> dict[str, tuple[str, ...]]:
+def _values(side: ExperimentSummary) -> dict[str, tuple[str, ...]]:
     """Return the values among the runs by key, in order. Controls count only if no run trains."""
     trained = {run.name for run in side.runs if run.kind is not RunKind.CONTROL and run.control is None}
     found: dict[str, dict[str, None]] = {}

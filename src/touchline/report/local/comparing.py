@@ -9,7 +9,7 @@ from pathlib import Path
 from touchline.core.callbacks import ProgressCallback
 from touchline.core.errors import InputError
 from touchline.data.metrics_file import read_metrics
-from touchline.report.compared import ComparedExperiments, Side
+from touchline.report.compared import ComparedExperiments, ExperimentSummary
 from touchline.report.comparing import compare
 from touchline.report.comparing.settings import DEVICE, found_settings, planned_settings
 from touchline.results.collect import collect_results
@@ -30,7 +30,7 @@ def compare_experiments(sources: Sequence[Path], *, on_progress: ProgressCallbac
         InputError: fewer than two, a duplicate, one without a plan, or a folder without runs.
     """
     _refuse(sources)
-    sides: list[Side] = []
+    sides: list[ExperimentSummary] = []
     for done, source in enumerate(sources):
         if on_progress is not None:
             on_progress(done, len(sources))
@@ -49,12 +49,12 @@ def _refuse(sources: Sequence[Path]) -> None:
             raise InputError(f"{str(folder)!r} is named {count} times", expected="each experiment once")
 
 
-def _read(source: Path) -> Side:
+def _read(source: Path) -> ExperimentSummary:
     if not is_experiment(source):
         return _found(source)
     folder = ExperimentFolder(source)
     plan = folder.planned()
-    return Side(
+    return ExperimentSummary(
         label=plan.experiment,
         root=str(source if source.is_dir() else source.parent),
         origin=f"planned by touchline {plan.touchline_version}",
@@ -74,12 +74,12 @@ def _settings(plan: Plan, run: PlannedRun, folder: ExperimentFolder) -> dict[str
     return found
 
 
-def _found(source: Path) -> Side:
+def _found(source: Path) -> ExperimentSummary:
     # Load the readers of other trainers' logs only if there are such logs.
     from touchline.results.imported import find
 
     gathered = find(source)
-    return Side(
+    return ExperimentSummary(
         label=gathered.experiment,
         root=str(source),
         origin=gathered.origin,
@@ -91,7 +91,7 @@ def _found(source: Path) -> Side:
     )
 
 
-def _labelled(sides: Sequence[Side]) -> list[Side]:
+def _labelled(sides: Sequence[ExperimentSummary]) -> list[ExperimentSummary]:
     """Return the experiments with unique labels. Experiments of one name are labelled by folder, then by number."""
     from dataclasses import replace
 

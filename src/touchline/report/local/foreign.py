@@ -11,9 +11,9 @@ from pathlib import Path
 
 from touchline.core.callbacks import ProgressCallback
 from touchline.core.errors import InputError, PolicyError, quoted
-from touchline.core.files import disk_faults, write_if_changed
+from touchline.core.files import disk_errors, write_if_changed
 from touchline.core.quantity import Missing
-from touchline.report.local.gathering import gather
+from touchline.report.local.gathering import collect_report_inputs
 from touchline.results.cleaning import Cleaned, KeptBroken
 from touchline.results.collected import RunMetrics, run_metrics
 from touchline.results.following import FOLLOW_SECONDS, OutputLine
@@ -35,7 +35,7 @@ def snapshot(source: Path) -> Snapshot:
     Raises:
         InputError: the folder holds no run.
     """
-    found = gather(source)
+    found = collect_report_inputs(source)
     runs = tuple(_live(run) for run in found.runs)
     return Snapshot(experiment=found.experiment, runs=runs, note=UNKNOWN, active=False)
 
@@ -70,7 +70,7 @@ def collect(source: Path, out: Path | None) -> tuple[list[RunMetrics], list[str]
     Raises:
         InputError: the folder holds no run, or `out` is inside it.
     """
-    found = gather(source)
+    found = collect_report_inputs(source)
     metrics = [run_metrics(run) for run in found.runs]
     if out is None:
         return metrics, [
@@ -82,7 +82,7 @@ def collect(source: Path, out: Path | None) -> tuple[list[RunMetrics], list[str]
             expected="a folder outside it",
             hint=f"--out {quoted(source.resolve().name + '-collected')}",
         )
-    with disk_faults("folder", out):
+    with disk_errors("folder", out):
         for run in metrics:
             target = out / run.run_name
             target.mkdir(parents=True, exist_ok=True)
@@ -105,7 +105,7 @@ def clean(source: Path, *, perform: bool, deep: bool, on_progress: ProgressCallb
             expected="the list without --delete; delete by hand what you do not need",
             hint=f"touchline clean {quoted(str(source))}",
         )
-    found = gather(source, deep=deep, on_progress=on_progress)
+    found = collect_report_inputs(source, deep=deep, on_progress=on_progress)
     items = found.verification.storage.deletable
     going = {item.path for item in items}
     kept = tuple(
@@ -129,7 +129,7 @@ def logs(source: Path, *, run: str | None, lines: int, follow: bool) -> Iterator
     Raises:
         InputError: no run, several runs and no name, an unknown run, or a run without a log.
     """
-    path = source / newest_log(gather(source), run)
+    path = source / newest_log(collect_report_inputs(source), run)
     yield OutputLine(file=path)
     shown, end = last_lines(path, lines)
     yield from (OutputLine(line=line) for line in shown)

@@ -25,7 +25,9 @@ from touchline.spec.plan import Plan, PlannedRun
 _DEFINITION_LIMIT_BYTES = 1 << 20
 
 
-def gather(source: Path, *, deep: bool = False, on_progress: ProgressCallback | None = None) -> ReportInputs:
+def collect_report_inputs(
+    source: Path, *, deep: bool = False, on_progress: ProgressCallback | None = None
+) -> ReportInputs:
     """Read all inputs of a report.
 
     Args:

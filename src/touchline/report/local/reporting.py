@@ -20,7 +20,7 @@ from pydantic import TypeAdapter
 from touchline.core.callbacks import ProgressCallback
 from touchline.core.errors import HostError, PolicyError, TouchlineError, install_hint, quoted
 from touchline.core.files import (
-    disk_faults,
+    disk_errors,
     read_bytes,
     read_text_bounded,
     try_lock,
@@ -29,7 +29,7 @@ from touchline.core.files import (
 )
 from touchline.core.json_text import parse_json
 from touchline.core.status import RunStatus
-from touchline.report.local.gathering import gather
+from touchline.report.local.gathering import collect_report_inputs
 from touchline.report.report import Report
 from touchline.run.folders import ExperimentFolder, is_experiment
 
@@ -113,7 +113,7 @@ def write_report(
     from touchline.report.pictures import figures_off
     from touchline.results.sample_table import can_write_parquet
 
-    gathered = gather(source, deep=deep, on_progress=on_progress)
+    gathered = collect_report_inputs(source, deep=deep, on_progress=on_progress)
     home = source if source.is_dir() else source.parent
     target = home if out is None else out
     base = "." if out is None else os.path.relpath(home.resolve(), out.resolve())
@@ -133,7 +133,7 @@ def write_report(
         charts = charts_of(report)
     except (ImportError, MemoryError) as error:
         off = off_because(f"altair cannot be loaded ({type(error).__name__}: {error})")
-    with disk_faults("report", target):
+    with disk_errors("report", target):
         target.mkdir(parents=True, exist_ok=True)
         drawing = _Drawing() if off else _draw(target / FIGURES, charts, drawn, _script_cache(cache))
         _write_samples(target, report, parquet=parquet)

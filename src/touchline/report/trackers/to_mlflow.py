@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from touchline.core.errors import HostError, PolicyError
-from touchline.core.files import disk_faults
+from touchline.core.files import disk_errors
 from touchline.report.trackers.exported import Exported, Point, RunSeries
 
 ADDRESS = "MLFLOW_TRACKING_URI"
@@ -41,7 +41,7 @@ def open_at(directory: Path | None, default: Path) -> MLflow:
     if directory is None and told:
         return MLflow(told, None)
     folder = (directory or default).resolve()
-    with disk_faults("folder", folder):
+    with disk_errors("folder", folder):
         folder.mkdir(parents=True, exist_ok=True)
     return MLflow(f"sqlite:///{folder / 'mlflow.db'}", folder)
 

@@ -16,7 +16,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from touchline.core.files import disk_faults, inside, open_append, read_bytes, write_atomic
+from touchline.core.files import disk_errors, inside, open_append, read_bytes, write_atomic
 from touchline.report.trackers.exported import Exported, Point, RunSeries
 
 
@@ -54,7 +54,7 @@ class TensorBoard:
 def _update(path: Path, events: Sequence[bytes], *, lead: int) -> int:
     """Write exactly these records. Return the number added, not counting the first `lead`."""
     whole = b"".join(events)
-    with disk_faults("event file", path):
+    with disk_errors("event file", path):
         stale = [other for other in path.parent.glob("events.out.tfevents.*.touchline") if other != path]
         try:
             there = read_bytes(path)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from touchline.core.errors import HostError
-from touchline.core.files import disk_faults
+from touchline.core.files import disk_errors
 from touchline.report.trackers.exported import Exported, Point, RunSeries
 
 DIRECTORY = "TRACKIO_DIR"
@@ -41,7 +41,7 @@ class Trackio:
     view: str | None = None
 
     def __init__(self, directory: Path) -> None:
-        with disk_faults("folder", directory):
+        with disk_errors("folder", directory):
             directory.mkdir(parents=True, exist_ok=True)
         self.where = str(directory)
         os.environ[DIRECTORY] = self.where

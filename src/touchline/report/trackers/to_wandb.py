@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from touchline.core.files import disk_faults, read_bytes, write_atomic
+from touchline.core.files import disk_errors, read_bytes, write_atomic
 from touchline.core.json_text import parse_json
 from touchline.report.trackers.exported import Exported, Point, RunSeries
 from touchline.report.trackers.wandb_files import mend, rows
@@ -61,7 +61,7 @@ class Wandb:
     """View command; None, since offline runs are viewed on the server after `wandb sync`."""
 
     def __init__(self, directory: Path) -> None:
-        with disk_faults("folder", directory):
+        with disk_errors("folder", directory):
             directory.mkdir(parents=True, exist_ok=True)
         self._directory = directory
         self._files = directory / "wandb"
@@ -123,7 +123,7 @@ class Wandb:
             x_sync_dir_suffix=str(first),
             x_start_time=time.time() if first else run.started_unix,
         )
-        with disk_faults("folder", self._files):
+        with disk_errors("folder", self._files):
             self._files.mkdir(exist_ok=True)
         handle: Any = wandb.init(
             mode="offline",

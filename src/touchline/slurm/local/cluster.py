@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from touchline.core.quantity import Missing
 from touchline.slurm.doctor import ClusterFacts, PartitionFacts
-from touchline.slurm.local.commands import Answer, Commands
+from touchline.slurm.local.commands import CommandResult, Commands
 from touchline.slurm.site_facts import (
     ASSOCIATION_FORMAT,
     QOS_FORMAT,
@@ -24,7 +24,7 @@ LISTING_SECONDS = 10.0
 """Timeout for the list of partitions while planning."""
 
 
-def ask_cluster(commands: Commands, user: str, options: Sequence[str]) -> ClusterFacts:
+def query_cluster(commands: Commands, user: str, options: Sequence[str]) -> ClusterFacts:
     """Query the cluster's partitions, this user's limits, and whether sbatch accepts a job.
 
     Args:
@@ -33,9 +33,9 @@ def ask_cluster(commands: Commands, user: str, options: Sequence[str]) -> Cluste
         options: what a job of this user asks for, as words for sbatch.
     """
     problems: dict[str, str] = {}
-    silent: list[Answer] = []
+    silent: list[CommandResult] = []
 
-    def run(*words: str) -> Answer:
+    def run(*words: str) -> CommandResult:
         # Who waited once in vain for the controller need not wait for each other command too.
         answer = silent[0] if silent else commands.run(words, timeout_seconds=ANSWER_SECONDS)
         if answer.code is None and words[0] != "sacctmgr":
@@ -84,7 +84,7 @@ def ask_partitions(commands: Commands) -> tuple[PartitionFacts, ...] | Missing:
     return found or Missing(missing="sinfo lists no partition")
 
 
-def said(answer: Answer) -> str:
+def said(answer: CommandResult) -> str:
     """Return a command's output on one line, stderr first."""
     lines = [line.strip() for line in (answer.err + "\n" + answer.out).splitlines() if line.strip()]
     return " ".join(lines) or ("nothing" if answer.code is not None else "it gave no answer")
@@ -93,7 +93,7 @@ def said(answer: Answer) -> str:
 _SILENT = ("Unable to contact", "Connection refused", "Socket timed out", "Slurm backup controller", "try again later")
 
 
-def _taken(answer: Answer) -> bool | None:
+def _taken(answer: CommandResult) -> bool | None:
     """Return whether sbatch accepts the job; None if the controller does not answer."""
     if answer.ok:
         return True

@@ -15,7 +15,7 @@ _CONFIGURATION = frozenset({"SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_CLUSTERS",
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Answer:
+class CommandResult:
     """Result of a command."""
 
     code: int | None
@@ -42,7 +42,7 @@ class Commands(Protocol):
         cwd: Path | None = None,
         environment: dict[str, str] | None = None,
         keep: Sequence[int] = (),
-    ) -> Answer:
+    ) -> CommandResult:
         """Run one command to its end; never raises.
 
         Args:
@@ -66,7 +66,7 @@ class RealCommands:
         cwd: Path | None = None,
         environment: dict[str, str] | None = None,
         keep: Sequence[int] = (),
-    ) -> Answer:
+    ) -> CommandResult:
         """Run one command; times as seconds since 1970, words in English."""
         # sbatch hands its environment on to the job, which must find there what its user has set and nothing of ours.
         inherited = {} if words[0] == "sbatch" else {"LC_ALL": "C", "SLURM_TIME_FORMAT": "%s"}
@@ -84,10 +84,10 @@ class RealCommands:
         except subprocess.TimeoutExpired as late:
             said = (late.stderr or b"").decode(errors="replace")
             slow = f"{words[0]}: no answer within {timeout_seconds:.0f} s"
-            return Answer(code=None, out="", err=f"{slow}\n{said}".strip())
+            return CommandResult(code=None, out="", err=f"{slow}\n{said}".strip())
         except OSError as error:
-            return Answer(code=None, out="", err=f"{words[0]}: {error.strerror}")
-        return Answer(
+            return CommandResult(code=None, out="", err=f"{words[0]}: {error.strerror}")
+        return CommandResult(
             code=done.returncode, out=done.stdout.decode(errors="replace"), err=done.stderr.decode(errors="replace")
         )
 
