@@ -23,7 +23,6 @@ from touchline.core.files import disk_errors, inside, open_regular, sha256_file,
 from touchline.data.checkpoints import MARKER, export_state
 from touchline.data.metrics import ExportMarker, SavedFile
 from touchline.evaluate.checkpoint import read_marker
-from touchline.spec import defaults
 from touchline.spec.evaluation import NO_OP_CHECKPOINT, EvaluationConfig
 from touchline.spec.experiment import LoraConfig
 
@@ -73,7 +72,7 @@ def _write(folder: Path, config: EvaluationConfig, lora: LoraConfig) -> None:
     adapter = PeftLoraConfig(
         task_type="CAUSAL_LM",
         r=lora.rank,
-        lora_alpha=defaults.LORA_ALPHA_PER_RANK * lora.rank if lora.alpha is None else lora.alpha,
+        lora_alpha=lora.resolved_alpha,
         target_modules=list(lora.target_modules),
         bias="none",
         inference_mode=True,

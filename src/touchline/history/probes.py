@@ -26,7 +26,6 @@ from touchline.history.record import (
     TrainingFacts,
     WorkFacts,
 )
-from touchline.spec import defaults
 from touchline.spec.defaults import DEFAULT_BACKEND
 
 WHERE = "probe"
@@ -124,11 +123,10 @@ def _training(request: ProbeRequest, shape: ModelShape | None, known: ProbeAnswe
         trainable = _number(work.trainable_parameters, "parameters")
     elif shape is not None:
         trainable = _number(shape.adapter_parameters(lora.rank, lora.target_modules), "parameters")
-    alpha = defaults.LORA_ALPHA_PER_RANK * lora.rank if lora.alpha is None else lora.alpha
     return TrainingFacts(
         method=SourcedText(value="lora", where=WHERE),
         rank=_number(lora.rank, "1"),
-        alpha=_number(alpha, "1"),
+        alpha=_number(lora.resolved_alpha, "1"),
         target_modules=SourcedText(value=",".join(sorted(lora.target_modules)), where=WHERE),
         trainable_parameters=trainable,
         base_dtype=_UNKNOWN if known is None else SourcedText(value=known.machine.base_dtype, where=WHERE),

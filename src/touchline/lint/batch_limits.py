@@ -200,12 +200,11 @@ def _hint(stated: StatedTraining, rows: int) -> str:
     """Return the largest batch within `rows` that keeps the effective batch, with its accumulation."""
     micro, accumulation = stated.micro_batch_size, stated.gradient_accumulation_steps
     assert micro is not None
-    key = micro.key.rpartition(".")[2]
     if accumulation is None:
-        return f"{key}: {rows}"
+        return micro.line_with(rows)
     whole = accumulation.value * micro.value
     rows = largest_divisor(whole, rows)
-    return f"{key}: {rows}, {accumulation.key.rpartition('.')[2]}: {whole // rows}"
+    return f"{micro.line_with(rows)}, {accumulation.line_with(whole // rows)}"
 
 
 def _instead(stated: StatedTraining) -> str:

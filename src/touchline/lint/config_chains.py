@@ -71,7 +71,7 @@ def parent_of_another_base(view: FolderView) -> Iterator[Violation]:
                 message=f"{run_name(each)} trains {model.value} but continues {run_name(parent)}, an adapter of "
                 f"{other.value}",
                 at=model,
-                hint=f"{model.key.rpartition('.')[2]}: {other.value}",
+                hint=model.line_with(other.value),
             )
 
 
@@ -90,7 +90,7 @@ def parent_of_another_shape(view: FolderView) -> Iterator[Violation]:
                 message=f"{run_name(each)} states {own.key} {_plain(own.value)} but continues the adapter of "
                 f"{run_name(parent)}, which has {_plain(other.value)}",
                 at=own,
-                hint=f"{own.key.rpartition('.')[2]}: {_plain(other.value)}",
+                hint=own.line_with(_plain(other.value)),
                 severity=Severity.WARNING if name == "alpha" else None,
             )
             break

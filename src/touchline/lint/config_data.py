@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from touchline.core.finding import Severity
-from touchline.core.json_text import parse_json
 from touchline.lint.config_chains import ancestors_of, experiment_of, experiments_in, stage_of, stages_in
-from touchline.lint.config_set import FolderView, Sibling, TextFile, run_name, runs_of
+from touchline.lint.config_set import FolderView, Sibling, TextFile, planned_runs, run_name, runs_of
 from touchline.lint.rule import Violation, rule
 from touchline.spec.partial import StatedSource
 
@@ -81,7 +80,7 @@ def packing_differs_from_plan(view: FolderView) -> Iterator[Violation]:
                 f"{'pack' if said.packed else 'do not pack'}{'s' if said.packed and said.of_this_run else ''}, and the "
                 f"config says {packed.key}: {str(packed.value).lower()}",
                 at=packed,
-                hint=f"{packed.key.rpartition('.')[2]}: {str(said.packed).lower()}, or plan again",
+                hint=f"{packed.line_with(str(said.packed).lower())}, or plan again",
                 severity=Severity.ERROR if exact else None,
             )
         elif said is None and packed.value and not (plan.path.endswith(".json") or _PACKING_WORD.search(plan.text)):
@@ -153,30 +152,15 @@ def _plan_of(view: FolderView, each: Sibling) -> TextFile | None:
 
 def _said_of(plan: TextFile, each: Sibling, names: frozenset[str]) -> _Said | None:
     if plan.path.endswith(".json"):
-        return _said_in_json(plan.text).get(run_name(each))
+        train = planned_runs(plan).get(run_name(each), {}).get("train")
+        packed = train.get("packed") if isinstance(train, Mapping) else None
+        return _Said(packed, of_this_run=True, line=None) if isinstance(packed, bool) else None
     statements = _statements(plan.text, names)
     own = [said for run, said in statements if run == run_name(each)]
     if own:
         return own[-1]
     general = [said for run, said in statements if run is None]
     return general[0] if len({said.packed for said in general}) == 1 else None
-
-
-@functools.lru_cache(maxsize=8)
-def _said_in_json(text: str) -> Mapping[str, _Said]:
-    """Read each run of plan.json."""
-    try:
-        data = parse_json(text)
-    except (ValueError, RecursionError):
-        return {}
-    runs = data.get("runs") if isinstance(data, dict) else None
-    found: dict[str, _Said] = {}
-    for run in runs if isinstance(runs, list) else ():
-        train = run.get("train") if isinstance(run, dict) else None
-        packed = train.get("packed") if isinstance(train, dict) else None
-        if isinstance(packed, bool):
-            found[str(run.get("name"))] = _Said(packed, of_this_run=True, line=None)
-    return found
 
 
 @functools.lru_cache(maxsize=8)

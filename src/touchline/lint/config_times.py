@@ -10,8 +10,7 @@ from typing import Final
 
 from touchline.backends.registry import launch_commands
 from touchline.core.finding import Severity
-from touchline.core.json_text import parse_json
-from touchline.lint.config_set import FolderView, TextFile
+from touchline.lint.config_set import FolderView, TextFile, planned_runs
 from touchline.lint.rule import Violation, rule
 from touchline.slurm.script import Script, read_script
 from touchline.slurm.scripts import time_limit_seconds
@@ -128,13 +127,8 @@ def _of_comments(script: Script) -> _Planned | None:
 
 
 def _of_json(plan: TextFile, names: list[str]) -> _Planned | None:
-    try:
-        data = parse_json(plan.text)
-    except (ValueError, RecursionError):
-        return None
-    runs = data.get("runs") if isinstance(data, dict) else None
-    for run in runs if isinstance(runs, list) else []:
-        if not isinstance(run, Mapping) or run.get("name") not in names:
+    for name, run in planned_runs(plan).items():
+        if name not in names:
             continue
         told = run.get("train_seconds")
         value, low = (told.get("value"), told.get("low")) if isinstance(told, Mapping) else (None, None)

@@ -15,7 +15,6 @@ from touchline.backends.neutral import NeutralSettings, neutral_settings
 from touchline.core.catalog import DatasetInfo
 from touchline.core.finding import Location
 from touchline.core.quantity import Missing
-from touchline.spec import defaults
 from touchline.spec.document import Path, YamlDocument
 from touchline.spec.experiment import Experiment, TrainConfig
 from touchline.spec.runs import RunKind, RunSpec
@@ -186,9 +185,8 @@ def steps_per_epoch(run: RunSpec, facts: DatasetFacts) -> int:
 
 def _weights_settings(train: TrainConfig, neutral: NeutralSettings) -> Iterator[tuple[str, object]]:
     lora = train.lora
-    alpha = float(defaults.LORA_ALPHA_PER_RANK * lora.rank) if lora.alpha is None else float(lora.alpha)
     modules = tuple(sorted(lora.target_modules))
-    whole = replace(train, lora=replace(lora, alpha=alpha, target_modules=modules))
+    whole = replace(train, lora=replace(lora, alpha=lora.resolved_alpha, target_modules=modules))
     yield from _flat(adapter(TrainConfig).dump_python(whole, mode="json"), "train", neutral)
 
 

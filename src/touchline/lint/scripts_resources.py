@@ -11,12 +11,14 @@ from touchline.core.finding import Severity
 from touchline.lint.rule import Violation, rule
 from touchline.lint.views import ScriptView, said
 from touchline.slurm.launches import Launch
+from touchline.slurm.shell_words import ShellWord
+from touchline.spec.partial import StatedTraining
 
 _SITE_DECIDES = ("partition", "nodelist", "exclusive", "constraint", "reservation", "account", "qos", "licenses")
 _ON_GPU = re.compile(
     r"\bCUDA_VISIBLE_DEVICES=[\"']?\d|--device[= ]cuda|\bnvidia-smi\b|module\s+(?:load|add)\s+[^\n#]*\bcuda", re.I
 )
-_VISIBLE = re.compile(r"\d+(?:,\d+)*")
+_VISIBLE = re.compile(r"\d{1,3}(?:,\d{1,3})*")
 _SPREADS = re.compile(
     r"\b(?:srun|mpirun|mpiexec|pdsh|ssh|torchrun|accelerate|ray|parallel|nnodes|horovodrun|clush|dask"
     rf"{''.join(f'|{re.escape(each.name)}' for each in launch_commands() if each.starts_any)})\b"
@@ -36,17 +38,23 @@ def _number(view: ScriptView, launch: Launch) -> int | None:
     return int(text) if text is not None and re.fullmatch(r"[1-9]\d{0,3}", text) else None
 
 
-def _visible(view: ScriptView) -> tuple[int, int] | None:
-    """Return the number of visible GPUs that the script sets, and its line; None if it is not set exactly once."""
-    found = [
-        (value, step.command.line)
-        for step in view.script.steps
-        for word in (*(word for _, word in step.command.assignments), *step.command.words[1:])
-        if (value := word.text.partition("CUDA_VISIBLE_DEVICES=")[2]) and word.text.startswith("CUDA_VISIBLE_DEVICES=")
-    ]
-    if len(found) != 1 or not _VISIBLE.fullmatch(found[0][0]):
-        return None
-    return len(found[0][0].split(",")), found[0][1]
+def _visible(view: ScriptView) -> list[tuple[ShellWord, tuple[int, ...]]]:
+    """Return the words that set CUDA_VISIBLE_DEVICES, each with its GPUs; none of a value that is not a list."""
+    found: list[tuple[ShellWord, tuple[int, ...]]] = []
+    for step in view.script.steps:
+        for word in (*(word for _, word in step.command.assignments), *step.command.words[1:]):
+            name, _, value = word.text.partition("=")
+            if name == "CUDA_VISIBLE_DEVICES" and value:
+                numbers = value.split(",") if _VISIBLE.fullmatch(value) else ()
+                found.append((word, tuple(int(number) for number in numbers)))
+    return found
+
+
+def _named_configs(view: ScriptView, launch: Launch) -> list[StatedTraining]:
+    """Return the trainings whose configs a launch names."""
+    paths = [path for reference in launch.configs for path in view.script.possible(reference.path)]
+    names = {path.rpartition("/")[2] for path in paths}
+    return [each for each in view.configs if each.where.path.rpartition("/")[2] in names]
 
 
 @rule("SL013", Severity.WARNING)
@@ -138,10 +146,11 @@ def idle_gpus(view: ScriptView) -> Iterator[Violation]:
     if asked.gpu_directive is None or not asked.gpus_per_node or asked.has_whole_nodes or script.is_heterogeneous:
         return
     visible = _visible(view)
-    if visible is not None and visible[0] < asked.gpus_per_node and len(script.launches) == 1:
+    if len(visible) == len(script.launches) == 1 and 0 < len(visible[0][1]) < asked.gpus_per_node:
         yield Violation(
-            message=f"CUDA_VISIBLE_DEVICES leaves {visible[0]} of the {asked.gpus_per_node} GPUs that the job has",
-            at=script.where(visible[1]),
+            message=f"CUDA_VISIBLE_DEVICES leaves {len(visible[0][1])} of the {asked.gpus_per_node} GPUs that the job"
+            " has",
+            at=script.where(visible[0][0].line),
             hint="leave CUDA_VISIBLE_DEVICES to SLURM",
             subject="CUDA_VISIBLE_DEVICES",
         )
@@ -151,7 +160,8 @@ def idle_gpus(view: ScriptView) -> Iterator[Violation]:
     (launch,) = view.trainings
     count = _number(view, launch)
     background = any(step.is_background for step in script.steps)
-    if count is None or launch.nproc is None or count >= asked.gpus_per_node or background or _counts_tasks(launch):
+    # With srun before it, the launcher may run several times.
+    if count is None or launch.nproc is None or count >= asked.gpus_per_node or background or launch.srun is not None:
         return
     yield Violation(
         message=f"{launch.launcher} starts {count} processes per node, but it has {asked.gpus_per_node} GPUs there",
@@ -159,11 +169,6 @@ def idle_gpus(view: ScriptView) -> Iterator[Violation]:
         hint=f"--nproc_per_node={asked.gpus_per_node}",
         subject="nproc_per_node",
     )
-
-
-def _counts_tasks(launch: Launch) -> bool:
-    """Return True if srun itself starts the launcher several times."""
-    return launch.srun is not None
 
 
 @rule("SL018", Severity.WARNING)
@@ -251,9 +256,7 @@ def _is_of_transformers(view: ScriptView, launch: Launch) -> bool:
     """Return True if a program trains with transformers' Trainer, based on its arguments or its config."""
     if _HF_ARGUMENTS & launch.arguments.keys():
         return True
-    paths = [path for reference in launch.configs for path in view.script.possible(reference.path)]
-    names = {path.rpartition("/")[2] for path in paths}
-    return any(traits_of(each.backend).hf_loop and each.where.path.rpartition("/")[2] in names for each in view.configs)
+    return any(traits_of(each.backend).hf_loop for each in _named_configs(view, launch))
 
 
 @rule("SL020", Severity.WARNING)
@@ -298,13 +301,7 @@ def _workers(view: ScriptView, launch: Launch) -> int | None:
     text = view.script.resolved(launch.data_workers)
     if text is not None and re.fullmatch(r"\d{1,4}", text):
         return int(text)
-    paths = [path for reference in launch.configs for path in view.script.possible(reference.path)]
-    names = {path.rpartition("/")[2] for path in paths}
-    counts = {
-        each.data_workers.value
-        for each in view.configs
-        if each.where.path.rpartition("/")[2] in names and each.data_workers is not None
-    }
+    counts = [each.data_workers.value for each in _named_configs(view, launch) if each.data_workers is not None]
     return max(counts, default=None)
 
 
@@ -368,18 +365,15 @@ def more_visible_gpus_than_requested(view: ScriptView) -> Iterator[Violation]:
     if any(count.isdecimal() and int(count[:6]) > asked.gpus_per_node for count in counts):
         # The finding on processes already covers it.
         return
-    for step in view.script.steps:
-        for word in (*(word for _, word in step.command.assignments), *step.command.words[1:]):
-            value = word.text.partition("CUDA_VISIBLE_DEVICES=")[2]
-            numbers = [int(each) for each in value.split(",")] if re.fullmatch(r"\d{1,3}(?:,\d{1,3})*", value) else []
-            if numbers and word.text.startswith("CUDA_VISIBLE_DEVICES=") and max(numbers) >= asked.gpus_per_node:
-                yield Violation(
-                    message=f"CUDA_VISIBLE_DEVICES={value}, and the job has {asked.gpus_per_node}"
-                    f" GPU{'s' * (asked.gpus_per_node > 1)}, counted from 0",
-                    at=view.script.where(word.line, word.column),
-                    hint="leave CUDA_VISIBLE_DEVICES to SLURM",
-                )
-                return
+    for word, numbers in _visible(view):
+        if numbers and max(numbers) >= asked.gpus_per_node:
+            yield Violation(
+                message=f"{word.text}, and the job has {asked.gpus_per_node}"
+                f" GPU{'s' * (asked.gpus_per_node > 1)}, counted from 0",
+                at=view.script.where(word.line, word.column),
+                hint="leave CUDA_VISIBLE_DEVICES to SLURM",
+            )
+            return
 
 
 @rule("SL062", Severity.ERROR)

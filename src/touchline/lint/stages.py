@@ -287,8 +287,8 @@ def _reshaped(before: Mapping[str, object], after: Mapping[str, object]) -> Iter
 
 def _shape_of_run(run: RunSpec) -> Mapping[str, object]:
     lora = run.train.lora
-    alpha = float(defaults.LORA_ALPHA_PER_RANK * lora.rank) if lora.alpha is None else float(lora.alpha)
-    return dict(zip(_ADAPTER_SHAPE, (lora.rank, sorted(lora.target_modules), alpha, lora.dtype), strict=True))
+    shape = (lora.rank, sorted(lora.target_modules), lora.resolved_alpha, lora.dtype)
+    return dict(zip(_ADAPTER_SHAPE, shape, strict=True))
 
 
 def _shape(view: DesignView, stage: StageConfig) -> Mapping[str, object]:

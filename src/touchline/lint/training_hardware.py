@@ -159,7 +159,7 @@ def batch_beyond_every_gpu(view: TrainingView) -> Iterator[Violation]:
             f"tokens take {found.without_states:.0f} GiB or more, and the largest GPU, {gpu.name}, has "
             f"{gpu.capacity_gib:.0f}",
             at=micro,
-            hint=f"{micro.key.rpartition('.')[2]}: {max(micro.value // _FEW, 1)} with more accumulation",
+            hint=f"{micro.line_with(max(micro.value // _FEW, 1))} with more accumulation",
         )
 
 
@@ -210,7 +210,7 @@ def flash_attention_unavailable(view: TrainingView) -> Iterator[Violation]:
     elif dtype is not None and dtype.value == "float32" and not dtype.is_default and stated.quantization_bits is None:
         why, severity = "it computes in 16 bits alone, and the training is in float32", Severity.WARNING
     if why is not None:
-        hint = f"{attention.key.rpartition('.')[2]}: sdpa"
+        hint = attention.line_with("sdpa")
         yield Violation(message=f"{attention.value}: {why}", at=attention, hint=hint, severity=severity)
 
 
@@ -267,5 +267,5 @@ def more_workers_than_cpus(view: TrainingView) -> Iterator[Violation]:
         yield Violation(
             message=f"{workers.value * devices}{each} processes that load data, and the job has {cpus} cores",
             at=workers,
-            hint=f"{workers.key.rpartition('.')[2]}: {max(cpus // devices - 1, 0)}",
+            hint=workers.line_with(max(cpus // devices - 1, 0)),
         )

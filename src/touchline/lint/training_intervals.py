@@ -104,7 +104,7 @@ def interval_divided_twice(view: TrainingView) -> Iterator[Violation]:
                     f"{rows.high:,} / {per_step.low * accumulation.value}, which counts the accumulation twice"
                 ),
                 at=each,
-                hint=f"{each.key.rpartition('.')[2]}: {per_epoch.high}",
+                hint=each.line_with(per_epoch.high),
             )
 
 

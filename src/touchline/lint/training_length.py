@@ -44,7 +44,7 @@ def sequence_beyond_context(view: TrainingView) -> Iterator[Violation]:
     yield Violation(
         message=f"rows of up to {limit.value:,} tokens, and the context of {model.name} is {context:,}",
         at=limit,
-        hint=f"{limit.key.rpartition('.')[2]}: {context}",
+        hint=limit.line_with(context),
         severity=severity,
     )
 
@@ -70,7 +70,7 @@ def many_truncated_examples(view: TrainingView) -> Iterator[Violation]:
             f"{longest:,}; the trainer {traits.long_rows}"
         ),
         at=limit,
-        hint=f"{limit.key.rpartition('.')[2]}: {longest}",
+        hint=limit.line_with(longest),
         severity=severity,
     )
 

@@ -119,7 +119,7 @@ def _alpha_hint(view: TrainingView) -> str | None:
     rank, alpha = view.stated.rank, view.stated.alpha
     if rank is None or alpha is None or rank.value < 1:
         return None
-    return f"{alpha.key.rpartition('.')[2]}: {2 * rank.value}"
+    return alpha.line_with(2 * rank.value)
 
 
 @dataclass(frozen=True, slots=True)

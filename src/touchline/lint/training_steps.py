@@ -97,7 +97,7 @@ def indivisible_global_batch(view: TrainingView) -> Iterator[Violation]:
         yield Violation(
             message=f"{whole.key} {whole.value} is not a multiple of {words}",
             at=micro,
-            hint=f"{micro.key.rpartition('.')[2]}: {largest_divisor(whole.value, micro.value)}",
+            hint=micro.line_with(largest_divisor(whole.value, micro.value)),
         )
         return
     if accumulation is None or accumulation.is_default or not devices:
@@ -109,7 +109,7 @@ def indivisible_global_batch(view: TrainingView) -> Iterator[Violation]:
                 f"{together * accumulation.value}"
             ),
             at=accumulation,
-            hint=f"{accumulation.key.rpartition('.')[2]}: {whole.value // together}",
+            hint=accumulation.line_with(whole.value // together),
         )
 
 

@@ -24,7 +24,6 @@ from touchline.results.verifying.bases import CONFIG_FILE, BaseTensors, planned_
 from touchline.results.verifying.folder import verify_folder
 from touchline.results.verifying.markers import named_by, numbered
 from touchline.results.verifying.missing import missing_of, missing_of_found
-from touchline.spec import defaults
 from touchline.spec.evaluation import NO_OP_CHECKPOINT
 from touchline.spec.plan import Plan, PlannedRun
 from touchline.spec.runs import ControlKind, RunKind
@@ -203,8 +202,9 @@ def _wanted(run: PlannedRun) -> ExpectedAdapter | None:
     if run.train is None:
         return None
     lora = run.train.lora
-    alpha = defaults.LORA_ALPHA_PER_RANK * lora.rank if lora.alpha is None else lora.alpha
-    return ExpectedAdapter(rank=lora.rank, alpha=alpha, target_modules=frozenset(lora.target_modules), dtype=lora.dtype)
+    return ExpectedAdapter(
+        rank=lora.rank, alpha=lora.resolved_alpha, target_modules=frozenset(lora.target_modules), dtype=lora.dtype
+    )
 
 
 def _planned_place(run: PlannedRun, folder: Path, base: BaseTensors) -> RunLocation:

@@ -10,7 +10,6 @@ from dataclasses import replace
 from touchline.core.errors import InputError
 from touchline.core.finding import Finding
 from touchline.core.levels import STAGE, Level
-from touchline.spec import defaults
 from touchline.spec.controls import shuffled_controls, untrained_controls
 from touchline.spec.document import YamlDocument, error
 from touchline.spec.experiment import Experiment, StageConfig, TrainConfig
@@ -171,10 +170,7 @@ def _matches(configured: Experiment, model: str, seed: int, key: str, value: obj
 
 
 def _with_alpha(train: TrainConfig) -> TrainConfig:
-    lora = train.lora
-    if lora.alpha is not None:
-        return train
-    return replace(train, lora=replace(lora, alpha=float(defaults.LORA_ALPHA_PER_RANK * lora.rank)))
+    return replace(train, lora=replace(train.lora, alpha=train.lora.resolved_alpha))
 
 
 def _level_texts(experiment: Experiment, condition: Condition) -> tuple[Level, ...]:

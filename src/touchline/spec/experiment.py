@@ -69,6 +69,11 @@ class LoraConfig:
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Element type of the adapter's weights and of its optimizer state."""
 
+    @property
+    def resolved_alpha(self) -> float:
+        """Return the scale numerator, with the default."""
+        return float(defaults.LORA_ALPHA_PER_RANK * self.rank if self.alpha is None else self.alpha)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckpointConfig:

@@ -34,6 +34,10 @@ class Stated(Generic[T]):
         shown = str(self.value).lower() if isinstance(self.value, bool) else self.value
         return f"{self.key}: {shown}"
 
+    def line_with(self, value: object) -> str:
+        """Return the setting's line in a config, with another value."""
+        return f"{self.key.rpartition('.')[2]}: {value}"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StatedSource:

@@ -17,7 +17,6 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from touchline.backends.peft.layout import BatchLayout, SequenceBatch, arrange, plain_attention, visible
 from touchline.core.catalog import RenderedExample
 from touchline.core.errors import InputError
-from touchline.spec import defaults
 from touchline.spec.experiment import TrainConfig
 from touchline.train.machine import Machine, torch_dtype
 
@@ -105,7 +104,7 @@ def attach_adapter(base: nn.Module, config: Recipe) -> PeftModel:
             PeftLoraConfig(
                 task_type="CAUSAL_LM",
                 r=lora.rank,
-                lora_alpha=defaults.LORA_ALPHA_PER_RANK * lora.rank if lora.alpha is None else lora.alpha,
+                lora_alpha=lora.resolved_alpha,
                 lora_dropout=lora.dropout,
                 target_modules=list(lora.target_modules),
                 bias="none",
