@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal, Protocol, TypeVar
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator
 
@@ -382,25 +382,12 @@ class TrainingMarker:
     """Setup of the validation. None in files of older versions."""
 
 
-class AttemptStep(Protocol):
-    """An optimizer step of an attempt."""
-
-    @property
-    def attempt(self) -> int:
-        """Number of the attempt."""
-        ...
-
-    @property
-    def step(self) -> int:
-        """Number of the step."""
-        ...
+_FEW = 2
+"""Minimum number of steps after warm-up for a typical step time."""
 
 
-_Step = TypeVar("_Step", bound=AttemptStep)
-
-
-def after_warm_up(steps: Sequence[_Step], *, is_cut: bool = False) -> list[_Step]:
-    """Return the steps that speeds are computed from: all but the first of each attempt, which warms up.
+def after_warm_up(steps: Sequence[StepRow], *, is_cut: bool = False) -> list[StepRow]:
+    """Return all steps but the first of each attempt, which warms up.
 
     Args:
         steps: in their order.
@@ -412,3 +399,23 @@ def after_warm_up(steps: Sequence[_Step], *, is_cut: bool = False) -> list[_Step
     if is_cut and steps:
         firsts.pop(steps[0].attempt, None)
     return [step for step in steps if firsts.get(step.attempt) != step.step]
+
+
+def timed_steps(steps: Sequence[StepRow], *, is_cut: bool = False) -> list[StepRow]:
+    """Return the steps that rates are computed from: those after warm-up, or all if there are no others."""
+    kept = [step for step in after_warm_up(steps, is_cut=is_cut) if step.seconds > 0]
+    return kept or [step for step in steps if step.seconds > 0]
+
+
+def steady_steps(steps: Sequence[StepRow]) -> list[StepRow]:
+    """Return the steps after warm-up that hold as many examples as the largest. Empty where there are too few."""
+    kept = after_warm_up(steps)
+    if len(kept) < _FEW:
+        return []
+    usual = max(row.examples for row in kept)
+    return [row for row in kept if row.examples == usual]
+
+
+def token_rate(steps: Sequence[StepRow]) -> float:
+    """Return data tokens per second of steps with a duration."""
+    return sum(step.real_tokens for step in steps) / sum(step.seconds for step in steps)

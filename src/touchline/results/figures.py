@@ -9,7 +9,7 @@ from typing import Any
 
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.units import in_unit, seconds_to_minutes
-from touchline.data.metrics import Metrics, StepRow, after_warm_up
+from touchline.data.metrics import Metrics, StepRow, steady_steps, timed_steps, token_rate
 from touchline.data.metrics_file import METRICS
 from touchline.history.reading import RunReading, SourcedText
 from touchline.history.record import PackingFacts
@@ -33,7 +33,7 @@ def static_config(run: PlannedRun) -> dict[str, Setting]:
         "gradient_accumulation_steps": run.batches.gradient_accumulation_steps,
         "effective_batch_size": run.batches.global_batch_size,
         "lora_rank": train.lora.rank,
-        "lora_alpha": train.lora.alpha if train.lora.alpha is not None else 2.0 * train.lora.rank,
+        "lora_alpha": float(train.lora.resolved_alpha),
         "learning_rate": train.learning_rate,
         "epochs": train.epochs,
         "steps": run.batches.steps,
@@ -126,8 +126,8 @@ def figures_of_metrics(run: PlannedRun, metrics: Metrics, nothing: Missing) -> R
     """
     steps, validations = metrics.steps, metrics.validations
     device = metrics.attempts[-1].device_kind if metrics.attempts and steps else None
-    steady = after_warm_up(steps) or list(steps)
-    seconds = sum(row.seconds for row in steady)
+    timed = timed_steps(steps)
+    steady = steady_steps(steps) or timed
     figures = replace(
         no_figures(nothing),
         packing=_packing(run, metrics, nothing),
@@ -140,7 +140,6 @@ def figures_of_metrics(run: PlannedRun, metrics: Metrics, nothing: Missing) -> R
         figures = replace(figures, validation_seconds=lasted)
     if not steps:
         return figures
-    after = f"{len(steady)} steps after warm-up"
     return replace(
         figures,
         train_seconds=Quantity(value=steps[-1].elapsed_seconds, unit="s", aggregation="sum", where=METRICS),
@@ -151,24 +150,30 @@ def figures_of_metrics(run: PlannedRun, metrics: Metrics, nothing: Missing) -> R
         final_train_loss=_final_train_loss(steps),
         final_val_loss=_final_val_loss(metrics),
         tokens_per_second=Quantity(
-            value=sum(row.real_tokens for row in steady) / seconds,
+            value=token_rate(timed),
             unit="tokens/s",
             token_unit="real",
             aggregation="mean",
             method="without the first step of an attempt",
             where=METRICS,
         )
-        if seconds > 0
+        if timed
         else nothing,
         examples_per_second=Quantity(
-            value=sum(row.examples for row in steady) / seconds, unit="examples/s", aggregation="mean", method=after
+            value=sum(row.examples for row in timed) / sum(row.seconds for row in timed),
+            unit="examples/s",
+            aggregation="mean",
+            method=f"{len(timed)} steps after warm-up",
         )
-        if seconds > 0
+        if timed
         else nothing,
         seconds_per_step=Quantity(
-            value=statistics.median(row.seconds for row in steady), unit="s", aggregation="median", method=after
+            value=statistics.median(row.seconds for row in steady),
+            unit="s",
+            aggregation="median",
+            method=f"{len(steady)} steps after warm-up",
         )
-        if seconds > 0
+        if steady
         else nothing,
         peak_memory=largest_peak(steps, nothing),
         mean_memory=Missing(missing="nothing sampled it; a peak is no mean") if device == "cuda" else ON_CPU,

@@ -9,13 +9,12 @@ from dataclasses import replace
 from pathlib import Path, PurePath
 
 from touchline.core.quantity import Aggregation, Measured, Missing, Quantity
-from touchline.data.metrics import AttemptRow, Metrics, StepRow, after_warm_up
-from touchline.data.metrics_file import read_metrics
+from touchline.data.metrics import Metrics, steady_steps
+from touchline.data.metrics_file import METRICS, read_metrics
 from touchline.history.adding import record_of_run
 from touchline.history.files import LoggedRun, find_runs
 from touchline.history.reading import SourcedText
 from touchline.history.record import DatasetFacts, PredictedFacts, RunRecord, WorkFacts
-from touchline.results.figures import static_config
 from touchline.results.run_result import RunResult
 from touchline.spec.plan import Plan, PlannedRun
 
@@ -33,14 +32,14 @@ def record_of_own(plan: Plan, run: PlannedRun, folder: Path, result: RunResult |
     """
     if run.train is None or run.batches is None:
         return Missing(missing="a control trains nothing")
-    files = [folder / "metrics.jsonl"] if (folder / "metrics.jsonl").is_file() else sorted(folder.glob("slurm-*.out"))
+    files = [folder / METRICS] if (folder / METRICS).is_file() else sorted(folder.glob("slurm-*.out"))
     found = [each for each in find_runs(files) if isinstance(each, LoggedRun)] if files else []
     if not found:
         return Missing(missing="nothing was measured")
     record = record_of_run(found[-1])
     if not isinstance(record, RunRecord):
         return Missing(missing=record.reason)
-    record = _measured(_completed(record, plan, run), run, read_metrics(folder / "metrics.jsonl"))
+    record = _measured(_completed(record, plan, run), run, read_metrics(folder / METRICS))
     return record if result is None else _evaluated(record, result)
 
 
@@ -63,19 +62,19 @@ def _measured(record: RunRecord, run: PlannedRun, metrics: Metrics) -> RunRecord
         disk=run.disk,
     )
     record = replace(record, predicted=predicted, work=work_facts(run, metrics))
-    attempt = last_attempt(metrics)
-    if attempt is None:
+    if not metrics.attempts:
         return record
+    attempt = metrics.attempts[-1]
     machine = record.machine
     if attempt.device_kind == "cpu":
         machine = replace(
             machine,
             gpu=Missing(missing="trained on a CPU"),
             gpu_memory=Missing(missing="trained on a CPU"),
-            processor=SourcedText(value=attempt.device, where="metrics.jsonl"),
-            threads=Quantity(value=attempt.threads, unit="1", where="metrics.jsonl"),
+            processor=SourcedText(value=attempt.device, where=METRICS),
+            threads=Quantity(value=attempt.threads, unit="1", where=METRICS),
         )
-    steps = steady_steps(metrics)
+    steps = steady_steps(metrics.steps)
     costs = record.costs
     if steps:
         median = statistics.median(row.seconds for row in steps)
@@ -83,7 +82,7 @@ def _measured(record: RunRecord, run: PlannedRun, metrics: Metrics) -> RunRecord
             value=median,
             unit="s",
             aggregation="median",
-            where="metrics.jsonl",
+            where=METRICS,
             method=f"{len(steps)} steps after each attempt's first; validation and saving not inside",
         )
         costs = replace(costs, seconds_per_step_without_pauses=pace)
@@ -94,7 +93,7 @@ def _completed(record: RunRecord, plan: Plan, run: PlannedRun) -> RunRecord:
     """Add planned values that no log contains."""
     assert run.train is not None
     assert run.batches is not None
-    model, batches, config = plan.models[run.model], run.batches, static_config(run)
+    model, batches = plan.models[run.model], run.batches
     mean = batches.real_tokens / batches.num_examples if batches.num_examples else None
     return replace(
         record,
@@ -115,7 +114,7 @@ def _completed(record: RunRecord, plan: Plan, run: PlannedRun) -> RunRecord:
             record.training,
             method=SourcedText(value="lora"),
             rank=_number(run.train.lora.rank, "1"),
-            alpha=_number(float(config["lora_alpha"] or 0), "1"),
+            alpha=_number(float(run.train.lora.resolved_alpha), "1"),
             target_modules=SourcedText(value=",".join(sorted(run.train.lora.target_modules))),
             adapter_dtype=SourcedText(value=run.train.lora.dtype),
             quantization=Missing(missing="the base is not quantised"),
@@ -144,11 +143,6 @@ def _number(value: float, unit: str) -> Measured:
     return Quantity(value=value, unit=unit, method=_PLANNED)
 
 
-_ROWS = "metrics.jsonl"
-_FEW = 2
-"""Minimum number of steps after the first of an attempt for a median."""
-
-
 def work_facts(run: PlannedRun, metrics: Metrics) -> WorkFacts:
     """Return the mean step, the largest micro-batch, and start-up, validation and saving times.
 
@@ -156,7 +150,7 @@ def work_facts(run: PlannedRun, metrics: Metrics) -> WorkFacts:
         run: planned run.
         metrics: rows of metrics.jsonl.
     """
-    steps = steady_steps(metrics)
+    steps = steady_steps(metrics.steps)
     if not steps:
         return WorkFacts()
     rows, width = _largest(run, metrics)
@@ -177,20 +171,6 @@ def work_facts(run: PlannedRun, metrics: Metrics) -> WorkFacts:
     )
 
 
-def steady_steps(metrics: Metrics) -> list[StepRow]:
-    """Return the steps after warm-up that hold as many examples as the largest. Empty where there are too few."""
-    steps = after_warm_up(metrics.steps)
-    if len(steps) < _FEW:
-        return []
-    usual = max(row.examples for row in steps)
-    return [row for row in steps if row.examples == usual]
-
-
-def last_attempt(metrics: Metrics) -> AttemptRow | None:
-    """Return the last attempt."""
-    return metrics.attempts[-1] if metrics.attempts else None
-
-
 def _largest(run: PlannedRun, metrics: Metrics) -> tuple[Measured, Measured]:
     """Return rows and width of the largest micro-batch; with equal widths the width is squares over tokens."""
     counted = [row for row in metrics.steps if row.squared_widths]
@@ -209,7 +189,7 @@ def _largest(run: PlannedRun, metrics: Metrics) -> tuple[Measured, Measured]:
 
 def _most_labels(metrics: Metrics) -> Measured:
     most = max(-(-row.target_tokens // row.micro_batches) for row in metrics.steps)
-    return Quantity(value=most, unit="tokens", where=_ROWS, method="of the step with most, shared among its passes")
+    return Quantity(value=most, unit="tokens", where=METRICS, method="of the step with most, shared among its passes")
 
 
 def _mean_quantity(values: Sequence[float], unit: str) -> Measured:
@@ -225,4 +205,4 @@ def _median_quantity(values: Sequence[float], unit: str) -> Measured:
 
 
 def _row_quantity(value: float, unit: str, aggregation: Aggregation | None = None) -> Quantity:
-    return Quantity(value=value, unit=unit, aggregation=aggregation, where=_ROWS)
+    return Quantity(value=value, unit=unit, aggregation=aggregation, where=METRICS)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from touchline.core.estimate import COVERAGE
 from touchline.core.quantity import Measured, Missing, Quantity
-from touchline.data.metrics import StepRow, after_warm_up
+from touchline.data.metrics import StepRow, timed_steps, token_rate
 from touchline.run.recent import NOT_MEASURED, Recent
 from touchline.spec.plan import PlannedRun
 
@@ -52,9 +52,8 @@ class Pace:
 
 
 def steady(recent: Recent) -> list[StepRow]:
-    """Return the steps after warm-up, or all if there are no others."""
-    kept = [step for step in after_warm_up(recent.steps, is_cut=not recent.whole) if step.seconds > 0]
-    return kept or [step for step in recent.steps if step.seconds > 0]
+    """Return the last steps that rates are computed from."""
+    return timed_steps(recent.steps, is_cut=not recent.whole)
 
 
 def measured_pace(steps: Sequence[StepRow]) -> Pace | None:
@@ -174,11 +173,10 @@ def _pauses(run: PlannedRun, recent: Recent, share: float) -> tuple[float, float
 def tokens_per_second(recent: Recent) -> Measured:
     """Return non-padding tokens per wall-clock second over the last steps."""
     steps = steady(recent)
-    seconds = sum(step.seconds for step in steps)
-    if not steps or seconds <= 0:
+    if not steps:
         return NOT_MEASURED
     return Quantity(
-        value=sum(step.real_tokens for step in steps) / seconds,
+        value=token_rate(steps),
         unit="tokens/s",
         token_unit="real",
         aggregation="mean",
