@@ -33,7 +33,7 @@ def static_config(run: PlannedRun) -> dict[str, Setting]:
         "gradient_accumulation_steps": run.batches.gradient_accumulation_steps,
         "effective_batch_size": run.batches.global_batch_size,
         "lora_rank": train.lora.rank,
-        "lora_alpha": float(train.lora.resolved_alpha),
+        "lora_alpha": train.lora.resolved_alpha,
         "learning_rate": train.learning_rate,
         "epochs": train.epochs,
         "steps": run.batches.steps,

@@ -114,7 +114,7 @@ def _completed(record: RunRecord, plan: Plan, run: PlannedRun) -> RunRecord:
             record.training,
             method=SourcedText(value="lora"),
             rank=_number(run.train.lora.rank, "1"),
-            alpha=_number(float(run.train.lora.resolved_alpha), "1"),
+            alpha=_number(run.train.lora.resolved_alpha, "1"),
             target_modules=SourcedText(value=",".join(sorted(run.train.lora.target_modules))),
             adapter_dtype=SourcedText(value=run.train.lora.dtype),
             quantization=Missing(missing="the base is not quantised"),
