@@ -51,6 +51,11 @@ class Column:
     is_wide: bool = False
     """Whether a terminal leaves it out."""
 
+    @property
+    def name(self) -> str:
+        """Return the key, or the heading if there is none."""
+        return self.key or self.label
+
 
 @dataclass(frozen=True, slots=True)
 class Cell:
@@ -96,13 +101,13 @@ class Table:
 
     def only(self, *keys: str) -> Table:
         """Return the table with some of its columns; keys that it lacks are ignored."""
-        kept = [place for place, column in enumerate(self.columns) if (column.key or column.label) in keys]
+        kept = [place for place, column in enumerate(self.columns) if column.name in keys]
         rows = tuple(tuple(row[place] for place in kept) for row in self.rows)
         return replace(self, columns=tuple(self.columns[place] for place in kept), rows=rows)
 
     def narrow(self) -> Table:
         """Return the table without the columns that a terminal leaves out."""
-        return self.only(*(column.key or column.label for column in self.columns if not column.is_wide))
+        return self.only(*(column.name for column in self.columns if not column.is_wide))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

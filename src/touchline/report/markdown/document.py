@@ -24,7 +24,7 @@ from touchline.report.markdown.findings import findings_section, issues_section,
 from touchline.report.markup import link
 from touchline.report.report import Report
 from touchline.report.tables.checkpoints import checkpoint_section, storage_section
-from touchline.report.tables.runs import SUMMARY, runs_table
+from touchline.report.tables.runs import runs_table
 from touchline.report.tables.training import cost_section, training_section
 
 _DONE = (RunStatus.COMPLETED, RunStatus.COMPLETED_FAILED_EXIT)
@@ -127,8 +127,8 @@ def _overview(report: Report) -> Iterator[str]:
     told = [count(weights[weight], weight.value) for weight in (Severity.ERROR, Severity.WARNING) if weights[weight]]
     if told:
         yield f"{' and '.join(told)}: see [Issues and notes](#issues-and-notes).\n"
-    if runs := runs_table(report):
-        yield table_markdown(runs.only(*SUMMARY))
+    if runs := runs_table(report, brief=True):
+        yield table_markdown(runs)
     answers = f" Every answer: {link('samples.jsonl')}." if report.analyses else ""
     yield (
         f"The same as an interactive page: {link('report.html')}.{answers} Missing values are shown as "

@@ -18,8 +18,8 @@ from touchline.results.run_result import RunResult
 from touchline.spec.runs import RunKind
 from touchline.statistics.conclusions import Comparison
 
-SUMMARY = ("run", "type", "model", "settings", "seed", "status", "score", "difference")
-"""Columns of the short table of runs."""
+_BRIEF = ("run", "type", "model", "settings", "seed", "status", "score", "difference")
+"""Columns of the brief table of runs. Each level of a factor is a column of the full one."""
 _GOOD = (RunStatus.COMPLETED, RunStatus.COMPLETED_FAILED_EXIT)
 _BAD = (RunStatus.FAILED, RunStatus.INTERRUPTED)
 _ALWAYS = tuple(key for key in LEADING if key != "train.max_seq_len")
@@ -27,8 +27,13 @@ _ALWAYS = tuple(key for key in LEADING if key != "train.max_seq_len")
 _SHORT = {"train.global_batch_size": "batch", "train.epochs": "epochs"}
 
 
-def runs_table(report: Report) -> Table | None:
-    """Return a row for every run: hyperparameters, status, score, difference from its control, losses."""
+def runs_table(report: Report, *, brief: bool = False) -> Table | None:
+    """Return a row for every run: hyperparameters, status, score, difference from its control, losses.
+
+    Args:
+        report: the report.
+        brief: whether hyperparameters are given as one text, and without p values and losses.
+    """
     analysis = report.analyses[0] if report.analyses else None
     scores = {} if analysis is None else {score.run: score for score in analysis.scores}
     compared = {} if analysis is None else {each.run: each for each in analysis.comparisons}
@@ -61,7 +66,10 @@ def runs_table(report: Report) -> Table | None:
         Column("val loss", numeric=True, unit="nats", digits=3, note="Nats per label token, the last one"),
         Column("gap", numeric=True, unit="nats", digits=3, note="Validation loss minus training loss"),
     )
-    return table_of(columns, rows, by_run=True)
+    table = table_of(columns, rows, by_run=True)
+    if table is None:
+        return None
+    return table.only(*_BRIEF) if brief else table.only(*(each.name for each in columns if each.name != "settings"))
 
 
 def settings_section(report: Report) -> Section:

@@ -102,7 +102,8 @@ def _losses(report: Report, trained: Sequence[_Trained]) -> Table | None:
         )
         for run, facts in trained
     ]
-    return table_of(columns, rows, by_run=True, notes=(" ".join(_legend(runs, speeds)),))
+    legend = " ".join(_legend(runs, speeds))
+    return table_of(columns, rows, "Losses, speed and memory", by_run=True, notes=(legend,))
 
 
 def _shared(values: Iterable[Measured], attribute: str) -> str | None:
