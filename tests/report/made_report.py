@@ -15,7 +15,6 @@ from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.status import JobState, RunStatus, TrainingOutcome
 from touchline.core.units import GIB, MIB
 from touchline.data.scores import AskedItem, CheckpointInfo, EvaluationRecord, SampleScore
-from touchline.report.analyses import analyses
 from touchline.report.facts import pareto
 from touchline.report.formatting import settings_words
 from touchline.report.report import (
@@ -30,6 +29,7 @@ from touchline.report.report import (
 )
 from touchline.results.report_inputs import GeneralScore, Issue, ReportInput
 from touchline.results.run_result import LossPoint, RunResult, StepCurves
+from touchline.results.scored import analyses
 from touchline.results.verification_types import (
     AdapterSize,
     CheckpointFault,

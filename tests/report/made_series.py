@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from touchline.report.trackers.exported import Point, RunSeries
+from touchline.report.trackers.protocol import Point, RunSeries
 
 SCORE = "evaluation/capitalization/"
 Scalars = dict[str, list[tuple[int, float]]]

@@ -10,9 +10,8 @@ from tests.report.made_gathered import RANK, TASK, control, record, rights, run
 from tests.run.made_plans import made_control, made_plan, made_run
 
 from touchline.data.scores import EvaluationRecord, SampleScore
-from touchline.report.analyses import analyses
 from touchline.results.run_result import RunResult
-from touchline.results.scored import compared, last_of_each, scored_run
+from touchline.results.scored import analyses, compared, last_of_each, scored_run
 from touchline.spec.runs import ControlKind, RunKind
 from touchline.statistics.conclusions import Conclusion
 

@@ -16,8 +16,8 @@ from tests.report.made_report import ALERT, Make, made_report
 from touchline.data.scores import AskedItem
 from touchline.plan.settings_table import Origin, RunSetting
 from touchline.report.charts import charts
+from touchline.report.figures import figure_script
 from touchline.report.page import report_html
-from touchline.report.page.scripts import figure_script
 from touchline.report.report import NextStep, Report
 
 pytest.importorskip("altair")

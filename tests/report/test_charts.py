@@ -11,9 +11,8 @@ import pytest
 from tests.report.made_report import Make, fifty, made_report, thousand
 
 from touchline.core.quantity import Missing
-from touchline.report.chart import Chart
 from touchline.report.charts import charts
-from touchline.report.pictures import png
+from touchline.report.figures import Chart, png
 from touchline.report.report import Report
 
 altair = pytest.importorskip("altair")

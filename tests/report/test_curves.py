@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from touchline.report.charts.curves import POINTS_A_RUN, best, budget, smoothed, thinned
+from touchline.report.charts.losses import POINTS_A_RUN, best, budget, smoothed, thinned
 from touchline.results.run_result import LossPoint
 
 pytestmark = pytest.mark.planning

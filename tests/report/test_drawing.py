@@ -16,8 +16,7 @@ from tests.results.made_seed002 import make
 
 from touchline.core.errors import HostError
 from touchline.report.figures import Figure
-from touchline.report.local.draw_process import draw
-from touchline.report.local.drawing import write_picture
+from touchline.report.local.draw_process import draw, write_picture
 
 pytest.importorskip("altair")
 pytest.importorskip("vl_convert")

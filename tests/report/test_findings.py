@@ -18,7 +18,6 @@ from touchline.core.finding import Severity
 from touchline.core.levels import Level
 from touchline.core.quantity import Missing, Quantity
 from touchline.core.status import JobState, RunStatus, TrainingOutcome
-from touchline.report.analyses import analyses
 from touchline.report.build import build_report
 from touchline.report.facts import pareto
 from touchline.report.findings import FindingInputs, headline
@@ -27,6 +26,7 @@ from touchline.report.markdown import results_markdown
 from touchline.report.report import Report
 from touchline.results.report_inputs import GeneralScore, Issue, ReportInputs
 from touchline.results.run_result import RunResult
+from touchline.results.scored import analyses
 from touchline.spec.runs import ControlKind, RunKind
 from touchline.statistics.conclusions import Conclusion
 

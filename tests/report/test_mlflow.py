@@ -11,7 +11,7 @@ import pytest
 from tests.report.made_series import Scalars, same, scalars, series
 
 from touchline.core.errors import HostError, PolicyError
-from touchline.report.trackers.exported import RunSeries
+from touchline.report.trackers.protocol import RunSeries
 from touchline.report.trackers.to_mlflow import MLflow, open_at
 
 pytestmark = pytest.mark.trackers

@@ -18,7 +18,7 @@ from tests.report.made_report import ALERT, Make, fifty, made_report
 
 from touchline.core.finding import Severity
 from touchline.data.scores import AskedItem
-from touchline.report.chart import Chart
+from touchline.report.figures import Chart
 from touchline.report.page import report_html
 from touchline.report.page.browser import BUDGET_CHARS, PROMPT_CHARS, browser_data
 from touchline.report.page.embedding import embedded_json

@@ -21,7 +21,7 @@ from tests.report.test_findings import DESIGNS, factorial
 from tools.tiny_model import write_tiny_model
 from touchline.data.scores import EvaluationRecord
 from touchline.report.build import build_report
-from touchline.report.samples import sample_rows
+from touchline.report.local.samples import sample_rows
 from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import ResultsAnswer, RunResult
 from touchline.spec.runs import RunKind

@@ -19,7 +19,7 @@ from touchline.core.notes import Note
 from touchline.core.quantity import Missing, Quantity
 from touchline.core.status import JobState, RunStatus, TrainingOutcome
 from touchline.report.build import build_report
-from touchline.report.chart import Chart
+from touchline.report.figures import Chart
 from touchline.report.markdown import results_markdown
 from touchline.report.report import EstimateRow, Report
 from touchline.results.report_inputs import GeneralScore, Issue, ReportInput, ReportInputs

@@ -11,9 +11,8 @@ import pytest
 from tests.report.made_report import Make, made_report
 
 from touchline.data.scores import SampleScore
+from touchline.report.local.samples import COLUMNS, can_write_parquet, sample_rows, write_lines, write_parquet
 from touchline.report.report import Report
-from touchline.report.samples import COLUMNS, sample_rows
-from touchline.results.sample_table import can_write_parquet, write_lines, write_parquet
 
 NASTY = (
     SampleScore(id="i0", target="Ä", output="</script>\n\u2028\udc80", exact=False, match=False, stop="max_tokens"),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tests.report.made_series import Scalars, same, scalars, series
 
-from touchline.report.trackers.exported import RunSeries
+from touchline.report.trackers.protocol import RunSeries
 from touchline.report.trackers.to_tensorboard import TensorBoard
 
 pytestmark = pytest.mark.trackers

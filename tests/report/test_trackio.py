@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from tests.report.made_series import Scalars, same, scalars, series
 
-from touchline.report.trackers.exported import Exported
+from touchline.report.trackers.protocol import Exported
 
 pytestmark = pytest.mark.trackers
 

@@ -14,7 +14,7 @@ import pytest
 from tests.report.made_series import Scalars, same, scalars, series
 from tests.report.wandb_server import Received, wandb_server
 
-from touchline.report.trackers.exported import Exported, RunSeries
+from touchline.report.trackers.protocol import Exported, RunSeries
 from touchline.report.trackers.to_wandb import Wandb
 from touchline.report.trackers.wandb_files import rows
 

@@ -143,7 +143,7 @@ def history_calibration(history_dir: Path, *, plot: Path | None = None) -> Calib
     """
     from touchline.estimate.local.calibration import calibrate
     from touchline.report.calibration import calibration_figure
-    from touchline.report.local.drawing import write_picture
+    from touchline.report.local.draw_process import write_picture
 
     calibration = calibrate(replace(load_settings(), history_dir=history_dir))
     if plot is not None:

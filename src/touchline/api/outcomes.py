@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from touchline.lint.local.audit import AuditRequest
     from touchline.report.compared import ComparedExperiments
     from touchline.report.local.reporting import ReportFiles
-    from touchline.report.trackers.exported import Export
+    from touchline.report.trackers.protocol import Export
     from touchline.results.cleaning import Cleaned
     from touchline.results.following import OutputLine
     from touchline.results.run_result import RunResult
@@ -44,7 +44,7 @@ def results(source: Path) -> Results:
 
 def analyses(source: Path, found: Sequence[RunResult]) -> tuple[Analysis, ...]:
     """Return the statistical tests of the report, one analysis per task and score."""
-    from touchline.report.analyses import analyses as analyses_of
+    from touchline.results.scored import analyses as analyses_of
 
     if not is_experiment(source):
         from touchline.report.local.gathering import collect_report_inputs
@@ -110,9 +110,9 @@ def data_audit(path: Path, request: AuditRequest | None = None, *, plot: Path | 
 
     found, rows = audit(path, request)
     if plot is not None:
-        from touchline.report.audit import audit_figure
+        from touchline.report.dataset_figures import audit_figure
         from touchline.report.figures import Figure
-        from touchline.report.local.drawing import write_picture
+        from touchline.report.local.draw_process import write_picture
 
         empty = Figure(spec=None, note="There are no rows to draw.")
         write_picture(empty if rows is None else audit_figure(rows), plot)

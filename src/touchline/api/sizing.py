@@ -129,7 +129,7 @@ def place_experiment(
 
 def _draw(placement: Placement, jobs: Sequence[PlaceJob], cluster: Cluster, path: Path) -> None:
     from touchline.report.gantt import gantt_figure
-    from touchline.report.local.drawing import write_picture
+    from touchline.report.local.draw_process import write_picture
 
     write_picture(gantt_figure(placement, jobs, cluster.gpus, cluster.gpus_per_node), path)
 
@@ -148,8 +148,8 @@ def pack(
         HostError: the package that draws figures is not installed.
     """
     from touchline.plan.local.packing import compare, load_lengths
-    from touchline.report.lengths import length_figure
-    from touchline.report.local.drawing import write_picture
+    from touchline.report.dataset_figures import length_figure
+    from touchline.report.local.draw_process import write_picture
 
     lengths = load_lengths(request, settings, on_progress)
     summary = compare(request, lengths)

@@ -41,7 +41,7 @@ def export(
     """
     from touchline import api
     from touchline.cli.progress import progress_bar
-    from touchline.report.trackers.exported import Export
+    from touchline.report.trackers.protocol import Export
 
     with progress_bar(f"exporting to {to.value}") as on_progress:
         done = api.export(source, to.value, directory=directory, only=run, on_progress=on_progress)

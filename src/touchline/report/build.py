@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 from touchline.core.levels import STAGE
@@ -9,8 +10,10 @@ from touchline.core.markup import bare
 from touchline.core.notes import NoteCode
 from touchline.core.quantity import Missing
 from touchline.plan.design_text import design_line
-from touchline.report.analyses import analyses as analyses_of
+from touchline.plan.settings import collect_settings, setting_rows
+from touchline.plan.settings_table import Origin, RunSetting, Scalar
 from touchline.report.appendix import commands
+from touchline.report.comparing.settings import COLLECTED
 from touchline.report.estimates import estimate_rows
 from touchline.report.facts import (
     all_device_hours,
@@ -27,10 +30,10 @@ from touchline.report.issues import issues
 from touchline.report.next_steps import next_steps
 from touchline.report.packing_rows import packing_advice, packing_rows
 from touchline.report.report import Report
-from touchline.report.settings import report_settings
 from touchline.results.collected import run_metrics
 from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import RunResult
+from touchline.results.scored import analyses as analyses_of
 from touchline.spec.runs import RunKind
 
 _NOTHING_EVALUATED = Missing(missing="nothing was evaluated")
@@ -164,3 +167,21 @@ def _trained_on(gathered: ReportInputs) -> Iterator[tuple[str, str]]:
                 machines.setdefault(str(note.data["machine"]), []).append(run.name)
     for machine, names in machines.items():
         yield "trained on", machine if len(machines) == 1 else f"{machine} ({join_names(names)})"
+
+
+def report_settings(gathered: ReportInputs) -> tuple[RunSetting, ...]:
+    """Return the settings of every run, as planned or as logged."""
+    if gathered.plan is not None:
+        return collect_settings(gathered.plan)
+    return setting_rows({run.name: dict(_logged(run)) for run in gathered.runs}, _is_logged)
+
+
+def _is_logged(key: str, values: Sequence[Scalar]) -> tuple[Origin, str | None]:
+    del key, values
+    return Origin.LOGGED, None
+
+
+def _logged(run: RunResult) -> Iterator[tuple[str, Scalar]]:
+    for key, value in run.settings.items():
+        if value is not None and not (isinstance(value, float) and not math.isfinite(value)):
+            yield COLLECTED.get(key, key), value

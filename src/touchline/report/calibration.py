@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 
 from touchline.estimate.calibration import CalibrationMark
-from touchline.report.figures import FIGURES_OFF, Figure
+from touchline.report.figures import Figure, figures_off
 
 
 def calibration_figure(marks: Sequence[CalibrationMark]) -> Figure:
@@ -18,8 +17,8 @@ def calibration_figure(marks: Sequence[CalibrationMark]) -> Figure:
     shown = [mark for mark in marks if mark.measured > 0 and mark.low > 0]
     if not shown:
         return Figure(spec=None, note="No estimate has been compared with a run yet.")
-    if importlib.util.find_spec("altair") is None or importlib.util.find_spec("vl_convert") is None:
-        return Figure(spec=None, note=FIGURES_OFF)
+    if off := figures_off():
+        return Figure(spec=None, note=off)
     import altair
 
     panels = []

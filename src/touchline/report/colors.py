@@ -1,4 +1,4 @@
-"""Colors of a report: a hue per base model, a shade per setting, grey for controls.
+"""Colors of a report: a hue per base model, a shade per setting, grey for controls; text and lines of the figures.
 
 Color-blind readers distinguish blue from orange first, and shades by lightness. Each model also has a shape. Each color
 has two versions, for light and dark backgrounds.
@@ -115,3 +115,37 @@ def _hex(lightness: float, chroma: float, hue: float) -> str:
 
 def _gamma(channel: float) -> float:
     return 12.92 * channel if channel <= 0.0031308 else 1.055 * channel ** (1 / 2.4) - 0.055
+
+
+INK, MUTED, GRID, WHITE = "#1d2430", "#5f6773", "#e2e6ea", "#ffffff"
+"""Colors of text, secondary text, grid lines and background."""
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', 'DejaVu Sans', sans-serif"
+
+CONFIG: dict[str, object] = {
+    "background": "transparent",
+    "font": FONT,
+    "view": {"stroke": None},
+    "axis": {
+        "labelColor": INK,
+        "titleColor": MUTED,
+        "titleFontWeight": "normal",
+        "gridColor": GRID,
+        "domain": False,
+        "ticks": False,
+        "labelPadding": 6,
+        "labelFontSize": 11,
+        "titleFontSize": 11,
+        "titlePadding": 8,
+        "labelLimit": 220,
+    },
+    "legend": {
+        "labelColor": INK,
+        "titleColor": MUTED,
+        "labelFontSize": 11,
+        "symbolSize": 70,
+        "labelLimit": 260,
+        "orient": "top",
+        "rowPadding": 2,
+        "offset": 8,
+    },
+}

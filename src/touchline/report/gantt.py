@@ -5,7 +5,6 @@ A chain's jobs share a hue. The thin line at the foot of a bar ends where the jo
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -14,7 +13,7 @@ from touchline.core.text import one_line, shorten
 from touchline.core.units import minutes_to_seconds, percent, seconds_to_hours
 from touchline.plan.placement.types import DeadlineVerdict, PlaceJob, Placement, ScheduledJob
 from touchline.plan.placement.verdict import duration_text
-from touchline.report.figures import FIGURES_OFF, Figure
+from touchline.report.figures import Figure, figures_off
 
 WIDTH = 900
 """Width of the time axis, in pixels."""
@@ -45,8 +44,8 @@ def gantt_figure(placement: Placement, jobs: Sequence[PlaceJob], gpus: int, gpus
         gpus: total number of GPUs.
         gpus_per_node: GPUs per node, with lines between nodes; None: one node.
     """
-    if importlib.util.find_spec("altair") is None or importlib.util.find_spec("vl_convert") is None:
-        return Figure(spec=None, note=FIGURES_OFF)
+    if off := figures_off():
+        return Figure(spec=None, note=off)
     if not any(slot.gpus for slot in placement.schedule):
         return Figure(spec=None, note="No job holds a GPU.")
 

@@ -1,4 +1,4 @@
-"""Run results as input of the statistics, shares of correct answers, and comparisons with controls."""
+"""Analyses of run results: input of the statistics, shares of correct answers, and comparisons with controls."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from statistics import fmean
 from typing import Final
 
 import numpy as np
+from numpy.random import PCG64, Generator
 
 from touchline.core.notes import Note, NoteCode
 from touchline.core.quantity import Quantity
@@ -18,9 +19,11 @@ from touchline.data.scores import EvaluationRecord, SampleScore
 from touchline.results.run_result import RunResult
 from touchline.spec.plan import Plan
 from touchline.spec.runs import ControlKind, RunKind
+from touchline.statistics.analysis import analyse
 from touchline.statistics.clustered import clustered_share
-from touchline.statistics.conclusions import Proportion, RunScore, ScoredRun
+from touchline.statistics.conclusions import Analysis, Proportion, RunScore, ScoredRun
 from touchline.statistics.proportion import wilson, wilson_of_share
+from touchline.statistics.strata import tied_factors
 
 SEED: Final = 7
 """Seed of bootstrap and permutation signs, so equal results give equal reports."""
@@ -168,4 +171,28 @@ def _primary(score: RunScore) -> Quantity:
         coverage=score.coverage,
         aggregation="mean",
         method=f"{score.method}, {score.items} items",
+    )
+
+
+def analyses(
+    runs: Sequence[RunResult], factors: Mapping[str, Sequence[str]], datasets: Mapping[str, str]
+) -> tuple[Analysis, ...]:
+    """Return one analysis per task and score, the experiment's own task first. Empty if nothing was evaluated.
+
+    Args:
+        runs: the results, in the plan's order.
+        factors: the factors, with their levels in the design's order.
+        datasets: dataset of each run, by its name.
+    """
+    found: dict[tuple[str, str], list[ScoredRun]] = {}
+    for own in (True, False):
+        for result in runs:
+            records = last_of_each(result.evaluations if own else result.other_evaluations)
+            for key, record in records.items():
+                found.setdefault(key, []).append(scored_run(result, record, datasets.get(result.name, "")))
+    asked = [run for run in runs if run.kind is RunKind.FINE_TUNED and run.control is None]
+    tied = tied_factors([{level.factor: level.value for level in run.levels} for run in asked], list(factors))
+    return tuple(
+        analyse(scored, task=task, score=score, factors=factors, rng=Generator(PCG64(SEED)), tied=tied)
+        for (task, score), scored in found.items()
     )

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from touchline.report.chart import Chart
-from touchline.report.pictures import figures_off
+from touchline.report.figures import Chart, figures_off
 from touchline.report.report import Report
 
 
@@ -16,14 +15,13 @@ def charts(report: Report) -> tuple[Chart, ...]:
 
 def _drawn(report: Report) -> Iterator[Chart | None]:
     # These modules import altair, which may be missing.
-    from touchline.report.charts.cost import cost
+    from touchline.report.charts.cost import cost, storage
     from touchline.report.charts.effects import contrasts, effect
     from touchline.report.charts.epochs import score_by_epoch
     from touchline.report.charts.estimates import estimates
     from touchline.report.charts.losses import training_loss, validation_loss
     from touchline.report.charts.scores import differences, scores
     from touchline.report.charts.steps import step_charts
-    from touchline.report.charts.storage import storage
     from touchline.report.colors import inks
 
     colours = inks(report)

@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 
 import altair
 
-from touchline.report.chart import Chart
-from touchline.report.charts.look import INK, MUTED, WHITE
 from touchline.report.charts.parts import (
     Row,
     finished,
@@ -22,7 +20,8 @@ from touchline.report.charts.parts import (
     with_controls,
 )
 from touchline.report.charts.scores import SECTION, control_rows
-from touchline.report.colors import CONTROL, SeriesColor
+from touchline.report.colors import CONTROL, INK, MUTED, WHITE, SeriesColor
+from touchline.report.figures import Chart
 from touchline.report.formatting import factor_words, p_text, scale_of
 from touchline.report.report import Report
 from touchline.statistics.conclusions import Analysis, Conclusion, Contrast, FactorEffect, SeedScore

@@ -7,8 +7,6 @@ from collections.abc import Mapping
 import altair
 
 from touchline.data.scores import EvaluationRecord
-from touchline.report.chart import Chart
-from touchline.report.charts.look import MUTED
 from touchline.report.charts.parts import (
     Row,
     colour,
@@ -20,7 +18,8 @@ from touchline.report.charts.parts import (
     with_controls,
 )
 from touchline.report.charts.scores import SECTION, control_rows
-from touchline.report.colors import SeriesColor
+from touchline.report.colors import MUTED, SeriesColor
+from touchline.report.figures import Chart
 from touchline.report.formatting import scale_of
 from touchline.report.report import Report
 from touchline.results.run_result import RunResult

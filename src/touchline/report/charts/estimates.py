@@ -9,11 +9,10 @@ import altair
 
 from touchline.core.markup import bare, measured
 from touchline.core.quantity import Quantity
-from touchline.report.chart import Chart
-from touchline.report.charts.look import INK, MUTED
 from touchline.report.charts.parts import Row, finished, followed, number, rows_of
 from touchline.report.charts.scores import ROWS_LIMIT
-from touchline.report.colors import CONTROL, SeriesColor
+from touchline.report.colors import CONTROL, INK, MUTED, SeriesColor
+from touchline.report.figures import Chart
 from touchline.report.report import EstimateRow, Report
 
 _BAND = 64

@@ -13,9 +13,8 @@ from typing import Any
 
 import altair
 
-from touchline.report.chart import Chart
-from touchline.report.charts.look import CONFIG
-from touchline.report.colors import CONTROL, SeriesColor, used
+from touchline.report.colors import CONFIG, CONTROL, SeriesColor, used
+from touchline.report.figures import Chart
 from touchline.report.formatting import Scale, join_names
 
 Row = dict[str, object]

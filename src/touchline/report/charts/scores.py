@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 
 import altair
 
-from touchline.report.chart import Chart
-from touchline.report.charts.look import INK, MUTED, WHITE
 from touchline.report.charts.parts import (
     Row,
     colour,
@@ -20,7 +18,8 @@ from touchline.report.charts.parts import (
     rows_of,
     signed,
 )
-from touchline.report.colors import SeriesColor
+from touchline.report.colors import INK, MUTED, WHITE, SeriesColor
+from touchline.report.figures import Chart
 from touchline.report.formatting import p_text, scale_of
 from touchline.report.report import Report
 from touchline.statistics.conclusions import Analysis, Comparison, Conclusion, RunScore

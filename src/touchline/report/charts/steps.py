@@ -8,12 +8,11 @@ from collections.abc import Iterator, Mapping
 import altair
 
 from touchline.core.quantity import Missing
-from touchline.report.chart import Chart
-from touchline.report.charts.curves import SMOOTH_SHARE, budget, smoothed, thinned
-from touchline.report.charts.losses import SECTION, curve, felt, lines
+from touchline.report.charts.losses import SECTION, SMOOTH_SHARE, budget, curve, felt, lines, smoothed, thinned
 from touchline.report.charts.parts import Row, finished, log_ticks, number
 from touchline.report.colors import SeriesColor
 from touchline.report.facts import is_asked_about
+from touchline.report.figures import Chart
 from touchline.report.report import Report
 from touchline.results.run_result import LossPoint, RunResult, StepCurves
 

@@ -15,8 +15,7 @@ import sys
 def main() -> int:
     """Draw the requested figures. Return 1 if that fails, with the reason on standard error."""
     from touchline.core.json_text import parse_json
-    from touchline.report.page.scripts import figure_script
-    from touchline.report.pictures import png
+    from touchline.report.figures import figure_script, png
 
     request = parse_json(sys.stdin.read())
     if request["script"]:

@@ -5,19 +5,20 @@ The folder may be one that touchline planned, or any other with logs and checkpo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from touchline.core.callbacks import ProgressCallback
 from touchline.core.errors import TouchlineError
 from touchline.core.files import read_text_bounded
 from touchline.core.units import format_bytes
-from touchline.results.asked import asked_items
+from touchline.data.evaluations import EVALUATIONS_FOLDER, read_asked
+from touchline.data.scores import AskedItem
 from touchline.results.collect import collect_results
-from touchline.results.controls import no_op_issues
-from touchline.results.folder_issues import folder_issues
+from touchline.results.folder_issues import folder_issues, no_op_issues
 from touchline.results.general import read_general
 from touchline.results.report_inputs import ReportInput, ReportInputs
+from touchline.results.run_result import RunResult
 from touchline.results.verification import verify_planned
 from touchline.run.folders import ExperimentFolder, is_experiment
 from touchline.spec.plan import Plan, PlannedRun
@@ -109,3 +110,25 @@ def _sources(plan: Plan) -> Iterator[ReportInput]:
                 ("sha256 of the weights", model.weights_sha256),
             ),
         )
+
+
+def asked_items(root: Path, runs: Sequence[RunResult]) -> dict[str, dict[str, AskedItem]]:
+    """Read the prompted items of every evaluation, by `EvaluationRecord.asked_key` and item id.
+
+    Evaluations with the same data and settings have the same prompts, so one file of each is read. Scores files written
+    before 0.2 do not hold the items: their questions are read from the .eval log.
+
+    Args:
+        root: experiment folder.
+        runs: results of its runs.
+    """
+    from touchline.results.imported.evaluations import read_asked as read_from_log
+
+    items: dict[str, dict[str, AskedItem]] = {}
+    for run in runs:
+        for record in (*run.evaluations, *run.other_evaluations):
+            if not items.get(record.asked_key):
+                asked = read_asked(root / run.name, record)
+                log = root / run.name / EVALUATIONS_FOLDER / record.log
+                items[record.asked_key] = asked or read_from_log(log)
+    return items

@@ -34,7 +34,7 @@ from touchline.report.report import Report
 from touchline.run.folders import ExperimentFolder, is_experiment
 
 if TYPE_CHECKING:
-    from touchline.report.chart import Chart
+    from touchline.report.figures import Chart
 
 MARKDOWN, PAGE, SAMPLES, FIGURES = "RESULTS.md", "report.html", "samples.jsonl", "figures"
 _OURS = "touchline report"
@@ -106,12 +106,11 @@ def write_report(
     """
     from touchline.report.build import build_report
     from touchline.report.charts import charts as charts_of
-    from touchline.report.figures import off_because
+    from touchline.report.figures import figures_off, off_because
+    from touchline.report.local.samples import can_write_parquet
     from touchline.report.markdown import results_markdown
-    from touchline.report.markup import rebased
+    from touchline.report.markdown.appendix import rebased
     from touchline.report.page import report_html
-    from touchline.report.pictures import figures_off
-    from touchline.results.sample_table import can_write_parquet
 
     gathered = collect_report_inputs(source, deep=deep, on_progress=on_progress)
     home = source if source.is_dir() else source.parent
@@ -262,8 +261,7 @@ def _read_drawn(path: Path) -> dict[str, str]:
 
 def _write_samples(target: Path, report: Report, *, parquet: bool) -> None:
     """Write every answer as one row. Write no file if nothing was evaluated."""
-    from touchline.report.samples import sample_rows
-    from touchline.results.sample_table import write_lines, write_parquet
+    from touchline.report.local.samples import sample_rows, write_lines, write_parquet
 
     if not any(run.evaluations or run.other_evaluations for run in report.runs):
         return

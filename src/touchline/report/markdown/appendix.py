@@ -1,12 +1,15 @@
-"""Appendix of RESULTS.md: commands, data sources, datasets and models, and provenance."""
+"""Appendix of RESULTS.md: commands, data sources, datasets and models, and provenance; links to files."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
+
+from jinja2.filters import do_urlencode
 
 from touchline.core.markup import code, escape, fence, table
 from touchline.core.table import table_markdown
-from touchline.report.markup import link
+from touchline.report.figures import Chart
 from touchline.report.report import Command, Report
 from touchline.report.tables.runs import settings_section
 
@@ -73,3 +76,44 @@ def _fact(value: str | None) -> str:
         return "-"
     is_hash = len(value) == 64 and all(letter in "0123456789abcdef" for letter in value)
     return code(value[:16]) if is_hash else escape(value)
+
+
+_LINKABLE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/-]*")
+_LINKED = re.compile(r"(?<=[^!\\])\]\((?!figures/|report\.html|samples\.jsonl)([A-Za-z0-9_][A-Za-z0-9._/-]*)\)")
+_LINKS_SHOWN = 3
+
+
+def link(path: str) -> str:
+    """Return a relative link to a file, or code if its name is not safe in a link."""
+    if _LINKABLE.fullmatch(path) and ".." not in path:
+        return f"[{escape(path)}]({path})"
+    return code(path)
+
+
+def rebased(text: str, base: str) -> str:
+    """Return the text with its links to the experiment's files adjusted to another folder.
+
+    Args:
+        text: a report; links to files beside it are unchanged.
+        base: the experiment's folder as seen from the report's.
+    """
+    return text if base == "." else _LINKED.sub(lambda found: f"]({do_urlencode(base)}/{found[1]})", text)
+
+
+def sources(paths: Sequence[str]) -> str:
+    """Return ` (from a, b and 3 more)`. Empty if there are none."""
+    if not paths:
+        return ""
+    unique = list(dict.fromkeys(paths))
+    told = ", ".join(link(path) for path in unique[:_LINKS_SHOWN])
+    more = f" and {len(unique) - _LINKS_SHOWN} more" if len(unique) > _LINKS_SHOWN else ""
+    return f" (from {told}{more})"
+
+
+def figures(charts: Sequence[Chart], *sections: str) -> list[str]:
+    """Return the pictures of a section, each with its caption."""
+    return [
+        f"![{escape(chart.title)}](figures/{chart.name}.png)\n\n{escape(chart.caption)}\n"
+        for chart in charts
+        if chart.section in sections and _LINKABLE.fullmatch(chart.name)
+    ]

@@ -9,8 +9,7 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from touchline.report.charts.look import GRID, INK, MUTED, WHITE
-from touchline.report.colors import SeriesColor
+from touchline.report.colors import GRID, INK, MUTED, WHITE, SeriesColor
 
 _UNSAFE = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
 _TOKENS = {INK: "ink", MUTED: "muted", GRID: "grid", WHITE: "card"}

@@ -11,8 +11,7 @@ from touchline.core.callbacks import ProgressCallback
 from touchline.core.errors import PolicyError
 from touchline.core.files import try_lock
 from touchline.data.metrics_file import read_metrics
-from touchline.report.trackers.exported import Export, Exported
-from touchline.report.trackers.protocol import Tracker, open_tracker
+from touchline.report.trackers.protocol import Export, Exported, Tracker, open_tracker
 from touchline.report.trackers.series import run_series
 from touchline.results.collect import collect_results
 from touchline.run.planning import LoadedPlan

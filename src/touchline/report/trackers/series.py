@@ -17,7 +17,7 @@ from touchline.core.status import RunStatus
 from touchline.core.units import GIB
 from touchline.data.metrics import AttemptRow, Metrics, StepRow
 from touchline.data.scores import EvaluationRecord
-from touchline.report.trackers.exported import Point, RunSeries
+from touchline.report.trackers.protocol import Point, RunSeries
 from touchline.results.figures import static_config
 from touchline.results.run_result import RunResult, Setting
 from touchline.spec.plan import Plan, PlannedRun

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from touchline.core.errors import HostError, PolicyError
 from touchline.core.files import disk_errors
-from touchline.report.trackers.exported import Exported, Point, RunSeries
+from touchline.report.trackers.protocol import Exported, Point, RunSeries
 
 ADDRESS = "MLFLOW_TRACKING_URI"
 ID_TAG = "touchline.id"

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from touchline.core.files import disk_errors, inside, open_append, read_bytes, write_atomic
-from touchline.report.trackers.exported import Exported, Point, RunSeries
+from touchline.report.trackers.protocol import Exported, Point, RunSeries
 
 
 def open_at(directory: Path | None, default: Path) -> TensorBoard:

@@ -19,7 +19,7 @@ from typing import Any
 
 from touchline.core.errors import HostError
 from touchline.core.files import disk_errors
-from touchline.report.trackers.exported import Exported, Point, RunSeries
+from touchline.report.trackers.protocol import Exported, Point, RunSeries
 
 DIRECTORY = "TRACKIO_DIR"
 """Variable with trackio's database directory. trackio reads it once, on import."""

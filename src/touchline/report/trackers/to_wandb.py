@@ -23,7 +23,7 @@ from typing import Any
 
 from touchline.core.files import disk_errors, read_bytes, write_atomic
 from touchline.core.json_text import parse_json
-from touchline.report.trackers.exported import Exported, Point, RunSeries
+from touchline.report.trackers.protocol import Exported, Point, RunSeries
 from touchline.report.trackers.wandb_files import mend, rows
 
 DIRECTORY = "WANDB_DIR"

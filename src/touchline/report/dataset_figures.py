@@ -1,18 +1,21 @@
-"""Figures of a dataset: lengths of its examples and frequency of its answers."""
+"""Figures of a dataset: lengths of its examples in characters and tokens, and frequency of its answers."""
 
 from __future__ import annotations
 
-import importlib.util
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from touchline.core.packing import PackingSummary
 from touchline.core.text import shorten
 from touchline.lint.data_view import DataView
-from touchline.report.figures import FIGURES_OFF, Figure
+from touchline.report.figures import Figure, figures_off
 
 BINS = 50
-"""Number of histogram bars."""
+"""Number of bars of a histogram of characters."""
+_LENGTH_BINS = 60
+"""Number of bars of the histogram of tokens."""
 LABELS = 15
 """Number of answers shown."""
 _LABEL_CHARACTERS = 28
@@ -27,8 +30,8 @@ def audit_figure(view: DataView) -> Figure:
     """
     if not view.count:
         return Figure(spec=None, note="There are no rows to draw.")
-    if importlib.util.find_spec("altair") is None or importlib.util.find_spec("vl_convert") is None:
-        return Figure(spec=None, note=FIGURES_OFF)
+    if off := figures_off():
+        return Figure(spec=None, note=off)
     import altair
 
     splits = [name for name, rows in view.splits.items() if rows]
@@ -110,3 +113,49 @@ def _labels(view: DataView) -> list[dict[str, Any]]:
             if total:
                 rows.append({"split": split, "label": name or "(empty)", "share": counts[label] / total})
     return rows
+
+
+def length_figure(lengths: NDArray[np.uint32], summary: PackingSummary) -> Figure:
+    """Return a histogram of tokens per example, with the maximum length and the mean as lines.
+
+    Args:
+        lengths: tokens of each example, shape [examples], at least one.
+        summary: the packing of the examples; its efficiencies are in the title.
+    """
+    if off := figures_off():
+        return Figure(spec=None, note=off)
+    import altair
+
+    end = float(max(int(lengths.max()), 1))
+    counts, edges = np.histogram(lengths, bins=_LENGTH_BINS, range=(0.0, end))
+    rows = [
+        {"from": float(low), "to": float(high), "examples": int(count)}
+        for low, high, count in zip(edges[:-1], edges[1:], counts, strict=True)
+        if count
+    ]
+    lines = [{"tokens": float(lengths.mean()), "what": f"mean {lengths.mean():,.0f}"}]
+    # A limit far beyond the longest example would squeeze all bars into one.
+    if summary.max_seq_len <= 2 * end:
+        lines.append({"tokens": float(summary.max_seq_len), "what": f"max_seq_len {summary.max_seq_len:,}"})
+    bars = (
+        altair.Chart(altair.InlineData(values=rows))
+        .mark_bar(color="#4c78a8")
+        .encode(
+            x=altair.X("from:Q", bin="binned", title="tokens of an example"),
+            x2="to:Q",
+            y=altair.Y("examples:Q", title="examples"),
+        )
+    )
+    base = altair.Chart(altair.InlineData(values=lines)).encode(x="tokens:Q")
+    rules = base.mark_rule(color="#d62728", strokeDash=[6, 3])
+    words = base.mark_text(align="left", dx=5, dy=-4, baseline="bottom", color="#d62728").encode(
+        text="what:N", y=altair.value(12)
+    )
+    title = altair.Title(
+        f"{summary.examples:,} examples, {int(lengths.min()):,} to {int(lengths.max()):,} tokens",
+        subtitle=f"no padding: packed {summary.packed.efficiency:.1f}%, "
+        f"unpacked {summary.unpacked.efficiency:.1f}% (rows of {summary.max_seq_len:,}, {summary.backend})",
+        anchor="start",
+    )
+    chart = altair.layer(bars, rules, words).properties(width=640, height=300, title=title)
+    return Figure(spec=chart.to_dict(), note="Tokens of each example.")
