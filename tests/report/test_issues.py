@@ -115,7 +115,7 @@ def test_a_checkpoint_whose_weights_are_sound_lacks_a_file_and_is_told_once() ->
 
 def test_why_a_run_is_not_complete_is_said_once() -> None:
     run = made.run("1B_rank4", status=RunStatus.FAILED, outcome=TrainingOutcome.PARTIAL)
-    for title in ("complete log, broken checkpoint", "training not complete"):
+    for title in ("complete log, corrupt checkpoint", "training not complete"):
         told = Issue(
             weight=Severity.ERROR,
             subject="1B_rank4",

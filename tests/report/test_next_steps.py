@@ -195,7 +195,7 @@ def test_what_is_trained_and_not_evaluated_comes_first() -> None:
     report = build_report(replace(seed, verification=verification, files=files))
     assert [each.title for each in report.next_steps] == [
         "Evaluate what is trained",
-        "Look at broken checkpoints",
+        "Check corrupt checkpoints",
         "Evaluate the base models",
         "Try rank 16",
         "Train on a larger dataset",

@@ -317,7 +317,7 @@ def test_a_complete_log_with_a_broken_last_checkpoint_is_no_complete_run(folder:
     gathered = find(folder)
     found = one(gathered, "1B_rank4")
     assert found.outcome is TrainingOutcome.PARTIAL
-    assert "complete log, broken checkpoint" in titles(gathered, "1B_rank4")
+    assert "complete log, corrupt checkpoint" in titles(gathered, "1B_rank4")
 
 
 def test_checkpoints_alone_are_a_run(tmp_path: Path) -> None:

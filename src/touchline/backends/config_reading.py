@@ -1,4 +1,4 @@
-"""Helpers for flat configs of other trainers: settings with their locations, findings, and faults of keys.
+"""Helpers for flat configs of other trainers: settings with their locations, findings, and problems of keys.
 
 Used by the formats whose file is one mapping of settings (the Trainer's arguments, LLaMA-Factory, axolotl) and by
 command lines, which are the same mapping in other clothes.
@@ -49,7 +49,7 @@ class ConfigReader:
         hint: str | None = None,
         edits: tuple[Edit, ...] = (),
     ) -> None:
-        """Note a fault of a setting."""
+        """Add a finding about a setting."""
         keys = path if isinstance(path, tuple) else (path,)
         self.findings.append(
             Finding(

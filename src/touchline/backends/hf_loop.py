@@ -64,7 +64,7 @@ def hf_forecast(
         examples: what is trained on.
         filled: in which rows.
         settings: the settings.
-        capacity: tokens a row at most.
+        capacity: most tokens per sequence.
         multiple: what the width of a micro-batch is rounded up to.
         width: the width of all rows, where it is fixed.
         flatten: whether the rows of a micro-batch are laid one behind the other.

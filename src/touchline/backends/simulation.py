@@ -177,7 +177,7 @@ def forecast(
         examples: what is trained on.
         filled: in which rows, as indices into `examples.kept`.
         settings: the settings.
-        capacity: tokens a row at most.
+        capacity: most tokens per sequence.
         epochs: micro-batches of each epoch whose order is known, at least the first.
         bound: what no micro-batch of the other epochs can exceed; none: there are no others.
         steps: of all epochs: what is expected, the fewest, the most.

@@ -1,6 +1,6 @@
 """Behaviour of a trainer that rules depend on: `TRAITS` of a backend's `traits.py`.
 
-A trainer without the file has the defaults: nothing about it is known that a rule could rest on.
+A trainer without the file has the defaults: nothing about it is known that a rule could use.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class TrainerTraits:
     packing_needs: str | None = None
     """The setting of the length, without which it cannot pack; None if it has a default."""
     eager_attention_leaks: bool = False
-    """Whether packed examples see each other with eager attention."""
+    """Whether packed examples attend to each other with eager attention."""
     long_rows: str = "cuts them"
     """Treatment of examples longer than the limit, the end of the answer first."""
     refuses_long_rows: bool = False

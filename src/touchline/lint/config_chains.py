@@ -177,7 +177,7 @@ def stale_checkpoints(view: FolderView) -> Iterator[Violation]:
         if wrong is not None and wrong[0] is not None:
             yield Violation(
                 message=f"{stays(each)} has checkpoint-{newest.step} of a training with {wrong[0].key} "
-                f"{_plain(wrong[2])}, from which this one, with {_plain(wrong[1])}, would go on",
+                f"{_plain(wrong[2])}, from which this one, with {_plain(wrong[1])}, would resume",
                 at=stated.output_dir,
                 subject=run_name(each),
                 hint=f"an empty folder: {stays(each)}_new, or move the old checkpoints away",

@@ -21,7 +21,7 @@ _ALIKE = 0.75
 """Similarity of a misspelled column name and the right one, by difflib's ratio."""
 _UNFINISHED = frozenset({"TODO", "TBD", "???"})
 _ALL = 4
-"""Rows from which a fault of all rows is certain."""
+"""Rows from which a problem of all rows is certain."""
 _CHOICES = 2
 _ONE_IN = 10
 _MOST = 0.9

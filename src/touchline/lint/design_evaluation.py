@@ -41,7 +41,7 @@ _FEW_VALIDATION_ROWS = 20
 
 @rule("EX108", Severity.INFO)
 def few_seeds(view: DesignView) -> Iterator[Violation]:
-    """Report too few seeds to tell a difference between levels from one between seeds."""
+    """Report too few seeds to separate a difference between levels from one between seeds."""
     count = len(view.experiment.seeds)
     if count >= ENOUGH_SEEDS or not any(len(levels) > 1 for levels in swept(view).values()):
         return

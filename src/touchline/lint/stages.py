@@ -55,7 +55,7 @@ def stage_cycle(view: DesignView) -> Iterator[Violation]:
     for ring in _rings(view.experiment.stages):
         first = min(names.index(name) for name in ring)
         yield Violation(
-            message=f"stages go on from each other in a ring: {' -> '.join((*ring, ring[0]))}"
+            message=f"stages continue from each other in a cycle: {' -> '.join((*ring, ring[0]))}"
             if len(ring) > 1
             else f"stage {ring[0]} is its own parent",
             at=view.where("stages", first, "parent"),

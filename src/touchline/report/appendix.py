@@ -92,7 +92,7 @@ def _evaluate_found(gathered: ReportInputs, runs: Sequence[RunResult]) -> Iterat
     for run in runs:
         command = evaluation_by_hand(gathered, run.name)
         if command is not None:
-            yield _command(EVALUATE, f"the last sound checkpoint of {run.name}", command)
+            yield _command(EVALUATE, f"the last valid checkpoint of {run.name}", command)
 
 
 def run_with(plan: Plan, setting: str) -> str:

@@ -167,7 +167,7 @@ def _standing(run: RunResult) -> Iterator[Issue]:
             weight=Severity.WARNING,
             subject=run.name,
             title="job state unknown",
-            text="Neither its files nor the scheduler tell whether its job still runs; nothing is concluded from that.",
+            text="Neither its files nor the scheduler show whether its job still runs; nothing is concluded from that.",
         )
     match run.status:
         case RunStatus.FAILED:
@@ -177,8 +177,8 @@ def _standing(run: RunResult) -> Iterator[Issue]:
             yield Issue(weight=Severity.ERROR, subject=run.name, title=f"{what} failed", text=text, role=role)
         case RunStatus.INTERRUPTED if _is_spoilt(run):
             text = (
-                "Every step is done and its job ended well, but its last checkpoint is not sound any more, so that "
-                "the training does not count as complete. `touchline resume` goes on from what is sound."
+                "Every step is done and its job ended well, but its last checkpoint is no longer valid, so that "
+                "the training does not count as complete. `touchline resume` continues from the last valid state."
             )
             title = "last checkpoint lost"
             yield Issue(weight=Severity.WARNING, subject=run.name, title=title, text=text, role=IssueRole.NOT_DONE)

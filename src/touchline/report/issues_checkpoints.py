@@ -12,7 +12,7 @@ from touchline.results.run_result import RunResult
 from touchline.results.verification_types import Verification, VerifiedCheckpoint
 
 _CUT, _SIZE = "truncated", "wrong-size"
-"""Codes of faults. A truncated file has the wrong size too."""
+"""Codes of problems. A truncated file has the wrong size too."""
 
 
 def checkpoint_issues(verification: Verification, runs: Mapping[str, RunResult]) -> Iterator[Issue]:

@@ -72,7 +72,7 @@ def _seeds(gathered: ReportInputs, analysis: Analysis) -> Iterator[NextStep]:
         yield NextStep(
             title="Leave the open contrasts open",
             why=f"The difference of {_contrast_words(largest, scale)}, the largest open one, would need more than "
-            f"{_MOST_SEEDS} seeds to be told from the spread between seeds.",
+            f"{_MOST_SEEDS} seeds to be separated from the spread between seeds.",
         )
     elif needed > largest.seeds:
         yield NextStep(

@@ -93,7 +93,7 @@ def _answers(gathered: ReportInputs, analysis: Analysis | None) -> Iterator[Next
         )
     if floor:
         best = scale_of(analysis).value(max(score.value for score in own))
-        why.append(f"No fine-tuned run scores above {best}: at the bottom of the scale nothing can be told apart.")
+        why.append(f"No fine-tuned run scores above {best}: at the bottom of the scale no difference can show.")
     name = shlex.quote(f"{(spoiled[0].run if spoiled else own[0].run)}/eval")
     yield NextStep(title="Read the answers", why=" ".join(why), command=f"inspect view --log-dir {name}")
 
@@ -106,8 +106,8 @@ def _checkpoints(gathered: ReportInputs) -> Iterator[NextStep]:
     broken = [f"{each.run}/{each.name}" for each in gathered.verification.checkpoints if not each.sound]
     if broken:
         yield NextStep(
-            title="Look at broken checkpoints",
-            why=f"{join_names(broken)}: reading every value, and not headers alone, tells what else is wrong."
+            title="Check corrupt checkpoints",
+            why=f"{join_names(broken)}: reading every value, and not headers alone, shows what else is wrong."
             if gathered.verification.depth == "headers"
             else f"{join_names(broken)} cannot be loaded as they are.",
             command="touchline report . --deep" if gathered.verification.depth == "headers" else None,
@@ -121,7 +121,7 @@ def _controls(gathered: ReportInputs) -> Iterator[NextStep]:
     if without:
         yield NextStep(
             title="Evaluate the base models",
-            why=f"{join_names(without)}: no untrained control was evaluated, so that no gain can be told from what the "
+            why=f"{join_names(without)}: no untrained control was evaluated, so that the gain is unknown beside what the "
             "base model does already.",
             command=None if gathered.plan is None else run_with(gathered.plan, "controls=[base]"),
         )
@@ -220,8 +220,8 @@ def _estimates(rows: Sequence[EstimateRow]) -> Iterator[NextStep]:
     missed = [row for row in rows if row.inside is False]
     if missed:
         yield NextStep(
-            title="Let the next plan know",
+            title="Add these runs to the history",
             why=f"{count(len(missed), 'interval')} of this plan missed. What these runs measured goes into the "
-            "history, and the next plan's intervals rest on it.",
+            "history, and the next plan's intervals are based on it.",
             command="touchline collect .",
         )

@@ -64,7 +64,7 @@ def collect_results(plan: Plan, root: Path, views: Mapping[str, JobView] | None 
     Args:
         plan: the plan.
         root: the experiment's folder.
-        views: how jobs stand, by name, where somebody asked the scheduler; else the folders alone tell.
+        views: job views by name, if the scheduler was queried; otherwise only the folders are read.
     """
     seen = views or {}
     found = [

@@ -63,7 +63,7 @@ def read_items(results: Path, score: HarnessScore) -> Items | None:
     """Return the score per item behind one metric; None if not kept, or if their mean is not the metric.
 
     Args:
-        results: results file; the samples lie beside it.
+        results: results file; the samples are in the same folder.
         score: metric.
     """
     name = f"samples_{score.task}{results.stem.removeprefix(_PREFIX)}.jsonl"

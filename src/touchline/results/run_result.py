@@ -94,7 +94,7 @@ NO_PACKING = PackingFacts(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunFigures:
-    """Figures of a training, whoever trained."""
+    """Figures of a training by any trainer."""
 
     train_seconds: Measured
     """Wall-clock time of all training steps."""
@@ -123,7 +123,7 @@ class RunFigures:
     epochs: tuple[EpochMetrics, ...] = ()
     """Measurements per epoch; empty if the steps are not known."""
     device: Literal["cpu", "cuda"] | None = None
-    """Kind of device that trained; None if no step tells it."""
+    """Kind of device that trained; None if no step has it."""
     versions: dict[str, str] = field(default_factory=dict)
     """Versions of Python and of the training libraries; empty if none were recorded."""
 

@@ -113,7 +113,7 @@ def proportion(record: EvaluationRecord, right: Sequence[bool]) -> Proportion | 
     if clusters is not None:
         count = len(set(clusters))
         if count == 1:
-            only = "none: one cluster alone tells nothing of the spread"
+            only = "none: one cluster alone has no spread"
             return Proportion(k=k, n=n, low=0.0, high=1.0, coverage=1.0, method=only)
         low, high = clustered_share(np.asarray([fmean(each) for each in answers.values()]), clusters)
         return Proportion(k=k, n=n, low=low, high=high, method=f"Wilson over {count} clusters")

@@ -58,7 +58,7 @@ def check_habits(settings: ConfigReader) -> None:
             settings.find("BK019", Severity.WARNING, key, message, "stage: dpo")
             break
     if settings.text("resume_from_checkpoint") is not None and settings.on("overwrite_output_dir"):
-        message = "is to be gone on from, and overwrite_output_dir says that its folder is overwritten"
+        message = "is to be resumed from, but overwrite_output_dir overwrites its folder"
         settings.find("BK016", Severity.WARNING, "resume_from_checkpoint", message, "overwrite_output_dir: false")
     _check_family(settings)
 

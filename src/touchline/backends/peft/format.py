@@ -1,4 +1,4 @@
-"""Our own files of a run: finetune.yaml, which the trainer reads, and setup_finetune.yaml, which a person may edit.
+"""Our own files of a run: finetune.yaml, which the trainer reads, and setup_finetune.yaml, which the user may edit.
 
 Both are read by the code that reads them when a run is launched; what that refuses is a finding here.
 """

@@ -12,7 +12,7 @@ from touchline.backends.neutral import NeutralSettings
 
 NEUTRAL: Final = NeutralSettings(
     settings={
-        "train.packed": "how examples lie in rows; the steps and their loss are the same",
+        "train.packed": "how examples are packed; the steps and their loss are the same",
         "train.micro_batch_size": "how a step is cut into forward passes; the step's gradient is the same",
         "train.gradient_checkpointing": "memory and time; activations are computed again, to the same values",
         "train.max_seq_len": "which examples are refused as too long; none is cut",

@@ -22,7 +22,7 @@ _BAR = re.compile(rf"(?<![\d|.])(\d{{1,6}})\|(\d{{1,12}})\|Loss: ({NUMBER}|-?nan
 _DISK = re.compile(r"(?:^|[ \t])Step (\d{1,12}) \| (?P<pairs>[A-Za-z_]\w*:\S.*)$")
 _PAIR = re.compile(r"(?:^|\s)([A-Za-z_]\w*):([^\s|]+)(?=\s|$)")
 _DISK_ONLY = frozenset({"tokens_per_second_per_gpu", "peak_memory_active", "peak_memory_alloc", "gpu_resources"})
-"""Keys that tell DiskLogger rows from other trainers' `Step 3 | loss:2.1`."""
+"""Keys that DiskLogger rows have and other trainers' `Step 3 | loss:2.1` do not."""
 _MEMORY = re.compile(
     r"^(?:\[?[a-z]*\d+\]?:)?\W{0,12}[A-Z]{3,4} peak memory (?P<what>alloc|allocation|reserved): "
     rf"(?P<size>{NUMBER}) (?P<unit>GiB|GB)\s*$"

@@ -49,7 +49,7 @@ def _components(node: object) -> Iterator[str]:
 
 
 def _verdict(status: int, out: str, err: str) -> str | Missing | None:
-    """Return the fault of a config. None for a valid config; Missing without a verdict."""
+    """Return the error of a config. None for a valid config; Missing without a verdict."""
     if status == 0 and _FINE in out:
         return None
     said = [line.strip() for line in err.strip().splitlines() if line.strip()]

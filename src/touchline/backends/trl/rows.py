@@ -187,7 +187,7 @@ def evaluations(row: Row) -> Iterable[str]:
 
 
 def step_of(row: Row) -> int | None:
-    """Optimizer step of a row that tells it; the Trainer's own rows on standard output do not."""
+    """Return the optimizer step of a row; None for the Trainer's own rows on standard output, which lack it."""
     for key in ("global_step/max_steps", "iteration"):
         found = _AT.fullmatch(str(row.get(key, "")))
         if found is not None:
@@ -205,7 +205,7 @@ def mean_loss(value: object, text: str, number: int, epoch: float | None = None)
 
 
 def rates(row: Row, number: int, epoch: float | None = None) -> Iterator[Observation]:
-    """Rates of the last row. Before version 4.6 what is called samples a second are steps a second."""
+    """Rates of the last row. Before version 4.6 the value named samples per second is steps per second."""
     samples, steps = to_number(row.get("train_samples_per_second")), to_number(row.get("train_steps_per_second"))
     if steps is None:
         samples, steps = None, samples

@@ -32,7 +32,7 @@ MEMORY = MemoryCoefficients(
         "many as free memory asks for, at 14 to 16 bytes each. Up to 2024.11 all logits are held and turned to "
         "float32 by accelerate: 2 and 4 bytes; from 2024.12 cut cross entropy holds none where the model's forward is "
         "patched. Its dynamic 4-bit bases take 0.0 to 0.18 bytes a parameter more (Phi-4, Qwen3-14B and 32B, "
-        "Llama-3.3-70B before training). Held against the outputs of 27 public notebooks (unslothai/notebooks)"
+        "Llama-3.3-70B before training). Compared with the outputs of 27 public notebooks (unslothai/notebooks)"
     ),
 )
 """Its own kernels and a loss that is computed in chunks; smart checkpointing waits in host memory."""

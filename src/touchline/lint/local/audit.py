@@ -30,8 +30,8 @@ from touchline.spec.experiment import DataConfig
 from touchline.spec.read import read_experiment
 from touchline.spec.tasks.ready_made import TASKS
 
-TOLD_BY_LOADER = frozenset({"DA300", "DA301", "DA304", "DA312", "DA376"})
-"""Codes of faults that the loader of experiments reports itself, as DA104, DA105 and DA106."""
+REPORTED_BY_LOADER = frozenset({"DA300", "DA301", "DA304", "DA312", "DA376"})
+"""Codes of findings that the loader of experiments reports itself, as DA104, DA105 and DA106."""
 LABELS_SHOWN = 20
 MEDIA_LIMIT = 20_000
 """Maximum number of distinct media files looked up."""
@@ -198,7 +198,7 @@ def config_findings(
         return ()
     files = DatasetFiles(path=path, files={WHOLE: path})
     found = data_findings(files, AuditRequest(data=data, task=task), cache_dir)
-    return tuple(each for each in found if each.code not in TOLD_BY_LOADER and not each.code.startswith("DA1"))
+    return tuple(each for each in found if each.code not in REPORTED_BY_LOADER and not each.code.startswith("DA1"))
 
 
 def load_audit_inputs(files: DatasetFiles, request: AuditRequest, shown: Path) -> AuditInputs:

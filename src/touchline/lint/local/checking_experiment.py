@@ -154,7 +154,7 @@ def launch_findings(
     Args:
         seen: the experiment and what is here of it.
         views: its trainings.
-        lengths: token lengths of its training rows, as far as they are known.
+        lengths: token lengths of its training examples, if known.
         settings: where models and caches are.
         date: ISO date for templates that print one.
     """
@@ -269,7 +269,7 @@ def _distinct(specs: Iterable[RunSpec]) -> list[RunSpec]:
 def covering(specs: Sequence[RunSpec]) -> list[RunSpec]:
     """Return all of a few runs. Of many, return some that cover every pair of levels of two factors.
 
-    A rule reads two or three settings of a training, so a sweep of thousands has few kinds of faults.
+    A rule reads two or three settings of a training, so a sweep of thousands has few kinds of findings.
     """
     if len(specs) <= ALL_CHECKED:
         return list(specs)

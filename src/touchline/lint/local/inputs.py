@@ -53,7 +53,7 @@ class ResolvedInputs:
     task: Task
     """Ready-made task. For a task in a file it is `exact_match`, whose prompt is the input alone."""
     specs: tuple[RunSpec, ...] = ()
-    """Runs, one per stage; empty if the design itself has faults."""
+    """Runs, one per stage; empty if the design itself has errors."""
     design: tuple[RunSpec, ...] = ()
     """Runs without stages, as the rules on designs see them; the same as `specs` without stages."""
     models: dict[str, ModelInfo] = field(default_factory=dict)
@@ -83,7 +83,7 @@ def resolve_inputs(
     *,
     only_checked: bool = False,
 ) -> ResolvedInputs:
-    """Look up all inputs. Faults of models, data and combinations are reported together.
+    """Look up all inputs. Errors of models, data and combinations are reported together.
 
     Args:
         loaded: the experiment.

@@ -133,7 +133,7 @@ def _general_statement(each: GeneralScore) -> Statement:
 def _which_way(each: GeneralScore, shown: Conclusion) -> str:
     """Return the meaning of a higher or lower score, if it is not the usual one."""
     if each.higher_is_better is None:
-        return "; the harness does not tell whether higher is better"
+        return "; the harness does not report whether higher is better"
     if each.higher_is_better:
         return ""
     return f", which is {'worse' if shown is Conclusion.HIGHER else 'better'}: of {each.metric} lower is better"

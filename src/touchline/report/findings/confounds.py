@@ -77,7 +77,7 @@ def confounded_scores(gathered: ReportInputs, effects: Sequence[FactorEffect]) -
         if found:
             text = (
                 f"Runs of another {factor_words(factor)} differ in {_valued(found)} as well: what the "
-                f"{factor_words(factor)} does to the score cannot be told apart from what that does."
+                f"{factor_words(factor)} does to the score cannot be separated from that."
             )
             yield Statement(topic=factor, text=text)
 

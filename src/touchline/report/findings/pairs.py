@@ -81,7 +81,7 @@ def _context(gathered: ReportInputs, run: RunResult, factor: str, *, several_see
         if each.factor not in (factor, SEEDS) and len(gathered.factors.get(each.factor, ())) > 1
     ]
     if several_seeds:
-        parts.append(f"seed {run.seed}" if run.name in seeds_of(gathered.runs) else "no seed told")
+        parts.append(f"seed {run.seed}" if run.name in seeds_of(gathered.runs) else "no seed known")
     return ", ".join(parts)
 
 

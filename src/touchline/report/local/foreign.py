@@ -78,7 +78,7 @@ def collect(source: Path, out: Path | None) -> tuple[list[RunMetrics], list[str]
         ]
     if out.resolve() == source.resolve() or source.resolve() in out.resolve().parents:
         raise InputError(
-            f"--out {quoted(str(out))} lies in the folder that is read, which another tool made",
+            f"--out {quoted(str(out))} is in the folder that is read, which another tool made",
             expected="a folder outside it",
             hint=f"--out {quoted(source.resolve().name + '-collected')}",
         )

@@ -94,7 +94,7 @@ def examples_of(held: CheckedRun) -> tuple[int, int, str] | None:
     if epochs < 1 or batch < 1 or steps % epochs:
         return None
     each = steps // epochs
-    how = f"{steps:,} steps / {epochs} epochs x {batch} examples a step"
+    how = f"{steps:,} steps / {epochs} epochs x {batch} examples per step"
     return (each - 1) * batch + 1, (each + 1) * batch - 1, how
 
 
@@ -130,7 +130,7 @@ def _samples(texts: Sequence[tuple[Path, Sequence[str]]], held: Sequence[Checked
         weight=Severity.WARNING,
         subject="experiment",
         title=f"{count:,} training examples are claimed, {seen} were trained on",
-        text=f"The steps speak of {seen} examples an epoch: {hows}.{split}",
+        text=f"The steps imply {seen} examples per epoch: {hows}.{split}",
         lines=tuple(dict.fromkeys(each[1] for each in near))[:3],
         where=where,
     )
@@ -316,7 +316,7 @@ def _speeds(
     per_level: Mapping[tuple[str, ...], int] = _counts(design)
     reasons = []
     if per_level and all(count == 1 for count in per_level.values()):
-        reasons.append("each setting was trained once, so that its time cannot be told from that of the node and hour")
+        reasons.append("each setting was trained once, so that its time depends on the node and hour too")
     reasons += [
         f"the {words_of(each.setting)} changes with the {words_of(each.factor)}"
         for each in design.together

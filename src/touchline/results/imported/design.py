@@ -111,7 +111,7 @@ def together_issues(design: Design) -> list[Issue]:
                 subject="experiment",
                 title=f"{setting} changes with the {factor}",
                 text=f"The {setting} is {pairs}. Whatever differs between levels of the {factor} may be due to the "
-                f"{setting}; these runs cannot tell the two apart.{costs}",
+                f"{setting}; these runs cannot separate the two.{costs}",
             )
         )
     return issues

@@ -273,7 +273,7 @@ def _value(value: object) -> float | None:
 def _decoding(config: Mapping[str, object]) -> str:
     known = ("temperature", "top_p", "top_k", "max_tokens", "seed")
     told = [f"{key} {config[key]}" for key in known if isinstance(config.get(key), int | float)]
-    return clean_text(", ".join(told)) if told else "n/a (the log does not tell)"
+    return clean_text(", ".join(told)) if told else "n/a (not in the log)"
 
 
 def _seconds(header: Mapping[str, object]) -> float:

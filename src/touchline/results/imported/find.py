@@ -280,7 +280,7 @@ def _unread(root: Path, folder: RunFolder, path: Path, why: str) -> Issue:
         weight=Severity.WARNING,
         subject=folder.name,
         title="a file cannot be read",
-        text=f"{path.name}: {clean_text(why)[:300]}. What it would tell is missing from this report.",
+        text=f"{path.name}: {clean_text(why)[:300]}. Its values are missing from this report.",
         where=below(root, path),
     )
 

@@ -52,7 +52,7 @@ def _exit(run: ImportedRun, root: Path) -> Iterator[Issue]:
         yield Issue(
             weight=Severity.ERROR,
             subject=run.folder.name,
-            title="complete log, broken checkpoint",
+            title="complete log, corrupt checkpoint",
             role=IssueRole.EXPLAINS_NOT_DONE,
             text="The log shows the training to its end, but the last checkpoint cannot be used: "
             f"{_faults(run)}. The run does not count as complete.",
@@ -73,7 +73,7 @@ def _exit(run: ImportedRun, root: Path) -> Iterator[Issue]:
 
 def _failed_exit(run: ImportedRun, job: JobLog, lines: tuple[str, ...]) -> str:
     saved = sum(each.sound for each in run.checkpoints)
-    kept = f", {saved} sound checkpoint{'s are' if saved != 1 else ' is'} there" if run.checkpoints else ""
+    kept = f", {saved} valid checkpoint{'s are' if saved != 1 else ' is'} there" if run.checkpoints else ""
     how = "a command of its script failed afterwards" if lines else "its job ended badly afterwards"
     return f"The training is complete{_progress(job)}{kept}; {how}, {_listed(run, job)}. Its results count."
 
@@ -147,7 +147,7 @@ def _jobs(run: ImportedRun, root: Path) -> Iterator[Issue]:
             weight=Severity.WARNING,
             subject=run.folder.name,
             title="no log of a training",
-            text=(f"{logs}: no line tells of a training. " if logs else "No job output is in this folder. ")
+            text=(f"{logs}: no line of a training. " if logs else "No job output is in this folder. ")
             + "Losses, steps, durations and memory are not known.",
             where=below(root, run.folder.path),
         )

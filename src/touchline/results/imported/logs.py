@@ -122,7 +122,7 @@ def read_job(log: Path | None, beside: Sequence[SideFile]) -> JobLog | None:
         beside: state files, configs and scripts of its run.
 
     Returns:
-        The last training in it; None where it tells of none.
+        The last training in it; None if it has none.
 
     Raises:
         NotTextError: it is binary, or empty.

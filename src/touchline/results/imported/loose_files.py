@@ -72,7 +72,7 @@ def with_loose(seen: Walk) -> tuple[list[RunFolder], list[Issue]]:
                         weight=Severity.INFO,
                         subject="experiment",
                         title="a log of no known run",
-                        text=f"{below(seen.root, path)} lies beside several runs and names none of them, or two.",
+                        text=f"{below(seen.root, path)} is beside several runs and names none of them, or two.",
                         where=below(seen.root, path),
                     )
                 )

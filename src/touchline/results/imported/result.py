@@ -183,7 +183,7 @@ def attempts_of(run: ImportedRun) -> list[AttemptResult]:
                     state=JobState.PREEMPTED if segment.outcome is Outcome.PREEMPTED else JobState.UNKNOWN,
                     reason=_WORDS[segment.outcome],
                     started_unix=began,
-                    seconds=Missing(missing="the log tells only the last attempt's"),
+                    seconds=Missing(missing="the log has only the last attempt's"),
                     superseded=False,
                 )
             )
@@ -245,7 +245,7 @@ def _evaluate_seconds(last: EvaluationRecord | None) -> Measured:
     if last is None:
         return Missing(missing="not evaluated")
     if not last.seconds:
-        return Missing(missing="the evaluation's log does not tell")
+        return Missing(missing="not in the evaluation's log")
     return Quantity(value=last.seconds, unit="s", aggregation="sum")
 
 

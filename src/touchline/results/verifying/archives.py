@@ -52,7 +52,7 @@ def read_archive(path: Path, *, deep: bool = False, dtype: str | None = None) ->
         with open_regular(path) as stream:
             begins = stream.read(len(_MAGIC))
         if begins != _MAGIC:
-            message = "it does not begin as an archive of torch.save does; what it holds could only be told by loading"
+            message = "it does not begin as an archive of torch.save does; its content is unknown without loading"
             return Archive(
                 path=path, size_bytes=size, faults=(CheckpointFault(code="not-a-zip", file=name, message=message),)
             )

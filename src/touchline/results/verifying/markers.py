@@ -142,7 +142,7 @@ def _place(path: Path, marker: ExportMarker, expected: Expected) -> Iterator[Che
             return
     per_epoch, last = expected.steps_per_epoch, expected.steps
     if marker.epoch is not None and per_epoch is not None and marker.step != (marker.epoch + 1) * per_epoch:
-        message = f"step {marker.step:,} at the end of epoch {marker.epoch}, planned are {per_epoch:,} steps an epoch"
+        message = f"step {marker.step:,} at the end of epoch {marker.epoch}, planned are {per_epoch:,} steps per epoch"
         yield CheckpointFault(code="wrong-place", file=MARKER, message=message)
     elif last is not None and marker.step > last:
         message = f"step {marker.step:,} of {last:,} planned"

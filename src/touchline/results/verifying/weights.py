@@ -45,7 +45,7 @@ class WeightFile:
 
     @property
     def usable(self) -> bool:
-        """Return True if every tensor lies in the file where its header states."""
+        """Return True if every tensor is in the file where its header states."""
         return self.readable and not self.faults
 
 
