@@ -268,7 +268,7 @@ def test_general_ability_is_told_with_its_interval() -> None:
         (False, -1.5, -0.5, "lower than its control, which is better: of ppl lower is better."),
         (False, -0.5, 1.5, "a change is not established."),
         (True, 0.5, 1.5, "higher than its control."),
-        (None, 0.5, 1.5, "higher than its control; the harness does not tell whether higher is better."),
+        (None, 0.5, 1.5, "higher than its control; the harness does not report whether higher is better."),
     ],
 )
 def test_a_lower_perplexity_is_better(higher: bool | None, low: float, high: float, words: str) -> None:
@@ -424,7 +424,7 @@ def test_what_changes_with_a_factor_is_named_beside_its_effect_on_the_score() ->
     report = build_report(replace(found, runs=tuple(told)))
     assert texts(report, made.RANK)[-1] == (
         "Runs of another rank differ in context (256 against 128) as well: what the rank does to the score cannot be "
-        "told apart from what that does."
+        "separated from that."
     )
     assert not [text for text in texts(build_report(found), made.RANK) if "differ in" in text]
 

@@ -244,7 +244,7 @@ def test_answers_that_are_empty_are_to_be_read_before_any_number_is_believed() -
     assert asked.command == "inspect view --log-dir 1B_rank4/eval"
     assert asked.why == (
         "1B_rank4 (epoch_2): 20 of 20 answers empty, cut or not generated. No fine-tuned run scores above 0.0%: at "
-        "the bottom of the scale nothing can be told apart."
+        "the bottom of the scale no difference can show."
     )
 
 

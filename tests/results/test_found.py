@@ -185,8 +185,8 @@ def test_right_numbers_of_the_report_by_hand_raise_nothing(gathered: ReportInput
 
 def test_ten_thousand_samples_were_eight_thousand(gathered: ReportInputs) -> None:
     (issue,) = issues(gathered, "10,000 training examples")
-    assert "1,500 steps / 3 epochs x 16 examples a step = 8,000" in issue.text
-    assert "3,000 steps / 3 epochs x 8 examples a step = 8,000" in issue.text
+    assert "1,500 steps / 3 epochs x 16 examples per step = 8,000" in issue.text
+    assert "3,000 steps / 3 epochs x 8 examples per step = 8,000" in issue.text
     assert "80% of 10,000" in issue.text
     assert issue.where == "README.md:3"
 

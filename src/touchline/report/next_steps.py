@@ -121,8 +121,8 @@ def _controls(gathered: ReportInputs) -> Iterator[NextStep]:
     if without:
         yield NextStep(
             title="Evaluate the base models",
-            why=f"{join_names(without)}: no untrained control was evaluated, so that the gain is unknown beside what the "
-            "base model does already.",
+            why=f"{join_names(without)}: no untrained control was evaluated, so that the gain over the base model "
+            "is unknown.",
             command=None if gathered.plan is None else run_with(gathered.plan, "controls=[base]"),
         )
 
