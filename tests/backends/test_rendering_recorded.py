@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from touchline.backends.rendering import RowSettings, TrainedRow, training_row
+from touchline.backends.registry import training_row
+from touchline.backends.rendering import RowSettings, TrainedRow
 from touchline.core.quantity import Missing
 from touchline.data.rendering.chat import SpecialTokens
 from touchline.data.rendering.rows import shown_row

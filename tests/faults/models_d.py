@@ -12,7 +12,8 @@ from ruamel.yaml import YAML
 from tests.faults.case import base
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from touchline.backends.rendering import RowSettings, TrainedRow, TrainingRow, training_row
+from touchline.backends.registry import training_row
+from touchline.backends.rendering import RowSettings, TrainedRow, TrainingRow
 from touchline.core.finding import Location
 from touchline.core.quantity import Missing
 from touchline.data.rendering.chat import SpecialTokens

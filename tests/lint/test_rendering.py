@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from tests.faults.models_d import CHATML, rendering_of, text_of
 
 from touchline.backends.llamafactory.templates import TEMPLATES
-from touchline.backends.rendering import RowSettings, TrainedRow, training_row
+from touchline.backends.registry import training_row
+from touchline.backends.rendering import RowSettings, TrainedRow
 from touchline.core.catalog import Example as Row
 from touchline.core.catalog import Message
 from touchline.core.finding import Finding, Location, Severity

@@ -14,6 +14,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from touchline.backends.memory import MemoryCoefficients
 from touchline.backends.simulation import (
     Examples,
     MicroBatches,
@@ -27,6 +28,20 @@ from touchline.backends.torch_order import permutation
 from touchline.core.estimate import MicroBatch
 from touchline.data.packing.forecast import BatchForecast, BatchSettings
 from touchline.data.packing.simple import Filled
+
+HF_LOOP_MEMORY = MemoryCoefficients(
+    vocab_bytes=12.0,
+    vocab_bytes_low=0.0,
+    vocab_bytes_high=12.0,
+    logits_of="padded",
+    expands_kv=False,
+    masks_expand_kv=True,
+    adapter_dtype="float32",
+    master_weights=False,
+    float32_adapters="autocast",
+    source="transformers' Trainer, which its own inherits from: that one's figure",
+)
+"""Memory of this loop: all logits, unless a fused loss holds none. Trainers state how they differ, and the source."""
 
 
 def steps_per_epoch(micro_batches_per_device: int, accumulation: int) -> int:

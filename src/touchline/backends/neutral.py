@@ -5,9 +5,6 @@ A backend's folder says so in its `neutral.py`, which holds `NEUTRAL`; a backend
 
 from __future__ import annotations
 
-import functools
-import importlib
-import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -29,18 +26,4 @@ class NeutralSettings:
         return None
 
 
-NOTHING_KNOWN = NeutralSettings(settings={}, shuffles=False)
-
-
-@functools.cache
-def neutral_settings(backend: str) -> NeutralSettings:
-    """Return the neutral settings of a backend. Return an empty set for an unknown backend."""
-    name = f"touchline.backends.{backend}.neutral"
-    try:
-        known = backend.isidentifier() and importlib.util.find_spec(name) is not None
-    except ModuleNotFoundError:
-        known = False
-    if not known:
-        return NOTHING_KNOWN
-    found: NeutralSettings = importlib.import_module(name).NEUTRAL
-    return found
+NEUTRAL_UNKNOWN = NeutralSettings(settings={}, shuffles=False)

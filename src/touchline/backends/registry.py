@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 from touchline.backends.logtext.forms import FormReader
 from touchline.backends.logtext.reader import DocumentReader, LoggedTrainer, LogReader
 from touchline.backends.memory import MemoryCoefficients
+from touchline.backends.neutral import NEUTRAL_UNKNOWN, NeutralSettings
 from touchline.backends.protocol import Backend
-from touchline.backends.traits import NOTHING_KNOWN, TrainerTraits
+from touchline.backends.rendering import TrainingRow
+from touchline.backends.traits import TRAITS_UNKNOWN, TrainerTraits
 from touchline.backends.validator import Validator
 from touchline.core.errors import InputError
 from touchline.core.near import near_names
@@ -83,27 +85,73 @@ def launch_commands() -> tuple[LaunchCommand, ...]:
 
 
 @functools.cache
-def validator_of(name: str) -> Validator | None:
-    """Return a trainer's own check of its configs. None if it has none."""
-    if name not in _folders_with("validator"):
-        return None
-    found: Validator = importlib.import_module(f"{_package.__name__}.{name}.validator").VALIDATOR
-    return found
-
-
-@functools.cache
-def traits_of(name: str) -> TrainerTraits:
-    """Return the behaviour of a trainer that rules depend on. Return the defaults if none is known."""
-    if name not in _folders_with("traits"):
-        return NOTHING_KNOWN
-    found: TrainerTraits = importlib.import_module(f"{_package.__name__}.{name}.traits").TRAITS
-    return found
-
-
-@functools.cache
 def all_traits() -> tuple[TrainerTraits, ...]:
     """Return the known behaviour of every trainer."""
     return tuple(traits_of(name) for name in _folders_with("traits"))
+
+
+@functools.cache
+def _member(folder: str, module: str, name: str) -> Any:
+    """Return what a module of one folder holds. None without the module."""
+    if folder not in _folders_with(module):
+        return None
+    return getattr(importlib.import_module(f"{_package.__name__}.{folder}.{module}"), name)
+
+
+def _required(folder: str, module: str, name: str, *, message: str, option: str) -> Any:
+    """Return what a module of one folder holds.
+
+    Args:
+        folder: as the user names it.
+        module: the module.
+        name: its member.
+        message: the error if the folder has no such module.
+        option: the beginning of the hint, before the nearest name.
+
+    Raises:
+        InputError: if the folder has no such module.
+    """
+    known = _folders_with(module)
+    if folder not in known:
+        near = near_names(folder, known, most=1)
+        hint = f"{option}{near[0] if near else known[0]}"
+        raise InputError(message, expected=f"one of {', '.join(known)}", hint=hint)
+    return _member(folder, module, name)
+
+
+def traits_of(name: str) -> TrainerTraits:
+    """Return the behaviour of a trainer that rules depend on. Return the defaults if none is known."""
+    found: TrainerTraits = _member(name, "traits", "TRAITS") or TRAITS_UNKNOWN
+    return found
+
+
+def validator_of(name: str) -> Validator | None:
+    """Return a trainer's own check of its configs. None if it has none."""
+    found: Validator | None = _member(name, "validator", "VALIDATOR")
+    return found
+
+
+def neutral_settings(name: str) -> NeutralSettings:
+    """Return the neutral settings of a backend. Return an empty set for an unknown backend."""
+    found: NeutralSettings = _member(name, "neutral", "NEUTRAL") or NEUTRAL_UNKNOWN
+    return found
+
+
+def training_row(name: str) -> TrainingRow | Missing:
+    """Return a backend's rendering of rows. Return Missing if there is none."""
+    found: TrainingRow | None = _member(name, "rendering", "training_row")
+    return found or Missing(missing=f"how {name} renders a row is not known here")
+
+
+def memory_names() -> tuple[str, ...]:
+    """Return the trainers with a memory formula."""
+    return _folders_with("memory")
+
+
+def memory_coefficients(name: str) -> MemoryCoefficients | Missing:
+    """Return that trainer's memory coefficients. Return Missing if they were never read or measured."""
+    found: MemoryCoefficients | None = _member(name, "memory", "MEMORY")
+    return found or Missing(missing=f"no memory coefficients of {name!r}; known: {', '.join(memory_names())}")
 
 
 def get_backend(name: str) -> Backend:
@@ -112,28 +160,8 @@ def get_backend(name: str) -> Backend:
     Raises:
         InputError: if it does not exist.
     """
-    if name not in backend_names():
-        near = near_names(name, backend_names(), most=1)
-        raise InputError(
-            f"there is no backend {name!r}",
-            expected=f"one of {', '.join(backend_names())}",
-            hint=f"train.backend={near[0] if near else backend_names()[0]}",
-        )
-    found: Backend = importlib.import_module(f"{_package.__name__}.{name}.backend").BACKEND
-    return found
-
-
-def memory_names() -> tuple[str, ...]:
-    """Return the trainers with a memory formula."""
-    return _folders_with("memory")
-
-
-@functools.cache
-def memory_coefficients(name: str) -> MemoryCoefficients | Missing:
-    """Return that trainer's memory coefficients. Return Missing if they were never read or measured."""
-    if name not in _folders_with("memory"):
-        return Missing(missing=f"no memory coefficients of {name!r}; known: {', '.join(_folders_with('memory'))}")
-    found: MemoryCoefficients = importlib.import_module(f"{_package.__name__}.{name}.memory").MEMORY
+    message = f"there is no backend {name!r}"
+    found: Backend = _required(name, "backend", "BACKEND", message=message, option="train.backend=")
     return found
 
 
@@ -148,12 +176,6 @@ def batching_of(name: str) -> Batching:
     Raises:
         InputError: if there is none.
     """
-    if name not in batching_names():
-        near = near_names(name, batching_names(), most=1)
-        raise InputError(
-            f"the batching of {name!r} is not known",
-            expected=f"one of {', '.join(batching_names())}",
-            hint=f"--backend {near[0] if near else batching_names()[0]}",
-        )
-    found: Batching = importlib.import_module(f"{_package.__name__}.{name}.batching").BATCHING
+    message = f"the batching of {name!r} is not known"
+    found: Batching = _required(name, "batching", "BATCHING", message=message, option="--backend ")
     return found

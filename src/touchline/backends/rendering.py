@@ -6,18 +6,12 @@ It is computed from a model's tokenizer and template alone, without the trainer.
 
 from __future__ import annotations
 
-import functools
-import importlib
-import importlib.util
-import re
 from dataclasses import dataclass
 from typing import Protocol
 
 from touchline.core.quantity import Missing
 from touchline.data.rendering.rows import ShownRow
 from touchline.data.rendering.text import Ids, ModelText
-
-_FOLDER = re.compile(r"[a-z][a-z0-9_]*")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,7 +21,7 @@ class RowSettings:
     template: str | None = None
     """The template that it names or holds; none: the model's own, or the trainer's default."""
     model: str = ""
-    """The base model as the config names it; torchtune has one tokenizer a family."""
+    """The base model as the config names it; some trainers have one tokenizer per family."""
     dataset: str = ""
     """The format or builder of the dataset, `chat_template`, `alpaca`."""
     max_seq_len: int | None = None
@@ -35,7 +29,7 @@ class RowSettings:
     trains_on_prompt: bool | None = None
     """Whether the prompt has a loss too. None means the trainer's default."""
     answers_only: bool = False
-    """Whether only text that the template marks as the model's has a loss: TRL's `assistant_only_loss`."""
+    """Whether only text that the template marks as the model's has a loss: `assistant_only_loss`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,18 +66,6 @@ class TrainingRow(Protocol):
         Raises: ChatTemplateError if the template refuses the chat, which would end the training.
         """
         ...
-
-
-@functools.cache
-def training_row(backend: str) -> TrainingRow | Missing:
-    """Return a backend's rendering, by its folder's name. Return Missing if there is none."""
-    name = f"touchline.backends.{backend}"
-    if not _FOLDER.fullmatch(backend) or importlib.util.find_spec(name) is None:
-        return Missing(missing=f"there is no backend {backend!r}")
-    if importlib.util.find_spec(f"{name}.rendering") is None:
-        return Missing(missing=f"how {backend} renders a row is not known here")
-    found: TrainingRow = importlib.import_module(f"{name}.rendering").training_row
-    return found
 
 
 def cut(ids: Ids, labels: tuple[bool, ...], limit: int | None) -> TrainedRow:

@@ -151,4 +151,4 @@ class TrainerTraits:
     """Its use of data files."""
 
 
-NOTHING_KNOWN = TrainerTraits()
+TRAITS_UNKNOWN = TrainerTraits()

@@ -11,7 +11,8 @@ import posixpath
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from touchline.backends.neutral import NeutralSettings, neutral_settings
+from touchline.backends.neutral import NeutralSettings
+from touchline.backends.registry import neutral_settings
 from touchline.core.catalog import DatasetInfo
 from touchline.core.finding import Location
 from touchline.core.quantity import Missing

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 
-from touchline.backends.neutral import neutral_settings
+from touchline.backends.registry import neutral_settings
 from touchline.core.errors import InputError
 from touchline.core.finding import Severity
 from touchline.core.quantity import Missing

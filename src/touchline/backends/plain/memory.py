@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from touchline.backends.memory import MemoryCoefficients
+from dataclasses import replace
 
-MEMORY = MemoryCoefficients(
+from touchline.backends.hf_loop import HF_LOOP_MEMORY
+
+MEMORY = replace(
+    HF_LOOP_MEMORY,
     vocab_bytes=14.0,
     vocab_bytes_low=12.0,
     vocab_bytes_high=14.0,
-    logits_of="padded",
-    expands_kv=False,
-    masks_expand_kv=True,
-    adapter_dtype="float32",
-    master_weights=False,
     float32_adapters="promoted",
     nf4_upcasts=None,
     relative_error=0.06,

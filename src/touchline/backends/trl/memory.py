@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from touchline.backends.memory import MemoryCoefficients
+from dataclasses import replace
 
-MEMORY = MemoryCoefficients(
-    vocab_bytes=12.0,
-    vocab_bytes_low=0.0,
-    vocab_bytes_high=12.0,
-    logits_of="padded",
-    expands_kv=False,
-    masks_expand_kv=True,
-    adapter_dtype="float32",
-    master_weights=False,
-    float32_adapters="autocast",
+from touchline.backends.hf_loop import HF_LOOP_MEMORY
+
+MEMORY = replace(
+    HF_LOOP_MEMORY,
     nf4_upcasts=None,
     relative_error=0.04,
     source=(

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from touchline.backends.registry import backend_names, get_backend
-from touchline.backends.rendering import RowSettings, training_row
+from touchline.backends.registry import backend_names, get_backend, training_row
+from touchline.backends.rendering import RowSettings
 from touchline.core.errors import TouchlineError
 from touchline.core.files import read_json_object, read_text_bounded
 from touchline.core.finding import Finding, Location, Severity
