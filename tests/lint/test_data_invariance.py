@@ -16,9 +16,9 @@ from touchline.data.columns import ColumnMapping
 from touchline.data.json_lines import JsonLines
 from touchline.data.text import mojibake, normal, repaired, short
 from touchline.lint.data_baselines import baselines
-from touchline.lint.data_scorers import SCORERS, Scorer
 from touchline.lint.data_view import DataView, data_rows, layout_of
 from touchline.lint.rule import check_view
+from touchline.lint.scoring import SCORERS, Scorer
 
 pytestmark = pytest.mark.planning
 

@@ -1,7 +1,8 @@
-"""Configs that describe the same training under several names, or that conflict with each other."""
+"""Configs of one tree against each other: one training twice, shared outputs, data of another run or of validation."""
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import PurePath
 from typing import TypeVar
@@ -10,6 +11,7 @@ from touchline.backends.registry import traits_of
 from touchline.core.finding import Severity
 from touchline.core.quantity import Missing
 from touchline.core.text import first_of
+from touchline.lint.config_chains import ancestors_of, experiment_of, experiments_in, stage_of, stages_in
 from touchline.lint.config_set import (
     DataFile,
     FolderView,
@@ -22,6 +24,7 @@ from touchline.lint.config_set import (
     work_of,
 )
 from touchline.lint.rule import Violation, rule
+from touchline.spec.partial import StatedSource
 
 T = TypeVar("T")
 
@@ -186,3 +189,83 @@ def _partition(items: Iterable[Sibling], by: Callable[[Sibling], T]) -> dict[T, 
 def _groups(items: Iterable[Sibling], by: Callable[[Sibling], object]) -> Iterator[list[Sibling]]:
     """Yield groups of two or more trainings with the same key."""
     yield from (group for group in _partition(items, by).values() if len(group) > 1)
+
+
+@rule("EX150", Severity.WARNING)
+def data_of_another_run(view: FolderView) -> Iterator[Violation]:
+    """Report data whose path names another experiment or stage than the config."""
+    for each in runs_of(view):
+        own = {"experiment": experiment_of(each), "stage": stage_of(each)}
+        for source in each.stated.sources:
+            if source.kind not in ("file", "folder"):
+                continue
+            path = source.name.value
+            said = {"experiment": experiments_in(path), "stage": stages_in(path)}
+            wrong = next((what for what in own if said[what] and own[what] not in {None, *said[what]}), None)
+            if wrong is None:
+                continue
+            others = ", ".join(str(number) for number in sorted(said[wrong]))
+            yield Violation(
+                message=f"{run_name(each)} is {wrong} {own[wrong]} by its names, and its data is of {wrong} {others}: "
+                f"{path}",
+                at=source.name,
+                hint=f"the data of {wrong} {own[wrong]}, unless the other is meant",
+                severity=None if own["stage"] is not None else Severity.INFO,
+            )
+            break
+
+
+@rule("EX151", Severity.ERROR)
+def empty_data_file(view: FolderView) -> Iterator[Violation]:
+    """Report data files without rows."""
+    for each in runs_of(view):
+        for source in each.stated.sources:
+            known = each.data.get(source.name.value)
+            if known is not None and known.rows == 0:
+                yield Violation(
+                    message=f"{source.name.value} has no rows, and {run_name(each)} "
+                    + ("trains on it" if source.role == "train" else "validates on it"),
+                    at=source.name,
+                    hint="make the file, or take this config out",
+                )
+
+
+@rule("EX156", Severity.WARNING)
+def validation_is_training_data(view: FolderView) -> Iterator[Violation]:
+    """Report validation data that is the training data."""
+    for each in runs_of(view):
+        trained = {_file_of(source, each): source for source in each.stated.sources if source.role == "train"}
+        for source in each.stated.sources:
+            same = _file_of(source, each)
+            if source.role == "validation" and same in trained and source.kind == "file":
+                yield Violation(
+                    message=f"{run_name(each)} validates on the rows that it trains on, {source.name.value}",
+                    at=source.name,
+                    hint="a file, or a split, of its own",
+                )
+
+
+@rule("EX157", Severity.WARNING)
+def validation_trained_by_parent(view: FolderView) -> Iterator[Violation]:
+    """Report validation data that an earlier stage was trained on."""
+    for each in runs_of(view):
+        held = {_file_of(s, each): s for s in each.stated.sources if s.role == "validation" and s.kind == "file"}
+        for parent in ancestors_of(view, each):
+            for source in parent.stated.sources:
+                found = held.get(_file_of(source, parent)) if source.role == "train" else None
+                if found is not None:
+                    yield Violation(
+                        message=f"{run_name(each)} validates on {found.name.value}, on which its "
+                        f"parent {run_name(parent)} was trained",
+                        at=found.name,
+                        hint="use the same held-out rows in every stage",
+                    )
+
+
+def _file_of(source: StatedSource, each: Sibling) -> tuple[str, ...]:
+    """Return a source's identity: its content if known, else its path; and the split."""
+    known = each.data.get(source.name.value)
+    content = known.sha256 if known is not None and isinstance(known.sha256, str) else None
+    split = "" if source.split is None else source.split.value
+    subset = "" if source.field is None else source.field.value
+    return (content or posixpath.normpath(source.name.value), split, subset)

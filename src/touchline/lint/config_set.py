@@ -1,6 +1,6 @@
 """View of the rules on several configs: every training of a checked tree, with the files beside it.
 
-The rules themselves are in the modules `siblings_*` beside this one.
+The rules themselves are in the other modules `config_*`.
 """
 
 from __future__ import annotations

@@ -15,8 +15,8 @@ from touchline.core.finding import Finding, Severity
 from touchline.core.quantity import Missing, Quantity
 from touchline.data.text import short
 from touchline.lint.audited import Baseline, Baselines
-from touchline.lint.data_scorers import Scorer
 from touchline.lint.data_view import DataRow, DataView, at_file, percent
+from touchline.lint.scoring import Scorer
 from touchline.statistics.proportion import wilson
 
 T = TypeVar("T")

@@ -27,8 +27,8 @@ from touchline.data.columns import (
     turns_of,
 )
 from touchline.data.text import squeezed, template_of
-from touchline.lint.data_scorers import USUAL_SCORER, Scorer
 from touchline.lint.rule import Violation
+from touchline.lint.scoring import USUAL_SCORER, Scorer
 
 Locate = Callable[[str, int], int | None]
 """Function that returns the line of a split's n-th row, from 1."""

@@ -22,10 +22,10 @@ from touchline.data.readers import FORMATS, WHOLE, read_rows, separator_hint
 from touchline.lint.audited import AuditedSplit, CharacterStats, DataAudit, LabelCount
 from touchline.lint.checked import row_of
 from touchline.lint.data_baselines import baselines, scorer_findings
-from touchline.lint.data_scorers import USUAL_SCORER, Scorer, scorer_of
 from touchline.lint.data_view import DataRow, DataView, MissingMedia, data_rows, entropy_bits, layout_of
 from touchline.lint.local.dataset_files import DatasetFiles, group_splits, is_dataset
 from touchline.lint.rule import check_view
+from touchline.lint.scoring import USUAL_SCORER, Scorer, scorer_of
 from touchline.spec.experiment import DataConfig
 from touchline.spec.read import read_experiment
 from touchline.spec.tasks.ready_made import TASKS

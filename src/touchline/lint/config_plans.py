@@ -1,7 +1,8 @@
-"""Rule on the time limits of a project's job scripts against the times in its plan."""
+"""Rules on a project's plan: time limits and packing of its scripts and configs against what the plan says."""
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Final
 
 from touchline.backends.registry import launch_commands
 from touchline.core.finding import Severity
-from touchline.lint.config_set import FolderView, TextFile, planned_runs
+from touchline.lint.config_set import FolderView, Sibling, TextFile, planned_runs, run_name, runs_of
 from touchline.lint.rule import Violation, rule
 from touchline.slurm.script import Script, read_script
 from touchline.slurm.scripts import time_limit_seconds
@@ -157,3 +158,96 @@ def _shown(seconds: float) -> str:
 def _clock(seconds: float) -> str:
     minutes = max(1, round(seconds / 60))
     return f"{minutes // 60:02d}:{minutes % 60:02d}:00"
+
+
+_PACKING_WORD = re.compile(r"pack(ed|ing)", re.IGNORECASE)
+_PACKING_SAID = re.compile(
+    r"pack(?:ed|ing)\b[\s`*\"']*[:=|]?[\s`*\"']*(true|false|yes|no|on|off|enabled|disabled)\b", re.IGNORECASE
+)
+_WORD = re.compile(r"[\w.-]*\w")
+_YES = frozenset({"true", "yes", "on", "enabled"})
+_NO = frozenset({"false", "no", "off", "disabled"})
+
+
+@rule("EX153", Severity.WARNING)
+def packing_differs_from_plan(view: FolderView) -> Iterator[Violation]:
+    """Report packing on which a plan and its config disagree."""
+    names = frozenset(run_name(each) for each in runs_of(view)) if view.plans else frozenset()
+    for each in runs_of(view) if view.plans else ():
+        packed, plan = each.stated.packed, _plan_of(view, each)
+        if packed is None or plan is None:
+            continue
+        said = _said_of(plan, each, names)
+        place = f"{PurePath(plan.path).name}" + (f", line {said.line}," if said is not None and said.line else "")
+        if said is not None and said.packed != packed.value:
+            exact = said.of_this_run and (said.packed or plan.path.endswith(".json"))
+            yield Violation(
+                message=f"{place} states that {run_name(each) if said.of_this_run else 'the runs'} "
+                f"{'pack' if said.packed else 'do not pack'}{'s' if said.packed and said.of_this_run else ''}, and the "
+                f"config says {packed.key}: {str(packed.value).lower()}",
+                at=packed,
+                hint=f"{packed.line_with(str(said.packed).lower())}, or plan again",
+                severity=Severity.ERROR if exact else None,
+            )
+        elif said is None and packed.value and not (plan.path.endswith(".json") or _PACKING_WORD.search(plan.text)):
+            yield Violation(
+                message=f"{run_name(each)} packs, but {PurePath(plan.path).name} does not mention packing: its batch "
+                "sizes, steps and times are those of a training without",
+                at=packed,
+                hint="plan again with packing, or packed: false",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """A plan's statement on packing."""
+
+    packed: bool
+    of_this_run: bool
+    line: int | None
+
+
+def _plan_of(view: FolderView, each: Sibling) -> TextFile | None:
+    """Find the nearest plan above a config; plan.json before runs_plan.md."""
+    here = PurePath(each.path).parent
+    above = [plan for plan in view.plans if here.is_relative_to(PurePath(plan.path).parent)]
+    order = sorted(above, key=lambda plan: (-len(PurePath(plan.path).parts), not plan.path.endswith(".json")))
+    return order[0] if order else None
+
+
+def _said_of(plan: TextFile, each: Sibling, names: frozenset[str]) -> _Said | None:
+    if plan.path.endswith(".json"):
+        train = planned_runs(plan).get(run_name(each), {}).get("train")
+        packed = train.get("packed") if isinstance(train, Mapping) else None
+        return _Said(packed, of_this_run=True, line=None) if isinstance(packed, bool) else None
+    statements = _statements(plan.text, names)
+    own = [said for run, said in statements if run == run_name(each)]
+    if own:
+        return own[-1]
+    general = [said for run, said in statements if run is None]
+    return general[0] if len({said.packed for said in general}) == 1 else None
+
+
+@functools.lru_cache(maxsize=8)
+def _statements(text: str, names: frozenset[str]) -> tuple[tuple[str | None, _Said], ...]:
+    """Return the statements on packing as (run or None for all, statement): `packed: true` under a
+    heading, or a column."""
+    found: list[tuple[str | None, _Said]] = []
+    heading: str | None = None
+    column: int | None = None
+    for number, line in enumerate(text.splitlines(), 1):
+        named = max(names.intersection(_WORD.findall(line)), key=len, default=None)
+        if line.startswith("#"):
+            heading, column = named, None
+        if line.lstrip().startswith("|"):
+            cells = [cell.strip(" `*") for cell in line.strip().strip("|").split("|")]
+            if column is None:
+                column = next((i for i, cell in enumerate(cells) if _PACKING_WORD.search(cell)), None)
+            elif column < len(cells) and (word := cells[column].casefold()) in _YES | _NO and named is not None:
+                found.append((named, _Said(word in _YES, of_this_run=True, line=number)))
+            continue
+        column = None
+        if (said := _PACKING_SAID.search(line)) is not None:
+            run = named or heading
+            found.append((run, _Said(said[1].casefold() in _YES, of_this_run=run is not None, line=number)))
+    return tuple(found)
