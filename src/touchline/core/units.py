@@ -12,8 +12,6 @@ KIB = 1024
 MIB = 1024**2
 GIB = 1024**3
 MIB_PER_GIB = GIB // MIB
-GIB_IN = {"GiB": 1.0, "B": 1 / GIB, "MiB": MIB / GIB, "GB": 1e9 / GIB, "MB": 1e6 / GIB}
-"""GiB per unit."""
 
 _PER_UNIT = (
     {"B": 1.0, "MB": 1e6, "GB": 1e9, "MiB": float(MIB), "GiB": float(GIB)},

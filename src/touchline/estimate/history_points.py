@@ -14,7 +14,7 @@ from typing import Final, TypeVar, cast
 from touchline.core.estimate import Dtype, Method, MicroBatch, TrainingSetup
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.shape import ModelShape
-from touchline.core.units import GIB_IN, in_unit
+from touchline.core.units import in_unit
 from touchline.estimate.coefficients_memory import VARIANT_BYTES
 from touchline.estimate.evidence_memory import MeasuredPoint
 from touchline.estimate.gpus import similar_gpus
@@ -294,9 +294,10 @@ def to_memory_points(
         return Missing(missing="its largest micro-batch is empty")
     name = record.run or record.name
     points = tuple(
-        MeasuredPoint(setup=setup, batch=batch, kind=peak.kind, peak_gib=peak.value * GIB_IN[peak.unit], name=name)
+        MeasuredPoint(setup=setup, batch=batch, kind=peak.kind, peak_gib=size.value, name=name)
         for peak in record.costs.peak_memory
-        if peak.kind is not None and peak.phase == "step" and peak.unit in GIB_IN and peak.value > 0
+        if peak.kind is not None and peak.phase == "step" and peak.value > 0
+        if isinstance(size := in_unit(peak, "GiB"), Quantity) and size.unit == "GiB"
     )
     return points or Missing(missing="no peak measured during training")
 

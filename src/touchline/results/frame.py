@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from touchline.core.errors import HostError, install_hint
 from touchline.core.quantity import Measured, Missing
-from touchline.core.units import GIB_IN
+from touchline.core.units import in_unit
 from touchline.results.run_result import RunResult
 
 if TYPE_CHECKING:
@@ -60,17 +60,13 @@ def _row(run: RunResult, factors: Iterable[str]) -> dict[str, Cell]:
         "train_seconds": _value(run.train_seconds),
         "evaluate_seconds": _value(run.evaluate_seconds),
         "tokens_per_second": _value(run.tokens_per_second),
-        "peak_memory_gib": _gib(run.peak_memory),
+        "peak_memory_gib": _value(in_unit(run.peak_memory, "GiB")),
         "steps": run.steps_done,
     }
 
 
 def _value(fact: Measured) -> float | None:
     return None if isinstance(fact, Missing) else fact.value
-
-
-def _gib(fact: Measured) -> float | None:
-    return None if isinstance(fact, Missing) else fact.value * GIB_IN[fact.unit]
 
 
 def _typed(level: str) -> Cell:

@@ -17,7 +17,7 @@ from touchline.core.errors import TouchlineError
 from touchline.core.files import open_regular
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.status import JobState, RunStatus, TrainingOutcome
-from touchline.core.units import GIB_IN, parse_duration
+from touchline.core.units import in_unit, parse_duration
 from touchline.results.flags import FlagInputs, flags
 from touchline.results.live import LiveRun
 from touchline.results.run_folder import RunFolderState, evaluation_settings, read_run_folder
@@ -35,7 +35,6 @@ from touchline.spec.runs import RunKind
 _EVALUATED = re.compile(rb"^(\S+) (\S+): (\d+)/(\d+)\s*$", re.MULTILINE)
 _OUTPUT_TAIL_BYTES = 8192
 _REQUEST_LIMIT_BYTES = 1 << 24
-_BYTES_IN = {unit: gib * 2**30 for unit, gib in GIB_IN.items()}
 
 
 class Opened(Protocol):
@@ -305,9 +304,10 @@ def _needed_bytes(runs: Sequence[PlannedRun], seen: Mapping[str, RunFolderState]
     needed, known = 0.0, False
     for run in runs:
         found = seen[run.name]
-        if run.batches is None or found.outcome is TrainingOutcome.COMPLETE or isinstance(run.disk, Missing):
+        size = in_unit(run.disk, "B")
+        if run.batches is None or found.outcome is TrainingOutcome.COMPLETE or isinstance(size, Missing):
             continue
         share = 1 - min(found.recent.steps_done / max(run.batches.steps, 1), 1.0)
-        needed += run.disk.value * _BYTES_IN.get(run.disk.unit, 0.0) * share
+        needed += size.value * share
         known = True
     return needed if known else None
