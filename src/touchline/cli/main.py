@@ -10,7 +10,6 @@ import tempfile
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from textwrap import indent
 from typing import Annotated, Optional
 
 import typer
@@ -34,11 +33,10 @@ from touchline.cli.estimating import RENAMED_ESTIMATE, RENAMED_PROBE, estimate, 
 from touchline.cli.exporting import export
 from touchline.cli.history import history_app
 from touchline.cli.output import (
-    print_declared,
-    print_item,
     print_json,
     print_object,
     print_output,
+    print_section,
     print_status,
     print_table,
     show_error,
@@ -50,7 +48,6 @@ from touchline.cli.starting import init
 from touchline.cli.stating import stated_pairs
 from touchline.cli.watching import logs, status
 from touchline.core.errors import InputError, TouchlineError, quoted
-from touchline.core.text import without_controls
 
 app = typer.Typer(
     name="touchline",
@@ -160,15 +157,7 @@ def plan(
         return
     print_output(planned.plan.experiment)
     for section in sections(planned.plan):
-        if not section.is_empty:
-            print_output(f"\n{section.title}")
-        for table in section.tables:
-            print_declared(table)
-        for sentence, text in section.blocks:
-            print_item(sentence)
-            print_output(indent(without_controls(text), "    "))
-        for line in section.lines:
-            print_item(line)
+        print_section(section)
     if planned.marks:
         print_output("\nSince the last plan")
         for mark in dict.fromkeys(planned.marks.values()):

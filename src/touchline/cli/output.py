@@ -15,7 +15,7 @@ from touchline.core.text import without_controls
 
 if TYPE_CHECKING:
     from touchline.core.finding import Finding
-    from touchline.core.table import Table
+    from touchline.core.table import Section, Table
 
 SCHEMA_VERSION = 1
 RICH_LIMIT_ROWS = 100
@@ -117,6 +117,22 @@ def print_declared(table: Table) -> None:
     print_table(shown.header, plain_rows(shown), shown.title or None)
     for note in table.notes:
         print_output(note)
+
+
+def print_section(section: Section) -> None:
+    """Print a section on stdout, after an empty line. Print nothing if the section is empty."""
+    if section.is_empty:
+        return
+    print_output(f"\n{without_controls(section.title)}")
+    for text in section.paragraphs:
+        print_output(without_controls(text))
+    for table in section.tables:
+        print_declared(table)
+    for sentence, text in section.blocks:
+        print_item(sentence)
+        print_output(textwrap.indent(without_controls(text), "    "))
+    for line in section.lines:
+        print_item(line)
 
 
 def print_plain_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

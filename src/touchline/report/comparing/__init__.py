@@ -1,5 +1,128 @@
 """Comparison of experiments."""
 
-from touchline.report.comparing.compared import compare
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from touchline.core.quantity import Measured, Missing, Quantity, finite
+from touchline.report.compared import (
+    ComparedExperiments,
+    ComparedRun,
+    ComparedSide,
+    ConditionRow,
+    ExperimentEffect,
+    ExperimentSummary,
+    PairedRuns,
+    SettingRow,
+)
+from touchline.report.comparing.runs import Condition, Match, condition_words, conditions_of, matches_of
+from touchline.report.comparing.scores import (
+    analysed,
+    effect_of,
+    last_evaluations,
+    paired,
+    scored_run,
+    tasks_of,
+    unscored,
+)
+from touchline.report.comparing.settings import DEVICE, matching_keys, setting_rows
+from touchline.report.formatting import join_names
+from touchline.results.run_result import RunResult
 
 __all__ = ["compare"]
+
+
+_VALIDATED = frozenset({"validation split (sha256)", "data.prompt", "data.system", "data.input", "data.output"})
+"""Settings, besides the model, that determine a loss on the validation split."""
+
+
+def compare(sides: Sequence[ExperimentSummary]) -> ComparedExperiments:
+    """Compare experiments with the first of them.
+
+    Args:
+        sides: two or more, each with a label of its own.
+    """
+    keys = matching_keys(sides)
+    rows, same, once = setting_rows(sides, keys)
+    conditions = conditions_of(sides, keys)
+    matches, refusals = matches_of(sides, conditions, keys)
+    pairs: list[PairedRuns] = []
+    effects: list[ExperimentEffect] = []
+    for side in sides[1:]:
+        own = [match for match in matches if match.side is side]
+        for task in tasks_of(own):
+            found, refused = paired(sides[0], side, own, task)
+            pairs += found
+            refusals += refused
+            effects += effect_of(sides[0], side, own, found, task)
+        refusals += unscored(side, own)
+    return ComparedExperiments(
+        experiments=tuple(_line(side) for side in sides),
+        settings=tuple(rows),
+        same_settings=same,
+        known_once=tuple(once),
+        rows=tuple(_condition_row(sides, key, runs) for key, runs in conditions.items()),
+        pairs=tuple(pairs),
+        refusals=tuple(refusals),
+        effects=tuple(effects),
+        notes=tuple(_notes(sides, rows, matches)),
+    )
+
+
+# ---- presentation ----------------------------------------------------------------------------------------------------
+
+
+def _line(side: ExperimentSummary) -> ComparedSide:
+    return ComparedSide(
+        label=side.label,
+        root=side.root,
+        origin=side.origin,
+        date=side.date,
+        question=side.question,
+        runs=len(side.runs),
+        evaluated=sum(bool(last_evaluations(run)) for run in side.runs),
+    )
+
+
+def _condition_row(
+    sides: Sequence[ExperimentSummary], key: Condition, runs: Sequence[Sequence[RunResult]]
+) -> ConditionRow:
+    cells = tuple(tuple(_cell(side, run) for run in each) for side, each in zip(sides, runs, strict=True))
+    return ConditionRow(condition=condition_words(key), runs=cells)
+
+
+def _cell(side: ExperimentSummary, run: RunResult) -> ComparedRun:
+    found = next(iter(last_evaluations(run).items()), None)
+    score: Measured = Missing(missing="not evaluated")
+    if found is not None:
+        scored = scored_run(run, found[1], side.label, "", is_reference=False)
+        (own,) = analysed([scored], found[0], {}).scores
+        score = Quantity(
+            value=own.value, unit="1", low=own.low, high=own.high, coverage=own.coverage, method=own.method
+        )
+    return ComparedRun(
+        experiment=side.label,
+        run=run.name,
+        status=run.status,
+        checkpoint=None if found is None else found[1].checkpoint,
+        task=None if found is None else found[0][0],
+        score=score,
+        final_val_loss=finite(run.final_val_loss),
+        train_seconds=finite(run.train_seconds),
+        tokens_per_second=finite(run.tokens_per_second),
+        peak_memory=finite(run.peak_memory),
+    )
+
+
+def _notes(sides: Sequence[ExperimentSummary], rows: Sequence[SettingRow], matches: Sequence[Match]) -> Iterator[str]:
+    for side in sides:
+        yield from (f"{side.label}: {each}" for each in side.unread)
+    for side in sides[1:]:
+        if not any(match.side is side for match in matches):
+            yield f"no run of {side.label} is of the same condition as one of {sides[0].label}"
+    differing = {row.key for row in rows}
+    if _VALIDATED & differing:
+        what = join_names(sorted(_VALIDATED & differing))
+        yield f"validation losses do not compare, since something else was validated: {what}"
+    if DEVICE in differing:
+        yield "durations, rates and memory are of different devices"

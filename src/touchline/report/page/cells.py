@@ -114,8 +114,8 @@ def page_table(
 
 
 def heading(label: str) -> str:
-    """Return a label with a capital letter; symbols of one or two letters stay."""
-    return label if len(label) < 3 else label[:1].upper() + label[1:]
+    """Return a label with a capital letter; symbols such as `t`, `df` and `p (Holm)` stay."""
+    return label if len(label.split(" ")[0]) < 3 else label[:1].upper() + label[1:]
 
 
 def _cell(value: Value, column: Column, reasons: _Reasons) -> PageCell:
