@@ -17,10 +17,9 @@ from touchline.data.metrics import Metrics, StepRow, TrainingMarker
 from touchline.data.metrics_file import METRICS, read_metrics
 from touchline.data.scores import CheckpointInfo, EvaluationRecord
 from touchline.history.reading import RunReading
-from touchline.results.attempts import attempt_results
 from touchline.results.current_evaluations import labels_of_record, with_clusters, with_metric
 from touchline.results.figures import figures_of_log, figures_of_metrics, own_fields, static_config
-from touchline.results.run_result import LossPoint, RunResult, StepCurves
+from touchline.results.run_result import AttemptResult, LossPoint, RunResult, StepCurves
 from touchline.results.scored import compared, proportion
 from touchline.run.resources import read_resources, resource_figures
 from touchline.run.run_status import (
@@ -122,7 +121,7 @@ def _result(run: PlannedRun, seen: _Evidence, folder: Path, view: JobView | None
     trained = run.kind is RunKind.FINE_TUNED
     unread = f"{METRICS} cannot be read" if seen.metrics.unread is not None else "no step has been measured"
     nothing = Missing(missing=unread if trained else "nothing is trained")
-    attempts = attempt_results(folder, seen.attempts) if run.kind is RunKind.FINE_TUNED else ()
+    attempts = _attempt_results(folder, seen.attempts) if run.kind is RunKind.FINE_TUNED else ()
     figures = figures_of_log(seen.log) if seen.log is not None else figures_of_metrics(run, seen.metrics, nothing)
     status = run_status(standing)
     started, completed = started_and_completed(seen.attempts, status)
@@ -177,6 +176,45 @@ def _logged(folder: Path) -> RunReading | None:
 
     found = [each.reading for each in find_runs(logs) if isinstance(each, LoggedRun)]
     return found[-1] if found else None
+
+
+def _attempt_results(folder: Path, attempts: Sequence[Attempt]) -> tuple[AttemptResult, ...]:
+    """Return every attempt at a run's training that reached its own process, oldest first.
+
+    Args:
+        folder: run folder, searched for attempts before a re-plan.
+        attempts: attempts since then.
+    """
+    earlier = [path for path in folder.glob("superseded/*/status") if path.parent.name.isdigit()]
+    before = [
+        _attempt_row(attempt, superseded=True)
+        for status in sorted(earlier, key=lambda path: int(path.parent.name))
+        for attempt in drop_lock_conflicts(read_attempts(status))
+    ]
+    return (*before, *(_attempt_row(attempt, superseded=False) for attempt in attempts))
+
+
+def _attempt_row(attempt: Attempt, *, superseded: bool) -> AttemptResult:
+    start, end = attempt.start, attempt.exit
+    silent = "it runs" if attempt.alive else "killed (no exit record)"
+    return AttemptResult(
+        job_id=start.job_id,
+        restart=start.restart,
+        state=attempt.state,
+        reason=silent if end is None else f"{end.reason}, exit code {end.code}" if end.code else end.reason,
+        started_unix=start.time_unix,
+        seconds=_attempt_seconds(attempt),
+        superseded=superseded,
+    )
+
+
+def _attempt_seconds(attempt: Attempt) -> Measured:
+    if attempt.exit is not None:
+        return Quantity(value=max(attempt.exit.time_unix - attempt.start.time_unix, 0.0), unit="s", method="its clock")
+    if attempt.heartbeat_unix is None:
+        return Missing(missing="no heartbeat")
+    lasted = max(attempt.heartbeat_unix - attempt.start.time_unix, 0.0)
+    return Quantity(value=lasted, unit="s", method="until its last heartbeat")
 
 
 def _outcome(run: PlannedRun, seen: _Evidence) -> TrainingOutcome:

@@ -19,7 +19,7 @@ from touchline.estimate.disk import adapter_file_bytes
 from touchline.results.deletable import deletable_of
 from touchline.results.storage import RunLocation, summarise
 from touchline.results.verification_types import CheckpointFault, Verification, VerifiedCheckpoint
-from touchline.results.verifying.adapters import ADAPTER_CONFIG, ADAPTER_FILE, Expected, ExpectedAdapter
+from touchline.results.verifying.adapters import ADAPTER_CONFIG, ADAPTER_FILE, Expected
 from touchline.results.verifying.bases import CONFIG_FILE, BaseTensors, planned_base, read_base, read_object
 from touchline.results.verifying.folder import verify_folder
 from touchline.results.verifying.markers import named_by, numbered
@@ -191,19 +191,10 @@ def _expected(run: PlannedRun, base: BaseTensors) -> Expected:
         planned=True,
         digest=run.digest,
         base=base,
-        wanted=_wanted(run),
+        wanted=run.train.lora,
         saves=run.train.checkpoint.save,
         steps=run.batches.steps,
         steps_per_epoch=run.batches.steps_per_epoch,
-    )
-
-
-def _wanted(run: PlannedRun) -> ExpectedAdapter | None:
-    if run.train is None:
-        return None
-    lora = run.train.lora
-    return ExpectedAdapter(
-        rank=lora.rank, alpha=lora.resolved_alpha, target_modules=frozenset(lora.target_modules), dtype=lora.dtype
     )
 
 

@@ -16,6 +16,7 @@ from touchline.results.verification_types import CheckpointFault
 from touchline.results.verifying.bases import BaseTensors, finite
 from touchline.results.verifying.fit import LoraFactors, fit_faults, is_layer
 from touchline.results.verifying.values import listed
+from touchline.spec.experiment import LoraConfig
 
 ADAPTER_FILE: Final = "adapter_model.safetensors"
 ADAPTER_CONFIG: Final = "adapter_config.json"
@@ -23,20 +24,6 @@ _PREFIX = "base_model.model."
 """Prefix that PEFT puts before a base's tensor names."""
 _PART = re.compile(r"(.+)\.lora_(A|B)(?:\.[A-Za-z0-9_]+)?\.weight")
 _PLAIN = re.compile(r"[\w.-]+")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ExpectedAdapter:
-    """Planned adapter."""
-
-    rank: int
-    """Rank."""
-    alpha: float
-    """Numerator of its scale."""
-    target_modules: frozenset[str]
-    """Adapted layers."""
-    dtype: str
-    """Dtype."""
 
 
 def is_b(name: str) -> bool:
@@ -64,7 +51,7 @@ def adapter_faults(
     tensors: Mapping[str, Tensor],
     config: Mapping[str, object] | None,
     base: BaseTensors | None,
-    wanted: ExpectedAdapter | None,
+    wanted: LoraConfig | None,
     file: str = ADAPTER_FILE,
 ) -> Iterator[CheckpointFault]:
     """Yield the problems of an adapter with a readable header.
@@ -114,7 +101,7 @@ def _inner(flat: Mapping[str, tuple[Tensor, Tensor]], file: str) -> Iterator[Che
             return
 
 
-def _types(pairs: Mapping[str, LoraFactors], wanted: ExpectedAdapter | None, file: str) -> Iterator[CheckpointFault]:
+def _types(pairs: Mapping[str, LoraFactors], wanted: LoraConfig | None, file: str) -> Iterator[CheckpointFault]:
     """Yield a problem unless all factors have the same, planned floating-point dtype."""
     types = sorted({part.dtype for pair in pairs.values() for part in (pair.a, pair.b) if part is not None})
     if not all("float" in name for name in types):
@@ -129,7 +116,7 @@ def _types(pairs: Mapping[str, LoraFactors], wanted: ExpectedAdapter | None, fil
 
 
 def _configured(
-    flat: Mapping[str, tuple[Tensor, Tensor]], config: Mapping[str, object], wanted: ExpectedAdapter | None
+    flat: Mapping[str, tuple[Tensor, Tensor]], config: Mapping[str, object], wanted: LoraConfig | None
 ) -> Iterator[CheckpointFault]:
     """Yield problems of the configuration: another rank or scale changes the model."""
     if config.get("peft_type", "LORA") != "LORA":
@@ -146,21 +133,22 @@ def _configured(
     if alpha is None or alpha <= 0:
         message = f"lora_alpha is {str(config.get('lora_alpha'))[:40]}, expected a positive number: the adapter's scale"
         yield CheckpointFault(code="wrong-config", file=ADAPTER_CONFIG, message=message)
-    elif wanted is not None and alpha != wanted.alpha:
-        message = f"lora_alpha is {alpha:g}, planned was {wanted.alpha:g}: it is put on at another scale than trained"
+    elif wanted is not None and alpha != wanted.resolved_alpha:
+        planned = f"{wanted.resolved_alpha:g}"
+        message = f"lora_alpha is {alpha:g}, planned was {planned}: it is put on at another scale than trained"
         yield CheckpointFault(code="wrong-config", file=ADAPTER_CONFIG, message=message)
     if wanted is not None:
         yield from _as_wanted(flat, wanted)
     yield from _targeted(flat, config)
 
 
-def _as_wanted(flat: Mapping[str, tuple[Tensor, Tensor]], wanted: ExpectedAdapter) -> Iterator[CheckpointFault]:
+def _as_wanted(flat: Mapping[str, tuple[Tensor, Tensor]], wanted: LoraConfig) -> Iterator[CheckpointFault]:
     ranks = {a.shape[0] for a, _ in flat.values()}
     if ranks and ranks != {wanted.rank}:
         message = f"its factors have rank {', '.join(map(str, sorted(ranks)))}, planned was {wanted.rank}"
         yield CheckpointFault(code="wrong-rank", file=ADAPTER_FILE, message=message)
     kinds = {layer.rpartition(".")[2] for layer in flat}
-    if kinds != wanted.target_modules:
+    if kinds != set(wanted.target_modules):
         message = f"it is on {', '.join(sorted(kinds))}; planned was {', '.join(sorted(wanted.target_modules))}"
         yield CheckpointFault(code="wrong-targets", file=ADAPTER_FILE, message=message)
 
@@ -206,7 +194,7 @@ class Expected:
     """Digest of the planned run."""
     base: BaseTensors | None = None
     """Base model."""
-    wanted: ExpectedAdapter | None = None
+    wanted: LoraConfig | None = None
     """Planned adapter."""
     saves: Literal["adapter", "merged"] | None = None
     """Planned form."""
