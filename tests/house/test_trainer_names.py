@@ -75,15 +75,17 @@ def words(source: str) -> Iterator[tuple[int, str]]:
         for field in ("id", "attr", "name", "arg", "asname"):
             if isinstance(found := getattr(node, field, None), str):
                 yield line, found
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type == tokenize.COMMENT:
-            yield token.start[0], token.string
+    if any(each.search(source) for each in trainers().values()):  # a comment is on one line, so the text shows it
+        for token in tokenize.generate_tokens(io.StringIO(source).readline):
+            if token.type == tokenize.COMMENT:
+                yield token.start[0], token.string
 
 
 def named(source: str) -> set[tuple[int, str]]:
     """Lines of a module that name a trainer, with its folder's name."""
-    patterns = trainers()
     everything = list(words(source))
+    whole = "\n".join(text for _, text in everything)
+    patterns = {name: each for name, each in trainers().items() if each.search(whole)}
     found = {(line, name) for line, text in everything for name, each in patterns.items() if each.search(text)}
     # `import peft` is the library's; a string that is `peft` alone, or the backend's modules, are not told from it.
     library = {line for line, text in everything if re.fullmatch(r"peft(?:\.\w+)*", text)} & {

@@ -12,6 +12,7 @@ from statistics import fmean
 from typing import ClassVar
 
 from touchline.backends.axolotl.config import KEYS, read_config, settings
+from touchline.backends.logtext.emitter import observed
 from touchline.backends.logtext.numbers import to_count, to_number
 from touchline.backends.logtext.reader import BarCount, DocumentReader, LoggedTrainer, LogReader, Row
 from touchline.core.json_text import parse_json
@@ -276,21 +277,11 @@ def _tokens(row: Row, number: int, epoch: float | None) -> Iterator[Event]:
     # The closing row repeats a counter that has just been set to zero.
     rate = next((rate for key in _ROW_RATES if (rate := to_number(row.get(key)))), None)
     if rate is not None and rate > 0 and "train_runtime" not in row:
-        yield Observation(
-            name="tokens_per_second", value=rate, line=number, unit="tokens/s", epoch=epoch, token_unit="label"
-        )
+        yield observed("tokens_per_second", rate, number, epoch=epoch, token_unit="label")
     for key, unit in _ROW_TOKENS:
         count = to_count(row.get(key))
         if count:
-            yield Observation(
-                name="tokens_seen",
-                value=count,
-                line=number,
-                unit="tokens",
-                epoch=epoch,
-                token_unit=unit,
-                aggregation="last",
-            )
+            yield observed("tokens_seen", count, number, epoch=epoch, token_unit=unit, aggregation="last")
 
 
 def _step(message: str) -> int | None:

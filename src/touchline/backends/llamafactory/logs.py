@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from touchline.backends.llamafactory.config import KEYS, read_config, settings
+from touchline.backends.logtext.emitter import observed
 from touchline.backends.logtext.numbers import NUMBER, not_a_number, to_count, to_number, to_seconds
 from touchline.backends.logtext.reader import BarCount, DocumentReader, LoggedTrainer, LogReader, Row
 from touchline.core.observation import Event, Inside, Observation, Sign, SignKind
@@ -158,16 +159,7 @@ class LlamaFactoryLines:
         yield _trainer(number)
         yield Observation(name="steps_total", value=total, line=number, unit="steps")
         if elapsed is not None:
-            yield Observation(
-                name="train_seconds",
-                value=elapsed,
-                line=number,
-                unit="s",
-                step=step,
-                epoch=at,
-                aggregation="last",
-                inside=_INSIDE,
-            )
+            yield observed("train_seconds", elapsed, number, step=step, epoch=at, aggregation="last", inside=_INSIDE)
         yield from _losses(row, text, number, step, at)
         yield from self._costs(row, number, step, at)
         measured = ("loss", "eval_loss", "predict_loss", "reward", "accuracy", "lr", "learning_rate")
@@ -216,23 +208,14 @@ class LlamaFactoryLines:
             yield from _throughput(rate, number, step, epoch)
         seen = to_count(row.get("total_tokens"))
         if seen:
-            yield Observation(
-                name="tokens_seen",
-                value=seen,
-                line=number,
-                unit="tokens",
-                step=step,
-                epoch=epoch,
-                token_unit="padded",
-                aggregation="last",
-            )
+            yield observed("tokens_seen", seen, number, step=step, epoch=epoch, token_unit="padded", aggregation="last")
         for key, kind in _MEMORY:
             size = to_number(row.get(key))
             if size is not None and size > 0:
-                yield Observation(
-                    name="peak_memory",
-                    value=size,
-                    line=number,
+                yield observed(
+                    "peak_memory",
+                    size,
+                    number,
                     unit="GiB",
                     step=step,
                     epoch=epoch,
@@ -291,11 +274,10 @@ def _losses(row: Row, text: str, number: int, step: int, epoch: float | None) ->
 def _throughput(rate: float, number: int, step: int | None, epoch: float | None) -> Iterator[Event]:
     """Read the Trainer's count of input tokens, including padding, over the time since the beginning."""
     if rate > 0:
-        yield Observation(
-            name="tokens_per_second",
-            value=rate,
-            line=number,
-            unit="tokens/s",
+        yield observed(
+            "tokens_per_second",
+            rate,
+            number,
             step=step,
             epoch=epoch,
             token_unit="padded",
@@ -307,15 +289,8 @@ def _throughput(rate: float, number: int, step: int | None, epoch: float | None)
 def _tokens_per_second(rate: float | None, number: int, step: int | None) -> Iterator[Event]:
     """Read the dataset's tokens per second of each process."""
     if rate is not None and rate > 0:
-        yield Observation(
-            name="tokens_per_second",
-            value=rate,
-            line=number,
-            unit="tokens/s",
-            step=step,
-            token_unit="real",
-            aggregation="mean",
-            inside=_INSIDE,
+        yield observed(
+            "tokens_per_second", rate, number, step=step, token_unit="real", aggregation="mean", inside=_INSIDE
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from touchline.backends.logtext.numbers import not_a_number, to_number
-from touchline.core.observation import Event, Observation, ObservationName, Sign, SignKind
+from touchline.core.observation import Event, Inside, Observation, ObservationName, Sign, SignKind
 from touchline.core.quantity import Aggregation, MemoryKind, Phase, TokenUnit
 
 _TEXT_LIMIT = 300
@@ -39,6 +39,36 @@ SIZES: dict[str, tuple[float, str]] = {
     "mb": (1 / 1000, "GB"),
 }
 """Factor and unit of a printed size. GB and MB may be decimal or binary, so they stay GB."""
+
+
+def observed(
+    name: ObservationName,
+    value: float,
+    line: int,
+    *,
+    unit: str | None = None,
+    step: int | None = None,
+    epoch: float | None = None,
+    phase: Phase | None = None,
+    kind: MemoryKind | None = None,
+    token_unit: TokenUnit | None = None,
+    aggregation: Aggregation | None = None,
+    inside: tuple[Inside, ...] = (),
+) -> Observation:
+    """Return a number of a line, in the unit of its name."""
+    return Observation(
+        name=name,
+        value=value,
+        line=line,
+        unit=UNITS.get(name, "1") if unit is None else unit,
+        step=step,
+        epoch=epoch,
+        phase=phase,
+        kind=kind,
+        token_unit=token_unit,
+        aggregation=aggregation,
+        inside=inside,
+    )
 
 
 class EventEmitter:

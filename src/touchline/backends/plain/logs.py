@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from touchline.backends.logtext.emitter import observed
 from touchline.backends.logtext.numbers import to_count, to_number
 from touchline.backends.logtext.reader import DocumentReader, LogReader, Row
 from touchline.core.observation import Event, Observation, ObservationName, Sign, SignKind
@@ -104,13 +105,9 @@ def _measured(train: Row, rows: list[Row]) -> Iterator[Event]:
             yield Observation(name="loss", value=loss, line=0, unit="nats", step=step, aggregation="mean")
         rate = to_number(row.get("tokens / sec"))
         if rate is not None:
-            yield Observation(
-                name="tokens_per_second", value=rate, line=0, unit="tokens/s", token_unit="real", aggregation="mean"
-            )
+            yield observed("tokens_per_second", rate, 0, token_unit="real", aggregation="mean")
         if step is not None and took is not None and step > before:
-            yield Observation(
-                name="step_seconds", value=took / (step - before), line=0, unit="s", step=step, aggregation="mean"
-            )
+            yield observed("step_seconds", took / (step - before), 0, step=step, aggregation="mean")
             seconds, evaluated, before = seconds + took, evaluated + (to_number(row.get("eval time")) or 0.0), step
         tokens, examples = to_number(row.get("train total tokens")), to_number(row.get("train samples"))
         if tokens and examples:
@@ -126,9 +123,7 @@ def _measured(train: Row, rows: list[Row]) -> Iterator[Event]:
         (found for key in ("accelerator", "cuda") if (found := to_number(train.get(f"{key}_memory_max")))), None
     )
     if peak:
-        yield Observation(
-            name="peak_memory", value=peak / GIB, line=0, unit="GiB", phase="step", kind="reserved", aggregation="peak"
-        )
+        yield observed("peak_memory", peak / GIB, 0, unit="GiB", phase="step", kind="reserved", aggregation="peak")
     for key, name in (("num_trainable_params", "trainable_parameters"), ("num_total_params", "total_parameters")):
         count = to_count(train.get(key))
         if count:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from typing import ClassVar
 
+from touchline.backends.logtext.emitter import observed
 from touchline.backends.logtext.numbers import to_count, to_number
 from touchline.backends.logtext.reader import BarCount, DocumentReader, LoggedTrainer, LogReader, Row
 from touchline.backends.swift.config import KEYS, arguments, flags, plain, read_config, settings
@@ -248,10 +249,10 @@ def _lora(message: str, number: int) -> Iterator[Event]:
 def _memory(size: float | None, number: int, step: int, epoch: float | None) -> Iterator[Event]:
     """torch's highest reserved memory, of one device or of all that the process uses, divided by 1024**3."""
     if size is not None and size > 0:
-        yield Observation(
-            name="peak_memory",
-            value=size,
-            line=number,
+        yield observed(
+            "peak_memory",
+            size,
+            number,
             unit="GiB",
             step=step,
             epoch=epoch,
@@ -273,11 +274,10 @@ def _times(row: Row, number: int, step: int, epoch: float | None, has_total: boo
     found = _ELAPSED.fullmatch(str(row.get("elapsed_time", "")))
     if found is not None:
         days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
-        yield Observation(
-            name="train_seconds",
-            value=float(((days * 24 + hours) * 60 + minutes) * 60 + seconds),
-            line=number,
-            unit="s",
+        yield observed(
+            "train_seconds",
+            float(((days * 24 + hours) * 60 + minutes) * 60 + seconds),
+            number,
             step=step,
             epoch=epoch,
             aggregation="last",
@@ -287,15 +287,8 @@ def _times(row: Row, number: int, step: int, epoch: float | None, has_total: boo
     speed, pace = to_number(row.get("train_speed(iter/s)")), to_number(row.get("train_speed(s/it)"))
     rate = speed or (1 / pace if pace else None)
     if has_total and rate is not None and rate > 0:
-        yield Observation(
-            name="train_steps_per_second",
-            value=rate,
-            line=number,
-            unit="steps/s",
-            step=step,
-            epoch=epoch,
-            aggregation="mean",
-            inside=_INSIDE,
+        yield observed(
+            "train_steps_per_second", rate, number, step=step, epoch=epoch, aggregation="mean", inside=_INSIDE
         )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
+from touchline.backends.logtext.emitter import observed
 from touchline.backends.logtext.numbers import not_a_number, to_count, to_number
 from touchline.backends.logtext.reader import Row
 from touchline.core.observation import Event, Inside, Observation, Sign, SignKind
@@ -81,16 +82,7 @@ class TrainerRowParser:
         seconds = to_number(row.get("train_runtime"))
         if seconds is not None and seconds > 0:
             # Since the beginning of the training: it stands in every row when tokens are counted.
-            yield Observation(
-                name="train_seconds",
-                value=seconds,
-                line=number,
-                unit="s",
-                step=step,
-                epoch=epoch,
-                aggregation="last",
-                inside=INSIDE,
-            )
+            yield observed("train_seconds", seconds, number, step=step, epoch=epoch, aggregation="last", inside=INSIDE)
         yield from self._tokens(row, number, step, epoch)
 
     def closing(self, row: Row, text: str, number: int) -> Iterator[Event]:
@@ -99,9 +91,7 @@ class TrainerRowParser:
         yield self.trainer(number)
         seconds = to_number(row.get("train_runtime"))
         if seconds is not None and seconds > 0:
-            yield Observation(
-                name="train_seconds", value=seconds, line=number, unit="s", step=step, epoch=epoch, inside=INSIDE
-            )
+            yield observed("train_seconds", seconds, number, step=step, epoch=epoch, inside=INSIDE)
         yield from mean_loss(row.get("train_loss"), text, number, epoch)
         yield from rates(row, number, epoch)
         yield from self._tokens(row, number, step, epoch)
@@ -132,24 +122,16 @@ class TrainerRowParser:
         for key, unit in _COUNTERS:
             count = to_number(row.get(key))
             if count is not None and count > 0:
-                yield Observation(
-                    name="tokens_seen",
-                    value=count,
-                    line=number,
-                    unit="tokens",
-                    step=step,
-                    epoch=epoch,
-                    token_unit=unit,
-                    aggregation="last",
+                yield observed(
+                    "tokens_seen", count, number, step=step, epoch=epoch, token_unit=unit, aggregation="last"
                 )
         rate = to_number(row.get("train_tokens_per_second"))
         if rate is not None and rate > 0 and not self.resumed:
             # Until version 5 the tokens of before a resume are divided by the time since as well.
-            yield Observation(
-                name="tokens_per_second",
-                value=rate,
-                line=number,
-                unit="tokens/s",
+            yield observed(
+                "tokens_per_second",
+                rate,
+                number,
                 step=step,
                 epoch=epoch,
                 token_unit="padded",
@@ -210,25 +192,9 @@ def rates(row: Row, number: int, epoch: float | None = None) -> Iterator[Observa
     if steps is None:
         samples, steps = None, samples
     if samples is not None:
-        yield Observation(
-            name="train_samples_per_second",
-            value=samples,
-            line=number,
-            unit="examples/s",
-            epoch=epoch,
-            aggregation="mean",
-            inside=INSIDE,
-        )
+        yield observed("train_samples_per_second", samples, number, epoch=epoch, aggregation="mean", inside=INSIDE)
     if steps is not None:
-        yield Observation(
-            name="train_steps_per_second",
-            value=steps,
-            line=number,
-            unit="steps/s",
-            epoch=epoch,
-            aggregation="mean",
-            inside=INSIDE,
-        )
+        yield observed("train_steps_per_second", steps, number, epoch=epoch, aggregation="mean", inside=INSIDE)
 
 
 def _prints_like_the_trainer(row: Row) -> bool:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from typing import ClassVar
 
+from touchline.backends.logtext.emitter import observed
 from touchline.backends.logtext.numbers import to_number
 from touchline.backends.logtext.reader import BarCount, DocumentReader, LoggedTrainer, LogReader, Row
 from touchline.core.observation import Event, Observation, ObservationName, Sign, SignKind
@@ -196,9 +197,7 @@ def _sums(text: str, number: int) -> Iterator[Event]:
     elif found := _SECONDS.match(text):
         seconds = to_number(found["seconds"])
         if seconds:
-            yield Observation(
-                name="train_seconds", value=seconds, line=number, unit="s", inside=("evaluation", "saving")
-            )
+            yield observed("train_seconds", seconds, number, inside=("evaluation", "saving"))
             # TRL's notebooks took these lines over, so they do not tell whether it is Unsloth.
             yield Observation(name="trainer", value="trl", line=number, certain=False)
             yield Sign(kind=SignKind.TRAINED, line=number, text=text.strip()[:_TEXT])
