@@ -87,7 +87,7 @@ FORMATS = (
         what="whether packed documents attend to each other, by packing mode",
         answer="isolation",
     ),
-    Format(schema="finetune", type="backends.peft.config:TrainerConfig", what="finetune.yaml of the backend peft"),
+    Format(schema="finetune", type="backends.run_config:RunConfig", what="finetune.yaml of peft, run.yaml of others"),
     Format(schema="metrics", type="data.metrics:MetricsRow", what="a line of metrics.jsonl"),
     Format(schema="training", type="data.metrics:TrainingMarker", what="training.json, the training is complete"),
     Format(schema="checkpoint", type="data.metrics:ExportMarker", what="touchline.json of an exported checkpoint"),

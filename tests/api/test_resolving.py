@@ -97,13 +97,13 @@ def test_columns_that_are_joined_leave_out_what_is_empty(tmp_path: Path, setting
     api.prepare(folder, settings)
     run = folder / planned(folder, settings).runs[0].name
     text = (run / "finetune.yaml").read_text()
-    from touchline.backends.peft.config import TrainerConfig  # what the trainer reads
+    from touchline.backends.run_config import RunConfig  # what the trainer reads
     from touchline.data.datasets import load_examples
     from touchline.spec.document import parse
     from touchline.spec.validate import build
 
     document = parse(text, "finetune.yaml")
-    config, faults = build(TrainerConfig, document.data, document)
+    config, faults = build(RunConfig, document.data, document)
     assert config is not None, faults
     turns = {each.prompt[0].content for each in load_examples(config.data, "train", run)}
     assert {turn.count("\n") for turn in turns} == {0, 1}

@@ -78,14 +78,14 @@ def test_origins() -> None:
     """What was written, what was not, what the planner chose, and what no file can change."""
     keys = ("train.schedule", "train.packed", "train.weight_decay", "data.input")
     found = _by_key(_plan(_run("a", 4), not_given=keys))
-    origins = {key: found[key].origin for key in (*keys, "train.epochs", "train.optimizer", "train.warmup_steps")}
+    origins = {key: found[key].origin for key in (*keys, "train.epochs", "train.loss", "train.warmup_steps")}
     assert origins == {
         "train.schedule": Origin.DEFAULT,
         "train.packed": Origin.DECIDED,
         "train.weight_decay": Origin.DEFAULT,
         "data.input": Origin.DECIDED,
         "train.epochs": Origin.GIVEN,
-        "train.optimizer": Origin.FIXED,
+        "train.loss": Origin.FIXED,
         "train.warmup_steps": Origin.DECIDED,
     }
     # Version 0.1.0 did not list these: a value that equals the default counts as one, another one was written.

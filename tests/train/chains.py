@@ -11,20 +11,18 @@ import torch
 from safetensors.torch import load_file, save
 from tests.train.tiny_run import make_config, tiny_train, write_config
 
-from touchline.backends.peft.config import ParentConfig, TrainerConfig
+from touchline.backends.run_config import ParentConfig, RunConfig
 from touchline.train.run import Stop, run_training
 
 EASY, HARD = "tiny_easy", "tiny_hard"
 
 
-def easy_config(model: Path, words: Path, **changes: object) -> TrainerConfig:
+def easy_config(model: Path, words: Path, **changes: object) -> RunConfig:
     """The first stage."""
     return replace(make_config(model, words, tiny_train(**changes)), run=EASY, run_digest="e" * 64)
 
 
-def hard_config(
-    model: Path, words: Path, parent: str = EASY, *, how: str = "adapter", **changes: object
-) -> TrainerConfig:
+def hard_config(model: Path, words: Path, parent: str = EASY, *, how: str = "adapter", **changes: object) -> RunConfig:
     """A stage that goes on from another one."""
     base = make_config(model, words, tiny_train(**changes))
     link = ParentConfig(
@@ -37,7 +35,7 @@ def hard_config(
     return replace(base, run=HARD, run_digest="f" * 64, parent=link)
 
 
-def train(root: Path, config: TrainerConfig) -> Path:
+def train(root: Path, config: RunConfig) -> Path:
     """A run's folder, trained."""
     folder = write_config(root / config.run, config)
     assert run_training(config, folder, Stop())

@@ -29,8 +29,8 @@ from tests.train.test_run import library_loss
 from tests.train.tiny_run import write_config
 from transformers import AutoModelForCausalLM
 
-from touchline.backends.peft.config import TrainerConfig
 from touchline.backends.peft.layout import SequenceBatch
+from touchline.backends.run_config import RunConfig
 from touchline.core.errors import LineageError, ParentNotReadyError
 from touchline.core.status import EXIT_LINEAGE, EXIT_PARENT_NOT_READY
 from touchline.data.machine import DtypeChoice
@@ -68,7 +68,7 @@ def root(trained: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def hard(tiny_model: Path, data: tuple[Path, Path]) -> TrainerConfig:
+def hard(tiny_model: Path, data: tuple[Path, Path]) -> RunConfig:
     """The second stage."""
     return hard_config(tiny_model, data[1])
 
@@ -85,7 +85,7 @@ def change(path: Path, edit: Callable[[Records], object]) -> None:
     path.write_text(json.dumps(content))
 
 
-def refused(root: Path, config: TrainerConfig, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+def refused(root: Path, config: RunConfig, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
     """Exit code of the trainer's process and what it says; nothing was trained."""
     folder = write_config(root / config.run, config)
     code = main(["--folder", str(folder)])
@@ -99,7 +99,7 @@ def refused(root: Path, config: TrainerConfig, capsys: pytest.CaptureFixture[str
 
 
 def test_a_stage_goes_on_from_its_parents_adapter(
-    root: Path, hard: TrainerConfig, caplog: pytest.LogCaptureFixture
+    root: Path, hard: RunConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Hash, loss and size are those of the parent, and what proves it is written down three times."""
     with caplog.at_level(logging.INFO):
@@ -122,7 +122,7 @@ def test_a_stage_goes_on_from_its_parents_adapter(
 
 
 def test_a_stage_begins_where_its_parent_ended_and_not_at_the_base(
-    root: Path, hard: TrainerConfig, data: tuple[Path, Path]
+    root: Path, hard: RunConfig, data: tuple[Path, Path]
 ) -> None:
     """On the parent's own data its loss before the first step is the parent's last one, not the base's."""
     same = replace(hard, data=replace(hard.data, path=str(data[0])), data_sha256=easy_sha(root))
@@ -154,7 +154,7 @@ def test_without_validation_items_the_other_proofs_carry(
     assert proof["problems"] == []
 
 
-def test_a_resumed_stage_is_bit_for_bit_the_same_and_needs_no_parent(root: Path, hard: TrainerConfig) -> None:
+def test_a_resumed_stage_is_bit_for_bit_the_same_and_needs_no_parent(root: Path, hard: RunConfig) -> None:
     """Its adapter is in its own saved state; the proof of the attempt that saved it is asked for."""
     lora, checkpoint = LoraConfig(rank=4, dropout=0.1), CheckpointConfig(resume_minutes=EVERY_STEP)
     hard = replace(hard, train=replace(hard.train, lora=lora, checkpoint=checkpoint))
@@ -168,7 +168,7 @@ def test_a_resumed_stage_is_bit_for_bit_the_same_and_needs_no_parent(root: Path,
     assert weights(folder).read_bytes() == weights(whole).read_bytes()
 
 
-def test_a_saved_state_without_a_proof_is_not_gone_on_from(root: Path, hard: TrainerConfig) -> None:
+def test_a_saved_state_without_a_proof_is_not_gone_on_from(root: Path, hard: RunConfig) -> None:
     """Nobody knows what it began with."""
     hard = replace(hard, train=replace(hard.train, checkpoint=CheckpointConfig(resume_minutes=EVERY_STEP)))
     folder = write_config(root / HARD, hard)
@@ -183,7 +183,7 @@ def weights(folder: Path) -> Path:
 
 
 def test_the_parents_items_are_scored_as_the_parent_scored_them(
-    root: Path, hard: TrainerConfig, monkeypatch: pytest.MonkeyPatch
+    root: Path, hard: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In its layout and with its attention, whatever the stage itself uses."""
     seen: list[str] = []
@@ -208,7 +208,7 @@ def test_the_parents_items_are_scored_as_the_parent_scored_them(
 
 @pytest.mark.parametrize("zeros", [True, False], ids=["fresh", "of another training"])
 def test_a_swapped_adapter_is_found_by_its_hash(
-    root: Path, hard: TrainerConfig, zeros: bool, capsys: pytest.CaptureFixture[str]
+    root: Path, hard: RunConfig, zeros: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Of the same shape and size, and nothing else was touched."""
     checkpoint = root / EASY / "epoch_1"
@@ -218,9 +218,7 @@ def test_a_swapped_adapter_is_found_by_its_hash(
     assert "adapter_model.safetensors' is another file than was saved" in said
 
 
-def test_a_careful_forger_is_found_by_the_loss(
-    root: Path, hard: TrainerConfig, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_careful_forger_is_found_by_the_loss(root: Path, hard: RunConfig, capsys: pytest.CaptureFixture[str]) -> None:
     """Marker and training.json agree with the swapped file; only the weights do not do what the parent's did."""
     checkpoint = root / EASY / "epoch_1"
     swap_adapter(checkpoint, other_adapter(checkpoint, zeros=False))
@@ -234,7 +232,7 @@ def test_a_careful_forger_is_found_by_the_loss(
 
 
 def test_a_fresh_adapter_with_forged_records_has_learned_nothing(
-    root: Path, hard: TrainerConfig, capsys: pytest.CaptureFixture[str]
+    root: Path, hard: RunConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Found without any loss, so also where the parent has no validation items."""
     checkpoint = root / EASY / "epoch_1"
@@ -246,7 +244,7 @@ def test_a_fresh_adapter_with_forged_records_has_learned_nothing(
 
 
 def test_a_forger_who_forgets_training_json_is_found_by_it(
-    root: Path, hard: TrainerConfig, capsys: pytest.CaptureFixture[str]
+    root: Path, hard: RunConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The marker lies in the checkpoint's own folder, and may be swapped with it."""
     checkpoint, training = root / EASY / "epoch_1", (root / EASY / "training.json").read_bytes()
@@ -258,7 +256,7 @@ def test_a_forger_who_forgets_training_json_is_found_by_it(
     assert "its training.json" in said
 
 
-def test_another_rank_does_not_fit(root: Path, hard: TrainerConfig, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_rank_does_not_fit(root: Path, hard: RunConfig, capsys: pytest.CaptureFixture[str]) -> None:
     """As happens when a stage's finetune.yaml is written by hand."""
     code, said = refused(root, replace(hard, train=replace(hard.train, lora=LoraConfig(rank=2))), capsys)
     assert code == EXIT_LINEAGE
@@ -267,7 +265,7 @@ def test_another_rank_does_not_fit(root: Path, hard: TrainerConfig, capsys: pyte
 
 
 def test_other_validation_items_are_told_as_such(
-    root: Path, hard: TrainerConfig, capsys: pytest.CaptureFixture[str]
+    root: Path, hard: RunConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A loss on other items says nothing, equal or not."""
     change(root / EASY / "training.json", lambda it: it["scoring"].update(items_sha256="0" * 64))
@@ -276,9 +274,7 @@ def test_other_validation_items_are_told_as_such(
     assert "validation items are others" in said
 
 
-def test_a_stopped_stage_stops_those_after_it(
-    root: Path, hard: TrainerConfig, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_stopped_stage_stops_those_after_it(root: Path, hard: RunConfig, capsys: pytest.CaptureFixture[str]) -> None:
     """The third stage finds no training and says how the second one ended."""
     checkpoint = root / EASY / "epoch_1"
     swap_adapter(checkpoint, other_adapter(checkpoint, zeros=True))
@@ -341,7 +337,7 @@ def without_marker(root: Path) -> None:
 )
 def test_what_is_missing_is_told_in_one_line(
     root: Path,
-    hard: TrainerConfig,
+    hard: RunConfig,
     damage: Callable[[Path], None],
     words: str,
     capsys: pytest.CaptureFixture[str],
@@ -355,7 +351,7 @@ def test_what_is_missing_is_told_in_one_line(
     assert said.endswith("it was never started\n")
 
 
-def test_a_job_that_failed_in_its_last_line_has_trained_well(root: Path, hard: TrainerConfig) -> None:
+def test_a_job_that_failed_in_its_last_line_has_trained_well(root: Path, hard: RunConfig) -> None:
     """Artefacts count, exit codes do not."""
     status = root / EASY / "status"
     status.mkdir()
@@ -367,7 +363,7 @@ def test_a_job_that_failed_in_its_last_line_has_trained_well(root: Path, hard: T
 
 
 def test_the_best_checkpoint_is_the_one_with_the_lowest_loss_of_those_that_are_there(
-    tiny_model: Path, data: tuple[Path, Path], hard: TrainerConfig, tmp_path: Path
+    tiny_model: Path, data: tuple[Path, Path], hard: RunConfig, tmp_path: Path
 ) -> None:
     """With so high a rate later epochs are worse; when the best one is gone, the next best is taken."""
     train(tmp_path, easy_config(tiny_model, data[0], epochs=3, learning_rate=0.5, schedule="constant"))
@@ -388,7 +384,7 @@ def test_the_best_checkpoint_is_the_one_with_the_lowest_loss_of_those_that_are_t
 
 
 def test_no_best_where_nothing_was_scored(
-    tiny_model: Path, data: tuple[Path, Path], hard: TrainerConfig, tmp_path: Path
+    tiny_model: Path, data: tuple[Path, Path], hard: RunConfig, tmp_path: Path
 ) -> None:
     """None of them is the best."""
     words = tmp_path / "no_validation.json"
@@ -404,7 +400,7 @@ def test_no_best_where_nothing_was_scored(
 # ---- merge -----------------------------------------------------------------------------------------------------------
 
 
-def logits_of(folder: Path, config: TrainerConfig) -> torch.Tensor:
+def logits_of(folder: Path, config: RunConfig) -> torch.Tensor:
     """Of a checkpoint as the library loads it, on the base as it is."""
     model = AutoPeftModelForCausalLM.from_pretrained(str(folder)).eval()
     assert model.peft_config["default"].base_model_name_or_path == config.model.path

@@ -19,7 +19,7 @@ import torch
 from tests.tiny_model import write_tiny_words
 from tests.train.tiny_run import make_config, tiny_train, write_config
 
-from touchline.backends.peft.config import TrainerConfig
+from touchline.backends.run_config import RunConfig
 from touchline.core.errors import PlanDriftError
 from touchline.data.metrics_file import read_metrics
 from touchline.spec.experiment import CheckpointConfig, CheckpointInterval, LoraConfig
@@ -46,7 +46,7 @@ class StopAfter(Stop):
 
 
 @pytest.fixture(scope="module")
-def config(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainerConfig:
+def config(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
     words = write_tiny_words(tmp_path_factory.mktemp("data") / "words.json", 28, 4, 4)
     lora = LoraConfig(rank=4, dropout=0.1)
     checkpoint = CheckpointConfig(resume_minutes=EVERY_STEP, every=CheckpointInterval(steps=2))
@@ -54,7 +54,7 @@ def config(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Traine
 
 
 @pytest.fixture(scope="module")
-def undisturbed(config: TrainerConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def undisturbed(config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
     # As many threads as the processes below get: the sums are then in the same order.
     torch.set_num_threads(1)
     folder = write_config(tmp_path_factory.mktemp("runs") / "undisturbed", config)
@@ -85,7 +85,7 @@ def assert_same(folder: Path, undisturbed: Path) -> None:
 
 @pytest.mark.parametrize("questions", [1, 2, 3, 5, 8, 9, 11, 14])
 def test_stopping_at_any_question_and_going_on_changes_nothing(
-    config: TrainerConfig, undisturbed: Path, tmp_path: Path, questions: int
+    config: RunConfig, undisturbed: Path, tmp_path: Path, questions: int
 ) -> None:
     """Between micro-batches, inside a validation, before the first step: with dropout, which uses up random numbers."""
     folder = write_config(tmp_path / "run", config)
@@ -95,7 +95,7 @@ def test_stopping_at_any_question_and_going_on_changes_nothing(
     assert_same(folder, undisturbed)
 
 
-def test_stopping_again_and_again_still_ends(config: TrainerConfig, undisturbed: Path, tmp_path: Path) -> None:
+def test_stopping_again_and_again_still_ends(config: RunConfig, undisturbed: Path, tmp_path: Path) -> None:
     """Each attempt gets a little further, as under a short time limit."""
     folder = write_config(tmp_path / "run", config)
     for _ in range(40):
@@ -119,7 +119,7 @@ def wait_for(process: subprocess.Popen[bytes], condition: Callable[[], bool]) ->
 
 @pytest.mark.parametrize("seed", range(3))
 def test_sigkill_at_a_random_moment_and_the_same_command_again_gives_the_same_adapter(
-    config: TrainerConfig, tmp_path: Path, undisturbed: Path, seed: int
+    config: RunConfig, tmp_path: Path, undisturbed: Path, seed: int
 ) -> None:
     """Real processes, killed at a random size of metrics.jsonl and a random instant after it."""
     generator = random.Random(seed)
@@ -137,7 +137,7 @@ def test_sigkill_at_a_random_moment_and_the_same_command_again_gives_the_same_ad
 
 
 def test_sigterm_saves_and_exits_75_and_a_torn_metrics_line_is_fixed(
-    config: TrainerConfig, tmp_path: Path, undisturbed: Path
+    config: RunConfig, tmp_path: Path, undisturbed: Path
 ) -> None:
     """What a scheduler does before it kills; and what a full disk may leave of a line."""
     folder = write_config(tmp_path / "run", config)
@@ -155,7 +155,7 @@ def test_sigterm_saves_and_exits_75_and_a_torn_metrics_line_is_fixed(
 
 
 @pytest.mark.parametrize("harm", ["cut", "flip", "no state", "empty state"])
-def test_a_torn_saved_state_is_left_out(config: TrainerConfig, undisturbed: Path, tmp_path: Path, harm: str) -> None:
+def test_a_torn_saved_state_is_left_out(config: RunConfig, undisturbed: Path, tmp_path: Path, harm: str) -> None:
     """Going on from half an optimizer would be another training; starting over is not."""
     folder = write_config(tmp_path / "run", config)
     assert not run_training(config, folder, StopAfter(left=9))
@@ -177,7 +177,7 @@ def test_a_torn_saved_state_is_left_out(config: TrainerConfig, undisturbed: Path
     assert [row.event for row in read_metrics(folder / "metrics.jsonl").attempts] == ["start", "start"]
 
 
-def test_an_older_whole_state_is_taken_when_the_newest_is_torn(config: TrainerConfig, tmp_path: Path) -> None:
+def test_an_older_whole_state_is_taken_when_the_newest_is_torn(config: RunConfig, tmp_path: Path) -> None:
     """Only the newest is kept in order, but a kill between two renames leaves both."""
     folder = write_config(tmp_path / "run", config)
     assert not run_training(config, folder, StopAfter(left=9))
@@ -190,9 +190,7 @@ def test_an_older_whole_state_is_taken_when_the_newest_is_torn(config: TrainerCo
     assert found[0] == saved
 
 
-def test_a_state_or_a_result_of_another_plan_is_refused(
-    config: TrainerConfig, undisturbed: Path, tmp_path: Path
-) -> None:
+def test_a_state_or_a_result_of_another_plan_is_refused(config: RunConfig, undisturbed: Path, tmp_path: Path) -> None:
     """A run that was planned anew must not inherit the old one's steps, nor overwrite its results."""
     folder = write_config(tmp_path / "run", config)
     assert not run_training(config, folder, StopAfter(left=9))
@@ -203,7 +201,7 @@ def test_a_state_or_a_result_of_another_plan_is_refused(
         run_training(other, undisturbed, Stop())
 
 
-def test_a_finished_run_does_nothing_and_loads_no_torch(config: TrainerConfig, undisturbed: Path) -> None:
+def test_a_finished_run_does_nothing_and_loads_no_torch(config: RunConfig, undisturbed: Path) -> None:
     """The same command again must be cheap: it runs for every run of a sweep."""
     before = {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*")}
     code = "import sys; from touchline.train.__main__ import main; code = main([]); print('torch' in sys.modules, code)"
@@ -213,7 +211,7 @@ def test_a_finished_run_does_nothing_and_loads_no_torch(config: TrainerConfig, u
     assert config.run in done.stderr
 
 
-def test_leftovers_of_killed_attempts_are_removed(config: TrainerConfig, tmp_path: Path) -> None:
+def test_leftovers_of_killed_attempts_are_removed(config: RunConfig, tmp_path: Path) -> None:
     """A kill while a folder is written leaves a temporary one, which nobody else removes."""
     folder = write_config(tmp_path / "run", config)
     for parent in (folder, folder / "resume"):

@@ -15,8 +15,8 @@ from tests.tiny_model import write_tiny_words
 from tests.train.tiny_run import make_config, tiny_train, write_config
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from touchline.backends.peft.config import TrainerConfig
 from touchline.backends.peft.layout import visible
+from touchline.backends.run_config import RunConfig
 from touchline.core.catalog import RenderedExample
 from touchline.core.errors import HostError, InputError, PlanDriftError, PolicyError, RunsFailedError
 from touchline.core.files import sha256_file
@@ -34,11 +34,11 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def config(tiny_model: Path, words: Path) -> TrainerConfig:
+def config(tiny_model: Path, words: Path) -> RunConfig:
     return make_config(tiny_model, words, tiny_train())
 
 
-def train(folder: Path, config: TrainerConfig) -> Path:
+def train(folder: Path, config: RunConfig) -> Path:
     write_config(folder, config)
     assert run_training(config, folder, Stop())
     return folder
@@ -48,7 +48,7 @@ def causal_only(segments: np.ndarray) -> np.ndarray:
     return visible(np.ones_like(segments))
 
 
-def test_a_training_writes_every_row_marker_and_export(config: TrainerConfig, tmp_path: Path) -> None:
+def test_a_training_writes_every_row_marker_and_export(config: RunConfig, tmp_path: Path) -> None:
     """What the planner and the report read: numbers with units, absent ones with a reason."""
     folder = train(tmp_path / "run", config)
     metrics = read_metrics(folder / "metrics.jsonl")
@@ -87,7 +87,7 @@ def test_a_training_writes_every_row_marker_and_export(config: TrainerConfig, tm
 
 
 def test_an_exported_adapter_loads_from_another_folder_and_is_what_was_validated(
-    config: TrainerConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By the library's own loader; its loss on the validation split is the recorded one."""
     folder = train(tmp_path / "run", config)
@@ -105,7 +105,7 @@ def test_an_exported_adapter_loads_from_another_folder_and_is_what_was_validated
     assert adapter["inference_mode"] is True
 
 
-def library_loss(model: torch.nn.Module, config: TrainerConfig) -> float:
+def library_loss(model: torch.nn.Module, config: RunConfig) -> float:
     from touchline.train.inputs import load_inputs
 
     total, targets = 0.0, 0
@@ -118,7 +118,7 @@ def library_loss(model: torch.nn.Module, config: TrainerConfig) -> float:
     return total / targets
 
 
-def test_merged_weights_load_without_peft_and_give_the_recorded_loss(config: TrainerConfig, tmp_path: Path) -> None:
+def test_merged_weights_load_without_peft_and_give_the_recorded_loss(config: RunConfig, tmp_path: Path) -> None:
     """`save: merged` is a model of its own, and merging disturbs the training in no bit."""
     checkpoint = CheckpointConfig(save="merged")
     merged = train(tmp_path / "merged", replace(config, train=replace(config.train, checkpoint=checkpoint)))
@@ -134,14 +134,14 @@ def test_merged_weights_load_without_peft_and_give_the_recorded_loss(config: Tra
     ("keep", "expected"),
     [("all", {"epoch_0", "epoch_1", "step_2", "step_4"}), (1, {"epoch_1"}), (2, {"epoch_1", "step_4"})],
 )
-def test_only_what_keep_says_stays(config: TrainerConfig, tmp_path: Path, keep: object, expected: set[str]) -> None:
+def test_only_what_keep_says_stays(config: RunConfig, tmp_path: Path, keep: object, expected: set[str]) -> None:
     """The last N by step, whatever their names."""
     checkpoint = CheckpointConfig(every=CheckpointInterval(steps=2), keep=keep)  # type: ignore[arg-type]
     folder = train(tmp_path / "run", replace(config, train=replace(config.train, checkpoint=checkpoint)))
     assert {path.name for path in folder.iterdir() if path.is_dir()} == expected
 
 
-def test_keep_best_keeps_the_best_and_the_last(config: TrainerConfig, tmp_path: Path) -> None:
+def test_keep_best_keeps_the_best_and_the_last(config: RunConfig, tmp_path: Path) -> None:
     """The last is what a following stage goes on from, so it stays beside the best."""
     # The rate is so high that later epochs are worse.
     changed = replace(config.train, epochs=4, learning_rate=0.3, checkpoint=CheckpointConfig(keep="best"))
@@ -155,7 +155,7 @@ def test_keep_best_keeps_the_best_and_the_last(config: TrainerConfig, tmp_path: 
 
 @pytest.mark.parametrize("changes", [{"packed": True}, {"packed": True, "max_seq_len": 90}, {"micro_batch_size": 8}])
 def test_packing_and_micro_batches_change_the_rows_and_not_the_training(
-    config: TrainerConfig, tmp_path: Path, changes: dict[str, object]
+    config: RunConfig, tmp_path: Path, changes: dict[str, object]
 ) -> None:
     """Losses of every step, in float32."""
     plain = train(tmp_path / "plain", config)
@@ -169,7 +169,7 @@ def test_packing_and_micro_batches_change_the_rows_and_not_the_training(
         assert two.attempts[0].isolation.passed
 
 
-def test_gradient_checkpointing_changes_memory_and_nothing_else(config: TrainerConfig, tmp_path: Path) -> None:
+def test_gradient_checkpointing_changes_memory_and_nothing_else(config: RunConfig, tmp_path: Path) -> None:
     """The same numbers, computed twice."""
     plain = train(tmp_path / "plain", config)
     again = train(tmp_path / "again", replace(config, train=replace(config.train, gradient_checkpointing=True)))
@@ -177,7 +177,7 @@ def test_gradient_checkpointing_changes_memory_and_nothing_else(config: TrainerC
     assert [row.loss for row in two.steps] == pytest.approx([row.loss for row in one.steps], rel=1e-5)
 
 
-def test_dropout_shares_no_prefix(config: TrainerConfig, tmp_path: Path) -> None:
+def test_dropout_shares_no_prefix(config: RunConfig, tmp_path: Path) -> None:
     """Examples behind one prefix would share its dropout too, which is not what was written."""
     lora = LoraConfig(rank=4, dropout=0.1)
     folder = train(tmp_path / "run", replace(config, train=replace(config.train, lora=lora)))
@@ -187,7 +187,7 @@ def test_dropout_shares_no_prefix(config: TrainerConfig, tmp_path: Path) -> None
 
 
 def test_a_model_that_leaks_is_not_packed_and_falls_back_where_nobody_asked(
-    config: TrainerConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Asked for, packing is refused with the reason; chosen by us, it is dropped, and both are on record."""
     monkeypatch.setattr("touchline.train.model.visible", causal_only)
@@ -204,7 +204,7 @@ def test_a_model_that_leaks_is_not_packed_and_falls_back_where_nobody_asked(
     assert "isolation test" in start.layout_reason
 
 
-def test_changed_data_tokenizer_or_batches_are_refused(config: TrainerConfig, words: Path, tmp_path: Path) -> None:
+def test_changed_data_tokenizer_or_batches_are_refused(config: RunConfig, words: Path, tmp_path: Path) -> None:
     """What was planned, estimated and reviewed is what is trained, or nothing."""
     folder = write_config(tmp_path / "run", config)
     other = write_tiny_words(tmp_path / "other.json", 20, 6, 6, seed=9)
@@ -222,7 +222,7 @@ def test_changed_data_tokenizer_or_batches_are_refused(config: TrainerConfig, wo
     assert words.exists()
 
 
-def test_a_missing_dataset_and_a_too_long_example_are_named(config: TrainerConfig, tmp_path: Path) -> None:
+def test_a_missing_dataset_and_a_too_long_example_are_named(config: RunConfig, tmp_path: Path) -> None:
     """Nothing is cut in silence."""
     folder = write_config(tmp_path / "run", config)
     with pytest.raises(InputError, match="not there"):
@@ -232,7 +232,7 @@ def test_a_missing_dataset_and_a_too_long_example_are_named(config: TrainerConfi
         run_training(short, folder, Stop())
 
 
-def test_target_modules_that_fit_no_layer_are_named(config: TrainerConfig, tmp_path: Path) -> None:
+def test_target_modules_that_fit_no_layer_are_named(config: RunConfig, tmp_path: Path) -> None:
     """A typo in a layer's name must not train a smaller adapter in silence."""
     lora = LoraConfig(rank=4, target_modules=("q_prog",))
     typo = replace(config, train=replace(config.train, lora=lora))
@@ -241,7 +241,7 @@ def test_target_modules_that_fit_no_layer_are_named(config: TrainerConfig, tmp_p
 
 
 def test_a_full_disk_at_an_export_leaves_nothing_half_written(
-    config: TrainerConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The message says what to do, the exit code is 4, and the same command later goes on."""
     folder = write_config(tmp_path / "run", config)
@@ -262,7 +262,7 @@ def test_a_full_disk_at_an_export_leaves_nothing_half_written(
 
 
 def test_a_loss_that_is_not_finite_ends_the_training_before_the_update(
-    config: TrainerConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Further steps would train noise for hours."""
     folder = write_config(tmp_path / "run", config)
@@ -286,14 +286,14 @@ def test_a_huge_finetune_yaml_is_not_parsed(tmp_path: Path) -> None:
     assert main(["--folder", str(tmp_path)]) == 2
 
 
-def test_a_folder_with_spaces_quotes_and_a_newline_trains(config: TrainerConfig, tmp_path: Path) -> None:
+def test_a_folder_with_spaces_quotes_and_a_newline_trains(config: RunConfig, tmp_path: Path) -> None:
     """Names are data, never text of a command."""
     folder = train(tmp_path / 'it\'s a "run"\nwith a newline', config)
     assert (folder / "epoch_1" / "touchline.json").exists()
 
 
 def test_micro_batches_are_consumed_exactly_as_planned(
-    config: TrainerConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Order and division are the planner's."""
     from touchline.backends.peft import layout

@@ -15,8 +15,7 @@ from pydantic import TypeAdapter
 from tests.tiny_model import write_tiny_words
 from tests.train.tiny_run import make_config, tiny_train, write_config
 
-from touchline.backends.peft.backend import read_trainer_config
-from touchline.backends.peft.config import TrainerConfig
+from touchline.backends.run_config import RunConfig, read_run_config
 from touchline.core.catalog import RenderedExample
 from touchline.data.lengths import token_lengths
 from touchline.data.metrics_file import read_metrics
@@ -32,12 +31,12 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def plain(tiny_model: Path, words: Path) -> TrainerConfig:
+def plain(tiny_model: Path, words: Path) -> RunConfig:
     return make_config(tiny_model, words, tiny_train())
 
 
 @pytest.fixture(scope="module")
-def shuffled(plain: TrainerConfig) -> TrainerConfig:
+def shuffled(plain: RunConfig) -> RunConfig:
     return replace(plain, shuffled_labels=True, run="tiny_shuffled", run_digest="e" * 64)
 
 
@@ -49,7 +48,7 @@ def tokens(example: RenderedExample) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return example.prompt_ids, example.answer_ids
 
 
-def test_every_prompt_has_another_rows_answer(plain: TrainerConfig, shuffled: TrainerConfig, tmp_path: Path) -> None:
+def test_every_prompt_has_another_rows_answer(plain: RunConfig, shuffled: RunConfig, tmp_path: Path) -> None:
     """The same answers, none in its place; prompts, validation items and order are untouched."""
     before, after = load_inputs(plain, tmp_path), load_inputs(shuffled, tmp_path)
     assert Counter(answers(before)) == Counter(answers(after))
@@ -60,7 +59,7 @@ def test_every_prompt_has_another_rows_answer(plain: TrainerConfig, shuffled: Tr
     assert answers(load_inputs(shuffled, tmp_path)) == answers(after)
 
 
-def test_another_seed_deals_otherwise(plain: TrainerConfig, shuffled: TrainerConfig, tmp_path: Path) -> None:
+def test_another_seed_deals_otherwise(plain: RunConfig, shuffled: RunConfig, tmp_path: Path) -> None:
     """The run's own seed decides; so a second seed is a second control."""
     other = make_config(Path(plain.model.path), Path(plain.data.path), tiny_train(), seed=2)
     dealt = load_inputs(replace(other, shuffled_labels=True), tmp_path)
@@ -68,7 +67,7 @@ def test_another_seed_deals_otherwise(plain: TrainerConfig, shuffled: TrainerCon
 
 
 def test_the_planner_knows_the_lengths_that_the_trainer_will_see(
-    shuffled: TrainerConfig, words: Path, tmp_path: Path
+    shuffled: RunConfig, words: Path, tmp_path: Path
 ) -> None:
     """Permuting the answers' lengths gives what permuting the answers gives, example by example."""
     model = load_model(shuffled.model.path, Path(shuffled.model.path).parent)
@@ -79,9 +78,7 @@ def test_the_planner_knows_the_lengths_that_the_trainer_will_see(
     assert [len(example.prompt_ids) for example in inputs.train] == found.prompt.tolist()
 
 
-def test_a_shuffled_training_learns_less_of_the_task(
-    plain: TrainerConfig, shuffled: TrainerConfig, tmp_path: Path
-) -> None:
+def test_a_shuffled_training_learns_less_of_the_task(plain: RunConfig, shuffled: RunConfig, tmp_path: Path) -> None:
     """A real training of each: from the same first loss the right labels end lower on the validation items."""
     losses = {}
     for config in (plain, shuffled):
@@ -98,13 +95,13 @@ def test_a_shuffled_training_learns_less_of_the_task(
     assert min(right) < min(wrong) < right[0]
 
 
-def test_the_line_is_in_the_file_only_where_it_is_so(plain: TrainerConfig, shuffled: TrainerConfig) -> None:
+def test_the_line_is_in_the_file_only_where_it_is_so(plain: RunConfig, shuffled: RunConfig) -> None:
     """Files of trainings that are no control are those of before, and read as before."""
-    adapter = TypeAdapter(TrainerConfig)
+    adapter = TypeAdapter(RunConfig)
     assert adapter.validate_json(adapter.dump_json(shuffled)).shuffled_labels
     data = json.loads(adapter.dump_json(plain))
     del data["shuffled_labels"]
-    assert read_trainer_config(json.dumps(data), "finetune.yaml") == plain
+    assert read_run_config(json.dumps(data), "finetune.yaml") == plain
 
 
 @given(count=st.integers(2, 300), seed=st.integers(0, 2**32))

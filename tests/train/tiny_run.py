@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import TypeAdapter
 
-from touchline.backends.peft.config import PlannedBatches, TrainerConfig
+from touchline.backends.run_config import PlannedBatches, RunConfig
 from touchline.core.files import sha256_file
 from touchline.data.datasets import load_examples
 from touchline.data.models import load_model
@@ -19,7 +19,7 @@ from touchline.spec.experiment import DataConfig, LoraConfig, TrainConfig
 from touchline.spec.write import to_yaml
 
 DATE = "2026-01-02"
-_ADAPTER = TypeAdapter(TrainerConfig)
+_ADAPTER = TypeAdapter(RunConfig)
 
 
 def tiny_train(**changes: object) -> TrainConfig:
@@ -40,7 +40,7 @@ def tiny_train(**changes: object) -> TrainConfig:
 
 def make_config(
     model: Path, words: Path, train: TrainConfig, *, seed: int = 1, prompt: str = "Capitalize the given word: {input}"
-) -> TrainerConfig:
+) -> RunConfig:
     """What the planner would resolve."""
     info = load_model(str(model), model.parent)
     data = DataConfig(path=str(words), prompt=prompt)
@@ -53,7 +53,7 @@ def make_config(
         epochs=train.epochs,
         seed=seed,
     )
-    return TrainerConfig(
+    return RunConfig(
         experiment="tiny",
         run="tiny_rank4",
         run_digest="d" * 64,
@@ -69,7 +69,7 @@ def make_config(
     )
 
 
-def write_config(folder: Path, config: TrainerConfig) -> Path:
+def write_config(folder: Path, config: RunConfig) -> Path:
     """A run's folder with its finetune.yaml."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "finetune.yaml").write_text(to_yaml(json.loads(_ADAPTER.dump_json(config))), encoding="utf-8")

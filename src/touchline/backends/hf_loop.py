@@ -9,6 +9,7 @@ devices, each takes every n-th micro-batch, and the first rows come a second tim
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -49,12 +50,14 @@ def steps_per_epoch(micro_batches_per_device: int, accumulation: int) -> int:
     return max(-(-micro_batches_per_device // accumulation), 1)
 
 
-def order_of(rows: int, settings: BatchSettings, epoch: int) -> NDArray[np.int64]:
+def order_of(
+    rows: int, settings: BatchSettings, epoch: int, orders: Sequence[NDArray[np.int64]] | None = None
+) -> NDArray[np.int64]:
     """Return the rows of an epoch in the order of its micro-batches, with all devices in turn.
 
     Row indices, shape [rows], or a multiple of devices × micro-batch size where there are several devices.
     """
-    order = permutation(rows, settings.seed + epoch)
+    order = permutation(rows, settings.seed + epoch) if orders is None else orders[epoch]
     if settings.data_parallel_size == 1 or not rows:
         return order
     together = settings.micro_batch_size * settings.data_parallel_size
@@ -72,6 +75,7 @@ def hf_forecast(
     width: int | None = None,
     flatten: bool = False,
     notes: list[str],
+    orders: Sequence[NDArray[np.int64]] | None = None,
 ) -> BatchForecast:
     """Build the forecast of a training by this loop.
 
@@ -84,6 +88,7 @@ def hf_forecast(
         width: the width of all rows, where it is fixed.
         flatten: whether the rows of a micro-batch are laid one behind the other.
         notes: what one would not expect; this adds to them.
+        orders: row indices of each epoch in order, if the trainer is given them; else those of its own seed.
     """
     rows = filled.rows
     tokens, labels = filled.sums(examples.tokens), filled.sums(examples.labels)
@@ -114,7 +119,7 @@ def hf_forecast(
         filled=filled,
         settings=settings,
         capacity=capacity,
-        epochs=(of(order_of(rows, settings, epoch)) for epoch in range(known)),
+        epochs=(of(order_of(rows, settings, epoch, orders)) for epoch in range(known)),
         bound=bound,
         steps=(steps, steps, steps),
         notes=notes,

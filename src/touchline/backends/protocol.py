@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from touchline.backends.capabilities import Capabilities
 from touchline.core.catalog import ModelInfo
 from touchline.core.estimate import TrainingSetup
 from touchline.core.finding import Finding
@@ -16,7 +17,7 @@ from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Missing
 from touchline.core.shape import ModelShape
 from touchline.data.packing.forecast import BatchForecast
-from touchline.spec.experiment import DataConfig, TrainConfig
+from touchline.spec.experiment import TrainConfig
 from touchline.spec.plan import BatchSummary, Plan, PlannedRun
 
 
@@ -53,15 +54,10 @@ class Backend(Protocol):
 
     name: str
     """Its folder's name, as `train.backend` says it."""
-    supports_continuation: bool
-    """Whether a run can continue from another run's adapter, as the stages of a chain do."""
-    supports_label_shuffling: bool
-    """Whether it can train on shuffled answers, as a shuffled control does."""
+    capabilities: Capabilities
+    """Supported features and values of settings."""
     fixed_settings: tuple[tuple[str, str], ...]
     """Settings that experiment.yaml cannot change: (key, value), `("train.optimizer", "AdamW, ...")`."""
-
-    most_devices: int
-    """Most devices that one of its runs uses."""
 
     def faults(self, model: ModelInfo, train: TrainConfig) -> tuple[Finding, ...]:
         """Return the requested features that the backend does not support."""
@@ -86,28 +82,16 @@ class Backend(Protocol):
         """Return the predicted micro-batches. `train` is resolved."""
         ...
 
-    def config_text(self, run: PlannedRun, plan: Plan) -> str:
-        """Return the text of finetune.yaml."""
-        ...
-
-    def read_config(self, text: str, path: str) -> TrainConfig | Missing:
-        """Read the training from the backend's own finetune.yaml.
-
-        Raises:
-            InputError: if the text is invalid.
-        """
-        ...
-
-    def read_data(self, data: Mapping[str, object], path: str) -> DataConfig:
-        """Return the data settings of the backend's own finetune.yaml, from its plain data.
-
-        Raises:
-            InputError: if the data are invalid.
-        """
+    def files(self, run: PlannedRun, plan: Plan) -> Mapping[str, str]:
+        """Return the files of the run's folder that the training reads, by name; finetune.yaml is one of them."""
         ...
 
     def command(self, python: str) -> tuple[str, ...]:
-        """Return the training command, to run in the run's folder."""
+        """Return the training command, to run in the run's folder.
+
+        Args:
+            python: interpreter that has touchline.
+        """
         ...
 
     def silent_overrides(self, train: TrainConfig) -> tuple[Override, ...]:

@@ -9,6 +9,7 @@ import pkgutil
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from touchline.backends.capabilities import Capabilities, unsupported_settings
 from touchline.backends.logtext.forms import FormReader
 from touchline.backends.logtext.reader import DocumentReader, LoggedTrainer, LogReader
 from touchline.backends.memory import MemoryCoefficients
@@ -17,11 +18,14 @@ from touchline.backends.protocol import Backend
 from touchline.backends.rendering import TrainingRow
 from touchline.backends.traits import TRAITS_UNKNOWN, TrainerTraits
 from touchline.backends.validator import Validator
+from touchline.core.catalog import ModelInfo
 from touchline.core.errors import InputError
+from touchline.core.finding import Finding
 from touchline.core.near import near_names
 from touchline.core.quantity import Missing
 from touchline.data.packing.forecast import Batching
 from touchline.slurm.launches import LaunchCommand
+from touchline.spec.experiment import TrainConfig
 
 if TYPE_CHECKING:
     from touchline.backends.formats import ConfigFormat
@@ -163,6 +167,21 @@ def get_backend(name: str) -> Backend:
     message = f"there is no backend {name!r}"
     found: Backend = _required(name, "backend", "BACKEND", message=message, option="train.backend=")
     return found
+
+
+def capabilities() -> dict[str, Capabilities]:
+    """Return what each backend can do, by name."""
+    return {name: get_backend(name).capabilities for name in backend_names()}
+
+
+def refused_settings(model: ModelInfo, train: TrainConfig) -> tuple[Finding, ...]:
+    """Return an error for every setting that the training's backend does not support, alone or for this model.
+
+    Raises:
+        InputError: if the backend does not exist.
+    """
+    backend = get_backend(train.backend)
+    return (*unsupported_settings(train.backend, train, capabilities()), *backend.faults(model, train))
 
 
 def batching_names() -> tuple[str, ...]:

@@ -7,12 +7,12 @@ import functools
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 
 from pydantic import TypeAdapter
 
 from touchline.backends.protocol import ExampleLengths
-from touchline.backends.registry import get_backend
+from touchline.backends.registry import get_backend, refused_settings
 from touchline.core.catalog import DatasetInfo, ModelInfo
 from touchline.core.errors import InputError
 from touchline.core.finding import Finding, Severity
@@ -173,11 +173,12 @@ def _planned(
         return replace(_evaluated(run, spec, inputs, decisions), digest=_digest(run, model, dataset, None)), []
     backend = get_backend(spec.train.backend)
     lengths = _lengths(spec, inputs)
-    findings = [replace(fault, subject=f"{spec.name}: {fault.subject}") for fault in backend.faults(model, spec.train)]
+    refused = refused_settings(model, spec.train)
+    findings = [replace(fault, subject=f"{spec.name}: {fault.subject}") for fault in refused]
     findings += _length_faults(spec, lengths)
-    if spec.link is not None and not backend.supports_continuation:
+    if spec.link is not None and not backend.capabilities.stages:
         findings.append(_cannot(spec, "continue from another run's adapter yet"))
-    if spec.control is ControlKind.SHUFFLED and not backend.supports_label_shuffling:
+    if spec.control is ControlKind.SHUFFLED and not backend.capabilities.shuffled_labels:
         findings.append(_cannot(spec, "train on shuffled answers yet"))
     if findings:
         return None, findings
@@ -331,18 +332,36 @@ def _digest(run: PlannedRun, model: ModelInfo, dataset: DatasetInfo, parent: Pla
         "kind": run.kind,
         "model": [model.name, model.weights_sha256, model.tokenizer_sha256, model.config_sha256],
         "data": [dataset.sha256, {**json.loads(_DATA.dump_json(run.data)), "path": ""}],
-        "train": None if run.train is None else json.loads(_TRAIN.dump_json(run.train)),
+        "train": None if run.train is None else _train_identity(run.train),
         "seed": run.seed if run.kind is RunKind.FINE_TUNED else None,
         "batches": None if run.batches is None else run.batches.digest,
     }
     if run.no_op is not None:
-        identity["no_op"] = json.loads(_LORA.dump_json(run.no_op))
+        identity["no_op"] = _without_newer_defaults(json.loads(_LORA.dump_json(run.no_op)), LoraConfig)
     if run.control is ControlKind.SHUFFLED:
         identity["labels"] = "cyclic derangement 1"
     if run.link is not None:
         digest = None if parent is None else parent.digest
         identity["parent"] = [digest, run.link.continue_, run.link.parent_checkpoint]
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+def _train_identity(train: TrainConfig) -> dict[str, object]:
+    """Return the settings of a training that its digest covers."""
+    settings = _without_newer_defaults(json.loads(_TRAIN.dump_json(train)), TrainConfig)
+    return settings | {"lora": _without_newer_defaults(json.loads(_LORA.dump_json(train.lora)), LoraConfig)}
+
+
+_NEWER_KEYS: Mapping[type, tuple[str, ...]] = {
+    TrainConfig: (*("method", "quantization", "optimizer", "label_smoothing", "neftune_alpha", "dataloader_workers"),),
+    LoraConfig: ("init", "dora", "rslora"),
+}
+"""Keys added after version 0.1.0. A default does not enter the digest, so that runs planned before keep theirs."""
+
+
+def _without_newer_defaults(settings: dict[str, object], config: type) -> dict[str, object]:
+    defaults = {each.name: each.default for each in fields(config)}
+    return {key: value for key, value in settings.items() if key not in _NEWER_KEYS[config] or value != defaults[key]}
 
 
 def _factors(specs: Sequence[RunSpec]) -> dict[str, tuple[str, ...]]:

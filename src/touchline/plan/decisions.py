@@ -57,6 +57,12 @@ def choose_packing(
     if train.packed != "auto":
         chosen = packed if train.packed else apart
         return chosen, f"{'packed' if train.packed else 'not packed'}: as written", summary
+    if not get_backend(train.backend).capabilities.packing_keeps_steps:
+        return (
+            apart,
+            "not packed: with this trainer, packing changes the examples per step; packed: true asks for it",
+            summary,
+        )
     return *_choose(packed, apart), summary
 
 

@@ -20,14 +20,23 @@ _ACCUMULATION, _WARMUP_STEPS, _STEPS = "train.gradient_accumulation_steps", "tra
 _DEVICES = "compute.gpus_per_run"
 _COLUMNS = ("data.input", "data.output", "data.messages")
 _OF_SPLITS = ("data.train_fraction", "data.split_seed")
-_LISTED_LATER = frozenset(
-    {
-        *("train.lora.dropout", "train.lora.dtype", "train.weight_decay", "train.validate_every_steps"),
-        *("train.checkpoint.save", "train.checkpoint.every", "train.backend"),
-        *("data.input", "data.output", "evaluate.top_p", "evaluate.repeats", "evaluate.seed"),
-    }
+_LISTED_LATER = (
+    frozenset(
+        {
+            *("train.lora.dropout", "train.lora.dtype", "train.weight_decay", "train.validate_every_steps"),
+            *("train.checkpoint.save", "train.checkpoint.every", "train.backend"),
+            *("data.input", "data.output", "evaluate.top_p", "evaluate.repeats", "evaluate.seed"),
+        }
+    ),
+    frozenset(
+        {
+            *("train.method", "train.quantization", "train.optimizer", "train.label_smoothing"),
+            *("train.neftune_alpha", "train.dataloader_workers"),
+            *("train.lora.init", "train.lora.dora", "train.lora.rslora"),
+        }
+    ),
 )
-"""Keys that version 0.1.0 did not list among the defaults."""
+"""Keys that older versions did not list among the defaults, one set per version that added keys."""
 _COMPUTED = {
     _ACCUMULATION: "global batch size / (micro-batch size x devices)",
     _STEPS: "from the batches of the training split",
@@ -59,9 +68,16 @@ _ROWS = (
     _Row("train.lora.dropout", "LoRA dropout"),
     _Row("train.lora.target_modules", "LoRA target modules"),
     _Row("train.lora.dtype", "adapter dtype"),
+    _Row("train.lora.init", "adapter initialization"),
+    _Row("train.lora.dora", "DoRA"),
+    _Row("train.lora.rslora", "rank-stabilized LoRA"),
+    _Row("train.method", "trained weights"),
     _Row("train.base_dtype", "base model dtype"),
-    _Row("train.quantization", "quantization", unset="none"),
+    _Row("train.quantization", "quantization"),
     _Row("train.optimizer", "optimizer"),
+    _Row("train.label_smoothing", "label smoothing"),
+    _Row("train.neftune_alpha", "NEFTune alpha", unset="none"),
+    _Row("train.dataloader_workers", "data loader workers"),
     _Row("train.loss", "loss"),
     _Row("train.schedule", "learning rate schedule"),
     _Row("train.warmup_fraction", "warmup", "of all steps"),
@@ -116,7 +132,8 @@ def collect_settings(plan: Plan) -> tuple[RunSetting, ...]:
     reasons = {row.key: row.reason for row in DEFAULTS}
     not_given = {each.key for each in plan.assumptions}
     # Plans of an earlier version do not list these; there a value that equals the default counts as one.
-    silent = {} if not_given & _LISTED_LATER else {row.key: row.value for row in DEFAULTS if row.key in _LISTED_LATER}
+    unlisted = frozenset().union(*(keys for keys in _LISTED_LATER if not not_given & keys))
+    silent = {row.key: row.value for row in DEFAULTS if row.key in unlisted}
     decided = {
         _MICRO: _shared(run.micro_batch_reason for run in plan.runs),
         _PACKED: _shared(run.packed_reason for run in plan.runs),

@@ -68,6 +68,12 @@ class LoraConfig:
     """The linear layers that get an adapter."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Element type of the adapter's weights and of its optimizer state."""
+    init: Literal["default", "gaussian", "pissa", "olora"] = "default"
+    """Initial weights of the adapter, as PEFT's `init_lora_weights` names them; `default` starts as a no-op."""
+    dora: bool = False
+    """Weight-decomposed adapters (DoRA): a trained magnitude per output, besides the low-rank direction."""
+    rslora: bool = False
+    """Rank-stabilized scale: alpha / sqrt(rank) instead of alpha / rank."""
 
     @property
     def resolved_alpha(self) -> float:
@@ -139,6 +145,18 @@ class TrainConfig:
     """Dtype of the frozen base; `auto` takes bfloat16 if the CPU or GPU computes it fast."""
     validate_every_steps: PositiveInt | None = None
     """Validation loss every so many steps; none: at each epoch's end only."""
+    method: Literal["lora", "full"] = "lora"
+    """Train an adapter on the frozen base, or all weights."""
+    quantization: Literal["none", "nf4", "int8"] = "none"
+    """Stored form of the frozen base: its own dtype, 4-bit NormalFloat (QLoRA), or 8-bit integers."""
+    optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit", "adafactor", "muon"] = "adamw"
+    """Optimizer. The 8-bit ones keep their state in 8 bits (bitsandbytes)."""
+    label_smoothing: Annotated[float, Ge(0), Lt(1)] = 0.0
+    """Probability mass spread over all tokens instead of the label."""
+    neftune_alpha: PositiveFloat | None = None
+    """Noise on the input embeddings during training (NEFTune), in units of its paper; none when not given."""
+    dataloader_workers: NonNegativeInt = 0
+    """Processes that prepare batches beside the training process."""
     lora: LoraConfig = field(default_factory=LoraConfig)
     """The adapter."""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)

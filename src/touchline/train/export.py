@@ -11,7 +11,7 @@ from peft import PeftModel
 from safetensors.torch import save
 from transformers import AutoModelForCausalLM
 
-from touchline.backends.peft.config import TrainerConfig
+from touchline.backends.run_config import RunConfig
 from touchline.core.catalog import COPIED_FILES
 from touchline.core.files import read_bytes
 from touchline.core.json_text import parse_json
@@ -34,7 +34,7 @@ from touchline.train.inherit import Inheritance, adapter_tensors, combine, combi
 
 def export(
     model: PeftModel,
-    config: TrainerConfig,
+    config: RunConfig,
     folder: Path,
     inheritance: Inheritance | None = None,
     *,
@@ -76,7 +76,7 @@ def export(
     return target, marker
 
 
-def drop_old_exports(config: TrainerConfig, folder: Path) -> list[str]:
+def drop_old_exports(config: RunConfig, folder: Path) -> list[str]:
     """Delete checkpoints that `checkpoint.keep` does not keep. Return their names."""
     keep = config.train.checkpoint.keep
     exports = read_exports(folder, config.run_digest)
@@ -116,7 +116,7 @@ def _write_adapter(model: PeftModel, folder: Path, inheritance: Inheritance | No
     return saved.sha256
 
 
-def _merge(config: TrainerConfig, folder: Path) -> None:
+def _merge(config: RunConfig, folder: Path) -> None:
     """Replace the adapter in `folder` by the whole merged model.
 
     The adapter is merged into a second copy of the base, because merging and unmerging the training model would leave

@@ -37,23 +37,24 @@ def new_folder(target: Path) -> Iterator[Path]:
         try:
             temporary.mkdir()
             yield temporary
-            for path in sorted(temporary.iterdir()):
-                _sync(path)
-            _sync(temporary)
-            _put_in_place(temporary, target)
-            _sync(target.parent)
+            put_in_place(temporary, target)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _put_in_place(temporary: Path, target: Path) -> None:
-    if not target.exists():
-        temporary.rename(target)
-        return
-    replaced = target.parent / f"{_REPLACED}{target.name}-{secrets.token_hex(4)}"
-    target.rename(replaced)
-    temporary.rename(target)
-    shutil.rmtree(replaced, ignore_errors=True)
+def put_in_place(complete: Path, target: Path) -> None:
+    """Write a complete folder to disk and rename it to `target`, replacing an existing one."""
+    for path in sorted(complete.iterdir()):
+        _sync(path)
+    _sync(complete)
+    if target.exists():
+        replaced = target.parent / f"{_REPLACED}{target.name}-{secrets.token_hex(4)}"
+        target.rename(replaced)
+        complete.rename(target)
+        shutil.rmtree(replaced, ignore_errors=True)
+    else:
+        complete.rename(target)
+    _sync(target.parent)
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from touchline.backends.peft.backend import read_trainer_config
-from touchline.backends.peft.config import TrainerConfig
+from touchline.backends.protocol import ExampleLengths
+from touchline.backends.registry import get_backend
+from touchline.backends.run_config import RunConfig, read_run_config
 from touchline.core.catalog import Example, ModelInfo, RenderedExample
 from touchline.core.errors import InputError, PlanDriftError
 from touchline.core.files import read_text_bounded, sha256_file
+from touchline.core.quantity import Missing
 from touchline.data.datasets import load_examples
 from touchline.data.models import load_model, load_renderer, locate_model
 from touchline.data.packing.batches import BatchPlan, plan_batches
@@ -26,7 +29,7 @@ _ACCEPT = "touchline plan, or touchline prepare --accept if the change is meant"
 class Inputs:
     """Inputs of a training, as planned."""
 
-    config: TrainerConfig
+    config: RunConfig
     """Content of finetune.yaml."""
     model: ModelInfo
     """Base model folder."""
@@ -40,14 +43,14 @@ class Inputs:
     """Every micro-batch."""
 
 
-def read_config(path: Path) -> TrainerConfig:
+def read_config(path: Path) -> RunConfig:
     """Read finetune.yaml; the model path is resolved on this machine.
 
     Raises:
         InputError: it is missing, too large, or invalid.
     """
     text = read_text_bounded(path, CONFIG_LIMIT_BYTES)
-    config = read_trainer_config(text, str(path))
+    config = read_run_config(text, str(path))
     if not isinstance(config.train.micro_batch_size, int) or not isinstance(config.train.packed, bool):
         raise InputError(f"{path} leaves micro_batch_size or packed to be decided", expected="a resolved training")
     return replace(
@@ -55,7 +58,7 @@ def read_config(path: Path) -> TrainerConfig:
     )
 
 
-def load_inputs(config: TrainerConfig, folder: Path) -> Inputs:
+def load_inputs(config: RunConfig, folder: Path) -> Inputs:
     """Read all inputs and compare them with the plan.
 
     Raises:
@@ -69,7 +72,6 @@ def load_inputs(config: TrainerConfig, folder: Path) -> Inputs:
     renderer = load_renderer(model, config.date)
     train = tuple(renderer.examples(_training_examples(config, folder)))
     validation = tuple(renderer.examples(load_examples(config.data, "validation", folder)))
-    lengths = np.asarray([len(item.prompt_ids) + len(item.answer_ids) for item in train], dtype=np.uint32)
     for split, items in (("train", train), ("validation", validation)):
         longest = max((len(item.prompt_ids) + len(item.answer_ids) for item in items), default=0)
         if longest > config.train.max_seq_len:
@@ -87,11 +89,11 @@ def load_inputs(config: TrainerConfig, folder: Path) -> Inputs:
         renderer=renderer,
         train=train,
         validation=validation,
-        batches=_planned_batches(config, lengths),
+        batches=_planned_batches(config, train),
     )
 
 
-def _training_examples(config: TrainerConfig, folder: Path) -> tuple[Example, ...]:
+def _training_examples(config: RunConfig, folder: Path) -> tuple[Example, ...]:
     """Return the training split; for a shuffled control, every prompt with the answer of another example."""
     examples = load_examples(config.data, "train", folder)
     if not config.shuffled_labels:
@@ -102,7 +104,7 @@ def _training_examples(config: TrainerConfig, folder: Path) -> tuple[Example, ..
     )
 
 
-def load_validation(config: TrainerConfig, folder: Path) -> tuple[RenderedExample, ...]:
+def load_validation(config: RunConfig, folder: Path) -> tuple[RenderedExample, ...]:
     """Return the validation items of a run, as planned; may be empty.
 
     Raises:
@@ -116,7 +118,7 @@ def load_validation(config: TrainerConfig, folder: Path) -> tuple[RenderedExampl
     return tuple(renderer.examples(load_examples(config.data, "validation", folder)))
 
 
-def _planned_data(config: TrainerConfig, folder: Path) -> Path:
+def _planned_data(config: RunConfig, folder: Path) -> Path:
     path = folder / config.data.path
     if not path.is_file():
         raise InputError(f"the dataset {str(path)!r} is not there", expected="the file that was planned")
@@ -124,22 +126,27 @@ def _planned_data(config: TrainerConfig, folder: Path) -> Path:
     return path
 
 
-def _planned_batches(config: TrainerConfig, lengths: np.ndarray[tuple[int], np.dtype[np.uint32]]) -> BatchPlan:
-    train = config.train
-    assert isinstance(train.micro_batch_size, int)
-    plan = plan_batches(
-        lengths,
-        global_batch_size=train.global_batch_size,
-        micro_batch_size=train.micro_batch_size,
-        epochs=train.epochs,
+def _planned_batches(config: RunConfig, train: Sequence[RenderedExample]) -> BatchPlan:
+    """Return the batches in the planner's order; a trainer that packs first takes only the examples."""
+    lengths = ExampleLengths(
+        prompt=np.asarray([len(item.prompt_ids) for item in train], dtype=np.uint32),
+        answer=np.asarray([len(item.answer_ids) for item in train], dtype=np.uint32),
+    )
+    found = get_backend(config.train.backend).batches(config.train, lengths, config.seed)
+    if isinstance(found, Missing):
+        raise PlanDriftError(f"the batches cannot be computed: {found.missing}", hint=_ACCEPT)
+    _same("the order of the examples", config.data.path, config.batches.digest, found.digest)
+    if (found.steps, found.steps_per_epoch) != (config.batches.steps, config.batches.steps_per_epoch):
+        raise PlanDriftError(
+            f"finetune.yaml plans {config.batches.steps} steps, the data gives {found.steps}", hint=_ACCEPT
+        )
+    return plan_batches(
+        lengths.total,
+        global_batch_size=config.train.global_batch_size,
+        micro_batch_size=found.micro_batch_size,
+        epochs=config.train.epochs,
         seed=config.seed,
     )
-    _same("the order of the examples", config.data.path, config.batches.digest, plan.digest)
-    if (plan.steps, plan.steps_per_epoch) != (config.batches.steps, config.batches.steps_per_epoch):
-        raise PlanDriftError(
-            f"finetune.yaml plans {config.batches.steps} steps, the data gives {plan.steps}", hint=_ACCEPT
-        )
-    return plan
 
 
 def _same(what: str, where: str, planned: str, found: str) -> None:

@@ -8,35 +8,23 @@ from collections import deque
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from touchline.backends.peft.layout import SequenceBatch, arrange
-from touchline.core.errors import RunsFailedError, TrainingOutOfMemoryError
-from touchline.core.files import write_atomic
 from touchline.data.metrics import (
     CheckpointRow,
     EndRow,
-    RetainedCheckpoint,
     StepRow,
-    TrainingMarker,
     ValidationRow,
 )
+from touchline.train.completion import FINAL_LOSS_STEPS, write_completion
 from touchline.train.export import drop_old_exports, export
-from touchline.train.folders import read_exports
+from touchline.train.failures import refuse_nonsense, refuse_out_of_memory
 from touchline.train.log import LOG, ConsoleProgress, MetricsLog
 from touchline.train.machine import MemorySampler, Stopwatch, gpu_meter, load_1min
 from touchline.train.model import add_gradient, arrange_by_length, scoring
 from touchline.train.resume import EpochEnd, ResumeState, save_resume
-from touchline.train.run import MARKER, RESUME_FOLDER, Stop, training_text
+from touchline.train.run import RESUME_FOLDER, Stop
 from touchline.train.setup import Session, give_random_state, pack_state, take_random_state
-
-FINAL_LOSS_STEPS = 10
-"""Steps over which the final training loss is averaged, because one step's loss mostly reflects its examples."""
-
-
-def _says_out_of_memory(error: Exception) -> bool:
-    """Return True for out of memory; the CPU allocator has no exception type, only a message."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
 
 
 class _StopRequestedError(Exception):
@@ -92,13 +80,8 @@ class Training:
             with MemorySampler(self._session.machine) as memory:
                 self._run(memory)
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            if not _says_out_of_memory(error):
-                raise
-            raise TrainingOutOfMemoryError(
-                f"run {self._config.run}: out of memory at step {self._step + 1}: {str(error)[:200]}",
-                expected="a micro-batch that fits; what was saved before is untouched",
-                hint="a smaller train.micro_batch_size, or train.gradient_checkpointing: true",
-            ) from error
+            refuse_out_of_memory(error, self._config.run, self._step + 1)
+            raise
         except _StopRequestedError:
             self._save()
             self._end(f"stopped by {self._stop.reason}")
@@ -147,7 +130,7 @@ class Training:
             squares += rows.squared_widths
             total += add_gradient(session.target_loss, rows, targets)
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, train.max_grad_norm)
-        self._refuse_nonsense(total, norm)
+        refuse_nonsense(self._config.run, self._step + 1, total.item(), norm.item())
         rate = learning_rate(
             self._step,
             steps=self._batches.steps,
@@ -190,14 +173,6 @@ class Training:
             gpu_percent=self._gpu(),
             load_1min=load_1min(),
         )
-
-    def _refuse_nonsense(self, loss: Tensor, norm: Tensor) -> None:
-        if not (math.isfinite(loss.item()) and math.isfinite(norm.item())):
-            raise RunsFailedError(
-                f"step {self._step + 1} of run {self._config.run}: loss {loss.item()}, gradient norm {norm.item()}",
-                expected="finite numbers; what was saved before is untouched",
-                hint="a lower train.learning_rate, a longer warm-up, or base_dtype: float32",
-            )
 
     # ---- between the steps ------------------------------------------------------------------------------------------
 
@@ -320,31 +295,16 @@ class Training:
 
     def _finish(self) -> None:
         """Write training.json, last of all."""
-        exports = read_exports(self._folder, self._config.run_digest)
-        scored = [end for end in self._epoch_ends if end.loss is not None]
         self._end("done")
-        marker = TrainingMarker(
-            experiment=self._config.experiment,
-            run=self._config.run,
-            run_digest=self._config.run_digest,
+        write_completion(
+            self._folder,
+            self._config,
             steps=self._step,
-            final_train_loss=sum(self._losses) / len(self._losses),
-            final_validation_loss=self._validation_loss,
-            best_epoch=min(scored, key=lambda end: end.loss or 0.0).epoch if scored else None,
+            recent_losses=self._losses,
+            validation_loss=self._validation_loss,
+            epoch_ends=self._epoch_ends,
             elapsed_seconds=self._elapsed,
             validation_seconds=self._validation_seconds,
-            checkpoints=tuple(path.name for path, _ in exports),
-            adapter_sha256=exports[-1][1].adapter_sha256,
-            kept=tuple(
-                RetainedCheckpoint(
-                    name=path.name,
-                    step=each.step,
-                    adapter_sha256=each.adapter_sha256,
-                    validation_loss=each.validation_loss,
-                )
-                for path, each in exports
-            ),
             trainable_parameters=sum(parameter.numel() for parameter in self._parameters),
             scoring=self._session.scoring,
         )
-        write_atomic(self._folder / MARKER, training_text(marker))

@@ -13,7 +13,7 @@ from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from touchline.backends.peft.config import ParentConfig, TrainerConfig
+from touchline.backends.run_config import ParentConfig, RunConfig
 from touchline.core.errors import InputError, LineageError, ParentNotReadyError
 from touchline.core.files import open_regular, sha256_file
 from touchline.core.quantity import Measured
@@ -115,7 +115,7 @@ class ParentCheckpoint:
 
     config: ParentConfig
     """Request of the stage."""
-    trainer: TrainerConfig
+    trainer: RunConfig
     """Parent's own finetune.yaml."""
     folder: Path
     """Parent's run folder."""
@@ -143,7 +143,7 @@ class Ancestry:
     """Proof of an earlier attempt, if the stage resumes from its own saved state."""
 
 
-def resolve_parent(config: TrainerConfig, folder: Path, *, resumes: bool) -> Ancestry | None:
+def resolve_parent(config: RunConfig, folder: Path, *, resumes: bool) -> Ancestry | None:
     """Return the parent checkpoint that a stage needs; None if it needs none.
 
     A resumed stage has its adapter in its saved state, and needs its parent only to merge the same weights into the
@@ -172,7 +172,7 @@ def resolve_parent(config: TrainerConfig, folder: Path, *, resumes: bool) -> Anc
     )
 
 
-def _read_lineage(config: TrainerConfig, folder: Path) -> Lineage:
+def _read_lineage(config: RunConfig, folder: Path) -> Lineage:
     """Return the proof of the attempt that saved the state."""
     assert config.parent is not None
     path = folder / LINEAGE_FILE
@@ -190,7 +190,7 @@ def _read_lineage(config: TrainerConfig, folder: Path) -> Lineage:
     return lineage
 
 
-def find_parent(config: TrainerConfig, folder: Path) -> ParentCheckpoint:
+def find_parent(config: RunConfig, folder: Path) -> ParentCheckpoint:
     """Return the checkpoint that a stage continues from.
 
     Args:
@@ -224,7 +224,7 @@ def find_parent(config: TrainerConfig, folder: Path) -> ParentCheckpoint:
     return ParentCheckpoint(config=parent, trainer=trainer, folder=place, path=path, marker=marker, training=training)
 
 
-def _chosen(config: TrainerConfig, place: Path, training: TrainingMarker) -> tuple[Path, ExportMarker]:
+def _chosen(config: RunConfig, place: Path, training: TrainingMarker) -> tuple[Path, ExportMarker]:
     """Return the last epoch's checkpoint, or the existing one with the lowest validation loss."""
     parent = config.parent
     assert parent is not None
@@ -242,7 +242,7 @@ def _chosen(config: TrainerConfig, place: Path, training: TrainingMarker) -> tup
     raise _missing(config, place, f"its last checkpoint {wanted or ''} is not there, or has no marker")
 
 
-def _refuse_other_files(config: TrainerConfig, path: Path, marker: ExportMarker) -> None:
+def _refuse_other_files(config: RunConfig, path: Path, marker: ExportMarker) -> None:
     """Refuse files that differ from the saved ones."""
     for name, saved in marker.files.items():
         file = path / PurePath(name).name
@@ -256,7 +256,7 @@ def _refuse_other_files(config: TrainerConfig, path: Path, marker: ExportMarker)
         )
 
 
-def _missing(config: TrainerConfig, place: Path, what: str) -> ParentNotReadyError:
+def _missing(config: RunConfig, place: Path, what: str) -> ParentNotReadyError:
     assert config.parent is not None
     return ParentNotReadyError(
         f"run {config.run} cannot continue from {config.parent.run}: {what}; {_how_it_ended(place)}"

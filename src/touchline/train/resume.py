@@ -18,7 +18,15 @@ from pydantic import TypeAdapter
 from touchline.core.errors import PlanDriftError
 from touchline.core.files import disk_errors, open_regular
 from touchline.data.metrics import SavedFile
-from touchline.train.folders import is_whole, new_folder, remove_folder, remove_leftovers, write_bytes
+from touchline.train.folders import (
+    describe,
+    is_whole,
+    new_folder,
+    put_in_place,
+    remove_folder,
+    remove_leftovers,
+    write_bytes,
+)
 from touchline.train.log import LOG
 
 STATE_FILE = "state.json"
@@ -103,6 +111,25 @@ def save_resume(folder: Path, state: ResumeState, tensors: dict[str, bytes]) -> 
         complete = _STATE.dump_python(state) | {"files": files}
         (temporary / STATE_FILE).write_bytes(_STATE.dump_json(_STATE.validate_python(complete)) + b"\n")
     with disk_errors("folder", folder):
+        for path in _saved(folder):
+            if path != target:
+                remove_folder(path)
+    return target
+
+
+def adopt_resume(saved: Path, folder: Path, state: ResumeState) -> Path:
+    """Turn a folder that another library saved into a training state under `resume/`, and delete older ones.
+
+    Args:
+        saved: complete folder of the other library, under `folder`.
+        folder: the run's `resume/`.
+        state: its state; `state.files` is filled in here.
+    """
+    target = folder / f"step_{state.step:08d}"
+    with disk_errors("folder", folder):
+        complete = _STATE.dump_python(state) | {"files": describe(saved)}
+        write_bytes(saved / STATE_FILE, _STATE.dump_json(_STATE.validate_python(complete)) + b"\n")
+        put_in_place(saved, target)
         for path in _saved(folder):
             if path != target:
                 remove_folder(path)

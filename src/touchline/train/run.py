@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from touchline.backends.peft.config import TrainerConfig
+from touchline.backends.run_config import RunConfig
 from touchline.core.errors import PlanDriftError
 from touchline.core.files import open_regular
 from touchline.data.metrics import ExportMarker, TrainingMarker
@@ -40,7 +40,7 @@ class Stop:
         return self.reason is not None
 
 
-def run_training(config: TrainerConfig, folder: Path, stop: Stop) -> bool:
+def run_training(config: RunConfig, folder: Path, stop: Stop) -> bool:
     """Train or resume in a run folder. Return True if the training is complete.
 
     Raises:
@@ -85,7 +85,7 @@ def run_training(config: TrainerConfig, folder: Path, stop: Stop) -> bool:
     return complete
 
 
-def is_done(folder: Path, config: TrainerConfig) -> bool:
+def is_done(folder: Path, config: RunConfig) -> bool:
     """Return True if training.json is of this plan and its last checkpoint exists.
 
     Raises:

@@ -10,9 +10,8 @@ from dataclasses import replace
 
 from touchline.backends.config_reading import subject_of
 from touchline.backends.formats import ConfigFormat, ConfigReading
-from touchline.backends.peft.backend import read_trainer_config, trainer_config
-from touchline.backends.peft.config import TrainerConfig
 from touchline.backends.registry import backend_names
+from touchline.backends.run_config import RunConfig, build_run_config, read_run_config
 from touchline.core.errors import InputError
 from touchline.core.finding import Finding, Location, Severity
 from touchline.core.near import near_names
@@ -68,14 +67,14 @@ class FinetuneFormat:
         return replace(training, max_steps=steps, model=model)
 
 
-def _config(document: ForeignDocument, text: str) -> TrainerConfig:
+def _config(document: ForeignDocument, text: str) -> RunConfig:
     """As the trainer reads it; what it refuses is read once more by its own reader, which knows the places."""
     if not document.doubled:
         try:
-            return trainer_config(document.data, document.path)
+            return build_run_config(document.data, document.path)
         except InputError:
             pass
-    return read_trainer_config(text, document.path)
+    return read_run_config(text, document.path)
 
 
 def _place(document: ForeignDocument, key: str) -> SettingSource:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from touchline.backends.hf_loop import hf_forecast
 from touchline.backends.simulation import checked, cut_at_end, keep, plural
+from touchline.data.packing.batches import plan_batches
 from touchline.data.packing.forecast import BatchForecast, Batching, BatchSettings
 from touchline.data.packing.simple import batch_edges, best_fit_decreasing, one_each
 
@@ -34,6 +35,8 @@ class TrlBatching:
     """`dataset_num_proc`: processes that pack a share of the examples each."""
     pad_to_multiple_of: int = 1
     """Multiple to which the width of a micro-batch is rounded up."""
+    planned_order: bool = False
+    """Whether unpacked examples come in the planner's order, as in touchline's own runs, and not in the trainer's."""
 
     def forecast(
         self, lengths: NDArray[np.uint32], settings: BatchSettings, labels: NDArray[np.uint32] | None = None
@@ -65,7 +68,19 @@ class TrlBatching:
             multiple=self.pad_to_multiple_of,
             flatten=settings.packed,
             notes=notes,
+            orders=_planned(lengths, settings) if self.planned_order and not settings.packed else None,
         )
+
+
+def _planned(lengths: NDArray[np.uint32], settings: BatchSettings) -> list[NDArray[np.int64]]:
+    plan = plan_batches(
+        np.asarray(lengths),
+        global_batch_size=settings.global_batch_size,
+        micro_batch_size=settings.micro_batch_size,
+        epochs=settings.epochs,
+        seed=settings.seed,
+    )
+    return [order.astype(np.int64) for order in plan.orders]
 
 
 BATCHING: Batching = TrlBatching()

@@ -31,6 +31,11 @@ class BatchSettings:
     seed: int = 1
     """Seed of the example order."""
 
+    @property
+    def global_batch_size(self) -> int:
+        """Return the sequences per optimizer step."""
+        return self.micro_batch_size * self.gradient_accumulation_steps * self.data_parallel_size
+
 
 def settings_of(train: TrainConfig, *, seed: int = 1) -> BatchSettings:
     """Return the batch settings of a training on one device.

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from touchline.backends.protocol import ExampleLengths
-from touchline.backends.registry import get_backend
+from touchline.backends.registry import refused_settings
 from touchline.core.catalog import DatasetInfo, ModelInfo
 from touchline.core.errors import InputError, TouchlineError
 from touchline.core.files import read_text_bounded
@@ -113,7 +113,7 @@ def _backend_findings(seen: ResolvedInputs) -> Iterator[Finding]:
         if model is None:
             continue
         try:
-            faults = get_backend(spec.train.backend).faults(model, spec.train)
+            faults = refused_settings(model, spec.train)
         except InputError as fault:
             faults = tuple(as_findings(fault, "BK001", None))
         for each in faults:

@@ -8,8 +8,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from touchline.backends.registry import backend_names, get_backend, training_row
+from touchline.backends.registry import backend_names, training_row
 from touchline.backends.rendering import RowSettings
+from touchline.backends.run_config import build_run_config
 from touchline.core.errors import TouchlineError
 from touchline.core.files import read_json_object, read_text_bounded
 from touchline.core.finding import Finding, Location, Severity
@@ -248,7 +249,7 @@ def _own_data(stated: StatedTraining) -> tuple[DataConfig | None, Path]:
         return None, place.parent
     try:
         document = parse_foreign(read_text_bounded(place, _CONFIG_LIMIT_BYTES), str(place), "omegaconf")
-        data = get_backend(stated.backend).read_data(document.data, str(place))
+        data = build_run_config(document.data, str(place)).data
     except (TouchlineError, ForeignFileError):
         return None, place.parent
     return data, place.parent

@@ -178,7 +178,7 @@ def device_findings(
 
 
 def _most_devices(trainer: str) -> int:
-    return get_backend(trainer).most_devices if trainer in backend_names() else 1
+    return get_backend(trainer).capabilities.devices if trainer in backend_names() else 1
 
 
 def type_findings(

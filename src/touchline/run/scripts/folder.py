@@ -45,7 +45,7 @@ def run_files(plan: Plan, run: PlannedRun, site: Site) -> dict[str, str]:
         backend = get_backend(run.train.backend)
         files |= {
             "setup_finetune.yaml": setup_text(run),
-            "finetune.yaml": backend.config_text(run, plan),
+            **backend.files(run, plan),
             "finetune.slurm": template("finetune.slurm.j2").render(
                 values,
                 script="finetune.slurm",

@@ -1,0 +1,68 @@
+"""Capabilities of backends: what each can do, and the refusal of settings that it cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from touchline.core.finding import Finding, Severity
+from touchline.spec.experiment import TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Capabilities:
+    """Features of a backend. A setting that it lacks is an error, never dropped."""
+
+    devices: int = 1
+    """Most devices that one run uses."""
+    stages: bool = False
+    """Whether a run can continue from another run's adapter."""
+    shuffled_labels: bool = False
+    """Whether it can train on shuffled answers, as a shuffled control does."""
+    packing_keeps_steps: bool = True
+    """Whether a step holds as many examples packed as unpacked. If not, `packed: auto` does not pack."""
+    values: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
+    """Supported values by dotted key under `train`. A key that is not listed takes every value."""
+
+
+def setting_value(train: TrainConfig, key: str) -> object:
+    """Return the value of a dotted key under `train`, such as `lora.dora`."""
+    value: object = train
+    for name in key.split("."):
+        value = getattr(value, name)
+    return value
+
+
+def unsupported_settings(name: str, train: TrainConfig, capabilities: Mapping[str, Capabilities]) -> Iterator[Finding]:
+    """Yield an error for each setting that a backend does not support, with the backends that do.
+
+    Args:
+        name: the backend.
+        train: the training.
+        capabilities: of every backend, by name.
+    """
+    for key, supported in capabilities[name].values.items():
+        value = setting_value(train, key)
+        if _supports(value, supported):
+            continue
+        able = [
+            other
+            for other, each in capabilities.items()
+            if key not in each.values or _supports(value, each.values[key])
+        ]
+        written = " or ".join(_text(each) for each in supported)
+        yield Finding(
+            code="BK001",
+            severity=Severity.ERROR,
+            subject=f"train.{key}",
+            message=f"the backend {name} does not support {key}: {_text(value)}; expected {written}",
+            hint=f"backend: {able[0]}" if able else f"{key.rpartition('.')[2]}: {_text(supported[0])}",
+        )
+
+
+def _supports(value: object, supported: tuple[object, ...]) -> bool:
+    return any(value == each and isinstance(value, bool) == isinstance(each, bool) for each in supported)
+
+
+def _text(value: object) -> str:
+    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,79 @@
+"""Batches in the order of the planner, for trainers that take it: equal examples in every step."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+
+from touchline.backends.protocol import ExampleLengths
+from touchline.core.quantity import Missing
+from touchline.data.packing.batches import plan_batches
+from touchline.data.packing.forecast import BatchForecast
+from touchline.spec.experiment import TrainConfig
+from touchline.spec.plan import BatchSummary
+
+
+def planned_batches(train: TrainConfig, lengths: ExampleLengths, seed: int) -> BatchSummary | Missing:
+    """Return the batches of a training that takes `global_batch_size` examples per step in the planned order.
+
+    Args:
+        train: the training.
+        lengths: token lengths of its examples.
+        seed: seed of the order.
+    """
+    if train.micro_batch_size == "auto":
+        return Missing(missing="micro_batch_size is not resolved")
+    total = lengths.total
+    plan = plan_batches(
+        total,
+        global_batch_size=train.global_batch_size,
+        micro_batch_size=train.micro_batch_size,
+        epochs=train.epochs,
+        seed=seed,
+    )
+    return BatchSummary(
+        digest=plan.digest,
+        steps=plan.steps,
+        steps_per_epoch=plan.steps_per_epoch,
+        micro_batches=plan.micro_batches,
+        micro_batch_size=plan.micro_batch_size,
+        gradient_accumulation_steps=-(-plan.global_batch_size // plan.micro_batch_size),
+        global_batch_size=plan.global_batch_size,
+        num_examples=len(total),
+        real_tokens=int(np.sum(total, dtype=np.int64)),
+        target_tokens=int(np.sum(lengths.answer, dtype=np.int64)),
+        longest_example_tokens=int(total.max()),
+        largest_micro_batch_tokens=plan.largest_micro_batch_tokens(total),
+    )
+
+
+def packed_batches(
+    forecast: BatchForecast, train: TrainConfig, lengths: ExampleLengths, micro_batch_size: int
+) -> BatchSummary:
+    """Return the batches of a trainer that packs before it batches: every size counts packed sequences.
+
+    Args:
+        forecast: simulated batches of the trainer.
+        train: the training.
+        lengths: token lengths of its examples.
+        micro_batch_size: packed sequences per forward pass of one device.
+    """
+    total = lengths.total
+    digest = hashlib.sha256(f"packed {forecast.rows} {forecast.steps} {micro_batch_size}".encode())
+    digest.update(forecast.row_tokens.astype("<i8").tobytes())
+    digest.update(forecast.micro_batch_tokens.astype("<i8").tobytes())
+    return BatchSummary(
+        digest=digest.hexdigest(),
+        steps=forecast.steps,
+        steps_per_epoch=forecast.steps_per_epoch,
+        micro_batches=len(forecast.micro_batch_tokens) * train.epochs,
+        micro_batch_size=micro_batch_size,
+        gradient_accumulation_steps=-(-train.global_batch_size // micro_batch_size),
+        global_batch_size=train.global_batch_size,
+        num_examples=len(total),
+        real_tokens=int(np.sum(total, dtype=np.int64)),
+        target_tokens=int(np.sum(lengths.answer, dtype=np.int64)),
+        longest_example_tokens=int(total.max()),
+        largest_micro_batch_tokens=forecast.largest.tokens,
+    )

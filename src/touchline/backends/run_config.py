@@ -1,0 +1,190 @@
+"""Resolved run as a training process reads it. The file is finetune.yaml of the backend that trains in our own process,
+and run.yaml beside the finetune.yaml of any other trainer.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from touchline.core.errors import InputError
+from touchline.core.finding import Finding, Severity
+from touchline.spec.anchors import from_run_folder
+from touchline.spec.document import parse
+from touchline.spec.evaluation import PlannedModel
+from touchline.spec.experiment import DataConfig, TrainConfig, as_written
+from touchline.spec.plan import Plan, PlannedRun
+from touchline.spec.runs import ControlKind
+from touchline.spec.write import to_yaml
+
+FINETUNE_SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlannedBatches:
+    """Planned batches. The trainer recomputes them and refuses a difference."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
+
+    digest: str
+    """`BatchPlan.digest`."""
+    steps: int
+    """Optimizer steps of the whole run."""
+    steps_per_epoch: int
+    """Optimizer steps of one epoch."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ParentConfig:
+    """Parent run of a stage. The trainer verifies its artifacts first."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = {
+        "extra": "forbid",
+        "alias_generator": as_written,
+        "serialize_by_alias": True,
+    }
+
+    run: str
+    """Its name."""
+    folder: str
+    """Its folder, relative to this run's: `../135M_rank4_easy`."""
+    run_digest: str
+    """`PlannedRun.digest` of it; a training of another one is not gone on from."""
+    continue_: Literal["adapter", "merge"]
+    """`adapter`: its adapter is trained further; `merge`: merged into the base, and a new one trained."""
+    checkpoint: Literal["last", "best"]
+    """Its last epoch's, or the one with the lowest validation loss of those that are there."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunConfig:
+    """Resolved run: everything that its training needs."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
+
+    schema_version: int = FINETUNE_SCHEMA_VERSION
+    """Version of this file's form."""
+    experiment: str
+    """The experiment's name."""
+    run: str
+    """The run's name."""
+    run_digest: str
+    """`PlannedRun.digest`; a saved state with another one is not resumed."""
+    model: PlannedModel
+    """The frozen base."""
+    data: DataConfig
+    """Dataset, columns, prompt; the path is absolute."""
+    data_sha256: str
+    """Hash of the dataset's file; another one is refused."""
+    date: str
+    """ISO date frozen in the plan, for chat templates that print one."""
+    train: TrainConfig
+    """The training; nothing in it is `auto` except `base_dtype`, which depends on where it runs."""
+    seed: int
+    """Order of the examples, initial adapter, dropout."""
+    batches: PlannedBatches
+    """Planned batches."""
+    parent: ParentConfig | None = None
+    """Parent run. None if the training starts from the base model."""
+    shuffled_labels: bool = False
+    """Whether the answers of the training rows are shuffled by `seed`, as a control. The file has this key only if it
+    is true.
+    """
+
+
+_ADAPTER = TypeAdapter(RunConfig)
+
+
+def run_config(run: PlannedRun, plan: Plan) -> RunConfig:
+    """Build the config of a planned run.
+
+    Raises:
+        ValueError: the run trains nothing.
+    """
+    if run.train is None or run.batches is None:
+        raise ValueError(f"run {run.name} trains nothing")
+    model = plan.models[run.model]
+    return RunConfig(
+        experiment=plan.experiment,
+        run=run.name,
+        run_digest=run.digest,
+        model=PlannedModel(
+            name=model.name,
+            path=model.path,
+            weights_sha256=model.weights_sha256,
+            tokenizer_sha256=model.tokenizer_sha256,
+        ),
+        data=replace(run.data, path=from_run_folder(run.dataset)),
+        data_sha256=plan.datasets[run.dataset].sha256,
+        date=plan.date,
+        train=run.train,
+        seed=run.seed,
+        batches=PlannedBatches(
+            digest=run.batches.digest, steps=run.batches.steps, steps_per_epoch=run.batches.steps_per_epoch
+        ),
+        parent=_parent(run, plan),
+        shuffled_labels=run.control is ControlKind.SHUFFLED,
+    )
+
+
+def run_config_text(config: RunConfig, header: str) -> str:
+    """Return the text of the file: JSON values in YAML's block style, so that every YAML reader gives the same numbers.
+
+    Args:
+        config: the resolved run.
+        header: comment lines that the file starts with.
+    """
+    data = json.loads(_ADAPTER.dump_json(config))
+    if config.parent is None:
+        del data["parent"]
+    if not config.shuffled_labels:
+        del data["shuffled_labels"]
+    return header + to_yaml(data)
+
+
+def read_run_config(text: str, path: str) -> RunConfig:
+    """Read the text of such a file.
+
+    Raises:
+        InputError: with every fault.
+    """
+    return build_run_config(parse(text, path).data, path)
+
+
+def build_run_config(data: Mapping[str, object], path: str) -> RunConfig:
+    """Build the config from the plain data of the file.
+
+    Raises:
+        InputError: with every fault.
+    """
+    try:
+        return _ADAPTER.validate_json(json.dumps(data), strict=True)
+    except ValidationError as error:
+        findings = [
+            Finding(
+                code="BK002",
+                severity=Severity.ERROR,
+                subject=".".join(str(part) for part in item["loc"]),
+                message=item["msg"],
+            )
+            for item in error.errors()
+        ]
+        raise InputError(f"{path} is not the config of a run", findings=findings) from None
+
+
+def _parent(run: PlannedRun, plan: Plan) -> ParentConfig | None:
+    """Return the parent run of a stage. Run folders have the same parent directory."""
+    parent = None if run.link is None else plan.run(run.link.parent)
+    if run.link is None or parent is None:
+        return None
+    return ParentConfig(
+        run=parent.name,
+        folder=f"../{parent.name}",
+        run_digest=parent.digest,
+        continue_=run.link.continue_,
+        checkpoint=run.link.parent_checkpoint,
+    )
