@@ -21,9 +21,9 @@ from tests.train.tiny_run import make_config, tiny_train, write_config
 
 from touchline.backends.run_config import RunConfig
 from touchline.core.errors import PlanDriftError
+from touchline.core.status import EXIT_STOPPED
 from touchline.data.metrics_file import read_metrics
 from touchline.spec.experiment import CheckpointConfig, CheckpointInterval, LoraConfig
-from touchline.train.__main__ import EXIT_STOPPED
 from touchline.train.resume import STATE_FILE, find_resume
 from touchline.train.run import Stop, run_training
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections import deque
 from pathlib import Path
@@ -24,24 +23,12 @@ from touchline.train.machine import MemorySampler, Stopwatch, gpu_meter, load_1m
 from touchline.train.model import add_gradient, arrange_by_length, scoring
 from touchline.train.resume import EpochEnd, ResumeState, save_resume
 from touchline.train.run import RESUME_FOLDER, Stop
+from touchline.train.schedule import learning_rate
 from touchline.train.setup import Session, give_random_state, pack_state, take_random_state
 
 
 class _StopRequestedError(Exception):
     """Stop requested between two micro-batches; the state is that after the last complete step."""
-
-
-def learning_rate(step: int, *, steps: int, peak: float, warmup_fraction: float, schedule: str) -> float:
-    """Return the learning rate of a step, from 0: linear warmup, then the schedule, zero after the last step."""
-    warmup = math.ceil(warmup_fraction * steps)
-    if step < warmup:
-        return peak * (step + 1) / warmup
-    done = (step - warmup) / max(steps - warmup, 1)
-    if schedule == "linear":
-        return peak * (1 - done)
-    if schedule == "cosine":
-        return peak * 0.5 * (1 + math.cos(math.pi * done))
-    return peak
 
 
 class Training:

@@ -152,15 +152,16 @@ class TargetLoss:
     Args:
         model: base with its adapter.
         machine: device and dtype; a bfloat16 base with a float32 adapter runs in bfloat16 autocast.
+        leaves_casts: whether the adapter's own casts of its input stay, for a trainer that is not ours.
     """
 
-    def __init__(self, model: PeftModel, machine: Machine) -> None:
+    def __init__(self, model: PeftModel, machine: Machine, *, leaves_casts: bool = False) -> None:
         self.model = model
         self.machine = machine
         self._sources: Tensor | None = None
         adapter = {parameter.dtype for parameter in trainable(model).values()}
         self.autocast = machine.base_dtype != torch.float32 and adapter == {torch.float32}
-        if self.autocast:
+        if self.autocast and not leaves_casts:
             # Autocast makes the one cast that is needed; PEFT would cast the input up first.
             for module in model.modules():
                 if isinstance(module, BaseTunerLayer):

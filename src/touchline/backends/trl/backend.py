@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import pkgutil
 from collections.abc import Mapping
 
@@ -25,8 +24,9 @@ from touchline.spec.plan import BatchSummary, Plan, PlannedRun
 from touchline.spec.write import to_yaml
 
 _HEADER = """\
-# The training of run {run}: arguments of trl.SFTConfig (sft), peft.LoraConfig (lora) and of the model's loading.
-# finetune.py reads it. To change the run, edit setup_finetune.yaml and accept it:
+# Training of run {run}: arguments of trl.SFTConfig (sft), peft.LoraConfig (lora) and of the model's loading.
+# finetune.py reads it; the learning rate of each step follows train.schedule in run.yaml.
+# To change the run, edit setup_finetune.yaml and accept it:
 #   touchline prepare .. --run {run} --accept
 """
 _RUN_HEADER = """\
@@ -38,7 +38,6 @@ _OPTIMIZERS = {
     "paged_adamw_8bit": "paged_adamw_8bit",
     "adafactor": "adafactor",
 }
-_SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
 _BATCHING = TrlBatching(planned_order=True)
 
 
@@ -136,8 +135,6 @@ def trainer_settings(run: PlannedRun, plan: Plan) -> dict[str, object]:
         "gradient_accumulation_steps": batches.gradient_accumulation_steps,
         "per_device_eval_batch_size": batches.micro_batch_size,
         "learning_rate": train.learning_rate,
-        "lr_scheduler_type": _SCHEDULES[train.schedule],
-        "warmup_steps": math.ceil(train.warmup_fraction * batches.steps),
         "optim": _OPTIMIZERS[train.optimizer],
         "weight_decay": train.weight_decay,
         "max_grad_norm": train.max_grad_norm,
