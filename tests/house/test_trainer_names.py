@@ -46,7 +46,19 @@ ALLOWED = {
     **{
         (f"train/{name}.py", "peft"): "that backend's program"
         for name in (
-            *("export", "inputs", "isolation", "lineage", "loop", "machine", "model", "parent", "probe_steps", "run"),
+            *(
+                "export",
+                "hf",
+                "inputs",
+                "isolation",
+                "lineage",
+                "loop",
+                "machine",
+                "model",
+                "parent",
+                "probe_steps",
+                "run",
+            ),
             *("setup", "simulate"),
         )
     },
