@@ -45,22 +45,7 @@ ALLOWED = {
     ("run/selection.py", "peft"): "the library",
     **{
         (f"train/{name}.py", "peft"): "that backend's program"
-        for name in (
-            *(
-                "export",
-                "hf",
-                "inputs",
-                "isolation",
-                "lineage",
-                "loop",
-                "machine",
-                "model",
-                "parent",
-                "probe_steps",
-                "run",
-            ),
-            *("setup", "simulate"),
-        )
+        for name in ("hf", "isolation", "lineage", "loop", "model", "probe_steps", "setup")
     },
 }
 
