@@ -165,7 +165,7 @@ def test_many_trainings_read_each_file_once(folder: Path, monkeypatch: pytest.Mo
         reads.append(path)
         return readers.read_rows(path)
 
-    monkeypatch.setattr(steps, "read_rows", counted)
+    monkeypatch.setattr(steps, "rows_of", counted)
     parity = Parity(folder / "models")
     assert all(parity.view(stated(folder), folder) is not None for _ in range(50))
     assert len(reads) == 1

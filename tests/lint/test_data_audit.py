@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -328,6 +331,20 @@ def test_what_was_found_of_a_large_file_is_kept_until_the_file_changes(tmp_path:
     assert data_findings(files, cache_dir=cache) == first
     write(path, rows)
     assert data_findings(files, cache_dir=cache) == ()
+
+
+def test_what_was_found_is_kept_for_the_next_process(tmp_path: Path) -> None:
+    """A set of names has another order in each process, and the key of the cache has not."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({"input": f"{n} " * 99, "output": f"{n}"}) + "\n" for n in range(400)))
+    program = (
+        "import sys; from pathlib import Path; from touchline.lint.local.audit import tree_findings; "
+        "tree_findings([Path(sys.argv[1])], Path(sys.argv[2]))"
+    )
+    for seed in ("2", "3"):
+        words = [sys.executable, "-c", program, str(path), str(tmp_path / "cache")]
+        subprocess.run(words, env=os.environ | {"PYTHONHASHSEED": seed}, check=True)
+    assert len(list((tmp_path / "cache" / "audits").iterdir())) == 1
 
 
 def run(*arguments: str) -> tuple[int, str, str]:

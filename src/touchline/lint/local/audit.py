@@ -18,12 +18,13 @@ from touchline.core.text import first_of
 from touchline.data.columns import ColumnMapping, Values, column_counts, resolve_columns, stated_layout
 from touchline.data.json_lines import JsonLines
 from touchline.data.label_sets import LABELS_LIMIT
-from touchline.data.readers import FORMATS, WHOLE, read_rows, separator_hint
+from touchline.data.readers import FORMATS, WHOLE, separator_hint
 from touchline.lint.audited import AuditedSplit, CharacterStats, DataAudit, LabelCount
 from touchline.lint.checked import row_of
 from touchline.lint.data_baselines import baselines, scorer_findings
 from touchline.lint.data_view import DataRow, DataView, MissingMedia, data_rows, entropy_bits, layout_of
 from touchline.lint.local.dataset_files import DatasetFiles, group_splits, is_dataset
+from touchline.lint.local.lookup import rows_of
 from touchline.lint.rule import check_view
 from touchline.lint.scoring import USUAL_SCORER, Scorer, scorer_of
 from touchline.spec.experiment import DataConfig
@@ -280,7 +281,7 @@ def _read(files: DatasetFiles) -> tuple[Read, list[Finding], tuple[str, ...], di
     for name, path in files.files.items():
         forms.append(FORMATS.get(path.suffix.lower(), "unknown"))
         try:
-            raw = read_rows(path)
+            raw = rows_of(path)
         except InputError as fault:
             findings += fault.findings
             continue
@@ -430,6 +431,7 @@ def _ordered(findings: Sequence[Finding]) -> tuple[Finding, ...]:
 
 def _key(files: DatasetFiles, request: AuditRequest) -> str:
     """Collect everything that the cached result depends on."""
-    settings = json.loads(TypeAdapter(AuditRequest).dump_json(request))
+    # A set has another order in another process.
+    settings = json.loads(TypeAdapter(AuditRequest).dump_json(request)) | {"given": sorted(request.given)}
     hashes = {name: [str(path), sha256_file(path)] for name, path in sorted(files.files.items())}
     return hashlib.sha256(json.dumps([_VERSION, hashes, settings], sort_keys=True).encode()).hexdigest()

@@ -10,10 +10,9 @@ from touchline.core.errors import TouchlineError
 from touchline.core.files import read_json_object, sha256_file
 from touchline.core.finding import Finding
 from touchline.core.quantity import Missing
-from touchline.data.readers import read_rows
 from touchline.lint.config_set import CheckpointOnDisk, DataFile, Sibling
 from touchline.lint.design import row_set_sha256
-from touchline.lint.local.lookup import ROWS_LIMIT_BYTES, path_of
+from touchline.lint.local.lookup import ROWS_LIMIT_BYTES, path_of, rows_of
 from touchline.lint.views import TrainingView
 from touchline.spec.foreign import ForeignDocument
 from touchline.spec.partial import StatedTraining
@@ -70,7 +69,7 @@ def _data_file(path: Path) -> DataFile | Missing:
     if not path.stat().st_size:
         return DataFile(rows=0)
     try:
-        rows = [row for split in read_rows(path).splits.values() for row in split]
+        rows = [row for split in rows_of(path).splits.values() for row in split]
         return DataFile(
             rows=len(rows), sha256=sha256_file(path), row_set_sha256=row_set_sha256(row.values for row in rows)
         )

@@ -8,6 +8,7 @@ from pathlib import Path
 import psutil
 
 from touchline.core.errors import TouchlineError
+from touchline.core.files import FileCache
 from touchline.core.finding import Finding
 from touchline.core.model_size import size_of_name
 from touchline.core.quantity import Missing
@@ -27,6 +28,8 @@ _MORE_THAN_CONFIG = (*_OTHER_TOKENIZERS, "tokenizer*", "*.safetensors*", "*.bin*
 """Files of a model's folder beside its configs."""
 ROWS_LIMIT_BYTES = 64 << 20
 """Maximum size of a data file that is opened to check one config. The rows of larger files are unknown."""
+rows_of = FileCache(read_rows, 32 << 20)
+"""Return the rows of a data file, which several checks ask for one after the other; raises what `read_rows` raises."""
 
 
 class Lookup:
@@ -180,7 +183,7 @@ def _rows(path: Path) -> dict[str, int] | Missing:
     try:
         if path.stat().st_size > ROWS_LIMIT_BYTES:
             return Missing(missing=f"{path.name} is larger than {ROWS_LIMIT_BYTES:,} bytes and was not opened")
-        return {name: len(rows) for name, rows in read_rows(path).splits.items()}
+        return {name: len(rows) for name, rows in rows_of(path).splits.items()}
     except (TouchlineError, OSError) as fault:
         return Missing(missing=f"{path.name} cannot be read: {fault}")
 

@@ -16,19 +16,18 @@ from touchline.core.files import read_json_object, read_text_bounded
 from touchline.core.finding import Finding, Location, Severity
 from touchline.core.quantity import Missing
 from touchline.data.datasets import load_examples
-from touchline.data.readers import WHOLE, read_rows
+from touchline.data.readers import WHOLE
 from touchline.data.rendering.rows import ShownRow, shown_row
 from touchline.data.rendering.text import ModelText
 from touchline.data.templates import IsolatedTemplate
 from touchline.data.tokenizer import read_tokenizer
+from touchline.lint.local.lookup import ROWS_LIMIT_BYTES, rows_of
 from touchline.lint.rendering import RenderingView, SpecialInData, rendering_view, special_tokens_in
 from touchline.lint.rule import check_view
 from touchline.spec.experiment import DataConfig
 from touchline.spec.foreign import ForeignFileError, parse_foreign
 from touchline.spec.partial import Stated, StatedSource, StatedTraining
 
-ROWS_LIMIT_BYTES = 64 << 20
-"""Maximum size of a data file that is read to check one config."""
 _CONFIG_LIMIT_BYTES = 16 << 20
 _SPLIT = re.compile(r"\w+")
 _REGISTRY = "dataset_info.json"
@@ -206,7 +205,7 @@ def _read(path: Path, split: str) -> _Data | Missing:
     try:
         if path.stat().st_size > ROWS_LIMIT_BYTES:
             return Missing(missing=f"{path.name} is larger than {ROWS_LIMIT_BYTES >> 20} MiB")
-        splits = read_rows(path).splits
+        splits = rows_of(path).splits
     except (TouchlineError, OSError) as fault:
         return Missing(missing=f"{path.name} cannot be read: {fault}")
     wanted = match.group() if (match := _SPLIT.match(split)) is not None else "train"
