@@ -33,6 +33,7 @@ from touchline.cli.estimating import RENAMED_ESTIMATE, RENAMED_PROBE, estimate, 
 from touchline.cli.exporting import export
 from touchline.cli.history import history_app
 from touchline.cli.output import (
+    print_declared,
     print_json,
     print_object,
     print_output,
@@ -375,7 +376,7 @@ def demo(
 
 
 def _show(found: list[object] | object, json: bool) -> None:
-    from touchline.core.markup import measured
+    from touchline.core.table import Column, table_of
     from touchline.report.formatting import score_words
     from touchline.results.run_result import RunResult
 
@@ -383,23 +384,16 @@ def _show(found: list[object] | object, json: bool) -> None:
     if json:
         print_json(list[RunResult], runs, "runs")
         return
-    rows = []
     metric = next((r.metric for r in runs if r.metric is not None), "score")
+    figures = (Column(label, interval=True) for label in ("train loss", "val loss", "training", "evaluation"))
+    rows = []
     for r in runs:
         score = score_words(r.score, r.exact_match if r.metric == "exact match" else None)
-        trained = r.steps_planned is not None
-        rows.append(
-            (
-                r.name,
-                r.status.value,
-                score,
-                measured(r.final_train_loss) if trained else "-",
-                measured(r.final_val_loss) if trained else "-",
-                measured(r.train_seconds) if trained else "-",
-                measured(r.evaluate_seconds),
-            )
-        )
-    print_table(("run", "status", f"{metric} (95%)", "train loss", "val loss", "training", "evaluation"), rows)
+        trained = (r.final_train_loss, r.final_val_loss, r.train_seconds)
+        shown = trained if r.steps_planned is not None else (None, None, None)
+        rows.append((r.name, r.status.value, score, *shown, r.evaluate_seconds))
+    if table := table_of(("run", "status", f"{metric} (95%)", *figures), rows):
+        print_declared(table)
 
 
 def _say_report(source: Path) -> None:

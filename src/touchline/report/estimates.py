@@ -1,4 +1,4 @@
-"""Estimate against actual: each prediction of the plan with the measured value.
+"""Predicted and measured: each prediction of the plan with the measured value.
 
 Two figures are compared only if they are of the same kind. Process memory is not allocated memory, and the time of a
 resumed training includes repeated work.

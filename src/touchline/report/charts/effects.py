@@ -12,6 +12,7 @@ from touchline.report.charts.parts import (
     Row,
     finished,
     followed,
+    interval_tooltips,
     legend_of,
     number,
     padded,
@@ -133,9 +134,7 @@ def contrasts(analysis: Analysis) -> Chart | None:
     y = altair.Y("what:N", sort=None, title=None, axis=altair.Axis(grid=False, labelLimit=260))
     told = [
         altair.Tooltip("what:N", title="contrast"),
-        altair.Tooltip("value:Q", format="+.3~r", title="difference"),
-        altair.Tooltip("low:Q", format="+.3~r", title="from"),
-        altair.Tooltip("high:Q", format="+.3~r", title="to"),
+        *interval_tooltips("difference", "+.3~r"),
         altair.Tooltip("basis:N", title="interval"),
         altair.Tooltip("seeds:Q"),
         altair.Tooltip("p:N", title="Holm"),

@@ -78,7 +78,7 @@ def estimates(report: Report, inks: Mapping[str, SeriesColor]) -> Chart | None:
         {"estimates": rows, "one": [{"one": 1}]},
         name="estimates",
         section="estimates",
-        title="Estimate against actual",
+        title="Predicted and measured",
         caption=(
             "One point per run; right of 1: above the prediction. Grey: prediction interval. Filled: inside it; ring: "
             f"outside or not predicted.{left}"

@@ -80,6 +80,12 @@ def signed() -> altair.Axis:
     return altair.Axis(format="+.3~r", tickCount=5, labelExpr="datum.value === 0 ? '0' : datum.label")
 
 
+def interval_tooltips(title: str, form: str) -> list[altair.Tooltip]:
+    """Return the tooltips of a value and the ends of its interval."""
+    titles = {"value": title, "low": "from", "high": "to"}
+    return [altair.Tooltip(f"{field}:Q", format=form, title=title) for field, title in titles.items()]
+
+
 def with_controls(values: Sequence[float], controls: Sequence[Row], scale: Scale) -> tuple[list[float], list[Row], str]:
     """Return the ends of an axis, the controls that are drawn, and a sentence about those that are too far away.
 

@@ -12,6 +12,7 @@ from touchline.report.charts.parts import (
     colour,
     finished,
     followed,
+    interval_tooltips,
     number,
     padded,
     row_height,
@@ -228,9 +229,7 @@ def _score_told(share: bool) -> list[altair.Tooltip]:
     return [
         altair.Tooltip("run:N"),
         altair.Tooltip("setting:N"),
-        altair.Tooltip("value:Q", format=form, title="score"),
-        altair.Tooltip("low:Q", format=form, title="from"),
-        altair.Tooltip("high:Q", format=form, title="to"),
+        *interval_tooltips("score", form),
         altair.Tooltip("count:N", title="right"),
     ]
 
@@ -240,9 +239,7 @@ def _difference_told(share: bool) -> list[altair.Tooltip]:
     return [
         altair.Tooltip("run:N"),
         altair.Tooltip("control:N"),
-        altair.Tooltip("value:Q", format=form, title="difference"),
-        altair.Tooltip("low:Q", format=form, title="from"),
-        altair.Tooltip("high:Q", format=form, title="to"),
+        *interval_tooltips("difference", form),
         altair.Tooltip("flips:N", title="gained, lost"),
         altair.Tooltip("p:N", title="Holm"),
         altair.Tooltip("shown:N"),

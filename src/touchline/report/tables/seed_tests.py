@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from touchline.core.table import Column, Table, table_of
+from touchline.core.table import Cell, Column, Table, Value, table_of
 from touchline.core.units import percent
 from touchline.report.formatting import Scale, factor_words, level_words, p_number, scale_of
 from touchline.report.report import Report
@@ -32,7 +32,7 @@ def seed_test_table(report: Report) -> Table | None:
     return table_of(columns, rows, "Tests over training seeds", notes=(_CAPTION,))
 
 
-def _rows(analysis: Analysis, *, is_main: bool) -> Iterator[tuple[str, ...]]:
+def _rows(analysis: Analysis, *, is_main: bool) -> Iterator[tuple[Value, ...]]:
     scale = scale_of(analysis)
     prefix = "" if is_main else f"{analysis.task}, {analysis.score}: "
     for effect in analysis.effects:
@@ -56,7 +56,7 @@ def _interaction_words(each: Interaction) -> str:
     )
 
 
-def _row(what: str, contrast: Contrast, scale: Scale) -> tuple[str, ...]:
+def _row(what: str, contrast: Contrast, scale: Scale) -> tuple[Value, ...]:
     test, wide = contrast.test, contrast.with_items
     if test is None or wide is None:
         raise TypeError("only what was tested has a row")
@@ -70,10 +70,10 @@ def _row(what: str, contrast: Contrast, scale: Scale) -> tuple[str, ...]:
         seeds,
         _means(test.means, scale),
         _means(test.reference_means, scale),
-        scale.difference(contrast.value or 0.0),
+        Cell(scale.difference(contrast.value or 0.0), contrast.value or 0.0),
         scale.ends(contrast.low or 0.0, contrast.high or 0.0) if is_defined else UNDEFINED,
-        "-" if test.statistic is None else f"{test.statistic:.4g}",
-        "-" if test.freedom is None else f"{test.freedom:.4g}",
+        _number(test.statistic),
+        _number(test.freedom),
         _p(contrast.p_value),
         _p(contrast.p_adjusted),
         _p(wide.p_adjusted),
@@ -86,5 +86,9 @@ def _means(values: Sequence[float], scale: Scale) -> str:
     return ", ".join(percent(value, 2) if scale.share else f"{value:.6g}" for value in values)
 
 
-def _p(value: float | None) -> str:
-    return "-" if value is None else p_number(value)
+def _number(value: float | None) -> Value:
+    return None if value is None else Cell(f"{value:.4g}", value)
+
+
+def _p(value: float | None) -> Value:
+    return None if value is None else Cell(p_number(value), value)
