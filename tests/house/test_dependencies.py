@@ -27,7 +27,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "trl": ("train",),
     "eval": ("evaluate", "results"),
     "report": ("report",),
-    "parquet": ("data", "results"),
+    "parquet": ("data", "report"),
     "demo": ("train",),
     "pandas": ("results",),
     "shell": ("lint",),
