@@ -179,7 +179,6 @@ def gathered(
         plan=None,
         runs=tuple(runs),
         factors=factors,
-        datasets={each.name: "words.json" for each in runs},
         verification=verification,
         general=tuple(general),
         files=files or {},

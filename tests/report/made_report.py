@@ -105,7 +105,7 @@ def made_report(make: Make = Make()) -> Report:
     if make.faults:
         runs = _spoiled(runs)
     factors = {"models": tuple(_MODELS[: make.models]), RANK: tuple(make.ranks)}
-    found = analyses(runs, factors, {run.name: "data/words.json" for run in runs})
+    found = analyses(runs, factors)
     found_by = {each.run: each.difference for each in found[0].comparisons} if found else {}
     runs = [_compared(run, found_by.get(run.name)) for run in runs]
     scores = {score.run: score.value for score in found[0].scores} if found else {}
@@ -358,6 +358,7 @@ def _result(
         model=model,
         levels=levels,
         seed=seed,
+        dataset="data/words.json",
         status=RunStatus.COMPLETED,
         job_state=JobState.COMPLETED,
         outcome=TrainingOutcome.COMPLETE if trained else TrainingOutcome.NOT_STARTED,

@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 from numpy.random import PCG64, Generator
 from tests.report.made_gathered import RANK, TASK, control, record, rights, run
-from tests.run.made_plans import made_control, made_plan, made_run
 
 from touchline.data.scores import EvaluationRecord, SampleScore
 from touchline.results.run_result import RunResult
@@ -40,7 +39,7 @@ def sample(item: str, value: float, **changes: object) -> SampleScore:
 
 
 def test_a_sweep_becomes_one_analysis() -> None:
-    (found,) = analyses(sweep(), FACTORS, {})
+    (found,) = analyses(sweep(), FACTORS)
     assert (found.task, found.score, found.binary, found.family) == (TASK, "exact match", True, 2)
     assert {each.run: each.shown for each in found.comparisons} == {"r4": Conclusion.HIGHER, "r64": Conclusion.HIGHER}
     assert [score.run for score in found.scores] == ["r4", "r64", "base"]
@@ -50,13 +49,13 @@ def test_a_sweep_becomes_one_analysis() -> None:
 
 
 def test_the_same_results_give_the_same_analysis() -> None:
-    assert analyses(sweep(), FACTORS, {}) == analyses(sweep(), FACTORS, {})
+    assert analyses(sweep(), FACTORS) == analyses(sweep(), FACTORS)
 
 
 def test_the_last_epoch_counts_however_well_another_did() -> None:
     """It was settled beforehand; the best one by these items would be too good. Epoch 10 comes after epoch 9."""
     records = [record("r4", f"epoch_{epoch}", rights(80 - epoch)) for epoch in (10, 9, 0)]
-    (found,) = analyses([run("r4", evaluations=records)], {}, {})
+    (found,) = analyses([run("r4", evaluations=records)], {})
     assert found.checkpoints == {"r4": "epoch_10"}
     assert found.scores[0].value == 0.7
     assert not any("selected on test" in str(note) for note in found.notes)
@@ -65,13 +64,13 @@ def test_the_last_epoch_counts_however_well_another_did() -> None:
 def test_further_tasks_come_after_the_experiment_s_own() -> None:
     other = record("r4", "epoch_0", rights(30), task="spelling")
     runs = [replace(sweep()[0], other_evaluations=(other,)), *sweep()[1:]]
-    assert [(each.task, len(each.scores)) for each in analyses(runs, FACTORS, {})] == [(TASK, 3), ("spelling", 1)]
+    assert [(each.task, len(each.scores)) for each in analyses(runs, FACTORS)] == [(TASK, 3), ("spelling", 1)]
 
 
 def test_only_base_models_are_controls_and_only_what_was_asked_is_the_family() -> None:
     no_op = replace(control("noop", rights=rights(50)), control=ControlKind.NO_OP)
     shuffled = of("shuffled", 55, control=ControlKind.SHUFFLED)
-    (found,) = analyses([*sweep(), no_op, shuffled], FACTORS, {})
+    (found,) = analyses([*sweep(), no_op, shuffled], FACTORS)
     assert found.family == 2
     assert [each.run for each in found.comparisons] == ["r4", "r64", "noop", "shuffled"]
     assert all(each.difference.control == "base" for each in found.comparisons)
@@ -80,7 +79,7 @@ def test_only_base_models_are_controls_and_only_what_was_asked_is_the_family() -
 
 def test_results_of_before_have_no_kind_of_control() -> None:
     runs = [*sweep()[:2], replace(control("base", rights=rights(50)), control=None)]
-    (found,) = analyses(runs, FACTORS, {})
+    (found,) = analyses(runs, FACTORS)
     assert len(found.comparisons) == 2
 
 
@@ -88,7 +87,7 @@ def test_answers_to_one_item_are_averaged_first() -> None:
     """Four answers to two items are two observations, not eight."""
     samples = [sample(item, value, repeat=n) for item, row in (("a", (1, 1, 0, 0)), ("b", (1, 1, 1, 1)))
                for n, value in enumerate(row)]  # fmt: skip
-    (found,) = analyses([with_samples(of("r4", 1), *samples)], {}, {})
+    (found,) = analyses([with_samples(of("r4", 1), *samples)], {})
     assert not found.binary
     assert (found.scores[0].items, found.scores[0].value) == (2, 0.75)
 
@@ -96,23 +95,23 @@ def test_answers_to_one_item_are_averaged_first() -> None:
 @pytest.mark.parametrize("spoiled", [{"error": "out of memory"}, {"value": float("nan")}, {"value": float("inf")}])
 def test_what_has_no_score_counts_as_wrong(spoiled: dict[str, object]) -> None:
     runs = [with_samples(of("r4", 1), sample("a", 1.0), replace(sample("b", 1.0), **spoiled))]  # type: ignore[arg-type]
-    (found,) = analyses(runs, {}, {})
+    (found,) = analyses(runs, {})
     assert found.scores[0].value == 0.5
 
 
 def test_the_order_of_the_answers_does_not_matter() -> None:
     (found,) = sweep()[0].evaluations
     turned = replace(sweep()[0], evaluations=(replace(found, samples=found.samples[::-1]),))
-    assert analyses([turned, *sweep()[1:]], FACTORS, {}) == analyses(sweep(), FACTORS, {})
+    assert analyses([turned, *sweep()[1:]], FACTORS) == analyses(sweep(), FACTORS)
 
 
 def test_clusters_are_taken_from_the_items() -> None:
     samples = [sample(str(i), float(i % 2), cluster=None if i == 0 else f"d{i // 5}") for i in range(20)]
-    scored = scored_run(*_first(with_samples(of("r4", 1), *samples)), "data")
+    scored = scored_run(*_first(with_samples(of("r4", 1), *samples)))
     assert scored.clusters is not None
     assert len(set(scored.clusters)) == 5
     alone = [sample(str(i), 1.0, cluster=f"d{i}") for i in range(5)]
-    assert scored_run(*_first(with_samples(of("r4", 1), *alone)), "data").clusters is None
+    assert scored_run(*_first(with_samples(of("r4", 1), *alone))).clusters is None
 
 
 def _first(result: RunResult) -> tuple[RunResult, EvaluationRecord]:
@@ -127,7 +126,7 @@ def test_half_of_the_runs_missing_and_other_items_are_no_obstacle() -> None:
         of("short", 60),
         control("base", rights=rights(50)),
     ]
-    (found,) = analyses(runs, FACTORS, {})
+    (found,) = analyses(runs, FACTORS)
     assert [score.run for score in found.scores] == ["other", "short", "base"]
     assert [(each.run, each.reason) for each in found.refusals] == [
         ("other", "the items differ: 100 and 100, 0 of them in both")
@@ -136,23 +135,21 @@ def test_half_of_the_runs_missing_and_other_items_are_no_obstacle() -> None:
 
 
 def test_nothing_evaluated_nothing_analysed() -> None:
-    assert analyses([run("r4")], FACTORS, {}) == ()
-    assert analyses([], {}, {}) == ()
+    assert analyses([run("r4")], FACTORS) == ()
+    assert analyses([], {}) == ()
     assert last_of_each([]) == {}
 
 
 def test_collected_runs_carry_the_same_differences() -> None:
     """`touchline results` and the report have one way to compare."""
-    names = ("r4", "r64", "shuffled", "other", "base")
     results = [
         *sweep()[:2],
         of("shuffled", 55, control=ControlKind.SHUFFLED),
         run("other", evaluations=[record("other", "epoch_0", rights(60), items="b")]),
         sweep()[2],
     ]
-    plan = made_plan(*(made_control(name) if name == "base" else made_run(name) for name in names))
-    found = {result.name: result for result in compared(plan, results)}
-    (expected,) = analyses(results, FACTORS, {name: plan.runs[0].dataset for name in names})
+    found = {result.name: result for result in compared(results)}
+    (expected,) = analyses(results, FACTORS)
     assert {each.run: each.difference for each in expected.comparisons} == {
         name: result.difference for name, result in found.items() if result.difference is not None
     }
@@ -173,7 +170,7 @@ def test_many_runs_of_partial_scores_share_their_draws() -> None:
         for n, row in enumerate(scores)
     ]
     half = with_samples(base, *(sample(f"a-{i}", 0.5) for i in range(100)))
-    (found,) = analyses([*runs, half], {}, {})
+    (found,) = analyses([*runs, half], {})
     assert found.family == 150
     # Scores are uniform: no run is better or worse than one half on all items.
     assert sum(each.shown is not Conclusion.NOT_ESTABLISHED for each in found.comparisons) == 0

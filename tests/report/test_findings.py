@@ -517,7 +517,7 @@ def test_the_answer_comes_first_and_has_forty_words_at_most() -> None:
         for seeds, control, question in itertools.product((1, 2, 3), (True, False), questions):
             found = factorial(rng, design, seeds, tied=tied, control=control)
             planned = replace(found, plan=replace(plan, question=question) if question else None)
-            told = analyses(planned.runs, planned.factors, planned.datasets)
+            told = analyses(planned.runs, planned.factors)
             answer, *caveats = headline(FindingInputs(gathered=planned, analyses=told, facts=(), estimates=()))
             assert 3 < len(answer.text.split()) <= 40, answer.text
             assert answer.text.endswith((".", "...")), answer.text

@@ -247,7 +247,6 @@ def test_a_command_with_another_setting_repeats_the_overrides_of_the_plan() -> N
         gathered,
         runs=(*gathered.runs, other),
         factors={"train.lora.rank": ("4", "64")},
-        datasets={**gathered.datasets, other.name: "words.json"},
     )
     commands = [step.command for step in build_report(gathered).next_steps if "seeds" in step.title]
     assert [shlex.split(command or "") for command in commands] == [

@@ -225,7 +225,6 @@ def test_a_comparison_by_clusters_is_wider() -> None:
     """The same answers, as 100 items and as 10 documents of 10: four documents gained, one lost."""
     alone, together = (
         compared(
-            made_plan(made_run(), made_control()),
             [
                 _answered("1M_rank4", RunKind.FINE_TUNED, 50, clusters),
                 _answered("1M_base", RunKind.CONTROL, 20, clusters),

@@ -50,9 +50,9 @@ def analyses(source: Path, found: Sequence[RunResult]) -> tuple[Analysis, ...]:
         from touchline.report.local.gathering import collect_report_inputs
 
         gathered = collect_report_inputs(source)
-        return analyses_of(found, gathered.factors, gathered.datasets)
+        return analyses_of(found, gathered.factors)
     planned = read_planned(source)
-    return analyses_of(found, planned.plan.factors, {run.name: run.dataset for run in planned.plan.runs})
+    return analyses_of(found, planned.plan.factors)
 
 
 def report(

@@ -44,7 +44,7 @@ _NOT_PLANNED = Missing(missing="not planned by touchline")
 def build_report(gathered: ReportInputs) -> Report:
     """Build the report. The same inputs give the same report."""
     plan, runs = gathered.plan, gathered.runs
-    analyses = analyses_of(runs, gathered.factors, gathered.datasets)
+    analyses = analyses_of(runs, gathered.factors)
     answers = answer_counts(runs)
     facts = run_facts(gathered, analyses[0] if analyses else None, answers)
     estimates = estimate_rows(plan, runs, gathered.verification)

@@ -144,11 +144,11 @@ def is_failed_exit(run: RunResult) -> bool:
 
 def controls_of(gathered: ReportInputs, analysis: Analysis | None) -> dict[str, str]:
     """Return each run's control: the one that it was compared with, else that of its base model and dataset."""
-    bases = {(run.model, gathered.datasets.get(run.name)): run.name for run in gathered.runs if is_base_control(run)}
+    bases = {(run.model, run.dataset): run.name for run in gathered.runs if is_base_control(run)}
     found = {
         run.name: control
         for run in gathered.runs
-        if not is_base_control(run) and (control := bases.get((run.model, gathered.datasets.get(run.name)))) is not None
+        if not is_base_control(run) and (control := bases.get((run.model, run.dataset))) is not None
     }
     compared = () if analysis is None else analysis.comparisons
     return found | {each.run: each.difference.control for each in compared}

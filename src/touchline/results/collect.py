@@ -69,7 +69,7 @@ def collect_results(plan: Plan, root: Path, views: Mapping[str, JobView] | None 
     found = [
         _result(run, _evidence(plan, run, root / run.name), root / run.name, seen.get(run.name)) for run in plan.runs
     ]
-    return compared(plan, found)
+    return compared(found)
 
 
 def _evidence(plan: Plan, run: PlannedRun, folder: Path) -> _Evidence:

@@ -90,8 +90,6 @@ class ReportInputs:
     """Results of the runs."""
     factors: dict[str, tuple[str, ...]]
     """Factors and levels, from the plan or from configs and names."""
-    datasets: dict[str, str]
-    """Dataset per run name."""
     verification: Verification
     """Verified checkpoints."""
     general: tuple[GeneralScore, ...]

@@ -17,7 +17,6 @@ from touchline.core.notes import Note, NoteCode
 from touchline.core.quantity import Quantity
 from touchline.data.scores import EvaluationRecord, SampleScore
 from touchline.results.run_result import RunResult
-from touchline.spec.plan import Plan
 from touchline.spec.runs import ControlKind, RunKind
 from touchline.statistics.analysis import analyse
 from touchline.statistics.clustered import clustered_share
@@ -39,7 +38,7 @@ def last_of_each(records: Sequence[EvaluationRecord]) -> dict[tuple[str, str], E
     return {(record.task, record.score): record for record in ordered}
 
 
-def scored_run(result: RunResult, record: EvaluationRecord, dataset: str) -> ScoredRun:
+def scored_run(result: RunResult, record: EvaluationRecord) -> ScoredRun:
     """Return a run with one evaluation: repeats of an item are averaged, failed items count as wrong.
 
     Items are sorted by id.
@@ -47,7 +46,6 @@ def scored_run(result: RunResult, record: EvaluationRecord, dataset: str) -> Sco
     Args:
         result: result of the run.
         record: evaluation with at least one sample.
-        dataset: dataset path or name.
     """
     items: dict[str, list[SampleScore]] = {}
     for sample in sorted(record.samples, key=lambda sample: sample.id):
@@ -55,7 +53,7 @@ def scored_run(result: RunResult, record: EvaluationRecord, dataset: str) -> Sco
     return ScoredRun(
         name=result.name,
         model=result.model,
-        dataset=dataset,
+        dataset=result.dataset,
         is_control=result.kind is RunKind.CONTROL and result.control in (None, ControlKind.BASE),
         in_family=result.kind is RunKind.FINE_TUNED and result.control is None,
         levels=result.levels,
@@ -125,7 +123,7 @@ def proportion(record: EvaluationRecord, right: Sequence[bool]) -> Proportion | 
     return Proportion(k=k, n=n, low=low, high=high, method=f"Wilson over {alone:.0f} items")
 
 
-def compared(plan: Plan, results: list[RunResult]) -> list[RunResult]:
+def compared(results: list[RunResult]) -> list[RunResult]:
     """Return the results with each run's difference from the control of its base model, on the experiment's own task.
 
     A run that cannot be compared gets a note with the reason.
@@ -136,13 +134,8 @@ def compared(plan: Plan, results: list[RunResult]) -> list[RunResult]:
     from touchline.statistics.comparisons import compare_with_controls
     from touchline.statistics.own_score import is_binary, run_scores
 
-    datasets = {run.name: run.dataset for run in plan.runs}
     last = {result.name: next(iter(last_of_each(result.evaluations).values()), None) for result in results}
-    scored = [
-        scored_run(result, record, datasets.get(result.name, ""))
-        for result in results
-        if (record := last[result.name]) is not None
-    ]
+    scored = [scored_run(result, record) for result in results if (record := last[result.name]) is not None]
     binary = is_binary(scored)
     own = {each.run: each for each in run_scores(scored, binary=binary, rng=Generator(PCG64(SEED)))[0]}
     found = compare_with_controls(scored, binary=binary, rng=Generator(PCG64(SEED)))
@@ -174,22 +167,19 @@ def _primary(score: RunScore) -> Quantity:
     )
 
 
-def analyses(
-    runs: Sequence[RunResult], factors: Mapping[str, Sequence[str]], datasets: Mapping[str, str]
-) -> tuple[Analysis, ...]:
+def analyses(runs: Sequence[RunResult], factors: Mapping[str, Sequence[str]]) -> tuple[Analysis, ...]:
     """Return one analysis per task and score, the experiment's own task first. Empty if nothing was evaluated.
 
     Args:
         runs: the results, in the plan's order.
         factors: the factors, with their levels in the design's order.
-        datasets: dataset of each run, by its name.
     """
     found: dict[tuple[str, str], list[ScoredRun]] = {}
     for own in (True, False):
         for result in runs:
             records = last_of_each(result.evaluations if own else result.other_evaluations)
             for key, record in records.items():
-                found.setdefault(key, []).append(scored_run(result, record, datasets.get(result.name, "")))
+                found.setdefault(key, []).append(scored_run(result, record))
     asked = [run for run in runs if run.kind is RunKind.FINE_TUNED and run.control is None]
     tied = tied_factors([{level.factor: level.value for level in run.levels} for run in asked], list(factors))
     return tuple(

@@ -51,9 +51,8 @@ def pairs_of(gathered: ReportInputs, factor: str, pick: Callable[[RunResult], Me
         if level is None or not is_asked_about(run) or not is_number(pick(run)):
             continue
         others = tuple((each.factor, each.value) for each in run.levels if each.factor not in (factor, "models", SEEDS))
-        key = ("" if factor == "models" else run.model, others, gathered.datasets.get(run.name), run.seed)
-        if factor == "data.path":
-            key = (*key[:2], None, run.seed)
+        model, dataset = "" if factor == "models" else run.model, "" if factor == "data.path" else run.dataset
+        key = (model, others, dataset, run.seed)
         alike.setdefault(key, {})[level] = run
     found: dict[str, list[RunPair]] = {}
     several_seeds = len({run.seed for run in gathered.runs if is_asked_about(run)}) > 1

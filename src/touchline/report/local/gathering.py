@@ -52,7 +52,6 @@ def collect_report_inputs(
         plan=plan,
         runs=tuple(runs),
         factors=dict(plan.factors),
-        datasets={run.name: run.dataset for run in plan.runs},
         verification=verify_planned(plan, folder.root, deep=deep, on_progress=on_progress),
         general=read_general(folder.root, runs),
         files={run.name: tuple(_files(folder.root, run)) for run in plan.runs},

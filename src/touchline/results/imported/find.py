@@ -118,7 +118,6 @@ def _gathered(root: Path, read: Sequence[_Read], issues: list[Issue], *, deep: b
         plan=None,
         runs=tuple(results),
         factors=design.factors,
-        datasets={run.folder.name: run.settings.dataset or "unknown dataset" for run in runs},
         verification=verification,
         general=read_general(root, results),
         files={run.folder.name: tuple(files_of(root, run)) for run in runs},
