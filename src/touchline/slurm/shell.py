@@ -50,8 +50,6 @@ class ShellGroup:
     """What is asked, of `if` and `while`; the words of `for` are left out."""
     body: tuple[Pipeline, ...] = ()
     """Body."""
-    name: str = ""
-    """Name, of a function."""
     line: int
     """The line that it begins in, from 1."""
 
@@ -194,10 +192,9 @@ class _Parser:
                 return self._case(depth, token.line)
             case "function":
                 self._at += 1
-                name = self._peek()
-                self._at += isinstance(name, ShellWord)
+                self._at += isinstance(self._peek(), ShellWord)  # its name
                 self._skip("(", ")", "\n")
-                return self._function(name.text if isinstance(name, ShellWord) else "", depth, token.line)
+                return self._function(depth, token.line)
             case "[[":
                 return self._test()
             case closing if closing in _CLOSING:
@@ -207,13 +204,13 @@ class _Parser:
         if [each.text for each in after if isinstance(each, Operator)] == ["(", ")"]:
             self._at += 3
             self._skip("\n")
-            return self._function(token.text, depth, token.line)
+            return self._function(depth, token.line)
         return self._simple()
 
-    def _function(self, name: str, depth: int, line: int) -> ShellGroup | None:
+    def _function(self, depth: int, line: int) -> ShellGroup | None:
         body = self._element(depth + 1) if depth < _DEPTH else None
         inner = (Pipeline(elements=(body,)),) if body is not None else ()
-        return ShellGroup(kind="function", body=inner, name=name, line=line)
+        return ShellGroup(kind="function", body=inner, line=line)
 
     def _block(self, kind: str, ends: frozenset[str], depth: int, line: int) -> ShellGroup:
         self._at += 1
