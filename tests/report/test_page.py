@@ -19,6 +19,7 @@ from tests.report.made_report import ALERT, Make, fifty, made_report
 from touchline.core.finding import Severity
 from touchline.data.scores import AskedItem
 from touchline.report.figures import Chart
+from touchline.report.markdown import results_markdown
 from touchline.report.page import report_html
 from touchline.report.page.browser import BUDGET_CHARS, PROMPT_CHARS, browser_data
 from touchline.report.page.embedding import embedded_json
@@ -313,3 +314,13 @@ def test_left_out_items_are_counted_and_the_data_stays_within_its_budget() -> No
 def test_fifty_runs_of_a_thousand_items_fit_into_the_page() -> None:
     text = report_html(made_report(fifty(steps=4, items=1000)), ())
     assert len(text.encode()) < 500_000
+
+
+def test_page_and_markdown_have_the_same_tables(report: Report) -> None:
+    """Each is declared once; RESULTS.md may shorten it."""
+    text = results_markdown(report, ())
+    page = Page(report_html(report, ())).text
+    titles = re.findall(r"^### (.*)\n\n\| ", text, re.MULTILINE)
+    assert {"Losses, speed and memory", "Duration", "Predictions by run", "Disk space by run", "Answers"} <= {*titles}
+    for title in some(titles):
+        assert html.unescape(title.replace("\\", "")) in page

@@ -142,7 +142,7 @@ def history_calibration(history_dir: Path, *, plot: Path | None = None) -> Calib
         HostError: there is nothing to draw, or the package that draws figures is not installed.
     """
     from touchline.estimate.local.calibration import calibrate
-    from touchline.report.calibration import calibration_figure
+    from touchline.report.command_figures import calibration_figure
     from touchline.report.local.draw_process import write_picture
 
     calibration = calibrate(replace(load_settings(), history_dir=history_dir))

@@ -110,7 +110,7 @@ def data_audit(path: Path, request: AuditRequest | None = None, *, plot: Path | 
 
     found, rows = audit(path, request)
     if plot is not None:
-        from touchline.report.dataset_figures import audit_figure
+        from touchline.report.command_figures import audit_figure
         from touchline.report.figures import Figure
         from touchline.report.local.draw_process import write_picture
 

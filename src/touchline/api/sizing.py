@@ -148,7 +148,7 @@ def pack(
         HostError: the package that draws figures is not installed.
     """
     from touchline.plan.local.packing import compare, load_lengths
-    from touchline.report.dataset_figures import length_figure
+    from touchline.report.command_figures import length_figure
     from touchline.report.local.draw_process import write_picture
 
     lengths = load_lengths(request, settings, on_progress)
