@@ -29,7 +29,7 @@ REPLACED: dict[str, str] = {
     r"mend(?:s|ed|ing)?": "fix",
     r"nobody|somebody|whoever": "the user, no run, no file",
     r"without a word|in silence": "silently; no exit record",
-    r"rests? on|rested on|resting on": "is based on",
+    r"rests?(?: most)? on|rested on|resting on": "is based on",
     r"may go|may be given back": "can be deleted",
     r"lies? in|lies? beside|lies? under|lying in": "is in",
     r"speaks? of|spoke of|spoken of": "report, mention",

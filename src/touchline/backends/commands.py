@@ -78,8 +78,8 @@ def _read_trl(words: list[str], where: Location) -> ConfigReading | None:
         if settings.given(key, *other) is None:
             message = f"missing: `trl {words[0]}` needs --{key}, or a --config that has it"
             settings.find("BK013", Severity.ERROR, key, message)
-    seen = {(each.code, each.subject) for each in settings.findings}
-    kept = [each for each in reading.findings if (each.code, each.subject) not in seen]
+    seen = {(finding.code, finding.subject) for finding in settings.findings}
+    kept = [finding for finding in reading.findings if (finding.code, finding.subject) not in seen]
     return replace(reading, findings=(*settings.findings, *kept))
 
 
@@ -119,7 +119,7 @@ def _read_launched(words: list[str], where: Location) -> ConfigReading | None:
     if devices is None:
         return reading
     stated = Stated(devices, "devices", where)
-    return replace(reading, trainings=tuple(replace(each, devices=stated) for each in reading.trainings))
+    return replace(reading, trainings=tuple(replace(training, devices=stated) for training in reading.trainings))
 
 
 def _changes(settings: ConfigReader, table: ArgumentTable, refused_by: str) -> ConfigReading:

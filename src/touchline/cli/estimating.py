@@ -168,7 +168,7 @@ def _show(answer: EstimateAnswer) -> None:
         ("process", _cell(memory.process_gib)),
         ("before the first step", _cell(memory.after_init_gib)),
         ("parts, GiB", ", ".join(f"{name} {size:.2f}" for name, size in memory.breakdown.items() if size >= 0.005)),
-        ("rests most on", memory.assumption),
+        ("main assumption", memory.assumption),
         ("largest micro-batch", _cell(answer.largest_micro_batch)),
         ("time of a step", _cell(answer.seconds_per_step)),
         ("steps", _cell(answer.steps)),

@@ -199,14 +199,14 @@ def _show_optimization(answer: Optimization, diff: str) -> None:
         header = ("setting", "now", "proposed", "all trainings then", "why", "effect on results")
         rows = [
             (
-                each.key,
-                each.before,
-                each.after,
-                "-" if isinstance(each.training_seconds, Missing) else measured(each.training_seconds),
-                each.why,
-                each.effect,
+                proposal.key,
+                proposal.before,
+                proposal.after,
+                "-" if isinstance(proposal.training_seconds, Missing) else measured(proposal.training_seconds),
+                proposal.why,
+                proposal.effect,
             )
-            for each in answer.proposals
+            for proposal in answer.proposals
         ]
         print_table(header, rows, title="Proposals")
     else:

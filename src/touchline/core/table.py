@@ -143,7 +143,7 @@ def table_of(
 ) -> Table | None:
     """Return a table. None if it has no rows. A column of text may be given by its heading alone."""
     made = tuple(tuple(row) for row in rows)
-    declared = tuple(Column(each) if isinstance(each, str) else each for each in columns)
+    declared = tuple(Column(column) if isinstance(column, str) else column for column in columns)
     return Table(declared, made, title, tuple(notes), by_run) if made else None
 
 

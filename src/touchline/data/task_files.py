@@ -72,7 +72,7 @@ def resolve_task(name: str, root: Path) -> EvaluationTask:
         function=function or None,
         sha256=hashlib.sha256(read_bytes(path)).hexdigest(),
         lines=len(text.splitlines()),
-        modules={str(each): sha256_file(each) for each in modules},
+        modules={str(module): sha256_file(module) for module in modules},
         takes_data=builder is not None and DATA_ARGUMENT in _arguments(builder),
         scorers=() if builder is None else tuple(_scorers(tree, builder)),
         own_prompt=tuple(_own_prompt(tree)),
@@ -195,7 +195,7 @@ def _scorers(tree: ast.Module, function: _Function) -> Iterator[str]:
     metrics = dict(_declared_scorers(tree))
     for node in ast.walk(function):
         if isinstance(node, ast.Call) and _called(node) == "Task":
-            given = next((each.value for each in node.keywords if each.arg == "scorer"), None)
+            given = next((keyword_.value for keyword_ in node.keywords if keyword_.arg == "scorer"), None)
             listed = given.elts if isinstance(given, ast.List | ast.Tuple) else [] if given is None else [given]
             names = [_called(each) for each in listed if isinstance(each, ast.Call)]
             if len(names) == len(listed) and all(names):
@@ -208,10 +208,10 @@ def _declared_scorers(tree: ast.Module) -> Iterator[tuple[str, str]]:
     for node in tree.body:
         if not isinstance(node, ast.FunctionDef):
             continue
-        for each in node.decorator_list:
-            if isinstance(each, ast.Call) and _called(each) == "scorer":
-                given = next((part.value for part in each.keywords if part.arg == "metrics"), None)
-                name = _given_name(each) or node.name
+        for decorator in node.decorator_list:
+            if isinstance(decorator, ast.Call) and _called(decorator) == "scorer":
+                given = next((part.value for part in decorator.keywords if part.arg == "metrics"), None)
+                name = _given_name(decorator) or node.name
                 yield node.name, "; ".join(_with_metrics(name, given)) or name
 
 
@@ -243,10 +243,10 @@ def _tasks(tree: ast.Module) -> Iterator[tuple[str, _Function]]:
     for node in tree.body:
         if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             continue
-        for each in node.decorator_list:
-            called = each.func if isinstance(each, ast.Call) else each
+        for decorator in node.decorator_list:
+            called = decorator.func if isinstance(decorator, ast.Call) else decorator
             if (called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", None)) == "task":
-                yield _given_name(each) or node.name, node
+                yield _given_name(decorator) or node.name, node
 
 
 def _given_name(decorator: ast.expr) -> str | None:

@@ -277,7 +277,9 @@ def _worse_than_formula(points: list[_Point], predict: Callable[[list[_Point], C
         formula.append(math.log(point.computed.total / point.measured.peak_gib))
     if not fitted:
         return None
-    ours, theirs = (math.sqrt(math.fsum(each * each for each in errors) / len(errors)) for errors in (fitted, formula))
+    ours, theirs = (
+        math.sqrt(math.fsum(error * error for error in errors) / len(errors)) for errors in (fitted, formula)
+    )
     if ours <= max(theirs, SAME_STACK_ERROR):
         return None
     return f"leave-one-out error is {ours:.0%}, the closed form's {theirs:.0%}"

@@ -86,7 +86,9 @@ def launches(setup: TrainingSetup) -> float:
     and 286 kernels, and 4.1 to 4.8 and 4.7 to 5.2 ms.
     """
     forward = passes(setup) - 1
-    adapted = 0 if setup.method == "full" else sum(each.name in setup.target_modules for each in setup.shape.linears)
+    adapted = (
+        0 if setup.method == "full" else sum(linear.name in setup.target_modules for linear in setup.shape.linears)
+    )
     kernels = _BLOCK_FORWARD * forward + _BLOCK_BACKWARD + adapted * (_ADAPTER_FORWARD * forward + _ADAPTER_BACKWARD)
     return math.sqrt(kernels / _REFERENCE_KERNELS)
 

@@ -188,7 +188,7 @@ def _global_batch(view: RunView) -> Measured:
     if found is not None and found.number is not None:
         return found.quantity()
     factors = [view.setting(name) for name in ("micro_batch_size", "gradient_accumulation_steps", "gpus")]
-    numbers = [each.number for each in factors if each is not None and each.seen.certain and each.number]
+    numbers = [factor.number for factor in factors if factor is not None and factor.seen.certain and factor.number]
     if len(numbers) == 3:
         return Quantity(
             value=numbers[0] * numbers[1] * numbers[2],

@@ -190,7 +190,7 @@ def _scan(path: Path, notes: list[str], content: bytes | None = None) -> FileSeg
 def _document(path: Path, role: str, group: FileGroup) -> FileSegmenter:
     segmenter = FileSegmenter(path.name)
     if role == "accounting":
-        names = [each.name for each in group.files if each != path]
+        names = [file.name for file in group.files if file != path]
         for event in machine_events(_bounded(path, SIZE_LIMIT_BYTES), names):
             segmenter.feed(event)
         return segmenter

@@ -201,7 +201,7 @@ def _in_folder(files: set[Path]) -> list[FileGroup]:
     rest = [path for path in others if path not in accounts]
     if "" in runs and len(runs) == 2:
         # State files of the folder, and one log with a name of its own: one run.
-        key = next(each for each in runs if each)
+        key = next(run for run in runs if run)
         runs[key] += runs.pop("")
     if not runs:
         return [FileGroup(key=key_of(path) or _folder_name(path), files=(path,)) for path in others]

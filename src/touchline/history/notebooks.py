@@ -59,7 +59,11 @@ def arguments(document: Mapping[str, object]) -> dict[str, object]:
                 names[node.targets[0].id] = _value(node.value, names)
         for node in ast.walk(tree):
             if isinstance(node, ast.Call):
-                given = {each.arg: _value(each.value, names) for each in node.keywords if each.arg is not None}
+                given = {
+                    keyword_.arg: _value(keyword_.value, names)
+                    for keyword_ in node.keywords
+                    if keyword_.arg is not None
+                }
                 found |= {key: value for key, value in given.items() if value is not None}
                 loads = isinstance(node.func, ast.Attribute) and node.func.attr == "from_pretrained" and node.args
                 if loads and isinstance(name := _value(node.args[0], names), str):

@@ -159,7 +159,7 @@ def _step_tracks(segment: RunSegment, trainer: str | None, total: Measured) -> l
     tracks = segment.training_tracks(known)
     if bar_count(trainer) is not None:
         return list(tracks)
-    return [each for each in tracks if each[0].total is not None and each[0].total == known]
+    return [track for track in tracks if track[0].total is not None and track[0].total == known]
 
 
 def _resumed_at(segment: RunSegment, tracks: list[Track]) -> int | None:
@@ -227,9 +227,9 @@ def _done_at_end(
     bar_file, _, bar_place = ((bar.where if bar is not None else None) or ":0").rpartition(":")
     # Lines of different files follow no order.
     rows = [part.losses for part in segment.parts if part.losses.last is not None and part.file == bar_file]
-    last = max((each.last.line for each in rows if each.last is not None and each.last.step is None), default=0)
+    last = max((row.last.line for row in rows if row.last is not None and row.last.step is None), default=0)
     if said or (bar is not None and bar.value == best.value and best.value < total.value - 1):
-        first = min((each.first.line for each in rows if each.first is not None), default=0)
+        first = min((row.first.line for row in rows if row.first is not None), default=0)
         bar_line = int(bar_place)
         held_back = first > bar_line and _keeps_pace(rows, best.value)
         stale = bar is not None and not said and last > bar_line
@@ -243,7 +243,7 @@ def _done_at_end(
 
 def _keeps_pace(rows: list[Losses], steps: float) -> bool:
     """Return True if so many steps make as many rows as were logged, at an interval that people choose."""
-    per_row = steps / max((each.count for each in rows), default=1)
+    per_row = steps / max((row.count for row in rows), default=1)
     return any(abs(per_row - interval) <= 0.05 * interval for interval in _INTERVALS)
 
 
@@ -350,7 +350,7 @@ def _mean_seconds(
         return timed[-1].quantity(value=middle, unit="s", aggregation="median", method=f"{len(timed)} printed times")
     rates = [each for each in segment.all("train_steps_per_second") if each.number and not each.seen.inside]
     if rates:
-        middle = statistics.median(each.number or 0.0 for each in rates)
+        middle = statistics.median(rate.number or 0.0 for rate in rates)
         return rates[-1].quantity(
             value=1 / middle, unit="s", aggregation="median", method=f"{len(rates)} printed rates"
         )

@@ -36,27 +36,27 @@ _NEW_ADAPTER = "create_new_adapter"
 @rule("EX144", Severity.ERROR)
 def later_stage_without_parent(view: FolderView) -> Iterator[Violation]:
     """Report a later stage that names no parent."""
-    for each in runs_of(view):
-        number = stage_of(each)
-        if number is None or number < 2 or each.stated.parent is not None or _starts_from_a_path(each):
+    for run in runs_of(view):
+        number = stage_of(run)
+        if number is None or number < 2 or run.stated.parent is not None or _starts_from_a_path(run):
             continue
-        before, chained = stage_before(view, each), goes_on(each)
+        before, chained = stage_before(view, run), goes_on(run)
         if (
-            parent_of(view, each) is not None
-            or (stands_alone(each) and not chained)
-            or traits_of(each.stated.backend).is_ours
+            parent_of(view, run) is not None
+            or (stands_alone(run) and not chained)
+            or traits_of(run.stated.backend).is_ours
         ):
             continue
-        if not chained and (before is None or not _same_model(before, each)):
+        if not chained and (before is None or not _same_model(before, run)):
             continue
         whose = f", though {run_name(before)} is the stage before it" if before is not None else ""
         output = "the output folder of the stage before it" if before is None else stays(before) or run_name(before)
         yield Violation(
-            message=f"{run_name(each)} is stage {number} and names no parent{whose}: it trains a new adapter on the "
+            message=f"{run_name(run)} is stage {number} and names no parent{whose}: it trains a new adapter on the "
             "base model",
-            at=each.stated.where,
-            subject=run_name(each),
-            hint=f"{traits_of(each.stated.backend).parent_key}: {output}",
+            at=run.stated.where,
+            subject=run_name(run),
+            hint=f"{traits_of(run.stated.backend).parent_key}: {output}",
             severity=None if chained and before is not None else Severity.WARNING,
         )
 
@@ -99,16 +99,16 @@ def parent_of_another_shape(view: FolderView) -> Iterator[Violation]:
 @rule("EX147", Severity.WARNING)
 def unknown_parent_output(view: FolderView) -> Iterator[Violation]:
     """Report a parent folder that no config writes to, though one writes to a similar name."""
-    for each in runs_of(view):
-        parent = each.stated.parent
-        if parent is None or each.parent_is_here or parent_of(view, each) is not None:
+    for run in runs_of(view):
+        parent = run.stated.parent
+        if parent is None or run.parent_is_here or parent_of(view, run) is not None:
             continue
         named = posixpath.normpath(_CHECKPOINT.sub("", parent.value))
-        outputs = [output for other in family_of(view, each) if (output := stays(other))]
-        near = near_names(named, [path for path in outputs if path != stays(each)], most=1, cutoff=_LIKE)
-        if near and named != stays(each):
+        outputs = [output for other in family_of(view, run) if (output := stays(other))]
+        near = near_names(named, [path for path in outputs if path != stays(run)], most=1, cutoff=_LIKE)
+        if near and named != stays(run):
             yield Violation(
-                message=f"{run_name(each)} continues {parent.value}, which does not exist and no config writes",
+                message=f"{run_name(run)} continues {parent.value}, which does not exist and no config writes",
                 at=parent,
                 hint=f"did you mean {near[0]!r}?",
             )
@@ -117,17 +117,17 @@ def unknown_parent_output(view: FolderView) -> Iterator[Violation]:
 @rule("EX148", Severity.ERROR)
 def circular_parent(view: FolderView) -> Iterator[Violation]:
     """Report a training that continues its own output."""
-    for each in runs_of(view):
-        parent, output = each.stated.parent, stays(each)
+    for run in runs_of(view):
+        parent, output = run.stated.parent, stays(run)
         if parent is None or not output:
             continue
         path = posixpath.normpath(parent.value)
         itself = path == output or path.startswith(f"{output}/")
-        ring = [other for other in ancestors_of(view, each) if parent_of(view, other) is each]
+        ring = [other for other in ancestors_of(view, run) if parent_of(view, other) is run]
         if itself or ring:
             through = "" if itself else f", by way of {run_name(ring[0])}"
             yield Violation(
-                message=f"{run_name(each)} continues its own output{through}",
+                message=f"{run_name(run)} continues its own output{through}",
                 at=parent,
                 hint="name the output folder of the stage before it",
             )
@@ -158,12 +158,12 @@ def unwritten_parent_checkpoint(view: FolderView) -> Iterator[Violation]:
 @rule("EX152", Severity.ERROR)
 def stale_checkpoints(view: FolderView) -> Iterator[Violation]:
     """Report an output folder with another training's checkpoints that this one would resume."""
-    for each in runs_of(view):
-        resumes = traits_of(each.stated.backend).resumes_by_itself or each.stated.resume is not None
-        if not each.kept or not resumes:
+    for run in runs_of(view):
+        resumes = traits_of(run.stated.backend).resumes_by_itself or run.stated.resume is not None
+        if not run.kept or not resumes:
             continue
-        newest = max(each.kept, key=lambda kept: kept.step)
-        stated = each.stated
+        newest = max(run.kept, key=lambda kept: kept.step)
+        stated = run.stated
         modules = None if stated.target_modules is None else tuple(sorted(stated.target_modules.value))
         kept_modules = None if newest.target_modules is None else tuple(sorted(newest.target_modules))
         base = None if newest.base_model is None else _last(newest.base_model)
@@ -176,20 +176,20 @@ def stale_checkpoints(view: FolderView) -> Iterator[Violation]:
         wrong = next((pair for pair in pairs if None not in pair and pair[1] != pair[2]), None)
         if wrong is not None and wrong[0] is not None:
             yield Violation(
-                message=f"{stays(each)} has checkpoint-{newest.step} of a training with {wrong[0].key} "
+                message=f"{stays(run)} has checkpoint-{newest.step} of a training with {wrong[0].key} "
                 f"{_plain(wrong[2])}, from which this one, with {_plain(wrong[1])}, would resume",
                 at=stated.output_dir,
-                subject=run_name(each),
-                hint=f"an empty folder: {stays(each)}_new, or move the old checkpoints away",
+                subject=run_name(run),
+                hint=f"an empty folder: {stays(run)}_new, or move the old checkpoints away",
             )
 
 
 def _with_parents(view: FolderView) -> Iterator[tuple[Sibling, Sibling]]:
     """Yield trainings whose adapter comes from another training's output, with that training."""
-    for each in runs_of(view):
-        parent = parent_of(view, each) if each.stated.parent is not None else None
+    for run in runs_of(view):
+        parent = parent_of(view, run) if run.stated.parent is not None else None
         if parent is not None:
-            yield each, parent
+            yield run, parent
 
 
 def _starts_from_a_path(each: Sibling) -> bool:
@@ -326,8 +326,8 @@ def ancestors_of(view: FolderView, sibling: Sibling) -> Iterator[Sibling]:
 def _by_output(view: FolderView) -> Mapping[str, Sibling]:
     """Return the trainings by output folder, the first one if several share it."""
     found: dict[str, Sibling] = {}
-    for each in runs_of(view):
-        found.setdefault(stays(each), each)
+    for run in runs_of(view):
+        found.setdefault(stays(run), run)
     return found
 
 

@@ -40,7 +40,7 @@ _PAIR = 4
 def duplicate_configs(view: FolderView) -> Iterator[Violation]:
     """Report configs that are the same training."""
     # EX100 compares runs of touchline's own experiments within their experiment.
-    for group in _groups((each for each in runs_of(view) if not traits_of(each.stated.backend).is_ours), work_of):
+    for group in _groups((run for run in runs_of(view) if not traits_of(run.stated.backend).is_ours), work_of):
         first, *others = group
         names = first_of(map(run_name, others), _SHOWN)
         yield Violation(
@@ -55,7 +55,7 @@ def duplicate_configs(view: FolderView) -> Iterator[Violation]:
 @rule("EX141", Severity.INFO)
 def configs_differ_in_folder_only(view: FolderView) -> Iterator[Violation]:
     """Report configs that differ only in the folder of their data."""
-    unread = [each for each in runs_of(view) if each.stated.sources and not each.data]
+    unread = [run for run in runs_of(view) if run.stated.sources and not run.data]
     for group in _groups(unread, _by_last_parts):
         first, *others = group
         if len({work_of(each) for each in group}) == 1 or not together(view, *group):
@@ -77,7 +77,7 @@ def configs_differ_in_row_order(view: FolderView) -> Iterator[Violation]:
     def by_rows(each: Sibling) -> str:
         return work_of(each, data=lambda known: known.row_set_sha256)
 
-    shuffled = [each for each in runs_of(view) if each.data and each.stated.shuffle is not None]
+    shuffled = [run for run in runs_of(view) if run.data and run.stated.shuffle is not None]
     shuffled = [each for each in shuffled if each.stated.shuffle is not None and each.stated.shuffle.value]
     shuffled = [each for each in shuffled if not any(_unread(known) for known in each.data.values())]
     for group in _groups(shuffled, by_rows):
@@ -97,7 +97,7 @@ def configs_differ_in_row_order(view: FolderView) -> Iterator[Violation]:
 @rule("EX143", Severity.ERROR)
 def shared_output_folder(view: FolderView) -> Iterator[Violation]:
     """Report configs that write into the same output folder."""
-    writing = [each for each in runs_of(view) if stays(each) and each.stated.resume is None]
+    writing = [run for run in runs_of(view) if stays(run) and run.stated.resume is None]
     for group in _groups(writing, lambda each: f"{families(view)[each]} {stays(each)}"):
         first, *others = group
         yield from _sharing(
@@ -112,14 +112,14 @@ def shared_output_folder(view: FolderView) -> Iterator[Violation]:
 def _a_pair(view: FolderView, group: list[Sibling]) -> bool:
     """Return True if they are most of a folder's trainings and train one model on one dataset."""
     first, *others = group
-    beside = [each for each in runs_of(view) if PurePath(each.path).parent == PurePath(first.path).parent]
+    beside = [run for run in runs_of(view) if PurePath(run.path).parent == PurePath(first.path).parent]
     return len(beside) <= _PAIR and all(_of(each) == _of(first) and work_of(each) != work_of(first) for each in others)
 
 
 def _beside(view: FolderView, group: list[Sibling]) -> bool:
     """Return True if they are in one folder with hardly any other training."""
     parents = {PurePath(each.path).parent for each in group}
-    return len(parents) == 1 and sum(PurePath(each.path).parent in parents for each in runs_of(view)) <= _PAIR
+    return len(parents) == 1 and sum(PurePath(run.path).parent in parents for run in runs_of(view)) <= _PAIR
 
 
 def _of(each: Sibling) -> tuple[str, object, object, tuple[str, ...]]:
@@ -144,7 +144,7 @@ def _sharing(first: Sibling, others: list[Sibling], severity: Severity) -> Itera
 @rule("EX155", Severity.WARNING)
 def sweep_without_effect(view: FolderView) -> Iterator[Violation]:
     """Report configs that differ only in a setting that the trainer ignores."""
-    for key, effect in {key: what for each in runs_of(view) for key, what in each.overridden.items()}.items():
+    for key, effect in {key: what for run in runs_of(view) for key, what in run.overridden.items()}.items():
         for group in _groups(runs_of(view), lambda each, key=key: work_of(each, frozenset({key}))):  # type: ignore[misc]
             values = {str(_raw(each, key)) for each in group}
             touched = [each for each in group if key in each.overridden]
@@ -181,8 +181,8 @@ def _raw(each: Sibling, key: str) -> object:
 
 def _partition(items: Iterable[Sibling], by: Callable[[Sibling], T]) -> dict[T, list[Sibling]]:
     found: dict[T, list[Sibling]] = {}
-    for each in items:
-        found.setdefault(by(each), []).append(each)
+    for item in items:
+        found.setdefault(by(item), []).append(item)
     return found
 
 
@@ -194,9 +194,9 @@ def _groups(items: Iterable[Sibling], by: Callable[[Sibling], object]) -> Iterat
 @rule("EX150", Severity.WARNING)
 def data_of_another_run(view: FolderView) -> Iterator[Violation]:
     """Report data whose path names another experiment or stage than the config."""
-    for each in runs_of(view):
-        own = {"experiment": experiment_of(each), "stage": stage_of(each)}
-        for source in each.stated.sources:
+    for run in runs_of(view):
+        own = {"experiment": experiment_of(run), "stage": stage_of(run)}
+        for source in run.stated.sources:
             if source.kind not in ("file", "folder"):
                 continue
             path = source.name.value
@@ -206,7 +206,7 @@ def data_of_another_run(view: FolderView) -> Iterator[Violation]:
                 continue
             others = ", ".join(str(number) for number in sorted(said[wrong]))
             yield Violation(
-                message=f"{run_name(each)} is {wrong} {own[wrong]} by its names, and its data is of {wrong} {others}: "
+                message=f"{run_name(run)} is {wrong} {own[wrong]} by its names, and its data is of {wrong} {others}: "
                 f"{path}",
                 at=source.name,
                 hint=f"the data of {wrong} {own[wrong]}, unless the other is meant",
@@ -218,12 +218,12 @@ def data_of_another_run(view: FolderView) -> Iterator[Violation]:
 @rule("EX151", Severity.ERROR)
 def empty_data_file(view: FolderView) -> Iterator[Violation]:
     """Report data files without rows."""
-    for each in runs_of(view):
-        for source in each.stated.sources:
-            known = each.data.get(source.name.value)
+    for run in runs_of(view):
+        for source in run.stated.sources:
+            known = run.data.get(source.name.value)
             if known is not None and known.rows == 0:
                 yield Violation(
-                    message=f"{source.name.value} has no rows, and {run_name(each)} "
+                    message=f"{source.name.value} has no rows, and {run_name(run)} "
                     + ("trains on it" if source.role == "train" else "validates on it"),
                     at=source.name,
                     hint="make the file, or take this config out",
@@ -233,13 +233,13 @@ def empty_data_file(view: FolderView) -> Iterator[Violation]:
 @rule("EX156", Severity.WARNING)
 def validation_is_training_data(view: FolderView) -> Iterator[Violation]:
     """Report validation data that is the training data."""
-    for each in runs_of(view):
-        trained = {_file_of(source, each): source for source in each.stated.sources if source.role == "train"}
-        for source in each.stated.sources:
-            same = _file_of(source, each)
+    for run in runs_of(view):
+        trained = {_file_of(source, run): source for source in run.stated.sources if source.role == "train"}
+        for source in run.stated.sources:
+            same = _file_of(source, run)
             if source.role == "validation" and same in trained and source.kind == "file":
                 yield Violation(
-                    message=f"{run_name(each)} validates on the rows that it trains on, {source.name.value}",
+                    message=f"{run_name(run)} validates on the rows that it trains on, {source.name.value}",
                     at=source.name,
                     hint="a file, or a split, of its own",
                 )
@@ -248,14 +248,14 @@ def validation_is_training_data(view: FolderView) -> Iterator[Violation]:
 @rule("EX157", Severity.WARNING)
 def validation_trained_by_parent(view: FolderView) -> Iterator[Violation]:
     """Report validation data that an earlier stage was trained on."""
-    for each in runs_of(view):
-        held = {_file_of(s, each): s for s in each.stated.sources if s.role == "validation" and s.kind == "file"}
-        for parent in ancestors_of(view, each):
+    for run in runs_of(view):
+        held = {_file_of(s, run): s for s in run.stated.sources if s.role == "validation" and s.kind == "file"}
+        for parent in ancestors_of(view, run):
             for source in parent.stated.sources:
                 found = held.get(_file_of(source, parent)) if source.role == "train" else None
                 if found is not None:
                     yield Violation(
-                        message=f"{run_name(each)} validates on {found.name.value}, on which its "
+                        message=f"{run_name(run)} validates on {found.name.value}, on which its "
                         f"parent {run_name(parent)} was trained",
                         at=found.name,
                         hint="use the same held-out rows in every stage",

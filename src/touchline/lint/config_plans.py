@@ -172,7 +172,7 @@ _NO = frozenset({"false", "no", "off", "disabled"})
 @rule("EX153", Severity.WARNING)
 def packing_differs_from_plan(view: FolderView) -> Iterator[Violation]:
     """Report packing on which a plan and its config disagree."""
-    names = frozenset(run_name(each) for each in runs_of(view)) if view.plans else frozenset()
+    names = frozenset(run_name(run) for run in runs_of(view)) if view.plans else frozenset()
     for each in runs_of(view) if view.plans else ():
         packed, plan = each.stated.packed, _plan_of(view, each)
         if packed is None or plan is None:

@@ -193,11 +193,15 @@ def run_name(sibling: Sibling) -> str:
 @functools.lru_cache(maxsize=2)
 def runs_of(view: FolderView) -> tuple[Sibling, ...]:
     """Return each training once: of a run's folder with both files, the one that the trainer reads."""
-    folders = {str(PurePath(each.path).parent) for each in view.siblings if PurePath(each.path).name == "finetune.yaml"}
+    folders = {
+        str(PurePath(sibling.path).parent)
+        for sibling in view.siblings
+        if PurePath(sibling.path).name == "finetune.yaml"
+    }
     return tuple(
-        each
-        for each in view.siblings
-        if PurePath(each.path).name != "setup_finetune.yaml" or str(PurePath(each.path).parent) not in folders
+        sibling
+        for sibling in view.siblings
+        if PurePath(sibling.path).name != "setup_finetune.yaml" or str(PurePath(sibling.path).parent) not in folders
     )
 
 
@@ -251,7 +255,7 @@ def families(view: FolderView) -> Mapping[Sibling, int]:
         for word in set(_WORD.findall(text.text)) & named.keys():
             if len(named[word]) == 1:  # `config.yaml` in several folders is not informative
                 meet(named[word][0], "text", text.path)
-    return {each: root(each) for each in runs}
+    return {run: root(run) for run in runs}
 
 
 def together(view: FolderView, one: Sibling, *others: Sibling) -> bool:
@@ -263,7 +267,7 @@ def together(view: FolderView, one: Sibling, *others: Sibling) -> bool:
 def family_of(view: FolderView, one: Sibling) -> Iterator[Sibling]:
     """Return the other trainings of its project."""
     family = families(view)
-    yield from (each for each in runs_of(view) if each is not one and family[each] == family[one])
+    yield from (run for run in runs_of(view) if run is not one and family[run] == family[one])
 
 
 def _value(stated: StatedTraining, name: str) -> object:

@@ -282,7 +282,9 @@ def media_marker_mismatch(view: DataView) -> Iterator[Violation]:
     if not any(marks for _, marks, _ in counts):
         return
     # If most rows have no marker at all, only rows with one define the expected number.
-    marked = [each for each in counts if each[1]] if sum(not each[1] for each in counts) * 2 > len(counts) else counts
+    marked = (
+        [count for count in counts if count[1]] if sum(not count[1] for count in counts) * 2 > len(counts) else counts
+    )
     odd = [(row, marks, media) for row, marks, media in marked if marks != media]
     if odd and len(odd) * 2 <= len(counts):
         _, marks, media = odd[0]

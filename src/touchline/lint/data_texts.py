@@ -146,7 +146,7 @@ def mixed_turn_formats(view: DataView) -> Iterator[Violation]:
         return
     names = [{role for turn in turns_in(row.values, view.layout.chat) if (role := role_of(turn))} for row in view.rows]
     for usual_role, other in (("gpt", "assistant"), ("human", "user")):
-        if any(usual_role in each for each in names) and any(other in each for each in names):
+        if any(usual_role in name for name in names) and any(other in name for name in names):
             ordered = sorted(((usual_role, other), (other, usual_role)), key=lambda pair: _having(names, pair[0]))
             rare_role, common = ordered[0]
             rows = [row for row, each in zip(view.rows, names, strict=True) if rare_role in each]
@@ -156,7 +156,7 @@ def mixed_turn_formats(view: DataView) -> Iterator[Violation]:
 
 
 def _having(names: Sequence[set[str]], role: str) -> int:
-    return sum(role in each for each in names)
+    return sum(role in name for name in names)
 
 
 _RARE = 0.02

@@ -72,84 +72,86 @@ def misspelled_directive(view: ScriptView) -> Iterator[Violation]:
 @rule("SL005", Severity.ERROR)
 def unknown_option(view: ScriptView) -> Iterator[Violation]:
     """Report options that sbatch does not have."""
-    for each in view.script.directives:
-        if each.fault not in (DirectiveFault.UNKNOWN, DirectiveFault.AMBIGUOUS):
+    for directive in view.script.directives:
+        if directive.fault not in (DirectiveFault.UNKNOWN, DirectiveFault.AMBIGUOUS):
             continue
-        name = each.written.lstrip("-")
-        if of_plugin(name) or PLACEHOLDER.search(each.written):
+        name = directive.written.lstrip("-")
+        if of_plugin(name) or PLACEHOLDER.search(directive.written):
             continue
-        is_short = not each.written.startswith("--")
+        is_short = not directive.written.startswith("--")
         meant = near(name)
-        if each.fault is DirectiveFault.AMBIGUOUS:
+        if directive.fault is DirectiveFault.AMBIGUOUS:
             several = ", ".join(f"--{option}" for option in OPTIONS if option.startswith(name))
-            message, severity = f"`{each.written}` could be {several}; sbatch refuses it", None
+            message, severity = f"`{directive.written}` could be {several}; sbatch refuses it", None
         else:
-            message = f"sbatch has no option `{each.written}`"
+            message = f"sbatch has no option `{directive.written}`"
             slip = is_short or (meant is not None and is_slip(name, meant))
             severity = None if slip else Severity.INFO if meant is None else Severity.WARNING
-        line = view.script.lines[each.line - 1]
-        new = f"{line[: each.column - 1]}--{meant}{line[each.column - 1 + len(each.written) :]}"
-        sure = meant is not None and not is_short and each.fault is DirectiveFault.UNKNOWN and severity is None
+        line = view.script.lines[directive.line - 1]
+        new = f"{line[: directive.column - 1]}--{meant}{line[directive.column - 1 + len(directive.written) :]}"
+        sure = meant is not None and not is_short and directive.fault is DirectiveFault.UNKNOWN and severity is None
         yield Violation(
             message=message,
-            at=at_option(view, each),
+            at=at_option(view, directive),
             hint=None if meant is None else f"did you mean --{meant}?",
-            subject=each.written,
+            subject=directive.written,
             severity=severity,
-            edits=(Edit(path=view.script.path, line=each.line, old=line, new=new),) if sure else (),
+            edits=(Edit(path=view.script.path, line=directive.line, old=line, new=new),) if sure else (),
         )
 
 
 @rule("SL007", Severity.ERROR)
 def unparsable_directive(view: ScriptView) -> Iterator[Violation]:
     """Report `#SBATCH` lines with stray words, open quotes or missing values."""
-    for each in view.script.directives:
-        name = each.option or each.written
-        if PLACEHOLDER.search(each.written):
+    for directive in view.script.directives:
+        name = directive.option or directive.written
+        if PLACEHOLDER.search(directive.written):
             continue
-        match each.fault:
+        match directive.fault:
             case DirectiveFault.STRAY:
-                line = view.script.lines[each.line - 1]
-                is_dash = each.written[:1] in ("\u2013", "\u2014", "\u2212")
+                line = view.script.lines[directive.line - 1]
+                is_dash = directive.written[:1] in ("\u2013", "\u2014", "\u2212")
                 hint = "--option=value without blanks around `=`; a value with blanks in quotes; a comment behind ` #`"
                 if is_dash:
-                    plain = re.sub("^[\u2013\u2014\u2212-]+", "--", each.written)
-                    edits = replaced(view, each, each.written, plain)
+                    plain = re.sub("^[\u2013\u2014\u2212-]+", "--", directive.written)
+                    edits = replaced(view, directive, directive.written, plain)
                     yield Violation(
-                        message=f"`{each.written}` begins with a typographic dash; expected `--`",
-                        at=at_option(view, each),
+                        message=f"`{directive.written}` begins with a typographic dash; expected `--`",
+                        at=at_option(view, directive),
                         hint=plain,
                         subject=name,
                         edits=edits,
                     )
                     continue
-                rest = line[each.column - 1 :].strip()
+                rest = line[directive.column - 1 :].strip()
                 yield Violation(
-                    message=f"`{each.written}` belongs to no option (in `{rest[:60]}`), and sbatch refuses the script",
-                    at=at_option(view, each),
+                    message=f"`{directive.written}` belongs to no option (in `{rest[:60]}`); sbatch refuses the script",
+                    at=at_option(view, directive),
                     hint=hint,
                     subject=name,
                 )
             case DirectiveFault.QUOTE:
                 yield Violation(
-                    message="unclosed quote: sbatch refuses the script", at=at_option(view, each), subject=name
+                    message="unclosed quote: sbatch refuses the script", at=at_option(view, directive), subject=name
                 )
             case DirectiveFault.COLON:
                 yield Violation(
                     message="a word begins with `:`, which sbatch refuses",
-                    at=at_option(view, each),
+                    at=at_option(view, directive),
                     hint="#SBATCH --option=value",
                     subject="#SBATCH",
                 )
             case DirectiveFault.NO_VALUE:
-                yield Violation(message=f"{each.written} needs a value", at=at_option(view, each), subject=name)
+                yield Violation(
+                    message=f"{directive.written} needs a value", at=at_option(view, directive), subject=name
+                )
             case DirectiveFault.NEEDS_NO_VALUE:
                 yield Violation(
-                    message=f"{each.written} takes no value, and `={each.value}` is one",
-                    at=at_option(view, each),
-                    hint=each.written,
+                    message=f"{directive.written} takes no value, and `={directive.value}` is one",
+                    at=at_option(view, directive),
+                    hint=directive.written,
                     subject=name,
-                    edits=replaced(view, each, f"{each.written}={each.value}", each.written),
+                    edits=replaced(view, directive, f"{directive.written}={directive.value}", directive.written),
                 )
             case _:
                 pass
@@ -169,31 +171,31 @@ _REFUSED_WITH_A_VARIABLE = frozenset(
 @rule("SL006", Severity.ERROR)
 def invalid_option_value(view: ScriptView) -> Iterator[Violation]:
     """Report values that sbatch cannot read."""
-    for each in view.script.directives:
-        value = each.value
-        if each.option is None or each.fault is not None or value is None or _EXPANDED.search(value):
+    for directive in view.script.directives:
+        value = directive.value
+        if directive.option is None or directive.fault is not None or value is None or _EXPANDED.search(value):
             continue
         if PLACEHOLDER.search(value):
             yield Violation(
-                message=f"{each.written} is still the placeholder {value}; expected a value",
-                at=said(view, each),
+                message=f"{directive.written} is still the placeholder {value}; expected a value",
+                at=said(view, directive),
                 severity=Severity.INFO,
             )
             continue
-        bare = len(each.written) == 2 and value.startswith("=")
-        wanted = refused(each.option, value)
-        if bare and (wanted is not None or each.option in ("partition", "gpus", "nodelist")):
+        bare = len(directive.written) == 2 and value.startswith("=")
+        wanted = refused(directive.option, value)
+        if bare and (wanted is not None or directive.option in ("partition", "gpus", "nodelist")):
             yield Violation(
-                message=f"`{each.written}{value}`: a short option takes no `=`, so its value is `{value}`",
-                at=said(view, each),
-                hint=f"{each.written} {value[1:]}",
-                edits=replaced(view, each, f"{each.written}{value}", f"{each.written} {value[1:]}"),
+                message=f"`{directive.written}{value}`: a short option takes no `=`, so its value is `{value}`",
+                at=said(view, directive),
+                hint=f"{directive.written} {value[1:]}",
+                edits=replaced(view, directive, f"{directive.written}{value}", f"{directive.written} {value[1:]}"),
             )
         elif wanted is not None:
             yield Violation(
-                message=f"sbatch does not take {value!r} for --{each.option}; expected {wanted}",
-                at=said(view, each),
-                hint=_proposed(each.option, value),
+                message=f"sbatch does not take {value!r} for --{directive.option}; expected {wanted}",
+                at=said(view, directive),
+                hint=_proposed(directive.option, value),
             )
 
 
@@ -218,23 +220,23 @@ def _proposed(option: str, value: str) -> str | None:
 @rule("SL008", Severity.ERROR)
 def variable_in_directive(view: ScriptView) -> Iterator[Violation]:
     """Report shell variables and commands in `#SBATCH` lines."""
-    for each in view.script.directives:
-        value = each.value
-        if each.option is None or each.fault is not None or value is None or not _EXPANDED.search(value):
+    for directive in view.script.directives:
+        value = directive.value
+        if directive.option is None or directive.fault is not None or value is None or not _EXPANDED.search(value):
             continue
-        folder = value.rpartition("/")[0] if each.option != "chdir" else value
-        if each.option in _PATHS and _EXPANDED.search(folder):
+        folder = value.rpartition("/")[0] if directive.option != "chdir" else value
+        if directive.option in _PATHS and _EXPANDED.search(folder):
             folder_name = next(part for part in folder.split("/") if _EXPANDED.search(part) or "$" in part)
             what = f"a folder would be named `{folder_name}` literally, and the job would end before its first command"
             severity = None
-        elif each.option in _REFUSED_WITH_A_VARIABLE:
+        elif directive.option in _REFUSED_WITH_A_VARIABLE:
             what, severity = "sbatch refuses it", None
         else:
             what, severity = "it is not expanded", Severity.WARNING
         yield Violation(
-            message=f"--{each.option}={value}: nothing expands a variable in a directive, so {what}",
-            at=said(view, each),
-            hint=_pattern(each.option, value),
+            message=f"--{directive.option}={value}: nothing expands a variable in a directive, so {what}",
+            at=said(view, directive),
+            hint=_pattern(directive.option, value),
             severity=severity,
         )
 
@@ -252,12 +254,12 @@ def _pattern(option: str, value: str) -> str:
 @rule("SL009", Severity.ERROR)
 def tilde_in_directive(view: ScriptView) -> Iterator[Violation]:
     """Report paths in `#SBATCH` lines that begin with `~`."""
-    for each in view.script.directives:
-        if each.option in _PATHS and each.value is not None and re.match(r"~\w*(?:/|$)", each.value):
+    for directive in view.script.directives:
+        if directive.option in _PATHS and directive.value is not None and re.match(r"~\w*(?:/|$)", directive.value):
             yield Violation(
-                message=f"--{each.option}={each.value}: SLURM does not know `~`, so the job would end at once",
-                at=said(view, each),
-                hint=f"--{each.option}=/home/...{each.value.partition('/')[1]}{each.value.partition('/')[2]}",
+                message=f"--{directive.option}={directive.value}: SLURM does not expand `~`; the job would end at once",
+                at=said(view, directive),
+                hint=f"--{directive.option}=/home/...{directive.value.partition('/')[1]}{directive.value.partition('/')[2]}",
             )
 
 

@@ -58,7 +58,7 @@ def requeue_without_resume(view: ScriptView) -> Iterator[Violation]:
         return
     body = "\n".join(line for line in script.lines if not line.startswith("#SBATCH"))
     speaks = r"resum|checkpoint|ckpt|RESTART_COUNT|restart|last\b|latest|snapshot|touchline|requeue|preempt|continue"
-    if re.search(speaks, body, re.IGNORECASE) or any(each.resume is not None for each in view.configs):
+    if re.search(speaks, body, re.IGNORECASE) or any(config.resume is not None for config in view.configs):
         return
     yield Violation(
         message="the job may be requeued, but nothing in it resumes from a checkpoint",

@@ -54,7 +54,7 @@ def _named_configs(view: ScriptView, launch: Launch) -> list[StatedTraining]:
     """Return the trainings whose configs a launch names."""
     paths = [path for reference in launch.configs for path in view.script.possible(reference.path)]
     names = {path.rpartition("/")[2] for path in paths}
-    return [each for each in view.configs if each.where.path.rpartition("/")[2] in names]
+    return [config for config in view.configs if config.where.path.rpartition("/")[2] in names]
 
 
 @rule("SL013", Severity.WARNING)
@@ -66,9 +66,11 @@ def training_without_gpu(view: ScriptView) -> Iterator[Violation]:
     late = any(each.option in ("gres", "gpus", "gpus-per-node", "gpus-per-task") for each in script.late)
     if late or any(script.asked(name) for name in ("gres", "gpus-per-socket", "tres-per-task", "bb", "ntasks-per-gpu")):
         return
-    if any(each.fault is not None for each in script.directives):
+    if any(directive.fault is not None for directive in script.directives):
         return
-    launch = next((each for each in view.trainings if each.is_training or (_number(view, each) or 1) > 1), None)
+    launch = next(
+        (training for training in view.trainings if training.is_training or (_number(view, training) or 1) > 1), None
+    )
     if launch is None:
         return
     certain = _ON_GPU.search(script.text) is not None or (_number(view, launch) or 1) > 1

@@ -88,7 +88,7 @@ def adapter_larger_than_layers(view: TrainingView) -> Iterator[Violation]:
     if isinstance(shape, Missing):
         return
     names = adapted(shape, targets.value if targets is not None else None, traits_of(view.stated.backend).layer_names)
-    layers = shape.num_layers * sum(each.inputs * each.outputs for each in shape.linears if each.name in names)
+    layers = shape.num_layers * sum(linear.inputs * linear.outputs for linear in shape.linears if linear.name in names)
     adapter = shape.adapter_parameters(rank.value, names)
     if adapter >= layers:
         yield Violation(

@@ -256,12 +256,13 @@ LABEL_MARKS = ("\u27e6", "\u27e7")
 def _examples(plan: Plan) -> Iterator[tuple[str, str]]:
     """Yield one training example per dataset in the form that the model is trained on."""
     begin, end = LABEL_MARKS
-    for each in plan.examples:
-        unused = ", ".join(each.columns_not_used) or "none"
+    for example in plan.examples:
+        unused = ", ".join(example.columns_not_used) or "none"
         yield (
-            f"{each.dataset}, row {each.row}, chat template of {each.model}: {each.prompt_tokens:,} prompt tokens, "
-            f"{each.label_tokens:,} label tokens. Columns used: {', '.join(each.columns_used)}; not used: {unused}.",
-            f"{each.prompt}{begin}{each.label}{end}",
+            f"{example.dataset}, row {example.row}, chat template of {example.model}: "
+            f"{example.prompt_tokens:,} prompt tokens, {example.label_tokens:,} label tokens. "
+            f"Columns used: {', '.join(example.columns_used)}; not used: {unused}.",
+            f"{example.prompt}{begin}{example.label}{end}",
         )
 
 
@@ -423,7 +424,9 @@ def _contents(run: PlannedRun) -> str:
 
 def runs_plan_markdown(plan: Plan) -> str:
     """Return the text of runs_plan.md."""
-    revisions = [(str(each.number), each.date, each.reason, revision_text(each)) for each in plan.revisions]
+    revisions = [
+        (str(revision.number), revision.date, revision.reason, revision_text(revision)) for revision in plan.revisions
+    ]
     parts = [
         f"# Plan: {escape(plan.experiment)}\n",
         f"{escape(plan.question)}\n" if plan.question else "",

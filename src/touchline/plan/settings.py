@@ -130,7 +130,7 @@ LEADING = (
 def collect_settings(plan: Plan) -> tuple[RunSetting, ...]:
     """Return the settings of all runs of a plan in their declared order, defaults and fixed ones included."""
     reasons = {row.key: row.reason for row in DEFAULTS}
-    not_given = {each.key for each in plan.assumptions}
+    not_given = {assumption.key for assumption in plan.assumptions}
     # Plans of an earlier version do not list these; there a value that equals the default counts as one.
     unlisted = frozenset().union(*(keys for keys in _LISTED_LATER if not not_given & keys))
     silent = {row.key: row.value for row in DEFAULTS if row.key in unlisted}
@@ -204,13 +204,17 @@ def settings_table(settings: Sequence[RunSetting]) -> Table | None:
     """Return every setting with its value and origin. Reasons and keys are for wide tables."""
     columns = ("setting", "value", "origin", Column("reason", is_wide=True), Column("key", is_wide=True))
     return table_of(
-        columns, [(each.name, setting_text(each), each.origin.value, each.reason, each.key) for each in settings]
+        columns,
+        [
+            (setting.name, setting_text(setting), setting.origin.value, setting.reason, setting.key)
+            for setting in settings
+        ],
     )
 
 
 def varying_table(settings: Sequence[RunSetting], runs: Sequence[str]) -> Table | None:
     """Return the settings that vary, one row per run. None if none varies."""
-    varying = [each for each in settings if each.varies]
+    varying = [setting for setting in settings if setting.varies]
     columns: list[Column | str] = [Column("run", code=True), *(each.name for each in varying)]
     rows = [(run, *(setting_cell(each, run) for each in varying)) for run in runs] if varying else []
     return table_of(columns, rows, "Settings that vary", by_run=True)
@@ -243,7 +247,7 @@ _SHOWN_CHARACTERS = 60
 
 def leading_text(settings: Sequence[RunSetting], run: str | None = None) -> str:
     """Return `learning rate 0.001, epochs 1, ...` for one run or for all. Empty if no value is known."""
-    by_key = {each.key: each for each in settings}
+    by_key = {setting.key: setting for setting in settings}
     told = []
     for key in LEADING:
         each = by_key.get(key)

@@ -100,7 +100,7 @@ def run_with(plan: Plan, setting: str) -> str:
     repeated.
     """
     key = setting.partition("=")[0]
-    kept = [each for each in plan.overrides if each.partition("=")[0] != key]
+    kept = [override for override in plan.overrides if override.partition("=")[0] != key]
     return shlex.join(["touchline", "run", ".", *kept, setting])
 
 
@@ -126,11 +126,15 @@ def _sync_found(gathered: ReportInputs) -> Iterator[Command]:
 
 def _checkpoint(gathered: ReportInputs, run: str) -> str | None:
     """Return the last valid checkpoint of a run."""
-    sound = [each.name for each in gathered.verification.checkpoints if each.run == run and each.sound]
+    sound = [
+        checkpoint.name
+        for checkpoint in gathered.verification.checkpoints
+        if checkpoint.run == run and checkpoint.sound
+    ]
     if sound:
         return sound[-1]
     result = next((each for each in gathered.runs if each.name == run and each.kind is RunKind.FINE_TUNED), None)
-    kept = [] if result is None else [each.name for each in result.checkpoints if each.complete]
+    kept = [] if result is None else [checkpoint.name for checkpoint in result.checkpoints if checkpoint.complete]
     return kept[-1] if kept else None
 
 

@@ -100,7 +100,7 @@ def _inside(predicted: Measured, measured: Measured) -> bool | None:
 
 def _training(run: RunResult) -> tuple[Measured, bool]:
     """Return the duration of the training, and whether it was a single uninterrupted attempt."""
-    counted = [each for each in run.attempt_list if not each.superseded]
+    counted = [attempt for attempt in run.attempt_list if not attempt.superseded]
     known = [each.seconds for each in counted if isinstance(each.seconds, Quantity)]
     if not counted:
         return run.train_seconds, False

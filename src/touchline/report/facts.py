@@ -49,8 +49,8 @@ def run_facts(
     controls = controls_of(gathered, analysis)
     saturated = set() if analysis is None else {score.run for score in analysis.scores if score.saturated}
     by_run: dict[str, list[AnswerCounts]] = {}
-    for each in answers:
-        by_run.setdefault(each.run, []).append(each)
+    for answer in answers:
+        by_run.setdefault(answer.run, []).append(answer)
     return tuple(
         RunFacts(
             run=run.name,
@@ -168,7 +168,7 @@ def device_hours(run: RunResult, gpus: int) -> Measured:
 
 def training_hours(run: RunResult, gpus: int) -> Measured:
     """Return the duration of all attempts at a training times devices, in h."""
-    lasted = [each.seconds for each in run.attempt_list]
+    lasted = [attempt.seconds for attempt in run.attempt_list]
     known = [each for each in lasted if isinstance(each, Quantity) and math.isfinite(each.value)]
     if not known:
         return _hours(finite(run.train_seconds), gpus)
@@ -297,16 +297,19 @@ def _flags(run: RunResult, is_saturated: bool, answers: Sequence[AnswerCounts]) 
         yield f"{count(bad, 'loss', 'losses')} not a number"
     if is_saturated:
         yield "saturated: near the top of the scale"
-    for each in answers:
+    for answer in answers:
         what = (
-            (each.empty, "empty"),
-            (each.cut or 0, "cut at the token limit"),
-            (each.errors, "not generated"),
-            (0 if each.parsed is None else each.answers - each.errors - each.parsed, "without a readable answer"),
+            (answer.empty, "empty"),
+            (answer.cut or 0, "cut at the token limit"),
+            (answer.errors, "not generated"),
+            (
+                0 if answer.parsed is None else answer.answers - answer.errors - answer.parsed,
+                "without a readable answer",
+            ),
         )
         told = [f"{number:,} {kind}" for number, kind in what if number > 0]
         if told:
-            yield f"{each.task}, {each.checkpoint}: of {count(each.answers, 'answer')} {', '.join(told)}"
+            yield f"{answer.task}, {answer.checkpoint}: of {count(answer.answers, 'answer')} {', '.join(told)}"
 
 
 def _per_device(value: Measured, gpus: int) -> Measured:

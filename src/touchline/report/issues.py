@@ -256,17 +256,19 @@ def _of_comparisons(analyses: Sequence[Analysis]) -> Iterator[Issue]:
 def _of_answers(answers: Sequence[AnswerCounts]) -> Iterator[Issue]:
     """Yield suspicious answers, in one issue per run and kind for all tasks and checkpoints."""
     found: dict[tuple[str, str, str], list[str]] = {}
-    for each in answers:
-        unread = 0 if each.parsed is None else each.answers - each.errors - each.parsed
+    for answer in answers:
+        unread = 0 if answer.parsed is None else answer.answers - answer.errors - answer.parsed
         for number, title, meaning in (
-            (each.errors, "answers not generated", "They count as wrong, in the run and in every comparison."),
-            (each.cut or 0, "answers cut", "They ended at the token limit; a longer one may have been right."),
-            (each.empty, "empty answers", "The model wrote nothing, which counts as wrong."),
+            (answer.errors, "answers not generated", "They count as wrong, in the run and in every comparison."),
+            (answer.cut or 0, "answers cut", "They ended at the token limit; a longer one may have been right."),
+            (answer.empty, "empty answers", "The model wrote nothing, which counts as wrong."),
             (unread, "answers that could not be read", "The task found no answer in them, which counts as wrong."),
         ):
             if number > 0:
-                share = f"{number:,} of {each.answers:,} ({percent(number / each.answers)})"
-                found.setdefault((each.run, title, meaning), []).append(f"{each.task}, {each.checkpoint}: {share}")
+                share = f"{number:,} of {answer.answers:,} ({percent(number / answer.answers)})"
+                found.setdefault((answer.run, title, meaning), []).append(
+                    f"{answer.task}, {answer.checkpoint}: {share}"
+                )
     for (run, title, meaning), where in found.items():
         yield Issue(weight=Severity.WARNING, subject=run, title=title, text=f"{'; '.join(where)}. {meaning}")
 

@@ -17,32 +17,32 @@ _CUT, _SIZE = "truncated", "wrong-size"
 
 def checkpoint_issues(verification: Verification, runs: Mapping[str, RunResult]) -> Iterator[Issue]:
     """Yield corrupt checkpoints, then those that are missing though planned."""
-    for each in verification.checkpoints:
-        if each.sound:
+    for checkpoint in verification.checkpoints:
+        if checkpoint.sound:
             continue
-        cut = {fault.file for fault in each.faults if fault.code == _CUT}
-        faults = [fault for fault in each.faults if fault.code != _SIZE or fault.file not in cut]
+        cut = {fault.file for fault in checkpoint.faults if fault.code == _CUT}
+        faults = [fault for fault in checkpoint.faults if fault.code != _SIZE or fault.file not in cut]
         told = "; ".join(
             f"{fault.file}: {fault.message}" if fault.file else capital(fault.message) for fault in faults[:4]
         )
         more = f"; and {len(faults) - 4} more" if len(faults) > 4 else ""
-        if each.weights_sound:
+        if checkpoint.weights_sound:
             yield Issue(
                 weight=Severity.WARNING,
-                subject=each.run,
-                title=f"checkpoint {each.name} lacks a sound file beside its weights",
+                subject=checkpoint.run,
+                title=f"checkpoint {checkpoint.name} lacks a sound file beside its weights",
                 text=f"{told}{more}. Its weights are sound: the training counts, and the checkpoint can be used again "
-                f"with that file{_from_another(each, verification)}.",
-                where=f"{each.run}/{each.name}",
+                f"with that file{_from_another(checkpoint, verification)}.",
+                where=f"{checkpoint.run}/{checkpoint.name}",
             )
             continue
-        scored = " Its score on record is of the weights as they were saved." if _is_scored(each, runs) else ""
+        scored = " Its score on record is of the weights as they were saved." if _is_scored(checkpoint, runs) else ""
         yield Issue(
             weight=Severity.ERROR,
-            subject=each.run,
-            title=f"checkpoint {each.name} is broken",
+            subject=checkpoint.run,
+            title=f"checkpoint {checkpoint.name} is broken",
             text=f"{told}{more}. It does not count as it is.{scored}",
-            where=f"{each.run}/{each.name}",
+            where=f"{checkpoint.run}/{checkpoint.name}",
         )
     for missing in verification.missing:
         if missing.expected:

@@ -100,7 +100,7 @@ def _items(analysis: Analysis) -> Iterator[NextStep]:
     if not analysis.binary:
         return
     items = {score.run: score.items for score in analysis.scores}
-    open_ = [each for each in analysis.comparisons if each.shown is Conclusion.NOT_ESTABLISHED]
+    open_ = [comparison for comparison in analysis.comparisons if comparison.shown is Conclusion.NOT_ESTABLISHED]
     told = [(each, needed) for each in open_ if (needed := items_needed(each, items.get(each.run, 0))) is not None]
     if not told:
         return
@@ -166,7 +166,7 @@ def _neighbours(gathered: ReportInputs, analysis: Analysis | None) -> Iterator[N
             why = f"{_upper(name)} {_short(new / 2 if new > max(tried) else new * 2)} is the end of what was tried and "
             why += "has the highest mean score"
         shown = effect is not None and any(
-            each.shown in (Conclusion.HIGHER, Conclusion.LOWER) for each in effect.contrasts
+            contrast.shown in (Conclusion.HIGHER, Conclusion.LOWER) for contrast in effect.contrasts
         )
         why += (
             "; a difference between the levels is established."

@@ -78,7 +78,11 @@ def _answers(gathered: ReportInputs, analysis: Analysis | None) -> Iterator[Next
     """Yield suspicious answers to inspect before using any number."""
     if analysis is None:
         return
-    spoiled = [each for each in answer_counts(gathered.runs) if each.answers and _spoiled(each) / each.answers > _MANY]
+    spoiled = [
+        answer_count
+        for answer_count in answer_counts(gathered.runs)
+        if answer_count.answers and _spoiled(answer_count) / answer_count.answers > _MANY
+    ]
     asked = {run.name for run in gathered.runs if is_asked_about(run)}
     own = [score for score in analysis.scores if score.run in asked]
     floor = own and all(score.value <= _FLOOR for score in own)
@@ -103,7 +107,11 @@ def _spoiled(each: AnswerCounts) -> int:
 
 
 def _checkpoints(gathered: ReportInputs) -> Iterator[NextStep]:
-    broken = [f"{each.run}/{each.name}" for each in gathered.verification.checkpoints if not each.sound]
+    broken = [
+        f"{checkpoint.run}/{checkpoint.name}"
+        for checkpoint in gathered.verification.checkpoints
+        if not checkpoint.sound
+    ]
     if broken:
         yield NextStep(
             title="Check corrupt checkpoints",

@@ -174,7 +174,7 @@ def _logged(folder: Path) -> RunReading | None:
     # The readers of every trainer's logs are loaded only where another trainer was at work.
     from touchline.history.files import LoggedRun, find_runs
 
-    found = [each.reading for each in find_runs(logs) if isinstance(each, LoggedRun)]
+    found = [run.reading for run in find_runs(logs) if isinstance(run, LoggedRun)]
     return found[-1] if found else None
 
 

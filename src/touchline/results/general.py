@@ -227,7 +227,7 @@ def _paired(pairs: Sequence[tuple[float, float]], name: str, where: str) -> Quan
     method = f"against {name}, paired on {count:,} items"
     if count < 2:
         return Quantity(value=value, unit="1", method=f"{method}, no interval", where=where)
-    variance = math.fsum((each - value) ** 2 for each in differences) / (count - 1)
+    variance = math.fsum((difference - value) ** 2 for difference in differences) / (count - 1)
     reach = normal_quantile(_COVERAGE) * math.sqrt(variance / count)
     return Quantity(
         value=value, unit="1", low=value - reach, high=value + reach, coverage=_COVERAGE, method=method, where=where

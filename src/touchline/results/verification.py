@@ -161,7 +161,9 @@ def _beside(checkpoints: Sequence[VerifiedCheckpoint]) -> tuple[VerifiedCheckpoi
     """Add problems for files that every other checkpoint of the run has."""
     found: list[VerifiedCheckpoint] = []
     for item in checkpoints:
-        others = [each for each in checkpoints if each.run == item.run and each.name != item.name]
+        others = [
+            checkpoint for checkpoint in checkpoints if checkpoint.run == item.run and checkpoint.name != item.name
+        ]
         sets = [{file.name for file in each.files if file.role in ("tokenizer", "config")} for each in others]
         common = set.intersection(*sets) if sets else set()
         told = {fault.file for fault in item.faults}

@@ -142,7 +142,7 @@ def _gpus(chosen: Sequence[PartitionFacts], site: SlurmSite, gpus_here: int) -> 
 def _account(facts: ClusterFacts, site: SlurmSite) -> Iterator[DoctorCheck]:
     if facts.associations is None:
         return
-    accounts = list(dict.fromkeys(each.account for each in facts.associations))
+    accounts = list(dict.fromkeys(association.account for association in facts.associations))
     # Where the cluster does not enforce accounts, sbatch takes any.
     status: Status = "error" if "associations" in _enforced(facts) else "warning"
     if not accounts:
@@ -165,7 +165,9 @@ def _qos(facts: ClusterFacts, site: SlurmSite) -> Iterator[DoctorCheck]:
     if site.qos is None or facts.qos is None:
         return
     known = [each.name for each in facts.qos]
-    allowed = list(dict.fromkeys(name for each in _associations(facts, site) for name in each.qos)) or known
+    allowed = (
+        list(dict.fromkeys(name for association in _associations(facts, site) for name in association.qos)) or known
+    )
     if site.qos in allowed and site.qos in known:
         yield _ok("qos", site.qos)
         return
@@ -185,11 +187,11 @@ def _qos(facts: ClusterFacts, site: SlurmSite) -> Iterator[DoctorCheck]:
 
 def _limits(facts: ClusterFacts, site: SlurmSite) -> Iterator[DoctorCheck]:
     associations = _associations(facts, site)
-    names = {site.qos} if site.qos is not None else {name for each in associations for name in each.qos}
+    names = {site.qos} if site.qos is not None else {name for association in associations for name in association.qos}
     limits: list[AssociationFacts | QosFacts] = [*associations, *(q for q in facts.qos or () if q.name in names)]
-    submitted = [each.max_submitted for each in limits if each.max_submitted is not None]
-    running = [each.max_jobs for each in limits if each.max_jobs is not None]
-    walls = [each.max_wall_seconds for each in limits if each.max_wall_seconds is not None]
+    submitted = [limit.max_submitted for limit in limits if limit.max_submitted is not None]
+    running = [limit.max_jobs for limit in limits if limit.max_jobs is not None]
+    walls = [limit.max_wall_seconds for limit in limits if limit.max_wall_seconds is not None]
     most = min(submitted, default=first_number(facts.config.get("MaxJobCount", "")))
     if submitted and (site.max_submitted is None or site.max_submitted > min(submitted)):
         wants = "none is set" if site.max_submitted is None else f"slurm.max_submitted is {site.max_submitted}"

@@ -90,7 +90,7 @@ def start(
     columns = with_columns(replace(written, path=str(data.absolute())), given, Path(), settings.cache_dir)
     _refuse_data(columns, settings)
     found = load_model(model, settings.models_dir) if model is not None else _only_model(settings)
-    answers = [each.answer for each in load_examples(columns, "train", Path())]
+    answers = [example.answer for example in load_examples(columns, "train", Path())]
     labels = sorted(set(answers))
     classifies = (
         1 < len(labels) <= LISTED_LABELS
@@ -199,7 +199,7 @@ def _yaml(
         columns = [f"  messages: {_quoted(data.messages)}   # column with the chat; its last turn is the answer"]
     else:
         inputs = list(data.input) if isinstance(data.input, tuple) else data.input
-        shown = f"[{', '.join(_quoted(each) for each in inputs)}]" if isinstance(inputs, list) else _quoted(inputs)
+        shown = f"[{', '.join(_quoted(input_) for input_ in inputs)}]" if isinstance(inputs, list) else _quoted(inputs)
         columns = [
             f"  input: {shown}   # shown to the model as {{input}}",
             f"  output: {_quoted(data.output)}   # the answer to learn",

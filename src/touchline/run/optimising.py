@@ -89,7 +89,7 @@ def optimise(folder: ExperimentFolder, settings: UserConfig, request: OptimiseRe
         saving = []
     found += saving
     shares = list(share_proposals(before, request.cluster, settings.slurm))
-    found += [each for each in shares if each.key not in fixed]
+    found += [share for share in shares if share.key not in fixed]
     values = {each.key: _parsed(each.after) for each in found}
     after = planner.plan(values) if values else before
     deadline = request.deadline_minutes

@@ -263,10 +263,10 @@ def _weights(info: ModelInfo) -> tuple[str, str, str]:
 
 def _notes(findings: Sequence[Finding]) -> Iterator[str]:
     """Yield warnings and ignored errors, one line each; `touchline check` also reports what is only information."""
-    for each in findings:
-        if each.severity is Severity.WARNING or each.allowed:
-            place = "" if each.where is None else f"{each.where}: "
-            yield f"{place}{each.code} {each.message}"
+    for finding in findings:
+        if finding.severity is Severity.WARNING or finding.allowed:
+            place = "" if finding.where is None else f"{finding.where}: "
+            yield f"{place}{finding.code} {finding.message}"
 
 
 def _short_of_space(plan_: Plan, folder: ExperimentFolder) -> Iterator[str]:

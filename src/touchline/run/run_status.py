@@ -38,7 +38,7 @@ class StatusInputs:
 
 def drop_lock_conflicts(attempts: Sequence[Attempt]) -> tuple[Attempt, ...]:
     """Drop attempts that found another one active and did nothing."""
-    return tuple(each for each in attempts if each.exit is None or each.exit.code != EXIT_ALREADY_RUNNING)
+    return tuple(attempt for attempt in attempts if attempt.exit is None or attempt.exit.code != EXIT_ALREADY_RUNNING)
 
 
 def training_outcome(
@@ -95,7 +95,7 @@ def started_and_completed(attempts: Sequence[Attempt], status: RunStatus) -> tup
 
     A run that has not ended well has no end.
     """
-    well = [each.exit for each in attempts if each.exit is not None and each.state is JobState.COMPLETED]
+    well = [attempt.exit for attempt in attempts if attempt.exit is not None and attempt.state is JobState.COMPLETED]
     started = _iso(attempts[0].start.time_unix) if attempts else None
     return started, _iso(well[-1].time_unix) if well and status in ENDED_WELL else None
 

@@ -319,7 +319,7 @@ class SlurmExecutor:
             HostError: scancel failed.
         """
         ids = [view.job_id for view in self.query_jobs(jobs).values() if view.active]
-        ids = [each for each in ids if read_job_id(each) is not None]
+        ids = [id_ for id_ in ids if read_job_id(id_) is not None]
         for start in range(0, len(ids), _IDS_AT_ONCE):
             answer = self._commands.run(["scancel", *ids[start : start + _IDS_AT_ONCE]], timeout_seconds=SUBMIT_SECONDS)
             # A job that has ended meanwhile is no fault; scancel then ends well, or names the job.

@@ -138,7 +138,7 @@ class SlurmQueries:
             ids: requested ids without steps.
             also: further ids, included if sacct is queried at all, to save the next query.
         """
-        wanted = [each for each in ids if not self._is_final(each)]
+        wanted = [id_ for id_ in ids if not self._is_final(id_)]
         if not wanted or self.has_accounting is False or not self._sacct_pace.may_ask():
             return
         self._sacct_pace.begins()

@@ -196,7 +196,7 @@ def read_launch(step: ShellStatement, commands: Sequence[LaunchCommand]) -> Laun
         rest = rest[1:]
     options: dict[str, ShellWord | None] = {}
     if launcher.has_options:
-        flags = _FLAGS_OF_LAUNCHERS.union(*(each.flags for each in commands))
+        flags = _FLAGS_OF_LAUNCHERS.union(*(command.flags for command in commands))
         options, rest = _launcher_options(rest, flags)
     program, rest = (rest[0], rest[1:]) if rest else (None, [])
     arguments = _arguments(rest)

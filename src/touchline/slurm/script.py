@@ -72,7 +72,11 @@ class Script:
 
     @cached_property
     def _asked(self) -> dict[str, Directive]:
-        return {each.option: each for each in self.directives if each.option is not None and each.fault is None}
+        return {
+            directive.option: directive
+            for directive in self.directives
+            if directive.option is not None and directive.fault is None
+        }
 
     def asked(self, option: str) -> Directive | None:
         """Return the directive in effect for an option: the last one."""
@@ -177,7 +181,7 @@ class Script:
             if folder and not folder.startswith("/") and not set(folder) & set("%$~"):
                 found[plain_path(folder)] = None
         for launch in self.launches:
-            paths = [each.path for each in launch.configs if each.is_literal]
+            paths = [config.path for config in launch.configs if config.is_literal]
             if launch.program is not None and launch.program.is_literal and launch.program.text.endswith(".py"):
                 paths.append(launch.program.text)
             found.update({plain_path(path): None for path in paths if not path.startswith(("/", "~"))})

@@ -66,7 +66,7 @@ def factor_effects(
                     difference=compare(strata) if strata.strata else None,
                 )
             )
-    contrasts, family = adjusted([each for tests in found.values() for each in tests])
+    contrasts, family = adjusted([test for tests in found.values() for test in tests])
     remaining = iter(contrasts)
     effects = tuple(
         FactorEffect(
@@ -101,7 +101,7 @@ def levels_of(
     followers = {factor for group in tied for factor in group[1:]}
     found: dict[str, list[str]] = {}
     for factor, designed in factors.items():
-        there = dict.fromkeys(each[factor] for each in settings if factor in each)
+        there = dict.fromkeys(setting[factor] for setting in settings if factor in setting)
         levels = [*(level for level in designed if level in there), *(each for each in there if each not in designed)]
         if factor != SEEDS and factor not in followers and len(levels) > 1:
             found[factor] = levels
@@ -144,14 +144,14 @@ def adjusted(tests: Sequence[Tested]) -> tuple[list[Contrast], int]:
 
     A test that is not defined because seeds do not differ stays in the family, with a p value of 1.
     """
-    tested = [each.difference for each in tests if each.difference is not None and each.difference.test is not None]
-    by_seeds = iter(holm([1.0 if each.p_value is None else each.p_value for each in tested]))
-    by_items = iter(holm([min(each.wide_p_value, 1.0) for each in tested]))
+    tested = [test.difference for test in tests if test.difference is not None and test.difference.test is not None]
+    by_seeds = iter(holm([1.0 if comparison.p_value is None else comparison.p_value for comparison in tested]))
+    by_items = iter(holm([min(comparison.wide_p_value, 1.0) for comparison in tested]))
     contrasts = []
-    for each in tests:
-        is_tested = each.difference is not None and each.difference.test is not None
+    for test in tests:
+        is_tested = test.difference is not None and test.difference.test is not None
         adjusted_p = (next(by_seeds), next(by_items)) if is_tested else None
-        contrasts.append(_contrast(each, adjusted_p, len(tested)))
+        contrasts.append(_contrast(test, adjusted_p, len(tested)))
     return contrasts, len(tested)
 
 
@@ -267,7 +267,7 @@ def _tied_levels(
     settings = [settings_of(run) for run in runs]
     return {
         other: tuple(
-            next((each[other] for each in settings if each.get(factor) == level and other in each), "")
+            next((setting[other] for setting in settings if setting.get(factor) == level and other in setting), "")
             for level in levels
         )
         for other in tied_to(factor, tied)

@@ -46,10 +46,10 @@ def interactions(
     # The effect of a setting at each base model is what one asks for, not that of the model at each setting.
     ordered = sorted(levels, key=lambda factor: factor == MODELS)
     found = [
-        each
+        effect
         for one, other in itertools.combinations(ordered, 2)
         for level, other_level in itertools.product(levels[one][1:], levels[other][1:])
-        for each in _effects(own, (one, level, levels[one][0]), (other, other_level, levels[other][0]), tied)
+        for effect in _effects(own, (one, level, levels[one][0]), (other, other_level, levels[other][0]), tied)
     ]
     contrasts, family = adjusted([each.test for each in found])
     return tuple(
@@ -85,9 +85,9 @@ def _effects(
         )
         for value in (other_level, other_reference)
     ]
-    if any(not each.strata or each.confounded_with or each.kind is not SeedTestKind.PAIRED for each in sides):
+    if any(not side.strata or side.confounded_with or side.kind is not SeedTestKind.PAIRED for side in sides):
         return
-    by_condition = [{_condition(stratum, held): stratum for stratum in each.strata} for each in sides]
+    by_condition = [{_condition(stratum, held): stratum for stratum in side.strata} for side in sides]
     shared = [condition for condition in by_condition[0] if condition in by_condition[1]]
     if not shared:
         return
@@ -98,7 +98,7 @@ def _effects(
         samples_of([_only(stratum, seeds) for stratum in each] if is_seeded else each, is_seeded=is_seeded)
         for each in chosen
     ]
-    second, first = (float(np.mean(np.subtract(*seed_means(each)))) for each in samples)
+    second, first = (float(np.mean(np.subtract(*seed_means(sample)))) for sample in samples)
     used = Strata(
         strata=tuple(chosen[0]),
         kind=SeedTestKind.PAIRED,
@@ -129,7 +129,7 @@ def _condition(stratum: Stratum, held: Sequence[str]) -> tuple[tuple[str, str], 
 
 
 def _common_seeds(strata: Sequence[Stratum]) -> Set[int]:
-    return frozenset.intersection(*(frozenset(side) for each in strata for side in (each.second, each.first)))
+    return frozenset.intersection(*(frozenset(side) for stratum in strata for side in (stratum.second, stratum.first)))
 
 
 def _only(stratum: Stratum, seeds: Set[int]) -> Stratum:

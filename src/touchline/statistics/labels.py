@@ -21,16 +21,16 @@ def label_report(labels: Sequence[str], answers: Sequence[tuple[str, str | None]
     rows = [[pairs[right, read] for read in known] for right in known]
     confusion = tuple((*row, asked_for[right] - sum(row)) for right, row in zip(known, rows, strict=True))
     scores = tuple(_label_score(label, place, confusion) for place, label in enumerate(known))
-    asked = [each for each in scores if each.items]
+    asked = [score for score in scores if score.items]
     return LabelReport(
         labels=scores,
         confusion=confusion,
         unread=sum(row[-1] for row in confusion),
         answers=len(answers),
-        accuracy=sum(each.right for each in scores) / len(answers) if answers else 0.0,
+        accuracy=sum(score.right for score in scores) / len(answers) if answers else 0.0,
         macro_f1=fmean(each.f1 or 0.0 for each in asked) if asked else None,
         balanced_accuracy=fmean(each.recall or 0.0 for each in asked) if asked else None,
-        majority=max((each.items for each in scores), default=0) / len(answers) if answers else 0.0,
+        majority=max((score.items for score in scores), default=0) / len(answers) if answers else 0.0,
     )
 
 

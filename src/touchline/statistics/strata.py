@@ -68,12 +68,12 @@ def tied_factors(levels: Sequence[Mapping[str, str]], factors: Sequence[str]) ->
     """
     groups: list[list[str]] = []
     for factor in factors:
-        values = {each.get(factor) for each in levels}
+        values = {level.get(factor) for level in levels}
         if factor == SEEDS or len(values) < 2 or None in values:
             continue
         for group in groups:
-            pairs = {(each[group[0]], each[factor]) for each in levels}
-            if len(pairs) == len(values) == len({each[group[0]] for each in levels}):
+            pairs = {(level[group[0]], level[factor]) for level in levels}
+            if len(pairs) == len(values) == len({level[group[0]] for level in levels}):
                 group.append(factor)
                 break
         else:

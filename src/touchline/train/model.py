@@ -245,9 +245,9 @@ def mean_loss(target_loss: TargetLoss, rows: Sequence[SequenceBatch]) -> tuple[f
     """Return the mean loss over the label tokens in nats without dropout, and their number."""
     total, targets = 0.0, 0
     with scoring(target_loss.model):
-        for each in rows:
-            total += target_loss(each).double().sum().item()
-            targets += len(each.labels)
+        for row in rows:
+            total += target_loss(row).double().sum().item()
+            targets += len(row.labels)
     return total / targets, targets
 
 

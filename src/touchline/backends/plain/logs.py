@@ -72,7 +72,7 @@ def _adapter(config: object) -> Iterator[Event]:
     if isinstance(kind, str) and kind:
         yield _fact("method", "dora" if config.get("use_dora") is True else kind.lower())
     targets = config.get("target_modules")
-    if isinstance(targets, list) and targets and all(isinstance(each, str) for each in targets):
+    if isinstance(targets, list) and targets and all(isinstance(target, str) for target in targets):
         yield _fact("target_modules", ",".join(sorted(targets)))
     for key, name in (("r", "lora_rank"), ("lora_alpha", "lora_alpha")):
         number = to_number(config.get(key))

@@ -171,6 +171,6 @@ def _document_facts(document: Row) -> Iterator[Observation]:
         for key in sorted(SECTION_KEYS[section] & part.keys()):
             yield from section_fact(section, key, part[key], 0)
         modules = part.get("lora_attn_modules")
-        if section == "model" and isinstance(modules, list) and all(isinstance(each, str) for each in modules):
+        if section == "model" and isinstance(modules, list) and all(isinstance(module, str) for module in modules):
             mlp, output = (part.get(f"apply_lora_to_{what}") is True for what in ("mlp", "output"))
             yield targets_fact(modules, mlp=mlp, output=output, line=0)

@@ -182,7 +182,7 @@ def _shards(config: Config) -> Iterator[Finding]:
     """Files of a checkpoint in parts: all of them, each once."""
     place = ("checkpointer", "checkpoint_files")
     files = config.get(*place)
-    named = [each for each in files if isinstance(each, str)] if isinstance(files, list) else []
+    named = [file for file in files if isinstance(file, str)] if isinstance(files, list) else []
     twice = sorted({each for each in named if named.count(each) > 1})
     parts = [match for each in named if (match := _SHARD.fullmatch(each)) is not None]
     message = None
@@ -215,7 +215,7 @@ def _overlap(config: Config) -> Iterator[Finding]:
     bounds = [_bounds(each) for each in (one, other)]
     if None in bounds:
         return
-    (first, last), (begin, end) = (each for each in bounds if each is not None)
+    (first, last), (begin, end) = (bound for bound in bounds if bound is not None)
     if max(first, begin) < min(last, end):
         message = f"validation on {other[0]} overlaps with training on {one[0]}: these rows are trained on"
         where = ("dataset_val", "split") if "split" in held else ("dataset_val",)

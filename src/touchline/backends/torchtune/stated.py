@@ -171,7 +171,7 @@ def _method(config: Config) -> Stated[Method] | None:
 def _targets(config: Config) -> Stated[tuple[str, ...]] | None:
     path = ("model", "lora_attn_modules")
     modules = config.get(*path)
-    if not isinstance(modules, list) or not all(isinstance(each, str) for each in modules):
+    if not isinstance(modules, list) or not all(isinstance(module, str) for module in modules):
         return None
     more = [part for part in ("mlp", "output") if config.get("model", f"apply_lora_to_{part}") is True]
     return Stated((*modules, *more), ".".join(path), config.where(*path))

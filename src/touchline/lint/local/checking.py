@@ -311,7 +311,7 @@ class _Checker:
         elif file.kind == "json" and is_dataset(file.path):
             self._add_rows(file)
         elif file.named:
-            titles, keys = ", ".join(each.title for each in config_formats()), _some(document.data)
+            titles, keys = ", ".join(config_format.title for config_format in config_formats()), _some(document.data)
             message = f"no config that is known: its keys are {keys}; known are experiment.yaml, {titles}"
             self._tell("EX014", file.path, f"not checked ({message})", Severity.INFO)
         else:
@@ -420,7 +420,9 @@ def means_config(text: str) -> bool:
 
 def format_of(document: ForeignDocument, name: str) -> ConfigFormat | None:
     """Return the format that a file has. None if it has none."""
-    return next((each for each in config_formats() if each.claims(document.data, name)), None)
+    return next(
+        (config_format for config_format in config_formats() if config_format.claims(document.data, name)), None
+    )
 
 
 def is_task_target(path: Path) -> bool:
@@ -449,7 +451,7 @@ def _beside(script: Path, mentioned: Sequence[str]) -> frozenset[str] | None:
 
 def _configs_of(script: Script, place: Path) -> list[str]:
     """Return where the configs that a script names may be: beside it, in the folder above, or where it is called."""
-    paths = [path for launch in script.launches for each in launch.configs for path in script.possible(each.path)]
+    paths = [path for launch in script.launches for config in launch.configs for path in script.possible(config.path)]
     folders = (place.parent, *place.parent.parents[:1], Path())
     return [str(folder / path) for path in dict.fromkeys(paths) for folder in folders]
 

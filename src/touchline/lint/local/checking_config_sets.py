@@ -44,7 +44,7 @@ class Siblings:
                 stated=stated,
                 raw=document.data,
                 data=self._data(stated, folder),
-                overridden={each.subject: each.message for each in findings if each.code == _OVERRIDDEN},
+                overridden={finding.subject: finding.message for finding in findings if finding.code == _OVERRIDDEN},
                 parent_is_here=stated.parent is not None and path_of(stated.parent.value, folder) is not None,
                 kept=() if stated.output_dir is None else _kept(path_of(stated.output_dir.value, folder)),
             )

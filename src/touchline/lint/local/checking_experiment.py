@@ -90,7 +90,8 @@ def check_experiment(yaml: Path, settings: UserConfig, gpu: str, date: str) -> C
         return found
     found.seen = seen
     found.findings += [
-        _not_checked(each, settings.models_dir) if each.code == MODEL_NOT_HERE else each for each in seen.findings
+        _not_checked(finding, settings.models_dir) if finding.code == MODEL_NOT_HERE else finding
+        for finding in seen.findings
     ]
     lengths: dict[tuple[str, str], ExampleLengths] = {}
     if not seen.errors:
@@ -116,8 +117,8 @@ def _backend_findings(seen: ResolvedInputs) -> Iterator[Finding]:
             faults = refused_settings(model, spec.train)
         except InputError as fault:
             faults = tuple(as_findings(fault, "BK001", None))
-        for each in faults:
-            yield replace(each, where=each.where or seen.loaded.document.where(each.subject.split(".")))
+        for problem in faults:
+            yield replace(problem, where=problem.where or seen.loaded.document.where(problem.subject.split(".")))
 
 
 def checked_for_launch(
@@ -186,7 +187,7 @@ def _dataset_facts(seen: ResolvedInputs) -> dict[str, DatasetFacts | Missing]:
     configs = {spec.data.path: spec.data for spec in seen.specs}
     found: dict[str, DatasetFacts | Missing] = {}
     for path, info in seen.datasets.items():
-        sound = path in configs and not any(_is_error(each) for each in info.findings)
+        sound = path in configs and not any(_is_error(finding) for finding in info.findings)
         rows = row_set_sha256(load_rows(configs[path], "train", seen.root)) if compared and sound else NO_DATASET
         found[path] = dataset_facts(info, rows)
     return found
@@ -308,7 +309,7 @@ def _not_checked(finding: Finding, models_dir: Path) -> Finding:
     """Report a model that is not here as one for another machine, unless a model with a similar name is here."""
     name = finding.subject
     try:
-        here = [each.name for each in models_dir.iterdir() if each.is_dir()]
+        here = [path.name for path in models_dir.iterdir() if path.is_dir()]
     except OSError:
         here = []
     near = near_names(name, here, most=1, cutoff=_NEAR_NAME)

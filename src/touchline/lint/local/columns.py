@@ -101,7 +101,7 @@ def _absent_columns(use: DataUse, document: ForeignDocument, folder: Path) -> It
     """Yield columns that a config reads and its file lacks."""
     for read in use.columns(document):
         columns = _columns(read.file, folder, read.field)
-        gone = [each for each in read.columns if columns and each not in columns]
+        gone = [column for column in read.columns if columns and column not in columns]
         if gone and columns:
             yield _absent(document, read.place, read.file, gone, columns)
 

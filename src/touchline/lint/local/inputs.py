@@ -125,7 +125,7 @@ def resolve_inputs(
                 seen.datasets[spec.data.path] = replace(info, path=path)
             except InputError as fault:
                 faults = as_findings(fault, "DA100", _place_of_data(spec, loaded))
-                seen.findings += [each for each in faults if each not in seen.findings]
+                seen.findings += [problem for problem in faults if problem not in seen.findings]
     _see_target(seen, settings)
     _see_tasks(seen)
     seen.findings += _cluster_findings(seen)
@@ -223,7 +223,7 @@ def _see_labels(seen: ResolvedInputs, specs: Sequence[RunSpec]) -> None:
         if found is not None:
             found = replace(found, dataset=portable_path(data.path, found.dataset, seen.root))
             seen.labels += [] if found in seen.labels else [found]
-        seen.findings += [each for each in findings if each not in seen.findings]
+        seen.findings += [finding for finding in findings if finding not in seen.findings]
 
 
 def labels_of_spec(seen: ResolvedInputs, spec: RunSpec) -> tuple[str, ...]:
@@ -249,7 +249,7 @@ def _cluster_findings(seen: ResolvedInputs) -> list[Finding]:
     for spec in seen.specs:
         if spec.evaluate.cluster is not None and spec.data.path in seen.datasets:
             faults = cluster_faults(spec.data, seen.root, spec.evaluate.cluster)
-            found += [each for each in faults if each not in found]
+            found += [problem for problem in faults if problem not in found]
     return found
 
 

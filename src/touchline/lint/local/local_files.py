@@ -39,7 +39,7 @@ def absent_files(stated: StatedTraining, folder: Path) -> Iterator[Finding]:
         here = _siblings(name, folder) if _NUMBERED.search(name) else _holder(name, folder)
         if here is None:
             continue
-        near = near_names(Path(name).name, [each.name for each in here.iterdir()], most=1, cutoff=_CLOSE)
+        near = near_names(Path(name).name, [path.name for path in here.iterdir()], most=1, cutoff=_CLOSE)
         if not near and here == folder:
             # Files named by a config are either all beside it or all elsewhere.
             continue
@@ -94,7 +94,7 @@ def _siblings(name: str, folder: Path) -> Path | None:
     """Return the folder of a checkpoint if it holds other checkpoints."""
     here = (folder / Path(name).expanduser()).parent
     try:
-        there = here.is_dir() and any(_NUMBERED.search(each.name) for each in here.iterdir())
+        there = here.is_dir() and any(_NUMBERED.search(path.name) for path in here.iterdir())
     except (OSError, ValueError):
         return None
     return here if there else None
@@ -143,9 +143,9 @@ def _adapter(stated: StatedTraining, named: Stated[str], place: Path) -> Iterato
         return
     if not weights and not any(any(place.glob(each)) for each in _WHOLE):
         yield _finding("CK040", named, f"{named.value} has {_CONFIG} and no weights of an adapter")
-    for each in weights:
+    for weight in weights:
         try:
-            fault = weights_fault(each)
+            fault = weights_fault(weight)
         except OSError:
             continue
         if fault is not None:

@@ -90,7 +90,7 @@ class Lookup:
         if not any(any(place.glob(each)) for each in _MORE_THAN_CONFIG):
             # A lone config.json only provides the model's sizes. The model is elsewhere.
             told = ("CK101",)
-        return tuple(each for each in read_model(place).findings if each.code.startswith(told))
+        return tuple(finding for finding in read_model(place).findings if finding.code.startswith(told))
 
     def data(self, stated: StatedTraining, folder: Path) -> DataFacts | Missing:
         """Count training and validation rows in the local files that a config in `folder` names."""
@@ -155,7 +155,7 @@ def path_of(name: str, folder: Path) -> Path | None:
 def _training_file(folder: Path) -> Path | None:
     """Return the one file of a folder that load_dataset uses for the training split, by its name."""
     try:
-        found = [each for each in folder.iterdir() if each.suffix.lower() in _ROWS and each.stem.lower() == "train"]
+        found = [path for path in folder.iterdir() if path.suffix.lower() in _ROWS and path.stem.lower() == "train"]
     except OSError:
         return None
     return found[0] if len(found) == 1 else None

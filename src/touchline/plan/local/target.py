@@ -157,7 +157,7 @@ def device_findings(
     limited = {name: most for name in dict.fromkeys(trainers) if (most := _most_devices(name)) < wanted}
     if limited:
         name, most = next(iter(limited.items()))
-        able = [each for each in backend_names() if _most_devices(each) >= wanted]
+        able = [backend_name for backend_name in backend_names() if _most_devices(backend_name) >= wanted]
         yield _finding(
             DEVICES,
             f"compute.gpus_per_run is {wanted}, and the trainer {name!r} uses {most} GPU{'s' if most > 1 else ''} "

@@ -71,7 +71,7 @@ def estimates(report: Report, inks: Mapping[str, SeriesColor]) -> Chart | None:
         inside.encode(x=x, color=hues),
     )
     count = len({row["quantity"] for row in rows})
-    drawn, known = len({row["run"] for row in rows}), len({each.run for each in report.estimates})
+    drawn, known = len({row["run"] for row in rows}), len({estimate.run for estimate in report.estimates})
     left = "" if drawn < ROWS_LIMIT or drawn == known else f" The {drawn} runs of {known:,} that were farthest off."
     return finished(
         figure_,
@@ -89,7 +89,7 @@ def estimates(report: Report, inks: Mapping[str, SeriesColor]) -> Chart | None:
 
 def _rows(report: Report, inks: Mapping[str, SeriesColor]) -> list[Row]:
     """Return the rows to draw. With many runs, these are the runs with the largest errors."""
-    rows = [row for each in report.estimates if (row := _row(each, inks)) is not None]
+    rows = [row for estimate in report.estimates if (row := _row(estimate, inks)) is not None]
     off: dict[object, float] = {}
     for row in rows:
         off[row["run"]] = max(off.get(row["run"], 0.0), abs(math.log(float(str(row["ratio"])))))

@@ -72,7 +72,7 @@ def scores(report: Report, analysis: Analysis, inks: Mapping[str, SeriesColor]) 
 
 def differences(report: Report, analysis: Analysis, inks: Mapping[str, SeriesColor]) -> Chart | None:
     """Return each run's difference from its control on the same items, with its gained and lost items."""
-    by_run = {each.run: each for each in analysis.comparisons if each.run in inks}
+    by_run = {comparison.run: comparison for comparison in analysis.comparisons if comparison.run in inks}
     shown, left = _chosen(
         [run.name for run in report.runs], by_run, values={n: c.difference.value for n, c in by_run.items()}
     )
@@ -128,7 +128,7 @@ def control_rows(report: Report, analysis: Analysis) -> list[Row]:
     """Yield each base model with the score of its control, for dashed lines."""
     by_run = {score.run: score.value for score in analysis.scores}
     models = {run.name: run.model for run in report.runs}
-    controls = dict.fromkeys(each.difference.control for each in analysis.comparisons)
+    controls = dict.fromkeys(comparison.difference.control for comparison in analysis.comparisons)
     return [
         {"run": name, "model": models[name], "value": number(by_run[name]), "label": f"{name}"}
         for name in controls
@@ -138,7 +138,7 @@ def control_rows(report: Report, analysis: Analysis) -> list[Row]:
 
 def _grouped(report: Report, analysis: Analysis) -> list[str]:
     """Return the runs, each control before the runs that are compared with it."""
-    of = {each.run: each.difference.control for each in analysis.comparisons}
+    of = {comparison.run: comparison.difference.control for comparison in analysis.comparisons}
     names = [run.name for run in report.runs]
     made: dict[str, None] = {}
     for name in names:
@@ -166,8 +166,10 @@ def _chosen(
 def _control_lines(analysis: Analysis, shown: Sequence[str], by_run: Mapping[str, RunScore]) -> list[Row]:
     """Return lines from the first to the last row of the runs that share a control."""
     rows: list[Row] = []
-    for control in dict.fromkeys(each.difference.control for each in analysis.comparisons):
-        own = {each.run for each in analysis.comparisons if each.difference.control == control} | {control}
+    for control in dict.fromkeys(comparison.difference.control for comparison in analysis.comparisons):
+        own = {comparison.run for comparison in analysis.comparisons if comparison.difference.control == control} | {
+            control
+        }
         places = [name for name in shown if name in own]
         if places and control in by_run:
             rows.append(

@@ -66,7 +66,8 @@ def paired(
         return [], refusals
     compared = analysed(runs, task, {})
     refusals += [
-        NotCompared(condition=each.run, experiment=side.label, reason=each.reason) for each in compared.refusals
+        NotCompared(condition=refusal.run, experiment=side.label, reason=refusal.reason)
+        for refusal in compared.refusals
     ]
     pairs = [
         PairedRuns(
@@ -112,14 +113,17 @@ def _why_not(label: str, own: EvaluationRecord, first: str, other: EvaluationRec
     """Return the reason why two evaluations are not compared. None if they are."""
     if own.data_sha256 != other.data_sha256:
         return f"the items differ: {label} and {first} were scored on different test splits"
-    mine, yours = dict.fromkeys(each.id for each in own.samples), dict.fromkeys(each.id for each in other.samples)
+    mine, yours = (
+        dict.fromkeys(sample.id for sample in own.samples),
+        dict.fromkeys(sample.id for sample in other.samples),
+    )
     if list(mine) != list(yours):
         shared = len(mine.keys() & yours.keys())
         return (
             f"the items differ: {len(mine):,} in {label}, {len(yours):,} in {first}, {shared:,} of them in both; "
             f"evaluate both with the same evaluate.samples"
         )
-    if {each.id: each.target for each in own.samples} != {each.id: each.target for each in other.samples}:
+    if {sample.id: sample.target for sample in own.samples} != {sample.id: sample.target for sample in other.samples}:
         return "the items differ: the same names have other answers"
     return None
 

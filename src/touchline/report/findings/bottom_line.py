@@ -80,8 +80,8 @@ def _is_about_control(question: str, effects: Sequence[FactorEffect]) -> bool:
 def _factor_answer(effect: FactorEffect, analysis: Analysis, tie_of: Mapping[str, str]) -> Statement:
     """Answer whether a factor matters."""
     tie, scale = tie_of.get(effect.factor, ""), scale_of(analysis)
-    established = [each for each in effect.contrasts if each.is_shown]
-    known = [each for each in effect.contrasts if each.value is not None]
+    established = [contrast for contrast in effect.contrasts if contrast.is_shown]
+    known = [contrast for contrast in effect.contrasts if contrast.value is not None]
     name = factor_words(effect.factor)
     if established:
         best = max(established, key=lambda each: abs(each.value or 0.0))
@@ -149,9 +149,9 @@ def _test_words(contrasts: Sequence[Contrast], scale: Scale) -> str:
     """Return ` (+17.4 to +26.0; paired t-test, 3 training seeds, p = 0.004 after Holm)`; of several the smallest p
     value.
     """
-    tested = [each for each in contrasts if each.test is not None and each.p_adjusted is not None]
+    tested = [contrast for contrast in contrasts if contrast.test is not None and contrast.p_adjusted is not None]
     if not tested:
-        if any(each.test is not None for each in contrasts):
+        if any(contrast.test is not None for contrast in contrasts):
             return " (seeds do not differ, so that no t-test is defined)"
         return " with one training seed, which describes these checkpoints and not the setting"
     each = min(tested, key=_claimed_p)
@@ -180,7 +180,7 @@ def _claimed_p(contrast: Contrast) -> float:
 def _control_answer(analysis: Analysis, runs: Mapping[str, RunResult]) -> Statement | None:
     """Return the gain from training. None if no run was compared with a control."""
     family = sorted(
-        (each for each in analysis.comparisons if is_asked_about(runs[each.run])),
+        (comparison for comparison in analysis.comparisons if is_asked_about(runs[comparison.run])),
         key=lambda each: each.difference.value,
     )
     if not family:
@@ -244,7 +244,7 @@ def _confounded(effects: Sequence[FactorEffect]) -> Iterator[Statement]:
 def _differing(analysis: Analysis, effects: Sequence[FactorEffect]) -> Iterator[Statement]:
     """Yield the established interactions. They limit the answer at some levels."""
     order = [effect.factor for effect in effects]
-    found = [each for each in analysis.interactions if each.difference.is_shown]
+    found = [interaction for interaction in analysis.interactions if interaction.difference.is_shown]
     found.sort(key=lambda each: (order.index(each.factor), -abs(each.difference.value or 0.0)))
     family = count(analysis.interactions_family, "interaction")
     for each in found[:_INTERACTIONS]:

@@ -52,7 +52,7 @@ def findings(concluded: FindingInputs) -> tuple[Statement, ...]:
     """Return all key findings, by topic: the scores first, then losses, times and cost."""
     gathered = concluded.gathered
     runs = {run.name: run for run in gathered.runs}
-    where = {each.run: _scored_in(each) for each in concluded.facts}
+    where = {fact.run: _scored_in(fact) for fact in concluded.facts}
     found: list[Statement] = []
     for number, analysis in enumerate(concluded.analyses):
         effects = [*factor_findings(analysis, ties(gathered))]
@@ -99,9 +99,9 @@ def _of_task(analysis: Analysis, statement: Statement) -> Statement:
 
 def _general(scores: Sequence[GeneralScore]) -> Iterator[Statement]:
     """Yield changes of general ability, one by one. With many, only the established ones and a count of the others."""
-    told = [each for each in scores if isinstance(each.score, Quantity) and isinstance(each.change, Quantity)]
+    told = [score for score in scores if isinstance(score.score, Quantity) and isinstance(score.change, Quantity)]
     statements = [_general_statement(each) for each in told]
-    shown = [each for each in statements if each.shown in (Conclusion.HIGHER, Conclusion.LOWER)]
+    shown = [statement for statement in statements if statement.shown in (Conclusion.HIGHER, Conclusion.LOWER)]
     yield from statements if len(statements) <= _GENERAL_TOLD else shown[:_GENERAL_TOLD]
     if len(statements) > _GENERAL_TOLD:
         open_ = len(statements) - len(shown)

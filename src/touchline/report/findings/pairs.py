@@ -75,9 +75,9 @@ def pairs_of(gathered: ReportInputs, factor: str, pick: Callable[[RunResult], Me
 def _context(gathered: ReportInputs, run: RunResult, factor: str, *, several_seeds: bool) -> str:
     """Return the varying properties that identify a pair: base model, other levels, seed."""
     parts = [
-        level_words(each.factor, each.value)
-        for each in run.levels
-        if each.factor not in (factor, SEEDS) and len(gathered.factors.get(each.factor, ())) > 1
+        level_words(level.factor, level.value)
+        for level in run.levels
+        if level.factor not in (factor, SEEDS) and len(gathered.factors.get(level.factor, ())) > 1
     ]
     if several_seeds:
         parts.append(f"seed {run.seed}" if run.name in seeds_of(gathered.runs) else "no seed known")

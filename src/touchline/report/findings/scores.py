@@ -28,7 +28,7 @@ MANY = 24
 
 def control_summary(analysis: Analysis, runs: Mapping[str, RunResult], where: Sequence[str] = ()) -> Statement | None:
     """Return the summary of all declared comparisons. None if there are none."""
-    family = [each for each in analysis.comparisons if is_asked_about(runs[each.run])]
+    family = [comparison for comparison in analysis.comparisons if is_asked_about(runs[comparison.run])]
     if not family:
         return None
     if len(family) == 1:
@@ -73,16 +73,16 @@ def control_findings(
     analysis: Analysis, runs: Mapping[str, RunResult], where: Mapping[str, Sequence[str]]
 ) -> Iterator[Statement]:
     """Yield every run against its control, with its numbers, the declared comparisons first."""
-    family = [each for each in analysis.comparisons if is_asked_about(runs[each.run])]
+    family = [comparison for comparison in analysis.comparisons if is_asked_about(runs[comparison.run])]
     everything = [path for each in family[:MANY] for path in where.get(each.run, ())]
     summary = control_summary(analysis, runs, everything)
     if summary is not None and len(family) > 1:
         yield summary
     for each in family if len(family) <= MANY else ():
         yield _single(analysis, each, where.get(each.run, ()))
-    for each in analysis.comparisons:
-        if not is_asked_about(runs[each.run]):
-            yield _other_control(analysis, each, runs[each.run], where.get(each.run, ()))
+    for comparison in analysis.comparisons:
+        if not is_asked_about(runs[comparison.run]):
+            yield _other_control(analysis, comparison, runs[comparison.run], where.get(comparison.run, ()))
 
 
 def _single(analysis: Analysis, each: Comparison, where: Sequence[str]) -> Statement:

@@ -76,10 +76,10 @@ def pair_words(effect: FactorEffect, level: str, tie: str = "") -> str:
 def interaction_findings(analysis: Analysis) -> Iterator[Statement]:
     """Yield effects that differ between levels of another factor. One sentence covers those not established."""
     scale = scale_of(analysis)
-    for each in analysis.interactions:
-        if each.difference.is_shown:
-            yield interaction_statement(each, scale, count(analysis.interactions_family, "interaction"))
-    open_ = [each for each in analysis.interactions if not each.difference.is_shown]
+    for interaction in analysis.interactions:
+        if interaction.difference.is_shown:
+            yield interaction_statement(interaction, scale, count(analysis.interactions_family, "interaction"))
+    open_ = [interaction for interaction in analysis.interactions if not interaction.difference.is_shown]
     for pair in dict.fromkeys((each.factor, each.other_factor) for each in open_):
         own = [each for each in open_ if (each.factor, each.other_factor) == pair]
         widest = max(own, key=lambda each: abs(each.effect - each.other_effect))

@@ -87,7 +87,7 @@ def _found(source: Path) -> ExperimentSummary:
         question="",
         runs=gathered.runs,
         settings={run.name: found_settings(run.settings, run.levels) for run in gathered.runs},
-        unread=tuple(f"{each.subject}: {each.title}" for each in gathered.issues if each.weight == "error"),
+        unread=tuple(f"{issue.subject}: {issue.title}" for issue in gathered.issues if issue.weight == "error"),
     )
 
 

@@ -222,7 +222,7 @@ def _score_cards(report: Report, analysis: Analysis) -> list[Card]:
     if best is None:
         return []
     made = [Card(value=scale.value(best.value), label=f"highest: {best.run}", run=best.run)]
-    compared = next((each for each in analysis.comparisons if each.run == best.run), None)
+    compared = next((comparison for comparison in analysis.comparisons if comparison.run == best.run), None)
     if compared is not None:
         found = compared.difference
         ends = scale.ends(found.low, found.high)

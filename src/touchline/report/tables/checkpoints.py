@@ -90,7 +90,7 @@ def _checkpoint(each: VerifiedCheckpoint | MissingCheckpoint) -> tuple[Value, ..
 def _verdict(report: Report) -> str:
     verification = report.verification
     total = len(verification.checkpoints)
-    valid = sum(each.sound for each in verification.checkpoints)
+    valid = sum(checkpoint.sound for checkpoint in verification.checkpoints)
     lost = [each for each in verification.missing if not each.expected]
     if not total:
         reasons = join_names(list(dict.fromkeys(each.reason for each in verification.missing)), 3)
@@ -116,8 +116,8 @@ class _Own:
 def _by_run(report: Report) -> dict[str, _Own]:
     """Return the checkpoints by run: the runs that train, and all others with a checkpoint."""
     own = {run.name: _Own() for run in report.runs if run.kind is RunKind.FINE_TUNED}
-    for each in report.verification.checkpoints:
-        own.setdefault(each.run, _Own()).found.append(each)
+    for checkpoint in report.verification.checkpoints:
+        own.setdefault(checkpoint.run, _Own()).found.append(checkpoint)
     for absent in report.verification.missing:
         own.setdefault(absent.run, _Own()).missing.append(absent)
     return own
@@ -163,7 +163,9 @@ def _row_note(own: _Own) -> str:
 def _faults(checkpoints: Sequence[VerifiedCheckpoint]) -> Table | None:
     columns = (_RUN, Column("checkpoint", code=True), "fault", Column("file", code=True), "finding")
     rows = [
-        (each.run, each.name, fault.code, fault.file, fault.message) for each in checkpoints for fault in each.faults
+        (checkpoint.run, checkpoint.name, fault.code, fault.file, fault.message)
+        for checkpoint in checkpoints
+        for fault in checkpoint.faults
     ]
     return table_of(columns, rows, "Corrupt checkpoints", by_run=True)
 
@@ -201,10 +203,10 @@ def _storage(report: Report) -> Table | None:
     )
     rows = [
         (
-            *(each.run, each.checkpoints, _size(each.total_bytes), _size(each.checkpoint_bytes)),
-            *(each.full_model_bytes, each.adapter_only_bytes, each.forecast),
+            *(run.run, run.checkpoints, _size(run.total_bytes), _size(run.checkpoint_bytes)),
+            *(run.full_model_bytes, run.adapter_only_bytes, run.forecast),
         )
-        for each in report.verification.storage.runs
+        for run in report.verification.storage.runs
     ]
     legend = (
         "As full models: the weights of a whole model for each checkpoint, with the adapter merged into it (where both "
@@ -223,10 +225,10 @@ def _sizes(report: Report) -> Table | None:
     bases = [("base model", name, None, None, size) for name, size in storage.bases.items()]
     adapters = [
         (
-            *("adapter", each.model, _NOT_REPORTED if each.rank is None else each.rank),
-            *(each.dtype or _NOT_REPORTED, _size(each.size_bytes)),
+            *("adapter", adapter.model, _NOT_REPORTED if adapter.rank is None else adapter.rank),
+            *(adapter.dtype or _NOT_REPORTED, _size(adapter.size_bytes)),
         )
-        for each in storage.adapters
+        for adapter in storage.adapters
     ]
     return table_of(columns, [*bases, *adapters], "Base models and adapters")
 
@@ -250,14 +252,18 @@ def _totals(report: Report) -> str:
     if isinstance(storage.forecast, Quantity):
         off = 100 * (storage.total_bytes / storage.forecast.value - 1) if storage.forecast.value > 0 else 0.0
         parts[0] += f"; predicted {bare(storage.forecast)} ({off:+.1f}%)"
-    full = [each.full_model_bytes.value for each in storage.runs if isinstance(each.full_model_bytes, Quantity)]
-    only = [each.adapter_only_bytes.value for each in storage.runs if isinstance(each.adapter_only_bytes, Quantity)]
+    full = [run.full_model_bytes.value for run in storage.runs if isinstance(run.full_model_bytes, Quantity)]
+    only = [run.adapter_only_bytes.value for run in storage.runs if isinstance(run.adapter_only_bytes, Quantity)]
     if full and only and sum(full) > 0 and len(full) == len(only):
         parts.append(
             f"Adapters alone take {format_bytes(sum(only))}, {100 * sum(only) / sum(full):.2g}% of the "
             f"{format_bytes(sum(full))} of full models for the same checkpoints"
         )
-    both = [each for each in report.verification.checkpoints if each.adapter_bytes and each.model_bytes]
+    both = [
+        checkpoint
+        for checkpoint in report.verification.checkpoints
+        if checkpoint.adapter_bytes and checkpoint.model_bytes
+    ]
     if both:
         saved = format_bytes(sum(each.model_bytes or 0 for each in both))
         parts.append(

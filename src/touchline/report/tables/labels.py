@@ -56,7 +56,7 @@ def _by_label(run: str, found: LabelReport) -> Table | None:
 
 def _confusion(run: str, found: LabelReport) -> Table | None:
     """Return the confusion matrix. With many labels, its most frequent confusions."""
-    names = [*(each.label for each in found.labels), _NO_LABEL]
+    names = [*(label.label for label in found.labels), _NO_LABEL]
     if len(found.labels) > _MATRIX_LIMIT:
         wrong = [
             (each.label, names[column], number)

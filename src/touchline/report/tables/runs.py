@@ -36,7 +36,7 @@ def runs_table(report: Report, *, brief: bool = False) -> Table | None:
     """
     analysis = report.analyses[0] if report.analyses else None
     scores = {} if analysis is None else {score.run: score for score in analysis.scores}
-    compared = {} if analysis is None else {each.run: each for each in analysis.comparisons}
+    compared = {} if analysis is None else {comparison.run: comparison for comparison in analysis.comparisons}
     scale = Scale(share=True) if analysis is None else scale_of(analysis)
     settings = _hyperparameters(report)
     seeds = seeds_of(report.runs)
@@ -69,7 +69,9 @@ def runs_table(report: Report, *, brief: bool = False) -> Table | None:
     table = table_of(columns, rows, by_run=True)
     if table is None:
         return None
-    return table.only(*_BRIEF) if brief else table.only(*(each.name for each in columns if each.name != "settings"))
+    return (
+        table.only(*_BRIEF) if brief else table.only(*(column.name for column in columns if column.name != "settings"))
+    )
 
 
 def settings_section(report: Report) -> Section:
@@ -90,7 +92,7 @@ def _hyperparameters(report: Report) -> dict[str, RunSetting | None]:
     A level that is not a setting of the experiment, such as a stage, is shown unchanged. The seed has a column of its
     own.
     """
-    known = {each.key: each for each in report.settings}
+    known = {setting.key: setting for setting in report.settings}
     varied = [key for key, levels in report.factors.items() if len(levels) > 1 and key not in ("models", SEEDS)]
     keys = [key for key in _ALWAYS if key in known or key in report.factors]
     return {key: known.get(key) for key in dict.fromkeys((*keys, *varied))}

@@ -90,7 +90,7 @@ def difference_column(scale: Scale) -> Column:
 def _scores(report: Report, analysis: Analysis) -> Table | None:
     """Return every evaluated run: its score, and its difference from its control if it has one."""
     own = {score.run: score for score in analysis.scores}
-    compared = {each.run: each for each in analysis.comparisons}
+    compared = {comparison.run: comparison for comparison in analysis.comparisons}
     scale = scale_of(analysis)
     runs = [run for run in report.runs if run.name in own]
     is_main = analysis is report.analyses[0]
@@ -139,7 +139,7 @@ def _legend(report: Report, analysis: Analysis, with_match: bool) -> Iterator[st
     if any(score.saturated for score in analysis.scores):
         yield "Saturated: near the top of the scale."
     if analysis.comparisons:
-        paired = "; ".join(dict.fromkeys(each.difference.method for each in analysis.comparisons))
+        paired = "; ".join(dict.fromkeys(comparison.difference.method for comparison in analysis.comparisons))
         test = "exact McNemar test" if analysis.binary else "sign-flip test"
         yield (
             f"Against its control: the same items, interval {paired}; p: {test}, Holm-adjusted over the declared "
@@ -175,10 +175,10 @@ def _mean(record: EvaluationRecord) -> Value:
 def _metrics(runs: Sequence[RunResult]) -> Table | None:
     """Return the metrics that custom tasks declare, as computed by Inspect."""
     rows = [
-        (run.name, record.checkpoint, record.task, each.score, each.name, Cell(f"{each.value:.4g}", each.value))
+        (run.name, record.checkpoint, record.task, metric.score, metric.name, Cell(f"{metric.value:.4g}", metric.value))
         for run in runs
         for record in (*run.evaluations, *run.other_evaluations)
-        for each in record.metrics
+        for metric in record.metrics
     ]
     note = "Computed by Inspect. Intervals and tests are of the mean of the primary score over the items."
     columns = (_RUN, "checkpoint", "task", "score", "metric", Column("value", numeric=True))
@@ -211,7 +211,7 @@ def _evaluations(runs: Sequence[RunResult]) -> Table | None:
 
 def _answers(answers: Sequence[AnswerCounts], *, brief: bool) -> Table | None:
     """Return the counts of empty, truncated, failed and readable answers, independent of their scores."""
-    remarkable = [each for each in answers if _is_remarkable(each)]
+    remarkable = [answer for answer in answers if _is_remarkable(answer)]
     shown = remarkable if brief else answers
     with_parsed = any(each.parsed is not None for each in shown)
     with_truncated = any(each.cut is not None for each in shown)
@@ -263,5 +263,8 @@ def _general(report: Report) -> Table | None:
         "metric",
         *(Column(label, numeric=True, interval=True) for label in labels),
     )
-    rows = [(each.run, each.task, metric_words(each), each.score, each.change) for each in report.general]
+    rows = [
+        (benchmark.run, benchmark.task, metric_words(benchmark), benchmark.score, benchmark.change)
+        for benchmark in report.general
+    ]
     return table_of(columns, rows, "General ability", by_run=True)

@@ -42,9 +42,9 @@ def _rows(analysis: Analysis, *, is_main: bool) -> Iterator[tuple[Value, ...]]:
             )
             if contrast.test is not None:
                 yield _row(prefix + words, contrast, scale)
-    for each in analysis.interactions:
-        if each.difference.test is not None:
-            yield _row(prefix + _interaction_words(each), each.difference, scale)
+    for interaction in analysis.interactions:
+        if interaction.difference.test is not None:
+            yield _row(prefix + _interaction_words(interaction), interaction.difference, scale)
 
 
 def _interaction_words(each: Interaction) -> str:

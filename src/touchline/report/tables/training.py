@@ -71,7 +71,7 @@ def _trained(report: Report) -> list[_Trained]:
 def _is_silent(run: RunResult) -> bool:
     """Return True if nothing was measured of a training."""
     figures = (run.final_train_loss, run.final_val_loss, run.train_seconds, run.tokens_per_second, run.peak_memory)
-    return not run.steps_done and not run.attempt_list and all(isinstance(each, Missing) for each in figures)
+    return not run.steps_done and not run.attempt_list and all(isinstance(figure, Missing) for figure in figures)
 
 
 def _losses(report: Report, trained: Sequence[_Trained]) -> Table | None:
@@ -306,7 +306,7 @@ def _attempts(report: Report) -> Table | None:
                 each.seconds,
             )
             for run in report.runs
-            if len(run.attempt_list) > 1 or any(each.state is not JobState.COMPLETED for each in run.attempt_list)
+            if len(run.attempt_list) > 1 or any(attempt.state is not JobState.COMPLETED for attempt in run.attempt_list)
             for number, each in enumerate(run.attempt_list, 1)
         ],
         "Attempts",

@@ -56,7 +56,7 @@ class Trackio:
         points = (*run.training, *run.evaluations)
         ids = [
             *(f"{run.id}/{point.step}" for point in run.training),
-            *(_score_id(run, each) for each in run.evaluations),
+            *(_score_id(run, evaluation) for evaluation in run.evaluations),
         ]
         before = self._storage.get_log_count(project, run.run, run_id=run.id)
         self._write(project, run, points, ids)

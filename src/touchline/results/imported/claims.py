@@ -166,10 +166,10 @@ class Sizes:
 def sizes_of(checkpoints: Sequence[VerifiedCheckpoint]) -> Sizes:
     """Return the sizes by file names, not by content."""
     models = adapters = copies = 0
-    for each in checkpoints:
-        models += sum(file.size_bytes for file in each.files if file.role == "model")
+    for checkpoint in checkpoints:
+        models += sum(file.size_bytes for file in checkpoint.files if file.role == "model")
         own = sorted(
-            (file for file in each.files if file.role == "adapter"),
+            (file for file in checkpoint.files if file.role == "adapter"),
             key=lambda file: (not file.name.endswith(".safetensors"), -file.size_bytes),
         )
         adapters += own[0].size_bytes if own else 0

@@ -75,7 +75,7 @@ def read_eval_log(path: Path) -> FoundEvaluation:
         raise EvalLogError(f"the evaluation ended as {clean_text(str(status))[:40]!r}: its scores are not of all items")
     if not isinstance(summaries, list) or not summaries:
         raise EvalLogError("it holds no samples")
-    return _found(path, header, [each for each in summaries if isinstance(each, dict)], digest)
+    return _found(path, header, [summary for summary in summaries if isinstance(summary, dict)], digest)
 
 
 def read_asked(path: Path) -> dict[str, AskedItem]:
@@ -85,16 +85,18 @@ def read_asked(path: Path) -> dict[str, AskedItem]:
             summaries = _member(archive, "summaries.json", _SUMMARIES_LIMIT_BYTES)
     except (EvalLogError, zipfile.BadZipFile, OSError, zlib.error, EOFError, NotImplementedError, RuntimeError):
         return {}
-    return _asked([each for each in summaries if isinstance(each, dict)]) if isinstance(summaries, list) else {}
+    return (
+        _asked([summary for summary in summaries if isinstance(summary, dict)]) if isinstance(summaries, list) else {}
+    )
 
 
 def _asked(summaries: Sequence[dict[str, object]]) -> dict[str, AskedItem]:
     """Return each item's question; an Inspect log does not contain the rendered prompt."""
     items: dict[str, AskedItem] = {}
-    for each in summaries:
-        question = _question(each.get("input"))
+    for summary in summaries:
+        question = _question(summary.get("input"))
         if question is not None:
-            items.setdefault(clean_text(str(each.get("id"))), AskedItem(question=clean_text(question)))
+            items.setdefault(clean_text(str(summary.get("id"))), AskedItem(question=clean_text(question)))
     return items
 
 
@@ -178,7 +180,7 @@ def _found(
 ) -> FoundEvaluation:
     told = _dict(header.get("eval"))
     scorer = _scorer(header, summaries)
-    samples = tuple(_sample(each, scorer) for each in summaries)
+    samples = tuple(_sample(summary, scorer) for summary in summaries)
     if not any(sample.error is None for sample in samples):
         raise EvalLogError("none of its items was generated")
     config = _dict(_dict(header.get("plan")).get("config"))
@@ -233,8 +235,8 @@ def _scorer(header: Mapping[str, object], summaries: Sequence[dict[str, object]]
     scores = _dict(header.get("results")).get("scores")
     if isinstance(scores, list) and scores and isinstance(scores[0], dict):
         return clean_text(str(scores[0].get("name") or scores[0].get("scorer") or "score"))[:100]
-    for each in summaries:
-        for name in _dict(each.get("scores")):
+    for summary in summaries:
+        for name in _dict(summary.get("scores")):
             return clean_text(name)[:100]
     raise EvalLogError("it holds no scores")
 

@@ -162,7 +162,7 @@ def _read(root: Path, folder: RunFolder, loose: Sequence[FoundEvaluation]) -> _R
     jobs.sort(key=lambda each: not each.has_step)
     issues = [_unread(root, folder, path, why) for path, why in refused.items()]
     evaluations, unusable = read_evaluations(root, folder.evaluations, folder.name)
-    settings = settings_of(folder.name, [each.reading for each in jobs], documents)
+    settings = settings_of(folder.name, [job.reading for job in jobs], documents)
     records = sorted(
         (each.record for each in (*evaluations, *loose)), key=lambda each: (_step(each.checkpoint), each.log)
     )
@@ -244,7 +244,7 @@ def _run(
         jobs=read.jobs,
         settings=read.settings,
         evaluations=read.evaluations,
-        checkpoints=tuple(each for each in verification.checkpoints if each.run == read.folder.name),
+        checkpoints=tuple(checkpoint for checkpoint in verification.checkpoints if checkpoint.run == read.folder.name),
         levels=design.levels.get(read.folder.name, ()),
         accounted=accounted,
     )
@@ -290,11 +290,11 @@ def _unread(root: Path, folder: RunFolder, path: Path, why: str) -> Issue:
 def _with_missing(verification: Verification, runs: Sequence[ImportedRun]) -> Verification:
     """Add epochs that a run trained without a checkpoint."""
     known = {(each.run, each.name) for each in verification.missing}
-    known |= {(each.run, each.name) for each in verification.checkpoints}
+    known |= {(checkpoint.run, checkpoint.name) for checkpoint in verification.checkpoints}
     missing = list(verification.missing)
     for run in runs:
         epochs = run.settings.values.get("epochs")
-        saved = [each for each in run.checkpoints if each.name.startswith("epoch_")]
+        saved = [checkpoint for checkpoint in run.checkpoints if checkpoint.name.startswith("epoch_")]
         if not isinstance(epochs, int) or not saved or epochs > 10_000:
             continue
         for epoch in range(epochs):
@@ -313,14 +313,14 @@ def _with_missing(verification: Verification, runs: Sequence[ImportedRun]) -> Ve
 def _counted_once(verification: Verification) -> Verification:
     """Count every adapter once in the storage sizes, also if a trainer saved it in two files."""
     runs = []
-    for each in verification.storage.runs:
-        sizes = sizes_of([item for item in verification.checkpoints if item.run == each.run])
+    for run in verification.storage.runs:
+        sizes = sizes_of([item for item in verification.checkpoints if item.run == run.run])
         method = f"{sizes.count} checkpoints, each adapter counted once"
-        if sizes.copies and isinstance(each.adapter_only_bytes, Quantity):
-            adapters = replace(each.adapter_only_bytes, value=sizes.adapters, method=method)
-            each = replace(each, adapter_only_bytes=adapters)  # noqa: PLW2901
-        if sizes.copies and sizes.models and isinstance(each.full_model_bytes, Quantity):
-            full = replace(each.full_model_bytes, value=sizes.once, method=method)
-            each = replace(each, full_model_bytes=full)  # noqa: PLW2901
-        runs.append(each)
+        if sizes.copies and isinstance(run.adapter_only_bytes, Quantity):
+            adapters = replace(run.adapter_only_bytes, value=sizes.adapters, method=method)
+            run = replace(run, adapter_only_bytes=adapters)  # noqa: PLW2901
+        if sizes.copies and sizes.models and isinstance(run.full_model_bytes, Quantity):
+            full = replace(run.full_model_bytes, value=sizes.once, method=method)
+            run = replace(run, full_model_bytes=full)  # noqa: PLW2901
+        runs.append(run)
     return replace(verification, storage=replace(verification.storage, runs=tuple(runs)))

@@ -72,7 +72,7 @@ def _exit(run: ImportedRun, root: Path) -> Iterator[Issue]:
 
 
 def _failed_exit(run: ImportedRun, job: JobLog, lines: tuple[str, ...]) -> str:
-    saved = sum(each.sound for each in run.checkpoints)
+    saved = sum(checkpoint.sound for checkpoint in run.checkpoints)
     kept = f", {saved} valid checkpoint{'s are' if saved != 1 else ' is'} there" if run.checkpoints else ""
     how = "a command of its script failed afterwards" if lines else "its job ended badly afterwards"
     return f"The training is complete{_progress(job)}{kept}; {how}, {_listed(run, job)}. Its results count."
@@ -162,8 +162,8 @@ def _checkpoints(run: ImportedRun) -> Iterator[Issue]:
     epochs = run.settings.values.get("epochs")
     if run.outcome is not TrainingOutcome.COMPLETE or not isinstance(epochs, int) or not run.checkpoints:
         return
-    saved = {each.epoch for each in run.checkpoints if each.epoch is not None}
-    named = any(each.name.startswith("epoch") for each in run.checkpoints)
+    saved = {checkpoint.epoch for checkpoint in run.checkpoints if checkpoint.epoch is not None}
+    named = any(checkpoint.name.startswith("epoch") for checkpoint in run.checkpoints)
     missing = [epoch for epoch in range(epochs) if epoch not in saved] if named and epochs <= 10_000 else []
     if missing:
         listed = ", ".join(f"epoch_{epoch}" for epoch in missing[:8])

@@ -81,7 +81,7 @@ class ImportedRun:
             return TrainingOutcome.NOT_STARTED
         epochs, steps = (
             self.settings.values.get("epochs"),
-            [each for each in self.checkpoints if each.epoch is not None],
+            [checkpoint for checkpoint in self.checkpoints if checkpoint.epoch is not None],
         )
         saved_all = isinstance(epochs, int) and any(each.epoch == epochs - 1 and each.weights_sound for each in steps)
         if self.job is None:
@@ -130,7 +130,7 @@ def result_of(run: ImportedRun, root: Path, task: str | None, notes: Sequence[No
         notes: limitations a reader must know.
     """
     reading = None if run.job is None else run.job.reading
-    own = tuple(each for each in run.evaluations if each.task == task)
+    own = tuple(evaluation for evaluation in run.evaluations if evaluation.task == task)
     last = own[-1] if own else None
     seed = run.settings.values.get("seed")
     job = run.job
@@ -159,11 +159,11 @@ def result_of(run: ImportedRun, root: Path, task: str | None, notes: Sequence[No
         difference=None,
         evaluate_seconds=_evaluate_seconds(last),
         adapter_size=_adapter(run),
-        checkpoints=tuple(_info(each) for each in run.checkpoints),
+        checkpoints=tuple(_info(checkpoint) for checkpoint in run.checkpoints),
         train_losses=() if run.job is None else run.job.curves.train,
         validation_losses=() if run.job is None else run.job.curves.validation,
         evaluations=own,
-        other_evaluations=tuple(each for each in run.evaluations if each.task != task),
+        other_evaluations=tuple(evaluation for evaluation in run.evaluations if evaluation.task != task),
         control=ControlKind.BASE if run.is_control else None,
         notes=tuple(notes),
     )
@@ -257,11 +257,11 @@ def _share(record: EvaluationRecord | None) -> Proportion | None:
 
 
 def _adapter(run: ImportedRun) -> Measured:
-    for each in reversed(run.checkpoints):
-        files = [file for file in each.files if file.role == "adapter" and file.name.endswith(".safetensors")]
-        files = files or [file for file in each.files if file.role == "adapter"]
-        if each.sound and files:
-            return Quantity(value=files[0].size_bytes, unit="B", where=f"{each.name}/{files[0].name}")
+    for checkpoint in reversed(run.checkpoints):
+        files = [file for file in checkpoint.files if file.role == "adapter" and file.name.endswith(".safetensors")]
+        files = files or [file for file in checkpoint.files if file.role == "adapter"]
+        if checkpoint.sound and files:
+            return Quantity(value=files[0].size_bytes, unit="B", where=f"{checkpoint.name}/{files[0].name}")
     return _NOTHING if run.is_control else Missing(missing="no adapter was found")
 
 

@@ -79,7 +79,7 @@ def settings_of(name: str, readings: Sequence[RunReading], documents: Sequence[S
         readings: readings of its logs, the decisive one first.
         documents: configs.
     """
-    configs = [(each.path, each.data) for each in documents if each.data]
+    configs = [(document.path, document.data) for document in documents if document.data]
     values: dict[str, Setting] = {}
     for reading in readings[:1]:
         values |= dict(_of_reading(reading))
@@ -167,8 +167,8 @@ def _model(
             folder,
             data.get("model") if isinstance(data.get("model"), str) else None,
         )
-        for each in candidates:
-            if isinstance(each, str) and "${" not in each and (last := _last(each)):
+        for candidate in candidates:
+            if isinstance(candidate, str) and "${" not in candidate and (last := _last(candidate)):
                 return last, path.name
     for reading in readings:
         said: OptionalText = reading.model

@@ -56,7 +56,7 @@ def readme_text(plan: Plan, site: Site) -> str:
     return template("README.md.j2").render(
         plan=plan,
         runs=table(_RUN_HEADER, [_row(run) for run in plan.runs]),
-        settings=[section_markdown(each) for each in setting_sections(plan)],
+        settings=[section_markdown(section) for section in setting_sections(plan)],
         example=plan.runs[0].name if plan.runs else "RUN",
         trains=any(run.kind is RunKind.FINE_TUNED for run in plan.runs),
         chains=any(run.link is not None for run in plan.runs),

@@ -178,7 +178,7 @@ def most_training_memory(plan: Plan, model: str) -> Measured:
     SmolLM2-135M, 300 items in batches of 16: 1.0 GiB for the base and 1.3 GiB merged, with an upper end of 2.0 GiB for
     training.
     """
-    known = [each.peak_memory for each in plan.runs if each.model == model and each.kind is RunKind.FINE_TUNED]
+    known = [run.peak_memory for run in plan.runs if run.model == model and run.kind is RunKind.FINE_TUNED]
     sizes = [size for size in known if isinstance(size, Quantity)]
     if not sizes:
         return Missing(missing="the memory of an evaluation is not predicted")

@@ -246,7 +246,7 @@ def _on_first_line(tokens: Sequence[str], found: Sequence[_Found]) -> str | None
         here = [each for each in found if start <= each.start < stop]
         answers = [each for each in here if not each.denied]
         if answers:
-            if len({each.label for each in answers}) == 1:
+            if len({answer.label for answer in answers}) == 1:
                 return answers[0].label
             first = answers[0]
             leads = not any(_counts(token) for token in tokens[start : first.start])
