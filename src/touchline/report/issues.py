@@ -172,7 +172,7 @@ def _standing(run: RunResult) -> Iterator[Issue]:
     match run.status:
         case RunStatus.FAILED:
             what = "evaluation" if is_control else "training"
-            text = f"The {what} did not end well{steps}.{how} It has no result."
+            text = f"The {what} failed{steps}.{how} It has no result."
             role = None if is_control else IssueRole.NOT_DONE
             yield Issue(weight=Severity.ERROR, subject=run.name, title=f"{what} failed", text=text, role=role)
         case RunStatus.INTERRUPTED if _is_spoilt(run):
@@ -220,7 +220,7 @@ def _attempts(run: RunResult) -> Iterator[Issue]:
     total = len(run.attempt_list)
     went_on = run.outcome is TrainingOutcome.COMPLETE
     memory = any(each.state is JobState.OUT_OF_MEMORY for each in bad)
-    title = f"attempt ended by {bad[0].state.value}" if len(bad) == 1 else f"{len(bad)} attempts did not end well"
+    title = f"attempt ended by {bad[0].state.value}" if len(bad) == 1 else f"{len(bad)} attempts failed"
     after = "The training was completed all the same." if went_on else "The training is not complete."
     again = " It was planned again with a smaller micro-batch." if memory and any(e.superseded for e in bad) else ""
     yield Issue(

@@ -54,7 +54,7 @@ def _unfinished(gathered: ReportInputs) -> Iterator[NextStep]:
         log = shlex.quote(failed[0])
         yield NextStep(
             title="Find out why runs failed",
-            why=f"{join_names(failed)} did not end well.",
+            why=f"{join_names(failed)} failed.",
             command=f"tail -n 40 {log}/slurm-*.out",
         )
     if left and planned:

@@ -49,7 +49,7 @@ class ExecutionResult:
     planned: LoadedPlan
     """The plan, with what was revised on the way."""
     stopped: Mapping[str, str]
-    """The jobs that did not end well, and why."""
+    """Failed jobs, each with the reason."""
 
 
 def _executor(planned: LoadedPlan, settings: UserConfig, lock: int | None = None) -> Executor:
@@ -290,4 +290,7 @@ def failure_of(done: ExecutionResult) -> RunsFailedError:
     # What was refused, or never came to be started, has said nothing.
     spoken = [place for place in dict.fromkeys(places) if any(place.glob("*.out"))]
     hint = f"tail -n 20 {' '.join(f'{shlex.quote(str(place))}/*.out' for place in spoken)}" if spoken else None
-    return RunsFailedError(f"did not end well: {', '.join(done.stopped)}", hint=hint)
+    return RunsFailedError(
+        f"{len(done.stopped)} {'job' if len(done.stopped) == 1 else 'jobs'} failed: {', '.join(done.stopped)}",
+        hint=hint,
+    )

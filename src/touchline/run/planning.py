@@ -300,7 +300,7 @@ def commit_plan(
     ]
     if waiting := sorted(queued.intersection(drifted)):
         raise PlanDriftError(
-            f"runs that wait or run in a queue would become other runs: {', '.join(waiting)}",
+            f"the plan changes runs that are queued or running: {', '.join(waiting)}",
             expected="nothing of them in a queue",
             hint=f"touchline cancel {quoted(str(folder.root))} --run {waiting[0]}; "
             f"touchline status {quoted(str(folder.root))} then writes down that they have ended",
@@ -308,7 +308,7 @@ def commit_plan(
     if drifted and old is not None and not accept:
         what = "; ".join(f"{name}: {describe_change(old, new, name)}" for name in drifted)
         raise PlanDriftError(
-            f"runs that have started would become other runs: {what}",
+            f"the plan changes runs that have already started: {what}",
             expected="the things that the plan was made from, unchanged",
             hint="undo the change, or keep it and move their results aside: "
             f"touchline plan {quoted(str(folder.root))} --accept",
