@@ -53,7 +53,7 @@ class ParentConfig:
     folder: str
     """Its folder, relative to this run's: `../135M_rank4_easy`."""
     run_digest: str
-    """`PlannedRun.digest` of it; a training of another one is not gone on from."""
+    """`PlannedRun.digest` of it; a training with another digest is not resumed."""
     continue_: Literal["adapter", "merge"]
     """`adapter`: its adapter is trained further; `merge`: merged into the base, and a new one trained."""
     checkpoint: Literal["last", "best"]
