@@ -80,7 +80,7 @@ def test_a_training_whose_checkpoint_was_spoilt_was_not_interrupted() -> None:
     report = build_report(made.gathered([run], verification=replace(made.NOTHING, checkpoints=(broken,))))
     told = {each.title: each.text for each in report.issues}
     assert told["last checkpoint lost"].startswith("Every step is done and its job ended well, but its last checkpoint")
-    assert told["checkpoint epoch_2 is broken"] == (
+    assert told["checkpoint epoch_2 is corrupt"] == (
         "adapter_model.safetensors: truncated it is. It does not count as it is. Its score on record is of the weights "
         "as they were saved."
     )

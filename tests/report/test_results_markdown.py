@@ -252,7 +252,7 @@ def test_every_checkpoint_of_a_matrix_has_its_mark() -> None:
     assert "| `1B_rank4` | ✓ | - | ✓ | epoch_2: keep: best |" in text
     assert "| `1B_rank64` | ✗ | - | ○ | corrupt: epoch_0; epoch_10: not there |" in text
     assert "| `1B_rank64` | `epoch_0` | truncated | `adapter_model.safetensors` | 12 of 517 MiB are there |" in text
-    assert "### ✗ Checkpoint epoch_0 is broken" in text
+    assert "### ✗ Checkpoint epoch_0 is corrupt" in text
 
 
 def test_many_checkpoints_are_counted_and_not_laid_out() -> None:

@@ -30,8 +30,8 @@ def checkpoint_issues(verification: Verification, runs: Mapping[str, RunResult])
             yield Issue(
                 weight=Severity.WARNING,
                 subject=checkpoint.run,
-                title=f"checkpoint {checkpoint.name} lacks a sound file beside its weights",
-                text=f"{told}{more}. Its weights are sound: the training counts, and the checkpoint can be used again "
+                title=f"checkpoint {checkpoint.name} lacks a valid file beside its weights",
+                text=f"{told}{more}. Its weights are valid: the training counts, and the checkpoint can be used again "
                 f"with that file{_from_another(checkpoint, verification)}.",
                 where=f"{checkpoint.run}/{checkpoint.name}",
             )
@@ -40,7 +40,7 @@ def checkpoint_issues(verification: Verification, runs: Mapping[str, RunResult])
         yield Issue(
             weight=Severity.ERROR,
             subject=checkpoint.run,
-            title=f"checkpoint {checkpoint.name} is broken",
+            title=f"checkpoint {checkpoint.name} is corrupt",
             text=f"{told}{more}. It does not count as it is.{scored}",
             where=f"{checkpoint.run}/{checkpoint.name}",
         )
