@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
-from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.core.quantity import Measured, Missing, Quantity, finite
 from touchline.core.units import in_unit, seconds_to_minutes
 from touchline.data.metrics import Metrics, StepRow, steady_steps, timed_steps, token_rate
 from touchline.data.metrics_file import METRICS
@@ -189,7 +189,7 @@ def largest_peak(steps: Sequence[StepRow], nothing: Missing) -> Measured:
 
 def _final_train_loss(steps: Sequence[StepRow]) -> Measured:
     last = steps[-_LAST_STEPS:]
-    return Quantity(
+    found = Quantity(
         value=statistics.fmean(row.loss for row in last),
         unit="1",
         aggregation="mean",
@@ -197,13 +197,14 @@ def _final_train_loss(steps: Sequence[StepRow]) -> Measured:
         method=f"mean of the last {len(last)} steps",
         where=METRICS,
     )
+    return finite(found)
 
 
 def _final_val_loss(metrics: Metrics) -> Measured:
     if not metrics.validations or metrics.validations[-1].step == 0:
         return Missing(missing="no validation after the first step")
     row = metrics.validations[-1]
-    return Quantity(
+    found = Quantity(
         value=row.loss,
         unit="1",
         aggregation="mean",
@@ -211,6 +212,7 @@ def _final_val_loss(metrics: Metrics) -> Measured:
         method=f"validation split, step {row.step}",
         where=METRICS,
     )
+    return finite(found)
 
 
 def _gpu_utilization(steps: Sequence[StepRow], device: str | None) -> Measured:
