@@ -422,8 +422,8 @@ def _fact(fact: Quantity | SourcedText) -> str:
         return fact.value + (f"  ({fact.method})" if fact.method else "")
     tokens = f"{fact.token_unit} tokens" if fact.token_unit else None
     interval = None if fact.low is None or fact.high is None else f"{fact.low:g} to {fact.high:g}"
-    said = [text for text in (fact.aggregation, fact.phase, fact.kind, tokens, interval, fact.method) if text]
-    return _number(fact) + (f"  ({', '.join(said)})" if said else "")
+    labels = [text for text in (fact.aggregation, fact.phase, fact.kind, tokens, interval, fact.method) if text]
+    return _number(fact) + (f"  ({', '.join(labels)})" if labels else "")
 
 
 def _number(fact: Quantity) -> str:

@@ -222,8 +222,8 @@ def _show_optimization(answer: Optimization, diff: str) -> None:
     print_table(columns, sides, title="Runs, now and as proposed")
     print_output(f"All trainings, one after the other: {measured(answer.training_before)}")
     if answer.proposals:
-        told = speedup_text(answer.training_before, answer.training_after)
-        print_output(f"With the proposals: {measured(answer.training_after)}{f' ({told})' if told else ''}")
+        speedup = speedup_text(answer.training_before, answer.training_after)
+        print_output(f"With the proposals: {measured(answer.training_after)}{f' ({speedup})' if speedup else ''}")
     print_output(f"Now: {_placed(answer.placement_before)}")
     if answer.proposals:
         print_output(f"With the proposals: {_placed(answer.placement_after)}")

@@ -185,9 +185,9 @@ def _repeat(watcher: Watcher) -> None:
                 _show(without_controls(f"{time.strftime('%H:%M:%S')}  {text.line(run)}"), "\n")
         for _, sentence, hint in text.flag_lines(snapshot.runs):
             # Figures in a sentence change from look to look; the run and the code are what was told.
-            told = ":".join(sentence.split(":")[:2])
-            if told not in flagged:
-                flagged.add(told)
+            summary = ":".join(sentence.split(":")[:2])
+            if summary not in flagged:
+                flagged.add(summary)
                 _show(without_controls(f"{sentence}  (hint: {hint})" if hint else sentence), "\n")
     _show(ended, "\n")
 
@@ -249,8 +249,8 @@ def view(snapshot: Snapshot, height: int, width: int) -> RenderableType:
 
     flagged = text.flag_lines(snapshot.runs)
     room = max(height - _FRAME_ROWS, 4)
-    told = flagged[: max(2, room // 3 // 2)]
-    chosen = chosen_runs(snapshot.runs, max(room - 2 * len(told), 3))
+    shown_runs = flagged[: max(2, room // 3 // 2)]
+    chosen = chosen_runs(snapshot.runs, max(room - 2 * len(shown_runs), 3))
     table = Table(box=None, padding=(0, 1), pad_edge=False, header_style="bold", expand=False)
     bar = BAR_WIDTH if width >= _WIDE else NARROW_BAR_WIDTH
     rows = [text.cells(run) for run in chosen]
@@ -268,14 +268,14 @@ def view(snapshot: Snapshot, height: int, width: int) -> RenderableType:
     parts: list[RenderableType] = [head, table]
     if len(chosen) < len(snapshot.runs):
         parts.append(Text(f"and {len(snapshot.runs) - len(chosen)} more", style="dim"))
-    if told:
+    if shown_runs:
         parts.append(Text(""))
-    for severity, sentence, hint in told:
+    for severity, sentence, hint in shown_runs:
         parts.append(Text(without_controls(sentence), style=_SEVERITIES.get(severity, ""), overflow="fold"))
         if hint:
             parts.append(Text(f"    hint: {without_controls(hint)}", style="dim", overflow="fold"))
-    if len(flagged) > len(told):
-        parts.append(Text(f"and {len(flagged) - len(told)} more: touchline status shows all", style="dim"))
+    if len(flagged) > len(shown_runs):
+        parts.append(Text(f"and {len(flagged) - len(shown_runs)} more: touchline status shows all", style="dim"))
     if snapshot.note:
         parts.append(Text(without_controls(snapshot.note), style="yellow"))
     parts.append(Text("Ctrl-C stops watching; jobs keep running", style="dim"))

@@ -168,22 +168,22 @@ def _unknown(name_or_path: str, models_dir: Path) -> InputError:
     get = how_to_get(name_or_path, models_dir)
     if name == name_or_path and name in present:
         # The folder is there and is not a model.
-        said = f"{str(models_dir / name)!r} has no config.json (incomplete download?)"
-        return _not_here(name_or_path, said, get)
+        problem = f"{str(models_dir / name)!r} has no config.json (incomplete download?)"
+        return _not_here(name_or_path, problem, get)
     folded = {entry.casefold(): entry for entry in present}
     near = [folded[match] for match in near_names(name.casefold(), folded, most=3, cutoff=0.7)]
     listed = f"near names there: {', '.join(near)}" if near else f"there: {', '.join(present) or 'nothing'}"
     guess = f"did you mean {near[0]!r}? Otherwise: {get}" if near else get
     if not is_hub_id(name_or_path):
-        said = f"not a folder with a config.json, here or under {str(models_dir)!r}; {listed}"
-        return _not_here(name_or_path, said, guess)
+        problem = f"not a folder with a config.json, here or under {str(models_dir)!r}; {listed}"
+        return _not_here(name_or_path, problem, guess)
     looked = ", ".join(repr(str(folder)) for folder in _candidates(name_or_path, models_dir))
-    said = f"a Hugging Face Hub id, which touchline does not download; looked for a folder at {looked}"
+    problem = f"a Hugging Face Hub id, which touchline does not download; looked for a folder at {looked}"
     if _is_model(models_dir / name):
-        return _not_here(name_or_path, f"{said}; {name!r} is under models_dir", f"models: [{name}]")
+        return _not_here(name_or_path, f"{problem}; {name!r} is under models_dir", f"models: [{name}]")
     if (cached := cached_snapshot(name_or_path)) is not None:
-        return _not_here(name_or_path, f"{said}; it is in the cache of huggingface_hub", f"models: [{cached}]")
-    return _not_here(name_or_path, f"{said}; {listed}", guess)
+        return _not_here(name_or_path, f"{problem}; it is in the cache of huggingface_hub", f"models: [{cached}]")
+    return _not_here(name_or_path, f"{problem}; {listed}", guess)
 
 
 def _not_here(name: str, said: str, hint: str) -> InputError:
@@ -235,8 +235,8 @@ def _number(config: dict[str, object], keys: Sequence[str], findings: list[Findi
         return value
     # After a config.json that cannot be read at all, four more faults of it would tell nothing.
     if config:
-        said = "is missing" if key not in config else f"is {value!r}"
-        message = f"config.json: {key} {said}, expected a positive integer"
+        problem = "is missing" if key not in config else f"is {value!r}"
+        message = f"config.json: {key} {problem}, expected a positive integer"
         findings.append(model_fault("CK101", folder, message, folder / "config.json"))
     return 1
 

@@ -72,8 +72,8 @@ class Shard:
         """Return the difference between the file and its header, after the file's name. None if there is none."""
         if self.size_bytes == self.expected_bytes:
             return None
-        said = "is cut off" if self.size_bytes < self.expected_bytes else "is longer than its header says"
-        return f"{said}: {self.size_bytes:,} bytes, {self.expected_bytes:,} expected"
+        problem = "is cut off" if self.size_bytes < self.expected_bytes else "is longer than its header says"
+        return f"{problem}: {self.size_bytes:,} bytes, {self.expected_bytes:,} expected"
 
 
 class ShardHeaderError(Exception):

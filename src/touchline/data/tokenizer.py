@@ -92,10 +92,10 @@ def _stops(tokenizer: Tokenizer, generation: dict[str, object]) -> tuple[str, ..
 def _check_stop(tokenizer: Tokenizer, tokens: SpecialTokens, folder: Path, findings: list[Finding]) -> None:
     if any(token is not None and tokenizer.token_to_id(token) is not None for token in (tokens.eos, *tokens.stops)):
         return
-    said = "names no eos_token" if tokens.eos is None else f"has no token {tokens.eos!r}, which is its eos_token"
+    problem = "names no eos_token" if tokens.eos is None else f"has no token {tokens.eos!r}, which is its eos_token"
     hint = "set eos_token in tokenizer_config.json to the token that ends a turn"
     place = folder / "tokenizer_config.json"
-    findings.append(_error("TK102", place, f"the tokenizer {said}, so no answer would ever end", hint))
+    findings.append(_error("TK102", place, f"the tokenizer {problem}, so no answer would ever end", hint))
 
 
 def _check_template(template: str | None, folder: Path, findings: list[Finding]) -> None:

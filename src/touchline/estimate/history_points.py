@@ -150,8 +150,8 @@ def _missing_settings(record: RunRecord) -> tuple[str, ...]:
 
 
 def _missing_batches(record: RunRecord) -> tuple[str, ...]:
-    told = record.work
-    if all(_first(each) is not None for each in (told.micro_batches, told.padded_tokens, told.label_tokens)):
+    work = record.work
+    if all(_first(each) is not None for each in (work.micro_batches, work.padded_tokens, work.label_tokens)):
         return ()
     batching = record.batching
     rows = _first(batching.micro_batch_size)
@@ -218,10 +218,10 @@ def sequence_width(record: RunRecord) -> float | Missing:
 
 
 def _work_of_record(record: RunRecord) -> StepWork | Missing:
-    told = record.work
-    passes, tokens, labels = (_first(each) for each in (told.micro_batches, told.padded_tokens, told.label_tokens))
+    work = record.work
+    passes, tokens, labels = (_first(each) for each in (work.micro_batches, work.padded_tokens, work.label_tokens))
     if passes and tokens and labels is not None:
-        squares = _first(told.squared_widths) or tokens * tokens / passes / _rows(record)
+        squares = _first(work.squared_widths) or tokens * tokens / passes / _rows(record)
         return StepWork(micro_batches=passes, tokens=tokens, squares=squares, label_tokens=labels)
     batching = record.batching
     rows, passes, whole = (

@@ -173,9 +173,9 @@ def _free_name(folder: Path, job: EvaluationJob, evaluated: Evaluated) -> str:
     else:
         # Without scores it was left by a process that was killed in between: ours, if its head says so.
         try:
-            told = read_eval_log(str(log), header_only=True).eval.metadata or {}
+            metadata = read_eval_log(str(log), header_only=True).eval.metadata or {}
         except (OSError, ValueError, KeyError, EOFError, BadZipFile):
-            told = {}
-        same = (told.get("settings_sha256"), told.get("adapter_sha256")) == wanted
+            metadata = {}
+        same = (metadata.get("settings_sha256"), metadata.get("adapter_sha256")) == wanted
     key = evaluation_key(settings, job.config.model.weights_sha256, job.adapter_sha256)
     return name if same else f"{name}.{key}"

@@ -109,8 +109,8 @@ def _run(program: Path, job: EvaluationJob, general: GeneralConfig, experiment: 
         raise HostError(f"{str(program)!r} could not be started: {error.strerror}") from None
     found = sorted((work / "out").glob("*/results_*.json"))
     if code != 0 or len(found) != 1:
-        said = _last_line(log)
-        raise RunsFailedError(f"lm_eval ended with code {code}{f': {said}' if said else ''}")
+        last_line = _last_line(log)
+        raise RunsFailedError(f"lm_eval ended with code {code}{f': {last_line}' if last_line else ''}")
     log.replace(found[0].parent / LOG_NAME)
     return found[0]
 

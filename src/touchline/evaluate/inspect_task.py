@@ -252,9 +252,9 @@ def balanced_accuracy() -> Metric:
 
 
 def _report(scores: list[SampleScore]) -> LabelReport:
-    told = [score.score.metadata or {} for score in scores]
-    known = list(dict.fromkeys(str(label) for each in told for label in each.get(LABELS_KEY, ())))
-    return label_report(known, [(str(each.get(TARGET_KEY, "")), each.get(LABEL_KEY)) for each in told])
+    metadata = [score.score.metadata or {} for score in scores]
+    known = list(dict.fromkeys(str(label) for each in metadata for label in each.get(LABELS_KEY, ())))
+    return label_report(known, [(str(each.get(TARGET_KEY, "")), each.get(LABEL_KEY)) for each in metadata])
 
 
 @scorer(metrics=[accuracy(), stderr(), macro_f1(), balanced_accuracy()])

@@ -179,9 +179,9 @@ def _score(sample: EvalSample, *, reads_labels: bool) -> SampleScore:
     """Return the scores of one answer; an answer with an error counts as wrong."""
     scores = sample.scores or {}
     target = sample.target if isinstance(sample.target, str) else " ".join(sample.target)
-    told = next((score.metadata for score in scores.values() if score.metadata), {})
+    metadata = next((score.metadata for score in scores.values() if score.metadata), {})
     right = scores.get("label" if reads_labels else "match")
-    label = told.get(LABEL_KEY)
+    label = metadata.get(LABEL_KEY)
     return SampleScore(
         id=str(sample.id),
         target=target,
@@ -191,7 +191,7 @@ def _score(sample: EvalSample, *, reads_labels: bool) -> SampleScore:
         error=None if sample.error is None else sample.error.message,
         repeat=sample.epoch - 1,
         stop=stop_of(sample),
-        parsed=told.get(PARSED_KEY),
+        parsed=metadata.get(PARSED_KEY),
         cluster=cluster_of(sample),
         label=None if label is None else str(label),
     )

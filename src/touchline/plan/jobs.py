@@ -45,8 +45,8 @@ def place_jobs(
             _place(jobs, unknown, _job(plan, site, run, run.name, after, plan.gpus_per_run), found)
         if _among(run, evaluations):
             after = (run.name,) if run.name in wanted else ()
-            told = evaluation_minutes
-            found = to_minutes(evaluation_seconds(run)) if told is None else Minutes(value=told)
+            minutes = evaluation_minutes
+            found = to_minutes(evaluation_seconds(run)) if minutes is None else Minutes(value=minutes)
             gpus = min(plan.gpus_per_run, 1)
             _place(jobs, unknown, _job(plan, site, run, evaluation_name(run.name), after, gpus), found)
     if unknown:

@@ -346,8 +346,8 @@ def _packing(plan: Plan) -> Iterator[tuple[str, ...]]:
 
 
 def _advice(plan: Plan) -> Iterator[str]:
-    told = (line for run in plan.runs if not isinstance(run.packing, Missing) for line in run.packing.advice)
-    yield from dict.fromkeys(told)
+    advice = (line for run in plan.runs if not isinstance(run.packing, Missing) for line in run.packing.advice)
+    yield from dict.fromkeys(advice)
 
 
 _MEMORY_COLUMNS = (

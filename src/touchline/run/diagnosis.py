@@ -37,10 +37,10 @@ def diagnose(output: Path | None, exit_code: int | None) -> Diagnosis:
     own = _own_words(output)
     signs = _signs(output)
     memory = [sign for sign in signs if sign.kind in _MEMORY]
-    told = memory or [sign for sign in signs if sign.kind in _CAUSES]
-    lines = tuple(f"{output.name}:{sign.line}: {sign.text}" for sign in (told or signs)[-_LINES:])
-    if told:
-        return Diagnosis(cause=_CAUSES[told[-1].kind], lines=lines, out_of_memory=bool(memory))
+    causes = memory or [sign for sign in signs if sign.kind in _CAUSES]
+    lines = tuple(f"{output.name}:{sign.line}: {sign.text}" for sign in (causes or signs)[-_LINES:])
+    if causes:
+        return Diagnosis(cause=_CAUSES[causes[-1].kind], lines=lines, out_of_memory=bool(memory))
     if own is not None:
         return Diagnosis(cause=own, lines=lines)
     if signs:

@@ -38,11 +38,11 @@ def check_cluster(
         largest_model_bytes: weights of the largest local model; 0 if there is none.
     """
     if not facts.partitions:
-        said = "; ".join(f"{command}: {words}" for command, words in facts.problems.items())
+        problems = "; ".join(f"{command}: {words}" for command, words in facts.problems.items())
         yield _found(
             "controller",
             "error",
-            f"SLURM does not answer: {said or 'it lists no partition'}",
+            f"SLURM does not answer: {problems or 'it lists no partition'}",
             "US120",
             "try again in a minute; then ask the site's support whether the controller is down",
         )
@@ -268,13 +268,13 @@ def _accounting(facts: ClusterFacts, site: SlurmSite) -> Iterator[DoctorCheck]:
     if facts.associations is not None:
         yield _ok("accounting", "sacct reports how finished jobs ended")
     else:
-        said = next((words for name, words in facts.problems.items() if name.startswith("sacctmgr")), None)
+        problem = next((words for name, words in facts.problems.items() if name.startswith("sacctmgr")), None)
         kept = "" if age is None else f"; the queue forgets them after {format_seconds(float(age))} (MinJobAge)"
         yield _found(
             "accounting",
             "warning",
             f"there is no accounting to ask how a job ended that was killed{kept}"
-            + ("" if said is None else f" ({said})"),
+            + ("" if problem is None else f" ({problem})"),
             "US129",
             "nothing need be done: jobs write their own exit record; without one they are shown as UNKNOWN",
         )

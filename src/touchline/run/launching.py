@@ -182,10 +182,10 @@ def submit(
         if not active and room is not None and living >= room:
             found.append(Submitted(job=job.name, job_id="", word="later", reason=f"{room} jobs are in the queue"))
             continue
-        told = _submitted(job, executor, ledger, ids, recovery, active=active)
-        if told is not None:
-            found.append(told)
-            living += told.word == "submitted"
+        submitted = _submitted(job, executor, ledger, ids, recovery, active=active)
+        if submitted is not None:
+            found.append(submitted)
+            living += submitted.word == "submitted"
         if on_progress is not None:
             on_progress(number + 1, len(jobs))
     return recovery.planned, found

@@ -235,19 +235,19 @@ def failures_of(job: Job, view: JobView | None) -> list[Failure]:
     if view is None:
         return failures
     last = attempts[-1] if attempts else None
-    told = last is not None and view.job_id in ("", last.start.job_id)
-    code = last.exit.code if told and last is not None and last.exit is not None else view.exit_code
-    diagnosis = failures[-1].diagnosis if told else _diagnosis(job, view.job_id, code)
+    is_last = last is not None and view.job_id in ("", last.start.job_id)
+    code = last.exit.code if is_last and last is not None and last.exit is not None else view.exit_code
+    diagnosis = failures[-1].diagnosis if is_last else _diagnosis(job, view.job_id, code)
     if view.source == "ledger" and view.reason:
         diagnosis = Diagnosis(cause=view.reason)
     final = Failure(
         state=JobState.FAILED if view.state is JobState.COMPLETED else view.state,
         exit_code=code,
         reason=view.reason,
-        progressed=told and failures[-1].progressed,
+        progressed=is_last and failures[-1].progressed,
         diagnosis=diagnosis,
     )
-    return [*(failures[:-1] if told else failures), final]
+    return [*(failures[:-1] if is_last else failures), final]
 
 
 def _failure(job: Job, attempt: Attempt, later: Sequence[Attempt], rows: Sequence[AttemptRow]) -> Failure:

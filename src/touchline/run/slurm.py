@@ -120,23 +120,23 @@ class SlurmExecutor:
             cwd=job.folder,
             keep=() if self._lock is None else (self._lock,),
         )
-        told = read_submission(answer.out, answer.err, answer.code)
+        submission = read_submission(answer.out, answer.err, answer.code)
         what = f"sbatch {str(job.folder / job.script)!r}"
-        match told.verdict:
+        match submission.verdict:
             case SbatchResult.ACCEPTED:
-                return self._took(told.job_id)
+                return self._took(submission.job_id)
             case SbatchResult.REFUSED:
-                raise SubmissionRejectedError(f"{what} was refused: {told.reason}", hint=told.hint)
+                raise SubmissionRejectedError(f"{what} was refused: {submission.reason}", hint=submission.hint)
             case SbatchResult.LIMIT:
-                raise SubmissionLimitError(f"{what} was not taken now: {told.reason}", hint=told.hint)
+                raise SubmissionLimitError(f"{what} was not taken now: {submission.reason}", hint=submission.hint)
             case SbatchResult.ABSENT:
-                raise HostError(f"{what} cannot be run here: {told.reason}", expected=told.hint)
+                raise HostError(f"{what} cannot be run here: {submission.reason}", expected=submission.hint)
         found = self._queries.find([token], begun)
         if found:
             return self._took(found[token])
         if found is not None and waits_at_a_limit(answer.err):
-            raise SubmissionLimitError(f"{what} was not taken now: too many jobs in the queue", hint=told.hint)
-        raise SubmissionUnknownError(f"{what} gave no clear answer: {told.reason}", hint=told.hint)
+            raise SubmissionLimitError(f"{what} was not taken now: too many jobs in the queue", hint=submission.hint)
+        raise SubmissionUnknownError(f"{what} gave no clear answer: {submission.reason}", hint=submission.hint)
 
     def find(self, tokens: Sequence[str], since_unix: float) -> Mapping[str, str]:
         """Return the ids of jobs submitted with these tokens.
@@ -253,8 +253,8 @@ class SlurmExecutor:
                 )
         gone = self._gone_seconds(each, job_id)
         if gone is not None and gone >= LOST_SECONDS and self._is_forgotten(job_id.partition(".")[0]):
-            told = f"lost: not in SLURM for {format_seconds(gone)}, and no heartbeat"
-            return last_view(known, told)
+            reason = f"lost: not in SLURM for {format_seconds(gone)}, and no heartbeat"
+            return last_view(known, reason)
         return replace(view, reason=f"SLURM does not list it{f'; {view.reason}' if view.reason else ''}")
 
     def _is_forgotten(self, job_id: str) -> bool:

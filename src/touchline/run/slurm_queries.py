@@ -213,11 +213,11 @@ class SlurmQueries:
         fields = accounting_format(submit_line=self._submit_lines)
         options = ["--parsable2", "--duplicates", f"--delimiter={separator}", f"--format={fields}"]
         answer = self._ask(["sacct", *options, *which])
-        told = answer.err.lower()
-        if "invalid field requested" in told and self._submit_lines:
+        message = answer.err.lower()
+        if "invalid field requested" in message and self._submit_lines:
             self._submit_lines = False
             return self._sacct(which)
-        if not answer.ok and any(word in told for word in _OFF):
+        if not answer.ok and any(word in message for word in _OFF):
             self.has_accounting = False
             return None
         rows = read_accounting(answer.out, separator, submit_line=self._submit_lines) if answer.ok else None

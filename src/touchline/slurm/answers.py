@@ -108,16 +108,16 @@ def read_submission(out: str, err: str, code: int | None) -> Submission:
     if code is None or code <= 0 or (code > 128 and code != 255):
         # Killed or out of time; with code 0 an answer that holds no id. What it has said until then decides nothing,
         # except that it was waiting at a limit.
-        told = reason or (
+        message = reason or (
             f"sbatch ended with 0 and said {last[:200]!r}" if code == 0 else "sbatch was ended by a signal"
         )
-        return Submission(verdict=SbatchResult.UNCLEAR, reason=told, hint=_HINT_UNCLEAR)
+        return Submission(verdict=SbatchResult.UNCLEAR, reason=message, hint=_HINT_UNCLEAR)
     if _LATER.search(err):
         return Submission(verdict=SbatchResult.LIMIT, reason=reason, hint=_HINT_LATER)
     failed = _FAILED.search(err)
     if _NOT_HEARD.search(failed["why"] if failed else err) or not reason:
-        told = reason or f"sbatch ended with {code} and said nothing"
-        return Submission(verdict=SbatchResult.UNCLEAR, reason=told, hint=_HINT_UNCLEAR)
+        message = reason or f"sbatch ended with {code} and said nothing"
+        return Submission(verdict=SbatchResult.UNCLEAR, reason=message, hint=_HINT_UNCLEAR)
     return Submission(verdict=SbatchResult.REFUSED, reason=reason, hint=_hint(err))
 
 

@@ -138,9 +138,9 @@ def _small_model(config: PretrainedConfig) -> tuple[torch.nn.Module, str]:
 
 
 def _cannot(kind: str, error: Exception | None) -> InputError:
-    said = (str(error).splitlines() or ["it says nothing"])[0][:200]
+    message = (str(error).splitlines() or ["it says nothing"])[0][:200]
     return InputError(
-        f"no small model of architecture {kind!r} can be made: {said}",
+        f"no small model of architecture {kind!r} can be made: {message}",
         expected="a causal language model that transformers knows",
     )
 

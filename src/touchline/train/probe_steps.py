@@ -274,9 +274,9 @@ def _base(request: ProbeRequest, machine: Machine, attention: str) -> nn.Module:
     try:
         return make(request, machine, attention)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+        message = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
         raise InputError(
-            f"the model {request.model.path!r} cannot be loaded: {said}",
+            f"the model {request.model.path!r} cannot be loaded: {message}",
             expected="a folder with the config.json and the weights of a causal language model",
         ) from error
 

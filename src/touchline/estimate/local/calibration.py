@@ -90,13 +90,13 @@ def _by_machine(points: Iterable[TimePoint]) -> Iterator[tuple[TargetMachine, li
 
 def _planned(record: RunRecord) -> Iterator[ScoredEstimate]:
     """Yield a plan's predictions for a run with the measured values."""
-    costs, said = record.costs, record.predicted
+    costs, predicted = record.costs, record.predicted
     peaks = () if isinstance(costs.peak_memory, Missing) else costs.peak_memory
     process = next((peak for peak in peaks if peak.kind == "process"), None)
     pairs: tuple[tuple[str, Measured, Measured | None], ...] = (
-        ("seconds per step, planned", said.seconds_per_step, costs.seconds_per_step_without_pauses),
-        ("seconds of training, planned", said.train_seconds, costs.train_seconds),
-        ("process memory, planned", said.peak_memory, process),
+        ("seconds per step, planned", predicted.seconds_per_step, costs.seconds_per_step_without_pauses),
+        ("seconds of training, planned", predicted.train_seconds, costs.train_seconds),
+        ("process memory, planned", predicted.peak_memory, process),
     )
     for quantity, before, after in pairs:
         if isinstance(before, Quantity) and isinstance(after, Quantity) and after.unit == before.unit:

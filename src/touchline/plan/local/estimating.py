@@ -181,11 +181,11 @@ def _setup(request: EstimateRequest, settings: UserConfig, gpu: Gpu | None) -> t
     if request.method != "full" and request.rank < 1:
         faults.append(_fault("--rank", f"--rank is {request.rank}, expected 1 or more"))
     if request.mean_length is not None and request.mean_length > request.seq_len:
-        said = f"--mean-length is {request.mean_length:g}, above --seq-len {request.seq_len}"
-        faults.append(_fault("--mean-length", said, f"--seq-len {math.ceil(request.mean_length)}"))
+        problem = f"--mean-length is {request.mean_length:g}, above --seq-len {request.seq_len}"
+        faults.append(_fault("--mean-length", problem, f"--seq-len {math.ceil(request.mean_length)}"))
     if request.image_tokens > request.seq_len:
-        said = f"--image-tokens is {request.image_tokens}, above --seq-len {request.seq_len}"
-        faults.append(_fault("--image-tokens", said, f"--seq-len {request.image_tokens + request.seq_len}"))
+        problem = f"--image-tokens is {request.image_tokens}, above --seq-len {request.seq_len}"
+        faults.append(_fault("--image-tokens", problem, f"--seq-len {request.image_tokens + request.seq_len}"))
     shape: ModelShape | None = None
     try:
         shape = load_shape(request.model, settings.models_dir)

@@ -44,12 +44,12 @@ def check_isolation(config: Mapping[str, object]) -> IsolationCheck:
         )
     except subprocess.TimeoutExpired:
         raise HostError(f"the self-test did not finish within {_LIMIT_SECONDS:.0f} s") from None
-    said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+    lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
     faults = told_faults(done.stderr)
     if done.returncode == _USAGE:
-        raise InputError((faults or said or ["no answer"])[-1])
+        raise InputError((faults or lines or ["no answer"])[-1])
     try:
         return _CHECK.validate_json(done.stdout.strip().splitlines()[-1])
     except (ValidationError, IndexError):
-        last = (faults or said or ["no word"])[-1]
+        last = (faults or lines or ["no word"])[-1]
         raise HostError(f"the self-test failed with exit code {done.returncode}: {last}") from None

@@ -129,13 +129,13 @@ def _twice(path: Path, number: int, entry: Any) -> Iterator[Finding]:
 
 
 def _faults(path: Path, number: int, entry: Any, details: Sequence[ErrorDetails]) -> Iterator[Finding]:
-    told = set()
+    reported = set()
     for detail in details:
         loc = tuple(detail["loc"])
         place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc)
-        if place in told:
+        if place in reported:
             continue
-        told.add(place)
+        reported.add(place)
         kind, key = detail["type"], str(loc[-1]) if loc else ""
         if kind == "unexpected_keyword_argument":
             known = _MINUTES_KEYS if len(loc) > 1 else _JOB_KEYS

@@ -58,13 +58,13 @@ def _side_by_side(problem: Problem) -> Iterator[tuple[float, str]]:
         (problem.cpus, first.cpus, "CPUs"),
         (problem.memory, first.memory, "memory"),
     ):
-        told = 0
+        reported = 0
         for side in range(1, min(_TOGETHER, there or 0) + 1):
             wide = [j for j, amount in enumerate(amounts) if there is not None and amount * (side + 1) > there]
             lanes = side * len(problem.nodes)
             # The same jobs with more room are a weaker bound.
-            if len(wide) > max(lanes, told):
-                told = len(wide)
+            if len(wide) > max(lanes, reported):
+                reported = len(wide)
                 yield _lanes_bound(problem, wide, lanes), _lanes_words(problem, wide, lanes, what)
 
 

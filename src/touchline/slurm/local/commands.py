@@ -82,9 +82,9 @@ class RealCommands:
                 check=False,
             )
         except subprocess.TimeoutExpired as late:
-            said = (late.stderr or b"").decode(errors="replace")
+            message = (late.stderr or b"").decode(errors="replace")
             slow = f"{words[0]}: no answer within {timeout_seconds:.0f} s"
-            return CommandResult(code=None, out="", err=f"{slow}\n{said}".strip())
+            return CommandResult(code=None, out="", err=f"{slow}\n{message}".strip())
         except OSError as error:
             return CommandResult(code=None, out="", err=f"{words[0]}: {error.strerror}")
         return CommandResult(

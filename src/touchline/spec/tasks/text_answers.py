@@ -37,8 +37,8 @@ def chosen(output: str) -> str | None:
     first = _FIRST.match(output)
     if first is not None:
         return first[1]
-    said = _SAID.findall(output)
-    return said[-1] if said else None
+    matches = _SAID.findall(output)
+    return matches[-1] if matches else None
 
 
 CHOICE = Task(name="choice", prompt="{input}", score=score_choice)
