@@ -49,7 +49,7 @@ from touchline.train.machine import (
     load_1min,
     select_device,
 )
-from touchline.train.model import TargetLoss, arrange_by_length, items_sha256, scoring
+from touchline.train.model import TargetLoss, arrange_by_length, items_sha256, keep_trainable_layout, scoring
 from touchline.train.resume import EpochEnd, ResumeState, adopt_resume, find_resume
 from touchline.train.run import METRICS, RESUME_FOLDER, Stop, is_done
 from touchline.train.schedule import learning_rate
@@ -213,6 +213,7 @@ class _Recorder(TrainerCallback):  # type: ignore[misc]
         self._steps = planned.config.batches.steps
         self._machine = select_device(planned.config.train.base_dtype)
         self._model = trainer.accelerator.unwrap_model(trainer.model)
+        keep_trainable_layout(self._model)
         self._target_loss = TargetLoss(self._model, self._machine, leaves_casts=True)
         self._gpu = gpu_meter(self._machine)
         state = None if planned.saved is None else planned.saved[1]

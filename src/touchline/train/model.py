@@ -126,6 +126,17 @@ def attach_adapter(base: nn.Module, config: Recipe) -> PeftModel:
     return model
 
 
+def keep_trainable_layout(model: nn.Module) -> None:
+    """Keep the 4-bit layers of bitsandbytes in the layout that has a backward pass.
+
+    On some CPUs a layer repacks its weights for inference at its first forward pass in evaluation mode, in place; the
+    repacked form has no gradient and needs output sizes that are multiples of 32 (bitsandbytes 0.50, `Linear4bit`).
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010 (an attribute of bitsandbytes' layers)
+
+
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     """Return the adapter parameters by name, in model order."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}

@@ -1,0 +1,240 @@
+"""Backend trl: SFTTrainer trains the planned examples for real, and its records equal those of the backend peft."""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+from peft import LoraConfig
+from safetensors.torch import load_file
+from tests.tiny_model import write_tiny_words
+from trl import SFTConfig
+
+from tools.tiny_model import write_tiny_model
+from touchline import api
+from touchline.core.errors import PlanDriftError
+from touchline.core.status import EXIT_STOPPED
+from touchline.data.metrics import Metrics, TrainingMarker
+from touchline.data.metrics_file import read_metrics
+from touchline.data.user_config import UserConfig
+from touchline.spec.plan import Plan, PlannedRun
+from touchline.train.hf import IGNORED, open_planned, train_planned
+from touchline.train.inputs import read_config
+from touchline.train.run import Stop, run_training
+
+EXPERIMENT = """
+name: trainers
+task: capitalization
+models: [{model}]
+data: {{path: words.json}}
+train:
+  epochs: 2
+  global_batch_size: 8
+  micro_batch_size: 4
+  learning_rate: 1e-2
+  max_seq_len: 96
+  packed: false
+  base_dtype: float32
+  validate_every_steps: 3
+  lora: {{rank: 4, dropout: 0}}
+pairs:
+  - {{train.backend: peft}}
+  - {{train.backend: trl}}
+  - {{train.backend: trl, train.packed: true}}
+  - {{train.backend: trl, train.quantization: nf4, train.base_dtype: bfloat16, train.lora.rslora: true}}
+  - {{train.backend: trl, train.checkpoint: {{every: {{steps: 2}}, resume_minutes: 1e-9}}}}
+"""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A planned experiment, its runs in the order of the pairs."""
+
+    folder: Path
+    plan: Plan
+
+    def run(self, index: int) -> tuple[PlannedRun, Path]:
+        run = self.plan.runs[index]
+        return run, self.folder / run.name
+
+
+def metrics(folder: Path) -> Metrics:
+    return read_metrics(folder / "metrics.jsonl")
+
+
+def train(folder: Path, stop: Stop | None = None) -> bool:
+    """Run the script of a run folder in this process."""
+    script = runpy.run_path(str(folder / "finetune.py"))
+    return train_planned(script["train"], stop or Stop(), folder)
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
+    base = tmp_path_factory.mktemp("trainers")
+    model = write_tiny_model(base / "models" / "Tiny-1M-Instruct")
+    folder = base / "experiment"
+    folder.mkdir()
+    write_tiny_words(folder / "words.json", 27, 5, 4)
+    (folder / "experiment.yaml").write_text(EXPERIMENT.format(model=model))
+    settings = UserConfig(models_dir=base / "models", cache_dir=base / "cache", history_dir=base / "history")
+    api.plan(folder, settings)
+    return Experiment(folder, api.prepare(folder, settings).plan)
+
+
+@pytest.fixture(scope="module")
+def unpacked(experiment: Experiment) -> tuple[Path, Path]:
+    """Folders of the runs of peft and of trl, trained."""
+    (_, ours), (_, theirs) = experiment.run(0), experiment.run(1)
+    assert run_training(read_config(ours / "finetune.yaml"), ours, Stop())
+    assert train(theirs)
+    return ours, theirs
+
+
+def test_every_rendered_setting_is_an_argument_of_the_trainer(experiment: Experiment) -> None:
+    """SFTConfig and LoraConfig take all keys; equal settings of the plan are equal there."""
+    run, folder = experiment.run(3)
+    assert run.train is not None
+    settings = yaml.safe_load((folder / "finetune.yaml").read_text())
+    arguments = SFTConfig(output_dir=str(folder / "unused"), **settings["sft"])
+    adapter = LoraConfig(**settings["lora"])
+    assert (arguments.num_train_epochs, arguments.per_device_train_batch_size) == (2, 4)
+    assert arguments.gradient_accumulation_steps * arguments.per_device_train_batch_size == run.train.global_batch_size
+    assert (adapter.r, adapter.lora_alpha, adapter.use_rslora) == (4, 8, True)
+    assert settings["quantization"]["bnb_4bit_quant_type"] == "nf4"
+
+
+def test_labels_equal_those_of_our_own_trainer_token_by_token(experiment: Experiment) -> None:
+    """As they leave the collator of SFTTrainer: the answer and its stop token, nothing else."""
+    _, folder = experiment.run(1)
+    planned = open_planned(folder, Stop())
+    assert planned is not None
+    rows = planned.dataset()
+    for row, example in zip(rows, planned.inputs.train, strict=True):
+        assert row["input_ids"] == [*example.prompt_ids, *example.answer_ids]
+        with_loss = [token for token, label in zip(row["input_ids"], row["labels"], strict=True) if label != IGNORED]
+        assert with_loss == list(example.answer_ids)
+        assert planned.inputs.renderer.decode(with_loss, keep_special=True).endswith("<|im_end|>")
+
+
+def test_both_trainers_do_the_same_training(unpacked: tuple[Path, Path]) -> None:
+    """Same examples in each step, same learning rates, same losses and gradient norms up to rounding."""
+    ours, theirs = map(metrics, unpacked)
+    assert len(ours.steps) == len(theirs.steps) == 8
+    for one, other in zip(ours.steps, theirs.steps, strict=True):
+        assert (one.step, one.epoch, one.examples, one.micro_batches) == (
+            *(other.step, other.epoch, other.examples, other.micro_batches),
+        )
+        assert (one.real_tokens, one.target_tokens) == (other.real_tokens, other.target_tokens)
+        assert other.learning_rate == pytest.approx(one.learning_rate)
+        assert other.loss == pytest.approx(one.loss, abs=1e-5)
+        assert other.grad_norm == pytest.approx(one.grad_norm, rel=1e-4)
+    assert [row.step for row in ours.validations] == [row.step for row in theirs.validations] == [0, 3, 4, 6, 8]
+    for first, second in zip(ours.validations, theirs.validations, strict=True):
+        assert second.loss == pytest.approx(first.loss, abs=1e-5)
+
+
+def test_planned_batches_are_those_of_the_trainer(experiment: Experiment, unpacked: tuple[Path, Path]) -> None:
+    """Steps, micro-batches, examples and tokens, unpacked and packed by TRL's own packer."""
+    (plain, plain_folder), (packed, packed_folder) = experiment.run(1), experiment.run(2)
+    assert train(packed_folder)
+    for run, folder in ((plain, plain_folder), (packed, packed_folder)):
+        assert run.batches is not None
+        found = metrics(folder).steps
+        assert len(found) == run.batches.steps
+        assert sum(row.micro_batches for row in found) == run.batches.micro_batches
+        assert sum(row.examples for row in found) == 2 * run.batches.num_examples
+        assert sum(row.real_tokens for row in found) == 2 * run.batches.real_tokens
+        assert sum(row.target_tokens for row in found) == 2 * run.batches.target_tokens
+    assert plain.batches is not None
+    assert packed.batches is not None
+    assert packed.batches.steps < plain.batches.steps
+    assert sum(row.padded_tokens for row in metrics(packed_folder).steps) == 2 * packed.batches.real_tokens
+
+
+def test_checkpoints_and_markers_are_those_of_every_run(unpacked: tuple[Path, Path]) -> None:
+    """The adapter of the last epoch has the weights of the other trainer's; training.json names it."""
+    ours, theirs = unpacked
+    one, other = (json.loads((folder / "training.json").read_text()) for folder in unpacked)
+    assert one.keys() == other.keys() >= {"checkpoints", "final_validation_loss"}
+    assert other["checkpoints"] == one["checkpoints"] == ["epoch_0", "epoch_1"]
+    assert TrainingMarker.__dataclass_fields__.keys() == other.keys()
+    first, second = (load_file(folder / "epoch_1" / "adapter_model.safetensors") for folder in (ours, theirs))
+    assert first.keys() == second.keys()
+    assert max(float((first[name] - second[name]).abs().max()) for name in first) < 1e-4
+    assert not (theirs / "resume").exists()
+    assert train(theirs), "trained already"
+
+
+def test_a_quantized_base_trains(experiment: Experiment) -> None:
+    """QLoRA with the CPU kernels of bitsandbytes: validation in between does not change the training."""
+    _, folder = experiment.run(3)
+    assert train(folder)
+    rows = metrics(folder)
+    assert rows.attempts[0].adapter_dtype == "bfloat16"
+    assert rows.validations[-1].loss < rows.validations[0].loss - 0.05
+    assert rows.steps[-1].loss < rows.steps[0].loss
+
+
+def test_kills_and_stops_lose_nothing(experiment: Experiment, unpacked: tuple[Path, Path]) -> None:
+    """SIGKILL in the middle, then a stop, then to the end: the same losses as undisturbed."""
+    _, folder = experiment.run(4)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen([sys.executable, "finetune.py"], cwd=folder, env=environment, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list(folder.glob("resume/step_*")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    first = metrics(folder)
+    assert first.steps
+    assert not (folder / "training.json").exists()
+    stop = Stop()
+    stop.reason = "SIGTERM"
+    assert not train(folder, stop)
+    assert metrics(folder).end is not None
+    assert train(folder)
+    found, wanted = metrics(folder), metrics(unpacked[1])
+    assert [row.step for row in found.steps] == list(range(1, 9))
+    assert [row.loss for row in found.steps] == pytest.approx([row.loss for row in wanted.steps], abs=1e-6)
+    assert len(found.attempts) >= 2
+    marker = json.loads((folder / "training.json").read_text())
+    assert set(marker["checkpoints"]) == {"step_2", "epoch_0", "step_6", "epoch_1"}
+
+
+def test_a_changed_dataset_is_refused(experiment: Experiment, tmp_path: Path) -> None:
+    """The message names the file and the command; nothing is trained."""
+    run, folder = experiment.run(4)
+    place = tmp_path / "moved" / run.name
+    place.mkdir(parents=True)
+    (place / "run.yaml").write_bytes((folder / "run.yaml").read_bytes())
+    (place / "finetune.yaml").write_bytes((folder / "finetune.yaml").read_bytes())
+    write_tiny_words(place.parent / "words.json", 9, 2, 2)
+    with pytest.raises(PlanDriftError, match=r"words\.json") as error:
+        open_planned(place, Stop())
+    assert "touchline plan" in str(error.value.hint)
+
+
+def test_a_termination_signal_saves_and_ends_with_its_own_code(experiment: Experiment, tmp_path: Path) -> None:
+    """TERM before the first step or between two: exit code 75, and a training state where a step was done."""
+    _, folder = experiment.run(1)
+    place = tmp_path / "again"
+    place.mkdir()
+    for name in ("run.yaml", "finetune.yaml", "finetune.py"):
+        (place / name).write_bytes((folder / name).read_bytes())
+    (tmp_path / "words.json").write_bytes((experiment.folder / "words.json").read_bytes())
+    process = subprocess.Popen([sys.executable, "finetune.py"], cwd=place, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (place / "metrics.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == EXIT_STOPPED
+    assert list(place.glob("resume/step_*"))
