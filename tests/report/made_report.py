@@ -43,7 +43,7 @@ from touchline.results.verification_types import (
     VerifiedCheckpoint,
 )
 from touchline.spec.runs import ControlKind, RunKind
-from touchline.statistics.conclusions import Conclusion, Difference, Proportion
+from touchline.statistics.conclusions import Conclusion, Proportion, ScoreDifference
 
 TASK = "capitalization"
 RANK = "train.lora.rank"
@@ -386,7 +386,7 @@ def _result(
     )
 
 
-def _compared(run: RunResult, difference: Difference | None) -> RunResult:
+def _compared(run: RunResult, difference: ScoreDifference | None) -> RunResult:
     return _replaced(run, difference=difference)
 
 

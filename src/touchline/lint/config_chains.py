@@ -40,7 +40,7 @@ def later_stage_without_parent(view: FolderView) -> Iterator[Violation]:
         number = stage_of(run)
         if number is None or number < 2 or run.stated.parent is not None or _starts_from_a_path(run):
             continue
-        before, chained = stage_before(view, run), goes_on(run)
+        before, chained = stage_before(view, run), is_continuation(run)
         if (
             parent_of(view, run) is not None
             or (stands_alone(run) and not chained)
@@ -242,7 +242,7 @@ _NOT_AFTER: Final = "".join(rf"(?<!{word}[ _-])" for traits in all_traits() for 
 _STAGE: Final = re.compile(rf"(?<![a-z]){_NOT_AFTER}(?:stage|phase)[ _-]?(\d{{1,2}})(?!\d)", re.I)
 _SHORT_STAGE: Final = re.compile(r"(?<![A-Za-z0-9])S(\d)(?![A-Za-z0-9])", re.I)
 _EXPERIMENT: Final = re.compile(r"(?<![a-z])(?:exp|experiment)[ _-]?(\d{1,3})(?!\d)", re.I)
-_GOES_ON: Final = re.compile(r"curricul|continu|progressive|(?<![a-z])chain(?!-of|_of| of)", re.I)
+_CONTINUATION: Final = re.compile(r"curricul|continu|progressive|(?<![a-z])chain(?!-of|_of| of)", re.I)
 _ALONE: Final = re.compile(r"sequential|separate|independent|per[ _-]?stage|routed", re.I)
 _NAME_KEYS: Final = ("experiment_name", "run_name", "name", "description")
 _PARTS: Final = 3
@@ -258,7 +258,7 @@ def own_texts(sibling: Sibling) -> tuple[str, ...]:
 
 def stage_of(sibling: Sibling) -> int | None:
     """Return the stage number in its names. None if there is none, or a name has two."""
-    pattern = (_STAGE, _SHORT_STAGE) if goes_on(sibling) else (_STAGE,)
+    pattern = (_STAGE, _SHORT_STAGE) if is_continuation(sibling) else (_STAGE,)
     return next((number for text in own_texts(sibling) if (number := _only(text, *pattern)) is not None), None)
 
 
@@ -277,9 +277,9 @@ def experiments_in(path: str) -> set[int]:
     return {int(number) for number in _EXPERIMENT.findall(path)}
 
 
-def goes_on(sibling: Sibling) -> bool:
+def is_continuation(sibling: Sibling) -> bool:
     """Return True if its names indicate a curriculum, a chain or a continuation."""
-    return any(_GOES_ON.search(text) for text in own_texts(sibling))
+    return any(_CONTINUATION.search(text) for text in own_texts(sibling))
 
 
 def stands_alone(sibling: Sibling) -> bool:

@@ -15,7 +15,7 @@ from touchline.data.scores import (
 )
 from touchline.history.record import PackingFacts
 from touchline.spec.runs import ControlKind, RunKind
-from touchline.statistics.conclusions import Analysis, Difference, Proportion
+from touchline.statistics.conclusions import Analysis, Proportion, ScoreDifference
 from touchline.statistics.labels import LabelReport
 
 NOT_EVALUATED = Missing(missing="not evaluated")
@@ -174,7 +174,7 @@ class RunResult(RunFigures):
     """Share of exactly correct test items; None for a custom task."""
     match: Proportion | None
     """Share correct after normalization; None for a custom task."""
-    difference: Difference | None
+    difference: ScoreDifference | None
     """Difference from its control on the primary metric."""
     evaluate_seconds: Measured
     """Wall-clock time of the evaluation."""

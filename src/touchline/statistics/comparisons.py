@@ -12,7 +12,7 @@ from touchline.core.notes import Note
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.statistics.bootstrap import Floats, bootstrap_intervals, resamples_for
 from touchline.statistics.clustered import cluster_totals, clustered_difference, clustered_error
-from touchline.statistics.conclusions import Comparison, Conclusion, Difference, Refusal, ScoredRun
+from touchline.statistics.conclusions import Comparison, Conclusion, Refusal, ScoreDifference, ScoredRun
 from touchline.statistics.exact_power import smallest_shown
 from touchline.statistics.own_score import LEVEL, coverage_of, is_share, named
 from touchline.statistics.paired import holm, mcnemar_exact, newcombe_paired, sign_flip_ps
@@ -125,10 +125,10 @@ def why_not(run: ScoredRun, other: ScoredRun) -> str | None:
     return None
 
 
-def _differences(pairs: Sequence[_Pair], rng: Generator) -> dict[str, Difference]:
+def _differences(pairs: Sequence[_Pair], rng: Generator) -> dict[str, ScoreDifference]:
     """Return the difference of each pair by the run's name, with unadjusted p values."""
     intervals, p_values = _resampled(pairs, rng)
-    found: dict[str, Difference] = {}
+    found: dict[str, ScoreDifference] = {}
     for pair in pairs:
         name = pair.run.name
         gained, lost = int((pair.second > pair.first).sum()), int((pair.second < pair.first).sum())
@@ -141,7 +141,7 @@ def _differences(pairs: Sequence[_Pair], rng: Generator) -> dict[str, Difference
         else:
             p_value = p_values[name]
             (low, high), coverage, method = _interval(pair, intervals.get(name), coverage)
-        found[name] = Difference(
+        found[name] = ScoreDifference(
             value=float((pair.second - pair.first).mean()),
             low=low,
             high=high,

@@ -104,7 +104,7 @@ class Comparison:
 
     run: str
     """The run."""
-    difference: Difference
+    difference: ScoreDifference
     """Difference; for scores that are not binary, `gained` and `lost` count items that rose and fell."""
     shown: Conclusion
     """Conclusion by the adjusted p value."""
@@ -324,7 +324,7 @@ class Proportion:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Difference:
+class ScoreDifference:
     """A run against its control on the same items."""
 
     value: float

@@ -61,7 +61,7 @@ class Sample:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Difference:
+class ContrastEstimate:
     """Two levels' difference."""
 
     value: float
@@ -88,7 +88,7 @@ def difference(
     seeds: Sequence[int],
     reference_seeds: Sequence[int],
     coverage: float,
-) -> Difference:
+) -> ContrastEstimate:
     """Return the difference of two levels, averaged over conditions and seeds, with its tests.
 
     Args:
@@ -102,7 +102,7 @@ def difference(
     value = float(second.mean() - first.mean())
     items = _over_items(samples, value, coverage)
     if min(len(seeds), len(reference_seeds)) < 2:
-        return Difference(value=value, items=items)
+        return ContrastEstimate(value=value, items=items)
     tested = seed_test(second, first, kind, coverage)
     freedom, variance = float(tested.freedom), float(widened_variance(samples, tested))
     is_defined = bool(np.isfinite(tested.statistic))
@@ -112,7 +112,7 @@ def difference(
         # Every item of every seed has the same score at a level: what so many items leave open.
         over = _over_items(samples, 0.0, 0.95)
         wide = (over.high - over.low) / 2 / normal_quantile(0.95)
-    return Difference(
+    return ContrastEstimate(
         value=value,
         items=items,
         test=SeedTest(

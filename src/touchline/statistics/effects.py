@@ -12,7 +12,7 @@ import numpy as np
 from touchline.core.notes import Note, NoteCode
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.statistics.conclusions import Conclusion, Contrast, FactorEffect, ScoredRun, SeedScore, WithItems
-from touchline.statistics.contrasts import Difference, Sample, difference
+from touchline.statistics.contrasts import ContrastEstimate, Sample, difference
 from touchline.statistics.own_score import LEVEL, named
 from touchline.statistics.paired import holm
 from touchline.statistics.power import POWER
@@ -37,7 +37,7 @@ class Tested:
     """The level it is compared with."""
     strata: Strata
     """The conditions that both have."""
-    difference: Difference | None
+    difference: ContrastEstimate | None
     """None where there is no condition."""
 
 
@@ -108,7 +108,7 @@ def levels_of(
     return found
 
 
-def compare(strata: Strata) -> Difference:
+def compare(strata: Strata) -> ContrastEstimate:
     """Compare two levels over the conditions that both have; at least one."""
     return difference(
         samples_of(strata.strata, is_seeded=bool(strata.seeds)),
@@ -218,7 +218,7 @@ def _contrast(tested: Tested, adjusted_p: tuple[float, float] | None, family: in
     )
 
 
-def _smallest(found: Difference, family: int) -> Measured:
+def _smallest(found: ContrastEstimate, family: int) -> Measured:
     """Return the minimum detectable difference at the first step of Holm's procedure."""
     units = detectable_errors(found.wide_freedom, power=POWER, coverage=1 - LEVEL / max(family, 1))
     if units is None or not found.wide_error > 0:
@@ -231,7 +231,7 @@ def _smallest(found: Difference, family: int) -> Measured:
     )
 
 
-def _reason(strata: Strata, found: Difference, smallest: Measured, shown: Conclusion) -> str:
+def _reason(strata: Strata, found: ContrastEstimate, smallest: Measured, shown: Conclusion) -> str:
     parts = []
     if strata.confounded_with:
         parts.append(f"{named(strata.confounded_with)} changes with it: the effect is of both")
