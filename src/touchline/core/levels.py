@@ -11,6 +11,9 @@ STAGE = "stage"
 SEEDS = "seeds"
 """What the seed is called among them."""
 
+BACKEND = "train.backend"
+"""Key of the factor that is the trainer."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Level:

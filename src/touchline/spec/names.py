@@ -19,7 +19,11 @@ from touchline.spec.document import YamlDocument, error
 from touchline.spec.experiment import Experiment
 from touchline.spec.runs import RUN_NAME, RunSpec
 
-_SHORT = {"learning_rate": "lr", "global_batch_size": "batch", "micro_batch_size": "micro", "max_seq_len": "len"}
+_SHORT = {
+    **{"learning_rate": "lr", "global_batch_size": "batch", "micro_batch_size": "micro", "max_seq_len": "len"},
+    **{"backend": "", "optimizer": "", "method": ""},
+}
+"""Short names of settings in run names; empty where the value alone tells which setting it is."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

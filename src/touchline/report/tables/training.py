@@ -12,6 +12,7 @@ from touchline.report.estimates import MEMORY, TRAINING
 from touchline.report.facts import curves_missing, evaluation_seconds, generalization_gap, lowest
 from touchline.report.formatting import count, is_at_least, join_names
 from touchline.report.report import EstimateRow, PackingRow, Report, RunFacts
+from touchline.report.tables.trainers import agreement_table
 from touchline.results.run_result import RunResult
 from touchline.spec.runs import RunKind
 
@@ -36,7 +37,7 @@ def training_section(report: Report) -> Section:
     return Section(
         title="Training results",
         paragraphs=(*paragraphs, *_uncounted(report.packing)),
-        tables=present(_losses(report, spoken), _packing(report)),
+        tables=present(_losses(report, spoken), agreement_table(report.runs), _packing(report)),
         figures=("training",),
     )
 
