@@ -18,7 +18,7 @@ import os
 import re
 import sys
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -362,6 +362,46 @@ def defaults_page() -> str:
     return "\n".join(lines) + "\n"
 
 
+# ---- backends.md -----------------------------------------------------------------------------------------------------
+
+
+def backends_page() -> str:
+    """Return the table of what each backend supports."""
+    from touchline.backends.registry import capabilities
+    from touchline.plan.settings import value_text
+
+    known = capabilities()
+    keys = list(dict.fromkeys(key for each in known.values() for key in each.values))
+
+    def values(backend: str, key: str) -> str:
+        supported = known[backend].values.get(key)
+        if supported is None:
+            return "every value"
+        return ", ".join("none" if value is None else value_text(value) for value in supported)  # type: ignore[arg-type]
+
+    def row(label: str, texts: Iterable[str]) -> str:
+        return f"| {label} | " + " | ".join(map(_cell, texts)) + " |"
+
+    lines = [
+        NOTE.format(source="src/touchline/backends/*/backend.py") + "# Backends",
+        "",
+        "`train.backend` chooses the trainer. A setting that a backend does not support is an error that names the "
+        "backends that do.",
+        "",
+        "| | " + " | ".join(f"`{name}`" for name in known) + " |",
+        "|---|" + "---|" * len(known),
+        row("devices per run", (str(each.devices) for each in known.values())),
+        row("stages (`continue`)", ("yes" if each.stages else "no" for each in known.values())),
+        row("`shuffled` control", ("yes" if each.shuffled_labels else "no" for each in known.values())),
+        row(
+            "a step holds as many examples packed as unpacked",
+            ("yes" if each.packing_keeps_steps else "no" for each in known.values()),
+        ),
+        *(row(f"`train.{key}`", (values(name, key) for name in known)) for key in keys),
+    ]
+    return "\n".join(lines) + "\n"
+
+
 # ---- schemas ---------------------------------------------------------------------------------------------------------
 
 
@@ -481,6 +521,7 @@ def pages() -> dict[Path, Callable[[], str]]:
     made: dict[Path, Callable[[], str]] = {
         REFERENCE / "experiment.md": experiment_page,
         REFERENCE / "defaults.md": defaults_page,
+        REFERENCE / "backends.md": backends_page,
         REFERENCE / "cli.md": cli_page,
         REFERENCE / "schemas" / "README.md": schemas_page,
         ROOT / "docs" / "architecture.svg": _architecture,

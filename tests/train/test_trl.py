@@ -21,7 +21,7 @@ from trl import SFTConfig
 
 from tools.tiny_model import write_tiny_model
 from touchline import api
-from touchline.core.errors import PlanDriftError
+from touchline.core.errors import ParentNotReadyError, PlanDriftError
 from touchline.core.status import EXIT_STOPPED
 from touchline.data.metrics import Metrics, TrainingMarker
 from touchline.data.metrics_file import read_metrics
@@ -182,6 +182,39 @@ def test_a_quantized_base_trains(experiment: Experiment) -> None:
     assert rows.attempts[0].adapter_dtype == "bfloat16"
     assert rows.validations[-1].loss < rows.validations[0].loss - 0.05
     assert rows.steps[-1].loss < rows.steps[0].loss
+
+
+CHAIN = """
+name: chain
+task: capitalization
+models: [{model}]
+data: {{path: words.json}}
+train: {{backend: trl, global_batch_size: 8, micro_batch_size: 4, learning_rate: 1e-2, max_seq_len: 96, packed: false,
+         base_dtype: float32, lora: {{rank: 4}}}}
+stages:
+  - {{name: first}}
+  - {{name: second, parent: first, continue: adapter, train: {{backend: peft}}}}
+  - {{name: third, parent: second, continue: merge}}
+"""
+
+
+def test_a_chain_may_change_the_trainer(experiment: Experiment, tmp_path: Path) -> None:
+    """Each stage proves that it starts from its parent's weights, whichever trainer made them."""
+    (tmp_path / "words.json").write_bytes((experiment.folder / "words.json").read_bytes())
+    (tmp_path / "experiment.yaml").write_text(CHAIN.format(model=next(iter(experiment.plan.models.values())).path))
+    settings = UserConfig(cache_dir=tmp_path / "cache", history_dir=tmp_path / "history")
+    api.plan(tmp_path, settings)
+    first, second, third = (tmp_path / run.name for run in api.prepare(tmp_path, settings).plan.runs)
+    with pytest.raises(ParentNotReadyError, match="training.json is not there"):
+        train(third)
+    assert train(first)
+    assert run_training(read_config(second / "finetune.yaml"), second, Stop())
+    assert train(third)
+    for stage, parent in ((second, first), (third, second)):
+        lineage = json.loads((stage / "lineage.json").read_text())
+        assert lineage["problems"] == []
+        assert lineage["loss"]["found"] == pytest.approx(metrics(parent).validations[-1].loss, rel=1e-3)
+    assert metrics(third).validations[-1].loss < metrics(first).validations[0].loss
 
 
 def test_kills_and_stops_lose_nothing(experiment: Experiment, unpacked: tuple[Path, Path]) -> None:

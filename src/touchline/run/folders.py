@@ -35,7 +35,7 @@ _PLAN_LIMIT_BYTES = 256 << 20
 _ARTEFACTS = re.compile(
     r"(epoch_\d+|step_\d+|resume|eval|status|(metrics\.jsonl|training\.json|lineage\.json)|slurm-.*\.out)"
 )
-GENERATED_FROM_PLAN = frozenset({"finetune.yaml", "eval.yaml"})
+GENERATED_FROM_PLAN = frozenset({"finetune.yaml", "run.yaml", "eval.yaml"})
 """Files that only touchline writes; the user may change the others."""
 WHOLE = "."
 """Key in prepared.json for files of the whole experiment; no run can have this name."""

@@ -25,6 +25,7 @@ from touchline.backends.peft.layout import PADDED
 from touchline.backends.run_config import RunConfig
 from touchline.core.errors import PlanDriftError
 from touchline.core.files import read_text_bounded
+from touchline.core.quantity import NO_EVIDENCE, Measured
 from touchline.data.metrics import (
     AttemptRow,
     CheckpointRow,
@@ -38,7 +39,9 @@ from touchline.train.completion import FINAL_LOSS_STEPS, write_completion
 from touchline.train.export import drop_old_exports, export
 from touchline.train.failures import refuse_nonsense, refuse_out_of_memory
 from touchline.train.folders import remove_folder, remove_leftovers
-from touchline.train.inputs import CONFIG_LIMIT_BYTES, Inputs, load_inputs, read_config
+from touchline.train.inherit import Inheritance, merge_into
+from touchline.train.inputs import CONFIG_LIMIT_BYTES, Inputs, load_inputs, path_of_config, read_config
+from touchline.train.lineage import lineage_row, prove_lineage, take_over
 from touchline.train.log import LOG, ConsoleProgress, MetricsLog
 from touchline.train.machine import (
     Machine,
@@ -50,6 +53,7 @@ from touchline.train.machine import (
     select_device,
 )
 from touchline.train.model import TargetLoss, arrange_by_length, items_sha256, keep_trainable_layout, scoring
+from touchline.train.parent import Ancestry, Lineage, resolve_parent
 from touchline.train.resume import EpochEnd, ResumeState, adopt_resume, find_resume
 from touchline.train.run import METRICS, RESUME_FOLDER, Stop, is_done
 from touchline.train.schedule import learning_rate
@@ -58,7 +62,7 @@ IGNORED = -100
 """Label of a token without a loss, as torch and transformers have it."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+@dataclass(kw_only=True, slots=True, eq=False)
 class PlannedTraining:
     """Planned run, with its inputs as a Hugging Face Trainer takes them."""
 
@@ -74,6 +78,12 @@ class PlannedTraining:
     """Stop request, set by a signal."""
     begun: float
     """Monotonic time of the process's start."""
+    ancestry: Ancestry | None = None
+    """Parent checkpoint of a stage."""
+    inheritance: Inheritance | None = None
+    """Weights that a stage inherits."""
+    rounding: Measured = NO_EVIDENCE
+    """Relative rounding error of the adapters merged into the base."""
 
     @property
     def config(self) -> RunConfig:
@@ -92,6 +102,11 @@ class PlannedTraining:
             "disable_tqdm": True,
         }
 
+    def prepare_base(self, model: Any) -> Any:
+        """Merge the adapters that a stage inherits into the base, before a new adapter is attached. Return the base."""
+        self.rounding = merge_into(model, {} if self.inheritance is None else self.inheritance.merged)
+        return model
+
     def dataset(self) -> datasets.Dataset:
         """Return the training split as token ids and labels, in the dataset's order."""
         rows = self.inputs.train
@@ -103,14 +118,14 @@ class PlannedTraining:
         )
 
 
-def open_planned(folder: Path, stop: Stop, config_name: str = "run.yaml") -> PlannedTraining | None:
+def open_planned(folder: Path, stop: Stop) -> PlannedTraining | None:
     """Read a run folder and compare it with the plan. Return None if the run is trained already.
 
     Raises:
         TouchlineError: refused: a file is missing or invalid, or an input changed since the plan.
     """
     begun = time.monotonic()
-    config = read_config(folder / config_name)
+    config = read_config(path_of_config(folder))
     if is_done(folder, config):
         LOG.info("run %s is trained already; nothing to do", config.run)
         remove_folder(folder / RESUME_FOLDER)
@@ -119,13 +134,17 @@ def open_planned(folder: Path, stop: Stop, config_name: str = "run.yaml") -> Pla
         remove_leftovers(folder)
         for path in (folder / RESUME_FOLDER).glob("checkpoint-*"):
             remove_folder(path)
+    saved = find_resume(folder / RESUME_FOLDER, config.run_digest)
+    ancestry = resolve_parent(config, folder, resumes=saved is not None)
     return PlannedTraining(
         folder=folder,
         settings=yaml.safe_load(read_text_bounded(folder / "finetune.yaml", CONFIG_LIMIT_BYTES)),
         inputs=load_inputs(config, folder),
-        saved=find_resume(folder / RESUME_FOLDER, config.run_digest),
+        saved=saved,
         stop=stop,
         begun=begun,
+        ancestry=ancestry,
+        inheritance=None if ancestry is None else take_over(ancestry),
     )
 
 
@@ -230,13 +249,17 @@ class _Recorder(TrainerCallback):  # type: ignore[misc]
         self._row: dict[str, Any] = {}
         self._saved_at = self._exported_at = time.monotonic()
         self._stopping = False
+        self._lineage: Lineage | None = None
 
     def run(self) -> bool:
         """Train or resume. Return True if the training is complete."""
         planned = self._planned
         self._log = MetricsLog(planned.folder / METRICS) if _rank() == 0 else None
         try:
+            self._prove_lineage()
             self._write(self._attempt_row())
+            if self._lineage is not None:
+                self._write(lineage_row(self._lineage, self._attempt))
             if self._step == 0:
                 self._validate()
             self._progress = ConsoleProgress(self._steps, self._step)
@@ -250,6 +273,13 @@ class _Recorder(TrainerCallback):  # type: ignore[misc]
         finally:
             if self._log is not None:
                 self._log.__exit__(None, None, None)
+
+    def _prove_lineage(self) -> None:
+        """Insert a parent's adapter that is trained further, and verify that the stage starts from it."""
+        ancestry, inheritance = self._planned.ancestry, self._planned.inheritance
+        if ancestry is None or inheritance is None or ancestry.proved is not None:
+            return
+        self._lineage = prove_lineage(ancestry, inheritance, self._target_loss, self._scoring(), self._planned.rounding)
 
     # ---- what the trainer computes ------------------------------------------------------------------------------
 
@@ -421,7 +451,13 @@ class _Recorder(TrainerCallback):  # type: ignore[misc]
         if _rank() == 0:
             watch = Stopwatch()
             path, marker = export(
-                self._model, self._config, self._planned.folder, step=self._step, epoch=epoch, loss=loss
+                self._model,
+                self._config,
+                self._planned.folder,
+                self._planned.inheritance,
+                step=self._step,
+                epoch=epoch,
+                loss=loss,
             )
             self._record("export", path.name, sum(file.size for file in marker.files.values()), watch)
             LOG.info("saved %s (%s, step %d)", path.name, marker.kind, self._step)

@@ -43,6 +43,12 @@ class Inputs:
     """Every micro-batch."""
 
 
+def path_of_config(folder: Path) -> Path:
+    """Return the resolved run of a run folder: run.yaml beside another trainer's finetune.yaml, else finetune.yaml."""
+    other = folder / "run.yaml"
+    return other if other.exists() else folder / "finetune.yaml"
+
+
 def read_config(path: Path) -> RunConfig:
     """Read finetune.yaml; the model path is resolved on this machine.
 

@@ -21,7 +21,7 @@ from touchline.core.status import AttemptExit, AttemptStart
 from touchline.data.checkpoints import read_training_marker
 from touchline.data.metrics import ExportMarker, TrainingMarker
 from touchline.train.folders import ADAPTER_CONFIG_FILE, ADAPTER_FILE, STAGE_FILE, read_exports
-from touchline.train.inputs import read_config
+from touchline.train.inputs import path_of_config, read_config
 
 LINEAGE_SCHEMA_VERSION = 1
 
@@ -216,11 +216,12 @@ def find_parent(config: RunConfig, folder: Path) -> ParentCheckpoint:
         raise _missing(config, place, f"{path.name} is not whole, without {', '.join(dict.fromkeys(lacking))}")
     _refuse_other_files(config, path, marker)
     try:
-        trainer = read_config(place / "finetune.yaml")
+        trainer = read_config(path_of_config(place))
     except InputError as fault:
-        raise _missing(config, place, f"its finetune.yaml cannot be read ({fault.message})") from fault
+        raise _missing(config, place, f"its {path_of_config(place).name} cannot be read ({fault.message})") from fault
     if trainer.run_digest != parent.run_digest:
-        raise _missing(config, place, f"its finetune.yaml is of another plan of it ({trainer.run_digest[:12]})")
+        name = path_of_config(place).name
+        raise _missing(config, place, f"its {name} is of another plan of it ({trainer.run_digest[:12]})")
     return ParentCheckpoint(config=parent, trainer=trainer, folder=place, path=path, marker=marker, training=training)
 
 

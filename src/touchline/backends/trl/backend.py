@@ -46,6 +46,7 @@ class TrlBackend:
 
     name = "trl"
     capabilities = Capabilities(
+        stages=True,
         shuffled_labels=True,
         packing_keeps_steps=False,
         values={

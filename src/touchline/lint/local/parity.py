@@ -24,6 +24,7 @@ from touchline.data.tokenizer import read_tokenizer
 from touchline.lint.local.lookup import ROWS_LIMIT_BYTES, rows_of
 from touchline.lint.rendering import RenderingView, SpecialInData, rendering_view, special_tokens_in
 from touchline.lint.rule import check_view
+from touchline.spec.defaults import DEFAULT_BACKEND
 from touchline.spec.experiment import DataConfig
 from touchline.spec.foreign import ForeignFileError, parse_foreign
 from touchline.spec.partial import Stated, StatedSource, StatedTraining
@@ -39,6 +40,8 @@ class _Data:
 
     path: Path
     rows: tuple[ShownRow, ...]
+    is_planned: bool = False
+    """Whether touchline renders the rows, for every backend alike."""
 
 
 class Parity:
@@ -96,7 +99,9 @@ class Parity:
             text,
             extremes(rows),
             settings,
-            found if isinstance(found, Missing) else training_row(stated.backend),
+            found
+            if isinstance(found, Missing)
+            else training_row(DEFAULT_BACKEND if found.is_planned else stated.backend),
             backend=stated.backend,
             model=model.name,
             where_model=Location(path=str(model)),
@@ -159,7 +164,9 @@ class Parity:
             try:
                 examples = load_examples(data, "train", base)
                 rows = tuple(ShownRow(example=example, form="messages") for example in examples)
-                self._data[key] = _Data(path=path, rows=rows) if rows else Missing(missing="no training rows")
+                self._data[key] = (
+                    _Data(path=path, rows=rows, is_planned=True) if rows else Missing(missing="no training rows")
+                )
             except TouchlineError as fault:
                 self._data[key] = Missing(missing=fault.message)
         return self._data[key]
