@@ -202,10 +202,10 @@ def test_a_chain_may_change_the_trainer(experiment: Experiment, tmp_path: Path) 
     """Each stage proves that it starts from its parent's weights, whichever trainer made them."""
     (tmp_path / "words.json").write_bytes((experiment.folder / "words.json").read_bytes())
     (tmp_path / "experiment.yaml").write_text(CHAIN.format(model=next(iter(experiment.plan.models.values())).path))
-    settings = UserConfig(cache_dir=tmp_path / "cache", history_dir=tmp_path / "history")
+    settings = UserConfig(models_dir=tmp_path, cache_dir=tmp_path / "cache", history_dir=tmp_path / "history")
     api.plan(tmp_path, settings)
     first, second, third = (tmp_path / run.name for run in api.prepare(tmp_path, settings).plan.runs)
-    with pytest.raises(ParentNotReadyError, match="training.json is not there"):
+    with pytest.raises(ParentNotReadyError, match=r"training\.json is not there"):
         train(third)
     assert train(first)
     assert run_training(read_config(second / "finetune.yaml"), second, Stop())
