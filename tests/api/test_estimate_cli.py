@@ -61,6 +61,24 @@ def test_the_story_of_the_seeds(
         assert memory[kind]["low"] <= memory[kind]["value"] <= memory[kind]["high"]
 
 
+@pytest.mark.parametrize(
+    ("method", "more", "verdict"),
+    [("lora", (), "OOM"), ("qlora", (), "UNCERTAIN"), ("qlora", ("--gradient-checkpointing",), "FITS")],
+)
+def test_whether_a_vision_language_model_fits_40_gb(
+    call: Call, method: str, more: tuple[str, ...], verdict: str
+) -> None:
+    """Four images of 1280 x 1024 pixels in a micro-batch, as in seed 004; its script checkpoints gradients."""
+    options = ("--rank", "4", "--target-modules", "q_proj,k_proj,v_proj,o_proj", "--micro-batch-size", "4")
+    rows = ("--seq-len", "1400", "--image-tokens", "1280", "--gpu", "A100-40GB", "--backend", "trl", "--json")
+    found = answer(call("estimate", "--model", "Qwen3-VL-8B-Instruct", "--method", method, *options, *rows, *more))
+    memory = found["memory"]
+    assert memory["verdict"] == verdict
+    assert memory["allocated_gib"]["low"] < memory["allocated_gib"]["value"] < memory["allocated_gib"]["high"]
+    assert found["parameters"] == 8_767_123_696
+    assert any("vision tower" in note for note in found["notes"])
+
+
 def test_the_largest_micro_batch_fits_and_one_more_need_not(call: Call) -> None:
     most = int(
         answer(call(*STORY, "--seq-len", "2048", "--gpu", "A100-80GB", "--json"))["largest_micro_batch"]["value"]

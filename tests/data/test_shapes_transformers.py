@@ -12,6 +12,7 @@ from transformers.pytorch_utils import Conv1D
 
 from touchline.core.shape import ModelShape
 from touchline.data.families import FAMILIES
+from touchline.data.public import public_model
 from touchline.data.shapes import shape_of_config
 
 TINY = {
@@ -174,6 +175,36 @@ def test_the_text_part_of_a_model_with_eyes_is_counted_as_its_language_model(mod
     language = sum(weight.numel() for weight in whole.model.language_model.parameters())
     assert shape.num_parameters - shape.vision.parameters == language + whole.lm_head.weight.numel()
     assert shape.tied_embeddings is (whole.lm_head.weight is whole.model.language_model.embed_tokens.weight)
+
+
+@pytest.mark.parametrize("name", ["Qwen2-VL-2B", "Qwen2.5-VL-7B", "Qwen3-VL-2B", "Qwen3-VL-8B"])
+def test_a_vision_tower_has_the_parameters_of_its_module(name: str) -> None:
+    """Of the catalog's values and of a config.json as transformers writes it; both are the published count."""
+    public = public_model(name)
+    assert public is not None
+    config = dict(public.config)
+    text = dict(config.get("text_config") or {key: config[key] for key in config if not key.endswith("_config")})  # type: ignore[call-overload]
+    vision = dict(config["vision_config"])  # type: ignore[call-overload]
+    vision["hidden_size" if config["model_type"] == "qwen2_vl" else "out_hidden_size"] = text["hidden_size"]
+    parts = {"text_config": text, "vision_config": vision}
+    for part in parts.values():
+        part.pop("model_type")
+    outer = AutoConfig.for_model(str(config["model_type"]), **parts, tie_word_embeddings=config["tie_word_embeddings"])
+    with torch.device("meta"):
+        whole = AutoModelForImageTextToText.from_config(outer)
+    tower = whole.model.visual
+    matrices = sum(module.weight.numel() for module in tower.modules() if isinstance(module, torch.nn.Linear))
+    for given in (public.config, json.loads(outer.to_json_string(use_diff=True))):
+        shape = shape_of_config(given, name, "here")
+        assert isinstance(shape, ModelShape), shape
+        assert shape.vision is not None
+        assert shape.vision.parameters == sum(weight.numel() for weight in tower.parameters())
+        assert shape.vision.matrix_parameters == matrices
+        assert (shape.vision.patch_size, shape.vision.merge_size) == (
+            outer.vision_config.patch_size,
+            outer.vision_config.spatial_merge_size,
+        )
+        assert shape.num_parameters == sum(weight.numel() for weight in whole.parameters()) == public.num_parameters
 
 
 def _small_eyes() -> dict[str, object]:

@@ -41,10 +41,19 @@ class VisionTower:
     """Width of its residual stream."""
     intermediate_size: int
     """Width inside its feed-forward part."""
-    patches_per_token: int
-    """Patches of an image that become one token of the language model."""
+    patch_size: int
+    """Pixels of a patch's side."""
+    merge_size: int
+    """Patches, down and across, that become one token of the language model."""
+    matrix_parameters: int
+    """Elements of the matrices of its linear layers: what a 4-bit model holds in 4 bits."""
     parameters: int
     """Elements of the encoder and of the layers that join it to the language model."""
+
+    @property
+    def patches_per_token(self) -> int:
+        """Patches of an image that become one token of the language model."""
+        return self.merge_size**2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

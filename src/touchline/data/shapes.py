@@ -9,56 +9,11 @@ from touchline.core.errors import HostError, InputError
 from touchline.core.files import read_text_bounded
 from touchline.core.json_text import parse_json
 from touchline.core.quantity import Missing
-from touchline.core.shape import ModelShape, VisionTower
-from touchline.data.configs import LARGEST_CONTEXT, LARGEST_MODEL, ModelConfigError, ModelConfigReader, shown
+from touchline.core.shape import ModelShape
+from touchline.data.configs import LARGEST_MODEL, ModelConfigError, ModelConfigReader, shown
 from touchline.data.families import context_of, family_of, named, widths_of
 from touchline.data.public import known_name, near_models, public_model
-
-_GATED = frozenset({"qwen2_5_vl", "pixtral"})
-"""Vision towers with a gated feed-forward part."""
-_CHANNELS = 3
-
-
-def tower_of(config: Mapping[str, object] | None, text_width: int) -> VisionTower | None:
-    """Return the vision tower of a `vision_config`. None if its size is not given.
-
-    Args:
-        config: the values; none: there is no tower.
-        text_width: width of the language model's stream.
-    """
-    if config is None:
-        return None
-    try:
-        return _tower(ModelConfigReader(config), text_width)
-    except ModelConfigError:
-        return None
-
-
-def _tower(values: ModelConfigReader, text_width: int) -> VisionTower:
-    layers = values.count("depth", "num_hidden_layers", "num_layers")
-    # Qwen2-VL calls the tower's width embed_dim, and the language model's hidden_size.
-    width = values.count("embed_dim", "hidden_size")
-    inner = values.count("intermediate_size", default=values.count("mlp_ratio", default=4) * width)
-    merged = values.count("spatial_merge_size", default=1) ** 2
-    patch = values.count("patch_size", default=14)
-    frames = values.count("temporal_patch_size", default=1)
-    feeds = 3 if values.text("model_type") in _GATED else 2
-    block = 4 * width * width + feeds * width * inner
-    joint = width * merged
-    deep = len(values.list_of("deepstack_visual_indexes"))
-    joining = joint * text_width if merged == 1 else joint * joint + joint * text_width
-    positions = values.count("num_position_embeddings", default=1, limit=LARGEST_CONTEXT)
-    return VisionTower(
-        num_layers=layers,
-        hidden_size=width,
-        intermediate_size=inner,
-        patches_per_token=merged,
-        parameters=layers * block
-        + _CHANNELS * frames * patch * patch * width
-        + (1 + deep) * joining
-        + positions * width,
-    )
-
+from touchline.data.towers import tower_of
 
 _CONFIG = "config.json"
 _CONFIG_LIMIT_BYTES = 16 << 20

@@ -72,6 +72,9 @@ def weight_bytes(setup: TrainingSetup, coefficients: MemoryCoefficients) -> floa
     if setup.method != "qlora":
         return float((shape.num_parameters + copied) * size_of(setup.base_dtype))
     matrices = shape.num_layers * sum(linear.inputs * linear.outputs for linear in shape.linears)
+    if shape.vision is not None and not setup.dynamic_4bit:
+        # bitsandbytes quantizes every linear layer but the output layer; a dynamic 4-bit model leaves its tower out.
+        matrices += shape.vision.matrix_parameters
     rest = shape.num_parameters + copied - matrices
     if coefficients.quantises_head:
         matrices, rest = matrices + head, rest - head

@@ -113,6 +113,9 @@ def weight_spread(setup: TrainingSetup, coefficients: MemoryCoefficients) -> tup
         # Experts are one tensor of three dimensions: quantised by some versions, left in 16 bits by others.
         others = setup.shape.num_layers * setup.shape.other_parameters_per_layer
         below = math.hypot(below, others * (computes_in(setup, coefficients) - NF4_BYTES))
+        # Some trainers leave the vision tower in 16 bits.
+        tower = 0 if setup.shape.vision is None else setup.shape.vision.matrix_parameters
+        above = math.hypot(above, tower * (computes_in(setup, coefficients) - NF4_BYTES))
     return below, above
 
 
