@@ -23,7 +23,7 @@ _SHORT = {
     **{"learning_rate": "lr", "global_batch_size": "batch", "micro_batch_size": "micro", "max_seq_len": "len"},
     **{"backend": "", "optimizer": "", "method": ""},
 }
-"""Short names of settings in run names; empty where the value alone tells which setting it is."""
+"""Short names of settings in run names; empty where the value alone identifies the setting."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
