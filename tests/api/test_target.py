@@ -184,19 +184,21 @@ def gpu(count: int) -> TargetMachine:
 def test_devices_that_nothing_uses_are_an_error() -> None:
     here = machine_here(0)
     cases: list[tuple[ComputeConfig, TargetMachine, str]] = [
-        (ComputeConfig(gpus_per_run=2, gpu="H100"), gpu(2), "'peft' uses 1 GPU per run"),
-        (ComputeConfig(gpus_per_run=8, gpu="H100", executor="slurm"), gpu(8), "'peft' uses 1 GPU per run"),
-        (ComputeConfig(gpus_per_run=4), here, "'peft' uses 1 GPU per run"),
+        (ComputeConfig(gpus_per_run=9, gpu="H100", executor="slurm"), gpu(9), "'peft' uses 8 GPUs per run"),
+        (ComputeConfig(gpus_per_run=9, gpu="cpu"), here, "'peft' uses 8 processes per run"),
+        (ComputeConfig(gpus_per_run=4), here, "this machine has no GPU"),
         (ComputeConfig(gpus_per_run=0, gpu="H100"), gpu(1), "the runs would use a CPU"),
+        # Planned for another machine, but what would start is one of this machine's.
+        (ComputeConfig(gpus_per_run=2, gpu="H100"), gpu(1), "this machine has 1 GPU"),
     ]
     for compute, machine, words in some(cases):
         (found,) = device_findings(compute, ["peft"], machine, None)
         assert found.code == "BK003"
         assert words in found.message
         assert found.hint
-    # A trainer of several devices would still be held against the machine.
+    # A trainer of several devices is still held against the machine.
     for machine, words in ((gpu(2), "this machine has 2 GPUs"), (here, "this machine has no GPU")):
-        (found,) = device_findings(ComputeConfig(gpus_per_run=3), [], machine, None)
+        (found,) = device_findings(ComputeConfig(gpus_per_run=3), ["peft"], machine, None)
         assert words in found.message
     for fine in (ComputeConfig(), ComputeConfig(gpus_per_run=0), ComputeConfig(gpu="cpu", gpus_per_run=3)):
         assert not list(device_findings(fine, ["peft"], here, None))
@@ -254,10 +256,9 @@ def test_every_verb_refuses_to_plan_a_cluster_for_the_login_node(site: dict[str,
 
 def test_one_gpu_is_never_taken_for_several(site: dict[str, str], tmp_path: Path) -> None:
     folder = make_experiment(tmp_path / "exp", n_train=32)
-    for override in ("compute.gpu=H100", "compute.gpu=auto"):
-        done = touchline("plan", str(folder), "compute.gpus_per_run=2", override, env=site)
-        assert done.returncode == 2
-        assert "compute.gpus_per_run is 2, and the trainer 'peft' uses 1 GPU per run" in " ".join(done.stderr.split())
+    done = touchline("plan", str(folder), "compute.gpus_per_run=2", "compute.gpu=auto", env=site)
+    assert done.returncode == 2
+    assert "compute.gpus_per_run is 2, and this machine has no GPU" in " ".join(done.stderr.split())
 
 
 def test_evaluations_have_a_time_and_a_limit_before_anything_was_measured(site: dict[str, str], tmp_path: Path) -> None:

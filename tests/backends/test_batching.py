@@ -106,7 +106,7 @@ def test_steps_are_rounded_as_the_trainer_rounds(name: str, lengths: list[int], 
         assert found.steps == each // accumulation * asked.epochs
         assert found.steps or any("NO optimizer step" in note for note in found.notes)
     elif name == "peft":
-        assert found.steps == -(-len(lengths) // (micro * accumulation)) * asked.epochs
+        assert found.steps == -(-len(lengths) // (micro * accumulation * devices)) * asked.epochs
     elif name == "axolotl" and asked.packed:
         assert len(found.micro_batch_tokens) == found.rows - found.rows_left_over
         assert len(found.micro_batch_tokens) % devices == 0
@@ -183,7 +183,7 @@ def test_ours_equals_what_the_trainer_arranges(texts: list[tuple[list[int], list
     found = batching_of("peft").forecast(lengths, asked, np.asarray([len(answer) for _, answer in texts], np.uint32))
     plan = plan_batches(
         lengths,
-        global_batch_size=asked.micro_batch_size * asked.gradient_accumulation_steps,
+        global_batch_size=asked.global_batch_size,
         micro_batch_size=asked.micro_batch_size,
         epochs=asked.epochs,
         seed=asked.seed,
@@ -226,7 +226,7 @@ def test_a_prefix_of_all_prompts_is_counted_as_the_trainer_shares_it(
     found = PeftBatching(shared_prefix=prefix).forecast(lengths, asked, labels)
     plan = plan_batches(
         lengths,
-        global_batch_size=asked.micro_batch_size * asked.gradient_accumulation_steps,
+        global_batch_size=asked.global_batch_size,
         micro_batch_size=asked.micro_batch_size,
         epochs=asked.epochs,
         seed=asked.seed,

@@ -10,17 +10,18 @@ from touchline.backends.protocol import ExampleLengths
 from touchline.core.quantity import Missing
 from touchline.data.packing.batches import plan_batches
 from touchline.data.packing.forecast import BatchForecast
-from touchline.spec.experiment import TrainConfig
+from touchline.spec.experiment import TrainConfig, accumulation_steps
 from touchline.spec.plan import BatchSummary
 
 
-def planned_batches(train: TrainConfig, lengths: ExampleLengths, seed: int) -> BatchSummary | Missing:
+def planned_batches(train: TrainConfig, lengths: ExampleLengths, seed: int, devices: int = 1) -> BatchSummary | Missing:
     """Return the batches of a training that takes `global_batch_size` examples per step in the planned order.
 
     Args:
         train: the training.
         lengths: token lengths of its examples.
         seed: seed of the order.
+        devices: data-parallel size; each device takes every n-th micro-batch of a step.
     """
     if train.micro_batch_size == "auto":
         return Missing(missing="micro_batch_size is not resolved")
@@ -38,7 +39,8 @@ def planned_batches(train: TrainConfig, lengths: ExampleLengths, seed: int) -> B
         steps_per_epoch=plan.steps_per_epoch,
         micro_batches=plan.micro_batches,
         micro_batch_size=plan.micro_batch_size,
-        gradient_accumulation_steps=-(-plan.global_batch_size // plan.micro_batch_size),
+        gradient_accumulation_steps=accumulation_steps(plan.global_batch_size, plan.micro_batch_size, devices),
+        data_parallel_size=devices,
         global_batch_size=plan.global_batch_size,
         num_examples=len(total),
         real_tokens=int(np.sum(total, dtype=np.int64)),
@@ -49,7 +51,7 @@ def planned_batches(train: TrainConfig, lengths: ExampleLengths, seed: int) -> B
 
 
 def packed_batches(
-    forecast: BatchForecast, train: TrainConfig, lengths: ExampleLengths, micro_batch_size: int
+    forecast: BatchForecast, train: TrainConfig, lengths: ExampleLengths, micro_batch_size: int, devices: int = 1
 ) -> BatchSummary:
     """Return the batches of a trainer that packs before it batches: every size counts packed sequences.
 
@@ -58,6 +60,7 @@ def packed_batches(
         train: the training.
         lengths: token lengths of its examples.
         micro_batch_size: packed sequences per forward pass of one device.
+        devices: data-parallel size.
     """
     total = lengths.total
     digest = hashlib.sha256(f"packed {forecast.rows} {forecast.steps} {micro_batch_size}".encode())
@@ -69,7 +72,8 @@ def packed_batches(
         steps_per_epoch=forecast.steps_per_epoch,
         micro_batches=len(forecast.micro_batch_tokens) * train.epochs,
         micro_batch_size=micro_batch_size,
-        gradient_accumulation_steps=-(-train.global_batch_size // micro_batch_size),
+        gradient_accumulation_steps=accumulation_steps(train.global_batch_size, micro_batch_size, devices),
+        data_parallel_size=devices,
         global_batch_size=train.global_batch_size,
         num_examples=len(total),
         real_tokens=int(np.sum(total, dtype=np.int64)),

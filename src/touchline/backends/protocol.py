@@ -59,11 +59,13 @@ class Backend(Protocol):
     fixed_settings: tuple[tuple[str, str], ...]
     """Settings that experiment.yaml cannot change: (key, value), `("train.optimizer", "AdamW, ...")`."""
 
-    def faults(self, model: ModelInfo, train: TrainConfig) -> tuple[Finding, ...]:
+    def faults(self, model: ModelInfo, train: TrainConfig, devices: int = 1) -> tuple[Finding, ...]:
         """Return the requested features that the backend does not support."""
         ...
 
-    def setup(self, train: TrainConfig, shape: ModelShape, machine: TargetMachine, width: int) -> TrainingSetup:
+    def setup(
+        self, train: TrainConfig, shape: ModelShape, machine: TargetMachine, width: int, devices: int = 1
+    ) -> TrainingSetup:
         """Return what memory and time depend on besides the batch.
 
         Args:
@@ -71,14 +73,19 @@ class Backend(Protocol):
             shape: the base model.
             machine: where it will run.
             width: tokens of the longest row.
+            devices: data-parallel size.
         """
         ...
 
-    def batches(self, train: TrainConfig, lengths: ExampleLengths, seed: int) -> BatchSummary | Missing:
+    def batches(
+        self, train: TrainConfig, lengths: ExampleLengths, seed: int, devices: int = 1
+    ) -> BatchSummary | Missing:
         """Return the backend's exact batching and rounding. `train` is resolved."""
         ...
 
-    def forecast(self, train: TrainConfig, lengths: ExampleLengths, seed: int) -> BatchForecast | Missing:
+    def forecast(
+        self, train: TrainConfig, lengths: ExampleLengths, seed: int, devices: int = 1
+    ) -> BatchForecast | Missing:
         """Return the predicted micro-batches. `train` is resolved."""
         ...
 
@@ -87,7 +94,7 @@ class Backend(Protocol):
         ...
 
     def command(self, python: str) -> tuple[str, ...]:
-        """Return the training command, to run in the run's folder.
+        """Return the training command, to run in the run's folder. It starts a process for every device.
 
         Args:
             python: interpreter that has touchline.

@@ -174,14 +174,19 @@ def capabilities() -> dict[str, Capabilities]:
     return {name: get_backend(name).capabilities for name in backend_names()}
 
 
-def refused_settings(model: ModelInfo, train: TrainConfig) -> tuple[Finding, ...]:
+def refused_settings(model: ModelInfo, train: TrainConfig, devices: int = 1) -> tuple[Finding, ...]:
     """Return an error for every setting that the training's backend does not support, alone or for this model.
+
+    Args:
+        model: its base model.
+        train: the training.
+        devices: its data-parallel size.
 
     Raises:
         InputError: if the backend does not exist.
     """
     backend = get_backend(train.backend)
-    return (*unsupported_settings(train.backend, train, capabilities()), *backend.faults(model, train))
+    return (*unsupported_settings(train.backend, train, capabilities()), *backend.faults(model, train, devices))
 
 
 def batching_names() -> tuple[str, ...]:

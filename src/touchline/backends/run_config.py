@@ -36,6 +36,8 @@ class PlannedBatches:
     """Optimizer steps of the whole run."""
     steps_per_epoch: int
     """Optimizer steps of one epoch."""
+    data_parallel_size: int = 1
+    """Processes that share each step, one per device. The file has this key only if there are several."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -124,7 +126,10 @@ def run_config(run: PlannedRun, plan: Plan) -> RunConfig:
         train=run.train,
         seed=run.seed,
         batches=PlannedBatches(
-            digest=run.batches.digest, steps=run.batches.steps, steps_per_epoch=run.batches.steps_per_epoch
+            digest=run.batches.digest,
+            steps=run.batches.steps,
+            steps_per_epoch=run.batches.steps_per_epoch,
+            data_parallel_size=run.batches.data_parallel_size,
         ),
         parent=_parent(run, plan),
         shuffled_labels=run.control is ControlKind.SHUFFLED,
@@ -143,6 +148,8 @@ def run_config_text(config: RunConfig, header: str) -> str:
         del data["parent"]
     if not config.shuffled_labels:
         del data["shuffled_labels"]
+    if config.batches.data_parallel_size == 1:
+        del data["batches"]["data_parallel_size"]
     return header + to_yaml(data)
 
 

@@ -7,22 +7,42 @@ from touchline.core.finding import Finding, Severity
 from touchline.data.packing.batches import largest_divisor
 from touchline.spec.experiment import TrainConfig
 
+MOST_DEVICES = 8
+"""Most devices of a training in data parallel: those of one node."""
 
-def limit_faults(model: ModelInfo, train: TrainConfig) -> tuple[Finding, ...]:
-    """Return an error for each batch size, length or kind of model that cannot be trained as written."""
+
+def limit_faults(model: ModelInfo, train: TrainConfig, devices: int = 1) -> tuple[Finding, ...]:
+    """Return an error for each batch size, length or kind of model that cannot be trained as written.
+
+    Args:
+        model: the base model.
+        train: the training.
+        devices: its data-parallel size.
+    """
     found: list[Finding] = []
     if not model.architecture.endswith("ForCausalLM"):
         found.append(
             _error("BK001", "models", f"{model.name} is a {model.architecture}; expected a causal language model")
         )
-    if isinstance(train.micro_batch_size, int) and train.global_batch_size % train.micro_batch_size:
+    whole = train.global_batch_size
+    if whole % devices:
+        fewer = largest_divisor(whole, devices)
+        found.append(
+            _error(
+                "TR001",
+                "compute.gpus_per_run",
+                f"global_batch_size {whole} is not a multiple of gpus_per_run {devices}",
+                f"compute.gpus_per_run: {fewer}, or train.global_batch_size: {whole + -whole % devices}",
+            )
+        )
+    elif isinstance(train.micro_batch_size, int) and whole % (train.micro_batch_size * devices):
+        times = f" x gpus_per_run {devices}" if devices > 1 else ""
         found.append(
             _error(
                 "TR001",
                 "train.micro_batch_size",
-                f"global_batch_size {train.global_batch_size} is not a multiple of "
-                f"micro_batch_size {train.micro_batch_size}",
-                f"micro_batch_size: {largest_divisor(train.global_batch_size, train.micro_batch_size)}",
+                f"global_batch_size {whole} is not a multiple of micro_batch_size {train.micro_batch_size}{times}",
+                f"micro_batch_size: {largest_divisor(whole // devices, train.micro_batch_size)}",
             )
         )
     if train.max_seq_len > model.context_length:

@@ -89,7 +89,7 @@ class AttemptRow:
     micro_batch_size: int
     """Examples per forward pass."""
     gradient_accumulation_steps: int
-    """Forward passes per optimizer step."""
+    """Forward passes per optimizer step and process."""
     global_batch_size: int
     """Examples per optimizer step."""
     trainable_parameters: int
@@ -100,6 +100,8 @@ class AttemptRow:
     """Number of its tokens."""
     setup_seconds: float
     """Wall-clock time from the start of the process's work to the first step."""
+    data_parallel_size: int = 1
+    """Processes that share each step. Counts of a step are their sums, and peaks of memory their largest."""
 
     @property
     def packed(self) -> bool:

@@ -112,3 +112,6 @@ PART_WEIGHT: Final = 4
 SLURM_MARGIN: Final = 0.10
 """Added to the upper end of the interval in a SLURM limit: a choice, not a measurement. Being killed costs the whole
 job, a longer limit some minutes in the queue."""
+
+DATA_PARALLEL_FACTOR = 1.5
+"""Factor by which a step of several processes may differ from the part of one. A choice: nothing was measured."""

@@ -15,6 +15,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from touchline.core.estimate import Estimate, EvidenceLevel, TrainingSetup
 from touchline.core.machine import TargetMachine
@@ -23,6 +24,7 @@ from touchline.estimate.coefficients_time import (
     COLD_SIGMA,
     COLD_WEIGHT,
     CPU_TIME_SIGMA,
+    DATA_PARALLEL_FACTOR,
     LAUNCH_RUN_SIGMA,
     REPEAT_SIGMA,
     RUN_SIGMA,
@@ -136,6 +138,21 @@ def seconds_per_step(
         flops=step_flops(setup, work).total,
         shares=_shares(question, next(found for answer, found in answers if answer.rung == rung)),
         refused=refused,
+    )
+
+
+def in_data_parallel(step: Estimate, kind: Literal["gpu", "cpu"]) -> Estimate:
+    """Return the time of a step of several processes, given that of one process with its part of the work.
+
+    What the exchange of gradients and the wait for the slowest process cost was not measured: no less than nothing on
+    GPUs, and up to `DATA_PARALLEL_FACTOR`. Processes that share a CPU may also gain by it.
+    """
+    return dataclasses.replace(
+        step,
+        low=step.low if kind == "gpu" else step.low / DATA_PARALLEL_FACTOR,
+        high=step.high * DATA_PARALLEL_FACTOR,
+        method=f"{step.method}; the exchange of gradients between processes is not measured",
+        extrapolated=True,
     )
 
 

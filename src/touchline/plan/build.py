@@ -26,7 +26,7 @@ from touchline.spec.defaults import DEFAULT_BACKEND
 from touchline.spec.evaluation import EvaluationTask
 from touchline.spec.experiment import DataConfig, Experiment, LoraConfig, TrainConfig
 from touchline.spec.labels import LabelSet
-from touchline.spec.plan import Plan, PlannedRun, ShownExample
+from touchline.spec.plan import Plan, PlannedRun, ShownExample, data_parallel_size
 from touchline.spec.runs import ControlKind, RunKind, RunSpec
 from touchline.statistics.derangement import derangement, label_generator
 
@@ -75,6 +75,11 @@ class PlanInputs:
     specs_by_name: Mapping[str, RunSpec] = field(init=False)
     """Runs by name."""
 
+    @property
+    def devices(self) -> int:
+        """Data-parallel size of each training."""
+        return data_parallel_size(self.experiment.compute, self.context.machine)
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "specs_by_name", {spec.name: spec for spec in self.specs})
 
@@ -93,7 +98,7 @@ def build_plan(inputs: PlanInputs) -> Plan:
     """
     findings: list[Finding] = []
     runs: list[PlannedRun] = []
-    decisions = RunResolver(inputs.context)
+    decisions = RunResolver(inputs.context, inputs.devices)
     known: dict[str, PlannedRun] = {}
     for spec in inputs.specs:
         parent = None if spec.link is None else known.get(spec.link.parent)
@@ -173,7 +178,7 @@ def _planned(
         return replace(_evaluated(run, spec, inputs, decisions), digest=_digest(run, model, dataset, None)), []
     backend = get_backend(spec.train.backend)
     lengths = _lengths(spec, inputs)
-    refused = refused_settings(model, spec.train)
+    refused = refused_settings(model, spec.train, inputs.devices)
     findings = [replace(fault, subject=f"{spec.name}: {fault.subject}") for fault in refused]
     findings += _length_faults(spec, lengths)
     if spec.link is not None and not backend.capabilities.stages:
@@ -336,6 +341,8 @@ def _digest(run: PlannedRun, model: ModelInfo, dataset: DatasetInfo, parent: Pla
         "seed": run.seed if run.kind is RunKind.FINE_TUNED else None,
         "batches": None if run.batches is None else run.batches.digest,
     }
+    if run.batches is not None and run.batches.data_parallel_size > 1:
+        identity["data_parallel_size"] = run.batches.data_parallel_size
     if run.no_op is not None:
         identity["no_op"] = _without_newer_defaults(json.loads(_LORA.dump_json(run.no_op)), LoraConfig)
     if run.control is ControlKind.SHUFFLED:

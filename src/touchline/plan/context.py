@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from touchline.backends.protocol import ExampleLengths
 from touchline.backends.registry import memory_coefficients
@@ -86,14 +86,27 @@ def estimate_memory(
     )
 
 
+def share_of_machine(context: PlanningContext, processes: int) -> PlanningContext:
+    """Return the context of one of several processes of a training. On a CPU they share its memory."""
+    machine = context.machine
+    if machine.kind != "cpu" or processes == 1 or isinstance(machine.memory, Missing):
+        return context
+    memory = replace(machine.memory, value=machine.memory.value / processes)
+    return replace(context, machine=replace(machine, memory=memory))
+
+
 def choose_micro_batch(
-    train: TrainConfig, setup: TrainingSetup | Missing, lengths: ExampleLengths, context: PlanningContext
+    train: TrainConfig,
+    setup: TrainingSetup | Missing,
+    lengths: ExampleLengths,
+    context: PlanningContext,
+    devices: int = 1,
 ) -> MicroBatchChoice:
-    """Choose the largest divisor of the global batch size that fits and still increases throughput."""
+    """Choose the largest divisor of a device's part of the global batch that fits and still increases throughput."""
     if train.micro_batch_size != "auto":
         return MicroBatchChoice(size=train.micro_batch_size, reason="micro-batch as written")
-    whole = train.global_batch_size
-    size, gain = _fastest(train, setup, lengths, context)
+    whole = max(train.global_batch_size // devices, 1)
+    size, gain = _fastest(whole, setup, lengths, context)
     if isinstance(setup, Missing):
         return MicroBatchChoice(size=size, reason=f"micro-batch {size}: {gain}; memory unknown ({setup.missing})")
     while True:
@@ -109,10 +122,17 @@ def choose_micro_batch(
 
 
 def _fastest(
-    train: TrainConfig, setup: TrainingSetup | Missing, lengths: ExampleLengths, context: PlanningContext
+    whole: int, setup: TrainingSetup | Missing, lengths: ExampleLengths, context: PlanningContext
 ) -> tuple[int, str]:
-    """Return the micro-batch size beyond which throughput no longer grows, and the basis: past runs or a default."""
-    longest, whole = int(lengths.total.max()), train.global_batch_size
+    """Return the micro-batch size beyond which throughput no longer grows, and the basis: past runs or a default.
+
+    Args:
+        whole: examples per step and device.
+        setup: everything but the batch.
+        lengths: token lengths of the examples.
+        context: the machine, and what past runs have shown.
+    """
+    longest = int(lengths.total.max())
     limit = defaults.MICRO_BATCH_TOKENS // longest
     reason = f"throughput no longer grows beyond about {defaults.MICRO_BATCH_TOKENS:,} computed tokens per forward pass"
     if not isinstance(setup, Missing) and shows_the_knee(setup, context.machine, context.time_points):

@@ -14,7 +14,7 @@ from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.units import format_seconds
 from touchline.data.packing.compare import compare
 from touchline.data.packing.forecast import BatchForecast, settings_of
-from touchline.plan.context import PlanningContext, choose_micro_batch, estimate_disk, estimate_memory
+from touchline.plan.context import PlanningContext, choose_micro_batch, estimate_disk, estimate_memory, share_of_machine
 from touchline.plan.times import NonStepWork, Times, count_evaluations, estimate_times, unknown_times
 from touchline.spec.experiment import EvaluateConfig, TrainConfig
 from touchline.spec.plan import BatchSummary
@@ -43,7 +43,7 @@ class PackingOption:
 
 
 def choose_packing(
-    train: TrainConfig, predict: Callable[[bool], PackingOption], lengths: ExampleLengths
+    train: TrainConfig, predict: Callable[[bool], PackingOption], lengths: ExampleLengths, devices: int = 1
 ) -> tuple[PackingOption, str, PackingSummary | Missing]:
     """Return the chosen option, the reason, and both options side by side.
 
@@ -51,9 +51,10 @@ def choose_packing(
         train: the training; its micro-batch is decided.
         predict: returns the prediction for one packing mode.
         lengths: token lengths of the examples.
+        devices: data-parallel size.
     """
     packed, apart = predict(True), predict(False)
-    summary = _side_by_side(train, packed, apart, lengths)
+    summary = _side_by_side(train, packed, apart, lengths, devices)
     if train.packed != "auto":
         chosen = packed if train.packed else apart
         return chosen, f"{'packed' if train.packed else 'not packed'}: as written", summary
@@ -81,12 +82,12 @@ def _choose(packed: PackingOption, apart: PackingOption) -> tuple[PackingOption,
 
 
 def _side_by_side(
-    train: TrainConfig, packed: PackingOption, apart: PackingOption, lengths: ExampleLengths
+    train: TrainConfig, packed: PackingOption, apart: PackingOption, lengths: ExampleLengths, devices: int
 ) -> PackingSummary | Missing:
     if packed.forecast is None or apart.forecast is None or not isinstance(train.micro_batch_size, int):
         return Missing(missing="packed and unpacked cannot both be predicted")
     # Both options are compared, whichever one the settings name.
-    settings = settings_of(train)
+    settings = settings_of(train, devices=devices)
     return compare(
         lengths.total, settings, packed.forecast, apart.forecast, backend=train.backend, labels=lengths.answer
     )
@@ -144,10 +145,12 @@ class RunResolver:
 
     Args:
         context: the machine, and what past runs have shown.
+        devices: data-parallel size of each run.
     """
 
-    def __init__(self, context: PlanningContext) -> None:
-        self._outlook = context
+    def __init__(self, context: PlanningContext, devices: int = 1) -> None:
+        self._outlook = share_of_machine(context, devices)
+        self._devices = devices
         self._known: dict[tuple[object, ...], ResolvedRun] = {}
         self._forecasts: dict[tuple[object, ...], BatchForecast | Missing] = {}
 
@@ -164,7 +167,7 @@ class RunResolver:
             self._known[key] = self._predicted(replace(question, train=costs))
         known = self._known[key]
         train = replace(question.train, micro_batch_size=known.train.micro_batch_size, packed=known.train.packed)
-        found = get_backend(train.backend).batches(train, question.lengths, seed)
+        found = get_backend(train.backend).batches(train, question.lengths, seed, self._devices)
         return replace(known, train=train, batches=found if isinstance(found, BatchSummary) else None)
 
     def _predicted(self, question: RunRequest) -> ResolvedRun:
@@ -174,20 +177,20 @@ class RunResolver:
         setup: TrainingSetup | Missing = (
             shape
             if isinstance(shape, Missing)
-            else backend.setup(train, shape, context.machine, int(lengths.total.max()))
+            else backend.setup(train, shape, context.machine, int(lengths.total.max()), self._devices)
         )
-        choice = choose_micro_batch(train, setup, lengths, context)
+        choice = choose_micro_batch(train, setup, lengths, context, self._devices)
         train = replace(train, micro_batch_size=choice.size)
 
         def predict(packed: bool) -> PackingOption:
             return self._packing_option(replace(train, packed=packed), question, setup)
 
-        chosen, reason, packing = choose_packing(train, predict, lengths)
+        chosen, reason, packing = choose_packing(train, predict, lengths, self._devices)
         memory = chosen.memory
         if chosen.forecast is not None and not isinstance(setup, Missing):
             # Once more, now with alternatives, which the other option does not need.
             largest = chosen.forecast.largest
-            real = backend.setup(chosen.train, setup.shape, context.machine, largest.width)
+            real = backend.setup(chosen.train, setup.shape, context.machine, largest.width, self._devices)
             memory = estimate_memory(real, largest, context, with_what_ifs=True)
         return ResolvedRun(
             train=chosen.train,
@@ -205,7 +208,7 @@ class RunResolver:
     ) -> PackingOption:
         """Return the predictions for a training with every setting resolved."""
         backend, lengths, machine = get_backend(train.backend), question.lengths, self._outlook.machine
-        found = backend.batches(train, lengths, ORDER_SEED)
+        found = backend.batches(train, lengths, ORDER_SEED, self._devices)
         rows = self._forecast(train, question)
         if isinstance(setup, Missing) or isinstance(found, Missing) or isinstance(rows, Missing):
             why = next(each for each in (setup, found, rows) if isinstance(each, Missing))
@@ -213,7 +216,7 @@ class RunResolver:
             return PackingOption(
                 train=train, batches=batches, forecast=None, memory=why, times=unknown_times(why), disk=why
             )
-        real = backend.setup(train, setup.shape, machine, rows.largest.width)
+        real = backend.setup(train, setup.shape, machine, rows.largest.width, self._devices)
         return PackingOption(
             train=train,
             batches=found,
@@ -228,6 +231,7 @@ class RunResolver:
                 _course(question, found),
                 machine=machine,
                 points=self._outlook.time_points,
+                data_parallel_size=self._devices,
             ),
             disk=estimate_disk(
                 replace(real, rank=question.saved_rank or real.rank),
@@ -246,7 +250,8 @@ class RunResolver:
             *(train.packed, train.lora.dropout > 0, question.model.name, question.dataset.path, question.data),
         )
         if key not in self._forecasts:
-            self._forecasts[key] = get_backend(train.backend).forecast(train, question.lengths, ORDER_SEED)
+            backend = get_backend(train.backend)
+            self._forecasts[key] = backend.forecast(train, question.lengths, ORDER_SEED, self._devices)
         return self._forecasts[key]
 
 

@@ -114,6 +114,7 @@ def _memory_of(plan: Plan, site: SlurmSite, run: PlannedRun, name: str) -> float
     size = plan.compute.memory_gb_per_run or site.memory_gb
     if size is None and plan.machine.kind == "cpu" and name == run.name and not isinstance(run.peak_memory, Missing):
         size = run.peak_memory.value if run.peak_memory.high is None else run.peak_memory.high
+        size *= plan.processes_per_device
     return size or 0.0
 
 

@@ -144,7 +144,7 @@ def _share(memory: Measured, plan: Plan) -> str:
     whole = plan.machine.memory
     if isinstance(memory, Missing) or isinstance(whole, Missing) or memory.unit != whole.unit or not whole.value:
         return "n/a (the machine's memory is unknown)"
-    share = 100 * memory.value / whole.value
+    share = 100 * memory.value * plan.processes_per_device / whole.value
     return f"{share:.0f}%" if share >= 10 else f"{share:.2g}%"
 
 
@@ -161,7 +161,9 @@ def _design(plan: Plan) -> Iterator[str]:
     items = "the test split" if own is None or own.takes_data else "items of its own"
     yield f"Task: {plan.task}, evaluated with Inspect on {items}"
     machine = plan.machine
-    devices = f"{plan.gpus_per_run} GPU{'s' if plan.gpus_per_run != 1 else ''} per run" if machine.kind == "gpu" else ""
+    devices = f"{plan.processes_per_device} processes per run" if plan.processes_per_device > 1 else ""
+    if machine.kind == "gpu":
+        devices = f"{plan.gpus_per_run} GPU{'s' if plan.gpus_per_run != 1 else ''} per run"
     yield f"Planned for: {machine.key}, {_gib(machine.memory)} ({machine.source}){', ' + devices if devices else ''}"
     yield f"Executor: {plan.executor}"
     yield from control_notes(plan)
@@ -294,7 +296,7 @@ def _configuration(plan: Plan) -> Iterator[tuple[str, ...]]:
             run.train.backend,
             f"{b.num_examples:,}",
             str(b.global_batch_size),
-            f"{b.micro_batch_size} x {b.gradient_accumulation_steps} x {plan.devices}",
+            f"{b.micro_batch_size} x {b.gradient_accumulation_steps} x {b.data_parallel_size}",
             f"{b.steps:,} ({b.steps_per_epoch:,} per epoch)",
             f"{b.longest_example_tokens} tokens",
             f"{_largest(run):,} computed tokens",

@@ -301,12 +301,18 @@ def _settings(plan: Plan, run: PlannedRun) -> Iterator[tuple[str, Scalar]]:
     yield _ACCUMULATION, batches.gradient_accumulation_steps
     yield _STEPS, batches.steps
     yield _WARMUP_STEPS, math.ceil(run.train.warmup_fraction * batches.steps)
-    yield _DEVICES, plan.gpus_per_run if plan.machine.kind == "gpu" else "1 (CPU)"
+    yield _DEVICES, _devices(plan, batches.data_parallel_size)
     if run.train.backend in backend_names():
         yield from get_backend(run.train.backend).fixed_settings
     stage = next((level.value for level in run.levels if level.factor == STAGE), None)
     if stage is not None:
         yield STAGE, stage
+
+
+def _devices(plan: Plan, processes: int) -> Scalar:
+    if plan.machine.kind == "gpu":
+        return plan.gpus_per_run
+    return "1 (CPU)" if processes == 1 else f"1 (CPU, {processes} processes)"
 
 
 def _scalar(value: object) -> Scalar:

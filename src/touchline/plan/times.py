@@ -25,7 +25,7 @@ from touchline.estimate.run_time import (
     tokenising_seconds,
     validation_seconds,
 )
-from touchline.estimate.time import seconds_per_step
+from touchline.estimate.time import in_data_parallel, seconds_per_step
 from touchline.estimate.work import StepWork, work_of_forecast
 from touchline.plan.totals import sum_quantities
 from touchline.spec.experiment import EvaluateConfig, TrainConfig
@@ -80,9 +80,9 @@ def unknown_times(missing: Missing) -> Times:
     )
 
 
-def step_work(forecast: BatchForecast, train: TrainConfig) -> StepWork:
-    """Return the mean step of a run, in the terms of the estimates."""
-    return work_of_forecast(forecast, settings_of(train))
+def step_work(forecast: BatchForecast, train: TrainConfig, devices: int = 1) -> StepWork:
+    """Return the mean step of a run on one of its devices, in the terms of the estimates."""
+    return work_of_forecast(forecast, settings_of(train, devices=devices))
 
 
 def estimate_times(
@@ -95,6 +95,7 @@ def estimate_times(
     *,
     machine: TargetMachine,
     points: Sequence[TimePoint],
+    data_parallel_size: int = 1,
 ) -> Times:
     """Estimate all times of a run, each with its interval or the reason why it is missing.
 
@@ -107,8 +108,10 @@ def estimate_times(
         course: what else happens.
         machine: where it will run.
         points: measured runs.
+        data_parallel_size: processes of the training. On a CPU they share the cores, so that each does its part of
+            a step in about the time that one process needs for the whole.
     """
-    work = step_work(forecast, train)
+    work = step_work(forecast, train, data_parallel_size if machine.kind == "gpu" else 1)
     answered = seconds_per_step(setup, work, machine=machine, points=points)
     evaluation = _evaluation(setup, evaluate, train, lengths, course, machine, points)
     base = _evaluation(setup, evaluate, None, lengths, course, machine, points)
@@ -123,7 +126,7 @@ def estimate_times(
             evaluation_startup=startup,
             limit=answered,
         )
-    step = answered.estimate
+    step = answered.estimate if data_parallel_size == 1 else in_data_parallel(answered.estimate, machine.kind)
     parts = _parts(setup, train, lengths, course, step, work, machine, points)
     found = run_seconds(step, course.steps, parts=parts)
     return Times(

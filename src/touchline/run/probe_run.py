@@ -207,7 +207,7 @@ def _is_known(plan: Plan, run: PlannedRun, past: Sequence[TimePoint]) -> bool:
     if isinstance(shape, Missing):
         # Without dimensions no estimate could use what is measured.
         return True
-    setup = get_backend(run.train.backend).setup(run.train, shape, plan.machine, 1)
+    setup = get_backend(run.train.backend).setup(run.train, shape, plan.machine, 1, plan.data_parallel_size)
     return any(
         model_key(point.setup.shape) == model_key(shape)
         and place(point.machine) == place(plan.machine.key)

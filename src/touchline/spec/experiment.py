@@ -113,6 +113,11 @@ class CheckpointInterval:
             raise ValueError("give either steps or minutes")
 
 
+def accumulation_steps(global_batch_size: int, micro_batch_size: int, data_parallel_size: int) -> int:
+    """Return the gradient accumulation steps: micro-batch size x these x devices is the global batch size."""
+    return -(-global_batch_size // (micro_batch_size * data_parallel_size))
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
     """The training, in the field's terms."""
@@ -289,8 +294,9 @@ class ComputeConfig:
     executor: Literal["local", "slurm"] = "local"
     """Executor of the jobs: this machine, or sbatch."""
     gpus_per_run: NonNegativeInt = 1
-    """GPUs that one run uses; on a machine without any, runs use the CPU, one at a time. More than the trainer
-    uses is an error."""
+    """GPUs that one run uses; on a machine without any, runs use the CPU, one at a time. Several GPUs train in data
+    parallel: each takes every n-th micro-batch of a step, and `global_batch_size` stays as written, so it must be a
+    multiple. With `gpu: cpu`, the number of processes that share the CPU. More than the trainer uses is an error."""
     gpu: Text = "auto"
     """Which GPU to plan for: `auto` is the one here, a name such as `A100-80GB` plans for another machine, `cpu` for
     runs on CPUs. With `executor: slurm` it has to be given, unless the user's `slurm.gpu_type` gives it."""
@@ -315,7 +321,12 @@ class ComputeConfig:
     @property
     def gpus(self) -> int:
         """GPUs that a job asks for; None if it is planned for the CPU."""
-        return 0 if self.gpu.lower() == CPU else self.gpus_per_run
+        return 0 if self.plans_for_cpu else self.gpus_per_run
+
+    @property
+    def plans_for_cpu(self) -> bool:
+        """Return whether the CPU is written as the device."""
+        return self.gpu.lower() == CPU
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -33,7 +33,7 @@ class BatchSummary:
     micro_batch_size: int
     """Examples per forward pass, resolved."""
     gradient_accumulation_steps: int
-    """Micro-batches per optimizer step."""
+    """Micro-batches per optimizer step and device."""
     global_batch_size: int
     """Examples per optimizer step."""
     num_examples: int
@@ -46,6 +46,8 @@ class BatchSummary:
     """The longest training example."""
     largest_micro_batch_tokens: int
     """Padded tokens of the largest micro-batch, examples side by side: what decides on memory."""
+    data_parallel_size: int = 1
+    """Processes that share each step, one per device: micro-batch size x accumulation x these is the global batch."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -170,6 +172,18 @@ def devices_of(machine: TargetMachine, gpus_per_run: int) -> int:
     return max(gpus_per_run, 1) if machine.kind == "gpu" else 1
 
 
+def data_parallel_size(compute: ComputeConfig, machine: TargetMachine | None) -> int:
+    """Return the processes of one training: one per GPU, or as many as are written where the CPU is.
+
+    Args:
+        compute: resources of the runs.
+        machine: the machine that is planned for; None if it is not known.
+    """
+    if machine is not None and machine.kind == "cpu" and not compute.plans_for_cpu:
+        return 1
+    return max(compute.gpus_per_run, 1)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
     """The whole plan, as plan.json holds it."""
@@ -234,6 +248,16 @@ class Plan:
     def devices(self) -> int:
         """Devices that one training uses: its GPUs, or one CPU."""
         return devices_of(self.machine, self.gpus_per_run)
+
+    @property
+    def data_parallel_size(self) -> int:
+        """Processes of one training."""
+        return data_parallel_size(self.compute, self.machine)
+
+    @property
+    def processes_per_device(self) -> int:
+        """Processes of one training that share a device: several only on a CPU."""
+        return self.data_parallel_size if self.machine.kind == "cpu" else 1
 
     @property
     def own_task(self) -> EvaluationTask | None:

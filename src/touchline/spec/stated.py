@@ -14,7 +14,7 @@ from touchline.core.finding import Location
 from touchline.core.levels import STAGE
 from touchline.spec.document import Path, YamlDocument
 from touchline.spec.expand import level_text
-from touchline.spec.experiment import CheckpointInterval, DataConfig, TrainConfig
+from touchline.spec.experiment import CheckpointInterval, DataConfig, TrainConfig, accumulation_steps
 from touchline.spec.partial import Cadence, Stated, StatedSource, StatedTraining
 from touchline.spec.runs import RunSpec
 from touchline.spec.stages import stage_places
@@ -33,7 +33,7 @@ class SettingSource:
 
 
 def stated_of_run(
-    spec: RunSpec, document: YamlDocument, known: dict[Path, SettingSource] | None = None
+    spec: RunSpec, document: YamlDocument, known: dict[Path, SettingSource] | None = None, devices: int = 1
 ) -> StatedTraining:
     """Return the training settings of a run, each with its place in experiment.yaml.
 
@@ -41,6 +41,7 @@ def stated_of_run(
         spec: a run that trains.
         document: the experiment's file.
         known: places that were found for other runs of the same file; what is found is put there.
+        devices: data-parallel size of the run.
     """
     known = {} if known is None else known
     places = {level.factor: path for level in spec.levels for path in _level_path(document, level.factor, spec)[:1]}
@@ -57,6 +58,7 @@ def stated_of_run(
         train=spec.train,
         seed=spec.seed,
         place=lambda key: _place(document, places, "models" if key == "model" else key, known),
+        devices=devices,
     )
 
 
@@ -75,6 +77,7 @@ def stated_settings(
     train: TrainConfig,
     seed: int | None,
     place: Callable[[str], SettingSource],
+    devices: int | None = None,
 ) -> StatedTraining:
     """Return touchline's settings in the vocabulary of all trainers.
 
@@ -87,6 +90,7 @@ def stated_settings(
         train: the training.
         seed: the seed, where the file says it.
         place: where a dotted key, `train.epochs`, gets its value; `model`, `seed` and the like as well.
+        devices: data-parallel size; None where the file does not say it.
     """
 
     def stated(value: T, key: str) -> Stated[T]:
@@ -117,7 +121,8 @@ def stated_settings(
         micro_batch_size=None if micro == "auto" else stated(micro, "train.micro_batch_size"),
         gradient_accumulation_steps=None
         if micro == "auto"
-        else stated(-(-train.global_batch_size // micro), "train.micro_batch_size"),
+        else stated(accumulation_steps(train.global_batch_size, micro, devices or 1), "train.micro_batch_size"),
+        devices=None if devices is None else stated(devices, "compute.gpus_per_run"),
         global_batch_size=stated(train.global_batch_size, "train.global_batch_size"),
         learning_rate=stated(train.learning_rate, "train.learning_rate"),
         schedule=stated(str(train.schedule), "train.schedule"),

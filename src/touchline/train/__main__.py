@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--folder", type=Path, default=Path(), help="the run's folder (default: this one)")
     options = parser.parse_args(arguments)
     return exit_code_of(
-        lambda stop, folder: run_training(read_config(folder / options.config), folder, stop),
+        lambda stop, folder: run_training(read_config(folder / options.config), folder, stop, str(options.config)),
         options.folder.absolute(),
     )
 

@@ -598,6 +598,7 @@ class _Recorder(TrainerCallback):  # type: ignore[misc]
             label_text=planned.inputs.renderer.decode(label, keep_special=True),
             label_tokens=len(label),
             setup_seconds=time.monotonic() - planned.begun,
+            data_parallel_size=config.batches.data_parallel_size,
         )
 
 

@@ -138,7 +138,9 @@ def _planned_batches(config: RunConfig, train: Sequence[RenderedExample]) -> Bat
         prompt=np.asarray([len(item.prompt_ids) for item in train], dtype=np.uint32),
         answer=np.asarray([len(item.answer_ids) for item in train], dtype=np.uint32),
     )
-    found = get_backend(config.train.backend).batches(config.train, lengths, config.seed)
+    found = get_backend(config.train.backend).batches(
+        config.train, lengths, config.seed, config.batches.data_parallel_size
+    )
     if isinstance(found, Missing):
         raise PlanDriftError(f"the batches cannot be computed: {found.missing}", hint=_ACCEPT)
     _same("the order of the examples", config.data.path, config.batches.digest, found.digest)

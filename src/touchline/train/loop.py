@@ -12,6 +12,7 @@ from touchline.backends.peft.layout import SequenceBatch, arrange
 from touchline.data.metrics import (
     CheckpointRow,
     EndRow,
+    MetricsRow,
     StepRow,
     ValidationRow,
 )
@@ -21,6 +22,7 @@ from touchline.train.failures import refuse_nonsense, refuse_out_of_memory
 from touchline.train.log import LOG, ConsoleProgress, MetricsLog
 from touchline.train.machine import MemorySampler, Stopwatch, gpu_meter, load_1min
 from touchline.train.model import add_gradient, arrange_by_length, scoring
+from touchline.train.parallel import Processes
 from touchline.train.resume import EpochEnd, ResumeState, save_resume
 from touchline.train.run import RESUME_FOLDER, Stop
 from touchline.train.schedule import learning_rate
@@ -39,15 +41,19 @@ class Training:
         folder: run folder.
         log: metrics.jsonl.
         stop: stop request.
+        group: processes of the training. The first one writes.
     """
 
-    def __init__(self, session: Session, folder: Path, log: MetricsLog, stop: Stop) -> None:
+    def __init__(
+        self, session: Session, folder: Path, log: MetricsLog | None, stop: Stop, group: Processes | None = None
+    ) -> None:
         self._session = session
         self._config = session.inputs.config
         self._batches = session.inputs.batches
         self._folder = folder
         self._log = log
         self._stop = stop
+        self._group = group or Processes()
         self._parameters = list(session.parameters.values())
         self._gpu = gpu_meter(session.machine)
         saved = session.state
@@ -71,8 +77,9 @@ class Training:
             raise
         except _StopRequestedError:
             self._save()
-            self._end(f"stopped by {self._stop.reason}")
-            LOG.info("stopped by %s after step %d; rerun the same command to resume", self._stop.reason, self._step)
+            reason = self._stop.reason or "a signal to another process"
+            self._end(f"stopped by {reason}")
+            LOG.info("stopped by %s after step %d; rerun the same command to resume", reason, self._step)
             return False
         self._finish()
         return True
@@ -90,7 +97,7 @@ class Training:
             memory.watch(active=True)
             row = self._optimizer_step(memory)
             memory.watch(active=False)
-            self._log.write(row)
+            self._write(row)
             progress.step(self._step, row.loss, row.real_tokens / row.seconds)
             self._boundary()
             if time.monotonic() - self._saved_at >= 60 * self._config.train.checkpoint.resume_minutes:
@@ -106,18 +113,23 @@ class Training:
         targets = sum(len(example.answer_ids) for example in examples)
         total = torch.zeros((), device=session.machine.device)
         computed = squares = 0
-        for batch in micro_batches:
-            if self._stop.asked:
+        self._group.seed_step(self._config.seed, self._step)
+        for batch in self._group.rounds(micro_batches):
+            if self._group.any(self._stop.asked):
                 # Nothing of a half-done step stays, so that going on is bit for bit the same.
                 session.optimizer.zero_grad(set_to_none=True)
                 give_random_state(random)
                 raise _StopRequestedError
+            if batch is None:
+                continue
             rows = arrange(batch, session.layout)
             computed += rows.computed_tokens
             squares += rows.squared_widths
             total += add_gradient(session.target_loss, rows, targets)
+        self._group.sum_gradients(self._parameters)
+        loss, *counts = self._group.sums([total.item(), computed, squares])
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, train.max_grad_norm)
-        refuse_nonsense(self._config.run, self._step + 1, total.item(), norm.item())
+        refuse_nonsense(self._config.run, self._step + 1, loss, norm.item())
         rate = learning_rate(
             self._step,
             steps=self._batches.steps,
@@ -129,30 +141,30 @@ class Training:
             group["lr"] = rate
         session.optimizer.step()
         session.optimizer.zero_grad(set_to_none=True)
-        seconds, cpu_percent = watch.seconds(), watch.cpu_percent()
+        seconds, (cpu_percent,) = watch.seconds(), self._group.sums([watch.cpu_percent()])
         memory.watch(active=False)
-        peak, reserved = memory.peaks()
+        peak, reserved = self._group.peaks(memory.peaks())
         epoch = self._batches.epoch_of(self._step)
         self._step += 1
         self._pending = True
         self._elapsed += seconds
-        self._losses.append(total.item())
+        self._losses.append(loss)
         return StepRow(
             event="step",
-            attempt=self._log.attempt,
+            attempt=self._attempt,
             step=self._step,
             epoch=epoch,
             time_unix=time.time(),
             seconds=seconds,
             elapsed_seconds=self._elapsed,
-            loss=total.item(),
+            loss=loss,
             learning_rate=rate,
             grad_norm=norm.item(),
             examples=len(examples),
             micro_batches=len(micro_batches),
             real_tokens=sum(len(example.prompt_ids) + len(example.answer_ids) for example in examples),
-            padded_tokens=computed,
-            squared_widths=squares,
+            padded_tokens=int(counts[0]),
+            squared_widths=int(counts[1]),
             target_tokens=targets,
             peak_memory=peak,
             peak_memory_reserved=reserved,
@@ -198,17 +210,20 @@ class Training:
         watch = Stopwatch()
         total, targets = 0.0, 0
         with scoring(self._session.model):
-            for rows in self._validation_rows:
-                if self._stop.asked:
+            for rows in self._group.rounds(self._validation_rows):
+                if self._group.any(self._stop.asked):
                     raise _StopRequestedError
-                total += self._session.target_loss(rows).double().sum().item()
-                targets += len(rows.labels)
+                if rows is not None:
+                    total += self._session.target_loss(rows).double().sum().item()
+                    targets += len(rows.labels)
+        total, count = self._group.sums([total, targets])
+        targets = int(count)
         self._validation_loss = total / targets
         self._validation_seconds += watch.seconds()
-        self._log.write(
+        self._write(
             ValidationRow(
                 event="validation",
-                attempt=self._log.attempt,
+                attempt=self._attempt,
                 step=self._step,
                 epoch=self._batches.epoch_of(max(self._step - 1, 0)),
                 time_unix=time.time(),
@@ -228,6 +243,9 @@ class Training:
         return arrange_by_length(session.inputs.validation, session.layout, session.micro_batch_size)
 
     def _export(self, epoch: int | None, loss: float | None) -> None:
+        self._exported_at = time.monotonic()
+        if not self._group.is_first:
+            return
         watch = Stopwatch()
         session = self._session
         path, marker = export(
@@ -240,8 +258,18 @@ class Training:
             LOG.info("removed %s (keep: %s)", name, self._config.train.checkpoint.keep)
         self._exported_at = time.monotonic()
 
+    @property
+    def _attempt(self) -> int:
+        return 0 if self._log is None else self._log.attempt
+
+    def _write(self, row: MetricsRow) -> None:
+        if self._log is not None:
+            self._log.write(row)
+
     def _save(self) -> None:
         """Save the training state."""
+        if not self._group.is_first:
+            return
         watch = Stopwatch()
         state = ResumeState(
             run_digest=self._config.run_digest,
@@ -262,10 +290,10 @@ class Training:
         self._saved_at = time.monotonic()
 
     def _record(self, kind: str, name: str, size_bytes: int, watch: Stopwatch) -> None:
-        self._log.write(
+        self._write(
             CheckpointRow(
                 event="checkpoint",
-                attempt=self._log.attempt,
+                attempt=self._attempt,
                 step=self._step,
                 time_unix=time.time(),
                 seconds=watch.seconds(),
@@ -276,12 +304,12 @@ class Training:
         )
 
     def _end(self, reason: str) -> None:
-        self._log.write(
-            EndRow(event="end", attempt=self._log.attempt, step=self._step, time_unix=time.time(), reason=reason)
-        )
+        self._write(EndRow(event="end", attempt=self._attempt, step=self._step, time_unix=time.time(), reason=reason))
 
     def _finish(self) -> None:
         """Write training.json, last of all."""
+        if not self._group.is_first:
+            return
         self._end("done")
         write_completion(
             self._folder,

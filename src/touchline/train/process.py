@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from touchline.core.errors import LineageError, ParentNotReadyError, TouchlineError, install_hint
 from touchline.core.status import EXIT_LINEAGE, EXIT_OUT_OF_MEMORY, EXIT_PARENT_NOT_READY, EXIT_STOPPED
 from touchline.data.worker import prepare_worker, tell_fault
+from touchline.train.parallel import ProcessLostError, is_member
 from touchline.train.run import Stop
 
 if TYPE_CHECKING:
@@ -51,12 +52,16 @@ def exit_code_of(train: Callable[[Stop, Path], bool], folder: Path) -> int:
         train: trains in a run folder until a stop is requested; returns True if the training is complete.
         folder: run folder.
     """
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="touchline: %(message)s")
+    level = logging.ERROR if is_member() else logging.INFO
+    logging.basicConfig(stream=sys.stderr, level=level, format="touchline: %(message)s")
     prepare_worker()
     stop = Stop()
     _listen(stop)
     try:
         return 0 if train(stop, folder) else EXIT_STOPPED
+    except ProcessLostError as error:
+        tell_fault(error)
+        return error.code
     except TouchlineError as error:
         tell_fault(error)
         return EXIT_CODES.get(type(error), error.exit_code)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,11 @@ from touchline.core.errors import PlanDriftError
 from touchline.core.files import open_regular
 from touchline.data.metrics import ExportMarker, TrainingMarker
 from touchline.train.folders import is_whole, remove_folder, remove_leftovers
-from touchline.train.inputs import load_inputs
+from touchline.train.inputs import Inputs, load_inputs
 from touchline.train.log import LOG, MetricsLog
-from touchline.train.parent import resolve_parent
-from touchline.train.resume import find_resume
+from touchline.train.parallel import Processes, is_member, processes
+from touchline.train.parent import Ancestry, resolve_parent
+from touchline.train.resume import ResumeState, find_resume
 
 MARKER = "training.json"
 METRICS = "metrics.jsonl"
@@ -40,8 +42,14 @@ class Stop:
         return self.reason is not None
 
 
-def run_training(config: RunConfig, folder: Path, stop: Stop) -> bool:
+def run_training(config: RunConfig, folder: Path, stop: Stop, config_name: str = "finetune.yaml") -> bool:
     """Train or resume in a run folder. Return True if the training is complete.
+
+    Args:
+        config: the run.
+        folder: its folder.
+        stop: stop request.
+        config_name: file in the folder that holds the run, for the other processes of the training.
 
     Raises:
         TouchlineError: refused or failed.
@@ -51,19 +59,38 @@ def run_training(config: RunConfig, folder: Path, stop: Stop) -> bool:
         LOG.info("run %s is trained already; nothing to do", config.run)
         remove_folder(folder / RESUME_FOLDER)
         return True
-    remove_leftovers(folder)
+    if not is_member():
+        remove_leftovers(folder)
     saved = find_resume(folder / RESUME_FOLDER, config.run_digest)
     ancestry = resolve_parent(config, folder, resumes=saved is not None)
     inputs = load_inputs(config, folder)
     if stop.asked:
         return False
-    # Here, since these imports take seconds and everything above may already have said no.
+    command = (sys.executable, "-m", "touchline.train", "--folder", str(folder), "--config", config_name)
+    with processes(config.batches.data_parallel_size, command) as group:
+        return _train(inputs, saved, ancestry, folder, stop, begun, group)
+
+
+def _train(
+    inputs: Inputs,
+    saved: tuple[Path, ResumeState] | None,
+    ancestry: Ancestry | None,
+    folder: Path,
+    stop: Stop,
+    begun: float,
+    group: Processes,
+) -> bool:
+    # Here, since these imports take seconds and everything before may already have said no.
     from touchline.train.lineage import lineage_row
     from touchline.train.setup import attempt_row, build_session
 
     session = build_session(inputs, saved, ancestry)
+    group.share_parameters(session.parameters.values())
     from touchline.train.loop import Training
 
+    if not group.is_first:
+        return Training(session, folder, None, stop, group).run()
+    config = inputs.config
     with MetricsLog(folder / METRICS) as log:
         row = attempt_row(session, log.attempt, time.monotonic() - begun)
         log.write(row)
@@ -79,7 +106,7 @@ def run_training(config: RunConfig, folder: Path, stop: Stop) -> bool:
             row.layout,
             row.attention,
         )
-        complete = Training(session, folder, log, stop).run()
+        complete = Training(session, folder, log, stop, group).run()
     if complete:
         remove_folder(folder / RESUME_FOLDER)
     return complete

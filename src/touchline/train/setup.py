@@ -17,6 +17,7 @@ from touchline.backends.peft.layout import PADDED, ROW_TOKENS, SAMPLED_STEPS, Ba
 from touchline.core.catalog import RenderedExample
 from touchline.core.errors import PlanDriftError, PolicyError
 from touchline.data.metrics import AttemptRow, IsolationProof, ScoringSetup
+from touchline.spec.experiment import accumulation_steps
 from touchline.train.inherit import Inheritance, merge_into
 from touchline.train.inputs import Inputs
 from touchline.train.isolation import prove, sample_for_proof
@@ -166,12 +167,15 @@ def attempt_row(session: Session, attempt: int, setup_seconds: float) -> Attempt
         gradient_checkpointing=config.train.gradient_checkpointing,
         optimizer=OPTIMIZER,
         micro_batch_size=batches.micro_batch_size,
-        gradient_accumulation_steps=-(-batches.global_batch_size // batches.micro_batch_size),
+        gradient_accumulation_steps=accumulation_steps(
+            batches.global_batch_size, batches.micro_batch_size, config.batches.data_parallel_size
+        ),
         global_batch_size=batches.global_batch_size,
         trainable_parameters=sum(parameter.numel() for parameter in session.parameters.values()),
         label_text=inputs.renderer.decode(label, keep_special=True),
         label_tokens=len(label),
         setup_seconds=setup_seconds,
+        data_parallel_size=config.batches.data_parallel_size,
     )
 
 

@@ -10,7 +10,7 @@ from touchline.backends.peft.layout import plain_attention
 from touchline.backends.planned_order import planned_batches
 from touchline.backends.protocol import Backend, ExampleLengths, Override
 from touchline.backends.run_config import run_config, run_config_text
-from touchline.backends.training_limits import limit_faults
+from touchline.backends.training_limits import MOST_DEVICES, limit_faults
 from touchline.core.catalog import ModelInfo
 from touchline.core.estimate import TrainingSetup
 from touchline.core.finding import Finding
@@ -34,6 +34,7 @@ class PeftBackend:
 
     name = "peft"
     capabilities = Capabilities(
+        devices=MOST_DEVICES,
         stages=True,
         shuffled_labels=True,
         values={
@@ -53,11 +54,13 @@ class PeftBackend:
         ("train.optimizer_betas", "0.9, 0.999 (eps 1e-8)"),
     )
 
-    def faults(self, model: ModelInfo, train: TrainConfig) -> tuple[Finding, ...]:
+    def faults(self, model: ModelInfo, train: TrainConfig, devices: int = 1) -> tuple[Finding, ...]:
         """Return the settings that this trainer does not support for this model."""
-        return limit_faults(model, train)
+        return limit_faults(model, train, devices)
 
-    def setup(self, train: TrainConfig, shape: ModelShape, machine: TargetMachine, width: int) -> TrainingSetup:
+    def setup(
+        self, train: TrainConfig, shape: ModelShape, machine: TargetMachine, width: int, devices: int = 1
+    ) -> TrainingSetup:
         """Build the setup of an adapter on a base in the machine's fast dtype."""
         device = "cpu" if machine.kind == "cpu" else "cuda"
         return TrainingSetup(
@@ -71,21 +74,25 @@ class PeftBackend:
             gradient_checkpointing=train.gradient_checkpointing,
             attention="eager" if plain_attention(device, width) else "fused",
             dropout=train.lora.dropout,
-            accumulates=train.micro_batch_size != train.global_batch_size,
+            accumulates=train.micro_batch_size != train.global_batch_size // devices,
         )
 
-    def batches(self, train: TrainConfig, lengths: ExampleLengths, seed: int) -> BatchSummary | Missing:
+    def batches(
+        self, train: TrainConfig, lengths: ExampleLengths, seed: int, devices: int = 1
+    ) -> BatchSummary | Missing:
         """Return the batches exactly as the trainer consumes them. Packing changes the rows, not the steps."""
-        return planned_batches(train, lengths, seed)
+        return planned_batches(train, lengths, seed, devices)
 
-    def forecast(self, train: TrainConfig, lengths: ExampleLengths, seed: int) -> BatchForecast | Missing:
+    def forecast(
+        self, train: TrainConfig, lengths: ExampleLengths, seed: int, devices: int = 1
+    ) -> BatchForecast | Missing:
         """Return the trainer's rows. A prefix common to all prompts is computed once per row if allowed."""
         if train.micro_batch_size == "auto" or train.packed == "auto":
             return Missing(missing="micro_batch_size or packed is not resolved")
         if not len(lengths.total) or int(lengths.total.min()) < _FEWEST_TOKENS:
             return Missing(missing="an example has no prompt or no answer")
         batching = PeftBatching(shared_prefix=lengths.prefix if train.lora.dropout == 0 else 0)
-        return batching.forecast(lengths.total, settings_of(train, seed=seed), lengths.answer)
+        return batching.forecast(lengths.total, settings_of(train, seed=seed, devices=devices), lengths.answer)
 
     def files(self, run: PlannedRun, plan: Plan) -> Mapping[str, str]:
         """Return finetune.yaml, the resolved run itself."""

@@ -28,7 +28,7 @@ from touchline.data.packing.simple import Filled, one_each
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PeftBatching:
-    """The batching of `touchline.train`, on one device."""
+    """The batching of `touchline.train`. Several devices take the micro-batches of a step in turn."""
 
     shared_prefix: int = 0
     """Tokens that all prompts begin with, which are computed once a row where that pays; 0 where none may be shared."""
@@ -47,7 +47,7 @@ class PeftBatching:
         computed = total - 1
         plan = plan_batches(
             np.asarray(lengths),
-            global_batch_size=settings.micro_batch_size * settings.gradient_accumulation_steps,
+            global_batch_size=settings.global_batch_size,
             micro_batch_size=settings.micro_batch_size,
             epochs=settings.epochs,
             seed=settings.seed,
@@ -154,8 +154,6 @@ def _notes(lengths: NDArray[np.int64], settings: BatchSettings, known: int, layo
         notes.append(
             f"{plural(too_long, 'example')} longer than max_seq_len: this trainer cuts none, and refuses to start"
         )
-    if settings.data_parallel_size > 1:
-        notes.append(f"this trainer uses one device, not {settings.data_parallel_size}")
     if known < settings.epochs:
         notes.append(f"the order was counted for {known} of {settings.epochs} epochs; the largest is an upper bound")
     return notes

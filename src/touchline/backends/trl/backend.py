@@ -61,11 +61,13 @@ class TrlBackend:
         ("train.optimizer_betas", "0.9, 0.999 (eps 1e-8)"),
     )
 
-    def faults(self, model: ModelInfo, train: TrainConfig) -> tuple[Finding, ...]:
+    def faults(self, model: ModelInfo, train: TrainConfig, devices: int = 1) -> tuple[Finding, ...]:
         """Return the settings that this trainer does not support for this model."""
-        return limit_faults(model, train)
+        return limit_faults(model, train, devices)
 
-    def setup(self, train: TrainConfig, shape: ModelShape, machine: TargetMachine, width: int) -> TrainingSetup:
+    def setup(
+        self, train: TrainConfig, shape: ModelShape, machine: TargetMachine, width: int, devices: int = 1
+    ) -> TrainingSetup:
         """Return what memory and time depend on besides the batch."""
         del width
         return TrainingSetup(
@@ -79,26 +81,30 @@ class TrlBackend:
             optimizer=train.optimizer,
             gradient_checkpointing=train.gradient_checkpointing,
             dropout=train.lora.dropout,
-            accumulates=train.micro_batch_size != train.global_batch_size,
+            accumulates=train.micro_batch_size != train.global_batch_size // devices,
             variant="dora" if train.lora.dora else "lora",
         )
 
-    def batches(self, train: TrainConfig, lengths: ExampleLengths, seed: int) -> BatchSummary | Missing:
+    def batches(
+        self, train: TrainConfig, lengths: ExampleLengths, seed: int, devices: int = 1
+    ) -> BatchSummary | Missing:
         """Return the batches: examples in the planned order, or packed sequences."""
         if not train.packed:
-            return planned_batches(train, lengths, seed)
-        found = self.forecast(train, lengths, seed)
+            return planned_batches(train, lengths, seed, devices)
+        found = self.forecast(train, lengths, seed, devices)
         if isinstance(found, Missing) or not isinstance(train.micro_batch_size, int):
             return found if isinstance(found, Missing) else Missing(missing="micro_batch_size is not resolved")
-        return packed_batches(found, train, lengths, train.micro_batch_size)
+        return packed_batches(found, train, lengths, train.micro_batch_size, devices)
 
-    def forecast(self, train: TrainConfig, lengths: ExampleLengths, seed: int) -> BatchForecast | Missing:
+    def forecast(
+        self, train: TrainConfig, lengths: ExampleLengths, seed: int, devices: int = 1
+    ) -> BatchForecast | Missing:
         """Return the predicted micro-batches."""
         if train.micro_batch_size == "auto" or train.packed == "auto":
             return Missing(missing="micro_batch_size or packed is not resolved")
         if not len(lengths.total):
             return Missing(missing="there is no example")
-        return _BATCHING.forecast(lengths.total, settings_of(train, seed=seed), lengths.answer)
+        return _BATCHING.forecast(lengths.total, settings_of(train, seed=seed, devices=devices), lengths.answer)
 
     def files(self, run: PlannedRun, plan: Plan) -> Mapping[str, str]:
         """Return finetune.yaml, the script that reads it, and the resolved run."""

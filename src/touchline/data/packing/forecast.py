@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from touchline.core.estimate import MicroBatch
-from touchline.spec.experiment import TrainConfig
+from touchline.spec.experiment import TrainConfig, accumulation_steps
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,19 +37,21 @@ class BatchSettings:
         return self.micro_batch_size * self.gradient_accumulation_steps * self.data_parallel_size
 
 
-def settings_of(train: TrainConfig, *, seed: int = 1) -> BatchSettings:
-    """Return the batch settings of a training on one device.
+def settings_of(train: TrainConfig, *, seed: int = 1, devices: int = 1) -> BatchSettings:
+    """Return the batch settings of a training.
 
     Args:
         train: the training, with its micro-batch and packing decided.
         seed: seed of the order.
+        devices: its data-parallel size.
     """
     assert isinstance(train.micro_batch_size, int)
     return BatchSettings(
         max_seq_len=train.max_seq_len,
         packed=bool(train.packed),
         micro_batch_size=train.micro_batch_size,
-        gradient_accumulation_steps=-(-train.global_batch_size // train.micro_batch_size),
+        gradient_accumulation_steps=accumulation_steps(train.global_batch_size, train.micro_batch_size, devices),
+        data_parallel_size=devices,
         epochs=train.epochs,
         seed=seed,
     )

@@ -44,6 +44,7 @@ from touchline.plan.local.context import free_space
 from touchline.spec.bounds import SIZE_LIMIT_BYTES
 from touchline.spec.document import Path as KeyPath
 from touchline.spec.experiment import TrainConfig
+from touchline.spec.plan import data_parallel_size
 from touchline.spec.read import read_experiment
 from touchline.spec.runs import RunKind, RunSpec
 from touchline.spec.stated import SettingSource, stated_of_run
@@ -109,16 +110,22 @@ def check_experiment(yaml: Path, settings: UserConfig, gpu: str, date: str) -> C
 
 def _backend_findings(seen: ResolvedInputs) -> Iterator[Finding]:
     """Check what the backends do not support."""
+    devices = _devices(seen)
     for spec in _distinct(seen.specs):
         model = seen.models.get(spec.model)
         if model is None:
             continue
         try:
-            faults = refused_settings(model, spec.train)
+            faults = refused_settings(model, spec.train, devices)
         except InputError as fault:
             faults = tuple(as_findings(fault, "BK001", None))
         for problem in faults:
             yield replace(problem, where=problem.where or seen.loaded.document.where(problem.subject.split(".")))
+
+
+def _devices(seen: ResolvedInputs) -> int:
+    machine = None if seen.target is None else seen.target.machine
+    return data_parallel_size(seen.loaded.experiment.compute, machine)
 
 
 def checked_for_launch(
@@ -246,10 +253,11 @@ def training_views(
     """Yield one view per training that differs in more than its seed. In a large sweep, cover every pair of levels."""
     places: dict[KeyPath, SettingSource] = {}
     models = {name: _model_facts(model) for name, model in seen.models.items()}
+    devices = _devices(seen)
     for spec in covering(_distinct(seen.specs)):
         dataset = seen.datasets.get(spec.data.path)
         yield TrainingView(
-            stated=stated_of_run(spec, seen.loaded.document, places),
+            stated=stated_of_run(spec, seen.loaded.document, places, devices),
             model=models.get(spec.model, NOTHING_SEEN),
             data=NOTHING_SEEN
             if dataset is None

@@ -152,21 +152,25 @@ def device_findings(
             f"compute.gpus_per_run=1, or compute.gpu={CPU}",
             where,
         )
-    if wanted <= 1 or compute.gpu.lower() == CPU:
+    if wanted <= 1:
         return
+    one = "process" if compute.plans_for_cpu else "GPU"
+    many = "processes" if compute.plans_for_cpu else "GPUs"
     limited = {name: most for name in dict.fromkeys(trainers) if (most := _most_devices(name)) < wanted}
     if limited:
         name, most = next(iter(limited.items()))
         able = [backend_name for backend_name in backend_names() if _most_devices(backend_name) >= wanted]
         yield _finding(
             DEVICES,
-            f"compute.gpus_per_run is {wanted}, and the trainer {name!r} uses {most} GPU{'s' if most > 1 else ''} "
+            f"compute.gpus_per_run is {wanted}, and the trainer {name!r} uses {most} {many if most > 1 else one} "
             f"per run: the others would be reserved and stay idle",
             f"train.backend={able[0]}"
             if able
             else f"compute.gpus_per_run={most}: no trainer here uses more, and several runs at once use the other GPUs",
             where,
         )
+    elif compute.plans_for_cpu:
+        return
     elif machine is not None and compute.executor == "local" and machine.count < wanted:
         has = f"{machine.count} GPU{'s' if machine.count > 1 else ''}" if machine.kind == "gpu" else "no GPU"
         yield _finding(

@@ -57,7 +57,8 @@ def asked_options(site: SlurmSite, compute: ComputeConfig, *, gpus: int) -> list
     ):
         if value is not None:
             asked.append((name, value))
-    # One process on one node: without this line several GPUs may be given on several nodes.
+    # One task on one node: without this line several GPUs may be given on several nodes. The task starts a process
+    # for each of its GPUs.
     asked.append(("nodes", "1"))
     asked.append(("ntasks", "1"))
     if gpus:
@@ -203,7 +204,7 @@ def _resources(plan: Plan, site: SlurmSite, gpus: int, memory: Measured, what: s
         yield f"# Host memory is not asked for ({comment(memory.missing)}): the cluster's default holds."
         return
     yield f"# Host memory: {what}"
-    yield from directives([("mem", slurm_memory(_upper(memory)))])
+    yield from directives([("mem", slurm_memory(_upper(memory) * plan.processes_per_device))])
 
 
 def _time(limit: float | None, why_not: str) -> Iterator[str]:

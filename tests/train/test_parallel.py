@@ -1,0 +1,125 @@
+"""Two processes train as one does, and whatever ends one of them, the same command again loses nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from tests.tiny_model import write_tiny_words
+from tests.train.test_resume import EVERY_STEP, StopAfter, assert_same
+from tests.train.tiny_run import make_config, tiny_train, write_config
+
+from touchline.backends.run_config import RunConfig
+from touchline.core.errors import InputError
+from touchline.data.metrics_file import read_metrics
+from touchline.spec.experiment import CheckpointConfig, CheckpointInterval, LoraConfig
+from touchline.train.parallel import ProcessLostError
+from touchline.train.run import Stop, run_training
+
+FLOAT32 = 1e-5
+"""Tolerance for sums in another order, in nats."""
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many threads in every process, so that sums are in the same order."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
+
+
+def parallel_config(model: Path, words: Path, dropout: float) -> RunConfig:
+    checkpoint = CheckpointConfig(resume_minutes=EVERY_STEP, every=CheckpointInterval(steps=2))
+    lora = LoraConfig(rank=4, dropout=dropout)
+    config = make_config(model, words, tiny_train(micro_batch_size=2, lora=lora, checkpoint=checkpoint))
+    return replace(config, batches=replace(config.batches, data_parallel_size=2))
+
+
+def rows_of(folder: Path) -> int:
+    metrics = folder / "metrics.jsonl"
+    return metrics.read_bytes().count(b"\n") if metrics.exists() else 0
+
+
+def others(pid: int) -> list[psutil.Process]:
+    """The processes of a training that the first one started."""
+    return [each for each in psutil.Process(pid).children() if "touchline.train" in each.cmdline()]
+
+
+def test_two_processes_give_the_losses_of_one(tiny_model: Path, tmp_path: Path) -> None:
+    """The epoch's last step has micro-batches of 2 and of 1: the parts are not equal."""
+    words = write_tiny_words(tmp_path / "words.json", 27, 5, 4)
+    config = parallel_config(tiny_model, words, 0.0)
+    alone = replace(config, batches=replace(config.batches, data_parallel_size=1))
+    one, two = write_config(tmp_path / "one", alone), write_config(tmp_path / "two", config)
+    assert run_training(alone, one, Stop())
+    assert run_training(config, two, Stop())
+    first, second = read_metrics(one / "metrics.jsonl"), read_metrics(two / "metrics.jsonl")
+    assert len(first.steps) == config.batches.steps
+    for before, shared in zip(first.steps, second.steps, strict=True):
+        assert shared.loss == pytest.approx(before.loss, abs=FLOAT32)
+        assert shared.grad_norm == pytest.approx(before.grad_norm, abs=FLOAT32)
+        counts = ("examples", "micro_batches", "real_tokens", "padded_tokens", "squared_widths", "target_tokens")
+        assert all(getattr(before, name) == getattr(shared, name) for name in counts)
+    for at, shared_at in zip(first.validations, second.validations, strict=True):
+        assert shared_at.loss == pytest.approx(at.loss, abs=FLOAT32)
+        assert (shared_at.examples, shared_at.target_tokens) == (at.examples, at.target_tokens)
+    (attempt,) = second.attempts
+    assert (attempt.micro_batch_size, attempt.gradient_accumulation_steps, attempt.data_parallel_size) == (2, 2, 2)
+    assert sorted(path.name for path in two.iterdir()) == sorted(path.name for path in one.iterdir())
+    assert "WORLD_SIZE" not in os.environ
+
+
+def test_kills_of_either_process_and_a_stop_change_nothing(tiny_model: Path, tmp_path: Path) -> None:
+    """With dropout, whose random numbers a resumed step draws again."""
+    words = write_tiny_words(tmp_path / "words.json", 28, 4, 4)
+    config = parallel_config(tiny_model, words, 0.1)
+    undisturbed, folder = write_config(tmp_path / "undisturbed", config), write_config(tmp_path / "run", config)
+    assert run_training(config, undisturbed, Stop())
+    # The first process is killed: the other one does not outlive it.
+    process = subprocess.Popen([sys.executable, "-m", "touchline.train"], cwd=folder, stderr=subprocess.DEVNULL)
+    while process.poll() is None and rows_of(folder) < 4:
+        time.sleep(0.002)
+    children = others(process.pid)
+    process.kill()
+    process.wait()
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert children
+    assert not alive
+
+    # Another one is killed: the first one ends with its exit code and says which.
+    def kill_the_other() -> None:
+        begun = rows_of(folder)
+        while rows_of(folder) < begun + 3:
+            time.sleep(0.002)
+        others(os.getpid())[0].kill()
+
+    killer = threading.Thread(target=kill_the_other)
+    killer.start()
+    with pytest.raises(ProcessLostError, match="process 2 of 2 of the training was killed by SIGKILL") as lost:
+        run_training(config, folder, Stop())
+    killer.join()
+    assert lost.value.code == 128 + signal.SIGKILL
+    # A stop of one is a stop of all, between micro-batches.
+    assert not run_training(config, folder, StopAfter(left=3))
+    assert run_training(config, folder, Stop())
+    assert_same(folder, undisturbed)
+    assert len(read_metrics(folder / "metrics.jsonl").attempts) == 4
+
+
+def test_another_number_of_processes_than_planned_is_refused(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under torchrun by hand: with more processes the global batch would be another one."""
+    config = parallel_config(tiny_model, write_tiny_words(tmp_path / "words.json", 28, 4, 4), 0.0)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(InputError, match="WORLD_SIZE is 4, and the run is planned for 2 processes"):
+        run_training(config, write_config(tmp_path / "run", config), Stop())
