@@ -172,7 +172,7 @@ def test_general_ability_is_planned_and_its_tasks_looked_for(tmp_path: Path, set
     )
     plain = planned(tmp_path / "plain", settings, PLAIN)
     make(tmp_path / "with", text)
-    with pytest.raises(InputError, match="1 fault") as caught:
+    with pytest.raises(InputError, match="1 error") as caught:
         api.plan(tmp_path / "with", settings)
     assert [finding.subject for finding in caught.value.findings if finding.severity.value == "error"] == [
         "evaluate.general.include_path"

@@ -211,9 +211,3 @@ def forecast(
 def simulated_epochs(rows: int, epochs: int) -> int:
     """Return the number of epochs to simulate: all, except for very many rows."""
     return min(epochs, max(1, SHUFFLED_ROWS // max(rows, 1)))
-
-
-def plural(count: int, noun: str) -> str:
-    """`1 row`, `2 rows`, `2 batches`."""
-    ending = "es" if noun.endswith("ch") else "s"
-    return f"{count} {noun}{'' if count == 1 else ending}"

@@ -10,6 +10,7 @@ import typer
 from touchline.cli.auditing import audit
 from touchline.cli.output import print_json, print_output, print_status, print_table, show_findings
 from touchline.core.text import without_controls
+from touchline.core.units import plural
 
 if TYPE_CHECKING:
     from touchline.spec.experiment import DataConfig
@@ -188,4 +189,4 @@ def _show_model(model: object, json: bool) -> None:
 
 def _verdict(findings: tuple[object, ...]) -> str:
     errors = sum(getattr(finding, "severity", "") == "error" for finding in findings)
-    return "complete" if not errors else f"{errors} fault{'s' if errors > 1 else ''}"
+    return "complete" if not errors else plural(errors, "error")

@@ -95,7 +95,7 @@ def check(
 
 
 def _show(report: CheckReport, findings: Sequence[Finding]) -> None:
-    from touchline.report.formatting import count
+    from touchline.core.units import plural
 
     if 0 < len(report.configs) <= CONFIGS_SHOWN:
         header = (
@@ -122,8 +122,8 @@ def _show(report: CheckReport, findings: Sequence[Finding]) -> None:
             f"{'' if not findings else chr(10)}configs: {passed} passed, {len(report.configs) - passed} failed"
         )
     others = len(findings) - report.errors - report.warnings
-    counts = f"{count(report.errors, 'error')}, {count(report.warnings, 'warning')}, {count(others, 'note')}"
-    print_output(f"{count(report.files, 'file')} checked: {counts}")
+    counts = f"{plural(report.errors, 'error')}, {plural(report.warnings, 'warning')}, {plural(others, 'note')}"
+    print_output(f"{plural(report.files, 'file')} checked: {counts}")
     if findings:
         print_status(f"touchline check --explain {findings[0].code} explains a code")
 

@@ -18,8 +18,8 @@ def doctor(
 ) -> None:
     """Check Python, folders, GPUs, SLURM and your config."""
     from touchline import api
+    from touchline.core.units import plural
     from touchline.data.user_config import load_settings
-    from touchline.report.formatting import count
     from touchline.slurm.doctor import DoctorReport
 
     report = api.doctor(folder, load_settings())
@@ -36,6 +36,6 @@ def doctor(
         if not Path(report.config_file).exists():
             print_status(f"no config file; it would be {report.config_file}")
     warnings = sum(check.status == "warning" for check in report.checks)
-    print_status(f"{count(report.errors, 'error')}, {count(warnings, 'warning')}")
+    print_status(f"{plural(report.errors, 'error')}, {plural(warnings, 'warning')}")
     if report.errors:
         raise typer.Exit(1)

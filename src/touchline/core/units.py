@@ -22,6 +22,11 @@ _SECONDS = {"s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "hour": 3
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]+)")
 
 
+def plural(number: int, noun: str, several: str = "") -> str:
+    """Return `1 run`, `1,500 steps`."""
+    return f"{number:,} {noun if number == 1 else several or noun + 's'}"
+
+
 def parse_duration(text: str) -> float:
     """Return the seconds of `30min`, `6h`, `1h30m`, `90s`, `2d`.
 

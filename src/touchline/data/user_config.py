@@ -18,6 +18,7 @@ from touchline.core.errors import InputError
 from touchline.core.files import read_text_bounded
 from touchline.core.finding import Finding, Location, Severity
 from touchline.core.near import did_you_mean, near_names
+from touchline.core.units import plural
 from touchline.spec.site import SlurmSite
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def _from_file(path: Path) -> tuple[dict[str, Path], SlurmSite]:
         else:
             found[key] = _folder(value, path.parent, f"{path}: {key}")
     if faults:
-        raise InputError(f"{path}: {len(faults)} fault{'s' if len(faults) > 1 else ''}", findings=faults)
+        raise InputError(f"{path}: {plural(len(faults), 'error')}", findings=faults)
     return found, slurm
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from touchline.core.estimate import Estimate, EvidenceLevel, TrainingSetup
 from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Missing
+from touchline.core.units import plural
 from touchline.estimate.coefficients_time import (
     ANSWERING_SIGMA,
     EVALUATION_OVERHEAD,
@@ -166,7 +167,7 @@ def answering_seconds(
     )
     above = math.hypot(usual * math.expm1(math.hypot(half, math.log(most / usual))), overhead * math.expm1(off))
     basis = (
-        f"rates fitted to {len(names)} training{'s' if len(names) > 1 else ''} or probes"
+        f"rates fitted to {plural(len(names), 'training')} or probes"
         if names
         else f"the {machine.name}'s published figures"
     )

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from touchline.backends.memory import MemoryCoefficients
 from touchline.core.estimate import EvidenceLevel, MicroBatch, TrainingSetup
 from touchline.core.quantity import MemoryKind
-from touchline.core.units import GIB
+from touchline.core.units import GIB, plural
 from touchline.estimate.coefficients_memory import (
     FACTOR_PRIOR,
     PROCESS_NOISE,
@@ -248,7 +248,7 @@ def _observed(kind: MemoryKind, points: list[_Point]) -> Fitted:
         kind=kind,
         found=Range(value=value, low=min(peaks[0], value / width), high=max(peaks[-1], value * width)),
         rung=EvidenceLevel.SAME_RUN,
-        method=f"observed with these settings and this micro-batch ({len(peaks)} run{'s' if len(peaks) > 1 else ''})",
+        method=f"observed with these settings and this micro-batch ({plural(len(peaks), 'run')})",
         names=tuple(point.measured.name for point in points),
     )
 

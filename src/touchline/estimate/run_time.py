@@ -11,6 +11,7 @@ import numpy as np
 from touchline.core.estimate import Estimate, EvidenceLevel, TrainingSetup
 from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Missing
+from touchline.core.units import plural
 from touchline.estimate.coefficients_time import (
     EVALUATION_STARTUP,
     PART_NOISE,
@@ -287,7 +288,7 @@ def _part(
     half = half_width(sigma, found.freedom)
     same = [point for _, point in observed if model_key(point.setup.shape) == model_key(setup.shape)]
     rung = EvidenceLevel.SAME_MODEL if same else EvidenceLevel.SAME_STACK if observed else EvidenceLevel.NOTHING
-    count = f"fitted to {len(observed)} run{'s' if len(observed) > 1 else ''}"
+    count = f"fitted to {plural(len(observed), 'run')}"
     return Estimate(
         value=math.exp(value),
         unit="s",

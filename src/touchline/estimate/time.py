@@ -20,6 +20,7 @@ from typing import Literal
 from touchline.core.estimate import Estimate, EvidenceLevel, TrainingSetup
 from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Missing
+from touchline.core.units import plural
 from touchline.estimate.coefficients_time import (
     COLD_SIGMA,
     COLD_WEIGHT,
@@ -317,11 +318,11 @@ def _fitted(question: _Question, points: Sequence[TimePoint], rung: EvidenceLeve
     half = half_width(sigma, found.freedom, scores)
     own = [point for point in points if _same_model(point, question.setup)]
     if rung is EvidenceLevel.SAME_MODEL:
-        runs = f"{len(own)} run{'s' if len(own) > 1 else ''} of this model"
+        runs = f"{plural(len(own), 'run')} of this model"
         rest = len(points) - len(own)
         words = f"rates fitted to {runs}" + (f" and {rest} of others" if rest else "")
     else:
-        words = f"rates fitted to {len(points)} run{'s' if len(points) > 1 else ''} of other models"
+        words = f"rates fitted to {plural(len(points), 'run')} of other models"
     if len(scores) >= ENOUGH:
         words += f"; interval from leave-one-out errors on {len(scores)} runs"
     return (
@@ -357,7 +358,7 @@ def _repeated(question: _Question, points: Sequence[TimePoint]) -> tuple[Estimat
     residuals = [(log - mean) * short for log in logs] if len(logs) > 1 else []
     sigma, freedom = spread(residuals, prior_sigma=noise, prior_weight=question.rates.weight)
     half = half_width(sigma * math.sqrt(1 + 1 / len(logs)), freedom)
-    count = f"{len(points)} run{'s' if len(points) > 1 else ''}"
+    count = plural(len(points), "run")
     return (
         _estimate(
             value,

@@ -9,6 +9,7 @@ from inspect_ai.log import EvalSample
 
 from touchline.core.catalog import Message
 from touchline.core.text import shorten
+from touchline.core.units import plural
 from touchline.data.datasets import load_examples
 from touchline.spec.evaluation import EvaluationConfig
 
@@ -139,7 +140,7 @@ def _dialogue(turns: Turns) -> list[tuple[str, str]]:
 
 
 def _count(turns: int) -> str:
-    return f"{turns} turn{'s' if turns != 1 else ''}"
+    return plural(turns, "turn")
 
 
 def _quoted(text: str) -> str:

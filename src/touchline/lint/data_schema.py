@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from touchline.core.finding import Severity
 from touchline.core.near import near_names
 from touchline.core.text import first_of
+from touchline.core.units import plural
 from touchline.data.columns import kind_of, text_of
 from touchline.data.text import short
 from touchline.lint.data_view import DataRow, DataView, at_file, percent, violation_in_rows
@@ -246,7 +247,7 @@ def small_held_out_split(view: DataView) -> Iterator[Violation]:
         if 0 < rows < _SMALL:
             ends = wilson(round(rows / 2), rows)
             message = (
-                f"{name} has {rows:,} row{'s' if rows > 1 else ''}: the 95% interval of an accuracy near one half "
+                f"{name} has {plural(rows, 'row')}: the 95% interval of an accuracy near one half "
                 f"is {100 * (ends.high - ends.low):.0f} percentage points wide"
             )
             yield Violation(message=message, at=at_file(view, name), subject=name)
@@ -288,7 +289,7 @@ def media_marker_mismatch(view: DataView) -> Iterator[Violation]:
     odd = [(row, marks, media) for row, marks, media in marked if marks != media]
     if odd and len(odd) * 2 <= len(counts):
         _, marks, media = odd[0]
-        message = f"{marks} mark{'s' if marks != 1 else ''} for {media} media file{'s' if media != 1 else ''}"
+        message = f"{plural(marks, 'mark')} for {plural(media, 'media file')}"
         yield violation_in_rows(view, [row for row, _, _ in odd], message, hint="write one mark for each")
 
 

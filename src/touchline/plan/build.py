@@ -17,6 +17,7 @@ from touchline.core.catalog import DatasetInfo, ModelInfo
 from touchline.core.errors import InputError
 from touchline.core.finding import Finding, Severity
 from touchline.core.quantity import NO_EVIDENCE, Missing
+from touchline.core.units import plural
 from touchline.plan.assumptions import assumptions
 from touchline.plan.context import PlanningContext
 from touchline.plan.decisions import RunRequest, RunResolver
@@ -108,7 +109,9 @@ def build_plan(inputs: PlanInputs) -> Plan:
             runs.append(run)
             known[run.name] = run
     if any(finding.severity is Severity.ERROR for finding in findings):
-        raise InputError(f"{inputs.experiment.name} cannot be planned: {len(findings)} findings", findings=findings)
+        raise InputError(
+            f"{inputs.experiment.name} cannot be planned: {plural(len(findings), 'error')}", findings=findings
+        )
     experiment = inputs.experiment
     return Plan(
         touchline_version=inputs.touchline_version,

@@ -6,6 +6,7 @@ import math
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 
 from touchline.core.levels import SEEDS, STAGE
+from touchline.core.units import plural
 from touchline.spec.experiment import GeneralConfig
 from touchline.spec.plan import Plan, PlannedRun
 from touchline.spec.runs import ControlKind, RunKind
@@ -37,7 +38,7 @@ def design_line(plan: Plan) -> str:
     runs = f"run{'s' if len(plan.runs) != 1 else ''}"
     if not controls:
         return f"{kind}; {len(asked)} fine-tuned {runs}{chained}, no control"
-    return f"{kind}; {trained} + {controls} control{'s' if controls != 1 else ''} = {len(plan.runs)} {runs}"
+    return f"{kind}; {trained} + {plural(controls, 'control')} = {len(plan.runs)} {runs}"
 
 
 def _levels(run: PlannedRun, factors: Container[str]) -> dict[str, str]:

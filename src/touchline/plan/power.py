@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from touchline.core.levels import SEEDS
+from touchline.core.units import plural
 from touchline.spec.evaluation import EvaluationTask
 from touchline.spec.plan import Plan, PlannedRun
 from touchline.spec.runs import ControlKind, RunKind
@@ -47,7 +48,7 @@ def power_rows(plan: Plan) -> Iterator[tuple[str, ...]]:
     for factor, levels in factors.items():
         seeds = _seeds(runs, factor)
         conditions = _conditions(runs, factor)
-        kind = f"{seeds} seed{'s' if seeds != 1 else ''} x {conditions} condition{'s' if conditions != 1 else ''}"
+        kind = f"{plural(seeds, 'seed')} x {plural(conditions, 'condition')}"
         yield (
             f"does {factor} matter? {', '.join(levels[1:])} vs. {levels[0]}",
             f"{kind} per level, {items:,} items",

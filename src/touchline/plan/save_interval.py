@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Iterator
 
 from touchline.core.quantity import Missing, Quantity
-from touchline.core.units import format_seconds, minutes_to_seconds, seconds_to_minutes
+from touchline.core.units import format_seconds, minutes_to_seconds, plural, seconds_to_minutes
 from touchline.plan.optimization import Proposal
 from touchline.plan.placement.types import Cluster
 from touchline.spec.experiment import CheckpointConfig
@@ -42,11 +42,7 @@ def saving_proposals(plan: Plan, fixed: Collection[str]) -> tuple[list[Proposal]
         interval = _interval_seconds(checkpoint, total, run.batches.steps)
         if interval is not None and one > _SAVING_SHARE * interval:
             needs[EVERY].append((run, one / _SAVING_SHARE))
-    notes = (
-        []
-        if not unknown
-        else [f"save interval of {unknown} run{'s' if unknown != 1 else ''}: the time of a save has no estimate"]
-    )
+    notes = [] if not unknown else [f"save interval of {plural(unknown, 'run')}: the time of a save has no estimate"]
     found = [
         _proposal(key, plan, [need for _, need in entries])
         for key, entries in needs.items()

@@ -11,7 +11,7 @@ from touchline.core.markup import escape, fence, measured
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.table import Column, Section, present, section_markdown, table_of
 from touchline.core.text import first_of
-from touchline.core.units import format_bytes, hours_unit
+from touchline.core.units import format_bytes, hours_unit, plural
 from touchline.plan import power, tasks
 from touchline.plan.design_text import control_notes, design_line, general_ability_notes, run_type
 from touchline.plan.settings import collect_settings, settings_table, varying_table
@@ -163,7 +163,7 @@ def _design(plan: Plan) -> Iterator[str]:
     machine = plan.machine
     devices = f"{plan.processes_per_device} processes per run" if plan.processes_per_device > 1 else ""
     if machine.kind == "gpu":
-        devices = f"{plan.gpus_per_run} GPU{'s' if plan.gpus_per_run != 1 else ''} per run"
+        devices = f"{plural(plan.gpus_per_run, 'GPU')} per run"
     yield f"Planned for: {machine.key}, {_gib(machine.memory)} ({machine.source}){', ' + devices if devices else ''}"
     yield f"Executor: {plan.executor}"
     yield from control_notes(plan)
@@ -392,7 +392,7 @@ def _what_if(plan: Plan) -> Iterator[str]:
 
 def _evidence(plan: Plan) -> Iterator[str]:
     if plan.evidence:
-        runs = f"{len(plan.evidence)} past run{'s' if len(plan.evidence) != 1 else ''}"
+        runs = plural(len(plan.evidence), "past run")
         yield f"The estimates are based on {runs}: {first_of(plan.evidence, _SHOWN)}"
     else:
         yield (

@@ -9,6 +9,7 @@ from touchline.core.levels import STAGE
 from touchline.core.markup import bare
 from touchline.core.notes import NoteCode
 from touchline.core.quantity import Missing
+from touchline.core.units import plural
 from touchline.plan.design_text import design_line
 from touchline.plan.settings import collect_settings, setting_rows
 from touchline.plan.settings_table import Origin, RunSetting, Scalar
@@ -25,7 +26,7 @@ from touchline.report.facts import (
     seeds_of,
 )
 from touchline.report.findings import FindingInputs, findings, headline, is_complete
-from touchline.report.formatting import count, factor_words, join_names
+from touchline.report.formatting import factor_words, join_names
 from touchline.report.issues import issues
 from touchline.report.next_steps import next_steps
 from touchline.report.packing_rows import packing_advice, packing_rows
@@ -98,7 +99,7 @@ def _design(gathered: ReportInputs) -> str:
     ]
     trained = sum(run.kind is RunKind.FINE_TUNED for run in gathered.runs)
     controls = len(gathered.runs) - trained
-    what = [count(trained, "training")] + ([count(controls, "control")] if controls else [])
+    what = [plural(trained, "training")] + ([plural(controls, "control")] if controls else [])
     return (
         f"found {' and '.join(what)}; {'varied: ' + '; '.join(varied) if varied else 'nothing that varies was found'}"
     )
@@ -135,7 +136,7 @@ def _provenance(gathered: ReportInputs) -> Iterator[tuple[str, str]]:
         yield "overrides", ", ".join(plan.overrides)
     yield "revision of the plan", str(plan.revisions[-1].number) if plan.revisions else "1"
     evidence = (
-        f"{count(len(plan.evidence), 'past run')}: {join_names(plan.evidence)}" if plan.evidence else "no past run"
+        f"{plural(len(plan.evidence), 'past run')}: {join_names(plan.evidence)}" if plan.evidence else "no past run"
     )
     yield "estimates are based on", evidence
     yield from _trained_on(gathered)

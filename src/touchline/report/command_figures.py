@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from touchline.core.packing import PackingSummary
 from touchline.core.text import shorten
+from touchline.core.units import plural
 from touchline.estimate.calibration import CalibrationMark
 from touchline.lint.data_view import DataView
 from touchline.report.figures import Figure, figures_off
@@ -74,7 +75,7 @@ def audit_figure(view: DataView) -> Figure:
     if distinct * 2 > view.count:
         shown = f"{distinct:,} different ones, too many to draw"
     title = altair.Title(
-        f"{view.count:,} rows in {len(splits)} split{'s' if len(splits) > 1 else ''}",
+        f"{view.count:,} rows in {plural(len(splits), 'split')}",
         subtitle=f"answers: {shown}",
         anchor="start",
     )

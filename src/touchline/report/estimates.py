@@ -11,9 +11,8 @@ from dataclasses import replace
 
 from touchline.core.quantity import Measured, Missing, Quantity, finite
 from touchline.core.status import TrainingOutcome
-from touchline.core.units import in_unit
+from touchline.core.units import in_unit, plural
 from touchline.report.facts import evaluation_seconds
-from touchline.report.formatting import count
 from touchline.report.report import EstimateRow
 from touchline.results.run_result import RunResult
 from touchline.results.verification_types import RunStorage, Verification
@@ -106,7 +105,7 @@ def _training(run: RunResult) -> tuple[Measured, bool]:
         return run.train_seconds, False
     if len(known) < len(counted):
         return Missing(missing="an attempt's length is not known"), False
-    method = "its clock" if len(counted) == 1 else f"sum of {count(len(counted), 'attempt')}"
+    method = "its clock" if len(counted) == 1 else f"sum of {plural(len(counted), 'attempt')}"
     lasted = Quantity(value=sum(each.value for each in known), unit="s", aggregation="sum", method=method)
     return lasted, len(counted) == 1 and run.outcome is TrainingOutcome.COMPLETE
 

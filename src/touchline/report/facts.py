@@ -10,9 +10,9 @@ from touchline.core.levels import SEEDS
 from touchline.core.markup import bare
 from touchline.core.quantity import Measured, Missing, Quantity, finite
 from touchline.core.status import JobState, TrainingOutcome
-from touchline.core.units import seconds_to_hours
+from touchline.core.units import plural, seconds_to_hours
 from touchline.data.scores import EvaluationRecord
-from touchline.report.formatting import at_least, count, factor_words, is_at_least, join_names, relative, settings_words
+from touchline.report.formatting import at_least, factor_words, is_at_least, join_names, relative, settings_words
 from touchline.report.report import AnswerCounts, RunFacts
 from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import LossPoint, RunResult, StepCurves
@@ -173,7 +173,7 @@ def training_hours(run: RunResult, gpus: int) -> Measured:
     if not known:
         return _hours(finite(run.train_seconds), gpus)
     untold = len(lasted) - len(known)
-    method = count(len(known), "attempt") + (f"; {untold} of unknown length not counted" if untold else "")
+    method = plural(len(known), "attempt") + (f"; {untold} of unknown length not counted" if untold else "")
     total = math.fsum(each.value for each in known)
     seconds = Quantity(value=total, unit="s", aggregation="sum", method=method)
     return _hours(at_least(seconds) if untold else seconds, gpus)
@@ -185,7 +185,7 @@ def evaluation_seconds(run: RunResult) -> Measured:
     if not records:
         return run.evaluate_seconds if isinstance(run.evaluate_seconds, Quantity) else _NOT_EVALUATED
     seconds = math.fsum(record.seconds for record in records)
-    return Quantity(value=seconds, unit="s", aggregation="sum", method=count(len(records), "evaluation"))
+    return Quantity(value=seconds, unit="s", aggregation="sum", method=plural(len(records), "evaluation"))
 
 
 def all_device_hours(runs: Sequence[RunResult], gpus: Mapping[str, int]) -> Measured:
@@ -202,7 +202,9 @@ def all_device_hours(runs: Sequence[RunResult], gpus: Mapping[str, int]) -> Meas
         least = least or (isinstance(training, Missing) and run.attempts > 0) or is_at_least(training)
     if not parts:
         return Missing(missing="no time was measured")
-    method = "all attempts and evaluations" + (f"; {count(untold, 'run')} without a time not counted" if untold else "")
+    method = "all attempts and evaluations" + (
+        f"; {plural(untold, 'run')} without a time not counted" if untold else ""
+    )
     total = Quantity(value=math.fsum(part.value for part in parts), unit="h", aggregation="sum", method=method)
     return at_least(total) if least else total
 
@@ -294,7 +296,7 @@ def _flags(run: RunResult, is_saturated: bool, answers: Sequence[AnswerCounts]) 
             f"{relative(last.loss, best.loss)} at the end"
         )
     if bad := not_finite(run):
-        yield f"{count(bad, 'loss', 'losses')} not a number"
+        yield f"{plural(bad, 'loss', 'losses')} not a number"
     if is_saturated:
         yield "saturated: near the top of the scale"
     for answer in answers:
@@ -309,7 +311,7 @@ def _flags(run: RunResult, is_saturated: bool, answers: Sequence[AnswerCounts]) 
         )
         told = [f"{number:,} {kind}" for number, kind in what if number > 0]
         if told:
-            yield f"{answer.task}, {answer.checkpoint}: of {count(answer.answers, 'answer')} {', '.join(told)}"
+            yield f"{answer.task}, {answer.checkpoint}: of {plural(answer.answers, 'answer')} {', '.join(told)}"
 
 
 def _per_device(value: Measured, gpus: int) -> Measured:

@@ -40,11 +40,6 @@ def p_number(p: float) -> str:
     return "<0.001" if p < 0.001 else f"{p:.2g}" if p < 0.1 else f"{p:.2f}"
 
 
-def count(number: int, noun: str, plural: str = "") -> str:
-    """Return `1 run`, `1,500 steps`."""
-    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
-
-
 def join_names(names: Sequence[str], shown: int = _SHOWN) -> str:
     """Return `a, b and c`; with many, the first ones and a count of the rest."""
     if len(names) > shown:

@@ -13,10 +13,10 @@ from touchline.core.markup import bare
 from touchline.core.notes import NoteCode
 from touchline.core.quantity import Missing
 from touchline.core.status import JobState, RunStatus, TrainingOutcome
-from touchline.core.units import percent
+from touchline.core.units import percent, plural
 from touchline.plan.sections import revision_text
 from touchline.report.facts import is_failed_exit, not_finite, risen
-from touchline.report.formatting import capital, count
+from touchline.report.formatting import capital
 from touchline.report.issues_checkpoints import checkpoint_issues
 from touchline.report.report import AnswerCounts
 from touchline.results.report_inputs import Issue, IssueRole, ReportInputs
@@ -100,7 +100,7 @@ def _of_run(run: RunResult) -> Iterator[Issue]:
             weight=Severity.ERROR,
             subject=run.name,
             title="losses that are not numbers",
-            text=f"{count(bad, 'loss', 'losses')} of the run {'is' if bad == 1 else 'are'} NaN or infinite, the first "
+            text=f"{plural(bad, 'loss', 'losses')} of the run {'is' if bad == 1 else 'are'} NaN or infinite, the first "
             f"at step {first:,}: the training diverged, and a score of this run is that of broken weights.",
         )
     rise = risen(run)
@@ -227,7 +227,7 @@ def _attempts(run: RunResult) -> Iterator[Issue]:
         weight=Severity.INFO if went_on else Severity.WARNING,
         subject=run.name,
         title=title,
-        text=f"{count(total, 'attempt')}: {'; '.join(_attempt(each) for each in bad)}.{again} {after}",
+        text=f"{plural(total, 'attempt')}: {'; '.join(_attempt(each) for each in bad)}.{again} {after}",
     )
 
 

@@ -10,10 +10,10 @@ from collections.abc import Iterator, Sequence
 
 from touchline.core.quantity import Missing, finite
 from touchline.core.status import RunStatus, TrainingOutcome
-from touchline.core.units import format_bytes
+from touchline.core.units import format_bytes, plural
 from touchline.report.appendix import evaluation_by_hand, run_with
 from touchline.report.facts import answer_counts, is_asked_about, is_base_control, lowest, risen
-from touchline.report.formatting import count, join_names, relative, scale_of
+from touchline.report.formatting import join_names, relative, scale_of
 from touchline.report.next_design import design_steps
 from touchline.report.report import AnswerCounts, EstimateRow, NextStep
 from touchline.results.report_inputs import ReportInputs
@@ -58,7 +58,7 @@ def _unfinished(gathered: ReportInputs) -> Iterator[NextStep]:
             command=f"tail -n 40 {log}/slurm-*.out",
         )
     if left and planned:
-        why = f"{count(len(left), 'run')} of {len(gathered.runs)} not complete: {join_names(left)}."
+        why = f"{plural(len(left), 'run')} of {len(gathered.runs)} not complete: {join_names(left)}."
         yield NextStep(title="Finish what is not finished", why=why, command="touchline resume .")
     open_ = [
         run.name
@@ -92,7 +92,7 @@ def _answers(gathered: ReportInputs, analysis: Analysis | None) -> Iterator[Next
     if spoiled:
         worst = max(spoiled, key=lambda each: _spoiled(each) / each.answers)
         why.append(
-            f"{worst.run} ({worst.checkpoint}): {_spoiled(worst):,} of {count(worst.answers, 'answer')} empty, cut or "
+            f"{worst.run} ({worst.checkpoint}): {_spoiled(worst):,} of {plural(worst.answers, 'answer')} empty, cut or "
             f"not generated{f', and {len(spoiled) - 1} evaluations more with many' if len(spoiled) > 1 else ''}."
         )
     if floor:
@@ -196,7 +196,7 @@ def _data(gathered: ReportInputs) -> Iterator[NextStep]:
             wide.append((validation.value / train.value, run, train.value, validation.value))
     if wide:
         ratio, run, train_loss, loss = max(wide, key=lambda each: each[0])
-        more = f"; {count(len(wide) - 1, 'other run')} alike" if len(wide) > 1 else ""
+        more = f"; {plural(len(wide) - 1, 'other run')} alike" if len(wide) > 1 else ""
         yield NextStep(
             title="Train on a larger dataset",
             why=f"Generalization gap: the validation loss of {run.name} ({loss:.4g}) is {ratio:.1f} times its training "
@@ -218,7 +218,7 @@ def _storage(gathered: ReportInputs) -> Iterator[NextStep]:
         size = format_bytes(sum(each.size_bytes for each in deletable))
         yield NextStep(
             title=f"Give back {size}",
-            why=f"{count(len(deletable), 'file or folder', 'files and folders')} can go without loss; the command "
+            why=f"{plural(len(deletable), 'file or folder', 'files and folders')} can go without loss; the command "
             "shows them, and deletes nothing without --delete.",
             command="touchline clean .",
         )
@@ -229,7 +229,7 @@ def _estimates(rows: Sequence[EstimateRow]) -> Iterator[NextStep]:
     if missed:
         yield NextStep(
             title="Add these runs to the history",
-            why=f"{count(len(missed), 'interval')} of this plan missed. What these runs measured goes into the "
+            why=f"{plural(len(missed), 'interval')} of this plan missed. What these runs measured goes into the "
             "history, and the next plan's intervals are based on it.",
             command="touchline collect .",
         )

@@ -10,7 +10,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 
 from touchline.core.near import did_you_mean, near_names
-from touchline.core.units import GIB, MIB, format_bytes, format_seconds
+from touchline.core.units import GIB, MIB, format_bytes, format_seconds, plural
 from touchline.estimate.gpus import similar_gpus
 from touchline.slurm.doctor import (
     AssociationFacts,
@@ -309,7 +309,7 @@ def _enforced(facts: ClusterFacts) -> str:
 
 def _listed(partitions: Sequence[PartitionFacts]) -> str:
     shown = [
-        f"{part.name}{' (default)' if part.default else ''}, {part.nodes} node{'s' if part.nodes != 1 else ''}"
+        f"{part.name}{' (default)' if part.default else ''}, {plural(part.nodes, 'node')}"
         + (f" with {sum(part.gpus.values())} GPUs" if part.gpus else "")
         for part in partitions
     ]

@@ -17,6 +17,7 @@ from touchline.core.errors import InputError, PlanDriftError, quoted
 from touchline.core.files import read_text_bounded
 from touchline.core.finding import Finding, Severity
 from touchline.core.quantity import Quantity
+from touchline.core.units import plural
 from touchline.data.evaluations import is_current, read_evaluations
 from touchline.data.user_config import UserConfig
 from touchline.lint.local.inputs import ResolvedInputs, examples_of, lengths_of, resolve_inputs
@@ -114,9 +115,7 @@ def resolve(
     date = old.date if old is not None else today()
     seen = resolve_inputs(loaded, folder.root, settings, accepted)
     if (errors := seen.errors) or seen.target is None:
-        raise InputError(
-            f"{loaded.document.path}: {len(errors)} fault{'s' if len(errors) > 1 else ''}", findings=seen.findings
-        )
+        raise InputError(f"{loaded.document.path}: {plural(len(errors), 'error')}", findings=seen.findings)
     lengths = lengths_of(seen, settings, date, on_progress)
     found = _launchable(seen, lengths, settings, date)
     there = {path.name for path in folder.root.iterdir()} if folder.root.is_dir() else set()
@@ -186,7 +185,7 @@ def _launchable(
     errors = [each for each in found if each.severity is Severity.ERROR]
     if errors:
         raise InputError(
-            f"{seen.loaded.document.path}: {len(errors)} fault{'s' if len(errors) > 1 else ''}",
+            f"{seen.loaded.document.path}: {plural(len(errors), 'error')}",
             findings=errors,
             hint=f"touchline check --explain {errors[0].code}; --allow {errors[0].code} ignores it",
         )
@@ -209,7 +208,7 @@ def refuse_findings(planned: LoadedPlan, settings: UserConfig) -> None:
     seen = resolve_inputs(loaded, folder.root, settings, {run.name: run.accepted for run in plan_.runs if run.accepted})
     if errors := seen.errors:
         count = len(errors)
-        raise InputError(f"{loaded.document.path}: {count} error{'s' if count > 1 else ''}", findings=errors)
+        raise InputError(f"{loaded.document.path}: {plural(count, 'error')}", findings=errors)
     _refuse_changes(planned, seen)
     _launchable(seen, lengths_of(seen, settings, plan_.date), settings, plan_.date)
 
@@ -340,7 +339,7 @@ def accept_edits(planned: LoadedPlan, settings: UserConfig, name: str) -> Loaded
     )
     if faults:
         places = [replace(fault, where=document.where(fault.subject.split("."))) for fault in faults]
-        raise InputError(f"{path}: {len(faults)} fault{'s' if len(faults) > 1 else ''}", findings=places)
+        raise InputError(f"{path}: {plural(len(faults), 'error')}", findings=places)
     others = {run.name: run.accepted for run in old.runs if run.accepted}
     new, notes = resolve(loaded, folder, settings, old, {**others, name: accepted})
     changes = ", ".join(f"{key}={value}" for key, value in accepted.items())

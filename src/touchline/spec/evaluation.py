@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+from touchline.core.units import plural
 from touchline.spec.experiment import DataConfig, EvaluateConfig, LoraConfig
 
 EVALUATION_SCHEMA_VERSION = 1
@@ -155,6 +156,6 @@ def decoding_text(evaluate: EvaluateConfig, dtype: str | None = None) -> str:
     how = ["greedy"]
     if evaluate.temperature:
         how = [f"temperature {evaluate.temperature:g}", *([f"top-p {evaluate.top_p:g}"] if evaluate.top_p < 1 else [])]
-        how.append(f"{evaluate.repeats} answer{'s' if evaluate.repeats > 1 else ''} an item, seed {evaluate.seed}")
+        how.append(f"{plural(evaluate.repeats, 'answer')} an item, seed {evaluate.seed}")
     typed = [dtype] if dtype is not None else []
     return ", ".join([*how, f"batch {evaluate.batch_size}", *typed, f"at most {evaluate.max_new_tokens} new tokens"])

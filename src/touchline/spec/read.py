@@ -12,7 +12,7 @@ from typing import Any
 
 from touchline.core.errors import InputError
 from touchline.core.finding import Finding, Location
-from touchline.core.units import parse_duration
+from touchline.core.units import parse_duration, plural
 from touchline.slurm.site_options import value_fault
 from touchline.spec.document import YamlDocument, error, parse, parse_value
 from touchline.spec.expand import FACTOR_ROOTS
@@ -70,7 +70,7 @@ def read_experiment(text: str, path: str, overrides: Sequence[str] = ()) -> Load
         findings.sort(
             key=lambda finding: (finding.where.line or 0, finding.where.column or 0) if finding.where else (0, 0)
         )
-        count = f"{len(findings)} fault{'s' if len(findings) != 1 else ''}"
+        count = plural(len(findings), "error")
         raise InputError(f"{path}: {count}", findings=findings, hint="docs/reference/experiment.md lists every key")
     digest = hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
     return LoadedExperiment(

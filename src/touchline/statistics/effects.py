@@ -11,6 +11,7 @@ import numpy as np
 
 from touchline.core.notes import Note, NoteCode
 from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.core.units import plural
 from touchline.statistics.conclusions import Conclusion, Contrast, FactorEffect, ScoredRun, SeedScore, WithItems
 from touchline.statistics.contrasts import ContrastEstimate, Sample, difference
 from touchline.statistics.own_score import LEVEL, named
@@ -292,6 +293,6 @@ def _notes(effects: Sequence[FactorEffect], found: Sequence[Tested]) -> Iterator
         if one.strata.left_out and one.strata.strata:
             left_out = one.strata.left_out
             yield Note.stated(
-                f"{one.factor}, {one.level} against {one.reference}: {left_out} run{'s' if left_out > 1 else ''} left "
+                f"{one.factor}, {one.level} against {one.reference}: {plural(left_out, 'run')} left "
                 "out, since the same seed and condition was not evaluated at the other level"
             )

@@ -29,11 +29,11 @@ from touchline.backends.simulation import (
     forecast,
     in_one_row,
     keep,
-    plural,
     side_by_side,
 )
 from touchline.backends.torch_order import permutation
 from touchline.core.estimate import MicroBatch
+from touchline.core.units import plural
 from touchline.data.packing.forecast import BatchForecast, Batching, BatchSettings
 from touchline.data.packing.simple import Filled, first_fit, one_each
 

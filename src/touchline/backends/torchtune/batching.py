@@ -21,12 +21,12 @@ from touchline.backends.simulation import (
     checked,
     cut_at_end,
     forecast,
-    plural,
     side_by_side,
     simulated_epochs,
 )
 from touchline.backends.torch_order import permutation
 from touchline.core.estimate import MicroBatch
+from touchline.core.units import plural
 from touchline.data.packing.forecast import BatchForecast, Batching, BatchSettings
 from touchline.data.packing.simple import Filled, next_fit, one_each
 

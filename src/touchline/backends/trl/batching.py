@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from touchline.backends.hf_loop import hf_forecast
-from touchline.backends.simulation import checked, cut_at_end, keep, plural
+from touchline.backends.simulation import checked, cut_at_end, keep
+from touchline.core.units import plural
 from touchline.data.packing.batches import plan_batches
 from touchline.data.packing.forecast import BatchForecast, Batching, BatchSettings
 from touchline.data.packing.simple import batch_edges, best_fit_decreasing, one_each

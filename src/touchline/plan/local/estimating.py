@@ -26,7 +26,7 @@ from touchline.core.machine import TargetMachine
 from touchline.core.near import near_names
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.shape import ENDS, ModelShape
-from touchline.core.units import GIB
+from touchline.core.units import GIB, plural
 from touchline.data.public import is_dynamic_4_bit, is_stored_in_4_bits
 from touchline.data.shapes import load_config, load_shape
 from touchline.data.user_config import UserConfig
@@ -194,7 +194,7 @@ def _setup(request: EstimateRequest, settings: UserConfig, gpu: Gpu | None) -> t
     if shape is not None:
         faults += _target_faults(request, shape)
     if faults or shape is None:
-        raise InputError(f"{len(faults)} invalid option{'s' if len(faults) != 1 else ''}", findings=faults)
+        raise InputError(plural(len(faults), "invalid option"), findings=faults)
     coefficients = memory_coefficients(request.backend)
     assert isinstance(coefficients, MemoryCoefficients)
     method = _method(request)

@@ -17,7 +17,7 @@ from touchline.core.finding import Finding, Location, Severity
 from touchline.core.json_text import parse_json
 from touchline.core.near import did_you_mean, near_names
 from touchline.core.text import shorten
-from touchline.core.units import parse_duration, seconds_to_minutes
+from touchline.core.units import parse_duration, plural, seconds_to_minutes
 from touchline.plan.placement.types import Minutes, PlaceJob
 
 SIZE_LIMIT_BYTES = 4 * 1024**2
@@ -60,7 +60,7 @@ def read_jobs(path: Path) -> list[PlaceJob]:
     if found:
         count = len(found)
         raise InputError(
-            f"{str(path)!r}: {count} problem{'s' if count > 1 else ''}",
+            f"{str(path)!r}: {plural(count, 'problem')}",
             findings=found,
             hint=f"touchline check --explain {found[0].code}",
         )

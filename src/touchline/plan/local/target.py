@@ -17,6 +17,7 @@ from touchline.core.errors import InputError, PolicyError
 from touchline.core.finding import Finding, Location, Severity
 from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Missing, Quantity
+from touchline.core.units import plural
 from touchline.data.machine import machine_here
 from touchline.estimate.gpus import Gpu, find_gpu, gpu_names, nearest_gpus, similar_gpus
 from touchline.estimate.terms import place
@@ -172,7 +173,7 @@ def device_findings(
     elif compute.plans_for_cpu:
         return
     elif machine is not None and compute.executor == "local" and machine.count < wanted:
-        has = f"{machine.count} GPU{'s' if machine.count > 1 else ''}" if machine.kind == "gpu" else "no GPU"
+        has = plural(machine.count, "GPU") if machine.kind == "gpu" else "no GPU"
         yield _finding(
             DEVICES,
             f"compute.gpus_per_run is {wanted}, and this machine has {has}",

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from touchline.core.errors import InputError
 from touchline.core.finding import Finding, Severity
 from touchline.core.near import did_you_mean, near_names
+from touchline.core.units import plural
 from touchline.plan.placement.types import Cluster, PlaceJob
 
 MOST_GPUS = 100_000
@@ -38,7 +39,7 @@ def raise_findings(findings: Sequence[Finding], what: str) -> None:
     if findings:
         count = len(findings)
         raise InputError(
-            f"{what}: {count} problem{'s' if count > 1 else ''}",
+            f"{what}: {plural(count, 'problem')}",
             findings=findings,
             hint=f"touchline check --explain {findings[0].code}",
         )

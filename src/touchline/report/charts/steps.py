@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 import altair
 
 from touchline.core.quantity import Missing
+from touchline.core.units import plural
 from touchline.report.charts.losses import SECTION, SMOOTH_SHARE, budget, curve, felt, lines, smoothed, thinned
 from touchline.report.charts.parts import Row, finished, log_ticks, number
 from touchline.report.colors import SeriesColor
@@ -49,7 +50,7 @@ def _without(report: Report) -> str:
     for run in report.runs:
         if is_asked_about(run) and isinstance(run.curves, Missing):
             reasons[run.curves.missing] = reasons.get(run.curves.missing, 0) + 1
-    return "".join(f" Not drawn: {n} run{'s' if n > 1 else ''} ({why})." for why, n in reasons.items())
+    return "".join(f" Not drawn: {plural(n, 'run')} ({why})." for why, n in reasons.items())
 
 
 def _points(steps: tuple[int, ...], values: tuple[float, ...]) -> list[LossPoint]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from touchline.core.table import Cell, Column, Section, Table, present, table_of
+from touchline.core.units import plural
 from touchline.report.compared import ComparedExperiments, ExperimentEffect, PairedRuns
-from touchline.report.formatting import count, p_number, p_text
+from touchline.report.formatting import p_number, p_text
 
 _VALUES = 6
 """Values of a setting that are shown of one experiment."""
@@ -117,5 +118,5 @@ def _effect(found: ExperimentEffect, first: str) -> str:
     if contrast.test is not None and contrast.p_value is not None:
         interval += f" by {contrast.test.kind.value}, {p_text(contrast.p_value)},"
     reason = f"; {contrast.reason}" if contrast.reason else ""
-    over = f"{count(contrast.strata, 'condition')}, {count(contrast.seeds, 'training seed')}"
+    over = f"{plural(contrast.strata, 'condition')}, {plural(contrast.seeds, 'training seed')}"
     return f"{name}: {contrast.value:+.4g}{interval} over {over}: {contrast.shown.words}{reason}"

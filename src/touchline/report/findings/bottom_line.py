@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from touchline.core.status import TrainingOutcome
+from touchline.core.units import plural
 from touchline.report.facts import is_asked_about
 from touchline.report.findings.concluded import COMPLETION, FindingInputs, is_complete
 from touchline.report.findings.confounds import ties
@@ -15,7 +16,7 @@ from touchline.report.findings.settings import (
     pair_words,
     seeds_words,
 )
-from touchline.report.formatting import Scale, count, factor_words, join_names, p_text, scale_of
+from touchline.report.formatting import Scale, factor_words, join_names, p_text, scale_of
 from touchline.report.report import Statement
 from touchline.results.run_result import RunResult
 from touchline.statistics.conclusions import Analysis, Conclusion, Contrast, FactorEffect
@@ -128,7 +129,7 @@ def _established(
     claim = f"{capital_level(level)} scores {best.shown.value} than {reference}"
     with_tie = f" (with {tie})" if tie else ""
     numbers = f"{scale.difference(best.value or 0.0)}{_test_words([best], scale)}"
-    rest = f" Of {count(others, 'other level')} {established or 'none'} {_differ(established)}." if others else ""
+    rest = f" Of {plural(others, 'other level')} {established or 'none'} {_differ(established)}." if others else ""
     name = factor_words(effect.factor)
     return _answer(
         effect.factor,
@@ -192,7 +193,7 @@ def _control_answer(analysis: Analysis, runs: Mapping[str, RunResult]) -> Statem
         (each,) = family
         items = next(score.items for score in analysis.scores if score.run == each.run)
         ends = scale.ends(each.difference.low, each.difference.high)
-        numbers = f"{span} ({ends}; {p_text(worst)}, {count(items, 'item')})"
+        numbers = f"{span} ({ends}; {p_text(worst)}, {plural(items, 'item')})"
         if each.shown in (Conclusion.HIGHER, Conclusion.LOWER):
             text = f"{each.run} scores {each.shown.value} than its control {each.difference.control}: {numbers}."
         else:
@@ -246,7 +247,7 @@ def _differing(analysis: Analysis, effects: Sequence[FactorEffect]) -> Iterator[
     order = [effect.factor for effect in effects]
     found = [interaction for interaction in analysis.interactions if interaction.difference.is_shown]
     found.sort(key=lambda each: (order.index(each.factor), -abs(each.difference.value or 0.0)))
-    family = count(analysis.interactions_family, "interaction")
+    family = plural(analysis.interactions_family, "interaction")
     for each in found[:_INTERACTIONS]:
         yield interaction_statement(each, scale_of(analysis), family)
 
@@ -261,14 +262,14 @@ def _incomplete(concluded: FindingInputs) -> Iterator[Statement]:
     rest = [run.name for run in runs if not is_complete(run, planned=planned)]
     yield Statement(
         topic=COMPLETION,
-        text=f"{len(done)} of {count(len(runs), 'run')} {'is' if len(done) == 1 else 'are'} complete; not complete: "
+        text=f"{len(done)} of {plural(len(runs), 'run')} {'is' if len(done) == 1 else 'are'} complete; not complete: "
         f"{join_names(rest)}.{' The rest of this report is of what is there.' if done else ''}",
     )
 
 
 def _nothing_scored(runs: Sequence[RunResult]) -> Statement:
     trained = sum(run.outcome is TrainingOutcome.COMPLETE for run in runs)
-    done = f"{count(trained, 'training')} {'is' if trained == 1 else 'are'} complete" if trained else ""
+    done = f"{plural(trained, 'training')} {'is' if trained == 1 else 'are'} complete" if trained else ""
     return Statement(
         topic=COMPLETION,
         text=f"{done or 'Nothing is trained'}, and nothing has been evaluated: no claim about scores can be made.",

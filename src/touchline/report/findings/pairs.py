@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from touchline.core.levels import SEEDS, STAGE
 from touchline.core.quantity import Measured, Quantity, finite
+from touchline.core.units import plural
 from touchline.report.facts import is_asked_about, seeds_of
-from touchline.report.formatting import count, factor_words, level_of, level_words, relative
+from touchline.report.formatting import factor_words, level_of, level_words, relative
 from touchline.report.report import Statement
 from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import RunResult
@@ -103,7 +104,7 @@ def summary(
     every = [pair for pairs in by_level.values() for pair in pairs]
     text = (
         f"{what} against that at {level_words(factor, gathered.factors[factor][0])}, over "
-        f"{count(len(every), 'pair')} of runs: {'; '.join(told)}{f'; and {rest} levels more' if rest else ''}. "
+        f"{plural(len(every), 'pair')} of runs: {'; '.join(told)}{f'; and {rest} levels more' if rest else ''}. "
         f"{no_test(every, question.format(factor_words(factor)), set(seeds_of(gathered.runs)))}{also}"
     )
     return Statement(topic=topic, text=text, shown=Conclusion.NOT_TESTABLE)

@@ -11,8 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from touchline.core.notes import NoteCode
 from touchline.core.quantity import Missing
+from touchline.core.units import plural
 from touchline.report.facts import is_asked_about
-from touchline.report.formatting import Scale, count, join_names, p_number, p_text, scale_of
+from touchline.report.formatting import Scale, join_names, p_number, p_text, scale_of
 from touchline.report.report import Statement
 from touchline.results.run_result import RunResult
 from touchline.spec.runs import ControlKind
@@ -37,7 +38,7 @@ def control_summary(analysis: Analysis, runs: Mapping[str, RunResult], where: Se
     by_shown = {shown: [each for each in family if each.shown is shown] for shown in Conclusion}
     for shown, word in ((Conclusion.HIGHER, "higher"), (Conclusion.LOWER, "lower")):
         if len(by_shown[shown]) == len(family):
-            family_words = count(analysis.family, "comparison")
+            family_words = plural(analysis.family, "comparison")
             text = (
                 f"{_all(len(family))} fine-tuned runs score {word} than {_their_controls(family)}"
                 f"{_same_items(analysis)}: {_ends(family, scale)}; {_worst_p(family)} after Holm over "
@@ -59,12 +60,12 @@ def control_summary(analysis: Analysis, runs: Mapping[str, RunResult], where: Se
         text = (
             f"For {none} of the {len(family)} fine-tuned runs is a difference from its control established"
             f"{_same_items(analysis)}: {_ends(family, scale)}; p values after Holm over "
-            f"{count(analysis.family, 'comparison')}."
+            f"{plural(analysis.family, 'comparison')}."
         )
         return Statement(topic=CONTROL, text=text, shown=Conclusion.NOT_ESTABLISHED, where=tuple(where))
     text = (
         f"Of {len(family)} fine-tuned runs{_same_items(analysis)}, {'; '.join(parts)}; p values after Holm over "
-        f"{count(analysis.family, 'comparison')}."
+        f"{plural(analysis.family, 'comparison')}."
     )
     return Statement(topic=CONTROL, text=text, where=tuple(where))
 
@@ -144,7 +145,7 @@ def _score(own: RunScore, scale: Scale, analysis: Analysis) -> str:
 
 def _flips(analysis: Analysis, each: Comparison) -> str:
     gained, lost = ("gained", "lost") if analysis.binary else ("rose", "fell")
-    return f"{count(each.difference.gained, 'item')} {gained}, {each.difference.lost:,} {lost}"
+    return f"{plural(each.difference.gained, 'item')} {gained}, {each.difference.lost:,} {lost}"
 
 
 def _alone(low: float | None, high: float | None) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 
 from touchline.core.markup import bare
 from touchline.core.quantity import Measured, Quantity
-from touchline.core.units import format_seconds, percent
+from touchline.core.units import format_seconds, percent, plural
 from touchline.report.facts import device_word, is_asked_about, risen, seeds_of
 from touchline.report.findings.confounds import CHANGE_LOSS, CHANGE_TIME, confounded, confounded_levels
 from touchline.report.findings.pairs import (
@@ -26,7 +26,7 @@ from touchline.report.findings.pairs import (
     summary,
     told_pairs,
 )
-from touchline.report.formatting import count, duration, factor_words, join_names, level_words, relative, scale_of
+from touchline.report.formatting import duration, factor_words, join_names, level_words, relative, scale_of
 from touchline.report.report import EstimateRow, RunFacts, Statement
 from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import RunResult
@@ -126,7 +126,7 @@ def estimate_findings(rows: Sequence[EstimateRow]) -> Iterator[Statement]:
     coverages = {row.predicted.coverage for row in judged if isinstance(row.predicted, Quantity)} - {None}
     stated = f" ({percent(max(c for c in coverages if c), 0)} of them should)" if len(coverages) == 1 else ""
     held = len(judged) - len(missed)
-    text = f"{held} of {count(len(judged), 'interval')} of the plan held the measured value{stated}."
+    text = f"{held} of {plural(len(judged), 'interval')} of the plan held the measured value{stated}."
     if missed:
         told = [
             f"{row.quantity} of {row.run} ({bare(row.predicted, 3)} planned, {bare(row.measured, 3)} measured)"

@@ -10,12 +10,12 @@ from touchline.core.markup import code, escape, fence
 from touchline.core.quantity import Measured, Missing, finite
 from touchline.core.status import RunStatus
 from touchline.core.table import Section, table_markdown
-from touchline.core.units import hours_unit
+from touchline.core.units import hours_unit, plural
 from touchline.plan.settings import leading_text
 from touchline.report.facts import is_failed_exit
 from touchline.report.figures import Chart
 from touchline.report.findings.training import COST
-from touchline.report.formatting import count, factor_words, is_at_least, join_names
+from touchline.report.formatting import factor_words, is_at_least, join_names
 from touchline.report.markdown.appendix import appendix_section, figures, link, sources
 from touchline.report.report import Report, Statement
 from touchline.report.tables.checkpoints import checkpoint_section, storage_section
@@ -109,14 +109,14 @@ def _status(report: Report) -> str:
     noun = "training" if report.completed and not report.analyses else "run"
     failed_exits = sum(is_failed_exit(run) for run in report.runs)
     whose = "a complete training" if failed_exits == 1 else "complete trainings"
-    exits = f"; {count(failed_exits, 'job')} of {whose} ended with a failed exit" if failed_exits else ""
+    exits = f"; {plural(failed_exits, 'job')} of {whose} ended with a failed exit" if failed_exits else ""
     if total and report.completed == total:
         words = "The only" if total == 1 else "Both" if total == 2 else f"All {total:,}"
         return f"✓ {words} {noun}{'s are' if total != 1 else ' is'} complete{exits}"
     left = Counter(run.status.value for run in report.runs if run.status not in _DONE)
     told = ", ".join(f"{number} {status}" for status, number in left.most_common())
     mark = "✗" if left[RunStatus.FAILED.value] else "⚠" if report.completed else "○"
-    return f"{mark} {report.completed:,} of {count(total, noun)} complete ({told}){exits}"
+    return f"{mark} {report.completed:,} of {plural(total, noun)} complete ({told}){exits}"
 
 
 def _overview(report: Report) -> Iterator[str]:
@@ -124,7 +124,7 @@ def _overview(report: Report) -> Iterator[str]:
         yield f"**Compared:** {escape(report.compared)}.\n"
     yield "\n".join(f"- {escape(each.text)}" for each in report.headline) + "\n"
     weights = Counter(issue.weight for issue in report.issues)
-    told = [count(weights[weight], weight.value) for weight in (Severity.ERROR, Severity.WARNING) if weights[weight]]
+    told = [plural(weights[weight], weight.value) for weight in (Severity.ERROR, Severity.WARNING) if weights[weight]]
     if told:
         yield f"{' and '.join(told)}: see [Issues and notes](#issues-and-notes).\n"
     if runs := runs_table(report, brief=True):
@@ -190,7 +190,7 @@ def issues_section(report: Report) -> Iterator[str]:
         told = [_bullet(subjects, *what) for what, subjects in list(same.items())[:_ISSUES_TOLD]]
         rest = [name for names in list(same.values())[_ISSUES_TOLD:] for name in names]
         if rest:
-            told.append(f"- The same of {count(len(rest), 'other')}: {escape(join_names(rest))}\n")
+            told.append(f"- The same of {plural(len(rest), 'other')}: {escape(join_names(rest))}\n")
         yield "".join(told)
 
 

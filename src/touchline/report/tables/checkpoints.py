@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from touchline.core.markup import bare
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.table import Cell, Column, Mark, Section, Table, Value, present, table_of
-from touchline.core.units import format_bytes
-from touchline.report.formatting import count, join_names
+from touchline.core.units import format_bytes, plural
+from touchline.report.formatting import join_names
 from touchline.report.report import Report
 from touchline.results.verification_types import MissingCheckpoint, VerifiedCheckpoint
 from touchline.spec.runs import RunKind
@@ -99,9 +99,9 @@ def _verdict(report: Report) -> str:
     words = (
         f"{_EVERY.get(total, f'All {total:,} checkpoints are')} valid"
         if valid == total
-        else f"{valid:,} of {count(total, 'checkpoint')} {'is' if valid == 1 else 'are'} valid"
+        else f"{valid:,} of {plural(total, 'checkpoint')} {'is' if valid == 1 else 'are'} valid"
     )
-    gone = f"; {count(len(lost), 'planned checkpoint')} missing" if lost else ""
+    gone = f"; {plural(len(lost), 'planned checkpoint')} missing" if lost else ""
     return f"{mark} {words}{gone}. {_READ[verification.depth]}"
 
 
@@ -267,7 +267,7 @@ def _totals(report: Report) -> str:
     if both:
         saved = format_bytes(sum(each.model_bytes or 0 for each in both))
         parts.append(
-            f"{count(len(both), 'checkpoint')} {'holds' if len(both) == 1 else 'hold'} a full model beside the "
+            f"{plural(len(both), 'checkpoint')} {'holds' if len(both) == 1 else 'hold'} a full model beside the "
             f"adapter. Without these models, which base and adapter give again, {saved} less"
         )
     return ". ".join(parts) + "."

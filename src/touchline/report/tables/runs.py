@@ -8,10 +8,11 @@ from touchline.core.levels import SEEDS
 from touchline.core.quantity import Missing
 from touchline.core.status import RunStatus
 from touchline.core.table import Cell, Column, Mark, Section, Table, Value, present, table_of
+from touchline.core.units import plural
 from touchline.plan.settings import LEADING, leading_text, setting_cell, settings_table, varying_table
 from touchline.plan.settings_table import RunSetting
 from touchline.report.facts import generalization_gap, is_asked_about, is_failed_exit, seeds_of
-from touchline.report.formatting import Scale, count, factor_words, level_of, scale_of
+from touchline.report.formatting import Scale, factor_words, level_of, scale_of
 from touchline.report.report import Report
 from touchline.report.tables.scores import difference_cell, difference_column, p_cell, score_cell
 from touchline.results.run_result import RunResult
@@ -129,7 +130,7 @@ def _seed(run: RunResult, seeds: Mapping[str, int]) -> Value:
 
 def _status(run: RunResult) -> Cell:
     mark = None if run.status in _GOOD else Mark.BAD if run.status in _BAD else Mark.WARN
-    tries = count(run.attempts, "attempt")
+    tries = plural(run.attempts, "attempt")
     done = (
         f", {run.steps_done:,} of {run.steps_planned:,} steps"
         if run.steps_done is not None and run.steps_planned

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 
 from touchline.core.quantity import Missing
 from touchline.core.table import Cell, Column, Mark, Section, Table, Value, present, table_of
-from touchline.core.units import percent
+from touchline.core.units import percent, plural
 from touchline.data.scores import EvaluationRecord
-from touchline.report.formatting import Scale, count, metric_words, p_number, p_text, scale_of
+from touchline.report.formatting import Scale, metric_words, p_number, p_text, scale_of
 from touchline.report.report import AnswerCounts, Report
 from touchline.report.tables.labels import label_tables
 from touchline.report.tables.seed_tests import seed_test_table
@@ -143,7 +143,7 @@ def _legend(report: Report, analysis: Analysis, with_match: bool) -> Iterator[st
         test = "exact McNemar test" if analysis.binary else "sign-flip test"
         yield (
             f"Against its control: the same items, interval {paired}; p: {test}, Holm-adjusted over the declared "
-            f"family of {count(analysis.family, 'comparison')}. Conclusion: at the 5% level of the adjusted p value."
+            f"family of {plural(analysis.family, 'comparison')}. Conclusion: at the 5% level of the adjusted p value."
         )
 
 
@@ -237,7 +237,7 @@ def _answers(answers: Sequence[AnswerCounts], *, brief: bool) -> Table | None:
     ]
     rest = len(answers) - len(shown)
     notes = (
-        *([f"In {count(rest, 'other evaluation')} no answer was empty or failed."] if rest else []),
+        *([f"In {plural(rest, 'other evaluation')} no answer was empty or failed."] if rest else []),
         *([] if with_truncated else ["Truncation at the token limit was not recorded."]),
     )
     return table_of(columns, rows, "Answers", by_run=True, notes=notes)

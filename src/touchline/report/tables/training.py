@@ -8,9 +8,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.status import JobState
 from touchline.core.table import Cell, Column, Mark, Section, Table, Value, present, provenance, table_of
+from touchline.core.units import plural
 from touchline.report.estimates import MEMORY, TRAINING
 from touchline.report.facts import curves_missing, evaluation_seconds, generalization_gap, lowest
-from touchline.report.formatting import count, is_at_least, join_names
+from touchline.report.formatting import is_at_least, join_names
 from touchline.report.report import EstimateRow, PackingRow, Report, RunFacts
 from touchline.report.tables.trainers import agreement_table
 from touchline.results.run_result import RunResult
@@ -52,7 +53,7 @@ def cost_section(report: Report, *, brief: bool = False) -> Section:
     paragraphs: tuple[str, ...] = ()
     tables: tuple[Table | None, ...] = (_durations(report),)
     if report.estimates and all(isinstance(row.measured, Missing) for row in report.estimates):
-        paragraphs = (f"{count(len(report.estimates), 'prediction')} in plan.json; nothing was measured yet.",)
+        paragraphs = (f"{plural(len(report.estimates), 'prediction')} in plan.json; nothing was measured yet.",)
     else:
         tables = (*tables, _by_quantity(report.estimates), _estimates(report, brief=brief))
     return Section(
@@ -163,7 +164,7 @@ def _durations(report: Report) -> Table | None:
     rows: list[tuple[Value, ...]] = [
         (
             *(run.name, run.train_seconds, run.validation_seconds, run.saving_seconds, evaluation_seconds(run)),
-            count(len(run.attempt_list), "attempt") if run.attempt_list else Missing(missing="none on record"),
+            plural(len(run.attempt_list), "attempt") if run.attempt_list else Missing(missing="none on record"),
             _hours(facts.device_hours),
         )
         for run, facts in _trained(report)

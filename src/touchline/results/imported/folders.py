@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from touchline.core.finding import Severity
+from touchline.core.units import plural
 from touchline.history.grouping import SKIPPED_FOLDERS
 from touchline.results.imported.text import clean_text
 from touchline.results.report_inputs import Issue
@@ -303,7 +304,7 @@ def _links(found: Walk) -> Issue:
         weight=Severity.WARNING,
         subject="experiment",
         title="links not followed",
-        text=f"{len(names)} symbolic link{'s' if len(names) > 1 else ''} ({', '.join(names[:5])}{more}): what they "
+        text=f"{plural(len(names), 'symbolic link')} ({', '.join(names[:5])}{more}): what they "
         "lead to is not in this report. Make a report of the folders themselves.",
         where=names[0],
     )

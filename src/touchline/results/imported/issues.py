@@ -10,6 +10,7 @@ from touchline.core.finding import Severity
 from touchline.core.model_size import size_text
 from touchline.core.quantity import Missing, Quantity
 from touchline.core.status import JobState, TrainingOutcome
+from touchline.core.units import plural
 from touchline.history.reading import Outcome
 from touchline.results.imported.logs import JobLog
 from touchline.results.imported.result import ImportedRun, reason_of, relocated
@@ -87,7 +88,7 @@ def onto_itself(runs: Sequence[ImportedRun]) -> Iterator[Issue]:
             weight=Severity.INFO,
             subject="experiment",
             title="job output moved onto itself",
-            text=f"In {len(hit)} job{'s' if len(hit) > 1 else ''} the script moves slurm-JOB.out to the place where it "
+            text=f"In {plural(len(hit), 'job')} the script moves slurm-JOB.out to the place where it "
             "lies already; mv refuses that with exit code 1, and as the script's last command that is the job's exit "
             f"code. Nothing was lost by it: {done} of {len(hit)} of these trainings are complete. Without that "
             "command, or with its exit code ignored, such jobs end well.",

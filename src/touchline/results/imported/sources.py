@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from touchline.core.units import plural
 from touchline.results.imported.result import ImportedRun
 from touchline.results.imported.text import below, bounded, clean_line
 from touchline.results.report_inputs import ReportInput
@@ -90,4 +91,4 @@ def sources_of(runs: Sequence[ImportedRun]) -> Iterator[ReportInput]:
 
 
 def _counted(runs: int) -> str:
-    return f"{runs} run{'s' if runs != 1 else ''}"
+    return plural(runs, "run")
