@@ -155,6 +155,19 @@ FORMATS = (
         answer="model",
     ),
     Format(
+        schema="answer-backends",
+        type="run.environments:BackendState",
+        what="touchline backend list --json",
+        answer="backends",
+        many=True,
+    ),
+    Format(
+        schema="answer-backend",
+        type="run.environments:BackendState",
+        what="touchline backend install --json",
+        answer="backend",
+    ),
+    Format(
         schema="answer-dataset",
         type="core.catalog:DatasetInfo",
         what="touchline data show --json",

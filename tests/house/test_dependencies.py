@@ -98,8 +98,10 @@ def by_room() -> dict[str, set[str]]:
         # A program that is written into a run's folder and started there: the evaluation's.
         rooms["evaluate"] |= imported("\n".join(some(lines))) - {"touchline"}
     for path in some(SOURCE.rglob("*.py.txt")):
-        # The same for a training.
-        rooms["train"] |= imported(path.read_text(encoding="utf-8")) - {"touchline"}
+        # The same for a training; one that starts in another environment imports nothing of touchline's.
+        found = imported(path.read_text(encoding="utf-8"))
+        if "touchline" in found:
+            rooms["train"] |= found - {"touchline"}
     return rooms
 
 

@@ -18,7 +18,17 @@ PURE_ROOMS = ("core", "statistics", "spec", "slurm", "backends", "estimate", "pl
 """Rooms whose modules touch nothing but their arguments, those in `LOCAL` excepted."""
 PURE_PACKAGES = ("data/packing", "data/rendering", "run/scripts")
 """Packages of other rooms of which the same holds."""
-LOCAL = ("core.clock", "core.files", "data", "history", "lint.local", "plan.local", "estimate.local", "slurm.local")
+LOCAL = (
+    "core.clock",
+    "core.files",
+    "data",
+    "backends.local",
+    "history",
+    "lint.local",
+    "plan.local",
+    "estimate.local",
+    "slurm.local",
+)
 LOCAL += ("report.local", "report.trackers", "run", "results", "api", "cli", "train", "evaluate")
 """Rooms and packages that may touch this machine."""
 

@@ -22,6 +22,7 @@ SOURCE = Path(__file__).resolve().parents[2] / "src" / "touchline"
 BACKENDS = SOURCE / "backends"
 
 NO_TRAINERS = {
+    "local": "what touches this machine",
     "logtext": "parts of log readers",
     "plain": "a hand-written loop; an ordinary word",
     "peft": "a library too, which train/ and evaluate/ load; `BACKEND` finds where it stands for the backend",
@@ -41,6 +42,7 @@ ALLOWED = {
     ("evaluate/records.py", "peft"): "the library",
     ("run/doctor.py", "peft"): "the library",
     ("run/doctor_host.py", "peft"): "the library",
+    ("run/environments.py", "peft"): "the library",
     ("run/probing.py", "peft"): "the library",
     ("run/selection.py", "peft"): "the library",
     **{

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from touchline.backends.capabilities import Capabilities, unsupported_settings
+from touchline.backends.external import Environment, ExternalTrainer
 from touchline.backends.logtext.forms import FormReader
 from touchline.backends.logtext.reader import DocumentReader, LoggedTrainer, LogReader
 from touchline.backends.memory import MemoryCoefficients
@@ -167,6 +168,31 @@ def get_backend(name: str) -> Backend:
     message = f"there is no backend {name!r}"
     found: Backend = _required(name, "backend", "BACKEND", message=message, option="train.backend=")
     return found
+
+
+def external_trainer(name: str) -> ExternalTrainer | None:
+    """Return the trainer of a backend that runs as a program of its own environment. None if it has none."""
+    found: ExternalTrainer | None = _member(name, "external", "TRAINER")
+    return found
+
+
+def environments() -> dict[str, Environment]:
+    """Return the environments of trainers that live apart, by name."""
+    found: list[ExternalTrainer] = [_member(name, "external", "TRAINER") for name in _folders_with("external")]
+    return {trainer.environment.name: trainer.environment for trainer in found}
+
+
+def environment_of(name: str) -> Environment:
+    """Return the environment of a backend.
+
+    Raises:
+        InputError: if it has none of its own.
+    """
+    message = f"the backend {name!r} has no environment of its own"
+    found: ExternalTrainer = _required(
+        name, "external", "TRAINER", message=message, option="touchline backend install "
+    )
+    return found.environment
 
 
 def capabilities() -> dict[str, Capabilities]:

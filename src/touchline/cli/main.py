@@ -15,6 +15,7 @@ from typing import Annotated, Optional
 import typer
 
 from touchline import __version__
+from touchline.cli.backends import backend_app
 from touchline.cli.catalog import data_app, models_app
 from touchline.cli.checking import RENAMED_CHECK, check
 from touchline.cli.cleaning import RENAMED_CLEAN, clean
@@ -425,6 +426,7 @@ for _group, _commands in _COMMANDS.items():
 app.add_typer(data_app, name="data", rich_help_panel=DATA_AND_MODELS)
 app.add_typer(models_app, name="models", rich_help_panel=DATA_AND_MODELS)
 app.add_typer(pack_app, name="pack", rich_help_panel=DATA_AND_MODELS)
+app.add_typer(backend_app, name="backend", rich_help_panel=CLUSTER)
 app.add_typer(history_app, name="history", rich_help_panel=EVIDENCE)
 
 

@@ -21,6 +21,32 @@ COPIED_FILES = (
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Dimensions:
+    """Dimensions of a decoder in config.json, for trainers that build the model themselves."""
+
+    num_heads: int
+    """Attention heads."""
+    num_kv_heads: int
+    """Heads of keys and values."""
+    head_dim: int
+    """Width of a head."""
+    intermediate_size: int
+    """Width inside the feed-forward part."""
+    norm_eps: float
+    """Epsilon of the norms."""
+    rope_base: float
+    """Base of the rotary positions."""
+    rope_scaling: dict[str, object] = field(default_factory=dict)
+    """Scaling of the rotary positions, as config.json has it; empty without one."""
+    tied_embeddings: bool = False
+    """Whether the output layer is the embedding again."""
+    biased: bool = False
+    """Whether attention or feed-forward layers have a bias that is not the architecture's own."""
+    windowed: bool = False
+    """Whether attention sees a window of the last tokens only."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ModelInfo:
     """A model folder in Hugging Face format, read without torch."""
 
@@ -62,6 +88,10 @@ class ModelInfo:
     """The name up to its size, `SmolLM2`, `Llama-3.2`."""
     copied_bytes: int = 0
     """Size of the files beside its weights that every checkpoint gets a copy of, `COPIED_FILES`; 0 in older plans."""
+    dimensions: Dimensions | None = None
+    """Dimensions of its decoder; None where config.json does not have all of them, and in older plans."""
+    weight_files: tuple[str, ...] = ()
+    """Names of the shards; none in older plans."""
     findings: tuple[Finding, ...] = ()
     """Findings on the folder; with an error it cannot be trained."""
 

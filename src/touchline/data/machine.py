@@ -179,3 +179,11 @@ def _first_gpu(gpu: str) -> tuple[str, Measured, tuple[int, int]]:
             found = Quantity(value=value, unit="GiB", kind="process", where="nvidia-smi")
             return name, found, (int(major), int(minor))
     return f"GPU {gpu}", Missing(missing="nvidia-smi does not report its name and memory"), BFLOAT16_CAPABILITY
+
+
+def load_1min() -> Measured:
+    """Return the load average of the last minute."""
+    try:
+        return Quantity(value=os.getloadavg()[0], unit="1", aggregation="mean")
+    except OSError:
+        return Missing(missing="the system gives no load")

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from touchline.core.catalog import COPIED_FILES, ModelInfo
+from touchline.core.catalog import COPIED_FILES, Dimensions, ModelInfo
 from touchline.core.errors import HostError, InputError
 from touchline.core.files import read_text_bounded
 from touchline.core.finding import Finding, Location, Severity
@@ -99,6 +99,8 @@ def read_model(folder: Path) -> ModelInfo:
         size_label=_size(parameters) if label.size == label.name and parameters else label.size,
         family=label.family,
         copied_bytes=_copied_bytes(folder),
+        dimensions=_dimensions(config),
+        weight_files=tuple(shard.name for shard in shards),
         findings=tuple(findings),
     )
 
@@ -239,6 +241,33 @@ def _number(config: dict[str, object], keys: Sequence[str], findings: list[Findi
         message = f"config.json: {key} {problem}, expected a positive integer"
         findings.append(model_fault("CK101", folder, message, folder / "config.json"))
     return 1
+
+
+def _dimensions(config: dict[str, object]) -> Dimensions | None:
+    """Return the dimensions of a decoder. None if config.json does not have all of them."""
+    heads, hidden, inner = (config.get(key) for key in ("num_attention_heads", "hidden_size", "intermediate_size"))
+    # transformers 5 writes the base into the scaling, earlier versions beside it.
+    written = config.get("rope_parameters") or config.get("rope_scaling")
+    scaling = dict(written) if isinstance(written, dict) else {}
+    base = scaling.pop("rope_theta", None) or config.get("rope_theta", 10000.0)
+    eps = config.get("rms_norm_eps")
+    if not (isinstance(heads, int) and heads and isinstance(hidden, int) and isinstance(inner, int)):
+        return None
+    if not (isinstance(base, int | float) and isinstance(eps, int | float)):
+        return None
+    kv_heads, width = config.get("num_key_value_heads"), config.get("head_dim")
+    return Dimensions(
+        num_heads=heads,
+        num_kv_heads=kv_heads if isinstance(kv_heads, int) else heads,
+        head_dim=width if isinstance(width, int) else hidden // heads,
+        intermediate_size=inner,
+        norm_eps=float(eps),
+        rope_base=float(base),
+        rope_scaling={} if scaling.get("rope_type", scaling.get("type", "default")) == "default" else scaling,
+        tied_embeddings=config.get("tie_word_embeddings") is True,
+        biased=config.get("attention_bias") is True or config.get("mlp_bias") is True,
+        windowed=config.get("use_sliding_window") is True or config.get("model_type") == "mistral",
+    )
 
 
 def _parameters(shards: Sequence[Shard], config: dict[str, object]) -> int:

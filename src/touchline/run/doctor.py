@@ -17,6 +17,7 @@ from touchline.data.models import find_models
 from touchline.data.user_config import UserConfig, config_path
 from touchline.run.doctor_cluster import check_cluster
 from touchline.run.doctor_host import inspect_folder, python_here, python_there
+from touchline.run.environments import backend_states
 from touchline.run.scripts.header import asked_options
 from touchline.slurm.doctor import (
     Area,
@@ -63,6 +64,7 @@ def run_doctor(settings: UserConfig, experiments: Path, commands: Commands) -> D
         *_pythons(pythons),
         *(check for folder in folders for check in _folder(folder, in_cluster=cluster is not None)),
         *_gpus(gpus, pythons[0]),
+        *_environments(),
     ]
     if cluster is not None:
         largest = _largest_model(settings.models_dir)
@@ -123,6 +125,16 @@ def _pythons(pythons: Sequence[PythonFacts]) -> Iterator[DoctorCheck]:
             message = f"{about}: plans, but cannot train and evaluate: {', '.join(absent)} not installed"
             hint = f"{each.path} -m {install_hint('train,eval')}"
             yield _check("python", name, "error" if number else "warning", message, "US110", hint)
+
+
+def _environments() -> Iterator[DoctorCheck]:
+    """Check the environments of trainers that live apart. One that is not there is needed by its runs alone."""
+    for each in backend_states():
+        if not each.versions and each.installed:
+            continue
+        about = ", ".join(f"{name} {version}" for name, version in each.versions.items())
+        message = f"{each.python}, {about}" if each.installed else f"{each.problem}"
+        yield _check("python", f"backend {each.name}", "ok", message)
 
 
 def _folder(folder: FolderFacts, *, in_cluster: bool) -> Iterator[DoctorCheck]:

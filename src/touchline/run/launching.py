@@ -21,6 +21,7 @@ from touchline.core.status import JobState
 from touchline.data.machine import slots, visible_gpus
 from touchline.data.user_config import UserConfig
 from touchline.plan.local.target import refuse_elsewhere
+from touchline.run.environments import require_environments
 from touchline.run.executors import executor_for
 from touchline.run.jobs import (
     evaluation_job,
@@ -88,6 +89,7 @@ def work(
     ledger = Ledger(planned.folder.ledger, planned.plan.executor)
     recovery = Recovery(planned, settings, executor, ledger, on_message, retry=retry)
     first = training_jobs(planned, runs) if train else []
+    _require_environments(planned, first)
     room = slots(visible_gpus(), planned.plan.gpus_per_run)
     if planned.plan.executor == "slurm":
         if epochs is not None:
@@ -118,6 +120,11 @@ def work(
         require_training()
         run_jobs(recovery.admit(first), executor, ledger, room, watch, before=recovery.before, after=recovery.after)
     return _evaluated_here(recovery, runs, executor, ledger, watch, epochs)
+
+
+def _require_environments(planned: LoadedPlan, training: Sequence[Job]) -> None:
+    names = {job.name for job in training}
+    require_environments(run for run in planned.plan.runs if run.name in names)
 
 
 def _evaluations(planned: LoadedPlan, runs: Sequence[PlannedRun], train: bool) -> list[Job]:
@@ -164,7 +171,9 @@ def submit(
     executor = _executor(planned, settings, lock)
     ledger = Ledger(planned.folder.ledger, planned.plan.executor)
     recovery = Recovery(planned, settings, executor, ledger, on_message, retry=retry)
-    jobs = [*training_jobs(planned, runs), *evaluation_jobs(planned, runs)]
+    first = training_jobs(planned, runs)
+    _require_environments(planned, first)
+    jobs = [*first, *evaluation_jobs(planned, runs)]
     jobs = _settled(recovery, recovery.admit(jobs), executor, ledger)
     found = [Submitted(job=name, job_id="", word="stopped", reason=why) for name, why in recovery.stopped.items()]
     ids: dict[str, str] = {}

@@ -1,9 +1,8 @@
-"""Checkpoints in the format of PEFT and transformers (`epoch_0/`, `step_50/`), and their retention."""
+"""Checkpoints of a model in this process, in the format of PEFT and transformers."""
 
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import torch
@@ -12,21 +11,14 @@ from safetensors.torch import save
 from transformers import AutoModelForCausalLM
 
 from touchline.backends.run_config import RunConfig
-from touchline.core.catalog import COPIED_FILES
 from touchline.core.files import read_bytes
 from touchline.core.json_text import parse_json
 from touchline.data.metrics import ExportMarker
+from touchline.train.checkpoints import write_checkpoint
 from touchline.train.folders import (
     ADAPTER_CONFIG_FILE,
     ADAPTER_FILE,
-    MARKER_FILE,
     STAGE_FILE,
-    describe,
-    marker_text,
-    new_folder,
-    plain_disk_faults,
-    read_exports,
-    remove_folder,
     write_bytes,
 )
 from touchline.train.inherit import Inheritance, adapter_tensors, combine, combined_settings
@@ -50,48 +42,14 @@ def export(
     Raises:
         HostError: the disk is full or not writable; no partial folder is left.
     """
-    target = folder / (f"step_{step}" if epoch is None else f"epoch_{epoch}")
-    with new_folder(target) as temporary, plain_disk_faults():
-        adapter_sha256 = _write_adapter(model, temporary, inheritance)
-        if config.train.checkpoint.save == "merged":
-            _merge(config, temporary)
-        for name in COPIED_FILES:
-            source = Path(config.model.path) / name
-            if source.is_file() and not (temporary / name).exists():
-                shutil.copyfile(source, temporary / name)
-        marker = ExportMarker(
-            experiment=config.experiment,
-            run=config.run,
-            run_digest=config.run_digest,
-            kind=config.train.checkpoint.save,
-            step=step,
-            epoch=epoch,
-            validation_loss=loss,
-            base_path=config.model.path,
-            base_weights_sha256=config.model.weights_sha256,
-            adapter_sha256=adapter_sha256,
-            files=describe(temporary),
-        )
-        (temporary / MARKER_FILE).write_bytes(marker_text(marker))
-    return target, marker
-
-
-def drop_old_exports(config: RunConfig, folder: Path) -> list[str]:
-    """Delete checkpoints that `checkpoint.keep` does not keep. Return their names."""
-    keep = config.train.checkpoint.keep
-    exports = read_exports(folder, config.run_digest)
-    if keep == "all" or not exports:
-        return []
-    if keep == "best":
-        scored = [item for item in exports if item[1].validation_loss is not None]
-        best = min(scored, key=lambda item: item[1].validation_loss or 0.0, default=exports[-1])
-        kept = {best[0], exports[-1][0]}
-    else:
-        kept = {path for path, _ in exports[-keep:]}
-    dropped = [path for path, _ in exports if path not in kept]
-    for path in dropped:
-        remove_folder(path)
-    return [path.name for path in dropped]
+    return write_checkpoint(
+        config,
+        folder,
+        lambda temporary: _write_adapter(model, temporary, inheritance),
+        step=step,
+        epoch=epoch,
+        loss=loss,
+    )
 
 
 def _write_adapter(model: PeftModel, folder: Path, inheritance: Inheritance | None) -> str:
@@ -116,7 +74,7 @@ def _write_adapter(model: PeftModel, folder: Path, inheritance: Inheritance | No
     return saved.sha256
 
 
-def _merge(config: RunConfig, folder: Path) -> None:
+def merge(config: RunConfig, folder: Path) -> None:
     """Replace the adapter in `folder` by the whole merged model.
 
     The adapter is merged into a second copy of the base, because merging and unmerging the training model would leave

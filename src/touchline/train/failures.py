@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 
-import torch
-
 from touchline.core.errors import RunsFailedError, TrainingOutOfMemoryError
 
 
@@ -14,6 +12,8 @@ def refuse_out_of_memory(error: Exception, run: str, step: int) -> None:
 
     The CPU allocator has no exception type, only a message.
     """
+    import torch
+
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error):
         raise TrainingOutOfMemoryError(
             f"run {run}: out of memory at step {step}: {str(error)[:200]}",

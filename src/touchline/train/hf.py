@@ -26,6 +26,7 @@ from touchline.backends.run_config import RunConfig
 from touchline.core.errors import PlanDriftError
 from touchline.core.files import read_text_bounded
 from touchline.core.quantity import NO_EVIDENCE, Measured
+from touchline.data.machine import load_1min
 from touchline.data.metrics import (
     AttemptRow,
     CheckpointRow,
@@ -35,12 +36,13 @@ from touchline.data.metrics import (
     StepRow,
     ValidationRow,
 )
+from touchline.train.checkpoints import drop_old_exports
 from touchline.train.completion import FINAL_LOSS_STEPS, write_completion
-from touchline.train.export import drop_old_exports, export
+from touchline.train.export import export
 from touchline.train.failures import refuse_nonsense, refuse_out_of_memory
 from touchline.train.folders import remove_folder, remove_leftovers
 from touchline.train.inherit import Inheritance, merge_into
-from touchline.train.inputs import CONFIG_LIMIT_BYTES, Inputs, load_inputs, path_of_config, read_config
+from touchline.train.inputs import CONFIG_LIMIT_BYTES, Inputs, items_sha256, load_inputs, path_of_config, read_config
 from touchline.train.lineage import lineage_row, prove_lineage, take_over
 from touchline.train.log import LOG, ConsoleProgress, MetricsLog
 from touchline.train.machine import (
@@ -49,10 +51,9 @@ from touchline.train.machine import (
     Stopwatch,
     gpu_meter,
     library_versions,
-    load_1min,
     select_device,
 )
-from touchline.train.model import TargetLoss, arrange_by_length, items_sha256, keep_trainable_layout, scoring
+from touchline.train.model import TargetLoss, arrange_by_length, keep_trainable_layout, scoring
 from touchline.train.parent import Ancestry, Lineage, resolve_parent
 from touchline.train.resume import EpochEnd, ResumeState, adopt_resume, find_resume
 from touchline.train.run import METRICS, RESUME_FOLDER, Stop, is_done

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -164,3 +165,11 @@ def _same(what: str, where: str, planned: str, found: str) -> None:
             expected="what the plan was made from",
             hint=_ACCEPT,
         )
+
+
+def items_sha256(examples: Sequence[RenderedExample]) -> str:
+    """Hash the tokens of items, in order."""
+    digest = hashlib.sha256()
+    for item in examples:
+        digest.update(f"{list(item.prompt_ids)} {list(item.answer_ids)}\n".encode())
+    return digest.hexdigest()

@@ -29,10 +29,10 @@ from touchline.train.inherit import (
     read_inheritance,
     tensors_sha256,
 )
-from touchline.train.inputs import load_validation
+from touchline.train.inputs import items_sha256, load_validation
 from touchline.train.log import LOG
 from touchline.train.machine import Stopwatch
-from touchline.train.model import TargetLoss, arrange_by_length, attending, items_sha256, mean_loss, trainable
+from touchline.train.model import TargetLoss, arrange_by_length, attending, mean_loss, trainable
 from touchline.train.parent import LINEAGE_FILE, Ancestry, Lineage, LossProof, ParentCheckpoint
 
 SAME_ARITHMETIC = 1e-3

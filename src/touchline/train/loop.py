@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from touchline.backends.peft.layout import SequenceBatch, arrange
+from touchline.data.machine import load_1min
 from touchline.data.metrics import (
     CheckpointRow,
     EndRow,
@@ -16,11 +17,12 @@ from touchline.data.metrics import (
     StepRow,
     ValidationRow,
 )
+from touchline.train.checkpoints import drop_old_exports
 from touchline.train.completion import FINAL_LOSS_STEPS, write_completion
-from touchline.train.export import drop_old_exports, export
+from touchline.train.export import export
 from touchline.train.failures import refuse_nonsense, refuse_out_of_memory
 from touchline.train.log import LOG, ConsoleProgress, MetricsLog
-from touchline.train.machine import MemorySampler, Stopwatch, gpu_meter, load_1min
+from touchline.train.machine import MemorySampler, Stopwatch, gpu_meter
 from touchline.train.model import add_gradient, arrange_by_length, scoring
 from touchline.train.parallel import Processes
 from touchline.train.resume import EpochEnd, ResumeState, save_resume

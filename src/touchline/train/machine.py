@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -162,14 +161,6 @@ def gpu_meter(machine: Machine) -> Callable[[], Measured]:
         return Quantity(value=float(use.gpu), unit="%", phase="step", aggregation="last")
 
     return read
-
-
-def load_1min() -> Measured:
-    """Return the load average of the last minute."""
-    try:
-        return Quantity(value=os.getloadavg()[0], unit="1", aggregation="mean")
-    except OSError:
-        return Missing(missing="the system gives no load")
 
 
 class Stopwatch:

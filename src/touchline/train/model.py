@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
@@ -274,11 +273,3 @@ def attending(model: PeftModel, implementation: str, usual: str) -> Iterator[Non
         yield
     finally:
         base.set_attn_implementation(usual)
-
-
-def items_sha256(examples: Sequence[RenderedExample]) -> str:
-    """Hash the tokens of items, in order."""
-    digest = hashlib.sha256()
-    for item in examples:
-        digest.update(f"{list(item.prompt_ids)} {list(item.answer_ids)}\n".encode())
-    return digest.hexdigest()

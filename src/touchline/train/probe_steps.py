@@ -20,6 +20,7 @@ from touchline.backends.peft.layout import PADDED, BatchLayout, arrange
 from touchline.core.catalog import RenderedExample
 from touchline.core.errors import InputError
 from touchline.core.quantity import Quantity
+from touchline.data.machine import load_1min
 from touchline.history.probe import (
     STEPS,
     ProbeAnswer,
@@ -35,7 +36,6 @@ from touchline.train.machine import (
     MemorySampler,
     Stopwatch,
     library_versions,
-    load_1min,
     select_device,
 )
 from touchline.train.model import (

@@ -121,7 +121,7 @@ def adopt_resume(saved: Path, folder: Path, state: ResumeState) -> Path:
     """Turn a folder that another library saved into a training state under `resume/`, and delete older ones.
 
     Args:
-        saved: complete folder of the other library, under `folder`.
+        saved: complete folder of the other library, under the run's folder.
         folder: the run's `resume/`.
         state: its state; `state.files` is filled in here.
     """
@@ -129,6 +129,7 @@ def adopt_resume(saved: Path, folder: Path, state: ResumeState) -> Path:
     with disk_errors("folder", folder):
         complete = _STATE.dump_python(state) | {"files": describe(saved)}
         write_bytes(saved / STATE_FILE, _STATE.dump_json(_STATE.validate_python(complete)) + b"\n")
+        folder.mkdir(exist_ok=True)
         put_in_place(saved, target)
         for path in _saved(folder):
             if path != target:

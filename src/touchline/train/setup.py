@@ -19,7 +19,7 @@ from touchline.core.errors import PlanDriftError, PolicyError
 from touchline.data.metrics import AttemptRow, IsolationProof, ScoringSetup
 from touchline.spec.experiment import accumulation_steps
 from touchline.train.inherit import Inheritance, merge_into
-from touchline.train.inputs import Inputs
+from touchline.train.inputs import Inputs, items_sha256
 from touchline.train.isolation import prove, sample_for_proof
 from touchline.train.lineage import prove_lineage, take_over
 from touchline.train.log import LOG
@@ -30,7 +30,6 @@ from touchline.train.model import (
     attach_adapter,
     attention_for,
     dropout_in,
-    items_sha256,
     load_base,
     optimizer_for,
     trainable,

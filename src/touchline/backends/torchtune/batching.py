@@ -27,6 +27,7 @@ from touchline.backends.simulation import (
 from touchline.backends.torch_order import permutation
 from touchline.core.estimate import MicroBatch
 from touchline.core.units import plural
+from touchline.data.packing.batches import plan_batches
 from touchline.data.packing.forecast import BatchForecast, Batching, BatchSettings
 from touchline.data.packing.simple import Filled, next_fit, one_each
 
@@ -37,6 +38,9 @@ SAMPLER_SEED = 0
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TorchtuneBatching:
     """torchtune's batching of one dataset; the datasets of a list are packed one by one."""
+
+    planned_order: bool = False
+    """Whether unpacked examples come in the planner's order, as in touchline's own runs, and not in the sampler's."""
 
     def forecast(
         self, lengths: NDArray[np.uint32], settings: BatchSettings, labels: NDArray[np.uint32] | None = None
@@ -60,6 +64,12 @@ class TorchtuneBatching:
         def of(order: NDArray[np.int64]) -> MicroBatches:
             return side_by_side(tokens, labels_of, order, micro, width=width)
 
+        def order(epoch: int) -> NDArray[np.int64]:
+            if not self.planned_order:
+                return order_of(rows, settings, epoch)
+            own = order_of if settings.packed else planned_order
+            return own(rows, settings, epoch)[:used]
+
         bound: MicroBatch | None = None
         if known < settings.epochs and batches_each:
             bound = of(np.argsort(-tokens, kind="stable")[:micro]).largest()
@@ -68,11 +78,11 @@ class TorchtuneBatching:
             filled=filled,
             settings=settings,
             capacity=limit,
-            epochs=(of(order_of(rows, settings, epoch)) for epoch in range(known)),
+            epochs=(of(order(epoch)) for epoch in range(known)),
             bound=bound,
             steps=(steps * settings.epochs,) * 3,
             rows_left_over=rows - used,
-            notes=_notes(examples, filled, settings, batches_each, steps, known),
+            notes=_notes(examples, filled, settings, batches_each, steps, known, dropped=self.planned_order),
         )
 
 
@@ -88,6 +98,18 @@ def order_of(rows: int, settings: BatchSettings, epoch: int) -> NDArray[np.int64
     return by_device.reshape(devices, whole // micro, micro).transpose(1, 0, 2).reshape(-1)
 
 
+def planned_order(rows: int, settings: BatchSettings, epoch: int) -> NDArray[np.int64]:
+    """Return the examples of an epoch in the planner's order."""
+    plan = plan_batches(
+        np.zeros(rows, dtype=np.uint32),
+        global_batch_size=settings.global_batch_size,
+        micro_batch_size=settings.micro_batch_size,
+        epochs=settings.epochs,
+        seed=settings.seed,
+    )
+    return plan.orders[epoch].astype(np.int64)
+
+
 def _cut(lengths: NDArray[np.int64], labels: NDArray[np.int64], limit: int) -> Examples:
     """Apply torchtune's `truncate`: keep `limit` tokens, and replace the last by an end of text without loss."""
     examples = cut_at_end(lengths, labels, limit)
@@ -95,7 +117,14 @@ def _cut(lengths: NDArray[np.int64], labels: NDArray[np.int64], limit: int) -> E
 
 
 def _notes(
-    examples: Examples, filled: Filled, settings: BatchSettings, batches_each: int, steps: int, known: int
+    examples: Examples,
+    filled: Filled,
+    settings: BatchSettings,
+    batches_each: int,
+    steps: int,
+    known: int,
+    *,
+    dropped: bool,
 ) -> list[str]:
     micro, accumulation = settings.micro_batch_size, settings.gradient_accumulation_steps
     row = "pack" if settings.packed else "example"
@@ -112,7 +141,9 @@ def _notes(
             f"the last {plural(unloaded, row)} of each device and epoch never loaded: the micro-batch would not be full"
         )
     waiting = batches_each - steps * accumulation
-    if waiting:
+    if waiting and dropped:
+        notes.append(f"the last {plural(waiting, 'micro-batch')} of each epoch left out: they fill no step")
+    elif waiting:
         notes.append(
             f"the last {plural(waiting, 'micro-batch')} of each epoch computed without a step: the gradients are added "
             "to the first step of the next epoch, and lost after the last"

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from touchline.backends.local.environments import find_environment
 from touchline.backends.protocol import ExampleLengths
-from touchline.backends.registry import refused_settings
+from touchline.backends.registry import environments, refused_settings
 from touchline.core.catalog import DatasetInfo, ModelInfo
 from touchline.core.errors import InputError, TouchlineError
 from touchline.core.files import read_text_bounded
@@ -105,6 +106,7 @@ def check_experiment(yaml: Path, settings: UserConfig, gpu: str, date: str) -> C
     found.findings += unknown_codes(seen)
     found.findings += chosen(launch_findings(seen, found.views, lengths, settings, date), allow)
     found.findings += _backend_findings(seen)
+    found.findings += chosen(_environment_findings(seen), allow)
     return found
 
 
@@ -126,6 +128,23 @@ def _backend_findings(seen: ResolvedInputs) -> Iterator[Finding]:
 def _devices(seen: ResolvedInputs) -> int:
     machine = None if seen.target is None else seen.target.machine
     return data_parallel_size(seen.loaded.experiment.compute, machine)
+
+
+def _environment_findings(seen: ResolvedInputs) -> Iterator[Finding]:
+    """Check that trainers that live apart are on this machine. A plan does not need them."""
+    apart = environments()
+    trained = (spec for spec in seen.specs if spec.kind is RunKind.FINE_TUNED)
+    for name in dict.fromkeys(spec.train.backend for spec in trained if spec.train.backend in apart):
+        found = find_environment(apart[name])
+        if isinstance(found, Missing):
+            yield Finding(
+                code="BK004",
+                severity=Severity.ERROR,
+                subject="train.backend",
+                message=f"the environment of the backend {name}: {found.missing}",
+                where=seen.loaded.document.where(["train", "backend"]),
+                hint=apart[name].install_command,
+            )
 
 
 def checked_for_launch(

@@ -1,0 +1,89 @@
+"""Trainers that run as programs of environments of their own: `TRAINER` of a backend's `external.py`.
+
+`touchline.train.external` drives them. It writes the planned examples into `trainer/` of the run's folder, starts
+`TRAINER.command(...)` there, and turns the rows of `trainer/log.jsonl`, which the trainer's side writes, into
+metrics.jsonl, checkpoints, the training state and training.json. A row is a JSON object in a line; absent numbers are
+null, times are seconds, memory is bytes:
+
+    {"event": "start", "device": "...", "device_kind": "cpu", "threads": 1, "trainable_parameters": 9,
+     "base_dtype": "float32", "adapter_dtype": "float32", "attention": "sdpa", "optimizer": "...", "versions": {}}
+    {"event": "step", "step": 1, "loss": 0.3, "learning_rate": 0.001, "grad_norm": 1.0, "seconds": 0.1, "examples": 8,
+     "micro_batches": 1, "real_tokens": 80, "padded_tokens": 96, "squared_widths": 900, "target_tokens": 20,
+     "peak_memory": 1000, "peak_memory_reserved": null, "cpu_percent": 99.0}
+    {"event": "validation", "step": 0, "loss": 0.3, "seconds": 0.1, "target_tokens": 20}
+    {"event": "saved", "step": 4, "epoch": 0, "adapter": "output/epoch_0", "state": "output/state_4", "seconds": 0.1}
+    {"event": "error", "kind": "OutOfMemoryError", "out_of_memory": true, "message": "..."}
+
+Folders are relative to `trainer/`. `adapter` holds adapter_model.safetensors in PEFT's form. `state` is a complete
+folder of the trainer's own; the driver moves it to `resume/` and names it in the next attempt's `Launch.state`. Either
+may be null. On TERM the trainer saves a state, if it can, and ends.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+WORK_FOLDER = "trainer"
+"""Folder of a run's folder that driver and trainer work in; removed at the end."""
+TRAIN_FILE = f"{WORK_FOLDER}/train.jsonl"
+"""Training split, in the dataset's order: a JSON object per line with `input_ids` and `labels` (-100: no loss)."""
+VALIDATION_FILE = f"{WORK_FOLDER}/validation.jsonl"
+"""Validation split in the same form; may be empty."""
+ORDERS_FILE = f"{WORK_FOLDER}/orders.jsonl"
+"""Planned order of the training split: a JSON array of indices per epoch and line."""
+LOG_FILE = f"{WORK_FOLDER}/log.jsonl"
+"""Rows of the trainer's side."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Environment:
+    """Python environment of a trainer."""
+
+    name: str
+    """The backend's name, and that of the environment's folder."""
+    python_variable: str
+    """Environment variable with the interpreter of another environment than touchline's own."""
+    program: str
+    """Program beside the interpreter that starts the trainer."""
+    packages: tuple[str, ...]
+    """Pinned packages, `torch==2.13.0` first: it is installed alone, so that the index gives the build that fits."""
+    note: str | None = None
+    """Remark for people who choose it."""
+
+    @property
+    def install_command(self) -> str:
+        """Return the command that makes it."""
+        return f"touchline backend install {self.name}"
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Return the pinned version of each package."""
+        return dict(package.split("==") for package in self.packages)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Launch:
+    """Attempt of a training."""
+
+    program: str
+    """Path of `Environment.program`."""
+    validation: bool
+    """Whether there is a validation split."""
+    devices: int
+    """Devices of the run."""
+    state: str | None
+    """Folder of the state to resume from, as the trainer saved it. None for a start from nothing."""
+    step: int
+    """Optimizer steps done before."""
+
+
+class ExternalTrainer(Protocol):
+    """Trainer that runs as a program."""
+
+    environment: Environment
+    """Its environment."""
+
+    def command(self, launch: Launch) -> tuple[str, ...]:
+        """Return the command of an attempt, to run in the run's folder."""
+        ...

@@ -1,0 +1,267 @@
+"""Planner interface of the backend `torchtune`: `tune run` of an environment of its own."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+from touchline.backends.capabilities import Capabilities
+from touchline.backends.external import ORDERS_FILE, TRAIN_FILE, VALIDATION_FILE, WORK_FOLDER
+from touchline.backends.planned_order import packed_batches, planned_batches
+from touchline.backends.protocol import Backend, ExampleLengths, Override
+from touchline.backends.run_config import run_config, run_config_text
+from touchline.backends.torchtune.batching import TorchtuneBatching
+from touchline.backends.torchtune.external import ENVIRONMENT
+from touchline.backends.torchtune.models import model_faults, model_section, model_type
+from touchline.backends.torchtune.recipes import COMPONENTS, Recipe, recipe_files, recipe_for
+from touchline.backends.training_limits import limit_faults
+from touchline.core.catalog import ModelInfo
+from touchline.core.estimate import TrainingSetup
+from touchline.core.finding import Finding
+from touchline.core.machine import TargetMachine
+from touchline.core.quantity import Missing
+from touchline.core.shape import ModelShape
+from touchline.data.packing.forecast import BatchForecast, settings_of
+from touchline.spec.experiment import TrainConfig
+from touchline.spec.plan import BatchSummary, Plan, PlannedRun
+from touchline.spec.write import to_yaml
+
+_HEADER = """\
+# Training of run {run}, as torchtune 0.6.1 takes it: tune run {recipe} --config finetune.yaml
+# touchline writes {folder}/ before the start. {module}.py holds the components of this run that are not torchtune's.
+# To change the run, edit setup_finetune.yaml and accept it:
+#   touchline prepare .. --run {run} --accept
+"""
+_RUN_HEADER = """\
+# The planned run, resolved: touchline.train.external reads from it the data, the order of the examples and the hashes.
+"""
+_DTYPES = {"float32": "fp32", "bfloat16": "bf16"}
+_BATCHING = TorchtuneBatching(planned_order=True)
+
+
+class TorchtuneBackend:
+    """LoRA by torchtune's recipes on the planner's examples: in the planned order, or packed by torchtune's packer.
+
+    Base and adapter have one dtype, which `lora.dtype` gives where `base_dtype` is `auto`.
+    """
+
+    name = "torchtune"
+    capabilities = Capabilities(
+        shuffled_labels=True,
+        packing_keeps_steps=False,
+        values={
+            "method": ("lora",),
+            "quantization": ("none",),
+            "optimizer": ("adamw",),
+            "label_smoothing": (0.0,),
+            "neftune_alpha": (None,),
+            "dataloader_workers": (0,),
+            "checkpoint.every": ("epoch",),
+            "lora.init": ("default",),
+            "lora.dora": (False,),
+            "lora.rslora": (False,),
+        },
+    )
+    fixed_settings: tuple[tuple[str, str], ...] = (
+        ("train.loss", "cross-entropy, mean over the label tokens of a step"),
+        ("train.optimizer_betas", "0.9, 0.999 (eps 1e-8)"),
+        ("train.backend", f"{ENVIRONMENT.note}; touchline runs version 0.6.1, in an environment of its own"),
+    )
+
+    def faults(self, model: ModelInfo, train: TrainConfig, devices: int = 1) -> tuple[Finding, ...]:
+        """Return the settings that this trainer does not support for this model."""
+        return (*limit_faults(model, train, devices), *model_faults(model, train))
+
+    def setup(
+        self, train: TrainConfig, shape: ModelShape, machine: TargetMachine, width: int, devices: int = 1
+    ) -> TrainingSetup:
+        """Return what memory and time depend on besides the batch."""
+        del machine, width
+        return TrainingSetup(
+            shape=shape,
+            backend=self.name,
+            method="lora",
+            rank=train.lora.rank,
+            target_modules=tuple(train.lora.target_modules),
+            base_dtype=train.lora.dtype,
+            adapter_dtype=train.lora.dtype,
+            gradient_checkpointing=train.gradient_checkpointing,
+            dropout=train.lora.dropout,
+            accumulates=train.micro_batch_size != train.global_batch_size // devices,
+        )
+
+    def batches(
+        self, train: TrainConfig, lengths: ExampleLengths, seed: int, devices: int = 1
+    ) -> BatchSummary | Missing:
+        """Return the batches: whole steps only; an epoch's last examples or packs that fill no step are left out."""
+        found = self.forecast(train, lengths, seed, devices)
+        if isinstance(found, Missing) or not isinstance(train.micro_batch_size, int):
+            return found if isinstance(found, Missing) else Missing(missing="micro_batch_size is not resolved")
+        if not found.steps:
+            row = "packed sequences" if train.packed else "examples"
+            return Missing(
+                missing=f"no optimizer step: {found.rows} {row} do not fill one of {train.global_batch_size}"
+            )
+        if train.packed:
+            return packed_batches(found, train, lengths, train.micro_batch_size, devices)
+        planned = planned_batches(train, lengths, seed, devices)
+        if isinstance(planned, Missing):
+            return planned
+        digest = hashlib.sha256(f"whole steps {planned.digest} {found.steps} {found.rows_left_over}".encode())
+        return BatchSummary(
+            digest=digest.hexdigest(),
+            steps=found.steps,
+            steps_per_epoch=found.steps_per_epoch,
+            micro_batches=found.steps * planned.gradient_accumulation_steps * devices,
+            micro_batch_size=planned.micro_batch_size,
+            gradient_accumulation_steps=planned.gradient_accumulation_steps,
+            data_parallel_size=devices,
+            global_batch_size=planned.global_batch_size,
+            num_examples=planned.num_examples,
+            real_tokens=planned.real_tokens,
+            target_tokens=planned.target_tokens,
+            longest_example_tokens=planned.longest_example_tokens,
+            largest_micro_batch_tokens=found.largest.tokens,
+        )
+
+    def forecast(
+        self, train: TrainConfig, lengths: ExampleLengths, seed: int, devices: int = 1
+    ) -> BatchForecast | Missing:
+        """Return the predicted micro-batches."""
+        if train.micro_batch_size == "auto" or train.packed == "auto":
+            return Missing(missing="micro_batch_size or packed is not resolved")
+        if not len(lengths.total):
+            return Missing(missing="there is no example")
+        return _BATCHING.forecast(lengths.total, settings_of(train, seed=seed, devices=devices), lengths.answer)
+
+    def files(self, run: PlannedRun, plan: Plan) -> Mapping[str, str]:
+        """Return finetune.yaml, its components, the recipe if it is touchline's own, and the resolved run."""
+        recipe = recipe_for(_devices(run), validation=_has_validation(run, plan))
+        return {
+            "finetune.yaml": _config_text(run, plan, recipe),
+            **recipe_files(recipe),
+            "run.yaml": run_config_text(run_config(run, plan), _RUN_HEADER),
+        }
+
+    def command(self, python: str) -> tuple[str, ...]:
+        """Return the command of the driver, which starts `tune run`."""
+        return (python, "-m", "touchline.train.external")
+
+    def silent_overrides(self, train: TrainConfig) -> tuple[Override, ...]:
+        """Return the settings that the backend changes silently."""
+        del train
+        return ()
+
+
+def _devices(run: PlannedRun) -> int:
+    return 1 if run.batches is None else run.batches.data_parallel_size
+
+
+def _has_validation(run: PlannedRun, plan: Plan) -> bool:
+    return any(split.name == "validation" and split.num_examples for split in plan.datasets[run.dataset].splits)
+
+
+def _config_text(run: PlannedRun, plan: Plan, recipe: Recipe) -> str:
+    """Return finetune.yaml: torchtune's own keys, with comments on what decides about the batch."""
+    train, batches = run.train, run.batches
+    if train is None or batches is None:
+        raise ValueError(f"run {run.name} trains nothing")
+    model = plan.models[run.model]
+    packed = bool(train.packed)
+    row = f"packed sequences of {train.max_seq_len} tokens" if packed else "examples"
+    comments = {
+        "dataset": _packed_comment(run, packed=packed),
+        "batch_size": f"{row.capitalize()} of a forward pass.",
+        "gradient_accumulation_steps": (
+            f"{batches.micro_batch_size} x {batches.gradient_accumulation_steps} = {batches.global_batch_size} {row} "
+            f"in an optimizer step; {batches.steps_per_epoch} steps in an epoch, {batches.steps} in all."
+        ),
+    }
+    sections = _sections(run, model, train, batches, recipe, on_cpu=plan.machine.kind == "cpu")
+    lines = [_HEADER.format(run=run.name, recipe=recipe.name, folder=WORK_FOLDER, module=COMPONENTS)]
+    for key, value in sections.items():
+        if key in comments:
+            lines.append(f"# {comments[key]}\n")
+        lines.append(to_yaml({key: value}))
+    return "".join(lines)
+
+
+def _packed_comment(run: PlannedRun, *, packed: bool) -> str:
+    if not packed:
+        return "packed: false: each example is a sequence of its own, padded to the longest of its forward pass."
+    density = "" if isinstance(run.packing, Missing) else f" {run.packing.packed.density:.1f} on average;"
+    return f"packed: true: several examples share a sequence,{density} batch_size counts sequences, not examples."
+
+
+def _sections(
+    run: PlannedRun, model: ModelInfo, train: TrainConfig, batches: BatchSummary, recipe: Recipe, *, on_cpu: bool
+) -> dict[str, object]:
+    packed = bool(train.packed)
+    data: dict[str, object] = {
+        "dataset": {
+            "_component_": f"{COMPONENTS}.planned_dataset",
+            "path": TRAIN_FILE,
+            "orders": ORDERS_FILE,
+            "steps_per_epoch": batches.steps_per_epoch,
+            "packed": packed,
+        }
+    }
+    if recipe.own:
+        data["dataset_val"] = {"_component_": f"{COMPONENTS}.validation_dataset", "path": VALIDATION_FILE}
+        data["run_val_every_n_steps"] = train.validate_every_steps
+        data["save_state_minutes"] = train.checkpoint.resume_minutes
+    return {
+        "output_dir": f"{WORK_FOLDER}/output",
+        "model": model_section(model, train.lora),
+        "tokenizer": {
+            "_component_": f"{COMPONENTS}.PlannedTokenizer",
+            "pad_id": 0,
+            "max_seq_len": train.max_seq_len,
+        },
+        "checkpointer": {
+            "_component_": f"{COMPONENTS}.RecordedCheckpointer",
+            "checkpoint_dir": model.path,
+            "checkpoint_files": list(model.weight_files),
+            "output_dir": f"{WORK_FOLDER}/output",
+            "model_type": model_type(model),
+        },
+        "resume_from_checkpoint": False,
+        "save_adapter_weights_only": True,
+        **data,
+        "seed": run.seed,
+        # Packs come in the order of torchtune's sampler, examples in the planned one, which the dataset knows.
+        "shuffle": packed,
+        "batch_size": batches.micro_batch_size,
+        "epochs": train.epochs,
+        "max_steps_per_epoch": batches.steps_per_epoch,
+        "gradient_accumulation_steps": batches.gradient_accumulation_steps,
+        "optimizer": {
+            "_component_": "torch.optim.AdamW",
+            "lr": train.learning_rate,
+            "weight_decay": train.weight_decay,
+            "fused": True,
+        },
+        "clip_grad_norm": train.max_grad_norm,
+        "lr_scheduler": {
+            "_component_": f"{COMPONENTS}.planned_schedule",
+            "schedule": train.schedule,
+            "warmup_fraction": train.warmup_fraction,
+        },
+        "loss": {"_component_": "torchtune.modules.loss.CEWithChunkedOutputLoss"},
+        "compile": False,
+        "device": "cpu" if on_cpu else "cuda",
+        "dtype": _DTYPES[train.lora.dtype],
+        "enable_activation_checkpointing": train.gradient_checkpointing,
+        "enable_activation_offloading": False,
+        "metric_logger": {
+            "_component_": f"{COMPONENTS}.StepLogger",
+            "batch_size": batches.micro_batch_size,
+            "max_seq_len": train.max_seq_len,
+            "packed": packed,
+        },
+        "log_every_n_steps": 1,
+        "log_peak_memory_stats": True,
+    }
+
+
+BACKEND: Backend = TorchtuneBackend()

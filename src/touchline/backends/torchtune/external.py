@@ -1,0 +1,39 @@
+"""torchtune 0.6.1 as a program: `tune run` of an environment of its own."""
+
+from __future__ import annotations
+
+from touchline.backends.external import Environment, ExternalTrainer, Launch
+from touchline.backends.torchtune.recipes import recipe_for
+
+ENVIRONMENT = Environment(
+    name="torchtune",
+    python_variable="TOUCHLINE_TORCHTUNE_PYTHON",
+    program="tune",
+    # torchtune does not import beside newer versions of torchao, which it does not ask for either.
+    packages=("torch==2.13.0", "torchtune==0.6.1", "torchao==0.15.0", "torchdata==0.11.0"),
+    note="torchtune is no longer maintained (since July 2025)",
+)
+
+
+class TorchtuneTrainer:
+    """`tune run` of the recipe that fits the devices and the validation split."""
+
+    environment = ENVIRONMENT
+
+    def command(self, launch: Launch) -> tuple[str, ...]:
+        """Return the command of an attempt; a state of an earlier one is given as overrides of the config."""
+        recipe = recipe_for(launch.devices, validation=launch.validation)
+        processes = ("--nproc_per_node", str(launch.devices)) if launch.devices > 1 else ()
+        resumes = (
+            ()
+            if launch.state is None
+            else (
+                "resume_from_checkpoint=True",
+                f"checkpointer.adapter_checkpoint={launch.state}/adapter_model.pt",
+                f"checkpointer.recipe_checkpoint={launch.state}/recipe_state.pt",
+            )
+        )
+        return (launch.program, "run", *processes, recipe.name, "--config", "finetune.yaml", *resumes)
+
+
+TRAINER: ExternalTrainer = TorchtuneTrainer()

@@ -1,0 +1,163 @@
+"""Commands `backend list` and `backend install`: environments of trainers that live apart from touchline."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import venv
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from touchline.backends.external import Environment
+from touchline.backends.local.environments import COMPLETE, environment_folder, find_environment, require_environment
+from touchline.backends.registry import backend_names, environment_of, environments
+from touchline.core.callbacks import MessageCallback, ignore_message
+from touchline.core.errors import HostError, PolicyError, install_hint
+from touchline.core.files import disk_errors, try_lock
+from touchline.core.quantity import Missing
+from touchline.spec.plan import PlannedRun
+
+_LAST_LINES = 5
+_TOGETHER = ("torch", "transformers", "peft")
+"""Packages of every backend that trains in touchline's own environment, besides the one that it is named after."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BackendState:
+    """Backend, and whether it can train on this machine."""
+
+    name: str
+    """Its name, as `train.backend` says it."""
+    installed: bool
+    """Whether it can be run here."""
+    python: str | None
+    """Interpreter that trains with it. None if it is not installed."""
+    python_version: str | None
+    """Version of that interpreter."""
+    versions: dict[str, str]
+    """Versions of the packages that are pinned in an environment of its own; empty in touchline's."""
+    problem: str | None
+    """Reason why it cannot be run. None if it can."""
+    note: str | None
+    """Remark for people who choose it."""
+
+
+def backend_states() -> tuple[BackendState, ...]:
+    """Return the state of every backend."""
+    apart = environments()
+    return tuple(_apart(apart[name]) if name in apart else _together(name) for name in backend_names())
+
+
+def require_environments(runs: Iterable[PlannedRun]) -> None:
+    """Require the environments of the trainers of runs before any work.
+
+    Raises:
+        HostError: one is missing or incomplete.
+    """
+    apart = environments()
+    for name in dict.fromkeys(run.train.backend for run in runs if run.train is not None):
+        if name in apart:
+            require_environment(apart[name])
+
+
+def install_environment(name: str, on_message: MessageCallback = ignore_message) -> BackendState:
+    """Make the environment of a backend, unless it is complete.
+
+    Raises:
+        InputError: the backend has no environment of its own.
+        HostError: it cannot be made, for example without a network.
+    """
+    environment = environment_of(name)
+    if not isinstance(find_environment(environment), Missing):
+        return _apart(environment)
+    folder = environment_folder(environment)
+    with disk_errors("folder", folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = try_lock(folder.parent / f".{name}.lock")
+        if lock is None:
+            raise PolicyError(
+                f"the environment of the backend {name} is being made by another process",
+                expected="one installation at a time",
+                hint="touchline backend list",
+            )
+        try:
+            _make(environment, folder, on_message)
+        finally:
+            os.close(lock)
+    require_environment(environment)
+    return _apart(environment)
+
+
+def _make(environment: Environment, folder: Path, on_message: MessageCallback) -> None:
+    """Make a virtual environment with the pinned packages; a partial one is deleted."""
+    shutil.rmtree(folder, ignore_errors=True)
+    on_message(f"making {folder} with {', '.join(environment.packages)} (some GB, some minutes)")
+    try:
+        venv.create(folder, with_pip=True, symlinks=True)
+        first, *others = environment.packages
+        for packages in ((first,), (first, *others)):
+            _pip(environment, folder / "bin" / "python", packages)
+        (folder / COMPLETE).touch()
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _pip(environment: Environment, python: Path, packages: Sequence[str]) -> None:
+    command = [str(python), "-m", "pip", "install", "--disable-pip-version-check", "--no-input", *packages]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)  # noqa: S603 (our own words)
+    if done.returncode:
+        lines = [line for line in done.stderr.strip().splitlines() if line.strip() and not line.startswith("WARNING")]
+        said = "; ".join(lines[-_LAST_LINES:])
+        raise HostError(
+            f"the environment of the backend {environment.name} cannot be made: {said}",
+            expected="a package index that pip reaches, and disk space",
+            hint=f"{environment.install_command} where there is a network; or {environment.python_variable}=PYTHON, "
+            "the interpreter of an environment with these packages",
+        )
+
+
+def _apart(environment: Environment) -> BackendState:
+    found = find_environment(environment)
+    if isinstance(found, Missing):
+        return BackendState(
+            name=environment.name,
+            installed=False,
+            python=None,
+            python_version=None,
+            versions={},
+            problem=f"{found.missing}; {environment.install_command}",
+            note=environment.note,
+        )
+    return BackendState(
+        name=environment.name,
+        installed=True,
+        python=found.python,
+        python_version=found.python_version,
+        versions=found.versions,
+        problem=None,
+        note=environment.note,
+    )
+
+
+def _together(name: str) -> BackendState:
+    """Return the state of a backend that trains with the packages of touchline's own environment."""
+    absent = [package for package in (*_TOGETHER, name) if importlib.util.find_spec(package) is None]
+    extras = importlib.metadata.metadata("touchline").get_all("Provides-Extra") or ()
+    hint = install_hint(name if name in extras else "train")
+    problem = f"{', '.join(dict.fromkeys(absent))} not installed; {hint}" if absent else None
+    return BackendState(
+        name=name,
+        installed=problem is None,
+        python=None if absent else sys.executable,
+        python_version=None if absent else platform.python_version(),
+        versions={},
+        problem=problem,
+        note=None,
+    )

@@ -1,0 +1,91 @@
+"""Checkpoint folders of a run (`epoch_0/`, `step_50/`): adapter, tokenizer, marker; and their retention.
+
+Torch is imported only for checkpoints that are merged.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from touchline.backends.run_config import RunConfig
+from touchline.core.catalog import COPIED_FILES
+from touchline.data.metrics import ExportMarker
+from touchline.train.folders import (
+    MARKER_FILE,
+    describe,
+    marker_text,
+    new_folder,
+    plain_disk_faults,
+    read_exports,
+    remove_folder,
+)
+
+
+def write_checkpoint(
+    config: RunConfig,
+    folder: Path,
+    write_adapter: Callable[[Path], str],
+    *,
+    step: int,
+    epoch: int | None,
+    loss: float | None,
+) -> tuple[Path, ExportMarker]:
+    """Write `epoch_<epoch>/`, or `step_<step>/` within an epoch, replacing an existing folder.
+
+    Args:
+        config: the run.
+        folder: run folder.
+        write_adapter: writes the adapter into a folder and returns the hash of its weights file.
+        step: optimizer steps done.
+        epoch: epoch that it ends; None within an epoch.
+        loss: validation loss at this step.
+
+    Raises:
+        HostError: the disk is full or not writable; no partial folder is left.
+    """
+    target = folder / (f"step_{step}" if epoch is None else f"epoch_{epoch}")
+    with new_folder(target) as temporary, plain_disk_faults():
+        adapter_sha256 = write_adapter(temporary)
+        if config.train.checkpoint.save == "merged":
+            from touchline.train.export import merge
+
+            merge(config, temporary)
+        for name in COPIED_FILES:
+            source = Path(config.model.path) / name
+            if source.is_file() and not (temporary / name).exists():
+                shutil.copyfile(source, temporary / name)
+        marker = ExportMarker(
+            experiment=config.experiment,
+            run=config.run,
+            run_digest=config.run_digest,
+            kind=config.train.checkpoint.save,
+            step=step,
+            epoch=epoch,
+            validation_loss=loss,
+            base_path=config.model.path,
+            base_weights_sha256=config.model.weights_sha256,
+            adapter_sha256=adapter_sha256,
+            files=describe(temporary),
+        )
+        (temporary / MARKER_FILE).write_bytes(marker_text(marker))
+    return target, marker
+
+
+def drop_old_exports(config: RunConfig, folder: Path) -> list[str]:
+    """Delete checkpoints that `checkpoint.keep` does not keep. Return their names."""
+    keep = config.train.checkpoint.keep
+    exports = read_exports(folder, config.run_digest)
+    if keep == "all" or not exports:
+        return []
+    if keep == "best":
+        scored = [item for item in exports if item[1].validation_loss is not None]
+        best = min(scored, key=lambda item: item[1].validation_loss or 0.0, default=exports[-1])
+        kept = {best[0], exports[-1][0]}
+    else:
+        kept = {path for path, _ in exports[-keep:]}
+    dropped = [path for path, _ in exports if path not in kept]
+    for path in dropped:
+        remove_folder(path)
+    return [path.name for path in dropped]

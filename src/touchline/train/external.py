@@ -1,0 +1,602 @@
+"""Training by a trainer that runs as a program of its own environment: `python -m touchline.train.external`.
+
+Writes the planned examples, starts the program, and turns what it logs into the records of a run. The contract with the
+trainer's side is in `touchline.backends.external`. Torch is not needed, except to merge adapters.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import psutil
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError, safe_open
+
+from touchline.backends.external import (
+    LOG_FILE,
+    ORDERS_FILE,
+    TRAIN_FILE,
+    VALIDATION_FILE,
+    WORK_FOLDER,
+    ExternalTrainer,
+    Launch,
+)
+from touchline.backends.local.environments import require_environment
+from touchline.backends.registry import external_trainer
+from touchline.backends.run_config import RunConfig
+from touchline.core.catalog import RenderedExample
+from touchline.core.errors import InputError, RunsFailedError, TrainingOutOfMemoryError
+from touchline.core.files import disk_errors, open_regular, read_bytes, sha256_file
+from touchline.core.json_text import parse_json
+from touchline.core.quantity import Measured, MemoryKind, Missing, Quantity
+from touchline.data.machine import load_1min
+from touchline.data.metrics import AttemptRow, CheckpointRow, EndRow, MetricsRow, ScoringSetup, StepRow, ValidationRow
+from touchline.data.versions import stack_versions
+from touchline.spec.experiment import accumulation_steps
+from touchline.train.checkpoints import drop_old_exports, write_checkpoint
+from touchline.train.completion import FINAL_LOSS_STEPS, write_completion
+from touchline.train.failures import refuse_nonsense
+from touchline.train.folders import ADAPTER_CONFIG_FILE, ADAPTER_FILE, remove_folder, remove_leftovers
+from touchline.train.inputs import Inputs, items_sha256, load_inputs, read_config
+from touchline.train.log import LOG, ConsoleProgress, MetricsLog
+from touchline.train.process import exit_code_of
+from touchline.train.resume import EpochEnd, ResumeState, adopt_resume, find_resume
+from touchline.train.run import METRICS, RESUME_FOLDER, Stop, is_done
+
+RUN_VARIABLE = "TOUCHLINE_RUN_FOLDER"
+"""Environment variable that marks the trainer's processes with their run folder."""
+LOOK_SECONDS = 0.1
+"""Seconds between two looks at the trainer's log."""
+_IGNORED = -100
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Started:
+    """Row of a trainer that is ready for its first step."""
+
+    event: Literal["start"]
+    device: str
+    device_kind: Literal["cpu", "cuda"]
+    threads: int
+    trainable_parameters: int
+    base_dtype: str
+    adapter_dtype: str
+    attention: str
+    optimizer: str
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Step:
+    """Row of an optimizer step."""
+
+    event: Literal["step"]
+    step: int
+    loss: float
+    learning_rate: float
+    grad_norm: float
+    seconds: float
+    examples: int
+    micro_batches: int
+    real_tokens: int
+    padded_tokens: int
+    squared_widths: int | None
+    target_tokens: int
+    peak_memory: int | None
+    peak_memory_reserved: int | None
+    cpu_percent: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Validated:
+    """Row of a validation."""
+
+    event: Literal["validation"]
+    step: int
+    loss: float
+    seconds: float
+    target_tokens: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Saved:
+    """Row of a complete adapter, a complete training state, or both."""
+
+    event: Literal["saved"]
+    step: int
+    epoch: int | None
+    adapter: str | None
+    state: str | None
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Failed:
+    """Row of an error that ended the trainer."""
+
+    event: Literal["error"]
+    kind: str
+    out_of_memory: bool
+    message: str
+
+
+_Row = _Started | _Step | _Validated | _Saved | _Failed
+_ROW: TypeAdapter[_Row] = TypeAdapter(_Row)
+
+
+def run_external(folder: Path, stop: Stop) -> bool:
+    """Train or resume in a run folder. Return True if the training is complete.
+
+    Raises:
+        TouchlineError: refused or failed.
+    """
+    begun = time.monotonic()
+    config = read_config(folder / "run.yaml")
+    trainer = external_trainer(config.train.backend)
+    if trainer is None:
+        raise InputError(f"the backend {config.train.backend!r} is no program of its own", expected="its own command")
+    end_orphans(folder)
+    if is_done(folder, config):
+        LOG.info("run %s is trained already; nothing to do", config.run)
+        _remove_work(folder)
+        return True
+    program = require_environment(trainer.environment).program
+    remove_leftovers(folder)
+    saved = find_resume(folder / RESUME_FOLDER, config.run_digest)
+    inputs = load_inputs(config, folder)
+    _write_work(folder, inputs)
+    if stop.asked:
+        return False
+    launch = Launch(
+        program=program,
+        validation=bool(inputs.validation),
+        devices=config.batches.data_parallel_size,
+        state=None if saved is None else str(saved[0]),
+        step=0 if saved is None else saved[1].step,
+    )
+    with MetricsLog(folder / METRICS) as log:
+        complete = Driver(inputs, folder, log, stop, None if saved is None else saved[1], begun).run(trainer, launch)
+    if complete:
+        _remove_work(folder)
+    return complete
+
+
+class Driver:
+    """Attempt at a training by another program.
+
+    Args:
+        inputs: planned inputs.
+        folder: run folder.
+        log: metrics.jsonl.
+        stop: stop request.
+        state: training state that the program resumes from.
+        begun: monotonic time of the process's start.
+    """
+
+    def __init__(
+        self, inputs: Inputs, folder: Path, log: MetricsLog, stop: Stop, state: ResumeState | None, begun: float
+    ) -> None:
+        self._inputs, self._config = inputs, inputs.config
+        self._folder, self._log, self._stop, self._begun = folder, log, stop, begun
+        self._resumes = state is not None
+        self._step = 0 if state is None else state.step
+        self._elapsed = 0.0 if state is None else state.elapsed_seconds
+        self._validation_seconds = 0.0 if state is None else state.validation_seconds
+        self._losses = deque(() if state is None else state.recent_losses, maxlen=FINAL_LOSS_STEPS)
+        self._validation: tuple[int, float] | None = None
+        if state is not None and state.validation_loss is not None:
+            self._validation = (state.step, state.validation_loss)
+        self._epoch_ends = [] if state is None else list(state.epoch_ends)
+        self._started: _Started | None = None
+        self._failed: _Failed | None = None
+        self._progress = ConsoleProgress(self._config.batches.steps, self._step)
+
+    def run(self, trainer: ExternalTrainer, launch: Launch) -> bool:
+        """Start the program and follow it to its end. Return True if the training is complete."""
+        command = trainer.command(launch)
+        LOG.info("run %s: %s", self._config.run, " ".join(command))
+        with _program(command, self._folder) as process:
+            self._follow(process)
+        if self._step == self._config.batches.steps and self._epoch_ends_complete():
+            self._end("done")
+            self._complete()
+            return True
+        if self._stop.asked:
+            self._end(f"stopped by {self._stop.reason}")
+            LOG.info("stopped after step %d; rerun the same command to resume", self._step)
+            return False
+        raise self._failure(trainer, process.returncode)
+
+    def _follow(self, process: subprocess.Popen[bytes]) -> None:
+        asked = False
+        path = self._folder / LOG_FILE
+        path.touch()
+        with open_regular(path) as stream:
+            rest = b""
+            while True:
+                ended = process.poll() is not None
+                rest += stream.read()
+                *lines, rest = rest.split(b"\n")
+                for line in lines:
+                    self._take(line)
+                if ended:
+                    return
+                if self._stop.asked and not asked:
+                    asked = True
+                    _signal_group(process, signal.SIGTERM)
+                if not lines:
+                    time.sleep(LOOK_SECONDS)
+
+    def _take(self, line: bytes) -> None:
+        """Record a row of the trainer's side."""
+        try:
+            row = _ROW.validate_json(line)
+        except ValidationError as error:
+            raise RunsFailedError(
+                f"run {self._config.run}: the trainer's side logged a row that is not understood: {line[:200]!r}",
+                expected=str(error.errors()[0]["msg"]),
+            ) from error
+        match row:
+            case _Started():
+                self._started = row
+                self._progress = ConsoleProgress(self._config.batches.steps, self._step)
+                self._log.write(self._attempt_row(row))
+            case _Step():
+                self._take_step(row)
+            case _Validated():
+                self._take_validation(row)
+            case _Saved():
+                self._take_saved(row)
+            case _Failed():
+                self._failed = row
+
+    def _take_step(self, row: _Step) -> None:
+        refuse_nonsense(self._config.run, row.step, row.loss, row.grad_norm)
+        self._step = row.step
+        self._elapsed += row.seconds
+        self._losses.append(row.loss)
+        cuda = self._started is not None and self._started.device_kind == "cuda"
+        self._log.write(
+            StepRow(
+                event="step",
+                attempt=self._log.attempt,
+                step=row.step,
+                epoch=(row.step - 1) // self._config.batches.steps_per_epoch,
+                time_unix=time.time(),
+                seconds=row.seconds,
+                elapsed_seconds=self._elapsed,
+                loss=row.loss,
+                learning_rate=row.learning_rate,
+                grad_norm=row.grad_norm,
+                examples=row.examples,
+                micro_batches=row.micro_batches,
+                real_tokens=row.real_tokens,
+                padded_tokens=row.padded_tokens,
+                squared_widths=row.squared_widths,
+                target_tokens=row.target_tokens,
+                peak_memory=_peak(row.peak_memory, "allocated" if cuda else "process"),
+                peak_memory_reserved=_peak(row.peak_memory_reserved, "reserved"),
+                cpu_percent=row.cpu_percent,
+                gpu_percent=Missing(missing="not measured by this trainer"),
+                load_1min=load_1min(),
+            )
+        )
+        self._progress.step(row.step, row.loss, row.real_tokens / row.seconds)
+
+    def _take_validation(self, row: _Validated) -> None:
+        self._validation = (row.step, row.loss)
+        self._validation_seconds += row.seconds
+        self._log.write(
+            ValidationRow(
+                event="validation",
+                attempt=self._log.attempt,
+                step=row.step,
+                epoch=max(row.step - 1, 0) // self._config.batches.steps_per_epoch,
+                time_unix=time.time(),
+                seconds=row.seconds,
+                elapsed_seconds=self._validation_seconds,
+                loss=row.loss,
+                examples=len(self._inputs.validation),
+                target_tokens=row.target_tokens,
+            )
+        )
+        LOG.info("step %d/%d  validation loss %.4f", row.step, self._config.batches.steps, row.loss)
+
+    def _take_saved(self, row: _Saved) -> None:
+        work = self._folder / WORK_FOLDER
+        if row.adapter is not None:
+            begun = time.monotonic()
+            loss = self._validation[1] if self._validation is not None and self._validation[0] == row.step else None
+            if row.epoch is not None:
+                others = [end for end in self._epoch_ends if end.epoch != row.epoch]
+                self._epoch_ends = [*others, EpochEnd(epoch=row.epoch, loss=loss)]
+            path, marker = write_checkpoint(
+                self._config,
+                self._folder,
+                lambda temporary: _take_adapter(self._config, work / str(row.adapter), temporary),
+                step=row.step,
+                epoch=row.epoch,
+                loss=loss,
+            )
+            size = sum(file.size for file in marker.files.values())
+            self._record("export", row.step, path.name, size, row.seconds + time.monotonic() - begun)
+            LOG.info("saved %s (%s, step %d)", path.name, marker.kind, row.step)
+            for name in drop_old_exports(self._config, self._folder):
+                LOG.info("removed %s (keep: %s)", name, self._config.train.checkpoint.keep)
+            shutil.rmtree(work / row.adapter, ignore_errors=True)
+        if row.state is not None:
+            begun = time.monotonic()
+            path = adopt_resume(work / row.state, self._folder / RESUME_FOLDER, self._resume_state(row.step))
+            size = sum(each.stat().st_size for each in path.iterdir())
+            name = f"{RESUME_FOLDER}/{path.name}"
+            self._record("resume", row.step, name, size, row.seconds + time.monotonic() - begun)
+
+    # ---- records ----------------------------------------------------------------------------------------------------
+
+    def _record(self, kind: Literal["export", "resume"], step: int, name: str, size: int, seconds: float) -> None:
+        self._log.write(
+            CheckpointRow(
+                event="checkpoint",
+                attempt=self._log.attempt,
+                step=step,
+                time_unix=time.time(),
+                seconds=seconds,
+                kind=kind,
+                name=name,
+                size_bytes=size,
+            )
+        )
+
+    def _end(self, reason: str) -> None:
+        row: MetricsRow = EndRow(
+            event="end", attempt=self._log.attempt, step=self._step, time_unix=time.time(), reason=reason
+        )
+        self._log.write(row)
+
+    def _epoch_ends_complete(self) -> bool:
+        return {end.epoch for end in self._epoch_ends} >= {self._config.train.epochs - 1}
+
+    def _complete(self) -> None:
+        started = self._started
+        assert started is not None, "a trainer that made steps wrote its row first"
+        items = self._inputs.validation
+        write_completion(
+            self._folder,
+            self._config,
+            steps=self._step,
+            recent_losses=self._losses,
+            validation_loss=None if self._validation is None else self._validation[1],
+            epoch_ends=self._epoch_ends,
+            elapsed_seconds=self._elapsed,
+            validation_seconds=self._validation_seconds,
+            trainable_parameters=started.trainable_parameters,
+            scoring=ScoringSetup(
+                items_sha256=items_sha256(items),
+                examples=len(items),
+                micro_batch_size=self._inputs.batches.micro_batch_size,
+                row_tokens=self._config.train.max_seq_len if self._config.train.packed else None,
+                share_prefix=False,
+                base_dtype=started.base_dtype,
+                attention=started.attention,
+                device_kind=started.device_kind,
+            ),
+        )
+
+    def _failure(self, trainer: ExternalTrainer, status: int) -> RunsFailedError:
+        """Return the error of a program that ended before the last step."""
+        name, failed = trainer.environment.name, self._failed
+        said = f"exit status {status}" if failed is None else f"{failed.kind}: {failed.message[:300]}"
+        message = (
+            f"run {self._config.run}: {name} ended after step {self._step} of {self._config.batches.steps}: {said}"
+        )
+        if failed is not None and failed.out_of_memory:
+            return TrainingOutOfMemoryError(message, hint="a smaller train.micro_batch_size")
+        return RunsFailedError(message, expected="the planned steps; what was saved before is untouched")
+
+    def _resume_state(self, step: int) -> ResumeState:
+        assert self._started is not None, "a trainer that saves wrote its row first"
+        return ResumeState(
+            run_digest=self._config.run_digest,
+            batches_digest=self._config.batches.digest,
+            step=step,
+            threads=self._started.threads,
+            boundary_pending=False,
+            elapsed_seconds=self._elapsed,
+            validation_seconds=self._validation_seconds,
+            recent_losses=tuple(self._losses),
+            validation_loss=None if self._validation is None else self._validation[1],
+            epoch_ends=tuple(self._epoch_ends),
+            files={},
+        )
+
+    def _attempt_row(self, row: _Started) -> AttemptRow:
+        config, train = self._config, self._config.train
+        batches = self._inputs.batches
+        label = self._inputs.train[0].answer_ids
+        packed = bool(train.packed)
+        return AttemptRow(
+            event="resume" if self._resumes else "start",
+            attempt=self._log.attempt,
+            time_unix=time.time(),
+            from_step=self._step,
+            run=config.run,
+            run_digest=config.run_digest,
+            steps=config.batches.steps,
+            versions={**stack_versions(("touchline",), None), **row.versions},
+            device=row.device,
+            device_kind=row.device_kind,
+            threads=row.threads,
+            base_dtype=row.base_dtype,
+            base_dtype_requested=train.base_dtype,
+            base_dtype_reason="the trainer's config",
+            adapter_dtype=row.adapter_dtype,
+            attention=row.attention,
+            layout="packed" if packed else "padded",
+            layout_reason="packed by the trainer's own packer" if packed else "not packed",
+            packed_requested=packed,
+            isolation=None,
+            gradient_checkpointing=train.gradient_checkpointing,
+            optimizer=row.optimizer,
+            micro_batch_size=batches.micro_batch_size,
+            gradient_accumulation_steps=accumulation_steps(
+                train.global_batch_size, batches.micro_batch_size, config.batches.data_parallel_size
+            ),
+            global_batch_size=train.global_batch_size,
+            trainable_parameters=row.trainable_parameters,
+            label_text=self._inputs.renderer.decode(label, keep_special=True),
+            label_tokens=len(label),
+            setup_seconds=time.monotonic() - self._begun,
+        )
+
+
+def _peak(size: int | None, kind: MemoryKind) -> Measured:
+    if size is None:
+        return Missing(missing="not measured on this machine")
+    return Quantity(value=float(size), unit="B", phase="step", kind=kind, aggregation="peak")
+
+
+# ---- files -----------------------------------------------------------------------------------------------------------
+
+
+def _write_work(folder: Path, inputs: Inputs) -> None:
+    """Write the planned examples and their order into an empty `trainer/`."""
+    with disk_errors("folder", folder / WORK_FOLDER):
+        shutil.rmtree(folder / WORK_FOLDER, ignore_errors=True)
+        (folder / WORK_FOLDER).mkdir()
+        for name, rows in ((TRAIN_FILE, inputs.train), (VALIDATION_FILE, inputs.validation)):
+            with (folder / name).open("x", encoding="utf-8") as stream:
+                stream.writelines(_row_text(row) for row in rows)
+        with (folder / ORDERS_FILE).open("x", encoding="utf-8") as stream:
+            stream.writelines(json.dumps(order.tolist()) + "\n" for order in inputs.batches.orders)
+
+
+def _row_text(row: RenderedExample) -> str:
+    labels = [_IGNORED] * len(row.prompt_ids) + list(row.answer_ids)
+    return json.dumps({"input_ids": [*row.prompt_ids, *row.answer_ids], "labels": labels}) + "\n"
+
+
+def _remove_work(folder: Path) -> None:
+    shutil.rmtree(folder / WORK_FOLDER, ignore_errors=True)
+    remove_folder(folder / RESUME_FOLDER)
+
+
+def _take_adapter(config: RunConfig, source: Path, target: Path) -> str:
+    """Copy an adapter in PEFT's form, with a complete adapter_config.json. Return the hash of its weights file.
+
+    Raises:
+        RunsFailedError: it is not the planned adapter.
+    """
+    lora, path = config.train.lora, source / ADAPTER_FILE
+    try:
+        with safe_open(path, framework="numpy") as tensors:
+            ranks = {tensors.get_slice(name).get_shape()[0] for name in tensors.keys() if "lora_A" in name}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise RunsFailedError(f"run {config.run}: the trainer's adapter {path} cannot be read: {error}") from error
+    if ranks != {lora.rank}:
+        found = ", ".join(map(str, sorted(ranks))) or "none"
+        raise RunsFailedError(f"run {config.run}: the trainer saved an adapter of rank {found}, planned {lora.rank}")
+    shutil.copyfile(path, target / ADAPTER_FILE)
+    content = {
+        **_read_object(source / ADAPTER_CONFIG_FILE),
+        "base_model_name_or_path": config.model.path,
+        "bias": "none",
+        "inference_mode": True,
+        "lora_alpha": lora.resolved_alpha,
+        "lora_dropout": lora.dropout,
+        "peft_type": "LORA",
+        "r": lora.rank,
+        "target_modules": sorted(lora.target_modules),
+        "task_type": "CAUSAL_LM",
+        "use_dora": lora.dora,
+        "use_rslora": lora.rslora,
+    }
+    text = json.dumps(content, indent=2, sort_keys=True) + "\n"
+    (target / ADAPTER_CONFIG_FILE).write_text(text, encoding="utf-8")
+    return sha256_file(target / ADAPTER_FILE)
+
+
+def _read_object(path: Path) -> dict[str, object]:
+    try:
+        found = parse_json(read_bytes(path))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+# ---- processes -------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _program(command: tuple[str, ...], folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a program in a process group of its own, which ends with this process."""
+    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    environment |= {
+        RUN_VARIABLE: str(folder),
+        "PATH": f"{Path(command[0]).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
+    process = subprocess.Popen(  # noqa: S603 (our own words)
+        list(command),
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        process_group=0,
+        preexec_fn=_die_with_parent() if sys.platform == "linux" else None,  # noqa: PLW1509 (this process has one thread)
+    )
+    try:
+        yield process
+    finally:
+        _signal_group(process, signal.SIGKILL)
+        process.wait()
+
+
+def _die_with_parent() -> functools.partial[int]:
+    """Return a call that asks the kernel to kill this process when its parent ends."""
+    library = ctypes.CDLL(None, use_errno=True)
+    return functools.partial(library.prctl, _PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+
+
+def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, number)
+
+
+def end_orphans(folder: Path) -> int:
+    """End the trainer's processes that an earlier attempt in a run folder left. Return their number."""
+    left: list[psutil.Process] = []
+    for process in psutil.process_iter():
+        try:
+            if process.pid != os.getpid() and process.environ().get(RUN_VARIABLE) == str(folder):
+                process.kill()
+                left.append(process)
+        except (psutil.Error, OSError):
+            continue
+    if left:
+        LOG.warning("ended %d processes that an earlier attempt left", len(left))
+        psutil.wait_procs(left, timeout=30)
+    return len(left)
+
+
+def main() -> int:
+    """Train in the working directory. Return the exit code."""
+    return exit_code_of(lambda stop, folder: run_external(folder, stop), Path().absolute())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
