@@ -8,6 +8,8 @@ import pytest
 
 from touchline.backends.capabilities import Capabilities, setting_value, unsupported_settings
 from touchline.backends.registry import capabilities
+from touchline.backends.training_limits import adapter_faults
+from touchline.core.finding import Severity
 from touchline.plan.build import _NEWER_KEYS
 from touchline.spec.experiment import LoraConfig, TrainConfig
 
@@ -34,6 +36,38 @@ def test_without_an_able_backend_the_hint_is_a_supported_value() -> None:
     known = {"only": Capabilities(values={"neftune_alpha": (None,), "dataloader_workers": (0,)})}
     found = list(unsupported_settings("only", TrainConfig(neftune_alpha=5.0, dataloader_workers=2), known))
     assert [each.hint for each in found] == ["neftune_alpha: none", "dataloader_workers: 0"]
+
+
+@pytest.mark.parametrize(
+    ("name", "train", "hint"),
+    [
+        ("trl", TrainConfig(optimizer="muon"), "backend: peft"),
+        ("peft", TrainConfig(dataloader_workers=2), "backend: trl"),
+    ],
+)
+def test_what_one_of_our_trainers_lacks_the_other_has(name: str, train: TrainConfig, hint: str) -> None:
+    (found,) = unsupported_settings(name, train, capabilities())
+    assert found.hint == hint
+
+
+@pytest.mark.parametrize(
+    ("train", "subject", "words"),
+    [
+        (TrainConfig(quantization="nf4", lora=LoraConfig(init="pissa")), "train.lora.init", "full weights"),
+        (TrainConfig(lora=LoraConfig(init="olora", dora=True)), "train.lora.init", "DoRA adapter"),
+        (TrainConfig(quantization="int8", lora=LoraConfig(dora=True)), "train.lora.dora", "8-bit weights"),
+        (TrainConfig(optimizer="muon", lora=LoraConfig(dora=True)), "train.optimizer", "matrices only"),
+    ],
+)
+def test_settings_that_exclude_each_other_are_errors(train: TrainConfig, subject: str, words: str) -> None:
+    (found,) = adapter_faults(train)
+    assert (found.code, found.subject, found.severity) == ("BK001", subject, Severity.ERROR)
+    assert words in found.message
+    assert found.hint
+
+
+def test_defaults_exclude_nothing() -> None:
+    assert adapter_faults(TrainConfig()) == ()
 
 
 def test_keys_that_the_digest_omits_at_their_default_have_one() -> None:

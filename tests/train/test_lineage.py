@@ -532,5 +532,7 @@ def test_ranks_lie_side_by_side_with_a_scale_of_one() -> None:
         "lora_alpha": 5,
         "rank_pattern": {"v_proj": 3},
         "alpha_pattern": {"v_proj": 3},
+        "use_rslora": False,
+        "init_lora_weights": True,
         "target_modules": ["q_proj", "v_proj"],
     }

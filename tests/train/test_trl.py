@@ -52,7 +52,14 @@ pairs:
   - {{train.backend: trl, train.packed: true}}
   - {{train.backend: trl, train.quantization: nf4, train.base_dtype: bfloat16, train.lora.rslora: true}}
   - {{train.backend: trl, train.checkpoint: {{every: {{steps: 2}}, resume_minutes: 1e-9}}}}
-"""
+{alike}"""
+ALIKE = (
+    "train.optimizer: adafactor, train.label_smoothing: 0.1, train.lora.dora: true, train.lora.rslora: true",
+    "train.optimizer: adamw_8bit, train.lora.rank: 64, train.lora.init: pissa",
+    "train.quantization: int8, train.lora.init: gaussian",
+)
+"""Settings that both trainers support and use alike."""
+PLAIN_RUNS = 5
 
 
 @dataclass(frozen=True)
@@ -84,7 +91,10 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
     folder = base / "experiment"
     folder.mkdir()
     write_tiny_words(folder / "words.json", 27, 5, 4)
-    (folder / "experiment.yaml").write_text(EXPERIMENT.format(model=model))
+    alike = "".join(
+        f"  - {{train.backend: {backend}, {settings}}}\n" for settings in ALIKE for backend in ("peft", "trl")
+    )
+    (folder / "experiment.yaml").write_text(EXPERIMENT.format(model=model, alike=alike))
     settings = UserConfig(models_dir=base / "models", cache_dir=base / "cache", history_dir=base / "history")
     api.plan(folder, settings)
     return Experiment(folder, api.prepare(folder, settings).plan)
@@ -140,6 +150,27 @@ def test_both_trainers_do_the_same_training(unpacked: tuple[Path, Path]) -> None
     assert [row.step for row in ours.validations] == [row.step for row in theirs.validations] == [0, 3, 4, 6, 8]
     for first, second in zip(ours.validations, theirs.validations, strict=True):
         assert second.loss == pytest.approx(first.loss, abs=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:.*label_smoothing_factor:FutureWarning")
+@pytest.mark.parametrize("index", range(len(ALIKE)), ids=ALIKE)
+def test_both_trainers_use_the_settings_alike(experiment: Experiment, index: int) -> None:
+    """The same losses, and checkpoints that give the same model. TRL keeps the adapter of a quantized base in bfloat16,
+    which rounds it."""
+    (_, ours), (run, theirs) = (experiment.run(PLAIN_RUNS + 2 * index + each) for each in (0, 1))
+    assert run.train is not None
+    assert run_training(read_config(ours / "finetune.yaml"), ours, Stop())
+    assert train(theirs)
+    one, other = metrics(ours), metrics(theirs)
+    tolerance = 1e-5 if run.train.quantization == "none" else 5e-3
+    assert [row.loss for row in other.steps] == pytest.approx([row.loss for row in one.steps], abs=tolerance)
+    assert [row.loss for row in other.validations] == pytest.approx(
+        [row.loss for row in one.validations], abs=tolerance
+    )
+    first, second = (load_file(folder / "epoch_1" / "adapter_model.safetensors") for folder in (ours, theirs))
+    assert {name: value.shape for name, value in first.items()} == {name: value.shape for name, value in second.items()}
+    if run.train.quantization == "none":
+        assert max(float((first[name] - second[name]).abs().max()) for name in first) < 5e-3
 
 
 def test_planned_batches_are_those_of_the_trainer(experiment: Experiment, unpacked: tuple[Path, Path]) -> None:

@@ -58,5 +58,42 @@ def limit_faults(model: ModelInfo, train: TrainConfig, devices: int = 1) -> tupl
     return tuple(found)
 
 
+def adapter_faults(train: TrainConfig) -> tuple[Finding, ...]:
+    """Return an error for each pair of settings that PEFT's adapters or their optimizer do not support together."""
+    lora = train.lora
+    changes_base = lora.init in ("pissa", "olora")
+    pairs = (
+        (
+            changes_base and train.quantization != "none",
+            "lora.init",
+            f"{lora.init} with quantization: {train.quantization}: it starts from the base's full weights",
+            "init: default",
+        ),
+        (
+            changes_base and lora.dora,
+            "lora.init",
+            f"{lora.init} with dora: what {lora.init} changes in the base cannot be part of a DoRA adapter",
+            "init: default",
+        ),
+        (
+            lora.dora and train.quantization == "int8",
+            "lora.dora",
+            "dora with quantization: int8: PEFT does not compute the norms of 8-bit weights",
+            "quantization: nf4",
+        ),
+        (
+            lora.dora and train.optimizer == "muon",
+            "optimizer",
+            "muon with dora: Muon updates matrices only, and DoRA's magnitudes are vectors",
+            "optimizer: adamw",
+        ),
+    )
+    return tuple(
+        _error("BK001", f"train.{key}", f"the backend {train.backend} does not support {message}", hint)
+        for applies, key, message, hint in pairs
+        if applies
+    )
+
+
 def _error(code: str, subject: str, message: str, hint: str | None = None) -> Finding:
     return Finding(code=code, severity=Severity.ERROR, subject=subject, message=message, hint=hint)

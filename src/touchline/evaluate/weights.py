@@ -155,8 +155,9 @@ class Weights:
         self._loaded += 1
         name = f"adapter_{self._loaded}"
         try:
+            config = PeftConfig.from_pretrained(str(folder))
+            _refuse_changes_of_base(config, folder)
             if self._peft is None:
-                config = PeftConfig.from_pretrained(str(folder))
                 config.inference_mode = True
                 self._peft = PeftModelForCausalLM(self.model, config, adapter_name=name)
             self._peft.load_adapter(str(folder), adapter_name=name, torch_device=str(self.device))
@@ -192,6 +193,21 @@ class Weights:
             for name, module in self.model.named_modules()
             if isinstance(module, BaseTunerLayer)
         }
+
+
+def _refuse_changes_of_base(config: PeftConfig, folder: Path) -> None:
+    """Refuse an adapter whose initialization would change the base again when it is loaded.
+
+    Raises:
+        InputError: it would.
+    """
+    init = getattr(config, "init_lora_weights", True)
+    if isinstance(init, str) and init != "gaussian":
+        raise InputError(
+            f"adapter {str(folder)!r} changes the base's weights when it is loaded (init_lora_weights: {init})",
+            expected="an adapter for the original base",
+            hint="save it by PEFT's save_pretrained(..., path_initial_model_for_weight_conversion=...)",
+        )
 
 
 def _keep_head_cheap(model: PreTrainedModel) -> None:

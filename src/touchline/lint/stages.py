@@ -193,7 +193,10 @@ def _told(view: DesignView, stage: StageConfig) -> str:
     return json.dumps(own, sort_keys=True)
 
 
-_ADAPTER_SHAPE: Final = ("train.lora.rank", "train.lora.target_modules", "train.lora.alpha", "train.lora.dtype")
+_ADAPTER_SHAPE: Final = (
+    *("train.lora.rank", "train.lora.target_modules", "train.lora.alpha", "train.lora.dtype"),
+    *("train.lora.dora", "train.lora.rslora"),
+)
 """Settings of an adapter's shape, which further training keeps."""
 
 
@@ -239,6 +242,49 @@ def parent_saves_no_adapter(view: DesignView) -> Iterator[Violation]:
                 subject="stages.train.checkpoint.save",
                 hint=f"checkpoint: {{save: adapter}} in the parent of {link.stage}",
             )
+
+
+@rule("EX139", Severity.ERROR)
+def unmergeable_stage(view: DesignView) -> Iterator[Violation]:
+    """Report a stage that merges a DoRA adapter or a quantized base, or has another quantization than its parent."""
+    told: set[str] = set()
+    for run, link, parent in _linked(view):
+        found = _unmergeable(run, link, parent)
+        if found is not None and link.stage not in told:
+            told.add(link.stage)
+            reason, key, hint = found
+            yield Violation(
+                message=f"{run.name} {reason}",
+                at=view.where("stages", _index(view, link.stage), *key.split(".")),
+                subject=f"stages.{key}",
+                hint=hint,
+            )
+
+
+def _unmergeable(run: RunSpec, link: ParentLink, parent: RunSpec) -> tuple[str, str, str] | None:
+    """Return the reason why a stage cannot continue its parent, the key and a hint; None if it can."""
+    before, now = parent.train.quantization, run.train.quantization
+    if before != now:
+        return (
+            f"has quantization {now}, and continues {parent.name}, which was trained with quantization {before}",
+            "train.quantization",
+            f"quantization: {before}",
+        )
+    if link.continue_ == "adapter":
+        return None
+    if now != "none":
+        return (
+            f"merges the adapter of {parent.name} into a base with quantization {now}, whose rounding would lose it",
+            "continue",
+            "continue: adapter; or quantization: none in all stages",
+        )
+    if run.train.lora.dora or parent.train.lora.dora:
+        return (
+            f"merges the adapter of {parent.name} with DoRA: its magnitudes hold for the base that it was trained on",
+            "continue",
+            "continue: adapter; or lora: {dora: false}",
+        )
+    return None
 
 
 def _linked(view: DesignView) -> Iterator[tuple[RunSpec, ParentLink, RunSpec]]:
@@ -287,7 +333,7 @@ def _reshaped(before: Mapping[str, object], after: Mapping[str, object]) -> Iter
 
 def _shape_of_run(run: RunSpec) -> Mapping[str, object]:
     lora = run.train.lora
-    shape = (lora.rank, sorted(lora.target_modules), lora.resolved_alpha, lora.dtype)
+    shape = (lora.rank, sorted(lora.target_modules), lora.resolved_alpha, lora.dtype, lora.dora, lora.rslora)
     return dict(zip(_ADAPTER_SHAPE, shape, strict=True))
 
 

@@ -191,8 +191,9 @@ def _planned(
     if findings:
         return None, findings
     question = _question(spec, inputs, lengths)
-    if spec.link is not None:
-        question = replace(question, saved_rank=_saved_rank(spec, inputs.specs_by_name))
+    saved_rank = _saved_rank(spec, inputs.specs_by_name)
+    if saved_rank != spec.train.lora.rank:
+        question = replace(question, saved_rank=saved_rank)
     started = inputs.started.get(spec.name)
     if started is not None:
         # What was decided for it stays decided, as long as it is still the same run.
@@ -293,12 +294,14 @@ def _saved_rank(spec: RunSpec, specs: Mapping[str, RunSpec]) -> int:
 
 
 def _merged_rank(spec: RunSpec, specs: Mapping[str, RunSpec]) -> int:
-    """Return the rank of the adapters merged into the base model before a run trains on it."""
+    """Return the rank of what was changed in the base model before a run trains on it: merged adapters, and the
+    initial ones of PiSSA and OLoRA."""
+    own = spec.train.lora.rank if spec.train.lora.init in ("pissa", "olora") else 0
     if spec.link is None:
-        return 0
+        return own
     parent = specs[spec.link.parent]
     before = _merged_rank(parent, specs)
-    return before + parent.train.lora.rank if spec.link.continue_ == "merge" else before
+    return before + parent.train.lora.rank + own if spec.link.continue_ == "merge" else before
 
 
 def _cannot(spec: RunSpec, what: str) -> Finding:

@@ -21,7 +21,7 @@ from touchline.train.folders import (
     STAGE_FILE,
     write_bytes,
 )
-from touchline.train.inherit import Inheritance, adapter_tensors, combine, combined_settings
+from touchline.train.inherit import Inheritance, adapter_tensors, combine, combined_settings, scale_of
 
 
 def export(
@@ -64,8 +64,7 @@ def _write_adapter(model: PeftModel, folder: Path, inheritance: Inheritance | No
     tensors = {name: value.detach().cpu().contiguous() for name, value in sorted(adapter_tensors(model).items())}
     if inheritance is not None and inheritance.merged:
         write_bytes(folder / STAGE_FILE, save(tensors, metadata={"format": "pt"}))
-        scale = content["lora_alpha"] / content["r"]
-        tensors, ranks = combine(tensors, scale, inheritance.merged)
+        tensors, ranks = combine(tensors, scale_of(content), inheritance.merged)
         content = combined_settings(content, ranks, inheritance.targets)
     saved = write_bytes(folder / ADAPTER_FILE, save(tensors, metadata={"format": "pt"}))
     # PEFT holds the names as a set: sorted, so that equal runs give equal files.

@@ -41,7 +41,7 @@ from touchline.train.completion import FINAL_LOSS_STEPS, write_completion
 from touchline.train.export import export
 from touchline.train.failures import refuse_nonsense, refuse_out_of_memory
 from touchline.train.folders import remove_folder, remove_leftovers
-from touchline.train.inherit import Inheritance, merge_into
+from touchline.train.inherit import Inheritance, merge_into, with_initial
 from touchline.train.inputs import CONFIG_LIMIT_BYTES, Inputs, items_sha256, load_inputs, path_of_config, read_config
 from touchline.train.lineage import lineage_row, prove_lineage, take_over
 from touchline.train.log import LOG, ConsoleProgress, MetricsLog
@@ -53,8 +53,9 @@ from touchline.train.machine import (
     library_versions,
     select_device,
 )
-from touchline.train.model import TargetLoss, arrange_by_length, keep_trainable_layout, scoring
+from touchline.train.model import TargetLoss, arrange_by_length, scoring
 from touchline.train.parent import Ancestry, Lineage, resolve_parent
+from touchline.train.quantization import keep_trainable_layout
 from touchline.train.resume import EpochEnd, ResumeState, adopt_resume, find_resume
 from touchline.train.run import METRICS, RESUME_FOLDER, Stop, is_done
 from touchline.train.schedule import learning_rate
@@ -234,6 +235,7 @@ class _Recorder(TrainerCallback):  # type: ignore[misc]
         self._machine = select_device(planned.config.train.base_dtype)
         self._model = trainer.accelerator.unwrap_model(trainer.model)
         keep_trainable_layout(self._model)
+        self._inheritance = with_initial(planned.inheritance, self._model, planned.config.train.lora)
         self._target_loss = TargetLoss(self._model, self._machine, leaves_casts=True)
         self._gpu = gpu_meter(self._machine)
         state = None if planned.saved is None else planned.saved[1]
@@ -455,7 +457,7 @@ class _Recorder(TrainerCallback):  # type: ignore[misc]
                 self._model,
                 self._config,
                 self._planned.folder,
-                self._planned.inheritance,
+                self._inheritance,
                 step=self._step,
                 epoch=epoch,
                 loss=loss,
@@ -591,7 +593,7 @@ class _Recorder(TrainerCallback):  # type: ignore[misc]
             packed_requested=packed,
             isolation=None,
             gradient_checkpointing=config.train.gradient_checkpointing,
-            optimizer=str(arguments.optim),
+            optimizer=str(getattr(arguments.optim, "value", arguments.optim)),
             micro_batch_size=arguments.per_device_train_batch_size,
             gradient_accumulation_steps=arguments.gradient_accumulation_steps,
             global_batch_size=config.train.global_batch_size,

@@ -2,19 +2,21 @@
 
 A merged change is kept as factors A and B with scale 1, W' = W + B A. A stage's checkpoint must load on the original
 base in any library: it is one adapter that concatenates the merged and the trained ranks, B' A' = [B1 B2] [A1; A2]. The
-next stage finds the factors to merge there bit for bit.
+next stage finds the factors to merge there bit for bit. What the initialization of an adapter subtracts from the base
+(PiSSA, OLoRA) is a merged change, too.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor, nn
@@ -23,10 +25,13 @@ from touchline.core.errors import LineageError
 from touchline.core.files import read_bytes
 from touchline.core.json_text import parse_json
 from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.spec.experiment import LoraConfig
 from touchline.train.folders import ADAPTER_CONFIG_FILE, ADAPTER_FILE, STAGE_FILE
 from touchline.train.parent import ParentCheckpoint
 
 _A, _B = ".lora_A.weight", ".lora_B.weight"
+CHANGES_BASE = ("pissa", "olora")
+"""Values of `lora.init` that change the base's weights."""
 _PREFIX = "base_model.model."
 """Prefix that PEFT puts before a base's tensor names."""
 
@@ -85,6 +90,8 @@ def read_inheritance(parent: ParentCheckpoint) -> Inheritance:
     staged = STAGE_FILE in parent.marker.files
     own = _read(parent.path / STAGE_FILE)[0] if staged else everything
     parameters = sum(tensor.numel() for tensor in own.values())
+    if settings.get("use_dora") and parent.config.continue_ == "merge":
+        raise LineageError(f"{str(parent.path)!r} is a DoRA adapter, which is more than B A: it cannot be merged here")
     if parent.config.continue_ == "adapter":
         before = _before(everything, own) if staged else {}
         return Inheritance(
@@ -96,12 +103,38 @@ def read_inheritance(parent: ParentCheckpoint) -> Inheritance:
             parent_parameters=parameters,
         )
     merged = {
-        layer: Factors(a=a.float(), b=_scale(settings, layer) * b.float())
+        layer: Factors(a=a.float(), b=scale_of(settings, layer) * b.float())
         for layer, (a, b) in _layers(everything).items()
     }
     return Inheritance(
         merged=merged, targets=targets, taken=everything, adapter_sha256=digest, parent_parameters=parameters
     )
+
+
+def with_initial(inheritance: Inheritance | None, model: PeftModel, lora: LoraConfig) -> Inheritance | None:
+    """Return the inheritance, with the change that the initialization of a new adapter made to the base.
+
+    PiSSA and OLoRA start from factors of the weight and subtract them from it: W = W0 - s B0 A0. On the original base,
+    the trained adapter is therefore -s B0 A0 + s B A.
+
+    Args:
+        inheritance: what a stage inherits; its factors were merged before.
+        model: the base with its new adapter, untrained.
+        lora: settings of the adapter.
+    """
+    if lora.init not in CHANGES_BASE or (inheritance is not None and inheritance.own is not None):
+        return inheritance
+    first = inheritance or Inheritance(targets=lora.target_modules, adapter_sha256="", parent_parameters=0)
+    merged = dict(first.merged)
+    for name, module in model.named_modules():
+        if not isinstance(module, LoraLayer):
+            continue
+        a, b = (factor["default"].weight.detach().cpu().float().clone() for factor in (module.lora_A, module.lora_B))
+        parts = [*([merged[name]] if name in merged else []), Factors(a=a, b=-module.scaling["default"] * b)]
+        merged[name] = Factors(
+            a=torch.cat([part.a for part in parts], dim=0), b=torch.cat([part.b for part in parts], dim=1)
+        )
+    return replace(first, merged=merged)
 
 
 def merge_into(base: nn.Module, merged: Merged) -> Measured:
@@ -188,6 +221,9 @@ def combined_settings(settings: dict[str, Any], ranks: Mapping[str, int], target
     return settings | {
         "r": usual,
         "lora_alpha": usual,
+        "use_rslora": False,
+        # The base's change is in the factors: loading must not make it again.
+        "init_lora_weights": True,
         "rank_pattern": pattern,
         "alpha_pattern": pattern,
         "target_modules": sorted({*settings["target_modules"], *targets}),
@@ -199,7 +235,7 @@ def combine(own: dict[str, Tensor], scale: float, merged: Merged) -> tuple[dict[
 
     Args:
         own: trained adapter, by PEFT name.
-        scale: its alpha over rank.
+        scale: its scale, `scale_of`.
         merged: factors merged before.
     """
     trained = _layers(own)
@@ -248,11 +284,11 @@ def _settings(path: Path) -> dict[str, Any]:
     """Read adapter_config.json.
 
     Raises:
-        LineageError: it is corrupt, or of an adapter type that is more than B A.
+        LineageError: it is corrupt, or of an adapter type that cannot be continued.
     """
     try:
         content: dict[str, Any] = parse_json(read_bytes(path))
-        strange = [key for key in ("use_rslora", "use_dora", "lora_bias") if content.get(key)]
+        strange = [key for key in ("lora_bias",) if content.get(key)]
     except (ValueError, AttributeError) as error:
         raise LineageError(f"{str(path)!r} is not an adapter configuration: {error}") from error
     if strange or content.get("peft_type") != "LORA":
@@ -260,15 +296,17 @@ def _settings(path: Path) -> dict[str, Any]:
     return content
 
 
-def _scale(settings: Mapping[str, Any], layer: str) -> float:
-    """Return alpha over rank of a layer by an adapter's configuration."""
+def scale_of(settings: Mapping[str, Any], layer: str = "") -> float:
+    """Return the scale of an adapter, or of one of its layers, by its configuration: alpha over rank, or over its root
+    with rsLoRA."""
     name = layer.removeprefix(_PREFIX)
 
     def of(pattern: str, default: str) -> float:
         own = (settings.get(pattern) or {}).items()
         return float(next((v for k, v in own if name == k or name.endswith(f".{k}")), settings[default]))
 
-    return of("alpha_pattern", "lora_alpha") / of("rank_pattern", "r")
+    rank = of("rank_pattern", "r")
+    return of("alpha_pattern", "lora_alpha") / (rank**0.5 if settings.get("use_rslora") else rank)
 
 
 def _weight(base: nn.Module, layer: str) -> Tensor:
@@ -284,6 +322,7 @@ def _weight(base: nn.Module, layer: str) -> Tensor:
 
 def _named(name: str) -> str:
     """Return a parameter's name in a file, without the adapter name."""
+    name = name.replace(".lora_magnitude_vector.default.weight", ".lora_magnitude_vector")
     return name.replace(".lora_A.default.", ".lora_A.").replace(".lora_B.default.", ".lora_B.")
 
 

@@ -6,21 +6,22 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from peft import LoraConfig as PeftLoraConfig
 from peft import PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from touchline.backends.peft.layout import BatchLayout, SequenceBatch, arrange, plain_attention, visible
+from touchline.backends.peft.layout import PADDING, BatchLayout, SequenceBatch, arrange, plain_attention, visible
 from touchline.core.catalog import RenderedExample
 from touchline.core.errors import InputError
 from touchline.spec.experiment import TrainConfig
+from touchline.train.inherit import CHANGES_BASE
 from touchline.train.machine import Machine, torch_dtype
-
-OPTIMIZER = "AdamW, fused"
-"""Optimizer of `optimizer_for`, as reported."""
+from touchline.train.quantization import is_quantized, keep_trainable_layout, quantization_config
 
 
 class BaseModelSpec(Protocol):
@@ -62,10 +63,22 @@ def attention_for(machine: Machine, widest_row: int) -> str:
 
 
 def load_base(config: Recipe, machine: Machine, attention: str) -> nn.Module:
-    """Load the frozen base on its device."""
+    """Load the frozen base on its device.
+
+    Raises:
+        HostError: it is to be quantized, and bitsandbytes is not installed.
+    """
+    quantized = quantization_config(config.train.quantization, machine.base_dtype)
     model = AutoModelForCausalLM.from_pretrained(
-        config.model.path, dtype=machine.base_dtype, attn_implementation=attention, local_files_only=True
+        config.model.path,
+        dtype=machine.base_dtype,
+        attn_implementation=attention,
+        quantization_config=quantized,
+        # Weights are quantized where they are placed, and are not moved afterwards.
+        device_map=None if quantized is None else {"": machine.device},
+        local_files_only=True,
     )
+    keep_trainable_layout(model)
     return _frozen(model, machine)
 
 
@@ -82,20 +95,27 @@ def random_base(config: Recipe, machine: Machine, attention: str) -> nn.Module:
 def _frozen(model: PreTrainedModel, machine: Machine) -> nn.Module:
     model.config.use_cache = False
     model.requires_grad_(False)
-    base: nn.Module = model.to(machine.device)
+    base: nn.Module = model if is_quantized(model) else model.to(machine.device)
     return base
 
 
-def attach_adapter(base: nn.Module, config: Recipe) -> PeftModel:
+def attach_adapter(base: nn.Module, config: Recipe, *, inherits: bool = False) -> PeftModel:
     """Attach a new adapter to the base; equal seeds give equal adapters.
+
+    Args:
+        base: the base.
+        config: settings.
+        inherits: whether a parent's adapter will replace it, so that its initial weights do not count.
 
     Raises:
         InputError: the base has no layer of the given names.
     """
     lora = config.train.lora
+    init = "default" if inherits else lora.init
     threads = torch.get_num_threads()
-    # Hundreds of small tensors are made here: waking threads for each costs more than the work.
-    torch.set_num_threads(1)
+    if init not in CHANGES_BASE:
+        # Hundreds of small tensors are made here: waking threads for each costs more than the work.
+        torch.set_num_threads(1)
     torch.manual_seed(config.seed)
     try:
         model = get_peft_model(
@@ -107,6 +127,9 @@ def attach_adapter(base: nn.Module, config: Recipe) -> PeftModel:
                 lora_dropout=lora.dropout,
                 target_modules=list(lora.target_modules),
                 bias="none",
+                init_lora_weights=True if init == "default" else init,
+                use_dora=lora.dora,
+                use_rslora=lora.rslora,
             ),
         )
     except ValueError as error:
@@ -125,27 +148,9 @@ def attach_adapter(base: nn.Module, config: Recipe) -> PeftModel:
     return model
 
 
-def keep_trainable_layout(model: nn.Module) -> None:
-    """Keep the 4-bit layers of bitsandbytes in the layout that has a backward pass.
-
-    On some CPUs a layer repacks its weights for inference at its first forward pass in evaluation mode, in place; the
-    repacked form has no gradient and needs output sizes that are multiples of 32 (bitsandbytes 0.50, `Linear4bit`).
-    """
-    for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010 (an attribute of bitsandbytes' layers)
-
-
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     """Return the adapter parameters by name, in model order."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-
-
-def optimizer_for(parameters: dict[str, nn.Parameter], train: TrainConfig) -> torch.optim.AdamW:
-    """Return the optimizer of the adapter parameters."""
-    return torch.optim.AdamW(
-        list(parameters.values()), lr=train.learning_rate, weight_decay=train.weight_decay, fused=True
-    )
 
 
 def dropout_in(model: nn.Module) -> float:
@@ -163,12 +168,25 @@ class TargetLoss:
         model: base with its adapter.
         machine: device and dtype; a bfloat16 base with a float32 adapter runs in bfloat16 autocast.
         leaves_casts: whether the adapter's own casts of its input stay, for a trainer that is not ours.
+        label_smoothing: probability mass spread over all tokens, in training mode only.
+        neftune_alpha: noise on the embeddings, in training mode only; None for none.
     """
 
-    def __init__(self, model: PeftModel, machine: Machine, *, leaves_casts: bool = False) -> None:
+    def __init__(
+        self,
+        model: PeftModel,
+        machine: Machine,
+        *,
+        leaves_casts: bool = False,
+        label_smoothing: float = 0.0,
+        neftune_alpha: float | None = None,
+    ) -> None:
         self.model = model
         self.machine = machine
+        self._label_smoothing = label_smoothing
+        self._neftune_alpha = neftune_alpha
         self._sources: Tensor | None = None
+        self._noise: Tensor | None = None
         adapter = {parameter.dtype for parameter in trainable(model).values()}
         self.autocast = machine.base_dtype != torch.float32 and adapter == {torch.float32}
         if self.autocast and not leaves_casts:
@@ -176,10 +194,16 @@ class TargetLoss:
             for module in model.modules():
                 if isinstance(module, BaseTunerLayer):
                     module.cast_input_dtype_enabled = False
-        model.get_base_model().get_output_embeddings().register_forward_pre_hook(self._keep_sources)
+        base = model.get_base_model()
+        base.get_output_embeddings().register_forward_pre_hook(self._keep_sources)
+        if neftune_alpha is not None:
+            base.get_input_embeddings().register_forward_hook(self._add_noise)
 
     def __call__(self, rows: SequenceBatch) -> Tensor:
-        """Return the negative log-likelihood of each label in nats, float32; shape [T]."""
+        """Return the negative log-likelihood of each label in nats, float32; shape [T].
+
+        In training mode it is smoothed, and noise is on the embeddings, as the settings say.
+        """
         device = self.machine.device
         inputs: dict[str, Tensor] = {"input_ids": torch.from_numpy(rows.token_ids).to(device)}
         if rows.masked:
@@ -187,13 +211,19 @@ class TargetLoss:
             inputs["attention_mask"] = self._mask(rows)
         labels = torch.from_numpy(rows.labels).to(device)
         self._sources = torch.from_numpy(rows.sources).to(device)
+        training = self.model.training
+        if self._neftune_alpha is not None and training:
+            self._noise = torch.from_numpy(noise_scale(rows, self._neftune_alpha)).to(device)
         try:
             with torch.autocast(device.type, dtype=self.machine.base_dtype, enabled=self.autocast):
                 logits = self.model(**inputs, use_cache=False).logits
         finally:
-            self._sources = None
+            self._sources = self._noise = None
         losses: Tensor = nn.functional.cross_entropy(
-            logits.reshape(-1, logits.shape[-1]).float(), labels, reduction="none"
+            logits.reshape(-1, logits.shape[-1]).float(),
+            labels,
+            reduction="none",
+            label_smoothing=self._label_smoothing if training else 0.0,
         )
         return losses
 
@@ -204,6 +234,14 @@ class TargetLoss:
         (hidden,) = arguments
         return (hidden.reshape(-1, hidden.shape[-1]).index_select(0, self._sources).unsqueeze(0),)
 
+    def _add_noise(self, module: nn.Module, arguments: tuple[Tensor, ...], embedded: Tensor) -> Tensor | None:
+        """Add uniform noise to embeddings of shape [R, W, H]."""
+        if self._noise is None:
+            return None
+        scale = (self._noise / embedded.shape[-1] ** 0.5).unsqueeze(-1)
+        noisy: Tensor = embedded + (torch.empty_like(embedded).uniform_(-1, 1) * scale).to(embedded.dtype)
+        return noisy
+
     def _mask(self, rows: SequenceBatch) -> Tensor:
         """Return an additive mask, shape [R, 1, W, W]; not boolean, because eager attention adds it."""
         device = self.machine.device
@@ -212,6 +250,20 @@ class TargetLoss:
         seen |= torch.eye(seen.shape[-1], dtype=torch.bool, device=device)
         mask = torch.zeros(seen.shape, dtype=self.machine.base_dtype, device=device)
         return mask.masked_fill_(~seen, torch.finfo(mask.dtype).min).unsqueeze(1)
+
+
+def noise_scale(rows: SequenceBatch, alpha: float) -> NDArray[np.float32]:
+    """Return alpha / sqrt(L) of each token, where L is the length of its example; shape [R, W].
+
+    NEFTune (Jain et al. 2023) adds uniform noise from [-1, 1] times alpha / sqrt(L d) to embeddings of width d.
+    """
+    scale = np.zeros(rows.segments.shape, dtype=np.float32)
+    for row, segments in enumerate(rows.segments):
+        for segment in np.unique(segments[segments != PADDING]):
+            place = segments == segment
+            # The last token of an example is a label only, and not in the row.
+            scale[row, place] = alpha / (place.sum() + 1) ** 0.5
+    return scale
 
 
 def add_gradient(target_loss: TargetLoss, rows: SequenceBatch, targets: int) -> Tensor:

@@ -39,16 +39,15 @@ from touchline.train.machine import (
     select_device,
 )
 from touchline.train.model import (
-    OPTIMIZER,
     TargetLoss,
     add_gradient,
     attach_adapter,
     attention_for,
     load_base,
-    optimizer_for,
     random_base,
     trainable,
 )
+from touchline.train.optimizers import OPTIMIZER_NAMES, optimizer_for
 
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
@@ -207,7 +206,7 @@ class _Probe:
         self.work = ProbeWork(
             attention=attention,
             layout=self._layout.name,
-            optimizer=OPTIMIZER,
+            optimizer=OPTIMIZER_NAMES[request.train.optimizer],
             base_parameters=count,
             trainable_parameters=sum(parameter.numel() for parameter in trainable(model).values()),
             tokens_per_step=request.rows * request.width * request.micro_batches_per_step,

@@ -18,22 +18,21 @@ from touchline.core.catalog import RenderedExample
 from touchline.core.errors import PlanDriftError, PolicyError
 from touchline.data.metrics import AttemptRow, IsolationProof, ScoringSetup
 from touchline.spec.experiment import accumulation_steps
-from touchline.train.inherit import Inheritance, merge_into
+from touchline.train.inherit import Inheritance, merge_into, with_initial
 from touchline.train.inputs import Inputs, items_sha256
 from touchline.train.isolation import prove, sample_for_proof
 from touchline.train.lineage import prove_lineage, take_over
 from touchline.train.log import LOG
 from touchline.train.machine import Machine, library_versions, select_device
 from touchline.train.model import (
-    OPTIMIZER,
     TargetLoss,
     attach_adapter,
     attention_for,
     dropout_in,
     load_base,
-    optimizer_for,
     trainable,
 )
+from touchline.train.optimizers import OPTIMIZER_NAMES, optimizer_for, pack_optimizer, unpack_optimizer
 from touchline.train.parent import Ancestry, Lineage
 from touchline.train.resume import ResumeState
 
@@ -50,7 +49,7 @@ class Session:
     """Base with its adapter."""
     parameters: dict[str, nn.Parameter]
     """Adapter parameters."""
-    optimizer: torch.optim.AdamW
+    optimizer: torch.optim.Optimizer
     """Optimizer of the parameters."""
     target_loss: TargetLoss
     """Loss function."""
@@ -65,7 +64,8 @@ class Session:
     state: ResumeState | None
     """State saved by an earlier attempt."""
     inheritance: Inheritance | None = None
-    """Inheritance of a stage; None if nothing is inherited."""
+    """Changes of the base below the adapter: inherited by a stage, or made by the adapter's initialization; None if
+    there are none."""
     lineage: Lineage | None = None
     """Lineage proof, if made by this attempt."""
 
@@ -99,6 +99,8 @@ def build_session(inputs: Inputs, saved: tuple[Path, ResumeState] | None, ancest
     obstacle = None
     if train.lora.dropout > 0:
         obstacle = "no prefix is shared, because its dropout would be shared with it"
+    elif train.neftune_alpha is not None:
+        obstacle = "no prefix is shared, because its noise would be shared with it"
     layout, reason = choose_layout(
         list(_sampled(inputs)), packed=train.packed, max_seq_len=train.max_seq_len, obstacle=obstacle
     )
@@ -106,11 +108,12 @@ def build_session(inputs: Inputs, saved: tuple[Path, ResumeState] | None, ancest
     base = load_base(config, machine, attention)
     inheritance = None if ancestry is None else take_over(ancestry)
     rounding = merge_into(base, {} if inheritance is None else inheritance.merged)
-    model = attach_adapter(base, config)
+    model = attach_adapter(base, config, inherits=inheritance is not None and inheritance.own is not None)
+    below = with_initial(inheritance, model, train.lora)
     if layout.share_prefix and dropout_in(model) > 0:
         layout = BatchLayout(row_tokens=train.max_seq_len) if train.packed else PADDED
         reason = "no prefix is shared, because the base has dropout, which would be shared with it"
-    target_loss = TargetLoss(model, machine)
+    target_loss = TargetLoss(model, machine, label_smoothing=train.label_smoothing, neftune_alpha=train.neftune_alpha)
     parameters = trainable(model)
     layout, reason, isolation = _proved(target_loss, inputs, layout, reason)
     lineage = None
@@ -132,7 +135,7 @@ def build_session(inputs: Inputs, saved: tuple[Path, ResumeState] | None, ancest
         attention=attention,
         isolation=isolation,
         state=None if saved is None else saved[1],
-        inheritance=inheritance,
+        inheritance=below,
         lineage=lineage,
     )
 
@@ -164,7 +167,7 @@ def attempt_row(session: Session, attempt: int, setup_seconds: float) -> Attempt
         packed_requested=bool(config.train.packed),
         isolation=session.isolation,
         gradient_checkpointing=config.train.gradient_checkpointing,
-        optimizer=OPTIMIZER,
+        optimizer=OPTIMIZER_NAMES[config.train.optimizer],
         micro_batch_size=batches.micro_batch_size,
         gradient_accumulation_steps=accumulation_steps(
             batches.global_batch_size, batches.micro_batch_size, config.batches.data_parallel_size
@@ -259,7 +262,6 @@ def _restore(
 ADAPTER_FILE = "adapter.safetensors"
 OPTIMIZER_FILE = "optimizer.safetensors"
 RANDOM_FILE = "random.safetensors"
-_SEPARATOR = "::"
 
 
 def take_random_state() -> dict[str, Tensor]:
@@ -283,15 +285,9 @@ def pack_state(
     parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer, random: dict[str, Tensor]
 ) -> dict[str, bytes]:
     """Return the files of a saved state."""
-    moments = {
-        f"{name}{_SEPARATOR}{key}": value.detach().cpu().contiguous()
-        for name, parameter in parameters.items()
-        for key, value in optimizer.state.get(parameter, {}).items()
-        if isinstance(value, Tensor)
-    }
     return {
         ADAPTER_FILE: save({name: value.detach().cpu().contiguous() for name, value in parameters.items()}),
-        OPTIMIZER_FILE: save(moments),
+        OPTIMIZER_FILE: save(pack_optimizer(parameters, optimizer)),
         RANDOM_FILE: save(random),
     }
 
@@ -312,7 +308,5 @@ def unpack_state(
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(saved[name])
-    for key, value in load_file(folder / OPTIMIZER_FILE).items():
-        name, _, field = key.rpartition(_SEPARATOR)
-        optimizer.state[parameters[name]][field] = value.to(parameters[name].device)
+    unpack_optimizer(load_file(folder / OPTIMIZER_FILE), parameters, optimizer)
     return load_file(folder / RANDOM_FILE)

@@ -10,7 +10,7 @@ from touchline.backends.peft.layout import plain_attention
 from touchline.backends.planned_order import planned_batches
 from touchline.backends.protocol import Backend, ExampleLengths, Override
 from touchline.backends.run_config import run_config, run_config_text
-from touchline.backends.training_limits import MOST_DEVICES, limit_faults
+from touchline.backends.training_limits import MOST_DEVICES, adapter_faults, limit_faults
 from touchline.core.catalog import ModelInfo
 from touchline.core.estimate import TrainingSetup
 from touchline.core.finding import Finding
@@ -39,14 +39,7 @@ class PeftBackend:
         shuffled_labels=True,
         values={
             "method": ("lora",),
-            "quantization": ("none",),
-            "optimizer": ("adamw",),
-            "label_smoothing": (0.0,),
-            "neftune_alpha": (None,),
             "dataloader_workers": (0,),
-            "lora.init": ("default",),
-            "lora.dora": (False,),
-            "lora.rslora": (False,),
         },
     )
     fixed_settings: tuple[tuple[str, str], ...] = (
@@ -56,7 +49,7 @@ class PeftBackend:
 
     def faults(self, model: ModelInfo, train: TrainConfig, devices: int = 1) -> tuple[Finding, ...]:
         """Return the settings that this trainer does not support for this model."""
-        return limit_faults(model, train, devices)
+        return (*limit_faults(model, train, devices), *adapter_faults(train))
 
     def setup(
         self, train: TrainConfig, shape: ModelShape, machine: TargetMachine, width: int, devices: int = 1
@@ -66,15 +59,17 @@ class PeftBackend:
         return TrainingSetup(
             shape=shape,
             backend=self.name,
-            method="lora",
+            method="qlora" if train.quantization == "nf4" else "lora",
             rank=train.lora.rank,
             target_modules=tuple(train.lora.target_modules),
             base_dtype=machine.base_dtype if train.base_dtype == "auto" else train.base_dtype,
             adapter_dtype=train.lora.dtype,
+            optimizer=train.optimizer,
             gradient_checkpointing=train.gradient_checkpointing,
             attention="eager" if plain_attention(device, width) else "fused",
             dropout=train.lora.dropout,
             accumulates=train.micro_batch_size != train.global_batch_size // devices,
+            variant="dora" if train.lora.dora else "lora",
         )
 
     def batches(
@@ -91,7 +86,7 @@ class PeftBackend:
             return Missing(missing="micro_batch_size or packed is not resolved")
         if not len(lengths.total) or int(lengths.total.min()) < _FEWEST_TOKENS:
             return Missing(missing="an example has no prompt or no answer")
-        batching = PeftBatching(shared_prefix=lengths.prefix if train.lora.dropout == 0 else 0)
+        batching = PeftBatching(shared_prefix=0 if _is_noisy(train) else lengths.prefix)
         return batching.forecast(lengths.total, settings_of(train, seed=seed, devices=devices), lengths.answer)
 
     def files(self, run: PlannedRun, plan: Plan) -> Mapping[str, str]:
@@ -106,6 +101,11 @@ class PeftBackend:
         """None: what it does not do as written, it refuses."""
         del train
         return ()
+
+
+def _is_noisy(train: TrainConfig) -> bool:
+    """Return True if noise of the training would be shared with a prefix."""
+    return train.lora.dropout > 0 or train.neftune_alpha is not None
 
 
 BACKEND: Backend = PeftBackend()

@@ -9,7 +9,7 @@ from touchline.backends.capabilities import Capabilities
 from touchline.backends.planned_order import packed_batches, planned_batches
 from touchline.backends.protocol import Backend, ExampleLengths, Override
 from touchline.backends.run_config import run_config, run_config_text
-from touchline.backends.training_limits import limit_faults
+from touchline.backends.training_limits import adapter_faults, limit_faults
 from touchline.backends.trl.batching import TrlBatching
 from touchline.core.catalog import ModelInfo
 from touchline.core.estimate import TrainingSetup
@@ -51,7 +51,6 @@ class TrlBackend:
         packing_keeps_steps=False,
         values={
             "method": ("lora",),
-            "quantization": ("none", "nf4"),
             "optimizer": tuple(_OPTIMIZERS),
             "lora.dtype": ("float32",),
         },
@@ -63,7 +62,7 @@ class TrlBackend:
 
     def faults(self, model: ModelInfo, train: TrainConfig, devices: int = 1) -> tuple[Finding, ...]:
         """Return the settings that this trainer does not support for this model."""
-        return limit_faults(model, train, devices)
+        return (*limit_faults(model, train, devices), *adapter_faults(train))
 
     def setup(
         self, train: TrainConfig, shape: ModelShape, machine: TargetMachine, width: int, devices: int = 1
@@ -159,7 +158,7 @@ def trainer_settings(run: PlannedRun, plan: Plan) -> dict[str, object]:
     settings: dict[str, object] = {
         "model": {"path": plan.models[run.model].path, "dtype": base_dtype, "attn_implementation": "sdpa"},
         "sft": {key: value for key, value in sft.items() if value is not None},
-        "lora": lora_settings(train.lora),
+        "lora": lora_settings(train.lora, inherits=run.link is not None and run.link.continue_ == "adapter"),
     }
     if train.quantization == "nf4":
         settings["quantization"] = {
@@ -168,11 +167,18 @@ def trainer_settings(run: PlannedRun, plan: Plan) -> dict[str, object]:
             "bnb_4bit_use_double_quant": True,
             "bnb_4bit_compute_dtype": base_dtype,
         }
+    if train.quantization == "int8":
+        settings["quantization"] = {"load_in_8bit": True}
     return settings
 
 
-def lora_settings(lora: LoraConfig) -> dict[str, object]:
-    """Return the arguments of peft.LoraConfig."""
+def lora_settings(lora: LoraConfig, *, inherits: bool = False) -> dict[str, object]:
+    """Return the arguments of peft.LoraConfig.
+
+    Args:
+        lora: the settings.
+        inherits: whether a parent's adapter replaces the new one, so that its initial weights do not count.
+    """
     return {
         "task_type": "CAUSAL_LM",
         "r": lora.rank,
@@ -180,7 +186,7 @@ def lora_settings(lora: LoraConfig) -> dict[str, object]:
         "lora_dropout": lora.dropout,
         "target_modules": list(lora.target_modules),
         "bias": "none",
-        "init_lora_weights": True if lora.init == "default" else lora.init,
+        "init_lora_weights": True if inherits or lora.init == "default" else lora.init,
         "use_dora": lora.dora,
         "use_rslora": lora.rslora,
     }
