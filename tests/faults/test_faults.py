@@ -20,7 +20,7 @@ from tests.faults.harness import check_files, codes, errors
 from touchline.core.finding import Finding
 from touchline.lint.rule_pages import all_pages
 
-pytestmark = pytest.mark.planning
+pytestmark = [pytest.mark.planning, pytest.mark.slow]
 
 HERE = Path(__file__).parent
 CASES: list[FaultCase] = [

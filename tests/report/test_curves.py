@@ -11,8 +11,6 @@ from hypothesis import strategies as st
 from touchline.report.charts.losses import POINTS_A_RUN, best, budget, smoothed, thinned
 from touchline.results.run_result import LossPoint
 
-pytestmark = pytest.mark.planning
-
 LOSSES = st.lists(st.one_of(st.floats(1e-6, 1e6), st.sampled_from([math.nan, math.inf])), max_size=400)
 
 
