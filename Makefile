@@ -118,7 +118,7 @@ test: test-main ## All tests
 SLURM_LOG := .pytest_cache/slurm-tests.log
 test-main: export OMP_NUM_THREADS := 1
 test-main: export TOKENIZERS_PARALLELISM := false
-test-main: $(VENV)/.complete
+test-main: $(VENV)/.complete $(TUNE)/.complete
 	@mkdir -p $(dir $(SLURM_LOG))
 	@$(BIN)/pytest -m slurm $(PYTEST_ARGS) >$(SLURM_LOG) 2>&1 & slurm=$$!; \
 	trap 'kill $$slurm' INT TERM; \

@@ -68,6 +68,8 @@ class Launch:
 
     program: str
     """Path of `Environment.program`."""
+    model: str | None
+    """Folder of the base model on this machine, if it is another than the planned one."""
     validation: bool
     """Whether there is a validation split."""
     devices: int

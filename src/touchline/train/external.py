@@ -37,12 +37,13 @@ from touchline.backends.external import (
 )
 from touchline.backends.local.environments import require_environment
 from touchline.backends.registry import external_trainer
-from touchline.backends.run_config import RunConfig
+from touchline.backends.run_config import RunConfig, read_run_config
 from touchline.core.catalog import RenderedExample
 from touchline.core.errors import InputError, RunsFailedError, TrainingOutOfMemoryError
-from touchline.core.files import disk_errors, open_regular, read_bytes, sha256_file
+from touchline.core.files import disk_errors, open_regular, read_bytes, read_text_bounded, sha256_file
 from touchline.core.json_text import parse_json
 from touchline.core.quantity import Measured, MemoryKind, Missing, Quantity
+from touchline.core.units import plural
 from touchline.data.machine import load_1min
 from touchline.data.metrics import AttemptRow, CheckpointRow, EndRow, MetricsRow, ScoringSetup, StepRow, ValidationRow
 from touchline.data.versions import stack_versions
@@ -51,7 +52,7 @@ from touchline.train.checkpoints import drop_old_exports, write_checkpoint
 from touchline.train.completion import FINAL_LOSS_STEPS, write_completion
 from touchline.train.failures import refuse_nonsense
 from touchline.train.folders import ADAPTER_CONFIG_FILE, ADAPTER_FILE, remove_folder, remove_leftovers
-from touchline.train.inputs import Inputs, items_sha256, load_inputs, read_config
+from touchline.train.inputs import CONFIG_LIMIT_BYTES, Inputs, items_sha256, load_inputs, read_config
 from touchline.train.log import LOG, ConsoleProgress, MetricsLog
 from touchline.train.process import exit_code_of
 from touchline.train.resume import EpochEnd, ResumeState, adopt_resume, find_resume
@@ -164,6 +165,7 @@ def run_external(folder: Path, stop: Stop) -> bool:
         return False
     launch = Launch(
         program=program,
+        model=_moved_model(config, folder),
         validation=bool(inputs.validation),
         devices=config.batches.data_parallel_size,
         state=None if saved is None else str(saved[0]),
@@ -174,6 +176,12 @@ def run_external(folder: Path, stop: Stop) -> bool:
     if complete:
         _remove_work(folder)
     return complete
+
+
+def _moved_model(config: RunConfig, folder: Path) -> str | None:
+    """Return the folder of the base model on this machine, if it is another than the planned one."""
+    planned = read_run_config(read_text_bounded(folder / "run.yaml", CONFIG_LIMIT_BYTES), "run.yaml").model.path
+    return None if config.model.path == planned else config.model.path
 
 
 class Driver:
@@ -588,7 +596,7 @@ def end_orphans(folder: Path) -> int:
         except (psutil.Error, OSError):
             continue
     if left:
-        LOG.warning("ended %d processes that an earlier attempt left", len(left))
+        LOG.warning("ended %s that an earlier attempt left", plural(len(left), "process", "processes"))
         psutil.wait_procs(left, timeout=30)
     return len(left)
 

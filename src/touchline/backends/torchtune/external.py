@@ -33,7 +33,8 @@ class TorchtuneTrainer:
                 f"checkpointer.recipe_checkpoint={launch.state}/recipe_state.pt",
             )
         )
-        return (launch.program, "run", *processes, recipe.name, "--config", "finetune.yaml", *resumes)
+        moved = () if launch.model is None else (f"checkpointer.checkpoint_dir={launch.model}",)
+        return (launch.program, "run", *processes, recipe.name, "--config", "finetune.yaml", *moved, *resumes)
 
 
 TRAINER: ExternalTrainer = TorchtuneTrainer()

@@ -1,0 +1,228 @@
+"""Backend torchtune, as the planner sees it: recipes, model builders, batches, finetune.yaml, and what it refuses."""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from tests.run.made_plans import BATCHES, DATA, MODEL, made_plan, made_run
+
+from touchline.backends.external import Launch
+from touchline.backends.protocol import ExampleLengths
+from touchline.backends.registry import environments, get_backend, refused_settings
+from touchline.backends.torchtune.external import TRAINER
+from touchline.backends.torchtune.format import TorchtuneFormat
+from touchline.backends.torchtune.models import model_section
+from touchline.backends.torchtune.recipes import RECIPES, recipe_files, recipe_for
+from touchline.core.catalog import Dimensions, ModelInfo, SplitInfo
+from touchline.core.finding import Severity
+from touchline.core.quantity import Missing
+from touchline.spec.experiment import CheckpointConfig, CheckpointInterval, LoraConfig, TrainConfig
+from touchline.spec.foreign import parse_foreign
+from touchline.spec.plan import Plan, PlannedRun
+
+pytestmark = pytest.mark.planning
+
+BACKEND = get_backend("torchtune")
+DIMENSIONS = Dimensions(
+    num_heads=4, num_kv_heads=2, head_dim=16, intermediate_size=128, norm_eps=1e-5, rope_base=1e4, tied_embeddings=True
+)
+TINY = replace(MODEL, dimensions=DIMENSIONS, weight_files=("model.safetensors",))
+LLAMA_SCALING: dict[str, object] = {
+    "rope_type": "llama3",
+    "factor": 32.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+LLAMA_1B = replace(
+    TINY,
+    name="Llama-3.2-1B-Instruct",
+    num_layers=16,
+    hidden_size=2048,
+    vocab_size=128256,
+    context_length=131072,
+    dimensions=Dimensions(
+        num_heads=32,
+        num_kv_heads=8,
+        head_dim=64,
+        intermediate_size=8192,
+        norm_eps=1e-5,
+        rope_base=5e5,
+        rope_scaling=LLAMA_SCALING,
+        tied_embeddings=True,
+    ),
+)
+
+
+def dimensions(model: ModelInfo, **changes: object) -> ModelInfo:
+    assert model.dimensions is not None
+    return replace(model, dimensions=replace(model.dimensions, **changes))  # type: ignore[arg-type]
+
+
+def planned(*, packed: bool = False, validation: bool = True, model: ModelInfo = TINY) -> tuple[PlannedRun, Plan]:
+    run = made_run()
+    assert run.train is not None
+    train = replace(run.train, backend="torchtune", packed=packed, global_batch_size=16, schedule="cosine")
+    batches = replace(BATCHES, gradient_accumulation_steps=2, global_batch_size=16)
+    run = replace(run, train=train, batches=batches, model=model.name)
+    plan = made_plan(run)
+    splits = (
+        (*DATA.splits, SplitInfo(name="validation", num_examples=5, sha256="8" * 64)) if validation else DATA.splits
+    )
+    return run, replace(plan, models={model.name: model}, datasets={DATA.path: replace(DATA, splits=splits)})
+
+
+@pytest.mark.parametrize(
+    ("devices", "validation", "name"),
+    [
+        (1, False, "lora_finetune_single_device"),
+        (1, True, "lora_finetune_single_device_val"),
+        (2, False, "lora_finetune_distributed"),
+        (4, False, "lora_finetune_distributed"),
+        (2, True, "lora_finetune_distributed_val"),
+    ],
+)
+def test_recipes_by_devices_and_validation(devices: int, validation: bool, name: str) -> None:
+    """The table of seeds 000 and 001; they leave several GPUs with validation open."""
+    recipe = recipe_for(devices, validation=validation)
+    assert recipe.name == name
+    assert recipe.own == validation, "stock recipes never validate"
+
+
+def test_recipes_are_files_that_need_torchtune_alone() -> None:
+    """Each own recipe is in its files; none imports touchline, which its environment does not have."""
+    for recipe in RECIPES.values():
+        files = recipe_files(recipe)
+        assert (f"{recipe.name}.py" in files) == recipe.own
+        for text in files.values():
+            nodes = list(ast.walk(ast.parse(text)))
+            named = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+            named |= {str(node.module) for node in nodes if isinstance(node, ast.ImportFrom)}
+            assert not [name for name in named if name.startswith("touchline")]
+
+
+def test_commands_name_the_recipe_and_the_state() -> None:
+    launch = Launch(program="/env/bin/tune", model=None, validation=True, devices=1, state=None, step=0)
+    fresh = "/env/bin/tune run lora_finetune_single_device_val --config finetune.yaml"
+    assert " ".join(TRAINER.command(launch)) == fresh
+    resumed = TRAINER.command(replace(launch, state="/run/resume/step_4", step=4))
+    assert " ".join(resumed).startswith(f"{fresh} resume_from_checkpoint=True checkpointer.adapter_checkpoint=/run/")
+    several = TRAINER.command(replace(launch, devices=4, validation=False, model="/models/here"))
+    assert " ".join(several) == (
+        "/env/bin/tune run --nproc_per_node 4 lora_finetune_distributed --config finetune.yaml "
+        "checkpointer.checkpoint_dir=/models/here"
+    )
+
+
+def test_known_sizes_are_named_and_others_built_by_their_dimensions() -> None:
+    lora = LoraConfig(rank=64)
+    named = model_section(LLAMA_1B, lora)
+    assert named["_component_"] == "torchtune.models.llama3_2.lora_llama3_2_1b"
+    assert (named["lora_rank"], named["lora_alpha"]) == (64, 128.0)
+    assert "embed_dim" not in named
+    built = model_section(TINY, lora)
+    assert built["_component_"] == "torchtune.models.llama3_2.lora_llama3_2"
+    assert (built["embed_dim"], built["rope_base"], built["scale_factor"]) == (64, 10000, 1)
+    assert model_section(dimensions(LLAMA_1B, rope_base=1e4), lora)["_component_"] == built["_component_"]
+    qwen = model_section(replace(TINY, model_type="qwen2"), lora)
+    assert qwen["_component_"] == "torchtune.models.qwen2.lora_qwen2"
+    assert "scale_factor" not in qwen
+    attention = model_section(TINY, LoraConfig(target_modules=("q_proj", "o_proj")))
+    assert (attention["lora_attn_modules"], attention["apply_lora_to_mlp"]) == (["q_proj", "output_proj"], False)
+
+
+@pytest.mark.parametrize(
+    ("model", "train", "message"),
+    [
+        (replace(TINY, model_type="gemma"), {}, "expected llama and qwen2"),
+        (replace(TINY, dimensions=None), {}, "lacks dimensions"),
+        (dimensions(TINY, head_dim=32), {}, "are not the width 64"),
+        (dimensions(TINY, biased=True), {}, "a bias"),
+        (dimensions(TINY, rope_scaling={"rope_type": "yarn", "factor": 4.0}), {}, "scaled as yarn"),
+        (TINY, {"lora": LoraConfig(target_modules=("q_proj", "up_proj"))}, "up_proj alone"),
+        (TINY, {"lora": LoraConfig(target_modules=("gate_proj", "up_proj", "down_proj"))}, "of the attention"),
+        (TINY, {"lora": LoraConfig(target_modules=("q_proj", "lm_head"))}, "lm_head"),
+        (TINY, {"base_dtype": "bfloat16"}, "have one dtype"),
+        (TINY, {"quantization": "nf4"}, "quantization: nf4"),
+        (TINY, {"optimizer": "adamw_8bit"}, "optimizer: adamw_8bit"),
+        (TINY, {"checkpoint": CheckpointConfig(every=CheckpointInterval(steps=5))}, "checkpoint.every"),
+    ],
+)
+def test_what_it_cannot_do_is_refused(model: ModelInfo, train: dict[str, object], message: str) -> None:
+    settings = replace(TrainConfig(backend="torchtune", max_seq_len=128), **train)  # type: ignore[arg-type]
+    found = refused_settings(model, settings)
+    assert any(message in each.message for each in found), found
+    assert all(each.severity is Severity.ERROR and each.hint for each in found)
+
+
+def test_defaults_are_accepted() -> None:
+    assert refused_settings(TINY, TrainConfig(backend="torchtune", max_seq_len=128)) == ()
+    bfloat16 = TrainConfig(
+        backend="torchtune", max_seq_len=128, base_dtype="bfloat16", lora=LoraConfig(dtype="bfloat16")
+    )
+    assert refused_settings(LLAMA_1B, bfloat16) == ()
+
+
+def test_an_epoch_has_whole_steps_only() -> None:
+    """What fills no step is left out: 27 examples make 3 steps of 8, unpacked; the order is the planner's."""
+    lengths = ExampleLengths(prompt=np.full(27, 20, np.uint32), answer=np.full(27, 4, np.uint32))
+    train = TrainConfig(
+        backend="torchtune", epochs=2, global_batch_size=8, micro_batch_size=4, max_seq_len=96, packed=False
+    )
+    found = BACKEND.batches(train, lengths, 1)
+    assert not isinstance(found, Missing)
+    assert (found.steps, found.steps_per_epoch, found.micro_batches) == (6, 3, 12)
+    other = BACKEND.batches(train, lengths, 2)
+    assert not isinstance(other, Missing)
+    assert other.digest != found.digest, "another seed is another order"
+    packed = BACKEND.batches(replace(train, packed=True, global_batch_size=3, micro_batch_size=1), lengths, 1)
+    assert not isinstance(packed, Missing)
+    assert (packed.steps_per_epoch, packed.largest_micro_batch_tokens) == (2, 96), "7 packs of 4 examples"
+    none = BACKEND.batches(replace(train, global_batch_size=32), lengths, 1)
+    assert isinstance(none, Missing)
+    assert "27 examples do not fill one of 32" in none.missing
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("model", [TINY, LLAMA_1B])
+def test_finetune_yaml_is_torchtunes_own_and_states_the_plan(packed: bool, model: ModelInfo) -> None:
+    """Its reader finds no error in it, and in it the plan's numbers; comments explain packing and batch."""
+    run, plan = planned(packed=packed, model=model)
+    files = BACKEND.files(run, plan)
+    assert files.keys() == {"finetune.yaml", "run.yaml", "run_components.py", "lora_finetune_single_device_val.py"}
+    text = files["finetune.yaml"]
+    reading = TorchtuneFormat().read(parse_foreign(text, "finetune.yaml", "omegaconf"))
+    assert [each for each in reading.findings if each.severity is Severity.ERROR] == []
+    (stated,) = reading.trainings
+    found = (stated.micro_batch_size, stated.gradient_accumulation_steps, stated.epochs, stated.rank, stated.packed)
+    assert [None if each is None else each.value for each in found] == [8, 2, 2, 4, packed]
+    lines = text.splitlines()
+    comment = {line: lines[place - 1] for place, line in enumerate(lines)}
+    row = "packed sequences of" if packed else "examples"
+    assert comment["batch_size: 8"].lower().startswith(f"# {row}")
+    assert comment["gradient_accumulation_steps: 2"].startswith(f"# 8 x 2 = 16 {row}")
+    assert comment["dataset:"].startswith(f"# packed: {str(packed).lower()}:")
+
+
+def test_without_a_validation_split_the_stock_recipe_is_used() -> None:
+    run, plan = planned(validation=False)
+    files = BACKEND.files(run, plan)
+    assert files.keys() == {"finetune.yaml", "run.yaml", "run_components.py"}
+    assert "dataset_val" not in files["finetune.yaml"]
+
+
+def test_the_plan_says_that_it_is_no_longer_maintained() -> None:
+    assert "no longer maintained" in dict(BACKEND.fixed_settings)["train.backend"]
+    assert "no longer maintained" in str(environments()["torchtune"].note)
+
+
+def test_pins_equal_those_of_the_environment_for_tests() -> None:
+    """benchmarks/peers-torchtune.txt makes the environment that tests and benchmarks use."""
+    from pathlib import Path
+
+    text = (Path(__file__).resolve().parents[2] / "benchmarks" / "peers-torchtune.txt").read_text()
+    pins = {line for line in text.splitlines() if "==" in line}
+    assert pins == {each for each in environments()["torchtune"].packages if not each.startswith("torch==")}

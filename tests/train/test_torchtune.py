@@ -1,0 +1,284 @@
+"""Backend torchtune: its recipes train for real in an environment of their own, planned and recorded as every run."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from peft import PeftModel
+from tests.tiny_model import write_tiny_words
+from tests.torchtune_environment import require_torchtune
+from transformers import AutoModelForCausalLM
+
+from tools.tiny_model import write_tiny_model
+from touchline import api
+from touchline.core.catalog import RenderedExample
+from touchline.core.errors import RunsFailedError
+from touchline.core.status import EXIT_STOPPED
+from touchline.data.metrics import Metrics, TrainingMarker
+from touchline.data.metrics_file import read_metrics
+from touchline.data.user_config import UserConfig
+from touchline.spec.plan import Plan, PlannedRun
+from touchline.train.external import RUN_VARIABLE, end_orphans, run_external
+from touchline.train.inputs import load_inputs, read_config
+from touchline.train.run import Stop, run_training
+
+EXPERIMENT = """
+name: trainers
+task: capitalization
+models: [{model}]
+data: {{path: words.json}}
+train:
+  epochs: 2
+  global_batch_size: 8
+  micro_batch_size: 4
+  learning_rate: 1e-2
+  max_seq_len: 96
+  packed: false
+  base_dtype: float32
+  validate_every_steps: 2
+  lora: {{rank: 4, dropout: 0}}
+pairs:
+  - {{train.backend: peft}}
+  - {{train.backend: torchtune}}
+  - {{train.backend: torchtune, train.global_batch_size: 4, train.micro_batch_size: 2, train.packed: true}}
+  - {{train.backend: torchtune, train.checkpoint: {{resume_minutes: 1e-9, keep: 1}}}}
+  - {{train.backend: torchtune, data.path: without_validation.json}}
+"""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A planned experiment, its runs in the order of the pairs."""
+
+    folder: Path
+    plan: Plan
+
+    def run(self, index: int) -> tuple[PlannedRun, Path]:
+        run = self.plan.runs[index]
+        return run, self.folder / run.name
+
+
+def metrics(folder: Path) -> Metrics:
+    return read_metrics(folder / "metrics.jsonl")
+
+
+@pytest.fixture(scope="module")
+def python() -> str:
+    return require_torchtune()
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory: pytest.TempPathFactory, python: str) -> Experiment:
+    base = tmp_path_factory.mktemp("trainers")
+    model = write_tiny_model(base / "models" / "Tiny-1M-Instruct")
+    folder = base / "experiment"
+    folder.mkdir()
+    words = json.loads(write_tiny_words(folder / "words.json", 27, 5, 4).read_text())
+    (folder / "without_validation.json").write_text(json.dumps({"train": words["train"], "test": words["test"]}))
+    (folder / "experiment.yaml").write_text(EXPERIMENT.format(model=model))
+    settings = UserConfig(models_dir=base / "models", cache_dir=base / "cache", history_dir=base / "history")
+    api.plan(folder, settings)
+    return Experiment(folder, api.prepare(folder, settings).plan)
+
+
+@pytest.fixture(scope="module")
+def unpacked(experiment: Experiment) -> tuple[Path, Path]:
+    """Folders of the runs of peft and of torchtune, trained."""
+    (_, ours), (_, theirs) = experiment.run(0), experiment.run(1)
+    assert run_training(read_config(ours / "finetune.yaml"), ours, Stop())
+    assert run_external(theirs, Stop())
+    return ours, theirs
+
+
+def loss_of(model: torch.nn.Module, items: list[RenderedExample]) -> float:
+    """Mean loss over the answers, by transformers alone."""
+    total, count = 0.0, 0
+    for item in items:
+        ids = torch.tensor([[*item.prompt_ids, *item.answer_ids]])
+        with torch.no_grad():
+            scores = model(input_ids=ids).logits[0].log_softmax(-1)
+        first = len(item.prompt_ids) - 1
+        total -= sum(float(scores[first + place, token]) for place, token in enumerate(item.answer_ids))
+        count += len(item.answer_ids)
+    return total / count
+
+
+def test_the_first_step_is_that_of_our_own_trainer(unpacked: tuple[Path, Path]) -> None:
+    """Same examples and label spans, so equal losses while no adapter has learned."""
+    ours, theirs = map(metrics, unpacked)
+    assert theirs.validations[0].loss == pytest.approx(ours.validations[0].loss, abs=1e-4)
+    assert theirs.validations[0].target_tokens == ours.validations[0].target_tokens
+    one, other = ours.steps[0], theirs.steps[0]
+    assert other.loss == pytest.approx(one.loss, abs=1e-4)
+    assert (other.examples, other.real_tokens, other.target_tokens) == (
+        one.examples,
+        one.real_tokens,
+        one.target_tokens,
+    )
+    assert ours.attempts[0].trainable_parameters == theirs.attempts[0].trainable_parameters
+    assert ours.attempts[0].label_text == theirs.attempts[0].label_text
+    assert theirs.validations[-1].loss < theirs.validations[0].loss - 0.05
+
+
+def test_planned_batches_are_those_of_the_trainer(experiment: Experiment, unpacked: tuple[Path, Path]) -> None:
+    """Steps, micro-batches, examples, packs and tokens; 27 examples make 3 steps of 8, and 3 examples are left out."""
+    (plain, plain_folder), (packed, packed_folder) = experiment.run(1), experiment.run(2)
+    assert run_external(packed_folder, Stop())
+    for run, folder in ((plain, plain_folder), (packed, packed_folder)):
+        assert run.batches is not None
+        steps = metrics(folder).steps
+        assert len(steps) == run.batches.steps
+        assert sum(row.micro_batches for row in steps) == run.batches.micro_batches
+    inputs = load_inputs(read_config(plain_folder / "run.yaml"), plain_folder)
+    used = [inputs.train[int(index)] for order in inputs.batches.orders for index in order[:24]]
+    rows = metrics(plain_folder).steps
+    assert plain.batches is not None
+    assert (plain.batches.steps, sum(row.examples for row in rows)) == (6, 48)
+    assert sum(row.real_tokens for row in rows) == sum(len(item.prompt_ids) + len(item.answer_ids) for item in used)
+    assert sum(row.target_tokens for row in rows) == sum(len(item.answer_ids) for item in used)
+    assert packed.batches is not None
+    packs = metrics(packed_folder).steps
+    assert {row.padded_tokens for row in packs} == {4 * 96}
+    assert packed.batches.steps < 2 * 27 // 4
+    assert all(row.examples > 4 for row in packs)
+
+
+def test_the_saved_adapter_has_the_recorded_loss_in_transformers(unpacked: tuple[Path, Path]) -> None:
+    """Conversion, configuration and markers are those of every run, so that it is evaluated as any other."""
+    ours, theirs = unpacked
+    one, other = (json.loads((folder / "training.json").read_text()) for folder in unpacked)
+    assert other["checkpoints"] == one["checkpoints"] == ["epoch_0", "epoch_1"]
+    assert TrainingMarker.__dataclass_fields__.keys() == other.keys()
+    inputs = load_inputs(read_config(theirs / "run.yaml"), theirs)
+    base = AutoModelForCausalLM.from_pretrained(inputs.config.model.path, dtype=torch.float32)
+    model = PeftModel.from_pretrained(base, str(theirs / "epoch_1"))
+    assert loss_of(model, list(inputs.validation)) == pytest.approx(other["final_validation_loss"], abs=1e-4)
+    assert (theirs / "epoch_1" / "tokenizer.json").read_bytes() == (ours / "epoch_1" / "tokenizer.json").read_bytes()
+    assert not (theirs / "resume").exists()
+    assert not (theirs / "trainer").exists()
+    assert run_external(theirs, Stop()), "trained already"
+
+
+def test_a_stock_recipe_trains_without_a_validation_split(experiment: Experiment) -> None:
+    """The recipe of torchtune itself, by the same components and records."""
+    run, folder = experiment.run(4)
+    assert "tune run lora_finetune_single_device --config" in (folder / "finetune.yaml").read_text()
+    assert not (folder / "lora_finetune_single_device_val.py").exists()
+    assert run_external(folder, Stop())
+    found = metrics(folder)
+    assert run.batches is not None
+    assert len(found.steps) == run.batches.steps == 6
+    assert found.validations == ()
+    assert {row.name for row in found.checkpoints} == {"epoch_0", "epoch_1", "resume/step_00000003"}
+
+
+def start(folder: Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "touchline.train.external"],
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def until_saved(folder: Path, steps: int) -> None:
+    """Wait for a training state after so many steps."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if any(int(path.name.rpartition("_")[2]) >= steps for path in folder.glob("resume/step_*")):
+            return
+        time.sleep(0.02)
+    pytest.fail("no training state was saved")
+
+
+def programs(folder: Path) -> Iterator[psutil.Process]:
+    """Processes of a trainer in a run folder."""
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(RUN_VARIABLE) == str(folder) and process.status() != psutil.STATUS_ZOMBIE:
+                yield process
+        except (psutil.Error, OSError):
+            continue
+
+
+def test_kills_and_stops_lose_nothing(experiment: Experiment, unpacked: tuple[Path, Path]) -> None:
+    """SIGTERM, then SIGKILL in the middle of an epoch, then to the end: the same losses as undisturbed."""
+    _, folder = experiment.run(3)
+    process = start(folder)
+    until_saved(folder, 1)
+    process.terminate()
+    assert process.wait(60) == EXIT_STOPPED
+    stopped = metrics(folder)
+    assert stopped.end is not None
+    assert stopped.end.reason == "stopped by SIGTERM"
+    process = start(folder)
+    until_saved(folder, len(stopped.steps) + 1)
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 30
+    while list(programs(folder)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert list(programs(folder)) == [], "the trainer ends with its driver"
+    assert not (folder / "training.json").exists()
+    assert run_external(folder, Stop())
+    found, wanted = metrics(folder), metrics(unpacked[1])
+    assert len(found.attempts) == 3
+    assert [row.step for row in found.steps] == list(range(1, 7))
+    assert [row.loss for row in found.steps] == pytest.approx([row.loss for row in wanted.steps], abs=1e-6)
+    assert [row.loss for row in found.validations] == pytest.approx([row.loss for row in wanted.validations], abs=1e-6)
+    assert [row.learning_rate for row in found.steps] == pytest.approx([row.learning_rate for row in wanted.steps])
+    assert json.loads((folder / "training.json").read_text())["checkpoints"] == ["epoch_1"]
+
+
+def test_processes_that_an_attempt_left_are_ended(tmp_path: Path) -> None:
+    """Those of this run folder, and no others."""
+    command = [sys.executable, "-c", "import time; time.sleep(60)"]
+    left = subprocess.Popen(command, env={**os.environ, RUN_VARIABLE: str(tmp_path)})
+    other = subprocess.Popen(command, env={**os.environ, RUN_VARIABLE: str(tmp_path / "other")})
+    try:
+        time.sleep(0.2)
+        assert end_orphans(tmp_path) == 1
+        assert left.wait(10) is not None
+        assert other.poll() is None
+    finally:
+        other.kill()
+        other.wait()
+
+
+def test_the_trainers_own_error_is_named(experiment: Experiment, tmp_path: Path) -> None:
+    """An error of the program ends the run with its type and text, and without a traceback of the driver."""
+    run, folder = experiment.run(4)
+    place = tmp_path / run.name
+    place.mkdir()
+    for name in ("run.yaml", "finetune.yaml", "run_components.py"):
+        text = (folder / name).read_text()
+        (place / name).write_text(text.replace("num_kv_heads: 2", "num_kv_heads: 3"))
+    (tmp_path / "without_validation.json").write_bytes((experiment.folder / "without_validation.json").read_bytes())
+    with pytest.raises(RunsFailedError, match=r"torchtune ended after step 0 of 6: \w+Error"):
+        run_external(place, Stop())
+
+
+def test_the_trainer_accepts_every_rendered_config(experiment: Experiment, python: str) -> None:
+    """`tune validate`, in the run's folder, where its components are."""
+    for index in (1, 2, 4):
+        done = subprocess.run(
+            [Path(python).parent / "tune", "validate", "finetune.yaml"],
+            cwd=experiment.run(index)[1],
+            env={**os.environ, "PYTHONPATH": "."},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert "Config is well-formed!" in done.stdout, done.stderr[-2000:]
