@@ -29,6 +29,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "eval": ("evaluate", "results"),
     "report": ("report",),
     "parquet": ("data", "report"),
+    "vision": ("data",),
     "demo": ("train",),
     "pandas": ("results",),
     "shell": ("lint",),
@@ -37,6 +38,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
 """Extra -> rooms that may import what it declares; the core dependencies may be imported anywhere."""
 
 DISTRIBUTIONS = {
+    "PIL": "pillow",
     "mlflow": "mlflow-skinny",
     "pydantic_core": "pydantic",  # which requires one exact version of it
     "pynvml": "nvidia-ml-py",

@@ -19,6 +19,8 @@ class Capabilities:
     """Whether a run can continue from another run's adapter."""
     shuffled_labels: bool = False
     """Whether it can train on shuffled answers, as a shuffled control does."""
+    vision: bool = False
+    """Whether it trains vision-language models, on images and on text."""
     packing_keeps_steps: bool = True
     """Whether a step holds as many examples packed as unpacked. If not, `packed: auto` does not pack."""
     values: Mapping[str, tuple[object, ...]] = field(default_factory=dict)

@@ -6,7 +6,7 @@ import functools
 import importlib
 import importlib.util
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from touchline.backends.capabilities import Capabilities, unsupported_settings
@@ -21,7 +21,7 @@ from touchline.backends.traits import TRAITS_UNKNOWN, TrainerTraits
 from touchline.backends.validator import Validator
 from touchline.core.catalog import ModelInfo
 from touchline.core.errors import InputError
-from touchline.core.finding import Finding
+from touchline.core.finding import Finding, Severity
 from touchline.core.near import near_names
 from touchline.core.quantity import Missing
 from touchline.data.packing.forecast import Batching
@@ -211,8 +211,35 @@ def refused_settings(model: ModelInfo, train: TrainConfig, devices: int = 1) -> 
     Raises:
         InputError: if the backend does not exist.
     """
-    backend = get_backend(train.backend)
-    return (*unsupported_settings(train.backend, train, capabilities()), *backend.faults(model, train, devices))
+    backend, able = get_backend(train.backend), capabilities()
+    return (
+        *unsupported_settings(train.backend, train, able),
+        *_refused_vision(model, train, able),
+        *backend.faults(model, train, devices),
+    )
+
+
+def _refused_vision(model: ModelInfo, train: TrainConfig, able: Mapping[str, Capabilities]) -> Iterator[Finding]:
+    """Yield an error for a vision-language model given to a backend of text, or packed."""
+    if not model.vision:
+        return
+    if not able[train.backend].vision:
+        named = [name for name, each in able.items() if each.vision]
+        yield Finding(
+            code="BK001",
+            severity=Severity.ERROR,
+            subject="train.backend",
+            message=f"the backend {train.backend} trains no vision-language model, and {model.name} is one",
+            hint=f"backend: {named[0]}" if named else None,
+        )
+    if train.packed is True:
+        yield Finding(
+            code="BK001",
+            severity=Severity.ERROR,
+            subject="train.packed",
+            message=f"{model.name} is a vision-language model, whose sequences cannot be packed",
+            hint="packed: false",
+        )
 
 
 def batching_names() -> tuple[str, ...]:

@@ -20,7 +20,9 @@ def limit_faults(model: ModelInfo, train: TrainConfig, devices: int = 1) -> tupl
         devices: its data-parallel size.
     """
     found: list[Finding] = []
-    if not model.architecture.endswith("ForCausalLM"):
+    # Whether the backend trains vision-language models is its capability.
+    kinds = ("ForCausalLM", "ForConditionalGeneration") if model.vision else ("ForCausalLM",)
+    if not model.architecture.endswith(kinds):
         found.append(
             _error("BK001", "models", f"{model.name} is a {model.architecture}; expected a causal language model")
         )

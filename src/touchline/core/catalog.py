@@ -16,8 +16,10 @@ COPIED_FILES = (
     "merges.txt",
     "tokenizer.model",
     "generation_config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
 )
-"""Files for rebuilding the tokenizer; those of the base model are copied into checkpoints."""
+"""Files for rebuilding the tokenizer and the image processor; those of the base model are copied into checkpoints."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,6 +94,8 @@ class ModelInfo:
     """Dimensions of its decoder; None where config.json does not have all of them, and in older plans."""
     weight_files: tuple[str, ...] = ()
     """Names of the shards; none in older plans."""
+    vision: bool = False
+    """Whether it has a vision tower (`vision_config` in config.json)."""
     findings: tuple[Finding, ...] = ()
     """Findings on the folder; with an error it cannot be trained."""
 
@@ -130,6 +134,8 @@ class DatasetInfo:
     """`in the file`, or how they were made: `random 80/5/15 of the whole file, seed 14`."""
     about: dict[str, object] = field(default_factory=dict)
     """The file's own metadata: generator, word list, license."""
+    images: int = 0
+    """Images in all prompts."""
     findings: tuple[Finding, ...] = ()
     """Findings on the file; with an error it cannot be used."""
 
@@ -146,7 +152,13 @@ class Message:
     role: str
     """`system`, `user` or `assistant`."""
     content: str
-    """The text."""
+    """The text; every image stands as `<image>`."""
+    images: tuple[str, ...] = ()
+    """Files of the images, absolute, in the order of their places in the text."""
+
+
+IMAGE_PLACE = "<image>"
+"""Place of an image in a turn's text."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -171,3 +183,5 @@ class RenderedExample:
     """The prompt, up to and including the marker that the assistant's turn begins."""
     answer_ids: tuple[int, ...]
     """The answer and its stop token."""
+    images: tuple[str, ...] = ()
+    """Files of the prompt's images, in order; their tokens are in `prompt_ids`."""

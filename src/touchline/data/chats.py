@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from touchline.core.catalog import Message
+from touchline.core.catalog import IMAGE_PLACE, Message
 from touchline.core.finding import Severity
 from touchline.core.json_text import parse_json
 from touchline.data.rendering.rows import ROLES, role_and_content
@@ -148,9 +148,12 @@ def instruction(values: Mapping[str, object], data: DataConfig, prompt: Prompt) 
         problems.append(RowProblem(f"the answer, column {data.output!r}, is {_kind(value)}", hint=_remedy(value)))
     if not problems and not text.strip():
         problems.append(RowProblem("the prompt is empty"))
-    if problems or answer is None:
+    files = image_files(values, data)
+    if isinstance(files, RowProblem):
+        problems.append(files)
+    if problems or answer is None or isinstance(files, RowProblem):
         return problems
-    return (*_system(data), Message(role="user", content=text)), answer
+    return _with_images((*_system(data), Message(role="user", content=text)), (), files, answer)
 
 
 def chat(values: Mapping[str, object], data: DataConfig) -> Chat | list[RowProblem]:
@@ -167,17 +170,99 @@ def chat(values: Mapping[str, object], data: DataConfig) -> Chat | list[RowProbl
             return [RowProblem(f"column {column!r} is not a list of turns, nor JSON of one")]
     if not isinstance(turns, list) or len(turns) < 2:
         return [RowProblem(f"column {column!r} is not a list of at least two turns")]
+    files = image_files(values, data)
+    if isinstance(files, RowProblem):
+        return [files]
     messages: list[Message] = []
+    named: list[str | None] = []
     for turn in turns:
         role, said = role_and_content(turn) if isinstance(turn, dict) else (None, None)
-        content = plain_text(said)
+        content, places = _text_of_parts(said) if isinstance(said, list) else (plain_text(said), [])
         if role is None or content is None:
             return [_turn_fault(turn, role)]
+        if places and role == "assistant":
+            return [RowProblem("a turn of the assistant holds an image; images belong into the turns before")]
+        named += places
         messages.append(Message(role=role, content=content))
     if messages[-1].role != "assistant" or not messages[-1].content.strip():
         return [RowProblem("the last turn is not an assistant answer")]
     system = () if messages[0].role == "system" else _system(data)
-    return (*system, *messages[:-1]), messages[-1].content
+    return _with_images((*system, *messages[:-1]), named, files, messages[-1].content)
+
+
+def image_files(values: Mapping[str, object], data: DataConfig) -> list[str] | RowProblem:
+    """Return the paths in a row's column of images as written. Empty without such a column."""
+    if data.images is None:
+        return []
+    if data.images not in values:
+        return RowProblem(f"there is no column {data.images!r} for the images", (data.images,))
+    value = values[data.images]
+    if isinstance(value, str) and value.startswith("["):
+        # CSV has no lists: there it is JSON in a cell.
+        try:
+            value = parse_json(value)
+        except (ValueError, RecursionError):
+            return RowProblem(f"column {data.images!r} holds neither a path nor a list of paths")
+    listed = value if isinstance(value, list) else [] if value in (None, "") else [value]
+    files = [each.get("path") if isinstance(each, Mapping) else each for each in listed]
+    found = [each for each in files if isinstance(each, str) and each]
+    if len(found) < len(files):
+        hint = "write images as files, and their paths into the column"
+        return RowProblem(f"column {data.images!r} holds an image that is not a path", hint=hint)
+    return found
+
+
+def _text_of_parts(parts: Sequence[object]) -> tuple[str | None, list[str | None]]:
+    """Return the text of a turn's parts, and the file that each image part names. No text for unknown parts."""
+    written: list[str] = []
+    files: list[str | None] = []
+    for part in parts:
+        kind = part.get("type") if isinstance(part, Mapping) else None
+        if kind == "text" and isinstance(part, Mapping) and isinstance(part.get("text"), str):
+            written.append(str(part["text"]))
+        elif kind == "image" and isinstance(part, Mapping):
+            named = next((part[key] for key in ("image", "path") if isinstance(part.get(key), str)), None)
+            files.append(None if named is None else str(named))
+            written.append(IMAGE_PLACE)
+        else:
+            return None, []
+    return "".join(written), files
+
+
+def _with_images(
+    turns: tuple[Message, ...], named: Sequence[str | None], files: Sequence[str], answer: str
+) -> Chat | list[RowProblem]:
+    """Return a chat with its images in place, or its problem.
+
+    Args:
+        turns: the turns before the answer, without images.
+        named: the file of each image part, in order; None for a part that names none.
+        files: the files of the row's column.
+        answer: the answer.
+    """
+    if not named and not files:
+        return turns, answer
+    left = iter(files)
+    paths = [next(left, None) if each is None else each for each in named]
+    rest = list(left)
+    places = sum(turn.content.count(IMAGE_PLACE) for turn in turns)
+    if None in paths or (named and rest) or places not in (0, len(paths) + len(rest)):
+        count = len([each for each in named if each is not None]) + len(files)
+        hint = f"write {IMAGE_PLACE} once for each image, or nowhere: then they stand before the first question"
+        return [RowProblem(f"the text has {places} places of images, and the row has {count}", hint=hint)]
+    every = [each for each in (*paths, *rest) if each is not None]
+    if not places:
+        first = next((number for number, turn in enumerate(turns) if turn.role == "user"), None)
+        if first is None:
+            return [RowProblem("no turn of the user is there to hold the images")]
+        shown = Message(role="user", content=IMAGE_PLACE * len(every) + turns[first].content)
+        turns = (*turns[:first], shown, *turns[first + 1 :])
+    placed: list[Message] = []
+    for turn in turns:
+        count = turn.content.count(IMAGE_PLACE)
+        placed.append(Message(role=turn.role, content=turn.content, images=tuple(every[:count])))
+        every = every[count:]
+    return tuple(placed), answer
 
 
 def _turn_fault(turn: object, role: str | None) -> RowProblem:

@@ -21,7 +21,9 @@ from touchline.core.near import near_names
 from touchline.core.text import shorten
 from touchline.data.chats import Prompt, RowProblem, brace_faults, chat, cluster_of, instruction, is_chat
 from touchline.data.dataset_cache import keep_dataset, known_dataset
+from touchline.data.images import image_fault
 from touchline.data.readers import FORMATS, WHOLE, RawDataset, SourceRow, read_rows, separator_hint
+from touchline.data.rendering.chat import images_of
 from touchline.data.row_problems import Tally
 from touchline.data.words import count_words
 from touchline.spec.experiment import DataConfig
@@ -163,7 +165,8 @@ def _info(file: _File, data: DataConfig, cache_dir: Path | None) -> DatasetInfo:
         return _load(file, data, None).info
     sha256 = sha256_file(file.path)
     kept = known_dataset(cache_dir, file.path, data, sha256)
-    if kept is not None:
+    # Images are files of their own, which may have gone since.
+    if kept is not None and not kept.images:
         return kept
     info = _load(file, data, None).info
     if info.sha256 == sha256:
@@ -190,7 +193,7 @@ def _load(file: _File, data: DataConfig, cluster: str | None) -> _Loaded:
     tally = Tally(path)
     prompt = Prompt("{input}" if data.prompt is None else data.prompt, data.input)
     clusters = Tally(path)
-    examples = {name: _examples(name, rows[name], data, prompt, tally) for name in rows}
+    examples = {name: _examples(name, rows[name], data, prompt, tally, path.parent) for name in rows}
     if cluster is not None and "test" in rows:
         examples["test"] = _clustered(examples["test"], rows["test"], cluster, clusters)
     columns = dict.fromkeys(name for each in rows.values() for row in each[:1] for name in row.values)
@@ -208,6 +211,7 @@ def _load(file: _File, data: DataConfig, cluster: str | None) -> _Loaded:
         splits=tuple(SplitInfo(name=name, num_examples=len(rows[name]), sha256=_hash(rows[name])) for name in rows),
         split_origin=origin,
         about=raw.about,
+        images=sum(len(images_of(example.prompt)) for each in examples.values() for example in each),
         findings=tuple(findings),
     )
     return _Loaded(info=info, examples=examples, cluster_faults=tuple(clusters.findings()))
@@ -236,19 +240,32 @@ def _splits(
 
 
 def _examples(
-    name: str, rows: Sequence[SourceRow], data: DataConfig, prompt: Prompt, tally: Tally
+    name: str, rows: Sequence[SourceRow], data: DataConfig, prompt: Prompt, tally: Tally, folder: Path
 ) -> tuple[Example, ...]:
-    """Return the rows as chats. Problems are added to `tally`."""
+    """Return the rows as chats, with images by their absolute paths. Problems are added to `tally`."""
     examples: list[Example] = []
+    root = folder / Path(data.image_root or "").expanduser()
     for number, row in enumerate(rows, 1):
         built = chat(row.values, data) if data.messages is not None else instruction(row.values, data, prompt)
         if isinstance(built, tuple):
-            examples.append(Example(id=f"{name}-{number - 1}", prompt=built[0], answer=built[1]))
+            turns = tuple(_located(turn, root) for turn in built[0])
+            for image in images_of(turns):
+                if (problem := image_fault(image)) is not None:
+                    first = f"the first is {image!r}"
+                    tally.add("DA105", "data", problem, line=row.line, row=number, hint=first, split=name)
+            examples.append(Example(id=f"{name}-{number - 1}", prompt=turns, answer=built[1]))
             continue
         for fault in built:
             hint = _fault_hint(fault, row.values) if fault.columns else fault.hint
             tally.add("DA105", "data", fault.message, line=row.line, row=number, hint=hint, split=name)
     return tuple(examples)
+
+
+def _located(turn: Message, root: Path) -> Message:
+    """Return a turn with the absolute paths of its images."""
+    if not turn.images:
+        return turn
+    return replace(turn, images=tuple(str(root / path) for path in turn.images))
 
 
 def _clustered(

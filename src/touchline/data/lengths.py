@@ -70,11 +70,13 @@ def token_lengths(
     Raises:
         InputError: dataset, tokenizer or chat template cannot be used.
     """
-    info = next((item for item in load_dataset(data, base, cache_dir).splits if item.name == split), None)
+    dataset = load_dataset(data, base, cache_dir)
+    info = next((item for item in dataset.splits if item.name == split), None)
     if info is None:
         return TokenLengths(prompt=np.empty(0, np.uint32), answer=np.empty(0, np.uint32))
     path = cache_dir / "lengths" / f"{_key(model, data, info.sha256, date)}.npz"
-    cached = _read(path, info.num_examples)
+    # Lengths with images depend on files that the key does not cover.
+    cached = None if dataset.images else _read(path, info.num_examples)
     if cached is not None:
         return cached
     renderer = load_renderer(model, date)
@@ -87,9 +89,12 @@ def token_lengths(
         ends = [min(*ends, rendered.prompt_ids), max(*ends, rendered.prompt_ids)] if ends else [rendered.prompt_ids] * 2
         if on_progress is not None and number % _SAY_EVERY == 0:
             on_progress(number, len(examples))
-    prefix = min(common_prefix(ends), int(counts[0].min()) - 1) if len(examples) > 1 else 0
+    # The trainer shares no prefix in a model whose positions depend on images.
+    shares = len(examples) > 1 and not model.vision
+    prefix = min(common_prefix(ends), int(counts[0].min()) - 1) if shares else 0
     lengths = TokenLengths(prompt=counts[0].copy(), answer=counts[1].copy(), prefix=prefix)
-    _write(path, lengths)
+    if not dataset.images:
+        _write(path, lengths)
     return lengths
 
 

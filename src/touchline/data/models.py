@@ -17,7 +17,9 @@ from touchline.core.json_text import parse_json
 from touchline.core.near import near_names
 from touchline.data.agreement import disagreements
 from touchline.data.hub import cached_snapshot, how_to_get, is_hub_id
+from touchline.data.images import read_image_rule
 from touchline.data.rendering.chat import ChatRenderer
+from touchline.data.rendering.image_rule import NO_IMAGES
 from touchline.data.shards import Shard
 from touchline.data.templates import IsolatedTemplate
 from touchline.data.tokenizer import read_tokenizer
@@ -98,6 +100,7 @@ def read_model(folder: Path) -> ModelInfo:
         weights_sha256=_weights_hash(shards),
         size_label=_size(parameters) if label.size == label.name and parameters else label.size,
         family=label.family,
+        vision=isinstance(config.get("vision_config"), dict),
         copied_bytes=_copied_bytes(folder),
         dimensions=_dimensions(config),
         weight_files=tuple(shard.name for shard in shards),
@@ -129,7 +132,8 @@ def load_renderer(model: ModelInfo, date: str) -> ChatRenderer:
     errors = [finding for finding in findings if finding.severity is Severity.ERROR]
     if errors or files.tokenizer_json is None:
         raise InputError(f"the tokenizer of {model.name} cannot be used", findings=errors)
-    return ChatRenderer(files.chat_template, files.tokenizer_json, files.tokens, date, IsolatedTemplate)
+    images = read_image_rule(Path(model.path)) if model.vision else NO_IMAGES
+    return ChatRenderer(files.chat_template, files.tokenizer_json, files.tokens, date, IsolatedTemplate, images)
 
 
 def _folders(models_dir: Path) -> list[Path]:

@@ -82,6 +82,7 @@ def answered(
             log_level="error",
             log_realtime=False,
             log_model_api=False,
+            log_images=False,
             ctl_server=False,
             score_display=False,
             # Inspect stops as soon as more have failed than may; a number of answers, since it takes a share otherwise.

@@ -10,7 +10,7 @@ beams, encoder-decoder models, models whose cache cannot be indexed by row (stat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,6 +18,8 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 
 TokenIds = tuple[int, ...]
+Pixels = Mapping[str, torch.Tensor]
+"""Arguments of a vision-language model for the images of a batch, in the order of its prompts."""
 StopReason = Literal["stop", "max_tokens"]
 
 Pick = Callable[[torch.Tensor, Sequence[int]], torch.Tensor]
@@ -69,11 +71,13 @@ def write_answers(
     pad_id: int,
     go_on: Callable[[], None] = lambda: None,
     pick: Pick = likeliest,
+    images: tuple[int, Pixels] | None = None,
 ) -> list[Generation]:
     """Generate up to `max_new_tokens` tokens per prompt, each chosen by `pick`.
 
     `model` follows the interface of transformers' causal language models; `go_on` is called before each forward pass
-    and raises to stop. Results are in the order of the prompts. Raises ValueError for an empty prompt.
+    and raises to stop. `images` holds the token of images and the pixels of all prompts. Results are in the order of
+    the prompts. Raises ValueError for an empty prompt.
     """
     if any(not prompt for prompt in prompts):
         raise ValueError("a prompt has no tokens")
@@ -82,7 +86,10 @@ def write_answers(
     stops = torch.tensor(sorted(stop_ids), device=model.device)
     written: list[list[int]] = [[] for _ in prompts]
     reasons: list[StopReason] = ["max_tokens"] * len(prompts)
-    rows = _prefill(model, prompts, pad_id, go_on, pick)
+    if images is None:
+        rows = _prefill(model, prompts, pad_id, go_on, pick)
+    else:
+        rows = _prefill_with_images(model, prompts, pad_id, go_on, pick, *images)
     for left in range(max_new_tokens - 1, -1, -1):
         ended = torch.isin(rows.tokens, stops).tolist()
         for place, token, end in zip(rows.places, rows.tokens.tolist(), ended, strict=True):
@@ -145,6 +152,42 @@ def _prefill(
         cache=cache,
         mask=mask,
         positions=positions[:, -1:] + 1,
+        tokens=pick(output.logits[:, -1], places),
+        pick=pick,
+    )
+
+
+def _prefill_with_images(
+    model: PreTrainedModel,
+    prompts: Sequence[TokenIds],
+    pad_id: int,
+    go_on: Callable[[], None],
+    pick: Pick,
+    image_token: int,
+    pixels: Pixels,
+) -> _Rows:
+    """Run prompts with images as one batch. Return the rows with their first tokens."""
+    device, width = model.device, max(map(len, prompts))
+    cache = DynamicCache(config=model.config)
+    ids = torch.tensor([[pad_id] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=device)
+    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
+    go_on()
+    output = model(
+        input_ids=ids,
+        attention_mask=mask,
+        mm_token_type_ids=(ids == image_token).int(),
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+        **{name: value.to(device) for name, value in pixels.items()},
+    )
+    places = list(range(len(prompts)))
+    return _Rows(
+        places=places,
+        cache=cache,
+        mask=mask,
+        # An image takes fewer positions than tokens; the model keeps by how many.
+        positions=mask.sum(dim=1, keepdim=True) + model.model.rope_deltas,
         tokens=pick(output.logits[:, -1], places),
         pick=pick,
     )

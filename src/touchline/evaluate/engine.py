@@ -10,14 +10,16 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 import torch
 
 from touchline.core.errors import HostError
-from touchline.evaluate.decoding import Generation, TokenIds, likeliest, write_answers
+from touchline.data.images import load_pixels
+from touchline.data.rendering.image_rule import ImageRule
+from touchline.evaluate.decoding import Generation, Pixels, TokenIds, likeliest, write_answers
 from touchline.evaluate.sampling import Drawing, Sampling
 from touchline.evaluate.weights import ActiveAdapter, Weights
 
@@ -53,6 +55,10 @@ class Request:
     """Adapter; None for the base."""
     prompt: TokenIds
     """Tokens of the prompt."""
+    images: tuple[str, ...] = ()
+    """Files of its images."""
+    image_rule: ImageRule | None = None
+    """Rule of the model's image processor; None for a model of text."""
     decoding: Decoding
     """Decoding settings."""
     stream: int = 0
@@ -119,15 +125,15 @@ class Engine:
         """Return all queued requests as batches, sorted by content so that arrival order has no effect."""
         with self._arrived:
             waiting, self._waiting = self._waiting, []
-        groups: dict[tuple[ActiveAdapter | None, Decoding], list[Request]] = {}
+        groups: dict[tuple[ActiveAdapter | None, Decoding, bool], list[Request]] = {}
         for request in waiting:
             if not request.future.cancelled():
-                groups.setdefault((request.worn, request.decoding), []).append(request)
+                groups.setdefault((request.worn, request.decoding, bool(request.images)), []).append(request)
         active = self.weights.active
         order = sorted(groups, key=lambda key: (key[0] != active, str(key[0]), key[1].max_new_tokens, str(key[1])))
         batches: list[list[Request]] = []
         for key in order:
-            requests = sorted(groups[key], key=lambda request: (-len(request.prompt), request.prompt, request.stream))
+            requests = sorted(groups[key], key=lambda each: (-len(each.prompt), each.prompt, each.images, each.stream))
             size = key[1].batch_size
             batches += [requests[start : start + size] for start in range(0, len(requests), size)]
         return batches
@@ -167,6 +173,7 @@ class Engine:
                 stop_ids=decoding.stop_ids,
                 pad_id=decoding.pad_id,
                 go_on=self._check_open,
+                images=_pixels(batch),
                 pick=likeliest
                 if decoding.sampling is None
                 else Drawing(decoding.sampling, [request.stream for request in batch]),
@@ -185,6 +192,16 @@ class Engine:
     def _check_open(self) -> None:
         if self._closed:
             raise RuntimeError("the engine is closed")
+
+
+def _pixels(batch: Sequence[Request]) -> tuple[int, Pixels] | None:
+    """Return the image token and the pixels of a batch. None for prompts of text."""
+    rule = batch[0].image_rule
+    if rule is None or not any(request.images for request in batch):
+        return None
+    found = load_pixels([path for request in batch for path in request.images], rule)
+    values = {"pixel_values": torch.from_numpy(found.values), "image_grid_thw": torch.from_numpy(found.grids)}
+    return rule.token_id, values
 
 
 def _out_of_memory(error: RuntimeError) -> bool:

@@ -13,6 +13,9 @@ from inspect_ai.model import (
     ChatMessageAssistant,
     ChatMessageSystem,
     ChatMessageUser,
+    Content,
+    ContentImage,
+    ContentText,
     GenerateConfig,
     GenerateConfigArgs,
     get_model,
@@ -32,7 +35,7 @@ from inspect_ai.scorer import (
 )
 from inspect_ai.solver import TaskState, generate
 
-from touchline.core.catalog import Example, Message
+from touchline.core.catalog import IMAGE_PLACE, Example, Message
 from touchline.core.errors import InputError, PlanDriftError
 from touchline.core.files import disk_errors, inside, write_if_changed
 from touchline.data.datasets import load_dataset, load_examples
@@ -295,4 +298,13 @@ def _message(message: Message) -> ChatMessage:
         return ChatMessageSystem(content=message.content)
     if message.role == "assistant":
         return ChatMessageAssistant(content=message.content)
-    return ChatMessageUser(content=message.content)
+    return ChatMessageUser(content=_parts(message) if message.images else message.content)
+
+
+def _parts(message: Message) -> list[Content]:
+    """Return the text and the image files of a turn, in order."""
+    first, *rest = message.content.split(IMAGE_PLACE)
+    parts: list[Content] = [ContentText(text=first)] if first else []
+    for path, text in zip(message.images, rest, strict=True):
+        parts += [ContentImage(image=path), *([ContentText(text=text)] if text else [])]
+    return parts

@@ -16,13 +16,14 @@ from peft import LoraConfig as PeftLoraConfig
 from peft import get_peft_model, get_peft_model_state_dict
 from pydantic import TypeAdapter
 from safetensors.torch import save_file
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig
 
 from touchline.core.errors import InputError
 from touchline.core.files import disk_errors, inside, open_regular, sha256_file, write_atomic
 from touchline.data.checkpoints import MARKER, export_state
 from touchline.data.metrics import ExportMarker, SavedFile
 from touchline.evaluate.checkpoint import read_marker
+from touchline.evaluate.weights import class_of
 from touchline.spec.evaluation import NO_OP_CHECKPOINT, EvaluationConfig
 from touchline.spec.experiment import LoraConfig
 
@@ -108,7 +109,7 @@ def _shapes(config: EvaluationConfig, adapter: PeftLoraConfig) -> dict[str, torc
     """Return the adapter's tensors by name on `meta`, without memory."""
     shape = AutoConfig.from_pretrained(config.model.path, local_files_only=True, trust_remote_code=False)
     with torch.device("meta"):
-        base = AutoModelForCausalLM.from_config(shape, trust_remote_code=False)
+        base = class_of(shape).from_config(shape, trust_remote_code=False)
         try:
             model = get_peft_model(base, adapter)
         except ValueError as error:

@@ -8,17 +8,25 @@ change answers (tools, several choices, stop sequences ...) are refused.
 from __future__ import annotations
 
 import asyncio
+import atexit
+import base64
 import datetime
+import functools
+import hashlib
 import math
+import tempfile
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Literal, cast
 
 from inspect_ai.model import (
     ChatCompletionChoice,
     ChatMessage,
     ChatMessageAssistant,
+    ContentImage,
+    ContentText,
     GenerateConfig,
     ModelAPI,
     ModelOutput,
@@ -26,10 +34,12 @@ from inspect_ai.model import (
 )
 from inspect_ai.tool import ToolChoice, ToolInfo
 
-from touchline.core.catalog import Message
+from touchline.core.catalog import IMAGE_PLACE, Message
 from touchline.core.errors import InputError
+from touchline.core.files import write_atomic
+from touchline.core.quantity import Missing
 from touchline.data.models import load_renderer
-from touchline.data.rendering.chat import ChatRenderer
+from touchline.data.rendering.chat import ChatRenderer, images_of
 from touchline.evaluate.asked import next_stream
 from touchline.evaluate.checkpoint import Checkpoint, require_packages, resolve_checkpoint
 from touchline.evaluate.decoding import Generation
@@ -154,8 +164,9 @@ class TouchlineAPI(ModelAPI):
         refuse_unsupported(tools, config)
         extra = config.extra_body or {}
         renderer = self.renderer(str(extra.get(DATE_KEY, self._date)))
-        text = renderer.prompt_text(plain_messages(input))
-        prompt = renderer.encode(text)
+        turns = plain_messages(input)
+        text, images = renderer.prompt_text(turns), images_of(turns)
+        prompt = renderer.with_image_tokens(renderer.encode(text), images, "the prompt")
         limit = config.max_tokens if config.max_tokens is not None else DEFAULT_MAX_NEW_TOKENS
         context = self.checkpoint.model.context_length
         if len(prompt) + limit > context:
@@ -171,7 +182,14 @@ class TouchlineAPI(ModelAPI):
             sampling=sampling_of(config),
         )
         stream = 0 if decoding.sampling is None else next_stream(config.seed, prompt)
-        request = Request(worn=self._worn, prompt=prompt, decoding=decoding, stream=stream)
+        request = Request(
+            worn=self._worn,
+            prompt=prompt,
+            images=images,
+            image_rule=None if isinstance(renderer.images, Missing) else renderer.images,
+            decoding=decoding,
+            stream=stream,
+        )
         engine = await asyncio.to_thread(lambda: self.engine) if self._engine is None else self._engine
         answer = await wait_for(engine.submit(request))
         return self._output(renderer.decode(answer.ids), answer, text, len(prompt))
@@ -205,18 +223,52 @@ def plain_messages(messages: Sequence[ChatMessage]) -> list[Message]:
     """Convert Inspect's chat messages to ours.
 
     Raises:
-        InputError: a turn has another role than system, user, assistant, or holds more than text.
+        InputError: a turn has another role than system, user, assistant, or holds more than text and images.
     """
     plain: list[Message] = []
     for message in messages:
         content = message.content
-        if message.role == "tool" or not (isinstance(content, str) or all(part.type == "text" for part in content)):
+        parts = content if isinstance(content, list) else []
+        if message.role == "tool" or not all(isinstance(part, ContentText | ContentImage) for part in parts):
             raise InputError(
-                f"a turn of role {message.role} with {'text' if isinstance(content, str) else 'other content'}",
-                expected="text turns of system, user and assistant",
+                f"a turn of role {message.role} with {'other content' if parts else 'text'}",
+                expected="turns of system, user and assistant with text and image files",
             )
-        plain.append(Message(role=message.role, content=message.text))
+        if not any(isinstance(part, ContentImage) for part in parts):
+            plain.append(Message(role=message.role, content=message.text))
+            continue
+        written = [part.text if isinstance(part, ContentText) else IMAGE_PLACE for part in parts]
+        images = tuple(_image_file(part.image) for part in parts if isinstance(part, ContentImage))
+        plain.append(Message(role=message.role, content="".join(written), images=images))
     return plain
+
+
+def _image_file(image: str) -> str:
+    """Return the file of an image. Inspect gives file content as a data URI, which is written to a temporary file.
+
+    Raises:
+        InputError: it is an address, or the content is not base64.
+    """
+    if "://" in image[:12]:
+        raise InputError(f"image {image[:80]!r} is an address", expected="the path of an image file")
+    if not image.startswith("data:"):
+        return image
+    try:
+        content = base64.b64decode(image.partition(",")[2], validate=True)
+    except ValueError:
+        raise InputError("an image's data URI is not base64", expected="the path of an image file") from None
+    path = _image_folder() / hashlib.sha256(content).hexdigest()
+    if not path.exists():
+        write_atomic(path, content)
+    return str(path)
+
+
+@functools.cache
+def _image_folder() -> Path:
+    """Return the folder of this process's temporary images, deleted at its end."""
+    folder = tempfile.TemporaryDirectory(prefix="touchline-images-")
+    atexit.register(folder.cleanup)
+    return Path(folder.name)
 
 
 def sampling_of(config: GenerateConfig) -> Sampling | None:

@@ -16,12 +16,20 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraModel, PeftConfig, PeftModel, PeftModelForCausalLM
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils.logging import disable_progress_bar
 
 from touchline.core.errors import InputError
@@ -73,6 +81,12 @@ def pick_dtype(wanted: str, device: torch.device) -> DtypeChoice:
     return choose_base_dtype(wanted, cuda_capability=capability)  # type: ignore[arg-type]
 
 
+def class_of(config: PretrainedConfig) -> Any:
+    """Return the loader of a model: that of causal language models, or of vision-language models."""
+    plain = config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    return AutoModelForCausalLM if plain else AutoModelForImageTextToText
+
+
 class Weights:
     """Base on its device.
 
@@ -85,7 +99,8 @@ class Weights:
     def __init__(self, path: str, dtype: DtypeChoice, device: torch.device) -> None:
         # Whatever loads draws no bar: lines of a log are for the evaluation.
         disable_progress_bar()
-        self.model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        self.model: PreTrainedModel = class_of(config).from_pretrained(
             path, dtype=_DTYPES[dtype.dtype], local_files_only=True, attn_implementation="sdpa"
         )
         self.model.to(device).eval().requires_grad_(False)

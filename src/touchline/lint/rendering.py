@@ -16,6 +16,7 @@ from touchline.backends.rendering import RowSettings, TrainedRow, TrainingRow
 from touchline.core.catalog import Message
 from touchline.core.finding import Location
 from touchline.core.quantity import Missing
+from touchline.data.rendering.chat import images_of
 from touchline.data.rendering.rows import ShownRow
 from touchline.data.rendering.sandbox import ChatTemplateError
 from touchline.data.rendering.text import Ids, ModelText
@@ -215,6 +216,8 @@ def _row(text: ModelText, which: str, row: ShownRow, trained: TrainedRow | Missi
         ids = text.renderer.prompt_ids(row.example.prompt)
     else:
         ids = text.ids(text.render(row.example.prompt, generation=True))
+        if images := images_of(row.example.prompt):
+            ids = text.renderer.with_image_tokens(ids, images, f"example {row.example.id}")
     shown, labelled = ((), ()) if isinstance(trained, Missing) else (trained.ids, trained.trained_ids)
     return RowView(
         which=which,

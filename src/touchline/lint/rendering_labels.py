@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from touchline.backends.registry import traits_of
 from touchline.backends.rendering import TrainedRow
+from touchline.core.catalog import IMAGE_PLACE
 from touchline.core.finding import Severity
 from touchline.core.quantity import Missing
 from touchline.lint.rendering import RenderingView, RowView, short, unknown_markers
@@ -304,8 +305,10 @@ def dropped_turn(view: RenderingView) -> Iterator[Violation]:
     """Report turns that the template leaves out."""
     for row in view.rows:
         for turn in row.row.example.prompt:
-            said = "".join(turn.content.split())
-            if said and said.casefold() not in "".join(row.prompt_text.split()).casefold():
+            # Images stand as tokens of their own between the texts.
+            texts = turn.content.split(IMAGE_PLACE) if turn.images else [turn.content]
+            written = "".join(row.prompt_text.split()).casefold()
+            if any("".join(text.split()).casefold() not in written for text in texts):
                 yield Violation(
                     message=f"{row.name}: its {turn.role} turn {turn.content[:_TOLD_CHARACTERS]!r} is not in the prompt"
                     " that the template writes",

@@ -342,7 +342,10 @@ def _digest(run: PlannedRun, model: ModelInfo, dataset: DatasetInfo, parent: Pla
     identity: dict[str, object] = {
         "kind": run.kind,
         "model": [model.name, model.weights_sha256, model.tokenizer_sha256, model.config_sha256],
-        "data": [dataset.sha256, {**json.loads(_DATA.dump_json(run.data)), "path": ""}],
+        "data": [
+            dataset.sha256,
+            {**_without_newer_defaults(json.loads(_DATA.dump_json(run.data)), DataConfig), "path": ""},
+        ],
         "train": None if run.train is None else _train_identity(run.train),
         "seed": run.seed if run.kind is RunKind.FINE_TUNED else None,
         "batches": None if run.batches is None else run.batches.digest,
@@ -368,6 +371,7 @@ def _train_identity(train: TrainConfig) -> dict[str, object]:
 _NEWER_KEYS: Mapping[type, tuple[str, ...]] = {
     TrainConfig: (*("method", "quantization", "optimizer", "label_smoothing", "neftune_alpha", "dataloader_workers"),),
     LoraConfig: ("init", "dora", "rslora"),
+    DataConfig: ("images", "image_root"),
 }
 """Keys added after version 0.1.0. A default does not enter the digest, so that runs planned before keep theirs."""
 

@@ -43,7 +43,12 @@ class PackingOption:
 
 
 def choose_packing(
-    train: TrainConfig, predict: Callable[[bool], PackingOption], lengths: ExampleLengths, devices: int = 1
+    train: TrainConfig,
+    predict: Callable[[bool], PackingOption],
+    lengths: ExampleLengths,
+    devices: int = 1,
+    *,
+    vision: bool = False,
 ) -> tuple[PackingOption, str, PackingSummary | Missing]:
     """Return the chosen option, the reason, and both options side by side.
 
@@ -52,12 +57,15 @@ def choose_packing(
         predict: returns the prediction for one packing mode.
         lengths: token lengths of the examples.
         devices: data-parallel size.
+        vision: whether the model has a vision tower.
     """
     packed, apart = predict(True), predict(False)
     summary = _side_by_side(train, packed, apart, lengths, devices)
     if train.packed != "auto":
         chosen = packed if train.packed else apart
         return chosen, f"{'packed' if train.packed else 'not packed'}: as written", summary
+    if vision:
+        return apart, "not packed: sequences of a vision-language model are not packed", summary
     if not get_backend(train.backend).capabilities.packing_keeps_steps:
         return (
             apart,
@@ -185,7 +193,7 @@ class RunResolver:
         def predict(packed: bool) -> PackingOption:
             return self._packing_option(replace(train, packed=packed), question, setup)
 
-        chosen, reason, packing = choose_packing(train, predict, lengths, self._devices)
+        chosen, reason, packing = choose_packing(train, predict, lengths, self._devices, vision=question.model.vision)
         memory = chosen.memory
         if chosen.forecast is not None and not isinstance(setup, Missing):
             # Once more, now with alternatives, which the other option does not need.

@@ -46,6 +46,12 @@ class DataConfig:
     """The user's turn, with `{input}` (or any other column in braces); the task's own prompt when not given."""
     system: str | None = None
     """A system turn put before the user's."""
+    images: Text | None = None
+    """Column that holds a row's images, a path or a list of paths. They stand where the text has `<image>`, or an
+    `{type: image}` part, else before it. Not needed for chats whose parts name their files, `{type: image, image:
+    scan.png}`."""
+    image_root: Text | None = None
+    """Folder that paths of images are relative to; the dataset's own folder when not given."""
     train_fraction: Fraction = defaults.TRAIN_FRACTION
     """Share of the rows that train, when the file has no splits; of the rest a quarter validates, the other tests."""
     split_seed: NonNegativeInt = defaults.SPLIT_SEED

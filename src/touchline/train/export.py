@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from peft import PeftModel
 from safetensors.torch import save
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig
 
 from touchline.backends.run_config import RunConfig
 from touchline.core.files import read_bytes
@@ -22,6 +22,7 @@ from touchline.train.folders import (
     write_bytes,
 )
 from touchline.train.inherit import Inheritance, adapter_tensors, combine, combined_settings, scale_of
+from touchline.train.model import class_of
 
 
 def export(
@@ -79,7 +80,8 @@ def merge(config: RunConfig, folder: Path) -> None:
     The adapter is merged into a second copy of the base, because merging and unmerging the training model would leave
     rounding errors in it.
     """
-    base = AutoModelForCausalLM.from_pretrained(config.model.path, dtype="auto", local_files_only=True)
+    shape = AutoConfig.from_pretrained(config.model.path, local_files_only=True, trust_remote_code=False)
+    base = class_of(shape).from_pretrained(config.model.path, dtype="auto", local_files_only=True)
     merged = PeftModel.from_pretrained(base, str(folder), torch_device="cpu").merge_and_unload()
     for name in (ADAPTER_FILE, ADAPTER_CONFIG_FILE, STAGE_FILE):
         (folder / name).unlink(missing_ok=True)

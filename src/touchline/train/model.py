@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -13,15 +13,28 @@ from peft import LoraConfig as PeftLoraConfig
 from peft import PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from touchline.backends.peft.layout import PADDING, BatchLayout, SequenceBatch, arrange, plain_attention, visible
 from touchline.core.catalog import RenderedExample
 from touchline.core.errors import InputError
+from touchline.core.quantity import Missing
+from touchline.data.images import load_pixels
+from touchline.data.rendering.image_rule import NO_IMAGES, ImageRule
 from touchline.spec.experiment import TrainConfig
 from touchline.train.inherit import CHANGES_BASE
 from touchline.train.machine import Machine, torch_dtype
 from touchline.train.quantization import is_quantized, keep_trainable_layout, quantization_config
+
+VISION_TOWERS = r".*\b(visual|vision_tower|vision_model)\b.*"
+"""Names of layers in a vision tower, which stays frozen: adapters are on the language model alone."""
 
 
 class BaseModelSpec(Protocol):
@@ -62,6 +75,12 @@ def attention_for(machine: Machine, widest_row: int) -> str:
     return "eager" if plain_attention(machine.kind, widest_row) else "sdpa"
 
 
+def class_of(config: PretrainedConfig) -> Any:
+    """Return the loader of a model: that of causal language models, or of vision-language models."""
+    plain = config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    return AutoModelForCausalLM if plain else AutoModelForImageTextToText
+
+
 def load_base(config: Recipe, machine: Machine, attention: str) -> nn.Module:
     """Load the frozen base on its device.
 
@@ -69,7 +88,8 @@ def load_base(config: Recipe, machine: Machine, attention: str) -> nn.Module:
         HostError: it is to be quantized, and bitsandbytes is not installed.
     """
     quantized = quantization_config(config.train.quantization, machine.base_dtype)
-    model = AutoModelForCausalLM.from_pretrained(
+    shape = AutoConfig.from_pretrained(config.model.path, local_files_only=True, trust_remote_code=False)
+    model = class_of(shape).from_pretrained(
         config.model.path,
         dtype=machine.base_dtype,
         attn_implementation=attention,
@@ -88,7 +108,7 @@ def random_base(config: Recipe, machine: Machine, attention: str) -> nn.Module:
     torch.manual_seed(config.seed)
     # Made where it is used: a GPU draws billions of numbers in a moment, a processor in minutes.
     with torch.device(machine.device):
-        model = AutoModelForCausalLM.from_config(shape, dtype=machine.base_dtype, attn_implementation=attention)
+        model = class_of(shape).from_config(shape, dtype=machine.base_dtype, attn_implementation=attention)
     return _frozen(model, machine)
 
 
@@ -126,6 +146,7 @@ def attach_adapter(base: nn.Module, config: Recipe, *, inherits: bool = False) -
                 lora_alpha=lora.resolved_alpha,
                 lora_dropout=lora.dropout,
                 target_modules=list(lora.target_modules),
+                exclude_modules=VISION_TOWERS if hasattr(base.config, "vision_config") else None,
                 bias="none",
                 init_lora_weights=True if init == "default" else init,
                 use_dora=lora.dora,
@@ -170,6 +191,7 @@ class TargetLoss:
         leaves_casts: whether the adapter's own casts of its input stay, for a trainer that is not ours.
         label_smoothing: probability mass spread over all tokens, in training mode only.
         neftune_alpha: noise on the embeddings, in training mode only; None for none.
+        images: rule of the model's image processor, or why there is none.
     """
 
     def __init__(
@@ -180,7 +202,9 @@ class TargetLoss:
         leaves_casts: bool = False,
         label_smoothing: float = 0.0,
         neftune_alpha: float | None = None,
+        images: ImageRule | Missing = NO_IMAGES,
     ) -> None:
+        self._images = images
         self.model = model
         self.machine = machine
         self._label_smoothing = label_smoothing
@@ -209,6 +233,8 @@ class TargetLoss:
         if rows.masked:
             inputs["position_ids"] = torch.from_numpy(rows.positions).to(device)
             inputs["attention_mask"] = self._mask(rows)
+        if rows.images:
+            inputs |= self._pixels(rows)
         labels = torch.from_numpy(rows.labels).to(device)
         self._sources = torch.from_numpy(rows.sources).to(device)
         training = self.model.training
@@ -226,6 +252,17 @@ class TargetLoss:
             label_smoothing=self._label_smoothing if training else 0.0,
         )
         return losses
+
+    def _pixels(self, rows: SequenceBatch) -> dict[str, Tensor]:
+        """Return what the model needs of a micro-batch's images, besides their tokens."""
+        assert isinstance(self._images, ImageRule), "rendered with this rule"
+        pixels = load_pixels(rows.images, self._images)
+        found = {
+            "pixel_values": torch.from_numpy(pixels.values),
+            "image_grid_thw": torch.from_numpy(pixels.grids),
+            "mm_token_type_ids": torch.from_numpy((rows.token_ids == self._images.token_id).astype(np.int32)),
+        }
+        return {name: value.to(self.machine.device) for name, value in found.items()}
 
     def _keep_sources(self, module: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
         """Select label positions before the head: hidden states of shape [R, W, H] become [1, T, H]."""

@@ -101,6 +101,8 @@ def build_session(inputs: Inputs, saved: tuple[Path, ResumeState] | None, ancest
         obstacle = "no prefix is shared, because its dropout would be shared with it"
     elif train.neftune_alpha is not None:
         obstacle = "no prefix is shared, because its noise would be shared with it"
+    if inputs.model.vision:
+        obstacle = "no prefix is shared, because positions in a vision-language model depend on its images"
     layout, reason = choose_layout(
         list(_sampled(inputs)), packed=train.packed, max_seq_len=train.max_seq_len, obstacle=obstacle
     )
@@ -113,7 +115,13 @@ def build_session(inputs: Inputs, saved: tuple[Path, ResumeState] | None, ancest
     if layout.share_prefix and dropout_in(model) > 0:
         layout = BatchLayout(row_tokens=train.max_seq_len) if train.packed else PADDED
         reason = "no prefix is shared, because the base has dropout, which would be shared with it"
-    target_loss = TargetLoss(model, machine, label_smoothing=train.label_smoothing, neftune_alpha=train.neftune_alpha)
+    target_loss = TargetLoss(
+        model,
+        machine,
+        label_smoothing=train.label_smoothing,
+        neftune_alpha=train.neftune_alpha,
+        images=inputs.renderer.images,
+    )
     parameters = trainable(model)
     layout, reason, isolation = _proved(target_loss, inputs, layout, reason)
     lineage = None

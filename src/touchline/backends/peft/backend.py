@@ -37,6 +37,7 @@ class PeftBackend:
         devices=MOST_DEVICES,
         stages=True,
         shuffled_labels=True,
+        vision=True,
         values={
             "method": ("lora",),
             "dataloader_workers": (0,),

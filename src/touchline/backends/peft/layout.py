@@ -83,6 +83,8 @@ class SequenceBatch:
     """Index in the micro-batch of each target's example; shape [T]."""
     masked: bool
     """Whether a row holds more than one example, so that causal attention alone is not enough."""
+    images: tuple[str, ...] = ()
+    """Files of the images of all prompts, in the order of the rows."""
 
     @property
     def computed_tokens(self) -> int:
@@ -150,6 +152,7 @@ def arrange(examples: Sequence[RenderedExample], layout: BatchLayout, pad_id: in
         labels=np.concatenate([np.asarray(examples[index].answer_ids, dtype=np.int64) for index in order]),
         owners=np.repeat(np.asarray(order, dtype=np.int64), [len(examples[index].answer_ids) for index in order]),
         masked=len(members) < len(examples),
+        images=tuple(path for index in order for path in examples[index].images),
     )
 
 

@@ -13,8 +13,11 @@ from itertools import islice
 
 from tokenizers import Tokenizer
 
-from touchline.core.catalog import Example, Message, RenderedExample
+from touchline.core.catalog import IMAGE_PLACE, Example, Message, RenderedExample
+from touchline.core.errors import InputError
 from touchline.core.json_text import has_half_characters
+from touchline.core.quantity import Missing
+from touchline.data.rendering.image_rule import NO_IMAGES, ImageRule
 from touchline.data.rendering.sandbox import ChatTemplate, ChatTemplateError, Compile
 
 _TOGETHER = 64
@@ -46,6 +49,7 @@ class ChatRenderer:
         tokens: the special tokens.
         date: ISO date frozen in the plan.
         compile_template: what makes a template of its text.
+        images: rule of the model's image processor, or why there is none.
 
     Raises:
         ChatTemplateError: the template does not compile.
@@ -58,7 +62,10 @@ class ChatRenderer:
         tokens: SpecialTokens,
         date: str,
         compile_template: Compile = ChatTemplate,
+        images: ImageRule | Missing = NO_IMAGES,
     ) -> None:
+        self.images = images
+        """Rule of the model's image processor, or why there is none."""
         self._template = None if template is None else compile_template(template, date)
         self._tokenizer = Tokenizer.from_str(tokenizer_json)
         self._tokenizer.no_truncation()
@@ -79,8 +86,33 @@ class ChatRenderer:
         return text
 
     def prompt_ids(self, messages: Sequence[Message]) -> tuple[int, ...]:
-        """Return the prompt as token ids. Only the template writes special tokens."""
-        return self.encode(self.prompt_text(messages))
+        """Return the prompt as token ids, with the tokens of its images. Only the template writes special tokens."""
+        return self.with_image_tokens(self.encode(self.prompt_text(messages)), images_of(messages), "the prompt")
+
+    def with_image_tokens(self, ids: tuple[int, ...], images: Sequence[str], what: str) -> tuple[int, ...]:
+        """Return a prompt with one token per part of each image, in place of the one that the template writes.
+
+        Args:
+            ids: tokens of the rendered prompt.
+            images: files of its images, in order.
+            what: the prompt as a message names it.
+
+        Raises:
+            InputError: an image cannot be read.
+            ChatTemplateError: the template does not write one token per image.
+        """
+        if isinstance(self.images, Missing):
+            return ids
+        token = self.images.token_id
+        if ids.count(token) != len(images):
+            raise ChatTemplateError(
+                f"the chat template writes {ids.count(token)} image tokens for the {len(images)} images of {what}",
+                expected="one for each image, and none in the text",
+            )
+        if not images:
+            return ids
+        counts = iter([self.images.tokens_of(path) for path in images])
+        return tuple(each for id in ids for each in ([id] * next(counts) if id == token else (id,)))
 
     def example(self, example: Example) -> RenderedExample:
         """Return an example's prompt and its answer with the stop token, as token ids.
@@ -114,11 +146,18 @@ class ChatRenderer:
             )
         if has_half_characters(whole):
             raise half_character(f"example {example.id}, as the chat template writes it,")
-        return RenderedExample(prompt_ids=self.encode(prompt), answer_ids=self._answer(whole[len(prompt) :], example))
+        images = images_of(example.prompt)
+        return RenderedExample(
+            prompt_ids=self.with_image_tokens(self.encode(prompt), images, f"example {example.id}"),
+            answer_ids=self._answer(whole[len(prompt) :], example),
+            images=images,
+        )
 
     def decode(self, ids: Sequence[int], *, keep_special: bool = False) -> str:
-        """Return the text of token ids, by default without special tokens."""
-        return str(self._tokenizer.decode(list(ids), skip_special_tokens=not keep_special))
+        """Return the text of token ids, by default without special tokens; the tokens of an image as one."""
+        token = None if isinstance(self.images, Missing) else self.images.token_id
+        shown = [id for at, id in enumerate(ids) if id != token or at == 0 or ids[at - 1] != token]
+        return str(self._tokenizer.decode(shown, skip_special_tokens=not keep_special))
 
     def _answer(self, rest: str, example: Example) -> tuple[int, ...]:
         answer = example.answer if rest.startswith(example.answer) else example.answer.strip()
@@ -132,7 +171,16 @@ class ChatRenderer:
         return (*self.encode(answer), self._id(self._tokens.eos) or min(self.stop_ids))
 
     def _texts(self, chats: Sequence[tuple[Sequence[Message], bool]]) -> list[str]:
-        """Return the texts of chats, given their turns and whether the marker of the next answer follows."""
+        """Return the texts of chats, given their turns and whether the marker of the next answer follows.
+
+        Raises:
+            InputError: a chat has images, and the model takes none.
+        """
+        if isinstance(self.images, Missing) and any(images_of(turns) for turns, _ in chats):
+            raise InputError(
+                f"the chats have images, and {self.images.missing}",
+                expected="a vision-language model with its processor",
+            )
         if self._template is None:
             return [
                 "".join(f"{turn.content}\n" if turn.role != "assistant" else turn.content for turn in turns)
@@ -156,7 +204,7 @@ class ChatRenderer:
 def variables_of(messages: Sequence[Message], tokens: SpecialTokens, generation: bool) -> dict[str, object]:
     """Return the variables of a chat template; `generation` requests the marker of the assistant's turn."""
     return {
-        "messages": [{"role": message.role, "content": message.content} for message in messages],
+        "messages": [{"role": message.role, "content": _content(message)} for message in messages],
         "add_generation_prompt": generation,
         "bos_token": tokens.bos or "",
         "eos_token": tokens.eos or "",
@@ -165,6 +213,22 @@ def variables_of(messages: Sequence[Message], tokens: SpecialTokens, generation:
         "tools": None,
         "documents": None,
     }
+
+
+def images_of(messages: Iterable[Message]) -> tuple[str, ...]:
+    """Return the files of the images of turns, in order."""
+    return tuple(path for message in messages for path in message.images)
+
+
+def _content(message: Message) -> str | list[dict[str, str]]:
+    """Return a turn as templates expect it: text, or parts if it holds images."""
+    if not message.images:
+        return message.content
+    first, *rest = message.content.split(IMAGE_PLACE)
+    parts = [{"type": "text", "text": first}]
+    for text in rest:
+        parts += [{"type": "image"}, {"type": "text", "text": text}]
+    return [part for part in parts if part["type"] == "image" or part["text"]]
 
 
 def half_character(what: str) -> ChatTemplateError:

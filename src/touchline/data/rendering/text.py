@@ -12,7 +12,9 @@ from tokenizers import Tokenizer
 
 from touchline.core.catalog import Message
 from touchline.core.json_text import has_half_characters
+from touchline.core.quantity import Missing
 from touchline.data.rendering.chat import ChatRenderer, SpecialTokens, half_character, variables_of
+from touchline.data.rendering.image_rule import NO_IMAGES, ImageRule
 from touchline.data.rendering.sandbox import MARKS, ChatTemplate, ChatTemplateError, Compile, Template
 
 Ids = tuple[int, ...]
@@ -29,6 +31,7 @@ class ModelText:
         tokens: the special tokens that its files name.
         date: ISO date for templates that print one.
         compile_template: what makes a template of its text.
+        images: rule of the model's image processor, or why there is none.
     """
 
     def __init__(
@@ -38,7 +41,9 @@ class ModelText:
         tokens: SpecialTokens,
         date: str,
         compile_template: Compile = ChatTemplate,
+        images: ImageRule | Missing = NO_IMAGES,
     ) -> None:
+        self._images = images
         self.template = template
         """The model's own chat template."""
         self.tokens = tokens
@@ -70,7 +75,9 @@ class ModelText:
             ChatTemplateError: the template does not compile, or no token ends an answer.
         """
         if self._renderer is None:
-            self._renderer = ChatRenderer(self.template, self._json, self.tokens, self._date, self._compile)
+            self._renderer = ChatRenderer(
+                self.template, self._json, self.tokens, self._date, self._compile, self._images
+            )
         return self._renderer
 
     def ids(self, text: str, *, special_tokens: bool = False) -> Ids:

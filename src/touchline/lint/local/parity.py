@@ -16,7 +16,9 @@ from touchline.core.files import read_json_object, read_text_bounded
 from touchline.core.finding import Finding, Location, Severity
 from touchline.core.quantity import Missing
 from touchline.data.datasets import load_examples
+from touchline.data.images import read_image_rule
 from touchline.data.readers import WHOLE
+from touchline.data.rendering.chat import images_of
 from touchline.data.rendering.rows import ShownRow, shown_row
 from touchline.data.rendering.text import ModelText
 from touchline.data.templates import IsolatedTemplate
@@ -137,7 +139,10 @@ class Parity:
             errors = tuple(fault for fault in faults if fault.severity is Severity.ERROR)
             text = None
             if not errors and files.tokenizer_json is not None:
-                text = ModelText(files.chat_template, files.tokenizer_json, files.tokens, self._date, IsolatedTemplate)
+                images = read_image_rule(model)
+                text = ModelText(
+                    files.chat_template, files.tokenizer_json, files.tokens, self._date, IsolatedTemplate, images
+                )
             self._texts[model] = (text, _embedding_rows(model), errors)
         return self._texts[model]
 
@@ -163,7 +168,10 @@ class Parity:
         if key not in self._data:
             try:
                 examples = load_examples(data, "train", base)
-                rows = tuple(ShownRow(example=example, form="messages") for example in examples)
+                rows = tuple(
+                    ShownRow(example=example, form="messages", media=bool(images_of(example.prompt)))
+                    for example in examples
+                )
                 self._data[key] = (
                     _Data(path=path, rows=rows, is_planned=True) if rows else Missing(missing="no training rows")
                 )

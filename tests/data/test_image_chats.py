@@ -1,0 +1,138 @@
+"""Chats with images: the forms of the field, their tokens, and their faults, all at once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tests.tiny_model import build_tiny_model
+from tests.tiny_vision import build_tiny_vision_model, write_colors
+
+from touchline.core.errors import InputError
+from touchline.data.datasets import load_dataset, load_examples
+from touchline.data.images import image_size
+from touchline.data.lengths import token_lengths
+from touchline.data.models import load_renderer, read_model
+from touchline.data.rendering.chat import images_of
+from touchline.data.rendering.image_rule import ImageRule
+from touchline.spec.experiment import DataConfig
+
+DATE = "2026-01-01"
+ANSWER = {"role": "assistant", "content": "Red"}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A vision-language model."""
+    return build_tiny_vision_model(tmp_path_factory.mktemp("models") / "Tiny-VL-1M")
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with images and a dataset of them."""
+    return write_colors(tmp_path_factory.mktemp("images"), 24).parent
+
+
+def chats(folder: Path, rows: list[dict[str, object]], name: str = "chats.json") -> Path:
+    """Write rows that train; others validate and test."""
+    other = {"messages": [{"role": "user", "content": f"Another {name}?"}, ANSWER]}
+    path = folder / name
+    path.write_text(json.dumps({"train": rows, "test": [other | {"image": [], "images": []}]}), encoding="utf-8")
+    return path
+
+
+def test_every_form_of_a_chat_with_images_is_the_same_prompt(model: Path, images: Path) -> None:
+    first, second = "image_00.jpg", "image_01.png"
+    parts = [{"type": "image", "image": first}, {"type": "text", "text": "and "}, {"type": "image", "image": second}]
+    bare = [{"type": "image"}, {"type": "text", "text": "and "}, {"type": "image"}]
+    asked = {"type": "text", "text": " which?"}
+    both = [first, second]
+    forms: list[tuple[dict[str, object], str | None]] = [
+        ({"messages": [{"role": "user", "content": [*parts, asked]}, ANSWER]}, None),
+        ({"messages": [{"role": "user", "content": [*bare, asked]}, ANSWER], "images": both}, "images"),
+        ({"messages": [{"role": "user", "content": "<image>and <image> which?"}, ANSWER], "images": both}, "images"),
+        (
+            {
+                "messages": [{"from": "human", "value": "<image>and <image> which?"}, {"from": "gpt", "value": "Red"}],
+                "images": [{"path": first, "bytes": None}, {"path": second}],
+            },
+            "images",
+        ),
+    ]
+    renderer = load_renderer(read_model(model), DATE)
+    assert isinstance(renderer.images, ImageRule)
+    rendered = []
+    for number, (row, column) in enumerate(forms):
+        data = DataConfig(path=str(chats(images, [row], f"form_{number}.json")), messages="messages", images=column)
+        assert load_dataset(data, images).images == 2
+        (example,) = load_examples(data, "train", images)
+        assert images_of(example.prompt) == tuple(str(images / name) for name in both)
+        rendered.append(renderer.example(example))
+    assert all(each == rendered[0] for each in rendered)
+    text = renderer.decode(rendered[0].prompt_ids, keep_special=True)
+    assert "user\n<|vision_start|><|image_pad|><|vision_end|>and <|vision_start|>" in text
+    expected = [renderer.images.tokens(*image_size(str(images / name))) for name in both]
+    assert rendered[0].prompt_ids.count(renderer.images.token_id) == sum(expected)
+    assert rendered[0].images == tuple(str(images / name) for name in both)
+
+
+def test_images_of_columns_stand_before_the_question_and_lengths_are_exact(
+    model: Path, images: Path, tmp_path: Path
+) -> None:
+    data = DataConfig(path="colors.json", images="image", prompt="{input}")
+    found = read_model(model)
+    assert found.vision
+    lengths = token_lengths(found, data, "train", images, DATE, tmp_path)
+    renderer = load_renderer(found, DATE)
+    assert isinstance(renderer.images, ImageRule)
+    examples = load_examples(data, "train", images)
+    assert len(set(lengths.prompt.tolist())) > 1
+    for number, example in enumerate(examples):
+        rendered = renderer.example(example)
+        assert int(lengths.prompt[number]) == len(rendered.prompt_ids)
+        (image,) = rendered.images
+        assert rendered.prompt_ids.count(renderer.images.token_id) == renderer.images.tokens(*image_size(image))
+        assert example.prompt[0].content.startswith("<image>Color")
+    assert not (tmp_path / "lengths").exists()
+
+
+def test_all_faults_of_images_come_at_once(images: Path) -> None:
+    (images / "text.png").write_text("no image", encoding="utf-8")
+    rows: list[dict[str, object]] = [
+        {"messages": [{"role": "user", "content": f"{number} {text}"}, ANSWER], "images": files}
+        for number, (text, files) in enumerate(
+            [
+                ("<image>", ["gone.png"]),
+                ("<image>", ["text.png"]),
+                ("<image> <image>", ["image_00.jpg"]),
+                ("", [{"bytes": "abc"}]),
+                ("<image>", ["gone too.png"]),
+            ]
+        )
+    ]
+    answered = {"role": "assistant", "content": [{"type": "image", "image": "image_00.jpg"}]}
+    rows.append({"messages": [{"role": "user", "content": "draw"}, answered], "images": []})
+    data = DataConfig(path=str(chats(images, rows, "faults.json")), messages="messages", images="images")
+    messages = [finding.message for finding in load_dataset(data, images).findings]
+    for words in (
+        "an image does not exist (2 times: rows 1, 5)",
+        "an image is neither PNG nor JPEG, or is broken",
+        "the text has 2 places of images, and the row has 1",
+        "column 'images' holds an image that is not a path",
+        "a turn of the assistant holds an image",
+    ):
+        assert any(words in message for message in messages), (words, messages)
+    with pytest.raises(InputError):
+        load_examples(data, "train", images)
+
+
+def test_a_text_model_refuses_images_and_text_needs_none(images: Path, model: Path, tmp_path: Path) -> None:
+    data = DataConfig(path="colors.json", images="image", prompt="{input}")
+    example, *_ = load_examples(data, "train", images)
+    with pytest.raises(InputError, match="have images, and the model takes text alone"):
+        load_renderer(read_model(build_tiny_model(tmp_path / "Tiny-1M")), DATE).example(example)
+    plain = DataConfig(path="colors.json", prompt="{input} <|image_pad|>")
+    example, *_ = load_examples(plain, "train", images)
+    with pytest.raises(InputError, match="writes 1 image tokens for the 0 images"):
+        load_renderer(read_model(model), DATE).example(example)
