@@ -5,13 +5,31 @@ from __future__ import annotations
 import hashlib
 
 import numpy as np
+from numpy.typing import NDArray
 
 from touchline.backends.protocol import ExampleLengths
 from touchline.core.quantity import Missing
 from touchline.data.packing.batches import plan_batches
-from touchline.data.packing.forecast import BatchForecast
+from touchline.data.packing.forecast import BatchForecast, BatchSettings
 from touchline.spec.experiment import TrainConfig, accumulation_steps
 from touchline.spec.plan import BatchSummary
+
+
+def planned_orders(lengths: NDArray[np.uint32], settings: BatchSettings) -> list[NDArray[np.int64]]:
+    """Return the examples of each epoch in the planned order.
+
+    Args:
+        lengths: tokens of each example.
+        settings: the settings.
+    """
+    plan = plan_batches(
+        np.asarray(lengths),
+        global_batch_size=settings.global_batch_size,
+        micro_batch_size=settings.micro_batch_size,
+        epochs=settings.epochs,
+        seed=settings.seed,
+    )
+    return [order.astype(np.int64) for order in plan.orders]
 
 
 def planned_batches(train: TrainConfig, lengths: ExampleLengths, seed: int, devices: int = 1) -> BatchSummary | Missing:

@@ -16,9 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from touchline.backends.hf_loop import hf_forecast
+<<<<<<< HEAD
 from touchline.backends.simulation import checked, cut_at_end, keep
 from touchline.core.units import plural
 from touchline.data.packing.batches import plan_batches
+=======
+from touchline.backends.planned_order import planned_orders
+from touchline.backends.simulation import checked, cut_at_end, keep, plural
+>>>>>>> 58551d3 (Backends axolotl and llamafactory: their own configs, and a recorder that takes part in their process)
 from touchline.data.packing.forecast import BatchForecast, Batching, BatchSettings
 from touchline.data.packing.simple import batch_edges, best_fit_decreasing, one_each
 
@@ -69,19 +74,8 @@ class TrlBatching:
             multiple=self.pad_to_multiple_of,
             flatten=settings.packed,
             notes=notes,
-            orders=_planned(lengths, settings) if self.planned_order and not settings.packed else None,
+            orders=planned_orders(lengths, settings) if self.planned_order and not settings.packed else None,
         )
-
-
-def _planned(lengths: NDArray[np.uint32], settings: BatchSettings) -> list[NDArray[np.int64]]:
-    plan = plan_batches(
-        np.asarray(lengths),
-        global_batch_size=settings.global_batch_size,
-        micro_batch_size=settings.micro_batch_size,
-        epochs=settings.epochs,
-        seed=settings.seed,
-    )
-    return [order.astype(np.int64) for order in plan.orders]
 
 
 BATCHING: Batching = TrlBatching()

@@ -1,0 +1,76 @@
+"""Planner interface of the backend `axolotl`."""
+
+from __future__ import annotations
+
+from touchline.backends.axolotl.batching import PAD_TO_MULTIPLE_OF
+from touchline.backends.capabilities import Capabilities
+from touchline.backends.hf_program import OPTIMIZERS, WORK_FOLDER, HfProgramBackend, PlannedSettings
+from touchline.backends.protocol import Backend
+
+
+def training_config(planned: PlannedSettings) -> dict[str, object]:
+    """Return the settings of `axolotl train`."""
+    train, batches, lora = planned.train, planned.batches, planned.train.lora
+    quantized = train.quantization == "nf4"
+    config: dict[str, object] = {
+        "base_model": planned.model,
+        "adapter": "qlora" if quantized else "lora",
+        "load_in_4bit": quantized,
+        "lora_r": lora.rank,
+        "lora_alpha": planned.alpha,
+        "lora_dropout": lora.dropout,
+        "lora_target_modules": list(lora.target_modules),
+        "peft_use_dora": lora.dora,
+        "peft_use_rslora": lora.rslora,
+        # Kernels for CUDA alone, which axolotl takes without being asked where there is no dropout.
+        **dict.fromkeys(("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel"), False),
+        "datasets": [{"path": f"{WORK_FOLDER}/rows.jsonl", "ds_type": "json"}],
+        "shuffle_merged_datasets": False,
+        "dataset_prepared_path": f"{WORK_FOLDER}/prepared",
+        "dataset_num_proc": 1,
+        "val_set_size": 0,
+        "sequence_len": train.max_seq_len,
+        "sample_packing": False,
+        "output_dir": f"{WORK_FOLDER}/output",
+        "micro_batch_size": batches.micro_batch_size,
+        "gradient_accumulation_steps": batches.gradient_accumulation_steps,
+        "num_epochs": train.epochs,
+        "learning_rate": train.learning_rate,
+        "lr_scheduler": train.schedule if train.schedule != "constant" else "constant_with_warmup",
+        "warmup_ratio": train.warmup_fraction,
+        "weight_decay": train.weight_decay,
+        "max_grad_norm": train.max_grad_norm,
+        "optimizer": OPTIMIZERS[train.optimizer],
+        "neftune_noise_alpha": train.neftune_alpha,
+        "dataloader_num_workers": train.dataloader_workers,
+        "seed": planned.run.seed,
+        "gradient_checkpointing": train.gradient_checkpointing,
+        "attn_implementation": "sdpa",
+        "bf16": planned.base_dtype == "bfloat16",
+        "fp16": False,
+        "tf32": False,
+        "logging_steps": 1,
+        "save_strategy": "no",
+    }
+    return {key: value for key, value in config.items() if value is not None}
+
+
+BACKEND: Backend = HfProgramBackend(
+    name="axolotl",
+    title="axolotl",
+    capabilities=Capabilities(
+        shuffled_labels=True,
+        packing_keeps_steps=False,
+        values={
+            "method": ("lora",),
+            "quantization": ("none", "nf4"),
+            "optimizer": tuple(OPTIMIZERS),
+            "packed": (False, "auto"),
+            "label_smoothing": (0.0,),
+            "lora.dtype": ("float32",),
+            "lora.init": ("default",),
+        },
+    ),
+    pad_to_multiple_of=PAD_TO_MULTIPLE_OF,
+    settings=training_config,
+)

@@ -1,0 +1,80 @@
+"""Planner interface of the backend `llamafactory`."""
+
+from __future__ import annotations
+
+from math import ceil
+
+from touchline.backends.capabilities import Capabilities
+from touchline.backends.hf_program import OPTIMIZERS, WORK_FOLDER, HfProgramBackend, PlannedSettings
+from touchline.backends.llamafactory.batching import PAD_TO_MULTIPLE_OF
+from touchline.backends.protocol import Backend
+
+_EXAMPLES = "planned"
+"""Name of the examples. LLaMA-Factory asks for one, and reads `tokenized_path` alone."""
+
+
+def training_arguments(planned: PlannedSettings) -> dict[str, object]:
+    """Return the arguments of `llamafactory-cli train`."""
+    train, batches, lora = planned.train, planned.batches, planned.train.lora
+    arguments: dict[str, object] = {
+        "model_name_or_path": planned.model,
+        "stage": "sft",
+        "do_train": True,
+        "finetuning_type": "lora",
+        "lora_rank": lora.rank,
+        "lora_alpha": planned.alpha,
+        "lora_dropout": lora.dropout,
+        "lora_target": ",".join(lora.target_modules),
+        "use_dora": lora.dora,
+        "use_rslora": lora.rslora,
+        "dataset": _EXAMPLES,
+        "tokenized_path": f"{WORK_FOLDER}/tokenized",
+        "template": "empty",
+        "cutoff_len": train.max_seq_len,
+        "packing": False,
+        "output_dir": f"{WORK_FOLDER}/output",
+        "per_device_train_batch_size": batches.micro_batch_size,
+        "gradient_accumulation_steps": batches.gradient_accumulation_steps,
+        "num_train_epochs": train.epochs,
+        "learning_rate": train.learning_rate,
+        "lr_scheduler_type": train.schedule if train.schedule != "constant" else "constant_with_warmup",
+        "warmup_steps": ceil(train.warmup_fraction * batches.steps),
+        "weight_decay": train.weight_decay,
+        "max_grad_norm": train.max_grad_norm,
+        "optim": OPTIMIZERS[train.optimizer],
+        "label_smoothing_factor": train.label_smoothing,
+        "neftune_noise_alpha": train.neftune_alpha,
+        "dataloader_num_workers": train.dataloader_workers,
+        "seed": planned.run.seed,
+        "disable_gradient_checkpointing": not train.gradient_checkpointing,
+        "flash_attn": "sdpa",
+        "bf16": planned.base_dtype == "bfloat16",
+        "use_cpu": planned.on_cpu,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "eval_strategy": "no",
+        "report_to": "none",
+    }
+    if train.quantization == "nf4":
+        arguments |= {"quantization_bit": 4, "quantization_method": "bnb", "double_quantization": True}
+    return {key: value for key, value in arguments.items() if value is not None}
+
+
+BACKEND: Backend = HfProgramBackend(
+    name="llamafactory",
+    title="LLaMA-Factory",
+    capabilities=Capabilities(
+        shuffled_labels=True,
+        packing_keeps_steps=False,
+        values={
+            "method": ("lora",),
+            "quantization": ("none", "nf4"),
+            "optimizer": tuple(OPTIMIZERS),
+            "packed": (False, "auto"),
+            "lora.dtype": ("float32",),
+            "lora.init": ("default",),
+        },
+    ),
+    pad_to_multiple_of=PAD_TO_MULTIPLE_OF,
+    settings=training_arguments,
+)
