@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from touchline.backends.capabilities import Capabilities
+from touchline.backends.external import WORK_FOLDER, Environment, Launch
 from touchline.backends.hf_loop import hf_forecast
 from touchline.backends.planned_order import planned_batches, planned_orders
 from touchline.backends.protocol import ExampleLengths, Override
@@ -45,8 +46,6 @@ OPTIMIZERS = {
     "adafactor": "adafactor",
 }
 """The Trainer's names of optimizers."""
-WORK_FOLDER = "trainer"
-"""Folder of a run's folder that the trainer works in."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,11 +126,15 @@ class HfProgramBackend:
             variant="dora" if train.lora.dora else "lora",
         )
 
-    def batches(self, train: TrainConfig, lengths: ExampleLengths, seed: int, devices: int = 1) -> BatchSummary | Missing:
+    def batches(
+        self, train: TrainConfig, lengths: ExampleLengths, seed: int, devices: int = 1
+    ) -> BatchSummary | Missing:
         """Return the batches: examples in the planned order."""
         return planned_batches(train, lengths, seed, devices)
 
-    def forecast(self, train: TrainConfig, lengths: ExampleLengths, seed: int, devices: int = 1) -> BatchForecast | Missing:
+    def forecast(
+        self, train: TrainConfig, lengths: ExampleLengths, seed: int, devices: int = 1
+    ) -> BatchForecast | Missing:
         """Return the predicted micro-batches."""
         if train.micro_batch_size == "auto" or train.packed == "auto":
             return Missing(missing="micro_batch_size or packed is not resolved")
@@ -180,6 +183,18 @@ class HfProgramBackend:
             on_cpu=plan.machine.kind == "cpu",
             base_dtype=plan.machine.base_dtype if dtype == "auto" else dtype,
         )
+
+
+@dataclass(kw_only=True, slots=True)
+class HfProgram:
+    """finetune.py of the run's folder as a program."""
+
+    environment: Environment
+    """Environment of the trainer."""
+
+    def command(self, launch: Launch) -> tuple[str, ...]:
+        """Return the command of an attempt; a state of an earlier one is its argument."""
+        return (launch.program, "finetune.py", *(() if launch.state is None else (launch.state,)))
 
 
 def _text(package: str, name: str) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from touchline.backends.axolotl.batching import PAD_TO_MULTIPLE_OF
 from touchline.backends.capabilities import Capabilities
-from touchline.backends.hf_program import OPTIMIZERS, WORK_FOLDER, HfProgramBackend, PlannedSettings
+from touchline.backends.external import WORK_FOLDER
+from touchline.backends.hf_program import OPTIMIZERS, HfProgramBackend, PlannedSettings
 from touchline.backends.protocol import Backend
 
 
@@ -50,7 +51,7 @@ def training_config(planned: PlannedSettings) -> dict[str, object]:
         "fp16": False,
         "tf32": False,
         "logging_steps": 1,
-        "save_strategy": "no",
+        "save_strategy": "epoch",
     }
     return {key: value for key, value in config.items() if value is not None}
 

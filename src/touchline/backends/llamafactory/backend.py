@@ -5,7 +5,8 @@ from __future__ import annotations
 from math import ceil
 
 from touchline.backends.capabilities import Capabilities
-from touchline.backends.hf_program import OPTIMIZERS, WORK_FOLDER, HfProgramBackend, PlannedSettings
+from touchline.backends.external import WORK_FOLDER
+from touchline.backends.hf_program import OPTIMIZERS, HfProgramBackend, PlannedSettings
 from touchline.backends.llamafactory.batching import PAD_TO_MULTIPLE_OF
 from touchline.backends.protocol import Backend
 
@@ -51,7 +52,7 @@ def training_arguments(planned: PlannedSettings) -> dict[str, object]:
         "bf16": planned.base_dtype == "bfloat16",
         "use_cpu": planned.on_cpu,
         "logging_steps": 1,
-        "save_strategy": "no",
+        "save_strategy": "epoch",
         "eval_strategy": "no",
         "report_to": "none",
     }

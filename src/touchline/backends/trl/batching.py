@@ -16,14 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from touchline.backends.hf_loop import hf_forecast
-<<<<<<< HEAD
+from touchline.backends.planned_order import planned_orders
 from touchline.backends.simulation import checked, cut_at_end, keep
 from touchline.core.units import plural
-from touchline.data.packing.batches import plan_batches
-=======
-from touchline.backends.planned_order import planned_orders
-from touchline.backends.simulation import checked, cut_at_end, keep, plural
->>>>>>> 58551d3 (Backends axolotl and llamafactory: their own configs, and a recorder that takes part in their process)
 from touchline.data.packing.forecast import BatchForecast, Batching, BatchSettings
 from touchline.data.packing.simple import batch_edges, best_fit_decreasing, one_each
 
