@@ -23,4 +23,12 @@ def _lines(node: dict[str, object], indent: str) -> Iterator[str]:
                 yield f"{indent}  - {first.lstrip()}"
                 yield from rest
         else:
-            yield f"{indent}{key}: {json.dumps(value, ensure_ascii=False)}"
+            yield f"{indent}{key}: {_flow(value)}"
+
+
+def _flow(value: object) -> str:
+    """Return a value in JSON form. Readers of YAML 1.1 take `1e-05` for a text, and `1.0e-05` for the number."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(_flow, value))}]"
+    text = json.dumps(value, ensure_ascii=False)
+    return text.replace("e", ".0e") if isinstance(value, float) and "e" in text and "." not in text else text
