@@ -133,7 +133,9 @@ def test_a_plan_for_another_gpu_gives_minutes_and_memory(experiment: Experiment,
 def test_the_forecast_has_the_planned_order_and_the_collators_widths(backend: str) -> None:
     """Micro-batches of the planner's examples, padded to a multiple of the trainer's."""
     lengths = np.asarray([10, 33, 65, 40, 12, 90, 7], dtype=np.uint32)
-    train = TrainConfig(backend=backend, epochs=2, global_batch_size=4, micro_batch_size=2, max_seq_len=96, packed=False)
+    train = TrainConfig(
+        backend=backend, epochs=2, global_batch_size=4, micro_batch_size=2, max_seq_len=96, packed=False
+    )
     found = get_backend(backend).forecast(train, ExampleLengths(prompt=lengths - 2, answer=np.full_like(lengths, 2)), 3)
     assert not isinstance(found, Missing)
     multiple = {"axolotl": 64, "llamafactory": 8}[backend]
@@ -147,10 +149,14 @@ def test_the_forecast_has_the_planned_order_and_the_collators_widths(backend: st
 @pytest.mark.parametrize(
     ("train", "subject", "hint"),
     [
-        (TrainConfig(backend="axolotl", label_smoothing=0.1), "train.label_smoothing", "backend: llamafactory"),
-        (TrainConfig(backend="axolotl", packed=True), "train.packed", "backend: peft"),
-        (TrainConfig(backend="llamafactory", packed=True), "train.packed", "backend: peft"),
-        (TrainConfig(backend="llamafactory", lora=LoraConfig(alpha=6.5)), "train.lora.alpha", "alpha: 6"),
+        (TrainConfig(backend="axolotl", max_seq_len=96, label_smoothing=0.1), "train.label_smoothing", "backend: peft"),
+        (TrainConfig(backend="axolotl", max_seq_len=96, packed=True), "train.packed", "backend: peft"),
+        (TrainConfig(backend="llamafactory", max_seq_len=96, packed=True), "train.packed", "backend: peft"),
+        (
+            TrainConfig(backend="llamafactory", max_seq_len=96, lora=LoraConfig(alpha=6.5)),
+            "train.lora.alpha",
+            "alpha: 6",
+        ),
     ],
 )
 def test_what_a_trainer_cannot_do_is_refused(

@@ -96,7 +96,14 @@ def test_the_trainer_does_the_planned_training(experiment: Experiment) -> None:
     one, other = metrics(ours), metrics(theirs)
     assert len(one.steps) == len(other.steps) == experiment.plan.runs[1].batches.steps  # type: ignore[union-attr]
     for expected, found in zip(one.steps, other.steps, strict=True):
-        assert (found.step, found.epoch, found.examples, found.micro_batches, found.real_tokens, found.target_tokens) == (
+        assert (
+            found.step,
+            found.epoch,
+            found.examples,
+            found.micro_batches,
+            found.real_tokens,
+            found.target_tokens,
+        ) == (
             *(expected.step, expected.epoch, expected.examples, expected.micro_batches),
             *(expected.real_tokens, expected.target_tokens),
         )

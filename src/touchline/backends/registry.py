@@ -196,8 +196,9 @@ def environment_of(name: str) -> Environment:
 
 
 def capabilities() -> dict[str, Capabilities]:
-    """Return what each backend can do, by name."""
-    return {name: get_backend(name).capabilities for name in backend_names()}
+    """Return what each backend can do, by name; first those that need no environment of their own."""
+    names = sorted(backend_names(), key=lambda name: name in _folders_with("external"))
+    return {name: get_backend(name).capabilities for name in names}
 
 
 def refused_settings(model: ModelInfo, train: TrainConfig, devices: int = 1) -> tuple[Finding, ...]:
