@@ -90,7 +90,7 @@ def experiment(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 
 
 def test_the_trainer_does_the_planned_training(experiment: Experiment) -> None:
-    """Same examples, learning rates, losses and gradients as our own loop, step by step; then checkpoints and marker."""
+    """Same examples, learning rates, losses and gradients as our own loop, step by step; same checkpoints."""
     ours, theirs = experiment.run_folder(0), experiment.run_folder(1)
     assert run_external(theirs, Stop())
     one, other = metrics(ours), metrics(theirs)
