@@ -63,7 +63,7 @@ $(TRACK)/.complete: pyproject.toml constraints.txt
 	$(TRACK)/bin/python -m pip install --quiet -c constraints.txt -e '.[trackers]' $(FOR_TESTS)
 	touch $@
 
-torchtune-env: $(TUNE)/.complete ## Make .venv-torchtune: peers that do not live beside the newest torchao
+torchtune-env: $(TUNE)/.complete ## Make .venv-torchtune: torchtune, which trains in an environment of its own
 
 # torchtune 0.6.1 does not import beside newer versions of torchao. LLaMA-Factory's packer needs little of what
 # LLaMA-Factory asks for.

@@ -260,7 +260,7 @@ def _sections(
             "packed": packed,
         },
         "log_every_n_steps": 1,
-        "log_peak_memory_stats": True,
+        "log_peak_memory_stats": not on_cpu,
     }
 
 

@@ -263,7 +263,7 @@ class _Checker:
                 continue
             view = self._training(training, file.path.parent, self._around_of(file.path))
             self._siblings.add(view, file.path.parent, document, reading.findings)
-            self.found.findings += data_findings_of(training, document, file.path.parent)
+            self.found.findings += data_findings_of(training, document, file.path.parent, format_.name)
             self.found.findings += self._parity.findings(training, file.path.parent)
 
     def _around_of(self, config: Path) -> Surroundings:

@@ -44,9 +44,18 @@ class Beginning:
     """Columns of its first row."""
 
 
-def data_findings_of(training: StatedTraining, document: ForeignDocument, folder: Path) -> Iterator[Finding]:
-    """Yield BK025 and BK026: the file has another format, or lacks the field or the columns that the config names."""
-    use = traits_of(training.backend).data_use
+def data_findings_of(
+    training: StatedTraining, document: ForeignDocument, folder: Path, reader: str
+) -> Iterator[Finding]:
+    """Yield BK025 and BK026: the file has another format, or lacks the field or the columns that the config names.
+
+    Args:
+        training: what the config states.
+        document: the config.
+        folder: folder that its paths start from.
+        reader: trainer whose config it is, which reads the data; our own settings name another one as the backend.
+    """
+    use = traits_of(reader).data_use
     for source in training.sources:
         path = path_of(source.name.value, folder) if source.kind == "file" else None
         if path is not None and path.is_file():
