@@ -15,12 +15,19 @@ from tests.train.test_run import library_loss
 from tests.train.tiny_run import make_config, tiny_train, write_config
 from torch import nn
 
+from touchline.backends.memory import MemoryCoefficients
 from touchline.backends.peft.layout import PADDED, arrange
+from touchline.backends.registry import get_backend, memory_coefficients
 from touchline.backends.run_config import RunConfig
 from touchline.core.catalog import RenderedExample
 from touchline.core.errors import HostError, InputError
+from touchline.core.machine import TargetMachine
+from touchline.core.quantity import Missing
 from touchline.data.machine import DtypeChoice
 from touchline.data.metrics_file import read_metrics
+from touchline.data.shapes import load_shape
+from touchline.estimate.disk import saved_adapter_bytes
+from touchline.estimate.parts import state_bytes, weight_bytes
 from touchline.evaluate.weights import ActiveAdapter, Weights
 from touchline.spec.experiment import CheckpointConfig, LoraConfig, TrainConfig
 from touchline.train.inputs import load_inputs
@@ -194,3 +201,46 @@ def test_an_adapter_that_changes_the_base_when_loaded_is_refused(tiny_model: Pat
     weights = Weights(config.model.path, DtypeChoice(dtype="float32", reason="a test"), torch.device("cpu"))
     with pytest.raises(InputError, match="pissa"):
         weights.activate(ActiveAdapter(folder=tmp_path, merged=False))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"quantization": "nf4", "optimizer": "adamw_8bit", "lora": LoraConfig(rank=64)},
+        {"quantization": "int8", "optimizer": "adafactor"},
+        {"optimizer": "muon"},
+        {"lora": LoraConfig(rank=4, dora=True), "optimizer": "adafactor"},
+    ],
+    ids=named,
+)
+def test_estimated_bytes_are_those_that_lie_there(
+    tiny_model: Path, words: Path, tmp_path: Path, changes: dict[str, object]
+) -> None:
+    """The loaded base, the optimizer's state and the adapter's file."""
+    config = configured(tiny_model, words, base_dtype="bfloat16", **changes)
+    machine = select_device("bfloat16")
+    target = TargetMachine(
+        name="cpu", kind="cpu", memory=Missing(missing="a test"), base_dtype="bfloat16", count=1, source="a test"
+    )
+    shape = load_shape(config.model.path, tiny_model.parent)
+    setup = get_backend("peft").setup(config.train, shape, target, 64)
+    base = load_base(config, machine, "sdpa")
+    held = sum(each.nbytes for each in base.parameters())
+    for module in base.modules():
+        state = getattr(getattr(module, "weight", None), "quant_state", None)
+        if state is not None:
+            held += state.absmax.nbytes + state.state2.absmax.nbytes
+        scales = getattr(getattr(module, "weight", None), "SCB", None)
+        held += 0 if scales is None else scales.nbytes
+    coefficients = memory_coefficients("peft")
+    assert isinstance(coefficients, MemoryCoefficients)
+    assert weight_bytes(setup, coefficients) == pytest.approx(held, rel=0.01)
+    folder = write_config(tmp_path / "run", config)
+    assert not run_training(config, folder, StopAfter(left=12))
+    (optimizer,) = folder.glob("resume/step_*/optimizer.safetensors")
+    states = [value for value in load_file(optimizer).values() if value.ndim]
+    assert state_bytes(setup, 4) == pytest.approx(sum(value.nbytes for value in states), rel=0.01)
+    assert run_training(config, folder, Stop())
+    assert saved_adapter_bytes(setup) == pytest.approx(
+        (folder / "epoch_1" / "adapter_model.safetensors").stat().st_size, abs=64
+    )

@@ -145,6 +145,10 @@ class TrainingSetup:
     """Whether rows are padded, so that attention gets a mask; None if unknown."""
     release: str | None = None
     """The trainer's version, `2024.8`; None if unknown."""
+    int8_base: bool = False
+    """Whether the frozen base's matrices are in 8 bits (LLM.int8)."""
+    nested_scales: bool | None = None
+    """Whether the scales of a 4-bit base are themselves in 8 bits; None: the trainer's default."""
     dynamic_4bit: bool = False
     """Whether the 4-bit base was stored with some layers in 16 bits."""
     image_tokens: int = 0
@@ -165,7 +169,15 @@ class TrainingSetup:
         if self.method == "full":
             return self.shape.num_parameters
         whole = self.shape.vocab_size * self.shape.hidden_size * len(self.whole_modules)
-        return self.shape.adapter_parameters(self.rank, self.target_modules) + whole
+        adapter = self.shape.adapter_parameters(self.rank, self.target_modules)
+        return adapter + self.magnitudes * self.shape.num_layers + whole
+
+    @property
+    def magnitudes(self) -> int:
+        """Trained magnitudes of DoRA in a block, one per output of an adapted layer."""
+        if self.variant != "dora" or self.method == "full":
+            return 0
+        return sum(linear.outputs for linear in self.shape.linears if linear.name in self.target_modules)
 
 
 class MemoryVerdict(StrEnum):

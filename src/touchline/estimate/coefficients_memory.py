@@ -26,16 +26,19 @@ NF4_SCALE_BYTES: Final = 4 / 64
 NF4_DOUBLE_SCALE_BYTES: Final = 1 / 64 + 4 / (64 * 256)
 """One 8-bit scale a block of 64, and a float32 one for 256 of those (same source, double quantization)."""
 
-OPTIMIZER_STATES: Final = {
-    "8bit": (2.0, True),
-    "adafactor": (0.02, True),
-    "lion": (1.0, False),
-    "sgd": (0.0, False),
-    "adam": (2.0, False),
-}
-"""Part of an optimizer's name -> (states held, whether in bytes a parameter rather than in elements of the parameter's
-own type). torch.optim.AdamW keeps two moments in the parameter's type; bitsandbytes' 8-bit ones two bytes a parameter
-(bitsandbytes documentation, 8-bit optimizers); Adafactor sums of rows and columns; Lion one moment."""
+OPTIMIZER_STATES: Final = {"lion": 1.0, "muon": 1.0, "sgd": 0.0, "adam": 2.0}
+"""Part of an optimizer's name -> elements of state per parameter, of the parameter's own type: torch.optim.AdamW keeps
+two moments, Lion and torch.optim.Muon one."""
+ADAFACTOR_BYTES: Final = 0.02
+"""Bytes of Adafactor's state per parameter of a whole model: float32 sums of rows and columns. An adapter's are
+counted."""
+STATE_BYTES_8BIT: Final = 1 + 4 / 256
+"""Bytes per parameter of an 8-bit state: itself, and a float32 maximum for each block of 256 (bitsandbytes 0.50,
+optimizer.py)."""
+SMALLEST_8BIT: Final = 4096
+"""Elements from which a tensor's state is in 8 bits; a smaller one's is in float32 (the same source)."""
+INT8_SCALE_BYTES: Final = 4
+"""Bytes per output of an 8-bit matrix: its float32 maximum (bitsandbytes 0.50, Int8Params)."""
 
 FOREACH_COPIES: Final = {"adamw_torch": 1.0, "adamw_foreach": 1.0}
 """Optimizers that make copies of all trained parameters in their step: torch's multi-tensor AdamW makes one, the root

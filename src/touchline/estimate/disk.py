@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -20,6 +21,7 @@ from touchline.estimate.coefficients_memory import (
     TORCH_FILE_BYTES,
 )
 from touchline.estimate.layers import FLOAT, role_of, size_of
+from touchline.estimate.parts import state_bytes
 
 Save = Literal["adapter", "merged", "full"]
 """Contents of a checkpoint: adapter only, merged model, or fully trained model."""
@@ -41,8 +43,10 @@ class DiskEstimate:
     """Peak during training in MB, since the old training state stays until the next one is complete."""
 
 
-def adapter_tensors(shape: ModelShape, rank: int, target_modules: tuple[str, ...]) -> Iterator[tuple[str, int, int]]:
-    """Yield name, rows and columns of an adapter's tensors, as PEFT names them in its file."""
+def adapter_tensors(
+    shape: ModelShape, rank: int, target_modules: tuple[str, ...], *, dora: bool = False
+) -> Iterator[tuple[str, int, int]]:
+    """Yield name, rows and columns of an adapter's tensors, as PEFT names them in its file; a vector has no columns."""
     for layer in range(shape.num_layers):
         for linear in shape.linears:
             if linear.name in target_modules:
@@ -50,6 +54,8 @@ def adapter_tensors(shape: ModelShape, rank: int, target_modules: tuple[str, ...
                 path = f"{_PREFIX}.{layer}.{part}.{linear.name}"
                 yield f"{path}.lora_A.weight", rank, linear.inputs
                 yield f"{path}.lora_B.weight", linear.outputs, rank
+                if dora:
+                    yield f"{path}.lora_magnitude_vector", linear.outputs, 0
 
 
 @functools.lru_cache(maxsize=512)  # asked again for every learning rate and length of a sweep
@@ -60,6 +66,7 @@ def adapter_file_bytes(
     dtype: Dtype,
     *,
     file: Literal["safetensors", "torch"] = "safetensors",
+    dora: bool = False,
 ) -> int:
     """Return the bytes of `adapter_model.safetensors` with its header, exact for Llama-like names; or of
     `adapter_model.pt`.
@@ -67,17 +74,24 @@ def adapter_file_bytes(
     A safetensors file is eight bytes of length, a JSON header padded to a multiple of eight, and the tensors (its
     README, "Format"). A file of torch.save is some bytes larger per tensor.
     """
-    tensors = sorted(adapter_tensors(shape, rank, target_modules))
+    tensors = sorted(adapter_tensors(shape, rank, target_modules, dora=dora))
     size = size_of(dtype)
     if file == "torch":
-        return sum(size * rows * columns + TORCH_FILE_BYTES for _, rows, columns in tensors)
+        return sum(size * rows * max(columns, 1) + TORCH_FILE_BYTES for _, rows, columns in tensors)
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, rows, columns in tensors:
-        start, end = end, end + size * rows * columns
-        header[name] = {"dtype": _TYPES[dtype], "shape": [rows, columns], "data_offsets": [start, end]}
+        start, end = end, end + size * rows * max(columns, 1)
+        dimensions = [rows, columns] if columns else [rows]
+        header[name] = {"dtype": _TYPES[dtype], "shape": dimensions, "data_offsets": [start, end]}
     length = len(json.dumps(header, separators=(",", ":")))
     return 8 + -(-length // 8) * 8 + end
+
+
+def saved_adapter_bytes(setup: TrainingSetup) -> int:
+    """Return the bytes of the adapter file of a training."""
+    dora = setup.variant == "dora"
+    return adapter_file_bytes(setup.shape, setup.rank, setup.target_modules, setup.adapter_dtype, dora=dora)
 
 
 def model_bytes(shape: ModelShape, dtype: Dtype) -> int:
@@ -86,14 +100,14 @@ def model_bytes(shape: ModelShape, dtype: Dtype) -> int:
 
 
 def resume_bytes(setup: TrainingSetup) -> int:
-    """Return the bytes of a training state: trained parameters, two moments of the same dtype, step counts, RNG
-    states."""
-    trained = setup.trained_parameters * size_of(setup.base_dtype if setup.method == "full" else setup.adapter_dtype)
+    """Return the bytes of a training state: trained parameters, the optimizer's states, step counts, RNG states."""
+    element = size_of(setup.base_dtype if setup.method == "full" else setup.adapter_dtype)
     layers = sum(linear.name in setup.target_modules for linear in setup.shape.linears)
     tensors = 2 * setup.shape.num_layers * max(layers, 1)
     # Names of some 70 letters with shape and offsets in the header; three entries for each parameter's state.
     headers = tensors * (130 + 3 * 145) + tensors * FLOAT
-    return 3 * trained + headers + RANDOM_STATE_BYTES
+    states = math.ceil(state_bytes(setup, element))
+    return setup.trained_parameters * element + states + headers + RANDOM_STATE_BYTES
 
 
 def disk_estimate(
@@ -127,7 +141,7 @@ def disk_estimate(
     if (save == "full") != (setup.method == "full"):
         raise ValueError(f"a checkpoint of kind {save!r} does not go with the method {setup.method!r}")
     if save == "adapter":
-        each = float(adapter_file_bytes(setup.shape, setup.rank, setup.target_modules, setup.adapter_dtype))
+        each = float(saved_adapter_bytes(setup))
     else:
         each = float(model_bytes(setup.shape, merged_dtype or setup.base_dtype))
     each += tokenizer_bytes + CHECKPOINT_FILES_BYTES

@@ -221,6 +221,8 @@ def stack_key(setup: TrainingSetup) -> tuple[object, ...]:
         setup.variant,
         setup.whole_modules,
         setup.dynamic_4bit,
+        setup.int8_base,
+        setup.nested_scales,
         setup.shape.vision is not None,
     )
 

@@ -62,14 +62,29 @@ def step_flops(setup: TrainingSetup, work: StepWork) -> StepFlops:
     matrices = _PRODUCT * work.tokens * shape.linear_parameters
     adapter = 0 if trained else setup.trained_parameters
     logits = work.label_tokens if _label_tokens_only(setup) else work.tokens
+    norms = _PRODUCT * work.micro_batches * shape.num_layers * _dora_products(setup)
+    if setup.magnitudes and setup.dropout > 0:
+        # With dropout, a DoRA layer multiplies its base once more, by the input that was not dropped.
+        matrices *= 2
     fused = setup.attention == "fused"
     scores = 2 * _PRODUCT * work.squares * shape.q_size * shape.num_layers * (0.5 if fused else 1.0)
     return StepFlops(
         linear=matrices * (3 + again if trained else 2 + again),
-        adapter=_PRODUCT * work.tokens * adapter * (3 + again),
+        adapter=_PRODUCT * work.tokens * adapter * (3 + again) + norms * (1 + again),
         head=_PRODUCT * logits * shape.vocab_size * shape.hidden_size * (3 if trained else 2),
         attention=scores * (1 + again + (_BACKWARD_FUSED if fused else _BACKWARD_EAGER)),
     )
+
+
+def _dora_products(setup: TrainingSetup) -> int:
+    """Return the multiplications of a block by which DoRA computes the norms of its layers' weights in a forward pass.
+
+    PEFT 0.21 (tuners/lora/dora.py) multiplies an identity of the inputs' width by both factors, without gradient.
+    """
+    if not setup.magnitudes:
+        return 0
+    adapted = [linear for linear in setup.shape.linears if linear.name in setup.target_modules]
+    return sum(setup.rank * linear.inputs * (linear.inputs + linear.outputs) for linear in adapted)
 
 
 def forward_flops(setup: TrainingSetup, work: StepWork) -> float:

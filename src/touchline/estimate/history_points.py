@@ -180,8 +180,9 @@ def to_training_setup(record: RunRecord, shape_of: Callable[[str], ModelShape | 
     assert dtype is not None
     # Other kinds of adapters than LoRA are named where the method is, as PEFT names them.
     variant = method.lower() if method is not None and method.lower() in VARIANT_BYTES else "lora"
+    quantization = _word(training.quantization)
     if method is not None and variant != "lora":
-        method = "lora"
+        method = "qlora" if quantization == "nf4" else "lora"
     if method not in _METHODS:
         return Missing(missing=f"unknown method {str(method)[:40]!r}")
     targets = _word(training.target_modules)
@@ -197,6 +198,9 @@ def to_training_setup(record: RunRecord, shape_of: Callable[[str], ModelShape | 
         gradient_checkpointing=_word(training.gradient_checkpointing) == "true",
         attention="eager" if _word(training.attention) == "eager" else "fused",
         variant=variant,
+        int8_base=quantization == "int8",
+        # touchline's own runs hold the scales of a 4-bit base in 8 bits; of others that is not known.
+        nested_scales=True if method == "qlora" and record.origin == "touchline" else None,
     )
 
 

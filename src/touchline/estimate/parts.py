@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from touchline.backends.memory import MemoryCoefficients
 from touchline.core.estimate import LossKind, MicroBatch, TrainingSetup
 from touchline.estimate.coefficients_memory import (
+    ADAFACTOR_BYTES,
     FOREACH_COPIES,
+    INT8_SCALE_BYTES,
     LOSS_BYTES,
     MASK_BYTES,
     NF4_BYTES,
     NF4_DOUBLE_SCALE_BYTES,
     NF4_SCALE_BYTES,
     OPTIMIZER_STATES,
+    SMALLEST_8BIT,
+    STATE_BYTES_8BIT,
     UPCAST_KEPT_BYTES,
     UPCAST_MOST_BYTES,
     WORKSPACE_BYTES,
@@ -69,16 +74,21 @@ def weight_bytes(setup: TrainingSetup, coefficients: MemoryCoefficients) -> floa
     shape = setup.shape
     head = shape.vocab_size * shape.hidden_size
     copied = head if coefficients.unties and shape.tied_embeddings else 0
-    if setup.method != "qlora":
-        return float((shape.num_parameters + copied) * size_of(setup.base_dtype))
     matrices = shape.num_layers * sum(linear.inputs * linear.outputs for linear in shape.linears)
+    if setup.method != "qlora":
+        whole = float((shape.num_parameters + copied) * size_of(setup.base_dtype))
+        if not setup.int8_base:
+            return whole
+        outputs = shape.num_layers * sum(linear.outputs for linear in shape.linears)
+        return whole - matrices * (size_of(setup.base_dtype) - 1) + INT8_SCALE_BYTES * outputs
     if shape.vision is not None and not setup.dynamic_4bit:
         # bitsandbytes quantizes every linear layer but the output layer; a dynamic 4-bit model leaves its tower out.
         matrices += shape.vision.matrix_parameters
     rest = shape.num_parameters + copied - matrices
     if coefficients.quantises_head:
         matrices, rest = matrices + head, rest - head
-    scales = NF4_DOUBLE_SCALE_BYTES if coefficients.nf4_double_quant else NF4_SCALE_BYTES
+    nested = coefficients.nf4_double_quant if setup.nested_scales is None else setup.nested_scales
+    scales = NF4_DOUBLE_SCALE_BYTES if nested else NF4_SCALE_BYTES
     size = matrices * (NF4_BYTES + scales) + rest * computes_in(setup, coefficients)
     if setup.dynamic_4bit:
         size += matrices * coefficients.dynamic_extra[0]
@@ -88,13 +98,43 @@ def weight_bytes(setup: TrainingSetup, coefficients: MemoryCoefficients) -> floa
 
 def optimizer_bytes(setup: TrainingSetup, coefficients: MemoryCoefficients) -> float:
     """Return the bytes of the optimizer state, including float32 copies of the trained weights."""
-    trained, element = setup.trained_parameters, _trained_size(setup)
-    named = (found for name, found in OPTIMIZER_STATES.items() if name in setup.optimizer)
-    states, in_bytes = next(named, OPTIMIZER_STATES["adam"])
+    element = _trained_size(setup)
     master = FLOAT if coefficients.master_weights and element < FLOAT else 0
-    if master and not in_bytes:
-        element = FLOAT
-    return trained * (states if in_bytes else states * element) + trained * master
+    return state_bytes(setup, master or element) + setup.trained_parameters * master
+
+
+def state_bytes(setup: TrainingSetup, element: int) -> float:
+    """Return the bytes of the optimizer's states.
+
+    Args:
+        setup: the settings.
+        element: bytes per element of a state that has the parameter's type.
+    """
+    trained = setup.trained_parameters
+    states = next((found for name, found in OPTIMIZER_STATES.items() if name in setup.optimizer), 2.0)
+    if "8bit" in setup.optimizer_family:
+        sizes = [(rows * columns, count) for rows, columns, count in adapter_matrices(setup)]
+        small = sum(size * count for size, count in sizes if size < SMALLEST_8BIT)
+        return states * (small * FLOAT + (trained - small) * STATE_BYTES_8BIT)
+    if "adafactor" in setup.optimizer:
+        matrices = list(adapter_matrices(setup))
+        rest = trained - sum(rows * columns * count for rows, columns, count in matrices)
+        sums = sum(count * (rows + columns if min(rows, columns) > 1 else rows) for rows, columns, count in matrices)
+        return FLOAT * sums + ADAFACTOR_BYTES * rest
+    return trained * states * element
+
+
+def adapter_matrices(setup: TrainingSetup) -> Iterator[tuple[int, int, int]]:
+    """Yield rows, columns and number of the adapter's tensors in the blocks; a vector has one column."""
+    if setup.method == "full":
+        return
+    shape = setup.shape
+    for linear in shape.linears:
+        if linear.name in setup.target_modules:
+            yield setup.rank, linear.inputs, shape.num_layers
+            yield linear.outputs, setup.rank, shape.num_layers
+            if setup.magnitudes:
+                yield linear.outputs, 1, shape.num_layers
 
 
 def after_init_bytes(setup: TrainingSetup, coefficients: MemoryCoefficients) -> float:
@@ -233,7 +273,7 @@ def _second_gradient(setup: TrainingSetup) -> float:
 
 
 def _dequantised(setup: TrainingSetup) -> float:
-    """Return the bytes of the largest matrix of a 4-bit base in 16 bits, while it is multiplied."""
-    if setup.method != "qlora":
+    """Return the bytes of the largest matrix of a quantized base in 16 bits, while it is multiplied."""
+    if setup.method != "qlora" and not setup.int8_base:
         return 0.0
     return float(max(linear.inputs * linear.outputs for linear in setup.shape.linears) * size_of(setup.base_dtype))

@@ -56,14 +56,14 @@ class TimePoint:
 
 def stack_key(setup: TrainingSetup) -> tuple[object, ...]:
     """Return a key that is equal for runs that share the rates of a machine."""
-    return setup.backend, setup.method, setup.base_dtype, setup.compiled, setup.loss, setup.variant
+    form = (setup.method, setup.int8_base, setup.base_dtype)
+    return setup.backend, form, setup.compiled, setup.loss, setup.variant
 
 
 def variant_key(setup: TrainingSetup) -> tuple[object, ...]:
     """Return a key of the settings that affect time beyond the operations that they add.
 
-    Rank and optimizer are not among them: their effect is mostly in the operations, and logs spell optimizers in
-    many ways.
+    Rank is not among them: its effect is mostly in the operations.
     """
     return (
         setup.gradient_checkpointing,
@@ -71,6 +71,7 @@ def variant_key(setup: TrainingSetup) -> tuple[object, ...]:
         setup.adapter_dtype,
         setup.dropout > 0,
         frozenset(setup.target_modules),
+        setup.optimizer_family,
     )
 
 

@@ -74,6 +74,14 @@ _REFERENCE_KERNELS: Final = 286.0
 _NF4_MOVED: Final = 8.0
 """Bytes moved a parameter and pass where a 4-bit base is turned back: half a byte read, two written, two read again,
 the scales, and kernels that stay below the bandwidth."""
+_INT8_MOVED: Final = 3.5
+"""The same of an 8-bit base: a byte read forward; backward one read, two written, two read again."""
+_DORA_MOVED: Final = 8
+"""Times that an element of a layer's weight is moved in a forward pass for DoRA's norms: the product of the factors is
+written, scaled, read with the weight, their sum written, read and reduced (PEFT 0.21, tuners/lora/dora.py)."""
+_OPTIMIZER_KERNELS: Final = {"muon": 28, "adafactor": 24, "8bit": 1.2}
+"""Kernels per trained tensor in a step, counted on torch 2.13, transformers 5.23 and bitsandbytes 0.50; AdamW takes
+one for all tensors."""
 _OPTIMIZER_MOVED: Final = 7
 """Times that a trained parameter's element is moved a step: weight, gradient and two states are read, three written."""
 
@@ -93,6 +101,15 @@ def launches(setup: TrainingSetup) -> float:
     return math.sqrt(kernels / _REFERENCE_KERNELS)
 
 
+def optimizer_launches(setup: TrainingSetup) -> float:
+    """Return the host's work of the optimizer's step per block, in the unit of `launches`."""
+    kernels = next((count for name, count in _OPTIMIZER_KERNELS.items() if name in setup.optimizer_family), 0)
+    if setup.method == "full":
+        return 0.0
+    adapted = sum(linear.name in setup.target_modules for linear in setup.shape.linears)
+    return kernels * adapted * (3 if setup.magnitudes else 2) / _REFERENCE_KERNELS
+
+
 def amounts(setup: TrainingSetup, work: StepWork) -> tuple[float, ...]:
     """Return the amount of each term in one optimizer step; shape [terms]."""
     shape, element = setup.shape, size_of(setup.base_dtype)
@@ -106,12 +123,15 @@ def amounts(setup: TrainingSetup, work: StepWork) -> tuple[float, ...]:
     if setup.attention == "eager":
         # Scores, their softmax in float32 and back, each read and written, and the same backward.
         activations += work.squares * shape.num_heads * shape.num_layers * 12 * 4
-    held = _NF4_MOVED if setup.method == "qlora" else element
+    held = _NF4_MOVED if setup.method == "qlora" else _INT8_MOVED if setup.int8_base else element
     read = work.micro_batches * passes(setup) * shape.linear_parameters * held
+    if setup.magnitudes:
+        weights = sum(linear.inputs * linear.outputs for linear in shape.linears if linear.name in setup.target_modules)
+        read += work.micro_batches * (passes(setup) - 1) * shape.num_layers * weights * element * _DORA_MOVED
     stepped = setup.trained_parameters * element * _OPTIMIZER_MOVED
     return (
         1.0,
-        shape.num_layers * work.micro_batches * launches(setup),
+        shape.num_layers * (work.micro_batches * launches(setup) + optimizer_launches(setup)),
         step_flops(setup, work).total,
         activations,
         read + stepped,
@@ -165,7 +185,7 @@ def _gpu(setup: TrainingSetup, gpu: Gpu) -> Rates:
         slower, vague = FLOAT32_SHARE
         share, spread = slower * GPU_EFFICIENCY[0], math.hypot(GPU_EFFICIENCY[1], vague)
     bandwidth = gpu.bandwidth_gb_s * _GIGA
-    unsure = NF4_SIGMA if setup.method == "qlora" else GPU_WEIGHTS[1]
+    unsure = NF4_SIGMA if setup.method == "qlora" or setup.int8_base else GPU_WEIGHTS[1]
     means = (
         GPU_STEP[0],
         GPU_LAUNCH[0],

@@ -106,7 +106,7 @@ def _changes(setup: TrainingSetup, batch: MicroBatch, coefficients: MemoryCoeffi
     if setup.method == "lora":
         yield _Change(
             words="QLoRA (NF4)",
-            setup=dataclasses.replace(setup, method="qlora"),
+            setup=dataclasses.replace(setup, method="qlora", int8_base=False),
             batch=batch,
             factor=QLORA_TIME,
             reason="the base model's matrices take a quarter; each is dequantized to 16 bits for every product",

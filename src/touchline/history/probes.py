@@ -26,6 +26,7 @@ from touchline.history.record import (
     TrainingFacts,
     WorkFacts,
 )
+from touchline.history.training_form import method_fact, quantization_fact
 from touchline.spec.defaults import DEFAULT_BACKEND
 
 WHERE = "probe"
@@ -124,14 +125,14 @@ def _training(request: ProbeRequest, shape: ModelShape | None, known: ProbeAnswe
     elif shape is not None:
         trainable = _number(shape.adapter_parameters(lora.rank, lora.target_modules), "parameters")
     return TrainingFacts(
-        method=SourcedText(value="lora", where=WHERE),
+        method=method_fact(train, WHERE),
         rank=_number(lora.rank, "1"),
         alpha=_number(lora.resolved_alpha, "1"),
         target_modules=SourcedText(value=",".join(sorted(lora.target_modules)), where=WHERE),
         trainable_parameters=trainable,
         base_dtype=_UNKNOWN if known is None else SourcedText(value=known.machine.base_dtype, where=WHERE),
         adapter_dtype=SourcedText(value=lora.dtype, where=WHERE),
-        quantization=Missing(missing="the base is not quantised"),
+        quantization=quantization_fact(train, WHERE),
         optimizer=_UNKNOWN if work is None else SourcedText(value=work.optimizer, where=WHERE),
         learning_rate=_number(train.learning_rate, "1"),
         gradient_checkpointing=SourcedText(value=str(train.gradient_checkpointing).lower(), where=WHERE),

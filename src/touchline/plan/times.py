@@ -12,7 +12,7 @@ from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.units import minutes_to_seconds
 from touchline.data.packing.forecast import BatchForecast, settings_of
 from touchline.estimate.answers import answering_seconds, expected_answers
-from touchline.estimate.disk import adapter_file_bytes, model_bytes, resume_bytes
+from touchline.estimate.disk import model_bytes, resume_bytes, saved_adapter_bytes
 from touchline.estimate.points import TimePoint
 from touchline.estimate.run_time import (
     evaluation_seconds,
@@ -200,7 +200,7 @@ def count_evaluations(evaluate: EvaluateConfig, train: TrainConfig) -> int:
 def _export_bytes(setup: TrainingSetup, train: TrainConfig) -> int:
     if train.checkpoint.save == "merged":
         return model_bytes(setup.shape, setup.base_dtype)
-    return adapter_file_bytes(setup.shape, setup.rank, setup.target_modules, setup.adapter_dtype)
+    return saved_adapter_bytes(setup)
 
 
 def _evaluation(

@@ -15,6 +15,7 @@ from touchline.history.adding import record_of_run
 from touchline.history.files import LoggedRun, find_runs
 from touchline.history.reading import SourcedText
 from touchline.history.record import DatasetFacts, PredictedFacts, RunRecord, WorkFacts
+from touchline.history.training_form import method_fact, quantization_fact
 from touchline.results.run_result import RunResult
 from touchline.spec.plan import Plan, PlannedRun
 
@@ -65,6 +66,8 @@ def _measured(record: RunRecord, run: PlannedRun, metrics: Metrics) -> RunRecord
     if not metrics.attempts:
         return record
     attempt = metrics.attempts[-1]
+    adapter_dtype = SourcedText(value=attempt.adapter_dtype)
+    record = replace(record, training=replace(record.training, adapter_dtype=adapter_dtype))
     machine = record.machine
     if attempt.device_kind == "cpu":
         machine = replace(
@@ -112,12 +115,12 @@ def _completed(record: RunRecord, plan: Plan, run: PlannedRun) -> RunRecord:
         ),
         training=replace(
             record.training,
-            method=SourcedText(value="lora"),
+            method=method_fact(run.train),
             rank=_number(run.train.lora.rank, "1"),
             alpha=_number(run.train.lora.resolved_alpha, "1"),
             target_modules=SourcedText(value=",".join(sorted(run.train.lora.target_modules))),
             adapter_dtype=SourcedText(value=run.train.lora.dtype),
-            quantization=Missing(missing="the base is not quantised"),
+            quantization=quantization_fact(run.train),
             learning_rate=_number(run.train.learning_rate, "1"),
         ),
         batching=replace(

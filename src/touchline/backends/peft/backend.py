@@ -71,6 +71,8 @@ class PeftBackend:
             dropout=train.lora.dropout,
             accumulates=train.micro_batch_size != train.global_batch_size // devices,
             variant="dora" if train.lora.dora else "lora",
+            int8_base=train.quantization == "int8",
+            nested_scales=True if train.quantization == "nf4" else None,
         )
 
     def batches(

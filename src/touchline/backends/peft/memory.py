@@ -13,6 +13,7 @@ MEMORY = MemoryCoefficients(
     adapter_dtype="float32",
     master_weights=False,
     float32_adapters="autocast_shared",
+    nf4_double_quant=True,
     relative_error=0.03,
     source=(
         "read: touchline.train.model (logits of target tokens, float32 loss, autocast without PEFT's cast); "

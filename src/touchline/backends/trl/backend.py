@@ -76,12 +76,14 @@ class TrlBackend:
             rank=train.lora.rank,
             target_modules=tuple(train.lora.target_modules),
             base_dtype=machine.base_dtype if train.base_dtype == "auto" else train.base_dtype,
-            adapter_dtype="bfloat16" if train.quantization == "nf4" else train.lora.dtype,
+            adapter_dtype="bfloat16" if train.quantization != "none" else train.lora.dtype,
             optimizer=train.optimizer,
             gradient_checkpointing=train.gradient_checkpointing,
             dropout=train.lora.dropout,
             accumulates=train.micro_batch_size != train.global_batch_size // devices,
             variant="dora" if train.lora.dora else "lora",
+            int8_base=train.quantization == "int8",
+            nested_scales=True if train.quantization == "nf4" else None,
         )
 
     def batches(

@@ -31,6 +31,10 @@ def request_for(
     """Return the simulation request for a trainer with these coefficients, if its code can be simulated."""
     if setup.method == "qlora":
         return Missing(missing="4-bit kernels cannot be simulated")
+    if setup.int8_base or setup.variant != "lora":
+        return Missing(missing="only LoRA on a base in its own dtype can be simulated")
+    if "8bit" in setup.optimizer_family or "adam" not in setup.optimizer_family:
+        return Missing(missing="only AdamW's states can be simulated")
     if setup.compiled or coefficients.fused_layers:
         return Missing(missing="the trainer's own kernels cannot be simulated")
     if setup.loss == "fused" or (setup.loss is None and coefficients.vocab_bytes < 1):

@@ -32,7 +32,7 @@ from touchline.data.shapes import load_config, load_shape
 from touchline.data.user_config import UserConfig
 from touchline.estimate.coefficients_memory import VARIANT_BYTES
 from touchline.estimate.cpu_memory import cpu_memory_estimate
-from touchline.estimate.disk import adapter_file_bytes
+from touchline.estimate.disk import saved_adapter_bytes
 from touchline.estimate.gpus import Gpu
 from touchline.estimate.history_points import missing_facts
 from touchline.estimate.local.past_runs import PastRuns, past_runs, points_of
@@ -340,7 +340,7 @@ def _largest(
 def _adapter_size(setup: TrainingSetup) -> Quantity | Missing:
     if setup.method == "full":
         return Missing(missing="full fine-tuning has no adapter")
-    size = adapter_file_bytes(setup.shape, setup.rank, setup.target_modules, setup.adapter_dtype)
+    size = saved_adapter_bytes(setup)
     return Quantity(value=size / 1e6, unit="MB", method="adapter_model.safetensors, by its format")
 
 
