@@ -97,6 +97,17 @@ def control_notes(plan: Plan) -> Iterator[str]:
     yield from (text for kind, text in _ABOUT.items() if kind in there)
 
 
+def quantization_notes(plan: Plan) -> Iterator[str]:
+    """Yield a note on the base on which adapters of quantized runs are evaluated."""
+    used = {run.train.quantization: None for run in plan.runs if run.train is not None}
+    for quantization in used:
+        if quantization != "none":
+            yield (
+                f"Quantization: runs with {quantization} train and validate on the quantized base; their adapters are "
+                "evaluated on the base in its own dtype, as those of the other runs"
+            )
+
+
 def general_ability_notes(plan: Plan) -> Iterator[str]:
     """Yield a note on the tasks of the evaluation harness, if any are requested."""
     asked: dict[GeneralConfig, None] = {}

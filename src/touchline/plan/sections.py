@@ -13,7 +13,13 @@ from touchline.core.table import Column, Section, present, section_markdown, tab
 from touchline.core.text import first_of
 from touchline.core.units import format_bytes, hours_unit, plural
 from touchline.plan import power, tasks
-from touchline.plan.design_text import control_notes, design_line, general_ability_notes, run_type
+from touchline.plan.design_text import (
+    control_notes,
+    design_line,
+    general_ability_notes,
+    quantization_notes,
+    run_type,
+)
 from touchline.plan.settings import collect_settings, settings_table, varying_table
 from touchline.spec.plan import Plan, PlannedRun, Revision
 
@@ -167,6 +173,7 @@ def _design(plan: Plan) -> Iterator[str]:
     yield f"Planned for: {machine.key}, {_gib(machine.memory)} ({machine.source}){', ' + devices if devices else ''}"
     yield f"Executor: {plan.executor}"
     yield from control_notes(plan)
+    yield from quantization_notes(plan)
     yield from general_ability_notes(plan)
     names = ", ".join(run.name for run in plan.runs[:6])
     yield (

@@ -269,6 +269,12 @@ class _Probe:
 
 
 def _base(request: ProbeRequest, machine: Machine, attention: str) -> nn.Module:
+    if request.weights == "random" and request.train.quantization != "none":
+        raise InputError(
+            f"random weights cannot be quantized to {request.train.quantization}",
+            expected="the model's own weights",
+            hint="download the model, or probe with train.quantization=none",
+        )
     make = load_base if request.weights == "real" else random_base
     try:
         return make(request, machine, attention)
