@@ -7,6 +7,7 @@ CORE   := .venv-core
 TRACK  := .venv-trackers
 TUNE   := .venv-torchtune
 FACT   := .venv-llamafactory
+AXO    := .venv-axolotl
 LOW    := .venv-lowest
 BIN    := $(VENV)/bin
 
@@ -22,7 +23,7 @@ PYTEST_BESIDE ?= -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env core-env trackers-env torchtune-env demo check quick test test-main test-core test-trackers test-lowest docs budgets bench clean-env
+.PHONY: help env core-env trackers-env torchtune-env llamafactory-env axolotl-env demo check quick test test-main test-core test-trackers test-axolotl test-lowest docs budgets bench clean-env
 
 help: ## What can be made
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -74,16 +75,29 @@ $(TUNE)/.complete: benchmarks/peers-torchtune.txt benchmarks/peers-llamafactory.
 	$(TUNE)/bin/python -m pip install --quiet --no-deps -r benchmarks/peers-llamafactory.txt
 	touch $@
 
-# Its batching runs on the libraries of .venv, which it sees through a path file: of its own it needs three packages.
+llamafactory-env: $(FACT)/.complete ## Make .venv-llamafactory: LLaMA-Factory beside the libraries of .venv
+
+# It trains on the libraries of .venv, which it sees through a path file; of its own it needs four packages. What tells
+# that torch and bitsandbytes are installed is linked.
 $(FACT)/.complete: $(VENV)/.complete benchmarks/peers-llamafactory.txt
 	test -x $(FACT)/bin/python || $(PYTHON) -m venv $(FACT)
-	$(FACT)/bin/python -m pip install --quiet --no-deps -r benchmarks/peers-llamafactory.txt
-	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
-	  > "$$($(FACT)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/venv.pth"
+	$(FACT)/bin/python -m pip install --quiet --no-deps -r benchmarks/peers-llamafactory.txt trl==0.24.0
+	libraries="$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"; \
+	cd "$$($(FACT)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"; \
+	echo "$$libraries" > venv.pth; \
+	ln -sfn "$$libraries"/torch-*.dist-info "$$libraries"/bitsandbytes-*.dist-info .
+	touch $@
+
+axolotl-env: $(AXO)/.complete ## Make .venv-axolotl: all of axolotl (4 GB, about ten minutes)
+
+$(AXO)/.complete:
+	test -x $(AXO)/bin/python || $(PYTHON) -m venv $(AXO)
+	$(AXO)/bin/python -m pip install --quiet torch==2.13.0
+	$(AXO)/bin/python -m pip install --quiet torch==2.13.0 axolotl==0.19.0
 	touch $@
 
 clean-env: ## Remove all environments
-	rm -rf $(VENV) $(CORE) $(TRACK) $(TUNE) $(FACT) $(LOW)
+	rm -rf $(VENV) $(CORE) $(TRACK) $(TUNE) $(FACT) $(AXO) $(LOW)
 
 # ---- using it --------------------------------------------------------------------------------------------------------
 
@@ -118,7 +132,7 @@ test: test-main ## All tests
 SLURM_LOG := .pytest_cache/slurm-tests.log
 test-main: export OMP_NUM_THREADS := 1
 test-main: export TOKENIZERS_PARALLELISM := false
-test-main: $(VENV)/.complete $(TUNE)/.complete
+test-main: $(VENV)/.complete $(TUNE)/.complete $(FACT)/.complete
 	@mkdir -p $(dir $(SLURM_LOG))
 	@$(BIN)/pytest -m slurm $(PYTEST_ARGS) >$(SLURM_LOG) 2>&1 & slurm=$$!; \
 	trap 'kill $$slurm' INT TERM; \
@@ -136,6 +150,10 @@ CORE_TESTS := tests/house/test_core_planning.py tests/house/test_imports.py
 # TOUCHLINE_TRACKERS lets tests/conftest.py open the files that the other environments leave unopened.
 test-trackers: $(TRACK)/.complete
 	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false TOUCHLINE_TRACKERS=1 $(TRACK)/bin/pytest -m trackers $(PYTEST_ARGS) tests/report
+
+# Not a part of `make test`: the environment is large.
+test-axolotl: $(VENV)/.complete $(AXO)/.complete ## Train with axolotl for real (makes .venv-axolotl)
+	OMP_NUM_THREADS=1 TOUCHLINE_REQUIRE_AXOLOTL=1 $(BIN)/pytest $(PYTEST_ARGS) tests/train/test_programs.py -k axolotl
 
 # Not a part of `make test`: the bounds change seldom.
 test-lowest: $(LOW)/.complete ## The planning tests with the lowest versions that pyproject.toml allows

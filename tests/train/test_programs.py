@@ -1,7 +1,7 @@
 """Trainers that run as programs of their own environment, driven for real: records equal to those of our own loop.
 
-The environments are large: `make programs-env` makes one of LLaMA-Factory's that shares the libraries of .venv, and
-`touchline backend install axolotl` one of axolotl's own. Where its variable is not set, a trainer is not tried.
+LLaMA-Factory's (`make llamafactory-env`) shares the libraries of .venv and is small. axolotl's (`make axolotl-env`) is
+too large for every run of the tests: `make test-axolotl` is a target of its own.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 from tests.tiny_model import write_tiny_words
+from tests.trainer_environments import require_trainer
 
 from tools.tiny_model import write_tiny_model
 from touchline import api
-from touchline.backends.registry import environment_of
 from touchline.core.status import EXIT_STOPPED
 from touchline.data.metrics import Metrics, TrainingMarker
 from touchline.data.metrics_file import read_metrics
@@ -73,8 +73,7 @@ def metrics(folder: Path) -> Metrics:
 def experiment(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Experiment:
     """The experiment of a trainer whose environment is named."""
     trainer: str = request.param
-    if environment_of(trainer).python_variable not in os.environ:
-        pytest.skip(f"{environment_of(trainer).python_variable} is not set")
+    require_trainer(trainer)
     base = tmp_path_factory.mktemp(trainer)
     model = write_tiny_model(base / "models" / "Tiny-1M-Instruct")
     folder = base / "experiment"

@@ -16,7 +16,7 @@ import pytest
 import torch
 from peft import PeftModel
 from tests.tiny_model import write_tiny_words
-from tests.torchtune_environment import require_torchtune
+from tests.trainer_environments import require_trainer
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
@@ -77,7 +77,7 @@ def metrics(folder: Path) -> Metrics:
 
 @pytest.fixture(scope="module")
 def python() -> str:
-    return require_torchtune()
+    return require_trainer("torchtune")
 
 
 @pytest.fixture(scope="module")
