@@ -128,20 +128,25 @@ def init(
     target: Path | None,
     settings: UserConfig,
     *,
-    data: Path,
+    data: Path | None = None,
+    configs: Sequence[Path] = (),
     input_columns: Sequence[str] = (),
     output_column: str | None = None,
     model: str | None = None,
     name: str | None = None,
 ) -> Start:
-    """Write a commented experiment.yaml for the user's dataset.
+    """Write a commented experiment.yaml for the user's dataset, or from the stage configs of a QLoRA project.
 
     Raises:
-        InputError: data or model cannot be used.
+        InputError: data, configs or model cannot be used.
         PolicyError: an experiment.yaml exists.
     """
-    from touchline.run.first_experiment import start
+    from touchline.run.first_experiment import start, start_from
 
+    if (data is None) == (not configs):
+        raise InputError("give either a dataset or stage configs", expected="--data FILE, or --from FILE")
+    if data is None:
+        return start_from(configs, target, model=model, name=name)
     return start(
         target, settings, data=data, input_columns=input_columns, output_column=output_column, model=model, name=name
     )

@@ -29,7 +29,7 @@ from touchline.slurm.launches import LaunchCommand
 from touchline.spec.experiment import TrainConfig
 
 if TYPE_CHECKING:
-    from touchline.backends.formats import ConfigFormat
+    from touchline.backends.formats import ConfigFormat, ExperimentOfStages
 import touchline.backends as _package
 
 
@@ -81,6 +81,12 @@ def logged_trainers() -> Mapping[str, LoggedTrainer]:
 def config_formats() -> tuple[ConfigFormat, ...]:
     """Return all config formats. A file belongs to the first format that claims it."""
     return _members("format", "FORMATS")
+
+
+def experiment_of_stages(name: str) -> ExperimentOfStages | None:
+    """Return a backend's conversion of its stage configs to one experiment. None if it has none."""
+    found: ExperimentOfStages | None = _member(name, "stages", "experiment_of")
+    return found
 
 
 @functools.cache

@@ -12,7 +12,14 @@ from touchline.cli.output import print_output, print_status
 
 
 def init(
-    data: Annotated[Path, typer.Option("--data", metavar="FILE", help="JSON, JSONL, CSV or parquet.")],
+    data: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--data", metavar="FILE", help="JSON, JSONL, CSV or parquet."),
+    ] = None,
+    configs: Annotated[
+        Optional[list[Path]],  # noqa: UP045
+        typer.Option("--from", metavar="FILE", help="Instead: stage config of a QLoRA project (repeatable)."),
+    ] = None,
     target: Annotated[
         Optional[Path],  # noqa: UP045 (typer reads the annotation when the command is built)
         typer.Argument(metavar="[DIR]", help="Folder of the new experiment (default: named after the data)."),
@@ -34,7 +41,7 @@ def init(
         typer.Option("--name", metavar="NAME", help="Name of the experiment (default: that of the folder)."),
     ] = None,
 ) -> None:
-    """Write a commented experiment.yaml for your own dataset."""
+    """Write a commented experiment.yaml for your own data."""
     from touchline import api
     from touchline.data.user_config import load_settings
 
@@ -42,6 +49,7 @@ def init(
         target,
         load_settings(),
         data=data,
+        configs=configs or (),
         input_columns=input_columns or (),
         output_column=output_column,
         model=model,
