@@ -18,9 +18,14 @@ from tests.tiny_model import write_tiny_words
 from tests.train.test_resume import EVERY_STEP, StopAfter, assert_same
 from tests.train.tiny_run import make_config, tiny_train, write_config
 
+from tools.tiny_model import write_tiny_model
+from touchline import api
 from touchline.backends.run_config import RunConfig
 from touchline.core.errors import InputError
+from touchline.core.status import EXIT_STOPPED, RunStatus
 from touchline.data.metrics_file import read_metrics
+from touchline.data.user_config import UserConfig
+from touchline.run.folders import ExperimentFolder
 from touchline.spec.experiment import CheckpointConfig, CheckpointInterval, LoraConfig
 from touchline.train.parallel import ProcessLostError
 from touchline.train.run import Stop, run_training
@@ -123,3 +128,111 @@ def test_another_number_of_processes_than_planned_is_refused(
     monkeypatch.setenv("WORLD_SIZE", "4")
     with pytest.raises(InputError, match="WORLD_SIZE is 4, and the run is planned for 2 processes"):
         run_training(config, write_config(tmp_path / "run", config), Stop())
+
+
+EXPERIMENT = """
+name: processes
+task: capitalization
+models: [{model}]
+data: {{path: words.json}}
+compute: {{gpu: cpu, gpus_per_run: 2}}
+train:
+  epochs: 2
+  global_batch_size: 8
+  micro_batch_size: 2
+  learning_rate: 1e-2
+  max_seq_len: 96
+  packed: false
+  base_dtype: float32
+  checkpoint: {{resume_minutes: 1e-9}}
+  lora: {{rank: 4, dropout: 0}}
+factors: {{train.backend: [peft, trl]}}
+"""
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An experiment of both trainers with two processes each, run to the end by the one command."""
+    folder = tmp_path_factory.mktemp("processes")
+    model = write_tiny_model(folder / "models" / "Tiny-1M-Instruct")
+    # The last step of an epoch has two examples: one process has none.
+    write_tiny_words(folder / "words.json", 18, 5, 4)
+    (folder / "experiment.yaml").write_text(EXPERIMENT.format(model=model))
+    settings = UserConfig(models_dir=folder / "models", cache_dir=folder / "cache", history_dir=folder / "history")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        found = api.run(folder, settings, probe=False)
+    assert all(result.status is RunStatus.COMPLETED for result in found)
+    return folder
+
+
+def test_a_whole_experiment_of_two_processes_per_run(finished: Path) -> None:
+    """Plan, training, evaluation and report by the one command; both trainers do the same training."""
+    plan = ExperimentFolder(finished).read_plan()
+    assert plan is not None
+    ours, theirs = plan.runs
+    for run in (ours, theirs):
+        assert run.batches is not None
+        sizes = (run.batches.micro_batch_size, run.batches.gradient_accumulation_steps, run.batches.data_parallel_size)
+        assert sizes == (2, 2, 2)
+    text = (finished / "runs_plan.md").read_text()
+    assert "2 processes per run" in text
+    assert "| 2 x 2 x 2 |" in text
+    assert "| devices per run | 1 (CPU, 2 processes) |" in text
+    assert "data_parallel_size: 2" in (finished / theirs.name / "run.yaml").read_text()
+    first, second = (read_metrics(finished / run.name / "metrics.jsonl") for run in (ours, theirs))
+    assert len(first.steps) == len(second.steps) == 6
+    for one, other in zip(first.steps, second.steps, strict=True):
+        assert other.loss == pytest.approx(one.loss, abs=FLOAT32)
+        assert other.grad_norm == pytest.approx(one.grad_norm, rel=1e-4)
+        counts = ("examples", "micro_batches", "real_tokens", "target_tokens")
+        assert all(getattr(one, name) == getattr(other, name) for name in counts)
+    for at, other_at in zip(first.validations, second.validations, strict=True):
+        assert other_at.loss == pytest.approx(at.loss, abs=FLOAT32)
+    # Two processes on one CPU are one device: its hours count once.
+    for result in api.results(finished):
+        assert result.steps_planned == 6
+    assert plan.devices == 1
+
+
+def test_the_other_trainer_saves_at_a_stop_and_loses_nothing_by_kills(finished: Path, tmp_path: Path) -> None:
+    """TERM: exit code 75 with a training state. SIGKILL of either process, then to the end: the same losses."""
+    (whole,) = (path for path in finished.iterdir() if path.name.endswith("_trl"))
+    folder = tmp_path / whole.name
+    folder.mkdir()
+    for name in ("run.yaml", "finetune.yaml", "finetune.py"):
+        (folder / name).write_bytes((whole / name).read_bytes())
+    (tmp_path / "words.json").write_bytes((finished / "words.json").read_bytes())
+
+    def begun() -> tuple[subprocess.Popen[str], list[psutil.Process]]:
+        """Start it, and wait for two more rows: its start and a step or a validation."""
+        before = rows_of(folder)
+        command = [sys.executable, "finetune.py"]
+        process = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True)
+        while process.poll() is None and rows_of(folder) < before + 2:
+            time.sleep(0.002)
+        return process, [
+            each for each in psutil.Process(process.pid).children() if "finetune.py" in str(each.cmdline())
+        ]
+
+    process, others = begun()
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == EXIT_STOPPED, said
+    assert list(folder.glob("resume/step_*"))
+    process, (other,) = begun()
+    other.kill()
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGKILL, said
+    assert "process 2 of 2 of the training was killed by SIGKILL" in said
+    process, others = begun()
+    process.kill()
+    process.communicate()
+    _, alive = psutil.wait_procs(others, timeout=20)
+    assert not alive
+    done = subprocess.run([sys.executable, "finetune.py"], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found, wanted = read_metrics(folder / "metrics.jsonl"), read_metrics(whole / "metrics.jsonl")
+    assert [row.loss for row in found.steps] == [row.loss for row in wanted.steps]
+    assert found.validations[-1].loss == wanted.validations[-1].loss
+    assert len(found.attempts) == 4

@@ -43,19 +43,25 @@ def steps_per_epoch(micro_batches_per_device: int, accumulation: int) -> int:
     return max(-(-micro_batches_per_device // accumulation), 1)
 
 
+BLANK_TOKENS = 2
+"""Tokens of a row without a label, by which the planned order gives all devices as many micro-batches."""
+
+
 def order_of(
     rows: int, settings: BatchSettings, epoch: int, orders: Sequence[NDArray[np.int64]] | None = None
 ) -> NDArray[np.int64]:
     """Return the rows of an epoch in the order of its micro-batches, with all devices in turn.
 
-    Row indices, shape [rows], or a multiple of devices × micro-batch size where there are several devices.
+    Row indices, shape [rows], or a multiple of devices × micro-batch size where there are several devices. The index
+    `rows` stands for a row without a label, which fills given orders.
     """
     order = permutation(rows, settings.seed + epoch) if orders is None else orders[epoch]
     if settings.data_parallel_size == 1 or not rows:
         return order
     together = settings.micro_batch_size * settings.data_parallel_size
-    again = -rows % together
-    return np.concatenate([order, np.resize(order[:together], again)])
+    missing = -rows % together
+    filling = np.resize(order[:together], missing) if orders is None else np.full(missing, rows)
+    return np.concatenate([order, filling])
 
 
 def hf_forecast(
@@ -86,16 +92,23 @@ def hf_forecast(
     rows = filled.rows
     tokens, labels = filled.sums(examples.tokens), filled.sums(examples.labels)
     known = simulated_epochs(rows, settings.epochs)
+    tokens_and_blank, labels_and_blank = np.append(tokens, BLANK_TOKENS), np.append(labels, 0)
 
     def of(order: NDArray[np.int64]) -> MicroBatches:
-        batches = side_by_side(tokens, labels, order, settings.micro_batch_size, multiple=multiple, width=width)
+        batches = side_by_side(
+            tokens_and_blank, labels_and_blank, order, settings.micro_batch_size, multiple=multiple, width=width
+        )
         return in_one_row(batches, multiple=multiple) if flatten else batches
 
     together = settings.micro_batch_size * settings.data_parallel_size
     steps = steps_per_epoch(-(-rows // together), settings.gradient_accumulation_steps) * settings.epochs if rows else 0
     if settings.data_parallel_size > 1 and -rows % together:
         again = plural(-rows % together, "row")
-        notes.append(f"{again} of each epoch taken a second time, so that every device has as many")
+        notes.append(
+            f"{again} of each epoch taken a second time, so that every device has as many"
+            if orders is None
+            else f"{again} without a label fill the last step of each epoch, so that every device has as many"
+        )
     bound: MicroBatch | None = None
     if known < settings.epochs:
         # No order brings more together than the longest rows, with as many labels as any rows have.

@@ -7,11 +7,11 @@ the first one writes.
 
 from __future__ import annotations
 
-import os
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,6 @@ from touchline.train.inputs import CONFIG_LIMIT_BYTES, Inputs, items_sha256, loa
 from touchline.train.lineage import lineage_row, prove_lineage, take_over
 from touchline.train.log import LOG, ConsoleProgress, MetricsLog
 from touchline.train.machine import (
-    Machine,
     MemorySampler,
     Stopwatch,
     gpu_meter,
@@ -54,6 +53,7 @@ from touchline.train.machine import (
     select_device,
 )
 from touchline.train.model import TargetLoss, arrange_by_length, scoring
+from touchline.train.parallel import Processes, is_member, processes
 from touchline.train.parent import Ancestry, Lineage, resolve_parent
 from touchline.train.quantization import keep_trainable_layout
 from touchline.train.resume import EpochEnd, ResumeState, adopt_resume, find_resume
@@ -62,6 +62,7 @@ from touchline.train.schedule import learning_rate
 
 IGNORED = -100
 """Label of a token without a loss, as torch and transformers have it."""
+_BLANK_TOKENS = 2
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
@@ -84,6 +85,8 @@ class PlannedTraining:
     """Parent checkpoint of a stage."""
     inheritance: Inheritance | None = None
     """Weights that a stage inherits."""
+    group: Processes = field(default_factory=Processes)
+    """Processes of the training. The first one writes."""
     rounding: Measured = NO_EVIDENCE
     """Relative rounding error of the adapters merged into the base."""
 
@@ -95,7 +98,8 @@ class PlannedTraining:
     @property
     def arguments(self) -> dict[str, Any]:
         """Trainer arguments that recording needs: steps are logged one by one, and saves are asked for."""
-        return {
+        several = {} if self.group.size == 1 else {"ddp_find_unused_parameters": False}
+        return several | {
             "output_dir": str(self.folder / RESUME_FOLDER),
             "logging_steps": 1,
             "logging_nan_inf_filter": False,
@@ -132,7 +136,7 @@ def open_planned(folder: Path, stop: Stop) -> PlannedTraining | None:
         LOG.info("run %s is trained already; nothing to do", config.run)
         remove_folder(folder / RESUME_FOLDER)
         return None
-    if _rank() == 0:
+    if not is_member():
         remove_leftovers(folder)
         for path in (folder / RESUME_FOLDER).glob("checkpoint-*"):
             remove_folder(path)
@@ -151,17 +155,25 @@ def open_planned(folder: Path, stop: Stop) -> PlannedTraining | None:
 
 
 class PlannedOrder(Sampler[int]):
-    """Examples of an epoch in the planned order."""
+    """Examples of an epoch in the planned order.
+
+    All processes of a training take as many micro-batches. Where the examples do not suffice, a row without a label
+    fills them: it adds nothing to the loss or the gradient.
+    """
 
     def __init__(self, planned: PlannedTraining) -> None:
-        self._orders = planned.inputs.batches.orders
+        batches, processes = planned.inputs.batches, planned.group.size
+        self._orders = batches.orders
+        examples = len(batches.orders[0])
+        self.blanks = -examples % (batches.micro_batch_size * processes) if processes > 1 else 0
         self.epoch = 0
 
     def __len__(self) -> int:
-        return len(self._orders[0])
+        return len(self._orders[0]) + self.blanks
 
     def __iter__(self) -> Iterator[int]:
         yield from self._orders[self.epoch].tolist()
+        yield from [len(self._orders[0])] * self.blanks
 
 
 def recorded(trainer_class: type[Any], planned: PlannedTraining) -> type[Any]:
@@ -174,6 +186,8 @@ def recorded(trainer_class: type[Any], planned: PlannedTraining) -> type[Any]:
         def __init__(self, *arguments: Any, **named: Any) -> None:
             super().__init__(*arguments, **named)
             self.planned_order = PlannedOrder(planned)
+            if self.planned_order.blanks and not planned.config.train.packed:
+                _append_blank(self)
             self.recorder = _Recorder(self, planned)
             self.add_callback(self.recorder)
 
@@ -199,6 +213,15 @@ def recorded(trainer_class: type[Any], planned: PlannedTraining) -> type[Any]:
     return Recorded
 
 
+def _append_blank(trainer: Any) -> None:
+    """Append a row of two tokens without a label to a trainer's data, which it would have left out before."""
+    rows: datasets.Dataset = trainer.train_dataset
+    first = {name: value[:_BLANK_TOKENS] if isinstance(value, list) else value for name, value in rows[0].items()}
+    blank = first | {"labels": [IGNORED] * _BLANK_TOKENS}
+    blanks = datasets.Dataset.from_list([blank], features=rows.features)
+    trainer.train_dataset = datasets.concatenate_datasets([rows, blanks])
+
+
 def _rate_of(config: RunConfig) -> Callable[[int], float]:
     """Return the planned learning rate of a step, from 0, as a fraction of the peak."""
     train, steps = config.train, config.batches.steps
@@ -209,14 +232,6 @@ def _rate_of(config: RunConfig) -> Callable[[int], float]:
         warmup_fraction=train.warmup_fraction,
         schedule=train.schedule,
     )
-
-
-def _rank() -> int:
-    return int(os.environ.get("RANK") or 0)
-
-
-def _world_size() -> int:
-    return int(os.environ.get("WORLD_SIZE") or 1)
 
 
 class _Recorder(TrainerCallback):  # type: ignore[misc]
@@ -257,7 +272,7 @@ class _Recorder(TrainerCallback):  # type: ignore[misc]
     def run(self) -> bool:
         """Train or resume. Return True if the training is complete."""
         planned = self._planned
-        self._log = MetricsLog(planned.folder / METRICS) if _rank() == 0 else None
+        self._log = MetricsLog(planned.folder / METRICS) if planned.group.is_first else None
         try:
             self._prove_lineage()
             self._write(self._attempt_row())
@@ -316,9 +331,10 @@ class _Recorder(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **named: Any) -> None:
         """Measure the step; its gradient norm comes with the trainer's log."""
-        seconds, cpu_percent = self._watch.seconds(), self._watch.cpu_percent()
+        group = self._planned.group
+        seconds, (cpu_percent,) = self._watch.seconds(), group.sums([self._watch.cpu_percent()])
         self._memory.watch(active=False)
-        peak, reserved = self._memory.peaks()
+        peak, reserved = group.peaks(self._memory.peaks())
         self._step = state.global_step
         self._elapsed += seconds
         loss, counts = self._gathered()
@@ -371,8 +387,8 @@ class _Recorder(TrainerCallback):  # type: ignore[misc]
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **named: Any) -> None:
         """Turn what the trainer saved into a training state that is complete or not there."""
-        _barrier()
-        if _rank() == 0:
+        self._planned.group.barrier()
+        if self._planned.group.is_first:
             watch = Stopwatch()
             folder = self._planned.folder / RESUME_FOLDER
             path = adopt_resume(folder / f"checkpoint-{state.global_step}", folder, self._resume_state())
@@ -394,11 +410,9 @@ class _Recorder(TrainerCallback):  # type: ignore[misc]
                 *(end for end in self._epoch_ends if end.epoch != epoch),
                 EpochEnd(epoch=epoch, loss=loss),
             ]
-        stop, save, saves_checkpoint = _agreed(
-            self._planned.stop.asked,
-            epoch_ends or time.monotonic() - self._saved_at >= 60 * train.checkpoint.resume_minutes,
-            epoch_ends or self._export_due(),
-        )
+        due = time.monotonic() - self._saved_at >= 60 * train.checkpoint.resume_minutes
+        flags = (self._planned.stop.asked, epoch_ends or due, epoch_ends or self._export_due())
+        stop, save, saves_checkpoint = map(bool, self._planned.group.maxima([float(flag) for flag in flags]))
         if saves_checkpoint:
             self._export(self._step // self._config.batches.steps_per_epoch - 1 if epoch_ends else None, loss)
         last = self._step == self._steps
@@ -427,10 +441,11 @@ class _Recorder(TrainerCallback):  # type: ignore[misc]
         rows = arrange_by_length(items, PADDED, micro)
         total, targets = 0.0, 0
         with scoring(self._model):
-            for each in rows[_rank() :: _world_size()]:
-                total += self._target_loss(each).double().sum().item()
-                targets += len(each.labels)
-        total, count = _summed([total, float(targets)], self._machine)
+            for each in self._planned.group.rounds(rows):
+                if each is not None:
+                    total += self._target_loss(each).double().sum().item()
+                    targets += len(each.labels)
+        total, count = self._planned.group.sums([total, targets])
         self._validation_loss = total / count
         self._validation_seconds += watch.seconds()
         self._write(
@@ -451,7 +466,7 @@ class _Recorder(TrainerCallback):  # type: ignore[misc]
         return self._validation_loss
 
     def _export(self, epoch: int | None, loss: float | None) -> None:
-        if _rank() == 0:
+        if self._planned.group.is_first:
             watch = Stopwatch()
             path, marker = export(
                 self._model,
@@ -479,7 +494,7 @@ class _Recorder(TrainerCallback):  # type: ignore[misc]
             self._end(f"stopped by {self._planned.stop.reason or 'another process'}")
             LOG.info("stopped after step %d; rerun the same command to resume", self._step)
             return False
-        if _rank() == 0:
+        if self._planned.group.is_first:
             self._end("done")
             write_completion(
                 self._planned.folder,
@@ -541,8 +556,8 @@ class _Recorder(TrainerCallback):  # type: ignore[misc]
     def _gathered(self) -> tuple[float, _Counts]:
         """Return loss and token counts of a step over all processes."""
         own = self._counts
-        loss, *counts = _summed([self._loss.item(), *map(float, own.values())], self._machine)
-        return loss / _world_size(), _Counts(*map(int, counts))
+        loss, *counts = self._planned.group.sums([self._loss.item(), *map(float, own.values())])
+        return loss / self._planned.group.size, _Counts(*map(int, counts))
 
     def _trainable(self) -> int:
         return sum(parameter.numel() for parameter in self._model.parameters() if parameter.requires_grad)
@@ -626,6 +641,9 @@ class _Counts:
         """Add a micro-batch of the trainer's collator."""
         ids, labels, mask = inputs["input_ids"], inputs["labels"], inputs.get("attention_mask")
         packed = mask is None and "position_ids" in inputs
+        if not packed and not bool((labels != IGNORED).any()):
+            # It only keeps the processes in step.
+            return
         self.micro_batches += 1
         self.computed_tokens += ids.numel()
         self.real_tokens += ids.numel() if mask is None else int(mask.sum())
@@ -636,32 +654,8 @@ class _Counts:
             self.examples += len(starts)
             self.squared_widths += int((widths**2).sum())
         else:
-            self.examples += ids.shape[0]
+            self.examples += int((labels != IGNORED).any(dim=1).sum())
             self.squared_widths += ids.shape[0] * ids.shape[1] ** 2
-
-
-def _summed(values: list[float], machine: Machine) -> list[float]:
-    """Return the sums of values over all processes."""
-    if _world_size() == 1:
-        return values
-    tensor = torch.tensor(values, dtype=torch.float64, device=machine.device)
-    torch.distributed.all_reduce(tensor)
-    return tensor.tolist()
-
-
-def _agreed(*flags: bool) -> list[bool]:
-    """Return for each flag whether any process has it set, so that all processes decide alike."""
-    if _world_size() == 1:
-        return list(flags)
-    device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
-    tensor = torch.tensor([int(flag) for flag in flags], device=device)
-    torch.distributed.all_reduce(tensor, op=torch.distributed.ReduceOp.MAX)
-    return [bool(value) for value in tensor.tolist()]
-
-
-def _barrier() -> None:
-    if _world_size() > 1:
-        torch.distributed.barrier()
 
 
 def _size(folder: Path) -> int:
@@ -671,4 +665,8 @@ def _size(folder: Path) -> int:
 def train_planned(train: Callable[[PlannedTraining], bool], stop: Stop, folder: Path) -> bool:
     """Open the run folder and train. Return True if the training is complete."""
     planned = open_planned(folder, stop)
-    return True if planned is None else train(planned)
+    if planned is None:
+        return True
+    command = (sys.executable, train.__code__.co_filename)
+    with processes(planned.config.batches.data_parallel_size, command, folder) as planned.group:
+        return train(planned)

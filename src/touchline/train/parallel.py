@@ -22,6 +22,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from touchline.core.errors import InputError, RunsFailedError
@@ -152,12 +153,13 @@ class Processes:
 
 
 @contextlib.contextmanager
-def processes(size: int, command: Sequence[str]) -> Iterator[Processes]:
+def processes(size: int, command: Sequence[str], folder: Path) -> Iterator[Processes]:
     """Join the processes of a training for the length of a block; rank 0 starts the others.
 
     Args:
         size: planned number of processes.
-        command: command of a process, with absolute paths.
+        command: command of a process.
+        folder: where it is run.
 
     Raises:
         InputError: torchrun started another number of processes than planned.
@@ -181,14 +183,22 @@ def processes(size: int, command: Sequence[str]) -> Iterator[Processes]:
     own = _variables(0, size, port)
     before = {name: os.environ.get(name) for name in own}
     os.environ.update(own)
-    watch = _Watch([_start(_variables(rank, size, port) | {PORT: str(port)}, command) for rank in range(1, size)])
+    watch = _Watch(
+        [_start(_variables(rank, size, port) | {PORT: str(port)}, command, folder) for rank in range(1, size)]
+    )
     try:
         _join(0, size, listener)
         yield Processes(0, size)
         _leave()
         watch.wait()
     except ProcessLostError as lost:
-        raise watch.reason() or lost from lost.__cause__
+        raise watch.reason(_GRACE_SECONDS) or lost from lost.__cause__
+    except RuntimeError as error:
+        # A library's own exchange fails with this too.
+        failure = watch.reason(1.0)
+        if failure is None:
+            raise
+        raise failure from error
     finally:
         watch.end()
         _abandon()
@@ -225,9 +235,10 @@ def _variables(rank: int, size: int, port: int) -> dict[str, str]:
     return {"MASTER_ADDR": _HOST} | {name: str(value) for name, value in named.items()}
 
 
-def _start(variables: dict[str, str], command: Sequence[str]) -> subprocess.Popen[bytes]:
+def _start(variables: dict[str, str], command: Sequence[str], folder: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(  # noqa: S603 (our own command)
         list(command),
+        cwd=folder,
         env=os.environ | variables,
         stdin=subprocess.DEVNULL,
         preexec_fn=_die_with_parent,  # noqa: PLW1509
@@ -313,9 +324,9 @@ class _Watch:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 child.wait(_GRACE_SECONDS)
 
-    def reason(self) -> ProcessLostError | None:
+    def reason(self, seconds: float) -> ProcessLostError | None:
         """Return the error of the process that ended first; None if none failed."""
-        deadline = time.monotonic() + _GRACE_SECONDS
+        deadline = time.monotonic() + seconds
         while (found := self._failure()) is None and time.monotonic() < deadline:
             time.sleep(0.05)
         return found

@@ -66,8 +66,8 @@ def run_training(config: RunConfig, folder: Path, stop: Stop, config_name: str =
     inputs = load_inputs(config, folder)
     if stop.asked:
         return False
-    command = (sys.executable, "-m", "touchline.train", "--folder", str(folder), "--config", config_name)
-    with processes(config.batches.data_parallel_size, command) as group:
+    command = (sys.executable, "-m", "touchline.train", "--config", config_name)
+    with processes(config.batches.data_parallel_size, command, folder) as group:
         return _train(inputs, saved, ancestry, folder, stop, begun, group)
 
 

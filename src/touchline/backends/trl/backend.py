@@ -9,7 +9,7 @@ from touchline.backends.capabilities import Capabilities
 from touchline.backends.planned_order import packed_batches, planned_batches
 from touchline.backends.protocol import Backend, ExampleLengths, Override
 from touchline.backends.run_config import run_config, run_config_text
-from touchline.backends.training_limits import adapter_faults, limit_faults
+from touchline.backends.training_limits import MOST_DEVICES, adapter_faults, limit_faults
 from touchline.backends.trl.batching import TrlBatching
 from touchline.core.catalog import ModelInfo
 from touchline.core.estimate import TrainingSetup
@@ -46,6 +46,7 @@ class TrlBackend:
 
     name = "trl"
     capabilities = Capabilities(
+        devices=MOST_DEVICES,
         stages=True,
         shuffled_labels=True,
         packing_keeps_steps=False,
