@@ -155,8 +155,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An experiment of both trainers with two processes each, run to the end by the one command."""
     folder = tmp_path_factory.mktemp("processes")
     model = write_tiny_model(folder / "models" / "Tiny-1M-Instruct")
-    # The last step of an epoch has two examples: one process has none.
-    write_tiny_words(folder / "words.json", 18, 5, 4)
+    # The last step of an epoch has one example: one process has none.
+    write_tiny_words(folder / "words.json", 17, 5, 4)
     (folder / "experiment.yaml").write_text(EXPERIMENT.format(model=model))
     settings = UserConfig(models_dir=folder / "models", cache_dir=folder / "cache", history_dir=folder / "history")
     with pytest.MonkeyPatch.context() as patch:

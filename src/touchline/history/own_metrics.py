@@ -100,8 +100,7 @@ def _attempt(row: AttemptRow, line: int) -> Iterator[Event]:
     kind = SignKind.RESUMED if resumed else SignKind.START
     yield Sign(kind=kind, line=line, text=row.event, step=row.from_step if resumed else None)
     yield from _word("trainer", OWN_TRAINER, line)
-    # The trainer runs in one process on one device.
-    yield Observation(name="gpus", value=1, line=line)
+    yield Observation(name="gpus", value=row.data_parallel_size, line=line)
     if row.device_kind == "cuda":
         yield from _word("gpu", row.device, line)
     yield from _number("micro_batch_size", row.micro_batch_size, line)

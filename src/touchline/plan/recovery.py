@@ -115,10 +115,10 @@ def repeated_failure_decision(failures: Sequence[Failure]) -> Decision | None:
     return decision if decision.step is RecoveryAction.STOP else None
 
 
-def halve_micro_batch(micro_batch_size: int, global_batch_size: int) -> int:
-    """Return the next smaller micro-batch size that divides the global batch size."""
+def halve_micro_batch(micro_batch_size: int, examples_per_device: int) -> int:
+    """Return the next smaller micro-batch size that divides a device's part of the global batch."""
     wanted = micro_batch_size // 2
-    return next(size for size in range(max(wanted, 1), 0, -1) if global_batch_size % size == 0)
+    return next(size for size in range(max(wanted, 1), 0, -1) if examples_per_device % size == 0)
 
 
 def _is_out_of_memory(failure: Failure) -> bool:

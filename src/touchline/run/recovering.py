@@ -143,7 +143,8 @@ class Recovery:
             and run.train is not None
             and isinstance(micro, int)
         ):
-            decision = self._shrink(run, micro, run.train.global_batch_size, decision)
+            devices = 1 if run.batches is None else run.batches.data_parallel_size
+            decision = self._shrink(run, micro, run.train.global_batch_size // devices, decision)
         self._ledger.record("decided", job.name, job_id=view.job_id, state=decision.step.value, reason=decision.why)
         if decision.step is RecoveryAction.STOP:
             self._stop(job, decision.why, failures)
@@ -187,10 +188,10 @@ class Recovery:
         self.stopped[job.name] = "\n    ".join([why, *lines])
         self._on_message(f"{job.name}: stopped: {self.stopped[job.name]}")
 
-    def _shrink(self, run: PlannedRun, micro: int, global_batch: int, decision: Decision) -> Decision:
+    def _shrink(self, run: PlannedRun, micro: int, per_device: int, decision: Decision) -> Decision:
         """Plan a run with a smaller micro-batch, and withdraw queued siblings."""
-        size = halve_micro_batch(micro, global_batch)
-        why = f"{decision.why}: now {size}, and {-(-global_batch // size)} accumulated to the same global batch"
+        size = halve_micro_batch(micro, per_device)
+        why = f"{decision.why}: now {size}, and {-(-per_device // size)} accumulated to the same global batch"
         try:
             self._plan_smaller(run, size, f"{run.name}: {why}")
         except TouchlineError as fault:

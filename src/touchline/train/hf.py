@@ -641,12 +641,13 @@ class _Counts:
         """Add a micro-batch of the trainer's collator."""
         ids, labels, mask = inputs["input_ids"], inputs["labels"], inputs.get("attention_mask")
         packed = mask is None and "position_ids" in inputs
-        if not packed and not bool((labels != IGNORED).any()):
-            # It only keeps the processes in step.
+        # A row without a label only keeps the processes in step.
+        labeled = (labels != IGNORED).any(dim=1)
+        if not bool(labeled.any()):
             return
         self.micro_batches += 1
         self.computed_tokens += ids.numel()
-        self.real_tokens += ids.numel() if mask is None else int(mask.sum())
+        self.real_tokens += ids.numel() if mask is None else int(mask[labeled].sum())
         self.target_tokens += int((labels != IGNORED).sum())
         if packed:
             starts = torch.nonzero(inputs["position_ids"].reshape(-1) == 0).reshape(-1)
@@ -654,7 +655,7 @@ class _Counts:
             self.examples += len(starts)
             self.squared_widths += int((widths**2).sum())
         else:
-            self.examples += int((labels != IGNORED).any(dim=1).sum())
+            self.examples += int(labeled.sum())
             self.squared_widths += ids.shape[0] * ids.shape[1] ** 2
 
 
