@@ -55,6 +55,9 @@ ALLOWED: dict[str, str] = {
     "tests/faults": "a path",
     "data/processor/": "a path of LLaMA-Factory",
     "pictures go through a processor": "transformers' word for what prepares pictures",
+    "image processor": "the same",
+    "model's processor": "the same",
+    "names the processor": "the same",
 }
 """Texts that hold a replaced word rightly, each with the reason."""
 

@@ -24,7 +24,7 @@ from touchline.data.rendering.image_rule import MOST_ASPECT, NO_IMAGES, ImageRul
 
 _PROCESSORS = ("Qwen2VLImageProcessor", "Qwen2VLImageProcessorFast", "Qwen2VLImageProcessorPil")
 _WHOLE, _ALONE = "processor_config.json", "preprocessor_config.json"
-"""Files of a processor: with its image processor inside, or of that alone."""
+"""Files of an image processor: with its image processor inside, or of that alone."""
 _LIMIT_BYTES = 16 << 20
 _BICUBIC = 3
 _PNG = b"\x89PNG\r\n\x1a\n"

@@ -179,7 +179,7 @@ class ChatRenderer:
         if isinstance(self.images, Missing) and any(images_of(turns) for turns, _ in chats):
             raise InputError(
                 f"the chats have images, and {self.images.missing}",
-                expected="a vision-language model with its processor",
+                expected="a vision-language model with its image processor",
             )
         if self._template is None:
             return [

@@ -1,6 +1,6 @@
-"""Tokens of an image by the rule of its processor.
+"""Tokens of an image by the rule of the image processor.
 
-A Qwen-like processor scales an image so that both sides are multiples of patch x merge pixels and its area lies between
+A Qwen-like image processor scales an image so that both sides are multiples of patch x merge pixels and its area lies between
 two limits; every merge x merge patches become one token.
 """
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from touchline.core.quantity import Missing
 
 MOST_ASPECT = 200
-"""Largest ratio of an image's sides that processors accept."""
+"""Largest ratio of an image's sides that an image processor accepts."""
 NO_IMAGES = Missing(missing="the model takes text alone")
 """Rule of a model without a vision tower."""
 _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
