@@ -1,7 +1,7 @@
 """Tokens of an image by the rule of the image processor.
 
-A Qwen-like image processor scales an image so that both sides are multiples of patch x merge pixels and its area lies between
-two limits; every merge x merge patches become one token.
+A Qwen-like image processor scales an image so that both sides are multiples of patch x merge pixels and its area lies
+between two limits; every merge x merge patches become one token.
 """
 
 from __future__ import annotations
