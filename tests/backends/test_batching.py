@@ -115,7 +115,10 @@ def test_steps_are_rounded_as_the_trainer_rounds(name: str, lengths: list[int], 
     elif found.rows:
         each = -(-found.rows // (micro * devices))
         assert len(found.micro_batch_tokens) == each * devices
-        assert found.steps_low == found.steps_high == -(-each // accumulation) * asked.epochs
+        steps = -(-each // accumulation) * asked.epochs
+        if name == "axolotl":
+            steps = -(-found.rows * asked.epochs // (micro * accumulation * devices))
+        assert found.steps_low == found.steps_high == steps
         assert found.rows_left_over == 0
 
 
@@ -316,6 +319,18 @@ def test_axolotl_drops_what_is_too_long_and_limits_examples_a_pack() -> None:
     assert any("sample_packing_bin_size" in note for note in found.notes)
     wider = AxolotlBatching(sample_packing_bin_size=1000).forecast(np.asarray([20] * 1000, np.uint32), asked)
     assert wider.rows == 3
+
+
+def test_axolotl_counts_the_steps_of_all_epochs_at_once() -> None:
+    """As the real one did: 27 examples, twice, 8 in a step: 7 steps, not 8."""
+    asked = BatchSettings(
+        max_seq_len=96, packed=False, micro_batch_size=4, gradient_accumulation_steps=2, epochs=2, seed=1
+    )
+    found = made("axolotl", [40] * 27, asked)
+    assert (found.steps, found.steps_low, found.steps_high, found.steps_per_epoch) == (7, 7, 7, 3)
+    assert any("the last epoch ends 1 step early" in note for note in found.notes)
+    whole = made("axolotl", [40] * 24, asked)
+    assert (whole.steps, whole.steps_per_epoch) == (6, 3)
 
 
 @pytest.mark.parametrize("name", ["axolotl", "trl"])

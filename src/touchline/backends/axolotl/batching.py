@@ -7,7 +7,8 @@ Examples longer than `sequence_len` are dropped. With packing, those without a l
 first-fit (`pack_group`, whose docstring says decreasing, sorts nothing) in the sampler's order, repeated in every
 epoch, in groups of 100,000. A pack holds up to micro_batch_size × sequence_len tokens and 200 examples. It is one
 micro-batch of a single sequence, padded to a multiple of sequence_len. Without packing, a micro-batch is padded to its
-longest example, rounded up to 64.
+longest example, rounded up to 64; the steps of all epochs are counted at once (`calculate_total_num_steps`), so the
+last epoch may end before its last examples.
 
 The number of packs per epoch is limited to the minimum of four other random orders. Their generator's state is unknown,
 so the number of steps is a range.
@@ -15,7 +16,7 @@ so the number of steps is a range.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,7 +78,7 @@ class AxolotlBatching:
                 f"{SHORTEST} tokens, or without a token that has a loss"
             )
         if not settings.packed:
-            return hf_forecast(
+            found = hf_forecast(
                 examples=examples,
                 filled=one_each(len(examples.kept)),
                 settings=settings,
@@ -85,6 +86,7 @@ class AxolotlBatching:
                 multiple=PAD_TO_MULTIPLE_OF,
                 notes=notes,
             )
+            return _shortened(found, settings)
         return self._packed(examples, settings, notes)
 
     def _packed(self, examples: Examples, settings: BatchSettings, notes: list[str]) -> BatchForecast:
@@ -157,6 +159,22 @@ class AxolotlBatching:
         starts = [begin + group.starts for begin, group in zip(begins, groups, strict=True)]
         none = [np.zeros(0, np.int64)]
         return Filled(items=np.concatenate(none + items), starts=np.concatenate(none + starts))
+
+
+def _shortened(found: BatchForecast, settings: BatchSettings) -> BatchForecast:
+    """Return a forecast with the steps that axolotl gives the Trainer: those of all epochs at once, rounded up."""
+    steps = -(-found.rows * settings.epochs // settings.global_batch_size)
+    if steps == found.steps:
+        return found
+    missing = plural(found.steps - steps, "step")
+    return replace(
+        found,
+        steps=steps,
+        steps_low=steps,
+        steps_high=steps,
+        steps_per_epoch=steps // settings.epochs,
+        notes=(*found.notes, f"the last epoch ends {missing} early: steps are counted over all epochs at once"),
+    )
 
 
 def _steps(micro_batches: int, planned: int, accumulation: int) -> int:
