@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file
 from tests.tiny_model import write_tiny_words
+from tests.train.chains import easy_config, hard_config, train
 from tests.train.test_resume import EVERY_STEP, StopAfter, assert_same
 from tests.train.test_run import library_loss
 from tests.train.tiny_run import make_config, tiny_train, write_config
@@ -20,7 +22,7 @@ from touchline.backends.peft.layout import PADDED, arrange
 from touchline.backends.registry import get_backend, memory_coefficients
 from touchline.backends.run_config import RunConfig
 from touchline.core.catalog import RenderedExample
-from touchline.core.errors import HostError, InputError
+from touchline.core.errors import HostError, InputError, LineageError
 from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Missing
 from touchline.data.machine import DtypeChoice
@@ -244,3 +246,36 @@ def test_estimated_bytes_are_those_that_lie_there(
     assert saved_adapter_bytes(setup) == pytest.approx(
         (folder / "epoch_1" / "adapter_model.safetensors").stat().st_size, abs=64
     )
+
+
+@pytest.mark.parametrize(
+    ("how", "first", "second"),
+    [
+        ("adapter", {"quantization": "nf4", "lora": LoraConfig(rank=4, dora=True)}, {}),
+        ("adapter", {"lora": LoraConfig(rank=4, init="pissa", rslora=True)}, {}),
+        ("merge", {"lora": LoraConfig(rank=4, rslora=True)}, {"lora": LoraConfig(rank=3, init="olora", rslora=True)}),
+    ],
+    ids=["nf4 dora", "pissa further", "olora on merged rslora"],
+)
+def test_a_stage_continues_with_the_settings(
+    tiny_model: Path, words: Path, tmp_path: Path, how: str, first: dict[str, object], second: dict[str, object]
+) -> None:
+    """It begins at the parent's loss, which is proved, and its checkpoint is for the original base."""
+    train(tmp_path, easy_config(tiny_model, words, **first))
+    config = hard_config(tiny_model, words, how=how, **(first | second))
+    folder = train(tmp_path, config)
+    proof = json.loads((folder / "lineage.json").read_text())
+    assert proof["problems"] == []
+    assert proof["loss"]["found"] == pytest.approx(proof["loss"]["recorded"], rel=1e-4)
+    if config.train.quantization == "none":
+        loaded = AutoPeftModelForCausalLM.from_pretrained(str(folder / "epoch_1"))
+        recorded = json.loads((folder / "training.json").read_text())["final_validation_loss"]
+        assert library_loss(loaded, config) == pytest.approx(recorded, rel=1e-4)
+
+
+def test_a_dora_adapter_is_not_merged(tiny_model: Path, words: Path, tmp_path: Path) -> None:
+    """The trainer refuses it as the check of the experiment does."""
+    changes = {"lora": LoraConfig(rank=4, dora=True)}
+    train(tmp_path, easy_config(tiny_model, words, **changes))
+    with pytest.raises(LineageError, match="DoRA"):
+        train(tmp_path, hard_config(tiny_model, words, how="merge", **changes))

@@ -75,9 +75,12 @@ class LoraConfig:
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Element type of the adapter's weights and of its optimizer state."""
     init: Literal["default", "gaussian", "pissa", "olora"] = "default"
-    """Initial weights of the adapter, as PEFT's `init_lora_weights` names them; `default` starts as a no-op."""
+    """Initial weights of the adapter, as PEFT's `init_lora_weights` names them; `default` and `gaussian` start as a
+    no-op. `pissa` and `olora` start from factors of the base's weights and subtract them there; the checkpoint is still
+    an adapter for the original base, with twice the rank. They need a base that is not quantized, and no DoRA."""
     dora: bool = False
-    """Weight-decomposed adapters (DoRA): a trained magnitude per output, besides the low-rank direction."""
+    """Weight-decomposed adapters (DoRA): a trained magnitude per output, besides the low-rank direction. A stage can
+    continue such an adapter, but not merge it."""
     rslora: bool = False
     """Rank-stabilized scale: alpha / sqrt(rank) instead of alpha / rank."""
 
@@ -159,13 +162,19 @@ class TrainConfig:
     method: Literal["lora", "full"] = "lora"
     """Train an adapter on the frozen base, or all weights."""
     quantization: Literal["none", "nf4", "int8"] = "none"
-    """Stored form of the frozen base: its own dtype, 4-bit NormalFloat (QLoRA), or 8-bit integers."""
+    """Stored form of the frozen base: its own dtype, 4-bit NormalFloat with nested scales (QLoRA), or 8-bit integers
+    (LLM.int8), by bitsandbytes. Training and validation use the quantized base; checkpoints are evaluated on the base
+    in its own dtype."""
     optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit", "adafactor", "muon"] = "adamw"
-    """Optimizer. The 8-bit ones keep their state in 8 bits (bitsandbytes)."""
+    """Optimizer. The 8-bit ones (bitsandbytes) keep the state of tensors from 4,096 elements on in 8 bits, the paged
+    one where the driver moves it to host memory when a GPU is full. `adafactor` has no relative step sizes and no first
+    moment. `muon` has momentum 0.95, and its learning rate as written."""
     label_smoothing: Annotated[float, Ge(0), Lt(1)] = 0.0
-    """Probability mass spread over all tokens instead of the label."""
+    """Probability mass spread over all tokens instead of the label, in training; the validation loss stays the plain
+    one."""
     neftune_alpha: PositiveFloat | None = None
-    """Noise on the input embeddings during training (NEFTune), in units of its paper; none when not given."""
+    """Noise on the input embeddings during training (NEFTune): uniform up to alpha / sqrt(L d), for an example of L
+    tokens and embeddings of width d; none when not given."""
     dataloader_workers: NonNegativeInt = 0
     """Processes that prepare batches beside the training process."""
     lora: LoraConfig = field(default_factory=LoraConfig)

@@ -20,6 +20,7 @@ from touchline.spec.runs import RunSpec
 from touchline.spec.stages import stage_places
 
 T = TypeVar("T")
+_BITS = {"nf4": 4, "int8": 8}
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +113,14 @@ def stated_settings(
         where=where,
         subject=subject,
         model=None if model is None else stated(model, "model"),
-        method=fixed("lora", "train.lora"),
+        method=stated("qlora", "train.quantization")
+        if train.quantization == "nf4"
+        else stated("full", "train.method")
+        if train.method == "full"
+        else fixed("lora", "train.lora"),
+        quantization_bits=None
+        if train.quantization == "none"
+        else stated(_BITS[train.quantization], "train.quantization"),
         rank=stated(train.lora.rank, "train.lora.rank"),
         alpha=None if alpha is None else stated(float(alpha), "train.lora.alpha"),
         dropout=stated(train.lora.dropout, "train.lora.dropout"),
@@ -128,7 +136,7 @@ def stated_settings(
         schedule=stated(str(train.schedule), "train.schedule"),
         warmup_fraction=stated(train.warmup_fraction, "train.warmup_fraction"),
         weight_decay=stated(train.weight_decay, "train.weight_decay"),
-        optimizer=fixed("AdamW", "train"),
+        optimizer=fixed("AdamW", "train") if train.optimizer == "adamw" else stated(train.optimizer, "train.optimizer"),
         max_grad_norm=stated(train.max_grad_norm, "train.max_grad_norm"),
         seed=None if seed is None else stated(seed, "seed"),
         shuffle=fixed(True, "train"),
