@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,10 @@ def test_a_task_file_is_read_whole_and_not_run(tmp_path: Path) -> None:
     system = system.replace("json_dataset(data)", "[]")
     told = resolve_task(write(tmp_path, HEAD + system, "tasks/system.py"), tmp_path)
     assert (told.takes_data, told.own_prompt) == (False, ("system_message('Be brief')",))
+    assert told.prompts == ()
+    samples = "[Sample(input=f'Capitalise: {w}.', target=w) for w in 'ab'] + [Sample(f'{w}'), Sample('whole')]"
+    written = resolve_task(write(tmp_path, HEAD + system.replace("[]", samples), "tasks/written.py"), tmp_path)
+    assert written.prompts == ("Capitalise: {}.",)
 
 
 def test_what_can_be_seen_to_be_wrong_is_told_before_the_training(tmp_path: Path) -> None:
@@ -158,6 +163,12 @@ def test_a_prompt_unlike_trainings_is_found_where_it_can_be_known() -> None:
     doubled = EvaluationTask(name="t.py", file="t.py", takes_data=True, own_prompt=own.own_prompt)
     assert [each.severity for each in prompt_findings(doubled, same, None, is_own=True)] == [Severity.WARNING]
     taught = DataConfig(path="d.json", prompt="Capitalize: {input}")
+    written = EvaluationTask(name="t.py", file="t.py", prompts=("Capitalise: {}",))
+    (other,) = prompt_findings(written, taught, None, is_own=True)
+    assert (other.severity, other.hint) == (Severity.WARNING, "data.prompt: 'Capitalise: {input}'")
+    assert list(prompt_findings(replace(written, prompts=("Capitalize: {}",)), taught, None, is_own=True)) == []
+    (unknown,) = prompt_findings(written, DataConfig(path="d.json", messages="chat"), None, is_own=True)
+    assert unknown.severity is Severity.INFO
     assert [each.severity for each in prompt_findings(EvaluationTask(name="number"), taught, None, is_own=False)] == [
         Severity.INFO
     ]

@@ -76,6 +76,7 @@ def resolve_task(name: str, root: Path) -> EvaluationTask:
         takes_data=builder is not None and DATA_ARGUMENT in _arguments(builder),
         scorers=() if builder is None else tuple(_scorers(tree, builder)),
         own_prompt=tuple(_own_prompt(tree)),
+        prompts=tuple(dict.fromkeys(_written_inputs(tree))),
     )
 
 
@@ -232,6 +233,18 @@ def _own_prompt(tree: ast.Module) -> Iterator[str]:
         if isinstance(node, ast.Call) and _called(node) in _PROMPTING:
             text = ast.unparse(node)
             yield text if len(text) <= _QUOTED else f"{text[: _QUOTED - 3]}..."
+
+
+def _written_inputs(tree: ast.Module) -> Iterator[str]:
+    """Return the inputs of samples that are written in the file and filled in, with `{}` for each filled part."""
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call) or _called(node) != "Sample":
+            continue
+        given = [keyword.value for keyword in node.keywords if keyword.arg == "input"] or node.args[:1]
+        parts = given[0].values if given and isinstance(given[0], ast.JoinedStr) else []
+        text = "".join(str(part.value) if isinstance(part, ast.Constant) else "{}" for part in parts)
+        if "{}" in text and text.replace("{}", "").strip():
+            yield text
 
 
 def _called(node: ast.Call) -> str:

@@ -181,9 +181,32 @@ def prompt_findings(
             "models are asked otherwise than they were taught",
             "data: {system: ..., prompt: ...} gives training the same turns",
         )
-    elif not task.takes_data:
+    elif different := [] if task.takes_data else _other_prompts(task, data):
+        yield finding(
+            Severity.WARNING,
+            f"the task {task.name} asks {different[0]!r}, training asks {data.prompt or '{input}'!r}, so the models "
+            "are asked otherwise than they were taught",
+            f"data.prompt: {different[0].replace('{}', '{input}', 1)!r}" if different[0].count("{}") == 1 else None,
+        )
+    elif not task.takes_data and not (task.prompts and data.messages is None and same is None):
         yield finding(
             Severity.INFO,
             f"whether {task.name} asks as training does cannot be known before it runs; the evaluation compares them, "
             "and with an argument `data` the task gets training's prompts",
         )
+
+
+def _other_prompts(task: EvaluationTask, data: DataConfig) -> list[str]:
+    """Return the prompts written in a task file whose text around the filled parts differs from training's."""
+    if data.messages is not None:
+        return []
+    trained = _affixes(_COLUMN.sub("{}", data.prompt or "{input}"))
+    return [prompt for prompt in task.prompts if _affixes(prompt) != trained]
+
+
+_COLUMN = re.compile(r"\{[^{}]*\}")
+
+
+def _affixes(template: str) -> tuple[str, str]:
+    """Return the text before the first and after the last filled part."""
+    return template.partition("{}")[0], template.rpartition("{}")[2]

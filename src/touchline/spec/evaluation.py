@@ -73,6 +73,8 @@ class EvaluationTask:
     """Its scorers as the file declares them, in order; empty if that cannot be read without running it."""
     own_prompt: tuple[str, ...] = ()
     """Calls in the file that change the prompt of an item, as far as they can be read: `system_message('Be brief')`."""
+    prompts: tuple[str, ...] = ()
+    """Inputs of its samples that are written in the file, with `{}` for what is filled in: `Capitalize: {}`."""
 
     @property
     def is_file(self) -> bool:
