@@ -21,7 +21,7 @@ from tests.train.tiny_run import make_config, tiny_train, write_config
 from tools.tiny_model import write_tiny_model
 from touchline import api
 from touchline.backends.run_config import RunConfig
-from touchline.core.errors import InputError
+from touchline.core.errors import HostError, InputError
 from touchline.core.status import EXIT_STOPPED, RunStatus
 from touchline.data.metrics_file import read_metrics
 from touchline.data.user_config import UserConfig
@@ -130,6 +130,18 @@ def test_another_number_of_processes_than_planned_is_refused(
         run_training(config, write_config(tmp_path / "run", config), Stop())
 
 
+def test_fewer_gpus_than_planned_are_an_error(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = parallel_config(tiny_model, write_tiny_words(tmp_path / "words.json", 28, 4, 4), 0.0)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(HostError, match="planned for 2 processes with a GPU each, and 1 is visible") as error:
+        run_training(config, write_config(tmp_path / "run", config), Stop())
+    assert "compute.gpus_per_run=1" in str(error.value.hint)
+    assert not others(os.getpid())
+
+
 EXPERIMENT = """
 name: processes
 task: capitalization
@@ -196,7 +208,7 @@ def test_a_whole_experiment_of_two_processes_per_run(finished: Path) -> None:
 
 
 def test_the_other_trainer_saves_at_a_stop_and_loses_nothing_by_kills(finished: Path, tmp_path: Path) -> None:
-    """TERM: exit code 75 with a training state. SIGKILL of either process, then to the end: the same losses."""
+    """TERM: exit code 75 with a training state. SIGKILL of a process, then to the end: the same losses."""
     (whole,) = (path for path in finished.iterdir() if path.name.endswith("_trl"))
     folder = tmp_path / whole.name
     folder.mkdir()
@@ -215,7 +227,7 @@ def test_the_other_trainer_saves_at_a_stop_and_loses_nothing_by_kills(finished: 
             each for each in psutil.Process(process.pid).children() if "finetune.py" in str(each.cmdline())
         ]
 
-    process, others = begun()
+    process, _ = begun()
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=120)
     assert process.returncode == EXIT_STOPPED, said
@@ -225,14 +237,9 @@ def test_the_other_trainer_saves_at_a_stop_and_loses_nothing_by_kills(finished: 
     _, said = process.communicate(timeout=120)
     assert process.returncode == 128 + signal.SIGKILL, said
     assert "process 2 of 2 of the training was killed by SIGKILL" in said
-    process, others = begun()
-    process.kill()
-    process.communicate()
-    _, alive = psutil.wait_procs(others, timeout=20)
-    assert not alive
     done = subprocess.run([sys.executable, "finetune.py"], cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found, wanted = read_metrics(folder / "metrics.jsonl"), read_metrics(whole / "metrics.jsonl")
     assert [row.loss for row in found.steps] == [row.loss for row in wanted.steps]
     assert found.validations[-1].loss == wanted.validations[-1].loss
-    assert len(found.attempts) == 4
+    assert len(found.attempts) == 3

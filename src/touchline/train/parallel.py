@@ -25,7 +25,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from touchline.core.errors import InputError, RunsFailedError
+from touchline.core.errors import HostError, InputError, RunsFailedError
 from touchline.core.quantity import Measured, Quantity
 from touchline.core.status import EXIT_STOPPED
 
@@ -163,6 +163,7 @@ def processes(size: int, command: Sequence[str], folder: Path) -> Iterator[Proce
 
     Raises:
         InputError: torchrun started another number of processes than planned.
+        HostError: there are fewer GPUs than processes.
         ProcessLostError: another process ended early.
     """
     started = _started_by_torchrun()
@@ -201,6 +202,7 @@ def processes(size: int, command: Sequence[str], folder: Path) -> Iterator[Proce
         raise failure from error
     finally:
         watch.end()
+        listener.close()
         _abandon()
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
@@ -259,6 +261,13 @@ def _join(rank: int, size: int, listener: socket.socket | None) -> None:
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
     backend = "gloo"
     if torch.cuda.is_available():
+        visible = torch.cuda.device_count()
+        if visible < size:
+            raise HostError(
+                f"the run is planned for {size} processes with a GPU each, and {visible} "
+                f"{'is' if visible == 1 else 'are'} visible",
+                hint=f"compute.gpus_per_run={visible}; or CUDA_VISIBLE_DEVICES= for processes that share the CPU",
+            )
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         backend = "cpu:gloo,cuda:nccl"
     else:
