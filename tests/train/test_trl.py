@@ -26,6 +26,7 @@ from touchline.core.status import EXIT_STOPPED
 from touchline.data.metrics import Metrics, TrainingMarker
 from touchline.data.metrics_file import read_metrics
 from touchline.data.user_config import UserConfig
+from touchline.plan.design_text import quantization_notes
 from touchline.spec.plan import Plan, PlannedRun
 from touchline.train.hf import IGNORED, open_planned, train_planned
 from touchline.train.inputs import read_config
@@ -171,6 +172,13 @@ def test_both_trainers_use_the_settings_alike(experiment: Experiment, index: int
     assert {name: value.shape for name, value in first.items()} == {name: value.shape for name, value in second.items()}
     if run.train.quantization == "none":
         assert max(float((first[name] - second[name]).abs().max()) for name in first) < 5e-3
+
+
+def test_the_plan_says_on_which_base_quantized_runs_are_evaluated(experiment: Experiment) -> None:
+    """A line for each quantization."""
+    notes = list(quantization_notes(experiment.plan))
+    assert [note.split()[3] for note in notes] == ["nf4", "int8"]
+    assert all("evaluated on the base in its own dtype" in note for note in notes)
 
 
 def test_planned_batches_are_those_of_the_trainer(experiment: Experiment, unpacked: tuple[Path, Path]) -> None:

@@ -306,6 +306,15 @@ def _of_plan(plan: Plan | None) -> Iterator[Issue]:
             text=f"They are not in experiment.yaml: {', '.join(plan.overrides)}.",
             where="plan.json",
         )
+    quantized = [run.name for run in plan.runs if run.train is not None and run.train.quantization != "none"]
+    if quantized:
+        yield Issue(
+            weight=Severity.INFO,
+            subject=_EXPERIMENT,
+            title="quantized runs evaluated on the base in its own dtype",
+            text=f"Training and validation loss of {', '.join(quantized)} are on the quantized base, scores are not.",
+            where="plan.json",
+        )
 
 
 def _notes(run: RunResult) -> Iterator[Issue]:
