@@ -37,7 +37,7 @@ ALLOWED: dict[tuple[str, str], str] = {
     ("results/verifying/archives.py", "open"): ARCHIVE,
     ("results/imported/evaluations.py", "open"): ARCHIVE,
     ("data/lengths.py", "load"): "reads bytes in memory",
-    ("results/sample_table.py", "open"): NEW,
+    ("report/local/samples.py", "open"): NEW,
     ("evaluate/children.py", "open"): NEW,
     ("run/claim_file.py", "open"): NEW,
     ("run/claim_file.py", "fdopen"): NEW,
