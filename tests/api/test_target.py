@@ -247,7 +247,7 @@ def test_every_verb_refuses_to_plan_a_cluster_for_the_login_node(site: dict[str,
         assert "US133" in done.stderr
     # And all of it together with the other faults of the file.
     (folder / "plan.json").unlink()
-    yaml.write_text(text.replace("Tiny-1M-Instruct", "Nowhere-1B") + "compute: {executor: slurm, gpus_per_run: 8}\n")
+    yaml.write_text(text.replace("Tiny-1M-Instruct", "Nowhere-1B") + "compute: {executor: slurm, gpus_per_run: 9}\n")
     said = touchline("plan", str(folder), env=site).stderr
     assert "US133" in said
     assert "BK003" in said
