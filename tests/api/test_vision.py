@@ -8,15 +8,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from inspect_ai.dataset import json_dataset
+from inspect_ai.model import ContentImage, ContentText
 from tests.api.folders import environment, touchline
 from tests.tiny_vision import build_tiny_vision_model, write_colors
 from transformers import AutoModelForImageTextToText
 
 from touchline.data.datasets import load_examples
+from touchline.data.evaluations import EVALUATION_FILE, read_evaluation_config
 from touchline.data.images import load_pixels
 from touchline.data.models import load_renderer, read_model
 from touchline.data.rendering.image_rule import ImageRule
 from touchline.evaluate.decoding import write_answers
+from touchline.evaluate.inspect_task import write_items
 from touchline.spec.experiment import DataConfig
 
 EXPERIMENT = """\
@@ -135,6 +139,21 @@ def test_answers_with_images_are_those_of_transformers_generate(place: Path) -> 
         written = [token for token in whole[0, ids.shape[1] :].tolist() if token not in renderer.stop_ids]
         assert list(answer.ids) == written
     assert len({answer.ids for answer in answers}) > 1
+
+
+def test_items_of_own_tasks_hold_the_images(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = place / "1M_rank2"
+    monkeypatch.chdir(run)
+    items = write_items(read_evaluation_config(run / EVALUATION_FILE), run)
+    found = list(json_dataset(str(items)))
+    assert len(found) == 4
+    for sample in found:
+        assert not isinstance(sample.input, str)
+        image, text = sample.input[0].content
+        assert isinstance(image, ContentImage)
+        assert Path(image.image).is_file()
+        assert isinstance(text, ContentText)
+        assert text.text.startswith("Color of picture")
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,7 @@ def write_items(config: EvaluationConfig, folder: Path) -> Path:
     rows = [
         {
             "id": example.id,
-            "input": [{"role": message.role, "content": message.content} for message in example.prompt],
+            "input": [{"role": message.role, "content": _content(message)} for message in example.prompt],
             "target": example.answer,
             "metadata": {} if example.cluster is None else {CLUSTER_KEY: example.cluster},
         }
@@ -299,6 +299,13 @@ def _message(message: Message) -> ChatMessage:
     if message.role == "assistant":
         return ChatMessageAssistant(content=message.content)
     return ChatMessageUser(content=_parts(message) if message.images else message.content)
+
+
+def _content(message: Message) -> str | list[dict[str, object]]:
+    """Return a turn's content as JSON."""
+    if not message.images:
+        return message.content
+    return [part.model_dump(include={"type", "text", "image"}) for part in _parts(message)]
 
 
 def _parts(message: Message) -> list[Content]:
