@@ -33,6 +33,7 @@ _LISTED_LATER = (
             *("train.method", "train.quantization", "train.optimizer", "train.label_smoothing"),
             *("train.neftune_alpha", "train.dataloader_workers"),
             *("train.lora.init", "train.lora.dora", "train.lora.rslora"),
+            *("data.images", "data.image_root"),
         }
     ),
 )
@@ -98,6 +99,8 @@ _ROWS = (
     _Row("data.input", "input column"),
     _Row("data.output", "answer column"),
     _Row("data.messages", "chat column", unset="none"),
+    _Row("data.images", "image column", unset="none"),
+    _Row("data.image_root", "folder of images", unset="the dataset's"),
     _Row("data.prompt", "prompt", unset="none"),
     _Row("data.system", "system prompt", unset="none"),
     _Row("data.train_fraction", "training fraction (random split)"),

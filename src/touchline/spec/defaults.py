@@ -93,6 +93,8 @@ DEFAULTS: Final = (
     _row("train.backend", DEFAULT_BACKEND, "consumes exactly the micro-batches that were planned"),
     _row("data.input", "input", "found by the names of the columns"),
     _row("data.output", "output", "found by the names of the columns"),
+    _row("data.images", "none", "texts alone"),
+    _row("data.image_root", "the dataset's folder", "images usually lie beside the dataset"),
     _row("data.prompt", "of the task", "the prompt of the task"),
     _row("data.system", "none", "no system turn is put before the user's"),
     _row(
