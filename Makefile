@@ -79,9 +79,10 @@ llamafactory-env: $(FACT)/.complete ## Make .venv-llamafactory: LLaMA-Factory be
 
 # It trains on the libraries of .venv, which it sees through a path file; of its own it needs four packages. What tells
 # that torch and bitsandbytes are installed is linked.
-$(FACT)/.complete: $(VENV)/.complete benchmarks/peers-llamafactory.txt
+$(FACT)/.complete: $(VENV)/.complete benchmarks/peers-llamafactory.txt benchmarks/peers-llamafactory-train.txt
 	test -x $(FACT)/bin/python || $(PYTHON) -m venv $(FACT)
-	$(FACT)/bin/python -m pip install --quiet --no-deps -r benchmarks/peers-llamafactory.txt trl==0.24.0
+	$(FACT)/bin/python -m pip install --quiet --no-deps -r benchmarks/peers-llamafactory.txt \
+	  -r benchmarks/peers-llamafactory-train.txt
 	libraries="$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"; \
 	cd "$$($(FACT)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"; \
 	echo "$$libraries" > venv.pth; \
@@ -90,10 +91,10 @@ $(FACT)/.complete: $(VENV)/.complete benchmarks/peers-llamafactory.txt
 
 axolotl-env: $(AXO)/.complete ## Make .venv-axolotl: all of axolotl (4 GB, about ten minutes)
 
-$(AXO)/.complete:
+$(AXO)/.complete: benchmarks/peers-axolotl.txt
 	test -x $(AXO)/bin/python || $(PYTHON) -m venv $(AXO)
 	$(AXO)/bin/python -m pip install --quiet torch==2.13.0
-	$(AXO)/bin/python -m pip install --quiet torch==2.13.0 axolotl==0.19.0
+	$(AXO)/bin/python -m pip install --quiet torch==2.13.0 -r benchmarks/peers-axolotl.txt
 	touch $@
 
 clean-env: ## Remove all environments

@@ -94,7 +94,7 @@ DEFAULTS: Final = (
     _row("data.input", "input", "found by the names of the columns"),
     _row("data.output", "output", "found by the names of the columns"),
     _row("data.images", "none", "texts alone"),
-    _row("data.image_root", "the dataset's folder", "images usually lie beside the dataset"),
+    _row("data.image_root", "the dataset's folder", "paths of images are usually relative to the dataset"),
     _row("data.prompt", "of the task", "the prompt of the task"),
     _row("data.system", "none", "no system turn is put before the user's"),
     _row(
