@@ -11,7 +11,7 @@ import psutil
 import pytest
 from tests.api.folders import command, environment, touchline
 from tests.tiny_model import write_tiny_words
-from tests.torchtune_environment import require_torchtune
+from tests.trainer_environments import require_trainer
 
 TRAINERS = ("peft", "trl", "torchtune")
 EXPERIMENT = """
@@ -35,7 +35,7 @@ factors:
 
 @pytest.mark.slow
 def test_three_trainers_by_the_same_commands(tmp_path: Path, tiny_model: Path) -> None:
-    require_torchtune()
+    require_trainer("torchtune")
     models, folder = tmp_path / "models", tmp_path / "migration"
     models.mkdir()
     folder.mkdir()

@@ -500,7 +500,7 @@ def test_found_runs_are_compared_with_the_base_of_their_size(folder: Path) -> No
     eval_log(folder / "1B_base" / "eval" / "c.eval", model="hf/base", right=1)
     gathered = find(folder)
     assert one(gathered, "1B_base").model == "Llama-3.2-1B-Instruct"
-    assert gathered.datasets["1B_base"] == gathered.datasets["1B_rank4"]
+    assert one(gathered, "1B_base").dataset == one(gathered, "1B_rank4").dataset
     (analysis,) = build_report(gathered).analyses
     compared = {each.run: each.difference for each in analysis.comparisons}
     assert compared["1B_rank4"].control == "1B_base"

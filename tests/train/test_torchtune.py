@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -54,7 +55,7 @@ pairs:
   - {{train.backend: peft}}
   - {{train.backend: torchtune}}
   - {{train.backend: torchtune, train.global_batch_size: 4, train.micro_batch_size: 2, train.packed: true}}
-  - {{train.backend: torchtune, train.checkpoint: {{resume_minutes: 1e-9, keep: 1}}}}
+  - {{train.backend: torchtune, train.epochs: 60, train.checkpoint: {{resume_minutes: 1e-9, keep: 1}}}}
   - {{train.backend: torchtune, data.path: without_validation.json}}
 """
 
@@ -227,9 +228,11 @@ def programs(folder: Path) -> Iterator[psutil.Process]:
             continue
 
 
-def test_kills_and_stops_lose_nothing(experiment: Experiment, unpacked: tuple[Path, Path]) -> None:
+def test_kills_and_stops_lose_nothing(experiment: Experiment) -> None:
     """SIGTERM, then SIGKILL in the middle of an epoch, then to the end: the same losses as undisturbed."""
     _, folder = experiment.run(3)
+    undisturbed = shutil.copytree(folder, folder.parent / "undisturbed")
+    assert run_external(undisturbed, Stop())
     process = start(folder)
     until_saved(folder, 1)
     process.terminate()
@@ -247,13 +250,13 @@ def test_kills_and_stops_lose_nothing(experiment: Experiment, unpacked: tuple[Pa
     assert list(programs(folder)) == [], "the trainer ends with its driver"
     assert not (folder / "training.json").exists()
     assert run_external(folder, Stop())
-    found, wanted = metrics(folder), metrics(unpacked[1])
+    found, wanted = metrics(folder), metrics(undisturbed)
     assert len(found.attempts) == 3
-    assert [row.step for row in found.steps] == list(range(1, 7))
+    assert [row.step for row in found.steps] == list(range(1, 181))
     assert [row.loss for row in found.steps] == pytest.approx([row.loss for row in wanted.steps], abs=1e-6)
     assert [row.loss for row in found.validations] == pytest.approx([row.loss for row in wanted.validations], abs=1e-6)
     assert [row.learning_rate for row in found.steps] == pytest.approx([row.learning_rate for row in wanted.steps])
-    assert json.loads((folder / "training.json").read_text())["checkpoints"] == ["epoch_1"]
+    assert json.loads((folder / "training.json").read_text())["checkpoints"] == ["epoch_59"]
 
 
 def test_processes_that_an_attempt_left_are_ended(tmp_path: Path) -> None:
