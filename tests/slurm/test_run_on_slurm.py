@@ -33,7 +33,10 @@ WEIRD = 'it\'s an "experiment"\nwith $HOME; `ls` ünd'
 CONFIG = "slurm: {partition: gpu, cpus_per_run: 1, memory_gb: 2, poll_seconds: 0.3}\n"
 RUN, EVALUATION, CONTROL = "1M_rank2", "evaluate 1M_rank2", "evaluate 1M_base"
 EASY, HARD = "1M_rank4_easy", "1M_rank4_hard"
-OTHERWISE = ("seconds", "started_unix", "tokens_per_second", "peak_memory", "log_sha256", "job_id")
+OTHERWISE = (
+    *("seconds", "seconds_per_step", "_per_second", "_minutes", "started_unix", "started", "completed"),
+    *("peak_memory", "mean_memory", "gpu_utilization", "sampled", "log_sha256", "job_id"),
+)
 """What two runs of the same thing need not have in common: times, memory, the hash of a log that holds both, ids."""
 
 
