@@ -19,9 +19,11 @@ from touchline.backends.torchtune.recipes import RECIPES, recipe_files, recipe_f
 from touchline.core.catalog import Dimensions, ModelInfo, SplitInfo
 from touchline.core.finding import Severity
 from touchline.core.quantity import Missing
+from touchline.plan.settings import collect_settings
+from touchline.plan.settings_table import Origin
 from touchline.spec.experiment import CheckpointConfig, CheckpointInterval, LoraConfig, TrainConfig
 from touchline.spec.foreign import parse_foreign
-from touchline.spec.plan import Plan, PlannedRun
+from touchline.spec.plan import Assumption, Plan, PlannedRun
 
 pytestmark = pytest.mark.planning
 
@@ -215,8 +217,23 @@ def test_without_a_validation_split_the_stock_recipe_is_used() -> None:
 
 
 def test_the_plan_says_that_it_is_no_longer_maintained() -> None:
-    assert "no longer maintained" in dict(BACKEND.fixed_settings)["train.backend"]
+    fixed = {setting.key: setting.value for setting in BACKEND.fixed_settings(TrainConfig())}
+    assert "no longer maintained" in fixed["train.backend"]
     assert "no longer maintained" in str(environments()["torchtune"].note)
+
+
+def test_the_table_of_settings_gives_the_dtype_that_auto_becomes() -> None:
+    """Base and adapter have one dtype; one that was written is given and has no reason."""
+    run, plan = planned()
+    assert run.train is not None
+    auto = replace(run, train=replace(run.train, base_dtype="auto", lora=LoraConfig(dtype="bfloat16")))
+    assumed = (Assumption(key="train.base_dtype", value="auto", reason=""),)
+    rows = {row.key: row for row in collect_settings(replace(plan, runs=(auto,), assumptions=assumed))}
+    row = rows["train.base_dtype"]
+    assert (row.value, row.origin) == ("bfloat16", Origin.DECIDED)
+    assert str(row.reason).startswith("train.lora.dtype")
+    written = {row.key: row for row in collect_settings(plan)}["train.base_dtype"]
+    assert (written.value, written.origin, written.reason) == ("float32", Origin.GIVEN, None)
 
 
 def test_pins_equal_those_of_the_environment_for_tests() -> None:

@@ -94,6 +94,25 @@ def test_origins() -> None:
     assert before["train.lora.dropout"].origin is Origin.DEFAULT
 
 
+def test_fixed_settings_follow_the_run() -> None:
+    """Adafactor has no betas and Muon has a momentum; what no run has is not listed, and the trainer is no constant."""
+    keys = ("train.optimizer_betas", "train.optimizer_momentum")
+
+    def shown(*optimizers: str) -> dict[str, str]:
+        found = _by_key(_plan(*(_run(name, 4, optimizer=name) for name in optimizers), not_given=("train.backend",)))
+        assert found["train.backend"].origin is Origin.DEFAULT
+        assert all(found[key].origin is Origin.FIXED for key in keys if key in found)
+        return {key: setting_text(found[key]) for key in keys if key in found}
+
+    betas, momentum = "0.9, 0.999 (eps 1e-8)", "0.95"
+    assert shown("adafactor") == {}
+    assert shown("muon") == {"train.optimizer_momentum": momentum}
+    assert shown("adamw") == shown("adamw_8bit") == {"train.optimizer_betas": betas}
+    assert shown("adamw", "muon", "adafactor") == {"train.optimizer_betas": betas, "train.optimizer_momentum": momentum}
+    plan = _plan(_run("muon", 4, optimizer="muon"), _run("adamw", 4))
+    assert setting_cell(_by_key(plan)["train.optimizer_betas"], "adamw") == betas
+
+
 def test_what_varies_has_a_value_of_each_run_in_the_order_of_numbers() -> None:
     """`4` stands before `16`; a control has no rank."""
     plan = _plan(_run("r16", 16), _run("r4", 4), made_control())

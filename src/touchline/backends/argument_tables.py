@@ -7,11 +7,11 @@ the newest release decides kinds and choices, older ones add the names that they
 from __future__ import annotations
 
 import functools
-import pkgutil
 from collections.abc import Container
 from dataclasses import dataclass
 from typing import Literal
 
+from touchline.backends.package_files import package_text
 from touchline.core.json_text import parse_json
 from touchline.core.near import nearest
 
@@ -59,9 +59,7 @@ class ArgumentTable:
 @functools.cache
 def argument_table(backend: str) -> ArgumentTable:
     """Return the argument table of a backend."""
-    raw = pkgutil.get_data(f"touchline.backends.{backend}", "arguments.json")
-    assert raw is not None
-    read = parse_json(raw)
+    read = parse_json(package_text(backend, "arguments.json"))
     arguments = {
         name: Argument(
             name,

@@ -36,6 +36,15 @@ LOG_FILE = f"{WORK_FOLDER}/log.jsonl"
 """Rows of the trainer's side."""
 
 
+DRIVER = "touchline.train.external"
+"""Module that drives the trainer."""
+
+
+def driver_command(python: str) -> tuple[str, ...]:
+    """Return the command of the driver."""
+    return (python, "-m", DRIVER)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Environment:
     """Python environment of a trainer."""

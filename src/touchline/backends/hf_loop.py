@@ -36,6 +36,13 @@ HF_LOOP_MEMORY = MemoryCoefficients(
     source="transformers' Trainer, which its own inherits from: that one's figure",
 )
 """Memory of this loop: all logits, unless a fused loss holds none. Trainers state how they differ, and the source."""
+HF_OPTIMIZERS = {
+    "adamw": "adamw_torch_fused",
+    "adamw_8bit": "adamw_bnb_8bit",
+    "paged_adamw_8bit": "paged_adamw_8bit",
+    "adafactor": "adafactor",
+}
+"""Names of this loop for the values of `train.optimizer`."""
 
 
 def steps_per_epoch(micro_batches_per_device: int, accumulation: int) -> int:

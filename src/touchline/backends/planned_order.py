@@ -69,19 +69,20 @@ def planned_batches(train: TrainConfig, lengths: ExampleLengths, seed: int, devi
 
 
 def packed_batches(
-    forecast: BatchForecast, train: TrainConfig, lengths: ExampleLengths, micro_batch_size: int, devices: int = 1
-) -> BatchSummary:
+    forecast: BatchForecast, train: TrainConfig, lengths: ExampleLengths, devices: int = 1
+) -> BatchSummary | Missing:
     """Return the batches of a trainer that packs before it batches: every size counts packed sequences.
 
     Args:
         forecast: simulated batches of the trainer.
         train: the training.
         lengths: token lengths of its examples.
-        micro_batch_size: packed sequences per forward pass of one device.
         devices: data-parallel size.
     """
+    if train.micro_batch_size == "auto":
+        return Missing(missing="micro_batch_size is not resolved")
     total = lengths.total
-    digest = hashlib.sha256(f"packed {forecast.rows} {forecast.steps} {micro_batch_size}".encode())
+    digest = hashlib.sha256(f"packed {forecast.rows} {forecast.steps} {train.micro_batch_size}".encode())
     digest.update(forecast.row_tokens.astype("<i8").tobytes())
     digest.update(forecast.micro_batch_tokens.astype("<i8").tobytes())
     return BatchSummary(
@@ -89,8 +90,8 @@ def packed_batches(
         steps=forecast.steps,
         steps_per_epoch=forecast.steps_per_epoch,
         micro_batches=len(forecast.micro_batch_tokens) * train.epochs,
-        micro_batch_size=micro_batch_size,
-        gradient_accumulation_steps=accumulation_steps(train.global_batch_size, micro_batch_size, devices),
+        micro_batch_size=train.micro_batch_size,
+        gradient_accumulation_steps=accumulation_steps(train.global_batch_size, train.micro_batch_size, devices),
         data_parallel_size=devices,
         global_batch_size=train.global_batch_size,
         num_examples=len(total),

@@ -39,14 +39,16 @@ class ExampleLengths:
         return self.prompt + self.answer
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Override:
-    """A setting that the backend changes without saying so."""
+@dataclass(frozen=True, slots=True)
+class FixedSetting:
+    """Setting of a run that experiment.yaml leaves to the trainer."""
 
     key: str
-    """The setting."""
-    effect: str
-    """Actual effect."""
+    """Its dotted key, `train.loss`."""
+    value: str
+    """Its value."""
+    reason: str | None = None
+    """Reason, if it follows from other settings of the run. None: the same in every run with this trainer."""
 
 
 class Backend(Protocol):
@@ -56,8 +58,10 @@ class Backend(Protocol):
     """Its folder's name, as `train.backend` says it."""
     capabilities: Capabilities
     """Supported features and values of settings."""
-    fixed_settings: tuple[tuple[str, str], ...]
-    """Settings that experiment.yaml cannot change: (key, value), `("train.optimizer", "AdamW, ...")`."""
+
+    def fixed_settings(self, train: TrainConfig) -> tuple[FixedSetting, ...]:
+        """Return the settings that the trainer decides for this training, such as its loss."""
+        ...
 
     def faults(self, model: ModelInfo, train: TrainConfig, devices: int = 1) -> tuple[Finding, ...]:
         """Return the requested features that the backend does not support."""
@@ -99,8 +103,4 @@ class Backend(Protocol):
         Args:
             python: interpreter that has touchline.
         """
-        ...
-
-    def silent_overrides(self, train: TrainConfig) -> tuple[Override, ...]:
-        """Return the settings that the backend changes silently."""
         ...

@@ -17,7 +17,7 @@ from touchline.spec.anchors import from_run_folder
 from touchline.spec.document import parse
 from touchline.spec.evaluation import PlannedModel
 from touchline.spec.experiment import DataConfig, TrainConfig, as_written
-from touchline.spec.plan import Plan, PlannedRun
+from touchline.spec.plan import BatchSummary, Plan, PlannedRun
 from touchline.spec.runs import ControlKind
 from touchline.spec.write import to_yaml
 
@@ -101,14 +101,24 @@ class RunConfig:
 _ADAPTER = TypeAdapter(RunConfig)
 
 
-def run_config(run: PlannedRun, plan: Plan) -> RunConfig:
-    """Build the config of a planned run.
+def require_training(run: PlannedRun) -> tuple[TrainConfig, BatchSummary]:
+    """Return the training of a run and its batches.
 
     Raises:
         ValueError: the run trains nothing.
     """
     if run.train is None or run.batches is None:
         raise ValueError(f"run {run.name} trains nothing")
+    return run.train, run.batches
+
+
+def run_config(run: PlannedRun, plan: Plan) -> RunConfig:
+    """Build the config of a planned run.
+
+    Raises:
+        ValueError: the run trains nothing.
+    """
+    train, batches = require_training(run)
     model = plan.models[run.model]
     return RunConfig(
         experiment=plan.experiment,
@@ -123,13 +133,13 @@ def run_config(run: PlannedRun, plan: Plan) -> RunConfig:
         data=replace(run.data, path=from_run_folder(run.dataset)),
         data_sha256=plan.datasets[run.dataset].sha256,
         date=plan.date,
-        train=run.train,
+        train=train,
         seed=run.seed,
         batches=PlannedBatches(
-            digest=run.batches.digest,
-            steps=run.batches.steps,
-            steps_per_epoch=run.batches.steps_per_epoch,
-            data_parallel_size=run.batches.data_parallel_size,
+            digest=batches.digest,
+            steps=batches.steps,
+            steps_per_epoch=batches.steps_per_epoch,
+            data_parallel_size=batches.data_parallel_size,
         ),
         parent=_parent(run, plan),
         shuffled_labels=run.control is ControlKind.SHUFFLED,
@@ -151,6 +161,26 @@ def run_config_text(config: RunConfig, header: str) -> str:
     if config.batches.data_parallel_size == 1:
         del data["batches"]["data_parallel_size"]
     return header + to_yaml(data)
+
+
+def change_comment(run: PlannedRun) -> str:
+    """Return the last lines of the header of a trainer's finetune.yaml."""
+    return f"""\
+# To change the run, edit setup_finetune.yaml and accept it:
+#   touchline prepare .. --run {run.name} --accept
+"""
+
+
+def run_yaml(run: PlannedRun, plan: Plan, reader: str) -> dict[str, str]:
+    """Return run.yaml, by its name.
+
+    Args:
+        run: the run.
+        plan: its plan.
+        reader: program that reads the file.
+    """
+    header = f"# The planned run, resolved: {reader} reads from it the data, the order of the examples and the hashes."
+    return {"run.yaml": run_config_text(run_config(run, plan), f"{header}\n")}
 
 
 def read_run_config(text: str, path: str) -> RunConfig:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from touchline.backends.protocol import FixedSetting
 from touchline.backends.registry import backend_names, get_backend
 from touchline.core.levels import SEEDS, STAGE
 from touchline.core.table import Column, Table, table_of
@@ -143,15 +143,19 @@ def collect_settings(plan: Plan) -> tuple[RunSetting, ...]:
         **_COMPUTED,
     }
     known = {run.name: dict(_settings(plan, run)) for run in plan.runs}
+    fixed: dict[str, list[str | None]] = {}
+    for setting in (setting for run in plan.runs for setting in _fixed(run)):
+        fixed.setdefault(setting.key, []).append(setting.reason)
     levels = {level.factor for run in plan.runs for level in run.levels}
 
     def origin(key: str, values: Sequence[Scalar]) -> tuple[Origin, str | None]:
         if key in _COMPUTED:
             return Origin.DECIDED, decided[key]
-        if key in _fixed():
-            return Origin.FIXED, None
         if any(key in run.accepted for run in plan.runs) or (key in levels and key not in not_given):
             return Origin.GIVEN, None
+        if key in fixed:
+            reason = _shared(fixed[key])
+            return (Origin.FIXED if reason is None else Origin.DECIDED), reason
         if key in (_MICRO, _PACKED) and key in not_given:
             return Origin.DECIDED, decided[key] or reasons.get(key)
         if key in _COLUMNS and key in not_given:
@@ -305,8 +309,8 @@ def _settings(plan: Plan, run: PlannedRun) -> Iterator[tuple[str, Scalar]]:
     yield _STEPS, batches.steps
     yield _WARMUP_STEPS, math.ceil(run.train.warmup_fraction * batches.steps)
     yield _DEVICES, _devices(plan, batches.data_parallel_size)
-    if run.train.backend in backend_names():
-        yield from get_backend(run.train.backend).fixed_settings
+    for setting in _fixed(run):
+        yield setting.key, setting.value
     stage = next((level.value for level in run.levels if level.factor == STAGE), None)
     if stage is not None:
         yield STAGE, stage
@@ -329,7 +333,8 @@ def _scalar(value: object) -> Scalar:
     return json.dumps(value)
 
 
-@functools.cache
-def _fixed() -> frozenset[str]:
-    """Return the keys of settings that a backend has and experiment.yaml cannot change."""
-    return frozenset(key for name in backend_names() for key, _ in get_backend(name).fixed_settings)
+def _fixed(run: PlannedRun) -> tuple[FixedSetting, ...]:
+    """Return the settings that the trainer of a run decides."""
+    if run.train is None or run.train.backend not in backend_names():
+        return ()
+    return get_backend(run.train.backend).fixed_settings(run.train)

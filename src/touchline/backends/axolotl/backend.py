@@ -5,7 +5,9 @@ from __future__ import annotations
 from touchline.backends.axolotl.batching import PAD_TO_MULTIPLE_OF
 from touchline.backends.capabilities import Capabilities
 from touchline.backends.external import WORK_FOLDER
-from touchline.backends.hf_program import OPTIMIZERS, HfProgramBackend, PlannedSettings
+from touchline.backends.hf_loop import HF_OPTIMIZERS
+from touchline.backends.hf_program import HfProgramBackend, PlannedSettings
+from touchline.backends.planning import whole_alpha
 from touchline.backends.protocol import Backend
 
 
@@ -18,7 +20,7 @@ def training_config(planned: PlannedSettings) -> dict[str, object]:
         "adapter": "qlora" if quantized else "lora",
         "load_in_4bit": quantized,
         "lora_r": lora.rank,
-        "lora_alpha": planned.alpha,
+        "lora_alpha": whole_alpha(lora),
         "lora_dropout": lora.dropout,
         "lora_target_modules": list(lora.target_modules),
         "peft_use_dora": lora.dora,
@@ -41,7 +43,7 @@ def training_config(planned: PlannedSettings) -> dict[str, object]:
         "warmup_ratio": train.warmup_fraction,
         "weight_decay": train.weight_decay,
         "max_grad_norm": train.max_grad_norm,
-        "optimizer": OPTIMIZERS[train.optimizer],
+        "optimizer": HF_OPTIMIZERS[train.optimizer],
         "neftune_noise_alpha": train.neftune_alpha,
         "dataloader_num_workers": train.dataloader_workers,
         "seed": planned.run.seed,
@@ -65,7 +67,7 @@ BACKEND: Backend = HfProgramBackend(
         values={
             "method": ("lora",),
             "quantization": ("none", "nf4"),
-            "optimizer": tuple(OPTIMIZERS),
+            "optimizer": tuple(HF_OPTIMIZERS),
             "packed": (False, "auto"),
             "label_smoothing": (0.0,),
             "lora.dtype": ("float32",),

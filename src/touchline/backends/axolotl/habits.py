@@ -6,14 +6,12 @@ Source: axolotl.utils.schemas.config, axolotl.utils.data.shared, axolotl.loaders
 from __future__ import annotations
 
 import functools
-import pkgutil
 from typing import Final
 
 from touchline.backends.argument_tables import argument_table, number_of
 from touchline.backends.config_reading import ConfigReader
 from touchline.backends.trl.habits import check_counts, check_meant
 from touchline.core.finding import Severity
-from touchline.core.json_text import parse_json
 from touchline.core.near import near_choice
 
 MEANT: Final = {
@@ -102,9 +100,7 @@ def _check_nested(settings: ConfigReader) -> None:
 
 @functools.cache
 def _optimizers() -> tuple[str, ...]:
-    raw = pkgutil.get_data("touchline.backends.llamafactory", "arguments.json")
-    assert raw is not None
-    return (*parse_json(raw)["arguments"]["optim"][1], *_OWN_OPTIMIZERS)
+    return (*argument_table("llamafactory").arguments["optim"].choices, *_OWN_OPTIMIZERS)
 
 
 def _check_words(settings: ConfigReader) -> None:

@@ -6,8 +6,10 @@ from math import ceil
 
 from touchline.backends.capabilities import Capabilities
 from touchline.backends.external import WORK_FOLDER
-from touchline.backends.hf_program import OPTIMIZERS, HfProgramBackend, PlannedSettings
+from touchline.backends.hf_loop import HF_OPTIMIZERS
+from touchline.backends.hf_program import HfProgramBackend, PlannedSettings
 from touchline.backends.llamafactory.batching import PAD_TO_MULTIPLE_OF
+from touchline.backends.planning import whole_alpha
 from touchline.backends.protocol import Backend
 
 _EXAMPLES = "planned"
@@ -23,7 +25,7 @@ def training_arguments(planned: PlannedSettings) -> dict[str, object]:
         "do_train": True,
         "finetuning_type": "lora",
         "lora_rank": lora.rank,
-        "lora_alpha": planned.alpha,
+        "lora_alpha": whole_alpha(lora),
         "lora_dropout": lora.dropout,
         "lora_target": ",".join(lora.target_modules),
         "use_dora": lora.dora,
@@ -42,7 +44,7 @@ def training_arguments(planned: PlannedSettings) -> dict[str, object]:
         "warmup_steps": ceil(train.warmup_fraction * batches.steps),
         "weight_decay": train.weight_decay,
         "max_grad_norm": train.max_grad_norm,
-        "optim": OPTIMIZERS[train.optimizer],
+        "optim": HF_OPTIMIZERS[train.optimizer],
         "label_smoothing_factor": train.label_smoothing,
         "neftune_noise_alpha": train.neftune_alpha,
         "dataloader_num_workers": train.dataloader_workers,
@@ -70,7 +72,7 @@ BACKEND: Backend = HfProgramBackend(
         values={
             "method": ("lora",),
             "quantization": ("none", "nf4"),
-            "optimizer": tuple(OPTIMIZERS),
+            "optimizer": tuple(HF_OPTIMIZERS),
             "packed": (False, "auto"),
             "lora.dtype": ("float32",),
             "lora.init": ("default",),

@@ -7,7 +7,6 @@ Source: llamafactory.hparams.parser (0.9.5).
 from __future__ import annotations
 
 import functools
-import pkgutil
 import re
 from collections.abc import Mapping
 
@@ -17,6 +16,7 @@ from touchline.backends.formats import ConfigFormat, ConfigReading
 from touchline.backends.llamafactory import habits
 from touchline.backends.llamafactory.conflicts import check_conflicts
 from touchline.backends.llamafactory.stated import stage, state_training
+from touchline.backends.package_files import package_text
 from touchline.backends.trl.format import check_keys, trainer_view
 from touchline.backends.trl.habits import MEANT as TRAINERS
 from touchline.backends.trl.habits import check_habits
@@ -209,9 +209,7 @@ def _check_texts(settings: ConfigReader) -> None:
 @functools.cache
 def templates() -> frozenset[str]:
     """Names of the chat templates that any release has."""
-    raw = pkgutil.get_data(__package__, "templates.json")
-    assert raw is not None
-    return frozenset(parse_json(raw))
+    return frozenset(parse_json(package_text("llamafactory", "templates.json")))
 
 
 def _check_template(settings: ConfigReader, trains: bool) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from touchline.backends.capabilities import Capabilities
 from touchline.backends.peft.batching import PeftBatching
 from touchline.backends.peft.layout import plain_attention
 from touchline.backends.planned_order import planned_batches
-from touchline.backends.protocol import Backend, ExampleLengths, Override
+from touchline.backends.planning import common_fixed_settings, forecast_batches, training_setup
+from touchline.backends.protocol import Backend, ExampleLengths, FixedSetting
 from touchline.backends.run_config import run_config, run_config_text
 from touchline.backends.training_limits import MOST_DEVICES, adapter_faults, limit_faults
 from touchline.core.catalog import ModelInfo
@@ -17,7 +19,7 @@ from touchline.core.finding import Finding
 from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Missing
 from touchline.core.shape import ModelShape
-from touchline.data.packing.forecast import BatchForecast, settings_of
+from touchline.data.packing.forecast import BatchForecast
 from touchline.spec.experiment import TrainConfig
 from touchline.spec.plan import BatchSummary, Plan, PlannedRun
 
@@ -43,10 +45,10 @@ class PeftBackend:
             "dataloader_workers": (0,),
         },
     )
-    fixed_settings: tuple[tuple[str, str], ...] = (
-        ("train.loss", "cross-entropy, mean over the label tokens of a step"),
-        ("train.optimizer_betas", "0.9, 0.999 (eps 1e-8)"),
-    )
+
+    def fixed_settings(self, train: TrainConfig) -> tuple[FixedSetting, ...]:
+        """Return the loss and the settings of the optimizer."""
+        return common_fixed_settings(train)
 
     def faults(self, model: ModelInfo, train: TrainConfig, devices: int = 1) -> tuple[Finding, ...]:
         """Return the settings that this trainer does not support for this model."""
@@ -55,25 +57,9 @@ class PeftBackend:
     def setup(
         self, train: TrainConfig, shape: ModelShape, machine: TargetMachine, width: int, devices: int = 1
     ) -> TrainingSetup:
-        """Build the setup of an adapter on a base in the machine's fast dtype."""
-        device = "cpu" if machine.kind == "cpu" else "cuda"
-        return TrainingSetup(
-            shape=shape,
-            backend=self.name,
-            method="qlora" if train.quantization == "nf4" else "lora",
-            rank=train.lora.rank,
-            target_modules=tuple(train.lora.target_modules),
-            base_dtype=machine.base_dtype if train.base_dtype == "auto" else train.base_dtype,
-            adapter_dtype=train.lora.dtype,
-            optimizer=train.optimizer,
-            gradient_checkpointing=train.gradient_checkpointing,
-            attention="eager" if plain_attention(device, width) else "fused",
-            dropout=train.lora.dropout,
-            accumulates=train.micro_batch_size != train.global_batch_size // devices,
-            variant="dora" if train.lora.dora else "lora",
-            int8_base=train.quantization == "int8",
-            nested_scales=True if train.quantization == "nf4" else None,
-        )
+        """Return what memory and time depend on besides the batch. Attention depends on the width."""
+        setup = training_setup(self.name, train, shape, machine, devices)
+        return replace(setup, attention="eager" if plain_attention(machine.kind, width) else "fused")
 
     def batches(
         self, train: TrainConfig, lengths: ExampleLengths, seed: int, devices: int = 1
@@ -85,12 +71,10 @@ class PeftBackend:
         self, train: TrainConfig, lengths: ExampleLengths, seed: int, devices: int = 1
     ) -> BatchForecast | Missing:
         """Return the trainer's rows. A prefix common to all prompts is computed once per row if allowed."""
-        if train.micro_batch_size == "auto" or train.packed == "auto":
-            return Missing(missing="micro_batch_size or packed is not resolved")
-        if not len(lengths.total) or int(lengths.total.min()) < _FEWEST_TOKENS:
+        if len(lengths.total) and int(lengths.total.min()) < _FEWEST_TOKENS:
             return Missing(missing="an example has no prompt or no answer")
         batching = PeftBatching(shared_prefix=0 if _is_noisy(train) else lengths.prefix)
-        return batching.forecast(lengths.total, settings_of(train, seed=seed, devices=devices), lengths.answer)
+        return forecast_batches(batching, train, lengths, seed, devices)
 
     def files(self, run: PlannedRun, plan: Plan) -> Mapping[str, str]:
         """Return finetune.yaml, the resolved run itself."""
@@ -99,11 +83,6 @@ class PeftBackend:
     def command(self, python: str) -> tuple[str, ...]:
         """Return the command of the trainer's process."""
         return (python, "-m", "touchline.train")
-
-    def silent_overrides(self, train: TrainConfig) -> tuple[Override, ...]:
-        """None: what it does not do as written, it refuses."""
-        del train
-        return ()
 
 
 def _is_noisy(train: TrainConfig) -> bool:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 
 from touchline.backends.capabilities import Capabilities
-from touchline.backends.external import ORDERS_FILE, TRAIN_FILE, VALIDATION_FILE, WORK_FOLDER
+from touchline.backends.external import DRIVER, ORDERS_FILE, TRAIN_FILE, VALIDATION_FILE, WORK_FOLDER, driver_command
 from touchline.backends.planned_order import packed_batches, planned_batches
-from touchline.backends.protocol import Backend, ExampleLengths, Override
-from touchline.backends.run_config import run_config, run_config_text
+from touchline.backends.planning import common_fixed_settings, forecast_batches, training_setup
+from touchline.backends.protocol import Backend, ExampleLengths, FixedSetting
+from touchline.backends.run_config import change_comment, require_training, run_yaml
 from touchline.backends.torchtune.batching import TorchtuneBatching
 from touchline.backends.torchtune.external import ENVIRONMENT
 from touchline.backends.torchtune.models import model_faults, model_section, model_type
@@ -21,7 +23,7 @@ from touchline.core.finding import Finding
 from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Missing
 from touchline.core.shape import ModelShape
-from touchline.data.packing.forecast import BatchForecast, settings_of
+from touchline.data.packing.forecast import BatchForecast
 from touchline.spec.experiment import TrainConfig
 from touchline.spec.plan import BatchSummary, Plan, PlannedRun
 from touchline.spec.write import to_yaml
@@ -29,11 +31,6 @@ from touchline.spec.write import to_yaml
 _HEADER = """\
 # Training of run {run}, as torchtune 0.6.1 takes it: tune run {recipe} --config finetune.yaml
 # touchline writes {folder}/ before the start. {module}.py holds the components of this run that are not torchtune's.
-# To change the run, edit setup_finetune.yaml and accept it:
-#   touchline prepare .. --run {run} --accept
-"""
-_RUN_HEADER = """\
-# The planned run, resolved: touchline.train.external reads from it the data, the order of the examples and the hashes.
 """
 _DTYPES = {"float32": "fp32", "bfloat16": "bf16"}
 _BATCHING = TorchtuneBatching(planned_order=True)
@@ -62,11 +59,15 @@ class TorchtuneBackend:
             "lora.rslora": (False,),
         },
     )
-    fixed_settings: tuple[tuple[str, str], ...] = (
-        ("train.loss", "cross-entropy, mean over the label tokens of a step"),
-        ("train.optimizer_betas", "0.9, 0.999 (eps 1e-8)"),
-        ("train.backend", f"{ENVIRONMENT.note}; touchline runs version 0.6.1, in an environment of its own"),
-    )
+
+    def fixed_settings(self, train: TrainConfig) -> tuple[FixedSetting, ...]:
+        """Return the loss, the settings of the optimizer, the state of the project, and the dtype for `auto`."""
+        note = f"{ENVIRONMENT.note}; touchline runs version 0.6.1, in an environment of its own"
+        common = (*common_fixed_settings(train), FixedSetting("train.backend", note))
+        if train.base_dtype != "auto":
+            return common
+        reason = "train.lora.dtype: torchtune has one dtype for base and adapter"
+        return (*common, FixedSetting("train.base_dtype", train.lora.dtype, reason))
 
     def faults(self, model: ModelInfo, train: TrainConfig, devices: int = 1) -> tuple[Finding, ...]:
         """Return the settings that this trainer does not support for this model."""
@@ -76,63 +77,41 @@ class TorchtuneBackend:
         self, train: TrainConfig, shape: ModelShape, machine: TargetMachine, width: int, devices: int = 1
     ) -> TrainingSetup:
         """Return what memory and time depend on besides the batch."""
-        del machine, width
-        return TrainingSetup(
-            shape=shape,
-            backend=self.name,
-            method="lora",
-            rank=train.lora.rank,
-            target_modules=tuple(train.lora.target_modules),
-            base_dtype=train.lora.dtype,
-            adapter_dtype=train.lora.dtype,
-            gradient_checkpointing=train.gradient_checkpointing,
-            dropout=train.lora.dropout,
-            accumulates=train.micro_batch_size != train.global_batch_size // devices,
-        )
+        del width
+        return replace(training_setup(self.name, train, shape, machine, devices), base_dtype=train.lora.dtype)
 
     def batches(
         self, train: TrainConfig, lengths: ExampleLengths, seed: int, devices: int = 1
     ) -> BatchSummary | Missing:
         """Return the batches: whole steps only; an epoch's last examples or packs that fill no step are left out."""
-        found = self.forecast(train, lengths, seed, devices)
-        if isinstance(found, Missing) or not isinstance(train.micro_batch_size, int):
-            return found if isinstance(found, Missing) else Missing(missing="micro_batch_size is not resolved")
-        if not found.steps:
+        forecast = self.forecast(train, lengths, seed, devices)
+        if isinstance(forecast, Missing):
+            return forecast
+        if not forecast.steps:
             row = "packed sequences" if train.packed else "examples"
             return Missing(
-                missing=f"no optimizer step: {found.rows} {row} do not fill one of {train.global_batch_size}"
+                missing=f"no optimizer step: {forecast.rows} {row} do not fill one of {train.global_batch_size}"
             )
         if train.packed:
-            return packed_batches(found, train, lengths, train.micro_batch_size, devices)
+            return packed_batches(forecast, train, lengths, devices)
         planned = planned_batches(train, lengths, seed, devices)
         if isinstance(planned, Missing):
             return planned
-        digest = hashlib.sha256(f"whole steps {planned.digest} {found.steps} {found.rows_left_over}".encode())
-        return BatchSummary(
+        digest = hashlib.sha256(f"whole steps {planned.digest} {forecast.steps} {forecast.rows_left_over}".encode())
+        return replace(
+            planned,
             digest=digest.hexdigest(),
-            steps=found.steps,
-            steps_per_epoch=found.steps_per_epoch,
-            micro_batches=found.steps * planned.gradient_accumulation_steps * devices,
-            micro_batch_size=planned.micro_batch_size,
-            gradient_accumulation_steps=planned.gradient_accumulation_steps,
-            data_parallel_size=devices,
-            global_batch_size=planned.global_batch_size,
-            num_examples=planned.num_examples,
-            real_tokens=planned.real_tokens,
-            target_tokens=planned.target_tokens,
-            longest_example_tokens=planned.longest_example_tokens,
-            largest_micro_batch_tokens=found.largest.tokens,
+            steps=forecast.steps,
+            steps_per_epoch=forecast.steps_per_epoch,
+            micro_batches=forecast.steps * planned.gradient_accumulation_steps * devices,
+            largest_micro_batch_tokens=forecast.largest.tokens,
         )
 
     def forecast(
         self, train: TrainConfig, lengths: ExampleLengths, seed: int, devices: int = 1
     ) -> BatchForecast | Missing:
         """Return the predicted micro-batches."""
-        if train.micro_batch_size == "auto" or train.packed == "auto":
-            return Missing(missing="micro_batch_size or packed is not resolved")
-        if not len(lengths.total):
-            return Missing(missing="there is no example")
-        return _BATCHING.forecast(lengths.total, settings_of(train, seed=seed, devices=devices), lengths.answer)
+        return forecast_batches(_BATCHING, train, lengths, seed, devices)
 
     def files(self, run: PlannedRun, plan: Plan) -> Mapping[str, str]:
         """Return finetune.yaml, its components, the recipe if it is touchline's own, and the resolved run."""
@@ -140,17 +119,12 @@ class TorchtuneBackend:
         return {
             "finetune.yaml": _config_text(run, plan, recipe),
             **recipe_files(recipe),
-            "run.yaml": run_config_text(run_config(run, plan), _RUN_HEADER),
+            **run_yaml(run, plan, DRIVER),
         }
 
     def command(self, python: str) -> tuple[str, ...]:
         """Return the command of the driver, which starts `tune run`."""
-        return (python, "-m", "touchline.train.external")
-
-    def silent_overrides(self, train: TrainConfig) -> tuple[Override, ...]:
-        """Return the settings that the backend changes silently."""
-        del train
-        return ()
+        return driver_command(python)
 
 
 def _devices(run: PlannedRun) -> int:
@@ -163,9 +137,7 @@ def _has_validation(run: PlannedRun, plan: Plan) -> bool:
 
 def _config_text(run: PlannedRun, plan: Plan, recipe: Recipe) -> str:
     """Return finetune.yaml: torchtune's own keys, with comments on what decides about the batch."""
-    train, batches = run.train, run.batches
-    if train is None or batches is None:
-        raise ValueError(f"run {run.name} trains nothing")
+    train, batches = require_training(run)
     model = plan.models[run.model]
     packed = bool(train.packed)
     row = f"packed sequences of {train.max_seq_len} tokens" if packed else "examples"
@@ -178,7 +150,8 @@ def _config_text(run: PlannedRun, plan: Plan, recipe: Recipe) -> str:
         ),
     }
     sections = _sections(run, model, train, batches, recipe, on_cpu=plan.machine.kind == "cpu")
-    lines = [_HEADER.format(run=run.name, recipe=recipe.name, folder=WORK_FOLDER, module=COMPONENTS)]
+    header = _HEADER.format(run=run.name, recipe=recipe.name, folder=WORK_FOLDER, module=COMPONENTS)
+    lines = [header, change_comment(run)]
     for key, value in sections.items():
         if key in comments:
             lines.append(f"# {comments[key]}\n")

@@ -7,9 +7,9 @@ branch that was never released; it is read once, and nothing of torchtune is imp
 from __future__ import annotations
 
 import functools
-import pkgutil
 from dataclasses import dataclass
 
+from touchline.backends.package_files import package_text
 from touchline.core.json_text import parse_json
 from touchline.core.near import misspelled
 
@@ -47,10 +47,8 @@ class Component:
 
 @functools.cache
 def _table() -> dict[str, object]:
-    text = pkgutil.get_data(__package__, _TABLE)
-    assert text is not None
-    found: dict[str, object] = parse_json(text)
-    return found
+    table: dict[str, object] = parse_json(package_text("torchtune", _TABLE))
+    return table
 
 
 def _order(version: str) -> int:

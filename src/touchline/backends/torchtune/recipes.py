@@ -6,8 +6,9 @@ recipe for as many devices, with validation and a training state within an epoch
 
 from __future__ import annotations
 
-import pkgutil
 from dataclasses import dataclass
+
+from touchline.backends.package_files import package_text
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,10 +44,4 @@ COMPONENTS = "run_components"
 def recipe_files(recipe: Recipe) -> dict[str, str]:
     """Return the files that a recipe needs in the run's folder, by name."""
     names = (COMPONENTS, recipe.name) if recipe.own else (COMPONENTS,)
-    return {f"{name}.py": _text(f"{name}.py.txt") for name in names}
-
-
-def _text(name: str) -> str:
-    data = pkgutil.get_data(__package__, name)
-    assert data is not None, "a part of this package"
-    return data.decode()
+    return {f"{name}.py": package_text("torchtune", f"{name}.py.txt") for name in names}

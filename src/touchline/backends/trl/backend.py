@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-import pkgutil
 from collections.abc import Mapping
+from dataclasses import replace
 
 from touchline.backends.capabilities import Capabilities
+from touchline.backends.hf_loop import HF_OPTIMIZERS
+from touchline.backends.package_files import package_text
 from touchline.backends.planned_order import packed_batches, planned_batches
-from touchline.backends.protocol import Backend, ExampleLengths, Override
-from touchline.backends.run_config import run_config, run_config_text
+from touchline.backends.planning import (
+    common_fixed_settings,
+    forecast_batches,
+    resolve_base_dtype,
+    training_setup,
+    whole_alpha,
+)
+from touchline.backends.protocol import Backend, ExampleLengths, FixedSetting
+from touchline.backends.run_config import change_comment, require_training, run_yaml
 from touchline.backends.training_limits import MOST_DEVICES, adapter_faults, limit_faults
 from touchline.backends.trl.batching import TrlBatching
 from touchline.core.catalog import ModelInfo
@@ -17,27 +26,16 @@ from touchline.core.finding import Finding
 from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Missing
 from touchline.core.shape import ModelShape
-from touchline.data.packing.forecast import BatchForecast, settings_of
-from touchline.spec import defaults
+from touchline.data.packing.forecast import BatchForecast
 from touchline.spec.experiment import LoraConfig, TrainConfig
 from touchline.spec.plan import BatchSummary, Plan, PlannedRun
 from touchline.spec.write import to_yaml
 
+_SCRIPT = "finetune.py"
 _HEADER = """\
 # Training of run {run}: arguments of trl.SFTConfig (sft), peft.LoraConfig (lora) and of the model's loading.
 # finetune.py reads it; the learning rate of each step follows train.schedule in run.yaml.
-# To change the run, edit setup_finetune.yaml and accept it:
-#   touchline prepare .. --run {run} --accept
 """
-_RUN_HEADER = """\
-# The planned run, resolved: finetune.py reads from it the data, the order of the examples and the hashes.
-"""
-_OPTIMIZERS = {
-    "adamw": "adamw_torch_fused",
-    "adamw_8bit": "adamw_bnb_8bit",
-    "paged_adamw_8bit": "paged_adamw_8bit",
-    "adafactor": "adafactor",
-}
 _BATCHING = TrlBatching(planned_order=True)
 
 
@@ -52,14 +50,14 @@ class TrlBackend:
         packing_keeps_steps=False,
         values={
             "method": ("lora",),
-            "optimizer": tuple(_OPTIMIZERS),
+            "optimizer": tuple(HF_OPTIMIZERS),
             "lora.dtype": ("float32",),
         },
     )
-    fixed_settings: tuple[tuple[str, str], ...] = (
-        ("train.loss", "cross-entropy, mean over the label tokens of a step"),
-        ("train.optimizer_betas", "0.9, 0.999 (eps 1e-8)"),
-    )
+
+    def fixed_settings(self, train: TrainConfig) -> tuple[FixedSetting, ...]:
+        """Return the loss and the settings of the optimizer."""
+        return common_fixed_settings(train)
 
     def faults(self, model: ModelInfo, train: TrainConfig, devices: int = 1) -> tuple[Finding, ...]:
         """Return the settings that this trainer does not support for this model."""
@@ -70,22 +68,8 @@ class TrlBackend:
     ) -> TrainingSetup:
         """Return what memory and time depend on besides the batch."""
         del width
-        return TrainingSetup(
-            shape=shape,
-            backend=self.name,
-            method="qlora" if train.quantization == "nf4" else "lora",
-            rank=train.lora.rank,
-            target_modules=tuple(train.lora.target_modules),
-            base_dtype=machine.base_dtype if train.base_dtype == "auto" else train.base_dtype,
-            adapter_dtype="bfloat16" if train.quantization != "none" else train.lora.dtype,
-            optimizer=train.optimizer,
-            gradient_checkpointing=train.gradient_checkpointing,
-            dropout=train.lora.dropout,
-            accumulates=train.micro_batch_size != train.global_batch_size // devices,
-            variant="dora" if train.lora.dora else "lora",
-            int8_base=train.quantization == "int8",
-            nested_scales=True if train.quantization == "nf4" else None,
-        )
+        setup = training_setup(self.name, train, shape, machine, devices)
+        return setup if train.quantization == "none" else replace(setup, adapter_dtype="bfloat16")
 
     def batches(
         self, train: TrainConfig, lengths: ExampleLengths, seed: int, devices: int = 1
@@ -93,39 +77,26 @@ class TrlBackend:
         """Return the batches: examples in the planned order, or packed sequences."""
         if not train.packed:
             return planned_batches(train, lengths, seed, devices)
-        found = self.forecast(train, lengths, seed, devices)
-        if isinstance(found, Missing) or not isinstance(train.micro_batch_size, int):
-            return found if isinstance(found, Missing) else Missing(missing="micro_batch_size is not resolved")
-        return packed_batches(found, train, lengths, train.micro_batch_size, devices)
+        forecast = self.forecast(train, lengths, seed, devices)
+        return forecast if isinstance(forecast, Missing) else packed_batches(forecast, train, lengths, devices)
 
     def forecast(
         self, train: TrainConfig, lengths: ExampleLengths, seed: int, devices: int = 1
     ) -> BatchForecast | Missing:
         """Return the predicted micro-batches."""
-        if train.micro_batch_size == "auto" or train.packed == "auto":
-            return Missing(missing="micro_batch_size or packed is not resolved")
-        if not len(lengths.total):
-            return Missing(missing="there is no example")
-        return _BATCHING.forecast(lengths.total, settings_of(train, seed=seed, devices=devices), lengths.answer)
+        return forecast_batches(_BATCHING, train, lengths, seed, devices)
 
     def files(self, run: PlannedRun, plan: Plan) -> Mapping[str, str]:
         """Return finetune.yaml, the script that reads it, and the resolved run."""
-        script = pkgutil.get_data(__package__, "finetune.py.txt")
-        assert script is not None, "a part of this package"
         return {
-            "finetune.yaml": _HEADER.format(run=run.name) + to_yaml(trainer_settings(run, plan)),
-            "finetune.py": script.decode(),
-            "run.yaml": run_config_text(run_config(run, plan), _RUN_HEADER),
+            "finetune.yaml": _HEADER.format(run=run.name) + change_comment(run) + to_yaml(trainer_settings(run, plan)),
+            _SCRIPT: package_text(self.name, f"{_SCRIPT}.txt"),
+            **run_yaml(run, plan, _SCRIPT),
         }
 
     def command(self, python: str) -> tuple[str, ...]:
         """Return the command of the script."""
-        return (python, "finetune.py")
-
-    def silent_overrides(self, train: TrainConfig) -> tuple[Override, ...]:
-        """Return the settings that the backend changes silently."""
-        del train
-        return ()
+        return (python, _SCRIPT)
 
 
 def trainer_settings(run: PlannedRun, plan: Plan) -> dict[str, object]:
@@ -134,17 +105,15 @@ def trainer_settings(run: PlannedRun, plan: Plan) -> dict[str, object]:
     Raises:
         ValueError: the run trains nothing.
     """
-    train, batches = run.train, run.batches
-    if train is None or batches is None:
-        raise ValueError(f"run {run.name} trains nothing")
-    base_dtype = plan.machine.base_dtype if train.base_dtype == "auto" else train.base_dtype
+    train, batches = require_training(run)
+    base_dtype = resolve_base_dtype(train, plan.machine)
     sft: dict[str, object] = {
         "num_train_epochs": train.epochs,
         "per_device_train_batch_size": batches.micro_batch_size,
         "gradient_accumulation_steps": batches.gradient_accumulation_steps,
         "per_device_eval_batch_size": batches.micro_batch_size,
         "learning_rate": train.learning_rate,
-        "optim": _OPTIMIZERS[train.optimizer],
+        "optim": HF_OPTIMIZERS[train.optimizer],
         "weight_decay": train.weight_decay,
         "max_grad_norm": train.max_grad_norm,
         "max_length": train.max_seq_len,
@@ -185,7 +154,7 @@ def lora_settings(lora: LoraConfig, *, inherits: bool = False) -> dict[str, obje
     return {
         "task_type": "CAUSAL_LM",
         "r": lora.rank,
-        "lora_alpha": defaults.LORA_ALPHA_PER_RANK * lora.rank if lora.alpha is None else lora.alpha,
+        "lora_alpha": whole_alpha(lora),
         "lora_dropout": lora.dropout,
         "target_modules": list(lora.target_modules),
         "bias": "none",

@@ -1,0 +1,87 @@
+"""Planner parts that backends share."""
+
+from __future__ import annotations
+
+from touchline.backends.protocol import ExampleLengths, FixedSetting
+from touchline.core.estimate import Dtype, TrainingSetup
+from touchline.core.machine import TargetMachine
+from touchline.core.quantity import Missing
+from touchline.core.shape import ModelShape
+from touchline.data.packing.forecast import BatchForecast, Batching, settings_of
+from touchline.spec.experiment import LoraConfig, TrainConfig
+
+_OPTIMIZER_SETTINGS = {
+    "adafactor": (),
+    "muon": (FixedSetting("train.optimizer_momentum", "0.95"),),
+}
+"""By optimizer, if it is not a form of AdamW."""
+
+
+def resolve_base_dtype(train: TrainConfig, machine: TargetMachine) -> Dtype:
+    """Return the dtype of the base; `auto` becomes the one that the machine is fast at."""
+    return machine.base_dtype if train.base_dtype == "auto" else train.base_dtype
+
+
+def whole_alpha(lora: LoraConfig) -> float | int:
+    """Return the adapter's alpha, without a fraction of zero."""
+    alpha = lora.resolved_alpha
+    return int(alpha) if alpha.is_integer() else alpha
+
+
+def training_setup(
+    backend: str, train: TrainConfig, shape: ModelShape, machine: TargetMachine, devices: int
+) -> TrainingSetup:
+    """Return what memory and time depend on besides the batch. Backends replace what differs.
+
+    Args:
+        backend: the backend.
+        train: the training.
+        shape: the base model.
+        machine: where it will run.
+        devices: data-parallel size.
+    """
+    quantized = train.quantization == "nf4"
+    return TrainingSetup(
+        shape=shape,
+        backend=backend,
+        method="qlora" if quantized else "lora",
+        rank=train.lora.rank,
+        target_modules=tuple(train.lora.target_modules),
+        base_dtype=resolve_base_dtype(train, machine),
+        adapter_dtype=train.lora.dtype,
+        optimizer=train.optimizer,
+        gradient_checkpointing=train.gradient_checkpointing,
+        dropout=train.lora.dropout,
+        accumulates=train.micro_batch_size != train.global_batch_size // devices,
+        variant="dora" if train.lora.dora else "lora",
+        int8_base=train.quantization == "int8",
+        nested_scales=True if quantized else None,
+    )
+
+
+def forecast_batches(
+    batching: Batching, train: TrainConfig, lengths: ExampleLengths, seed: int, devices: int
+) -> BatchForecast | Missing:
+    """Return the micro-batches that a batching makes of a training split.
+
+    Args:
+        batching: the trainer's batching.
+        train: the training.
+        lengths: token lengths of its examples.
+        seed: seed of the order.
+        devices: data-parallel size.
+    """
+    if train.micro_batch_size == "auto" or train.packed == "auto":
+        return Missing(missing="micro_batch_size or packed is not resolved")
+    if not len(lengths.total):
+        return Missing(missing="there is no example")
+    return batching.forecast(lengths.total, settings_of(train, seed=seed, devices=devices), lengths.answer)
+
+
+def common_fixed_settings(train: TrainConfig) -> tuple[FixedSetting, ...]:
+    """Return the loss and the settings of the optimizer that experiment.yaml cannot change."""
+    betas = (FixedSetting("train.optimizer_betas", "0.9, 0.999 (eps 1e-8)"),)
+    return (
+        FixedSetting("train.loss", "cross-entropy, mean over the label tokens of a step"),
+        *_OPTIMIZER_SETTINGS.get(train.optimizer, betas),
+    )
