@@ -284,7 +284,7 @@ def write_checkpoint(folder: Path, run: Run, *, archives: bool = True) -> None:
     """One checkpoint as torchtune writes it."""
     folder.mkdir(parents=True, exist_ok=True)
     base, adapter = run.base, adapter_tensors(run)
-    _write_model(folder, base)
+    write_model(folder, base)
     sparse_safetensors(folder / "adapter_model.safetensors", adapter)
     if archives:
         sparse_archive(folder / "adapter_model.pt", "adapter_model", [2 * a * b for a, b in adapter.values()])
@@ -311,7 +311,7 @@ def write_checkpoint(folder: Path, run: Run, *, archives: bool = True) -> None:
     (folder / "tokenizer.json").write_text('{"version": "1.0", "model": {"type": "BPE", "vocab": {}, "merges": []}}')
 
 
-def _write_model(folder: Path, base: Base) -> None:
+def write_model(folder: Path, base: Base) -> None:
     tensors = model_tensors(base)
     if base.shards == 1:
         sparse_safetensors(folder / "model.safetensors", tensors)

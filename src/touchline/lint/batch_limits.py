@@ -200,7 +200,7 @@ def _hint(stated: StatedTraining, rows: int) -> str:
     """Return the largest batch within `rows` that keeps the effective batch, with its accumulation."""
     micro, accumulation = stated.micro_batch_size, stated.gradient_accumulation_steps
     assert micro is not None
-    if accumulation is None:
+    if accumulation is None or accumulation.key == micro.key:
         return micro.line_with(rows)
     whole = accumulation.value * micro.value
     rows = largest_divisor(whole, rows)

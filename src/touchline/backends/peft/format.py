@@ -1,4 +1,5 @@
-"""Our own files of a run: finetune.yaml, which the trainer reads, and setup_finetune.yaml, which the user may edit.
+"""Our own files of a run: finetune.yaml, which the trainer reads, or run.yaml beside another trainer's finetune.yaml,
+and setup_finetune.yaml, which the user may edit.
 
 Both are read by the code that reads them when a run is launched; what that refuses is a finding here.
 """
@@ -33,7 +34,7 @@ _GROUPS = ("train", "data", "evaluate")
 
 
 class FinetuneFormat:
-    """finetune.yaml of the backend `peft`."""
+    """finetune.yaml of the backend `peft`, and run.yaml of any other."""
 
     name = "peft"
     title = "finetune.yaml of touchline's own trainer"
@@ -52,7 +53,7 @@ class FinetuneFormat:
         _known_backend(document)
         config = _config(document, text)
         training = stated_settings(
-            backend=self.name,
+            backend=config.train.backend,
             subject=config.run,
             where=Location(path=document.path),
             model=config.model.path,

@@ -27,7 +27,7 @@ from touchline.lint.checked import CheckRequest, chosen, in_order, row_of
 from touchline.lint.config_set import FolderView, TextFile
 from touchline.lint.local.audit import data_findings, tree_findings
 from touchline.lint.local.checking_config_sets import Siblings
-from touchline.lint.local.checking_experiment import check_experiment
+from touchline.lint.local.checking_experiment import check_experiment, surroundings_of
 from touchline.lint.local.columns import data_findings_of
 from touchline.lint.local.dataset_files import DatasetFiles, is_dataset
 from touchline.lint.local.local_files import absent_files, absent_model, checkpoint_findings_of
@@ -54,7 +54,9 @@ _STATED_ALIKE = (
     *("rank", "alpha", "dropout", "target_modules", "epochs", "global_batch_size", "learning_rate", "schedule"),
     *("warmup_fraction", "weight_decay", "max_grad_norm", "max_seq_len", "gradient_checkpointing", "eval_steps"),
 )
-_OF_A_RUN = frozenset({"finetune.yaml", "setup_finetune.yaml"})
+_NAMED_BY_TRAINERS = frozenset({"target_modules", "schedule"})
+"""Settings among them whose values each trainer names itself."""
+_OF_A_RUN = frozenset({"finetune.yaml", "run.yaml", "setup_finetune.yaml"})
 _OURS = frozenset({"data", "models", "name", "task", "factors", "pairs", "controls"})
 """Keys of experiment.yaml. A file with three of them counts as one, regardless of its name."""
 _ARGUMENTS = (
@@ -145,6 +147,7 @@ class _Checker:
         self._shellcheck = find_shellcheck()
         self._scripts: list[tuple[Script, Path]] = []
         self._experiments: dict[Path, set[tuple[object, ...]]] = {}
+        self._planned_for: dict[Path, Surroundings] = {}
         self._plans: list[TextFile] = []
         self._rows: list[Path] = []
         self._to_validate: list[tuple[Validator, ForeignDocument, bool]] = []
@@ -267,7 +270,13 @@ class _Checker:
             self.found.findings += self._parity.findings(training, file.path.parent)
 
     def _around_of(self, config: Path) -> Surroundings:
-        """Return the machine of the one job script that names a config; command-line options win."""
+        """Return the machine of a config: of the experiment above it, else of the one job script that names it.
+        Command-line options win.
+        """
+        planned = self._planned_for.get(config.parent.parent)
+        if self._request.gpu == "auto" and planned is not None:
+            count = self._around.gpu_count or planned.gpu_count
+            return replace(self._around, gpu=planned.gpu, gpu_count=count, source=planned.source)
         named = [script for script, place in self._scripts if _same(str(config), _configs_of(script, place))]
         if len(named) != 1:
             return self._around
@@ -298,11 +307,12 @@ class _Checker:
 
     def _is_planned(self, file: FoundFile, training: StatedTraining) -> bool:
         """Return True if a run's config agrees with the experiment above it, which is checked as a whole."""
-        return (
-            not file.named
-            and file.path.name in _OF_A_RUN
-            and _asked(training) in self._experiments.get(file.path.parent.parent, ())
-        )
+        planned = self._experiments.get(file.path.parent.parent, set())
+        if file.named or file.path.name not in _OF_A_RUN:
+            return False
+        if file.path.name == "finetune.yaml" and (file.path.parent / "run.yaml").is_file():
+            return any(_agrees(training, asked) for asked in planned)
+        return _asked(training) in planned
 
     def _no_config(self, file: FoundFile, document: ForeignDocument) -> None:
         """Check a file of no trainer's format: our own experiment, data, or something else."""
@@ -330,6 +340,8 @@ class _Checker:
     def _experiment(self, path: Path) -> None:
         found = check_experiment(path, self._settings, self._request.gpu, today())
         self._experiments[path.parent] = {_asked(view.stated) for view in found.views}
+        if found.seen is not None:
+            self._planned_for[path.parent] = surroundings_of(found.seen)
         self.found.findings += found.findings
         self.found.views += [(view, path.parent) for view in found.views]
         if found.seen is not None:
@@ -438,6 +450,12 @@ def _asked(training: StatedTraining) -> tuple[object, ...]:
     """Merge settings of an experiment with those of its runs' configs; `auto` is resolved by the config."""
     settings = (getattr(training, name) for name in _STATED_ALIKE)
     return tuple(None if setting is None else setting.value for setting in settings)
+
+
+def _agrees(training: StatedTraining, asked: tuple[object, ...]) -> bool:
+    """Return True if another trainer's config states nothing else than an experiment, as far as it states it."""
+    pairs = zip(_STATED_ALIKE, _asked(training), asked, strict=True)
+    return all(found in (None, wanted) for name, found, wanted in pairs if name not in _NAMED_BY_TRAINERS)
 
 
 def _beside(script: Path, mentioned: Sequence[str]) -> frozenset[str] | None:

@@ -1,0 +1,454 @@
+"""The experiment of the documents that touchline comes from: two Llamas, LoRA ranks, words of 5, 9 and 13 letters.
+
+It is planned for torchtune on A100-80GB, without torch, and compared with what users of torchtune typed by hand.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import string
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+from tests.cases import some
+from tests.results.made_seed002 import B1, B3, write_model
+from tests.trainer_environments import require_trainer
+
+from tools.tiny_model import write_tiny_model
+from touchline import api
+from touchline.backends.registry import environment_of
+from touchline.core.errors import InputError
+from touchline.core.finding import Finding, Severity
+from touchline.core.quantity import Quantity
+from touchline.data.user_config import UserConfig
+from touchline.slurm.script import read_script
+from touchline.spec.plan import Plan, PlannedRun
+from touchline.spec.site import SlurmSite
+
+LETTERS = (5, 9, 13)
+RANKS = (4, 64)
+BASES = {"1B": replace(B1, vocabulary=128_256), "3B": replace(B3, vocabulary=128_256)}
+HEAD_DIM = {"1B": 64, "3B": 128}
+EXPERIMENT = """\
+name: cap_cross_eval_5_9_13L_2025-10-19
+question: Do longer words need a higher LoRA rank?
+task: capitalization
+models: [Llama-3.2-1B-Instruct, Llama-3.2-3B-Instruct]
+data: {path: data/words_5L_80P_1000.json}
+train:
+  backend: torchtune
+  epochs: 3
+  global_batch_size: 16
+  learning_rate: 1e-4
+  schedule: cosine
+  weight_decay: 0.01
+  max_seq_len: 2048
+  packed: false
+  base_dtype: bfloat16
+  lora: {rank: 64, dtype: bfloat16, target_modules: [q_proj, v_proj, o_proj, gate_proj, up_proj, down_proj]}
+  validate_every_steps: 50
+factors:
+  train.lora.rank: [4, 64]
+  data.path: [data/words_5L_80P_1000.json, data/words_9L_80P_1000.json, data/words_13L_80P_1000.json]
+seeds: [1234]
+controls: [base]
+compute: {executor: slurm, gpu: A100-80GB, gpus_per_run: 1}
+"""
+PACKED = ("train.packed=true", "train.global_batch_size=4", "train.validate_every_steps=2")
+SITE = SlurmSite(
+    account="group",
+    gpu_type="a100",
+    constraint="gpu80",
+    cpus_per_run=1,
+    memory_gb=8,
+    modules=("anaconda3/2025.6",),
+    options=("--mail-type=begin,end",),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """An experiment whose run folders are written."""
+
+    folder: Path
+    plan: Plan
+    settings: UserConfig
+
+    def trainings(self) -> list[PlannedRun]:
+        return some([run for run in self.plan.runs if run.train is not None])
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> UserConfig:
+    """Both models by their true shapes; their weights are holes in sparse files."""
+    root = tmp_path_factory.mktemp("seed")
+    for size, base in BASES.items():
+        folder = write_tiny_model(root / "models" / base.name)
+        (folder / "model.safetensors").unlink()
+        write_model(folder, base)
+        config = json.loads((folder / "config.json").read_text()) | {
+            "dtype": "bfloat16",
+            "hidden_size": base.hidden,
+            "intermediate_size": base.inner,
+            "num_hidden_layers": base.layers,
+            "num_attention_heads": base.hidden // HEAD_DIM[size],
+            "num_key_value_heads": 8,
+            "head_dim": HEAD_DIM[size],
+            "max_position_embeddings": 131_072,
+            "vocab_size": base.vocabulary,
+            "rope_theta": 500_000.0,
+            "rope_scaling": {
+                "rope_type": "llama3",
+                "factor": 32.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 8192,
+            },
+        }
+        (folder / "config.json").write_text(json.dumps(config))
+    return UserConfig(models_dir=root / "models", cache_dir=root / "cache", history_dir=root / "history", slurm=SITE)
+
+
+def _write(folder: Path, text: str = EXPERIMENT) -> Path:
+    """The experiment and its datasets: 1,000 words of each length, 80% of them for training."""
+    (folder / "data").mkdir(parents=True)
+    for letters in LETTERS:
+        generator = random.Random(letters)
+        words: dict[str, None] = {}
+        while len(words) < 1000:
+            words["".join(generator.choices(string.ascii_lowercase, k=letters))] = None
+        rows = [{"input": word, "output": word.capitalize()} for word in words]
+        splits = {"train": rows[:800], "validation": rows[800:900], "test": rows[900:]}
+        (folder / f"data/words_{letters}L_80P_1000.json").write_text(json.dumps(splits))
+    (folder / "experiment.yaml").write_text(text)
+    return folder
+
+
+def _prepared(folder: Path, settings: UserConfig, *overrides: str) -> Planned:
+    plan = api.plan(_write(folder), settings, overrides).plan
+    api.prepare(folder, settings)
+    return Planned(folder=folder, plan=plan, settings=settings)
+
+
+@pytest.fixture(scope="module")
+def unpacked(tmp_path_factory: pytest.TempPathFactory, settings: UserConfig) -> Planned:
+    return _prepared(tmp_path_factory.mktemp("unpacked") / "exp", settings)
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory, settings: UserConfig) -> Planned:
+    """Packed in sequences of 2,048 tokens, as those users did at first, with ranks alone as a factor."""
+    folder = tmp_path_factory.mktemp("packed") / "exp"
+    return _prepared(folder, settings, *PACKED, "factors={train.lora.rank: [4, 64]}")
+
+
+def _typed(planned: Planned, size: str, rank: int, *, is_packed: bool) -> dict[str, object]:
+    """The keys of finetune.yaml and their values, as users of torchtune wrote them for such a run."""
+    base = BASES[size]
+    shards = ["model.safetensors"]
+    if base.shards == 2:
+        shards = [f"model-{number:05}-of-00002.safetensors" for number in (1, 2)]
+    return {
+        "output_dir": "/scratch/{user}/ck-out-{run}/",
+        "batch_size": 4 if is_packed else {"1B": 16, "3B": 8}[size],
+        "model._component_": f"torchtune.models.llama3_2.lora_llama3_2_{size.lower()}",
+        "model.lora_attn_modules": ["q_proj", "v_proj", "output_proj"],
+        "model.apply_lora_to_mlp": True,
+        "model.lora_rank": rank,
+        "model.lora_alpha": 2 * rank,
+        "model.lora_dropout": 0.0,
+        "tokenizer._component_": "torchtune.models.llama3.llama3_tokenizer",
+        "tokenizer.path": f"{base.name}/original/tokenizer.model",
+        "tokenizer.max_seq_len": 2048,
+        "checkpointer._component_": "torchtune.training.FullModelHFCheckpointer",
+        "checkpointer.checkpoint_dir": str(planned.settings.models_dir / base.name),
+        "checkpointer.checkpoint_files": shards,
+        "checkpointer.recipe_checkpoint": None,
+        "checkpointer.output_dir": "${output_dir}",
+        "checkpointer.model_type": "LLAMA3_2",
+        "resume_from_checkpoint": False,
+        "save_adapter_weights_only": False,
+        "save_last_epoch_only": False,
+        "epochs_to_save": "all",
+        "optimizer._component_": "torch.optim.AdamW",
+        "optimizer.fused": True,
+        "optimizer.weight_decay": 0.01,
+        "optimizer.lr": 1e-4,
+        "lr_scheduler._component_": "torchtune.training.lr_schedulers.get_cosine_schedule_with_warmup",
+        "lr_scheduler.num_warmup_steps": 100,
+        "loss._component_": "torchtune.modules.loss.CEWithChunkedOutputLoss",
+        "epochs": 3,
+        "max_steps_per_epoch": None,
+        "gradient_accumulation_steps": 1,
+        "compile": False,
+        "dataset._component_": "torchtune.datasets.instruct_dataset",
+        "dataset.source": "json",
+        "dataset.data_files": "words_5L_80P_1000.json",
+        "dataset.field": "train",
+        "dataset.packed": is_packed,
+        "dataset_val._component_": "torchtune.datasets.instruct_dataset",
+        "dataset_val.source": "json",
+        "dataset_val.data_files": "words_5L_80P_1000.json",
+        "dataset_val.field": "validation",
+        "run_val_every_n_steps": 2 if is_packed else 50,
+        "metric_logger._component_": "torchtune.training.metric_logging.WandBLogger",
+        "metric_logger.mode": "offline",
+        "metric_logger.log_dir": "${output_dir}/logs",
+        "log_every_n_steps": 5,
+        "log_peak_memory_stats": True,
+        "device": "cuda",
+        "dtype": "bf16",
+        "enable_activation_checkpointing": False,
+        "enable_activation_offloading": False,
+        "profiler.enabled": False,
+        "seed": 1234,
+        "shuffle": True,
+    }
+
+
+def _otherwise(size: str, steps_per_epoch: int, *, is_packed: bool) -> dict[str, object]:
+    """What touchline writes instead, on purpose."""
+    changed: dict[str, object] = {
+        # In the run's own folder, which nothing outside it need name.
+        "output_dir": "trainer/output",
+        "checkpointer.output_dir": "trainer/output",
+        # The chat template of the model folder, its stop token trained, in place of torchtune's own prompt.
+        "tokenizer._component_": "run_components.PlannedTokenizer",
+        "dataset._component_": "run_components.planned_dataset",
+        "dataset_val._component_": "run_components.validation_dataset",
+        # An adapter in PEFT's form, of which the merged model can be made; full models took 7 to 19 GB a run.
+        "checkpointer._component_": "run_components.RecordedCheckpointer",
+        "save_adapter_weights_only": True,
+        # Warm-up as a share of the steps: 100 steps of warm-up are two thirds of 150 steps, and more than 12.
+        "lr_scheduler._component_": "run_components.planned_schedule",
+        # Whole steps only, as planned.
+        "max_steps_per_epoch": steps_per_epoch,
+        # Every step, into metrics.jsonl.
+        "metric_logger._component_": "run_components.StepLogger",
+        "log_every_n_steps": 1,
+    }
+    if not is_packed:
+        changed["shuffle"] = False  # the planned order is a shuffled one; of packs torchtune's sampler has it
+        # One global batch for both models: 16 and 8 would change the batch together with the model. That 3B takes no
+        # more than 8 rested on the memory of the weights, multiplied by the batch.
+        changed["batch_size"] = 16
+    return changed
+
+
+LEFT_OUT = frozenset(
+    {
+        *("tokenizer.path", "checkpointer.recipe_checkpoint", "save_last_epoch_only", "epochs_to_save"),
+        *("lr_scheduler.num_warmup_steps", "dataset.source", "dataset.data_files", "dataset.field"),
+        *("dataset_val.source", "dataset_val.data_files", "dataset_val.field"),
+        *("metric_logger.mode", "metric_logger.log_dir", "profiler.enabled"),
+    }
+)
+"""Keys of components that touchline's take the place of, and of what is off or the default."""
+
+
+def _added(batch: int, steps_per_epoch: int, *, is_packed: bool) -> dict[str, object]:
+    """What touchline writes besides: arguments of its components, and settings that stock configs leave open."""
+    return {
+        "model.apply_lora_to_output": False,
+        "tokenizer.pad_id": 0,
+        "dataset.path": "trainer/train.jsonl",
+        "dataset.orders": "trainer/orders.jsonl",
+        "dataset.steps_per_epoch": steps_per_epoch,
+        "dataset_val.path": "trainer/validation.jsonl",
+        "save_state_minutes": 10.0,
+        "clip_grad_norm": 1.0,
+        "lr_scheduler.schedule": "cosine",
+        "lr_scheduler.warmup_fraction": 0.05,
+        "metric_logger.batch_size": batch,
+        "metric_logger.max_seq_len": 2048,
+        "metric_logger.packed": is_packed,
+    }
+
+
+def _flat(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+@pytest.mark.planning
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_finetune_yaml_is_what_its_users_would_have_typed(request: pytest.FixtureRequest, is_packed: bool) -> None:
+    """Every key is theirs with their value, or listed above with the reason for another one."""
+    planned: Planned = request.getfixturevalue("packed" if is_packed else "unpacked")
+    for run in planned.trainings():
+        assert run.train is not None
+        assert run.batches is not None
+        text = (planned.folder / run.name / "finetune.yaml").read_text()
+        written = dict(_flat(YAML(typ="safe").load(text)))
+        size, rank, batches = run.name[:2], run.train.lora.rank, run.batches
+        typed = _typed(planned, size, rank, is_packed=is_packed)
+        otherwise = _otherwise(size, batches.steps_per_epoch, is_packed=is_packed)
+        assert otherwise.keys() | LEFT_OUT <= typed.keys()
+        assert all(typed[key] != value for key, value in otherwise.items() if size == "3B" or key != "batch_size")
+        kept = {key: value for key, value in typed.items() if key not in LEFT_OUT}
+        batch, per_epoch = batches.micro_batch_size, batches.steps_per_epoch
+        added = _added(batch, per_epoch, is_packed=is_packed)
+        assert added.keys().isdisjoint(typed)
+        assert written == kept | otherwise | added, run.name
+
+
+@pytest.mark.planning
+def test_the_design_is_theirs(unpacked: Planned) -> None:
+    names = {run.name for run in unpacked.plan.runs}
+    words = [f"words{letters}L" for letters in LETTERS]
+    ranks = [*(f"rank{rank}" for rank in RANKS), "base"]
+    assert names == {f"{size}_{rank}_{word}" for size in BASES for rank in ranks for word in words}
+    for run in unpacked.trainings():
+        assert run.batches is not None
+        assert (run.batches.steps_per_epoch, run.batches.steps) == (50, 150), "800 examples in steps of 16"
+        assert isinstance(run.train_seconds, Quantity)
+        assert run.train_seconds.high is not None
+        assert run.train_seconds.high < 600, "not the hours that were once guessed"
+    files = {path.name for path in (unpacked.folder / "1B_rank4_words5L").iterdir()}
+    assert files >= {"setup_finetune.yaml", "finetune.yaml", "finetune.slurm", "lora_finetune_single_device_val.py"}
+    assert {path.name for path in unpacked.folder.iterdir()} >= {"runs_plan.md", "submit_all.sh", "README.md", *names}
+
+
+@pytest.mark.planning
+def test_comments_give_the_numbers_of_the_plan(unpacked: Planned, packed: Planned) -> None:
+    for planned, row, about in (
+        (unpacked, "examples", "packed: false: each example is a sequence of its own"),
+        (packed, "packed sequences of 2048 tokens", "packed: true: several examples share a sequence, 50.0 on average"),
+    ):
+        for run in planned.trainings():
+            assert run.batches is not None
+            text = (planned.folder / run.name / "finetune.yaml").read_text()
+            lines = text.splitlines()
+            above = {line.partition(":")[0]: lines[place - 1] for place, line in enumerate(lines)}
+            batches = run.batches
+            size, whole = batches.micro_batch_size, batches.global_batch_size
+            assert above["dataset"].startswith(f"# {about}"), run.name
+            assert above["batch_size"].lower().startswith(f"# {row} of a forward pass")
+            assert above["gradient_accumulation_steps"].startswith(f"# {size} x 1 = {whole} {row} in an optimizer step")
+            assert f"{batches.steps_per_epoch} steps in an epoch, {batches.steps} in all" in text
+            assert "tune run lora_finetune_single_device_val --config finetune.yaml" in lines[0]
+
+
+@pytest.mark.planning
+def test_the_job_asks_for_what_they_asked_for(unpacked: Planned) -> None:
+    for run in unpacked.trainings():
+        place = unpacked.folder / run.name / "finetune.slurm"
+        text = place.read_text()
+        script = read_script(text, str(place), ())
+        asked = {
+            "job-name": run.name,
+            "nodes": "1",
+            "ntasks": "1",
+            "cpus-per-task": "1",
+            "mem": "8G",
+            "account": "group",
+            "constraint": "gpu80",
+            "gpus": "a100:1",
+            "mail-type": "begin,end",
+            "output": "slurm-%j.out",
+        }
+        assert {name: script.value(name) for name in asked} == asked
+        minutes = script.value("time")
+        assert minutes is not None
+        hours, middle, seconds = (int(part) for part in minutes.split(":"))
+        limit = hours * 3600 + middle * 60 + seconds
+        assert isinstance(run.train_seconds, Quantity)
+        assert run.train_seconds.high is not None
+        assert run.train_seconds.high < limit <= 15 * 60, "the quarter of an hour of their template, or less"
+        assert "module load anaconda3/2025.6" in text
+
+
+@pytest.fixture
+def torchtune_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An environment of torchtune as far as a check reads it: programs, and the versions of the packages."""
+    environment = environment_of("torchtune")
+    programs, packages = tmp_path / "env" / "bin", tmp_path / "env" / "lib" / "python3.11" / "site-packages"
+    programs.mkdir(parents=True)
+    for name in ("python", environment.program):
+        (programs / name).write_text("#!/bin/sh\nexit 1\n")
+        (programs / name).chmod(0o755)
+    for name, version in environment.versions.items():
+        metadata = packages / f"{name}-{version}.dist-info"
+        metadata.mkdir(parents=True)
+        (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    monkeypatch.setenv(environment.python_variable, str(programs / "python"))
+
+
+def _grave(found: list[Finding]) -> list[Finding]:
+    return [each for each in found if each.severity in (Severity.ERROR, Severity.WARNING)]
+
+
+@pytest.mark.planning
+@pytest.mark.usefixtures("torchtune_installed")
+def test_check_finds_nothing_in_it(unpacked: Planned, packed: Planned) -> None:
+    """Neither in the experiment nor in what was written from it; an edited config is looked at again."""
+    for planned in (unpacked, packed):
+        report, found = api.check([planned.folder], planned.settings)
+        assert _grave(found) == []
+        assert report.files > len(planned.trainings())
+    edited = packed.folder / "3B_rank4" / "finetune.yaml"
+    text = edited.read_text()
+    edited.write_text(text.replace("batch_size: 4\nepochs", "batch_size: 16\nepochs").replace("epochs: 3", "epochs: 2"))
+    _, found = api.check([packed.folder], packed.settings)
+    edited.write_text(text)
+    (over,) = [each for each in _grave(found) if each.code == "PK001"]
+    assert "A100-80GB" in over.message
+    assert over.where is not None
+    assert over.where.path == str(edited)
+
+
+@pytest.mark.planning
+@pytest.mark.usefixtures("torchtune_installed")
+def test_what_went_wrong_with_it_is_told_before_it_runs(tmp_path: Path, settings: UserConfig) -> None:
+    """Sixteen packed sequences took 78 GB and failed; other batches for other models confounded both."""
+    folder = _write(tmp_path / "packed")
+    with pytest.raises(InputError) as error:
+        api.plan(folder, settings, ["train.packed=true", "train.micro_batch_size=16"], dry_run=True)
+    assert {each.code for each in error.value.findings} == {"PK001"}
+    assert any("16 rows of 2,048 tokens need 81 to 110 GiB" in each.message for each in error.value.findings)
+    models = "models: [Llama-3.2-1B-Instruct, Llama-3.2-3B-Instruct]\n"
+    pairs = "pairs:\n" + "".join(
+        f"  - {{models: [{base.name}], train.global_batch_size: {batch}}}\n"
+        for base, batch in zip(BASES.values(), (16, 8), strict=True)
+    )
+    assert models in EXPERIMENT
+    folder = _write(tmp_path / "pairs", EXPERIMENT.replace(models, pairs))
+    _, found = api.check([folder], settings)
+    assert [each.code for each in _grave(found)] == ["EX103"]
+
+
+VALIDATE = """\
+import os, sys
+from torchtune._cli.tune import main
+for folder in sys.argv[1:]:
+    os.chdir(folder)
+    sys.modules.pop("run_components", None)
+    sys.path[0] = folder
+    sys.argv = ["tune", "validate", "finetune.yaml"]
+    main()
+"""
+
+
+def test_torchtune_accepts_every_config(unpacked: Planned, packed: Planned) -> None:
+    """`tune validate` of each, one after another in one process of torchtune's own environment."""
+    python = require_trainer("torchtune")
+    folders = [planned.folder / run.name for planned in (unpacked, packed) for run in planned.trainings()]
+    done = subprocess.run(
+        [python, "-c", VALIDATE, *map(str, folders)],
+        env={key: value for key, value in os.environ.items() if key != "PYTHONPATH"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.stdout.count("Config is well-formed!") == len(folders), done.stderr[-2000:]
