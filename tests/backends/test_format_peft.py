@@ -55,8 +55,7 @@ def test_finetune_yaml_states_what_was_planned() -> None:
 
 def test_run_yaml_is_of_the_trainer_that_it_names() -> None:
     """Its steps are that trainer's; the micro-batch, from which the accumulation follows, is named once in a hint."""
-    place = FINETUNE.index("  lora:\n")
-    (stated,) = finetune(FINETUNE[:place] + "  backend: torchtune\n" + FINETUNE[place:]).trainings
+    (stated,) = finetune(changed(FINETUNE, 'backend: "peft"', 'backend: "torchtune"')).trainings
     assert stated.backend == "torchtune"
     assert stated.micro_batch_size is not None
     assert stated.gradient_accumulation_steps is not None
