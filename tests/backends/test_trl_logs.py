@@ -12,7 +12,7 @@ from tests.history.sound import assert_sound
 
 from touchline.backends.logtext.dicts import read_row
 from touchline.backends.trl.logs import DOCUMENTS, READERS
-from touchline.backends.trl.naming import said
+from touchline.backends.trl.naming import handwritten_model
 from touchline.backends.trl.words import parameters
 from touchline.core.observation import Event, Observation, ProgressBarEvent, Sign, SignKind
 from touchline.spec.document import parse
@@ -451,7 +451,7 @@ def test_the_model_is_the_one_that_is_loaded_for_the_training() -> None:
     ],
 )
 def test_what_people_print_is_a_model_only_when_it_looks_like_one(line: str, model: str | None) -> None:
-    assert said(line) == model
+    assert handwritten_model(line) == model
 
 
 def test_lines_of_others_tell_nothing() -> None:

@@ -50,16 +50,16 @@ class ArgumentTable:
 
         Args:
             name: the name that is not known.
-            present: names that the file has; what is there already is not meant once more.
+            present: names that the file has already, which are not suggested.
         """
-        names = (each.name for each in self.arguments.values() if each.last is None)
+        names = (argument.name for argument in self.arguments.values() if argument.last is None)
         return nearest(name, (known for known in names if known not in present))
 
 
 @functools.cache
 def argument_table(backend: str) -> ArgumentTable:
     """Return the argument table of a backend."""
-    read = parse_json(package_text(backend, "arguments.json"))
+    table = parse_json(package_text(backend, "arguments.json"))
     arguments = {
         name: Argument(
             name,
@@ -67,9 +67,9 @@ def argument_table(backend: str) -> ArgumentTable:
             tuple(row[1]) if len(row) > 1 else (),
             row[2] if len(row) > 2 else None,
         )
-        for name, row in read["arguments"].items()
+        for name, row in table["arguments"].items()
     }
-    return ArgumentTable(read["source"], arguments)
+    return ArgumentTable(table["source"], arguments)
 
 
 def number_of(value: object) -> float | None:

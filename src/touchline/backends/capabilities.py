@@ -49,21 +49,21 @@ def unsupported_settings(name: str, train: TrainConfig, capabilities: Mapping[st
             continue
         able = [
             other
-            for other, each in capabilities.items()
-            if key not in each.values or _supports(value, each.values[key])
+            for other, features in capabilities.items()
+            if key not in features.values or _supports(value, features.values[key])
         ]
-        written = " or ".join(_text(each) for each in supported)
+        expected = " or ".join(map(_text, supported))
         yield Finding(
             code="BK001",
             severity=Severity.ERROR,
             subject=f"train.{key}",
-            message=f"the backend {name} does not support {key}: {_text(value)}; expected {written}",
+            message=f"the backend {name} does not support {key}: {_text(value)}; expected {expected}",
             hint=f"backend: {able[0]}" if able else f"{key.rpartition('.')[2]}: {_text(supported[0])}",
         )
 
 
 def _supports(value: object, supported: tuple[object, ...]) -> bool:
-    return any(value == each and isinstance(value, bool) == isinstance(each, bool) for each in supported)
+    return any(value == able and isinstance(value, bool) == isinstance(able, bool) for able in supported)
 
 
 def _text(value: object) -> str:

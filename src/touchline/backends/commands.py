@@ -90,8 +90,8 @@ def _read_factory(words: list[str], where: Location) -> ConfigReading | None:
         given = [(match["key"], _value(match["value"])) for word in words[2:] if (match := _OVERRIDE.fullmatch(word))]
         return _changes(_settings(given, where), argument_table("llamafactory"), "LLaMA-Factory")
     document = _settings(_flags(words[1:]), where).document
-    found = LlamaFactoryFormat()
-    return found.read(document) if found.claims(document.data, "") else None
+    factory = LlamaFactoryFormat()
+    return factory.read(document) if factory.claims(document.data, "") else None
 
 
 def _read_axolotl(words: list[str], where: Location) -> ConfigReading | None:
@@ -111,10 +111,11 @@ def _read_launched(words: list[str], where: Location) -> ConfigReading | None:
         return _read_axolotl(["train", *words[start + 1 :]], where)
     settings = _settings(_flags(words[start + 1 :]), where)
     data = settings.document.data
-    found = next((each for each in (LlamaFactoryFormat(), TrlFormat()) if each.claims(data, words[start])), None)
-    if found is None:
+    formats = (LlamaFactoryFormat(), TrlFormat())
+    claiming = next((known for known in formats if known.claims(data, words[start])), None)
+    if claiming is None:
         return None
-    reading = found.read(settings.document)
+    reading = claiming.read(settings.document)
     devices = _devices(words[:start])
     if devices is None:
         return reading
@@ -123,7 +124,7 @@ def _read_launched(words: list[str], where: Location) -> ConfigReading | None:
 
 
 def _changes(settings: ConfigReader, table: ArgumentTable, refused_by: str) -> ConfigReading:
-    """Only the names and values that stand on the command line."""
+    """Check the names and values of the command line alone."""
     check_keys(settings, table, refused_by=refused_by, skip=_OWN_FLAGS)
     settings.check_doubled(None)
     settings.check_values(table, "argparse")
@@ -142,11 +143,11 @@ def _settings(given: Sequence[tuple[str, object]], where: Location) -> ConfigRea
 
 
 def _flags(words: Sequence[str]) -> list[tuple[str, object]]:
-    """Options with their values: none is true, several are a list."""
-    return list(_each_flag(words))
+    """Return the options with their values: none is true, several are a list."""
+    return list(_options(words))
 
 
-def _each_flag(words: Sequence[str]) -> Iterator[tuple[str, object]]:
+def _options(words: Sequence[str]) -> Iterator[tuple[str, object]]:
     key: str | None = None
     values: list[str] = []
     for word in (*words, "--"):

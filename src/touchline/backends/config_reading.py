@@ -1,7 +1,7 @@
 """Helpers for flat configs of other trainers: settings with their locations, findings, and problems of keys.
 
 Used by the formats whose file is one mapping of settings (the Trainer's arguments, LLaMA-Factory, axolotl) and by
-command lines, which are the same mapping in other clothes.
+command lines, which state the same mapping.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class ConfigReader:
-    """A file's settings, and what is found wrong with them."""
+    """Settings of a file, and findings about them."""
 
     document: ForeignDocument
     """The file."""
@@ -132,7 +132,7 @@ class ConfigReader:
         return (Edit(path=place.path, line=place.line, old=line, new=line[:start] + new + line[start + len(old) :]),)
 
     def misspelt(self, key: str, near: tuple[str, ...], who: str, severity: Severity) -> None:
-        """BK011 of a name that is surely another one; an edit where there is but one that it can be.
+        """Report a name that is surely another one, as BK011, with an edit if only one is near.
 
         Args:
             key: the name.
@@ -151,7 +151,7 @@ class ConfigReader:
         )
 
     def check_doubled(self, refused_by: str | None) -> None:
-        """BK015: keys given twice.
+        """Report keys given twice, as BK015.
 
         Args:
             refused_by: the loader that refuses them; none: the last one counts.
@@ -188,7 +188,7 @@ class ConfigReader:
         return one == other
 
     def check_values(self, table: ArgumentTable, loader: Loader, skip: Container[str] = ()) -> None:
-        """BK012: values of another kind, or words that are none of those allowed."""
+        """Report values of another kind and words that are not allowed, as BK012."""
         for name, value in self.values.items():
             argument = table.arguments.get(name)
             expected = None if argument is None or name in skip else expected_instead(argument, value, loader)

@@ -1,4 +1,4 @@
-"""Values of other tools' configs: read with their kind, and what is wrong with them, with the line to write instead."""
+"""Kinds of values in other tools' configs, and findings about wrong ones, with the line to write instead."""
 
 from __future__ import annotations
 
@@ -64,10 +64,8 @@ def number(above: float | None = None, least: float | None = None, below: float 
     def takes(value: object) -> bool:
         if not is_number(value):
             return False
-        found = float(cast(float, value))
-        return (
-            (above is None or found > above) and (least is None or found >= least) and (below is None or found < below)
-        )
+        size = float(cast(float, value))
+        return (above is None or size > above) and (least is None or size >= least) and (below is None or size < below)
 
     return ValueType(" ".join(["a number", " and ".join(bounds)]).strip(), takes, True)
 
@@ -86,11 +84,11 @@ def one_of(*names: str) -> ValueType:
 def wrong_value(
     document: ForeignDocument, path: tuple[Key, ...], value: object, kind: ValueType, name: str | None = None
 ) -> Iterator[Finding]:
-    """BK012 where a value is none of its kind, BK014 where it is a number that the loader reads as text.
+    """Report a value of another kind as BK012, and a number that the loader reads as text as BK014.
 
     Args:
         document: the file.
-        path: where the value stands.
+        path: the place of the value.
         value: the value, interpolations resolved.
         kind: what the key takes.
         name: the key's name, where another one than its path.

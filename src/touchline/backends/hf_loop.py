@@ -46,7 +46,7 @@ HF_OPTIMIZERS = {
 
 
 def steps_per_epoch(micro_batches_per_device: int, accumulation: int) -> int:
-    """ceil(micro-batches / accumulation), at least 1 (`Trainer.set_initial_training_values`)."""
+    """Return ceil(micro-batches / accumulation), at least 1 (`Trainer.set_initial_training_values`)."""
     return max(-(-micro_batches_per_device // accumulation), 1)
 
 

@@ -37,7 +37,7 @@ class MemoryCoefficients:
     expands_kv: bool
     """Whether keys and values are held as wide as the queries, whatever the batch."""
     adapter_dtype: Dtype
-    """Element type of adapters where the settings do not say."""
+    """Element type of adapters unless a setting gives it."""
     master_weights: bool
     """Whether a float32 copy of trained bfloat16 weights is kept."""
     source: str
@@ -80,7 +80,7 @@ class MemoryCoefficients:
     quantises_head: bool = False
     """Whether the output layer of a 4-bit base is in 4 bits too."""
     dropout: float = 0.0
-    """Dropout of adapters where the settings do not say."""
+    """Dropout of adapters unless a setting gives it."""
     whole_ends: bool = False
     """Whether embedding and output layer, where an adapter names them, are trained whole, in float32."""
     releases: tuple[ReleaseLoss, ...] = ()

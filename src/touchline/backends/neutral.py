@@ -1,6 +1,6 @@
-"""Settings of a backend that change no trained weights: what a sweep over them would show is nothing.
+"""Settings of a backend that change no trained weights, so a sweep over them shows no difference.
 
-A backend's folder says so in its `neutral.py`, which holds `NEUTRAL`; a backend without one has none that are known.
+`NEUTRAL` of a backend's `neutral.py` lists them; a backend without the file has none that are known.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ class NeutralSettings:
 
     def effect(self, key: str) -> str | None:
         """Return the effect of a setting other than on the weights. Return None if it changes the weights."""
-        for known, what in self.settings.items():
+        for known, effect in self.settings.items():
             if key == known or (known.endswith(".") and key.startswith(known)) or key == known.removesuffix("."):
-                return what
+                return effect
         return None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +45,8 @@ def planned_batches(train: TrainConfig, lengths: ExampleLengths, seed: int, devi
     if train.micro_batch_size == "auto":
         return Missing(missing="micro_batch_size is not resolved")
     total = lengths.total
+    if not len(total):
+        return Missing(missing="there is no example")
     plan = plan_batches(
         total,
         global_batch_size=train.global_batch_size,
@@ -68,35 +71,22 @@ def planned_batches(train: TrainConfig, lengths: ExampleLengths, seed: int, devi
     )
 
 
-def packed_batches(
-    forecast: BatchForecast, train: TrainConfig, lengths: ExampleLengths, devices: int = 1
-) -> BatchSummary | Missing:
+def packed_batches(forecast: BatchForecast, planned: BatchSummary, epochs: int) -> BatchSummary:
     """Return the batches of a trainer that packs before it batches: every size counts packed sequences.
 
     Args:
         forecast: simulated batches of the trainer.
-        train: the training.
-        lengths: token lengths of its examples.
-        devices: data-parallel size.
+        planned: batches of the same training without packing.
+        epochs: its epochs.
     """
-    if train.micro_batch_size == "auto":
-        return Missing(missing="micro_batch_size is not resolved")
-    total = lengths.total
-    digest = hashlib.sha256(f"packed {forecast.rows} {forecast.steps} {train.micro_batch_size}".encode())
+    digest = hashlib.sha256(f"packed {forecast.rows} {forecast.steps} {planned.micro_batch_size}".encode())
     digest.update(forecast.row_tokens.astype("<i8").tobytes())
     digest.update(forecast.micro_batch_tokens.astype("<i8").tobytes())
-    return BatchSummary(
+    return replace(
+        planned,
         digest=digest.hexdigest(),
         steps=forecast.steps,
         steps_per_epoch=forecast.steps_per_epoch,
-        micro_batches=len(forecast.micro_batch_tokens) * train.epochs,
-        micro_batch_size=train.micro_batch_size,
-        gradient_accumulation_steps=accumulation_steps(train.global_batch_size, train.micro_batch_size, devices),
-        data_parallel_size=devices,
-        global_batch_size=train.global_batch_size,
-        num_examples=len(total),
-        real_tokens=int(np.sum(total, dtype=np.int64)),
-        target_tokens=int(np.sum(lengths.answer, dtype=np.int64)),
-        longest_example_tokens=int(total.max()),
+        micro_batches=len(forecast.micro_batch_tokens) * epochs,
         largest_micro_batch_tokens=forecast.largest.tokens,
     )

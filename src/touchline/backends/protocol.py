@@ -55,7 +55,7 @@ class Backend(Protocol):
     """A trainer, as the planner sees it: pure functions on values, no process and no file."""
 
     name: str
-    """Its folder's name, as `train.backend` says it."""
+    """Name of its folder, a value of `train.backend`."""
     capabilities: Capabilities
     """Supported features and values of settings."""
 

@@ -35,7 +35,7 @@ import touchline.backends as _package
 
 @functools.cache
 def _folders_with(module: str) -> tuple[str, ...]:
-    folders = sorted(found.name for found in pkgutil.iter_modules(_package.__path__) if found.ispkg)
+    folders = sorted(entry.name for entry in pkgutil.iter_modules(_package.__path__) if entry.ispkg)
     return tuple(
         name for name in folders if importlib.util.find_spec(f"{_package.__name__}.{name}.{module}") is not None
     )
@@ -49,7 +49,7 @@ def backend_names() -> tuple[str, ...]:
 def _members(module: str, name: str) -> tuple[Any, ...]:
     """Return the members of a tuple that a module of the folders may hold."""
     modules = [importlib.import_module(f"{_package.__name__}.{folder}.{module}") for folder in _folders_with(module)]
-    return tuple(member for each in modules for member in getattr(each, name, ()))
+    return tuple(member for loaded in modules for member in getattr(loaded, name, ()))
 
 
 @functools.cache
@@ -73,8 +73,8 @@ def document_readers() -> tuple[DocumentReader, ...]:
 @functools.cache
 def logged_trainers() -> Mapping[str, LoggedTrainer]:
     """Return the trainers of which more than the name is known, by their names in readings."""
-    found: tuple[LoggedTrainer, ...] = _members("logs", "TRAINERS")
-    return {trainer.name: trainer for trainer in found}
+    trainers: tuple[LoggedTrainer, ...] = _members("logs", "TRAINERS")
+    return {trainer.name: trainer for trainer in trainers}
 
 
 @functools.cache
@@ -85,8 +85,8 @@ def config_formats() -> tuple[ConfigFormat, ...]:
 
 def experiment_of_stages(name: str) -> ExperimentOfStages | None:
     """Return a backend's conversion of its stage configs to one experiment. None if it has none."""
-    found: ExperimentOfStages | None = _member(name, "stages", "experiment_of")
-    return found
+    conversion: ExperimentOfStages | None = _member(name, "stages", "experiment_of")
+    return conversion
 
 
 @functools.cache
@@ -132,26 +132,26 @@ def _required(folder: str, module: str, name: str, *, message: str, option: str)
 
 def traits_of(name: str) -> TrainerTraits:
     """Return the behaviour of a trainer that rules depend on. Return the defaults if none is known."""
-    found: TrainerTraits = _member(name, "traits", "TRAITS") or TRAITS_UNKNOWN
-    return found
+    traits: TrainerTraits = _member(name, "traits", "TRAITS") or TRAITS_UNKNOWN
+    return traits
 
 
 def validator_of(name: str) -> Validator | None:
     """Return a trainer's own check of its configs. None if it has none."""
-    found: Validator | None = _member(name, "validator", "VALIDATOR")
-    return found
+    validator: Validator | None = _member(name, "validator", "VALIDATOR")
+    return validator
 
 
 def neutral_settings(name: str) -> NeutralSettings:
     """Return the neutral settings of a backend. Return an empty set for an unknown backend."""
-    found: NeutralSettings = _member(name, "neutral", "NEUTRAL") or NEUTRAL_UNKNOWN
-    return found
+    neutral: NeutralSettings = _member(name, "neutral", "NEUTRAL") or NEUTRAL_UNKNOWN
+    return neutral
 
 
 def training_row(name: str) -> TrainingRow | Missing:
     """Return a backend's rendering of rows. Return Missing if there is none."""
-    found: TrainingRow | None = _member(name, "rendering", "training_row")
-    return found or Missing(missing=f"how {name} renders a row is not known here")
+    render: TrainingRow | None = _member(name, "rendering", "training_row")
+    return render or Missing(missing=f"how {name} renders a row is not known here")
 
 
 def memory_names() -> tuple[str, ...]:
@@ -161,8 +161,8 @@ def memory_names() -> tuple[str, ...]:
 
 def memory_coefficients(name: str) -> MemoryCoefficients | Missing:
     """Return that trainer's memory coefficients. Return Missing if they were never read or measured."""
-    found: MemoryCoefficients | None = _member(name, "memory", "MEMORY")
-    return found or Missing(missing=f"no memory coefficients of {name!r}; known: {', '.join(memory_names())}")
+    coefficients: MemoryCoefficients | None = _member(name, "memory", "MEMORY")
+    return coefficients or Missing(missing=f"no memory coefficients of {name!r}; known: {', '.join(memory_names())}")
 
 
 def get_backend(name: str) -> Backend:
@@ -172,20 +172,20 @@ def get_backend(name: str) -> Backend:
         InputError: if it does not exist.
     """
     message = f"there is no backend {name!r}"
-    found: Backend = _required(name, "backend", "BACKEND", message=message, option="train.backend=")
-    return found
+    backend: Backend = _required(name, "backend", "BACKEND", message=message, option="train.backend=")
+    return backend
 
 
 def external_trainer(name: str) -> ExternalTrainer | None:
     """Return the trainer of a backend that runs as a program of its own environment. None if it has none."""
-    found: ExternalTrainer | None = _member(name, "external", "TRAINER")
-    return found
+    trainer: ExternalTrainer | None = _member(name, "external", "TRAINER")
+    return trainer
 
 
 def environments() -> dict[str, Environment]:
     """Return the environments of trainers that live apart, by name."""
-    found: list[ExternalTrainer] = [_member(name, "external", "TRAINER") for name in _folders_with("external")]
-    return {trainer.environment.name: trainer.environment for trainer in found}
+    trainers: list[ExternalTrainer] = [_member(name, "external", "TRAINER") for name in _folders_with("external")]
+    return {trainer.environment.name: trainer.environment for trainer in trainers}
 
 
 def environment_of(name: str) -> Environment:
@@ -195,10 +195,10 @@ def environment_of(name: str) -> Environment:
         InputError: if it has none of its own.
     """
     message = f"the backend {name!r} has no environment of its own"
-    found: ExternalTrainer = _required(
+    trainer: ExternalTrainer = _required(
         name, "external", "TRAINER", message=message, option="touchline backend install "
     )
-    return found.environment
+    return trainer.environment
 
 
 def capabilities() -> dict[str, Capabilities]:
@@ -231,7 +231,7 @@ def _refused_vision(model: ModelInfo, train: TrainConfig, able: Mapping[str, Cap
     if not model.vision:
         return
     if not able[train.backend].vision:
-        named = [name for name, each in able.items() if each.vision]
+        named = [name for name, features in able.items() if features.vision]
         yield Finding(
             code="BK001",
             severity=Severity.ERROR,
@@ -261,5 +261,5 @@ def batching_of(name: str) -> Batching:
         InputError: if there is none.
     """
     message = f"the batching of {name!r} is not known"
-    found: Batching = _required(name, "batching", "BATCHING", message=message, option="--backend ")
-    return found
+    batching: Batching = _required(name, "batching", "BATCHING", message=message, option="--backend ")
+    return batching

@@ -49,7 +49,7 @@ class TrainedRow:
     marker_lost: bool = False
     """Whether the marker by which the trainer finds the answer was cut off."""
     hides_padding: bool = False
-    """Whether the trainer masks labels that equal its padding token, wherever they stand."""
+    """Whether the trainer masks labels that equal its padding token, at any position."""
 
     @property
     def trained_ids(self) -> Ids:

@@ -1,7 +1,7 @@
 """Shared parts of the batching simulations: truncated examples, rows in micro-batches, and their forecast.
 
-A trainer's `batching.py` says what is cut or left out, which packer fills the rows, how rows become micro-batches, and
-how many steps these make.
+A trainer's `batching.py` decides what is truncated or left out, which packer fills the rows, how rows become
+micro-batches, and how many steps these make.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class MicroBatches:
 def checked(
     lengths: NDArray[np.uint32], settings: BatchSettings, labels: NDArray[np.uint32] | None
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Lengths and labels as whole numbers with a sign.
+    """Return lengths and labels as int64.
 
     Raises:
         ValueError: a size is not positive, an example has no token or more labels than tokens, or there is none.
@@ -106,7 +106,7 @@ def cut_at_end(lengths: NDArray[np.int64], labels: NDArray[np.int64], limit: int
 
 
 def keep(examples: Examples, which: NDArray[np.bool_]) -> Examples:
-    """Only these of the kept ones; the others count as left out, and no longer as cut."""
+    """Return the examples with only `which` of the kept ones. The others count as dropped, and not as truncated."""
     dropped = examples.kept[~which]
     return Examples(
         kept=examples.kept[which],
@@ -127,7 +127,7 @@ def side_by_side(
     multiple: int = 1,
     width: int | None = None,
 ) -> MicroBatches:
-    """Rows of one width: the longest in the micro-batch, rounded up, or `width`.
+    """Return micro-batches whose rows have one width: the longest in the micro-batch, rounded up, or `width`.
 
     Args:
         tokens: tokens of each row; shape [rows].

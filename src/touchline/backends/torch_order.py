@@ -20,7 +20,7 @@ _LONGEST = (2**32 - 1) // 20
 
 
 def permutation(count: int, seed: int) -> NDArray[np.int64]:
-    """`torch.randperm(count)` of a generator with this seed; O(count).
+    """Return `torch.randperm(count)` of a generator with this seed, in O(count).
 
     Raises:
         ValueError: torch shuffles so many items in another way, which is not simulated.

@@ -19,17 +19,17 @@ def limit_faults(model: ModelInfo, train: TrainConfig, devices: int = 1) -> tupl
         train: the training.
         devices: its data-parallel size.
     """
-    found: list[Finding] = []
+    faults: list[Finding] = []
     # Whether the backend trains vision-language models is its capability.
     kinds = ("ForCausalLM", "ForConditionalGeneration") if model.vision else ("ForCausalLM",)
     if not model.architecture.endswith(kinds):
-        found.append(
+        faults.append(
             _error("BK001", "models", f"{model.name} is a {model.architecture}; expected a causal language model")
         )
     whole = train.global_batch_size
     if whole % devices:
         fewer = largest_divisor(whole, devices)
-        found.append(
+        faults.append(
             _error(
                 "TR001",
                 "compute.gpus_per_run",
@@ -39,7 +39,7 @@ def limit_faults(model: ModelInfo, train: TrainConfig, devices: int = 1) -> tupl
         )
     elif isinstance(train.micro_batch_size, int) and whole % (train.micro_batch_size * devices):
         times = f" x gpus_per_run {devices}" if devices > 1 else ""
-        found.append(
+        faults.append(
             _error(
                 "TR001",
                 "train.micro_batch_size",
@@ -48,7 +48,7 @@ def limit_faults(model: ModelInfo, train: TrainConfig, devices: int = 1) -> tupl
             )
         )
     if train.max_seq_len > model.context_length:
-        found.append(
+        faults.append(
             _error(
                 "TR002",
                 "train.max_seq_len",
@@ -57,7 +57,7 @@ def limit_faults(model: ModelInfo, train: TrainConfig, devices: int = 1) -> tupl
                 f"max_seq_len: {model.context_length}",
             )
         )
-    return tuple(found)
+    return tuple(faults)
 
 
 def adapter_faults(train: TrainConfig) -> tuple[Finding, ...]:

@@ -101,7 +101,7 @@ def _method(values: Row, see: _See) -> Iterator[Observation]:
     elif "base_model" in values:
         yield see("method", "full", "base_model")
     if four:
-        # The only type that axolotl asks bitsandbytes for.
+        # The only type that axolotl takes from bitsandbytes.
         yield see("quantization", "nf4", "load_in_4bit")
     elif eight:
         yield see("quantization", "int8", "load_in_8bit")
@@ -124,9 +124,9 @@ def _length(values: Row, see: _See) -> Iterator[Observation]:
 
 
 def _attention(values: Row, see: _See) -> Iterator[Observation]:
-    said = values.get("attn_implementation")
-    if isinstance(said, str) and said:
-        yield see("attention", said, "attn_implementation")
+    attention = values.get("attn_implementation")
+    if isinstance(attention, str) and attention:
+        yield see("attention", attention, "attn_implementation")
         return
     for key, word in _ATTENTION:
         if is_on(values.get(key)):

@@ -22,7 +22,7 @@ _SHORT_FORMS = {"flash": "flash_attention_2", "flex": "flex_attention", "sdp": "
 
 
 def check_conflicts(settings: ConfigReader, training: StatedTraining) -> None:
-    """BK016, BK019 and BK021."""
+    """Report settings that do not go together, as BK016, BK019 and BK021."""
     for look in (_adapter, _cadences, _data, _batches, _rewards, _elsewhere):
         for key, message in look(settings):
             settings.find("BK016", Severity.ERROR, key, message)
@@ -100,7 +100,7 @@ def _positive(settings: ConfigReader, key: str) -> bool:
 
 
 def _check_patience(settings: ConfigReader) -> None:
-    """Early stopping counts validations between saves; axolotl computes steps from `per epoch` only afterwards."""
+    """Report early stopping without steps of saves and validations. Those from `per epoch` come too late."""
     if not _positive(settings, "early_stopping_patience"):
         return
     save, every = settings.number("save_steps"), settings.number("eval_steps")

@@ -130,7 +130,7 @@ def _check_keys(settings: ConfigReader) -> None:
 
 
 def _check_words(settings: ConfigReader) -> None:
-    """BK012: words that are surely allowed ones misspelt; plugins and newer releases may add others."""
+    """Report misspelt words as BK012. Plugins and newer releases may add others."""
     for key, words in (("lr_scheduler", _SCHEDULES), ("rl", _REWARDS), ("adapter", _ADAPTERS)):
         stated = settings.text(key)
         if stated is None or stated.value in words:
@@ -181,7 +181,7 @@ def _replaced(settings: ConfigReader, key: str, word: str) -> tuple[Edit, ...]:
 
 
 def _check_required(settings: ConfigReader) -> None:
-    """BK013: what axolotl does not start without."""
+    """Report missing settings that axolotl does not start without, as BK013."""
     if settings.given("base_model") is None:
         settings.find("BK013", Severity.ERROR, "base_model", "missing: there is no base model")
     if settings.given("learning_rate") is None:

@@ -49,7 +49,7 @@ _WAYS: Final = ("true", "false", "offload", "offload_disk", "unsloth", "legacy",
 
 
 def check_habits(settings: ConfigReader) -> None:
-    """BK011, BK012, BK016 and BK019 of settings one by one."""
+    """Report wrong settings, each by itself, as BK011, BK012, BK016 and BK019."""
     known = argument_table("axolotl").arguments
     check_meant(settings, MEANT, known, "axolotl ignores it silently", Severity.ERROR)
     check_counts(settings)

@@ -108,7 +108,7 @@ class AxolotlLines:
         self._has_efficiency = False
 
     def line(self, text: str, number: int) -> Iterator[Event]:
-        """Events of one line."""
+        """Yield the events of one line."""
         found = _PREFIX.search(text) if "axolotl" in text else None
         if found is None:
             if self._block_start:
@@ -131,7 +131,7 @@ class AxolotlLines:
             yield Observation(name="process", value=process, line=number)
 
     def row(self, row: Row, text: str, number: int) -> Iterator[Event]:
-        """Memory, token rate and token counts of a row."""
+        """Yield memory, token rate and token counts of a row."""
         del text
         if not any(key in row for _, keys in _ROW_MEMORY for key in keys) and not any(key in row for key in _ROW_RATES):
             return
@@ -166,7 +166,7 @@ class AxolotlLines:
         elif "steps" in message:
             yield from self._planned_steps(message, number)
         elif "sample_packing_eff_est" in message:
-            # The samplers say it again of whatever they hold, evaluation data among it.
+            # The samplers print it again for all data, evaluation data included.
             if "samplers" not in prefix["logger"]:
                 yield from self._packing(message, number)
         else:

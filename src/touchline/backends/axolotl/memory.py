@@ -14,4 +14,4 @@ MEMORY = replace(
         "logits are held, which a config says. Its own patches were not read: the interval is wider for it"
     ),
 )
-"""transformers' Trainer with its own patches; cut cross entropy or Liger where a config says so."""
+"""transformers' Trainer with its own patches; cut cross entropy or Liger where a config sets it."""

@@ -19,7 +19,7 @@ _END_WITHIN = 3
 
 
 def training_row(text: ModelText, row: ShownRow, settings: RowSettings) -> TrainedRow | Missing:
-    """As its chat_template strategy writes it with its defaults (`roles_to_train: [assistant]`, `train_on_eos: turn`).
+    """Render a row by the chat_template strategy (`roles_to_train: [assistant]`, `train_on_eos: turn`).
 
     Raises:
         ChatTemplateError: the template refuses the chat, or there is none.

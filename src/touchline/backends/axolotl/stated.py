@@ -19,7 +19,7 @@ ATTENTION: tuple[tuple[str, str], ...] = (
     ("sdp_attention", "sdpa"),
     ("eager_attention", "eager"),
 )
-"""The older switches, and what they stand for."""
+"""Older switches, with their newer values."""
 _LIMIT = 4
 _LENGTH = 512
 _WARMUP = 0.03
@@ -128,9 +128,9 @@ def _dtype(settings: ConfigReader) -> Stated[Any] | None:
 
 
 def _attention(settings: ConfigReader) -> Stated[str] | None:
-    said = settings.text("attn_implementation")
-    if said is not None:
-        return said
+    attention = settings.text("attn_implementation")
+    if attention is not None:
+        return attention
     for key, word in ATTENTION:
         if settings.on(key):
             return Stated(word, key, settings.where(key))
@@ -175,9 +175,9 @@ def _cadences(settings: ConfigReader) -> dict[str, Any]:
     def cadence(strategy: str, steps: Stated[float] | None, otherwise: Cadence) -> Stated[Cadence]:
         if steps is not None and steps.value > 0:
             return Stated("steps", steps.key, steps.where)
-        said = settings.text(strategy, strategy.replace("eval_", "evaluation_"))
-        if said is not None and said.value in ("no", "steps", "epoch"):
-            return Stated(cast(Cadence, said.value), said.key, said.where)
+        stated = settings.text(strategy, strategy.replace("eval_", "evaluation_"))
+        if stated is not None and stated.value in ("no", "steps", "epoch"):
+            return Stated(cast(Cadence, stated.value), stated.key, stated.where)
         return settings.default(strategy, otherwise)
 
     saves, evaluates = every("saves_per_epoch", "save_steps"), every("evals_per_epoch", "eval_steps")

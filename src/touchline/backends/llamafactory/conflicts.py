@@ -23,7 +23,7 @@ _LENGTH = 2048
 
 
 def check_conflicts(settings: ConfigReader, training: StatedTraining) -> None:
-    """BK012 to BK021 of a training."""
+    """Report settings of a training that do not go together, as BK012 to BK021."""
     for look in (_method, _quantized, _staged, _data, _optimizers, _elsewhere):
         for key, message in look(settings):
             settings.find("BK016", Severity.ERROR, key, message)

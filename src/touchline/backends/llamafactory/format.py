@@ -108,7 +108,7 @@ class LlamaFactoryFormat:
     dialect: Dialect = "omegaconf"
 
     def claims(self, data: Mapping[str, object], file_name: str) -> bool:
-        """Several of its own names; `stage` counts when it is one of its stages."""
+        """Return True for several of its own names; `stage` counts if it is one of its stages."""
         del file_name
         if not _FOREIGN.isdisjoint(data) and "finetuning_type" not in data:
             return False
@@ -186,7 +186,7 @@ def _check_keys(settings: ConfigReader, trains: bool) -> None:
 
 
 def _check_texts(settings: ConfigReader) -> None:
-    """BK014 texts where numbers belong stay texts; BK018 interpolations stay as they are written."""
+    """Report texts in place of numbers as BK014, and interpolations, which stay as written, as BK018."""
     known = argument_table("llamafactory").arguments
     for key, value in settings.values.items():
         if not isinstance(value, str):
@@ -208,7 +208,7 @@ def _check_texts(settings: ConfigReader) -> None:
 
 @functools.cache
 def templates() -> frozenset[str]:
-    """Names of the chat templates that any release has."""
+    """Return the names of the chat templates of all releases."""
     return frozenset(parse_json(package_text("llamafactory", "templates.json")))
 
 

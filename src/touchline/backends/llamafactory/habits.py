@@ -29,7 +29,7 @@ _FAMILIES: Final = (
 
 
 def check_habits(settings: ConfigReader) -> None:
-    """BK012, BK016 and BK019 of settings one by one."""
+    """Report wrong settings, each by itself, as BK012, BK016 and BK019."""
     method = settings.text("quantization_method")
     if method is not None and method.value not in _METHODS:
         near = near_choice(method.value, _METHODS)
@@ -64,7 +64,7 @@ def check_habits(settings: ConfigReader) -> None:
 
 
 def check_idle(settings: ConfigReader) -> None:
-    """BK019: a file of a training whose `do_train` is off, and that does nothing else either."""
+    """Report a training with `do_train` off that does nothing else either, as BK019."""
     train = settings.flag("do_train")
     if train is None or train.value or any(settings.on(key) for key in ("do_predict", "do_eval")):
         return

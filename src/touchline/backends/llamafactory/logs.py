@@ -85,7 +85,7 @@ class LlamaFactoryLines:
         self._resumed = False
 
     def line(self, text: str, number: int) -> Iterator[Event]:
-        """Events of one line."""
+        """Yield the events of one line."""
         found = _NAMED.search(text) if "llamafactory" in text or "llmtuner" in text else _BOARD.match(text)
         if found is None:
             if self._arguments_start:
@@ -105,7 +105,7 @@ class LlamaFactoryLines:
         yield _trainer(number)
 
     def row(self, row: Row, text: str, number: int) -> Iterator[Event]:
-        """Events of a row of trainer_log.jsonl, or of one that the board logs."""
+        """Yield the events of a row of trainer_log.jsonl, or of the board's log."""
         if "current_steps" in row and "total_steps" in row:
             yield from self._trainer_log(row, text, number)
             return

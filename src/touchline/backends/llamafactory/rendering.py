@@ -18,7 +18,7 @@ _NO_THOUGHT = "<think>\n\n</think>\n\n"
 
 
 def training_row(text: ModelText, row: ShownRow, settings: RowSettings) -> TrainedRow | Missing:
-    """As its supervised stage writes it; a template that is not known here is missing."""
+    """Render a row by the supervised stage. Return Missing for an unknown template."""
     if row.media:
         return Missing(missing="rows with pictures go through a plugin of the model's own")
     if not settings.template:
@@ -33,7 +33,7 @@ def training_row(text: ModelText, row: ShownRow, settings: RowSettings) -> Train
 
 
 def _pairs(text: ModelText, row: ShownRow, template: Slotted) -> list[tuple[Ids, Ids]] | Missing:
-    """Prompt and answer of each round, as token ids."""
+    """Return prompt and answer of each round, as token ids."""
     system, turns = _turns(row, template)
     if [turn.role for turn in turns] != ["user", "assistant"] * (len(turns) // 2):
         return Missing(missing="the turns do not alternate")
@@ -87,7 +87,7 @@ def _row(text: ModelText, pairs: list[tuple[Ids, Ids]], template: Slotted, setti
 
 
 def _shortened(prompt: int, answer: int, room: int) -> tuple[int, int]:
-    """Tokens that stay of a prompt and its answer (`infer_seqlen`)."""
+    """Return the tokens that are kept of a prompt and its answer (`infer_seqlen`)."""
     if answer * 2 < room:
         most = room
     elif prompt * 2 < room:

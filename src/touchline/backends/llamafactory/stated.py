@@ -17,7 +17,7 @@ Method = Literal["lora", "qlora", "full"]
 
 
 def finetuning_type(settings: ConfigReader) -> str:
-    """`lora`, `full`, `freeze` or `oft`; LoRA when it is left out."""
+    """Return `lora`, `full`, `freeze` or `oft`. The default is LoRA."""
     stated = settings.text("finetuning_type")
     return "lora" if stated is None else stated.value
 

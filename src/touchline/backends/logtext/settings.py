@@ -74,7 +74,7 @@ def setting_name(key: str) -> ObservationName | None:
 def setting_events(
     emitter: EventEmitter, key: str, value: str, number: int, *, certain: bool = False
 ) -> Iterator[Event]:
-    """Yield the setting that a key and its value say, if the key is known and the value is plausible."""
+    """Yield the setting of a key and its value, if the key is known and the value is plausible."""
     key = key.lower()
     found = _switch(key, value) if key in _SWITCHES else _count(key, value) if key in _NUMBERS else _word(key, value)
     if found is not None:

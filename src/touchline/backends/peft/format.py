@@ -69,7 +69,7 @@ class FinetuneFormat:
 
 
 def _config(document: ForeignDocument, text: str) -> RunConfig:
-    """As the trainer reads it; what it refuses is read once more by its own reader, which knows the places."""
+    """Return the config as the trainer reads it. Errors come from the reader of the text, which knows their places."""
     if not document.doubled:
         try:
             return build_run_config(document.data, document.path)

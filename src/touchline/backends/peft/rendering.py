@@ -9,7 +9,7 @@ from touchline.data.rendering.text import ModelText
 
 
 def training_row(text: ModelText, row: ShownRow, settings: RowSettings) -> TrainedRow:
-    """As `rendering.ChatRenderer` does it; an example that is too long ends the training, none is cut.
+    """Render a row by `rendering.ChatRenderer`. The trainer refuses an example that is too long; it truncates none.
 
     Raises:
         ChatTemplateError: the template refuses the chat, or writes an answer's turn differently from the prompt of one.

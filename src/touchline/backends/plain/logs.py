@@ -19,7 +19,7 @@ _PACKAGES = ("torch", "transformers", "peft", "bitsandbytes")
 
 
 def read_comparison(name: str, document: Row) -> tuple[Event, ...] | None:
-    """Return what a result of the comparison says; None for every other mapping."""
+    """Return the events of a result of the comparison. Return None for any other mapping."""
     del name
     run, train = document.get("run_info"), document.get("train_info")
     if not isinstance(run, Mapping) or not isinstance(train, Mapping):

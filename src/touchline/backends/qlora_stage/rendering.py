@@ -14,7 +14,7 @@ from touchline.data.rendering.text import ModelText
 
 
 def training_row(text: ModelText, row: ShownRow, settings: RowSettings) -> TrainedRow | Missing:
-    """As the script writes it: the model's template, cut at max_seq_len, labels after `<|im_start|>assistant`.
+    """Render a row by the script: the model's template, cut at max_seq_len, labels after `<|im_start|>assistant`.
 
     Raises:
         ChatTemplateError: the template refuses the chat, or there is none.

@@ -83,7 +83,7 @@ class SwiftLines:
         self._arguments_start = 0
 
     def line(self, text: str, number: int) -> Iterator[Event]:
-        """Events of one line."""
+        """Yield the events of one line."""
         found = _PREFIX.search(text) if "swift" in text else None
         if found is None:
             yield from self._bare(text, number)
@@ -103,7 +103,7 @@ class SwiftLines:
     def row(self, row: Row, text: str, number: int) -> Iterator[Event]:
         """Yield the position, duration and memory of a row. The Trainer's reader yields its losses."""
         del text
-        # Trained by Megatron, it says `iteration`.
+        # Megatron names it `iteration`.
         at = row.get("global_step/max_steps") or (row.get("iteration") if "train_speed(s/it)" in row else None)
         found = _AT.fullmatch(str(at))
         step = int(found["step"]) if found else to_count(row.get("global_step"))
@@ -194,8 +194,8 @@ class SwiftLines:
             return
         path = plain(values.get("resume_from_checkpoint"))
         if isinstance(path, str) and plain(values.get("resume_only_model")) is not True:
-            said = f"resume_from_checkpoint={path}"[:_TEXT]
-            yield Sign(kind=SignKind.RESUMED, line=lines["resume_from_checkpoint"], text=said, step=_step(path))
+            argument = f"resume_from_checkpoint={path}"[:_TEXT]
+            yield Sign(kind=SignKind.RESUMED, line=lines["resume_from_checkpoint"], text=argument, step=_step(path))
         yield from self._say(values, lines)
 
     def _say(self, values: dict[str, object], lines: dict[str, int]) -> Iterator[Event]:
@@ -247,7 +247,7 @@ def _lora(message: str, number: int) -> Iterator[Event]:
 
 
 def _memory(size: float | None, number: int, step: int, epoch: float | None) -> Iterator[Event]:
-    """torch's highest reserved memory, of one device or of all that the process uses, divided by 1024**3."""
+    """Yield the highest reserved memory in GiB, of one device or of all that the process uses."""
     if size is not None and size > 0:
         yield observed(
             "peak_memory",

@@ -14,4 +14,4 @@ MEMORY = replace(
         "was not read: the interval is wider for it"
     ),
 )
-"""transformers' Trainer; float32 adapters, Liger where a setting says so."""
+"""transformers' Trainer; float32 adapters, Liger where a setting turns it on."""

@@ -92,11 +92,11 @@ class TorchtuneBackend:
             return Missing(
                 missing=f"no optimizer step: {forecast.rows} {row} do not fill one of {train.global_batch_size}"
             )
-        if train.packed:
-            return packed_batches(forecast, train, lengths, devices)
         planned = planned_batches(train, lengths, seed, devices)
         if isinstance(planned, Missing):
             return planned
+        if train.packed:
+            return packed_batches(forecast, planned, train.epochs)
         digest = hashlib.sha256(f"whole steps {planned.digest} {forecast.steps} {forecast.rows_left_over}".encode())
         return replace(
             planned,

@@ -68,7 +68,7 @@ def _listed(name: str) -> list[object]:
 
 @functools.cache
 def recipe_keys() -> frozenset[str]:
-    """Keys at the top of a config that some recipe reads or some recipe's config has."""
+    """Return the top-level keys that any recipe or its config has."""
     return frozenset(str(key) for key in _listed("keys"))
 
 

@@ -18,7 +18,7 @@ from touchline.core.observation import Event, Observation, ObservationName
 
 COMPONENT = "_component_"
 Section = Literal["model", "tokenizer", "dataset", "optimizer"]
-"""The parts of a config that say something of the training, by what their component is."""
+"""Parts of a config that describe the training, by the kind of their component."""
 
 _ADAPTER = re.compile(r"(q?lora)_")
 _INTERPOLATION = "${"
@@ -31,7 +31,7 @@ _TOP_COUNTS: dict[str, ObservationName] = {
     "epochs": "epochs",
 }
 TOP_KEYS = frozenset({*_TOP_COUNTS, "dtype", "enable_activation_checkpointing"})
-"""Settings that stand in no section."""
+"""Settings outside of sections."""
 SECTION_KEYS: dict[Section, frozenset[str]] = {
     "model": frozenset({"lora_rank", "lora_alpha", "use_dora", "quantize_base"}),
     "tokenizer": frozenset({"max_seq_len"}),
@@ -62,7 +62,7 @@ def component_facts(component: str, section: Section, line: int, *, adapter: boo
         component: its dotted path.
         section: what it is.
         line: line of it.
-        adapter: whether something else, the recipe's name or a rank, says that an adapter is trained.
+        adapter: whether something else, the recipe's name or a rank, shows that an adapter is trained.
     """
     last = component.rpartition(".")[2]
     if section == "optimizer":

@@ -70,7 +70,7 @@ class TorchtuneLines:
         self._stats_line = -_STATS_LINES - 1
 
     def line(self, text: str, number: int) -> Iterable[Event]:
-        """Events of one line."""
+        """Yield the events of one line."""
         if "|Loss: " in text:
             self._config.end()
             yield from self._bars(text, number)
@@ -116,7 +116,7 @@ class TorchtuneLines:
             yield Observation(name="gpus", value=1, line=number)
 
     def _words_of(self, text: str, number: int) -> Iterator[Event]:
-        """Lines that stand alone."""
+        """Yield the events of a line that is read by itself."""
         if "torchtune" in text and _LOGGER.search(text):
             yield from self._trainer(number)
         if "heckpoint" in text:
@@ -191,11 +191,11 @@ class TorchtuneLines:
 
     def _saves(self, text: str, number: int) -> Iterator[Event]:
         """Record a saved checkpoint file by file. Its size is known after the last file."""
-        said = text[:_TEXT_LIMIT]
+        shown = text[:_TEXT_LIMIT]
         if (begin := _BEGIN_SAVE.search(text)) is not None:
             outer = self._saving == "outer" or "Starting" in begin.group()
             self._saving, self._saved = "outer" if outer else "inner", []
-            yield Sign(kind=SignKind.SAVING, line=number, text=said)
+            yield Sign(kind=SignKind.SAVING, line=number, text=shown)
         elif (match := _SAVED_FILE.search(text)) is not None:
             size = to_number(match.group(1))
             if size is None:
@@ -203,13 +203,13 @@ class TorchtuneLines:
             elif self._saved is not None:
                 self._saved.append((size, match.group(2)))
             if self._saving == "no":
-                yield Sign(kind=SignKind.SAVED, line=number, text=said)
+                yield Sign(kind=SignKind.SAVED, line=number, text=shown)
         else:
             # The recipe's own duration holds the inner one, where both are printed.
             end = _END_SAVE.search(text) or (_INNER_SAVE.search(text) if self._saving != "outer" else None)
             if end is not None:
                 yield from _seconds("save_seconds", end.group(1), number)
-                yield Sign(kind=SignKind.SAVED, line=number, text=said)
+                yield Sign(kind=SignKind.SAVED, line=number, text=shown)
                 yield from self._size(number)
 
     def _size(self, number: int) -> Iterator[Event]:

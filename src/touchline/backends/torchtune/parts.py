@@ -103,7 +103,7 @@ def part_findings(config: Config) -> Iterator[Finding]:
 
 
 def _folder(config: Config, name: str) -> str | None:
-    """`llama3_2` of `torchtune.models.llama3_2.lora_llama3_2_1b`."""
+    """Return `llama3_2` for `torchtune.models.llama3_2.lora_llama3_2_1b`."""
     named = config.component(name) or ""
     return named.removeprefix(_MODELS).partition(".")[0] if named.startswith(_MODELS) else None
 
@@ -179,7 +179,7 @@ def _model_type(config: Config, folder: str | None) -> Iterator[Finding]:
 
 
 def _shards(config: Config) -> Iterator[Finding]:
-    """Files of a checkpoint in parts: all of them, each once."""
+    """Yield an error unless a checkpoint in parts has all its files, each once."""
     place = ("checkpointer", "checkpoint_files")
     files = config.get(*place)
     named = [file for file in files if isinstance(file, str)] if isinstance(files, list) else []
@@ -204,7 +204,7 @@ def _shards(config: Config) -> Iterator[Finding]:
 
 
 def _overlap(config: Config) -> Iterator[Finding]:
-    """Two slices of one split, of the same dataset."""
+    """Yield an error if two slices of the same split overlap."""
     train, held = config.get("dataset"), config.get("dataset_val")
     if not isinstance(train, dict) or not isinstance(held, dict):
         return

@@ -53,7 +53,7 @@ class Config:
         return None if value is None else Stated(value, dotted(path), self.where(*path))
 
     def default(self, value: T, *path: Key) -> Stated[T]:
-        """torchtune's own default for a key that is not in the file."""
+        """Return torchtune's default of a missing key."""
         return Stated(value, dotted(path), Location(path=self.document.path), is_default=True)
 
     def where(self, *path: Key) -> Location:
@@ -70,7 +70,7 @@ class Config:
         return (self.component(*path) or "").rpartition(".")[2]
 
     def sections(self, *names: str) -> Iterator[tuple[Path, Mapping[str, object]]]:
-        """Sections of these names, each entry of a list by itself."""
+        """Yield the sections with these names, each entry of a list by itself."""
         for name in names:
             found = self.get(name)
             if isinstance(found, dict):

@@ -18,7 +18,7 @@ Turn = tuple[Ids, bool]
 
 
 def training_row(text: ModelText, row: ShownRow, settings: RowSettings) -> TrainedRow | Missing:
-    """As the tokenizer of the model's family writes it; other families are not known here."""
+    """Render a row by the tokenizer of the model's family. Return Missing for an unknown family."""
     if row.media:
         return Missing(missing="rows with pictures go through a transform of the model's own")
     if settings.template:

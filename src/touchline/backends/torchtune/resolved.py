@@ -56,7 +56,7 @@ class ResolvedConfig:
     def _clear(self) -> None:
         self._indent: int | None = None
         self._section: Section | Literal["other"] | None = None
-        self._said: set[str] = set()
+        self._reported: set[str] = set()
         self._modules: list[str] | None = None
         self._apply: dict[str, bool] = {}
 
@@ -91,8 +91,8 @@ class ResolvedConfig:
             # Of two models, a student and its teacher, or two datasets the first counts; so does the first of a key.
             name = event.name if isinstance(event, Observation) else event.kind.value
             token = f"{key} {name}"
-            if token not in self._said:
-                self._said.add(token)
+            if token not in self._reported:
+                self._reported.add(token)
                 yield event
 
     def _setting(self, key: str, value: str | None, number: int, *, top: bool) -> Iterator[Observation | Sign]:
@@ -115,17 +115,17 @@ class ResolvedConfig:
 
     def _component(self, component: str | None, number: int) -> Iterator[Observation]:
         section = None if component is None else section_of(component)
-        seen = f"section {section}" in self._said
+        seen = f"section {section}" in self._reported
         self._section = "other" if section is None or seen else section
         if section is None or component is None or seen:
             return
-        self._said.add(f"section {section}")
+        self._reported.add(f"section {section}")
         yield from component_facts(component, section, number, adapter=self._adapter)
 
     def _targets(self, number: int) -> Iterator[Observation]:
         """End the list of modules."""
         modules, self._modules = self._modules, None
-        if modules and "targets" not in self._said:
-            self._said.add("targets")
+        if modules and "targets" not in self._reported:
+            self._reported.add("targets")
             mlp, output = (self._apply.get(key, False) for key in _APPLY)
             yield targets_fact(modules, mlp=mlp, output=output, line=number)

@@ -58,7 +58,7 @@ def _sources(config: Config, path: Path, section: Mapping[str, object], role: Ro
 
 
 def _files(config: Config, path: Path, given: object, role: Role) -> Iterator[Stated[str]]:
-    """Paths under `data_files`: one, several, or by split."""
+    """Yield the paths under `data_files`: one, several, or by split."""
     if isinstance(given, dict):
         given = given.get(role, given.get("train"))
     for file in given if isinstance(given, list) else [given]:

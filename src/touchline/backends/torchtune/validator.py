@@ -52,13 +52,13 @@ def _verdict(status: int, out: str, err: str) -> str | Missing | None:
     """Return the error of a config. None for a valid config; Missing without a verdict."""
     if status == 0 and _FINE in out:
         return None
-    said = [line.strip() for line in err.strip().splitlines() if line.strip()]
+    lines = [line.strip() for line in err.strip().splitlines() if line.strip()]
     if _COMPLAINS in err:
         complaint = err.partition(_COMPLAINS)[2]
     else:
-        last = next((line for line in reversed(said) if re.match(r"[\w.]+(Error|Exception)\b", line)), None)
+        last = next((line for line in reversed(lines) if re.match(r"[\w.]+(Error|Exception)\b", line)), None)
         if last is None or not _is_of_config(err):
-            reason = said[-1][:_LONGEST] if said else "no word"
+            reason = lines[-1][:_LONGEST] if lines else "no word"
             return Missing(missing=f"tune validate ended with status {status}: {reason}")
         complaint = last
     return " ".join(complaint.split())[:_LONGEST]

@@ -44,7 +44,7 @@ KEYS: frozenset[str] = frozenset(
 ANCHORS: frozenset[str] = frozenset(
     {"per_device_train_batch_size", "gradient_accumulation_steps", "num_train_epochs", "model_name_or_path"}
 )
-"""Those of which at least one must stand beside the others, which have meanings elsewhere."""
+"""Keys of which at least one is needed, since the others have meanings elsewhere."""
 _FLAG = re.compile(
     r"(?<![\w-])--(?P<key>[a-z][\w-]*)(?:(?:=|\s+|['\"],?\s*['\"])(?P<value>[^\s'\",\\-][^\s'\",\\]*))?(?=[\s'\",\\]|$)"
 )
@@ -116,10 +116,10 @@ def _adapter(values: Mapping[str, object], see: _See) -> Iterator[Observation]:
 
 
 class _See(Protocol):
-    """Makes an observation."""
+    """Function that builds an observation."""
 
     def __call__(self, name: ObservationName, value: float | str, key: str, unit: str = "1") -> Observation:
-        """Name, value, the argument's key, unit."""
+        """Build an observation from its name, value, the argument's key and a unit."""
         ...
 
 
@@ -134,7 +134,7 @@ def is_off(value: object) -> bool:
 
 
 def flags(text: str) -> dict[str, object]:
-    """Arguments of a command line, or of a printed list of its words; an argument without a value is true."""
+    """Return the arguments of a command line, or of a printed list of its words. Without a value, one is true."""
     found: dict[str, object] = {}
     for match in _FLAG.finditer(text):
         key = match["key"].replace("-", "_")

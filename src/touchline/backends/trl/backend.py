@@ -75,10 +75,11 @@ class TrlBackend:
         self, train: TrainConfig, lengths: ExampleLengths, seed: int, devices: int = 1
     ) -> BatchSummary | Missing:
         """Return the batches: examples in the planned order, or packed sequences."""
-        if not train.packed:
-            return planned_batches(train, lengths, seed, devices)
+        planned = planned_batches(train, lengths, seed, devices)
+        if isinstance(planned, Missing) or not train.packed:
+            return planned
         forecast = self.forecast(train, lengths, seed, devices)
-        return forecast if isinstance(forecast, Missing) else packed_batches(forecast, train, lengths, devices)
+        return forecast if isinstance(forecast, Missing) else packed_batches(forecast, planned, train.epochs)
 
     def forecast(
         self, train: TrainConfig, lengths: ExampleLengths, seed: int, devices: int = 1

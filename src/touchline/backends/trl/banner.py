@@ -64,7 +64,7 @@ class Banner:
         self._examples: Observation | None = None
 
     def read(self, text: str, number: int) -> Iterator[Event]:
-        """Events of one line."""
+        """Yield the events of one line."""
         header = _HEADER.search(text) if "*****" in text else None
         if header is not None:
             yield from self._header(header["what"].strip().lower(), text, number)

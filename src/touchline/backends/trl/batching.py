@@ -23,7 +23,7 @@ from touchline.data.packing.forecast import BatchForecast, Batching, BatchSettin
 from touchline.data.packing.simple import batch_edges, best_fit_decreasing, one_each
 
 MAP_BATCH = 1000
-"""Examples that `datasets.Dataset.map` hands over at once where nothing else is said."""
+"""Examples that `datasets.Dataset.map` hands over at once unless another number is set."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

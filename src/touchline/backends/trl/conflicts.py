@@ -12,7 +12,7 @@ from touchline.spec.partial import StatedTraining
 
 
 def check_trl(settings: ConfigReader, training: StatedTraining) -> None:
-    """BK016 and BK019 of TRL's own arguments."""
+    """Report wrong values of TRL's own arguments, as BK016 and BK019."""
     _check_length(settings, training)
     _check_generations(settings)
     _check_adapter(settings)

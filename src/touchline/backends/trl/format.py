@@ -45,7 +45,7 @@ _FOREIGN = frozenset(
         *("experiment", "config_groups", "hydra", "trial_name", "kt_optimize_rule", "swanlab_project_config"),
     }
 )
-"""Names that say that a file is another tool's, or a dump of a finished run."""
+"""Names that only files of other tools, or dumps of finished runs, have."""
 _MISSPELT = frozenset(
     {
         *("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps", "learning_rate"),
@@ -115,7 +115,7 @@ def check_keys(
     skip: Container[str] = (),
     unknown: Severity = Severity.INFO,
 ) -> None:
-    """BK011 names that are surely known ones misspelt; BK017 names that newer releases do not know.
+    """Report misspelt names as BK011, and names that newer releases do not know as BK017.
 
     Args:
         settings: the file.
@@ -155,13 +155,13 @@ def _check_old_names(settings: ConfigReader, table: ArgumentTable, skip: Contain
     ]
     if not old:
         return
-    said = [f"{key} (now {RENAMED[key]})" if RENAMED.get(key) else f"{key} (gone)" for key in old]
-    message = f"not known to {table.source}, only to older releases: {', '.join(said)}"
+    renamed = [f"{key} (now {RENAMED[key]})" if RENAMED.get(key) else f"{key} (gone)" for key in old]
+    message = f"not known to {table.source}, only to older releases: {', '.join(renamed)}"
     settings.find("BK017", Severity.INFO, old[0], message, "take the new names when you move to these releases")
 
 
 def _check_text_numbers(settings: ConfigReader) -> None:
-    """BK014: PyYAML reads 1e-4 as text; TRL's parser makes a number of it, HfArgumentParser's own YAML does not."""
+    """Report 1e-4, which PyYAML reads as text, as BK014: TRL's parser converts it, HfArgumentParser's YAML does not."""
     for key, text in _texts_for_numbers(settings):
         message = (
             f"{text!r} is text to PyYAML; `trl` and other argparse-based readers make a number of it, "
@@ -171,7 +171,7 @@ def _check_text_numbers(settings: ConfigReader) -> None:
 
 
 def _check_json_numbers(settings: ConfigReader) -> None:
-    """BK014: a JSON text where a number belongs stays a text."""
+    """Report a JSON text in place of a number, as BK014."""
     for key, text in _texts_for_numbers(settings):
         where = settings.where(key)
         line = settings.document.lines[where.line - 1] if where.line else ""

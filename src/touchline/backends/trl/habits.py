@@ -48,7 +48,7 @@ MEANT: Final = {
 
 
 def check_counts(settings: ConfigReader) -> None:
-    """BK012 of counts that cannot be, and of cadences that are none; axolotl hands them to the Trainer as well."""
+    """Report impossible counts and intervals as BK012. axolotl passes them on to the Trainer too."""
     for name in ("dataloader_num_workers", "preprocessing_num_workers", "dataset_num_proc", "dataset_processes"):
         number = settings.number(name)
         if number is not None and number.value < 0:
@@ -79,7 +79,7 @@ def check_counts(settings: ConfigReader) -> None:
 
 
 def _check_shares(settings: ConfigReader) -> None:
-    """Shares that torch refuses, or that turn the loss about."""
+    """Report shares that torch refuses, or that reverse the loss."""
     for name in ("adam_beta1", "adam_beta2", "adam_beta3"):
         share = settings.number(name)
         if share is not None and not 0 <= share.value < 1:
@@ -95,7 +95,7 @@ def _check_shares(settings: ConfigReader) -> None:
 
 
 def check_habits(settings: ConfigReader) -> None:
-    """BK012, BK016 and BK019 of arguments one by one."""
+    """Report wrong arguments, each by itself, as BK012, BK016 and BK019."""
     check_counts(settings)
     _check_deepspeed(settings)
     reports = settings.words("report_to")
@@ -129,7 +129,7 @@ _SHARED: Final = (
 
 
 def _check_deepspeed(settings: ConfigReader) -> None:
-    """BK016: a DeepSpeed config within the file that has other batches than the Trainer."""
+    """Report a DeepSpeed config within the file that has other batches than the Trainer, as BK016."""
     config = settings.values.get("deepspeed")
     for theirs, ours in _SHARED if isinstance(config, Mapping) else ():
         stated, own = settings.number(ours), config.get(theirs) if isinstance(config, Mapping) else None
@@ -139,7 +139,7 @@ def _check_deepspeed(settings: ConfigReader) -> None:
 
 
 def check_model_words(settings: ConfigReader) -> None:
-    """BK012 of how TRL loads the base: its element type and its attention kernel."""
+    """Report an unknown dtype or attention kernel of the base, as BK012."""
     for key in ("dtype", "torch_dtype"):
         stated = settings.text(key)
         if stated is not None and stated.value not in _DTYPES and not stated.value.startswith("torch."):
@@ -174,7 +174,7 @@ _DATA: Final = ("dataset_name", "datasets", "dataset_mixture", "dataset_mixer", 
 
 
 def check_required(settings: ConfigReader, known: Mapping[str, object]) -> None:
-    """BK013 of what TRL's own scripts need; a file with names of its own is for another script."""
+    """Report missing settings of TRL's own scripts, as BK013. A file with unknown names is for another script."""
     scripted = settings.given("dataset_name", "attn_implementation", "dtype", "torch_dtype", "use_peft", "lora_r")
     own = [key for key in settings.values if key not in known]
     if scripted is None or own:

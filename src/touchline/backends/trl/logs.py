@@ -92,11 +92,11 @@ class TrainerLines:
         return self._tables.inside
 
     def line(self, text: str, number: int) -> Iterator[Event]:
-        """Events of one line; rows that make up all of it come by `row`."""
+        """Yield the events of one line; `row` reads rows that are a whole line."""
         yield from self._following(self._read(text, number))
 
     def row(self, row: Row, text: str, number: int) -> Iterator[Event]:
-        """Events of a line that is one dictionary."""
+        """Yield the events of a line that is one dictionary."""
         yield from self._following(self._read_row(row, text, number))
 
     def _read(self, text: str, number: int) -> Iterator[Event]:
@@ -129,7 +129,7 @@ class TrainerLines:
                 yield from self._naming.begins()
 
     def _rows_within(self, text: str, number: int) -> Iterator[Event]:
-        """Rows with something behind them, several on one line, or within `TrainOutput(...)`."""
+        """Yield the events of rows with text behind them, of several on one line, or within `TrainOutput(...)`."""
         if '"log_history": [' in text and self._rows.has_trained:
             return  # the whole history once more
         output = _OUTPUT.search(text) if "TrainOutput(" in text else None

@@ -104,7 +104,7 @@ class Naming:
         elif len(text) > _LINE_LIMIT or "%|" in text:
             return
         else:
-            guess = said(text)
+            guess = handwritten_model(text)
             if guess is None:
                 return
             certain, model = False, guess
@@ -152,7 +152,7 @@ def _of_file(found: re.Match[str]) -> str | None:
     return None
 
 
-def said(text: str) -> str | None:
+def handwritten_model(text: str) -> str | None:
     """Return the model of a hand-written line, or None."""
     padding = _NO_PADDING.match(text)
     if padding is not None:

@@ -13,7 +13,7 @@ from touchline.data.rendering.text import Ids, ModelText
 
 
 def training_row(text: ModelText, row: ShownRow, settings: RowSettings) -> TrainedRow | Missing:
-    """As SFTTrainer prepares it; what remains without a label after cutting is left out.
+    """Render a row by SFTTrainer. A row without a label after truncation is left out.
 
     Raises:
         ChatTemplateError: the template refuses the chat, or there is none.

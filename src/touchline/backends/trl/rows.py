@@ -53,7 +53,7 @@ class TrainerRowParser:
         self._evaluated: tuple[float, float | None] | None = None
 
     def read(self, row: Row, text: str, number: int) -> Iterator[Event]:
-        """Events of a row, or nothing when it is not the Trainer's."""
+        """Yield the events of a row. Yield nothing if it is not the Trainer's."""
         if not _OTHERS_OWN.isdisjoint(row):
             return
         if not _TRL_KEYS.isdisjoint(row):
@@ -67,7 +67,7 @@ class TrainerRowParser:
             yield from self._evaluation(row, number)
 
     def trainer(self, number: int) -> Observation:
-        """Trainer that printed the row."""
+        """Return the trainer that printed the row."""
         return Observation(name="trainer", value="trl" if self.is_trl else "hf_trainer", line=number)
 
     def _training(self, row: Row, text: str, number: int) -> Iterator[Event]:
@@ -81,7 +81,7 @@ class TrainerRowParser:
             yield self.trainer(number)
         seconds = to_number(row.get("train_runtime"))
         if seconds is not None and seconds > 0:
-            # Since the beginning of the training: it stands in every row when tokens are counted.
+            # Since the beginning of the training: it is in every row if tokens are counted.
             yield observed("train_seconds", seconds, number, step=step, epoch=epoch, aggregation="last", inside=INSIDE)
         yield from self._tokens(row, number, step, epoch)
 
@@ -162,7 +162,7 @@ def is_evaluation(row: Row) -> bool:
 
 
 def evaluations(row: Row) -> Iterable[str]:
-    """Beginning of the keys of each evaluation in a row: `eval`, or `eval_` and the name of a validation set."""
+    """Return the beginnings of the evaluations' keys in a row: `eval`, or `eval_` and the name of a validation set."""
     found = [match for key in row if (match := _EVAL_RUNTIME.fullmatch(key)) is not None]
     keys = [f"eval_{match['data']}" if match["data"] else "eval" for match in found]
     return keys or (["eval"] if "eval_loss" in row and "epoch" in row else [])
@@ -187,7 +187,7 @@ def mean_loss(value: object, text: str, number: int, epoch: float | None = None)
 
 
 def rates(row: Row, number: int, epoch: float | None = None) -> Iterator[Observation]:
-    """Rates of the last row. Before version 4.6 the value named samples per second is steps per second."""
+    """Yield the rates of the last row. Before version 4.6 the value named samples per second is steps per second."""
     samples, steps = to_number(row.get("train_samples_per_second")), to_number(row.get("train_steps_per_second"))
     if steps is None:
         samples, steps = None, samples
@@ -198,7 +198,7 @@ def rates(row: Row, number: int, epoch: float | None = None) -> Iterator[Observa
 
 
 def _prints_like_the_trainer(row: Row) -> bool:
-    """Loops of other people's name the same things, in another order and without the gradient."""
+    """Return True for the Trainer's order of keys. Other loops have another order, and no gradient."""
     keys = list(row)
     if "epoch" not in row or "learning_rate" not in row:
         return False

@@ -85,7 +85,7 @@ def state_training(settings: ConfigReader) -> StatedTraining:
 
 
 def _method(settings: ConfigReader, adapter: bool, quantized: bool) -> Stated[Method] | None:
-    """Low-rank or full; a file without `use_peft` leaves it to the script."""
+    """Return low-rank or full. Without `use_peft` the script decides: None."""
     if adapter:
         return Stated("qlora" if quantized else "lora", "use_peft", settings.where("use_peft"))
     if settings.flag("use_peft") is not None:

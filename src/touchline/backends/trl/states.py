@@ -33,7 +33,7 @@ _RANKS: tuple[tuple[str, ObservationName], ...] = (
 
 
 def read_trainer_state(name: str, document: Row) -> tuple[Event, ...] | None:
-    """`trainer_state.json`: every logged row with its step, and where the training stands."""
+    """Read `trainer_state.json`: every logged row with its step, and the training's position."""
     history, step = document.get("log_history"), to_count(document.get("global_step"))
     if not isinstance(history, list) or step is None:
         return None
@@ -66,7 +66,7 @@ def _trainer_state(name: str, document: Row, history: list[object], step: int) -
 
 
 def read_results(name: str, document: Row) -> tuple[Event, ...] | None:
-    """`all_results.json`, `train_results.json`, `eval_results.json`: the last row of training and of evaluation."""
+    """Read `all_results.json`, `train_results.json` or `eval_results.json`: last rows of training and evaluation."""
     if not _OF_OTHERS.isdisjoint(document):
         return None
     closing = is_closing({key: value for key, value in document.items() if key != "loss"})
@@ -85,7 +85,7 @@ def read_results(name: str, document: Row) -> tuple[Event, ...] | None:
 
 
 def read_adapter(name: str, document: Row) -> tuple[Event, ...] | None:
-    """`adapter_config.json`: the adapter, and the base it belongs to."""
+    """Read `adapter_config.json`: the adapter and its base."""
     del name
     if document.get("peft_type") != "LORA" or "r" not in document:
         return None
@@ -138,7 +138,7 @@ def _stage(document: Row, lora: Row, train: Row) -> Iterator[Event]:
 
 
 def read_arguments(name: str, document: Row) -> tuple[Event, ...] | None:
-    """Arguments of the Trainer or of TRL's commands, in one level or in groups."""
+    """Read arguments of the Trainer or of TRL's commands, in one level or in groups."""
     del name
     if any(keys <= document.keys() for keys in _OTHERS_ARGUMENTS):
         return None
@@ -147,8 +147,8 @@ def read_arguments(name: str, document: Row) -> tuple[Event, ...] | None:
     for group in groups.values():
         values |= {str(key): value for key, value in group.items() if key in KEYS}
     values |= {key: value for key, value in document.items() if key in KEYS}
-    said = ANCHORS & values.keys()
-    if not said or (said == {"model_name_or_path"} and not {"learning_rate", "max_steps"} & values.keys()):
+    anchors = ANCHORS & values.keys()
+    if not anchors or (anchors == {"model_name_or_path"} and not {"learning_rate", "max_steps"} & values.keys()):
         return None
     return tuple(_arguments(document, groups, values))
 

@@ -44,7 +44,7 @@ class Tables:
         self._kind = ""
         self._start = 0
         self._found: dict[str, tuple[str, int]] = {}
-        self._said: set[str] = set()
+        self._reported: set[str] = set()
         self._columns: list[str] = []
         self._expected = 0
 
@@ -77,7 +77,7 @@ class Tables:
 
     def _begin(self, number: int, kind: str) -> None:
         self._kind, self._start = kind, number
-        self._found, self._said = {}, set()
+        self._found, self._reported = {}, set()
 
     def _complete(self, text: str) -> Iterator[Event]:
         """Yield the events of certain Trainer output: only the Trainer prints a loss together with its runtime."""
@@ -93,7 +93,7 @@ class Tables:
             yield Observation(name="trainer", value="hf_trainer", line=at)
             yield from mean_loss(values["train_loss"], text, self._found["train_loss"][1], epoch)
             yield Sign(kind=SignKind.TRAINED, line=max(at, self._found["train_loss"][1]), text=text[:TEXT])
-        if "train_runtime" in self._said:
+        if "train_runtime" in self._reported:
             if "train_steps_per_second" in values and self._is_new("train_steps_per_second"):
                 # Rate and runtime are of one block, and so of one place.
                 yield from rates(values, at, epoch)
@@ -108,8 +108,8 @@ class Tables:
                 yield Observation(name="eval_loss", value=loss, line=line, unit="nats", epoch=epoch)
 
     def _is_new(self, key: str) -> bool:
-        new = key not in self._said
-        self._said.add(key)
+        new = key not in self._reported
+        self._reported.add(key)
         return new
 
     # ------------------------------------------------------------------------------------------------------- notebook

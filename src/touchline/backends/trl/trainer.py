@@ -147,7 +147,7 @@ def _resume(settings: ConfigReader) -> Stated[str] | None:
 
 
 def check_trainer(settings: ConfigReader, fields: dict[str, Any]) -> None:
-    """BK016 what TrainingArguments refuses when it is built; BK019 what it takes and does not use."""
+    """Report settings that TrainingArguments refuses as BK016, and those that it does not use as BK019."""
     _check_best(settings, fields)
     _check_numbers(settings)
     evaluates: Stated[Cadence] = fields["eval_cadence"]

@@ -69,7 +69,7 @@ class Words:
         self.is_trl = False
 
     def read(self, text: str, number: int) -> Iterator[Event]:
-        """Events of one line."""
+        """Yield the events of one line."""
         if "--" in text:
             yield from self._flags(text, number)
         if "=" in text or ":" in text or "(" in text:
@@ -127,7 +127,7 @@ class Words:
 
 
 def parameters(text: str, number: int) -> Iterator[Observation]:
-    """Parameters with a gradient, and all of them."""
+    """Yield the numbers of parameters with a gradient and of all."""
     if "-____-" in text:
         return
     found = _PEFT.search(text) or _SHARE.search(text)
@@ -154,10 +154,10 @@ def _version(text: str, number: int) -> Iterator[Observation]:
     if found is not None:
         yield Observation(name="version", value=f"transformers={found['version']}", line=number)
         return
-    said = _VERSION.search(text) if len(text) <= _TRL_LINE_LIMIT and "O^O" not in text else None
-    if said is not None and _AFTER_VERSION.fullmatch(said["rest"]) is not None:
-        library = said["library"].lower().replace("pytorch", "torch")
-        yield Observation(name="version", value=f"{library}={said['version']}", line=number)
+    match = _VERSION.search(text) if len(text) <= _TRL_LINE_LIMIT and "O^O" not in text else None
+    if match is not None and _AFTER_VERSION.fullmatch(match["rest"]) is not None:
+        library = match["library"].lower().replace("pytorch", "torch")
+        yield Observation(name="version", value=f"{library}={match['version']}", line=number)
 
 
 def _lora(text: str, number: int) -> Iterator[Observation]:

@@ -81,7 +81,7 @@ class UnslothLines:
         self._gpus = 0
 
     def line(self, text: str, number: int) -> Iterator[Event]:
-        """Events of one line."""
+        """Yield the events of one line."""
         if "nsloth" in text:
             yield from self._unsloth(text, number)
         if " = " in text and "Num examples" in text:
