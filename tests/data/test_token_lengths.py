@@ -51,13 +51,13 @@ class Place:
 def place(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     """A fresh place, whose renderer counts."""
     made = Place(tmp_path, tiny_model)
-    real = ChatRenderer._rendered
+    real = ChatRenderer._answer
 
     def counting(self: ChatRenderer, *texts: object) -> object:
         made.counted += 1
         return real(self, *texts)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(ChatRenderer, "_rendered", counting)
+    monkeypatch.setattr(ChatRenderer, "_answer", counting)
     return made
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 
 from tokenizers import Tokenizer
 
@@ -17,11 +16,16 @@ from touchline.core.catalog import IMAGE_PLACE, Example, Message, RenderedExampl
 from touchline.core.errors import InputError
 from touchline.core.json_text import has_half_characters
 from touchline.core.quantity import Missing
+from touchline.data.rendering.encoding import BatchEncoder
 from touchline.data.rendering.image_rule import NO_IMAGES, ImageRule
 from touchline.data.rendering.sandbox import ChatTemplate, ChatTemplateError, Compile
 
-_TOGETHER = 64
-"""Examples rendered per request to the template process, to limit its overhead."""
+_TOGETHER = 8192
+"""Examples rendered and tokenized together, enough for all cores."""
+_TOGETHER_CHARACTERS = 2 << 20
+"""Characters of examples after which no further one is taken along, to bound the memory of long ones."""
+_REQUEST = 128
+"""Chats per request to the template process."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,6 +74,7 @@ class ChatRenderer:
         self._tokenizer = Tokenizer.from_str(tokenizer_json)
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
+        self._encoder = BatchEncoder(self._tokenizer)
         self._tokens = tokens
         stops = {self._id(token) for token in (tokens.eos, *tokens.stops)} - {None}
         self.stop_ids: frozenset[int] = frozenset(stop for stop in stops if stop is not None)
@@ -128,30 +133,24 @@ class ChatRenderer:
         Raises:
             ChatTemplateError: the template writes an answer's turn differently from the prompt of one.
         """
-        left = iter(examples)
-        while some := list(islice(left, _TOGETHER)):
+        for some in _together(examples):
             chats: list[tuple[Sequence[Message], bool]] = []
             for example in some:
                 turns = (*example.prompt, Message(role="assistant", content=example.answer))
                 chats += [(example.prompt, True), (turns, False)]
             texts = self._texts(chats)
-            for example, prompt, whole in zip(some, texts[::2], texts[1::2], strict=True):
-                yield self._rendered(example, prompt, whole)
-
-    def _rendered(self, example: Example, prompt: str, whole: str) -> RenderedExample:
-        if not whole.startswith(prompt):
-            raise ChatTemplateError(
-                f"with an answer the chat template writes another prompt than without one (example {example.id})",
-                expected="a template whose rendered chat begins with its generation prompt",
-            )
-        if has_half_characters(whole):
-            raise half_character(f"example {example.id}, as the chat template writes it,")
-        images = images_of(example.prompt)
-        return RenderedExample(
-            prompt_ids=self.with_image_tokens(self.encode(prompt), images, f"example {example.id}"),
-            answer_ids=self._answer(whole[len(prompt) :], example),
-            images=images,
-        )
+            prompts, wholes = texts[::2], texts[1::2]
+            for example, prompt, whole in zip(some, prompts, wholes, strict=True):
+                _check(example, prompt, whole)
+            rests = [whole[len(prompt) :] for prompt, whole in zip(prompts, wholes, strict=True)]
+            encoded = self._encoder.encode(prompts), self._encoder.encode(rests)
+            for example, rest, prompt_ids, rest_ids in zip(some, rests, *encoded, strict=True):
+                images = images_of(example.prompt)
+                yield RenderedExample(
+                    prompt_ids=self.with_image_tokens(prompt_ids, images, f"example {example.id}"),
+                    answer_ids=self._answer(rest, rest_ids, example),
+                    images=images,
+                )
 
     def decode(self, ids: Sequence[int], *, keep_special: bool = False) -> str:
         """Return the text of token ids, by default without special tokens; the tokens of an image as one."""
@@ -159,11 +158,11 @@ class ChatRenderer:
         shown = [id for at, id in enumerate(ids) if id != token or at == 0 or ids[at - 1] != token]
         return str(self._tokenizer.decode(shown, skip_special_tokens=not keep_special))
 
-    def _answer(self, rest: str, example: Example) -> tuple[int, ...]:
+    def _answer(self, rest: str, ids: tuple[int, ...], example: Example) -> tuple[int, ...]:
+        """Return the tokens of an answer up to its stop token, given what the template writes after the prompt."""
         answer = example.answer if rest.startswith(example.answer) else example.answer.strip()
         if not rest.startswith(answer):
             raise ChatTemplateError(f"the chat template changes the answer of example {example.id}: {rest[:60]!r}")
-        ids = self.encode(rest)
         for position, token in enumerate(ids):
             if token in self.stop_ids:
                 return ids[: position + 1]
@@ -186,7 +185,11 @@ class ChatRenderer:
                 "".join(f"{turn.content}\n" if turn.role != "assistant" else turn.content for turn in turns)
                 for turns, _ in chats
             ]
-        return self._template.render_all([variables_of(turns, self._tokens, generation) for turns, generation in chats])
+        texts: list[str] = []
+        for start in range(0, len(chats), _REQUEST):
+            some = chats[start : start + _REQUEST]
+            texts += self._template.render_all([variables_of(turns, self._tokens, ends) for turns, ends in some])
+        return texts
 
     def encode(self, text: str) -> tuple[int, ...]:
         """Return the token ids of a rendered text; no special tokens are added."""
@@ -199,6 +202,31 @@ class ChatRenderer:
             return None
         found = self._tokenizer.token_to_id(token)
         return None if found is None else int(found)
+
+
+def _together(examples: Iterable[Example]) -> Iterator[list[Example]]:
+    """Yield the examples in groups that are tokenized together."""
+    some: list[Example] = []
+    characters = 0
+    for example in examples:
+        some.append(example)
+        characters += len(example.answer) + sum(len(turn.content) for turn in example.prompt)
+        if len(some) == _TOGETHER or characters >= _TOGETHER_CHARACTERS:
+            yield some
+            some, characters = [], 0
+    if some:
+        yield some
+
+
+def _check(example: Example, prompt: str, whole: str) -> None:
+    """Raise if an example's chat, as the template writes it, does not begin with its prompt or cannot be tokenized."""
+    if not whole.startswith(prompt):
+        raise ChatTemplateError(
+            f"with an answer the chat template writes another prompt than without one (example {example.id})",
+            expected="a template whose rendered chat begins with its generation prompt",
+        )
+    if has_half_characters(whole):
+        raise half_character(f"example {example.id}, as the chat template writes it,")
 
 
 def variables_of(messages: Sequence[Message], tokens: SpecialTokens, generation: bool) -> dict[str, object]:
