@@ -24,8 +24,6 @@ _TOGETHER = 8192
 """Examples rendered and tokenized together, enough for all cores."""
 _TOGETHER_CHARACTERS = 2 << 20
 """Characters of examples after which no further one is taken along, to bound the memory of long ones."""
-_REQUEST = 128
-"""Chats per request to the template process."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -185,11 +183,7 @@ class ChatRenderer:
                 "".join(f"{turn.content}\n" if turn.role != "assistant" else turn.content for turn in turns)
                 for turns, _ in chats
             ]
-        texts: list[str] = []
-        for start in range(0, len(chats), _REQUEST):
-            some = chats[start : start + _REQUEST]
-            texts += self._template.render_all([variables_of(turns, self._tokens, ends) for turns, ends in some])
-        return texts
+        return self._template.render_all([variables_of(turns, self._tokens, generation) for turns, generation in chats])
 
     def encode(self, text: str) -> tuple[int, ...]:
         """Return the token ids of a rendered text; no special tokens are added."""

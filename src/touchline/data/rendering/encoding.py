@@ -27,9 +27,7 @@ class BatchEncoder:
         added = tokenizer.get_added_tokens_decoder()
         plain = {id: token for id, token in added.items() if token.content and not token.normalized}
         self._borders = {
-            token.content: id
-            for id, token in plain.items()
-            if not (token.lstrip or token.rstrip or token.single_word)
+            token.content: id for id, token in plain.items() if not (token.lstrip or token.rstrip or token.single_word)
         }
         """Id of every added token that neither looks at the characters beside it nor takes any."""
         self._beginnings = {token.content[:end] for token in added.values() for end in range(1, len(token.content))}

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn, Protocol
 
 import jinja2
@@ -69,10 +69,43 @@ class _MarkedGeneration(_Generation):
         return [nodes.Output([nodes.TemplateData(MARKS[0])]), *body, nodes.Output([nodes.TemplateData(MARKS[1])])]
 
 
-class _Environment(ImmutableSandboxedEnvironment):
-    """Sandbox that counts every loop and limits every product of text."""
+class Sandbox(ImmutableSandboxedEnvironment):
+    """Environment of chat templates that counts every loop and limits every product of text.
+
+    Args:
+        date: ISO date that `strftime_now` gives.
+        mark_answers: whether `MARKS` are written around what the template itself marks as the model's.
+        finalize: function that is given every value before it is written.
+    """
 
     intercepted_binops = frozenset({"*", "**"})
+
+    def __init__(
+        self, date: str, *, mark_answers: bool = False, finalize: Callable[[object], object] | None = None
+    ) -> None:
+        # trim_blocks, lstrip_blocks and these helpers are what transformers gives templates
+        # (transformers/utils/chat_template_utils.py); a template is written for them.
+        super().__init__(
+            trim_blocks=True,
+            lstrip_blocks=True,
+            extensions=[_MarkedGeneration if mark_answers else _Generation, loopcontrols],
+            autoescape=False,
+            finalize=finalize,
+        )
+        self.loops = 0
+        """Loop iterations of a rendering so far."""
+        self.filters["counted"] = self._counted
+        self.filters["tojson"] = _to_json
+        self.globals["raise_exception"] = _refuse
+        self.globals["strftime_now"] = datetime.date.fromisoformat(date).strftime
+
+    def _counted(self, items: Iterable[object]) -> Iterator[object]:
+        # jinja2 passes Undefined here when the template loops over something that is not there: no turns.
+        for item in items:
+            self.loops += 1
+            if self.loops > LOOP_LIMIT:
+                raise ChatTemplateError(f"the chat template loops more than {LOOP_LIMIT:,} times")
+            yield item
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         template = super()._parse(source, name, filename)
@@ -81,6 +114,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         return template
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        """Return a product; jinja2 calls it for the operators above."""
         if operator == "**":
             raise ChatTemplateError("the chat template raises to a power", expected="a template that only writes text")
         sized = (
@@ -93,24 +127,29 @@ class _Environment(ImmutableSandboxedEnvironment):
         return super().call_binop(context, operator, left, right)
 
 
-def _counted(counter: list[int]) -> Any:
-    def count(items: Iterable[object]) -> Iterator[object]:
-        # jinja2 passes Undefined here when the template loops over something that is not there: no turns.
-        for item in items:
-            counter[0] += 1
-            if counter[0] > LOOP_LIMIT:
-                raise ChatTemplateError(f"the chat template loops more than {LOOP_LIMIT:,} times")
-            yield item
-
-    return count
-
-
 def _refuse(message: str) -> NoReturn:
     raise ChatTemplateError(f"the chat template refuses this chat: {_short(str(message))}")
 
 
 def _to_json(value: object, ensure_ascii: bool = False, indent: int | None = None) -> str:
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent)
+
+
+def render_limited(template: jinja2.Template, variables: Mapping[str, object]) -> str:
+    """Return the text of a chat; as `ChatTemplate.render`."""
+    parts: list[str] = []
+    length = 0
+    try:
+        for part in template.generate(**variables):
+            length += len(part)
+            if length > OUTPUT_LIMIT_CHARACTERS:
+                raise ChatTemplateError(f"the chat template writes more than {OUTPUT_LIMIT_CHARACTERS:,} characters")
+            parts.append(part)
+    except ChatTemplateError:
+        raise
+    except Exception as error:
+        raise ChatTemplateError(f"the chat template fails: {_said(error)}") from error
+    return "".join(parts)
 
 
 class ChatTemplate:
@@ -128,22 +167,9 @@ class ChatTemplate:
     def __init__(self, source: str, date: str, *, mark_answers: bool = False) -> None:
         if len(source) > TEMPLATE_LIMIT_CHARACTERS:
             raise ChatTemplateError(f"the chat template is longer than {TEMPLATE_LIMIT_CHARACTERS:,} characters")
-        self._counter = [0]
-        day = datetime.date.fromisoformat(date)
-        # trim_blocks, lstrip_blocks and these helpers are what transformers gives templates
-        # (transformers/utils/chat_template_utils.py); a template is written for them.
-        environment = _Environment(
-            trim_blocks=True,
-            lstrip_blocks=True,
-            extensions=[_MarkedGeneration if mark_answers else _Generation, loopcontrols],
-            autoescape=False,
-        )
-        environment.filters["counted"] = _counted(self._counter)
-        environment.filters["tojson"] = _to_json
-        environment.globals["raise_exception"] = _refuse
-        environment.globals["strftime_now"] = day.strftime
+        self._sandbox = Sandbox(date, mark_answers=mark_answers)
         try:
-            self._template = environment.from_string(source)
+            self._template = self._sandbox.from_string(source)
         except ChatTemplateError:
             raise
         except jinja2.TemplateSyntaxError as error:
@@ -159,22 +185,8 @@ class ChatTemplate:
         Raises:
             ChatTemplateError: the template refuses the chat, fails, loops or writes too much.
         """
-        self._counter[0] = 0
-        parts: list[str] = []
-        length = 0
-        try:
-            for part in self._template.generate(**variables):
-                length += len(part)
-                if length > OUTPUT_LIMIT_CHARACTERS:
-                    raise ChatTemplateError(
-                        f"the chat template writes more than {OUTPUT_LIMIT_CHARACTERS:,} characters"
-                    )
-                parts.append(part)
-        except ChatTemplateError:
-            raise
-        except Exception as error:
-            raise ChatTemplateError(f"the chat template fails: {_said(error)}") from error
-        return "".join(parts)
+        self._sandbox.loops = 0
+        return render_limited(self._template, variables)
 
     def render_all(self, chats: Sequence[Mapping[str, object]]) -> list[str]:
         """Return the texts of chats.
