@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-
 import numpy as np
 import pytest
 import yaml
 from tests.backends.config_files import claims, read, training
-from tests.tiny_model import write_tiny_words
+from tests.trainer_experiments import PlannedExperiment, plan_pairs
 
-from tools.tiny_model import write_tiny_model
-from touchline import api
 from touchline.backends.argument_tables import argument_table, expected_instead
 from touchline.backends.external import Launch
 from touchline.backends.protocol import ExampleLengths
@@ -21,67 +16,39 @@ from touchline.core.errors import InputError
 from touchline.core.finding import Severity
 from touchline.core.quantity import Missing
 from touchline.data.packing.batches import plan_batches
-from touchline.data.user_config import UserConfig
 from touchline.spec.experiment import LoraConfig, TrainConfig
-from touchline.spec.plan import Plan
 
 pytestmark = pytest.mark.planning
 PROGRAMS = ("axolotl", "llamafactory")
 LOADERS = {"axolotl": "pydantic", "llamafactory": "plain"}
-EXPERIMENT = """
-name: programs
-task: capitalization
-models: [{model}]
-data: {{path: words.json}}
-train:
-  epochs: 2
-  global_batch_size: 8
-  micro_batch_size: 4
-  learning_rate: 1e-5
-  schedule: cosine
-  max_seq_len: 96
-  packed: false
-  lora: {{rank: 4, dropout: 0.1}}
-pairs:
-  - {{train.backend: axolotl}}
-  - {{train.backend: axolotl, train.quantization: nf4, train.neftune_alpha: 5, train.lora.rslora: true}}
-  - {{train.backend: llamafactory}}
-  - {{train.backend: llamafactory, train.quantization: nf4, train.label_smoothing: 0.1, train.lora.dora: true}}
-compute: {{gpu: A100-80GB}}
-"""
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """A planned experiment with its run folders."""
-
-    folder: Path
-    plan: Plan
-
-    def configs(self, backend: str) -> list[str]:
-        """Return the texts of finetune.yaml of a backend's runs, in the order of the pairs."""
-        names = [run.name for run in self.plan.runs if run.train is not None and run.train.backend == backend]
-        return [(self.folder / name / "finetune.yaml").read_text() for name in names]
+PAIRS = (
+    "train.backend: axolotl",
+    "train.backend: axolotl, train.quantization: nf4, train.neftune_alpha: 5, train.lora.rslora: true",
+    "train.backend: llamafactory",
+    "train.backend: llamafactory, train.quantization: nf4, train.label_smoothing: 0.1, train.lora.dora: true",
+)
+SETTINGS = (
+    *("train.learning_rate=1e-5", "train.schedule=cosine", "train.lora.dropout=0.1", "train.base_dtype=auto"),
+    "compute.gpu=A100-80GB",
+)
 
 
 @pytest.fixture(scope="module")
-def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
-    base = tmp_path_factory.mktemp("programs")
-    model = write_tiny_model(base / "models" / "Tiny-1M-Instruct")
-    folder = base / "experiment"
-    folder.mkdir()
-    write_tiny_words(folder / "words.json", 27, 5, 4)
-    (folder / "experiment.yaml").write_text(EXPERIMENT.format(model=model))
-    settings = UserConfig(models_dir=base / "models", cache_dir=base / "cache", history_dir=base / "history")
-    api.plan(folder, settings)
-    return Experiment(folder, api.prepare(folder, settings).plan)
+def experiment(tmp_path_factory: pytest.TempPathFactory) -> PlannedExperiment:
+    return plan_pairs(tmp_path_factory.mktemp("programs"), PAIRS, *SETTINGS)
+
+
+def configs(experiment: PlannedExperiment, backend: str) -> list[str]:
+    """Return the texts of finetune.yaml of a backend's runs, in the order of the pairs."""
+    names = [run.name for run in experiment.plan.runs if run.train is not None and run.train.backend == backend]
+    return [(experiment.folder / name / "finetune.yaml").read_text() for name in names]
 
 
 @pytest.mark.parametrize("backend", PROGRAMS)
-def test_every_rendered_key_and_value_is_one_of_the_trainers_own(experiment: Experiment, backend: str) -> None:
+def test_every_rendered_key_and_value_is_one_of_the_trainers_own(experiment: PlannedExperiment, backend: str) -> None:
     """By the table of the newest release's arguments; YAML 1.1, which both trainers read, gives the same numbers."""
     table = argument_table(backend).arguments
-    for text in experiment.configs(backend):
+    for text in configs(experiment, backend):
         rendered = yaml.safe_load(text)
         assert rendered["learning_rate"] == 1e-5
         assert {key for key in rendered if key not in table or table[key].last is not None} == set()
@@ -90,9 +57,9 @@ def test_every_rendered_key_and_value_is_one_of_the_trainers_own(experiment: Exp
 
 
 @pytest.mark.parametrize("backend", PROGRAMS)
-def test_our_own_checks_have_nothing_against_a_rendered_config(experiment: Experiment, backend: str) -> None:
+def test_our_own_checks_have_nothing_against_a_rendered_config(experiment: PlannedExperiment, backend: str) -> None:
     """The format claims the file, reads the plan's numbers from it, and finds no error and no warning."""
-    for text in experiment.configs(backend):
+    for text in configs(experiment, backend):
         assert claims(backend, text)
         assert [each for each in read(backend, text).findings if each.severity is not Severity.INFO] == []
         stated = training(backend, text)
@@ -104,20 +71,20 @@ def test_our_own_checks_have_nothing_against_a_rendered_config(experiment: Exper
         assert not stated.packed.value
 
 
-def test_settings_are_rendered_by_each_trainers_own_names(experiment: Experiment) -> None:
+def test_settings_are_rendered_by_each_trainers_own_names(experiment: PlannedExperiment) -> None:
     """Quantization, noise, smoothing and kinds of adapters."""
-    plain, quantized = map(yaml.safe_load, experiment.configs("axolotl"))
+    plain, quantized = map(yaml.safe_load, configs(experiment, "axolotl"))
     assert (plain["adapter"], plain["load_in_4bit"], "neftune_noise_alpha" in plain) == ("lora", False, False)
     assert (quantized["adapter"], quantized["load_in_4bit"], quantized["peft_use_rslora"]) == ("qlora", True, True)
     assert quantized["neftune_noise_alpha"] == 5
-    plain, quantized = map(yaml.safe_load, experiment.configs("llamafactory"))
+    plain, quantized = map(yaml.safe_load, configs(experiment, "llamafactory"))
     assert "quantization_bit" not in plain
     assert (quantized["quantization_bit"], quantized["double_quantization"], quantized["use_dora"]) == (4, True, True)
     assert quantized["label_smoothing_factor"] == 0.1
 
 
 @pytest.mark.parametrize("backend", PROGRAMS)
-def test_a_plan_for_another_gpu_gives_minutes_and_memory(experiment: Experiment, backend: str) -> None:
+def test_a_plan_for_another_gpu_gives_minutes_and_memory(experiment: PlannedExperiment, backend: str) -> None:
     """Estimates for A100-80GB, from closed forms: a number with its interval, or the reason that there is none."""
     for run in experiment.plan.runs:
         if run.train is None or run.train.backend != backend:
@@ -160,7 +127,7 @@ def test_the_forecast_has_the_planned_order_and_the_collators_widths(backend: st
     ],
 )
 def test_what_a_trainer_cannot_do_is_refused(
-    experiment: Experiment, train: TrainConfig, subject: str, hint: str
+    experiment: PlannedExperiment, train: TrainConfig, subject: str, hint: str
 ) -> None:
     (model,) = experiment.plan.models.values()
     (found,) = refused_settings(model, train)
@@ -168,7 +135,7 @@ def test_what_a_trainer_cannot_do_is_refused(
 
 
 @pytest.mark.parametrize("backend", PROGRAMS)
-def test_the_program_is_the_script_of_the_run_folder(experiment: Experiment, backend: str) -> None:
+def test_the_program_is_the_script_of_the_run_folder(experiment: PlannedExperiment, backend: str) -> None:
     """It starts in the trainer's environment, with the saved state as its argument; its modules are Python."""
     trainer = external_trainer(backend)
     assert trainer is not None

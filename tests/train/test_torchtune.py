@@ -9,71 +9,34 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import pytest
 import torch
 from peft import PeftModel
-from tests.tiny_model import write_tiny_words
 from tests.trainer_environments import require_trainer
+from tests.trainer_experiments import PlannedExperiment, metrics, plan_pairs, wait_while
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
-from tools.tiny_model import write_tiny_model
-from touchline import api
 from touchline.backends.torchtune.recipes import recipe_files, recipe_for
 from touchline.cli.main import app
 from touchline.core.catalog import RenderedExample
 from touchline.core.errors import RunsFailedError
 from touchline.core.status import EXIT_STOPPED
-from touchline.data.metrics import Metrics, TrainingMarker
-from touchline.data.metrics_file import read_metrics
-from touchline.data.user_config import UserConfig
-from touchline.spec.plan import Plan, PlannedRun
+from touchline.data.metrics import TrainingMarker
 from touchline.train.external import RUN_VARIABLE, end_orphans, run_external
 from touchline.train.inputs import load_inputs, read_config
 from touchline.train.run import Stop, run_training
 
-EXPERIMENT = """
-name: trainers
-task: capitalization
-models: [{model}]
-data: {{path: words.json}}
-train:
-  epochs: 2
-  global_batch_size: 8
-  micro_batch_size: 4
-  learning_rate: 1e-2
-  max_seq_len: 96
-  packed: false
-  base_dtype: float32
-  validate_every_steps: 2
-  lora: {{rank: 4, dropout: 0}}
-pairs:
-  - {{train.backend: peft}}
-  - {{train.backend: torchtune}}
-  - {{train.backend: torchtune, train.global_batch_size: 4, train.micro_batch_size: 2, train.packed: true}}
-  - {{train.backend: torchtune, train.epochs: 60, train.checkpoint: {{resume_minutes: 1e-9, keep: 1}}}}
-  - {{train.backend: torchtune, data.path: without_validation.json}}
-"""
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """A planned experiment, its runs in the order of the pairs."""
-
-    folder: Path
-    plan: Plan
-
-    def run(self, index: int) -> tuple[PlannedRun, Path]:
-        run = self.plan.runs[index]
-        return run, self.folder / run.name
-
-
-def metrics(folder: Path) -> Metrics:
-    return read_metrics(folder / "metrics.jsonl")
+PAIRS = (
+    "train.backend: peft",
+    "train.backend: torchtune",
+    "train.backend: torchtune, train.global_batch_size: 4, train.micro_batch_size: 2, train.packed: true",
+    "train.backend: torchtune, train.epochs: 60, train.checkpoint: {resume_minutes: 1e-9, keep: 1}",
+    "train.backend: torchtune, data.path: without_validation.json",
+)
 
 
 @pytest.fixture(scope="module")
@@ -82,21 +45,20 @@ def python() -> str:
 
 
 @pytest.fixture(scope="module")
-def experiment(tmp_path_factory: pytest.TempPathFactory, python: str) -> Experiment:
+def experiment(tmp_path_factory: pytest.TempPathFactory, python: str) -> PlannedExperiment:
+    assert python
     base = tmp_path_factory.mktemp("trainers")
-    model = write_tiny_model(base / "models" / "Tiny-1M-Instruct")
-    folder = base / "experiment"
-    folder.mkdir()
-    words = json.loads(write_tiny_words(folder / "words.json", 27, 5, 4).read_text())
-    (folder / "without_validation.json").write_text(json.dumps({"train": words["train"], "test": words["test"]}))
-    (folder / "experiment.yaml").write_text(EXPERIMENT.format(model=model))
-    settings = UserConfig(models_dir=base / "models", cache_dir=base / "cache", history_dir=base / "history")
-    api.plan(folder, settings)
-    return Experiment(folder, api.prepare(folder, settings).plan)
+    return plan_pairs(base, PAIRS, "train.validate_every_steps=2", more_data=_without_validation)
+
+
+def _without_validation(words: Path) -> None:
+    splits = json.loads(words.read_text())
+    del splits["validation"]
+    words.with_name("without_validation.json").write_text(json.dumps(splits))
 
 
 @pytest.fixture(scope="module")
-def unpacked(experiment: Experiment) -> tuple[Path, Path]:
+def unpacked(experiment: PlannedExperiment) -> tuple[Path, Path]:
     """Folders of the runs of peft and of torchtune, trained."""
     (_, ours), (_, theirs) = experiment.run(0), experiment.run(1)
     assert run_training(read_config(ours / "finetune.yaml"), ours, Stop())
@@ -134,7 +96,7 @@ def test_the_first_step_is_that_of_our_own_trainer(unpacked: tuple[Path, Path]) 
     assert theirs.validations[-1].loss < theirs.validations[0].loss - 0.05
 
 
-def test_planned_batches_are_those_of_the_trainer(experiment: Experiment, unpacked: tuple[Path, Path]) -> None:
+def test_planned_batches_are_those_of_the_trainer(experiment: PlannedExperiment, unpacked: tuple[Path, Path]) -> None:
     """Steps, micro-batches, examples, packs and tokens; 27 examples make 3 steps of 8, and 3 examples are left out."""
     (plain, plain_folder), (packed, packed_folder) = experiment.run(1), experiment.run(2)
     assert run_external(packed_folder, Stop())
@@ -173,15 +135,13 @@ def test_the_saved_adapter_has_the_recorded_loss_in_transformers(unpacked: tuple
     assert run_external(theirs, Stop()), "trained already"
 
 
-def test_a_stock_recipe_trains_without_a_validation_split(experiment: Experiment) -> None:
+def test_a_stock_recipe_trains_without_a_validation_split(experiment: PlannedExperiment) -> None:
     """The recipe of torchtune itself, by the same components and records; it stops when asked, and repeats an epoch."""
     run, folder = experiment.run(4)
     assert "tune run lora_finetune_single_device --config" in (folder / "finetune.yaml").read_text()
     assert not (folder / "lora_finetune_single_device_val.py").exists()
     process = start(folder)
-    deadline = time.monotonic() + 120
-    while b'"start"' not in read_log(folder) and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_while(process, lambda: b'"start"' not in read_log(folder))
     process.terminate()
     assert process.wait(60) == EXIT_STOPPED
     assert run_external(folder, Stop())
@@ -208,14 +168,14 @@ def read_log(folder: Path) -> bytes:
     return path.read_bytes() if path.exists() else b""
 
 
-def until_saved(folder: Path, steps: int) -> None:
+def until_saved(process: subprocess.Popen[bytes], folder: Path, steps: int) -> None:
     """Wait for a training state after so many steps."""
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        if any(int(path.name.rpartition("_")[2]) >= steps for path in folder.glob("resume/step_*")):
-            return
-        time.sleep(0.02)
-    pytest.fail("no training state was saved")
+
+    def saved() -> list[int]:
+        return [int(path.name.rpartition("_")[2]) for path in folder.glob("resume/step_*")]
+
+    wait_while(process, lambda: max(saved(), default=0) < steps)
+    assert max(saved(), default=0) >= steps, "no training state was saved"
 
 
 def programs(folder: Path) -> Iterator[psutil.Process]:
@@ -228,20 +188,20 @@ def programs(folder: Path) -> Iterator[psutil.Process]:
             continue
 
 
-def test_kills_and_stops_lose_nothing(experiment: Experiment) -> None:
+def test_kills_and_stops_lose_nothing(experiment: PlannedExperiment) -> None:
     """SIGTERM, then SIGKILL in the middle of an epoch, then to the end: the same losses as undisturbed."""
     _, folder = experiment.run(3)
     undisturbed = shutil.copytree(folder, folder.parent / "undisturbed")
     assert run_external(undisturbed, Stop())
     process = start(folder)
-    until_saved(folder, 1)
+    until_saved(process, folder, 1)
     process.terminate()
     assert process.wait(60) == EXIT_STOPPED
     stopped = metrics(folder)
     assert stopped.end is not None
     assert stopped.end.reason == "stopped by SIGTERM"
     process = start(folder)
-    until_saved(folder, len(stopped.steps) + 1)
+    until_saved(process, folder, len(stopped.steps) + 1)
     process.kill()
     process.wait()
     deadline = time.monotonic() + 30
@@ -274,7 +234,7 @@ def test_processes_that_an_attempt_left_are_ended(tmp_path: Path) -> None:
         other.wait()
 
 
-def test_the_trainers_own_error_is_named(experiment: Experiment, tmp_path: Path) -> None:
+def test_the_trainers_own_error_is_named(experiment: PlannedExperiment, tmp_path: Path) -> None:
     """An error of the program ends the run with its type and text, and without a traceback of the driver."""
     run, folder = experiment.run(4)
     place = tmp_path / run.name
@@ -287,7 +247,7 @@ def test_the_trainers_own_error_is_named(experiment: Experiment, tmp_path: Path)
         run_external(place, Stop())
 
 
-def test_the_trainer_accepts_every_rendered_config(experiment: Experiment, python: str, tmp_path: Path) -> None:
+def test_the_trainer_accepts_every_rendered_config(experiment: PlannedExperiment, python: str, tmp_path: Path) -> None:
     """`tune validate`, in the run's folder, where its components are; and recipes for several GPUs can be imported."""
     for index in (1, 2, 4):
         done = subprocess.run(

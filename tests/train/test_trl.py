@@ -8,8 +8,6 @@ import runpy
 import signal
 import subprocess
 import sys
-import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -17,66 +15,32 @@ import yaml
 from peft import LoraConfig
 from safetensors.torch import load_file
 from tests.tiny_model import write_tiny_words
+from tests.trainer_experiments import PlannedExperiment, metrics, plan_pairs, wait_while
 from trl import SFTConfig
 
-from tools.tiny_model import write_tiny_model
 from touchline import api
 from touchline.core.errors import ParentNotReadyError, PlanDriftError
 from touchline.core.status import EXIT_STOPPED
-from touchline.data.metrics import Metrics, TrainingMarker
-from touchline.data.metrics_file import read_metrics
+from touchline.data.metrics import TrainingMarker
 from touchline.data.user_config import UserConfig
 from touchline.plan.design_text import quantization_notes
-from touchline.spec.plan import Plan, PlannedRun
 from touchline.train.hf import IGNORED, open_planned, train_planned
 from touchline.train.inputs import read_config
 from touchline.train.run import Stop, run_training
 
-EXPERIMENT = """
-name: trainers
-task: capitalization
-models: [{model}]
-data: {{path: words.json}}
-train:
-  epochs: 2
-  global_batch_size: 8
-  micro_batch_size: 4
-  learning_rate: 1e-2
-  max_seq_len: 96
-  packed: false
-  base_dtype: float32
-  validate_every_steps: 3
-  lora: {{rank: 4, dropout: 0}}
-pairs:
-  - {{train.backend: peft}}
-  - {{train.backend: trl}}
-  - {{train.backend: trl, train.packed: true}}
-  - {{train.backend: trl, train.quantization: nf4, train.base_dtype: bfloat16, train.lora.rslora: true}}
-  - {{train.backend: trl, train.checkpoint: {{every: {{steps: 2}}, resume_minutes: 1e-9}}}}
-{alike}"""
+PAIRS = (
+    "train.backend: peft",
+    "train.backend: trl",
+    "train.backend: trl, train.packed: true",
+    "train.backend: trl, train.quantization: nf4, train.base_dtype: bfloat16, train.lora.rslora: true",
+    "train.backend: trl, train.checkpoint: {every: {steps: 2}, resume_minutes: 1e-9}",
+)
 ALIKE = (
     "train.optimizer: adafactor, train.label_smoothing: 0.1, train.lora.dora: true, train.lora.rslora: true",
     "train.optimizer: adamw_8bit, train.lora.rank: 64, train.lora.init: pissa",
     "train.quantization: int8, train.lora.init: gaussian",
 )
 """Settings that both trainers support and use alike."""
-PLAIN_RUNS = 5
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """A planned experiment, its runs in the order of the pairs."""
-
-    folder: Path
-    plan: Plan
-
-    def run(self, index: int) -> tuple[PlannedRun, Path]:
-        run = self.plan.runs[index]
-        return run, self.folder / run.name
-
-
-def metrics(folder: Path) -> Metrics:
-    return read_metrics(folder / "metrics.jsonl")
 
 
 def train(folder: Path, stop: Stop | None = None) -> bool:
@@ -86,23 +50,13 @@ def train(folder: Path, stop: Stop | None = None) -> bool:
 
 
 @pytest.fixture(scope="module")
-def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
-    base = tmp_path_factory.mktemp("trainers")
-    model = write_tiny_model(base / "models" / "Tiny-1M-Instruct")
-    folder = base / "experiment"
-    folder.mkdir()
-    write_tiny_words(folder / "words.json", 27, 5, 4)
-    alike = "".join(
-        f"  - {{train.backend: {backend}, {settings}}}\n" for settings in ALIKE for backend in ("peft", "trl")
-    )
-    (folder / "experiment.yaml").write_text(EXPERIMENT.format(model=model, alike=alike))
-    settings = UserConfig(models_dir=base / "models", cache_dir=base / "cache", history_dir=base / "history")
-    api.plan(folder, settings)
-    return Experiment(folder, api.prepare(folder, settings).plan)
+def experiment(tmp_path_factory: pytest.TempPathFactory) -> PlannedExperiment:
+    alike = [f"train.backend: {backend}, {settings}" for settings in ALIKE for backend in ("peft", "trl")]
+    return plan_pairs(tmp_path_factory.mktemp("trainers"), [*PAIRS, *alike])
 
 
 @pytest.fixture(scope="module")
-def unpacked(experiment: Experiment) -> tuple[Path, Path]:
+def unpacked(experiment: PlannedExperiment) -> tuple[Path, Path]:
     """Folders of the runs of peft and of trl, trained."""
     (_, ours), (_, theirs) = experiment.run(0), experiment.run(1)
     assert run_training(read_config(ours / "finetune.yaml"), ours, Stop())
@@ -110,7 +64,7 @@ def unpacked(experiment: Experiment) -> tuple[Path, Path]:
     return ours, theirs
 
 
-def test_every_rendered_setting_is_an_argument_of_the_trainer(experiment: Experiment) -> None:
+def test_every_rendered_setting_is_an_argument_of_the_trainer(experiment: PlannedExperiment) -> None:
     """SFTConfig and LoraConfig take all keys; equal settings of the plan are equal there."""
     run, folder = experiment.run(3)
     assert run.train is not None
@@ -123,7 +77,7 @@ def test_every_rendered_setting_is_an_argument_of_the_trainer(experiment: Experi
     assert settings["quantization"]["bnb_4bit_quant_type"] == "nf4"
 
 
-def test_labels_equal_those_of_our_own_trainer_token_by_token(experiment: Experiment) -> None:
+def test_labels_equal_those_of_our_own_trainer_token_by_token(experiment: PlannedExperiment) -> None:
     """As they leave the collator of SFTTrainer: the answer and its stop token, nothing else."""
     _, folder = experiment.run(1)
     planned = open_planned(folder, Stop())
@@ -155,10 +109,10 @@ def test_both_trainers_do_the_same_training(unpacked: tuple[Path, Path]) -> None
 
 @pytest.mark.filterwarnings("ignore:.*label_smoothing_factor:FutureWarning")
 @pytest.mark.parametrize("index", range(len(ALIKE)), ids=ALIKE)
-def test_both_trainers_use_the_settings_alike(experiment: Experiment, index: int) -> None:
+def test_both_trainers_use_the_settings_alike(experiment: PlannedExperiment, index: int) -> None:
     """The same losses, and checkpoints that give the same model. TRL keeps the adapter of a quantized base in bfloat16,
     which rounds it."""
-    (_, ours), (run, theirs) = (experiment.run(PLAIN_RUNS + 2 * index + each) for each in (0, 1))
+    (_, ours), (run, theirs) = (experiment.run(len(PAIRS) + 2 * index + each) for each in (0, 1))
     assert run.train is not None
     assert run_training(read_config(ours / "finetune.yaml"), ours, Stop())
     assert train(theirs)
@@ -174,14 +128,14 @@ def test_both_trainers_use_the_settings_alike(experiment: Experiment, index: int
         assert max(float((first[name] - second[name]).abs().max()) for name in first) < 5e-3
 
 
-def test_the_plan_says_on_which_base_quantized_runs_are_evaluated(experiment: Experiment) -> None:
+def test_the_plan_says_on_which_base_quantized_runs_are_evaluated(experiment: PlannedExperiment) -> None:
     """A line for each quantization."""
     notes = list(quantization_notes(experiment.plan))
     assert [note.split()[3] for note in notes] == ["nf4", "int8"]
     assert all("evaluated on the base in its own dtype" in note for note in notes)
 
 
-def test_planned_batches_are_those_of_the_trainer(experiment: Experiment, unpacked: tuple[Path, Path]) -> None:
+def test_planned_batches_are_those_of_the_trainer(experiment: PlannedExperiment, unpacked: tuple[Path, Path]) -> None:
     """Steps, micro-batches, examples and tokens, unpacked and packed by TRL's own packer."""
     (plain, plain_folder), (packed, packed_folder) = experiment.run(1), experiment.run(2)
     assert train(packed_folder)
@@ -213,7 +167,7 @@ def test_checkpoints_and_markers_are_those_of_every_run(unpacked: tuple[Path, Pa
     assert train(theirs), "trained already"
 
 
-def test_a_quantized_base_trains(experiment: Experiment) -> None:
+def test_a_quantized_base_trains(experiment: PlannedExperiment) -> None:
     """QLoRA with the CPU kernels of bitsandbytes: validation in between does not change the training."""
     _, folder = experiment.run(3)
     assert train(folder)
@@ -237,7 +191,7 @@ stages:
 """
 
 
-def test_a_chain_may_change_the_trainer(experiment: Experiment, tmp_path: Path) -> None:
+def test_a_chain_may_change_the_trainer(experiment: PlannedExperiment, tmp_path: Path) -> None:
     """Each stage proves that it starts from its parent's weights, whichever trainer made them."""
     (tmp_path / "words.json").write_bytes((experiment.folder / "words.json").read_bytes())
     (tmp_path / "experiment.yaml").write_text(CHAIN.format(model=next(iter(experiment.plan.models.values())).path))
@@ -256,14 +210,12 @@ def test_a_chain_may_change_the_trainer(experiment: Experiment, tmp_path: Path) 
     assert metrics(third).validations[-1].loss < metrics(first).validations[0].loss
 
 
-def test_kills_and_stops_lose_nothing(experiment: Experiment, unpacked: tuple[Path, Path]) -> None:
+def test_kills_and_stops_lose_nothing(experiment: PlannedExperiment, unpacked: tuple[Path, Path]) -> None:
     """SIGKILL in the middle, then a stop, then to the end: the same losses as undisturbed."""
     _, folder = experiment.run(4)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen([sys.executable, "finetune.py"], cwd=folder, env=environment, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not list(folder.glob("resume/step_*")) and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_while(process, lambda: not list(folder.glob("resume/step_*")))
     process.kill()
     process.wait()
     first = metrics(folder)
@@ -282,7 +234,7 @@ def test_kills_and_stops_lose_nothing(experiment: Experiment, unpacked: tuple[Pa
     assert set(marker["checkpoints"]) == {"step_2", "epoch_0", "step_6", "epoch_1"}
 
 
-def test_a_changed_dataset_is_refused(experiment: Experiment, tmp_path: Path) -> None:
+def test_a_changed_dataset_is_refused(experiment: PlannedExperiment, tmp_path: Path) -> None:
     """The message names the file and the command; nothing is trained."""
     run, folder = experiment.run(4)
     place = tmp_path / "moved" / run.name
@@ -295,7 +247,7 @@ def test_a_changed_dataset_is_refused(experiment: Experiment, tmp_path: Path) ->
     assert "touchline plan" in str(error.value.hint)
 
 
-def test_a_termination_signal_saves_and_ends_with_its_own_code(experiment: Experiment, tmp_path: Path) -> None:
+def test_a_termination_signal_saves_and_ends_with_its_own_code(experiment: PlannedExperiment, tmp_path: Path) -> None:
     """TERM before the first step or between two: exit code 75, and a training state where a step was done."""
     _, folder = experiment.run(1)
     place = tmp_path / "again"
@@ -304,9 +256,7 @@ def test_a_termination_signal_saves_and_ends_with_its_own_code(experiment: Exper
         (place / name).write_bytes((folder / name).read_bytes())
     (tmp_path / "words.json").write_bytes((experiment.folder / "words.json").read_bytes())
     process = subprocess.Popen([sys.executable, "finetune.py"], cwd=place, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not (place / "metrics.jsonl").exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_while(process, lambda: not (place / "metrics.jsonl").exists())
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == EXIT_STOPPED
     assert list(place.glob("resume/step_*"))
