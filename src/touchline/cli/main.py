@@ -439,7 +439,7 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)
         if code == INTERRUPTED:
-            raise KeyboardInterrupt  # typer turns Ctrl-C into this code without a word
+            raise KeyboardInterrupt  # typer returns this code for Ctrl-C and prints nothing
     except TouchlineError as error:
         show_error(error)
         code = error.exit_code

@@ -142,15 +142,15 @@ def flag_lines(runs: Sequence[LiveRun]) -> list[tuple[str, str, str]]:
             shared.setdefault(key, []).append(run.name)
             hints.setdefault(key, flag.hint or "")
     lines: list[tuple[str, str, str]] = []
-    told: Counter[tuple[str, str]] = Counter()
+    printed: Counter[tuple[str, str]] = Counter()
     untold: Counter[tuple[str, str]] = Counter()
     for key in sorted(shared, key=lambda key: (_ORDER.get(key[0], len(_ORDER)), key[1])):
         severity, code, message = key
         names = shared[key]
-        if told[severity, code] == SHOWN_MESSAGES:
+        if printed[severity, code] == SHOWN_MESSAGES:
             untold[severity, code] += len(names)
             continue
-        told[severity, code] += 1
+        printed[severity, code] += 1
         more = f" and {len(names) - SHOWN_RUNS} more" if len(names) > SHOWN_RUNS else ""
         lines.append((severity, f"{', '.join(names[:SHOWN_RUNS])}{more}: {severity} {code}: {message}", hints[key]))
     for (severity, code), count in untold.items():

@@ -184,7 +184,7 @@ def _repeat(watcher: Watcher) -> None:
                 said[run.name] = (time.monotonic(), _standing(run))
                 _show(without_controls(f"{time.strftime('%H:%M:%S')}  {text.line(run)}"), "\n")
         for _, sentence, hint in text.flag_lines(snapshot.runs):
-            # Figures in a sentence change from look to look; the run and the code are what was told.
+            # Numbers in a sentence change with every query; only run and code identify what was printed.
             summary = ":".join(sentence.split(":")[:2])
             if summary not in flagged:
                 flagged.add(summary)

@@ -92,7 +92,7 @@ def _json(path: Path) -> RawDataset:
     except UnicodeDecodeError as error:
         raise _fault("DA102", path, f"{path.name} is not UTF-8 text (byte {error.start})", _UTF8) from None
     except json.JSONDecodeError as error:
-        # One object a line, in a file that is called .json: common, and easily told.
+        # One object per line in a file named .json: common, and easy to recognize.
         hint = "rows one a line are JSONL: name the file .jsonl" if error.msg == "Extra data" else None
         raise _fault("DA102", path, f"{path.name} is not JSON: {error.msg}", hint, error.lineno, error.colno) from None
     except (ValueError, RecursionError) as error:
@@ -258,7 +258,7 @@ def _grouped(rows: list[SourceRow], path: Path, tally: Tally) -> dict[str, list[
     splits: dict[str, list[SourceRow]] = {}
     for row, name, split in zip(rows, names, known, strict=True):
         if split is None:
-            # To shuffle such a file anew would mix its test rows into the training.
+            # A new random split of such a file would mix its test rows into the training.
             message = f"column 'split' is {name[:40]!r}, expected train, validation or test as in other rows"
             tally.add("DA103", path.name, message, line=row.line)
         else:

@@ -119,7 +119,7 @@ def control(text: str) -> str | None:
     match = _CONTROL.search(text)
     if match is None:
         return None
-    # Of text that was read in another encoding such characters are a part, and told as that.
+    # Such characters are part of text read in another encoding, which is reported as that.
     return None if match.group() > "\x7f" and mojibake(text) is not None else match.group()
 
 

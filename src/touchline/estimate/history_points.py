@@ -97,21 +97,22 @@ def to_time_point(record: RunRecord, shape_of: Callable[[str], ModelShape | Miss
     work = _work_of_record(record)
     if isinstance(work, Missing):
         return work
-    told = record.work
     weights = float(setup.shape.num_parameters * size_of(setup.base_dtype))
-    scored = _first(told.validation_tokens)
+    scored = _first(record.work.validation_tokens)
     return TimePoint(
         name=record.run or record.name,
         setup=setup,
         machine=machine,
         work=work,
         seconds_per_step=seconds,
-        steps=max(1, int(_first(told.steps, record.course.steps_done) or 1)),
-        startup=_spent(told.startup_seconds, weights),
-        # It tells the tokens with a loss; of the positions these are the same share as in the training.
-        validation=_spent(told.validation_seconds, scored and scored * work.tokens / max(work.label_tokens, 1.0)),
-        saving=_spent(told.saving_seconds, _first(in_unit(record.costs.checkpoint_size, "B"))),
-        evaluation=_spent(told.evaluation_seconds, _first(told.evaluation_samples)),
+        steps=max(1, int(_first(record.work.steps, record.course.steps_done) or 1)),
+        startup=_spent(record.work.startup_seconds, weights),
+        # The record has the label tokens; their share of all positions is that of the training.
+        validation=_spent(
+            record.work.validation_seconds, scored and scored * work.tokens / max(work.label_tokens, 1.0)
+        ),
+        saving=_spent(record.work.saving_seconds, _first(in_unit(record.costs.checkpoint_size, "B"))),
+        evaluation=_spent(record.work.evaluation_seconds, _first(record.work.evaluation_samples)),
     )
 
 

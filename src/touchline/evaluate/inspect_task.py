@@ -267,14 +267,14 @@ def label(task: str, labels: list[str]) -> Scorer:
 
     async def score(state: TaskState, target: Target) -> Score:
         scores = score_text(state.output.completion, target.text)
-        told = {
+        metadata = {
             PARSED_KEY: scores.parsed,
             LABEL_KEY: scores.label,
             TARGET_KEY: canonical_label(target.text, labels),
             LABELS_KEY: labels,
         }
         value = CORRECT if scores.match else INCORRECT
-        return Score(value=value, answer=scores.label, explanation=state.output.completion, metadata=told)
+        return Score(value=value, answer=scores.label, explanation=state.output.completion, metadata=metadata)
 
     return score
 

@@ -254,8 +254,10 @@ def _shows_training(parts: Sequence[FileSegment]) -> bool:
 def _is_run(segment: RunSegment) -> bool:
     """Return True if a segment has a value that only a run has."""
     # An evaluation alone is no training.
-    told = any(part.has_progress or part.kinds - {SignKind.EVALUATING} or len(part.seen) > 1 for part in segment.parts)
-    return told or (bool(segment.all("trainer")) and bool(segment.training_tracks(None)))
+    progressed = any(
+        part.has_progress or part.kinds - {SignKind.EVALUATING} or len(part.seen) > 1 for part in segment.parts
+    )
+    return progressed or (bool(segment.all("trainer")) and bool(segment.training_tracks(None)))
 
 
 def _reason(fault: Exception) -> str:

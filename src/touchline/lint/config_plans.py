@@ -107,9 +107,9 @@ def _planned(plan: TextFile, names: list[str]) -> _Planned | None:
                 seconds = _seconds(cell, title) if _TIME.search(title) and not _LIMIT.search(title) else None
                 if seconds:
                     return _Planned(seconds, seconds, where)
-    found = [line for line in plan.text.splitlines() if _EACH.search(line) and "|" not in line]
-    told = [seconds for line in found if (seconds := _seconds(line, ""))]
-    return _Planned(told[0], told[0], file) if len(told) == 1 else None
+    lines = [line for line in plan.text.splitlines() if _EACH.search(line) and "|" not in line]
+    stated = [seconds for line in lines if (seconds := _seconds(line, ""))]
+    return _Planned(stated[0], stated[0], file) if len(stated) == 1 else None
 
 
 def _names(line: str, name: str) -> bool:
@@ -131,8 +131,8 @@ def _of_json(plan: TextFile, names: list[str]) -> _Planned | None:
     for name, run in planned_runs(plan).items():
         if name not in names:
             continue
-        told = run.get("train_seconds")
-        value, low = (told.get("value"), told.get("low")) if isinstance(told, Mapping) else (None, None)
+        time = run.get("train_seconds")
+        value, low = (time.get("value"), time.get("low")) if isinstance(time, Mapping) else (None, None)
         if isinstance(value, int | float):
             return _Planned(float(value), float(low) if isinstance(low, int | float) else float(value), "the plan")
     return None

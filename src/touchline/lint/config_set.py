@@ -165,7 +165,7 @@ def work_of(
     """
     contents = contents_of(sibling)
     if data is not None:
-        contents = {name: told for name, each in sibling.data.items() if isinstance(told := data(each), str)}
+        contents = {name: text for name, file in sibling.data.items() if isinstance(text := data(file), str)}
     settings = effective_settings(sibling.stated, contents)
     for name in fields(StatedTraining):
         value = getattr(sibling.stated, name.name)
@@ -282,9 +282,9 @@ def _value(stated: StatedTraining, name: str) -> object:
 
 def _source(source: StatedSource, contents: Mapping[str, str]) -> list[object]:
     name = source.name.value
-    told = contents.get(name, posixpath.normpath(name) if source.kind in ("file", "folder") else name)
+    content = contents.get(name, posixpath.normpath(name) if source.kind in ("file", "folder") else name)
     others = (source.split, source.field, source.format)
-    return [source.role, told, *(None if each is None else each.value for each in others)]
+    return [source.role, content, *(None if stated is None else stated.value for stated in others)]
 
 
 def _other_settings(

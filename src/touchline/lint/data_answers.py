@@ -41,15 +41,15 @@ def prompt_gives_answer(view: DataView) -> Iterator[Violation]:
     labels = tuple(view.all_labels) if view.closed and len(view.all_labels) <= 50 else ()
     asked = [row for row in view.rows if row.label and row.asked]
     # If the whole prompt is the answer, copying is the task, as in corrections without an error.
-    told = [row for row in asked if row.label != row.asked.strip() and _tells(row) and not _offers(row, labels)]
-    ended = [row for row in told if row.asked.rstrip().endswith(row.label) and " " in row.label]
-    if len(ended) >= max(_LEAK_ROWS, _LEAK_SHARE * len(asked)) and len(told) * 2 < len(asked):
-        told = ended
-    if len(told) >= _LEAK_ROWS and (len(told) * 2 >= len(asked) or told is ended):
+    leaks = [row for row in asked if row.label != row.asked.strip() and _tells(row) and not _offers(row, labels)]
+    ended = [row for row in leaks if row.asked.rstrip().endswith(row.label) and " " in row.label]
+    if len(ended) >= max(_LEAK_ROWS, _LEAK_SHARE * len(asked)) and len(leaks) * 2 < len(asked):
+        leaks = ended
+    if len(leaks) >= _LEAK_ROWS and (len(leaks) * 2 >= len(asked) or leaks is ended):
         message = (
-            f"the prompt ends with the answer, for example {short(told[0].asked[-60:])} with {short(told[0].label)}"
+            f"the prompt ends with the answer, for example {short(leaks[0].asked[-60:])} with {short(leaks[0].label)}"
         )
-        yield violation_in_rows(view, told, message, hint="end the prompt before the answer")
+        yield violation_in_rows(view, leaks, message, hint="end the prompt before the answer")
 
 
 def _tells(row: DataRow) -> bool:

@@ -38,13 +38,13 @@ def confounded_by_pairs(view: DesignView) -> Iterator[Violation]:
     keys = [key for key in pairs[0] if all(key in pair for pair in pairs) and len(levels[key]) > 1]
     keys = [key for key in keys if key not in view.experiment.factors]
     keys = [key for key in keys if key == MODEL or no_effect_on_weights(view, key) is None]
-    told: set[str] = set()
+    reported: set[str] = set()
     for first in keys:
         together = [other for other in keys if other != first and _one_to_one(view, first, other)]
         together = [other for other in together if not _alpha_follows_rank(view, {first, other})]
-        if first in told or not together:
+        if first in reported or not together:
             continue
-        told |= {first, *together}
+        reported |= {first, *together}
         tuned = first == MODEL and set(together) <= _TUNED_WITH_MODEL
         names = " and ".join([first, *together])
         yield Violation(

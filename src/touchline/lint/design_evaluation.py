@@ -227,13 +227,13 @@ _ZERO = re.compile(r"\s*0+(?:\.0*)?\s*[a-z]*\s*", re.IGNORECASE)
 @rule("EX183", Severity.WARNING)
 def no_validation_rows(view: DesignView) -> Iterator[Violation]:
     """Report validation that is asked for without validation rows."""
-    told: set[str] = set()
+    reported: set[str] = set()
     for spec in view.runs:
         facts = view.datasets.get(spec.data.path)
-        if spec.train.validate_every_steps is None or spec.data.path in told or facts is None:
+        if spec.train.validate_every_steps is None or spec.data.path in reported or facts is None:
             continue
         if not isinstance(facts, Missing) and facts.validation == 0:
-            told.add(spec.data.path)
+            reported.add(spec.data.path)
             yield Violation(
                 message=f"{spec.data.path} has no validation rows, but validation is set for every "
                 f"{spec.train.validate_every_steps:,} steps",

@@ -38,13 +38,15 @@ def duplicate_runs(view: DesignView) -> Iterator[Violation]:
     groups: dict[str, list[RunSpec]] = {}
     for run in view.trained:
         groups.setdefault(work_digest(run, view.datasets), []).append(run)
-    told = {key for key in swept(view) if no_effect_on_weights(view, key)} | set(_doubled(view)) | _overridden(view)
+    explained = (
+        {key for key in swept(view) if no_effect_on_weights(view, key)} | set(_doubled(view)) | _overridden(view)
+    )
     seen: set[tuple[str, ...]] = set()
     for group in groups.values():
         if len(group) < 2:
             continue
         differing = _differing(group)
-        if set(differing) & told or differing in seen:
+        if set(differing) & explained or differing in seen:
             continue
         seen.add(differing)
         names = first_of((run.name for run in group), _SHOWN)

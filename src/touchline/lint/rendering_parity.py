@@ -149,8 +149,8 @@ def template_prints_date(view: RenderingView) -> Iterator[Violation]:
 @rule("TK218", Severity.ERROR)
 def template_error(view: RenderingView) -> Iterator[Violation]:
     """Report a template that refuses a row, or writes answers that cannot be trained."""
-    told = view.failed is None or view.failed[1] or view.text.template is None
-    if told or _header_without_prompt(view) is not None or _thoughts_of_template(view) is not None:
+    reported = view.failed is None or view.failed[1] or view.text.template is None
+    if reported or _header_without_prompt(view) is not None or _thoughts_of_template(view) is not None:
         return
     assert view.failed is not None
     yield Violation(message=f"rows cannot be rendered for {view.model}: {view.failed[0]}", at=view.where_model)

@@ -204,15 +204,15 @@ _ADAPTER_SHAPE: Final = (
 def reshaped_adapter(view: DesignView) -> Iterator[Violation]:
     """Report a stage that gives its parent's adapter another rank, scale, dtype or other layers."""
     stages = {stage.name: stage for stage in view.experiment.stages}
-    told: set[str] = set()
+    reported: set[str] = set()
     for index, stage in enumerate(view.experiment.stages):
         parent = stages.get(stage.parent or "")
         if parent is None or stage.continue_ != "adapter":
             continue
         for key, before, after in _reshaped(_shape(view, parent), _shape(view, stage)):
-            told.add(stage.name)
+            reported.add(stage.name)
             yield _reshaping(view, stage.name, index, parent.name, key, before, after)
-    yield from _reshaped_in_runs(view, told)
+    yield from _reshaped_in_runs(view, reported)
 
 
 @rule("EX136", Severity.ERROR)
@@ -247,11 +247,11 @@ def parent_saves_no_adapter(view: DesignView) -> Iterator[Violation]:
 @rule("EX139", Severity.ERROR)
 def unmergeable_stage(view: DesignView) -> Iterator[Violation]:
     """Report a stage that merges a DoRA adapter or a quantized base, or has another quantization than its parent."""
-    told: set[str] = set()
+    reported: set[str] = set()
     for run, link, parent in _linked(view):
         found = _unmergeable(run, link, parent)
-        if found is not None and link.stage not in told:
-            told.add(link.stage)
+        if found is not None and link.stage not in reported:
+            reported.add(link.stage)
             reason, key, hint = found
             yield Violation(
                 message=f"{run.name} {reason}",
@@ -299,13 +299,13 @@ def _index(view: DesignView, stage: str) -> int:
     return [each.name for each in view.experiment.stages].index(stage)
 
 
-def _reshaped_in_runs(view: DesignView, told: set[str]) -> Iterator[Violation]:
+def _reshaped_in_runs(view: DesignView, reported: set[str]) -> Iterator[Violation]:
     """Return the same for runs: a factor's level that a stage overrides, or an accepted edit of one run."""
     for run, link, parent in _linked(view):
-        if link.continue_ != "adapter" or link.stage in told:
+        if link.continue_ != "adapter" or link.stage in reported:
             continue
         for key, before, after in _reshaped(_shape_of_run(parent), _shape_of_run(run)):
-            told.add(link.stage)
+            reported.add(link.stage)
             yield _reshaping(view, run.name, _index(view, link.stage), parent.name, key, before, after)
 
 

@@ -142,17 +142,17 @@ _NEAR: Final = 1e-6
 def name_of_another_setting(view: TrainingView) -> Iterator[Violation]:
     """Report a run name or output folder that states other settings than its config."""
     stated = view.stated
-    told: set[str] = set()
+    reported: set[str] = set()
     for name in _names(stated):
         for field, pattern in _PATTERNS:
             at: Stated[float] | None = getattr(stated, field)
             said = {next(group for group in match.groups() if group) for match in pattern.finditer(name.lower())}
-            if at is None or len(said) != 1 or field in told:
+            if at is None or len(said) != 1 or field in reported:
                 continue
             (text,) = said
             if math.isclose(float(text), at.value, rel_tol=_NEAR):
                 continue
-            told.add(field)
+            reported.add(field)
             yield Violation(message=f"{name} is called by {field.replace('_', ' ')} {text}, and {at} is trained", at=at)
 
 

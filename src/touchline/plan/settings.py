@@ -255,13 +255,13 @@ _SHOWN_CHARACTERS = 60
 def leading_text(settings: Sequence[RunSetting], run: str | None = None) -> str:
     """Return `learning rate 0.001, epochs 1, ...` for one run or for all. Empty if no value is known."""
     by_key = {setting.key: setting for setting in settings}
-    told = []
+    parts = []
     for key in LEADING:
         each = by_key.get(key)
         text = "-" if each is None else setting_text(each) if run is None else setting_cell(each, run)
         if each is not None and text != "-":
-            told.append(f"{each.name} {text}")
-    return ", ".join(told)
+            parts.append(f"{each.name} {text}")
+    return ", ".join(parts)
 
 
 def sort_naturally(texts: Sequence[str] | Mapping[str, object]) -> list[str]:
@@ -328,8 +328,8 @@ def _scalar(value: object) -> Scalar:
     if isinstance(value, list | tuple):
         return ", ".join(str(each) for each in value) or None
     if isinstance(value, dict):
-        told = {key: each for key, each in value.items() if each is not None}
-        return ", ".join(f"{each} {key}" for key, each in told.items())
+        given = {key: each for key, each in value.items() if each is not None}
+        return ", ".join(f"{each} {key}" for key, each in given.items())
     return json.dumps(value)
 
 

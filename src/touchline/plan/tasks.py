@@ -49,7 +49,7 @@ def task_notes(plan: Plan) -> Iterator[str]:
 
 def _prompts(plan: Plan) -> Iterator[str]:
     """Yield the prompt that each dataset's items are asked with, which is the training prompt."""
-    told: set[str] = set()
+    prompts: set[str] = set()
     for run in plan.runs:
         data = run.data
         if data.messages is not None:
@@ -57,13 +57,13 @@ def _prompts(plan: Plan) -> Iterator[str]:
         else:
             how = repr(data.prompt or "{input}")
         system = f", after the system turn {data.system!r}" if data.system else ""
-        told.add(f"{how}{system}")
+        prompts.add(f"{how}{system}")
     own = plan.own_task
     if own is not None and not own.takes_data:
-        yield f"Training prompt: {'; '.join(sorted(told))}. Prompts of {own.name}: its own{_changes(own)}"
+        yield f"Training prompt: {'; '.join(sorted(prompts))}. Prompts of {own.name}: its own{_changes(own)}"
     else:
         changed = "" if own is None or not own.own_prompt else f"; {own.name} changes it{_changes(own)}"
-        yield f"Prompt for training and evaluation: {'; '.join(sorted(told))}{changed}"
+        yield f"Prompt for training and evaluation: {'; '.join(sorted(prompts))}{changed}"
     for task in plan.further_tasks:
         if task.is_file:
             where = "the training prompt" if task.takes_data else "its own"

@@ -112,8 +112,8 @@ def _task(gathered: ReportInputs) -> str:
     if tasks:
         return join_names(list(tasks))
     datasets = dict.fromkeys(source.name for source in gathered.sources if source.kind == "dataset")
-    told = [*([f"trained on {join_names(list(datasets))}"] if datasets else []), gathered.description]
-    return "; ".join(["not evaluated", *filter(None, told)]) if any(told) else str(_NOTHING_EVALUATED)
+    parts = [*([f"trained on {join_names(list(datasets))}"] if datasets else []), gathered.description]
+    return "; ".join(["not evaluated", *filter(None, parts)]) if any(parts) else str(_NOTHING_EVALUATED)
 
 
 def _decoding(runs: Sequence[RunResult]) -> str:
@@ -153,10 +153,10 @@ def _stack(gathered: ReportInputs) -> Iterator[tuple[str, str]]:
     for what, versions in (("training", training), ("evaluation", evaluation)):
         groups: dict[str, list[str]] = {}
         for name, own in versions.items():
-            told = ", ".join(f"{library} {version}" for library, version in own.items())
-            groups.setdefault(told or str(_NOT_RECORDED), []).append(name)
-        for told, names in groups.items():
-            yield f"{what} stack", told if len(groups) == 1 else f"{told} ({join_names(names)})"
+            packages = ", ".join(f"{library} {version}" for library, version in own.items())
+            groups.setdefault(packages or str(_NOT_RECORDED), []).append(name)
+        for packages, names in groups.items():
+            yield f"{what} stack", packages if len(groups) == 1 else f"{packages} ({join_names(names)})"
 
 
 def _trained_on(gathered: ReportInputs) -> Iterator[tuple[str, str]]:

@@ -72,16 +72,16 @@ def devices_of(gathered: ReportInputs) -> dict[str, int]:
     plan = gathered.plan
     if plan is not None:
         return dict.fromkeys((run.name for run in gathered.runs), plan.devices)
-    told = _gpus_told(gathered.runs)
-    return {run.name: max(told.get(run.name, 1), 1) for run in gathered.runs}
+    gpus = _gpus_told(gathered.runs)
+    return {run.name: max(gpus.get(run.name, 1), 1) for run in gathered.runs}
 
 
 def device_word(gathered: ReportInputs) -> str:
     """Return the name of the devices, such as `GPU`; `device` if unknown."""
     if gathered.plan is not None:
         return "GPU" if gathered.plan.machine.kind == "gpu" else "CPU"
-    told = _gpus_told(gathered.runs)
-    kinds = {told.get(run.name, -1) > 0 for run in gathered.runs if run.kind is RunKind.FINE_TUNED}
+    gpus = _gpus_told(gathered.runs)
+    kinds = {gpus.get(run.name, -1) > 0 for run in gathered.runs if run.kind is RunKind.FINE_TUNED}
     return "GPU" if kinds == {True} else "device"
 
 
@@ -309,9 +309,9 @@ def _flags(run: RunResult, is_saturated: bool, answers: Sequence[AnswerCounts]) 
                 "without a readable answer",
             ),
         )
-        told = [f"{number:,} {kind}" for number, kind in what if number > 0]
-        if told:
-            yield f"{answer.task}, {answer.checkpoint}: of {plural(answer.answers, 'answer')} {', '.join(told)}"
+        counts = [f"{number:,} {kind}" for number, kind in what if number > 0]
+        if counts:
+            yield f"{answer.task}, {answer.checkpoint}: of {plural(answer.answers, 'answer')} {', '.join(counts)}"
 
 
 def _per_device(value: Measured, gpus: int) -> Measured:

@@ -64,8 +64,8 @@ def level_words(factor: str, value: str) -> str:
 
 def settings_words(levels: Sequence[Level]) -> str:
     """Return `rank 64, learning rate 2e-4`; `-` if only the base model and the seed vary."""
-    told = [level_words(level.factor, level.value) for level in levels if level.factor not in ("models", SEEDS)]
-    return ", ".join(told) or "-"
+    words = [level_words(level.factor, level.value) for level in levels if level.factor not in ("models", SEEDS)]
+    return ", ".join(words) or "-"
 
 
 def level_of(run: RunResult, factor: str) -> str | None:

@@ -76,13 +76,13 @@ def issues(gathered: ReportInputs, analyses: Sequence[Analysis], answers: Sequen
     found = [*gathered.issues, *(issue for issue in computed if (issue.subject, issue.title) not in known)]
     explained = {issue.subject for issue in found if issue.role is IssueRole.EXPLAINS_NO_SCORE}
     unfinished = {issue.subject for issue in gathered.issues if issue.role is IssueRole.EXPLAINS_NOT_DONE}
-    told = [
+    collected = [
         issue
         for issue in found
         if (issue.role is not IssueRole.NO_SCORE or issue.subject not in explained)
         and (issue.role is not IssueRole.NOT_DONE or issue.subject not in unfinished)
     ]
-    return tuple(sorted(told, key=lambda issue: _ORDER[issue.weight]))
+    return tuple(sorted(collected, key=lambda issue: _ORDER[issue.weight]))
 
 
 def _of_run(run: RunResult) -> Iterator[Issue]:

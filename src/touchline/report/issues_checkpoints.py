@@ -22,7 +22,7 @@ def checkpoint_issues(verification: Verification, runs: Mapping[str, RunResult])
             continue
         cut = {fault.file for fault in checkpoint.faults if fault.code == _CUT}
         faults = [fault for fault in checkpoint.faults if fault.code != _SIZE or fault.file not in cut]
-        told = "; ".join(
+        shown = "; ".join(
             f"{fault.file}: {fault.message}" if fault.file else capital(fault.message) for fault in faults[:4]
         )
         more = f"; and {len(faults) - 4} more" if len(faults) > 4 else ""
@@ -31,7 +31,7 @@ def checkpoint_issues(verification: Verification, runs: Mapping[str, RunResult])
                 weight=Severity.WARNING,
                 subject=checkpoint.run,
                 title=f"checkpoint {checkpoint.name} lacks a valid file beside its weights",
-                text=f"{told}{more}. Its weights are valid: the training counts, and the checkpoint can be used again "
+                text=f"{shown}{more}. Its weights are valid: the training counts, and the checkpoint can be used again "
                 f"with that file{_from_another(checkpoint, verification)}.",
                 where=f"{checkpoint.run}/{checkpoint.name}",
             )
@@ -41,7 +41,7 @@ def checkpoint_issues(verification: Verification, runs: Mapping[str, RunResult])
             weight=Severity.ERROR,
             subject=checkpoint.run,
             title=f"checkpoint {checkpoint.name} is corrupt",
-            text=f"{told}{more}. It does not count as it is.{scored}",
+            text=f"{shown}{more}. It does not count as it is.{scored}",
             where=f"{checkpoint.run}/{checkpoint.name}",
         )
     for missing in verification.missing:

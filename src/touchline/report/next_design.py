@@ -55,11 +55,11 @@ def _seeds(gathered: ReportInputs, analysis: Analysis) -> Iterator[NextStep]:
     used = sorted({run.seed for run in gathered.runs if is_asked_about(run)})
     single = [contrast for _, contrast in open_ if contrast.seeds <= 1]
     if single:
-        told = [_contrast_words(contrast, scale) for contrast in single]
+        shown = [_contrast_words(contrast, scale) for contrast in single]
         wanted = _more_seeds(used, _WANTED_SEEDS)
         yield NextStep(
             title=f"Repeat with {_WANTED_SEEDS} seeds",
-            why=f"One seed describes these checkpoints, not the setting: {join_names(told, 3)}. With {_WANTED_SEEDS} "
+            why=f"One seed describes these checkpoints, not the setting: {join_names(shown, 3)}. With {_WANTED_SEEDS} "
             f"seeds differences of {_seed_words(_WANTED_SEEDS)} standard deviations between seeds would show.",
             command=_seeds_command(gathered, wanted),
         )
@@ -101,10 +101,10 @@ def _items(analysis: Analysis) -> Iterator[NextStep]:
         return
     items = {score.run: score.items for score in analysis.scores}
     open_ = [comparison for comparison in analysis.comparisons if comparison.shown is Conclusion.NOT_ESTABLISHED]
-    told = [(each, needed) for each in open_ if (needed := items_needed(each, items.get(each.run, 0))) is not None]
-    if not told:
+    pairs = [(each, needed) for each in open_ if (needed := items_needed(each, items.get(each.run, 0))) is not None]
+    if not pairs:
         return
-    each, needed = min(told, key=lambda pair: pair[1])
+    each, needed = min(pairs, key=lambda pair: pair[1])
     scale = scale_of(analysis)
     size = "more than 100,000" if needed > _MOST_ITEMS else f"about {needed:,}"
     yield NextStep(

@@ -250,9 +250,9 @@ def heartbeat_age(glance: RunFolderState, attempt: Attempt, now_unix: float) -> 
     """Return seconds since the last heartbeat, by the clock that makes it younger; None if there was none."""
     if attempt.heartbeat_unix is None:
         return None
-    told = now_unix - attempt.heartbeat_unix
+    age = now_unix - attempt.heartbeat_unix
     written = _age(glance.folder / "status" / f"heartbeat.{_name(attempt)}", now_unix)
-    return max(0.0, told if written is None else min(told, written))
+    return max(0.0, age if written is None else min(age, written))
 
 
 def _since_written(seen: FlagInputs, *parts: str) -> float:

@@ -188,11 +188,11 @@ def _gpus_here() -> tuple[str, ...]:
     visible = visible_gpus()
     if not visible:
         return ()
-    told: dict[str, str] = {}
+    names: dict[str, str] = {}
     for line in query_nvidia_smi("index,uuid,name,memory.total"):
         index, uuid, name, memory = (part.strip() for part in line.split(",", 3))
-        told |= {index: f"{name}, {memory}", uuid: f"{name}, {memory}"}
-    return tuple(told.get(gpu, f"GPU {gpu}") for gpu in visible)
+        names |= {index: f"{name}, {memory}", uuid: f"{name}, {memory}"}
+    return tuple(names.get(gpu, f"GPU {gpu}") for gpu in visible)
 
 
 def _largest_model(models_dir: Path) -> int:

@@ -257,10 +257,10 @@ def _saving(facts: ClusterFacts, chosen: Sequence[PartitionFacts], site: SlurmSi
         )
         return
     kill = first_number(facts.config.get("KillWait", ""))
-    told = "" if kill is None else f", {format_seconds(float(kill))} when it is cancelled (KillWait)"
+    times = "" if kill is None else f", {format_seconds(float(kill))} when it is cancelled (KillWait)"
     grace = min((part.grace_seconds for part in chosen if part.grace_seconds), default=None)
-    told += "" if grace is None else f", {format_seconds(grace)} more when it is preempted (GraceTime)"
-    yield _ok("saving", f"a job has {site.signal_seconds} s before its limit to save (slurm.signal_seconds){told}")
+    times += "" if grace is None else f", {format_seconds(grace)} more when it is preempted (GraceTime)"
+    yield _ok("saving", f"a job has {site.signal_seconds} s before its limit to save (slurm.signal_seconds){times}")
 
 
 def _accounting(facts: ClusterFacts, site: SlurmSite) -> Iterator[DoctorCheck]:

@@ -114,7 +114,7 @@ class GpuMeter:
             if own is not None:
                 gpu.of_processes.add(own, seconds)
             elif not self._told or gpu.of_processes.count:
-                # Nobody said that this GPU is ours, or what is ours was told before: others' work is not counted.
+                # The GPU is not known to be ours, or our part was counted before: the work of others does not count.
                 continue
             try:
                 gpu.of_device.add(float(self._nvml.nvmlDeviceGetMemoryInfo(gpu.handle).used), seconds)

@@ -95,7 +95,7 @@ def work(
         if epochs is not None:
             raise InputError("--epoch is for this machine", hint="evaluate.epochs in experiment.yaml, for SLURM")
         jobs = recovery.admit([*first, *_evaluations(planned, runs, train)])
-        # What nobody waited for is over too, and may be planned anew.
+        # Jobs that were not waited for have ended too, and may be planned again.
         close_ended(ledger, executor.query_jobs(jobs))
         most = settings.slurm.max_submitted or len(jobs)
         watch = _watching(planned, runs, on_progress, at_once=most, train=train)

@@ -239,7 +239,7 @@ class SlurmQueries:
             known = SacctJob(row=row, restarts=restarts, is_final=row.state.ended and settled)
             for name in _accounted_names(row):
                 before = self._accounted.get(name)
-                # Of an array the task that is told is one that lives, or one that went wrong.
+                # An array is represented by a live task, or by one that failed.
                 if name == job_id or before is None or _urgency(known) >= _urgency(before):
                     self._accounted[name] = known
 

@@ -67,12 +67,12 @@ def clustered_share(values: Floats, clusters: Sequence[str] | None = None, cover
     error, mean = clustered_error(values, clusters), float(np.clip(values.mean(), 0, 1))
     # Rounding leaves a little where all is alike.
     varies = error > 1e-9
-    told = mean * (1 - mean) / error**2 if varies else float(units)
+    effective = mean * (1 - mean) / error**2 if varies else float(units)
     if clusters is not None and varies and set(np.unique(values)) <= {0.0, 1.0}:
         # Right or wrong, items cannot tell more than if they stood alone; a handful of clusters may look as if.
-        told = min(told, float(len(values)))
+        effective = min(effective, float(len(values)))
     small = normal_quantile(coverage) / t_quantile(0.5 + coverage / 2, units - 1)
-    return wilson_of_share(mean, told * small**2, coverage)
+    return wilson_of_share(mean, effective * small**2, coverage)
 
 
 def clustered_difference(

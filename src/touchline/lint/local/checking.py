@@ -113,19 +113,19 @@ def check_paths(
         checker.together(paths)
     if checker.lacks_shellcheck:
         on_message(NOT_CHECKED)
-    told = in_order(chosen(checker.found.findings, request))
-    return to_check_report(told, checker.found), told
+    shown = in_order(chosen(checker.found.findings, request))
+    return to_check_report(shown, checker.found), shown
 
 
-def to_check_report(told: Sequence[Finding], found: Checked) -> CheckReport:
+def to_check_report(shown: Sequence[Finding], found: Checked) -> CheckReport:
     """Convert findings to a report."""
-    broken = {finding.where.path for finding in told if finding.severity is Severity.ERROR and finding.where}
+    broken = {finding.where.path for finding in shown if finding.severity is Severity.ERROR and finding.where}
     return CheckReport(
-        findings=tuple(row_of(finding) for finding in told),
+        findings=tuple(row_of(finding) for finding in shown),
         configs=tuple(_config(view, broken) for view, _ in found.views),
         files=found.files,
-        errors=sum(finding.severity is Severity.ERROR for finding in told),
-        warnings=sum(finding.severity is Severity.WARNING for finding in told),
+        errors=sum(finding.severity is Severity.ERROR for finding in shown),
+        warnings=sum(finding.severity is Severity.WARNING for finding in shown),
     )
 
 
@@ -362,10 +362,10 @@ class _Checker:
     def _command(self, script: Script, command: Simple, folder: Path) -> None:
         """Check a training whose settings are in a command; variables make it unknown."""
         words = [script.resolved(word) for word in command.words]
-        told = [word for word in words if word is not None]
-        if len(told) < len(words):
+        known = [word for word in words if word is not None]
+        if len(known) < len(words):
             return
-        reading = read_command(told, script.where(command.line, command.column))
+        reading = read_command(known, script.where(command.line, command.column))
         if reading is not None:
             self.found.findings += reading.findings
             for training in reading.trainings:

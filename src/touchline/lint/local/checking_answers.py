@@ -24,12 +24,12 @@ _MOST = 0.5
 
 def module_findings(seen: ResolvedInputs) -> Iterator[Finding]:
     """Yield `target_modules` that are not layers of the model. peft skips them, and stops if none is one."""
-    told: set[tuple[str, tuple[str, ...]]] = set()
+    reported: set[tuple[str, tuple[str, ...]]] = set()
     for spec in seen.specs:
         model, wanted = seen.models.get(spec.model), tuple(spec.train.lora.target_modules)
-        if model is None or (spec.model, wanted) in told or spec.kind is not RunKind.FINE_TUNED:
+        if model is None or (spec.model, wanted) in reported or spec.kind is not RunKind.FINE_TUNED:
             continue
-        told.add((spec.model, wanted))
+        reported.add((spec.model, wanted))
         ignored: list[Finding] = []
         names = {
             name.removesuffix(".weight") for shard in read_shards(Path(model.path), ignored) for name in shard.tensors
@@ -51,13 +51,13 @@ def module_findings(seen: ResolvedInputs) -> Iterator[Finding]:
 
 def answer_findings(seen: ResolvedInputs, lengths: Mapping[tuple[str, str], ExampleLengths]) -> Iterator[Finding]:
     """Yield answers that evaluation truncates at `max_new_tokens`, based on the training split's."""
-    told: set[tuple[str, str, int]] = set()
+    reported: set[tuple[str, str, int]] = set()
     for spec in seen.specs:
         key, limit = (spec.model, data_key(spec.data)), spec.evaluate.max_new_tokens
         found = lengths.get(key)
-        if found is None or (*key, limit) in told or not len(found.answer):
+        if found is None or (*key, limit) in reported or not len(found.answer):
             continue
-        told.add((*key, limit))
+        reported.add((*key, limit))
         # The stop token that the lengths count need not be written.
         cut = float(np.mean(found.answer.astype(np.int64) - 1 > limit))
         if cut > _SOME:

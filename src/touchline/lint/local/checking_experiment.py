@@ -221,13 +221,13 @@ def _dataset_facts(seen: ResolvedInputs) -> dict[str, DatasetFacts | Missing]:
 
 def _scorer_findings(seen: ResolvedInputs) -> Iterator[Finding]:
     """Yield the findings of scorers on made-up answers to the first test items of each dataset."""
-    experiment, told = seen.loaded.experiment, set[str]()
+    experiment, checked = seen.loaded.experiment, set[str]()
     if experiment.task not in TASKS and experiment.task not in seen.tasks:
         # The lookup already reported that there is no such task.
         return
     for spec in seen.specs:
-        if spec.data.path in seen.datasets and spec.data.path not in told:
-            told.add(spec.data.path)
+        if spec.data.path in seen.datasets and spec.data.path not in checked:
+            checked.add(spec.data.path)
             labels = labels_of_spec(seen, spec)
             where = seen.loaded.document.where(["task"])
             yield from task_findings(experiment.task, spec.data, seen.root, where, labels)
@@ -236,7 +236,7 @@ def _scorer_findings(seen: ResolvedInputs) -> Iterator[Finding]:
 def _prompt_findings(seen: ResolvedInputs) -> Iterator[Finding]:
     """Find what the tasks ask otherwise than training, for each kind of data."""
     own, document = seen.loaded.experiment.task, seen.loaded.document
-    told: list[Finding] = []
+    distinct: list[Finding] = []
     for spec in seen.specs:
         if spec.kind is not RunKind.FINE_TUNED:
             continue
@@ -246,19 +246,19 @@ def _prompt_findings(seen: ResolvedInputs) -> Iterator[Finding]:
             labels = labels_of_spec(seen, spec)
             where = document.where(["task"] if name == own else ["evaluate", "tasks"])
             found = prompt_findings(task, spec.data, where, is_own=name == own, labels=labels)
-            told += [each for each in found if each not in told]
-    yield from told
+            distinct += [each for each in found if each not in distinct]
+    yield from distinct
 
 
 def _parity_findings(seen: ResolvedInputs, settings: UserConfig, date: str) -> Iterator[Finding]:
     """Yield differences between training's and evaluation's rendering, of every model with every dataset."""
     parity = Parity(settings.models_dir, date)
-    told: set[tuple[str, str, str, int]] = set()
+    checked: set[tuple[str, str, str, int]] = set()
     for spec in seen.specs:
         key = (spec.model, data_key(spec.data), spec.train.backend, spec.train.max_seq_len)
-        if spec.kind is not RunKind.FINE_TUNED or key in told or spec.data.path not in seen.datasets:
+        if spec.kind is not RunKind.FINE_TUNED or key in checked or spec.data.path not in seen.datasets:
             continue
-        told.add(key)
+        checked.add(key)
         yield from parity.findings(stated_of_run(spec, seen.loaded.document), seen.root, spec.data)
 
 
@@ -302,11 +302,11 @@ def covering(specs: Sequence[RunSpec]) -> list[RunSpec]:
     if len(specs) <= ALL_CHECKED:
         return list(specs)
     kept: list[RunSpec] = []
-    told: set[tuple[Level, Level]] = set()
+    covered: set[tuple[Level, Level]] = set()
     for spec in specs:
         pairs = set(itertools.combinations_with_replacement(spec.levels, 2))
-        if not pairs <= told:
-            told |= pairs
+        if not pairs <= covered:
+            covered |= pairs
             kept.append(spec)
     return kept
 

@@ -205,16 +205,16 @@ def _see_own_task(seen: ResolvedInputs) -> None:
 
 def _see_labels(seen: ResolvedInputs, specs: Sequence[RunSpec]) -> None:
     """Count the labels of every dataset that a classification is scored on."""
-    own, told = seen.loaded.experiment.task, set[tuple[object, ...]]()
+    own, checked = seen.loaded.experiment.task, set[tuple[object, ...]]()
     for spec in specs:
         names = (own, *spec.evaluate.tasks)
         if not any(name in TASKS and TASKS[name].with_labels is not None for name in names):
             continue
         data = spec.data
         key = (data.path, data.output, data.messages, data.train_fraction, data.split_seed, spec.evaluate.labels)
-        if key in told:
+        if key in checked:
             continue
-        told.add(key)
+        checked.add(key)
         try:
             found, findings = label_set(data, seen.root, spec.evaluate.labels)
         except TouchlineError:

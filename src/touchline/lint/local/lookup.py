@@ -86,11 +86,11 @@ class Lookup:
         self._told.add(str(place))
         # The rendering check covers the rest of the tokenizer.
         bare = not any(any(place.glob(each)) for each in _OTHER_TOKENIZERS)
-        told: tuple[str, ...] = ("CK", "TK230", "TK101") if bare else ("CK", "TK230")
+        codes: tuple[str, ...] = ("CK", "TK230", "TK101") if bare else ("CK", "TK230")
         if not any(any(place.glob(each)) for each in _MORE_THAN_CONFIG):
             # A lone config.json only provides the model's sizes. The model is elsewhere.
-            told = ("CK101",)
-        return tuple(finding for finding in read_model(place).findings if finding.code.startswith(told))
+            codes = ("CK101",)
+        return tuple(finding for finding in read_model(place).findings if finding.code.startswith(codes))
 
     def data(self, stated: StatedTraining, folder: Path) -> DataFacts | Missing:
         """Count training and validation rows in the local files that a config in `folder` names."""

@@ -41,7 +41,7 @@ def effect(report: Report, analysis: Analysis, found: FactorEffect, inks: Mappin
         return None
     share = scale_of(analysis).share
     groups = list(dict.fromkeys(point.group for point in points))
-    domain, controls, told = with_controls(
+    domain, controls, note = with_controls(
         [p.score for p in points], control_rows(report, analysis), scale_of(analysis)
     )
     y = altair.Y(
@@ -91,7 +91,7 @@ def effect(report: Report, analysis: Analysis, found: FactorEffect, inks: Mappin
     if controls:
         rows["controls"] = controls
         layers = [*_control_layers(), *layers]
-    caption = f"Dots: mean of the training seeds; rings: single seeds.{told}"
+    caption = f"Dots: mean of the training seeds; rings: single seeds.{note}"
     if len({point.seed for point in points}) == 1:
         caption += " One seed: this describes these checkpoints, not the setting."
     if found.tied:
@@ -132,7 +132,7 @@ def contrasts(analysis: Analysis) -> Chart | None:
         axis=signed(),
     )
     y = altair.Y("what:N", sort=None, title=None, axis=altair.Axis(grid=False, labelLimit=260))
-    told = [
+    tooltips = [
         altair.Tooltip("what:N", title="contrast"),
         *interval_tooltips("difference", "+.3~r"),
         altair.Tooltip("basis:N", title="interval"),
@@ -140,7 +140,7 @@ def contrasts(analysis: Analysis) -> Chart | None:
         altair.Tooltip("p:N", title="Holm"),
         altair.Tooltip("shown:N"),
     ]
-    base = rows_of("contrasts").encode(y=y, tooltip=told)
+    base = rows_of("contrasts").encode(y=y, tooltip=tooltips)
     zero = rows_of("zero").mark_rule(color=INK, strokeWidth=1).encode(x=altair.X("zero:Q"))
     over_seeds = base.transform_filter("datum.basis === 'over seeds'").mark_rule(
         strokeWidth=3.5, strokeCap="round", color=INK

@@ -33,7 +33,7 @@ def score_by_epoch(report: Report, analysis: Analysis, inks: Mapping[str, Series
         return None
     share = scale_of(analysis).share
     scored = [float(str(row["score"])) for row in rows]
-    domain, controls, told = with_controls(scored, control_rows(report, analysis), scale_of(analysis))
+    domain, controls, note = with_controls(scored, control_rows(report, analysis), scale_of(analysis))
     y = altair.Y(
         "score:Q",
         title=analysis.score,
@@ -73,7 +73,7 @@ def score_by_epoch(report: Report, analysis: Analysis, inks: Mapping[str, Series
         name="score_by_epoch",
         section=SECTION,
         title="Score by epoch",
-        caption=f"Each evaluated checkpoint.{told}",
+        caption=f"Each evaluated checkpoint.{note}",
         height=280,
     )
 

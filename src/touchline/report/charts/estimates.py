@@ -43,14 +43,14 @@ def estimates(report: Report, inks: Mapping[str, SeriesColor]) -> Chart | None:
         "quantity:N", sort=None, title=None, axis=altair.Axis(grid=False), scale=altair.Scale(paddingInner=0.25)
     )
     shift = altair.YOffset("run:N", sort=None)
-    told = [
+    tooltips = [
         altair.Tooltip("run:N"),
         altair.Tooltip("quantity:N"),
         altair.Tooltip("predicted:N"),
         altair.Tooltip("measured:N"),
         altair.Tooltip("verdict:N", title="interval"),
     ]
-    base = rows_of("estimates").encode(y=y, yOffset=shift, opacity=followed(), tooltip=told)
+    base = rows_of("estimates").encode(y=y, yOffset=shift, opacity=followed(), tooltip=tooltips)
     one = rows_of("one").mark_rule(color=INK, strokeWidth=1).encode(x="one:Q")
     intervals = (
         base.transform_filter("datum.low !== null")

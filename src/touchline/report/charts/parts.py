@@ -52,12 +52,12 @@ def colour(inks: Mapping[str, SeriesColor], *, legend: bool, lines: bool = False
     """Return the color encoding by the field `setting`, with a legend if there are few settings."""
     all_inks = used(dict(inks))
     labels = [ink.label for ink in all_inks]
-    told = [ink.label for ink in all_inks if ink is not CONTROL]
-    shown = legend and 1 < len(told) <= LEGEND_LIMIT
+    named = [ink.label for ink in all_inks if ink is not CONTROL]
+    shown = legend and 1 < len(named) <= LEGEND_LIMIT
     return altair.Color(
         "setting:N",
         scale=altair.Scale(domain=labels, range=[ink.light for ink in all_inks]),
-        legend=legend_of(told, lines=lines) if shown else None,
+        legend=legend_of(named, lines=lines) if shown else None,
         sort=None,
     )
 
@@ -94,9 +94,9 @@ def with_controls(values: Sequence[float], controls: Sequence[Row], scale: Scale
         controls: rows with `value` and `label`.
         scale: the format of scores.
     """
-    told = [float(str(row["value"])) for row in controls]
+    shown = [float(str(row["value"])) for row in controls]
     span = max(max(values) - min(values), _LEAST_SPAN * (max(values) - min(0.0, *values)))
-    near = [row for row, value in zip(controls, told, strict=True) if min(values) - value <= _REACH * span]
+    near = [row for row, value in zip(controls, shown, strict=True) if min(values) - value <= _REACH * span]
     ends = score_ends([*values, *(float(str(row["value"])) for row in near)], scale)
     far = [f"{row['label']} ({scale.value(float(str(row['value'])))})" for row in controls if row not in near]
     sentence = " Dashed: controls." if near else ""

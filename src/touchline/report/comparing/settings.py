@@ -91,10 +91,10 @@ def setting_rows(sides: Sequence[ExperimentSummary], matched: Sequence[str]) -> 
     once: list[str] = []
     for key in sorted(set().union(*known)):
         values = [each.get(key) for each in known]
-        told = [each for each in values if each is not None]
-        if len(told) < min(len(sides), 2):
+        stated = [each for each in values if each is not None]
+        if len(stated) < min(len(sides), 2):
             once.append(key)
-        elif all(set(each) == set(told[0]) for each in told):
+        elif all(set(each) == set(stated[0]) for each in stated):
             same += 1
         else:
             rows.append(SettingRow(key=key, values=tuple(values), is_matched=key in matched))

@@ -44,12 +44,12 @@ def headline(concluded: FindingInputs) -> tuple[Statement, ...]:
     about_control = _control_answer(main, runs)
     if not effects or (about_control is not None and _is_about_control(question, effects)):
         answer = about_control or _highest(main, runs)
-        told = [_factor_answer(effect, main, ties(gathered)) for effect in effects[:1]]
+        answers = [_factor_answer(effect, main, ties(gathered)) for effect in effects[:1]]
     else:
         answer, summary = _factor_answer(effects[0], main, ties(gathered)), control_summary(main, runs)
-        told = [summary if summary is not None else _highest(main, runs)]
-        told += [_factor_answer(effect, main, ties(gathered)) for effect in effects[1:]]
-    caveats = [*incomplete, *_confounded(effects[:1]), *_differing(main, effects), *told]
+        answers = [summary if summary is not None else _highest(main, runs)]
+        answers += [_factor_answer(effect, main, ties(gathered)) for effect in effects[1:]]
+    caveats = [*incomplete, *_confounded(effects[:1]), *_differing(main, effects), *answers]
     return (answer, *caveats[:_CAVEATS])
 
 

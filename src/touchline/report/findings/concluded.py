@@ -58,10 +58,10 @@ def findings(concluded: FindingInputs) -> tuple[Statement, ...]:
         effects = [*factor_findings(analysis, ties(gathered))]
         if number == 0:
             effects += confounded_scores(gathered, analysis.effects)
-        told = [*control_findings(analysis, runs, where), *effects, *limit_findings(analysis)]
+        statements = [*control_findings(analysis, runs, where), *effects, *limit_findings(analysis)]
         if number == 0 and not analysis.effects:
-            told += _one_seed(gathered, analysis)
-        found += told if number == 0 else [_of_task(analysis, each) for each in told]
+            statements += _one_seed(gathered, analysis)
+        found += statements if number == 0 else [_of_task(analysis, each) for each in statements]
     found += _general(gathered.general)
     found += loss_findings(gathered)
     found += speed_findings(gathered)
@@ -99,8 +99,8 @@ def _of_task(analysis: Analysis, statement: Statement) -> Statement:
 
 def _general(scores: Sequence[GeneralScore]) -> Iterator[Statement]:
     """Yield changes of general ability, one by one. With many, only the established ones and a count of the others."""
-    told = [score for score in scores if isinstance(score.score, Quantity) and isinstance(score.change, Quantity)]
-    statements = [_general_statement(each) for each in told]
+    changed = [score for score in scores if isinstance(score.score, Quantity) and isinstance(score.change, Quantity)]
+    statements = [_general_statement(each) for each in changed]
     shown = [statement for statement in statements if statement.shown in (Conclusion.HIGHER, Conclusion.LOWER)]
     yield from statements if len(statements) <= _GENERAL_TOLD else shown[:_GENERAL_TOLD]
     if len(statements) > _GENERAL_TOLD:

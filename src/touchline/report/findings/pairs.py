@@ -95,16 +95,16 @@ def summary(
     also: str = "",
 ) -> Statement:
     """Return one sentence for a factor of many levels: each level against the first, and the extremes of its pairs."""
-    told = []
+    parts = []
     for level, pairs in list(by_level.items())[:LEVELS_IN_SUMMARY]:
         ordered = sorted(pairs, key=lambda pair: pair.value / pair.against if pair.against > 0 else math.inf)
         ends = list(dict.fromkeys(relative(pair.value, pair.against) for pair in (ordered[0], ordered[-1])))
-        told.append(f"{level_words(factor, level)} {' to '.join(ends)}")
-    rest = len(by_level) - len(told)
+        parts.append(f"{level_words(factor, level)} {' to '.join(ends)}")
+    rest = len(by_level) - len(parts)
     every = [pair for pairs in by_level.values() for pair in pairs]
     text = (
         f"{what} against that at {level_words(factor, gathered.factors[factor][0])}, over "
-        f"{plural(len(every), 'pair')} of runs: {'; '.join(told)}{f'; and {rest} levels more' if rest else ''}. "
+        f"{plural(len(every), 'pair')} of runs: {'; '.join(parts)}{f'; and {rest} levels more' if rest else ''}. "
         f"{no_test(every, question.format(factor_words(factor)), set(seeds_of(gathered.runs)))}{also}"
     )
     return Statement(topic=topic, text=text, shown=Conclusion.NOT_TESTABLE)

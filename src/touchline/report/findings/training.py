@@ -61,9 +61,9 @@ def loss_findings(gathered: ReportInputs) -> Iterator[Statement]:
 def _overfitting(gathered: ReportInputs) -> Iterator[Statement]:
     """Yield runs whose validation loss rose again: one by one, or with many a count and the worst."""
     rises = [(run, rise) for run in gathered.runs if (rise := risen(run)) is not None]
-    told = rises if len(rises) <= RISES_TOLD else [max(rises, key=lambda each: each[1][1].loss / each[1][0].loss)]
-    for run, (best, last) in told:
-        many = f"In {len(rises)} runs the validation loss rose again; most in " if told != rises else ""
+    shown = rises if len(rises) <= RISES_TOLD else [max(rises, key=lambda each: each[1][1].loss / each[1][0].loss)]
+    for run, (best, last) in shown:
+        many = f"In {len(rises)} runs the validation loss rose again; most in " if shown != rises else ""
         text = (
             f"{many}{run.name}: validation loss was lowest at step {best.step:,} ({best.loss:.4g}) and "
             f"{relative(last.loss, best.loss)} at step {last.step:,} ({last.loss:.4g}): a sign of overfitting."
@@ -128,11 +128,11 @@ def estimate_findings(rows: Sequence[EstimateRow]) -> Iterator[Statement]:
     held = len(judged) - len(missed)
     text = f"{held} of {plural(len(judged), 'interval')} of the plan held the measured value{stated}."
     if missed:
-        told = [
+        parts = [
             f"{row.quantity} of {row.run} ({bare(row.predicted, 3)} planned, {bare(row.measured, 3)} measured)"
             for row in missed
         ]
-        text += f" Outside: {join_names(told, 4)}."
+        text += f" Outside: {join_names(parts, 4)}."
     yield Statement(topic=ESTIMATES, text=text, where=("plan.json",))
 
 

@@ -130,8 +130,8 @@ def _ending(code: int | None, said: str) -> str:
             return f"was killed by {name}; memory is short, or limited (ulimit -v, --mem)"
         return f"was killed by signal {-code}; memory is short, or limited (ulimit -v, --mem)"
     last = next((line.strip() for line in reversed(said.splitlines()) if line.strip()), "")
-    told = one_line(last)[:_TOLD_CHARACTERS]
-    return f"ended with exit code {code}{f' ({told})' if told else ''}"
+    reason = one_line(last)[:_TOLD_CHARACTERS]
+    return f"ended with exit code {code}{f' ({reason})' if reason else ''}"
 
 
 def write_picture(figure: Figure, path: Path) -> None:

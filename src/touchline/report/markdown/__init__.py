@@ -114,9 +114,9 @@ def _status(report: Report) -> str:
         words = "The only" if total == 1 else "Both" if total == 2 else f"All {total:,}"
         return f"✓ {words} {noun}{'s are' if total != 1 else ' is'} complete{exits}"
     left = Counter(run.status.value for run in report.runs if run.status not in _DONE)
-    told = ", ".join(f"{number} {status}" for status, number in left.most_common())
+    counts = ", ".join(f"{number} {status}" for status, number in left.most_common())
     mark = "✗" if left[RunStatus.FAILED.value] else "⚠" if report.completed else "○"
-    return f"{mark} {report.completed:,} of {plural(total, noun)} complete ({told}){exits}"
+    return f"{mark} {report.completed:,} of {plural(total, noun)} complete ({counts}){exits}"
 
 
 def _overview(report: Report) -> Iterator[str]:
@@ -124,9 +124,9 @@ def _overview(report: Report) -> Iterator[str]:
         yield f"**Compared:** {escape(report.compared)}.\n"
     yield "\n".join(f"- {escape(each.text)}" for each in report.headline) + "\n"
     weights = Counter(issue.weight for issue in report.issues)
-    told = [plural(weights[weight], weight.value) for weight in (Severity.ERROR, Severity.WARNING) if weights[weight]]
-    if told:
-        yield f"{' and '.join(told)}: see [Issues and notes](#issues-and-notes).\n"
+    counts = [plural(weights[weight], weight.value) for weight in (Severity.ERROR, Severity.WARNING) if weights[weight]]
+    if counts:
+        yield f"{' and '.join(counts)}: see [Issues and notes](#issues-and-notes).\n"
     if runs := runs_table(report, brief=True):
         yield table_markdown(runs)
     answers = f" Every answer: {link('samples.jsonl')}." if report.analyses else ""
@@ -187,11 +187,11 @@ def issues_section(report: Report) -> Iterator[str]:
         same: dict[tuple[str, tuple[str, ...], str | None], list[str]] = {}
         for issue in found:
             same.setdefault((issue.text, issue.lines, issue.where), []).append(issue.subject)
-        told = [_bullet(subjects, *what) for what, subjects in list(same.items())[:_ISSUES_TOLD]]
+        lines = [_bullet(subjects, *what) for what, subjects in list(same.items())[:_ISSUES_TOLD]]
         rest = [name for names in list(same.values())[_ISSUES_TOLD:] for name in names]
         if rest:
-            told.append(f"- The same of {plural(len(rest), 'other')}: {escape(join_names(rest))}\n")
-        yield "".join(told)
+            lines.append(f"- The same of {plural(len(rest), 'other')}: {escape(join_names(rest))}\n")
+        yield "".join(lines)
 
 
 def _bullet(subjects: Sequence[str], text: str, lines: Sequence[str], where: str | None) -> str:

@@ -56,12 +56,12 @@ def _files(report: Report) -> Iterator[str]:
         kinds: dict[str, list[str]] = {}
         for what, path in facts.files:
             kinds.setdefault(what, []).append(path)
-        told = [
+        parts = [
             f"{escape(what)} {', '.join(link(path) for path in paths[:_FILES_TOLD])}"
             + (f" and {len(paths) - _FILES_TOLD} more" if len(paths) > _FILES_TOLD else "")
             for what, paths in kinds.items()
         ]
-        rows.append((code(facts.run), "; ".join(told) or "n/a (no file was found)"))
+        rows.append((code(facts.run), "; ".join(parts) or "n/a (no file was found)"))
     yield table(("run", "files"), rows)
     if len(report.facts) > _RUNS_TOLD:
         yield f"{len(report.facts) - _RUNS_TOLD:,} more runs have the same files in their folders.\n"
@@ -105,9 +105,9 @@ def sources(paths: Sequence[str]) -> str:
     if not paths:
         return ""
     unique = list(dict.fromkeys(paths))
-    told = ", ".join(link(path) for path in unique[:_LINKS_SHOWN])
+    links = ", ".join(link(path) for path in unique[:_LINKS_SHOWN])
     more = f" and {len(unique) - _LINKS_SHOWN} more" if len(unique) > _LINKS_SHOWN else ""
-    return f" (from {told}{more})"
+    return f" (from {links}{more})"
 
 
 def figures(charts: Sequence[Chart], *sections: str) -> list[str]:

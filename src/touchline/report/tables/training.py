@@ -290,8 +290,8 @@ def _uncounted(rows: Sequence[PackingRow]) -> Iterator[str]:
     names: dict[str, list[str]] = {}
     for row in rows:
         names.setdefault(row.packed, []).append(row.run)
-    told = [f"{ways.get(packed, packed)}: {join_names(runs)}." for packed, runs in names.items()]
-    yield f"{' '.join(told)} No log reports packing density or efficiency."
+    sentences = [f"{ways.get(packed, packed)}: {join_names(runs)}." for packed, runs in names.items()]
+    yield f"{' '.join(sentences)} No log reports packing density or efficiency."
 
 
 def _attempts(report: Report) -> Table | None:

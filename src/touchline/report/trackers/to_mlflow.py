@@ -37,9 +37,9 @@ def open_at(directory: Path | None, default: Path) -> MLflow:
     Raises:
         HostError: the database cannot be opened, or the server not be reached.
     """
-    told = os.environ.get(ADDRESS)
-    if directory is None and told:
-        return MLflow(told, None)
+    address = os.environ.get(ADDRESS)
+    if directory is None and address:
+        return MLflow(address, None)
     folder = (directory or default).resolve()
     with disk_errors("folder", folder):
         folder.mkdir(parents=True, exist_ok=True)

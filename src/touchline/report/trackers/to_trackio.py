@@ -31,8 +31,8 @@ def open_at(directory: Path | None, default: Path) -> Trackio:
     Raises:
         HostError: this process has used trackio with another folder.
     """
-    told = os.environ.get(DIRECTORY)
-    return Trackio((directory or (Path(told) if told else default)).resolve())
+    named = os.environ.get(DIRECTORY)
+    return Trackio((directory or (Path(named) if named else default)).resolve())
 
 
 class Trackio:

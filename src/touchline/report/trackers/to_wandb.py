@@ -50,8 +50,8 @@ class _Held:
 
 def open_at(directory: Path | None, default: Path) -> Wandb:
     """Open a folder that contains W&B's folder `wandb`."""
-    told = os.environ.get(DIRECTORY)
-    return Wandb((directory or (Path(told) if told else default)).resolve())
+    named = os.environ.get(DIRECTORY)
+    return Wandb((directory or (Path(named) if named else default)).resolve())
 
 
 class Wandb:

@@ -133,8 +133,8 @@ def read_documents(paths: Sequence[Path]) -> tuple[list[SideFile], list[tuple[Pa
         try:
             found.append(_read(path))
         except InputError as fault:
-            told = [fault.message, *(finding.message for finding in fault.findings)]
-            problems.append((path, "; ".join(dict.fromkeys(told))[:300]))
+            messages = [fault.message, *(finding.message for finding in fault.findings)]
+            problems.append((path, "; ".join(dict.fromkeys(messages))[:300]))
         except (ValueError, RecursionError) as fault:
             problems.append((path, f"no JSON: {fault}"[:300]))
         except OSError as fault:

@@ -178,7 +178,7 @@ def _broken(path: Path) -> str:
 def _found(
     path: Path, header: Mapping[str, object], summaries: Sequence[dict[str, object]], digest: str
 ) -> FoundEvaluation:
-    told = _dict(header.get("eval"))
+    evaluation = _dict(header.get("eval"))
     scorer = _scorer(header, summaries)
     samples = tuple(_sample(summary, scorer) for summary in summaries)
     if not any(sample.error is None for sample in samples):
@@ -189,26 +189,30 @@ def _found(
         for sample, each in zip(samples, summaries, strict=True)
     ]
     settings = {
-        "task": told.get("task"),
-        "version": told.get("task_version"),
-        "args": told.get("task_args"),
+        "task": evaluation.get("task"),
+        "version": evaluation.get("task_version"),
+        "args": evaluation.get("task_args"),
         "scorer": scorer,
         "config": config,
     }
     model = " ".join(
         clean_text(str(each))
-        for each in (told.get("model"), _dict(told.get("model_args")).get("model_path"), told.get("model_base_url"))
+        for each in (
+            evaluation.get("model"),
+            _dict(evaluation.get("model_args")).get("model_path"),
+            evaluation.get("model_base_url"),
+        )
         if each
     )
     checkpoint = _CHECKPOINT.findall(model) or _CHECKPOINT.findall(str(path.parent)) or ["unknown checkpoint"]
     return FoundEvaluation(
         path=path,
         model=model,
-        dataset=clean_text(str(_dict(told.get("dataset")).get("name") or "")),
+        dataset=clean_text(str(_dict(evaluation.get("dataset")).get("name") or "")),
         record=EvaluationScores(
             experiment="",
             run="",
-            task=clean_text(str(told.get("task") or "unnamed task"))[:200],
+            task=clean_text(str(evaluation.get("task") or "unnamed task"))[:200],
             checkpoint=checkpoint[-1],
             log=path.name,
             log_sha256=digest,
@@ -224,7 +228,7 @@ def _found(
             asked=_asked(summaries),
             versions={
                 clean_text(name)[:100]: clean_text(str(version))[:100]
-                for name, version in _dict(told.get("packages")).items()
+                for name, version in _dict(evaluation.get("packages")).items()
             },
         ),
     )
@@ -274,8 +278,8 @@ def _value(value: object) -> float | None:
 
 def _decoding(config: Mapping[str, object]) -> str:
     known = ("temperature", "top_p", "top_k", "max_tokens", "seed")
-    told = [f"{key} {config[key]}" for key in known if isinstance(config.get(key), int | float)]
-    return clean_text(", ".join(told)) if told else "n/a (not in the log)"
+    parts = [f"{key} {config[key]}" for key in known if isinstance(config.get(key), int | float)]
+    return clean_text(", ".join(parts)) if parts else "n/a (not in the log)"
 
 
 def _seconds(header: Mapping[str, object]) -> float:

@@ -187,13 +187,13 @@ def _apart(root: Path, read: _Read) -> list[_Read]:
         return [read]
     readings = [job.reading for job in read.jobs]
     finished = sum(reading.outcome.value == Outcome.COMPLETED for reading in readings)
-    told = (
+    stated = (
         (reading.model for reading in readings),
         (reading.lora_rank for reading in readings),
         (reading.micro_batch_size for reading in readings),
         (reading.steps_total for reading in readings),
     )
-    differ = any(len({fact.value for fact in facts if not isinstance(fact, Missing)}) > 1 for facts in told)
+    differ = any(len({fact.value for fact in facts if not isinstance(fact, Missing)}) > 1 for facts in stated)
     if finished < 2 and not differ:
         return [read]
     prefix = "" if folder.path == root else f"{folder.name}/"
@@ -255,8 +255,8 @@ def _with_bases(read: Sequence[_Read]) -> list[_Read]:
 
     A control has no training data: it gets the dataset of the runs of its base, if they have one.
     """
-    told = [each for each in read if each.settings.model is not None and each.settings.model_where != NAMED]
-    models = sorted({each.settings.model or "" for each in told})
+    stated = [each for each in read if each.settings.model is not None and each.settings.model_where != NAMED]
+    models = sorted({each.settings.model or "" for each in stated})
     found: list[_Read] = []
     for each in read:
         settings = each.settings
@@ -268,7 +268,7 @@ def _with_bases(read: Sequence[_Read]) -> list[_Read]:
             if len(fits) == 1:
                 settings = replace(settings, model=fits[0], model_where="its size, and the other runs' base models")
         if settings.dataset is None:
-            data = {other.settings.dataset for other in told if other.settings.model == settings.model}
+            data = {other.settings.dataset for other in stated if other.settings.model == settings.model}
             settings = replace(settings, dataset=data.pop() if len(data) == 1 else None)
         found.append(replace(each, settings=settings))
     return found

@@ -37,8 +37,8 @@ def _exit(run: ImportedRun, root: Path) -> Iterator[Issue]:
     failed = run.state not in (None, JobState.COMPLETED)
     known = run.accounted.get(job.job or "")
     lines = tuple(sign.text for sign in job.failed_commands[-3:])
-    told = job.reading.exit
-    where = None if isinstance(told, Missing) else relocated(job, root, told.where)
+    ending = job.reading.exit
+    where = None if isinstance(ending, Missing) else relocated(job, root, ending.where)
     if run.outcome is TrainingOutcome.COMPLETE and failed:
         yield Issue(
             weight=Severity.WARNING,
@@ -46,7 +46,7 @@ def _exit(run: ImportedRun, root: Path) -> Iterator[Issue]:
             title="failed exit, complete training",
             text=_failed_exit(run, job, lines),
             lines=(*lines, *(() if known is None else (known.line,)))
-            or (() if isinstance(told, Missing) else (clean_line(told.value),)),
+            or (() if isinstance(ending, Missing) else (clean_line(ending.value),)),
             where=where or (None if known is None else known.where),
         )
     elif job.is_complete and run.outcome is not TrainingOutcome.COMPLETE:
@@ -178,11 +178,11 @@ def _checkpoints(run: ImportedRun) -> Iterator[Issue]:
 
 def _names(run: ImportedRun) -> Iterator[Issue]:
     """Yield issues for names that contradict the run's files."""
-    told = [(_PLACE_OF_A_NAME[key], inside, said) for key, inside, said in run.settings.contradictions]
+    contradictions = [(_PLACE_OF_A_NAME[key], inside, said) for key, inside, said in run.settings.contradictions]
     size, model = size_text(run.folder.name), run.settings.model
     if size is not None and model is not None and (own := size_text(model)) is not None and own != size:
-        told.append(("model size", own, size))
-    for what, inside, said in told:
+        contradictions.append(("model size", own, size))
+    for what, inside, said in contradictions:
         yield Issue(
             weight=Severity.WARNING,
             subject=run.folder.name,

@@ -103,15 +103,15 @@ class JobLog:
     @property
     def state(self) -> JobState | None:
         """Job state inferred from the lines; None if unknown."""
-        told = self.reading.exit
-        if not isinstance(told, Missing) and exit_code(told) is None and self._went_on:
+        ending = self.reading.exit
+        if not isinstance(ending, Missing) and exit_code(ending) is None and self._went_on:
             return None
         state = _STATES.get(Outcome(self.reading.outcome.value))
         if state is not None:
             return state
-        if isinstance(told, Missing):
+        if isinstance(ending, Missing):
             return None
-        return JobState.COMPLETED if exit_code(told) == 0 else JobState.FAILED
+        return JobState.COMPLETED if exit_code(ending) == 0 else JobState.FAILED
 
 
 def read_job(log: Path | None, beside: Sequence[SideFile]) -> JobLog | None:
@@ -133,8 +133,8 @@ def read_job(log: Path | None, beside: Sequence[SideFile]) -> JobLog | None:
     logs = [] if curve is None else [_parts(curve)]
     documents = [_parts(each.curve) for each in beside]
     if not any(part.has_progress or part.seen for parts in logs for part in parts):
-        told = [parts for parts in documents if _shows_training(parts)]
-        logs, documents = [*logs, *told], [parts for parts in documents if parts not in told]
+        trainings = [parts for parts in documents if _shows_training(parts)]
+        logs, documents = [*logs, *trainings], [parts for parts in documents if parts not in trainings]
     runs = [run for run in runs_of(align([parts for parts in logs if parts])) if any(_is_run(each) for each in run)]
     if not runs:
         return None
@@ -182,8 +182,8 @@ def _shows_training(parts: Sequence[FileSegment]) -> bool:
 
 def _is_run(segment: RunSegment) -> bool:
     """Return True if a segment describes a run."""
-    told = any(part.has_progress or part.signs.count or len(part.seen) > 1 for part in segment.parts)
-    return told or (bool(segment.all("trainer")) and bool(segment.training_tracks(None)))
+    progressed = any(part.has_progress or part.signs.count or len(part.seen) > 1 for part in segment.parts)
+    return progressed or (bool(segment.all("trainer")) and bool(segment.training_tracks(None)))
 
 
 def _with_summary(reading: RunReading, log: Path) -> RunReading:

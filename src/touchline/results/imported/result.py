@@ -206,14 +206,14 @@ def reason_of(job: JobLog) -> str:
     words = _WORDS[Outcome(job.reading.outcome.value)]
     if job.is_complete:
         words = _WORDS[Outcome.COMPLETED]
-    told = job.reading.exit
-    return words if isinstance(told, Missing) or exit_code(told) == 0 else f"{words}; {_exit_words(told)}"
+    ending = job.reading.exit
+    return words if isinstance(ending, Missing) or exit_code(ending) == 0 else f"{words}; {_exit_words(ending)}"
 
 
-def _exit_words(told: SourcedText) -> str:
+def _exit_words(ending: SourcedText) -> str:
     """Return `exit code 1`, or the line that gives the cause."""
-    code = exit_code(told)
-    return clean_line(exit_cause(told))[:160] if code is None else f"exit code {code}"
+    code = exit_code(ending)
+    return clean_line(exit_cause(ending))[:160] if code is None else f"exit code {code}"
 
 
 def relocated(job: JobLog, root: Path, where: str | None) -> str | None:

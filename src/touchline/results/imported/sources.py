@@ -59,16 +59,16 @@ def description_of(root: Path) -> str:
     for path in readmes:
         title, paragraph, in_code = "", [], False
         for line in (bounded(path, _README_LIMIT_BYTES) or "").splitlines():
-            told = line.strip()
-            in_code ^= told.startswith("```")
+            text = line.strip()
+            in_code ^= text.startswith("```")
             if in_code:
                 continue
-            if told and not told.startswith(_NO_PROSE):
-                paragraph.append(told)
+            if text and not text.startswith(_NO_PROSE):
+                paragraph.append(text)
             elif paragraph:
                 break
-            elif told.startswith("#") and not title:
-                title = told.lstrip("#").strip()
+            elif text.startswith("#") and not title:
+                title = text.lstrip("#").strip()
         if quote := clean_line(" ".join(paragraph) or title):
             return f'{below(root, path)}: "{quote}"'
     return ""
@@ -82,11 +82,11 @@ def sources_of(runs: Sequence[ImportedRun]) -> Iterator[ReportInput]:
             yield ReportInput(kind="dataset", name=name, facts=(("used by", _counted(used)),))
     for name, used in models.items():
         if name is not None:
-            told = sorted({run.settings.model_where or "" for run in runs if run.settings.model == name} - {""})
+            places = sorted({run.settings.model_where or "" for run in runs if run.settings.model == name} - {""})
             yield ReportInput(
                 kind="base model",
                 name=name,
-                facts=(("used by", _counted(used)), *((("read from", ", ".join(told[:3])),) if told else ())),
+                facts=(("used by", _counted(used)), *((("read from", ", ".join(places[:3])),) if places else ())),
             )
 
 

@@ -102,7 +102,7 @@ def _so_far(folder: Path) -> tuple[int, dict[str, int], set[str]]:
         metrics = read_metrics(folder / "metrics.jsonl")
         half = {match[1] for path in folder.iterdir() if (match := LEFTOVER.fullmatch(path.name))}
     except OSError:
-        # What cannot be read proves nothing; that it cannot be read is told with the metrics.
+        # Unreadable files prove nothing here; the error is reported with the metrics.
         return 0, {}, set()
     saved = {row.name: row.step for row in metrics.checkpoints if row.kind == "export"}
     return metrics.steps[-1].step if metrics.steps else 0, saved, half
