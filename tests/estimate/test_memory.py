@@ -295,7 +295,7 @@ def test_settings_move_memory_the_way_they_should() -> None:
     assert total(quantised) < now
     assert total(quantised, of=dataclasses.replace(trl, nf4_double_quant=True)) < total(quantised)
     assert total(quantised, of=dataclasses.replace(trl, nf4_upcasts=True)) > total(quantised)
-    full = dataclasses.replace(base, method="full", optimizer="adamw")
+    full = dataclasses.replace(base, method="full", optimizer="adamw", adapter_dtype="bfloat16")
     by_optimizer = [total(dataclasses.replace(full, optimizer=name), 1, 8) for name in ("sgd", "lion", "adamw")]
     assert by_optimizer == sorted(by_optimizer)
     assert total(dataclasses.replace(full, optimizer="adamw_8bit"), 1, 8) < by_optimizer[-1]

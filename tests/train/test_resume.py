@@ -65,7 +65,7 @@ def undisturbed(config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> 
 def exports(folder: Path) -> dict[str, bytes]:
     return {
         f"{path.parent.name}/{path.name}": path.read_bytes()
-        for pattern in ("epoch_*/adapter*", "step_*/adapter*")
+        for pattern in ("epoch_*/adapter*", "step_*/adapter*", "epoch_*/model*", "step_*/model*")
         for path in folder.glob(pattern)
     }
 

@@ -40,20 +40,20 @@ def training_setup(
         machine: where it will run.
         devices: data-parallel size.
     """
-    quantized = train.quantization == "nf4"
+    quantized, whole = train.quantization == "nf4", train.trains_all
     return TrainingSetup(
         shape=shape,
         backend=backend,
-        method="qlora" if quantized else "lora",
-        rank=train.lora.rank,
-        target_modules=tuple(train.lora.target_modules),
+        method="full" if whole else "qlora" if quantized else "lora",
+        rank=0 if whole else train.lora.rank,
+        target_modules=() if whole else tuple(train.lora.target_modules),
         base_dtype=resolve_base_dtype(train, machine),
-        adapter_dtype=train.lora.dtype,
+        adapter_dtype=train.trained_dtype,
         optimizer=train.optimizer,
         gradient_checkpointing=train.gradient_checkpointing,
-        dropout=train.lora.dropout,
+        dropout=0.0 if whole else train.lora.dropout,
         accumulates=train.micro_batch_size != train.global_batch_size // devices,
-        variant="dora" if train.lora.dora else "lora",
+        variant="dora" if train.lora.dora and not whole else "lora",
         int8_base=train.quantization == "int8",
         nested_scales=True if quantized else None,
     )

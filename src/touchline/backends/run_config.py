@@ -77,7 +77,7 @@ class RunConfig:
     run_digest: str
     """`PlannedRun.digest`; a saved state with another one is not resumed."""
     model: PlannedModel
-    """The frozen base."""
+    """The base."""
     data: DataConfig
     """Dataset, columns, prompt; the path is absolute."""
     data_sha256: str
@@ -87,7 +87,7 @@ class RunConfig:
     train: TrainConfig
     """The training; nothing in it is `auto` except `base_dtype`, which depends on where it runs."""
     seed: int
-    """Order of the examples, initial adapter, dropout."""
+    """Order of the examples, a new adapter, dropout."""
     batches: PlannedBatches
     """Planned batches."""
     parent: ParentConfig | None = None
@@ -154,6 +154,8 @@ def run_config_text(config: RunConfig, header: str) -> str:
         header: comment lines that the file starts with.
     """
     data = json.loads(_ADAPTER.dump_json(config))
+    if config.train.trains_all:
+        del data["train"]["lora"], data["train"]["checkpoint"]["save"]
     if config.parent is None:
         del data["parent"]
     if not config.shuffled_labels:

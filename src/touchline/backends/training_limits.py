@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from touchline.core.catalog import ModelInfo
 from touchline.core.finding import Finding, Severity
 from touchline.data.packing.batches import largest_divisor
@@ -60,8 +62,35 @@ def limit_faults(model: ModelInfo, train: TrainConfig, devices: int = 1) -> tupl
     return tuple(faults)
 
 
+def full_faults(model: ModelInfo, train: TrainConfig) -> tuple[Finding, ...]:
+    """Return an error for each setting that does not go with training all weights."""
+    pairs = (
+        (
+            train.quantization != "none",
+            "quantization",
+            f"quantization: {train.quantization} with method: full: quantized weights cannot be trained",
+            "method: lora, or quantization: none",
+        ),
+        (
+            train.optimizer == "muon",
+            "optimizer",
+            "muon with method: full: Muon updates matrices only, and norms are vectors",
+            "optimizer: adamw",
+        ),
+        (
+            model.vision,
+            "method",
+            f"method: full for {model.name}, a vision-language model: its vision tower stays frozen",
+            "method: lora",
+        ),
+    )
+    return _refused(train, pairs) if train.trains_all else ()
+
+
 def adapter_faults(train: TrainConfig) -> tuple[Finding, ...]:
     """Return an error for each pair of settings that PEFT's adapters or their optimizer do not support together."""
+    if train.trains_all:
+        return ()
     lora = train.lora
     changes_base = lora.init in ("pissa", "olora")
     pairs = (
@@ -90,6 +119,11 @@ def adapter_faults(train: TrainConfig) -> tuple[Finding, ...]:
             "optimizer: adamw",
         ),
     )
+    return _refused(train, pairs)
+
+
+def _refused(train: TrainConfig, pairs: Iterable[tuple[bool, str, str, str]]) -> tuple[Finding, ...]:
+    """Return an error for each pair of settings that applies: (whether, key, message, hint)."""
     return tuple(
         _error("BK001", f"train.{key}", f"the backend {train.backend} does not support {message}", hint)
         for applies, key, message, hint in pairs

@@ -120,9 +120,9 @@ class TrainingSetup:
     target_modules: tuple[str, ...]
     """The layers that have an adapter."""
     base_dtype: Dtype
-    """Element type of the base, and of what is computed."""
+    """Element type of a frozen base, and of what is computed."""
     adapter_dtype: Dtype
-    """Element type of the adapter and of its gradients."""
+    """Element type of the trained parameters, an adapter's or all, and of their gradients."""
     optimizer: str = "adamw"
     """`adamw`, `paged_adamw_8bit`, `adafactor`, `sgd` ..."""
     gradient_checkpointing: bool = False
@@ -153,6 +153,16 @@ class TrainingSetup:
     """Whether the 4-bit base was stored with some layers in 16 bits."""
     image_tokens: int = 0
     """Image tokens per sequence."""
+
+    @property
+    def is_mixed(self) -> bool:
+        """Return whether all weights are trained in float32 and computed in 16 bits, by autocast."""
+        return self.method == "full" and self.adapter_dtype == "float32" and self.base_dtype != "float32"
+
+    @property
+    def weights_dtype(self) -> Dtype:
+        """Return the element type of the model's own weights."""
+        return self.adapter_dtype if self.method == "full" else self.base_dtype
 
     @property
     def optimizer_family(self) -> str:

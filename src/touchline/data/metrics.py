@@ -65,13 +65,13 @@ class AttemptRow:
     threads: int
     """CPU threads of the framework."""
     base_dtype: str
-    """Dtype of the frozen base model."""
+    """Dtype of the computation, and of a frozen base model."""
     base_dtype_requested: str
     """Requested dtype."""
     base_dtype_reason: str
     """Reason for the dtype."""
     adapter_dtype: str
-    """Dtype of the adapter."""
+    """Dtype of the trained parameters."""
     attention: str
     """Attention implementation, `eager` or `sdpa`."""
     layout: str
@@ -93,7 +93,7 @@ class AttemptRow:
     global_batch_size: int
     """Examples per optimizer step."""
     trainable_parameters: int
-    """Parameters of the adapter."""
+    """Trained parameters."""
     label_text: str
     """The label span of the first training example, decoded with its special tokens."""
     label_tokens: int
@@ -294,8 +294,8 @@ class ExportMarker:
     """The run."""
     run_digest: str
     """Digest of the planned run."""
-    kind: Literal["adapter", "merged"]
-    """Adapter only, or merged model."""
+    kind: Literal["adapter", "merged", "full"]
+    """Adapter only, merged model, or the whole model as trained."""
     step: int
     """Optimizer steps done."""
     epoch: int | None
@@ -307,7 +307,8 @@ class ExportMarker:
     base_weights_sha256: str
     """`ModelInfo.weights_sha256` of the base model."""
     adapter_sha256: str
-    """Hash of the adapter's weights as adapter_model.safetensors, saved alone or merged."""
+    """Hash of the adapter's weights as adapter_model.safetensors, saved alone or merged; of a model trained as a whole,
+    of its weights file, or of the hashes of several."""
     files: dict[str, SavedFile]
     """All files except this one, by name."""
 
@@ -321,7 +322,7 @@ class RetainedCheckpoint:
     step: int
     """Optimizer steps done."""
     adapter_sha256: str
-    """Hash of the adapter's weights."""
+    """Hash of the trained weights."""
     validation_loss: float | None
     """Validation loss at this step, in nats. None without a validation."""
 
@@ -375,7 +376,7 @@ class TrainingMarker:
     checkpoints: tuple[str, ...]
     """Kept checkpoints, oldest first."""
     adapter_sha256: str
-    """Hash of the last adapter's weights, saved alone or merged."""
+    """Hash of the last checkpoint's trained weights."""
     kept: tuple[RetainedCheckpoint, ...] = ()
     """The same checkpoints with hashes and losses. None in files of older versions."""
     trainable_parameters: int | None = None

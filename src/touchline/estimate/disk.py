@@ -20,11 +20,10 @@ from touchline.estimate.coefficients_memory import (
     RUN_FILES_BYTES,
     TORCH_FILE_BYTES,
 )
-from touchline.estimate.layers import FLOAT, role_of, size_of
+from touchline.estimate.layers import FLOAT, norms_of, role_of, size_of
 from touchline.estimate.parts import state_bytes
+from touchline.spec.experiment import CheckpointKind
 
-Save = Literal["adapter", "merged", "full"]
-"""Contents of a checkpoint: adapter only, merged model, or fully trained model."""
 _MEGA = 1e6
 _TYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 _PREFIX = "base_model.model.model.layers"
@@ -101,9 +100,12 @@ def model_bytes(shape: ModelShape, dtype: Dtype) -> int:
 
 def resume_bytes(setup: TrainingSetup) -> int:
     """Return the bytes of a training state: trained parameters, the optimizer's states, step counts, RNG states."""
-    element = size_of(setup.base_dtype if setup.method == "full" else setup.adapter_dtype)
-    layers = sum(linear.name in setup.target_modules for linear in setup.shape.linears)
-    tensors = 2 * setup.shape.num_layers * max(layers, 1)
+    element = size_of(setup.adapter_dtype)
+    if setup.method == "full":
+        tensors = setup.shape.num_layers * (len(setup.shape.linears) + norms_of(setup.shape)) + 2
+    else:
+        layers = sum(linear.name in setup.target_modules for linear in setup.shape.linears)
+        tensors = 2 * setup.shape.num_layers * max(layers, 1)
     # Names of some 70 letters with shape and offsets in the header; three entries for each parameter's state.
     headers = tensors * (130 + 3 * 145) + tensors * FLOAT
     states = math.ceil(state_bytes(setup, element))
@@ -113,7 +115,7 @@ def resume_bytes(setup: TrainingSetup) -> int:
 def disk_estimate(
     setup: TrainingSetup,
     *,
-    save: Save,
+    save: CheckpointKind,
     checkpoints: int,
     steps: int,
     resumes: bool = True,
@@ -143,7 +145,7 @@ def disk_estimate(
     if save == "adapter":
         each = float(saved_adapter_bytes(setup))
     else:
-        each = float(model_bytes(setup.shape, merged_dtype or setup.base_dtype))
+        each = float(model_bytes(setup.shape, merged_dtype or setup.weights_dtype))
     each += tokenizer_bytes + CHECKPOINT_FILES_BYTES
     resume = resume_bytes(setup) / _MEGA
     parts = {

@@ -134,9 +134,11 @@ def _adapted_roles(setup: TrainingSetup) -> frozenset[Role]:
 def _norms(setup: TrainingSetup, coefficients: MemoryCoefficients, element: int) -> float:
     shape = setup.shape
     plain = coefficients.fused_layers or setup.compiled or shape.model_type in LAYER_NORMS
-    each = (element if plain else FLOAT) * shape.hidden_size
+    # Between float32 weights the stream is float32, too.
+    stream = FLOAT if setup.is_mixed else element
+    each = (stream if plain else FLOAT) * shape.hidden_size
     if setup.method == "full" and not plain:
-        each += element * shape.hidden_size
+        each += stream * shape.hidden_size
     total = float(norms_of(shape) * each)
     if shape.model_type in QUERY_NORMS:
         total += (element if plain else FLOAT) * (shape.q_size + shape.kv_size)
@@ -174,6 +176,13 @@ def _inputs(setup: TrainingSetup, coefficients: MemoryCoefficients, element: int
     layers = [(linear, role) for linear, role in _adapted(setup) if role in roles]
     if coefficients.fused_qkv:
         layers = _joined(layers)
+    if setup.is_mixed:
+        # Every layer that reads the float32 stream casts it for itself.
+        casts = sum(element * linear.inputs for linear, role in layers if role in ("attention_in", "feed_in"))
+        layers = [(linear, role) for linear, role in layers if role not in ("attention_in", "feed_in")]
+        return casts + sum(
+            element * width for width, role in _shared(layers) if not _held_anyway(setup, coefficients, role)
+        )
     if setup.method == "full":
         return sum(element * width for width, role in _shared(layers) if not _held_anyway(setup, coefficients, role))
     cast = setup.adapter_dtype == "float32" and element < FLOAT

@@ -34,7 +34,7 @@ class PeakParts:
     """Bytes at the peak, by part."""
 
     weights: float
-    """Base model."""
+    """Base model, with the 16-bit copies that autocast makes of it if it is trained."""
     adapter: float
     """Adapter, with the 16-bit copies that autocast makes of it."""
     optimizer: float
@@ -76,7 +76,7 @@ def weight_bytes(setup: TrainingSetup, coefficients: MemoryCoefficients) -> floa
     copied = head if coefficients.unties and shape.tied_embeddings else 0
     matrices = shape.num_layers * sum(linear.inputs * linear.outputs for linear in shape.linears)
     if setup.method != "qlora":
-        whole = float((shape.num_parameters + copied) * size_of(setup.base_dtype))
+        whole = float((shape.num_parameters + copied) * size_of(setup.weights_dtype))
         if not setup.int8_base:
             return whole
         outputs = shape.num_layers * sum(linear.outputs for linear in shape.linears)
@@ -198,7 +198,9 @@ def peak_parts(
     optimizer = optimizer_bytes(setup, coefficients)
     with_logits = batch.label_tokens if coefficients.logits_of == "label" else tokens
     logits = entry * shape.vocab_size * with_logits
-    stream = float(element * shape.hidden_size)
+    # Between float32 weights the stream is float32, too.
+    wide = FLOAT if setup.is_mixed else element
+    stream = float(wide * shape.hidden_size)
     if setup.gradient_checkpointing:
         boundaries = 0.0 if coefficients.offloads_checkpoints else shape.num_layers * stream
         kept = tokens * (boundaries + FLOAT * shape.hidden_size)
@@ -209,10 +211,11 @@ def peak_parts(
     whole = 0.0 if setup.gradient_checkpointing else block.kept + block.kept_per_width * batch.width
     backward = kept + tokens * (block.backward + block.backward_per_width * batch.width - whole)
     # The last norm runs backward in float32: its input, result and their gradients.
-    top = tokens * (10 if element < FLOAT else 8) * stream
+    top = tokens * (10 if wide < FLOAT else 8) * stream
     waiting = gradients if setup.accumulates else 0.0
-    head = shape.vocab_size * shape.hidden_size * element if setup.method == "full" and not setup.accumulates else 0.0
-    copies = _adapter_copies(setup, coefficients)
+    head = float(shape.vocab_size * shape.hidden_size * _trained_size(setup))
+    head = head if setup.method == "full" and not setup.accumulates else 0.0
+    copies = _copies(setup, coefficients)
     held = weights + adapter + copies + optimizer + other
     opened = 0.0
     if setup.method == "qlora" and coefficients.quantises_head:
@@ -234,7 +237,11 @@ def peak_parts(
         return PeakParts(
             **common, adapter=adapter, resident=held, gradients=peak - held, layers=0.0, logits=0.0, phase=phase
         )
-    common |= {"adapter": adapter + copies, "resident": held}
+    if setup.is_mixed:
+        # The copies of all weights come and go with a step; those of an adapter are too small to tell apart.
+        common |= {"weights": weights + copies, "adapter": adapter, "resident": held - copies}
+    else:
+        common |= {"adapter": adapter + copies, "resident": held}
     if peak == at_loss:
         in_layers = kept if logits + opened >= top else kept + top - logits
         logits += opened if logits + opened >= top else 0.0
@@ -244,17 +251,20 @@ def peak_parts(
 
 
 def _trained_size(setup: TrainingSetup) -> int:
-    return size_of(setup.base_dtype if setup.method == "full" else setup.adapter_dtype)
+    return size_of(setup.adapter_dtype)
 
 
 def _adapter(setup: TrainingSetup) -> float:
     return 0.0 if setup.method == "full" else float(setup.trained_parameters * size_of(setup.adapter_dtype))
 
 
-def _adapter_copies(setup: TrainingSetup, coefficients: MemoryCoefficients) -> float:
-    """Return the bytes of autocast's copies, which stay for the backward pass unless a block's forward pass is
-    recomputed."""
+def _copies(setup: TrainingSetup, coefficients: MemoryCoefficients) -> float:
+    """Return the bytes of autocast's copies of trained parameters, which stay for the backward pass unless a block's
+    forward pass is recomputed."""
     element, base = size_of(setup.adapter_dtype), size_of(setup.base_dtype)
+    if setup.is_mixed:
+        blocks = 0 if setup.gradient_checkpointing else setup.shape.linear_parameters
+        return float((blocks + setup.shape.vocab_size * setup.shape.hidden_size) * base)
     if setup.method == "full" or setup.gradient_checkpointing or element <= base:
         return 0.0
     return 0.0 if coefficients.float32_adapters == "promoted" else float(setup.trained_parameters * base)
@@ -269,7 +279,7 @@ def _second_gradient(setup: TrainingSetup) -> float:
     """Return the bytes of the extra gradients of a tied embedding: one per end of the model, and their sum."""
     if setup.method != "full" or not setup.shape.tied_embeddings:
         return 0.0
-    return 2.0 * setup.shape.vocab_size * setup.shape.hidden_size * size_of(setup.base_dtype)
+    return 2.0 * setup.shape.vocab_size * setup.shape.hidden_size * _trained_size(setup)
 
 
 def _dequantised(setup: TrainingSetup) -> float:

@@ -41,7 +41,7 @@ from touchline.estimate.coefficients_time import (
 )
 from touchline.estimate.flops import passes, step_flops
 from touchline.estimate.gpus import Gpu, find_gpu
-from touchline.estimate.layers import size_of
+from touchline.estimate.layers import FLOAT, size_of
 from touchline.estimate.regression import Rates
 from touchline.estimate.work import StepWork
 
@@ -128,7 +128,11 @@ def amounts(setup: TrainingSetup, work: StepWork) -> tuple[float, ...]:
     if setup.magnitudes:
         weights = sum(linear.inputs * linear.outputs for linear in shape.linears if linear.name in setup.target_modules)
         read += work.micro_batches * (passes(setup) - 1) * shape.num_layers * weights * element * _DORA_MOVED
-    stepped = setup.trained_parameters * element * _OPTIMIZER_MOVED
+    if setup.is_mixed:
+        # Autocast reads the float32 weights and writes a copy in every micro-batch, and once more with checkpointing.
+        read += work.micro_batches * (passes(setup) - 1) * shape.linear_parameters * (FLOAT + element)
+    moved = size_of(setup.adapter_dtype) if setup.method == "full" else element
+    stepped = setup.trained_parameters * moved * _OPTIMIZER_MOVED
     return (
         1.0,
         shape.num_layers * (work.micro_batches * launches(setup) + optimizer_launches(setup)),

@@ -40,7 +40,7 @@ class Checkpoint:
 
 
 def resolve_checkpoint(name: str) -> Checkpoint:
-    """Return the checkpoint of a model name.
+    """Return the checkpoint of a model name. The marker of our own checkpoints says what they hold.
 
     Raises:
         InputError: there is no such folder, its base is missing, or the weights are corrupt.
@@ -48,7 +48,8 @@ def resolve_checkpoint(name: str) -> Checkpoint:
     """
     folder = Path(name).expanduser()
     marker = read_marker(folder)
-    if (folder / ADAPTER_CONFIG).is_file():
+    holds_adapter = (folder / ADAPTER_CONFIG).is_file() if marker is None else marker.kind == "adapter"
+    if holds_adapter:
         recorded = _base_path(folder / ADAPTER_CONFIG)
         base = _load(recorded if marker is None else locate_model(recorded, marker.base_weights_sha256))
         if marker is not None and marker.base_weights_sha256 != base.weights_sha256:

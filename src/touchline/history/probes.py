@@ -26,7 +26,7 @@ from touchline.history.record import (
     TrainingFacts,
     WorkFacts,
 )
-from touchline.history.training_form import method_fact, quantization_fact
+from touchline.history.training_form import adapter_facts, method_fact, quantization_fact
 from touchline.spec.defaults import DEFAULT_BACKEND
 
 WHERE = "probe"
@@ -123,15 +123,13 @@ def _training(request: ProbeRequest, shape: ModelShape | None, known: ProbeAnswe
     if work is not None:
         trainable = _number(work.trainable_parameters, "parameters")
     elif shape is not None:
-        trainable = _number(shape.adapter_parameters(lora.rank, lora.target_modules), "parameters")
+        count = shape.num_parameters if train.trains_all else shape.adapter_parameters(lora.rank, lora.target_modules)
+        trainable = _number(count, "parameters")
     return TrainingFacts(
         method=method_fact(train, WHERE),
-        rank=_number(lora.rank, "1"),
-        alpha=_number(lora.resolved_alpha, "1"),
-        target_modules=SourcedText(value=",".join(sorted(lora.target_modules)), where=WHERE),
+        **adapter_facts(train, _number, WHERE),
         trainable_parameters=trainable,
         base_dtype=_UNKNOWN if known is None else SourcedText(value=known.machine.base_dtype, where=WHERE),
-        adapter_dtype=SourcedText(value=lora.dtype, where=WHERE),
         quantization=quantization_fact(train, WHERE),
         optimizer=_UNKNOWN if work is None else SourcedText(value=work.optimizer, where=WHERE),
         learning_rate=_number(train.learning_rate, "1"),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from touchline.core.quantity import Missing
+from collections.abc import Callable
+from typing import TypedDict
+
+from touchline.core.quantity import Measured, Missing
 from touchline.history.reading import OptionalText, SourcedText
 from touchline.spec.experiment import TrainConfig
 
@@ -13,6 +16,36 @@ def method_fact(train: TrainConfig, where: str | None = None) -> SourcedText:
         return SourcedText(value="full", where=where)
     plain = "qlora" if train.quantization == "nf4" else "lora"
     return SourcedText(value="dora" if train.lora.dora else plain, where=where)
+
+
+class AdapterFacts(TypedDict):
+    """Facts of the trained parameters; those of an adapter are missing if all weights are trained."""
+
+    rank: Measured
+    alpha: Measured
+    target_modules: OptionalText
+    adapter_dtype: OptionalText
+
+
+def adapter_facts(
+    train: TrainConfig, number: Callable[[float, str], Measured], where: str | None = None
+) -> AdapterFacts:
+    """Return the facts of the trained parameters.
+
+    Args:
+        train: the training.
+        number: makes a fact of a number and its unit.
+        where: place of the words.
+    """
+    lora, none = train.lora, Missing(missing="all weights are trained")
+    return AdapterFacts(
+        rank=none if train.trains_all else number(lora.rank, "1"),
+        alpha=none if train.trains_all else number(lora.resolved_alpha, "1"),
+        target_modules=none
+        if train.trains_all
+        else SourcedText(value=",".join(sorted(lora.target_modules)), where=where),
+        adapter_dtype=SourcedText(value=train.trained_dtype, where=where),
+    )
 
 
 def quantization_fact(train: TrainConfig, where: str | None = None) -> OptionalText:

@@ -184,6 +184,8 @@ def _planned(
     refused = refused_settings(model, spec.train, inputs.devices)
     findings = [replace(fault, subject=f"{spec.name}: {fault.subject}") for fault in refused]
     findings += _length_faults(spec, lengths)
+    if spec.train.trains_all and any(key.startswith("train.lora.") for key in inputs.accepted.get(spec.name, {})):
+        findings.append(_without_adapter(spec))
     if spec.link is not None and not backend.capabilities.stages:
         findings.append(_cannot(spec, "continue from another run's adapter yet"))
     if spec.control is ControlKind.SHUFFLED and not backend.capabilities.shuffled_labels:
@@ -192,7 +194,7 @@ def _planned(
         return None, findings
     question = _question(spec, inputs, lengths)
     saved_rank = _saved_rank(spec, inputs.specs_by_name)
-    if saved_rank != spec.train.lora.rank:
+    if not spec.train.trains_all and saved_rank != spec.train.lora.rank:
         question = replace(question, saved_rank=saved_rank)
     started = inputs.started.get(spec.name)
     if started is not None:
@@ -314,6 +316,16 @@ def _cannot(spec: RunSpec, what: str) -> Finding:
     )
 
 
+def _without_adapter(spec: RunSpec) -> Finding:
+    return Finding(
+        code="EX003",
+        severity=Severity.ERROR,
+        subject=f"{spec.name}: train.lora",
+        message="settings of an adapter are accepted for a run with method: full",
+        hint="leave train.lora out of its setup_finetune.yaml",
+    )
+
+
 def _length_faults(spec: RunSpec, lengths: ExampleLengths) -> list[Finding]:
     total = lengths.total
     limit = spec.train.max_seq_len
@@ -365,6 +377,9 @@ def _digest(run: PlannedRun, model: ModelInfo, dataset: DatasetInfo, parent: Pla
 def _train_identity(train: TrainConfig) -> dict[str, object]:
     """Return the settings of a training that its digest covers."""
     settings = _without_newer_defaults(json.loads(_TRAIN.dump_json(train)), TrainConfig)
+    if train.trains_all:
+        del settings["lora"]
+        return settings
     return settings | {"lora": _without_newer_defaults(json.loads(_LORA.dump_json(train.lora)), LoraConfig)}
 
 

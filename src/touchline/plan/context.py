@@ -14,7 +14,7 @@ from touchline.core.quantity import Measured, Missing
 from touchline.core.shape import ModelShape
 from touchline.data.packing.batches import largest_divisor
 from touchline.estimate.cpu_memory import cpu_memory_estimate
-from touchline.estimate.disk import Save, disk_estimate
+from touchline.estimate.disk import disk_estimate
 from touchline.estimate.evidence_memory import MeasuredPoint
 from touchline.estimate.gpus import Gpu
 from touchline.estimate.memory import memory_estimate
@@ -171,15 +171,14 @@ def estimate_disk(
     keep = train.checkpoint.keep
     exports = train.epochs if train.checkpoint.every == "epoch" else _exports(train, steps)
     kept = exports if keep == "all" else min(exports, 2 if keep == "best" else keep)
-    save: Save = "merged" if train.checkpoint.save == "merged" else "adapter"
     return disk_estimate(
         setup,
-        save=save,
+        save=train.saves,
         checkpoints=kept,
         steps=steps,
         resumes=False,
         tokenizer_bytes=model.copied_bytes,
-        merged_dtype=_DTYPES.get(model.dtype),
+        merged_dtype=None if train.trains_all else _DTYPES.get(model.dtype),
         evaluations=evaluations,
         answers=answers,
     ).total.quantity()

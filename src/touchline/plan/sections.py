@@ -91,7 +91,8 @@ def _chains(plan: Plan) -> Iterator[tuple[str, ...]]:
         if stage is None:
             continue
         if run.link is None:
-            yield run.name, stage, "the base model", "trains a new adapter", "-"
+            what = "all weights" if run.train is not None and run.train.trains_all else "a new adapter"
+            yield run.name, stage, "the base model", f"trains {what}", "-"
         else:
             yield run.name, stage, run.link.parent, _CONTINUES[run.link.continue_], run.link.parent_checkpoint
 
@@ -125,7 +126,7 @@ _RUN_COLUMNS = (
 def _runs(plan: Plan) -> Iterator[tuple[str, ...]]:
     """Yield the cells of the summary table: #, run, model, rank, type, steps, time, memory with its verdict, disk."""
     for number, run in enumerate(plan.runs, 1):
-        rank = "-" if run.train is None else str(run.train.lora.rank)
+        rank = "-" if run.train is None else "all weights" if run.train.trains_all else str(run.train.lora.rank)
         steps = "-" if run.batches is None else str(run.batches.steps)
         time = f"eval only: {measured(run.evaluate_seconds)}" if run.train is None else measured(run.train_seconds)
         memory = "-" if run.train is None else _memory_cell(run, plan)

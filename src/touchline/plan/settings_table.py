@@ -53,11 +53,13 @@ class RunSetting:
 
 
 def nested_settings(run: PlannedRun) -> dict[str, object]:
-    """Return the settings of a run as setup_finetune.yaml groups them."""
-    groups: dict[str, object] = {}
+    """Return the settings of a run as setup_finetune.yaml groups them, without those that do not apply to it."""
+    groups: dict[str, dict[str, dict[str, object]]] = {}
     for name, part in (("train", run.train), ("data", run.data), ("evaluate", run.evaluate)):
         if part is not None:
             groups[name] = json.loads(adapter(type(part)).dump_json(part))
+    if run.train is not None and run.train.trains_all:
+        del groups["train"]["lora"], groups["train"]["checkpoint"]["save"]
     return {**groups, "seed": run.seed}
 
 

@@ -198,8 +198,8 @@ def count_evaluations(evaluate: EvaluateConfig, train: TrainConfig) -> int:
 
 
 def _export_bytes(setup: TrainingSetup, train: TrainConfig) -> int:
-    if train.checkpoint.save == "merged":
-        return model_bytes(setup.shape, setup.base_dtype)
+    if train.saves != "adapter":
+        return model_bytes(setup.shape, setup.weights_dtype)
     return saved_adapter_bytes(setup)
 
 

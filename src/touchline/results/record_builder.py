@@ -15,7 +15,7 @@ from touchline.history.adding import record_of_run
 from touchline.history.files import LoggedRun, find_runs
 from touchline.history.reading import SourcedText
 from touchline.history.record import DatasetFacts, PredictedFacts, RunRecord, WorkFacts
-from touchline.history.training_form import method_fact, quantization_fact
+from touchline.history.training_form import adapter_facts, method_fact, quantization_fact
 from touchline.results.run_result import RunResult
 from touchline.spec.plan import Plan, PlannedRun
 
@@ -116,10 +116,7 @@ def _completed(record: RunRecord, plan: Plan, run: PlannedRun) -> RunRecord:
         training=replace(
             record.training,
             method=method_fact(run.train),
-            rank=_number(run.train.lora.rank, "1"),
-            alpha=_number(run.train.lora.resolved_alpha, "1"),
-            target_modules=SourcedText(value=",".join(sorted(run.train.lora.target_modules))),
-            adapter_dtype=SourcedText(value=run.train.lora.dtype),
+            **adapter_facts(run.train, _number),
             quantization=quantization_fact(run.train),
             learning_rate=_number(run.train.learning_rate, "1"),
         ),

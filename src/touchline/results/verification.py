@@ -194,7 +194,7 @@ def _expected(run: PlannedRun, base: BaseTensors) -> Expected:
         digest=run.digest,
         base=base,
         wanted=run.train.lora,
-        saves=run.train.checkpoint.save,
+        saves=run.train.saves,
         steps=run.batches.steps,
         steps_per_epoch=run.batches.steps_per_epoch,
     )
@@ -215,6 +215,8 @@ def _planned_place(run: PlannedRun, folder: Path, base: BaseTensors) -> RunLocat
 def _adapter_bytes(run: PlannedRun, base: BaseTensors) -> Measured:
     if run.train is None or base.shape is None:
         return Missing(missing="nothing is trained" if run.train is None else "the base is not on this disk")
+    if run.train.trains_all:
+        return Missing(missing="all weights were trained")
     lora = run.train.lora
     size = adapter_file_bytes(base.shape, lora.rank, lora.target_modules, lora.dtype)
     return Quantity(value=size, unit="B", method="by its dimensions")

@@ -13,6 +13,7 @@ from touchline.core.levels import STAGE, Level
 from touchline.spec.controls import shuffled_controls, untrained_controls
 from touchline.spec.document import YamlDocument, error
 from touchline.spec.experiment import Experiment, StageConfig, TrainConfig
+from touchline.spec.methods import method_faults
 from touchline.spec.names import Condition, ModelLabel, run_names, stage_run_names
 from touchline.spec.overlay import setting, with_settings
 from touchline.spec.runs import ParentLink, RunKind, RunSpec
@@ -55,6 +56,8 @@ def expand(experiment: Experiment, labels: Mapping[str, ModelLabel], document: Y
     if tried.findings:
         raise InputError(f"{document.path}: some stages are impossible", findings=tried.findings)
     runs = [run for chain in chains for run in chain]
+    if faults := method_faults(runs, experiment, document):
+        raise InputError(f"{document.path}: some settings do not go with method: full", findings=faults)
     shuffled = shuffled_controls(experiment, chains, labels, document)
     taken = [run.name for run in (*runs, *shuffled)]
     return (*runs, *shuffled, *untrained_controls(experiment, runs, taken, labels, document))

@@ -22,6 +22,8 @@ Fraction = Annotated[float, Gt(0), Lt(1)]
 Text = Annotated[str, MinLen(1)]
 CPU = "cpu"
 """The value of `compute.gpu` that plans for CPUs."""
+CheckpointKind = Literal["adapter", "merged", "full"]
+"""Contents of a checkpoint: adapter only, merged model, or the whole model as trained."""
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_]+")
 
 
@@ -97,7 +99,8 @@ class CheckpointConfig:
     __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
 
     save: Literal["adapter", "merged"] = "adapter"
-    """The adapter alone, or the whole model with the adapter merged into it."""
+    """The adapter alone, or the whole model with the adapter merged into it. With `method: full` always the whole
+    model."""
     every: Literal["epoch"] | CheckpointInterval = "epoch"
     """Interval of checkpoints: at the end of each epoch, or also `{steps: 50}` or `{minutes: 20}`."""
     keep: Literal["all", "best"] | PositiveInt = "all"
@@ -156,11 +159,13 @@ class TrainConfig:
     gradient_checkpointing: bool = False
     """Trade time for memory: recompute activations in the backward pass."""
     base_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Dtype of the frozen base; `auto` takes bfloat16 if the CPU or GPU computes it fast."""
+    """Dtype of the frozen base; `auto` takes bfloat16 if the CPU or GPU computes it fast. With `method: full`, `auto`
+    computes in that dtype and trains weights in float32, which keep small updates; `bfloat16` also trains in it."""
     validate_every_steps: PositiveInt | None = None
     """Validation loss every so many steps; none: at each epoch's end only."""
     method: Literal["lora", "full"] = "lora"
-    """Train an adapter on the frozen base, or all weights."""
+    """Train an adapter on the frozen base, or all weights. With `full`, every checkpoint is a whole model, in the dtype
+    that was trained; keys under `lora` and `checkpoint.save` do not apply, and stages cannot continue such a run."""
     quantization: Literal["none", "nf4", "int8"] = "none"
     """Stored form of the frozen base: its own dtype, 4-bit NormalFloat with nested scales (QLoRA), or 8-bit integers
     (LLM.int8), by bitsandbytes. Training and validation use the quantized base; checkpoints are evaluated on the base
@@ -183,6 +188,23 @@ class TrainConfig:
     """Checkpoints: content and interval."""
     backend: Text = defaults.DEFAULT_BACKEND
     """Trainer."""
+
+    @property
+    def trains_all(self) -> bool:
+        """Return whether all weights are trained."""
+        return self.method == "full"
+
+    @property
+    def trained_dtype(self) -> Literal["float32", "bfloat16"]:
+        """Return the dtype of the trained parameters and of their gradients."""
+        if self.method == "lora":
+            return self.lora.dtype
+        return "bfloat16" if self.base_dtype == "bfloat16" else "float32"
+
+    @property
+    def saves(self) -> CheckpointKind:
+        """Return what a checkpoint holds."""
+        return "full" if self.method == "full" else self.checkpoint.save
 
 
 def as_written(name: str) -> str:
@@ -397,6 +419,7 @@ __all__ = [
     "CPU",
     "CheckpointConfig",
     "CheckpointInterval",
+    "CheckpointKind",
     "ComputeConfig",
     "DataConfig",
     "EvaluateConfig",

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from touchline.core.errors import InputError
 from touchline.core.model_size import split_name
 from touchline.spec.document import YamlDocument, error
-from touchline.spec.experiment import Experiment
+from touchline.spec.experiment import Experiment, TrainConfig
 from touchline.spec.runs import RUN_NAME, RunSpec
 
 _SHORT = {
@@ -79,7 +79,7 @@ def run_names(
             raise InputError(f"{document.path}: run names are not unique", findings=[fault])
         return names
     model = model_parts([c.model for c in conditions], labels)
-    parts = [f"{model[c.model]}_rank{c.experiment.train.lora.rank}" for c in conditions]
+    parts = [f"{model[c.model]}_{_trained(c.experiment.train)}" for c in conditions]
     for part in _further_parts(conditions):
         if not _doubles([p + s for p, s in zip(parts, seeds, strict=True)]):
             break
@@ -87,6 +87,11 @@ def run_names(
     return unique(
         [p + s for p, s in zip(parts, seeds, strict=True)], [(c.model, c.settings, c.seed) for c in conditions]
     )
+
+
+def _trained(train: TrainConfig) -> str:
+    """Return what is trained, as in names: `rank4`, or `full`."""
+    return "full" if train.trains_all else f"rank{train.lora.rank}"
 
 
 def stage_run_names(names: Sequence[str], stages: Sequence[str]) -> list[dict[str, str]]:
@@ -216,6 +221,7 @@ def _from_pattern(
             "data": data[c.experiment.data.path],
             "seed": c.seed,
             **{f"lora_{key}": getattr(train.lora, key) for key in ("rank", "alpha", "dropout")},
+            "method": train.method,
             **{
                 key: getattr(train, key)
                 for key in ("epochs", "global_batch_size", "learning_rate", "max_seq_len", "packed")

@@ -1,4 +1,4 @@
-"""Checkpoint folders of a run (`epoch_0/`, `step_50/`): adapter, tokenizer, marker; and their retention.
+"""Checkpoint folders of a run (`epoch_0/`, `step_50/`): weights, tokenizer, marker; and their retention.
 
 Torch is imported only for checkpoints that are merged.
 """
@@ -26,7 +26,7 @@ from touchline.train.folders import (
 def write_checkpoint(
     config: RunConfig,
     folder: Path,
-    write_adapter: Callable[[Path], str],
+    write_weights: Callable[[Path], str],
     *,
     step: int,
     epoch: int | None,
@@ -37,7 +37,7 @@ def write_checkpoint(
     Args:
         config: the run.
         folder: run folder.
-        write_adapter: writes the adapter into a folder and returns the hash of its weights file.
+        write_weights: writes the adapter or the whole model into a folder and returns the hash of its weights.
         step: optimizer steps done.
         epoch: epoch that it ends; None within an epoch.
         loss: validation loss at this step.
@@ -47,8 +47,8 @@ def write_checkpoint(
     """
     target = folder / (f"step_{step}" if epoch is None else f"epoch_{epoch}")
     with new_folder(target) as temporary, plain_disk_faults():
-        adapter_sha256 = write_adapter(temporary)
-        if config.train.checkpoint.save == "merged":
+        trained_sha256 = write_weights(temporary)
+        if config.train.saves == "merged":
             from touchline.train.export import merge
 
             merge(config, temporary)
@@ -60,13 +60,13 @@ def write_checkpoint(
             experiment=config.experiment,
             run=config.run,
             run_digest=config.run_digest,
-            kind=config.train.checkpoint.save,
+            kind=config.train.saves,
             step=step,
             epoch=epoch,
             validation_loss=loss,
             base_path=config.model.path,
             base_weights_sha256=config.model.weights_sha256,
-            adapter_sha256=adapter_sha256,
+            adapter_sha256=trained_sha256,
             files=describe(temporary),
         )
         (temporary / MARKER_FILE).write_bytes(marker_text(marker))

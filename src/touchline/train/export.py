@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
 import torch
 from peft import PeftModel
 from safetensors.torch import save
-from transformers import AutoConfig
+from torch import nn
+from transformers import AutoConfig, PreTrainedModel
 
 from touchline.backends.run_config import RunConfig
-from touchline.core.files import read_bytes
+from touchline.core.files import read_bytes, sha256_file
 from touchline.core.json_text import parse_json
 from touchline.data.metrics import ExportMarker
 from touchline.train.checkpoints import write_checkpoint
 from touchline.train.folders import (
     ADAPTER_CONFIG_FILE,
     ADAPTER_FILE,
+    GENERATION_CONFIG_FILE,
     STAGE_FILE,
     write_bytes,
 )
@@ -26,7 +29,7 @@ from touchline.train.model import class_of
 
 
 def export(
-    model: PeftModel,
+    model: nn.Module,
     config: RunConfig,
     folder: Path,
     inheritance: Inheritance | None = None,
@@ -37,8 +40,8 @@ def export(
 ) -> tuple[Path, ExportMarker]:
     """Write `epoch_<epoch>/`, or `step_<step>/` within an epoch, replacing an existing folder.
 
-    If an adapter was merged into the base before the training, the saved adapter contains it too, so it loads on the
-    original base.
+    If all weights were trained, it holds the whole model. If an adapter was merged into the base before the training,
+    the saved adapter contains it too, so it loads on the original base.
 
     Raises:
         HostError: the disk is full or not writable; no partial folder is left.
@@ -46,11 +49,35 @@ def export(
     return write_checkpoint(
         config,
         folder,
-        lambda temporary: _write_adapter(model, temporary, inheritance),
+        lambda temporary: _write_weights(model, config, temporary, inheritance),
         step=step,
         epoch=epoch,
         loss=loss,
     )
+
+
+def _write_weights(model: nn.Module, config: RunConfig, folder: Path, inheritance: Inheritance | None) -> str:
+    if isinstance(model, PeftModel):
+        return _write_adapter(model, folder, inheritance)
+    assert isinstance(model, PreTrainedModel)
+    return _write_model(model, Path(config.model.path), folder)
+
+
+def _write_model(model: PreTrainedModel, base: Path, folder: Path) -> str:
+    """Write the whole model in its trained dtype, with its base's configuration. Return the hash of the weights."""
+    before = model.config.use_cache
+    model.config.use_cache = AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False).use_cache
+    try:
+        with torch.no_grad():
+            model.save_pretrained(folder)
+    finally:
+        model.config.use_cache = before
+    # What generation starts from stays that of the base, which is copied.
+    (folder / GENERATION_CONFIG_FILE).unlink(missing_ok=True)
+    shards = sorted(folder.glob("*.safetensors"))
+    if len(shards) == 1:
+        return sha256_file(shards[0])
+    return hashlib.sha256("".join(map(sha256_file, shards)).encode()).hexdigest()
 
 
 def _write_adapter(model: PeftModel, folder: Path, inheritance: Inheritance | None) -> str:

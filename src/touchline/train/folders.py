@@ -124,6 +124,7 @@ def plain_disk_faults() -> Iterator[None]:
 MARKER_FILE = "touchline.json"
 ADAPTER_FILE = "adapter_model.safetensors"
 ADAPTER_CONFIG_FILE = "adapter_config.json"
+GENERATION_CONFIG_FILE = "generation_config.json"
 STAGE_FILE = "stage_adapter.safetensors"
 """Adapter of one stage by itself, if earlier ones were merged into the base; `ADAPTER_FILE` then combines all of them.
 """

@@ -111,7 +111,7 @@ def read_inheritance(parent: ParentCheckpoint) -> Inheritance:
     )
 
 
-def with_initial(inheritance: Inheritance | None, model: PeftModel, lora: LoraConfig) -> Inheritance | None:
+def with_initial(inheritance: Inheritance | None, model: nn.Module, lora: LoraConfig) -> Inheritance | None:
     """Return the inheritance, with the change that the initialization of a new adapter made to the base.
 
     PiSSA and OLoRA start from factors of the weight and subtract them from it: W = W0 - s B0 A0. On the original base,

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from touchline.backends.peft.layout import PADDED, SHARED, BatchLayout, SequenceBatch, arrange
 from touchline.core.catalog import RenderedExample
 from touchline.data.metrics import IsolationProof
-from touchline.train.model import TargetLoss, scoring
+from touchline.train.model import TargetLoss, base_of, scoring
 
 EXAMPLES = 4
 """Number of compared examples; a leak shows from the second on."""
@@ -51,7 +51,7 @@ def prove(
     with scoring(target_loss.model):
         together = _means(target_loss, rows, len(examples))
         alone = np.concatenate([_means(target_loss, arrange([example], PADDED), 1) for example in examples])
-        vocabulary = int(target_loss.model.get_base_model().get_input_embeddings().weight.shape[0])
+        vocabulary = int(base_of(target_loss.model).get_input_embeddings().weight.shape[0])
         generator = np.random.default_rng(seed)
         leak = 0.0
         for row, segment in _ends(rows):

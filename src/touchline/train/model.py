@@ -1,4 +1,4 @@
-"""Base model with its adapter, and the loss of the label tokens."""
+"""Model that is trained, a base with its adapter or as a whole, and the loss of the label tokens."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def class_of(config: PretrainedConfig) -> Any:
 
 
 def load_base(config: Recipe, machine: Machine, attention: str) -> nn.Module:
-    """Load the frozen base on its device.
+    """Load the base on its device: frozen, or with all its weights trained.
 
     Raises:
         HostError: it is to be quantized, and bitsandbytes is not installed.
@@ -91,7 +91,7 @@ def load_base(config: Recipe, machine: Machine, attention: str) -> nn.Module:
     shape = AutoConfig.from_pretrained(config.model.path, local_files_only=True, trust_remote_code=False)
     model = class_of(shape).from_pretrained(
         config.model.path,
-        dtype=machine.base_dtype,
+        dtype=dtype_of_base(config, machine),
         attn_implementation=attention,
         quantization_config=quantized,
         # Weights are quantized where they are placed, and are not moved afterwards.
@@ -99,24 +99,59 @@ def load_base(config: Recipe, machine: Machine, attention: str) -> nn.Module:
         local_files_only=True,
     )
     keep_trainable_layout(model)
-    return _frozen(model, machine)
+    return _placed(model, config, machine)
 
 
 def random_base(config: Recipe, machine: Machine, attention: str) -> nn.Module:
-    """Return a frozen base of the same configuration with random weights, equal in memory and time."""
+    """Return a base of the same configuration with random weights, equal in memory and time."""
     shape = AutoConfig.from_pretrained(config.model.path, local_files_only=True, trust_remote_code=False)
     torch.manual_seed(config.seed)
     # Made where it is used: a GPU draws billions of numbers in a moment, a processor in minutes.
     with torch.device(machine.device):
-        model = class_of(shape).from_config(shape, dtype=machine.base_dtype, attn_implementation=attention)
-    return _frozen(model, machine)
+        model = class_of(shape).from_config(shape, dtype=dtype_of_base(config, machine), attn_implementation=attention)
+    return _placed(model, config, machine)
 
 
-def _frozen(model: PreTrainedModel, machine: Machine) -> nn.Module:
+def dtype_of_base(config: Recipe, machine: Machine) -> torch.dtype:
+    """Return the dtype of the base's weights: what it computes in, or what is trained."""
+    return torch_dtype(config.train.trained_dtype) if config.train.trains_all else machine.base_dtype
+
+
+def _placed(model: PreTrainedModel, config: Recipe, machine: Machine) -> nn.Module:
     model.config.use_cache = False
-    model.requires_grad_(False)
+    model.requires_grad_(config.train.trains_all)
     base: nn.Module = model if is_quantized(model) else model.to(machine.device)
     return base
+
+
+def to_trained(base: nn.Module, config: Recipe, *, inherits: bool = False) -> nn.Module:
+    """Return the model that is trained: the base itself, or with a new adapter.
+
+    Args:
+        base: the base.
+        config: settings.
+        inherits: whether a parent's adapter will replace the new one, so that its initial weights do not count.
+
+    Raises:
+        InputError: the base has no layer of the given names.
+    """
+    if config.train.trains_all:
+        whole: nn.Module = _checkpointing(base, config)
+        return whole
+    return attach_adapter(base, config, inherits=inherits)
+
+
+def _checkpointing(model: Any, config: Recipe) -> Any:
+    """Return the model, with gradient checkpointing as the settings say."""
+    if config.train.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return model
+
+
+def base_of(model: nn.Module) -> PreTrainedModel:
+    """Return the base below an adapter, or the model itself if it has none."""
+    found: PreTrainedModel = model.get_base_model() if isinstance(model, PeftModel) else model
+    return found
 
 
 def attach_adapter(base: nn.Module, config: Recipe, *, inherits: bool = False) -> PeftModel:
@@ -164,13 +199,12 @@ def attach_adapter(base: nn.Module, config: Recipe, *, inherits: bool = False) -
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.to(dtype)
-    if config.train.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    return model
+    attached: PeftModel = _checkpointing(model, config)
+    return attached
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the adapter parameters by name, in model order."""
+    """Return the trained parameters by name, in model order."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
@@ -186,8 +220,8 @@ class TargetLoss:
     is the widest layer, and most positions predict no label. Logit transformations of the model still apply.
 
     Args:
-        model: base with its adapter.
-        machine: device and dtype; a bfloat16 base with a float32 adapter runs in bfloat16 autocast.
+        model: base with its adapter, or trained as a whole.
+        machine: device and dtype; float32 parameters trained in a bfloat16 computation run in bfloat16 autocast.
         leaves_casts: whether the adapter's own casts of its input stay, for a trainer that is not ours.
         label_smoothing: probability mass spread over all tokens, in training mode only.
         neftune_alpha: noise on the embeddings, in training mode only; None for none.
@@ -196,7 +230,7 @@ class TargetLoss:
 
     def __init__(
         self,
-        model: PeftModel,
+        model: nn.Module,
         machine: Machine,
         *,
         leaves_casts: bool = False,
@@ -211,14 +245,14 @@ class TargetLoss:
         self._neftune_alpha = neftune_alpha
         self._sources: Tensor | None = None
         self._noise: Tensor | None = None
-        adapter = {parameter.dtype for parameter in trainable(model).values()}
-        self.autocast = machine.base_dtype != torch.float32 and adapter == {torch.float32}
+        trained = {parameter.dtype for parameter in trainable(model).values()}
+        self.autocast = machine.base_dtype != torch.float32 and trained == {torch.float32}
         if self.autocast and not leaves_casts:
             # Autocast makes the one cast that is needed; PEFT would cast the input up first.
             for module in model.modules():
                 if isinstance(module, BaseTunerLayer):
                     module.cast_input_dtype_enabled = False
-        base = model.get_base_model()
+        base = base_of(model)
         base.get_output_embeddings().register_forward_pre_hook(self._keep_sources)
         if neftune_alpha is not None:
             base.get_input_embeddings().register_forward_hook(self._add_noise)
@@ -351,12 +385,12 @@ def mean_loss(target_loss: TargetLoss, rows: Sequence[SequenceBatch]) -> tuple[f
 
 
 @contextlib.contextmanager
-def attending(model: PeftModel, implementation: str, usual: str) -> Iterator[None]:
+def attending(model: nn.Module, implementation: str, usual: str) -> Iterator[None]:
     """Use another attention implementation for the length of a block; masks work with all of them."""
     if implementation == usual:
         yield
         return
-    base = model.get_base_model()
+    base = base_of(model)
     base.set_attn_implementation(implementation)
     try:
         yield

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import psutil
 import torch
-from peft import PeftModel
 from safetensors import SafetensorError
 from torch import nn
 
@@ -41,10 +40,11 @@ from touchline.train.machine import (
 from touchline.train.model import (
     TargetLoss,
     add_gradient,
-    attach_adapter,
     attention_for,
+    base_of,
     load_base,
     random_base,
+    to_trained,
     trainable,
 )
 from touchline.train.optimizers import OPTIMIZER_NAMES, optimizer_for
@@ -188,19 +188,19 @@ class _Probe:
     def __init__(self, request: ProbeRequest, machine: Machine) -> None:
         self._request = request
         self._machine = machine
-        self._model: PeftModel | None = None
+        self._model: nn.Module | None = None
         self._loading_bytes: int | None = None
         self.step_seconds: list[float] = []
         self.work: ProbeWork | None = None
 
     def load(self) -> None:
-        """Load base and adapter like the trainer."""
+        """Load what is trained like the trainer."""
         request, machine = self._request, self._machine
         attention = attention_for(machine, request.width)
         base = _base(request, machine, attention)
         count = sum(parameter.numel() for parameter in base.parameters())
-        model = attach_adapter(base, request)
-        vocabulary = int(model.get_base_model().get_input_embeddings().weight.shape[0])
+        model = to_trained(base, request)
+        vocabulary = int(base_of(model).get_input_embeddings().weight.shape[0])
         self._examples, self._layout = invented(request, vocabulary)
         self._model = model
         self.work = ProbeWork(

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from peft import PeftModel
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
@@ -26,10 +25,10 @@ from touchline.train.log import LOG
 from touchline.train.machine import Machine, library_versions, select_device
 from touchline.train.model import (
     TargetLoss,
-    attach_adapter,
     attention_for,
     dropout_in,
     load_base,
+    to_trained,
     trainable,
 )
 from touchline.train.optimizers import OPTIMIZER_NAMES, optimizer_for, pack_optimizer, unpack_optimizer
@@ -45,10 +44,10 @@ class Session:
     """Planned inputs."""
     machine: Machine
     """Device and dtype."""
-    model: PeftModel
-    """Base with its adapter."""
+    model: nn.Module
+    """Base with its adapter, or trained as a whole."""
     parameters: dict[str, nn.Parameter]
-    """Adapter parameters."""
+    """Trained parameters."""
     optimizer: torch.optim.Optimizer
     """Optimizer of the parameters."""
     target_loss: TargetLoss
@@ -81,7 +80,7 @@ class Session:
 
 
 def build_session(inputs: Inputs, saved: tuple[Path, ResumeState] | None, ancestry: Ancestry | None = None) -> Session:
-    """Load the base, attach the adapter, choose and test the layout, and restore a saved state.
+    """Load the base, attach an adapter if one is trained, choose and test the layout, and restore a saved state.
 
     For a new stage, the parent's adapter is inserted or merged into the base, and its lineage is proved.
 
@@ -97,7 +96,7 @@ def build_session(inputs: Inputs, saved: tuple[Path, ResumeState] | None, ancest
     machine = select_device(train.base_dtype)
     assert isinstance(train.packed, bool)
     obstacle = None
-    if train.lora.dropout > 0:
+    if train.lora.dropout > 0 and not train.trains_all:
         obstacle = "no prefix is shared, because its dropout would be shared with it"
     elif train.neftune_alpha is not None:
         obstacle = "no prefix is shared, because its noise would be shared with it"
@@ -110,7 +109,7 @@ def build_session(inputs: Inputs, saved: tuple[Path, ResumeState] | None, ancest
     base = load_base(config, machine, attention)
     inheritance = None if ancestry is None else take_over(ancestry)
     rounding = merge_into(base, {} if inheritance is None else inheritance.merged)
-    model = attach_adapter(base, config, inherits=inheritance is not None and inheritance.own is not None)
+    model = to_trained(base, config, inherits=inheritance is not None and inheritance.own is not None)
     below = with_initial(inheritance, model, train.lora)
     if layout.share_prefix and dropout_in(model) > 0:
         layout = BatchLayout(row_tokens=train.max_seq_len) if train.packed else PADDED
@@ -168,7 +167,7 @@ def attempt_row(session: Session, attempt: int, setup_seconds: float) -> Attempt
         base_dtype=machine.choice.dtype,
         base_dtype_requested=config.train.base_dtype,
         base_dtype_reason=machine.choice.reason,
-        adapter_dtype=config.train.lora.dtype,
+        adapter_dtype=config.train.trained_dtype,
         attention=session.attention,
         layout=session.layout.name,
         layout_reason=session.layout_reason,
@@ -306,13 +305,13 @@ def unpack_state(
     """Restore a saved state into parameters and optimizer. Return the random states.
 
     Raises:
-        ValueError: the state is of another adapter.
+        ValueError: the state is of other parameters.
     """
     saved = load_file(folder / ADAPTER_FILE)
     if {name: value.shape for name, value in saved.items()} != {
         name: value.shape for name, value in parameters.items()
     }:
-        raise ValueError(f"{folder / ADAPTER_FILE} holds another adapter")
+        raise ValueError(f"{folder / ADAPTER_FILE} holds other parameters")
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(saved[name])

@@ -132,7 +132,7 @@ def _build(request: SimulationRequest) -> nn.Module:
         model = transformers.AutoModelForCausalLM.from_config(
             config,
             attn_implementation="eager" if setup.attention == "eager" else "sdpa",
-            dtype=_DTYPES[setup.base_dtype],
+            dtype=_DTYPES[setup.weights_dtype],
         )
     model.config.use_cache = False
     if setup.attention == "fused":
@@ -234,9 +234,11 @@ def _forward(model: nn.Module, request: SimulationRequest) -> tuple[Tensor, obje
     setup, batch = request.setup, request.batch
     base: Any = model.get_base_model() if setup.method != "full" else model  # type: ignore[operator]
     token_ids = torch.zeros((batch.rows, batch.width), dtype=torch.long)
-    mixed = setup.adapter_dtype == "float32" and setup.base_dtype != "float32" and setup.method != "full"
+    mixed = setup.adapter_dtype == "float32" and setup.base_dtype != "float32"
     autocast = torch.autocast(
-        "cpu", dtype=_DTYPES[setup.base_dtype], enabled=mixed and request.float32_adapters != "promoted"
+        "cpu",
+        dtype=_DTYPES[setup.base_dtype],
+        enabled=mixed and (setup.is_mixed or request.float32_adapters != "promoted"),
     )
     if request.loop == "trainer":
         with autocast:

@@ -12,7 +12,7 @@ from touchline.backends.planned_order import planned_batches
 from touchline.backends.planning import common_fixed_settings, forecast_batches, training_setup
 from touchline.backends.protocol import Backend, ExampleLengths, FixedSetting
 from touchline.backends.run_config import run_config, run_config_text
-from touchline.backends.training_limits import MOST_DEVICES, adapter_faults, limit_faults
+from touchline.backends.training_limits import MOST_DEVICES, adapter_faults, full_faults, limit_faults
 from touchline.core.catalog import ModelInfo
 from touchline.core.estimate import TrainingSetup
 from touchline.core.finding import Finding
@@ -41,7 +41,6 @@ class PeftBackend:
         shuffled_labels=True,
         vision=True,
         values={
-            "method": ("lora",),
             "dataloader_workers": (0,),
         },
     )
@@ -52,7 +51,7 @@ class PeftBackend:
 
     def faults(self, model: ModelInfo, train: TrainConfig, devices: int = 1) -> tuple[Finding, ...]:
         """Return the settings that this trainer does not support for this model."""
-        return (*limit_faults(model, train, devices), *adapter_faults(train))
+        return (*limit_faults(model, train, devices), *adapter_faults(train), *full_faults(model, train))
 
     def setup(
         self, train: TrainConfig, shape: ModelShape, machine: TargetMachine, width: int, devices: int = 1
@@ -87,7 +86,7 @@ class PeftBackend:
 
 def _is_noisy(train: TrainConfig) -> bool:
     """Return True if noise of the training would be shared with a prefix."""
-    return train.lora.dropout > 0 or train.neftune_alpha is not None
+    return (train.lora.dropout > 0 and not train.trains_all) or train.neftune_alpha is not None
 
 
 BACKEND: Backend = PeftBackend()

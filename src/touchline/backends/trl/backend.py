@@ -18,7 +18,7 @@ from touchline.backends.planning import (
 )
 from touchline.backends.protocol import Backend, ExampleLengths, FixedSetting
 from touchline.backends.run_config import change_comment, require_training, run_yaml
-from touchline.backends.training_limits import MOST_DEVICES, adapter_faults, limit_faults
+from touchline.backends.training_limits import MOST_DEVICES, adapter_faults, full_faults, limit_faults
 from touchline.backends.trl.batching import TrlBatching
 from touchline.core.catalog import ModelInfo
 from touchline.core.estimate import TrainingSetup
@@ -34,6 +34,7 @@ from touchline.spec.write import to_yaml
 _SCRIPT = "finetune.py"
 _HEADER = """\
 # Training of run {run}: arguments of trl.SFTConfig (sft), peft.LoraConfig (lora) and of the model's loading.
+# Without lora, all weights are trained.
 # finetune.py reads it; the learning rate of each step follows train.schedule in run.yaml.
 """
 _BATCHING = TrlBatching(planned_order=True)
@@ -49,7 +50,6 @@ class TrlBackend:
         shuffled_labels=True,
         packing_keeps_steps=False,
         values={
-            "method": ("lora",),
             "optimizer": tuple(HF_OPTIMIZERS),
             "lora.dtype": ("float32",),
         },
@@ -61,7 +61,7 @@ class TrlBackend:
 
     def faults(self, model: ModelInfo, train: TrainConfig, devices: int = 1) -> tuple[Finding, ...]:
         """Return the settings that this trainer does not support for this model."""
-        return (*limit_faults(model, train, devices), *adapter_faults(train))
+        return (*limit_faults(model, train, devices), *adapter_faults(train), *full_faults(model, train))
 
     def setup(
         self, train: TrainConfig, shape: ModelShape, machine: TargetMachine, width: int, devices: int = 1
@@ -101,7 +101,8 @@ class TrlBackend:
 
 
 def trainer_settings(run: PlannedRun, plan: Plan) -> dict[str, object]:
-    """Return the content of finetune.yaml: arguments of SFTConfig, LoraConfig and of the model's loading.
+    """Return the content of finetune.yaml: arguments of SFTConfig, LoraConfig and of the model's loading. Without
+    LoraConfig, all weights are trained.
 
     Raises:
         ValueError: the run trains nothing.
@@ -129,10 +130,16 @@ def trainer_settings(run: PlannedRun, plan: Plan) -> dict[str, object]:
         "report_to": "none",
     }
     settings: dict[str, object] = {
-        "model": {"path": plan.models[run.model].path, "dtype": base_dtype, "attn_implementation": "sdpa"},
+        "model": {
+            "path": plan.models[run.model].path,
+            "dtype": train.trained_dtype if train.trains_all else base_dtype,
+            "attn_implementation": "sdpa",
+        },
         "sft": {key: value for key, value in sft.items() if value is not None},
-        "lora": lora_settings(train.lora, inherits=run.link is not None and run.link.continue_ == "adapter"),
     }
+    if not train.trains_all:
+        inherits = run.link is not None and run.link.continue_ == "adapter"
+        settings["lora"] = lora_settings(train.lora, inherits=inherits)
     if train.quantization == "nf4":
         settings["quantization"] = {
             "load_in_4bit": True,

@@ -9,14 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 from touchline.data.shards import Tensor
 from touchline.results.verification_types import CheckpointFault
 from touchline.results.verifying.bases import BaseTensors, finite
 from touchline.results.verifying.fit import LoraFactors, fit_faults, is_layer
 from touchline.results.verifying.values import listed
-from touchline.spec.experiment import LoraConfig
+from touchline.spec.experiment import CheckpointKind, LoraConfig
 
 ADAPTER_FILE: Final = "adapter_model.safetensors"
 ADAPTER_CONFIG: Final = "adapter_config.json"
@@ -196,7 +196,7 @@ class Expected:
     """Base model."""
     wanted: LoraConfig | None = None
     """Planned adapter."""
-    saves: Literal["adapter", "merged"] | None = None
+    saves: CheckpointKind | None = None
     """Planned form."""
     steps: int | None = None
     """Optimizer steps of the whole training."""

@@ -157,8 +157,9 @@ def _completeness(read: Read, expected: Expected) -> Iterator[CheckpointFault]:
             if name in expected.base.files and name not in names:
                 message = f"{expected.base.name} has it, and every checkpoint gets a copy"
                 yield CheckpointFault(code="missing-file", file=name, message=message)
-    if expected.saves == "merged" and adapters and not models:
-        yield CheckpointFault(code="wrong-kind", file=None, message="an adapter alone, and a merged model was planned")
+    if expected.saves in ("merged", "full") and adapters and not models:
+        message = f"an adapter alone, and a {expected.saves} model was planned"
+        yield CheckpointFault(code="wrong-kind", file=None, message=message)
     if expected.saves == "adapter" and models:
         yield CheckpointFault(code="wrong-kind", file=None, message="a whole model, and an adapter was planned")
 
