@@ -135,17 +135,17 @@ def to_trained(base: nn.Module, config: Recipe, *, inherits: bool = False) -> nn
     Raises:
         InputError: the base has no layer of the given names.
     """
-    if config.train.trains_all:
-        whole: nn.Module = _checkpointing(base, config)
-        return whole
-    return attach_adapter(base, config, inherits=inherits)
+    if not config.train.trains_all:
+        adapted: nn.Module = attach_adapter(base, config, inherits=inherits)
+        return adapted
+    _set_checkpointing(base, config)
+    return base
 
 
-def _checkpointing(model: Any, config: Recipe) -> Any:
-    """Return the model, with gradient checkpointing as the settings say."""
+def _set_checkpointing(model: Any, config: Recipe) -> None:
+    """Turn gradient checkpointing on as the settings say."""
     if config.train.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    return model
 
 
 def base_of(model: nn.Module) -> PreTrainedModel:
@@ -199,8 +199,8 @@ def attach_adapter(base: nn.Module, config: Recipe, *, inherits: bool = False) -
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.to(dtype)
-    attached: PeftModel = _checkpointing(model, config)
-    return attached
+    _set_checkpointing(model, config)
+    return model
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
