@@ -33,7 +33,20 @@ _VERBS: tuple[str, ...] = (
     "results",
     "collect",
 )
-_VERBS += ("report", "compare", "export", "clean", "demo", "estimate", "probe", "pack", "place", "optimize", "doctor")
+_VERBS += (
+    "report",
+    "compare",
+    "export",
+    "clean",
+    "demo",
+    "estimate",
+    "probe",
+    "pack",
+    "place",
+    "optimize",
+    "doctor",
+    "selftest",
+)
 _ROOMS = ("plan", "run", "results", "report", "evaluate", "estimate")
 """Verbs that are also the names of packages."""
 

@@ -47,7 +47,18 @@ ALLOWED = {
     ("run/selection.py", "peft"): "the library",
     **{
         (f"train/{name}.py", "peft"): "that backend's program"
-        for name in ("machine", "simulate", "hf", "isolation", "lineage", "loop", "model", "probe_steps", "setup")
+        for name in (
+            "machine",
+            "simulate",
+            "hf",
+            "isolation",
+            "lineage",
+            "loop",
+            "model",
+            "probe_steps",
+            "selftest_checks",
+            "setup",
+        )
     },
 }
 

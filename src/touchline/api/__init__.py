@@ -25,6 +25,7 @@
     pack      sequence lengths            -> packed sequences              `pack_write`, `pack_check_isolation`
     history_* training logs               -> run records                   the evidence of later plans
     doctor    this machine, its cluster   -> what is missing
+    selftest  this machine                -> checked steps, memory, speed  measurements go to the history
 
 Verbs take and return values and print nothing. `on_progress` receives counts, `on_message` one sentence at a time.
 """
@@ -58,6 +59,7 @@ from touchline.api.sizing import (
     place,
     place_experiment,
     probe,
+    selftest,
 )
 from touchline.core.callbacks import MessageCallback, ProgressCallback, ignore_message
 from touchline.core.errors import InputError, PolicyError
@@ -121,6 +123,7 @@ __all__ = [
     "probe",
     "report",
     "results",
+    "selftest",
 ]
 
 

@@ -18,12 +18,14 @@ if TYPE_CHECKING:
     from touchline.data.packing.handoff import Handoff
     from touchline.data.packing.isolation import IsolationCheck
     from touchline.history.probe import ProbeReport
+    from touchline.history.selftest import SelftestReport
     from touchline.plan.estimate_result import EstimateAnswer
     from touchline.plan.local.estimating import EstimateRequest
     from touchline.plan.local.packing import PackRequest
     from touchline.plan.placement.types import Cluster, PlaceJob, Placement
     from touchline.run.allocation import PlaceRequest
     from touchline.run.optimising import Optimised, OptimiseRequest
+    from touchline.run.selftest import ProgressRows
 
 
 def estimate(request: EstimateRequest, settings: UserConfig) -> EstimateAnswer:
@@ -66,6 +68,30 @@ def probe(
     planned = read_planned(source)
     chosen = selected(planned.plan, run)[0] if run is not None else heaviest(planned.plan)
     return probe_run(planned, chosen, settings, limit_bytes=limit_bytes, on_message=on_message)
+
+
+def selftest(
+    settings: UserConfig,
+    *,
+    quick: bool = False,
+    model: Path | None = None,
+    on_progress: ProgressRows | None = None,
+) -> SelftestReport:
+    """Check this machine: losses and gradients of the trainer, memory against the estimate, speed.
+
+    Args:
+        settings: where the models and the history are.
+        quick: fewer sizes.
+        model: folder of a model to measure instead of random weights of public shapes.
+        on_progress: receives the row of the self-test, with the time left.
+
+    Raises:
+        InputError: the folder holds no model.
+        HostError: the packages for training are not installed.
+    """
+    from touchline.run.selftest import selftest as check_node
+
+    return check_node(settings, quick=quick, model=model, on_progress=on_progress)
 
 
 def optimize(source: Path, settings: UserConfig, request: OptimiseRequest, *, apply: bool = False) -> Optimised:

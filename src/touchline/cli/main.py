@@ -46,6 +46,7 @@ from touchline.cli.output import (
 from touchline.cli.packing import pack_app
 from touchline.cli.placing import RENAMED_OPTIMIZE, RENAMED_PLACE, optimize, place
 from touchline.cli.reporting import report
+from touchline.cli.selftesting import selftest
 from touchline.cli.starting import init
 from touchline.cli.stating import stated_pairs
 from touchline.cli.watching import logs, status
@@ -405,7 +406,7 @@ def _say_report(source: Path) -> None:
 _COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     EXPERIMENT: (init, demo, check, plan, prepare, run, resume, evaluate, clean),
     LOOK: (status, logs, results, report, compare, collect, export),
-    CLUSTER: (submit, cancel, place, doctor),
+    CLUSTER: (submit, cancel, place, doctor, selftest),
     EVIDENCE: (estimate, probe, optimize),
 }
 """Commands in the order of the help."""

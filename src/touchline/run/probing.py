@@ -56,33 +56,16 @@ def probe(
         RunsFailedError: the first try failed for another reason.
     """
     if command is None:
-        _require_packages()
+        require_packages()
     tries: list[ProbeTry] = []
 
     def try_one(size: int) -> Trial:
         batch = batches[size]
-        wanted = replace(
-            request,
-            rows=batch.rows,
-            width=batch.width,
-            label_tokens=batch.label_tokens,
-            gpu_in_use_before_bytes=gpu_in_use_bytes(),
-        )
         if on_message is not None:
             on_message(f"try {len(tries) + 1}: micro-batch {size}, {batch.rows} × {batch.width:,} tokens")
-        ended = run_try(wanted, host_limit_bytes, timeout_seconds, command)
-        if ended.fault is not None and not any(one.answer for one in tries):
-            raise _error(ended.fault)
-        one = ProbeTry(
-            micro_batch_size=size,
-            batch=batch,
-            outcome=ended.outcome,
-            wall_seconds=ended.wall_seconds,
-            seen_bytes=ended.seen_bytes,
-            limit_bytes=host_limit_bytes,
-            answer=ended.answer,
-            message=ended.message,
-        )
+        one, fault = try_batch(request, size, batch, host_limit_bytes, timeout_seconds, command)
+        if fault is not None and not any(one.answer for one in tries):
+            raise _error(fault)
         tries.append(one)
         if on_message is not None:
             on_message(f"  {describe(one)}")
@@ -106,6 +89,45 @@ def probe(
         recommended=found.recommended,
         ended=f"{found.ended.value}{'; that was no lack of memory' if unproven else ''}",
     )
+
+
+def try_batch(
+    request: ProbeRequest,
+    size: int,
+    batch: MicroBatch,
+    host_limit_bytes: int,
+    timeout_seconds: float = TIMEOUT_SECONDS,
+    command: Sequence[str] | None = None,
+) -> tuple[ProbeTry, ProbeFault | None]:
+    """Try one micro-batch in a separate process. Return the try, and the error that prevented it.
+
+    Args:
+        request: request; rows, width and labels are those of the micro-batch.
+        size: micro-batch size, in examples.
+        batch: micro-batch.
+        host_limit_bytes: host memory limit.
+        timeout_seconds: timeout.
+        command: program that tries; the trainer's own if None.
+    """
+    wanted = replace(
+        request,
+        rows=batch.rows,
+        width=batch.width,
+        label_tokens=batch.label_tokens,
+        gpu_in_use_before_bytes=gpu_in_use_bytes(),
+    )
+    ended = run_try(wanted, host_limit_bytes, timeout_seconds, command)
+    one = ProbeTry(
+        micro_batch_size=size,
+        batch=batch,
+        outcome=ended.outcome,
+        wall_seconds=ended.wall_seconds,
+        seen_bytes=ended.seen_bytes,
+        limit_bytes=host_limit_bytes,
+        answer=ended.answer,
+        message=ended.message,
+    )
+    return one, ended.fault
 
 
 def describe(one: ProbeTry) -> str:
@@ -134,9 +156,14 @@ def _error(fault: ProbeFault) -> TouchlineError:
     return kinds.get(fault.kind, RunsFailedError)(fault.message, expected=fault.expected, hint=fault.hint)
 
 
-def _require_packages() -> None:
+def require_packages() -> None:
+    """Refuse to start without the training packages.
+
+    Raises:
+        HostError: one is not installed.
+    """
     absent = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if absent:
         raise HostError(
-            f"a probe needs {', '.join(absent)}, which this environment has not", hint=install_hint("train")
+            f"training steps need {', '.join(absent)}, which this environment has not", hint=install_hint("train")
         )

@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="touchline: %(message)s")
-    answers = _take_stdout()
+    answers = take_stdout()
     reply = _reply(options.request, attached=options.attached)
     os.write(answers, _REPLY.dump_json(reply) + b"\n")
     return 0 if reply.fault is None else _CODES[reply.fault.kind]
@@ -80,7 +80,7 @@ def read_request(path: Path | None, *, attached: bool = False) -> ProbeRequest:
                 data = stream.read(REQUEST_LIMIT_BYTES)
         elif attached:
             data = sys.stdin.buffer.readline(REQUEST_LIMIT_BYTES)
-            _end_with_parent()
+            end_with_parent()
         else:
             data = sys.stdin.buffer.read(REQUEST_LIMIT_BYTES)
         return _REQUEST.validate_json(data)
@@ -107,7 +107,7 @@ def _measure(request: ProbeRequest) -> ProbeAnswer:
     return measure(request)
 
 
-def _take_stdout() -> int:
+def take_stdout() -> int:
     """Return a descriptor of stdout for the answer alone; all other output goes to stderr from now on."""
     sys.stdout.flush()
     answers = os.dup(1)
@@ -115,7 +115,7 @@ def _take_stdout() -> int:
     return answers
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """End this process when its caller ends, even if that is killed.
 
     On Linux the kernel sends KILL; otherwise, or if the parent has ended already, the closed stdin is detected.

@@ -1,0 +1,98 @@
+"""Result of `touchline selftest`: the checks of a node, each ok, failed, or not run here with the reason.
+
+Memory and speed are tries of a probe (`history.probe`), and are stored in the history as such.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from touchline.core.quantity import Measured, Missing
+
+SELFTEST_SCHEMA_VERSION = 1
+
+
+class Section(StrEnum):
+    """Part of the self-test."""
+
+    CORRECTNESS = "correctness"
+    """Losses, gradients, isolation and resuming of the trainer on this device."""
+    MEMORY = "memory"
+    """Measured memory of micro-batches against the estimate."""
+    SPEED = "speed"
+    """Tokens per second of a training step."""
+
+
+class Verdict(StrEnum):
+    """Verdict of a check."""
+
+    OK = "ok"
+    """It ran, and its figures are within their limits, if it has any."""
+    FAILED = "failed"
+    """It ended otherwise, or a figure is beyond its limit."""
+    NOT_RUN = "not run here"
+    """This node lacks something that it needs."""
+
+
+class StepCheck(StrEnum):
+    """Check made by the trainer's program, on tiny models with random weights."""
+
+    DEVICE = "device"
+    BFLOAT16 = "bfloat16"
+    KERNELS = "SDPA kernels"
+    PRODUCTS = "matrix products"
+    LLAMA_FLOAT32 = "llama-like, float32"
+    QWEN_FLOAT32 = "qwen-like, float32"
+    GEMMA_FLOAT32 = "gemma-like, float32"
+    LLAMA_BFLOAT16 = "llama-like, bfloat16"
+    QWEN_BFLOAT16 = "qwen-like, bfloat16"
+    GEMMA_BFLOAT16 = "gemma-like, bfloat16"
+    PACKED = "packed rows isolated"
+    PREFIX = "shared prefix isolated"
+    RESUME = "resume after a stop"
+    QLORA = "QLoRA step"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NodeCheck:
+    """Check of a node."""
+
+    section: Section
+    """Part that it belongs to."""
+    name: str
+    """Subject: `llama-like, bfloat16`, `1B, packed 2,048, peft`."""
+    verdict: Verdict
+    """Verdict."""
+    figures: Mapping[str, Measured] = field(default_factory=dict)
+    """Measured numbers by name."""
+    estimates: Mapping[str, Measured] = field(default_factory=dict)
+    """Estimates of figures, by the same names."""
+    message: str = ""
+    """Facts without a number, or why it failed."""
+    reason: Missing | None = None
+    """Why it was not run; None if it was."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SelftestReport:
+    """Report of `touchline selftest`."""
+
+    schema_version: int = SELFTEST_SCHEMA_VERSION
+    """Version of this form."""
+    touchline_version: str
+    """Version of touchline."""
+    machine: str
+    """Device: the first visible GPU, or the CPU with its threads."""
+    quick: bool
+    """Whether the shorter set was run."""
+    seconds: float
+    """Duration."""
+    checks: tuple[NodeCheck, ...]
+    """Checks, in order."""
+
+    @property
+    def failed(self) -> int:
+        """Return the number of failed checks."""
+        return sum(check.verdict is Verdict.FAILED for check in self.checks)
