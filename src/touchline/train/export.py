@@ -15,8 +15,6 @@ from transformers import AutoConfig, PreTrainedModel
 from touchline.backends.run_config import RunConfig
 from touchline.core.files import read_bytes, sha256_file
 from touchline.core.json_text import parse_json
-from touchline.data.metrics import ExportMarker
-from touchline.train.checkpoints import write_checkpoint
 from touchline.train.folders import (
     ADAPTER_CONFIG_FILE,
     ADAPTER_FILE,
@@ -28,35 +26,12 @@ from touchline.train.inherit import Inheritance, adapter_tensors, combine, combi
 from touchline.train.model import class_of
 
 
-def export(
-    model: nn.Module,
-    config: RunConfig,
-    folder: Path,
-    inheritance: Inheritance | None = None,
-    *,
-    step: int,
-    epoch: int | None,
-    loss: float | None,
-) -> tuple[Path, ExportMarker]:
-    """Write `epoch_<epoch>/`, or `step_<step>/` within an epoch, replacing an existing folder.
+def write_weights(model: nn.Module, config: RunConfig, folder: Path, inheritance: Inheritance | None) -> str:
+    """Write the adapter, or the whole model if all weights were trained. Return the hash of its weights.
 
-    If all weights were trained, it holds the whole model. If an adapter was merged into the base before the training,
-    the saved adapter contains it too, so it loads on the original base.
-
-    Raises:
-        HostError: the disk is full or not writable; no partial folder is left.
+    If an adapter was merged into the base before the training, the saved adapter contains it too, so it loads on the
+    original base.
     """
-    return write_checkpoint(
-        config,
-        folder,
-        lambda temporary: _write_weights(model, config, temporary, inheritance),
-        step=step,
-        epoch=epoch,
-        loss=loss,
-    )
-
-
-def _write_weights(model: nn.Module, config: RunConfig, folder: Path, inheritance: Inheritance | None) -> str:
     if isinstance(model, PeftModel):
         return _write_adapter(model, folder, inheritance)
     assert isinstance(model, PreTrainedModel)

@@ -16,7 +16,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,18 +43,14 @@ from touchline.core.files import disk_errors, open_regular, read_bytes, read_tex
 from touchline.core.json_text import parse_json
 from touchline.core.quantity import Measured, MemoryKind, Missing, Quantity
 from touchline.core.units import plural
-from touchline.data.machine import load_1min
-from touchline.data.metrics import AttemptRow, CheckpointRow, EndRow, MetricsRow, ScoringSetup, StepRow, ValidationRow
 from touchline.data.versions import stack_versions
-from touchline.spec.experiment import accumulation_steps
-from touchline.train.checkpoints import drop_old_exports, write_checkpoint
-from touchline.train.completion import FINAL_LOSS_STEPS, write_completion
 from touchline.train.failures import refuse_nonsense
 from touchline.train.folders import ADAPTER_CONFIG_FILE, ADAPTER_FILE, remove_folder, remove_leftovers
-from touchline.train.inputs import CONFIG_LIMIT_BYTES, Inputs, items_sha256, load_inputs, read_config
-from touchline.train.log import LOG, ConsoleProgress, MetricsLog
+from touchline.train.inputs import CONFIG_LIMIT_BYTES, Inputs, load_inputs, read_config
+from touchline.train.log import LOG, MetricsLog
 from touchline.train.process import exit_code_of
-from touchline.train.resume import EpochEnd, ResumeState, adopt_resume, find_resume
+from touchline.train.record import TrainingRecord, TrainingSetup
+from touchline.train.resume import adopt, find_resume
 from touchline.train.run import METRICS, RESUME_FOLDER, Stop, is_done
 
 RUN_VARIABLE = "TOUCHLINE_RUN_FOLDER"
@@ -172,7 +167,8 @@ def run_external(folder: Path, stop: Stop) -> bool:
         step=0 if saved is None else saved[1].step,
     )
     with MetricsLog(folder / METRICS) as log:
-        complete = Driver(inputs, folder, log, stop, None if saved is None else saved[1], begun).run(trainer, launch)
+        record = TrainingRecord(inputs, folder, log, None if saved is None else saved[1])
+        complete = Driver(inputs, folder, record, stop, begun).run(trainer, launch)
     if complete:
         _remove_work(folder)
     return complete
@@ -190,29 +186,16 @@ class Driver:
     Args:
         inputs: planned inputs.
         folder: run folder.
-        log: metrics.jsonl.
+        record: record of the training.
         stop: stop request.
-        state: training state that the program resumes from.
         begun: monotonic time of the process's start.
     """
 
-    def __init__(
-        self, inputs: Inputs, folder: Path, log: MetricsLog, stop: Stop, state: ResumeState | None, begun: float
-    ) -> None:
+    def __init__(self, inputs: Inputs, folder: Path, record: TrainingRecord, stop: Stop, begun: float) -> None:
         self._inputs, self._config = inputs, inputs.config
-        self._folder, self._log, self._stop, self._begun = folder, log, stop, begun
-        self._resumes = state is not None
-        self._step = 0 if state is None else state.step
-        self._elapsed = 0.0 if state is None else state.elapsed_seconds
-        self._validation_seconds = 0.0 if state is None else state.validation_seconds
-        self._losses = deque(() if state is None else state.recent_losses, maxlen=FINAL_LOSS_STEPS)
-        self._validation: tuple[int, float] | None = None
-        if state is not None and state.validation_loss is not None:
-            self._validation = (state.step, state.validation_loss)
-        self._epoch_ends = [] if state is None else list(state.epoch_ends)
-        self._started: _Started | None = None
+        self._folder, self._record, self._stop, self._begun = folder, record, stop, begun
+        self._memory_kind: MemoryKind = "process"
         self._failed: _Failed | None = None
-        self._progress = ConsoleProgress(self._config.batches.steps, self._step)
 
     def run(self, trainer: ExternalTrainer, launch: Launch) -> bool:
         """Start the program and follow it to its end. Return True if the training is complete."""
@@ -220,13 +203,11 @@ class Driver:
         LOG.info("run %s: %s", self._config.run, " ".join(command))
         with _program(command, self._folder) as process:
             self._follow(process)
-        if self._step == self._config.batches.steps and self._epoch_ends_complete():
-            self._end("done")
-            self._complete()
+        if self._record.complete:
+            self._record.finish()
             return True
         if self._stop.asked:
-            self._end(f"stopped by {self._stop.reason}")
-            LOG.info("stopped after step %d; rerun the same command to resume", self._step)
+            self._record.stop(self._stop)
             return False
         raise self._failure(trainer, process.returncode)
 
@@ -261,215 +242,72 @@ class Driver:
             ) from error
         match row:
             case _Started():
-                self._started = row
-                self._progress = ConsoleProgress(self._config.batches.steps, self._step)
-                self._log.write(self._attempt_row(row))
+                self._take_start(row)
             case _Step():
                 self._take_step(row)
             case _Validated():
-                self._take_validation(row)
+                self._record.end_validation(row.loss, row.target_tokens, row.seconds)
             case _Saved():
                 self._take_saved(row)
             case _Failed():
                 self._failed = row
 
+    def _take_start(self, row: _Started) -> None:
+        train = self._config.train
+        self._memory_kind = "allocated" if row.device_kind == "cuda" else "process"
+        setup = TrainingSetup(
+            device=row.device,
+            device_kind=row.device_kind,
+            threads=row.threads,
+            versions={**stack_versions(("touchline",), None), **row.versions},
+            base_dtype=row.base_dtype,
+            adapter_dtype=row.adapter_dtype,
+            attention=row.attention,
+            optimizer=row.optimizer,
+            trainable_parameters=row.trainable_parameters,
+            row_tokens=train.max_seq_len if train.packed else None,
+        )
+        self._record.begin(setup, self._begun)
+
     def _take_step(self, row: _Step) -> None:
         refuse_nonsense(self._config.run, row.step, row.loss, row.grad_norm)
-        self._step = row.step
-        self._elapsed += row.seconds
-        self._losses.append(row.loss)
-        cuda = self._started is not None and self._started.device_kind == "cuda"
-        self._log.write(
-            StepRow(
-                event="step",
-                attempt=self._log.attempt,
-                step=row.step,
-                epoch=(row.step - 1) // self._config.batches.steps_per_epoch,
-                time_unix=time.time(),
-                seconds=row.seconds,
-                elapsed_seconds=self._elapsed,
-                loss=row.loss,
-                learning_rate=row.learning_rate,
-                grad_norm=row.grad_norm,
-                examples=row.examples,
-                micro_batches=row.micro_batches,
-                real_tokens=row.real_tokens,
-                padded_tokens=row.padded_tokens,
-                squared_widths=row.squared_widths,
-                target_tokens=row.target_tokens,
-                peak_memory=_peak(row.peak_memory, "allocated" if cuda else "process"),
-                peak_memory_reserved=_peak(row.peak_memory_reserved, "reserved"),
-                cpu_percent=row.cpu_percent,
-                gpu_percent=Missing(missing="not measured by this trainer"),
-                load_1min=load_1min(),
-            )
+        self._record.end_step(
+            row.step,
+            seconds=row.seconds,
+            loss=row.loss,
+            learning_rate=row.learning_rate,
+            grad_norm=row.grad_norm,
+            examples=row.examples,
+            micro_batches=row.micro_batches,
+            real_tokens=row.real_tokens,
+            padded_tokens=row.padded_tokens,
+            squared_widths=row.squared_widths,
+            target_tokens=row.target_tokens,
+            peak_memory=_peak(row.peak_memory, self._memory_kind),
+            peak_memory_reserved=_peak(row.peak_memory_reserved, "reserved"),
+            cpu_percent=row.cpu_percent,
+            gpu_percent=Missing(missing="not measured by this trainer"),
         )
-        self._progress.step(row.step, row.loss, row.real_tokens / row.seconds)
-
-    def _take_validation(self, row: _Validated) -> None:
-        self._validation = (row.step, row.loss)
-        self._validation_seconds += row.seconds
-        self._log.write(
-            ValidationRow(
-                event="validation",
-                attempt=self._log.attempt,
-                step=row.step,
-                epoch=max(row.step - 1, 0) // self._config.batches.steps_per_epoch,
-                time_unix=time.time(),
-                seconds=row.seconds,
-                elapsed_seconds=self._validation_seconds,
-                loss=row.loss,
-                examples=len(self._inputs.validation),
-                target_tokens=row.target_tokens,
-            )
-        )
-        LOG.info("step %d/%d  validation loss %.4f", row.step, self._config.batches.steps, row.loss)
 
     def _take_saved(self, row: _Saved) -> None:
-        work = self._folder / WORK_FOLDER
+        config, work = self._config, self._folder / WORK_FOLDER
         if row.adapter is not None:
-            begun = time.monotonic()
-            loss = self._validation[1] if self._validation is not None and self._validation[0] == row.step else None
-            if row.epoch is not None:
-                others = [end for end in self._epoch_ends if end.epoch != row.epoch]
-                self._epoch_ends = [*others, EpochEnd(epoch=row.epoch, loss=loss)]
-            path, marker = write_checkpoint(
-                self._config,
-                self._folder,
-                lambda temporary: _take_adapter(self._config, work / str(row.adapter), temporary),
-                step=row.step,
-                epoch=row.epoch,
-                loss=loss,
-            )
-            size = sum(file.size for file in marker.files.values())
-            self._record("export", row.step, path.name, size, row.seconds + time.monotonic() - begun)
-            LOG.info("saved %s (%s, step %d)", path.name, marker.kind, row.step)
-            for name in drop_old_exports(self._config, self._folder):
-                LOG.info("removed %s (keep: %s)", name, self._config.train.checkpoint.keep)
-            shutil.rmtree(work / row.adapter, ignore_errors=True)
+            adapter = work / row.adapter
+            self._record.export(row.epoch, lambda folder: _take_adapter(config, adapter, folder), row.seconds)
+            shutil.rmtree(adapter, ignore_errors=True)
         if row.state is not None:
-            begun = time.monotonic()
-            path = adopt_resume(work / row.state, self._folder / RESUME_FOLDER, self._resume_state(row.step))
-            size = sum(each.stat().st_size for each in path.iterdir())
-            name = f"{RESUME_FOLDER}/{path.name}"
-            self._record("resume", row.step, name, size, row.seconds + time.monotonic() - begun)
-
-    # ---- records ----------------------------------------------------------------------------------------------------
-
-    def _record(self, kind: Literal["export", "resume"], step: int, name: str, size: int, seconds: float) -> None:
-        self._log.write(
-            CheckpointRow(
-                event="checkpoint",
-                attempt=self._log.attempt,
-                step=step,
-                time_unix=time.time(),
-                seconds=seconds,
-                kind=kind,
-                name=name,
-                size_bytes=size,
-            )
-        )
-
-    def _end(self, reason: str) -> None:
-        row: MetricsRow = EndRow(
-            event="end", attempt=self._log.attempt, step=self._step, time_unix=time.time(), reason=reason
-        )
-        self._log.write(row)
-
-    def _epoch_ends_complete(self) -> bool:
-        return {end.epoch for end in self._epoch_ends} >= {self._config.train.epochs - 1}
-
-    def _complete(self) -> None:
-        started = self._started
-        assert started is not None, "a trainer that made steps wrote its row first"
-        items = self._inputs.validation
-        write_completion(
-            self._folder,
-            self._config,
-            steps=self._step,
-            recent_losses=self._losses,
-            validation_loss=None if self._validation is None else self._validation[1],
-            epoch_ends=self._epoch_ends,
-            elapsed_seconds=self._elapsed,
-            validation_seconds=self._validation_seconds,
-            trainable_parameters=started.trainable_parameters,
-            scoring=ScoringSetup(
-                items_sha256=items_sha256(items),
-                examples=len(items),
-                micro_batch_size=self._inputs.batches.micro_batch_size,
-                row_tokens=self._config.train.max_seq_len if self._config.train.packed else None,
-                share_prefix=False,
-                base_dtype=started.base_dtype,
-                attention=started.attention,
-                device_kind=started.device_kind,
-            ),
-        )
+            state = work / row.state
+            self._record.save(lambda folder: adopt(state, folder), seconds=row.seconds)
 
     def _failure(self, trainer: ExternalTrainer, status: int) -> RunsFailedError:
         """Return the error of a program that ended before the last step."""
         name, failed = trainer.environment.name, self._failed
         said = f"exit status {status}" if failed is None else f"{failed.kind}: {failed.message[:300]}"
-        message = (
-            f"run {self._config.run}: {name} ended after step {self._step} of {self._config.batches.steps}: {said}"
-        )
+        done = f"step {self._record.step} of {self._config.batches.steps}"
+        message = f"run {self._config.run}: {name} ended after {done}: {said}"
         if failed is not None and failed.out_of_memory:
             return TrainingOutOfMemoryError(message, hint="a smaller train.micro_batch_size")
         return RunsFailedError(message, expected="the planned steps; what was saved before is untouched")
-
-    def _resume_state(self, step: int) -> ResumeState:
-        assert self._started is not None, "a trainer that saves wrote its row first"
-        return ResumeState(
-            run_digest=self._config.run_digest,
-            batches_digest=self._config.batches.digest,
-            step=step,
-            threads=self._started.threads,
-            boundary_pending=False,
-            elapsed_seconds=self._elapsed,
-            validation_seconds=self._validation_seconds,
-            recent_losses=tuple(self._losses),
-            validation_loss=None if self._validation is None else self._validation[1],
-            epoch_ends=tuple(self._epoch_ends),
-            files={},
-        )
-
-    def _attempt_row(self, row: _Started) -> AttemptRow:
-        config, train = self._config, self._config.train
-        batches = self._inputs.batches
-        label = self._inputs.train[0].answer_ids
-        packed = bool(train.packed)
-        return AttemptRow(
-            event="resume" if self._resumes else "start",
-            attempt=self._log.attempt,
-            time_unix=time.time(),
-            from_step=self._step,
-            run=config.run,
-            run_digest=config.run_digest,
-            steps=config.batches.steps,
-            versions={**stack_versions(("touchline",), None), **row.versions},
-            device=row.device,
-            device_kind=row.device_kind,
-            threads=row.threads,
-            base_dtype=row.base_dtype,
-            base_dtype_requested=train.base_dtype,
-            base_dtype_reason="the trainer's config",
-            adapter_dtype=row.adapter_dtype,
-            attention=row.attention,
-            layout="packed" if packed else "padded",
-            layout_reason="packed by the trainer's own packer" if packed else "not packed",
-            packed_requested=packed,
-            isolation=None,
-            gradient_checkpointing=train.gradient_checkpointing,
-            optimizer=row.optimizer,
-            micro_batch_size=batches.micro_batch_size,
-            gradient_accumulation_steps=accumulation_steps(
-                train.global_batch_size, batches.micro_batch_size, config.batches.data_parallel_size
-            ),
-            global_batch_size=train.global_batch_size,
-            trainable_parameters=row.trainable_parameters,
-            label_text=self._inputs.renderer.decode(label, keep_special=True),
-            label_tokens=len(label),
-            setup_seconds=time.monotonic() - self._begun,
-        )
 
 
 def _peak(size: int | None, kind: MemoryKind) -> Measured:

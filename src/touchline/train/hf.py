@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,38 +25,22 @@ from touchline.backends.run_config import RunConfig
 from touchline.core.errors import PlanDriftError
 from touchline.core.files import read_text_bounded
 from touchline.core.quantity import NO_EVIDENCE, Measured
-from touchline.data.machine import load_1min
-from touchline.data.metrics import (
-    AttemptRow,
-    CheckpointRow,
-    EndRow,
-    MetricsRow,
-    ScoringSetup,
-    StepRow,
-    ValidationRow,
-)
-from touchline.train.checkpoints import drop_old_exports
-from touchline.train.completion import FINAL_LOSS_STEPS, write_completion
-from touchline.train.export import export
+from touchline.data.metrics import ScoringSetup
+from touchline.train.export import write_weights
 from touchline.train.failures import refuse_nonsense, refuse_out_of_memory
 from touchline.train.folders import remove_folder, remove_leftovers
 from touchline.train.inherit import Inheritance, merge_into, with_initial
-from touchline.train.inputs import CONFIG_LIMIT_BYTES, Inputs, items_sha256, load_inputs, path_of_config, read_config
-from touchline.train.lineage import lineage_row, prove_lineage, take_over
-from touchline.train.log import LOG, ConsoleProgress, MetricsLog
-from touchline.train.machine import (
-    MemorySampler,
-    Stopwatch,
-    gpu_meter,
-    library_versions,
-    select_device,
-)
-from touchline.train.model import TargetLoss, arrange_by_length, scoring
+from touchline.train.inputs import CONFIG_LIMIT_BYTES, Inputs, load_inputs, path_of_config, read_config
+from touchline.train.lineage import prove_lineage, take_over
+from touchline.train.log import LOG
+from touchline.train.machine import MemorySampler, Stopwatch, gpu_meter, library_versions, select_device
+from touchline.train.model import TargetLoss, arrange_by_length, mean_loss
 from touchline.train.parallel import Processes, is_member, processes
 from touchline.train.parent import Ancestry, Lineage, resolve_parent
 from touchline.train.quantization import keep_trainable_layout
-from touchline.train.resume import EpochEnd, ResumeState, adopt_resume, find_resume
-from touchline.train.run import METRICS, RESUME_FOLDER, Stop, is_done
+from touchline.train.record import TrainingRecord, TrainingSetup
+from touchline.train.resume import ResumeState, adopt, find_resume
+from touchline.train.run import RESUME_FOLDER, Stop, is_done, open_log
 from touchline.train.schedule import learning_rate
 
 IGNORED = -100
@@ -246,58 +229,42 @@ class _Recorder(TrainerCallback):  # type: ignore[misc]
         self._trainer = trainer
         self._planned = planned
         self._config = planned.config
-        self._steps = planned.config.batches.steps
         self._machine = select_device(planned.config.train.base_dtype)
         self._model = trainer.accelerator.unwrap_model(trainer.model)
         keep_trainable_layout(self._model)
         self._inheritance = with_initial(planned.inheritance, self._model, planned.config.train.lora)
         self._target_loss = TargetLoss(self._model, self._machine, leaves_casts=True)
         self._gpu = gpu_meter(self._machine)
-        state = None if planned.saved is None else planned.saved[1]
-        self._state = state
-        self._elapsed = 0.0 if state is None else state.elapsed_seconds
-        self._validation_seconds = 0.0 if state is None else state.validation_seconds
-        self._losses = deque(() if state is None else state.recent_losses, maxlen=FINAL_LOSS_STEPS)
-        self._validation_loss = None if state is None else state.validation_loss
-        self._epoch_ends = [] if state is None else list(state.epoch_ends)
-        self._step = 0 if state is None else state.step
         self._counts = _Counts()
         self._loss = torch.zeros((), dtype=torch.float64)
         self._watch = Stopwatch()
-        self._row: dict[str, Any] = {}
-        self._saved_at = self._exported_at = time.monotonic()
+        self._measured: dict[str, Any] = {}
         self._stopping = False
-        self._lineage: Lineage | None = None
 
     def run(self) -> bool:
         """Train or resume. Return True if the training is complete."""
-        planned = self._planned
-        self._log = MetricsLog(planned.folder / METRICS) if planned.group.is_first else None
-        try:
-            self._prove_lineage()
-            self._write(self._attempt_row())
-            if self._lineage is not None:
-                self._write(lineage_row(self._lineage, self._attempt))
-            if self._step == 0:
-                self._validate()
-            self._progress = ConsoleProgress(self._steps, self._step)
-            with MemorySampler(self._machine) as self._memory:
-                resumes = None if planned.saved is None else str(planned.saved[0])
-                self._trainer.train(resume_from_checkpoint=resumes)
+        planned, setup = self._planned, self._setup()
+        with open_log(planned.folder, planned.group) as log:
+            path, state = planned.saved or (None, None)
+            self._record = TrainingRecord(planned.inputs, planned.folder, log, state)
+            try:
+                lineage = self._prove_lineage(setup.scoring(planned.inputs))
+                self._record.begin(setup, planned.begun, lineage)
+                if self._record.step == 0:
+                    self._validate()
+                with MemorySampler(self._machine) as self._memory:
+                    self._trainer.train(resume_from_checkpoint=None if path is None else str(path))
+            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                refuse_out_of_memory(error, self._config.run, self._record.step + 1)
+                raise
             return self._finish()
-        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            refuse_out_of_memory(error, self._config.run, self._step + 1)
-            raise
-        finally:
-            if self._log is not None:
-                self._log.__exit__(None, None, None)
 
-    def _prove_lineage(self) -> None:
+    def _prove_lineage(self, scoring: ScoringSetup) -> Lineage | None:
         """Insert a parent's adapter that is trained further, and verify that the stage starts from it."""
         ancestry, inheritance = self._planned.ancestry, self._planned.inheritance
         if ancestry is None or inheritance is None or ancestry.proved is not None:
-            return
-        self._lineage = prove_lineage(ancestry, inheritance, self._target_loss, self._scoring(), self._planned.rounding)
+            return None
+        return prove_lineage(ancestry, inheritance, self._target_loss, scoring, self._planned.rounding)
 
     # ---- what the trainer computes ------------------------------------------------------------------------------
 
@@ -335,16 +302,9 @@ class _Recorder(TrainerCallback):  # type: ignore[misc]
         seconds, (cpu_percent,) = self._watch.seconds(), group.sums([self._watch.cpu_percent()])
         self._memory.watch(active=False)
         peak, reserved = group.peaks(self._memory.peaks())
-        self._step = state.global_step
-        self._elapsed += seconds
         loss, counts = self._gathered()
-        self._losses.append(loss)
-        self._row = {
-            "step": self._step,
-            "epoch": (self._step - 1) // self._config.batches.steps_per_epoch,
-            "time_unix": time.time(),
+        self._measured = {
             "seconds": seconds,
-            "elapsed_seconds": self._elapsed,
             "loss": loss,
             "examples": counts.examples,
             "micro_batches": counts.micro_batches,
@@ -356,7 +316,6 @@ class _Recorder(TrainerCallback):  # type: ignore[misc]
             "peak_memory_reserved": reserved,
             "cpu_percent": cpu_percent,
             "gpu_percent": self._gpu(),
-            "load_1min": load_1min(),
         }
         self._counts, self._loss = _Counts(), torch.zeros((), dtype=torch.float64)
 
@@ -369,189 +328,64 @@ class _Recorder(TrainerCallback):  # type: ignore[misc]
         **named: Any,
     ) -> None:
         """Write the step's row, and run what is due after it: validation, checkpoint, saved state."""
-        if logs is None or "grad_norm" not in logs or self._row.get("step") != state.global_step:
+        if logs is None or "grad_norm" not in logs or not self._measured:
             return
-        row = StepRow(
-            event="step",
-            attempt=self._attempt,
-            learning_rate=logs["learning_rate"],
-            grad_norm=logs["grad_norm"],
-            **self._row,
-        )
-        refuse_nonsense(self._config.run, row.step, row.loss, row.grad_norm)
-        self._write(row)
-        self._progress.step(self._step, row.loss, row.real_tokens / row.seconds)
-        self._row = {}
+        step, rate, norm = state.global_step, logs["learning_rate"], logs["grad_norm"]
+        refuse_nonsense(self._config.run, step, self._measured["loss"], norm)
+        self._record.end_step(step, learning_rate=rate, grad_norm=norm, **self._measured)
+        self._measured = {}
         self._boundary(control)
         self._watch = Stopwatch()
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **named: Any) -> None:
         """Turn what the trainer saved into a training state that is complete or not there."""
         self._planned.group.barrier()
-        if self._planned.group.is_first:
-            watch = Stopwatch()
-            folder = self._planned.folder / RESUME_FOLDER
-            path = adopt_resume(folder / f"checkpoint-{state.global_step}", folder, self._resume_state())
-            self._record("resume", f"{RESUME_FOLDER}/{path.name}", _size(path), watch)
-        self._saved_at = time.monotonic()
+        checkpoint = self._planned.folder / RESUME_FOLDER / f"checkpoint-{state.global_step}"
+        self._record.save(lambda folder: adopt(checkpoint, folder))
         self._watch = Stopwatch()
 
     # ---- between the steps --------------------------------------------------------------------------------------
 
     def _boundary(self, control: TrainerControl) -> None:
-        train = self._config.train
-        epoch_ends = self._step % self._config.batches.steps_per_epoch == 0
-        every = train.validate_every_steps
-        validated = epoch_ends or (every is not None and self._step % every == 0)
-        loss = self._validate() if validated else None
-        if epoch_ends:
-            epoch = self._step // self._config.batches.steps_per_epoch - 1
-            self._epoch_ends = [
-                *(end for end in self._epoch_ends if end.epoch != epoch),
-                EpochEnd(epoch=epoch, loss=loss),
-            ]
-        due = time.monotonic() - self._saved_at >= 60 * train.checkpoint.resume_minutes
-        flags = (self._planned.stop.asked, epoch_ends or due, epoch_ends or self._export_due())
-        stop, save, saves_checkpoint = map(bool, self._planned.group.maxima([float(flag) for flag in flags]))
-        if saves_checkpoint:
-            self._export(self._step // self._config.batches.steps_per_epoch - 1 if epoch_ends else None, loss)
-        last = self._step == self._steps
-        control.should_save = (stop or save) and not last
-        if stop and not last:
+        record, epoch = self._record, self._record.ended_epoch
+        if record.validation_due:
+            self._validate()
+        flags = (self._planned.stop.asked, epoch is not None or record.state_due, record.export_due)
+        stop, save, export_due = map(bool, self._planned.group.maxima([float(flag) for flag in flags]))
+        if export_due:
+            record.export(epoch, lambda folder: write_weights(self._model, self._config, folder, self._inheritance))
+        control.should_save = (stop or save) and not record.complete
+        if stop and not record.complete:
             self._stopping = control.should_training_stop = True
 
-    def _export_due(self) -> bool:
-        every = self._config.train.checkpoint.every
-        if every == "epoch":
-            return False
-        if every.steps is not None:
-            return self._step % every.steps == 0
-        return every.minutes is not None and time.monotonic() - self._exported_at >= 60 * every.minutes
-
-    def _validate(self) -> float | None:
-        """Return the mean loss over the label tokens of the validation split; None if it is empty.
+    def _validate(self) -> None:
+        """Score the validation split, if there is one.
 
         Each process scores a share of the items, by the same code as touchline's own trainer.
         """
-        items = self._planned.inputs.validation
-        if not items:
-            return None
-        watch = Stopwatch()
-        micro = self._planned.inputs.batches.micro_batch_size
-        rows = arrange_by_length(items, PADDED, micro)
-        total, targets = 0.0, 0
-        with scoring(self._model):
-            for each in self._planned.group.rounds(rows):
-                if each is not None:
-                    total += self._target_loss(each).double().sum().item()
-                    targets += len(each.labels)
-        total, count = self._planned.group.sums([total, targets])
-        self._validation_loss = total / count
-        self._validation_seconds += watch.seconds()
-        self._write(
-            ValidationRow(
-                event="validation",
-                attempt=self._attempt,
-                step=self._step,
-                epoch=max(self._step - 1, 0) // self._config.batches.steps_per_epoch,
-                time_unix=time.time(),
-                seconds=watch.seconds(),
-                elapsed_seconds=self._validation_seconds,
-                loss=self._validation_loss,
-                examples=len(items),
-                target_tokens=int(count),
-            )
-        )
-        LOG.info("step %d/%d  validation loss %.4f", self._step, self._steps, self._validation_loss)
-        return self._validation_loss
-
-    def _export(self, epoch: int | None, loss: float | None) -> None:
-        if self._planned.group.is_first:
+        inputs, group = self._planned.inputs, self._planned.group
+        if inputs.validation:
             watch = Stopwatch()
-            path, marker = export(
-                self._model,
-                self._config,
-                self._planned.folder,
-                self._inheritance,
-                step=self._step,
-                epoch=epoch,
-                loss=loss,
-            )
-            self._record("export", path.name, sum(file.size for file in marker.files.values()), watch)
-            LOG.info("saved %s (%s, step %d)", path.name, marker.kind, self._step)
-            for name in drop_old_exports(self._config, self._planned.folder):
-                LOG.info("removed %s (keep: %s)", name, self._config.train.checkpoint.keep)
-        self._exported_at = time.monotonic()
+            rows = arrange_by_length(inputs.validation, PADDED, inputs.batches.micro_batch_size)
+            loss, targets = mean_loss(self._target_loss, group.rounds(rows), group)
+            self._record.end_validation(loss, targets, watch.seconds())
 
     def _finish(self) -> bool:
-        if self._step < self._steps:
-            if not self._stopping:
-                raise PlanDriftError(
-                    f"the trainer ended after step {self._step} of {self._steps}",
-                    expected="the planned steps",
-                    hint="touchline plan",
-                )
-            self._end(f"stopped by {self._planned.stop.reason or 'another process'}")
-            LOG.info("stopped after step %d; rerun the same command to resume", self._step)
+        if self._record.complete:
+            self._record.finish()
+            if self._planned.group.is_first:
+                remove_folder(self._planned.folder / RESUME_FOLDER)
+            return True
+        if self._stopping:
+            self._record.stop(self._planned.stop)
             return False
-        if self._planned.group.is_first:
-            self._end("done")
-            write_completion(
-                self._planned.folder,
-                self._config,
-                steps=self._step,
-                recent_losses=self._losses,
-                validation_loss=self._validation_loss,
-                epoch_ends=self._epoch_ends,
-                elapsed_seconds=self._elapsed,
-                validation_seconds=self._validation_seconds,
-                trainable_parameters=self._trainable(),
-                scoring=self._scoring(),
-            )
-            remove_folder(self._planned.folder / RESUME_FOLDER)
-        return True
+        raise PlanDriftError(
+            f"the trainer ended after step {self._record.step} of {self._config.batches.steps}",
+            expected="the planned steps",
+            hint="touchline plan",
+        )
 
     # ---- records ------------------------------------------------------------------------------------------------
-
-    @property
-    def _attempt(self) -> int:
-        return 0 if self._log is None else self._log.attempt
-
-    def _write(self, row: MetricsRow) -> None:
-        if self._log is not None:
-            self._log.write(row)
-
-    def _record(self, kind: str, name: str, size_bytes: int, watch: Stopwatch) -> None:
-        self._write(
-            CheckpointRow(
-                event="checkpoint",
-                attempt=self._attempt,
-                step=self._step,
-                time_unix=time.time(),
-                seconds=watch.seconds(),
-                kind="export" if kind == "export" else "resume",
-                name=name,
-                size_bytes=size_bytes,
-            )
-        )
-
-    def _end(self, reason: str) -> None:
-        self._write(EndRow(event="end", attempt=self._attempt, step=self._step, time_unix=time.time(), reason=reason))
-
-    def _resume_state(self) -> ResumeState:
-        return ResumeState(
-            run_digest=self._config.run_digest,
-            batches_digest=self._config.batches.digest,
-            step=self._step,
-            threads=self._machine.threads,
-            boundary_pending=False,
-            elapsed_seconds=self._elapsed,
-            validation_seconds=self._validation_seconds,
-            recent_losses=tuple(self._losses),
-            validation_loss=self._validation_loss,
-            epoch_ends=tuple(self._epoch_ends),
-            files={},
-        )
 
     def _gathered(self) -> tuple[float, _Counts]:
         """Return loss and token counts of a step over all processes."""
@@ -559,64 +393,20 @@ class _Recorder(TrainerCallback):  # type: ignore[misc]
         loss, *counts = self._planned.group.sums([self._loss.item(), *map(float, own.values())])
         return loss / self._planned.group.size, _Counts(*map(int, counts))
 
-    def _trainable(self) -> int:
-        return sum(parameter.numel() for parameter in self._model.parameters() if parameter.requires_grad)
-
-    def _scoring(self) -> ScoringSetup:
-        items = self._planned.inputs.validation
-        return ScoringSetup(
-            items_sha256=items_sha256(items),
-            examples=len(items),
-            micro_batch_size=self._planned.inputs.batches.micro_batch_size,
-            row_tokens=None,
-            share_prefix=False,
-            base_dtype=self._machine.choice.dtype,
-            attention=self._attention,
-            device_kind=self._machine.kind,
-        )
-
-    @property
-    def _attention(self) -> str:
-        return str(self._planned.settings["model"]["attn_implementation"])
-
-    def _attempt_row(self) -> AttemptRow:
-        planned, machine, config = self._planned, self._machine, self._config
-        arguments = self._trainer.args
-        label = planned.inputs.train[0].answer_ids
-        packed = bool(config.train.packed)
-        return AttemptRow(
-            event="start" if self._state is None else "resume",
-            attempt=self._attempt,
-            time_unix=time.time(),
-            from_step=self._step,
-            run=config.run,
-            run_digest=config.run_digest,
-            steps=self._steps,
-            versions=library_versions(),
+    def _setup(self) -> TrainingSetup:
+        machine, optimizer = self._machine, self._trainer.args.optim
+        trained = [parameter for parameter in self._model.parameters() if parameter.requires_grad]
+        return TrainingSetup(
             device=machine.device_name,
             device_kind=machine.kind,
             threads=machine.threads,
+            versions=library_versions(),
             base_dtype=machine.choice.dtype,
-            base_dtype_requested=config.train.base_dtype,
             base_dtype_reason=machine.choice.reason,
-            adapter_dtype=str(next(p.dtype for p in self._model.parameters() if p.requires_grad)).removeprefix(
-                "torch."
-            ),
-            attention=self._attention,
-            layout="packed" if packed else "padded",
-            layout_reason="packed by the trainer's own packer" if packed else "not packed",
-            packed_requested=packed,
-            isolation=None,
-            gradient_checkpointing=config.train.gradient_checkpointing,
-            optimizer=str(getattr(arguments.optim, "value", arguments.optim)),
-            micro_batch_size=arguments.per_device_train_batch_size,
-            gradient_accumulation_steps=arguments.gradient_accumulation_steps,
-            global_batch_size=config.train.global_batch_size,
-            trainable_parameters=self._trainable(),
-            label_text=planned.inputs.renderer.decode(label, keep_special=True),
-            label_tokens=len(label),
-            setup_seconds=time.monotonic() - planned.begun,
-            data_parallel_size=config.batches.data_parallel_size,
+            adapter_dtype=str(trained[0].dtype).removeprefix("torch."),
+            attention=str(self._planned.settings["model"]["attn_implementation"]),
+            optimizer=str(getattr(optimizer, "value", optimizer)),
+            trainable_parameters=sum(parameter.numel() for parameter in trained),
         )
 
 
@@ -657,10 +447,6 @@ class _Counts:
         else:
             self.examples += int(labeled.sum())
             self.squared_widths += ids.shape[0] * ids.shape[1] ** 2
-
-
-def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
 
 
 def train_planned(train: Callable[[PlannedTraining], bool], stop: Stop, folder: Path) -> bool:

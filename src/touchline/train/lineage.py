@@ -20,7 +20,7 @@ from touchline.core.catalog import RenderedExample
 from touchline.core.errors import LineageError
 from touchline.core.files import write_atomic
 from touchline.core.quantity import Measured, Missing
-from touchline.data.metrics import LineageRow, ScoringSetup
+from touchline.data.metrics import ScoringSetup
 from touchline.train.inherit import (
     Inheritance,
     adapter_tensors,
@@ -130,22 +130,6 @@ def prove_lineage(
         )
     _tell(lineage)
     return lineage
-
-
-def lineage_row(lineage: Lineage, attempt: int) -> LineageRow:
-    """Return the metrics.jsonl row of a lineage."""
-    return LineageRow(
-        event="lineage",
-        attempt=attempt,
-        time_unix=lineage.time_unix,
-        seconds=lineage.seconds,
-        parent=lineage.parent,
-        checkpoint=lineage.checkpoint,
-        how=lineage.how,
-        adapter_sha256=lineage.adapter_sha256,
-        loss=None if lineage.loss is None else lineage.loss.found,
-        recorded_loss=None if lineage.loss is None else lineage.loss.recorded,
-    )
 
 
 def _tell(lineage: Lineage) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -31,6 +31,7 @@ from touchline.data.rendering.image_rule import NO_IMAGES, ImageRule
 from touchline.spec.experiment import TrainConfig
 from touchline.train.inherit import CHANGES_BASE
 from touchline.train.machine import Machine, torch_dtype
+from touchline.train.parallel import Processes
 from touchline.train.quantization import is_quantized, keep_trainable_layout, quantization_config
 
 VISION_TOWERS = r".*\b(visual|vision_tower|vision_model)\b.*"
@@ -374,14 +375,24 @@ def arrange_by_length(examples: Sequence[RenderedExample], layout: BatchLayout, 
     return [arrange(ordered[i : i + together], layout) for i in range(0, len(ordered), together)]
 
 
-def mean_loss(target_loss: TargetLoss, rows: Sequence[SequenceBatch]) -> tuple[float, int]:
-    """Return the mean loss over the label tokens in nats without dropout, and their number."""
+def mean_loss(
+    target_loss: TargetLoss, rows: Iterable[SequenceBatch | None], group: Processes | None = None
+) -> tuple[float, int]:
+    """Return the mean loss over the label tokens in nats without dropout, and their number.
+
+    Args:
+        target_loss: loss function.
+        rows: items of this process; None in a round that has none for it.
+        group: processes that share the items.
+    """
     total, targets = 0.0, 0
     with scoring(target_loss.model):
         for row in rows:
-            total += target_loss(row).double().sum().item()
-            targets += len(row.labels)
-    return total / targets, targets
+            if row is not None:
+                total += target_loss(row).double().sum().item()
+                targets += len(row.labels)
+    total, count = (group or Processes()).sums([total, targets])
+    return total / count, int(count)
 
 
 @contextlib.contextmanager

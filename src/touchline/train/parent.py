@@ -19,7 +19,7 @@ from touchline.core.files import open_regular, sha256_file
 from touchline.core.quantity import Measured
 from touchline.core.status import AttemptExit, AttemptStart
 from touchline.data.checkpoints import read_training_marker
-from touchline.data.metrics import ExportMarker, TrainingMarker
+from touchline.data.metrics import ExportMarker, LineageRow, TrainingMarker
 from touchline.train.folders import ADAPTER_CONFIG_FILE, ADAPTER_FILE, STAGE_FILE, read_exports
 from touchline.train.inputs import path_of_config, read_config
 
@@ -99,6 +99,21 @@ class Lineage:
     def proved(self) -> bool:
         """Return True if there are no problems."""
         return not self.problems
+
+    def row(self, attempt: int) -> LineageRow:
+        """Return the row of metrics.jsonl."""
+        return LineageRow(
+            event="lineage",
+            attempt=attempt,
+            time_unix=self.time_unix,
+            seconds=self.seconds,
+            parent=self.parent,
+            checkpoint=self.checkpoint,
+            how=self.how,
+            adapter_sha256=self.adapter_sha256,
+            loss=None if self.loss is None else self.loss.found,
+            recorded_loss=None if self.loss is None else self.loss.recorded,
+        )
 
 
 LINEAGE_FILE = "lineage.json"

@@ -9,7 +9,8 @@ complete by rename; if hashes do not match, the previous one is used.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pydantic_core
@@ -22,7 +23,6 @@ from touchline.train.folders import (
     describe,
     is_whole,
     new_folder,
-    put_in_place,
     remove_folder,
     remove_leftovers,
     write_bytes,
@@ -31,6 +31,8 @@ from touchline.train.log import LOG
 
 STATE_FILE = "state.json"
 STATE_LIMIT_BYTES = 1 << 20
+FINAL_LOSS_STEPS = 10
+"""Steps over which the final training loss is averaged, because one step's loss mostly reflects its examples."""
 _NAME = re.compile(r"step_(\d{8,})")
 
 
@@ -99,42 +101,34 @@ def find_resume(folder: Path, run_digest: str) -> tuple[Path, ResumeState] | Non
     return None
 
 
-def save_resume(folder: Path, state: ResumeState, tensors: dict[str, bytes]) -> Path:
-    """Save a state and delete older ones; `tensors` are the other files' bytes, `state.files` is filled in here.
+def save_resume(
+    folder: Path, state: ResumeState, write: Callable[[Path], dict[str, SavedFile]]
+) -> tuple[Path, dict[str, SavedFile]]:
+    """Save a state under `resume/` and delete older ones. Return its folder and the files beside state.json.
+
+    Args:
+        folder: the run's `resume/`.
+        state: what state.json holds; `files` is filled in here.
+        write: puts the other files into an empty folder, and returns their sizes and hashes.
 
     Raises:
         HostError: the disk is full or not writable; the older state stays.
     """
     target = folder / f"step_{state.step:08d}"
     with new_folder(target) as temporary:
-        files = {name: write_bytes(temporary / name, data) for name, data in tensors.items()}
-        complete = _STATE.dump_python(state) | {"files": files}
-        (temporary / STATE_FILE).write_bytes(_STATE.dump_json(_STATE.validate_python(complete)) + b"\n")
+        files = write(temporary)
+        write_bytes(temporary / STATE_FILE, _STATE.dump_json(replace(state, files=files)) + b"\n")
     with disk_errors("folder", folder):
         for path in _saved(folder):
             if path != target:
                 remove_folder(path)
-    return target
+    return target, files
 
 
-def adopt_resume(saved: Path, folder: Path, state: ResumeState) -> Path:
-    """Turn a folder that another library saved into a training state under `resume/`, and delete older ones.
-
-    Args:
-        saved: complete folder of the other library, under the run's folder.
-        folder: the run's `resume/`.
-        state: its state; `state.files` is filled in here.
-    """
-    target = folder / f"step_{state.step:08d}"
-    with disk_errors("folder", folder):
-        complete = _STATE.dump_python(state) | {"files": describe(saved)}
-        write_bytes(saved / STATE_FILE, _STATE.dump_json(_STATE.validate_python(complete)) + b"\n")
-        folder.mkdir(exist_ok=True)
-        put_in_place(saved, target)
-        for path in _saved(folder):
-            if path != target:
-                remove_folder(path)
-    return target
+def adopt(saved: Path, folder: Path) -> dict[str, SavedFile]:
+    """Make a complete folder of another library's the empty `folder`. Return the sizes and hashes of its files."""
+    saved.rename(folder)
+    return describe(folder)
 
 
 def _saved(folder: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from dataclasses import dataclass
@@ -81,24 +82,18 @@ def _train(
     group: Processes,
 ) -> bool:
     # Here, since these imports take seconds and everything before may already have said no.
-    from touchline.train.lineage import lineage_row
-    from touchline.train.setup import attempt_row, build_session
+    from touchline.train.loop import Training
+    from touchline.train.record import TrainingRecord
+    from touchline.train.setup import build_session
 
     session = build_session(inputs, saved, ancestry)
     group.share_parameters(session.parameters.values())
-    from touchline.train.loop import Training
-
-    if not group.is_first:
-        return Training(session, folder, None, stop, group).run()
-    config = inputs.config
-    with MetricsLog(folder / METRICS) as log:
-        row = attempt_row(session, log.attempt, time.monotonic() - begun)
-        log.write(row)
-        if session.lineage is not None:
-            log.write(lineage_row(session.lineage, log.attempt))
+    with open_log(folder, group) as log:
+        record = TrainingRecord(inputs, folder, log, session.state)
+        row = record.begin(session.setup, begun, session.lineage)
         LOG.info(
             "run %s: %d steps from step %d, %s on %s, %s, attention %s",
-            config.run,
+            inputs.config.run,
             row.steps,
             row.from_step,
             row.base_dtype,
@@ -106,10 +101,15 @@ def _train(
             row.layout,
             row.attention,
         )
-        complete = Training(session, folder, log, stop, group).run()
-    if complete:
+        complete = Training(session, record, stop, group).run()
+    if complete and group.is_first:
         remove_folder(folder / RESUME_FOLDER)
     return complete
+
+
+def open_log(folder: Path, group: Processes) -> contextlib.AbstractContextManager[MetricsLog | None]:
+    """Open metrics.jsonl for the length of a block; None in a process that writes no files."""
+    return MetricsLog(folder / METRICS) if group.is_first else contextlib.nullcontext()
 
 
 def is_done(folder: Path, config: RunConfig) -> bool:

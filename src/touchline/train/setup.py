@@ -1,9 +1,8 @@
-"""Construction of a training session from the plan, and its metrics row."""
+"""Construction of a training session from the plan, and its saved state."""
 
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +14,10 @@ from torch import Tensor, nn
 from touchline.backends.peft.layout import PADDED, ROW_TOKENS, SAMPLED_STEPS, BatchLayout, choose_layout
 from touchline.core.catalog import RenderedExample
 from touchline.core.errors import PlanDriftError, PolicyError
-from touchline.data.metrics import AttemptRow, IsolationProof, ScoringSetup
-from touchline.spec.experiment import accumulation_steps
+from touchline.data.metrics import IsolationProof, SavedFile
+from touchline.train.folders import write_bytes
 from touchline.train.inherit import Inheritance, merge_into, with_initial
-from touchline.train.inputs import Inputs, items_sha256
+from touchline.train.inputs import Inputs
 from touchline.train.isolation import prove, sample_for_proof
 from touchline.train.lineage import prove_lineage, take_over
 from touchline.train.log import LOG
@@ -33,6 +32,7 @@ from touchline.train.model import (
 )
 from touchline.train.optimizers import OPTIMIZER_NAMES, optimizer_for, pack_optimizer, unpack_optimizer
 from touchline.train.parent import Ancestry, Lineage
+from touchline.train.record import TrainingSetup
 from touchline.train.resume import ResumeState
 
 
@@ -54,12 +54,8 @@ class Session:
     """Loss function."""
     layout: BatchLayout
     """Layout of examples in rows, tested for isolation."""
-    layout_reason: str
-    """Reason for the layout."""
-    attention: str
-    """Attention implementation."""
-    isolation: IsolationProof | None
-    """Isolation proof; None if every example has a row of its own."""
+    setup: TrainingSetup
+    """Setup on this machine."""
     state: ResumeState | None
     """State saved by an earlier attempt."""
     inheritance: Inheritance | None = None
@@ -72,11 +68,6 @@ class Session:
     def micro_batch_size(self) -> int:
         """Examples per forward pass."""
         return self.inputs.batches.micro_batch_size
-
-    @property
-    def scoring(self) -> ScoringSetup:
-        """Scoring setup of the validation items."""
-        return _scoring(self.inputs, self.machine, self.layout, self.attention)
 
 
 def build_session(inputs: Inputs, saved: tuple[Path, ResumeState] | None, ancestry: Ancestry | None = None) -> Session:
@@ -123,10 +114,26 @@ def build_session(inputs: Inputs, saved: tuple[Path, ResumeState] | None, ancest
     )
     parameters = trainable(model)
     layout, reason, isolation = _proved(target_loss, inputs, layout, reason)
+    setup = TrainingSetup(
+        device=machine.device_name,
+        device_kind=machine.kind,
+        threads=machine.threads,
+        versions=library_versions(),
+        base_dtype=machine.choice.dtype,
+        base_dtype_reason=machine.choice.reason,
+        adapter_dtype=train.trained_dtype,
+        attention=attention,
+        optimizer=OPTIMIZER_NAMES[train.optimizer],
+        trainable_parameters=sum(parameter.numel() for parameter in parameters.values()),
+        layout=layout.name,
+        layout_reason=reason,
+        isolation=isolation,
+        row_tokens=layout.row_tokens,
+        share_prefix=layout.share_prefix,
+    )
     lineage = None
     if ancestry is not None and inheritance is not None and ancestry.proved is None:
-        setup = _scoring(inputs, machine, layout, attention)
-        lineage = prove_lineage(ancestry, inheritance, target_loss, setup, rounding)
+        lineage = prove_lineage(ancestry, inheritance, target_loss, setup.scoring(inputs), rounding)
     optimizer = optimizer_for(parameters, train)
     if saved is not None:
         _restore(saved, inputs, parameters, optimizer)
@@ -138,66 +145,10 @@ def build_session(inputs: Inputs, saved: tuple[Path, ResumeState] | None, ancest
         optimizer=optimizer,
         target_loss=target_loss,
         layout=layout,
-        layout_reason=reason,
-        attention=attention,
-        isolation=isolation,
+        setup=setup,
         state=None if saved is None else saved[1],
         inheritance=below,
         lineage=lineage,
-    )
-
-
-def attempt_row(session: Session, attempt: int, setup_seconds: float) -> AttemptRow:
-    """Return the metrics row of an attempt before its first step."""
-    inputs, machine, state = session.inputs, session.machine, session.state
-    config, batches = inputs.config, inputs.batches
-    label = inputs.train[0].answer_ids
-    return AttemptRow(
-        event="start" if state is None else "resume",
-        attempt=attempt,
-        time_unix=time.time(),
-        from_step=0 if state is None else state.step,
-        run=config.run,
-        run_digest=config.run_digest,
-        steps=batches.steps,
-        versions=library_versions(),
-        device=machine.device_name,
-        device_kind=machine.kind,
-        threads=machine.threads,
-        base_dtype=machine.choice.dtype,
-        base_dtype_requested=config.train.base_dtype,
-        base_dtype_reason=machine.choice.reason,
-        adapter_dtype=config.train.trained_dtype,
-        attention=session.attention,
-        layout=session.layout.name,
-        layout_reason=session.layout_reason,
-        packed_requested=bool(config.train.packed),
-        isolation=session.isolation,
-        gradient_checkpointing=config.train.gradient_checkpointing,
-        optimizer=OPTIMIZER_NAMES[config.train.optimizer],
-        micro_batch_size=batches.micro_batch_size,
-        gradient_accumulation_steps=accumulation_steps(
-            batches.global_batch_size, batches.micro_batch_size, config.batches.data_parallel_size
-        ),
-        global_batch_size=batches.global_batch_size,
-        trainable_parameters=sum(parameter.numel() for parameter in session.parameters.values()),
-        label_text=inputs.renderer.decode(label, keep_special=True),
-        label_tokens=len(label),
-        setup_seconds=setup_seconds,
-        data_parallel_size=config.batches.data_parallel_size,
-    )
-
-
-def _scoring(inputs: Inputs, machine: Machine, layout: BatchLayout, attention: str) -> ScoringSetup:
-    return ScoringSetup(
-        items_sha256=items_sha256(inputs.validation),
-        examples=len(inputs.validation),
-        micro_batch_size=inputs.batches.micro_batch_size,
-        row_tokens=layout.row_tokens,
-        share_prefix=layout.share_prefix,
-        base_dtype=machine.choice.dtype,
-        attention=attention,
-        device_kind=machine.kind,
     )
 
 
@@ -260,7 +211,7 @@ def _restore(
     if state.batches_digest != inputs.batches.digest:
         raise PlanDriftError(f"the saved state {str(path)!r} was made with another order of the examples")
     try:
-        random = unpack_state(path, parameters, optimizer)
+        random = read_state(path, parameters, optimizer)
     except ValueError as error:
         raise PlanDriftError(f"the saved state {str(path)!r} does not fit: {error}") from error
     give_random_state(random)
@@ -288,18 +239,19 @@ def give_random_state(states: dict[str, Tensor]) -> None:
                 torch.cuda.set_rng_state(states[f"cuda{index}"], index)
 
 
-def pack_state(
-    parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer, random: dict[str, Tensor]
-) -> dict[str, bytes]:
-    """Return the files of a saved state."""
-    return {
-        ADAPTER_FILE: save({name: value.detach().cpu().contiguous() for name, value in parameters.items()}),
-        OPTIMIZER_FILE: save(pack_optimizer(parameters, optimizer)),
-        RANDOM_FILE: save(random),
+def write_state(
+    folder: Path, parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer
+) -> dict[str, SavedFile]:
+    """Write the files of a saved state. Return their sizes and hashes."""
+    tensors = {
+        ADAPTER_FILE: {name: value.detach().cpu().contiguous() for name, value in parameters.items()},
+        OPTIMIZER_FILE: pack_optimizer(parameters, optimizer),
+        RANDOM_FILE: take_random_state(),
     }
+    return {name: write_bytes(folder / name, save(values)) for name, values in tensors.items()}
 
 
-def unpack_state(
+def read_state(
     folder: Path, parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer
 ) -> dict[str, Tensor]:
     """Restore a saved state into parameters and optimizer. Return the random states.

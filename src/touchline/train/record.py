@@ -1,0 +1,338 @@
+"""Record of a training, whichever trainer runs it: its state over all attempts, and the files that tell of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, TypedDict, Unpack
+
+from touchline.core.quantity import Measured
+from touchline.data.machine import load_1min
+from touchline.data.metrics import (
+    AttemptRow,
+    CheckpointRow,
+    EndRow,
+    IsolationProof,
+    MetricsRow,
+    SavedFile,
+    ScoringSetup,
+    StepRow,
+    ValidationRow,
+)
+from touchline.spec.experiment import accumulation_steps
+from touchline.train.checkpoints import drop_old_exports, write_checkpoint
+from touchline.train.completion import write_completion
+from touchline.train.inputs import Inputs, items_sha256
+from touchline.train.log import LOG, ConsoleProgress, MetricsLog
+from touchline.train.parent import Lineage
+from touchline.train.resume import FINAL_LOSS_STEPS, EpochEnd, ResumeState, save_resume
+from touchline.train.run import RESUME_FOLDER, Stop
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingSetup:
+    """Setup of a training on its machine; the fields are those of `AttemptRow` and `ScoringSetup`."""
+
+    device: str
+    device_kind: Literal["cpu", "cuda"]
+    threads: int
+    versions: dict[str, str]
+    base_dtype: str
+    base_dtype_reason: str = "the trainer's config"
+    adapter_dtype: str
+    attention: str
+    optimizer: str
+    trainable_parameters: int
+    layout: str | None = None
+    layout_reason: str | None = None
+    isolation: IsolationProof | None = None
+    row_tokens: int | None = None
+    share_prefix: bool = False
+
+    def scoring(self, inputs: Inputs) -> ScoringSetup:
+        """Return the setup of the validation."""
+        return ScoringSetup(
+            items_sha256=items_sha256(inputs.validation),
+            examples=len(inputs.validation),
+            micro_batch_size=inputs.batches.micro_batch_size,
+            row_tokens=self.row_tokens,
+            share_prefix=self.share_prefix,
+            base_dtype=self.base_dtype,
+            attention=self.attention,
+            device_kind=self.device_kind,
+        )
+
+
+class StepMeasurements(TypedDict):
+    """Fields of `StepRow` that a trainer measures."""
+
+    seconds: float
+    loss: float
+    learning_rate: float
+    grad_norm: float
+    examples: int
+    micro_batches: int
+    real_tokens: int
+    padded_tokens: int
+    squared_widths: int | None
+    target_tokens: int
+    peak_memory: Measured
+    peak_memory_reserved: Measured
+    cpu_percent: float
+    gpu_percent: Measured
+
+
+class TrainingRecord:
+    """Record of a training, kept over its attempts.
+
+    Args:
+        inputs: planned inputs.
+        folder: run folder.
+        log: metrics.jsonl; None in a process that writes no files.
+        state: state saved by an earlier attempt.
+    """
+
+    _setup: TrainingSetup
+
+    def __init__(self, inputs: Inputs, folder: Path, log: MetricsLog | None, state: ResumeState | None) -> None:
+        self._inputs, self._config = inputs, inputs.config
+        self._folder, self._log = folder, log
+        self._resumes = state is not None
+        self._state = state or _first_state(inputs)
+        self._validated_at: int | None = None
+        self._saved_at = self._exported_at = time.monotonic()
+        self._progress = ConsoleProgress(self._config.batches.steps, self.step)
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps done."""
+        return self._state.step
+
+    @property
+    def complete(self) -> bool:
+        """Return whether all steps are done, and the last epoch has its checkpoint."""
+        last = self._config.train.epochs - 1
+        return self.step == self._config.batches.steps and any(end.epoch == last for end in self._state.epoch_ends)
+
+    @property
+    def ended_epoch(self) -> int | None:
+        """Epoch, from 0, that the last step ended; None within an epoch."""
+        epoch, rest = divmod(self.step, self._config.batches.steps_per_epoch)
+        return epoch - 1 if self.step and not rest else None
+
+    @property
+    def validation_due(self) -> bool:
+        """Return whether a validation is due after the last step."""
+        every = self._config.train.validate_every_steps
+        return self.ended_epoch is not None or (every is not None and self.step % every == 0)
+
+    @property
+    def export_due(self) -> bool:
+        """Return whether a checkpoint is due after the last step."""
+        every = self._config.train.checkpoint.every
+        if every == "epoch" or self.ended_epoch is not None:
+            return self.ended_epoch is not None
+        if every.steps is not None:
+            return self.step % every.steps == 0
+        return every.minutes is not None and time.monotonic() - self._exported_at >= 60 * every.minutes
+
+    @property
+    def state_due(self) -> bool:
+        """Return whether the last training state is as old as it may get."""
+        return time.monotonic() - self._saved_at >= 60 * self._config.train.checkpoint.resume_minutes
+
+    def begin(self, setup: TrainingSetup, begun: float, lineage: Lineage | None = None) -> AttemptRow:
+        """Write and return the row of this attempt.
+
+        Args:
+            setup: setup of the training.
+            begun: monotonic time of the process's start.
+            lineage: lineage proof, if made by this attempt.
+        """
+        config, train = self._config, self._config.train
+        self._setup, self._state = setup, replace(self._state, threads=setup.threads)
+        label = self._inputs.train[0].answer_ids
+        row = AttemptRow(
+            event="resume" if self._resumes else "start",
+            attempt=self._attempt,
+            time_unix=time.time(),
+            from_step=self.step,
+            run=config.run,
+            run_digest=config.run_digest,
+            steps=config.batches.steps,
+            versions=setup.versions,
+            device=setup.device,
+            device_kind=setup.device_kind,
+            threads=setup.threads,
+            base_dtype=setup.base_dtype,
+            base_dtype_requested=train.base_dtype,
+            base_dtype_reason=setup.base_dtype_reason,
+            adapter_dtype=setup.adapter_dtype,
+            attention=setup.attention,
+            layout=setup.layout or ("packed" if train.packed else "padded"),
+            layout_reason=setup.layout_reason
+            or ("packed by the trainer's own packer" if train.packed else "not packed"),
+            packed_requested=bool(train.packed),
+            isolation=setup.isolation,
+            gradient_checkpointing=train.gradient_checkpointing,
+            optimizer=setup.optimizer,
+            micro_batch_size=self._inputs.batches.micro_batch_size,
+            gradient_accumulation_steps=accumulation_steps(
+                train.global_batch_size, self._inputs.batches.micro_batch_size, config.batches.data_parallel_size
+            ),
+            global_batch_size=train.global_batch_size,
+            trainable_parameters=setup.trainable_parameters,
+            label_text=self._inputs.renderer.decode(label, keep_special=True),
+            label_tokens=len(label),
+            setup_seconds=time.monotonic() - begun,
+            data_parallel_size=config.batches.data_parallel_size,
+        )
+        self._write(row)
+        if lineage is not None:
+            self._write(lineage.row(self._attempt))
+        self._progress = ConsoleProgress(row.steps, self.step)
+        return row
+
+    def end_step(self, step: int, **measured: Unpack[StepMeasurements]) -> None:
+        """Write the row of a completed step, and a line of progress."""
+        loss, seconds = measured["loss"], measured["seconds"]
+        state = self._state
+        self._state = replace(
+            state,
+            step=step,
+            elapsed_seconds=state.elapsed_seconds + seconds,
+            recent_losses=(*state.recent_losses, loss)[-FINAL_LOSS_STEPS:],
+        )
+        self._write(
+            StepRow(
+                event="step",
+                attempt=self._attempt,
+                step=step,
+                epoch=(step - 1) // self._config.batches.steps_per_epoch,
+                time_unix=time.time(),
+                elapsed_seconds=self._state.elapsed_seconds,
+                load_1min=load_1min(),
+                **measured,
+            )
+        )
+        self._progress.step(step, loss, measured["real_tokens"] / seconds)
+
+    def end_validation(self, loss: float, target_tokens: int, seconds: float) -> None:
+        """Write the row of a validation after the last step."""
+        state = self._state
+        self._state = replace(state, validation_loss=loss, validation_seconds=state.validation_seconds + seconds)
+        self._validated_at = self.step
+        self._write(
+            ValidationRow(
+                event="validation",
+                attempt=self._attempt,
+                step=self.step,
+                epoch=max(self.step - 1, 0) // self._config.batches.steps_per_epoch,
+                time_unix=time.time(),
+                seconds=seconds,
+                elapsed_seconds=self._state.validation_seconds,
+                loss=loss,
+                examples=len(self._inputs.validation),
+                target_tokens=target_tokens,
+            )
+        )
+        LOG.info("step %d/%d  validation loss %.4f", self.step, self._config.batches.steps, loss)
+
+    def export(self, epoch: int | None, write_weights: Callable[[Path], str], seconds: float = 0.0) -> None:
+        """Write a checkpoint after the last step, and delete those that `checkpoint.keep` does not keep.
+
+        Args:
+            epoch: epoch that the step ends; None within an epoch.
+            write_weights: writes the adapter or the whole model into a folder and returns the hash of its weights.
+            seconds: time spent on it before.
+        """
+        began, state = time.perf_counter(), self._state
+        loss = state.validation_loss if self._validated_at == self.step else None
+        if epoch is not None:
+            others = (end for end in state.epoch_ends if end.epoch != epoch)
+            self._state = replace(state, epoch_ends=(*others, EpochEnd(epoch=epoch, loss=loss)))
+        if self._log is not None:
+            path, marker = write_checkpoint(
+                self._config, self._folder, write_weights, step=self.step, epoch=epoch, loss=loss
+            )
+            self._write_saved("export", path.name, marker.files, seconds + time.perf_counter() - began)
+            LOG.info("saved %s (%s, step %d)", path.name, marker.kind, self.step)
+            for name in drop_old_exports(self._config, self._folder):
+                LOG.info("removed %s (keep: %s)", name, self._config.train.checkpoint.keep)
+        self._exported_at = time.monotonic()
+
+    def save(
+        self, write: Callable[[Path], dict[str, SavedFile]], *, boundary_pending: bool = False, seconds: float = 0.0
+    ) -> None:
+        """Save the training state after the last step.
+
+        Args:
+            write: puts its files into an empty folder, and returns their sizes and hashes.
+            boundary_pending: whether validation and checkpoint after that step are still due.
+            seconds: time spent on it before.
+        """
+        if self._log is not None:
+            began, state = time.perf_counter(), replace(self._state, boundary_pending=boundary_pending)
+            path, files = save_resume(self._folder / RESUME_FOLDER, state, write)
+            name = f"{RESUME_FOLDER}/{path.name}"
+            self._write_saved("resume", name, files, seconds + time.perf_counter() - began)
+        self._saved_at = time.monotonic()
+
+    def stop(self, stop: Stop) -> None:
+        """Write the end of an attempt that a stop request ended."""
+        reason = stop.reason or "a signal to another process"
+        self._end(f"stopped by {reason}")
+        LOG.info("stopped by %s after step %d; rerun the same command to resume", reason, self.step)
+
+    def finish(self) -> None:
+        """Write the end of a complete training, and training.json, last of all."""
+        self._end("done")
+        if self._log is not None:
+            parameters, scoring = self._setup.trainable_parameters, self._setup.scoring(self._inputs)
+            write_completion(self._folder, self._config, self._state, parameters, scoring)
+
+    @property
+    def _attempt(self) -> int:
+        return 0 if self._log is None else self._log.attempt
+
+    def _write(self, row: MetricsRow) -> None:
+        if self._log is not None:
+            self._log.write(row)
+
+    def _end(self, reason: str) -> None:
+        self._write(EndRow(event="end", attempt=self._attempt, step=self.step, time_unix=time.time(), reason=reason))
+
+    def _write_saved(
+        self, kind: Literal["export", "resume"], name: str, files: Mapping[str, SavedFile], seconds: float
+    ) -> None:
+        self._write(
+            CheckpointRow(
+                event="checkpoint",
+                attempt=self._attempt,
+                step=self.step,
+                time_unix=time.time(),
+                seconds=seconds,
+                kind=kind,
+                name=name,
+                size_bytes=sum(file.size for file in files.values()),
+            )
+        )
+
+
+def _first_state(inputs: Inputs) -> ResumeState:
+    """Return the state of a training before its first step."""
+    return ResumeState(
+        run_digest=inputs.config.run_digest,
+        batches_digest=inputs.config.batches.digest,
+        step=0,
+        threads=0,
+        boundary_pending=False,
+        elapsed_seconds=0.0,
+        validation_seconds=0.0,
+        recent_losses=(),
+        validation_loss=None,
+        epoch_ends=(),
+        files={},
+    )
