@@ -38,7 +38,7 @@ from touchline.train.model import TargetLoss, arrange_by_length, mean_loss
 from touchline.train.parallel import Processes, is_member, processes
 from touchline.train.parent import Ancestry, Lineage, resolve_parent
 from touchline.train.quantization import keep_trainable_layout
-from touchline.train.record import TrainingRecord, TrainingSetup
+from touchline.train.record import TrainingRecord, AttemptSetup
 from touchline.train.resume import ResumeState, adopt, find_resume
 from touchline.train.run import RESUME_FOLDER, Stop, is_done, open_log
 from touchline.train.schedule import learning_rate
@@ -393,10 +393,10 @@ class _Recorder(TrainerCallback):  # type: ignore[misc]
         loss, *counts = self._planned.group.sums([self._loss.item(), *map(float, own.values())])
         return loss / self._planned.group.size, _Counts(*map(int, counts))
 
-    def _setup(self) -> TrainingSetup:
+    def _setup(self) -> AttemptSetup:
         machine, optimizer = self._machine, self._trainer.args.optim
         trained = [parameter for parameter in self._model.parameters() if parameter.requires_grad]
-        return TrainingSetup(
+        return AttemptSetup(
             device=machine.device_name,
             device_kind=machine.kind,
             threads=machine.threads,

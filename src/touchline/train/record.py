@@ -32,8 +32,8 @@ from touchline.train.run import RESUME_FOLDER, Stop
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TrainingSetup:
-    """Setup of a training on its machine; the fields are those of `AttemptRow` and `ScoringSetup`."""
+class AttemptSetup:
+    """Setup of an attempt on its machine; the fields are those of `AttemptRow` and `ScoringSetup`."""
 
     device: str
     device_kind: Literal["cpu", "cuda"]
@@ -94,7 +94,7 @@ class TrainingRecord:
         state: state saved by an earlier attempt.
     """
 
-    _setup: TrainingSetup
+    _setup: AttemptSetup
 
     def __init__(self, inputs: Inputs, folder: Path, log: MetricsLog | None, state: ResumeState | None) -> None:
         self._inputs, self._config = inputs, inputs.config
@@ -143,11 +143,11 @@ class TrainingRecord:
         """Return whether the last training state is as old as it may get."""
         return time.monotonic() - self._saved_at >= 60 * self._config.train.checkpoint.resume_minutes
 
-    def begin(self, setup: TrainingSetup, begun: float, lineage: Lineage | None = None) -> AttemptRow:
+    def begin(self, setup: AttemptSetup, begun: float, lineage: Lineage | None = None) -> AttemptRow:
         """Write and return the row of this attempt.
 
         Args:
-            setup: setup of the training.
+            setup: setup of the attempt.
             begun: monotonic time of the process's start.
             lineage: lineage proof, if made by this attempt.
         """

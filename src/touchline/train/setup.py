@@ -32,7 +32,7 @@ from touchline.train.model import (
 )
 from touchline.train.optimizers import OPTIMIZER_NAMES, optimizer_for, pack_optimizer, unpack_optimizer
 from touchline.train.parent import Ancestry, Lineage
-from touchline.train.record import TrainingSetup
+from touchline.train.record import AttemptSetup
 from touchline.train.resume import ResumeState
 
 
@@ -54,7 +54,7 @@ class Session:
     """Loss function."""
     layout: BatchLayout
     """Layout of examples in rows, tested for isolation."""
-    setup: TrainingSetup
+    setup: AttemptSetup
     """Setup on this machine."""
     state: ResumeState | None
     """State saved by an earlier attempt."""
@@ -114,7 +114,7 @@ def build_session(inputs: Inputs, saved: tuple[Path, ResumeState] | None, ancest
     )
     parameters = trainable(model)
     layout, reason, isolation = _proved(target_loss, inputs, layout, reason)
-    setup = TrainingSetup(
+    setup = AttemptSetup(
         device=machine.device_name,
         device_kind=machine.kind,
         threads=machine.threads,
