@@ -49,7 +49,7 @@ from touchline.train.folders import ADAPTER_CONFIG_FILE, ADAPTER_FILE, remove_fo
 from touchline.train.inputs import CONFIG_LIMIT_BYTES, Inputs, load_inputs, read_config
 from touchline.train.log import LOG, MetricsLog
 from touchline.train.process import exit_code_of
-from touchline.train.record import TrainingRecord, AttemptSetup
+from touchline.train.record import AttemptSetup, TrainingRecord
 from touchline.train.resume import adopt, find_resume
 from touchline.train.run import METRICS, RESUME_FOLDER, Stop, is_done
 

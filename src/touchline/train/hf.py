@@ -38,7 +38,7 @@ from touchline.train.model import TargetLoss, arrange_by_length, mean_loss
 from touchline.train.parallel import Processes, is_member, processes
 from touchline.train.parent import Ancestry, Lineage, resolve_parent
 from touchline.train.quantization import keep_trainable_layout
-from touchline.train.record import TrainingRecord, AttemptSetup
+from touchline.train.record import AttemptSetup, TrainingRecord
 from touchline.train.resume import ResumeState, adopt, find_resume
 from touchline.train.run import RESUME_FOLDER, Stop, is_done, open_log
 from touchline.train.schedule import learning_rate

@@ -1,4 +1,4 @@
-"""Record of a training, whichever trainer runs it: its state over all attempts, and the files that tell of it."""
+"""Record of a training, whichever trainer runs it: its state over all attempts, and the files that report it."""
 
 from __future__ import annotations
 
