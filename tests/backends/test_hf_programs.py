@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import yaml
@@ -140,11 +142,10 @@ def test_the_program_is_the_script_of_the_run_folder(experiment: PlannedExperime
     trainer = external_trainer(backend)
     assert trainer is not None
     assert environment_of(backend).install_command == f"touchline backend install {backend}"
-    launch = Launch(program="/env/bin/python", model=None, validation=True, devices=1, state=None, step=0)
+    modules = frozenset({"finetune", "recorder"})
+    launch = Launch(program="/env/bin/python", model=None, modules=modules, devices=1, state=None, step=0)
     assert trainer.command(launch) == ("/env/bin/python", "finetune.py")
-    resumed = Launch(
-        program="/env/bin/python", model=None, validation=True, devices=1, state="/run/resume/step_4", step=4
-    )
+    resumed = replace(launch, state="/run/resume/step_4", step=4)
     assert trainer.command(resumed) == ("/env/bin/python", "finetune.py", "/run/resume/step_4")
     (run, *_) = (run for run in experiment.plan.runs if run.train is not None and run.train.backend == backend)
     for name in ("finetune.py", "recorder.py"):

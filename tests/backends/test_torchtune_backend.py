@@ -92,6 +92,8 @@ def test_recipes_by_devices_and_validation(devices: int, validation: bool, name:
     recipe = recipe_for(devices, validation=validation)
     assert recipe.name == name
     assert recipe.own == validation, "stock recipes never validate"
+    on_cpu = recipe_for(devices, validation=validation, on_cpu=True)
+    assert on_cpu == (recipe if devices == 1 else RECIPES[True, True]), "the stock one takes NCCL for granted"
 
 
 def test_recipes_are_files_that_need_torchtune_alone() -> None:
@@ -107,15 +109,20 @@ def test_recipes_are_files_that_need_torchtune_alone() -> None:
 
 
 def test_commands_name_the_recipe_and_the_state() -> None:
-    launch = Launch(program="/env/bin/tune", model=None, validation=True, devices=1, state=None, step=0)
+    own = frozenset({"run_components", "lora_finetune_single_device_val"})
+    launch = Launch(program="/env/bin/tune", model=None, modules=own, devices=1, state=None, step=0)
     fresh = "/env/bin/tune run lora_finetune_single_device_val --config finetune.yaml"
     assert " ".join(TRAINER.command(launch)) == fresh
     resumed = TRAINER.command(replace(launch, state="/run/resume/step_4", step=4))
     assert " ".join(resumed).startswith(f"{fresh} resume_from_checkpoint=True checkpointer.adapter_checkpoint=/run/")
-    several = TRAINER.command(replace(launch, devices=4, validation=False, model="/models/here"))
+    several = TRAINER.command(replace(launch, devices=4, modules=frozenset({"run_components"}), model="/models/here"))
     assert " ".join(several) == (
         "/env/bin/tune run --nproc_per_node 4 lora_finetune_distributed --config finetune.yaml "
         "checkpointer.checkpoint_dir=/models/here"
+    )
+    both = TRAINER.command(replace(launch, devices=2, modules=frozenset({"lora_finetune_distributed_val"})))
+    assert " ".join(both) == (
+        "/env/bin/tune run --nproc_per_node 2 lora_finetune_distributed_val --config finetune.yaml"
     )
 
 
@@ -207,6 +214,19 @@ def test_finetune_yaml_is_torchtunes_own_and_states_the_plan(packed: bool, model
     assert comment["batch_size: 8"].lower().startswith(f"# {row}")
     assert comment["gradient_accumulation_steps: 2"].startswith(f"# 8 x 2 = 16 {row}")
     assert comment["dataset:"].startswith(f"# packed: {str(packed).lower()}:")
+
+
+@pytest.mark.parametrize("validation", [False, True])
+def test_several_processes_on_a_cpu_take_touchlines_recipe(validation: bool) -> None:
+    """With the global batch kept, and validation only where there is a split for it."""
+    run, plan = planned(validation=validation)
+    assert run.batches is not None
+    run = replace(run, batches=replace(run.batches, gradient_accumulation_steps=1, data_parallel_size=2))
+    text = BACKEND.files(run, plan)["finetune.yaml"]
+    assert "lora_finetune_distributed_val.py" in BACKEND.files(run, plan)
+    assert "tune run lora_finetune_distributed_val --config" in text
+    assert "# 8 x 1 x 2 devices = 16 examples in an optimizer step" in text
+    assert ("dataset_val:" in text) == validation
 
 
 def test_without_a_validation_split_the_stock_recipe_is_used() -> None:

@@ -79,8 +79,8 @@ class Launch:
     """Path of `Environment.program`."""
     model: str | None
     """Folder of the base model on this machine, if it is another than the planned one."""
-    validation: bool
-    """Whether there is a validation split."""
+    modules: frozenset[str]
+    """Names of the Python modules in the run's folder."""
     devices: int
     """Devices of the run."""
     state: str | None

@@ -161,7 +161,7 @@ def run_external(folder: Path, stop: Stop) -> bool:
     launch = Launch(
         program=program,
         model=_moved_model(config, folder),
-        validation=bool(inputs.validation),
+        modules=frozenset(path.stem for path in folder.glob("*.py")),
         devices=config.batches.data_parallel_size,
         state=None if saved is None else str(saved[0]),
         step=0 if saved is None else saved[1].step,
@@ -227,7 +227,7 @@ class Driver:
                     return
                 if self._stop.asked and not asked:
                     asked = True
-                    _signal_group(process, signal.SIGTERM)
+                    _ask_to_stop(process, self._config.batches.data_parallel_size)
                 if not lines:
                     time.sleep(LOOK_SECONDS)
 
@@ -249,8 +249,11 @@ class Driver:
                 self._record.end_validation(row.loss, row.target_tokens, row.seconds)
             case _Saved():
                 self._take_saved(row)
-            case _Failed():
+            case _Failed() if self._failed is None or row.out_of_memory:
+                # Of several processes the first to fail; the others then fail because of it.
                 self._failed = row
+            case _Failed():
+                pass
 
     def _take_start(self, row: _Started) -> None:
         train = self._config.train
@@ -408,7 +411,12 @@ def _program(command: tuple[str, ...], folder: Path) -> Iterator[subprocess.Pope
     try:
         yield process
     finally:
+        # A launcher gives the processes of its devices groups of their own.
+        others = _descendants(process)
         _signal_group(process, signal.SIGKILL)
+        for each in others:
+            with contextlib.suppress(psutil.Error):
+                each.kill()
         process.wait()
 
 
@@ -416,6 +424,26 @@ def _die_with_parent() -> functools.partial[int]:
     """Return a call that asks the kernel to kill this process when its parent ends."""
     library = ctypes.CDLL(None, use_errno=True)
     return functools.partial(library.prctl, _PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+
+
+def _ask_to_stop(process: subprocess.Popen[bytes], devices: int) -> None:
+    """Ask a trainer to save and end."""
+    if devices == 1:
+        return _signal_group(process, signal.SIGTERM)
+    # A launcher that is asked itself gives the processes of its devices half a minute.
+    for child in _descendants(process):
+        with contextlib.suppress(psutil.Error):
+            child.terminate()
+    return None
+
+
+def _descendants(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    """Return the processes that a program started, and those they did."""
+    try:
+        found: list[psutil.Process] = psutil.Process(process.pid).children(recursive=True)
+    except psutil.Error:
+        return []
+    return found
 
 
 def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:

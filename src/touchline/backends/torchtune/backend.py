@@ -16,7 +16,7 @@ from touchline.backends.torchtune.batching import TorchtuneBatching
 from touchline.backends.torchtune.external import ENVIRONMENT
 from touchline.backends.torchtune.models import model_faults, model_section, model_type
 from touchline.backends.torchtune.recipes import COMPONENTS, Recipe, recipe_files, recipe_for
-from touchline.backends.training_limits import limit_faults
+from touchline.backends.training_limits import MOST_DEVICES, limit_faults
 from touchline.core.catalog import ModelInfo
 from touchline.core.estimate import TrainingSetup
 from touchline.core.finding import Finding
@@ -44,6 +44,7 @@ class TorchtuneBackend:
 
     name = "torchtune"
     capabilities = Capabilities(
+        devices=MOST_DEVICES,
         shuffled_labels=True,
         packing_keeps_steps=False,
         values={
@@ -115,7 +116,8 @@ class TorchtuneBackend:
 
     def files(self, run: PlannedRun, plan: Plan) -> Mapping[str, str]:
         """Return finetune.yaml, its components, the recipe if it is touchline's own, and the resolved run."""
-        recipe = recipe_for(_devices(run), validation=_has_validation(run, plan))
+        on_cpu = plan.machine.kind == "cpu"
+        recipe = recipe_for(_devices(run), validation=_has_validation(run, plan), on_cpu=on_cpu)
         return {
             "finetune.yaml": _config_text(run, plan, recipe),
             **recipe_files(recipe),
@@ -141,15 +143,19 @@ def _config_text(run: PlannedRun, plan: Plan, recipe: Recipe) -> str:
     model = plan.models[run.model]
     packed = bool(train.packed)
     row = f"packed sequences of {train.max_seq_len} tokens" if packed else "examples"
+    devices = f" x {batches.data_parallel_size} devices" if batches.data_parallel_size > 1 else ""
     comments = {
         "dataset": _packed_comment(run, packed=packed),
         "batch_size": f"{row.capitalize()} of a forward pass.",
         "gradient_accumulation_steps": (
-            f"{batches.micro_batch_size} x {batches.gradient_accumulation_steps} = {batches.global_batch_size} {row} "
-            f"in an optimizer step; {batches.steps_per_epoch} steps in an epoch, {batches.steps} in all."
+            f"{batches.micro_batch_size} x {batches.gradient_accumulation_steps}{devices} = "
+            f"{batches.global_batch_size} {row} in an optimizer step; {batches.steps_per_epoch} steps in an epoch, "
+            f"{batches.steps} in all."
         ),
     }
-    sections = _sections(run, model, train, batches, recipe, on_cpu=plan.machine.kind == "cpu")
+    sections = _sections(
+        run, model, train, batches, recipe, validation=_has_validation(run, plan), on_cpu=plan.machine.kind == "cpu"
+    )
     header = _HEADER.format(run=run.name, recipe=recipe.name, folder=WORK_FOLDER, module=COMPONENTS)
     lines = [header, change_comment(run)]
     for key, value in sections.items():
@@ -167,7 +173,14 @@ def _packed_comment(run: PlannedRun, *, packed: bool) -> str:
 
 
 def _sections(
-    run: PlannedRun, model: ModelInfo, train: TrainConfig, batches: BatchSummary, recipe: Recipe, *, on_cpu: bool
+    run: PlannedRun,
+    model: ModelInfo,
+    train: TrainConfig,
+    batches: BatchSummary,
+    recipe: Recipe,
+    *,
+    validation: bool,
+    on_cpu: bool,
 ) -> dict[str, object]:
     packed = bool(train.packed)
     data: dict[str, object] = {
@@ -176,12 +189,14 @@ def _sections(
             "path": TRAIN_FILE,
             "orders": ORDERS_FILE,
             "steps_per_epoch": batches.steps_per_epoch,
+            "batch_size": batches.micro_batch_size,
             "packed": packed,
         }
     }
-    if recipe.own:
+    if validation:
         data["dataset_val"] = {"_component_": f"{COMPONENTS}.validation_dataset", "path": VALIDATION_FILE}
         data["run_val_every_n_steps"] = train.validate_every_steps
+    if recipe.own:
         data["save_state_minutes"] = train.checkpoint.resume_minutes
     return {
         "output_dir": f"{WORK_FOLDER}/output",
@@ -226,12 +241,7 @@ def _sections(
         "dtype": _DTYPES[train.lora.dtype],
         "enable_activation_checkpointing": train.gradient_checkpointing,
         "enable_activation_offloading": False,
-        "metric_logger": {
-            "_component_": f"{COMPONENTS}.StepLogger",
-            "batch_size": batches.micro_batch_size,
-            "max_seq_len": train.max_seq_len,
-            "packed": packed,
-        },
+        "metric_logger": {"_component_": f"{COMPONENTS}.StepLogger"},
         "log_every_n_steps": 1,
         "log_peak_memory_stats": not on_cpu,
     }

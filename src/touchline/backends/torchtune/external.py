@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from touchline.backends.external import Environment, ExternalTrainer, Launch
-from touchline.backends.torchtune.recipes import recipe_for
+from touchline.backends.torchtune.recipes import RECIPES, recipe_for
 
 ENVIRONMENT = Environment(
     name="torchtune",
@@ -16,13 +16,14 @@ ENVIRONMENT = Environment(
 
 
 class TorchtuneTrainer:
-    """`tune run` of the recipe that fits the devices and the validation split."""
+    """`tune run` of the planned recipe: one in a file of the run's folder, or the stock one for the devices."""
 
     environment = ENVIRONMENT
 
     def command(self, launch: Launch) -> tuple[str, ...]:
         """Return the command of an attempt; a state of an earlier one is given as overrides of the config."""
-        recipe = recipe_for(launch.devices, validation=launch.validation)
+        own = (recipe for recipe in RECIPES.values() if recipe.own and recipe.name in launch.modules)
+        recipe = next(own, None) or recipe_for(launch.devices, validation=False)
         processes = ("--nproc_per_node", str(launch.devices)) if launch.devices > 1 else ()
         resumes = (
             ()

@@ -1,7 +1,8 @@
 """Choice of torchtune's recipe by devices and validation.
 
 Stock 0.6.1 never validates; the recipes that do are touchline's own, written into the run's folder. Each is the stock
-recipe for as many devices, with validation and a training state within an epoch.
+recipe for as many devices, with validation and a training state within an epoch. The stock recipe for several devices
+needs NCCL, so several processes on a CPU take touchline's own, which validates nothing without a validation split.
 """
 
 from __future__ import annotations
@@ -19,22 +20,27 @@ class Recipe:
     """Its name: of a stock recipe, or of a module in the run's folder."""
     own: bool = False
     """Whether it is touchline's own, in a file of the run's folder."""
-    verified: bool = True
-    """Whether it was run for real, and not only read and imported."""
 
 
 RECIPES: dict[tuple[bool, bool], Recipe] = {
     (False, False): Recipe(name="lora_finetune_single_device"),
-    (True, False): Recipe(name="lora_finetune_distributed", verified=False),
+    (True, False): Recipe(name="lora_finetune_distributed"),
     (False, True): Recipe(name="lora_finetune_single_device_val", own=True),
-    (True, True): Recipe(name="lora_finetune_distributed_val", own=True, verified=False),
+    (True, True): Recipe(name="lora_finetune_distributed_val", own=True),
 }
 """Recipes by (several devices, validation)."""
 
 
-def recipe_for(devices: int, *, validation: bool) -> Recipe:
-    """Return the recipe for a number of devices, with validation during the training or without."""
-    return RECIPES[devices > 1, validation]
+def recipe_for(devices: int, *, validation: bool, on_cpu: bool = False) -> Recipe:
+    """Return the recipe for a number of devices, with validation during the training or without.
+
+    Args:
+        devices: number of devices.
+        validation: whether there is a validation split.
+        on_cpu: whether the devices are processes that share a CPU.
+    """
+    several = devices > 1
+    return RECIPES[several, validation or (several and on_cpu)]
 
 
 COMPONENTS = "run_components"
