@@ -26,8 +26,11 @@ CHAT_TEMPLATE = """\
 COLORS = {"Red": (220, 20, 20), "Green": (20, 200, 20), "Blue": (20, 20, 220), "White": (240, 240, 240)}
 
 
-def build_tiny_vision_model(folder: Path, seed: int = 0) -> Path:
-    """Write a Qwen3-VL-shaped model of some 120,000 random parameters into `folder`, and give the folder."""
+def build_tiny_vision_model(folder: Path, seed: int = 0, scale: float = 1.0) -> Path:
+    """Write a Qwen3-VL-shaped model of some 120,000 random parameters into `folder`, and give the folder.
+
+    Small random weights attend to everything alike; with matrices `scale` times as large, positions and images count.
+    """
     write_tiny_model(folder, seed=seed)
     tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     first = max(token["id"] for token in tokenizer["added_tokens"]) + 1
@@ -58,7 +61,11 @@ def build_tiny_vision_model(folder: Path, seed: int = 0) -> Path:
         tie_word_embeddings=True,
     )
     torch.manual_seed(seed)
-    Qwen3VLForConditionalGeneration(config).save_pretrained(folder)
+    model = Qwen3VLForConditionalGeneration(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(scale if parameter.ndim > 1 else 1.0)
+    model.save_pretrained(folder)
     Qwen2VLImageProcessorPil(patch_size=4, size={"shortest_edge": 256, "longest_edge": 1024}).save_pretrained(folder)
     return folder
 

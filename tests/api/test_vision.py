@@ -1,8 +1,9 @@
-"""A tiny vision-language model, planned, checked, trained, killed by a stop, resumed, evaluated and reported."""
+"""A tiny vision-language model, planned, checked, trained by two trainers, killed, resumed, evaluated and reported."""
 
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -10,18 +11,25 @@ import pytest
 import torch
 from inspect_ai.dataset import json_dataset
 from inspect_ai.model import ContentImage, ContentText
-from tests.api.folders import environment, touchline
+from PIL import Image
+from tests.api.folders import command, environment, touchline
+from tests.api.kills import kill_first_process, training_processes, wait_for_steps
 from tests.tiny_vision import build_tiny_vision_model, write_colors
 from transformers import AutoModelForImageTextToText
 
+from touchline.core.errors import PlanDriftError
 from touchline.data.datasets import load_examples
 from touchline.data.evaluations import EVALUATION_FILE, read_evaluation_config
 from touchline.data.images import load_pixels
+from touchline.data.metrics_file import read_metrics
 from touchline.data.models import load_renderer, read_model
 from touchline.data.rendering.image_rule import ImageRule
 from touchline.evaluate.decoding import write_answers
 from touchline.evaluate.inspect_task import write_items
+from touchline.evaluate.job import resolve_job
+from touchline.run.folders import ExperimentFolder
 from touchline.spec.experiment import DataConfig
+from touchline.train.inputs import load_inputs, read_config
 
 EXPERIMENT = """\
 name: colors
@@ -29,21 +37,27 @@ question: Does an adapter learn colors?
 task: exact_match
 models: [Tiny-VL-1M]
 data: {path: data/colors.json, images: image, prompt: "{input}"}
-train: {epochs: 1, global_batch_size: 4, micro_batch_size: 2, learning_rate: 1e-3, max_seq_len: 256,
+train: {epochs: 3, global_batch_size: 4, micro_batch_size: 2, learning_rate: 1e-3, max_seq_len: 256,
         base_dtype: float32, lora: {rank: 2}}
+factors: {train.backend: [peft, trl]}
 seeds: [1]
 controls: [base]
 evaluate: {max_new_tokens: 4}
 compute: {executor: local}
 """
+COUNT = 22
+"""Rows: 15 to train, so that the last step of an epoch has one example less."""
+PEFT, TRL = "1M_rank2_peft", "1M_rank2_trl"
+FLOAT32 = 1e-5
+"""Tolerance for sums in another order, in nats."""
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the model, the images and the experiment."""
     folder = tmp_path_factory.mktemp("vision")
-    build_tiny_vision_model(folder / "models" / "Tiny-VL-1M")
-    write_colors(folder / "data")
+    build_tiny_vision_model(folder / "models" / "Tiny-VL-1M", scale=3.0)
+    write_colors(folder / "data", COUNT)
     (folder / "experiment.yaml").write_text(EXPERIMENT, encoding="utf-8")
     return folder
 
@@ -58,22 +72,25 @@ def test_an_experiment_with_images_goes_from_plan_to_report(place: Path) -> None
     assert not {"TK202", "TK232"} & {finding["code"] for finding in json.loads(checked.stdout)["findings"]}
     done = call(place, "run", "experiment.yaml", "--no-probe")
     assert done.returncode == 0, done.stderr
-    rows = [json.loads(line) for line in (place / "1M_rank2" / "metrics.jsonl").read_text("utf-8").splitlines()]
+    rows = [json.loads(line) for line in (place / PEFT / "metrics.jsonl").read_text("utf-8").splitlines()]
     plan = json.loads((place / "plan.json").read_text("utf-8"))
-    (trained,) = (run for run in plan["runs"] if run["name"] == "1M_rank2")
+    (trained,) = (run for run in plan["runs"] if run["name"] == PEFT)
     start = rows[0]
     assert (start["layout"], start["packed_requested"]) == ("padded", False)
     # 4 linear layers of attention with rank 2, on the language model alone.
-    adapter = json.loads((place / "1M_rank2" / "epoch_0" / "adapter_config.json").read_text("utf-8"))
+    adapter = json.loads((place / PEFT / "epoch_2" / "adapter_config.json").read_text("utf-8"))
     assert "visual" in adapter["exclude_modules"]
+    assert adapter == json.loads((place / TRL / "epoch_2" / "adapter_config.json").read_text("utf-8"))
     steps = [row for row in rows if row["event"] == "step"]
-    assert len(steps) == trained["batches"]["steps"] == 4
+    assert len(steps) == trained["batches"]["steps"] == 12
+    assert_same_training(place / TRL, place / PEFT)
 
     model = read_model(place / "models" / "Tiny-VL-1M")
     renderer = load_renderer(model, plan["date"])
     data = DataConfig(path="data/colors.json", images="image", prompt="{input}")
     examples = [renderer.example(each) for each in load_examples(data, "train", place)]
-    assert sum(row["real_tokens"] for row in steps) == sum(len(e.prompt_ids) + len(e.answer_ids) for e in examples)
+    tokens = sum(len(e.prompt_ids) + len(e.answer_ids) for e in examples)
+    assert sum(row["real_tokens"] for row in steps) == 3 * tokens
     # The mean over the label tokens before the first step, by the model's own forward pass without an adapter.
     validation = [renderer.example(each) for each in load_examples(data, "validation", place)]
     base = AutoModelForImageTextToText.from_pretrained(model.path, attn_implementation="eager")
@@ -95,10 +112,61 @@ def test_an_experiment_with_images_goes_from_plan_to_report(place: Path) -> None
     before = next(row["loss"] for row in rows if row["event"] == "validation")
     assert before == pytest.approx(sum(losses) / len(losses), abs=1e-5)
     report = (place / "RESULTS.md").read_text("utf-8")
-    assert "Both runs are complete" in report
+    assert "All 3 runs are complete" in report
+    assert "### Agreement of trainers" in report
     assert "n/a (not evaluated)" not in report
     samples = [json.loads(line) for line in (place / "samples.jsonl").read_text("utf-8").splitlines()]
-    assert len(samples) == 8
+    assert len(samples) == 9
+
+
+def assert_same_training(run: Path, other: Path) -> None:
+    """Equal steps and validations of two runs, in whatever attempts they were made."""
+    found, wanted = read_metrics(run / "metrics.jsonl"), read_metrics(other / "metrics.jsonl")
+    assert len(found.steps) == len(wanted.steps)
+    for one, two in zip(found.steps, wanted.steps, strict=True):
+        assert one.loss == pytest.approx(two.loss, abs=FLOAT32)
+        assert one.grad_norm == pytest.approx(two.grad_norm, rel=1e-3)
+        counts = ("examples", "real_tokens", "target_tokens")
+        assert [getattr(one, name) for name in counts] == [getattr(two, name) for name in counts]
+    for at, two_at in zip(found.validations, wanted.validations, strict=True):
+        assert at.loss == pytest.approx(two_at.loss, abs=FLOAT32)
+
+
+def test_kills_of_two_processes_per_run_change_nothing(place: Path, tmp_path: Path) -> None:
+    """Kill -9 of the first process of each trainer: no orphan is left, and the losses are those of one calm process."""
+    folder = tmp_path / "rough"
+    folder.mkdir()
+    (folder / "data").symlink_to(place / "data")
+    text = EXPERIMENT.replace("executor: local", "executor: local, gpu: cpu, gpus_per_run: 2")
+    text = text.replace("micro_batch_size: 2", "micro_batch_size: 1, checkpoint: {resume_minutes: 1e-9}")
+    (folder / "experiment.yaml").write_text(text.replace("[base]", "[]"), encoding="utf-8")
+    env = environment(place / "models", place / "cache")
+    assert touchline("plan", str(folder), env=env).returncode == 0
+    checked = touchline("check", str(folder), env=env)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+    words = command("run", str(folder), "--no-probe")
+    with subprocess.Popen(words, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        wait_for_steps(process, folder / PEFT, 3)
+        kill_first_process(folder / PEFT, together=2)
+        # The command resumes it by itself. The next time it is killed too.
+        wait_for_steps(process, folder / TRL, 3)
+        process.kill()
+    kill_first_process(folder / TRL, together=2)
+    assert not (folder / TRL / "training.json").exists()
+
+    done = touchline("resume", str(folder), env=env)
+    assert done.returncode == 0, done.stderr
+    for run in (PEFT, TRL):
+        assert not training_processes(folder / run)
+        assert len(read_metrics(folder / run / "metrics.jsonl").attempts) == 2
+        assert_same_training(folder / run, place / PEFT)
+    for words in (["evaluate", str(folder)], ["report", str(folder)]):
+        done = touchline(*words, env=env)
+        assert done.returncode == 0, done.stderr
+    text = (folder / "RESULTS.md").read_text("utf-8")
+    assert "Both runs are complete" in text
+    assert "n/a (not evaluated)" not in text
 
 
 def test_answers_with_images_are_those_of_transformers_generate(place: Path) -> None:
@@ -110,7 +178,7 @@ def test_answers_with_images_are_those_of_transformers_generate(place: Path) -> 
     with torch.no_grad():
         for parameter in model.parameters():
             # So that answers differ by prompt, which those of small random weights do not.
-            parameter.mul_(1.0 if parameter.ndim == 1 else 6.0)
+            parameter.mul_(1.0 if parameter.ndim == 1 else 2.0)
     data = DataConfig(path="data/colors.json", images="image", prompt="{input}")
     examples = [renderer.example(each) for each in load_examples(data, "train", place)[:4]]
     pixels = load_pixels([path for example in examples for path in example.images], rule)
@@ -142,11 +210,11 @@ def test_answers_with_images_are_those_of_transformers_generate(place: Path) -> 
 
 
 def test_items_of_own_tasks_hold_the_images(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = place / "1M_rank2"
+    run = place / PEFT
     monkeypatch.chdir(run)
     items = write_items(read_evaluation_config(run / EVALUATION_FILE), run)
     found = list(json_dataset(str(items)))
-    assert len(found) == 4
+    assert len(found) == 3
     for sample in found:
         assert not isinstance(sample.input, str)
         image, text = sample.input[0].content
@@ -156,11 +224,53 @@ def test_items_of_own_tasks_hold_the_images(place: Path, monkeypatch: pytest.Mon
         assert text.text.startswith("Color of picture")
 
 
+def test_a_replaced_image_is_refused_by_its_name(place: Path, tmp_path: Path) -> None:
+    """Other pixels in an image of the same size: no command goes on with them."""
+    folder = tmp_path / "replaced"
+    shutil.copytree(place / "data", folder / "data")
+    (folder / "experiment.yaml").write_text(EXPERIMENT, encoding="utf-8")
+    env = environment(place / "models", place / "cache")
+    assert touchline("plan", str(folder), env=env).returncode == 0
+    assert touchline("prepare", str(folder), env=env).returncode == 0
+    run, base = folder / PEFT, folder / "1M_base"
+
+    def read_train() -> object:
+        return load_inputs(read_config(run / "finetune.yaml"), run)
+
+    def read_test() -> object:
+        return resolve_job(base, "base")
+
+    for split, number, read in (("train", 0, read_train), ("test", COUNT - 1, read_test)):
+        read()
+        (image,) = (folder / "data").glob(f"image_{number:02d}.*")
+        content = image.read_bytes()
+        with Image.open(image) as opened:
+            turned = opened.transpose(Image.Transpose.ROTATE_180)
+        turned.save(image)
+        done = touchline("resume", str(folder), env=env)
+        assert done.returncode != 0
+        assert f"the image {image.name!r} changed since it was planned" in done.stderr
+        with pytest.raises(PlanDriftError, match=f"image '{image.name}' of the {split} split changed"):
+            read()
+        image.write_bytes(content)
+
+    # A plan of before has no hashes: it is read, and images are not compared.
+    plan = json.loads((folder / "plan.json").read_text("utf-8"))
+    for info in plan["datasets"].values():
+        del info["image_sha256"]
+    for each in plan["runs"]:
+        del each["images_sha256"]
+    (folder / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
+    old = ExperimentFolder(folder).read_plan()
+    assert old is not None
+    assert not any(each.images_sha256 for each in old.runs)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (("epochs: 1", "backend: trl, epochs: 1"), "trl trains no vision-language model"),
-        (("epochs: 1", "packed: true, epochs: 1"), "sequences cannot be packed"),
+        (("[peft, trl]", "[peft, axolotl]"), "axolotl trains no vision-language model"),
+        (("epochs: 3", "packed: true, epochs: 3"), "sequences cannot be packed"),
     ],
 )
 def test_what_cannot_be_done_with_images_is_refused(place: Path, change: tuple[str, str], words: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from tests.estimate.made_shapes import LLAMA_1B, LLAMA_8B, QVO_MLP
 
 from touchline.core.estimate import MicroBatch, TrainingSetup
+from touchline.data.shapes import load_shape
 from touchline.estimate.flops import forward_flops, step_flops
 from touchline.estimate.work import StepWork, work_of
 
@@ -86,3 +88,25 @@ def test_a_step_without_work_is_refused() -> None:
         StepWork(micro_batches=1, tokens=0, squares=0, label_tokens=0)
     with pytest.raises(ValueError, match="at least one"):
         work_of([])
+
+
+def test_a_vision_tower_by_hand() -> None:
+    """Qwen3-VL-8B and an image of 1280 x 1024 pixels: 80 x 64 patches of 16 pixels, 1280 tokens.
+
+    27 blocks of width 1152 and inner width 4304, without a gate; 4 patches a token, joined by 4608 x 4608 and
+    4608 x 4096 after the tower and after 3 deeper blocks.
+    """
+    shape = load_shape("Qwen3-VL-8B-Instruct", Path("nowhere"))
+    patches = 80 * 64
+    work = replace(WORK, patches=patches, patch_squares=patches**2)
+    blocks = 27 * (4 * 1152**2 + 2 * 1152 * 4304)
+    embedding = 3 * 2 * 16 * 16 * 1152
+    joining = 4 * (4608 * 4608 + 4608 * 4096)
+    by_hand = 2 * patches * (blocks + embedding) + 2 * 1280 * joining + 4 * patches**2 * 1152 * 27
+    assert by_hand == pytest.approx(7.90e12, rel=1e-3)
+    setup = replace(LORA, shape=shape)
+    assert step_flops(setup, work).vision == by_hand
+    assert forward_flops(setup, work) - forward_flops(setup, WORK) == pytest.approx(by_hand)
+    assert step_flops(replace(setup, gradient_checkpointing=True), work).vision == by_hand
+    assert step_flops(setup, WORK).vision == 0
+    assert work.times(3).patches == 3 * patches

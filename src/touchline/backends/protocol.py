@@ -32,6 +32,10 @@ class ExampleLengths:
 
     prefix: int = 0
     """Tokens that all prompts begin with."""
+    patches: int = 0
+    """Patches of all images, as the model's image processor scales them."""
+    patch_squares: int = 0
+    """Sum of the squared patches of each image."""
 
     @property
     def total(self) -> NDArray[np.uint32]:

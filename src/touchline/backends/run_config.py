@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
 from pydantic import TypeAdapter, ValidationError
@@ -82,6 +82,10 @@ class RunConfig:
     """Dataset, columns, prompt; the path is absolute."""
     data_sha256: str
     """Hash of the dataset's file; another one is refused."""
+    images_sha256: dict[str, str] = field(default_factory=dict)
+    """Hash of the images of the training and validation split; others are refused. The file has this key only if there
+    are images.
+    """
     date: str
     """ISO date frozen in the plan, for chat templates that print one."""
     train: TrainConfig
@@ -132,6 +136,7 @@ def run_config(run: PlannedRun, plan: Plan) -> RunConfig:
         ),
         data=replace(run.data, path=from_run_folder(run.dataset)),
         data_sha256=plan.datasets[run.dataset].sha256,
+        images_sha256={split: sha256 for split, sha256 in run.images_sha256.items() if split != "test"},
         date=plan.date,
         train=train,
         seed=run.seed,
@@ -158,6 +163,8 @@ def run_config_text(config: RunConfig, header: str) -> str:
         del data["train"]["lora"], data["train"]["checkpoint"]["save"]
     if config.parent is None:
         del data["parent"]
+    if not config.images_sha256:
+        del data["images_sha256"]
     if not config.shuffled_labels:
         del data["shuffled_labels"]
     if config.batches.data_parallel_size == 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from touchline.core.finding import Finding
@@ -136,6 +137,8 @@ class DatasetInfo:
     """The file's own metadata: generator, word list, license."""
     images: int = 0
     """Images in all prompts."""
+    image_sha256: dict[str, str] = field(default_factory=dict)
+    """Hash of each image's bytes by name, relative to the dataset's folder; only in a plan, and none in older ones."""
     findings: tuple[Finding, ...] = ()
     """Findings on the file; with an error it cannot be used."""
 
@@ -143,6 +146,30 @@ class DatasetInfo:
     def has_own_splits(self) -> bool:
         """True if the splits are in the file."""
         return self.split_origin == SPLITS_IN_FILE
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageHashes:
+    """Hashes of the bytes of a dataset's images."""
+
+    splits: dict[str, str] = field(default_factory=dict)
+    """Hash over the hashes of each split's images, in order."""
+    files: dict[str, str] = field(default_factory=dict)
+    """Hash of each image by name, relative to the dataset's folder."""
+
+
+def changed_images(planned: Mapping[str, str], found: Mapping[str, str]) -> str | None:
+    """Return the images with other content in words: `image 'a.png'`, `image 'a.png' and 7 others`. None without any.
+
+    Args:
+        planned: planned hash of each image, by name.
+        found: hash of each image now.
+    """
+    changed = [name for name, sha256 in found.items() if planned.get(name, sha256) != sha256]
+    if not changed:
+        return None
+    others = f" and {len(changed) - 1} other{'s' if len(changed) > 2 else ''}" if len(changed) > 1 else ""
+    return f"image {changed[0]!r}{others}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

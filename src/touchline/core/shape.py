@@ -47,6 +47,10 @@ class VisionTower:
     """Patches, down and across, that become one token of the language model."""
     matrix_parameters: int
     """Elements of the matrices of its linear layers: what a 4-bit model holds in 4 bits."""
+    joining_parameters: int
+    """Of these, the elements in layers that join patches to a token: multiplied once per token, not per patch."""
+    embedding_parameters: int
+    """Elements of the matrix that embeds a patch."""
     parameters: int
     """Elements of the encoder and of the layers that join it to the language model."""
 

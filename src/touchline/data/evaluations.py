@@ -99,6 +99,8 @@ def settings_sha256(config: EvaluationConfig, task: EvaluationTask | None = None
         settings["task_sha256"] = asked.code_sha256
     elif asked.name in TASKS and TASKS[asked.name].with_labels is not None:
         settings["labels"] = list(config.labels)
+    if config.images_sha256 is not None and (asked.takes_data or not asked.is_file):
+        settings["images"] = config.images_sha256
     if evaluate.temperature:
         settings["sampled"] = [evaluate.temperature, evaluate.top_p, evaluate.repeats, evaluate.seed]
     if evaluate.max_error_rate:

@@ -24,6 +24,7 @@ from touchline.core.files import read_bytes, write_atomic
 from touchline.core.finding import Finding, Location, Severity
 from touchline.data.datasets import load_dataset, load_examples
 from touchline.data.models import load_renderer
+from touchline.data.rendering.image_rule import ImageRule
 from touchline.data.rendering.prefix import common_prefix
 from touchline.data.tokenizer import read_chat_template
 from touchline.spec.experiment import DataConfig
@@ -45,6 +46,10 @@ class TokenLengths:
     """Tokens per answer with its stop token; shape [examples]."""
     prefix: int = 0
     """Tokens of the common prefix of all prompts, excluding at least the last token of each."""
+    patches: int = 0
+    """Patches of all images, as the model's image processor scales them."""
+    patch_squares: int = 0
+    """Sum of the squared patches of each image."""
 
 
 def token_lengths(
@@ -82,9 +87,12 @@ def token_lengths(
     renderer = load_renderer(model, date)
     examples = load_examples(data, split, base)
     counts = np.empty((2, len(examples)), dtype=np.uint32)
+    patches: list[int] = []
     ends: list[tuple[int, ...]] = []
     for number, rendered in enumerate(renderer.examples(examples)):
         counts[:, number] = len(rendered.prompt_ids), len(rendered.answer_ids)
+        if isinstance(renderer.images, ImageRule):
+            patches += [renderer.images.patches_of(path) for path in rendered.images]
         # What the first and the last in order begin with, all between them do.
         ends = [min(*ends, rendered.prompt_ids), max(*ends, rendered.prompt_ids)] if ends else [rendered.prompt_ids] * 2
         if on_progress is not None and number % _SAY_EVERY == 0:
@@ -92,7 +100,13 @@ def token_lengths(
     # The trainer shares no prefix in a model whose positions depend on images.
     shares = len(examples) > 1 and not model.vision
     prefix = min(common_prefix(ends), int(counts[0].min()) - 1) if shares else 0
-    lengths = TokenLengths(prompt=counts[0].copy(), answer=counts[1].copy(), prefix=prefix)
+    lengths = TokenLengths(
+        prompt=counts[0].copy(),
+        answer=counts[1].copy(),
+        prefix=prefix,
+        patches=sum(patches),
+        patch_squares=sum(count**2 for count in patches),
+    )
     if not dataset.images:
         _write(path, lengths)
     return lengths

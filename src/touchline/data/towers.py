@@ -75,7 +75,8 @@ def _tower(values: ModelConfigReader, text_width: int, kind: _QwenTower | None) 
     joint = width * merge**2
     joining = joint * text_width if merge == 1 else joint * joint + joint * text_width
     matrices = layers * (4 * width * width + feeds * width * inner) + (1 + deep) * joining
-    others = channels * frames * patch * patch * width + positions * width
+    embedding = channels * frames * patch * patch * width
+    others = embedding + positions * width
     if kind is not None:
         norm = 2 * width if kind.centered else width
         block = 2 * norm + 4 * width + (feeds - 1) * inner + width
@@ -89,5 +90,7 @@ def _tower(values: ModelConfigReader, text_width: int, kind: _QwenTower | None) 
         patch_size=patch,
         merge_size=merge,
         matrix_parameters=matrices,
+        joining_parameters=(1 + deep) * joining,
+        embedding_parameters=embedding,
         parameters=matrices + others,
     )

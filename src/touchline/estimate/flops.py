@@ -7,6 +7,12 @@ loss, it sees only these. Causal attention of T tokens in rows of S costs 4·S·
 their product with the values, half of which the causal mask leaves), 2.5 times that backward in a fused kernel, which
 computes the scores again; eager attention computes the masked half too, and its backward pass is twice the forward one.
 Kaplan et al. 2020, appendix; Dao 2023 (FlashAttention-2), section 4.1.
+
+A vision tower is a transformer of patches (Dosovitskiy et al. 2021, section 3.1) without a causal mask: by the same
+rules, its embedding and blocks cost 2·P a patch, the layers that join patches 2·P a token, and attention of an image of
+N patches 4·N²·width a block. Which matrices it has is read from transformers 5.23 (models/qwen2_vl, qwen2_5_vl,
+qwen3_vl). It is frozen and nothing below it is trained, so an adapter's step computes it forward once; Qwen2.5-VL's
+windows, which see less than an image, are counted as whole images.
 """
 
 from __future__ import annotations
@@ -36,11 +42,13 @@ class StepFlops:
     """Output layer."""
     attention: float
     """Attention scores, and their product with the values."""
+    vision: float = 0.0
+    """Vision tower."""
 
     @property
     def total(self) -> float:
         """Return the sum of all parts."""
-        return self.linear + self.adapter + self.head + self.attention
+        return self.linear + self.adapter + self.head + self.attention + self.vision
 
 
 def passes(setup: TrainingSetup) -> int:
@@ -73,7 +81,20 @@ def step_flops(setup: TrainingSetup, work: StepWork) -> StepFlops:
         adapter=_PRODUCT * work.tokens * adapter * (3 + again) + norms * (1 + again),
         head=_PRODUCT * logits * shape.vocab_size * shape.hidden_size * (3 if trained else 2),
         attention=scores * (1 + again + (_BACKWARD_FUSED if fused else _BACKWARD_EAGER)),
+        vision=vision_flops(setup, work) * (3 + again if trained else 1),
     )
+
+
+def vision_flops(setup: TrainingSetup, work: StepWork) -> float:
+    """Return the operations of the vision tower's forward pass."""
+    tower = setup.shape.vision
+    if tower is None:
+        return 0.0
+    blocks = tower.matrix_parameters - tower.joining_parameters
+    matrices = work.patches * (blocks + tower.embedding_parameters)
+    joining = work.patches / tower.patches_per_token * tower.joining_parameters
+    scores = 2 * work.patch_squares * tower.hidden_size * tower.num_layers
+    return _PRODUCT * (matrices + joining + scores)
 
 
 def _dora_products(setup: TrainingSetup) -> int:
@@ -93,9 +114,8 @@ def forward_flops(setup: TrainingSetup, work: StepWork) -> float:
     logits = work.label_tokens if _label_tokens_only(setup) else work.tokens
     adapter = 0 if setup.method == "full" else setup.trained_parameters
     scores = 2 * work.squares * shape.q_size * shape.num_layers * (0.5 if setup.attention == "fused" else 1.0)
-    return _PRODUCT * (
-        work.tokens * (shape.linear_parameters + adapter) + logits * shape.vocab_size * shape.hidden_size + scores
-    )
+    text = work.tokens * (shape.linear_parameters + adapter) + logits * shape.vocab_size * shape.hidden_size + scores
+    return _PRODUCT * text + vision_flops(setup, work)
 
 
 def _label_tokens_only(setup: TrainingSetup) -> bool:

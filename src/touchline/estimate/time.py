@@ -225,7 +225,11 @@ def _ask(
     """Return the request, the usable points, rejected points with reasons, and whether the machine's figures are
     published."""
     here = place(machine.key)
-    near = [point for point in points if place(point.machine) == here and stack_key(point.setup) == stack_key(setup)]
+    near = [
+        _with_images(point, work)
+        for point in points
+        if place(point.machine) == here and stack_key(point.setup) == stack_key(setup)
+    ]
     clocks = {point.clock for point in near}
     published = rates_of(setup, machine)
     known = not isinstance(published, Missing)
@@ -240,6 +244,13 @@ def _ask(
     )
     near, refused = _believable(question, machine, near) if known else (near, ())
     return question, _nearest(question, near), refused, known
+
+
+def _with_images(point: TimePoint, work: StepWork) -> TimePoint:
+    """Return a measured run of a vision-language model with as many images per token as a step. Logs hold none."""
+    if point.setup.shape.vision is None:
+        return point
+    return dataclasses.replace(point, work=point.work.with_images_of(work))
 
 
 def _same_model(point: TimePoint, setup: TrainingSetup) -> bool:

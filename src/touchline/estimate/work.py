@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from touchline.core.estimate import MicroBatch
 from touchline.data.packing.forecast import BatchForecast, BatchSettings
@@ -21,6 +21,10 @@ class StepWork:
     """Sum of squared sequence lengths, which attention scores scale with."""
     label_tokens: float
     """Label tokens."""
+    patches: float = 0.0
+    """Patches of images that the vision tower reads."""
+    patch_squares: float = 0.0
+    """Sum of the squared patches of each image, which the tower's attention scores scale with."""
 
     def __post_init__(self) -> None:
         if not (self.micro_batches > 0 and self.tokens > 0 and self.squares > 0 and self.label_tokens >= 0):
@@ -43,7 +47,14 @@ class StepWork:
             tokens=self.tokens * factor,
             squares=self.squares * factor,
             label_tokens=self.label_tokens * factor,
+            patches=self.patches * factor,
+            patch_squares=self.patch_squares * factor,
         )
+
+    def with_images_of(self, other: StepWork) -> StepWork:
+        """Return the work with as many images per token as another step has."""
+        share = self.tokens / other.tokens
+        return replace(self, patches=other.patches * share, patch_squares=other.patch_squares * share)
 
 
 def work_of(batches: Sequence[MicroBatch], *, steps: float = 1) -> StepWork:

@@ -45,6 +45,7 @@ from touchline.data.evaluations import (
     read_evaluation_config,
     settings_sha256,
 )
+from touchline.data.image_hashes import require_test_images
 from touchline.evaluate.asked import note_item
 from touchline.evaluate.own_scores import CLUSTER_KEY
 from touchline.evaluate.own_task import own_task
@@ -74,6 +75,7 @@ def run_task(folder: Path, task: str | None = None) -> Task:
     """
     config = read_evaluation_config(folder / EVALUATION_FILE)
     _require_model(config, folder)
+    require_test_images(config, folder)
     further = None if task is None else config.task_named(task)
     if task is not None and further is None:
         raise InputError(f"{str(folder / EVALUATION_FILE)!r} names no task {task!r}", hint="touchline prepare")

@@ -9,6 +9,7 @@ from pathlib import Path
 from touchline.core.errors import InputError, PlanDriftError
 from touchline.core.files import inside, sha256_file
 from touchline.data.evaluations import EVALUATION_FILE, read_evaluation_config
+from touchline.data.image_hashes import require_test_images
 from touchline.evaluate.checkpoint import Checkpoint, resolve_checkpoint
 from touchline.spec.evaluation import BASE_CHECKPOINT, NO_OP_CHECKPOINT, EvaluationConfig
 
@@ -60,6 +61,7 @@ def resolve_job(folder: Path, name: str) -> EvaluationJob:
         PlanDriftError: it was trained on another base, or with other settings.
     """
     config = read_evaluation_config(folder / EVALUATION_FILE)
+    require_test_images(config, folder)
     digest: str | None = None
     if name == BASE_CHECKPOINT:
         checkpoint = resolve_checkpoint(config.model.path)

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 
 from touchline.backends.protocol import ExampleLengths
 from touchline.backends.registry import get_backend, refused_settings
-from touchline.core.catalog import DatasetInfo, ModelInfo
+from touchline.core.catalog import DatasetInfo, ImageHashes, ModelInfo
 from touchline.core.errors import InputError
 from touchline.core.finding import Finding, Severity
 from touchline.core.quantity import NO_EVIDENCE, Missing
@@ -68,6 +68,8 @@ class PlanInputs:
     """Labels of each dataset that a classification is scored on."""
     examples: tuple[ShownExample, ...] = ()
     """One rendered example per dataset."""
+    images: Mapping[str, ImageHashes] = field(default_factory=dict)
+    """Hashes of the images by `data_key`."""
     accepted: Mapping[str, dict[str, object]] = field(default_factory=dict)
     """Settings accepted for single runs, by run; already applied to `specs`."""
     started: Mapping[str, PlannedRun] = field(default_factory=dict)
@@ -123,7 +125,7 @@ def build_plan(inputs: PlanInputs) -> Plan:
         overrides=inputs.overrides,
         factors=_factors(inputs.specs),
         models={inputs.models[name].name: inputs.models[name] for name in dict.fromkeys(s.model for s in inputs.specs)},
-        datasets={info.path: info for info in inputs.datasets.values()},
+        datasets={info.path: _with_images(info, inputs) for info in inputs.datasets.values()},
         runs=tuple(runs),
         executor=experiment.compute.executor,
         gpus_per_run=experiment.compute.gpus,
@@ -142,6 +144,20 @@ def build_plan(inputs: PlanInputs) -> Plan:
         evidence=collect_evidence(runs),
         revisions=(),
     )
+
+
+def _with_images(info: DatasetInfo, inputs: PlanInputs) -> DatasetInfo:
+    """Return a dataset with the hashes of all images that runs use."""
+    specs = [spec for spec in inputs.specs if inputs.datasets[spec.data.path].path == info.path]
+    found = [inputs.images[key] for spec in specs if (key := data_key(spec.data)) in inputs.images]
+    return replace(info, image_sha256={name: sha256 for each in found for name, sha256 in each.files.items()})
+
+
+def _images_of(spec: RunSpec, inputs: PlanInputs) -> dict[str, str]:
+    """Return the hash of the images of each split. A run that started without them keeps its digest."""
+    started = inputs.started.get(spec.name)
+    found = inputs.images.get(data_key(spec.data))
+    return {} if found is None or (started is not None and not started.images_sha256) else found.splits
 
 
 def _left_open(experiment: Experiment) -> set[str]:
@@ -174,6 +190,7 @@ def _planned(
         link=spec.link,
         control=spec.control,
         no_op=spec.train.lora if spec.control is ControlKind.NO_OP else None,
+        images_sha256=_images_of(spec, inputs),
         accepted=inputs.accepted.get(spec.name, {}),
         digest="",
     )
@@ -364,6 +381,8 @@ def _digest(run: PlannedRun, model: ModelInfo, dataset: DatasetInfo, parent: Pla
     }
     if run.batches is not None and run.batches.data_parallel_size > 1:
         identity["data_parallel_size"] = run.batches.data_parallel_size
+    if run.images_sha256:
+        identity["images"] = run.images_sha256
     if run.no_op is not None:
         identity["no_op"] = _without_newer_defaults(json.loads(_LORA.dump_json(run.no_op)), LoraConfig)
     if run.control is ControlKind.SHUFFLED:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from touchline.core.catalog import changed_images
 from touchline.spec.plan import Plan, PlannedRun, Revision
 
 
@@ -32,6 +33,9 @@ def describe_change(old: Plan, new: Plan, run: str) -> str:
         )
         if not same
     ]
+    images = changed_images(old.datasets[before.dataset].image_sha256, new.datasets[after.dataset].image_sha256)
+    if images is not None:
+        reasons.insert(0, f"{images} changed")
     return ", ".join(reasons) or "its digest changed"
 
 

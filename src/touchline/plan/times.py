@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from touchline.backends.protocol import ExampleLengths
 from touchline.core.estimate import Estimate, TrainingSetup
@@ -80,9 +80,11 @@ def unknown_times(missing: Missing) -> Times:
     )
 
 
-def step_work(forecast: BatchForecast, train: TrainConfig, devices: int = 1) -> StepWork:
+def step_work(forecast: BatchForecast, train: TrainConfig, lengths: ExampleLengths, devices: int = 1) -> StepWork:
     """Return the mean step of a run on one of its devices, in the terms of the estimates."""
-    return work_of_forecast(forecast, settings_of(train, devices=devices))
+    work = work_of_forecast(forecast, settings_of(train, devices=devices))
+    steps = forecast.steps_per_epoch * devices
+    return replace(work, patches=lengths.patches / steps, patch_squares=lengths.patch_squares / steps)
 
 
 def estimate_times(
@@ -111,7 +113,8 @@ def estimate_times(
         data_parallel_size: processes of the training. On a CPU they share the cores, so that each does its part of
             a step in about the time that one process needs for the whole.
     """
-    work = step_work(forecast, train, data_parallel_size if machine.kind == "gpu" else 1)
+    sharing = data_parallel_size if machine.kind == "gpu" else 1
+    work = step_work(forecast, train, lengths, sharing)
     answered = seconds_per_step(setup, work, machine=machine, points=points)
     evaluation = _evaluation(setup, evaluate, train, lengths, course, machine, points)
     base = _evaluation(setup, evaluate, None, lengths, course, machine, points)

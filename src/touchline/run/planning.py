@@ -11,7 +11,7 @@ from pathlib import Path
 from touchline import __version__
 from touchline.backends.protocol import ExampleLengths
 from touchline.core.callbacks import ProgressCallback
-from touchline.core.catalog import ModelInfo
+from touchline.core.catalog import ImageHashes, ModelInfo, changed_images
 from touchline.core.clock import today
 from touchline.core.errors import InputError, PlanDriftError, quoted
 from touchline.core.files import read_text_bounded
@@ -20,8 +20,8 @@ from touchline.core.quantity import Quantity
 from touchline.core.units import plural
 from touchline.data.evaluations import is_current, read_evaluations
 from touchline.data.user_config import UserConfig
-from touchline.lint.local.inputs import ResolvedInputs, examples_of, lengths_of, resolve_inputs
-from touchline.plan.build import PlanInputs, build_plan
+from touchline.lint.local.inputs import ResolvedInputs, examples_of, images_of_runs, lengths_of, resolve_inputs
+from touchline.plan.build import PlanInputs, build_plan, data_key
 from touchline.plan.drift import changed_runs, describe_change, revise
 from touchline.plan.local.context import build_planning_context, free_space
 from touchline.plan.local.target import resolve_target
@@ -137,6 +137,7 @@ def resolve(
             seen.target, seen.models.values(), {spec.train.backend for spec in seen.specs}, settings
         ),
         examples=examples_of(seen, date),
+        images=images_of_runs(seen, settings),
         accepted=accepted,
         started={
             run.name: run
@@ -209,7 +210,7 @@ def refuse_findings(planned: LoadedPlan, settings: UserConfig) -> None:
     if errors := seen.errors:
         count = len(errors)
         raise InputError(f"{loaded.document.path}: {plural(count, 'error')}", findings=errors)
-    _refuse_changes(planned, seen)
+    _refuse_changes(planned, seen, images_of_runs(seen, settings))
     _launchable(seen, lengths_of(seen, settings, plan_.date), settings, plan_.date)
 
 
@@ -228,7 +229,7 @@ def refuse_other_machine(plan_: Plan, settings: UserConfig) -> None:
         )
 
 
-def _refuse_changes(planned: LoadedPlan, seen: ResolvedInputs) -> None:
+def _refuse_changes(planned: LoadedPlan, seen: ResolvedInputs, images: Mapping[str, ImageHashes]) -> None:
     """Refuse changes to started runs. The training would detect other data or models only after its
     time in the queue.
     """
@@ -238,6 +239,13 @@ def _refuse_changes(planned: LoadedPlan, seen: ResolvedInputs) -> None:
         for path, info in old.datasets.items()
         if any(now.path == path and now.sha256 != info.sha256 for now in seen.datasets.values())
     ]
+    changed += dict.fromkeys(
+        f"the {found}"
+        for spec in seen.specs
+        if (hashes := images.get(data_key(spec.data))) is not None
+        and (info := old.datasets.get(seen.datasets[spec.data.path].path)) is not None
+        and (found := changed_images(info.image_sha256, hashes.files)) is not None
+    )
     changed += [
         f"the task {task.name!r}"
         for task in old.tasks

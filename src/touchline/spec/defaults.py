@@ -24,6 +24,8 @@ RESUME_INTERVAL: Final = 10.0
 EVALUATE_BATCH_SIZE: Final = 64
 MAX_NEW_TOKENS: Final = 24
 MICRO_BATCH_TOKENS: Final = 4096
+VISION_TOWERS: Final = r".*\b(visual|vision_tower|vision_model)\b.*"
+"""Names of layers in a vision tower, which stays frozen: adapters are on the language model alone."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -114,6 +114,10 @@ class EvaluationConfig:
     """Dataset, columns, prompt; the path is absolute."""
     data_sha256: str
     """`SplitInfo.sha256` of the test split; another one is refused."""
+    images_sha256: str | None = None
+    """Hash of the images of the test split; others are refused. None without images; the file has this key only with
+    them.
+    """
     evaluate: EvaluateConfig
     """Samples, decoding, further tasks."""
     control: bool

@@ -107,6 +107,8 @@ class PlannedRun:
     """Kind of control; None for other runs."""
     no_op: LoraConfig | None = None
     """Shape of the adapter that a no-op control is evaluated through; None for every other run."""
+    images_sha256: dict[str, str] = field(default_factory=dict)
+    """Hash of the images of each split, by its name; none without images, and in older plans."""
     accepted: dict[str, object]
     """Settings that were edited in the run's folder and accepted, by dotted key."""
     digest: str

@@ -18,14 +18,16 @@ import datasets
 import torch
 import yaml
 from torch.utils.data import Sampler
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import AutoConfig, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from touchline.backends.peft.layout import PADDED
 from touchline.backends.run_config import RunConfig
 from touchline.core.errors import PlanDriftError
 from touchline.core.files import read_text_bounded
 from touchline.core.quantity import NO_EVIDENCE, Measured
+from touchline.data.images import require_pillow
 from touchline.data.metrics import ScoringSetup
+from touchline.data.rendering.image_rule import ImageRule
 from touchline.train.export import write_weights
 from touchline.train.failures import refuse_nonsense, refuse_out_of_memory
 from touchline.train.folders import remove_folder, remove_leftovers
@@ -34,7 +36,7 @@ from touchline.train.inputs import CONFIG_LIMIT_BYTES, Inputs, load_inputs, path
 from touchline.train.lineage import prove_lineage, take_over
 from touchline.train.log import LOG
 from touchline.train.machine import MemorySampler, Stopwatch, gpu_meter, library_versions, select_device
-from touchline.train.model import TargetLoss, arrange_by_length, mean_loss
+from touchline.train.model import TargetLoss, arrange_by_length, class_of, mean_loss, pixel_inputs
 from touchline.train.parallel import Processes, is_member, processes
 from touchline.train.parent import Ancestry, Lineage, resolve_parent
 from touchline.train.quantization import keep_trainable_layout
@@ -46,6 +48,8 @@ from touchline.train.schedule import learning_rate
 IGNORED = -100
 """Label of a token without a loss, as torch and transformers have it."""
 _BLANK_TOKENS = 2
+_FILES = "image_files"
+"""Column of the files of a row's images. A trainer would load those of a column "images", and render their chats."""
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
@@ -81,15 +85,33 @@ class PlannedTraining:
     @property
     def arguments(self) -> dict[str, Any]:
         """Trainer arguments that recording needs: steps are logged one by one, and saves are asked for."""
-        several = {} if self.group.size == 1 else {"ddp_find_unused_parameters": False}
-        return several | {
-            "output_dir": str(self.folder / RESUME_FOLDER),
-            "logging_steps": 1,
-            "logging_nan_inf_filter": False,
-            "eval_strategy": "no",
-            "save_strategy": "no",
-            "disable_tqdm": True,
-        }
+        # A trained vision tower has no part in a micro-batch without images.
+        partly = self.config.train.trains_all and self.inputs.model.vision
+        several = {} if self.group.size == 1 else {"ddp_find_unused_parameters": partly}
+        # Files of images are not an input of the model, and would be left out.
+        pictured = {"remove_unused_columns": False} if self.has_images else {}
+        return (
+            several
+            | pictured
+            | {
+                "output_dir": str(self.folder / RESUME_FOLDER),
+                "logging_steps": 1,
+                "logging_nan_inf_filter": False,
+                "eval_strategy": "no",
+                "save_strategy": "no",
+                "disable_tqdm": True,
+            }
+        )
+
+    @property
+    def has_images(self) -> bool:
+        """Return True if a training example shows an image."""
+        return any(row.images for row in self.inputs.train)
+
+    @property
+    def model_class(self) -> Any:
+        """Loader of the base: of causal language models, or of vision-language models."""
+        return class_of(AutoConfig.from_pretrained(self.config.model.path, local_files_only=True))
 
     def prepare_base(self, model: Any) -> Any:
         """Merge the adapters that a stage inherits into the base, before a new adapter is attached. Return the base."""
@@ -97,14 +119,15 @@ class PlannedTraining:
         return model
 
     def dataset(self) -> datasets.Dataset:
-        """Return the training split as token ids and labels, in the dataset's order."""
+        """Return the training split as token ids, labels and files of images, in the dataset's order."""
         rows = self.inputs.train
-        return datasets.Dataset.from_dict(
-            {
-                "input_ids": [[*row.prompt_ids, *row.answer_ids] for row in rows],
-                "labels": [[IGNORED] * len(row.prompt_ids) + list(row.answer_ids) for row in rows],
-            }
-        )
+        columns: dict[str, list[Any]] = {
+            "input_ids": [[*row.prompt_ids, *row.answer_ids] for row in rows],
+            "labels": [[IGNORED] * len(row.prompt_ids) + list(row.answer_ids) for row in rows],
+        }
+        if self.has_images:
+            columns[_FILES] = [list(row.images) for row in rows]
+        return datasets.Dataset.from_dict(columns)
 
 
 def open_planned(folder: Path, stop: Stop) -> PlannedTraining | None:
@@ -137,6 +160,22 @@ def open_planned(folder: Path, stop: Stop) -> PlannedTraining | None:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class ImageCollator:
+    """Collator that adds the pixels of the images to the batches of another one."""
+
+    text: Callable[[list[dict[str, Any]]], dict[str, Any]]
+    """Collator of token ids and labels."""
+    rule: ImageRule
+    """Rule of the model's image processor."""
+
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        """Return a batch. Rows are padded by the text's collator; pixels follow each other in the order of the rows."""
+        files = [path for example in examples for path in example[_FILES]]
+        batch = self.text([{key: value for key, value in each.items() if key != _FILES} for each in examples])
+        return batch | pixel_inputs(files, batch["input_ids"], self.rule) if files else batch
+
+
 class PlannedOrder(Sampler[int]):
     """Examples of an epoch in the planned order.
 
@@ -166,8 +205,17 @@ def recorded(trainer_class: type[Any], planned: PlannedTraining) -> type[Any]:
     """
 
     class Recorded(trainer_class):  # type: ignore[misc]
+        data_collator: Any
+
         def __init__(self, *arguments: Any, **named: Any) -> None:
             super().__init__(*arguments, **named)
+            # Qwen's vision-language models say no, and a step's loss would be the mean of its micro-batches' means.
+            # The trainer computes the loss itself, and divides by the label tokens of the whole step.
+            self.model_accepts_loss_kwargs = True
+            if planned.has_images:
+                require_pillow()
+                assert isinstance(planned.inputs.renderer.images, ImageRule), "rendered with this rule"
+                self.data_collator = ImageCollator(self.data_collator, planned.inputs.renderer.images)
             self.planned_order = PlannedOrder(planned)
             if self.planned_order.blanks and not planned.config.train.packed:
                 _append_blank(self)
@@ -200,7 +248,7 @@ def _append_blank(trainer: Any) -> None:
     """Append a row of two tokens without a label to a trainer's data, which it would have left out before."""
     rows: datasets.Dataset = trainer.train_dataset
     first = {name: value[:_BLANK_TOKENS] if isinstance(value, list) else value for name, value in rows[0].items()}
-    blank = first | {"labels": [IGNORED] * _BLANK_TOKENS}
+    blank = first | {"labels": [IGNORED] * _BLANK_TOKENS} | ({_FILES: []} if _FILES in first else {})
     blanks = datasets.Dataset.from_list([blank], features=rows.features)
     trainer.train_dataset = datasets.concatenate_datasets([rows, blanks])
 
@@ -233,7 +281,9 @@ class _Recorder(TrainerCallback):  # type: ignore[misc]
         self._model = trainer.accelerator.unwrap_model(trainer.model)
         keep_trainable_layout(self._model)
         self._inheritance = with_initial(planned.inheritance, self._model, planned.config.train.lora)
-        self._target_loss = TargetLoss(self._model, self._machine, leaves_casts=True)
+        self._target_loss = TargetLoss(
+            self._model, self._machine, leaves_casts=True, images=planned.inputs.renderer.images
+        )
         self._gpu = gpu_meter(self._machine)
         self._counts = _Counts()
         self._loss = torch.zeros((), dtype=torch.float64)

@@ -17,6 +17,7 @@ from touchline.core.errors import InputError, PlanDriftError
 from touchline.core.files import read_text_bounded, sha256_file
 from touchline.core.quantity import Missing
 from touchline.data.datasets import load_examples
+from touchline.data.image_hashes import refuse_changed_images
 from touchline.data.models import load_model, load_renderer, locate_model
 from touchline.data.packing.batches import BatchPlan, plan_batches
 from touchline.data.rendering.chat import ChatRenderer
@@ -130,6 +131,7 @@ def _planned_data(config: RunConfig, folder: Path) -> Path:
     if not path.is_file():
         raise InputError(f"the dataset {str(path)!r} is not there", expected="the file that was planned")
     _same("the dataset", str(path), config.data_sha256, sha256_file(path))
+    refuse_changed_images(config.data, config.images_sha256, folder, folder)
     return path
 
 

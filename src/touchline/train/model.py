@@ -28,14 +28,12 @@ from touchline.core.errors import InputError
 from touchline.core.quantity import Missing
 from touchline.data.images import load_pixels
 from touchline.data.rendering.image_rule import NO_IMAGES, ImageRule
+from touchline.spec.defaults import VISION_TOWERS
 from touchline.spec.experiment import TrainConfig
 from touchline.train.inherit import CHANGES_BASE
 from touchline.train.machine import Machine, torch_dtype
 from touchline.train.parallel import Processes
 from touchline.train.quantization import is_quantized, keep_trainable_layout, quantization_config
-
-VISION_TOWERS = r".*\b(visual|vision_tower|vision_model)\b.*"
-"""Names of layers in a vision tower, which stays frozen: adapters are on the language model alone."""
 
 
 class BaseModelSpec(Protocol):
@@ -291,12 +289,7 @@ class TargetLoss:
     def _pixels(self, rows: SequenceBatch) -> dict[str, Tensor]:
         """Return what the model needs of a micro-batch's images, besides their tokens."""
         assert isinstance(self._images, ImageRule), "rendered with this rule"
-        pixels = load_pixels(rows.images, self._images)
-        found = {
-            "pixel_values": torch.from_numpy(pixels.values),
-            "image_grid_thw": torch.from_numpy(pixels.grids),
-            "mm_token_type_ids": torch.from_numpy((rows.token_ids == self._images.token_id).astype(np.int32)),
-        }
+        found = pixel_inputs(rows.images, torch.from_numpy(rows.token_ids), self._images)
         return {name: value.to(self.machine.device) for name, value in found.items()}
 
     def _keep_sources(self, module: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
@@ -322,6 +315,22 @@ class TargetLoss:
         seen |= torch.eye(seen.shape[-1], dtype=torch.bool, device=device)
         mask = torch.zeros(seen.shape, dtype=self.machine.base_dtype, device=device)
         return mask.masked_fill_(~seen, torch.finfo(mask.dtype).min).unsqueeze(1)
+
+
+def pixel_inputs(images: Sequence[str], token_ids: Tensor, rule: ImageRule) -> dict[str, Tensor]:
+    """Return what a vision-language model needs of a micro-batch's images, besides their tokens.
+
+    Args:
+        images: files, in the order of their places in the rows.
+        token_ids: the rows, shape [R, W].
+        rule: of the model's image processor.
+    """
+    pixels = load_pixels(images, rule)
+    return {
+        "pixel_values": torch.from_numpy(pixels.values),
+        "image_grid_thw": torch.from_numpy(pixels.grids),
+        "mm_token_type_ids": (token_ids == rule.token_id).int(),
+    }
 
 
 def noise_scale(rows: SequenceBatch, alpha: float) -> NDArray[np.float32]:

@@ -48,6 +48,7 @@ class TrlBackend:
         devices=MOST_DEVICES,
         stages=True,
         shuffled_labels=True,
+        vision=True,
         packing_keeps_steps=False,
         values={
             "optimizer": tuple(HF_OPTIMIZERS),
@@ -139,7 +140,7 @@ def trainer_settings(run: PlannedRun, plan: Plan) -> dict[str, object]:
     }
     if not train.trains_all:
         inherits = run.link is not None and run.link.continue_ == "adapter"
-        settings["lora"] = lora_settings(train.lora, inherits=inherits)
+        settings["lora"] = lora_settings(train.lora, inherits=inherits, vision=plan.models[run.model].vision)
     if train.quantization == "nf4":
         settings["quantization"] = {
             "load_in_4bit": True,
@@ -152,12 +153,13 @@ def trainer_settings(run: PlannedRun, plan: Plan) -> dict[str, object]:
     return settings
 
 
-def lora_settings(lora: LoraConfig, *, inherits: bool = False) -> dict[str, object]:
+def lora_settings(lora: LoraConfig, *, inherits: bool = False, vision: bool = False) -> dict[str, object]:
     """Return the arguments of peft.LoraConfig.
 
     Args:
         lora: the settings.
         inherits: whether a parent's adapter replaces the new one, so that its initial weights do not count.
+        vision: whether the base has a vision tower, which stays frozen.
     """
     return {
         "task_type": "CAUSAL_LM",
@@ -165,6 +167,7 @@ def lora_settings(lora: LoraConfig, *, inherits: bool = False) -> dict[str, obje
         "lora_alpha": whole_alpha(lora),
         "lora_dropout": lora.dropout,
         "target_modules": list(lora.target_modules),
+        **({"exclude_modules": defaults.VISION_TOWERS} if vision else {}),
         "bias": "none",
         "init_lora_weights": True if inherits or lora.init == "default" else lora.init,
         "use_dora": lora.dora,

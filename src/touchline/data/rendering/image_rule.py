@@ -75,3 +75,12 @@ class ImageRule:
             InputError: it cannot be read.
         """
         return self.tokens(*self.size_of(path))
+
+    def patches_of(self, path: str) -> int:
+        """Return the patches of an image file.
+
+        Raises:
+            InputError: it cannot be read.
+        """
+        down, across = self.grid(*self.size_of(path))
+        return down * across

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from touchline.backends.protocol import ExampleLengths
 from touchline.core.callbacks import ProgressCallback
-from touchline.core.catalog import DatasetInfo, ModelInfo
+from touchline.core.catalog import DatasetInfo, ImageHashes, ModelInfo
 from touchline.core.errors import InputError, TouchlineError
 from touchline.core.finding import Finding, Location, Severity
 from touchline.core.levels import STAGE
 from touchline.data.datasets import cluster_faults, load_dataset
+from touchline.data.image_hashes import image_hashes
 from touchline.data.label_sets import label_set
 from touchline.data.lengths import token_lengths
 from touchline.data.models import load_model
@@ -316,6 +317,15 @@ def _place_of_data(spec: RunSpec, loaded: LoadedExperiment) -> Location:
     return loaded.document.where(own.get("data.path", ("data", "path")))
 
 
+def images_of_runs(seen: ResolvedInputs, settings: UserConfig) -> dict[str, ImageHashes]:
+    """Return the hashes of the images of each dataset with its columns, by `data_key`; cached on disk."""
+    found: dict[str, ImageHashes] = {}
+    for spec in seen.specs:
+        if seen.datasets[spec.data.path].images and data_key(spec.data) not in found:
+            found[data_key(spec.data)] = image_hashes(spec.data, seen.root, settings.cache_dir)
+    return found
+
+
 def lengths_of(
     seen: ResolvedInputs, settings: UserConfig, date: str, on_progress: ProgressCallback | None = None
 ) -> dict[tuple[str, str], ExampleLengths]:
@@ -333,7 +343,13 @@ def lengths_of(
         if key not in found:
             model = seen.models[spec.model]
             tokens = token_lengths(model, spec.data, "train", seen.root, date, settings.cache_dir, on_progress)
-            found[key] = ExampleLengths(prompt=tokens.prompt, answer=tokens.answer, prefix=tokens.prefix)
+            found[key] = ExampleLengths(
+                prompt=tokens.prompt,
+                answer=tokens.answer,
+                prefix=tokens.prefix,
+                patches=tokens.patches,
+                patch_squares=tokens.patch_squares,
+            )
     return found
 
 

@@ -414,11 +414,16 @@ def _step(request: EstimateRequest, setup: TrainingSetup, machine: TargetMachine
         return Missing(missing="the mean length is not given: --mean-length (for packed sequences use --seq-len)")
     rows, passes = request.micro_batch_size, request.gradient_accumulation_steps
     tokens = rows * request.mean_length * passes
+    tower = setup.shape.vision
+    # One image per sequence.
+    patches = 0 if tower is None else request.image_tokens * tower.patches_per_token
     work = StepWork(
         micro_batches=passes,
         tokens=tokens,
         squares=tokens * request.mean_length,
         label_tokens=tokens * request.label_fraction,
+        patches=rows * passes * patches,
+        patch_squares=rows * passes * patches**2,
     )
     return seconds_per_step(setup, work, machine=machine, points=past.time)
 

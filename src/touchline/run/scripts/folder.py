@@ -90,6 +90,7 @@ def evaluation_config(plan: Plan, run: PlannedRun) -> EvaluationConfig:
         ),
         data=replace(run.data, path=from_run_folder(run.dataset)),
         data_sha256=test,
+        images_sha256=run.images_sha256.get("test"),
         evaluate=run.evaluate,
         control=run.kind is RunKind.CONTROL,
         no_op=run.no_op,
@@ -111,7 +112,10 @@ def _from_run(task: EvaluationTask) -> EvaluationTask:
 def _evaluation(plan: Plan, run: PlannedRun) -> str:
     config = evaluation_config(plan, run)
     header = "# Everything that the evaluation of this run needs, resolved; eval.py reads it.\n"
-    return header + to_yaml(json.loads(adapter(EvaluationConfig).dump_json(config)))
+    data = json.loads(adapter(EvaluationConfig).dump_json(config))
+    if config.images_sha256 is None:
+        del data["images_sha256"]
+    return header + to_yaml(data)
 
 
 @functools.cache
