@@ -27,6 +27,7 @@ from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Missing
 from touchline.core.shape import ModelShape
 from touchline.data.packing.forecast import BatchForecast
+from touchline.spec.defaults import VISION_TOWERS
 from touchline.spec.experiment import LoraConfig, TrainConfig
 from touchline.spec.plan import BatchSummary, Plan, PlannedRun
 from touchline.spec.write import to_yaml
@@ -167,7 +168,7 @@ def lora_settings(lora: LoraConfig, *, inherits: bool = False, vision: bool = Fa
         "lora_alpha": whole_alpha(lora),
         "lora_dropout": lora.dropout,
         "target_modules": list(lora.target_modules),
-        **({"exclude_modules": defaults.VISION_TOWERS} if vision else {}),
+        **({"exclude_modules": VISION_TOWERS} if vision else {}),
         "bias": "none",
         "init_lora_weights": True if inherits or lora.init == "default" else lora.init,
         "use_dora": lora.dora,
