@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import runpy
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,7 +29,10 @@ from touchline.evaluate.weights import Weights, pick_device, pick_dtype
 from touchline.spec.plan import Plan, PlannedRun
 from touchline.train.hf import train_planned
 from touchline.train.inputs import load_inputs, read_config
+from touchline.train.log import MetricsLog
 from touchline.train.loop import Training
+from touchline.train.parallel import Processes
+from touchline.train.record import TrainingRecord
 from touchline.train.run import Stop, run_training
 from touchline.train.setup import build_session
 
@@ -156,8 +160,12 @@ def test_the_checkpoint_answers_as_the_model_in_memory(experiment: Experiment, t
     """Bit by bit the same weights, and the same tokens."""
     _, planned = experiment.run(0)
     folder = copy_of(planned, tmp_path / "run")
-    session = build_session(load_inputs(read_config(folder / "finetune.yaml"), folder), None)
-    assert Training(session, folder, None, Stop()).run()
+    inputs = load_inputs(read_config(folder / "finetune.yaml"), folder)
+    session = build_session(inputs, None)
+    with MetricsLog(folder / "metrics.jsonl") as log:
+        record = TrainingRecord(inputs, folder, log, None)
+        record.begin(session.setup, time.monotonic())
+        assert Training(session, record, Stop(), Processes()).run()
     found = resolve_checkpoint(str(folder / "epoch_1"))
     assert found.adapter is None
     cpu = pick_device("cpu")
