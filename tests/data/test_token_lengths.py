@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from touchline.core.errors import InputError
 from touchline.data import datasets
+from touchline.data import lengths as lengths_module
 from touchline.data.datasets import load_examples
 from touchline.data.lengths import TokenLengths, token_lengths
 from touchline.data.models import load_renderer, read_model
@@ -249,3 +250,64 @@ def test_what_all_prompts_begin_with_is_counted_and_kept(place: Place) -> None:
     prompts = [renderer.example(example).prompt_ids for example in examples]
     assert first.prefix == common_prefix(prompts) > 0
     assert place.lengths(prompt="Say it loud: {input}").prefix == first.prefix
+
+
+def test_the_oldest_lengths_are_deleted_beyond_the_limit(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was written last stays, however large it is."""
+    kept = place.cache / "lengths"
+    for age, prompt in enumerate(["one {input}", "two {input}", "three {input}"]):
+        place.lengths(prompt=prompt)
+        for file in kept.iterdir():
+            os.utime(file, ns=(0, file.stat().st_mtime_ns - 10**9 * (3 - age)))
+    size = max(file.stat().st_size for file in kept.iterdir())
+    monkeypatch.setattr(lengths_module, "_FOLDER_LIMIT_BYTES", 2 * size)
+    place.lengths(prompt="four {input}")
+    assert len(list(kept.iterdir())) == 2
+    place.counted = 0
+    place.lengths(prompt="four {input}")
+    place.lengths(prompt="three {input}")
+    assert place.counted == 0
+    place.lengths(prompt="one {input}")
+    assert place.counted == 10
+    monkeypatch.setattr(lengths_module, "_FOLDER_LIMIT_BYTES", 1)
+    place.lengths(prompt="five {input}")
+    assert len(list(kept.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after"),
+    [
+        ("d.json", "word", "wore"),
+        ("Tiny/chat_template.jinja", r"<|im_end|>\n", r"<|im_end|>\t"),
+        ("Tiny/tokenizer.json", '"normalized": false', '"normalized":false'),
+    ],
+)
+def test_one_changed_byte_is_computed_anew_and_with_the_cache_as_without(
+    place: Place, name: str, before: str, after: str
+) -> None:
+    """Of a row, of the template, of the tokenizer."""
+    place.lengths()
+    path = place.root / name
+    text = path.read_text()
+    assert before in text
+    path.write_text(text.replace(before, after, 1))
+    place.counted = 0
+    first = place.lengths()
+    assert place.counted == 10
+    again = place.lengths()
+    assert place.counted == 10
+    shutil.rmtree(place.cache)
+    without = place.lengths()
+    for found in (again, without):
+        assert found.prompt.tolist() == first.prompt.tolist()
+        assert found.answer.tolist() == first.answer.tolist()
+        assert found.prefix == first.prefix
+
+
+def test_another_version_of_the_tokenizers_library_is_computed_anew(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.lengths()
+    monkeypatch.setattr("tokenizers.__version__", "0.0.0")
+    place.lengths()
+    assert place.counted == 20

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import tokenizers
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
@@ -29,8 +30,10 @@ from touchline.data.rendering.prefix import common_prefix
 from touchline.data.tokenizer import read_chat_template
 from touchline.spec.experiment import DataConfig
 
-_VERSION = 4
+_VERSION = 5
 """Version of the cache; it changes if the same rows would render differently or the format changes."""
+_FOLDER_LIMIT_BYTES = 256 << 20
+"""Size limit of the cache; a million examples take 4 MB."""
 _SAY_EVERY = 1000
 """Examples between two progress reports."""
 _DATA = TypeAdapter(DataConfig)
@@ -113,11 +116,11 @@ def token_lengths(
 
 
 def _key(model: ModelInfo, data: DataConfig, rows_sha256: str, date: str) -> str:
-    """Return the hash of everything that affects the lengths: rows, tokenizer, template, columns, prompt, and for
-    some the date."""
+    """Return the hash of everything that affects the lengths: rows, tokenizer and its library, template, columns,
+    prompt, and for some the date."""
     settings = {**json.loads(_DATA.dump_json(replace(data, path=""))), "path": "", "train_fraction": 0, "split_seed": 0}
     dated = "strftime_now" in (read_chat_template(Path(model.path)) or "")
-    identity = [_VERSION, rows_sha256, model.tokenizer_sha256, settings, date if dated else ""]
+    identity = [_VERSION, tokenizers.__version__, rows_sha256, model.tokenizer_sha256, settings, date if dated else ""]
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
@@ -134,9 +137,21 @@ def _write(path: Path, lengths: TokenLengths) -> None:
     )
     try:
         write_atomic(path, buffer.getvalue())
+        _bound(path.parent, keep=path)
     except (HostError, OSError):
         # A cache that cannot be written costs time the next time, and nothing now.
         return
+
+
+def _bound(folder: Path, keep: Path) -> None:
+    """Delete the oldest files of the cache until it is within its limit."""
+    found = [(path, path.stat()) for path in folder.glob("*.npz") if path != keep]
+    total = keep.stat().st_size + sum(stat.st_size for _, stat in found)
+    for path, stat in sorted(found, key=lambda each: each[1].st_mtime_ns):
+        if total <= _FOLDER_LIMIT_BYTES:
+            return
+        path.unlink(missing_ok=True)
+        total -= stat.st_size
 
 
 def _read(path: Path, count: int) -> TokenLengths | None:
