@@ -1,18 +1,20 @@
-"""Tokenization of many texts at once, on all cores; what all of them begin with is tokenized once.
+"""Tokenization of many texts at once, on all cores; equal parts are tokenized once.
 
-The `tokenizers` library splits a text at its added tokens first and looks at each part alone. So the tokens up to an
-added token are those of that text without the rest, unless an added token reaches across the border.
+The `tokenizers` library splits a text at its added tokens first, looking for the leftmost and of these the longest, and
+then looks at each part alone. So a chat is tokenized in parts, each beginning with such a token, and the parts that a
+template writes into every chat are equal. The first text of a call is tokenized whole as well, and compared.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+import re
+from collections.abc import Sequence
 
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 
-from touchline.data.rendering.prefix import common_prefix
-
-Ids = tuple[int, ...]
+_MOST_BORDERS = 1000
+"""Added tokens from which looking for them would take longer than tokenizing."""
 
 
 class BatchEncoder:
@@ -24,41 +26,43 @@ class BatchEncoder:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        added = tokenizer.get_added_tokens_decoder()
-        plain = {id: token for id, token in added.items() if token.content and not token.normalized}
-        self._borders = {
-            token.content: id for id, token in plain.items() if not (token.lstrip or token.rstrip or token.single_word)
-        }
-        """Id of every added token that neither looks at the characters beside it nor takes any."""
-        self._beginnings = {token.content[:end] for token in added.values() for end in range(1, len(token.content))}
-        """Proper beginnings of all added tokens."""
-        self._longest = max(map(len, self._beginnings), default=0)
+        self._borders = _borders(list(tokenizer.get_added_tokens_decoder().values()))
 
-    def encode(self, texts: Sequence[str]) -> list[Ids]:
-        """Return the token ids of every text; equal texts are tokenized once."""
-        different = list(dict.fromkeys(texts))
-        found = self._after_opening(different)
-        if found is None:
-            found = list(self._ids(different))
-        known = dict(zip(different, found, strict=True))
-        return [known[text] for text in texts]
+    def encode(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
+        """Return the token ids of every text."""
+        whole = texts if self._borders is None else texts[:1]
+        known = self._ids(whole)
+        if self._borders is None:
+            return [known[text] for text in texts]
+        split = [_parts(self._borders, text) for text in texts]
+        known |= self._ids([part for parts in split for part in parts])
+        found = [tuple(itertools.chain.from_iterable([known[part] for part in parts])) for parts in split]
+        if found[:1] == [known[text] for text in whole]:
+            return found
+        self._borders = None
+        return self.encode(texts)
 
-    def _after_opening(self, texts: Sequence[str]) -> list[Ids] | None:
-        """Return the token ids of texts that share an opening. None if they share none that can be cut off."""
-        shared = texts[0][: common_prefix(texts)] if texts else ""
-        border = max(self._borders, key=shared.rfind, default="")
-        start = shared.rfind(border) if border else -1
-        if start <= 0:
-            return None
-        end = start + len(border)
-        if any(shared[at:end] in self._beginnings for at in range(max(end - self._longest, 0), end)):
-            return None
-        # The border stays in front of the rest: a tokenizer may treat the very beginning of a text differently.
-        opening, first, whole = self._ids([shared[:end], texts[0][start:], texts[0]])
-        if opening[-1:] != (self._borders[border],) or opening + first[1:] != whole:
-            return None
-        return [opening + ids[1:] for ids in self._ids([text[start:] for text in texts])]
+    def _ids(self, parts: Sequence[str]) -> dict[str, tuple[int, ...]]:
+        different = list(dict.fromkeys(parts))
+        encodings = self._tokenizer.encode_batch_fast(different, add_special_tokens=False)
+        return {part: tuple(encoding.ids) for part, encoding in zip(different, encodings, strict=True)}
 
-    def _ids(self, texts: Sequence[str]) -> Iterator[Ids]:
-        for encoding in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False):
-            yield tuple(encoding.ids)
+
+def _parts(borders: re.Pattern[str], text: str) -> list[str]:
+    """Return the parts of a text, each from one border to the next."""
+    first, *rest = borders.split(text)
+    return [first, *map(str.__add__, rest[::2], rest[1::2])]
+
+
+def _borders(added: Sequence[AddedToken]) -> re.Pattern[str] | None:
+    """Return the pattern of the tokens at which a text is split. None if one of them looks at what is beside it.
+
+    Tokens that are looked for in normalized text are looked for in each part alone.
+    """
+    tokens = [token for token in added if token.content and not token.normalized]
+    if not tokens or len(tokens) > _MOST_BORDERS:
+        return None
+    if any(token.lstrip or token.rstrip or token.single_word for token in tokens):
+        return None
+    longest_first = sorted((token.content for token in tokens), key=len, reverse=True)
+    return re.compile(f"({'|'.join(map(re.escape, longest_first))})")

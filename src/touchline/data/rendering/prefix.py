@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
-
-Prompt = TypeVar("Prompt", tuple[int, ...], str)
 
 
-def common_prefix(prompts: Sequence[Prompt]) -> int:
-    """Return the number of tokens (characters) that all prompts begin with, excluding at least the last one of each.
+def common_prefix(prompts: Sequence[tuple[int, ...]]) -> int:
+    """Return the number of tokens that all prompts begin with, excluding at least the last token of each.
 
     The last token of a prompt predicts the first target, so it must stay the example's own.
     """
