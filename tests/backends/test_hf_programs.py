@@ -120,7 +120,7 @@ def test_the_forecast_has_the_planned_order_and_the_collators_widths(backend: st
     [
         (TrainConfig(backend="axolotl", max_seq_len=96, label_smoothing=0.1), "train.label_smoothing", "backend: peft"),
         (TrainConfig(backend="axolotl", max_seq_len=96, packed=True), "train.packed", "backend: peft"),
-        (TrainConfig(backend="llamafactory", max_seq_len=96, packed=True), "train.packed", "backend: peft"),
+        (TrainConfig(backend="llamafactory", max_seq_len=90, packed=True), "train.max_seq_len", "max_seq_len: 96"),
         (
             TrainConfig(backend="llamafactory", max_seq_len=96, lora=LoraConfig(alpha=6.5)),
             "train.lora.alpha",
@@ -134,6 +134,38 @@ def test_what_a_trainer_cannot_do_is_refused(
     (model,) = experiment.plan.models.values()
     (found,) = refused_settings(model, train)
     assert (found.code, found.subject, found.hint) == ("BK001", subject, hint)
+
+
+def test_a_refusal_of_packed_sequences_gives_its_reason(experiment: PlannedExperiment) -> None:
+    (model,) = experiment.plan.models.values()
+    (found,) = refused_settings(model, TrainConfig(backend="axolotl", max_seq_len=96, packed=True))
+    assert (
+        "packed: true (it is not verified that its packs keep examples apart); expected false or auto" in found.message
+    )
+    train = TrainConfig(
+        backend="llamafactory", epochs=2, global_batch_size=2, micro_batch_size=1, max_seq_len=96, packed=True
+    )
+    assert refused_settings(model, train) == ()
+    lengths = np.asarray([10, 33, 96], dtype=np.uint32)
+    refused = get_backend("llamafactory").batches(
+        train, ExampleLengths(prompt=lengths - 2, answer=np.full_like(lengths, 2)), 3
+    )
+    assert isinstance(refused, Missing)
+    assert "set max_seq_len: 104" in refused.missing
+    assert training_settings(experiment, packed=True)["neat_packing"] is True
+    assert "neat_packing" not in training_settings(experiment, packed=False)
+
+
+def training_settings(experiment: PlannedExperiment, *, packed: bool) -> dict[str, object]:
+    """The config of a run of LLaMA-Factory's, with every key one of its arguments."""
+    (run, *_) = (each for each in experiment.plan.runs if each.train and each.train.backend == "llamafactory")
+    assert run.train is not None
+    changed = replace(run, train=replace(run.train, packed=packed))
+    text = get_backend("llamafactory").files(changed, experiment.plan)["finetune.yaml"]
+    found: dict[str, object] = yaml.safe_load(text)
+    assert found.keys() <= argument_table("llamafactory").arguments.keys()
+    assert read("llamafactory", text).findings == ()
+    return found
 
 
 @pytest.mark.parametrize("backend", PROGRAMS)

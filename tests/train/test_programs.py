@@ -12,16 +12,31 @@ import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file
 from tests.trainer_environments import require_trainer
 from tests.trainer_experiments import PlannedExperiment, metrics, plan_pairs, wait_while
+from transformers import AutoModelForCausalLM
 
+from touchline.backends.protocol import ExampleLengths
+from touchline.backends.registry import get_backend
+from touchline.backends.torch_order import permutation
 from touchline.core.status import EXIT_STOPPED
 from touchline.data.metrics import TrainingMarker
+from touchline.data.packing.forecast import BatchForecast
 from touchline.train.external import run_external
-from touchline.train.inputs import read_config
+from touchline.train.inputs import load_inputs, read_config
 from touchline.train.run import Stop, run_training
+
+PACKED = {
+    "llamafactory": (
+        "train.backend: llamafactory, train.packed: true, train.global_batch_size: 4, train.micro_batch_size: 2, "
+        "train.learning_rate: 1e-9",
+    )
+}
+"""Packed runs that hardly learn, so that all losses are those of the base."""
 
 
 @pytest.fixture(scope="module", params=["llamafactory", "axolotl"])
@@ -33,6 +48,7 @@ def experiment(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
         "train.backend: peft",
         f"train.backend: {trainer}",
         f"train.backend: {trainer}, train.checkpoint: {{every: {{steps: 2}}, resume_minutes: 1e-9}}",
+        *PACKED.get(trainer, ()),
     )
     found = plan_pairs(tmp_path_factory.mktemp(trainer), pairs, "train.warmup_fraction=0.2")
     _, ours = found.run(0)
@@ -72,6 +88,42 @@ def test_the_trainer_does_the_planned_training(experiment: PlannedExperiment) ->
     assert max(float((weights[0][name] - weights[1][name]).abs().max()) for name in weights[0]) < 1e-4
     assert not (theirs / "trainer").exists()
     assert run_external(theirs, Stop()), "trained already"
+
+
+def test_packs_are_planned_and_keep_examples_apart(experiment: PlannedExperiment) -> None:
+    """Packs of each step as simulated; the loss of all packs is that of the examples by themselves."""
+    if len(experiment.plan.runs) < 4:
+        pytest.skip("packed sequences are refused")
+    run, folder = experiment.run(3)
+    assert run_external(folder, Stop())
+    assert run.train is not None
+    assert run.batches is not None
+    inputs = load_inputs(read_config(folder / "run.yaml"), folder)
+    prompts, answers = (
+        np.asarray([len(ids) for ids in each], np.uint32)
+        for each in zip(*((item.prompt_ids, item.answer_ids) for item in inputs.train), strict=True)
+    )
+    forecast = get_backend(run.train.backend).forecast(run.train, ExampleLengths(prompt=prompts, answer=answers), 1)
+    assert isinstance(forecast, BatchForecast)
+    steps, per_epoch = metrics(folder).steps, run.batches.steps_per_epoch
+    assert len(steps) == run.batches.steps == 2 * per_epoch == forecast.steps
+    assert sum(row.micro_batches for row in steps) == run.batches.micro_batches
+    orders = (permutation(forecast.rows, 1 + epoch) for epoch in (0, 1))
+    simulated = [order[start : start + 4] for order in orders for start in range(0, forecast.rows, 4)]
+    assert [row.real_tokens for row in steps] == [int(forecast.row_tokens[packs].sum()) for packs in simulated]
+    assert [row.padded_tokens for row in steps] == [96 * len(packs) for packs in simulated]
+    assert [sum(row.examples for row in steps[at : at + per_epoch]) for at in (0, per_epoch)] == [27, 27]
+    base = AutoModelForCausalLM.from_pretrained(inputs.config.model.path, dtype=torch.float32)
+    wanted, count = 0.0, int(answers.sum())
+    for item in inputs.train:
+        labels = torch.tensor([[-100] * len(item.prompt_ids) + list(item.answer_ids)])
+        with torch.no_grad():
+            loss = base(input_ids=torch.tensor([[*item.prompt_ids, *item.answer_ids]]), labels=labels).loss
+        wanted += float(loss) * len(item.answer_ids) / count
+    for at in (0, per_epoch):
+        epoch = steps[at : at + per_epoch]
+        assert sum(row.target_tokens for row in epoch) == count
+        assert sum(row.loss * row.target_tokens for row in epoch) / count == pytest.approx(wanted, abs=1e-5)
 
 
 def test_kills_and_stops_lose_nothing(experiment: PlannedExperiment) -> None:

@@ -25,6 +25,8 @@ class Capabilities:
     """Whether a step holds as many examples packed as unpacked. If not, `packed: auto` does not pack."""
     values: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
     """Supported values by dotted key under `train`. A key that is not listed takes every value."""
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    """Why other values are not supported, by the same key, where that is no matter of course."""
 
 
 def setting_value(train: TrainConfig, key: str) -> object:
@@ -53,11 +55,12 @@ def unsupported_settings(name: str, train: TrainConfig, capabilities: Mapping[st
             if key not in features.values or _supports(value, features.values[key])
         ]
         expected = " or ".join(map(_text, supported))
+        reason = f" ({capabilities[name].reasons[key]})" if key in capabilities[name].reasons else ""
         yield Finding(
             code="BK001",
             severity=Severity.ERROR,
             subject=f"train.{key}",
-            message=f"the backend {name} does not support {key}: {_text(value)}; expected {expected}",
+            message=f"the backend {name} does not support {key}: {_text(value)}{reason}; expected {expected}",
             hint=f"backend: {able[0]}" if able else f"{key.rpartition('.')[2]}: {_text(supported[0])}",
         )
 

@@ -1,6 +1,7 @@
 """Backends whose trainer is a program that is built on transformers' Trainer.
 
 `recorder.py` in the run's folder takes part in the trainer's process: it sets the planned order and writes the records.
+Packed sequences are those of the trainer's own packer, in the order of the trainer's own sampler.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from touchline.backends.capabilities import Capabilities
 from touchline.backends.external import DRIVER, WORK_FOLDER, Environment, Launch, driver_command
 from touchline.backends.hf_loop import hf_forecast
 from touchline.backends.package_files import package_text
-from touchline.backends.planned_order import planned_batches, planned_orders
+from touchline.backends.planned_order import packed_batches, planned_batches, planned_orders
 from touchline.backends.planning import (
     common_fixed_settings,
     forecast_batches,
@@ -33,7 +34,7 @@ from touchline.core.finding import Finding, Severity
 from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Missing
 from touchline.core.shape import ModelShape
-from touchline.data.packing.forecast import BatchForecast, BatchSettings
+from touchline.data.packing.forecast import BatchForecast, Batching, BatchSettings
 from touchline.data.packing.simple import one_each
 from touchline.spec.experiment import TrainConfig
 from touchline.spec.plan import BatchSummary, Plan, PlannedRun
@@ -41,8 +42,8 @@ from touchline.spec.write import to_yaml
 
 _HEADER = """\
 # Training of run {run}, in the form of {title}. finetune.py starts it, in {title}'s own environment.
-# touchline writes {folder}/ before the start. recorder.py sets the planned order of the examples, and the learning rate
-# of each step by train.schedule in run.yaml.
+# touchline writes {folder}/ before the start. recorder.py sets the planned order of examples that are not packed,
+# and the learning rate of each step by train.schedule in run.yaml.
 """
 
 
@@ -78,6 +79,8 @@ class HfProgramBackend:
     """Multiple to which its collator rounds the width of a micro-batch up."""
     settings: Callable[[PlannedSettings], dict[str, object]]
     """Rendering of finetune.yaml."""
+    packing: Batching | None = None
+    """Batching of packed sequences, if it packs. A pack holds one token less than `max_seq_len`."""
 
     def fixed_settings(self, train: TrainConfig) -> tuple[FixedSetting, ...]:
         """Return the loss and the settings of the optimizer."""
@@ -85,17 +88,25 @@ class HfProgramBackend:
 
     def faults(self, model: ModelInfo, train: TrainConfig, devices: int = 1) -> tuple[Finding, ...]:
         """Return the settings that this trainer does not support for this model."""
-        alpha = whole_alpha(train.lora)
-        if isinstance(alpha, int):
-            return limit_faults(model, train, devices)
-        fraction = Finding(
+        found = list(limit_faults(model, train, devices))
+        alpha, multiple = whole_alpha(train.lora), self.pad_to_multiple_of
+        if not isinstance(alpha, int):
+            message = f"lora.alpha: {alpha:g}; expected a whole number"
+            found.append(self._unsupported("lora.alpha", message, f"alpha: {max(round(alpha), 1)}"))
+        if self.packing is not None and train.packed is True and train.max_seq_len % multiple:
+            # Its collator pads tokens, but not their positions.
+            message = f"packed sequences of {train.max_seq_len} tokens; expected a multiple of {multiple}"
+            found.append(self._unsupported("max_seq_len", message, f"max_seq_len: {self._whole(train.max_seq_len)}"))
+        return tuple(found)
+
+    def _unsupported(self, key: str, message: str, hint: str) -> Finding:
+        return Finding(
             code="BK001",
             severity=Severity.ERROR,
-            subject="train.lora.alpha",
-            message=f"the backend {self.name} does not support lora.alpha: {alpha:g}; expected a whole number",
-            hint=f"alpha: {max(round(alpha), 1)}",
+            subject=f"train.{key}",
+            message=f"the backend {self.name} does not support {message}",
+            hint=hint,
         )
-        return (*limit_faults(model, train, devices), fraction)
 
     def setup(
         self, train: TrainConfig, shape: ModelShape, machine: TargetMachine, width: int, devices: int = 1
@@ -107,14 +118,29 @@ class HfProgramBackend:
     def batches(
         self, train: TrainConfig, lengths: ExampleLengths, seed: int, devices: int = 1
     ) -> BatchSummary | Missing:
-        """Return the batches: examples in the planned order."""
-        return planned_batches(train, lengths, seed, devices)
+        """Return the batches: examples in the planned order, or the trainer's packs in the trainer's own."""
+        planned = planned_batches(train, lengths, seed, devices)
+        if not train.packed or isinstance(planned, Missing):
+            return planned
+        if planned.longest_example_tokens >= train.max_seq_len:
+            longest = planned.longest_example_tokens
+            return Missing(
+                missing=f"a packed sequence holds one token less than max_seq_len {train.max_seq_len}, and the longest "
+                f"example has {longest}: set max_seq_len: {self._whole(longest + 1)}"
+            )
+        forecast = self.forecast(train, lengths, seed, devices)
+        return forecast if isinstance(forecast, Missing) else packed_batches(forecast, planned, train.epochs)
+
+    def _whole(self, tokens: int) -> int:
+        return -(-tokens // self.pad_to_multiple_of) * self.pad_to_multiple_of
 
     def forecast(
         self, train: TrainConfig, lengths: ExampleLengths, seed: int, devices: int = 1
     ) -> BatchForecast | Missing:
         """Return the predicted micro-batches."""
-        return forecast_batches(_PlannedBatching(self.pad_to_multiple_of), train, lengths, seed, devices)
+        packing = self.packing if train.packed is True else None
+        batching = _PlannedBatching(self.pad_to_multiple_of) if packing is None else packing
+        return forecast_batches(batching, train, lengths, seed, devices)
 
     def files(self, run: PlannedRun, plan: Plan) -> Mapping[str, str]:
         """Return finetune.yaml, the script that starts the trainer with it, its recorder, and the resolved run."""

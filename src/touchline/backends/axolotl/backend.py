@@ -73,6 +73,7 @@ BACKEND: Backend = HfProgramBackend(
             "lora.dtype": ("float32",),
             "lora.init": ("default",),
         },
+        reasons={"packed": "it is not verified that its packs keep examples apart"},
     ),
     pad_to_multiple_of=PAD_TO_MULTIPLE_OF,
     settings=training_config,

@@ -8,7 +8,7 @@ from touchline.backends.capabilities import Capabilities
 from touchline.backends.external import WORK_FOLDER
 from touchline.backends.hf_loop import HF_OPTIMIZERS
 from touchline.backends.hf_program import HfProgramBackend, PlannedSettings
-from touchline.backends.llamafactory.batching import PAD_TO_MULTIPLE_OF
+from touchline.backends.llamafactory.batching import BATCHING, PAD_TO_MULTIPLE_OF
 from touchline.backends.planning import whole_alpha
 from touchline.backends.protocol import Backend
 
@@ -34,7 +34,9 @@ def training_arguments(planned: PlannedSettings) -> dict[str, object]:
         "tokenized_path": f"{WORK_FOLDER}/tokenized",
         "template": "empty",
         "cutoff_len": train.max_seq_len,
-        "packing": False,
+        "packing": train.packed is True,
+        # Examples of a pack do not attend to each other.
+        "neat_packing": True if train.packed is True else None,
         "output_dir": f"{WORK_FOLDER}/output",
         "per_device_train_batch_size": batches.micro_batch_size,
         "gradient_accumulation_steps": batches.gradient_accumulation_steps,
@@ -73,11 +75,11 @@ BACKEND: Backend = HfProgramBackend(
             "method": ("lora",),
             "quantization": ("none", "nf4"),
             "optimizer": tuple(HF_OPTIMIZERS),
-            "packed": (False, "auto"),
             "lora.dtype": ("float32",),
             "lora.init": ("default",),
         },
     ),
     pad_to_multiple_of=PAD_TO_MULTIPLE_OF,
     settings=training_arguments,
+    packing=BATCHING,
 )
