@@ -56,13 +56,26 @@ def unsupported_settings(name: str, train: TrainConfig, capabilities: Mapping[st
         ]
         expected = " or ".join(map(_text, supported))
         reason = f" ({capabilities[name].reasons[key]})" if key in capabilities[name].reasons else ""
-        yield Finding(
-            code="BK001",
-            severity=Severity.ERROR,
-            subject=f"train.{key}",
-            message=f"the backend {name} does not support {key}: {_text(value)}{reason}; expected {expected}",
-            hint=f"backend: {able[0]}" if able else f"{key.rpartition('.')[2]}: {_text(supported[0])}",
-        )
+        hint = f"backend: {able[0]}" if able else f"{key.rpartition('.')[2]}: {_text(supported[0])}"
+        yield unsupported(name, key, f"{key}: {_text(value)}{reason}; expected {expected}", hint)
+
+
+def unsupported(backend: str, key: str, combination: str, hint: str) -> Finding:
+    """Build the error for a setting that a backend does not support.
+
+    Args:
+        backend: the backend.
+        key: dotted key under `train`.
+        combination: the value, or the values that exclude each other.
+        hint: the change that helps.
+    """
+    return Finding(
+        code="BK001",
+        severity=Severity.ERROR,
+        subject=f"train.{key}",
+        message=f"the backend {backend} does not support {combination}",
+        hint=hint,
+    )
 
 
 def _supports(value: object, supported: tuple[object, ...]) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from touchline.backends.capabilities import Capabilities
+from touchline.backends.capabilities import Capabilities, unsupported
 from touchline.backends.external import DRIVER, WORK_FOLDER, Environment, Launch, driver_command
 from touchline.backends.hf_loop import hf_forecast
 from touchline.backends.package_files import package_text
@@ -30,7 +30,7 @@ from touchline.backends.simulation import checked, cut_at_end
 from touchline.backends.training_limits import limit_faults
 from touchline.core.catalog import ModelInfo
 from touchline.core.estimate import TrainingSetup
-from touchline.core.finding import Finding, Severity
+from touchline.core.finding import Finding
 from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Missing
 from touchline.core.shape import ModelShape
@@ -88,25 +88,18 @@ class HfProgramBackend:
 
     def faults(self, model: ModelInfo, train: TrainConfig, devices: int = 1) -> tuple[Finding, ...]:
         """Return the settings that this trainer does not support for this model."""
-        found = list(limit_faults(model, train, devices))
+        faults = list(limit_faults(model, train, devices))
         alpha, multiple = whole_alpha(train.lora), self.pad_to_multiple_of
         if not isinstance(alpha, int):
             message = f"lora.alpha: {alpha:g}; expected a whole number"
-            found.append(self._unsupported("lora.alpha", message, f"alpha: {max(round(alpha), 1)}"))
+            faults.append(unsupported(self.name, "lora.alpha", message, f"alpha: {max(round(alpha), 1)}"))
         if self.packing is not None and train.packed is True and train.max_seq_len % multiple:
             # Its collator pads tokens, but not their positions.
             message = f"packed sequences of {train.max_seq_len} tokens; expected a multiple of {multiple}"
-            found.append(self._unsupported("max_seq_len", message, f"max_seq_len: {self._whole(train.max_seq_len)}"))
-        return tuple(found)
-
-    def _unsupported(self, key: str, message: str, hint: str) -> Finding:
-        return Finding(
-            code="BK001",
-            severity=Severity.ERROR,
-            subject=f"train.{key}",
-            message=f"the backend {self.name} does not support {message}",
-            hint=hint,
-        )
+            faults.append(
+                unsupported(self.name, "max_seq_len", message, f"max_seq_len: {self._whole(train.max_seq_len)}")
+            )
+        return tuple(faults)
 
     def setup(
         self, train: TrainConfig, shape: ModelShape, machine: TargetMachine, width: int, devices: int = 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from touchline.backends.capabilities import unsupported
 from touchline.core.catalog import ModelInfo
 from touchline.core.finding import Finding, Severity
 from touchline.data.packing.batches import largest_divisor
@@ -124,11 +125,7 @@ def adapter_faults(train: TrainConfig) -> tuple[Finding, ...]:
 
 def _refused(train: TrainConfig, pairs: Iterable[tuple[bool, str, str, str]]) -> tuple[Finding, ...]:
     """Return an error for each pair of settings that applies: (whether, key, message, hint)."""
-    return tuple(
-        _error("BK001", f"train.{key}", f"the backend {train.backend} does not support {message}", hint)
-        for applies, key, message, hint in pairs
-        if applies
-    )
+    return tuple(unsupported(train.backend, key, text, hint) for applies, key, text, hint in pairs if applies)
 
 
 def _error(code: str, subject: str, message: str, hint: str | None = None) -> Finding:
