@@ -168,6 +168,7 @@ budgets: $(VENV)/.complete ## Measure what must be fast; fails when something is
 
 bench: $(VENV)/.complete $(TUNE)/.complete $(FACT)/.complete ## Measure against peers; fails when one is missing (about 20 minutes)
 	$(BIN)/python benchmarks/packing.py --torchtune-python $(TUNE)/bin/python
+	$(BIN)/python benchmarks/token_lengths.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/estimates.py
 	$(BIN)/python benchmarks/calibration.py
 	$(BIN)/python benchmarks/read_logs.py

@@ -183,16 +183,17 @@ def main() -> None:
         peer_rows = min(given.rows, given.peer_rows)
         print(f"{given.rows:,} rows, {model.name}, {len(os.sched_getaffinity(0))} cores, load {os.getloadavg()[0]:.1f}")
         lengths: dict[str, np.ndarray] = {}
-        seconds: dict[str, float] = {}
+        seconds: dict[str, np.ndarray] = {}
         for part, times in _parts(folder, model, peer_rows):
             lengths[part] = np.load(folder / f"{part}.npy")
             scale = 1.0 if part in ("first", "second") else given.rows / peer_rows
             for what, (wall, cpu) in times.items():
                 print(f"{part:14} {what:8} {wall * scale:9.3f} s wall, {cpu * scale:9.3f} s of the cores")
-            seconds[part] = times["lengths"][0] * scale
+            seconds[part] = np.asarray(times["lengths"]) * scale
         for part in PARTS[2:]:
-            print(f"{part} over the first time: {seconds[part] / seconds['first']:.1f}")
-        print(f"first over the second time: {seconds['first'] / seconds['second']:.0f}")
+            wall, cpu = seconds[part] / seconds["first"]
+            print(f"{part} over the first time: {wall:.1f} on the wall clock, {cpu:.1f} of the cores")
+        print(f"first over the second time: {(seconds['first'] / seconds['second'])[0]:.0f}")
     equal = np.array_equal(lengths["first"], lengths["second"]) and all(
         np.array_equal(lengths["first"][:, :peer_rows], lengths[part]) for part in PARTS[2:]
     )
