@@ -46,20 +46,21 @@ def cells() -> Iterator[tuple[TrainingSetup, MicroBatch]]:
                     MicroBatch(rows=rows, width=width, label_tokens=rows * width // (8 if backend == "peft" else 1)),
                 )
         if backend == "trl":
-            full = TrainingSetup(
-                shape=shape,
-                backend=backend,
-                method="full",
-                rank=0,
-                target_modules=(),
-                base_dtype="bfloat16",
-                adapter_dtype="bfloat16",
-            )
-            yield full, MicroBatch(rows=2, width=1024, label_tokens=2048)
-            yield (
-                dataclasses.replace(full, gradient_checkpointing=True),
-                MicroBatch(rows=8, width=2048, label_tokens=16384),
-            )
+            for trained in ("bfloat16", "float32"):
+                full = TrainingSetup(
+                    shape=shape,
+                    backend=backend,
+                    method="full",
+                    rank=0,
+                    target_modules=(),
+                    base_dtype="bfloat16",
+                    adapter_dtype=trained,
+                )
+                yield full, MicroBatch(rows=2, width=1024, label_tokens=2048)
+                yield (
+                    dataclasses.replace(full, gradient_checkpointing=True),
+                    MicroBatch(rows=8, width=2048, label_tokens=16384),
+                )
 
 
 def main() -> int:

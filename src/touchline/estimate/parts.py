@@ -221,11 +221,18 @@ def peak_parts(
     if setup.method == "qlora" and coefficients.quantises_head:
         # A 4-bit output layer is turned back to 16 bits where it is multiplied, beside everything that was kept.
         opened = float(shape.vocab_size * shape.hidden_size * size_of(setup.base_dtype))
-    at_loss = held + waiting + kept + max(logits + opened, top)
+    in_forward = _forward_copies(setup, coefficients, max(logits, top))
+    at_loss = held + waiting + kept + max(logits + opened, top) + in_forward
     in_backward = held + waiting + head + backward + opening
     if setup.padded:
         mask = float(MASK_BYTES * batch.rows * batch.width**2)
         at_loss, in_backward = at_loss + mask, in_backward + mask
+    grown = 0.0
+    if setup.method == "full" and not setup.accumulates:
+        # With every block that is done its activations go and its gradients stay: the first block may be the larger.
+        others = shape.linear_parameters * (1 - 1 / shape.num_layers) * _trained_size(setup)
+        grown = max(0.0, others - copies - (kept - tokens * whole))
+    in_backward += grown
     # Autocast's copies are gone when the backward pass is over.
     at_step = held - copies + gradients * (1.0 + FOREACH_COPIES.get(setup.optimizer, 0.0))
     at_end = held - copies + gradients + _second_gradient(setup)
@@ -239,15 +246,16 @@ def peak_parts(
         )
     if setup.is_mixed:
         # The copies of all weights come and go with a step; those of an adapter are too small to tell apart.
-        common |= {"weights": weights + copies, "adapter": adapter, "resident": held - copies}
+        copied = copies + (in_forward if peak == at_loss else 0.0)
+        common |= {"weights": weights + copied, "adapter": adapter, "resident": held - copies}
     else:
         common |= {"adapter": adapter + copies, "resident": held}
     if peak == at_loss:
         in_layers = kept if logits + opened >= top else kept + top - logits
         logits += opened if logits + opened >= top else 0.0
         return PeakParts(**common, gradients=waiting, layers=in_layers, logits=logits, phase="loss")
-    layers = in_backward - held - waiting - head
-    return PeakParts(**common, gradients=waiting + head, layers=layers, logits=0.0, phase="backward")
+    layers = in_backward - held - waiting - head - grown
+    return PeakParts(**common, gradients=waiting + head + grown, layers=layers, logits=0.0, phase="backward")
 
 
 def _trained_size(setup: TrainingSetup) -> int:
@@ -268,6 +276,20 @@ def _copies(setup: TrainingSetup, coefficients: MemoryCoefficients) -> float:
     if setup.method == "full" or setup.gradient_checkpointing or element <= base:
         return 0.0
     return 0.0 if coefficients.float32_adapters == "promoted" else float(setup.trained_parameters * base)
+
+
+def _forward_copies(setup: TrainingSetup, coefficients: MemoryCoefficients, logits: float) -> float:
+    """Return the bytes by which the end of autocast's forward pass exceeds the start of the backward pass, with
+    checkpointing.
+
+    Until then autocast holds its copies of the blocks, too. The logits are in 16 bits there, and where the loss is
+    computed in the same pass, also in float32 with their log-probabilities: 2 or 10 of 12 bytes.
+    """
+    if not setup.is_mixed or not setup.gradient_checkpointing:
+        return 0.0
+    blocks = float(setup.shape.linear_parameters * size_of(setup.base_dtype))
+    later = (2 if coefficients.logits_of == "padded" else 10) / 12
+    return max(0.0, blocks - later * logits)
 
 
 def _tables(setup: TrainingSetup, coefficients: MemoryCoefficients) -> float:

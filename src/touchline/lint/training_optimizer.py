@@ -26,6 +26,8 @@ SMALL_FULL_RATE: Final = 1e-2
 SMALL: Final = 1_000_000_000
 RATES_OF_FULL: Final = (1e-5, 2e-5)
 """Learning rates typical of full fine-tuning. Adapters usually use ten times as much."""
+DEFAULT_FULL_RATE: Final = 2e-4
+"""Highest default that full fine-tuning may be left with: ten times its usual rate."""
 RATIOS: Final = (1 / 32, 32.0)
 """Range of alpha / rank outside of which an adapter has almost no effect or dominates. Usual are 1/4 to 2."""
 _ADAM = re.compile(r"adam", re.IGNORECASE)
@@ -37,7 +39,15 @@ _OTHER_SCALE = re.compile(r"dadapt|schedule_?free|prodigy|mini|adafactor|muon|li
 def unusual_learning_rate(view: TrainingView) -> Iterator[Violation]:
     """Report a learning rate far outside of its method's usual range."""
     rate, method, optimizer = view.stated.learning_rate, view.stated.method, view.stated.optimizer
-    if rate is None or method is None or not rate.value > 0 or rate.is_default:
+    if rate is None or method is None or not rate.value > 0:
+        return
+    if rate.is_default:
+        if method.value == "full" and rate.value > DEFAULT_FULL_RATE:
+            yield Violation(
+                message=f"the default learning rate of {rate.value:g} is for adapters, and all weights are trained",
+                at=rate,
+                hint=f"{rate.key}: 1.0e-5",
+            )
         return
     if optimizer is not None and (_OTHER_SCALE.search(optimizer.value) or not _ADAM.search(optimizer.value)):
         return

@@ -108,6 +108,18 @@ def quantization_notes(plan: Plan) -> Iterator[str]:
             )
 
 
+def method_notes(plan: Plan) -> Iterator[str]:
+    """Yield a note on the weights that are trained, for each dtype in which all of them are."""
+    sizes = ", ".join(f"{model.num_parameters:,} of {model.name}" for model in plan.models.values())
+    used = {run.train.trained_dtype: None for run in plan.runs if run.train is not None and run.train.trains_all}
+    for dtype in used:
+        rounded = " (a change below 1/256 of a weight is lost to rounding)" if dtype == "bfloat16" else ""
+        yield (
+            f"Method: full trains all parameters ({sizes}) in {dtype}{rounded}; every checkpoint is the whole model in "
+            "that dtype"
+        )
+
+
 def general_ability_notes(plan: Plan) -> Iterator[str]:
     """Yield a note on the tasks of the evaluation harness, if any are requested."""
     asked: dict[GeneralConfig, None] = {}

@@ -17,6 +17,7 @@ from touchline.plan.design_text import (
     control_notes,
     design_line,
     general_ability_notes,
+    method_notes,
     quantization_notes,
     run_type,
 )
@@ -174,6 +175,7 @@ def _design(plan: Plan) -> Iterator[str]:
     yield f"Planned for: {machine.key}, {_gib(machine.memory)} ({machine.source}){', ' + devices if devices else ''}"
     yield f"Executor: {plan.executor}"
     yield from control_notes(plan)
+    yield from method_notes(plan)
     yield from quantization_notes(plan)
     yield from general_ability_notes(plan)
     names = ", ".join(run.name for run in plan.runs[:6])

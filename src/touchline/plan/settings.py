@@ -297,8 +297,6 @@ def _settings(plan: Plan, run: PlannedRun) -> Iterator[tuple[str, Scalar]]:
     dataset = plan.datasets.get(run.dataset)
     if dataset is not None and dataset.has_own_splits:
         unused |= {*_OF_SPLITS}
-    if run.train is not None and run.train.trains_all:
-        yield "train.checkpoint.save", run.train.saves
     for key, value in flat.items():
         if key not in unused:
             yield key, _scalar(value)

@@ -33,6 +33,7 @@ from touchline.run.run_status import (
 from touchline.run.scripts.folder import evaluation_config
 from touchline.run.statusfiles import read_attempts
 from touchline.slurm.job_view import JobView
+from touchline.spec.experiment import TrainConfig
 from touchline.spec.plan import Plan, PlannedRun
 from touchline.spec.runs import RunKind
 
@@ -151,7 +152,7 @@ def _result(run: PlannedRun, seen: _Evidence, folder: Path, view: JobView | None
         if last is not None
         else Missing(missing="not evaluated"),
         sampled=resource_figures(read_resources(folder / "status")),
-        adapter_size=_adapter_size(seen.checkpoints, folder, trained),
+        adapter_size=_adapter_size(seen.checkpoints, folder, run.train),
         checkpoints=seen.checkpoints,
         train_losses=tuple(LossPoint(step=row.step, loss=row.loss) for row in seen.metrics.steps),
         curves=_curves(seen.metrics.steps, nothing),
@@ -245,9 +246,9 @@ def _number(checkpoint: str) -> int:
     return int(last) if last.isdecimal() else -1
 
 
-def _adapter_size(checkpoints: Sequence[CheckpointInfo], folder: Path, trained: bool) -> Measured:
-    if not trained:
-        return Missing(missing="nothing is trained")
+def _adapter_size(checkpoints: Sequence[CheckpointInfo], folder: Path, train: TrainConfig | None) -> Measured:
+    if train is None or train.trains_all:
+        return Missing(missing="nothing is trained" if train is None else "all weights are trained")
     for item in reversed([c for c in checkpoints if c.complete and c.epoch is not None]):
         path = folder / item.name / "adapter_model.safetensors"
         if path.is_file():

@@ -39,6 +39,8 @@ PORT = "TOUCHLINE_STORE_PORT"
 _HOST = "127.0.0.1"
 _PATIENCE = timedelta(days=2)
 """Limit on waiting for another process, which may be writing a large checkpoint. Dead ones are noticed at once."""
+_BUCKET_ELEMENTS = 1 << 26
+"""Elements that are exchanged at once: 256 MiB, more than any adapter has."""
 _GRACE_SECONDS = 10.0
 """Seconds in which rank 0 may end by itself after another process has failed."""
 _PR_SET_PDEATHSIG = 1
@@ -109,18 +111,21 @@ class Processes:
         self.sums([0.0])
 
     def sum_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
-        """Replace the gradients by their sums over all processes, in float32."""
+        """Replace the gradients by their sums over all processes, in float32.
+
+        They are copied some at a time, so that all gradients of a whole model are not in memory twice.
+        """
         if self.size == 1:
             return
         import torch
 
-        found = list(parameters)
-        parts = [torch.zeros_like(each) if each.grad is None else each.grad for each in found]
-        flat = torch.cat([part.detach().reshape(-1).float() for part in parts])
-        with _peers():
-            torch.distributed.all_reduce(flat)
-        for each, part, total in zip(found, parts, flat.split([part.numel() for part in parts]), strict=True):
-            each.grad = part.copy_(total.view_as(part))
+        for found in _buckets(parameters):
+            parts = [torch.zeros_like(each) if each.grad is None else each.grad for each in found]
+            flat = torch.cat([part.detach().reshape(-1).float() for part in parts])
+            with _peers():
+                torch.distributed.all_reduce(flat)
+            for each, part, total in zip(found, parts, flat.split([part.numel() for part in parts]), strict=True):
+                each.grad = part.copy_(total.view_as(part))
 
     def share_parameters(self, parameters: Iterable[torch.nn.Parameter]) -> None:
         """Give all processes the parameters of the first one."""
@@ -150,6 +155,20 @@ class Processes:
         with _peers():
             torch.distributed.all_reduce(tensor, op=getattr(torch.distributed.ReduceOp, operation))
         return [float(value) for value in tensor.tolist()]
+
+
+def _buckets(parameters: Iterable[torch.nn.Parameter]) -> Iterator[list[torch.nn.Parameter]]:
+    """Yield the parameters in lists of some elements; a larger parameter is alone."""
+    bucket: list[torch.nn.Parameter] = []
+    elements = 0
+    for each in parameters:
+        if bucket and elements + each.numel() > _BUCKET_ELEMENTS:
+            yield bucket
+            bucket, elements = [], 0
+        bucket.append(each)
+        elements += each.numel()
+    if bucket:
+        yield bucket
 
 
 @contextlib.contextmanager

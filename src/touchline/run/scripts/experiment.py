@@ -9,6 +9,7 @@ from touchline.core.table import section_markdown
 from touchline.plan.sections import setting_sections
 from touchline.run.scripts.folder import interpreter, template
 from touchline.spec.evaluation import BASE_CHECKPOINT, NO_OP_CHECKPOINT, asked_epochs
+from touchline.spec.experiment import TrainConfig
 from touchline.spec.plan import Plan, PlannedRun
 from touchline.spec.runs import ControlKind, RunKind
 from touchline.spec.site import Site
@@ -59,9 +60,14 @@ def readme_text(plan: Plan, site: Site) -> str:
         settings=[section_markdown(section) for section in setting_sections(plan)],
         example=plan.runs[0].name if plan.runs else "RUN",
         trains=any(run.kind is RunKind.FINE_TUNED for run in plan.runs),
+        saved=" or ".join(dict.fromkeys(_saved(run.train) for run in plan.runs if run.train is not None)) or "adapter",
         chains=any(run.link is not None for run in plan.runs),
         python=interpreter(plan, site),
     )
+
+
+def _saved(train: TrainConfig) -> str:
+    return "adapter" if train.saves == "adapter" else "model"
 
 
 _CONTROLS = {
