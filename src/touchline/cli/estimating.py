@@ -79,7 +79,9 @@ def estimate(
     ] = None,
     adapter_dtype: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option("--adapter-dtype", metavar="DTYPE", help="Adapter dtype (default: the trainer's)."),
+        typer.Option(
+            "--adapter-dtype", metavar="DTYPE", help="Dtype of the trained parameters (default: the trainer's)."
+        ),
     ] = None,
     optimizer: Annotated[str, typer.Option("--optimizer", metavar="NAME", help="Optimizer.")] = "adamw",
     loss: Annotated[
