@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -20,7 +22,7 @@ from transformers import AutoModelForImageTextToText
 from touchline.core.errors import PlanDriftError
 from touchline.data.datasets import load_examples
 from touchline.data.evaluations import EVALUATION_FILE, read_evaluation_config
-from touchline.data.images import load_pixels
+from touchline.data.images import PixelBatch, load_pixels
 from touchline.data.metrics_file import read_metrics
 from touchline.data.models import load_renderer, read_model
 from touchline.data.rendering.image_rule import ImageRule
@@ -30,6 +32,7 @@ from touchline.evaluate.job import resolve_job
 from touchline.run.folders import ExperimentFolder
 from touchline.spec.experiment import DataConfig
 from touchline.train.inputs import load_inputs, read_config
+from touchline.train.run import Stop, run_training
 
 EXPERIMENT = """\
 name: colors
@@ -167,6 +170,36 @@ def test_kills_of_two_processes_per_run_change_nothing(place: Path, tmp_path: Pa
     text = (folder / "RESULTS.md").read_text("utf-8")
     assert "Both runs are complete" in text
     assert "n/a (not evaluated)" not in text
+
+
+def test_images_read_ahead_change_nothing(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Losses, gradient norms and the adapter are byte-equal with and without threads that read images."""
+    (tmp_path / "data").symlink_to(place / "data")
+    text = EXPERIMENT.replace("train.backend: [peft, trl]", "train.dataloader_workers: [0, 2]").replace("[base]", "[]")
+    (tmp_path / "experiment.yaml").write_text(text, encoding="utf-8")
+    env = environment(place / "models", place / "cache")
+    for verb in ("plan", "prepare"):
+        done = touchline(verb, str(tmp_path), env=env)
+        assert done.returncode == 0, done.stderr
+    readers: set[str] = set()
+
+    def load(images: Sequence[str], rule: ImageRule) -> PixelBatch:
+        readers.add(threading.current_thread().name.partition("_")[0])
+        return load_pixels(images, rule)
+
+    monkeypatch.setattr("touchline.train.pixels.load_pixels", load)
+    results = []
+    for number in (0, 2):
+        (folder,) = tmp_path.glob(f"*workers{number}*")
+        readers.clear()
+        assert run_training(read_config(folder / "finetune.yaml"), folder, Stop())
+        assert readers == ({"MainThread", "pixels"} if number else {"MainThread"})
+        metrics = read_metrics(folder / "metrics.jsonl")
+        (saved,) = folder.glob("epoch_2/adapter_model.safetensors")
+        losses = [(row.loss, row.grad_norm) for row in metrics.steps]
+        results.append((losses, [row.loss for row in metrics.validations], saved.read_bytes()))
+    assert len(results[0][0]) == 12
+    assert results[0] == results[1]
 
 
 def test_answers_with_images_are_those_of_transformers_generate(place: Path) -> None:

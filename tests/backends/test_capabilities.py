@@ -42,10 +42,10 @@ def test_without_an_able_backend_the_hint_is_a_supported_value() -> None:
     ("name", "train", "hint"),
     [
         ("trl", TrainConfig(optimizer="muon"), "backend: peft"),
-        ("peft", TrainConfig(dataloader_workers=2), "backend: trl"),
+        ("torchtune", TrainConfig(dataloader_workers=2), "backend: axolotl"),
     ],
 )
-def test_what_one_of_our_trainers_lacks_the_other_has(name: str, train: TrainConfig, hint: str) -> None:
+def test_what_a_trainer_lacks_another_has(name: str, train: TrainConfig, hint: str) -> None:
     (found,) = unsupported_settings(name, train, capabilities())
     assert found.hint == hint
 

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from touchline.backends.capabilities import Capabilities
 from touchline.core.finding import Finding
 from touchline.spec.foreign import Dialect, ForeignDocument
 from touchline.spec.partial import StatedTraining
@@ -64,9 +63,7 @@ class PlacePath(Protocol):
 class ExperimentOfStages(Protocol):
     """Conversion of a backend's stage configs to one experiment."""
 
-    def __call__(
-        self, configs: Mapping[str, StatedTraining], name: str, able: Mapping[str, Capabilities], place: PlacePath
-    ) -> StagesDraft:
+    def __call__(self, configs: Mapping[str, StatedTraining], name: str, place: PlacePath) -> StagesDraft:
         """Return the experiment of the trainings by the stages' names.
 
         Raises:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from touchline.backends.formats import ConfigReading
-from touchline.backends.registry import capabilities, config_formats, experiment_of_stages
+from touchline.backends.registry import config_formats, experiment_of_stages
 from touchline.core.catalog import ModelInfo
 from touchline.core.clock import today
 from touchline.core.errors import HostError, InputError, PolicyError
@@ -170,7 +170,7 @@ def start_from(configs: Sequence[Path], target: Path | None, *, model: str | Non
     (backend,) = backends
     convert = experiment_of_stages(backend)
     assert convert is not None, "its configs were taken"
-    draft = convert(trainings, name or _name(folder.absolute().name), capabilities(), place)
+    draft = convert(trainings, name or _name(folder.absolute().name), place)
     if model is not None:
         draft.data["models"] = [model]
     header = "".join(f"# {note}\n" for note in draft.notes)

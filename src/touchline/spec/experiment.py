@@ -181,7 +181,8 @@ class TrainConfig:
     """Noise on the input embeddings during training (NEFTune): uniform up to alpha / sqrt(L d), for an example of L
     tokens and embeddings of width d; none when not given."""
     dataloader_workers: NonNegativeInt = 0
-    """Processes that prepare batches beside the training process."""
+    """Processes that prepare batches beside the training process. With `peft` they are threads that read images; for
+    text it changes nothing there, because all of it is tokenized before the first step."""
     lora: LoraConfig = field(default_factory=LoraConfig)
     """The adapter."""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)

@@ -25,7 +25,7 @@ from touchline.backends.run_config import RunConfig
 from touchline.core.errors import PlanDriftError
 from touchline.core.files import read_text_bounded
 from touchline.core.quantity import NO_EVIDENCE, Measured
-from touchline.data.images import require_pillow
+from touchline.data.images import load_pixels, require_pillow
 from touchline.data.metrics import ScoringSetup
 from touchline.data.rendering.image_rule import ImageRule
 from touchline.train.export import write_weights
@@ -173,7 +173,7 @@ class ImageCollator:
         """Return a batch. Rows are padded by the text's collator; pixels follow each other in the order of the rows."""
         files = [path for example in examples for path in example[_FILES]]
         batch = self.text([{key: value for key, value in each.items() if key != _FILES} for each in examples])
-        return batch | pixel_inputs(files, batch["input_ids"], self.rule) if files else batch
+        return batch | pixel_inputs(load_pixels(files, self.rule), batch["input_ids"], self.rule) if files else batch
 
 
 class PlannedOrder(Sampler[int]):

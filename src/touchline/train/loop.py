@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 import torch
 
 from touchline.backends.peft.layout import arrange
+from touchline.core.catalog import RenderedExample
 from touchline.train.export import write_weights
 from touchline.train.failures import refuse_nonsense, refuse_out_of_memory
 from touchline.train.machine import MemorySampler, Stopwatch, gpu_meter
@@ -52,7 +54,7 @@ class Training:
     def run(self) -> bool:
         """Train to the end or until a stop is requested. Return True if complete."""
         try:
-            with MemorySampler(self._session.machine) as memory:
+            with self._reading_ahead(), MemorySampler(self._session.machine) as memory:
                 self._run(memory)
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             refuse_out_of_memory(error, self._config.run, self._record.step + 1)
@@ -84,7 +86,7 @@ class Training:
         watch = Stopwatch()
         session, train, step = self._session, self._config.train, self._record.step
         random = take_random_state()
-        micro_batches = [[session.inputs.train[int(i)] for i in batch] for batch in self._batches.step(step)]
+        micro_batches = self._micro_batches(step)
         examples = [example for batch in micro_batches for example in batch]
         targets = sum(len(example.answer_ids) for example in examples)
         total = torch.zeros((), device=session.machine.device)
@@ -138,6 +140,19 @@ class Training:
             cpu_percent=cpu_percent,
             gpu_percent=self._gpu(),
         )
+
+    def _micro_batches(self, step: int) -> list[list[RenderedExample]]:
+        return [[self._session.inputs.train[int(i)] for i in batch] for batch in self._batches.step(step)]
+
+    def _reading_ahead(self) -> contextlib.AbstractContextManager[None]:
+        """Read the images of this process's coming micro-batches ahead, if workers are asked for."""
+        pixels, workers = self._session.target_loss.pixels, self._config.train.dataloader_workers
+        if pixels is None or not workers:
+            return contextlib.nullcontext()
+        steps = range(self._record.step, self._batches.steps)
+        batches = (batch for step in steps for batch in self._group.rounds(self._micro_batches(step)))
+        coming = (arrange(batch, self._session.layout).images for batch in batches if batch is not None)
+        return pixels.ahead(coming, workers)
 
     def _shared(self, parts: Sequence[T]) -> Iterator[T | None]:
         """Yield this process's share of a list, until a stop is requested."""

@@ -26,13 +26,14 @@ from touchline.backends.peft.layout import PADDING, BatchLayout, SequenceBatch, 
 from touchline.core.catalog import RenderedExample
 from touchline.core.errors import InputError
 from touchline.core.quantity import Missing
-from touchline.data.images import load_pixels
+from touchline.data.images import PixelBatch
 from touchline.data.rendering.image_rule import NO_IMAGES, ImageRule
 from touchline.spec.defaults import VISION_TOWERS
 from touchline.spec.experiment import TrainConfig
 from touchline.train.inherit import CHANGES_BASE
 from touchline.train.machine import Machine, torch_dtype
 from touchline.train.parallel import Processes
+from touchline.train.pixels import PixelReader
 from touchline.train.quantization import is_quantized, keep_trainable_layout, quantization_config
 
 
@@ -237,7 +238,7 @@ class TargetLoss:
         neftune_alpha: float | None = None,
         images: ImageRule | Missing = NO_IMAGES,
     ) -> None:
-        self._images = images
+        self.pixels = PixelReader(images) if isinstance(images, ImageRule) else None
         self.model = model
         self.machine = machine
         self._label_smoothing = label_smoothing
@@ -288,8 +289,8 @@ class TargetLoss:
 
     def _pixels(self, rows: SequenceBatch) -> dict[str, Tensor]:
         """Return what the model needs of a micro-batch's images, besides their tokens."""
-        assert isinstance(self._images, ImageRule), "rendered with this rule"
-        found = pixel_inputs(rows.images, torch.from_numpy(rows.token_ids), self._images)
+        assert self.pixels is not None, "rendered with its rule"
+        found = pixel_inputs(self.pixels(rows.images), torch.from_numpy(rows.token_ids), self.pixels.rule)
         return {name: value.to(self.machine.device) for name, value in found.items()}
 
     def _keep_sources(self, module: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
@@ -317,15 +318,14 @@ class TargetLoss:
         return mask.masked_fill_(~seen, torch.finfo(mask.dtype).min).unsqueeze(1)
 
 
-def pixel_inputs(images: Sequence[str], token_ids: Tensor, rule: ImageRule) -> dict[str, Tensor]:
+def pixel_inputs(pixels: PixelBatch, token_ids: Tensor, rule: ImageRule) -> dict[str, Tensor]:
     """Return what a vision-language model needs of a micro-batch's images, besides their tokens.
 
     Args:
-        images: files, in the order of their places in the rows.
+        pixels: images, in the order of their places in the rows.
         token_ids: the rows, shape [R, W].
         rule: of the model's image processor.
     """
-    pixels = load_pixels(images, rule)
     return {
         "pixel_values": torch.from_numpy(pixels.values),
         "image_grid_thw": torch.from_numpy(pixels.grids),

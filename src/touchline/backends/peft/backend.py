@@ -40,9 +40,7 @@ class PeftBackend:
         stages=True,
         shuffled_labels=True,
         vision=True,
-        values={
-            "dataloader_workers": (0,),
-        },
+        values={},
     )
 
     def fixed_settings(self, train: TrainConfig) -> tuple[FixedSetting, ...]:

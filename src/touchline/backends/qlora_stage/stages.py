@@ -5,7 +5,7 @@
 | train_bs | train.micro_batch_size |
 | train_bs x grad_accum | train.global_batch_size |
 | gradient_checkpointing | train.gradient_checkpointing |
-| dataloader_num_workers | train.dataloader_workers, where the backend has it |
+| dataloader_num_workers | train.dataloader_workers |
 | save_steps | train.checkpoint.every.steps |
 | save_total_limit, 3 in the script | train.checkpoint.keep |
 | eval_steps | train.validate_every_steps |
@@ -18,18 +18,15 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
-from touchline.backends.capabilities import Capabilities
 from touchline.backends.formats import PlacePath, StagesDraft
 from touchline.core.errors import InputError
 from touchline.core.finding import Finding, Severity
-from touchline.spec.defaults import DEFAULT_BACKEND
 from touchline.spec.partial import Stated, StatedTraining
 
 
 def experiment_of(
     configs: Mapping[str, StatedTraining],
     name: str,
-    able: Mapping[str, Capabilities],
     place: PlacePath,
 ) -> StagesDraft:
     """Return the experiment of stage configs, common settings once.
@@ -37,7 +34,6 @@ def experiment_of(
     Args:
         configs: training of each config, by the stage's name.
         name: name of the experiment.
-        able: capabilities of every backend.
         place: converts paths.
 
     Raises:
@@ -56,8 +52,7 @@ def experiment_of(
     ]
     if findings:
         raise InputError("the configs are not one experiment", findings=findings)
-    workers = able[DEFAULT_BACKEND].values.get("dataloader_workers")
-    settings = {stage: _settings(configs[stage], place, workers) for stage in order}
+    settings = {stage: _settings(configs[stage], place) for stage in order}
     common = {
         key: value
         for key, value in next(iter(settings.values())).items()
@@ -87,15 +82,14 @@ def experiment_of(
     if len(roots) > 1:
         # Several chains in one file are meant here.
         data["allow"] = ["EX124"]
-    return StagesDraft(data=data, notes=tuple(_notes(configs, workers)))
+    return StagesDraft(data=data, notes=tuple(_notes(configs)))
 
 
-def _settings(config: StatedTraining, place: PlacePath, workers: tuple[object, ...] | None) -> dict[str, object]:
+def _settings(config: StatedTraining, place: PlacePath) -> dict[str, object]:
     """Return a config's settings by dotted key of experiment.yaml."""
     micro, passes = _value(config.micro_batch_size, 1), _value(config.gradient_accumulation_steps, 1)
     every = _value(config.save_steps, 0)
     source = next((each for each in config.sources if each.role == "train"), None)
-    loaders = _value(config.data_workers, 0)
     data = "" if source is None else source.name.value
     found: dict[str, object] = {
         "data.path": place(data, None),
@@ -113,7 +107,7 @@ def _settings(config: StatedTraining, place: PlacePath, workers: tuple[object, .
         "train.quantization": "nf4",
         "train.base_dtype": _value(config.dtype, None),
         "train.gradient_checkpointing": _value(config.gradient_checkpointing, None),
-        "train.dataloader_workers": loaders if workers is None or loaders in workers else None,
+        "train.dataloader_workers": _value(config.data_workers, None),
         "train.validate_every_steps": _whole(config.eval_steps),
         "train.checkpoint.every": {"steps": int(every)} if every else None,
         "train.checkpoint.keep": _value(config.save_limit, None),
@@ -125,16 +119,12 @@ def _settings(config: StatedTraining, place: PlacePath, workers: tuple[object, .
     return {key: value for key, value in found.items() if value is not None}
 
 
-def _notes(configs: Mapping[str, StatedTraining], workers: tuple[object, ...] | None) -> list[str]:
+def _notes(configs: Mapping[str, StatedTraining]) -> list[str]:
     notes = [
         "data.val_jsonl is not carried over: a dataset is one file; join both with a column `split`",
         "train.eval_bs and train.logging_steps have no counterpart: validation uses the micro-batch size, and every"
         " step is logged",
     ]
-    loaders = {_value(config.data_workers, 0) for config in configs.values()}
-    if workers is not None and loaders - set(workers):
-        shown = ", ".join(map(str, sorted(loaders)))
-        notes.append(f"dataloader_num_workers {shown} is left out: the backend {DEFAULT_BACKEND} reads images itself")
     if any(_value(config.gradient_checkpointing, True) is False for config in configs.values()):
         notes.append(
             "gradient_checkpointing: false is written as given; the script's preparation of a 4-bit base turned it on,"
