@@ -42,7 +42,7 @@ def test_without_an_able_backend_the_hint_is_a_supported_value() -> None:
     ("name", "train", "hint"),
     [
         ("trl", TrainConfig(optimizer="muon"), "backend: peft"),
-        ("torchtune", TrainConfig(dataloader_workers=2), "backend: axolotl"),
+        ("torchtune", TrainConfig(dataloader_workers=2), "backend: peft"),
     ],
 )
 def test_what_a_trainer_lacks_another_has(name: str, train: TrainConfig, hint: str) -> None:
