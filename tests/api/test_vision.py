@@ -19,17 +19,19 @@ from tests.api.kills import kill_first_process, training_processes, wait_for_ste
 from tests.tiny_vision import build_tiny_vision_model, write_colors
 from transformers import AutoModelForImageTextToText
 
+from touchline import api
 from touchline.core.errors import PlanDriftError
 from touchline.data.datasets import load_examples
 from touchline.data.evaluations import EVALUATION_FILE, read_evaluation_config
 from touchline.data.images import PixelBatch, load_pixels
+from touchline.data.lengths import token_lengths
 from touchline.data.metrics_file import read_metrics
 from touchline.data.models import load_renderer, read_model
 from touchline.data.rendering.image_rule import ImageRule
+from touchline.data.user_config import UserConfig
 from touchline.evaluate.decoding import write_answers
 from touchline.evaluate.inspect_task import write_items
 from touchline.evaluate.job import resolve_job
-from touchline.run.folders import ExperimentFolder
 from touchline.spec.experiment import DataConfig
 from touchline.train.inputs import load_inputs, read_config
 from touchline.train.run import Stop, run_training
@@ -287,16 +289,41 @@ def test_a_replaced_image_is_refused_by_its_name(place: Path, tmp_path: Path) ->
             read()
         image.write_bytes(content)
 
-    # A plan of before has no hashes: it is read, and images are not compared.
-    plan = json.loads((folder / "plan.json").read_text("utf-8"))
-    for info in plan["datasets"].values():
-        del info["image_sha256"]
-    for each in plan["runs"]:
-        del each["images_sha256"]
-    (folder / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
-    old = ExperimentFolder(folder).read_plan()
-    assert old is not None
-    assert not any(each.images_sha256 for each in old.runs)
+
+def test_a_run_that_started_under_a_plan_without_hashes_is_the_same_run(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "before"
+    shutil.copytree(place / "data", folder / "data")
+    (folder / "experiment.yaml").write_text(EXPERIMENT, encoding="utf-8")
+    settings = UserConfig(models_dir=place / "models", cache_dir=tmp_path / "cache", history_dir=tmp_path / "history")
+    with monkeypatch.context() as before:
+        before.setattr("touchline.run.planning.images_of_runs", lambda *_: {})
+        old = api.plan(folder, settings).plan
+    text = json.loads((folder / "plan.json").read_text("utf-8"))
+    for each in (*text["datasets"].values(), *text["runs"]):
+        each.pop("image_sha256", None)
+        each.pop("images_sha256", None)
+    (folder / "plan.json").write_text(json.dumps(text), encoding="utf-8")
+    (folder / PEFT).mkdir()
+    (folder / PEFT / "metrics.jsonl").touch()
+    new = api.plan(folder, settings).plan
+    started, fresh = new.run(PEFT), new.run(TRL)
+    assert started is not None
+    assert fresh is not None
+    assert (started, started.images_sha256) == (old.run(PEFT), {})
+    assert sorted(fresh.images_sha256) == ["test", "train", "validation"]
+    assert fresh.digest != getattr(old.run(TRL), "digest", None)
+
+    # Patches of the planned images, as the model's processor makes them.
+    model = read_model(place / "models" / "Tiny-VL-1M")
+    rule = load_renderer(model, new.date).images
+    assert isinstance(rule, ImageRule)
+    data = DataConfig(path="data/colors.json", images="image", prompt="{input}")
+    lengths = token_lengths(model, data, "train", folder, new.date, settings.cache_dir)
+    images = [path for each in load_examples(data, "train", folder) for turn in each.prompt for path in turn.images]
+    grids = load_pixels(images, rule).grids.prod(axis=1)
+    assert (lengths.patches, lengths.patch_squares) == (grids.sum(), (grids**2).sum())
 
 
 @pytest.mark.parametrize(
