@@ -27,7 +27,6 @@ from touchline.history.record import (
     WorkFacts,
 )
 from touchline.history.training_form import adapter_facts, method_fact, quantization_fact
-from touchline.spec.defaults import DEFAULT_BACKEND
 
 WHERE = "probe"
 """The place of every number: no file, but a process of this machine."""
@@ -67,7 +66,7 @@ def probe_record(
         model=_model(request, shape, known),
         training=_training(request, shape, known),
         stack=StackFacts(
-            trainer=SourcedText(value=DEFAULT_BACKEND, where=WHERE),
+            trainer=SourcedText(value=request.train.backend, where=WHERE),
             versions=() if known is None else tuple(sorted(f"{k}={v}" for k, v in known.machine.versions.items())),
         ),
         machine=_machine(machine, known),

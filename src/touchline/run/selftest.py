@@ -7,7 +7,9 @@ of machine are based on them.
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from touchline import __version__
-from touchline.backends.registry import get_backend
+from touchline.backends.registry import get_backend, step_probes
 from touchline.core.errors import InputError
 from touchline.core.estimate import Estimate, MemoryEstimate, MicroBatch
 from touchline.core.machine import TargetMachine
@@ -276,13 +278,26 @@ class _Node:
         return (_SHORT[self.kind], *_PACKED[self.kind, self._quick])
 
     def _speed(self) -> Iterator[NodeCheck]:
-        for size in self.sizes:
+        for size in self._here:
             for load in self.loads():
-                name = f"{size.label}, {load.name}"
-                yield self._timed(name, size, load) if size in self._here else _not_run(Section.SPEED, name, _NEEDS_GPU)
+                for trainer in (DEFAULT_BACKEND, *self._peers(size)):
+                    yield self._timed(size, load, trainer)
+        for size in self.sizes[len(self._here) :]:
+            for load in (_SHORT["gpu"], *_PACKED["gpu", self._quick]):
+                yield _not_run(Section.SPEED, f"{size.label}, {load.name}", _NEEDS_GPU)
+        for trainer, probe in step_probes().items():
+            if absent := _absent(probe.packages):
+                yield _not_run(Section.SPEED, trainer, Missing(missing=f"not installed: {', '.join(absent)}"))
 
-    def _timed(self, name: str, size: _Size, load: _Load) -> NodeCheck:
-        one = self._try(size, load, steps=_TIMED_STEPS[self.kind])
+    def _peers(self, size: _Size) -> list[str]:
+        """Return the other trainers whose speed is measured at a size: in a quick test at every second one."""
+        if self._quick and len(self._here) > 1 and size not in self._here[1::2]:
+            return []
+        return [name for name, probe in step_probes().items() if not _absent(probe.packages)]
+
+    def _timed(self, size: _Size, load: _Load, trainer: str) -> NodeCheck:
+        name = f"{size.label}, {load.name}, {trainer}"
+        one = self._try(size, load, trainer=trainer, steps=_TIMED_STEPS[self.kind])
         if one.outcome.out_of_memory:
             return _not_run(Section.SPEED, name, Missing(missing="needs more memory than there is"))
         seconds, rate = one.seconds_per_step, one.tokens_per_second
@@ -307,7 +322,7 @@ class _Node:
 
     # ---- tries -------------------------------------------------------------------------------------------------------
 
-    def _train(self, load: _Load) -> TrainConfig:
+    def _train(self, load: _Load, trainer: str = DEFAULT_BACKEND) -> TrainConfig:
         examples = load.rows * load.examples_per_row
         return TrainConfig(
             global_batch_size=examples,
@@ -315,14 +330,14 @@ class _Node:
             max_seq_len=load.width,
             packed=load.examples_per_row > 1,
             lora=LoraConfig(rank=RANK),
-            backend=DEFAULT_BACKEND,
+            backend=trainer,
         )
 
-    def _try(self, size: _Size, load: _Load, *, steps: int | None = None) -> ProbeTry:
+    def _try(self, size: _Size, load: _Load, *, trainer: str = DEFAULT_BACKEND, steps: int | None = None) -> ProbeTry:
         """Run steps in a separate process, and store what they show in the history."""
         request = ProbeRequest(
             model=size.model,
-            train=self._train(load),
+            train=self._train(load, trainer),
             seed=1,
             weights="real" if size.real else "random",
             width=load.width,
@@ -332,7 +347,12 @@ class _Node:
         if steps is not None:
             request = replace(request, steps=steps, budget_seconds=_BUDGET_SECONDS)
         one, fault = try_batch(
-            request, load.rows * load.examples_per_row, load.batch, self._limit_bytes, _TIMEOUT_SECONDS[self.kind]
+            request,
+            load.rows * load.examples_per_row,
+            load.batch,
+            self._limit_bytes,
+            _TIMEOUT_SECONDS[self.kind],
+            self._program(trainer),
         )
         if fault is not None:
             one = replace(one, message=fault.message)
@@ -340,6 +360,14 @@ class _Node:
         if isinstance(record, RunRecord):
             store_record(self._settings.history_dir, record)
         return one
+
+    def _program(self, trainer: str) -> list[str] | None:
+        """Return the command of a trainer's program, written here; None for our own."""
+        if trainer == DEFAULT_BACKEND:
+            return None
+        path = self._folder / f"{trainer}_probe.py"
+        path.write_text(step_probes()[trainer].script, encoding="utf-8")
+        return [sys.executable, str(path), "--attached"]
 
     # ---- progress ----------------------------------------------------------------------------------------------------
 
@@ -351,7 +379,7 @@ class _Node:
         return {
             Section.CORRECTNESS: (len(StepCheck), _STEP_SECONDS),
             Section.MEMORY: (rungs, each),
-            Section.SPEED: (len(self._here) * len(self.loads()), each),
+            Section.SPEED: (sum(1 + len(self._peers(size)) for size in self._here) * len(self.loads()), each),
         }
 
 
@@ -434,6 +462,10 @@ def _memory_figures(
         estimates[name] = predicted.quantity()
         beyond = beyond or (size is not None and size / GIB > BEYOND * predicted.high)
     return figures, estimates, beyond
+
+
+def _absent(packages: Sequence[str]) -> list[str]:
+    return [name for name in packages if importlib.util.find_spec(name) is None]
 
 
 def _count(number: int | None, reason: str) -> Measured:

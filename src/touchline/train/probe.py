@@ -15,7 +15,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -32,8 +32,12 @@ _REQUEST = TypeAdapter(ProbeRequest)
 _REPLY = TypeAdapter(ProbeReply)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line."""
+Measure = Callable[[ProbeRequest], ProbeAnswer]
+"""Program part that runs the steps of a request."""
+
+
+def main(arguments: Sequence[str] | None = None, measure: Measure | None = None) -> int:
+    """Run the command line; the steps are those of our own loop unless `measure` runs others."""
     parser = argparse.ArgumentParser(prog="python -m touchline.train.probe", description="Try one micro-batch.")
     parser.add_argument("request", nargs="?", type=Path, help="a request as JSON (default: stdin)")
     parser.add_argument(
@@ -42,16 +46,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="touchline: %(message)s")
     answers = take_stdout()
-    reply = _reply(options.request, attached=options.attached)
+    reply = _reply(options.request, measure or _measure, attached=options.attached)
     os.write(answers, _REPLY.dump_json(reply) + b"\n")
     return 0 if reply.fault is None else _CODES[reply.fault.kind]
 
 
-def _reply(path: Path | None, *, attached: bool) -> ProbeReply:
+def _reply(path: Path | None, measure: Measure, *, attached: bool) -> ProbeReply:
     try:
         request = read_request(path, attached=attached)
         _offer_to_the_oom_killer()
-        return ProbeReply(answer=_measure(request))
+        return ProbeReply(answer=measure(request))
     except TouchlineError as fault:
         kind = "input" if isinstance(fault, InputError) else "other"
         return ProbeReply(

@@ -127,7 +127,7 @@ def measure(request: ProbeRequest) -> ProbeAnswer:
         InputError: there is no such model, or the adapter does not fit it.
     """
     machine = select_device(request.train.base_dtype)
-    described = _described(machine)
+    about = described(machine)
     probe = _Probe(request, machine)
     outcome, message = ProbeOutcome.FITS, ""
     memory, setup_seconds = None, None
@@ -145,7 +145,7 @@ def measure(request: ProbeRequest) -> ProbeAnswer:
         outcome, message = found, (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
     return ProbeAnswer(
         outcome=outcome,  # type: ignore[arg-type]
-        machine=described,
+        machine=about,
         work=probe.work,
         memory=memory,
         step_seconds=tuple(probe.step_seconds),
@@ -197,7 +197,7 @@ class _Probe:
         """Load what is trained like the trainer."""
         request, machine = self._request, self._machine
         attention = attention_for(machine, request.width)
-        base = _base(request, machine, attention)
+        base = make_base(request, machine, attention)
         count = sum(parameter.numel() for parameter in base.parameters())
         model = to_trained(base, request)
         vocabulary = int(base_of(model).get_input_embeddings().weight.shape[0])
@@ -268,7 +268,12 @@ class _Probe:
         optimizer.zero_grad(set_to_none=True)
 
 
-def _base(request: ProbeRequest, machine: Machine, attention: str) -> nn.Module:
+def make_base(request: ProbeRequest, machine: Machine, attention: str) -> nn.Module:
+    """Load the base, or make it with random weights.
+
+    Raises:
+        InputError: the model cannot be loaded, or random weights are to be quantized.
+    """
     if request.weights == "random" and request.train.quantization != "none":
         raise InputError(
             f"random weights cannot be quantized to {request.train.quantization}",
@@ -286,7 +291,8 @@ def _base(request: ProbeRequest, machine: Machine, attention: str) -> nn.Module:
         ) from error
 
 
-def _described(machine: Machine) -> ProbeMachine:
+def described(machine: Machine) -> ProbeMachine:
+    """Return the facts of the machine before a try."""
     load = load_1min()
     cuda = machine.kind == "cuda"
     return ProbeMachine(
