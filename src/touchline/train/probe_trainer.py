@@ -23,7 +23,7 @@ from transformers import PreTrainedTokenizerFast, TrainerCallback, TrainerContro
 from touchline.core.quantity import Quantity
 from touchline.history.probe import STEPS, ProbeAnswer, ProbeMemory, ProbeOutcome, ProbeRequest, ProbeWork
 from touchline.train.machine import Machine, MemorySampler, Stopwatch, select_device
-from touchline.train.model import trainable
+from touchline.train.model import base_of, trainable
 from touchline.train.probe_steps import (
     described,
     forget_peak,
@@ -103,7 +103,7 @@ class TrainerProbe:
     def dataset(self) -> datasets.Dataset:
         """Return examples that fill the rows of all steps exactly; a trainer computes every token of an example."""
         request = self.request
-        vocabulary = int(self.base.get_input_embeddings().weight.shape[0])  # type: ignore[operator, union-attr]
+        vocabulary = int(base_of(self.base).get_input_embeddings().weight.shape[0])
         examples, _ = invented(request, vocabulary)
         times = request.steps * request.micro_batches_per_step
         tokens = [[*example.prompt_ids[1:], *example.answer_ids] for example in examples]
