@@ -56,6 +56,8 @@ def training_setup(
         variant="dora" if train.lora.dora and not whole else "lora",
         int8_base=train.quantization == "int8",
         nested_scales=True if quantized else None,
+        attention="eager" if train.attention == "eager" else "fused",
+        loss="fused" if train.kernels == "liger" else None,
     )
 
 

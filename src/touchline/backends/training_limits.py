@@ -12,6 +12,8 @@ from touchline.spec.experiment import TrainConfig
 
 MOST_DEVICES = 8
 """Most devices of a training in data parallel: those of one node."""
+_LIGER_MODELS = ("llama", "mistral", "mixtral", "qwen2", "qwen3", "gemma", "gemma2", "phi3", "granite", "olmo2")
+"""Model types that liger-kernel has a form of, in all trainers that take it."""
 
 
 def limit_faults(model: ModelInfo, train: TrainConfig, devices: int = 1) -> tuple[Finding, ...]:
@@ -50,6 +52,7 @@ def limit_faults(model: ModelInfo, train: TrainConfig, devices: int = 1) -> tupl
                 f"micro_batch_size: {largest_divisor(whole // devices, train.micro_batch_size)}",
             )
         )
+    faults += _liger_faults(model, train)
     if train.max_seq_len > model.context_length:
         faults.append(
             _error(
@@ -86,6 +89,21 @@ def full_faults(model: ModelInfo, train: TrainConfig) -> tuple[Finding, ...]:
         ),
     )
     return _refused(train, pairs) if train.trains_all else ()
+
+
+def _liger_faults(model: ModelInfo, train: TrainConfig) -> list[Finding]:
+    """Return the faults of `kernels: liger`, which trainers pass over with a warning at most."""
+    if train.kernels != "liger":
+        return []
+    found = []
+    if model.model_type not in _LIGER_MODELS:
+        known = ", ".join(_LIGER_MODELS)
+        message = f"kernels: liger for {model.name}, a {model.model_type or 'model of no known type'}; expected {known}"
+        found.append(_error("BK001", "train.kernels", message, "kernels: none"))
+    if train.label_smoothing:
+        message = "kernels: liger with label_smoothing, which needs the logits that liger does not keep"
+        found.append(_error("BK001", "train.kernels", message, "kernels: none"))
+    return found
 
 
 def adapter_faults(train: TrainConfig) -> tuple[Finding, ...]:

@@ -403,7 +403,10 @@ def _train_identity(train: TrainConfig) -> dict[str, object]:
 
 
 _NEWER_KEYS: Mapping[type, tuple[str, ...]] = {
-    TrainConfig: (*("method", "quantization", "optimizer", "label_smoothing", "neftune_alpha", "dataloader_workers"),),
+    TrainConfig: (
+        *("method", "quantization", "optimizer", "label_smoothing", "neftune_alpha", "dataloader_workers"),
+        *("attention", "kernels"),
+    ),
     LoraConfig: ("init", "dora", "rslora"),
     DataConfig: ("images", "image_root"),
 }

@@ -65,6 +65,8 @@ DEFAULTS: Final = (
     _row("train.label_smoothing", 0, "no smoothing; the loss stays comparable with other runs"),
     _row("train.neftune_alpha", "none", "no noise on the embeddings"),
     _row("train.dataloader_workers", 0, "batches are tokenized before the first step"),
+    _row("train.attention", "auto", "the trainer's default kernel, on any machine"),
+    _row("train.kernels", "none", "the model's own code, on any machine"),
     _row("train.epochs", EPOCHS, "more passes are a choice to make, not to inherit"),
     _row("train.global_batch_size", GLOBAL_BATCH_SIZE, "a common size for adapters on some thousand examples"),
     _row(

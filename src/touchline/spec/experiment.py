@@ -183,6 +183,12 @@ class TrainConfig:
     dataloader_workers: NonNegativeInt = 0
     """Processes that prepare batches beside the training process. With `peft` they are threads that read images; for
     text it changes nothing there, because all of it is tokenized before the first step."""
+    attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
+    """Attention kernel: torch's fused one (`sdpa`), plain matrix products (`eager`), or that of the package flash-attn,
+    which needs a GPU. `auto` is `sdpa`; with `peft` on a CPU `eager` for short rows, where it is faster."""
+    kernels: Literal["none", "liger"] = "none"
+    """Kernels that replace parts of the model: `liger` (the package liger-kernel, which needs a GPU) computes logits
+    and loss together and never holds all logits."""
     lora: LoraConfig = field(default_factory=LoraConfig)
     """The adapter."""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)

@@ -33,14 +33,15 @@ from touchline.train.failures import refuse_nonsense, refuse_out_of_memory
 from touchline.train.folders import remove_folder, remove_leftovers
 from touchline.train.inherit import Inheritance, merge_into, with_initial
 from touchline.train.inputs import CONFIG_LIMIT_BYTES, Inputs, load_inputs, path_of_config, read_config
+from touchline.train.kernels import require_kernels
 from touchline.train.lineage import prove_lineage, take_over
 from touchline.train.log import LOG
 from touchline.train.machine import MemorySampler, Stopwatch, gpu_meter, library_versions, select_device
-from touchline.train.model import TargetLoss, arrange_by_length, class_of, mean_loss, pixel_inputs
+from touchline.train.model import TargetLoss, arrange_by_length, attending, class_of, mean_loss, pixel_inputs
 from touchline.train.parallel import Processes, is_member, processes
 from touchline.train.parent import Ancestry, Lineage, resolve_parent
 from touchline.train.quantization import keep_trainable_layout
-from touchline.train.record import AttemptSetup, TrainingRecord
+from touchline.train.record import AttemptSetup, TrainingRecord, scoring_attention
 from touchline.train.resume import ResumeState, adopt, find_resume
 from touchline.train.run import RESUME_FOLDER, Stop, is_done, open_log
 from touchline.train.schedule import learning_rate
@@ -142,6 +143,7 @@ def open_planned(folder: Path, stop: Stop) -> PlannedTraining | None:
         LOG.info("run %s is trained already; nothing to do", config.run)
         remove_folder(folder / RESUME_FOLDER)
         return None
+    require_kernels(config.train)
     if not is_member():
         remove_leftovers(folder)
         for path in (folder / RESUME_FOLDER).glob("checkpoint-*"):
@@ -314,7 +316,12 @@ class _Recorder(TrainerCallback):  # type: ignore[misc]
         ancestry, inheritance = self._planned.ancestry, self._planned.inheritance
         if ancestry is None or inheritance is None or ancestry.proved is not None:
             return None
-        return prove_lineage(ancestry, inheritance, self._target_loss, scoring, self._planned.rounding)
+        with attending(self._model, scoring.attention, self._attention):
+            return prove_lineage(ancestry, inheritance, self._target_loss, scoring, self._planned.rounding)
+
+    @property
+    def _attention(self) -> str:
+        return str(self._planned.settings["model"]["attn_implementation"])
 
     # ---- what the trainer computes ------------------------------------------------------------------------------
 
@@ -417,7 +424,8 @@ class _Recorder(TrainerCallback):  # type: ignore[misc]
         if inputs.validation:
             watch = Stopwatch()
             rows = arrange_by_length(inputs.validation, PADDED, inputs.batches.micro_batch_size)
-            loss, targets = mean_loss(self._target_loss, group.rounds(rows), group)
+            with attending(self._model, scoring_attention(self._attention), self._attention):
+                loss, targets = mean_loss(self._target_loss, group.rounds(rows), group)
             self._record.end_validation(loss, targets, watch.seconds())
 
     def _finish(self) -> bool:
@@ -454,7 +462,7 @@ class _Recorder(TrainerCallback):  # type: ignore[misc]
             base_dtype=machine.choice.dtype,
             base_dtype_reason=machine.choice.reason,
             adapter_dtype=str(trained[0].dtype).removeprefix("torch."),
-            attention=str(self._planned.settings["model"]["attn_implementation"]),
+            attention=self._attention,
             optimizer=str(getattr(optimizer, "value", optimizer)),
             trainable_parameters=sum(parameter.numel() for parameter in trained),
         )

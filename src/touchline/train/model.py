@@ -70,8 +70,10 @@ class Recipe(Protocol):
         ...
 
 
-def attention_for(machine: Machine, widest_row: int) -> str:
-    """Return the faster attention implementation for this machine and width."""
+def attention_for(machine: Machine, widest_row: int, wanted: str = "auto") -> str:
+    """Return the attention implementation that is asked for, or the faster one for this machine and width."""
+    if wanted != "auto":
+        return wanted
     return "eager" if plain_attention(machine.kind, widest_row) else "sdpa"
 
 

@@ -196,7 +196,7 @@ class _Probe:
     def load(self) -> None:
         """Load what is trained like the trainer."""
         request, machine = self._request, self._machine
-        attention = attention_for(machine, request.width)
+        attention = attention_for(machine, request.width, request.train.attention)
         base = make_base(request, machine, attention)
         count = sum(parameter.numel() for parameter in base.parameters())
         model = to_trained(base, request)

@@ -60,9 +60,14 @@ class AttemptSetup:
             row_tokens=self.row_tokens,
             share_prefix=self.share_prefix,
             base_dtype=self.base_dtype,
-            attention=self.attention,
+            attention=scoring_attention(self.attention),
             device_kind=self.device_kind,
         )
+
+
+def scoring_attention(attention: str) -> str:
+    """Return the attention that scores the validation split: its rows have masks that flash attention does not take."""
+    return "sdpa" if attention == "flash_attention_2" else attention
 
 
 class StepMeasurements(TypedDict):

@@ -96,7 +96,7 @@ def build_session(inputs: Inputs, saved: tuple[Path, ResumeState] | None, ancest
     layout, reason = choose_layout(
         list(_sampled(inputs)), packed=train.packed, max_seq_len=train.max_seq_len, obstacle=obstacle
     )
-    attention = attention_for(machine, _widest(layout, inputs))
+    attention = attention_for(machine, _widest(layout, inputs), train.attention)
     base = load_base(config, machine, attention)
     inheritance = None if ancestry is None else take_over(ancestry)
     rounding = merge_into(base, {} if inheritance is None else inheritance.merged)

@@ -10,6 +10,9 @@ from touchline.backends.hf_program import HfProgramBackend, PlannedSettings
 from touchline.backends.planning import whole_alpha
 from touchline.backends.protocol import Backend
 
+_LIGER = "axolotl.integrations.liger.LigerPlugin"
+_LIGER_PARTS = ("liger_rope", "liger_rms_norm", "liger_glu_activation", "liger_fused_linear_cross_entropy")
+
 
 def training_config(planned: PlannedSettings) -> dict[str, object]:
     """Return the settings of `axolotl train`."""
@@ -48,13 +51,15 @@ def training_config(planned: PlannedSettings) -> dict[str, object]:
         "dataloader_num_workers": train.dataloader_workers,
         "seed": planned.run.seed,
         "gradient_checkpointing": train.gradient_checkpointing,
-        "attn_implementation": "sdpa",
+        "attn_implementation": "sdpa" if train.attention == "auto" else train.attention,
         "bf16": planned.base_dtype == "bfloat16",
         "fp16": False,
         "tf32": False,
         "logging_steps": 1,
         "save_strategy": "epoch",
     }
+    if train.kernels == "liger":
+        config |= {"plugins": [_LIGER], **dict.fromkeys(_LIGER_PARTS, True)}
     return {key: value for key, value in config.items() if value is not None}
 
 

@@ -14,6 +14,8 @@ from touchline.backends.protocol import Backend
 
 _EXAMPLES = "planned"
 """Name of the examples. LLaMA-Factory asks for one, and reads `tokenized_path` alone."""
+_ATTENTION = {"auto": "sdpa", "sdpa": "sdpa", "eager": "disabled", "flash_attention_2": "fa2"}
+"""Its names of attention kernels."""
 
 
 def training_arguments(planned: PlannedSettings) -> dict[str, object]:
@@ -52,7 +54,7 @@ def training_arguments(planned: PlannedSettings) -> dict[str, object]:
         "dataloader_num_workers": train.dataloader_workers,
         "seed": planned.run.seed,
         "disable_gradient_checkpointing": not train.gradient_checkpointing,
-        "flash_attn": "sdpa",
+        "flash_attn": _ATTENTION[train.attention],
         "bf16": planned.base_dtype == "bfloat16",
         "use_cpu": planned.on_cpu,
         "logging_steps": 1,
@@ -60,6 +62,8 @@ def training_arguments(planned: PlannedSettings) -> dict[str, object]:
         "eval_strategy": "no",
         "report_to": "none",
     }
+    if train.kernels == "liger":
+        arguments["enable_liger_kernel"] = True
     if train.quantization == "nf4":
         arguments |= {"quantization_bit": 4, "quantization_method": "bnb", "double_quantization": True}
     return {key: value for key, value in arguments.items() if value is not None}

@@ -40,7 +40,11 @@ class PeftBackend:
         stages=True,
         shuffled_labels=True,
         vision=True,
-        values={},
+        values={
+            # Masks hide packed examples from each other, and flash attention takes none.
+            "attention": ("auto", "sdpa", "eager"),
+            "kernels": ("none",),
+        },
     )
 
     def fixed_settings(self, train: TrainConfig) -> tuple[FixedSetting, ...]:
@@ -56,6 +60,8 @@ class PeftBackend:
     ) -> TrainingSetup:
         """Return what memory and time depend on besides the batch. Attention depends on the width."""
         setup = training_setup(self.name, train, shape, machine, devices)
+        if train.attention != "auto":
+            return setup
         return replace(setup, attention="eager" if plain_attention(machine.kind, width) else "fused")
 
     def batches(

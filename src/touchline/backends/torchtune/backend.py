@@ -54,6 +54,8 @@ class TorchtuneBackend:
             "label_smoothing": (0.0,),
             "neftune_alpha": (None,),
             "dataloader_workers": (0,),
+            "attention": ("auto", "sdpa"),
+            "kernels": ("none",),
             "checkpoint.every": ("epoch",),
             "lora.init": ("default",),
             "lora.dora": (False,),

@@ -131,11 +131,13 @@ def trainer_settings(run: PlannedRun, plan: Plan) -> dict[str, object]:
         "use_cpu": plan.machine.kind == "cpu",
         "report_to": "none",
     }
+    if train.kernels == "liger":
+        sft["use_liger_kernel"] = True
     settings: dict[str, object] = {
         "model": {
             "path": plan.models[run.model].path,
             "dtype": train.trained_dtype if train.trains_all else base_dtype,
-            "attn_implementation": "sdpa",
+            "attn_implementation": "sdpa" if train.attention == "auto" else train.attention,
         },
         "sft": {key: value for key, value in sft.items() if value is not None},
     }

@@ -21,7 +21,7 @@ from touchline.data.resolving import shown_example, with_columns
 from touchline.data.task_files import is_task_file, resolve_task
 from touchline.data.user_config import UserConfig
 from touchline.plan.build import data_key
-from touchline.plan.local.target import Target, device_findings, resolve_target, type_findings
+from touchline.plan.local.target import Target, device_findings, kernel_findings, resolve_target, type_findings
 from touchline.spec.anchors import portable_path
 from touchline.spec.document import error
 from touchline.spec.evaluation import EvaluationTask
@@ -144,11 +144,13 @@ def _see_target(seen: ResolvedInputs, settings: UserConfig) -> None:
     except InputError as fault:
         key = "gpu" if compute.gpu.lower() != "auto" else "executor"
         seen.findings += as_findings(fault, "EX003", document.where(["compute", key]))
-    trainers = [spec.train.backend for spec in seen.specs if spec.kind is RunKind.FINE_TUNED]
+    trainings = [spec.train for spec in seen.specs if spec.kind is RunKind.FINE_TUNED]
+    trainers = [train.backend for train in trainings]
     machine = None if seen.target is None else seen.target.machine
     if seen.target is not None:
         seen.findings += type_findings(seen.target, compute, settings.slurm, document.where(["compute", "gpu"]))
     seen.findings += device_findings(compute, trainers, machine, document.where(["compute", "gpus_per_run"]))
+    seen.findings += kernel_findings(trainings, compute, machine, document.where(["train"]))
 
 
 def _with_columns(

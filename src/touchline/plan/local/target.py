@@ -9,10 +9,12 @@ cluster offers.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 
-from touchline.backends.registry import backend_names, get_backend
+from touchline.backends.kernels import needed_kernels
+from touchline.backends.registry import backend_names, external_trainer, get_backend
 from touchline.core.errors import InputError, PolicyError
 from touchline.core.finding import Finding, Location, Severity
 from touchline.core.machine import TargetMachine
@@ -24,7 +26,7 @@ from touchline.estimate.terms import place
 from touchline.slurm.local.cluster import ask_partitions
 from touchline.slurm.local.commands import Commands, RealCommands
 from touchline.slurm.site_facts import gpus_offered
-from touchline.spec.experiment import CPU, ComputeConfig
+from touchline.spec.experiment import CPU, ComputeConfig, TrainConfig
 from touchline.spec.plan import Plan
 from touchline.spec.site import SlurmSite
 
@@ -180,6 +182,30 @@ def device_findings(
             f"compute.gpus_per_run={machine.count if machine.kind == 'gpu' else 0}",
             where,
         )
+
+
+def kernel_findings(
+    trainings: Iterable[TrainConfig], compute: ComputeConfig, machine: TargetMachine | None, where: Location | None
+) -> Iterator[Finding]:
+    """Yield findings on kernels for GPUs that the machine lacks.
+
+    Args:
+        trainings: the trainings of the runs.
+        compute: where the runs will be.
+        machine: the machine that is planned for; None where it is not known.
+        where: the place of `train`.
+    """
+    for kernels, backend in dict.fromkeys(
+        (each, train.backend) for train in trainings for each in needed_kernels(train)
+    ):
+        subject = kernels.setting.partition(":")[0]
+        if machine is not None and machine.kind == "cpu":
+            message = f"{kernels.setting} needs a GPU, and the runs are planned for a CPU"
+            yield _finding(DEVICES, message, kernels.without, where, subject=subject)
+        elif compute.executor == "local" and external_trainer(backend) is None and find_spec(kernels.module) is None:
+            message = f"{kernels.setting} needs {kernels.package}, not installed here"
+            hint = f"pip install {kernels.package}; or {kernels.without}"
+            yield _finding(DEVICES, message, hint, where, subject=subject)
 
 
 def _most_devices(trainer: str) -> int:
