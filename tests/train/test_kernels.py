@@ -36,7 +36,7 @@ def test_kernels_for_gpus_are_refused_where_there_is_none(monkeypatch: pytest.Mo
     """And where there is one, without the package; with both, training begins."""
     flash = TrainConfig(backend="trl", attention="flash_attention_2")
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    with pytest.raises(HostError, match="train.attention: flash_attention_2 needs a GPU") as error:
+    with pytest.raises(HostError, match=r"train\.attention: flash_attention_2 needs a GPU") as error:
         require_kernels(flash)
     assert error.value.hint == "train.attention=sdpa"
     require_kernels(TrainConfig())
@@ -55,7 +55,7 @@ def test_the_recorder_of_other_trainers_refuses_them_too(tmp_path: Path, monkeyp
     monkeypatch.chdir(tmp_path)
     recorder = runpy.run_path(str(Path(touchline.backends.__file__).parent / "hf_recorder.py.txt"))
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    with pytest.raises(RuntimeError, match="liger-kernel is not installed in .*: .* -m pip install liger-kernel"):
+    with pytest.raises(RuntimeError, match=r"liger-kernel is not installed in .*: .* -m pip install liger-kernel"):
         recorder["require_kernels"]()
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(RuntimeError, match="liger-kernel needs a GPU"):
