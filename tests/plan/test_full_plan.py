@@ -11,14 +11,17 @@ from tests.tiny_model import write_tiny_words
 
 from tools.tiny_model import write_tiny_model
 from touchline import api
-from touchline.backends.registry import get_backend
+from touchline.backends.memory import MemoryCoefficients
+from touchline.backends.registry import get_backend, memory_coefficients
 from touchline.core.errors import InputError
+from touchline.core.estimate import MicroBatch
 from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Quantity
 from touchline.data.user_config import UserConfig
 from touchline.estimate import evidence_memory, points
 from touchline.estimate.disk import disk_estimate, resume_bytes
 from touchline.estimate.flops import step_flops
+from touchline.estimate.parts import peak_parts
 from touchline.estimate.work import StepWork
 from touchline.plan.sections import runs_plan_markdown
 from touchline.plan.settings import collect_settings
@@ -124,6 +127,22 @@ def test_sizes_follow_the_trained_dtype() -> None:
             disk = disk_estimate(setup, save="full", checkpoints=2, steps=10, resumes=False)
             assert disk.parts["checkpoints"] == pytest.approx(2 * size * parameters / 1e6, rel=1e-3)
             assert disk.largest > disk.total.value + 5.9 * size * parameters / 1e6
+
+
+def test_buckets_of_several_devices_count() -> None:
+    """DistributedDataParallel holds all gradients once more; touchline's own exchange does not."""
+    train = TrainConfig(method="full", base_dtype="float32", micro_batch_size=1, global_batch_size=8)
+    batch = MicroBatch(rows=1, width=64, label_tokens=16)
+    more = {}
+    for backend in ("peft", "trl"):
+        coefficients = memory_coefficients(backend)
+        assert isinstance(coefficients, MemoryCoefficients)
+        one, two = (
+            peak_parts(get_backend(backend).setup(train, LLAMA_1B, GPU, 64, devices), batch, coefficients).total
+            for devices in (1, 2)
+        )
+        more[backend] = (two - one) / LLAMA_1B.num_parameters
+    assert more == {"peft": 0.0, "trl": pytest.approx(4.0)}
 
 
 def test_the_backward_pass_has_gradients_of_weights() -> None:

@@ -4,9 +4,12 @@ changes nothing."""
 from __future__ import annotations
 
 import json
+import os
 import runpy
+import subprocess
+import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,19 +17,17 @@ import torch
 from tests.tiny_model import write_tiny_words
 from tests.train.test_resume import EVERY_STEP, StopAfter, assert_same
 from tests.train.tiny_run import write_config
+from tests.trainer_experiments import PlannedExperiment, metrics, wait_while
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from tools.tiny_model import write_tiny_model
 from touchline import api
 from touchline.core.quantity import Quantity
 from touchline.data.checkpoints import read_checkpoints
-from touchline.data.metrics import Metrics
-from touchline.data.metrics_file import read_metrics
 from touchline.data.user_config import UserConfig
 from touchline.evaluate.checkpoint import resolve_checkpoint
 from touchline.evaluate.decoding import write_answers
 from touchline.evaluate.weights import Weights, pick_device, pick_dtype
-from touchline.spec.plan import Plan, PlannedRun
 from touchline.train.hf import train_planned
 from touchline.train.inputs import load_inputs, read_config
 from touchline.train.log import MetricsLog
@@ -53,20 +54,8 @@ pairs:
 """
 
 
-@dataclass(frozen=True)
-class Experiment:
-    """A planned experiment, its runs in the order of the pairs."""
-
-    folder: Path
-    plan: Plan
-
-    def run(self, index: int) -> tuple[PlannedRun, Path]:
-        run = self.plan.runs[index]
-        return run, self.folder / run.name
-
-
 @pytest.fixture(scope="module")
-def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
+def experiment(tmp_path_factory: pytest.TempPathFactory) -> PlannedExperiment:
     torch.set_num_threads(1)
     base = tmp_path_factory.mktemp("whole")
     model = write_tiny_model(base / "models" / "Tiny-1M-Instruct")
@@ -76,7 +65,7 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
     (folder / "experiment.yaml").write_text(EXPERIMENT.format(model=model, often=EVERY_STEP))
     settings = UserConfig(models_dir=base / "models", cache_dir=base / "cache", history_dir=base / "history")
     api.plan(folder, settings)
-    return Experiment(folder, api.prepare(folder, settings).plan)
+    return PlannedExperiment(folder, api.prepare(folder, settings).plan)
 
 
 def train(folder: Path, stop: Stop | None = None) -> bool:
@@ -86,19 +75,15 @@ def train(folder: Path, stop: Stop | None = None) -> bool:
     return run_training(read_config(folder / "finetune.yaml"), folder, stop or Stop())
 
 
-def metrics(folder: Path) -> Metrics:
-    return read_metrics(folder / "metrics.jsonl")
-
-
 @pytest.fixture(scope="module")
-def ours(experiment: Experiment) -> Path:
+def ours(experiment: PlannedExperiment) -> Path:
     _, folder = experiment.run(0)
     assert train(folder)
     return folder
 
 
 @pytest.fixture(scope="module")
-def theirs(experiment: Experiment) -> Path:
+def theirs(experiment: PlannedExperiment) -> Path:
     _, folder = experiment.run(1)
     assert train(folder)
     return folder
@@ -133,7 +118,7 @@ def test_both_trainers_do_the_same_training(ours: Path, theirs: Path) -> None:
     assert one.attempts[0].adapter_dtype == other.attempts[0].adapter_dtype == "float32"
 
 
-def test_a_checkpoint_is_a_whole_model(experiment: Experiment, ours: Path, theirs: Path) -> None:
+def test_a_checkpoint_is_a_whole_model(experiment: PlannedExperiment, ours: Path, theirs: Path) -> None:
     """With tokenizer, configuration and marker; as many stay as `keep` says; the plan counts their bytes."""
     for index, folder in enumerate((ours, theirs)):
         run, _ = experiment.run(index)
@@ -156,7 +141,7 @@ def test_a_checkpoint_is_a_whole_model(experiment: Experiment, ours: Path, their
         assert 1e6 * run.disk.value == pytest.approx(saved + rest, rel=0.15)
 
 
-def test_the_checkpoint_answers_as_the_model_in_memory(experiment: Experiment, tmp_path: Path) -> None:
+def test_the_checkpoint_answers_as_the_model_in_memory(experiment: PlannedExperiment, tmp_path: Path) -> None:
     """Bit by bit the same weights, and the same tokens."""
     _, planned = experiment.run(0)
     folder = copy_of(planned, tmp_path / "run")
@@ -182,7 +167,9 @@ def test_the_checkpoint_answers_as_the_model_in_memory(experiment: Experiment, t
 
 
 @pytest.mark.parametrize("questions", [3, 11])
-def test_going_on_gives_the_same_bytes(experiment: Experiment, ours: Path, tmp_path: Path, questions: int) -> None:
+def test_going_on_gives_the_same_bytes(
+    experiment: PlannedExperiment, ours: Path, tmp_path: Path, questions: int
+) -> None:
     """The training state holds 12 bytes per parameter, as the plan counts it."""
     folder = copy_of(ours, tmp_path / "run")
     for name in ("eval.py", "eval.slurm", "eval.yaml", "finetune.slurm", "setup_finetune.yaml", "status"):
@@ -201,6 +188,23 @@ def test_going_on_gives_the_same_bytes(experiment: Experiment, ours: Path, tmp_p
     assert_same(folder, ours)
 
 
+def test_a_killed_process_loses_nothing(ours: Path, tmp_path: Path) -> None:
+    """SIGKILL once a state is saved; the same command again gives the same bytes."""
+    folder = copy_of(ours, tmp_path / "run")
+    command = [sys.executable, "-m", "touchline.train", str(folder)]
+    process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
+    wait_while(process, lambda: not list(folder.glob("resume/step_*")))
+    process.kill()
+    process.wait()
+    assert not (folder / "training.json").exists()
+    assert train(folder)
+    first, second = metrics(ours), metrics(folder)
+    assert [(row.step, row.loss) for row in second.steps] == [(row.step, row.loss) for row in first.steps]
+    for name in ("step_6", "epoch_1"):
+        path = Path(name) / "model.safetensors"
+        assert (folder / path).read_bytes() == (ours / path).read_bytes()
+
+
 def test_a_stopped_run_of_the_other_trainer_goes_on(theirs: Path, tmp_path: Path) -> None:
     folder = copy_of(theirs, tmp_path / "run")
     stop = Stop()
@@ -210,7 +214,7 @@ def test_a_stopped_run_of_the_other_trainer_goes_on(theirs: Path, tmp_path: Path
     assert [row.loss for row in metrics(folder).steps] == [row.loss for row in metrics(theirs).steps]
 
 
-def test_the_trained_dtype_follows_base_dtype(experiment: Experiment) -> None:
+def test_the_trained_dtype_follows_base_dtype(experiment: PlannedExperiment) -> None:
     """`bfloat16` trains and saves bfloat16; `auto` keeps float32 weights, whatever it computes in."""
     wanted = (("bfloat16", torch.bfloat16), ("float32", torch.float32))
     for index, (name, dtype) in zip((2, 3), wanted, strict=True):
@@ -224,7 +228,7 @@ def test_the_trained_dtype_follows_base_dtype(experiment: Experiment) -> None:
         assert run.train.trained_dtype == name
 
 
-def test_two_processes_train_as_one(experiment: Experiment, ours: Path, tmp_path: Path) -> None:
+def test_two_processes_train_as_one(experiment: PlannedExperiment, ours: Path, tmp_path: Path) -> None:
     """Data parallel sums the gradients of all weights."""
     folder = copy_of(ours, tmp_path / "run")
     config = read_config(ours / "finetune.yaml")
@@ -238,7 +242,7 @@ def test_two_processes_train_as_one(experiment: Experiment, ours: Path, tmp_path
     )
 
 
-def test_adapters_beside_it_stay_adapters(experiment: Experiment) -> None:
+def test_adapters_beside_it_stay_adapters(experiment: PlannedExperiment) -> None:
     run, folder = experiment.run(4)
     assert run.name.startswith("1M_rank4")
     assert train(folder)

@@ -153,6 +153,8 @@ class TrainingSetup:
     """Whether the 4-bit base was stored with some layers in 16 bits."""
     image_tokens: int = 0
     """Image tokens per sequence."""
+    gradient_buckets: bool = False
+    """Whether torch's DistributedDataParallel holds all gradients a second time, in its buckets."""
 
     @property
     def is_mixed(self) -> bool:

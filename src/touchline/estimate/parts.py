@@ -216,6 +216,8 @@ def peak_parts(
     head = float(shape.vocab_size * shape.hidden_size * _trained_size(setup))
     head = head if setup.method == "full" and not setup.accumulates else 0.0
     copies = _copies(setup, coefficients)
+    if setup.gradient_buckets:
+        other += gradients
     held = weights + adapter + copies + optimizer + other
     opened = 0.0
     if setup.method == "qlora" and coefficients.quantises_head:

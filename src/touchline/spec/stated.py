@@ -154,7 +154,9 @@ def stated_settings(
         if interval is None or interval.steps is None
         else stated(float(interval.steps), "train.checkpoint.every"),
         save_limit=stated(keep, "train.checkpoint.keep") if isinstance(keep, int) else None,
-        save_adapter_only=stated(train.checkpoint.save == "adapter", "train.checkpoint.save"),
+        save_adapter_only=stated(train.saves == "adapter", "train.checkpoint.save"),
+        # The optimizer's state is in the training state alone, which goes when the training is complete.
+        save_only_model=fixed(True, "train.checkpoint") if train.trains_all else None,
         eval_cadence=stated("epoch" if validates is None else "steps", "train.validate_every_steps"),
         eval_steps=None if validates is None else stated(float(validates), "train.validate_every_steps"),
     )

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from touchline.backends.peft.layout import PADDED, ROW_TOKENS, SAMPLED_STEPS, BatchLayout, choose_layout
 from touchline.core.catalog import RenderedExample
 from touchline.core.errors import PlanDriftError, PolicyError
 from touchline.data.metrics import IsolationProof, SavedFile
-from touchline.train.folders import write_bytes
+from touchline.train.folders import describe, plain_disk_faults
 from touchline.train.inherit import Inheritance, merge_into, with_initial
 from touchline.train.inputs import Inputs
 from touchline.train.isolation import prove, sample_for_proof
@@ -242,13 +242,17 @@ def give_random_state(states: dict[str, Tensor]) -> None:
 def write_state(
     folder: Path, parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer
 ) -> dict[str, SavedFile]:
-    """Write the files of a saved state. Return their sizes and hashes."""
-    tensors = {
-        ADAPTER_FILE: {name: value.detach().cpu().contiguous() for name, value in parameters.items()},
-        OPTIMIZER_FILE: pack_optimizer(parameters, optimizer),
-        RANDOM_FILE: take_random_state(),
-    }
-    return {name: write_bytes(folder / name, save(values)) for name, values in tensors.items()}
+    """Write the files of a saved state. Return their sizes and hashes.
+
+    One after the other, because copies of a whole model and of its moments take much memory.
+    """
+    with plain_disk_faults():
+        values = {name: value.detach().cpu().contiguous() for name, value in parameters.items()}
+        save_file(values, folder / ADAPTER_FILE)
+        del values
+        save_file(pack_optimizer(parameters, optimizer), folder / OPTIMIZER_FILE)
+        save_file(take_random_state(), folder / RANDOM_FILE)
+    return describe(folder)
 
 
 def read_state(

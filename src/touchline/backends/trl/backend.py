@@ -71,7 +71,9 @@ class TrlBackend:
         """Return what memory and time depend on besides the batch."""
         del width
         setup = training_setup(self.name, train, shape, machine, devices)
-        return setup if train.quantization == "none" else replace(setup, adapter_dtype="bfloat16")
+        setup = setup if train.quantization == "none" else replace(setup, adapter_dtype="bfloat16")
+        # Those of an adapter are too small to count.
+        return replace(setup, gradient_buckets=train.trains_all and devices > 1)
 
     def batches(
         self, train: TrainConfig, lengths: ExampleLengths, seed: int, devices: int = 1
