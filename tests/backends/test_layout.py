@@ -17,6 +17,7 @@ from touchline.backends.peft.layout import (
     arrange,
     choose_layout,
     common_prefix,
+    stack,
     visible,
 )
 from touchline.core.catalog import RenderedExample
@@ -60,12 +61,8 @@ def seen_tokens(rows: SequenceBatch, row: int, column: int) -> list[tuple[int, i
     return sorted((int(rows.positions[row, j]), int(rows.token_ids[row, j])) for j in columns)
 
 
-@given(micro_batches(), LAYOUTS)
-def test_each_target_sees_exactly_its_own_example_up_to_it(
-    examples: list[RenderedExample], layout: BatchLayout
-) -> None:
-    """The whole contract: what a target is predicted from is what it would be predicted from alone."""
-    rows = arrange(examples, layout)
+def assert_predicted_from_itself(rows: SequenceBatch, examples: list[RenderedExample]) -> None:
+    """What a target is predicted from is what it would be predicted from alone."""
     width = rows.token_ids.shape[1]
     met: dict[int, int] = dict.fromkeys(range(len(examples)), 0)
     for source, label, owner in zip(rows.sources, rows.labels, rows.owners, strict=True):
@@ -76,6 +73,27 @@ def test_each_target_sees_exactly_its_own_example_up_to_it(
         alone = example.prompt_ids + example.answer_ids[:index]
         assert seen_tokens(rows, source // width, source % width) == list(enumerate(alone))
     assert [met[index] for index in range(len(examples))] == [len(example.answer_ids) for example in examples]
+
+
+@given(micro_batches(), LAYOUTS)
+def test_each_target_sees_exactly_its_own_example_up_to_it(
+    examples: list[RenderedExample], layout: BatchLayout
+) -> None:
+    assert_predicted_from_itself(arrange(examples, layout), examples)
+
+
+@given(st.lists(micro_batches(), min_size=1, max_size=4), LAYOUTS)
+def test_stacked_micro_batches_keep_to_their_blocks_and_change_nothing(
+    runs: list[list[RenderedExample]], layout: BatchLayout
+) -> None:
+    batches = [arrange(examples, layout) for examples in runs]
+    rows = stack(batches)
+    assert_predicted_from_itself(rows, [example for examples in runs for example in examples])
+    height, rest = divmod(rows.token_ids.shape[0], len(runs))
+    assert rest == 0
+    blocks = rows.sources // rows.token_ids.shape[1] // height
+    assert blocks.tolist() == [block for block, batch in enumerate(batches) for _ in batch.labels]
+    assert rows.masked == any(batch.masked for batch in batches)
 
 
 @given(micro_batches(), LAYOUTS)

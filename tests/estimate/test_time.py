@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from tests.estimate.made_shapes import LLAMA_1B, LLAMA_3B, LLAMA_8B, QVO_MLP
 from tests.estimate.time_rows import cpu_machine, gpu_machine
 
-from touchline.core.estimate import EvidenceLevel, MicroBatch, TrainingSetup
+from touchline.core.estimate import Estimate, EvidenceLevel, MicroBatch, TrainingSetup
 from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Missing
 from touchline.core.shape import ModelShape
 from touchline.estimate.flops import step_flops
 from touchline.estimate.points import TimePoint
 from touchline.estimate.throughput import knee
-from touchline.estimate.time import StepTime, seconds_per_step
+from touchline.estimate.time import StepTime, gain_side_by_side, seconds_per_step
 from touchline.estimate.work import StepWork, work_of
 
 pytestmark = pytest.mark.planning
@@ -323,3 +323,39 @@ def test_the_floor_of_a_step_grows_with_what_the_host_launches() -> None:
     assert not isinstance(whole, Missing)
     assert whole.estimate.low <= 0.188 <= whole.estimate.high
     assert whole.estimate.value == pytest.approx(0.188, rel=0.25)
+
+
+def gain(
+    setup: TrainingSetup, work: StepWork, points: Sequence[TimePoint] = (), machine: TargetMachine = A100
+) -> Estimate:
+    found = gain_side_by_side(setup, work, 4, machine=machine, points=points)
+    assert not isinstance(found, Missing)
+    return found
+
+
+def test_runs_side_by_side_gain_where_the_host_is_slower_than_the_device() -> None:
+    """Four short micro-batches of a small model cost little more than one; long ones cost four times as much."""
+    small, large = gain(lora(), batches(2, 112)), gain(lora(LLAMA_8B), batches(16, 512))
+    assert 1.5 < small.value <= 4
+    assert small.low > 1.15
+    assert large.value == pytest.approx(1, abs=0.05)
+    assert large.low < 1.15
+    on_cpu = gain(lora(), batches(2, 112), machine=CPU)
+    assert on_cpu.low < 1.15
+
+
+def test_measured_steps_narrow_the_gain_to_what_they_show() -> None:
+    """The host needs o seconds a micro-batch, the device c a token, and the slower one counts."""
+    host, per_token, setup = 0.06, 4e-5, lora()
+
+    def seconds(tokens: float) -> float:
+        return float((host**4 + (per_token * tokens) ** 4) ** 0.25)
+
+    points = [point(f"run{rows}", setup, batches(rows, 128), seconds(rows * 128)) for rows in (1, 2, 4, 8, 16, 32)]
+    for rows in (1, 4, 16):
+        found = gain(setup, batches(rows, 128), points)
+        true = 4 * seconds(rows * 128) / seconds(4 * rows * 128)
+        assert found.low < true < found.high
+        # What is done once a step could be the optimizer's, which each run needs: the value may be too low.
+        assert 0.6 * true < found.value < 1.1 * true
+        assert found.high / found.low < 3.5

@@ -58,6 +58,7 @@ ALLOWED = {
             "probe_steps",
             "selftest_checks",
             "setup",
+            "side_by_side",
         )
     },
 }

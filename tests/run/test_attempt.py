@@ -246,3 +246,35 @@ def test_the_holder_is_named_in_the_lock(folder: Path, start: Callable[..., subp
     assert supervisor.pid == process.pid
     assert os.getpgid(work.pid) == os.getpgid(process.pid)
     assert json.loads((folder / "status" / "lock").read_text())["work"]["pid"] == work.pid
+
+
+def test_a_cohort_is_one_attempt_in_each_folder(
+    tmp_path: Path, start: Callable[..., subprocess.Popen[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command is told which folders it holds; the end of each run is by its own training.json."""
+    places = {name: tmp_path / name for name in ("lead", "done", "failed", "held")}
+    for place in places.values():
+        place.mkdir()
+    holder = start(places["held"], sys.executable, "-c", SAVER)
+    until((places["held"] / "began").exists)
+    monkeypatch.setenv("TOUCHLINE_COHORT", "done:failed:held:../escape")
+    work = (
+        "import pathlib, sys; pathlib.Path('words').write_text(' '.join(sys.argv[1:]));"
+        "pathlib.Path('../done/training.json').write_text('{}'); print('said'); sys.exit(1)"
+    )
+    with (places["lead"] / "slurm-7.out").open("wb") as stream:
+        words = [sys.executable, "-m", "touchline.run.attempt", "--folder", str(places["lead"]), "--"]
+        ended = subprocess.run(
+            [*words, sys.executable, "-c", work], check=False, stdout=stream, stderr=subprocess.DEVNULL
+        )
+    assert ended.returncode == 1
+    assert (places["lead"] / "words").read_text() == "--with ../done --with ../failed"
+    codes = {name: read_attempts(places[name] / "status")[-1].exit for name in ("lead", "done", "failed")}
+    assert {name: None if end is None else end.code for name, end in codes.items()} == {
+        "lead": 1,
+        "done": 0,
+        "failed": 1,
+    }
+    assert (places["failed"] / "slurm-7.out").read_text() == "said\n"
+    assert holder.poll() is None
+    assert not (tmp_path.parent / "escape").exists()

@@ -21,6 +21,8 @@ class Capabilities:
     """Whether it can train on shuffled answers, as a shuffled control does."""
     vision: bool = False
     """Whether it trains vision-language models, on images and on text."""
+    cohorts: bool = False
+    """Whether several runs train side by side on one base, in one process."""
     packing_keeps_steps: bool = True
     """Whether a step holds as many examples packed as unpacked. If not, `packed: auto` does not pack."""
     values: Mapping[str, tuple[object, ...]] = field(default_factory=dict)

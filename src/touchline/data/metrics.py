@@ -102,6 +102,8 @@ class AttemptRow:
     """Wall-clock time from the start of the process's work to the first step."""
     data_parallel_size: int = 1
     """Processes that share each step. Counts of a step are their sums, and peaks of memory their largest."""
+    cohort: tuple[str, ...] = ()
+    """Runs trained beside this one on the same base. Seconds and memory of a step are those of all."""
 
     @property
     def packed(self) -> bool:

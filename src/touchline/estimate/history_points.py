@@ -169,6 +169,9 @@ def _missing_batches(record: RunRecord) -> tuple[str, ...]:
 
 def to_training_setup(record: RunRecord, shape_of: Callable[[str], ModelShape | Missing]) -> TrainingSetup | Missing:
     """Return the training setup of a record, or the settings that are missing."""
+    together = _first(record.work.side_by_side)
+    if together is not None and together > 1:
+        return Missing(missing=f"{together:.0f} runs trained side by side: time and memory are those of all")
     lacking = _missing_settings(record)
     if lacking or not isinstance(record.model.name, SourcedText):
         return missing_facts_reason(lacking)

@@ -110,6 +110,26 @@ class Fit:
         # What noise a run has of its own never goes away; rounding must not make it less.
         return value, self.scale * float(np.sqrt(max(variance, row.noise**2)))
 
+    def predict_ratio(self, one: RegressionSample, other: RegressionSample) -> tuple[float, float]:
+        """Return the logarithm of one time over another, and its standard deviation for two new runs.
+
+        Errors of the rates that both times share cancel.
+        """
+        rates, logs, slopes = self.rates, [], []
+        for row in (one, other):
+            value, slope = log_seconds(self._moved(row), row.amounts, rates)
+            logs.append(value)
+            slopes.append(slope)
+        shared, whole = _shared([one, other], [one, other], rates)
+        covariance = _covariance(np.array(slopes), shared, whole) + _noise((one, other), rates)
+        if self.rows:
+            before, common = _shared([one, other], self.rows, rates)
+            settings = rates.setting_sigma**2 * _same((one, other), self.rows, "setting")
+            cross = np.einsum("ik,ijk,jk->ij", np.array(slopes), before, self.slopes) + common + settings
+            covariance -= cross @ self.inverse @ cross.T
+        variance = float(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])
+        return logs[0] - logs[1], self.scale * float(np.sqrt(max(variance, one.noise**2 + other.noise**2)))
+
     def shares(self, row: RegressionSample) -> tuple[float, ...]:
         """Return the share of each term in the prediction; they sum to 1."""
         return tuple(float(share) for share in log_seconds(self._moved(row), row.amounts, self.rates)[1])

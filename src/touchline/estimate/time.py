@@ -181,6 +181,55 @@ def step_curve(
     )
 
 
+def gain_side_by_side(
+    setup: TrainingSetup, work: StepWork, count: int, *, machine: TargetMachine, points: Sequence[TimePoint] = ()
+) -> Estimate | Missing:
+    """Estimate how many times as fast runs train side by side on one base as one after the other.
+
+    S = K t(1) / t(K): the host's work of a step is done once for all K runs, operations and activations K times, and
+    the optimizer steps K times.
+
+    Args:
+        setup: the settings of each run.
+        work: a step of one of them.
+        count: K.
+        machine: where they will run.
+        points: measured runs of any kind.
+    """
+    asked = _ask(setup, work, machine, points)
+    if isinstance(asked, Missing):
+        return asked
+    question, near, _, _ = asked
+    rows = [question.row(point, name) for point, name in zip(near, _settings(near), strict=True)]
+    found = fit(question.rates, rows, [math.log(point.seconds_per_step) for point in near])
+    together = dataclasses.replace(
+        work, tokens=count * work.tokens, squares=count * work.squares, label_tokens=count * work.label_tokens
+    )
+    alone = question.row(setting="asked")
+    side_by_side = dataclasses.replace(question, work=together).row(setting="side by side")
+    once_a_step = TERMS.index("step")
+    side_by_side = dataclasses.replace(
+        side_by_side,
+        amounts=tuple(
+            count * amount if term == once_a_step else amount for term, amount in enumerate(side_by_side.amounts)
+        ),
+    )
+    log_ratio, sigma = found.predict_ratio(alone, side_by_side)
+    # One after the other is at most K times as slow.
+    middle, half = min(count * math.exp(log_ratio), count), half_width(sigma, found.freedom)
+    evidence = tuple(point.name for point in near)
+    return Estimate(
+        value=middle,
+        unit="times",
+        low=middle * math.exp(-half),
+        high=min(middle * math.exp(half), count),
+        method=f"rates fitted to {plural(len(near), 'run')}" if near else "the machine's published figures",
+        rung=EvidenceLevel.SAME_STACK if near else EvidenceLevel.NOTHING,
+        evidence=evidence,
+        extrapolated=not near,
+    )
+
+
 def seconds_of_work(
     setup: TrainingSetup,
     amounts_: tuple[float, ...],

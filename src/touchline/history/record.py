@@ -242,6 +242,8 @@ class WorkFacts:
     """The evaluation of one checkpoint after training."""
     evaluation_samples: Measured = _NOT_LOGGED
     """Items that it asked."""
+    side_by_side: Measured = _NOT_LOGGED
+    """Runs of the cohort that shared the process, this one included."""
 
 
 NO_WORK = WorkFacts()

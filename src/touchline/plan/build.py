@@ -19,6 +19,7 @@ from touchline.core.finding import Finding, Severity
 from touchline.core.quantity import NO_EVIDENCE, Missing
 from touchline.core.units import plural
 from touchline.plan.assumptions import assumptions
+from touchline.plan.cohorts import SideBySide, plan_cohorts
 from touchline.plan.context import PlanningContext
 from touchline.plan.decisions import RunRequest, RunResolver
 from touchline.plan.times import evaluation_limit
@@ -115,6 +116,11 @@ def build_plan(inputs: PlanInputs) -> Plan:
             f"{inputs.experiment.name} cannot be planned: {plural(len(findings), 'error')}", findings=findings
         )
     experiment = inputs.experiment
+
+    def predict(group: Sequence[PlannedRun]) -> SideBySide:
+        return decisions.side_by_side([_resolved_question(run, inputs) for run in group])
+
+    cohorts, alone = plan_cohorts(runs, inputs.devices, experiment.compute.cohorts, predict)
     return Plan(
         touchline_version=inputs.touchline_version,
         experiment=experiment.name,
@@ -140,9 +146,17 @@ def build_plan(inputs: PlanInputs) -> Plan:
             runs,
             splits_made=any(not info.has_own_splits for info in inputs.datasets.values()),
         ),
-        **totals(runs, inputs.context.machine, experiment.compute.gpus, shared=experiment.compute.executor == "local"),
+        **totals(
+            runs,
+            inputs.context.machine,
+            experiment.compute.gpus,
+            shared=experiment.compute.executor == "local",
+            cohorts=cohorts,
+        ),
         evidence=collect_evidence(runs),
         revisions=(),
+        cohorts=cohorts,
+        alone=alone,
     )
 
 
@@ -246,6 +260,13 @@ def _question(spec: RunSpec, inputs: PlanInputs, lengths: ExampleLengths) -> Run
         data=data_key(spec.data) + shuffled,
         lengths=lengths,
     )
+
+
+def _resolved_question(run: PlannedRun, inputs: PlanInputs) -> RunRequest:
+    """Return the request of a planned run, with its training as resolved."""
+    spec = inputs.specs_by_name[run.name]
+    assert run.train is not None
+    return replace(_question(spec, inputs, _lengths(spec, inputs)), train=run.train)
 
 
 def _evaluated(run: PlannedRun, spec: RunSpec, inputs: PlanInputs, decisions: RunResolver) -> PlannedRun:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from touchline.backends.protocol import ExampleLengths
@@ -14,8 +14,10 @@ from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.units import format_seconds
 from touchline.data.packing.compare import compare
 from touchline.data.packing.forecast import BatchForecast, settings_of
+from touchline.estimate.time import gain_side_by_side
+from touchline.plan.cohorts import SideBySide
 from touchline.plan.context import PlanningContext, choose_micro_batch, estimate_disk, estimate_memory, share_of_machine
-from touchline.plan.times import NonStepWork, Times, count_evaluations, estimate_times, unknown_times
+from touchline.plan.times import NonStepWork, Times, count_evaluations, estimate_times, step_work, unknown_times
 from touchline.spec.experiment import EvaluateConfig, TrainConfig
 from touchline.spec.plan import BatchSummary
 
@@ -177,6 +179,36 @@ class RunResolver:
         train = replace(question.train, micro_batch_size=known.train.micro_batch_size, packed=known.train.packed)
         found = get_backend(train.backend).batches(train, question.lengths, seed, self._devices)
         return replace(known, train=train, batches=found if isinstance(found, BatchSummary) else None)
+
+    def side_by_side(self, questions: Sequence[RunRequest]) -> SideBySide:
+        """Predict the training of several runs of one base side by side.
+
+        Args:
+            questions: the runs, resolved.
+        """
+        first, count = questions[0], len(questions)
+        backend, machine = get_backend(first.train.backend), self._outlook.machine
+        shape = self._outlook.shapes.get(first.model.name, Missing(missing="its dimensions were not read"))
+        rows = self._forecast(first.train, first)
+        if isinstance(shape, Missing) or isinstance(rows, Missing):
+            why = shape if isinstance(shape, Missing) else rows
+            assert isinstance(why, Missing)
+            return SideBySide(gain=why, memory=why)
+        largest = rows.largest
+        setup = backend.setup(first.train, shape, machine, largest.width, 1)
+        # Adapters of ranks r1, r2, ... have as many parameters as one of their sum.
+        together = replace(setup, rank=sum(question.train.lora.rank for question in questions))
+        batch = replace(largest, rows=count * largest.rows, label_tokens=count * largest.label_tokens)
+        return SideBySide(
+            gain=gain_side_by_side(
+                setup,
+                step_work(rows, first.train, first.lengths),
+                count,
+                machine=machine,
+                points=self._outlook.time_points,
+            ),
+            memory=estimate_memory(together, batch, self._outlook),
+        )
 
     def _predicted(self, question: RunRequest) -> ResolvedRun:
         train, lengths, context = question.train, question.lengths, self._outlook

@@ -35,6 +35,7 @@ def sections(plan: Plan) -> list[Section]:
         _section("Variables", ("factor", "levels"), _variables(plan)),
         _section("All runs", _RUN_COLUMNS, _runs(plan), lines=_newest(plan)),
         _section("Chains", _CHAIN_COLUMNS, _chains(plan), lines=_about_chains(plan)),
+        _section("Cohorts", _COHORT_COLUMNS, _cohorts(plan), lines=_about_cohorts(plan)),
         Section(title="Totals", lines=tuple(_totals(plan))),
         _section("Time limits", _LIMIT_COLUMNS, _grouped(_limits(plan))),
         *setting_sections(plan),
@@ -76,6 +77,24 @@ def _grouped(rows: Iterable[tuple[str, ...]]) -> tuple[tuple[str, ...], ...]:
     return tuple(
         (runs[0] if len(runs) == 1 else f"{runs[0]} and {len(runs) - 1} more", *cells) for cells, runs in names.items()
     )
+
+
+_COHORT_COLUMNS = ("runs side by side", "faster than one after the other", "est. time of all", "est. peak memory")
+
+
+def _cohorts(plan: Plan) -> Iterator[tuple[str, ...]]:
+    for cohort in plan.cohorts:
+        yield ", ".join(cohort.runs), measured(cohort.gain), measured(cohort.train_seconds), _gib(cohort.peak_memory)
+
+
+def _about_cohorts(plan: Plan) -> Iterator[str]:
+    if plan.cohorts:
+        yield (
+            "The runs of a cohort share one process and the base model. Each has its own folder, metrics and "
+            "checkpoints. compute.cohorts: never trains them one after the other."
+        )
+    if plan.cohorts or plan.compute.cohorts == "always" or len(plan.alone) == 1:
+        yield from (f"Not grouped: {line}" for line in plan.alone)
 
 
 _CHAIN_COLUMNS = ("run", "stage", "continues from", "mode", "checkpoint")
@@ -209,7 +228,9 @@ def _limits(plan: Plan) -> Iterator[tuple[str, ...]]:
     if plan.executor == "local" and plan.compute.time_limit is None:
         return
     for run in plan.runs:
-        training = "-" if run.train is None else measured(run.time_limit_seconds)
+        cohort = plan.cohort_of(run.name)
+        limit = run.time_limit_seconds if cohort is None else cohort.time_limit_seconds
+        training = "-" if run.train is None else measured(limit)
         yield run.name, training, measured(run.evaluate_limit_seconds)
 
 

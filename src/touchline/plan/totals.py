@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypedDict
 
 from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.units import seconds_to_hours
-from touchline.spec.plan import PlannedRun, devices_of
+from touchline.spec.plan import Cohort, PlannedRun, devices_of
 
 
 class Totals(TypedDict):
@@ -21,7 +21,14 @@ class Totals(TypedDict):
     disk: Measured
 
 
-def totals(runs: Sequence[PlannedRun], machine: TargetMachine, gpus_per_run: int, *, shared: bool) -> Totals:
+def totals(
+    runs: Sequence[PlannedRun],
+    machine: TargetMachine,
+    gpus_per_run: int,
+    *,
+    shared: bool,
+    cohorts: Sequence[Cohort] = (),
+) -> Totals:
     """Return device-hours, time from start to end, and disk usage of all runs.
 
     Prediction errors of runs of one model are correlated, so the ends of the intervals are added, not their squares.
@@ -31,8 +38,11 @@ def totals(runs: Sequence[PlannedRun], machine: TargetMachine, gpus_per_run: int
         machine: where they will be.
         gpus_per_run: GPUs of one training; an evaluation uses one at most.
         shared: whether all evaluations on one base share a process, as on this machine.
+        cohorts: runs that train side by side.
     """
-    training = [run.train_seconds for run in runs if run.train is not None]
+    together = {name: cohort for cohort in cohorts for name in cohort.runs}
+    training = [run.train_seconds for run in runs if run.train is not None and run.name not in together]
+    training += [cohort.train_seconds for cohort in cohorts]
     evaluations = [run.evaluate_seconds for run in runs]
     starts = {run.model if shared else run.name: run.evaluate_startup_seconds for run in runs}
     known = [value for value in (*evaluations, *starts.values()) if isinstance(value, Quantity)]
@@ -44,9 +54,12 @@ def totals(runs: Sequence[PlannedRun], machine: TargetMachine, gpus_per_run: int
         note = f"{count} evaluations not counted: {'; '.join(unknown)}"
         seconds, on_devices = _noted(seconds, note), _noted(on_devices, note)
     at_once = max(machine.count // devices, 1)
+    jobs = len(runs) - len(together) + len(cohorts)
     return Totals(
         gpu_hours=scale_quantity(on_devices, seconds_to_hours(1), "h"),
-        wall_seconds=_no_less(scale_quantity(seconds, 1 / min(at_once, max(len(runs), 1)), "s"), _longest_chain(runs)),
+        wall_seconds=_no_less(
+            scale_quantity(seconds, 1 / min(at_once, max(jobs, 1)), "s"), _longest_chain(runs, together)
+        ),
         disk=sum_quantities([run.disk for run in runs if run.train is not None], "MB"),
     )
 
@@ -72,7 +85,7 @@ def sum_quantities(parts: Iterable[Measured], unit: str) -> Measured:
     )
 
 
-def _longest_chain(runs: Sequence[PlannedRun]) -> Quantity | None:
+def _longest_chain(runs: Sequence[PlannedRun], together: Mapping[str, Cohort]) -> Quantity | None:
     """Return the time of the longest chain of stages, with the evaluation of its last. None if no run has a parent.
 
     A stage starts when its parent has ended, however many devices there are.
@@ -83,7 +96,8 @@ def _longest_chain(runs: Sequence[PlannedRun]) -> Quantity | None:
         if run.train is None:
             continue
         before = [] if run.link is None else [until[run.link.parent]]
-        until[run.name] = sum_quantities([*before, run.train_seconds], "s")
+        own = together[run.name].train_seconds if run.name in together else run.train_seconds
+        until[run.name] = sum_quantities([*before, own], "s")
         # An evaluation whose time is not known is left out here as it is in the sum.
         known = [run.evaluate_seconds] if isinstance(run.evaluate_seconds, Quantity) else []
         ended = sum_quantities([until[run.name], *known], "s")

@@ -12,16 +12,18 @@ from dataclasses import replace
 from touchline.core.quantity import Measured, Missing, Quantity, finite
 from touchline.core.status import TrainingOutcome
 from touchline.core.units import in_unit, plural
+from touchline.plan.totals import sum_quantities
 from touchline.report.facts import evaluation_seconds
 from touchline.report.report import EstimateRow
 from touchline.results.run_result import RunResult
 from touchline.results.verification_types import RunStorage, Verification
-from touchline.spec.plan import Plan, PlannedRun
+from touchline.spec.plan import Cohort, Plan, PlannedRun
 from touchline.spec.runs import RunKind
 
 CLOCK_TICK = 1.0
 """Resolution in seconds of the times in an .eval log."""
 TRAINING, STEP, EVALUATION, MEMORY, DISK = "training", "seconds per step", "evaluation", "peak memory", "disk"
+GAIN = "gain"
 
 
 def estimate_rows(
@@ -40,13 +42,28 @@ def estimate_rows(
         return ()
     planned = {run.name: run for run in plan.runs}
     storage = {each.run: each for each in verification.storage.runs}
-    return tuple(
-        row
-        for run in runs
-        if run.name in planned
-        for row in _rows(planned[run.name], run, storage.get(run.name))
-        if not (isinstance(row.predicted, Missing) and isinstance(row.measured, Missing))
-    )
+    rows = [row for run in runs if run.name in planned for row in _rows(planned[run.name], run, storage.get(run.name))]
+    rows += [row for cohort in plan.cohorts for row in _cohort(cohort, plan, runs)]
+    return tuple(row for row in rows if not (isinstance(row.predicted, Missing) and isinstance(row.measured, Missing)))
+
+
+def _cohort(cohort: Cohort, plan: Plan, runs: Sequence[RunResult]) -> Iterator[EstimateRow]:
+    """Yield the rows of runs that trained side by side from start to end: their time, memory, and the gain over the
+    predicted times of separate trainings."""
+    own = [run for run in runs if run.name in cohort.runs]
+    if len(own) < len(cohort.runs) or any({run.name, *run.cohort} != set(cohort.runs) for run in own):
+        return
+    lasted, clean = _training(own[0])
+    name, together = own[0].name, f", {len(own)} runs side by side"
+    yield _row(name, TRAINING + together, cohort.train_seconds, lasted, comparable=clean)
+    memory = _memory(name, cohort.peak_memory, own[0].peak_memory)
+    yield replace(memory, quantity=memory.quantity + together)
+    alone = sum_quantities([run.train_seconds for run in plan.runs if run.name in cohort.runs], "s")
+    gain: Measured = Missing(missing="the times of separate trainings are not predicted")
+    if clean and isinstance(alone, Quantity) and isinstance(lasted, Quantity):
+        method = "predicted times of separate trainings over the measured time"
+        gain = Quantity(value=alone.value / lasted.value, unit="times", method=method)
+    yield _row(name, GAIN + together, cohort.gain, gain, comparable=False)
 
 
 def _rows(planned: PlannedRun, run: RunResult, storage: RunStorage | None) -> Iterator[EstimateRow]:
@@ -54,11 +71,12 @@ def _rows(planned: PlannedRun, run: RunResult, storage: RunStorage | None) -> It
     if run.kind is RunKind.CONTROL:
         yield evaluation
         return
-    lasted, clean = _training(run)
-    yield _row(run.name, TRAINING, planned.train_seconds, lasted, comparable=clean)
-    yield _row(run.name, STEP, planned.seconds_per_step, run.seconds_per_step)
     yield evaluation
-    yield _memory(run.name, planned.peak_memory, run.peak_memory)
+    if not run.cohort:
+        lasted, clean = _training(run)
+        yield _row(run.name, TRAINING, planned.train_seconds, lasted, comparable=clean)
+        yield _row(run.name, STEP, planned.seconds_per_step, run.seconds_per_step)
+        yield _memory(run.name, planned.peak_memory, run.peak_memory)
     whole = run.outcome is TrainingOutcome.COMPLETE
     taken: Measured = Missing(missing="nothing was read from disk" if whole else "the training is not complete")
     if whole and storage is not None and storage.total_bytes > 0:

@@ -108,6 +108,16 @@ def _logged_rate(value: Measured) -> Measured:
     return replace(value, method="last logged value, of one step and not a mean")
 
 
+def _train_seconds(metrics: Metrics) -> Quantity:
+    """Return the seconds of all steps; in a cohort, the run's share of those of all its runs."""
+    whole = Quantity(value=metrics.steps[-1].elapsed_seconds, unit="s", aggregation="sum", where=METRICS)
+    runs = {row.attempt: 1 + len(row.cohort) for row in metrics.attempts}
+    if max(runs.values(), default=1) == 1:
+        return whole
+    own = sum(row.seconds / runs.get(row.attempt, 1) for row in metrics.steps)
+    return replace(whole, value=own, method="its share of the time of the cohort")
+
+
 def _printed_versions(reading: RunReading) -> dict[str, str]:
     pairs = (each.partition("=") for each in reading.versions)
     return {name.strip(): version.strip() for name, _, version in pairs if version.strip()}
@@ -134,6 +144,7 @@ def figures_of_metrics(run: PlannedRun, metrics: Metrics, nothing: Missing) -> R
         versions=_versions(metrics),
         epochs=_epochs(metrics),
         device=device,
+        cohort=metrics.attempts[-1].cohort if metrics.attempts else (),
     )
     if validations:
         lasted = Quantity(value=validations[-1].elapsed_seconds, unit="s", aggregation="sum", where=METRICS)
@@ -142,7 +153,7 @@ def figures_of_metrics(run: PlannedRun, metrics: Metrics, nothing: Missing) -> R
         return figures
     return replace(
         figures,
-        train_seconds=Quantity(value=steps[-1].elapsed_seconds, unit="s", aggregation="sum", where=METRICS),
+        train_seconds=_train_seconds(metrics),
         validation_seconds=figures.validation_seconds if validations else Missing(missing="no validation was made"),
         saving_seconds=Quantity(value=sum(row.seconds for row in metrics.checkpoints), unit="s", aggregation="sum")
         if metrics.checkpoints

@@ -7,9 +7,13 @@ heartbeat; (3) passes TERM, INT and USR1 on as TERM, upon which the trainer save
 samples resource usage into status/resources; (5) writes status/exit last; after USR1, which SLURM sends before the time
 limit, it requeues the job if the attempt made progress.
 
+A cohort's training covers further run folders, which TOUCHLINE_COHORT names: the supervisor takes their locks too, and
+writes start, heartbeat and exit there. The command gets `--with DIR` for each that no other attempt holds.
+
 If the supervisor itself is killed, the kernel sends the work TERM (Linux), and the lock is held until the work ends.
 Environment: SLURM_*, TOUCHLINE_JOB_ID and TOUCHLINE_TOKEN (id and intent of the local executor),
-TOUCHLINE_TIME_LIMIT_SECONDS (local time limit), TOUCHLINE_MAX_RESTARTS.
+TOUCHLINE_TIME_LIMIT_SECONDS (local time limit), TOUCHLINE_MAX_RESTARTS, TOUCHLINE_COHORT (names of the other runs of
+the cohort, separated by colons).
 """
 
 from __future__ import annotations
@@ -44,6 +48,8 @@ KILL_SECONDS = 30.0
 """Seconds in which work may save at a local time limit before it is killed; SLURM's KillWait."""
 MAX_RESTARTS = 20
 _PR_SET_PDEATHSIG = 1
+_TRAINED = "training.json"
+"""File that a complete training writes last."""
 _SAVED = ("resume/*", "epoch_*", "step_*", "checkpoint-*")
 """Files that show progress of a trainer."""
 
@@ -60,8 +66,56 @@ class _Ending:
         return bool(self.signals) or self.at_limit
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Place:
+    """Job folder that the attempt holds."""
+
+    folder: Path
+    status: Path
+    start: AttemptStart
+    lock: int
+
+    def end(self, code: int, end: EndReason, reason: str) -> None:
+        """Write the exit record, and release the claim."""
+        write_exit(self.status, _end(self.start, code, end, reason))
+        drop_claim(self.status)
+
+
 def supervise(folder: Path, status: Path, command: Sequence[str]) -> int:
     """Run `command` in `folder` as one attempt. Return its exit code."""
+    own = _take(folder, status)
+    if own is None:
+        return EXIT_ALREADY_RUNNING
+    names = [name for name in os.environ.get("TOUCHLINE_COHORT", "").split(":") if name and Path(name).name == name]
+    further = [folder.parent / name for name in names]
+    others = [place for each in further if (place := _take(each, each / status.relative_to(folder))) is not None]
+    _share_output(own.folder, [place.folder for place in others])
+    ending = _Ending()
+    with_others = [word for place in others for word in ("--with", os.path.relpath(place.folder, folder))]
+    code, end, words = _work([own, *others], [*command, *with_others], ending)
+    again = code != 0 and signal.SIGUSR1 in ending.signals and _may_queue_again(folder, own.start)
+    for place in others:
+        # The work ends with the code of a run that failed; those that are trained did not.
+        done = (place.folder / _TRAINED).exists()
+        place.end(*((0, EndReason.COMPLETED, "completed") if done else (code, end, words)))
+    own.end(code, end, f"{words}; queued again" if again else words)
+    if again:
+        _queue_again(own.start.job_id)
+    for place in (own, *others):
+        os.close(place.lock)
+    return code
+
+
+def _share_output(folder: Path, others: Sequence[Path]) -> None:
+    """Link this job's output file into other run folders, where it is a file in the job's own."""
+    with contextlib.suppress(OSError):
+        output = Path("/proc/self/fd/1").readlink()
+        for other in others if output.parent == folder else ():
+            (other / output.name).hardlink_to(output)
+
+
+def _take(folder: Path, status: Path) -> _Place | None:
+    """Take a job folder: its lock, its claim, and the record of a start. Return None if another attempt holds it."""
     me = identify()
     start = AttemptStart(
         job_id=own_job_id(os.environ) or f"local-{secrets.token_hex(4)}",
@@ -81,18 +135,10 @@ def supervise(folder: Path, status: Path, command: Sequence[str]) -> int:
         write_exit(
             status, _end(start, EXIT_ALREADY_RUNNING, EndReason.ALREADY_RUNNING, "another attempt holds the run")
         )
-        return EXIT_ALREADY_RUNNING
+        return None
     write_holder(status / "lock", me, None)
     write_start(status, start)
-    ending = _Ending()
-    code, end, words = _work(folder, status, start, command, lock, ending)
-    again = code != 0 and signal.SIGUSR1 in ending.signals and _may_queue_again(folder, start)
-    write_exit(status, _end(start, code, end, f"{words}; queued again" if again else words))
-    drop_claim(status)
-    if again:
-        _queue_again(start.job_id)
-    os.close(lock)
-    return code
+    return _Place(folder=folder, status=status, start=start, lock=lock)
 
 
 def own_job_id(environment: Mapping[str, str]) -> str:
@@ -154,10 +200,9 @@ def _take_over(path: Path, job_id: str) -> int | None:
     return descriptor
 
 
-def _work(
-    folder: Path, status: Path, start: AttemptStart, command: Sequence[str], lock: int, ending: _Ending
-) -> tuple[int, EndReason, str]:
-    """Run the command to its end. Return its exit code, reason and description."""
+def _work(places: Sequence[_Place], command: Sequence[str], ending: _Ending) -> tuple[int, EndReason, str]:
+    """Run the command to its end in the first place. Return its exit code, reason and description."""
+    own = places[0]
     child: list[subprocess.Popen[bytes]] = []
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -171,9 +216,9 @@ def _work(
     try:
         process = subprocess.Popen(  # noqa: S603 (an argument list from the run's own script)
             list(command),
-            cwd=folder,
+            cwd=own.folder,
             stdin=subprocess.DEVNULL,
-            pass_fds=(lock,),
+            pass_fds=[place.lock for place in places],
             preexec_fn=_die_with_parent,  # noqa: PLW1509
         )
     except OSError as error:
@@ -182,9 +227,10 @@ def _work(
     child.append(process)
     if ending.asked:
         process.send_signal(signal.SIGTERM)
-    write_holder(status / "lock", identify(), identify(process.pid))
-    with Sampler(status, start.job_id, start.restart, process.pid):
-        code = _accompany(process, status, start, ending)
+    for place in places:
+        write_holder(place.status / "lock", identify(), identify(process.pid))
+    with Sampler(own.status, own.start.job_id, own.start.restart, process.pid):
+        code = _accompany(process, places, ending)
     killed_by = signal.Signals(-code).name if code < 0 else None
     code = code if killed_by is None else 128 - code
     if code == 0:
@@ -200,14 +246,15 @@ def _work(
     return (code, EndReason.STOPPED, "stopped") if code == EXIT_STOPPED else (code, EndReason.FAILED, "failed")
 
 
-def _accompany(process: subprocess.Popen[bytes], status: Path, start: AttemptStart, ending: _Ending) -> int:
+def _accompany(process: subprocess.Popen[bytes], places: Sequence[_Place], ending: _Ending) -> int:
     """Write heartbeats until the work has ended, and end it at the local time limit, if any."""
     limit = float(os.environ.get("TOUCHLINE_TIME_LIMIT_SECONDS") or "inf")
     begun = time.monotonic()
     while True:
         # The disk may be full: a heartbeat that cannot be written must not end the work.
-        with contextlib.suppress(OSError, TouchlineError):
-            write_heartbeat(status, start, time.time())
+        for place in places:
+            with contextlib.suppress(OSError, TouchlineError):
+                write_heartbeat(place.status, place.start, time.time())
         left = begun + limit - time.monotonic()
         if left <= 0 and not ending.at_limit:
             ending.at_limit = True

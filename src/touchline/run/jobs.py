@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from touchline.run.protocol import Job
 from touchline.run.run_jobs import model_evaluation, run_evaluation, run_training
 from touchline.run.scripts.folder import evaluation_config
 from touchline.spec.evaluation import asked_epochs
-from touchline.spec.plan import Plan, PlannedRun
+from touchline.spec.plan import Cohort, Plan, PlannedRun
 from touchline.spec.runs import RunKind
 
 
@@ -29,35 +29,55 @@ def is_training_complete(folder: ExperimentFolder, run: PlannedRun) -> bool:
 
 def training_jobs(planned: LoadedPlan, runs: Sequence[PlannedRun]) -> list[Job]:
     """Return the incomplete trainings, each stage after its parent."""
-    todo = [run for run in runs if not is_training_complete(planned.folder, run)]
-    names = {run.name for run in todo}
-    return [_training(planned, run, names) for run in todo]
+    leads = _leads(planned, runs)
+    jobs = [_training(planned, run, leads) for run in runs if leads.get(run.name) == run.name]
+    return [
+        replace(job, cohort=tuple(name for name, lead in leads.items() if lead == job.name != name)) for job in jobs
+    ]
 
 
 def training_job(planned: LoadedPlan, run: PlannedRun) -> Job:
-    """Return the training job of a run, complete or not."""
-    return _training(planned, run, {each.name for each in planned.plan.runs})
+    """Return the training job of a run alone, complete or not."""
+    return _training(planned, run, {each.name: each.name for each in planned.plan.runs})
 
 
-def _training(planned: LoadedPlan, run: PlannedRun, names: set[str]) -> Job:
+def _leads(planned: LoadedPlan, runs: Sequence[PlannedRun]) -> dict[str, str]:
+    """Return the run whose job trains each incomplete run: its own, or of its cohort the first that is incomplete."""
+    first: dict[Cohort, str] = {}
+    leads: dict[str, str] = {}
+    for run in runs:
+        if not is_training_complete(planned.folder, run):
+            cohort = planned.plan.cohort_of(run.name)
+            leads[run.name] = run.name if cohort is None else first.setdefault(cohort, run.name)
+    return leads
+
+
+def _training(planned: LoadedPlan, run: PlannedRun, leads: Mapping[str, str]) -> Job:
     limit = planned.plan.compute.time_limit
     return replace(
         run_training(planned.folder, run.name),
-        after=(run.link.parent,) if run.link is not None and run.link.parent in names else (),
+        after=(leads[run.link.parent],) if run.link is not None and run.link.parent in leads else (),
         time_limit_seconds=None if limit is None else parse_duration(limit),
     )
 
 
-def evaluation_job(planned: LoadedPlan, run: PlannedRun) -> Job:
-    """Return the job that evaluates one run by its own script."""
-    after = () if is_training_complete(planned.folder, run) else (run.name,)
+def evaluation_job(planned: LoadedPlan, run: PlannedRun, lead: str | None = None) -> Job:
+    """Return the job that evaluates one run by its own script.
+
+    Args:
+        planned: the plan.
+        run: the run.
+        lead: job that trains it; None for its own.
+    """
+    after = () if is_training_complete(planned.folder, run) else (lead or run.name,)
     return replace(run_evaluation(planned.folder, run.name), after=after)
 
 
 def evaluation_jobs(planned: LoadedPlan, runs: Sequence[PlannedRun]) -> list[Job]:
     """Return one evaluation job per run with pending or future checkpoints."""
+    leads = _leads(planned, runs)
     return [
-        evaluation_job(planned, run)
+        evaluation_job(planned, run, leads.get(run.name))
         for run in runs
         if not is_training_complete(planned.folder, run) or missing_evaluations(planned, run, None)
     ]

@@ -38,7 +38,7 @@ class LocalExecutor:
         job_id = f"local-{token}"
         output = job.output_path(job_id)
         environment = {key: value for key, value in os.environ.items() if not key.startswith("SLURM_")}
-        environment |= {"TOUCHLINE_JOB_ID": job_id, "TOUCHLINE_TOKEN": token}
+        environment |= {"TOUCHLINE_JOB_ID": job_id, "TOUCHLINE_TOKEN": token} | job.environment
         if job.time_limit_seconds is not None:
             environment["TOUCHLINE_TIME_LIMIT_SECONDS"] = f"{job.time_limit_seconds:.0f}"
         if gpus:

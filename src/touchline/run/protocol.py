@@ -31,6 +31,13 @@ class Job:
     """Names of jobs that must have ended first, successfully or not; it checks their files itself."""
     time_limit_seconds: float | None = None
     """Local time limit; SLURM's is in the script."""
+    cohort: tuple[str, ...] = ()
+    """Other runs that this training covers, side by side."""
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables of the job."""
+        return {"TOUCHLINE_COHORT": ":".join(self.cohort)} if self.cohort else {}
 
     def output_path(self, job_id: str) -> Path:
         """Return the path of a job's output file."""

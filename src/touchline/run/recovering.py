@@ -9,7 +9,7 @@ from pathlib import Path
 from touchline.core.callbacks import MessageCallback
 from touchline.core.errors import PlanDriftError, SubmissionRejectedError, TouchlineError, quoted
 from touchline.core.files import read_text_bounded
-from touchline.core.status import EXIT_PARENT_NOT_READY, Attempt, JobState
+from touchline.core.status import EXIT_OUT_OF_MEMORY, EXIT_PARENT_NOT_READY, Attempt, JobState
 from touchline.data.metrics import AttemptRow
 from touchline.data.metrics_file import read_metrics
 from touchline.data.user_config import UserConfig
@@ -23,7 +23,7 @@ from touchline.plan.recovery import (
     repeated_failure_decision,
 )
 from touchline.run.diagnosis import diagnose, newest_output
-from touchline.run.jobs import is_training_complete, missing_evaluations
+from touchline.run.jobs import is_training_complete, missing_evaluations, training_job
 from touchline.run.ledger import Ledger
 from touchline.run.planning import LoadedPlan, commit_plan, resolve
 from touchline.run.preparing import site_of
@@ -112,7 +112,26 @@ class Recovery:
         return True
 
     def after(self, job: Job, view: JobView) -> Sequence[Job]:
-        """Return the jobs to start after a job has ended, possibly the same again."""
+        """Return the jobs to start after a job has ended, possibly the same again.
+
+        What is left of a cohort is trained run by run.
+        """
+        if not job.cohort:
+            return self._after_one(job, view)
+        runs = [run for name in (job.name, *job.cohort) if (run := self.planned.plan.run(name)) is not None]
+        alone = [training_job(self.planned, run) for run in runs if not is_training_complete(self.planned.folder, run)]
+        self._playing |= {other.name: other for other in alone}
+        if view.state is JobState.OUT_OF_MEMORY or view.exit_code == EXIT_OUT_OF_MEMORY:
+            why = "they did not fit side by side; each is trained alone"
+            self._ledger.record("decided", job.name, job_id=view.job_id, state=RecoveryAction.AGAIN.value, reason=why)
+            self._on_message(f"{', '.join(run.name for run in runs)}: {why}")
+            return alone
+        if job.name not in {other.name for other in alone}:
+            self._playing.pop(job.name, None)
+        return [again for other in alone for again in self._after_one(other, view)]
+
+    def _after_one(self, job: Job, view: JobView) -> Sequence[Job]:
+        """Return the jobs to start after a run's training or an evaluation has ended."""
         if self._is_done(job):
             self._playing.pop(job.name, None)
             return ()
@@ -156,6 +175,9 @@ class Recovery:
         run = self.planned.plan.run(JobName.parse(job.name).subject)
         if run is None or not is_training_complete(self.planned.folder, run):
             # Before its training is over, nothing can be missing of an evaluation, and yet it is not done.
+            return False
+        others = [self.planned.plan.run(name) for name in job.cohort]
+        if any(other is not None and not is_training_complete(self.planned.folder, other) for other in others):
             return False
         return not (_of_evaluation(job) and missing_evaluations(self.planned, run, None))
 

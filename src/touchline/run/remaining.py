@@ -7,7 +7,7 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
-from touchline.core.quantity import Measured
+from touchline.core.quantity import Measured, Quantity
 from touchline.core.status import JobState
 from touchline.plan.totals import scale_quantity, sum_quantities
 from touchline.run.jobs import is_training_complete, missing_evaluations
@@ -22,6 +22,8 @@ from touchline.spec.plan import PlannedRun
 
 TOTAL = "total"
 """Name of the total row."""
+_NOTHING_LEFT = Quantity(value=0.0, unit="s", low=0.0, high=0.0)
+"""Time left of a run that is trained in another one's job."""
 
 
 class Progress:
@@ -55,10 +57,15 @@ class Progress:
         self._began: dict[str, float] = {}
         self._active: set[str] = set()
         started: set[str] = set()
+        seen: set[tuple[str, ...]] = set()
         for run in runs:
             trains = train and run.batches is not None and not is_training_complete(planned.folder, run)
             if trains:
-                self._left[run.name] = run.train_seconds
+                cohort = planned.plan.cohort_of(run.name)
+                first = cohort is None or cohort.runs not in seen
+                seen |= set() if cohort is None else {cohort.runs}
+                alone = run.train_seconds if cohort is None else cohort.train_seconds
+                self._left[run.name] = alone if first else _NOTHING_LEFT
             if trains or missing_evaluations(planned, run, epochs):
                 own = [] if self._shared and run.model in started else [run.evaluate_startup_seconds]
                 started.add(run.model)
@@ -68,7 +75,7 @@ class Progress:
     def watch(self, jobs: Sequence[Job], seen: Mapping[str, JobView]) -> None:
         """Report every active job, and the total."""
         rows = [self._row(job, seen.get(job.name)) for job in jobs]
-        names = {name for job in jobs for name in self._parts(job.name)}
+        names = {name for job in jobs for name in (*self._parts(job.name), *job.cohort)}
         for name in self._active - names:
             self._left.pop(name, None)
         self._active = names
@@ -84,10 +91,10 @@ class Progress:
         recent = read_recent(job.folder / "metrics.jsonl", ACTIVE_TAIL_BYTES)
         began = self._began.setdefault(job.name, time.monotonic())
         left = seconds_left(run, recent, time.monotonic() - began)
-        self._left[job.name] = left
+        self._left |= {job.name: left} | dict.fromkeys(job.cohort, _NOTHING_LEFT)
         loss = recent.steps[-1].loss if recent.steps else math.nan
         return JobProgress(
-            name=job.name,
+            name=job.name if not job.cohort else f"{job.name} and {len(job.cohort)} more",
             done=recent.steps_done,
             total=0 if run.batches is None else run.batches.steps,
             text="starting" if not recent.steps else f"loss {loss:.3f}" if math.isfinite(loss) else "loss NaN",

@@ -113,9 +113,12 @@ class SlurmExecutor:
         parents = dict.fromkeys(parent.whole for each in after if (parent := read_job_id(each)) is not None)
         if parents:
             words.append(f"--dependency=afterany:{':'.join(parents)}")
+        variables = ",".join(
+            f"{name}={value}" for name, value in ({"TOUCHLINE_TOKEN": token} | job.environment).items()
+        )
         begun = self._clock.now()
         answer = self._commands.run(
-            [*words, f"--export=ALL,TOUCHLINE_TOKEN={token}", job.script],
+            [*words, f"--export=ALL,{variables}", job.script],
             timeout_seconds=SUBMIT_SECONDS,
             cwd=job.folder,
             keep=() if self._lock is None else (self._lock,),

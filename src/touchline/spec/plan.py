@@ -169,6 +169,22 @@ class Revision:
     """Of these, the runs that the plan no longer has."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cohort:
+    """Runs that train side by side on one base, in one job. Each keeps its own folder, metrics and checkpoints."""
+
+    runs: tuple[str, ...]
+    """Their names; the job is that of the first one that is not trained yet."""
+    gain: Measured
+    """Predicted: how many times as fast as one after the other."""
+    train_seconds: Measured
+    """Predicted wall time of all of them."""
+    time_limit_seconds: Measured
+    """Limit to ask a scheduler for."""
+    peak_memory: Measured
+    """Predicted peak memory of the process."""
+
+
 def devices_of(machine: TargetMachine, gpus_per_run: int) -> int:
     """Return the devices that one training uses on a machine: its GPUs, or one CPU."""
     return max(gpus_per_run, 1) if machine.kind == "gpu" else 1
@@ -245,6 +261,10 @@ class Plan:
     """The past runs that the estimates are based on."""
     revisions: tuple[Revision, ...]
     """Revisions of the plan, with date and reason."""
+    cohorts: tuple[Cohort, ...] = ()
+    """Runs that train side by side."""
+    alone: tuple[str, ...] = ()
+    """Why other runs are trained alone, one line per reason."""
 
     @property
     def devices(self) -> int:
@@ -270,6 +290,10 @@ class Plan:
     def further_tasks(self) -> tuple[EvaluationTask, ...]:
         """The tasks of `evaluate.tasks`."""
         return tuple(task for task in self.tasks if task.name != self.task)
+
+    def cohort_of(self, name: str) -> Cohort | None:
+        """Return the cohort of a run; None if it is trained alone."""
+        return next((cohort for cohort in self.cohorts if name in cohort.runs), None)
 
     def run(self, name: str) -> PlannedRun | None:
         """Return the run of that name; None if there is none."""

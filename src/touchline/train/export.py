@@ -23,17 +23,23 @@ from touchline.train.folders import (
     write_bytes,
 )
 from touchline.train.inherit import Inheritance, adapter_tensors, combine, combined_settings, scale_of
-from touchline.train.model import class_of
+from touchline.train.model import DEFAULT_ADAPTER, class_of
 
 
-def write_weights(model: nn.Module, config: RunConfig, folder: Path, inheritance: Inheritance | None) -> str:
+def write_weights(
+    model: nn.Module,
+    config: RunConfig,
+    folder: Path,
+    inheritance: Inheritance | None,
+    adapter: str = DEFAULT_ADAPTER,
+) -> str:
     """Write the adapter, or the whole model if all weights were trained. Return the hash of its weights.
 
     If an adapter was merged into the base before the training, the saved adapter contains it too, so it loads on the
     original base.
     """
     if isinstance(model, PeftModel):
-        return _write_adapter(model, folder, inheritance)
+        return _write_adapter(model, folder, inheritance, adapter)
     assert isinstance(model, PreTrainedModel)
     return _write_model(model, Path(config.model.path), folder)
 
@@ -55,16 +61,16 @@ def _write_model(model: PreTrainedModel, base: Path, folder: Path) -> str:
     return hashlib.sha256("".join(map(sha256_file, shards)).encode()).hexdigest()
 
 
-def _write_adapter(model: PeftModel, folder: Path, inheritance: Inheritance | None) -> str:
+def _write_adapter(model: PeftModel, folder: Path, inheritance: Inheritance | None, name: str) -> str:
     """Write adapter_model.safetensors and adapter_config.json. Return the hash of the weights file."""
-    adapter = model.peft_config["default"]
+    adapter = model.peft_config[name]
     was_inference = adapter.inference_mode
     adapter.inference_mode = True
     adapter.save_pretrained(str(folder))
     adapter.inference_mode = was_inference
     path = folder / ADAPTER_CONFIG_FILE
     content = parse_json(read_bytes(path))
-    tensors = {name: value.detach().cpu().contiguous() for name, value in sorted(adapter_tensors(model).items())}
+    tensors = {key: value.detach().cpu().contiguous() for key, value in sorted(adapter_tensors(model, name).items())}
     if inheritance is not None and inheritance.merged:
         write_bytes(folder / STAGE_FILE, save(tensors, metadata={"format": "pt"}))
         tensors, ranks = combine(tensors, scale_of(content), inheritance.merged)

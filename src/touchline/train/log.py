@@ -81,7 +81,8 @@ def _attempts(path: Path) -> int:
 class ConsoleProgress:
     """Throttled progress lines: `step 40/100 loss 0.31 1,180 tokens/s eta 0:24`."""
 
-    def __init__(self, steps: int, done: int) -> None:
+    def __init__(self, steps: int, done: int, label: str = "") -> None:
+        self._label = label
         self._steps = steps
         self._first = done
         self._began = time.monotonic()
@@ -100,7 +101,8 @@ class ConsoleProgress:
         self._said_at, self._said_step = now, done
         left = (now - self._began) / (done - self._first) * (self._steps - done)
         LOG.info(
-            "step %d/%d  loss %.3g  %s tokens/s  eta %s",
+            "%sstep %d/%d  loss %.3g  %s tokens/s  eta %s",
+            self._label,
             done,
             self._steps,
             loss,

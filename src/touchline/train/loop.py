@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from typing import TypeAlias, TypeVar
 
 import torch
 
 from touchline.backends.peft.layout import arrange
 from touchline.core.catalog import RenderedExample
+from touchline.core.errors import TouchlineError
 from touchline.train.export import write_weights
 from touchline.train.failures import refuse_nonsense, refuse_out_of_memory
 from touchline.train.machine import MemorySampler, Stopwatch, gpu_meter
-from touchline.train.model import add_gradient, arrange_by_length, mean_loss
+from touchline.train.model import MicroBatchGradient, add_gradient, arrange_by_length, mean_loss
 from touchline.train.parallel import Processes
 from touchline.train.record import TrainingRecord
 from touchline.train.run import Stop
@@ -21,6 +22,9 @@ from touchline.train.schedule import learning_rate
 from touchline.train.setup import Session, give_random_state, take_random_state, write_state
 
 T = TypeVar("T")
+Requests: TypeAlias = Generator[MicroBatchGradient, torch.Tensor, None]
+Work: TypeAlias = Generator[MicroBatchGradient, torch.Tensor, bool]
+"""Training that requests gradients, is sent the losses, and returns True if it is complete."""
 
 
 class _StopRequestedError(Exception):
@@ -51,14 +55,34 @@ class Training:
             session.inputs.validation, session.layout, session.inputs.batches.micro_batch_size
         )
 
+    @property
+    def step(self) -> int:
+        """Optimizer steps done."""
+        return self._record.step
+
     def run(self) -> bool:
-        """Train to the end or until a stop is requested. Return True if complete."""
+        """Train to the end or until a stop is requested. Return True if complete.
+
+        Raises:
+            RunsFailedError: the loss is not finite.
+            TrainingOutOfMemoryError: the micro-batch does not fit.
+        """
+        work, loss = self.start(), None
+        try:
+            while True:
+                request = next(work) if loss is None else work.send(loss)
+                loss = add_gradient(self._session.target_loss, request.rows, request.targets)
+        except StopIteration as end:
+            return bool(end.value)
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            refuse_out_of_memory(error, self._config.run, self.step + 1)
+            raise
+
+    def start(self) -> Work:
+        """Train; the caller adds the requested gradients, and sends each micro-batch's share of the loss."""
         try:
             with self._reading_ahead(), MemorySampler(self._session.machine) as memory:
-                self._run(memory)
-        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            refuse_out_of_memory(error, self._config.run, self._record.step + 1)
-            raise
+                yield from self._run(memory)
         except _StopRequestedError:
             self._save()
             self._record.stop(self._stop)
@@ -68,7 +92,7 @@ class Training:
 
     # ---- steps ------------------------------------------------------------------------------------------------------
 
-    def _run(self, memory: MemorySampler) -> None:
+    def _run(self, memory: MemorySampler) -> Requests:
         self._session.model.train()
         if self._record.step == 0:
             self._validate()
@@ -76,12 +100,12 @@ class Training:
             self._boundary()
         while not self._record.complete:
             memory.watch(active=True)
-            self._optimizer_step(memory)
+            yield from self._optimizer_step(memory)
             self._boundary()
             if self._record.state_due:
                 self._save()
 
-    def _optimizer_step(self, memory: MemorySampler) -> None:
+    def _optimizer_step(self, memory: MemorySampler) -> Requests:
         """Run one step: accumulate the gradient of the mean over all its label tokens, clip, update."""
         watch = Stopwatch()
         session, train, step = self._session, self._config.train, self._record.step
@@ -98,7 +122,7 @@ class Training:
                     rows = arrange(batch, session.layout)
                     computed += rows.computed_tokens
                     squares += rows.squared_widths
-                    total += add_gradient(session.target_loss, rows, targets)
+                    total += yield MicroBatchGradient(rows=rows, targets=targets)
         except _StopRequestedError:
             # Nothing of a half-done step stays, so that going on is bit for bit the same.
             session.optimizer.zero_grad(set_to_none=True)
@@ -172,7 +196,8 @@ class Training:
             self._validate()
         if self._record.export_due:
             model, inheritance = self._session.model, self._session.inheritance
-            self._record.export(epoch, lambda folder: write_weights(model, self._config, folder, inheritance))
+            adapter = self._session.adapter
+            self._record.export(epoch, lambda folder: write_weights(model, self._config, folder, inheritance, adapter))
         self._pending = False
 
     def _validate(self) -> None:
@@ -186,3 +211,34 @@ class Training:
         """Save the training state."""
         parameters, optimizer = self._session.parameters, self._session.optimizer
         self._record.save(lambda folder: write_state(folder, parameters, optimizer), boundary_pending=self._pending)
+
+
+def train_side_by_side(
+    trainings: Mapping[str, Training],
+    add_gradients: Callable[[Sequence[str], Sequence[MicroBatchGradient]], list[torch.Tensor]],
+) -> tuple[dict[str, bool], dict[str, TouchlineError]]:
+    """Train several runs to the end, one micro-batch of each at a time. A run that fails leaves the others alone.
+
+    Args:
+        trainings: trainings by adapter.
+        add_gradients: adds the gradients of the adapters' micro-batches, and returns their shares of the losses.
+
+    Returns:
+        Whether each is complete, and the errors of those that failed.
+    """
+    complete: dict[str, bool] = {}
+    failed: dict[str, TouchlineError] = {}
+    work = {name: training.start() for name, training in trainings.items()}
+    losses: dict[str, torch.Tensor | None] = dict.fromkeys(work)
+    while losses:
+        requests: dict[str, MicroBatchGradient] = {}
+        for name, loss in losses.items():
+            try:
+                requests[name] = next(work[name]) if loss is None else work[name].send(loss)
+            except StopIteration as end:
+                complete[name] = bool(end.value)
+            except TouchlineError as error:
+                failed[name] = error
+        found = add_gradients(list(requests), list(requests.values())) if requests else []
+        losses = dict(zip(requests, found, strict=True))
+    return complete, failed

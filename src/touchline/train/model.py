@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -35,6 +36,9 @@ from touchline.train.machine import Machine, torch_dtype
 from touchline.train.parallel import Processes
 from touchline.train.pixels import PixelReader
 from touchline.train.quantization import is_quantized, keep_trainable_layout, quantization_config
+
+DEFAULT_ADAPTER = "default"
+"""Name of the adapter in a model that has one."""
 
 
 class BaseModelSpec(Protocol):
@@ -156,13 +160,16 @@ def base_of(model: nn.Module) -> PreTrainedModel:
     return found
 
 
-def attach_adapter(base: nn.Module, config: Recipe, *, inherits: bool = False) -> PeftModel:
+def attach_adapter(
+    base: nn.Module, config: Recipe, *, inherits: bool = False, name: str = DEFAULT_ADAPTER
+) -> PeftModel:
     """Attach a new adapter to the base; equal seeds give equal adapters.
 
     Args:
-        base: the base.
+        base: the base, or a model with other adapters.
         config: settings.
         inherits: whether a parent's adapter will replace it, so that its initial weights do not count.
+        name: name of the adapter in the model.
 
     Raises:
         InputError: the base has no layer of the given names.
@@ -174,22 +181,25 @@ def attach_adapter(base: nn.Module, config: Recipe, *, inherits: bool = False) -
         # Hundreds of small tensors are made here: waking threads for each costs more than the work.
         torch.set_num_threads(1)
     torch.manual_seed(config.seed)
+    settings = PeftLoraConfig(
+        task_type="CAUSAL_LM",
+        r=lora.rank,
+        lora_alpha=lora.resolved_alpha,
+        lora_dropout=lora.dropout,
+        target_modules=list(lora.target_modules),
+        exclude_modules=VISION_TOWERS if hasattr(base.config, "vision_config") else None,
+        bias="none",
+        init_lora_weights=True if init == "default" else init,
+        use_dora=lora.dora,
+        use_rslora=lora.rslora,
+    )
     try:
-        model = get_peft_model(
-            base,
-            PeftLoraConfig(
-                task_type="CAUSAL_LM",
-                r=lora.rank,
-                lora_alpha=lora.resolved_alpha,
-                lora_dropout=lora.dropout,
-                target_modules=list(lora.target_modules),
-                exclude_modules=VISION_TOWERS if hasattr(base.config, "vision_config") else None,
-                bias="none",
-                init_lora_weights=True if init == "default" else init,
-                use_dora=lora.dora,
-                use_rslora=lora.rslora,
-            ),
-        )
+        if isinstance(base, PeftModel):
+            model = base
+            settings.base_model_name_or_path = base.peft_config[DEFAULT_ADAPTER].base_model_name_or_path
+            model.add_adapter(name, settings)
+        else:
+            model = get_peft_model(base, settings, adapter_name=name)
     except ValueError as error:
         raise InputError(
             f"the adapter does not fit the model {config.model.name}: {str(error).splitlines()[0][:300]}",
@@ -198,16 +208,27 @@ def attach_adapter(base: nn.Module, config: Recipe, *, inherits: bool = False) -
     finally:
         torch.set_num_threads(threads)
     dtype = torch_dtype(lora.dtype)
-    for parameter in model.parameters():
-        if parameter.requires_grad:
+    for parameter_name, parameter in model.named_parameters():
+        if f".{name}." in parameter_name:
             parameter.data = parameter.data.to(dtype)
+            parameter.requires_grad_(True)
     _set_checkpointing(model, config)
     return model
 
 
-def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the trained parameters by name, in model order."""
-    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+def trainable(model: nn.Module, adapter: str | None = None) -> dict[str, nn.Parameter]:
+    """Return the trained parameters by name, in model order.
+
+    Args:
+        model: the model.
+        adapter: one of several adapters, whose parameters get the names that they have in a model of their own; None
+            for all trained parameters.
+    """
+    found = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    if adapter is None:
+        return found
+    own = f".{adapter}."
+    return {name.replace(own, f".{DEFAULT_ADAPTER}."): found[name] for name in found if own in name}
 
 
 def dropout_in(model: nn.Module) -> float:
@@ -349,7 +370,28 @@ def noise_scale(rows: SequenceBatch, alpha: float) -> NDArray[np.float32]:
     return scale
 
 
-def add_gradient(target_loss: TargetLoss, rows: SequenceBatch, targets: int) -> Tensor:
+class LossFunction(Protocol):
+    """Loss of each label token of a micro-batch in nats, float32; shape [T]."""
+
+    model: nn.Module
+    pixels: PixelReader | None
+
+    def __call__(self, rows: SequenceBatch) -> Tensor:
+        """Return the losses."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MicroBatchGradient:
+    """Request for a micro-batch's share of the gradient of a step's mean loss."""
+
+    rows: SequenceBatch
+    """Micro-batch."""
+    targets: int
+    """Label tokens of the whole step."""
+
+
+def add_gradient(target_loss: LossFunction, rows: SequenceBatch, targets: int) -> Tensor:
     """Add a micro-batch's share of the gradient of a step's mean loss. Return its share of that loss.
 
     Args:
@@ -387,7 +429,7 @@ def arrange_by_length(examples: Sequence[RenderedExample], layout: BatchLayout, 
 
 
 def mean_loss(
-    target_loss: TargetLoss, rows: Iterable[SequenceBatch | None], group: Processes | None = None
+    target_loss: LossFunction, rows: Iterable[SequenceBatch | None], group: Processes | None = None
 ) -> tuple[float, int]:
     """Return the mean loss over the label tokens in nats without dropout, and their number.
 

@@ -50,6 +50,7 @@ class AttemptSetup:
     isolation: IsolationProof | None = None
     row_tokens: int | None = None
     share_prefix: bool = False
+    cohort: tuple[str, ...] = ()
 
     def scoring(self, inputs: Inputs) -> ScoringSetup:
         """Return the setup of the validation."""
@@ -100,6 +101,7 @@ class TrainingRecord:
     """
 
     _setup: AttemptSetup
+    _label = ""
 
     def __init__(self, inputs: Inputs, folder: Path, log: MetricsLog | None, state: ResumeState | None) -> None:
         self._inputs, self._config = inputs, inputs.config
@@ -193,11 +195,13 @@ class TrainingRecord:
             label_tokens=len(label),
             setup_seconds=time.monotonic() - begun,
             data_parallel_size=config.batches.data_parallel_size,
+            cohort=setup.cohort,
         )
+        self._label = f"{config.run}: " if setup.cohort else ""
         self._write(row)
         if lineage is not None:
             self._write(lineage.row(self._attempt))
-        self._progress = ConsoleProgress(row.steps, self.step)
+        self._progress = ConsoleProgress(row.steps, self.step, self._label)
         return row
 
     def end_step(self, step: int, **measured: Unpack[StepMeasurements]) -> None:
@@ -243,7 +247,7 @@ class TrainingRecord:
                 target_tokens=target_tokens,
             )
         )
-        LOG.info("step %d/%d  validation loss %.4f", self.step, self._config.batches.steps, loss)
+        LOG.info("%sstep %d/%d  validation loss %.4f", self._label, self.step, self._config.batches.steps, loss)
 
     def export(self, epoch: int | None, write_weights: Callable[[Path], str], seconds: float = 0.0) -> None:
         """Write a checkpoint after the last step, and delete those that `checkpoint.keep` does not keep.
@@ -263,9 +267,9 @@ class TrainingRecord:
                 self._config, self._folder, write_weights, step=self.step, epoch=epoch, loss=loss
             )
             self._write_saved("export", path.name, marker.files, seconds + time.perf_counter() - began)
-            LOG.info("saved %s (%s, step %d)", path.name, marker.kind, self.step)
+            LOG.info("%ssaved %s (%s, step %d)", self._label, path.name, marker.kind, self.step)
             for name in drop_old_exports(self._config, self._folder):
-                LOG.info("removed %s (keep: %s)", name, self._config.train.checkpoint.keep)
+                LOG.info("%sremoved %s (keep: %s)", self._label, name, self._config.train.checkpoint.keep)
         self._exported_at = time.monotonic()
 
     def save(
@@ -289,7 +293,7 @@ class TrainingRecord:
         """Write the end of an attempt that a stop request ended."""
         reason = stop.reason or "a signal to another process"
         self._end(f"stopped by {reason}")
-        LOG.info("stopped by %s after step %d; rerun the same command to resume", reason, self.step)
+        LOG.info("%sstopped by %s after step %d; rerun the same command to resume", self._label, reason, self.step)
 
     def finish(self) -> None:
         """Write the end of a complete training, and training.json, last of all."""

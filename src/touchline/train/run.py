@@ -5,17 +5,20 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
 from touchline.backends.run_config import RunConfig
-from touchline.core.errors import PlanDriftError
+from touchline.core.errors import PlanDriftError, TouchlineError
 from touchline.core.files import open_regular
-from touchline.data.metrics import ExportMarker, TrainingMarker
+from touchline.data.metrics import AttemptRow, ExportMarker, TrainingMarker
+from touchline.data.worker import tell_fault
+from touchline.train.failures import refuse_out_of_memory
 from touchline.train.folders import is_whole, remove_folder, remove_leftovers
-from touchline.train.inputs import Inputs, load_inputs
+from touchline.train.inputs import Inputs, load_inputs, read_config
 from touchline.train.log import LOG, MetricsLog
 from touchline.train.parallel import Processes, is_member, processes
 from touchline.train.parent import Ancestry, resolve_parent
@@ -90,21 +93,95 @@ def _train(
     group.share_parameters(session.parameters.values())
     with open_log(folder, group) as log:
         record = TrainingRecord(inputs, folder, log, session.state)
-        row = record.begin(session.setup, begun, session.lineage)
-        LOG.info(
-            "run %s: %d steps from step %d, %s on %s, %s, attention %s",
-            inputs.config.run,
-            row.steps,
-            row.from_step,
-            row.base_dtype,
-            row.device,
-            row.layout,
-            row.attention,
-        )
+        _announce(record.begin(session.setup, begun, session.lineage))
         complete = Training(session, record, stop, group).run()
     if complete and group.is_first:
         remove_folder(folder / RESUME_FOLDER)
     return complete
+
+
+def _announce(row: AttemptRow) -> None:
+    LOG.info(
+        "run %s: %d steps from step %d, %s on %s, %s, attention %s",
+        row.run,
+        row.steps,
+        row.from_step,
+        row.base_dtype,
+        row.device,
+        row.layout,
+        row.attention,
+    )
+
+
+def run_cohort(folders: Sequence[Path], stop: Stop, config_name: str = "finetune.yaml") -> bool:
+    """Train or resume several runs side by side on one base. Return True if all trainings are complete.
+
+    A run that is refused or fails leaves the others alone; its error is raised when they have ended.
+
+    Args:
+        folders: run folders.
+        stop: stop request.
+        config_name: file in the folders that holds the run.
+
+    Raises:
+        TouchlineError: of the first run that was refused or failed.
+    """
+    begun = time.monotonic()
+    members: dict[Path, tuple[Inputs, tuple[Path, ResumeState] | None]] = {}
+    faults: list[TouchlineError] = []
+    for folder in folders:
+        try:
+            config = read_config(folder / config_name)
+            if is_done(folder, config):
+                remove_folder(folder / RESUME_FOLDER)
+                continue
+            remove_leftovers(folder)
+            members[folder] = load_inputs(config, folder), find_resume(folder / RESUME_FOLDER, config.run_digest)
+        except TouchlineError as fault:
+            faults.append(fault)
+            tell_fault(fault)
+    if stop.asked:
+        return False
+    complete = True
+    if len(members) == 1:
+        (folder,) = members
+        complete = run_training(members[folder][0].config, folder, stop, config_name)
+    elif members:
+        complete, failed = _train_cohort(members, stop, begun)
+        faults += failed
+    if faults and not stop.asked:
+        raise faults[0]
+    return complete and not faults
+
+
+def _train_cohort(
+    members: Mapping[Path, tuple[Inputs, tuple[Path, ResumeState] | None]], stop: Stop, begun: float
+) -> tuple[bool, list[TouchlineError]]:
+    # Here, since these imports take seconds and everything before may already have said no.
+    from touchline.train.loop import Training, train_side_by_side
+    from touchline.train.record import TrainingRecord
+    from touchline.train.setup import build_cohort
+
+    sessions, side_by_side = build_cohort(list(members.values()))
+    with contextlib.ExitStack() as logs:
+        trainings: dict[str, Training] = {}
+        for folder, session in zip(members, sessions, strict=True):
+            log = logs.enter_context(MetricsLog(folder / METRICS))
+            record = TrainingRecord(session.inputs, folder, log, session.state)
+            _announce(record.begin(session.setup, begun))
+            trainings[session.adapter] = Training(session, record, stop, Processes())
+        try:
+            complete, failed = train_side_by_side(trainings, side_by_side.add_gradients)
+        except (MemoryError, RuntimeError) as error:
+            runs = ", ".join(session.inputs.config.run for session in sessions)
+            refuse_out_of_memory(error, runs, min(training.step for training in trainings.values()) + 1)
+            raise
+    for folder, session in zip(members, sessions, strict=True):
+        if complete.get(session.adapter):
+            remove_folder(folder / RESUME_FOLDER)
+    for fault in failed.values():
+        tell_fault(fault)
+    return all(complete.values()), list(failed.values())
 
 
 def open_log(folder: Path, group: Processes) -> contextlib.AbstractContextManager[MetricsLog | None]:

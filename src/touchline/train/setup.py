@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -23,7 +23,10 @@ from touchline.train.lineage import prove_lineage, take_over
 from touchline.train.log import LOG
 from touchline.train.machine import Machine, library_versions, select_device
 from touchline.train.model import (
+    DEFAULT_ADAPTER,
+    LossFunction,
     TargetLoss,
+    attach_adapter,
     attention_for,
     dropout_in,
     load_base,
@@ -34,6 +37,7 @@ from touchline.train.optimizers import OPTIMIZER_NAMES, optimizer_for, pack_opti
 from touchline.train.parent import Ancestry, Lineage
 from touchline.train.record import AttemptSetup
 from touchline.train.resume import ResumeState
+from touchline.train.side_by_side import OwnLoss, SideBySide
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -50,7 +54,7 @@ class Session:
     """Trained parameters."""
     optimizer: torch.optim.Optimizer
     """Optimizer of the parameters."""
-    target_loss: TargetLoss
+    target_loss: LossFunction
     """Loss function."""
     layout: BatchLayout
     """Layout of examples in rows, tested for isolation."""
@@ -63,6 +67,8 @@ class Session:
     there are none."""
     lineage: Lineage | None = None
     """Lineage proof, if made by this attempt."""
+    adapter: str = DEFAULT_ADAPTER
+    """Name of the adapter in the model."""
 
     @property
     def micro_batch_size(self) -> int:
@@ -150,6 +156,51 @@ def build_session(inputs: Inputs, saved: tuple[Path, ResumeState] | None, ancest
         inheritance=below,
         lineage=lineage,
     )
+
+
+def build_cohort(members: Sequence[tuple[Inputs, tuple[Path, ResumeState] | None]]) -> tuple[list[Session], SideBySide]:
+    """Load one base, and attach the adapter of each run to it. The first run's layout and its proof hold for all.
+
+    Args:
+        members: inputs and saved state of each run.
+
+    Raises:
+        PolicyError, PlanDriftError, InputError: as `build_session`.
+    """
+    first = build_session(*members[0])
+    names = [DEFAULT_ADAPTER, *(f"member{number}" for number in range(1, len(members)))]
+    sessions = [first]
+    for name, (inputs, saved) in zip(names[1:], members[1:], strict=True):
+        train = inputs.config.train
+        attach_adapter(first.model, inputs.config, name=name)
+        parameters = trainable(first.model, name)
+        optimizer = optimizer_for(parameters, train)
+        if saved is not None:
+            _restore(saved, inputs, parameters, optimizer)
+        setup = replace(first.setup, trainable_parameters=sum(parameter.numel() for parameter in parameters.values()))
+        state = None if saved is None else saved[1]
+        sessions.append(
+            replace(
+                first,
+                inputs=inputs,
+                parameters=parameters,
+                optimizer=optimizer,
+                setup=setup,
+                state=state,
+                adapter=name,
+            )
+        )
+    assert isinstance(first.target_loss, TargetLoss)
+    side_by_side = SideBySide(first.target_loss, names)
+    runs = [session.inputs.config.run for session in sessions]
+    return [
+        replace(
+            session,
+            target_loss=OwnLoss(first.target_loss, side_by_side, session.adapter),
+            setup=replace(session.setup, cohort=tuple(run for run in runs if run != session.inputs.config.run)),
+        )
+        for session in sessions
+    ], side_by_side
 
 
 def _sampled(inputs: Inputs) -> Iterator[list[RenderedExample]]:

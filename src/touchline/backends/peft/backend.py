@@ -40,6 +40,7 @@ class PeftBackend:
         stages=True,
         shuffled_labels=True,
         vision=True,
+        cohorts=True,
         values={
             # Masks hide packed examples from each other, and flash attention takes none.
             "attention": ("auto", "sdpa", "eager"),

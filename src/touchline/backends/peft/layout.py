@@ -156,6 +156,43 @@ def arrange(examples: Sequence[RenderedExample], layout: BatchLayout, pad_id: in
     )
 
 
+def stack(batches: Sequence[SequenceBatch], pad_id: int = 0) -> SequenceBatch:
+    """Put micro-batches of several runs below each other, each in a block of as many rows.
+
+    Args:
+        batches: at least one, without images; the targets follow each other in this order.
+        pad_id: token put where there is none.
+
+    Returns:
+        A micro-batch of `len(batches) * R` rows, R and the width being the largest of all. Rows that only fill a block
+        predict nothing.
+    """
+    rows = max(batch.token_ids.shape[0] for batch in batches)
+    width = max(batch.token_ids.shape[1] for batch in batches)
+    shape = (len(batches) * rows, width)
+    token_ids = np.full(shape, pad_id, dtype=np.int64)
+    positions = np.zeros(shape, dtype=np.int64)
+    segments = np.full(shape, PADDING, dtype=np.int64)
+    sources: list[NDArray[np.int64]] = []
+    owners: list[NDArray[np.int64]] = []
+    for block, batch in enumerate(batches):
+        own_rows, own_width = batch.token_ids.shape
+        place = (slice(block * rows, block * rows + own_rows), slice(own_width))
+        token_ids[place], positions[place], segments[place] = batch.token_ids, batch.positions, batch.segments
+        row, column = np.divmod(batch.sources, own_width)
+        sources.append((block * rows + row) * width + column)
+        owners.append(batch.owners + sum(int(other.owners.max()) + 1 for other in batches[:block]))
+    return SequenceBatch(
+        token_ids=token_ids,
+        positions=positions,
+        segments=segments,
+        sources=np.concatenate(sources),
+        labels=np.concatenate([batch.labels for batch in batches]),
+        owners=np.concatenate(owners),
+        masked=any(batch.masked for batch in batches),
+    )
+
+
 def fill(lengths: Sequence[int], layout: BatchLayout, prefix: int = 0) -> tuple[list[list[int]], int]:
     """Assign examples to rows: as few rows as the limit allows, filled evenly to minimize padding.
 

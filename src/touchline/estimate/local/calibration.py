@@ -90,7 +90,10 @@ def _by_machine(points: Iterable[TimePoint]) -> Iterator[tuple[TargetMachine, li
 
 def _planned(record: RunRecord) -> Iterator[ScoredEstimate]:
     """Yield a plan's predictions for a run with the measured values."""
-    costs, predicted = record.costs, record.predicted
+    costs, predicted, together = record.costs, record.predicted, record.work.side_by_side
+    if isinstance(together, Quantity) and together.value > 1:
+        # The predictions are of this run alone.
+        return
     peaks = () if isinstance(costs.peak_memory, Missing) else costs.peak_memory
     process = next((peak for peak in peaks if peak.kind == "process"), None)
     pairs: tuple[tuple[str, Measured, Measured | None], ...] = (

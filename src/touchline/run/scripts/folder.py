@@ -43,6 +43,7 @@ def run_files(plan: Plan, run: PlannedRun, site: Site) -> dict[str, str]:
     }
     if run.kind is RunKind.FINE_TUNED and run.train is not None:
         backend = get_backend(run.train.backend)
+        cohort = plan.cohort_of(run.name)
         files |= {
             "setup_finetune.yaml": setup_text(run),
             **backend.files(run, plan),
@@ -51,6 +52,7 @@ def run_files(plan: Plan, run: PlannedRun, site: Site) -> dict[str, str]:
                 script="finetune.slurm",
                 header=training_header(plan, run, site),
                 command=" ".join(quote(word) for word in backend.command(python)),
+                cohort=() if cohort is None else [name for name in cohort.runs if name != run.name],
             ),
         }
     return files

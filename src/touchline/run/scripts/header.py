@@ -73,6 +73,7 @@ def asked_options(site: SlurmSite, compute: ComputeConfig, *, gpus: int) -> list
 def training_header(plan: Plan, run: PlannedRun, site: Site) -> Header:
     """Return the header of finetune.slurm."""
     limit, why_not = training_limit(plan, run, site.slurm)
+    cohort = plan.cohort_of(run.name)
     signal = warning_seconds(limit, site.slurm.signal_seconds)
     lines = [
         *_named(run.name, "slurm-%j.out"),
@@ -80,7 +81,7 @@ def training_header(plan: Plan, run: PlannedRun, site: Site) -> Header:
             plan,
             site.slurm,
             plan.gpus_per_run,
-            run.peak_memory,
+            run.peak_memory if cohort is None else cohort.peak_memory,
             "the upper end of what is predicted for the process.",
         ),
         *_time(limit, why_not),
@@ -120,7 +121,8 @@ def training_limit(plan: Plan, run: PlannedRun, site: SlurmSite) -> tuple[float 
     """
     if plan.compute.time_limit is not None:
         return parse_duration(plan.compute.time_limit), ""
-    limit, why_not = planned_limit(run.time_limit_seconds)
+    cohort = plan.cohort_of(run.name)
+    limit, why_not = planned_limit(run.time_limit_seconds if cohort is None else cohort.time_limit_seconds)
     return None if limit is None else limit + site.signal_seconds + GRAIN, why_not
 
 
