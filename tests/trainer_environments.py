@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -27,3 +29,28 @@ def require_trainer(name: str) -> str:
             pytest.fail(f"{found.missing}: make {name}-env", pytrace=False)
         pytest.skip(f"{found.missing}: make {name}-env")
     return found.python
+
+
+_VALIDATE = """\
+import os, sys
+from torchtune._cli.tune import main
+for folder in sys.argv[1:]:
+    os.chdir(folder)
+    sys.modules.pop("run_components", None)
+    sys.path[0] = folder
+    sys.argv = ["tune", "validate", "finetune.yaml"]
+    main()
+"""
+
+
+def assert_torchtune_accepts(folders: Sequence[Path]) -> None:
+    """Run `tune validate` in each run folder, one after another in one process: torchtune takes seconds to load."""
+    done = subprocess.run(
+        [require_trainer("torchtune"), "-c", _VALIDATE, *map(str, folders)],
+        env={key: value for key, value in os.environ.items() if key != "PYTHONPATH"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.stdout.count("Config is well-formed!") == len(folders), done.stderr[-2000:]
