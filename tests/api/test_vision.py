@@ -72,14 +72,21 @@ def call(place: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return touchline(*words, env=environment(place / "models", place / "cache"), cwd=place)
 
 
-def test_an_experiment_with_images_goes_from_plan_to_report(place: Path) -> None:
-    checked = call(place, "check", "experiment.yaml", "--json")
-    assert not {"TK202", "TK232"} & {finding["code"] for finding in json.loads(checked.stdout)["findings"]}
+@pytest.fixture(scope="module")
+def trained(place: Path) -> Path:
+    """The same folder, its experiment run to the end."""
     done = call(place, "run", "experiment.yaml", "--no-probe")
     assert done.returncode == 0, done.stderr
+    return place
+
+
+def test_an_experiment_with_images_goes_from_plan_to_report(trained: Path) -> None:
+    place = trained
+    checked = call(place, "check", "experiment.yaml", "--json")
+    assert not {"TK202", "TK232"} & {finding["code"] for finding in json.loads(checked.stdout)["findings"]}
     rows = [json.loads(line) for line in (place / PEFT / "metrics.jsonl").read_text("utf-8").splitlines()]
     plan = json.loads((place / "plan.json").read_text("utf-8"))
-    (trained,) = (run for run in plan["runs"] if run["name"] == PEFT)
+    (planned,) = (run for run in plan["runs"] if run["name"] == PEFT)
     start = rows[0]
     assert (start["layout"], start["packed_requested"]) == ("padded", False)
     # 4 linear layers of attention with rank 2, on the language model alone.
@@ -87,7 +94,7 @@ def test_an_experiment_with_images_goes_from_plan_to_report(place: Path) -> None
     assert "visual" in adapter["exclude_modules"]
     assert adapter == json.loads((place / TRL / "epoch_2" / "adapter_config.json").read_text("utf-8"))
     steps = [row for row in rows if row["event"] == "step"]
-    assert len(steps) == trained["batches"]["steps"] == 12
+    assert len(steps) == planned["batches"]["steps"] == 12
     assert_same_training(place / TRL, place / PEFT)
 
     model = read_model(place / "models" / "Tiny-VL-1M")
@@ -137,15 +144,15 @@ def assert_same_training(run: Path, other: Path) -> None:
         assert at.loss == pytest.approx(two_at.loss, abs=FLOAT32)
 
 
-def test_kills_of_two_processes_per_run_change_nothing(place: Path, tmp_path: Path) -> None:
+def test_kills_of_two_processes_per_run_change_nothing(trained: Path, tmp_path: Path) -> None:
     """Kill -9 of the first process of each trainer: no orphan is left, and the losses are those of one calm process."""
     folder = tmp_path / "rough"
     folder.mkdir()
-    (folder / "data").symlink_to(place / "data")
+    (folder / "data").symlink_to(trained / "data")
     text = EXPERIMENT.replace("executor: local", "executor: local, gpu: cpu, gpus_per_run: 2")
     text = text.replace("micro_batch_size: 2", "micro_batch_size: 1, checkpoint: {resume_minutes: 1e-9}")
     (folder / "experiment.yaml").write_text(text.replace("[base]", "[]"), encoding="utf-8")
-    env = environment(place / "models", place / "cache")
+    env = environment(trained / "models", trained / "cache")
     assert touchline("plan", str(folder), env=env).returncode == 0
     checked = touchline("check", str(folder), env=env)
     assert checked.returncode == 0, checked.stdout + checked.stderr
@@ -165,7 +172,7 @@ def test_kills_of_two_processes_per_run_change_nothing(place: Path, tmp_path: Pa
     for run in (PEFT, TRL):
         assert not training_processes(folder / run)
         assert len(read_metrics(folder / run / "metrics.jsonl").attempts) == 2
-        assert_same_training(folder / run, place / PEFT)
+        assert_same_training(folder / run, trained / PEFT)
     for words in (["evaluate", str(folder)], ["report", str(folder)]):
         done = touchline(*words, env=env)
         assert done.returncode == 0, done.stderr
@@ -244,8 +251,8 @@ def test_answers_with_images_are_those_of_transformers_generate(place: Path) -> 
     assert len({answer.ids for answer in answers}) > 1
 
 
-def test_items_of_own_tasks_hold_the_images(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = place / PEFT
+def test_items_of_own_tasks_hold_the_images(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = trained / PEFT
     monkeypatch.chdir(run)
     items = write_items(read_evaluation_config(run / EVALUATION_FILE), run)
     found = list(json_dataset(str(items)))
