@@ -36,6 +36,7 @@ from touchline.history.record import RunRecord
 from touchline.history.selftest import NodeCheck, Section, SelftestReport, StepCheck, Verdict
 from touchline.plan.context import estimate_memory
 from touchline.plan.local.context import formula_context
+from touchline.run.probe_run import busy_load
 from touchline.run.probe_try import free_host_bytes
 from touchline.run.probing import require_packages, try_batch
 from touchline.run.progress import JobProgress
@@ -97,9 +98,9 @@ class _Load:
         return MicroBatch(rows=self.rows, width=self.width, label_tokens=labels)
 
 
-_SHORT = {"cpu": _Load(name="short", rows=8, width=48), "gpu": _Load(name="short", rows=32, width=64)}
+_SHORT = {"cpu": _Load(name="short", rows=4, width=48), "gpu": _Load(name="short", rows=32, width=64)}
 _PACKED = {
-    ("cpu", True): (_Load(name="packed 256", rows=1, width=256, examples_per_row=4),),
+    ("cpu", True): (_Load(name="packed 192", rows=1, width=192, examples_per_row=4),),
     ("cpu", False): (_Load(name="packed 1,024", rows=1, width=1024, examples_per_row=8),),
     ("gpu", True): (_Load(name="packed 2,048", rows=4, width=2048, examples_per_row=8),),
     ("gpu", False): (
@@ -308,7 +309,9 @@ class _Node:
             "step": Quantity(value=seconds, unit="s", aggregation="median"),
             "MFU": self._mfu(rate, one.answer.work.base_parameters),
         }
-        return NodeCheck(section=Section.SPEED, name=name, verdict=Verdict.OK, figures=figures)
+        load_1min = busy_load(one)
+        busy = "" if load_1min is None else f"busy: load {load_1min:.1f}"
+        return NodeCheck(section=Section.SPEED, name=name, verdict=Verdict.OK, figures=figures, message=busy)
 
     def _mfu(self, rate: float, parameters: int) -> Measured:
         """Return the used share of the peak throughput."""
