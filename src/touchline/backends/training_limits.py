@@ -92,7 +92,7 @@ def full_faults(model: ModelInfo, train: TrainConfig) -> tuple[Finding, ...]:
 
 
 def _liger_faults(model: ModelInfo, train: TrainConfig) -> list[Finding]:
-    """Return the faults of `kernels: liger`, which trainers pass over with a warning at most."""
+    """Return the errors of `kernels: liger` settings that trainers ignore or only warn about."""
     if train.kernels != "liger":
         return []
     found = []
