@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 from touchline import __version__
@@ -281,7 +282,7 @@ class _Node:
     def _speed(self) -> Iterator[NodeCheck]:
         for size in self._here:
             for load in self.loads():
-                for trainer in (DEFAULT_BACKEND, *self._peers(size)):
+                for trainer in (DEFAULT_BACKEND, *self._peers(size, load)):
                     yield self._timed(size, load, trainer)
         for size in self.sizes[len(self._here) :]:
             for load in (_SHORT["gpu"], *_PACKED["gpu", self._quick]):
@@ -290,9 +291,12 @@ class _Node:
             if absent := _absent(probe.packages):
                 yield _not_run(Section.SPEED, trainer, Missing(missing=f"not installed: {', '.join(absent)}"))
 
-    def _peers(self, size: _Size) -> list[str]:
-        """Return the other trainers whose speed is measured at a size: in a quick test at every second one."""
+    def _peers(self, size: _Size, load: _Load) -> list[str]:
+        """Return the other trainers whose speed is measured: in a quick test at every second size of a GPU, and
+        unpacked on a CPU."""
         if self._quick and len(self._here) > 1 and size not in self._here[1::2]:
+            return []
+        if self._quick and self.kind == "cpu" and load.examples_per_row > 1:
             return []
         return [name for name, probe in step_probes().items() if not _absent(probe.packages)]
 
@@ -382,7 +386,7 @@ class _Node:
         return {
             Section.CORRECTNESS: (len(StepCheck), _STEP_SECONDS),
             Section.MEMORY: (rungs, each),
-            Section.SPEED: (sum(1 + len(self._peers(size)) for size in self._here) * len(self.loads()), each),
+            Section.SPEED: (sum(1 + len(self._peers(*timed)) for timed in product(self._here, self.loads())), each),
         }
 
 
