@@ -10,8 +10,11 @@ from pathlib import Path
 import psutil
 import pytest
 from tests.api.folders import command, environment, touchline
+from tests.api.kills import kill_first_process, wait_for_steps
 from tests.tiny_model import write_tiny_words
 from tests.trainer_environments import require_trainer
+
+from touchline.data.metrics_file import read_metrics
 
 TRAINERS = ("peft", "trl", "torchtune")
 EXPERIMENT = """
@@ -74,6 +77,48 @@ def test_three_trainers_by_the_same_commands(tmp_path: Path, tiny_model: Path) -
     assert "### Agreement of trainers" in text
     assert "| trl, peft |" in text
     assert "| torchtune, peft |" in text
+
+
+@pytest.mark.slow
+def test_qlora_on_two_processes_by_the_same_commands(tmp_path: Path, tiny_model: Path) -> None:
+    """Kill -9 of the first process of each trainer leaves no orphan, and the same commands end what it began."""
+    models, folder = tmp_path / "models", tmp_path / "quantized"
+    models.mkdir()
+    folder.mkdir()
+    (models / "Tiny-1M-Instruct").symlink_to(tiny_model)
+    write_tiny_words(folder / "words.json", 24, 4, 4)
+    text = EXPERIMENT.replace("[peft, trl, torchtune]", "[peft, trl]").replace("name: migration", "name: quantized")
+    text = text.replace("  micro_batch_size: 4\n", "  micro_batch_size: 2\n  epochs: 4\n  quantization: nf4\n")
+    text = text.replace("  lora:", "  checkpoint: {resume_minutes: 1e-9}\n  lora:")
+    (folder / "experiment.yaml").write_text(text + "compute: {gpu: cpu, gpus_per_run: 2}\n")
+    env = environment(models, tmp_path / "cache")
+    assert touchline("plan", str(folder), env=env).returncode == 0
+    checked = touchline("check", str(folder), env=env)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+    peft, trl = (folder / f"1M_rank4_{trainer}" for trainer in ("peft", "trl"))
+    words = command("run", str(folder), "--no-probe")
+    with subprocess.Popen(words, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        wait_for_steps(process, peft, 3)
+        kill_first_process(peft, together=2)
+        # The command resumes it by itself. The next time it is killed too.
+        wait_for_steps(process, trl, 3)
+        process.kill()
+    kill_first_process(trl, together=2)
+
+    done = touchline("resume", str(folder), env=env)
+    assert done.returncode == 0, done.stderr
+    rows = {run.name: read_metrics(run / "metrics.jsonl") for run in (peft, trl)}
+    for metrics in rows.values():
+        assert len(metrics.attempts) == 2
+        assert {row.data_parallel_size for row in metrics.attempts} == {2}
+        assert [row.step for row in metrics.steps] == list(range(1, 13))
+    for one, other in zip(rows[peft.name].steps, rows[trl.name].steps, strict=True):
+        assert one.loss == pytest.approx(other.loss, abs=1e-4)
+        assert (one.examples, one.target_tokens) == (other.examples, other.target_tokens)
+    report = (folder / "RESULTS.md").read_text()
+    assert "| nf4 |" in report
+    assert "| trl, peft |" in report
 
 
 def _kill_everything(process: subprocess.Popen[bytes]) -> None:
