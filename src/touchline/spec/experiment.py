@@ -197,6 +197,11 @@ class TrainConfig:
     """Trainer."""
 
     @property
+    def uses_bitsandbytes(self) -> bool:
+        """Return whether the base or the optimizer's states are quantized."""
+        return self.quantization != "none" or "8bit" in self.optimizer
+
+    @property
     def trains_all(self) -> bool:
         """Return whether all weights are trained."""
         return self.method == "full"

@@ -12,9 +12,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from touchline.data.worker import leave_out_bitsandbytes
 from touchline.train.inputs import read_config
 from touchline.train.process import exit_code_of
-from touchline.train.run import run_cohort, run_training
+from touchline.train.run import Stop, run_cohort, run_training
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,17 +27,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--with", type=Path, action="append", default=[], dest="further", help="folder of another run of the cohort"
     )
     options = parser.parse_args(arguments)
-    if options.further:
-        return exit_code_of(
-            lambda stop, folder: run_cohort(
-                [folder, *((folder / other).resolve() for other in options.further)], stop, str(options.config)
-            ),
-            options.folder.absolute(),
-        )
-    return exit_code_of(
-        lambda stop, folder: run_training(read_config(folder / options.config), folder, stop, str(options.config)),
-        options.folder.absolute(),
-    )
+    folders = [options.folder.absolute(), *((options.folder / other).resolve() for other in options.further)]
+
+    def train(stop: Stop, folder: Path) -> bool:
+        config = read_config(folder / options.config)
+        if arguments is None and not config.train.uses_bitsandbytes:
+            leave_out_bitsandbytes()
+        if len(folders) > 1:
+            return run_cohort(folders, stop, str(options.config))
+        return run_training(config, folder, stop, str(options.config))
+
+    return exit_code_of(train, folders[0])
 
 
 if __name__ == "__main__":
