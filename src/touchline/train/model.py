@@ -23,7 +23,15 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from touchline.backends.peft.layout import PADDING, BatchLayout, SequenceBatch, arrange, plain_attention, visible
+from touchline.backends.peft.layout import (
+    PADDING,
+    BatchLayout,
+    SequenceBatch,
+    arrange,
+    plain_attention,
+    visible,
+    within,
+)
 from touchline.core.catalog import RenderedExample
 from touchline.core.errors import InputError
 from touchline.core.quantity import Missing
@@ -276,6 +284,7 @@ class TargetLoss:
                 if isinstance(module, BaseTunerLayer):
                     module.cast_input_dtype_enabled = False
         base = base_of(model)
+        self._window, self._all_sliding = sliding_window(base.config)
         base.get_output_embeddings().register_forward_pre_hook(self._keep_sources)
         if neftune_alpha is not None:
             base.get_input_embeddings().register_forward_hook(self._add_noise)
@@ -286,10 +295,10 @@ class TargetLoss:
         In training mode it is smoothed, and noise is on the embeddings, as the settings say.
         """
         device = self.machine.device
-        inputs: dict[str, Tensor] = {"input_ids": torch.from_numpy(rows.token_ids).to(device)}
+        inputs: dict[str, Tensor | dict[str, Tensor]] = {"input_ids": torch.from_numpy(rows.token_ids).to(device)}
         if rows.masked:
             inputs["position_ids"] = torch.from_numpy(rows.positions).to(device)
-            inputs["attention_mask"] = self._mask(rows)
+            inputs["attention_mask"] = self._masks(rows)
         if rows.images:
             inputs |= self._pixels(rows)
         labels = torch.from_numpy(rows.labels).to(device)
@@ -331,14 +340,34 @@ class TargetLoss:
         noisy: Tensor = embedded + (torch.empty_like(embedded).uniform_(-1, 1) * scale).to(embedded.dtype)
         return noisy
 
-    def _mask(self, rows: SequenceBatch) -> Tensor:
+    def _masks(self, rows: SequenceBatch) -> Tensor | dict[str, Tensor]:
+        """Return the additive mask of all layers, or one per type of layer if some attend within a window only."""
+        seen = visible(rows.segments)
+        if self._window is None or rows.positions.max() < self._window:
+            return self._mask(seen)
+        near = self._mask(seen & within(rows.positions, self._window))
+        return near if self._all_sliding else {"full_attention": self._mask(seen), "sliding_attention": near}
+
+    def _mask(self, seen: NDArray[np.bool_]) -> Tensor:
         """Return an additive mask, shape [R, 1, W, W]; not boolean, because eager attention adds it."""
         device = self.machine.device
-        seen = torch.from_numpy(visible(rows.segments)).to(device)
         # Padding may see itself: a token that sees nothing has no softmax.
-        seen |= torch.eye(seen.shape[-1], dtype=torch.bool, device=device)
-        mask = torch.zeros(seen.shape, dtype=self.machine.base_dtype, device=device)
-        return mask.masked_fill_(~seen, torch.finfo(mask.dtype).min).unsqueeze(1)
+        allowed = torch.from_numpy(seen).to(device) | torch.eye(seen.shape[-1], dtype=torch.bool, device=device)
+        mask = torch.zeros(allowed.shape, dtype=self.machine.base_dtype, device=device)
+        return mask.masked_fill_(~allowed, torch.finfo(mask.dtype).min).unsqueeze(1)
+
+
+def sliding_window(config: PretrainedConfig) -> tuple[int | None, bool]:
+    """Return the window of the layers with sliding-window attention, and whether that is all layers.
+
+    The window is None if no layer has one.
+    """
+    text = config.get_text_config()
+    window = getattr(text, "sliding_window", None)
+    kinds = getattr(text, "layer_types", None)
+    if window is None or (kinds is not None and "sliding_attention" not in kinds):
+        return None, False
+    return int(window), kinds is None or set(kinds) == {"sliding_attention"}
 
 
 def pixel_inputs(pixels: PixelBatch, token_ids: Tensor, rule: ImageRule) -> dict[str, Tensor]:

@@ -109,6 +109,14 @@ def visible(segments: NDArray[np.int64]) -> NDArray[np.bool_]:
     return seen
 
 
+def within(positions: NDArray[np.int64], window: int) -> NDArray[np.bool_]:
+    """Return whether token j is at most `window - 1` tokens before token i in its example, as sliding-window attention
+    demands. The shape is [R, W, W], from positions of shape [R, W].
+    """
+    near: NDArray[np.bool_] = positions[:, :, None] - positions[:, None, :] < window
+    return near
+
+
 def arrange(examples: Sequence[RenderedExample], layout: BatchLayout, pad_id: int = 0) -> SequenceBatch:
     """Arrange a micro-batch.
 
