@@ -40,7 +40,7 @@ class SideBySide:
         for path, layer in target_loss.model.named_modules():
             if not isinstance(layer, LoraLayer):
                 continue
-            if set(layer.lora_A) != set(names) or layer.get_base_layer() is head:
+            if set(layer.lora_A) != set(names) or head in (layer, layer.get_base_layer()):
                 raise InputError(
                     f"runs cannot be trained side by side: the layer {path} holds other adapters than theirs",
                     expected="adapters on the same linear layers of the model's body",
