@@ -24,7 +24,7 @@ class Loader(importlib.machinery.SourceFileLoader):
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
             at = int(os.environ.get("FAULT_RAISE_AT", "-1"))
             once = os.environ.get("FAULT_ONCE")
-            if self._step == at and not (once and os.path.exists(once)):
+            if self._record.step == at and not (once and os.path.exists(once)):
                 if once:
                     open(once, "w").close()
                 raise ValueError("the weights of layer 3 went away")
