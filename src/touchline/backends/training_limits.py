@@ -141,6 +141,56 @@ def adapter_faults(train: TrainConfig) -> tuple[Finding, ...]:
     return _refused(train, pairs)
 
 
+def sharding_faults(model: ModelInfo, train: TrainConfig, devices: int) -> tuple[Finding, ...]:
+    """Return an error for each setting that does not go with `sharding: full`, or if there is nothing to share.
+
+    Args:
+        model: the base model.
+        train: the training.
+        devices: its data-parallel size.
+    """
+    if not train.is_sharded:
+        return ()
+    pairs = (
+        (
+            train.quantization != "none",
+            f"quantization: {train.quantization} with sharding: full: quantized weights cannot be shared",
+            "quantization: none, or sharding: none",
+        ),
+        (
+            train.optimizer != "adamw",
+            f"{train.optimizer} with sharding: full: tried with AdamW only",
+            "optimizer: adamw",
+        ),
+        (
+            train.kernels == "liger",
+            "kernels: liger with sharding: full: it uses the output layer's weights outside of that layer",
+            "kernels: none",
+        ),
+        (
+            train.trains_all and train.base_dtype == "bfloat16",
+            "base_dtype: bfloat16 with method: full and sharding: full: the trainer would hold the weights in float32",
+            "base_dtype: auto",
+        ),
+        (
+            bool(train.packed) and train.packed != "auto",
+            "packed: true with sharding: full: not tried",
+            "packed: false",
+        ),
+        (
+            model.vision,
+            f"sharding: full for {model.name}, a vision-language model: devices with and without images would wait "
+            "for each other",
+            "sharding: none",
+        ),
+    )
+    found = _refused(train, ((applies, "sharding", text, hint) for applies, text, hint in pairs))
+    if devices > 1:
+        return found
+    message = "sharding: full with one device: there is none to share the weights with"
+    return (*found, _error("BK001", "train.sharding", message, "compute.gpus_per_run: 2, or train.sharding: none"))
+
+
 def _refused(train: TrainConfig, pairs: Iterable[tuple[bool, str, str, str]]) -> tuple[Finding, ...]:
     """Return an error for each pair of settings that applies: (whether, key, message, hint)."""
     return tuple(unsupported(train.backend, key, text, hint) for applies, key, text, hint in pairs if applies)

@@ -155,6 +155,8 @@ class TrainingSetup:
     """Image tokens per sequence."""
     gradient_buckets: bool = False
     """Whether torch's DistributedDataParallel holds all gradients a second time, in its buckets."""
+    shards: int = 1
+    """Devices that share weights, gradients and optimizer states; each gathers a layer while it is computed."""
 
     @property
     def is_mixed(self) -> bool:

@@ -104,6 +104,8 @@ class AttemptRow:
     """Processes that share each step. Counts of a step are their sums, and peaks of memory their largest."""
     cohort: tuple[str, ...] = ()
     """Runs trained beside this one on the same base. Seconds and memory of a step are those of all."""
+    sharded: bool = False
+    """Whether each process holds a part of the weights, so that memory says nothing of one that holds them all."""
 
     @property
     def packed(self) -> bool:

@@ -217,6 +217,7 @@ def stack_key(setup: TrainingSetup) -> tuple[object, ...]:
         setup.compiled,
         setup.dropout > 0,
         setup.accumulates,
+        setup.shards,
         setup.loss,
         setup.variant,
         setup.whole_modules,

@@ -140,7 +140,7 @@ def adapter_matrices(setup: TrainingSetup) -> Iterator[tuple[int, int, int]]:
 def after_init_bytes(setup: TrainingSetup, coefficients: MemoryCoefficients) -> float:
     """Return the bytes allocated once the model is loaded, before the first step."""
     adapter = 0 if setup.method == "full" else setup.trained_parameters * size_of(setup.adapter_dtype)
-    return weight_bytes(setup, coefficients) + adapter + _tables(setup, coefficients)
+    return (weight_bytes(setup, coefficients) + adapter) / setup.shards + _tables(setup, coefficients)
 
 
 def vocab_bytes(setup: TrainingSetup, coefficients: MemoryCoefficients) -> tuple[float, float, float]:
@@ -190,12 +190,14 @@ def peak_parts(
     shape, tokens = setup.shape, batch.tokens
     element, block = computes_in(setup, coefficients), block_bytes(setup, coefficients)
     entry = vocab_bytes(setup, coefficients)[0] if per_entry is None else per_entry
-    weights, other = weight_bytes(setup, coefficients), _tables(setup, coefficients) + WORKSPACE_BYTES
+    weights = weight_bytes(setup, coefficients) / setup.shards
+    other = _tables(setup, coefficients) + WORKSPACE_BYTES + _gathered(setup, coefficients)
     opening = _dequantised(setup)
     if coefficients.keeps_dequantised:
         other, opening = other + opening, 0.0
-    adapter, gradients = _adapter(setup), float(setup.trained_parameters * _trained_size(setup))
-    optimizer = optimizer_bytes(setup, coefficients)
+    adapter = _adapter(setup) / setup.shards
+    gradients = setup.trained_parameters * _trained_size(setup) / setup.shards
+    optimizer = optimizer_bytes(setup, coefficients) / setup.shards
     with_logits = batch.label_tokens if coefficients.logits_of == "label" else tokens
     logits = entry * shape.vocab_size * with_logits
     # Between float32 weights the stream is float32, too.
@@ -213,7 +215,7 @@ def peak_parts(
     # The last norm runs backward in float32: its input, result and their gradients.
     top = tokens * (10 if wide < FLOAT else 8) * stream
     waiting = gradients if setup.accumulates else 0.0
-    head = float(shape.vocab_size * shape.hidden_size * _trained_size(setup))
+    head = shape.vocab_size * shape.hidden_size * _trained_size(setup) / setup.shards
     head = head if setup.method == "full" and not setup.accumulates else 0.0
     copies = _copies(setup, coefficients)
     if setup.gradient_buckets:
@@ -232,7 +234,7 @@ def peak_parts(
     grown = 0.0
     if setup.method == "full" and not setup.accumulates:
         # With every block that is done its activations go and its gradients stay: the first block may be the larger.
-        others = shape.linear_parameters * (1 - 1 / shape.num_layers) * _trained_size(setup)
+        others = shape.linear_parameters * (1 - 1 / shape.num_layers) * _trained_size(setup) / setup.shards
         grown = max(0.0, others - copies - (kept - tokens * whole))
     in_backward += grown
     # Autocast's copies are gone when the backward pass is over.
@@ -272,6 +274,9 @@ def _copies(setup: TrainingSetup, coefficients: MemoryCoefficients) -> float:
     """Return the bytes of autocast's copies of trained parameters, which stay for the backward pass unless a block's
     forward pass is recomputed."""
     element, base = size_of(setup.adapter_dtype), size_of(setup.base_dtype)
+    if setup.shards > 1:
+        # What is gathered is in 16 bits already.
+        return 0.0
     if setup.is_mixed:
         blocks = 0 if setup.gradient_checkpointing else setup.shape.linear_parameters
         return float((blocks + setup.shape.vocab_size * setup.shape.hidden_size) * base)
@@ -287,11 +292,26 @@ def _forward_copies(setup: TrainingSetup, coefficients: MemoryCoefficients, logi
     Until then autocast holds its copies of the blocks, too. The logits are in 16 bits there, and where the loss is
     computed in the same pass, also in float32 with their log-probabilities: 2 or 10 of 12 bytes.
     """
-    if not setup.is_mixed or not setup.gradient_checkpointing:
+    if not setup.is_mixed or not setup.gradient_checkpointing or setup.shards > 1:
         return 0.0
     blocks = float(setup.shape.linear_parameters * size_of(setup.base_dtype))
     later = (2 if coefficients.logits_of == "padded" else 10) / 12
     return max(0.0, blocks - later * logits)
+
+
+def _gathered(setup: TrainingSetup, coefficients: MemoryCoefficients) -> float:
+    """Return the bytes of what a device gathers of weights that it shares.
+
+    That is the block that is computed, the next one, and the ends of the model, which stay from the forward pass to the
+    backward pass; if all weights are trained, also the gradients of a block and of the ends before they are summed.
+    """
+    if setup.shards == 1:
+        return 0.0
+    shape = setup.shape
+    block = shape.linear_parameters / shape.num_layers + shape.other_parameters_per_layer
+    ends = shape.vocab_size * shape.hidden_size * (1 if shape.tied_embeddings else 2)
+    gradients = block + ends if setup.method == "full" else 0.0
+    return (2 * block + ends + gradients) * computes_in(setup, coefficients)
 
 
 def _tables(setup: TrainingSetup, coefficients: MemoryCoefficients) -> float:

@@ -34,14 +34,16 @@ def own_segments(name: str, rows: Sequence[tuple[int, MetricsRow]]) -> FileSegme
 
 def own_events(rows: Iterable[tuple[int, MetricsRow]]) -> Iterator[Event]:
     """Yield the events of rows in the file's order; attempts are not joined."""
-    rate = _Rate()
+    rate, sharded = _Rate(), False
     for line, row in rows:
         match row:
             case AttemptRow():
-                rate = _Rate()
+                rate, sharded = _Rate(), row.sharded
                 yield from _attempt(row, line)
             case StepRow():
                 yield from _step(row, line)
+                for peak in () if sharded else (row.peak_memory, row.peak_memory_reserved):
+                    yield from _memory(peak, row.step, line)
                 yield from rate.add(row, line)
             case ValidationRow():
                 yield from _number("eval_loss", row.loss, line, step=row.step, unit="nats")
@@ -124,8 +126,6 @@ def _step(row: StepRow, line: int) -> Iterator[Event]:
     yield Observation(
         name="train_seconds", value=row.elapsed_seconds, line=line, unit="s", step=row.step, aggregation="sum"
     )
-    for peak in (row.peak_memory, row.peak_memory_reserved):
-        yield from _memory(peak, row.step, line)
 
 
 def _checkpoint(row: CheckpointRow, line: int) -> Iterator[Event]:

@@ -219,6 +219,9 @@ def _planned(
         findings.append(_without_adapter(spec))
     if spec.link is not None and not backend.capabilities.stages:
         findings.append(_cannot(spec, "continue from another run's adapter yet"))
+    if spec.link is not None and spec.train.is_sharded:
+        cannot = _cannot(spec, "continue from another run's adapter with sharding: full")
+        findings.append(replace(cannot, hint="train.sharding: none"))
     if spec.control is ControlKind.SHUFFLED and not backend.capabilities.shuffled_labels:
         findings.append(_cannot(spec, "train on shuffled answers yet"))
     if findings:
@@ -426,7 +429,7 @@ def _train_identity(train: TrainConfig) -> dict[str, object]:
 _NEWER_KEYS: Mapping[type, tuple[str, ...]] = {
     TrainConfig: (
         *("method", "quantization", "optimizer", "label_smoothing", "neftune_alpha", "dataloader_workers"),
-        *("attention", "kernels"),
+        *("attention", "kernels", "sharding"),
     ),
     LoraConfig: ("init", "dora", "rslora"),
     DataConfig: ("images", "image_root"),

@@ -189,6 +189,9 @@ class TrainConfig:
     kernels: Literal["none", "liger"] = "none"
     """Kernels that replace parts of the model: `liger` (the package liger-kernel, which needs a GPU) computes logits
     and loss together and never holds all logits."""
+    sharding: Literal["none", "full"] = "none"
+    """What several devices of a run share: with `full` (FSDP2) each holds a part of every weight, gradient and
+    optimizer state, and gathers a layer while it is computed; with `none` each holds all of them."""
     lora: LoraConfig = field(default_factory=LoraConfig)
     """The adapter."""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
@@ -205,6 +208,11 @@ class TrainConfig:
     def trains_all(self) -> bool:
         """Return whether all weights are trained."""
         return self.method == "full"
+
+    @property
+    def is_sharded(self) -> bool:
+        """Return whether several devices share weights, gradients and optimizer states."""
+        return self.sharding == "full"
 
     @property
     def trained_dtype(self) -> Literal["float32", "bfloat16"]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from peft import PeftModel
 from safetensors.torch import save
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedModel
 
 from touchline.backends.run_config import RunConfig
@@ -32,25 +32,35 @@ def write_weights(
     folder: Path,
     inheritance: Inheritance | None,
     adapter: str = DEFAULT_ADAPTER,
+    *,
+    whole: dict[str, Tensor] | None = None,
 ) -> str:
     """Write the adapter, or the whole model if all weights were trained. Return the hash of its weights.
 
     If an adapter was merged into the base before the training, the saved adapter contains it too, so it loads on the
     original base.
+
+    Args:
+        model: the model.
+        config: the run.
+        folder: where to write.
+        inheritance: weights that a stage inherits.
+        adapter: name of the adapter in the model.
+        whole: weights to write instead of the model's own, of which this process holds a part.
     """
     if isinstance(model, PeftModel):
-        return _write_adapter(model, folder, inheritance, adapter)
+        return _write_adapter(model, folder, inheritance, adapter, whole)
     assert isinstance(model, PreTrainedModel)
-    return _write_model(model, Path(config.model.path), folder)
+    return _write_model(model, Path(config.model.path), folder, whole)
 
 
-def _write_model(model: PreTrainedModel, base: Path, folder: Path) -> str:
+def _write_model(model: PreTrainedModel, base: Path, folder: Path, whole: dict[str, Tensor] | None) -> str:
     """Write the whole model in its trained dtype, with its base's configuration. Return the hash of the weights."""
     before = model.config.use_cache
     model.config.use_cache = AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False).use_cache
     try:
         with torch.no_grad():
-            model.save_pretrained(folder)
+            model.save_pretrained(folder, state_dict=whole)
     finally:
         model.config.use_cache = before
     # What generation starts from stays that of the base, which is copied.
@@ -61,7 +71,9 @@ def _write_model(model: PreTrainedModel, base: Path, folder: Path) -> str:
     return hashlib.sha256("".join(map(sha256_file, shards)).encode()).hexdigest()
 
 
-def _write_adapter(model: PeftModel, folder: Path, inheritance: Inheritance | None, name: str) -> str:
+def _write_adapter(
+    model: PeftModel, folder: Path, inheritance: Inheritance | None, name: str, whole: dict[str, Tensor] | None
+) -> str:
     """Write adapter_model.safetensors and adapter_config.json. Return the hash of the weights file."""
     adapter = model.peft_config[name]
     was_inference = adapter.inference_mode
@@ -70,7 +82,8 @@ def _write_adapter(model: PeftModel, folder: Path, inheritance: Inheritance | No
     adapter.inference_mode = was_inference
     path = folder / ADAPTER_CONFIG_FILE
     content = parse_json(read_bytes(path))
-    tensors = {key: value.detach().cpu().contiguous() for key, value in sorted(adapter_tensors(model, name).items())}
+    found = sorted(adapter_tensors(model, name, whole).items())
+    tensors = {key: value.detach().cpu().contiguous() for key, value in found}
     if inheritance is not None and inheritance.merged:
         write_bytes(folder / STAGE_FILE, save(tensors, metadata={"format": "pt"}))
         tensors, ranks = combine(tensors, scale_of(content), inheritance.merged)

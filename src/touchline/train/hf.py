@@ -45,6 +45,7 @@ from touchline.train.record import AttemptSetup, TrainingRecord, scoring_attenti
 from touchline.train.resume import ResumeState, adopt, find_resume
 from touchline.train.run import RESUME_FOLDER, Stop, is_done, open_log
 from touchline.train.schedule import learning_rate
+from touchline.train.sharding import gathered, sharded
 
 IGNORED = -100
 """Label of a token without a loss, as torch and transformers have it."""
@@ -206,7 +207,9 @@ def recorded(trainer_class: type[Any], planned: PlannedTraining) -> type[Any]:
     Its `train_recorded()` trains or resumes, and returns True if the training is complete.
     """
 
-    class Recorded(trainer_class):  # type: ignore[misc]
+    base: Any = sharded(trainer_class, planned.group.rank) if planned.config.train.is_sharded else trainer_class
+
+    class Recorded(base):  # type: ignore[misc]
         data_collator: Any
 
         def __init__(self, *arguments: Any, **named: Any) -> None:
@@ -302,8 +305,6 @@ class _Recorder(TrainerCallback):  # type: ignore[misc]
             try:
                 lineage = self._prove_lineage(setup.scoring(planned.inputs))
                 self._record.begin(setup, planned.begun, lineage)
-                if self._record.step == 0:
-                    self._validate()
                 with MemorySampler(self._machine) as self._memory:
                     self._trainer.train(resume_from_checkpoint=None if path is None else str(path))
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
@@ -338,7 +339,9 @@ class _Recorder(TrainerCallback):  # type: ignore[misc]
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **named: Any
     ) -> None:
-        """Start the clock of the first step."""
+        """Score the untrained model, where the trainer has placed it, and start the clock of the first step."""
+        if self._record.step == 0:
+            self._validate()
         self._watch = Stopwatch()
 
     def on_epoch_begin(
@@ -410,7 +413,10 @@ class _Recorder(TrainerCallback):  # type: ignore[misc]
         flags = (self._planned.stop.asked, epoch is not None or record.state_due, record.export_due)
         stop, save, export_due = map(bool, self._planned.group.maxima([float(flag) for flag in flags]))
         if export_due:
-            record.export(epoch, lambda folder: write_weights(self._model, self._config, folder, self._inheritance))
+            whole = gathered(self._model) if self._config.train.is_sharded else None
+            record.export(
+                epoch, lambda folder: write_weights(self._model, self._config, folder, self._inheritance, whole=whole)
+            )
         control.should_save = (stop or save) and not record.complete
         if stop and not record.complete:
             self._stopping = control.should_training_stop = True
@@ -424,8 +430,9 @@ class _Recorder(TrainerCallback):  # type: ignore[misc]
         if inputs.validation:
             watch = Stopwatch()
             rows = arrange_by_length(inputs.validation, PADDED, inputs.batches.micro_batch_size)
+            idle = rows[0] if self._config.train.is_sharded else None
             with attending(self._model, scoring_attention(self._attention), self._attention):
-                loss, targets = mean_loss(self._target_loss, group.rounds(rows), group)
+                loss, targets = mean_loss(self._target_loss, group.rounds(rows), group, idle)
             self._record.end_validation(loss, targets, watch.seconds())
 
     def _finish(self) -> bool:

@@ -180,9 +180,19 @@ def put_in(model: PeftModel, own: dict[str, Tensor]) -> list[str]:
     return wrong
 
 
-def adapter_tensors(model: PeftModel, adapter: str = "default") -> dict[str, Tensor]:
-    """Return the tensors of an adapter of a model, by PEFT name."""
-    tensors: dict[str, Tensor] = get_peft_model_state_dict(model, adapter_name=adapter, save_embedding_layers=False)
+def adapter_tensors(
+    model: PeftModel, adapter: str = "default", weights: dict[str, Tensor] | None = None
+) -> dict[str, Tensor]:
+    """Return the tensors of an adapter of a model, by PEFT name.
+
+    Args:
+        model: the model.
+        adapter: its adapter.
+        weights: weights by the model's names, instead of its own.
+    """
+    tensors: dict[str, Tensor] = get_peft_model_state_dict(
+        model, state_dict=weights, adapter_name=adapter, save_embedding_layers=False
+    )
     return tensors
 
 

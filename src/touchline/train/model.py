@@ -458,7 +458,10 @@ def arrange_by_length(examples: Sequence[RenderedExample], layout: BatchLayout, 
 
 
 def mean_loss(
-    target_loss: LossFunction, rows: Iterable[SequenceBatch | None], group: Processes | None = None
+    target_loss: LossFunction,
+    rows: Iterable[SequenceBatch | None],
+    group: Processes | None = None,
+    idle: SequenceBatch | None = None,
 ) -> tuple[float, int]:
     """Return the mean loss over the label tokens in nats without dropout, and their number.
 
@@ -466,11 +469,16 @@ def mean_loss(
         target_loss: loss function.
         rows: items of this process; None in a round that has none for it.
         group: processes that share the items.
+        idle: items computed in a round that has none for this process, and not counted: all processes take part in a
+            forward pass of a sharded model.
     """
     total, targets = 0.0, 0
     with scoring(target_loss.model):
         for row in rows:
-            if row is not None:
+            if row is None:
+                if idle is not None:
+                    target_loss(idle)
+            else:
                 total += target_loss(row).double().sum().item()
                 targets += len(row.labels)
     total, count = (group or Processes()).sums([total, targets])

@@ -196,6 +196,7 @@ class TrainingRecord:
             setup_seconds=time.monotonic() - begun,
             data_parallel_size=config.batches.data_parallel_size,
             cohort=setup.cohort,
+            sharded=train.is_sharded,
         )
         self._label = f"{config.run}: " if setup.cohort else ""
         self._write(row)

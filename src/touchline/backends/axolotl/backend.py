@@ -76,6 +76,7 @@ BACKEND: Backend = HfProgramBackend(
             "packed": (False, "auto"),
             "label_smoothing": (0.0,),
             "lora.dtype": ("float32",),
+            "sharding": ("none",),
             "lora.init": ("default",),
         },
         reasons={"packed": "it is not verified that its packs keep examples apart"},

@@ -80,6 +80,7 @@ BACKEND: Backend = HfProgramBackend(
             "quantization": ("none", "nf4"),
             "optimizer": tuple(HF_OPTIMIZERS),
             "lora.dtype": ("float32",),
+            "sharding": ("none",),
             "lora.init": ("default",),
         },
     ),

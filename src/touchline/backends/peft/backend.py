@@ -45,6 +45,7 @@ class PeftBackend:
             # Masks hide packed examples from each other, and flash attention takes none.
             "attention": ("auto", "sdpa", "eager"),
             "kernels": ("none",),
+            "sharding": ("none",),
         },
     )
 

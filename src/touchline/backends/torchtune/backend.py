@@ -56,11 +56,13 @@ class TorchtuneBackend:
             "dataloader_workers": (0,),
             "attention": ("auto", "sdpa"),
             "kernels": ("none",),
+            "sharding": ("none",),
             "checkpoint.every": ("epoch",),
             "lora.init": ("default",),
             "lora.dora": (False,),
             "lora.rslora": (False,),
         },
+        reasons={"sharding": "its recipe for several devices shards the base as it is"},
     )
 
     def fixed_settings(self, train: TrainConfig) -> tuple[FixedSetting, ...]:

@@ -18,7 +18,7 @@ from touchline.backends.planning import (
 )
 from touchline.backends.protocol import Backend, ExampleLengths, FixedSetting
 from touchline.backends.run_config import change_comment, require_training, run_yaml
-from touchline.backends.training_limits import MOST_DEVICES, adapter_faults, full_faults, limit_faults
+from touchline.backends.training_limits import MOST_DEVICES, adapter_faults, full_faults, limit_faults, sharding_faults
 from touchline.backends.trl.batching import TrlBatching
 from touchline.core.catalog import ModelInfo
 from touchline.core.estimate import TrainingSetup
@@ -38,6 +38,12 @@ _HEADER = """\
 # Without lora, all weights are trained.
 # finetune.py reads it; the learning rate of each step follows train.schedule in run.yaml.
 """
+_SHARDED: dict[str, object] = {
+    "fsdp": True,
+    "fsdp_config": {"version": 2},
+    # Gradients of a step's first micro-batches would stay whole on each device until its last one.
+    "accelerator_config": {"gradient_accumulation_kwargs": {"sync_each_batch": True}},
+}
 _BATCHING = TrlBatching(planned_order=True)
 
 
@@ -63,7 +69,12 @@ class TrlBackend:
 
     def faults(self, model: ModelInfo, train: TrainConfig, devices: int = 1) -> tuple[Finding, ...]:
         """Return the settings that this trainer does not support for this model."""
-        return (*limit_faults(model, train, devices), *adapter_faults(train), *full_faults(model, train))
+        return (
+            *limit_faults(model, train, devices),
+            *adapter_faults(train),
+            *full_faults(model, train),
+            *sharding_faults(model, train, devices),
+        )
 
     def setup(
         self, train: TrainConfig, shape: ModelShape, machine: TargetMachine, width: int, devices: int = 1
@@ -73,6 +84,8 @@ class TrlBackend:
         setup = training_setup(self.name, train, shape, machine, devices)
         setup = setup if train.quantization == "none" else replace(setup, adapter_dtype="bfloat16")
         # Those of an adapter are too small to count.
+        if train.is_sharded:
+            return replace(setup, shards=devices)
         return replace(setup, gradient_buckets=train.trains_all and devices > 1)
 
     def batches(
@@ -135,6 +148,8 @@ def trainer_settings(run: PlannedRun, plan: Plan) -> dict[str, object]:
     }
     if train.kernels == "liger":
         sft["use_liger_kernel"] = True
+    if train.is_sharded:
+        sft |= _SHARDED
     settings: dict[str, object] = {
         "model": {
             "path": plan.models[run.model].path,
