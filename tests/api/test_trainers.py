@@ -114,7 +114,8 @@ def test_qlora_on_two_processes_by_the_same_commands(tmp_path: Path, tiny_model:
         assert {row.data_parallel_size for row in metrics.attempts} == {2}
         assert [row.step for row in metrics.steps] == list(range(1, 13))
     for one, other in zip(rows[peft.name].steps, rows[trl.name].steps, strict=True):
-        assert one.loss == pytest.approx(other.loss, abs=1e-4)
+        # Products with a base in 4 bits are rounded in another order.
+        assert one.loss == pytest.approx(other.loss, abs=2e-3)
         assert (one.examples, one.target_tokens) == (other.examples, other.target_tokens)
     report = (folder / "RESULTS.md").read_text()
     assert "| nf4 |" in report
