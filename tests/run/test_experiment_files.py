@@ -305,3 +305,16 @@ def test_a_readme_that_touchline_has_not_written_is_left(tmp_path: Path) -> None
     (tmp_path / "README.md").write_text("mine\n")
     assert ExperimentFolder(tmp_path).write_experiment({"README.md": "ours\n"}) == ["README.md"]
     assert (tmp_path / "README.md").read_text() == "mine\n"
+
+
+def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    plan = made_plan([made_run("one")])
+    folder = ExperimentFolder(tmp_path)
+    files = run_files(plan, plan.runs[0], SITE)
+    folder.write_run("one", files)
+    left, other = tmp_path / "one" / ".finetune.slurm.5c22ced7.tmp", tmp_path / "one" / ".metrics.5c22ced7.tmp"
+    left.write_text("half")
+    other.write_text("of another writer")
+    folder.write_run("one", files)
+    assert not left.exists()
+    assert other.exists()

@@ -16,7 +16,7 @@ import secrets
 import stat
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from io import BufferedReader
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -217,10 +217,25 @@ def _encoded(text: str) -> bytes:
     return text.encode(errors="backslashreplace")
 
 
+def _temporary_prefix(name: str) -> str:
+    return f".{name[:40]}."
+
+
+def remove_temporaries(folder: Path, names: Iterable[str]) -> None:
+    """Delete what killed writers of some files of a folder left beside them.
+
+    Call it under the lock of those files' writers.
+    """
+    prefixes = tuple(map(_temporary_prefix, names))
+    for path in folder.glob(".*.tmp"):
+        if path.name.startswith(prefixes):
+            path.unlink(missing_ok=True)
+
+
 def write_atomic(path: Path, content: str | bytes) -> None:
     """Replace `path` by `content` in one step; the old content stays until the new one is on disk."""
     data = _encoded(content) if isinstance(content, str) else content
-    temporary = path.parent / f".{path.name[:40]}.{secrets.token_hex(4)}.tmp"
+    temporary = path.parent / f"{_temporary_prefix(path.name)}{secrets.token_hex(4)}.tmp"
     with disk_errors("file", path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

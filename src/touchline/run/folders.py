@@ -20,6 +20,7 @@ from touchline.core.files import (
     inside,
     read_bytes,
     read_text_bounded,
+    remove_temporaries,
     write_atomic,
     write_if_changed,
 )
@@ -166,6 +167,7 @@ class ExperimentFolder:
         record = self._prepared()
         known = record.setdefault(name, {})
         kept: list[str] = []
+        remove_temporaries(self.run(name), files)
         for file, text in files.items():
             path = self.run(name) / file
             if _is_edited(path, text, known.get(file)):
