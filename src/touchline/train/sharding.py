@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,11 @@ def sharded(trainer_class: type[Any], rank: int) -> type[Any]:
         def create_accelerator_and_postprocess(self) -> None:
             super().create_accelerator_and_postprocess()
             _shard_between_cpus(self)
+            policy = self.accelerator.state.fsdp_plugin.mixed_precision_policy
+            if policy is not None:
+                # Accelerate would sum gradients and return the loss in 16 bits, too.
+                exact = replace(policy, reduce_dtype=torch.float32, output_dtype=None)
+                self.accelerator.state.fsdp_plugin.mixed_precision_policy = exact
 
         def save_model(self, *arguments: Any, **named: Any) -> None:
             """Do nothing: the weights are saved with the states of the optimizer. The base is not gathered."""
