@@ -288,6 +288,7 @@ def test_foreign_text_is_no_markup_in_the_readme() -> None:
 
 def test_an_edited_file_is_left_and_named_and_a_stale_one_is_written_again(tmp_path: Path) -> None:
     (tmp_path / "experiment.yaml").write_text("name: x\n")
+    (tmp_path / "experiment.yaml").touch()
     folder = ExperimentFolder(tmp_path)
     assert folder.write_experiment({"README.md": "one\n", "submit_all.sh": "#!/bin/bash\n"}) == []
     assert os.access(tmp_path / "submit_all.sh", os.X_OK)
@@ -308,7 +309,8 @@ def test_a_readme_that_touchline_has_not_written_is_left(tmp_path: Path) -> None
 
 
 def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
-    plan = made_plan([made_run("one")])
+    plan = made_plan(made_run("one"))
+    (tmp_path / "experiment.yaml").touch()
     folder = ExperimentFolder(tmp_path)
     files = run_files(plan, plan.runs[0], SITE)
     folder.write_run("one", files)
