@@ -438,6 +438,8 @@ class _Recorder(TrainerCallback):  # type: ignore[misc]
     def _finish(self) -> bool:
         if self._record.complete:
             self._record.finish()
+            # At its end the trainer of each process looks into the folder.
+            self._planned.group.barrier()
             if self._planned.group.is_first:
                 remove_folder(self._planned.folder / RESUME_FOLDER)
             return True
