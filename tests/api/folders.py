@@ -41,6 +41,17 @@ def make_experiment(folder: Path, *, ranks: str = "[2, 4]", n_train: int = 160, 
     return folder
 
 
+def words_experiment(root: Path, model: Path, text: str, *, n_train: int) -> tuple[Path, dict[str, str]]:
+    """An experiment's folder with `words.json`, and the environment in which its commands find the tiny model."""
+    models, folder = root / "models", root / "experiment"
+    models.mkdir()
+    folder.mkdir()
+    (models / "Tiny-1M-Instruct").symlink_to(model)
+    write_tiny_words(folder / "words.json", n_train, 4, 4)
+    (folder / "experiment.yaml").write_text(text)
+    return folder, environment(models, root / "cache")
+
+
 def environment(models: Path, cache: Path) -> dict[str, str]:
     """The environment of a command: models and caches of the test, one thread, a terminal's width."""
     return os.environ | {

@@ -44,3 +44,12 @@ def kill_first_process(run: Path, together: int) -> None:
     family[0].kill()
     _, alive = psutil.wait_procs(family, timeout=20)
     assert not alive, f"orphans of {run.name}: {alive}"
+
+
+def kill_everything(process: subprocess.Popen[bytes]) -> None:
+    """Kill a command and all that it started."""
+    family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
+    for each in family:
+        each.kill()
+    psutil.wait_procs(family, timeout=30)
+    process.wait()

@@ -7,10 +7,9 @@ import subprocess
 import time
 from pathlib import Path
 
-import psutil
 import pytest
-from tests.api.folders import command, environment, touchline
-from tests.tiny_model import write_tiny_words
+from tests.api.folders import command, touchline, words_experiment
+from tests.api.kills import kill_everything
 
 EXPERIMENT = """
 name: sweep
@@ -36,13 +35,7 @@ RUNS = ("1M_rank2", "1M_rank4", "1M_rank8")
 
 @pytest.mark.slow
 def test_a_sweep_side_by_side_by_the_same_commands(tmp_path: Path, tiny_model: Path) -> None:
-    models, folder = tmp_path / "models", tmp_path / "sweep"
-    models.mkdir()
-    folder.mkdir()
-    (models / "Tiny-1M-Instruct").symlink_to(tiny_model)
-    write_tiny_words(folder / "words.json", 48, 4, 4)
-    (folder / "experiment.yaml").write_text(EXPERIMENT)
-    env = environment(models, tmp_path / "cache")
+    folder, env = words_experiment(tmp_path, tiny_model, EXPERIMENT, n_train=48)
     planned = touchline("plan", str(folder), "--json", env=env)
     assert planned.returncode == 0, planned.stderr
     (cohort,) = json.loads((folder / "plan.json").read_text())["cohorts"]
@@ -58,9 +51,7 @@ def test_a_sweep_side_by_side_by_the_same_commands(tmp_path: Path, tiny_model: P
     saved = [folder / run / "resume" for run in RUNS]
     while not all(any(place.glob("step_*/state.json")) for place in saved) and time.monotonic() < deadline:
         time.sleep(0.02)
-    for each in (*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)):
-        each.kill()
-    process.wait()
+    kill_everything(process)
     assert all(any(place.glob("step_*/state.json")) for place in saved)
     assert not any((folder / run / "training.json").exists() for run in RUNS)
 

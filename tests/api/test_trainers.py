@@ -7,11 +7,9 @@ import subprocess
 import time
 from pathlib import Path
 
-import psutil
 import pytest
-from tests.api.folders import command, environment, touchline
-from tests.api.kills import kill_first_process, wait_for_steps
-from tests.tiny_model import write_tiny_words
+from tests.api.folders import command, touchline, words_experiment
+from tests.api.kills import kill_everything, kill_first_process, wait_for_steps
 from tests.trainer_environments import require_trainer
 
 from touchline.data.metrics_file import read_metrics
@@ -39,13 +37,7 @@ factors:
 @pytest.mark.slow
 def test_three_trainers_by_the_same_commands(tmp_path: Path, tiny_model: Path) -> None:
     require_trainer("torchtune")
-    models, folder = tmp_path / "models", tmp_path / "migration"
-    models.mkdir()
-    folder.mkdir()
-    (models / "Tiny-1M-Instruct").symlink_to(tiny_model)
-    write_tiny_words(folder / "words.json", 24, 4, 4)
-    (folder / "experiment.yaml").write_text(EXPERIMENT)
-    env = environment(models, tmp_path / "cache")
+    folder, env = words_experiment(tmp_path, tiny_model, EXPERIMENT, n_train=24)
     assert touchline("plan", str(folder), env=env).returncode == 0
     checked = touchline("check", str(folder), env=env)
     assert checked.returncode == 0, checked.stdout + checked.stderr
@@ -56,7 +48,7 @@ def test_three_trainers_by_the_same_commands(tmp_path: Path, tiny_model: Path) -
     deadline = time.monotonic() + 120
     while not (folder / "1M_rank4_trl" / "metrics.jsonl").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
-    _kill_everything(process)
+    kill_everything(process)
     assert not (folder / "1M_rank4_torchtune" / "training.json").exists()
 
     done = touchline("resume", str(folder), env=env)
@@ -82,16 +74,11 @@ def test_three_trainers_by_the_same_commands(tmp_path: Path, tiny_model: Path) -
 @pytest.mark.slow
 def test_qlora_on_two_processes_by_the_same_commands(tmp_path: Path, tiny_model: Path) -> None:
     """Kill -9 of the first process of each trainer leaves no orphan, and the same commands end what it began."""
-    models, folder = tmp_path / "models", tmp_path / "quantized"
-    models.mkdir()
-    folder.mkdir()
-    (models / "Tiny-1M-Instruct").symlink_to(tiny_model)
-    write_tiny_words(folder / "words.json", 24, 4, 4)
     text = EXPERIMENT.replace("[peft, trl, torchtune]", "[peft, trl]").replace("name: migration", "name: quantized")
     text = text.replace("  micro_batch_size: 4\n", "  micro_batch_size: 2\n  epochs: 4\n  quantization: nf4\n")
     text = text.replace("  lora:", "  checkpoint: {resume_minutes: 1e-9}\n  lora:")
-    (folder / "experiment.yaml").write_text(text + "compute: {gpu: cpu, gpus_per_run: 2}\n")
-    env = environment(models, tmp_path / "cache")
+    text += "compute: {gpu: cpu, gpus_per_run: 2}\n"
+    folder, env = words_experiment(tmp_path, tiny_model, text, n_train=24)
     assert touchline("plan", str(folder), env=env).returncode == 0
     checked = touchline("check", str(folder), env=env)
     assert checked.returncode == 0, checked.stdout + checked.stderr
@@ -120,12 +107,3 @@ def test_qlora_on_two_processes_by_the_same_commands(tmp_path: Path, tiny_model:
     report = (folder / "RESULTS.md").read_text()
     assert "| nf4 |" in report
     assert "| trl, peft |" in report
-
-
-def _kill_everything(process: subprocess.Popen[bytes]) -> None:
-    """Kill the command and all that it started."""
-    family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
-    for each in family:
-        each.kill()
-    psutil.wait_procs(family, timeout=30)
-    process.wait()

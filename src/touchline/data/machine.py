@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -27,6 +29,11 @@ BFLOAT16_CAPABILITY = (8, 0)
 """First CUDA compute capability with bfloat16 tensor cores."""
 
 BaseDtype = Literal["float32", "bfloat16"]
+
+
+def absent_packages(names: Iterable[str]) -> list[str]:
+    """Return the packages that are not installed in this environment."""
+    return [name for name in names if importlib.util.find_spec(name) is None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

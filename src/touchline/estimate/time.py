@@ -174,8 +174,7 @@ def step_curve(
     if isinstance(asked, Missing):
         return asked
     question, near, _, _ = asked
-    rows = [question.row(point, name) for point, name in zip(near, _settings(near), strict=True)]
-    found = fit(question.rates, rows, [math.log(point.seconds_per_step) for point in near])
+    found = _fit_to(question, near)
     return tuple(
         math.exp(found.predict(dataclasses.replace(question, work=work).row(setting="asked"))[0]) for work in works
     )
@@ -200,8 +199,7 @@ def gain_side_by_side(
     if isinstance(asked, Missing):
         return asked
     question, near, _, _ = asked
-    rows = [question.row(point, name) for point, name in zip(near, _settings(near), strict=True)]
-    found = fit(question.rates, rows, [math.log(point.seconds_per_step) for point in near])
+    found = _fit_to(question, near)
     together = dataclasses.replace(
         work, tokens=count * work.tokens, squares=count * work.squares, label_tokens=count * work.label_tokens
     )
@@ -255,8 +253,7 @@ def seconds_of_work(
     if isinstance(asked, Missing):
         return asked
     question, near, _, _ = asked
-    rows = [question.row(point, name) for point, name in zip(near, _settings(near), strict=True)]
-    found = fit(question.rates, rows, [math.log(point.seconds_per_step) for point in near])
+    found = _fit_to(question, near)
     row = RegressionSample(
         amounts=amounts_, model=repr(model_key(setup.shape)), variant="", setting="other work", noise=0.0
     )
@@ -358,6 +355,12 @@ def _nearest(question: _Question, points: Sequence[TimePoint]) -> list[TimePoint
 # ---- one answer a rung -----------------------------------------------------------------------------------------------
 
 
+def _fit_to(question: _Question, points: Sequence[TimePoint]) -> Fit:
+    """Return the rates fitted to measured steps; runs that repeat each other share a setting."""
+    rows = [question.row(point, name) for point, name in zip(points, _settings(points), strict=True)]
+    return fit(question.rates, rows, [math.log(point.seconds_per_step) for point in points])
+
+
 def _cold(question: _Question, machine: TargetMachine) -> tuple[Estimate, Fit]:
     found = fit(question.rates, [], [])
     value, sigma = found.predict(question.row())
@@ -368,9 +371,7 @@ def _cold(question: _Question, machine: TargetMachine) -> tuple[Estimate, Fit]:
 
 
 def _fitted(question: _Question, points: Sequence[TimePoint], rung: EvidenceLevel) -> tuple[Estimate, Fit]:
-    names = _settings(points)
-    rows = [question.row(point, name) for point, name in zip(points, names, strict=True)]
-    found = fit(question.rates, rows, [math.log(point.seconds_per_step) for point in points])
+    found = _fit_to(question, points)
     value, sigma = found.predict(question.row(setting="asked"))
     scores: tuple[float, ...] = ()
     if rung is EvidenceLevel.SAME_MODEL:

@@ -17,6 +17,7 @@ from touchline.core.errors import HostError, InputError, PlanDriftError, install
 from touchline.core.files import read_text_bounded
 from touchline.core.finding import Severity
 from touchline.core.json_text import parse_json
+from touchline.data.machine import absent_packages
 from touchline.data.metrics import ExportMarker
 from touchline.data.models import load_model, locate_model
 from touchline.data.user_config import load_settings
@@ -115,8 +116,6 @@ def require_packages() -> None:
     Raises:
         HostError: a package is not installed.
     """
-    import importlib.util
-
-    absent = [name for name in ("torch", "transformers", "peft") if importlib.util.find_spec(name) is None]
+    absent = absent_packages(("torch", "transformers", "peft"))
     if absent:
         raise HostError(f"{', '.join(absent)} not installed", hint=install_hint("eval"))

@@ -166,11 +166,11 @@ def _beside(checkpoints: Sequence[VerifiedCheckpoint]) -> tuple[VerifiedCheckpoi
         ]
         sets = [{file.name for file in each.files if file.role in ("tokenizer", "config")} for each in others]
         common = set.intersection(*sets) if sets else set()
-        told = {fault.file for fault in item.faults}
+        at_fault = {fault.file for fault in item.faults}
         message = f"every other checkpoint of {item.run} has it"
         faults = [
             CheckpointFault(code="missing-file", file=name, message=message)
-            for name in sorted(common - {file.name for file in item.files} - told)
+            for name in sorted(common - {file.name for file in item.files} - at_fault)
         ]
         found.append(replace(item, sound=item.sound and not faults, faults=(*item.faults, *faults)))
     return tuple(found)

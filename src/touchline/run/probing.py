@@ -7,7 +7,6 @@ as a fit.
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
@@ -15,6 +14,7 @@ from touchline.core.callbacks import MessageCallback
 from touchline.core.errors import HostError, InputError, RunsFailedError, TouchlineError, install_hint
 from touchline.core.estimate import MicroBatch
 from touchline.core.units import format_bytes
+from touchline.data.machine import absent_packages
 from touchline.estimate.bracket import SearchStop, Trial, search
 from touchline.history.probe import ProbeFault, ProbeOutcome, ProbeReport, ProbeRequest, ProbeTry
 from touchline.run.probe_try import gpu_in_use_bytes, run_try
@@ -162,7 +162,7 @@ def require_packages() -> None:
     Raises:
         HostError: one is not installed.
     """
-    absent = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    absent = absent_packages(_NEEDED)
     if absent:
         raise HostError(
             f"training steps need {', '.join(absent)}, which this environment has not", hint=install_hint("train")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,6 +9,7 @@ from contextlib import contextmanager
 from touchline.core.errors import HostError, InputError, PolicyError, install_hint, quoted
 from touchline.core.files import try_lock
 from touchline.core.near import near_names
+from touchline.data.machine import absent_packages
 from touchline.run.folders import ExperimentFolder
 from touchline.run.progress import JobProgress
 from touchline.spec.plan import Plan, PlannedRun
@@ -70,9 +70,7 @@ def require_training() -> None:
     Raises:
         HostError: a package is not installed.
     """
-    absent = [
-        name for name in ("torch", "transformers", "peft", "inspect_ai") if importlib.util.find_spec(name) is None
-    ]
+    absent = absent_packages(("torch", "transformers", "peft", "inspect_ai"))
     if absent:
         raise HostError(
             f"this environment plans but cannot train: {', '.join(absent)} not installed",

@@ -7,7 +7,6 @@ of machine are based on them.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 import tempfile
@@ -25,7 +24,7 @@ from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.shape import ModelShape
 from touchline.core.units import GIB, format_bytes
-from touchline.data.machine import machine_here
+from touchline.data.machine import absent_packages, machine_here
 from touchline.data.shapes import load_config, shape_of_folder
 from touchline.data.user_config import UserConfig
 from touchline.estimate.bracket import Search, Trial, search
@@ -288,7 +287,7 @@ class _Node:
             for load in (_SHORT["gpu"], *_PACKED["gpu", self._quick]):
                 yield _not_run(Section.SPEED, f"{size.label}, {load.name}", _NEEDS_GPU)
         for trainer, probe in step_probes().items():
-            if absent := _absent(probe.packages):
+            if absent := absent_packages(probe.packages):
                 yield _not_run(Section.SPEED, trainer, Missing(missing=f"not installed: {', '.join(absent)}"))
 
     def _peers(self, size: _Size, load: _Load) -> list[str]:
@@ -298,7 +297,7 @@ class _Node:
             return []
         if self._quick and self.kind == "cpu" and load.examples_per_row > 1:
             return []
-        return [name for name, probe in step_probes().items() if not _absent(probe.packages)]
+        return [name for name, probe in step_probes().items() if not absent_packages(probe.packages)]
 
     def _timed(self, size: _Size, load: _Load, trainer: str) -> NodeCheck:
         name = f"{size.label}, {load.name}, {trainer}"
@@ -469,10 +468,6 @@ def _memory_figures(
         estimates[name] = predicted.quantity()
         beyond = beyond or (size is not None and size / GIB > BEYOND * predicted.high)
     return figures, estimates, beyond
-
-
-def _absent(packages: Sequence[str]) -> list[str]:
-    return [name for name in packages if importlib.util.find_spec(name) is None]
 
 
 def _count(number: int | None, reason: str) -> Measured:

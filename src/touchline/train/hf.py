@@ -37,7 +37,7 @@ from touchline.train.kernels import require_kernels
 from touchline.train.lineage import prove_lineage, take_over
 from touchline.train.log import LOG
 from touchline.train.machine import MemorySampler, Stopwatch, gpu_meter, library_versions, select_device
-from touchline.train.model import TargetLoss, arrange_by_length, attending, class_of, mean_loss, pixel_inputs
+from touchline.train.model import IGNORED, TargetLoss, arrange_by_length, attending, class_of, mean_loss, pixel_inputs
 from touchline.train.parallel import Processes, is_member, processes
 from touchline.train.parent import Ancestry, Lineage, resolve_parent
 from touchline.train.quantization import keep_trainable_layout
@@ -47,8 +47,6 @@ from touchline.train.run import RESUME_FOLDER, Stop, is_done, open_log
 from touchline.train.schedule import learning_rate
 from touchline.train.sharding import gathered, sharded
 
-IGNORED = -100
-"""Label of a token without a loss, as torch and transformers have it."""
 _BLANK_TOKENS = 2
 _FILES = "image_files"
 """Column of the files of a row's images. A trainer would load those of a column "images", and render their chats."""

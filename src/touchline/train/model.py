@@ -45,6 +45,8 @@ from touchline.train.parallel import Processes
 from touchline.train.pixels import PixelReader
 from touchline.train.quantization import is_quantized, keep_trainable_layout, quantization_config
 
+IGNORED = -100
+"""Label of a token without a loss, as torch and transformers have it."""
 DEFAULT_ADAPTER = "default"
 """Name of the adapter in a model that has one."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 from typing import Literal
 
@@ -11,6 +10,7 @@ from torch import nn
 from transformers import BitsAndBytesConfig
 
 from touchline.core.errors import HostError, install_hint
+from touchline.data.machine import absent_packages
 
 
 def require_bitsandbytes(setting: str) -> None:
@@ -22,7 +22,7 @@ def require_bitsandbytes(setting: str) -> None:
     Raises:
         HostError: one is not installed.
     """
-    absent = [name for name in ("accelerate", "bitsandbytes") if importlib.util.find_spec(name) is None]
+    absent = absent_packages(("accelerate", "bitsandbytes"))
     if absent:
         raise HostError(f"{setting} needs {' and '.join(absent)}, not installed here", hint=install_hint("quantized"))
 

@@ -144,8 +144,9 @@ def run_cohort(folders: Sequence[Path], stop: Stop, config_name: str = "finetune
         return False
     complete = True
     if len(members) == 1:
-        (folder,) = members
-        complete = run_training(members[folder][0].config, folder, stop, config_name)
+        ((folder, (inputs, saved)),) = members.items()
+        ancestry = resolve_parent(inputs.config, folder, resumes=saved is not None)
+        complete = _train(inputs, saved, ancestry, folder, stop, begun, Processes())
     elif members:
         complete, failed = _train_cohort(members, stop, begun)
         faults += failed

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from collections.abc import Mapping
 from pydantic import TypeAdapter, ValidationError
 
 from touchline.core.errors import HostError, InputError, install_hint
+from touchline.data.machine import absent_packages
 from touchline.data.packing.isolation import IsolationCheck
 from touchline.data.worker import told_faults
 
@@ -31,7 +31,7 @@ def check_isolation(config: Mapping[str, object]) -> IsolationCheck:
         InputError: no small model of it can be made.
         HostError: the packages that train are not installed, or the test did not end.
     """
-    absent = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    absent = absent_packages(_NEEDED)
     if absent:
         raise HostError(
             f"the self-test needs {', '.join(absent)}, which {'are' if len(absent) > 1 else 'is'} not installed",

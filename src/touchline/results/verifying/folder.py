@@ -140,14 +140,14 @@ def _completeness(read: Read, expected: Expected) -> Iterator[CheckpointFault]:
     names = set(read.entries)
     adapters = {name for name in names if read.entries[name].file.role == "adapter"}
     models = {name for name in names if read.entries[name].file.role == "model"}
-    told = ADAPTER_CONFIG in names
+    configured = ADAPTER_CONFIG in names
     if not adapters and not models:
-        what = f"there is {ADAPTER_CONFIG} and no adapter" if told else "neither an adapter nor a model is in it"
-        yield CheckpointFault(code="missing-file" if told else "no-weights", file=None, message=what)
-    if adapters and not told:
+        what = f"there is {ADAPTER_CONFIG} and no adapter" if configured else "neither an adapter nor a model is in it"
+        yield CheckpointFault(code="missing-file" if configured else "no-weights", file=None, message=what)
+    if adapters and not configured:
         message = "without it rank, scale and layers of the adapter are unknown"
         yield CheckpointFault(code="missing-file", file=ADAPTER_CONFIG, message=message)
-    if told and not adapters and models:
+    if configured and not adapters and models:
         yield CheckpointFault(code="missing-file", file=ADAPTER_FILE, message=f"{ADAPTER_CONFIG} is there")
     if any(name.endswith(".safetensors") for name in models) and CONFIG_FILE not in names:
         message = "without it the weights cannot be loaded as a model"
