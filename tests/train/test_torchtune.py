@@ -148,14 +148,21 @@ def test_the_saved_adapter_has_the_recorded_loss_in_transformers(unpacked: tuple
 
 
 def test_a_stock_recipe_trains_without_a_validation_split(experiment: PlannedExperiment) -> None:
-    """The recipe of torchtune itself, by the same components and records; it stops when asked, and repeats an epoch."""
+    """The recipe of torchtune itself, by the same components and records; it stops when asked, and repeats an epoch.
+
+    Its optimizer is slowed, so that the request always arrives before the last step.
+    """
     run, folder = experiment.run(4)
     assert "tune run lora_finetune_single_device --config" in (folder / "finetune.yaml").read_text()
     assert not (folder / "lora_finetune_single_device_val.py").exists()
+    components = folder / "run_components.py"
+    text = components.read_text(encoding="utf-8")
+    components.write_text(text + _SLOW_STEPS, encoding="utf-8")
     process = start(folder)
     wait_while(process, lambda: b'"start"' not in read_log(folder))
     process.terminate()
     assert process.wait(60) == EXIT_STOPPED
+    components.write_text(text, encoding="utf-8")
     assert run_external(folder, Stop())
     found = metrics(folder)
     assert len(found.attempts) == 2
@@ -163,6 +170,14 @@ def test_a_stock_recipe_trains_without_a_validation_split(experiment: PlannedExp
     assert len(found.steps) == run.batches.steps == 6
     assert found.validations == ()
     assert {"epoch_0", "epoch_1"} <= {row.name for row in found.checkpoints}
+
+
+_SLOW_STEPS = """
+import time
+from torch.optim.optimizer import register_optimizer_step_post_hook
+register_optimizer_step_post_hook(lambda *_: time.sleep(2))
+"""
+"""Lines of a module that add two seconds to each step."""
 
 
 def start(folder: Path) -> subprocess.Popen[bytes]:
