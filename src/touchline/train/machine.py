@@ -56,6 +56,13 @@ def select_device(wanted: Literal["auto", "float32", "bfloat16"]) -> Machine:
     )
 
 
+def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return a tensor on a device. A copy to a GPU is made from pinned memory, and the host does not wait for it."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
 def torch_dtype(name: Literal["float32", "bfloat16"]) -> torch.dtype:
     """Return the torch dtype of a name."""
     return _DTYPES[name]

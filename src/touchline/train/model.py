@@ -40,7 +40,7 @@ from touchline.data.rendering.image_rule import NO_IMAGES, ImageRule
 from touchline.spec.defaults import VISION_TOWERS
 from touchline.spec.experiment import TrainConfig
 from touchline.train.inherit import CHANGES_BASE
-from touchline.train.machine import Machine, torch_dtype
+from touchline.train.machine import Machine, send, torch_dtype
 from touchline.train.parallel import Processes
 from touchline.train.pixels import PixelReader
 from touchline.train.quantization import is_quantized, keep_trainable_layout, quantization_config
@@ -297,17 +297,17 @@ class TargetLoss:
         In training mode it is smoothed, and noise is on the embeddings, as the settings say.
         """
         device = self.machine.device
-        inputs: dict[str, Tensor | dict[str, Tensor]] = {"input_ids": torch.from_numpy(rows.token_ids).to(device)}
+        inputs: dict[str, Tensor | dict[str, Tensor]] = {"input_ids": send(torch.from_numpy(rows.token_ids), device)}
         if rows.masked:
-            inputs["position_ids"] = torch.from_numpy(rows.positions).to(device)
+            inputs["position_ids"] = send(torch.from_numpy(rows.positions), device)
             inputs["attention_mask"] = self._masks(rows)
         if rows.images:
             inputs |= self._pixels(rows)
-        labels = torch.from_numpy(rows.labels).to(device)
-        self._sources = torch.from_numpy(rows.sources).to(device)
+        labels = send(torch.from_numpy(rows.labels), device)
+        self._sources = send(torch.from_numpy(rows.sources), device)
         training = self.model.training
         if self._neftune_alpha is not None and training:
-            self._noise = torch.from_numpy(noise_scale(rows, self._neftune_alpha)).to(device)
+            self._noise = send(torch.from_numpy(noise_scale(rows, self._neftune_alpha)), device)
         try:
             with torch.autocast(device.type, dtype=self.machine.base_dtype, enabled=self.autocast):
                 logits = self.model(**inputs, use_cache=False).logits
@@ -325,7 +325,7 @@ class TargetLoss:
         """Return what the model needs of a micro-batch's images, besides their tokens."""
         assert self.pixels is not None, "rendered with its rule"
         found = pixel_inputs(self.pixels(rows.images), torch.from_numpy(rows.token_ids), self.pixels.rule)
-        return {name: value.to(self.machine.device) for name, value in found.items()}
+        return {name: send(value, self.machine.device) for name, value in found.items()}
 
     def _keep_sources(self, module: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
         """Select label positions before the head: hidden states of shape [R, W, H] become [1, T, H]."""
@@ -354,7 +354,7 @@ class TargetLoss:
         """Return an additive mask, shape [R, 1, W, W]; not boolean, because eager attention adds it."""
         device = self.machine.device
         # Padding may see itself: a token that sees nothing has no softmax.
-        allowed = torch.from_numpy(seen).to(device) | torch.eye(seen.shape[-1], dtype=torch.bool, device=device)
+        allowed = send(torch.from_numpy(seen), device) | torch.eye(seen.shape[-1], dtype=torch.bool, device=device)
         mask = torch.zeros(allowed.shape, dtype=self.machine.base_dtype, device=device)
         return mask.masked_fill_(~allowed, torch.finfo(mask.dtype).min).unsqueeze(1)
 

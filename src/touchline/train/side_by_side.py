@@ -36,6 +36,7 @@ class SideBySide:
         self._target_loss = target_loss
         self._active = tuple(names)
         self._rows = 0
+        self._scales: dict[tuple[str, tuple[str, ...]], Tensor] = {}
         head = base_of(target_loss.model).get_output_embeddings()
         for path, layer in target_loss.model.named_modules():
             if not isinstance(layer, LoraLayer):
@@ -85,11 +86,18 @@ class SideBySide:
         rank = max(layer.r[name] for name in self._active)
         a = torch.stack([_padded(layer.lora_A[name].weight, rank, 0) for name in self._active])
         b = torch.stack([_padded(layer.lora_B[name].weight, rank, 1) for name in self._active])
-        scale = torch.tensor([layer.scaling[name] for name in self._active], device=x.device).view(-1, 1, 1)
         if not torch.is_autocast_enabled(x.device.type):
             blocks = blocks.to(a.dtype)
-        delta = torch.bmm(torch.bmm(blocks, a.transpose(1, 2)), b.transpose(1, 2)) * scale
+        delta = torch.bmm(torch.bmm(blocks, a.transpose(1, 2)), b.transpose(1, 2)) * self._scale(layer, path, x.device)
         return result + delta.view_as(result).to(result.dtype)
+
+    def _scale(self, layer: LoraLayer, path: str, device: torch.device) -> Tensor:
+        """Return the scales of the active adapters, shape [K, 1, 1]; made once, because a GPU waits for such a copy."""
+        key = path, self._active
+        if key not in self._scales:
+            values = [layer.scaling[name] for name in self._active]
+            self._scales[key] = torch.tensor(values, device=device).view(-1, 1, 1)
+        return self._scales[key]
 
 
 def _padded(weight: Tensor, rank: int, dimension: int) -> Tensor:
