@@ -15,7 +15,8 @@ LOOK = "Look"
 CLUSTER = "Cluster"
 DATA_AND_MODELS = "Data and models"
 EVIDENCE = "Evidence"
-GROUPS = (EXPERIMENT, LOOK, CLUSTER, DATA_AND_MODELS, EVIDENCE)
+AGENTS = "Agents"
+GROUPS = (EXPERIMENT, LOOK, CLUSTER, DATA_AND_MODELS, EVIDENCE, AGENTS)
 """Groups in the order of the help."""
 SUMMARY_CHARACTERS = 60
 """Length of the longest summary, so that none is cut at 80 columns."""

@@ -15,11 +15,13 @@ from typing import Annotated, Optional
 import typer
 
 from touchline import __version__
+from touchline.cli.agents import skill_app
 from touchline.cli.backends import backend_app
 from touchline.cli.catalog import data_app, models_app
 from touchline.cli.checking import RENAMED_CHECK, check
 from touchline.cli.cleaning import RENAMED_CLEAN, clean
 from touchline.cli.command_classes import (
+    AGENTS,
     CLUSTER,
     DATA_AND_MODELS,
     EVIDENCE,
@@ -217,7 +219,7 @@ def run(
             on_message=bars.print_note,
         )
     _show(found, json)
-    _say_report(source)
+    _say_report(source, json)
 
 
 def submit(source: Source, run: Run = None, retry: Retry = False, json: Json = False) -> None:
@@ -261,7 +263,7 @@ def resume(source: Source, run: Run = None, retry: Retry = False, json: Json = F
             source, load_settings(), only=run, retry=retry, on_progress=bars.update, on_message=bars.print_note
         )
     _show(found, json)
-    _say_report(source)
+    _say_report(source, json)
 
 
 def cancel(
@@ -302,7 +304,7 @@ def evaluate(
             source, load_settings(), only=run, epochs=epochs, on_progress=bars.update, on_message=bars.print_note
         )
     _show(found, json)
-    _say_report(source)
+    _say_report(source, json)
 
 
 def collect(
@@ -398,9 +400,10 @@ def _show(found: list[object] | object, json: bool) -> None:
         print_declared(table)
 
 
-def _say_report(source: Path) -> None:
+def _say_report(source: Path, json: bool) -> None:
+    """Name the report; on stderr where stdout holds JSON."""
     folder = source if source.is_dir() else source.parent
-    print_output(f"report: {folder / 'RESULTS.md'}")
+    (print_status if json else print_output)(f"report: {folder / 'RESULTS.md'}")
 
 
 _COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
@@ -429,6 +432,7 @@ app.add_typer(models_app, name="models", rich_help_panel=DATA_AND_MODELS)
 app.add_typer(pack_app, name="pack", rich_help_panel=DATA_AND_MODELS)
 app.add_typer(backend_app, name="backend", rich_help_panel=CLUSTER)
 app.add_typer(history_app, name="history", rich_help_panel=EVIDENCE)
+app.add_typer(skill_app, name="skill", rich_help_panel=AGENTS)
 
 
 def main() -> None:

@@ -75,11 +75,20 @@ def print_object(kind: Any, value: object) -> None:
 
 
 def _json(data: object) -> str:
-    """Return valid JSON: a loss that is not a number becomes null."""
+    """Return valid JSON: a loss that is not a number becomes null, and quantities hold what applies to them."""
+    data = _compact(data)
     try:
         return json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
     except ValueError:
         return json.dumps(_finite(data), indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def _compact(data: object) -> object:
+    """Leave out the empty fields of quantities."""
+    if isinstance(data, dict):
+        is_quantity = "value" in data and "unit" in data
+        return {key: _compact(value) for key, value in data.items() if not (is_quantity and value is None)}
+    return [_compact(value) for value in data] if isinstance(data, list) else data
 
 
 def _finite(data: object) -> object:
