@@ -7,7 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from touchline.cli.output import print_json, print_output, print_status, print_table
+from touchline.cli.output import print_output, print_status, print_table
 
 skill_app = typer.Typer(help="Install skills for coding agents.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -30,12 +30,8 @@ def skill_install(
 
 
 @skill_app.command("list")
-def skill_list(json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False) -> None:
+def skill_list() -> None:
     """List the skills and when an agent uses each."""
-    from touchline.agent.skill_files import Skill, skills
+    from touchline.agent.skill_files import skills
 
-    found = skills()
-    if json:
-        print_json(list[Skill], list(found), "skills")
-    else:
-        print_table(("skill", "description"), [(skill.name, skill.description) for skill in found])
+    print_table(("skill", "description"), [(skill.name, skill.description) for skill in skills()])
