@@ -1,4 +1,4 @@
-"""Skills: every command of each is run against a finished experiment, and reads as one JSON document where it says so."""
+"""Skills: every command of each runs on a real experiment, and `--json` is one JSON document."""
 
 from __future__ import annotations
 
