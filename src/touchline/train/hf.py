@@ -285,7 +285,7 @@ class _Recorder(TrainerCallback):  # type: ignore[misc]
         keep_trainable_layout(self._model)
         self._inheritance = with_initial(planned.inheritance, self._model, planned.config.train.lora)
         self._target_loss = TargetLoss(
-            self._model, self._machine, leaves_casts=True, images=planned.inputs.renderer.images
+            self._model, self._machine, of_other_trainer=True, images=planned.inputs.renderer.images
         )
         self._gpu = gpu_meter(self._machine)
         self._counts = _Counts()

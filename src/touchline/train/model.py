@@ -28,6 +28,7 @@ from touchline.backends.peft.layout import (
     BatchLayout,
     SequenceBatch,
     arrange,
+    label_chunk,
     plain_attention,
     visible,
     within,
@@ -39,8 +40,10 @@ from touchline.data.images import PixelBatch
 from touchline.data.rendering.image_rule import NO_IMAGES, ImageRule
 from touchline.spec.defaults import VISION_TOWERS
 from touchline.spec.experiment import TrainConfig
+from touchline.train.chunked_loss import ChunkedLoss, head_is_frozen
 from touchline.train.inherit import CHANGES_BASE
-from touchline.train.machine import Machine, send, torch_dtype
+        labels = send(torch.from_numpy(rows.labels), device)
+        sources = send(torch.from_numpy(rows.sources), device)
 from touchline.train.parallel import Processes
 from touchline.train.pixels import PixelReader
 from touchline.train.quantization import is_quantized, keep_trainable_layout, quantization_config
@@ -250,12 +253,14 @@ class TargetLoss:
     """Loss of each label token, computed at label positions only.
 
     The model's own forward pass runs, with a hook before its head that keeps the positions predicting a label: the head
-    is the widest layer, and most positions predict no label. Logit transformations of the model still apply.
+    is the widest layer, and most positions predict no label. Logit transformations of the model still apply. More label
+    tokens than a chunk holds have their logits chunk by chunk, if the head is frozen.
 
     Args:
         model: base with its adapter, or trained as a whole.
         machine: device and dtype; float32 parameters trained in a bfloat16 computation run in bfloat16 autocast.
-        leaves_casts: whether the adapter's own casts of its input stay, for a trainer that is not ours.
+        of_other_trainer: whether another trainer trains the model: the adapter's own casts of its input stay, and all
+            logits are computed at once, because devices that share weights must compute equally often.
         label_smoothing: probability mass spread over all tokens, in training mode only.
         neftune_alpha: noise on the embeddings, in training mode only; None for none.
         images: rule of the model's image processor, or why there is none.
@@ -266,7 +271,7 @@ class TargetLoss:
         model: nn.Module,
         machine: Machine,
         *,
-        leaves_casts: bool = False,
+        of_other_trainer: bool = False,
         label_smoothing: float = 0.0,
         neftune_alpha: float | None = None,
         images: ImageRule | Missing = NO_IMAGES,
@@ -280,7 +285,7 @@ class TargetLoss:
         self._noise: Tensor | None = None
         trained = {parameter.dtype for parameter in trainable(model).values()}
         self.autocast = machine.base_dtype != torch.float32 and trained == {torch.float32}
-        if self.autocast and not leaves_casts:
+        if self.autocast and not of_other_trainer:
             # Autocast makes the one cast that is needed; PEFT would cast the input up first.
             for module in model.modules():
                 if isinstance(module, BaseTunerLayer):
@@ -288,6 +293,9 @@ class TargetLoss:
         base = base_of(model)
         self._window, self._all_sliding = sliding_window(base.config)
         base.get_output_embeddings().register_forward_pre_hook(self._keep_sources)
+        self._chunked: ChunkedLoss | None = None
+        if not of_other_trainer and head_is_frozen(base):
+            self._chunked = ChunkedLoss(model, base, label_chunk(base.config.get_text_config().vocab_size))
         if neftune_alpha is not None:
             base.get_input_embeddings().register_forward_hook(self._add_noise)
 
@@ -304,20 +312,25 @@ class TargetLoss:
         if rows.images:
             inputs |= self._pixels(rows)
         labels = send(torch.from_numpy(rows.labels), device)
-        self._sources = send(torch.from_numpy(rows.sources), device)
+        sources = send(torch.from_numpy(rows.sources), device)
         training = self.model.training
+        label_smoothing = self._label_smoothing if training else 0.0
         if self._neftune_alpha is not None and training:
             self._noise = send(torch.from_numpy(noise_scale(rows, self._neftune_alpha)), device)
         try:
             with torch.autocast(device.type, dtype=self.machine.base_dtype, enabled=self.autocast):
+                if self._chunked is not None and len(rows.labels) > self._chunked.size:
+                    in_chunks = self._chunked(inputs, sources, labels, label_smoothing)
+                    if in_chunks is not None:
+                        return in_chunks
+                    LOG.warning("this model's head cannot be computed in chunks; all logits are computed at once")
+                    self._chunked = None
+                self._sources = sources
                 logits = self.model(**inputs, use_cache=False).logits
         finally:
             self._sources = self._noise = None
         losses: Tensor = nn.functional.cross_entropy(
-            logits.reshape(-1, logits.shape[-1]).float(),
-            labels,
-            reduction="none",
-            label_smoothing=self._label_smoothing if training else 0.0,
+            logits.reshape(-1, logits.shape[-1]).float(), labels, reduction="none", label_smoothing=label_smoothing
         )
         return losses
 

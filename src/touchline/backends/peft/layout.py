@@ -26,6 +26,9 @@ WORTH_SHARING = 0.2
 """Share of the computed tokens that a shared prefix must save; below it the mask costs about what the tokens save."""
 SAMPLED_STEPS = 64
 """Steps whose tokens are counted to choose the layout."""
+LOGITS_AT_ONCE = 2**26
+"""Label positions times vocabulary entries with logits at once: 0.75 GiB at 12 bytes each, and products that are large
+enough for any GPU."""
 PADDING = -1
 """Segment of padding."""
 SHARED = 0
@@ -38,6 +41,11 @@ def plain_attention(device: str, widest_row: int) -> bool:
     The fused kernel's backward pass is slow there, and the square that it avoids is small.
     """
     return device == "cpu" and widest_row <= ROW_TOKENS
+
+
+def label_chunk(vocabulary: int) -> int:
+    """Return the label positions whose logits are computed at once."""
+    return max(1, LOGITS_AT_ONCE // vocabulary)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,0 +1,195 @@
+"""Logits of a chunk of label positions at a time give the losses and gradients of all logits at once."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import Tensor, nn
+from transformers import (
+    AutoModelForCausalLM,
+    CohereConfig,
+    Gemma2Config,
+    GraniteConfig,
+    LlamaConfig,
+    PretrainedConfig,
+    Qwen3Config,
+)
+
+from touchline.backends.peft.layout import LOGITS_AT_ONCE, PADDED, BatchLayout, arrange, label_chunk
+from touchline.core.catalog import RenderedExample
+from touchline.train import chunked_loss, model
+from touchline.train.machine import select_device
+from touchline.train.model import TargetLoss, scoring, trainable
+
+VOCABULARY = 64
+SIZES = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+MODELS: dict[str, PretrainedConfig] = {
+    "llama": LlamaConfig(**SIZES, tie_word_embeddings=True),
+    "qwen3": Qwen3Config(**SIZES, head_dim=8),
+    # A soft cap, a divisor and a factor that the logits pass behind the head.
+    "gemma2": Gemma2Config(**SIZES, head_dim=8, final_logit_softcapping=2.0),
+    "granite": GraniteConfig(**SIZES, logits_scaling=3.0),
+    "cohere": CohereConfig(**SIZES, logit_scale=0.25),
+}
+LAYOUTS = [PADDED, BatchLayout(row_tokens=64), BatchLayout(row_tokens=64, share_prefix=True)]
+
+
+def examples() -> list[RenderedExample]:
+    """Examples with 14 label tokens, and a common beginning."""
+    generator = np.random.default_rng(0)
+    found = []
+    for prompt, answer in ((3, 5), (9, 2), (5, 7)):
+        ids = tuple(int(token) for token in generator.integers(1, VOCABULARY, prompt + answer))
+        found.append(RenderedExample(prompt_ids=(5, 6, 7, *ids[:prompt]), answer_ids=ids[prompt:]))
+    return found
+
+
+def build(
+    config: PretrainedConfig, targets: tuple[str, ...] = ("q_proj", "down_proj"), dtype: torch.dtype = torch.float32
+) -> nn.Module:
+    torch.manual_seed(0)
+    base = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="eager")
+    with torch.no_grad():
+        for parameter in base.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(4.0)
+    made = get_peft_model(base.requires_grad_(False), LoraConfig(r=2, target_modules=list(targets)))
+    with torch.no_grad():
+        for parameter in trainable(made).values():
+            parameter.normal_(0.0, 0.1)
+    return made
+
+
+def losses_and_gradient(target_loss: TargetLoss, layout: BatchLayout) -> tuple[Tensor, Tensor]:
+    """Losses of the labels, and the gradient of a mean that weighs them differently."""
+    target_loss.model.zero_grad()
+    losses = target_loss(arrange(examples(), layout))
+    (losses * torch.linspace(0.5, 2.0, len(losses))).sum().backward()
+    gradients = [parameter.grad for parameter in trainable(target_loss.model).values()]
+    return losses.detach(), torch.cat([each.reshape(-1).float() for each in gradients if each is not None])
+
+
+@pytest.fixture
+def in_chunks(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Set the positions of a chunk, for loss functions that are made from then on."""
+
+    def set_size(size: int) -> None:
+        monkeypatch.setattr(model, "label_chunk", lambda vocabulary: size)
+
+    return set_size
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
+@pytest.mark.parametrize("size", [1, 4, 13])
+@pytest.mark.parametrize("name", MODELS)
+def test_losses_and_gradients_are_those_of_all_logits_at_once(
+    name: str, size: int, layout: BatchLayout, in_chunks: Callable[[int], None]
+) -> None:
+    """Whatever the model does to its logits behind the head, and with smoothed labels."""
+    trained = build(MODELS[name])
+    trained.train()
+    machine = select_device("float32")
+    losses, gradient = losses_and_gradient(TargetLoss(trained, machine, label_smoothing=0.1), layout)
+    in_chunks(size)
+    chunked = TargetLoss(trained, machine, label_smoothing=0.1)
+    found, other = losses_and_gradient(chunked, layout)
+    assert chunked._chunked is not None
+    assert chunked._chunked._checked
+    torch.testing.assert_close(found, losses, rtol=1e-5, atol=1e-6)
+    assert float((other - gradient).norm() / gradient.norm()) < 1e-5
+    with scoring(trained):
+        torch.testing.assert_close(chunked(arrange(examples(), layout)), losses_of(trained, layout), rtol=1e-5, atol=0)
+
+
+def losses_of(trained: nn.Module, layout: BatchLayout) -> Tensor:
+    """Plain losses of a model: transformers' logits, without a hook."""
+    machine = select_device("float32")
+    return TargetLoss(trained, machine, of_other_trainer=True)(arrange(examples(), layout))
+
+
+def test_bfloat16_gradients_agree_within_its_rounding(in_chunks: Callable[[int], None]) -> None:
+    """A float32 adapter on a bfloat16 base, by autocast."""
+    trained = build(MODELS["qwen3"], dtype=torch.bfloat16)
+    for parameter in trainable(trained).values():
+        parameter.data = parameter.data.float()
+    machine = replace(select_device("float32"), base_dtype=torch.bfloat16)
+    losses, gradient = losses_and_gradient(TargetLoss(trained, machine), PADDED)
+    in_chunks(4)
+    found, other = losses_and_gradient(TargetLoss(trained, machine), PADDED)
+    torch.testing.assert_close(found, losses, rtol=0.02, atol=0.02)
+    assert float((other - gradient).norm() / gradient.norm()) < 0.02
+
+
+def test_at_most_a_chunks_logits_are_computed_at_once(in_chunks: Callable[[int], None]) -> None:
+    in_chunks(4)
+    trained = build(MODELS["llama"])
+    target_loss = TargetLoss(trained, select_device("float32"))
+    shapes: list[tuple[int, ...]] = []
+    head = trained.get_base_model().get_output_embeddings()
+    head.register_forward_hook(lambda module, arguments, output: shapes.append(tuple(output.shape)))
+    losses_and_gradient(target_loss, PADDED)
+    losses_and_gradient(target_loss, PADDED)
+    whole, tested, chunks = (1, 1, VOCABULARY), (1, 1, VOCABULARY), [(1, n, VOCABULARY) for n in (4, 4, 4, 2)]
+    assert shapes == [whole, tested, *chunks, whole, *chunks]
+
+
+def test_a_small_micro_batch_and_a_trained_head_are_computed_as_before(in_chunks: Callable[[int], None]) -> None:
+    """Bit for bit where all label positions fit into a chunk; a head with an adapter is never taken apart."""
+    trained, machine = build(MODELS["llama"]), select_device("float32")
+    large = TargetLoss(trained, machine)
+    losses, gradient = losses_and_gradient(large, PADDED)
+    in_chunks(14)
+    found, other = losses_and_gradient(TargetLoss(trained, machine), PADDED)
+    assert torch.equal(found, losses)
+    assert torch.equal(other, gradient)
+    in_chunks(4)
+    with_head = build(MODELS["qwen3"], targets=("q_proj", "lm_head"))
+    assert not chunked_loss.head_is_frozen(with_head.get_base_model())
+    assert TargetLoss(with_head, machine)._chunked is None
+    whole = AutoModelForCausalLM.from_config(MODELS["llama"], dtype=torch.float32)
+    assert TargetLoss(whole, machine)._chunked is None
+    assert TargetLoss(trained, machine, of_other_trainer=True)._chunked is None
+
+
+def test_a_model_that_cannot_be_taken_apart_is_computed_whole(
+    in_chunks: Callable[[int], None], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one whose logits depend on more than its body's output."""
+    trained, machine = build(MODELS["llama"]), select_device("float32")
+    base = trained.get_base_model()
+    plain = type(base).forward
+
+    def shifted(self: nn.Module, input_ids: Tensor, **named: object) -> object:
+        output = plain(self, input_ids=input_ids, **named)
+        output.logits = output.logits * (1.0 + input_ids.sum() / 1000)
+        return output
+
+    monkeypatch.setattr(type(base), "forward", shifted)
+    losses, gradient = losses_and_gradient(TargetLoss(trained, machine), PADDED)
+    in_chunks(4)
+    target_loss = TargetLoss(trained, machine)
+    with caplog.at_level(logging.WARNING):
+        found, other = losses_and_gradient(target_loss, PADDED)
+    assert "cannot be computed in chunks" in caplog.text
+    assert target_loss._chunked is None
+    assert torch.equal(found, losses)
+    assert torch.equal(other, gradient)
+
+
+def test_a_chunk_holds_fewer_positions_of_a_larger_vocabulary() -> None:
+    assert label_chunk(49_152) == 1365
+    assert label_chunk(262_144) == 256
+    assert label_chunk(2 * LOGITS_AT_ONCE) == 1
