@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tests.estimate.made_shapes import LLAMA_1B, LLAMA_3B, LLAMA_8B, LLAMA_TARGETS, QVO_MLP, SHAPES
 
 from touchline.backends.memory import MemoryCoefficients
+from touchline.backends.peft.layout import label_chunk
 from touchline.backends.registry import memory_coefficients
 from touchline.core.estimate import EvidenceLevel, MemoryEstimate, MemoryVerdict, MicroBatch, TrainingSetup
 from touchline.core.quantity import Missing, Quantity
@@ -26,7 +27,14 @@ from touchline.estimate.memory import (
     most,
     most_that_could_fit,
 )
-from touchline.estimate.parts import PARTS, after_init_bytes, peak_parts, vocab_bytes, weight_bytes
+from touchline.estimate.parts import (
+    PARTS,
+    after_init_bytes,
+    peak_parts,
+    tokens_with_logits,
+    vocab_bytes,
+    weight_bytes,
+)
 
 pytestmark = pytest.mark.planning
 
@@ -304,14 +312,21 @@ def test_settings_move_memory_the_way_they_should() -> None:
     assert total(full, 1, 8, kept) > by_optimizer[-1] + 4 * LLAMA_1B.num_parameters
 
 
-def test_our_own_logits_are_those_of_the_targets() -> None:
+def test_our_own_logits_are_those_of_a_chunk_of_the_targets() -> None:
+    """Of all targets where the head is trained; beside a chunk each target's hidden state and gradient wait."""
     ours = coefficients_of("peft")
+    chunk = label_chunk(LLAMA_1B.vocab_size)
     setup = dataclasses.replace(STORY, backend="peft", adapter_dtype="float32", gradient_checkpointing=True)
-    few = peak_parts(setup, batch(8, 1024, 100), ours)
+    few = peak_parts(setup, batch(1, 1024, 100), ours)
+    assert few.at_loss == 12 * LLAMA_1B.vocab_size * 100
     many = peak_parts(setup, batch(8, 1024, 8000), ours)
-    assert few.phase == "backward"
-    assert many.phase == "loss"
-    assert many.logits == 12 * LLAMA_1B.vocab_size * 8000
+    assert 100 < chunk < 8000
+    assert many.at_loss == 12 * LLAMA_1B.vocab_size * chunk + 2 * 2 * LLAMA_1B.hidden_size * 8000
+    assert tokens_with_logits(setup, batch(8, 1024, chunk + 1), ours) == chunk
+    whole = dataclasses.replace(setup, method="full", rank=0, target_modules=())
+    for other in (whole, dataclasses.replace(setup, loss="full"), dataclasses.replace(setup, whole_modules=("x",))):
+        assert tokens_with_logits(other, batch(8, 1024, 8000), ours) == 8000
+    assert tokens_with_logits(setup, batch(8, 1024, 8000), TORCHTUNE) == 8 * 1024
 
 
 def test_an_interval_widens_with_what_is_not_known() -> None:

@@ -83,6 +83,8 @@ class MemoryCoefficients:
     """Dropout of adapters unless a setting gives it."""
     whole_ends: bool = False
     """Whether embedding and output layer, where an adapter names them, are trained whole, in float32."""
+    logits_at_once: int | None = None
+    """Label tokens times vocabulary entries that have logits at once where the head is frozen; None: all of them."""
     releases: tuple[ReleaseLoss, ...] = ()
     """Loss computation in earlier releases, oldest first. `vocab_bytes` counts if the release is unknown."""
     dynamic_extra: tuple[float, float, float] = (0.0, 0.0, 0.0)

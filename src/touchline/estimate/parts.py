@@ -157,6 +157,20 @@ def vocab_bytes(setup: TrainingSetup, coefficients: MemoryCoefficients) -> tuple
     return typical, low, high
 
 
+def tokens_with_logits(setup: TrainingSetup, batch: MicroBatch, coefficients: MemoryCoefficients) -> int:
+    """Return the tokens of a micro-batch that have logits at once: all, those with a label, or one chunk of these.
+
+    A chunk holds the coefficients' `logits_at_once` over the vocabulary. There is none where the head is trained, or
+    where the kind of loss is a setting.
+    """
+    if coefficients.logits_of == "padded":
+        return batch.tokens
+    trains_head = setup.method == "full" or bool(setup.whole_modules) or "lm_head" in setup.target_modules
+    if coefficients.logits_at_once is None or trains_head or setup.loss is not None:
+        return batch.label_tokens
+    return min(batch.label_tokens, max(1, coefficients.logits_at_once // setup.shape.vocab_size))
+
+
 def _of_release(setup: TrainingSetup, coefficients: MemoryCoefficients) -> tuple[float, float, float]:
     """Return the bytes of the trainer's own loss in the given release."""
     number = tuple(int(part) for part in re.findall(r"\d+", setup.release or "")[:2])
@@ -186,6 +200,9 @@ def peak_parts(
 
     The candidates are the loss, with all that the blocks kept; a block's backward pass; its end and the optimizer
     step, with all gradients. `per_entry` replaces the typical bytes per token and vocabulary entry.
+
+    Logits take that figure times the vocabulary times the tokens that have logits at once. If these are fewer than the
+    label tokens, each label token's hidden state and its gradient wait beside them.
     """
     shape, tokens = setup.shape, batch.tokens
     element, block = computes_in(setup, coefficients), block_bytes(setup, coefficients)
@@ -198,8 +215,10 @@ def peak_parts(
     adapter = _adapter(setup) / setup.shards
     gradients = setup.trained_parameters * _trained_size(setup) / setup.shards
     optimizer = optimizer_bytes(setup, coefficients) / setup.shards
-    with_logits = batch.label_tokens if coefficients.logits_of == "label" else tokens
+    with_logits = tokens_with_logits(setup, batch, coefficients)
     logits = entry * shape.vocab_size * with_logits
+    if coefficients.logits_of == "label" and with_logits < batch.label_tokens:
+        logits += 2.0 * batch.label_tokens * shape.hidden_size * element
     # Between float32 weights the stream is float32, too.
     wide = FLOAT if setup.is_mixed else element
     stream = float(wide * shape.hidden_size)

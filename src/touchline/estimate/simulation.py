@@ -29,6 +29,8 @@ class SimulationRequest:
     """Treatment of a float32 adapter on a 16-bit base model."""
     expands_kv: bool = False
     """Whether keys and values are stored as wide as the queries."""
+    label_chunk: int | None = None
+    """Label tokens with logits at once, in our loop; None for all."""
     keeps_outputs: bool = False
     """Whether the loop keeps the logits until the backward pass is over."""
     config: Mapping[str, object] | None = None

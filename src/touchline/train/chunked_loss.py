@@ -82,7 +82,7 @@ class ChunkedLoss:
             if not self._checked:
                 return None
         del logits
-        losses: Tensor = _Chunks.apply(hidden, labels, logits_of, self.size, label_smoothing)
+        losses: Tensor = ChunkedCrossEntropy.apply(hidden, labels, logits_of, self.size, label_smoothing)
         return losses
 
     def _keep(self, module: nn.Module, arguments: tuple[Any, ...], output: Any) -> Any:
@@ -103,8 +103,12 @@ class ChunkedLoss:
         return logits.reshape(len(hidden), -1)
 
 
-class _Chunks(torch.autograd.Function):
-    """Losses of positions from their hidden states, chunk by chunk; the gradient is made beside them."""
+class ChunkedCrossEntropy(torch.autograd.Function):
+    """Losses of positions from their hidden states, chunk by chunk; the gradient is made beside them.
+
+    Applied to hidden states [T, H], labels [T], a function from hidden states to logits whose weights are frozen, the
+    positions of a chunk, and the label smoothing.
+    """
 
     @staticmethod
     def forward(

@@ -29,6 +29,7 @@ from torch.utils._pytree import tree_leaves
 from touchline.core.errors import InputError, TouchlineError
 from touchline.core.estimate import TrainingSetup
 from touchline.estimate.simulation import SimulationRequest, SimulationResult
+from touchline.train.chunked_loss import ChunkedCrossEntropy
 
 ROUNDING = 512
 """Bytes to which the CUDA allocator rounds every block."""
@@ -255,6 +256,13 @@ def _forward(model: nn.Module, request: SimulationRequest) -> tuple[Tensor, obje
         ]
         return torch.stack(losses).sum(), None
     places = torch.zeros(batch.label_tokens, dtype=torch.long)
+    labels = torch.zeros(batch.label_tokens, dtype=torch.long)
+    if request.label_chunk is not None:
+        with autocast:
+            states = base.model(input_ids=token_ids, use_cache=False).last_hidden_state
+            hidden = states.reshape(-1, states.shape[-1]).index_select(0, places)
+            each = ChunkedCrossEntropy.apply(hidden, labels, base.get_output_embeddings(), request.label_chunk, 0.0)
+        return each.sum() / batch.label_tokens, None
 
     def keep_places(module: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         del module
@@ -264,7 +272,6 @@ def _forward(model: nn.Module, request: SimulationRequest) -> tuple[Tensor, obje
     base.get_output_embeddings().register_forward_pre_hook(keep_places)
     with autocast:
         logits = model(input_ids=token_ids, use_cache=False).logits
-    labels = torch.zeros(batch.label_tokens, dtype=torch.long)
     each = nn.functional.cross_entropy(logits.reshape(-1, logits.shape[-1]).float(), labels, reduction="none")
     return each.sum() / batch.label_tokens, logits if request.keeps_outputs else None
 

@@ -12,6 +12,7 @@ from touchline.backends.memory import MemoryCoefficients
 from touchline.core.estimate import MicroBatch, TrainingSetup
 from touchline.core.json_text import parse_json
 from touchline.core.quantity import Missing
+from touchline.estimate.parts import tokens_with_logits
 from touchline.estimate.simulation import SimulatedLoop, SimulationRequest, SimulationResult
 
 TIMEOUT = 120.0
@@ -41,12 +42,16 @@ def request_for(
         return Missing(missing="a fused loss cannot be simulated")
     chunked = setup.loss == "chunked" or (setup.loss is None and coefficients.vocab_bytes < _CHUNKED_BELOW)
     loop: SimulatedLoop = "chunked" if chunked else "trainer"
+    label_chunk = None
     if coefficients.logits_of == "label":
         loop = "labels"
+        at_once = tokens_with_logits(setup, batch, coefficients)
+        label_chunk = at_once if at_once < batch.label_tokens else None
     return SimulationRequest(
         setup=setup,
         batch=batch,
         loop=loop,
+        label_chunk=label_chunk,
         float32_adapters=coefficients.float32_adapters,
         expands_kv=coefficients.expands_kv,
         config=config,
