@@ -42,8 +42,8 @@ from touchline.spec.defaults import VISION_TOWERS
 from touchline.spec.experiment import TrainConfig
 from touchline.train.chunked_loss import ChunkedLoss, head_is_frozen
 from touchline.train.inherit import CHANGES_BASE
-        labels = send(torch.from_numpy(rows.labels), device)
-        sources = send(torch.from_numpy(rows.sources), device)
+from touchline.train.log import LOG
+from touchline.train.machine import Machine, send, torch_dtype
 from touchline.train.parallel import Processes
 from touchline.train.pixels import PixelReader
 from touchline.train.quantization import is_quantized, keep_trainable_layout, quantization_config
