@@ -82,8 +82,7 @@ class ChunkedLoss:
             if not self._checked:
                 return None
         del logits
-        losses: Tensor = ChunkedCrossEntropy.apply(hidden, labels, logits_of, self.size, label_smoothing)
-        return losses
+        return chunked_cross_entropy(hidden, labels, logits_of, self.size, label_smoothing)
 
     def _keep(self, module: nn.Module, arguments: tuple[Any, ...], output: Any) -> Any:
         """Keep the hidden states of the label positions, [T, H]. Hand on the first of them, [1, 1, H]."""
@@ -103,12 +102,8 @@ class ChunkedLoss:
         return logits.reshape(len(hidden), -1)
 
 
-class ChunkedCrossEntropy(torch.autograd.Function):
-    """Losses of positions from their hidden states, chunk by chunk; the gradient is made beside them.
-
-    Applied to hidden states [T, H], labels [T], a function from hidden states to logits whose weights are frozen, the
-    positions of a chunk, and the label smoothing.
-    """
+class _Chunks(torch.autograd.Function):
+    """Losses of positions from their hidden states, chunk by chunk; the gradient is made beside them."""
 
     @staticmethod
     def forward(
@@ -119,6 +114,7 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         size: int,
         label_smoothing: float,
     ) -> Tensor:
+        """Return the losses, and keep the gradient of their sum if one is needed."""
         needed = bool(ctx.needs_input_grad[0])
         losses = torch.empty(len(labels), dtype=torch.float32, device=hidden.device)
         gradient = torch.empty_like(hidden) if needed else None
@@ -138,8 +134,25 @@ class ChunkedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, None, None, None, None]:
+        """Return the kept gradient, each position's times that of its loss."""
         (gradient,) = ctx.saved_tensors
         return (gradient * outer[0].unsqueeze(-1)).to(gradient.dtype), None, None, None, None
+
+
+def chunked_cross_entropy(
+    hidden: Tensor, labels: Tensor, logits_of: Callable[[Tensor], Tensor], size: int, label_smoothing: float = 0.0
+) -> Tensor:
+    """Return the loss of each label in nats, float32; shape [T].
+
+    Args:
+        hidden: hidden states that predict them; shape [T, H].
+        labels: the labels; shape [T].
+        logits_of: frozen function from hidden states to logits.
+        size: positions of a chunk.
+        label_smoothing: probability mass spread over all tokens.
+    """
+    losses: Tensor = _Chunks.apply(hidden, labels, logits_of, size, label_smoothing)  # type: ignore[no-untyped-call]
+    return losses
 
 
 def _with_hidden(output: ModelOutput, hidden: Tensor) -> ModelOutput:

@@ -29,7 +29,7 @@ from torch.utils._pytree import tree_leaves
 from touchline.core.errors import InputError, TouchlineError
 from touchline.core.estimate import TrainingSetup
 from touchline.estimate.simulation import SimulationRequest, SimulationResult
-from touchline.train.chunked_loss import ChunkedCrossEntropy
+from touchline.train.chunked_loss import chunked_cross_entropy
 
 ROUNDING = 512
 """Bytes to which the CUDA allocator rounds every block."""
@@ -261,7 +261,7 @@ def _forward(model: nn.Module, request: SimulationRequest) -> tuple[Tensor, obje
         with autocast:
             states = base.model(input_ids=token_ids, use_cache=False).last_hidden_state
             hidden = states.reshape(-1, states.shape[-1]).index_select(0, places)
-            each = ChunkedCrossEntropy.apply(hidden, labels, base.get_output_embeddings(), request.label_chunk, 0.0)
+            each = chunked_cross_entropy(hidden, labels, base.get_output_embeddings(), request.label_chunk)
         return each.sum() / batch.label_tokens, None
 
     def keep_places(module: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
