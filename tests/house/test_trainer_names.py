@@ -48,6 +48,7 @@ ALLOWED = {
     **{
         (f"train/{name}.py", "peft"): "that backend's program"
         for name in (
+            "compiling",
             "machine",
             "simulate",
             "hf",

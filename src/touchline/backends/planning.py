@@ -57,6 +57,7 @@ def training_setup(
         int8_base=train.quantization == "int8",
         nested_scales=True if quantized else None,
         attention="eager" if train.attention == "eager" else "fused",
+        compiled=train.compile,
         loss="fused" if train.kernels == "liger" else None,
     )
 

@@ -91,6 +91,25 @@ def full_faults(model: ModelInfo, train: TrainConfig) -> tuple[Finding, ...]:
     return _refused(train, pairs) if train.trains_all else ()
 
 
+def compile_faults(model: ModelInfo, train: TrainConfig) -> tuple[Finding, ...]:
+    """Return an error for each setting that was not tried on compiled layers."""
+    pairs = (
+        (
+            train.quantization != "none",
+            "compile",
+            f"compile: true with quantization: {train.quantization}: torch.compile does not see into its kernels",
+            "compile: false, or quantization: none",
+        ),
+        (
+            model.vision,
+            "compile",
+            f"compile: true for {model.name}, a vision-language model: images have as many shapes as sizes",
+            "compile: false",
+        ),
+    )
+    return _refused(train, pairs) if train.compile else ()
+
+
 def _liger_faults(model: ModelInfo, train: TrainConfig) -> list[Finding]:
     """Return the errors of `kernels: liger` settings that trainers ignore or only warn about."""
     if train.kernels != "liger":
@@ -161,6 +180,11 @@ def sharding_faults(model: ModelInfo, train: TrainConfig, devices: int) -> tuple
             train.optimizer != "adamw",
             f"{train.optimizer} with sharding: full: tried with AdamW only",
             "optimizer: adamw",
+        ),
+        (
+            train.compile,
+            "compile: true with sharding: full: not tried",
+            "compile: false",
         ),
         (
             train.kernels == "liger",

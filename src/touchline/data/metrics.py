@@ -104,6 +104,10 @@ class AttemptRow:
     """Processes that share each step. Counts of a step are their sums, and peaks of memory their largest."""
     cohort: tuple[str, ...] = ()
     """Runs trained beside this one on the same base. Seconds and memory of a step are those of all."""
+    compiled_shapes: int = 0
+    """Shapes of micro-batches that the model was compiled for before the first step."""
+    compile_seconds: float = 0.0
+    """Part of `setup_seconds` that compiling took."""
     sharded: bool = False
     """Whether each process holds a part of the weights, so that memory says nothing of one that holds them all."""
 

@@ -429,7 +429,7 @@ def _train_identity(train: TrainConfig) -> dict[str, object]:
 _NEWER_KEYS: Mapping[type, tuple[str, ...]] = {
     TrainConfig: (
         *("method", "quantization", "optimizer", "label_smoothing", "neftune_alpha", "dataloader_workers"),
-        *("attention", "kernels", "sharding"),
+        *("attention", "kernels", "sharding", "compile"),
     ),
     LoraConfig: ("init", "dora", "rslora"),
     DataConfig: ("images", "image_root"),

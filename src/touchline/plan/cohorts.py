@@ -87,6 +87,7 @@ def _obstacle(run: PlannedRun, devices: int) -> str | None:
         (f"lora.init: {train.lora.init} changes the base", train.lora.init in ("pissa", "olora")),
         ("the output head has an adapter", "lm_head" in train.lora.target_modules),
         ("the data holds images", run.data.images is not None),
+        ("compiled layers hold one adapter", train.compile),
     ):
         if there:
             return obstacle

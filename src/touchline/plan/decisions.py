@@ -287,7 +287,7 @@ class RunResolver:
         """Return the simulated batches, cached by all settings that affect them."""
         key = (
             *(train.backend, train.micro_batch_size, train.global_batch_size, train.epochs, train.max_seq_len),
-            *(train.packed, train.lora.dropout > 0, train.neftune_alpha is not None),
+            *(train.packed, train.lora.dropout > 0, train.neftune_alpha is not None, train.compile),
             *(question.model.name, question.dataset.path, question.data),
         )
         if key not in self._forecasts:

@@ -32,6 +32,7 @@ _LISTED_LATER = (
         {
             *("train.method", "train.quantization", "train.optimizer", "train.label_smoothing"),
             *("train.neftune_alpha", "train.dataloader_workers", "train.attention", "train.kernels", "train.sharding"),
+            "train.compile",
             *("train.lora.init", "train.lora.dora", "train.lora.rslora"),
             *("data.images", "data.image_root"),
         }
@@ -81,6 +82,7 @@ _ROWS = (
     _Row("train.dataloader_workers", "data loader workers"),
     _Row("train.attention", "attention"),
     _Row("train.kernels", "kernels"),
+    _Row("train.compile", "compiled"),
     _Row("train.sharding", "sharding over devices"),
     _Row("train.loss", "loss"),
     _Row("train.schedule", "learning rate schedule"),

@@ -67,6 +67,7 @@ DEFAULTS: Final = (
     _row("train.dataloader_workers", 0, "batches are tokenized before the first step"),
     _row("train.attention", "auto", "the trainer's default kernel, on any machine"),
     _row("train.kernels", "none", "the model's own code, on any machine"),
+    _row("train.compile", "false", "short runs end before compiling pays, and it needs a compiler"),
     _row("train.sharding", "none", "data parallel: each device holds the whole model"),
     _row("train.epochs", EPOCHS, "more passes are a choice to make, not to inherit"),
     _row("train.global_batch_size", GLOBAL_BATCH_SIZE, "a common size for adapters on some thousand examples"),

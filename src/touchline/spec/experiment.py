@@ -189,6 +189,10 @@ class TrainConfig:
     kernels: Literal["none", "liger"] = "none"
     """Kernels that replace parts of the model: `liger` (the package liger-kernel, which needs a GPU) computes logits
     and loss together and never holds all logits."""
+    compile: bool = False
+    """Compile the model (`torch.compile`): steps take less time, and the start takes more. It needs a C++ compiler, or
+    on a GPU a C compiler and triton. With `peft` every layer is compiled before the first step, rows are padded to
+    multiples of 64 tokens so that few widths are compiled, and the validation split is scored uncompiled."""
     sharding: Literal["none", "full"] = "none"
     """What several devices of a run share: with `full` (FSDP2) each holds a part of every weight, gradient and
     optimizer state, and gathers a layer while it is computed; with `none` each holds all of them."""

@@ -28,6 +28,7 @@ from touchline.core.quantity import NO_EVIDENCE, Measured
 from touchline.data.images import load_pixels, require_pillow
 from touchline.data.metrics import ScoringSetup
 from touchline.data.rendering.image_rule import ImageRule
+from touchline.train.compiling import require_compiler
 from touchline.train.export import write_weights
 from touchline.train.failures import refuse_nonsense, refuse_out_of_memory
 from touchline.train.folders import remove_folder, remove_leftovers
@@ -143,6 +144,7 @@ def open_planned(folder: Path, stop: Stop) -> PlannedTraining | None:
         remove_folder(folder / RESUME_FOLDER)
         return None
     require_kernels(config.train)
+    require_compiler(config.train, "cuda" if torch.cuda.is_available() else "cpu")
     if not is_member():
         remove_leftovers(folder)
         for path in (folder / RESUME_FOLDER).glob("checkpoint-*"):

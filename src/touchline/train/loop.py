@@ -52,7 +52,7 @@ class Training:
         self._gpu = gpu_meter(session.machine)
         self._pending = session.state is not None and session.state.boundary_pending
         self._validation_rows = arrange_by_length(
-            session.inputs.validation, session.layout, session.inputs.batches.micro_batch_size
+            session.inputs.validation, session.scoring_layout, session.inputs.batches.micro_batch_size
         )
 
     @property

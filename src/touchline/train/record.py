@@ -51,6 +51,8 @@ class AttemptSetup:
     row_tokens: int | None = None
     share_prefix: bool = False
     cohort: tuple[str, ...] = ()
+    compiled_shapes: int = 0
+    compile_seconds: float = 0.0
 
     def scoring(self, inputs: Inputs) -> ScoringSetup:
         """Return the setup of the validation."""
@@ -197,6 +199,8 @@ class TrainingRecord:
             data_parallel_size=config.batches.data_parallel_size,
             cohort=setup.cohort,
             sharded=train.is_sharded,
+            compiled_shapes=setup.compiled_shapes,
+            compile_seconds=setup.compile_seconds,
         )
         self._label = f"{config.run}: " if setup.cohort else ""
         self._write(row)

@@ -15,6 +15,8 @@ from touchline.backends.peft.layout import PADDED, ROW_TOKENS, SAMPLED_STEPS, Ba
 from touchline.core.catalog import RenderedExample
 from touchline.core.errors import PlanDriftError, PolicyError
 from touchline.data.metrics import IsolationProof, SavedFile
+from touchline.train.compiling import compile_layers, compile_shapes, require_compiler
+from touchline.train.failures import refuse_out_of_memory
 from touchline.train.folders import describe, plain_disk_faults
 from touchline.train.inherit import Inheritance, merge_into, with_initial
 from touchline.train.inputs import Inputs
@@ -57,7 +59,7 @@ class Session:
     target_loss: LossFunction
     """Loss function."""
     layout: BatchLayout
-    """Layout of examples in rows, tested for isolation."""
+    """Layout of training examples in rows, tested for isolation."""
     setup: AttemptSetup
     """Setup on this machine."""
     state: ResumeState | None
@@ -69,6 +71,11 @@ class Session:
     """Lineage proof, if made by this attempt."""
     adapter: str = DEFAULT_ADAPTER
     """Name of the adapter in the model."""
+
+    @property
+    def scoring_layout(self) -> BatchLayout:
+        """Layout of validation items, the same whether the model is compiled or not."""
+        return replace(self.layout, width_multiple=1, width_limit=None)
 
     @property
     def micro_batch_size(self) -> int:
@@ -91,6 +98,7 @@ def build_session(inputs: Inputs, saved: tuple[Path, ResumeState] | None, ancest
     if saved is not None:
         torch.set_num_threads(saved[1].threads)
     machine = select_device(train.base_dtype)
+    require_compiler(train, machine.kind)
     assert isinstance(train.packed, bool)
     obstacle = None
     if train.lora.dropout > 0 and not train.trains_all:
@@ -120,6 +128,7 @@ def build_session(inputs: Inputs, saved: tuple[Path, ResumeState] | None, ancest
     )
     parameters = trainable(model)
     layout, reason, isolation = _proved(target_loss, inputs, layout, reason)
+    layout = layout.for_training(compiled=train.compile, max_seq_len=train.max_seq_len)
     setup = AttemptSetup(
         device=machine.device_name,
         device_kind=machine.kind,
@@ -140,6 +149,10 @@ def build_session(inputs: Inputs, saved: tuple[Path, ResumeState] | None, ancest
     lineage = None
     if ancestry is not None and inheritance is not None and ancestry.proved is None:
         lineage = prove_lineage(ancestry, inheritance, target_loss, setup.scoring(inputs), rounding)
+    if train.compile:
+        compile_layers(model)
+        shapes, seconds = _compiled(target_loss, inputs, layout)
+        setup = replace(setup, compiled_shapes=shapes, compile_seconds=seconds)
     optimizer = optimizer_for(parameters, train)
     if saved is not None:
         _restore(saved, inputs, parameters, optimizer)
@@ -208,6 +221,23 @@ def _sampled(inputs: Inputs) -> Iterator[list[RenderedExample]]:
     for step in range(min(SAMPLED_STEPS, inputs.batches.steps)):
         for batch in inputs.batches.step(step):
             yield [inputs.train[int(index)] for index in batch]
+
+
+def _compiled(target_loss: LossFunction, inputs: Inputs, layout: BatchLayout) -> tuple[int, float]:
+    """Compile the layers for all micro-batches. Return the number of shapes, and the seconds that it took."""
+    every = (
+        [inputs.train[int(index)] for index in batch]
+        for step in range(inputs.batches.steps)
+        for batch in inputs.batches.step(step)
+    )
+    random = take_random_state()
+    try:
+        return compile_shapes(target_loss, every, layout)
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        refuse_out_of_memory(error, inputs.config.run, 1)
+        raise
+    finally:
+        give_random_state(random)
 
 
 def _widest(layout: BatchLayout, inputs: Inputs) -> int:

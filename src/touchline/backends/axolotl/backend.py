@@ -60,6 +60,8 @@ def training_config(planned: PlannedSettings) -> dict[str, object]:
     }
     if train.kernels == "liger":
         config |= {"plugins": [_LIGER], **dict.fromkeys(_LIGER_PARTS, True)}
+    if train.compile:
+        config["torch_compile"] = True
     return {key: value for key, value in config.items() if value is not None}
 
 

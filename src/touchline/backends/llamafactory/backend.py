@@ -64,6 +64,8 @@ def training_arguments(planned: PlannedSettings) -> dict[str, object]:
     }
     if train.kernels == "liger":
         arguments["enable_liger_kernel"] = True
+    if train.compile:
+        arguments["torch_compile"] = True
     if train.quantization == "nf4":
         arguments |= {"quantization_bit": 4, "quantization_method": "bnb", "double_quantization": True}
     return {key: value for key, value in arguments.items() if value is not None}

@@ -12,7 +12,7 @@ from touchline.backends.planned_order import planned_batches
 from touchline.backends.planning import common_fixed_settings, forecast_batches, training_setup
 from touchline.backends.protocol import Backend, ExampleLengths, FixedSetting
 from touchline.backends.run_config import run_config, run_config_text
-from touchline.backends.training_limits import MOST_DEVICES, adapter_faults, full_faults, limit_faults
+from touchline.backends.training_limits import MOST_DEVICES, adapter_faults, compile_faults, full_faults, limit_faults
 from touchline.core.catalog import ModelInfo
 from touchline.core.estimate import TrainingSetup
 from touchline.core.finding import Finding
@@ -55,7 +55,12 @@ class PeftBackend:
 
     def faults(self, model: ModelInfo, train: TrainConfig, devices: int = 1) -> tuple[Finding, ...]:
         """Return the settings that this trainer does not support for this model."""
-        return (*limit_faults(model, train, devices), *adapter_faults(train), *full_faults(model, train))
+        return (
+            *limit_faults(model, train, devices),
+            *adapter_faults(train),
+            *full_faults(model, train),
+            *compile_faults(model, train),
+        )
 
     def setup(
         self, train: TrainConfig, shape: ModelShape, machine: TargetMachine, width: int, devices: int = 1
@@ -78,7 +83,7 @@ class PeftBackend:
         """Return the trainer's rows. A prefix common to all prompts is computed once per row if allowed."""
         if len(lengths.total) and int(lengths.total.min()) < _FEWEST_TOKENS:
             return Missing(missing="an example has no prompt or no answer")
-        batching = PeftBatching(shared_prefix=0 if _is_noisy(train) else lengths.prefix)
+        batching = PeftBatching(shared_prefix=0 if _is_noisy(train) else lengths.prefix, compiled=train.compile)
         return forecast_batches(batching, train, lengths, seed, devices)
 
     def files(self, run: PlannedRun, plan: Plan) -> Mapping[str, str]:

@@ -26,6 +26,8 @@ class PeftBatching:
 
     shared_prefix: int = 0
     """Tokens that all prompts begin with, which are computed once a row where that pays; 0 where none may be shared."""
+    compiled: bool = False
+    """Whether the model is compiled, so that rows have few widths."""
 
     def forecast(
         self, lengths: NDArray[np.uint32], settings: BatchSettings, labels: NDArray[np.uint32] | None = None
@@ -54,14 +56,17 @@ class PeftBatching:
             answers_cut=np.zeros(0, np.int64),
             dropped=np.zeros(0, np.int64),
         )
-        layout = self._layout(examples, plan, settings)
+        layout = self._layout(examples, plan, settings).for_training(
+            compiled=self.compiled, max_seq_len=settings.max_seq_len
+        )
         known = simulated_epochs(len(total), settings.epochs)
         epochs = [self._arranged(examples, plan, epoch, layout) for epoch in range(known)]
         bound: MicroBatch | None = None
         if known < settings.epochs:
             longest = np.sort(computed)[::-1][: plan.micro_batch_size]
             most_labels = int(np.sort(examples.labels)[::-1][: plan.micro_batch_size].sum())
-            bound = MicroBatch(rows=len(longest), width=int(longest[0]), label_tokens=most_labels)
+            width = layout.padded_width(int(longest[0]))
+            bound = MicroBatch(rows=len(longest), width=width, label_tokens=most_labels)
         packed = settings.packed
         prefix = self.shared_prefix if packed and layout.share_prefix else 0
         own = replace(examples, tokens=computed - prefix)
@@ -114,7 +119,8 @@ class PeftBatching:
                 # Of the shared tokens only those count that are computed: once a row.
                 real = real - np.where(in_batch > 1, self.shared_prefix * (in_batch - sizes), 0)
         else:
-            filled, widths = one_each(len(order)), np.maximum.reduceat(examples.tokens[order], starts)
+            filled, longest = one_each(len(order)), np.maximum.reduceat(examples.tokens[order], starts)
+            widths = np.asarray([layout.padded_width(width) for width in longest.tolist()])
         return filled, MicroBatches(
             rows=sizes, widths=widths, labels=np.add.reduceat(examples.labels[order], starts), real=real
         )
@@ -143,6 +149,8 @@ def _notes(lengths: NDArray[np.int64], settings: BatchSettings, known: int, layo
     notes = ["packing changes rows and padding, not the steps"] if settings.packed else []
     if layout.share_prefix:
         notes.append(f"what all prompts begin with is computed once a row ({layout.name})")
+    if layout.width_multiple > 1:
+        notes.append(f"rows are padded to multiples of {layout.width_multiple} tokens, since each width is compiled")
     too_long = int((lengths > settings.max_seq_len).sum())
     if too_long:
         notes.append(

@@ -10,7 +10,7 @@ An example's last token is a label only and is never computed, because nothing f
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,8 @@ SAMPLED_STEPS = 64
 LOGITS_AT_ONCE = 2**26
 """Label positions times vocabulary entries with logits at once: 0.75 GiB at 12 bytes each, and products that are large
 enough for any GPU."""
+COMPILED_WIDTH = 64
+"""Multiple that rows of a compiled training are padded to, because every width is compiled on its own."""
 PADDING = -1
 """Segment of padding."""
 SHARED = 0
@@ -56,6 +58,24 @@ class BatchLayout:
     """Tokens that a row may hold; none: every example has a row of its own."""
     share_prefix: bool = False
     """Whether the tokens that all prompts of a micro-batch begin with are computed once a row."""
+    width_multiple: int = 1
+    """Number of tokens that rows are padded to a multiple of."""
+    width_limit: int | None = None
+    """Width that rows are not padded beyond; None for none."""
+
+    def for_training(self, *, compiled: bool, max_seq_len: int) -> BatchLayout:
+        """Return the layout of training rows: those of a compiled training have few widths.
+
+        Args:
+            compiled: whether the model is compiled.
+            max_seq_len: tokens that rows are not padded beyond, since the model may support no more.
+        """
+        return replace(self, width_multiple=COMPILED_WIDTH, width_limit=max_seq_len) if compiled else self
+
+    def padded_width(self, tokens: int) -> int:
+        """Return the width of rows of which the longest holds so many tokens."""
+        width = -(-tokens // self.width_multiple) * self.width_multiple
+        return width if self.width_limit is None else max(tokens, min(width, self.width_limit))
 
     @property
     def several_per_row(self) -> bool:
@@ -138,9 +158,8 @@ def arrange(examples: Sequence[RenderedExample], layout: BatchLayout, pad_id: in
     """
     if not examples or any(not example.prompt_ids or not example.answer_ids for example in examples):
         raise ValueError("a micro-batch needs examples, each with a prompt and an answer")
-    prefix = common_prefix([example.prompt_ids for example in examples]) if layout.share_prefix else 0
+    prefix, members, width = _rows_of(examples, layout)
     inputs = [(example.prompt_ids + example.answer_ids)[:-1] for example in examples]
-    members, width = fill([len(ids) for ids in inputs], layout, prefix)
     shape = (len(members), width)
     token_ids = np.full(shape, pad_id, dtype=np.int64)
     positions = np.zeros(shape, dtype=np.int64)
@@ -170,6 +189,19 @@ def arrange(examples: Sequence[RenderedExample], layout: BatchLayout, pad_id: in
         masked=len(members) < len(examples),
         images=tuple(path for index in order for path in examples[index].images),
     )
+
+
+def shape_of(examples: Sequence[RenderedExample], layout: BatchLayout) -> tuple[int, int, bool]:
+    """Return the rows and the width of a micro-batch, and whether its rows have masks, without arranging it."""
+    _, members, width = _rows_of(examples, layout)
+    return len(members), width, len(members) < len(examples)
+
+
+def _rows_of(examples: Sequence[RenderedExample], layout: BatchLayout) -> tuple[int, list[list[int]], int]:
+    """Return the tokens of the shared prefix, the examples of each row, and the width of the rows."""
+    prefix = common_prefix([example.prompt_ids for example in examples]) if layout.share_prefix else 0
+    lengths = [len(example.prompt_ids) + len(example.answer_ids) - 1 for example in examples]
+    return prefix, *fill(lengths, layout, prefix)
 
 
 def stack(batches: Sequence[SequenceBatch], pad_id: int = 0) -> SequenceBatch:
@@ -222,7 +254,7 @@ def fill(lengths: Sequence[int], layout: BatchLayout, prefix: int = 0) -> tuple[
     """
     own = [length - prefix for length in lengths]
     members = _members(own, layout, prefix)
-    return members, max(prefix + sum(own[index] for index in row) for row in members)
+    return members, layout.padded_width(max(prefix + sum(own[index] for index in row) for row in members))
 
 
 def _members(lengths: Sequence[int], layout: BatchLayout, prefix: int) -> list[list[int]]:

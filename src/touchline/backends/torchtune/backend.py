@@ -240,7 +240,7 @@ def _sections(
             "warmup_fraction": train.warmup_fraction,
         },
         "loss": {"_component_": "torchtune.modules.loss.CEWithChunkedOutputLoss"},
-        "compile": False,
+        "compile": train.compile,
         "device": "cpu" if on_cpu else "cuda",
         "dtype": _DTYPES[train.lora.dtype],
         "enable_activation_checkpointing": train.gradient_checkpointing,

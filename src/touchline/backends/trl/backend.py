@@ -148,6 +148,8 @@ def trainer_settings(run: PlannedRun, plan: Plan) -> dict[str, object]:
     }
     if train.kernels == "liger":
         sft["use_liger_kernel"] = True
+    if train.compile:
+        sft["torch_compile"] = True
     if train.is_sharded:
         sft |= _SHARDED
     settings: dict[str, object] = {

@@ -21,7 +21,14 @@ from touchline.data.resolving import shown_example, with_columns
 from touchline.data.task_files import is_task_file, resolve_task
 from touchline.data.user_config import UserConfig
 from touchline.plan.build import data_key
-from touchline.plan.local.target import Target, device_findings, kernel_findings, resolve_target, type_findings
+from touchline.plan.local.target import (
+    Target,
+    compiler_findings,
+    device_findings,
+    kernel_findings,
+    resolve_target,
+    type_findings,
+)
 from touchline.spec.anchors import portable_path
 from touchline.spec.document import error
 from touchline.spec.evaluation import EvaluationTask
@@ -151,6 +158,7 @@ def _see_target(seen: ResolvedInputs, settings: UserConfig) -> None:
         seen.findings += type_findings(seen.target, compute, settings.slurm, document.where(["compute", "gpu"]))
     seen.findings += device_findings(compute, trainers, machine, document.where(["compute", "gpus_per_run"]))
     seen.findings += kernel_findings(trainings, compute, machine, document.where(["train"]))
+    seen.findings += compiler_findings(trainings, compute, machine, document.where(["train"]))
 
 
 def _with_columns(

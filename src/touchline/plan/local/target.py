@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 
 from touchline.backends.kernels import needed_kernels
+from touchline.backends.local.compilers import missing_compiler
 from touchline.backends.registry import backend_names, external_trainer, get_backend
 from touchline.core.errors import InputError, PolicyError
 from touchline.core.finding import Finding, Location, Severity
@@ -206,6 +207,26 @@ def kernel_findings(
             message = f"{kernels.setting} needs {kernels.package}, not installed here"
             hint = f"pip install {kernels.package}; or {kernels.without}"
             yield _finding(DEVICES, message, hint, where, subject=subject)
+
+
+def compiler_findings(
+    trainings: Iterable[TrainConfig], compute: ComputeConfig, machine: TargetMachine | None, where: Location | None
+) -> Iterator[Finding]:
+    """Yield a finding if runs are compiled on this machine, and it lacks a compiler.
+
+    Args:
+        trainings: the trainings of the runs.
+        compute: where the runs will be.
+        machine: the machine that is planned for; None where it is not known.
+        where: the place of `train`.
+    """
+    compiled = [train for train in trainings if train.compile and external_trainer(train.backend) is None]
+    if not compiled or machine is None or compute.executor != "local":
+        return
+    lacking = missing_compiler(machine.kind)
+    if lacking is not None:
+        message = f"train.compile: true needs {lacking.what}"
+        yield _finding(DEVICES, message, f"{lacking.hint}; or train.compile=false", where, subject="train.compile")
 
 
 def _most_devices(trainer: str) -> int:
