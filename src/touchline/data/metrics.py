@@ -119,7 +119,11 @@ class AttemptRow:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepRow:
-    """Completed optimizer step."""
+    """Completed optimizer step.
+
+    On a GPU the steps are fetched in groups of up to 10. What was measured of a group is in the row of each of its
+    steps.
+    """
 
     event: Literal["step"]
     """Always `step`."""
@@ -132,7 +136,7 @@ class StepRow:
     time_unix: float
     """End of the step."""
     seconds: float
-    """Wall-clock time."""
+    """Wall-clock time; on a GPU that between the events before and after the step's work."""
     elapsed_seconds: float
     """Wall-clock time of all steps so far over all attempts, without validation and saving."""
     loss: FiniteOrNot
@@ -154,13 +158,14 @@ class StepRow:
     target_tokens: int
     """Label tokens."""
     peak_memory: Measured
-    """Peak since the attempt's first step: resident set of the process, or memory allocated on the GPU."""
+    """Peak from the attempt's first step to the end of the group: resident set of the process, or memory allocated on
+    the GPU."""
     peak_memory_reserved: Measured
-    """Peak memory reserved on the GPU."""
+    """Peak memory reserved on the GPU, up to the end of the group."""
     cpu_percent: float
-    """CPU time of the process over wall-clock time; 100 is one core."""
+    """CPU time of the process over wall-clock time of the group; 100 is one core."""
     gpu_percent: Measured
-    """GPU utilization reported by its driver at the end of the step."""
+    """GPU utilization reported by its driver at the end of the group."""
     load_1min: Measured
     """Load average of the machine."""
 

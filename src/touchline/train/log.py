@@ -90,9 +90,9 @@ class ConsoleProgress:
         self._said_step = done
         self._terminal = sys.stderr.isatty()
 
-    def step(self, done: int, loss: float, tokens_per_second: float) -> None:
-        """Report a completed step."""
-        now = time.monotonic()
+    def step(self, done: int, loss: float, tokens_per_second: float, seconds_ago: float = 0.0) -> None:
+        """Report a step that was completed some seconds ago."""
+        now = time.monotonic() - seconds_ago
         due = now - self._said_at >= LINE_SECONDS
         if not self._terminal:
             due = done - self._said_step >= LINE_SHARE * self._steps

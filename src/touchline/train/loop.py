@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
 import torch
@@ -13,7 +15,7 @@ from touchline.core.catalog import RenderedExample
 from touchline.core.errors import TouchlineError
 from touchline.train.export import write_weights
 from touchline.train.failures import refuse_nonsense, refuse_out_of_memory
-from touchline.train.machine import MemorySampler, Stopwatch, gpu_meter
+from touchline.train.machine import FETCH_SECONDS, MemorySampler, Moment, Stopwatch, gpu_meter
 from touchline.train.model import MicroBatchGradient, add_gradient, arrange_by_length, mean_loss
 from touchline.train.parallel import Processes
 from touchline.train.record import TrainingRecord
@@ -29,6 +31,27 @@ Work: TypeAlias = Generator[MicroBatchGradient, torch.Tensor, bool]
 
 class _StopRequestedError(Exception):
     """Stop requested between two micro-batches; the state is that after the last complete step."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _UnfetchedStep:
+    """Completed optimizer step whose loss and norm are still on the device."""
+
+    begin: Moment
+    end: Moment
+    loss: torch.Tensor
+    """This process's share of the mean loss."""
+    norm: torch.Tensor
+    """Norm of the gradient, the same in all processes."""
+    padded_tokens: int
+    """Tokens computed by this process."""
+    squared_widths: int
+    """Sum of this process's squared widths."""
+    learning_rate: float
+    examples: int
+    micro_batches: int
+    real_tokens: int
+    target_tokens: int
 
 
 class Training:
@@ -50,6 +73,10 @@ class Training:
         self._group = group
         self._parameters = list(session.parameters.values())
         self._gpu = gpu_meter(session.machine)
+        self._memory = MemorySampler(session.machine)
+        self._unfetched: list[_UnfetchedStep] = []
+        self._fetch_after = 1
+        self._watch = Stopwatch()
         self._pending = session.state is not None and session.state.boundary_pending
         self._validation_rows = arrange_by_length(
             session.inputs.validation, session.scoring_layout, session.inputs.batches.micro_batch_size
@@ -58,7 +85,7 @@ class Training:
     @property
     def step(self) -> int:
         """Optimizer steps done."""
-        return self._record.step
+        return self._record.step + len(self._unfetched)
 
     def run(self) -> bool:
         """Train to the end or until a stop is requested. Return True if complete.
@@ -81,9 +108,10 @@ class Training:
     def start(self) -> Work:
         """Train; the caller adds the requested gradients, and sends each micro-batch's share of the loss."""
         try:
-            with self._reading_ahead(), MemorySampler(self._session.machine) as memory:
-                yield from self._run(memory)
+            with self._reading_ahead(), self._memory:
+                yield from self._run()
         except _StopRequestedError:
+            self._fetch()
             self._save()
             self._record.stop(self._stop)
             return False
@@ -92,23 +120,31 @@ class Training:
 
     # ---- steps ------------------------------------------------------------------------------------------------------
 
-    def _run(self, memory: MemorySampler) -> Requests:
+    def _run(self) -> Requests:
         self._session.model.train()
         if self._record.step == 0:
             self._validate()
         if self._pending:
             self._boundary()
         while not self._record.complete:
-            memory.watch(active=True)
-            yield from self._optimizer_step(memory)
+            yield from self._optimizer_step()
+            if not self._fetch_due():
+                continue
+            self._fetch()
             self._boundary()
             if self._record.state_due:
                 self._save()
 
-    def _optimizer_step(self, memory: MemorySampler) -> Requests:
-        """Run one step: accumulate the gradient of the mean over all its label tokens, clip, update."""
-        watch = Stopwatch()
-        session, train, step = self._session, self._config.train, self._record.step
+    def _optimizer_step(self) -> Requests:
+        """Run one step: accumulate the gradient of the mean over all its label tokens, clip, update.
+
+        Nothing here waits for a GPU: it computes while the next step is prepared.
+        """
+        if not self._unfetched:
+            self._watch = Stopwatch()
+        self._memory.watch(active=True)
+        session, train, step = self._session, self._config.train, self.step
+        begin = Moment(session.machine)
         random = take_random_state()
         micro_batches = self._micro_batches(step)
         examples = [example for batch in micro_batches for example in batch]
@@ -129,9 +165,7 @@ class Training:
             give_random_state(random)
             raise
         self._group.sum_gradients(self._parameters)
-        loss, *counts = self._group.sums([total.item(), computed, squares])
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, train.max_grad_norm)
-        refuse_nonsense(self._config.run, step + 1, loss, norm.item())
         rate = learning_rate(
             step,
             steps=self._batches.steps,
@@ -143,27 +177,70 @@ class Training:
             group["lr"] = rate
         session.optimizer.step()
         session.optimizer.zero_grad(set_to_none=True)
-        seconds, (cpu_percent,) = watch.seconds(), self._group.sums([watch.cpu_percent()])
-        memory.watch(active=False)
-        peak, reserved = self._group.peaks(memory.peaks())
-        self._pending = True
-        self._record.end_step(
-            step + 1,
-            seconds=seconds,
-            loss=loss,
-            learning_rate=rate,
-            grad_norm=norm.item(),
-            examples=len(examples),
-            micro_batches=len(micro_batches),
-            real_tokens=sum(len(example.prompt_ids) + len(example.answer_ids) for example in examples),
-            padded_tokens=int(counts[0]),
-            squared_widths=int(counts[1]),
-            target_tokens=targets,
-            peak_memory=peak,
-            peak_memory_reserved=reserved,
-            cpu_percent=cpu_percent,
-            gpu_percent=self._gpu(),
+        self._memory.watch(active=False)
+        self._unfetched.append(
+            _UnfetchedStep(
+                begin=begin,
+                end=Moment(session.machine),
+                loss=total,
+                norm=norm,
+                padded_tokens=computed,
+                squared_widths=squares,
+                learning_rate=rate,
+                examples=len(examples),
+                micro_batches=len(micro_batches),
+                real_tokens=sum(len(example.prompt_ids) + len(example.answer_ids) for example in examples),
+                target_tokens=targets,
+            )
         )
+
+    def _fetch_due(self) -> bool:
+        """Return whether the losses are to be fetched now: enough steps are done, or something is due after the last.
+
+        Nothing is written of weights whose losses have not been seen.
+        """
+        if len(self._unfetched) >= self._session.machine.fetch_steps:
+            return True
+        enough = len(self._unfetched) >= self._fetch_after
+        return self._group.any(enough or self._record.work_due(self.step))
+
+    def _fetch(self) -> None:
+        """Fetch the losses and norms of the steps since the last fetch, and write their rows.
+
+        Raises:
+            RunsFailedError: one of them is not finite.
+        """
+        steps, self._unfetched = self._unfetched, []
+        if not steps:
+            return
+        shares = torch.stack([step.loss for step in steps]).tolist()
+        norms = torch.stack([step.norm for step in steps]).tolist()
+        own = [(share, step.padded_tokens, step.squared_widths) for share, step in zip(shares, steps, strict=True)]
+        *sums, cpu_percent = self._group.sums([*itertools.chain(*own), self._watch.cpu_percent()])
+        peak, reserved = self._group.peaks(self._memory.peaks())
+        gpu_percent, last = self._gpu(), steps[-1].end
+        for step, norm, loss, tokens, widths in zip(steps, norms, sums[::3], sums[1::3], sums[2::3], strict=True):
+            refuse_nonsense(self._config.run, self._record.step + 1, loss, norm)
+            self._record.end_step(
+                self._record.step + 1,
+                seconds_ago=step.end.seconds_to(last),
+                seconds=step.begin.seconds_to(step.end),
+                loss=loss,
+                learning_rate=step.learning_rate,
+                grad_norm=norm,
+                examples=step.examples,
+                micro_batches=step.micro_batches,
+                real_tokens=step.real_tokens,
+                padded_tokens=int(tokens),
+                squared_widths=int(widths),
+                target_tokens=step.target_tokens,
+                peak_memory=peak,
+                peak_memory_reserved=reserved,
+                cpu_percent=cpu_percent,
+                gpu_percent=gpu_percent,
+            )
+        self._fetch_after = max(1, int(FETCH_SECONDS * len(steps) / max(steps[0].begin.seconds_to(last), 1e-9)))
+        self._pending = True
 
     def _micro_batches(self, step: int) -> list[list[RenderedExample]]:
         return [[self._session.inputs.train[int(i)] for i in batch] for batch in self._batches.step(step)]

@@ -16,6 +16,10 @@ from touchline.core.quantity import Measured, MemoryKind, Missing, Quantity
 from touchline.data.machine import DtypeChoice, choose_base_dtype, cpu_name
 from touchline.data.versions import stack_versions
 
+FETCH_STEPS = 10
+"""Most optimizer steps whose losses and norms are fetched from a GPU together."""
+FETCH_SECONDS = 1.0
+"""Time that the steps fetched together may take, as far as those before them tell."""
 SAMPLE_SECONDS = 0.1
 """Seconds between two readings of the resident set; a reading takes about 20 µs."""
 _LIBRARIES = ("touchline", "torch", "transformers", "peft", "safetensors", "tokenizers", "numpy")
@@ -36,6 +40,8 @@ class Machine:
     """The same with its reason."""
     threads: int
     """Number of CPU threads of torch."""
+    fetch_steps: int = 1
+    """Most optimizer steps whose losses and norms are fetched together."""
 
     @property
     def kind(self) -> Literal["cpu", "cuda"]:
@@ -53,6 +59,7 @@ def select_device(wanted: Literal["auto", "float32", "bfloat16"]) -> Machine:
         base_dtype=_DTYPES[choice.dtype],
         choice=choice,
         threads=torch.get_num_threads(),
+        fetch_steps=FETCH_STEPS if cuda else 1,
     )
 
 
@@ -168,6 +175,26 @@ def gpu_meter(machine: Machine) -> Callable[[], Measured]:
         return Quantity(value=float(use.gpu), unit="%", phase="step", aggregation="last")
 
     return read
+
+
+class Moment:
+    """Moment in the work of a device: on a GPU, when it has done what it was asked for before; nothing waits for it.
+
+    Args:
+        machine: device.
+    """
+
+    def __init__(self, machine: Machine) -> None:
+        self._event = torch.cuda.Event(enable_timing=True) if machine.kind == "cuda" else None
+        if self._event is not None:
+            self._event.record()
+        self._time = time.perf_counter()
+
+    def seconds_to(self, later: Moment) -> float:
+        """Return the wall-clock time from here to a later moment, which a GPU must have reached."""
+        if self._event is None or later._event is None:
+            return later._time - self._time
+        return self._event.elapsed_time(later._event) / 1000
 
 
 class Stopwatch:

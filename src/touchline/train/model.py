@@ -20,6 +20,7 @@ from transformers import (
     AutoModelForImageTextToText,
     PretrainedConfig,
     PreTrainedModel,
+    masking_utils,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -318,7 +319,8 @@ class TargetLoss:
         if self._neftune_alpha is not None and training:
             self._noise = send(torch.from_numpy(noise_scale(rows, self._neftune_alpha)), device)
         try:
-            with torch.autocast(device.type, dtype=self.machine.base_dtype, enabled=self.autocast):
+            rows_are_known = contextlib.nullcontext() if rows.masked else one_sequence_per_row()
+            with torch.autocast(device.type, dtype=self.machine.base_dtype, enabled=self.autocast), rows_are_known:
                 if self._chunked is not None and len(rows.labels) > self._chunked.size:
                     in_chunks = self._chunked(inputs, sources, labels, label_smoothing)
                     if in_chunks is not None:
@@ -498,6 +500,24 @@ def mean_loss(
                 targets += len(row.labels)
     total, count = (group or Processes()).sums([total, targets])
     return total / count, int(count)
+
+
+@contextlib.contextmanager
+def one_sequence_per_row() -> Iterator[None]:
+    """Skip the search of transformers for several sequences in a row, for the length of a block.
+
+    It reads a tensor, so the host would wait for the GPU at the beginning of each forward pass.
+    """
+    name = "find_packed_sequence_indices"
+    search = getattr(masking_utils, name, None)
+    if search is None:
+        yield
+        return
+    setattr(masking_utils, name, lambda position_ids: None)
+    try:
+        yield
+    finally:
+        setattr(masking_utils, name, search)
 
 
 @contextlib.contextmanager

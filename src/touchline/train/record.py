@@ -128,29 +128,27 @@ class TrainingRecord:
     @property
     def ended_epoch(self) -> int | None:
         """Epoch, from 0, that the last step ended; None within an epoch."""
-        epoch, rest = divmod(self.step, self._config.batches.steps_per_epoch)
-        return epoch - 1 if self.step and not rest else None
+        return self._epoch_ended_by(self.step)
 
     @property
     def validation_due(self) -> bool:
         """Return whether a validation is due after the last step."""
-        every = self._config.train.validate_every_steps
-        return self.ended_epoch is not None or (every is not None and self.step % every == 0)
+        return self._validation_due(self.step)
 
     @property
     def export_due(self) -> bool:
         """Return whether a checkpoint is due after the last step."""
-        every = self._config.train.checkpoint.every
-        if every == "epoch" or self.ended_epoch is not None:
-            return self.ended_epoch is not None
-        if every.steps is not None:
-            return self.step % every.steps == 0
-        return every.minutes is not None and time.monotonic() - self._exported_at >= 60 * every.minutes
+        return self._export_due(self.step)
 
     @property
     def state_due(self) -> bool:
         """Return whether the last training state is as old as it may get."""
         return time.monotonic() - self._saved_at >= 60 * self._config.train.checkpoint.resume_minutes
+
+    def work_due(self, step: int) -> bool:
+        """Return whether a validation, a checkpoint, a saved state or the end is due after a step."""
+        ends = self._epoch_ended_by(step) is not None
+        return ends or self._validation_due(step) or self._export_due(step) or self.state_due
 
     def begin(self, setup: AttemptSetup, begun: float, lineage: Lineage | None = None) -> AttemptRow:
         """Write and return the row of this attempt.
@@ -209,8 +207,14 @@ class TrainingRecord:
         self._progress = ConsoleProgress(row.steps, self.step, self._label)
         return row
 
-    def end_step(self, step: int, **measured: Unpack[StepMeasurements]) -> None:
-        """Write the row of a completed step, and a line of progress."""
+    def end_step(self, step: int, *, seconds_ago: float = 0.0, **measured: Unpack[StepMeasurements]) -> None:
+        """Write the row of a completed step, and a line of progress.
+
+        Args:
+            step: number of the step, from 1.
+            seconds_ago: time since its end.
+            measured: what was measured of it.
+        """
         loss, seconds = measured["loss"], measured["seconds"]
         state = self._state
         self._state = replace(
@@ -225,13 +229,13 @@ class TrainingRecord:
                 attempt=self._attempt,
                 step=step,
                 epoch=(step - 1) // self._config.batches.steps_per_epoch,
-                time_unix=time.time(),
+                time_unix=time.time() - seconds_ago,
                 elapsed_seconds=self._state.elapsed_seconds,
                 load_1min=load_1min(),
                 **measured,
             )
         )
-        self._progress.step(step, loss, measured["real_tokens"] / seconds)
+        self._progress.step(step, loss, measured["real_tokens"] / seconds, seconds_ago)
 
     def end_validation(self, loss: float, target_tokens: int, seconds: float) -> None:
         """Write the row of a validation after the last step."""
@@ -306,6 +310,22 @@ class TrainingRecord:
         if self._log is not None:
             parameters, scoring = self._setup.trainable_parameters, self._setup.scoring(self._inputs)
             write_completion(self._folder, self._config, self._state, parameters, scoring)
+
+    def _epoch_ended_by(self, step: int) -> int | None:
+        epoch, rest = divmod(step, self._config.batches.steps_per_epoch)
+        return epoch - 1 if step and not rest else None
+
+    def _validation_due(self, step: int) -> bool:
+        every = self._config.train.validate_every_steps
+        return self._epoch_ended_by(step) is not None or (every is not None and step % every == 0)
+
+    def _export_due(self, step: int) -> bool:
+        every, ended = self._config.train.checkpoint.every, self._epoch_ended_by(step) is not None
+        if every == "epoch" or ended:
+            return ended
+        if every.steps is not None:
+            return step % every.steps == 0
+        return every.minutes is not None and time.monotonic() - self._exported_at >= 60 * every.minutes
 
     @property
     def _attempt(self) -> int:
