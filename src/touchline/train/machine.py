@@ -194,7 +194,8 @@ class Moment:
         """Return the wall-clock time from here to a later moment, which a GPU must have reached."""
         if self._event is None or later._event is None:
             return later._time - self._time
-        return self._event.elapsed_time(later._event) / 1000
+        milliseconds: float = self._event.elapsed_time(later._event)
+        return milliseconds / 1000
 
 
 class Stopwatch:
