@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from touchline.core.estimate import Dtype
@@ -23,7 +23,9 @@ class TargetMachine:
     count: int
     """Devices; 1 for a CPU."""
     threads: int | None = None
-    """Compute threads, on a CPU."""
+    """Compute threads of a CPU, which its slots share."""
+    slots: int = 1
+    """Trainings at once on a CPU."""
     base_dtype: Dtype
     """Element type that `train.base_dtype: auto` becomes there."""
     source: str
@@ -32,18 +34,42 @@ class TargetMachine:
     @property
     def key(self) -> str:
         """Return the key under which measured times count as those of one machine."""
-        return self.name if self.kind == "gpu" else cpu_key(self.name, self.threads)
+        return self.name if self.kind == "gpu" else cpu_key(self.name, self.threads_per_run, self.slots)
+
+    @property
+    def threads_per_run(self) -> int | None:
+        """Compute threads of one training."""
+        return None if self.threads is None else max(self.threads // self.slots, 1)
+
+    @property
+    def whole_threads(self) -> int:
+        """All compute threads; 1 where they are not known."""
+        return self.threads or 1
+
+    @property
+    def whole(self) -> TargetMachine:
+        """The machine with all threads for one process."""
+        return replace(self, slots=1)
 
 
-_THREADS = re.compile(r"(?P<name>.+), (?P<threads>\d+) threads")
+_KEY = re.compile(r"(?P<name>.+), (?P<threads>\d+) threads(, (?P<slots>\d+) at once)?")
 
 
-def cpu_key(name: str, threads: int | None) -> str:
-    """Return the key of a CPU: times differ with the number of threads."""
-    return f"{name}, {threads} threads"
+def cpu_key(name: str, threads: int | None, slots: int = 1) -> str:
+    """Return the key of a CPU: times differ with the threads of a process, and with how many run at once."""
+    return f"{name}, {threads} threads" + (f", {slots} at once" if slots > 1 else "")
 
 
-def split_key(key: str) -> tuple[str, int | None]:
-    """Return the name of the machine of a key and its threads. None for a GPU."""
-    match = _THREADS.fullmatch(key)
-    return (key, None) if match is None else (match["name"], int(match["threads"]))
+def split_key(key: str) -> tuple[str, int | None, int]:
+    """Return the name of the machine of a key, its threads (None for a GPU) and its slots."""
+    match = _KEY.fullmatch(key)
+    if match is None:
+        return key, None, 1
+    slots = int(match["slots"] or 1)
+    return match["name"], slots * int(match["threads"]), slots
+
+
+def whole_key(key: str) -> str:
+    """Return the key of a machine without slots."""
+    name, threads, _ = split_key(key)
+    return key if threads is None else cpu_key(name, threads)

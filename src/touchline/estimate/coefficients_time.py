@@ -73,6 +73,9 @@ CPU_TIME_SIGMA: Final = 0.035
 REPEAT_SIGMA: Final = {"gpu": 0.08, "cpu": 0.08}
 """How far the same run differs from itself on another day or another node of the same kind: 10 %, and where the host is
 busy 20 % (reference, section 5)."""
+SLOTS_SIGMA: Final = 0.06
+"""How far the gain from training in slots differs from that of a probe, which measures both within a minute: two
+medians of an idle CPU, 3 % each, and other batches. Not measured by itself."""
 LAUNCH_RUN_SIGMA: Final = 0.20
 """The same where the host is: logs of one 1B setting lie between 0.15 and 0.23 s a step (reference, section 4E)."""
 PRIOR_WEIGHT: Final = {"gpu": 8, "cpu": 4}

@@ -106,6 +106,7 @@ def to_time_point(record: RunRecord, shape_of: Callable[[str], ModelShape | Miss
         work=work,
         seconds_per_step=seconds,
         steps=max(1, int(_first(record.work.steps, record.course.steps_done) or 1)),
+        whole_seconds_per_step=_first(record.work.whole_seconds_per_step),
         startup=_spent(record.work.startup_seconds, weights),
         # The record has the label tokens; their share of all positions is that of the training.
         validation=_spent(

@@ -36,6 +36,8 @@ class TimePoint:
     """Median over its steps after the first ones."""
     steps: int
     """Number of steps behind the median."""
+    whole_seconds_per_step: float | None = None
+    """Of a probe of slots: the same step with all threads and nothing beside it, measured just before."""
     clock: Literal["wall", "cpu"] = "wall"
     """Wall-clock time, or CPU time of the process, which other users of the CPU do not change."""
     startup: CostSample | None = None

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from touchline.core.estimate import Estimate, EvidenceLevel, TrainingSetup
-from touchline.core.machine import TargetMachine
+from touchline.core.machine import TargetMachine, whole_key
 from touchline.core.quantity import Missing
 from touchline.core.units import plural
 from touchline.estimate.coefficients_time import (
@@ -31,6 +31,8 @@ from touchline.estimate.work import StepWork
 
 TRAINING = "training"
 """Name of the phase of optimizer steps."""
+EVALUATION = "evaluation"
+"""Name of the phase of evaluations."""
 _PER = 60
 """Seconds per minute, minutes per hour."""
 _NONE = "takes no time here"
@@ -218,9 +220,10 @@ def evaluation_seconds(
     setup: TrainingSetup, samples: int, count: int, *, machine: TargetMachine, points: Sequence[TimePoint] = ()
 ) -> Estimate | Missing:
     """Estimate the time to evaluate checkpoints; missing if no evaluation of the model was measured."""
+    # One evaluation at a time, with all threads, whatever slots the trainings had.
     own = [
         (spent, point)
-        for spent, point in _observed(points, setup, machine, "evaluation")
+        for spent, point in _observed(points, setup, machine.whole, EVALUATION)
         if model_key(point.setup.shape) == model_key(setup.shape)
     ]
     if not own:
@@ -239,7 +242,8 @@ def _observed(
         spent = getattr(point, name)
         if not isinstance(spent, CostSample) or spent.seconds <= 0 or spent.amount <= 0:
             continue
-        if place(point.machine) == here and point.setup.backend == setup.backend:
+        there = whole_key(point.machine) if name == EVALUATION else point.machine
+        if place(there) == here and point.setup.backend == setup.backend:
             found.append((spent, point))
     return found
 

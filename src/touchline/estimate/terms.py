@@ -201,7 +201,7 @@ def _gpu(setup: TrainingSetup, gpu: Gpu) -> Rates:
 
 
 def _processor(setup: TrainingSetup, machine: TargetMachine) -> Rates:
-    threads = float(machine.threads or 1) ** CPU_THREADS_POWER
+    threads = float(machine.threads_per_run or 1) ** CPU_THREADS_POWER
     speed, spread = CPU_THREAD_FLOPS[setup.base_dtype]
     bandwidth, unsure = CPU_BANDWIDTH
     per_byte = 1 / (bandwidth * threads)

@@ -27,8 +27,10 @@ from touchline.estimate.coefficients_time import (
     CPU_TIME_SIGMA,
     DATA_PARALLEL_FACTOR,
     LAUNCH_RUN_SIGMA,
+    PRIOR_WEIGHT,
     REPEAT_SIGMA,
     RUN_SIGMA,
+    SLOTS_SIGMA,
 )
 from touchline.estimate.flops import step_flops
 from touchline.estimate.ladder import Ladder, choose
@@ -49,6 +51,9 @@ _MOST_POINTS = 128
 """Limit on measured runs used; those of the same model first."""
 _TOO_FAST = 1.05
 """Fraction of the device's peak above which a measurement is impossible, allowing for rounding."""
+_SIZE_OF_SLOTS = math.log(1.5)
+"""Difference of the logarithm of the tokens per micro-batch up to which a measured gain of slots is used: larger
+products use several threads better."""
 _ABSURD = 25.0
 """Factor off the published figures beyond which a measurement is rejected."""
 
@@ -225,6 +230,47 @@ def gain_side_by_side(
         rung=EvidenceLevel.SAME_STACK if near else EvidenceLevel.NOTHING,
         evidence=evidence,
         extrapolated=not near,
+    )
+
+
+def gain_of_slots(
+    setup: TrainingSetup, work: StepWork, *, machine: TargetMachine, points: Sequence[TimePoint] = ()
+) -> Estimate | Missing:
+    """Estimate how many times as fast runs train in the slots of a CPU as one after the other with all threads.
+
+    S = N t(whole) / t(slot). Only probes that measured both count, with steps of the same model and about this size.
+
+    Args:
+        setup: the settings of each run.
+        work: a step of one of them.
+        machine: the machine with its N slots.
+        points: measured runs of any kind.
+    """
+    near = [
+        (point.name, math.log(machine.slots * point.whole_seconds_per_step / point.seconds_per_step))
+        for point in points
+        if point.whole_seconds_per_step is not None
+        and place(point.machine) == place(machine.key)
+        and stack_key(point.setup) == stack_key(setup)
+        and _same_model(point, setup)
+        and abs(math.log(point.work.tokens_per_micro_batch / work.tokens_per_micro_batch)) <= _SIZE_OF_SLOTS
+    ]
+    if not near:
+        return Missing(missing=f"not measured on {machine.key}")
+    logs = [log for _, log in near]
+    middle = math.fsum(logs) / len(logs)
+    residuals = [log - middle for log in logs] if len(logs) > 1 else []
+    sigma, freedom = spread(residuals, prior_sigma=SLOTS_SIGMA, prior_weight=PRIOR_WEIGHT["cpu"])
+    half = half_width(sigma * math.sqrt(1 + 1 / len(logs)), freedom)
+    return Estimate(
+        value=math.exp(middle),
+        unit="times",
+        low=math.exp(middle - half),
+        high=math.exp(middle + half),
+        method=f"steps measured with all threads and in {machine.slots} slots ({plural(len(logs), 'probe')})",
+        rung=EvidenceLevel.SAME_MODEL,
+        evidence=tuple(name for name, _ in near),
+        extrapolated=False,
     )
 
 

@@ -5,6 +5,8 @@ A try that was cut short, timed out or crashed says nothing of memory and gives 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Aggregation, Measured, MemoryKind, Missing, Phase, Quantity, TokenUnit
 from touchline.core.shape import ModelShape
@@ -45,6 +47,8 @@ def probe_record(
     shape: ModelShape | None,
     machine: TargetMachine,
     other: ProbeAnswer | None = None,
+    *,
+    whole_seconds_per_step: float | None = None,
 ) -> RunRecord | Missing:
     """Return the record of one try; `history.store_record` stores it.
 
@@ -54,6 +58,7 @@ def probe_record(
         shape: the model's dimensions; none where they are not known.
         machine: where it ran.
         other: the answer of another try of the same probe: a try that was killed says nothing of its programs.
+        whole_seconds_per_step: of a try in slots, the same step with all threads and nothing beside it.
     """
     if one.outcome not in _OUTCOMES:
         return Missing(missing=f"the probe ended otherwise: {one.message}")
@@ -86,7 +91,7 @@ def probe_record(
             efficiency=_number(100, "%", method="rows filled by construction"),
         ),
         costs=_costs(request, one),
-        work=_work(request, one),
+        work=replace(_work(request, one), whole_seconds_per_step=_whole(whole_seconds_per_step)),
         losses=LossFacts(last=_PROBE, mean=_PROBE, evaluation=_PROBE),
         course=_course(request, one),
         fingerprint="",
@@ -139,7 +144,7 @@ def _training(request: ProbeRequest, shape: ModelShape | None, known: ProbeAnswe
 
 def _machine(machine: TargetMachine, known: ProbeAnswer | None) -> MachineFacts:
     """Return the device; a CPU's threads belong to its name, since times with other threads do not compare."""
-    name, threads = machine.name, machine.threads
+    name, threads = machine.name, machine.threads_per_run
     if known is not None:
         name, threads = known.machine.name, known.machine.threads
     memory = machine.memory if known is None else _memory_gib(known.machine.memory_bytes)
@@ -150,8 +155,13 @@ def _machine(machine: TargetMachine, known: ProbeAnswer | None) -> MachineFacts:
             gpus=_number(0, "1"),
             processor=SourcedText(value=name, where=WHERE),
             threads=Missing(missing="not known") if threads is None else _number(threads, "1"),
+            at_once=_number(machine.slots, "1"),
         )
     return MachineFacts(gpu=SourcedText(value=name, where=WHERE), gpu_memory=memory, gpus=_number(1, "1"))
+
+
+def _whole(seconds: float | None) -> Measured:
+    return Missing(missing="not a probe of slots") if seconds is None else _number(seconds, "s", phase="step")
 
 
 def _work(request: ProbeRequest, one: ProbeTry) -> WorkFacts:

@@ -117,6 +117,8 @@ class MachineFacts:
     """Name of the CPU, if it trained."""
     threads: Measured = _NOT_LOGGED
     """Number of compute threads, on a CPU."""
+    at_once: Measured = _NOT_LOGGED
+    """Number of trainings that shared the CPU, each with these threads, this one included."""
 
     @property
     def key(self) -> str | None:
@@ -124,7 +126,8 @@ class MachineFacts:
         if isinstance(self.gpu, SourcedText):
             return self.gpu.value
         if isinstance(self.processor, SourcedText) and isinstance(self.threads, Quantity):
-            return cpu_key(self.processor.value, round(self.threads.value))
+            at_once = round(self.at_once.value) if isinstance(self.at_once, Quantity) else 1
+            return cpu_key(self.processor.value, round(self.threads.value), at_once)
         return None
 
 
@@ -244,6 +247,8 @@ class WorkFacts:
     """Items that it asked."""
     side_by_side: Measured = _NOT_LOGGED
     """Runs of the cohort that shared the process, this one included."""
+    whole_seconds_per_step: Measured = _NOT_LOGGED
+    """Of a probe of slots: the same step with all threads and nothing beside it, measured just before."""
 
 
 NO_WORK = WorkFacts()

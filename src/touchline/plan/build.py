@@ -22,6 +22,7 @@ from touchline.plan.assumptions import assumptions
 from touchline.plan.cohorts import SideBySide, plan_cohorts
 from touchline.plan.context import PlanningContext
 from touchline.plan.decisions import RunRequest, RunResolver
+from touchline.plan.slots import SlotChoice, choose_slots
 from touchline.plan.times import evaluation_limit
 from touchline.plan.totals import collect_evidence, totals
 from touchline.spec.defaults import DEFAULT_BACKEND
@@ -76,6 +77,8 @@ class PlanInputs:
     started: Mapping[str, PlannedRun] = field(default_factory=dict)
     """Started runs of the old plan, by name. Their decisions and predictions are kept, so that the same work keeps
     the same plan and no prediction is made after the fact."""
+    started_slots: SlotChoice | None = None
+    """Slots of the old plan if a training has started: all runs of an experiment have the same number of threads."""
     specs_by_name: Mapping[str, RunSpec] = field(init=False)
     """Runs by name."""
 
@@ -101,26 +104,31 @@ def build_plan(inputs: PlanInputs) -> Plan:
         InputError: with every fault that model, data and training show together.
     """
     findings: list[Finding] = []
-    runs: list[PlannedRun] = []
-    decisions = RunResolver(inputs.context, inputs.devices)
-    known: dict[str, PlannedRun] = {}
-    for spec in inputs.specs:
-        parent = None if spec.link is None else known.get(spec.link.parent)
-        run, faults = _planned(spec, inputs, decisions, parent)
-        findings += [fault for fault in faults if fault not in findings]
-        if run is not None:
-            runs.append(run)
-            known[run.name] = run
-    if any(finding.severity is Severity.ERROR for finding in findings):
-        raise InputError(
-            f"{inputs.experiment.name} cannot be planned: {plural(len(findings), 'error')}", findings=findings
-        )
     experiment = inputs.experiment
+    decisions = RunResolver(inputs.context, inputs.devices)
+    runs = _planned_runs(inputs, decisions, findings)
+    if any(finding.severity is Severity.ERROR for finding in findings):
+        raise InputError(f"{experiment.name} cannot be planned: {plural(len(findings), 'error')}", findings=findings)
+    machine = inputs.context.machine
+    slots = choose_slots(
+        runs,
+        machine,
+        experiment.compute,
+        decided=inputs.started_slots,
+        predict=lambda run, count: decisions.gain_of_slots(_resolved_question(run, inputs), count),
+    )
+    if slots.count > 1:
+        # Times, and the share of the memory, are those of a slot.
+        inputs = replace(inputs, context=replace(inputs.context, machine=replace(machine, slots=slots.count)))
+        decisions = RunResolver(inputs.context, inputs.devices)
+        runs = _planned_runs(inputs, decisions, findings)
 
     def predict(group: Sequence[PlannedRun]) -> SideBySide:
         return decisions.side_by_side([_resolved_question(run, inputs) for run in group])
 
-    cohorts, alone = plan_cohorts(runs, inputs.devices, experiment.compute.cohorts, predict)
+    cohorts, alone = plan_cohorts(
+        runs, inputs.devices, experiment.compute.cohorts, predict, slots=inputs.context.machine.slots
+    )
     return Plan(
         touchline_version=inputs.touchline_version,
         experiment=experiment.name,
@@ -157,7 +165,21 @@ def build_plan(inputs: PlanInputs) -> Plan:
         revisions=(),
         cohorts=cohorts,
         alone=alone,
+        slots_reason=slots.reason,
+        slots_gain=slots.gain,
     )
+
+
+def _planned_runs(inputs: PlanInputs, decisions: RunResolver, findings: list[Finding]) -> list[PlannedRun]:
+    """Plan the runs. Add what is wrong with them to `findings`."""
+    known: dict[str, PlannedRun] = {}
+    for spec in inputs.specs:
+        parent = None if spec.link is None else known.get(spec.link.parent)
+        run, faults = _planned(spec, inputs, decisions, parent)
+        findings += [fault for fault in faults if fault not in findings]
+        if run is not None:
+            known[run.name] = run
+    return list(known.values())
 
 
 def _with_images(info: DatasetInfo, inputs: PlanInputs) -> DatasetInfo:

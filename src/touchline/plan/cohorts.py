@@ -37,7 +37,7 @@ Predict = Callable[[Sequence[PlannedRun]], SideBySide]
 
 
 def plan_cohorts(
-    runs: Sequence[PlannedRun], devices: int, wanted: str, predict: Predict
+    runs: Sequence[PlannedRun], devices: int, wanted: str, predict: Predict, *, slots: int = 1
 ) -> tuple[tuple[Cohort, ...], tuple[str, ...]]:
     """Group the runs of a plan. Return the cohorts, and why other runs are trained alone, one line per reason.
 
@@ -46,6 +46,7 @@ def plan_cohorts(
         devices: data-parallel size of a run.
         wanted: `compute.cohorts`: `auto`, `always` or `never`.
         predict: gain and memory of some runs side by side.
+        slots: jobs trained at once on a CPU, of which none is to stay empty.
     """
     trained = [run for run in runs if run.train is not None]
     if wanted == "never" or len(trained) < 2:
@@ -60,7 +61,7 @@ def plan_cohorts(
         else:
             alone.setdefault(obstacle, []).append(run.name)
     for group in alike.values():
-        found, why = _grouped(group, wanted, predict)
+        found, why = _grouped(group, wanted, predict, min(MOST, -(-len(group) // slots)))
         cohorts += found
         together = {name for cohort in found for name in cohort.runs}
         if left := [run.name for run in group if run.name not in together]:
@@ -108,14 +109,16 @@ def _key(run: PlannedRun) -> tuple[object, ...]:
     return (run.model, run.dataset, repr(run.data), repr(common), run.batches.steps, run.batches.micro_batch_size)
 
 
-def _grouped(group: Sequence[PlannedRun], wanted: str, predict: Predict) -> tuple[list[Cohort], str]:
-    """Split runs that can be trained side by side into cohorts as large as memory allows. Return them, and why others
-    are trained alone."""
+def _grouped(group: Sequence[PlannedRun], wanted: str, predict: Predict, most: int) -> tuple[list[Cohort], str]:
+    """Split runs that can be trained side by side into cohorts as large as memory and `most` allow. Return them, and
+    why others are trained alone."""
     why = "no other run has the same base, data, target modules, micro-batch and steps"
+    if len(group) > 1 and most < 2:
+        why = "each has a slot of its own"
     cohorts: list[Cohort] = []
     left = list(group)
     while len(left) > 1:
-        for count in range(min(len(left), MOST), 1, -1):
+        for count in range(min(len(left), most), 1, -1):
             found = predict(left[:count])
             obstacle = _not_worth(found, wanted)
             if obstacle is None:

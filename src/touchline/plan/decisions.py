@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from touchline.backends.protocol import ExampleLengths
 from touchline.backends.registry import get_backend
 from touchline.core.catalog import DatasetInfo, ModelInfo
-from touchline.core.estimate import MemoryEstimate, MemoryVerdict, TrainingSetup
+from touchline.core.estimate import Estimate, MemoryEstimate, MemoryVerdict, TrainingSetup
 from touchline.core.packing import PackingSummary
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.units import format_seconds
 from touchline.data.packing.compare import compare
 from touchline.data.packing.forecast import BatchForecast, settings_of
-from touchline.estimate.time import gain_side_by_side
+from touchline.estimate.time import gain_of_slots, gain_side_by_side
 from touchline.plan.cohorts import SideBySide
 from touchline.plan.context import PlanningContext, choose_micro_batch, estimate_disk, estimate_memory, share_of_machine
 from touchline.plan.times import NonStepWork, Times, count_evaluations, estimate_times, step_work, unknown_times
@@ -159,7 +159,7 @@ class RunResolver:
     """
 
     def __init__(self, context: PlanningContext, devices: int = 1) -> None:
-        self._outlook = share_of_machine(context, devices)
+        self._outlook = share_of_machine(context, devices * context.machine.slots)
         self._devices = devices
         self._known: dict[tuple[object, ...], ResolvedRun] = {}
         self._forecasts: dict[tuple[object, ...], BatchForecast | Missing] = {}
@@ -209,6 +209,24 @@ class RunResolver:
             ),
             memory=estimate_memory(together, batch, self._outlook),
         )
+
+    def gain_of_slots(self, question: RunRequest, count: int) -> Estimate | Missing:
+        """Predict how many times as fast runs train in slots as one after the other with all threads.
+
+        Args:
+            question: one of the runs, resolved.
+            count: number of slots.
+        """
+        machine = replace(self._outlook.machine, slots=count)
+        shape = self._outlook.shapes.get(question.model.name, Missing(missing="its dimensions were not read"))
+        rows = self._forecast(question.train, question)
+        if isinstance(shape, Missing):
+            return shape
+        if isinstance(rows, Missing):
+            return rows
+        setup = get_backend(question.train.backend).setup(question.train, shape, machine, rows.largest.width, 1)
+        work = step_work(rows, question.train, question.lengths)
+        return gain_of_slots(setup, work, machine=machine, points=self._outlook.time_points)
 
     def _predicted(self, question: RunRequest) -> ResolvedRun:
         train, lengths, context = question.train, question.lengths, self._outlook

@@ -193,6 +193,8 @@ def _design(plan: Plan) -> Iterator[str]:
         devices = f"{plural(plan.gpus_per_run, 'GPU')} per run"
     yield f"Planned for: {machine.key}, {_gib(machine.memory)} ({machine.source}){', ' + devices if devices else ''}"
     yield f"Executor: {plan.executor}"
+    if plan.slots_reason:
+        yield f"Slots: {plan.slots_reason}"
     yield from control_notes(plan)
     yield from method_notes(plan)
     yield from quantization_notes(plan)

@@ -232,7 +232,7 @@ def _evaluation(
         max_new_tokens=evaluate.max_new_tokens,
         trained=train is not None,
     )
-    one = answering_seconds(setup, answers, machine=machine, points=points)
+    one = answering_seconds(setup, answers, machine=machine.whole, points=points)
     return one if isinstance(one, Missing) else times_over(one, count).quantity()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TypedDict
 
 from touchline.core.machine import TargetMachine
@@ -48,12 +48,18 @@ def totals(
     known = [value for value in (*evaluations, *starts.values()) if isinstance(value, Quantity)]
     unknown = dict.fromkeys(value.missing for value in evaluations if isinstance(value, Missing))
     devices = devices_of(machine, gpus_per_run)
-    seconds, on_devices = sum_quantities([*training, *known], "s"), sum_quantities([*training * devices, *known], "s")
+    at_once = max(machine.count // devices, 1)
+    if machine.slots > 1:
+        # A run in a slot holds its share of the CPU; evaluations follow, one at a time.
+        seconds = sum_quantities([time_of_queue(queued_jobs(runs, together), machine.slots), *known], "s")
+        on_devices = sum_quantities([*(scale_quantity(each, 1 / machine.slots, "s") for each in training), *known], "s")
+    else:
+        seconds = sum_quantities([*training, *known], "s")
+        on_devices = sum_quantities([*training * devices, *known], "s")
     if unknown:
         count = sum(isinstance(value, Missing) for value in evaluations)
         note = f"{count} evaluations not counted: {'; '.join(unknown)}"
         seconds, on_devices = _noted(seconds, note), _noted(on_devices, note)
-    at_once = max(machine.count // devices, 1)
     jobs = len(runs) - len(together) + len(cohorts)
     return Totals(
         gpu_hours=scale_quantity(on_devices, seconds_to_hours(1), "h"),
@@ -62,6 +68,77 @@ def totals(
         ),
         disk=sum_quantities([run.disk for run in runs if run.train is not None], "MB"),
     )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class QueuedJob:
+    """Training that waits for a slot."""
+
+    name: str
+    """Name of the run, or of the first one of a cohort."""
+    after: str | None
+    """Job that must have ended first."""
+    seconds: Measured
+    """Its time."""
+
+
+def queued_jobs(runs: Sequence[PlannedRun], together: Mapping[str, Cohort]) -> list[QueuedJob]:
+    """Return the training jobs of runs in order. A parent that is not among them has ended.
+
+    Args:
+        runs: the runs.
+        together: cohort of each run that trains side by side with others.
+    """
+    jobs: dict[str, QueuedJob] = {}
+    for run in runs:
+        cohort = together.get(run.name)
+        lead = run.name if cohort is None else cohort.runs[0]
+        if run.train is not None and lead not in jobs:
+            seconds = run.train_seconds if cohort is None else cohort.train_seconds
+            parent = "" if run.link is None else run.link.parent
+            first = parent if parent not in together else together[parent].runs[0]
+            after = first if first in jobs else None
+            jobs[lead] = QueuedJob(name=lead, after=after, seconds=seconds)
+    return list(jobs.values())
+
+
+def time_of_queue(jobs: Sequence[QueuedJob], at_once: int) -> Measured:
+    """Return the time until the last job has ended, where each starts in the first free slot, in order.
+
+    Args:
+        jobs: the jobs in order.
+        at_once: number of slots.
+    """
+    for job in jobs:
+        if isinstance(job.seconds, Missing):
+            return job.seconds
+    known = [job.seconds for job in jobs if isinstance(job.seconds, Quantity)]
+    value, low, high = (
+        _end_of_queue(jobs, seconds, at_once)
+        for seconds in (
+            [each.value for each in known],
+            [each.value if each.low is None else each.low for each in known],
+            [each.value if each.high is None else each.high for each in known],
+        )
+    )
+    coverage = next((each.coverage for each in known if each.coverage is not None), None)
+    return Quantity(value=value, unit="s", low=low, high=high, coverage=coverage, aggregation="sum")
+
+
+def _end_of_queue(jobs: Sequence[QueuedJob], seconds: Sequence[float], at_once: int) -> float:
+    free = [0.0] * max(at_once, 1)
+    ends: dict[str, float] = {}
+    waiting = list(zip(jobs, seconds, strict=True))
+    while waiting:
+        names = {job.name for job, _ in waiting}
+        now = min(free)
+        ready = [each for each in waiting if each[0].after not in names]
+        begins = [max(now, ends.get(job.after or "", 0.0)) for job, _ in ready]
+        begin = min(begins)
+        job, duration = chosen = ready[begins.index(begin)]
+        free[free.index(now)] = ends[job.name] = begin + duration
+        waiting.remove(chosen)
+    return max(ends.values(), default=0.0)
 
 
 def _noted(value: Measured, note: str) -> Measured:

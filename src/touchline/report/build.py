@@ -24,6 +24,7 @@ from touchline.report.facts import (
     devices_of,
     run_facts,
     seeds_of,
+    slots_of,
 )
 from touchline.report.findings import FindingInputs, findings, headline, is_complete
 from touchline.report.formatting import factor_words, join_names
@@ -61,7 +62,7 @@ def build_report(gathered: ReportInputs) -> Report:
         decoding=_decoding(runs),
         headline=headline(concluded),
         completed=sum(is_complete(run, planned=plan is not None) for run in runs),
-        device_hours=all_device_hours(runs, devices_of(gathered)),
+        device_hours=all_device_hours(runs, devices_of(gathered), slots_of(gathered)),
         device_hours_planned=_NOT_PLANNED if plan is None else plan.gpu_hours,
         runs=runs,
         metrics=tuple(map(run_metrics, runs)),

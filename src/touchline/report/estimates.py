@@ -12,10 +12,10 @@ from dataclasses import replace
 from touchline.core.quantity import Measured, Missing, Quantity, finite
 from touchline.core.status import TrainingOutcome
 from touchline.core.units import in_unit, plural
-from touchline.plan.totals import sum_quantities
+from touchline.plan.totals import queued_jobs, sum_quantities, time_of_queue
 from touchline.report.facts import evaluation_seconds
 from touchline.report.report import EstimateRow
-from touchline.results.run_result import RunResult
+from touchline.results.run_result import AttemptResult, RunResult
 from touchline.results.verification_types import RunStorage, Verification
 from touchline.spec.plan import Cohort, Plan, PlannedRun
 from touchline.spec.runs import RunKind
@@ -44,6 +44,7 @@ def estimate_rows(
     storage = {each.run: each for each in verification.storage.runs}
     rows = [row for run in runs if run.name in planned for row in _rows(planned[run.name], run, storage.get(run.name))]
     rows += [row for cohort in plan.cohorts for row in _cohort(cohort, plan, runs)]
+    rows += _slots(plan, runs)
     return tuple(row for row in rows if not (isinstance(row.predicted, Missing) and isinstance(row.measured, Missing)))
 
 
@@ -64,6 +65,36 @@ def _cohort(cohort: Cohort, plan: Plan, runs: Sequence[RunResult]) -> Iterator[E
         method = "predicted times of separate trainings over the measured time"
         gain = Quantity(value=alone.value / lasted.value, unit="times", method=method)
     yield _row(name, GAIN + together, cohort.gain, gain, comparable=False)
+
+
+def _slots(plan: Plan, runs: Sequence[RunResult]) -> Iterator[EstimateRow]:
+    """Yield the gain of all trainings in slots: from the first start to the last end, against the predicted time one
+    after the other, which is the planned time in slots times the predicted gain."""
+    planned = [run for run in plan.runs if run.train is not None]
+    names = {run.name for run in planned}
+    own = [run for run in runs if run.name in names]
+    if plan.machine.slots < 2 or isinstance(plan.slots_gain, Missing) or len(own) < len(names):
+        return
+    in_slots = time_of_queue(queued_jobs(planned, {}), plan.machine.slots)
+    attempts = [attempt for run in own for attempt in run.attempt_list if not attempt.superseded]
+    gain: Measured = Missing(missing="not every training was one attempt, all beside each other")
+    lasted = _span(attempts)
+    clean = len(attempts) == len(own) and all(run.outcome is TrainingOutcome.COMPLETE for run in own)
+    if clean and lasted is not None and isinstance(in_slots, Quantity):
+        alone = in_slots.value * plan.slots_gain.value
+        method = "predicted time of all trainings one after the other over the measured time"
+        gain = Quantity(value=alone / lasted, unit="times", method=method)
+    what = f"{GAIN}, {len(own)} runs, {plan.machine.slots} at a time"
+    yield _row(own[0].name, what, plan.slots_gain, gain)
+
+
+def _span(attempts: Sequence[AttemptResult]) -> float | None:
+    """Return the seconds from the first start to the last end; None if an end is not known."""
+    begins = [attempt.started_unix for attempt in attempts]
+    ends = [
+        attempt.started_unix + attempt.seconds.value for attempt in attempts if isinstance(attempt.seconds, Quantity)
+    ]
+    return None if not begins or len(ends) < len(begins) else max(ends) - min(begins)
 
 
 def _rows(planned: PlannedRun, run: RunResult, storage: RunStorage | None) -> Iterator[EstimateRow]:

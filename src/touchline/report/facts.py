@@ -43,7 +43,7 @@ def run_facts(
         answers: the counts of answers.
     """
     gpus = devices_of(gathered)
-    hours = {run.name: device_hours(run, gpus[run.name]) for run in gathered.runs}
+    hours = {run.name: device_hours(run, gpus[run.name], slots_of(gathered)) for run in gathered.runs}
     scores = {} if analysis is None else {score.run: score.value for score in analysis.scores}
     front = pareto(gathered.runs, scores, hours)
     controls = controls_of(gathered, analysis)
@@ -154,19 +154,30 @@ def controls_of(gathered: ReportInputs, analysis: Analysis | None) -> dict[str, 
     return found | {each.run: each.difference.control for each in compared}
 
 
-def device_hours(run: RunResult, gpus: int) -> Measured:
-    """Return the duration of all attempts and evaluations times devices, in h; of a control that of its evaluations."""
+def slots_of(gathered: ReportInputs) -> int:
+    """Return the number of trainings that shared a CPU, each of which held its share of it."""
+    return 1 if gathered.plan is None else gathered.plan.machine.slots
+
+
+def device_hours(run: RunResult, gpus: int, slots: int = 1) -> Measured:
+    """Return the duration of all attempts and evaluations times devices, in h; of a control that of its evaluations.
+
+    Args:
+        run: the run.
+        gpus: devices of a training.
+        slots: trainings that shared a CPU.
+    """
     evaluation = _hours(evaluation_seconds(run), gpus)
     if run.kind is RunKind.CONTROL:
         return evaluation
-    training = training_hours(run, gpus)
+    training = training_hours(run, gpus / slots)
     if isinstance(training, Missing) or isinstance(evaluation, Missing):
         return training
     total = replace(training, value=training.value + evaluation.value, method=f"{training.method}; {evaluation.method}")
     return at_least(total) if is_at_least(training) else total
 
 
-def training_hours(run: RunResult, gpus: int) -> Measured:
+def training_hours(run: RunResult, gpus: float) -> Measured:
     """Return the duration of all attempts at a training times devices, in h."""
     lasted = [attempt.seconds for attempt in run.attempt_list]
     known = [each for each in lasted if isinstance(each, Quantity) and math.isfinite(each.value)]
@@ -188,13 +199,13 @@ def evaluation_seconds(run: RunResult) -> Measured:
     return Quantity(value=seconds, unit="s", aggregation="sum", method=plural(len(records), "evaluation"))
 
 
-def all_device_hours(runs: Sequence[RunResult], gpus: Mapping[str, int]) -> Measured:
+def all_device_hours(runs: Sequence[RunResult], gpus: Mapping[str, int], slots: int = 1) -> Measured:
     """Return the total device-hours: all attempts at trainings, and all evaluations."""
     parts: list[Quantity] = []
     untold, least = 0, False
     for run in runs:
         trains = run.kind is RunKind.FINE_TUNED
-        training = training_hours(run, gpus[run.name]) if trains else device_hours(run, gpus[run.name])
+        training = training_hours(run, gpus[run.name] / slots) if trains else device_hours(run, gpus[run.name])
         evaluation = _hours(evaluation_seconds(run), gpus[run.name]) if trains else _NOT_EVALUATED
         parts += [part for part in (training, evaluation) if isinstance(part, Quantity)]
         untold += isinstance(training, Missing)
@@ -330,7 +341,7 @@ def _per_device(value: Measured, gpus: int) -> Measured:
     )
 
 
-def _hours(seconds: Measured, gpus: int) -> Measured:
+def _hours(seconds: Measured, gpus: float) -> Measured:
     if isinstance(seconds, Missing):
         return seconds
     hours = Quantity(

@@ -40,7 +40,7 @@ def record_of_own(plan: Plan, run: PlannedRun, folder: Path, result: RunResult |
     record = record_of_run(found[-1])
     if not isinstance(record, RunRecord):
         return Missing(missing=record.reason)
-    record = _measured(_completed(record, plan, run), run, read_metrics(folder / METRICS))
+    record = _measured(_completed(record, plan, run), run, read_metrics(folder / METRICS), plan.machine.slots)
     return record if result is None else _evaluated(record, result)
 
 
@@ -53,8 +53,8 @@ def _evaluated(record: RunRecord, result: RunResult) -> RunRecord:
     return replace(record, work=work)
 
 
-def _measured(record: RunRecord, run: PlannedRun, metrics: Metrics) -> RunRecord:
-    """Add measurements of all rows and the predictions made before the run."""
+def _measured(record: RunRecord, run: PlannedRun, metrics: Metrics, slots: int) -> RunRecord:
+    """Add measurements of all rows and the predictions made before the run, one of several in `slots`."""
     predicted = PredictedFacts(
         seconds_per_step=run.seconds_per_step,
         # Of the steps alone, as the rows measure it.
@@ -76,6 +76,7 @@ def _measured(record: RunRecord, run: PlannedRun, metrics: Metrics) -> RunRecord
             gpu_memory=Missing(missing="trained on a CPU"),
             processor=SourcedText(value=attempt.device, where=METRICS),
             threads=Quantity(value=attempt.threads, unit="1", where=METRICS),
+            at_once=_number(slots, "1"),
         )
     steps = steady_steps(metrics.steps)
     costs = record.costs

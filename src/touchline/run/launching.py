@@ -90,7 +90,10 @@ def work(
     recovery = Recovery(planned, settings, executor, ledger, on_message, retry=retry)
     first = training_jobs(planned, runs) if train else []
     _require_environments(planned, first)
-    room = slots(visible_gpus(), planned.plan.gpus_per_run)
+    gpus = visible_gpus()
+    # A CPU has the plan's slots, whatever the time since: all runs have the same number of threads.
+    room = slots(gpus, planned.plan.gpus_per_run)
+    room *= planned.plan.machine.slots if room == [()] else 1
     if planned.plan.executor == "slurm":
         if epochs is not None:
             raise InputError("--epoch is for this machine", hint="evaluate.epochs in experiment.yaml, for SLURM")

@@ -27,10 +27,12 @@ from touchline.plan.local.context import build_planning_context, free_space
 from touchline.plan.local.target import resolve_target
 from touchline.plan.sections import runs_plan_markdown
 from touchline.plan.settings_table import flat_settings
+from touchline.plan.slots import SlotChoice
 from touchline.run.folders import ExperimentFolder
 from touchline.run.scripts.folder import evaluation_config
 from touchline.spec.bounds import SIZE_LIMIT_BYTES
 from touchline.spec.evaluation import decoding_text
+from touchline.spec.experiment import Experiment
 from touchline.spec.overlay import with_settings
 from touchline.spec.plan import Plan, PlannedRun
 from touchline.spec.read import LoadedExperiment, read_experiment, read_settings
@@ -146,10 +148,25 @@ def resolve(
             or (run.name in there and (folder.has_started(run.name) or folder.has_evaluations(run.name)))
         },
     )
+    if old is not None and any(run.train is not None for run in inputs.started.values()):
+        _refuse_other_slots(old, inputs.experiment)
+        decided = SlotChoice(count=old.machine.slots, reason=old.slots_reason, gain=old.slots_gain)
+        inputs = replace(inputs, started_slots=decided)
     plan_ = build_plan(inputs)
     plan_ = replace(plan_, kept_evaluations=tuple(_kept_evaluations(plan_, folder)))
     notes = (*_notes((*seen.findings, *found)), *plan_.kept_evaluations, *_short_of_space(plan_, folder))
     return plan_, notes
+
+
+def _refuse_other_slots(old: Plan, experiment: Experiment) -> None:
+    """Refuse another number of threads for the runs that have not started."""
+    wanted = experiment.compute.slots
+    if old.machine.kind == "cpu" and wanted not in ("auto", old.machine.slots):
+        raise PlanDriftError(
+            f"compute.slots is {wanted}, and trainings have started in {plural(old.machine.slots, 'slot')}",
+            expected="the same number of threads for all runs, on which rounding depends",
+            hint=f"compute.slots={old.machine.slots}, or another experiment",
+        )
 
 
 def _kept_evaluations(plan_: Plan, folder: ExperimentFolder) -> Iterator[str]:

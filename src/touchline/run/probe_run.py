@@ -115,7 +115,7 @@ def unmeasured(plan: Plan, runs: Sequence[PlannedRun], settings: UserConfig) -> 
         runs: runs still to be trained.
         settings: user config with the history.
     """
-    if plan.executor != "local" or machine_here(plan.gpus_per_run).key != plan.machine.key:
+    if plan.executor != "local" or machine_here(plan.gpus_per_run).key != plan.machine.whole.key:
         return []
     found: dict[str, PlannedRun] = {}
     for run in runs:
@@ -210,7 +210,7 @@ def _is_known(plan: Plan, run: PlannedRun, past: Sequence[TimePoint]) -> bool:
     setup = get_backend(run.train.backend).setup(run.train, shape, plan.machine, 1, plan.data_parallel_size)
     return any(
         model_key(point.setup.shape) == model_key(shape)
-        and place(point.machine) == place(plan.machine.key)
+        and place(point.machine) == place(plan.machine.whole.key)
         and stack_key(point.setup) == stack_key(setup)
         for point in past
     )

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from touchline.core.quantity import Measured, Quantity
 from touchline.core.status import JobState
-from touchline.plan.totals import scale_quantity, sum_quantities
+from touchline.plan.totals import QueuedJob, scale_quantity, sum_quantities, time_of_queue
 from touchline.run.jobs import is_training_complete, missing_evaluations
 from touchline.run.pace import seconds_left
 from touchline.run.planning import LoadedPlan
@@ -52,6 +52,8 @@ class Progress:
         self._runs = {run.name: run for run in runs}
         self._on_progress = on_progress
         self._at_once = max(at_once, 1)
+        self._slots = planned.plan.machine.slots
+        self._after = {run.name: run.link.parent for run in runs if run.link is not None}
         self._shared = planned.plan.executor != "slurm"
         self._left: dict[str, Measured] = {}
         self._began: dict[str, float] = {}
@@ -120,11 +122,23 @@ class Progress:
             return [name]
         return [evaluation_name(run.name) for run in self._runs.values() if run.model == job.subject]
 
+    def _evenly(self) -> Measured:
+        """Return the time left if no device is ever idle."""
+        at_once = min(self._at_once, max(len(self._left), 1))
+        return scale_quantity(sum_quantities(self._left.values(), "s"), 1 / at_once, "s")
+
+    def _in_slots(self) -> Measured:
+        """Return the time left in the slots of a CPU: trainings in order, those at work first, then evaluations."""
+        trainings = sorted(
+            (name for name in self._left if name in self._runs), key=lambda name: name not in self._active
+        )
+        jobs = [QueuedJob(name=name, after=self._after.get(name), seconds=self._left[name]) for name in trainings]
+        evaluations = [left for name, left in self._left.items() if name not in self._runs]
+        return sum_quantities([time_of_queue(jobs, self._slots), *evaluations], "s")
+
     def _total(self, rows: Collection[JobProgress]) -> JobProgress:
         waiting = sum(row.waits for row in rows)
-        left = scale_quantity(
-            sum_quantities(self._left.values(), "s"), 1 / min(self._at_once, max(len(self._left), 1)), "s"
-        )
+        left = self._in_slots() if self._slots > 1 else self._evenly()
         return JobProgress(
             name=TOTAL,
             done=self._all - len(self._left),

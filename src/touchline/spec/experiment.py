@@ -382,6 +382,11 @@ class ComputeConfig:
     """Whether runs that share base, data, target modules, micro-batch and steps train side by side in one process:
     `auto` groups them where the lower end of the predicted gain exceeds 1.15, `always` wherever memory fits. Losses
     then equal those of separate trainings up to rounding."""
+    slots: Literal["auto"] | PositiveInt = "auto"
+    """Runs trained at once on the CPU of this machine, each with its share of the threads: `auto` takes several where a
+    probe measured that they are faster and memory fits. All runs of an experiment have the same number of threads,
+    which decides on the rounding of sums. Evaluations follow, one at a time with all threads. GPUs, and the jobs of a
+    cluster, have no slots."""
 
     @property
     def gpus(self) -> int:

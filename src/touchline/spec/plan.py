@@ -265,6 +265,10 @@ class Plan:
     """Runs that train side by side."""
     alone: tuple[str, ...] = ()
     """Why other runs are trained alone, one line per reason."""
+    slots_reason: str = ""
+    """Why so many runs are trained at once on a CPU (`machine.slots`); empty elsewhere."""
+    slots_gain: Measured = NO_EVIDENCE
+    """Predicted: how many times as fast all trainings are in slots as one after the other with all threads."""
 
     @property
     def devices(self) -> int:

@@ -73,7 +73,7 @@ def _by_machine(points: Iterable[TimePoint]) -> Iterator[tuple[TargetMachine, li
         if key == here.key:
             yield here, found
             continue
-        name, threads = split_key(key)
+        name, threads, slots = split_key(key)
         yield (
             TargetMachine(
                 kind="gpu" if threads is None else "cpu",
@@ -81,6 +81,7 @@ def _by_machine(points: Iterable[TimePoint]) -> Iterator[tuple[TargetMachine, li
                 memory=Missing(missing="of another machine"),
                 count=1,
                 threads=threads,
+                slots=slots,
                 base_dtype=found[0].setup.base_dtype,
                 source="the history",
             ),

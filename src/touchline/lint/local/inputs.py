@@ -27,6 +27,7 @@ from touchline.plan.local.target import (
     device_findings,
     kernel_findings,
     resolve_target,
+    slot_findings,
     type_findings,
 )
 from touchline.spec.anchors import portable_path
@@ -157,6 +158,7 @@ def _see_target(seen: ResolvedInputs, settings: UserConfig) -> None:
     if seen.target is not None:
         seen.findings += type_findings(seen.target, compute, settings.slurm, document.where(["compute", "gpu"]))
     seen.findings += device_findings(compute, trainers, machine, document.where(["compute", "gpus_per_run"]))
+    seen.findings += slot_findings(compute, machine, document.where(["compute", "slots"]))
     seen.findings += kernel_findings(trainings, compute, machine, document.where(["train"]))
     seen.findings += compiler_findings(trainings, compute, machine, document.where(["train"]))
 

@@ -185,6 +185,30 @@ def device_findings(
         )
 
 
+def slot_findings(compute: ComputeConfig, machine: TargetMachine | None, where: Location | None) -> Iterator[Finding]:
+    """Yield findings on `compute.slots`: where nothing has slots, or more than threads.
+
+    Args:
+        compute: where the runs will be.
+        machine: the machine that is planned for; None where it is not known.
+        where: the place of `compute.slots`.
+    """
+    if compute.slots in ("auto", 1):
+        return
+    obstacle = ""
+    if compute.executor != "local":
+        obstacle = "the jobs of a cluster run at once by themselves"
+    elif machine is not None and machine.kind == "gpu":
+        obstacle = "runs on GPUs have a slot for each group of GPUs"
+    elif compute.plans_for_cpu and compute.gpus_per_run > 1:
+        obstacle = f"each run has {compute.gpus_per_run} processes (compute.gpus_per_run)"
+    elif machine is not None and compute.slots > (machine.threads or 1):
+        obstacle = f"the CPU has {plural(machine.threads or 1, 'thread')}"
+    if obstacle:
+        message = f"compute.slots is {compute.slots}, and {obstacle}"
+        yield _finding(DEVICES, message, "compute.slots=auto", where, subject="compute.slots")
+
+
 def kernel_findings(
     trainings: Iterable[TrainConfig], compute: ComputeConfig, machine: TargetMachine | None, where: Location | None
 ) -> Iterator[Finding]:
