@@ -193,7 +193,7 @@ def slot_findings(compute: ComputeConfig, machine: TargetMachine | None, where: 
         machine: the machine that is planned for; None where it is not known.
         where: the place of `compute.slots`.
     """
-    if compute.slots == "auto" or compute.slots == 1:  # noqa: PLR1714 (narrows the type)
+    if compute.slots == "auto" or compute.slots == 1:
         return
     obstacle = ""
     if compute.executor != "local":
