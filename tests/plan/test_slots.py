@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 from tests.estimate.made_shapes import LLAMA_1B
 from tests.estimate.test_time import batches, lora, point
 from tests.estimate.time_rows import cpu_machine
+from tests.history.test_probe_records import answer, attempt
 from tests.run.made_plans import made_control, made_run
 from tests.tiny_model import write_tiny_words
 
 from tools.tiny_model import write_tiny_model
 from touchline import api
 from touchline.core.errors import InputError, PlanDriftError
-from touchline.core.estimate import Estimate, EvidenceLevel
+from touchline.core.estimate import Estimate, EvidenceLevel, MicroBatch
 from touchline.core.machine import TargetMachine, split_key, whole_key
 from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.data.machine import machine_here
 from touchline.data.user_config import UserConfig
 from touchline.estimate.time import gain_of_slots
+from touchline.history.probe import ProbeRequest, ProbeTry
 from touchline.plan.slots import SlotChoice, choose_slots
 from touchline.plan.totals import QueuedJob, time_of_queue, totals
+from touchline.run import probe_run
+from touchline.run.folders import ExperimentFolder
 from touchline.spec.experiment import ComputeConfig
 from touchline.spec.plan import Plan, PlannedRun
 from touchline.spec.runs import ParentLink
@@ -182,6 +188,47 @@ def test_written_slots_are_in_plan_and_scripts_and_stay(folder: Path) -> None:
     assert (again.machine.slots, again.slots_reason) == (2, planned.slots_reason)
     with pytest.raises(PlanDriftError, match=r"compute\.slots is 1"):
         plan_of(folder, "compute.slots=1")
+
+
+def test_a_probe_of_both_decides(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is kept in the history, so that the plan after it knows the gain and chooses."""
+    here = machine_here(0)
+
+    def one(plan: Plan, run: PlannedRun, batch: MicroBatch, threads: int, seconds: float) -> ProbeTry:
+        found = answer(batch.rows)
+        machine = replace(found.machine, name=here.name, threads=threads, base_dtype=here.base_dtype)
+        found = replace(found, machine=machine, step_seconds=(1.0, seconds, seconds))
+        return replace(
+            attempt(batch.rows),
+            batch=batch,
+            answer=found,
+        )
+
+    def whole(plan: Plan, run: PlannedRun, root: Path, settings: UserConfig) -> ProbeTry:
+        return one(plan, run, MicroBatch(rows=8, width=40, label_tokens=80), 2, 0.26)
+
+    def in_slots(
+        request: ProbeRequest, size: int, batch: MicroBatch, *_: object, slots: int, threads: int
+    ) -> tuple[ProbeTry, None]:
+        assert (slots, threads) == (2, 1)
+        return one(planned, planned.runs[0], batch, threads, 0.37), None
+
+    planned = plan_of(folder)
+    monkeypatch.setattr(probe_run, "WORTH_SECONDS", 0.0)
+    monkeypatch.setattr(probe_run, "quick_probe", whole)
+    monkeypatch.setattr(probe_run, "try_batch", in_slots)
+    monkeypatch.setattr(probe_run, "load_1min", lambda: Missing(missing="a test"))
+    told: list[str] = []
+    root = folder.parent
+    settings = UserConfig(models_dir=root / "models", cache_dir=root / "cache", history_dir=root / "history")
+    measure = partial(probe_run.measure_unknown, settings=settings, on_message=told.append)
+    found = api.plan(folder, settings, measure=measure).plan
+    assert any("1.41 times as fast as one after the other" in line for line in told), told
+    assert found.machine.slots == 2, found.slots_reason
+    assert "2 runs at a time with 1 thread each: predicted to be 1.41 times as fast (1." in found.slots_reason
+    assert isinstance(found.slots_gain, Quantity)
+    # It is known now, and no further probe is made.
+    assert probe_run.unmeasured_slots(found, ExperimentFolder(folder)) == []
 
 
 def test_more_slots_than_threads_are_refused(folder: Path) -> None:

@@ -21,7 +21,7 @@ from touchline.core.units import GIB, MIB
 from touchline.estimate.bracket import SearchStop
 from touchline.history.probe import ProbedModel, ProbeOutcome, ProbeReport, ProbeRequest, ProbeTry
 from touchline.run.probe_try import free_host_bytes, free_of_groups, run_try
-from touchline.run.probing import describe, probe
+from touchline.run.probing import describe, probe, try_batch
 from touchline.spec.experiment import TrainConfig
 
 pytestmark = pytest.mark.planning
@@ -231,6 +231,35 @@ def test_a_child_that_never_reads_its_request_is_no_trouble() -> None:
     ended = run_try(request(), GIB, 30.0, [sys.executable, "-c", "raise SystemExit(5)"])
     assert (ended.outcome, ended.answer) == (ProbeOutcome.CRASHED, None)
     assert "code 5" in ended.message
+
+
+def test_a_try_in_a_slot_has_others_beside_it_that_end_with_it(tmp_path: Path) -> None:
+    """Each has the threads of a slot; the others repeat their steps until the first has answered."""
+    child = Child(
+        tmp_path,
+        "if request['steps'] > 1000: time.sleep(600)\n"
+        "while open(" + repr(str(tmp_path / "asked.jsonl")) + ").read().count('\\n') < 3: time.sleep(0.01)\n"
+        "answer(seconds=(9.0, float(os.environ['OMP_NUM_THREADS'])))",
+    )
+    batch = MicroBatch(rows=2, width=32, label_tokens=6)
+    one, fault = try_batch(request(steps=5), 2, batch, GIB, 60.0, child.command, slots=3, threads=4)
+    assert (one.outcome, fault, one.seconds_per_step) == (ProbeOutcome.FITS, None, 4.0)
+    steps = [asked["steps"] for asked in child.asked()]
+    assert sorted(steps)[0] == 5  # type: ignore[type-var]
+    assert len(steps) == 3
+    assert all(gone(pid) for pid in child.pids())
+
+
+def test_a_try_whose_neighbor_ended_measured_nothing(tmp_path: Path) -> None:
+    child = Child(
+        tmp_path,
+        "if request['steps'] > 1000: raise SystemExit(1)\n"
+        "while open(" + repr(str(tmp_path / "asked.jsonl")) + ").read().count('\\n') < 2: time.sleep(0.01)\n"
+        "time.sleep(1)\nanswer()",
+    )
+    batch = MicroBatch(rows=2, width=32, label_tokens=6)
+    one, _ = try_batch(request(steps=5), 2, batch, GIB, 60.0, child.command, slots=2, threads=1)
+    assert (one.outcome, one.seconds_per_step) == (ProbeOutcome.CRASHED, None)
 
 
 PARENT = """\

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 from touchline.backends.protocol import ExampleLengths
 from touchline.backends.registry import batching_of, get_backend
 from touchline.core.callbacks import MessageCallback
-from touchline.core.errors import InputError, TouchlineError
+from touchline.core.errors import InputError, RunsFailedError, TouchlineError
 from touchline.core.estimate import MicroBatch
 from touchline.core.machine import TargetMachine
-from touchline.core.quantity import Missing
+from touchline.core.quantity import Missing, Quantity
 from touchline.core.shape import ModelShape
 from touchline.core.units import GIB
 from touchline.data.lengths import token_lengths
-from touchline.data.machine import machine_here
+from touchline.data.machine import load_1min, machine_here
 from touchline.data.packing.forecast import settings_of
 from touchline.data.shapes import shape_of_folder
 from touchline.data.user_config import UserConfig
@@ -31,15 +32,23 @@ from touchline.history.probes import probe_record
 from touchline.history.record import RunRecord
 from touchline.plan.context import PlanningContext, estimate_memory
 from touchline.plan.local.context import formula_context
+from touchline.plan.slots import slots_to_try
 from touchline.run.folders import ExperimentFolder
 from touchline.run.planning import LoadedPlan
 from touchline.run.probe_try import free_host_bytes
-from touchline.run.probing import describe, probe
+from touchline.run.probing import describe, probe, try_batch
 from touchline.spec.defaults import DEFAULT_BACKEND
 from touchline.spec.plan import Plan, PlannedRun
 
 PROBED = DEFAULT_BACKEND
 """Trainer used by a probe."""
+
+
+class Store(Protocol):
+    """Function that stores a try in the history."""
+
+    def __call__(self, one: ProbeTry, machine: TargetMachine = ...) -> None:
+        """Store a try that ran on a machine, by default this one."""
 
 
 def heaviest(plan: Plan) -> PlannedRun:
@@ -93,7 +102,10 @@ def probe_run(
     limit = free_host_bytes() if limit_bytes is None else limit_bytes
     request, keep = _request(planned.plan, run, settings)
     predicted = _predicted(run, shape, batches, machine, limit)
-    return probe(request, batches, predicted=predicted, host_limit_bytes=limit, on_message=on_message, keep=keep)
+    report = probe(request, batches, predicted=predicted, host_limit_bytes=limit, on_message=on_message, keep=keep)
+    if slots_of_probe(planned.plan) > 1:
+        measure_slots(planned.plan, run, planned.folder.root, settings, on_message or (lambda message: None))
+    return report
 
 
 _NO_MEMORY = Missing(missing="a batch of the mean size was tried, not the largest one")
@@ -142,7 +154,13 @@ def measure_unknown(plan: Plan, folder: ExperimentFolder, settings: UserConfig, 
         Whether something was learned, so that the plan is to be made again.
     """
     learned = False
-    for run in unmeasured(plan, [run for run in plan.runs if not folder.has_started(run.name)], settings):
+    waiting = [run for run in plan.runs if not folder.has_started(run.name)]
+    unknown = unmeasured(plan, waiting, settings)
+    for run in unmeasured_slots(plan, folder):
+        on_message(f"how fast {slots_of_probe(plan)} trainings are at once is not measured here: trying some steps")
+        learned = measure_slots(plan, run, folder.root, settings, on_message) or learned
+        unknown = [other for other in unknown if other.model != run.model]
+    for run in unknown:
         on_message(
             f"nothing was measured of {run.model} on this machine: trying some of its training steps for a few seconds "
             "(--no-probe leaves that out)"
@@ -160,6 +178,103 @@ def measure_unknown(plan: Plan, folder: ExperimentFolder, settings: UserConfig, 
             )
         learned = learned or kept
     return learned
+
+
+WORTH_SECONDS = 60.0
+"""Predicted time of all trainings below which slots are not measured: a probe of them takes half a minute."""
+
+
+def slots_of_probe(plan: Plan) -> int:
+    """Return the number of slots that a probe of a plan measures; 1 for none."""
+    trained = [run for run in plan.runs if run.train is not None]
+    if any(run.train is not None and run.train.backend != PROBED for run in trained):
+        return 1
+    return slots_to_try(plan.machine.whole, plan.compute, len(trained))
+
+
+def unmeasured_slots(plan: Plan, folder: ExperimentFolder) -> list[PlannedRun]:
+    """Return one run per model, the one with the longest training, if slots may be chosen and were not measured.
+
+    Args:
+        plan: plan; slots are chosen before any training starts.
+        folder: its experiment.
+    """
+    trained = [run for run in plan.runs if run.train is not None]
+    seconds = sum(_seconds(run) for run in trained)
+    if plan.compute.slots != "auto" or slots_of_probe(plan) < 2 or seconds < WORTH_SECONDS:
+        return []
+    if not isinstance(plan.slots_gain, Missing) or any(folder.has_started(run.name) for run in trained):
+        return []
+    if plan.machine.whole.key != machine_here(plan.gpus_per_run).key or _is_busy(plan.machine.whole):
+        return []
+    longest = sorted(trained, key=_seconds)
+    return list({run.model: run for run in longest}.values())
+
+
+def _is_busy(machine: TargetMachine) -> bool:
+    load = load_1min()
+    return isinstance(load, Quantity) and load.value > _BUSY * (machine.threads or 1)
+
+
+def measure_slots(plan: Plan, run: PlannedRun, root: Path, settings: UserConfig, on_message: MessageCallback) -> bool:
+    """Measure some steps of a run with all threads, then in slots beside each other, and store both in the history.
+
+    Args:
+        plan: plan of the experiment.
+        run: run of our trainer.
+        root: experiment folder.
+        settings: user config with models, caches and history.
+        on_message: called with the results.
+
+    Returns:
+        Whether something was learned. A failed probe is reported and ignored.
+    """
+    count = slots_of_probe(plan)
+    try:
+        whole = quick_probe(plan, run, root, settings)
+        on_message(f"probe: {describe(whole)}")
+        if whole.seconds_per_step is None:
+            return whole.outcome.out_of_memory
+        in_slots = _slots_probe(plan, run, root, settings, count, whole.seconds_per_step)
+    except TouchlineError as fault:
+        on_message(f"the probe gave nothing ({fault.message})")
+        return False
+    seconds = in_slots.seconds_per_step
+    if seconds is None:
+        on_message(f"probe, {count} at once: {describe(in_slots)}")
+    else:
+        gain = count * whole.seconds_per_step / seconds
+        on_message(f"probe, {count} at once: {describe(in_slots)}; {gain:.2f} times as fast as one after the other")
+    if (load := busy_load(whole)) is not None:
+        on_message(
+            f"the machine was busy (load {load:.1f}): the times of this plan are those of a machine as busy as that"
+        )
+    return True
+
+
+def _slots_probe(
+    plan: Plan, run: PlannedRun, root: Path, settings: UserConfig, count: int, whole_seconds_per_step: float
+) -> ProbeTry:
+    """Measure some steps of a run beside other processes with the same steps, and store them in the history."""
+    assert run.batches is not None
+    whole = plan.machine.whole
+    machine = replace(whole, slots=count)
+    request, keep = _request(plan, run, settings, largest=False, whole_seconds_per_step=whole_seconds_per_step)
+    request = replace(request, steps=MOST_STEPS, budget_seconds=BUDGET_SECONDS)
+    one, fault = try_batch(
+        request,
+        run.batches.micro_batch_size,
+        _usual(run, _lengths(plan, run, root, settings)),
+        free_host_bytes() // count,
+        PATIENCE_SECONDS,
+        slots=count,
+        threads=machine.threads_per_run,
+    )
+    if fault is not None:
+        raise RunsFailedError(fault.message)
+    if one.outcome is ProbeOutcome.FITS:
+        keep(one, machine)
+    return one
 
 
 def busy_load(one: ProbeTry) -> float | None:
@@ -240,15 +355,20 @@ def _lengths(plan: Plan, run: PlannedRun, root: Path, settings: UserConfig) -> E
 
 
 def _request(
-    plan: Plan, run: PlannedRun, settings: UserConfig, *, largest: bool = True
-) -> tuple[ProbeRequest, Callable[[ProbeTry], None]]:
+    plan: Plan,
+    run: PlannedRun,
+    settings: UserConfig,
+    *,
+    largest: bool = True,
+    whole_seconds_per_step: float | None = None,
+) -> tuple[ProbeRequest, Store]:
     """Return the common request of all tries of a run, and a function that stores a try in the history.
 
     Without the `largest` batch a try measures speed only, not the memory of the training.
     """
     assert run.train is not None
     assert run.batches is not None
-    model, machine = plan.models[run.model], machine_here(plan.gpus_per_run)
+    model, here = plan.models[run.model], machine_here(plan.gpus_per_run)
     shape = shape_of_folder(Path(model.path))
     request = ProbeRequest(
         model=ProbedModel(name=model.name, path=model.path),
@@ -259,8 +379,9 @@ def _request(
         micro_batches_per_step=2 if run.batches.gradient_accumulation_steps > 1 else 1,
     )
 
-    def keep(one: ProbeTry) -> None:
-        record = probe_record(request, one, None if isinstance(shape, Missing) else shape, machine)
+    def keep(one: ProbeTry, machine: TargetMachine = here) -> None:
+        dimensions = None if isinstance(shape, Missing) else shape
+        record = probe_record(request, one, dimensions, machine, whole_seconds_per_step=whole_seconds_per_step)
         if isinstance(record, RunRecord):
             costs = record.costs if largest else replace(record.costs, peak_memory=_NO_MEMORY)
             store_record(settings.history_dir, replace(record, costs=costs))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
@@ -82,7 +83,9 @@ def _cached(path: Path, name: str) -> int:
 
 LOOK_SECONDS = 0.02
 """Seconds between two readings of the process memory, which limits the overshoot to some hundred megabytes."""
-_PROGRAM = "touchline.train.probe"
+_OWN_PROGRAM = [sys.executable, "-m", "touchline.train.probe", "--attached"]
+_ENDLESS = 1_000_000
+"""Steps of a process that is ended from outside."""
 _OUTPUT_LIMIT_BYTES = 1 << 20
 _REPLY = TypeAdapter(ProbeReply)
 _REQUEST = TypeAdapter(ProbeRequest)
@@ -107,7 +110,12 @@ class TryEnd:
 
 
 def run_try(
-    request: ProbeRequest, host_limit_bytes: int, timeout_seconds: float, command: Sequence[str] | None = None
+    request: ProbeRequest,
+    host_limit_bytes: int,
+    timeout_seconds: float,
+    command: Sequence[str] | None = None,
+    *,
+    threads: int | None = None,
 ) -> TryEnd:
     """Run one try in a separate process, which ends when this function returns or raises, or this process is killed.
 
@@ -116,13 +124,19 @@ def run_try(
         host_limit_bytes: resident set above which it is killed.
         timeout_seconds: time after which it is killed.
         command: program; the trainer's own if None.
+        threads: compute threads on a CPU; all if None.
     """
-    words = list(command) if command is not None else [sys.executable, "-m", _PROGRAM, "--attached"]
+    words = list(command) if command is not None else _OWN_PROGRAM
     began = time.monotonic()
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as talk:
         # A session of its own: Ctrl-C comes to this process alone, which then ends the other.
         process = subprocess.Popen(  # noqa: S603 (our own words)
-            words, stdin=subprocess.PIPE, stdout=output, stderr=talk, start_new_session=True
+            words,
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=talk,
+            env=_environment(threads),
+            start_new_session=True,
         )
         try:
             killed, seen_bytes = _watch(process, request, host_limit_bytes, began + timeout_seconds)
@@ -143,6 +157,55 @@ def run_try(
             output=_tail(output),
             talk=_tail(talk),
         )
+
+
+@contextlib.contextmanager
+def steps_beside(
+    request: ProbeRequest, count: int, threads: int, command: Sequence[str] | None = None
+) -> Iterator[Callable[[], bool]]:
+    """Repeat the steps of a request in other processes while the block runs.
+
+    Args:
+        request: probe request.
+        count: number of processes.
+        threads: compute threads of each.
+        command: program; the trainer's own if None.
+
+    Yields:
+        A function that returns whether all of them are still at work.
+    """
+    words = list(command) if command is not None else _OWN_PROGRAM
+    endless = _REQUEST.dump_json(replace(request, steps=_ENDLESS, budget_seconds=None)) + b"\n"
+    with contextlib.ExitStack() as running:
+        processes = []
+        for _ in range(count):
+            process = subprocess.Popen(  # noqa: S603 (our own words)
+                words,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env=_environment(threads),
+                start_new_session=True,
+            )
+            running.callback(_end, process)
+            processes.append(process)
+            assert process.stdin is not None
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.write(endless)
+                process.stdin.flush()
+        yield lambda: all(process.poll() is None for process in processes)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.wait()
+    if process.stdin is not None:
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.close()
+
+
+def _environment(threads: int | None) -> dict[str, str] | None:
+    return None if threads is None else os.environ | {"OMP_NUM_THREADS": str(threads)}
 
 
 def _watch(

@@ -17,7 +17,7 @@ from touchline.core.units import format_bytes
 from touchline.data.machine import absent_packages
 from touchline.estimate.bracket import SearchStop, Trial, search
 from touchline.history.probe import ProbeFault, ProbeOutcome, ProbeReport, ProbeRequest, ProbeTry
-from touchline.run.probe_try import gpu_in_use_bytes, run_try
+from touchline.run.probe_try import gpu_in_use_bytes, run_try, steps_beside
 
 Keep = Callable[[ProbeTry], None]
 """Callback for each ended try, so that a later Ctrl-C loses none."""
@@ -98,6 +98,9 @@ def try_batch(
     host_limit_bytes: int,
     timeout_seconds: float = TIMEOUT_SECONDS,
     command: Sequence[str] | None = None,
+    *,
+    slots: int = 1,
+    threads: int | None = None,
 ) -> tuple[ProbeTry, ProbeFault | None]:
     """Try one micro-batch in a separate process. Return the try, and the error that prevented it.
 
@@ -108,6 +111,8 @@ def try_batch(
         host_limit_bytes: host memory limit.
         timeout_seconds: timeout.
         command: program that tries; the trainer's own if None.
+        slots: processes that do the same steps beside each other; of one of them the steps are timed.
+        threads: compute threads of each on a CPU; all if None.
     """
     wanted = replace(
         request,
@@ -116,7 +121,10 @@ def try_batch(
         label_tokens=batch.label_tokens,
         gpu_in_use_before_bytes=gpu_in_use_bytes(),
     )
-    ended = run_try(wanted, host_limit_bytes, timeout_seconds, command)
+    with steps_beside(wanted, slots - 1, threads or 1, command) as are_beside:
+        ended = run_try(wanted, host_limit_bytes, timeout_seconds, command, threads=threads)
+        if not are_beside():
+            ended = replace(ended, outcome=ProbeOutcome.CRASHED, message="a process beside it has ended")
     one = ProbeTry(
         micro_batch_size=size,
         batch=batch,
