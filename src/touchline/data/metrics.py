@@ -171,6 +171,16 @@ class StepRow:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class UntrainedScore:
+    """Proof by which another run may take the loss of an untrained model over."""
+
+    longest_loss: FiniteOrNot
+    """Mean loss per label token of the longest micro-batch, in nats; who takes the loss over computes it again."""
+    sha256: str
+    """Hash of all that the loss depends on, of the loss, and of the other numbers that are taken over."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ValidationRow:
     """Completed validation."""
 
@@ -185,7 +195,7 @@ class ValidationRow:
     time_unix: float
     """End of the validation."""
     seconds: float
-    """Wall-clock time."""
+    """Wall-clock time; 0 if the loss was taken over."""
     elapsed_seconds: float
     """Wall-clock time of all validations so far, over all attempts."""
     loss: FiniteOrNot
@@ -194,6 +204,10 @@ class ValidationRow:
     """Examples of the split."""
     target_tokens: int
     """Label tokens of the split."""
+    taken_from: str | None = None
+    """Run that computed the loss, with the same untrained model. None if this run did."""
+    untrained: UntrainedScore | None = None
+    """Proof for other runs of the experiment. None if they may not take this loss over."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -283,6 +297,11 @@ class Metrics:
     """Incomplete lines after a kill or on a full disk."""
     unread: str | None = None
     """Reason why the file or its rest was not read. None if it was read or does not exist."""
+
+    @property
+    def timed_validations(self) -> tuple[ValidationRow, ...]:
+        """Validations that this run computed itself."""
+        return tuple(row for row in self.validations if row.taken_from is None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -47,7 +47,8 @@ def own_events(rows: Iterable[tuple[int, MetricsRow]]) -> Iterator[Event]:
                 yield from rate.add(row, line)
             case ValidationRow():
                 yield from _number("eval_loss", row.loss, line, step=row.step, unit="nats")
-                yield from _number("eval_seconds", row.seconds, line, step=row.step, unit="s")
+                if row.taken_from is None:
+                    yield from _number("eval_seconds", row.seconds, line, step=row.step, unit="s")
                 yield from rate.observations(line)
             case CheckpointRow():
                 yield from _checkpoint(row, line)

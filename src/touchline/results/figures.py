@@ -134,7 +134,7 @@ def figures_of_metrics(run: PlannedRun, metrics: Metrics, nothing: Missing) -> R
         metrics: rows of its metrics.jsonl.
         nothing: reason for missing figures where no step was measured.
     """
-    steps, validations = metrics.steps, metrics.validations
+    steps, validations = metrics.steps, metrics.timed_validations
     device = metrics.attempts[-1].device_kind if metrics.attempts and steps else None
     timed = timed_steps(steps)
     steady = steady_steps(steps) or timed

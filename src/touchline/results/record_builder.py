@@ -166,7 +166,7 @@ def work_facts(run: PlannedRun, metrics: Metrics) -> WorkFacts:
         largest_width=width,
         largest_label_tokens=_most_labels(metrics),
         startup_seconds=_row_quantity(metrics.attempts[-1].setup_seconds, "s"),
-        validation_seconds=_median_quantity([row.seconds for row in metrics.validations], "s"),
+        validation_seconds=_median_quantity([row.seconds for row in metrics.timed_validations], "s"),
         validation_tokens=_median_quantity([float(row.target_tokens) for row in metrics.validations], "tokens"),
         saving_seconds=_median_quantity([row.seconds for row in metrics.checkpoints], "s"),
         side_by_side=_row_quantity(1 + max(len(row.cohort) for row in metrics.attempts), "runs"),

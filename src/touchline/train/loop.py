@@ -22,6 +22,7 @@ from touchline.train.record import TrainingRecord
 from touchline.train.run import Stop
 from touchline.train.schedule import learning_rate
 from touchline.train.setup import Session, give_random_state, take_random_state, write_state
+from touchline.train.untrained import score_untrained, untrained_setup
 
 T = TypeVar("T")
 Requests: TypeAlias = Generator[MicroBatchGradient, torch.Tensor, None]
@@ -278,11 +279,19 @@ class Training:
         self._pending = False
 
     def _validate(self) -> None:
-        """Score the validation split, if there is one."""
-        if self._validation_rows:
-            watch = Stopwatch()
-            loss, targets = mean_loss(self._session.target_loss, self._shared(self._validation_rows), self._group)
-            self._record.end_validation(loss, targets, watch.seconds())
+        """Score the validation split, if there is one. Before the first step another run may have done it."""
+        if not self._validation_rows:
+            return
+        session, rows = self._session, self._shared(self._validation_rows)
+        setup = None
+        if self._record.step == 0:
+            setup = untrained_setup(session.setup, session.inputs, session.inheritance, self._group)
+        if setup is not None:
+            score_untrained(self._record, session.target_loss, rows, self._validation_rows[-1], setup)
+            return
+        watch = Stopwatch()
+        loss, targets = mean_loss(session.target_loss, rows, self._group)
+        self._record.end_validation(loss, targets, watch.seconds())
 
     def _save(self) -> None:
         """Save the training state."""

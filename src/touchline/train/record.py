@@ -19,6 +19,7 @@ from touchline.data.metrics import (
     SavedFile,
     ScoringSetup,
     StepRow,
+    UntrainedScore,
     ValidationRow,
 )
 from touchline.spec.experiment import accumulation_steps
@@ -113,6 +114,11 @@ class TrainingRecord:
         self._validated_at: int | None = None
         self._saved_at = self._exported_at = time.monotonic()
         self._progress = ConsoleProgress(self._config.batches.steps, self.step)
+
+    @property
+    def folder(self) -> Path:
+        """Run folder."""
+        return self._folder
 
     @property
     def step(self) -> int:
@@ -237,8 +243,35 @@ class TrainingRecord:
         )
         self._progress.step(step, loss, measured["real_tokens"] / seconds, seconds_ago)
 
-    def end_validation(self, loss: float, target_tokens: int, seconds: float) -> None:
-        """Write the row of a validation after the last step."""
+    def end_validation(
+        self, loss: float, target_tokens: int, seconds: float, untrained: UntrainedScore | None = None
+    ) -> None:
+        """Write the row of a validation after the last step.
+
+        Args:
+            loss: mean loss in nats.
+            target_tokens: label tokens.
+            seconds: time spent on it.
+            untrained: proof by which other runs may take the loss over.
+        """
+        self._write_validation(loss, target_tokens, seconds, untrained=untrained)
+        LOG.info("%sstep %d/%d  validation loss %.4f", self._label, self.step, self._config.batches.steps, loss)
+
+    def take_validation(self, loss: float, target_tokens: int, run: str) -> None:
+        """Write the row of the validation before the first step, computed by another run."""
+        self._write_validation(loss, target_tokens, 0.0, taken_from=run)
+        steps = self._config.batches.steps
+        LOG.info("%sstep %d/%d  validation loss %.4f, computed by %s", self._label, self.step, steps, loss, run)
+
+    def _write_validation(
+        self,
+        loss: float,
+        target_tokens: int,
+        seconds: float,
+        *,
+        taken_from: str | None = None,
+        untrained: UntrainedScore | None = None,
+    ) -> None:
         state = self._state
         self._state = replace(state, validation_loss=loss, validation_seconds=state.validation_seconds + seconds)
         self._validated_at = self.step
@@ -254,9 +287,10 @@ class TrainingRecord:
                 loss=loss,
                 examples=len(self._inputs.validation),
                 target_tokens=target_tokens,
+                taken_from=taken_from,
+                untrained=untrained,
             )
         )
-        LOG.info("%sstep %d/%d  validation loss %.4f", self._label, self.step, self._config.batches.steps, loss)
 
     def export(self, epoch: int | None, write_weights: Callable[[Path], str], seconds: float = 0.0) -> None:
         """Write a checkpoint after the last step, and delete those that `checkpoint.keep` does not keep.
