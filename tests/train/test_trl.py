@@ -34,6 +34,7 @@ PAIRS = (
     "train.backend: trl, train.packed: true",
     "train.backend: trl, train.quantization: nf4, train.base_dtype: bfloat16, train.lora.rslora: true",
     "train.backend: trl, train.checkpoint: {every: {steps: 2}, resume_minutes: 1e-9}",
+    "train.backend: trl, train.epochs: 1, train.lora.rank: 8",
 )
 ALIKE = (
     "train.optimizer: adafactor, train.label_smoothing: 0.1, train.lora.dora: true, train.lora.rslora: true",
@@ -105,6 +106,18 @@ def test_both_trainers_do_the_same_training(unpacked: tuple[Path, Path]) -> None
     assert [row.step for row in ours.validations] == [row.step for row in theirs.validations] == [0, 3, 4, 6, 8]
     for first, second in zip(ours.validations, theirs.validations, strict=True):
         assert second.loss == pytest.approx(first.loss, abs=1e-5)
+
+
+def test_a_second_run_takes_the_loss_before_its_first_step_over(
+    experiment: PlannedExperiment, unpacked: tuple[Path, Path]
+) -> None:
+    """From the run of the same trainer, with another rank."""
+    (first, _), (_, folder) = experiment.run(1), experiment.run(5)
+    assert train(folder)
+    taken, computed = metrics(folder).validations[0], metrics(unpacked[1]).validations[0]
+    assert (computed.taken_from, taken.taken_from) == (None, first.name)
+    assert (taken.loss, taken.target_tokens) == (computed.loss, computed.target_tokens)
+    assert metrics(folder).timed_validations[0].step > 0
 
 
 @pytest.mark.filterwarnings("ignore:.*label_smoothing_factor:FutureWarning")

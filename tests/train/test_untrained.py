@@ -29,9 +29,23 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="module")
+def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_words(tmp_path_factory.mktemp("data") / "words.json", 8, 14, 4)
+
+
+@pytest.fixture(scope="module")
+def one_run(tiny_model: Path, words: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Experiment with one trained run, a."""
+    torch.set_num_threads(1)
+    return trained(tiny_model, words, tmp_path_factory.mktemp("one") / "sweep" / "a").parent
+
+
 @pytest.fixture
-def words(tmp_path: Path) -> Path:
-    return write_tiny_words(tmp_path / "words.json", 8, 14, 4)
+def sweep(one_run: Path, tmp_path: Path) -> Path:
+    """Copy of it."""
+    shutil.copytree(one_run, tmp_path / "sweep")
+    return tmp_path / "sweep"
 
 
 def trained(model: Path, words: Path, folder: Path, train: TrainConfig | None = None, *, seed: int = 1) -> Path:
@@ -75,12 +89,11 @@ def test_a_second_run_takes_the_loss_over_and_trains_as_if_it_had_computed_it(
     assert (taking / weights).read_bytes() == (alone / weights).read_bytes()
 
 
-def test_a_loss_taken_over_took_no_time(tiny_model: Path, words: Path, tmp_path: Path) -> None:
-    trained(tiny_model, words, tmp_path / "sweep/a")
-    taking = read_metrics(trained(tiny_model, words, tmp_path / "sweep/b", other()) / "metrics.jsonl")
+def test_a_loss_taken_over_took_no_time(tiny_model: Path, words: Path, sweep: Path) -> None:
+    taking = read_metrics(trained(tiny_model, words, sweep / "b", other()) / "metrics.jsonl")
     assert (taking.validations[0].seconds, taking.validations[0].elapsed_seconds) == (0, 0)
     assert taking.timed_validations == taking.validations[1:]
-    marker = json.loads((tmp_path / "sweep/b/training.json").read_text())
+    marker = json.loads((sweep / "b/training.json").read_text())
     assert marker["validation_seconds"] == pytest.approx(sum(row.seconds for row in taking.timed_validations))
 
 
@@ -107,37 +120,33 @@ def test_trained_weights_are_shared_with_an_untrained_adapter(tiny_model: Path, 
     ],
     ids=["dtype", "micro-batch", "attention", "adapter", "dora", "pissa"],
 )
-def test_another_setup_computes_its_own(tiny_model: Path, words: Path, tmp_path: Path, train: TrainConfig) -> None:
-    trained(tiny_model, words, tmp_path / "sweep/a")
-    assert first(trained(tiny_model, words, tmp_path / "sweep/b", train)).taken_from is None
+def test_another_setup_computes_its_own(tiny_model: Path, words: Path, sweep: Path, train: TrainConfig) -> None:
+    assert first(trained(tiny_model, words, sweep / "b", train)).taken_from is None
 
 
-def test_other_items_compute_their_own(tiny_model: Path, words: Path, tmp_path: Path) -> None:
-    trained(tiny_model, words, tmp_path / "sweep/a")
+def test_other_items_compute_their_own(tiny_model: Path, words: Path, sweep: Path, tmp_path: Path) -> None:
     rows = json.loads(words.read_text())
     rows["validation"][0], rows["validation"][1] = rows["validation"][1], rows["validation"][0]
     changed = tmp_path / "changed.json"
     changed.write_text(json.dumps(rows))
-    assert first(trained(tiny_model, changed, tmp_path / "sweep/b")).taken_from is None
+    assert first(trained(tiny_model, changed, sweep / "b")).taken_from is None
 
 
-def test_another_model_computes_its_own(tiny_model: Path, words: Path, tmp_path: Path) -> None:
+def test_another_model_computes_its_own(tiny_model: Path, words: Path, sweep: Path, tmp_path: Path) -> None:
     copied = tmp_path / tiny_model.name
     shutil.copytree(tiny_model, copied)
-    trained(tiny_model, words, tmp_path / "sweep/a")
-    trained(copied, words, tmp_path / "sweep/b")
+    trained(copied, words, sweep / "b")
     weights = load_file(copied / "model.safetensors")
     name = next(iter(weights))
     save_file({**weights, name: weights[name] + 1e-3}, copied / "model.safetensors", {"format": "pt"})
-    trained(copied, words, tmp_path / "sweep/c")
-    assert first(tmp_path / "sweep/b").taken_from == "a"
-    assert first(tmp_path / "sweep/c").taken_from is None
+    trained(copied, words, sweep / "c")
+    assert first(sweep / "b").taken_from == "a"
+    assert first(sweep / "c").taken_from is None
 
 
-def test_other_threads_compute_their_own(tiny_model: Path, words: Path, tmp_path: Path) -> None:
-    trained(tiny_model, words, tmp_path / "sweep/a")
+def test_other_threads_compute_their_own(tiny_model: Path, words: Path, sweep: Path) -> None:
     torch.set_num_threads(2)
-    assert first(trained(tiny_model, words, tmp_path / "sweep/b")).taken_from is None
+    assert first(trained(tiny_model, words, sweep / "b")).taken_from is None
 
 
 def _cut(line: bytes) -> bytes:
@@ -162,41 +171,40 @@ def _older(line: bytes) -> bytes:
 
 @pytest.mark.parametrize("damage", [_cut, _changed_loss, _changed_proof, _older])
 def test_a_damaged_row_is_not_taken(
-    tiny_model: Path, words: Path, tmp_path: Path, damage: Callable[[bytes], bytes]
+    tiny_model: Path, words: Path, sweep: Path, damage: Callable[[bytes], bytes]
 ) -> None:
-    path = trained(tiny_model, words, tmp_path / "sweep/a") / "metrics.jsonl"
+    path = sweep / "a" / "metrics.jsonl"
     lines = path.read_bytes().split(b"\n")
     where = next(number for number, line in enumerate(lines) if b'"validation"' in line)
     lines[where] = damage(lines[where])
     path.write_bytes(b"\n".join(lines))
-    found = trained(tiny_model, words, tmp_path / "sweep/b")
+    found = trained(tiny_model, words, sweep / "b")
     assert first(found).taken_from is None
-    assert first(trained(tiny_model, words, tmp_path / "sweep/c")).taken_from == "b"
+    assert first(trained(tiny_model, words, sweep / "c")).taken_from == "b"
 
 
-def test_what_is_no_file_of_metrics_is_passed_over(tiny_model: Path, words: Path, tmp_path: Path) -> None:
-    (tmp_path / "sweep/0/metrics.jsonl").mkdir(parents=True)
-    (tmp_path / "sweep/1").mkdir()
-    (tmp_path / "sweep/1/metrics.jsonl").write_bytes(b'\xff{"event": "validation"}\n[]\n')
-    trained(tiny_model, words, tmp_path / "sweep/a")
-    assert first(trained(tiny_model, words, tmp_path / "sweep/b")).taken_from == "a"
+def test_what_is_no_file_of_metrics_is_passed_over(tiny_model: Path, words: Path, sweep: Path) -> None:
+    (sweep / "0/metrics.jsonl").mkdir(parents=True)
+    (sweep / "1").mkdir()
+    (sweep / "1/metrics.jsonl").write_bytes(b'\xff{"event": "validation"}\n[]\n')
+    assert first(trained(tiny_model, words, sweep / "b")).taken_from == "a"
 
 
-def test_a_copied_experiment_takes_over_from_its_own_runs(tiny_model: Path, words: Path, tmp_path: Path) -> None:
-    trained(tiny_model, words, tmp_path / "sweep/a")
+def test_a_copied_experiment_takes_over_from_its_own_runs(
+    tiny_model: Path, words: Path, sweep: Path, tmp_path: Path
+) -> None:
     shutil.copytree(tmp_path / "sweep", tmp_path / "copy")
     shutil.rmtree(tmp_path / "sweep")
     assert first(trained(tiny_model, words, tmp_path / "copy/b")).taken_from == "a"
 
 
 def test_a_run_takes_nothing_over_from_itself_nor_from_one_that_took_it_over(
-    tiny_model: Path, words: Path, tmp_path: Path
+    tiny_model: Path, words: Path, sweep: Path
 ) -> None:
-    trained(tiny_model, words, tmp_path / "sweep/a")
-    trained(tiny_model, words, tmp_path / "sweep/b")
-    (tmp_path / "sweep/a/training.json").unlink()
-    trained(tiny_model, words, tmp_path / "sweep/a")
-    rows = [parse_row(line) for line in (tmp_path / "sweep/a/metrics.jsonl").read_bytes().splitlines()]
+    trained(tiny_model, words, sweep / "b")
+    (sweep / "a/training.json").unlink()
+    trained(tiny_model, words, sweep / "a")
+    rows = [parse_row(line) for line in (sweep / "a/metrics.jsonl").read_bytes().splitlines()]
     assert [row.taken_from for row in rows if isinstance(row, ValidationRow) and row.step == 0] == [None, None]
 
 
@@ -227,15 +235,15 @@ def test_the_first_of_a_cohort_computes_for_all(tiny_model: Path, words: Path, t
 def test_a_base_that_was_not_loaded_right_is_seen(
     tiny_model: Path,
     words: Path,
+    sweep: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """All hashes agree with the plan, and one weight in memory differs."""
-    from touchline.train import setup
+    from touchline.train import model, setup
 
-    trained(tiny_model, words, tmp_path / "sweep/a")
-    load = setup.load_base
+    load = model.load_base
 
     def damaged(*arguments: object) -> torch.nn.Module:
         model = load(*arguments)  # type: ignore[arg-type]
@@ -245,7 +253,7 @@ def test_a_base_that_was_not_loaded_right_is_seen(
 
     monkeypatch.setattr(setup, "load_base", damaged)
     with caplog.at_level(logging.WARNING, logger="touchline.train"):
-        found = trained(tiny_model, words, tmp_path / "sweep/b")
+        found = trained(tiny_model, words, sweep / "b")
     assert first(found).taken_from is None
-    assert first(found).loss != first(tmp_path / "sweep/a").loss
+    assert first(found).loss != first(sweep / "a").loss
     assert "longest micro-batch" in caplog.text

@@ -23,6 +23,8 @@ class Capabilities:
     """Whether it trains vision-language models, on images and on text."""
     cohorts: bool = False
     """Whether several runs train side by side on one base, in one process."""
+    shares_validation: bool = False
+    """Whether a run takes the validation before its first step over from another run on the same base and items."""
     packing_keeps_steps: bool = True
     """Whether a step holds as many examples packed as unpacked. If not, `packed: auto` does not pack."""
     values: Mapping[str, tuple[object, ...]] = field(default_factory=dict)

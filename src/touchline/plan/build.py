@@ -24,7 +24,8 @@ from touchline.plan.context import PlanningContext
 from touchline.plan.decisions import RunRequest, RunResolver
 from touchline.plan.slots import SlotChoice, choose_slots
 from touchline.plan.times import evaluation_limit
-from touchline.plan.totals import collect_evidence, totals
+from touchline.plan.totals import collect_evidence, runs_at_once, totals
+from touchline.plan.untrained import takes_over, without_shared_validation
 from touchline.spec.defaults import DEFAULT_BACKEND
 from touchline.spec.evaluation import EvaluationTask
 from touchline.spec.experiment import DataConfig, Experiment, LoraConfig, TrainConfig
@@ -122,6 +123,8 @@ def build_plan(inputs: PlanInputs) -> Plan:
         inputs = replace(inputs, context=replace(inputs.context, machine=replace(machine, slots=slots.count)))
         decisions = RunResolver(inputs.context, inputs.devices)
         runs = _planned_runs(inputs, decisions, findings)
+    taking = takes_over(runs, runs_at_once(inputs.context.machine, experiment.compute.gpus))
+    runs = [without_shared_validation(run) if run.name in taking and not _is_kept(run, inputs) else run for run in runs]
 
     def predict(group: Sequence[PlannedRun]) -> SideBySide:
         return decisions.side_by_side([_resolved_question(run, inputs) for run in group])
@@ -261,6 +264,12 @@ def _planned(
             # The same data may lie elsewhere now: the digest holds its hash and not its path.
             return replace(kept, control=run.control, dataset=run.dataset, data=run.data, model=run.model), []
     return _trained(run, question, decisions, parent), []
+
+
+def _is_kept(run: PlannedRun, inputs: PlanInputs) -> bool:
+    """Return whether a run has the predictions of the plan with which it started."""
+    started = inputs.started.get(run.name)
+    return started is not None and started.digest == run.digest
 
 
 def _lengths(spec: RunSpec, inputs: PlanInputs) -> ExampleLengths:

@@ -22,6 +22,8 @@ from touchline.plan.design_text import (
     run_type,
 )
 from touchline.plan.settings import collect_settings, settings_table, varying_table
+from touchline.plan.totals import runs_at_once
+from touchline.plan.untrained import about_shared_validation
 from touchline.spec.plan import Plan, PlannedRun, Revision
 
 _SHOWN = 8
@@ -220,6 +222,8 @@ def _totals(plan: Plan) -> Iterator[str]:
         yield f"Total {hours}: {measured(plan.gpu_hours)}"
     yield f"Wall-clock time: {measured(plan.wall_seconds)}{_deadline(plan)}"
     yield f"Disk: {measured(plan.disk)}"
+    if (line := about_shared_validation(plan.runs, runs_at_once(plan.machine, plan.gpus_per_run))) is not None:
+        yield line
 
 
 _LIMIT_COLUMNS = ("run", "training time limit", "evaluation time limit")

@@ -175,7 +175,7 @@ def _parts(
         "tokenising": tokenising_seconds(setup, tokens, machine=machine, points=points),
     }
     if course.validation_examples:
-        count = count_validations(train, course)
+        count = count_validations(train, course.steps, course.steps_per_epoch)
         share = course.validation_examples * course.steps_per_epoch / len(lengths.total)
         parts["validation"] = validation_seconds(
             setup, work.times(share), count, step=step, work=work, machine=machine, points=points
@@ -186,12 +186,12 @@ def _parts(
     return parts
 
 
-def count_validations(train: TrainConfig, course: NonStepWork) -> int:
+def count_validations(train: TrainConfig, steps: int, steps_per_epoch: int) -> int:
     """Count the validations: before the first step, at every interval and at the end of each epoch."""
     every = train.validate_every_steps
     if every is None:
         return 1 + train.epochs
-    inside = sum(step % every == 0 and step % course.steps_per_epoch != 0 for step in range(1, course.steps + 1))
+    inside = sum(step % every == 0 and step % steps_per_epoch != 0 for step in range(1, steps + 1))
     return 1 + train.epochs + inside
 
 

@@ -47,6 +47,7 @@ from touchline.train.resume import ResumeState, adopt, find_resume
 from touchline.train.run import RESUME_FOLDER, Stop, is_done, open_log
 from touchline.train.schedule import learning_rate
 from touchline.train.sharding import gathered, sharded
+from touchline.train.untrained import score_untrained, untrained_setup
 
 _BLANK_TOKENS = 2
 _FILES = "image_files"
@@ -299,6 +300,7 @@ class _Recorder(TrainerCallback):  # type: ignore[misc]
     def run(self) -> bool:
         """Train or resume. Return True if the training is complete."""
         planned, setup = self._planned, self._setup()
+        self._untrained = untrained_setup(setup, planned.inputs, self._inheritance, planned.group)
         with open_log(planned.folder, planned.group) as log:
             path, state = planned.saved or (None, None)
             self._record = TrainingRecord(planned.inputs, planned.folder, log, state)
@@ -422,18 +424,22 @@ class _Recorder(TrainerCallback):  # type: ignore[misc]
             self._stopping = control.should_training_stop = True
 
     def _validate(self) -> None:
-        """Score the validation split, if there is one.
+        """Score the validation split, if there is one. Before the first step another run may have done it.
 
         Each process scores a share of the items, by the same code as touchline's own trainer.
         """
         inputs, group = self._planned.inputs, self._planned.group
-        if inputs.validation:
-            watch = Stopwatch()
-            rows = arrange_by_length(inputs.validation, PADDED, inputs.batches.micro_batch_size)
-            idle = rows[0] if self._config.train.is_sharded else None
-            with attending(self._model, scoring_attention(self._attention), self._attention):
-                loss, targets = mean_loss(self._target_loss, group.rounds(rows), group, idle)
-            self._record.end_validation(loss, targets, watch.seconds())
+        if not inputs.validation:
+            return
+        watch = Stopwatch()
+        rows = arrange_by_length(inputs.validation, PADDED, inputs.batches.micro_batch_size)
+        idle = rows[0] if self._config.train.is_sharded else None
+        with attending(self._model, scoring_attention(self._attention), self._attention):
+            if self._record.step == 0 and self._untrained is not None:
+                score_untrained(self._record, self._target_loss, rows, rows[-1], self._untrained)
+                return
+            loss, targets = mean_loss(self._target_loss, group.rounds(rows), group, idle)
+        self._record.end_validation(loss, targets, watch.seconds())
 
     def _finish(self) -> bool:
         if self._record.complete:
