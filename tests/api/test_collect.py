@@ -10,13 +10,18 @@ import pytest
 from pydantic import TypeAdapter
 from ruamel.yaml import YAML
 from tests.api.folders import make_experiment
+from tests.api.made_runs import VALIDATION
+from tests.api.made_runs import steps as made_steps
 
 from touchline import api
 from touchline.core.quantity import Missing, Quantity
 from touchline.data.metrics import AttemptRow, EndRow, MetricsRow, StepRow, ValidationRow
+from touchline.data.metrics_file import merged
 from touchline.data.user_config import UserConfig
 from touchline.history.history import contents, read_record
 from touchline.history.record import RunRecord
+from touchline.results.figures import figures_of_metrics
+from touchline.results.record_builder import work_facts
 
 pytestmark = pytest.mark.planning
 
@@ -85,6 +90,25 @@ def train_by_hand(folder: Path, run: str, *, steps: int = 10, end: bool = True) 
     (folder / run / "status" / "exit.local-1.0.json").write_text(
         json.dumps({"job_id": "local-1", "restart": 0, "code": 1, "reason": "failed", "time_unix": 1101.0})
     )
+
+
+def test_a_loss_taken_over_is_shown_and_its_time_is_no_evidence(tmp_path: Path, settings: UserConfig) -> None:
+    folder = make_experiment(tmp_path / "exp")
+    run = api.plan(folder, settings).plan.runs[0]
+    taken = replace(VALIDATION, seconds=0.0, elapsed_seconds=0.0, taken_from="another")
+    later = replace(VALIDATION, step=10, seconds=5.0, elapsed_seconds=5.0)
+    nothing = Missing(missing="nothing was measured")
+    begun = merged([START, taken, *made_steps(4)])
+    assert figures_of_metrics(run, begun, nothing).validation_seconds == Missing(missing="no validation was made")
+    assert isinstance(work_facts(run, begun).validation_seconds, Missing)
+    done = merged([START, taken, *made_steps(10), later])
+    for seconds in (
+        figures_of_metrics(run, done, nothing).validation_seconds,
+        work_facts(run, done).validation_seconds,
+    ):
+        assert isinstance(seconds, Quantity)
+        assert seconds.value == 5.0
+    assert [row.loss for row in done.validations] == [0.25, 0.25]
 
 
 def test_prepare_writes_settings_and_nulls(tmp_path: Path, settings: UserConfig) -> None:

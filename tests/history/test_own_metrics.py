@@ -108,6 +108,12 @@ def test_validations_and_checkpoints() -> None:
     assert [(event.step, event.value, event.unit) for event in seen("checkpoint_size")] == [(6, 0.5, "GiB")]
 
 
+def test_a_loss_taken_over_from_another_run_took_no_time() -> None:
+    row = json.loads(fixture("metrics.jsonl").splitlines()[5])
+    events = read(json.dumps({**row, "step": 0, "seconds": 0.0, "elapsed_seconds": 0.0, "taken_from": "another"}))
+    assert [event.name for event in events if isinstance(event, Observation)] == ["eval_loss"]
+
+
 def test_rates_are_of_an_attempt_and_of_real_tokens() -> None:
     rates = seen("tokens_per_second")
     assert {(event.value, event.token_unit, event.aggregation) for event in rates} == {(350.0, "real", "mean")}
