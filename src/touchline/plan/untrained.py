@@ -78,7 +78,7 @@ def _key(run: PlannedRun) -> tuple[object, ...] | None:
     return (
         *(run.model, run.dataset, repr(run.data), batches.micro_batch_size),
         *(train.backend, train.method, None if lora is None else lora.dtype, train.base_dtype, train.attention),
-        *(train.quantization, train.kernels, train.packed, train.max_seq_len, draws),
+        *(train.quantization, train.kernels, train.compile, train.packed, train.max_seq_len, draws),
     )
 
 

@@ -49,7 +49,7 @@ def untrained_setup(
     if inheritance is not None or group.size > 1 or (train.lora.dora and not train.trains_all):
         return None
     model = [config.model.weights_sha256, inputs.model.config_sha256]
-    settings = [train.backend, train.method, train.quantization, train.kernels, setup.adapter_dtype]
+    settings = [train.backend, train.method, train.quantization, train.kernels, train.compile, setup.adapter_dtype]
     machine = [setup.device, setup.threads, setup.versions]
     return _sha256([model, settings, machine, asdict(setup.scoring(inputs)), config.images_sha256])
 
