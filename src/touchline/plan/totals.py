@@ -139,6 +139,8 @@ def _end_of_queue(jobs: Sequence[QueuedJob], seconds: Sequence[float], at_once: 
         free[free.index(now)] = ends[job.name] = begin + duration
         waiting.remove(chosen)
     return max(ends.values(), default=0.0)
+
+
 def runs_at_once(machine: TargetMachine, gpus_per_run: int) -> int:
     """Return how many trainings a machine runs at the same time."""
     return max(machine.count // devices_of(machine, gpus_per_run), machine.slots)
