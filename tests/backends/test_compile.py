@@ -97,7 +97,8 @@ def test_memory_and_time_know_that_a_run_is_compiled() -> None:
 
 def test_rows_are_padded_to_few_widths() -> None:
     layout = BatchLayout().for_training(compiled=True, max_seq_len=100)
-    assert [layout.padded_width(tokens) for tokens in (1, 64, 65, 100, 130)] == [64, 64, 100, 100, 130]
+    assert [layout.padded_width(tokens, apart=True) for tokens in (1, 64, 65, 100, 130)] == [64, 64, 100, 100, 130]
+    assert [layout.padded_width(tokens, apart=False) for tokens in (65, 130)] == [128, 192]
     assert BatchLayout().for_training(compiled=False, max_seq_len=100) == BatchLayout()
 
 

@@ -12,11 +12,12 @@ from tests.estimate.made_shapes import LLAMA_1B
 from tests.estimate.time_rows import cpu_machine, gpu_machine
 from tests.history.made import READINGS, make_record, number
 
-from touchline.core.estimate import EvidenceLevel
+from touchline.core.estimate import Estimate, EvidenceLevel
 from touchline.core.quantity import Missing
 from touchline.core.shape import ModelShape
 from touchline.estimate.history_points import collect_time_points, sequence_width, to_time_point, to_training_setup
 from touchline.estimate.points import CostSample, TimePoint, stack_key
+from touchline.estimate.run_time import compiling_seconds
 from touchline.estimate.terms import place
 from touchline.estimate.time import StepTime, seconds_per_step
 from touchline.history.reading import SourcedText
@@ -205,3 +206,16 @@ def test_a_kind_of_adapter_is_a_stack_of_its_own() -> None:
     unknown = to_time_point(said(method=SourcedText(value="mystery")), shape_of)
     assert isinstance(unknown, Missing)
     assert "'mystery'" in unknown.missing
+
+
+def test_compiled_runs_are_a_stack_of_their_own_and_compiling_is_a_phase_of_its_own() -> None:
+    record = own(compile_seconds=number(40, "s"), compiled_shapes=number(4))
+    found = point(replace(record, training=replace(record.training, compiled=SourcedText(value="true"))))
+    assert found.setup.compiled
+    assert stack_key(found.setup) != stack_key(point(own()).setup)
+    assert found.compiling == CostSample(seconds=40, amount=4)
+    machine = cpu_machine("AMD EPYC", 2)
+    seconds = compiling_seconds(found.setup, 3, machine=machine, points=[found])
+    assert isinstance(seconds, Estimate)
+    assert (seconds.value, seconds.low) == (30, 0)
+    assert isinstance(compiling_seconds(found.setup, 3, machine=machine), Missing)

@@ -19,7 +19,7 @@ from touchline.core.shape import ModelShape
 from touchline.estimate.flops import step_flops
 from touchline.estimate.points import TimePoint
 from touchline.estimate.throughput import knee
-from touchline.estimate.time import StepTime, gain_side_by_side, seconds_per_step
+from touchline.estimate.time import StepTime, gain_compiled, gain_side_by_side, seconds_per_step
 from touchline.estimate.work import StepWork, work_of
 
 pytestmark = pytest.mark.planning
@@ -359,3 +359,21 @@ def test_measured_steps_narrow_the_gain_to_what_they_show() -> None:
         # What is done once a step could be the optimizer's, which each run needs: the value may be too low.
         assert 0.6 * true < found.value < 1.1 * true
         assert found.high / found.low < 3.5
+
+
+def test_the_gain_of_compiling_is_known_from_runs_of_both_kinds() -> None:
+    """A formula does not know it, and runs of one kind say nothing of the other."""
+    plain, narrow, wide = lora(), batches(4, 480), batches(4, 512)
+    compiled = replace(plain, compiled=True)
+    slow = [point(f"plain{number}", plain, narrow, 2.0) for number in range(3)]
+    fast = [point(f"compiled{number}", compiled, wide, 1.25) for number in range(3)]
+    for points, lacking in (([], "uncompiled"), (fast, "uncompiled"), (slow, "compiled")):
+        unknown = gain_compiled(compiled, wide, narrow, machine=A100, points=points)
+        assert unknown == Missing(missing=f"no {lacking} run was measured on this machine")
+    gain = gain_compiled(compiled, wide, narrow, machine=A100, points=[*slow, *fast])
+    assert isinstance(gain, Estimate)
+    assert gain.value == pytest.approx(1.6, rel=0.05)
+    assert gain.low < 1.6 < gain.high
+    assert set(gain.evidence) == {each.name for each in (*slow, *fast)}
+    alone = ask(plain, narrow, slow).estimate
+    assert ask(plain, narrow, [*slow, *fast]).estimate == alone

@@ -108,6 +108,7 @@ def to_time_point(record: RunRecord, shape_of: Callable[[str], ModelShape | Miss
         steps=max(1, int(_first(record.work.steps, record.course.steps_done) or 1)),
         whole_seconds_per_step=_first(record.work.whole_seconds_per_step),
         startup=_spent(record.work.startup_seconds, weights),
+        compiling=_spent(record.work.compile_seconds, _first(record.work.compiled_shapes)),
         # The record has the label tokens; their share of all positions is that of the training.
         validation=_spent(
             record.work.validation_seconds, scored and scored * work.tokens / max(work.label_tokens, 1.0)
@@ -203,6 +204,7 @@ def to_training_setup(record: RunRecord, shape_of: Callable[[str], ModelShape | 
         gradient_checkpointing=_word(training.gradient_checkpointing) == "true",
         attention="eager" if _word(training.attention) == "eager" else "fused",
         variant=variant,
+        compiled=_word(training.compiled) == "true",
         int8_base=quantization == "int8",
         # touchline's own runs hold the scales of a 4-bit base in 8 bits; of others that is not known.
         nested_scales=True if method == "qlora" and record.origin == "touchline" else None,

@@ -42,6 +42,8 @@ class TimePoint:
     """Wall-clock time, or CPU time of the process, which other users of the CPU do not change."""
     startup: CostSample | None = None
     """From the start of the process to the first step; with bytes of the weights."""
+    compiling: CostSample | None = None
+    """Compiling before the first step; with the shapes that were compiled."""
     tokenising: CostSample | None = None
     """Reading and tokenizing the data; with tokens."""
     validation: CostSample | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -149,6 +150,30 @@ def startup_seconds(
     """Estimate the time from the start of the process to the first step: imports and loading of the weights."""
     observed = _observed(points, setup, machine, "startup")
     return _part(observed, weights_bytes, STARTUP, setup, "imports and reading the weights")
+
+
+def compiling_seconds(
+    setup: TrainingSetup, shapes: int, *, machine: TargetMachine, points: Sequence[TimePoint] = ()
+) -> Estimate | Missing:
+    """Estimate the time to compile the model before the first step, by the seconds per shape of measured runs.
+
+    A shape that an earlier run compiled is read from a cache, so the interval begins at zero.
+    """
+    observed = _observed(points, setup, machine, "compiling")
+    if not observed:
+        return Missing(missing="no compiling was measured on this machine")
+    rates = [spent.seconds / spent.amount for spent, _ in observed]
+    most = shapes * max(rates)
+    return Estimate(
+        value=shapes * statistics.median(rates),
+        unit="s",
+        low=0.0,
+        high=2 * most,
+        method=f"{plural(shapes, 'shape')}, each as in {plural(len(observed), 'run')}",
+        rung=EvidenceLevel.SAME_STACK,
+        evidence=tuple(point.name for _, point in observed),
+        aggregation="sum",
+    )
 
 
 def tokenising_seconds(

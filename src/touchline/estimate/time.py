@@ -185,6 +185,48 @@ def step_curve(
     )
 
 
+def gain_compiled(
+    setup: TrainingSetup,
+    work: StepWork,
+    uncompiled: StepWork,
+    *,
+    machine: TargetMachine,
+    points: Sequence[TimePoint] = (),
+) -> Estimate | Missing:
+    """Estimate how many times as fast steps are compiled as uncompiled, from measured runs of both kinds.
+
+    Args:
+        setup: the settings of the compiled training.
+        work: its step.
+        uncompiled: the step that the same training has uncompiled, whose rows may be narrower.
+        machine: where it will run.
+        points: measured runs of any kind.
+
+    Returns:
+        The ratio; missing unless runs of both kinds were measured on the machine, since no formula knows it.
+    """
+    found: dict[bool, Estimate] = {}
+    for compiled, step in ((False, uncompiled), (True, work)):
+        answer = seconds_per_step(dataclasses.replace(setup, compiled=compiled), step, machine=machine, points=points)
+        if isinstance(answer, Missing) or answer.estimate.rung is EvidenceLevel.NOTHING:
+            return Missing(missing=f"no {'compiled' if compiled else 'uncompiled'} run was measured on this machine")
+        found[compiled] = answer.estimate
+    plain, fused = found[False], found[True]
+    ratio = plain.value / fused.value
+    slower = math.hypot(math.log(plain.value / plain.low), math.log(fused.high / fused.value))
+    faster = math.hypot(math.log(plain.high / plain.value), math.log(fused.value / fused.low))
+    return Estimate(
+        value=ratio,
+        unit="times",
+        low=ratio * math.exp(-slower),
+        high=ratio * math.exp(faster),
+        method="predicted step uncompiled over predicted step compiled",
+        rung=max(plain.rung, fused.rung),
+        evidence=tuple(dict.fromkeys((*fused.evidence, *plain.evidence))),
+        extrapolated=plain.extrapolated or fused.extrapolated,
+    )
+
+
 def gain_side_by_side(
     setup: TrainingSetup, work: StepWork, count: int, *, machine: TargetMachine, points: Sequence[TimePoint] = ()
 ) -> Estimate | Missing:

@@ -28,7 +28,7 @@ from touchline.history.record import (
     TrainingFacts,
     WorkFacts,
 )
-from touchline.history.training_form import adapter_facts, method_fact, quantization_fact
+from touchline.history.training_form import adapter_facts, compiled_fact, method_fact, quantization_fact
 
 WHERE = "probe"
 """The place of every number: no file, but a process of this machine."""
@@ -135,6 +135,7 @@ def _training(request: ProbeRequest, shape: ModelShape | None, known: ProbeAnswe
         trainable_parameters=trainable,
         base_dtype=_UNKNOWN if known is None else SourcedText(value=known.machine.base_dtype, where=WHERE),
         quantization=quantization_fact(train, WHERE),
+        compiled=compiled_fact(train, WHERE),
         optimizer=_UNKNOWN if work is None else SourcedText(value=work.optimizer, where=WHERE),
         learning_rate=_number(train.learning_rate, "1"),
         gradient_checkpointing=SourcedText(value=str(train.gradient_checkpointing).lower(), where=WHERE),

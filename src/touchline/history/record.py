@@ -22,6 +22,9 @@ Quantities = tuple[Quantity, ...] | Missing
 """The same thing measured in several ways, each with its kind or unit; or why there is none."""
 
 
+_NOT_LOGGED = Missing(missing="not in any log")
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SourceFile:
     """File that the record was read from."""
@@ -88,6 +91,8 @@ class TrainingFacts:
     """true or false."""
     attention: OptionalText
     """Implementation of attention."""
+    compiled: OptionalText = _NOT_LOGGED
+    """true or false."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,9 +103,6 @@ class StackFacts:
     """Trainer that printed it."""
     versions: tuple[str, ...]
     """`library=version`, sorted; only those that are known."""
-
-
-_NOT_LOGGED = Missing(missing="not in any log")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -245,6 +247,10 @@ class WorkFacts:
     """The evaluation of one checkpoint after training."""
     evaluation_samples: Measured = _NOT_LOGGED
     """Items that it asked."""
+    compile_seconds: Measured = _NOT_LOGGED
+    """Compiling the model before the first step, which is not inside the start-up."""
+    compiled_shapes: Measured = _NOT_LOGGED
+    """Shapes of micro-batches that it was compiled for."""
     side_by_side: Measured = _NOT_LOGGED
     """Runs of the cohort that shared the process, this one included."""
     whole_seconds_per_step: Measured = _NOT_LOGGED

@@ -193,6 +193,7 @@ def comparable(record: RunRecord) -> dict[str, object]:
         "quantization": _word(r.training.quantization),
         "gradient_checkpointing": _word(r.training.gradient_checkpointing),
         "attention": _word(r.training.attention),
+        **({"compiled": True} if _word(r.training.compiled) == "true" else {}),
         "trainer": _word(r.stack.trainer),
         "versions": versions or None,
         "gpu": _folded(r.machine.key),

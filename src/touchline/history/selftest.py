@@ -53,6 +53,7 @@ class StepCheck(StrEnum):
     PREFIX = "shared prefix isolated"
     RESUME = "resume after a stop"
     QLORA = "QLoRA step"
+    COMPILED = "compiled step"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

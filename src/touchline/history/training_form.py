@@ -53,3 +53,8 @@ def quantization_fact(train: TrainConfig, where: str | None = None) -> OptionalT
     if train.quantization == "none":
         return Missing(missing="the base is not quantised")
     return SourcedText(value=train.quantization, where=where)
+
+
+def compiled_fact(train: TrainConfig, where: str | None = None) -> SourcedText:
+    """Return whether the model is compiled."""
+    return SourcedText(value=str(train.compile).lower(), where=where)

@@ -349,6 +349,7 @@ def _trained(run: PlannedRun, question: RunRequest, decisions: RunResolver, pare
         evaluate_startup_seconds=decided.times.evaluation_startup,
         seconds_per_step=decided.times.step,
         time_parts=dict(decided.times.parts),
+        compile_gain=decided.compile_gain,
         time_limit_seconds=decided.times.limit,
         evaluate_limit_seconds=evaluation_limit(decided.times.evaluation, decided.times.evaluation_startup),
         memory=decided.memory,

@@ -14,7 +14,7 @@ from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.units import format_seconds
 from touchline.data.packing.compare import compare
 from touchline.data.packing.forecast import BatchForecast, settings_of
-from touchline.estimate.time import gain_of_slots, gain_side_by_side
+from touchline.estimate.time import gain_compiled, gain_of_slots, gain_side_by_side
 from touchline.plan.cohorts import SideBySide
 from touchline.plan.context import PlanningContext, choose_micro_batch, estimate_disk, estimate_memory, share_of_machine
 from touchline.plan.times import NonStepWork, Times, count_evaluations, estimate_times, step_work, unknown_times
@@ -42,6 +42,8 @@ class PackingOption:
     """Predicted times."""
     disk: Measured
     """Predicted disk usage."""
+    compile_gain: Measured | None = None
+    """How many times as fast steps are as uncompiled; None if the model is not compiled."""
 
 
 def choose_packing(
@@ -148,6 +150,8 @@ class ResolvedRun:
     """Packed and unpacked batching side by side."""
     times: Times
     """Predicted times."""
+    compile_gain: Measured | None = None
+    """How many times as fast steps are as uncompiled; None if the model is not compiled."""
 
 
 class RunResolver:
@@ -259,6 +263,7 @@ class RunResolver:
             disk=chosen.disk,
             packing=packing,
             times=chosen.times,
+            compile_gain=chosen.compile_gain,
         )
 
     def _packing_option(
@@ -299,7 +304,21 @@ class RunResolver:
                 evaluations=count_evaluations(question.evaluate, train),
                 answers=_course(question, found).evaluated_samples,
             ),
+            compile_gain=self._compile_gain(real, rows, train, question) if train.compile else None,
         )
+
+    def _compile_gain(
+        self, setup: TrainingSetup, rows: BatchForecast, train: TrainConfig, question: RunRequest
+    ) -> Measured:
+        """Return how many times as fast the steps of a compiled training are as uncompiled."""
+        plain = self._forecast(replace(train, compile=False), question)
+        if isinstance(plain, Missing):
+            return plain
+        sharing = self._devices if self._outlook.machine.kind == "gpu" else 1
+        work, uncompiled = (step_work(each, train, question.lengths, sharing) for each in (rows, plain))
+        points = self._outlook.time_points
+        found = gain_compiled(setup, work, uncompiled, machine=self._outlook.machine, points=points)
+        return found if isinstance(found, Missing) else found.quantity()
 
     def _forecast(self, train: TrainConfig, question: RunRequest) -> BatchForecast | Missing:
         """Return the simulated batches, cached by all settings that affect them."""

@@ -46,7 +46,7 @@ def sections(plan: Plan) -> list[Section]:
         _section("Datasets verified", _DATA_COLUMNS, _datasets(plan)),
         Section(title="Rendered examples", blocks=tuple(_examples(plan)), lines=tuple(_about_examples(plan))),
         _section("Tasks", tasks.COLUMNS, tasks.task_rows(plan), lines=tasks.task_notes(plan)),
-        _section("Configuration", _BATCH_COLUMNS, _grouped(_configuration(plan))),
+        _section("Configuration", _BATCH_COLUMNS, _grouped(_configuration(plan)), lines=_compiled(plan)),
         _section("Packing analysis", _PACKING_COLUMNS, _grouped(_packing(plan)), lines=_advice(plan)),
         _section("Memory", _MEMORY_COLUMNS, _grouped(_memory(plan)), lines=_what_if(plan)),
         Section(title="Evidence", lines=tuple(_evidence(plan))),
@@ -339,6 +339,16 @@ def _configuration(plan: Plan) -> Iterator[tuple[str, ...]]:
             f"{_largest(run):,} computed tokens",
             "; ".join(reason for reason in (run.micro_batch_reason, run.packed_reason) if reason),
         )
+
+
+def _compiled(plan: Plan) -> Iterator[str]:
+    """Yield the gain of compiling, one line per gain or reason why it is not known."""
+    gains: dict[str, list[str]] = {}
+    for run in plan.runs:
+        if run.compile_gain is not None:
+            gains.setdefault(measured(run.compile_gain), []).append(run.name)
+    for gain, names in gains.items():
+        yield f"Steps compiled, as fast as uncompiled: {gain}; {first_of(names, _SHOWN)}"
 
 
 def _largest(run: PlannedRun) -> int:

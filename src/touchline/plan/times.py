@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from touchline.backends.protocol import ExampleLengths
 from touchline.core.estimate import Estimate, TrainingSetup
 from touchline.core.machine import TargetMachine
@@ -15,6 +17,7 @@ from touchline.estimate.answers import answering_seconds, expected_answers
 from touchline.estimate.disk import model_bytes, resume_bytes, saved_adapter_bytes
 from touchline.estimate.points import TimePoint
 from touchline.estimate.run_time import (
+    compiling_seconds,
     evaluation_seconds,
     evaluation_startup_seconds,
     run_seconds,
@@ -130,7 +133,9 @@ def estimate_times(
             limit=answered,
         )
     step = answered.estimate if data_parallel_size == 1 else in_data_parallel(answered.estimate, machine.kind)
-    parts = _parts(setup, train, lengths, course, step, work, machine, points)
+    # Micro-batches of one shape have as many tokens; few of different shapes do.
+    shapes = len(np.unique(forecast.micro_batch_tokens))
+    parts = _parts(setup, train, lengths, course, step, work, shapes, machine, points)
     found = run_seconds(step, course.steps, parts=parts)
     return Times(
         step=step.quantity(),
@@ -166,6 +171,7 @@ def _parts(
     course: NonStepWork,
     step: Estimate,
     work: StepWork,
+    shapes: int,
     machine: TargetMachine,
     points: Sequence[TimePoint],
 ) -> dict[str, Estimate | Missing]:
@@ -174,6 +180,8 @@ def _parts(
         "start-up": startup_seconds(setup, course.weight_bytes, machine=machine, points=points),
         "tokenising": tokenising_seconds(setup, tokens, machine=machine, points=points),
     }
+    if setup.compiled:
+        parts["compiling"] = compiling_seconds(setup, shapes, machine=machine, points=points)
     if course.validation_examples:
         count = count_validations(train, course.steps, course.steps_per_epoch)
         share = course.validation_examples * course.steps_per_epoch / len(lengths.total)

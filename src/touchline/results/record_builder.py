@@ -15,7 +15,7 @@ from touchline.history.adding import record_of_run
 from touchline.history.files import LoggedRun, find_runs
 from touchline.history.reading import SourcedText
 from touchline.history.record import DatasetFacts, PredictedFacts, RunRecord, WorkFacts
-from touchline.history.training_form import adapter_facts, method_fact, quantization_fact
+from touchline.history.training_form import adapter_facts, compiled_fact, method_fact, quantization_fact
 from touchline.results.run_result import RunResult
 from touchline.spec.plan import Plan, PlannedRun
 
@@ -119,6 +119,7 @@ def _completed(record: RunRecord, plan: Plan, run: PlannedRun) -> RunRecord:
             method=method_fact(run.train),
             **adapter_facts(run.train, _number),
             quantization=quantization_fact(run.train),
+            compiled=compiled_fact(run.train),
             learning_rate=_number(run.train.learning_rate, "1"),
         ),
         batching=replace(
@@ -155,6 +156,8 @@ def work_facts(run: PlannedRun, metrics: Metrics) -> WorkFacts:
     if not steps:
         return WorkFacts()
     rows, width = _largest(run, metrics)
+    last = metrics.attempts[-1]
+    uncompiled = Missing(missing="not compiled before the first step")
     squares = [row.squared_widths for row in steps if row.squared_widths is not None]
     return WorkFacts(
         micro_batches=_mean_quantity([row.micro_batches for row in steps], "1"),
@@ -165,10 +168,12 @@ def work_facts(run: PlannedRun, metrics: Metrics) -> WorkFacts:
         largest_rows=rows,
         largest_width=width,
         largest_label_tokens=_most_labels(metrics),
-        startup_seconds=_row_quantity(metrics.attempts[-1].setup_seconds, "s"),
+        startup_seconds=_row_quantity(last.setup_seconds - last.compile_seconds, "s"),
         validation_seconds=_median_quantity([row.seconds for row in metrics.timed_validations], "s"),
         validation_tokens=_median_quantity([float(row.target_tokens) for row in metrics.validations], "tokens"),
         saving_seconds=_median_quantity([row.seconds for row in metrics.checkpoints], "s"),
+        compile_seconds=_row_quantity(last.compile_seconds, "s") if last.compiled_shapes else uncompiled,
+        compiled_shapes=_row_quantity(last.compiled_shapes, "shapes") if last.compiled_shapes else uncompiled,
         side_by_side=_row_quantity(1 + max(len(row.cohort) for row in metrics.attempts), "runs"),
     )
 

@@ -88,6 +88,8 @@ class PlannedRun:
     """Predicted time of an optimizer step."""
     time_parts: dict[str, Measured] = field(default_factory=dict)
     """Parts of `train_seconds`: steps, start-up, validation, saving."""
+    compile_gain: Measured | None = None
+    """Predicted: how many times as fast its steps are as uncompiled ones; None if the model is not compiled."""
     time_limit_seconds: Measured = NO_EVIDENCE
     """Limit to ask a scheduler for: above the interval's upper end, in whole minutes."""
     memory: MemoryEstimate | Missing = NO_EVIDENCE

@@ -29,6 +29,7 @@ from touchline.history.probe import (
     ProbeRequest,
     ProbeWork,
 )
+from touchline.train.compiling import compile_layers, compile_shapes, require_compiler
 from touchline.train.log import LOG
 from touchline.train.machine import (
     Machine,
@@ -221,6 +222,10 @@ class _Probe:
         parameters = trainable(model)
         optimizer = optimizer_for(parameters, self._request.train)
         model.train()
+        if self._request.train.compile:
+            require_compiler(self._request.train, machine.kind)
+            compile_layers(model)
+            compile_shapes(target_loss, [self._examples], self._layout)
         loading_bytes = peak_bytes()
         loaded_bytes = torch.cuda.memory_allocated() if machine.kind == "cuda" else psutil.Process().memory_info().rss
         exact = forget_peak()

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from touchline.backends.local.compilers import missing_compiler
 from touchline.backends.peft.layout import PADDED, ROW_TOKENS, BatchLayout, arrange
 from touchline.backends.run_config import PlannedBatches, RunConfig
 from touchline.core.catalog import RenderedExample
@@ -36,6 +37,7 @@ from touchline.history.probe import ProbedModel, ProbeRequest
 from touchline.history.selftest import NodeCheck, Section, StepCheck, Verdict
 from touchline.spec.evaluation import PlannedModel
 from touchline.spec.experiment import CheckpointConfig, DataConfig, LoraConfig, TrainConfig
+from touchline.train.compiling import compile_layers
 from touchline.train.folders import ADAPTER_FILE
 from touchline.train.isolation import prove
 from touchline.train.machine import Machine, Stopwatch, select_device
@@ -334,6 +336,31 @@ def _qlora(name: StepCheck, folder: Path) -> NodeCheck:
     return _failed(name, figures, f"the loss differs by more than {QLORA_LIMIT_NATS:g} nats, or there is no gradient")
 
 
+def _compiled(name: StepCheck, folder: Path) -> NodeCheck:
+    """Compare loss and gradient of compiled layers with the reference."""
+    machine = select_device("float32")
+    lacking = missing_compiler("gpu" if machine.kind == "cuda" else "cpu")
+    if lacking is not None:
+        return _not_run(name, f"needs {lacking.what}")
+    reference = _reference("llama", folder)
+    model, target_loss = _on(machine, reference)
+    compile_layers(model)
+    model.train()
+    rows = arrange(_examples(), PADDED)
+    loss = abs(add_gradient(target_loss, rows, len(rows.labels)).item() - reference.loss)
+    gradient = float((_gradient(model) - reference.gradient).norm() / reference.gradient.norm())
+    figures: dict[str, Measured] = {
+        "loss": Quantity(value=loss, unit="nats", method="difference to uncompiled layers"),
+        "gradient": Quantity(value=100 * gradient, unit="%", method="length of the difference over the length"),
+    }
+    most_loss, most_gradient = LIMITS[torch.float32]
+    if loss <= most_loss and gradient <= most_gradient:
+        return _ok(name, figures)
+    return _failed(
+        name, figures, f"differs from uncompiled by more than {most_loss:g} nats or {100 * most_gradient:g} %"
+    )
+
+
 @dataclass
 class _StopAfter(Stop):
     """Stop request at the n-th look."""
@@ -460,4 +487,5 @@ _CHECKS: dict[StepCheck, Callable[[StepCheck, Path], NodeCheck]] = {
     StepCheck.PREFIX: _isolated,
     StepCheck.RESUME: _resume,
     StepCheck.QLORA: _qlora,
+    StepCheck.COMPILED: _compiled,
 }

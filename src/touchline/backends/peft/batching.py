@@ -65,7 +65,7 @@ class PeftBatching:
         if known < settings.epochs:
             longest = np.sort(computed)[::-1][: plan.micro_batch_size]
             most_labels = int(np.sort(examples.labels)[::-1][: plan.micro_batch_size].sum())
-            width = layout.padded_width(int(longest[0]))
+            width = layout.padded_width(int(longest[0]), apart=not layout.several_per_row)
             bound = MicroBatch(rows=len(longest), width=width, label_tokens=most_labels)
         packed = settings.packed
         prefix = self.shared_prefix if packed and layout.share_prefix else 0
@@ -120,7 +120,7 @@ class PeftBatching:
                 real = real - np.where(in_batch > 1, self.shared_prefix * (in_batch - sizes), 0)
         else:
             filled, longest = one_each(len(order)), np.maximum.reduceat(examples.tokens[order], starts)
-            widths = np.asarray([layout.padded_width(width) for width in longest.tolist()])
+            widths = np.asarray([layout.padded_width(width, apart=True) for width in longest.tolist()])
         return filled, MicroBatches(
             rows=sizes, widths=widths, labels=np.add.reduceat(examples.labels[order], starts), real=real
         )

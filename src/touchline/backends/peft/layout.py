@@ -61,21 +61,27 @@ class BatchLayout:
     width_multiple: int = 1
     """Number of tokens that rows are padded to a multiple of."""
     width_limit: int | None = None
-    """Width that rows are not padded beyond; None for none."""
+    """Width that rows of one example are not padded beyond; None for none."""
 
     def for_training(self, *, compiled: bool, max_seq_len: int) -> BatchLayout:
         """Return the layout of training rows: those of a compiled training have few widths.
 
         Args:
             compiled: whether the model is compiled.
-            max_seq_len: tokens that rows are not padded beyond, since the model may support no more.
+            max_seq_len: tokens that a row of one example is not padded beyond, since positions go on in padding, and
+                the model may support no more.
         """
         return replace(self, width_multiple=COMPILED_WIDTH, width_limit=max_seq_len) if compiled else self
 
-    def padded_width(self, tokens: int) -> int:
-        """Return the width of rows of which the longest holds so many tokens."""
+    def padded_width(self, tokens: int, *, apart: bool) -> int:
+        """Return the width of rows of which the longest holds so many tokens.
+
+        Args:
+            tokens: its tokens.
+            apart: whether each example has a row of its own.
+        """
         width = -(-tokens // self.width_multiple) * self.width_multiple
-        return width if self.width_limit is None else max(tokens, min(width, self.width_limit))
+        return max(tokens, min(width, self.width_limit)) if apart and self.width_limit is not None else width
 
     @property
     def several_per_row(self) -> bool:
@@ -254,7 +260,8 @@ def fill(lengths: Sequence[int], layout: BatchLayout, prefix: int = 0) -> tuple[
     """
     own = [length - prefix for length in lengths]
     members = _members(own, layout, prefix)
-    return members, layout.padded_width(max(prefix + sum(own[index] for index in row) for row in members))
+    longest = max(prefix + sum(own[index] for index in row) for row in members)
+    return members, layout.padded_width(longest, apart=len(members) == len(lengths))
 
 
 def _members(lengths: Sequence[int], layout: BatchLayout, prefix: int) -> list[list[int]]:
