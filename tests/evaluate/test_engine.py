@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import wait
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,10 @@ from tests.cases import some
 
 from touchline.core.errors import HostError
 from touchline.evaluate import engine as engine_module
-from touchline.evaluate.decoding import Generation, write_answers
+from touchline.evaluate.decoding import Generation, Prefix, read_prefix, write_answers
 from touchline.evaluate.engine import Decoding, Engine, Request
 from touchline.evaluate.weights import ActiveAdapter, Weights, pick_dtype
+from touchline.spec.answer_batches import BatchLimits, BatchSize
 
 CPU = torch.device("cpu")
 DECODING = Decoding(max_new_tokens=5, stop_ids=frozenset({2}), pad_id=0, batch_size=8)
@@ -79,20 +81,64 @@ def test_an_error_reaches_those_who_wait_and_the_engine_goes_on(engine: Engine, 
 
 
 def test_a_batch_that_does_not_fit_is_halved_until_it_does(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Memory for three prompts: all twenty are answered, and the size that fits is remembered."""
+    """Memory for fifty tokens: all are answered, what fits is remembered, and short prompts get larger batches."""
     expected = ask(engine)
-    tried: list[int] = []
+    tried: list[tuple[int, int]] = []
 
     def narrow(model: object, prompts: list[tuple[int, ...]], **options: object) -> list[Generation]:
-        tried.append(len(prompts))
-        if len(prompts) > 3:
+        tried.append((len(prompts), len(prompts) * (max(map(len, prompts)) + DECODING.max_new_tokens)))
+        if tried[-1][1] > 50:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return write_answers(model, prompts, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(engine_module, "write_answers", narrow)
     assert ask(engine) == expected
-    assert tried[:3] == [8, 4, 2]
-    assert max(tried[3:]) <= 2
+    assert [rows for rows, _ in tried[:3]] == [8, 4, 2]
+    assert all(tokens <= 50 for _, tokens in tried[2:])
+    assert max(rows for rows, _ in tried[2:]) > 2
+
+
+@pytest.mark.parametrize("batch_size", ["auto", 8])
+def test_batches_are_bounded_by_their_tokens_and_answers_are_not_changed(
+    engine: Engine, batch_size: BatchSize, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Longest first, each as large as its longest prompt allows."""
+    expected = ask(engine)
+    monkeypatch.setattr(engine, "_limits", BatchLimits(auto_rows=12, tokens=80))
+    engine.batches.clear()
+    decoding = replace(DECODING, batch_size=batch_size)
+    futures = [engine.submit(Request(worn=None, prompt=prompt, decoding=decoding)) for prompt in PROMPTS]
+    assert [future.result(timeout=60) for future in futures] == expected
+    lengths = sorted((len(prompt) + decoding.max_new_tokens for prompt in PROMPTS), reverse=True)
+    for rows in some(engine.batches):
+        assert rows == min(80 // lengths[0], 8 if batch_size == 8 else 12, len(lengths))
+        lengths = lengths[rows:]
+    assert not lengths
+
+
+def test_the_common_prefix_is_computed_once_per_adapter(
+    engine: Engine, adapters: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three batches each of the base and an adapter: two prefixes, and answers as of each prompt alone."""
+    prompts = [(*range(3, 20), 30 + number) for number in range(20)]
+    worn = (None, ActiveAdapter(folder=adapters[0], merged=True))
+    computed: list[int] = []
+
+    def counted(model: object, ids: tuple[int, ...]) -> Prefix:
+        computed.append(len(ids))
+        return read_prefix(model, ids)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(engine_module, "read_prefix", counted)
+    answers = [ask(engine, each, prompts) for each in worn]
+    assert computed == [17, 17]
+    assert len(engine.batches) == 6
+    for each, found in zip(some(worn), answers, strict=True):
+        engine.weights.activate(each)
+        alone = [
+            write_answers(engine.weights.model, [prompt], max_new_tokens=5, stop_ids=DECODING.stop_ids, pad_id=0)[0]
+            for prompt in prompts
+        ]
+        assert found == alone
 
 
 def test_one_prompt_that_does_not_fit_is_a_fault_in_words(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

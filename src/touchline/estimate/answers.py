@@ -1,6 +1,6 @@
 """Seconds to evaluate a checkpoint, before any evaluation of the model was measured.
 
-A batch of prompts is read once (the common prefix once for all of them); then each new token is a forward pass that
+A batch of prompts is read once (the common prefix once for all batches); then each new token is a forward pass that
 reads every weight and launches every kernel. These are amounts of the same terms as a training step's, so trainings
 and probes on the machine count as evidence.
 """
@@ -45,7 +45,7 @@ class AnswerWork:
     batch_size: int
     """Maximum prompts per batch."""
     prefix_tokens: float
-    """Tokens of the common prefix, read once per batch."""
+    """Tokens of the common prefix, read once."""
     prompt_tokens: float
     """Mean tokens per prompt after the prefix."""
     passes: float
@@ -61,19 +61,19 @@ class AnswerWork:
     @property
     def forwards(self) -> float:
         """Return the forward passes over all batches. The first token comes with the prompt."""
-        return self.batches * (1 + (self.prefix_tokens > 0) + max(self.passes - 1, 0))
+        return (self.prefix_tokens > 0) + self.batches * (1 + max(self.passes - 1, 0))
 
     @property
     def tokens(self) -> float:
         """Return the computed positions over all passes."""
         written = self.samples * max(self.answer_tokens - 1, 0)
-        return self.batches * self.prefix_tokens + self.samples * self.prompt_tokens + written
+        return self.prefix_tokens + self.samples * self.prompt_tokens + written
 
     @property
     def attended(self) -> float:
         """Return the pairs of positions that attention compares."""
         context = self.prefix_tokens + self.prompt_tokens
-        reading = self.batches * self.prefix_tokens**2 / 2 + self.samples * self.prompt_tokens * context
+        reading = self.prefix_tokens**2 / 2 + self.samples * self.prompt_tokens * context
         return reading + self.samples * max(self.answer_tokens - 1, 0) * (context + self.answer_tokens / 2)
 
 

@@ -32,14 +32,11 @@ from touchline.evaluate.inspect_task import (
 )
 from touchline.evaluate.job import EvaluationJob, EvaluationProgress
 from touchline.evaluate.own_task import OwnTask, own_task
-from touchline.evaluate.provider import CONNECTIONS_PER_BATCH
+from touchline.evaluate.provider import CONNECTIONS_LIMIT, connections_of
 from touchline.evaluate.records import Evaluated, log_file, make_record, require_scores
 from touchline.evaluate.weights import MERGE_FROM_ITEMS
 from touchline.spec.evaluation import EvaluationTask, decoding_text, errors_allowed
 from touchline.spec.experiment import EvaluateConfig, task_file_stem
-
-CONNECTIONS_LIMIT = 4096
-"""Maximum number of items waiting at the model; each costs Inspect an event loop task."""
 
 
 def said(run: str, checkpoint: str, task: EvaluationTask | None = None) -> str:
@@ -60,6 +57,7 @@ def answered(
     answers = own.items * own.repeats
     engine.on_batch = EvaluationProgress(said(job.config.run, job.name, task), answers)
     engine.on_batch(0)
+    engine.batches.clear()
     model = get_model(
         f"touchline/{job.checkpoint.adapter or job.checkpoint.model.path}",
         memoize=False,
@@ -69,7 +67,7 @@ def answered(
         merge=answers >= MERGE_FROM_ITEMS,
     )
     # All items wait at once, as far as that is reasonable: then batches depend on the items alone, not on timing.
-    connections = max(CONNECTIONS_PER_BATCH * evaluate.batch_size, min(answers, CONNECTIONS_LIMIT))
+    connections = max(connections_of(evaluate.batch_size), min(answers, CONNECTIONS_LIMIT))
     own.config.max_connections = connections
     with contextlib.chdir(own.folder):
         (log,) = inspect_eval(
@@ -97,7 +95,9 @@ def answered(
         task=task,
         checkpoint=job.name,
         adapter_sha256=job.adapter_sha256,
-        decoding=decoding_text(_effective(evaluate, own), engine.weights.dtype.dtype),
+        decoding=decoding_text(
+            _effective(evaluate, own), engine.weights.dtype.dtype, max(engine.batches, default=None)
+        ),
         repeats=own.repeats,
     )
     return evaluated, read

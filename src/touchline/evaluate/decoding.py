@@ -2,7 +2,8 @@
 
 Prompts of one task share a prefix (chat preamble, instruction), so its keys and values are computed once and shared by
 the batch, which is exact. Finished rows leave the batch, and logits are computed for the last position only. The rest
-is left-padded: padding lies between the shared prefix and each prompt's rest, is masked, and has no position.
+is left-padded: padding lies between the shared prefix and each prompt's rest, is masked, and has no position. A prefix
+that several batches share can be given with its keys and values.
 
 A function picks the next tokens, so sampled answers (`touchline.evaluate.sampling`) use the same loop. Not supported:
 beams, encoder-decoder models, models whose cache cannot be indexed by row (state-space models).
@@ -10,6 +11,7 @@ beams, encoder-decoder models, models whose cache cannot be indexed by row (stat
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -37,6 +39,16 @@ class Generation:
     """New tokens, without the stop token."""
     stop_reason: StopReason
     """`stop` for the stop token, `max_tokens` for the limit."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Prefix:
+    """First tokens of prompts, with their keys and values."""
+
+    ids: TokenIds
+    """Tokens."""
+    cache: DynamicCache
+    """Keys and values, one row."""
 
 
 @dataclass(slots=True)
@@ -72,12 +84,14 @@ def write_answers(
     go_on: Callable[[], None] = lambda: None,
     pick: Pick = likeliest,
     images: tuple[int, Pixels] | None = None,
+    prefix: Prefix | None = None,
 ) -> list[Generation]:
     """Generate up to `max_new_tokens` tokens per prompt, each chosen by `pick`.
 
     `model` follows the interface of transformers' causal language models; `go_on` is called before each forward pass
-    and raises to stop. `images` holds the token of images and the pixels of all prompts. Results are in the order of
-    the prompts. Raises ValueError for an empty prompt.
+    and raises to stop. `images` holds the token of images and the pixels of all prompts. `prefix` begins every prompt
+    and is shorter than each; without it, the longest common one is computed. Results are in the order of the prompts.
+    Raises ValueError for an empty prompt.
     """
     if any(not prompt for prompt in prompts):
         raise ValueError("a prompt has no tokens")
@@ -87,7 +101,7 @@ def write_answers(
     written: list[list[int]] = [[] for _ in prompts]
     reasons: list[StopReason] = ["max_tokens"] * len(prompts)
     if images is None:
-        rows = _prefill(model, prompts, pad_id, go_on, pick)
+        rows = _prefill(model, prompts, pad_id, go_on, pick, prefix)
     else:
         rows = _prefill_with_images(model, prompts, pad_id, go_on, pick, *images)
     for left in range(max_new_tokens - 1, -1, -1):
@@ -119,17 +133,38 @@ def common_prefix(prompts: Sequence[TokenIds]) -> int:
     return length
 
 
+@torch.inference_mode()
+def read_prefix(model: PreTrainedModel, ids: TokenIds) -> Prefix:
+    """Compute the keys and values of the first tokens of prompts."""
+    cache = DynamicCache(config=model.config)
+    if ids:
+        model(
+            input_ids=torch.tensor([ids], device=model.device),
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+    return Prefix(ids=ids, cache=cache)
+
+
 def _prefill(
-    model: PreTrainedModel, prompts: Sequence[TokenIds], pad_id: int, go_on: Callable[[], None], pick: Pick
+    model: PreTrainedModel,
+    prompts: Sequence[TokenIds],
+    pad_id: int,
+    go_on: Callable[[], None],
+    pick: Pick,
+    prefix: Prefix | None,
 ) -> _Rows:
     """Run the prompts: the shared prefix once, then the rests as a batch. Return the rows with their first tokens."""
     device, count = model.device, len(prompts)
-    shared = common_prefix(prompts)
-    cache = DynamicCache(config=model.config)
+    if prefix is None:
+        shared = common_prefix(prompts)
+        if shared:
+            go_on()
+        cache = read_prefix(model, prompts[0][:shared]).cache
+    else:
+        shared, cache = len(prefix.ids), copy.deepcopy(prefix.cache)
     if shared:
-        go_on()
-        prefix = torch.tensor([prompts[0][:shared]], device=device)
-        model(input_ids=prefix, past_key_values=cache, use_cache=True, logits_to_keep=1)
         cache.batch_repeat_interleave(count)
     rests = [prompt[shared:] for prompt in prompts]
     width = max(map(len, rests))

@@ -1,8 +1,10 @@
 """Request queue with one worker thread per base, shared by all models open in Inspect.
 
 Requests are collected until no new one arrives for a moment, then sorted into batches: one adapter, one decoding,
-longest prompts first, the active adapter first. A batch that does not fit into memory is halved. Decoding is greedy or
-uses a random stream per request, so batching does not change an answer.
+longest prompts first, the active adapter first. A batch has at most `batch_size` prompts, and at most as many tokens
+as memory is likely to hold; one that does not fit is halved. The keys and values of the prompts' common prefix are
+computed once for all batches of an adapter. Decoding is greedy or uses a random stream per request, so in float32
+batching does not change an answer; in bfloat16 it may (docs/measurements.md).
 """
 
 from __future__ import annotations
@@ -10,18 +12,29 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
 from touchline.core.errors import HostError
 from touchline.data.images import load_pixels
 from touchline.data.rendering.image_rule import ImageRule
-from touchline.evaluate.decoding import Generation, Pixels, TokenIds, likeliest, write_answers
+from touchline.evaluate.decoding import (
+    Generation,
+    Pixels,
+    Prefix,
+    TokenIds,
+    common_prefix,
+    likeliest,
+    read_prefix,
+    write_answers,
+)
 from touchline.evaluate.sampling import Drawing, Sampling
 from touchline.evaluate.weights import ActiveAdapter, Weights
+from touchline.spec.answer_batches import BatchLimits, BatchSize
 
 LOG = logging.getLogger("touchline.evaluate")
 
@@ -29,6 +42,8 @@ QUIET_SECONDS = 0.05
 """Seconds without a new request before a batch starts; Inspect submits them some milliseconds apart."""
 LINGER_SECONDS = 2.0
 """Maximum seconds to wait for further requests."""
+KEPT_PREFIXES = 8
+"""Number of prefixes whose keys and values are kept."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,8 +56,8 @@ class Decoding:
     """Tokens that end an answer."""
     pad_id: int
     """Padding token; masked."""
-    batch_size: int
-    """Maximum number of prompts per batch."""
+    batch_size: BatchSize
+    """Maximum number of prompts per batch; `auto`: as many as the device computes well."""
     sampling: Sampling | None = None
     """Sampling settings; None for greedy."""
 
@@ -67,6 +82,30 @@ class Request:
     """Future of the answer or error."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Batch:
+    """Requests that are answered together."""
+
+    requests: Sequence[Request]
+    prefix: int
+    """Length of the prefix that this batch shares with the adapter's other batches."""
+
+    def __len__(self) -> int:
+        return len(self.requests)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the longest prompt and answer."""
+        return _tokens(max(self.requests, key=_tokens))
+
+    def split(self, rows: int) -> list[_Batch]:
+        """Return batches of at most `rows` requests."""
+        return [
+            _Batch(requests=self.requests[start : start + rows], prefix=self.prefix)
+            for start in range(0, len(self.requests), rows)
+        ]
+
+
 class Engine:
     """Loaded base and its worker thread, which starts with the first request."""
 
@@ -80,7 +119,8 @@ class Engine:
         self._waiting: list[Request] = []
         self._arrived = threading.Condition()
         self._closed = False
-        self._largest: int | None = None
+        self._limits: BatchLimits | None = None
+        self._prefixes: OrderedDict[tuple[ActiveAdapter | None, TokenIds], Prefix] = OrderedDict()
         self._thread: threading.Thread | None = None
 
     def submit(self, request: Request) -> Future[Generation]:
@@ -121,7 +161,14 @@ class Engine:
                 pass
             return not self._closed
 
-    def _take(self) -> list[list[Request]]:
+    @property
+    def limits(self) -> BatchLimits:
+        """Limits of a batch, halved where one did not fit."""
+        if self._limits is None:
+            self._limits = self.weights.batch_limits()
+        return self._limits
+
+    def _take(self) -> list[_Batch]:
         """Return all queued requests as batches, sorted by content so that arrival order has no effect."""
         with self._arrived:
             waiting, self._waiting = self._waiting, []
@@ -131,56 +178,63 @@ class Engine:
                 groups.setdefault((request.worn, request.decoding, bool(request.images)), []).append(request)
         active = self.weights.active
         order = sorted(groups, key=lambda key: (key[0] != active, str(key[0]), key[1].max_new_tokens, str(key[1])))
-        batches: list[list[Request]] = []
+        batches: list[_Batch] = []
         for key in order:
             requests = sorted(groups[key], key=lambda each: (-len(each.prompt), each.prompt, each.images, each.stream))
-            size = key[1].batch_size
-            batches += [requests[start : start + size] for start in range(0, len(requests), size)]
+            prefix = 0 if key[2] or not requests[-1].prompt else common_prefix([each.prompt for each in requests])
+            while requests:
+                rows = self.limits.rows(key[1].batch_size, _tokens(requests[0]))
+                batches.append(_Batch(requests=requests[:rows], prefix=prefix))
+                requests = requests[rows:]
         return batches
 
-    def _answer(self, batch: list[Request]) -> None:
+    def _answer(self, batch: _Batch) -> None:
         """Generate for one batch and deliver the answers or the error."""
-        limit = self._largest or len(batch)
-        if len(batch) > limit:
-            for start in range(0, len(batch), limit):
-                self._answer(batch[start : start + limit])
+        rows = self.limits.rows(len(batch), batch.tokens)
+        if len(batch) > rows:
+            for part in batch.split(rows):
+                self._answer(part)
             return
         try:
             answers = self._generate(batch)
         except Exception as error:  # noqa: BLE001 (handed to those who wait, who are in another thread)
-            for request in batch:
+            for request in batch.requests:
                 _deliver(request.future, error)
             return
         if answers is None:
-            self._largest = max(1, len(batch) // 2)
-            LOG.warning("out of memory with %d prompts side by side; continuing with %d", len(batch), self._largest)
+            fewer = max(1, len(batch) // 2)
+            self._limits = replace(self.limits, tokens=fewer * batch.tokens)
+            LOG.warning("out of memory with %d prompts side by side; continuing with %d", len(batch), fewer)
             self._answer(batch)
             return
         self.batches.append(len(batch))
-        for request, answer in zip(batch, answers, strict=True):
+        for request, answer in zip(batch.requests, answers, strict=True):
             _deliver(request.future, answer)
         self.on_batch(len(batch))
 
-    def _generate(self, batch: list[Request]) -> list[Generation] | None:
+    def _generate(self, batch: _Batch) -> list[Generation] | None:
         """Return the answers; None if the batch does not fit into memory but a smaller one may."""
-        decoding = batch[0].decoding
+        first = batch.requests[0]
+        decoding = first.decoding
         try:
-            self.weights.activate(batch[0].worn)
+            self.weights.activate(first.worn)
             return write_answers(
                 self.weights.model,
-                [request.prompt for request in batch],
+                [request.prompt for request in batch.requests],
                 max_new_tokens=decoding.max_new_tokens,
                 stop_ids=decoding.stop_ids,
                 pad_id=decoding.pad_id,
                 go_on=self._check_open,
-                images=_pixels(batch),
+                images=_pixels(batch.requests),
                 pick=likeliest
                 if decoding.sampling is None
-                else Drawing(decoding.sampling, [request.stream for request in batch]),
+                else Drawing(decoding.sampling, [request.stream for request in batch.requests]),
+                prefix=self._prefix(batch),
             )
         except RuntimeError as error:
             if not _out_of_memory(error):
                 raise
+            self._prefixes.clear()
             if len(batch) == 1:
                 raise HostError(
                     "there is not enough memory for one prompt", expected="a smaller model, or a larger machine"
@@ -189,9 +243,27 @@ class Engine:
             torch.cuda.empty_cache()
         return None
 
+    def _prefix(self, batch: _Batch) -> Prefix | None:
+        """Return the prefix shared with other batches, computed once; None if the batch's own is far longer."""
+        if not batch.prefix or common_prefix([request.prompt for request in batch.requests]) > 2 * batch.prefix:
+            return None
+        first = batch.requests[0]
+        key = (first.worn, first.prompt[: batch.prefix])
+        if key not in self._prefixes:
+            self._prefixes[key] = read_prefix(self.weights.model, key[1])
+        self._prefixes.move_to_end(key)
+        while len(self._prefixes) > KEPT_PREFIXES:
+            self._prefixes.popitem(last=False)
+        return self._prefixes[key]
+
     def _check_open(self) -> None:
         if self._closed:
             raise RuntimeError("the engine is closed")
+
+
+def _tokens(request: Request) -> int:
+    """Return the tokens of a request with its longest answer."""
+    return len(request.prompt) + request.decoding.max_new_tokens
 
 
 def _pixels(batch: Sequence[Request]) -> tuple[int, Pixels] | None:

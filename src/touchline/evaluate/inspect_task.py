@@ -49,7 +49,7 @@ from touchline.data.image_hashes import require_test_images
 from touchline.evaluate.asked import note_item
 from touchline.evaluate.own_scores import CLUSTER_KEY
 from touchline.evaluate.own_task import own_task
-from touchline.evaluate.provider import BATCH_SIZE_KEY, CONNECTIONS_PER_BATCH, DATE_KEY
+from touchline.evaluate.provider import BATCH_SIZE_KEY, DATE_KEY, connections_of
 from touchline.spec.evaluation import NO_OP_CHECKPOINT, EvaluationConfig, EvaluationTask
 from touchline.spec.tasks.classification import canonical_label
 from touchline.spec.tasks.protocol import Scores
@@ -147,7 +147,7 @@ def generate_config(config: EvaluationConfig, max_connections: int | None = None
     drawn = {"temperature": evaluate.temperature, "top_p": evaluate.top_p, "seed": evaluate.seed}
     return GenerateConfig(
         max_tokens=evaluate.max_new_tokens,
-        max_connections=max_connections or CONNECTIONS_PER_BATCH * evaluate.batch_size,
+        max_connections=max_connections or connections_of(evaluate.batch_size),
         extra_body={DATE_KEY: config.date, BATCH_SIZE_KEY: evaluate.batch_size},
         **GenerateConfigArgs(**drawn if evaluate.temperature else {}),  # type: ignore[typeddict-item]
     )

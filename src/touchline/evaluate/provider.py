@@ -46,11 +46,14 @@ from touchline.evaluate.decoding import Generation
 from touchline.evaluate.engine import Decoding, Engine, Request
 from touchline.evaluate.sampling import Sampling
 from touchline.evaluate.weights import ActiveAdapter, Weights, pick_device, pick_dtype
+from touchline.spec.answer_batches import BatchSize
 
 DEFAULT_BATCH_SIZE = 64
 DEFAULT_MAX_NEW_TOKENS = 256
 CONNECTIONS_PER_BATCH = 4
 """Number of batches of prompts waiting at once, so that the next batch is full when one ends."""
+CONNECTIONS_LIMIT = 4096
+"""Maximum number of items waiting at the model; each costs Inspect an event loop task."""
 DATE_KEY = "touchline_date"
 BATCH_SIZE_KEY = "touchline_batch_size"
 """Keys in `extra_body` for a task's frozen date and batch size."""
@@ -103,7 +106,7 @@ class TouchlineAPI(ModelAPI):
         base_url: unused; Inspect passes it to every provider.
         api_key: unused.
         config: settings of Inspect.
-        batch_size: `-M batch_size=`, prompts per batch.
+        batch_size: `-M batch_size=`, maximum number of prompts per batch, or auto.
         dtype: `-M dtype=`, auto, float32 or bfloat16.
         device: `-M device=`, auto, cpu or cuda.
         date: `-M date=`, for chat templates that print one; the task's own date takes precedence.
@@ -120,7 +123,7 @@ class TouchlineAPI(ModelAPI):
         base_url: str | None = None,
         api_key: str | None = None,
         config: GenerateConfig = GenerateConfig(),  # noqa: B008 (Inspect's own signature)
-        batch_size: int = DEFAULT_BATCH_SIZE,
+        batch_size: BatchSize = DEFAULT_BATCH_SIZE,
         dtype: str = "auto",
         device: str = "auto",
         date: str | None = None,
@@ -128,8 +131,12 @@ class TouchlineAPI(ModelAPI):
     ) -> None:
         super().__init__(model_name=model_name, base_url=base_url, api_key=api_key, config=config)
         require_packages()
-        if batch_size < 1:
-            raise InputError(f"batch_size is {batch_size}", expected="a positive number", hint="-M batch_size=64")
+        if batch_size != "auto" and int(batch_size) < 1:
+            raise InputError(
+                f"batch_size is {batch_size}",
+                expected="a positive number, or auto",
+                hint="-M batch_size=64",
+            )
         self.checkpoint: Checkpoint = resolve_checkpoint(model_name)
         self.batch_size = batch_size
         adapter = self.checkpoint.adapter
@@ -178,7 +185,7 @@ class TouchlineAPI(ModelAPI):
             max_new_tokens=limit,
             stop_ids=renderer.stop_ids,
             pad_id=renderer.pad_id,
-            batch_size=int(cast("int", extra.get(BATCH_SIZE_KEY, self.batch_size))),
+            batch_size=cast("BatchSize", extra.get(BATCH_SIZE_KEY, self.batch_size)),
             sampling=sampling_of(config),
         )
         stream = 0 if decoding.sampling is None else next_stream(config.seed, prompt)
@@ -196,7 +203,7 @@ class TouchlineAPI(ModelAPI):
 
     def max_connections(self) -> int:
         """Return the number of requests that Inspect keeps waiting."""
-        return CONNECTIONS_PER_BATCH * self.batch_size
+        return connections_of(self.batch_size)
 
     def connection_key(self) -> str:
         """Return the model name: models have separate connections, because they share an engine and not a server."""
@@ -212,6 +219,11 @@ class TouchlineAPI(ModelAPI):
             usage=ModelUsage(input_tokens=prompt_tokens, output_tokens=written, total_tokens=prompt_tokens + written),
             metadata={PROMPT_KEY: prompt},
         )
+
+
+def connections_of(batch_size: BatchSize) -> int:
+    """Return the number of requests that Inspect keeps waiting for batches of a size."""
+    return CONNECTIONS_LIMIT if batch_size == "auto" else CONNECTIONS_PER_BATCH * batch_size
 
 
 async def wait_for(future: Future[Generation]) -> Generation:

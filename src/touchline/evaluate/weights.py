@@ -34,6 +34,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from touchline.core.errors import InputError
 from touchline.data.machine import DtypeChoice, choose_base_dtype
+from touchline.spec.answer_batches import BatchLimits, batch_limits
 
 LOADED_ADAPTERS = 4
 """Number of adapters in memory; the least recently used is dropped."""
@@ -121,6 +122,15 @@ class Weights:
     def active(self) -> ActiveAdapter | None:
         """Active adapter."""
         return self._active
+
+    def batch_limits(self) -> BatchLimits:
+        """Return the limits of a batch by the memory that is free now."""
+        config: Any = self.model.config.get_text_config()
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        keys_and_values = 2 * config.num_hidden_layers * heads * width * self.model.dtype.itemsize
+        free = None if self.device.type != "cuda" else torch.cuda.mem_get_info(self.device)[0]
+        return batch_limits(free, keys_and_values)
 
     def activate(self, worn: ActiveAdapter | None) -> None:
         """Activate an adapter; None restores the base.

@@ -11,10 +11,11 @@ from touchline.backends.protocol import ExampleLengths
 from touchline.core.estimate import Estimate, TrainingSetup
 from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Measured, Missing, Quantity
-from touchline.core.units import minutes_to_seconds
+from touchline.core.units import GIB, minutes_to_seconds
 from touchline.data.packing.forecast import BatchForecast, settings_of
 from touchline.estimate.answers import answering_seconds, expected_answers
 from touchline.estimate.disk import model_bytes, resume_bytes, saved_adapter_bytes
+from touchline.estimate.layers import size_of
 from touchline.estimate.points import TimePoint
 from touchline.estimate.run_time import (
     compiling_seconds,
@@ -31,6 +32,7 @@ from touchline.estimate.run_time import (
 from touchline.estimate.time import in_data_parallel, seconds_per_step
 from touchline.estimate.work import StepWork, work_of_forecast
 from touchline.plan.totals import sum_quantities
+from touchline.spec.answer_batches import batch_limits
 from touchline.spec.experiment import EvaluateConfig, TrainConfig
 
 
@@ -236,12 +238,23 @@ def _evaluation(
         lengths.answer,
         lengths.prefix,
         samples=course.evaluated_samples,
-        batch_size=evaluate.batch_size,
+        batch_size=_answered_together(setup, evaluate, lengths, machine),
         max_new_tokens=evaluate.max_new_tokens,
         trained=train is not None,
     )
     one = answering_seconds(setup, answers, machine=machine.whole, points=points)
     return one if isinstance(one, Missing) else times_over(one, count).quantity()
+
+
+def _answered_together(
+    setup: TrainingSetup, evaluate: EvaluateConfig, lengths: ExampleLengths, machine: TargetMachine
+) -> int:
+    """Return the prompts per batch of an evaluation, for prompts of mean length."""
+    shape, memory, free = setup.shape, machine.memory, None
+    if machine.kind == "gpu" and isinstance(memory, Quantity):
+        free = max(memory.value * GIB - model_bytes(shape, setup.base_dtype), 0.0)
+    limits = batch_limits(free, 2 * shape.kv_size * shape.num_layers * size_of(setup.base_dtype))
+    return limits.rows(evaluate.batch_size, round(float(lengths.prompt.mean())) + evaluate.max_new_tokens)
 
 
 def _measured(found: Estimate | Missing) -> Measured:

@@ -112,7 +112,7 @@ DEFAULTS: Final = (
     _row("seeds", "[1]", "one replicate; two or more say how far a seed alone moves the result"),
     _row("evaluate.epochs", "last", "the model that one would keep"),
     _row("evaluate.samples", "all", "the interval shrinks with the number of items"),
-    _row("evaluate.batch_size", EVALUATE_BATCH_SIZE, "prompts generated side by side"),
+    _row("evaluate.batch_size", EVALUATE_BATCH_SIZE, "the same on any machine: in bfloat16 some answers depend on it"),
     _row("evaluate.max_new_tokens", MAX_NEW_TOKENS, "short answers; an answer that is cut is counted as it stands"),
     _row("evaluate.temperature", "0", "greedy: one answer an item, and nothing of the difference is luck of the draw"),
     _row("evaluate.top_p", 1, "nothing is cut from the distribution"),

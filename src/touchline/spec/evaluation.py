@@ -152,16 +152,20 @@ def errors_allowed(max_error_rate: float, answers: int) -> int:
     return math.floor(round(max_error_rate * answers, 6))
 
 
-def decoding_text(evaluate: EvaluateConfig, dtype: str | None = None) -> str:
+def decoding_text(evaluate: EvaluateConfig, dtype: str | None = None, largest: int | None = None) -> str:
     """Return the decoding in words: `greedy, batch 64, bfloat16, at most 24 new tokens`.
 
     Args:
         evaluate: the settings.
         dtype: element type of the base, where it is known.
+        largest: prompts in the largest batch, where it is known; a batch size of `auto` does not say it.
     """
     how = ["greedy"]
     if evaluate.temperature:
         how = [f"temperature {evaluate.temperature:g}", *([f"top-p {evaluate.top_p:g}"] if evaluate.top_p < 1 else [])]
         how.append(f"{plural(evaluate.repeats, 'answer')} an item, seed {evaluate.seed}")
     typed = [dtype] if dtype is not None else []
-    return ", ".join([*how, f"batch {evaluate.batch_size}", *typed, f"at most {evaluate.max_new_tokens} new tokens"])
+    batch = f"batch {evaluate.batch_size}"
+    if evaluate.batch_size == "auto" and largest is not None:
+        batch += f" (at most {largest})"
+    return ", ".join([*how, batch, *typed, f"at most {evaluate.max_new_tokens} new tokens"])

@@ -297,8 +297,10 @@ class EvaluateConfig:
     """Epochs whose checkpoints are evaluated: the last, all, or a list counted from 0."""
     samples: Literal["all"] | PositiveInt = "all"
     """Number of test items, from the first on; the same for every run."""
-    batch_size: PositiveInt = defaults.EVALUATE_BATCH_SIZE
-    """Prompts generated side by side."""
+    batch_size: PositiveInt | Literal["auto"] = defaults.EVALUATE_BATCH_SIZE
+    """Maximum number of prompts generated side by side; fewer where their tokens would not fit into memory. `auto`: as
+    many as the device computes well, so that short prompts get larger batches. In float32 no answer depends on it; in
+    bfloat16 some do, so it belongs to what makes two evaluations comparable."""
     max_new_tokens: PositiveInt = defaults.MAX_NEW_TOKENS
     """Longest answer in tokens."""
     metric: Text | None = None

@@ -239,6 +239,7 @@ def _answers(answers: Sequence[AnswerCounts], *, brief: bool) -> Table | None:
     notes = (
         *([f"In {plural(rest, 'other evaluation')} no answer was empty or failed."] if rest else []),
         *([] if with_truncated else ["Truncation at the token limit was not recorded."]),
+        "In bfloat16 some answers depend on the batch size, which the decoding states with the dtype.",
     )
     return table_of(columns, rows, "Answers", by_run=True, notes=notes)
 
