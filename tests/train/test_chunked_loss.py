@@ -106,8 +106,7 @@ def test_losses_and_gradients_are_those_of_all_logits_at_once(
     in_chunks(size)
     chunked = TargetLoss(trained, machine, label_smoothing=0.1)
     found, other = losses_and_gradient(chunked, layout)
-    assert chunked._chunked is not None
-    assert chunked._chunked._checked
+    assert chunked.label_chunk == size
     torch.testing.assert_close(found, losses, rtol=1e-5, atol=1e-6)
     assert float((other - gradient).norm() / gradient.norm()) < 1e-5
     with scoring(trained):
@@ -158,10 +157,10 @@ def test_a_small_micro_batch_and_a_trained_head_are_computed_as_before(in_chunks
     in_chunks(4)
     with_head = build(MODELS["qwen3"], targets=("q_proj", "lm_head"))
     assert not chunked_loss.head_is_frozen(with_head.get_base_model())
-    assert TargetLoss(with_head, machine)._chunked is None
+    assert TargetLoss(with_head, machine).label_chunk is None
     whole = AutoModelForCausalLM.from_config(MODELS["llama"], dtype=torch.float32)
-    assert TargetLoss(whole, machine)._chunked is None
-    assert TargetLoss(trained, machine, of_other_trainer=True)._chunked is None
+    assert TargetLoss(whole, machine).label_chunk is None
+    assert TargetLoss(trained, machine, of_other_trainer=True).label_chunk is None
 
 
 def test_a_model_that_cannot_be_taken_apart_is_computed_whole(
@@ -184,7 +183,7 @@ def test_a_model_that_cannot_be_taken_apart_is_computed_whole(
     with caplog.at_level(logging.WARNING):
         found, other = losses_and_gradient(target_loss, PADDED)
     assert "cannot be computed in chunks" in caplog.text
-    assert target_loss._chunked is None
+    assert target_loss.label_chunk is None
     assert torch.equal(found, losses)
     assert torch.equal(other, gradient)
 

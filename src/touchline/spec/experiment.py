@@ -185,7 +185,8 @@ class TrainConfig:
     text it changes nothing there, because all of it is tokenized before the first step."""
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
     """Attention kernel: torch's fused one (`sdpa`), plain matrix products (`eager`), or that of the package flash-attn,
-    which needs a GPU. `auto` is `sdpa`; with `peft` on a CPU `eager` for short rows, where it is faster."""
+    which needs a GPU. `auto` is `sdpa`; with `peft` on a CPU `eager` for short rows, where it is faster, and on a GPU
+    FlexAttention for packed rows of more than 512 tokens, if a test against `sdpa` passes there."""
     kernels: Literal["none", "liger"] = "none"
     """Kernels that replace parts of the model: `liger` (the package liger-kernel, which needs a GPU) computes logits
     and loss together and never holds all logits."""

@@ -39,7 +39,7 @@ from touchline.spec.evaluation import PlannedModel
 from touchline.spec.experiment import CheckpointConfig, DataConfig, LoraConfig, TrainConfig
 from touchline.train.compiling import compile_layers
 from touchline.train.folders import ADAPTER_FILE
-from touchline.train.isolation import prove
+from touchline.train.isolation import block_mask_fault, prove
 from touchline.train.machine import Machine, Stopwatch, select_device
 from touchline.train.model import TargetLoss, add_gradient, attach_adapter, attention_for, load_base, trainable
 from touchline.train.run import Stop, run_training
@@ -51,6 +51,8 @@ LIMITS = {torch.float32: (1e-4, 1e-3), torch.bfloat16: (0.05, 0.1)}
 A mask that shows packed examples each other changes the gradient by more than half of its length."""
 QLORA_LIMIT_NATS = 0.5
 """Largest change of the loss by 4-bit weights."""
+CHUNK = 3
+"""Label positions with logits at once, where that is tested."""
 PACKED = BatchLayout(row_tokens=96)
 PREFIX = BatchLayout(row_tokens=96, share_prefix=True)
 _WEIGHTS = 3.0
@@ -238,6 +240,49 @@ def _isolated(name: StepCheck, folder: Path) -> NodeCheck:
         which = ", ".join(faults)
         return _failed(name, figures, f"losses in one row are not those of the examples alone: {which}")
     return _ok(name, figures)
+
+
+def _chunks(name: StepCheck, folder: Path) -> NodeCheck:
+    """Compare loss and gradient with the reference on every family, with logits of few label positions at a time."""
+    machine = select_device("float32")
+    examples = _examples()
+    targets = sum(len(example.answer_ids) for example in examples)
+    loss, gradient, whole = 0.0, 0.0, []
+    for family in _FAMILIES:
+        reference = _reference(family, folder)
+        model, target_loss = _on(machine, reference)
+        target_loss.set_label_chunk(CHUNK)
+        found = add_gradient(target_loss, arrange(examples, PADDED), targets).item()
+        difference = _gradient(model) - reference.gradient
+        loss = _worse(loss, abs(found - reference.loss))
+        gradient = _worse(gradient, float(difference.norm() / reference.gradient.norm()))
+        whole += [] if target_loss.label_chunk == CHUNK else [family]
+    figures: dict[str, Measured] = {
+        "loss": Quantity(value=loss, unit="nats", method="largest difference over the models"),
+        "gradient": Quantity(value=100 * gradient, unit="%", method="length of the difference over the length"),
+    }
+    if whole:
+        return _failed(name, figures, f"all logits are computed at once: {', '.join(whole)}")
+    most_loss, most_gradient = LIMITS[torch.float32]
+    if loss <= most_loss and gradient <= most_gradient:
+        return _ok(name, figures)
+    return _failed(name, figures, f"differs by more than {most_loss:g} nats or {100 * most_gradient:g} %")
+
+
+def _blocks(name: StepCheck, folder: Path) -> NodeCheck:
+    """Compare losses and gradients under masks by blocks with those under dense masks, on every family."""
+    machine = select_device("auto")
+    if machine.kind == "cpu":
+        return _not_run(name, "needs a GPU")
+    faults = []
+    for family in _FAMILIES:
+        _, target_loss = _on(machine, _reference(family, folder))
+        for layout in (PACKED, PREFIX):
+            fault = block_mask_fault(target_loss, arrange(_examples(), layout))
+            faults += [] if fault is None else [f"{family}: {fault}"]
+    if faults:
+        return _failed(name, {}, f"packed rows get dense masks; {'; '.join(faults)}")
+    return _ok(name, {}, "FlexAttention")
 
 
 def _worse(before: float, now: float) -> float:
@@ -485,6 +530,8 @@ _CHECKS: dict[StepCheck, Callable[[StepCheck, Path], NodeCheck]] = {
     **dict.fromkeys(_SUBJECTS, _compare),
     StepCheck.PACKED: _isolated,
     StepCheck.PREFIX: _isolated,
+    StepCheck.CHUNKS: _chunks,
+    StepCheck.BLOCKS: _blocks,
     StepCheck.RESUME: _resume,
     StepCheck.QLORA: _qlora,
     StepCheck.COMPILED: _compiled,

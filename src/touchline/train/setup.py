@@ -258,10 +258,12 @@ def _with_block_masks(target_loss: TargetLoss, inputs: Inputs, layout: BatchLayo
     """Replace the attention of packed rows on a GPU by FlexAttention with masks by blocks, if they give the same losses
     and gradients. Return the attention.
 
-    Rows of some hundred tokens keep dense masks, which cost little there.
+    Rows of some hundred tokens keep dense masks, which cost little there; compiled layers would be compiled for each
+    mask.
     """
+    train = inputs.config.train
     wide = layout.several_per_row and _widest(layout, inputs) > ROW_TOKENS
-    wanted = inputs.config.train.attention == "auto" and target_loss.takes_block_masks
+    wanted = train.attention == "auto" and target_loss.takes_block_masks and not train.compile
     if not wanted or not wide or inputs.model.vision:
         return attention
     sample = sample_for_proof(next(_sampled(inputs)), inputs.train, layout)
