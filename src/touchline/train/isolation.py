@@ -124,10 +124,12 @@ def _losses_and_gradient(target_loss: TargetLoss, rows: SequenceBatch) -> tuple[
         owners = torch.from_numpy(rows.owners).to(losses.device)
         sums = losses.new_zeros(int(rows.owners.max()) + 1).index_add(0, owners, losses)
         means = sums / torch.bincount(owners)
-        found = torch.autograd.grad(means.sum(), list(trainable(model).values())[:FIRST_TENSORS], allow_unused=True)
+        found = torch.autograd.grad(
+            means.sum(), list(trainable(model).values())[:FIRST_TENSORS], materialize_grads=True
+        )
     finally:
         model.train(was_training)
-    return means.detach(), torch.cat([each.flatten().float() for each in found if each is not None])
+    return means.detach(), torch.cat([each.flatten().float() for each in found])
 
 
 def _means(target_loss: TargetLoss, rows: SequenceBatch, count: int) -> NDArray[np.float64]:
