@@ -20,7 +20,7 @@ from types import FrameType
 
 from touchline.core.errors import TouchlineError, install_hint
 from touchline.core.status import EXIT_PARENT_NOT_READY, EXIT_STOPPED
-from touchline.data.worker import prepare_worker, tell_fault
+from touchline.data.worker import bitsandbytes_left_out, prepare_worker, tell_fault
 from touchline.evaluate.children import stop_children
 from touchline.evaluate.wanted import find_pending_evaluations
 
@@ -39,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.run is not None:
             return _run(options.experiment.resolve(), options.run)
+        _load_peft()
         from touchline.evaluate.process import evaluate, read_request
 
         evaluate(options.experiment.resolve(), read_request(options.request))
@@ -55,6 +56,7 @@ def _run(experiment: Path, run: str) -> int:
     """Evaluate the pending checkpoints of one run; frameworks are imported only if there are any."""
     wanted = find_pending_evaluations(experiment, run)
     if wanted.checkpoints:
+        _load_peft()
         from touchline.evaluate.process import EvaluationRequest, RequestedJob, evaluate
 
         jobs = tuple(RequestedJob(run=run, checkpoint=name) for name in wanted.checkpoints)
@@ -65,6 +67,12 @@ def _run(experiment: Path, run: str) -> int:
         sys.stderr.write(f"touchline: error: {wanted.missing}\n")
         return EXIT_PARENT_NOT_READY
     return 0
+
+
+def _load_peft() -> None:
+    """Import peft without bitsandbytes: bases are evaluated unquantized. Own tasks still find it afterwards."""
+    with bitsandbytes_left_out():
+        import peft  # noqa: F401
 
 
 def _listen() -> None:

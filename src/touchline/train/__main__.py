@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from touchline.data.worker import leave_out_bitsandbytes
+from touchline.data.worker import bitsandbytes_left_out
 from touchline.train.inputs import read_config
 from touchline.train.process import exit_code_of
 from touchline.train.run import Stop, run_cohort, run_training
@@ -31,11 +31,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def train(stop: Stop, folder: Path) -> bool:
         config = read_config(folder / options.config)
-        if arguments is None and not config.train.uses_bitsandbytes:
-            leave_out_bitsandbytes()
-        if len(folders) > 1:
-            return run_cohort(folders, stop, str(options.config))
-        return run_training(config, folder, stop, str(options.config))
+        with bitsandbytes_left_out(unless=arguments is not None or config.train.uses_bitsandbytes):
+            if len(folders) > 1:
+                return run_cohort(folders, stop, str(options.config))
+            return run_training(config, folder, stop, str(options.config))
 
     return exit_code_of(train, folders[0])
 

@@ -22,7 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from touchline.core.errors import HostError, InputError, TouchlineError, install_hint
 from touchline.core.files import open_regular
-from touchline.data.worker import prepare_worker
+from touchline.data.worker import bitsandbytes_left_out, prepare_worker
 from touchline.history.probe import ProbeAnswer, ProbeFault, ProbeReply, ProbeRequest
 
 REQUEST_LIMIT_BYTES = 1 << 20
@@ -103,12 +103,14 @@ def _measure(request: ProbeRequest) -> ProbeAnswer:
     if not Path(request.model.path).exists():
         raise InputError(f"the model {request.model.path!r} does not exist", expected="a model's folder")
     prepare_worker()
-    try:
-        # Here, since these imports take seconds and a request may be none.
-        from touchline.train.probe_steps import measure
-    except ImportError as error:
-        raise HostError(f"a package is missing: {error.msg}", hint=install_hint("train")) from error
-    return measure(request)
+    # As in a training: what it loads is a part of the memory that is measured.
+    with bitsandbytes_left_out(unless=request.train.uses_bitsandbytes):
+        try:
+            # Here, since these imports take seconds and a request may be none.
+            from touchline.train.probe_steps import measure
+        except ImportError as error:
+            raise HostError(f"a package is missing: {error.msg}", hint=install_hint("train")) from error
+        return measure(request)
 
 
 def take_stdout() -> int:
