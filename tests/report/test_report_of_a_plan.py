@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 from tests.report import made_gathered as made
-from tests.run.made_plans import GPU, made_control, made_plan, made_run
+from tests.run.made_plans import CPU, GPU, made_control, made_plan, made_run
 
 from touchline.core.notes import Note, NoteCode
 from touchline.core.packing import PackingSide, PackingSummary
@@ -104,6 +104,33 @@ def test_several_gpus_share_the_tokens_and_add_the_hours() -> None:
     text = results_markdown(report, ())
     assert "real tokens/s per GPU" in text
     assert "**Compute:** 1.99 GPU-hours; predicted " in text
+
+
+def in_slots(*starts: float) -> Report:
+    """Two equal trainings of 3,500 s in two slots, begun at these times; the plan says 3,600 s and a gain of 1.4."""
+    runs = [
+        made.run(name, attempt_list=(replace(made.attempt("1", seconds=3500.0), started_unix=start),))
+        for name, start in zip(("1M_rank4", "1M_rank8"), starts, strict=True)
+    ]
+    plan = made_plan(made_run(), made_run("1M_rank8"), made_control(), machine=replace(CPU, threads=2, slots=2))
+    gain = Quantity(value=1.4, unit="times", low=1.2, high=1.6)
+    return build_report(replace(made.gathered(runs), plan=replace(plan, slots_gain=gain), origin="planned"))
+
+
+def test_the_gain_of_slots_is_held_against_the_time_of_all_trainings() -> None:
+    """From the first start to the last end; one after the other is what the plan says, 1.4 times 3,600 s."""
+    beside = row(in_slots(1000.0, 1100.0), "gain, 2 runs, 2 at a time")
+    assert isinstance(beside.measured, Quantity)
+    assert beside.measured.value == pytest.approx(1.4 * 3600 / 3600)
+    assert beside.inside is True
+    apart = row(in_slots(1000.0, 4600.0), "gain, 2 runs, 2 at a time")
+    assert isinstance(apart.measured, Quantity)
+    assert apart.measured.value == pytest.approx(1.4 * 3600 / 7100)
+    assert apart.inside is False
+    # Each held half of the CPU.
+    hours = in_slots(1000.0, 1000.0).facts[0].device_hours
+    assert isinstance(hours, Quantity)
+    assert hours.value == pytest.approx(3500 / 2 / 3600, rel=0.02)
 
 
 def test_disk_is_compared_in_bytes_when_the_training_is_whole() -> None:

@@ -1,0 +1,74 @@
+"""Two trainings at once on a CPU, by the commands that people use: planned, interrupted, killed, resumed, reported."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+from tests.api.folders import command, touchline, words_experiment
+from tests.api.kills import kill_everything, training_processes, wait_for_steps
+
+EXPERIMENT = """
+name: slots
+task: capitalization
+models: [Tiny-1M-Instruct]
+data: {path: words.json}
+train:
+  epochs: 3
+  global_batch_size: 4
+  learning_rate: 1e-2
+  max_seq_len: 96
+  packed: false
+  base_dtype: float32
+  checkpoint: {resume_minutes: 0.001}
+factors: {train.lora.rank: [2, 4, 8]}
+controls: [base]
+compute: {slots: 2, cohorts: never}
+"""
+RUNS = ("1M_rank2", "1M_rank4", "1M_rank8")
+
+
+def rows(folder: Path, run: str) -> list[dict[str, object]]:
+    """The rows of a run's metrics."""
+    return [json.loads(line) for line in (folder / run / "metrics.jsonl").read_text().splitlines()]
+
+
+def start(folder: Path, env: dict[str, str]) -> subprocess.Popen[str]:
+    """Run the experiment until two trainings have made a step."""
+    process = subprocess.Popen(
+        command("run", str(folder), "--no-probe"), env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    for run in RUNS[:2]:
+        wait_for_steps(process, folder / run, 1)
+    return process
+
+
+@pytest.mark.slow
+def test_two_at_once_survive_kills_and_keep_their_threads(tmp_path: Path, tiny_model: Path) -> None:
+    folder, env = words_experiment(tmp_path, tiny_model, EXPERIMENT, n_train=64)
+    env["OMP_NUM_THREADS"] = "2"
+    process = start(folder, env)
+    assert not (folder / RUNS[2] / "metrics.jsonl").exists()
+    kill_everything(process)  # type: ignore[arg-type]
+    assert not any(training_processes(folder / run) for run in RUNS)
+
+    process = start(folder, env)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=120)
+    assert not any(training_processes(folder / run) for run in RUNS)
+
+    # Slots of an interrupted experiment stay, whatever the file says of them.
+    text = (folder / "experiment.yaml").read_text()
+    (folder / "experiment.yaml").write_text(text.replace("slots: 2", "slots: auto"))
+    done = touchline("run", str(folder), "--no-probe", env=env)
+    assert done.returncode == 0, done.stderr
+    plan = json.loads((folder / "plan.json").read_text())
+    assert (plan["machine"]["slots"], plan["machine"]["threads"]) == (2, 2)
+    attempts = {run: [row for row in rows(folder, run) if "from_step" in row] for run in RUNS}
+    assert {attempt["threads"] for found in attempts.values() for attempt in found} == {1}
+    assert all(len(attempts[run]) >= 2 for run in RUNS[:2])
+    answer = json.loads(touchline("results", str(folder), "--json", env=env).stdout)
+    assert {run["name"]: run["status"] for run in answer["runs"]} == dict.fromkeys((*RUNS, "1M_base"), "completed")
