@@ -2,10 +2,11 @@
 
     python benchmarks/sweep.py [--model FOLDER] [--ranks 2 4 8 16] [--rounds 2] [--examples 64] [--batch 8] [--trl]
 
-Each round runs, one after the other: the sweep as one experiment with `compute.cohorts: always`, the same with `never`,
-one experiment per rank, and with `--trl` TRL's script of every rank. Wall-clock seconds of the commands; each round
-starts with an empty cache. It exits with 1 when a run's losses differ from those of the separate runs by more than
-rounding, or steps and tokens do.
+Each round runs, one after the other: the sweep as one experiment in slots (`compute.slots`, one per thread), in a
+cohort (`compute.cohorts`), in both, and run by run; one experiment per rank; and with `--trl` TRL's script of every
+rank. Wall-clock seconds of the commands; each round starts with an empty cache. TRL's scripts train only: they evaluate
+nothing. It exits with 1 when a run's losses differ from those of the separate runs by more than rounding, or steps and
+tokens do.
 """
 
 from __future__ import annotations
@@ -21,11 +22,15 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from touchline.data.machine import computing_threads
 from touchline.data.metrics import Metrics
 from touchline.data.metrics_file import read_metrics
 from touchline.data.user_config import load_settings
 from touchline.data.words import load_words
 
+TRL = "TRL scripts, training only"
+BASES = ("separate", TRL)
+"""Ways that all others are compared with."""
 TOLERANCE_NATS = 1e-3
 """Difference of a step's loss in float32."""
 EXPERIMENT = """
@@ -45,12 +50,12 @@ train:
 factors: {{train.lora.rank: [{ranks}]}}
 controls: [{controls}]
 evaluate: {{max_new_tokens: 12}}
-compute: {{cohorts: {cohorts}}}
+compute: {{cohorts: {cohorts}, slots: {slots}}}
 """
 
 
 def run_experiment(
-    root: Path, name: str, options: argparse.Namespace, ranks: Sequence[int], cohorts: str, *, control: bool = True
+    root: Path, name: str, options: argparse.Namespace, ranks: Sequence[int], cohorts: str, slots: int
 ) -> float:
     """Run a whole experiment by the command line. Return its wall-clock seconds."""
     folder = root / name
@@ -61,8 +66,9 @@ def run_experiment(
         backend="peft",
         rank=ranks[0],
         ranks=", ".join(map(str, ranks)),
-        controls="base" if control else "",
+        controls="base",
         cohorts=cohorts,
+        slots=slots,
     )
     (folder / "experiment.yaml").write_text(text)
     begun = time.monotonic()
@@ -85,6 +91,7 @@ def run_trl(root: Path, options: argparse.Namespace) -> float:
         ranks=", ".join(map(str, options.ranks)),
         controls="",
         cohorts="never",
+        slots=1,
     )
     (folder / "experiment.yaml").write_text(text)
     env = environment(root / "cache-trl")
@@ -136,20 +143,17 @@ def measure_round(root: Path, options: argparse.Namespace) -> tuple[dict[str, fl
     count = options.examples
     data = {"train": rows[:count], "validation": rows[count : count + 16], "test": rows[-8:]}
     (root / "words.json").write_text(json.dumps(data))
-    seconds = {"cohort": run_experiment(root, "cohort", options, options.ranks, "always")}
+    slots = min(computing_threads(), len(options.ranks))
+    ways = {"slots": ("never", slots), "cohort": ("always", 1), "both": ("always", slots), "one by one": ("never", 1)}
+    seconds = {name: run_experiment(root, name, options, options.ranks, *way) for name, way in ways.items()}
     apart = [f"rank{rank}" for rank in options.ranks]
     seconds["separate"] = sum(
-        run_experiment(root, name, options, [rank], "never") for name, rank in zip(apart, options.ranks, strict=True)
+        run_experiment(root, name, options, [rank], "never", 1) for name, rank in zip(apart, options.ranks, strict=True)
     )
-    seconds["one by one"] = run_experiment(root, "sequence", options, options.ranks, "never")
     if options.trl:
-        seconds["TRL scripts, training only"] = run_trl(root, options)
+        seconds[TRL] = run_trl(root, options)
     wanted = metrics_by_rank([root / name for name in apart])
-    faults = [
-        f"{name}: {fault}"
-        for name in ("cohort", "sequence")
-        for fault in unequal_work(metrics_by_rank([root / name]), wanted)
-    ]
+    faults = [f"{name}: {fault}" for name in ways for fault in unequal_work(metrics_by_rank([root / name]), wanted)]
     return seconds, faults
 
 
@@ -171,10 +175,13 @@ def main() -> int:
             seconds, differences = measure_round(Path(name), options)
         found.append(seconds)
         faults += differences
-    print(f"{'way':<30}{'seconds':>9}{'of separate runs':>18}")
+    print(f"{'way':<30}{'seconds':>9}" + "".join(f"{f'of {base}':>32}" for base in BASES if base in found[0]))
     for way in found[0]:
-        ratio = statistics.median(each[way] / each["separate"] for each in found)
-        print(f"{way:<30}{statistics.median(each[way] for each in found):>9.1f}{ratio:>18.2f}")
+        ratios = [statistics.median(each[way] / each[base] for each in found) for base in BASES if base in found[0]]
+        print(
+            f"{way:<30}{statistics.median(each[way] for each in found):>9.1f}"
+            + "".join(f"{ratio:>32.2f}" for ratio in ratios)
+        )
     for fault in faults:
         print(f"unequal work: {fault}", file=sys.stderr)
     return 1 if faults else 0
