@@ -360,7 +360,8 @@ class ComputeConfig:
     gpus_per_run: NonNegativeInt = 1
     """GPUs that one run uses; on a machine without any, runs use the CPU, as many at a time as `slots` says. Several
     GPUs train in data parallel: each takes every n-th micro-batch of a step, and `global_batch_size` stays as written,
-    so it must be a multiple. With `gpu: cpu`, the number of processes that share the CPU. More than the trainer uses is an error."""
+    so it must be a multiple. With `gpu: cpu`, the number of processes that share the CPU. More than the trainer uses is
+    an error."""
     gpu: Text = "auto"
     """Which GPU to plan for: `auto` is the one here, a name such as `A100-80GB` plans for another machine, `cpu` for
     runs on CPUs. With `executor: slurm` it has to be given, unless the user's `slurm.gpu_type` gives it."""
