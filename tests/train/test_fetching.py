@@ -14,12 +14,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
 from tests.tiny_model import write_tiny_words
 from tests.train.test_resume import StopAfter, assert_same, exports, wait_for
 from tests.train.tiny_run import make_config, tiny_train, write_config
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from touchline.backends.run_config import RunConfig
@@ -29,6 +31,7 @@ from touchline.data.metrics_file import read_metrics
 from touchline.spec.experiment import CheckpointConfig, CheckpointInterval, LoraConfig
 from touchline.train import machine
 from touchline.train.loop import Training
+from touchline.train.optimizers import optimizer_for
 from touchline.train.run import Stop, run_cohort, run_training
 
 TOGETHER = 3
@@ -214,6 +217,56 @@ def test_a_cohort_fetches_together_too(config: RunConfig, grouped: list[int], tm
             (row.step, row.loss, row.grad_norm) for row in steps(other)
         ]
         assert exports(one) == exports(other)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adafactor", "muon"])
+def test_clipping_and_updates_read_nothing_of_a_gpu(optimizer: Any) -> None:
+    """On tensors without values, of which nothing can be read."""
+    with FakeTensorMode():
+        parameters = {name: torch.nn.Parameter(torch.empty(4, 6, device="cuda")) for name in ("a", "b")}
+        made = optimizer_for(parameters, tiny_train(optimizer=optimizer))
+        for _ in range(2):
+            for parameter in parameters.values():
+                parameter.grad = torch.empty_like(parameter)
+            norm = torch.nn.utils.clip_grad_norm_(list(parameters.values()), 1.0)
+            made.step()
+            with pytest.raises(DataDependentOutputException):
+                norm.item()
+        kept = [value for state in made.state.values() for value in state.values() if isinstance(value, torch.Tensor)]
+        assert {value.device.type for value in kept} == {"cuda"}
+
+
+class Event:
+    """CUDA event at a given millisecond."""
+
+    now = 0.0
+
+    def __init__(self, *, enable_timing: bool) -> None:
+        assert enable_timing
+        self.at = -1.0
+
+    def record(self) -> None:
+        Event.now += 250.0
+        self.at = Event.now
+
+    def elapsed_time(self, later: Event) -> float:
+        return later.at - self.at
+
+
+def test_seconds_on_a_gpu_are_those_between_its_events(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    gpu = replace(machine.select_device("float32"), device=torch.device("cuda"))
+    first, _, third = machine.Moment(gpu), machine.Moment(gpu), machine.Moment(gpu)
+    assert first.seconds_to(third) == 0.5
+    assert third.seconds_to(third) == 0
+
+
+def test_a_copy_to_a_gpu_is_pinned_and_not_waited_for() -> None:
+    tensor, gpu = Mock(), torch.device("cuda")
+    assert machine.send(tensor, gpu) is tensor.pin_memory().to.return_value
+    tensor.pin_memory().to.assert_called_once_with(gpu, non_blocking=True)
+    here = torch.zeros(2)
+    assert machine.send(here, torch.device("cpu")) is here
 
 
 @contextlib.contextmanager

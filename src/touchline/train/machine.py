@@ -19,7 +19,7 @@ from touchline.data.versions import stack_versions
 FETCH_STEPS = 10
 """Most optimizer steps whose losses and norms are fetched from a GPU together."""
 FETCH_SECONDS = 1.0
-"""Time that the steps fetched together may take, as far as those before them tell."""
+"""Time that the steps fetched together may take, by the duration of the steps before."""
 SAMPLE_SECONDS = 0.1
 """Seconds between two readings of the resident set; a reading takes about 20 µs."""
 _LIBRARIES = ("touchline", "torch", "transformers", "peft", "safetensors", "tokenizers", "numpy")

@@ -516,15 +516,20 @@ def mean_loss(
         idle: items computed in a round that has none for this process, and not counted: all processes take part in a
             forward pass of a sharded model.
     """
-    total, targets = 0.0, 0
+    parts: list[Tensor] = []
+    targets = 0
     with scoring(target_loss.model):
         for row in rows:
             if row is None:
                 if idle is not None:
                     target_loss(idle)
             else:
-                total += target_loss(row).double().sum().item()
+                parts.append(target_loss(row).double().sum())
                 targets += len(row.labels)
+    total = 0.0
+    # Read once, at the end, because the host waits for a GPU there; and added one by one, as on any version of Python.
+    for part in torch.stack(parts).tolist() if parts else ():
+        total += part
     total, count = (group or Processes()).sums([total, targets])
     return total / count, int(count)
 
