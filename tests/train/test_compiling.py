@@ -23,10 +23,12 @@ from touchline.core.catalog import RenderedExample
 from touchline.core.errors import HostError, PlanDriftError
 from touchline.data.metrics import StepRow
 from touchline.data.metrics_file import read_metrics
+from touchline.history.probe import STEPS, ProbedModel, ProbeOutcome, ProbeRequest
 from touchline.spec.experiment import CheckpointConfig, LoraConfig, TrainConfig
 from touchline.train import compiling
 from touchline.train.machine import select_device
 from touchline.train.model import TargetLoss, add_gradient
+from touchline.train.probe_steps import measure
 from touchline.train.run import Stop, run_training
 
 SIZES = {
@@ -221,15 +223,29 @@ def test_a_machine_without_a_compiler_is_refused_before_the_model_is_loaded(
     assert not (folder / "metrics.jsonl").exists()
 
 
+def test_a_probe_of_a_compiled_training_compiles_before_it_measures(tiny_model: Path) -> None:
+    request = ProbeRequest(
+        model=ProbedModel(name="Tiny", path=str(tiny_model)),
+        train=TrainConfig(lora=LoraConfig(rank=4), base_dtype="float32", compile=True),
+        seed=1,
+        rows=2,
+        width=COMPILED_WIDTH,
+        label_tokens=6,
+    )
+    answer = measure(request)
+    assert answer.outcome is ProbeOutcome.FITS
+    assert graphs_captured()
+    assert len(answer.step_seconds) >= STEPS
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(NO_COMPILER is not None, reason="no C++ compiler here")
-def test_inductor_gives_the_same_losses(
-    tiny_model: Path, words: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_inductor_gives_the_same_losses_and_gradients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiling, "COMPILER", "inductor")
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
-    # Micro-batches of one size and examples of one width: one shape.
-    settings = tiny_train(epochs=1, global_batch_size=4, max_seq_len=64)
-    plain = trained(tmp_path / "plain", tiny_model, words, settings)
-    compiled = trained(tmp_path / "compiled", tiny_model, words, replace(settings, compile=True))
-    assert [row.loss for row in rows(compiled)] == pytest.approx([row.loss for row in rows(plain)], abs=1e-5)
+    target_loss = build(MODELS["llama"])
+    loss, gradient = step(target_loss, PADDED)
+    compiling.compile_layers(target_loss.model)
+    compiled_loss, compiled_gradient = step(target_loss, PADDED.for_training(compiled=True, max_seq_len=256))
+    assert compiled_loss == pytest.approx(loss, abs=1e-5)
+    assert float((compiled_gradient - gradient).norm() / gradient.norm()) < 1e-4
