@@ -54,6 +54,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Capture graphs without a C++ compiler."""
     monkeypatch.setattr(compiling, "COMPILER", "eager")
     torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
     yield
     torch._dynamo.reset()
 
@@ -101,7 +102,8 @@ def test_losses_and_gradients_are_those_of_uncompiled_layers(family: str, layout
     compiling.compile_layers(target_loss.model)
     wide = LAYOUTS[layout].for_training(compiled=True, max_seq_len=256)
     compiled_loss, compiled_gradient = step(target_loss, wide)
-    assert graphs_captured()
+    # Layers of one kind share one; masks make kinds of attention equal.
+    assert graphs_captured() == (2 if (family, layout) == ("gemma", "padded") else 1)
     assert compiled_loss == pytest.approx(loss, abs=1e-5)
     assert float((compiled_gradient - gradient).norm() / gradient.norm()) < 1e-4
     assert list(target_loss.model.state_dict()) == names

@@ -59,6 +59,8 @@ def compile_layers(model: nn.Module) -> None:
             f"train.compile: true, and {type(base_of(model)).__name__} has no layers that can be compiled apart",
             hint="train.compile=false",
         )
+    # Else the first layer, whose input needs no gradient above frozen embeddings, would be compiled on its own.
+    base_of(model).enable_input_require_grads()
     torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = _MOST_GRAPHS
     for layer in layers:
         compiled = torch.compile(layer._call_impl, backend=COMPILER, dynamic=False)
