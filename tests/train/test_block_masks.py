@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 from peft import LoraConfig, get_peft_model
+from tests.tiny_model import write_tiny_words
+from tests.train.tiny_run import make_config, tiny_train, write_config
 from torch import Tensor
 from torch.nn.attention import flex_attention
 from transformers import (
@@ -28,11 +32,13 @@ from transformers.integrations import flex_attention as library
 
 from touchline.backends.peft.layout import BatchLayout, SequenceBatch, arrange, stack, visible, within
 from touchline.core.catalog import RenderedExample
-from touchline.train import block_masks
+from touchline.data.metrics_file import read_metrics
+from touchline.train import block_masks, setup
 from touchline.train.block_masks import FLEX, block_mask, blocks
 from touchline.train.isolation import block_mask_fault
 from touchline.train.machine import select_device
 from touchline.train.model import TargetLoss, trainable
+from touchline.train.run import Stop, run_training
 
 WINDOW = 8
 SIZES = {
@@ -224,3 +230,30 @@ def test_masks_by_blocks_are_refused_where_the_kernel_cannot_run() -> None:
     assert "flex" in str(block_mask_fault(target_loss, rows)).lower()
     base.config.attention_dropout = 0.1
     assert block_mask_fault(target_loss, rows) == "attention has dropout"
+
+
+@pytest.mark.usefixtures("unfused")
+def test_a_training_with_masks_by_blocks_has_the_losses_of_dense_masks(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Chosen as on a GPU: by the width of packed rows, after the test."""
+
+    class AsOnGpu(TargetLoss):
+        def __init__(self, *arguments: Any, **named: Any) -> None:
+            super().__init__(*arguments, **named)
+            self.takes_block_masks = True
+
+    monkeypatch.setattr(setup, "TargetLoss", AsOnGpu)
+    words = write_tiny_words(tmp_path / "words.json", 16, 2, 2)
+    losses = {}
+    for wanted in ("auto", "sdpa"):
+        train = tiny_train(attention=wanted, packed=True, max_seq_len=600, micro_batch_size=8, epochs=1)
+        config = make_config(tiny_model, words, train, prompt="Capitalize the given word, all of it: {input} " * 3)
+        folder = write_config(tmp_path / wanted, config)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            assert run_training(config, folder, Stop())
+        found = read_metrics(folder / "metrics.jsonl")
+        losses[found.attempts[0].attention] = [row.loss for row in found.steps]
+    assert losses.keys() == {FLEX, "sdpa"}
+    assert losses["sdpa"] == pytest.approx(losses[FLEX], abs=1e-4)
