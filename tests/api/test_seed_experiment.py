@@ -114,7 +114,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> UserConfig:
     return UserConfig(models_dir=root / "models", cache_dir=root / "cache", history_dir=root / "history", slurm=SITE)
 
 
-def _write(folder: Path, text: str = EXPERIMENT) -> Path:
+def write_experiment(folder: Path, text: str = EXPERIMENT) -> Path:
     """The experiment and its datasets: 1,000 words of each length, 80% of them for training."""
     (folder / "data").mkdir(parents=True)
     for letters in LETTERS:
@@ -130,7 +130,7 @@ def _write(folder: Path, text: str = EXPERIMENT) -> Path:
 
 
 def _prepared(folder: Path, settings: UserConfig, *overrides: str) -> Planned:
-    plan = api.plan(_write(folder), settings, overrides).plan
+    plan = api.plan(write_experiment(folder), settings, overrides).plan
     api.prepare(folder, settings)
     return Planned(folder=folder, plan=plan, settings=settings)
 
@@ -407,7 +407,7 @@ def test_check_finds_nothing_in_it(unpacked: Planned, packed: Planned) -> None:
 @pytest.mark.usefixtures("torchtune_installed")
 def test_what_went_wrong_with_it_is_told_before_it_runs(tmp_path: Path, settings: UserConfig) -> None:
     """Sixteen packed sequences took 78 GB and failed; other batches for other models confounded both."""
-    folder = _write(tmp_path / "packed")
+    folder = write_experiment(tmp_path / "packed")
     with pytest.raises(InputError) as error:
         api.plan(folder, settings, ["train.packed=true", "train.micro_batch_size=16"], dry_run=True)
     assert {each.code for each in error.value.findings} == {"PK001"}
@@ -418,7 +418,7 @@ def test_what_went_wrong_with_it_is_told_before_it_runs(tmp_path: Path, settings
         for base, batch in zip(BASES.values(), (16, 8), strict=True)
     )
     assert models in EXPERIMENT
-    folder = _write(tmp_path / "pairs", EXPERIMENT.replace(models, pairs))
+    folder = write_experiment(tmp_path / "pairs", EXPERIMENT.replace(models, pairs))
     _, found = api.check([folder], settings)
     assert [each.code for each in _grave(found)] == ["EX103"]
 

@@ -43,6 +43,8 @@ def parse_duration(text: str) -> float:
 
 def format_seconds(seconds: float) -> str:
     """Return a duration as `12.3 s`, `4:41` or `1:02:03`."""
+    if seconds < 0:
+        return f"-{format_seconds(-seconds)}"
     if seconds < 1:
         return f"{seconds:.2g} s"
     if seconds < 60:

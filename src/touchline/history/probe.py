@@ -74,6 +74,8 @@ class ProbeRequest:
     """Examples that share a row, hidden from each other by a mask; 1 where nothing is packed."""
     micro_batches_per_step: PositiveInt = 1
     """Forward passes per optimizer step; 2 where gradients are accumulated: more need no more memory."""
+    side_by_side: PositiveInt = 1
+    """Runs that train on one base, each with such micro-batches and an adapter of its own."""
     steps: Annotated[int, Ge(2)] = STEPS
     """Optimizer steps."""
     budget_seconds: PositiveFloat | None = None

@@ -54,6 +54,7 @@ class StepCheck(StrEnum):
     CHUNKS = "logits in chunks"
     BLOCKS = "masks by blocks"
     RESUME = "resume after a stop"
+    COHORT = "runs side by side"
     QLORA = "QLoRA step"
     COMPILED = "compiled step"
 

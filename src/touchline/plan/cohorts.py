@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 
 from touchline.backends.registry import get_backend
 from touchline.core.estimate import Estimate, MemoryEstimate, MemoryVerdict
-from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.core.quantity import Measured, Missing
 from touchline.plan.times import time_limit
 from touchline.plan.totals import sum_quantities
-from touchline.spec.plan import Cohort, PlannedRun
+from touchline.spec.plan import Cohort, PlannedRun, TrainedAlone, WhyAlone
 
 WORTH = 1.15
 """Gain below which runs are not grouped: interrupted and failed runs cost more in a group."""
@@ -38,8 +38,8 @@ Predict = Callable[[Sequence[PlannedRun]], SideBySide]
 
 def plan_cohorts(
     runs: Sequence[PlannedRun], devices: int, wanted: str, predict: Predict, *, slots: int = 1
-) -> tuple[tuple[Cohort, ...], tuple[str, ...]]:
-    """Group the runs of a plan. Return the cohorts, and why other runs are trained alone, one line per reason.
+) -> tuple[tuple[Cohort, ...], tuple[TrainedAlone, ...]]:
+    """Group the runs of a plan. Return the cohorts, and the runs that are trained alone.
 
     Args:
         runs: planned runs.
@@ -52,21 +52,29 @@ def plan_cohorts(
     if wanted == "never" or len(trained) < 2:
         return (), ()
     cohorts: list[Cohort] = []
-    alone: dict[str, list[str]] = {}
+    obstacles: dict[str, list[str]] = {}
     alike: dict[tuple[object, ...], list[PlannedRun]] = {}
     for run in trained:
         obstacle = _obstacle(run, devices)
         if obstacle is None:
             alike.setdefault(_key(run), []).append(run)
         else:
-            alone.setdefault(obstacle, []).append(run.name)
+            obstacles.setdefault(obstacle, []).append(run.name)
+    alone = [
+        TrainedAlone(runs=tuple(names), why=WhyAlone.SETTINGS, reason=reason) for reason, names in obstacles.items()
+    ]
+    single: list[str] = []
     for group in alike.values():
-        found, why = _grouped(group, wanted, predict, min(MOST, -(-len(group) // slots)))
+        found, left, refused = _grouped(group, wanted, predict, min(MOST, -(-len(group) // slots)))
         cohorts += found
-        together = {name for cohort in found for name in cohort.runs}
-        if left := [run.name for run in group if run.name not in together]:
-            alone.setdefault(why, []).extend(left)
-    return tuple(cohorts), tuple(f"{', '.join(names)}: {why}" for why, names in alone.items())
+        if refused is not None:
+            alone.append(refused)
+        else:
+            single += [run.name for run in left]
+    if single:
+        reason = "no other run has the same base, data, target modules, micro-batch and steps"
+        alone.append(TrainedAlone(runs=tuple(single), why=WhyAlone.NO_OTHER, reason=reason))
+    return tuple(cohorts), tuple(alone)
 
 
 def _obstacle(run: PlannedRun, devices: int) -> str | None:
@@ -109,75 +117,115 @@ def _key(run: PlannedRun) -> tuple[object, ...]:
     return (run.model, run.dataset, repr(run.data), repr(common), run.batches.steps, run.batches.micro_batch_size)
 
 
-def _grouped(group: Sequence[PlannedRun], wanted: str, predict: Predict, most: int) -> tuple[list[Cohort], str]:
-    """Split runs that can be trained side by side into cohorts as large as memory and `most` allow. Return them, and
-    why others are trained alone."""
-    why = "no other run has the same base, data, target modules, micro-batch and steps"
-    if len(group) > 1 and most < 2:
-        why = "each has a slot of its own"
+def _grouped(
+    group: Sequence[PlannedRun], wanted: str, predict: Predict, most: int
+) -> tuple[list[Cohort], list[PlannedRun], TrainedAlone | None]:
+    """Split runs that can be trained side by side into cohorts as large as memory and `most` allow. Return them, the
+    runs that are left, and why these are trained alone; None where one run is left with no other beside it."""
     cohorts: list[Cohort] = []
     left = list(group)
+    if len(group) > 1 and most < 2:
+        names = tuple(run.name for run in group)
+        return [], left, TrainedAlone(runs=names, why=WhyAlone.SLOT, reason="each has a slot of its own")
     while len(left) > 1:
+        refused: list[tuple[WhyAlone, Cohort]] = []
         for count in range(min(len(left), most), 1, -1):
             found = predict(left[:count])
-            obstacle = _not_worth(found, wanted)
-            if obstacle is None:
+            why, cohort = _judge(found, wanted), _cohort(left[:count], found)
+            if why is None:
+                cohorts.append(cohort)
+                left = left[count:]
                 break
-            why = obstacle
+            refused.append((why, cohort))
         else:
-            break
-        cohorts.append(_cohort(left[:count], found))
-        left = left[count:]
-        why = "no other run is left to train beside"
-    return cohorts, why
+            # The largest that memory allows says most.
+            why, nearest = next((each for each in refused if each[0] is WhyAlone.GAIN), refused[-1])
+            names = tuple(run.name for run in left)
+            reason = _reason(why, nearest)
+            return cohorts, left, TrainedAlone(runs=names, why=why, reason=reason, predicted=nearest)
+    return cohorts, left, None
 
 
-def _not_worth(found: SideBySide, wanted: str) -> str | None:
-    memory = found.memory
-    if isinstance(memory, Missing):
-        return f"the memory of several side by side is unknown ({memory.missing})"
-    if memory.verdict in (MemoryVerdict.OOM, MemoryVerdict.UNCERTAIN):
-        return f"two side by side may need {memory.process.high:.3g} GiB, which is not known to fit"
+def _judge(found: SideBySide, wanted: str) -> WhyAlone | None:
+    """Return why runs are not worth a cohort; None if they are."""
+    if isinstance(found.memory, Missing):
+        return WhyAlone.UNKNOWN
+    if found.memory.verdict in (MemoryVerdict.OOM, MemoryVerdict.UNCERTAIN):
+        return WhyAlone.MEMORY
     if wanted == "always":
         return None
-    gain = found.gain
-    if isinstance(gain, Missing):
-        return f"the gain from training side by side is unknown ({gain.missing})"
-    if gain.low <= WORTH:
-        return (
-            f"side by side they are predicted to be {gain.value:.2f} times as fast ({gain.low:.2f}-{gain.high:.2f});"
-            f" grouped where the lower end exceeds {WORTH}"
-        )
-    return None
+    if isinstance(found.gain, Missing):
+        return WhyAlone.UNKNOWN
+    return WhyAlone.GAIN if found.gain.low <= WORTH else None
+
+
+def _reason(why: WhyAlone, considered: Cohort) -> str:
+    """Return a refusal in words; its figures are those of the considered cohort."""
+    if why is WhyAlone.MEMORY:
+        return "their memory side by side is not known to fit"
+    if why is WhyAlone.GAIN:
+        return f"the gain may be small: its lower end is not above {WORTH}"
+    if isinstance(considered.peak_memory, Missing):
+        return f"their memory side by side is unknown ({considered.peak_memory.missing})"
+    return "their gain side by side is unknown" + (
+        f" ({considered.gain.missing})" if isinstance(considered.gain, Missing) else ""
+    )
 
 
 def _cohort(runs: Sequence[PlannedRun], found: SideBySide) -> Cohort:
     seconds = _seconds(runs, found.gain)
-    assert not isinstance(found.memory, Missing)
+    memory = found.memory
     return Cohort(
         runs=tuple(run.name for run in runs),
         gain=found.gain if isinstance(found.gain, Missing) else found.gain.quantity(),
         train_seconds=seconds,
+        saved_seconds=_saved(runs, found.gain),
         time_limit_seconds=time_limit(seconds),
-        peak_memory=found.memory.process.quantity(),
+        peak_memory=memory if isinstance(memory, Missing) else memory.process.quantity(),
     )
+
+
+def _steps(runs: Sequence[PlannedRun]) -> Measured:
+    """Return the time of the steps of all runs, one after the other."""
+    return sum_quantities([run.time_parts.get("training", run.train_seconds) for run in runs], "s")
 
 
 def _seconds(runs: Sequence[PlannedRun], gain: Estimate | Missing) -> Measured:
     """Return the time of a cohort: the start-up of one run, the steps of all over the gain, and the rest of all."""
-    steps = sum_quantities([run.time_parts.get("steps", run.train_seconds) for run in runs], "s")
+    steps = _steps(runs)
     if isinstance(gain, Missing):
         return gain
     if isinstance(steps, Missing):
         return steps
-    faster = Quantity(
+    faster = replace(
+        steps,
         value=steps.value / gain.value,
-        unit="s",
         low=None if steps.low is None else steps.low / gain.high,
         high=None if steps.high is None else steps.high / gain.low,
-        coverage=steps.coverage,
         method="steps of all runs over the predicted gain",
     )
     rest = [part for name in ("validation", "saving") for run in runs if (part := run.time_parts.get(name)) is not None]
-    once = [part for name in ("start-up", "tokenising") if (part := runs[0].time_parts.get(name)) is not None]
-    return sum_quantities([faster, *once, *rest], "s")
+    return sum_quantities([faster, *_once(runs[0]), *rest], "s")
+
+
+def _saved(runs: Sequence[PlannedRun], gain: Estimate | Missing) -> Measured:
+    """Return the time that a cohort saves: of the steps as the gain says, and the start-up of all runs but one."""
+    steps = _steps(runs)
+    if isinstance(gain, Missing):
+        return gain
+    if isinstance(steps, Missing):
+        return steps
+    ends = [steps.value if end is None else end for end in (steps.low, steps.high)]
+    fewer = replace(
+        steps,
+        value=steps.value * (1 - 1 / gain.value),
+        low=min(end * (1 - 1 / gain.low) for end in ends),
+        high=max(end * (1 - 1 / gain.high) for end in ends),
+        method="steps of all runs less those over the predicted gain",
+    )
+    return sum_quantities([fewer, *(part for run in runs[1:] for part in _once(run))], "s")
+
+
+def _once(run: PlannedRun) -> list[Measured]:
+    """Return the parts of a training's time that a cohort spends once."""
+    return [part for name in ("start-up", "tokenising") if (part := run.time_parts.get(name)) is not None]

@@ -13,6 +13,7 @@ from touchline.core.table import Column, Section, present, section_markdown, tab
 from touchline.core.text import first_of
 from touchline.core.units import format_bytes, hours_unit, plural
 from touchline.plan import power, tasks
+from touchline.plan.cohorts import WORTH
 from touchline.plan.design_text import (
     control_notes,
     design_line,
@@ -24,7 +25,7 @@ from touchline.plan.design_text import (
 from touchline.plan.settings import collect_settings, settings_table, varying_table
 from touchline.plan.totals import runs_at_once
 from touchline.plan.untrained import about_shared_validation
-from touchline.spec.plan import Plan, PlannedRun, Revision
+from touchline.spec.plan import Cohort, Plan, PlannedRun, Revision, WhyAlone
 
 _SHOWN = 8
 _WHAT_IFS = 3
@@ -81,22 +82,46 @@ def _grouped(rows: Iterable[tuple[str, ...]]) -> tuple[tuple[str, ...], ...]:
     )
 
 
-_COHORT_COLUMNS = ("runs side by side", "faster than one after the other", "est. time of all", "est. peak memory")
+_COHORT_COLUMNS = ("runs", "trained", "gain side by side", "saves", "est. time of all", "est. peak memory")
 
 
 def _cohorts(plan: Plan) -> Iterator[tuple[str, ...]]:
+    """Yield the cohorts, and those that were considered and refused."""
     for cohort in plan.cohorts:
-        yield ", ".join(cohort.runs), measured(cohort.gain), measured(cohort.train_seconds), _gib(cohort.peak_memory)
+        yield _cohort_row(cohort, "side by side")
+    for alone in plan.alone:
+        if alone.predicted is not None:
+            yield _cohort_row(alone.predicted, "one after the other")
+
+
+def _cohort_row(cohort: Cohort, trained: str) -> tuple[str, ...]:
+    saved, seconds = measured(cohort.saved_seconds, 3), measured(cohort.train_seconds)
+    return ", ".join(cohort.runs), trained, measured(cohort.gain, 3), saved, seconds, _gib(cohort.peak_memory)
 
 
 def _about_cohorts(plan: Plan) -> Iterator[str]:
-    if plan.cohorts:
+    considered = [alone for alone in plan.alone if alone.predicted is not None]
+    if plan.cohorts or considered:
         yield (
-            "The runs of a cohort share one process and the base model. Each has its own folder, metrics and "
-            "checkpoints. compute.cohorts: never trains them one after the other."
+            "Side by side, runs share one process, the base model and each step's fixed costs. The gain is how many "
+            "times as fast that is as one after the other. Each run keeps its own folder, metrics and checkpoints."
         )
-    if plan.cohorts or plan.compute.cohorts == "always" or len(plan.alone) == 1:
-        yield from (f"Not grouped: {line}" for line in plan.alone)
+        yield (
+            "compute.cohorts: auto groups runs where the lower end of the gain is above "
+            f"{WORTH} and memory fits; always groups wherever memory fits; never groups none."
+        )
+    if not considered and not plan.cohorts and plan.compute.cohorts != "always" and len(plan.alone) != 1:
+        return
+    reasons: dict[str, list[str]] = {}
+    for alone in plan.alone:
+        reasons.setdefault(alone.reason, []).extend(alone.runs)
+    yield from (f"Trained one after the other: {_some(names)}; {reason}." for reason, names in reasons.items())
+    if any(alone.why is WhyAlone.GAIN and alone.predicted is not None for alone in considered) and not plan.evidence:
+        yield "No measured run narrows the gain's interval: touchline selftest on such a machine records some."
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names) if len(names) <= _SHOWN else f"{names[0]} and {len(names) - 1} more"
 
 
 _CHAIN_COLUMNS = ("run", "stage", "continues from", "mode", "checkpoint")

@@ -2,10 +2,10 @@
 
 Events: `intent` (a job is about to be started; its token is on disk only), `submitted` (the executor took it; its id),
 `refused` (nothing was started; the intent is closed), `unclear` (unknown; the intent stays open until its token was
-searched), `not submitted` (a later search found no trace; the intent is closed), `adopted` (a job started elsewhere is
-waited for, not started again), `missing` (the scheduler does not list a job, first time), `found` (it lists it again),
-`stop requested`, `cancel requested`, `resume requested` (by the user), `decided` (action after a failure: again,
-smaller or stop, with the reason), `ended` (final state).
+searched), `not submitted` (a later search found no trace; the intent is closed), `adopted` (a job started elsewhere, or
+for the run's cohort, is waited for, not started again), `missing` (the scheduler does not list a job, first time),
+`found` (it lists it again), `stop requested`, `cancel requested`, `resume requested` (by the user), `decided` (action
+after a failure: again, smaller or stop, with the reason), `ended` (final state).
 """
 
 from __future__ import annotations

@@ -98,7 +98,10 @@ class _Load:
         return MicroBatch(rows=self.rows, width=self.width, label_tokens=labels)
 
 
-_SHORT = {"cpu": _Load(name="short", rows=4, width=48), "gpu": _Load(name="short", rows=32, width=64)}
+COHORT = 4
+"""Runs that are timed side by side."""
+_LADDER_WIDTH = {"cpu": 64, "gpu": 2048}
+_SHORT = {"cpu": _Load(name="short", rows=4, width=_LADDER_WIDTH["cpu"]), "gpu": _Load(name="short", rows=32, width=64)}
 _PACKED = {
     ("cpu", True): (_Load(name="packed 192", rows=1, width=192, examples_per_row=4),),
     ("cpu", False): (_Load(name="packed 1,024", rows=1, width=1024, examples_per_row=8),),
@@ -109,8 +112,7 @@ _PACKED = {
     ),
 }
 _RUNGS = {True: (1, 4), False: (1, 4, 16)}
-"""Micro-batch sizes of the ladder on a CPU, by `quick`."""
-_LADDER_WIDTH = {"cpu": 64, "gpu": 2048}
+"""Micro-batch sizes of the ladder on a CPU, by `quick`. One of them is that of the short steps: a try measures both."""
 _LADDER_SIZES = tuple(2**power for power in range(10))
 
 
@@ -169,6 +171,7 @@ class _Node:
             self.sizes = [_public_size(label, name, folder, settings) for label, name in SHAPES.items()]
         else:
             self.sizes = [_own_size(model)]
+        self._tries: dict[ProbeRequest, ProbeTry] = {}
         # A CPU trains the smallest one in seconds, the others in minutes.
         self._here = self.sizes if self.kind == "gpu" else self.sizes[:1]
 
@@ -237,7 +240,7 @@ class _Node:
             needs, free = estimate.process.value * GIB, self._limit_bytes
             reason = Missing(missing=f"needs about {format_bytes(needs)}, {format_bytes(free)} are free")
             return _not_run(Section.MEMORY, name, reason), False
-        one = self._try(size, load)
+        one = self._try(size, load, steps=_TIMED_STEPS["cpu"] if self.kind == "cpu" else None)
         fits = one.outcome is ProbeOutcome.FITS
         figures, estimates, beyond = _memory_figures(one, estimate, self.kind)
         verdict, message = Verdict.OK, ""
@@ -281,7 +284,11 @@ class _Node:
     def _speed(self) -> Iterator[NodeCheck]:
         for size in self._here:
             for load in self.loads():
-                for trainer in (DEFAULT_BACKEND, *self._peers(size, load)):
+                own = self._timed(size, load, DEFAULT_BACKEND)
+                yield own
+                if load is self.loads()[0]:
+                    yield self._together(size, load, own)
+                for trainer in self._peers(size, load):
                     yield self._timed(size, load, trainer)
         for size in self.sizes[len(self._here) :]:
             for load in (_SHORT["gpu"], *_PACKED["gpu", self._quick]):
@@ -299,9 +306,10 @@ class _Node:
             return []
         return [name for name, probe in step_probes().items() if not absent_packages(probe.packages)]
 
-    def _timed(self, size: _Size, load: _Load, trainer: str) -> NodeCheck:
-        name = f"{size.label}, {load.name}, {trainer}"
-        one = self._try(size, load, trainer=trainer, steps=_TIMED_STEPS[self.kind])
+    def _timed(self, size: _Size, load: _Load, trainer: str, side_by_side: int = 1) -> NodeCheck:
+        together = f", {side_by_side} side by side" if side_by_side > 1 else ""
+        name = f"{size.label}, {load.name}, {trainer}{together}"
+        one = self._try(size, load, trainer=trainer, steps=_TIMED_STEPS[self.kind], side_by_side=side_by_side)
         if one.outcome.out_of_memory:
             return _not_run(Section.SPEED, name, Missing(missing="needs more memory than there is"))
         seconds, rate = one.seconds_per_step, one.tokens_per_second
@@ -315,6 +323,17 @@ class _Node:
         load_1min = busy_load(one)
         busy = "" if load_1min is None else f"busy: load {load_1min:.1f}"
         return NodeCheck(section=Section.SPEED, name=name, verdict=Verdict.OK, figures=figures, message=busy)
+
+    def _together(self, size: _Size, load: _Load, own: NodeCheck) -> NodeCheck:
+        """Time runs side by side, against the step of one of them."""
+        check = self._timed(size, load, DEFAULT_BACKEND, side_by_side=COHORT)
+        alone, beside = (each.figures.get("speed") for each in (own, check))
+        if not isinstance(alone, Quantity) or not isinstance(beside, Quantity):
+            return check
+        gain = Quantity(
+            value=beside.value / alone.value, unit="times", method="tokens/s side by side over those of one"
+        )
+        return replace(check, figures={**check.figures, "gain": gain})
 
     def _mfu(self, rate: float, parameters: int) -> Measured:
         """Return the used share of the peak throughput."""
@@ -339,8 +358,16 @@ class _Node:
             backend=trainer,
         )
 
-    def _try(self, size: _Size, load: _Load, *, trainer: str = DEFAULT_BACKEND, steps: int | None = None) -> ProbeTry:
-        """Run steps in a separate process, and store what they show in the history."""
+    def _try(
+        self,
+        size: _Size,
+        load: _Load,
+        *,
+        trainer: str = DEFAULT_BACKEND,
+        steps: int | None = None,
+        side_by_side: int = 1,
+    ) -> ProbeTry:
+        """Run steps in a separate process, once for equal requests, and store what they show in the history."""
         request = ProbeRequest(
             model=size.model,
             train=self._train(load, trainer),
@@ -349,9 +376,12 @@ class _Node:
             width=load.width,
             label_tokens=load.batch.label_tokens,
             examples_per_row=load.examples_per_row,
+            side_by_side=side_by_side,
         )
         if steps is not None:
             request = replace(request, steps=steps, budget_seconds=_BUDGET_SECONDS)
+        if (known := self._tries.get(request)) is not None:
+            return known
         one, fault = try_batch(
             request,
             load.rows * load.examples_per_row,
@@ -365,6 +395,7 @@ class _Node:
         record = probe_record(request, one, size.shape, self._machine)
         if isinstance(record, RunRecord):
             store_record(self._settings.history_dir, record)
+        self._tries[request] = one
         return one
 
     def _program(self, trainer: str) -> list[str] | None:
@@ -385,7 +416,10 @@ class _Node:
         return {
             Section.CORRECTNESS: (len(StepCheck), _STEP_SECONDS),
             Section.MEMORY: (rungs, each),
-            Section.SPEED: (sum(1 + len(self._peers(*timed)) for timed in product(self._here, self.loads())), each),
+            Section.SPEED: (
+                len(self._here) + sum(1 + len(self._peers(*timed)) for timed in product(self._here, self.loads())),
+                each,
+            ),
         }
 
 

@@ -58,10 +58,13 @@ class JobMatches:
         if folder in (self.folder, str(self.job.folder)):
             return True
         if any(token in comment for token in self.tokens):
-            # A copied experiment has the ledger of the original, whose jobs stay the original's.
-            return not is_other_folder(folder, self.job.folder)
-        if job_id in self.attempts:  # a task or a step, started from a folder above
-            return PurePath(folder) in PurePath(self.folder).parents
+            # A copied experiment has the ledger of the original, whose jobs stay the original's. The job of a cohort
+            # has the folder of another run.
+            beside = is_other_folder(str(PurePath(folder).parent), self.job.folder.parent)
+            return not (beside and is_other_folder(folder, self.job.folder))
+        if job_id in self.attempts:  # a task or a step, started from a folder above, or a cohort's, from beside
+            above = PurePath(self.folder).parents
+            return PurePath(folder) in above or PurePath(folder).parent == above[0]
         # Another node may call the same folder by another path.
         return (PurePath(folder).name, PurePath(script).name) == (self.job.folder.name, self.job.script)
 

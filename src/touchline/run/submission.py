@@ -99,6 +99,8 @@ def begin(
         ledger.record("refused", job.name, token=token, reason=fault.message)
         raise
     ledger.record("submitted", job.name, token=token, job_id=job_id, gpus=gpus)
+    for name in job.cohort:
+        ledger.record("adopted", name, token=token, job_id=job_id)
     return job_id
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from touchline.core.catalog import DatasetInfo, ModelInfo
 from touchline.core.estimate import MemoryEstimate
@@ -87,7 +88,7 @@ class PlannedRun:
     seconds_per_step: Measured = NO_EVIDENCE
     """Predicted time of an optimizer step."""
     time_parts: dict[str, Measured] = field(default_factory=dict)
-    """Parts of `train_seconds`: steps, start-up, validation, saving."""
+    """Parts of `train_seconds`: training (its steps), start-up, tokenising, validation, saving."""
     compile_gain: Measured | None = None
     """Predicted: how many times as fast its steps are as uncompiled ones; None if the model is not compiled."""
     time_limit_seconds: Measured = NO_EVIDENCE
@@ -181,10 +182,37 @@ class Cohort:
     """Predicted: how many times as fast as one after the other."""
     train_seconds: Measured
     """Predicted wall time of all of them."""
+    saved_seconds: Measured = NO_EVIDENCE
+    """Predicted wall time that one after the other takes longer."""
     time_limit_seconds: Measured
     """Limit to ask a scheduler for."""
     peak_memory: Measured
     """Predicted peak memory of the process."""
+
+
+class WhyAlone(StrEnum):
+    """Reason why runs are not trained side by side."""
+
+    SETTINGS = "settings"
+    NO_OTHER = "no other run"
+    SLOT = "slot"
+    MEMORY = "memory"
+    GAIN = "gain"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainedAlone:
+    """Runs that are trained one after the other."""
+
+    runs: tuple[str, ...]
+    """Their names."""
+    why: WhyAlone
+    """Kind of the reason."""
+    reason: str
+    """The reason in words."""
+    predicted: Cohort | None = None
+    """Cohort of some of them that was considered, if any."""
 
 
 def devices_of(machine: TargetMachine, gpus_per_run: int) -> int:
@@ -265,8 +293,8 @@ class Plan:
     """Revisions of the plan, with date and reason."""
     cohorts: tuple[Cohort, ...] = ()
     """Runs that train side by side."""
-    alone: tuple[str, ...] = ()
-    """Why other runs are trained alone, one line per reason."""
+    alone: tuple[TrainedAlone, ...] = ()
+    """Other runs that train, by the reason why they are trained alone."""
     slots_reason: str = ""
     """Why so many runs are trained at once on a CPU (`machine.slots`); empty elsewhere."""
     slots_gain: Measured = NO_EVIDENCE

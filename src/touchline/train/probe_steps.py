@@ -7,6 +7,7 @@ parts are not verified on a GPU.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -39,8 +40,11 @@ from touchline.train.machine import (
     select_device,
 )
 from touchline.train.model import (
+    DEFAULT_ADAPTER,
+    MicroBatchGradient,
     TargetLoss,
     add_gradient,
+    attach_adapter,
     attention_for,
     base_of,
     load_base,
@@ -49,6 +53,7 @@ from touchline.train.model import (
     trainable,
 )
 from touchline.train.optimizers import OPTIMIZER_NAMES, optimizer_for
+from touchline.train.side_by_side import SideBySide
 
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
@@ -201,6 +206,7 @@ class _Probe:
         base = make_base(request, machine, attention)
         count = sum(parameter.numel() for parameter in base.parameters())
         model = to_trained(base, request)
+        together = request.side_by_side
         vocabulary = int(base_of(model).get_input_embeddings().weight.shape[0])
         self._examples, self._layout = invented(request, vocabulary)
         self._model = model
@@ -210,17 +216,23 @@ class _Probe:
             optimizer=OPTIMIZER_NAMES[request.train.optimizer],
             base_parameters=count,
             trainable_parameters=sum(parameter.numel() for parameter in trainable(model).values()),
-            tokens_per_step=request.rows * request.width * request.micro_batches_per_step,
-            examples_per_step=len(self._examples) * request.micro_batches_per_step,
+            tokens_per_step=together * request.rows * request.width * request.micro_batches_per_step,
+            examples_per_step=together * len(self._examples) * request.micro_batches_per_step,
         )
+        self._adapters = [DEFAULT_ADAPTER, *(f"member{number}" for number in range(1, together))]
+        for name in self._adapters[1:]:
+            attach_adapter(model, request, name=name)
 
     def steps(self) -> ProbeMemory:
         """Run timed optimizer steps. Return the peak memory over all of them."""
         assert self._model is not None
         model, machine = self._model, self._machine
         target_loss = TargetLoss(model, machine)
-        parameters = trainable(model)
-        optimizer = optimizer_for(parameters, self._request.train)
+        adapters = (
+            [trainable(model)] if len(self._adapters) == 1 else [trainable(model, each) for each in self._adapters]
+        )
+        runs = [(parameters, optimizer_for(parameters, self._request.train)) for parameters in adapters]
+        side_by_side = SideBySide(target_loss, self._adapters) if len(runs) > 1 else None
         model.train()
         if self._request.train.compile:
             require_compiler(self._request.train, machine.kind)
@@ -235,7 +247,7 @@ class _Probe:
                 if self._spent():
                     break
                 watch = Stopwatch()
-                self._step(target_loss, parameters, optimizer)
+                self._step(target_loss, side_by_side, runs)
                 if machine.kind == "cuda":
                     torch.cuda.synchronize()
                 self.step_seconds.append(watch.seconds())
@@ -263,14 +275,22 @@ class _Probe:
         return budget is not None and len(self.step_seconds) >= STEPS and sum(self.step_seconds) >= budget
 
     def _step(
-        self, target_loss: TargetLoss, parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer
+        self,
+        target_loss: TargetLoss,
+        side_by_side: SideBySide | None,
+        runs: Sequence[tuple[dict[str, nn.Parameter], torch.optim.Optimizer]],
     ) -> None:
         targets = self._request.label_tokens * self._request.micro_batches_per_step
         for _ in range(self._request.micro_batches_per_step):
-            add_gradient(target_loss, arrange(self._examples, self._layout), targets)
-        torch.nn.utils.clip_grad_norm_(list(parameters.values()), self._request.train.max_grad_norm)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+            if side_by_side is None:
+                add_gradient(target_loss, arrange(self._examples, self._layout), targets)
+            else:
+                rows = [MicroBatchGradient(rows=arrange(self._examples, self._layout), targets=targets) for _ in runs]
+                side_by_side.add_gradients(self._adapters, rows)
+        for parameters, optimizer in runs:
+            torch.nn.utils.clip_grad_norm_(list(parameters.values()), self._request.train.max_grad_norm)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
 
 
 def make_base(request: ProbeRequest, machine: Machine, attention: str) -> nn.Module:

@@ -25,12 +25,13 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from touchline.backends.local.compilers import missing_compiler
 from touchline.backends.peft.layout import PADDED, ROW_TOKENS, BatchLayout, arrange
-from touchline.backends.run_config import PlannedBatches, RunConfig
+from touchline.backends.run_config import PlannedBatches, RunConfig, run_config_text
 from touchline.core.catalog import RenderedExample
 from touchline.core.files import read_bytes, sha256_file
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.units import GIB, plural
 from touchline.data.machine import visible_gpus
+from touchline.data.metrics_file import METRICS, read_metrics
 from touchline.data.models import load_model
 from touchline.data.packing.batches import plan_batches
 from touchline.history.probe import ProbedModel, ProbeRequest
@@ -42,7 +43,7 @@ from touchline.train.folders import ADAPTER_FILE
 from touchline.train.isolation import block_mask_fault, prove
 from touchline.train.machine import Machine, Stopwatch, select_device
 from touchline.train.model import TargetLoss, add_gradient, attach_adapter, attention_for, load_base, trainable
-from touchline.train.run import Stop, run_training
+from touchline.train.run import Stop, run_cohort, run_training
 
 VOCABULARY = 320
 LIMITS = {torch.float32: (1e-4, 1e-3), torch.bfloat16: (0.05, 0.1)}
@@ -53,6 +54,9 @@ QLORA_LIMIT_NATS = 0.5
 """Largest change of the loss by 4-bit weights."""
 CHUNK = 3
 """Label positions with logits at once, where that is tested."""
+COHORT_RANKS = (4, 8, 2, 4)
+COHORT_LIMIT_NATS = 1e-5
+"""Largest difference of a step's loss that sums in another order explain in float32."""
 PACKED = BatchLayout(row_tokens=96)
 PREFIX = BatchLayout(row_tokens=96, share_prefix=True)
 _WEIGHTS = 3.0
@@ -90,6 +94,7 @@ _CHAT_TEMPLATE = (
 )
 _WORDS = ("amber", "birch", "cedar", "delta", "ember", "fjord", "grove", "heron", "ivory", "jolly", "kiosk", "lemon")
 _DATE = "2026-01-01"
+_CONFIG = "finetune.yaml"
 
 
 class Checks:
@@ -357,7 +362,7 @@ def _examples() -> list[RenderedExample]:
     return examples
 
 
-# ---- QLoRA and resuming ----------------------------------------------------------------------------------------------
+# ---- QLoRA, resuming and cohorts -------------------------------------------------------------------------------------
 
 
 def _qlora(name: StepCheck, folder: Path) -> NodeCheck:
@@ -442,6 +447,40 @@ def _resume(name: StepCheck, folder: Path) -> NodeCheck:
     difference = max(float((one[key].double() - other[key].double()).abs().max()) for key in one)
     figures["weights"] = Quantity(value=difference, unit="1", method="largest difference")
     return _failed(name, figures, "the adapter of a stopped training differs from that of one without a stop")
+
+
+def _cohort(name: StepCheck, folder: Path) -> NodeCheck:
+    """Train runs side by side and one after the other, and compare the losses of all steps."""
+    _reference("llama", folder)
+    config = _training(folder / "llama")
+    runs = []
+    for number, rank in enumerate(COHORT_RANKS):
+        train = replace(
+            config.train,
+            learning_rate=config.train.learning_rate / (number + 1),
+            lora=LoraConfig(rank=rank),
+            base_dtype="float32",
+        )
+        runs.append(replace(config, run=f"run{number}", run_digest=f"{number}" * 64, train=train))
+    together, alone = ([folder / f"{kind}_{run.run}" for run in runs] for kind in ("beside", "alone"))
+    for run, place in zip(runs, together, strict=True):
+        place.mkdir(exist_ok=True)
+        (place / _CONFIG).write_text(run_config_text(run, "# A run of the self-test.\n"), encoding="utf-8")
+    run_cohort(together, Stop(), _CONFIG)
+    loss = 0.0
+    for run, beside, own in zip(runs, together, alone, strict=True):
+        own.mkdir(exist_ok=True)
+        run_training(run, own, Stop())
+        first, second = (read_metrics(place / METRICS).steps for place in (own, beside))
+        if len(first) != len(second) or not first:
+            return _failed(name, {}, "a run side by side has other steps than alone")
+        for before, after in zip(first, second, strict=True):
+            loss = _worse(loss, abs(before.loss - after.loss))
+    how = f"largest difference of a step, {len(runs)} runs"
+    figures: dict[str, Measured] = {"loss": Quantity(value=loss, unit="nats", method=how)}
+    if loss <= COHORT_LIMIT_NATS:
+        return _ok(name, figures)
+    return _failed(name, figures, f"losses differ from those of separate trainings by more than {COHORT_LIMIT_NATS:g}")
 
 
 def _training(folder: Path) -> RunConfig:
@@ -533,6 +572,7 @@ _CHECKS: dict[StepCheck, Callable[[StepCheck, Path], NodeCheck]] = {
     StepCheck.CHUNKS: _chunks,
     StepCheck.BLOCKS: _blocks,
     StepCheck.RESUME: _resume,
+    StepCheck.COHORT: _cohort,
     StepCheck.QLORA: _qlora,
     StepCheck.COMPILED: _compiled,
 }

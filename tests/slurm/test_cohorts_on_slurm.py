@@ -1,0 +1,108 @@
+"""A cohort on a real SLURM: one job, killed and cancelled in the middle, gives what separate trainings give."""
+
+from __future__ import annotations
+
+import signal
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from tests.api.folders import make_experiment
+from tests.api.kills import training_processes
+from tests.slurm.test_run_on_slurm import CONFIG, ON_SLURM, Site, events, site, submissions, until
+
+from touchline.core.quantity import Quantity
+from touchline.core.status import EXIT_STOPPED
+from touchline.data.metrics import Metrics
+from touchline.data.metrics_file import read_metrics
+from touchline.run.folders import ExperimentFolder
+from touchline.run.scripts.header import GRAIN, slurm_memory, slurm_time
+from touchline.run.statusfiles import read_attempts
+from touchline.spec.plan import Cohort
+from touchline.spec.site import SlurmSite
+
+__all__ = ["site"]
+pytestmark = pytest.mark.slurm
+FLOAT32 = 1e-5
+"""Tolerance for sums in another order, in nats."""
+RUNS = ("1M_rank2", "1M_rank4", "1M_rank8")
+TRAINING = ("train.micro_batch_size=4", "train.packed=false", "train.lora.dropout=0", "evaluate.samples=4")
+
+
+def experiment(site: Site, name: str) -> Path:
+    return make_experiment(site.root / name, ranks="[2, 4, 8]", n_train=320, n_test=8)
+
+
+def metrics(folder: Path, run: str) -> Metrics:
+    return read_metrics(folder / run / "metrics.jsonl")
+
+
+def cohort_of(folder: Path) -> Cohort:
+    plan = ExperimentFolder(folder).read_plan()
+    assert plan is not None
+    (cohort,) = plan.cohorts
+    assert cohort.runs == RUNS
+    return cohort
+
+
+def wait_for_saved_states(folder: Path, after: int) -> int:
+    """Wait until every run has saved a state beyond a step. Return the last logged step."""
+
+    def saved() -> bool:
+        assert not any((folder / run / "training.json").exists() for run in RUNS)
+        states = [
+            [int(path.parent.name[5:]) for path in (folder / run).glob("resume/step_*/state.json")] for run in RUNS
+        ]
+        return all(max(steps, default=0) > after for steps in states)
+
+    until(saved)
+    return max(metrics(folder, run).steps[-1].step for run in RUNS)
+
+
+def test_a_cohort_cancelled_and_killed_on_slurm_equals_separate_trainings(site: Site) -> None:
+    """One job covers all. Cancelled by any of its runs, it saves, and all go on together; killed, they go on alone."""
+    # The memory that the script asks for is what is predicted for all runs.
+    (site.root / "config" / "touchline" / "config.yaml").write_text(CONFIG.replace(" memory_gb: 2,", ""))
+    alone, folder = experiment(site, "alone"), experiment(site, "beside")
+    site.call("run", alone, *TRAINING)
+    site.call("plan", folder, *TRAINING, "controls=[]", ON_SLURM.replace("}", ", cohorts: always}"))
+    cohort = cohort_of(folder)
+
+    with site.no_room():
+        site.call("submit", folder)
+        (job,) = (entry for entry in events(folder, "submitted") if entry.job in RUNS)
+        assert job.job == RUNS[0]
+        assert isinstance(cohort.time_limit_seconds, Quantity)
+        assert isinstance(cohort.peak_memory, Quantity)
+        assert cohort.peak_memory.high is not None
+        asked = site.cluster.ask("scontrol", "show", "job", "-o", str(job.job_id)).split()
+        limit = slurm_time(cohort.time_limit_seconds.value + SlurmSite().signal_seconds + GRAIN)
+        assert f"TimeLimit={limit.zfill(8)}" in asked
+        assert slurm_memory(cohort.peak_memory.high) in {word.partition("=")[2] for word in asked if "Memory" in word}
+        assert {run["status"] for run in site.json("status", folder)["runs"]} == {"queued"}
+        assert submissions(folder)[RUNS[0]] == 1
+
+    first = wait_for_saved_states(folder, 0)
+    assert {run["status"] for run in site.json("status", folder)["runs"]} == {"running"}
+    site.call("cancel", folder, "--run", RUNS[1])
+    until(lambda: not site.states(folder))
+    ends = [read_attempts(folder / run / "status")[-1].exit for run in RUNS]
+    assert {end.code for end in ends if end is not None} == {EXIT_STOPPED}
+
+    site.call("submit", folder)
+    wait_for_saved_states(folder, first)
+    (process,) = training_processes(folder / RUNS[0])
+    process.send_signal(signal.SIGKILL)
+    site.call("resume", folder)
+
+    assert [submissions(folder)[run] for run in RUNS] == [3, 1, 1]
+    assert {run["status"] for run in site.json("status", folder, "--no-queue")["runs"]} == {"completed"}
+    for run in RUNS:
+        found, other = metrics(folder, run), metrics(alone, run)
+        assert [sorted([run, *attempt.cohort]) for attempt in found.attempts] == [list(RUNS), list(RUNS), [run]]
+        assert all(before.from_step < after.from_step for before, after in pairwise(found.attempts))
+        last = {row.step: row.loss for row in found.steps}
+        assert last.keys() == {row.step for row in other.steps}
+        for row in other.steps:
+            assert last[row.step] == pytest.approx(row.loss, abs=FLOAT32)
+        assert len(read_attempts(folder / run / "status")) == 3
