@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 _CUSTOMIZE = """\
-import importlib.machinery, importlib.util, os, sys
+import importlib.machinery, importlib.util, os, sys, time
 
 
 class Loader(importlib.machinery.SourceFileLoader):
@@ -19,6 +19,7 @@ class Loader(importlib.machinery.SourceFileLoader):
         step = module.Training._optimizer_step
 
         def faulty(self, memory):
+            time.sleep(float(os.environ.get("FAULT_SLOW", "0")))
             limit = int(os.environ.get("FAULT_OOM_ABOVE", "0"))
             if limit and self._session.micro_batch_size > limit:
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
@@ -47,7 +48,7 @@ sys.meta_path.insert(0, Finder())
 
 
 def plant(folder: Path, monkeypatch: pytest.MonkeyPatch, **faults: str) -> None:
-    """Let trainers that are started from here on have these faults: `oom_above`, `raise_at`, `once`."""
+    """Let trainers that are started from here on have these faults: `oom_above`, `raise_at`, `once`, `slow`."""
     folder.mkdir(exist_ok=True)
     (folder / "sitecustomize.py").write_text(_CUSTOMIZE)
     paths = [str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]

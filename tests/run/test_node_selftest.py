@@ -13,6 +13,7 @@ from touchline.core.quantity import Missing, Quantity
 from touchline.core.units import GIB
 from touchline.data.user_config import UserConfig
 from touchline.estimate.local.past_runs import past_runs
+from touchline.history.index import load_index
 from touchline.history.probe import (
     ProbeAnswer,
     ProbeFault,
@@ -50,7 +51,8 @@ def stand_in(allocated_gib: Allocated) -> Callable[..., tuple[ProbeTry, ProbeFau
         found = allocated_gib(request, batch)
         fits = not isinstance(found, ProbeOutcome)
         taken = int(found * GIB) if not isinstance(found, ProbeOutcome) else 0
-        seconds = batch.tokens / 10_000
+        # Side by side, runs share half of the time.
+        seconds = batch.tokens / 10_000 * (1 + request.side_by_side) / 2
         answer = ProbeAnswer(
             outcome=ProbeOutcome.FITS if fits else ProbeOutcome.GPU_OOM,
             machine=ProbeMachine(
@@ -68,8 +70,8 @@ def stand_in(allocated_gib: Allocated) -> Callable[..., tuple[ProbeTry, ProbeFau
                 optimizer="AdamW",
                 base_parameters=PARAMETERS,
                 trainable_parameters=1,
-                tokens_per_step=batch.tokens,
-                examples_per_step=size,
+                tokens_per_step=batch.tokens * request.side_by_side,
+                examples_per_step=size * request.side_by_side,
             ),
             memory=ProbeMemory(
                 loaded_bytes=3 * GIB,
@@ -183,6 +185,19 @@ def test_every_try_is_evidence_for_plans_on_that_gpu(
     assert {point.machine for point in past.time} == {GPU.name}
     assert {point.setup.shape.name for point in past.time} >= {"Llama-3.2-1B", "Llama-3.1-8B", "SmolLM2-135M"}
     assert len(past.memory) >= len(past.time)
+
+
+def test_runs_side_by_side_are_timed_and_no_evidence_for_single_ones(
+    on_gpu: Callable[..., SelftestReport], settings: UserConfig
+) -> None:
+    gain = named(on_gpu(as_estimated), "1B, short, peft, 4 side by side").figures["gain"]
+    assert isinstance(gain, Quantity)
+    assert gain.value == pytest.approx(4 / 2.5)
+    together = {row.name for row in load_index(settings.history_dir).rows() if row.name.endswith("4 side by side")}
+    assert together
+    used = {point.name for point in past_runs(settings, {"peft", "trl"}, {"Llama-3.2-1B"}).time}
+    assert used
+    assert not used & together
 
 
 def test_the_time_left_falls_to_nothing(on_gpu: Callable[..., SelftestReport]) -> None:

@@ -286,7 +286,7 @@ class _Node:
             for load in self.loads():
                 own = self._timed(size, load, DEFAULT_BACKEND)
                 yield own
-                if load is self.loads()[0]:
+                if load is self.loads()[0] and size in self._sampled:
                     yield self._together(size, load, own)
                 for trainer in self._peers(size, load):
                     yield self._timed(size, load, trainer)
@@ -297,10 +297,15 @@ class _Node:
             if absent := absent_packages(probe.packages):
                 yield _not_run(Section.SPEED, trainer, Missing(missing=f"not installed: {', '.join(absent)}"))
 
+    @property
+    def _sampled(self) -> Sequence[_Size]:
+        """Return the sizes at which more than the own step alone is timed: in a quick test every second one."""
+        return self._here[1::2] if self._quick and len(self._here) > 1 else self._here
+
     def _peers(self, size: _Size, load: _Load) -> list[str]:
         """Return the other trainers whose speed is measured: in a quick test at every second size of a GPU, and
         unpacked on a CPU."""
-        if self._quick and len(self._here) > 1 and size not in self._here[1::2]:
+        if size not in self._sampled:
             return []
         if self._quick and self.kind == "cpu" and load.examples_per_row > 1:
             return []
@@ -417,7 +422,7 @@ class _Node:
             Section.CORRECTNESS: (len(StepCheck), _STEP_SECONDS),
             Section.MEMORY: (rungs, each),
             Section.SPEED: (
-                len(self._here) + sum(1 + len(self._peers(*timed)) for timed in product(self._here, self.loads())),
+                len(self._sampled) + sum(1 + len(self._peers(*timed)) for timed in product(self._here, self.loads())),
                 each,
             ),
         }
