@@ -45,24 +45,26 @@ def cohort_of(folder: Path) -> Cohort:
     return cohort
 
 
-def wait_for_saved_states(folder: Path, after: int) -> int:
-    """Wait until every run has saved a state beyond a step. Return the last logged step."""
+def saved_steps(folder: Path) -> list[int]:
+    """The step of each run's newest saved state, 0 without one."""
+    states = [(folder / run).glob("resume/step_*/state.json") for run in RUNS]
+    return [max((int(path.parent.name[5:]) for path in each), default=0) for each in states]
+
+
+def wait_for_saved_states(folder: Path, after: int) -> None:
+    """Wait until every run has saved a state beyond a step, and none is trained."""
 
     def saved() -> bool:
         assert not any((folder / run / "training.json").exists() for run in RUNS)
-        states = [
-            [int(path.parent.name[5:]) for path in (folder / run).glob("resume/step_*/state.json")] for run in RUNS
-        ]
-        return all(max(steps, default=0) > after for steps in states)
+        return min(saved_steps(folder)) > after
 
     until(saved)
-    return max(metrics(folder, run).steps[-1].step for run in RUNS)
 
 
 def test_a_cohort_cancelled_and_killed_on_slurm_equals_separate_trainings(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One job covers all. Cancelled by any of its runs, it saves, and all go on together; killed, they go on alone."""
+    """One job covers all: it is cancelled by any of its runs, killed, and goes on with all of them."""
     # The memory that the script asks for is what is predicted for all runs.
     (site.root / "config" / "touchline" / "config.yaml").write_text(CONFIG.replace(" memory_gb: 2,", ""))
     plant(site.root / "planted", monkeypatch, slow="0.1")
@@ -85,22 +87,23 @@ def test_a_cohort_cancelled_and_killed_on_slurm_equals_separate_trainings(
         assert {run["status"] for run in site.json("status", folder)["runs"]} == {"queued"}
         assert submissions(folder)[RUNS[0]] == 1
 
-    first = wait_for_saved_states(folder, 0)
+    wait_for_saved_states(folder, 0)
     assert {run["status"] for run in site.json("status", folder)["runs"]} == {"running"}
     site.call("cancel", folder, "--run", RUNS[1])
     until(lambda: not site.states(folder))
+    stopped = max(saved_steps(folder))
 
     site.call("submit", folder)
-    wait_for_saved_states(folder, first)
+    wait_for_saved_states(folder, stopped)
     (process,) = training_processes(folder / RUNS[0])
     process.send_signal(signal.SIGKILL)
     site.call("resume", folder)
 
-    assert [submissions(folder)[run] for run in RUNS] == [3, 1, 1]
+    assert [submissions(folder)[run] for run in RUNS] == [3, 0, 0]
     assert {run["status"] for run in site.json("status", folder, "--no-queue")["runs"]} == {"completed"}
     for run in RUNS:
         found, other = metrics(folder, run), metrics(alone, run)
-        assert [sorted([run, *attempt.cohort]) for attempt in found.attempts] == [list(RUNS), list(RUNS), [run]]
+        assert [sorted([run, *attempt.cohort]) for attempt in found.attempts] == [list(RUNS)] * 3
         assert all(before.from_step < after.from_step for before, after in pairwise(found.attempts))
         last = {row.step: row.loss for row in found.steps}
         assert last.keys() == {row.step for row in other.steps}
