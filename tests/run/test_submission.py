@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from tests.run.scripted_slurm import DOWN, LOST, Row, ScriptedSlurm, SimClock, e
 
 from touchline.core.errors import HostError, SubmissionLimitError, SubmissionRejectedError, SubmissionUnknownError
 from touchline.core.status import JobState
-from touchline.run.ledger import Ledger, LedgerEntry, LedgerReader, open_intents, read_ledger
+from touchline.run.ledger import Ledger, LedgerEntry, LedgerReader, open_intents, open_jobs, read_ledger
 from touchline.run.protocol import Job
 from touchline.run.slurm import SlurmExecutor
 from touchline.run.submission import begin
@@ -217,6 +218,28 @@ def test_what_is_at_work_is_adopted_and_what_has_ended_is_begun_again(bench: Ben
     bench.slurm.queue = [Row(job_id="50", folder=str(bench.job.folder), state="FAILED", exit_code="3:0")]
     bench.slurm.sbatch = [CommandResult(code=0, out="76\n", err="")]
     assert bench.begin() == "76"
+
+
+def test_the_job_of_a_cohort_is_that_of_all_its_runs(bench: Bench) -> None:
+    """In the queue, at work, and when it has ended; another folder's job of that id is nobody's here."""
+    root = bench.ledger_path.parent
+    lead, other = (make_job(root, name) for name in ("first", "second"))
+    ledger = Ledger(bench.ledger_path, "slurm")
+    executor = SlurmExecutor(bench.slurm, bench.ledger_path, clock=bench.clock)
+    bench.slurm.sbatch = [CommandResult(code=0, out="76\n", err="")]
+    assert begin(replace(lead, cohort=("second",)), executor, ledger) == "76"
+    assert open_jobs(ledger.entries()) == {"first": "76", "second": "76"}
+    token = ledger.entries()[0].token
+    for state in (JobState.PENDING, JobState.RUNNING, JobState.NODE_FAIL):
+        row = Row(job_id="76", folder=str(lead.folder), state=state.value, comment=token)
+        bench.slurm.queue = [row]
+        bench.clock.sleep(60)
+        assert executor.query_jobs([other])["second"].state is state
+    bench.slurm.queue = [replace(row, folder=str(root.parent), comment="")]
+    bench.clock.sleep(60)
+    assert executor.query_jobs([other])["second"].state is not JobState.NODE_FAIL
+    ledger.record("ended", "first", job_id="76", state="NODE_FAIL")
+    assert not open_jobs(ledger.entries())
 
 
 def test_no_job_while_nobody_can_tell_how_the_last_one_stands(bench: Bench) -> None:

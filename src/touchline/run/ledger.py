@@ -170,14 +170,18 @@ def open_jobs(entries: Iterable[LedgerEntry]) -> dict[str, str]:
     processes can be checked.
     """
     found: dict[str, str] = {}
+    ended: set[str] = set()
     for entry in entries:
         if entry.executor == "local":
             continue
         if entry.event in ("submitted", "adopted") and entry.job_id:
             found[entry.job] = entry.job_id
+            ended.discard(entry.job_id)
         elif entry.event == "ended":
             found.pop(entry.job, None)
-    return found
+            ended.add(entry.job_id)
+    # The end of a cohort's job is recorded for one of its runs.
+    return {job: job_id for job, job_id in found.items() if job_id not in ended}
 
 
 def close_ended(ledger: Ledger, views: Mapping[str, JobView]) -> None:
