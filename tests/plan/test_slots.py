@@ -174,10 +174,11 @@ def test_written_slots_are_in_plan_and_scripts_and_stay(folder: Path) -> None:
     assert auto.machine.slots == 1
     assert "the gain of 2 slots is unknown" in auto.slots_reason
     assert "export OMP_NUM_THREADS=1" not in (folder / "1M_rank2" / "finetune.slurm").read_text()
-    planned = plan_of(folder, "compute.slots=2")
+    planned = plan_of(folder, "compute.slots=2", "compute.gpu=cpu")
     assert (planned.machine.slots, planned.machine.threads_per_run) == (2, 1)
     assert planned.machine.key.endswith("1 threads, 2 at once")
     assert "export OMP_NUM_THREADS=1\n" in (folder / "1M_rank4" / "finetune.slurm").read_text()
+    assert "#SBATCH --cpus-per-task=1\n" in (folder / "1M_rank4" / "finetune.slurm").read_text()
     assert "2 runs at a time with 1 thread each: as written" in (folder / "runs_plan.md").read_text()
     assert [run.digest for run in planned.runs] == [run.digest for run in auto.runs]
     status = folder / "1M_rank2" / "status"
@@ -227,8 +228,12 @@ def test_a_probe_of_both_decides(folder: Path, monkeypatch: pytest.MonkeyPatch) 
     assert found.machine.slots == 2, found.slots_reason
     assert "2 runs at a time with 1 thread each: predicted to be 1.41 times as fast (1." in found.slots_reason
     assert isinstance(found.slots_gain, Quantity)
-    # It is known now, and no further probe is made.
+    # It is known now, and no further probe is made. A busy machine says nothing of slots.
     assert probe_run.unmeasured_slots(found, ExperimentFolder(folder)) == []
+    monkeypatch.setattr(probe_run, "busy_load", lambda one: 9.0)
+    monkeypatch.setattr(probe_run, "try_batch", lambda *_, **__: pytest.fail("it was measured"))
+    assert probe_run.measure_slots(found, found.runs[0], folder, settings, told.append)
+    assert told[-1].endswith("and slots are not measured")
 
 
 def test_more_slots_than_threads_are_refused(folder: Path) -> None:

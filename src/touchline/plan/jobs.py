@@ -106,7 +106,7 @@ def cpus_per_job(plan: Plan, site: SlurmSite) -> int:
     """Return the CPUs that a job's script requests, or 0 if it leaves them to the cluster."""
     cpus = plan.compute.cpus_per_run or site.cpus_per_run
     if cpus is None and plan.machine.kind == "cpu" and not plan.gpus_per_run:
-        cpus = plan.machine.threads
+        cpus = plan.machine.threads_per_run
     return cpus or 0
 
 

@@ -235,6 +235,12 @@ def measure_slots(plan: Plan, run: PlannedRun, root: Path, settings: UserConfig,
         on_message(f"probe: {describe(whole)}")
         if whole.seconds_per_step is None:
             return whole.outcome.out_of_memory
+        if (load := busy_load(whole)) is not None:
+            on_message(
+                f"the machine was busy (load {load:.1f}): the times of this plan are those of a machine as busy as "
+                "that, and slots are not measured"
+            )
+            return True
         in_slots = _slots_probe(plan, run, root, settings, count, whole.seconds_per_step)
     except TouchlineError as fault:
         on_message(f"the probe gave nothing ({fault.message})")
@@ -245,10 +251,6 @@ def measure_slots(plan: Plan, run: PlannedRun, root: Path, settings: UserConfig,
     else:
         gain = count * whole.seconds_per_step / seconds
         on_message(f"probe, {count} at once: {describe(in_slots)}; {gain:.2f} times as fast as one after the other")
-    if (load := busy_load(whole)) is not None:
-        on_message(
-            f"the machine was busy (load {load:.1f}): the times of this plan are those of a machine as busy as that"
-        )
     return True
 
 

@@ -196,7 +196,7 @@ def _resources(plan: Plan, site: SlurmSite, gpus: int, memory: Measured, what: s
     asked = asked_options(site, plan.compute, gpus=gpus)
     names = {name for name, _ in asked}
     if plan.machine.kind == "cpu" and not gpus and "cpus-per-task" not in names and plan.machine.threads is not None:
-        asked.append(("cpus-per-task", str(plan.machine.threads)))
+        asked.append(("cpus-per-task", str(plan.machine.threads_per_run)))
     yield from directives(asked)
     if "mem" in names:
         return
