@@ -183,7 +183,9 @@ def read_answers(root: Path, runs: Iterable[str]) -> tuple[Answers, Answers]:
         for run in runs:
             (log,) = (folder / run).rglob("*.eval")
             samples = read_eval_log(str(log)).samples or []
-            answers |= {(run, str(sample.input)): sample.output.completion.strip() for sample in samples}
+            for sample in samples:
+                question = sample.input if isinstance(sample.input, str) else sample.input[-1].text
+                answers[run, question] = sample.output.completion.strip()
         found.append(answers)
     return found[0], found[1]
 
