@@ -18,7 +18,7 @@ class Loader(importlib.machinery.SourceFileLoader):
 
         step = module.Training._optimizer_step
 
-        def faulty(self, memory):
+        def faulty(self, *arguments):
             time.sleep(float(os.environ.get("FAULT_SLOW", "0")))
             limit = int(os.environ.get("FAULT_OOM_ABOVE", "0"))
             if limit and self._session.micro_batch_size > limit:
@@ -29,7 +29,7 @@ class Loader(importlib.machinery.SourceFileLoader):
                 if once:
                     open(once, "w").close()
                 raise ValueError("the weights of layer 3 went away")
-            return step(self, memory)
+            return step(self, *arguments)
 
         module.Training._optimizer_step = faulty
 
