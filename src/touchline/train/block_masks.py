@@ -5,7 +5,7 @@ A block mask names the blocks of 128 x 128 tokens in which any pair may be allow
 asks the rule within these. Which blocks are named is counted from the first and last segment and position of each, so
 nothing of the row's width squared is made.
 
-`flex_attention` is registered anew with transformers: block masks go to its FlexAttention, all others to torch's fused
+`flex_attention` replaces that of transformers: block masks go to its FlexAttention, all others to torch's fused
 kernel. Nothing here has run on a GPU yet; a training uses it only after a test against dense masks.
 """
 

@@ -68,7 +68,7 @@ class BatchLayout:
 
         Args:
             compiled: whether the model is compiled.
-            max_seq_len: tokens that a row of one example is not padded beyond, since positions go on in padding, and
+            max_seq_len: tokens that a row of one example is not padded beyond, since padding counts positions too, and
                 the model may support no more.
         """
         return replace(self, width_multiple=COMPILED_WIDTH, width_limit=max_seq_len) if compiled else self
