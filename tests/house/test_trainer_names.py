@@ -48,8 +48,10 @@ ALLOWED = {
     **{
         (f"train/{name}.py", "peft"): "that backend's program"
         for name in (
+            "block_masks",
             "compiling",
             "machine",
+            "untrained",
             "simulate",
             "hf",
             "isolation",
