@@ -102,7 +102,7 @@ clean-env: ## Remove all environments
 
 # ---- using it --------------------------------------------------------------------------------------------------------
 
-demo: $(VENV)/.complete ## Plan, train, evaluate and report a small real experiment (about ten minutes)
+demo: $(VENV)/.complete ## Plan, train, evaluate and report a small real experiment (about four minutes)
 	$(BIN)/touchline demo '$(DEMO)'
 
 # ---- changing it -----------------------------------------------------------------------------------------------------

@@ -58,7 +58,7 @@ def edit(folder: Path, old: str, new: str) -> None:
     [
         ("[Tiny-1M-Instruct]", "[Tiny-1M-Instrct]", ["Tiny-1M-Instruct", "hf download"]),
         ("[Tiny-1M-Instruct]", "[SmolLM2-135M-Instruct]", ["touchline models get SmolLM2-135M-Instruct"]),
-        ("data/words.json", "data/words_8L_80P_2000.json", ["touchline data create capitalization --word-length 8"]),
+        ("data/words.json", "data/words_8L_80P_1600.json", ["touchline data create capitalization --word-length 8"]),
         ("data/words.json", "data/wrods.json", ["words.json"]),
         ("{path: data/words.json}", "{path: data/words.json, output: ouptut}", ["did you mean 'output'"]),
         ("epochs: 2", "epochs: -1", ["train.epochs", "at least 1", "experiment.yaml:7:3"]),

@@ -458,7 +458,7 @@ def demo(
     for model in read_experiment(read_text_bounded(yaml, SIZE_LIMIT_BYTES), str(yaml)).experiment.models:
         if model in EXPORTABLE:
             get_model(model, settings)
-    create_capitalization(target / "data", word_length=8, num_words=2000, train_fraction=0.8, seed=14)
+    create_capitalization(target / "data", word_length=8, num_words=1600, train_fraction=0.8, seed=14)
     found = run(target, settings, probe=probe, on_progress=on_progress, on_message=on_message)
     return target / "RESULTS.md", found
 

@@ -365,7 +365,7 @@ def demo(
 ) -> None:
     """Run a small real experiment from plan to report.
 
-    SmolLM2-135M learns to capitalize words, in about ten minutes on a laptop."""
+    SmolLM2-135M learns to capitalize words, in about four minutes on two cores."""
     from touchline import api
     from touchline.cli.progress import ProgressDisplay
     from touchline.data.user_config import load_settings
