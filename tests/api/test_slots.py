@@ -36,10 +36,10 @@ def rows(folder: Path, run: str) -> list[dict[str, object]]:
     return [json.loads(line) for line in (folder / run / "metrics.jsonl").read_text().splitlines()]
 
 
-def start(folder: Path, env: dict[str, str]) -> subprocess.Popen[str]:
+def start(folder: Path, env: dict[str, str]) -> subprocess.Popen[bytes]:
     """Run the experiment until two trainings have made a step."""
     process = subprocess.Popen(
-        command("run", str(folder), "--no-probe"), env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command("run", str(folder), "--no-probe"), env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     for run in RUNS[:2]:
         wait_for_steps(process, folder / run, 1)
@@ -52,12 +52,12 @@ def test_two_at_once_survive_kills_and_keep_their_threads(tmp_path: Path, tiny_m
     env["OMP_NUM_THREADS"] = "2"
     process = start(folder, env)
     assert not (folder / RUNS[2] / "metrics.jsonl").exists()
-    kill_everything(process)  # type: ignore[arg-type]
+    kill_everything(process)
     assert not any(training_processes(folder / run) for run in RUNS)
 
     process = start(folder, env)
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=120)
+    process.wait(timeout=120)
     assert not any(training_processes(folder / run) for run in RUNS)
 
     # Slots of an interrupted experiment stay, whatever the file says of them.
