@@ -84,7 +84,7 @@ def models_get(
 @create_app.command("capitalization")
 def data_create_capitalization(
     word_length: Annotated[int, typer.Option(help="Letters of every word.")] = 8,
-    num_words: Annotated[int, typer.Option(help="Words in all splits together.")] = 2000,
+    num_words: Annotated[int, typer.Option(help="Words in all splits together.")] = 1600,
     train_fraction: Annotated[float, typer.Option(help="Share that trains; of the rest a quarter validates.")] = 0.8,
     seed: Annotated[int, typer.Option(help="Seed of the choice and of the splits.")] = 14,
     out_dir: Annotated[Path, typer.Option(help="Folder to write into.")] = Path("data"),
