@@ -10,13 +10,26 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.cases import some
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, Gemma3TextConfig, PretrainedConfig, PreTrainedModel, Qwen3Config
 
 from touchline.evaluate.decoding import Generation, TokenIds, common_prefix, write_answers
 
 STOP, PAD = 2, 0
 NEVER = -1
 """No token has this id."""
+KINDS = ["sliding_attention", "full_attention"]
+SIZES = {
+    "vocab_size": 300,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
 PROMPTS = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=8).map(tuple), min_size=1, max_size=6)
 
 
@@ -63,6 +76,31 @@ def test_a_batch_writes_what_transformers_writes_alone(model: PreTrainedModel, s
     """Shared prefix, padding and batching change no token."""
     prompts = some_prompts(13, shared=shared, longest=longest)
     assert [answer.ids for answer in ours(model, prompts)] == [reference(model, p, 10, STOP) for p in prompts]
+
+
+@pytest.mark.parametrize("window", [None, 64, 12])
+@pytest.mark.parametrize("family", [Qwen3Config, Gemma3TextConfig])
+def test_other_families_write_what_transformers_writes_alone(
+    family: type[PretrainedConfig], window: int | None
+) -> None:
+    """Also beyond a sliding window, where padding after a shared prefix would be counted as tokens."""
+    if family is Qwen3Config and window is not None:
+        config = Qwen3Config(**SIZES, use_sliding_window=True, sliding_window=window, layer_types=KINDS)
+    elif window is not None:
+        config = Gemma3TextConfig(**SIZES, sliding_window=window, layer_types=KINDS)
+    else:
+        config = family(**SIZES)
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval().requires_grad_(False)
+    for parameter in model.parameters():
+        if parameter.ndim == 2:
+            parameter.data *= 4
+    prompts = some_prompts(9, shared=20, longest=6)
+    assert len({len(prompt) for prompt in prompts}) > 1
+    alone = [reference(model, prompt, 10, STOP) for prompt in prompts]
+    assert [answer.ids for answer in ours(model, prompts)] == alone
+    assert [ours(model, [prompt])[0].ids for prompt in prompts] == alone
+    assert len(set(alone)) > 1
 
 
 def test_one_at_a_time_equals_thirty_two_at_a_time(model: PreTrainedModel) -> None:

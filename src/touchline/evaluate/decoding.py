@@ -12,12 +12,14 @@ beams, encoder-decoder models, models whose cache cannot be indexed by row (stat
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicSlidingWindowLayer
 
 TokenIds = tuple[int, ...]
 Pixels = Mapping[str, torch.Tensor]
@@ -90,7 +92,7 @@ def write_answers(
 
     `model` follows the interface of transformers' causal language models; `go_on` is called before each forward pass
     and raises to stop. `images` holds the token of images and the pixels of all prompts. `prefix` begins every prompt
-    and is shorter than each; without it, the longest common one is computed. Results are in the order of the prompts.
+    and is shorter than each; without it, `shared_prefix` is computed. Results are in the order of the prompts.
     Raises ValueError for an empty prompt.
     """
     if any(not prompt for prompt in prompts):
@@ -101,7 +103,7 @@ def write_answers(
     written: list[list[int]] = [[] for _ in prompts]
     reasons: list[StopReason] = ["max_tokens"] * len(prompts)
     if images is None:
-        rows = _prefill(model, prompts, pad_id, go_on, pick, prefix)
+        rows = _prefill(model, prompts, pad_id, go_on, pick, prefix, max_new_tokens)
     else:
         rows = _prefill_with_images(model, prompts, pad_id, go_on, pick, *images)
     for left in range(max_new_tokens - 1, -1, -1):
@@ -133,6 +135,20 @@ def common_prefix(prompts: Sequence[TokenIds]) -> int:
     return length
 
 
+def shared_prefix(model: PreTrainedModel, prompts: Sequence[TokenIds], max_new_tokens: int) -> int:
+    """Return the length of the common prefix that may be computed once.
+
+    A layer with a sliding window counts padding between the prefix and the rest as tokens, so there is none where
+    prompts of unequal length reach beyond the window.
+    """
+    lengths = [len(prompt) for prompt in prompts]
+    layers = DynamicCache(config=model.config).layers
+    windows = [layer.sliding_window for layer in layers if isinstance(layer, DynamicSlidingWindowLayer)]
+    if min(lengths) < max(lengths) and max(lengths) + max_new_tokens > min(windows, default=math.inf):
+        return 0
+    return common_prefix(prompts)
+
+
 @torch.inference_mode()
 def read_prefix(model: PreTrainedModel, ids: TokenIds) -> Prefix:
     """Compute the keys and values of the first tokens of prompts."""
@@ -154,11 +170,12 @@ def _prefill(
     go_on: Callable[[], None],
     pick: Pick,
     prefix: Prefix | None,
+    max_new_tokens: int,
 ) -> _Rows:
     """Run the prompts: the shared prefix once, then the rests as a batch. Return the rows with their first tokens."""
     device, count = model.device, len(prompts)
     if prefix is None:
-        shared = common_prefix(prompts)
+        shared = shared_prefix(model, prompts, max_new_tokens)
         if shared:
             go_on()
         cache = read_prefix(model, prompts[0][:shared]).cache

@@ -30,6 +30,7 @@ from touchline.evaluate.decoding import (
     common_prefix,
     likeliest,
     read_prefix,
+    shared_prefix,
     write_answers,
 )
 from touchline.evaluate.sampling import Drawing, Sampling
@@ -181,7 +182,9 @@ class Engine:
         batches: list[_Batch] = []
         for key in order:
             requests = sorted(groups[key], key=lambda each: (-len(each.prompt), each.prompt, each.images, each.stream))
-            prefix = 0 if key[2] or not requests[-1].prompt else common_prefix([each.prompt for each in requests])
+            prompts = [each.prompt for each in requests]
+            readable = not key[2] and all(prompts)
+            prefix = shared_prefix(self.weights.model, prompts, key[1].max_new_tokens) if readable else 0
             while requests:
                 rows = self.limits.rows(key[1].batch_size, _tokens(requests[0]))
                 batches.append(_Batch(requests=requests[:rows], prefix=prefix))
