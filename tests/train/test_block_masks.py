@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from peft import LoraConfig, get_peft_model
 from tests.tiny_model import write_tiny_words
 from tests.train.tiny_run import make_config, tiny_train, write_config
+from tests.train.tiny_sizes import SIZES
 from torch import Tensor
 from torch.nn.attention import flex_attention
 from transformers import (
@@ -41,22 +42,14 @@ from touchline.train.model import TargetLoss, trainable
 from touchline.train.run import Stop, run_training
 
 WINDOW = 8
-SIZES = {
-    "vocab_size": 64,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-}
+THREE_LAYERS = SIZES | {"num_hidden_layers": 3}
 TYPES = ["sliding_attention", "sliding_attention", "full_attention"]
 MODELS: dict[str, PretrainedConfig] = {
-    "llama": LlamaConfig(**SIZES),
-    "gemma2": Gemma2Config(**SIZES, layer_types=TYPES, sliding_window=WINDOW, attn_logit_softcapping=3.0),
-    "gemma3": Gemma3TextConfig(**SIZES, layer_types=TYPES, sliding_window=WINDOW),
-    "mistral": MistralConfig(**SIZES, sliding_window=WINDOW),
-    "qwen3": Qwen3Config(**SIZES, use_sliding_window=True, layer_types=TYPES, sliding_window=WINDOW),
+    "llama": LlamaConfig(**THREE_LAYERS),
+    "gemma2": Gemma2Config(**THREE_LAYERS, layer_types=TYPES, sliding_window=WINDOW, attn_logit_softcapping=3.0),
+    "gemma3": Gemma3TextConfig(**THREE_LAYERS, layer_types=TYPES, sliding_window=WINDOW),
+    "mistral": MistralConfig(**THREE_LAYERS, sliding_window=WINDOW),
+    "qwen3": Qwen3Config(**THREE_LAYERS, use_sliding_window=True, layer_types=TYPES, sliding_window=WINDOW),
 }
 PACKED, PREFIX = BatchLayout(row_tokens=96), BatchLayout(row_tokens=96, share_prefix=True)
 

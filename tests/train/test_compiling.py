@@ -15,6 +15,7 @@ from peft import get_peft_model
 from safetensors.torch import load_file
 from tests.tiny_model import write_tiny_words
 from tests.train.tiny_run import make_config, tiny_train, write_config
+from tests.train.tiny_sizes import SIZES
 from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig, PretrainedConfig, Qwen3Config
 
 from touchline.backends.local.compilers import missing_compiler
@@ -31,15 +32,6 @@ from touchline.train.model import TargetLoss, add_gradient
 from touchline.train.probe_steps import measure
 from touchline.train.run import Stop, run_training
 
-SIZES = {
-    "vocab_size": 64,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-}
 MODELS: dict[str, PretrainedConfig] = {
     "llama": LlamaConfig(**SIZES),
     "qwen": Qwen3Config(**SIZES),

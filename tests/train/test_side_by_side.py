@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from tests.train.tiny_sizes import SIZES
 from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig, PretrainedConfig, Qwen3Config
 
 from touchline.backends.peft.layout import PADDED, BatchLayout, SequenceBatch, arrange
@@ -17,15 +18,6 @@ from touchline.train.machine import select_device
 from touchline.train.model import MicroBatchGradient, TargetLoss, add_gradient, trainable
 from touchline.train.side_by_side import SideBySide
 
-SIZES = {
-    "vocab_size": 64,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-}
 FAMILIES: dict[str, PretrainedConfig] = {
     "llama": LlamaConfig(**SIZES),
     "qwen3": Qwen3Config(**SIZES),

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from tests.train.tiny_sizes import SIZES
 from transformers import AutoModelForCausalLM, Gemma3TextConfig, MistralConfig, PretrainedConfig, Qwen3Config
 
 from touchline.backends.peft.layout import PADDED, BatchLayout, arrange
@@ -14,21 +15,12 @@ from touchline.train.machine import select_device
 from touchline.train.model import TargetLoss, sliding_window
 
 WINDOW = 8
-SIZES = {
-    "vocab_size": 64,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "sliding_window": WINDOW,
-}
+THREE_LAYERS = SIZES | {"num_hidden_layers": 3, "sliding_window": WINDOW}
 TYPES = ["sliding_attention", "sliding_attention", "full_attention"]
 MODELS: dict[str, PretrainedConfig] = {
-    "gemma3": Gemma3TextConfig(**SIZES, layer_types=TYPES),
-    "mistral": MistralConfig(**SIZES),
-    "qwen3": Qwen3Config(**SIZES, use_sliding_window=True, layer_types=TYPES),
+    "gemma3": Gemma3TextConfig(**THREE_LAYERS, layer_types=TYPES),
+    "mistral": MistralConfig(**THREE_LAYERS),
+    "qwen3": Qwen3Config(**THREE_LAYERS, use_sliding_window=True, layer_types=TYPES),
 }
 
 
@@ -75,5 +67,5 @@ def test_shared_rows_attend_within_the_window(name: str, attention: str) -> None
 def test_the_window_is_read_from_the_configuration() -> None:
     assert sliding_window(MODELS["gemma3"]) == (WINDOW, False)
     assert sliding_window(MODELS["mistral"]) == (WINDOW, True)
-    assert sliding_window(Qwen3Config(**SIZES)) == (None, False)
-    assert sliding_window(MistralConfig(**SIZES | {"sliding_window": None})) == (None, False)
+    assert sliding_window(Qwen3Config(**THREE_LAYERS)) == (None, False)
+    assert sliding_window(MistralConfig(**THREE_LAYERS | {"sliding_window": None})) == (None, False)

@@ -377,7 +377,7 @@ def refuse_edits(planned: LoadedPlan, run_: PlannedRun) -> None:
     """Refuse to launch an edited plan, because its numbers would be wrong."""
     path = planned.folder.run(run_.name) / "setup_finetune.yaml"
     if run_.train is None or not path.exists() or planned.folder.is_as_written(run_.name, path.name):
-        # What nobody has touched is that of an earlier plan at most, and is written again.
+        # A file as written is at most that of an earlier plan, and is written again.
         return
     _, edited = read_settings(read_text_bounded(path, SIZE_LIMIT_BYTES), str(path))
     now = flat_settings(run_)
