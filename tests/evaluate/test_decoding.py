@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -151,8 +152,8 @@ def test_each_forward_pass_asks_whether_to_go_on(model: PreTrainedModel) -> None
     """A stop is noticed within one pass, and what it raises is passed on."""
     calls: list[int] = []
 
-    def go_on() -> None:
-        calls.append(1)
+    def before_pass(variants: Sequence[int]) -> None:
+        calls.append(len(variants))
         if len(calls) == 3:
             raise KeyboardInterrupt
 
@@ -163,9 +164,9 @@ def test_each_forward_pass_asks_whether_to_go_on(model: PreTrainedModel) -> None
             max_new_tokens=9,
             stop_ids=frozenset({NEVER}),
             pad_id=PAD,
-            go_on=go_on,
+            before_pass=before_pass,
         )
-    assert len(calls) == 3
+    assert calls == [1, 4, 4]
 
 
 def test_an_empty_prompt_is_refused_and_no_prompts_give_no_answers(model: PreTrainedModel) -> None:

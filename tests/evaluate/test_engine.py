@@ -124,9 +124,9 @@ def test_the_common_prefix_is_computed_once_per_adapter(
     worn = (None, ActiveAdapter(folder=adapters[0], merged=True))
     computed: list[int] = []
 
-    def counted(model: object, ids: tuple[int, ...]) -> Prefix:
+    def counted(model: object, ids: tuple[int, ...], *more: object) -> Prefix:
         computed.append(len(ids))
-        return read_prefix(model, ids)  # type: ignore[arg-type]
+        return read_prefix(model, ids, *more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(engine_module, "read_prefix", counted)
     answers = [ask(engine, each, prompts) for each in worn]
@@ -163,7 +163,7 @@ def test_a_closed_engine_answers_no_more(engine: Engine) -> None:
 def test_progress_counts_every_item_once(engine: Engine) -> None:
     """The listener hears of each batch."""
     heard: list[int] = []
-    engine.on_batch = heard.append
+    engine.on_batch = lambda worn, count: heard.append(count)
     ask(engine)
     engine.close()
     assert sum(heard) == len(PROMPTS)

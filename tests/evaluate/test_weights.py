@@ -93,7 +93,7 @@ def test_what_is_on_is_not_put_on_again(tiny_base: Path, adapters: tuple[Path, .
     for _ in range(3):
         weights.activate(ActiveAdapter(folder=adapters[0], merged=True))
     assert weights.swaps == 1
-    assert weights.active == ActiveAdapter(folder=adapters[0], merged=True)
+    assert weights.active == (ActiveAdapter(folder=adapters[0], merged=True),)
 
 
 @pytest.mark.parametrize("first", [True, False])

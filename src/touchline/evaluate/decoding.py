@@ -3,7 +3,8 @@
 Prompts of one task share a prefix (chat preamble, instruction), so its keys and values are computed once and shared by
 the batch, which is exact. Finished rows leave the batch, and logits are computed for the last position only. The rest
 is left-padded: padding lies between the shared prefix and each prompt's rest, is masked, and has no position. A prefix
-that several batches share can be given with its keys and values.
+that several batches share can be given with its keys and values. Rows may belong to different variants of the model
+(adapters); each variant has its own prefix, and is told which rows a forward pass holds.
 
 A function picks the next tokens, so sampled answers (`touchline.evaluate.sampling`) use the same loop. Not supported:
 beams, encoder-decoder models, models whose cache cannot be indexed by row (state-space models).
@@ -29,6 +30,9 @@ StopReason = Literal["stop", "max_tokens"]
 Pick = Callable[[torch.Tensor, Sequence[int]], torch.Tensor]
 """Function from (rows, vocabulary) logits and the rows' prompt indexes to (rows,) next tokens."""
 
+BeforePass = Callable[[Sequence[int]], None]
+"""Function called before each forward pass with the variant of each of its rows; raises to stop."""
+
 COMPACT_FRACTION = 0.75
 """Fraction of remaining rows at which finished rows are dropped, because dropping copies the cache."""
 
@@ -50,7 +54,7 @@ class Prefix:
     ids: TokenIds
     """Tokens."""
     cache: DynamicCache
-    """Keys and values, one row."""
+    """Keys and values, one row for each variant of the model."""
 
 
 @dataclass(slots=True)
@@ -83,29 +87,33 @@ def write_answers(
     max_new_tokens: int,
     stop_ids: frozenset[int],
     pad_id: int,
-    go_on: Callable[[], None] = lambda: None,
+    before_pass: BeforePass = lambda variants: None,
     pick: Pick = likeliest,
     images: tuple[int, Pixels] | None = None,
     prefix: Prefix | None = None,
+    variants: Sequence[int] | None = None,
 ) -> list[Generation]:
     """Generate up to `max_new_tokens` tokens per prompt, each chosen by `pick`.
 
-    `model` follows the interface of transformers' causal language models; `go_on` is called before each forward pass
-    and raises to stop. `images` holds the token of images and the pixels of all prompts. `prefix` begins every prompt
-    and is shorter than each; without it, `shared_prefix` is computed. Results are in the order of the prompts.
+    `model` follows the interface of transformers' causal language models. `images` holds the token of images and the
+    pixels of all prompts. `prefix` begins every prompt and is shorter than each; without it, `shared_prefix` is
+    computed. `variants` holds the number of each prompt's variant of the model, from 0; all are 0 if None. Results are
+    in the order of the prompts.
     Raises ValueError for an empty prompt.
     """
     if any(not prompt for prompt in prompts):
         raise ValueError("a prompt has no tokens")
     if not prompts:
         return []
+    if variants is None:
+        variants = [0] * len(prompts)
     stops = torch.tensor(sorted(stop_ids), device=model.device)
     written: list[list[int]] = [[] for _ in prompts]
     reasons: list[StopReason] = ["max_tokens"] * len(prompts)
     if images is None:
-        rows = _prefill(model, prompts, pad_id, go_on, pick, prefix, max_new_tokens)
+        rows = _prefill(model, prompts, pad_id, before_pass, pick, prefix, variants, max_new_tokens)
     else:
-        rows = _prefill_with_images(model, prompts, pad_id, go_on, pick, *images)
+        rows = _prefill_with_images(model, prompts, pad_id, before_pass, pick, *images)
     for left in range(max_new_tokens - 1, -1, -1):
         ended = torch.isin(rows.tokens, stops).tolist()
         for place, token, end in zip(rows.places, rows.tokens.tolist(), ended, strict=True):
@@ -120,7 +128,7 @@ def write_answers(
             break
         if len(alive) <= COMPACT_FRACTION * len(rows.places):
             _keep(rows, alive)
-        go_on()
+        before_pass([variants[place] for place in rows.places])
         _step(model, rows)
     return [Generation(ids=tuple(ids), stop_reason=reason) for ids, reason in zip(written, reasons, strict=True)]
 
@@ -150,12 +158,13 @@ def shared_prefix(model: PreTrainedModel, prompts: Sequence[TokenIds], max_new_t
 
 
 @torch.inference_mode()
-def read_prefix(model: PreTrainedModel, ids: TokenIds) -> Prefix:
-    """Compute the keys and values of the first tokens of prompts."""
+def read_prefix(model: PreTrainedModel, ids: TokenIds, before_pass: BeforePass, variants: int = 1) -> Prefix:
+    """Compute the keys and values of the first tokens of prompts, for each variant of the model."""
     cache = DynamicCache(config=model.config)
     if ids:
+        before_pass(range(variants))
         model(
-            input_ids=torch.tensor([ids], device=model.device),
+            input_ids=torch.tensor([ids] * variants, device=model.device),
             past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
@@ -167,29 +176,28 @@ def _prefill(
     model: PreTrainedModel,
     prompts: Sequence[TokenIds],
     pad_id: int,
-    go_on: Callable[[], None],
+    before_pass: BeforePass,
     pick: Pick,
     prefix: Prefix | None,
+    variants: Sequence[int],
     max_new_tokens: int,
 ) -> _Rows:
     """Run the prompts: the shared prefix once, then the rests as a batch. Return the rows with their first tokens."""
     device, count = model.device, len(prompts)
     if prefix is None:
         shared = shared_prefix(model, prompts, max_new_tokens)
-        if shared:
-            go_on()
-        cache = read_prefix(model, prompts[0][:shared]).cache
+        cache = read_prefix(model, prompts[0][:shared], before_pass, max(variants) + 1).cache
     else:
         shared, cache = len(prefix.ids), copy.deepcopy(prefix.cache)
     if shared:
-        cache.batch_repeat_interleave(count)
+        cache.batch_select_indices(torch.tensor(variants, device=device))
     rests = [prompt[shared:] for prompt in prompts]
     width = max(map(len, rests))
     ids = torch.tensor([[pad_id] * (width - len(rest)) + list(rest) for rest in rests], device=device)
     real = torch.tensor([[0] * (width - len(rest)) + [1] * len(rest) for rest in rests], device=device)
     mask = torch.cat([torch.ones((count, shared), dtype=real.dtype, device=device), real], dim=1)
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
-    go_on()
+    before_pass(variants)
     output = model(
         input_ids=ids,
         attention_mask=mask,
@@ -213,7 +221,7 @@ def _prefill_with_images(
     model: PreTrainedModel,
     prompts: Sequence[TokenIds],
     pad_id: int,
-    go_on: Callable[[], None],
+    before_pass: BeforePass,
     pick: Pick,
     image_token: int,
     pixels: Pixels,
@@ -223,7 +231,7 @@ def _prefill_with_images(
     cache = DynamicCache(config=model.config)
     ids = torch.tensor([[pad_id] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=device)
     mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
-    go_on()
+    before_pass([0] * len(prompts))
     output = model(
         input_ids=ids,
         attention_mask=mask,

@@ -1,7 +1,8 @@
 """Request queue with one worker thread per base, shared by all models open in Inspect.
 
 Requests are collected until no new one arrives for a moment, then sorted into batches: one adapter, one decoding,
-longest prompts first, the active adapter first. A batch has at most `batch_size` prompts, and at most as many tokens
+longest prompts first, the active adapter first. Adapters whose requests do not fill a batch share batches where they
+can (`Weights.shares_batches`). A batch has at most `batch_size` prompts, and at most as many tokens
 as memory is likely to hold; one that does not fit is halved. The keys and values of the prompts' common prefix are
 computed once for all batches of an adapter. Decoding is greedy or uses a random stream per request, so in float32
 batching does not change an answer; in bfloat16 it may (docs/measurements.md).
@@ -12,14 +13,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 
 import torch
 
-from touchline.core.errors import HostError
+from touchline.core.errors import HostError, InputError
 from touchline.data.images import load_pixels
 from touchline.data.rendering.image_rule import ImageRule
 from touchline.evaluate.decoding import (
@@ -35,7 +36,7 @@ from touchline.evaluate.decoding import (
 )
 from touchline.evaluate.sampling import Drawing, Sampling
 from touchline.evaluate.weights import ActiveAdapter, Weights
-from touchline.spec.answer_batches import BatchLimits, BatchSize
+from touchline.spec.answer_batches import SHARING_EVALUATIONS, BatchLimits, BatchSize
 
 LOG = logging.getLogger("touchline.evaluate")
 
@@ -83,13 +84,20 @@ class Request:
     """Future of the answer or error."""
 
 
+Worn = tuple[ActiveAdapter | None, ...]
+_Groups = dict[tuple[Worn, Decoding, bool], list[Request]]
+"""Requests by active adapters, decoding, and whether they have images."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class _Batch:
     """Requests that are answered together."""
 
     requests: Sequence[Request]
+    worn: Worn
+    """Adapters that are active for this batch."""
     prefix: int
-    """Length of the prefix that this batch shares with the adapter's other batches."""
+    """Length of the prefix that this batch shares with the other batches of these adapters."""
 
     def __len__(self) -> int:
         return len(self.requests)
@@ -102,8 +110,14 @@ class _Batch:
     def split(self, rows: int) -> list[_Batch]:
         """Return batches of at most `rows` requests."""
         return [
-            _Batch(requests=self.requests[start : start + rows], prefix=self.prefix)
-            for start in range(0, len(self.requests), rows)
+            replace(self, requests=self.requests[start : start + rows]) for start in range(0, len(self.requests), rows)
+        ]
+
+    def apart(self) -> list[_Batch]:
+        """Return a batch for each adapter."""
+        return [
+            replace(self, requests=[each for each in self.requests if each.worn == worn], worn=(worn,))
+            for worn in dict.fromkeys(each.worn for each in self.requests)
         ]
 
 
@@ -115,13 +129,15 @@ class Engine:
         """Base model; used by the worker thread only."""
         self.batches: list[int] = []
         """Sizes of the completed batches, in order."""
-        self.on_batch: Callable[[int], None] = lambda count: None
-        """Callback after each batch with its size, in the worker thread."""
+        self.on_batch: Callable[[ActiveAdapter | None, int], None] = lambda worn, count: None
+        """Callback after each batch with the number of answers of each adapter, in the worker thread."""
+        self.expected = 0
+        """Number of requests that the next batches wait for, at most `LINGER_SECONDS`."""
         self._waiting: list[Request] = []
         self._arrived = threading.Condition()
         self._closed = False
         self._limits: BatchLimits | None = None
-        self._prefixes: OrderedDict[tuple[ActiveAdapter | None, TokenIds], Prefix] = OrderedDict()
+        self._prefixes: OrderedDict[tuple[Worn, TokenIds], Prefix] = OrderedDict()
         self._thread: threading.Thread | None = None
 
     def submit(self, request: Request) -> Future[Generation]:
@@ -158,8 +174,10 @@ class Engine:
             self._arrived.wait_for(lambda: self._waiting or self._closed)
             deadline = time.monotonic() + LINGER_SECONDS
             # Each arrival notifies; a wait that times out has seen none.
-            while not self._closed and time.monotonic() < deadline and self._arrived.wait(QUIET_SECONDS):
-                pass
+            while not self._closed and (left := deadline - time.monotonic()) > 0:
+                if not self._arrived.wait(QUIET_SECONDS if len(self._waiting) >= self.expected else left):
+                    break
+            self.expected = 0
             return not self._closed
 
     @property
@@ -173,23 +191,45 @@ class Engine:
         """Return all queued requests as batches, sorted by content so that arrival order has no effect."""
         with self._arrived:
             waiting, self._waiting = self._waiting, []
-        groups: dict[tuple[ActiveAdapter | None, Decoding, bool], list[Request]] = {}
+        groups: _Groups = {}
         for request in waiting:
             if not request.future.cancelled():
-                groups.setdefault((request.worn, request.decoding, bool(request.images)), []).append(request)
+                groups.setdefault(((request.worn,), request.decoding, bool(request.images)), []).append(request)
+        groups = self._shared(groups)
         active = self.weights.active
         order = sorted(groups, key=lambda key: (key[0] != active, str(key[0]), key[1].max_new_tokens, str(key[1])))
         batches: list[_Batch] = []
         for key in order:
-            requests = sorted(groups[key], key=lambda each: (-len(each.prompt), each.prompt, each.images, each.stream))
-            prompts = [each.prompt for each in requests]
-            readable = not key[2] and all(prompts)
-            prefix = shared_prefix(self.weights.model, prompts, key[1].max_new_tokens) if readable else 0
+            requests = sorted(
+                groups[key],
+                key=lambda each: (-len(each.prompt), each.prompt, each.images, each.stream, str(each.worn)),
+            )
+            prompts, most = [each.prompt for each in requests], key[1].max_new_tokens
+            prefix = 0 if key[2] or not prompts[-1] else shared_prefix(self.weights.model, prompts, most)
             while requests:
                 rows = self.limits.rows(key[1].batch_size, _tokens(requests[0]))
-                batches.append(_Batch(requests=requests[:rows], prefix=prefix))
+                batches.append(_Batch(requests=requests[:rows], worn=key[0], prefix=prefix))
                 requests = requests[rows:]
         return batches
+
+    def _shared(self, groups: _Groups) -> _Groups:
+        """Join the groups of adapters whose requests do not fill a batch, where these can be active together."""
+        found: _Groups = {}
+        small: dict[Decoding, list[ActiveAdapter | None]] = {}
+        for ((worn,), decoding, images), requests in groups.items():
+            rows = self.limits.rows(decoding.batch_size, max(map(_tokens, requests)))
+            if not images and len(requests) < rows and self.weights.shares_batches(worn):
+                small.setdefault(decoding, []).append(worn)
+            else:
+                found[(worn,), decoding, images] = requests
+        for decoding, adapters in small.items():
+            adapters.sort(key=str)
+            for start in range(0, len(adapters), SHARING_EVALUATIONS):
+                together = tuple(adapters[start : start + SHARING_EVALUATIONS])
+                found[together, decoding, False] = [
+                    each for worn in together for each in groups[(worn,), decoding, False]
+                ]
+        return found
 
     def _answer(self, batch: _Batch) -> None:
         """Generate for one batch and deliver the answers or the error."""
@@ -201,6 +241,10 @@ class Engine:
         try:
             answers = self._generate(batch)
         except Exception as error:  # noqa: BLE001 (handed to those who wait, who are in another thread)
+            if isinstance(error, InputError) and len(batch.worn) > 1:
+                for part in batch.apart():
+                    self._answer(part)
+                return
             for request in batch.requests:
                 _deliver(request.future, error)
             return
@@ -213,26 +257,28 @@ class Engine:
         self.batches.append(len(batch))
         for request, answer in zip(batch.requests, answers, strict=True):
             _deliver(request.future, answer)
-        self.on_batch(len(batch))
+        for worn, count in Counter(request.worn for request in batch.requests).items():
+            self.on_batch(worn, count)
 
     def _generate(self, batch: _Batch) -> list[Generation] | None:
         """Return the answers; None if the batch does not fit into memory but a smaller one may."""
         first = batch.requests[0]
         decoding = first.decoding
         try:
-            self.weights.activate(first.worn)
+            self.weights.activate(*batch.worn)
             return write_answers(
                 self.weights.model,
                 [request.prompt for request in batch.requests],
                 max_new_tokens=decoding.max_new_tokens,
                 stop_ids=decoding.stop_ids,
                 pad_id=decoding.pad_id,
-                go_on=self._check_open,
+                before_pass=self._before_pass,
                 images=_pixels(batch.requests),
                 pick=likeliest
                 if decoding.sampling is None
                 else Drawing(decoding.sampling, [request.stream for request in batch.requests]),
                 prefix=self._prefix(batch),
+                variants=[batch.worn.index(request.worn) for request in batch.requests],
             )
         except RuntimeError as error:
             if not _out_of_memory(error):
@@ -250,18 +296,18 @@ class Engine:
         """Return the prefix shared with other batches, computed once; None if the batch's own is far longer."""
         if not batch.prefix or common_prefix([request.prompt for request in batch.requests]) > 2 * batch.prefix:
             return None
-        first = batch.requests[0]
-        key = (first.worn, first.prompt[: batch.prefix])
+        key = (batch.worn, batch.requests[0].prompt[: batch.prefix])
         if key not in self._prefixes:
-            self._prefixes[key] = read_prefix(self.weights.model, key[1])
+            self._prefixes[key] = read_prefix(self.weights.model, key[1], self._before_pass, len(batch.worn))
         self._prefixes.move_to_end(key)
         while len(self._prefixes) > KEPT_PREFIXES:
             self._prefixes.popitem(last=False)
         return self._prefixes[key]
 
-    def _check_open(self) -> None:
+    def _before_pass(self, variants: Sequence[int]) -> None:
         if self._closed:
             raise RuntimeError("the engine is closed")
+        self.weights.choose(variants)
 
 
 def _tokens(request: Request) -> int:

@@ -8,6 +8,10 @@ from typing import Literal
 BatchSize = int | Literal["auto"]
 """Values of `evaluate.batch_size`."""
 
+MERGE_FROM_ITEMS = 100
+"""Number of answers from which merging an adapter into the weights pays; measurements: `touchline.evaluate.weights`."""
+SHARING_EVALUATIONS = 5
+"""Maximum number of evaluations of one base whose answers share batches."""
 _CPU_ROWS, _GPU_ROWS = 128, 512
 """Prompts per batch with `auto`: more gain little and wait for the longest answer among more."""
 _CPU_TOKENS = 65_536
@@ -33,6 +37,16 @@ class BatchLimits:
         """
         most = self.auto_rows if batch_size == "auto" else batch_size
         return max(1, min(most, self.tokens // max(1, tokens_per_row)))
+
+
+def shares_batches(answers: int, batch_size: BatchSize, dtype: str) -> bool:
+    """Return True if the answers of an evaluation share batches with those of other adapters of the base.
+
+    They do where they neither fill a batch nor pay for merging, and only in float32: in bfloat16 an answer depends on
+    the size of its batch, so it would depend on which runs are evaluated together.
+    """
+    most = MERGE_FROM_ITEMS if batch_size == "auto" else min(batch_size, MERGE_FROM_ITEMS)
+    return dtype == "float32" and answers < most
 
 
 def batch_limits(free_bytes: float | None, bytes_per_token: float) -> BatchLimits:
