@@ -1,14 +1,15 @@
-"""Evaluation of one checkpoint on one task: run Inspect, publish log and scores."""
+"""Evaluation of checkpoints on one task each: run Inspect, publish logs and scores."""
 
 from __future__ import annotations
 
 import contextlib
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from zipfile import BadZipFile
 
+from inspect_ai import Task, task_with
 from inspect_ai import eval as inspect_eval
-from inspect_ai import task_with
 from inspect_ai.log import EvalLog, read_eval_log
 from inspect_ai.model import get_model
 
@@ -34,7 +35,7 @@ from touchline.evaluate.job import EvaluationJob, EvaluationProgress
 from touchline.evaluate.own_task import OwnTask, own_task
 from touchline.evaluate.provider import CONNECTIONS_LIMIT, connections_of
 from touchline.evaluate.records import Evaluated, log_file, make_record, require_scores
-from touchline.evaluate.weights import MERGE_FROM_ITEMS
+from touchline.spec.answer_batches import MERGE_FROM_ITEMS, shares_batches
 from touchline.spec.evaluation import EvaluationTask, decoding_text, errors_allowed
 from touchline.spec.experiment import EvaluateConfig, task_file_stem
 
@@ -44,35 +45,79 @@ def said(run: str, checkpoint: str, task: EvaluationTask | None = None) -> str:
     return f"{run} {checkpoint}" if task is None else f"{run} {checkpoint}/{task_file_stem(task.name)}"
 
 
-def answered(
-    job: EvaluationJob, task: EvaluationTask | None, engine: Engine, dtype: str, scratch: Path
-) -> tuple[Evaluated, EvalLog]:
-    """Run Inspect on a task. Return the evaluation and its log, read from the file.
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Asked:
+    """Checkpoint with one of its tasks."""
 
-    Raises:
-        RunsFailedError: Inspect ended with an error, or too many answers failed.
+    job: EvaluationJob
+    """Job of the checkpoint."""
+    task: EvaluationTask | None
+    """Further task; None for the run's own."""
+    own: OwnTask
+    """Task ready for evaluation."""
+
+    @property
+    def name(self) -> str:
+        """Name in progress lines."""
+        return said(self.job.config.run, self.job.name, self.task)
+
+    @property
+    def answers(self) -> int:
+        """Number of answers."""
+        return self.own.items * self.own.repeats
+
+    def shares_batches(self, dtype: str) -> bool:
+        """Return True if its answers share batches with others'. A user's task runs by itself, as its code expects."""
+        config = self.job.config
+        return not config.resolved(self.task).is_file and shares_batches(
+            self.answers, config.evaluate.batch_size, dtype
+        )
+
+
+def groups_of(asked: Sequence[Asked], dtype: str) -> list[list[Asked]]:
+    """Return what is answered together: several adapters of a base, or one alone.
+
+    Args:
+        asked: checkpoints and tasks, in order; at most `SHARING_EVALUATIONS` checkpoints.
+        dtype: dtype of the base.
     """
-    evaluate = job.config.evaluate
-    own = _prepared(job, task)
-    answers = own.items * own.repeats
-    engine.on_batch = EvaluationProgress(said(job.config.run, job.name, task), answers)
-    engine.on_batch(0)
+    groups: list[list[Asked]] = []
+    shared: list[list[Asked]] = []
+    for each in asked:
+        here = each.job.checkpoint
+        if not each.shares_batches(dtype):
+            groups.append([each])
+            continue
+        for group in shared:
+            others = [other.job.checkpoint for other in group]
+            if others[0].model.path == here.model.path and here.adapter not in [other.adapter for other in others]:
+                group.append(each)
+                break
+        else:
+            shared.append([each])
+            groups.append(shared[-1])
+    return groups
+
+
+def answered(group: Sequence[Asked], engine: Engine, dtype: str, scratch: Path) -> list[EvalLog]:
+    """Run Inspect on the tasks of a group. Return the log of each, read from its file."""
+    progress: dict[Path | None, EvaluationProgress] = {}
+    for each in group:
+        progress[each.job.checkpoint.adapter] = EvaluationProgress(each.name, each.answers)
+        progress[each.job.checkpoint.adapter](0)
+    engine.on_batch = lambda worn, count: progress[None if worn is None else worn.folder](count)
+    engine.expected = sum(each.answers for each in group) if len(group) > 1 else 0
     engine.batches.clear()
-    model = get_model(
-        f"touchline/{job.checkpoint.adapter or job.checkpoint.model.path}",
-        memoize=False,
-        batch_size=evaluate.batch_size,
-        dtype=dtype,
-        date=job.config.date,
-        merge=answers >= MERGE_FROM_ITEMS,
-    )
     # All items wait at once, as far as that is reasonable: then batches depend on the items alone, not on timing.
-    connections = max(connections_of(evaluate.batch_size), min(answers, CONNECTIONS_LIMIT))
-    own.config.max_connections = connections
-    with contextlib.chdir(own.folder):
-        (log,) = inspect_eval(
-            task_with(own.task, model=model, config=own.config),
-            model=model,
+    connections = max(
+        max(connections_of(each.job.config.evaluate.batch_size), min(each.answers, CONNECTIONS_LIMIT)) for each in group
+    )
+    tasks = [_with_model(each, dtype, connections) for each in group]
+    with contextlib.chdir(group[0].own.folder):
+        logs = inspect_eval(
+            tasks,
+            model=tasks[0].model,
+            max_tasks=len(group),
             max_samples=connections,
             display="none",
             log_dir=str(scratch),
@@ -83,28 +128,45 @@ def answered(
             log_images=False,
             ctl_server=False,
             score_display=False,
-            # Inspect stops as soon as more have failed than may; a number of answers, since it takes a share otherwise.
-            fail_on_error=errors_allowed(evaluate.max_error_rate, answers) + 1,
-            metadata=_metadata(job, task),
-            tags=["touchline", job.config.experiment, job.config.run, job.name],
         )
-    read = read_eval_log(log.location)
-    require_scores(read, evaluate.max_error_rate, answers)
-    evaluated = Evaluated(
-        config=job.config,
-        task=task,
-        checkpoint=job.name,
-        adapter_sha256=job.adapter_sha256,
-        decoding=decoding_text(
-            _effective(evaluate, own), engine.weights.dtype.dtype, max(engine.batches, default=None)
-        ),
-        repeats=own.repeats,
+    return [read_eval_log(log.location) for log in logs]
+
+
+def _with_model(asked: Asked, dtype: str, connections: int) -> Task:
+    """Return the task with its model and all that is recorded."""
+    job, own = asked.job, asked.own
+    evaluate, base = job.config.evaluate, own.task
+    own.config.max_connections = connections
+    model = get_model(
+        f"touchline/{job.checkpoint.adapter or job.checkpoint.model.path}",
+        memoize=False,
+        batch_size=evaluate.batch_size,
+        dtype=dtype,
+        date=job.config.date,
+        merge=asked.answers >= MERGE_FROM_ITEMS,
     )
-    return evaluated, read
+    return task_with(
+        base,
+        model=model,
+        config=own.config,
+        # Inspect stops as soon as more have failed than may; a number of answers, since it takes a share otherwise.
+        fail_on_error=float(errors_allowed(evaluate.max_error_rate, asked.answers) + 1),
+        metadata={**_metadata(job, asked.task), **(base.metadata or {})},
+        tags=["touchline", job.config.experiment, job.config.run, job.name, *(base.tags or [])],
+    )
 
 
-def _prepared(job: EvaluationJob, task: EvaluationTask | None) -> OwnTask:
-    """Return the task ready for evaluation."""
+def prepared(job: EvaluationJob, task: EvaluationTask | None) -> Asked:
+    """Return a job's task ready for evaluation.
+
+    Raises:
+        InputError: the task or its items cannot be read.
+        PlanDriftError: they are not those that were planned.
+    """
+    return Asked(job=job, task=task, own=_own(job, task))
+
+
+def _own(job: EvaluationJob, task: EvaluationTask | None) -> OwnTask:
     config = job.config
     asked = config.resolved(task)
     if asked.is_file:
@@ -142,11 +204,33 @@ def _metadata(job: EvaluationJob, task: EvaluationTask | None) -> dict[str, str 
     }
 
 
-def publish(job: EvaluationJob, evaluated: Evaluated, log: EvalLog) -> None:
+def publish(asked: Asked, log: EvalLog, engine: Engine, seconds: float) -> None:
     """Move the log into the run folder, then write the scores.
 
     A log or scores of other settings or weights are never replaced: the new ones get another name.
+
+    Args:
+        asked: evaluated checkpoint and task.
+        log: log, read from its file.
+        engine: engine that wrote the answers.
+        seconds: its share of the wall-clock time.
+
+    Raises:
+        RunsFailedError: Inspect ended with an error, or too many answers failed.
     """
+    job, own, evaluate = asked.job, asked.own, asked.job.config.evaluate
+    require_scores(log, evaluate.max_error_rate, asked.answers)
+    evaluated = Evaluated(
+        config=job.config,
+        task=asked.task,
+        checkpoint=job.name,
+        adapter_sha256=job.adapter_sha256,
+        decoding=decoding_text(
+            _effective(evaluate, own), engine.weights.dtype.dtype, max(engine.batches, default=None)
+        ),
+        repeats=own.repeats,
+        seconds=seconds,
+    )
     folder = inside(job.folder, EVALUATIONS_FOLDER)
     made = log_file(log)
     name = _free_name(folder, job, evaluated)

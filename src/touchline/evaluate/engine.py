@@ -2,10 +2,10 @@
 
 Requests are collected until no new one arrives for a moment, then sorted into batches: one adapter, one decoding,
 longest prompts first, the active adapter first. Adapters whose requests do not fill a batch share batches where they
-can (`Weights.shares_batches`). A batch has at most `batch_size` prompts, and at most as many tokens
-as memory is likely to hold; one that does not fit is halved. The keys and values of the prompts' common prefix are
-computed once for all batches of an adapter. Decoding is greedy or uses a random stream per request, so in float32
-batching does not change an answer; in bfloat16 it may (docs/measurements.md).
+can (`Weights.shares_batches`). A batch has at most `batch_size` prompts, and at most as many tokens as memory is likely
+to hold; one that does not fit is halved. The keys and values of the prompts' common prefix are computed once for all
+batches of an adapter. Decoding is greedy or uses a random stream per request, so in float32 batching does not change an
+answer; in bfloat16 it may (docs/measurements.md).
 """
 
 from __future__ import annotations

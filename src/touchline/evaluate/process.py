@@ -1,8 +1,9 @@
 """Evaluation process: the jobs of one request, in order, on one loaded base.
 
 For each job Inspect runs the run's task and its further tasks with our provider, and writes each log into a scratch
-folder. A successful log with few enough errors is renamed into the run's eval/ folder, then its scores are written
-beside it: a task with scores is finished and not repeated, even after a kill at any moment.
+folder. Jobs with few items run at once, so that their answers share batches. A successful log with few enough errors is
+renamed into the run's eval/ folder, then its scores are written beside it: a task with scores is finished and not
+repeated, even after a kill at any moment.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -21,11 +22,15 @@ from pydantic import TypeAdapter, ValidationError
 from touchline.core.errors import HostError, InputError, PolicyError, RunsFailedError, TouchlineError
 from touchline.core.files import disk_errors, inside, read_text_bounded, try_lock
 from touchline.data.evaluations import finished_task
-from touchline.evaluate.answering import answered, publish, said
+from touchline.evaluate.answering import Asked, answered, groups_of, prepared, publish, said
 from touchline.evaluate.engine import Engine
 from touchline.evaluate.general import score_general
 from touchline.evaluate.job import EvaluationJob, resolve_job, say
 from touchline.evaluate.provider import release_engines, shared_engine
+from touchline.evaluate.records import seconds_of
+from touchline.evaluate.weights import pick_device, pick_dtype
+from touchline.spec.answer_batches import SHARING_EVALUATIONS
+from touchline.spec.evaluation import EvaluationTask
 
 SCRATCH = Path(".touchline", "evaluating")
 _LOCK_SUFFIX = ".lock"
@@ -133,18 +138,13 @@ def evaluate(experiment: Path, request: EvaluationRequest) -> None:
     faults: list[TouchlineError] = []
     whole: list[RequestedJob] = []
     with scratch_folder(experiment) as scratch:
-        for wanted in request.jobs:
-            try:
-                found = _do(experiment, wanted, request.dtype, scratch)
-            except HostError:
-                raise
-            except TouchlineError as error:
-                found = {said(wanted.run, wanted.checkpoint): error}
-            for name, fault in found.items():
-                failed.append(name)
-                faults.append(fault)
-                say(f"{name}: failed: {fault.message}")
-            whole += [] if found else [wanted]
+        jobs = tuple(dict.fromkeys(request.jobs))
+        for start in range(0, len(jobs), SHARING_EVALUATIONS):
+            some = jobs[start : start + SHARING_EVALUATIONS]
+            for wanted, found in _do(experiment, some, request.dtype, scratch).items():
+                failed += found
+                faults += found.values()
+                whole += [] if found else [wanted]
         # The harness loads the model by itself, and there may be no room for both.
         release_engines()
         for wanted in whole:
@@ -164,34 +164,70 @@ def evaluate(experiment: Path, request: EvaluationRequest) -> None:
         )
 
 
-def _do(experiment: Path, wanted: RequestedJob, dtype: str, scratch: Path) -> dict[str, TouchlineError]:
-    """Run the unfinished tasks of one job. Return errors by task name."""
+_Failed = dict[RequestedJob, dict[str, TouchlineError]]
+_Place = tuple[RequestedJob, EvaluationTask | None]
+
+
+def _do(experiment: Path, requested: Sequence[RequestedJob], dtype: str, scratch: Path) -> _Failed:
+    """Run the unfinished tasks of jobs. Return each job's errors by task name, which were printed."""
+    failed: _Failed = {wanted: {} for wanted in requested}
+    places: dict[Asked, _Place] = {}
+    with ExitStack() as locks:
+        held: set[str] = set()
+        for wanted in requested:
+            with _noting(failed, (wanted, None)):
+                job, tasks = _unfinished(experiment, wanted)
+                if tasks and wanted.run not in held:
+                    locks.callback(os.close, _lock(scratch.parent, wanted.run))
+                    held.add(wanted.run)
+                for task in tasks:
+                    with _noting(failed, (wanted, task)):
+                        places[prepared(job, task)] = wanted, task
+        for group in groups_of(list(places), pick_dtype(dtype, pick_device("auto")).dtype):
+            with _noting(failed, *(places[each] for each in group)):
+                engine = _engine(group[0].job, dtype)
+                logs = answered(group, engine, dtype, scratch)
+                seconds = seconds_of(logs) / sum(each.answers for each in group)
+                for each, log in zip(group, logs, strict=True):
+                    with _noting(failed, places[each]):
+                        publish(each, log, engine, seconds * each.answers)
+    return failed
+
+
+@contextmanager
+def _noting(failed: _Failed, *places: _Place) -> Iterator[None]:
+    """Print and collect an error for each task that it stops; one of the machine is passed on."""
+    try:
+        yield
+    except HostError:
+        raise
+    except TouchlineError as error:
+        for wanted, task in places:
+            name = said(wanted.run, wanted.checkpoint, task)
+            failed[wanted][name] = error
+            say(f"{name}: failed: {error.message}")
+
+
+def _unfinished(experiment: Path, wanted: RequestedJob) -> tuple[EvaluationJob, list[EvaluationTask | None]]:
+    """Return a job and its unfinished tasks."""
     folder = inside(experiment, wanted.run)
     job = resolve_job(folder, wanted.checkpoint)
-    todo = [
+    tasks = [
         task
         for task in (None, *job.config.tasks)
         if finished_task(folder, job.config, task, job.name, job.adapter_sha256) is None
     ]
-    if not todo:
+    if not tasks:
         say(f"{wanted.run} {wanted.checkpoint}: finished already")
-        return {}
-    lock = try_lock(inside(scratch.parent, f"{wanted.run}.job"))
+    return job, tasks
+
+
+def _lock(parent: Path, run: str) -> int:
+    """Return the lock of a run's evaluation."""
+    lock = try_lock(inside(parent, f"{run}.job"))
     if lock is None:
-        raise PolicyError(f"{wanted.run} is being evaluated by another process", hint="wait until that one has ended")
-    failed: dict[str, TouchlineError] = {}
-    try:
-        engine = _engine(job, dtype)
-        for task in todo:
-            try:
-                publish(job, *answered(job, task, engine, dtype, scratch))
-            except HostError:
-                raise
-            except TouchlineError as error:
-                failed[said(wanted.run, wanted.checkpoint, task)] = error
-    finally:
-        os.close(lock)
-    return failed
+        raise PolicyError(f"{run} is being evaluated by another process", hint="wait until that one has ended")
+    return lock
 
 
 def _engine(job: EvaluationJob, dtype: str) -> Engine:

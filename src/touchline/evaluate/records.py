@@ -43,6 +43,8 @@ class Evaluated:
     """Decoding settings in words."""
     repeats: int
     """Answers per item."""
+    seconds: float
+    """Wall-clock time, or its share of that of evaluations answered together."""
 
     @property
     def name(self) -> str:
@@ -132,7 +134,7 @@ def make_record(evaluated: Evaluated, log: EvalLog, path: Path, name: str) -> Ev
         data_sha256=data_sha256,
         settings_sha256=settings_sha256(config, task),
         decoding=evaluated.decoding,
-        seconds=_seconds(log),
+        seconds=evaluated.seconds,
         samples=samples,
         score=score,
         repeats=evaluated.repeats,
@@ -197,8 +199,10 @@ def _score(sample: EvalSample, *, reads_labels: bool) -> SampleScore:
     )
 
 
-def _seconds(log: EvalLog) -> float:
-    """Return the wall-clock time from the first to the last item, without model loading."""
-    begun = datetime.datetime.fromisoformat(log.stats.started_at)
-    ended = datetime.datetime.fromisoformat(log.stats.completed_at)
-    return (ended - begun).total_seconds()
+def seconds_of(logs: Sequence[EvalLog]) -> float:
+    """Return the wall-clock time from the first to the last item of logs, without model loading; 0 without items."""
+    spans = [(log.stats.started_at, log.stats.completed_at) for log in logs]
+    times = [[datetime.datetime.fromisoformat(each) for each in span] for span in spans if all(span)]
+    if not times:
+        return 0.0
+    return (max(ended for _, ended in times) - min(begun for begun, _ in times)).total_seconds()
