@@ -64,6 +64,20 @@ def test_more_of_anything_takes_longer() -> None:
     assert long.high > 2 * short.high
 
 
+def test_batches_shared_with_other_evaluations_lower_the_lower_end_alone() -> None:
+    """Five evaluations with 16 items each need two batches of 64: two fifths of a batch for each."""
+    work = expected_answers(
+        PROMPTS, WORDS, 38, samples=16, batch_size=64, max_new_tokens=24, trained=True, shares_batches=True
+    )
+    by_itself = answers(samples=16)
+    assert (work.least.batches, work.usual.batches) == (2 / 5, 1)
+    assert work.least.tokens == by_itself.least.tokens
+    machine, setup = cpu_machine("AMD EPYC", 2), lora(SMOL, backend="peft")
+    shared, single = seconds(work, machine, setup), seconds(by_itself, machine, setup)
+    assert shared.low < single.low
+    assert (shared.value, shared.high) == (single.value, single.high)
+
+
 def test_nothing_is_faster_than_the_device_can_be() -> None:
     """Each new token reads every weight once, and each position is multiplied with every weight."""
     peak, bandwidth = 989e12, 3.35e12

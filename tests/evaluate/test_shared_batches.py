@@ -73,7 +73,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Pa
         for seed, (name, settings) in enumerate(ADAPTERS.items()):
             base = AutoModelForCausalLM.from_pretrained(root / "base", dtype=torch.float32)
             torch.manual_seed(seed)
-            adapted = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", **settings))  # type: ignore[arg-type]
+            adapted = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", **settings))
             for key, parameter in adapted.named_parameters():
                 if "lora_A" in key or "lora_B" in key:
                     parameter.data = torch.randn_like(parameter) * 0.3
@@ -252,13 +252,13 @@ def test_an_adapter_that_cannot_be_loaded_fails_its_own_requests_alone(
 
 
 @pytest.mark.parametrize("family", ["llama"], indirect=True)
-def test_requests_that_fill_a_batch_do_not_share_it(setup: Setup) -> None:
-    """Six prompts each in batches of four: as if each adapter were asked by itself."""
+def test_requests_that_fill_more_than_half_a_batch_do_not_share_it(setup: Setup) -> None:
+    """Six prompts each in batches of eleven: as if each adapter were asked by itself."""
     engine, adapters = setup
     worn = [None, adapters["rank2"]]
     engine.batches.clear()
-    ask(engine, worn, replace(DECODING, batch_size=4))
-    assert engine.batches == [4, 2, 4, 2]
+    ask(engine, worn, replace(DECODING, batch_size=11))
+    assert engine.batches == [6, 6]
 
 
 @pytest.mark.parametrize("family", ["llama"], indirect=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from touchline.spec.answer_batches import batch_limits
+from touchline.spec.answer_batches import BatchSize, batch_limits, shares_batches
 
 pytestmark = pytest.mark.planning
 
@@ -30,3 +30,20 @@ def test_a_gpu_takes_what_its_memory_holds() -> None:
     assert large.rows("auto", 100) == 512
     assert small.rows("auto", 1000) == 16
     assert batch_limits(0, bytes_per_token).rows("auto", 10) == 1
+
+
+@pytest.mark.parametrize(
+    ("answers", "batch_size", "dtype", "expected"),
+    [
+        (16, 64, "float32", True),
+        (32, 64, "float32", True),
+        (33, 64, "float32", False),
+        (16, 30, "float32", False),
+        (32, "auto", "float32", True),
+        (33, "auto", "float32", False),
+        (16, 64, "bfloat16", False),
+    ],
+)
+def test_few_answers_in_float32_share_batches(answers: int, batch_size: BatchSize, dtype: str, expected: bool) -> None:
+    """At most half a batch, and few; never where the size of a batch changes answers."""
+    assert shares_batches(answers, batch_size, dtype) is expected

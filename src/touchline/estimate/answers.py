@@ -29,6 +29,7 @@ from touchline.estimate.points import TimePoint
 from touchline.estimate.residuals import half_width
 from touchline.estimate.time import seconds_of_work
 from touchline.estimate.work import StepWork
+from touchline.spec.answer_batches import SHARING_EVALUATIONS
 
 _PRODUCT = 2
 """Operations of a multiplication and its addition."""
@@ -52,16 +53,18 @@ class AnswerWork:
     """Tokens of the longest answer of a batch, which is the number of generating forward passes."""
     answer_tokens: float
     """Mean tokens per answer."""
+    together: int = 1
+    """Number of such evaluations that share batches."""
 
     @property
-    def batches(self) -> int:
-        """Return the number of batches."""
-        return -(-self.samples // max(1, min(self.batch_size, self.samples)))
+    def batches(self) -> float:
+        """Return the number of batches; a share where others share them."""
+        return -(-self.samples * self.together // max(1, self.batch_size)) / self.together
 
     @property
     def forwards(self) -> float:
         """Return the forward passes over all batches. The first token comes with the prompt."""
-        return (self.prefix_tokens > 0) + self.batches * (1 + max(self.passes - 1, 0))
+        return (self.prefix_tokens > 0) / self.together + self.batches * (1 + max(self.passes - 1, 0))
 
     @property
     def tokens(self) -> float:
@@ -84,7 +87,7 @@ class Answers:
     usual: AnswerWork
     """Prediction."""
     least: AnswerWork
-    """Every answer is as long as the data's."""
+    """Every answer is as long as the data's, and as many evaluations share batches as may."""
     most: AnswerWork
     """Some answer of each batch reaches the limit."""
 
@@ -98,6 +101,7 @@ def expected_answers(
     batch_size: int,
     max_new_tokens: int,
     trained: bool,
+    shares_batches: bool = False,
 ) -> Answers:
     """Return the work of evaluating a checkpoint, from the token lengths of the data.
 
@@ -109,12 +113,13 @@ def expected_answers(
         batch_size: prompts side by side.
         max_new_tokens: the longest answer that is allowed.
         trained: whether the model has learned how long an answer is; the base writes until the limit.
+        shares_batches: whether other evaluations of the base may share its batches.
     """
     mean = min(float(answer.mean()), max_new_tokens)
     longest = min(float(np.quantile(answer, 1 - 0.5 / max(1, min(batch_size, samples)))), max_new_tokens)
     rest = max(float(prompt.mean()) - prefix, 1.0)
 
-    def work(passes: float, tokens: float) -> AnswerWork:
+    def work(passes: float, tokens: float, together: int = 1) -> AnswerWork:
         return AnswerWork(
             samples=samples,
             batch_size=batch_size,
@@ -122,12 +127,13 @@ def expected_answers(
             prompt_tokens=rest,
             passes=passes,
             answer_tokens=min(tokens, passes),
+            together=together,
         )
 
     limit = float(max_new_tokens)
     return Answers(
         usual=work(longest, mean) if trained else work(limit, (mean + limit) / 2),
-        least=work(longest if trained else mean, mean),
+        least=work(longest if trained else mean, mean, SHARING_EVALUATIONS if shares_batches else 1),
         most=work(limit, _RAMBLING * mean if trained else limit),
     )
 
@@ -177,8 +183,8 @@ def answering_seconds(
         unit="s",
         low=max(value - below, 0.0),
         high=value + above,
-        method=f"{work.samples:,} answers in {work.batches:,} batches of about {work.passes:.0f} new tokens; {basis}; "
-        "no evaluation of this model was measured on this machine",
+        method=f"{work.samples:,} answers in {work.batches:,.0f} batches of about {work.passes:.0f} new tokens; "
+        f"{basis}; no evaluation of this model was measured on this machine",
         rung=EvidenceLevel.SAME_STACK if names else EvidenceLevel.NOTHING,
         evidence=names,
         extrapolated=setup.shape.extrapolated is not None,

@@ -1,11 +1,11 @@
 """Request queue with one worker thread per base, shared by all models open in Inspect.
 
 Requests are collected until no new one arrives for a moment, then sorted into batches: one adapter, one decoding,
-longest prompts first, the active adapter first. Adapters whose requests do not fill a batch share batches where they
-can (`Weights.shares_batches`). A batch has at most `batch_size` prompts, and at most as many tokens as memory is likely
-to hold; one that does not fit is halved. The keys and values of the prompts' common prefix are computed once for all
-batches of an adapter. Decoding is greedy or uses a random stream per request, so in float32 batching does not change an
-answer; in bfloat16 it may (docs/measurements.md).
+longest prompts first, the active adapter first. Adapters with few requests share batches where they can. A batch has at
+most `batch_size` prompts, and at most as many tokens as memory is likely to hold; one that does not fit is halved. The
+keys and values of the prompts' common prefix are computed once for all batches of an adapter. Decoding is greedy or
+uses a random stream per request, so in float32 batching does not change an answer; in bfloat16 it may
+(docs/measurements.md).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from touchline.evaluate.decoding import (
 )
 from touchline.evaluate.sampling import Drawing, Sampling
 from touchline.evaluate.weights import ActiveAdapter, Weights
-from touchline.spec.answer_batches import SHARING_EVALUATIONS, BatchLimits, BatchSize
+from touchline.spec.answer_batches import SHARING_EVALUATIONS, BatchLimits, BatchSize, shares_batches
 
 LOG = logging.getLogger("touchline.evaluate")
 
@@ -213,12 +213,13 @@ class Engine:
         return batches
 
     def _shared(self, groups: _Groups) -> _Groups:
-        """Join the groups of adapters whose requests do not fill a batch, where these can be active together."""
+        """Join the groups of adapters with few requests, where these can be active together."""
         found: _Groups = {}
         small: dict[Decoding, list[ActiveAdapter | None]] = {}
         for ((worn,), decoding, images), requests in groups.items():
             rows = self.limits.rows(decoding.batch_size, max(map(_tokens, requests)))
-            if not images and len(requests) < rows and self.weights.shares_batches(worn):
+            few = shares_batches(len(requests), rows, self.weights.dtype.dtype)
+            if few and not images and self.weights.can_share(worn):
                 small.setdefault(decoding, []).append(worn)
             else:
                 found[(worn,), decoding, images] = requests

@@ -32,7 +32,7 @@ from touchline.estimate.run_time import (
 from touchline.estimate.time import in_data_parallel, seconds_per_step
 from touchline.estimate.work import StepWork, work_of_forecast
 from touchline.plan.totals import sum_quantities
-from touchline.spec.answer_batches import batch_limits
+from touchline.spec.answer_batches import batch_limits, shares_batches
 from touchline.spec.experiment import EvaluateConfig, TrainConfig
 
 
@@ -241,6 +241,9 @@ def _evaluation(
         batch_size=_answered_together(setup, evaluate, lengths, machine),
         max_new_tokens=evaluate.max_new_tokens,
         trained=train is not None,
+        shares_batches=shares_batches(
+            course.evaluated_samples // (1 + len(evaluate.tasks)), evaluate.batch_size, setup.base_dtype
+        ),
     )
     one = answering_seconds(setup, answers, machine=machine.whole, points=points)
     return one if isinstance(one, Missing) else times_over(one, count).quantity()

@@ -10,6 +10,8 @@ BatchSize = int | Literal["auto"]
 
 MERGE_FROM_ITEMS = 100
 """Number of answers from which merging an adapter into the weights pays; measurements: `touchline.evaluate.weights`."""
+_FEW_ANSWERS = 32
+"""Number of answers up to which sharing batches pays; measurements: `touchline.evaluate.weights`."""
 SHARING_EVALUATIONS = 5
 """Maximum number of evaluations of one base whose answers share batches."""
 _CPU_ROWS, _GPU_ROWS = 128, 512
@@ -42,11 +44,11 @@ class BatchLimits:
 def shares_batches(answers: int, batch_size: BatchSize, dtype: str) -> bool:
     """Return True if the answers of an evaluation share batches with those of other adapters of the base.
 
-    They do where they neither fill a batch nor pay for merging, and only in float32: in bfloat16 an answer depends on
-    the size of its batch, so it would depend on which runs are evaluated together.
+    They do where they are few and fill at most half a batch, and only in float32: in bfloat16 an answer depends on the
+    size of its batch, so it would depend on which runs are evaluated together.
     """
-    most = MERGE_FROM_ITEMS if batch_size == "auto" else min(batch_size, MERGE_FROM_ITEMS)
-    return dtype == "float32" and answers < most
+    half = (_CPU_ROWS if batch_size == "auto" else batch_size) // 2
+    return dtype == "float32" and answers <= min(half, _FEW_ANSWERS)
 
 
 def batch_limits(free_bytes: float | None, bytes_per_token: float) -> BatchLimits:
