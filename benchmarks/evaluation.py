@@ -2,11 +2,14 @@
 
     python benchmarks/evaluation.py [--model FOLDER] [--items 300] [--rounds 3] [--dtype float32]
     python benchmarks/evaluation.py --batches 1 16 64 [--items 300] [--dtype bfloat16]
+    python benchmarks/evaluation.py --shared 8 16 32 [--rounds 2]
 
 Each round evaluates the control and all adapters by `python -m touchline.evaluate`, then each by Inspect's command line
 with its provider `hf` at its defaults, greedy; every second round in the opposite order. Wall-clock and CPU seconds of
 the commands. Answers are compared item by item: in float32 a different one exits with 1, in bfloat16 they are counted.
 With `--batches` only our loop runs, and the answers at each batch size are compared with those at the first one.
+With `--shared` the control and all adapters answer so many items each in float32, in common batches, then one adapter
+after the other; CPU seconds of one thread. A different answer exits with 1.
 """
 
 from __future__ import annotations
@@ -32,6 +35,7 @@ from touchline.core.files import sha256_file
 from touchline.data.datasets import load_dataset
 from touchline.data.metrics import ExportMarker, SavedFile
 from touchline.data.models import load_model, load_renderer
+from touchline.data.rendering.chat import ChatRenderer
 from touchline.data.user_config import load_settings
 from touchline.data.words import load_words
 from touchline.spec.evaluation import EvaluationConfig, PlannedModel
@@ -40,6 +44,7 @@ from touchline.spec.write import to_yaml
 
 RANKS = (4, 8, 16, 32)
 NEW_TOKENS = 12
+BATCH_SIZE = 64
 DATE = "2026-01-02"
 PROMPT = "Capitalize the given word: {input}"
 DIGEST = "d" * 64
@@ -219,6 +224,64 @@ def compare_sides(root: Path, options: argparse.Namespace) -> int:
     return 1 if unequal and options.dtype == "float32" else 0
 
 
+def rendered(model: Path, items: int) -> tuple[ChatRenderer, list[tuple[int, ...]]]:
+    """Return the renderer of a model and the tokens of its prompts."""
+    renderer = load_renderer(load_model(str(model), model.parent), DATE)
+    turns = [[Message(role="user", content=PROMPT.format(input=word))] for word in some_words(items)]
+    return renderer, [renderer.encode(renderer.prompt_text(each)) for each in turns]
+
+
+def compare_shared(root: Path, options: argparse.Namespace) -> int:
+    """Compare common batches of all adapters with batches of each. Return the exit code."""
+    import torch
+
+    from touchline.evaluate.decoding import Generation
+    from touchline.evaluate.engine import Decoding, Engine, Request
+    from touchline.evaluate.weights import ActiveAdapter, Weights, pick_dtype
+
+    torch.set_num_threads(1)
+    for rank in RANKS:
+        write_adapter(options.model, root / f"rank{rank}" / "epoch_0", rank)
+    device = torch.device("cpu")
+    engine = Engine(Weights(str(options.model), pick_dtype("float32", device), device))
+    renderer, prompts = rendered(options.model, max(options.shared))
+    decoding = Decoding(
+        max_new_tokens=NEW_TOKENS, stop_ids=renderer.stop_ids, pad_id=renderer.pad_id, batch_size=BATCH_SIZE
+    )
+    adapters = [ActiveAdapter(folder=root / f"rank{rank}" / "epoch_0", merged=False) for rank in RANKS]
+
+    def answer(worn: list[ActiveAdapter | None], items: int) -> list[Generation]:
+        engine.expected = len(worn) * items
+        futures = [
+            engine.submit(Request(worn=each, prompt=prompt, decoding=decoding))
+            for each in worn
+            for prompt in prompts[:items]
+        ]
+        return [future.result() for future in futures]
+
+    faults = 0
+    everyone = [None, *adapters]
+    answer(everyone, 1)
+    for items in options.shared:
+        for turn in range(options.rounds):
+            spent: dict[str, float] = {}
+            found: dict[str, list[Generation]] = {}
+            for way in ("shared", "alone") if turn % 2 == 0 else ("alone", "shared"):
+                begun = time.process_time()
+                groups = [everyone] if way == "shared" else [[each] for each in everyone]
+                found[way] = [each for group in groups for each in answer(group, items)]
+                spent[way] = time.process_time() - begun
+            unequal = sum(a != b for a, b in zip(found["shared"], found["alone"], strict=True))
+            faults += unequal
+            print(
+                f"{items} items: {spent['shared']:.1f} s shared, {spent['alone']:.1f} s alone, "
+                f"ratio {spent['shared'] / spent['alone']:.2f}; {unequal} of {len(found['alone'])} answers differ",
+                flush=True,
+            )
+    engine.close()
+    return 1 if faults else 0
+
+
 def compare_batches(root: Path, options: argparse.Namespace) -> int:
     """Count the answers of the base and an adapter that depend on the batch size. Return the exit code."""
     import torch
@@ -229,9 +292,7 @@ def compare_batches(root: Path, options: argparse.Namespace) -> int:
     write_adapter(options.model, root / "rank8" / "epoch_0", 8)
     device = torch.device("cpu")
     weights = Weights(str(options.model), pick_dtype(options.dtype, device), device)
-    renderer = load_renderer(load_model(str(options.model), options.model.parent), DATE)
-    turns = [[Message(role="user", content=PROMPT.format(input=word))] for word in some_words(options.items)]
-    prompts = [renderer.encode(renderer.prompt_text(each)) for each in turns]
+    renderer, prompts = rendered(options.model, options.items)
     prompts.sort(key=lambda each: (-len(each), each))
     faults = 0
     for name, worn in (("base", None), ("rank 8", ActiveAdapter(folder=root / "rank8" / "epoch_0", merged=True))):
@@ -264,9 +325,10 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--batches", type=int, nargs="+")
+    parser.add_argument("--shared", type=int, nargs="+")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        compare = compare_batches if options.batches else compare_sides
+        compare = compare_batches if options.batches else compare_shared if options.shared else compare_sides
         return compare(Path(name), options)
 
 
