@@ -47,6 +47,7 @@ ADAPTERS = {
     "rank2": {"r": 2, "lora_alpha": 4, "target_modules": ATTENTION},
     "rank8": {"r": 8, "lora_alpha": 8, "target_modules": ALL_LINEAR},
     "rslora": {"r": 4, "lora_alpha": 4, "target_modules": ALL_LINEAR, "use_rslora": True},
+    "embedding": {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "embed_tokens"]},
     "dora": {"r": 4, "lora_alpha": 8, "target_modules": ALL_LINEAR, "use_dora": True},
 }
 DECODING = Decoding(max_new_tokens=8, stop_ids=frozenset({2}), pad_id=0, batch_size=16)
@@ -75,7 +76,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Pa
             torch.manual_seed(seed)
             adapted = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", **settings))
             for key, parameter in adapted.named_parameters():
-                if "lora_A" in key or "lora_B" in key:
+                if any(part in key for part in ("lora_A", "lora_B", "lora_embedding")):
                     parameter.data = torch.randn_like(parameter) * 0.3
             adapted.save_pretrained(root / name)
         made[family] = root / "base", {name: ActiveAdapter(folder=root / name, merged=False) for name in ADAPTERS}
@@ -160,6 +161,18 @@ def test_dora_stays_by_itself(setup: Setup) -> None:
     engine.batches.clear()
     assert ask(engine, worn) == expected
     assert sorted(engine.batches) == [6, 12]
+
+
+@pytest.mark.parametrize("family", ["llama"], indirect=True)
+def test_an_adapter_of_the_embedding_stays_by_itself(setup: Setup) -> None:
+    """Only linear layers get rows with all their tokens; that is seen when it is made active, and leaves no trace."""
+    engine, adapters = setup
+    worn = [None, adapters["embedding"], adapters["rank8"]]
+    expected = alone(engine, worn)
+    engine.batches.clear()
+    assert ask(engine, worn) == expected
+    assert different(expected) == len(worn)
+    assert alone(engine, worn) == expected
 
 
 def test_rows_leave_the_batch_when_they_end(setup: Setup) -> None:

@@ -4,7 +4,7 @@ Prompts of one task share a prefix (chat preamble, instruction), so its keys and
 the batch, which is exact. Finished rows leave the batch, and logits are computed for the last position only. The rest
 is left-padded: padding lies between the shared prefix and each prompt's rest, is masked, and has no position. A prefix
 that several batches share can be given with its keys and values. Rows may belong to different variants of the model
-(adapters); each variant has its own prefix, and is told which rows a forward pass holds.
+(adapters), each with its own prefix; before each forward pass a function gets the variant of each row.
 
 A function picks the next tokens, so sampled answers (`touchline.evaluate.sampling`) use the same loop. Not supported:
 beams, encoder-decoder models, models whose cache cannot be indexed by row (state-space models).

@@ -170,7 +170,12 @@ class Weights:
         self._take_off()
         first, *others = worn
         if others:
-            self._stack([None if each is None else self._load(each.folder) for each in worn])
+            names = [None if each is None else self._load(each.folder) for each in worn]
+            try:
+                self._stack(names)
+            except BaseException:
+                self._take_off()
+                raise
         elif first is not None:
             self._put_on(first)
         else:
