@@ -35,6 +35,7 @@ from touchline.evaluate.job import EvaluationJob, EvaluationProgress
 from touchline.evaluate.own_task import OwnTask, own_task
 from touchline.evaluate.provider import CONNECTIONS_LIMIT, connections_of
 from touchline.evaluate.records import Evaluated, log_file, make_record, require_scores
+from touchline.evaluate.weights import ActiveAdapter
 from touchline.spec.answer_batches import MERGE_FROM_ITEMS, shares_batches
 from touchline.spec.evaluation import EvaluationTask, decoding_text, errors_allowed
 from touchline.spec.experiment import EvaluateConfig, task_file_stem
@@ -105,7 +106,13 @@ def answered(group: Sequence[Asked], engine: Engine, dtype: str, scratch: Path) 
     for each in group:
         progress[each.job.checkpoint.adapter] = EvaluationProgress(each.name, each.answers)
         progress[each.job.checkpoint.adapter](0)
-    engine.on_batch = lambda worn, count: progress[None if worn is None else worn.folder](count)
+
+    def count(worn: ActiveAdapter | None, answers: int) -> None:
+        # A task may also ask other models of the base, to grade answers.
+        if (own := progress.get(None if worn is None else worn.folder)) is not None:
+            own(answers)
+
+    engine.on_batch = count
     engine.expected = sum(each.answers for each in group) if len(group) > 1 else 0
     engine.batches.clear()
     # All items wait at once, as far as that is reasonable: then batches depend on the items alone, not on timing.
