@@ -37,6 +37,7 @@ _VERBS += (
     "report",
     "compare",
     "export",
+    "publish",
     "clean",
     "demo",
     "estimate",

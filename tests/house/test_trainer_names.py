@@ -40,6 +40,7 @@ ALLOWED = {
     ("evaluate/checkpoint.py", "peft"): "the library",
     ("evaluate/general.py", "peft"): "the library's argument",
     ("evaluate/records.py", "peft"): "the library",
+    ("report/model_card.py", "peft"): "the library",
     ("run/doctor.py", "peft"): "the library",
     ("run/doctor_host.py", "peft"): "the library",
     ("run/environments.py", "peft"): "the library",

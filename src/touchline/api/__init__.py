@@ -15,6 +15,7 @@
     report    run folders                 -> RESULTS.md, report.html       also for folders of other tools
     compare   experiments                 -> paired differences
     export    metrics.jsonl               -> a tracker                     TensorBoard, W&B, trackio, MLflow
+    publish   a finished run              -> a folder for the Hub          weights and model card; uploads nothing
     clean     an experiment               -> files safe to delete          deletes only with `delete`
     demo      nothing                     -> a finished small experiment
 
@@ -49,7 +50,7 @@ from touchline.api.history import (
     history_rebuild,
     history_show,
 )
-from touchline.api.outcomes import analyses, clean, compare, data_audit, export, logs, report, results
+from touchline.api.outcomes import analyses, clean, compare, data_audit, export, logs, publish, report, results
 from touchline.api.sizing import (
     estimate,
     optimize,
@@ -121,6 +122,7 @@ __all__ = [
     "place",
     "place_experiment",
     "probe",
+    "publish",
     "report",
     "results",
     "selftest",

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from touchline.lint.audited import DataAudit
     from touchline.lint.local.audit import AuditRequest
     from touchline.report.compared import ComparedExperiments
+    from touchline.report.local.publishing import Published, PublishRequest
     from touchline.report.local.reporting import ReportFiles
     from touchline.report.trackers.protocol import Export
     from touchline.results.cleaning import Cleaned
@@ -179,6 +180,28 @@ def export(
     from touchline.report.trackers.exporting import export_runs
 
     return export_runs(read_planned(source), tracker, directory=directory, only=only, on_progress=on_progress)
+
+
+def publish(
+    source: Path, settings: UserConfig, *, run: str | None = None, request: PublishRequest | None = None
+) -> Published:
+    """Write a folder for the Hugging Face Hub: a verified checkpoint and its model card. Upload nothing.
+
+    Args:
+        source: experiment.yaml, its folder, or the run's folder.
+        settings: folders of models and caches, which no published file may name.
+        run: the run, if `source` is not its folder.
+        request: folder, checkpoint, license and ids (default: the last checkpoint, in the experiment's folder).
+
+    Raises:
+        InputError: there is no such run or checkpoint, or an option is wrong.
+        PolicyError: the run is not finished, its checkpoint is not valid, the folder exists, or a file names this
+            machine or its user.
+        HostError: the folder cannot be written.
+    """
+    from touchline.report.local.publishing import PublishRequest, publish_run
+
+    return publish_run(source, run, settings, request or PublishRequest())
 
 
 def clean(

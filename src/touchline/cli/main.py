@@ -47,6 +47,7 @@ from touchline.cli.output import (
 )
 from touchline.cli.packing import pack_app
 from touchline.cli.placing import RENAMED_OPTIMIZE, RENAMED_PLACE, optimize, place
+from touchline.cli.publishing import publish
 from touchline.cli.reporting import report
 from touchline.cli.selftesting import selftest
 from touchline.cli.starting import init
@@ -408,7 +409,7 @@ def _say_report(source: Path, json: bool) -> None:
 
 _COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     EXPERIMENT: (init, demo, check, plan, prepare, run, resume, evaluate, clean),
-    LOOK: (status, logs, results, report, compare, collect, export),
+    LOOK: (status, logs, results, report, compare, collect, export, publish),
     CLUSTER: (submit, cancel, place, doctor, selftest),
     EVIDENCE: (estimate, probe, optimize),
 }

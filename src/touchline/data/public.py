@@ -12,9 +12,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
+from pathlib import PurePath
 
 from touchline.core.json_text import parse_json
 from touchline.core.near import near_names
+from touchline.data.hub import is_hub_id
 
 _FILE = "public_models.json"
 _WITHOUT = frozenset({"instruct", "base", "chat", "it", "pt", "hf"})
@@ -23,6 +25,8 @@ _DYNAMIC = "-unsloth-bnb-4bit"
 """End of the name of a 4-bit model on the Hub that is partly in 16 bits."""
 _QUANTISED = re.compile(rf"(?:{_DYNAMIC}|-bnb-4bit)$", re.IGNORECASE)
 """Name parts of models on the Hub whose weights are stored in 4 bits by bitsandbytes."""
+_CACHED = re.compile(r"/models--([^/]+?)--([^/]+)/snapshots/")
+"""Folder of a model in the cache of huggingface_hub."""
 _BUILDER = re.compile(r"(?:\w+\.models\.\w+\.)?(?:q?lora_)?(\w+)")
 
 
@@ -84,6 +88,21 @@ def public_model(name: str) -> PublicModel | None:
         name: with or without organisation, in any case, with or without `-Instruct` and the like.
     """
     return _by_name().get(_folded(name)) if name else None
+
+
+def known_hub_id(name: str, path: str) -> str | None:
+    """Return the id of a model on the Hub. None if it is not known for certain.
+
+    Args:
+        name: name of the model, as an experiment has it.
+        path: its folder; that of huggingface_hub's cache names the id.
+    """
+    if is_hub_id(name):
+        return name
+    if (cached := _CACHED.search(path)) is not None:
+        return f"{cached[1]}/{cached[2]}"
+    model = public_model(name)
+    return None if model is None else f"{model.organisation}/{PurePath(name).name}"
 
 
 def is_stored_in_4_bits(name: str) -> bool:

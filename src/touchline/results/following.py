@@ -17,7 +17,7 @@ from touchline.run.executors import executor_for
 from touchline.run.folders import ExperimentFolder
 from touchline.run.protocol import Executor, Job
 from touchline.run.run_jobs import run_training
-from touchline.run.selection import selected
+from touchline.run.selection import one_run
 from touchline.run.statusfiles import read_attempts
 from touchline.run.tails import Follower, last_lines
 from touchline.slurm.local.commands import RealCommands
@@ -118,18 +118,7 @@ def _written(path: Path) -> int:
 
 
 def _open(source: Path, run: str | None, evaluation: bool) -> _Output:
-    place = source
-    if run is None and source.is_dir() and not (source / "experiment.yaml").is_file():
-        parent = source.resolve().parent
-        if (parent / "experiment.yaml").is_file():
-            place, run = parent, source.resolve().name
-    folder = ExperimentFolder(place)
-    plan = folder.planned()
-    chosen = selected(plan, run)
-    if run is None and len(chosen) > 1:
-        names = ", ".join(each.name for each in chosen[:10]) + (" ..." if len(chosen) > 10 else "")
-        raise InputError("which run?", expected=f"--run with one of {names}", hint=f"--run {chosen[0].name}")
-    one = chosen[0]
+    folder, plan, one = one_run(source, run)
     whole = evaluation or one.kind is RunKind.CONTROL
     return _Output(
         plan=plan,

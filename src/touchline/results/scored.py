@@ -123,6 +123,24 @@ def proportion(record: EvaluationRecord, right: Sequence[bool]) -> Proportion | 
     return Proportion(k=k, n=n, low=low, high=high, method=f"Wilson over {alone:.0f} items")
 
 
+def checkpoint_scores(result: RunResult, checkpoint: str) -> tuple[tuple[EvaluationRecord, RunScore], ...]:
+    """Return the evaluations of one checkpoint of a run, each with its score and interval, the own task first.
+
+    Args:
+        result: result of the run.
+        checkpoint: name of the checkpoint, `epoch_0`.
+    """
+    from touchline.statistics.own_score import is_binary, run_scores
+
+    found = []
+    for record in (*result.evaluations, *result.other_evaluations):
+        if record.checkpoint == checkpoint and record.samples:
+            scored = [scored_run(result, record)]
+            (score,), _ = run_scores(scored, binary=is_binary(scored), rng=Generator(PCG64(SEED)))
+            found.append((record, score))
+    return tuple(found)
+
+
 def compared(results: list[RunResult]) -> list[RunResult]:
     """Return the results with each run's difference from the control of its base model, on the experiment's own task.
 

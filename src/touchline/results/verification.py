@@ -61,6 +61,18 @@ def verify_planned(
     )
 
 
+def verify_checkpoint(plan: Plan, run: PlannedRun, folder: Path, *, deep: bool = True) -> VerifiedCheckpoint:
+    """Verify one checkpoint of a planned run.
+
+    Args:
+        plan: plan of the experiment.
+        run: its run.
+        folder: the checkpoint.
+        deep: read every value and compare every hash too.
+    """
+    return verify_folder(folder, _expected(run, planned_base(plan.models[run.model])), deep=deep)
+
+
 def verify_folders(
     root: Path, runs: Mapping[str, Path], *, deep: bool = False, on_progress: ProgressCallback | None = None
 ) -> Verification:

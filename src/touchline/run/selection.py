@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from touchline.core.errors import HostError, InputError, PolicyError, install_hint, quoted
 from touchline.core.files import try_lock
@@ -51,6 +52,30 @@ def selected(plan: Plan, only: str | None) -> list[PlannedRun]:
     if found is None:
         raise no_such_run(only, plan)
     return [found]
+
+
+def one_run(source: Path, name: str | None) -> tuple[ExperimentFolder, Plan, PlannedRun]:
+    """Return the run that a command for a single run is about, with its experiment.
+
+    Args:
+        source: experiment.yaml, its folder, or the folder of the run.
+        name: the run, if `source` is not its folder; may be left out where the plan has only one.
+
+    Raises:
+        InputError: there is no plan or no such run, or several and none was named.
+    """
+    place = source
+    if name is None and source.is_dir() and not (source / "experiment.yaml").is_file():
+        parent = source.resolve().parent
+        if (parent / "experiment.yaml").is_file():
+            place, name = parent, source.resolve().name
+    folder = ExperimentFolder(place)
+    plan = folder.planned()
+    chosen = selected(plan, name)
+    if name is None and len(chosen) > 1:
+        names = ", ".join(each.name for each in chosen[:10]) + (" ..." if len(chosen) > 10 else "")
+        raise InputError("which run?", expected=f"--run with one of {names}", hint=f"--run {chosen[0].name}")
+    return folder, plan, chosen[0]
 
 
 def no_such_run(name: str, plan: Plan) -> InputError:

@@ -1,0 +1,58 @@
+"""`touchline publish`: a folder for the Hugging Face Hub from a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from touchline.cli.output import print_object, print_output, print_status
+
+
+def publish(
+    source: Annotated[
+        Path, typer.Argument(metavar="EXPERIMENT", help="experiment.yaml, its folder, or the folder of one run.")
+    ],
+    run: Annotated[Optional[str], typer.Option("--run", metavar="RUN", help="Run to publish.")] = None,  # noqa: UP045
+    out: Annotated[
+        Optional[Path],  # noqa: UP045 (typer reads the annotation when the command is built)
+        typer.Option("--out", metavar="DIR", help="Folder to write (default: EXPERIMENT/published/RUN)."),
+    ] = None,
+    checkpoint: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--checkpoint", metavar="NAME", help="Checkpoint, such as epoch_0 (default: the last)."),
+    ] = None,
+    license: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--license", metavar="ID", help="License of the weights, such as apache-2.0 (default: none)."),
+    ] = None,
+    base_model: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--base-model", metavar="ID", help="Base model's id on the Hub, if touchline does not know it."),
+    ] = None,
+    repo: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--repo", metavar="ID", help="Repository in the upload command that is printed."),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+) -> None:
+    """Write a run's weights and model card for the Hub.
+
+    Nothing is uploaded: the command for that is printed. Only a verified checkpoint of a finished run is published.
+    """
+    from touchline import api
+    from touchline.data.user_config import load_settings
+    from touchline.report.local.publishing import Published, PublishRequest
+
+    request = PublishRequest(out=out, checkpoint=checkpoint, license=license, base_model=base_model, repo=repo)
+    found = api.publish(source, load_settings(), run=run, request=request)
+    if json:
+        print_object(Published, found)
+        return
+    for name in found.files:
+        print_output(f"{found.folder}/{name}")
+    for note in found.notes:
+        print_status(f"note: {note}")
+    print_status("nothing was uploaded; to upload, read README.md and type:")
+    print_output(found.command)

@@ -1,0 +1,342 @@
+"""Publishing of a run: a folder for the Hugging Face Hub with a verified checkpoint and its model card.
+
+Nothing is uploaded. What names this machine or its user is replaced where it is a known key of a config file, and
+refused anywhere else.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import re
+import shlex
+import shutil
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+from touchline.core.errors import InputError, PolicyError, quoted
+from touchline.core.files import (
+    disk_errors,
+    read_bytes,
+    read_head,
+    read_json_object,
+    remove_temporaries,
+    try_lock,
+    write_atomic,
+)
+from touchline.core.units import plural
+from touchline.data.checkpoints import read_export_marker, read_training_marker, training_complete
+from touchline.data.hub import is_hub_id
+from touchline.data.metrics import ExportMarker
+from touchline.data.metrics_file import METRICS, read_metrics
+from touchline.data.public import known_hub_id
+from touchline.data.shards import HEADER_LIMIT_BYTES, read_shard
+from touchline.data.user_config import UserConfig
+from touchline.report.model_card import CARD, CardInputs, model_card, slug
+from touchline.results.collect import collect_results
+from touchline.results.scored import analyses, checkpoint_scores
+from touchline.results.verification import verify_checkpoint
+from touchline.results.verifying.folder import STAGE_FILE
+from touchline.run.folders import ExperimentFolder
+from touchline.run.selection import one_run
+from touchline.spec.plan import Plan, PlannedRun
+
+PUBLISHED = "published"
+"""Default folder of published runs in the experiment."""
+WEIGHTS = ".safetensors"
+_BASE_KEYS = frozenset({"base_model_name_or_path", "_name_or_path", "name_or_path"})
+"""Keys of config files that hold the base model's folder."""
+_CONFIG_LIMIT_BYTES = 64 << 20
+_HOME = re.compile(r"(?:/home/|/Users/|/root/|[A-Za-z]:\\+Users\\+)[\w.-]+")
+"""Path of a home folder."""
+_TOKEN = re.compile(r"\b(?:hf_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{20,}|gh[pousr]_[A-Za-z0-9]{30,})\b")
+"""Access tokens by their form."""
+_SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSWORD|API_?KEY|CREDENTIAL", re.IGNORECASE)
+_SECRET_CHARACTERS = 12
+"""Length of the shortest value of such a variable that is looked for."""
+_COMMON = frozenset({"root", "user", "admin", "ubuntu", "localhost", "model", "train", "test", "data"})
+"""Names of users and hosts that are ordinary words."""
+_VOCABULARY = frozenset({"tokenizer.json", "vocab.json", "merges.txt", "added_tokens.json", "special_tokens_map.json"})
+"""Files whose words are those of a tokenizer."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Published:
+    """Published run."""
+
+    schema_version: int = 1
+    """Version of this format."""
+    experiment: str
+    """Name of the experiment."""
+    run: str
+    """Name of the run."""
+    checkpoint: str
+    """Name of the published checkpoint."""
+    folder: str
+    """Folder with the files."""
+    files: tuple[str, ...]
+    """Names of the files."""
+    base_model: str
+    """Id of the base model on the Hub, or its name."""
+    scores: int
+    """Number of scores in the card."""
+    command: str
+    """Command that uploads the folder, quoted for a shell. It was not executed."""
+    notes: tuple[str, ...]
+    """Notes for the user."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PublishRequest:
+    """Options of a publication."""
+
+    out: Path | None = None
+    """Folder to write; None: `published/RUN` in the experiment."""
+    checkpoint: str | None = None
+    """Checkpoint; None: the last one."""
+    license: str | None = None
+    """License of the weights."""
+    base_model: str | None = None
+    """Id of the base model on the Hub; None: the one that touchline knows."""
+    repo: str | None = None
+    """Repository of the upload command; None: a placeholder."""
+
+
+def publish_run(source: Path, run: str | None, settings: UserConfig, request: PublishRequest) -> Published:
+    """Write the folder of a run for the Hub.
+
+    Args:
+        source: experiment.yaml, its folder, or the run's folder.
+        run: name of the run, if `source` is not its folder.
+        settings: folders of models and caches, which no file may name.
+        request: options.
+
+    Raises:
+        InputError: there is no such run or checkpoint, or an option is wrong.
+        PolicyError: the run is not finished, its checkpoint is not valid, the folder exists, or a file names this
+            machine or its user.
+        HostError: the folder cannot be written.
+    """
+    folder, plan, planned = one_run(source, run)
+    for key, value in (("--base-model", request.base_model), ("--repo", request.repo)):
+        if value is not None and not is_hub_id(value):
+            raise InputError(f"{key} {value!r} is not an id on the Hub", expected="ORGANIZATION/NAME")
+    name, marker = _checkpoint(folder, planned, request.checkpoint)
+    _refuse_invalid(folder, plan, planned, name)
+    target = request.out or folder.root / PUBLISHED / planned.name
+    base = request.base_model or _base_id(plan, planned)
+    results = collect_results(plan, folder.root)
+    result = next(each for each in results if each.name == planned.name)
+    card = CardInputs(
+        plan=plan,
+        run=planned,
+        result=result,
+        marker=marker,
+        name=name,
+        metrics=read_metrics(folder.run(planned.name) / METRICS),
+        scores=checkpoint_scores(result, name),
+        analyses=analyses(results, plan.factors),
+        base=base,
+        license=request.license,
+    )
+    private = _private(folder, plan, settings)
+    texts = _texts(folder.run(planned.name) / name, marker, base) | {CARD: model_card(card)}
+    _refuse_leaks(texts, _headers(folder.run(planned.name) / name, marker), private)
+    _write(folder, target, folder.run(planned.name) / name, marker, texts)
+    repo = request.repo or f"YOUR-NAME/{slug(plan.experiment)}-{slug(planned.name)}"
+    return Published(
+        experiment=plan.experiment,
+        run=planned.name,
+        checkpoint=name,
+        folder=str(target),
+        files=tuple(sorted(path.name for path in target.iterdir())),
+        base_model=base,
+        scores=len(card.scores),
+        command=shlex.join(["hf", "upload", repo, str(target), ".", "--private"]),
+        notes=tuple(_notes(card, request)),
+    )
+
+
+def _checkpoint(folder: ExperimentFolder, run: PlannedRun, wanted: str | None) -> tuple[str, ExportMarker]:
+    """Return the name and the marker of the checkpoint to publish."""
+    place = folder.run(run.name)
+    if run.train is None:
+        raise InputError(f"{run.name} is a control without weights of its own", expected="a fine-tuned run")
+    if not training_complete(place, run.digest):
+        raise PolicyError(
+            f"the training of {run.name} is not finished",
+            expected="a run whose training is complete and whose last checkpoint exists",
+            hint=f"touchline resume {quoted(str(folder.root))} --run {run.name}",
+        )
+    training = read_training_marker(place)
+    kept = () if training is None else training.checkpoints
+    name = wanted or kept[-1]
+    marker = read_export_marker(place / PurePath(name).name)
+    if marker is None or name != PurePath(name).name:
+        raise InputError(f"{run.name} has no checkpoint {name!r}", expected=f"one of {', '.join(kept)}")
+    return name, marker
+
+
+def _refuse_invalid(folder: ExperimentFolder, plan: Plan, run: PlannedRun, name: str) -> None:
+    found = verify_checkpoint(plan, run, folder.run(run.name) / name)
+    if not found.sound:
+        faults = "; ".join(f"{fault.file or name}: {fault.message}" for fault in found.faults)
+        raise PolicyError(
+            f"checkpoint {name} of {run.name} is not valid: {faults}",
+            expected="files whose hashes are those of touchline.json",
+            hint=f"touchline report {quoted(str(folder.root))} --deep",
+        )
+
+
+def _base_id(plan: Plan, run: PlannedRun) -> str:
+    model = plan.models[run.model]
+    return known_hub_id(run.model, model.path) or known_hub_id(model.name, model.path) or PurePath(model.name).name
+
+
+def _notes(card: CardInputs, request: PublishRequest) -> Iterator[str]:
+    if not is_hub_id(card.base):
+        yield f"the base model's id on the Hub is not known: the card has {card.base}; --base-model ORG/NAME states it"
+    if card.license is None:
+        yield "no license was stated: --license ID puts it into the card"
+    if not card.scores:
+        yield f"{card.name} is not evaluated: the card says so, and has no model-index"
+    if request.repo is None:
+        yield "YOUR-NAME stands for your name on the Hub: --repo NAME/REPOSITORY states it"
+
+
+# ---- files -----------------------------------------------------------------------------------------------------------
+
+
+def _names(marker: ExportMarker) -> list[str]:
+    """Return the files that are published: those of the checkpoint, without what only a next stage needs."""
+    return sorted(name for name in marker.files if name != STAGE_FILE and PurePath(name).name == name)
+
+
+def _texts(checkpoint: Path, marker: ExportMarker, base: str) -> dict[str, str]:
+    """Return the text files of a checkpoint by name, with the base model's id in place of its folder."""
+    found: dict[str, str] = {}
+    for name in _names(marker):
+        if name.endswith(WEIGHTS):
+            continue
+        with suppress(UnicodeDecodeError):
+            found[name] = read_bytes(checkpoint / name, _CONFIG_LIMIT_BYTES).decode()
+        if name.endswith(".json") and name not in _VOCABULARY:
+            content = read_json_object(checkpoint / name, _CONFIG_LIMIT_BYTES)
+            if content is not None and any(isinstance(content.get(key), str) for key in _BASE_KEYS):
+                named = {key: base for key in _BASE_KEYS if isinstance(content.get(key), str)}
+                found[name] = json.dumps(content | named, indent=2, ensure_ascii=False) + "\n"
+    return found
+
+
+def _headers(checkpoint: Path, marker: ExportMarker) -> dict[str, str]:
+    """Return the headers of the weights, which hold free text, by file."""
+    found: dict[str, str] = {}
+    for name in _names(marker):
+        if name.endswith(WEIGHTS):
+            length = read_shard(checkpoint / name).header_bytes
+            found[name] = read_head(checkpoint / name, min(length, HEADER_LIMIT_BYTES))[8:].decode(errors="replace")
+    return found
+
+
+def _write(
+    folder: ExperimentFolder, target: Path, checkpoint: Path, marker: ExportMarker, texts: Mapping[str, str]
+) -> None:
+    """Write the folder beside its place and rename it, so that it is whole or not there."""
+    temporary = target.parent / f".{target.name}.publishing"
+    lock = try_lock(folder.internal / "publish.lock")
+    if lock is None:
+        raise PolicyError(f"another run of {str(folder.root)!r} is being published", expected="one at a time")
+    try:
+        if target.exists() or target.is_symlink():
+            raise PolicyError(
+                f"{str(target)!r} exists",
+                expected="a folder that does not exist, so that nothing of it is overwritten",
+                hint="move it away, or choose another one with --out",
+            )
+        with disk_errors("folder", target):
+            if temporary.exists():
+                shutil.rmtree(temporary)
+            temporary.mkdir(parents=True)
+            for name in _names(marker):
+                if name not in texts:
+                    _link(checkpoint / name, temporary / name)
+            for name, text in texts.items():
+                write_atomic(temporary / name, text)
+            remove_temporaries(temporary, texts)
+            temporary.rename(target)
+    finally:
+        os.close(lock)
+
+
+def _link(source: Path, target: Path) -> None:
+    """Link a weights file, which is never written again; copy it to another disk."""
+    try:
+        target.hardlink_to(source.resolve())
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+# ---- what may not leave this machine ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Private:
+    """Texts that may not be published, each with what it is."""
+
+    anywhere: Mapping[str, str]
+    """Folders and secrets."""
+    names: Mapping[str, str]
+    """Names of the user and the host, which may be words of a vocabulary."""
+
+
+def _private(folder: ExperimentFolder, plan: Plan, settings: UserConfig) -> _Private:
+    folders = {str(Path.home()), str(folder.root), str(settings.models_dir), str(settings.cache_dir)}
+    folders |= {model.path for model in plan.models.values()}
+    folders |= {str(PurePath(path).parent) for path in plan.datasets if PurePath(path).is_absolute()}
+    found = {path: "a folder of this machine" for path in folders if len(PurePath(path).parts) > 2}
+    for name, value in os.environ.items():
+        if _SECRET_NAME.search(name) and len(value) >= _SECRET_CHARACTERS and not value.startswith("/"):
+            found[value] = f"the value of {name}"
+    names = {socket.gethostname(): "the name of this host"}
+    with suppress(OSError, KeyError):
+        names[getpass.getuser()] = "the name of this user"
+    return _Private(found, {name: what for name, what in names.items() if len(name) > 2 and name not in _COMMON})
+
+
+def _refuse_leaks(texts: Mapping[str, str], headers: Mapping[str, str], private: _Private) -> None:
+    """Refuse files that name this machine, its user or a secret.
+
+    Raises:
+        PolicyError: with every file that does.
+    """
+    found = {
+        name: leak for name, text in {**texts, **headers}.items() if (leak := _leak(name, text, private)) is not None
+    }
+    if found:
+        what = "; ".join(f"{name} holds {leak}" for name, leak in found.items())
+        raise PolicyError(
+            f"{plural(len(found), 'file')} would be published with private text: {what}",
+            expected="no folder, user, host or token of this machine in what is published",
+            hint="take it out of the question, the overrides or the checkpoint's file, then publish again",
+        )
+
+
+def _leak(name: str, text: str, private: _Private) -> str | None:
+    """Return what a text holds that is private. The secret itself is not repeated."""
+    for value, what in private.anywhere.items():
+        if value in text:
+            return what
+    if _TOKEN.search(text):
+        return "an access token"
+    if name in _VOCABULARY or name.endswith((".jinja", WEIGHTS)):
+        return None
+    if _HOME.search(text):
+        return "a home folder"
+    for value, what in private.names.items():
+        if re.search(rf"(?<![\w-]){re.escape(value)}(?![\w-])", text):
+            return what
+    return None
