@@ -23,7 +23,7 @@ PYTEST_BESIDE ?= -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env core-env trackers-env torchtune-env llamafactory-env axolotl-env demo check quick test test-main test-core test-trackers test-axolotl test-lowest docs budgets bench clean-env
+.PHONY: help env core-env trackers-env torchtune-env llamafactory-env axolotl-env demo check quick test test-main test-core test-trackers test-axolotl test-lowest docs site pictures budgets bench clean-env
 
 help: ## What can be made
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -162,6 +162,12 @@ test-lowest: $(LOW)/.complete ## The planning tests with the lowest versions tha
 
 docs: $(VENV)/.complete ## Write the generated pages of docs/reference again
 	$(BIN)/python tools/docs.py --write
+
+site: $(VENV)/.complete ## Build the docs site in build/site; open index.html there, no server is needed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+pictures: demo ## Take the pictures of docs/images again, of the demo's report
+	$(BIN)/python -m tools.pictures '$(DEMO)'
 
 budgets: $(VENV)/.complete ## Measure what must be fast; fails when something is not
 	$(BIN)/python benchmarks/budgets.py

@@ -57,6 +57,7 @@ LOADED_BY_OTHERS = {
 
 TOOLS = {
     "import-linter": "lint-imports",
+    "mkdocs-material": "mkdocs build",
     "mypy": "mypy",
     "pytest": "pytest",
     "pytest-timeout": "timeout = ",

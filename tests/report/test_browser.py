@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 from pydantic import TypeAdapter
-from tests.report.chromium import REQUIRE, Browser, Tab, browser, unavailable
 from tests.report.made_report import ALERT, Make, made_report
 
+from tools.chromium import REQUIRE, Browser, Tab, browser, unavailable
 from touchline.data.scores import AskedItem
 from touchline.plan.settings_table import Origin, RunSetting
 from touchline.report.charts import charts
