@@ -7,7 +7,16 @@ import random
 from pathlib import Path
 
 OPENINGS = (
-    *("Hello,", "Hi there,", "Good morning,", "Dear team,", "Hey,", "Please help:", "Second message:", "Sorry to bother,"),
+    *(
+        "Hello,",
+        "Hi there,",
+        "Good morning,",
+        "Dear team,",
+        "Hey,",
+        "Please help:",
+        "Second message:",
+        "Sorry to bother,",
+    ),
 )
 ENDINGS = (
     *("Can you look into it?", "Thanks.", "I need this by Friday.", "What should I do?", "Please call me back."),
