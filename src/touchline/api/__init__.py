@@ -14,7 +14,7 @@
     results   run folders                 -> scores, losses, durations     missing values carry a reason
     report    run folders                 -> RESULTS.md, report.html       also for folders of other tools
     compare   experiments                 -> paired differences
-    export    metrics.jsonl               -> a tracker                     TensorBoard, W&B, trackio, MLflow
+    export    metrics.jsonl               -> a tracker                     `export_follow` while runs train
     publish   a finished run              -> a folder for the Hub          weights and model card; uploads nothing
     clean     an experiment               -> files safe to delete          deletes only with `delete`
     demo      nothing                     -> a finished small experiment
@@ -50,7 +50,18 @@ from touchline.api.history import (
     history_rebuild,
     history_show,
 )
-from touchline.api.outcomes import analyses, clean, compare, data_audit, export, logs, publish, report, results
+from touchline.api.outcomes import (
+    analyses,
+    clean,
+    compare,
+    data_audit,
+    export,
+    export_follow,
+    logs,
+    publish,
+    report,
+    results,
+)
 from touchline.api.sizing import (
     estimate,
     optimize,
@@ -107,6 +118,7 @@ __all__ = [
     "data_audit",
     "estimate",
     "export",
+    "export_follow",
     "history_calibration",
     "history_export",
     "history_import",

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from touchline.core.callbacks import ProgressCallback
+from touchline.core.callbacks import MessageCallback, ProgressCallback, ignore_message
 from touchline.results.collect import collect_results
 from touchline.results.frame import Results
 from touchline.run.folders import is_experiment
@@ -180,6 +180,37 @@ def export(
     from touchline.report.trackers.exporting import export_runs
 
     return export_runs(read_planned(source), tracker, directory=directory, only=only, on_progress=on_progress)
+
+
+def export_follow(
+    source: Path,
+    tracker: str,
+    *,
+    directory: Path | None = None,
+    only: str | None = None,
+    every_seconds: float | None = None,
+    on_message: MessageCallback = ignore_message,
+) -> Iterator[Export]:
+    """Export to a tracker while runs train, until all are done. Yield each export that added points.
+
+    Args:
+        source: experiment.yaml or its folder, planned.
+        tracker: `tensorboard`, `wandb`, `trackio` or `mlflow`.
+        directory: the tracker's folder (default: its own variable, or a folder of the experiment).
+        only: one run (default: all).
+        every_seconds: pause between two exports (default: a minute).
+        on_message: receives what is waited for.
+
+    Raises:
+        InputError: there is no plan or no such run.
+        HostError: the tracker's package is not installed.
+        PolicyError: another export to the tracker is active.
+    """
+    from touchline.report.trackers.exporting import follow_runs
+
+    yield from follow_runs(
+        source, tracker, directory=directory, only=only, every_seconds=every_seconds, on_message=on_message
+    )
 
 
 def publish(

@@ -40,6 +40,16 @@ def experiment_lock(folder: ExperimentFolder) -> Iterator[int]:
         os.close(descriptor)
 
 
+def is_command_active(folder: ExperimentFolder) -> bool:
+    """Return True if a command may be about to start a job: it holds the lock, or a job is in a queue."""
+    if folder.lock.exists():
+        descriptor = try_lock(folder.lock)
+        if descriptor is None:
+            return True
+        os.close(descriptor)
+    return bool(folder.queued())
+
+
 def selected(plan: Plan, only: str | None) -> list[PlannedRun]:
     """Return the selected runs.
 

@@ -23,7 +23,6 @@ from touchline.core.files import (
     disk_errors,
     read_bytes,
     read_text_bounded,
-    try_lock,
     write_atomic,
     write_if_changed,
 )
@@ -32,6 +31,7 @@ from touchline.core.status import RunStatus
 from touchline.report.local.gathering import collect_report_inputs
 from touchline.report.report import Report
 from touchline.run.folders import ExperimentFolder, is_experiment
+from touchline.run.selection import is_command_active
 
 if TYPE_CHECKING:
     from touchline.report.figures import Chart
@@ -157,16 +157,7 @@ def is_at_work(source: Path, report: Report) -> bool:
     """Return True if more results are expected: a run is active or queued, or a command is starting runs."""
     if any(run.status in _AT_WORK for run in report.runs):
         return True
-    if not is_experiment(source):
-        return False
-    folder = ExperimentFolder(source)
-    if not folder.lock.exists():
-        return bool(folder.queued())
-    descriptor = try_lock(folder.lock)
-    if descriptor is None:
-        return True
-    os.close(descriptor)
-    return bool(folder.queued())
+    return is_experiment(source) and is_command_active(ExperimentFolder(source))
 
 
 def _refuse_foreign(path: Path, source: Path) -> None:

@@ -32,7 +32,9 @@ _ID_NAME_LETTERS = 40
 _ID_HASH_LETTERS = 16
 
 
-def run_series(plan: Plan, run: PlannedRun, result: RunResult, metrics: Metrics) -> RunSeries:
+def run_series(
+    plan: Plan, run: PlannedRun, result: RunResult, metrics: Metrics, *, may_grow: bool = False
+) -> RunSeries:
     """Return the data of a run for a tracker.
 
     Args:
@@ -40,6 +42,7 @@ def run_series(plan: Plan, run: PlannedRun, result: RunResult, metrics: Metrics)
         run: as planned.
         result: the results so far.
         metrics: its metrics.jsonl; without rows for a control.
+        may_grow: whether rows may follow although no attempt is active.
 
     Returns:
         The series. The last step of an active run is held back, since its validation may still follow and a
@@ -54,7 +57,7 @@ def run_series(plan: Plan, run: PlannedRun, result: RunResult, metrics: Metrics)
         question=plan.question,
         config=_config(plan, run, metrics),
         started_unix=started,
-        training=tuple(_training(metrics, hold_back=result.status is RunStatus.RUNNING)),
+        training=tuple(_training(metrics, hold_back=may_grow or result.status is RunStatus.RUNNING)),
         evaluations=tuple(_evaluations(result, metrics, started)),
         summary=_summary(result),
         ended=result.status not in _AT_WORK,
