@@ -142,6 +142,12 @@ FORMATS = (
         schema="lineage", type="train.parent:Lineage", what="lineage.json, the checkpoint that a stage started from"
     ),
     Format(schema="optimise", type="plan.optimization:Optimization", what="what `touchline optimize --json` prints"),
+    Format(
+        schema="answer-init",
+        type="run.first_experiment:Start",
+        what="touchline init --json, beside the plan",
+        answer="init",
+    ),
     Format(schema="answer-plan", type="spec.plan:Plan", what="touchline plan --json", answer="plan"),
     Format(
         schema="answer-models",

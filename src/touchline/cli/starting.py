@@ -1,61 +1,230 @@
-"""`touchline init`: a first experiment.yaml for the user's own file."""
+"""`touchline init`: the interview that writes a commented experiment.yaml.
+
+The flags are made from the table of questions, so that each question is a flag and each has one text.
+"""
 
 from __future__ import annotations
 
+import inspect
 import shlex
+import shutil
+import sys
+import textwrap
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Optional
 
 import typer
 
-from touchline.cli.output import print_output, print_status
+from touchline.cli.output import print_json, print_output, print_section, print_status, show_error
+from touchline.core.errors import InputError, TouchlineError
+from touchline.core.quantity import Missing
+from touchline.run.interview.questions import QUESTIONS, Question, unquoted
+
+if TYPE_CHECKING:
+    from touchline.data.user_config import UserConfig
+    from touchline.run.first_experiment import Start
+    from touchline.run.interview.interview import Interview
+    from touchline.run.interview.questions import Defaulted
+
+_INTERRUPTED = 130
+_WIDTH = 78
 
 
 def init(
-    data: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option("--data", metavar="FILE", help="JSON, JSONL, CSV or parquet."),
+    target: Annotated[
+        Optional[Path],  # noqa: UP045 (typer reads the annotation when the command is built)
+        typer.Argument(metavar="[DIR]", help="Folder of the new experiment (default: named after the data)."),
+    ] = None,
+    template: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            "--template",
+            metavar="NAME",
+            help="capitalization, classification, instruction, chat, curriculum or vision: example data and defaults.",
+        ),
     ] = None,
     configs: Annotated[
         Optional[list[Path]],  # noqa: UP045
         typer.Option("--from", metavar="FILE", help="Instead: stage config of a QLoRA project (repeatable)."),
     ] = None,
-    target: Annotated[
-        Optional[Path],  # noqa: UP045 (typer reads the annotation when the command is built)
-        typer.Argument(metavar="[DIR]", help="Folder of the new experiment (default: named after the data)."),
+    yes: Annotated[bool, typer.Option("--yes", help="Ask nothing; take the defaults of the other questions.")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace an existing experiment.yaml.")] = False,
+    start: Annotated[
+        Optional[bool],  # noqa: UP045
+        typer.Option("--start/--no-start", help="Run or submit it afterwards (default: asked; else no)."),
     ] = None,
-    input_columns: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option("--input", metavar="COLUMN", help="Column of the prompt (default: found; repeatable)."),
-    ] = None,
-    output_column: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option("--output", metavar="COLUMN", help="Column of the answer (default: found)."),
-    ] = None,
-    model: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option("--model", metavar="NAME", help="Base model (default: the only one in models_dir)."),
-    ] = None,
-    name: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option("--name", metavar="NAME", help="Name of the experiment (default: that of the folder)."),
-    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Ask nothing; print the answers and the plan as JSON.")] = False,
+    **answers: Any,
 ) -> None:
-    """Write a commented experiment.yaml for your own data."""
+    """Ask what to compare and write a commented experiment.yaml.
+
+    Every question has a default and is also an option. Without a terminal the defaults are taken. Nothing is started
+    without --start or a yes."""
     from touchline import api
     from touchline.data.user_config import load_settings
 
-    made = api.init(
-        target,
-        load_settings(),
-        data=data,
-        configs=configs or (),
-        input_columns=input_columns or (),
-        output_column=output_column,
-        model=model,
-        name=name,
-    )
+    if json and start:
+        raise InputError("--json prints one document, and --start prints results", expected="one of them")
+    settings = load_settings()
+    given = {
+        name: tuple(answer) if isinstance(answer, list | tuple) else (answer,)
+        for name, answer in answers.items()
+        if answer not in (None, [], ())
+    }
+    terminal = _Terminal() if sys.stdin.isatty() and not (yes or json or configs) else None
+    made: Start | None = None
+    try:
+        made = api.init(
+            target,
+            settings,
+            configs=configs or (),
+            template=template,
+            answers=given,
+            ask=terminal,
+            defaults=yes,
+            replace_existing=replace,
+        )
+        verb = _show(made, settings, json, has_plan=not configs)
+        if start is None and terminal is not None:
+            start = _confirmed(f"\nNothing has been started. Start it now with touchline {verb}?")
+    except (KeyboardInterrupt, EOFError):
+        _interrupted(made, terminal)
+    if start:
+        _start(made.path.parent, verb)
+
+
+def _show(made: Start, settings: UserConfig, json: bool, *, has_plan: bool) -> str:
+    """Print the file, and what the plan makes of it; return the verb that starts it."""
+    from touchline import api
+    from touchline.plan.sections import folder_lines, summary_sections
+    from touchline.run.first_experiment import Start
+    from touchline.spec.plan import Plan
+
+    folder = shlex.quote(str(made.path.parent))
     for note in made.notes:
         print_status(note)
-    print_output(str(made.path))
-    print_status(f"next: touchline plan {shlex.quote(str(made.path.parent))}")
+    if not json:
+        print_output(str(made.path))
+    if not has_plan:
+        print_status(f"next: touchline plan {folder}")
+        return "run"
+    try:
+        plan = api.plan(made.path, settings, dry_run=True).plan
+    except TouchlineError as error:
+        show_error(error)
+        print_status(f"{made.path} is written but cannot be planned yet; edit it, then: touchline check {folder}")
+        raise typer.Exit(error.exit_code) from None
+    verb = "submit" if plan.executor == "slurm" else "run"
+    if json:
+        print_json(Start, made, "init", plan=(Plan, plan))
+        return verb
+    for section in summary_sections(plan):
+        print_section(section)
+    print_output("\nFolders")
+    for line in folder_lines(plan):
+        print_output(textwrap.fill(line, _width(), subsequent_indent="      ") if sys.stdout.isatty() else line)
+    print_status(f"all of the plan: touchline plan {folder} --dry-run")
+    print_status(f"next: touchline {verb} {folder}")
+    return verb
+
+
+def _start(folder: Path, verb: str) -> None:
+    from touchline.cli import main
+
+    if verb == "submit":
+        main.submit(folder)
+    else:
+        main.run(folder)
+
+
+def _signature() -> inspect.Signature:
+    """Return the signature of the command, with an option for each question."""
+    own = [
+        each for each in inspect.signature(init, eval_str=True).parameters.values() if each.kind is not each.VAR_KEYWORD
+    ]
+    options = [
+        inspect.Parameter(
+            question.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[
+                Optional[list[str]] if question.is_list else Optional[str],  # noqa: UP045
+                typer.Option(question.flag, metavar=question.metavar, help=question.help),
+            ],
+        )
+        for question in QUESTIONS
+    ]
+    return inspect.Signature([*own, *options])
+
+
+class _Terminal:
+    """Terminal on which the questions are asked; they go to stderr, answers come from stdin."""
+
+    def __init__(self) -> None:
+        self.interview: Interview | None = None
+        self._number = 0
+
+    def ask(self, interview: Interview, question: Question, default: Defaulted, problem: InputError | None) -> str:
+        """Return the typed answer; empty for the default."""
+        if self.interview is None:
+            print_status("Enter takes the default. Ctrl-C ends; nothing is written before the last answer.")
+        self.interview = interview
+        if problem is None:
+            self._number += 1
+            total = self._number + len(interview.open_questions()) - 1
+            print_status(f"\n{self._number}/{total}  {question.text}  ({question.flag})")
+            for line in question.choices(interview):
+                _print_wrapped(f"- {line}", "     ", "       ")
+            if isinstance(default, Missing):
+                _print_wrapped(f"no default: {default.missing}", "     ", "     ")
+            else:
+                _print_wrapped(f"default: {default.text} ({default.reason})", "     ", "     ")
+        else:
+            show_error(problem)
+        return unquoted(_read("> "))
+
+    def may_replace(self, path: Path) -> bool:
+        """Return whether an experiment.yaml may be replaced."""
+        return _confirmed(f"\n{path} exists. Replace it at the end?")
+
+
+def _read(prompt: str) -> str:
+    sys.stderr.write(prompt)
+    sys.stderr.flush()
+    line = sys.stdin.readline()
+    if not line:
+        raise EOFError
+    return line.rstrip("\n")
+
+
+def _confirmed(question: str) -> bool:
+    """Return whether the user agrees; the default is no."""
+    while True:
+        answer = _read(f"{question} [y/N] ").strip().casefold()
+        if answer in ("", "n", "no"):
+            return False
+        if answer in ("y", "yes"):
+            return True
+        question = "y or n?"
+
+
+def _width() -> int:
+    return min(_WIDTH, shutil.get_terminal_size().columns)
+
+
+def _print_wrapped(text: str, first: str, rest: str) -> None:
+    print_status(textwrap.fill(text, _width(), initial_indent=first, subsequent_indent=rest, break_on_hyphens=False))
+
+
+def _interrupted(made: Start | None, terminal: _Terminal | None) -> NoReturn:
+    """Print what was written and how to continue, and exit."""
+    if made is not None:
+        print_status(f"\ninterrupted; {made.path} is written, nothing was started")
+    else:
+        print_status("\ninterrupted; no experiment was written")
+    if made is None and terminal is not None and terminal.interview is not None:
+        print_status(f"to continue with these answers: {terminal.interview.command()}")
+    raise SystemExit(_INTERRUPTED)
+
+
+init.__signature__ = _signature()  # type: ignore[attr-defined]

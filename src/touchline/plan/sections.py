@@ -34,17 +34,13 @@ _WHAT_IFS = 3
 def sections(plan: Plan) -> list[Section]:
     """Return all sections of a plan."""
     return [
-        Section(title="Run design", lines=tuple(_design(plan))),
-        _section("Variables", ("factor", "levels"), _variables(plan)),
-        _section("All runs", _RUN_COLUMNS, _runs(plan), lines=_newest(plan)),
-        _section("Chains", _CHAIN_COLUMNS, _chains(plan), lines=_about_chains(plan)),
+        *_what_runs(plan),
         _section("Cohorts", _COHORT_COLUMNS, _cohorts(plan), lines=_about_cohorts(plan)),
-        Section(title="Totals", lines=tuple(_totals(plan))),
+        _section_of_totals(plan),
         _section("Time limits", _LIMIT_COLUMNS, _grouped(_limits(plan))),
         *setting_sections(plan),
         _section("Statistical power", power.COLUMNS, power.power_rows(plan), lines=power.power_lines(plan)),
-        _section("Models verified", _MODEL_COLUMNS, _models(plan)),
-        _section("Datasets verified", _DATA_COLUMNS, _datasets(plan)),
+        *_resources(plan),
         Section(title="Rendered examples", blocks=tuple(_examples(plan)), lines=tuple(_about_examples(plan))),
         _section("Tasks", tasks.COLUMNS, tasks.task_rows(plan), lines=tasks.task_notes(plan)),
         _section("Configuration", _BATCH_COLUMNS, _grouped(_configuration(plan)), lines=_compiled(plan)),
@@ -52,6 +48,31 @@ def sections(plan: Plan) -> list[Section]:
         _section("Memory", _MEMORY_COLUMNS, _grouped(_memory(plan)), lines=_what_if(plan)),
         Section(title="Evidence", lines=tuple(_evidence(plan))),
     ]
+
+
+def summary_sections(plan: Plan) -> list[Section]:
+    """Return the sections that a user reviews first: design, runs, totals, models and data."""
+    return [*_what_runs(plan), _section_of_totals(plan), *_resources(plan)]
+
+
+def _what_runs(plan: Plan) -> tuple[Section, ...]:
+    return (
+        Section(title="Run design", lines=tuple(_design(plan))),
+        _section("Variables", ("factor", "levels"), _variables(plan)),
+        _section("All runs", _RUN_COLUMNS, _runs(plan), lines=_newest(plan)),
+        _section("Chains", _CHAIN_COLUMNS, _chains(plan), lines=_about_chains(plan)),
+    )
+
+
+def _section_of_totals(plan: Plan) -> Section:
+    return Section(title="Totals", lines=tuple(_totals(plan)))
+
+
+def _resources(plan: Plan) -> tuple[Section, ...]:
+    return (
+        _section("Models verified", _MODEL_COLUMNS, _models(plan)),
+        _section("Datasets verified", _DATA_COLUMNS, _datasets(plan)),
+    )
 
 
 def setting_sections(plan: Plan) -> tuple[Section, ...]:

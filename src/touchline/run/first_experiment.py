@@ -6,40 +6,52 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from touchline.backends.formats import ConfigReading
 from touchline.backends.registry import config_formats, experiment_of_stages
 from touchline.core.catalog import ModelInfo
-from touchline.core.clock import today
 from touchline.core.errors import HostError, InputError, PolicyError
 from touchline.core.files import read_text_bounded, write_atomic
 from touchline.core.finding import Finding, Location, Severity
-from touchline.data.datasets import load_dataset, load_examples
-from touchline.data.lengths import token_lengths
-from touchline.data.models import find_models, load_model
-from touchline.data.readers import read_rows
-from touchline.data.resolving import with_columns
+from touchline.core.near import near_names
+from touchline.core.quantity import Missing
+from touchline.core.units import plural
 from touchline.data.user_config import UserConfig
-from touchline.spec.experiment import DataConfig
+from touchline.run.interview.interview import Answer, AnswerSource, Interview, as_findings, plain_name
+from touchline.run.interview.questions import QUESTIONS, Defaulted, Question, question_named
+from touchline.run.interview.templates import TEMPLATES
+from touchline.spec.defaults import MAX_NEW_TOKENS
 from touchline.spec.foreign import ForeignFileError, parse_foreign
 from touchline.spec.partial import StatedTraining
 from touchline.spec.read import read_experiment
-from touchline.spec.tasks.classification import LISTED_LABELS
-from touchline.spec.tasks.ready_made import get_task
 from touchline.spec.write import to_yaml
 
 _CONFIG_LIMIT_BYTES = 1 << 20
-_ROWS_PER_LABEL = 5
-"""Minimum rows per distinct value for a column to count as labels."""
-_LABEL_CHARACTERS = 60
 _LENGTH_STEP = 64
 """max_seq_len is rounded up to a multiple of this."""
-_BATCHES = (16, 8, 4, 2, 1)
-_STEPS_PER_EPOCH = 20
-"""Minimum steps per epoch; the batch is halved until it is reached."""
+_ANSWER_STEP = 16
+"""evaluate.max_new_tokens is rounded up to a multiple of this."""
+
+
+class Ask(Protocol):
+    """User who answers the questions of the interview."""
+
+    def ask(self, interview: Interview, question: Question, default: Defaulted, problem: InputError | None) -> str:
+        """Return the typed answer; empty for the default.
+
+        Args:
+            interview: the answers so far.
+            question: the question.
+            default: its default.
+            problem: error of the answer before this one.
+        """
+
+    def may_replace(self, path: Path) -> bool:
+        """Return whether an experiment.yaml may be replaced."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,83 +62,158 @@ class Start:
     """Path of the file."""
     notes: tuple[str, ...]
     """Choices that the user should check."""
+    answers: tuple[Answer, ...] = ()
+    """Answers that the file was written from; none for stage configs."""
+    command: str = ""
+    """Command that gives the same answers; empty for stage configs."""
 
 
 def start(
     target: Path | None,
     settings: UserConfig,
     *,
-    data: Path,
-    input_columns: Sequence[str],
-    output_column: str | None,
-    model: str | None,
-    name: str | None,
+    given: Mapping[str, Sequence[str]],
+    template: str | None = None,
+    ask: Ask | None = None,
+    replace_existing: bool = False,
 ) -> Start:
-    """Write experiment.yaml for a dataset; nothing else is written or replaced.
+    """Write experiment.yaml from the answers of the interview; it is written last, after all questions.
 
     Args:
         target: experiment folder; None for one here with the name of the data file.
         settings: user config with models and caches.
-        data: JSON, JSONL, CSV or parquet file.
-        input_columns: columns of the prompt; detected by name if empty.
-        output_column: column of the answer; detected by name if None.
-        model: name under models_dir, or a folder; None for the only local model.
-        name: experiment name; that of the folder if None.
+        given: answers by the names of their questions.
+        template: name of the template.
+        ask: answers the other questions; None for their defaults.
+        replace_existing: replace an experiment.yaml that is there.
 
     Raises:
-        InputError: the data or the model cannot be used, or the model is ambiguous.
+        InputError: answers are wrong, with every one of them; or a question has no default.
         PolicyError: there is an experiment.yaml already.
     """
-    folder = Path(_name(data.stem)) if target is None else target
+    if template is not None and template not in TEMPLATES:
+        near = near_names(template, TEMPLATES)
+        raise InputError(
+            f"there is no template {template!r}",
+            expected=f"one of {', '.join(TEMPLATES)}",
+            hint=f"--template {near[0]}" if near else None,
+        )
+    interview = Interview(target, settings, None if template is None else TEMPLATES[template])
+    try:
+        _take(interview, given)
+        may_replace = replace_existing
+        if interview.is_folder_known:
+            may_replace = _replaces(interview, ask, may_replace)
+        _ask_open_questions(interview, ask)
+        _replaces(interview, ask, may_replace)
+        return _write(interview)
+    finally:
+        interview.close()
+
+
+def _take(interview: Interview, given: Mapping[str, Sequence[str]]) -> None:
+    """Read the answers that are given, and report all wrong ones at once."""
+    interview.columns_are_given = not {"input", "output"}.isdisjoint(given)
+    findings: list[Finding] = []
+    names = [question.name for question in QUESTIONS]
+    for name in sorted(given, key=lambda name: names.index(name) if name in names else 0):
+        question = question_named(name)
+        try:
+            interview.answer(question, given[name], AnswerSource.FLAG)
+        except InputError as error:
+            findings += as_findings(error, question.flag)
+    if findings:
+        raise InputError(f"{plural(len(findings), 'answer')} cannot be used", findings=findings)
+
+
+def _replaces(interview: Interview, ask: Ask | None, may_replace: bool) -> bool:
+    """Return whether the experiment.yaml that is there may be replaced. False if there is none.
+
+    Raises:
+        PolicyError: it may not.
+    """
+    folder = interview.folder
     path = folder / "experiment.yaml"
-    if path.exists() or (folder.exists() and not folder.is_dir()):
-        raise PolicyError(
-            f"{str(path if path.exists() else folder)!r} exists",
-            expected="a new folder, or one without experiment.yaml",
-            hint=f"touchline init {shlex.quote(str(folder) + '-2')} --data {shlex.quote(str(data))}",
-        )
-    written = DataConfig(path=os.path.relpath(data.absolute(), folder.absolute()))
-    given: set[str] = set()
-    if input_columns:
-        written = replace(written, input=input_columns[0] if len(input_columns) == 1 else tuple(input_columns))
-        given.add("data.input")
-    if output_column is not None:
-        written = replace(written, output=output_column)
-        given.add("data.output")
-    columns = with_columns(replace(written, path=str(data.absolute())), given, Path(), settings.cache_dir)
-    _refuse_data(columns, settings)
-    found = load_model(model, settings.models_dir) if model is not None else _only_model(settings)
-    answers = [example.answer for example in load_examples(columns, "train", Path())]
-    labels = sorted(set(answers))
-    classifies = (
-        1 < len(labels) <= LISTED_LABELS
-        and len(answers) >= _ROWS_PER_LABEL * len(labels)
-        and all(len(label) <= _LABEL_CHARACTERS for label in labels)
+    if folder.exists() and not folder.is_dir():
+        raise PolicyError(f"{str(folder)!r} exists", expected="a new folder, or one without experiment.yaml")
+    if not path.exists() or may_replace:
+        return may_replace
+    if ask is not None and ask.may_replace(path):
+        return True
+    raise PolicyError(
+        f"{str(path)!r} exists",
+        expected="a new folder, or one without experiment.yaml",
+        hint=f"touchline init {shlex.quote(str(folder) + '-2')}, or --replace",
     )
-    task = "classification" if classifies else "exact_match"
-    prompt = get_task(task, labels if classifies else ()).prompt
-    longest = _longest(found, columns if columns.messages is not None else replace(columns, prompt=prompt), settings)
-    text = _yaml(
-        name=name or _name(folder.name),
-        task=task,
-        labels=labels if classifies else [],
-        model=model if model is not None else found.name,
-        data=replace(columns, path=written.path),
-        rows=len(answers),
-        longest=longest,
-        context=found.context_length,
-        origin=load_dataset(columns, Path(), settings.cache_dir).split_origin,
-    )
+
+
+def _ask_open_questions(interview: Interview, ask: Ask | None) -> None:
+    """Ask the open questions in order, or take their defaults."""
+    missing: list[tuple[Question, Missing]] = []
+    passed: set[str] = set()
+    while open_questions := [each for each in interview.open_questions() if each.name not in passed]:
+        question = open_questions[0]
+        try:
+            default = question.default(interview)
+        except InputError:
+            if missing:
+                break  # it depends on an answer that is missing
+            raise
+        if isinstance(default, Missing) and ask is None:
+            missing.append((question, default))
+            passed.add(question.name)
+            continue
+        if missing:
+            break
+        _ask_one(interview, question, default, ask)
+    if missing:
+        findings = [
+            Finding(code="EX004", severity=Severity.ERROR, subject=each.flag, message=f"{each.flag}: {why.missing}")
+            for each, why in missing
+        ]
+        hint = "name the answer: " + " ".join(f"{each.flag} {each.metavar}" for each, _ in missing)
+        raise InputError(f"{plural(len(missing), 'question')} without a default", findings=findings, hint=hint)
+
+
+def _ask_one(interview: Interview, question: Question, default: Defaulted, ask: Ask | None) -> None:
+    """Ask until the answer can be used."""
+    problem: InputError | None = None
+    while True:
+        text = "" if ask is None else ask.ask(interview, question, default, problem)
+        try:
+            if text:
+                interview.answer(question, (text,), AnswerSource.KEYBOARD)
+            elif isinstance(default, Missing):
+                raise InputError(default.missing)
+            else:
+                interview.answer(question, default.texts or (default.text,), AnswerSource.DEFAULT, default.reason)
+        except InputError as error:
+            if ask is None:
+                raise
+            problem = error
+        else:
+            return
+
+
+def _write(interview: Interview) -> Start:
+    """Write the example data, then experiment.yaml."""
+    path = interview.folder / "experiment.yaml"
+    text = _yaml(interview)
     read_experiment(text, str(path))
+    interview.write_example_data()
     write_atomic(path, text)
-    shown = columns.messages or f"{_listed(columns.input)} -> {columns.output}"
-    what = f"{len(labels)} labels" if classifies else "exact match with the answer"
-    notes = [f"columns: {shown}", f"task: {task} ({what})", f"model: {found.name}"]
-    if 0 < found.context_length < longest:
-        notes.append(
-            f"warning: the longest row has {longest:,} tokens, the model reads at most {found.context_length:,}"
-        )
-    return Start(path=path, notes=tuple(notes))
+    data, labels = interview.columns, interview.labels
+    task, models = interview.value("task"), interview.models
+    notes = [
+        f"columns: {data.messages or f'{_listed(data.input)} -> {data.output}'}",
+        f"task: {task} ({plural(len(labels), 'label') if task == 'classification' else _about_task(task)})",
+        f"model: {', '.join(model.name for model in models)}",
+    ]
+    longest, context = interview.row_tokens[2], _context(models)
+    if 0 < context < longest:
+        notes.append(f"warning: the longest row has {longest:,} tokens, the model reads at most {context:,}")
+    answers = tuple(interview.answers[question.name] for question in QUESTIONS if question.name in interview.answers)
+    return Start(path=path, notes=tuple(notes), answers=answers, command=interview.command())
 
 
 def start_from(configs: Sequence[Path], target: Path | None, *, model: str | None, name: str | None) -> Start:
@@ -170,7 +257,7 @@ def start_from(configs: Sequence[Path], target: Path | None, *, model: str | Non
     (backend,) = backends
     convert = experiment_of_stages(backend)
     assert convert is not None, "its configs were taken"
-    draft = convert(trainings, name or _name(folder.absolute().name), place)
+    draft = convert(trainings, name or plain_name(folder.absolute().name), place)
     if model is not None:
         draft.data["models"] = [model]
     header = "".join(f"# {note}\n" for note in draft.notes)
@@ -200,51 +287,13 @@ def _config_fault(path: Path, message: str) -> Finding:
     return Finding(code="BK010", severity=Severity.ERROR, subject=path.name, message=message, where=where)
 
 
-def _refuse_data(columns: DataConfig, settings: UserConfig) -> None:
-    info = load_dataset(columns, Path(), settings.cache_dir)
-    errors = [finding for finding in info.findings if finding.severity is Severity.ERROR]
-    if errors:
-        unnamed = not _has_columns(columns)
-        raise InputError(
-            f"{columns.path!r} cannot be used yet",
-            findings=errors,
-            hint="name the columns: --input COLUMN --output COLUMN" if unnamed else None,
-        )
-
-
-def _has_columns(data: DataConfig) -> bool:
-    """Return False if a file has several columns but not those of the prompt and the answer."""
-    inputs = (data.input,) if isinstance(data.input, str) else data.input
-    wanted = (*inputs, data.output) if data.messages is None else (data.messages,)
-    rows = [row for split in read_rows(Path(data.path)).splits.values() for row in split[:1]]
-    return not any(len(row.values) > 1 and not row.values.keys() >= set(wanted) for row in rows)
-
-
-def _only_model(settings: UserConfig) -> ModelInfo:
-    found = find_models(settings.models_dir)
-    if len(found) == 1:
-        return found[0]
-    names = ", ".join(each.name for each in found)
-    raise InputError(
-        "no model is named" if found else f"there is no model in {str(settings.models_dir)!r}",
-        expected=f"--model NAME, one of {names}" if found else "--model with the folder of a model",
-        hint=f"--model {found[0].name}" if found else "touchline models get SmolLM2-135M-Instruct",
-    )
-
-
-def _longest(model: ModelInfo, data: DataConfig, settings: UserConfig) -> int:
-    """Return the number of tokens of the longest training example."""
-    lengths = token_lengths(model, data, "train", Path(), today(), settings.cache_dir)
-    return int((lengths.prompt + lengths.answer).max())
-
-
-def _name(text: str) -> str:
-    name = re.sub(r"[^A-Za-z0-9._-]+", "_", text).strip("._-")
-    return name[:60] or "experiment"
-
-
 def _listed(columns: object) -> str:
     return columns if isinstance(columns, str) else " + ".join(columns) if isinstance(columns, tuple) else str(columns)
+
+
+def _quoted_text(text: str) -> str:
+    """Return a sentence as YAML, plain where no reader could take it for something else."""
+    return text if re.fullmatch(r"[A-Za-z][A-Za-z0-9 ,?.'-]*", text) and " " in text else _quoted(text)
 
 
 def _quoted(value: object) -> str:
@@ -257,52 +306,125 @@ def _quoted(value: object) -> str:
 _WORDS = frozenset({"y", "n", "yes", "no", "true", "false", "on", "off", "null", "nan", "inf"})
 
 
-def _yaml(
-    *,
-    name: str,
-    task: str,
-    labels: Sequence[str],
-    model: str,
-    data: DataConfig,
-    rows: int,
-    longest: int,
-    context: int,
-    origin: str,
-) -> str:
-    batch = next((size for size in _BATCHES if rows >= _STEPS_PER_EPOCH * size), 1)
-    length = -(-longest // _LENGTH_STEP) * _LENGTH_STEP
-    length = min(length, context) if context else length
-    if data.messages is not None:
-        columns = [f"  messages: {_quoted(data.messages)}   # column with the chat; its last turn is the answer"]
-    else:
-        inputs = list(data.input) if isinstance(data.input, tuple) else data.input
-        shown = f"[{', '.join(_quoted(input_) for input_ in inputs)}]" if isinstance(inputs, list) else _quoted(inputs)
-        columns = [
-            f"  input: {shown}   # shown to the model as {{input}}",
-            f"  output: {_quoted(data.output)}   # the answer to learn",
-            '  # prompt: "Question: {input}"   # your own wording; any column may stand in braces',
-        ]
-    about = f"{len(labels)} labels: {', '.join(labels)}" if labels else "the answer must equal the output column"
+def _about_task(task: str) -> str:
+    return "exact match with the answer" if task == "exact_match" else "its own scores"
+
+
+def _context(models: Sequence[ModelInfo]) -> int:
+    """Return the shortest context of the models; 0 if none is known."""
+    return min((model.context_length for model in models if model.context_length), default=0)
+
+
+def _yaml(interview: Interview) -> str:
+    """Return the text of experiment.yaml: every answer, with the evidence for a default as a comment."""
+    value = interview.value
+    base = interview.folder.absolute()
+    paths = [os.path.relpath(path.absolute(), base) for path in interview.written_data()]
+    factors = dict(value("vary"))
+    if len(paths) > 1 and not interview.is_chain:
+        factors["data.path"] = paths
+    labels = interview.labels if value("task") == "classification" else ()
+    about = f"{len(labels)} labels: {', '.join(labels)}" if labels else _about_task(value("task"))
     lines = [
         "# An experiment. Every key is explained in docs/reference/experiment.md.",
         "# Check and estimate it with `touchline plan`, then train with `touchline run`.",
-        f"name: {_quoted(name)}",
-        "question: Does a higher LoRA rank give better answers on rows that were not trained on?   # your question",
-        f"task: {task}   # {' '.join(about.split())}",
-        f"models: [{_quoted(model)}]",
-        "data:",
-        f"  path: {_quoted(data.path)}   # {rows:,} training rows; splits: {origin}",
-        *columns,
-        "train:",
-        "  epochs: 1",
-        f"  global_batch_size: {batch}",
-        "  learning_rate: 2e-4   # try it as a factor too: train.learning_rate: [1e-4, 3e-4, 1e-3]",
-        f"  max_seq_len: {length}   # the longest training row has {longest} tokens",
-        "factors:   # settings to compare; every combination is a run",
-        "  train.lora.rank: [8, 32]",
-        "seeds: [1, 2]   # at least two, or a difference may be chance",
-        "controls: [base]   # the model before training, for comparison",
-        "evaluate: {epochs: last, samples: all}",
-        "compute: {executor: local}   # or slurm, with gpu: A100-80GB",
+        f"name: {_quoted(value('name'))}",
+        f"question: {_quoted_text(value('question'))}   # your question",
+        f"task: {_quoted(value('task'))}   # {' '.join(about.split())}",
+        _line("models", f"[{', '.join(map(_quoted, value('model')))}]", interview.reason("model")),
+        *_data_lines(interview, paths[-1]),
+        *_train_lines(interview),
+        *_stage_lines(interview, paths),
+        *_factor_lines(factors),
+        _line("seeds", _flow(value("seeds")), interview.reason("seeds")),
+        _line("controls", _flow(value("controls")), interview.reason("controls")),
+        f"evaluate: {{epochs: last, samples: all{_answer_limit(interview)}}}",
+        *_compute_lines(interview),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _line(key: str, value: str, reason: str) -> str:
+    return f"{key}: {value}" + (f"   # {' '.join(reason.split())}" if reason else "")
+
+
+def _flow(value: object) -> str:
+    """Return a value as YAML: lists in brackets, numbers that no reader takes for texts."""
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_flow, value))}]"
+    return to_yaml({"": value})[2:].strip() if isinstance(value, float) else _quoted(value)
+
+
+def _data_lines(interview: Interview, path: str) -> Iterator[str]:
+    data = interview.columns
+    yield "data:"
+    yield f"  path: {_quoted(path)}   # {interview.rows:,} training rows; splits: {interview.info.split_origin}"
+    if data.messages is not None:
+        yield f"  messages: {_quoted(data.messages)}   # column with the chat; its last turn is the answer"
+    else:
+        yield f"  input: {_flow(data.input)}   # shown to the model as {{input}}"
+        yield f"  output: {_quoted(data.output)}   # the answer to learn"
+        yield '  # prompt: "Question: {input}"   # your own wording; any column may stand in braces'
+    if data.images is not None:
+        yield f"  images: {_quoted(data.images)}   # column with the files of the images"
+
+
+def _train_lines(interview: Interview) -> Iterator[str]:
+    value, longest, context = interview.value, interview.row_tokens[2], _context(interview.models)
+    length = -(-longest // _LENGTH_STEP) * _LENGTH_STEP
+    yield "train:"
+    for key, name in (("epochs", "epochs"), ("global_batch_size", "batch_size"), ("learning_rate", "learning_rate")):
+        if value(name) is not None:
+            yield "  " + _line(key, _flow(value(name)), interview.reason(name))
+    length = min(length, context) if context else length
+    yield f"  max_seq_len: {length}   # the longest training row has {longest} tokens"
+    if value("packing") is not None:
+        yield "  " + _line("packed", _quoted(value("packing")), interview.reason("packing"))
+    if value("validation") is not None:
+        yield f"  validate_every_steps: {value('validation')}"
+    elif "validation" in interview.answers:
+        yield "  # validate_every_steps: 50   # not set: the validation loss is computed at the end of each epoch"
+    if value("alpha") is not None:
+        yield f"  lora: {{alpha: {value('alpha'):g}}}"
+    elif "alpha" in interview.answers:
+        yield "  # lora: {alpha: 16}   # not set: 2 x rank keeps the adapter's scale when the rank varies"
+
+
+def _stage_lines(interview: Interview, paths: Sequence[str]) -> Iterator[str]:
+    if not interview.is_chain:
+        return
+    yield "stages:   # a chain: each stage continues training the adapter of the one above"
+    parent = ""
+    for number, path in enumerate(paths, start=1):
+        name = f"stage{number}"
+        link = f", parent: {parent}, continue: adapter" if parent else ""
+        yield f"  - {{name: {name}{link}, data: {{path: {_quoted(path)}}}}}"
+        parent = name
+
+
+def _factor_lines(factors: Mapping[str, Sequence[object]]) -> Iterator[str]:
+    if factors:
+        yield "factors:   # settings to compare; every combination is a run"
+    else:
+        yield "# factors:   # settings to compare, none so far: {train.lora.rank: [8, 32]}"
+    for key, levels in factors.items():
+        yield f"  {key}: {_flow(levels)}"
+
+
+def _answer_limit(interview: Interview) -> str:
+    """Return the limit of an answer where the longest one is above the default."""
+    longest = interview.answer_tokens
+    return f", max_new_tokens: {-(-longest // _ANSWER_STEP) * _ANSWER_STEP}" if longest > MAX_NEW_TOKENS else ""
+
+
+def _compute_lines(interview: Interview) -> Iterator[str]:
+    value = interview.value
+    yield "compute:"
+    yield "  " + _line("executor", value("executor"), interview.reason("executor"))
+    yield "  " + _line("gpu", _quoted(value("gpu")), interview.reason("gpu"))
+    if value("gpus") is not None:
+        yield "  " + _line("gpus_per_run", str(value("gpus")), interview.reason("gpus"))
+    if value("deadline") is not None:
+        yield f"  deadline: {_quoted(value('deadline'))}"
+    else:
+        yield "  # deadline: 6h   # compared with the predicted time"

@@ -1,0 +1,506 @@
+"""State of an interview: the answers so far, and the evidence for the defaults of the next ones.
+
+Evidence is the user's config, models and data on this machine, the machine itself and the history of runs. It is read
+when a default needs it, and once.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import shlex
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from touchline.core.catalog import DatasetInfo, ModelInfo
+from touchline.core.clock import today
+from touchline.core.errors import InputError, PolicyError
+from touchline.core.files import read_bytes, write_atomic
+from touchline.core.finding import Finding, Severity
+from touchline.core.machine import TargetMachine
+from touchline.core.quantity import Missing, Quantity
+from touchline.data.columns import column_counts, find_layout
+from touchline.data.datasets import load_dataset, load_examples
+from touchline.data.lengths import token_lengths
+from touchline.data.machine import machine_here
+from touchline.data.models import find_models, load_model
+from touchline.data.readers import read_rows
+from touchline.data.resolving import with_columns
+from touchline.data.user_config import UserConfig
+from touchline.estimate.gpus import similar_gpus
+from touchline.history.history import Broken, read_record, record_path
+from touchline.history.index import load_index
+from touchline.history.record import RunRecord
+from touchline.run.interview.questions import QUESTIONS, Default, Question
+from touchline.run.interview.templates import TEMPLATES, Template
+from touchline.slurm.local.cluster import ask_partitions
+from touchline.slurm.local.commands import RealCommands
+from touchline.slurm.site_facts import gpus_offered
+from touchline.spec.experiment import DataConfig
+from touchline.spec.site import SlurmSite
+from touchline.spec.tasks.classification import LISTED_LABELS
+from touchline.spec.tasks.ready_made import TASKS, get_task
+
+_DATA_SUFFIXES = frozenset({".csv", ".json", ".jsonl", ".parquet"})
+_OTHER_FILES = frozenset({"package.json", "package-lock.json", "plan.json", "tsconfig.json"})
+_ROWS_PER_LABEL = 5
+"""Minimum rows per distinct value for a column to count as labels."""
+_LABEL_CHARACTERS = 60
+
+
+class AnswerSource(StrEnum):
+    """Origin of an answer."""
+
+    FLAG = "flag"
+    KEYBOARD = "keyboard"
+    DEFAULT = "default"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """Answer to a question."""
+
+    question: str
+    """Name of the question."""
+    flag: str
+    """Flag that gives the same answer."""
+    texts: tuple[str, ...]
+    """The answer as typed; several entries where the flag is repeated."""
+    source: AnswerSource
+    """Origin of the answer."""
+    reason: str
+    """Evidence for a default; empty for other answers."""
+
+
+class Interview:
+    """Answers so far, and evidence for the next defaults."""
+
+    def __init__(self, target: Path | None, settings: UserConfig, template: Template | None = None) -> None:
+        self.target = target
+        self.settings = settings
+        self.template = template
+        self.answers: dict[str, Answer] = {}
+        self.columns_are_given = False
+        """Whether answers name the columns, so that errors of other columns do not count."""
+        self._values: dict[str, Any] = {}
+        self._data: tuple[Path, ...] = ()
+        self._drafts: tempfile.TemporaryDirectory[str] | None = None
+        self._models: dict[str, ModelInfo] = {}
+
+    # ---- answers ----------------------------------------------------------------------------------------------------
+
+    def value(self, name: str) -> Any:
+        """Return the value of an answer. None before it is given."""
+        return self._values.get(name)
+
+    def answer(self, question: Question, texts: Sequence[str], source: AnswerSource, reason: str = "") -> None:
+        """Read an answer and keep it.
+
+        Raises:
+            InputError: the answer is wrong; nothing is kept.
+        """
+        if question.key is not None and question.key in (self.value("vary") or {}):
+            raise InputError(f"{question.key} varies already", expected=f"either --vary or {question.flag}")
+        value = question.parse(tuple(texts), self)
+        self._values[question.name] = value
+        self.answers[question.name] = Answer(
+            question=question.name, flag=question.flag, texts=tuple(texts), source=source, reason=reason
+        )
+
+    def open_questions(self) -> list[Question]:
+        """Return the questions that are neither answered nor decided by other answers."""
+        varied = self.value("vary") or {}
+        return [
+            question
+            for question in QUESTIONS
+            if question.name not in self.answers and question.key not in varied and self._is_asked(question)
+        ]
+
+    def _is_asked(self, question: Question) -> bool:
+        return question.is_asked(self)
+
+    def reason(self, name: str) -> str:
+        """Return the evidence for an answer that is a default. Empty for other answers."""
+        return self.answers[name].reason if name in self.answers else ""
+
+    def command(self) -> str:
+        """Return the command that gives the answers so far, without the defaults."""
+        words = ["touchline", "init", *([] if self.target is None else [str(self.target)])]
+        words += [] if self.template is None else ["--template", self.template.name]
+        for question in QUESTIONS:
+            answer = self.answers.get(question.name)
+            if answer is not None and answer.source is not AnswerSource.DEFAULT:
+                words += [word for text in answer.texts for word in (answer.flag, text)]
+        return " ".join(map(shlex.quote, words))
+
+    # ---- template and folder ----------------------------------------------------------------------------------------
+
+    def template_default(self, name: str) -> Default | None:
+        """Return the default of a question in the template. None if it has none."""
+        template = TEMPLATES["capitalization"] if self.template is None and self.has_example_data else self.template
+        if template is None or name not in template.defaults:
+            return None
+        return Default(text=template.defaults[name], reason=f"of the template {template.name}")
+
+    @property
+    def has_images(self) -> bool:
+        """Return whether the template has images."""
+        return self.template is not None and self.template.has_images
+
+    @property
+    def has_example_data(self) -> bool:
+        """Return whether the data is created by touchline."""
+        return self._drafts is not None
+
+    @property
+    def folder(self) -> Path:
+        """Return the experiment's folder, named after the data if none is given."""
+        if self.target is not None:
+            return self.target
+        return Path(
+            plain_name("capitalization" if self.template is None else self.template.name)
+            if self.has_example_data or not self._data
+            else plain_name(self._data[0].stem)
+        )
+
+    @property
+    def is_folder_known(self) -> bool:
+        """Return whether the folder depends on no further answer."""
+        return self.target is not None or bool(self._data)
+
+    @property
+    def folder_name(self) -> str:
+        """Return the folder's name as the name of an experiment."""
+        return plain_name(self.folder.absolute().name)
+
+    @property
+    def question(self) -> str:
+        """Return the question that the factors ask."""
+        factors = self.value("vary") or {}
+        names = [key.rpartition(".")[2].replace("_", " ") for key in factors]
+        names += ["base model"] if len(self.value("model") or ()) > 1 else []
+        if [*factors] == ["train.lora.rank"] and len(names) == 1:
+            return "Does a higher LoRA rank give better answers on rows that were not trained on?"
+        if self.is_chain:
+            return "Does training on easier rows first give better answers?"
+        names += ["dataset"] if len(self._data) > 1 else []
+        if not names:
+            return "Does training give better answers on rows that were not trained on?"
+        return f"Which {' and '.join(names)} gives the best answers on rows that were not trained on?"
+
+    # ---- models -----------------------------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def usable_models(self) -> list[ModelInfo]:
+        """Models under models_dir that can be trained on such data."""
+        found = find_models(self.settings.models_dir)
+        return [model for model in found if model.vision or not self.has_images]
+
+    def load_model(self, name: str) -> ModelInfo:
+        """Return a model by name or path.
+
+        Raises:
+            InputError: it is not on this machine.
+        """
+        if name not in self._models:
+            self._models[name] = load_model(name, self.settings.models_dir)
+        return self._models[name]
+
+    @property
+    def models(self) -> list[ModelInfo]:
+        """Return the base models of the answer."""
+        return [self.load_model(name) for name in self.value("model")]
+
+    # ---- history ----------------------------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def _past(self) -> dict[str, list[str]]:
+        """Ids of touchline's own runs by model; newest first."""
+        found: dict[str, list[str]] = {}
+        try:
+            rows = load_index(self.settings.history_dir).rows()
+        except (OSError, InputError):
+            return {}
+        for row in rows:
+            if row.origin == "touchline" and row.superseded_by is None and not isinstance(row.model, Missing):
+                found.setdefault(row.model.value, []).append(row.id)
+        for ids in found.values():
+            ids.sort(key=self._recorded_at, reverse=True)
+        return found
+
+    def _recorded_at(self, id_: str) -> float:
+        path = record_path(self.settings.history_dir, id_)
+        return path.stat().st_mtime if path.exists() else 0.0
+
+    @property
+    def runs_by_model(self) -> Counter[str]:
+        """Return the number of past runs of each model."""
+        return Counter({name: len(ids) for name, ids in self._past.items()})
+
+    @functools.cached_property
+    def _newest_run(self) -> RunRecord | None:
+        """Newest past run of an experiment with the first base model."""
+        for id_ in self._past.get(self.models[0].name, ())[:20]:
+            record = read_record(record_path(self.settings.history_dir, id_))
+            if not isinstance(record, Broken) and record.experiment is not None:
+                return record
+        return None
+
+    @property
+    def past_learning_rate(self) -> float | None:
+        """Return the learning rate of the newest past run of the model."""
+        record = self._newest_run
+        rate = None if record is None else record.training.learning_rate
+        return rate.value if isinstance(rate, Quantity) and rate.value > 0 else None
+
+    @property
+    def past_epochs(self) -> int | None:
+        """Return the epochs of the newest past run of the model."""
+        record = self._newest_run
+        epochs = None if record is None else record.course.epochs
+        return round(epochs.value) if isinstance(epochs, Quantity) and epochs.value >= 1 else None
+
+    # ---- machine ----------------------------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def machine(self) -> TargetMachine:
+        """This machine."""
+        return machine_here(1)
+
+    @property
+    def has_slurm(self) -> bool:
+        """Return whether jobs can be submitted here."""
+        return shutil.which("sbatch") is not None
+
+    @property
+    def is_slurm_configured(self) -> bool:
+        """Return whether the user's config file has settings for SLURM."""
+        return self.settings.slurm != SlurmSite()
+
+    @functools.cached_property
+    def offered_gpus(self) -> list[str] | Missing:
+        """Known GPU types of the cluster, or why they are unknown."""
+        partitions = ask_partitions(RealCommands())
+        if isinstance(partitions, Missing):
+            return partitions
+        return [names[-1] for kind in gpus_offered(partitions) if (names := similar_gpus(kind))]
+
+    # ---- data -------------------------------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def data_files(self) -> list[Path]:
+        """Data files in the working directory, the largest first."""
+        try:
+            files = [path for path in Path().iterdir() if path.suffix.lower() in _DATA_SUFFIXES and path.is_file()]
+        except OSError:
+            return []
+        sizes = {path: path.stat().st_size for path in files if path.name not in _OTHER_FILES}
+        return sorted((path for path in sizes if sizes[path]), key=lambda path: (-sizes[path], path.name))
+
+    def read_data(self, paths: Sequence[Path] | None) -> tuple[Path, ...]:
+        """Take datasets; create the template's example data in a temporary folder for None.
+
+        Raises:
+            InputError: a dataset has errors that naming its columns does not fix.
+        """
+        if paths is None:
+            template = self.template or TEMPLATES["capitalization"]
+            drafts = self._drafts or tempfile.TemporaryDirectory(prefix="touchline-init-")
+            found = template.create(Path(drafts.name))
+        else:
+            drafts, found = None, tuple(paths)
+            if self.is_chain and len(found) < 2:
+                raise InputError(
+                    f"a chain of stages needs two datasets or more, got {len(found)}",
+                    expected="--data EASY --data HARD, in the order of the stages",
+                )
+        for path in found:
+            columns = self._columns_of(path, None, None)
+            errors = self._errors(columns)
+            if errors and not self.columns_are_given and self._names_columns(columns):
+                raise _unusable(columns, errors)
+        self._drafts, self._data = drafts, found
+        return found
+
+    @property
+    def data(self) -> tuple[Path, ...]:
+        """Return the datasets."""
+        return self._data
+
+    @property
+    def is_chain(self) -> bool:
+        """Return whether the datasets are stages of a chain."""
+        return self.template is not None and self.template.is_chain
+
+    @property
+    def column_names(self) -> list[str]:
+        """Return the columns of the first dataset. Empty before there is one."""
+        if not self._data:
+            return []
+        rows = [row for split in read_rows(self._data[0]).splits.values() for row in split[:20]]
+        return list(dict.fromkeys(name for row in rows for name in row.values))
+
+    @property
+    def is_by_columns(self) -> bool:
+        """Return whether the data has columns for prompt and answer, which the user has to confirm."""
+        return bool(self._data) and not self.has_example_data and self.columns.messages is None
+
+    @property
+    def has_columns(self) -> bool:
+        """Return whether the columns of prompt and answer are known."""
+        return bool(self._data) and self._names_columns(self.columns)
+
+    @property
+    def columns(self) -> DataConfig:
+        """Return the data settings of the last dataset, its path absolute."""
+        return self._columns_of(self._data[-1], self.value("input"), self.value("output"))
+
+    def _columns_of(self, path: Path, inputs: Sequence[str] | None, output: str | None) -> DataConfig:
+        data = DataConfig(path=str(path.absolute()))
+        given: set[str] = set()
+        if inputs:
+            data = replace(data, input=inputs[0] if len(inputs) == 1 else tuple(inputs))
+            given.add("data.input")
+        if output is not None:
+            data = replace(data, output=output)
+            given.add("data.output")
+        found = with_columns(data, given, Path(), self.settings.cache_dir)
+        if not self.has_images:
+            return found
+        _, kinds = column_counts(row.values for rows in read_rows(path).splits.values() for row in rows)
+        layout = find_layout({name: sum(each.values()) for name, each in kinds.items()}, kinds)
+        return replace(found, images=layout.media[0]) if layout is not None and layout.media else found
+
+    def _names_columns(self, columns: DataConfig) -> bool:
+        """Return False if a file has several columns but not those of the prompt and the answer."""
+        inputs = (columns.input,) if isinstance(columns.input, str) else columns.input
+        wanted = {*inputs, columns.output} if columns.messages is None else {columns.messages}
+        rows = [row for split in read_rows(Path(columns.path)).splits.values() for row in split[:1]]
+        return not any(len(row.values) > 1 and not row.values.keys() >= wanted for row in rows)
+
+    def refuse_data(self, output: str) -> None:
+        """Raise InputError if a dataset has errors with the columns of the answers."""
+        for path in self._data:
+            columns = self._columns_of(path, self.value("input"), output)
+            if errors := self._errors(columns):
+                raise _unusable(columns, errors)
+
+    def _errors(self, columns: DataConfig) -> list[Finding]:
+        info = load_dataset(columns, Path(), self.settings.cache_dir)
+        return [finding for finding in info.findings if finding.severity is Severity.ERROR]
+
+    @functools.cached_property
+    def info(self) -> DatasetInfo:
+        """The last dataset and its splits."""
+        return load_dataset(self.columns, Path(), self.settings.cache_dir)
+
+    def split_rows(self, split: str) -> int:
+        """Return the rows of a split of the last dataset."""
+        return next((each.num_examples for each in self.info.splits if each.name == split), 0)
+
+    @property
+    def rows(self) -> int:
+        """Return the training rows of the last dataset."""
+        return self.split_rows("train")
+
+    @functools.cached_property
+    def labels(self) -> tuple[str, ...]:
+        """Distinct answers, if they are a few labels; else empty."""
+        answers = [example.answer for example in load_examples(self.columns, "train", Path())]
+        labels = sorted(set(answers))
+        is_few = 1 < len(labels) <= LISTED_LABELS and len(answers) >= _ROWS_PER_LABEL * len(labels)
+        return tuple(labels) if is_few and all(len(label) <= _LABEL_CHARACTERS for label in labels) else ()
+
+    @property
+    def label_count(self) -> int:
+        """Return the number of labels; 0 if the answers are not labels."""
+        return len(self.labels)
+
+    @functools.cached_property
+    def _lengths(self) -> list[Any]:
+        """Token lengths of the training rows, for every model and dataset."""
+        task = self.value("task")
+        prompt = get_task(task, self.labels if task == "classification" else ()).prompt if task in TASKS else None
+        found = []
+        for path in self._data:
+            columns = self._columns_of(path, self.value("input"), self.value("output"))
+            asked = columns if columns.messages is not None else replace(columns, prompt=prompt)
+            for model in self.models:
+                found.append(token_lengths(model, asked, "train", Path(), today(), self.settings.cache_dir))
+        return found
+
+    @property
+    def row_tokens(self) -> tuple[int, float, int]:
+        """Return the shortest, mean and longest training row in tokens."""
+        rows = [lengths.prompt + lengths.answer for lengths in self._lengths]
+        return (
+            int(min(each.min() for each in rows)),
+            float(sum(each.sum() for each in rows) / sum(len(each) for each in rows)),
+            int(max(each.max() for each in rows)),
+        )
+
+    @property
+    def answer_tokens(self) -> int:
+        """Return the tokens of the longest answer in the training rows."""
+        return int(max(lengths.answer.max() for lengths in self._lengths))
+
+    # ---- files ------------------------------------------------------------------------------------------------------
+
+    def written_data(self) -> list[Path]:
+        """Return where the datasets will be: example data in the experiment's folder, others where they are."""
+        if self._drafts is None:
+            return list(self._data)
+        return [self.folder / path.relative_to(self._drafts.name) for path in self._data]
+
+    def write_example_data(self) -> None:
+        """Write the example data into the experiment's folder.
+
+        Raises:
+            PolicyError: there is a file of that name with other content.
+        """
+        if self._drafts is None:
+            return
+        drafts = sorted(path for path in Path(self._drafts.name).rglob("*") if path.is_file())
+        pairs = [(path, self.folder / path.relative_to(self._drafts.name)) for path in drafts]
+        for draft, path in pairs:
+            if path.exists() and (not path.is_file() or read_bytes(path) != read_bytes(draft)):
+                raise PolicyError(f"{str(path)!r} exists with other content", expected="a new folder")
+        for draft, path in pairs:
+            if not path.exists():
+                write_atomic(path, read_bytes(draft))
+
+    def close(self) -> None:
+        """Delete the temporary folder of example data."""
+        if self._drafts is not None:
+            self._drafts.cleanup()
+
+
+def plain_name(text: str) -> str:
+    """Return a text as a name of a folder."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "_", text).strip("._-")
+    return name[:60] or "experiment"
+
+
+def _unusable(columns: DataConfig, errors: Sequence[Finding]) -> InputError:
+    return InputError(f"{columns.path!r} cannot be used yet", findings=errors)
+
+
+def as_findings(error: InputError, flag: str) -> list[Finding]:
+    """Return what is wrong with an answer, each finding with its flag."""
+    if error.findings:
+        return [replace(finding, subject=flag, message=f"{flag}: {finding.message}") for finding in error.findings]
+    expected = "" if error.expected is None else f"; expected {error.expected}"
+    finding = Finding(
+        code="EX003",
+        severity=Severity.ERROR,
+        subject=flag,
+        message=f"{flag}: {error.message}{expected}",
+        hint=error.hint,
+    )
+    return [finding]
