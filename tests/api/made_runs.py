@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -152,3 +155,22 @@ def evaluate(plan: Plan, run: PlannedRun, folder: Path, items: int = 24) -> Path
     path = place / f"{name}.scores.json"
     path.write_bytes(TypeAdapter(EvaluationRecord).dump_json(record, indent=1))
     return path
+
+
+def at_work(place: Path) -> subprocess.Popen[bytes]:
+    """A job of this machine that runs until it is told to end, under the real supervisor."""
+    command = [sys.executable, "-m", "touchline.run.attempt", "--", sys.executable, "-c"]
+    waits = "import sys, time\nprint('at work', flush=True)\nwhile True: time.sleep(0.1)"
+    output = place / "slurm-local-77.out"
+    with output.open("ab") as stream:
+        process = subprocess.Popen(
+            [*command, waits], cwd=place, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream,
+            env=os.environ | {"TOUCHLINE_JOB_ID": "local-77"}, start_new_session=True,
+        )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while "at work" not in output.read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    now = time.time()
+    write_metrics(place, [START, *steps(20, since=now - 40)])
+    return process

@@ -281,25 +281,10 @@ def test_an_experiment_of_somebody_else_is_shown_though_nothing_can_be_written(
 # ---- watching -------------------------------------------------------------------------------------------------------
 
 
-def at_work(place: Path, plan: Plan) -> subprocess.Popen[bytes]:
-    """A job of this machine that runs until it is told to end, under the real supervisor."""
-    command = [sys.executable, "-m", "touchline.run.attempt", "--", sys.executable, "-c"]
-    waits = "import sys, time\nprint('at work', flush=True)\nwhile True: time.sleep(0.1)"
-    with (place / "slurm-local-77.out").open("ab") as stream:
-        process = subprocess.Popen(
-            [*command, waits], cwd=place, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream,
-            env=os.environ | {"TOUCHLINE_JOB_ID": "local-77"}, start_new_session=True,
-        )  # fmt: skip
-    until(lambda: "at work" in (place / "slurm-local-77.out").read_text())
-    now = time.time()
-    made.write_metrics(place, [made.START, *made.steps(20, since=now - 40)])
-    return process
-
-
 @pytest.fixture
 def job(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     plan = plan_of(folder)
-    process = at_work(folder / plan.runs[0].name, plan)
+    process = made.at_work(folder / plan.runs[0].name)
     try:
         yield process
     finally:

@@ -33,6 +33,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "demo": ("train",),
     "pandas": ("results",),
     "shell": ("lint",),
+    "watch": ("cli",),
     **dict.fromkeys(TRACKERS, ("report",)),
 }
 """Extra -> rooms that may import what it declares; the core dependencies may be imported anywhere."""

@@ -8,10 +8,11 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+
+from tools import debian
 
 PACKAGES = {
     "munged": "munge",
@@ -24,7 +25,6 @@ PACKAGES = {
 """Which package holds each program."""
 PLUGIN = Path("usr/lib")
 """Where the database plugin of slurmdbd lies, under a folder of the machine's kind."""
-INSTALL_SECONDS = 300
 _POLICY = Path("/usr/sbin/policy-rc.d")
 
 
@@ -51,28 +51,10 @@ def unavailable() -> str | None:
 
 def install() -> str | None:
     """Install what is missing; say in one line why that failed, None when all is there."""
-    missing = missing_packages()
-    if not missing:
+    if not missing_packages():
         return None
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C"}
-    # Other tests may be installing packages of theirs at this moment.
-    patient = ("-o", "DPkg::Lock::Timeout=300")
-    install = ("apt-get", *patient, "install", "-y", "-qq", "--no-install-recommends", *missing)
-    told = "apt-get did not answer"
     with no_services():
-        # The list of packages may be old: look once more, then try again.
-        for command in (install, ("apt-get", "update", "-qq"), install):
-            try:
-                done = subprocess.run(
-                    command, env=environment, capture_output=True, text=True, timeout=INSTALL_SECONDS, check=False
-                )
-            except subprocess.TimeoutExpired:
-                continue
-            if command == install and done.returncode == 0:
-                break
-            told = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), told)
-    left = missing_packages()
-    return f"apt-get cannot install {' '.join(left)}: {told}" if left else None
+        return debian.install(missing_packages)
 
 
 @contextlib.contextmanager

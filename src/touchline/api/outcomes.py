@@ -16,6 +16,8 @@ from touchline.run.folders import is_experiment
 from touchline.run.planning import read_planned
 
 if TYPE_CHECKING:
+    import threading
+
     from touchline.data.user_config import UserConfig
     from touchline.lint.audited import DataAudit
     from touchline.lint.local.audit import AuditRequest
@@ -128,6 +130,7 @@ def logs(
     evaluation: bool = False,
     lines: int = 50,
     follow: bool = False,
+    stop: threading.Event | None = None,
 ) -> Iterator[OutputLine]:
     """Yield the last lines of a run's latest log; with `follow`, also new lines until the run ends.
 
@@ -138,6 +141,7 @@ def logs(
         evaluation: the evaluation's output instead of the training's.
         lines: number of lines to start with.
         follow: continue until the run ends.
+        stop: ends the following when set.
 
     Raises:
         InputError: there is no plan, no such run, or no output to wait for.
@@ -145,10 +149,10 @@ def logs(
     if is_experiment(source) or (source.resolve().parent / "experiment.yaml").is_file():
         from touchline.results.following import logs as own_logs
 
-        return own_logs(source, settings, run=run, evaluation=evaluation, lines=lines, follow=follow)
+        return own_logs(source, settings, run=run, evaluation=evaluation, lines=lines, follow=follow, stop=stop)
     from touchline.report.local.foreign import logs as foreign_logs
 
-    return foreign_logs(source, run=run, lines=lines, follow=follow)
+    return foreign_logs(source, run=run, lines=lines, follow=follow, stop=stop)
 
 
 def compare(sources: Sequence[Path], *, on_progress: ProgressCallback | None = None) -> ComparedExperiments:

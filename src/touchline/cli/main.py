@@ -52,6 +52,7 @@ from touchline.cli.reporting import report
 from touchline.cli.selftesting import selftest
 from touchline.cli.starting import init
 from touchline.cli.stating import stated_pairs
+from touchline.cli.watch import watch
 from touchline.cli.watching import logs, status
 from touchline.core.errors import InputError, TouchlineError, quoted
 
@@ -409,7 +410,7 @@ def _say_report(source: Path, json: bool) -> None:
 
 _COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     EXPERIMENT: (init, demo, check, plan, prepare, run, resume, evaluate, clean),
-    LOOK: (status, logs, results, report, compare, collect, export, publish),
+    LOOK: (status, watch, logs, results, report, compare, collect, export, publish),
     CLUSTER: (submit, cancel, place, doctor, selftest),
     EVIDENCE: (estimate, probe, optimize),
 }

@@ -40,23 +40,34 @@ def cells(run: LiveRun) -> tuple[str, ...]:
     )
 
 
-def fitting_columns(rows: Sequence[Sequence[str]], width: int, spare: int = 0) -> list[int]:
-    """Return the columns of `HEADER` that fit side by side, in their order.
+def fitting_columns(
+    rows: Sequence[Sequence[str]],
+    width: int,
+    spare: int = 0,
+    *,
+    header: Sequence[str] = HEADER,
+    least_first: Sequence[str] = _LEAST_FIRST,
+    gap: int = _GAP,
+) -> list[int]:
+    """Return the columns of a header that fit side by side, in their order.
 
-    Columns without a value are left out first, then those of `_LEAST_FIRST`, until the rest fits. The run, its status
+    Columns without a value are left out first, then those of `least_first`, until the rest fits. The run, its status
     and its steps always stay.
 
     Args:
         rows: the cells of every run.
         width: columns of the terminal.
         spare: columns that something else beside them takes.
+        header: names of the columns.
+        least_first: names of the columns that may be left out, the least important first.
+        gap: blanks between two columns.
     """
-    kept = [n for n, name in enumerate(HEADER) if name in _ALWAYS or any(row[n] != "-" for row in rows)]
-    widths = [max([len(name), *(len(row[n]) for row in rows)]) + _GAP for n, name in enumerate(HEADER)]
-    for name in _LEAST_FIRST:
+    kept = [n for n, name in enumerate(header) if name in _ALWAYS or any(row[n] != "-" for row in rows)]
+    widths = [max([len(name), *(len(row[n]) for row in rows)]) + gap for n, name in enumerate(header)]
+    for name in least_first:
         if sum(widths[n] for n in kept) + spare <= width:
             break
-        kept = [n for n in kept if HEADER[n] != name]
+        kept = [n for n in kept if header[n] != name]
     return kept
 
 

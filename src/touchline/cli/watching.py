@@ -6,8 +6,9 @@ import gc
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -20,6 +21,7 @@ from touchline.core.text import without_controls
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from touchline.data.user_config import UserConfig
     from touchline.results.live import LiveRun
     from touchline.results.watching import Snapshot, Watcher
 
@@ -44,25 +46,18 @@ def status(
     """
     from touchline.core.errors import InputError
     from touchline.data.user_config import load_settings
-
-    # Not by way of the module of all verbs: what the others load takes longer than the answer for a thousand runs.
-    from touchline.results.watching import Watcher
+    from touchline.run.folders import is_experiment
 
     if watch and json:
         raise InputError("--watch and --json cannot be combined")
-    from touchline.run.folders import is_experiment
-
     settings = load_settings()
     if watch and is_experiment(source):
+        from touchline.results.watching import Watcher
+
         _watch(Watcher(source, settings, look=not no_queue))
         return
     with _uncollected():
-        if is_experiment(source):
-            snapshot = Watcher(source, settings, look=not no_queue).now()
-        else:
-            from touchline.report.local.foreign import snapshot as foreign_snapshot
-
-            snapshot = foreign_snapshot(source)
+        snapshot = snapshots(source, settings, look=not no_queue)()
     if snapshot.note:
         print_status(snapshot.note)
     if json:
@@ -71,6 +66,29 @@ def status(
         print_json(tuple[LiveRun, ...], snapshot.runs, "runs")
         return
     _table(snapshot)
+
+
+def snapshots(source: Path, settings: UserConfig, *, look: bool) -> Callable[[], Snapshot]:
+    """Return a function whose every call returns the present state of the runs of an experiment.
+
+    Args:
+        source: experiment.yaml or its folder, or a folder of another tool.
+        settings: user config.
+        look: query the queue too.
+
+    Raises:
+        InputError: there is no experiment, or no plan.
+    """
+    from touchline.run.folders import is_experiment
+
+    if is_experiment(source):
+        # Not by way of the module of all verbs: what the others load takes longer than the answer for a thousand runs.
+        from touchline.results.watching import Watcher
+
+        return Watcher(source, settings, look=look).now
+    from touchline.report.local.foreign import snapshot
+
+    return partial(snapshot, source)
 
 
 def logs(
@@ -218,7 +236,7 @@ BAR_WIDTH = 24
 NARROW_BAR_WIDTH = 10
 _WIDE = 130
 """Columns from which on a long bar takes nothing from what stands beside it."""
-_STYLES = {
+STATUS_STYLES = {
     "running": "green",
     "queued": "yellow",
     "failed": "red",
@@ -295,7 +313,7 @@ def chosen_runs(runs: Sequence[LiveRun], most: int) -> list[LiveRun]:
 
 def _style(column: str, run: LiveRun) -> str:
     if column == "status":
-        return _STYLES.get(run.status.value, "")
+        return STATUS_STYLES.get(run.status.value, "")
     return "dim" if column == "job" else "yellow" if column == "waits for" and run.queue_reason else ""
 
 
@@ -307,7 +325,7 @@ def _bar(run: LiveRun, width: int) -> RenderableType:
         total, done = run.items_planned, run.items_done or 0
     if not total:
         return _text("")
-    style = _STYLES.get(run.status.value, "").replace("dim", "green") or "cyan"
+    style = STATUS_STYLES.get(run.status.value, "").replace("dim", "green") or "cyan"
     return ProgressBar(total=total, completed=min(done, total), width=width, complete_style=style, finished_style=style)
 
 

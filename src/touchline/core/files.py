@@ -14,6 +14,7 @@ import hashlib
 import os
 import secrets
 import stat
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
@@ -132,14 +133,16 @@ class FileCache(Generic[Parsed]):
         self._limit_bytes = limit_bytes
         self._kept: OrderedDict[str, tuple[tuple[int, ...], Parsed]] = OrderedDict()
         self._bytes = 0
+        self._lock = threading.Lock()
 
     def __call__(self, path: Path) -> Parsed:
         """Return the parsed content of a file; raises what the parser raises."""
         key, before = os.path.abspath(path), _stamp(path)  # noqa: PTH100 (a link in the path is no other file)
-        kept = self._kept.get(key)
-        if kept is not None and kept[0] == before:
-            self._kept.move_to_end(key)
-            return kept[1]
+        with self._lock:
+            kept = self._kept.get(key)
+            if kept is not None and kept[0] == before:
+                self._kept.move_to_end(key)
+                return kept[1]
         value = self._parse(path)
         if before and _stamp(path) == before and time.time_ns() - before[3] > _RACY_NS:
             self._keep(key, before, value)
@@ -150,15 +153,16 @@ class FileCache(Generic[Parsed]):
         self._keep(os.path.abspath(path), _stamp(path), value)  # noqa: PTH100
 
     def _keep(self, key: str, stamp: tuple[int, ...], value: Parsed) -> None:
-        if (old := self._kept.pop(key, None)) is not None:
-            self._bytes -= old[0][2]
-        if not stamp:
-            return
-        self._kept[key] = (stamp, value)
-        self._bytes += stamp[2]
-        while self._bytes > self._limit_bytes:
-            _, (dropped, _) = self._kept.popitem(last=False)
-            self._bytes -= dropped[2]
+        with self._lock:
+            if (old := self._kept.pop(key, None)) is not None:
+                self._bytes -= old[0][2]
+            if not stamp:
+                return
+            self._kept[key] = (stamp, value)
+            self._bytes += stamp[2]
+            while self._bytes > self._limit_bytes:
+                _, (dropped, _) = self._kept.popitem(last=False)
+                self._bytes -= dropped[2]
 
 
 def _read_record(path: Path) -> bytes:

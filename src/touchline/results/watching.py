@@ -8,12 +8,13 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from touchline.core.callbacks import MessageCallback
 from touchline.core.errors import TouchlineError
 from touchline.core.status import RunStatus, TrainingOutcome
+from touchline.data.metrics import StepRow
 from touchline.data.user_config import UserConfig
 from touchline.results.live import LiveRun
 from touchline.results.live_status import glances, jobs_to_ask, live
@@ -50,6 +51,8 @@ class Snapshot:
     """Reason why the queue could not be queried; empty otherwise."""
     active: bool
     """Whether any job is active."""
+    steps: Mapping[str, tuple[StepRow, ...]] = field(default_factory=dict)
+    """Last steps of each run, as far as they were read."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,6 +130,7 @@ class Watcher:
             runs=tuple(runs),
             note=note,
             active=any(view.active for view in (*views, *self._views.values())),
+            steps={name: found.recent.steps for name, found in seen.items()},
         )
 
     def is_anything_left(self, snapshot: Snapshot) -> bool:

@@ -5,9 +5,11 @@ Only the end of the file is read, by the reader of the whole; lines that are no 
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 
+from touchline.core.files import FileCache
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.data.metrics import StepRow
 from touchline.data.metrics_file import merged, parse_row
@@ -17,6 +19,8 @@ ACTIVE_TAIL_BYTES = 24 << 10
 """About forty steps: enough for a median and its spread."""
 ENDED_TAIL_BYTES = 3 << 10
 """A few steps: enough for the last loss."""
+_CACHED_FILES_BYTES = 4 << 30
+"""Size of the files whose ends are kept in memory."""
 NOT_MEASURED = Missing(missing="no step has been measured")
 
 
@@ -52,7 +56,19 @@ class Recent:
 
 
 def read_recent(path: Path, limit_bytes: int) -> Recent:
-    """Read the rows in the last bytes of a metrics.jsonl; none if it is missing."""
+    """Return the rows in the last bytes of a metrics.jsonl; none if it is missing.
+
+    A file that has not changed since the last call is not read again.
+    """
+    return _reader(limit_bytes)(path)
+
+
+@functools.cache
+def _reader(limit_bytes: int) -> FileCache[Recent]:
+    return FileCache(functools.partial(_read, limit_bytes=limit_bytes), _CACHED_FILES_BYTES)
+
+
+def _read(path: Path, *, limit_bytes: int) -> Recent:
     data, whole = read_tail(path, limit_bytes)
     lines = data.split(b"\n")
     rows = [row for line in (lines if whole else lines[1:]) if line and (row := parse_row(line)) is not None]

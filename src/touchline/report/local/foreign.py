@@ -5,7 +5,7 @@ There is no plan, and nothing is written into these folders. All information com
 
 from __future__ import annotations
 
-import time
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -123,8 +123,10 @@ def clean(source: Path, *, perform: bool, deep: bool, on_progress: ProgressCallb
     return Cleaned(experiment=found.experiment, depth=depth, performed=False, items=items, size_bytes=size, kept=kept)
 
 
-def logs(source: Path, *, run: str | None, lines: int, follow: bool) -> Iterator[OutputLine]:
-    """Yield the last lines of a run's newest log and, with `follow`, the lines added later.
+def logs(
+    source: Path, *, run: str | None, lines: int, follow: bool, stop: threading.Event | None = None
+) -> Iterator[OutputLine]:
+    """Yield the last lines of a run's newest log and, with `follow`, the lines added later until `stop` is set.
 
     Raises:
         InputError: no run, several runs and no name, an unknown run, or a run without a log.
@@ -134,13 +136,14 @@ def logs(source: Path, *, run: str | None, lines: int, follow: bool) -> Iterator
     shown, end = last_lines(path, lines)
     yield from (OutputLine(line=line) for line in shown)
     follower = Follower(path, end)
-    while follow:
+    stopped = stop or threading.Event()
+    while follow and not stopped.is_set():
         more, unfinished = follower.read()
         yield from (OutputLine(line=line) for line in more)
         if unfinished:
             yield OutputLine(unfinished=unfinished)
         if not more:
-            time.sleep(FOLLOW_SECONDS)
+            stopped.wait(FOLLOW_SECONDS)
 
 
 def newest_log(found: ReportInputs, run: str | None) -> str:

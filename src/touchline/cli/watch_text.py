@@ -1,0 +1,240 @@
+"""Lines of `touchline watch`: runs of several experiments in columns that fit the terminal, in the words of status."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from touchline.cli import status_text as text
+from touchline.cli.watching import STATUS_STYLES
+from touchline.core.text import one_line, shorten
+
+if TYPE_CHECKING:
+    from touchline.data.metrics import StepRow
+    from touchline.results.live import LiveRun
+    from touchline.results.watching import Snapshot
+
+HEADER = ("run", "status", "step", "done", "loss", "curve", "left or waits for", "memory")
+_LEAST_FIRST = ("done", "memory", "loss", "curve", "left or waits for")
+_NUMBERS = frozenset({"step", "loss", "memory"})
+_WIDE = 100
+"""Columns from which on two blanks stand between two columns of the table."""
+_WIDE_GAP, _NARROW_GAP = 2, 1
+_BAR_CELLS = 10
+_CURVE_CELLS = 8
+_MARK_CELLS = 2
+"""Width of the two marks before a run: `>` for the selected run and `!` for a warning or an error."""
+_STATUS_CELLS = 12
+"""Width that a status may take; the longest one is told whole where a run is described."""
+_LEAST_NAME_CELLS = 8
+_BLOCKS = "▁▂▃▄▅▆▇█"
+_NOT_FINITE = "×"
+LOSSES = 256
+"""Losses kept per run while its curve grows; then every second one is dropped."""
+
+
+class LossCurves:
+    """Losses of each run, as far as they were read since the view was opened."""
+
+    def __init__(self) -> None:
+        self._losses: dict[str, dict[int, float]] = {}
+
+    def add(self, steps: Mapping[str, Sequence[StepRow]]) -> None:
+        """Add the losses of the steps that were read last."""
+        for run, rows in steps.items():
+            if not rows:
+                continue
+            losses = self._losses.setdefault(run, {})
+            known = max(losses, default=-1)
+            if rows[-1].step < known:
+                # The training went back to a saved state, or began again.
+                losses = self._losses[run] = {step: loss for step, loss in losses.items() if step < rows[0].step}
+            losses |= {row.step: row.loss for row in rows}
+            while len(losses) > LOSSES:
+                losses = self._losses[run] = dict(sorted(losses.items())[::2])
+
+    def of(self, run: str) -> list[float]:
+        """Return the losses of a run in the order of their steps."""
+        return [loss for _, loss in sorted(self._losses.get(run, {}).items())]
+
+
+def curve(losses: Sequence[float], cells: int = _CURVE_CELLS) -> str:
+    """Return losses as a row of blocks, the lowest one the lowest loss; `×` where a loss is not a number."""
+    if not losses:
+        return "-"
+    count = min(cells, len(losses))
+    groups = [losses[len(losses) * n // count : len(losses) * (n + 1) // count] for n in range(count)]
+    means = [sum(group) / len(group) for group in groups]
+    known = [mean for mean in means if math.isfinite(mean)]
+    low, high = min(known, default=0.0), max(known, default=0.0)
+    return "".join(_block(mean, low, high) for mean in means)
+
+
+def _block(value: float, low: float, high: float) -> str:
+    if not math.isfinite(value):
+        return _NOT_FINITE
+    share = (value - low) / (high - low) if high > low else 0.0
+    return _BLOCKS[min(int(share * len(_BLOCKS)), len(_BLOCKS) - 1)]
+
+
+def bar(done: int, total: int, cells: int = _BAR_CELLS) -> str:
+    """Return progress as `████░░░░░░`."""
+    full = min(cells * done // total, cells) if total else 0
+    return "█" * full + "░" * (cells - full)
+
+
+def cells(run: LiveRun, losses: Sequence[float]) -> tuple[str, ...]:
+    """Return a row of the table."""
+    total, done = run.steps_planned, run.steps_done or 0
+    if run.items_planned is not None and not (run.job is not None and run.job.active):
+        total, done = run.items_planned, run.items_done or 0
+    waits = f"waits: {run.queue_reason}" if run.queue_reason else "-"
+    return tuple(
+        one_line(cell)
+        for cell in (
+            run.name,
+            shorten(run.status.value, _STATUS_CELLS),
+            text.steps(run),
+            bar(done, total) if total else "-",
+            text.loss(run),
+            curve(losses),
+            text.left(run) if text.left(run) != "-" else waits,
+            text.memory(run),
+        )
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Columns that fit the terminal, with their widths."""
+
+    kept: tuple[int, ...]
+    """Places of the columns in `HEADER`."""
+    widths: tuple[int, ...]
+    """Width of each of them."""
+    gap: int
+    """Blanks between two columns."""
+
+    def line(self, row: Sequence[str], marks: str = "  ") -> list[tuple[str, str]]:
+        """Return a line as (text, name of its column); the marks before it have no name."""
+        parts = [(marks, "")]
+        for place, width in zip(self.kept, self.widths, strict=True):
+            name, value = HEADER[place], shorten(row[place], width)
+            value = value.rjust(width) if name in _NUMBERS else value.ljust(width)
+            parts.append((value + " " * self.gap, name))
+        return parts
+
+
+def layout(rows: Sequence[Sequence[str]], width: int) -> Layout:
+    """Return the columns for the rows of all runs in a terminal of so many columns."""
+    room = width - _MARK_CELLS
+    name_cells = max(room // 3, _LEAST_NAME_CELLS)
+    short = [(shorten(row[0], name_cells), *row[1:]) for row in rows]
+    # The last column needs no blanks after it.
+    gap = _WIDE_GAP if width >= _WIDE else _NARROW_GAP
+    kept = text.fitting_columns(short, room + gap, header=HEADER, least_first=_LEAST_FIRST, gap=gap)
+    widths = [max([len(HEADER[n]), *(len(row[n]) for row in short)]) for n in kept]
+    others = sum(widths[1:]) + gap * (len(kept) - 1)
+    longest = max([len(HEADER[0]), *(len(row[0]) for row in rows)])
+    widths[0] = min(longest, max(room - others, _LEAST_NAME_CELLS))
+    return Layout(tuple(kept), tuple(widths), gap)
+
+
+def is_flagged(run: LiveRun) -> bool:
+    """Return True if a run has a warning or an error."""
+    return any(flag.severity.value in ("error", "warning") for flag in run.flags)
+
+
+def description(run: LiveRun, experiment: str) -> list[str]:
+    """Return all that is known of a run, its findings included."""
+    job = text.job(run)
+    facts = [f"{text.steps(run)} steps" if run.items_planned is None else text.steps(run)]
+    facts += [f"loss {text.loss(run)}", f"{text.rate(run)} tokens/s", f"peak memory {text.memory(run)}"]
+    facts += [f"left {text.left(run)}", f"waits for {run.queue_reason or '-'}"]
+    lines = [
+        f"{run.name} of {experiment}: {run.status.value}" + (f", job {job}" if job != "-" else ""),
+        " · ".join(fact for fact in facts if "-" not in fact.split(" ")),
+    ]
+    for flag in run.flags:
+        lines.append(f"{flag.severity.value} {flag.code}: {flag.message}")
+        lines += [f"  hint: {flag.hint}"] if flag.hint else []
+    return [one_line(line) for line in lines if line]
+
+
+@dataclass(kw_only=True, slots=True)
+class Watched:
+    """Experiment in the view: its last state, or the reason why there is none."""
+
+    source: Path
+    """experiment.yaml or its folder, as the user named it."""
+    snapshot: Snapshot | None = None
+    """Last state that was read."""
+    error: str = ""
+    """Reason why the last reading failed; empty otherwise."""
+    curves: LossCurves = field(default_factory=LossCurves)
+    """Losses of its runs."""
+
+    def take(self, found: Snapshot | str) -> None:
+        """Take a state, or the reason why there is none; the last state stays on the screen then."""
+        if isinstance(found, str):
+            self.error = found
+        else:
+            self.snapshot, self.error = found, ""
+            self.curves.add(found.steps)
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Line of the view."""
+
+    parts: tuple[tuple[str, str], ...]
+    """Texts with their styles."""
+    run: tuple[int, str] | None = None
+    """Place of the experiment and name of the run; None for a line that is not a run."""
+
+    @property
+    def text(self) -> str:
+        """The line without styles."""
+        return "".join(part for part, _ in self.parts).rstrip()
+
+
+def lines(watched: Sequence[Watched], width: int, selected: tuple[int, str] | None = None) -> tuple[Line, list[Line]]:
+    """Return the names of the columns, and the lines below them.
+
+    Args:
+        watched: the experiments.
+        width: columns of the terminal.
+        selected: the run that is marked.
+    """
+    rows = {
+        (place, run.name): cells(run, each.curves.of(run.name))
+        for place, each in enumerate(watched)
+        for run in (each.snapshot.runs if each.snapshot is not None else ())
+    }
+    columns = layout(list(rows.values()), width)
+    below: list[Line] = []
+    for place, each in enumerate(watched):
+        name = one_line(str(each.source) if each.snapshot is None else each.snapshot.experiment)
+        runs = () if each.snapshot is None else each.snapshot.runs
+        below.append(Line(((name, "bold"), (f"  {text.counts(runs)}" if runs else "", ""))))
+        if each.error:
+            below.append(Line(((f"  error: {one_line(each.error)}", "red"),)))
+        elif each.snapshot is None:
+            below.append(Line((("  reading ...", "dim"),)))
+        elif each.snapshot.note:
+            below.append(Line(((f"  {one_line(each.snapshot.note)}", "yellow"),)))
+        for run in runs:
+            key = (place, run.name)
+            marks = (">" if key == selected else " ") + ("!" if is_flagged(run) else " ")
+            parts = [(value, _style(name, run)) for value, name in columns.line(rows[key], marks)]
+            below.append(Line(tuple(parts), key))
+    return Line(tuple((value, "bold") for value, _ in columns.line(HEADER))), below
+
+
+def _style(column: str, run: LiveRun) -> str:
+    if column == "status":
+        return STATUS_STYLES.get(run.status.value, "")
+    return "yellow" if column == "left or waits for" and run.queue_reason else ""

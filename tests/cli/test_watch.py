@@ -1,0 +1,205 @@
+"""`touchline watch` without its screen: lines that fit, curves of losses, one frame, and what it refuses."""
+
+from __future__ import annotations
+
+import math
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.cli.made_live import completed, failed, queued, rows, running, snapshot
+
+from touchline.cli import watch as command
+from touchline.cli.main import main
+from touchline.cli.watch_text import LOSSES, LossCurves, Watched, bar, curve, description, lines
+from touchline.core.status import RunStatus
+
+pytestmark = pytest.mark.planning
+
+FINITE = st.floats(-1e6, 1e6)
+
+
+def watched(*snapshots: object) -> list[Watched]:
+    found = [Watched(source=Path(f"exp{place}")) for place in range(len(snapshots))]
+    for each, state in zip(found, snapshots, strict=True):
+        each.take(state)  # type: ignore[arg-type]
+    return found
+
+
+def texts(found: list[Watched], width: int, selected: tuple[int, str] | None = None) -> list[str]:
+    head, below = lines(found, width, selected)
+    return [line.text for line in (head, *below)]
+
+
+# ---- lines ----------------------------------------------------------------------------------------------------------
+
+
+@given(
+    width=st.integers(40, 200),
+    names=st.lists(st.from_regex(r"[0-9A-Za-z_]{1,60}", fullmatch=True), min_size=1, max_size=4, unique=True),
+    kind=st.sampled_from([running, queued, failed, completed]),
+    steps=st.integers(1, 10**6),
+    status=st.sampled_from(RunStatus),
+)
+def test_lines_of_runs_fit_the_terminal(width: int, names: list[str], kind: object, steps: int, status: object) -> None:
+    made = [replace(kind(name), steps_planned=steps, steps_done=steps, status=status) for name in names]  # type: ignore[operator]
+    head, below = lines(watched(snapshot("sweep", *made)), width)
+    shown = [line for line in below if line.run is not None]
+    assert [line.run for line in shown] == [(0, name) for name in names]
+    assert max(len(line.text) for line in (head, *shown)) <= width
+    for line in shown:
+        assert f"{steps}/{steps}" in line.text
+
+
+def test_at_80_columns_a_run_shows_everything_and_a_waiting_one_its_reason() -> None:
+    shown = texts(watched(snapshot("sweep", running("8B_rank4"), queued("8B_rank8"))), 80)
+    assert "running" in shown[2]
+    assert all(each in shown[2] for each in ("500/1000", "0.51", "█▅▁", "1:00:00 (50:00 to 1:10:00)", "12.5 GiB"))
+    assert "waits: Priority" in shown[3]
+
+
+def test_at_40_columns_runs_keep_name_status_and_steps() -> None:
+    shown = texts(watched(snapshot("sweep", running("70B_rank64_lr1e-3_seed2"), failed("70B_rank4"))), 40)
+    assert shown[2].split()[-2:] == ["running", "500/1000"]
+    assert shown[3].split()[-2:] == ["failed", "500/1000"]
+
+
+def test_the_selected_run_and_one_with_an_error_are_marked_by_signs() -> None:
+    shown = texts(watched(snapshot("sweep", running("a"), failed("b"))), 80, (0, "b"))
+    assert shown[2].startswith("  a ")
+    assert shown[3].startswith(">!b ")
+
+
+def test_an_experiment_that_cannot_be_read_keeps_its_last_state_and_says_why() -> None:
+    found = watched(snapshot("one", running("a")), "no plan.json")
+    found[0].take("it vanished")
+    shown = texts(found, 80)
+    assert shown[1].startswith("one  1 run: 1 running")
+    assert shown[2].split("error: ")[1] == "it vanished"
+    assert shown[3].startswith("  a ")
+    assert shown[4:] == ["exp1", "  error: no plan.json"]
+    found[0].take(snapshot("one", running("a")))
+    assert not any("vanished" in line for line in texts(found, 80))
+
+
+def test_foreign_words_cannot_draw_on_the_terminal() -> None:
+    bad = "\x1b[2Jx\ny"
+    evil = replace(queued("a"), queue_reason=bad)
+    found = watched(snapshot(bad, evil, note=bad), bad)
+    shown = [*texts(found, 200), *description(evil, bad)]
+    assert not any(sign in line for line in shown for sign in "\x1b\n")
+
+
+def test_a_description_names_job_figures_and_findings() -> None:
+    said = description(failed("a"), "sweep")
+    assert said[0] == "a of sweep: failed, job 75 FAILED"
+    assert said[1] == "500/1000 steps · loss 0.51 · 1,234 tokens/s · peak memory 12.5 GiB"
+    assert said[2:] == ["error RN111: exit code 1", "  hint: touchline logs exp"]
+
+
+# ---- curves and bars ------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(FINITE, min_size=1, max_size=100), st.integers(1, 30))
+def test_a_curve_is_as_long_as_its_losses_or_its_room_and_has_its_lowest_block(losses: list[float], room: int) -> None:
+    drawn = curve(losses, room)
+    assert len(drawn) == min(room, len(losses))
+    assert "▁" in drawn
+
+
+@given(st.lists(FINITE, min_size=2, max_size=8, unique=True))
+def test_lower_losses_have_blocks_that_are_not_higher(losses: list[float]) -> None:
+    drawn = curve(losses)
+    order = sorted(range(len(losses)), key=lambda place: losses[place])
+    assert sorted(drawn) == [drawn[place] for place in order]
+    assert drawn[order[-1]] == "█"
+
+
+def test_a_loss_that_is_not_a_number_is_seen_in_its_place() -> None:
+    assert curve([3.0, math.nan, 1.0]) == "█×▁"
+    assert curve([math.inf]) == "×"
+    assert curve([]) == "-"
+
+
+@given(st.integers(0, 2000), st.integers(1, 1000))
+def test_a_bar_is_full_only_when_all_is_done(done: int, total: int) -> None:
+    assert len(bar(done, total)) == 10
+    assert (bar(done, total) == "█" * 10) == (done >= total)
+
+
+def test_a_curve_grows_while_it_is_watched_and_stays_bounded() -> None:
+    curves = LossCurves()
+    for first in range(1, 5000, 20):
+        curves.add({"a": rows([float(5000 - first)] * 40, first=first)})
+    kept = curves.of("a")
+    assert len(kept) <= LOSSES
+    assert kept == sorted(kept, reverse=True)
+    assert kept[0] > 4900
+
+
+def test_a_training_that_goes_back_to_a_saved_state_draws_its_new_losses() -> None:
+    curves = LossCurves()
+    curves.add({"a": rows([9.0, 8.0, 7.0, 6.0])})
+    curves.add({"a": rows([5.0], first=3)})
+    assert curves.of("a") == [9.0, 8.0, 5.0]
+
+
+# ---- the command ----------------------------------------------------------------------------------------------------
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *words: str) -> object:
+    monkeypatch.setattr("sys.argv", ["touchline", "watch", *words])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return ended.value.code
+
+
+def test_experiments_are_found_in_a_folder_of_experiments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("b", "a"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "experiment.yaml").write_text("name: x\n")
+    (tmp_path / "other").mkdir()
+    assert command.find_experiments([tmp_path]) == [tmp_path / "a", tmp_path / "b"]
+    assert command.find_experiments([tmp_path / "a", tmp_path]) == [tmp_path / "a", tmp_path / "b"]
+    assert command.find_experiments([tmp_path / "other"]) == [tmp_path / "other"]
+    monkeypatch.chdir(tmp_path)
+    assert command.find_experiments([Path()]) == [Path("a"), Path("b")]
+
+
+def test_one_frame_shows_what_can_be_read_and_why_the_rest_cannot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "experiment.yaml").write_text("name: x\n")
+    monkeypatch.setitem(sys.modules, "textual", None)
+    assert call(monkeypatch, str(tmp_path), "--once") == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert [line for line in shown if "error" in line] == [
+        f"  error: '{tmp_path / name}' has no plan.json" for name in ("a", "b")
+    ]
+
+
+@pytest.mark.parametrize(("words", "code", "said"), [((".",), 2, "needs a terminal"), (("gone",), 2, "does not exist")])
+def test_what_cannot_be_watched_is_refused(
+    words: tuple[str, ...], code: int, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, *words) == code
+    assert said in capsys.readouterr().err
+
+
+def test_without_textual_the_command_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        monkeypatch.setattr(stream, "isatty", lambda: True)
+    monkeypatch.setitem(sys.modules, "textual", None)
+    for name in [name for name in sys.modules if name.startswith("textual.") or name == "touchline.cli.watch_app"]:
+        monkeypatch.delitem(sys.modules, name)
+    assert call(monkeypatch, str(tmp_path)) == 4
+    told = capsys.readouterr().err
+    assert "textual" in told
+    assert ".[watch]" in told

@@ -1,0 +1,299 @@
+"""The screen of `touchline watch`, driven by its keys: what it shows, asks and calls, and that it never waits."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.cli.made_live import FakeReader, completed, failed, queued, running, snapshot
+from textual.pilot import Pilot
+from textual.widgets import OptionList, RichLog, Static
+
+from touchline.cli import watch_app
+from touchline.cli.watch_app import LogView, Question, WatchApp
+from touchline.core.errors import PolicyError
+from touchline.data.user_config import UserConfig
+from touchline.results.following import OutputLine
+
+NOWHERE = Path("/nowhere")
+SETTINGS = UserConfig(models_dir=NOWHERE, cache_dir=NOWHERE, history_dir=NOWHERE)
+WAIT_SECONDS = 60
+Driver = Callable[[WatchApp, Pilot[None]], Coroutine[Any, Any, None]]
+
+
+def sweep() -> FakeReader:
+    return FakeReader(
+        one=snapshot("one", running("a"), failed("b"), completed("c")),
+        two=snapshot("two", queued("d"), note="no queue"),
+    )
+
+
+def drive(reader: FakeReader, driver: Driver, size: tuple[int, int] = (80, 24), interval: float = 0.1) -> WatchApp:
+    """Run the view without a terminal until the driver ends."""
+    app = WatchApp(reader, SETTINGS, interval)  # type: ignore[arg-type]
+
+    async def run() -> None:
+        async with app.run_test(size=size) as pilot:
+            await until(pilot, lambda: all(each.snapshot or each.error for each in app.watched))
+            await driver(app, pilot)
+
+    asyncio.run(run())
+    return app
+
+
+async def until(pilot: Pilot[None], condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline
+        await pilot.pause(0.02)
+
+
+def listed(app: WatchApp) -> list[str]:
+    options = app.query_one("#runs", OptionList).options
+    return [option.prompt.plain.rstrip() for option in options]  # type: ignore[union-attr]
+
+
+def said(app: WatchApp, name: str) -> str:
+    return str(app.query_one(f"#{name}", Static).content)
+
+
+def question(app: WatchApp) -> str:
+    assert isinstance(app.screen, Question)
+    return str(app.screen.query_one(Static).content)
+
+
+# ---- what is shown --------------------------------------------------------------------------------------------------
+
+
+def test_runs_of_all_experiments_stand_below_their_headings_and_the_first_is_selected() -> None:
+    async def driver(app: WatchApp, pilot: Pilot[None]) -> None:
+        shown = listed(app)
+        assert shown[0] == "one  3 runs: 1 running · 1 failed · 1 completed"
+        assert shown[1].startswith("> a ")
+        assert shown[2].startswith(" !b ")
+        assert shown[4] == "two  1 run: 1 queued"
+        assert shown[5] == "  no queue"
+        assert "waits: Priority" in shown[6]
+        assert "a of one: running, job 76 RUNNING" in said(app, "about")
+
+    drive(sweep(), driver)
+
+
+def test_up_and_down_move_over_headings_and_describe_the_run() -> None:
+    async def driver(app: WatchApp, pilot: Pilot[None]) -> None:
+        await pilot.press("down")
+        assert app.selected == (0, "b")
+        assert "error RN111: exit code 1" in said(app, "about")
+        await pilot.press("down", "down")
+        assert app.selected == (1, "d")
+        assert listed(app)[6].startswith("> d ")
+        await pilot.press("up")
+        assert app.selected == (0, "c")
+
+    drive(sweep(), driver)
+
+
+def test_the_selection_stays_at_its_run_while_runs_come_and_go() -> None:
+    reader = sweep()
+
+    async def driver(app: WatchApp, pilot: Pilot[None]) -> None:
+        await pilot.press("down")
+        reader.found["one"] = snapshot("one", queued("new"), running("a"), completed("b"))
+        await until(pilot, lambda: len(app._shown) == 7 and "new" in listed(app)[1])
+        assert app.selected == (0, "b")
+        assert listed(app)[3].startswith("> b ")
+        await pilot.press("up")
+        assert app.selected == (0, "a")
+        reader.found["one"] = snapshot("one", queued("new"))
+        await until(pilot, lambda: app.selected == (0, "new"))
+
+    drive(reader, driver)
+
+
+def test_an_experiment_that_vanishes_is_an_error_line_and_may_come_back() -> None:
+    reader = sweep()
+    before = reader.found["two"]
+
+    async def driver(app: WatchApp, pilot: Pilot[None]) -> None:
+        reader.found["two"] = "two does not exist"
+        await until(pilot, lambda: any(line == "  error: two does not exist" for line in listed(app)))
+        assert "> a " in listed(app)[1]
+        reader.found["two"] = before
+        await until(pilot, lambda: not any("error: two" in line for line in listed(app)))
+
+    drive(reader, driver)
+
+
+def test_a_fault_of_the_reading_ends_neither_the_view_nor_the_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = sweep()
+    read, broken = reader.read, threading.Event()
+
+    def faulty(source: Path) -> object:
+        if source.name == "two" and broken.is_set():
+            raise RuntimeError("odd")
+        return read(source)
+
+    monkeypatch.setattr(reader, "read", faulty)
+
+    async def driver(app: WatchApp, pilot: Pilot[None]) -> None:
+        broken.set()
+        await until(pilot, lambda: "  error: internal error: RuntimeError: odd" in listed(app))
+        broken.clear()
+        await until(pilot, lambda: not any("internal" in line for line in listed(app)))
+
+    drive(reader, driver)
+
+
+@pytest.mark.parametrize("width", [40, 80, 140])
+def test_columns_follow_the_width_of_the_terminal(width: int) -> None:
+    async def driver(app: WatchApp, pilot: Pilot[None]) -> None:
+        await pilot.resize_terminal(width, 24)
+        await until(pilot, lambda: app._width == width)
+        shown = listed(app)
+        assert "500/1000" in shown[1]
+        assert len(shown[1]) < width
+        assert len(said(app, "keys")) <= width
+        assert ("1:00:00 (50:00 to 1:10:00)" in shown[1]) == (width >= 80)
+        assert ("█████░░░░░" in shown[1]) == (width >= 100)
+
+    drive(sweep(), driver, size=(60, 24))
+
+
+# ---- verbs ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("key", "verb", "run"), [("c", "cancel_run", "a"), ("r", "resume_run", "b")])
+def test_a_verb_asks_with_the_name_of_the_run_and_is_called_after_yes_only(
+    key: str, verb: str, run: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: list[tuple[str, str]] = []
+    monkeypatch.setattr(
+        watch_app, verb, lambda source, settings, name: called.append((source.name, name)) or "it is done"
+    )
+
+    async def driver(app: WatchApp, pilot: Pilot[None]) -> None:
+        await pilot.press(*(["down"] if run == "b" else []), key)
+        assert f" {run} of one?" in question(app)
+        await pilot.press("enter", "n")
+        assert not isinstance(app.screen, Question)
+        assert called == []
+        await pilot.press(key, "y")
+        await until(pilot, lambda: said(app, "said") == "it is done")
+        assert called == [("one", run)]
+
+    drive(sweep(), driver)
+
+
+def test_keys_are_answered_while_a_verb_works_and_its_error_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    ending = threading.Event()
+
+    def slow(source: Path, settings: UserConfig, run: str) -> str:
+        assert ending.wait(WAIT_SECONDS)
+        raise PolicyError("another command works on this folder", hint="wait")
+
+    monkeypatch.setattr(watch_app, "cancel_run", slow)
+
+    async def driver(app: WatchApp, pilot: Pilot[None]) -> None:
+        await pilot.press("c", "y", "down")
+        assert app.selected == (0, "b")
+        assert said(app, "said") == "cancel a: at work ..."
+        ending.set()
+        await until(pilot, lambda: said(app, "said") == "error: another command works on this folder (hint: wait)")
+
+    drive(sweep(), driver)
+
+
+@pytest.mark.parametrize(
+    ("keys", "why"),
+    [
+        (["r"], "a is active: nothing to resume"),
+        (["down", "down", "r"], "c is completed: nothing to resume"),
+        (["down", "down", "c"], "c is completed: nothing to cancel"),
+    ],
+)
+def test_a_verb_that_has_nothing_to_do_says_so_and_asks_nothing(keys: list[str], why: str) -> None:
+    async def driver(app: WatchApp, pilot: Pilot[None]) -> None:
+        await pilot.press(*keys)
+        assert not isinstance(app.screen, Question)
+        assert said(app, "said") == why
+
+    drive(sweep(), driver)
+
+
+def test_quitting_waits_for_no_queue_that_does_not_answer() -> None:
+    reader = sweep()
+
+    async def driver(app: WatchApp, pilot: Pilot[None]) -> None:
+        reader.gate.clear()
+        await pilot.pause(0.3)
+        await pilot.press("down")
+        assert app.selected == (0, "b")
+        await pilot.press("q")
+
+    begun = time.monotonic()
+    app = drive(reader, driver)
+    reader.gate.set()
+    assert not app.is_running
+    assert time.monotonic() - begun < 50
+
+
+def test_keys_on_an_experiment_without_runs_do_nothing() -> None:
+    async def driver(app: WatchApp, pilot: Pilot[None]) -> None:
+        await pilot.press("l", "c", "r", "enter", "down", "up")
+        assert len(app.screen_stack) == 1
+        await pilot.press("question_mark")
+        assert "Enter or l" in str(app.screen.query_one(Static).content)
+        await pilot.press("x")
+        assert len(app.screen_stack) == 1
+
+    drive(FakeReader(one="no plan.json"), driver)
+
+
+# ---- logs -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", ["l", "enter"])
+def test_logs_follow_the_run_until_they_are_left(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, Any]] = []
+    more = threading.Event()
+
+    def logs(source: Path, settings: UserConfig, **options: Any) -> Any:
+        asked.append({"source": source, **options})
+        yield OutputLine(file=Path("exp/a/slurm-76.out"))
+        yield OutputLine(line="first \x1b[31mline" + " long" * 30)
+        yield OutputLine(unfinished=" 10%|#")
+        while not options["stop"].wait(0.02):
+            if more.is_set():
+                more.clear()
+                yield OutputLine(line="second line")
+
+    monkeypatch.setattr("touchline.api.logs", logs)
+
+    def text(app: WatchApp) -> str:
+        return "\n".join(strip.text for strip in app.screen.query_one(RichLog).lines)
+
+    async def driver(app: WatchApp, pilot: Pilot[None]) -> None:
+        await pilot.press(key)
+        assert isinstance(app.screen, LogView)
+        await until(pilot, lambda: "slurm-76.out" in str(app.screen.query_one("#title", Static).content))
+        await until(pilot, lambda: "first line" in text(app))
+        assert "10%" in str(app.screen.query_one("#unfinished", Static).content)
+        more.set()
+        await until(pilot, lambda: "second line" in text(app))
+        await pilot.resize_terminal(40, 24)
+        await until(pilot, lambda: max(len(line.rstrip()) for line in text(app).splitlines()) <= 40)
+        assert "second line" in text(app)
+        await pilot.press("e")
+        await until(pilot, lambda: len(asked) == 2)
+        assert [each["evaluation"] for each in asked] == [False, True]
+        assert {each["run"] for each in asked} == {"a"}
+        await pilot.press("escape")
+        assert len(app.screen_stack) == 1
+        await until(pilot, lambda: all(each["stop"].is_set() for each in asked))
+
+    drive(sweep(), driver)
