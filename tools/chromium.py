@@ -19,8 +19,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from tools import debian
+
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
-INSTALL_SECONDS = 300
 ANSWER_SECONDS = 60
 """A page of 1,000 runs on a busy machine takes a while to draw."""
 REQUIRE = "TOUCHLINE_REQUIRE_CHROMIUM"
@@ -61,33 +62,7 @@ def program() -> str | None:
 
 def unavailable() -> str | None:
     """Why there is no browser here, in one line, after trying to install it; None when there is one."""
-    if program() is not None:
-        return None
-    if sys.platform != "linux" or shutil.which("apt-get") is None:
-        return "there is no Chromium here, and no apt-get to install it"
-    if os.geteuid() != 0:
-        return "there is no Chromium here, and only root can install it"
-    return _install()
-
-
-def _install() -> str | None:
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C"}
-    # Other tests may be installing packages of theirs at this moment.
-    patient = ("-o", "DPkg::Lock::Timeout=300")
-    install = ("apt-get", *patient, "install", "-y", "-qq", "--no-install-recommends", "chromium", "fonts-dejavu-core")
-    told = "apt-get did not answer"
-    # The list of packages may be old: look once more, then try again.
-    for command in (install, ("apt-get", "update", "-qq"), install):
-        try:
-            done = subprocess.run(
-                command, env=environment, capture_output=True, text=True, timeout=INSTALL_SECONDS, check=False
-            )
-        except subprocess.TimeoutExpired:
-            continue
-        if program() is not None:
-            return None
-        told = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), told)
-    return f"apt-get cannot install chromium: {told}"
+    return debian.install(lambda: () if program() is not None else ("chromium", "fonts-dejavu-core"))
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Programs of Debian that tests and tools start: installed where they are missing and may be, else a reason in one line."""
+"""Debian packages of programs that tests start: installed where they are missing, else a reason in one line."""
 
 from __future__ import annotations
 
