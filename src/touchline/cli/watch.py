@@ -130,7 +130,7 @@ def cancel_run(source: Path, settings: UserConfig, run: str) -> str:
 
 
 class Resuming:
-    """Resume of a run by a command of its own, which goes on after the view has ended."""
+    """Resume of a run by a command of its own, which outlives the view."""
 
     def __init__(self, source: Path, run: str) -> None:
         """Start the command; its output goes to a file in the experiment's folder."""

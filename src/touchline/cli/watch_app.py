@@ -105,7 +105,7 @@ class Help(ModalScreen[None]):
 
 
 class LogView(Screen[None]):
-    """Newest log of a run, followed while the run goes on."""
+    """Newest log of a run, followed until the run ends."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,q,l", "app.pop_screen", "back"),

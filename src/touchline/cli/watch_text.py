@@ -28,7 +28,7 @@ _CURVE_CELLS = 8
 _MARK_CELLS = 2
 """Width of the two marks before a run: `>` for the selected run and `!` for a warning or an error."""
 _STATUS_CELLS = 12
-"""Width that a status may take; the longest one is told whole where a run is described."""
+"""Width that a status may take; the description of a run has the whole status."""
 _LEAST_NAME_CELLS = 8
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _NOT_FINITE = "×"
