@@ -369,7 +369,7 @@ def test_a_job_that_is_gone_and_one_that_shows_no_life(experiment: Experiment) -
     slurm = experiment.on_slurm()
     gone = slurm.look({experiment.run.name: view(JobState.UNKNOWN, active=False, source="ledger")})
     assert codes(gone) == ["RN107"]
-    assert "no exit record and no answer from SLURM" in gone.flags[0].message
+    assert "no exit record and no answer from the scheduler" in gone.flags[0].message
     killed = view(JobState.UNKNOWN, active=False, source="sacct", reason="killed by signal 9")
     assert "killed by signal 9" in slurm.look({experiment.run.name: killed}).flags[0].message
     made.begin(experiment.place, job_id="76", at=NOW - 4000)

@@ -20,6 +20,7 @@ from touchline.run.statusfiles import read_attempts
 from touchline.run.submission import begin
 from touchline.slurm.job_view import JobView
 from touchline.slurm.local.commands import CommandResult, Commands
+from touchline.slurm.schedulers import training_script
 
 WORK = Path(__file__).with_name("work.py")
 SCRIPT = """\
@@ -36,6 +37,17 @@ exec {python} -m touchline.run.attempt -- {python} work.py {work}
 """
 
 
+PBS_SCRIPT = """\
+#!/bin/bash
+#PBS -r y
+{directives}
+set -euo pipefail
+cd -- "${{PBS_O_WORKDIR:-$PWD}}"
+exec >> "slurm-${{PBS_JOBID%%.*}}.out" 2>&1
+exec {python} -m touchline.run.attempt -- {python} work.py {work}
+"""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
     """What came of one row."""
@@ -48,6 +60,13 @@ class Outcome:
     """What another process's executor says, when all is over."""
 
 
+LOST_WORDS = {
+    "sbatch": "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation\n",
+    "qsub": "qsub: End of File\n",
+}
+"""What a submission says whose answer is lost."""
+
+
 class Recorder:
     """Commands that count what is asked, and lose an answer when they are told to."""
 
@@ -56,7 +75,7 @@ class Recorder:
 
         Args:
             commands: what runs them.
-            lose: what becomes of the first sbatch: its answer is lost, or it does not even arrive.
+            lose: what becomes of the first submission: its answer is lost, or it does not even arrive.
         """
         self._commands = commands
         self._lose = lose
@@ -78,11 +97,9 @@ class Recorder:
         """Run one command, or pretend to."""
         lose = ""
         with self._guard:
-            if words[0] == "sbatch":
+            if words[0] in LOST_WORDS:
                 lose, self._lose = self._lose, ""
-        lost = CommandResult(
-            code=1, out="", err="sbatch: error: Batch job submission failed: Socket timed out on send/recv operation\n"
-        )
+        lost = CommandResult(code=1, out="", err=LOST_WORDS.get(words[0], ""))
         if lose == "request":
             return lost
         answer = self._commands.run(words, timeout_seconds=timeout_seconds, cwd=cwd, environment=environment, keep=keep)
@@ -103,15 +120,23 @@ class Recorder:
 
 
 def write_run(
-    folder: Path, work: str, directives: Sequence[str] = (), *, name: str = "", limit_seconds: float | None = None
+    folder: Path,
+    work: str,
+    directives: Sequence[str] = (),
+    *,
+    name: str = "",
+    limit_seconds: float | None = None,
+    executor: str = "slurm",
 ) -> Job:
     """A run's folder, as touchline prepares one, and its job, which is called as the folder is, or by a name."""
     folder.mkdir()
     shutil.copyfile(WORK, folder / WORK.name)
-    (folder / "finetune.slurm").write_text(
-        SCRIPT.format(
+    script = training_script(executor)
+    mark, text = ("#PBS", PBS_SCRIPT) if executor == "pbs" else ("#SBATCH", SCRIPT)
+    (folder / script).write_text(
+        text.format(
             name=shlex.quote(name or folder.name),
-            directives="\n".join(f"#SBATCH {line}" for line in directives),
+            directives="\n".join(f"{mark} {line}" for line in directives),
             python=shlex.quote(sys.executable),
             work=shlex.quote(work),
         )
@@ -120,17 +145,18 @@ def write_run(
         name=name or folder.name,
         folder=folder,
         status=folder / "status",
-        script="finetune.slurm",
-        command=("bash", "finetune.slurm"),
+        script=script,
+        command=("bash", script),
         output="slurm-{job}.out",
         time_limit_seconds=limit_seconds,
     )
 
 
-def write_row(root: Path, row: Row, names: Mapping[str, str] | None = None) -> Job:
+def write_row(root: Path, row: Row, names: Mapping[str, str] | None = None, executor: str = "slurm") -> Job:
     """The folder and the job of a row; `names` fill what its directives leave open."""
-    directives = [line.format_map(names or {}) for line in row.directives]
-    return write_run(root / row.folder, row.work, directives, limit_seconds=row.limit_seconds)
+    lines = row.pbs_lines if executor == "pbs" else row.directives
+    directives = [line.format_map(names or {}) for line in lines]
+    return write_run(root / row.folder, row.work, directives, limit_seconds=row.limit_seconds, executor=executor)
 
 
 class Bench:
@@ -162,7 +188,7 @@ class Bench:
         """Write a row's folder and submit it."""
         self.rows[row.name] = row
         if row.name not in self.jobs:
-            self.jobs[row.name] = write_row(self.root, row, names)
+            self.jobs[row.name] = write_row(self.root, row, names, self.executor.name)
         self.ids[row.name] = begin(self.jobs[row.name], self.executor, self._ledger)
         return self.ids[row.name]
 
@@ -197,7 +223,7 @@ class Bench:
         waiting = []
         for name, row in self.rows.items():
             view = views.get(name)
-            told = row.slurm if self.executor.name == "slurm" else row.here
+            told = row.told(self.executor.name)
             assert isinstance(told, Told)
             waits = told.active and view is not None and view.state is told.state and told.reason in view.reason
             if view is None or (view.active and not waits):
@@ -242,9 +268,9 @@ def files_of(job: Job) -> set[str]:
     return {name.replace(next(iter(ids)), "{job}") for name in names} if len(ids) == 1 else names
 
 
-def expected_files(told: Told) -> set[str]:
+def expected_files(told: Told, executor: str = "slurm") -> set[str]:
     """The files that a run's folder must hold in the end."""
-    files = {"finetune.slurm", "work.py", *told.leaves}
+    files = {training_script(executor), "work.py", *told.leaves}
     if told.attempts:
         files |= {"ran.txt", "slurm-{job}.out", "status/lock"}
     for restart, end in enumerate(told.attempts):

@@ -10,8 +10,12 @@ import sys
 import time
 from pathlib import Path
 
-JOB = os.environ.get("SLURM_JOB_ID") or os.environ["TOUCHLINE_JOB_ID"]
-RESTART = int(os.environ.get("SLURM_RESTART_COUNT") or 0)
+RAN = Path("ran.txt")
+PBS = os.environ.get("PBS_JOBID", "").partition(".")[0]
+JOB = os.environ.get("SLURM_JOB_ID") or PBS or os.environ["TOUCHLINE_JOB_ID"]
+# PBS does not say how often a job was queued again.
+EARLIER = len(RAN.read_text().splitlines()) if PBS and RAN.exists() else 0
+RESTART = int(os.environ.get("SLURM_RESTART_COUNT") or EARLIER)
 PATIENCE_SECONDS = 300
 OVER_LIMIT = "slurmstepd: error: StepId=1.batch exceeded memory limit (419430400 > 157286400), being killed"
 
@@ -53,7 +57,7 @@ def die(last_words: str) -> None:
 
 
 signal.signal(signal.SIGTERM, save)
-with Path("ran.txt").open("a") as stream:
+with RAN.open("a") as stream:
     stream.write(f"{JOB}.{RESTART}\n")
 match sys.argv[1]:
     case "finish":

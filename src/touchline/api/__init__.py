@@ -5,7 +5,7 @@
     plan      experiment.yaml             -> plan.json, runs_plan.md       starts nothing
     prepare   plan.json                   -> one folder per run            configs and job scripts
     run       a plan                      -> trained and scored runs       on this machine; rerun to finish
-    submit    a plan                      -> jobs in SLURM's queue         returns at once; rerun to continue
+    submit    a plan                      -> jobs in the cluster's queue   returns at once; rerun to continue
     resume    an interrupted experiment   -> trained and scored runs       keeps the plan as it is
     status    run folders, queue          -> the state of every run        `logs` prints a run's output
     cancel    run folders, queue          -> jobs that save and end
@@ -98,6 +98,7 @@ from touchline.run.planning import (
 from touchline.run.preparing import write_folders
 from touchline.run.selection import JobProgressCallback
 from touchline.run.submission import Submitted
+from touchline.slurm.schedulers import SCHEDULERS
 from touchline.spec.bounds import SIZE_LIMIT_BYTES
 from touchline.spec.read import read_experiment
 
@@ -350,7 +351,7 @@ def submit(
     on_progress: ProgressCallback | None = None,
     on_message: MessageCallback = ignore_message,
 ) -> list[Submitted]:
-    """Submit unfinished runs that are not in the queue to SLURM, and return.
+    """Submit unfinished runs that are not in the queue to SLURM or PBS, and return.
 
     Args:
         source: experiment.yaml or its folder, planned.
@@ -365,12 +366,14 @@ def submit(
     """
     with running.experiment_lock(ExperimentFolder(source)) as lock:
         planned = prepare(source, settings)
-        if planned.plan.executor != "slurm":
+        if planned.plan.executor == "local":
             raise PolicyError(
                 "this plan runs on this machine",
-                expected="compute.executor: slurm",
+                expected="compute.executor: slurm, or pbs",
                 hint=f"touchline plan {shlex.quote(str(source))} compute.executor=slurm",
             )
+        if caution := SCHEDULERS[planned.plan.executor].caution:
+            on_message(caution)
         runs = running.selected(planned.plan, only)
         return launching.submit(planned, runs, settings, on_message, lock=lock, retry=retry, on_progress=on_progress)[1]
 

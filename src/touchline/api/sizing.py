@@ -147,7 +147,8 @@ def place_experiment(
     from touchline.api import prepare
     from touchline.run.allocation import carry_out
 
-    placement, jobs, files, notes = carry_out(prepare(source, settings), settings.slurm, request)
+    planned = prepare(source, settings)
+    placement, jobs, files, notes = carry_out(planned, settings.cluster(planned.plan.executor), request)
     if plot is not None:
         _draw(placement, jobs, request.cluster, plot)
     return placement, files, notes

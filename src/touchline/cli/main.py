@@ -173,7 +173,7 @@ def plan(
     print_output("\n" + "\n".join(folder_lines(planned.plan)))
     if not dry_run:
         print_status(f"{'wrote' if planned.changed else 'unchanged:'} {planned.folder.plan_json} and runs_plan.md")
-        verb = "submit" if planned.plan.executor == "slurm" else "run"
+        verb = "submit" if planned.plan.executor != "local" else "run"
         print_status(f"next: touchline {verb} {shlex.quote(str(source))}")
 
 
@@ -225,7 +225,7 @@ def run(
 
 
 def submit(source: Source, run: Run = None, retry: Retry = False, json: Json = False) -> None:
-    """Submit unfinished runs to SLURM and return."""
+    """Submit unfinished runs to SLURM or PBS and return."""
     from touchline import api
     from touchline.cli.progress import progress_bar
     from touchline.data.user_config import load_settings

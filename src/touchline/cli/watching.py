@@ -35,9 +35,7 @@ BAR_SECONDS = 10.0
 def status(
     source: Annotated[Path, typer.Argument(metavar="EXPERIMENT", help="experiment.yaml, or its folder.")],
     watch: Annotated[bool, typer.Option("--watch", help="Refresh until no job is active.")] = False,
-    no_queue: Annotated[bool, typer.Option("--no-queue", help="Read only the run folders, not the SLURM queue.")] = (
-        False
-    ),
+    no_queue: Annotated[bool, typer.Option("--no-queue", help="Read only the run folders, not the queue.")] = (False),
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
 ) -> None:
     """Show run status: progress, speed, time left, warnings.

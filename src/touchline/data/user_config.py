@@ -7,7 +7,7 @@ cluster's settings from the key `slurm` of that file alone.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from touchline.spec.document import YamlDocument
 
 _FOLDERS = ("models_dir", "cache_dir", "history_dir")
-_KEYS = (*_FOLDERS, "slurm")
+_CLUSTERS = ("slurm", "pbs")
+_KEYS = (*_FOLDERS, *_CLUSTERS)
 _LIMIT_BYTES = 1 << 20
 CODE = "US101"
 
@@ -42,7 +43,13 @@ class UserConfig:
     """Folder of run records, by default `history/` in the user's data folder; set by TOUCHLINE_HISTORY_DIR, and
     possibly shared by a group."""
     slurm: SlurmSite = field(default_factory=SlurmSite)
-    """Cluster settings for this user's jobs."""
+    """Settings for this user's jobs on SLURM."""
+    pbs: SlurmSite = field(default_factory=SlurmSite)
+    """Settings for this user's jobs on PBS."""
+
+    def cluster(self, executor: str) -> SlurmSite:
+        """Return the settings of the cluster that an executor submits to; for `local` SLURM's."""
+        return self.pbs if executor == "pbs" else self.slurm
 
 
 def config_path() -> Path:
@@ -62,37 +69,37 @@ def load_settings() -> UserConfig:
         "cache_dir": platformdirs.user_cache_path("touchline"),
         "history_dir": data / "history",
     }
-    written, slurm = _from_file(config_path())
+    written, clusters = _from_file(config_path())
     found = usual | written
     for key in _FOLDERS:
         if value := os.environ.get(f"TOUCHLINE_{key.upper()}"):
             found[key] = _folder(value, Path.cwd(), f"TOUCHLINE_{key.upper()}")
     return UserConfig(
-        models_dir=found["models_dir"], cache_dir=found["cache_dir"], history_dir=found["history_dir"], slurm=slurm
+        models_dir=found["models_dir"], cache_dir=found["cache_dir"], history_dir=found["history_dir"], **clusters
     )
 
 
-def _from_file(path: Path) -> tuple[dict[str, Path], SlurmSite]:
+def _from_file(path: Path) -> tuple[dict[str, Path], dict[str, SlurmSite]]:
     if not path.exists():
-        return {}, SlurmSite()
+        return {}, {}
     # Only who has a config file waits for the YAML reader to load.
     from touchline.spec.document import parse
 
     text = read_text_bounded(path, _LIMIT_BYTES)
     if all(line.strip() == "" or line.lstrip().startswith("#") for line in text.splitlines()):
-        return {}, SlurmSite()
+        return {}, {}
     document = parse(text, str(path))
     faults: list[Finding] = []
     found: dict[str, Path] = {}
-    slurm = SlurmSite()
+    clusters: dict[str, SlurmSite] = {}
     for key, value in document.data.items():
         where = document.where([key])
         if key not in _KEYS:
             near = near_names(str(key), _KEYS, most=1)
             hint = did_you_mean(near)
             faults.append(_fault(key, f"unknown key {key!r}, expected one of {', '.join(_KEYS)}", where, hint))
-        elif key == "slurm":
-            slurm, wrong = _slurm(value, document)
+        elif key in _CLUSTERS:
+            clusters[key], wrong = _cluster(key, value, document)
             faults += wrong
         elif not isinstance(value, str) or not value:
             faults.append(_fault(key, f"{key} is {value!r}, expected the path of a folder", where))
@@ -100,36 +107,43 @@ def _from_file(path: Path) -> tuple[dict[str, Path], SlurmSite]:
             found[key] = _folder(value, path.parent, f"{path}: {key}")
     if faults:
         raise InputError(f"{path}: {plural(len(faults), 'error')}", findings=faults)
-    return found, slurm
+    return found, clusters
 
 
-def _slurm(data: object, document: YamlDocument) -> tuple[SlurmSite, list[Finding]]:
-    """Return the key `slurm`, and all its problems."""
+def _cluster(key: str, data: object, document: YamlDocument) -> tuple[SlurmSite, list[Finding]]:
+    """Return the settings of a cluster, and all their problems."""
     from touchline.spec.validate import build
 
-    site, findings = build(SlurmSite, data, document, ("slurm",))
+    site, findings = build(SlurmSite, data, document, (key,))
     faults = [replace(finding, code=CODE) for finding in findings]
     if site is None:
         return SlurmSite(), faults
-    return site, list(_unusable(site, document))
+    return site, list(_unusable(key, site, document))
 
 
-def _unusable(site: SlurmSite, document: YamlDocument) -> Iterator[Finding]:
+def _unusable(cluster: str, site: SlurmSite, document: YamlDocument) -> Iterator[Finding]:
     """Yield texts that a script cannot hold or that touchline sets itself."""
-    from touchline.slurm.site_options import option_fault, value_fault
+    from touchline.slurm import pbs, site_options
+
+    option_fault = pbs.option_fault if cluster == "pbs" else site_options.option_fault
+    value_fault = site_options.value_fault
+
+    def fault(key: str, message: str, where: Sequence[str | int], hint: str | None = None) -> Finding:
+        return _fault(f"{cluster}.{key}", f"{cluster}.{key}: {message}", document.where([cluster, *where]), hint)
 
     for key in ("account", "partition", "qos", "constraint", "gpu_type", "python"):
         value = getattr(site, key)
         if value is not None and (wrong := value_fault(value)) is not None:
-            yield _fault(f"slurm.{key}", f"slurm.{key}: {wrong}", document.where(["slurm", key]))
+            yield fault(key, wrong, [key])
+    if cluster == "pbs" and site.qos is not None:
+        yield fault("qos", "PBS has none", ["qos"], "pbs.partition: the queue, which takes that place")
     for number, module in enumerate(site.modules):
         if (wrong := value_fault(module)) is not None:
-            yield _fault("slurm.modules", f"slurm.modules: {wrong}", document.where(["slurm", "modules", number]))
+            yield fault("modules", wrong, ["modules", number])
     for number, option in enumerate(site.options):
-        if (fault := option_fault(option)) is not None:
-            message, hint = fault
-            where = document.where(["slurm", "options", number])
-            yield _fault("slurm.options", f"slurm.options: {message}", where, hint)
+        if (wrong_option := option_fault(option)) is not None:
+            message, hint = wrong_option
+            yield fault("options", message, ["options", number], hint)
 
 
 def _folder(value: str, base: Path, what: str) -> Path:

@@ -25,6 +25,7 @@ from touchline.plan.design_text import (
 from touchline.plan.settings import collect_settings, settings_table, varying_table
 from touchline.plan.totals import runs_at_once
 from touchline.plan.untrained import about_shared_validation
+from touchline.slurm.schedulers import evaluation_script, training_script
 from touchline.spec.plan import Cohort, Plan, PlannedRun, Revision, WhyAlone
 
 _SHOWN = 8
@@ -506,15 +507,19 @@ def _evidence(plan: Plan) -> Iterator[str]:
 def folder_lines(plan: Plan) -> list[str]:
     """Return a preview of the experiment folder."""
     width = max(len(run.name) for run in plan.runs) + 1
-    return [f"{plan.experiment}/", *(f"  {run.name + '/':<{width}}  {_contents(run)}" for run in plan.runs)]
+    return [
+        f"{plan.experiment}/",
+        *(f"  {run.name + '/':<{width}}  {_contents(run, plan.executor)}" for run in plan.runs),
+    ]
 
 
-def _contents(run: PlannedRun) -> str:
+def _contents(run: PlannedRun, executor: str) -> str:
+    training, evaluation = training_script(executor), evaluation_script(executor)
     if run.train is None:
-        return "eval.py  eval.slurm  eval/"
+        return f"eval.py  {evaluation}  eval/"
     last = run.train.epochs - 1
     epochs = "epoch_0/" if last == 0 else f"epoch_0/ ... epoch_{last}/"
-    return f"setup_finetune.yaml  finetune.yaml  finetune.slurm  eval.py  eval.slurm  {epochs}  eval/"
+    return f"setup_finetune.yaml  finetune.yaml  {training}  eval.py  {evaluation}  {epochs}  eval/"
 
 
 def runs_plan_markdown(plan: Plan) -> str:

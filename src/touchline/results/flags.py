@@ -129,7 +129,7 @@ def _progress(seen: FlagInputs) -> Iterator[FindingRow]:
         return
     age = heartbeat_age(seen.glance, attempt, seen.now_unix)
     if age is not None and age > HEARTBEAT_STALE_SECONDS:
-        message = f"no heartbeat for {format_seconds(age)}, but SLURM reports it running"
+        message = f"no heartbeat for {format_seconds(age)}, but the scheduler reports it running"
         hint = f"look at node {attempt.start.host!r}; touchline logs {_target(seen)}"
         yield _row(seen, "RN108", Severity.WARNING, message, hint, "status")
         return
@@ -222,7 +222,7 @@ def _ends(seen: FlagInputs) -> Iterator[FindingRow]:
         return
     again = f"touchline resume {_target(seen)}"
     if job.state is JobState.UNKNOWN:
-        why = job.reason or "no exit record and no answer from SLURM"
+        why = job.reason or "no exit record and no answer from the scheduler"
         message = f"job {job.job_id or '?'} is gone: {why}"
         yield _row(seen, "RN107", Severity.ERROR, message, again)
     elif job.state is JobState.COMPLETED:

@@ -77,8 +77,8 @@ def glances(opened: Opened, known: Mapping[str, RunFolderState] | None = None) -
 def jobs_to_ask(opened: Opened, seen: Mapping[str, RunFolderState]) -> list[Job]:
     """Return the jobs whose state only the executor knows.
 
-    A trained and evaluated run has none. A local job that is active or was killed has left a start file; a queued SLURM
-    job has left nothing.
+    A trained and evaluated run has none. A local job that is active or was killed has left a start file; a job that
+    waits in a queue has left nothing.
     """
     local = opened.plan.executor == "local"
     jobs: list[Job] = []
@@ -87,10 +87,10 @@ def jobs_to_ask(opened: Opened, seen: Mapping[str, RunFolderState]) -> list[Job]
         over = found.outcome is TrainingOutcome.COMPLETE or run.kind is RunKind.CONTROL
         begun = bool(found.attempts) and found.attempts[-1].exit is None
         if run.batches is not None and (begun or not (local or (over and found.evaluated))):
-            jobs.append(run_training(opened.folder, run.name))
+            jobs.append(run_training(opened.folder, run.name, opened.plan.executor))
         evaluating = bool(found.evaluation_attempts) and found.evaluation_attempts[-1].exit is None
         if evaluating or not (local or found.evaluated):
-            jobs.append(run_evaluation(opened.folder, run.name))
+            jobs.append(run_evaluation(opened.folder, run.name, opened.plan.executor))
     if local:
         jobs += [job for model in opened.plan.models if (job := _shared(opened.folder, model)) is not None]
     return jobs
@@ -100,7 +100,7 @@ def evaluation_job(plan: Plan, folder: ExperimentFolder, run: PlannedRun) -> Job
     """Return the job that evaluates a run: its own on a cluster, that of the base model locally."""
     if plan.executor == "local" and (shared := _shared(folder, run.model)) is not None:
         return shared
-    return run_evaluation(folder, run.name)
+    return run_evaluation(folder, run.name, plan.executor)
 
 
 def live(

@@ -35,7 +35,7 @@ FULL_SECONDS = 30.0
 GRACE_SECONDS = 10.0
 """Seconds without an active job after which watching ends; the next job may be about to start."""
 PATIENCE_SECONDS = 20.0
-"""Timeout of a SLURM query in seconds."""
+"""Timeout of a query of the queue in seconds."""
 _TO_DO = frozenset({RunStatus.PREPARED, RunStatus.TRAINED, RunStatus.INTERRUPTED})
 
 
@@ -101,16 +101,16 @@ class Watcher:
             source: experiment.yaml or its folder.
             settings: user config with the queue polling interval.
             look: query the executor.
-            commands: runner of SLURM commands; those on PATH if None.
+            commands: runner of the scheduler's commands; those on PATH if None.
 
         Raises:
             InputError: there is no experiment, or no plan.
         """
         self.folder = ExperimentFolder(source)
-        self.poll_seconds = settings.slurm.poll_seconds
         self._look = look
         self._heard = _Heard(commands or RealCommands())
         self._plan = self.folder.planned()
+        self.poll_seconds = settings.cluster(self._plan.executor).poll_seconds
         self._executor: Executor | None = None
         self._views: dict[str, JobView] = {}
         self._finished: dict[str, RunFolderState] = {}

@@ -11,9 +11,10 @@ A cohort's training covers further run folders, which TOUCHLINE_COHORT names: th
 writes start, heartbeat and exit there. The command gets `--with DIR` for each that no other attempt holds.
 
 If the supervisor itself is killed, the kernel sends the work TERM (Linux), and the lock is held until the work ends.
-Environment: SLURM_*, TOUCHLINE_JOB_ID and TOUCHLINE_TOKEN (id and intent of the local executor),
-TOUCHLINE_TIME_LIMIT_SECONDS (local time limit), TOUCHLINE_MAX_RESTARTS, TOUCHLINE_COHORT (names of the other runs of
-the cohort, separated by colons).
+Environment: SLURM_*, PBS_JOBID, TOUCHLINE_JOB_ID and TOUCHLINE_TOKEN (id and intent of the local executor),
+TOUCHLINE_TIME_LIMIT_SECONDS (local time limit; on PBS, which has no signal before the end of a job, the time until
+which the work may go on), TOUCHLINE_KILL_SECONDS (time to save then), TOUCHLINE_MAX_RESTARTS, TOUCHLINE_COHORT (names
+of the other runs of the cohort, separated by colons).
 """
 
 from __future__ import annotations
@@ -40,12 +41,13 @@ from touchline.run.claim_file import claimant, drop_claim, take_claim
 from touchline.run.processes import ProcessIdentity, identify, is_alive, send_signal
 from touchline.run.sampling import Sampler
 from touchline.run.statusfiles import read_holder, write_exit, write_heartbeat, write_holder, write_start
+from touchline.slurm.pbs import read_number
 
 HEARTBEAT_SECONDS = 5.0
 ORPHAN_PATIENCE_SECONDS = 120.0
 """Seconds in which the work of a dead supervisor may save before it is killed."""
 KILL_SECONDS = 30.0
-"""Seconds in which work may save at a local time limit before it is killed; SLURM's KillWait."""
+"""Seconds in which work may save at a time limit before it is killed, unless TOUCHLINE_KILL_SECONDS says more."""
 MAX_RESTARTS = 20
 _PR_SET_PDEATHSIG = 1
 _TRAINED = "training.json"
@@ -117,9 +119,10 @@ def _share_output(folder: Path, others: Sequence[Path]) -> None:
 def _take(folder: Path, status: Path) -> _Place | None:
     """Take a job folder: its lock, its claim, and the record of a start. Return None if another attempt holds it."""
     me = identify()
+    job_id = own_job_id(os.environ) or f"local-{secrets.token_hex(4)}"
     start = AttemptStart(
-        job_id=own_job_id(os.environ) or f"local-{secrets.token_hex(4)}",
-        restart=int(os.environ.get("SLURM_RESTART_COUNT") or 0),
+        job_id=job_id,
+        restart=_restart(os.environ, status, job_id),
         token=os.environ.get("TOUCHLINE_TOKEN", ""),
         host=me.host,
         boot_id=me.boot_id,
@@ -142,7 +145,7 @@ def _take(folder: Path, status: Path) -> _Place | None:
 
 
 def own_job_id(environment: Mapping[str, str]) -> str:
-    """Return the id of this job: SLURM's, `14_3` for an array task, `76.1` for a step, or the local one.
+    """Return the id of this job: SLURM's, `14_3` for an array task, `76.1` for a step; PBS's number; or the local one.
 
     A batch script is a step too, but only programs started by srun have a step id.
     """
@@ -152,13 +155,20 @@ def own_job_id(environment: Mapping[str, str]) -> str:
     step = environment.get("SLURM_STEP_ID", "")
     if job and step.isdigit():
         job = f"{job}.{step}"
-    return job or environment.get("TOUCHLINE_JOB_ID", "")
+    return job or read_number(environment.get("PBS_JOBID", "")) or environment.get("TOUCHLINE_JOB_ID", "")
+
+
+def _restart(environment: Mapping[str, str], status: Path, job_id: str) -> int:
+    """Return how often this job was queued again. PBS does not say it to its jobs: earlier starts are counted."""
+    if "SLURM_JOB_ID" in environment or not environment.get("PBS_JOBID"):
+        return int(environment.get("SLURM_RESTART_COUNT") or 0)
+    return sum(1 for _ in status.glob(f"start.{job_id}.*.json"))
 
 
 def _may_queue_again(folder: Path, start: AttemptStart) -> bool:
     """Return True if another start would make progress: this one saved something, and there were not too many."""
     most = int(os.environ.get("TOUCHLINE_MAX_RESTARTS") or MAX_RESTARTS)
-    if not start.job_id.replace("_", "").isdigit() or start.restart >= most:
+    if not os.environ.get("SLURM_JOB_ID") or not start.job_id.replace("_", "").isdigit() or start.restart >= most:
         return False
     saved = (path for pattern in _SAVED for path in folder.glob(pattern))
     return any(path.stat().st_mtime >= start.time_unix - 1 for path in saved)
@@ -249,6 +259,7 @@ def _work(places: Sequence[_Place], command: Sequence[str], ending: _Ending) -> 
 def _accompany(process: subprocess.Popen[bytes], places: Sequence[_Place], ending: _Ending) -> int:
     """Write heartbeats until the work has ended, and end it at the local time limit, if any."""
     limit = float(os.environ.get("TOUCHLINE_TIME_LIMIT_SECONDS") or "inf")
+    patience = float(os.environ.get("TOUCHLINE_KILL_SECONDS") or KILL_SECONDS)
     begun = time.monotonic()
     while True:
         # The disk may be full: a heartbeat that cannot be written must not end the work.
@@ -260,7 +271,7 @@ def _accompany(process: subprocess.Popen[bytes], places: Sequence[_Place], endin
             ending.at_limit = True
             _log("at its time limit; asking the work to save and end")
             process.send_signal(signal.SIGTERM)
-        if left <= -KILL_SECONDS:
+        if left <= -patience:
             process.kill()
         try:
             return process.wait(timeout=min(HEARTBEAT_SECONDS, left) if left > 0 else 1.0)

@@ -17,7 +17,7 @@ def executor_for(
         plan: plan that names it.
         folder: experiment.
         poll_seconds: minimum interval of queue queries.
-        commands: runner of SLURM commands.
+        commands: runner of the scheduler's commands.
         lock: descriptor of the experiment lock, inherited by started programs.
     """
     # Each loads what it needs when it is wanted.
@@ -25,6 +25,10 @@ def executor_for(
         from touchline.run.local import LocalExecutor
 
         return LocalExecutor()
+    if plan.executor == "pbs":
+        from touchline.run.pbs import PbsExecutor
+
+        return PbsExecutor(commands, folder.ledger, poll_seconds=poll_seconds, lock=lock)
     from touchline.run.slurm import SlurmExecutor
 
     return SlurmExecutor(commands, folder.ledger, poll_seconds=poll_seconds, lock=lock)

@@ -55,7 +55,7 @@ def _leads(planned: LoadedPlan, runs: Sequence[PlannedRun]) -> dict[str, str]:
 def _training(planned: LoadedPlan, run: PlannedRun, leads: Mapping[str, str]) -> Job:
     limit = planned.plan.compute.time_limit
     return replace(
-        run_training(planned.folder, run.name),
+        run_training(planned.folder, run.name, planned.plan.executor),
         after=(leads[run.link.parent],) if run.link is not None and run.link.parent in leads else (),
         time_limit_seconds=None if limit is None else parse_duration(limit),
     )
@@ -70,7 +70,7 @@ def evaluation_job(planned: LoadedPlan, run: PlannedRun, lead: str | None = None
         lead: job that trains it; None for its own.
     """
     after = () if is_training_complete(planned.folder, run) else (lead or run.name,)
-    return replace(run_evaluation(planned.folder, run.name), after=after)
+    return replace(run_evaluation(planned.folder, run.name, planned.plan.executor), after=after)
 
 
 def evaluation_jobs(planned: LoadedPlan, runs: Sequence[PlannedRun]) -> list[Job]:

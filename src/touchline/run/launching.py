@@ -1,4 +1,4 @@
-"""Getting the plan's work done: on this machine, or through SLURM; again after anything that came between."""
+"""Getting the plan's work done: on this machine, or through a scheduler; again after anything that came between."""
 
 from __future__ import annotations
 
@@ -40,6 +40,7 @@ from touchline.run.selection import JobProgressCallback, require_training
 from touchline.run.submission import Submitted, begin
 from touchline.slurm.job_view import JobName
 from touchline.slurm.local.commands import RealCommands
+from touchline.slurm.schedulers import SCHEDULERS
 from touchline.spec.plan import PlannedRun
 
 
@@ -54,7 +55,8 @@ class ExecutionResult:
 
 
 def _executor(planned: LoadedPlan, settings: UserConfig, lock: int | None = None) -> Executor:
-    return executor_for(planned.plan, planned.folder, settings.slurm.poll_seconds, RealCommands(), lock)
+    site = settings.cluster(planned.plan.executor)
+    return executor_for(planned.plan, planned.folder, site.poll_seconds, RealCommands(), lock)
 
 
 def work(
@@ -71,7 +73,7 @@ def work(
 ) -> ExecutionResult:
     """Train what is not trained and evaluate what is not evaluated, to the end.
 
-    On SLURM a run is evaluated when it is trained, in a job of its own. Here all evaluations on one base model come
+    On a cluster a run is evaluated when it is trained, in a job of its own. Here all evaluations on one base model come
     last and share one loaded model.
 
     Args:
@@ -94,13 +96,13 @@ def work(
     # A CPU has the plan's slots, whatever the time since: all runs have the same number of threads.
     room = slots(gpus, planned.plan.gpus_per_run)
     room *= planned.plan.machine.slots if room == [()] else 1
-    if planned.plan.executor == "slurm":
+    if planned.plan.executor != "local":
         if epochs is not None:
-            raise InputError("--epoch is for this machine", hint="evaluate.epochs in experiment.yaml, for SLURM")
+            raise InputError("--epoch is for this machine", hint="evaluate.epochs in experiment.yaml, for a cluster")
         jobs = recovery.admit([*first, *_evaluations(planned, runs, train)])
         # Jobs that were not waited for have ended too, and may be planned again.
         close_ended(ledger, executor.query_jobs(jobs))
-        most = settings.slurm.max_submitted or len(jobs)
+        most = settings.cluster(planned.plan.executor).max_submitted or len(jobs)
         watch = _watching(planned, runs, on_progress, at_once=most, train=train)
         try:
             run_jobs(
@@ -180,7 +182,7 @@ def submit(
     jobs = _settled(recovery, recovery.admit(jobs), executor, ledger)
     found = [Submitted(job=name, job_id="", word="stopped", reason=why) for name, why in recovery.stopped.items()]
     ids: dict[str, str] = {}
-    room = settings.slurm.max_submitted
+    room = settings.cluster(planned.plan.executor).max_submitted
     seen = executor.query_jobs(jobs)
     living = sum(view.active for view in seen.values())
     for number, job in enumerate(jobs):
@@ -257,7 +259,10 @@ def cancel(planned: LoadedPlan, runs: Sequence[PlannedRun], settings: UserConfig
     seen = executor.query_jobs(jobs)
     living = [job for job in jobs if (view := seen.get(job.name)) is not None and view.active]
     if executor.trouble and not living:
-        raise HostError(f"cannot query the SLURM queue: {executor.trouble}", hint="the same command later")
+        raise HostError(
+            f"cannot query the {SCHEDULERS[executor.name].title} queue: {executor.trouble}",
+            hint="the same command later",
+        )
     close_ended(ledger, seen)
     lock = try_lock(planned.folder.lock)
     waiting: list[Job] = []
@@ -275,7 +280,7 @@ def cancel(planned: LoadedPlan, runs: Sequence[PlannedRun], settings: UserConfig
 def _jobs_of(planned: LoadedPlan, runs: Sequence[PlannedRun]) -> list[Job]:
     """Every job that these runs may have, with an executor that keeps evaluations apart."""
     jobs = [training_job(planned, run) for run in runs if run.batches is not None]
-    if planned.plan.executor == "slurm":
+    if planned.plan.executor != "local":
         jobs += [evaluation_job(planned, run) for run in runs]
     return jobs
 

@@ -237,8 +237,8 @@ def refuse_other_machine(plan_: Plan, settings: UserConfig) -> None:
     Raises:
         InputError: the plan's jobs run on a cluster, and nothing says which GPU its nodes have.
     """
-    if plan_.executor == "slurm" and plan_.machine.kind == "cpu" and plan_.compute.gpus:
-        resolve_target(plan_.compute, settings.slurm)
+    if plan_.executor != "local" and plan_.machine.kind == "cpu" and plan_.compute.gpus:
+        resolve_target(plan_.compute, settings.cluster(plan_.executor))
         raise PlanDriftError(
             "the plan is for the CPU of the machine that planned it, and its jobs ask for a GPU",
             expected="a plan for the GPU of the nodes",

@@ -13,11 +13,11 @@ from touchline.spec.plan import PlannedRun
 from touchline.spec.site import Site
 
 
-def site_of(settings: UserConfig) -> Site:
-    """Return the host settings of scripts from the user config and this interpreter."""
+def site_of(settings: UserConfig, executor: str) -> Site:
+    """Return the host settings of an executor's scripts from the user config and this interpreter."""
     return Site(
         python=sys.executable,
-        slurm=settings.slurm,
+        slurm=settings.cluster(executor),
         cache_dir=str(settings.cache_dir),
         models_dir=str(settings.models_dir),
     )
@@ -30,7 +30,7 @@ def write_folders(planned: LoadedPlan, runs: Sequence[PlannedRun], settings: Use
         PlanDriftError: a generated-only file was changed by hand.
         SlurmValueError: a setting is not valid on an #SBATCH line.
     """
-    site = site_of(settings)
+    site = site_of(settings, planned.plan.executor)
     folder = planned.folder
     notes: list[str] = []
     for run in runs:

@@ -1,4 +1,4 @@
-"""Interface of executors: start, query and stop jobs, locally and on SLURM."""
+"""Interface of executors: start, query and stop jobs, locally and on a cluster."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Job:
     status: Path
     """Folder of its attempts' start, heartbeat and exit files: `<run>/status`, of an evaluation `<run>/eval/status`."""
     script: str | None
-    """Script in `folder` for bash and sbatch, `finetune.slurm`; None for local-only work."""
+    """Script in `folder` for bash and the scheduler, `finetune.slurm`; None for local-only work."""
     command: tuple[str, ...]
     """Local command: `bash finetune.slurm`, or the supervisor itself."""
     output: str
@@ -30,7 +30,7 @@ class Job:
     after: tuple[str, ...] = ()
     """Names of jobs that must have ended first, successfully or not; it checks their files itself."""
     time_limit_seconds: float | None = None
-    """Local time limit; SLURM's is in the script."""
+    """Local time limit; a cluster's is in the script."""
     cohort: tuple[str, ...] = ()
     """Other runs that this training covers, side by side."""
 
@@ -51,7 +51,7 @@ class Executor(Protocol):
     """Executor of jobs that derives their state from files, independent of who started them."""
 
     name: str
-    """`local` or `slurm`."""
+    """`local`, `slurm` or `pbs`."""
     waits_itself: bool
     """Whether it is a scheduler: it holds jobs back until their dependencies have ended, and its jobs outlive the
     command. Otherwise the command's queue does this, and stops running jobs.
@@ -70,7 +70,7 @@ class Executor(Protocol):
         Args:
             job: job to start.
             token: passed to the scheduler, to find the job after an unclear answer.
-            gpus: ids of local GPUs; SLURM assigns its own.
+            gpus: ids of local GPUs; a scheduler assigns its own.
             after: ids of jobs that must have ended first.
 
         Raises:

@@ -54,7 +54,7 @@ class Progress:
         self._at_once = max(at_once, 1)
         self._slots = planned.plan.machine.slots
         self._after = {run.name: run.link.parent for run in runs if run.link is not None}
-        self._shared = planned.plan.executor != "slurm"
+        self._shared = planned.plan.executor == "local"
         self._left: dict[str, Measured] = {}
         self._began: dict[str, float] = {}
         self._active: set[str] = set()

@@ -1,62 +1,26 @@
-"""SLURM executor: submits run scripts, and derives job states from run folders and SLURM.
-
-It runs no daemon and keeps no state that another process could not reconstruct: ids and tokens are in the ledger,
-starts and ends in run folders, the rest is queried.
-"""
+"""SLURM executor: submits run scripts with sbatch, and queries one squeue for all jobs and one sacct for the others."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 
 from touchline.core.clock import Clock, RealClock
-from touchline.core.errors import (
-    HostError,
-    SubmissionLimitError,
-    SubmissionRejectedError,
-    SubmissionUnknownError,
-    TouchlineError,
-)
-from touchline.core.files import open_regular
-from touchline.core.status import HEARTBEAT_STALE_SECONDS, Attempt, JobState
-from touchline.core.units import format_seconds
-from touchline.run.ledger import Ledger, LedgerReader
+from touchline.core.errors import HostError, SubmissionLimitError, SubmissionUnknownError
 from touchline.run.protocol import Job
-from touchline.run.slurm_jobs import JobMatches, candidates
+from touchline.run.scheduler import IDS_AT_ONCE, SUBMIT_SECONDS, SchedulerExecutor
+from touchline.run.slurm_jobs import JobMatches
 from touchline.run.slurm_queries import SlurmQueries
-from touchline.run.slurm_views import (
-    JobEvidence,
-    exited_on_its_own,
-    is_alive,
-    last_view,
-    view_of,
-)
-from touchline.slurm.answers import SbatchResult, read_submission, waits_at_a_limit
-from touchline.slurm.job_view import JobView
+from touchline.slurm.answers import read_submission, waits_at_a_limit
 from touchline.slurm.local.commands import Commands
 from touchline.slurm.output import JOB_ID, output_pattern
-from touchline.slurm.queue import QueueRow
 from touchline.slurm.states import read_job_id
 
-TICK_SECONDS = 2.0
-SUBMIT_SECONDS = 60.0
-"""Timeout of sbatch in seconds; its effect is then searched for."""
-LOST_SECONDS = 300.0
-"""Seconds without an entry in SLURM or a heartbeat after which a job is lost."""
-_LOST_LOOKS = 3
-_NOTED_SECONDS = 60.0
-_TAIL_BYTES = 1 << 16
-_IDS_AT_ONCE = 500
 
-
-class SlurmExecutor:
-    """Executor that submits with sbatch, and queries one squeue for all jobs and one sacct for the others."""
+class SlurmExecutor(SchedulerExecutor):
+    """Executor that submits with sbatch, and asks squeue and sacct."""
 
     name = "slurm"
-    waits_itself = True
 
     def __init__(
         self,
@@ -67,33 +31,10 @@ class SlurmExecutor:
         poll_seconds: float = 30.0,
         lock: int | None = None,
     ) -> None:
-        """Create an executor for one experiment; nothing is queried yet.
-
-        Args:
-            commands: runner of sbatch, squeue, ...
-            ledger_path: ledger of the experiment.
-            clock: time and sleep functions.
-            poll_seconds: minimum interval of squeue queries, however often `query_jobs` is called.
-            lock: descriptor of the experiment lock; an sbatch whose caller is killed holds it until it ends.
-        """
-        self._commands = commands
-        self._clock: Clock = clock or RealClock()
-        self._ledger = Ledger(ledger_path, self.name)
-        self._reader = LedgerReader(ledger_path)
-        self._queries = SlurmQueries(commands, self._clock, poll_seconds)
-        self._lock = lock
-        self._submitted: dict[str, float] = {}
-        self._beats: dict[tuple[Path, str], tuple[float | None, float]] = {}
-        self._missing: dict[str, list[float]] = {}
-        self._seen: dict[str, int] = {}
-        self._forgotten: set[str] = set()
-        # Exit files are seen at once, without asking anybody; the queue is asked no more often than that.
-        self.tick_seconds = min(poll_seconds, TICK_SECONDS)
-
-    @property
-    def trouble(self) -> str:
-        """Error of the last query; empty if it succeeded."""
-        return self._queries.fault
+        """Create an executor for one experiment; nothing is queried yet. The arguments are the base class's."""
+        clock = clock or RealClock()
+        self._slurm = SlurmQueries(commands, clock, poll_seconds)
+        super().__init__(commands, ledger_path, self._slurm, clock=clock, poll_seconds=poll_seconds, lock=lock)
 
     # ------------------------------------------------------------------------------------------------------ submitting
 
@@ -125,15 +66,8 @@ class SlurmExecutor:
         )
         submission = read_submission(answer.out, answer.err, answer.code)
         what = f"sbatch {str(job.folder / job.script)!r}"
-        match submission.verdict:
-            case SbatchResult.ACCEPTED:
-                return self._took(submission.job_id)
-            case SbatchResult.REFUSED:
-                raise SubmissionRejectedError(f"{what} was refused: {submission.reason}", hint=submission.hint)
-            case SbatchResult.LIMIT:
-                raise SubmissionLimitError(f"{what} was not taken now: {submission.reason}", hint=submission.hint)
-            case SbatchResult.ABSENT:
-                raise HostError(f"{what} cannot be run here: {submission.reason}", expected=submission.hint)
+        if (job_id := self._accepted(submission, what)) is not None:
+            return job_id
         found = self._queries.find([token], begun)
         if found:
             return self._took(found[token])
@@ -141,176 +75,27 @@ class SlurmExecutor:
             raise SubmissionLimitError(f"{what} was not taken now: too many jobs in the queue", hint=submission.hint)
         raise SubmissionUnknownError(f"{what} gave no clear answer: {submission.reason}", hint=submission.hint)
 
-    def find(self, tokens: Sequence[str], since_unix: float) -> Mapping[str, str]:
-        """Return the ids of jobs submitted with these tokens.
-
-        Args:
-            tokens: tokens to search.
-            since_unix: time of the last submission; a job may take some seconds to appear.
-
-        Raises:
-            SubmissionUnknownError: SLURM gave no answer.
-        """
-        found = self._queries.find(tokens, since_unix)
-        if found is None:
-            raise SubmissionUnknownError(
-                f"SLURM does not report whether a job was submitted: {self._queries.fault or 'sacct gives no answer'}",
-                hint="nothing was submitted again; rerun later to find it",
-            )
-        for job_id in found.values():
-            self._took(job_id)
-        return found
-
-    def _took(self, job_id: str) -> str:
-        self._submitted[job_id] = self._clock.monotonic()
-        return job_id
-
     # --------------------------------------------------------------------------------------------------------- looking
 
-    def query_jobs(self, jobs: Sequence[Job]) -> Mapping[str, JobView]:
-        """Return the view of the last job of each name, including jobs submitted by others."""
-        if not jobs:
-            return {}
-        self._queries.refresh()
-        known = [candidates(job, self._reader.of(job.name), self._queries.queue, self.name) for job in jobs]
-        self._ask_accounting(known)
-        views = {each.job.name: self._view(each) for each in known}
-        return {name: view for name, view in views.items() if view is not None}
+    def _refresh(self, jobs: Sequence[Job]) -> None:
+        del jobs
+        self._slurm.refresh()
 
-    def _ask_accounting(self, known: Sequence[JobMatches]) -> None:
+    def _ask_more(self, known: Sequence[JobMatches]) -> None:
         """Query sacct once for jobs that squeue does not list and that have no exit record."""
         wanted: dict[str, None] = {}
         for each in known:
-            for job_id in each.without_held(self._queries.queue)[-1:]:
+            for job_id in each.without_held(self._slurm.queue)[-1:]:
                 identity = read_job_id(job_id)
                 attempt = each.attempts.get(job_id)
                 over = attempt is not None and attempt.exit is not None and attempt.exit.code == 0
                 if over or identity is None or job_id in each.recorded:
                     continue
-                if identity.step is not None or not each.rows(self._queries.queue, job_id):
+                if identity.step is not None or not each.rows(self._slurm.queue, job_id):
                     wanted[identity.whole] = None
         if wanted:
             submitted = [entry.job_id for entry in self._reader.entries() if entry.event == "submitted"]
-            self._queries.account(wanted, [each for each in submitted if each not in self._queries.queue.by_id])
-
-    def _view(self, each: JobMatches) -> JobView | None:
-        by_hand = [_by_hand(attempt, self._is_alive(each.job, attempt)) for attempt in each.by_hand]
-        if not each.ids:
-            return max(by_hand, key=lambda view: view.active, default=None)
-        queue = self._queries.queue
-        ids = each.without_held(queue)
-        rows = {job_id: each.rows(queue, job_id) for job_id in ids}
-        # Older jobs than the last one are over, unless squeue says otherwise: the last was begun for that reason.
-        views = [
-            self._view_of(each, job_id, rows[job_id])
-            for job_id in ids
-            if job_id == ids[-1] or any(not row.state.ended for row in rows[job_id])
-        ]
-        active = [view for view in (*by_hand, *views) if view.active]
-        # Of a job that works and a twin that waits, the one that works tells more.
-        return next((view for view in active if view.state is not JobState.PENDING), active[0] if active else views[-1])
-
-    def _view_of(self, each: JobMatches, job_id: str, rows: tuple[QueueRow, ...]) -> JobView:
-        """Return the view of one SLURM job."""
-        attempt = each.attempts.get(job_id)
-        identity = read_job_id(job_id)
-        known = JobEvidence(
-            job_id=job_id,
-            is_step=identity is not None and identity.step is not None,
-            attempt=attempt,
-            row=_foremost(rows),
-            accounted=each.accounted(self._queries.accounted(job_id), job_id),
-            recorded=each.recorded.get(job_id),
-            beats=attempt is not None and self._has_moved(each.job, attempt),
-            log=partial(_tail, each.job, job_id),
-        )
-        now = self._clock.now()
-        view = view_of(known, now)
-        if rows or not view.active:
-            self._found(each, job_id)
-            return view
-        if view.source in ("process", "heartbeat"):
-            return view
-        return self._missed(each, known, view)
-
-    def _missed(self, each: JobMatches, known: JobEvidence, view: JobView) -> JobView:
-        """Return the view of a job that squeue does not list, without an exit record or heartbeat."""
-        job_id = known.job_id
-        queries = self._queries
-        submitted = self._submitted.get(job_id)
-        if submitted is not None and submitted >= queries.queue.asked:
-            return replace(view, state=JobState.PENDING, source="ledger", reason="submitted a moment ago")
-        if queries.is_absent and exited_on_its_own(known):  # read where there is no SLURM
-            return last_view(known, "")
-        if queries.fault or not queries.queue.number:
-            return replace(view, reason="; ".join(filter(None, (view.reason, queries.fault))))
-        if exited_on_its_own(known) and self._is_forgotten(job_id.partition(".")[0]):
-            return last_view(known, "")
-        identity = read_job_id(job_id)
-        if identity is not None and not queries.is_unaccounted(identity.whole):
-            kept = known.accounted
-            # No answer yet, or an end whose exit code is still on its way. A row that nobody ended is no sign of life.
-            if kept is None or kept.row.state.ended:
-                return replace(
-                    view, reason=view.reason or "squeue no longer lists it; sacct has not reported its end yet"
-                )
-        gone = self._gone_seconds(each, job_id)
-        if gone is not None and gone >= LOST_SECONDS and self._is_forgotten(job_id.partition(".")[0]):
-            reason = f"lost: not in SLURM for {format_seconds(gone)}, and no heartbeat"
-            return last_view(known, reason)
-        return replace(view, reason=f"SLURM does not list it{f'; {view.reason}' if view.reason else ''}")
-
-    def _is_forgotten(self, job_id: str) -> bool:
-        """Return True if the controller itself does not know a job; squeue hides other users' jobs."""
-        if job_id not in self._forgotten and self._queries.knows(job_id) is False:
-            self._forgotten.add(job_id)
-        return job_id in self._forgotten
-
-    def _gone_seconds(self, each: JobMatches, job_id: str) -> float | None:
-        """Return the seconds for which complete answers have lacked a job; None after too few answers.
-
-        Each is recorded in the ledger, at most one per minute, so that later processes continue counting.
-        """
-        clock = self._clock
-        looks = self._missing.get(job_id)
-        if looks is None:
-            looks = self._missing[job_id] = []
-            for entry in each.events:
-                if entry.job_id == job_id and entry.event in ("missing", "found"):
-                    age = max(clock.now() - entry.time_unix, 0.0)
-                    looks[:] = [*looks, clock.monotonic() - age] if entry.event == "missing" else []
-        number = self._queries.queue.number
-        is_new = self._seen.get(job_id) != number
-        self._seen[job_id] = number
-        if is_new and (not looks or clock.monotonic() - looks[-1] >= _NOTED_SECONDS):
-            looks.append(clock.monotonic())
-            with contextlib.suppress(OSError, TouchlineError):  # somebody who may only read looks too
-                self._ledger.record("missing", each.job.name, job_id=job_id, time_unix=clock.now())
-        return clock.monotonic() - looks[0] if len(looks) >= _LOST_LOOKS else None
-
-    def _found(self, each: JobMatches, job_id: str) -> None:
-        """Record that a missing job was found, or its end is known."""
-        noted = [entry.event for entry in each.events if entry.job_id == job_id and entry.event in ("missing", "found")]
-        self._missing.pop(job_id, None)
-        self._forgotten.discard(job_id)
-        if noted and noted[-1] == "missing":
-            with contextlib.suppress(OSError, TouchlineError):
-                self._ledger.record("found", each.job.name, job_id=job_id, time_unix=self._clock.now())
-
-    def _has_moved(self, job: Job, attempt: Attempt) -> bool:
-        """Return True if a heartbeat changed between two recent readings, so other nodes' clocks do not matter."""
-        key = (job.status, f"{attempt.start.job_id}.{attempt.start.restart}")
-        now = self._clock.monotonic()
-        before = self._beats.get(key)
-        if before is None:
-            self._beats[key] = (attempt.heartbeat_unix, float("-inf"))
-            return False
-        if before[0] != attempt.heartbeat_unix:
-            self._beats[key] = (attempt.heartbeat_unix, now)
-        return now - self._beats[key][1] <= HEARTBEAT_STALE_SECONDS
-
-    def _is_alive(self, job: Job, attempt: Attempt) -> bool:
-        return is_alive(attempt, self._clock.now(), beats=self._has_moved(job, attempt))
+            self._slurm.account(wanted, [each for each in submitted if each not in self._slurm.queue.by_id])
 
     # -------------------------------------------------------------------------------------------------------- stopping
 
@@ -321,10 +106,9 @@ class SlurmExecutor:
         Raises:
             HostError: scancel failed.
         """
-        ids = [view.job_id for view in self.query_jobs(jobs).values() if view.active]
-        ids = [id_ for id_ in ids if read_job_id(id_) is not None]
-        for start in range(0, len(ids), _IDS_AT_ONCE):
-            answer = self._commands.run(["scancel", *ids[start : start + _IDS_AT_ONCE]], timeout_seconds=SUBMIT_SECONDS)
+        ids = self._active_ids(jobs)
+        for start in range(0, len(ids), IDS_AT_ONCE):
+            answer = self._commands.run(["scancel", *ids[start : start + IDS_AT_ONCE]], timeout_seconds=SUBMIT_SECONDS)
             # A job that has ended meanwhile is no fault; scancel then ends well, or names the job.
             if not answer.ok and "invalid job id" not in answer.err.lower():
                 raise HostError(
@@ -332,43 +116,3 @@ class SlurmExecutor:
                     expected="a controller that answers",
                     hint=f"later: scancel {' '.join(ids[:20])}",
                 )
-
-
-def _foremost(rows: Sequence[QueueRow]) -> QueueRow | None:
-    """Return a living task of an array, else one that failed."""
-    if not rows:
-        return None
-    return min(rows, key=lambda row: (row.state.ended, row.state is JobState.COMPLETED))
-
-
-def _by_hand(attempt: Attempt, alive: bool) -> JobView:
-    """Return the view of an attempt without SLURM, `bash finetune.slurm` on a login node."""
-    start, end = attempt.start, attempt.exit
-    if alive:
-        state, reason = JobState.RUNNING, "started without SLURM"
-    else:
-        state = JobState.UNKNOWN if end is None else end.state
-        reason = "killed (no exit record)" if end is None else end.reason
-    return JobView(
-        job_id=start.job_id,
-        state=state,
-        active=alive,
-        source="exit file" if end is not None else "process" if attempt.alive is not None else "heartbeat",
-        reason=reason,
-        exit_code=None if end is None else end.code,
-        restarts=start.restart,
-        node=start.host,
-        started_unix=start.time_unix,
-        ended_unix=None if end is None else end.time_unix,
-    )
-
-
-def _tail(job: Job, job_id: str) -> str:
-    """Return the end of a job's output; empty if there is none."""
-    path = job.output_path(job_id.partition(".")[0])
-    try:
-        with open_regular(path) as stream:
-            stream.seek(max(path.stat().st_size - _TAIL_BYTES, 0))
-            return stream.read(_TAIL_BYTES).decode(errors="replace")
-    except OSError:
-        return ""

@@ -32,7 +32,7 @@ _OFF = ("accounting storage is disabled", "no such file or directory")
 
 
 @dataclass(kw_only=True, slots=True)
-class _Pace:
+class Pace:
     """Rate limit of one kind of query."""
 
     clock: Clock
@@ -41,13 +41,16 @@ class _Pace:
     asked: float | None = None
 
     def may_ask(self) -> bool:
+        """Return True if the interval has passed."""
         wait = max(self.seconds, min(LONGEST_WAIT_SECONDS, self.seconds * 2.0 ** min(self.failures, 30)))
         return self.asked is None or self.clock.monotonic() - self.asked >= wait
 
     def begins(self) -> None:
+        """Note that a query begins."""
         self.asked = self.clock.monotonic()
 
     def ends(self, *, well: bool) -> None:
+        """Note how a query ended."""
         self.failures = 0 if well else self.failures + 1
 
 
@@ -68,6 +71,18 @@ class Queue:
     by_comment: Mapping[str, tuple[QueueRow, ...]] = field(default_factory=dict)
     """Rows by comment."""
 
+    @classmethod
+    def of(cls, rows: tuple[QueueRow, ...], *, number: int, asked: float) -> Queue:
+        """Return an answer with its rows in order."""
+        return cls(
+            rows=rows,
+            number=number,
+            asked=asked,
+            by_id=_by(rows, _names),
+            by_folder=_by(rows, lambda row: (row.folder,)),
+            by_comment=_by(rows, lambda row: (row.comment,) if row.comment else ()),
+        )
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SacctJob:
@@ -87,8 +102,8 @@ class SlurmQueries:
     def __init__(self, commands: Commands, clock: Clock, poll_seconds: float) -> None:
         self._commands = commands
         self._clock = clock
-        self._queue_pace = _Pace(clock=clock, seconds=poll_seconds)
-        self._sacct_pace = _Pace(clock=clock, seconds=poll_seconds)
+        self._queue_pace = Pace(clock=clock, seconds=poll_seconds)
+        self._sacct_pace = Pace(clock=clock, seconds=poll_seconds)
         self._submit_lines = True
         self._accounted: dict[str, SacctJob] = {}
         self._doubted: dict[str, float] = {}
@@ -117,14 +132,7 @@ class SlurmQueries:
             self.is_absent = answer.code is None and "no such file" in answer.err.lower()
             return
         self.fault = ""
-        self.queue = Queue(
-            rows=rows,
-            number=self.queue.number + 1,
-            asked=asked,
-            by_id=_by(rows, _names),
-            by_folder=_by(rows, lambda row: (row.folder,)),
-            by_comment=_by(rows, lambda row: (row.comment,) if row.comment else ()),
-        )
+        self.queue = Queue.of(rows, number=self.queue.number + 1, asked=asked)
         # What lives may have been ended and queued again: what the accounting said of it is of an earlier time.
         for name in {name for row in rows if not row.state.ended for name in _names(row)}:
             self._accounted.pop(name, None)

@@ -152,11 +152,11 @@ def _state(known: JobEvidence, now_unix: float) -> JobView:
         # A step is not queued again by itself, and its allocation goes on with other work.
         return _ended(end.state, "exit file", end.reason, code=end.code)
     if row is not None and not row.state.ended and not known.is_step:
-        return _active(row.state, "squeue", row.reason)
+        return _active(row.state, row.source, row.reason)
     word = _word(known)
     if word is not None:
         if word.state is JobState.NODE_FAIL and _works_on(known, word, now_unix):
-            return _active(JobState.RUNNING, "heartbeat", "SLURM took its node for dead, and it works on")
+            return _active(JobState.RUNNING, "heartbeat", "its node was taken for dead, and it works on")
         current = end is not None and attempt is not None and (word.restarts or 0) <= attempt.start.restart
         return _final(word, end if current else None, known)
     if end is not None:
@@ -183,7 +183,7 @@ def _word(known: JobEvidence) -> _Word | None:
         exit_code = row.exit_code
         return _Word(
             state=row.state,
-            source="squeue",
+            source=row.source,
             code=None if exit_code is None else exit_code.code,
             signal=None if exit_code is None else exit_code.signal,
             reason=row.reason,
@@ -203,7 +203,7 @@ def _word(known: JobEvidence) -> _Word | None:
             ended_unix=kept.row.ended_unix,
         )
     if row is not None and row.state.ended:  # a step whose allocation is over and that sacct says nothing of
-        return _Word(state=row.state, source="squeue", code=None, signal=None, reason=row.reason, restarts=None)
+        return _Word(state=row.state, source=row.source, code=None, signal=None, reason=row.reason, restarts=None)
     recorded = known.recorded
     if recorded is not None:
         return _Word(

@@ -40,7 +40,7 @@ def evaluation_name(subject: str) -> str:
     return _EVALUATION_PREFIX + subject
 
 
-Source = Literal["exit file", "process", "heartbeat", "squeue", "sacct", "scontrol", "ledger", "none"]
+Source = Literal["exit file", "process", "heartbeat", "squeue", "qstat", "sacct", "scontrol", "ledger", "none"]
 """Source of a state, the strongest first: the job's exit file, its process, the scheduler."""
 
 

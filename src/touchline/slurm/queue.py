@@ -13,6 +13,7 @@ import re
 from dataclasses import dataclass
 
 from touchline.core.status import JobState
+from touchline.slurm.job_view import Source
 from touchline.slurm.scripts import time_limit_seconds
 from touchline.slurm.states import ExitCode, read_exit_code, read_seconds, read_state, read_text
 from touchline.slurm.table import read_closed_table
@@ -80,6 +81,8 @@ class QueueRow:
     """End time; None before, though SLURM prints the time of its limit."""
     time_limit_seconds: float | None
     """Its limit; None for UNLIMITED."""
+    source: Source = "squeue"
+    """Command that listed it."""
 
 
 def queue_format(separator: str) -> str:

@@ -355,8 +355,8 @@ class ComputeConfig:
 
     __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
 
-    executor: Literal["local", "slurm"] = "local"
-    """Executor of the jobs: this machine, or sbatch."""
+    executor: Literal["local", "slurm", "pbs"] = "local"
+    """Executor of the jobs: this machine, SLURM's sbatch, or PBS's qsub (unverified until it has run on a real one)."""
     gpus_per_run: NonNegativeInt = 1
     """GPUs that one run uses; on a machine without any, runs use the CPU, as many at a time as `slots` says. Several
     GPUs train in data parallel: each takes every n-th micro-batch of a step, and `global_batch_size` stays as written,
@@ -364,20 +364,20 @@ class ComputeConfig:
     an error."""
     gpu: Text = "auto"
     """Which GPU to plan for: `auto` is the one here, a name such as `A100-80GB` plans for another machine, `cpu` for
-    runs on CPUs. With `executor: slurm` it has to be given, unless the user's `slurm.gpu_type` gives it."""
+    runs on CPUs. On a cluster it has to be given, unless the user's `slurm.gpu_type` or `pbs.gpu_type` gives it."""
     deadline: Text | None = None
     """Deadline, `30min` or `6h`; compared with the plan."""
     time_limit: Text | None = None
     """Longest that one training may take, `6h`, instead of the estimate's upper end; on this machine nothing limits a
     run that has no such line."""
     partition: Text | None = None
-    """`--partition` of the jobs (default: the user's config file, as for the next keys)."""
+    """`--partition` of the jobs, on PBS their queue (default: the user's config file, as for the next keys)."""
     account: Text | None = None
-    """`--account` of the jobs."""
+    """`--account` of the jobs, `-A` on PBS."""
     qos: Text | None = None
-    """`--qos` of the jobs."""
+    """`--qos` of the jobs; PBS has none."""
     constraint: Text | None = None
-    """`--constraint` of the jobs."""
+    """`--constraint` of the jobs; on PBS more of their chunk, `gpu_model=a100`."""
     cpus_per_run: PositiveInt | None = None
     """CPUs of one run."""
     memory_gb_per_run: PositiveFloat | None = None
@@ -391,6 +391,10 @@ class ComputeConfig:
     probe measured that they are faster and memory fits. All runs of an experiment have the same number of threads,
     which decides on the rounding of sums. Evaluations follow, one at a time with all threads. GPUs, and the jobs of a
     cluster, have no slots."""
+
+    def __post_init__(self) -> None:
+        if self.executor == "pbs" and self.qos is not None:
+            raise ValueError("no qos with executor pbs: PBS has none, its queues (partition) take that place")
 
     @property
     def gpus(self) -> int:

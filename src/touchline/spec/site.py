@@ -14,22 +14,23 @@ Text = Annotated[str, MinLen(1)]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SlurmSite:
-    """The key `slurm` of the user's config file; an experiment's `compute` overrules what it says too."""
+    """The keys `slurm` and `pbs` of the user's config file; an experiment's `compute` overrules what they say too."""
 
     __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
 
     account: Text | None = None
-    """`--account`."""
+    """`--account`; on PBS `-A`."""
     partition: Text | None = None
-    """`--partition`."""
+    """`--partition`; on PBS the queue, `-q`."""
     qos: Text | None = None
-    """`--qos`."""
+    """`--qos`; PBS has none."""
     constraint: Text | None = None
-    """`--constraint`, which nodes: `a100&80gb`."""
+    """`--constraint`, which nodes: `a100&80gb`; on PBS more of the job's chunk: `gpu_model=a100`."""
     gpu_type: Text | None = None
-    """GPU type, if the cluster needs one: `a100` requests `--gpus=a100:1`."""
+    """GPU type, if the cluster needs one: `a100` requests `--gpus=a100:1`; on PBS it is planned for only, and
+    `constraint` asks for it."""
     cpus_per_run: PositiveInt | None = None
-    """`--cpus-per-task`."""
+    """`--cpus-per-task`; on PBS `ncpus`."""
     memory_gb: PositiveFloat | None = None
     """`--mem` of the host, in GiB (default on CPUs: from the estimate)."""
     modules: tuple[Text, ...] = ()
@@ -39,9 +40,9 @@ class SlurmSite:
     python: Text | None = None
     """The interpreter on the compute nodes, where it is not the one that touchline runs with."""
     options: tuple[Text, ...] = ()
-    """Further options for sbatch, as written after `#SBATCH `: `--mail-type=FAIL`."""
+    """Further options, as written after `#SBATCH `: `--mail-type=FAIL`; or after `#PBS `: `-m ae`."""
     signal_seconds: PositiveInt = 120
-    """Time before the time limit at which a job saves its state and requeues."""
+    """Time before the time limit at which a job saves its state; on SLURM it requeues then."""
     max_restarts: Annotated[int, Ge(0)] = 20
     """Maximum number of requeues of a job at its time limit, as long as it makes progress."""
     max_submitted: PositiveInt | None = None

@@ -60,7 +60,7 @@ def resolve_target(compute: ComputeConfig, site: SlurmSite, commands: Commands |
         commands: how SLURM is asked what it offers; the programs on PATH when None.
 
     Raises:
-        InputError: with a finding: a GPU that is not known, or none named where SLURM starts the runs.
+        InputError: with a finding: a GPU that is not known, or none named where a scheduler starts the runs.
     """
     if not compute.gpus or compute.gpu.lower() == CPU:
         return _on_cpu(compute, site)
@@ -68,12 +68,18 @@ def resolve_target(compute: ComputeConfig, site: SlurmSite, commands: Commands |
         found = gpu_target(compute.gpu, compute.gpus)
         _refuse_other_type(found, compute, site)
         return found
-    if compute.executor != "slurm":
+    if compute.executor == "local":
         return local_target(compute.gpus)
     if site.gpu_type is not None:
         return _of_type(site.gpu_type, compute, site)
+    if compute.executor == "pbs":
+        raise _not_named(
+            compute.executor,
+            "PBS has no common word for a GPU's type, so it is not asked",
+            f"compute.gpu={_EXAMPLE}, or another of {', '.join(gpu_names())}",
+        )
     partition = compute.partition or site.partition
-    raise _not_named(*_offered(commands or RealCommands(), partition))
+    raise _not_named(compute.executor, *_offered(commands or RealCommands(), partition))
 
 
 def refuse_elsewhere(plan: Plan) -> None:
@@ -310,29 +316,30 @@ def type_findings(
 def _on_cpu(compute: ComputeConfig, site: SlurmSite) -> Target:
     """Return the requested CPU. Of a cluster's nodes only the requested threads are known."""
     machine = machine_here(0)
-    if compute.executor == "slurm":
+    if compute.executor != "local":
         threads = compute.cpus_per_run or site.cpus_per_run or machine.threads
         machine = replace(machine, threads=threads, source="this machine's CPU, in place of the nodes'")
     return Target(machine=machine, gpu=Missing(missing="planned for the CPU"))
 
 
 def _of_type(kind: str, compute: ComputeConfig, site: SlurmSite) -> Target:
-    """Return the GPU of `slurm.gpu_type`, with the words of the constraint if a type is sold with two memories.
+    """Return the GPU of the cluster's `gpu_type`, with the words of the constraint if a type is sold with two memories.
 
     Raises:
         InputError: no single known GPU.
     """
+    setting = f"{compute.executor}.gpu_type"
     words = re.findall(r"[\w.-]+", compute.constraint or site.constraint or "")
     tried = [find_gpu(name) for name in (kind, *(f"{kind}-{word}" for word in words), *words)]
     known = {gpu.name: gpu for gpu in tried if isinstance(gpu, Gpu)}
     if len(known) == 1 or isinstance(tried[0], Gpu):
         found = tried[0] if isinstance(tried[0], Gpu) else next(iter(known.values()))
-        return Target(machine=_machine(found, compute.gpus, "slurm.gpu_type"), gpu=found)
+        return Target(machine=_machine(found, compute.gpus, setting), gpu=found)
     near = similar_gpus(kind)
     message = (
-        f"slurm.gpu_type {kind!r} in the user's config file is sold with several memories: {' and '.join(near)}"
+        f"{setting} {kind!r} in the user's config file is sold with several memories: {' and '.join(near)}"
         if len(near) > 1
-        else f"slurm.gpu_type {kind!r} in the user's config file is not a GPU with known figures"
+        else f"{setting} {kind!r} in the user's config file is not a GPU with known figures"
     )
     hint = f"compute.gpu={near[-1]}" if near else f"compute.gpu=NAME, one of {', '.join(gpu_names())}"
     raise _fault(message, f"{hint}; compute.gpu={CPU} for runs on CPUs")
@@ -340,12 +347,12 @@ def _of_type(kind: str, compute: ComputeConfig, site: SlurmSite) -> Target:
 
 def _refuse_other_type(found: Target, compute: ComputeConfig, site: SlurmSite) -> None:
     """Refuse a planned GPU if the jobs request another type."""
-    asked = () if compute.executor != "slurm" or site.gpu_type is None else similar_gpus(site.gpu_type)
+    asked = () if compute.executor == "local" or site.gpu_type is None else similar_gpus(site.gpu_type)
     if asked and found.machine.name not in asked:
         raise _fault(
-            f"compute.gpu plans for {found.machine.name}, and the jobs ask for {site.gpu_type!r} (slurm.gpu_type "
-            "in the user's config file)",
-            f"compute.gpu={asked[-1]}, or another slurm.gpu_type",
+            f"compute.gpu plans for {found.machine.name}, and the jobs ask for {site.gpu_type!r} "
+            f"({compute.executor}.gpu_type in the user's config file)",
+            f"compute.gpu={asked[-1]}, or another {compute.executor}.gpu_type",
         )
 
 
@@ -380,10 +387,10 @@ def _offer(kind: str, places: Mapping[str, int]) -> str:
     return f"{kind or 'GPUs of no named type'}{meant}: {nodes}"
 
 
-def _not_named(offer: str, hint: str) -> InputError:
+def _not_named(executor: str, offer: str, hint: str) -> InputError:
     also = "" if hint == _FOR_CPUS else f"; {_FOR_CPUS} for runs on CPUs"
     return _fault(
-        f"compute.executor is slurm, but the GPU of the nodes is not given; {offer}",
+        f"compute.executor is {executor}, but the GPU of the nodes is not given; {offer}",
         hint + also,
     )
 

@@ -1,4 +1,4 @@
-"""Files of a run folder: editable settings, trainer config, scripts for bash and sbatch, evaluation."""
+"""Files of a run folder: editable settings, trainer config, scripts for bash and the scheduler, evaluation."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from touchline.core.markup import escape
 from touchline.plan.settings_table import nested_settings
 from touchline.run.scripts.header import evaluation_header, parent_name, training_header
 from touchline.run.scripts.shell import comment, docstring, quote, slurm_value
+from touchline.slurm.schedulers import SCHEDULERS, evaluation_script, training_script
 from touchline.spec.anchors import from_run_folder
 from touchline.spec.evaluation import EvaluationConfig, EvaluationTask, PlannedModel, decoding_text
 from touchline.spec.experiment import task_file_stem
@@ -32,13 +33,19 @@ def run_files(plan: Plan, run: PlannedRun, site: Site) -> dict[str, str]:
         SlurmValueError: a setting is not valid on an #SBATCH line.
     """
     python = interpreter(plan, site)
-    values = {"plan": plan, "run": run, "site": site, "python": python, "parent": parent_name(run)}
-    values |= {"decoding": decoding_text(run.evaluate)}
+    values: dict[str, object] = {"plan": plan, "run": run, "site": site, "python": python, "parent": parent_name(run)}
+    training, evaluation = training_script(plan.executor), evaluation_script(plan.executor)
+    values |= {
+        "decoding": decoding_text(run.evaluate),
+        # This machine runs the same scripts as SLURM.
+        "scheduler": SCHEDULERS.get(plan.executor, SCHEDULERS["slurm"]),
+        "pbs": plan.executor == "pbs",
+    }
     files = {
         "eval.yaml": _evaluation(plan, run),
         "eval.py": template("eval.py.j2").render(values),
-        "eval.slurm": template("eval.slurm.j2").render(
-            values, script="eval.slurm", header=evaluation_header(plan, run, site)
+        evaluation: template("eval.slurm.j2").render(
+            values, script=evaluation, header=evaluation_header(plan, run, site)
         ),
     }
     if run.kind is RunKind.FINE_TUNED and run.train is not None:
@@ -47,9 +54,9 @@ def run_files(plan: Plan, run: PlannedRun, site: Site) -> dict[str, str]:
         files |= {
             "setup_finetune.yaml": setup_text(run),
             **backend.files(run, plan),
-            "finetune.slurm": template("finetune.slurm.j2").render(
+            training: template("finetune.slurm.j2").render(
                 values,
-                script="finetune.slurm",
+                script=training,
                 header=training_header(plan, run, site),
                 command=" ".join(quote(word) for word in backend.command(python)),
                 cohort=() if cohort is None else [name for name in cohort.runs if name != run.name],
@@ -60,7 +67,7 @@ def run_files(plan: Plan, run: PlannedRun, site: Site) -> dict[str, str]:
 
 def interpreter(plan: Plan, site: Site) -> str:
     """Return the Python of the scripts: on a cluster that of the user config, else this one."""
-    return site.slurm.python if plan.executor == "slurm" and site.slurm.python is not None else site.python
+    return site.slurm.python if plan.executor != "local" and site.slurm.python is not None else site.python
 
 
 def setup_text(run: PlannedRun) -> str:

@@ -1,7 +1,7 @@
-"""`#SBATCH` header of a run's scripts, with comments for non-obvious lines.
+"""Header of a run's scripts, `#SBATCH` or `#PBS` lines with comments for the non-obvious ones.
 
-An experiment's `compute` overrides the user's `slurm` settings, and both override predictions. Unknown values are not
-requested: a comment states the reason, and the cluster's default applies.
+An experiment's `compute` overrides the user's settings of the cluster, and both override predictions. Unknown values
+are not requested: a comment states the reason, and the cluster's default applies.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.units import MIB_PER_GIB, minutes_to_seconds, parse_duration
 from touchline.run.scripts.shell import comment, slurm_line, slurm_value
+from touchline.slurm import pbs
 from touchline.spec.experiment import ComputeConfig
 from touchline.spec.plan import Plan, PlannedRun
 from touchline.spec.runs import RunKind
@@ -35,9 +36,11 @@ class Header:
     """Header lines of a script."""
 
     lines: tuple[str, ...]
-    """Lines `#SBATCH ...` and `# ...`."""
+    """Lines `#SBATCH ...` or `#PBS ...`, and `# ...`."""
     signal_seconds: int | None
     """Seconds before the limit at which the job is signalled to save; None without a signal."""
+    stop_seconds: int | None = None
+    """Seconds after its start at which a job on PBS saves; None where there is no limit or none is needed."""
 
 
 def asked_options(site: SlurmSite, compute: ComputeConfig, *, gpus: int) -> list[Option]:
@@ -75,7 +78,7 @@ def training_header(plan: Plan, run: PlannedRun, site: Site) -> Header:
     limit, why_not = training_limit(plan, run, site.slurm)
     cohort = plan.cohort_of(run.name)
     signal = warning_seconds(limit, site.slurm.signal_seconds)
-    lines = [
+    entries = [
         *_named(run.name, "slurm-%j.out"),
         *_resources(
             plan,
@@ -86,17 +89,17 @@ def training_header(plan: Plan, run: PlannedRun, site: Site) -> Header:
         ),
         *_time(limit, why_not),
         "# A job that is preempted, or whose node fails, is requeued, and resumes from the last saved state.",
-        "#SBATCH --requeue",
-        *_signal(signal, limit, site.slurm),
-        *_own(site.slurm),
+        ("requeue", None),
+        *(() if plan.executor == "pbs" else _signal(signal, limit, site.slurm)),
     ]
-    return Header(lines=tuple(lines), signal_seconds=signal)
+    stop = None if limit is None or signal is None else int(math.ceil(limit / GRAIN) * GRAIN) - signal
+    return Header(lines=_lines(plan, entries, site.slurm), signal_seconds=signal, stop_seconds=stop)
 
 
 def evaluation_header(plan: Plan, run: PlannedRun, site: Site) -> Header:
     """Return the header of eval.slurm."""
     limit, why_not = evaluation_limit(run)
-    lines = [
+    entries = [
         *_named(run.name + EVALUATION_SUFFIX, "slurm-eval-%j.out"),
         *_resources(
             plan,
@@ -108,10 +111,20 @@ def evaluation_header(plan: Plan, run: PlannedRun, site: Site) -> Header:
         *_time(limit, why_not),
         "# A job that is preempted, or whose node fails, is queued again; what is evaluated by then is kept.",
         "# Nothing is saved within a checkpoint's evaluation, so no warning is asked for before the limit.",
-        "#SBATCH --requeue",
-        *_own(site.slurm),
+        ("requeue", None),
     ]
-    return Header(lines=tuple(lines), signal_seconds=None)
+    return Header(lines=_lines(plan, entries, site.slurm), signal_seconds=None)
+
+
+def _lines(plan: Plan, entries: Sequence[Option | str], site: SlurmSite) -> tuple[str, ...]:
+    """Return the lines of options and comments, in the words of the plan's scheduler, then the user's own options."""
+    if plan.executor == "pbs":
+        # All of a job's place is one line, whose parts come from several options.
+        options = [entry for entry in entries if not isinstance(entry, str)]
+        comments = [entry for entry in entries if isinstance(entry, str)]
+        return (*pbs.directives(options), *comments, *_own(site, "pbs", "#PBS"))
+    lines = [line for each in entries for line in ([each] if isinstance(each, str) else directives([each]))]
+    return (*lines, *_own(site, "slurm", "#SBATCH"))
 
 
 def training_limit(plan: Plan, run: PlannedRun, site: SlurmSite) -> tuple[float | None, str]:
@@ -170,8 +183,8 @@ def directives(options: Sequence[Option]) -> Iterator[str]:
         yield f"#SBATCH --{name}" + ("" if value is None else f"={slurm_value(value)}")
 
 
-def _named(name: str, output: str) -> Iterator[str]:
-    yield from directives([("job-name", name), ("output", output), ("open-mode", "append")])
+def _named(name: str, output: str) -> Iterator[Option]:
+    yield from [("job-name", name), ("output", output), ("open-mode", "append")]
 
 
 def most_training_memory(plan: Plan, model: str) -> Measured:
@@ -192,12 +205,12 @@ def _upper(size: Quantity) -> float:
     return size.value if size.high is None else size.high
 
 
-def _resources(plan: Plan, site: SlurmSite, gpus: int, memory: Measured, what: str) -> Iterator[str]:
+def _resources(plan: Plan, site: SlurmSite, gpus: int, memory: Measured, what: str) -> Iterator[Option | str]:
     asked = asked_options(site, plan.compute, gpus=gpus)
     names = {name for name, _ in asked}
     if plan.machine.kind == "cpu" and not gpus and "cpus-per-task" not in names and plan.machine.threads is not None:
         asked.append(("cpus-per-task", str(plan.machine.threads_per_run)))
-    yield from directives(asked)
+    yield from asked
     if "mem" in names:
         return
     if plan.machine.kind != "cpu":
@@ -206,29 +219,29 @@ def _resources(plan: Plan, site: SlurmSite, gpus: int, memory: Measured, what: s
         yield f"# Host memory is not asked for ({comment(memory.missing)}): the cluster's default holds."
         return
     yield f"# Host memory: {what}"
-    yield from directives([("mem", slurm_memory(_upper(memory) * plan.processes_per_device))])
+    yield "mem", slurm_memory(_upper(memory) * plan.processes_per_device)
 
 
-def _time(limit: float | None, why_not: str) -> Iterator[str]:
+def _time(limit: float | None, why_not: str) -> Iterator[Option | str]:
     if limit is None:
         yield f"# No time limit is asked for ({comment(why_not)}): the partition's default holds."
         return
-    yield from directives([("time", slurm_time(limit))])
+    yield "time", slurm_time(limit)
 
 
-def _signal(signal: int | None, limit: float | None, site: SlurmSite) -> Iterator[str]:
+def _signal(signal: int | None, limit: float | None, site: SlurmSite) -> Iterator[Option | str]:
     if signal is None:
         yield "# The limit is too short for a warning before it: what was saved last is what is left."
         return
     when = f"{signal} s before the limit" if limit is not None else f"{signal} s before the limit, where there is one"
     yield f"# USR1 comes {when}: the training saves its state and is queued again, up to {site.max_restarts} times."
-    yield from directives([("signal", f"B:USR1@{signal}")])
+    yield "signal", f"B:USR1@{signal}"
 
 
-def _own(site: SlurmSite) -> Iterator[str]:
+def _own(site: SlurmSite, key: str, mark: str) -> Iterator[str]:
     if site.options:
-        yield "# Options of your own, from the config file's slurm.options."
-        yield from (f"#SBATCH {slurm_line(option)}" for option in site.options)
+        yield f"# Options of your own, from the config file's {key}.options."
+        yield from (f"{mark} {slurm_line(option)}" for option in site.options)
 
 
 def parent_name(run: PlannedRun) -> str | None:

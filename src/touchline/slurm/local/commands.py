@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-_OURS = frozenset({"TOUCHLINE_JOB_ID", "TOUCHLINE_TOKEN", "TOUCHLINE_TIME_LIMIT_SECONDS"})
+_OURS = frozenset({"TOUCHLINE_JOB_ID", "TOUCHLINE_TOKEN", "TOUCHLINE_TIME_LIMIT_SECONDS", "TOUCHLINE_KILL_SECONDS"})
 _OUTER = ("SLURM_", "SLURMD_", "CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL")
 _CONFIGURATION = frozenset({"SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_CLUSTERS", "SLURM_JWT", "SLURM_DEBUG"})
 
@@ -68,8 +68,9 @@ class RealCommands:
         keep: Sequence[int] = (),
     ) -> CommandResult:
         """Run one command; times as seconds since 1970, words in English."""
-        # sbatch hands its environment on to the job, which must find there what its user has set and nothing of ours.
-        inherited = {} if words[0] == "sbatch" else {"LC_ALL": "C", "SLURM_TIME_FORMAT": "%s"}
+        # sbatch, and qsub with -V, hands its environment on to the job, which must find there what its user has set and
+        # nothing of ours.
+        inherited = {} if words[0] in ("sbatch", "qsub") else {"LC_ALL": "C", "SLURM_TIME_FORMAT": "%s"}
         try:
             done = subprocess.run(  # noqa: S603 (an argument list of our own words)
                 list(words),
