@@ -237,8 +237,8 @@ def read_submission(out: str, err: str, code: int | None) -> Submission:
         hint = "the others are submitted when these have ended: touchline resume; pbs.max_submitted keeps below a limit"
         return Submission(verdict=SbatchResult.LIMIT, reason=reason, hint=hint)
     if code is not None and code > 0 and _REFUSED.search(err):
-        hint = next((hint for pattern, hint in _HINTS if re.search(pattern, err)), None)
-        return Submission(verdict=SbatchResult.REFUSED, reason=reason, hint=hint)
+        advice = next((words for pattern, words in _HINTS if re.search(pattern, err)), None)
+        return Submission(verdict=SbatchResult.REFUSED, reason=reason, hint=advice)
     hint = "it is looked for by its token before anything is submitted again; touchline status shows it"
     return Submission(
         verdict=SbatchResult.UNCLEAR, reason=reason or f"qsub ended with {code} and said nothing", hint=hint
