@@ -538,6 +538,13 @@ def _architecture() -> str:
     return picture()
 
 
+def _stub() -> str:
+    sys.path.insert(0, str(ROOT))
+    from tools.python_stub import stub
+
+    return stub()
+
+
 def pages() -> dict[Path, Callable[[], str]]:
     """Every generated file and what makes it."""
     made: dict[Path, Callable[[], str]] = {
@@ -548,6 +555,7 @@ def pages() -> dict[Path, Callable[[], str]]:
         REFERENCE / "schemas" / "README.md": schemas_page,
         ROOT / "docs" / "architecture.svg": _architecture,
     }
+    made[ROOT / "src" / "touchline" / "__init__.pyi"] = _stub
     from touchline.lint import rule_pages
 
     package = Path(rule_pages.__file__).parent

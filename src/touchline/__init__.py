@@ -1,13 +1,15 @@
 """touchline plans, runs and reports LLM fine-tuning experiments.
 
-    import touchline
+    import touchline as tl
 
-    plan = touchline.plan("experiment.yaml")
-    touchline.run("experiment.yaml")
-    scores = touchline.results("experiment.yaml").to_frame()
+    exp = tl.Experiment(name="ranks", models=["SmolLM2-135M-Instruct"], data={"path": "words.csv"})
+    tl.plan(exp)
+    tl.run(exp)
+    scores = tl.results(exp).to_frame()
 
 The verbs of the command line are functions of this package, with the same names; `touchline.api` lists them in order.
-Paths may be strings, and `settings` defaults to the user's config file. A verb loads what it needs with its first call.
+They take an `Experiment`, or the path of an experiment.yaml or its folder; `settings` defaults to the user's config
+file. A verb loads what it needs with its first call.
 """
 
 from __future__ import annotations
@@ -21,38 +23,15 @@ from typing import Any
 
 __version__ = "0.1.0"
 _VERBS: tuple[str, ...] = (
-    "check",
-    "plan",
-    "prepare",
-    "run",
-    "submit",
-    "resume",
-    "cancel",
-    "status",
-    "evaluate",
-    "results",
-    "collect",
+    *("read_experiment", "write_experiment", "check", "plan", "prepare", "run", "submit", "resume", "cancel", "status"),
+    *("evaluate", "results", "collect", "report", "figures", "compare", "export", "publish", "clean", "demo"),
+    *("estimate", "probe", "pack", "place", "optimize", "history", "doctor", "selftest"),
 )
-_VERBS += (
-    "report",
-    "compare",
-    "export",
-    "publish",
-    "clean",
-    "demo",
-    "estimate",
-    "probe",
-    "pack",
-    "place",
-    "optimize",
-    "doctor",
-    "selftest",
-)
-_ROOMS = ("plan", "run", "results", "report", "evaluate", "estimate")
+_ROOMS = ("plan", "run", "results", "report", "evaluate", "estimate", "history")
 """Verbs that are also the names of packages."""
 
 __all__ = ["__version__"]
-__all__.extend(_VERBS)
+__all__.extend(("Experiment", *_VERBS))
 
 
 def _verb(name: str) -> Callable[..., Any]:
@@ -82,6 +61,10 @@ class _VerbAndRoom:
         return f"<touchline.{self._name}{self.__signature__}>"
 
     @property
+    def __doc__(self) -> str | None:  # type: ignore[override]
+        return _verb(self._name).__doc__
+
+    @property
     def __signature__(self) -> Signature:
         return signature(_verb(self._name))
 
@@ -92,10 +75,12 @@ class _Package(ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name in _VERBS:
             return _verb(name)
+        if name == "Experiment":
+            return importlib.import_module("touchline.spec.experiment").Experiment
         raise AttributeError(f"module 'touchline' has no attribute {name!r}")
 
     def __dir__(self) -> list[str]:
-        return sorted({*super().__dir__(), *_VERBS})
+        return sorted({*super().__dir__(), *__all__})
 
 
 for _name in _ROOMS:

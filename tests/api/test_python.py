@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,8 @@ from tests.api.folders import environment, make_experiment
 
 import touchline
 import touchline.plan.build
-from touchline.core.errors import InputError
+from touchline.core.errors import InputError, PolicyError
+from touchline.results.frame import Results
 
 ROOT = Path(__file__).resolve().parents[2]
 FINISHED = ROOT / "tests" / "fixtures" / "written-by-0.1.0" / "finished"
@@ -66,6 +68,88 @@ def test_results_as_a_table(experiment: Path) -> None:
     control = next(run for run in results if not run.train_losses)
     assert math.isnan(frame.loc[control.name, "train_seconds"])
     assert results == touchline.results(experiment)
+
+
+def test_an_experiment_built_in_python_plans_like_its_file(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its file is written into the user's folder; run by run the plan is that of the same YAML; edits are kept."""
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "Tiny-1M-Instruct").symlink_to(tiny_model)
+    monkeypatch.setenv("TOUCHLINE_MODELS_DIR", str(tmp_path / "models"))
+    monkeypatch.setenv("TOUCHLINE_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    by_hand, made = make_experiment(tmp_path / "by_hand"), make_experiment(tmp_path / "made")
+    (made / "experiment.yaml").unlink()
+    read = touchline.read_experiment(by_hand)
+    assert read.folder == str(by_hand)
+    experiment = touchline.Experiment(folder="made", **read.written)
+    planned, expected = touchline.plan(experiment), touchline.plan(read)
+    assert planned.folder.root == made
+    assert [run.digest for run in planned.plan.runs] == [run.digest for run in expected.plan.runs]
+    assert planned.plan == replace(expected.plan, revisions=planned.plan.revisions)
+    assert (by_hand / "experiment.yaml").read_text().count("{rank: 4, dropout: 0.1}") == 1, (
+        "a file that says the same stays"
+    )
+
+    changed = touchline.plan(experiment.with_values({"factors.train.lora.rank": [8]}))
+    assert [run.name for run in changed.plan.runs] == ["1M_rank8", "1M_base"]
+    assert touchline.read_experiment("made").factors == {"train.lora.rank": [8]}
+    text = f"# mine\n{(made / 'experiment.yaml').read_text()}"
+    (made / "experiment.yaml").write_text(text)
+    with pytest.raises(PolicyError, match="was edited"):
+        touchline.plan(experiment)
+    with pytest.raises(PolicyError, match="another experiment"):
+        touchline.write_experiment(experiment.with_values({"seeds": [2]}), by_hand)
+    assert (made / "experiment.yaml").read_text() == text
+
+    assert repr(planned).startswith("<plan of 'tiny': 3 runs; Total: ")
+    shown = planned._repr_html_()
+    assert {
+        f"<td[^>]*>{run.name}<" for run in planned.plan.runs if not re.search(f"<td[^>]*>{run.name}<", shown)
+    } == set()
+    assert len(shown) < 10_000
+
+
+def test_what_verbs_return_is_shown_short_and_in_tables(experiment: Path, tmp_path: Path) -> None:
+    """`repr` is a line; notebooks get the tables of the commands, escaped, without colors of paper or ink."""
+    other = Path(shutil.copytree(experiment, tmp_path / "other"))
+    results, report = touchline.results(experiment), touchline.report(experiment)
+    found = [results, report, touchline.compare([experiment, other]), touchline.history()]
+    assert [repr(each).split(" ")[0] for each in found] == ["<results", "<report", "<comparison", "<history"]
+    for each in found:
+        shown = each._repr_html_()
+        assert len(repr(each)) < 250
+        assert len(shown) < 60_000
+        assert not re.search(r"<script|(?<!-)color:#(fff|000)|background:#", shown)
+    assert all(f">{run.name}<" in results._repr_html_() for run in results)
+    assert str(report.page) in report._repr_html_()
+    hostile = Results([replace(results[0], name="<script>alert(1)</script>\x1b[31m\ud800")])
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;?" in hostile._repr_html_()
+    assert len(Results([*results] * 50)._repr_html_()) < 20_000, "a long table is cut"
+    assert list(touchline.history().to_frame().columns)[:2] == ["run", "origin"]
+
+
+def test_figures_are_altair_charts(experiment: Path) -> None:
+    """Those of the report, whole by themselves: their data inside, a fixed width, white paper under dark ink."""
+    altair = pytest.importorskip("altair")
+    charts = touchline.figures(experiment)
+    assert {"train_loss", "scores", "estimates"} <= set(charts)
+    for name, chart in charts.items():
+        assert isinstance(chart, altair.LayerChart), name
+        drawn = chart.to_dict()
+        assert drawn["background"] == "#ffffff"
+        assert drawn["width"] > 100
+
+
+def test_errors_tell_what_to_do(tmp_path: Path) -> None:
+    """A traceback ends with the findings, the expected value and a hint; one path stands for a list of one."""
+    with pytest.raises(InputError, match="int is no path") as caught:
+        touchline.results(5)
+    assert caught.value.__notes__ == ["  expected: a path, or an Experiment"]
+    with pytest.raises(InputError, match="nothing to be compared with") as caught:
+        touchline.compare(str(tmp_path))
+    assert any("expected: two or more" in note for note in caught.value.__notes__)
 
 
 def test_errors_are_exceptions(tmp_path: Path) -> None:

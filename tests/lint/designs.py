@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -18,6 +17,7 @@ from touchline.core.quantity import Missing
 from touchline.lint.design import DatasetFacts, DesignView, dataset_facts, row_set_sha256
 from touchline.lint.rule import check_view
 from touchline.spec.expand import expand
+from touchline.spec.experiment import with_fields
 from touchline.spec.names import label_of
 from touchline.spec.read import read_experiment
 from touchline.spec.stages import chain_faults
@@ -34,7 +34,7 @@ def view_of(text: str, *, with_data: bool = True) -> DesignView:
         if "models" in pair:
             models += [pair["models"]] if isinstance(pair["models"], str) else list(pair["models"])  # type: ignore[call-overload]
     labels = {model: label_of(model) for model in models}
-    runs = expand(replace(experiment, stages=()), labels, loaded.document)
+    runs = expand(with_fields(experiment, stages=()), labels, loaded.document)
     paths = {run.data.path for run in runs} | {str(s.data["path"]) for s in experiment.stages if "path" in s.data}
     chained = () if chain_faults(experiment, loaded.document) else expand(experiment, labels, loaded.document)
     nothing = Missing(missing="not here")

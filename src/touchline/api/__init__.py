@@ -1,6 +1,7 @@
 """Verbs of touchline, one function each, in the order of use. Start reading here.
 
     init      answers to an interview     -> experiment.yaml               a commented file to edit
+    write_experiment, read_experiment                                      for experiments built in Python
     check     experiments, configs, data  -> findings                      errors that would show up hours later
     plan      experiment.yaml             -> plan.json, runs_plan.md       starts nothing
     prepare   plan.json                   -> one folder per run            configs and job scripts
@@ -14,6 +15,7 @@
     results   run folders                 -> scores, losses, durations     missing values carry a reason
     report    run folders                 -> RESULTS.md, report.html       also for folders of other tools
     compare   experiments                 -> paired differences
+    figures   run folders                 -> altair charts                 for notebooks
     export    metrics.jsonl               -> a tracker                     `export_follow` while runs train
     publish   a finished run              -> a folder for the Hub          weights and model card; uploads nothing
     clean     an experiment               -> files safe to delete          deletes only with `delete`
@@ -24,7 +26,7 @@
     optimize  an experiment               -> faster, equivalent settings
     place     jobs, GPUs, a deadline      -> a schedule                    `place_experiment` for a plan
     pack      sequence lengths            -> packed sequences              `pack_write`, `pack_check_isolation`
-    history_* training logs               -> run records                   the evidence of later plans
+    history_* training logs               -> run records                   the evidence of later plans; `history` lists
     doctor    this machine, its cluster   -> what is missing
     selftest  this machine                -> checked steps, memory, speed  measurements go to the history
 
@@ -41,6 +43,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from touchline.api.authoring import read_experiment, write_experiment
 from touchline.api.history import (
     history_calibration,
     history_export,
@@ -57,6 +60,7 @@ from touchline.api.outcomes import (
     data_audit,
     export,
     export_follow,
+    figures,
     logs,
     publish,
     report,
@@ -81,7 +85,7 @@ from touchline.data.user_config import UserConfig
 from touchline.results import collecting
 from touchline.results.collect import collect_results
 from touchline.results.collected import RunMetrics
-from touchline.results.run_result import RunResult
+from touchline.results.frame import Results
 from touchline.run import launching
 from touchline.run import selection as running
 from touchline.run.folders import ExperimentFolder, is_experiment
@@ -100,10 +104,12 @@ from touchline.run.selection import JobProgressCallback
 from touchline.run.submission import Submitted
 from touchline.slurm.schedulers import SCHEDULERS
 from touchline.spec.bounds import SIZE_LIMIT_BYTES
-from touchline.spec.read import read_experiment
+from touchline.spec.experiment import Experiment
+from touchline.spec.read import read_experiment as read_text
 
 if TYPE_CHECKING:
     from touchline.core.finding import Finding
+    from touchline.history.listing import History
     from touchline.lint.check import CheckReport
     from touchline.lint.checked import CheckRequest
     from touchline.lint.local.fixing import Changes
@@ -113,6 +119,7 @@ if TYPE_CHECKING:
     from touchline.spec.plan import Plan
 
 __all__ = [
+    "Experiment",
     "analyses",
     "clean",
     "compare",
@@ -120,6 +127,7 @@ __all__ = [
     "estimate",
     "export",
     "export_follow",
+    "figures",
     "history_calibration",
     "history_export",
     "history_import",
@@ -136,9 +144,11 @@ __all__ = [
     "place_experiment",
     "probe",
     "publish",
+    "read_experiment",
     "report",
     "results",
     "selftest",
+    "write_experiment",
 ]
 
 
@@ -282,11 +292,11 @@ def plan(
     old = folder.read_plan()
     text = read_text_bounded(folder.yaml, SIZE_LIMIT_BYTES)
     chosen = tuple(overrides or (old.overrides if old is not None else ()))
-    loaded = read_experiment(text, str(folder.yaml), chosen)
+    loaded = read_text(text, str(folder.yaml), chosen)
     if allow:
         codes = ", ".join(dict.fromkeys([*loaded.experiment.allow, *allow]))
         others = (override for override in chosen if not override.startswith("allow="))
-        loaded = read_experiment(text, str(folder.yaml), (*others, f"allow=[{codes}]"))
+        loaded = read_text(text, str(folder.yaml), (*others, f"allow=[{codes}]"))
     accepted = {run.name: run.accepted for run in old.runs if run.accepted} if old is not None else {}
     new, notes = resolve(loaded, folder, settings, old, accepted, on_progress)
     if measure is not None and measure(new, folder):
@@ -323,7 +333,7 @@ def run(
     probe: bool = True,
     on_progress: JobProgressCallback | None = None,
     on_message: MessageCallback = ignore_message,
-) -> list[RunResult]:
+) -> Results:
     """Run all missing steps: plan, prepare, train, evaluate, report. Completed steps are not repeated.
 
     With `probe`, measure a few steps of each model without measurements on this machine first.
@@ -386,7 +396,7 @@ def resume(
     retry: bool = False,
     on_progress: JobProgressCallback | None = None,
     on_message: MessageCallback = ignore_message,
-) -> list[RunResult]:
+) -> Results:
     """Resume an interrupted experiment with its plan unchanged. Completed steps are not repeated.
 
     Raises:
@@ -440,7 +450,7 @@ def evaluate(
     epochs: str | None = None,
     on_progress: JobProgressCallback | None = None,
     on_message: MessageCallback = ignore_message,
-) -> list[RunResult]:
+) -> Results:
     """Evaluate trained checkpoints without current results.
 
     Args:
@@ -493,7 +503,7 @@ def demo(
     probe: bool = True,
     on_progress: JobProgressCallback | None = None,
     on_message: MessageCallback = ignore_message,
-) -> tuple[Path, list[RunResult]]:
+) -> tuple[Path, Results]:
     """Run the example experiment `capitalization` in `target`.
 
     Returns:
@@ -507,12 +517,27 @@ def demo(
     yaml = target / "experiment.yaml"
     if not yaml.exists():
         write_if_changed(yaml, example.read_text())
-    for model in read_experiment(read_text_bounded(yaml, SIZE_LIMIT_BYTES), str(yaml)).experiment.models:
+    for model in read_text(read_text_bounded(yaml, SIZE_LIMIT_BYTES), str(yaml)).experiment.models:
         if model in EXPORTABLE:
             get_model(model, settings)
     create_capitalization(target / "data", word_length=8, num_words=1600, train_fraction=0.8, seed=14)
     found = run(target, settings, probe=probe, on_progress=on_progress, on_message=on_message)
     return target / "RESULTS.md", found
+
+
+def history(settings: UserConfig, history_dir: Path | None = None) -> History:
+    """Return the records of past runs, by name; superseded ones are left out.
+
+    Args:
+        settings: where the history is.
+        history_dir: another history.
+
+    Raises:
+        InputError: the history is not a folder.
+    """
+    from touchline.history.listing import History
+
+    return History(history_list(settings.history_dir if history_dir is None else history_dir).rows())
 
 
 def doctor(folder: Path, settings: UserConfig) -> DoctorReport:
@@ -544,7 +569,7 @@ def _worked(
     retry: bool = False,
     train: bool = True,
     epochs: str | None = None,
-) -> list[RunResult]:
+) -> Results:
     """Execute the jobs, collect and report; raise if some failed."""
     runs = running.selected(planned.plan, only)
     done = launching.work(
@@ -553,7 +578,7 @@ def _worked(
     source = planned.folder.yaml
     # The report names the files that collecting writes.
     collect(source, settings)
-    found = list(report(source, cache=settings.cache_dir).report.runs)
+    found = Results(report(source, cache=settings.cache_dir).report.runs)
     if done.stopped:
         raise launching.failure_of(done)
     return found

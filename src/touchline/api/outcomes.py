@@ -18,6 +18,8 @@ from touchline.run.planning import read_planned
 if TYPE_CHECKING:
     import threading
 
+    import altair
+
     from touchline.data.user_config import UserConfig
     from touchline.lint.audited import DataAudit
     from touchline.lint.local.audit import AuditRequest
@@ -94,6 +96,27 @@ def report(
         refresh_seconds=refresh_seconds,
         on_progress=on_progress,
     )
+
+
+def figures(source: Path) -> dict[str, altair.LayerChart]:
+    """Return the figures of the report as altair charts, by their names; nothing is written.
+
+    Args:
+        source: experiment.yaml or its folder, or any folder with logs and checkpoints of runs.
+
+    Raises:
+        InputError: there is neither an experiment nor any run.
+        HostError: altair is not installed.
+    """
+    from touchline.core.errors import HostError, install_hint
+    from touchline.report.build import build_report
+    from touchline.report.charts import charts
+    from touchline.report.figures import altair_chart, figures_off
+    from touchline.report.local.gathering import collect_report_inputs
+
+    if figures_off():
+        raise HostError("altair is not installed, which makes figures", hint=install_hint("report"))
+    return {chart.name: altair_chart(chart) for chart in charts(build_report(collect_report_inputs(source)))}
 
 
 def data_audit(path: Path, request: AuditRequest | None = None, *, plot: Path | None = None) -> DataAudit:

@@ -21,7 +21,7 @@ from touchline.core.units import percent
 if TYPE_CHECKING:
     from touchline.core.quantity import Missing, Quantity
     from touchline.history.adding import ImportSummary, IngestedRun
-    from touchline.history.index import HistoryRow, Index
+    from touchline.history.index import Index
     from touchline.history.reading import RunReading, SourcedText
 
 history_app = typer.Typer(
@@ -123,6 +123,7 @@ def history_list(history: History = None, include_superseded: IncludeSuperseded 
     """List the runs of the history."""
     from touchline import api
     from touchline.history.index import HistoryRow
+    from touchline.history.listing import History
 
     folder = _folder(history)
     index = api.history_list(folder)
@@ -134,8 +135,9 @@ def history_list(history: History = None, include_superseded: IncludeSuperseded 
     if not rows:
         print_status(f"{folder}: no records yet; try: touchline history import FOLDER_WITH_LOGS")
         return
-    header = ("id", "run", "trainer", "model", "GPU", "steps", "s/step", "peak memory", "outcome")
-    print_table(header, [_row(row) for row in rows], title=_text(folder))
+    if table := History(rows).to_table():
+        shown = [tuple(map(_text, row)) for row in table.rows]
+        print_table(table.header, shown, title=_text(folder))
     if index.newer and not include_superseded:
         print_status(f"{len(index.newer)} older records of the same runs are hidden; --include-superseded shows them")
 
@@ -357,6 +359,8 @@ def _say_lacking(added: ImportSummary, paths: list[Path]) -> None:
 
 
 def _learned(item: IngestedRun) -> tuple[str, ...]:
+    from touchline.history.listing import short, steps_text
+
     facts = (item.seconds_per_step, item.peak_memory, item.outcome)
     places = dict.fromkeys(place for fact in facts if (place := getattr(fact, "where", None)) is not None)
     return tuple(
@@ -364,11 +368,11 @@ def _learned(item: IngestedRun) -> tuple[str, ...]:
             _text,
             (
                 item.name + ("" if item.new else " (known)"),
-                _short(item.trainer),
-                _short(item.model),
-                _steps(item.steps_done, item.steps_total),
-                _short(item.seconds_per_step),
-                _short(item.peak_memory),
+                short(item.trainer),
+                short(item.model),
+                steps_text(item.steps_done, item.steps_total),
+                short(item.seconds_per_step),
+                short(item.peak_memory),
                 item.outcome.value,
                 " ".join(places),
             ),
@@ -376,60 +380,17 @@ def _learned(item: IngestedRun) -> tuple[str, ...]:
     )
 
 
-def _row(row: HistoryRow) -> tuple[str, ...]:
-    from touchline.core.quantity import Missing
-
-    peaks = row.peak_memory
-    return tuple(
-        map(
-            _text,
-            (
-                row.id[:12] + (" (old)" if row.superseded_by else ""),
-                row.name,
-                _short(row.trainer),
-                _short(row.model),
-                _short(row.gpu),
-                _steps(row.steps_done, row.steps_total),
-                _short(row.seconds_per_step),
-                "-"
-                if isinstance(peaks, Missing)
-                else ", ".join(f"{_short(peak)} {peak.kind or ''}".strip() for peak in peaks),
-                row.outcome,
-            ),
-        )
-    )
-
-
-def _steps(done: Quantity | Missing, total: Quantity | Missing) -> str:
-    figures = [f"{count:,.0f}" for each in (done, total) if (count := getattr(each, "value", None)) is not None]
-    return "/".join(figures) or "-"
-
-
-def _short(fact: Quantity | SourcedText | Missing) -> str:
-    """Return a table cell: the number with its unit, or a dash."""
-    from touchline.core.quantity import Missing, Quantity
-
-    if isinstance(fact, Missing):
-        return "-"
-    return _number(fact) if isinstance(fact, Quantity) else fact.value
-
-
 def _fact(fact: Quantity | SourcedText) -> str:
     """Return a fact with its unit, kind and source."""
     from touchline.core.quantity import Quantity
+    from touchline.history.listing import number
 
     if not isinstance(fact, Quantity):
         return fact.value + (f"  ({fact.method})" if fact.method else "")
     tokens = f"{fact.token_unit} tokens" if fact.token_unit else None
     interval = None if fact.low is None or fact.high is None else f"{fact.low:g} to {fact.high:g}"
     labels = [text for text in (fact.aggregation, fact.phase, fact.kind, tokens, interval, fact.method) if text]
-    return _number(fact) + (f"  ({', '.join(labels)})" if labels else "")
-
-
-def _number(fact: Quantity) -> str:
-    whole = fact.value == int(fact.value) and abs(fact.value) < 1e15
-    number = f"{int(fact.value):,}" if whole else f"{fact.value:.6g}"
-    return number if fact.unit == "1" else f"{number} {fact.unit}"
+    return number(fact) + (f"  ({', '.join(labels)})" if labels else "")
 
 
 def _say_broken(index: Index) -> None:

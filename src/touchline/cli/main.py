@@ -10,7 +10,7 @@ import tempfile
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
@@ -55,6 +55,9 @@ from touchline.cli.stating import stated_pairs
 from touchline.cli.watch import watch
 from touchline.cli.watching import logs, status
 from touchline.core.errors import InputError, TouchlineError, quoted
+
+if TYPE_CHECKING:
+    from touchline.results.frame import Results
 
 app = typer.Typer(
     name="touchline",
@@ -381,24 +384,12 @@ def demo(
     print_output(f"report: {path}")
 
 
-def _show(found: list[object] | object, json: bool) -> None:
-    from touchline.core.table import Column, table_of
-    from touchline.report.formatting import score_words
+def _show(found: Results, json: bool) -> None:
     from touchline.results.run_result import RunResult
 
-    runs: list[RunResult] = found  # type: ignore[assignment]
     if json:
-        print_json(list[RunResult], runs, "runs")
-        return
-    metric = next((r.metric for r in runs if r.metric is not None), "score")
-    figures = (Column(label, interval=True) for label in ("train loss", "val loss", "training", "evaluation"))
-    rows = []
-    for r in runs:
-        score = score_words(r.score, r.exact_match if r.metric == "exact match" else None)
-        trained = (r.final_train_loss, r.final_val_loss, r.train_seconds)
-        shown = trained if r.steps_planned is not None else (None, None, None)
-        rows.append((r.name, r.status.value, score, *shown, r.evaluate_seconds))
-    if table := table_of(("run", "status", f"{metric} (95%)", *figures), rows):
+        print_json(list[RunResult], found, "runs")
+    elif table := found.to_table():
         print_declared(table)
 
 

@@ -10,7 +10,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from touchline.core.errors import TouchlineError
+from touchline.core.errors import TouchlineError, finding_lines, remedy_lines
 from touchline.core.text import without_controls
 
 if TYPE_CHECKING:
@@ -159,18 +159,13 @@ def _plain_table(header: Sequence[str], rows: Sequence[Sequence[str]], title: st
 
 def show_findings(findings: Sequence[Finding]) -> None:
     """Print a line per finding, with its hint below."""
-    for finding in findings:
-        place = "" if finding.where is None else f"{finding.where}: "
-        print_status(f"{place}{finding.severity.value} {finding.code}: {finding.message}")
-        if finding.hint:
-            print_status(f"    hint: {finding.hint}")
+    for line in finding_lines(findings):
+        print_status(line)
 
 
 def show_error(error: TouchlineError) -> None:
     """Print an error with its findings, the expected value and a hint."""
     show_findings(error.findings)
     print_status(f"error: {error.message}")
-    if error.expected:
-        print_status(f"  expected: {error.expected}")
-    if error.hint:
-        print_status(f"  hint: {error.hint}")
+    for line in remedy_lines(error):
+        print_status(line)

@@ -104,6 +104,30 @@ class SubmissionUnknownError(HostError):
     """It is unknown whether the scheduler took a job. A later look-up by its token decides."""
 
 
+def finding_lines(findings: Sequence[Finding]) -> list[str]:
+    """Return a line per finding, with its hint below."""
+    lines: list[str] = []
+    for finding in findings:
+        place = "" if finding.where is None else f"{finding.where}: "
+        lines.append(f"{place}{finding.severity.value} {finding.code}: {finding.message}")
+        lines += [f"    hint: {finding.hint}"] if finding.hint else []
+    return lines
+
+
+def remedy_lines(error: TouchlineError) -> list[str]:
+    """Return what an error expected and its hint, a line each."""
+    named = (("expected", error.expected), ("hint", error.hint))
+    return [f"  {name}: {text}" for name, text in named if text]
+
+
+def with_notes(error: TouchlineError) -> TouchlineError:
+    """Return the error with its findings, expected value and hint as notes, which Python shows below its message."""
+    if not getattr(error, "__notes__", None):
+        for line in (*finding_lines(error.findings), *remedy_lines(error)):
+            error.add_note(line)
+    return error
+
+
 def install_hint(extra: str) -> str:
     """Return the command that installs an extra in a checkout of touchline."""
     return f"pip install -c constraints.txt -e '.[{extra}]' in the checkout of touchline"

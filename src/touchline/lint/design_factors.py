@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 
 from touchline.backends.registry import neutral_settings
 from touchline.core.errors import InputError
@@ -24,6 +23,7 @@ from touchline.lint.design import (
 )
 from touchline.lint.rule import Violation, rule
 from touchline.spec.expand import expand, level_text
+from touchline.spec.experiment import with_fields
 from touchline.spec.names import label_of
 from touchline.spec.runs import RunSpec
 
@@ -125,13 +125,13 @@ def factor_overridden_by_pairs(view: DesignView) -> Iterator[Violation]:
 @rule("EX132", Severity.WARNING)
 def unused_exclude(view: DesignView) -> Iterator[Violation]:
     """Report entries of `exclude` that match no run."""
-    experiment = replace(view.experiment, stages=(), controls=(), run_names=None)
+    experiment = with_fields(view.experiment, stages=(), controls=(), run_names=None)
     names = [*experiment.models, *(str(model_of(pair[MODEL])) for pair in experiment.pairs if MODEL in pair)]
     labels = {name: label_of(name) for name in names}
     for index, entry in enumerate(experiment.exclude):
         try:
-            left = len(expand(replace(experiment, exclude=(entry,)), labels, view.document))
-            whole = len(expand(replace(experiment, exclude=()), labels, view.document))
+            left = len(expand(with_fields(experiment, exclude=(entry,)), labels, view.document))
+            whole = len(expand(with_fields(experiment, exclude=()), labels, view.document))
         except InputError:
             continue  # Nothing is left, so the entry is incomplete. Another rule reports it.
         if left == whole:

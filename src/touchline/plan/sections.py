@@ -56,6 +56,11 @@ def summary_sections(plan: Plan) -> list[Section]:
     return [*_what_runs(plan), _section_of_totals(plan), *_resources(plan)]
 
 
+def summary_line(plan: Plan) -> str:
+    """Return the number of runs and the totals on one line."""
+    return "; ".join((plural(len(plan.runs), "run"), *_totals(plan)))
+
+
 def _what_runs(plan: Plan) -> tuple[Section, ...]:
     return (
         Section(title="Run design", lines=tuple(_design(plan))),

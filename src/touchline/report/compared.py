@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from touchline.core.quantity import Measured
 from touchline.core.status import RunStatus
+from touchline.core.table import Section
+from touchline.core.units import plural
 from touchline.results.run_result import RunResult
 from touchline.statistics.conclusions import Comparison, FactorEffect
 
@@ -178,3 +180,13 @@ class ComparedExperiments:
     """Overall differences between the experiments."""
     notes: tuple[str, ...]
     """Limitations of the comparison."""
+
+    def __repr__(self) -> str:
+        first, *others = (side.label for side in self.experiments)
+        return f"<comparison with {first!r} of {', '.join(map(repr, others))}: {plural(len(self.pairs), 'paired run')}>"
+
+    def _repr_html_(self) -> str:
+        from touchline.core.html import notebook_html
+        from touchline.report.comparing.tables import sections
+
+        return notebook_html("Comparison", (*sections(self), Section(title="Notes", lines=self.notes)))

@@ -7,8 +7,12 @@ import importlib.util
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from touchline.core.errors import install_hint
+
+if TYPE_CHECKING:
+    import altair
 
 FIGURES_OFF = f"Figures are off: the extra `report` is not installed ({install_hint('report')})."
 """Text of a report that replaces its figures."""
@@ -77,6 +81,16 @@ def png(figure: Mapping[str, object]) -> bytes:
     # A white background keeps dark text readable on a dark page.
     picture: bytes = vl_convert.vegalite_to_png(json.dumps(spec | {"background": "#ffffff"}), scale=SCALE)
     return picture
+
+
+def altair_chart(chart: Chart) -> altair.LayerChart:
+    """Return a figure for a notebook: as wide as a picture, on white paper, with its title."""
+    import altair
+
+    # Dark text stays readable on a dark page.
+    of_its_own = {"width": WIDTH, "background": "#ffffff", "title": chart.title}
+    made: altair.LayerChart = altair.LayerChart.from_dict(chart.spec | of_its_own)
+    return made
 
 
 def still(spec: Mapping[str, object]) -> dict[str, object]:

@@ -11,7 +11,7 @@ from touchline.core.quantity import Measured, Missing, Quantity, finite
 from touchline.core.units import format_seconds, hours_to_seconds, percent
 from touchline.results.report_inputs import GeneralScore
 from touchline.results.run_result import RunResult
-from touchline.statistics.conclusions import Analysis, Proportion
+from touchline.statistics.conclusions import Analysis
 
 SHARES = ("match", "accuracy", "correct")
 """Substrings in the names of scores that are shares of right answers, also averaged over repeats."""
@@ -151,18 +151,6 @@ class Scale:
 def _signed(value: float, digits: int) -> str:
     """Return a value with its sign. A value that rounds to 0 is `+0.0`, never `-0.0`."""
     return f"{round(value, digits) + 0.0:+.{digits}f}"
-
-
-def score_words(score: Measured, right: Proportion | None) -> str:
-    """Return a run's primary score with its interval and, for right and wrong answers, their counts."""
-    if isinstance(score, Missing):
-        return str(score)
-    counted = "" if right is None else f"; {right.k}/{right.n}"
-    if score.low is None or score.high is None:
-        return f"{score.value:.4g}"
-    if score.low >= 0 and score.high <= 1:
-        return f"{percent(score.value)} ({100 * score.low:.1f} to {100 * score.high:.1f}{counted})"
-    return f"{score.value:.4g} ({score.low:.4g} to {score.high:.4g}{counted})"
 
 
 def scale_of(analysis: Analysis) -> Scale:

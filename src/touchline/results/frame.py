@@ -1,4 +1,4 @@
-"""Results of an experiment as rows, and as a pandas DataFrame."""
+"""Results of an experiment as a table, as rows, and as a pandas DataFrame."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ from typing import TYPE_CHECKING
 
 from touchline.core.errors import HostError, install_hint
 from touchline.core.quantity import Measured, Missing
-from touchline.core.units import in_unit
+from touchline.core.table import Column, Section, Table, present, table_of
+from touchline.core.text import first_of
+from touchline.core.units import in_unit, percent, plural
 from touchline.results.run_result import RunResult
+from touchline.statistics.conclusions import Proportion
 
 if TYPE_CHECKING:
     import pandas
 
 Cell = str | int | float | None
+_SHOWN = 4
 
 
 class Results(list[RunResult]):
@@ -39,6 +43,40 @@ class Results(list[RunResult]):
         except ImportError:
             raise HostError("pandas is not installed", hint=install_hint("pandas")) from None
         return DataFrame(self.to_rows()).set_index("run")
+
+    def to_table(self) -> Table | None:
+        """Return the table that commands and notebooks show; None without runs."""
+        metric = next((run.metric for run in self if run.metric is not None), "score")
+        figures = (Column(label, interval=True) for label in ("train loss", "val loss", "training", "evaluation"))
+        rows = []
+        for run in self:
+            score = _score_text(run.score, run.exact_match if run.metric == "exact match" else None)
+            trained = (run.final_train_loss, run.final_val_loss, run.train_seconds)
+            shown = trained if run.steps_planned is not None else (None, None, None)
+            rows.append((run.name, run.status.value, score, *shown, run.evaluate_seconds))
+        return table_of(("run", "status", f"{metric} (95%)", *figures), rows)
+
+    def __repr__(self) -> str:
+        scores = (run.name if isinstance(run.score, Missing) else f"{run.name} {run.score.value:.4g}" for run in self)
+        return f"<results of {plural(len(self), 'run')}: {first_of(scores, _SHOWN)}>"
+
+    def _repr_html_(self) -> str:
+        from touchline.core.html import notebook_html
+
+        tables = present(self.to_table())
+        return notebook_html(f"Results of {plural(len(self), 'run')}", [Section(title="", tables=tables)])
+
+
+def _score_text(score: Measured, right: Proportion | None) -> str:
+    """Return a run's primary score with its interval and, for right and wrong answers, their counts."""
+    if isinstance(score, Missing):
+        return str(score)
+    counted = "" if right is None else f"; {right.k}/{right.n}"
+    if score.low is None or score.high is None:
+        return f"{score.value:.4g}"
+    if score.low >= 0 and score.high <= 1:
+        return f"{percent(score.value)} ({100 * score.low:.1f} to {100 * score.high:.1f}{counted})"
+    return f"{score.value:.4g} ({score.low:.4g} to {score.high:.4g}{counted})"
 
 
 def _row(run: RunResult, factors: Iterable[str]) -> dict[str, Cell]:

@@ -17,6 +17,7 @@ from touchline.core.errors import InputError, PlanDriftError, quoted
 from touchline.core.files import read_text_bounded
 from touchline.core.finding import Finding, Severity
 from touchline.core.quantity import Quantity
+from touchline.core.table import Section
 from touchline.core.units import plural
 from touchline.data.evaluations import is_current, read_evaluations
 from touchline.data.user_config import UserConfig
@@ -25,7 +26,7 @@ from touchline.plan.build import PlanInputs, build_plan, data_key
 from touchline.plan.drift import changed_runs, describe_change, revise
 from touchline.plan.local.context import build_planning_context, free_space
 from touchline.plan.local.target import resolve_target
-from touchline.plan.sections import runs_plan_markdown
+from touchline.plan.sections import runs_plan_markdown, summary_line, summary_sections
 from touchline.plan.settings_table import flat_settings
 from touchline.plan.slots import SlotChoice
 from touchline.run.folders import ExperimentFolder
@@ -52,6 +53,17 @@ class LoadedPlan:
     """Notes for the user: files that were left as edited, findings that are not errors."""
     marks: Mapping[str, RunMark] = field(default_factory=dict)
     """How far each run is; empty for a first plan."""
+
+    def __repr__(self) -> str:
+        return f"<plan of {self.plan.experiment!r}: {summary_line(self.plan)}; {self.folder.plan_json}>"
+
+    def _repr_html_(self) -> str:
+        from touchline.core.html import notebook_html
+
+        notes = Section(title="Notes", lines=self.notes)
+        return notebook_html(
+            f"Plan of {self.plan.experiment}", (*summary_sections(self.plan), notes), str(self.folder.plan_json)
+        )
 
 
 class RunMark(StrEnum):

@@ -12,7 +12,7 @@ from touchline.core.finding import Finding
 from touchline.core.levels import STAGE, Level
 from touchline.spec.controls import shuffled_controls, untrained_controls
 from touchline.spec.document import YamlDocument, error
-from touchline.spec.experiment import Experiment, StageConfig, TrainConfig
+from touchline.spec.experiment import Experiment, StageConfig, TrainConfig, with_fields
 from touchline.spec.methods import method_faults
 from touchline.spec.names import Condition, ModelLabel, run_names, stage_run_names
 from touchline.spec.overlay import setting, with_settings
@@ -67,7 +67,7 @@ class _Tried:
     """The experiment with settings, each tried once, and everything that was wrong with them."""
 
     def __init__(self, experiment: Experiment, document: YamlDocument) -> None:
-        self._alone = replace(experiment, stages=())
+        self._alone = with_fields(experiment, stages=())
         self._document = document
         self._known: dict[str, tuple[Experiment | None, list[Finding]]] = {}
         self.findings: list[Finding] = []

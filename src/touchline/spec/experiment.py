@@ -7,9 +7,15 @@ what concerns two keys at once is checked in `__post_init__`.
 
 from __future__ import annotations
 
+import copy
+import html
+import json
 import re
-from dataclasses import dataclass, field
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, Field, dataclass, field, fields
+from inspect import Parameter, Signature
+from pathlib import PurePath
+from typing import Annotated, ClassVar, Literal, Required, TypedDict, Unpack, get_type_hints
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 
@@ -407,8 +413,37 @@ class ComputeConfig:
         return self.gpu.lower() == CPU
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Experiment:
+class ExperimentKeys(TypedDict, total=False):
+    """Keys of an experiment written in Python: those of the file, with lists and mappings as Python has them."""
+
+    name: Required[str]
+    question: str
+    task: str
+    models: Sequence[str]
+    data: Required[Mapping[str, object]]
+    train: Mapping[str, object]
+    stages: Sequence[Mapping[str, object]]
+    factors: Mapping[str, Sequence[object]]
+    pairs: Sequence[Mapping[str, object]]
+    exclude: Sequence[Mapping[str, object]]
+    seeds: Sequence[int]
+    controls: Sequence[Literal["base", "noop", "shuffled"]]
+    evaluate: Mapping[str, object]
+    compute: Mapping[str, object]
+    run_names: str | None
+    allow: Sequence[str]
+
+
+class _Origin:
+    """Slots of an experiment that are no keys of its file."""
+
+    __slots__ = ("_folder", "_written")
+    _folder: str
+    _written: dict[str, object]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, init=False, repr=False)
+class Experiment(_Origin):
     """Experiment: a question, a design, a recipe."""
 
     __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
@@ -455,6 +490,95 @@ class Experiment:
     allow: tuple[Text, ...] = ()
     """Codes of checks whose errors do not stop this experiment, `[EV201]`; they stay visible."""
 
+    def __init__(self, *, folder: str | PurePath | None = None, **keys: Unpack[ExperimentKeys]) -> None:
+        """Make an experiment of the keys of its file, as keywords; groups are mappings.
+
+            Experiment(name="ranks", models=["SmolLM2-135M-Instruct"], data={"path": "../words.csv"},
+                       train={"epochs": 2, "lora": {"dropout": 0.1}}, factors={"train.lora.rank": [4, 16]})
+
+        Args:
+            folder: where its experiment.yaml is written (default: a folder of its name, in the current one); paths in
+                the experiment are relative to it.
+            keys: the keys of experiment.yaml; docs/reference/experiment.md has each with its unit and default.
+
+        Raises:
+            InputError: keys or values are wrong; all are listed.
+        """
+        from touchline.spec.authored import read_keys
+
+        experiment, written = read_keys(keys)
+        for item in fields(Experiment):
+            object.__setattr__(self, item.name, getattr(experiment, item.name))
+        object.__setattr__(self, "_folder", experiment.name if folder is None else str(folder))
+        object.__setattr__(self, "_written", written)
+
+    @property
+    def folder(self) -> str:
+        """Return the folder of its experiment.yaml, as the user gave it."""
+        return getattr(self, "_folder", self.name)
+
+    @property
+    def written(self) -> dict[str, object]:
+        """Return the keys and values of its experiment.yaml; defaults that were not written are not among them."""
+        if (found := getattr(self, "_written", None)) is not None:
+            return copy.deepcopy(found)
+        from touchline.spec.validate import adapter
+
+        data: dict[str, object] = json.loads(adapter(Experiment).dump_json(self, exclude_defaults=True))
+        return data
+
+    def to_yaml(self) -> str:
+        """Return the text of its experiment.yaml."""
+        from touchline.spec.write import to_yaml
+
+        return to_yaml(self.written)
+
+    def with_values(self, values: Mapping[str, object]) -> Experiment:
+        """Return the experiment with values set by their dotted keys: `{"train.epochs": 2, "seeds": [1, 2]}`.
+
+        Raises:
+            InputError: keys or values are wrong; all are listed.
+        """
+        from touchline.spec.authored import with_keys
+
+        return with_keys(self, values)
+
+    def __repr__(self) -> str:
+        factors = (f"{key} {list(levels)}" for key, levels in self.factors.items())
+        parts = (f"models {list(self.models)}", *factors, f"seeds {list(self.seeds)}", f"folder {self.folder!r}")
+        return f"<Experiment {self.name!r}: {', '.join(parts)}>"
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(self.to_yaml())}</pre>"
+
+
+def _default_of(item: Field[object]) -> object:
+    if item.default_factory is not MISSING:
+        return {}
+    return Parameter.empty if item.default is MISSING else item.default
+
+
+def _signature() -> Signature:
+    """Return the keywords of an experiment with their defaults, as editors and notebooks show them."""
+    hints = get_type_hints(ExperimentKeys)
+    given = [
+        Parameter(item.name, Parameter.KEYWORD_ONLY, default=_default_of(item), annotation=hints[item.name])
+        for item in fields(Experiment)
+    ]
+    folder = Parameter("folder", Parameter.KEYWORD_ONLY, default=None, annotation=str | PurePath | None)
+    return Signature([*given, folder])
+
+
+Experiment.__signature__ = _signature()  # type: ignore[attr-defined]
+
+
+def with_fields(experiment: Experiment, **values: object) -> Experiment:
+    """Return the experiment with fields replaced by values that are valid already."""
+    made = copy.copy(experiment)
+    for key, value in values.items():
+        object.__setattr__(made, key, value)
+    return made
+
 
 __all__ = [
     "CPU",
@@ -465,9 +589,11 @@ __all__ = [
     "DataConfig",
     "EvaluateConfig",
     "Experiment",
+    "ExperimentKeys",
     "GeneralConfig",
     "LoraConfig",
     "StageConfig",
     "TrainConfig",
     "as_written",
+    "with_fields",
 ]

@@ -20,9 +20,9 @@ from touchline.spec.experiment import DataConfig, Experiment
 from touchline.spec.overlay import with_settings
 from touchline.spec.runs import RUN_NAME
 from touchline.spec.stages import stage_faults, stage_settings
-from touchline.spec.validate import build, dotted_keys, unknown_key
+from touchline.spec.validate import adapter, build, dotted_keys, unknown_key
 
-_STAND_IN = Experiment(name="x", models=("x",), data=DataConfig(path="x"))
+_STAND_IN = adapter(Experiment).validate_python({"name": "x", "models": ("x",), "data": DataConfig(path="x")})
 """Experiment that levels are tried on if the file itself has errors, so that all errors are reported at once."""
 
 _SETTABLE = tuple(key for key in dotted_keys(Experiment) if key.split(".")[0] in FACTOR_ROOTS and "." in key)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 
 from touchline.core.errors import InputError
 from touchline.core.finding import Finding
 from touchline.spec.document import Key, Path, YamlDocument, error
-from touchline.spec.experiment import Experiment, StageConfig
+from touchline.spec.experiment import Experiment, StageConfig, with_fields
 from touchline.spec.overlay import with_settings
 from touchline.spec.runs import RUN_NAME
 from touchline.spec.validate import build, dotted_keys, unknown_key
@@ -32,7 +31,7 @@ def stage_experiment(experiment: Experiment, stage: StageConfig, document: YamlD
     Raises:
         InputError: a setting of the stage is impossible; with findings.
     """
-    alone = replace(experiment, stages=())
+    alone = with_fields(experiment, stages=())
     configured, faults = with_settings(alone, stage_settings(stage), document)
     if configured is None:
         raise InputError(f"{document.path}: stage {stage.name} is impossible", findings=faults)
@@ -76,7 +75,7 @@ def stage_faults(experiment: Experiment, data: Mapping[str, object], document: Y
         data: the file's data; stages that are invalid in themselves are left out; they are reported elsewhere.
         document: where to point.
     """
-    alone = replace(experiment, stages=())
+    alone = with_fields(experiment, stages=())
     findings: list[Finding] = []
     entries = data.get("stages")
     for index, entry in enumerate(entries if isinstance(entries, list) else ()):

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
+
+_PLAIN_KEY = re.compile(r"(?!(?:true|false|null)\Z)[A-Za-z_][\w./-]*", re.ASCII | re.IGNORECASE)
+"""Keys that every reader of YAML takes for the text that they are."""
+_NO_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 
 
 def to_yaml(data: dict[str, object]) -> str:
@@ -12,7 +17,8 @@ def to_yaml(data: dict[str, object]) -> str:
 
 
 def _lines(node: dict[str, object], indent: str) -> Iterator[str]:
-    for key, value in node.items():
+    for name, value in node.items():
+        key = name if _PLAIN_KEY.fullmatch(name) else _quoted(name)
         if isinstance(value, dict) and value:
             yield f"{indent}{key}:"
             yield from _lines(value, indent + "  ")
@@ -26,9 +32,16 @@ def _lines(node: dict[str, object], indent: str) -> Iterator[str]:
             yield f"{indent}{key}: {_flow(value)}"
 
 
+def _quoted(value: object) -> str:
+    """Return JSON without the characters that YAML takes for line ends or does not take at all."""
+    return _NO_YAML.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(value, ensure_ascii=False))
+
+
 def _flow(value: object) -> str:
     """Return a value in JSON form. Readers of YAML 1.1 take `1e-05` for a text, and `1.0e-05` for the number."""
     if isinstance(value, list):
         return f"[{', '.join(map(_flow, value))}]"
-    text = json.dumps(value, ensure_ascii=False)
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{_quoted(key)}: {_flow(inner)}' for key, inner in value.items())}}}"
+    text = _quoted(value)
     return text.replace("e", ".0e") if isinstance(value, float) and "e" in text and "." not in text else text

@@ -44,7 +44,7 @@ from touchline.plan.build import data_key
 from touchline.plan.local.context import free_space
 from touchline.spec.bounds import SIZE_LIMIT_BYTES
 from touchline.spec.document import Path as KeyPath
-from touchline.spec.experiment import TrainConfig
+from touchline.spec.experiment import TrainConfig, with_fields
 from touchline.spec.plan import data_parallel_size
 from touchline.spec.read import read_experiment
 from touchline.spec.runs import RunKind, RunSpec
@@ -85,7 +85,7 @@ def check_experiment(yaml: Path, settings: UserConfig, gpu: str, date: str) -> C
         loaded = read_experiment(read_text_bounded(yaml, SIZE_LIMIT_BYTES), str(yaml))
         if gpu != "auto":
             compute = replace(loaded.experiment.compute, gpu=gpu)
-            loaded = replace(loaded, experiment=replace(loaded.experiment, compute=compute))
+            loaded = replace(loaded, experiment=with_fields(loaded.experiment, compute=compute))
         seen = resolve_inputs(loaded, yaml.parent, settings, {}, only_checked=True)
     except InputError as fault:
         found.findings += as_findings(fault, "EX003", Location(path=str(yaml)))

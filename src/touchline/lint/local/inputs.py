@@ -34,7 +34,7 @@ from touchline.spec.anchors import portable_path
 from touchline.spec.document import error
 from touchline.spec.evaluation import EvaluationTask
 from touchline.spec.expand import expand
-from touchline.spec.experiment import DataConfig, task_file_stem
+from touchline.spec.experiment import DataConfig, task_file_stem, with_fields
 from touchline.spec.labels import LabelSet, labels_of
 from touchline.spec.names import ModelLabel, label_of
 from touchline.spec.overlay import with_settings
@@ -287,7 +287,7 @@ def _design(loaded: LoadedExperiment, labels: dict[str, ModelLabel]) -> tuple[Ru
     if experiment.stages:
         # An impossible stage was already reported when the file was read.
         last = stage_experiment(experiment, experiment.stages[-1], loaded.document)
-        experiment = replace(experiment, stages=(), data=last.data)
+        experiment = with_fields(experiment, stages=(), data=last.data)
     return expand(experiment, labels, loaded.document)
 
 
@@ -407,7 +407,7 @@ def _with_accepted(spec: RunSpec, accepted: dict[str, object] | None, loaded: Lo
     """Return a run with its accepted settings."""
     if not accepted:
         return spec
-    base = replace(loaded.experiment, train=spec.train, data=spec.data, evaluate=spec.evaluate)
+    base = with_fields(loaded.experiment, train=spec.train, data=spec.data, evaluate=spec.evaluate)
     own, faults = with_settings(base, {k: v for k, v in accepted.items() if k != "seed"}, loaded.document)
     if own is None:
         raise InputError(f"the settings accepted for {spec.name} no longer fit", findings=faults)

@@ -77,6 +77,16 @@ class ReportFiles:
     note: str
     """Reason why RESULTS.md has no pictures; empty if it has."""
 
+    def __repr__(self) -> str:
+        found = self.report
+        return f"<report of {found.experiment!r}: {found.completed} of {len(found.runs)} runs complete; {self.page}>"
+
+    def _repr_html_(self) -> str:
+        from touchline.core.html import notebook_html
+        from touchline.report.tables.overview import overview
+
+        return notebook_html(f"Report of {self.report.experiment}", overview(self.report), str(self.page))
+
 
 def write_report(
     source: Path,

@@ -1,0 +1,79 @@
+"""Sections as HTML for notebooks, in the colors of the page around them. Foreign text is escaped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from markupsafe import Markup, escape
+
+from touchline.core.table import Cell, Column, Mark, Section, Table, Value, value_text
+from touchline.core.text import without_controls
+
+ROWS_LIMIT = 30
+"""Rows of a table that a notebook shows; files and frames have all."""
+_COLORS = {Mark.GOOD: "#2a9d6f", Mark.BAD: "#e0574b", Mark.WARN: "#c9820a", Mark.QUIET: "#8a919c"}
+"""Middle tones, readable on light and on dark paper."""
+
+
+def notebook_html(title: str, sections: Iterable[Section], below: str = "") -> str:
+    """Return an overview for a notebook.
+
+    Args:
+        title: its heading.
+        sections: what it shows; empty ones are left out.
+        below: a last line, such as the path of the whole.
+    """
+    shown = [section for section in sections if not section.is_empty]
+    body = Markup("").join(_section(section) for section in shown)
+    last = Markup('<p style="margin:6px 0 0;opacity:.7">{}</p>').format(_text(below)) if below else ""
+    return str(
+        Markup(
+            '<div style="max-width:100%;overflow-x:auto;font-size:13px;line-height:1.45;color:inherit">'
+            '<p style="margin:0 0 4px"><b>{}</b></p>{}{}</div>'
+        ).format(_text(title), body, last)
+    )
+
+
+def _section(section: Section) -> Markup:
+    head = Markup('<p style="margin:8px 0 2px;opacity:.7">{}</p>').format(_text(section.title)) if section.title else ""
+    texts = Markup("").join(Markup('<p style="margin:2px 0">{}</p>').format(_text(t)) for t in section.paragraphs)
+    tables = Markup("").join(_table(table) for table in section.tables)
+    items = Markup("").join(Markup("<li>{}</li>").format(_text(line)) for line in section.lines)
+    listed = Markup('<ul style="margin:2px 0;padding-left:20px">{}</ul>').format(items) if items else ""
+    return Markup("{}{}{}{}").format(head, texts, tables, listed)
+
+
+def _table(table: Table) -> Markup:
+    heads = Markup("").join(
+        Markup('<th scope="col" style="text-align:{}">{}</th>').format(_side(column), _text(column.label))
+        for column in table.columns
+    )
+    rows = Markup("").join(
+        Markup("<tr>{}</tr>").format(
+            Markup("").join(_cell(value, column) for value, column in zip(row, table.columns, strict=True))
+        )
+        for row in table.rows[:ROWS_LIMIT]
+    )
+    more = len(table.rows) - ROWS_LIMIT
+    notes = (*([f"{more:,} more rows"] if more > 0 else []), *table.notes)
+    below = Markup("").join(Markup('<p style="margin:2px 0;opacity:.7">{}</p>').format(_text(n)) for n in notes)
+    return Markup(
+        '<table cellpadding="4" style="border-collapse:collapse;margin:0;color:inherit">'
+        '<thead><tr style="border-bottom:1px solid rgba(128,128,128,.5)">{}</tr></thead><tbody>{}</tbody></table>{}'
+    ).format(heads, rows, below)
+
+
+def _cell(value: Value, column: Column) -> Markup:
+    mark = value.mark if isinstance(value, Cell) else None
+    color = f";color:{_COLORS[mark]}" if mark is not None else ""
+    text = _text(value_text(value, column))
+    return Markup('<td style="text-align:{}{}">{}</td>').format(_side(column), color, text)
+
+
+def _side(column: Column) -> str:
+    return "right" if column.numeric else "left"
+
+
+def _text(text: str) -> Markup:
+    """Return foreign text as HTML, without characters that no page can hold."""
+    return escape(without_controls(text).encode("utf-8", "replace").decode("utf-8"))

@@ -1,0 +1,112 @@
+"""The history as a list of its records: a table, rows, and a pandas DataFrame."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from touchline.core.errors import HostError, install_hint
+from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.core.table import Section, Table, present, table_of
+from touchline.core.text import first_of
+from touchline.core.units import in_unit, plural
+from touchline.history.index import HistoryRow
+from touchline.history.reading import OptionalText, SourcedText
+
+if TYPE_CHECKING:
+    import pandas
+
+_SHOWN = 4
+_COLUMNS = ("id", "run", "trainer", "model", "GPU", "steps", "s/step", "peak memory", "outcome")
+
+
+class History(list[HistoryRow]):
+    """Records of past runs, by name."""
+
+    def to_rows(self) -> list[dict[str, str | float | None]]:
+        """Return one row per record. None stands for what is unknown.
+
+        `seconds_per_step` is in seconds; `peak_memory_gib` is the largest peak in GiB, `peak_memory_kind` its kind.
+        """
+        return [_plain_row(row) for row in self]
+
+    def to_frame(self) -> pandas.DataFrame:
+        """Return the rows of `to_rows` as a DataFrame, indexed by id.
+
+        Raises:
+            HostError: pandas is not installed.
+        """
+        try:
+            from pandas import DataFrame
+        except ImportError:
+            raise HostError("pandas is not installed", hint=install_hint("pandas")) from None
+        return DataFrame(self.to_rows(), columns=list(_PLAIN)).set_index("id")
+
+    def to_table(self) -> Table | None:
+        """Return the table that commands and notebooks show; None without records."""
+        return table_of(_COLUMNS, [_row(row) for row in self])
+
+    def __repr__(self) -> str:
+        names = f": {first_of((row.name for row in self), _SHOWN)}" if self else ""
+        return f"<history of {plural(len(self), 'record')}{names}>"
+
+    def _repr_html_(self) -> str:
+        from touchline.core.html import notebook_html
+
+        section = Section(title="", tables=present(self.to_table()))
+        return notebook_html(f"History of {plural(len(self), 'record')}", [section])
+
+
+_PLAIN = (
+    *("id", "run", "origin", "trainer", "model", "gpu", "outcome", "steps_done", "steps_total"),
+    *("seconds_per_step", "peak_memory_gib", "peak_memory_kind"),
+)
+
+
+def _plain_row(row: HistoryRow) -> dict[str, str | float | None]:
+    peaks = () if isinstance(row.peak_memory, Missing) else row.peak_memory
+    peak = max(peaks, key=lambda each: each.value, default=None)
+    memory = (None, None) if peak is None else (_value(in_unit(peak, "GiB")), peak.kind)
+    texts = (_value(fact) for fact in (row.trainer, row.model, row.gpu))
+    figures = (_value(fact) for fact in (row.steps_done, row.steps_total, row.seconds_per_step))
+    cells = (row.id, row.name, row.origin, *texts, row.outcome, *figures, *memory)
+    return dict(zip(_PLAIN, cells, strict=True))
+
+
+def _value(fact: Measured | OptionalText) -> str | float | None:
+    return None if isinstance(fact, Missing) else fact.value
+
+
+def _row(row: HistoryRow) -> tuple[str, ...]:
+    peaks = row.peak_memory
+    memory = (
+        "-" if isinstance(peaks, Missing) else ", ".join(f"{short(each)} {each.kind or ''}".strip() for each in peaks)
+    )
+    return (
+        row.id[:12] + (" (old)" if row.superseded_by else ""),
+        row.name,
+        *(short(fact) for fact in (row.trainer, row.model, row.gpu)),
+        steps_text(row.steps_done, row.steps_total),
+        short(row.seconds_per_step),
+        memory,
+        row.outcome,
+    )
+
+
+def steps_text(done: Measured, total: Measured) -> str:
+    """Return `40/200`, with what is known of the two, or a dash."""
+    figures = [f"{each.value:,.0f}" for each in (done, total) if not isinstance(each, Missing)]
+    return "/".join(figures) or "-"
+
+
+def short(fact: Quantity | SourcedText | Missing) -> str:
+    """Return a table cell: the number with its unit, or a dash."""
+    if isinstance(fact, Missing):
+        return "-"
+    return number(fact) if isinstance(fact, Quantity) else fact.value
+
+
+def number(fact: Quantity) -> str:
+    """Return a number with its unit: `1,024 tokens`, `0.25 s`, `12`."""
+    whole = fact.value == int(fact.value) and abs(fact.value) < 1e15
+    text = f"{int(fact.value):,}" if whole else f"{fact.value:.6g}"
+    return text if fact.unit == "1" else f"{text} {fact.unit}"
