@@ -89,6 +89,9 @@ def init(
             start = _confirmed(f"\nNothing has been started. Start it now with touchline {verb}?")
     except (KeyboardInterrupt, EOFError):
         _interrupted(made, terminal)
+    except TouchlineError:
+        _print_continuation(terminal)
+        raise
     if start:
         _start(made.path.parent, verb)
 
@@ -222,9 +225,14 @@ def _interrupted(made: Start | None, terminal: _Terminal | None) -> NoReturn:
         print_status(f"\ninterrupted; {made.path} is written, nothing was started")
     else:
         print_status("\ninterrupted; no experiment was written")
-    if made is None and terminal is not None and terminal.interview is not None:
-        print_status(f"to continue with these answers: {terminal.interview.command()}")
+        _print_continuation(terminal)
     raise SystemExit(_INTERRUPTED)
+
+
+def _print_continuation(terminal: _Terminal | None) -> None:
+    """Print the command with the answers so far, if there are any."""
+    if terminal is not None and terminal.interview is not None:
+        print_status(f"to continue with these answers: {terminal.interview.command()}")
 
 
 init.__signature__ = _signature()  # type: ignore[attr-defined]

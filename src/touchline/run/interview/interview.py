@@ -349,7 +349,7 @@ class Interview:
     @property
     def is_by_columns(self) -> bool:
         """Return whether the data has columns for prompt and answer, which the user has to confirm."""
-        return bool(self._data) and not self.has_example_data and self.columns.messages is None
+        return not self._data or (not self.has_example_data and self.columns.messages is None)
 
     @property
     def has_columns(self) -> bool:

@@ -6,6 +6,7 @@ command line, so nothing heavy is imported before a question is asked.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ from touchline.core.quantity import Missing
 
 if TYPE_CHECKING:
     from touchline.run.interview.interview import Interview
+    from touchline.spec.experiment import Experiment
 
 NONE = "none"
 """Answer for nothing."""
@@ -101,8 +103,6 @@ def _vary_choices(_: Interview) -> Sequence[str]:
 
 def _vary(texts: Sequence[str], _: Interview) -> dict[str, list[object]]:
     """Return the factors: dotted keys with their levels."""
-    from touchline.spec.read import read_experiment
-
     factors: dict[str, list[object]] = {}
     for word in " ".join(texts).split():
         if word == NONE:
@@ -111,8 +111,7 @@ def _vary(texts: Sequence[str], _: Interview) -> dict[str, list[object]]:
         if not equals or not levels:
             raise InputError(f"{word!r} is not KEY=LEVEL,LEVEL", expected="for example rank=8,32")
         key = _setting_key(name)
-        text = f"{_STUB}factors:\n  {key}: [{levels}]\n"
-        found = read_experiment(text, f"{name}={levels}").experiment.factors[key]
+        found = _tried(f"{_STUB}factors:\n  {key}: [{levels}]\n").factors[key]
         if len(found) < 2:
             raise InputError(f"{word!r} is one level, which does not vary", expected=f"{name}={levels},LEVEL")
         factors[key] = found
@@ -416,6 +415,11 @@ def _name_default(interview: Interview) -> Defaulted:
     return Default(text=interview.folder_name, reason="the folder's name")
 
 
+def _name(texts: Sequence[str], interview: Interview) -> str:
+    text = _text(texts, interview)
+    return _tried(_STUB, f"name={json.dumps(text)}").name
+
+
 def _question_default(interview: Interview) -> Defaulted:
     return Default(text=interview.question, reason="from what varies; heading of the report")
 
@@ -450,11 +454,26 @@ def _setting(key: str) -> Callable[[Sequence[str], Interview], Any]:
 
     def parse(texts: Sequence[str], _: Interview) -> Any:
         from touchline.spec.overlay import setting
-        from touchline.spec.read import read_experiment
 
-        return setting(read_experiment(_STUB, key, [f"{key}={_word(texts)}"]).experiment, key)
+        return setting(_tried(_STUB, f"{key}={_word(texts)}"), key)
 
     return parse
+
+
+def _tried(text: str, *overrides: str) -> Experiment:
+    """Return the experiment that an answer is tried on.
+
+    Raises:
+        InputError: the answer is wrong; with the reasons in one line.
+    """
+    from touchline.spec.read import read_experiment
+
+    try:
+        return read_experiment(text, "answer", overrides).experiment
+    except InputError as error:
+        reasons = [finding.message for finding in error.findings] or [error.message]
+        hint = next((finding.hint for finding in error.findings if finding.hint), None)
+        raise InputError("; ".join(dict.fromkeys(reasons)), hint=hint) from None
 
 
 def _choices(*lines: str) -> Callable[[Interview], Sequence[str]]:
@@ -645,7 +664,7 @@ QUESTIONS: tuple[Question, ...] = (
         text="What is the experiment's name?",
         help="Name of the experiment.",
         default=_name_default,
-        parse=_text,
+        parse=_name,
     ),
     Question(
         name="question",
