@@ -32,6 +32,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "vision": ("data",),
     "demo": ("train",),
     "pandas": ("results",),
+    "mcp": ("agent",),
     "shell": ("lint",),
     "watch": ("cli",),
     **dict.fromkeys(TRACKERS, ("report",)),

@@ -1,4 +1,5 @@
-"""Ways in for coding agents: skills, which are texts that name touchline's commands.
+"""Ways in for coding agents: skills, which are texts that name touchline's commands, and an MCP server with tools.
 
-In: a folder. Out: one folder per skill with a SKILL.md. A skill states no fact that a command computes.
+In: a folder, or calls of tools. Out: one folder per skill with a SKILL.md; answers in the keys of `--json`, shortened.
+Neither states a fact that a command computes. The server executes only what `run/budget.py` lets through.
 """

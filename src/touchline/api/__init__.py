@@ -10,6 +10,7 @@
     resume    an interrupted experiment   -> trained and scored runs       keeps the plan as it is
     status    run folders, queue          -> the state of every run        `logs` prints a run's output
     cancel    run folders, queue          -> jobs that save and end
+    failures  a run                       -> causes of failed attempts     with the lines that show them
     evaluate  checkpoints                 -> .eval logs                    only those without current results
     collect   run folders                 -> status files, history         the history feeds later plans
     results   run folders                 -> scores, losses, durations     missing values carry a reason
@@ -18,6 +19,7 @@
     figures   run folders                 -> altair charts                 for notebooks
     export    metrics.jsonl               -> a tracker                     `export_follow` while runs train
     publish   a finished run              -> a folder for the Hub          weights and model card; uploads nothing
+    approve   a plan                      -> approval.json                 budget of an agent; `approved_budget`
     clean     an experiment               -> files safe to delete          deletes only with `delete`
     demo      nothing                     -> a finished small experiment
 
@@ -36,7 +38,8 @@ Verbs take and return values and print nothing. `on_progress` receives counts, `
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from importlib import resources
@@ -60,7 +63,11 @@ from touchline.api.outcomes import (
     data_audit,
     export,
     export_follow,
+<<<<<<< HEAD
     figures,
+=======
+    failures,
+>>>>>>> 51d7b492 (Serve tools to coding agents over MCP, and execute only what an approved budget covers)
     logs,
     publish,
     report,
@@ -114,6 +121,7 @@ if TYPE_CHECKING:
     from touchline.lint.checked import CheckRequest
     from touchline.lint.local.fixing import Changes
     from touchline.results.live import LiveRun
+    from touchline.run.budget import Approval, Budget
     from touchline.run.first_experiment import Ask, Start
     from touchline.slurm.doctor import DoctorReport
     from touchline.spec.plan import Plan
@@ -127,7 +135,11 @@ __all__ = [
     "estimate",
     "export",
     "export_follow",
+<<<<<<< HEAD
     "figures",
+=======
+    "failures",
+>>>>>>> 51d7b492 (Serve tools to coding agents over MCP, and execute only what an approved budget covers)
     "history_calibration",
     "history_export",
     "history_import",
@@ -358,6 +370,7 @@ def submit(
     *,
     only: str | None = None,
     retry: bool = False,
+    within_budget: bool = False,
     on_progress: ProgressCallback | None = None,
     on_message: MessageCallback = ignore_message,
 ) -> list[Submitted]:
@@ -368,13 +381,14 @@ def submit(
         settings: where models are, and the cluster's options.
         only: one run (default: all).
         retry: also retry runs that failed twice with the same error.
+        within_budget: submit only what the approved budget covers.
         on_progress: receives the number of submitted jobs and their total.
         on_message: receives each decision about a failed job.
 
     Raises:
-        PolicyError: the plan is for this machine, or another command works on this folder.
+        PolicyError: the plan is for this machine, is not approved, or another command works on this folder.
     """
-    with running.experiment_lock(ExperimentFolder(source)) as lock:
+    with _locked(source, within_budget) as lock:
         planned = prepare(source, settings)
         if planned.plan.executor == "local":
             raise PolicyError(
@@ -384,8 +398,16 @@ def submit(
             )
         if caution := SCHEDULERS[planned.plan.executor].caution:
             on_message(caution)
-        runs = running.selected(planned.plan, only)
-        return launching.submit(planned, runs, settings, on_message, lock=lock, retry=retry, on_progress=on_progress)[1]
+        return launching.submit(
+            planned,
+            running.selected(planned.plan, only),
+            settings,
+            on_message,
+            lock=lock,
+            retry=retry,
+            on_progress=on_progress,
+            within_budget=within_budget,
+        )[1]
 
 
 def resume(
@@ -394,19 +416,24 @@ def resume(
     *,
     only: str | None = None,
     retry: bool = False,
+    within_budget: bool = False,
     on_progress: JobProgressCallback | None = None,
     on_message: MessageCallback = ignore_message,
 ) -> Results:
     """Resume an interrupted experiment with its plan unchanged. Completed steps are not repeated.
 
+    With `within_budget`, start only what the approved budget covers.
+
     Raises:
         InputError: there is no plan.
-        PolicyError: another command works on this folder.
+        PolicyError: another command works on this folder, or the plan is not approved.
         RunsFailedError: some runs failed; the others are complete and reported.
     """
-    with running.experiment_lock(ExperimentFolder(source)) as lock:
+    with _locked(source, within_budget) as lock:
         planned = prepare(source, settings)
-        return _worked(planned, settings, only, on_progress, on_message, lock=lock, retry=retry)
+        return _worked(
+            planned, settings, only, on_progress, on_message, lock=lock, retry=retry, within_budget=within_budget
+        )
 
 
 def status(
@@ -448,6 +475,7 @@ def evaluate(
     *,
     only: str | None = None,
     epochs: str | None = None,
+    within_budget: bool = False,
     on_progress: JobProgressCallback | None = None,
     on_message: MessageCallback = ignore_message,
 ) -> Results:
@@ -458,15 +486,44 @@ def evaluate(
         settings: where models and caches are.
         only: one run (default: all).
         epochs: `last`, `all` or numbers from 0 (default: those of experiment.yaml).
+        within_budget: start only what the approved budget covers.
         on_progress: called as the work advances.
 
     Raises:
-        PolicyError: another command works on this folder.
+        PolicyError: another command works on this folder, or the plan is not approved.
         RunsFailedError: an evaluation failed.
     """
-    with running.experiment_lock(ExperimentFolder(source)) as lock:
+    with _locked(source, within_budget) as lock:
         planned = prepare(source, settings)
-        return _worked(planned, settings, only, on_progress, on_message, lock=lock, train=False, epochs=epochs)
+        return _worked(
+            planned,
+            settings,
+            only,
+            on_progress,
+            on_message,
+            lock=lock,
+            train=False,
+            epochs=epochs,
+            within_budget=within_budget,
+        )
+
+
+def approve(source: Path, device_hours: float) -> Approval:
+    """Approve the plan on disk for agents, with a budget of device-hours from now on; replaces an earlier approval.
+
+    Raises:
+        InputError: there is no plan, or the hours are not a positive number.
+    """
+    from touchline.run import budget
+
+    return budget.approve(ExperimentFolder(source), device_hours)
+
+
+def approved_budget(source: Path) -> Budget:
+    """Return whether the plan on disk is approved for agents, and the hours used, reserved and left."""
+    from touchline.run.budget import read_budget
+
+    return read_budget(ExperimentFolder(source))
 
 
 def collect(source: Path, settings: UserConfig, *, out: Path | None = None) -> tuple[list[RunMetrics], list[str]]:
@@ -558,6 +615,18 @@ def _prepared(planned: LoadedPlan, settings: UserConfig, *, only: str | None = N
     return replace(planned, notes=(*planned.notes, *notes))
 
 
+@contextmanager
+def _locked(source: Path, within_budget: bool) -> Iterator[int]:
+    """Hold the experiment lock. Refuse a plan without a valid approval if only approved work may start."""
+    folder = ExperimentFolder(source)
+    with running.experiment_lock(folder) as lock:
+        if within_budget:
+            from touchline.run.budget import require_approval
+
+            require_approval(folder)
+        yield lock
+
+
 def _worked(
     planned: LoadedPlan,
     settings: UserConfig,
@@ -569,11 +638,25 @@ def _worked(
     retry: bool = False,
     train: bool = True,
     epochs: str | None = None,
+<<<<<<< HEAD
 ) -> Results:
+=======
+    within_budget: bool = False,
+) -> list[RunResult]:
+>>>>>>> 51d7b492 (Serve tools to coding agents over MCP, and execute only what an approved budget covers)
     """Execute the jobs, collect and report; raise if some failed."""
     runs = running.selected(planned.plan, only)
     done = launching.work(
-        planned, runs, settings, on_progress, on_message, lock=lock, retry=retry, train=train, epochs=epochs
+        planned,
+        runs,
+        settings,
+        on_progress,
+        on_message,
+        lock=lock,
+        retry=retry,
+        train=train,
+        epochs=epochs,
+        within_budget=within_budget,
     )
     source = planned.folder.yaml
     # The report names the files that collecting writes.

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from touchline.report.local.reporting import ReportFiles
     from touchline.report.trackers.protocol import Export
     from touchline.results.cleaning import Cleaned
+    from touchline.results.failed_jobs import FailedJob
     from touchline.results.following import OutputLine
     from touchline.results.run_result import RunResult
     from touchline.statistics.conclusions import Analysis
@@ -176,6 +177,22 @@ def logs(
     from touchline.report.local.foreign import logs as foreign_logs
 
     return foreign_logs(source, run=run, lines=lines, follow=follow, stop=stop)
+
+
+def failures(source: Path, settings: UserConfig, *, run: str) -> list[FailedJob]:
+    """Return the jobs of a run that have failed attempts, with causes and the lines that show them.
+
+    Raises:
+        InputError: there is no plan or no such run.
+    """
+    from touchline.results import failed_jobs
+    from touchline.results.watching import status
+    from touchline.run.selection import no_such_run
+
+    live = [each for each in status(source, settings) if each.name == run]
+    if not live:
+        raise no_such_run(run, read_planned(source).plan)
+    return failed_jobs.failures(source, live[0])
 
 
 def compare(sources: Sequence[Path], *, on_progress: ProgressCallback | None = None) -> ComparedExperiments:

@@ -1,7 +1,8 @@
-"""`touchline skill`: skills for coding agents."""
+"""`touchline skill` and `touchline mcp`: skills for coding agents, and a server of tools that they call."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -35,3 +36,52 @@ def skill_list() -> None:
     from touchline.agent.skill_files import skills
 
     print_table(("skill", "description"), [(skill.name, skill.description) for skill in skills()])
+
+
+mcp_app = typer.Typer(
+    help="Serve tools to a coding agent; approve what it may run.", invoke_without_command=True, rich_markup_mode=None
+)
+
+
+@mcp_app.callback()
+def mcp(context: typer.Context) -> None:
+    """Serve tools to a coding agent over stdin and stdout, by the Model Context Protocol.
+
+    Looking is open. An agent runs only plans that you approved, within the hours that you gave.
+    """
+    if context.invoked_subcommand is None:
+        from touchline.agent.server import serve
+
+        serve()
+
+
+@mcp_app.command("approve")
+def mcp_approve(
+    source: Annotated[Path, typer.Argument(metavar="EXPERIMENT", help="experiment.yaml, or its folder.")],
+    hours: Annotated[
+        float,
+        typer.Option("--gpu-hours", metavar="HOURS", help="Budget in hours of GPUs, or of the CPU where it trains."),
+    ],
+) -> None:
+    """Approve a plan and its hours for an agent.
+
+    Plans the experiment, shows the totals and asks. It needs a terminal.
+    """
+    from touchline import api
+    from touchline.core.errors import PolicyError, quoted
+    from touchline.core.markup import measured
+    from touchline.core.units import plural
+    from touchline.data.user_config import load_settings
+
+    if not sys.stdin.isatty():
+        raise PolicyError(
+            "an approval is typed by the user",
+            expected="a terminal as stdin",
+            hint=f"in a terminal: touchline mcp approve {quoted(str(source))} --gpu-hours {hours:g}",
+        )
+    plan = api.plan(source, load_settings()).plan
+    print_output(f"{plan.experiment}: {plural(len(plan.runs), 'run')} on {plan.machine.name} ({plan.executor})")
+    print_output(f"predicted: {measured(plan.gpu_hours)} of devices, {measured(plan.wall_seconds)} from start to end")
+    typer.confirm(f"May an agent run it, for at most {hours:g} device-hours?", abort=True)
+    api.approve(source, hours)
+    print_status(f"approved: {hours:g} device-hours; a changed plan needs a new approval")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from touchline import __version__
-from touchline.cli.agents import skill_app
+from touchline.cli.agents import mcp_app, skill_app
 from touchline.cli.backends import backend_app
 from touchline.cli.catalog import data_app, models_app
 from touchline.cli.checking import RENAMED_CHECK, check
@@ -426,6 +426,7 @@ app.add_typer(pack_app, name="pack", rich_help_panel=DATA_AND_MODELS)
 app.add_typer(backend_app, name="backend", rich_help_panel=CLUSTER)
 app.add_typer(history_app, name="history", rich_help_panel=EVIDENCE)
 app.add_typer(skill_app, name="skill", rich_help_panel=AGENTS)
+app.add_typer(mcp_app, name="mcp", rich_help_panel=AGENTS)
 
 
 def main() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import shutil
 import sys
 import textwrap
@@ -11,13 +9,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from touchline.core.errors import TouchlineError, finding_lines, remedy_lines
+from touchline.core.json_answer import answer, answer_object, json_text
 from touchline.core.text import without_controls
 
 if TYPE_CHECKING:
     from touchline.core.finding import Finding
     from touchline.core.table import Section, Table
 
-SCHEMA_VERSION = 1
 RICH_LIMIT_ROWS = 100
 """Row limit of framed tables. Drawing longer ones takes seconds."""
 
@@ -60,43 +58,12 @@ def print_json(kind: Any, value: object, key: str, **beside: tuple[Any, object])
         key: key that it is printed under.
         beside: further keys, each with a type and a value.
     """
-    from pydantic import TypeAdapter
-
-    parts = {name: TypeAdapter(of).dump_python(each, mode="json") for name, (of, each) in beside.items()}
-    data = TypeAdapter(kind).dump_python(value, mode="json")
-    print_output(_json({"schema_version": SCHEMA_VERSION, key: data, **parts}))
+    print_output(json_text(answer(**{key: (kind, value)}, **beside)))
 
 
 def print_object(kind: Any, value: object) -> None:
     """Print a dataclass with its own `schema_version` as one JSON object."""
-    from pydantic import TypeAdapter
-
-    print_output(_json(TypeAdapter(kind).dump_python(value, mode="json")))
-
-
-def _json(data: object) -> str:
-    """Return valid JSON: a loss that is not a number becomes null, and quantities hold what applies to them."""
-    data = _compact(data)
-    try:
-        return json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
-    except ValueError:
-        return json.dumps(_finite(data), indent=2, ensure_ascii=False, allow_nan=False)
-
-
-def _compact(data: object) -> object:
-    """Leave out the empty fields of quantities."""
-    if isinstance(data, dict):
-        is_quantity = "value" in data and "unit" in data
-        return {key: _compact(value) for key, value in data.items() if not (is_quantity and value is None)}
-    return [_compact(value) for value in data] if isinstance(data, list) else data
-
-
-def _finite(data: object) -> object:
-    if isinstance(data, float):
-        return data if math.isfinite(data) else None
-    if isinstance(data, dict):
-        return {key: _finite(value) for key, value in data.items()}
-    return [_finite(value) for value in data] if isinstance(data, list) else data
+    print_output(json_text(answer_object(kind, value)))
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None) -> None:

@@ -163,6 +163,8 @@ class AttemptExit:
     """Time of writing."""
     end: EndReason | None = None
     """The same for programs. Files of version 0.1.0 hold the words alone; it is derived from them then."""
+    elapsed_seconds: float | None = None
+    """Seconds from the supervisor's start to its end, by a clock that does not jump; None in older files."""
 
     @property
     def ended_by(self) -> EndReason:

@@ -13,8 +13,9 @@ writes start, heartbeat and exit there. The command gets `--with DIR` for each t
 If the supervisor itself is killed, the kernel sends the work TERM (Linux), and the lock is held until the work ends.
 Environment: SLURM_*, PBS_JOBID, TOUCHLINE_JOB_ID and TOUCHLINE_TOKEN (id and intent of the local executor),
 TOUCHLINE_TIME_LIMIT_SECONDS (local time limit; on PBS, which has no signal before the end of a job, the time until
-which the work may go on), TOUCHLINE_KILL_SECONDS (time to save then), TOUCHLINE_MAX_RESTARTS, TOUCHLINE_COHORT (names
-of the other runs of the cohort, separated by colons).
+which the work may go on), TOUCHLINE_KILL_SECONDS (time to save then), TOUCHLINE_MAX_RESTARTS,
+TOUCHLINE_STRICT_LIMIT (set: never requeue), TOUCHLINE_COHORT (names of the other runs of the cohort, separated by
+colons).
 """
 
 from __future__ import annotations
@@ -76,10 +77,11 @@ class _Place:
     status: Path
     start: AttemptStart
     lock: int
+    begun: float
 
     def end(self, code: int, end: EndReason, reason: str) -> None:
         """Write the exit record, and release the claim."""
-        write_exit(self.status, _end(self.start, code, end, reason))
+        write_exit(self.status, _end(self.start, code, end, reason, self.begun))
         drop_claim(self.status)
 
 
@@ -118,6 +120,7 @@ def _share_output(folder: Path, others: Sequence[Path]) -> None:
 
 def _take(folder: Path, status: Path) -> _Place | None:
     """Take a job folder: its lock, its claim, and the record of a start. Return None if another attempt holds it."""
+    begun = time.monotonic()
     me = identify()
     job_id = own_job_id(os.environ) or f"local-{secrets.token_hex(4)}"
     start = AttemptStart(
@@ -135,13 +138,12 @@ def _take(folder: Path, status: Path) -> _Place | None:
     lock = _take_over(status / "lock", start.job_id)
     if lock is None or not take_claim(status, start):
         _log(f"another attempt holds {folder}; exiting")
-        write_exit(
-            status, _end(start, EXIT_ALREADY_RUNNING, EndReason.ALREADY_RUNNING, "another attempt holds the run")
-        )
+        words = "another attempt holds the run"
+        write_exit(status, _end(start, EXIT_ALREADY_RUNNING, EndReason.ALREADY_RUNNING, words, begun))
         return None
     write_holder(status / "lock", me, None)
     write_start(status, start)
-    return _Place(folder=folder, status=status, start=start, lock=lock)
+    return _Place(folder=folder, status=status, start=start, lock=lock, begun=begun)
 
 
 def own_job_id(environment: Mapping[str, str]) -> str:
@@ -168,6 +170,8 @@ def _restart(environment: Mapping[str, str], status: Path, job_id: str) -> int:
 def _may_queue_again(folder: Path, start: AttemptStart) -> bool:
     """Return True if another start would make progress: this one saved something, and there were not too many."""
     most = int(os.environ.get("TOUCHLINE_MAX_RESTARTS") or MAX_RESTARTS)
+    if os.environ.get("TOUCHLINE_STRICT_LIMIT"):
+        return False
     if not os.environ.get("SLURM_JOB_ID") or not start.job_id.replace("_", "").isdigit() or start.restart >= most:
         return False
     saved = (path for pattern in _SAVED for path in folder.glob(pattern))
@@ -287,9 +291,15 @@ def _die_with_parent() -> None:
         signal.signal(number, signal.SIG_DFL)
 
 
-def _end(start: AttemptStart, code: int, end: EndReason, words: str) -> AttemptExit:
+def _end(start: AttemptStart, code: int, end: EndReason, words: str, begun: float) -> AttemptExit:
     return AttemptExit(
-        job_id=start.job_id, restart=start.restart, code=code, reason=words, time_unix=time.time(), end=end
+        job_id=start.job_id,
+        restart=start.restart,
+        code=code,
+        reason=words,
+        time_unix=time.time(),
+        end=end,
+        elapsed_seconds=time.monotonic() - begun,
     )
 
 

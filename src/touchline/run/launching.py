@@ -21,6 +21,7 @@ from touchline.core.status import JobState
 from touchline.data.machine import slots, visible_gpus
 from touchline.data.user_config import UserConfig
 from touchline.plan.local.target import refuse_elsewhere
+from touchline.run.budget import with_budget
 from touchline.run.environments import require_environments
 from touchline.run.executors import executor_for
 from touchline.run.jobs import (
@@ -54,9 +55,12 @@ class ExecutionResult:
     """Failed jobs, each with the reason."""
 
 
-def _executor(planned: LoadedPlan, settings: UserConfig, lock: int | None = None) -> Executor:
+def _executor(
+    planned: LoadedPlan, settings: UserConfig, lock: int | None = None, *, within_budget: bool = False
+) -> Executor:
     site = settings.cluster(planned.plan.executor)
-    return executor_for(planned.plan, planned.folder, site.poll_seconds, RealCommands(), lock)
+    found = executor_for(planned.plan, planned.folder, site.poll_seconds, RealCommands(), lock)
+    return with_budget(found, planned.folder, site) if within_budget else found
 
 
 def work(
@@ -70,6 +74,7 @@ def work(
     retry: bool = False,
     train: bool = True,
     epochs: str | None = None,
+    within_budget: bool = False,
 ) -> ExecutionResult:
     """Train what is not trained and evaluate what is not evaluated, to the end.
 
@@ -86,8 +91,9 @@ def work(
         retry: start also what failed twice the same way.
         train: train at all; otherwise only what is trained is evaluated.
         epochs: which checkpoints, instead of what experiment.yaml says.
+        within_budget: start only what the approved budget covers.
     """
-    executor = _executor(planned, settings, lock)
+    executor = _executor(planned, settings, lock, within_budget=within_budget)
     ledger = Ledger(planned.folder.ledger, planned.plan.executor)
     recovery = Recovery(planned, settings, executor, ledger, on_message, retry=retry)
     first = training_jobs(planned, runs) if train else []
@@ -165,15 +171,17 @@ def submit(
     lock: int | None,
     retry: bool = False,
     on_progress: ProgressCallback | None = None,
+    within_budget: bool = False,
 ) -> tuple[LoadedPlan, list[Submitted]]:
     """Submit everything that is missing to the scheduler and return.
 
-    `on_progress` is called with the number of jobs that are done.
+    `on_progress` is called with the number of jobs that are done; `within_budget` submits only what the approved budget
+    covers.
 
     Raises:
         HostError: the scheduler does not answer.
     """
-    executor = _executor(planned, settings, lock)
+    executor = _executor(planned, settings, lock, within_budget=within_budget)
     ledger = Ledger(planned.folder.ledger, planned.plan.executor)
     recovery = Recovery(planned, settings, executor, ledger, on_message, retry=retry)
     first = training_jobs(planned, runs)

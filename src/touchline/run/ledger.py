@@ -1,6 +1,7 @@
 """Append-only ledger.jsonl: one event per line, never rewritten.
 
-Events: `intent` (a job is about to be started; its token is on disk only), `submitted` (the executor took it; its id),
+Events: `intent` (a job is about to be started; its token is on disk only), `reserved` (the start may take that much of
+an approved budget), `submitted` (the executor took it; its id),
 `refused` (nothing was started; the intent is closed), `unclear` (unknown; the intent stays open until its token was
 searched), `not submitted` (a later search found no trace; the intent is closed), `adopted` (a job started elsewhere, or
 for the run's cohort, is waited for, not started again), `missing` (the scheduler does not list a job, first time),
@@ -23,6 +24,7 @@ from touchline.slurm.job_view import JobView
 
 Event = Literal[
     "intent",
+    "reserved",
     "submitted",
     "refused",
     "unclear",
@@ -36,6 +38,18 @@ Event = Literal[
     "decided",
     "ended",
 ]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reservation:
+    """Part of an approved budget that a start may use."""
+
+    approval: str
+    """Id of the approval."""
+    devices: float
+    """Devices of the job; below 1 if jobs share a CPU."""
+    seconds: float
+    """Longest time from start to end, with the time to save and end."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,6 +76,8 @@ class LedgerEntry:
     """Assigned GPUs."""
     reason: str = ""
     """Reason from the scheduler, for `refused`, `unclear` and `ended`."""
+    reservation: Reservation | None = None
+    """Reserved part of a budget, for `reserved`."""
 
 
 _ADAPTER = TypeAdapter(LedgerEntry)
@@ -86,6 +102,7 @@ class Ledger:
         gpus: tuple[str, ...] = (),
         reason: str = "",
         time_unix: float | None = None,
+        reservation: Reservation | None = None,
     ) -> None:
         """Append an event durably."""
         entry = LedgerEntry(
@@ -98,6 +115,7 @@ class Ledger:
             state=state,
             gpus=gpus,
             reason=reason,
+            reservation=reservation,
         )
         append_line(self.path, _ADAPTER.dump_json(entry).decode())
 

@@ -14,6 +14,7 @@ from touchline.core.errors import HostError, SubmissionUnknownError
 from touchline.run.pbs_queries import PbsQueries
 from touchline.run.protocol import Job
 from touchline.run.scheduler import IDS_AT_ONCE, SUBMIT_SECONDS, SchedulerExecutor
+from touchline.run.scripts.header import slurm_time
 from touchline.run.statusfiles import read_attempts
 from touchline.slurm.local.commands import Commands
 from touchline.slurm.pbs import TOKEN_PREFIX, TOKEN_VARIABLE, are_unknown, job_name, read_number, read_submission
@@ -47,6 +48,8 @@ class PbsExecutor(SchedulerExecutor):
         del gpus
         assert job.script is not None, job.name
         words = ["qsub", "-N", job_name(job.name)]
+        if job.is_limit_strict and job.time_limit_seconds is not None:
+            words += ["-l", f"walltime={slurm_time(job.time_limit_seconds)}", "-r", "n"]
         # A parent that was deleted before it began would keep its children from running for ever (qsub(1B)).
         parents = dict.fromkeys(number for each in after if (number := read_number(each)) is not None)
         if parents:

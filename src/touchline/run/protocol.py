@@ -30,14 +30,18 @@ class Job:
     after: tuple[str, ...] = ()
     """Names of jobs that must have ended first, successfully or not; it checks their files itself."""
     time_limit_seconds: float | None = None
-    """Local time limit; a cluster's is in the script."""
+    """Local time limit; a cluster's is in the script, unless the limit is strict."""
+    is_limit_strict: bool = False
+    """Whether the limit holds for the job as a whole: a cluster gets it with the submission, and never
+    requeues the job."""
     cohort: tuple[str, ...] = ()
     """Other runs that this training covers, side by side."""
 
     @property
     def environment(self) -> dict[str, str]:
         """Variables of the job."""
-        return {"TOUCHLINE_COHORT": ":".join(self.cohort)} if self.cohort else {}
+        cohort = {"TOUCHLINE_COHORT": ":".join(self.cohort)} if self.cohort else {}
+        return cohort | ({"TOUCHLINE_STRICT_LIMIT": "1"} if self.is_limit_strict else {})
 
     def output_path(self, job_id: str) -> Path:
         """Return the path of a job's output file."""

@@ -9,6 +9,7 @@ from touchline.core.clock import Clock, RealClock
 from touchline.core.errors import HostError, SubmissionLimitError, SubmissionUnknownError
 from touchline.run.protocol import Job
 from touchline.run.scheduler import IDS_AT_ONCE, SUBMIT_SECONDS, SchedulerExecutor
+from touchline.run.scripts.header import slurm_time
 from touchline.run.slurm_jobs import JobMatches
 from touchline.run.slurm_queries import SlurmQueries
 from touchline.slurm.answers import read_submission, waits_at_a_limit
@@ -50,6 +51,8 @@ class SlurmExecutor(SchedulerExecutor):
         output = output_pattern(str(job.folder.resolve()), job.output.format(job=JOB_ID))
         if output is not None:
             words.append(f"--output={output}")
+        if job.is_limit_strict and job.time_limit_seconds is not None:
+            words += [f"--time={slurm_time(job.time_limit_seconds)}", "--no-requeue"]
         # sbatch knows no steps: what waits for one of an allocation waits for the allocation.
         parents = dict.fromkeys(parent.whole for each in after if (parent := read_job_id(each)) is not None)
         if parents:

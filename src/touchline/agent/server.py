@@ -1,0 +1,192 @@
+"""MCP server over stdio: the tools, their arguments checked, their answers and errors as structured content."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import json
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import TypeAdapter, ValidationError, validate_call
+
+from touchline import __version__
+from touchline.agent import tools
+from touchline.agent.answers import Data
+from touchline.agent.errors import error_data
+from touchline.agent.tools import Work
+from touchline.core.errors import HostError, InputError, TouchlineError, install_hint
+from touchline.core.files import disk_errors, read_record
+from touchline.core.near import did_you_mean, near_names
+from touchline.run.budget import require_approval
+from touchline.run.folders import ExperimentFolder
+
+if TYPE_CHECKING:
+    from mcp import types
+
+INSTRUCTIONS = """\
+touchline plans, runs and reports LLM fine-tuning experiments. Looking is free and changes no experiment.
+run, evaluate and cancel need an approval, which only the user gives: `touchline mcp approve EXPERIMENT --gpu-hours N`.
+Show the user the plan, and ask for it. Numbers are intervals: report them as such. `missing` means unknown, with the
+reason. Summaries name their `sections`; ask for one of them, or for one run, when you need it in full.
+"""
+POLL_SECONDS = 0.2
+_TOOLS: Mapping[str, Callable[..., Any]] = {
+    tool.__name__: tool for tool in (*tools.LOOKS, *tools.WRITES, *tools.EXECUTES)
+}
+
+
+def serve() -> None:
+    """Serve over stdin and stdout until stdin ends.
+
+    Raises:
+        HostError: the package mcp is not installed.
+    """
+    try:
+        import anyio
+        from mcp.server.lowlevel import Server
+        from mcp.server.stdio import stdio_server
+    except ImportError as error:
+        raise HostError(f"the package {error.name} is not installed", hint=install_hint("mcp")) from error
+    from mcp import types
+
+    # Verbs share caches of files, which are not made for threads: one tool works at a time. Waiting is beside it.
+    one_at_a_time = anyio.CapacityLimiter(1)
+
+    async def on_list_tools(context: Any, parameters: Any) -> types.ListToolsResult:
+        del context, parameters
+        return types.ListToolsResult(tools=[_declared(name, tool) for name, tool in _TOOLS.items()])
+
+    async def on_call_tool(context: Any, parameters: types.CallToolRequestParams) -> types.CallToolResult:
+        del context
+        answer = await anyio.to_thread.run_sync(
+            called, parameters.name, parameters.arguments or {}, limiter=one_at_a_time
+        )
+        if isinstance(answer, Started):
+            with anyio.move_on_after(answer.work.wait_seconds):
+                while answer.is_active:
+                    await anyio.sleep(POLL_SECONDS)
+            answer = await anyio.to_thread.run_sync(answer.answer, limiter=one_at_a_time)
+        return types.CallToolResult(
+            content=[types.TextContent(type="text", text=json.dumps(answer, ensure_ascii=False))],
+            structured_content=answer,
+            is_error=answer.get("error") is not None,
+        )
+
+    async def main() -> None:
+        server = Server(
+            "touchline",
+            version=__version__,
+            instructions=INSTRUCTIONS,
+            on_list_tools=on_list_tools,
+            on_call_tool=on_call_tool,
+        )
+        async with stdio_server() as (read, write):
+            await server.run(read, write, server.create_initialization_options())
+
+    anyio.run(main)
+
+
+def _declared(name: str, tool: Callable[..., Any]) -> types.Tool:
+    from mcp import types
+
+    reads = tool in tools.LOOKS
+    form: Any = tool
+    return types.Tool(
+        name=name,
+        description=inspect.getdoc(tool),
+        input_schema=TypeAdapter(form).json_schema(),
+        annotations=types.ToolAnnotations(
+            read_only_hint=reads, destructive_hint=tool is tools.cancel, idempotent_hint=reads, open_world_hint=False
+        ),
+    )
+
+
+class Started:
+    """Work in a process of its own, which goes on when this server ends."""
+
+    def __init__(self, work: Work) -> None:
+        """Start it.
+
+        Raises:
+            InputError: there is no such experiment.
+            PolicyError: its plan is not approved.
+        """
+        self.work = work
+        self._folder = ExperimentFolder(work.experiment)
+        require_approval(self._folder)
+        log = self._folder.internal / "agent.log"
+        with disk_errors("file", log), log.open("ab") as stream:
+            self._answer = self._folder.internal / f"agent-{work.action}.json"
+            self._answer.unlink(missing_ok=True)
+            self._process = subprocess.Popen(  # noqa: S603 (our own program; the arguments are a list)
+                [sys.executable, "-m", "touchline.agent.work", *_words(work, self._answer)],
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=stream,
+                start_new_session=True,
+            )
+        self._log = log
+
+    @property
+    def is_active(self) -> bool:
+        """Whether the process has not ended."""
+        return self._process.poll() is None
+
+    def answer(self) -> Data:
+        """Return the outcome, or that it is still active, with the state of the runs and the approved hours."""
+        active = self.is_active
+        outcome: Data = {"error": None, "messages": []}
+        if not active:
+            with contextlib.suppress(OSError, ValueError):
+                outcome = json.loads(read_record(self._answer))
+            if self._process.returncode != 0 and outcome["error"] is None:
+                outcome["error"] = {"kind": "HostError", "message": f"the work ended with {self._process.returncode}"}
+        shown = tools.status(experiment=self.work.experiment)
+        return {**shown, "active": active, "log": str(self._log), **outcome}
+
+
+def _words(work: Work, answer: Path) -> list[str]:
+    words = [str(answer), work.action, str(work.experiment)]
+    words += [] if work.run is None else [f"--run={work.run}"]
+    words += [] if work.epochs is None else [f"--epochs={work.epochs}"]
+    return words + (["--retry"] if work.retry else [])
+
+
+def called(name: str, arguments: Mapping[str, Any]) -> Data | Started:
+    """Call a tool. Return its answer, the started work, or the error as data.
+
+    Args:
+        name: name of the tool.
+        arguments: arguments by name.
+    """
+    try:
+        tool = _TOOLS.get(name)
+        if tool is None:
+            near = near_names(name, list(_TOOLS), most=1)
+            raise InputError(
+                f"there is no tool {name!r}", expected=f"one of {', '.join(_TOOLS)}", hint=did_you_mean(near)
+            )
+        try:
+            found: Data | Work = validate_call(tool)(**arguments)
+        except ValidationError as error:
+            raise _wrong_arguments(name, error) from None
+        return Started(found) if isinstance(found, Work) else found
+    except TouchlineError as error:
+        return error_data(error)
+    except OSError as error:
+        return error_data(HostError(f"{error.strerror or error}: {error.filename or ''}"))
+    except Exception as error:  # noqa: BLE001 (a fault of a tool ends that call, not the server)
+        traceback.print_exc(file=sys.stderr)
+        return error_data(HostError(f"internal error: {type(error).__name__}: {error}"))
+
+
+def _wrong_arguments(name: str, error: ValidationError) -> InputError:
+    wrong = [
+        f"{'.'.join(str(part) for part in each['loc'])}: {each['msg']}" for each in error.errors(include_url=False)
+    ]
+    return InputError(f"wrong arguments of {name}: {'; '.join(wrong)}", expected="arguments as `tools/list` shows them")

@@ -1,0 +1,425 @@
+"""Tools of the MCP server: each calls verbs and answers in the keys of `--json`, shortened.
+
+A tool that executes (`EXECUTES`) starts nothing itself: it returns `Work`, which the server starts and waits for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from touchline.agent.answers import Data, one_run, section, summary
+from touchline.core.errors import InputError, PolicyError, TouchlineError, quoted
+from touchline.core.json_answer import answer, answer_object
+
+Experiment = Annotated[Path, Field(description="experiment.yaml, or its folder.")]
+Run = Annotated[str | None, Field(description="Name of one run.")]
+Section = Annotated[str | None, Field(description="One key in full, from `sections` of the summary.")]
+Columns = Annotated[str | None, Field(description="Column, where it cannot be told from the data.")]
+Wait = Annotated[float, Field(ge=0, le=3600, description="Seconds to wait for the end; the work goes on after that.")]
+_PLAN = (
+    *("experiment", "question", "task", "executor", "gpus_per_run", "deadline", "factors", "gpu_hours"),
+    *("wall_seconds", "disk", "runs"),
+)
+_PLANNED_RUN = ("name", "kind", "levels", "seed", "train_seconds", "evaluate_seconds", "peak_memory")
+_LIVE_RUN = (
+    *("name", "kind", "status", "job_state", "attempts", "steps_done", "steps_planned", "loss", "seconds_left"),
+    *("queue_reason", "flags", "items_done", "items_planned"),
+)
+_RESULT = (
+    *("name", "kind", "status", "levels", "seed", "metric", "score", "final_train_loss", "final_val_loss"),
+    *("train_seconds", "evaluate_seconds"),
+)
+_MODEL = ("name", "size_label", "path", "architecture", "dtype", "context_length", "findings")
+_COMPARED = ("experiments", "settings", "same_settings", "pairs", "refusals", "effects", "notes")
+_REPORT = (
+    *("experiment", "question", "origin", "task", "headline", "completed", "device_hours", "findings", "issues"),
+    "next_steps",
+)
+"""Keys that summaries have."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Work:
+    """Approved work that a process of its own executes."""
+
+    experiment: Path
+    """Its experiment."""
+    action: Literal["run", "evaluate"]
+    """Verb."""
+    run: str | None = None
+    """Only this run."""
+    retry: bool = False
+    """Whether runs that failed twice the same way are started again."""
+    epochs: str | None = None
+    """Checkpoints to evaluate."""
+    wait_seconds: float = 0.0
+    """Seconds to wait for the end."""
+
+
+# ------------------------------------------------------------------------------------------------------------- looking
+
+
+def plan(
+    *,
+    experiment: Experiment,
+    overrides: Annotated[list[str], Field(description="Dotted key=value, such as train.epochs=2.")] = [],  # noqa: B006
+    section: Section = None,
+    run: Run = None,
+) -> Data:
+    """Plan an experiment and write nothing: runs, predicted time, memory and disk, and what an approval covers."""
+    from touchline import api
+    from touchline.data.user_config import load_settings
+    from touchline.plan.settings import collect_settings
+    from touchline.plan.settings_table import RunSetting
+    from touchline.run.budget import read_budget
+    from touchline.spec.plan import Plan
+
+    planned = api.plan(experiment, load_settings(), overrides, dry_run=True)
+    full = answer(
+        plan=(Plan, planned.plan),
+        settings=(tuple[RunSetting, ...], collect_settings(planned.plan)),
+        marks=(dict[str, str], {**planned.marks}),
+    )
+    found = _chosen(full["plan"], _PLAN, _PLANNED_RUN, section, run)
+    beside = (
+        {}
+        if section or run
+        else {"marks": full["marks"], "approval": _budget(read_budget(planned.folder, planned.plan))}
+    )
+    return {"schema_version": full["schema_version"], "plan": found, "notes": [*planned.notes], **beside}
+
+
+def check(
+    *,
+    paths: Annotated[
+        list[Path], Field(description="Experiments, configs, job scripts, datasets, folders.", min_length=1)
+    ],
+    gpu: Annotated[str, Field(description="Target GPU, such as A100-80GB.")] = "auto",
+    section: Section = None,
+) -> Data:
+    """Find mistakes in experiments, configs of any trainer, job scripts and data before anything is queued."""
+    from touchline import api
+    from touchline.data.user_config import load_settings
+    from touchline.lint.check import CheckReport
+    from touchline.lint.checked import CheckRequest
+
+    _refuse_code(paths)
+    report, _ = api.check(paths, load_settings(), CheckRequest(gpu=gpu))
+    full = answer_object(CheckReport, report)
+    return _chosen(full, ("schema_version", "findings", "files", "errors", "warnings"), (), section, None)
+
+
+def explain(
+    *,
+    code: Annotated[str | None, Field(description="Code of a finding, such as TR010.")] = None,
+    experiment: Annotated[Path | None, Field(description="experiment.yaml, or its folder.")] = None,
+    run: Run = None,
+) -> Data:
+    """Explain the code of a finding, or why a run of an experiment failed: its attempts, causes and evidence."""
+    if code is not None:
+        return _page(code)
+    if experiment is None or run is None:
+        raise InputError("nothing to explain", expected="code, or experiment and run")
+    from touchline import api
+    from touchline.data.user_config import load_settings
+    from touchline.results.failed_jobs import FailedJob
+    from touchline.results.live import LiveRun
+
+    settings = load_settings()
+    live = [each for each in api.status(experiment, settings) if each.name == run]
+    found = answer(runs=(list[LiveRun], live), failures=(list[FailedJob], api.failures(experiment, settings, run=run)))
+    try:
+        found["log"] = logs(experiment=experiment, run=run, lines=20)
+    except TouchlineError as error:
+        found["log"] = {"missing": error.message}
+    return found
+
+
+def _page(code: str) -> Data:
+    from touchline.core.near import did_you_mean, near_names
+    from touchline.lint.rule_pages import RulePage, all_codes, load_page
+
+    known = code.strip().upper()
+    if known not in all_codes():
+        near = near_names(known, all_codes(), most=3, cutoff=0.4)
+        raise InputError(f"unknown code {code!r}", expected="a code that `check` reports", hint=did_you_mean(near))
+    return answer(rule=(RulePage, load_page(known)))
+
+
+def estimate(
+    *,
+    model: Annotated[str, Field(description="Model name, folder or config.json.")],
+    method: Literal["lora", "qlora", "full"] = "lora",
+    rank: Annotated[int, Field(ge=0)] = 64,
+    backend: Annotated[str | None, Field(description="Trainer (default: touchline's own).")] = None,
+    micro_batch_size: Annotated[int, Field(ge=1)] = 1,
+    seq_len: Annotated[int, Field(ge=1, description="Longest sequence in tokens, which decides memory.")] = 2048,
+    mean_length: Annotated[float | None, Field(ge=1, description="Mean length in tokens, which decides time.")] = None,
+    gradient_accumulation_steps: Annotated[int, Field(ge=1)] = 1,
+    gpu: Annotated[str, Field(description="A100-80GB, ... (default: the GPU here).")] = "auto",
+    gradient_checkpointing: bool = False,
+    optimizer: str = "adamw",
+    examples: Annotated[int | None, Field(ge=1, description="Sequences per epoch, for the total time.")] = None,
+    epochs: Annotated[int, Field(ge=1)] = 1,
+) -> Data:
+    """Estimate memory, the largest micro-batch and the time of a training without an experiment."""
+    from touchline import api
+    from touchline.data.user_config import load_settings
+    from touchline.plan.estimate_result import EstimateAnswer
+    from touchline.plan.local.estimating import EstimateRequest
+    from touchline.spec.defaults import DEFAULT_BACKEND
+
+    request = EstimateRequest(
+        model=model,
+        method=method,
+        rank=rank,
+        backend=backend or DEFAULT_BACKEND,
+        micro_batch_size=micro_batch_size,
+        seq_len=seq_len,
+        mean_length=mean_length,
+        gradient_accumulation_steps=gradient_accumulation_steps,
+        gpu=gpu,
+        gradient_checkpointing=gradient_checkpointing,
+        optimizer=optimizer,
+        examples=examples,
+        epochs=epochs,
+    )
+    found: Data = answer_object(EstimateAnswer, api.estimate(request, load_settings()))
+    return found
+
+
+def status(*, experiment: Experiment, run: Run = None) -> Data:
+    """Show the state, progress and time left of every run, and the approved hours; `run` gives one in full."""
+    from touchline import api
+    from touchline.data.user_config import load_settings
+    from touchline.results.live import LiveRun
+    from touchline.run.folders import is_experiment
+
+    notes: list[str] = []
+    full = answer(
+        runs=(list[LiveRun], api.status(experiment, load_settings(), on_message=notes.append)),
+    )
+    found = _chosen(full, ("schema_version", "runs"), _LIVE_RUN, None, run)
+    approval = {"approval": _budget(api.approved_budget(experiment))} if is_experiment(experiment) else {}
+    return {**found, "notes": [note for note in notes if note], **approval}
+
+
+def logs(
+    *,
+    experiment: Experiment,
+    run: Run = None,
+    evaluation: Annotated[bool, Field(description="The evaluation's output instead of the training's.")] = False,
+    lines: Annotated[int, Field(ge=1, le=500)] = 50,
+) -> Data:
+    """Return the last lines of a run's newest output."""
+    from touchline import api
+    from touchline.core.text import without_controls
+    from touchline.data.user_config import load_settings
+
+    found = list(api.logs(experiment, load_settings(), run=run, evaluation=evaluation, lines=lines))
+    return {
+        "file": next((str(each.file) for each in found if each.file is not None), None),
+        "lines": [without_controls(each.line) for each in found if each.line is not None],
+    }
+
+
+def results(*, experiment: Experiment, run: Run = None, section: Section = None) -> Data:
+    """Return scores, losses and durations of every run; `run` gives one in full, `section` the statistical tests."""
+    from touchline import api
+    from touchline.results.run_result import ResultsAnswer
+
+    found = api.results(experiment)
+    full = answer_object(ResultsAnswer, ResultsAnswer(runs=tuple(found), analyses=api.analyses(experiment, found)))
+    return _chosen(full, ("schema_version", "runs"), _RESULT, section, run)
+
+
+def compare(
+    *,
+    experiments: Annotated[list[Path], Field(min_length=2, description="Two or more; the first is the reference.")],
+    section: Section = None,
+) -> Data:
+    """Compare experiments: settings that differ, paired differences of scores, and what cannot be compared."""
+    from touchline import api
+    from touchline.report.compared import ComparedExperiments
+
+    full = answer_object(ComparedExperiments, api.compare(experiments))
+    return _chosen(full, ("schema_version", *_COMPARED), (), section, None)
+
+
+def models() -> Data:
+    """List the base models on this machine."""
+    from touchline.core.catalog import ModelInfo
+    from touchline.data.models import find_models
+    from touchline.data.user_config import load_settings
+
+    settings = load_settings()
+    full = answer(models=(list[ModelInfo], find_models(settings.models_dir)))
+    shown = [{key: each[key] for key in _MODEL if key in each} for each in full["models"]]
+    return {**full, "models_dir": str(settings.models_dir), "models": shown}
+
+
+def data(*, path: Annotated[Path, Field(description="JSON, JSONL, CSV, parquet, or an experiment.yaml.")]) -> Data:
+    """Audit a dataset: splits, columns, duplicates, leaks between splits, labels."""
+    from touchline import api
+    from touchline.lint.audited import DataAudit
+
+    full = answer_object(DataAudit, api.data_audit(path))
+    return summary(full, [key for key in full if key not in ("duplicates", "labels")])
+
+
+# ------------------------------------------------------------------------------------------------------- writing texts
+
+
+def init(
+    *,
+    data: Annotated[Path, Field(description="Dataset: JSON, JSONL, CSV or parquet.")],
+    target: Annotated[Path | None, Field(description="Folder to create.")] = None,
+    model: Annotated[str | None, Field(description="Base model, by its name on this machine.")] = None,
+    name: Annotated[str | None, Field(description="Name of the experiment.")] = None,
+    input_column: Columns = None,
+    output_column: Columns = None,
+) -> Data:
+    """Write a commented experiment.yaml for a dataset. Nothing is replaced."""
+    from touchline import api
+    from touchline.data.user_config import load_settings
+
+    started = api.init(
+        target,
+        load_settings(),
+        data=data,
+        model=model,
+        name=name,
+        input_columns=[input_column] if input_column else [],
+        output_column=output_column,
+    )
+    return {"path": str(started.path), "notes": [*started.notes]}
+
+
+def edit(
+    *,
+    experiment: Experiment,
+    values: Annotated[dict[str, Any], Field(description='Value by dotted key, such as {"train.epochs": 2}.')],
+) -> Data:
+    """Set values in experiment.yaml, keeping its comments, if the result can be read."""
+    from touchline.core.files import read_text_bounded, write_if_changed
+    from touchline.run.folders import ExperimentFolder
+    from touchline.spec.bounds import SIZE_LIMIT_BYTES
+    from touchline.spec.edit import with_values
+    from touchline.spec.read import read_experiment
+
+    path = ExperimentFolder(experiment).yaml
+    text = with_values(read_text_bounded(path, SIZE_LIMIT_BYTES), str(path), values)
+    read_experiment(text, str(path))
+    return {"path": str(path), "changed": write_if_changed(path, text)}
+
+
+def fix(
+    *,
+    paths: Annotated[list[Path], Field(description="Experiments, configs, job scripts, folders.", min_length=1)],
+    write: Annotated[bool, Field(description="Write the changes; otherwise only show them.")] = False,
+) -> Data:
+    """Show the safe fixes of what `check` finds, or apply them."""
+    from touchline import api
+    from touchline.data.user_config import load_settings
+    from touchline.lint.checked import CheckRequest
+
+    _refuse_code(paths)
+    changes = api.check_fix(paths, load_settings(), CheckRequest(), write=write)
+    return {"files": changes.files, "diff": changes.text, "notes": [*changes.notes], "written": write}
+
+
+def report(*, experiment: Experiment, section: Section = None) -> Data:
+    """Write RESULTS.md and report.html, and return the findings, issues and next steps."""
+    from touchline import api
+    from touchline.data.user_config import load_settings
+    from touchline.report.report import Report
+
+    written = api.report(experiment, cache=load_settings().cache_dir)
+    full = answer(report=(Report, written.report))
+    found = _chosen(full["report"], _REPORT, (), section, None)
+    return {**full, "report": found, "markdown": str(written.markdown), "page": str(written.page)}
+
+
+# ----------------------------------------------------------------------------------------------------------- executing
+
+
+def run(
+    *,
+    experiment: Experiment,
+    run: Run = None,
+    retry: Annotated[bool, Field(description="Also start runs that failed twice with the same error.")] = False,
+    wait_seconds: Wait = 5.0,
+) -> Work:
+    """Start the approved plan, or resume it after an interruption: train, evaluate and report what is missing.
+
+    Needs an approval by the user, and starts only what fits into its hours. On SLURM it submits and returns.
+    """
+    return Work(experiment=experiment, action="run", run=run, retry=retry, wait_seconds=wait_seconds)
+
+
+def evaluate(
+    *,
+    experiment: Experiment,
+    run: Run = None,
+    epochs: Annotated[str | None, Field(description="last, all, or epochs from 0: 0,2.")] = None,
+    wait_seconds: Wait = 5.0,
+) -> Work:
+    """Evaluate trained checkpoints without current results. Needs an approval, as `run` does."""
+    return Work(experiment=experiment, action="evaluate", run=run, epochs=epochs, wait_seconds=wait_seconds)
+
+
+def cancel(*, experiment: Experiment, run: Run = None) -> Data:
+    """Ask the jobs of a run, or of all, to save and end. Needs an approval."""
+    from touchline import api
+    from touchline.data.user_config import load_settings
+    from touchline.run.budget import require_approval
+    from touchline.run.folders import ExperimentFolder
+
+    require_approval(ExperimentFolder(experiment))
+    return {"cancelled": api.cancel(experiment, load_settings(), only=run)}
+
+
+LOOKS: tuple[Callable[..., Any], ...] = (
+    *(plan, check, explain, estimate, status, logs, results, compare, models, data),
+)
+"""Tools that change nothing."""
+WRITES: tuple[Callable[..., Any], ...] = (init, edit, fix, report)
+"""Tools that write configs and reports, and start nothing."""
+EXECUTES: tuple[Callable[..., Any], ...] = (run, evaluate, cancel)
+"""Tools that need an approval."""
+
+
+def _chosen(full: Data, keys: Sequence[str], run_keys: Sequence[str], wanted: str | None, run_name: str | None) -> Data:
+    """Return a section or a run in full, else the summary."""
+    if run_name is not None:
+        return one_run(full, run_name)
+    return summary(full, keys, run_keys) if wanted is None else section(full, wanted)
+
+
+def _budget(value: object) -> Data:
+    from touchline.run.budget import Budget
+
+    found: Data = answer_object(Budget, value)
+    return found
+
+
+def _refuse_code(paths: Sequence[Path]) -> None:
+    """Refuse task files, whose code a check runs.
+
+    Raises:
+        PolicyError: a path names one.
+    """
+    from touchline.lint.local.checking import is_task_target
+
+    for path in paths:
+        if is_task_target(path):
+            raise PolicyError(
+                f"{str(path)!r} is a task file, and a check of it runs its code",
+                expected="paths that are only read",
+                hint=f"the user types: touchline check {quoted(str(path))}",
+            )

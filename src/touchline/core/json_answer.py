@@ -1,0 +1,47 @@
+"""JSON answers: values as `--json` and the MCP server give them."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+ANSWER_SCHEMA_VERSION = 1
+
+
+def answer_object(kind: Any, value: object) -> Any:
+    """Return a value as data for JSON: quantities hold what applies to them, and no number is infinite or NaN.
+
+    Args:
+        kind: type of the value.
+        value: dataclass, or a container of some.
+    """
+    from pydantic import TypeAdapter
+
+    return _plain(TypeAdapter(kind).dump_python(value, mode="json"))
+
+
+def answer(**parts: tuple[Any, object]) -> dict[str, Any]:
+    """Return `{"schema_version": 1, key: data, ...}`.
+
+    Args:
+        parts: type and value by key.
+    """
+    return {"schema_version": ANSWER_SCHEMA_VERSION} | {
+        key: answer_object(kind, value) for key, (kind, value) in parts.items()
+    }
+
+
+def json_text(data: object) -> str:
+    """Return the text of an answer."""
+    return json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def _plain(data: object) -> object:
+    """Leave out the empty fields of quantities; a number that JSON does not have becomes null."""
+    if isinstance(data, dict):
+        is_quantity = "value" in data and "unit" in data
+        return {key: _plain(value) for key, value in data.items() if not (is_quantity and value is None)}
+    if isinstance(data, list):
+        return [_plain(value) for value in data]
+    return data if not isinstance(data, float) or math.isfinite(data) else None
