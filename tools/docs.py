@@ -466,10 +466,10 @@ def schema_text(format_: Format) -> str:
 
 def _answer(key: str, inner: dict[str, Any]) -> dict[str, Any]:
     """The form of every `--json` answer: its version, and the data under one key."""
-    from touchline.cli.output import SCHEMA_VERSION
+    from touchline.core.json_answer import ANSWER_SCHEMA_VERSION
 
     definitions = inner.pop("$defs", {})
-    version = {"const": SCHEMA_VERSION, "description": "Version of the form of all answers."}
+    version = {"const": ANSWER_SCHEMA_VERSION, "description": "Version of the form of all answers."}
     data = {"description": "The data.", **inner}
     return {
         "$defs": definitions,

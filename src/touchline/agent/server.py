@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 INSTRUCTIONS = """\
 touchline plans, runs and reports LLM fine-tuning experiments. Looking is free and changes no experiment.
-run, evaluate and cancel need an approval, which only the user gives: `touchline mcp approve EXPERIMENT --gpu-hours N`.
-Show the user the plan, and ask for it. Numbers are intervals: report them as such. `missing` means unknown, with the
+run, evaluate and cancel need an approval, which only the user gives, in a terminal:
+`touchline mcp approve EXPERIMENT --gpu-hours HOURS`. Show the user the plan, and ask for it. Numbers are intervals: report them as such. `missing` means unknown, with the
 reason. Summaries name their `sections`; ask for one of them, or for one run, when you need it in full.
 """
 POLL_SECONDS = 0.2
@@ -107,7 +107,7 @@ def _declared(name: str, tool: Callable[..., Any]) -> types.Tool:
 
 
 class Started:
-    """Work in a process of its own, which goes on when this server ends."""
+    """Work in a process of its own, which outlives this server."""
 
     def __init__(self, work: Work) -> None:
         """Start it.
@@ -134,7 +134,7 @@ class Started:
 
     @property
     def is_active(self) -> bool:
-        """Whether the process has not ended."""
+        """True if the process has not ended."""
         return self._process.poll() is None
 
     def answer(self) -> Data:

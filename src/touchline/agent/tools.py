@@ -19,8 +19,8 @@ from touchline.core.json_answer import answer, answer_object
 Experiment = Annotated[Path, Field(description="experiment.yaml, or its folder.")]
 Run = Annotated[str | None, Field(description="Name of one run.")]
 Section = Annotated[str | None, Field(description="One key in full, from `sections` of the summary.")]
-Columns = Annotated[str | None, Field(description="Column, where it cannot be told from the data.")]
-Wait = Annotated[float, Field(ge=0, le=3600, description="Seconds to wait for the end; the work goes on after that.")]
+Columns = Annotated[str | None, Field(description="Column (default: by the names in the data).")]
+Wait = Annotated[float, Field(ge=0, le=3600, description="Seconds to wait for the end; the work continues after that.")]
 _PLAN = (
     *("experiment", "question", "task", "executor", "gpus_per_run", "deadline", "factors", "gpu_hours"),
     *("wall_seconds", "disk", "runs"),
