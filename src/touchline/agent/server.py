@@ -31,8 +31,9 @@ if TYPE_CHECKING:
 INSTRUCTIONS = """\
 touchline plans, runs and reports LLM fine-tuning experiments. Looking is free and changes no experiment.
 run, evaluate and cancel need an approval, which only the user gives, in a terminal:
-`touchline mcp approve EXPERIMENT --gpu-hours HOURS`. Show the user the plan, and ask for it. Numbers are intervals: report them as such. `missing` means unknown, with the
-reason. Summaries name their `sections`; ask for one of them, or for one run, when you need it in full.
+`touchline mcp approve EXPERIMENT --gpu-hours HOURS`. Show the user the plan, and ask for it.
+Numbers are intervals: report them as such. `missing` means unknown, with the reason. Summaries name their `sections`;
+ask for one of them, or for one run, when you need it in full.
 """
 POLL_SECONDS = 0.2
 _TOOLS: Mapping[str, Callable[..., Any]] = {
