@@ -63,11 +63,8 @@ from touchline.api.outcomes import (
     data_audit,
     export,
     export_follow,
-<<<<<<< HEAD
-    figures,
-=======
     failures,
->>>>>>> 51d7b492 (Serve tools to coding agents over MCP, and execute only what an approved budget covers)
+    figures,
     logs,
     publish,
     report,
@@ -135,11 +132,8 @@ __all__ = [
     "estimate",
     "export",
     "export_follow",
-<<<<<<< HEAD
-    "figures",
-=======
     "failures",
->>>>>>> 51d7b492 (Serve tools to coding agents over MCP, and execute only what an approved budget covers)
+    "figures",
     "history_calibration",
     "history_export",
     "history_import",
@@ -638,12 +632,8 @@ def _worked(
     retry: bool = False,
     train: bool = True,
     epochs: str | None = None,
-<<<<<<< HEAD
-) -> Results:
-=======
     within_budget: bool = False,
-) -> list[RunResult]:
->>>>>>> 51d7b492 (Serve tools to coding agents over MCP, and execute only what an approved budget covers)
+) -> Results:
     """Execute the jobs, collect and report; raise if some failed."""
     runs = running.selected(planned.plan, only)
     done = launching.work(
