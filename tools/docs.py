@@ -115,6 +115,11 @@ FORMATS = (
         what="touchline report --json, all that RESULTS.md and report.html say",
         answer="report",
     ),
+    Format(
+        schema="import",
+        type="run.imports.importing:ImportReport",
+        what="what `touchline import --json` prints",
+    ),
     Format(schema="clean", type="results.cleaning:Cleaned", what="what `touchline clean --json` prints"),
     Format(schema="compare", type="report.compared:ComparedExperiments", what="what `touchline compare --json` prints"),
     Format(schema="export", type="report.trackers.protocol:Export", what="what `touchline export --json` prints"),

@@ -23,7 +23,19 @@ from typing import Any
 
 __version__ = "0.1.0"
 _VERBS: tuple[str, ...] = (
-    *("read_experiment", "write_experiment", "check", "plan", "prepare", "run", "submit", "resume", "cancel", "status"),
+    *(
+        "read_experiment",
+        "write_experiment",
+        "import_experiment",
+        "check",
+        "plan",
+        "prepare",
+        "run",
+        "submit",
+        "resume",
+        "cancel",
+        "status",
+    ),
     *("evaluate", "results", "collect", "report", "figures", "compare", "export", "publish", "clean", "demo"),
     *("estimate", "probe", "pack", "place", "optimize", "history", "doctor", "selftest"),
 )

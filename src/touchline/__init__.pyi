@@ -28,6 +28,7 @@ from touchline.results.collected import RunMetrics
 from touchline.results.frame import Results
 from touchline.results.live import LiveRun
 from touchline.run.folders import ExperimentFolder
+from touchline.run.imports.importing import ImportReport
 from touchline.run.optimising import OptimiseRequest, Optimised
 from touchline.run.planning import LoadedPlan
 from touchline.run.selection import JobProgressCallback
@@ -51,6 +52,14 @@ def write_experiment(
     folder: _Path | None = None,
 ) -> Path:
     """Write an experiment built in Python as experiment.yaml, and return the file's path."""
+
+def import_experiment(
+    paths: _Source | Sequence[_Source],
+    out: _Path | None = None,
+    *,
+    model: str | None = None,
+) -> ImportReport:
+    """Write the experiment.yaml of another tool's experiment, and return what could not be carried over."""
 
 def check(
     paths: _Source | Sequence[_Source],

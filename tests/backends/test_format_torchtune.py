@@ -12,10 +12,10 @@ from tests.cases import some
 from tests.faults.case import base, changed
 
 from touchline.backends.fields import pointed
+from touchline.backends.interpolation import resolve
 from touchline.backends.registry import config_formats
 from touchline.backends.torchtune.components import component, nearest_component, recipe_keys
 from touchline.backends.torchtune.format import TorchtuneFormat
-from touchline.backends.torchtune.interpolation import resolve
 from touchline.core.finding import Finding, Severity
 from touchline.core.near import misspelled
 from touchline.spec.foreign import ForeignDocument, parse_foreign

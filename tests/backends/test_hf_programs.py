@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,8 +11,10 @@ import yaml
 from tests.backends.config_files import claims, read, training
 from tests.trainer_experiments import PlannedExperiment, plan_pairs
 
+from touchline import api
 from touchline.backends.argument_tables import argument_table, expected_instead
 from touchline.backends.external import Launch
+from touchline.backends.imports import Reason
 from touchline.backends.protocol import ExampleLengths
 from touchline.backends.registry import environment_of, external_trainer, get_backend, refused_settings
 from touchline.core.errors import InputError
@@ -19,6 +22,7 @@ from touchline.core.finding import Severity
 from touchline.core.quantity import Missing
 from touchline.data.packing.batches import plan_batches
 from touchline.spec.experiment import LoraConfig, TrainConfig
+from touchline.spec.read import read_experiment
 
 pytestmark = pytest.mark.planning
 PROGRAMS = ("axolotl", "llamafactory")
@@ -83,6 +87,33 @@ def test_settings_are_rendered_by_each_trainers_own_names(experiment: PlannedExp
     assert "quantization_bit" not in plain
     assert (quantized["quantization_bit"], quantized["double_quantization"], quantized["use_dora"]) == (4, True, True)
     assert quantized["label_smoothing_factor"] == 0.1
+
+
+@pytest.mark.parametrize("backend", PROGRAMS)
+def test_a_rendered_config_is_imported_with_the_same_settings(
+    experiment: PlannedExperiment, backend: str, tmp_path: Path
+) -> None:
+    """`touchline import` is the way back: all that the trainer's file can state of a planned training."""
+    for run in experiment.plan.runs:
+        if run.train is None or run.batches is None or run.train.backend != backend:
+            continue
+        out = tmp_path / run.name / "experiment.yaml"
+        report = api.import_experiment([experiment.folder / run.name / "finetune.yaml"], out)
+        found = read_experiment(out.read_text("utf-8"), "experiment.yaml").experiment
+        left = {each.key for each in report.not_carried if each.reason in (Reason.REFUSED, Reason.UNKNOWN)}
+        assert left == ({"warmup_steps"} if backend == "llamafactory" else set())
+        train = run.train
+        steps_alone = {"warmup_fraction": train.warmup_fraction} if backend == "llamafactory" else {}
+        planned = replace(
+            train,
+            micro_batch_size=run.batches.micro_batch_size,
+            attention="sdpa" if train.attention == "auto" else train.attention,
+            base_dtype=found.train.base_dtype,
+            validate_every_steps=None,
+        )
+        assert replace(found.train, **steps_alone) == planned
+        assert found.train.base_dtype == train.base_dtype or train.base_dtype == "auto"
+        assert found.seeds == (run.seed,)
 
 
 @pytest.mark.parametrize("backend", PROGRAMS)

@@ -2,6 +2,7 @@
 
     init      answers to an interview     -> experiment.yaml               a commented file to edit
     write_experiment, read_experiment                                      for experiments built in Python
+    import_experiment  another tool's     -> experiment.yaml               and what could not be carried over
     check     experiments, configs, data  -> findings                      errors that would show up hours later
     plan      experiment.yaml             -> plan.json, runs_plan.md       starts nothing
     prepare   plan.json                   -> one folder per run            configs and job scripts
@@ -120,6 +121,7 @@ if TYPE_CHECKING:
     from touchline.results.live import LiveRun
     from touchline.run.budget import Approval, Budget
     from touchline.run.first_experiment import Ask, Start
+    from touchline.run.imports.importing import ImportReport
     from touchline.slurm.doctor import DoctorReport
     from touchline.spec.plan import Plan
 
@@ -195,7 +197,8 @@ def init(
         InputError: answers, data, configs or model cannot be used; with all wrong answers.
         PolicyError: an experiment.yaml exists.
     """
-    from touchline.run.first_experiment import start, start_from
+    from touchline.run.first_experiment import Start, start
+    from touchline.run.imports.importing import import_stages, stage_notes
 
     given = {key: tuple(texts) for key, texts in (answers or {}).items()}
     for key, texts in (
@@ -212,13 +215,35 @@ def init(
         raise InputError("give either a dataset or stage configs", expected="--data FILE, or --from FILE")
     if configs:
         only = {key: texts[0] for key, texts in given.items()}
-        return start_from(configs, target, model=only.get("model"), name=only.get("name"))
+        folder = Path("stages") if target is None else target
+        imported = import_stages(configs, folder / "experiment.yaml", model=only.get("model"), name=only.get("name"))
+        return Start(path=Path(imported.path), notes=stage_notes(imported))
     if not has_source and ask is None and not defaults:
         raise InputError(
             "give either a dataset or stage configs",
             expected="--data FILE, --from FILE or --template NAME; or --yes for all defaults",
         )
     return start(target, settings, given=given, template=template, ask=ask, replace_existing=replace_existing)
+
+
+def import_experiment(paths: Sequence[Path], out: Path | None = None, *, model: str | None = None) -> ImportReport:
+    """Write the experiment.yaml of another tool's experiment, and return what could not be carried over.
+
+    The kind of the source is found by its content: `experiment_summary.yaml` of cruijff_kit, stage configs of a QLoRA
+    project, configs of a trainer (several are a sweep), or the folder of a Hydra multirun.
+
+    Args:
+        paths: files of one experiment, or its folder.
+        out: the file to write; None for `experiment.yaml` here.
+        model: name under models_dir, or a folder; None for that of the source.
+
+    Raises:
+        InputError: a file cannot be read, is of no kind or of several, or the files are no one experiment.
+        PolicyError: the file to write exists.
+    """
+    from touchline.run.imports.importing import import_source
+
+    return import_source(paths, out, model=model)
 
 
 def check(

@@ -41,31 +41,3 @@ class ConfigFormat(Protocol):
     def read(self, document: ForeignDocument) -> ConfigReading:
         """Return the stated training, and the findings of the file alone."""
         ...
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StagesDraft:
-    """Experiment of a set of stage configs."""
-
-    data: dict[str, object]
-    """Content of experiment.yaml."""
-    notes: tuple[str, ...]
-    """What is not as in the configs."""
-
-
-class PlacePath(Protocol):
-    """Function that converts a path of a config."""
-
-    def __call__(self, path: str, beside: str | None) -> str:
-        """Return a path relative to the folder of the file `beside`, or to the experiment's folder if None."""
-
-
-class ExperimentOfStages(Protocol):
-    """Conversion of a backend's stage configs to one experiment."""
-
-    def __call__(self, configs: Mapping[str, StatedTraining], name: str, place: PlacePath) -> StagesDraft:
-        """Return the experiment of the trainings by the stages' names.
-
-        Raises:
-            InputError: configs that are not one experiment; with every reason.
-        """

@@ -30,7 +30,8 @@ from touchline.slurm.launches import LaunchCommand
 from touchline.spec.experiment import TrainConfig
 
 if TYPE_CHECKING:
-    from touchline.backends.formats import ConfigFormat, ExperimentOfStages
+    from touchline.backends.formats import ConfigFormat
+    from touchline.backends.imports import ExperimentOfStages, ImportTable
 import touchline.backends as _package
 
 
@@ -82,6 +83,12 @@ def logged_trainers() -> Mapping[str, LoggedTrainer]:
 def config_formats() -> tuple[ConfigFormat, ...]:
     """Return all config formats. A file belongs to the first format that claims it."""
     return _members("format", "FORMATS")
+
+
+def import_table(name: str) -> ImportTable | None:
+    """Return what importing a trainer's configs needs. None if they cannot be imported."""
+    table: ImportTable | None = _member(name, "imports", "IMPORTS")
+    return table
 
 
 def experiment_of_stages(name: str) -> ExperimentOfStages | None:

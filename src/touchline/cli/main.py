@@ -35,6 +35,7 @@ from touchline.cli.doctoring import doctor
 from touchline.cli.estimating import RENAMED_ESTIMATE, RENAMED_PROBE, estimate, probe
 from touchline.cli.exporting import export
 from touchline.cli.history import history_app
+from touchline.cli.importing import import_
 from touchline.cli.output import (
     print_declared,
     print_json,
@@ -400,7 +401,7 @@ def _say_report(source: Path, json: bool) -> None:
 
 
 _COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
-    EXPERIMENT: (init, demo, check, plan, prepare, run, resume, evaluate, clean),
+    EXPERIMENT: (init, import_, demo, check, plan, prepare, run, resume, evaluate, clean),
     LOOK: (status, watch, logs, results, report, compare, collect, export, publish),
     CLUSTER: (submit, cancel, place, doctor, selftest),
     EVIDENCE: (estimate, probe, optimize),
@@ -419,7 +420,9 @@ _RENAMED = {
 """Old option names of commands -> new names."""
 for _group, _commands in _COMMANDS.items():
     for _command in _commands:
-        app.command(rich_help_panel=_group, cls=with_old_names(_RENAMED.get(_command, {})))(_command)
+        # `import` is a word of Python, so its function ends in an underscore.
+        _name = _command.__name__.rstrip("_")
+        app.command(_name, rich_help_panel=_group, cls=with_old_names(_RENAMED.get(_command, {})))(_command)
 app.add_typer(data_app, name="data", rich_help_panel=DATA_AND_MODELS)
 app.add_typer(models_app, name="models", rich_help_panel=DATA_AND_MODELS)
 app.add_typer(pack_app, name="pack", rich_help_panel=DATA_AND_MODELS)

@@ -11,26 +11,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from touchline.backends.formats import ConfigReading
-from touchline.backends.registry import config_formats, experiment_of_stages
 from touchline.core.catalog import ModelInfo
-from touchline.core.errors import HostError, InputError, PolicyError
-from touchline.core.files import read_text_bounded, write_atomic
-from touchline.core.finding import Finding, Location, Severity
+from touchline.core.errors import InputError, PolicyError
+from touchline.core.files import write_atomic
+from touchline.core.finding import Finding, Severity
 from touchline.core.near import near_names
 from touchline.core.quantity import Missing
 from touchline.core.units import plural
 from touchline.data.user_config import UserConfig
-from touchline.run.interview.interview import Answer, AnswerSource, Interview, as_findings, plain_name
+from touchline.run.interview.interview import Answer, AnswerSource, Interview, as_findings
 from touchline.run.interview.questions import QUESTIONS, Defaulted, Question, question_named
 from touchline.run.interview.templates import TEMPLATES
 from touchline.spec.defaults import MAX_NEW_TOKENS
-from touchline.spec.foreign import ForeignFileError, parse_foreign
-from touchline.spec.partial import StatedTraining
 from touchline.spec.read import read_experiment
 from touchline.spec.write import to_yaml
 
-_CONFIG_LIMIT_BYTES = 1 << 20
 _LENGTH_STEP = 64
 """max_seq_len is rounded up to a multiple of this."""
 _ANSWER_STEP = 16
@@ -214,77 +209,6 @@ def _write(interview: Interview) -> Start:
         notes.append(f"warning: the longest row has {longest:,} tokens, the model reads at most {context:,}")
     answers = tuple(interview.answers[question.name] for question in QUESTIONS if question.name in interview.answers)
     return Start(path=path, notes=tuple(notes), answers=answers, command=interview.command())
-
-
-def start_from(configs: Sequence[Path], target: Path | None, *, model: str | None, name: str | None) -> Start:
-    """Write the experiment.yaml of a set of stage configs; nothing else is written or replaced.
-
-    Args:
-        configs: stage configs of a project, one per training; each gives a stage named after its file.
-        target: experiment folder; None for `stages` here.
-        model: name under models_dir, or a folder; None for the name in the configs.
-        name: experiment name; that of the folder if None.
-
-    Raises:
-        InputError: a file is no stage config, has an error, or they are no one experiment; with every reason.
-        PolicyError: there is an experiment.yaml already.
-    """
-    folder = Path("stages") if target is None else target
-    path = folder / "experiment.yaml"
-    if path.exists():
-        raise PolicyError(f"{str(path)!r} exists", expected="a folder without experiment.yaml")
-    findings: list[Finding] = []
-    trainings: dict[str, StatedTraining] = {}
-    for config in configs:
-        reading = _stage_config(config)
-        findings += [each for each in reading.findings if each.severity is Severity.ERROR]
-        if config.stem in trainings:
-            findings.append(_config_fault(config, f"two configs are named {config.stem}"))
-        if reading.trainings:
-            trainings[config.stem] = reading.trainings[0]
-    backends = dict.fromkeys(each.backend for each in trainings.values())
-    if len(backends) > 1:
-        findings.append(
-            _config_fault(configs[0], f"the configs are of {len(backends)} trainers: {', '.join(backends)}")
-        )
-    if findings:
-        raise InputError("the stage configs cannot be used", findings=findings)
-
-    def place(path: str, beside: str | None) -> str:
-        start = folder if beside is None else Path(beside).parent
-        return path if Path(path).is_absolute() else os.path.relpath(path, start)
-
-    (backend,) = backends
-    convert = experiment_of_stages(backend)
-    assert convert is not None, "its configs were taken"
-    draft = convert(trainings, name or plain_name(folder.absolute().name), place)
-    if model is not None:
-        draft.data["models"] = [model]
-    header = "".join(f"# {note}\n" for note in draft.notes)
-    text = f"# From {len(trainings)} stage configs. Differences:\n{header}{to_yaml(draft.data)}"
-    read_experiment(text, str(path))
-    write_atomic(path, text)
-    return Start(path=path, notes=(f"stages: {', '.join(trainings)}", *draft.notes))
-
-
-def _stage_config(path: Path) -> ConfigReading:
-    """Return the reading of a stage config; one that is none has an error."""
-    try:
-        text = read_text_bounded(path, _CONFIG_LIMIT_BYTES)
-        for format_ in config_formats():
-            if experiment_of_stages(format_.name) is None:
-                continue
-            document = parse_foreign(text, str(path), format_.dialect)
-            if format_.claims(document.data, path.name):
-                return format_.read(document)
-    except (InputError, HostError, OSError, ForeignFileError) as error:
-        return ConfigReading(trainings=(), findings=(_config_fault(path, f"{path.name} cannot be read: {error}"),))
-    return ConfigReading(trainings=(), findings=(_config_fault(path, f"{path.name} is not a stage config"),))
-
-
-def _config_fault(path: Path, message: str) -> Finding:
-    where = Location(path=str(path))
-    return Finding(code="BK010", severity=Severity.ERROR, subject=path.name, message=message, where=where)
 
 
 def _listed(columns: object) -> str:

@@ -4,32 +4,38 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 _PLAIN_KEY = re.compile(r"(?!(?:true|false|null)\Z)[A-Za-z_][\w./-]*", re.ASCII | re.IGNORECASE)
 """Keys that every reader of YAML takes for the text that they are."""
 _NO_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 
 
-def to_yaml(data: dict[str, object]) -> str:
-    """Return plain data as YAML in block style, with texts and numbers in JSON form."""
-    return "\n".join(_lines(data, "")) + "\n"
+def to_yaml(data: dict[str, object], comments: Mapping[str, str] | None = None) -> str:
+    """Return plain data as YAML in block style, with texts and numbers in JSON form.
+
+    Args:
+        data: the data.
+        comments: comment at the end of a line, by dotted key.
+    """
+    return "\n".join(_lines(data, "", comments or {})) + "\n"
 
 
-def _lines(node: dict[str, object], indent: str) -> Iterator[str]:
+def _lines(node: dict[str, object], indent: str, comments: Mapping[str, str], path: str = "") -> Iterator[str]:
     for name, value in node.items():
         key = name if _PLAIN_KEY.fullmatch(name) else _quoted(name)
+        comment = f"   # {comments[path + name]}" if path + name in comments else ""
         if isinstance(value, dict) and value:
-            yield f"{indent}{key}:"
-            yield from _lines(value, indent + "  ")
+            yield f"{indent}{key}:{comment}"
+            yield from _lines(value, indent + "  ", comments, f"{path}{name}.")
         elif isinstance(value, list) and value and all(isinstance(item, dict) and item for item in value):
             yield f"{indent}{key}:"
             for item in value:
-                first, *rest = _lines(item, indent + "    ")
+                first, *rest = _lines(item, indent + "    ", {})
                 yield f"{indent}  - {first.lstrip()}"
                 yield from rest
         else:
-            yield f"{indent}{key}: {_flow(value)}"
+            yield f"{indent}{key}: {_flow(value)}{comment}"
 
 
 def _quoted(value: object) -> str:

@@ -81,6 +81,11 @@ _BITS = 4
 _KEPT = 3
 
 
+def known_key(key: str) -> bool:
+    """Return True if a script of the project reads a dotted key."""
+    return tuple(key.split(".")) in _KEYS
+
+
 class QloraStageFormat:
     """Format of a stage's config."""
 

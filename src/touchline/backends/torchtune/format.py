@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from touchline.backends.formats import ConfigFormat, ConfigReading
+from touchline.backends.interpolation import resolve
 from touchline.backends.torchtune.config import COMPONENT
-from touchline.backends.torchtune.interpolation import resolve
 from touchline.backends.torchtune.keys import component_findings, is_training, key_findings
 from touchline.backends.torchtune.parts import part_findings
 from touchline.backends.torchtune.reading import Config

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from touchline.backends.fields import dotted, new_key, new_value, shown
+from touchline.backends.interpolation import is_known
 from touchline.backends.torchtune.components import (
     OTHERS,
     RELEASED,
@@ -20,7 +21,6 @@ from touchline.backends.torchtune.components import (
     same_name_elsewhere,
 )
 from touchline.backends.torchtune.config import COMPONENT
-from touchline.backends.torchtune.interpolation import is_known
 from touchline.backends.torchtune.reading import Config, Path
 from touchline.core.finding import Finding, Severity
 from touchline.core.near import misspelled

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from touchline.backends.fields import dotted
+from touchline.backends.interpolation import is_known
 from touchline.backends.torchtune.config import COMPONENT
-from touchline.backends.torchtune.interpolation import is_known
 from touchline.core.finding import Edit, Finding, Location, Severity
 from touchline.spec.document import Key
 from touchline.spec.foreign import ForeignDocument

@@ -13,8 +13,8 @@ from typing import Literal
 
 from touchline.backends.config_reading import source_kind
 from touchline.backends.fields import shown
+from touchline.backends.interpolation import is_known
 from touchline.backends.torchtune.components import component
-from touchline.backends.torchtune.interpolation import is_known
 from touchline.backends.torchtune.reading import Config, Path
 from touchline.core.finding import Finding, Severity
 from touchline.spec.partial import Stated, StatedSource

@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import PurePath
 
+from touchline.backends.interpolation import is_known, resolve
 from touchline.backends.torchtune.config import COMPONENT
-from touchline.backends.torchtune.interpolation import is_known, resolve
 from touchline.backends.torchtune.reading import Config
 from touchline.backends.validator import CheckpointFiles, Validator
 from touchline.core.quantity import Missing

@@ -66,7 +66,7 @@ def resolve(document: ForeignDocument) -> Resolved:
 
 
 def is_known(value: object) -> bool:
-    """Return True if a value can be judged: it exists, and holds no reference that only torchtune can resolve."""
+    """Return True if a value can be judged: it exists, and holds no reference that only its own tool can resolve."""
     return not (isinstance(value, str) and (UNKNOWN in value or value == MANDATORY))
 
 

@@ -1,0 +1,99 @@
+"""Words and keys of axolotl's configs for `touchline import`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from touchline.backends.argument_tables import argument_table
+from touchline.backends.imports import (
+    ATTENTION,
+    HF_NOTES,
+    HF_OPTIMIZER_WORDS,
+    HF_SCHEDULES,
+    DataColumns,
+    ImportTable,
+    Note,
+    Reason,
+)
+from touchline.spec.foreign import ForeignDocument
+from touchline.spec.partial import StatedSource
+
+_LIGER = '["axolotl.integrations.liger.LigerPlugin"]'
+_PARTS = ("liger_rope", "liger_rms_norm", "liger_glu_activation", "liger_fused_linear_cross_entropy")
+_PROMPT = Note(
+    Reason.CHANGED,
+    "its own words around the instruction are not used: columns are put into the model's chat template",
+    "data.prompt holds the words of the user's turn",
+)
+_COLUMNS: Mapping[str, dict[str, object]] = {
+    "alpaca": {"data.input": ["instruction", "input"], "data.output": "output"},
+    "alpaca_chat": {"data.input": ["instruction", "input"], "data.output": "output"},
+    "context_qa": {"data.input": ["context", "question"], "data.output": "answer"},
+}
+"""Columns by `type` of a dataset."""
+
+
+def _columns(document: ForeignDocument, source: StatedSource, registry: Mapping[str, object] | None) -> DataColumns:
+    """Return the columns that the type of a dataset reads."""
+    del registry
+    place = source.name.key.rpartition(".")[0]
+    top, _, index = place.partition(".")
+    entry = document.get(top, int(index)) if index.isdigit() else None
+    found = DataColumns()
+    if not isinstance(entry, dict):
+        return found
+    kind = entry.get("type")
+    if kind in _COLUMNS:
+        found.settings = dict(_COLUMNS[str(kind)])
+        found.notes[f"{place}.type"] = _PROMPT
+    elif kind == "chat_template":
+        messages = entry.get("field_messages")
+        found.settings = {"data.messages": messages if isinstance(messages, str) else "messages"}
+        found.sources = {f"{place}.type": "data.messages"}
+        if isinstance(messages, str):
+            found.sources[f"{place}.field_messages"] = "data.messages"
+    if entry.get("ds_type") in ("json", "csv", "parquet"):
+        found.sources[f"{place}.ds_type"] = "data.path"
+    if source.name.key.endswith(".data_files"):
+        found.sources[f"{place}.path"] = "data.path"
+    return found
+
+
+IMPORTS = ImportTable(
+    schedules=HF_SCHEDULES,
+    optimizers=HF_OPTIMIZER_WORDS,
+    attention=ATTENTION,
+    keys={
+        "peft_use_dora": "train.lora.dora",
+        "peft_use_rslora": "train.lora.rslora",
+        "neftune_noise_alpha": "train.neftune_alpha",
+        "label_smoothing_factor": "train.label_smoothing",
+    },
+    words={"plugins": ("train.kernels", {_LIGER: "liger"})},
+    same={
+        "bf16": ("auto",),
+        "fp16": (False,),
+        "tf32": (False,),
+        "adapter": ("lora", "qlora"),
+        "load_in_4bit": (False,),
+        "load_in_8bit": (False,),
+        "chat_template": ("tokenizer_default",),
+        **dict.fromkeys(_PARTS, (True,)),
+    },
+    notes={
+        **HF_NOTES,
+        "datasets.*.type": Note(
+            Reason.NO_COUNTERPART, "rows of this type are not known here", "name the columns: data.input, data.output"
+        ),
+        "datasets*": Note(Reason.NO_COUNTERPART, "a dataset is one file of rows with named columns"),
+        "evals_per_epoch": Note(Reason.AUTOMATIC, "validation is at each epoch's end", "train.validate_every_steps: N"),
+        "saves_per_epoch": Note(Reason.AUTOMATIC, "a checkpoint is saved at each epoch's end"),
+        "loss_watchdog_*": Note(Reason.AUTOMATIC, "a loss that is no number ends a run"),
+        "early_stopping_patience": Note(
+            Reason.NO_COUNTERPART, "a run trains all its epochs", "train.checkpoint.keep: best"
+        ),
+    },
+    knows=lambda key: key.partition(".")[0] in argument_table("axolotl").arguments,
+    columns=_columns,
+)
+"""What `touchline import` needs to know about its configs."""

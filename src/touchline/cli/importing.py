@@ -1,0 +1,45 @@
+"""`touchline import`: another tool's experiment as experiment.yaml."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from touchline.cli.output import print_item, print_object, print_output, print_status
+
+
+def import_(
+    sources: Annotated[list[Path], typer.Argument(metavar="SOURCE...", help="Files of one experiment, or its folder.")],
+    out: Annotated[
+        Optional[Path],  # noqa: UP045 (typer reads the annotation when the command is built)
+        typer.Option("--out", metavar="FILE", help="File to write (default: experiment.yaml)."),
+    ] = None,
+    model: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--model", metavar="NAME", help="Base model (default: that of the source)."),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+) -> None:
+    """Write experiment.yaml from another tool's configs.
+
+    Reads cruijff_kit's experiment_summary.yaml, a curriculum's stage configs, a trainer's configs (several are a sweep)
+    and the folder of a Hydra multirun. Lists all that could not be carried over.
+    """
+    from touchline import api
+    from touchline.run.imports.importing import ImportReport, headed_lines
+
+    done = api.import_experiment(sources, out, model=model)
+    if json:
+        print_object(ImportReport, done)
+    else:
+        print_output(done.path)
+        for heading, lines in headed_lines(done.not_carried):
+            print_output(f"\n{heading}")
+            for line in lines:
+                print_item(line)
+    for note in done.notes:
+        print_status(f"note: {note}")
+    print_status(f"next: touchline check {shlex.quote(done.path)}")

@@ -1,0 +1,130 @@
+"""Trainings that differ in a few settings as one design: factors, pairs, exclusions and seeds."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
+
+from touchline.backends.imports import MODEL, SEED, ImportedTraining, nested
+from touchline.spec.defaults import LORA_ALPHA_PER_RANK
+from touchline.spec.experiment import Experiment
+from touchline.spec.overlay import setting
+from touchline.spec.validate import adapter, dotted_keys
+
+T = TypeVar("T")
+_RANK, _ALPHA = "train.lora.rank", "train.lora.alpha"
+
+
+def design_of(trainings: Sequence[ImportedTraining]) -> tuple[dict[str, object], list[str]]:
+    """Return `models`, `data`, `train`, `factors`, `pairs`, `exclude` and `seeds` of trainings, and what differs.
+
+    A setting that one training lacks has touchline's default there.
+
+    Args:
+        trainings: at least one.
+    """
+    stand_in = Experiment(name="x", data={"path": "x"})
+    defaults = json.loads(adapter(Experiment).dump_json(stand_in))
+    keys = sorted({key for each in trainings for key in each.settings}, key=_order)
+    rows = [{key: _value(each, key, stand_in, defaults) for key in keys} for each in trainings]
+    if all(_has_default_alpha(row) for row in rows) and len({_text(row[_RANK]) for row in rows}) > 1:
+        keys.remove(_ALPHA)
+    varying = [key for key in keys if len({_text(row[key]) for row in rows}) > 1]
+    common = {key: rows[0][key] for key in keys if key not in varying and key not in (MODEL, SEED)}
+    data: dict[str, object] = {"models": [rows[0][MODEL]] if MODEL in rows[0] else []}
+    data |= nested(common)
+    seeds = _distinct(row.get(SEED, 1) for row in rows)
+    axes = [key for key in varying if key != SEED]
+    cells = _distinct({key: row[key] for key in axes} for row in rows)
+    data |= _crossed(cells, axes)
+    if any(MODEL in pair for pair in data.get("pairs", ())):  # type: ignore[attr-defined]
+        del data["models"]
+    data["seeds"] = seeds
+    there = {_text([{key: row[key] for key in axes}, row.get(SEED, 1)]) for row in rows}
+    missing = [(cell, seed) for cell, seed in itertools.product(cells, seeds) if _text([cell, seed]) not in there]
+    notes = []
+    for cell, seed in missing:
+        # An exclusion compares single values; a list in it stands for any of its entries.
+        entry = {**{key: value for key, value in cell.items() if not isinstance(value, list | dict)}, SEED: seed}
+        if any(all(_text(row.get(key, 1)) == _text(value) for key, value in entry.items()) for row in rows):
+            notes.append(f"the source has no run with {_text({**cell, SEED: seed})}; experiment.yaml has one")
+        else:
+            data.setdefault("exclude", []).append(entry)  # type: ignore[attr-defined]
+    notes += _twins(trainings, rows)
+    return data, notes
+
+
+def _crossed(cells: Sequence[Mapping[str, object]], axes: Sequence[str]) -> dict[str, object]:
+    """Return `models` and `factors` of settings that are crossed, and `pairs` of those that vary together."""
+    groups: dict[str, list[str]] = {}
+    for key in axes:
+        # Settings vary together if they change at the same trainings.
+        levels = _distinct(_text(cell[key]) for cell in cells)
+        groups.setdefault(_text([levels.index(_text(cell[key])) for cell in cells]), []).append(key)
+    levels_of = [_distinct({key: cell[key] for key in keys} for cell in cells) for keys in groups.values()]
+    together = [keys for keys in groups.values() if len(keys) > 1]
+    if len(together) > 1 or math.prod(map(len, levels_of)) != len(cells):
+        return {"pairs": list(cells)} if axes else {}
+    found: dict[str, object] = {}
+    factors: dict[str, object] = {}
+    for keys, entries in zip(groups.values(), levels_of, strict=True):
+        if len(keys) > 1:
+            found["pairs"] = entries
+        elif keys == [MODEL]:
+            found[MODEL] = [entry[MODEL] for entry in entries]
+        else:
+            factors[keys[0]] = [entry[keys[0]] for entry in entries]
+    return found | ({"factors": factors} if factors else {})
+
+
+def _has_default_alpha(row: Mapping[str, object]) -> bool:
+    """Return True if a training's alpha is what touchline takes for its rank."""
+    rank, alpha = row.get(_RANK), row.get(_ALPHA)
+    return isinstance(rank, int) and alpha == LORA_ALPHA_PER_RANK * rank
+
+
+def _twins(trainings: Sequence[ImportedTraining], rows: Sequence[Mapping[str, object]]) -> list[str]:
+    """Return a note for trainings that give the same run."""
+    names: dict[str, list[str]] = {}
+    for training, row in zip(trainings, rows, strict=True):
+        names.setdefault(_text(row), []).append(training.name)
+    return [
+        f"{', '.join(same)} give the same run: they differ only in what is not carried over"
+        for same in names.values()
+        if len(same) > 1
+    ]
+
+
+def _order(key: str) -> int:
+    """Return the place of a key in experiment.yaml."""
+    return dotted_keys(Experiment).index(key)
+
+
+def _value(training: ImportedTraining, key: str, stand_in: Experiment, defaults: Mapping[str, object]) -> object:
+    found = training.settings.get(key)
+    if found is not None:
+        return found.value
+    if key in (MODEL, SEED):
+        return "" if key == MODEL else 1
+    value = setting(stand_in, key)
+    if isinstance(value, str | int | float | bool) or value is None:
+        return value
+    node: object = defaults
+    for part in key.split("."):
+        node = node[part] if isinstance(node, dict) else None
+    return node
+
+
+def _distinct(values: Iterable[T]) -> list[T]:
+    """Return values without repetition, in order."""
+    found: dict[str, T] = {}
+    for value in values:
+        found.setdefault(_text(value), value)
+    return list(found.values())
+
+
+def _text(value: object) -> str:
+    return json.dumps(value, sort_keys=True)

@@ -1,0 +1,417 @@
+"""Import of another tool's experiment: its files to one experiment.yaml, and what could not be carried over."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from touchline.backends.capabilities import unsupported_settings
+from touchline.backends.imports import (
+    NOWHERE,
+    Carried,
+    ImportedTraining,
+    NotCarried,
+    Reason,
+    carry_training,
+    left_over,
+    nested,
+)
+from touchline.backends.registry import backend_names, capabilities, experiment_of_stages
+from touchline.core.errors import InputError, PolicyError
+from touchline.core.files import write_atomic
+from touchline.core.finding import Location
+from touchline.core.text import one_line, shorten
+from touchline.core.units import plural
+from touchline.run.imports.design import design_of
+from touchline.run.imports.hydra import read_multirun
+from touchline.run.imports.places import LocalPlaces
+from touchline.run.imports.sources import Source, SourceKind, find_source
+from touchline.run.imports.summary import read_summary
+from touchline.run.interview.interview import plain_name
+from touchline.spec.defaults import DEFAULT_BACKEND
+from touchline.spec.experiment import Experiment
+from touchline.spec.read import read_experiment
+from touchline.spec.validate import build
+from touchline.spec.write import to_yaml
+
+_PARAMETER = re.compile(r"runs\.\d+\.parameters\.(.+)")
+_SHOWN = 100
+_FILES_SHOWN = 3
+_ORDER = ("name", "question", "task", "models", "data", "train", "stages", "factors", "pairs", "exclude", "seeds")
+_HEADINGS: Mapping[Reason, str] = {
+    Reason.UNKNOWN: "unknown to the source's own tool",
+    Reason.REFUSED: "not taken by experiment.yaml",
+    Reason.CHANGED: "carried over with another value or meaning",
+    Reason.NO_COUNTERPART: "without a counterpart",
+    Reason.AUTOMATIC: "decided by touchline, or by another command",
+    Reason.OFF: "empty or switched off",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CarriedSetting:
+    """Setting of experiment.yaml that an import wrote."""
+
+    key: str
+    """Its dotted key."""
+    values: tuple[object, ...]
+    """Its values; several if it is a factor or in `pairs`."""
+    source: str
+    """Key in the source."""
+    where: Location
+    """First place in the source."""
+    is_default: bool
+    """Whether the source leaves it to its tool's default."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImportReport:
+    """Import of another tool's experiment."""
+
+    schema_version: int = 1
+    """Version of this form."""
+    path: str
+    """The experiment.yaml that was written."""
+    kind: SourceKind
+    """Kind of the source."""
+    title: str
+    """Kind of its files in words."""
+    trainings: tuple[str, ...]
+    """Trainings that were read, by name."""
+    carried: tuple[CarriedSetting, ...]
+    """Settings that were carried over."""
+    not_carried: tuple[NotCarried, ...]
+    """Values that were not, gravest first."""
+    notes: tuple[str, ...]
+    """What the user should check."""
+
+
+def import_source(paths: Sequence[Path], out: Path | None, *, model: str | None = None) -> ImportReport:
+    """Write the experiment.yaml of another tool's experiment; nothing else is written or replaced.
+
+    Args:
+        paths: files of one experiment, or its folder.
+        out: the file to write; None for `experiment.yaml` here.
+        model: name under models_dir, or a folder; None for that of the source.
+
+    Raises:
+        InputError: a file cannot be read, is of no kind or of several, or the files are no one experiment.
+        PolicyError: the file to write exists.
+    """
+    target = Path("experiment.yaml") if out is None else out
+    refuse_existing(target)
+    source = find_source(paths)
+    folder = target.parent
+    data: dict[str, object] = {"name": experiment_name(source.path.absolute())}
+    trainings, left, notes = _trainings(source, folder, data)
+    if source.kind is SourceKind.STAGES:
+        return _write_stages(trainings, left, notes, target, source, name=str(data["name"]), model=model)
+    trainings, backend_notes = _with_backend(trainings)
+    design, differences = design_of(trainings)
+    data = {**data, **design}
+    if model is not None:
+        data["models"] = [model]
+    data["name"] = experiment_name(Path(str(data["name"])))
+    notes = [*notes, *backend_notes, *differences, *_lost_factors(source.kind, left, len(trainings))]
+    return _write(data, trainings, left, notes, target, source)
+
+
+def import_stages(configs: Sequence[Path], target: Path, *, model: str | None, name: str | None) -> ImportReport:
+    """Write the experiment.yaml of stage configs whose relative paths are relative to the working directory.
+
+    Args:
+        configs: stage configs of a project, one per training; each gives a stage named after its file.
+        target: the file to write.
+        model: name under models_dir, or a folder; None for the name in the configs.
+        name: name of the experiment; that of the target's folder if None.
+
+    Raises:
+        InputError: a file is no stage config, has an error, or they are no one experiment; with every reason.
+        PolicyError: the file to write exists.
+    """
+    refuse_existing(target)
+    source = find_source(configs)
+    if source.kind is not SourceKind.STAGES:
+        raise InputError(
+            f"{str(source.path)!r} is a {source.title}",
+            expected="stage configs",
+            hint=f"touchline import {shlex.quote(str(source.path))}",
+        )
+    trainings, left, notes = carry_configs(source, target.parent, [], Path.cwd())
+    name = name or experiment_name(target.parent.absolute())
+    return _write_stages(trainings, left, notes, target, source, name=name, model=model)
+
+
+def _write_stages(
+    trainings: Sequence[ImportedTraining],
+    left: Sequence[NotCarried],
+    notes: Sequence[str],
+    target: Path,
+    source: Source,
+    *,
+    name: str,
+    model: str | None,
+) -> ImportReport:
+    """Write the experiment.yaml of stage configs.
+
+    Raises:
+        InputError: the configs are not one experiment.
+    """
+    convert = experiment_of_stages(source.configs[0].format.name)
+    assert convert is not None, "its configs were taken"
+    data = {"name": name, **convert({each.name: each for each in trainings})}
+    if model is not None:
+        data["models"] = [model]
+    return _write(data, trainings, left, notes, target, source)
+
+
+def refuse_existing(target: Path) -> None:
+    """Refuse to replace a file.
+
+    Raises:
+        PolicyError: the file exists, or its folder is a file.
+    """
+    there = target if target.exists() or target.is_symlink() else target.parent
+    if there is target or (there.exists() and not there.is_dir()):
+        other = target.parent.with_name(target.parent.name + "-2") / target.name if there is target else "DIR"
+        raise PolicyError(
+            f"{str(there)!r} exists",
+            expected="a file that does not exist yet",
+            hint=f"--out {shlex.quote(str(other))}",
+        )
+
+
+def experiment_name(path: Path) -> str:
+    """Return the name of an experiment after a file or folder."""
+    generic = ("experiment", "experiment_summary", "config", "configs", "multirun")
+    stem = path.stem if path.suffix.lower() in (".yaml", ".yml", ".json") else path.name
+    text = path.parent.name if stem in generic and path.parent.name else stem
+    return plain_name(text)
+
+
+def _trainings(
+    source: Source, folder: Path, data: dict[str, object]
+) -> tuple[list[ImportedTraining], list[NotCarried], list[str]]:
+    """Return trainings, values that are left, and notes; add to the experiment's data what all trainings share."""
+    notes = [f"{path}: not read, of no kind that can be imported" for path in source.skipped]
+    if source.kind is SourceKind.HYDRA:
+        multirun = read_multirun(source.path, folder)
+        return list(multirun.trainings), list(multirun.left), [*notes, *multirun.notes]
+    if source.document is not None:
+        places = LocalPlaces(Path(source.document.path).parent, folder)
+        summary = read_summary(source.document, places)
+        data |= summary.data
+        left = [*summary.left, *(each for training in summary.trainings for each in training.left)]
+        return list(summary.trainings), left, [*notes, *places.notes, *summary.notes]
+    return carry_configs(source, folder, notes)
+
+
+def carry_configs(
+    source: Source, folder: Path, notes: list[str], base: Path | None = None
+) -> tuple[list[ImportedTraining], list[NotCarried], list[str]]:
+    """Return the trainings of configs.
+
+    Args:
+        source: the configs.
+        folder: folder of the new experiment.
+        notes: notes so far.
+        base: folder that relative paths are relative to; None for each config's own.
+    """
+    trainings: list[ImportedTraining] = []
+    left: list[NotCarried] = []
+    stems = [config.path.stem for config in source.configs]
+    for config in source.configs:
+        places = LocalPlaces(config.path.parent if base is None else base, folder, config.format.name)
+        name = config.path.stem
+        if source.kind is SourceKind.CONFIGS and stems.count(name) > 1:
+            name = f"{config.path.parent.name}/{name}"
+        training = carry_training(name, config.document, config.reading, config.table, places)
+        if training.backend not in backend_names():
+            training = replace(training, backend=None)
+        trainings.append(training)
+        left += training.left
+        left += left_over(config.document, config.reading, config.table, training.seen)
+        notes += [note for note in places.notes if note not in notes]
+    return trainings, left, notes
+
+
+def _with_backend(trainings: Sequence[ImportedTraining]) -> tuple[list[ImportedTraining], list[str]]:
+    """Return the trainings with `train.backend`: their own trainer if touchline supports all their settings with it."""
+    backend = trainings[0].backend
+    if backend is None:
+        return list(trainings), []
+    refused: dict[str, None] = {}
+    for training in trainings:
+        settings = {key: each.value for key, each in training.settings.items() if key.startswith("train.")}
+        experiment, _ = build(Experiment, {"name": "x", "data": {"path": "x"}, **nested(settings)}, NOWHERE)
+        if experiment is not None:
+            train = replace(experiment.train, backend=backend)
+            refused |= dict.fromkeys(each.message for each in unsupported_settings(backend, train, capabilities()))
+    if refused:
+        reasons = "; ".join(refused)
+        return list(trainings), [f"train.backend is {DEFAULT_BACKEND}, not {backend}: {reasons}"]
+    stated = Carried(value=backend, source="the trainer of the source", where=Location(path=trainings[0].name))
+    return [replace(each, settings={**each.settings, "train.backend": stated}) for each in trainings], []
+
+
+def _lost_factors(kind: SourceKind, left: Iterable[NotCarried], trainings: int) -> list[str]:
+    """Return a note on keys that differ between trainings and are not carried over."""
+    values: dict[str, set[str]] = {}
+    counts: dict[str, int] = {}
+    for each in left:
+        if each.reason in (Reason.AUTOMATIC, Reason.OFF):
+            continue
+        own = _PARAMETER.fullmatch(each.key)
+        if kind is SourceKind.CRUIJFF_KIT and own is None:
+            continue
+        key = each.key if own is None else own[1]
+        values.setdefault(key, set()).add(_json(each.value))
+        counts[key] = counts.get(key, 0) + 1
+    lost = [key for key, own in values.items() if len(own) > 1 or counts[key] < trainings]
+    return [f"these keys differ between the trainings, and are not carried over: {', '.join(lost)}"] if lost else []
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, sort_keys=True, default=str)
+
+
+def _merged(left: Iterable[NotCarried]) -> tuple[NotCarried, ...]:
+    """Return the same value of several files once, with all places; gravest first."""
+    merged: dict[tuple[str, str, Reason, str], NotCarried] = {}
+    for each in left:
+        key = (each.key, _json(each.value), each.reason, each.why)
+        before = merged.get(key)
+        places = each.where if before is None else tuple(dict.fromkeys((*before.where, *each.where)))
+        merged[key] = replace(before or each, where=places)
+    order = list(Reason)
+    return tuple(sorted(merged.values(), key=lambda each: order.index(each.reason)))
+
+
+def _write(
+    data: dict[str, object],
+    trainings: Sequence[ImportedTraining],
+    left: Sequence[NotCarried],
+    notes: Sequence[str],
+    target: Path,
+    source: Source,
+) -> ImportReport:
+    """Write the file, and return the report.
+
+    Raises:
+        InputError: experiment.yaml does not take what was written.
+    """
+    data = {"question": "", "task": "exact_match", **data}
+    _add_missing(data, notes := list(notes))
+    data = {key: data[key] for key in (*_ORDER, *(key for key in data if key not in _ORDER)) if key in data}
+    carried = tuple(_carried(trainings))
+    report = ImportReport(
+        path=str(target),
+        kind=source.kind,
+        title=source.title,
+        trainings=tuple(each.name for each in trainings),
+        carried=carried,
+        not_carried=_merged(left),
+        notes=tuple(dict.fromkeys(one_line(note) for note in notes)),
+    )
+    text = _commented(_header(report)) + to_yaml(data, _comments(carried)) + _commented(_footer(report))
+    read_experiment(text, str(target))
+    write_atomic(target, text)
+    return report
+
+
+def _add_missing(data: dict[str, object], notes: list[str]) -> None:
+    """Write a place for what an experiment needs and the source does not have."""
+    inner = data.setdefault("data", {})
+    assert isinstance(inner, dict)
+    varies = [*_keys(data.get("factors")), *(key for pair in _list(data.get("pairs")) for key in _keys(pair))]
+    if not inner.get("path"):
+        data["data"] = {"path": "data.jsonl", **{key: value for key, value in inner.items() if key != "path"}}
+        if "data.path" not in varies:
+            notes.append("the source names no dataset: set data.path")
+    if "models" in data and not any(_list(data["models"])):
+        del data["models"]
+    if "models" not in data and "models" not in varies:
+        data["models"] = ["MODEL"]
+        notes.append("the source names no model: set models")
+
+
+def _keys(value: object) -> list[str]:
+    return [str(key) for key in value] if isinstance(value, dict) else []
+
+
+def _list(value: object) -> list[object]:
+    return list(value) if isinstance(value, list) else []
+
+
+def _carried(trainings: Sequence[ImportedTraining]) -> Iterator[CarriedSetting]:
+    for key in dict.fromkeys(key for each in trainings for key in each.settings):
+        found = [each.settings[key] for each in trainings if key in each.settings]
+        values = tuple({_json(each.value): each.value for each in found}.values())
+        first = found[0]
+        yield CarriedSetting(
+            key=key,
+            values=values,
+            source=first.source,
+            where=first.where,
+            is_default=all(each.is_default for each in found),
+        )
+
+
+def _comments(carried: Iterable[CarriedSetting]) -> dict[str, str]:
+    """Return the source of each setting as a comment, where it is written for all trainings and as a factor."""
+    found: dict[str, str] = {}
+    for setting in carried:
+        source = f"the default of {setting.source}" if setting.is_default else setting.source
+        text = shorten(one_line(source), _SHOWN)
+        found |= {setting.key: text, f"factors.{setting.key}": text}
+    return found
+
+
+def _header(report: ImportReport) -> Iterator[str]:
+    """Yield the comments at the top of the file."""
+    count = plural(len(report.trainings), "training")
+    yield f"Imported from {count} ({report.title}): {shorten(one_line(', '.join(report.trainings)), 300)}"
+    yield "Every key is explained in docs/reference/experiment.md. Check it with `touchline check`."
+    for note in report.notes:
+        yield f"Note: {note}"
+    if report.not_carried:
+        yield "What is not as in the source stands at the end."
+
+
+def _footer(report: ImportReport) -> Iterator[str]:
+    """Yield the comments at the end of the file."""
+    for heading, lines in headed_lines(report.not_carried):
+        yield ""
+        yield heading
+        yield from (f"- {line}" for line in lines)
+
+
+def _commented(lines: Iterable[str]) -> str:
+    return "".join(f"# {line}".rstrip() + "\n" for line in lines)
+
+
+def headed_lines(left: Sequence[NotCarried]) -> Iterator[tuple[str, list[str]]]:
+    """Yield the list of what was not carried over, under a heading per reason."""
+    for reason, heading in _HEADINGS.items():
+        own = [line_of(each) for each in left if each.reason is reason]
+        if own:
+            yield f"Not as in the source, {heading}:", own
+
+
+def line_of(left: NotCarried) -> str:
+    """Return a value that was not carried over as one line: key, value, places, reason and what to do."""
+    value = shorten(one_line(json.dumps(left.value, ensure_ascii=False, default=str)), _SHOWN)
+    places = ", ".join(map(str, left.where[:_FILES_SHOWN]))
+    more = f" and {len(left.where) - _FILES_SHOWN} more" if len(left.where) > _FILES_SHOWN else ""
+    instead = f"; {left.instead}" if left.instead else ""
+    return one_line(f"{shorten(left.key, _SHOWN)}: {value} ({places}{more}): {left.why}{instead}")
+
+
+def stage_notes(report: ImportReport) -> tuple[str, ...]:
+    """Return the stages, and what the user should check of them."""
+    grave = [each for each in report.not_carried if each.reason not in (Reason.AUTOMATIC, Reason.OFF)]
+    return (f"stages: {', '.join(report.trainings)}", *report.notes, *map(line_of, grave))

@@ -1,0 +1,264 @@
+"""Files of an import: their kind by their content, and every error at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from touchline.backends.formats import ConfigFormat, ConfigReading
+from touchline.backends.imports import ImportTable
+from touchline.backends.registry import config_formats, import_table
+from touchline.core.errors import InputError, TouchlineError
+from touchline.core.files import read_text_bounded
+from touchline.core.finding import Finding, Location, Severity
+from touchline.core.text import first_of
+from touchline.spec.bounds import SIZE_LIMIT_BYTES
+from touchline.spec.foreign import Dialect, ForeignDocument, ForeignFileError, parse_foreign
+
+SUMMARY = "experiment_summary.yaml"
+MULTIRUN = "multirun.yaml"
+_ENDINGS = (".yaml", ".yml", ".json")
+_FILES_LIMIT = 1000
+"""Most configs of one folder."""
+
+
+class SourceKind(StrEnum):
+    """Kind of the files of an import."""
+
+    CRUIJFF_KIT = "cruijff_kit"
+    """An `experiment_summary.yaml` of cruijff_kit."""
+    STAGES = "stages"
+    """Stage configs of a QLoRA project."""
+    CONFIGS = "configs"
+    """Configs of one trainer; several are a sweep."""
+    HYDRA = "hydra"
+    """The folder of a Hydra multirun."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """Config of a trainer."""
+
+    path: Path
+    """The file."""
+    document: ForeignDocument
+    """Its content."""
+    reading: ConfigReading
+    """Its reading, with a training."""
+    format: ConfigFormat
+    """Its format."""
+    table: ImportTable
+    """What importing it needs."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Source:
+    """Files of an import."""
+
+    kind: SourceKind
+    """Their kind."""
+    title: str
+    """Their kind in words."""
+    path: Path
+    """The file or folder that the experiment is named after."""
+    configs: tuple[Config, ...] = ()
+    """Configs of a trainer."""
+    document: ForeignDocument | None = None
+    """The document of a summary."""
+    skipped: tuple[Path, ...] = ()
+    """Files of the folder that are of no kind."""
+
+
+def expected_sources() -> str:
+    """Return the kinds of sources in words."""
+    titles = [each.title for each in _formats()]
+    return f"{SUMMARY}, the folder of a Hydra multirun, or configs of one kind: {', '.join(titles)}"
+
+
+def _formats() -> list[ConfigFormat]:
+    return [each for each in config_formats() if import_table(each.name) is not None]
+
+
+def find_source(paths: Sequence[Path]) -> Source:
+    """Return the files that are named, or that a folder holds, with their kind.
+
+    Raises:
+        InputError: a file cannot be read, is of no kind or of several, or the files are of several kinds; all at once.
+    """
+    findings: list[Finding] = []
+    found: list[Source] = []
+    loose: list[Path] = []
+    skipped: list[Path] = []
+    for path in paths:
+        try:
+            if path.is_dir():
+                whole = list(_folders_kind(path))
+                found += whole
+                files = [] if whole else list(_config_files(path))
+                if not whole and not files:
+                    findings.append(source_fault(path, "has no YAML or JSON file in it"))
+                several = len(files) > 1
+                for file in files:
+                    (skipped if several and _is_other(file) else loose).append(file)
+            elif path.name == MULTIRUN and path.is_file():
+                found.append(_hydra(path.parent))
+            else:
+                loose.append(path)
+        except (OSError, ValueError) as error:
+            findings.append(source_fault(path, f"cannot be read: {error}"))
+    configs: list[Config] = []
+    for file in loose:
+        read = _read(file)
+        if isinstance(read, Config):
+            configs.append(read)
+        elif isinstance(read, Source):
+            found.append(read)
+        else:
+            findings += read
+    if findings:
+        raise InputError("the source cannot be imported", expected=expected_sources(), findings=findings)
+    if configs:
+        found.append(_of_configs(configs, paths, tuple(skipped)))
+    if len(found) != 1:
+        kinds = first_of((f"{each.path} ({each.title})" for each in found), 5)
+        message = f"the source is {len(found)} experiments: {kinds}" if found else "there is no source"
+        raise InputError(message, expected=f"one of: {expected_sources()}", hint="name one file or folder")
+    return found[0]
+
+
+def _of_configs(configs: Sequence[Config], paths: Sequence[Path], skipped: tuple[Path, ...]) -> Source:
+    """Return configs of one trainer as a source.
+
+    Raises:
+        InputError: they are of several trainers.
+    """
+    formats = {each.format.name: each.format for each in configs}
+    if len(formats) > 1:
+        findings = [source_fault(each.path, f"is of the kind {each.format.title}") for each in configs]
+        titles = ", ".join(each.title for each in formats.values())
+        raise InputError(
+            f"the configs are of {len(formats)} kinds: {titles}", expected="configs of one kind", findings=findings
+        )
+    (format_,) = formats.values()
+    stems = [each.path.stem for each in configs]
+    twins = [each for each in configs if each.table.has_stages and stems.count(each.path.stem) > 1]
+    if twins:
+        findings = [source_fault(each.path, f"is one of two configs named {each.path.stem}") for each in twins]
+        raise InputError("a stage is named after its file", expected="files of different names", findings=findings)
+    stages = configs[0].table.has_stages
+    path = paths[0] if len(paths) == 1 else configs[0].path.parent
+    return Source(
+        kind=SourceKind.STAGES if stages else SourceKind.CONFIGS,
+        title=format_.title,
+        path=path,
+        configs=tuple(configs),
+        skipped=skipped,
+    )
+
+
+def _folders_kind(folder: Path) -> Iterator[Source]:
+    """Yield the experiments that a folder holds by the names of its files."""
+    if (folder / MULTIRUN).is_file() or any(folder.glob("*/.hydra/config.yaml")):
+        yield _hydra(folder)
+    if (folder / SUMMARY).is_file():
+        read = _read(folder / SUMMARY)
+        if isinstance(read, Source):
+            yield read
+        else:
+            findings = read if isinstance(read, list) else [source_fault(folder / SUMMARY, "is a trainer's config")]
+            raise InputError("the source cannot be imported", expected=expected_sources(), findings=findings)
+
+
+def _hydra(folder: Path) -> Source:
+    return Source(kind=SourceKind.HYDRA, title="Hydra multirun", path=folder)
+
+
+def _config_files(folder: Path) -> Iterator[Path]:
+    """Yield the configs in a folder; those one level below if it has none itself."""
+    for pattern in ("*", "*/*"):
+        files = sorted(each for each in folder.glob(pattern) if each.suffix.lower() in _ENDINGS and each.is_file())
+        if len(files) > _FILES_LIMIT:
+            raise ValueError(f"more than {_FILES_LIMIT:,} files")
+        if files:
+            yield from files
+            return
+
+
+def _is_other(path: Path) -> bool:
+    """Return True if a file is a readable mapping of no kind: data, or another program's settings."""
+    if path.suffix.lower() == ".json":
+        return not isinstance(_read(path), Config)
+    try:
+        document = parse_foreign(read_text_bounded(path, SIZE_LIMIT_BYTES), str(path), "pyyaml")
+    except (TouchlineError, ForeignFileError, OSError):
+        return False
+    return not _is_summary(document.data) and not any(each.claims(document.data, path.name) for each in _formats())
+
+
+def _is_summary(data: dict[str, object]) -> bool:
+    """Return True for cruijff_kit's summary of an experiment."""
+    groups = ("experiment", "controls", "models", "data", "evaluation", "tools", "variables")
+    return isinstance(data.get("experiment"), dict) and sum(isinstance(data.get(key), dict) for key in groups) >= 3
+
+
+def _read(path: Path) -> Config | Source | list[Finding]:
+    """Return a file by its content, or its errors."""
+    try:
+        text = read_text_bounded(path, SIZE_LIMIT_BYTES)
+    except (TouchlineError, OSError, ValueError) as error:
+        return [source_fault(path, f"cannot be read: {error}")]
+    documents, faults = _documents(path, text)
+    claimed: list[Config | Source] = []
+    wrong: list[Finding] = []
+    for format_ in config_formats():
+        document = documents.get(format_.dialect)
+        if document is None or not format_.claims(document.data, path.name):
+            continue
+        table = import_table(format_.name)
+        if table is None:
+            wrong.append(source_fault(path, f"is a {format_.title}, which is not imported"))
+            continue
+        reading = format_.read(document)
+        errors = [each for each in reading.findings if each.severity is Severity.ERROR]
+        if not reading.trainings:
+            wrong.append(source_fault(path, f"is a {format_.title} that states no training"))
+        elif table.has_stages and errors:
+            # The script of the stages reads settings without a default, so an error is no training.
+            wrong += errors
+        else:
+            claimed.append(Config(path=path, document=document, reading=reading, format=format_, table=table))
+    summary = documents.get("pyyaml")
+    if summary is not None and _is_summary(summary.data):
+        title = "cruijff_kit experiment_summary.yaml"
+        claimed.append(Source(kind=SourceKind.CRUIJFF_KIT, title=title, path=path, document=summary))
+    if len(claimed) == 1:
+        return claimed[0]
+    if claimed:
+        titles = [each.format.title if isinstance(each, Config) else each.title for each in claimed]
+        return [source_fault(path, f"may be of {len(claimed)} kinds: {', '.join(titles)}")]
+    return wrong or faults[:1] or [source_fault(path, "is of no kind that can be imported")]
+
+
+def _documents(path: Path, text: str) -> tuple[dict[Dialect, ForeignDocument], list[Finding]]:
+    """Return a file as each loader reads it, and the errors of those that cannot."""
+    documents: dict[Dialect, ForeignDocument] = {}
+    faults: list[Finding] = []
+    dialects: tuple[Dialect, ...] = ("pyyaml", "omegaconf")
+    for dialect in dialects:
+        try:
+            documents[dialect] = parse_foreign(text, str(path), dialect)
+        except ForeignFileError as error:
+            message = f"cannot be read: {error.finding.message}"
+            if error.finding.severity is not Severity.ERROR:
+                message = "is a template: fill in its {{ }} first, and import the result"
+            faults.append(source_fault(path, message, error.finding.where))
+    return documents, faults
+
+
+def source_fault(path: Path, message: str, where: Location | None = None) -> Finding:
+    """Return the error of a file."""
+    name = path.name or str(path)
+    where = where or Location(path=str(path))
+    return Finding(code="BK010", severity=Severity.ERROR, subject=name, message=f"{name} {message}", where=where)

@@ -1,0 +1,370 @@
+"""`touchline import`: every value of a source is carried over or listed, and several trainings are one design."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from tests.backends.config_files import format_of
+from tests.faults.case import base, changed
+
+from tools.tiny_model import write_tiny_model
+from touchline import api
+from touchline.backends.imports import Carried, ImportedTraining, Reason, carry_training, dotted, leaves, left_over
+from touchline.backends.registry import import_table
+from touchline.core.errors import InputError, PolicyError
+from touchline.core.finding import Location, Severity
+from touchline.data.user_config import UserConfig
+from touchline.run.imports.design import design_of
+from touchline.run.imports.importing import ImportReport
+from touchline.run.imports.places import LocalPlaces
+from touchline.run.imports.sources import SourceKind
+from touchline.spec.expand import expand
+from touchline.spec.foreign import parse_foreign
+from touchline.spec.names import ModelLabel
+from touchline.spec.overlay import setting
+from touchline.spec.read import LoadedExperiment, read_experiment
+from touchline.spec.write import to_yaml
+
+pytestmark = pytest.mark.planning
+
+TRAINERS = ("axolotl", "llamafactory", "qlora_stage")
+SUMMARY = """\
+experiment: {name: ranks 1, project: capitalization, question: "Does rank matter?", date: "2026-01-02", dir: /x}
+tools: {preparation: torchtune, evaluation: inspect-ai}
+variables: {lora_rank: [4, 8]}
+controls:
+  {system_prompt: "", prompt: "Capitalize: {input}\\n", dataset_type: chat_completion, epochs: 2, batch_size: 4,
+   gradient_accumulation_steps: 2, validation_during_training: true, vibe: good}
+models: {base: [{name: Tiny-1M, path: models/Tiny-1M, size_gb: 0.1}]}
+data: {training: {path: words.json, dataset_label: words, format: json, size_kb: 1}}
+output: {wandb_project: p}
+runs:
+  - {name: r4, type: fine-tuned, model: Tiny-1M, parameters: {lora_rank: 4}}
+  - {name: r8, type: fine-tuned, model: Tiny-1M, parameters: {lora_rank: 8, lr: 3e-4, mood: calm}}
+  - {name: base, type: control, model: Tiny-1M, parameters: {}}
+  - {name: old, type: eval-only, model: Tiny-1M, parameters: {checkpoint_path: /old}}
+evaluation:
+  temperature: 0.0
+  max_tokens: 7
+  scorers: [{name: match}]
+  tasks: [{name: cap, script: task.py, dataset: same}]
+  matrix: [{run: r4, tasks: [cap], epochs: [0, 1]}, {run: r8, tasks: [cap], epochs: [0, 1]}]
+"""
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a new working directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def imported(*paths: Path, out: str = "new/experiment.yaml") -> tuple[ImportReport, LoadedExperiment]:
+    """Import files, and read what was written."""
+    report = api.import_experiment(paths, Path(out))
+    return report, read_experiment(Path(report.path).read_text(encoding="utf-8"), report.path)
+
+
+def write_jobs(folder: Path) -> None:
+    """Write a Hydra multirun of two learning rates and two seeds."""
+    write(folder / "multirun.yaml", "hydra:\n  launcher: {}\n")
+    for job, (rate, seed) in enumerate((rate, seed) for rate in ("1e-4", "3e-4") for seed in (1, 2)):
+        text = f"""\
+model: {{name: org/Tiny-1M, hidden: 8}}
+lora: {{r: 8, alpha: 16}}
+trainer: {{lr: {rate}, epochs: 1, batch_size: 4, grad_accum: 2, scheduler: cosine, max_length: 128}}
+data: {{path: "${{root}}/rows.jsonl"}}
+root: data
+seed: {seed}
+dropout_schedule: s{job}
+"""
+        write(folder / str(job) / ".hydra" / "config.yaml", text)
+        write(folder / str(job) / ".hydra" / "overrides.yaml", f"- trainer.lr={rate}\n- seed={seed}\n- gone=1\n")
+
+
+# ------------------------------------------------------------------------------------------------ nothing is dropped
+
+EXTRA = st.dictionaries(
+    st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=12).map(
+        lambda name: f"z{name}"
+    ),
+    st.one_of(st.none(), st.booleans(), st.integers(-9, 9), st.text(max_size=8), st.lists(st.integers(), max_size=2)),
+    max_size=4,
+)
+
+
+@given(trainer=st.sampled_from(TRAINERS), extra=EXTRA, nested=EXTRA)
+def test_every_value_is_carried_over_or_listed(
+    trainer: str, extra: dict[str, object], nested: dict[str, object]
+) -> None:
+    """Whatever keys stand in a config: each is the source of a setting, or in the list with its line."""
+    known = yaml.safe_load(base(trainer))
+    data = {**known, **{key: value for key, value in extra.items() if key not in known}, "zz": nested or 1}
+    format_ = format_of(trainer)
+    document = parse_foreign(yaml.safe_dump(data, allow_unicode=True), "config.yaml", format_.dialect)
+    reading, table = format_.read(document), import_table(trainer)
+    assert table is not None
+    training = carry_training("a", document, reading, table, LocalPlaces(Path(), Path()))
+    left = [*training.left, *left_over(document, reading, table, training.seen)]
+    listed = {each.key: each for each in left}
+    for path, value in leaves(document.data):
+        key = dotted(path)
+        if path[0] in extra or path[0] == "zz":
+            assert listed[key].value == value
+            assert listed[key].where[0].line is not None
+            assert listed[key].reason in (Reason.UNKNOWN, Reason.OFF)
+        else:
+            assert any(dotted(path[:end]) in {*listed, *training.seen} for end in range(1, len(path) + 1)), key
+    assert {each.source for each in training.settings.values() if not each.is_default} != set()
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_a_dotted_name_is_not_taken_for_a_nested_key(trainer: str) -> None:
+    document = parse_foreign(f'{base(trainer)}\n"lora.r": 77\n"train.lr": 0.5\n', "a.yaml", format_of(trainer).dialect)
+    reading, table = format_of(trainer).read(document), import_table(trainer)
+    assert table is not None
+    training = carry_training("a", document, reading, table, LocalPlaces(Path(), Path()))
+    left = [(each.key, each.value) for each in left_over(document, reading, table, training.seen)]
+    assert ("lora.r", 77) in left
+    assert ("train.lr", 0.5) in left
+
+
+# ------------------------------------------------------------------------------------------------ designs
+
+LEVELS: Mapping[str, tuple[object, ...]] = {
+    "models": ("A", "B"),
+    "seeds": (1, 2, 3),
+    "train.learning_rate": (1e-4, 2e-4),
+    "train.lora.rank": (4, 8),
+    "train.lora.target_modules": (["q_proj"], ["q_proj", "v_proj"]),
+    "train.epochs": (1, 2),
+}
+
+
+ROWS = st.fixed_dictionaries({key: st.sampled_from(levels) for key, levels in LEVELS.items()})
+
+
+@hypothesis_settings(max_examples=30)
+@given(st.lists(ROWS, min_size=1, max_size=8))
+def test_the_design_has_exactly_the_trainings_of_the_source(rows: list[dict[str, Any]]) -> None:
+    """Crossed, paired or with gaps: the runs of experiment.yaml are those that were read, or a note says which."""
+    where = Location(path="a")
+    trainings = [
+        ImportedTraining(
+            name=str(index),
+            settings={key: Carried(value=value, source=key, where=where) for key, value in row.items()},
+            left=(),
+        )
+        for index, row in enumerate(rows)
+    ]
+    data, notes = design_of(trainings)
+    data = {"name": "x", **data, "data": {"path": "x"}}
+    loaded = read_experiment(to_yaml(data), "experiment.yaml")
+    labels = {name: ModelLabel(name=name, size="1B", family="f") for name in ("A", "B")}
+    runs = expand(loaded.experiment, labels, loaded.document)
+
+    def shown(row: Mapping[str, Any]) -> str:
+        return json.dumps({key: row[key] for key in LEVELS})
+
+    made = {
+        shown(
+            {
+                "models": run.model,
+                "seeds": run.seed,
+                **{key: setting_of(run, key) for key in LEVELS if "." in key},
+            }
+        )
+        for run in runs
+    }
+    wanted = {shown(row) for row in rows}
+    assert wanted <= made
+    extra = sum("the source has no run with" in note for note in notes)
+    assert len(made) == len(wanted) + extra
+    assert any("the same run" in note for note in notes) == (len(wanted) < len(rows))
+
+
+def setting_of(run: Any, key: str) -> object:
+    value = setting(run, key)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def test_a_folder_of_configs_is_one_experiment_with_factors(here: Path) -> None:
+    """Rank and alpha that keep their ratio are one factor; what differs and is lost is named."""
+    for rank in (8, 32):
+        for rate in ("1e-4", "2e-4"):
+            text = changed(base("axolotl"), "lora_r: 16", f"lora_r: {rank}")
+            text = changed(text, "lora_alpha: 32", f"lora_alpha: {2 * rank}")
+            text = changed(text, "learning_rate: 0.0002", f"learning_rate: {rate}")
+            text += f"rope_theta: {rank}\n"
+            write(here / "sweep" / f"r{rank}_{rate}.yaml", text)
+    write(here / "sweep" / "ds.json", '{"zero_optimization": {"stage": 2}}')
+    report, loaded = imported(here / "sweep")
+    experiment = loaded.experiment
+    assert (report.kind, len(report.trainings)) == (SourceKind.CONFIGS, 4)
+    assert experiment.factors == {"train.learning_rate": [1e-4, 2e-4], "train.lora.rank": [32, 8]}
+    assert experiment.name == "sweep"
+    assert any("differ between the trainings" in note and "rope_theta" in note for note in report.notes)
+    assert any("ds.json" in note for note in report.notes)
+    (rate,) = (each for each in report.carried if each.key == "train.learning_rate")
+    assert (rate.source, set(rate.values)) == ("learning_rate", {1e-4, 2e-4})
+    shared = next(each for each in report.not_carried if each.key == "dataset_prepared_path")
+    assert len(shared.where) == 4
+
+
+def test_a_registered_dataset_is_found_beside_the_config(here: Path) -> None:
+    registry = {"quotations": {"file_name": "q.json", "columns": {"prompt": "who", "response": "what"}}}
+    write(here / "configs" / "data" / "dataset_info.json", json.dumps(registry))
+    _, loaded = imported(write(here / "configs" / "a.yaml", base("llamafactory")))
+    assert loaded.experiment.data.path == "../configs/data/q.json"
+    assert (loaded.experiment.data.input, loaded.experiment.data.output) == ("who", "what")
+
+
+def test_a_summary_becomes_factors_controls_and_the_task(here: Path) -> None:
+    report, loaded = imported(write(here / "kit" / "experiment_summary.yaml", SUMMARY))
+    experiment = loaded.experiment
+    assert (report.kind, report.trainings) == (SourceKind.CRUIJFF_KIT, ("r4", "r8"))
+    assert (experiment.name, experiment.question, experiment.task) == ("ranks_1", "Does rank matter?", "capitalization")
+    assert experiment.pairs == (
+        {"train.learning_rate": 1e-4, "train.lora.rank": 4},
+        {"train.learning_rate": 3e-4, "train.lora.rank": 8},
+    )
+    assert (experiment.controls, experiment.seeds, experiment.models) == (("base",), (14,), ("Tiny-1M",))
+    assert (experiment.train.global_batch_size, experiment.train.epochs) == (8, 2)
+    assert (experiment.evaluate.epochs, experiment.evaluate.max_new_tokens) == ("all", 7)
+    assert experiment.data.prompt == "Capitalize: {input}\n"
+    assert experiment.data.path == "../kit/words.json"
+    left = {each.key: each for each in report.not_carried}
+    assert left["runs.1.parameters.mood"].value == "calm"
+    assert left["controls.vibe"].value == "good"
+    assert left["runs.3"].value["parameters"] == {"checkpoint_path": "/old"}  # type: ignore[index]
+    assert any("mood" in note for note in report.notes)
+
+
+def test_a_multirun_can_be_checked_and_planned(here: Path) -> None:
+    """Paths follow the folder that the multirun lies in; what its data and model allow, the plan accepts."""
+    write_jobs(here / "multirun")
+    rows = [{"input": f"what is {n}", "output": f"{n % 7}"} for n in range(60)]
+    write(here / "multirun" / "data" / "rows.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    write_tiny_model(here / "models" / "Tiny-1M")
+    report, loaded = imported(here / "multirun")
+    assert loaded.experiment.factors == {"train.learning_rate": [1e-4, 3e-4]}
+    assert loaded.experiment.seeds == (1, 2)
+    assert report.kind is SourceKind.HYDRA
+    assert any("dropout_schedule" in note for note in report.notes)
+    assert any("gone=1" in note for note in report.notes)
+    settings = UserConfig(models_dir=here / "models", cache_dir=here / "cache", history_dir=here / "history")
+    checked, findings = api.check([Path(report.path)], settings)
+    assert [each for each in findings if each.severity is Severity.ERROR] == []
+    assert checked.errors == 0
+    assert len(api.plan(Path(report.path), settings, dry_run=True).plan.runs) == 4
+
+
+# ------------------------------------------------------------------------------------------------ hostile input
+
+HOSTILE = {
+    "empty.yaml": ("", "the file is empty"),
+    "list.yaml": ("- a\n- b\n", "key: value"),
+    "broken.yaml": ("a: [1\nb: }\n", "not YAML"),
+    "template.yaml": ("base_model: {{ model }}\nlora_r: {% raw %}\n", "is a template"),
+    "other.yaml": ("a: 1\n", "of no kind"),
+    "tag.yaml": ("a: !!python/object/apply:os.system [ls]\n", "tag"),
+    "huge.yaml": ("# " + "x" * (1 << 20) + "\na: 1\n", "larg"),
+}
+
+
+def test_hostile_files_are_refused_all_at_once(here: Path) -> None:
+    files = [write(here / name, text) for name, (text, _) in HOSTILE.items()]
+    (here / "binary.yaml").write_bytes(b"\xff\x00\xfe")
+    with pytest.raises(InputError) as caught:
+        api.import_experiment([*files, here / "binary.yaml", here / "absent.yaml"], here / "e.yaml")
+    messages = {finding.subject: finding.message for finding in caught.value.findings}
+    for name, (_, words) in HOSTILE.items():
+        assert words in messages[name], (name, messages[name])
+    assert {"binary.yaml", "absent.yaml"} <= messages.keys()
+    assert "experiment_summary.yaml" in (caught.value.expected or "")
+    assert not (here / "e.yaml").exists()
+
+
+def test_sources_of_several_kinds_are_an_error_that_names_each(here: Path) -> None:
+    write(here / "mixed" / "a.yaml", base("axolotl"))
+    write(here / "mixed" / "b.yaml", base("llamafactory"))
+    with pytest.raises(InputError, match="2 kinds") as caught:
+        api.import_experiment([here / "mixed"])
+    assert len(caught.value.findings) == 2
+    write_jobs(here / "both")
+    write(here / "both" / "experiment_summary.yaml", SUMMARY)
+    with pytest.raises(InputError, match="2 experiments"):
+        api.import_experiment([here / "both"])
+    (here / "none").mkdir()
+    for source in (here / "none", here / "multirun.yaml"):
+        with pytest.raises(InputError) as caught:
+            api.import_experiment([source])
+        assert caught.value.findings
+    (here / "both" / "experiment_summary.yaml").unlink()
+    write(here / "both" / "2" / ".hydra" / "config.yaml", "- a\n")
+    (here / "both" / "3" / ".hydra" / "config.yaml").unlink()
+    with pytest.raises(InputError) as caught:
+        api.import_experiment([here / "both"])
+    assert len(caught.value.findings) == 2
+
+
+def test_an_existing_file_is_never_replaced(here: Path) -> None:
+    source = write(here / "a.yaml", base("axolotl"))
+    report, _ = imported(source)
+    before = Path(report.path).read_bytes()
+    with pytest.raises(PolicyError):
+        api.import_experiment([source], Path(report.path))
+    assert Path(report.path).read_bytes() == before
+    with pytest.raises(PolicyError):
+        api.import_experiment([source], source / "experiment.yaml")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key"),
+    [
+        ("learning_rate: 0.0002", "learning_rate: -1", "learning_rate"),
+        ("num_epochs: 2", "num_epochs: 1.5", "num_epochs"),
+        ("lora_r: 16", "lora_r: many", "lora_r"),
+        ("optimizer: adamw_bnb_8bit", "optimizer: lion_8bit", "optimizer"),
+        ("lr_scheduler: cosine", "lr_scheduler: rex", "lr_scheduler"),
+        ("warmup_ratio: 0.05", "warmup_steps: 10", "warmup_steps"),
+        ("val_set_size: 0.05", "val_set_size: 200", "val_set_size"),
+        ("output_dir: outputs/alpaca", 'output_dir: "a\\u2028name: evil\\nx: 1"', "output_dir"),
+        ("lora_r: 16", "lora_r: .nan", "lora_r"),
+    ],
+)
+def test_a_value_that_experiment_yaml_does_not_take_is_listed(here: Path, old: str, new: str, key: str) -> None:
+    report, loaded = imported(write(here / "a.yaml", changed(base("axolotl"), old, new)))
+    assert any(each.key == key for each in report.not_carried)
+    assert loaded.experiment.name == "a"
+
+
+@pytest.mark.skipif("TOUCHLINE_SAMPLES" not in os.environ, reason="TOUCHLINE_SAMPLES is not set")
+@pytest.mark.parametrize(
+    ("name", "model", "rank"),
+    [
+        ("cfg_axolotl_llama-3_qlora-1b.yml", "Llama-3.2-1B", 32),
+        ("cfg_lf_train_lora_qwen3_lora_sft.yaml", "Qwen3-4B-Instruct-2507", 8),
+        ("lf_qlora_medical.yaml", "Qwen2.5-7B-Instruct", 8),
+        ("cfg_seedrepo_exp3_stage1.yaml", "Qwen3-VL-8B-Instruct", 4),
+    ],
+)
+def test_published_configs(here: Path, name: str, model: str, rank: int) -> None:
+    report, loaded = imported(Path(os.environ["TOUCHLINE_SAMPLES"]) / name)
+    assert (loaded.experiment.models, loaded.experiment.train.lora.rank) == ((model,), rank)
+    assert not [each for each in report.not_carried if each.reason is Reason.UNKNOWN]
