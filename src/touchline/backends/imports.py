@@ -24,10 +24,11 @@ from touchline.backends.hf_loop import HF_OPTIMIZERS
 from touchline.core.finding import Location
 from touchline.spec import defaults
 from touchline.spec.document import Key, YamlDocument
-from touchline.spec.experiment import Experiment
+from touchline.spec.experiment import DataConfig, Experiment
 from touchline.spec.foreign import ForeignDocument
 from touchline.spec.overlay import with_settings
 from touchline.spec.partial import Stated, StatedSource, StatedTraining
+from touchline.spec.validate import adapter
 
 MODEL, SEED = "models", "seeds"
 """Keys of a run's settings beside those of `data`, `train` and `evaluate`: its model and its seed."""
@@ -206,7 +207,8 @@ HF_NOTES: Mapping[str, Note] = {
 """Reasons that hold for every trainer that is built on transformers."""
 _ALL_LAYERS = (("all-linear",), ("all",))
 _NO_VALUE: tuple[object, ...] = (None, "", [], {})
-_STAND_IN = Experiment(name="x", models=["x"], data={"path": "x"})
+STAND_IN = adapter(Experiment).validate_python({"name": "x", "models": ("x",), "data": DataConfig(path="x")})
+"""Experiment with touchline's defaults."""
 NOWHERE = YamlDocument(path="", root=CommentedMap(), data={})
 """Document of settings that are in no file."""
 
@@ -225,7 +227,7 @@ def setting_problem(key: str, value: object) -> str | None:
 
 @functools.lru_cache(maxsize=4096)
 def _problem(key: str, value: str) -> str | None:
-    _, findings = with_settings(_STAND_IN, {key: json.loads(value)}, NOWHERE)
+    _, findings = with_settings(STAND_IN, {key: json.loads(value)}, NOWHERE)
     return findings[0].message if findings else None
 
 

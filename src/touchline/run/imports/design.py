@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
-from touchline.backends.imports import MODEL, SEED, ImportedTraining, nested
+from touchline.backends.imports import MODEL, SEED, STAND_IN, ImportedTraining, nested
 from touchline.spec.defaults import LORA_ALPHA_PER_RANK
 from touchline.spec.experiment import Experiment
 from touchline.spec.overlay import setting
@@ -26,10 +26,9 @@ def design_of(trainings: Sequence[ImportedTraining]) -> tuple[dict[str, object],
     Args:
         trainings: at least one.
     """
-    stand_in = Experiment(name="x", data={"path": "x"})
-    defaults = json.loads(adapter(Experiment).dump_json(stand_in))
+    defaults = json.loads(adapter(Experiment).dump_json(STAND_IN))
     keys = sorted({key for each in trainings for key in each.settings}, key=_order)
-    rows = [{key: _value(each, key, stand_in, defaults) for key in keys} for each in trainings]
+    rows = [{key: _value(each, key, defaults) for key in keys} for each in trainings]
     if all(_has_default_alpha(row) for row in rows) and len({_text(row[_RANK]) for row in rows}) > 1:
         keys.remove(_ALPHA)
     varying = [key for key in keys if len({_text(row[key]) for row in rows}) > 1]
@@ -103,13 +102,13 @@ def _order(key: str) -> int:
     return dotted_keys(Experiment).index(key)
 
 
-def _value(training: ImportedTraining, key: str, stand_in: Experiment, defaults: Mapping[str, object]) -> object:
+def _value(training: ImportedTraining, key: str, defaults: Mapping[str, object]) -> object:
     found = training.settings.get(key)
     if found is not None:
         return found.value
     if key in (MODEL, SEED):
         return "" if key == MODEL else 1
-    value = setting(stand_in, key)
+    value = setting(STAND_IN, key)
     if isinstance(value, str | int | float | bool) or value is None:
         return value
     node: object = defaults
