@@ -10,12 +10,14 @@ import re
 import shlex
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pexpect
 import pytest
 from tests.cases import some
+from tests.history.made import make_record, number
 from typer.main import get_command
 
 from tools.tiny_model import write_tiny_model
@@ -25,6 +27,8 @@ from touchline.cli.main import main as run_main
 from touchline.core.errors import InputError, PolicyError
 from touchline.core.finding import Severity
 from touchline.data.user_config import UserConfig
+from touchline.history.history import store_record
+from touchline.history.reading import SourcedText
 from touchline.run.interview.interview import AnswerSource
 from touchline.run.interview.questions import QUESTIONS
 from touchline.run.interview.templates import TEMPLATES
@@ -213,7 +217,6 @@ def test_a_wrong_answer_is_asked_again_and_ctrl_c_leaves_nothing(settings: UserC
     assert terminal.end() == 130
     assert "no experiment was written" in terminal.seen
     assert not (tmp_path / "exp").exists()
-    assert not [path for path in Path("/tmp").glob("touchline-init-*") if path.stat().st_uid != os.getuid()]
     line = re.sub(r"\r\n", "\n", terminal.seen).partition("with these answers: ")[2].strip()
     words = shlex.split(line)
     expected = [*("touchline", "init", "exp", "--vary", "rank=8,16", "--data", "reviews.csv")]
@@ -278,6 +281,53 @@ def test_every_template_passes_check_and_can_be_planned(name: str, settings: Use
     assert len(before) >= 2
     api.init(tmp_path / "exp", settings, template=name, replace_existing=True)
     assert {path: path.read_bytes() for path in (tmp_path / "exp").rglob("*") if path.is_file()} == before
+
+
+def test_defaults_come_from_past_runs_and_the_user_config(settings: UserConfig, tmp_path: Path) -> None:
+    """The model with most runs, and the epochs and learning rate of its newest; SLURM where the config file has it."""
+    write_tiny_model(tmp_path / "models" / "Tiny-2M-Instruct", seed=1)
+    for name, model in (("one", "Tiny-1M-Instruct"), ("two", "Tiny-2M-Instruct"), ("three", "Tiny-2M-Instruct")):
+        record = make_record(
+            name, model=SourcedText(value=model), epochs=number(3), learning_rate=number(5e-4), steps_done=number(9)
+        )
+        store_record(settings.history_dir, replace(record, origin="touchline", experiment="before", run=name))
+    answers = {answer.question: answer for answer in api.init(None, settings, defaults=True).answers}
+    assert [answers[name].texts for name in ("model", "epochs", "learning_rate")] == [
+        ("Tiny-2M-Instruct",),
+        ("3",),
+        ("0.0005",),
+    ]
+    assert "past run" in answers["epochs"].reason
+
+
+def test_starting_needs_a_flag_or_a_yes(
+    settings: UserConfig, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    started: list[Path] = []
+    monkeypatch.setattr("touchline.cli.main.run", started.append)
+    assert _run(monkeypatch, "init", "--yes") == 0
+    assert started == []
+    assert _run(monkeypatch, "init", "again", "--yes", "--start") == 0
+    assert started == [Path("again")]
+    assert _run(monkeypatch, "init", "more", "--yes", "--start", "--json") == 2
+    capfd.readouterr()
+
+
+def test_data_without_rows_to_train_on_is_an_error(settings: UserConfig, tmp_path: Path) -> None:
+    """One row, no training split, a folder, another model: refused, or written and planned, never a traceback."""
+    (tmp_path / "folder.csv").mkdir()
+    for name, content in (
+        ("test.json", json.dumps({"test": [{"input": "a", "output": "b"}]})),
+        ("one.jsonl", json.dumps({"input": "a", "output": "b"}) + "\n"),
+        ("columns.csv", "a,b\n"),
+    ):
+        (tmp_path / name).write_text(content)
+    for name in ("test.json", "one.jsonl", "columns.csv", "folder.csv"):
+        with pytest.raises(InputError):
+            api.init(tmp_path / "exp", settings, data=Path(name))
+        assert not (tmp_path / "exp").exists()
+    with pytest.raises(InputError):
+        api.init(tmp_path / "exp", settings, template="vision")
 
 
 def test_a_chain_of_own_files_and_a_comparison_of_datasets(settings: UserConfig, tmp_path: Path) -> None:

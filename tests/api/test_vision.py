@@ -19,8 +19,10 @@ from tests.api.kills import kill_first_process, training_processes, wait_for_ste
 from tests.tiny_vision import build_tiny_vision_model, write_colors
 from transformers import AutoModelForImageTextToText
 
+from tools.tiny_model import write_tiny_model
 from touchline import api
-from touchline.core.errors import PlanDriftError
+from touchline.core.errors import InputError, PlanDriftError
+from touchline.core.finding import Severity
 from touchline.data.datasets import load_examples
 from touchline.data.evaluations import EVALUATION_FILE, read_evaluation_config
 from touchline.data.images import PixelBatch, load_pixels
@@ -65,6 +67,22 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_colors(folder / "data", COUNT)
     (folder / "experiment.yaml").write_text(EXPERIMENT, encoding="utf-8")
     return folder
+
+
+def test_the_template_for_images_passes_check_and_can_be_planned(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With pictures of its own; a model that reads no images is refused."""
+    monkeypatch.chdir(tmp_path)
+    settings = UserConfig(models_dir=place / "models", cache_dir=tmp_path / "cache", history_dir=tmp_path / "history")
+    made = api.init(tmp_path / "exp", settings, template="vision")
+    report, _ = api.check([made.path.parent], settings)
+    assert [finding for finding in report.findings if finding.severity is Severity.ERROR] == []
+    plan = api.plan(made.path, settings, dry_run=True).plan
+    assert next(iter(plan.datasets.values())).images == 80
+    write_tiny_model(tmp_path / "Blind-1M")
+    with pytest.raises(InputError, match="cannot be used"):
+        api.init(tmp_path / "other", settings, template="vision", model=str(tmp_path / "Blind-1M"))
 
 
 def call(place: Path, *words: str) -> subprocess.CompletedProcess[str]:

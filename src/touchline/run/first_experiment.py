@@ -276,7 +276,7 @@ def _flow(value: object) -> str:
     """Return a value as YAML: lists in brackets, numbers that no reader takes for texts."""
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_flow, value))}]"
-    return to_yaml({"": value})[2:].strip() if isinstance(value, float) else _quoted(value)
+    return to_yaml({"x": value}).partition(": ")[2].strip() if isinstance(value, float) else _quoted(value)
 
 
 def _data_lines(interview: Interview, path: str) -> Iterator[str]:

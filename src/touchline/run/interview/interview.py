@@ -199,17 +199,20 @@ class Interview:
     @functools.cached_property
     def usable_models(self) -> list[ModelInfo]:
         """Models under models_dir that can be trained on such data."""
-        found = find_models(self.settings.models_dir)
+        found = [model for model in find_models(self.settings.models_dir) if not model_errors(model)]
         return [model for model in found if model.vision or not self.has_images]
 
     def load_model(self, name: str) -> ModelInfo:
         """Return a model by name or path.
 
         Raises:
-            InputError: it is not on this machine.
+            InputError: it is not on this machine, or has errors.
         """
         if name not in self._models:
-            self._models[name] = load_model(name, self.settings.models_dir)
+            model = load_model(name, self.settings.models_dir)
+            if errors := model_errors(model):
+                raise InputError(f"{model.name} cannot be used", findings=errors)
+            self._models[name] = model
         return self._models[name]
 
     @property
@@ -485,6 +488,11 @@ def plain_name(text: str) -> str:
     """Return a text as a name of a folder."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "_", text).strip("._-")
     return name[:60] or "experiment"
+
+
+def model_errors(model: ModelInfo) -> list[Finding]:
+    """Return the errors of a model's folder."""
+    return [finding for finding in model.findings if finding.severity is Severity.ERROR]
 
 
 def _unusable(columns: DataConfig, errors: Sequence[Finding]) -> InputError:

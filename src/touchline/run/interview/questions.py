@@ -151,11 +151,10 @@ def _model_default(interview: Interview) -> Defaulted:
     if len(found) == 1:
         return Default(text=found[0].name, reason=f"the only {kind} in models_dir")
     used = interview.runs_by_model
-    known = [model for model in found if used.get(model.name)]
-    if known:
-        most = max(known, key=lambda model: used[model.name])
+    most = max(found, key=lambda model: used[model.name])
+    if used[most.name]:
         return Default(text=most.name, reason=f"most past runs in the history: {used[most.name]}")
-    smallest = min(found, key=lambda model: model.num_parameters)
+    smallest = min(found, key=lambda model: (not model.has_chat_template, model.num_parameters))
     return Default(text=smallest.name, reason=f"the smallest {kind} of {len(found)} in models_dir")
 
 
