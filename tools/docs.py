@@ -125,6 +125,11 @@ FORMATS = (
     Format(schema="export", type="report.trackers.protocol:Export", what="what `touchline export --json` prints"),
     Format(schema="publish", type="report.local.publishing:Published", what="what `touchline publish --json` prints"),
     Format(
+        schema="reproduce",
+        type="results.reproduction:Reproduction",
+        what="what `touchline reproduce --json` prints",
+    ),
+    Format(
         schema="general",
         type="data.benchmarks:GeneralMarker",
         what="general/*.touchline.json, whose scores a results file of lm-evaluation-harness holds",

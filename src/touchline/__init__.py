@@ -36,7 +36,8 @@ _VERBS: tuple[str, ...] = (
         "cancel",
         "status",
     ),
-    *("evaluate", "results", "collect", "report", "figures", "compare", "export", "publish", "clean", "demo"),
+    *("evaluate", "results", "collect", "report", "figures", "compare", "export", "publish", "reproduce", "clean"),
+    "demo",
     *("estimate", "probe", "pack", "place", "optimize", "history", "doctor", "selftest"),
 )
 _ROOMS = ("plan", "run", "results", "report", "evaluate", "estimate", "history")

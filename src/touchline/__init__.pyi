@@ -27,6 +27,7 @@ from touchline.results.cleaning import Cleaned
 from touchline.results.collected import RunMetrics
 from touchline.results.frame import Results
 from touchline.results.live import LiveRun
+from touchline.results.reproduction import Reproduction
 from touchline.run.folders import ExperimentFolder
 from touchline.run.imports.importing import ImportReport
 from touchline.run.optimising import OptimiseRequest, Optimised
@@ -214,6 +215,17 @@ def publish(
     settings: UserConfig | None = None,
 ) -> Published:
     """Write a folder for the Hugging Face Hub: a verified checkpoint and its model card. Upload nothing."""
+
+def reproduce(
+    source: _Source,
+    *,
+    run: str | None = None,
+    out: _Path | None = None,
+    on_progress: JobProgressCallback | None = None,
+    on_message: MessageCallback = ...,
+    settings: UserConfig | None = None,
+) -> Reproduction:
+    """Train and evaluate a finished run again in a folder of its own, and compare it with the original."""
 
 def clean(
     source: _Source,

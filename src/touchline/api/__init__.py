@@ -21,6 +21,7 @@
     export    metrics.jsonl               -> a tracker                     `export_follow` while runs train
     publish   a finished run              -> a folder for the Hub          weights and model card; uploads nothing
     approve   a plan                      -> approval.json                 budget of an agent; `approved_budget`
+    reproduce a finished run              -> the same, or what differs     trains it again in a folder of its own
     clean     an experiment               -> files safe to delete          deletes only with `delete`
     demo      nothing                     -> a finished small experiment
 
@@ -119,6 +120,7 @@ if TYPE_CHECKING:
     from touchline.lint.checked import CheckRequest
     from touchline.lint.local.fixing import Changes
     from touchline.results.live import LiveRun
+    from touchline.results.reproduction import Reproduction
     from touchline.run.budget import Approval, Budget
     from touchline.run.first_experiment import Ask, Start
     from touchline.run.imports.importing import ImportReport
@@ -453,6 +455,70 @@ def resume(
         return _worked(
             planned, settings, only, on_progress, on_message, lock=lock, retry=retry, within_budget=within_budget
         )
+
+
+def reproduce(
+    source: Path,
+    settings: UserConfig,
+    *,
+    run: str | None = None,
+    out: Path | None = None,
+    on_progress: JobProgressCallback | None = None,
+    on_message: MessageCallback = ignore_message,
+) -> Reproduction:
+    """Train and evaluate a finished run again in a folder of its own, and compare it with the original.
+
+    A call that was interrupted is resumed by the same call. Parents of a stage are trained again too.
+
+    Args:
+        source: experiment.yaml, its folder, or the run's folder; only read.
+        settings: where models and caches are.
+        run: the run, if `source` is not its folder.
+        out: folder of the reproduction (default: reproduced/RUN in the experiment).
+        on_progress: called as the work advances.
+        on_message: receives what is done after a failure.
+
+    Raises:
+        InputError: there is no such run, or a dataset or model is not on this machine.
+        PolicyError: the run is not finished, or `out` holds something else.
+        RunsFailedError: the training or the evaluation failed.
+        KeyboardInterrupt: raised after the running job has saved.
+    """
+    from touchline.data.checkpoints import training_complete
+    from touchline.results.reproduction import Difference, Outcome, Reproduction, compare_runs
+    from touchline.run.reproducing import REPRODUCED, changed_inputs, write_reproduction
+
+    folder, old, chosen = running.one_run(source, run)
+    if chosen.train is None:
+        raise InputError(f"{chosen.name} is a control that trains nothing", expected="a fine-tuned run")
+    if not training_complete(folder.run(chosen.name), chosen.digest):
+        raise PolicyError(
+            f"the training of {chosen.name} is not finished",
+            expected="a finished run, which the reproduction is compared with",
+            hint=f"touchline resume {shlex.quote(str(folder.root))} --run {chosen.name}",
+        )
+    changed = tuple(
+        Difference(what=what, original=planned, reproduction=now)
+        for what, planned, now in changed_inputs(old, chosen, folder, settings)
+    )
+    if changed:
+        return Reproduction(
+            experiment=old.experiment,
+            run=chosen.name,
+            folder="",
+            outcome=Outcome.INPUTS_CHANGED,
+            reasons=tuple(f"{each.what} is not what was planned; nothing was trained" for each in changed),
+            environment=changed,
+        )
+    planned = write_reproduction(folder, old, chosen, out or folder.root / REPRODUCED / chosen.name)
+    with running.experiment_lock(planned.folder) as lock:
+        write_folders(planned, planned.plan.runs, settings)
+        done = launching.work(planned, planned.plan.runs, settings, on_progress, on_message, lock=lock)
+    if done.stopped:
+        raise launching.failure_of(done)
+    results = (collect_results(old, folder.root), collect_results(done.planned.plan, planned.folder.root))
+    first, again = (next(each for each in found if each.name == chosen.name) for found in results)
+    return compare_runs(old.experiment, (first, folder.run(chosen.name)), (again, planned.folder.run(chosen.name)))
 
 
 def status(

@@ -50,6 +50,7 @@ from touchline.cli.packing import pack_app
 from touchline.cli.placing import RENAMED_OPTIMIZE, RENAMED_PLACE, optimize, place
 from touchline.cli.publishing import publish
 from touchline.cli.reporting import report
+from touchline.cli.reproducing import reproduce
 from touchline.cli.selftesting import selftest
 from touchline.cli.starting import init
 from touchline.cli.stating import stated_pairs
@@ -401,7 +402,7 @@ def _say_report(source: Path, json: bool) -> None:
 
 
 _COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
-    EXPERIMENT: (init, import_, demo, check, plan, prepare, run, resume, evaluate, clean),
+    EXPERIMENT: (init, import_, demo, check, plan, prepare, run, resume, evaluate, reproduce, clean),
     LOOK: (status, watch, logs, results, report, compare, collect, export, publish),
     CLUSTER: (submit, cancel, place, doctor, selftest),
     EVIDENCE: (estimate, probe, optimize),

@@ -56,5 +56,35 @@ def relative_datasets(plan: Plan) -> Plan:
     )
 
 
+def anchored(plan: Plan, root: PurePath) -> Plan:
+    """Return a plan whose paths are absolute, so that it can be run in another folder.
+
+    Args:
+        plan: the plan.
+        root: the experiment's folder, absolute.
+    """
+
+    def place(path: str) -> str:
+        return path if posixpath.isabs(path) else posixpath.normpath(str(root / path))
+
+    return replace(
+        plan,
+        datasets={place(path): replace(info, path=place(info.path)) for path, info in plan.datasets.items()},
+        runs=tuple(
+            replace(run, dataset=place(run.dataset), data=replace(run.data, path=place(run.dataset)))
+            for run in plan.runs
+        ),
+        labels=tuple(replace(each, dataset=place(each.dataset)) for each in plan.labels),
+        tasks=tuple(
+            replace(
+                task,
+                file=None if task.file is None else place(task.file),
+                modules={place(path): sha256 for path, sha256 in task.modules.items()},
+            )
+            for task in plan.tasks
+        ),
+    )
+
+
 def _leaves(tidy: str) -> bool:
     return posixpath.isabs(tidy) or tidy.startswith("~") or tidy.split("/")[0] == ".."

@@ -1,0 +1,472 @@
+"""Comparison of a run with its reproduction: environment, losses, weights and answers, and what follows from them.
+
+Byte-equal: every loss, every weights file and every answer is the same. Within tolerance: what differs is rounding and
+its growth over the steps, by the limits below. docs/guides/publishing.md gives their reasons.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from touchline.core.files import open_regular
+from touchline.data.checkpoints import read_export_marker, read_training_marker
+from touchline.data.metrics import AttemptRow, Metrics
+from touchline.data.metrics_file import METRICS, read_metrics
+from touchline.data.scores import EvaluationRecord
+from touchline.data.shards import Tensor, read_shard
+from touchline.results.run_result import RunResult
+from touchline.results.scored import checkpoint_scores
+from touchline.statistics.conclusions import RunScore
+
+FIRST_LOSS = {"float32": 1e-3, "bfloat16": 5e-2}
+"""Largest relative difference of a loss of the same weights, by dtype of the computation: rounding alone."""
+TRAINED_LOSS = {"float32": 1e-2, "bfloat16": 5e-2}
+"""Largest relative difference of a loss after training: rounding, grown over the steps."""
+_COARSEST = "bfloat16"
+_SHOWN_TENSORS = 10
+_CHUNK = 1 << 22
+"""Elements of a tensor that are compared at once."""
+_SMALLEST = 1e-12
+_NUMPY = {
+    "float64": "<f8",
+    "float32": "<f4",
+    "float16": "<f2",
+    "bfloat16": "<u2",
+    "int64": "<i8",
+    "int32": "<i4",
+    "int16": "<i2",
+    "int8": "<i1",
+    "uint8": "<u1",
+    "bool": "<u1",
+}
+
+
+class Outcome(StrEnum):
+    """Outcome of a reproduction."""
+
+    BYTE_EQUAL = "byte-equal"
+    WITHIN_TOLERANCE = "within tolerance"
+    NOT_REPRODUCED = "not reproduced"
+    INPUTS_CHANGED = "inputs changed"
+    """Data, base model or task are not what was planned. Nothing was trained."""
+
+    @property
+    def exit_code(self) -> int:
+        """Exit code of the command: 0, or 1 if the run differs, or 3 if its inputs changed."""
+        return {Outcome.NOT_REPRODUCED: 1, Outcome.INPUTS_CHANGED: 3}.get(self, 0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Difference:
+    """Setting, version or input that differs."""
+
+    what: str
+    """Its name: `torch`, `device`, `dataset words.json`."""
+    original: str
+    """Value of the original run."""
+    reproduction: str
+    """Value of the reproduction."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LossDifference:
+    """Losses of one kind, step by step."""
+
+    what: str
+    """`training loss` or `validation loss`."""
+    steps: int
+    """Number of steps in both."""
+    equal: int
+    """Number of equal losses."""
+    first_step: int | None
+    """First step with different losses; None if all are equal."""
+    greatest: float
+    """Greatest relative difference; 0 if all are equal."""
+    greatest_step: int | None
+    """Its step."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TensorDifference:
+    """Tensor with different values."""
+
+    checkpoint: str
+    """Checkpoint."""
+    tensor: str
+    """Name of the tensor."""
+    greatest: float
+    """Greatest absolute difference of an element."""
+    relative: float
+    """Norm of the difference over the norm of the original."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WeightsDifference:
+    """Weights of the checkpoints."""
+
+    checkpoints: int
+    """Number of checkpoints in both."""
+    equal: int
+    """Number with equal hashes."""
+    tensors: int
+    """Number of compared tensors in the others."""
+    different: int
+    """Number of these with different values."""
+    greatest: tuple[TensorDifference, ...]
+    """Those that differ most, relative to their norm."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoreDifferenceOf:
+    """Score of one checkpoint on one task."""
+
+    task: str
+    """Task."""
+    checkpoint: str
+    """Checkpoint."""
+    original: float
+    """Score of the original run."""
+    reproduction: float
+    """Score of the reproduction."""
+    items: int
+    """Number of items."""
+    answers_changed: int
+    """Number of different answers."""
+    allowed: float
+    """Largest difference within tolerance: half the width of the original's 95% interval over items."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Check:
+    """Comparison that decides about the outcome."""
+
+    what: str
+    """Compared number."""
+    found: float
+    """Difference; relative for losses."""
+    allowed: float
+    """Largest difference within tolerance."""
+
+    @property
+    def passed(self) -> bool:
+        """Return True if the difference is within tolerance."""
+        return self.found <= self.allowed
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reproduction:
+    """Result of a reproduction."""
+
+    schema_version: int = 1
+    """Version of this format."""
+    experiment: str
+    """Name of the experiment."""
+    run: str
+    """Name of the run."""
+    folder: str
+    """Folder of the reproduction; empty if nothing was trained."""
+    outcome: Outcome
+    """Outcome."""
+    reasons: tuple[str, ...]
+    """Reasons of the outcome, in words."""
+    environment: tuple[Difference, ...] = ()
+    """Inputs, versions, device and settings of the computation that differ."""
+    losses: tuple[LossDifference, ...] = ()
+    """Training and validation losses."""
+    weights: WeightsDifference | None = None
+    """Weights; None if nothing was trained."""
+    scores: tuple[ScoreDifferenceOf, ...] = ()
+    """Scores of what both evaluated."""
+    checks: tuple[Check, ...] = ()
+    """Comparisons that decided whether the run is within tolerance."""
+
+
+def compare_runs(experiment: str, original: tuple[RunResult, Path], again: tuple[RunResult, Path]) -> Reproduction:
+    """Compare a run with its reproduction.
+
+    Args:
+        experiment: name of the experiment.
+        original: result and folder of the run.
+        again: result and folder of its reproduction, complete.
+    """
+    first, second = (read_metrics(folder / METRICS) for _, folder in (original, again))
+    environment = tuple(_environment(first, second))
+    losses = (
+        _losses("training loss", *({row.step: row.loss for row in each.steps} for each in (first, second))),
+        _losses("validation loss", *({row.step: row.loss for row in each.validations} for each in (first, second))),
+    )
+    weights = compare_weights(original[1], again[1])
+    scores = tuple(_scores(original[0], again[0]))
+    checks = tuple(_checks(first, second, original[1], again[1], scores))
+    failed = [check for check in checks if not check.passed]
+    same_losses = all(each.equal == each.steps for each in losses) and _same_steps(first, second)
+    same = same_losses and weights.equal == weights.checkpoints > 0 and not any(each.answers_changed for each in scores)
+    outcome = Outcome.BYTE_EQUAL if same else Outcome.NOT_REPRODUCED if failed else Outcome.WITHIN_TOLERANCE
+    if not same and not (_same_steps(first, second) and weights.checkpoints):
+        outcome = Outcome.NOT_REPRODUCED
+    return Reproduction(
+        experiment=experiment,
+        run=original[0].name,
+        folder=str(again[1]),
+        outcome=outcome,
+        reasons=tuple(_reasons(outcome, failed, losses, weights, scores)),
+        environment=environment,
+        losses=losses,
+        weights=weights,
+        scores=scores,
+        checks=checks,
+    )
+
+
+def _reasons(
+    outcome: Outcome,
+    failed: Sequence[Check],
+    losses: Sequence[LossDifference],
+    weights: WeightsDifference,
+    scores: Sequence[ScoreDifferenceOf],
+) -> Iterator[str]:
+    if outcome is Outcome.BYTE_EQUAL:
+        steps = sum(each.steps for each in losses)
+        yield f"equal: {steps} losses, the weights of {weights.checkpoints} checkpoints, {_answers(scores)}"
+        return
+    for check in failed:
+        yield f"{check.what}: {check.found:.2g} apart, {check.allowed:.2g} allowed"
+    for each in losses:
+        if each.first_step is not None:
+            yield (
+                f"{each.what}: {each.equal} of {each.steps} equal, different from step {each.first_step} on, at most "
+                f"{each.greatest:.2g} (relative, step {each.greatest_step})"
+            )
+    if not weights.checkpoints:
+        yield "no checkpoint is in both"
+    if weights.equal < weights.checkpoints:
+        yield f"weights: {weights.equal} of {weights.checkpoints} checkpoints equal"
+    for score in scores:
+        if score.answers_changed:
+            yield (
+                f"{score.task}, {score.checkpoint}: {score.answers_changed} of {score.items} answers changed, score "
+                f"{score.original:.4g} and {score.reproduction:.4g}"
+            )
+
+
+def _answers(scores: Sequence[ScoreDifferenceOf]) -> str:
+    return f"{sum(each.items for each in scores)} answers" if scores else "and nothing was evaluated in both"
+
+
+# ---- environment -----------------------------------------------------------------------------------------------------
+
+_COMPUTED_BY = (
+    ("device", "device"),
+    ("CPU threads", "threads"),
+    ("dtype of the base", "base_dtype"),
+    ("dtype of the adapter", "adapter_dtype"),
+    ("attention", "attention"),
+    ("layout", "layout"),
+    ("optimizer", "optimizer"),
+    ("micro-batch size", "micro_batch_size"),
+    ("processes", "data_parallel_size"),
+    ("runs trained beside it", "cohort"),
+    ("compiled shapes", "compiled_shapes"),
+)
+"""Fields of an attempt's row that its numbers depend on, each with its name."""
+
+
+def _environment(first: Metrics, second: Metrics) -> Iterator[Difference]:
+    """Yield what differs between the last attempts, and the number of attempts."""
+    if not first.attempts or not second.attempts:
+        yield Difference(what="attempts", original=str(len(first.attempts)), reproduction=str(len(second.attempts)))
+        return
+    one, other = first.attempts[-1], second.attempts[-1]
+    for name in dict.fromkeys((*one.versions, *other.versions)):
+        yield from _differs(name, one.versions.get(name, "not recorded"), other.versions.get(name, "not recorded"))
+    for what, name in _COMPUTED_BY:
+        yield from _differs(what, _text(one, name), _text(other, name))
+    yield from _differs("attempts", str(len(first.attempts)), str(len(second.attempts)))
+
+
+def _differs(what: str, one: str, other: str) -> Iterator[Difference]:
+    if one != other:
+        yield Difference(what=what, original=one, reproduction=other)
+
+
+def _text(row: AttemptRow, name: str) -> str:
+    value = getattr(row, name)
+    return (", ".join(value) or "none") if isinstance(value, tuple) else str(value)
+
+
+# ---- losses ----------------------------------------------------------------------------------------------------------
+
+
+def _same_steps(first: Metrics, second: Metrics) -> bool:
+    """Return True if both made the same steps and validations."""
+    one, other = ([row.step for row in each.steps] for each in (first, second))
+    return one == other and {row.step for row in first.validations} == {row.step for row in second.validations}
+
+
+def _losses(what: str, one: Mapping[int, float], other: Mapping[int, float]) -> LossDifference:
+    steps = sorted(one.keys() & other.keys())
+    apart = {step: relative_difference(one[step], other[step]) for step in steps}
+    different = [step for step in steps if apart[step] > 0]
+    worst = max(different, key=apart.__getitem__, default=None)
+    return LossDifference(
+        what=what,
+        steps=len(steps),
+        equal=len(steps) - len(different),
+        first_step=different[0] if different else None,
+        greatest=0.0 if worst is None else apart[worst],
+        greatest_step=worst,
+    )
+
+
+def relative_difference(one: float, other: float) -> float:
+    """Return the difference relative to the first value; 0 for two NaN, infinite where only one is finite."""
+    if one == other or (math.isnan(one) and math.isnan(other)):
+        return 0.0
+    if not (math.isfinite(one) and math.isfinite(other)):
+        return math.inf
+    return abs(one - other) / max(abs(one), _SMALLEST)
+
+
+def _checks(
+    first: Metrics, second: Metrics, original: Path, again: Path, scores: Sequence[ScoreDifferenceOf]
+) -> Iterator[Check]:
+    """Yield the comparisons of the tolerance rule."""
+    dtypes = {row.base_dtype for metrics in (first, second) for row in metrics.attempts[-1:]}
+    coarsest = max((FIRST_LOSS.get(dtype, FIRST_LOSS[_COARSEST]) for dtype in dtypes), default=FIRST_LOSS[_COARSEST])
+    trained = max((TRAINED_LOSS.get(dtype, TRAINED_LOSS[_COARSEST]) for dtype in dtypes), default=coarsest)
+    steps = [{row.step: row.loss for row in metrics.steps} for metrics in (first, second)]
+    if all(1 in each for each in steps):
+        yield Check(
+            what="training loss of step 1", found=relative_difference(steps[0][1], steps[1][1]), allowed=coarsest
+        )
+    if common := steps[0].keys() & steps[1].keys():
+        yield Check(
+            what="training losses, median over the steps",
+            found=median(relative_difference(steps[0][step], steps[1][step]) for step in common),
+            allowed=trained,
+        )
+    validations = [{row.step: row.loss for row in metrics.validations} for metrics in (first, second)]
+    for step in sorted(validations[0].keys() & validations[1].keys()):
+        yield Check(
+            what=f"validation loss at step {step}",
+            found=relative_difference(validations[0][step], validations[1][step]),
+            allowed=trained if step else coarsest,
+        )
+    markers = [read_training_marker(folder) for folder in (original, again)]
+    if markers[0] is not None and markers[1] is not None:
+        yield Check(
+            what="training loss of the last steps",
+            found=relative_difference(markers[0].final_train_loss, markers[1].final_train_loss),
+            allowed=trained,
+        )
+    for score in scores:
+        yield Check(
+            what=f"score of {score.checkpoint} on {score.task}",
+            found=abs(score.original - score.reproduction),
+            allowed=score.allowed,
+        )
+
+
+# ---- scores ----------------------------------------------------------------------------------------------------------
+
+
+def _scores(original: RunResult, again: RunResult) -> Iterator[ScoreDifferenceOf]:
+    """Yield the scores of the evaluations that both have."""
+    records = (*original.evaluations, *original.other_evaluations)
+    for checkpoint in dict.fromkeys(record.checkpoint for record in records):
+        others = {(each.task, each.score): (each, score) for each, score in checkpoint_scores(again, checkpoint)}
+        for record, score in checkpoint_scores(original, checkpoint):
+            if (found := others.get((record.task, record.score))) is not None:
+                yield _score(record, score, *found)
+
+
+def _score(record: EvaluationRecord, score: RunScore, other: EvaluationRecord, again: RunScore) -> ScoreDifferenceOf:
+    answers = {(sample.id, sample.repeat): sample.output for sample in other.samples}
+    return ScoreDifferenceOf(
+        task=record.task,
+        checkpoint=record.checkpoint,
+        original=score.value,
+        reproduction=again.value,
+        items=score.items,
+        answers_changed=sum(answers.get((each.id, each.repeat)) != each.output for each in record.samples),
+        allowed=(score.high - score.low) / 2,
+    )
+
+
+# ---- weights ---------------------------------------------------------------------------------------------------------
+
+
+def compare_weights(original: Path, again: Path) -> WeightsDifference:
+    """Compare the weights of the checkpoints that two run folders have: by their hashes, then tensor by tensor."""
+    marker = read_training_marker(original)
+    names = () if marker is None else marker.checkpoints
+    checkpoints = equal = tensors = 0
+    found: list[TensorDifference] = []
+    for name in names:
+        one, other = read_export_marker(original / name), read_export_marker(again / name)
+        if one is None or other is None:
+            continue
+        checkpoints += 1
+        if one.adapter_sha256 == other.adapter_sha256:
+            equal += 1
+            continue
+        for file in sorted(each for each in one.files.keys() & other.files.keys() if each.endswith(".safetensors")):
+            seen = list(_tensors(name, original / name / file, again / name / file))
+            tensors += len(seen)
+            found += [each for each in seen if each.greatest > 0]
+    found.sort(key=lambda each: -each.relative)
+    return WeightsDifference(
+        checkpoints=checkpoints,
+        equal=equal,
+        tensors=tensors,
+        different=len(found),
+        greatest=tuple(found[:_SHOWN_TENSORS]),
+    )
+
+
+def _tensors(checkpoint: str, one: Path, other: Path) -> Iterator[TensorDifference]:
+    first, second = read_shard(one), read_shard(other)
+    for name, tensor in sorted(first.tensors.items()):
+        twin = second.tensors.get(name)
+        if twin is None or twin.shape != tensor.shape or tensor.dtype not in _NUMPY or twin.dtype not in _NUMPY:
+            yield TensorDifference(checkpoint=checkpoint, tensor=name, greatest=math.inf, relative=math.inf)
+            continue
+        greatest = difference = norm = 0.0
+        pieces = zip(_values(one, first.header_bytes, tensor), _values(other, second.header_bytes, twin), strict=True)
+        for left, right in pieces:
+            apart = np.abs(left - right)
+            greatest = max(greatest, float(apart.max(initial=0.0)))
+            difference += float(np.square(apart).sum())
+            norm += float(np.square(left).sum())
+        yield TensorDifference(
+            checkpoint=checkpoint,
+            tensor=name,
+            greatest=greatest,
+            relative=math.sqrt(difference) / max(math.sqrt(norm), _SMALLEST),
+        )
+
+
+def _values(path: Path, header_bytes: int, tensor: Tensor) -> Iterator[NDArray[np.float64]]:
+    """Yield the values of a tensor in pieces."""
+    kind = np.dtype(_NUMPY[tensor.dtype])
+    with open_regular(path) as stream:
+        stream.seek(header_bytes + tensor.begin)
+        left = tensor.elements
+        while left > 0:
+            count = min(left, _CHUNK)
+            values: NDArray[Any] = np.frombuffer(stream.read(count * kind.itemsize), dtype=kind)
+            if len(values) < count:
+                raise OSError(f"{path.name} ends before its header says")
+            if tensor.dtype == "bfloat16":
+                values = (values.astype(np.uint32) << 16).view(np.float32)
+            yield values.astype(np.float64)
+            left -= count
