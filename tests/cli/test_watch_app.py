@@ -254,6 +254,32 @@ def test_keys_on_an_experiment_without_runs_do_nothing() -> None:
     drive(FakeReader(one="no plan.json"), driver)
 
 
+def test_keys_typed_in_a_hurry_act_on_the_run_that_they_lead_to_and_only_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[str] = []
+
+    def act(source: Path, settings: UserConfig, run: str) -> str:
+        called.append(run)
+        return "done"
+
+    monkeypatch.setattr(watch_app, "cancel_run", act)
+
+    async def driver(app: WatchApp, pilot: Pilot[None]) -> None:
+        for key in ("down", "c"):
+            app.simulate_key(key)
+        await until(pilot, lambda: isinstance(app.screen, Question))
+        assert " b of one?" in question(app)
+        for key in ("y", "y"):
+            app.simulate_key(key)
+        await until(pilot, lambda: said(app, "said") == "done")
+        assert called == ["b"]
+        await pilot.press("question_mark")
+        for key in ("x", "x"):
+            app.simulate_key(key)
+        await until(pilot, lambda: len(app.screen_stack) == 1)
+
+    drive(sweep(), driver)
+
+
 # ---- logs -----------------------------------------------------------------------------------------------------------
 
 

@@ -66,7 +66,9 @@ def watch(
             expected="touchline status --watch, which needs no further package, or:",
             hint=install_hint("watch"),
         ) from error
-    WatchApp(reader, settings, interval).run()
+    app = WatchApp(reader, settings, interval)
+    app.run()
+    raise typer.Exit(app.return_code or 0)
 
 
 def find_experiments(paths: Sequence[Path]) -> list[Path]:

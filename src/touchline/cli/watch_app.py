@@ -88,8 +88,9 @@ class Question(ModalScreen[bool]):
         yield Static(f"{self._text}\n\ny yes   n no", markup=False)
 
     def action_answer(self, answer: bool) -> None:
-        """Close with the answer."""
-        self.dismiss(answer)
+        """Close with the answer; a second key comes too late."""
+        if self.is_current:
+            self.dismiss(answer)
 
 
 class Help(ModalScreen[None]):
@@ -100,15 +101,16 @@ class Help(ModalScreen[None]):
         yield Static(HELP, markup=False)
 
     def on_key(self) -> None:
-        """Close."""
-        self.dismiss(None)
+        """Close; a second key comes too late."""
+        if self.is_current:
+            self.dismiss(None)
 
 
 class LogView(Screen[None]):
     """Newest log of a run, followed until the run ends."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,q,l", "app.pop_screen", "back"),
+        Binding("escape,q,l", "back", "back"),
         Binding("e", "other", "evaluation"),
     ]
 
@@ -139,6 +141,11 @@ class LogView(Screen[None]):
     def on_unmount(self) -> None:
         """Stop following."""
         self._stop.set()
+
+    def action_back(self) -> None:
+        """Close; a second key comes too late."""
+        if self.is_current:
+            self.dismiss(None)
 
     def action_other(self) -> None:
         """Change between the logs of the training and of the evaluation."""
@@ -240,7 +247,8 @@ class WatchApp(App[None]):
             settings: user config, for verbs.
             interval: seconds between two reads.
         """
-        super().__init__()
+        # The terminal's own colors: it may be light or dark. Said here too, because NO_COLOR is obeyed from here on.
+        super().__init__(ansi_color=True)
         self.theme = "ansi-dark"
         self.watched = [Watched(source=source) for source in reader.sources]
         self.selected: tuple[int, str] | None = None
@@ -317,6 +325,7 @@ class WatchApp(App[None]):
 
     def _show(self) -> None:
         """Draw what has changed; the selection stays at its run."""
+        self._select()
         runs = [(place, run.name) for place, each in enumerate(self.watched) for run in _runs(each)]
         if self.selected not in runs:
             self.selected = runs[0] if runs else None
@@ -348,15 +357,19 @@ class WatchApp(App[None]):
             listed.scroll_to(where.x, where.y, animate=False)
         self._shown = below
 
-    def on_option_list_option_highlighted(self, message: OptionList.OptionHighlighted) -> None:
+    def on_option_list_option_highlighted(self) -> None:
         """Mark and describe the run."""
-        run = self._shown[message.option_index].run if message.option_index < len(self._shown) else None
-        if run is not None and run != self.selected:
-            self.selected = run
-            self._show()
+        self._show()
+
+    def _select(self) -> None:
+        """Take the run that the list has highlighted; a key may come before the list's message does."""
+        at = self._runs.highlighted
+        run = self._shown[at].run if at is not None and at < len(self._shown) else None
+        self.selected = run or self.selected
 
     def _run(self) -> tuple[int, LiveRun] | None:
         """Return the selected run and the place of its experiment."""
+        self._select()
         if self.selected is None:
             return None
         place, name = self.selected
