@@ -120,6 +120,7 @@ def test_rounding_is_within_tolerance_and_everything_that_differs_is_listed(expe
     assert found.weights.different == len(greatest)
     for each in found.weights.greatest:
         assert each.greatest == pytest.approx(greatest[each.tensor])
+    assert 0 < found.weights.relative < 1e-4
     relative = [each.relative for each in found.weights.greatest]
     assert relative == sorted(relative, reverse=True)
 
@@ -139,6 +140,14 @@ def test_more_than_rounding_is_not_reproduced(
     found = compared(FINISHED, experiment)
     assert found.outcome is Outcome.NOT_REPRODUCED
     assert any(told in reason for reason in found.reasons)
+
+
+def test_other_weights_with_the_same_losses_are_not_reproduced(experiment: Path) -> None:
+    """Adapters that begin from other random values may end at nearly the same losses."""
+    change_weights(experiment / RUN, 1.0)
+    found = compared(FINISHED, experiment)
+    assert found.outcome is Outcome.NOT_REPRODUCED
+    assert [check.what for check in found.checks if not check.passed] == ["trained weights"]
 
 
 def test_fewer_steps_or_no_checkpoint_are_not_reproduced(experiment: Path) -> None:

@@ -31,6 +31,8 @@ FIRST_LOSS = {"float32": 1e-3, "bfloat16": 5e-2}
 """Largest relative difference of a loss of the same weights, by dtype of the computation: rounding alone."""
 TRAINED_LOSS = {"float32": 1e-2, "bfloat16": 5e-2}
 """Largest relative difference of a loss after training: rounding, grown over the steps."""
+WEIGHTS = 0.5
+"""Largest relative distance of the trained weights. Two that begin from other random values are about 1.4 apart."""
 _COARSEST = "bfloat16"
 _SHOWN_TENSORS = 10
 _CHUNK = 1 << 22
@@ -121,6 +123,8 @@ class WeightsDifference:
     """Number of compared tensors in the others."""
     different: int
     """Number of these with different values."""
+    relative: float
+    """Norm of the difference of all tensors of a checkpoint over the norm of the original's, the greatest."""
     greatest: tuple[TensorDifference, ...]
     """Those that differ most, relative to their norm."""
 
@@ -206,7 +210,8 @@ def compare_runs(experiment: str, original: tuple[RunResult, Path], again: tuple
     )
     weights = compare_weights(original[1], again[1])
     scores = tuple(_scores(original[0], again[0]))
-    checks = tuple(_checks(first, second, original[1], again[1], scores))
+    losses_and_scores = tuple(_checks(first, second, original[1], again[1], scores))
+    checks = (*losses_and_scores, Check(what="trained weights", found=weights.relative, allowed=WEIGHTS))
     failed = [check for check in checks if not check.passed]
     same_losses = all(each.equal == each.steps for each in losses) and _same_steps(first, second)
     same = same_losses and weights.equal == weights.checkpoints > 0 and not any(each.answers_changed for each in scores)
@@ -249,7 +254,10 @@ def _reasons(
     if not weights.checkpoints:
         yield "no checkpoint is in both"
     if weights.equal < weights.checkpoints:
-        yield f"weights: {weights.equal} of {weights.checkpoints} checkpoints equal"
+        yield (
+            f"weights: {weights.equal} of {weights.checkpoints} checkpoints equal, at most {weights.relative:.2g} of "
+            "their norm apart"
+        )
     for score in scores:
         if score.answers_changed:
             yield (
@@ -410,6 +418,7 @@ def compare_weights(original: Path, again: Path) -> WeightsDifference:
     marker = read_training_marker(original)
     names = () if marker is None else marker.checkpoints
     checkpoints = equal = tensors = 0
+    apart = 0.0
     found: list[TensorDifference] = []
     for name in names:
         one, other = read_export_marker(original / name), read_export_marker(again / name)
@@ -419,26 +428,36 @@ def compare_weights(original: Path, again: Path) -> WeightsDifference:
         if one.adapter_sha256 == other.adapter_sha256:
             equal += 1
             continue
+        squares = norms = 0.0
         for file in sorted(each for each in one.files.keys() & other.files.keys() if each.endswith(".safetensors")):
-            seen = list(_tensors(name, original / name / file, again / name / file))
-            tensors += len(seen)
-            found += [each for each in seen if each.greatest > 0]
+            for each, square, norm in _tensors(name, original / name / file, again / name / file):
+                tensors += 1
+                squares, norms = squares + square, norms + norm
+                found += [each] if each.greatest > 0 else []
+        apart = max(apart, _ratio(squares, norms))
     found.sort(key=lambda each: -each.relative)
     return WeightsDifference(
         checkpoints=checkpoints,
         equal=equal,
         tensors=tensors,
         different=len(found),
+        relative=apart,
         greatest=tuple(found[:_SHOWN_TENSORS]),
     )
 
 
-def _tensors(checkpoint: str, one: Path, other: Path) -> Iterator[TensorDifference]:
+def _ratio(squares: float, norms: float) -> float:
+    return math.sqrt(squares) / max(math.sqrt(norms), _SMALLEST)
+
+
+def _tensors(checkpoint: str, one: Path, other: Path) -> Iterator[tuple[TensorDifference, float, float]]:
+    """Yield each tensor's difference, with the sums of squares of the difference and of the original."""
     first, second = read_shard(one), read_shard(other)
     for name, tensor in sorted(first.tensors.items()):
         twin = second.tensors.get(name)
         if twin is None or twin.shape != tensor.shape or tensor.dtype not in _NUMPY or twin.dtype not in _NUMPY:
-            yield TensorDifference(checkpoint=checkpoint, tensor=name, greatest=math.inf, relative=math.inf)
+            lost = TensorDifference(checkpoint=checkpoint, tensor=name, greatest=math.inf, relative=math.inf)
+            yield lost, math.inf, 1.0
             continue
         greatest = difference = norm = 0.0
         pieces = zip(_values(one, first.header_bytes, tensor), _values(other, second.header_bytes, twin), strict=True)
@@ -447,12 +466,10 @@ def _tensors(checkpoint: str, one: Path, other: Path) -> Iterator[TensorDifferen
             greatest = max(greatest, float(apart.max(initial=0.0)))
             difference += float(np.square(apart).sum())
             norm += float(np.square(left).sum())
-        yield TensorDifference(
-            checkpoint=checkpoint,
-            tensor=name,
-            greatest=greatest,
-            relative=math.sqrt(difference) / max(math.sqrt(norm), _SMALLEST),
+        found = TensorDifference(
+            checkpoint=checkpoint, tensor=name, greatest=greatest, relative=_ratio(difference, norm)
         )
+        yield found, difference, norm
 
 
 def _values(path: Path, header_bytes: int, tensor: Tensor) -> Iterator[NDArray[np.float64]]:
