@@ -20,13 +20,16 @@ SECTIONS = {"Guides": "guides", "Concepts": "concepts", "Reference": "reference"
 """Section of the navigation -> folder whose pages all stand in it."""
 _LINK = re.compile(r"(?<!!)\[([^\]]*)\]\(([^)\s#]+)(#[^)\s]*)?\)")
 _FENCE = re.compile(r"^(```+[a-z]+) .*$", re.MULTILINE)
-_BLOCK = re.compile(r"^(```+).*?^\1$|`[^`\n]+`", re.MULTILINE | re.DOTALL)
+_LIST = re.compile(r"^((?!- |\d+\. |[|>#\s]).+)\n(?=- |1\. )", re.MULTILINE)
+"""A line of a paragraph right above a list, which MkDocs takes for a part of the paragraph."""
+_BLOCK = re.compile(r"^(```+).*?^\1$", re.MULTILINE | re.DOTALL)
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Append the pages that the navigation does not name to the section of their folder."""
-    navigation: list[dict[str, list[str]]] = config.nav or []  # type: ignore[assignment]
-    named = {page for section in navigation for pages in section.values() for page in pages}
+    navigation: list[dict[str, list[Any]]] = config.nav or []  # type: ignore[assignment]
+    entries = [entry for section in navigation for pages in section.values() for entry in pages]
+    named = {page for entry in entries for page in (entry.values() if isinstance(entry, dict) else [entry])}
     docs = Path(config.docs_dir)
     for section in navigation:
         for title, pages in section.items():
@@ -60,10 +63,11 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         # A file of the repository that is no page: its path says where it is.
         return text if text.strip("`") == path else f"{text} (`{path}`)"
 
-    return _outside_code(_LINK, inside, _FENCE.sub(r"\1", markdown))
+    text = _outside_blocks(_LINK, inside, _FENCE.sub(r"\1", markdown))
+    return _outside_blocks(_LIST, r"\1\n\n", text)
 
 
-def _outside_code(pattern: re.Pattern[str], replacement: Any, text: str) -> str:
+def _outside_blocks(pattern: re.Pattern[str], replacement: Any, text: str) -> str:
     parts, last = [], 0
     for block in _BLOCK.finditer(text):
         parts += [pattern.sub(replacement, text[last : block.start()]), block.group()]
