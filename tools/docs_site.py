@@ -16,7 +16,7 @@ from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[1]
 RULE_PAGES = "src/touchline/lint/pages"
-SECTIONS = {"Guides": "guides", "Concepts": "concepts", "Reference": "reference", "Design": "decisions"}
+SECTIONS = {"Start": ".", "Guides": "guides", "Concepts": "concepts", "Reference": "reference", "Design": "decisions"}
 """Section of the navigation -> folder whose pages all stand in it."""
 _LINK = re.compile(r"(?<!!)\[([^\]]*)\]\(([^)\s#]+)(#[^)\s]*)?\)")
 _FENCE = re.compile(r"^(```+[a-z]+) .*$", re.MULTILINE)
