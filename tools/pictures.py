@@ -10,12 +10,16 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tools.chromium import browser
+from tools.chromium import Tab, browser
 
 IMAGES = Path(__file__).resolve().parents[1] / "docs" / "images"
-WIDTH = 1100
-TOP_HEIGHT = 860
-FINDINGS_HEIGHT = 620
+WIDTH = 1240
+MARGIN = 12
+
+
+def edge(tab: Tab, element: str, side: str) -> float:
+    """Return where an element of the page begins or ends, from the top of the page, in CSS pixels."""
+    return float(tab.evaluate(f"document.getElementById('{element}').getBoundingClientRect().{side} + scrollY"))
 
 
 def main() -> int:
@@ -29,9 +33,10 @@ def main() -> int:
         tab.media(scheme="light")
         tab.open(page)
         tab.wait("document.documentElement.dataset.figures === 'drawn'")
-        tab.screenshot(IMAGES / "report.png", height=TOP_HEIGHT)
-        top = tab.evaluate("document.querySelector('#figure-scores').getBoundingClientRect().top + scrollY") - 20
-        tab.screenshot(IMAGES / "report-findings.png", top=top, height=FINDINGS_HEIGHT)
+        tab.screenshot(IMAGES / "report.png", height=edge(tab, "figure-differences", "bottom") + MARGIN)
+        top = edge(tab, "figure-scores", "top") - MARGIN
+        bottom = edge(tab, "figure-effect_train_lora_rank", "bottom") + MARGIN
+        tab.screenshot(IMAGES / "report-findings.png", top=top, height=bottom - top)
     return 0
 
 
