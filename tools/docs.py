@@ -1,4 +1,4 @@
-"""The generated pages of docs/reference: made from the code, so that they cannot say something else.
+"""The generated pages of docs/reference and share/man: made from the code, so that they cannot say something else.
 
 python tools/docs.py --write    write them again (`make docs`)
 python tools/docs.py --check    exit 1 when a page is not what the code would give (`make check`)
@@ -538,6 +538,14 @@ def cli_page() -> str:
     return "\n".join(lines) + "\n"
 
 
+def _manual() -> str:
+    sys.path.insert(0, str(ROOT))
+    from tools.manpage import manual_page
+    from touchline import __version__
+
+    return manual_page(commands(), __version__)
+
+
 # ---- writing and checking --------------------------------------------------------------------------------------------
 
 
@@ -564,6 +572,7 @@ def pages() -> dict[Path, Callable[[], str]]:
         REFERENCE / "cli.md": cli_page,
         REFERENCE / "schemas" / "README.md": schemas_page,
         ROOT / "docs" / "architecture.svg": _architecture,
+        ROOT / "share" / "man" / "man1" / "touchline.1": _manual,
     }
     made[ROOT / "src" / "touchline" / "__init__.pyi"] = _stub
     from touchline.lint import rule_pages

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
+from touchline.cli.completing import complete_run
 from touchline.cli.output import print_json, print_object, print_output, print_status, print_table
 from touchline.core.units import percent
 from touchline.spec.defaults import DEFAULT_BACKEND
@@ -205,7 +206,12 @@ def probe(
     source: Annotated[Path, typer.Argument(metavar="EXPERIMENT", help="experiment.yaml, or its folder; planned.")],
     run: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option("--run", metavar="RUN", help="Which run; the one with the most memory when not given."),
+        typer.Option(
+            "--run",
+            metavar="RUN",
+            autocompletion=complete_run,
+            help="Which run; the one with the most memory when not given.",
+        ),
     ] = None,
     limit: Annotated[
         Optional[float],  # noqa: UP045

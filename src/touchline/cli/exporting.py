@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
+from touchline.cli.completing import complete_run
 from touchline.cli.output import print_object, print_output, print_status, print_table
 
 if TYPE_CHECKING:
@@ -36,7 +37,10 @@ def export(
             "MLFLOW_TRACKING_URI says otherwise.",
         ),
     ] = None,
-    run: Annotated[Optional[str], typer.Option("--run", metavar="RUN", help="Only this run.")] = None,  # noqa: UP045
+    run: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--run", metavar="RUN", autocompletion=complete_run, help="Only this run."),
+    ] = None,
     follow: Annotated[
         bool, typer.Option("-f", "--follow", help="Export new metrics until all runs are done, or Ctrl-C.")
     ] = False,

@@ -31,6 +31,7 @@ from touchline.cli.command_classes import (
     with_old_names,
 )
 from touchline.cli.comparing import compare
+from touchline.cli.completing import complete_run
 from touchline.cli.doctoring import doctor
 from touchline.cli.estimating import RENAMED_ESTIMATE, RENAMED_PROBE, estimate, probe
 from touchline.cli.exporting import export
@@ -66,7 +67,7 @@ app = typer.Typer(
     cls=GroupedCommands,
     help="Plan, run and report LLM fine-tuning experiments.",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -112,7 +113,10 @@ EvidenceFacts = Annotated[
 ]
 Retry = Annotated[bool, typer.Option("--retry", help="Also retry runs that failed twice with the same error.")]
 Probe = Annotated[bool, typer.Option("--probe/--no-probe", help="Measure a few steps of unmeasured models first.")]
-Run = Annotated[Optional[str], typer.Option("--run", metavar="RUN", help="Only this run.")]  # noqa: UP045
+Run = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option("--run", metavar="RUN", autocompletion=complete_run, help="Only this run."),
+]
 
 
 def plan(

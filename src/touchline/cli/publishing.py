@@ -7,6 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
+from touchline.cli.completing import complete_run
 from touchline.cli.output import print_object, print_output, print_status
 
 
@@ -14,7 +15,10 @@ def publish(
     source: Annotated[
         Path, typer.Argument(metavar="EXPERIMENT", help="experiment.yaml, its folder, or the folder of one run.")
     ],
-    run: Annotated[Optional[str], typer.Option("--run", metavar="RUN", help="Run to publish.")] = None,  # noqa: UP045
+    run: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--run", metavar="RUN", autocompletion=complete_run, help="Run to publish."),
+    ] = None,
     out: Annotated[
         Optional[Path],  # noqa: UP045 (typer reads the annotation when the command is built)
         typer.Option("--out", metavar="DIR", help="Folder to write (default: EXPERIMENT/published/RUN)."),

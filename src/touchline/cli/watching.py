@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from touchline.cli import status_text as text
+from touchline.cli.completing import complete_run
 from touchline.cli.output import print_json, print_output, print_plain_table, print_status
 from touchline.core.text import without_controls
 
@@ -95,7 +96,7 @@ def logs(
     ],
     run: Annotated[
         Optional[str],  # noqa: UP045 (typer reads the annotation when the command is built)
-        typer.Option("--run", metavar="RUN", help="Run to show."),
+        typer.Option("--run", metavar="RUN", autocompletion=complete_run, help="Run to show."),
     ] = None,
     follow: Annotated[
         bool, typer.Option("-f", "--follow", help="Follow the log, across attempts, until the run ends.")
