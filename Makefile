@@ -146,7 +146,7 @@ test-main: $(VENV)/.complete $(TUNE)/.complete $(FACT)/.complete
 # TOUCHLINE_CORE_ONLY refuses to run where torch is installed. `make quick` runs the planning tests there.
 test-core: $(CORE)/.complete
 	OMP_NUM_THREADS=1 TOUCHLINE_CORE_ONLY=1 $(CORE)/bin/pytest $(PYTEST_ARGS) $(CORE_TESTS)
-CORE_TESTS := tests/house/test_core_planning.py tests/house/test_imports.py
+CORE_TESTS := tests/house/test_core_planning.py tests/house/test_imports.py tests/house/test_wheel.py
 
 # TOUCHLINE_TRACKERS lets tests/conftest.py open the files that the other environments leave unopened.
 test-trackers: $(TRACK)/.complete

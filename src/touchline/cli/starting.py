@@ -117,7 +117,7 @@ def _show(made: Start, settings: UserConfig, json: bool, *, has_plan: bool) -> s
         show_error(error)
         print_status(f"{made.path} is written but cannot be planned yet; edit it, then: touchline check {folder}")
         raise typer.Exit(error.exit_code) from None
-    verb = "submit" if plan.executor == "slurm" else "run"
+    verb = "submit" if plan.executor != "local" else "run"
     if json:
         print_json(Start, made, "init", plan=(Plan, plan))
         return verb

@@ -286,6 +286,11 @@ class Interview:
         """Return whether the user's config file has settings for SLURM."""
         return self.settings.slurm != SlurmSite()
 
+    @property
+    def is_pbs_configured(self) -> bool:
+        """Return whether jobs can be submitted to PBS here, and the user's config file has settings for it."""
+        return self.settings.pbs != SlurmSite() and shutil.which("qsub") is not None
+
     @functools.cached_property
     def offered_gpus(self) -> list[str] | Missing:
         """Known GPU types of the cluster, or why they are unknown."""

@@ -268,6 +268,8 @@ def _task(texts: Sequence[str], interview: Interview) -> str:
 
 
 def _executor_default(interview: Interview) -> Defaulted:
+    if interview.is_pbs_configured:
+        return Default(text="pbs", reason="qsub is here, and your config file has settings for PBS")
     if not interview.has_slurm:
         return Default(text="local", reason="there is no sbatch on this machine")
     if not interview.is_slurm_configured:
@@ -277,11 +279,13 @@ def _executor_default(interview: Interview) -> Defaulted:
 
 def _gpu_default(interview: Interview) -> Defaulted:
     machine = interview.machine
-    if interview.value("executor") != "slurm":
+    if (executor := str(interview.value("executor") or "local")) == "local":
         memory = "" if isinstance(machine.memory, Missing) else f", {machine.memory.value:.0f} GiB"
         return Default(text="auto", reason=f"this machine: {machine.name.strip()}{memory}")
-    if (own := interview.settings.slurm.gpu_type) is not None:
-        return Default(text="auto", reason=f"slurm.gpu_type of your config file: {own}")
+    if (own := interview.settings.cluster(executor).gpu_type) is not None:
+        return Default(text="auto", reason=f"{executor}.gpu_type of your config file: {own}")
+    if executor == "pbs":
+        return Missing(missing="PBS has no common word for a GPU's type: for example A100-80GB, or cpu")
     offered = interview.offered_gpus
     if isinstance(offered, Missing):
         return Missing(missing=f"the cluster's GPUs are unknown ({offered.missing}): for example A100-80GB, or cpu")
@@ -296,13 +300,13 @@ def _gpu(texts: Sequence[str], interview: Interview) -> str:
 
     text = _word(texts)
     executor: Any = interview.value("executor") or "local"
-    resolve_target(ComputeConfig(executor=executor, gpu=text), interview.settings.slurm)
+    resolve_target(ComputeConfig(executor=executor, gpu=text), interview.settings.cluster(executor))
     return text
 
 
 def _gpus_default(interview: Interview) -> Defaulted:
     machine = interview.machine
-    if interview.value("executor") == "slurm":
+    if interview.value("executor") not in (None, "local"):
         return Default(text="1", reason="one per run: the jobs of all runs queue side by side")
     if machine.kind == "cpu":
         return Default(text="1", reason="no GPU here: runs use the CPU")
@@ -545,12 +549,12 @@ QUESTIONS: tuple[Question, ...] = (
     ),
     Question(
         name="executor",
-        metavar="local|slurm",
+        metavar="local|slurm|pbs",
         text="Where do the runs train?",
-        help="This machine, or SLURM.",
+        help="This machine, SLURM, or PBS.",
         default=_executor_default,
         parse=_setting("compute.executor"),
-        choices=_choices("local: this machine", "slurm: jobs of a cluster"),
+        choices=_choices("local: this machine", "slurm: jobs of a cluster", "pbs: jobs of a PBS cluster"),
         key="compute.executor",
     ),
     Question(
