@@ -12,8 +12,8 @@ writes start, heartbeat and exit there. The command gets `--with DIR` for each t
 
 If the supervisor itself is killed, the kernel sends the work TERM (Linux), and the lock is held until the work ends.
 Environment: SLURM_*, PBS_JOBID, TOUCHLINE_JOB_ID and TOUCHLINE_TOKEN (id and intent of the local executor),
-TOUCHLINE_TIME_LIMIT_SECONDS (local time limit; on PBS, which has no signal before the end of a job, the time until
-which the work may go on), TOUCHLINE_KILL_SECONDS (time to save then), TOUCHLINE_MAX_RESTARTS,
+TOUCHLINE_TIME_LIMIT_SECONDS (local time limit; on PBS, which sends no signal before the end of a job, what
+the job script sets), TOUCHLINE_KILL_SECONDS (time to save then), TOUCHLINE_MAX_RESTARTS,
 TOUCHLINE_STRICT_LIMIT (set: never requeue), TOUCHLINE_COHORT (names of the other runs of the cohort, separated by
 colons).
 """

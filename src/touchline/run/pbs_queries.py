@@ -57,7 +57,7 @@ class PbsQueries:
         return None
 
     def is_unaccounted(self, job_id: str) -> bool:
-        """Return True: there is nobody else to ask."""
+        """Return True: PBS has no accounting to ask."""
         del job_id
         return True
 
