@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import wait
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from tests.cases import some
+from transformers import PreTrainedModel
 
 from touchline.core.errors import HostError
 from touchline.evaluate import engine as engine_module
@@ -150,6 +153,53 @@ def test_one_prompt_that_does_not_fit_is_a_fault_in_words(engine: Engine, monkey
     monkeypatch.setattr(engine_module, "write_answers", full)
     with pytest.raises(HostError, match="not enough memory"):
         ask(engine, prompts=PROMPTS[:3])
+
+
+def test_batches_of_an_adapter_are_computed_at_once_on_a_cpu(
+    engine: Engine, adapters: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two threads are two batches beside each other, with the answers, the order and the threads of one by one."""
+    worn = ActiveAdapter(folder=adapters[0], merged=True)
+    expected = []
+    for each in (None, worn):
+        engine.weights.activate(each)
+        expected.append(
+            write_answers(engine.weights.model, PROMPTS[:16], max_new_tokens=5, stop_ids=DECODING.stop_ids, pad_id=0)
+        )
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    both = threading.Barrier(2)
+    shares: list[int] = []
+
+    def meeting(model: PreTrainedModel, prompts: list[tuple[int, ...]], **settings: Any) -> list[Generation]:
+        shares.append(torch.get_num_threads())
+        both.wait(timeout=60)
+        return write_answers(model, prompts, **settings)
+
+    monkeypatch.setattr(engine_module, "write_answers", meeting)
+    monkeypatch.setattr(engine_module, "LINGER_SECONDS", 60.0)
+    try:  # The engine's thread starts with the first request, and has the threads of that moment.
+        for each, answers in zip((None, worn), expected, strict=True):
+            engine.batches.clear()
+            engine.expected = 2 * DECODING.batch_size
+            assert ask(engine, each, PROMPTS[:16]) == answers
+            assert engine.batches == [8, 8]
+        assert shares == [1] * 4
+    finally:
+        both.abort()
+        torch.set_num_threads(threads)
+
+
+def test_batches_at_once_have_no_more_tokens_than_one_may_have(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where memory holds one batch, they follow each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    monkeypatch.setattr(engine_module, "ThreadPoolExecutor", lambda *each: pytest.fail("several batches at once"))
+    engine._limits = BatchLimits(auto_rows=8, tokens=8 * 20)
+    try:
+        assert len(ask(engine)) == len(PROMPTS)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_a_closed_engine_answers_no_more(engine: Engine) -> None:

@@ -3,19 +3,20 @@
 Requests are collected until no new one arrives for a moment, then sorted into batches: one adapter, one decoding,
 longest prompts first, the active adapter first. Adapters with few requests share batches where they can. A batch has at
 most `batch_size` prompts, and at most as many tokens as memory is likely to hold; one that does not fit is halved. The
-keys and values of the prompts' common prefix are computed once for all batches of an adapter. Decoding is greedy or
-uses a random stream per request, so in float32 batching does not change an answer; in bfloat16 it may
-(docs/measurements.md).
+keys and values of the prompts' common prefix are computed once for all batches of an adapter. On a CPU several batches
+of an adapter are computed at once, each with its share of the threads. Decoding is greedy or uses a random stream per
+request, so in float32 batching does not change an answer; in bfloat16 it may (docs/measurements.md).
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -126,7 +127,7 @@ class Engine:
 
     def __init__(self, weights: Weights) -> None:
         self.weights = weights
-        """Base model; used by the worker thread only."""
+        """Base model; used by the worker thread and the threads that it starts."""
         self.batches: list[int] = []
         """Sizes of the completed batches, in order."""
         self.on_batch: Callable[[ActiveAdapter | None, int], None] = lambda worn, count: None
@@ -138,6 +139,7 @@ class Engine:
         self._closed = False
         self._limits: BatchLimits | None = None
         self._prefixes: OrderedDict[tuple[Worn, TokenIds], Prefix] = OrderedDict()
+        self._preparing = threading.Lock()
         self._thread: threading.Thread | None = None
 
     def submit(self, request: Request) -> Future[Generation]:
@@ -165,8 +167,33 @@ class Engine:
 
     def _work(self) -> None:
         while self._gather():
-            for batch in self._take():
+            for _, batches in itertools.groupby(self._take(), key=lambda batch: batch.worn):
+                self._answer_all(list(batches))
+
+    def _answer_all(self, batches: Sequence[_Batch]) -> None:
+        """Answer batches of the same adapters, on a CPU several at once.
+
+        Small matrix products divide badly over threads, so each thread computes a batch of its own. Together they have
+        no more tokens than one batch may have.
+        """
+        threads = torch.get_num_threads() if self.weights.device.type == "cpu" else 1
+        most = self.limits.tokens // max(len(batch) * batch.tokens for batch in batches)
+        beside = min(threads, len(batches), most)
+        if beside < 2 or len(batches[0].worn) > 1:
+            for batch in batches:
                 self._answer(batch)
+            return
+
+        def use_share() -> None:
+            torch.set_num_threads(threads // beside)
+
+        use_share()
+        try:
+            with ThreadPoolExecutor(beside, "touchline batch", use_share) as pool:
+                for batch, outcome in zip(batches, pool.map(self._generate, batches), strict=True):
+                    self._finish(batch, outcome)
+        finally:
+            torch.set_num_threads(threads)
 
     def _gather(self) -> bool:
         """Wait until requests have arrived and no more follow. Return False if closed."""
@@ -233,40 +260,41 @@ class Engine:
         return found
 
     def _answer(self, batch: _Batch) -> None:
-        """Generate for one batch and deliver the answers or the error."""
+        """Answer a batch, in parts where it is larger than what fits."""
         rows = self.limits.rows(len(batch), batch.tokens)
         if len(batch) > rows:
             for part in batch.split(rows):
                 self._answer(part)
-            return
-        try:
-            answers = self._generate(batch)
-        except Exception as error:  # noqa: BLE001 (handed to those who wait, who are in another thread)
-            if isinstance(error, InputError) and len(batch.worn) > 1:
-                for part in batch.apart():
-                    self._answer(part)
-                return
-            for request in batch.requests:
-                _deliver(request.future, error)
-            return
-        if answers is None:
+        else:
+            self._finish(batch, self._generate(batch))
+
+    def _finish(self, batch: _Batch, outcome: list[Generation] | Exception | None) -> None:
+        """Deliver the outcome of a batch; answer its parts where it did not fit or cannot be shared."""
+        if outcome is None:
             fewer = max(1, len(batch) // 2)
             self._limits = replace(self.limits, tokens=fewer * batch.tokens)
             LOG.warning("out of memory with %d prompts side by side; continuing with %d", len(batch), fewer)
             self._answer(batch)
-            return
-        self.batches.append(len(batch))
-        for request, answer in zip(batch.requests, answers, strict=True):
-            _deliver(request.future, answer)
-        for worn, count in Counter(request.worn for request in batch.requests).items():
-            self.on_batch(worn, count)
+        elif isinstance(outcome, InputError) and len(batch.worn) > 1:
+            for part in batch.apart():
+                self._answer(part)
+        elif isinstance(outcome, Exception):
+            for request in batch.requests:
+                _deliver(request.future, outcome)
+        else:
+            self.batches.append(len(batch))
+            for request, answer in zip(batch.requests, outcome, strict=True):
+                _deliver(request.future, answer)
+            for worn, count in Counter(request.worn for request in batch.requests).items():
+                self.on_batch(worn, count)
 
-    def _generate(self, batch: _Batch) -> list[Generation] | None:
-        """Return the answers; None if the batch does not fit into memory but a smaller one may."""
-        first = batch.requests[0]
-        decoding = first.decoding
+    def _generate(self, batch: _Batch) -> list[Generation] | Exception | None:
+        """Return the answers or the error; None if the batch does not fit into memory but a smaller one may."""
+        decoding = batch.requests[0].decoding
         try:
-            self.weights.activate(*batch.worn)
+            with self._preparing:
+                self.weights.activate(*batch.worn)
+                prefix = self._prefix(batch)
             return write_answers(
                 self.weights.model,
                 [request.prompt for request in batch.requests],
@@ -278,17 +306,18 @@ class Engine:
                 pick=likeliest
                 if decoding.sampling is None
                 else Drawing(decoding.sampling, [request.stream for request in batch.requests]),
-                prefix=self._prefix(batch),
+                prefix=prefix,
                 variants=[batch.worn.index(request.worn) for request in batch.requests],
             )
-        except RuntimeError as error:
-            if not _out_of_memory(error):
-                raise
+        except Exception as error:  # noqa: BLE001 (handed to those who wait, who are in another thread)
+            if not isinstance(error, RuntimeError) or not _out_of_memory(error):
+                return error
+        with self._preparing:
             self._prefixes.clear()
-            if len(batch) == 1:
-                raise HostError(
-                    "there is not enough memory for one prompt", expected="a smaller model, or a larger machine"
-                ) from error
+        if len(batch) == 1:
+            return HostError(
+                "there is not enough memory for one prompt", expected="a smaller model, or a larger machine"
+            )
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         return None
