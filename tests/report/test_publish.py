@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import getpass
 import json
 import shlex
@@ -11,15 +12,22 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tests.api.folders import environment, touchline
 
 from touchline import api
 from touchline.core.errors import InputError, PolicyError
 from touchline.core.files import sha256_file
+from touchline.data.checkpoints import read_export_marker
+from touchline.data.metrics_file import read_metrics
 from touchline.data.user_config import UserConfig
 from touchline.report.local import publishing
 from touchline.report.local.publishing import Published, PublishRequest
-from touchline.report.model_card import without_folders
+from touchline.report.model_card import CardInputs, model_card, without_folders
+from touchline.results.collect import collect_results
+from touchline.results.scored import analyses, checkpoint_scores
+from touchline.run.selection import one_run
 
 ROOT = Path(__file__).resolve().parents[2]
 FINISHED = ROOT / "tests" / "fixtures" / "written-by-0.1.0" / "finished"
@@ -32,8 +40,8 @@ def experiment(tmp_path: Path) -> Path:
     return Path(shutil.copytree(FINISHED, tmp_path / "experiment"))
 
 
-@pytest.fixture
-def settings(tmp_path: Path) -> UserConfig:
+@pytest.fixture(name="settings")
+def user_config(tmp_path: Path) -> UserConfig:
     return UserConfig(models_dir=tmp_path / "models", cache_dir=tmp_path / "cache", history_dir=tmp_path / "history")
 
 
@@ -210,6 +218,47 @@ def test_the_printed_upload_is_a_command_of_hf(experiment: Path, tmp_path: Path)
             assert found.params["private"] is True
 
 
+@functools.cache
+def card_inputs() -> CardInputs:
+    """What the card of the fixture's run is written from."""
+    folder, plan, run = one_run(FINISHED, RUN)
+    results = collect_results(plan, folder.root)
+    result = next(each for each in results if each.name == RUN)
+    marker = read_export_marker(folder.run(RUN) / "epoch_2")
+    assert marker is not None
+    return CardInputs(
+        plan=plan, run=run, result=result, marker=marker, name="epoch_2",
+        metrics=read_metrics(folder.run(RUN) / "metrics.jsonl"), scores=checkpoint_scores(result, "epoch_2"),
+        analyses=analyses(results, plan.factors), base="someone/Tiny", license=None,
+    )  # fmt: skip
+
+
+@pytest.mark.planning
+def test_a_whole_model_is_one_of_transformers() -> None:
+    from huggingface_hub import ModelCard
+
+    inputs = card_inputs()
+    text = model_card(replace(inputs, marker=replace(inputs.marker, kind="merged")))
+    card = ModelCard(text)
+    assert card.data.library_name == "transformers"
+    assert "merged into `someone/Tiny`" in text
+    assert "PeftModel" not in text
+
+
+@pytest.mark.planning
+@settings(max_examples=30)
+@given(st.text())
+def test_no_text_of_the_user_is_front_matter_or_markup(text: str) -> None:
+    from huggingface_hub import ModelCard
+
+    inputs = card_inputs()
+    told = model_card(replace(inputs, plan=replace(inputs.plan, question=text)))
+    plain = model_card(inputs)
+    assert ModelCard(told).data.to_dict() == ModelCard(plain).data.to_dict()
+    assert told.count("\n## ") == plain.count("\n## ")
+    assert told.count("<") == told.count("\\<")
+
+
 def test_peft_loads_it_with_the_same_logits(experiment: Path, settings: UserConfig, tiny_model: Path) -> None:
     import torch
     from peft import PeftModel
@@ -232,8 +281,6 @@ def test_peft_loads_it_with_the_same_logits(experiment: Path, settings: UserConf
 
 @pytest.mark.planning
 def test_a_name_in_a_marker_leads_nowhere_else(experiment: Path) -> None:
-    from touchline.data.checkpoints import read_export_marker
-
     marker = read_export_marker(experiment / RUN / "epoch_2")
     assert marker is not None
     (saved,) = list(marker.files.values())[:1]
