@@ -19,6 +19,8 @@ RULE_PAGES = "src/touchline/lint/pages"
 SECTIONS = {"Start": ".", "Guides": "guides", "Concepts": "concepts", "Reference": "reference", "Design": "decisions"}
 """Section of the navigation -> folder whose pages all stand in it."""
 _LINK = re.compile(r"(?<!!)\[([^\]]*)\]\(([^)\s#]+)(#[^)\s]*)?\)")
+_NOTE = re.compile(r"\A<!--.*?-->\s*", re.DOTALL)
+"""The note above a generated page, behind which MkDocs finds no title."""
 _FENCE = re.compile(r"^(```+[a-z]+) .*$", re.MULTILINE)
 _LIST = re.compile(r"^((?!- |\d+\. |[|>#\s]).+)\n(?=- |1\. )", re.MULTILINE)
 """A line of a paragraph right above a list, which MkDocs takes for a part of the paragraph."""
@@ -63,7 +65,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         # A file of the repository that is no page: its path says where it is.
         return text if text.strip("`") == path else f"{text} (`{path}`)"
 
-    text = _outside_blocks(_LINK, inside, _FENCE.sub(r"\1", markdown))
+    text = _outside_blocks(_LINK, inside, _FENCE.sub(r"\1", _NOTE.sub("", markdown)))
     return _outside_blocks(_LIST, r"\1\n\n", text)
 
 
