@@ -26,11 +26,7 @@ _Path = str | PathLike[str]
 _Source = _Path | Experiment
 
 """
-_ALWAYS = {
-    "PathLike": "os",
-    "Experiment": "touchline.spec.experiment",
-    "UserConfig": "touchline.data.user_config",
-}
+_ALWAYS = {"PathLike": "os", "UserConfig": "touchline.data.user_config", **touchline._CLASSES}
 _SIMPLE = (bool, int, float, str, type(None))
 
 
@@ -48,7 +44,7 @@ def stub() -> str:
         verbs.append(_text(name, signature, (inspect.getdoc(verb) or "").splitlines()[0]))
     modules: dict[str, list[str]] = {}
     for used, module in sorted(imports.items()):
-        modules.setdefault(module, []).append(f"{used} as {used}" if used == "Experiment" else used)
+        modules.setdefault(module, []).append(f"{used} as {used}" if used in touchline._CLASSES else used)
     plain = [f"import {name}\n" for name in modules.pop("", [])]
     lines = [f"from {module} import {', '.join(names)}\n" for module, names in sorted(modules.items())]
     return _HEAD + "".join((*plain, *lines)) + _ALIASES + "\n".join(verbs)

@@ -40,6 +40,12 @@ _VERBS: tuple[str, ...] = (
     "demo",
     *("estimate", "probe", "pack", "place", "optimize", "history", "doctor", "selftest"),
 )
+_CLASSES = {
+    "Experiment": "touchline.spec.experiment",
+    **dict.fromkeys(
+        ("TouchlineError", "InputError", "PolicyError", "HostError", "RunsFailedError"), "touchline.core.errors"
+    ),
+}
 _ROOMS = ("plan", "run", "results", "report", "evaluate", "estimate", "history")
 """Verbs that are also the names of packages."""
 
@@ -88,12 +94,12 @@ class _Package(ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name in _VERBS:
             return _verb(name)
-        if name == "Experiment":
-            return importlib.import_module("touchline.spec.experiment").Experiment
+        if name in _CLASSES:
+            return getattr(importlib.import_module(_CLASSES[name]), name)
         raise AttributeError(f"module 'touchline' has no attribute {name!r}")
 
     def __dir__(self) -> list[str]:
-        return sorted({*super().__dir__(), *__all__})
+        return sorted({*super().__dir__(), *_VERBS, *_CLASSES})
 
 
 for _name in _ROOMS:

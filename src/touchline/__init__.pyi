@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from os import PathLike
 from pathlib import Path
 from touchline.core.callbacks import MessageCallback, ProgressCallback
+from touchline.core.errors import HostError as HostError, InputError as InputError, PolicyError as PolicyError, RunsFailedError as RunsFailedError, TouchlineError as TouchlineError
 from touchline.core.finding import Finding
 from touchline.core.packing import PackingSummary
 from touchline.data.user_config import UserConfig

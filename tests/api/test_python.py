@@ -70,16 +70,9 @@ def test_results_as_a_table(experiment: Path) -> None:
     assert results == touchline.results(experiment)
 
 
-def test_an_experiment_built_in_python_plans_like_its_file(
-    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_experiment_built_in_python_plans_like_its_file(place: Path) -> None:
     """Its file is written into the user's folder; run by run the plan is that of the same YAML; edits are kept."""
-    (tmp_path / "models").mkdir()
-    (tmp_path / "models" / "Tiny-1M-Instruct").symlink_to(tiny_model)
-    monkeypatch.setenv("TOUCHLINE_MODELS_DIR", str(tmp_path / "models"))
-    monkeypatch.setenv("TOUCHLINE_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
-    by_hand, made = make_experiment(tmp_path / "by_hand"), make_experiment(tmp_path / "made")
+    by_hand, made = make_experiment(place / "by_hand"), make_experiment(place / "made")
     (made / "experiment.yaml").unlink()
     read = touchline.read_experiment(by_hand)
     assert read.folder == str(by_hand)
@@ -158,17 +151,64 @@ def test_errors_are_exceptions(tmp_path: Path) -> None:
         touchline.status(str(tmp_path / "nothing.yaml"))
 
 
-def test_the_python_lines_of_the_readme(tiny_model: Path, tmp_path: Path) -> None:
-    """They plan, run and tabulate an experiment."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    [block] = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+@pytest.fixture
+def place(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to work in, where the tiny model stands under the name of the real one."""
     (tmp_path / "models").mkdir()
-    (tmp_path / "models" / "Tiny-1M-Instruct").symlink_to(tiny_model)
-    make_experiment(tmp_path / "my_experiment", n_train=48)
-    env = environment(tmp_path / "models", tmp_path / "cache")
-    done = subprocess.run(
-        [sys.executable, "-c", block], cwd=tmp_path, env=env, capture_output=True, text=True, check=False
-    )
+    for name in ("Tiny-1M-Instruct", "SmolLM2-135M-Instruct"):
+        (tmp_path / "models" / name).symlink_to(tiny_model)
+    for name, value in environment(tmp_path / "models", tmp_path / "cache").items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def python_lines(page: Path) -> str:
+    """The Python blocks of a page, one after the other."""
+    return "\n".join(re.findall(r"^```python\n(.*?)^```$", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE))
+
+
+def run_lines(page: Path) -> str:
+    """What the Python blocks of a page print."""
+    command = [sys.executable, "-c", python_lines(page)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert re.search(r"train.lora.rank +score +train_seconds", done.stdout)
-    assert len(re.findall(r"^1M_rank[24] +[24](?:\.0)? +0\.\d+ +\d+\.\d+$", done.stdout, re.MULTILINE)) == 2
+    return done.stdout
+
+
+def test_the_python_lines_of_the_readme(place: Path) -> None:
+    """They plan, run and tabulate an experiment."""
+    make_experiment(place / "my_experiment", n_train=48)
+    printed = run_lines(ROOT / "README.md")
+    assert re.search(r"train.lora.rank +score +train_seconds", printed)
+    assert len(re.findall(r"^1M_rank[24] +[24](?:\.0)? +0\.\d+ +\d+\.\d+$", printed, re.MULTILINE)) == 2
+
+
+def test_the_python_lines_of_the_guide(place: Path) -> None:
+    """Experiments are built, refused, planned, run, drawn, changed, compared and read; the errors are those shown."""
+    page = ROOT / "docs" / "guides" / "python.md"
+    printed = run_lines(page)
+    [errors] = re.findall(r"^```text\n(.*?)^```$", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    assert errors in printed
+    assert "<plan of 'ranks': 2 runs; " in printed
+    assert "<comparison with 'ranks' of 'longer': 0 paired runs>" in printed
+    assert (place / "train_loss.png").stat().st_size > 1000
+    assert (place / "ranks" / "report.html").is_file()
+
+
+def test_the_notebook_runs(place: Path) -> None:
+    """Every cell, in a real kernel; tables and a chart come out. The file itself holds no outputs."""
+    import nbclient
+    import nbformat
+    from ipykernel.kernelspec import KERNEL_NAME
+
+    notebook = nbformat.read(ROOT / "examples" / "notebook.ipynb", as_version=4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [(cell.execution_count, cell.outputs) for cell in code] == [(None, [])] * len(code)
+    where = {"metadata": {"path": str(place)}}
+    nbclient.NotebookClient(notebook, timeout=300, kernel_name=KERNEL_NAME, resources=where).execute()
+    shown = [output.data for cell in code for output in cell.outputs if "data" in output]
+    tables = [data["text/html"] for data in shown if "text/html" in data]
+    for title in ("Plan of words", "Results of 3 runs", "Report of words"):
+        assert any(f"<b>{title}</b>" in table for table in tables), title
+    assert any(kind.startswith("application/vnd.vegalite") for data in shown for kind in data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from dataclasses import fields
 from pathlib import PurePosixPath
@@ -93,6 +94,9 @@ def test_values_are_set_by_dotted_keys() -> None:
     assert (changed.train.epochs, changed.train.learning_rate, changed.seeds) == (3, 1e-5, (7,))
     assert changed.factors == {"train.lora.rank": [4, 16], "train.epochs": [1, 2]}
     assert (changed.folder, made.train.epochs, made.factors) == ("somewhere", 1, {"train.lora.rank": [4, 16]})
+    assert made.with_values({}, folder="elsewhere").folder == "elsewhere"
+    again = copy.deepcopy(made)
+    assert (again, again.folder, again.written) == (made, "somewhere", made.written)
     with pytest.raises(InputError, match="1 error") as caught:
         made.with_values({"train.epoch": 3})
     assert caught.value.findings[0].hint == "did you mean 'epochs'?"

@@ -57,8 +57,8 @@ def summary_sections(plan: Plan) -> list[Section]:
 
 
 def summary_line(plan: Plan) -> str:
-    """Return the number of runs and the totals on one line."""
-    return "; ".join((plural(len(plan.runs), "run"), *_totals(plan)))
+    """Return the number of runs, the device-hours, the wall-clock time and the disk space on one line."""
+    return "; ".join((plural(len(plan.runs), "run"), *list(_totals(plan))[:3]))
 
 
 def _what_runs(plan: Plan) -> tuple[Section, ...]:

@@ -41,7 +41,7 @@ def read_keys(keys: Mapping[str, object]) -> tuple[Experiment, dict[str, object]
     return loaded.experiment, loaded.document.data
 
 
-def with_keys(experiment: Experiment, values: Mapping[str, object]) -> Experiment:
+def with_keys(experiment: Experiment, values: Mapping[str, object], folder: str | PurePath) -> Experiment:
     """Return the experiment with values set by their dotted keys.
 
     Raises:
@@ -57,7 +57,7 @@ def with_keys(experiment: Experiment, values: Mapping[str, object]) -> Experimen
                 inner = node[group] = {}
             node = inner
         node[last] = value
-    return Experiment(folder=experiment.folder, **data)  # type: ignore[arg-type]
+    return Experiment(folder=folder, **data)  # type: ignore[arg-type]
 
 
 def _plain(value: object, key: str, findings: list[Finding]) -> object:

@@ -11,7 +11,7 @@ import copy
 import html
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from inspect import Parameter, Signature
 from pathlib import PurePath
@@ -533,15 +533,22 @@ class Experiment(_Origin):
 
         return to_yaml(self.written)
 
-    def with_values(self, values: Mapping[str, object]) -> Experiment:
+    def with_values(self, values: Mapping[str, object], *, folder: str | PurePath | None = None) -> Experiment:
         """Return the experiment with values set by their dotted keys: `{"train.epochs": 2, "seeds": [1, 2]}`.
+
+        Args:
+            values: what to set; a factor is set by `factors.train.lora.rank`.
+            folder: another folder (default: the same one).
 
         Raises:
             InputError: keys or values are wrong; all are listed.
         """
         from touchline.spec.authored import with_keys
 
-        return with_keys(self, values)
+        return with_keys(self, values, self.folder if folder is None else folder)
+
+    def __reduce__(self) -> tuple[Callable[..., Experiment], tuple[str, dict[str, object]]]:
+        return _again, (self.folder, self.written)
 
     def __repr__(self) -> str:
         factors = (f"{key} {list(levels)}" for key, levels in self.factors.items())
@@ -550,6 +557,11 @@ class Experiment(_Origin):
 
     def _repr_html_(self) -> str:
         return f"<pre>{html.escape(self.to_yaml())}</pre>"
+
+
+def _again(folder: str, written: dict[str, object]) -> Experiment:
+    """Return an experiment that was copied or pickled."""
+    return Experiment(folder=folder, **written)  # type: ignore[arg-type]
 
 
 def _default_of(item: Field[object]) -> object:
@@ -574,9 +586,9 @@ Experiment.__signature__ = _signature()  # type: ignore[attr-defined]
 
 def with_fields(experiment: Experiment, **values: object) -> Experiment:
     """Return the experiment with fields replaced by values that are valid already."""
-    made = copy.copy(experiment)
-    for key, value in values.items():
-        object.__setattr__(made, key, value)
+    made = object.__new__(Experiment)
+    for item in fields(Experiment):
+        object.__setattr__(made, item.name, values.get(item.name, getattr(experiment, item.name)))
     return made
 
 
