@@ -27,7 +27,7 @@ from touchline.run.pace import (
     with_history,
 )
 from touchline.run.recent import ACTIVE_TAIL_BYTES, ENDED_TAIL_BYTES, Recent, read_recent
-from touchline.run.tails import Follower, last_lines, shown
+from touchline.run.tails import Follower, last_lines, read_tail, shown
 
 pytestmark = pytest.mark.planning
 
@@ -46,6 +46,24 @@ def test_a_long_file_is_read_at_its_end_only(tmp_path: Path) -> None:
     assert not seen.whole
     assert isinstance(seen.peak_memory, Quantity)
     assert seen.peak_memory.kind == "process"
+
+
+def test_a_file_is_read_again_only_after_it_has_grown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[Path] = []
+
+    def counted(path: Path, limit_bytes: int) -> tuple[bytes, bool]:
+        reads.append(path)
+        return read_tail(path, limit_bytes)
+
+    monkeypatch.setattr("touchline.run.recent.read_tail", counted)
+    path = tmp_path / "metrics.jsonl"
+    made.write_metrics(tmp_path, [made.START, *made.steps(3)])
+    assert [read_recent(path, ACTIVE_TAIL_BYTES).steps_done for _ in range(3)] == [3, 3, 3]
+    assert reads == [path]
+    made.write_metrics(tmp_path, [made.START, *made.steps(4)])
+    assert read_recent(path, ACTIVE_TAIL_BYTES).steps_done == 4
+    assert read_recent(path, ENDED_TAIL_BYTES).steps_done == 4
+    assert reads == [path] * 3
 
 
 def test_a_resumed_training_goes_on_and_what_is_done_again_does_not_count_twice(tmp_path: Path) -> None:

@@ -114,6 +114,16 @@ def left(run: LiveRun) -> str:
     return with_interval(run.seconds_left, "") or "-"
 
 
+def left_interval(run: LiveRun) -> str:
+    """Return the interval of the time left as `4:10 to 5:20`."""
+    from touchline.core.quantity import Missing
+
+    seconds = run.seconds_left
+    if isinstance(seconds, Missing) or seconds.low is None or seconds.high is None:
+        return left(run)
+    return f"{format_seconds(seconds.low)} to {format_seconds(seconds.high)}"
+
+
 def with_interval(seconds: Measured, word: str) -> str:
     """Return `4:41 left (4:10 to 5:20)` with a word behind the value; empty if it is missing."""
     from touchline.core.quantity import Missing

@@ -40,19 +40,23 @@ _SHORT_KEYS = "l logs c cancel r resume ? help q quit"
 _LOG_KEYS = "↑↓ scroll  End follow  e evaluation  Esc back"
 _DONE = frozenset({RunStatus.COMPLETED, RunStatus.COMPLETED_FAILED_EXIT})
 HELP = """\
-up, down     select a run; Home, End and page keys too
-Enter or l   logs of the run; Esc goes back
-c            cancel the run's jobs (asks first)
-r            resume or submit the run (asks first)
-q            quit; jobs keep running
+up, down   select a run
+Enter, l   its logs; Esc goes back
+c          cancel it (asks first)
+r          resume it (asks first)
+q          quit; jobs keep running
 
-> selected   ! warning or error: see below the runs
-done         steps, or test items of an evaluation
-curve        losses from old to new; × is not a number
-left         time left, with its 90% interval
-memory       peak so far, of the GPU where there is one
+>          selected
+!          warning or error
+done       of steps or test items
+curve      losses from old to new;
+           × is not a number
+left       time left, low to high
+memory     peak so far, on the GPU
+           where there is one
 
 any key closes this help"""
+"""Short lines, for narrow terminals."""
 
 
 class Found(Message):

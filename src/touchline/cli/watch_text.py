@@ -21,10 +21,10 @@ HEADER = ("run", "status", "step", "done", "loss", "curve", "left or waits for",
 _LEAST_FIRST = ("done", "memory", "loss", "curve", "left or waits for")
 _NUMBERS = frozenset({"step", "loss", "memory"})
 _WIDE = 100
-"""Columns from which on two blanks stand between two columns of the table."""
+"""Columns from which on the time left is shown with its interval, and two blanks stand between two columns."""
 _WIDE_GAP, _NARROW_GAP = 2, 1
 _BAR_CELLS = 10
-_CURVE_CELLS = 8
+_CURVE_CELLS, _NARROW_CURVE_CELLS = 12, 6
 _MARK_CELLS = 2
 """Width of the two marks before a run: `>` for the selected run and `!` for a warning or an error."""
 _STATUS_CELLS = 12
@@ -86,11 +86,12 @@ def bar(done: int, total: int, cells: int = _BAR_CELLS) -> str:
     return "█" * full + "░" * (cells - full)
 
 
-def cells(run: LiveRun, losses: Sequence[float]) -> tuple[str, ...]:
-    """Return a row of the table."""
+def cells(run: LiveRun, losses: Sequence[float], *, wide: bool) -> tuple[str, ...]:
+    """Return a row of the table; where it is narrow, the time left is its interval alone."""
     total, done = run.steps_planned, run.steps_done or 0
     if run.items_planned is not None and not (run.job is not None and run.job.active):
         total, done = run.items_planned, run.items_done or 0
+    left = text.left(run) if wide else text.left_interval(run)
     waits = f"waits: {run.queue_reason}" if run.queue_reason else "-"
     return tuple(
         one_line(cell)
@@ -100,8 +101,8 @@ def cells(run: LiveRun, losses: Sequence[float]) -> tuple[str, ...]:
             text.steps(run),
             bar(done, total) if total else "-",
             text.loss(run),
-            curve(losses),
-            text.left(run) if text.left(run) != "-" else waits,
+            curve(losses, _CURVE_CELLS if wide else _NARROW_CURVE_CELLS),
+            left if left != "-" else waits,
             text.memory(run),
         )
     )
@@ -210,7 +211,7 @@ def lines(watched: Sequence[Watched], width: int, selected: tuple[int, str] | No
         selected: the run that is marked.
     """
     rows = {
-        (place, run.name): cells(run, each.curves.of(run.name))
+        (place, run.name): cells(run, each.curves.of(run.name), wide=width >= _WIDE)
         for place, each in enumerate(watched)
         for run in (each.snapshot.runs if each.snapshot is not None else ())
     }
