@@ -189,7 +189,7 @@ class Engine:
 
         use_share()
         try:
-            with ThreadPoolExecutor(beside, "touchline batch", use_share) as pool:
+            with ThreadPoolExecutor(beside, "touchline-batch", use_share) as pool:
                 for batch, outcome in zip(batches, pool.map(self._generate, batches), strict=True):
                     self._finish(batch, outcome)
         finally:
