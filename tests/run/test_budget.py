@@ -237,7 +237,7 @@ class Commands(RuleBasedStateMachine):
     def _job(self, name: str) -> Job:
         if name == MODEL:
             return model_evaluation(self.folder, MODEL, Path("request.json"))
-        return run_training(self.folder, name)
+        return run_training(self.folder, name, "local")
 
     def teardown(self) -> None:
         if hasattr(self, "place"):
@@ -257,7 +257,7 @@ def test_a_job_is_limited_and_charged_until_its_record_says_less(tmp_path: Path)
     executor = with_budget(FakeExecutor(world, ""), folder, SITE.slurm)
     ledger = Ledger(folder.ledger, "local")
     ledger.record("intent", "a", token="t1")
-    job_id = executor.start(run_training(folder, "a"), "t1", ())
+    job_id = executor.start(run_training(folder, "a", "local"), "t1", ())
     ledger.record("submitted", "a", token="t1", job_id=job_id)
     limit = world.jobs[0].job.time_limit_seconds
     assert limit is not None
@@ -277,7 +277,7 @@ def test_a_job_that_does_not_fit_is_refused_with_both_numbers(tmp_path: Path) ->
     approve(folder, 0.5)
     executor = BudgetedExecutor(FakeExecutor(World(1), ""), folder, SITE.slurm)
     with pytest.raises(SubmissionRejectedError, match=r"a may take 3\.\d+ device-hours.* 0\.5 are 0\.5 left"):
-        executor.start(run_training(folder, "a"), "t1", ())
+        executor.start(run_training(folder, "a", "local"), "t1", ())
 
 
 def test_an_approval_holds_for_its_plan_and_its_folder_alone(tmp_path: Path) -> None:
