@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from pathlib import Path
 
 import pytest
-from tests.api.folders import touchline, words_experiment
+from tests.api.folders import touchline
 from tests.cases import some
 from tests.house.test_docs_commands import commands_of, wrong_words
 
@@ -21,15 +20,6 @@ SEED_NAMES = {
 }
 BEFORE_THE_LAUNCH = {"plan-experiment", "plan-runs", "setup-experiment"}
 SHELL = re.compile(r"`(touchline [^`]+)`")
-TEXT = """
-name: cap
-task: capitalization
-models: [Tiny-1M-Instruct]
-data: {path: words.json}
-train: {epochs: 1, global_batch_size: 8, micro_batch_size: 8, learning_rate: 1e-2, max_seq_len: 96, packed: false}
-factors: {train.lora.rank: [2, 4]}
-controls: [base]
-"""
 
 
 @pytest.mark.planning
@@ -61,22 +51,6 @@ def test_installing_twice_changes_nothing_and_edits_are_kept(tmp_path: Path) -> 
     assert "--force" in str(error.value.hint)
     assert edited.read_text() == "ours"
     assert sum(install_skills(folder, force=True).values()) == 1
-
-
-@pytest.fixture(scope="module")
-def home(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
-    """A folder with a finished experiment, a copy of it, and the same one before it was planned."""
-    root = tmp_path_factory.mktemp("skills")
-    folder, environment = words_experiment(root, tiny_model, TEXT, n_train=16)
-    environment["TOUCHLINE_HISTORY_DIR"] = str(root / "history")
-    done = touchline("run", str(folder), "--no-probe", "--json", env=environment)
-    assert done.returncode == 0, done.stderr
-    assert len(json.loads(done.stdout)["runs"]) == 3
-    shutil.copytree(folder, root / "other")
-    (root / "new").mkdir()
-    for name in ("experiment.yaml", "words.json"):
-        shutil.copy(folder / name, root / "new")
-    return root, environment
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import json
+import secrets
 import subprocess
 import sys
 import traceback
@@ -122,8 +123,7 @@ class Started:
         require_approval(self._folder)
         log = self._folder.internal / "agent.log"
         with disk_errors("file", log), log.open("ab") as stream:
-            self._answer = self._folder.internal / f"agent-{work.action}.json"
-            self._answer.unlink(missing_ok=True)
+            self._answer = self._folder.internal / f"agent-{secrets.token_hex(4)}.json"
             self._process = subprocess.Popen(  # noqa: S603 (our own program; the arguments are a list)
                 [sys.executable, "-m", "touchline.agent.work", *_words(work, self._answer)],
                 stdin=subprocess.DEVNULL,
@@ -145,6 +145,7 @@ class Started:
         if not active:
             with contextlib.suppress(OSError, ValueError):
                 outcome = json.loads(read_record(self._answer))
+                self._answer.unlink()
             if self._process.returncode != 0 and outcome["error"] is None:
                 outcome["error"] = {"kind": "HostError", "message": f"the work ended with {self._process.returncode}"}
         shown = tools.status(experiment=self.work.experiment)
