@@ -194,7 +194,7 @@ TASKS = (
         commands=("touchline compare experiment other --json",),
         calls=(("compare", {"experiments": ["experiment", "other"]}),),
         fact=(["experiment", "other"], True),
-        found=lambda a: ([Path(each["path"]).name for each in a[0]["experiments"]], len(a[0]["pairs"]) > 0),
+        found=lambda a: ([each["label"] for each in a[0]["experiments"]], len(a[0]["pairs"]) > 0),
     ),
     Task(
         name="write the report",
@@ -224,11 +224,11 @@ TASKS = (
     Task(
         name="check a job script",
         before=lambda root: (root / "job.slurm").write_text(SCRIPT),
-        commands=("touchline check job.slurm --json", "touchline check --explain SL022"),
-        calls=(("check", {"paths": ["job.slurm"]}), ("explain", {"code": "SL022"})),
+        commands=("touchline check job.slurm --json", "touchline check --explain SL003"),
+        calls=(("check", {"paths": ["job.slurm"]}), ("explain", {"code": "SL003"})),
         fact=True,
-        found=lambda a: "SL022" in codes(a[0]) and a[1].startswith("# SL022"),
-        by_calls=lambda a: "SL022" in codes(a[0]) and a[1]["rule"]["code"] == "SL022",
+        found=lambda a: "SL003" in codes(a[0]) and a[1].startswith("# SL003"),
+        by_calls=lambda a: "SL003" in codes(a[0]) and a[1]["rule"]["code"] == "SL003",
     ),
     Task(
         name="list models and data",

@@ -31,7 +31,7 @@ WRITES = {"init", "edit", "fix", "report"}
 EXECUTES = {"run", "evaluate", "cancel"}
 READS: tuple[Call, ...] = (
     ("plan", {"experiment": "experiment"}),
-    ("plan", {"experiment": "experiment", "overrides": ["train.epochs=2"], "section": "assumptions"}),
+    ("plan", {"experiment": "new", "overrides": ["train.epochs=2"], "section": "assumptions"}),
     ("plan", {"experiment": "experiment", "run": RUN}),
     ("check", {"paths": ["experiment"]}),
     ("explain", {"code": "EX110"}),
@@ -161,6 +161,12 @@ def test_wrong_arguments_are_errors_of_the_tool_that_name_them(home: Home) -> No
     in_session(home, body)
 
 
+def call(number: int, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """The message that calls a tool."""
+    parameters = {"name": name, "arguments": arguments}
+    return {"jsonrpc": "2.0", "id": number, "method": "tools/call", "params": parameters}
+
+
 @pytest.mark.slow
 def test_nothing_but_the_protocol_is_on_stdout(home: Home) -> None:
     """What is no message is answered or ignored, and never ends the server."""
@@ -170,16 +176,16 @@ def test_nothing_but_the_protocol_is_on_stdout(home: Home) -> None:
         {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": start},
         {"jsonrpc": "2.0", "method": "notifications/initialized"},
         "no message at all",
-        {"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": {"name": "plan", "arguments": {"experiment": "new"}}},
-        {"jsonrpc": "2.0", "id": 3, "method": "tools/call", "params": {"name": "fix", "arguments": {"paths": ["experiment"]}}},
-    ]  # fmt: skip
+        call(2, "plan", {"experiment": "new"}),
+        call(3, "fix", {"paths": ["experiment"]}),
+    ]
     server = subprocess.Popen(
         command("mcp"), cwd=root, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )  # fmt: skip
     assert server.stdin is not None
     assert server.stdout is not None
-    lines = []
+    lines: list[dict[str, Any]] = []
     for message in messages:
         server.stdin.write((message if isinstance(message, str) else json.dumps(message)) + "\n")
         server.stdin.flush()
@@ -246,7 +252,7 @@ def test_an_approval_is_typed_at_a_terminal(home: Home) -> None:
     assert read_budget(folder).state is ApprovalState.NONE
     for answer, state in (("n", ApprovalState.NONE), ("y", ApprovalState.VALID)):
         program, *arguments = command(*words)
-        terminal = pexpect.spawn(program, arguments, env=environment, cwd=str(root), encoding="utf-8", timeout=SECONDS)  # type: ignore[arg-type]
+        terminal = pexpect.spawn(program, arguments, env=environment, cwd=str(root), encoding="utf-8", timeout=SECONDS)
         terminal.expect(r"at most 2 device-hours\?")
         terminal.sendline(answer)
         terminal.expect(pexpect.EOF)
