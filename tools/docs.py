@@ -55,6 +55,7 @@ FORMATS = (
     Format(schema="experiment", type="spec.experiment:Experiment", what="experiment.yaml, as the user writes it"),
     Format(schema="plan", type="spec.plan:Plan", what="plan.json, the resolved truth of an experiment"),
     Format(schema="ledger", type="run.ledger:LedgerEntry", what="a line of ledger.jsonl"),
+    Format(schema="approval", type="run.budget:Approval", what=".touchline/approval.json, what an agent may run"),
     Format(schema="resources", type="run.resources:ResourceSummary", what="status/resources.<job>.<restart>.json"),
     Format(schema="doctor", type="slurm.doctor:DoctorReport", what="what `touchline doctor --json` prints"),
     Format(schema="selftest", type="history.selftest:SelftestReport", what="what `touchline selftest --json` prints"),
