@@ -211,4 +211,4 @@ def test_the_notebook_runs(place: Path) -> None:
     tables = [data["text/html"] for data in shown if "text/html" in data]
     for title in ("Plan of words", "Results of 3 runs", "Report of words"):
         assert any(f"<b>{title}</b>" in table for table in tables), title
-    assert any(kind.startswith("application/vnd.vegalite") for data in shown for kind in data)
+    assert any("image/png" in data for data in shown)
