@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from touchline.cli.watch import Resuming, cancel_run, resume_run
 from touchline.core.files import try_lock
 from touchline.data.user_config import UserConfig
 from touchline.run.folders import ExperimentFolder
+from touchline.run.submission import Submitted
 
 pytestmark = pytest.mark.slow
 
@@ -138,3 +140,21 @@ def test_resume_starts_a_command_whose_error_is_shown(folder: Path, settings: Us
         os.close(lock)
     assert said.startswith("resume of 1M_rank4 ended with exit code 3: error: ")
     assert resuming.output.read_text().count("error: ") == 1
+
+
+def test_resume_on_a_cluster_submits_and_names_the_jobs(
+    folder: Path, settings: UserConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SLURM's queue outlives the view by itself, so that no further process is needed."""
+    asked: list[str | None] = []
+
+    def submit(source: Path, settings: UserConfig, *, only: str | None) -> list[Submitted]:
+        asked.append(only)
+        refused = Submitted(job="evaluate x", job_id="", word="refused", reason="QOS")
+        return [Submitted(job=str(only), job_id="81", word="submitted"), refused]
+
+    monkeypatch.setattr(api, "submit", submit)
+    plan = replace(ExperimentFolder(folder / "first").planned(), executor="slurm")
+    monkeypatch.setattr(ExperimentFolder, "planned", lambda self: plan)
+    assert resume_run(folder / "first", settings, "1M_rank4") == "1M_rank4 submitted 81; evaluate x refused QOS"
+    assert asked == ["1M_rank4"]

@@ -177,5 +177,5 @@ def resume_run(source: Path, settings: UserConfig, run: str) -> str | Resuming:
     if ExperimentFolder(source).planned().executor == "local":
         return Resuming(source, run)
     jobs = api.submit(source, settings, only=run)
-    said = [f"{job.job} {job.word} {job.job_id or ''} {job.reason}".strip() for job in jobs]
+    said = [" ".join(part for part in (job.job, job.word, job.job_id, job.reason) if part) for job in jobs]
     return "; ".join(said) if said else f"nothing to submit: {run} is trained and evaluated"
