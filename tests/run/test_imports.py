@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ import yaml
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 from tests.backends.config_files import format_of
 from tests.faults.case import base, changed
+from tests.hostile.values import VALUES
 
 from tools.tiny_model import write_tiny_model
 from touchline import api
@@ -298,6 +301,41 @@ def test_hostile_files_are_refused_all_at_once(here: Path) -> None:
     assert {"binary.yaml", "absent.yaml"} <= messages.keys()
     assert "experiment_summary.yaml" in (caught.value.expected or "")
     assert not (here / "e.yaml").exists()
+
+
+SOURCES = {**{f"{name}.yaml": base(name) for name in TRAINERS}, "experiment_summary.yaml": SUMMARY}
+
+
+def nodes(node: object, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Yield the path of every value, groups and lists included."""
+    entries = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for key, value in entries:
+        yield (*path, key)
+        yield from nodes(value, (*path, key))
+
+
+@hypothesis_settings(max_examples=40)
+@given(source=st.sampled_from(sorted(SOURCES)), data=st.data())
+def test_any_value_anywhere_gives_a_file_that_can_be_read_or_an_error(source: str, data: st.DataObject) -> None:
+    """Never a traceback, and never a file that touchline itself refuses."""
+    tree = yaml.safe_load(SOURCES[source])
+    *above, last = data.draw(st.sampled_from(list(nodes(tree))))
+    node = tree
+    for key in above:
+        node = node[key]
+    node[last] = data.draw(st.sampled_from(VALUES))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / source
+        path.write_bytes(yaml.safe_dump(tree, allow_unicode=True).encode(errors="surrogatepass"))
+        out = Path(folder) / "e" / "experiment.yaml"
+        try:
+            report = api.import_experiment([path], out)
+        except InputError as error:
+            assert not any(str(out) in str(each.where) for each in error.findings)
+            assert not out.exists()
+        else:
+            read_experiment(out.read_text(encoding="utf-8"), "experiment.yaml")
+            assert TypeAdapter(ImportReport).dump_json(report)
 
 
 def test_sources_of_several_kinds_are_an_error_that_names_each(here: Path) -> None:

@@ -21,9 +21,10 @@ from ruamel.yaml.comments import CommentedMap
 
 from touchline.backends.formats import ConfigReading
 from touchline.backends.hf_loop import HF_OPTIMIZERS
+from touchline.core.errors import InputError
 from touchline.core.finding import Location
 from touchline.spec import defaults
-from touchline.spec.document import Key, YamlDocument
+from touchline.spec.document import Key, YamlDocument, parse_value
 from touchline.spec.experiment import DataConfig, Experiment
 from touchline.spec.foreign import ForeignDocument
 from touchline.spec.overlay import with_settings
@@ -217,8 +218,8 @@ def setting_problem(key: str, value: object) -> str | None:
     """Return the error that experiment.yaml gives for a value. None if it takes it."""
     if key == SEED:
         value = [value]
-    elif key == MODEL:
-        return None if isinstance(value, str) and value else "expected the name of a model"
+    elif key == MODEL and not (isinstance(value, str) and value):
+        return "expected the name of a model"
     try:
         return _problem(key, json.dumps(value))
     except (TypeError, ValueError):
@@ -226,8 +227,14 @@ def setting_problem(key: str, value: object) -> str | None:
 
 
 @functools.lru_cache(maxsize=4096)
-def _problem(key: str, value: str) -> str | None:
-    _, findings = with_settings(STAND_IN, {key: json.loads(value)}, NOWHERE)
+def _problem(key: str, text: str) -> str | None:
+    try:
+        value = parse_value(text, key, "")
+    except InputError as error:
+        return error.findings[0].message
+    if key == MODEL:
+        return None
+    _, findings = with_settings(STAND_IN, {key: value}, NOWHERE)
     return findings[0].message if findings else None
 
 

@@ -43,8 +43,8 @@ def _columns(document: ForeignDocument, source: StatedSource, registry: Mapping[
     if not isinstance(entry, dict):
         return found
     kind = entry.get("type")
-    if kind in _COLUMNS:
-        found.settings = dict(_COLUMNS[str(kind)])
+    if isinstance(kind, str) and kind in _COLUMNS:
+        found.settings = dict(_COLUMNS[kind])
         found.notes[f"{place}.type"] = _PROMPT
     elif kind == "chat_template":
         messages = entry.get("field_messages")

@@ -26,6 +26,7 @@ from touchline.backends.imports import (
 from touchline.backends.registry import backend_names
 from touchline.core.errors import InputError
 from touchline.core.finding import Location
+from touchline.core.text import one_line
 from touchline.run.imports.names import TABLE, train_by_names
 from touchline.run.imports.sources import source_fault
 from touchline.spec.document import Key
@@ -233,10 +234,10 @@ def _shared(carrier: Carrier) -> dict[str, object]:
     for key, to in (("name", "name"), ("question", "question")):
         stated = document.stated("experiment", key)
         if stated is not None and isinstance(stated.value, str):
-            data[to] = " ".join(stated.value.split())
+            data[to] = " ".join(one_line(stated.value).split())
             carrier.same(stated)
     project = document.stated("experiment", "project")
-    if project is not None and project.value in TASKS:
+    if project is not None and isinstance(project.value, str) and project.value in TASKS:
         data["task"] = project.value
         carrier.same(project)
     return data
@@ -270,7 +271,7 @@ def _epochs(carrier: Carrier, trainings: list[ImportedTraining]) -> object:
     wanted: list[list[object]] = []
     for index, entry in enumerate(matrix if isinstance(matrix, list) else []):
         epochs = entry.get("epochs") if isinstance(entry, dict) else None
-        if isinstance(entry, dict) and entry.get("run") in names and isinstance(epochs, list):
+        if isinstance(entry, dict) and str(entry.get("run")) in names and isinstance(epochs, list):
             wanted.append(epochs)
             carrier.seen.add(f"evaluation.matrix.{index}.epochs")
     if not wanted or any(epochs != wanted[0] for epochs in wanted) or not wanted[0]:
