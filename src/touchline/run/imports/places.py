@@ -38,8 +38,7 @@ class LocalPlaces:
         here = self._source / path
         if not _exists(here) and _exists(Path.cwd() / path):
             here = Path.cwd() / path
-            note = f"{name}: found in the working directory, not beside the source"
-            self.notes += [note] if note not in self.notes else []
+            self.notes.append(f"{name}: found in the working directory, not beside the source")
         return os.path.relpath(here.absolute(), self._target.absolute())
 
     def model(self, name: str) -> str:
