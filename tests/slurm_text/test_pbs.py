@@ -176,6 +176,7 @@ def test_a_job_asks_for_one_chunk() -> None:
         directives([*options, ("cpus-per-task", "8"), ("mem", "64G"), ("time", "1:33:00"), ("requeue", None)])
     ) == [
         "#PBS -N run-135M_rank4",
+        "#PBS -S /bin/bash",
         "#PBS -j oe",
         "#PBS -A lab",
         "#PBS -q gpuq",

@@ -285,6 +285,8 @@ def directives(options: Sequence[tuple[str, str | None]]) -> Iterator[str]:
         match option:
             case "job-name":
                 yield f"#PBS -N {job_name(value or '')}"
+                # PBS starts a script with the user's login shell, whatever its first line says.
+                yield "#PBS -S /bin/bash"
             case "account":
                 yield f"#PBS -A {value}"
             case "partition":
@@ -313,6 +315,7 @@ _OURS = {
     "J": "a run is a job of its own",
     "r": "touchline sets it",
     "h": "nothing would start",
+    "S": "the scripts are for bash",
     "z": "the job's id would be lost",
     "I": "a job is not interactive",
     "A": "pbs.account sets it",
