@@ -120,7 +120,18 @@ def test_what_verbs_return_is_shown_short_and_in_tables(experiment: Path, tmp_pa
     hostile = Results([replace(results[0], name="<script>alert(1)</script>\x1b[31m\ud800")])
     assert "&lt;script&gt;alert(1)&lt;/script&gt;?" in hostile._repr_html_()
     assert len(Results([*results] * 50)._repr_html_()) < 20_000, "a long table is cut"
-    assert list(touchline.history().to_frame().columns)[:2] == ["run", "origin"]
+
+
+def test_the_history_as_a_table(tmp_path: Path) -> None:
+    """One row per record, units in the columns' names; an empty one has the same columns."""
+    place = shutil.copytree(FINISHED.parent / "history", tmp_path / "history")
+    history = touchline.history(str(place))
+    frame = history.to_frame()
+    assert list(frame["run"]) == [row.name for row in history] != []
+    assert (frame["peak_memory_gib"] > 0).all()
+    assert (frame["steps_done"] == frame["steps_total"]).all()
+    assert list(touchline.history(tmp_path / "none").to_frame().columns) == list(frame.columns)
+    assert all(f">{row.name}<" in history._repr_html_() for row in history)
 
 
 def test_figures_are_altair_charts(experiment: Path) -> None:

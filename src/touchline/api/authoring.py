@@ -53,8 +53,8 @@ def write_experiment(experiment: Experiment, folder: Path | None = None) -> Path
     if ExperimentFolder(path).write_experiment({_FILE: text}):
         raise PolicyError(
             f"{str(path)!r} is another experiment, or was edited since it was written from Python",
-            expected="a folder of its own",
-            hint=f"name another folder, or start from the file: read_experiment({str(path.parent)!r})",
+            expected="a folder of its own, or a change of the file by hand",
+            hint="experiment.with_values({}, folder=...) names another folder",
         )
     return path
 
