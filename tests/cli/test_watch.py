@@ -14,7 +14,7 @@ from tests.cli.made_live import completed, failed, queued, rows, running, snapsh
 
 from touchline.cli import watch as command
 from touchline.cli.main import main
-from touchline.cli.watch_text import LOSSES, LossCurves, Watched, bar, curve, description, lines
+from touchline.cli.watch_text import LOSSES, LossCurves, Watched, bar, cells, curve, description, lines
 from touchline.core.status import RunStatus
 
 pytestmark = pytest.mark.planning
@@ -57,7 +57,7 @@ def test_lines_of_runs_fit_the_terminal(width: int, names: list[str], kind: obje
 def test_at_80_columns_a_run_shows_everything_and_a_waiting_one_its_reason() -> None:
     shown = texts(watched(snapshot("sweep", running("8B_rank4"), queued("8B_rank8"))), 80)
     assert "running" in shown[2]
-    assert all(each in shown[2] for each in ("500/1000", "0.51", "█▅▁", " 50:00 to 1:10:00 ", "12.5 GiB"))
+    assert all(each in shown[2] for each in ("500/1000", "0.51", "██▅▅▁▁", " 50:00 to 1:10:00 ", "12.5 GiB"))
     assert "waits: Priority" in shown[3]
 
 
@@ -116,6 +116,12 @@ def test_lower_losses_have_blocks_that_are_not_higher(losses: list[float]) -> No
     order = sorted(range(len(losses)), key=lambda place: losses[place])
     assert sorted(drawn) == [drawn[place] for place in order]
     assert drawn[order[-1]] == "█"
+
+
+def test_a_few_losses_of_a_long_training_are_no_curve() -> None:
+    run = running("a")
+    assert "█" not in cells(run, [2.0, 1.0], wide=True)[5]
+    assert cells(replace(run, steps_done=2), [2.0, 1.0], wide=True)[5] == "█▁"
 
 
 def test_a_loss_that_is_not_a_number_is_seen_in_its_place() -> None:

@@ -87,7 +87,7 @@ def test_a_person_watches_reads_logs_cancels_and_leaves(
             "memory",
         ]
         assert shown[1] == "tiny  3 runs: 1 completed · 1 running · 1 prepared"
-        assert re.match(r"> 1M_rank2 +completed +40/40 █{10} +0.025 █\S*▁ ", shown[2])
+        assert re.match(r"> 1M_rank2 +completed +40/40 █{10} +0.025 - ", shown[2])
         assert re.match(r" .1M_rank4 +running +20/40 █{5}░{5} +0.05 █\S*▁ +\S+ s to \S+ s +2 GiB", shown[3])
         assert shown[-1].startswith("↑↓ select  l logs  c cancel  r resume  ? help  q quit")
         assert "\x1b[7m" in terminal.codes()

@@ -91,6 +91,8 @@ def cells(run: LiveRun, losses: Sequence[float], *, wide: bool) -> tuple[str, ..
     total, done = run.steps_planned, run.steps_done or 0
     if run.items_planned is not None and not (run.job is not None and run.job.active):
         total, done = run.items_planned, run.items_done or 0
+    # The last two or three losses of a long training would look like all of it.
+    enough = len(losses) >= min(_NARROW_CURVE_CELLS, run.steps_done or 0)
     left = text.left(run) if wide else text.left_interval(run)
     waits = f"waits: {run.queue_reason}" if run.queue_reason else "-"
     return tuple(
@@ -101,7 +103,7 @@ def cells(run: LiveRun, losses: Sequence[float], *, wide: bool) -> tuple[str, ..
             text.steps(run),
             bar(done, total) if total else "-",
             text.loss(run),
-            curve(losses, _CURVE_CELLS if wide else _NARROW_CURVE_CELLS),
+            curve(losses if enough else (), _CURVE_CELLS if wide else _NARROW_CURVE_CELLS),
             left if left != "-" else waits,
             text.memory(run),
         )
