@@ -29,11 +29,15 @@ from touchline.run.budget import (
 )
 from touchline.run.folders import ExperimentFolder
 from touchline.run.ledger import Ledger
+from touchline.run.pbs import PbsExecutor
 from touchline.run.protocol import Job
 from touchline.run.queue import run_jobs
 from touchline.run.run_jobs import model_evaluation, run_training
+from touchline.run.slurm import SlurmExecutor
 from touchline.run.statusfiles import write_exit, write_start
+from touchline.run.submission import FindsByToken
 from touchline.slurm.job_view import JobView
+from touchline.slurm.local.commands import CommandResult
 from touchline.spec.experiment import ComputeConfig
 from touchline.spec.plan import Plan
 
@@ -303,3 +307,34 @@ def test_a_budget_is_a_positive_number(tmp_path: Path, hours: float) -> None:
     """Infinity is not a budget."""
     with pytest.raises(InputError):
         approve(folder_with(tmp_path, planned()), hours)
+
+
+class Recorder:
+    """Takes every submission, and keeps its words."""
+
+    def __init__(self) -> None:
+        self.words: list[str] = []
+
+    def run(self, words: Sequence[str], **options: object) -> CommandResult:
+        self.words = list(words)
+        return CommandResult(code=0, out="76.server\n" if words[0] == "qsub" else "76\n", err="")
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [(SlurmExecutor, ["--time=3:11:00", "--no-requeue"]), (PbsExecutor, ["-l", "walltime=3:11:00", "-r", "n"])],
+)
+def test_a_cluster_gets_the_limit_and_never_queues_the_job_again(
+    tmp_path: Path, kind: type[SlurmExecutor | PbsExecutor], options: list[str]
+) -> None:
+    """What stands in the script holds for jobs that no budget limits: up to 20 times the limit."""
+    plan = planned(known=False)
+    folder = folder_with(tmp_path, replace(plan, executor=kind.name))
+    approve(folder, GPUS * (3 + 14 / 60))
+    commands = Recorder()
+    executor = with_budget(kind(commands, folder.ledger), folder, SITE.slurm)
+    assert executor.start(run_training(folder, "a", kind.name), "t1", ()) == "76"
+    assert all(option in commands.words for option in options), commands.words
+    assert any("TOUCHLINE_STRICT_LIMIT=1" in word for word in commands.words)
+    assert read_budget(folder).left_hours < GPUS * 2 / 60
+    assert isinstance(executor, FindsByToken)
