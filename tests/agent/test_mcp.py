@@ -224,8 +224,8 @@ def test_nothing_is_executed_without_an_approval_or_beyond_it(home: Home) -> Non
         assert "another touchline command" in json.dumps([done.structured_content for done in both])
 
     async def changed(client: Client) -> None:
-        await answers(client, [("edit", {"experiment": "killed", "values": {"train.epochs": 2}})])
-        (plan,) = await answers(client, [("plan", {"experiment": "killed", "section": None})])
+        await answers(client, [("edit", {"experiment": "killed", "values": {"evaluate.max_new_tokens": 12}})])
+        (plan,) = await answers(client, [("plan", {"experiment": "killed"})])
         assert plan["approval"]["state"] == ApprovalState.OTHER_PLAN
 
     in_session(home, refused)
