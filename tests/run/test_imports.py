@@ -372,6 +372,10 @@ def test_an_existing_file_is_never_replaced(here: Path) -> None:
     assert Path(report.path).read_bytes() == before
     with pytest.raises(PolicyError):
         api.import_experiment([source], source / "experiment.yaml")
+    assert api.import_experiment([source]).path == "experiment.yaml"
+    with pytest.raises(PolicyError) as caught:
+        api.import_experiment([source])
+    assert caught.value.hint == "--out new/experiment.yaml"
 
 
 @pytest.mark.parametrize(

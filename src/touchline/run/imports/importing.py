@@ -177,7 +177,7 @@ def refuse_existing(target: Path) -> None:
     """
     there = target if target.exists() or target.is_symlink() else target.parent
     if there is target or (there.exists() and not there.is_dir()):
-        other = target.parent.with_name(target.parent.name + "-2") / target.name if there is target else "DIR"
+        other = Path(f"{target.parent}-2" if target.parent.name else "new") / target.name
         raise PolicyError(
             f"{str(there)!r} exists",
             expected="a file that does not exist yet",
