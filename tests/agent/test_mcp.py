@@ -270,7 +270,6 @@ def words_of(line: str) -> tuple[tuple[str, ...], frozenset[str]]:
     return tuple(path[: 2 if group else 1]), frozenset(word for word in words if word.startswith("-"))
 
 
-@pytest.mark.planning
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
 def test_a_task_uses_only_commands_of_skills_and_few_calls(task: Task) -> None:
     texts = [re.sub(r"^ +", "", skill.text, flags=re.MULTILINE) for skill in skills()]
