@@ -283,8 +283,8 @@ def test_every_template_passes_check_and_can_be_planned(name: str, settings: Use
     assert {path: path.read_bytes() for path in (tmp_path / "exp").rglob("*") if path.is_file()} == before
 
 
-def test_defaults_come_from_past_runs_and_the_user_config(settings: UserConfig, tmp_path: Path) -> None:
-    """The model with most runs, and the epochs and learning rate of its newest; SLURM where the config file has it."""
+def test_defaults_come_from_past_runs(settings: UserConfig, tmp_path: Path) -> None:
+    """The model with most runs, and the epochs and learning rate of its newest."""
     write_tiny_model(tmp_path / "models" / "Tiny-2M-Instruct", seed=1)
     for name, model in (("one", "Tiny-1M-Instruct"), ("two", "Tiny-2M-Instruct"), ("three", "Tiny-2M-Instruct")):
         record = make_record(
