@@ -91,6 +91,14 @@ class World:
         self.jobs: list[Started] = []
         self.chance = random.Random(seed)
         self.kill_in = -1
+        self.approved: dict[str, float] = {}
+
+    def check(self) -> None:
+        """Nothing exceeds its budget, even if every running job takes all that it may."""
+        for approval, hours in self.approved.items():
+            own = [each for each in self.jobs if each.approval == approval]
+            seconds = sum(each.devices * (each.takes if each.over else each.most) for each in own)
+            assert seconds <= 3600 * hours + 1e-6
 
     # A clock of a queue: monotonic, while the time of day jumps.
     def now(self) -> float:
@@ -149,6 +157,7 @@ class FakeExecutor:
             most=most, takes=takes, state=state,
         )  # fmt: skip
         world.jobs.append(started)
+        world.check()
         begun = AttemptStart(
             job_id=started.job_id, restart=0, token=token, host="h", boot_id="b", pid=1, pid_started=0.0,
             time_unix=world.now(),
@@ -192,6 +201,7 @@ class Commands(RuleBasedStateMachine):
         given = approve(self.folder, hours)
         self.approved[given.id] = (hours, hash_work(self.folder.planned()))
         self.current = given.id
+        self.world.approved[given.id] = hours
 
     @rule(kill_in=st.integers(1, 12) | st.none(), names=st.lists(st.sampled_from([*NAMES, MODEL]), unique=True))
     def work(self, kill_in: int | None, names: list[str]) -> None:
@@ -232,11 +242,8 @@ class Commands(RuleBasedStateMachine):
 
     @invariant()
     def nothing_exceeds_its_budget(self) -> None:
-        """Even if every running job takes all that it may."""
-        for approval, (hours, _) in getattr(self, "approved", {}).items():
-            own = [each for each in self.world.jobs if each.approval == approval]
-            seconds = sum(each.devices * (each.takes if each.over else each.most) for each in own)
-            assert seconds <= 3600 * hours + 1e-6
+        if hasattr(self, "world"):
+            self.world.check()
 
     def _job(self, name: str) -> Job:
         if name == MODEL:
