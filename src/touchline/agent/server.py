@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import json
+import os
 import secrets
 import subprocess
 import sys
@@ -21,7 +22,8 @@ from touchline.agent.answers import Data
 from touchline.agent.errors import error_data
 from touchline.agent.tools import Work
 from touchline.core.errors import HostError, InputError, TouchlineError, install_hint
-from touchline.core.files import disk_errors, read_record
+from touchline.core.files import disk_errors, open_append, read_record
+from touchline.core.json_text import parse_json
 from touchline.core.near import did_you_mean, near_names
 from touchline.run.budget import require_approval
 from touchline.run.folders import ExperimentFolder
@@ -122,7 +124,7 @@ class Started:
         self._folder = ExperimentFolder(work.experiment)
         require_approval(self._folder)
         log = self._folder.internal / "agent.log"
-        with disk_errors("file", log), log.open("ab") as stream:
+        with disk_errors("file", log), os.fdopen(open_append(log), "ab") as stream:
             self._answer = self._folder.internal / f"agent-{secrets.token_hex(4)}.json"
             self._process = subprocess.Popen(  # noqa: S603 (our own program; the arguments are a list)
                 [sys.executable, "-m", "touchline.agent.work", *_words(work, self._answer)],
@@ -144,7 +146,7 @@ class Started:
         outcome: Data = {"error": None, "messages": []}
         if not active:
             with contextlib.suppress(OSError, ValueError):
-                outcome = json.loads(read_record(self._answer))
+                outcome = parse_json(read_record(self._answer))
                 self._answer.unlink()
             if self._process.returncode != 0 and outcome["error"] is None:
                 outcome["error"] = {"kind": "HostError", "message": f"the work ended with {self._process.returncode}"}

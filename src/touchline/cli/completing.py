@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import typer
+
+from touchline.core.errors import TouchlineError
+from touchline.core.files import read_bytes
+from touchline.core.json_text import parse_json
 
 _LIMIT_BYTES = 32 << 20
 """Largest plan that a key press waits for."""
@@ -21,9 +24,7 @@ def complete_run(ctx: typer.Context, incomplete: str) -> list[str]:
     path = Path(source).expanduser()
     plan = (path if path.is_dir() else path.parent) / "plan.json"
     try:
-        if plan.stat().st_size > _LIMIT_BYTES:
-            return []
-        names = [run["name"] for run in json.loads(plan.read_bytes())["runs"]]
-    except (OSError, ValueError, KeyError, TypeError):
+        names = [run["name"] for run in parse_json(read_bytes(plan, _LIMIT_BYTES))["runs"]]
+    except (TouchlineError, OSError, ValueError, KeyError, TypeError):
         return []  # what is broken is told by the command itself
     return [name for name in names if isinstance(name, str) and name.startswith(incomplete)]

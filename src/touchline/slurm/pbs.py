@@ -11,11 +11,11 @@ PBS.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 
+from touchline.core.json_text import parse_json
 from touchline.core.status import JobState
 from touchline.slurm.answers import SbatchResult, Submission
 from touchline.slurm.queue import QueueRow
@@ -72,7 +72,7 @@ def read_jobs(text: str) -> tuple[QueueRow, ...] | None:
 def _document(text: str) -> dict[str, object] | None:
     for candidate in (text, _repaired(text)):
         try:
-            found = json.loads(candidate, strict=False)
+            found = parse_json(candidate, allow_control_characters=True)
         except ValueError:
             continue
         return found if isinstance(found, dict) else None
@@ -96,7 +96,7 @@ def _repaired(text: str) -> str:
 
 def _is_json(text: str) -> bool:
     try:
-        json.loads(text, strict=False)
+        parse_json(text, allow_control_characters=True)
     except ValueError:
         return False
     return True
