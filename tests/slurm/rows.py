@@ -117,7 +117,7 @@ ROWS = (
         scenario="timeout",
         work="wait",
         directives=("--time=1",),
-        pbs_lines=("-l walltime=00:00:12",),
+        pbs_lines=("-l walltime=00:00:24",),
         limit_seconds=2,
         local=Told(state=JobState.TIMEOUT, attempts=("75 stopped at its time limit",), leaves=SAVED),
         slurm=Told(state=JobState.TIMEOUT, attempts=(STOPPED,), leaves=SAVED),
