@@ -43,8 +43,8 @@ for module in pkgutil.walk_packages(touchline.__path__, 'touchline.'):
         failed[module.name] = str(fault)
 print(json.dumps([failed, imported]))
 """
-MAY_NEED_MORE = ("touchline.train.", "touchline.evaluate.", "touchline.report.charts.")
-"""Programs of their own, and the figures of the extra `report`."""
+MAY_NEED_MORE = ("touchline.train.", "touchline.evaluate.", "touchline.report.charts.", "touchline.cli.watch_app")
+"""Programs of their own, the figures of the extra `report`, and the live view of the extra `watch`."""
 
 
 def _python(program: str, *arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
