@@ -77,6 +77,8 @@ FORMATS = (
         type="estimate.local.calibration:Calibration",
         what="what `touchline history calibration --json` prints",
     ),
+    Format(schema="trends", type="plan.trends:Trends", what="what `touchline history trends --json` prints"),
+    Format(schema="replay", type="plan.replay.types:Replay", what="what `touchline history replay --json` prints"),
     Format(
         schema="answer-probe",
         type="history.probe:ProbeReport",
@@ -95,8 +97,11 @@ FORMATS = (
     Format(schema="checkpoint", type="data.metrics:ExportMarker", what="touchline.json of an exported checkpoint"),
     Format(
         schema="resume",
-        type="train.resume:ResumeState",
+        type="data.training_state:ResumeState",
         what="resume/*/state.json, the position at which a training resumes",
+    ),
+    Format(
+        schema="pause", type="data.training_state:PauseRequest", what="pause.json, the step at which a training pauses"
     ),
     Format(schema="eval", type="spec.evaluation:EvaluationConfig", what="eval.yaml, one evaluation, resolved"),
     Format(schema="scores", type="data.scores:EvaluationRecord", what="eval/*.scores.json, what an evaluation gave"),
@@ -152,6 +157,7 @@ FORMATS = (
     Format(
         schema="lineage", type="train.parent:Lineage", what="lineage.json, the checkpoint that a stage started from"
     ),
+    Format(schema="design", type="plan.design_answer:DesignAnswer", what="what `touchline design --json` prints"),
     Format(schema="optimise", type="plan.optimization:Optimization", what="what `touchline optimize --json` prints"),
     Format(
         schema="answer-init",

@@ -29,6 +29,7 @@ _VERBS: tuple[str, ...] = (
         "import_experiment",
         "check",
         "plan",
+        "design",
         "prepare",
         "run",
         "submit",

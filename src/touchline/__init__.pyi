@@ -16,6 +16,7 @@ from touchline.history.probe import ProbeReport
 from touchline.history.selftest import SelftestReport
 from touchline.lint.check import CheckReport
 from touchline.lint.checked import CheckRequest
+from touchline.plan.design_answer import DesignAnswer
 from touchline.plan.estimate_result import EstimateAnswer
 from touchline.plan.local.estimating import EstimateRequest
 from touchline.plan.local.packing import PackRequest
@@ -84,6 +85,22 @@ def plan(
     settings: UserConfig | None = None,
 ) -> LoadedPlan:
     """Resolve an experiment and write its plan."""
+
+def design(
+    source: _Source,
+    *,
+    detect: float = 2.0,
+    budget: str | None = None,
+    items: Sequence[int] = (),
+    seed_spread: float | None = None,
+    flips: float | None = None,
+    apply: bool = False,
+    history_dir: _Path | None = None,
+    out: _Path | None = None,
+    on_progress: ProgressCallback | None = None,
+    settings: UserConfig | None = None,
+) -> DesignAnswer:
+    """Find the numbers of seeds and items that show a difference, and what they cost."""
 
 def prepare(
     source: _Source,

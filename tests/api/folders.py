@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from tests.api.command_server import command_server
@@ -65,6 +68,23 @@ def environment(models: Path, cache: Path) -> dict[str, str]:
 def command(*arguments: str) -> list[str]:
     """`touchline ...` of this environment."""
     return [sys.executable, "-m", "touchline.cli.main", *arguments]
+
+
+def interrupted(*arguments: str, env: dict[str, str], when: Callable[[], object]) -> tuple[int, str]:
+    """Run a command, and stop it by Ctrl-C as soon as a condition holds. Return its exit code and stderr."""
+    with subprocess.Popen(
+        command(*arguments),
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        while process.poll() is None and not when():
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate()
+    return process.returncode, said
 
 
 def touchline(*arguments: str, env: dict[str, str], cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

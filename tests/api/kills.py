@@ -25,6 +25,8 @@ def wait_for_steps(process: subprocess.Popen[str], run: Path, steps: int) -> Non
 def training_processes(run: Path) -> list[psutil.Process]:
     """The processes that train in a run's folder; the one that started the others first."""
     found = []
+    # Of a number that is used again psutil would give the process that had it before, which nobody can kill any more.
+    psutil.process_iter.cache_clear()
     for process in psutil.process_iter():
         try:
             words = process.cmdline()

@@ -117,6 +117,17 @@ def test_the_last_checkpoint_stays_although_it_is_broken(trained: Trained) -> No
     assert (run / "epoch_1").is_dir()
 
 
+def test_the_state_stays_if_the_last_checkpoint_has_an_earlier_ones_marker(trained: Trained) -> None:
+    """By its marker's step the last checkpoint is none; by its name it is, and it is not valid."""
+    run = trained.root / "1M_rank4"
+    (run / "resume").mkdir()
+    ADAPTERS["a marker of another epoch"][1](run / "epoch_1")
+    found = clean(trained.root, perform=True)
+    assert found.items == ()
+    assert [(kept.path, kept.codes) for kept in found.kept] == [("1M_rank4/epoch_1", ("wrong-place",))]
+    assert (run / "resume").is_dir()
+
+
 def test_a_checkpoint_whose_weights_are_whole_stays(trained: Trained) -> None:
     """A lost tokenizer can be copied again; the weights cannot."""
     (trained.root / "1M_rank4" / "epoch_0" / "tokenizer.json").unlink()

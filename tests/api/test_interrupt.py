@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
-import time
 from pathlib import Path
 
 import pytest
-from tests.api.folders import command, environment, make_experiment, touchline
+from tests.api.folders import environment, interrupted, make_experiment, touchline
 
 
 @pytest.mark.slow
@@ -18,24 +15,21 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path: Path, tiny_model: P
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "Tiny-1M-Instruct").symlink_to(tiny_model)
     env = environment(tmp_path / "models", tmp_path / "cache")
-    folder = make_experiment(tmp_path / "it's an experiment", ranks="[2]", n_train=800, n_test=8)
-    process = subprocess.Popen(command("run", str(folder)), env=env, stderr=subprocess.PIPE, text=True)
+    folder = make_experiment(tmp_path / "it's an experiment", ranks="[2]", n_train=400, n_test=8)
     metrics = folder / "1M_rank2" / "metrics.jsonl"
-    while not (metrics.exists() and '"event":"step"' in metrics.read_text()):
-        assert process.poll() is None, "it ended before its first step"
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, talk = process.communicate()
-    assert process.returncode == 130
+    code, talk = interrupted(
+        "run", str(folder), env=env, when=lambda: metrics.exists() and '"event":"step"' in metrics.read_text()
+    )
+    assert code == 130, talk
     assert "rerun the same command to resume" in talk
     assert "Traceback" not in talk
     rows = [json.loads(line) for line in metrics.read_text().splitlines()]
     assert rows[-1]["event"] == "end"
     stopped = rows[-1]["step"]
-    assert 0 < stopped < 200
+    assert 0 < stopped < 100
     shown = touchline("status", str(folder), "--json", env=env)
     assert [run["status"] for run in json.loads(shown.stdout)["runs"]] == ["interrupted", "prepared"]
     done = touchline("run", str(folder), env=env)
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in metrics.read_text().splitlines()]
-    assert [row["step"] for row in rows if row["event"] == "step"] == list(range(1, 201))
+    assert [row["step"] for row in rows if row["event"] == "step"] == list(range(1, 101))

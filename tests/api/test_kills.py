@@ -75,6 +75,7 @@ def _unhurt(hit: dict[str, int]) -> set[str]:
 def _alive(folder: Path) -> dict[str, psutil.Process]:
     """One process of each kind that works on a folder."""
     found: dict[str, psutil.Process] = {}
+    psutil.process_iter.cache_clear()
     for process in psutil.process_iter():
         try:
             words, place = process.cmdline(), process.cwd()

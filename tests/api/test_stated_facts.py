@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -212,7 +211,7 @@ def test_all_that_is_wrong_comes_at_once(place: Path) -> None:
 
 
 def test_facts_of_every_type_are_refused_or_read(place: Path) -> None:
-    """No value of YAML ends in a traceback."""
+    """A number, a text or a truth value where the fact is one; every other value of YAML is refused."""
     values = [
         "~",
         "true",
@@ -229,11 +228,20 @@ def test_facts_of_every_type_are_refused_or_read(place: Path) -> None:
         "999" * 40,
     ]
     file = place / "logs" / "touchline-facts.yaml"
+    read: set[tuple[str, ...]] = set()
     for key in (*FACTS, "logs"):
+        taken = []
         for value in values:
             file.write_text(f"{key}: {value}\n")
-            with suppress(InputError):
+            try:
                 list(api.history_read([place / "logs"]))
+            except InputError as fault:
+                (finding,) = fault.findings
+                assert "touchline-facts.yaml" in str(finding.where)
+            else:
+                taken.append(value)
+        read.add(tuple(taken))
+    assert read == {(), ("true",), ("3",), ("3", "-1", "2020-01-01")}
 
 
 def test_the_widest_of_a_batch_follows_from_the_lengths() -> None:

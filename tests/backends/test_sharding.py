@@ -15,7 +15,7 @@ from touchline.backends.registry import backend_names, get_backend, refused_sett
 from touchline.core.estimate import MicroBatch, TrainingSetup
 from touchline.estimate.evidence_memory import stack_key
 from touchline.estimate.parts import after_init_bytes, peak_parts
-from touchline.plan.build import _train_identity
+from touchline.plan.identity import _train_identity
 from touchline.spec.experiment import TrainConfig
 
 pytestmark = pytest.mark.planning

@@ -19,7 +19,8 @@ from touchline.core.shape import ModelShape
 from touchline.estimate.flops import step_flops
 from touchline.estimate.points import TimePoint
 from touchline.estimate.throughput import knee
-from touchline.estimate.time import StepTime, gain_compiled, gain_side_by_side, seconds_per_step
+from touchline.estimate.time import StepTime, seconds_per_step
+from touchline.estimate.time_gains import gain_compiled, gain_side_by_side
 from touchline.estimate.work import StepWork, work_of
 
 pytestmark = pytest.mark.planning

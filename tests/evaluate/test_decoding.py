@@ -11,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.cases import some
+from tests.evaluate.tiny_configs import tiny_sizes
 from transformers import AutoModelForCausalLM, Gemma3TextConfig, PretrainedConfig, PreTrainedModel, Qwen3Config
 
 from touchline.evaluate.decoding import Generation, TokenIds, common_prefix, write_answers
@@ -19,18 +20,7 @@ STOP, PAD = 2, 0
 NEVER = -1
 """No token has this id."""
 KINDS = ["sliding_attention", "full_attention"]
-SIZES = {
-    "vocab_size": 300,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "pad_token_id": 0,
-}
+SIZES = tiny_sizes(300)
 PROMPTS = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=8).map(tuple), min_size=1, max_size=6)
 
 

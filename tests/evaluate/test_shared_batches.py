@@ -11,6 +11,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from tests.cases import some
+from tests.evaluate.tiny_configs import tiny_sizes
 from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig, PretrainedConfig, Qwen3Config
 
 from touchline.core.errors import InputError
@@ -21,18 +22,7 @@ from touchline.evaluate.sampling import Sampling, stream_of
 from touchline.evaluate.weights import ActiveAdapter, Weights, pick_dtype
 
 CPU = torch.device("cpu")
-SIZES = {
-    "vocab_size": 128,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "pad_token_id": 0,
-}
+SIZES = tiny_sizes(128)
 FAMILIES: dict[str, PretrainedConfig] = {
     "llama": LlamaConfig(**SIZES),
     "qwen3": Qwen3Config(**SIZES),

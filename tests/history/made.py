@@ -14,6 +14,7 @@ from touchline.history.reading import EvidenceLine, OptionalText, Outcome, RunRe
 from touchline.history.record import RunRecord, SourceFile
 from touchline.history.record_versions import growth
 from touchline.history.records import record_of
+from touchline.history.scores import ValidationPoint
 
 _HINTS = get_type_hints(RunReading)
 
@@ -87,6 +88,9 @@ _BY_HINT: dict[Any, st.SearchStrategy[Any]] = {
     tuple[EvidenceLine, ...]: st.lists(st.builds(EvidenceLine, where=TEXT, text=TEXT, says=TEXT), max_size=2).map(
         tuple
     ),
+    tuple[ValidationPoint, ...]: st.lists(
+        st.builds(ValidationPoint, step=st.integers(0, 99), loss=st.one_of(st.none(), st.floats(0, 9))), max_size=3
+    ).map(tuple),
     tuple[Segment, ...]: st.lists(
         st.builds(
             Segment,

@@ -827,7 +827,12 @@ def test_no_table_however_broken_stops_a_reader(tmp_path: Path) -> None:
         '"' + "a" * 200_000,
     ):
         file.write_text(text)
-        list(find_runs([file]))
+        (found,) = find_runs([file])
+        if isinstance(found, LoggedRun):
+            assert isinstance(found.reading.last_loss, Missing), text
+            assert steps(found.reading) == (100, None), text
+        else:
+            assert found.reason in ("an empty file", "no line of a training in it"), text
 
 
 # ---------------------------------------------------------------------------------- counters, blocks and copies of rows

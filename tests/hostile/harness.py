@@ -23,7 +23,7 @@ _OURS = re.compile(r"a fault in touchline itself|internal error|Traceback|" + re
 
 
 class MisbehaviorError(AssertionError):
-    """A command raised, hung, or ended with another code than documented."""
+    """A command raised, hung, ended with another code than documented, or named no error."""
 
 
 @contextlib.contextmanager
@@ -70,4 +70,6 @@ def call(*words: str | Path) -> tuple[int, str, str]:
         ours = [error for error in raised if not isinstance(error, OSError)]
         raise MisbehaviorError(f"{sys.argv[:1]} {words}: {code}\n{said[-2000:]}") from (ours[0] if ours else None)
     assert isinstance(code, int)
+    if code > 1 and "error: " not in texts[1]:
+        raise MisbehaviorError(f"touchline {words}: it ends with {code} and names no error\n{said[-2000:]}")
     return code, texts[0], texts[1]

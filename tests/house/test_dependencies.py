@@ -31,7 +31,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "parquet": ("data", "report"),
     "vision": ("data",),
     "demo": ("train",),
-    "pandas": ("history", "results"),
+    "pandas": ("core", "history", "plan", "results"),
     "mcp": ("agent",),
     "shell": ("lint",),
     "watch": ("cli",),

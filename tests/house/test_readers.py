@@ -51,7 +51,6 @@ ALLOWED: dict[tuple[str, str], str] = {
     ("cli/main.py", "open"): "/dev/null",
     ("cli/watch.py", "fdopen"): "a descriptor that touchline.core.files opened",
     ("agent/server.py", "fdopen"): "a descriptor that touchline.core.files opened",
-    ("run/budget.py", "loads"): "the JSON of a plan in memory",
 }
 """(module, name of what is called) -> why it is no file of somebody else."""
 

@@ -54,7 +54,7 @@ ALLOWED = {
             "machine",
             "untrained",
             "simulate",
-            "hf",
+            "hf_recorder",
             "isolation",
             "lineage",
             "loop",
@@ -63,6 +63,7 @@ ALLOWED = {
             "selftest_checks",
             "setup",
             "side_by_side",
+            "target_loss",
         )
     },
 }

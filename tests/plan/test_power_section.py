@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
 
+import numpy as np
 import pytest
 from tests.run.made_plans import DATA, made_control, made_plan, made_run
 
@@ -18,6 +19,8 @@ from touchline.spec.plan import Plan, PlannedRun
 from touchline.spec.runs import ControlKind, RunKind
 from touchline.statistics.exact_power import smallest_shown
 from touchline.statistics.power import smallest_seed_difference
+from touchline.statistics.sample_sizes import detectable
+from touchline.statistics.spread_inputs import End, spread_at, spread_inputs
 
 pytestmark = pytest.mark.planning
 
@@ -145,3 +148,19 @@ def test_the_section_stands_in_the_plan() -> None:
     text = runs_plan_markdown(plan)
     assert "## Statistical power" in text
     assert "A true difference of this size is detected with 80% power" in text
+
+
+def test_a_known_spread_gives_points_and_the_seeds_that_two_of_them_need() -> None:
+    """The numbers are those of `touchline design`, at the expected spread and at both ends of its interval."""
+    plan = replace(design([1, 2, 3, 4]), spread=spread_inputs((), (), points=1.0, flips_percent=12.0))
+    low, value, high = (
+        100 * float(detectable(np.asarray(4.0), np.asarray(float(ITEMS)), spread_at(plan.spread, end, 1)))
+        for end in (End.LOW, End.VALUE, End.HIGH)
+    )
+    assert row(plan, "does train.lora.rank matter?")[2] == f"{value:.1f} points ({low:.1f} to {high:.1f})"
+    text = " ".join(power_lines(plan))
+    assert "spread between seeds 1 points (stated)" in text
+    assert "2 points need more than 32 seeds on these 200 items" in text
+    assert "standard deviation between seeds" not in text
+    one = replace(design([1]), spread=plan.spread)
+    assert row(one, "does train.lora.rank matter?")[2] == "not testable with one seed"

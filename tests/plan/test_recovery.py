@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from touchline.core.status import EXIT_LINEAGE, EXIT_OUT_OF_MEMORY, EXIT_PARENT_NOT_READY, JobState
+from touchline.core.status import EXIT_DIVERGED, EXIT_LINEAGE, EXIT_OUT_OF_MEMORY, EXIT_PARENT_NOT_READY, JobState
 from touchline.plan.recovery import (
     FRUITLESS,
     Diagnosis,
@@ -120,3 +120,14 @@ def test_what_was_killed_from_outside_starts_again_with_every_new_command() -> N
     assert repeated_failure_decision([failure()]) is None
     assert repeated_failure_decision([failure(), failure()]) is not None
     assert repeated_failure_decision([failure(), failure(code=137)]) is None
+
+
+def test_a_training_that_diverged_is_not_tried_again() -> None:
+    """Its numbers would be the same; a new command does not start it either, unless it is told to."""
+    diverged = failure(code=EXIT_DIVERGED, cause="step 3 of run a: loss nan, gradient norm nan")
+    assert diverged.diverged
+    assert decide([diverged], 8).step is RecoveryAction.STOP
+    again = repeated_failure_decision([diverged])
+    assert again is not None
+    assert again.step is RecoveryAction.STOP
+    assert repeated_failure_decision([failure()]) is None

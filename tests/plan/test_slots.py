@@ -22,7 +22,7 @@ from touchline.core.machine import TargetMachine, split_key, whole_key
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.data.machine import machine_here
 from touchline.data.user_config import UserConfig
-from touchline.estimate.time import gain_of_slots
+from touchline.estimate.time_gains import gain_of_slots
 from touchline.history.probe import ProbeRequest, ProbeTry
 from touchline.plan.slots import SlotChoice, choose_slots
 from touchline.plan.totals import QueuedJob, time_of_queue, totals

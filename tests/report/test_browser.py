@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 from pydantic import TypeAdapter
+from tests.report import made_strategy
 from tests.report.made_report import ALERT, Make, made_report
 
 from tools.chromium import REQUIRE, Browser, Tab, browser, unavailable
 from touchline.data.scores import AskedItem
 from touchline.plan.settings_table import Origin, RunSetting
+from touchline.report.build import build_report
 from touchline.report.charts import charts
 from touchline.report.figures import figure_script
 from touchline.report.page import report_html
@@ -319,3 +321,24 @@ def test_the_script_can_stand_in_a_page() -> None:
     assert "</script" not in script.lower()
     assert len(script.encode()) < 1_000_000
     assert figure_script() is script
+
+
+@pytest.mark.parametrize("width", [1240, 390])
+def test_the_figures_of_a_strategy_are_drawn(
+    chrome: Browser, tmp_path: Path, request: pytest.FixtureRequest, width: int
+) -> None:
+    """Looks and cuts, on a wide page and on a narrow dark one, which does not scroll sideways."""
+    made = build_report(made_strategy.gathered(made_strategy.explore_plan(), made_strategy.explored(looks=2)))
+    path = tmp_path / "report.html"
+    path.write_text(report_html(made, charts(made), script=figure_script()), encoding="utf-8")
+    tab = chrome.tab(width=width)
+    tab.media(scheme="light" if width > 1000 else "dark")
+    tab.open(path)
+    tab.wait(DRAWN)
+    shot(tab, request, f"strategy_{width}")
+    assert tab.errors == []
+    for name in ("looks", "explore"):
+        assert tab.evaluate(f"document.querySelectorAll('#figure-{name} svg path').length") > 5, name
+    assert "could not be drawn" not in tab.evaluate("document.body.innerText")
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    assert tab.evaluate("document.querySelector('#strategy').innerText.includes('cut after step 10')")

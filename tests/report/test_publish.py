@@ -19,6 +19,7 @@ from tests.api.folders import environment, touchline
 from touchline import api
 from touchline.core.errors import InputError, PolicyError
 from touchline.core.files import sha256_file
+from touchline.core.quantity import Missing
 from touchline.data.checkpoints import read_export_marker
 from touchline.data.metrics_file import read_metrics
 from touchline.data.user_config import UserConfig
@@ -27,7 +28,19 @@ from touchline.report.local.publishing import Published, PublishRequest
 from touchline.report.model_card import CardInputs, model_card, without_folders
 from touchline.results.collect import collect_results
 from touchline.results.scored import analyses, checkpoint_scores
+from touchline.run.folders import ExperimentFolder
+from touchline.run.ledger import STRATEGY, Ledger
 from touchline.run.selection import one_run
+from touchline.spec.strategy import (
+    Choice,
+    Cut,
+    DecisionKind,
+    ExploreConfig,
+    Phase,
+    PlannedStrategy,
+    RunLoss,
+    StrategyDecision,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 FINISHED = ROOT / "tests" / "fixtures" / "written-by-0.1.0" / "finished"
@@ -286,3 +299,48 @@ def test_a_name_in_a_marker_leads_nowhere_else(experiment: Path) -> None:
     (saved,) = list(marker.files.values())[:1]
     hostile = replace(marker, files=marker.files | {"../../training.json": saved})
     assert publishing._names(hostile) == publishing._names(marker)
+
+
+def with_strategy(experiment: Path, *decisions: StrategyDecision) -> None:
+    """Make its runs those of explore, with these decisions in the ledger."""
+    folder = ExperimentFolder(experiment)
+    plan = folder.planned()
+    strategy = PlannedStrategy(
+        explore=ExploreConfig(at=(0.5,), reference={"train.lora.rank": 4}), reference={"train.lora.rank": "4"}
+    )
+    runs = tuple(replace(run, phase=None if run.train is None else Phase.EXPLORE) for run in plan.runs)
+    folder.write_plan(replace(plan, strategy=strategy, runs=runs), "")
+    ledger = Ledger(folder.ledger, "local")
+    for decision in decisions:
+        ledger.record("strategy", STRATEGY, decision=decision)
+
+
+@pytest.mark.planning
+def test_a_cut_run_is_not_published(experiment: Path, settings: UserConfig) -> None:
+    """Its training was not finished on purpose; results and report name the step."""
+    losses = (RunLoss(run=RUN, loss=0.5), RunLoss(run="1M_rank64", loss=0.4))
+    cut = Cut(step=3, policy="halving", losses=losses, kept=("1M_rank64",), cut=(RUN,))
+    with_strategy(experiment, StrategyDecision(kind=DecisionKind.CUT, design="d", cut=cut))
+    with pytest.raises(PolicyError, match=f"{RUN} was cut after step 3 by the strategy"):
+        publish(experiment, settings)
+    found = {each.name: each for each in api.results(experiment)}
+    assert found[RUN].cut_after_step == 3
+    assert found[RUN].score == Missing(missing="cut after step 3")
+    report = api.report(experiment).report
+    assert report.strategy is not None
+    assert report.strategy.cut == {RUN: 3}
+    assert RUN not in {score.run for analysis in report.analyses for score in analysis.scores}
+    # Its checkpoints are verified as usual, and the losses of the decision are in the ledger.
+    assert {each.run for each in report.verification.checkpoints} >= {RUN}
+    status = api.strategy(experiment)
+    assert status is not None
+    assert status.decisions[0].cut == cut
+
+
+@pytest.mark.planning
+def test_the_card_of_a_chosen_run_says_how_it_was_chosen(experiment: Path, settings: UserConfig) -> None:
+    """A loss that was picked among several is too good."""
+    choice = Choice(losses=(RunLoss(run=RUN, loss=0.4),), chosen=(RUN,), contrasts=())
+    with_strategy(experiment, StrategyDecision(kind=DecisionKind.CHOICE, design="d", choice=choice))
+    card = (Path(publish(experiment, settings).folder) / "README.md").read_text()
+    assert "it is a run of explore, with one seed; it was chosen among several by its validation loss" in card

@@ -279,3 +279,21 @@ def test_a_command_with_another_setting_repeats_the_overrides_of_the_plan() -> N
     assert [shlex.split(command or "") for command in commands] == [
         ["touchline", "run", ".", "compute.executor=slurm", "seeds=[1, 2, 3]"]
     ]
+
+
+def test_an_attempt_of_a_cohort_counts_once() -> None:
+    """Each of its runs records it; each gets an equal part of its hours."""
+    names = ("1M_rank4", "1M_rank8")
+    runs = [
+        made.run(
+            name,
+            cohort=tuple(other for other in names if other != name),
+            attempt_list=(made.attempt("1", seconds=3600.0),),
+        )
+        for name in names
+    ]
+    plan = made_plan(made_run(), made_run("1M_rank8"))
+    report = build_report(replace(made.gathered(runs), plan=plan, origin="planned"))
+    assert isinstance(report.device_hours, Quantity)
+    assert report.device_hours.value == pytest.approx(1.0)
+    assert [fact.device_hours.value for fact in report.facts if isinstance(fact.device_hours, Quantity)] == [0.5, 0.5]

@@ -15,7 +15,13 @@ from touchline.core.status import (
     RunStatus,
     TrainingOutcome,
 )
-from touchline.run.run_status import StatusInputs, drop_lock_conflicts, job_view_from_files, run_status
+from touchline.run.run_status import (
+    StatusInputs,
+    drop_lock_conflicts,
+    job_view_from_files,
+    run_status,
+    training_outcome,
+)
 from touchline.slurm.job_view import JobView
 from touchline.spec.runs import RunKind
 
@@ -32,9 +38,11 @@ def view(state: JobState, *, active: bool | None = None, exit_code: int | None =
 
 def status(
     job: JobView | None, outcome: TrainingOutcome = PARTIAL, *, evaluated: bool = False, prepared: bool = True,
-    kind: RunKind = RunKind.FINE_TUNED,
+    kind: RunKind = RunKind.FINE_TUNED, cut: bool = False,
 ) -> RunStatus:  # fmt: skip
-    return run_status(StatusInputs(kind=kind, prepared=prepared, outcome=outcome, evaluated=evaluated, job=job))
+    return run_status(
+        StatusInputs(kind=kind, prepared=prepared, outcome=outcome, evaluated=evaluated, job=job, cut=cut)
+    )
 
 
 @pytest.mark.parametrize(
@@ -74,6 +82,37 @@ def test_status_of_a_training(
     job: JobView | None, outcome: TrainingOutcome, evaluated: bool, expected: RunStatus
 ) -> None:
     assert status(job, outcome, evaluated=evaluated) is expected
+
+
+@pytest.mark.parametrize(
+    ("job", "expected"),
+    [
+        (view(JobState.COMPLETED, exit_code=0), RunStatus.PAUSED),
+        (None, RunStatus.PAUSED),
+        # Killed between its saved state and its exit record: the state is that of the pause all the same.
+        (view(JobState.FAILED, exit_code=137), RunStatus.PAUSED),
+        (view(JobState.NODE_FAIL), RunStatus.PAUSED),
+        (view(JobState.PENDING), RunStatus.QUEUED),
+        (view(JobState.RUNNING), RunStatus.RUNNING),
+    ],
+)
+def test_a_paused_training_is_neither_failed_nor_interrupted(job: JobView | None, expected: RunStatus) -> None:
+    assert status(job, TrainingOutcome.PAUSED) is expected
+
+
+@pytest.mark.parametrize("outcome", [PARTIAL, TrainingOutcome.PAUSED, COMPLETE])
+@pytest.mark.parametrize("state", [JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED])
+def test_a_cut_run_is_cut_however_its_job_ended(state: JobState, outcome: TrainingOutcome) -> None:
+    assert status(view(state, exit_code=1), outcome, cut=True) is RunStatus.CUT
+    assert status(view(JobState.RUNNING), outcome, cut=True) is RunStatus.RUNNING
+
+
+def test_the_marker_of_a_complete_training_outranks_a_pause() -> None:
+    for marked, expected in ((8, COMPLETE), (None, TrainingOutcome.PAUSED)):
+        found = training_outcome(
+            RunKind.FINE_TUNED, steps_planned=8, marked_steps=marked, last_export_whole=True, begun=True, paused=True
+        )
+        assert found is expected
 
 
 def test_every_combination_has_a_status_and_only_artefacts_complete_a_run() -> None:

@@ -21,7 +21,9 @@ from tests.hostile.values import VALUES
 
 from tools.tiny_model import write_tiny_model
 from touchline import api
-from touchline.backends.imports import Carried, ImportedTraining, Reason, carry_training, dotted, leaves, left_over
+from touchline.backends.import_carrier import dotted, leaves, left_over
+from touchline.backends.import_training import carry_training
+from touchline.backends.imports import Carried, ImportedTraining, Reason
 from touchline.backends.registry import import_table
 from touchline.core.errors import InputError, PolicyError
 from touchline.core.finding import Finding, Location, Severity

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.cases import some
 
-from touchline.slurm.answers import SbatchResult, read_submission, waits_at_a_limit
+from touchline.slurm.answers import SbatchResult, read_submission
 
 pytestmark = pytest.mark.planning
 
@@ -126,8 +126,8 @@ def test_no_sbatch_here() -> None:
 
 
 def test_who_waited_at_a_limit_until_it_was_ended() -> None:
-    assert waits_at_a_limit(LATER[-1])
-    assert not waits_at_a_limit(UNCLEAR[1][2])
+    limited = [err for code, out, err in UNCLEAR if read_submission(out, err, code).is_limited]
+    assert limited == [UNCLEAR[-2][2]]
 
 
 @given(st.text(), st.text(), st.none() | st.integers(-64, 255))

@@ -38,8 +38,9 @@ from touchline.train import block_masks, setup
 from touchline.train.block_masks import FLEX, block_mask, blocks
 from touchline.train.isolation import block_mask_fault
 from touchline.train.machine import select_device
-from touchline.train.model import TargetLoss, trainable
+from touchline.train.model import trainable
 from touchline.train.run import Stop, run_training
+from touchline.train.target_loss import TargetLoss
 
 WINDOW = 8
 THREE_LAYERS = SIZES | {"num_hidden_layers": 3}

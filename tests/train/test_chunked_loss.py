@@ -23,9 +23,10 @@ from transformers import (
 
 from touchline.backends.peft.layout import LOGITS_AT_ONCE, PADDED, BatchLayout, arrange, label_chunk
 from touchline.core.catalog import RenderedExample
-from touchline.train import chunked_loss, model
+from touchline.train import chunked_loss
 from touchline.train.machine import select_device
-from touchline.train.model import TargetLoss, scoring, trainable
+from touchline.train.model import trainable
+from touchline.train.target_loss import TargetLoss, scoring
 
 VOCABULARY = 64
 SIZES = {
@@ -87,7 +88,7 @@ def in_chunks(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Set the positions of a chunk, for loss functions that are made from then on."""
 
     def set_size(size: int) -> None:
-        monkeypatch.setattr(model, "label_chunk", lambda vocabulary: size)
+        monkeypatch.setattr("touchline.train.target_loss.label_chunk", lambda vocabulary: size)
 
     return set_size
 

@@ -28,9 +28,9 @@ from touchline.history.probe import STEPS, ProbedModel, ProbeOutcome, ProbeReque
 from touchline.spec.experiment import CheckpointConfig, LoraConfig, TrainConfig
 from touchline.train import compiling
 from touchline.train.machine import select_device
-from touchline.train.model import TargetLoss, add_gradient
 from touchline.train.probe_steps import measure
 from touchline.train.run import Stop, run_training
+from touchline.train.target_loss import TargetLoss, add_gradient
 
 MODELS: dict[str, PretrainedConfig] = {
     "llama": LlamaConfig(**SIZES),

@@ -19,7 +19,8 @@ from touchline.spec.experiment import LoraConfig
 from touchline.train import isolation
 from touchline.train.inputs import Inputs, load_inputs
 from touchline.train.machine import select_device
-from touchline.train.model import TargetLoss, attach_adapter, load_base, trainable
+from touchline.train.model import attach_adapter, load_base, trainable
+from touchline.train.target_loss import TargetLoss
 
 SHARED_PREFIX = BatchLayout(row_tokens=512, share_prefix=True)
 LAYOUTS = [
@@ -101,7 +102,7 @@ def test_a_boolean_mask_or_one_that_forgets_segments_would_be_noticed(
     def causal_only(segments: np.ndarray) -> np.ndarray:
         return visible(np.ones_like(segments))
 
-    monkeypatch.setattr("touchline.train.model.visible", causal_only)
+    monkeypatch.setattr("touchline.train.target_loss.visible", causal_only)
     leaking, _ = loss_and_gradient(target_loss, [inputs.train], SHARED_PREFIX)
     assert abs(leaking - reference) > 1e-3
 
@@ -133,7 +134,7 @@ def test_isolation_is_proved_for_this_model_and_leaks_of_either_kind_are_found(
     def causal_only(segments: np.ndarray) -> np.ndarray:
         return visible(np.ones_like(segments))
 
-    monkeypatch.setattr("touchline.train.model.visible", causal_only)
+    monkeypatch.setattr("touchline.train.target_loss.visible", causal_only)
     monkeypatch.setitem(isolation.TOLERANCE_NATS, torch.float32, 1e-5)  # a random model leaks little loss
     proof = isolation.prove(target_loss, inputs.train[:4], SHARED_PREFIX, 0)
     assert not proof.passed

@@ -25,7 +25,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from touchline.backends.run_config import RunConfig
-from touchline.core.errors import RunsFailedError
+from touchline.core.errors import RunsFailedError, TrainingDivergedError
 from touchline.data.metrics import StepRow
 from touchline.data.metrics_file import read_metrics
 from touchline.spec.experiment import CheckpointConfig, CheckpointInterval, LoraConfig
@@ -175,7 +175,7 @@ def test_a_loss_that_is_no_number_is_refused_before_anything_is_written_of_it(
     lost = replace(config, train=replace(config.train, learning_rate=1e30, validate_every_steps=None))
     folder = write_config(tmp_path / "run", lost)
     # Two questions per step, one before all, and two in the validation before the first step.
-    with pytest.raises(RunsFailedError, match=r"step [23] of run tiny_rank4: loss nan") as refused:
+    with pytest.raises(TrainingDivergedError, match=r"step [23] of run tiny_rank4: loss nan") as refused:
         run_training(lost, folder, StopAfter(left=1 + 2 + 2 * 3) if stops else Stop())
     assert grouped[:2] == [1, 2 if stops else 3]
     assert not [path for path in folder.iterdir() if path.name.startswith(("epoch_", "step_", "resume", "training"))]

@@ -40,8 +40,8 @@ from touchline.train import lineage
 from touchline.train.__main__ import main
 from touchline.train.inherit import Factors, combine, combined_settings
 from touchline.train.inputs import read_config
-from touchline.train.model import TargetLoss
 from touchline.train.run import Stop, run_training
+from touchline.train.target_loss import TargetLoss
 
 Records = dict[str, Any]
 

@@ -190,7 +190,7 @@ def test_a_model_that_leaks_is_not_packed_and_falls_back_where_nobody_asked(
     config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Asked for, packing is refused with the reason; chosen by us, it is dropped, and both are on record."""
-    monkeypatch.setattr("touchline.train.model.visible", causal_only)
+    monkeypatch.setattr("touchline.train.target_loss.visible", causal_only)
     monkeypatch.setitem(isolation.TOLERANCE_NATS, torch.float32, 1e-5)
     packed = replace(config, train=replace(config.train, packed=True))
     with pytest.raises(PolicyError, match="attend to each other"):

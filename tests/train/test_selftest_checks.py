@@ -22,7 +22,6 @@ from touchline.core.quantity import Missing, Quantity
 from touchline.data.user_config import UserConfig, load_settings
 from touchline.history.selftest import NodeCheck, Section, SelftestReport, StepCheck, Verdict
 from touchline.run.probe_run import unmeasured
-from touchline.train import model
 from touchline.train.selftest_checks import Checks
 
 SCHEMA = Path(__file__).resolve().parents[2] / "docs" / "reference" / "schemas" / "selftest.schema.json"
@@ -145,7 +144,7 @@ def _everything_before(segments: NDArray[np.int64]) -> NDArray[np.bool_]:
 
 def test_a_mask_that_shows_packed_examples_each_other_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The loss hardly changes, and the gradient does."""
-    monkeypatch.setattr(model, "visible", _everything_before)
+    monkeypatch.setattr("touchline.train.target_loss.visible", _everything_before)
     checks = Checks(tmp_path)
     compared = checks.run(StepCheck.LLAMA_FLOAT32)
     assert compared.verdict is Verdict.FAILED

@@ -34,9 +34,10 @@ from touchline.evaluate.weights import ActiveAdapter, Weights
 from touchline.spec.experiment import CheckpointConfig, LoraConfig, TrainConfig
 from touchline.train.inputs import load_inputs
 from touchline.train.machine import select_device
-from touchline.train.model import TargetLoss, attach_adapter, load_base, noise_scale, trainable
+from touchline.train.model import attach_adapter, load_base, trainable
 from touchline.train.optimizers import optimizer_for
 from touchline.train.run import Stop, run_training
+from touchline.train.target_loss import TargetLoss, noise_scale
 
 BASE_KEPT = (
     {"lora": LoraConfig(rank=4, dora=True, rslora=True), "optimizer": "adafactor"},

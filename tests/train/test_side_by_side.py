@@ -15,8 +15,9 @@ from touchline.backends.peft.layout import PADDED, BatchLayout, SequenceBatch, a
 from touchline.core.catalog import RenderedExample
 from touchline.core.errors import InputError
 from touchline.train.machine import select_device
-from touchline.train.model import MicroBatchGradient, TargetLoss, add_gradient, trainable
+from touchline.train.model import trainable
 from touchline.train.side_by_side import SideBySide
+from touchline.train.target_loss import MicroBatchGradient, TargetLoss, add_gradient
 
 FAMILIES: dict[str, PretrainedConfig] = {
     "llama": LlamaConfig(**SIZES),

@@ -207,6 +207,7 @@ def until_saved(process: subprocess.Popen[bytes], folder: Path, steps: int) -> N
 
 def programs(folder: Path) -> Iterator[psutil.Process]:
     """Processes of a trainer in a run folder."""
+    psutil.process_iter.cache_clear()
     for process in psutil.process_iter():
         try:
             if process.environ().get(RUN_VARIABLE) == str(folder) and process.status() != psutil.STATUS_ZOMBIE:

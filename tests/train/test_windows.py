@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, Gemma3TextConfig, MistralConfig, 
 from touchline.backends.peft.layout import PADDED, BatchLayout, arrange
 from touchline.core.catalog import RenderedExample
 from touchline.train.machine import select_device
-from touchline.train.model import TargetLoss, sliding_window
+from touchline.train.target_loss import TargetLoss, sliding_window
 
 WINDOW = 8
 THREE_LAYERS = SIZES | {"num_hidden_layers": 3, "sliding_window": WINDOW}

@@ -234,7 +234,10 @@ def results(*, experiment: Experiment, run: Run = None, section: Section = None)
     from touchline.results.run_result import ResultsAnswer
 
     found = api.results(experiment)
-    full = answer_object(ResultsAnswer, ResultsAnswer(runs=tuple(found), analyses=api.analyses(experiment, found)))
+    answer = ResultsAnswer(
+        runs=tuple(found), analyses=api.analyses(experiment, found), strategy=api.strategy(experiment)
+    )
+    full = answer_object(ResultsAnswer, answer)
     return _chosen(full, ("schema_version", "runs"), _RESULT, section, run)
 
 

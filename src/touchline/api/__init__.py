@@ -5,6 +5,7 @@
     import_experiment  another tool's     -> experiment.yaml               and what could not be carried over
     check     experiments, configs, data  -> findings                      errors that would show up hours later
     plan      experiment.yaml             -> plan.json, runs_plan.md       starts nothing
+    design    experiment.yaml             -> seeds and items, with costs   writes only with `apply`
     prepare   plan.json                   -> one folder per run            configs and job scripts
     run       a plan                      -> trained and scored runs       on this machine; rerun to finish
     submit    a plan                      -> jobs in the cluster's queue   returns at once; rerun to continue
@@ -15,6 +16,7 @@
     evaluate  checkpoints                 -> .eval logs                    only those without current results
     collect   run folders                 -> status files, history         the history feeds later plans
     results   run folders                 -> scores, losses, durations     missing values carry a reason
+    strategy  the ledger                  -> looks, cuts, verdicts         of a sweep in two phases
     report    run folders                 -> RESULTS.md, report.html       also for folders of other tools
     compare   experiments                 -> paired differences
     figures   run folders                 -> altair charts                 for notebooks
@@ -49,6 +51,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from touchline.api.authoring import read_experiment, write_experiment
+from touchline.api.by_strategy import active_runs, submit_by_strategy, work_by_strategy
 from touchline.api.history import (
     history_calibration,
     history_export,
@@ -56,7 +59,9 @@ from touchline.api.history import (
     history_list,
     history_read,
     history_rebuild,
+    history_replay,
     history_show,
+    history_trends,
 )
 from touchline.api.outcomes import (
     analyses,
@@ -71,8 +76,11 @@ from touchline.api.outcomes import (
     publish,
     report,
     results,
+    strategy,
+    strategy_section,
 )
 from touchline.api.sizing import (
+    design,
     estimate,
     optimize,
     pack,
@@ -92,6 +100,7 @@ from touchline.results import collecting
 from touchline.results.collect import collect_results
 from touchline.results.collected import RunMetrics
 from touchline.results.frame import Results
+from touchline.results.strategy import refuse_other_design
 from touchline.run import launching
 from touchline.run import selection as running
 from touchline.run.folders import ExperimentFolder, is_experiment
@@ -101,6 +110,7 @@ from touchline.run.planning import (
     accept_edits,
     commit_plan,
     read_planned,
+    read_started,
     refuse_edits,
     refuse_findings,
     resolve,
@@ -133,6 +143,7 @@ __all__ = [
     "clean",
     "compare",
     "data_audit",
+    "design",
     "estimate",
     "export",
     "export_follow",
@@ -144,7 +155,9 @@ __all__ = [
     "history_list",
     "history_read",
     "history_rebuild",
+    "history_replay",
     "history_show",
+    "history_trends",
     "logs",
     "optimize",
     "pack",
@@ -158,6 +171,8 @@ __all__ = [
     "report",
     "results",
     "selftest",
+    "strategy",
+    "strategy_section",
     "write_experiment",
 ]
 
@@ -345,7 +360,9 @@ def prepare(source: Path, settings: UserConfig, *, run: str | None = None, accep
         InputError: there is no plan or no such run, an edited file is wrong, or `check` finds errors.
     """
     planned = read_planned(source)
-    running.selected(planned.plan, run)
+    if planned.plan.strategy is not None:
+        refuse_other_design(planned)
+    active_runs(planned, run)
     if accept:
         if run is None:
             raise InputError("--accept is for one run", hint="touchline prepare DIR --run RUN --accept")
@@ -419,9 +436,13 @@ def submit(
             )
         if caution := SCHEDULERS[planned.plan.executor].caution:
             on_message(caution)
+        runs = active_runs(planned, only)
+        if planned.plan.strategy is not None:
+            again = partial(_prepared, settings=settings, accepted=False)
+            planned, runs = submit_by_strategy(planned, only, on_message, prepare=again)
         return launching.submit(
             planned,
-            running.selected(planned.plan, only),
+            runs,
             settings,
             on_message,
             lock=lock,
@@ -551,7 +572,7 @@ def cancel(source: Path, settings: UserConfig, *, only: str | None = None) -> li
         InputError: there is no plan or no such run.
     """
     planned = read_planned(source)
-    return launching.cancel(planned, running.selected(planned.plan, only), settings)
+    return launching.cancel(planned, active_runs(planned, only), settings)
 
 
 def evaluate(
@@ -631,7 +652,7 @@ def collect(source: Path, settings: UserConfig, *, out: Path | None = None) -> t
         return foreign.collect(source, out)
     if out is not None:
         raise InputError("--out is for folders of other tools; an experiment's files are in its own folder")
-    planned = read_planned(source)
+    planned = read_started(source)
     found = collect_results(planned.plan, planned.folder.root)
     metrics = collecting.write_collected(planned, found)
     _, notes = collecting.store_finished_runs(planned, found, settings)
@@ -692,11 +713,12 @@ def doctor(folder: Path, settings: UserConfig) -> DoctorReport:
 
 def _prepared(planned: LoadedPlan, settings: UserConfig, *, only: str | None = None, accepted: bool) -> LoadedPlan:
     """Write the runs' folders and status files."""
-    runs = running.selected(planned.plan, only)
+    runs = active_runs(planned, only)
     for planned_run in () if accepted else runs:
         refuse_edits(planned, planned_run)
     notes = write_folders(planned, runs, settings)
-    collecting.write_collected(planned, collect_results(planned.plan, planned.folder.root))
+    started = read_started(planned.folder.yaml)
+    collecting.write_collected(started, collect_results(started.plan, started.folder.root))
     return replace(planned, notes=(*planned.notes, *notes))
 
 
@@ -726,19 +748,31 @@ def _worked(
     within_budget: bool = False,
 ) -> Results:
     """Execute the jobs, collect and report; raise if some failed."""
-    runs = running.selected(planned.plan, only)
-    done = launching.work(
-        planned,
-        runs,
-        settings,
-        on_progress,
-        on_message,
-        lock=lock,
-        retry=retry,
-        train=train,
-        epochs=epochs,
-        within_budget=within_budget,
-    )
+    if planned.plan.strategy is not None and train:
+        done = work_by_strategy(
+            planned,
+            settings,
+            only,
+            on_progress,
+            on_message,
+            prepare=partial(_prepared, settings=settings, accepted=False),
+            lock=lock,
+            retry=retry,
+            within_budget=within_budget,
+        )
+    else:
+        done = launching.work(
+            planned,
+            active_runs(planned, only),
+            settings,
+            on_progress,
+            on_message,
+            lock=lock,
+            retry=retry,
+            train=train,
+            epochs=epochs,
+            within_budget=within_budget,
+        )
     source = planned.folder.yaml
     # The report names the files that collecting writes.
     collect(source, settings)

@@ -13,16 +13,18 @@ from touchline.core.callbacks import MessageCallback, ProgressCallback, ignore_m
 from touchline.results.collect import collect_results
 from touchline.results.frame import Results
 from touchline.run.folders import is_experiment
-from touchline.run.planning import read_planned
+from touchline.run.planning import read_started
 
 if TYPE_CHECKING:
     import threading
 
     import altair
 
+    from touchline.core.table import Section
     from touchline.data.user_config import UserConfig
     from touchline.lint.audited import DataAudit
     from touchline.lint.local.audit import AuditRequest
+    from touchline.plan.strategy_text import StrategyStatus
     from touchline.report.compared import ComparedExperiments
     from touchline.report.local.publishing import Published, PublishRequest
     from touchline.report.local.reporting import ReportFiles
@@ -44,8 +46,23 @@ def results(source: Path) -> Results:
         from touchline.report.local.gathering import collect_report_inputs
 
         return Results(collect_report_inputs(source).runs)
-    planned = read_planned(source)
+    planned = read_started(source)
     return Results(collect_results(planned.plan, planned.folder.root))
+
+
+def strategy(source: Path) -> StrategyStatus | None:
+    """Return how far the strategy of an experiment is, with its decisions; None without one.
+
+    Raises:
+        InputError: there is no plan.
+    """
+    from touchline.plan.strategy_text import strategy_status
+    from touchline.run.folders import ExperimentFolder
+
+    if not is_experiment(source):
+        return None
+    folder = ExperimentFolder(source)
+    return strategy_status(folder.planned(), folder.decisions())
 
 
 def analyses(source: Path, found: Sequence[RunResult]) -> tuple[Analysis, ...]:
@@ -57,8 +74,23 @@ def analyses(source: Path, found: Sequence[RunResult]) -> tuple[Analysis, ...]:
 
         gathered = collect_report_inputs(source)
         return analyses_of(found, gathered.factors)
-    planned = read_planned(source)
+    planned = read_started(source)
     return analyses_of(found, planned.plan.factors)
+
+
+def strategy_section(source: Path) -> Section | None:
+    """Return cuts, looks and cost of an experiment's strategy as in its report. None without a strategy.
+
+    Raises:
+        InputError: there is no plan.
+    """
+    if not is_experiment(source) or read_started(source).plan.strategy is None:
+        return None
+    from touchline.report.build import build_report
+    from touchline.report.local.gathering import collect_report_inputs
+    from touchline.report.tables.strategy import strategy_section as section_of
+
+    return section_of(build_report(collect_report_inputs(source)))
 
 
 def report(
@@ -191,7 +223,7 @@ def failures(source: Path, settings: UserConfig, *, run: str) -> list[FailedJob]
 
     live = [each for each in status(source, settings) if each.name == run]
     if not live:
-        raise no_such_run(run, read_planned(source).plan)
+        raise no_such_run(run, read_started(source).plan)
     return failed_jobs.failures(source, live[0])
 
 
@@ -216,14 +248,21 @@ def export(
 ) -> Export:
     """Export to a tracker the metrics that it does not have yet. Needs no network; can be repeated.
 
+    Args:
+        source: experiment.yaml or its folder, planned.
+        tracker: `tensorboard`, `wandb`, `trackio` or `mlflow`.
+        directory: the tracker's folder (default: its own variable, or a folder of the experiment).
+        only: one run (default: all).
+        on_progress: receives the number of runs exported and their total.
+
     Raises:
-        InputError: there is no plan or no such run.
-        HostError: the tracker's package is not installed.
+        InputError: there is no plan, no such run or tracker.
+        HostError: the tracker's package is not installed, or its folder cannot be written.
         PolicyError: another export to the tracker is active.
     """
     from touchline.report.trackers.exporting import export_runs
 
-    return export_runs(read_planned(source), tracker, directory=directory, only=only, on_progress=on_progress)
+    return export_runs(read_started(source), tracker, directory=directory, only=only, on_progress=on_progress)
 
 
 def export_follow(
@@ -246,8 +285,8 @@ def export_follow(
         on_message: receives what is waited for.
 
     Raises:
-        InputError: there is no plan or no such run.
-        HostError: the tracker's package is not installed.
+        InputError: there is no plan, no such run or tracker.
+        HostError: the tracker's package is not installed, or its folder cannot be written.
         PolicyError: another export to the tracker is active.
     """
     from touchline.report.trackers.exporting import follow_runs

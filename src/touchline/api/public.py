@@ -16,7 +16,7 @@ from touchline.spec.experiment import Experiment
 
 SOURCES = frozenset({"source", "sources", "paths"})
 """Parameters that also take an `Experiment`, which stands for its folder."""
-_WRITING = frozenset({"check", "optimize", "plan", "run"})
+_WRITING = frozenset({"check", "design", "optimize", "plan", "run"})
 """Verbs that first write the experiment.yaml of an `Experiment`; the others take what is in its folder."""
 
 

@@ -6,6 +6,7 @@ Each verb imports what it needs when it is called, to keep other commands fast.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from touchline.data.packing.isolation import IsolationCheck
     from touchline.history.probe import ProbeReport
     from touchline.history.selftest import SelftestReport
+    from touchline.plan.design_answer import DesignAnswer
     from touchline.plan.estimate_result import EstimateAnswer
     from touchline.plan.local.estimating import EstimateRequest
     from touchline.plan.local.packing import PackRequest
@@ -108,6 +110,66 @@ def optimize(source: Path, settings: UserConfig, request: OptimiseRequest, *, ap
     return options
 
 
+def design(
+    source: Path,
+    settings: UserConfig,
+    *,
+    detect: float = 2.0,
+    budget: str | None = None,
+    items: Sequence[int] = (),
+    seed_spread: float | None = None,
+    flips: float | None = None,
+    apply: bool = False,
+    history_dir: Path | None = None,
+    out: Path | None = None,
+    on_progress: ProgressCallback | None = None,
+) -> DesignAnswer:
+    """Find the numbers of seeds and items that show a difference, and what they cost.
+
+    Args:
+        source: experiment.yaml or its folder.
+        settings: where models, caches and the history are.
+        detect: difference between two levels to establish with 80% power, in points.
+        budget: device-hours to use best: `40gpuh`, `40h`, `90min`.
+        items: numbers of test items to choose from (default: any that the test split has).
+        seed_spread: spread between seeds in points, instead of a measured one.
+        flips: items that flip between seeds in percent, instead of measured ones.
+        apply: write `seeds` and `evaluate.samples` into experiment.yaml.
+        history_dir: another history.
+        out: file for a figure of power against device-hours: .html or .png.
+        on_progress: receives the number of plans made and their total.
+
+    Raises:
+        InputError: the experiment or an option is wrong, or there is nothing to apply.
+        PolicyError: runs have started that the change would leave out or evaluate differently.
+        HostError: the package that draws figures is not installed.
+    """
+    from touchline.results.collect import collect_results
+    from touchline.results.item_scores import own_item_scores
+    from touchline.run import designing
+
+    folder = ExperimentFolder(source)
+    request = designing.DesignRequest(
+        detect_points=detect,
+        budget=budget,
+        items=tuple(items),
+        seed_spread_points=seed_spread,
+        flips_percent=flips,
+    )
+    old = folder.read_plan()
+    own = () if old is None else own_item_scores(collect_results(old, folder.root))
+    if history_dir is not None:
+        settings = replace(settings, history_dir=history_dir)
+    found = designing.design(folder, settings, request, own, on_progress=on_progress)
+    if apply:
+        found = designing.apply(found, settings)
+    if out is not None:
+        from touchline.report.local.design_page import write_design
+
+        write_design(found.answer, out)
+    return found.answer
+
+
 def place(
     jobs: Path,
     cluster: Cluster,
@@ -146,8 +208,10 @@ def place_experiment(
     """
     from touchline.api import prepare
     from touchline.run.allocation import carry_out
+    from touchline.run.planning import read_started
 
-    planned = prepare(source, settings)
+    prepare(source, settings)
+    planned = read_started(source)
     placement, jobs, files, notes = carry_out(planned, settings.cluster(planned.plan.executor), request)
     if plot is not None:
         _draw(placement, jobs, request.cluster, plot)

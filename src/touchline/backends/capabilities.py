@@ -23,6 +23,8 @@ class Capabilities:
     """Whether it trains vision-language models, on images and on text."""
     cohorts: bool = False
     """Whether several runs train side by side on one base, in one process."""
+    pauses: bool = False
+    """Whether a training pauses at a step that pause.json names, and continues bit for bit as without a pause."""
     shares_validation: bool = False
     """Whether a run takes the validation before its first step over from another run on the same base and items."""
     packing_keeps_steps: bool = True

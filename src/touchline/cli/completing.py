@@ -26,5 +26,5 @@ def complete_run(ctx: typer.Context, incomplete: str) -> list[str]:
     try:
         names = [run["name"] for run in parse_json(read_bytes(plan, _LIMIT_BYTES))["runs"]]
     except (TouchlineError, OSError, ValueError, KeyError, TypeError):
-        return []  # what is broken is told by the command itself
+        return []  # the command itself reports what is wrong
     return [name for name in names if isinstance(name, str) and name.startswith(incomplete)]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Optional
 
 import typer
 
-from touchline.cli import stating
+from touchline.cli import history_evidence, stating
 from touchline.cli.command_classes import with_old_commands, with_old_names
 from touchline.cli.output import print_json, print_object, print_output, print_status, print_table
 from touchline.core.callbacks import NamedProgressCallback
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from touchline.history.adding import ImportSummary, IngestedRun
     from touchline.history.index import Index
     from touchline.history.reading import RunReading, SourcedText
+    from touchline.history.record import RunRecord
 
 history_app = typer.Typer(
     cls=with_old_commands({"add": "import"}),
@@ -160,6 +161,8 @@ def history_show(
         return
     whose = f"{record.experiment}, run {record.run}" if record.experiment else "imported"
     _show_facts(f"{record.name}  ({whose}; {id_})", facts(record), show_missing)
+    _show_lines("trained", _trained(record))
+    _show_lines("validation losses", _validations(record))
     _show_lines("versions", record.stack.versions)
     _show_lines("proof", (f"{proof.where}: {proof.says}: {proof.text}" for proof in record.course.proofs))
     _show_lines("note", record.notes)
@@ -215,6 +218,10 @@ def history_calibration(
             print_status(_text(f"{count} not scored: {reason}"))
     if plot is not None:
         print_status(f"wrote {plot}")
+
+
+history_app.command("replay")(history_evidence.replay)
+history_app.command("trends")(history_evidence.trends)
 
 
 @history_app.command("export", cls=with_old_names({"--all": "--include-superseded"}))
@@ -312,6 +319,23 @@ def _show_facts(title: str, found: Iterable[tuple[str, Quantity | SourcedText | 
     print_table(("field", "value", "where"), rows, title=_text(title))
     if not show_missing:
         _show_lines("missing", (f"{', '.join(names)} ({reason})" for reason, names in missing.items()))
+
+
+def _trained(record: RunRecord) -> Iterator[str]:
+    """Yield what a record of our own run says of its place in the experiment."""
+    if record.condition is not None:
+        task = f"task {record.task}, " if record.task else ""
+        yield f"{task}seed {record.seed}, condition {record.condition[:16]}"
+
+
+def _validations(record: RunRecord) -> Iterator[str]:
+    """Yield first, lowest and last validation loss."""
+    finite = [point for point in record.validation if point.loss is not None]
+    if finite:
+        lowest = min(finite, key=lambda point: (point.loss, point.step))
+        shown = (("first", finite[0]), ("lowest", lowest), ("last", finite[-1]))
+        texts = [f"{name} {point.loss:.4g} at step {point.step}" for name, point in shown]
+        yield f"{len(record.validation)}: {', '.join(texts)}"
 
 
 def _show_lines(what: str, texts: Iterable[str]) -> None:

@@ -32,6 +32,7 @@ from touchline.cli.command_classes import (
 )
 from touchline.cli.comparing import compare
 from touchline.cli.completing import complete_run
+from touchline.cli.designing import design
 from touchline.cli.doctoring import doctor
 from touchline.cli.estimating import RENAMED_ESTIMATE, RENAMED_PROBE, estimate, probe
 from touchline.cli.exporting import export
@@ -198,7 +199,7 @@ def prepare(
     planned = api.prepare(source, load_settings(), run=run, accept=accept)
     for note in planned.notes:
         print_status(f"note: {note}")
-    for each in planned.plan.runs:
+    for each in planned.folder.started_plan().runs:
         if run in (None, each.name):
             print_output(str(planned.folder.run(each.name)))
 
@@ -361,13 +362,19 @@ def collect(
 def results(source: Source, json: Json = False) -> None:
     """Print scores, losses, durations and memory per run."""
     from touchline import api
+    from touchline.plan.strategy_text import status_line
     from touchline.results.run_result import ResultsAnswer
 
     found = api.results(source)
     if json:
-        print_object(ResultsAnswer, ResultsAnswer(runs=tuple(found), analyses=api.analyses(source, found)))
+        tests = api.analyses(source, found)
+        print_object(ResultsAnswer, ResultsAnswer(runs=tuple(found), analyses=tests, strategy=api.strategy(source)))
         return
     _show(found, json)
+    if (status := api.strategy(source)) is not None:
+        print_output(status_line(status))
+    if section := api.strategy_section(source):
+        print_section(section)
 
 
 def demo(
@@ -406,7 +413,7 @@ def _say_report(source: Path, json: bool) -> None:
 
 
 _COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
-    EXPERIMENT: (init, import_, demo, check, plan, prepare, run, resume, evaluate, reproduce, clean),
+    EXPERIMENT: (init, import_, demo, check, plan, design, prepare, run, resume, evaluate, reproduce, clean),
     LOOK: (status, watch, logs, results, report, compare, collect, export, publish),
     CLUSTER: (submit, cancel, place, doctor, selftest),
     EVIDENCE: (estimate, probe, optimize),

@@ -18,13 +18,14 @@ import typer
 from touchline.cli.output import print_json, print_output, print_section, print_status, show_error
 from touchline.core.errors import InputError, TouchlineError
 from touchline.core.quantity import Missing
-from touchline.run.interview.questions import QUESTIONS, Question, unquoted
+from touchline.run.interview.answers import Question, unquoted
+from touchline.run.interview.questions import QUESTIONS
 
 if TYPE_CHECKING:
     from touchline.data.user_config import UserConfig
     from touchline.run.first_experiment import Start
+    from touchline.run.interview.answers import Defaulted
     from touchline.run.interview.interview import Interview
-    from touchline.run.interview.questions import Defaulted
 
 _INTERRUPTED = 130
 _WIDTH = 78

@@ -38,7 +38,7 @@ _FIRST_LOG_LINES = 200
 _KEYS = "↑↓ select  l logs  c cancel  r resume  ? help  q quit"
 _SHORT_KEYS = "l logs c cancel r resume ? help q quit"
 _LOG_KEYS = "↑↓ scroll  End follow  e evaluation  Esc back"
-_DONE = frozenset({RunStatus.COMPLETED, RunStatus.COMPLETED_FAILED_EXIT})
+_DONE = frozenset({RunStatus.COMPLETED, RunStatus.COMPLETED_FAILED_EXIT, RunStatus.CUT})
 HELP = """\
 up, down   select a run
 Enter, l   its logs; Esc goes back

@@ -60,9 +60,10 @@ def status(
     if snapshot.note:
         print_status(snapshot.note)
     if json:
+        from touchline.plan.strategy_text import StrategyStatus
         from touchline.results.live import LiveRun
 
-        print_json(tuple[LiveRun, ...], snapshot.runs, "runs")
+        print_json(tuple[LiveRun, ...], snapshot.runs, "runs", strategy=(StrategyStatus | None, snapshot.strategy))
         return
     _table(snapshot)
 
@@ -155,11 +156,22 @@ def _table(snapshot: Snapshot) -> None:
         kept = text.fitting_columns(rows, shutil.get_terminal_size().columns)
     # In lines of its own a table of many runs stays one line per run; frames and folded cells make it three.
     print_plain_table([text.HEADER[n] for n in kept], [[row[n] for n in kept] for row in rows])
+    for line in _strategy(snapshot):
+        print_output(line)
     for _, sentence, hint in text.flag_lines(snapshot.runs):
         print_output(without_controls(sentence))
         if hint:
             print_output(without_controls(f"    hint: {hint}"))
     print_status(text.counts(snapshot.runs))
+
+
+def _strategy(snapshot: Snapshot) -> list[str]:
+    """Return the line about the strategy; none without one."""
+    if snapshot.strategy is None:
+        return []
+    from touchline.plan.strategy_text import status_line
+
+    return [without_controls(status_line(snapshot.strategy))]
 
 
 def _watch(watcher: Watcher) -> None:
@@ -188,12 +200,16 @@ def _repeat(watcher: Watcher) -> None:
     """Print a line per run that has advanced, at intervals."""
     said: dict[str, tuple[float, str]] = {}
     flagged: set[str] = set()
-    note, ended = "", ""
+    note, ended, strategy = "", "", ""
     for snapshot in _snapshots(watcher):
         ended = text.counts(snapshot.runs)
         if snapshot.note and snapshot.note != note:
             print_status(snapshot.note)
         note = snapshot.note
+        for line in _strategy(snapshot):
+            if line != strategy:
+                strategy = line
+                _show(line, "\n")
         for run in snapshot.runs:
             when, status = said.get(run.name, (float("-inf"), ""))
             changed = status != _standing(run)
@@ -240,6 +256,8 @@ STATUS_STYLES = {
     "queued": "yellow",
     "failed": "red",
     "interrupted": "red",
+    "paused": "yellow",
+    "cut": "dim",
     "completed": "dim",
     "trained": "cyan",
     "completed, failed exit": "yellow",
@@ -285,6 +303,7 @@ def view(snapshot: Snapshot, height: int, width: int) -> RenderableType:
     parts: list[RenderableType] = [head, table]
     if len(chosen) < len(snapshot.runs):
         parts.append(Text(f"and {len(snapshot.runs) - len(chosen)} more", style="dim"))
+    parts += [Text(line) for line in _strategy(snapshot)]
     if shown_runs:
         parts.append(Text(""))
     for severity, sentence, hint in shown_runs:
@@ -301,7 +320,16 @@ def view(snapshot: Snapshot, height: int, width: int) -> RenderableType:
 
 def chosen_runs(runs: Sequence[LiveRun], most: int) -> list[LiveRun]:
     """Return active runs first, then failed, queued and finished ones, each in the plan's order."""
-    ranks = {"running": 0, "failed": 1, "interrupted": 1, "queued": 2, "trained": 3, "prepared": 4, "planned": 4}
+    ranks = {
+        "running": 0,
+        "failed": 1,
+        "interrupted": 1,
+        "queued": 2,
+        "paused": 2,
+        "trained": 3,
+        "prepared": 4,
+        "planned": 4,
+    }
 
     def rank(run: LiveRun) -> int:
         at_work = any(job is not None and job.active for job in (run.job, run.evaluation))

@@ -58,6 +58,12 @@ class TrainingOutOfMemoryError(RunsFailedError):
     exit_code = 79
 
 
+class TrainingDivergedError(RunsFailedError):
+    """The loss or the gradient norm of a training is not finite; the same training would diverge again."""
+
+    exit_code = 80
+
+
 class InputError(TouchlineError):
     """A file, an option or a value given by the user is not usable."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
 STAGE = "stage"
@@ -23,3 +24,12 @@ class Level:
     """The dotted key, `train.lora.rank`."""
     value: str
     """The level, as text."""
+
+
+def level_text(value: object) -> str:
+    """Return a level as shown in tables."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return value if isinstance(value, str) else json.dumps(value)

@@ -30,6 +30,10 @@ class NoteCode(StrEnum):
         "selected on test: {checkpoint} of {run} is the best of {best_of} checkpoints by these "
         "same items; its interval and its p value allow for it, its score stays too good"
     )
+    OPTIONAL_STOPPING = (
+        "effects of factors and interactions are not tested here: which runs were made depends on earlier results; "
+        "the contrasts of the strategy are tested at its looks"
+    )
     STATED = "{text}"
     """Anything that no decision depends on."""
 

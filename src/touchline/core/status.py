@@ -57,6 +57,8 @@ EXIT_LINEAGE = 78
 """The parent is not what its records say; nothing was trained on it."""
 EXIT_OUT_OF_MEMORY = 79
 """The work did not fit into memory."""
+EXIT_DIVERGED = 80
+"""The loss or the gradient norm was not finite."""
 
 HEARTBEAT_STALE_SECONDS = 120.0
 """Age from which a heartbeat is stale. One is written every 5 s, but a network file system shows it late."""
@@ -80,6 +82,8 @@ class EndReason(StrEnum):
     """This machine ended it at its time limit."""
     ALREADY_RUNNING = "already running"
     """Another attempt holds the run; this one did nothing."""
+    PAUSED = "paused"
+    """The training saved its state at a step where it was asked to pause."""
 
     @property
     def is_requested(self) -> bool:
@@ -106,7 +110,21 @@ class TrainingOutcome(StrEnum):
 
     NOT_STARTED = "not started"
     PARTIAL = "partial"
+    PAUSED = "paused"
+    """It has reached the step at which it was asked to pause, and saved its state."""
     COMPLETE = "complete"
+
+
+class TrainingEnd(StrEnum):
+    """Orderly end of an attempt at a training."""
+
+    DONE = "done"
+    PAUSED = "paused"
+    """It has reached the step at which it was asked to pause."""
+    STOPPED = "stopped"
+    """It was asked to stop by a signal."""
+    DIVERGED = "diverged"
+    """The loss or the gradient norm of a step is not finite."""
 
 
 class RunStatus(StrEnum):
@@ -116,6 +134,10 @@ class RunStatus(StrEnum):
     PREPARED = "prepared"
     QUEUED = "queued"
     RUNNING = "running"
+    PAUSED = "paused"
+    """Trained to the step at which runs are compared."""
+    CUT = "cut"
+    """Its strategy ended it by its validation loss. It keeps its checkpoints and enters no test."""
     INTERRUPTED = "interrupted"
     FAILED = "failed"
     TRAINED = "trained"

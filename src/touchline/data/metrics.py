@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator
 
 from touchline.core.quantity import Measured
+from touchline.core.status import TrainingEnd
 
 FiniteOrNot = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
 """A number that may be NaN or infinite; JSON has neither, so the file holds null."""
@@ -245,7 +246,9 @@ class EndRow:
     time_unix: float
     """Time."""
     reason: str
-    """`done`, or `stopped by SIGTERM`."""
+    """Reason for the user: `done`, or `stopped by SIGTERM`."""
+    end: TrainingEnd | None = None
+    """The same for programs. None in files of older versions."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -27,10 +27,8 @@ from touchline.estimate.coefficients_time import (
     CPU_TIME_SIGMA,
     DATA_PARALLEL_FACTOR,
     LAUNCH_RUN_SIGMA,
-    PRIOR_WEIGHT,
     REPEAT_SIGMA,
     RUN_SIGMA,
-    SLOTS_SIGMA,
 )
 from touchline.estimate.flops import step_flops
 from touchline.estimate.ladder import Ladder, choose
@@ -51,9 +49,6 @@ _MOST_POINTS = 128
 """Limit on measured runs used; those of the same model first."""
 _TOO_FAST = 1.05
 """Fraction of the device's peak above which a measurement is impossible, allowing for rounding."""
-_SIZE_OF_SLOTS = math.log(1.5)
-"""Difference of the logarithm of the tokens per micro-batch up to which a measured gain of slots is used: larger
-products use several threads better."""
 _ABSURD = 25.0
 """Factor off the published figures beyond which a measurement is rejected."""
 
@@ -78,7 +73,7 @@ class StepTime:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Question:
+class TimeRequest:
     """Step to estimate, with its rates."""
 
     setup: TrainingSetup
@@ -120,16 +115,16 @@ def seconds_per_step(
     Returns:
         The answers; missing where the machine is not known and nothing was measured on it.
     """
-    asked = _ask(setup, work, machine, points)
+    asked = time_request(setup, work, machine, points)
     if isinstance(asked, Missing):
         return asked
     question, near, refused, known = asked
     answers: list[tuple[Estimate, Fit]] = []
     if known:
         answers.append(_cold(question, machine))
-    own = [point for point in near if _same_model(point, setup)]
+    own = [point for point in near if same_model(point, setup)]
     repeats = [point for point in own if point.steps >= _FEW_STEPS and _repeats(point, setup, work)]
-    others = [point for point in near if not _same_model(point, setup)]
+    others = [point for point in near if not same_model(point, setup)]
     rest = [point for point in own if point not in repeats]
     if others:
         answers.append(_fitted(question, others, EvidenceLevel.SAME_STACK))
@@ -175,144 +170,13 @@ def step_curve(
         machine: where they will run.
         points: measured runs of any kind.
     """
-    asked = _ask(setup, works[0], machine, points)
+    asked = time_request(setup, works[0], machine, points)
     if isinstance(asked, Missing):
         return asked
     question, near, _, _ = asked
-    found = _fit_to(question, near)
+    found = fit_to(question, near)
     return tuple(
         math.exp(found.predict(dataclasses.replace(question, work=work).row(setting="asked"))[0]) for work in works
-    )
-
-
-def gain_compiled(
-    setup: TrainingSetup,
-    work: StepWork,
-    uncompiled: StepWork,
-    *,
-    machine: TargetMachine,
-    points: Sequence[TimePoint] = (),
-) -> Estimate | Missing:
-    """Estimate how many times as fast steps are compiled as uncompiled, from measured runs of both kinds.
-
-    Args:
-        setup: the settings of the compiled training.
-        work: its step.
-        uncompiled: the step that the same training has uncompiled, whose rows may be narrower.
-        machine: where it will run.
-        points: measured runs of any kind.
-
-    Returns:
-        The ratio; missing unless runs of both kinds were measured on the machine, since no formula knows it.
-    """
-    found: dict[bool, Estimate] = {}
-    for compiled, step in ((False, uncompiled), (True, work)):
-        answer = seconds_per_step(dataclasses.replace(setup, compiled=compiled), step, machine=machine, points=points)
-        if isinstance(answer, Missing) or answer.estimate.rung is EvidenceLevel.NOTHING:
-            return Missing(missing=f"no {'compiled' if compiled else 'uncompiled'} run was measured on this machine")
-        found[compiled] = answer.estimate
-    plain, fused = found[False], found[True]
-    ratio = plain.value / fused.value
-    slower = math.hypot(math.log(plain.value / plain.low), math.log(fused.high / fused.value))
-    faster = math.hypot(math.log(plain.high / plain.value), math.log(fused.value / fused.low))
-    return Estimate(
-        value=ratio,
-        unit="times",
-        low=ratio * math.exp(-slower),
-        high=ratio * math.exp(faster),
-        method="predicted step uncompiled over predicted step compiled",
-        rung=max(plain.rung, fused.rung),
-        evidence=tuple(dict.fromkeys((*fused.evidence, *plain.evidence))),
-        extrapolated=plain.extrapolated or fused.extrapolated,
-    )
-
-
-def gain_side_by_side(
-    setup: TrainingSetup, work: StepWork, count: int, *, machine: TargetMachine, points: Sequence[TimePoint] = ()
-) -> Estimate | Missing:
-    """Estimate how many times as fast runs train side by side on one base as one after the other.
-
-    S = K t(1) / t(K): the host's work of a step is done once for all K runs, operations and activations K times, and
-    the optimizer steps K times.
-
-    Args:
-        setup: the settings of each run.
-        work: a step of one of them.
-        count: K.
-        machine: where they will run.
-        points: measured runs of any kind.
-    """
-    asked = _ask(setup, work, machine, points)
-    if isinstance(asked, Missing):
-        return asked
-    question, near, _, _ = asked
-    found = _fit_to(question, near)
-    together = dataclasses.replace(
-        work, tokens=count * work.tokens, squares=count * work.squares, label_tokens=count * work.label_tokens
-    )
-    alone = question.row(setting="asked")
-    side_by_side = dataclasses.replace(question, work=together).row(setting="side by side")
-    once_a_step = TERMS.index("step")
-    side_by_side = dataclasses.replace(
-        side_by_side,
-        amounts=tuple(
-            count * amount if term == once_a_step else amount for term, amount in enumerate(side_by_side.amounts)
-        ),
-    )
-    log_ratio, sigma = found.predict_ratio(alone, side_by_side)
-    # One after the other is at most K times as slow.
-    middle, half = min(count * math.exp(log_ratio), count), half_width(sigma, found.freedom)
-    evidence = tuple(point.name for point in near)
-    return Estimate(
-        value=middle,
-        unit="times",
-        low=middle * math.exp(-half),
-        high=min(middle * math.exp(half), count),
-        method=f"rates fitted to {plural(len(near), 'run')}" if near else "the machine's published figures",
-        rung=EvidenceLevel.SAME_STACK if near else EvidenceLevel.NOTHING,
-        evidence=evidence,
-        extrapolated=not near,
-    )
-
-
-def gain_of_slots(
-    setup: TrainingSetup, work: StepWork, *, machine: TargetMachine, points: Sequence[TimePoint] = ()
-) -> Estimate | Missing:
-    """Estimate how many times as fast runs train in the slots of a CPU as one after the other with all threads.
-
-    S = N t(whole) / t(slot). Only probes that measured both count, with steps of the same model and about this size.
-
-    Args:
-        setup: the settings of each run.
-        work: a step of one of them.
-        machine: the machine with its N slots.
-        points: measured runs of any kind.
-    """
-    near = [
-        (point.name, math.log(machine.slots * point.whole_seconds_per_step / point.seconds_per_step))
-        for point in points
-        if point.whole_seconds_per_step is not None
-        and place(point.machine) == place(machine.key)
-        and stack_key(point.setup) == stack_key(setup)
-        and _same_model(point, setup)
-        and abs(math.log(point.work.tokens_per_micro_batch / work.tokens_per_micro_batch)) <= _SIZE_OF_SLOTS
-    ]
-    if not near:
-        return Missing(missing=f"not measured on {machine.key}")
-    logs = [log for _, log in near]
-    middle = math.fsum(logs) / len(logs)
-    residuals = [log - middle for log in logs] if len(logs) > 1 else []
-    sigma, freedom = spread(residuals, prior_sigma=SLOTS_SIGMA, prior_weight=PRIOR_WEIGHT["cpu"])
-    half = half_width(sigma * math.sqrt(1 + 1 / len(logs)), freedom)
-    return Estimate(
-        value=math.exp(middle),
-        unit="times",
-        low=math.exp(middle - half),
-        high=math.exp(middle + half),
-        method=f"steps measured with all threads and in {machine.slots} slots ({plural(len(logs), 'probe')})",
-        rung=EvidenceLevel.SAME_MODEL,
-        evidence=tuple(name for name, _ in near),
-        extrapolated=False,
     )
 
 
@@ -337,11 +201,11 @@ def seconds_of_work(
         Seconds, standard deviation of their logarithm, its degrees of freedom, and the runs that were used; missing
         where the machine is not known and nothing was measured on it.
     """
-    asked = _ask(setup, like, machine, points)
+    asked = time_request(setup, like, machine, points)
     if isinstance(asked, Missing):
         return asked
     question, near, _, _ = asked
-    found = _fit_to(question, near)
+    found = fit_to(question, near)
     row = RegressionSample(
         amounts=amounts_, model=repr(model_key(setup.shape)), variant="", setting="other work", noise=0.0
     )
@@ -353,9 +217,9 @@ def seconds_of_work(
 # ---- which measured runs count ---------------------------------------------------------------------------------------
 
 
-def _ask(
+def time_request(
     setup: TrainingSetup, work: StepWork, machine: TargetMachine, points: Sequence[TimePoint]
-) -> tuple[_Question, list[TimePoint], tuple[str, ...], bool] | Missing:
+) -> tuple[TimeRequest, list[TimePoint], tuple[str, ...], bool] | Missing:
     """Return the request, the usable points, rejected points with reasons, and whether the machine's figures are
     published."""
     here = place(machine.key)
@@ -369,7 +233,7 @@ def _ask(
     known = not isinstance(published, Missing)
     if isinstance(published, Missing) and not near:
         return Missing(missing=f"{published.missing}, and there are no measurements on it")
-    question = _Question(
+    question = TimeRequest(
         setup=setup,
         work=work,
         kind=machine.kind,
@@ -387,7 +251,8 @@ def _with_images(point: TimePoint, work: StepWork) -> TimePoint:
     return dataclasses.replace(point, work=point.work.with_images_of(work))
 
 
-def _same_model(point: TimePoint, setup: TrainingSetup) -> bool:
+def same_model(point: TimePoint, setup: TrainingSetup) -> bool:
+    """Return True if a measured run is of the model of a setup."""
     return model_key(point.setup.shape) == model_key(setup.shape)
 
 
@@ -401,11 +266,11 @@ def _alike(one: StepWork, other: StepWork) -> bool:
 
 
 def _repeats(point: TimePoint, setup: TrainingSetup, work: StepWork) -> bool:
-    return _same_model(point, setup) and variant_key(point.setup) == variant_key(setup) and _alike(point.work, work)
+    return same_model(point, setup) and variant_key(point.setup) == variant_key(setup) and _alike(point.work, work)
 
 
 def _believable(
-    question: _Question, machine: TargetMachine, points: Sequence[TimePoint]
+    question: TimeRequest, machine: TargetMachine, points: Sequence[TimePoint]
 ) -> tuple[list[TimePoint], tuple[str, ...]]:
     """Return the plausible points, and why the others were rejected."""
     good: list[TimePoint] = []
@@ -430,12 +295,12 @@ def _believable(
     return good, tuple(refused)
 
 
-def _nearest(question: _Question, points: Sequence[TimePoint]) -> list[TimePoint]:
+def _nearest(question: TimeRequest, points: Sequence[TimePoint]) -> list[TimePoint]:
     """Return a limited number of points: the model's own first, then those with the most similar work."""
 
     def distance(point: TimePoint) -> tuple[bool, float, str]:
         ratio = step_flops(point.setup, point.work).total / step_flops(question.setup, question.work).total
-        return not _same_model(point, question.setup), abs(math.log(ratio)), point.name
+        return not same_model(point, question.setup), abs(math.log(ratio)), point.name
 
     return sorted(points, key=distance)[:_MOST_POINTS]
 
@@ -443,13 +308,13 @@ def _nearest(question: _Question, points: Sequence[TimePoint]) -> list[TimePoint
 # ---- one answer a rung -----------------------------------------------------------------------------------------------
 
 
-def _fit_to(question: _Question, points: Sequence[TimePoint]) -> Fit:
+def fit_to(question: TimeRequest, points: Sequence[TimePoint]) -> Fit:
     """Return the rates fitted to measured steps; runs that repeat each other share a setting."""
     rows = [question.row(point, name) for point, name in zip(points, _settings(points), strict=True)]
     return fit(question.rates, rows, [math.log(point.seconds_per_step) for point in points])
 
 
-def _cold(question: _Question, machine: TargetMachine) -> tuple[Estimate, Fit]:
+def _cold(question: TimeRequest, machine: TargetMachine) -> tuple[Estimate, Fit]:
     found = fit(question.rates, [], [])
     value, sigma = found.predict(question.row())
     half = half_width(math.hypot(sigma, COLD_SIGMA[question.kind]), COLD_WEIGHT)
@@ -458,14 +323,14 @@ def _cold(question: _Question, machine: TargetMachine) -> tuple[Estimate, Fit]:
     return _estimate(value, half, EvidenceLevel.NOTHING, method, (), extrapolated=unsure), found
 
 
-def _fitted(question: _Question, points: Sequence[TimePoint], rung: EvidenceLevel) -> tuple[Estimate, Fit]:
-    found = _fit_to(question, points)
+def _fitted(question: TimeRequest, points: Sequence[TimePoint], rung: EvidenceLevel) -> tuple[Estimate, Fit]:
+    found = fit_to(question, points)
     value, sigma = found.predict(question.row(setting="asked"))
     scores: tuple[float, ...] = ()
     if rung is EvidenceLevel.SAME_MODEL:
         scores = _scores(found)
     half = half_width(sigma, found.freedom, scores)
-    own = [point for point in points if _same_model(point, question.setup)]
+    own = [point for point in points if same_model(point, question.setup)]
     if rung is EvidenceLevel.SAME_MODEL:
         runs = f"{plural(len(own), 'run')} of this model"
         rest = len(points) - len(own)
@@ -487,7 +352,7 @@ def _fitted(question: _Question, points: Sequence[TimePoint], rung: EvidenceLeve
     )
 
 
-def _repeated(question: _Question, points: Sequence[TimePoint]) -> tuple[Estimate, Fit]:
+def _repeated(question: TimeRequest, points: Sequence[TimePoint]) -> tuple[Estimate, Fit]:
     found = fit(
         question.rates,
         [question.row(point, "asked") for point in points],
@@ -541,7 +406,7 @@ def _scores(found: Fit) -> tuple[float, ...]:
     )
 
 
-def _outside(question: _Question, points: Sequence[TimePoint], rung: EvidenceLevel) -> bool:
+def _outside(question: TimeRequest, points: Sequence[TimePoint], rung: EvidenceLevel) -> bool:
     """Return True if the asked step lies beyond what was measured: its tokens, or across models its operations."""
     if question.setup.shape.extrapolated is not None and rung is EvidenceLevel.SAME_STACK:
         return True
@@ -573,5 +438,5 @@ def _estimate(
     )
 
 
-def _shares(question: _Question, found: Fit) -> dict[str, float]:
+def _shares(question: TimeRequest, found: Fit) -> dict[str, float]:
     return dict(zip(TERMS, found.shares(question.row(setting="asked")), strict=True))

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-_AT_WORK: set[int] = set()
+_AT_WORK: set[subprocess.Popen[bytes]] = set()
 
 
 def run_program(words: Sequence[str], *, folder: Path, environment: Mapping[str, str], log: Path) -> int:
@@ -38,18 +35,17 @@ def run_program(words: Sequence[str], *, folder: Path, environment: Mapping[str,
             stderr=subprocess.STDOUT,
         ) as child,
     ):
-        _AT_WORK.add(child.pid)
+        _AT_WORK.add(child)
         try:
             return child.wait()
         except BaseException:
             child.kill()
             raise
         finally:
-            _AT_WORK.discard(child.pid)
+            _AT_WORK.discard(child)
 
 
 def stop_children() -> None:
     """Terminate running children; safe in a signal handler."""
-    for pid in tuple(_AT_WORK):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGTERM)
+    for child in tuple(_AT_WORK):
+        child.terminate()

@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlparse
 
 import torch
-from inspect_ai.log import EvalLog, EvalSample
+from inspect_ai.log import EvalError, EvalLog, EvalSample
 from inspect_ai.scorer import CORRECT
 
 from touchline.core.errors import RunsFailedError
@@ -24,6 +24,8 @@ from touchline.evaluate.provider import PROMPT_KEY
 from touchline.spec.evaluation import EvaluationConfig, EvaluationTask, errors_allowed
 from touchline.spec.tasks.ready_made import get_task
 
+_CANCELLATIONS = ("CancelledError", "Cancelled")
+"""Classes of the exceptions that end a cancelled sample: of asyncio and trio."""
 _LIBRARIES = ("touchline", "torch", "transformers", "peft", "safetensors", "tokenizers", "inspect_ai")
 
 
@@ -70,16 +72,24 @@ def require_scores(log: EvalLog, max_error_rate: float, answers: int) -> None:
     Raises:
         RunsFailedError: Inspect ended with an error, or too many answers failed.
     """
-    # What Inspect cancels when it stops has not failed by itself.
     errors = [
         sample.error.message
         for sample in log.samples or []
-        if sample.error is not None and not sample.error.message.startswith("CancelledError")
+        if sample.error is not None and not _is_cancellation(sample.error)
     ]
     if log.status != "success" and not errors:
         raise RunsFailedError(f"Inspect ended with: {log.error.message if log.error is not None else log.status}")
     if log.status != "success" or len(errors) > errors_allowed(max_error_rate, answers):
         raise _too_many(errors, max_error_rate, answers, stopped=log.status != "success")
+
+
+def _is_cancellation(error: EvalError) -> bool:
+    """Return True if Inspect cancelled a sample when it stopped; the sample has not failed by itself.
+
+    Inspect records an exception as its repr alone. By its documentation a cancellation is recognized by the class at
+    its beginning (`SampleSource.sample_complete`).
+    """
+    return error.message.partition("(")[0] in _CANCELLATIONS
 
 
 def _too_many(errors: Sequence[str], max_error_rate: float, answers: int, *, stopped: bool = False) -> RunsFailedError:

@@ -6,7 +6,7 @@ import hashlib
 import os
 import shlex
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
@@ -214,7 +214,7 @@ def _learn(
             continue
         parts[item.sources] += 1
         if item.stated:
-            record = _revised(history_dir, record)
+            record = as_latest(load_index(history_dir).lines.values(), record)
         id_ = record_id(record) if dry_run else store_record(history_dir, record).stem
         learned = replace(_learned(id_, id_ not in there, item), missing_facts=lacking(record))
         tally.learned.append(learned)
@@ -223,13 +223,16 @@ def _learn(
     return ids, refused
 
 
-def _revised(history_dir: Path, record: RunRecord) -> RunRecord:
-    """Return a record of stated facts as the latest reading of its logs: a new statement replaces an older one."""
+def as_latest(lines: Iterable[IndexLine], record: RunRecord) -> RunRecord:
+    """Return a record as the latest reading of its logs, for what logs do not decide: stated facts, and scores.
+
+    Args:
+        lines: the history's index.
+        record: the reading, which counts more than all that the index has of the same logs.
+    """
     logs = _logs(record)
     rivals = [
-        line
-        for line in load_index(history_dir).lines.values()
-        if line.origin == record.origin and line.part == record.part and _logs(line) == logs
+        line for line in lines if line.origin == record.origin and line.part == record.part and _logs(line) == logs
     ]
     latest = max((line.revision for line in rivals), default=0)
     same = replace(record, revision=latest)

@@ -14,6 +14,7 @@ from touchline.history.reading import OptionalText, RunReading, Segment, Sourced
 from touchline.history.run_facts import FACTS
 from touchline.history.run_view import RunSegment, RunView, SourcedObservation, is_library
 from touchline.history.steps import Steps, bar_count, steps_of
+from touchline.history.validation import validation_of
 
 _LOOP_PRECEDENCE = -1
 _USUAL_PRECEDENCE = 2
@@ -41,6 +42,8 @@ def reading_of(name: str, files: Sequence[str], view: RunView, notes: Sequence[s
     remarks = [*notes, *_contradictions(view)]
     packed = view.word("packed", "no line states whether examples are packed")
     examples, sequences, density = _packing(view, packed)
+    epochs = _epochs(view, steps)
+    validation = validation_of(view, steps, epochs, remarks)
     return RunReading(
         name=name,
         files=tuple(files),
@@ -48,7 +51,7 @@ def reading_of(name: str, files: Sequence[str], view: RunView, notes: Sequence[s
         model=view.word("model", "no line names the model"),
         steps_done=steps.done,
         steps_total=steps.total,
-        epochs=_epochs(view, steps),
+        epochs=epochs,
         micro_batch_size=view.count("micro_batch_size", "not in the log"),
         gradient_accumulation_steps=view.count("gradient_accumulation_steps", "not in the log"),
         global_batch_size=_global_batch(view),
@@ -99,6 +102,7 @@ def reading_of(name: str, files: Sequence[str], view: RunView, notes: Sequence[s
         mean_tokens=view.count("mean_tokens", "not in the log", "tokens"),
         grouped_by_length=view.word("grouped_by_length", "not in the log"),
         longest_tokens=view.count("longest_tokens", "not in the log", "tokens"),
+        validation=validation,
     )
 
 

@@ -12,6 +12,7 @@ from touchline.core.quantity import Missing, Quantity
 from touchline.history.reading import RunReading, SourcedText
 from touchline.history.record import RunRecord, SourceFile
 from touchline.history.records import plain
+from touchline.history.scores import ScoreFacts
 
 Fact = Quantity | SourcedText | Missing
 
@@ -30,13 +31,15 @@ def facts(value: object, prefix: str = "") -> Iterator[tuple[str, Fact]]:
             yield from (
                 (f"{name}.{inner.kind or inner.token_unit or number}", inner) for number, inner in enumerate(part)
             )
+        elif isinstance(part, tuple) and part and all(isinstance(inner, ScoreFacts) for inner in part):
+            yield from ((f"{name}.{inner.task}.{inner.score}", inner.value) for inner in part)
         elif dataclasses.is_dataclass(part) and not isinstance(part, SourceFile):
             yield from facts(part, f"{name}.")
 
 
-def known(value: object) -> int:
-    """Return the number of facts that are not missing."""
-    return sum(not isinstance(fact, Missing) for _, fact in facts(value))
+def known(record: RunRecord) -> int:
+    """Return the number of facts that are not missing, validation losses included."""
+    return sum(not isinstance(fact, Missing) for _, fact in facts(record)) + len(record.validation)
 
 
 def csv_text(records: Iterable[tuple[str, RunRecord]]) -> str:
@@ -72,6 +75,11 @@ def _cells(id_: str, record: RunRecord) -> dict[str, str | float]:
         "origin": record.origin,
         "experiment": record.experiment or "",
         "run": record.run or "",
+        "task": record.task or "",
+        "control": record.control or "",
+        "seed": "" if record.seed is None else record.seed,
+        "condition": record.condition or "",
+        "validations": len(record.validation),
         "fingerprint": record.fingerprint,
         "versions": " ".join(record.stack.versions),
         "sources": " ".join(source.name for source in record.sources),

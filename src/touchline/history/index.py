@@ -17,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from touchline.core.errors import HostError, InputError
 from touchline.core.files import open_regular, write_atomic
 from touchline.core.near import did_you_mean, near_names
-from touchline.core.quantity import Measured
+from touchline.core.quantity import Measured, Missing
 from touchline.core.text import first_of
 from touchline.history.flat import known
 from touchline.history.history import Broken, contents, read_record, record_path
@@ -25,11 +25,13 @@ from touchline.history.reading import OptionalText
 from touchline.history.record import Origin, Quantities, RunRecord, SourceFile
 from touchline.history.record_versions import superseded
 from touchline.history.records import plain
+from touchline.history.scores import ScoreFacts
 
-INDEX_VERSION = 2
+INDEX_VERSION = 3
 """Raise it when lines say more or something else: an older index is then made again."""
 _HEAD = json.dumps({"index_version": INDEX_VERSION})
 _INDEX_LIMIT_BYTES = 1 << 30
+_IN_THE_RECORD = Missing(missing="in the record")
 _ID_LETTERS = 6
 """An id may be shortened to so many."""
 
@@ -62,6 +64,8 @@ class HistoryRow:
     """Peaks while training, one entry a kind of memory."""
     fingerprint: str
     """Hash of the settings that make two runs comparable."""
+    scores: tuple[ScoreFacts, ...] = ()
+    """Scores of the last checkpoint, without the outcomes of their items."""
     superseded_by: str | None = None
     """Id of a newer reading of the same run; such rows count no more."""
 
@@ -164,6 +168,7 @@ def line_of(id_: str, record: RunRecord) -> IndexLine:
             seconds_per_step=record.costs.seconds_per_step,
             peak_memory=record.costs.peak_memory,
             fingerprint=record.fingerprint,
+            scores=tuple(dataclasses.replace(score, outcomes=_IN_THE_RECORD) for score in record.scores),
         ),
         reader_version=record.reader_version,
         part=record.part,

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from touchline.core.errors import HostError, install_hint
+from touchline.core.data_frame import data_frame
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.table import Section, Table, present, table_of
 from touchline.core.text import first_of
 from touchline.core.units import in_unit, plural
 from touchline.history.index import HistoryRow
 from touchline.history.reading import OptionalText, SourcedText
+from touchline.history.scores import ScoreFacts
 
 if TYPE_CHECKING:
     import pandas
@@ -26,6 +28,7 @@ class History(list[HistoryRow]):
         """Return one row per record. None stands for what is unknown.
 
         `seconds_per_step` is in seconds; `peak_memory_gib` is the largest peak in GiB, `peak_memory_kind` its kind.
+        `score` is the mean over the items of `task`, of the first task if there are several.
         """
         return [_plain_row(row) for row in self]
 
@@ -35,15 +38,13 @@ class History(list[HistoryRow]):
         Raises:
             HostError: pandas is not installed.
         """
-        try:
-            from pandas import DataFrame
-        except ImportError:
-            raise HostError("pandas is not installed", hint=install_hint("pandas")) from None
-        return DataFrame(self.to_rows(), columns=list(_PLAIN)).set_index("id")
+        return data_frame(self.to_rows(), index="id", columns=_PLAIN)
 
     def to_table(self) -> Table | None:
         """Return the table that commands and notebooks show; None without records."""
-        return table_of(_COLUMNS, [_row(row) for row in self])
+        if not any(row.scores for row in self):
+            return table_of(_COLUMNS, [_row(row) for row in self])
+        return table_of((*_COLUMNS, "score"), [(*_row(row), score_text(row.scores)) for row in self])
 
     def __repr__(self) -> str:
         names = f": {first_of((row.name for row in self), _SHOWN)}" if self else ""
@@ -58,7 +59,7 @@ class History(list[HistoryRow]):
 
 _PLAIN = (
     *("id", "run", "origin", "trainer", "model", "gpu", "outcome", "steps_done", "steps_total"),
-    *("seconds_per_step", "peak_memory_gib", "peak_memory_kind"),
+    *("seconds_per_step", "peak_memory_gib", "peak_memory_kind", "task", "score_name", "score"),
 )
 
 
@@ -68,7 +69,8 @@ def _plain_row(row: HistoryRow) -> dict[str, str | float | None]:
     memory = (None, None) if peak is None else (_value(in_unit(peak, "GiB")), peak.kind)
     texts = (_value(fact) for fact in (row.trainer, row.model, row.gpu))
     figures = (_value(fact) for fact in (row.steps_done, row.steps_total, row.seconds_per_step))
-    cells = (row.id, row.name, row.origin, *texts, row.outcome, *figures, *memory)
+    score = (row.scores[0].task, row.scores[0].score, _value(row.scores[0].value)) if row.scores else (None,) * 3
+    cells = (row.id, row.name, row.origin, *texts, row.outcome, *figures, *memory, *score)
     return dict(zip(_PLAIN, cells, strict=True))
 
 
@@ -90,6 +92,15 @@ def _row(row: HistoryRow) -> tuple[str, ...]:
         memory,
         row.outcome,
     )
+
+
+def score_text(scores: Sequence[ScoreFacts]) -> str:
+    """Return `0.850`, the first score, with the number of others, or a dash."""
+    if not scores:
+        return "-"
+    value = scores[0].value
+    first = "-" if isinstance(value, Missing) else f"{value.value:.3f}"
+    return first if len(scores) == 1 else f"{first} (+{len(scores) - 1})"
 
 
 def steps_text(done: Measured, total: Measured) -> str:

@@ -13,7 +13,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from touchline.backends.registry import batching_of
+from touchline.core.errors import InputError
 from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.data.packing.forecast import BatchSettings
 from touchline.history.reading import SourcedText
 from touchline.history.record import DatasetFacts, RunRecord, WorkFacts
 
@@ -59,7 +62,36 @@ def with_lengths(record: RunRecord, lengths: DatasetLengths) -> RunRecord:
         examples=stated(len(total), "examples", "training split"),
     )
     notes = (*record.notes, *_other_size(record, lengths))
-    return replace(record, batching=batching, work=work, dataset=dataset, notes=notes)
+    predicted = replace(record.predicted, **_epoch_tokens(record, lengths))
+    return replace(record, batching=batching, work=work, predicted=predicted, dataset=dataset, notes=notes)
+
+
+def _epoch_tokens(record: RunRecord, lengths: DatasetLengths) -> dict[str, Measured]:
+    """Return the tokens that an epoch computes with and without packing, where trainer and settings are known."""
+    limit, micro = _number(record.batching.max_seq_len), _number(record.batching.micro_batch_size)
+    trainer = record.stack.trainer
+    if limit is None or micro is None or micro < 1 or isinstance(trainer, Missing):
+        return {}
+    try:
+        batching = batching_of(trainer.value)
+    except InputError:
+        return {}
+    passes = max(int(_number(record.batching.gradient_accumulation_steps) or 1), 1)
+    settings = BatchSettings(
+        max_seq_len=int(limit), packed=True, micro_batch_size=int(micro), gradient_accumulation_steps=passes
+    )
+    return {
+        name: Quantity(
+            value=batching.forecast(
+                lengths.total.astype(np.uint32), replace(settings, packed=packed), lengths.labels.astype(np.uint32)
+            ).padded_tokens,
+            unit="tokens",
+            token_unit="padded",
+            method="the trainer's batching, simulated",
+            where=lengths.where,
+        )
+        for name, packed in (("packed_tokens", True), ("unpacked_tokens", False))
+    }
 
 
 def _other_size(record: RunRecord, lengths: DatasetLengths) -> Iterator[str]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.history.scores import ValidationPoint
 
 
 class Outcome(StrEnum):
@@ -211,3 +212,5 @@ class RunReading:
     """Length of the longest example, in tokens."""
     grouped_by_length: OptionalText = _NOT_LOGGED
     """true where batches are of examples of similar lengths."""
+    validation: tuple[ValidationPoint, ...] = ()
+    """Validation losses in the order of their optimizer steps; empty where no step is known."""

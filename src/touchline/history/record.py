@@ -12,6 +12,8 @@ from typing import Literal
 from touchline.core.machine import cpu_key
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.history.reading import EvidenceLine, OptionalText, Segment, SourcedText
+from touchline.history.scores import ScoreFacts, ValidationPoint
+from touchline.spec.runs import ControlKind
 
 RECORD_SCHEMA_VERSION = 1
 
@@ -273,6 +275,10 @@ class PredictedFacts:
     """Peak memory of the process."""
     disk: Measured = _NOT_LOGGED
     """Size on disk."""
+    packed_tokens: Measured = _NOT_LOGGED
+    """Tokens that an epoch computes with packing, by simulating the trainer's own packer."""
+    unpacked_tokens: Measured = _NOT_LOGGED
+    """Tokens that an epoch computes without packing, padding included."""
 
 
 NOTHING_PREDICTED = PredictedFacts()
@@ -329,6 +335,22 @@ class RunRecord:
     """Our own run; none for an import."""
     run_digest: str | None = None
     """Digest of what was planned for our own run; none for an import."""
+    task: str | None = None
+    """Task of our own experiment; none for an import, and in older records."""
+    control: ControlKind | None = None
+    """Kind of control of our own run; none for other runs."""
+    seed: int | None = None
+    """Seed of our own run; none for an import, and in older records."""
+    stage: str | None = None
+    """Stage of our own run; none for a run of a single training, for an import, and in older records."""
+    position: int | None = None
+    """Position of our own run in its plan, from 0; none for an import, and in older records."""
+    started_unix: float | None = None
+    """Start of the first attempt, in seconds since 1970, by the run's own files; none for an import, whose clock is not
+    known, and in older records."""
+    condition: str | None = None
+    """Hash of what was planned without the seed (`plan/identity.py`), equal for all seeds of a condition in any
+    experiment; none for an import, and in older records."""
     part: int = 0
     """Number of the run among those in these sources, from 0."""
     model: ModelFacts
@@ -347,6 +369,11 @@ class RunRecord:
     """Time and memory."""
     losses: LossFacts
     """Losses."""
+    validation: tuple[ValidationPoint, ...] = ()
+    """Validation losses in the order of their steps; empty where none was measured or the record is an older one."""
+    scores: tuple[ScoreFacts, ...] = ()
+    """Scores of the last checkpoint, the experiment's own task first; empty where nothing was evaluated, for an import,
+    and in older records."""
     course: CourseFacts
     """Course of the run."""
     work: WorkFacts = NO_WORK

@@ -145,6 +145,7 @@ def record_of(
             checkpoint_size=r.checkpoint_size,
         ),
         losses=LossFacts(last=r.last_loss, mean=r.mean_train_loss, evaluation=r.eval_loss),
+        validation=r.validation,
         course=CourseFacts(
             steps_done=r.steps_done,
             steps_total=r.steps_total,
@@ -268,7 +269,7 @@ def _member(name: str, part: object, leaf: Leaf) -> object:
 
 def _clean_leaf(name: str, text: str) -> str:
     """Return the text without secrets and paths; our own vocabulary, hashes and digests stay unchanged."""
-    if name in ("sha256", "growth", "fingerprint") or type(text) is not str:
+    if name in ("sha256", "growth", "fingerprint", "condition", "comparable", "outcomes") or type(text) is not str:
         return text
     return redact_paths(redact(text) if name in ("text", "value", "notes") else text)
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from touchline.backends.registry import neutral_settings
 from touchline.core.errors import InputError
 from touchline.core.finding import Severity
+from touchline.core.levels import level_text
 from touchline.core.quantity import Missing
 from touchline.core.text import first_of
 from touchline.lint.design import (
@@ -22,7 +23,7 @@ from touchline.lint.design import (
     work_digest,
 )
 from touchline.lint.rule import Violation, rule
-from touchline.spec.expand import expand, level_text
+from touchline.spec.expand import expand
 from touchline.spec.experiment import with_fields
 from touchline.spec.names import label_of
 from touchline.spec.runs import RunSpec

@@ -4,10 +4,8 @@ plans."""
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 
 from pydantic import TypeAdapter
 
@@ -22,21 +20,23 @@ from touchline.plan.assumptions import assumptions
 from touchline.plan.cohorts import SideBySide, plan_cohorts
 from touchline.plan.context import PlanningContext
 from touchline.plan.decisions import RunRequest, RunResolver
+from touchline.plan.explore import explore_faults
+from touchline.plan.identity import training_digest
 from touchline.plan.slots import SlotChoice, choose_slots
+from touchline.plan.strategy import SeedSpread, planned_strategy
 from touchline.plan.times import evaluation_limit
 from touchline.plan.totals import collect_evidence, runs_at_once, totals
 from touchline.plan.untrained import takes_over, without_shared_validation
 from touchline.spec.defaults import DEFAULT_BACKEND
 from touchline.spec.evaluation import EvaluationTask
-from touchline.spec.experiment import DataConfig, Experiment, LoraConfig, TrainConfig
+from touchline.spec.experiment import DataConfig, Experiment, TrainConfig
 from touchline.spec.labels import LabelSet
 from touchline.spec.plan import Plan, PlannedRun, ShownExample, data_parallel_size
 from touchline.spec.runs import ControlKind, RunKind, RunSpec
+from touchline.spec.strategy import PlannedStrategy
 from touchline.statistics.derangement import derangement, label_generator
 
 _DATA = TypeAdapter(DataConfig)
-_TRAIN = TypeAdapter(TrainConfig)
-_LORA = TypeAdapter(LoraConfig)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,6 +78,12 @@ class PlanInputs:
     started: Mapping[str, PlannedRun] = field(default_factory=dict)
     """Started runs of the old plan, by name. Their decisions and predictions are kept, so that the same work keeps
     the same plan and no prediction is made after the fact."""
+    pruning_evidence: str = ""
+    """What the past sweeps of the model and task say of explore's policy; empty without explore."""
+    fixed_strategy: PlannedStrategy | None = None
+    """Strategy of the old plan if its first decision has been taken: what it left open stays as it was decided."""
+    seed_spread: SeedSpread | None = None
+    """Spread of a contrast's difference between seeds by the past runs, for a strategy that states none."""
     started_slots: SlotChoice | None = None
     """Slots of the old plan if a training has started: all runs of an experiment have the same number of threads."""
     specs_by_name: Mapping[str, RunSpec] = field(init=False)
@@ -110,6 +116,9 @@ def build_plan(inputs: PlanInputs) -> Plan:
     runs = _planned_runs(inputs, decisions, findings)
     if any(finding.severity is Severity.ERROR for finding in findings):
         raise InputError(f"{experiment.name} cannot be planned: {plural(len(findings), 'error')}", findings=findings)
+    strategy = planned_strategy(experiment, inputs.fixed_strategy, inputs.seed_spread)
+    if faults := explore_faults(strategy, runs):
+        raise InputError(f"{experiment.name} cannot be planned: {plural(len(faults), 'error')}", findings=faults)
     machine = inputs.context.machine
     slots = choose_slots(
         runs,
@@ -130,7 +139,12 @@ def build_plan(inputs: PlanInputs) -> Plan:
         return decisions.side_by_side([_resolved_question(run, inputs) for run in group])
 
     cohorts, alone = plan_cohorts(
-        runs, inputs.devices, experiment.compute.cohorts, predict, slots=inputs.context.machine.slots
+        runs,
+        inputs.devices,
+        experiment.compute.cohorts,
+        predict,
+        slots=inputs.context.machine.slots,
+        strategy=strategy,
     )
     return Plan(
         touchline_version=inputs.touchline_version,
@@ -168,6 +182,8 @@ def build_plan(inputs: PlanInputs) -> Plan:
         revisions=(),
         cohorts=cohorts,
         alone=alone,
+        strategy=strategy,
+        pruning_evidence=inputs.pruning_evidence,
         slots_reason=slots.reason,
         slots_gain=slots.gain,
     )
@@ -231,10 +247,11 @@ def _planned(
         no_op=spec.train.lora if spec.control is ControlKind.NO_OP else None,
         images_sha256=_images_of(spec, inputs),
         accepted=inputs.accepted.get(spec.name, {}),
+        phase=spec.phase,
         digest="",
     )
     if spec.kind is RunKind.CONTROL:
-        return replace(_evaluated(run, spec, inputs, decisions), digest=_digest(run, model, dataset, None)), []
+        return replace(_evaluated(run, spec, inputs, decisions), digest=training_digest(run, model, dataset, None)), []
     backend = get_backend(spec.train.backend)
     lengths = _lengths(spec, inputs)
     refused = refused_settings(model, spec.train, inputs.devices)
@@ -262,7 +279,8 @@ def _planned(
         if same.digest == started.digest:
             kept = replace(started, evaluate=spec.evaluate, levels=spec.levels, link=spec.link, accepted=run.accepted)
             # The same data may lie elsewhere now: the digest holds its hash and not its path.
-            return replace(kept, control=run.control, dataset=run.dataset, data=run.data, model=run.model), []
+            now = replace(kept, dataset=run.dataset, data=run.data, model=run.model)
+            return replace(now, control=run.control, phase=run.phase), []
     return _trained(run, question, decisions, parent), []
 
 
@@ -357,7 +375,7 @@ def _trained(run: PlannedRun, question: RunRequest, decisions: RunResolver, pare
         disk=decided.disk,
         packing=decided.packing,
     )
-    return replace(run, digest=_digest(run, question.model, question.dataset, parent))
+    return replace(run, digest=training_digest(run, question.model, question.dataset, parent))
 
 
 def _saved_rank(spec: RunSpec, specs: Mapping[str, RunSpec]) -> int:
@@ -417,61 +435,6 @@ def _length_faults(spec: RunSpec, lengths: ExampleLengths) -> list[Finding]:
             hint=f"max_seq_len: {int(total.max())}, or shorter examples",
         )
     ]
-
-
-def _digest(run: PlannedRun, model: ModelInfo, dataset: DatasetInfo, parent: PlannedRun | None) -> str:
-    """Return the digest of the training: equal digests mean equal training. Evaluations have digests of their own.
-
-    The digest of a stage includes that of its parent.
-    """
-    identity: dict[str, object] = {
-        "kind": run.kind,
-        "model": [model.name, model.weights_sha256, model.tokenizer_sha256, model.config_sha256],
-        "data": [
-            dataset.sha256,
-            {**_without_newer_defaults(json.loads(_DATA.dump_json(run.data)), DataConfig), "path": ""},
-        ],
-        "train": None if run.train is None else _train_identity(run.train),
-        "seed": run.seed if run.kind is RunKind.FINE_TUNED else None,
-        "batches": None if run.batches is None else run.batches.digest,
-    }
-    if run.batches is not None and run.batches.data_parallel_size > 1:
-        identity["data_parallel_size"] = run.batches.data_parallel_size
-    if run.images_sha256:
-        identity["images"] = run.images_sha256
-    if run.no_op is not None:
-        identity["no_op"] = _without_newer_defaults(json.loads(_LORA.dump_json(run.no_op)), LoraConfig)
-    if run.control is ControlKind.SHUFFLED:
-        identity["labels"] = "cyclic derangement 1"
-    if run.link is not None:
-        digest = None if parent is None else parent.digest
-        identity["parent"] = [digest, run.link.continue_, run.link.parent_checkpoint]
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-
-
-def _train_identity(train: TrainConfig) -> dict[str, object]:
-    """Return the settings of a training that its digest covers."""
-    settings = _without_newer_defaults(json.loads(_TRAIN.dump_json(train)), TrainConfig)
-    if train.trains_all:
-        del settings["lora"]
-        return settings
-    return settings | {"lora": _without_newer_defaults(json.loads(_LORA.dump_json(train.lora)), LoraConfig)}
-
-
-_NEWER_KEYS: Mapping[type, tuple[str, ...]] = {
-    TrainConfig: (
-        *("method", "quantization", "optimizer", "label_smoothing", "neftune_alpha", "dataloader_workers"),
-        *("attention", "kernels", "sharding", "compile"),
-    ),
-    LoraConfig: ("init", "dora", "rslora"),
-    DataConfig: ("images", "image_root"),
-}
-"""Keys added after version 0.1.0. A default does not enter the digest, so that runs planned before keep theirs."""
-
-
-def _without_newer_defaults(settings: dict[str, object], config: type) -> dict[str, object]:
-    defaults = {each.name: each.default for each in fields(config)}
-    return {key: value for key, value in settings.items() if key not in _NEWER_KEYS[config] or value != defaults[key]}
 
 
 def _factors(specs: Sequence[RunSpec]) -> dict[str, tuple[str, ...]]:

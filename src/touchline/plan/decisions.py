@@ -14,7 +14,7 @@ from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.units import format_seconds
 from touchline.data.packing.compare import compare
 from touchline.data.packing.forecast import BatchForecast, settings_of
-from touchline.estimate.time import gain_compiled, gain_of_slots, gain_side_by_side
+from touchline.estimate.time_gains import gain_compiled, gain_of_slots, gain_side_by_side
 from touchline.plan.cohorts import SideBySide
 from touchline.plan.context import PlanningContext, choose_micro_batch, estimate_disk, estimate_memory, share_of_machine
 from touchline.plan.times import NonStepWork, Times, count_evaluations, estimate_times, step_work, unknown_times

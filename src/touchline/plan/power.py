@@ -6,9 +6,12 @@ determine the power for comparing checkpoints; training seeds determine the powe
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+
+import numpy as np
 
 from touchline.core.levels import SEEDS
+from touchline.core.markup import measured
 from touchline.core.units import plural
 from touchline.spec.evaluation import EvaluationTask
 from touchline.spec.plan import Plan, PlannedRun
@@ -21,8 +24,12 @@ from touchline.statistics.power import (
     smallest_difference,
     smallest_seed_difference,
 )
+from touchline.statistics.sample_sizes import FEWEST_SEEDS, MOST_SEEDS, detectable, power
+from touchline.statistics.spread_inputs import End, spread_at
 
 COLUMNS = ("question", "design", "minimum detectable difference", "after Holm correction")
+_USUAL_DIFFERENCE = 0.02
+"""Difference between levels, as a share, whose seeds the plan counts."""
 _FLIPS = (0.05, USUAL_FLIPS, 0.3)
 """Assumed fractions of discordant items. The actual fraction is only known after the evaluation."""
 
@@ -52,8 +59,7 @@ def power_rows(plan: Plan) -> Iterator[tuple[str, ...]]:
         yield (
             f"does {factor} matter? {', '.join(levels[1:])} vs. {levels[0]}",
             f"{kind} per level, {items:,} items",
-            _deviations(seeds, 1),
-            _deviations(seeds, contrasts),
+            *(_shown(plan, seeds, items, conditions, family) for family in (1, contrasts)),
         )
 
 
@@ -90,13 +96,61 @@ def power_lines(plan: Plan) -> Iterator[str]:
     if not factors:
         return
     counts = {factor: _seeds(runs, factor) for factor in factors}
+    if min(counts.values()) < 2:
+        yield "With one seed, a difference between levels describes these checkpoints, not the settings."
+    yield from _counted_on(plan, items) if plan.spread else _in_deviations(counts.values())
+
+
+def _counted_on(plan: Plan, items: int) -> Iterator[str]:
+    """Yield the spread that the table counts on with its sources, and the seeds that a usual difference needs."""
+    yield "Levels are compared by both tests of the report. Counted on: " + "; ".join(
+        f"{each.kind.value} {measured(each.quantity, 3)} ({each.source.value})" for each in plan.spread
+    )
+    family, conditions = number_of_contrasts(plan), conditions_per_level(plan)
+    needed = [_seeds_for(plan, items, end, conditions, family) for end in (End.VALUE, End.LOW, End.HIGH)]
+    yield (
+        f"{100 * _USUAL_DIFFERENCE:g} points need {needed[0]} on these {items:,} items after Holm (small spread "
+        f"{needed[1]}, large spread {needed[2]}). Costs, other items and budgets: touchline design {plan.experiment}"
+    )
+
+
+def _seeds_for(plan: Plan, items: int, end: End, conditions: int, family: int) -> str:
+    """Return the fewest seeds that establish the usual difference on so many items."""
+    seeds = np.arange(FEWEST_SEEDS, MOST_SEEDS + 1.0)
+    spread, coverage = spread_at(plan.spread, end, conditions), 1 - (1 - COVERAGE) / family
+    chances = power(seeds, np.asarray(float(items)), np.asarray(_USUAL_DIFFERENCE), spread, coverage=coverage)
+    enough = np.flatnonzero(chances >= POWER)
+    return plural(int(seeds[enough[0]]), "seed") if enough.size else f"more than {MOST_SEEDS} seeds"
+
+
+def _shown(plan: Plan, seeds: int, items: int, conditions: int, family: int) -> str:
+    """Return the difference that a design shows: in points at the counted spread, else in deviations."""
+    if not plan.spread or seeds < FEWEST_SEEDS:
+        return _deviations(seeds, family)
+    value, low, high = (
+        100
+        * float(
+            detectable(
+                np.asarray(float(seeds)),
+                np.asarray(float(items)),
+                spread_at(plan.spread, end, conditions),
+                coverage=1 - (1 - COVERAGE) / family,
+            )
+        )
+        for end in (End.VALUE, End.LOW, End.HIGH)
+    )
+    if low > 100:
+        return "more than 100 points"
+    return f"{min(value, 100):.1f} points ({low:.1f} to {min(high, 100):.1f})"
+
+
+def _in_deviations(counts: Collection[int]) -> Iterator[str]:
+    """Yield the unit of plans without a spread, and what other numbers of seeds detect."""
     unit = (
         "Levels are compared by a paired t-test over seed means. The unit is the standard deviation between seeds of "
         "a level's mean over its conditions; if a seed shifts both levels alike, smaller differences are detectable"
     )
-    if min(counts.values()) < 2:
-        yield "With one seed, a difference between levels describes these checkpoints, not the settings."
-    wanted = sorted({2, ENOUGH_SEEDS, 5} - set(counts.values()))
+    wanted = sorted({2, ENOUGH_SEEDS, 5} - set(counts))
     others = "; ".join(f"{seeds} seeds detect {_deviations(seeds, 1)}" for seeds in wanted)
     yield f"{unit}. If it is 1 point, the values are points. Without correction, {others}."
 
@@ -118,6 +172,17 @@ def evaluated_items(plan: Plan, task: EvaluationTask | None = None) -> int | Non
         if rows:
             counts.append(rows if samples == "all" else min(samples, rows))
     return min(counts, default=None)
+
+
+def number_of_contrasts(plan: Plan) -> int:
+    """Return the contrasts between levels: the family over which the report adjusts p values of settings."""
+    return sum(len(levels) - 1 for levels in _factors(plan, _asked(plan)).values())
+
+
+def conditions_per_level(plan: Plan) -> int:
+    """Return the fewest conditions of other factors that a level of any factor is averaged over; 1 without factors."""
+    runs = _asked(plan)
+    return min((_conditions(runs, factor) for factor in _factors(plan, runs)), default=1)
 
 
 def _asked(plan: Plan) -> list[PlannedRun]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from touchline.core.status import EXIT_LINEAGE, EXIT_OUT_OF_MEMORY, EXIT_PARENT_NOT_READY, JobState
+from touchline.core.status import EXIT_DIVERGED, EXIT_LINEAGE, EXIT_OUT_OF_MEMORY, EXIT_PARENT_NOT_READY, JobState
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,6 +44,11 @@ class Failure:
     def signature(self) -> tuple[JobState, int | None, str]:
         """Return a key that is equal for attempts that failed the same way."""
         return self.state, self.exit_code, self.diagnosis.cause
+
+    @property
+    def diverged(self) -> bool:
+        """Return whether the training ended because its loss or gradient norm was not finite."""
+        return self.exit_code == EXIT_DIVERGED
 
 
 class RecoveryAction(StrEnum):
@@ -102,14 +107,14 @@ def decide(failures: Sequence[Failure], micro_batch_size: int | None) -> Decisio
 
 
 def repeated_failure_decision(failures: Sequence[Failure]) -> Decision | None:
-    """Return the STOP decision for work that failed twice the same way, which is retried only on request. None if it
-    may start.
+    """Return the STOP decision for work that failed twice the same way or diverged, which is retried only on request.
+    None if it may start.
 
     Work that was killed from outside starts again with every new command.
     """
     if not failures or failures[-1].state is not JobState.FAILED or _was_killed(failures[-1]):
         return None
-    if all(each.signature != failures[-1].signature for each in failures[:-1]):
+    if not failures[-1].diverged and all(each.signature != failures[-1].signature for each in failures[:-1]):
         return None
     decision = decide(failures, None)
     return decision if decision.step is RecoveryAction.STOP else None
@@ -154,6 +159,9 @@ def _inside(failures: Sequence[Failure]) -> Decision:
     cause = last.diagnosis.cause
     if last.exit_code in (EXIT_PARENT_NOT_READY, EXIT_LINEAGE):
         return Decision(step=RecoveryAction.STOP, why=cause)
+    if last.diverged:
+        advice = "a lower train.learning_rate, a longer warm-up, or base_dtype: float32"
+        return Decision(step=RecoveryAction.STOP, why=f"diverged, and would again: {cause}; {advice}")
     if last.exit_code in _SAID_NO:
         return Decision(step=RecoveryAction.STOP, why=f"{_SAID_NO[last.exit_code]}: {cause}")
     if any(earlier.signature == last.signature for earlier in failures[:-1]):

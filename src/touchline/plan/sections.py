@@ -22,7 +22,9 @@ from touchline.plan.design_text import (
     quantization_notes,
     run_type,
 )
+from touchline.plan.explore_section import explore_section
 from touchline.plan.settings import collect_settings, settings_table, varying_table
+from touchline.plan.strategy_section import strategy_sections
 from touchline.plan.totals import runs_at_once
 from touchline.plan.untrained import about_shared_validation
 from touchline.slurm.schedulers import evaluation_script, training_script
@@ -36,6 +38,7 @@ def sections(plan: Plan) -> list[Section]:
     """Return all sections of a plan."""
     return [
         *_what_runs(plan),
+        *strategy_sections(plan),
         _section("Cohorts", _COHORT_COLUMNS, _cohorts(plan), lines=_about_cohorts(plan)),
         _section_of_totals(plan),
         _section("Time limits", _LIMIT_COLUMNS, _grouped(_limits(plan))),
@@ -53,25 +56,28 @@ def sections(plan: Plan) -> list[Section]:
 
 def summary_sections(plan: Plan) -> list[Section]:
     """Return the sections that a user reviews first: design, runs, totals, models and data."""
-    return [*_what_runs(plan), _section_of_totals(plan), *_resources(plan)]
+    return [*_what_runs(plan), *strategy_sections(plan), _section_of_totals(plan), *_resources(plan)]
 
 
 def summary_line(plan: Plan) -> str:
     """Return the number of runs, the device-hours, the wall-clock time and the disk space on one line."""
-    return "; ".join((plural(len(plan.runs), "run"), *list(_totals(plan))[:3]))
+    most = "" if plan.strategy is None else "at most "
+    return most + "; ".join((plural(len(plan.runs), "run"), *list(_totals(plan))[:3]))
 
 
 def _what_runs(plan: Plan) -> tuple[Section, ...]:
     return (
         Section(title="Run design", lines=tuple(_design(plan))),
         _section("Variables", ("factor", "levels"), _variables(plan)),
+        *([explored] if (explored := explore_section(plan)) is not None else ()),
         _section("All runs", _RUN_COLUMNS, _runs(plan), lines=_newest(plan)),
         _section("Chains", _CHAIN_COLUMNS, _chains(plan), lines=_about_chains(plan)),
     )
 
 
 def _section_of_totals(plan: Plan) -> Section:
-    return Section(title="Totals", lines=tuple(_totals(plan)))
+    most = [] if plan.strategy is None else ["At most, if all planned runs are started:"]
+    return Section(title="Totals", lines=(*most, *_totals(plan)))
 
 
 def _resources(plan: Plan) -> tuple[Section, ...]:

@@ -47,7 +47,8 @@ def _planned(gathered: ReportInputs, plan: Plan, runs: Sequence[RunResult]) -> I
     yield _command(VIEW, "the plan with its estimates", "cat runs_plan.md")
     last = _checkpoint(gathered, example)
     yield _command(EVALUATE, "what is trained and not evaluated", "touchline evaluate .")
-    yield _command(EVALUATE, "every epoch that was kept", run_with(plan, "evaluate.epochs=all"))
+    if command := run_with(plan, "evaluate.epochs=all"):
+        yield _command(EVALUATE, "every epoch that was kept", command)
     if last is not None:
         yield _command(
             EVALUATE,
@@ -64,7 +65,8 @@ def _planned(gathered: ReportInputs, plan: Plan, runs: Sequence[RunResult]) -> I
         yield _command(RETRAIN, "one training on the cluster, by hand", by_hand)
     if plan.executor == "slurm":
         yield _command(RETRAIN, "everything on the cluster, by hand", "bash submit_all.sh")
-    yield _command(RETRAIN, "the design with three seeds", run_with(plan, "seeds=[1, 2, 3]"))
+    if command := run_with(plan, "seeds=[1, 2, 3]"):
+        yield _command(RETRAIN, "the design with three seeds", command)
     yield _command(
         SYNC,
         "to Weights & Biases: writes offline runs, prints their `wandb sync` lines",
@@ -97,10 +99,12 @@ def _evaluate_found(gathered: ReportInputs, runs: Sequence[RunResult]) -> Iterat
             yield _command(EVALUATE, f"the last valid checkpoint of {run.name}", command)
 
 
-def run_with(plan: Plan, setting: str) -> str:
+def run_with(plan: Plan, setting: str) -> str | None:
     """Return the command for the experiment with one setting changed. Overrides of the last plan apply only if
-    repeated.
+    repeated. None with a strategy, whose design is fixed by its first decision.
     """
+    if plan.strategy is not None:
+        return None
     key = setting.partition("=")[0]
     kept = [override for override in plan.overrides if override.partition("=")[0] != key]
     return shlex.join(["touchline", "run", ".", *kept, setting])

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from touchline.core.levels import STAGE
 from touchline.core.markup import bare
 from touchline.core.notes import NoteCode
-from touchline.core.quantity import Missing
+from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.units import plural
 from touchline.plan.design_text import design_line
 from touchline.plan.settings import collect_settings, setting_rows
@@ -32,6 +32,7 @@ from touchline.report.issues import issues
 from touchline.report.next_steps import next_steps
 from touchline.report.packing_rows import packing_advice, packing_rows
 from touchline.report.report import Report
+from touchline.report.strategy import StrategyReport, design_words, strategy_report
 from touchline.results.collected import run_metrics
 from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import RunResult
@@ -51,7 +52,16 @@ def build_report(gathered: ReportInputs) -> Report:
     facts = run_facts(gathered, analyses[0] if analyses else None, answers)
     estimates = estimate_rows(plan, runs, gathered.verification)
     packing = packing_rows(plan, runs)
-    concluded = FindingInputs(gathered=gathered, analyses=analyses, facts=facts, estimates=estimates)
+    spent = all_device_hours(runs, devices_of(gathered), slots_of(gathered))
+    strategy = strategy_report(gathered, spent)
+    concluded = FindingInputs(
+        gathered=gathered,
+        analyses=analyses,
+        facts=facts,
+        estimates=estimates,
+        strategy=strategy,
+        device=device_word(gathered),
+    )
     return Report(
         experiment=gathered.experiment,
         question="" if plan is None else plan.question,
@@ -62,8 +72,8 @@ def build_report(gathered: ReportInputs) -> Report:
         decoding=_decoding(runs),
         headline=headline(concluded),
         completed=sum(is_complete(run, planned=plan is not None) for run in runs),
-        device_hours=all_device_hours(runs, devices_of(gathered), slots_of(gathered)),
-        device_hours_planned=_NOT_PLANNED if plan is None else plan.gpu_hours,
+        device_hours=spent,
+        device_hours_planned=_planned_hours(gathered, strategy),
         runs=runs,
         metrics=tuple(map(run_metrics, runs)),
         facts=facts,
@@ -77,7 +87,7 @@ def build_report(gathered: ReportInputs) -> Report:
         packing_advice=packing_advice(plan, runs, packing),
         estimates=estimates,
         issues=issues(gathered, analyses, answers),
-        next_steps=next_steps(gathered, analyses, estimates),
+        next_steps=next_steps(gathered, analyses, estimates, strategy),
         commands=commands(gathered),
         sources=gathered.sources,
         asked=gathered.asked,
@@ -85,12 +95,25 @@ def build_report(gathered: ReportInputs) -> Report:
         compared=compared_text(gathered.runs, gathered.factors, seeds_of(runs)),
         device=device_word(gathered),
         settings=report_settings(gathered),
+        strategy=strategy,
         provenance=tuple(_provenance(gathered)),
     )
 
 
+def _planned_hours(gathered: ReportInputs, strategy: StrategyReport | None) -> Measured:
+    """Return the predicted device-hours; of a strategy those without cuts and looks, or of its grid before that."""
+    if gathered.plan is None:
+        return _NOT_PLANNED
+    if strategy is None:
+        return gathered.plan.gpu_hours
+    without = strategy.cost.without_stopping
+    return without if isinstance(without, Quantity) else strategy.cost.grid
+
+
 def _design(gathered: ReportInputs) -> str:
     """Return the design in one line, from the plan or from the imported runs."""
+    if gathered.strategy is not None:
+        return design_words(gathered.strategy)
     if gathered.plan is not None:
         return design_line(gathered.plan)
     varied = [

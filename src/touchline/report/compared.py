@@ -36,6 +36,8 @@ class ExperimentSummary:
     """Resolved settings by run, as text by dotted key."""
     unread: tuple[str, ...] = ()
     """Descriptions of inputs that could not be read."""
+    left_out: tuple[str, ...] = ()
+    """Runs that a strategy cut: they have no final result to compare."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
@@ -15,7 +16,7 @@ from touchline.data.scores import EvaluationRecord
 from touchline.report.formatting import at_least, factor_words, is_at_least, join_names, relative, settings_words
 from touchline.report.report import AnswerCounts, RunFacts
 from touchline.results.report_inputs import ReportInputs
-from touchline.results.run_result import LossPoint, RunResult, StepCurves
+from touchline.results.run_result import AttemptResult, LossPoint, RunResult, StepCurves
 from touchline.spec.runs import ControlKind, RunKind
 from touchline.statistics.conclusions import Analysis
 
@@ -43,7 +44,8 @@ def run_facts(
         answers: the counts of answers.
     """
     gpus = devices_of(gathered)
-    hours = {run.name: device_hours(run, gpus[run.name], slots_of(gathered)) for run in gathered.runs}
+    shares = attempt_shares(gathered.runs)
+    hours = {run.name: device_hours(run, gpus[run.name], slots_of(gathered), shares) for run in gathered.runs}
     scores = {} if analysis is None else {score.run: score.value for score in analysis.scores}
     front = pareto(gathered.runs, scores, hours)
     controls = controls_of(gathered, analysis)
@@ -159,33 +161,51 @@ def slots_of(gathered: ReportInputs) -> int:
     return 1 if gathered.plan is None else gathered.plan.machine.slots
 
 
-def device_hours(run: RunResult, gpus: int, slots: int = 1) -> Measured:
+AttemptShares = Mapping[tuple[str, int, float], int]
+"""Number of runs that record the same attempt, by job, restart and start: those of a cohort."""
+
+
+def attempt_shares(runs: Sequence[RunResult]) -> AttemptShares:
+    """Return how many runs share each attempt. Those that train side by side as a cohort each record it."""
+    return Counter(_key(attempt) for run in runs if run.cohort for attempt in run.attempt_list)
+
+
+def _key(attempt: AttemptResult) -> tuple[str, int, float]:
+    return attempt.job_id, attempt.restart, attempt.started_unix
+
+
+def device_hours(run: RunResult, gpus: int, slots: int = 1, shares: AttemptShares | None = None) -> Measured:
     """Return the duration of all attempts and evaluations times devices, in h; of a control that of its evaluations.
 
     Args:
         run: the run.
         gpus: devices of a training.
         slots: trainings that shared a CPU.
+        shares: runs of each attempt; None: no attempt is shared.
     """
     evaluation = _hours(evaluation_seconds(run), gpus)
     if run.kind is RunKind.CONTROL:
         return evaluation
-    training = training_hours(run, gpus / slots)
+    training = training_hours(run, gpus / slots, shares)
     if isinstance(training, Missing) or isinstance(evaluation, Missing):
         return training
     total = replace(training, value=training.value + evaluation.value, method=f"{training.method}; {evaluation.method}")
     return at_least(total) if is_at_least(training) else total
 
 
-def training_hours(run: RunResult, gpus: float) -> Measured:
-    """Return the duration of all attempts at a training times devices, in h."""
+def training_hours(run: RunResult, gpus: float, shares: AttemptShares | None = None) -> Measured:
+    """Return the duration of all attempts at a training times devices, in h; of a shared attempt an equal part."""
     lasted = [attempt.seconds for attempt in run.attempt_list]
-    known = [each for each in lasted if isinstance(each, Quantity) and math.isfinite(each.value)]
+    known = [
+        attempt.seconds.value / (shares or {}).get(_key(attempt), 1)
+        for attempt in run.attempt_list
+        if isinstance(attempt.seconds, Quantity) and math.isfinite(attempt.seconds.value)
+    ]
     if not known:
         return _hours(finite(run.train_seconds), gpus)
     untold = len(lasted) - len(known)
     method = plural(len(known), "attempt") + (f"; {untold} of unknown length not counted" if untold else "")
-    total = math.fsum(each.value for each in known)
+    total = math.fsum(known)
     seconds = Quantity(value=total, unit="s", aggregation="sum", method=method)
     return _hours(at_least(seconds) if untold else seconds, gpus)
 
@@ -203,9 +223,10 @@ def all_device_hours(runs: Sequence[RunResult], gpus: Mapping[str, int], slots: 
     """Return the total device-hours: all attempts at trainings, and all evaluations."""
     parts: list[Quantity] = []
     untold, least = 0, False
+    shares = attempt_shares(runs)
     for run in runs:
         trains = run.kind is RunKind.FINE_TUNED
-        training = training_hours(run, gpus[run.name] / slots) if trains else device_hours(run, gpus[run.name])
+        training = training_hours(run, gpus[run.name] / slots, shares) if trains else device_hours(run, gpus[run.name])
         evaluation = _hours(evaluation_seconds(run), gpus[run.name]) if trains else _NOT_EVALUATED
         parts += [part for part in (training, evaluation) if isinstance(part, Quantity)]
         untold += isinstance(training, Missing)

@@ -40,7 +40,7 @@ class Chart:
     name: str
     """File name under figures/, without suffix; unique in a report."""
     section: str
-    """Section of the report: `findings`, `training`, `cost`, `estimates`, `storage`."""
+    """Section of the report: `strategy`, `findings`, `training`, `cost`, `estimates`, `storage`."""
     title: str
     """Heading of the figure."""
     caption: str

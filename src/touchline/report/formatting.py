@@ -157,3 +157,8 @@ def scale_of(analysis: Analysis) -> Scale:
     """Return the scale of an analysis: per cent for shares of right answers."""
     within = all(0 <= score.value <= 1 for score in analysis.scores)
     return Scale(share=analysis.binary or (within and any(word in analysis.score for word in SHARES)))
+
+
+def scale_or_share(analyses: Sequence[Analysis]) -> Scale:
+    """Return the scale of the experiment's own score; per cent before anything is evaluated."""
+    return scale_of(analyses[0]) if analyses else Scale(share=True)

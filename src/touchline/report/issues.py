@@ -27,6 +27,7 @@ from touchline.statistics.conclusions import Analysis
 
 FAILED_EXIT = "failed exit, complete training"
 NO_EVALUATION = "no evaluation"
+CUT = "cut by the strategy"
 NOTE = "note"
 _EXPERIMENT = "experiment"
 _ORDER = {Severity.ERROR: 0, Severity.WARNING: 1, Severity.INFO: 2}
@@ -35,6 +36,7 @@ _UNDER_WAY = {
     RunStatus.PREPARED: "not started",
     RunStatus.QUEUED: "in the queue",
     RunStatus.RUNNING: "at work",
+    RunStatus.PAUSED: "paused",
 }
 _REPORTED_ELSEWHERE = frozenset(
     {
@@ -149,7 +151,16 @@ def _measured(run: RunResult) -> Iterator[Issue]:
 
 
 def _standing(run: RunResult) -> Iterator[Issue]:
-    """Yield the status of the run, unless it is simply complete."""
+    """Yield the status of the run, unless it is simply complete. A cut run has ended as decided."""
+    if run.cut_after_step is not None:
+        yield Issue(
+            weight=Severity.INFO,
+            subject=run.name,
+            title=CUT,
+            text=f"Cut after step {run.cut_after_step:,} of {run.steps_planned or 0:,} by its validation loss, as the "
+            "strategy was planned: its checkpoints are kept, it was not evaluated, and it enters no test.",
+        )
+        return
     steps = _steps(run)
     last = run.attempt_list[-1] if run.attempt_list else None
     how = "" if last is None else f" Its last attempt: {last.state.value}, {last.reason}."
@@ -212,16 +223,20 @@ def _steps(run: RunResult) -> str:
 
 
 def _attempts(run: RunResult) -> Iterator[Issue]:
-    """Yield attempts that failed, in one issue per run."""
+    """Yield attempts that failed, in one issue per run. The end of a cut run's last attempt was wanted."""
     ended = run.attempt_list[:-1] if is_failed_exit(run) else run.attempt_list
+    if run.cut_after_step is not None:
+        ended = ended[:-1]
     bad = [each for each in ended if each.state not in (JobState.COMPLETED, JobState.RUNNING)]
     if not bad:
         return
     total = len(run.attempt_list)
-    went_on = run.outcome is TrainingOutcome.COMPLETE
+    went_on = run.outcome is TrainingOutcome.COMPLETE or run.cut_after_step is not None
     memory = any(each.state is JobState.OUT_OF_MEMORY for each in bad)
     title = f"attempt ended by {bad[0].state.value}" if len(bad) == 1 else f"{len(bad)} attempts failed"
     after = "The training was completed all the same." if went_on else "The training is not complete."
+    if run.cut_after_step is not None:
+        after = "It reached the point where it was cut all the same."
     again = " It was planned again with a smaller micro-batch." if memory and any(e.superseded for e in bad) else ""
     yield Issue(
         weight=Severity.INFO if went_on else Severity.WARNING,

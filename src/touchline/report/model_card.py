@@ -23,6 +23,7 @@ from touchline.report.formatting import Scale, factor_words, join_names, p_text,
 from touchline.results.run_result import RunResult
 from touchline.spec.plan import Plan, PlannedRun
 from touchline.spec.runs import ControlKind, RunKind
+from touchline.spec.strategy import Phase
 from touchline.spec.write import to_yaml
 from touchline.statistics.conclusions import Analysis, Conclusion, RunScore, ScoreDifference
 
@@ -57,6 +58,8 @@ class CardInputs:
     """Id of the base model on the Hub if it is known, else its name."""
     license: str | None
     """License of the published weights; None if none was stated."""
+    is_chosen: bool = False
+    """Whether explore chose the run by its validation loss."""
 
 
 def without_folders(text: str) -> str:
@@ -198,14 +201,21 @@ def _compared(analysis: Analysis, shown: Conclusion, scale: Scale, difference: S
 def _not_shown(card: CardInputs) -> Iterator[str]:
     trained = [run for run in card.plan.runs if run.kind is RunKind.FINE_TUNED and run.control is None]
     seeds = {run.seed for run in trained}
-    yield (
-        f"What another training seed gives: this is one training, with seed {card.run.seed}; the intervals hold for "
-        "its weights, not for its settings."
-    )
+    if card.run.phase is Phase.EXPLORE:
+        why = (
+            "it was chosen among several by its validation loss, which is therefore lower than that of another "
+            "training is expected to be"
+            if card.is_chosen
+            else "it was compared by its validation loss only"
+        )
+        yield f"That its settings score higher than others: it is a run of explore, with one seed; {why}."
     varied = [level.factor for level in card.run.levels if len(card.plan.factors.get(level.factor, ())) > 1]
     if factors := [factor_words(factor) for factor in varied if factor != SEEDS]:
         yield (
-            f"The effect of {join_names(factors)}: that is tested over the seeds of the whole experiment "
+            f"The effect of {join_names(factors)}: that is tested over the seeds of the whole experiment, at the "
+            "looks of its strategy, not by this run."
+            if card.run.phase is not None
+            else f"The effect of {join_names(factors)}: that is tested over the seeds of the whole experiment "
             f"({plural(len(seeds), 'seed')}, {plural(len(trained), 'run')}), not by this run."
         )
     evaluated = {record.checkpoint for record in card.result.evaluations}

@@ -15,7 +15,9 @@ from touchline.report.appendix import evaluation_by_hand, run_with
 from touchline.report.facts import answer_counts, is_asked_about, is_base_control, lowest, risen
 from touchline.report.formatting import join_names, relative, scale_of
 from touchline.report.next_design import design_steps
+from touchline.report.next_looks import strategy_steps
 from touchline.report.report import AnswerCounts, EstimateRow, NextStep
+from touchline.report.strategy import StrategyReport
 from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import RunResult, StepCurves
 from touchline.statistics.conclusions import Analysis
@@ -31,11 +33,15 @@ _MANY, _FLOOR = 0.05, 0.05
 
 
 def next_steps(
-    gathered: ReportInputs, analyses: Sequence[Analysis], estimates: Sequence[EstimateRow]
+    gathered: ReportInputs,
+    analyses: Sequence[Analysis],
+    estimates: Sequence[EstimateRow],
+    strategy: StrategyReport | None = None,
 ) -> tuple[NextStep, ...]:
     """Return the next steps, the most useful first."""
     main = analyses[0] if analyses else None
-    found = [*_unfinished(gathered), *_answers(gathered, main), *_checkpoints(gathered), *_controls(gathered)]
+    found = [] if strategy is None else list(strategy_steps(gathered, strategy))
+    found += [*_unfinished(gathered), *_answers(gathered, main), *_checkpoints(gathered), *_controls(gathered)]
     found += design_steps(gathered, main)
     found += [*_epochs(gathered), *_data(gathered), *_storage(gathered), *_estimates(estimates)]
     return tuple(found)
@@ -43,10 +49,21 @@ def next_steps(
 
 def _unfinished(gathered: ReportInputs) -> Iterator[NextStep]:
     planned = gathered.plan is not None
+    decisions = () if gathered.strategy is None else gathered.strategy.decisions
+    diverged = {
+        name
+        for decision in decisions
+        if decision.look is not None
+        for contrast in decision.look.contrasts
+        for pair in contrast.pairs
+        for name in pair.diverged
+    }
     left = [
         run.name
         for run in gathered.runs
         if run.outcome is not TrainingOutcome.COMPLETE
+        and run.cut_after_step is None
+        and run.name not in diverged
         and run.status not in (RunStatus.COMPLETED, RunStatus.COMPLETED_FAILED_EXIT)
     ]
     failed = [run.name for run in gathered.runs if run.status is RunStatus.FAILED]
@@ -57,7 +74,8 @@ def _unfinished(gathered: ReportInputs) -> Iterator[NextStep]:
             why=f"{join_names(failed)} failed.",
             command=f"tail -n 40 {log}/slurm-*.out",
         )
-    if left and planned:
+    is_stopped = gathered.strategy is not None and gathered.strategy.state.stop is not None
+    if left and planned and (gathered.strategy is None or is_stopped):
         why = f"{plural(len(left), 'run')} of {len(gathered.runs)} not complete: {join_names(left)}."
         yield NextStep(title="Finish what is not finished", why=why, command="touchline resume .")
     open_ = [

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from touchline.core.quantity import Measured
 from touchline.data.scores import AskedItem
 from touchline.plan.settings_table import RunSetting
+from touchline.report.strategy import StrategyReport
 from touchline.results.collected import RunMetrics
 from touchline.results.report_inputs import GeneralScore, Issue, ReportInput
 from touchline.results.run_result import RunResult
@@ -205,5 +206,7 @@ class Report:
     """Name of the devices that hours are counted of, such as `GPU`; `device` if unknown."""
     settings: tuple[RunSetting, ...] = ()
     """Settings of every run, given or default; for other trainers' runs, those in their files."""
+    strategy: StrategyReport | None = None
+    """Strategy with its decisions; None without one."""
     provenance: tuple[tuple[str, str], ...] = ()
     """(name, value) of versions, machine, hashes and revisions that the report is based on."""

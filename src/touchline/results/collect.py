@@ -16,11 +16,13 @@ from touchline.data.evaluations import is_current, is_earlier, read_evaluations,
 from touchline.data.metrics import Metrics, StepRow, TrainingMarker
 from touchline.data.metrics_file import METRICS, read_metrics
 from touchline.data.scores import CheckpointInfo, EvaluationRecord
+from touchline.data.training_state import paused_step
 from touchline.history.reading import RunReading
 from touchline.results.current_evaluations import labels_of_record, with_clusters, with_metric
 from touchline.results.figures import figures_of_log, figures_of_metrics, own_fields, static_config
 from touchline.results.run_result import AttemptResult, LossPoint, RunResult, StepCurves
 from touchline.results.scored import compared, proportion
+from touchline.run.ledger import LEDGER, cut_runs, read_ledger, strategy_decisions
 from touchline.run.resources import read_resources, resource_figures
 from touchline.run.run_status import (
     StatusInputs,
@@ -48,6 +50,7 @@ class _Evidence:
     marker: TrainingMarker | None
     checkpoints: tuple[CheckpointInfo, ...]
     attempts: tuple[Attempt, ...]
+    paused: bool
     evaluations: tuple[EvaluationRecord, ...]
     other_evaluations: tuple[EvaluationRecord, ...]
     earlier_evaluations: tuple[EvaluationRecord, ...]
@@ -67,8 +70,10 @@ def collect_results(plan: Plan, root: Path, views: Mapping[str, JobView] | None 
         views: job views by name, if the scheduler was queried; otherwise only the folders are read.
     """
     seen = views or {}
+    cut = cut_runs(() if plan.strategy is None else strategy_decisions(read_ledger(root / LEDGER)))
     found = [
-        _result(run, _evidence(plan, run, root / run.name), root / run.name, seen.get(run.name)) for run in plan.runs
+        _result(run, _evidence(plan, run, root / run.name), root / run.name, seen.get(run.name), cut.get(run.name))
+        for run in plan.runs
     ]
     return compared(found)
 
@@ -95,6 +100,7 @@ def _evidence(plan: Plan, run: PlannedRun, folder: Path) -> _Evidence:
         marker=marker if marker is not None and marker.run_digest == run.digest else None,
         checkpoints=checkpoints,
         attempts=drop_lock_conflicts(read_attempts(folder / "status")),
+        paused=paused_step(folder, run.digest) is not None,
         evaluations=tuple(record for record in clustered if record.task == config.task),
         other_evaluations=tuple(record for record in clustered if record.task != config.task),
         earlier_evaluations=tuple(earlier),
@@ -106,7 +112,9 @@ def _evidence(plan: Plan, run: PlannedRun, folder: Path) -> _Evidence:
     )
 
 
-def _result(run: PlannedRun, seen: _Evidence, folder: Path, view: JobView | None) -> RunResult:
+def _result(
+    run: PlannedRun, seen: _Evidence, folder: Path, view: JobView | None, cut_after_step: int | None
+) -> RunResult:
     outcome = _outcome(run, seen)
     job = view if view is not None else job_view_from_files(seen.attempts, time.time())
     state = None if job is None else job.state
@@ -116,6 +124,7 @@ def _result(run: PlannedRun, seen: _Evidence, folder: Path, view: JobView | None
         outcome=outcome,
         evaluated=bool(seen.evaluations),
         job=job,
+        cut=cut_after_step is not None,
     )
     last = seen.evaluations[-1] if seen.evaluations else None
     ready = last if seen.ready_made else None
@@ -163,6 +172,8 @@ def _result(run: PlannedRun, seen: _Evidence, folder: Path, view: JobView | None
         metric=None if last is None else last.score,
         labels=None if last is None else labels_of_record(last),
         control=run.control,
+        phase=run.phase,
+        cut_after_step=cut_after_step,
         notes=_notes(seen, outcome, state),
     )
 
@@ -226,6 +237,7 @@ def _outcome(run: PlannedRun, seen: _Evidence) -> TrainingOutcome:
         marked_steps=None if marker is None else marker.steps,
         last_export_whole=marker is not None and bool(marker.checkpoints) and kept.get(marker.checkpoints[-1], False),
         begun=bool(seen.metrics.attempts or seen.attempts),
+        paused=seen.paused,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from touchline.core.errors import TouchlineError
 from touchline.core.files import write_if_changed
@@ -14,8 +15,18 @@ from touchline.results.run_result import RunResult
 from touchline.results.runs_status import run_metrics_text, runs_status_text
 from touchline.run.planning import LoadedPlan
 
+if TYPE_CHECKING:
+    from touchline.history.index import IndexLine
+
 _TEACHES = frozenset(
-    {RunStatus.TRAINED, RunStatus.COMPLETED, RunStatus.COMPLETED_FAILED_EXIT, RunStatus.FAILED, RunStatus.INTERRUPTED}
+    {
+        RunStatus.TRAINED,
+        RunStatus.COMPLETED,
+        RunStatus.COMPLETED_FAILED_EXIT,
+        RunStatus.FAILED,
+        RunStatus.INTERRUPTED,
+        RunStatus.CUT,
+    }
 )
 """Statuses of ended runs; a resumed run replaces its earlier record."""
 
@@ -44,12 +55,15 @@ def store_finished_runs(
     A history that cannot be written fails no run: what was learned can be collected again.
     """
     # The readers of every trainer's logs are loaded when there is something to learn, and not before.
+    from touchline.history.adding import as_latest
     from touchline.history.history import store_record
+    from touchline.history.index import load_index
     from touchline.history.record import RunRecord
     from touchline.results.record_builder import record_of_own
 
     kept: list[Path] = []
     notes: list[str] = []
+    lines: list[IndexLine] | None = None
     for result in results:
         run = planned.plan.run(result.name)
         if run is None or run.train is None or result.status not in _TEACHES:
@@ -58,7 +72,10 @@ def store_finished_runs(
         if not isinstance(record, RunRecord):
             continue
         try:
-            kept.append(store_record(settings.history_dir, record))
+            if lines is None:
+                lines = list(load_index(settings.history_dir).lines.values())
+            # The same training may have been evaluated since it was stored.
+            kept.append(store_record(settings.history_dir, as_latest(lines, record)))
         except (TouchlineError, OSError) as fault:
             notes.append(f"{run.name} is not in the history: {fault}")
     return kept, notes

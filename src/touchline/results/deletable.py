@@ -1,8 +1,8 @@
 """Selection of files that are safe to delete; the only good copy of anything is never selected.
 
 Safe to delete are: an invalid checkpoint whose weights are lost, if a valid one of the same or a later step exists; the
-training state, if the training is complete and its last checkpoint is valid; partial files of a killed attempt, if the
-complete file exists. Everything else is kept.
+training state, if the training is complete or was cut by its strategy, and its last checkpoint is valid; partial files
+of a killed attempt, if the complete file exists. Everything else is kept.
 """
 
 from __future__ import annotations
@@ -61,10 +61,11 @@ def _in_run(place: RunLocation, own: Sequence[VerifiedCheckpoint], root: Path) -
             yield _entry(place, path, root, why)
     yield from _leftovers(place, own, root)
     last = _last_sound(own)
-    if place.finished and last is not None:
+    if (place.finished or place.cut) and last is not None:
+        training = "finished training" if place.finished else "run that was cut"
         for path in (place.folder / RESUME, *sorted(place.folder.glob(f"superseded/*/{RESUME}"))):
             if path.is_dir() and not path.is_symlink():
-                yield _entry(place, path, root, f"training state of a finished training; {last.name} is valid")
+                yield _entry(place, path, root, f"training state of a {training}; {last.name} is valid")
     if last is not None:
         yield from _trainer_states(place, own, last, root)
 
@@ -128,7 +129,15 @@ def _last_sound(own: Sequence[VerifiedCheckpoint]) -> VerifiedCheckpoint | None:
     """Return the last checkpoint of a run if it is valid; None if it is not, even if earlier ones are."""
     ordered = [item for item in own if _at(item.name, item.step) is not None]
     last = max(ordered, key=lambda item: _at(item.name, item.step) or (0, 0), default=None)
-    return last if last is not None and last.sound else None
+    if last is None or not last.sound:
+        return None
+    # A checkpoint with another one's marker counts by its name: the step that it states is not its own.
+    match = numbered(last.name)
+    later = (numbered(item.name) for item in own)
+    hidden = match is not None and any(
+        each is not None and each[0] == match[0] and each[1] > match[1] for each in later
+    )
+    return None if hidden else last
 
 
 def _at_least(name: str, step: int | None, own: Sequence[VerifiedCheckpoint]) -> VerifiedCheckpoint | None:

@@ -11,7 +11,7 @@ from touchline.results.live import LiveRun
 from touchline.results.live_status import evaluation_job
 from touchline.run.jobs import is_training_complete, missing_evaluations, training_job
 from touchline.run.ledger import read_ledger
-from touchline.run.planning import LoadedPlan, read_planned
+from touchline.run.planning import LoadedPlan, read_started
 from touchline.run.protocol import Job
 from touchline.run.recovering import failures_of
 from touchline.run.selection import selected
@@ -33,7 +33,7 @@ class FailedJob:
 
 def failures(source: Path, run: LiveRun) -> list[FailedJob]:
     """Return the jobs of a run that have failed attempts."""
-    planned = read_planned(source)
+    planned = read_started(source)
     return list(_failures(planned, run))
 
 

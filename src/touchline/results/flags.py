@@ -212,7 +212,7 @@ def _ends(seen: FlagInputs) -> Iterator[FindingRow]:
     """Yield flags of ended jobs whose exit does not match the state of the training."""
     yield from _evaluation_ends(seen)
     job, outcome = seen.job, seen.glance.outcome
-    if job is None or job.active or seen.run.batches is None:
+    if job is None or job.active or seen.run.batches is None or seen.status in (RunStatus.PAUSED, RunStatus.CUT):
         return
     code = "" if job.exit_code is None else f", exit code {job.exit_code}"
     if outcome is TrainingOutcome.COMPLETE:

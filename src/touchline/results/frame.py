@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from touchline.core.errors import HostError, install_hint
+from touchline.core.data_frame import data_frame
 from touchline.core.quantity import Measured, Missing
 from touchline.core.table import Column, Section, Table, present, table_of
 from touchline.core.text import first_of
@@ -38,11 +38,7 @@ class Results(list[RunResult]):
         Raises:
             HostError: pandas is not installed.
         """
-        try:
-            from pandas import DataFrame
-        except ImportError:
-            raise HostError("pandas is not installed", hint=install_hint("pandas")) from None
-        return DataFrame(self.to_rows()).set_index("run")
+        return data_frame(self.to_rows(), index="run")
 
     def to_table(self) -> Table | None:
         """Return the table that commands and notebooks show; None without runs."""
@@ -53,7 +49,7 @@ class Results(list[RunResult]):
             score = _score_text(run.score, run.exact_match if run.metric == "exact match" else None)
             trained = (run.final_train_loss, run.final_val_loss, run.train_seconds)
             shown = trained if run.steps_planned is not None else (None, None, None)
-            rows.append((run.name, run.status.value, score, *shown, run.evaluate_seconds))
+            rows.append((run.name, status_words(run), score, *shown, run.evaluate_seconds))
         return table_of(("run", "status", f"{metric} (95%)", *figures), rows)
 
     def __repr__(self) -> str:
@@ -65,6 +61,11 @@ class Results(list[RunResult]):
 
         tables = present(self.to_table())
         return notebook_html(f"Results of {plural(len(self), 'run')}", [Section(title="", tables=tables)])
+
+
+def status_words(run: RunResult) -> str:
+    """Return a run's status, `cut after step 40` if its strategy cut it."""
+    return run.status.value if run.cut_after_step is None else f"cut after step {run.cut_after_step:,}"
 
 
 def _score_text(score: Measured, right: Proportion | None) -> str:
@@ -88,6 +89,8 @@ def _row(run: RunResult, factors: Iterable[str]) -> dict[str, Cell]:
         "model": run.model,
         "seed": run.seed,
         **{factor: _typed(levels[factor]) if factor in levels else None for factor in factors},
+        "phase": None if run.phase is None else run.phase.value,
+        "cut_after_step": run.cut_after_step,
         "status": run.status.value,
         "metric": run.metric,
         "score": _value(run.score),

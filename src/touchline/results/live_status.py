@@ -22,6 +22,7 @@ from touchline.results.flags import FlagInputs, flags
 from touchline.results.live import LiveRun
 from touchline.results.run_folder import RunFolderState, evaluation_settings, read_run_folder
 from touchline.run.folders import ExperimentFolder
+from touchline.run.ledger import cut_runs
 from touchline.run.pace import seconds_left, tokens_per_second
 from touchline.run.protocol import Job
 from touchline.run.resources import read_resources, resource_figures
@@ -66,7 +67,8 @@ class _Evaluating:
 def glances(opened: Opened, known: Mapping[str, RunFolderState] | None = None) -> dict[str, RunFolderState]:
     """Read every run folder, by run; `known` ones are not read again."""
     plan, folder = opened.plan, opened.folder
-    settings = evaluation_settings(plan, folder.plan_json, folder.internal)
+    # Kept beside the plan on disk, which has all runs.
+    settings = evaluation_settings(folder.planned(), folder.plan_json, folder.internal)
     kept = known or {}
     return {
         run.name: kept[run.name] if run.name in kept else read_run_folder(plan, run, folder.root / run.name, settings)
@@ -126,9 +128,19 @@ def live(
         if (at_work := _evaluating(opened.folder, model, executor_look)) is not None
     }
     free = _free_bytes(opened.folder.root)
-    needed = _needed_bytes(opened.plan.runs, found)
+    cut = cut_runs(() if opened.plan.strategy is None else opened.folder.decisions())
+    needed = _needed_bytes([run for run in opened.plan.runs if run.name not in cut], found)
     return [
-        _live(opened, run, found[run.name], executor_look, shared.get(run.model), (needed, free), now)
+        _live(
+            opened,
+            run,
+            found[run.name],
+            executor_look,
+            shared.get(run.model),
+            (needed, free),
+            now,
+            cut=run.name in cut,
+        )
         for run in opened.plan.runs
     ]
 
@@ -141,6 +153,8 @@ def _live(
     shared: _Evaluating | None,
     disk: tuple[float | None, float | None],
     now: float,
+    *,
+    cut: bool,
 ) -> LiveRun:
     trains = run.batches is not None
     job = _known(views.get(run.name), job_view_from_files(found.attempts, now)) if trains else None
@@ -154,6 +168,7 @@ def _live(
             outcome=found.outcome,
             evaluated=found.evaluated,
             job=job if trains else at_evaluation,
+            cut=cut,
         )
     )
     # The evaluation comes after the training, so its job is the later one as soon as the training is over.
@@ -161,7 +176,7 @@ def _live(
     last = at_evaluation if at_evaluation is not None and (over or at_evaluation.state is JobState.RUNNING) else job
     started = found.attempts[-1].start.time_unix if found.attempts else None
     waited = now - started if started is not None and status is RunStatus.RUNNING else None
-    left = _left(run, found, waited)
+    left = Missing(missing="cut by its validation loss") if cut else _left(run, found, waited)
     done, planned = _items(found, evaluation, here, run)
     return LiveRun(
         name=run.name,

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePath
 
+from numpy.random import PCG64, Generator
+
+from touchline.core.levels import STAGE
 from touchline.core.quantity import Aggregation, Measured, Missing, Quantity
 from touchline.data.metrics import Metrics, steady_steps
 from touchline.data.metrics_file import METRICS, read_metrics
@@ -15,9 +18,13 @@ from touchline.history.adding import record_of_run
 from touchline.history.files import LoggedRun, find_runs
 from touchline.history.reading import SourcedText
 from touchline.history.record import DatasetFacts, PredictedFacts, RunRecord, WorkFacts
+from touchline.history.scores import ScoreFacts, pack_outcomes, validation_points
 from touchline.history.training_form import adapter_facts, compiled_fact, method_fact, quantization_fact
+from touchline.plan.identity import condition_digest
 from touchline.results.run_result import RunResult
+from touchline.results.scored import SEED, last_of_each, scored_run
 from touchline.spec.plan import Plan, PlannedRun
+from touchline.statistics.own_score import is_binary, run_scores
 
 _PLANNED = "as planned"
 
@@ -40,17 +47,63 @@ def record_of_own(plan: Plan, run: PlannedRun, folder: Path, result: RunResult |
     record = record_of_run(found[-1])
     if not isinstance(record, RunRecord):
         return Missing(missing=record.reason)
-    record = _measured(_completed(record, plan, run), run, read_metrics(folder / METRICS), plan.machine.slots)
+    metrics = read_metrics(folder / METRICS)
+    record = _measured(_completed(record, plan, run), run, metrics, plan.machine.slots)
+    if metrics.validations:
+        points = validation_points([(row.step, row.loss) for row in metrics.validations])
+        record = replace(record, validation=points)
     return record if result is None else _evaluated(record, result)
 
 
 def _evaluated(record: RunRecord, result: RunResult) -> RunRecord:
-    """Add the evaluation of the last checkpoint."""
+    """Add the scores of the last checkpoint, and the time of its evaluation."""
+    record = replace(record, scores=tuple(score_facts(result)))
     if isinstance(result.evaluate_seconds, Missing) or not result.evaluations:
         return record
     samples = Quantity(value=len(result.evaluations[-1].samples), unit="items", where="eval/")
     work = replace(record.work, evaluation_seconds=result.evaluate_seconds, evaluation_samples=samples)
     return replace(record, work=work)
+
+
+def _epoch_tokens(run: PlannedRun, *, packed: bool) -> Measured:
+    """Return the tokens that an epoch computes, as planned."""
+    if isinstance(run.packing, Missing):
+        return run.packing
+    side = run.packing.packed if packed else run.packing.unpacked
+    return Quantity(value=side.padded_tokens, unit="tokens", token_unit="padded", method=_PLANNED)
+
+
+def score_facts(result: RunResult) -> Iterator[ScoreFacts]:
+    """Yield the scores of a run's last checkpoint, the experiment's own task first.
+
+    Args:
+        result: result of the run.
+    """
+    for records in (result.evaluations, result.other_evaluations):
+        for evaluation in last_of_each(records).values():
+            scored = scored_run(result, evaluation)
+            binary = is_binary([scored])
+            (score,), _ = run_scores([scored], binary=binary, rng=Generator(PCG64(SEED)))
+            yield ScoreFacts(
+                task=evaluation.task,
+                score=evaluation.score,
+                checkpoint=evaluation.checkpoint,
+                value=Quantity(
+                    value=score.value,
+                    unit="1",
+                    low=score.low,
+                    high=score.high,
+                    coverage=score.coverage,
+                    aggregation="mean",
+                    method=score.method,
+                    where=f"eval/{evaluation.log}",
+                ),
+                items=score.items,
+                comparable=scored.comparable,
+                outcomes=pack_outcomes([value == 1.0 for value in scored.scores])
+                if binary
+                else Missing(missing="an item can be right in part"),
+            )
 
 
 def _measured(record: RunRecord, run: PlannedRun, metrics: Metrics, slots: int) -> RunRecord:
@@ -61,10 +114,13 @@ def _measured(record: RunRecord, run: PlannedRun, metrics: Metrics, slots: int) 
         train_seconds=run.time_parts.get("training", run.train_seconds),
         peak_memory=run.peak_memory,
         disk=run.disk,
+        packed_tokens=_epoch_tokens(run, packed=True),
+        unpacked_tokens=_epoch_tokens(run, packed=False),
     )
     record = replace(record, predicted=predicted, work=work_facts(run, metrics))
     if not metrics.attempts:
         return record
+    record = replace(record, started_unix=metrics.attempts[0].time_unix)
     attempt = metrics.attempts[-1]
     adapter_dtype = SourcedText(value=attempt.adapter_dtype)
     record = replace(record, training=replace(record.training, adapter_dtype=adapter_dtype))
@@ -106,6 +162,12 @@ def _completed(record: RunRecord, plan: Plan, run: PlannedRun) -> RunRecord:
         experiment=plan.experiment,
         run=run.name,
         run_digest=run.digest,
+        task=plan.task,
+        control=run.control,
+        seed=run.seed,
+        stage=next((level.value for level in run.levels if level.factor == STAGE), None),
+        position=plan.runs.index(run),
+        condition=condition_digest(plan, run),
         model=replace(
             record.model,
             name=SourcedText(value=model.name),

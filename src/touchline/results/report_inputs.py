@@ -9,6 +9,7 @@ from touchline.core.finding import Severity
 from touchline.core.quantity import Measured
 from touchline.data.scores import AskedItem
 from touchline.results.run_result import RunResult
+from touchline.results.strategy_record import StrategyRecord
 from touchline.results.verification_types import Verification
 from touchline.spec.plan import Plan
 
@@ -106,3 +107,5 @@ class ReportInputs:
     """Quote from the README of imported runs; empty if there is none."""
     asked: dict[str, dict[str, AskedItem]] = field(default_factory=dict)
     """Prompted items by `EvaluationRecord.asked_key` and item id."""
+    strategy: StrategyRecord | None = None
+    """Strategy with its decisions; then `plan` has only the runs that are shown. None without one."""

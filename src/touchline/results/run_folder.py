@@ -20,6 +20,7 @@ from touchline.core.files import open_regular, read_bytes, write_atomic
 from touchline.core.status import Attempt, TrainingOutcome
 from touchline.data.checkpoints import export_state, read_training_marker
 from touchline.data.metrics import TrainingMarker
+from touchline.data.training_state import PAUSE_FILE, paused_step
 from touchline.run.recent import ACTIVE_TAIL_BYTES, ENDED_TAIL_BYTES, Recent, read_recent
 from touchline.run.run_status import drop_lock_conflicts, training_outcome
 from touchline.run.statusfiles import read_attempts
@@ -96,6 +97,7 @@ def read_run_folder(plan: Plan, run: PlannedRun, folder: Path, settings_sha256: 
             marked_steps=None if marker is None else marker.steps,
             last_export_whole=whole,
             begun=bool(attempts or recent.steps or recent.resumed_from is not None),
+            paused=PAUSE_FILE in names and paused_step(folder, run.digest) is not None,
         ),
         evaluated=_evaluated(plan, run, folder, eval_names, weights, settings_sha256),
         recent=_finished(recent, marker),

@@ -14,7 +14,9 @@ from touchline.data.scores import (
     EvaluationRecord,
 )
 from touchline.history.record import PackingFacts
+from touchline.plan.strategy_text import StrategyStatus
 from touchline.spec.runs import ControlKind, RunKind
+from touchline.spec.strategy import Phase
 from touchline.statistics.conclusions import Analysis, Proportion, ScoreDifference
 from touchline.statistics.labels import LabelReport
 
@@ -208,6 +210,10 @@ class RunResult(RunFigures):
     """Precision, recall and confusions per label of a classification."""
     control: ControlKind | None = None
     """Kind of control; None for other runs."""
+    phase: Phase | None = None
+    """Phase of a strategy; None without one, and for controls."""
+    cut_after_step: int | None = None
+    """Step after which explore cut the run: it has no final result and enters no test. None if it was not cut."""
     notes: tuple[Note, ...]
     """Failures, refusals and omissions; strings in JSON."""
 
@@ -225,3 +231,5 @@ class ResultsAnswer:
     """Runs, in plan order."""
     analyses: tuple[Analysis, ...]
     """Analyses of the report: one per task and score, the experiment's own first."""
+    strategy: StrategyStatus | None = None
+    """How far the strategy is, with its decisions; None without one."""

@@ -14,10 +14,11 @@ import numpy as np
 from numpy.random import PCG64, Generator
 
 from touchline.core.notes import Note, NoteCode
-from touchline.core.quantity import Quantity
+from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.data.scores import EvaluationRecord, SampleScore
 from touchline.results.run_result import RunResult
 from touchline.spec.runs import ControlKind, RunKind
+from touchline.spec.strategy import Phase
 from touchline.statistics.analysis import analyse
 from touchline.statistics.clustered import clustered_share
 from touchline.statistics.conclusions import Analysis, Proportion, RunScore, ScoredRun
@@ -144,7 +145,8 @@ def checkpoint_scores(result: RunResult, checkpoint: str) -> tuple[tuple[Evaluat
 def compared(results: list[RunResult]) -> list[RunResult]:
     """Return the results with each run's difference from the control of its base model, on the experiment's own task.
 
-    A run that cannot be compared gets a note with the reason.
+    A run that cannot be compared gets a note with the reason. Runs of explore are compared with nothing, and cut ones
+    have no score.
     """
     # Only who has results to compare waits for numpy.
     from numpy.random import PCG64, Generator
@@ -152,12 +154,15 @@ def compared(results: list[RunResult]) -> list[RunResult]:
     from touchline.statistics.comparisons import compare_with_controls
     from touchline.statistics.own_score import is_binary, run_scores
 
-    last = {result.name: next(iter(last_of_each(result.evaluations).values()), None) for result in results}
-    scored = [scored_run(result, record) for result in results if (record := last[result.name]) is not None]
+    whole = [result for result in results if result.cut_after_step is None]
+    explored = {result.name for result in results if result.phase is Phase.EXPLORE}
+    last = {result.name: next(iter(last_of_each(result.evaluations).values()), None) for result in whole}
+    scored = [scored_run(result, record) for result in whole if (record := last[result.name]) is not None]
     binary = is_binary(scored)
     own = {each.run: each for each in run_scores(scored, binary=binary, rng=Generator(PCG64(SEED)))[0]}
-    found = compare_with_controls(scored, binary=binary, rng=Generator(PCG64(SEED)))
-    differences = {comparison.run: comparison.difference for comparison in found.comparisons}
+    tested = [run for run in scored if run.name not in explored]
+    found = compare_with_controls(tested, binary=binary, rng=Generator(PCG64(SEED)))
+    differences = {each.run: each.difference for each in found.comparisons}
     refused = {
         refusal.run: Note(NoteCode.NOT_COMPARED, {"other": refusal.other, "reason": refusal.reason})
         for refusal in found.refusals
@@ -166,11 +171,17 @@ def compared(results: list[RunResult]) -> list[RunResult]:
         replace(
             result,
             difference=differences.get(result.name),
-            score=_primary(own[result.name]) if result.name in own else result.score,
+            score=_score(result, own.get(result.name)),
             notes=(*result.notes, *([refused[result.name]] if result.name in refused else [])),
         )
         for result in results
     ]
+
+
+def _score(result: RunResult, own: RunScore | None) -> Measured:
+    if result.cut_after_step is not None:
+        return Missing(missing=f"cut after step {result.cut_after_step:,}")
+    return result.score if own is None else _primary(own)
 
 
 def _primary(score: RunScore) -> Quantity:
@@ -188,6 +199,9 @@ def _primary(score: RunScore) -> Quantity:
 def analyses(runs: Sequence[RunResult], factors: Mapping[str, Sequence[str]]) -> tuple[Analysis, ...]:
     """Return one analysis per task and score, the experiment's own task first. Empty if nothing was evaluated.
 
+    Cut runs are left out. Where a strategy decides which runs are made, effects of factors are left out too, and runs
+    of explore are scored but compared with nothing: a test over such runs would not have its level.
+
     Args:
         runs: the results, in the plan's order.
         factors: the factors, with their levels in the design's order.
@@ -195,12 +209,37 @@ def analyses(runs: Sequence[RunResult], factors: Mapping[str, Sequence[str]]) ->
     found: dict[tuple[str, str], list[ScoredRun]] = {}
     for own in (True, False):
         for result in runs:
+            if result.cut_after_step is not None:
+                continue
             records = last_of_each(result.evaluations if own else result.other_evaluations)
             for key, record in records.items():
                 found.setdefault(key, []).append(scored_run(result, record))
     asked = [run for run in runs if run.kind is RunKind.FINE_TUNED and run.control is None]
     tied = tied_factors([{level.factor: level.value for level in run.levels} for run in asked], list(factors))
-    return tuple(
-        analyse(scored, task=task, score=score, factors=factors, rng=Generator(PCG64(SEED)), tied=tied)
-        for (task, score), scored in found.items()
+    is_sequential = any(run.phase is not None for run in runs)
+    explored = {run.name for run in runs if run.phase is Phase.EXPLORE}
+    made = []
+    for (task, score), scored in found.items():
+        tested = [run for run in scored if run.name not in explored] or scored
+        varied = {} if is_sequential else factors
+        analysis = analyse(tested, task=task, score=score, factors=varied, rng=Generator(PCG64(SEED)), tied=tied)
+        made.append(_sequential(analysis, scored) if is_sequential else analysis)
+    return tuple(made)
+
+
+def _sequential(analysis: Analysis, scored: Sequence[ScoredRun]) -> Analysis:
+    """Return an analysis with the scores of explore's runs too, which are compared with nothing.
+
+    Args:
+        analysis: analysis of the other runs.
+        scored: all runs.
+    """
+    from touchline.statistics.own_score import is_binary, run_scores
+
+    scores, notes = run_scores(scored, binary=is_binary(scored), rng=Generator(PCG64(SEED)))
+    return replace(
+        analysis,
+        scores=scores,
+        notes=(*{str(note): note for note in (*analysis.notes, *notes)}.values(), Note(NoteCode.OPTIONAL_STOPPING)),
+        checkpoints={run.name: run.checkpoint for run in scored},
     )

@@ -39,6 +39,8 @@ class RunLocation:
     """Size of one adapter by its dimensions, for merged checkpoints (unit B)."""
     finished: bool
     """Whether its training is complete."""
+    cut: bool = False
+    """Whether its strategy has ended it before."""
 
 
 def summarise(

@@ -24,6 +24,7 @@ from touchline.results.verifying.bases import CONFIG_FILE, BaseTensors, planned_
 from touchline.results.verifying.folder import verify_folder
 from touchline.results.verifying.markers import named_by, numbered
 from touchline.results.verifying.missing import missing_of, missing_of_found
+from touchline.run.ledger import LEDGER, cut_runs, read_ledger, strategy_decisions
 from touchline.spec.evaluation import NO_OP_CHECKPOINT
 from touchline.spec.plan import Plan, PlannedRun
 from touchline.spec.runs import ControlKind, RunKind
@@ -48,7 +49,8 @@ def verify_planned(
     ]
     checkpoints = _verify(work, deep=deep, on_progress=on_progress)
     names = {run.name: {item.name for item in checkpoints if item.run == run.name} for run in plan.runs}
-    places = [_planned_place(run, root / run.name, bases[run.model]) for run in plan.runs]
+    cut = cut_runs(() if plan.strategy is None else strategy_decisions(read_ledger(root / LEDGER)))
+    places = [_planned_place(run, root / run.name, bases[run.model], cut=run.name in cut) for run in plan.runs]
     return Verification(
         depth="values" if deep else "headers",
         checkpoints=checkpoints,
@@ -212,7 +214,7 @@ def _expected(run: PlannedRun, base: BaseTensors) -> Expected:
     )
 
 
-def _planned_place(run: PlannedRun, folder: Path, base: BaseTensors) -> RunLocation:
+def _planned_place(run: PlannedRun, folder: Path, base: BaseTensors, *, cut: bool) -> RunLocation:
     return RunLocation(
         run=run.name,
         folder=folder,
@@ -221,6 +223,7 @@ def _planned_place(run: PlannedRun, folder: Path, base: BaseTensors) -> RunLocat
         forecast=run.disk,
         adapter_bytes=_adapter_bytes(run, base),
         finished=run.kind is RunKind.FINE_TUNED and training_complete(folder, run.digest),
+        cut=cut,
     )
 
 

@@ -16,6 +16,7 @@ from touchline.core.errors import TouchlineError
 from touchline.core.status import RunStatus, TrainingOutcome
 from touchline.data.metrics import StepRow
 from touchline.data.user_config import UserConfig
+from touchline.plan.strategy_text import StrategyStatus, strategy_status
 from touchline.results.live import LiveRun
 from touchline.results.live_status import glances, jobs_to_ask, live
 from touchline.results.run_folder import RunFolderState
@@ -36,7 +37,7 @@ GRACE_SECONDS = 10.0
 """Seconds without an active job after which watching ends; the next job may be about to start."""
 PATIENCE_SECONDS = 20.0
 """Timeout of a query of the queue in seconds."""
-_TO_DO = frozenset({RunStatus.PREPARED, RunStatus.TRAINED, RunStatus.INTERRUPTED})
+_TO_DO = frozenset({RunStatus.PREPARED, RunStatus.PAUSED, RunStatus.TRAINED, RunStatus.INTERRUPTED})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,6 +54,8 @@ class Snapshot:
     """Whether any job is active."""
     steps: Mapping[str, tuple[StepRow, ...]] = field(default_factory=dict)
     """Last steps of each run, as far as they were read."""
+    strategy: StrategyStatus | None = None
+    """How far the strategy is; None without one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,7 +112,7 @@ class Watcher:
         self.folder = ExperimentFolder(source)
         self._look = look
         self._heard = _Heard(commands or RealCommands())
-        self._plan = self.folder.planned()
+        self._plan = self.folder.started_plan()
         self.poll_seconds = settings.cluster(self._plan.executor).poll_seconds
         self._executor: Executor | None = None
         self._views: dict[str, JobView] = {}
@@ -131,6 +134,7 @@ class Watcher:
             note=note,
             active=any(view.active for view in (*views, *self._views.values())),
             steps={name: found.recent.steps for name, found in seen.items()},
+            strategy=strategy_status(self.folder.planned(), self.folder.decisions()),
         )
 
     def is_anything_left(self, snapshot: Snapshot) -> bool:
@@ -187,7 +191,7 @@ class Watcher:
 
     def _current_plan(self) -> Plan:
         """Return the plan, read again if it has changed."""
-        found = self.folder.planned()
+        found = self.folder.started_plan()
         if found is not self._plan:
             self._plan, self._finished = found, {}
         return self._plan

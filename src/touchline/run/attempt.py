@@ -38,6 +38,7 @@ from touchline.core.errors import TouchlineError
 from touchline.core.files import try_lock
 from touchline.core.json_text import has_half_characters
 from touchline.core.status import EXIT_ALREADY_RUNNING, EXIT_STOPPED, AttemptExit, AttemptStart, EndReason
+from touchline.data.training_state import paused_step
 from touchline.run.claim_file import claimant, drop_claim, take_claim
 from touchline.run.processes import ProcessIdentity, identify, is_alive, send_signal
 from touchline.run.sampling import Sampler
@@ -99,15 +100,26 @@ def supervise(folder: Path, status: Path, command: Sequence[str]) -> int:
     code, end, words = _work([own, *others], [*command, *with_others], ending)
     again = code != 0 and signal.SIGUSR1 in ending.signals and _may_queue_again(folder, own.start)
     for place in others:
-        # The work ends with the code of a run that failed; those that are trained did not.
-        done = (place.folder / _TRAINED).exists()
-        place.end(*((0, EndReason.COMPLETED, "completed") if done else (code, end, words)))
+        # The work ends with the code of a run that failed; those that are trained or paused did not.
+        place.end(*(_end_of_training(place.folder) or (code, end, words)))
+    if code == 0:
+        _, end, words = _end_of_training(own.folder) or (code, end, words)
     own.end(code, end, f"{words}; queued again" if again else words)
     if again:
         _queue_again(own.start.job_id)
     for place in (own, *others):
         os.close(place.lock)
     return code
+
+
+def _end_of_training(folder: Path) -> tuple[int, EndReason, str] | None:
+    """Return exit code, reason and description of a training that is complete or paused; None of any other."""
+    if (folder / _TRAINED).exists():
+        return 0, EndReason.COMPLETED, "completed"
+    with contextlib.suppress(TouchlineError):
+        if (step := paused_step(folder)) is not None:
+            return 0, EndReason.PAUSED, f"paused after step {step}"
+    return None
 
 
 def _share_output(folder: Path, others: Sequence[Path]) -> None:

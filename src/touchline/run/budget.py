@@ -24,7 +24,6 @@ from pydantic import TypeAdapter, ValidationError
 from touchline.core.errors import InputError, PolicyError, SubmissionLimitError, SubmissionRejectedError, quoted
 from touchline.core.files import read_record, write_atomic
 from touchline.core.units import hours_to_seconds, seconds_to_hours
-from touchline.plan.files import plan_to_json
 from touchline.run.attempt import KILL_SECONDS, ORPHAN_PATIENCE_SECONDS
 from touchline.run.folders import ExperimentFolder
 from touchline.run.ledger import Ledger, Reservation, read_ledger
@@ -38,7 +37,17 @@ from touchline.spec.site import SlurmSite
 
 GRACE_SECONDS = ORPHAN_PATIENCE_SECONDS + KILL_SECONDS + GRAIN / 2
 """Seconds that a job may take beyond its limit: to take over from a killed attempt, to save and to end."""
-_RESIZED = frozenset({"micro_batch_size"})
+_RUN_SETTINGS = ("name", "kind", "model", "dataset", "data", "train", "evaluate", "seed", "link")
+_PLAN_SETTINGS = (
+    *("experiment", "task", "experiment_sha256", "overrides", "models", "datasets", "executor", "gpus_per_run"),
+    *("compute", "tasks", "labels"),
+)
+_WORK: Mapping[str, bool | Mapping[str, set[str]]] = {
+    **dict.fromkeys(_PLAN_SETTINGS, True),
+    "runs": {"__all__": set(_RUN_SETTINGS)},
+}
+"""Fields of a plan that say what it does."""
+_RESIZED = {"runs": {"__all__": {"train": {"micro_batch_size"}}}}
 """Settings of a training that recovery may change; the training stays the same."""
 
 
@@ -89,20 +98,13 @@ class Budget:
 
 
 _APPROVAL = TypeAdapter(Approval)
+_PLAN = TypeAdapter(Plan)
 
 
 def hash_work(plan: Plan) -> str:
     """Return a hash of what a plan does: its inputs and every run's settings. Estimates and notes do not count."""
-    data = json.loads(plan_to_json(plan))
-    keys = ("experiment", "task", "experiment_sha256", "overrides", "models", "datasets", "executor", "gpus_per_run")
-    work = {key: data[key] for key in (*keys, "compute", "tasks", "labels")}
-    settings = ("name", "kind", "model", "dataset", "data", "train", "evaluate", "seed", "link")
-    work["runs"] = [{key: _without_sizes(run[key]) for key in settings} for run in data["runs"]]
+    work = _PLAN.dump_python(plan, mode="json", include=_WORK, exclude=_RESIZED)
     return hashlib.sha256(json.dumps(work, sort_keys=True).encode()).hexdigest()
-
-
-def _without_sizes(value: object) -> object:
-    return {k: v for k, v in value.items() if k not in _RESIZED} if isinstance(value, dict) else value
 
 
 def approve(folder: ExperimentFolder, device_hours: float) -> Approval:
@@ -245,7 +247,7 @@ class BudgetedExecutor:
             SubmissionRejectedError: the plan is not approved, or the job does not fit into what is left.
             SubmissionLimitError: it may fit when active jobs have ended.
         """
-        plan = self._folder.planned()
+        plan = self._folder.started_plan()
         budget = read_budget(self._folder)
         if budget.approval is None or budget.state is not ApprovalState.VALID:
             raise SubmissionRejectedError(_WHY_NOT[budget.state], hint=_hint(self._folder))

@@ -19,8 +19,9 @@ from touchline.core.near import near_names
 from touchline.core.quantity import Missing
 from touchline.core.units import plural
 from touchline.data.user_config import UserConfig
+from touchline.run.interview.answers import Defaulted, Question
 from touchline.run.interview.interview import Answer, AnswerSource, Interview, as_findings
-from touchline.run.interview.questions import QUESTIONS, Defaulted, Question, question_named
+from touchline.run.interview.questions import QUESTIONS, question_named
 from touchline.run.interview.templates import TEMPLATES
 from touchline.spec.defaults import MAX_NEW_TOKENS
 from touchline.spec.read import read_experiment

@@ -27,10 +27,12 @@ from touchline.core.files import (
 from touchline.core.json_text import parse_json
 from touchline.core.status import JobState
 from touchline.plan.files import plan_from_json, plan_to_json
-from touchline.run.ledger import open_jobs, read_ledger
+from touchline.plan.strategy_state import started_plan
+from touchline.run.ledger import LEDGER, LedgerReader, open_jobs, read_ledger, strategy_decisions
 from touchline.run.statusfiles import read_exits
 from touchline.slurm.job_view import JobKind, JobName
 from touchline.spec.plan import Plan
+from touchline.spec.strategy import StrategyDecision
 
 _PLAN_LIMIT_BYTES = 256 << 20
 _ARTEFACTS = re.compile(
@@ -74,10 +76,12 @@ class ExperimentFolder:
         self.root = self.yaml.resolve().parent
         self.plan_json = self.root / "plan.json"
         self.runs_plan = self.root / "runs_plan.md"
-        self.ledger = self.root / "ledger.jsonl"
+        self.ledger = self.root / LEDGER
         self.results = self.root / "RESULTS.md"
         self.internal = self.root / ".touchline"
         self.lock = self.internal / "run.lock"
+        self._ledger_reader = LedgerReader(self.ledger)
+        self._started: tuple[Plan, int, Plan] | None = None
 
     def run(self, name: str) -> Path:
         """Return a run's folder.
@@ -111,6 +115,26 @@ class ExperimentFolder:
         if plan is None:
             raise InputError(f"{str(self.root)!r} has no plan.json", hint=f"touchline plan {quoted(str(self.yaml))}")
         return plan
+
+    def decisions(self) -> tuple[StrategyDecision, ...]:
+        """Return the decisions of the strategy in the ledger, in order; none without a strategy."""
+        return strategy_decisions(self._ledger_reader.entries())
+
+    def started_plan(self) -> Plan:
+        """Return the plan with only the runs that the strategy has made active so far, which are the ones to list.
+
+        Without a strategy it is the plan itself. The same object is returned until plan or decisions change.
+
+        Raises:
+            InputError: there is no plan, or plan.json is broken.
+        """
+        plan = self.planned()
+        if plan.strategy is None:
+            return plan
+        decisions = self.decisions()
+        if self._started is None or self._started[0] is not plan or self._started[1] != len(decisions):
+            self._started = plan, len(decisions), started_plan(plan, decisions)
+        return self._started[2]
 
     def write_plan(self, plan: Plan, markdown: str) -> bool:
         """Write runs_plan.md, then plan.json, if they differ. Return True if anything changed."""

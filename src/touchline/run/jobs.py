@@ -12,6 +12,7 @@ from touchline.core.units import parse_duration
 from touchline.data.benchmarks import is_evaluated
 from touchline.data.checkpoints import export_state, read_checkpoints, training_complete
 from touchline.data.scores import CheckpointInfo
+from touchline.data.training_state import paused_step, read_pause
 from touchline.run.folders import ExperimentFolder
 from touchline.run.planning import LoadedPlan
 from touchline.run.protocol import Job
@@ -27,8 +28,18 @@ def is_training_complete(folder: ExperimentFolder, run: PlannedRun) -> bool:
     return run.batches is None or training_complete(folder.run(run.name), run.digest)
 
 
+def is_training_done(folder: ExperimentFolder, run: PlannedRun) -> bool:
+    """Return True if a run has nothing to train now: it is complete, or paused where its strategy asks for it."""
+    return is_training_complete(folder, run) or paused_step(folder.run(run.name), run.digest) is not None
+
+
+def is_training_to_end(folder: ExperimentFolder, run: PlannedRun) -> bool:
+    """Return True if a run's training is complete, or continues to its end without a pause."""
+    return is_training_complete(folder, run) or read_pause(folder.run(run.name)) is None
+
+
 def training_jobs(planned: LoadedPlan, runs: Sequence[PlannedRun]) -> list[Job]:
-    """Return the incomplete trainings, each stage after its parent."""
+    """Return the trainings that are not done, each stage after its parent."""
     leads = _leads(planned, runs)
     jobs = [_training(planned, run, leads) for run in runs if leads.get(run.name) == run.name]
     return [
@@ -42,11 +53,11 @@ def training_job(planned: LoadedPlan, run: PlannedRun) -> Job:
 
 
 def _leads(planned: LoadedPlan, runs: Sequence[PlannedRun]) -> dict[str, str]:
-    """Return the run whose job trains each incomplete run: its own, or of its cohort the first that is incomplete."""
+    """Return the run whose job trains each run that is not done: its own, or of its cohort the first such run."""
     first: dict[Cohort, str] = {}
     leads: dict[str, str] = {}
     for run in runs:
-        if not is_training_complete(planned.folder, run):
+        if not is_training_done(planned.folder, run):
             cohort = planned.plan.cohort_of(run.name)
             leads[run.name] = run.name if cohort is None else first.setdefault(cohort, run.name)
     return leads
@@ -74,12 +85,13 @@ def evaluation_job(planned: LoadedPlan, run: PlannedRun, lead: str | None = None
 
 
 def evaluation_jobs(planned: LoadedPlan, runs: Sequence[PlannedRun]) -> list[Job]:
-    """Return one evaluation job per run with pending or future checkpoints."""
+    """Return one evaluation job per run with pending or future checkpoints; none of a training that pauses first."""
     leads = _leads(planned, runs)
     return [
         evaluation_job(planned, run, leads.get(run.name))
         for run in runs
-        if not is_training_complete(planned.folder, run) or missing_evaluations(planned, run, None)
+        if is_training_to_end(planned.folder, run)
+        and (not is_training_complete(planned.folder, run) or missing_evaluations(planned, run, None))
     ]
 
 
@@ -91,7 +103,7 @@ def shared_evaluation_jobs(planned: LoadedPlan, runs: Sequence[PlannedRun], epoc
         wanted = [
             {"run": run.name, "checkpoint": checkpoint}
             for run in runs
-            if run.model == model
+            if run.model == model and is_training_to_end(folder, run)
             for checkpoint in missing_evaluations(planned, run, epochs)
         ]
         if wanted:

@@ -6,7 +6,8 @@ an approved budget), `submitted` (the executor took it; its id),
 searched), `not submitted` (a later search found no trace; the intent is closed), `adopted` (a job started elsewhere, or
 for the run's cohort, is waited for, not started again), `missing` (the scheduler does not list a job, first time),
 `found` (it lists it again), `stop requested`, `cancel requested`, `resume requested` (by the user), `decided` (action
-after a failure: again, smaller or stop, with the reason), `ended` (final state).
+after a failure: again, smaller or stop, with the reason), `strategy` (a decision of the strategy with its numbers),
+`ended` (final state).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from touchline.core.files import append_line, open_regular, read_bytes
 from touchline.slurm.job_view import JobView
+from touchline.spec.strategy import StrategyDecision
 
 Event = Literal[
     "intent",
@@ -36,8 +38,13 @@ Event = Literal[
     "cancel requested",
     "resume requested",
     "decided",
+    "strategy",
     "ended",
 ]
+LEDGER = "ledger.jsonl"
+"""Name of the file in the experiment's folder."""
+STRATEGY = "strategy"
+"""Subject of a strategy's decisions, in the place of a job's name."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,6 +85,8 @@ class LedgerEntry:
     """Reason from the scheduler, for `refused`, `unclear` and `ended`."""
     reservation: Reservation | None = None
     """Reserved part of a budget, for `reserved`."""
+    decision: StrategyDecision | None = None
+    """Decision with its numbers, for `strategy`."""
 
 
 _ADAPTER = TypeAdapter(LedgerEntry)
@@ -103,6 +112,7 @@ class Ledger:
         reason: str = "",
         time_unix: float | None = None,
         reservation: Reservation | None = None,
+        decision: StrategyDecision | None = None,
     ) -> None:
         """Append an event durably."""
         entry = LedgerEntry(
@@ -116,6 +126,7 @@ class Ledger:
             gpus=gpus,
             reason=reason,
             reservation=reservation,
+            decision=decision,
         )
         append_line(self.path, _ADAPTER.dump_json(entry).decode())
 
@@ -200,6 +211,17 @@ def open_jobs(entries: Iterable[LedgerEntry]) -> dict[str, str]:
             ended.add(entry.job_id)
     # The end of a cohort's job is recorded for one of its runs.
     return {job: job_id for job, job_id in found.items() if job_id not in ended}
+
+
+def strategy_decisions(entries: Iterable[LedgerEntry]) -> tuple[StrategyDecision, ...]:
+    """Return the decisions of the strategy in order."""
+    return tuple(entry.decision for entry in entries if entry.decision is not None)
+
+
+def cut_runs(decisions: Iterable[StrategyDecision]) -> dict[str, int]:
+    """Return the runs that a strategy has cut, each with the step of the point."""
+    cuts = [decision.cut for decision in decisions if decision.cut is not None]
+    return {run: step for cut in cuts for run, step in cut.steps.items()}
 
 
 def close_ended(ledger: Ledger, views: Mapping[str, JobView]) -> None:

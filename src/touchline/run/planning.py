@@ -25,10 +25,15 @@ from touchline.lint.local.inputs import ResolvedInputs, examples_of, images_of_r
 from touchline.plan.build import PlanInputs, build_plan, data_key
 from touchline.plan.drift import changed_runs, describe_change, revise
 from touchline.plan.local.context import build_planning_context, free_space
+from touchline.plan.local.past_scores import past_scores
 from touchline.plan.local.target import resolve_target
+from touchline.plan.power import number_of_contrasts
 from touchline.plan.sections import runs_plan_markdown, summary_line, summary_sections
 from touchline.plan.settings_table import flat_settings
 from touchline.plan.slots import SlotChoice
+from touchline.plan.strategy import seed_spread_of
+from touchline.plan.strategy_costs import refuse_impossible
+from touchline.plan.strategy_design import design_changes, design_digest
 from touchline.run.folders import ExperimentFolder
 from touchline.run.scripts.folder import evaluation_config
 from touchline.spec.bounds import SIZE_LIMIT_BYTES
@@ -37,6 +42,11 @@ from touchline.spec.experiment import Experiment
 from touchline.spec.overlay import with_settings
 from touchline.spec.plan import Plan, PlannedRun
 from touchline.spec.read import LoadedExperiment, read_experiment, read_settings
+from touchline.statistics.spread_inputs import spread_inputs
+from touchline.statistics.spread_types import SpreadInput
+
+_SHOWN_CHANGES = 3
+"""Changes of a design that an error names before it counts the others."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -120,10 +130,12 @@ def resolve(
     on_progress: ProgressCallback | None = None,
     *,
     pinned: Collection[str] = (),
+    spread: tuple[SpreadInput, ...] | None = None,
 ) -> tuple[Plan, tuple[str, ...]]:
     """Read all that the planner needs from the disk; report all errors of models, data and combinations together.
 
-    Runs that have started, wait in a queue or are `pinned` keep what was decided for them.
+    Runs that have started, wait in a queue or are `pinned` keep what was decided for them. The `spread` that the power
+    counts on is read from the history if it is not given; where a run has started, it stays as planned.
     """
     experiment = loaded.experiment
     date = old.date if old is not None else today()
@@ -134,6 +146,11 @@ def resolve(
     found = _launchable(seen, lengths, settings, date)
     there = {path.name for path in folder.root.iterdir()} if folder.root.is_dir() else set()
     kept = {*pinned, *folder.queued()}
+    fixed = None
+    if old is not None and folder.decisions():
+        # The first decision fixed the design: what was decided for its runs stays, whether they have started or not.
+        kept |= {run.name for run in old.runs}
+        fixed = old.strategy
     inputs = PlanInputs(
         experiment=experiment,
         experiment_sha256=loaded.sha256,
@@ -153,6 +170,10 @@ def resolve(
         examples=examples_of(seen, date),
         images=images_of_runs(seen, settings),
         accepted=accepted,
+        fixed_strategy=fixed,
+        pruning_evidence=_pruning_evidence(experiment, settings)
+        if fixed is None or old is None
+        else old.pruning_evidence,
         started={
             run.name: run
             for run in (old.runs if old is not None else ())
@@ -165,9 +186,36 @@ def resolve(
         decided = SlotChoice(count=old.machine.slots, reason=old.slots_reason, gain=old.slots_gain)
         inputs = replace(inputs, started_slots=decided)
     plan_ = build_plan(inputs)
-    plan_ = replace(plan_, kept_evaluations=tuple(_kept_evaluations(plan_, folder)))
+    if spread is None:
+        has_spread = old is not None and bool(old.spread) and bool(inputs.started)
+        spread = old.spread if old is not None and has_spread else _past_spread(plan_, settings)
+    if fixed is None and (between := seed_spread_of(plan_, spread)) is not None:
+        plan_ = build_plan(replace(inputs, seed_spread=between))
+    refuse_impossible(plan_)
+    plan_ = replace(plan_, kept_evaluations=tuple(_kept_evaluations(plan_, folder)), spread=spread)
     notes = (*_notes((*seen.findings, *found)), *plan_.kept_evaluations, *_short_of_space(plan_, folder))
     return plan_, notes
+
+
+def _past_spread(plan_: Plan, settings: UserConfig) -> tuple[SpreadInput, ...]:
+    """Return the spread of the history's runs of the task and base; nothing where no settings are compared."""
+    if not number_of_contrasts(plan_):
+        return ()
+    return spread_inputs((), past_scores(settings.history_dir, plan_.task, plan_.models))
+
+
+def _pruning_evidence(experiment: Experiment, settings: UserConfig) -> str:
+    """Return what the past sweeps of the model and task say of explore's policy; empty without explore."""
+    explore = None if experiment.strategy is None else experiment.strategy.explore
+    if explore is None:
+        return ""
+    # The readers of records are loaded only where they are asked.
+    from touchline.plan.local.replaying import pruning_sentence_here
+
+    model = Path(str(experiment.models[0])).name
+    return pruning_sentence_here(
+        settings, model=model, task=experiment.task, policy=explore.policy, at=explore.at, keep=explore.keep
+    )
 
 
 def _refuse_other_slots(old: Plan, experiment: Experiment) -> None:
@@ -328,6 +376,7 @@ def commit_plan(
     over: Collection[str] = (),
 ) -> LoadedPlan:
     """Refuse drift, or record it; then write. Of runs that are `over`, nothing that is in a queue matters any more."""
+    _refuse_other_design(folder, old, new)
     queued = folder.queued() - set(over)
     drifted = [
         name
@@ -358,6 +407,25 @@ def commit_plan(
     notes = (*notes, *_left_behind(folder, plan_))
     marks = _marks(folder, old, plan_, drifted)
     return LoadedPlan(plan=plan_, folder=folder, changed=changed, notes=notes, marks=marks)
+
+
+def _refuse_other_design(folder: ExperimentFolder, old: Plan | None, new: Plan) -> None:
+    """Refuse a change of the design after the strategy's first decision.
+
+    Raises:
+        PlanDriftError: the design differs; with what does.
+    """
+    decisions = folder.decisions()
+    if not decisions or design_digest(new) == decisions[0].design:
+        return
+    changes = () if old is None else design_changes(old, new)
+    what = "; ".join(changes[:_SHOWN_CHANGES]) or "plan.json is another than then"
+    more = f" and {len(changes) - _SHOWN_CHANGES} more" if len(changes) > _SHOWN_CHANGES else ""
+    raise PlanDriftError(
+        f"the strategy has begun, and its design is another now: {what}{more}",
+        expected="the design of the first decision: claims, seeds and looks are fixed before results are seen",
+        hint="undo the change, or plan another experiment in a folder of its own",
+    )
 
 
 def accept_edits(planned: LoadedPlan, settings: UserConfig, name: str) -> LoadedPlan:
@@ -413,3 +481,13 @@ def read_planned(source: Path) -> LoadedPlan:
     """
     folder = ExperimentFolder(source)
     return LoadedPlan(plan=folder.planned(), folder=folder, changed=False)
+
+
+def read_started(source: Path) -> LoadedPlan:
+    """Read the plan on disk with only the runs that its strategy has made active: those to list and to report.
+
+    Raises:
+        InputError: there is none.
+    """
+    folder = ExperimentFolder(source)
+    return LoadedPlan(plan=folder.started_plan(), folder=folder, changed=False)

@@ -9,7 +9,7 @@ from pathlib import Path
 from touchline.core.callbacks import MessageCallback
 from touchline.core.errors import PlanDriftError, SubmissionRejectedError, TouchlineError, quoted
 from touchline.core.files import read_text_bounded
-from touchline.core.status import EXIT_OUT_OF_MEMORY, EXIT_PARENT_NOT_READY, Attempt, JobState
+from touchline.core.status import EXIT_OUT_OF_MEMORY, EXIT_PARENT_NOT_READY, Attempt, EndReason, JobState
 from touchline.data.metrics import AttemptRow
 from touchline.data.metrics_file import read_metrics
 from touchline.data.user_config import UserConfig
@@ -23,7 +23,7 @@ from touchline.plan.recovery import (
     repeated_failure_decision,
 )
 from touchline.run.diagnosis import diagnose, newest_output
-from touchline.run.jobs import is_training_complete, missing_evaluations, training_job
+from touchline.run.jobs import is_training_complete, is_training_done, missing_evaluations, training_job
 from touchline.run.ledger import Ledger
 from touchline.run.planning import LoadedPlan, commit_plan, resolve
 from touchline.run.preparing import site_of
@@ -119,7 +119,7 @@ class Recovery:
         if not job.cohort:
             return self._after_one(job, view)
         runs = [run for name in (job.name, *job.cohort) if (run := self.planned.plan.run(name)) is not None]
-        alone = [training_job(self.planned, run) for run in runs if not is_training_complete(self.planned.folder, run)]
+        alone = [training_job(self.planned, run) for run in runs if not is_training_done(self.planned.folder, run)]
         self._playing |= {other.name: other for other in alone}
         if view.state is JobState.OUT_OF_MEMORY or view.exit_code == EXIT_OUT_OF_MEMORY:
             why = "they did not fit side by side; each is trained alone"
@@ -173,13 +173,14 @@ class Recovery:
 
     def _is_done(self, job: Job) -> bool:
         run = self.planned.plan.run(JobName.parse(job.name).subject)
-        if run is None or not is_training_complete(self.planned.folder, run):
+        if run is None:
+            return False
+        if _of_evaluation(job):
             # Before its training is over, nothing can be missing of an evaluation, and yet it is not done.
-            return False
-        others = [self.planned.plan.run(name) for name in job.cohort]
-        if any(other is not None and not is_training_complete(self.planned.folder, other) for other in others):
-            return False
-        return not (_of_evaluation(job) and missing_evaluations(self.planned, run, None))
+            trained = is_training_complete(self.planned.folder, run)
+            return trained and not missing_evaluations(self.planned, run, None)
+        others = [other for name in job.cohort if (other := self.planned.plan.run(name)) is not None]
+        return all(is_training_done(self.planned.folder, each) for each in (run, *others))
 
     def _stopped_parent(self, job: Job) -> str | None:
         """Return a dependency of a job that will not be done."""
@@ -254,10 +255,12 @@ def failures_of(job: Job, view: JobView | None) -> list[Failure]:
     """
     attempts = drop_lock_conflicts(read_attempts(job.status))
     rows = () if _of_evaluation(job) else read_metrics(job.folder / "metrics.jsonl").attempts
-    failures = [_failure(job, attempt, attempts[i + 1 :], rows) for i, attempt in enumerate(attempts)]
+    failures = [
+        _failure(job, attempt, attempts[i + 1 :], rows) for i, attempt in enumerate(attempts) if not _paused(attempt)
+    ]
     if view is None:
         return failures
-    last = attempts[-1] if attempts else None
+    last = attempts[-1] if attempts and not _paused(attempts[-1]) else None
     is_last = last is not None and view.job_id in ("", last.start.job_id)
     code = last.exit.code if is_last and last is not None and last.exit is not None else view.exit_code
     diagnosis = failures[-1].diagnosis if is_last else _diagnosis(job, view.job_id, code)
@@ -271,6 +274,10 @@ def failures_of(job: Job, view: JobView | None) -> list[Failure]:
         diagnosis=diagnosis,
     )
     return [*(failures[:-1] if is_last else failures), final]
+
+
+def _paused(attempt: Attempt) -> bool:
+    return attempt.exit is not None and attempt.exit.ended_by is EndReason.PAUSED
 
 
 def _failure(job: Job, attempt: Attempt, later: Sequence[Attempt], rows: Sequence[AttemptRow]) -> Failure:

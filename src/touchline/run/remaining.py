@@ -10,7 +10,7 @@ from dataclasses import replace
 from touchline.core.quantity import Measured, Quantity
 from touchline.core.status import JobState
 from touchline.plan.totals import QueuedJob, scale_quantity, sum_quantities, time_of_queue
-from touchline.run.jobs import is_training_complete, missing_evaluations
+from touchline.run.jobs import is_training_done, is_training_to_end, missing_evaluations
 from touchline.run.pace import seconds_left
 from touchline.run.planning import LoadedPlan
 from touchline.run.progress import JobProgress, evaluation_progress
@@ -61,14 +61,14 @@ class Progress:
         started: set[str] = set()
         seen: set[tuple[str, ...]] = set()
         for run in runs:
-            trains = train and run.batches is not None and not is_training_complete(planned.folder, run)
+            trains = train and run.batches is not None and not is_training_done(planned.folder, run)
             if trains:
                 cohort = planned.plan.cohort_of(run.name)
                 first = cohort is None or cohort.runs not in seen
                 seen |= set() if cohort is None else {cohort.runs}
                 alone = run.train_seconds if cohort is None else cohort.train_seconds
                 self._left[run.name] = alone if first else _NOTHING_LEFT
-            if trains or missing_evaluations(planned, run, epochs):
+            if is_training_to_end(planned.folder, run) and (trains or missing_evaluations(planned, run, epochs)):
                 own = [] if self._shared and run.model in started else [run.evaluate_startup_seconds]
                 started.add(run.model)
                 self._left[evaluation_name(run.name)] = sum_quantities([run.evaluate_seconds, *own], "s")

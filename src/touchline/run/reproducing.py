@@ -74,7 +74,7 @@ def write_reproduction(folder: ExperimentFolder, plan: Plan, run: PlannedRun, ta
     Raises:
         PolicyError: the folder holds something else.
     """
-    alone = replace(plan, runs=tuple(chain_of(plan, run)), cohorts=(), alone=())
+    alone = replace(plan, runs=tuple(chain_of(plan, run)), cohorts=(), alone=(), strategy=None)
     wanted = anchored(alone, folder.root)
     text = plan_to_json(wanted)
     if target.resolve() == folder.root or target.resolve().is_relative_to(folder.run(run.name).resolve()):

@@ -34,6 +34,8 @@ class StatusInputs:
     """Whether an evaluation of these weights with these settings exists."""
     job: JobView | None
     """Training job, or evaluation job of a control; None if there was none."""
+    cut: bool = False
+    """Whether the strategy has ended the run by its validation loss."""
 
 
 def drop_lock_conflicts(attempts: Sequence[Attempt]) -> tuple[Attempt, ...]:
@@ -42,7 +44,13 @@ def drop_lock_conflicts(attempts: Sequence[Attempt]) -> tuple[Attempt, ...]:
 
 
 def training_outcome(
-    kind: RunKind, *, steps_planned: int | None, marked_steps: int | None, last_export_whole: bool, begun: bool
+    kind: RunKind,
+    *,
+    steps_planned: int | None,
+    marked_steps: int | None,
+    last_export_whole: bool,
+    begun: bool,
+    paused: bool = False,
 ) -> TrainingOutcome:
     """Return the training outcome by its files.
 
@@ -52,11 +60,14 @@ def training_outcome(
         marked_steps: steps in training.json of this plan; None without such a file.
         last_export_whole: whether the last checkpoint in training.json is valid.
         begun: whether there is an attempt or a metrics row.
+        paused: whether its saved state is that of the step at which it is to pause.
     """
     if kind is RunKind.CONTROL:
         return TrainingOutcome.NOT_STARTED
     if marked_steps is not None and marked_steps == steps_planned and last_export_whole:
         return TrainingOutcome.COMPLETE
+    if paused:
+        return TrainingOutcome.PAUSED
     return TrainingOutcome.PARTIAL if begun else TrainingOutcome.NOT_STARTED
 
 
@@ -67,6 +78,8 @@ def run_status(standing: StatusInputs) -> RunStatus:
         # Of a job that cannot be asked after now, its own traces tell whether it ever began.
         unseen = job.state is JobState.UNKNOWN and standing.outcome is TrainingOutcome.NOT_STARTED
         return RunStatus.QUEUED if unseen or job.state in _WAITING else RunStatus.RUNNING
+    if standing.cut:
+        return RunStatus.CUT
     waiting = RunStatus.PREPARED if standing.prepared else RunStatus.PLANNED
     if standing.kind is RunKind.CONTROL:
         if standing.evaluated:
@@ -77,6 +90,8 @@ def run_status(standing: StatusInputs) -> RunStatus:
             return RunStatus.TRAINED
         well = job is None or job.state in (JobState.COMPLETED, JobState.UNKNOWN)
         return RunStatus.COMPLETED if well else RunStatus.COMPLETED_FAILED_EXIT
+    if standing.outcome is TrainingOutcome.PAUSED:
+        return RunStatus.PAUSED
     if standing.outcome is TrainingOutcome.PARTIAL:
         return RunStatus.INTERRUPTED if job is None else _unfinished(job)
     # A job that nobody saw begin: cancelled in the queue it leaves nothing, failed before our script it does.

@@ -6,12 +6,10 @@ starts and ends in run folders, the rest is queried. How jobs are submitted, lis
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from functools import partial
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Generic, TypeVar
 
 from touchline.core.clock import Clock, RealClock
 from touchline.core.errors import (
@@ -19,78 +17,36 @@ from touchline.core.errors import (
     SubmissionLimitError,
     SubmissionRejectedError,
     SubmissionUnknownError,
-    TouchlineError,
 )
-from touchline.core.files import open_regular
-from touchline.core.status import HEARTBEAT_STALE_SECONDS, Attempt, JobState
-from touchline.core.units import format_seconds
+from touchline.run.job_tracker import JobTracker, Queries
 from touchline.run.ledger import Ledger, LedgerReader
 from touchline.run.protocol import Job
 from touchline.run.slurm_jobs import JobMatches, candidates
-from touchline.run.slurm_queries import Queue, SacctJob
-from touchline.run.slurm_views import (
-    JobEvidence,
-    exited_on_its_own,
-    is_alive,
-    last_view,
-    view_of,
-)
 from touchline.slurm.answers import SbatchResult, Submission
 from touchline.slurm.job_view import JobView
-from touchline.slurm.local.commands import Commands
-from touchline.slurm.queue import QueueRow
+from touchline.slurm.local.commands import CommandResult, Commands
 from touchline.slurm.schedulers import SCHEDULERS
 from touchline.slurm.states import read_job_id
 
 TICK_SECONDS = 2.0
-SUBMIT_SECONDS = 60.0
+_SUBMIT_SECONDS = 60.0
 """Timeout of a submission in seconds; its effect is then searched for."""
-LOST_SECONDS = 300.0
-"""Seconds without an entry in the queue or a heartbeat after which a job is lost."""
-IDS_AT_ONCE = 500
-_LOST_LOOKS = 3
-_NOTED_SECONDS = 60.0
-_TAIL_BYTES = 1 << 16
+_IDS_AT_ONCE = 500
+AnyQueries = TypeVar("AnyQueries", bound=Queries)
 
 
-class Queries(Protocol):
-    """Queries of a scheduler with their last answers."""
-
-    queue: Queue
-    """Last complete answer."""
-    fault: str
-    """Error of the last query of the queue; empty if it succeeded."""
-    is_absent: bool
-    """Whether the scheduler's commands are missing on this machine."""
-
-    def accounted(self, job_id: str) -> SacctJob | None:
-        """Return what the accounting says of a job; None if nothing, or if there is none."""
-        ...
-
-    def is_unaccounted(self, job_id: str) -> bool:
-        """Return True if the accounting has no more to report on a job."""
-        ...
-
-    def knows(self, job_id: str) -> bool | None:
-        """Return True if the scheduler knows a job; None if it gave no answer."""
-        ...
-
-    def find(self, tokens: Sequence[str], since_unix: float) -> Mapping[str, str] | None:
-        """Return the ids of jobs submitted with these tokens; None if unknown."""
-        ...
-
-
-class SchedulerExecutor:
+class SchedulerExecutor(ABC, Generic[AnyQueries]):
     """Executor on a cluster: what `SlurmExecutor` and `PbsExecutor` have in common."""
 
     name: str
     waits_itself = True
+    make_queries: Callable[[Commands, Clock, float], AnyQueries]
+    """Returns the scheduler's queries for its commands, a clock and the seconds between two of them."""
 
     def __init__(
         self,
         commands: Commands,
         ledger_path: Path,
-        queries: Queries,
         *,
         clock: Clock | None = None,
         poll_seconds: float = 30.0,
@@ -101,23 +57,19 @@ class SchedulerExecutor:
         Args:
             commands: runner of the scheduler's commands.
             ledger_path: ledger of the experiment.
-            queries: queries of the scheduler.
             clock: time and sleep functions.
             poll_seconds: minimum interval of queries, however often `query_jobs` is called.
             lock: descriptor of the experiment lock; a submission whose caller is killed holds it until it ends.
         """
         self._commands = commands
         self._clock: Clock = clock or RealClock()
-        self._ledger = Ledger(ledger_path, self.name)
         self._reader = LedgerReader(ledger_path)
-        self._queries = queries
+        self._queries = self.make_queries(commands, self._clock, poll_seconds)
         self._lock = lock
-        self._title = SCHEDULERS[self.name].title
-        self._submitted: dict[str, float] = {}
-        self._beats: dict[tuple[Path, str], tuple[float | None, float]] = {}
-        self._missing: dict[str, list[float]] = {}
-        self._seen: dict[str, int] = {}
-        self._forgotten: set[str] = set()
+        self._scheduler = SCHEDULERS[self.name]
+        self._tracker = JobTracker(
+            self._queries, Ledger(ledger_path, self.name), self._clock, scheduler=self._scheduler.title
+        )
         # Exit files are seen at once, without asking anybody; the queue is asked no more often than that.
         self.tick_seconds = min(poll_seconds, TICK_SECONDS)
 
@@ -126,9 +78,21 @@ class SchedulerExecutor:
         """Error of the last query; empty if it succeeded."""
         return self._queries.fault
 
+    @abstractmethod
     def _refresh(self, jobs: Sequence[Job]) -> None:
         """Query the queue again unless its interval has not passed."""
-        raise NotImplementedError
+
+    @abstractmethod
+    def _submission_words(self, job: Job, token: str, after: Sequence[str]) -> list[str]:
+        """Return the command that submits a job's script, without the script."""
+
+    @abstractmethod
+    def _read_submission(self, answer: CommandResult) -> Submission:
+        """Return what the command that submits has answered."""
+
+    @abstractmethod
+    def _has_no_such_job(self, err: str) -> bool:
+        """Return True if the command that ends jobs failed only because some have ended meanwhile."""
 
     def _ask_more(self, known: Sequence[JobMatches]) -> None:
         """Ask elsewhere about jobs that the queue does not list; nothing where there is no such place."""
@@ -147,7 +111,7 @@ class SchedulerExecutor:
         if found is None:
             fault = self._queries.fault or "the accounting gives no answer"
             raise SubmissionUnknownError(
-                f"{self._title} does not report whether a job was submitted: {fault}",
+                f"{self._scheduler.title} does not report whether a job was submitted: {fault}",
                 hint="nothing was submitted again; rerun later to find it",
             )
         for job_id in found.values():
@@ -175,14 +139,60 @@ class SchedulerExecutor:
                 raise HostError(f"{what} cannot be run here: {submission.reason}", expected=submission.hint)
         return None
 
+    def start(self, job: Job, token: str, gpus: tuple[str, ...], after: Sequence[str] = ()) -> str:
+        """Submit a job's script from its folder. Return its id. The scheduler chooses the GPUs.
+
+        Raises:
+            SubmissionRejectedError, SubmissionLimitError, SubmissionUnknownError, HostError: as the protocol says.
+        """
+        del gpus
+        assert job.script is not None, job.name
+        words = self._submission_words(job, token, after)
+        begun = self._clock.now()
+        answer = self._commands.run(
+            [*words, job.script],
+            timeout_seconds=_SUBMIT_SECONDS,
+            cwd=job.folder,
+            keep=() if self._lock is None else (self._lock,),
+        )
+        submission = self._read_submission(answer)
+        what = f"{words[0]} {str(job.folder / job.script)!r}"
+        if (job_id := self._accepted(submission, what)) is not None:
+            return job_id
+        found = self._queries.find([token], begun)
+        if found:
+            return self._took(found[token])
+        if found is not None and submission.is_limited:
+            raise SubmissionLimitError(f"{what} was not taken now: too many jobs in the queue", hint=submission.hint)
+        raise SubmissionUnknownError(f"{what} gave no clear answer: {submission.reason}", hint=submission.hint)
+
     def _took(self, job_id: str) -> str:
-        self._submitted[job_id] = self._clock.monotonic()
+        self._tracker.submitted(job_id)
         return job_id
 
     def _active_ids(self, jobs: Sequence[Job]) -> list[str]:
         """Return the scheduler's ids of the jobs that are active."""
         ids = [view.job_id for view in self.query_jobs(jobs).values() if view.active]
         return [id_ for id_ in ids if read_job_id(id_) is not None]
+
+    def stop(self, jobs: Sequence[Job]) -> None:
+        """Send TERM to running jobs, which save within SLURM's KillWait or PBS's kill_delay, and remove
+        queued ones.
+
+        Raises:
+            HostError: the scheduler's command failed.
+        """
+        ids = self._active_ids(jobs)
+        command = self._scheduler.cancel
+        for start in range(0, len(ids), _IDS_AT_ONCE):
+            some = ids[start : start + _IDS_AT_ONCE]
+            answer = self._commands.run([command, *some], timeout_seconds=_SUBMIT_SECONDS)
+            if not answer.ok and not self._has_no_such_job(answer.err):
+                raise HostError(
+                    f"{command}: {answer.err.strip() or f'it ended with {answer.code}'}",
+                    expected=f"a {self._scheduler.server} that answers",
+                    hint=f"later: {command} {' '.join(ids[:20])}",
+                )
 
     def query_jobs(self, jobs: Sequence[Job]) -> Mapping[str, JobView]:
         """Return the view of the last job of each name, including jobs submitted by others."""
@@ -191,164 +201,5 @@ class SchedulerExecutor:
         self._refresh(jobs)
         known = [candidates(job, self._reader.of(job.name), self._queries.queue, self.name) for job in jobs]
         self._ask_more(known)
-        views = {each.job.name: self._view(each) for each in known}
+        views = {each.job.name: self._tracker.view(each) for each in known}
         return {name: view for name, view in views.items() if view is not None}
-
-    def _view(self, each: JobMatches) -> JobView | None:
-        by_hand = [_by_hand(attempt, self._title, self._is_alive(each.job, attempt)) for attempt in each.by_hand]
-        if not each.ids:
-            return max(by_hand, key=lambda view: view.active, default=None)
-        queue = self._queries.queue
-        ids = each.without_held(queue)
-        rows = {job_id: each.rows(queue, job_id) for job_id in ids}
-        # Older jobs than the last one are over, unless squeue says otherwise: the last was begun for that reason.
-        views = [
-            self._view_of(each, job_id, rows[job_id])
-            for job_id in ids
-            if job_id == ids[-1] or any(not row.state.ended for row in rows[job_id])
-        ]
-        active = [view for view in (*by_hand, *views) if view.active]
-        # Of a job that works and a twin that waits, the one that works tells more.
-        return next((view for view in active if view.state is not JobState.PENDING), active[0] if active else views[-1])
-
-    def _view_of(self, each: JobMatches, job_id: str, rows: tuple[QueueRow, ...]) -> JobView:
-        """Return the view of one job of the scheduler."""
-        attempt = each.attempts.get(job_id)
-        identity = read_job_id(job_id)
-        known = JobEvidence(
-            job_id=job_id,
-            is_step=identity is not None and identity.step is not None,
-            attempt=attempt,
-            row=_foremost(rows),
-            accounted=each.accounted(self._queries.accounted(job_id), job_id),
-            recorded=each.recorded.get(job_id),
-            beats=attempt is not None and self._has_moved(each.job, attempt),
-            log=partial(_tail, each.job, job_id),
-        )
-        now = self._clock.now()
-        view = view_of(known, now)
-        if rows or not view.active:
-            self._found(each, job_id)
-            return view
-        if view.source in ("process", "heartbeat"):
-            return view
-        return self._missed(each, known, view)
-
-    def _missed(self, each: JobMatches, known: JobEvidence, view: JobView) -> JobView:
-        """Return the view of a job that the queue does not list, without an exit record or heartbeat."""
-        job_id = known.job_id
-        queries = self._queries
-        submitted = self._submitted.get(job_id)
-        if submitted is not None and submitted >= queries.queue.asked:
-            return replace(view, state=JobState.PENDING, source="ledger", reason="submitted a moment ago")
-        if queries.is_absent and exited_on_its_own(known):  # read where there is no scheduler
-            return last_view(known, "")
-        if queries.fault or not queries.queue.number:
-            return replace(view, reason="; ".join(filter(None, (view.reason, queries.fault))))
-        if exited_on_its_own(known) and self._is_forgotten(job_id.partition(".")[0]):
-            return last_view(known, "")
-        identity = read_job_id(job_id)
-        if identity is not None and not queries.is_unaccounted(identity.whole):
-            kept = known.accounted
-            # No answer yet, or an end whose exit code is still on its way. A row that nobody ended is no sign of life.
-            if kept is None or kept.row.state.ended:
-                return replace(
-                    view, reason=view.reason or "squeue no longer lists it; sacct has not reported its end yet"
-                )
-        gone = self._gone_seconds(each, job_id)
-        if gone is not None and gone >= LOST_SECONDS and self._is_forgotten(job_id.partition(".")[0]):
-            reason = f"lost: not in {self._title} for {format_seconds(gone)}, and no heartbeat"
-            return last_view(known, reason)
-        return replace(view, reason=f"{self._title} does not list it{f'; {view.reason}' if view.reason else ''}")
-
-    def _is_forgotten(self, job_id: str) -> bool:
-        """Return True if the controller itself does not know a job; squeue hides other users' jobs."""
-        if job_id not in self._forgotten and self._queries.knows(job_id) is False:
-            self._forgotten.add(job_id)
-        return job_id in self._forgotten
-
-    def _gone_seconds(self, each: JobMatches, job_id: str) -> float | None:
-        """Return the seconds for which complete answers have lacked a job; None after too few answers.
-
-        Each is recorded in the ledger, at most one per minute, so that later processes continue counting.
-        """
-        clock = self._clock
-        looks = self._missing.get(job_id)
-        if looks is None:
-            looks = self._missing[job_id] = []
-            for entry in each.events:
-                if entry.job_id == job_id and entry.event in ("missing", "found"):
-                    age = max(clock.now() - entry.time_unix, 0.0)
-                    looks[:] = [*looks, clock.monotonic() - age] if entry.event == "missing" else []
-        number = self._queries.queue.number
-        is_new = self._seen.get(job_id) != number
-        self._seen[job_id] = number
-        if is_new and (not looks or clock.monotonic() - looks[-1] >= _NOTED_SECONDS):
-            looks.append(clock.monotonic())
-            with contextlib.suppress(OSError, TouchlineError):  # somebody who may only read looks too
-                self._ledger.record("missing", each.job.name, job_id=job_id, time_unix=clock.now())
-        return clock.monotonic() - looks[0] if len(looks) >= _LOST_LOOKS else None
-
-    def _found(self, each: JobMatches, job_id: str) -> None:
-        """Record that a missing job was found, or its end is known."""
-        noted = [entry.event for entry in each.events if entry.job_id == job_id and entry.event in ("missing", "found")]
-        self._missing.pop(job_id, None)
-        self._forgotten.discard(job_id)
-        if noted and noted[-1] == "missing":
-            with contextlib.suppress(OSError, TouchlineError):
-                self._ledger.record("found", each.job.name, job_id=job_id, time_unix=self._clock.now())
-
-    def _has_moved(self, job: Job, attempt: Attempt) -> bool:
-        """Return True if a heartbeat changed between two recent readings, so other nodes' clocks do not matter."""
-        key = (job.status, f"{attempt.start.job_id}.{attempt.start.restart}")
-        now = self._clock.monotonic()
-        before = self._beats.get(key)
-        if before is None:
-            self._beats[key] = (attempt.heartbeat_unix, float("-inf"))
-            return False
-        if before[0] != attempt.heartbeat_unix:
-            self._beats[key] = (attempt.heartbeat_unix, now)
-        return now - self._beats[key][1] <= HEARTBEAT_STALE_SECONDS
-
-    def _is_alive(self, job: Job, attempt: Attempt) -> bool:
-        return is_alive(attempt, self._clock.now(), beats=self._has_moved(job, attempt))
-
-
-def _foremost(rows: Sequence[QueueRow]) -> QueueRow | None:
-    """Return a living task of an array, else one that failed."""
-    if not rows:
-        return None
-    return min(rows, key=lambda row: (row.state.ended, row.state is JobState.COMPLETED))
-
-
-def _by_hand(attempt: Attempt, scheduler: str, alive: bool) -> JobView:
-    """Return the view of an attempt without the scheduler, `bash finetune.slurm` on a login node."""
-    start, end = attempt.start, attempt.exit
-    if alive:
-        state, reason = JobState.RUNNING, f"started without {scheduler}"
-    else:
-        state = JobState.UNKNOWN if end is None else end.state
-        reason = "killed (no exit record)" if end is None else end.reason
-    return JobView(
-        job_id=start.job_id,
-        state=state,
-        active=alive,
-        source="exit file" if end is not None else "process" if attempt.alive is not None else "heartbeat",
-        reason=reason,
-        exit_code=None if end is None else end.code,
-        restarts=start.restart,
-        node=start.host,
-        started_unix=start.time_unix,
-        ended_unix=None if end is None else end.time_unix,
-    )
-
-
-def _tail(job: Job, job_id: str) -> str:
-    """Return the end of a job's output; empty if there is none."""
-    path = job.output_path(job_id.partition(".")[0])
-    try:
-        with open_regular(path) as stream:
-            stream.seek(max(path.stat().st_size - _TAIL_BYTES, 0))
-            return stream.read(_TAIL_BYTES).decode(errors="replace")
-    except OSError:
-        return ""

@@ -50,17 +50,29 @@ def is_command_active(folder: ExperimentFolder) -> bool:
     return bool(folder.queued())
 
 
-def selected(plan: Plan, only: str | None) -> list[PlannedRun]:
+def selected(plan: Plan, only: str | None, whole: Plan | None = None) -> list[PlannedRun]:
     """Return the selected runs.
+
+    Args:
+        plan: plan with the runs to select from.
+        only: the run; None for all.
+        whole: the plan with the runs too that its strategy has not started.
 
     Raises:
         InputError: there is no such run.
+        PolicyError: the strategy has not started it.
     """
     if only is None:
         return list(plan.runs)
     found = plan.run(only)
+    if found is None and whole is not None and whole.run(only) is not None:
+        raise PolicyError(
+            f"{only} is planned, and the strategy has not started it",
+            expected=f"one of {', '.join(run.name for run in plan.runs) or 'no run yet'}",
+            hint="touchline status shows what the strategy has decided",
+        )
     if found is None:
-        raise no_such_run(only, plan)
+        raise no_such_run(only, plan if whole is None else whole)
     return [found]
 
 
@@ -80,8 +92,8 @@ def one_run(source: Path, name: str | None) -> tuple[ExperimentFolder, Plan, Pla
         if (parent / "experiment.yaml").is_file():
             place, name = parent, source.resolve().name
     folder = ExperimentFolder(place)
-    plan = folder.planned()
-    chosen = selected(plan, name)
+    plan = folder.started_plan()
+    chosen = selected(plan, name, folder.planned())
     if name is None and len(chosen) > 1:
         names = ", ".join(each.name for each in chosen[:10]) + (" ..." if len(chosen) > 10 else "")
         raise InputError("which run?", expected=f"--run with one of {names}", hint=f"--run {chosen[0].name}")

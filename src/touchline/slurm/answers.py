@@ -40,6 +40,8 @@ class Submission:
     """The last words that name a reason, as they were written."""
     hint: str | None = None
     """Action for the user."""
+    is_limited: bool = False
+    """Whether the command was ended while it waited because there are too many jobs."""
 
 
 _ID = re.compile(r"(\d{1,10})(?:;([^\s;]{1,200}))?")
@@ -111,7 +113,8 @@ def read_submission(out: str, err: str, code: int | None) -> Submission:
         message = reason or (
             f"sbatch ended with 0 and said {last[:200]!r}" if code == 0 else "sbatch was ended by a signal"
         )
-        return Submission(verdict=SbatchResult.UNCLEAR, reason=message, hint=_HINT_UNCLEAR)
+        limited = "temporarily unable to accept job" in err
+        return Submission(verdict=SbatchResult.UNCLEAR, reason=message, hint=_HINT_UNCLEAR, is_limited=limited)
     if _LATER.search(err):
         return Submission(verdict=SbatchResult.LIMIT, reason=reason, hint=_HINT_LATER)
     failed = _FAILED.search(err)
@@ -119,11 +122,6 @@ def read_submission(out: str, err: str, code: int | None) -> Submission:
         message = reason or f"sbatch ended with {code} and said nothing"
         return Submission(verdict=SbatchResult.UNCLEAR, reason=message, hint=_HINT_UNCLEAR)
     return Submission(verdict=SbatchResult.REFUSED, reason=reason, hint=_hint(err))
-
-
-def waits_at_a_limit(err: str) -> bool:
-    """Return True if sbatch was killed while waiting because there are too many jobs."""
-    return "temporarily unable to accept job" in err
 
 
 def _reason(err: str) -> str:

@@ -17,6 +17,8 @@ class Scheduler:
     """Command line that shows this user's jobs."""
     cancel: str
     """Command that ends a job."""
+    server: str
+    """Its program that answers these commands."""
     ending: str
     """Ending of the job scripts' names."""
     caution: str = ""
@@ -26,10 +28,21 @@ class Scheduler:
 PBS_CAUTION = "PBS support is unverified until it has run on a real one: it was tested against a stand-in only"
 SCHEDULERS = {
     "slurm": Scheduler(
-        title="SLURM", submit="sbatch", queue='squeue --user="$(id -un)"', cancel="scancel", ending="slurm"
+        title="SLURM",
+        submit="sbatch",
+        queue='squeue --user="$(id -un)"',
+        cancel="scancel",
+        server="controller",
+        ending="slurm",
     ),
     "pbs": Scheduler(
-        title="PBS", submit="qsub", queue='qstat -u "$(id -un)"', cancel="qdel", ending="pbs", caution=PBS_CAUTION
+        title="PBS",
+        submit="qsub",
+        queue='qstat -u "$(id -un)"',
+        cancel="qdel",
+        server="server",
+        ending="pbs",
+        caution=PBS_CAUTION,
     ),
 }
 """Schedulers by the value of `compute.executor`; `local` has none."""

@@ -95,11 +95,12 @@ def shuffled_controls(
 
 def _untrained(run: RunSpec, kind: ControlKind, seed: int) -> RunSpec:
     levels = _levels(run, ("models",))
-    return replace(run, kind=RunKind.CONTROL, control=kind, seed=seed, link=None, levels=levels)
+    return replace(run, kind=RunKind.CONTROL, control=kind, seed=seed, link=None, levels=levels, phase=None)
 
 
 def _shuffled(run: RunSpec, name: str) -> RunSpec:
-    return replace(run, name=name, control=ControlKind.SHUFFLED, levels=_levels(run, ("models", STAGE)))
+    levels = _levels(run, ("models", STAGE))
+    return replace(run, name=name, control=ControlKind.SHUFFLED, levels=levels, phase=None)
 
 
 def _levels(run: RunSpec, kept: tuple[str, ...]) -> tuple[Level, ...]:

@@ -9,13 +9,14 @@ from dataclasses import replace
 
 from touchline.core.errors import InputError
 from touchline.core.finding import Finding
-from touchline.core.levels import STAGE, Level
+from touchline.core.levels import SEEDS, STAGE, Level, level_text
 from touchline.spec.controls import shuffled_controls, untrained_controls
 from touchline.spec.document import YamlDocument, error
 from touchline.spec.experiment import Experiment, StageConfig, TrainConfig, with_fields
 from touchline.spec.methods import method_faults
 from touchline.spec.names import Condition, ModelLabel, run_names, stage_run_names
 from touchline.spec.overlay import setting, with_settings
+from touchline.spec.phases import seeds_of_condition
 from touchline.spec.runs import ParentLink, RunKind, RunSpec
 from touchline.spec.stages import chain_faults, stage_settings
 
@@ -67,7 +68,7 @@ class _Tried:
     """The experiment with settings, each tried once, and everything that was wrong with them."""
 
     def __init__(self, experiment: Experiment, document: YamlDocument) -> None:
-        self._alone = with_fields(experiment, stages=())
+        self._alone = with_fields(experiment, stages=(), strategy=None)
         self._document = document
         self._known: dict[str, tuple[Experiment | None, list[Finding]]] = {}
         self.findings: list[Finding] = []
@@ -89,9 +90,11 @@ def _conditions(experiment: Experiment, tried: _Tried) -> list[Condition]:
         configured = tried.with_settings(settings)
         if configured is None:
             continue
-        for seed in experiment.seeds:
+        levels = {level.factor: level.value for level in _level_texts(model, settings)}
+        for seed, phase in seeds_of_condition(experiment.strategy, experiment.seeds, levels):
             if not _excluded(experiment, configured, model, seed):
-                found.append(Condition(model=model, settings=settings, experiment=configured, seed=seed))
+                condition = Condition(model=model, settings=settings, experiment=configured, seed=seed, phase=phase)
+                found.append(condition)
     return found
 
 
@@ -124,7 +127,8 @@ def _run(name: str, condition: Condition, experiment: Experiment) -> RunSpec:
         train=_with_alpha(configured.train),
         evaluate=configured.evaluate,
         seed=condition.seed,
-        levels=_level_texts(experiment, condition),
+        levels=(*_level_texts(condition.model, condition.settings), *_seed_level(experiment, condition)),
+        phase=condition.phase,
     )
 
 
@@ -176,18 +180,12 @@ def _with_alpha(train: TrainConfig) -> TrainConfig:
     return replace(train, lora=replace(train.lora, alpha=train.lora.resolved_alpha))
 
 
-def _level_texts(experiment: Experiment, condition: Condition) -> tuple[Level, ...]:
-    levels = [Level(factor="models", value=condition.model)]
-    levels += [Level(factor=key, value=level_text(value)) for key, value in condition.settings.items()]
-    if len(experiment.seeds) > 1:
-        levels.append(Level(factor="seeds", value=str(condition.seed)))
-    return tuple(levels)
+def _level_texts(model: str, settings: Settings) -> tuple[Level, ...]:
+    levels = [Level(factor="models", value=model)]
+    return (*levels, *(Level(factor=key, value=level_text(value)) for key, value in settings.items()))
 
 
-def level_text(value: object) -> str:
-    """Return a level as shown in tables."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, float):
-        return f"{value:g}"
-    return value if isinstance(value, str) else json.dumps(value)
+def _seed_level(experiment: Experiment, condition: Condition) -> tuple[Level, ...]:
+    """Return the seed as a level, where it varies."""
+    varies = len(experiment.seeds) > 1 or experiment.strategy is not None
+    return (Level(factor=SEEDS, value=str(condition.seed)),) if varies else ()

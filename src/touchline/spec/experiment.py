@@ -20,6 +20,7 @@ from typing import Annotated, ClassVar, Literal, Required, TypedDict, Unpack, ge
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 
 from touchline.spec import defaults
+from touchline.spec.strategy import StrategyConfig
 
 PositiveInt = Annotated[int, Ge(1)]
 NonNegativeInt = Annotated[int, Ge(0)]
@@ -428,6 +429,7 @@ class ExperimentKeys(TypedDict, total=False):
     exclude: Sequence[Mapping[str, object]]
     seeds: Sequence[int]
     controls: Sequence[Literal["base", "noop", "shuffled"]]
+    strategy: Mapping[str, object] | None
     evaluate: Mapping[str, object]
     compute: Mapping[str, object]
     run_names: str | None
@@ -481,6 +483,9 @@ class Experiment(_Origin):
     that changes nothing, which must score the same. `shuffled`: the first condition and seed of every base model and
     dataset is also trained on answers shuffled among the training rows, so that its gain comes from the form of the
     answers alone."""
+    strategy: StrategyConfig | None = None
+    """Two phases instead of all runs at once: explore cuts conditions by validation loss, confirm adds seeds to its
+    contrasts until they are settled; none: every condition runs with every seed."""
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     """The evaluation."""
     compute: ComputeConfig = field(default_factory=ComputeConfig)

@@ -18,6 +18,7 @@ from touchline.core.model_size import split_name
 from touchline.spec.document import YamlDocument, error
 from touchline.spec.experiment import Experiment, TrainConfig
 from touchline.spec.runs import RUN_NAME, RunSpec
+from touchline.spec.strategy import Phase
 
 _SHORT = {
     **{"learning_rate": "lr", "global_batch_size": "batch", "micro_batch_size": "micro", "max_seq_len": "len"},
@@ -50,6 +51,8 @@ class Condition:
     """The experiment with these settings."""
     seed: int
     """The replicate."""
+    phase: Phase | None = None
+    """Phase of a strategy; None without one."""
 
 
 def label_of(model: str) -> ModelLabel:

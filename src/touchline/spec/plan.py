@@ -15,6 +15,8 @@ from touchline.spec.evaluation import EvaluationTask
 from touchline.spec.experiment import ComputeConfig, DataConfig, EvaluateConfig, LoraConfig, TrainConfig
 from touchline.spec.labels import LabelSet
 from touchline.spec.runs import ControlKind, ParentLink, RunKind
+from touchline.spec.strategy import Phase, PlannedStrategy
+from touchline.statistics.spread_types import SpreadInput
 
 PLAN_SCHEMA_VERSION = 2
 
@@ -114,6 +116,8 @@ class PlannedRun:
     """Hash of the images of each split, by its name; none without images, and in older plans."""
     accepted: dict[str, object]
     """Settings that were edited in the run's folder and accepted, by dotted key."""
+    phase: Phase | None = None
+    """Phase of a strategy; None without one, and for controls."""
     digest: str
     """Hash over everything above that changes the work; drift is a changed digest."""
 
@@ -293,10 +297,16 @@ class Plan:
     """Revisions of the plan, with date and reason."""
     cohorts: tuple[Cohort, ...] = ()
     """Runs that train side by side."""
+    strategy: PlannedStrategy | None = None
+    """Strategy that decides which of the runs are started; None where all are."""
+    pruning_evidence: str = ""
+    """What the past sweeps of the model and task say of explore's policy; empty without explore."""
     alone: tuple[TrainedAlone, ...] = ()
     """Other runs that train, by the reason why they are trained alone."""
     slots_reason: str = ""
     """Why so many runs are trained at once on a CPU (`machine.slots`); empty elsewhere."""
+    spread: tuple[SpreadInput, ...] = ()
+    """Spread between seeds and between items that the section on power counts on; empty in older plans."""
     slots_gain: Measured = NO_EVIDENCE
     """Predicted: how many times as fast all trainings are in slots as one after the other with all threads."""
 

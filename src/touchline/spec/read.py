@@ -18,6 +18,7 @@ from touchline.spec.document import YamlDocument, error, parse, parse_value
 from touchline.spec.expand import FACTOR_ROOTS
 from touchline.spec.experiment import DataConfig, Experiment
 from touchline.spec.overlay import with_settings
+from touchline.spec.phases import strategy_faults
 from touchline.spec.runs import RUN_NAME
 from touchline.spec.stages import stage_faults, stage_settings
 from touchline.spec.validate import adapter, build, dotted_keys, unknown_key
@@ -222,13 +223,19 @@ def _design_faults(experiment: Experiment, document: YamlDocument) -> list[Findi
         findings.append(error("EX007", "seeds", "a seed is given twice", document.where(["seeds"])))
     if len(set(experiment.models)) != len(experiment.models):
         findings.append(error("EX007", "models", "a model is given twice", document.where(["models"])))
-    for key in ("deadline", "time_limit"):
+    findings += strategy_faults(experiment, document)
+    durations: dict[tuple[str, str], str | None] = {
+        ("compute", "deadline"): experiment.compute.deadline,
+        ("compute", "time_limit"): experiment.compute.time_limit,
+        ("strategy", "budget"): None if experiment.strategy is None else experiment.strategy.budget,
+    }
+    for path, duration in durations.items():
         try:
-            parse_duration(getattr(experiment.compute, key) or "1h")
+            parse_duration("1h" if duration is None else duration)
         except InputError as fault:
-            where = document.where(["compute", key])
-            message = f"compute.{key}: {fault.message}; expected {fault.expected}"
-            findings.append(error("EX003", f"compute.{key}", message, where))
+            key = ".".join(path)
+            message = f"{key}: {fault.message}; expected {fault.expected}"
+            findings.append(error("EX003", key, message, document.where(path)))
     for key in ("partition", "account", "qos", "constraint"):
         value = getattr(experiment.compute, key)
         if value is not None and (wrong := value_fault(value)) is not None:

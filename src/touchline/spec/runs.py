@@ -9,6 +9,7 @@ from typing import Literal
 
 from touchline.core.levels import Level
 from touchline.spec.experiment import DataConfig, EvaluateConfig, TrainConfig
+from touchline.spec.strategy import Phase
 
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 """What a run may be called, whatever the level's text: it becomes a folder, a job name and a column."""
@@ -70,3 +71,5 @@ class RunSpec:
     """Link to the parent; None if it starts from the base model."""
     control: ControlKind | None = None
     """Kind of control; None for other runs."""
+    phase: Phase | None = None
+    """Phase of a strategy; None without one, and for controls."""

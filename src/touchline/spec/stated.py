@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from touchline.core.finding import Location
-from touchline.core.levels import STAGE
+from touchline.core.levels import STAGE, level_text
 from touchline.spec.document import Path, YamlDocument
-from touchline.spec.expand import level_text
 from touchline.spec.experiment import CheckpointInterval, DataConfig, TrainConfig, accumulation_steps
 from touchline.spec.partial import Cadence, Stated, StatedSource, StatedTraining
 from touchline.spec.runs import RunSpec

@@ -29,6 +29,19 @@ class Conclusion(StrEnum):
         return Conclusion.NOT_ESTABLISHED.value if self is Conclusion.NOT_TESTABLE else self.value
 
 
+class Verdict(StrEnum):
+    """State of a contrast after a look."""
+
+    ESTABLISHED = "established"
+    """The level scores higher."""
+    OUT_OF_REACH = "out of reach"
+    """Given up before the last look: the promised difference is not to be expected any more."""
+    UNDECIDED = "undecided"
+    """Tested again at the next look."""
+    NOT_ESTABLISHED = "not established"
+    """The last look was taken, and nothing was shown; this is not "no difference"."""
+
+
 class SeedTestKind(StrEnum):
     """The test over training seeds; the design fixes which one."""
 

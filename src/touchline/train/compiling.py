@@ -25,7 +25,8 @@ from touchline.core.errors import HostError, InputError
 from touchline.core.units import plural
 from touchline.spec.experiment import TrainConfig
 from touchline.train.log import LOG
-from touchline.train.model import LossFunction, add_gradient, base_of
+from touchline.train.model import base_of
+from touchline.train.target_loss import LossFunction, add_gradient
 
 COMPILER = "inductor"
 """Backend of torch.compile; tests without a C++ compiler take `eager`, which captures the same graphs."""

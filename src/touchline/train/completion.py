@@ -7,8 +7,8 @@ from pathlib import Path
 from touchline.backends.run_config import RunConfig
 from touchline.core.files import write_atomic
 from touchline.data.metrics import RetainedCheckpoint, ScoringSetup, TrainingMarker
+from touchline.data.training_state import ResumeState
 from touchline.train.folders import read_exports
-from touchline.train.resume import ResumeState
 from touchline.train.run import MARKER, training_text
 
 

@@ -43,15 +43,15 @@ from touchline.core.files import disk_errors, open_regular, read_bytes, read_tex
 from touchline.core.json_text import parse_json
 from touchline.core.quantity import Measured, MemoryKind, Missing, Quantity
 from touchline.core.units import plural
+from touchline.data.training_state import RESUME_FOLDER
 from touchline.data.versions import stack_versions
-from touchline.train.failures import refuse_nonsense
 from touchline.train.folders import ADAPTER_CONFIG_FILE, ADAPTER_FILE, remove_folder, remove_leftovers
 from touchline.train.inputs import CONFIG_LIMIT_BYTES, Inputs, load_inputs, read_config
 from touchline.train.log import LOG, MetricsLog
 from touchline.train.process import exit_code_of
 from touchline.train.record import AttemptSetup, TrainingRecord
 from touchline.train.resume import adopt, find_resume
-from touchline.train.run import METRICS, RESUME_FOLDER, Stop, is_done
+from touchline.train.run import METRICS, Stop, is_done
 
 RUN_VARIABLE = "TOUCHLINE_RUN_FOLDER"
 """Environment variable that marks the trainer's processes with their run folder."""
@@ -273,7 +273,7 @@ class Driver:
         self._record.begin(setup, self._begun)
 
     def _take_step(self, row: _Step) -> None:
-        refuse_nonsense(self._config.run, row.step, row.loss, row.grad_norm)
+        self._record.refuse_nonsense(row.step, row.loss, row.grad_norm)
         self._record.end_step(
             row.step,
             seconds=row.seconds,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from touchline.core.errors import RunsFailedError, TrainingOutOfMemoryError
+from touchline.core.errors import TrainingDivergedError, TrainingOutOfMemoryError
 
 
 def refuse_out_of_memory(error: Exception, run: str, step: int) -> None:
@@ -23,9 +23,9 @@ def refuse_out_of_memory(error: Exception, run: str, step: int) -> None:
 
 
 def refuse_nonsense(run: str, step: int, loss: float, norm: float) -> None:
-    """Raise RunsFailedError if the loss or the gradient norm of a step is not finite."""
+    """Raise TrainingDivergedError if the loss or the gradient norm of a step is not finite."""
     if not (math.isfinite(loss) and math.isfinite(norm)):
-        raise RunsFailedError(
+        raise TrainingDivergedError(
             f"step {step} of run {run}: loss {loss}, gradient norm {norm}",
             expected="finite numbers; what was saved before is untouched",
             hint="a lower train.learning_rate, a longer warm-up, or base_dtype: float32",

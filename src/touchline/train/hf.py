@@ -2,204 +2,31 @@
 
 A script in the run's folder builds the trainer; this module gives it the planned examples in the planned order, and
 writes metrics.jsonl, checkpoints, the training state for resuming and training.json. With several processes (torchrun)
-the first one writes.
+the first one writes. Scripts in run folders import `PlannedTraining` and `recorded` from here.
 """
 
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import datasets
 import torch
-import yaml
-from torch.utils.data import Sampler
-from transformers import AutoConfig, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from touchline.backends.peft.layout import PADDED
 from touchline.backends.run_config import RunConfig
-from touchline.core.errors import PlanDriftError
-from touchline.core.files import read_text_bounded
-from touchline.core.quantity import NO_EVIDENCE, Measured
-from touchline.data.images import load_pixels, require_pillow
-from touchline.data.metrics import ScoringSetup
+from touchline.data.images import require_pillow
 from touchline.data.rendering.image_rule import ImageRule
-from touchline.train.compiling import require_compiler
-from touchline.train.export import write_weights
-from touchline.train.failures import refuse_nonsense, refuse_out_of_memory
-from touchline.train.folders import remove_folder, remove_leftovers
-from touchline.train.inherit import Inheritance, merge_into, with_initial
-from touchline.train.inputs import CONFIG_LIMIT_BYTES, Inputs, load_inputs, path_of_config, read_config
-from touchline.train.kernels import require_kernels
-from touchline.train.lineage import prove_lineage, take_over
-from touchline.train.log import LOG
-from touchline.train.machine import MemorySampler, Stopwatch, gpu_meter, library_versions, select_device
-from touchline.train.model import IGNORED, TargetLoss, arrange_by_length, attending, class_of, mean_loss, pixel_inputs
-from touchline.train.parallel import Processes, is_member, processes
-from touchline.train.parent import Ancestry, Lineage, resolve_parent
-from touchline.train.quantization import keep_trainable_layout
-from touchline.train.record import AttemptSetup, TrainingRecord, scoring_attention
-from touchline.train.resume import ResumeState, adopt, find_resume
-from touchline.train.run import RESUME_FOLDER, Stop, is_done, open_log
+from touchline.train.hf_inputs import FILES, ImageCollator, PlannedOrder, PlannedTraining, open_planned
+from touchline.train.hf_recorder import Recorder
+from touchline.train.parallel import processes
+from touchline.train.run import Stop
 from touchline.train.schedule import learning_rate
-from touchline.train.sharding import gathered, sharded
-from touchline.train.untrained import score_untrained, untrained_setup
+from touchline.train.sharding import sharded
+from touchline.train.target_loss import IGNORED
 
 _BLANK_TOKENS = 2
-_FILES = "image_files"
-"""Column of the files of a row's images. A trainer would load those of a column "images", and render their chats."""
-
-
-@dataclass(kw_only=True, slots=True, eq=False)
-class PlannedTraining:
-    """Planned run, with its inputs as a Hugging Face Trainer takes them."""
-
-    folder: Path
-    """Run folder."""
-    settings: dict[str, Any]
-    """Content of finetune.yaml."""
-    inputs: Inputs
-    """Planned inputs, compared with the plan."""
-    saved: tuple[Path, ResumeState] | None
-    """Training state to resume from."""
-    stop: Stop
-    """Stop request, set by a signal."""
-    begun: float
-    """Monotonic time of the process's start."""
-    ancestry: Ancestry | None = None
-    """Parent checkpoint of a stage."""
-    inheritance: Inheritance | None = None
-    """Weights that a stage inherits."""
-    group: Processes = field(default_factory=Processes)
-    """Processes of the training. The first one writes."""
-    rounding: Measured = NO_EVIDENCE
-    """Relative rounding error of the adapters merged into the base."""
-
-    @property
-    def config(self) -> RunConfig:
-        """Resolved run."""
-        return self.inputs.config
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """Trainer arguments that recording needs: steps are logged one by one, and saves are asked for."""
-        # A trained vision tower has no part in a micro-batch without images.
-        partly = self.config.train.trains_all and self.inputs.model.vision
-        several = {} if self.group.size == 1 else {"ddp_find_unused_parameters": partly}
-        # Files of images are not an input of the model, and would be left out.
-        pictured = {"remove_unused_columns": False} if self.has_images else {}
-        return (
-            several
-            | pictured
-            | {
-                "output_dir": str(self.folder / RESUME_FOLDER),
-                "logging_steps": 1,
-                "logging_nan_inf_filter": False,
-                "eval_strategy": "no",
-                "save_strategy": "no",
-                "disable_tqdm": True,
-            }
-        )
-
-    @property
-    def has_images(self) -> bool:
-        """Return True if a training example shows an image."""
-        return any(row.images for row in self.inputs.train)
-
-    @property
-    def model_class(self) -> Any:
-        """Loader of the base: of causal language models, or of vision-language models."""
-        return class_of(AutoConfig.from_pretrained(self.config.model.path, local_files_only=True))
-
-    def prepare_base(self, model: Any) -> Any:
-        """Merge the adapters that a stage inherits into the base, before a new adapter is attached. Return the base."""
-        self.rounding = merge_into(model, {} if self.inheritance is None else self.inheritance.merged)
-        return model
-
-    def dataset(self) -> datasets.Dataset:
-        """Return the training split as token ids, labels and files of images, in the dataset's order."""
-        rows = self.inputs.train
-        columns: dict[str, list[Any]] = {
-            "input_ids": [[*row.prompt_ids, *row.answer_ids] for row in rows],
-            "labels": [[IGNORED] * len(row.prompt_ids) + list(row.answer_ids) for row in rows],
-        }
-        if self.has_images:
-            columns[_FILES] = [list(row.images) for row in rows]
-        return datasets.Dataset.from_dict(columns)
-
-
-def open_planned(folder: Path, stop: Stop) -> PlannedTraining | None:
-    """Read a run folder and compare it with the plan. Return None if the run is trained already.
-
-    Raises:
-        TouchlineError: refused: a file is missing or invalid, or an input changed since the plan.
-    """
-    begun = time.monotonic()
-    config = read_config(path_of_config(folder))
-    if is_done(folder, config):
-        LOG.info("run %s is trained already; nothing to do", config.run)
-        remove_folder(folder / RESUME_FOLDER)
-        return None
-    require_kernels(config.train)
-    require_compiler(config.train, "cuda" if torch.cuda.is_available() else "cpu")
-    if not is_member():
-        remove_leftovers(folder)
-        for path in (folder / RESUME_FOLDER).glob("checkpoint-*"):
-            remove_folder(path)
-    saved = find_resume(folder / RESUME_FOLDER, config.run_digest)
-    ancestry = resolve_parent(config, folder, resumes=saved is not None)
-    return PlannedTraining(
-        folder=folder,
-        settings=yaml.safe_load(read_text_bounded(folder / "finetune.yaml", CONFIG_LIMIT_BYTES)),
-        inputs=load_inputs(config, folder),
-        saved=saved,
-        stop=stop,
-        begun=begun,
-        ancestry=ancestry,
-        inheritance=None if ancestry is None else take_over(ancestry),
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class ImageCollator:
-    """Collator that adds the pixels of the images to the batches of another one."""
-
-    text: Callable[[list[dict[str, Any]]], dict[str, Any]]
-    """Collator of token ids and labels."""
-    rule: ImageRule
-    """Rule of the model's image processor."""
-
-    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
-        """Return a batch. Rows are padded by the text's collator; pixels follow each other in the order of the rows."""
-        files = [path for example in examples for path in example[_FILES]]
-        batch = self.text([{key: value for key, value in each.items() if key != _FILES} for each in examples])
-        return batch | pixel_inputs(load_pixels(files, self.rule), batch["input_ids"], self.rule) if files else batch
-
-
-class PlannedOrder(Sampler[int]):
-    """Examples of an epoch in the planned order.
-
-    All processes of a training take as many micro-batches. Where the examples do not suffice, a row without a label
-    fills them: it adds nothing to the loss or the gradient.
-    """
-
-    def __init__(self, planned: PlannedTraining) -> None:
-        batches, processes = planned.inputs.batches, planned.group.size
-        self._orders = batches.orders
-        examples = len(batches.orders[0])
-        self.blanks = -examples % (batches.micro_batch_size * processes) if processes > 1 else 0
-        self.epoch = 0
-
-    def __len__(self) -> int:
-        return len(self._orders[0]) + self.blanks
-
-    def __iter__(self) -> Iterator[int]:
-        yield from self._orders[self.epoch].tolist()
-        yield from [len(self._orders[0])] * self.blanks
 
 
 def recorded(trainer_class: type[Any], planned: PlannedTraining) -> type[Any]:
@@ -225,7 +52,7 @@ def recorded(trainer_class: type[Any], planned: PlannedTraining) -> type[Any]:
             self.planned_order = PlannedOrder(planned)
             if self.planned_order.blanks and not planned.config.train.packed:
                 _append_blank(self)
-            self.recorder = _Recorder(self, planned)
+            self.recorder = Recorder(self, planned)
             self.add_callback(self.recorder)
 
         def _get_train_sampler(self, *arguments: Any, **named: Any) -> Any:
@@ -254,7 +81,7 @@ def _append_blank(trainer: Any) -> None:
     """Append a row of two tokens without a label to a trainer's data, which it would have left out before."""
     rows: datasets.Dataset = trainer.train_dataset
     first = {name: value[:_BLANK_TOKENS] if isinstance(value, list) else value for name, value in rows[0].items()}
-    blank = first | {"labels": [IGNORED] * _BLANK_TOKENS} | ({_FILES: []} if _FILES in first else {})
+    blank = first | {"labels": [IGNORED] * _BLANK_TOKENS} | ({FILES: []} if FILES in first else {})
     blanks = datasets.Dataset.from_list([blank], features=rows.features)
     trainer.train_dataset = datasets.concatenate_datasets([rows, blanks])
 
@@ -269,257 +96,6 @@ def _rate_of(config: RunConfig) -> Callable[[int], float]:
         warmup_fraction=train.warmup_fraction,
         schedule=train.schedule,
     )
-
-
-class _Recorder(TrainerCallback):  # type: ignore[misc]
-    """Callback that writes the records of a training.
-
-    Args:
-        trainer: the trainer, built.
-        planned: the run.
-    """
-
-    def __init__(self, trainer: Any, planned: PlannedTraining) -> None:
-        self._trainer = trainer
-        self._planned = planned
-        self._config = planned.config
-        self._machine = select_device(planned.config.train.base_dtype)
-        self._model = trainer.accelerator.unwrap_model(trainer.model)
-        keep_trainable_layout(self._model)
-        self._inheritance = with_initial(planned.inheritance, self._model, planned.config.train.lora)
-        self._target_loss = TargetLoss(
-            self._model, self._machine, of_other_trainer=True, images=planned.inputs.renderer.images
-        )
-        self._gpu = gpu_meter(self._machine)
-        self._counts = _Counts()
-        self._loss = torch.zeros((), dtype=torch.float64)
-        self._watch = Stopwatch()
-        self._measured: dict[str, Any] = {}
-        self._stopping = False
-
-    def run(self) -> bool:
-        """Train or resume. Return True if the training is complete."""
-        planned, setup = self._planned, self._setup()
-        self._untrained = untrained_setup(setup, planned.inputs, self._inheritance, planned.group)
-        with open_log(planned.folder, planned.group) as log:
-            path, state = planned.saved or (None, None)
-            self._record = TrainingRecord(planned.inputs, planned.folder, log, state)
-            try:
-                lineage = self._prove_lineage(setup.scoring(planned.inputs))
-                self._record.begin(setup, planned.begun, lineage)
-                with MemorySampler(self._machine) as self._memory:
-                    self._trainer.train(resume_from_checkpoint=None if path is None else str(path))
-            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-                refuse_out_of_memory(error, self._config.run, self._record.step + 1)
-                raise
-            return self._finish()
-
-    def _prove_lineage(self, scoring: ScoringSetup) -> Lineage | None:
-        """Insert a parent's adapter that is trained further, and verify that the stage starts from it."""
-        ancestry, inheritance = self._planned.ancestry, self._planned.inheritance
-        if ancestry is None or inheritance is None or ancestry.proved is not None:
-            return None
-        with attending(self._model, scoring.attention, self._attention):
-            return prove_lineage(ancestry, inheritance, self._target_loss, scoring, self._planned.rounding)
-
-    @property
-    def _attention(self) -> str:
-        return str(self._planned.settings["model"]["attn_implementation"])
-
-    # ---- what the trainer computes ------------------------------------------------------------------------------
-
-    def count(self, inputs: dict[str, torch.Tensor]) -> None:
-        """Count the tokens of a micro-batch."""
-        self._counts.add(inputs)
-
-    def add_loss(self, loss: torch.Tensor) -> None:
-        """Add a micro-batch's share of the mean loss of the step."""
-        self._loss += loss.detach().double().cpu()
-
-    # ---- events of the trainer ----------------------------------------------------------------------------------
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **named: Any
-    ) -> None:
-        """Score the untrained model, where the trainer has placed it, and start the clock of the first step."""
-        if self._record.step == 0:
-            self._validate()
-        self._watch = Stopwatch()
-
-    def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **named: Any
-    ) -> None:
-        """Choose the order of the epoch."""
-        self._trainer.planned_order.epoch = state.global_step // self._config.batches.steps_per_epoch
-
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **named: Any
-    ) -> None:
-        """Start to measure memory."""
-        self._memory.watch(active=True)
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **named: Any) -> None:
-        """Measure the step; its gradient norm comes with the trainer's log."""
-        group = self._planned.group
-        seconds, (cpu_percent,) = self._watch.seconds(), group.sums([self._watch.cpu_percent()])
-        self._memory.watch(active=False)
-        peak, reserved = group.peaks(self._memory.peaks())
-        loss, counts = self._gathered()
-        self._measured = {
-            "seconds": seconds,
-            "loss": loss,
-            "examples": counts.examples,
-            "micro_batches": counts.micro_batches,
-            "real_tokens": counts.real_tokens,
-            "padded_tokens": counts.computed_tokens,
-            "squared_widths": counts.squared_widths,
-            "target_tokens": counts.target_tokens,
-            "peak_memory": peak,
-            "peak_memory_reserved": reserved,
-            "cpu_percent": cpu_percent,
-            "gpu_percent": self._gpu(),
-        }
-        self._counts, self._loss = _Counts(), torch.zeros((), dtype=torch.float64)
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **named: Any,
-    ) -> None:
-        """Write the step's row, and run what is due after it: validation, checkpoint, saved state."""
-        if logs is None or "grad_norm" not in logs or not self._measured:
-            return
-        step, rate, norm = state.global_step, logs["learning_rate"], logs["grad_norm"]
-        refuse_nonsense(self._config.run, step, self._measured["loss"], norm)
-        self._record.end_step(step, learning_rate=rate, grad_norm=norm, **self._measured)
-        self._measured = {}
-        self._boundary(control)
-        self._watch = Stopwatch()
-
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **named: Any) -> None:
-        """Turn what the trainer saved into a training state that is complete or not there."""
-        self._planned.group.barrier()
-        checkpoint = self._planned.folder / RESUME_FOLDER / f"checkpoint-{state.global_step}"
-        self._record.save(lambda folder: adopt(checkpoint, folder))
-        self._watch = Stopwatch()
-
-    # ---- between the steps --------------------------------------------------------------------------------------
-
-    def _boundary(self, control: TrainerControl) -> None:
-        record, epoch = self._record, self._record.ended_epoch
-        if record.validation_due:
-            self._validate()
-        flags = (self._planned.stop.asked, epoch is not None or record.state_due, record.export_due)
-        stop, save, export_due = map(bool, self._planned.group.maxima([float(flag) for flag in flags]))
-        if export_due:
-            whole = gathered(self._model) if self._config.train.is_sharded else None
-            record.export(
-                epoch, lambda folder: write_weights(self._model, self._config, folder, self._inheritance, whole=whole)
-            )
-        control.should_save = (stop or save) and not record.complete
-        if stop and not record.complete:
-            self._stopping = control.should_training_stop = True
-
-    def _validate(self) -> None:
-        """Score the validation split, if there is one. Before the first step another run may have done it.
-
-        Each process scores a share of the items, by the same code as touchline's own trainer.
-        """
-        inputs, group = self._planned.inputs, self._planned.group
-        if not inputs.validation:
-            return
-        watch = Stopwatch()
-        rows = arrange_by_length(inputs.validation, PADDED, inputs.batches.micro_batch_size)
-        idle = rows[0] if self._config.train.is_sharded else None
-        with attending(self._model, scoring_attention(self._attention), self._attention):
-            if self._record.step == 0 and self._untrained is not None:
-                score_untrained(self._record, self._target_loss, rows, rows[-1], self._untrained)
-                return
-            loss, targets = mean_loss(self._target_loss, group.rounds(rows), group, idle)
-        self._record.end_validation(loss, targets, watch.seconds())
-
-    def _finish(self) -> bool:
-        if self._record.complete:
-            self._record.finish()
-            # At its end the trainer of each process looks into the folder.
-            self._planned.group.barrier()
-            if self._planned.group.is_first:
-                remove_folder(self._planned.folder / RESUME_FOLDER)
-            return True
-        if self._stopping:
-            self._record.stop(self._planned.stop)
-            return False
-        raise PlanDriftError(
-            f"the trainer ended after step {self._record.step} of {self._config.batches.steps}",
-            expected="the planned steps",
-            hint="touchline plan",
-        )
-
-    # ---- records ------------------------------------------------------------------------------------------------
-
-    def _gathered(self) -> tuple[float, _Counts]:
-        """Return loss and token counts of a step over all processes."""
-        own = self._counts
-        loss, *counts = self._planned.group.sums([self._loss.item(), *map(float, own.values())])
-        return loss / self._planned.group.size, _Counts(*map(int, counts))
-
-    def _setup(self) -> AttemptSetup:
-        machine, optimizer = self._machine, self._trainer.args.optim
-        trained = [parameter for parameter in self._model.parameters() if parameter.requires_grad]
-        return AttemptSetup(
-            device=machine.device_name,
-            device_kind=machine.kind,
-            threads=machine.threads,
-            versions=library_versions(),
-            base_dtype=machine.choice.dtype,
-            base_dtype_reason=machine.choice.reason,
-            adapter_dtype=str(trained[0].dtype).removeprefix("torch."),
-            attention=self._attention,
-            optimizer=str(getattr(optimizer, "value", optimizer)),
-            trainable_parameters=sum(parameter.numel() for parameter in trained),
-        )
-
-
-@dataclass(slots=True)
-class _Counts:
-    """Counts of one optimizer step."""
-
-    examples: int = 0
-    micro_batches: int = 0
-    real_tokens: int = 0
-    computed_tokens: int = 0
-    squared_widths: int = 0
-    target_tokens: int = 0
-
-    def values(self) -> tuple[int, ...]:
-        return (
-            *(self.examples, self.micro_batches, self.real_tokens),
-            *(self.computed_tokens, self.squared_widths, self.target_tokens),
-        )
-
-    def add(self, inputs: dict[str, torch.Tensor]) -> None:
-        """Add a micro-batch of the trainer's collator."""
-        ids, labels, mask = inputs["input_ids"], inputs["labels"], inputs.get("attention_mask")
-        packed = mask is None and "position_ids" in inputs
-        # A row without a label only keeps the processes in step.
-        labeled = (labels != IGNORED).any(dim=1)
-        if not bool(labeled.any()):
-            return
-        self.micro_batches += 1
-        self.computed_tokens += ids.numel()
-        self.real_tokens += ids.numel() if mask is None else int(mask[labeled].sum())
-        self.target_tokens += int((labels != IGNORED).sum())
-        if packed:
-            starts = torch.nonzero(inputs["position_ids"].reshape(-1) == 0).reshape(-1)
-            widths = torch.diff(starts, append=torch.tensor([ids.numel()], device=starts.device))
-            self.examples += len(starts)
-            self.squared_widths += int((widths**2).sum())
-        else:
-            self.examples += int(labeled.sum())
-            self.squared_widths += ids.shape[0] * ids.shape[1] ** 2
 
 
 def train_planned(train: Callable[[PlannedTraining], bool], stop: Stop, folder: Path) -> bool:

@@ -20,7 +20,8 @@ from touchline.backends.peft.layout import PADDED, SHARED, BatchLayout, Sequence
 from touchline.core.catalog import RenderedExample
 from touchline.data.metrics import IsolationProof
 from touchline.train.block_masks import FLEX
-from touchline.train.model import TargetLoss, attending, base_of, scoring, trainable
+from touchline.train.model import base_of, trainable
+from touchline.train.target_loss import TargetLoss, attending, scoring
 
 EXAMPLES = 4
 """Number of compared examples; a leak shows from the second on."""

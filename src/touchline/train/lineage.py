@@ -32,8 +32,9 @@ from touchline.train.inherit import (
 from touchline.train.inputs import items_sha256, load_validation
 from touchline.train.log import LOG
 from touchline.train.machine import Stopwatch
-from touchline.train.model import TargetLoss, arrange_by_length, attending, mean_loss, trainable
+from touchline.train.model import trainable
 from touchline.train.parent import LINEAGE_FILE, Ancestry, Lineage, LossProof, ParentCheckpoint
+from touchline.train.target_loss import TargetLoss, arrange_by_length, attending, mean_loss
 
 SAME_ARITHMETIC = 1e-3
 """Relative loss tolerance without additional rounding."""

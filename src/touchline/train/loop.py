@@ -13,21 +13,22 @@ import torch
 from touchline.backends.peft.layout import arrange
 from touchline.core.catalog import RenderedExample
 from touchline.core.errors import TouchlineError
+from touchline.core.status import TrainingEnd
 from touchline.train.export import write_weights
-from touchline.train.failures import refuse_nonsense, refuse_out_of_memory
+from touchline.train.failures import refuse_out_of_memory
 from touchline.train.machine import FETCH_SECONDS, MemorySampler, Moment, Stopwatch, gpu_meter
-from touchline.train.model import MicroBatchGradient, add_gradient, arrange_by_length, mean_loss
 from touchline.train.parallel import Processes
 from touchline.train.record import TrainingRecord
 from touchline.train.run import Stop
 from touchline.train.schedule import learning_rate
 from touchline.train.setup import Session, give_random_state, take_random_state, write_state
+from touchline.train.target_loss import MicroBatchGradient, add_gradient, arrange_by_length, mean_loss
 from touchline.train.untrained import score_untrained, untrained_setup
 
 T = TypeVar("T")
 Requests: TypeAlias = Generator[MicroBatchGradient, torch.Tensor, None]
-Work: TypeAlias = Generator[MicroBatchGradient, torch.Tensor, bool]
-"""Training that requests gradients, is sent the losses, and returns True if it is complete."""
+Work: TypeAlias = Generator[MicroBatchGradient, torch.Tensor, TrainingEnd]
+"""Training that requests gradients, is sent the losses, and returns how it ended."""
 
 
 class _StopRequestedError(Exception):
@@ -63,15 +64,25 @@ class Training:
         record: record of the training.
         stop: stop request.
         group: processes of the training.
+        pause_after: optimizer step after which it pauses, if it has not passed it; None to train to the end.
     """
 
-    def __init__(self, session: Session, record: TrainingRecord, stop: Stop, group: Processes) -> None:
+    def __init__(
+        self,
+        session: Session,
+        record: TrainingRecord,
+        stop: Stop,
+        group: Processes,
+        pause_after: int | None = None,
+    ) -> None:
         self._session = session
         self._config = session.inputs.config
         self._batches = session.inputs.batches
         self._record = record
         self._stop = stop
         self._group = group
+        # All processes pause at the same step, whatever each of them read.
+        self._pause_after = int(group.maxima([float(pause_after or 0)])[0]) or None
         self._parameters = list(session.parameters.values())
         self._gpu = gpu_meter(session.machine)
         self._memory = MemorySampler(session.machine)
@@ -88,8 +99,8 @@ class Training:
         """Optimizer steps done."""
         return self._record.step + len(self._unfetched)
 
-    def run(self) -> bool:
-        """Train to the end or until a stop is requested. Return True if complete.
+    def run(self) -> TrainingEnd:
+        """Train to the end, to a pause, or until a stop is requested. Return which.
 
         Raises:
             RunsFailedError: the loss is not finite.
@@ -101,7 +112,7 @@ class Training:
                 request = next(work) if loss is None else work.send(loss)
                 loss = add_gradient(self._session.target_loss, request.rows, request.targets)
         except StopIteration as end:
-            return bool(end.value)
+            return TrainingEnd(end.value)
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             refuse_out_of_memory(error, self._config.run, self.step + 1)
             raise
@@ -111,23 +122,28 @@ class Training:
         try:
             with self._reading_ahead(), self._memory:
                 yield from self._run()
+                if not self._record.complete:
+                    self._save()
+                    self._record.pause()
+                    return TrainingEnd.PAUSED
         except _StopRequestedError:
             self._fetch()
             self._save()
             self._record.stop(self._stop)
-            return False
+            return TrainingEnd.STOPPED
         self._record.finish()
-        return True
+        return TrainingEnd.DONE
 
     # ---- steps ------------------------------------------------------------------------------------------------------
 
     def _run(self) -> Requests:
+        """Train until the training is complete or has reached the step at which it pauses."""
         self._session.model.train()
         if self._record.step == 0:
             self._validate()
         if self._pending:
             self._boundary()
-        while not self._record.complete:
+        while not self._record.complete and self._record.step != self._pause_after:
             yield from self._optimizer_step()
             if not self._fetch_due():
                 continue
@@ -203,7 +219,7 @@ class Training:
         if len(self._unfetched) >= self._session.machine.fetch_steps:
             return True
         enough = len(self._unfetched) >= self._fetch_after
-        return self._group.any(enough or self._record.work_due(self.step))
+        return self._group.any(enough or self.step == self._pause_after or self._record.work_due(self.step))
 
     def _fetch(self) -> None:
         """Fetch the losses and norms of the steps since the last fetch, and write their rows.
@@ -221,7 +237,7 @@ class Training:
         peak, reserved = self._group.peaks(self._memory.peaks())
         gpu_percent, last = self._gpu(), steps[-1].end
         for step, norm, loss, tokens, widths in zip(steps, norms, sums[::3], sums[1::3], sums[2::3], strict=True):
-            refuse_nonsense(self._config.run, self._record.step + 1, loss, norm)
+            self._record.refuse_nonsense(self._record.step + 1, loss, norm)
             self._record.end_step(
                 self._record.step + 1,
                 seconds_ago=step.end.seconds_to(last),
@@ -302,17 +318,19 @@ class Training:
 def train_side_by_side(
     trainings: Mapping[str, Training],
     add_gradients: Callable[[Sequence[str], Sequence[MicroBatchGradient]], list[torch.Tensor]],
-) -> tuple[dict[str, bool], dict[str, TouchlineError]]:
-    """Train several runs to the end, one micro-batch of each at a time. A run that fails leaves the others alone.
+) -> tuple[dict[str, TrainingEnd], dict[str, TouchlineError]]:
+    """Train several runs to the end or to their pauses, one micro-batch of each at a time.
+
+    A run that fails leaves the others alone.
 
     Args:
         trainings: trainings by adapter.
         add_gradients: adds the gradients of the adapters' micro-batches, and returns their shares of the losses.
 
     Returns:
-        Whether each is complete, and the errors of those that failed.
+        How each ended, and the errors of those that failed.
     """
-    complete: dict[str, bool] = {}
+    ends: dict[str, TrainingEnd] = {}
     failed: dict[str, TouchlineError] = {}
     work = {name: training.start() for name, training in trainings.items()}
     losses: dict[str, torch.Tensor | None] = dict.fromkeys(work)
@@ -322,9 +340,9 @@ def train_side_by_side(
             try:
                 requests[name] = next(work[name]) if loss is None else work[name].send(loss)
             except StopIteration as end:
-                complete[name] = bool(end.value)
+                ends[name] = TrainingEnd(end.value)
             except TouchlineError as error:
                 failed[name] = error
         found = add_gradients(list(requests), list(requests.values())) if requests else []
         losses = dict(zip(requests, found, strict=True))
-    return complete, failed
+    return ends, failed

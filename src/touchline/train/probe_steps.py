@@ -41,9 +41,6 @@ from touchline.train.machine import (
 )
 from touchline.train.model import (
     DEFAULT_ADAPTER,
-    MicroBatchGradient,
-    TargetLoss,
-    add_gradient,
     attach_adapter,
     attention_for,
     base_of,
@@ -54,6 +51,7 @@ from touchline.train.model import (
 )
 from touchline.train.optimizers import OPTIMIZER_NAMES, optimizer_for
 from touchline.train.side_by_side import SideBySide
+from touchline.train.target_loss import MicroBatchGradient, TargetLoss, add_gradient
 
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")

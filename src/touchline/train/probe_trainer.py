@@ -23,7 +23,7 @@ from transformers import PreTrainedTokenizerFast, TrainerCallback, TrainerContro
 from touchline.core.quantity import Quantity
 from touchline.history.probe import STEPS, ProbeAnswer, ProbeMemory, ProbeOutcome, ProbeRequest, ProbeWork
 from touchline.train.machine import Machine, MemorySampler, Stopwatch, select_device
-from touchline.train.model import IGNORED, base_of, trainable
+from touchline.train.model import base_of, trainable
 from touchline.train.probe_steps import (
     described,
     forget_peak,
@@ -34,6 +34,7 @@ from touchline.train.probe_steps import (
     make_base,
     peak_bytes,
 )
+from touchline.train.target_loss import IGNORED
 
 
 @dataclass(kw_only=True, slots=True, eq=False)

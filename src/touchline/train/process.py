@@ -23,7 +23,7 @@ from touchline.train.parallel import ProcessLostError, is_member
 from touchline.train.run import Stop
 
 if TYPE_CHECKING:
-    from touchline.train.hf import PlannedTraining
+    from touchline.train.hf_inputs import PlannedTraining
 
 EXIT_CODES: dict[type[TouchlineError], int] = {ParentNotReadyError: EXIT_PARENT_NOT_READY, LineageError: EXIT_LINEAGE}
 """Exit codes of errors that later stages and job scripts must distinguish."""
@@ -49,7 +49,7 @@ def exit_code_of(train: Callable[[Stop, Path], bool], folder: Path) -> int:
     """Run a training, report its errors on stderr, and return the exit code of its process.
 
     Args:
-        train: trains in a run folder until a stop is requested; returns True if the training is complete.
+        train: trains in a run folder until a stop is requested; returns True if the training is complete or paused.
         folder: run folder.
     """
     level = logging.ERROR if is_member() else logging.INFO

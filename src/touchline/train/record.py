@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypedDict, Unpack
 
+from touchline.core.errors import RunsFailedError
 from touchline.core.quantity import Measured
+from touchline.core.status import TrainingEnd
 from touchline.data.machine import load_1min
 from touchline.data.metrics import (
     AttemptRow,
@@ -22,14 +24,16 @@ from touchline.data.metrics import (
     UntrainedScore,
     ValidationRow,
 )
+from touchline.data.training_state import RESUME_FOLDER, EpochEnd, ResumeState
 from touchline.spec.experiment import accumulation_steps
 from touchline.train.checkpoints import drop_old_exports, write_checkpoint
 from touchline.train.completion import write_completion
+from touchline.train.failures import refuse_nonsense
 from touchline.train.inputs import Inputs, items_sha256
 from touchline.train.log import LOG, ConsoleProgress, MetricsLog
 from touchline.train.parent import Lineage
-from touchline.train.resume import FINAL_LOSS_STEPS, EpochEnd, ResumeState, save_resume
-from touchline.train.run import RESUME_FOLDER, Stop
+from touchline.train.resume import FINAL_LOSS_STEPS, save_resume
+from touchline.train.run import Stop
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -213,6 +217,18 @@ class TrainingRecord:
         self._progress = ConsoleProgress(row.steps, self.step, self._label)
         return row
 
+    def refuse_nonsense(self, step: int, loss: float, norm: float) -> None:
+        """Write the end of a training that diverged, if the loss or the gradient norm of a step is not finite.
+
+        Raises:
+            RunsFailedError: one of them is not.
+        """
+        try:
+            refuse_nonsense(self._config.run, step, loss, norm)
+        except RunsFailedError as error:
+            self._end(TrainingEnd.DIVERGED, error.message)
+            raise
+
     def end_step(self, step: int, *, seconds_ago: float = 0.0, **measured: Unpack[StepMeasurements]) -> None:
         """Write the row of a completed step, and a line of progress.
 
@@ -335,12 +351,18 @@ class TrainingRecord:
     def stop(self, stop: Stop) -> None:
         """Write the end of an attempt that a stop request ended."""
         reason = stop.reason or "a signal to another process"
-        self._end(f"stopped by {reason}")
+        self._end(TrainingEnd.STOPPED, f"stopped by {reason}")
         LOG.info("%sstopped by %s after step %d; rerun the same command to resume", self._label, reason, self.step)
+
+    def pause(self) -> None:
+        """Write the end of an attempt that reached the step at which the training is to pause."""
+        self._end(TrainingEnd.PAUSED, f"paused after step {self.step}")
+        steps = self._config.batches.steps
+        LOG.info("%spaused after step %d/%d, where runs are compared", self._label, self.step, steps)
 
     def finish(self) -> None:
         """Write the end of a complete training, and training.json, last of all."""
-        self._end("done")
+        self._end(TrainingEnd.DONE, "done")
         if self._log is not None:
             parameters, scoring = self._setup.trainable_parameters, self._setup.scoring(self._inputs)
             write_completion(self._folder, self._config, self._state, parameters, scoring)
@@ -369,8 +391,9 @@ class TrainingRecord:
         if self._log is not None:
             self._log.write(row)
 
-    def _end(self, reason: str) -> None:
-        self._write(EndRow(event="end", attempt=self._attempt, step=self.step, time_unix=time.time(), reason=reason))
+    def _end(self, end: TrainingEnd, reason: str) -> None:
+        row = EndRow(event="end", attempt=self._attempt, step=self.step, time_unix=time.time(), reason=reason, end=end)
+        self._write(row)
 
     def _write_saved(
         self, kind: Literal["export", "resume"], name: str, files: Mapping[str, SavedFile], seconds: float

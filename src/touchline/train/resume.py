@@ -8,17 +8,14 @@ complete by rename; if hashes do not match, the previous one is used.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-import pydantic_core
-from pydantic import TypeAdapter
-
 from touchline.core.errors import PlanDriftError
-from touchline.core.files import disk_errors, open_regular
+from touchline.core.files import disk_errors
 from touchline.data.metrics import SavedFile
+from touchline.data.training_state import STATE_FILE, ResumeState, read_state, saved_states, state_text
 from touchline.train.folders import (
     describe,
     is_whole,
@@ -29,54 +26,8 @@ from touchline.train.folders import (
 )
 from touchline.train.log import LOG
 
-STATE_FILE = "state.json"
-STATE_LIMIT_BYTES = 1 << 20
 FINAL_LOSS_STEPS = 10
 """Steps over which the final training loss is averaged, because one step's loss mostly reflects its examples."""
-_NAME = re.compile(r"step_(\d{8,})")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EpochEnd:
-    """Measurement at an epoch's end."""
-
-    epoch: int
-    """Epoch, from 0."""
-    loss: float | None
-    """Validation loss in nats; None without a validation split."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ResumeState:
-    """Content of state.json."""
-
-    schema_version: int = 1
-    """Format version."""
-    run_digest: str
-    """Digest of the planned run; another digest is not resumed."""
-    batches_digest: str
-    """`BatchPlan.digest`."""
-    step: int
-    """Optimizer steps done."""
-    threads: int
-    """Number of threads; another number changes the order of additions and the last bits of the results."""
-    boundary_pending: bool
-    """Whether validation and checkpoint after that step are still due."""
-    elapsed_seconds: float
-    """Wall-clock time of the completed steps."""
-    validation_seconds: float
-    """Wall-clock time of the completed validations."""
-    recent_losses: tuple[float, ...]
-    """Training losses of the last steps."""
-    validation_loss: float | None
-    """Last validation loss."""
-    epoch_ends: tuple[EpochEnd, ...]
-    """Completed epochs."""
-    files: dict[str, SavedFile]
-    """Size and hash of the other files."""
-
-
-_STATE = TypeAdapter(ResumeState)
 
 
 def find_resume(folder: Path, run_digest: str) -> tuple[Path, ResumeState] | None:
@@ -86,7 +37,7 @@ def find_resume(folder: Path, run_digest: str) -> tuple[Path, ResumeState] | Non
         PlanDriftError: the state belongs to another plan of this run.
     """
     remove_leftovers(folder)
-    for path in _saved(folder):
+    for path in saved_states(folder):
         state = _read(path)
         if state is None:
             LOG.warning("the saved state %s is corrupt and ignored", path)
@@ -117,9 +68,9 @@ def save_resume(
     target = folder / f"step_{state.step:08d}"
     with new_folder(target) as temporary:
         files = write(temporary)
-        write_bytes(temporary / STATE_FILE, _STATE.dump_json(replace(state, files=files)) + b"\n")
+        write_bytes(temporary / STATE_FILE, state_text(replace(state, files=files)))
     with disk_errors("folder", folder):
-        for path in _saved(folder):
+        for path in saved_states(folder):
             if path != target:
                 remove_folder(path)
     return target, files
@@ -131,18 +82,6 @@ def adopt(saved: Path, folder: Path) -> dict[str, SavedFile]:
     return describe(folder)
 
 
-def _saved(folder: Path) -> list[Path]:
-    """Return saved states, newest first."""
-    if not folder.is_dir():
-        return []
-    named = [(match, path) for path in folder.iterdir() if (match := _NAME.fullmatch(path.name))]
-    return [path for match, path in sorted(named, key=lambda item: -int(item[0][1])) if path.is_dir()]
-
-
 def _read(path: Path) -> ResumeState | None:
-    try:
-        with open_regular(path / STATE_FILE) as stream:
-            state = _STATE.validate_json(stream.read(STATE_LIMIT_BYTES))
-    except (OSError, pydantic_core.ValidationError):
-        return None
-    return state if state.files and is_whole(path, state.files, hashes=True) else None
+    state = read_state(path)
+    return state if state is not None and state.files and is_whole(path, state.files, hashes=True) else None

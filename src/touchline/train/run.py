@@ -12,9 +12,11 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from touchline.backends.run_config import RunConfig
-from touchline.core.errors import PlanDriftError, TouchlineError
+from touchline.core.errors import PlanDriftError, RunsFailedError, TouchlineError, TrainingDivergedError
 from touchline.core.files import open_regular
+from touchline.core.status import TrainingEnd
 from touchline.data.metrics import AttemptRow, ExportMarker, TrainingMarker
+from touchline.data.training_state import RESUME_FOLDER, ResumeState, is_paused, read_pause
 from touchline.data.worker import tell_fault
 from touchline.train.failures import refuse_out_of_memory
 from touchline.train.folders import is_whole, remove_folder, remove_leftovers
@@ -22,11 +24,10 @@ from touchline.train.inputs import Inputs, load_inputs, read_config
 from touchline.train.log import LOG, MetricsLog
 from touchline.train.parallel import Processes, is_member, processes
 from touchline.train.parent import Ancestry, resolve_parent
-from touchline.train.resume import ResumeState, find_resume
+from touchline.train.resume import find_resume
 
 MARKER = "training.json"
 METRICS = "metrics.jsonl"
-RESUME_FOLDER = "resume"
 _LIMIT_BYTES = 1 << 20
 
 _TRAINING = TypeAdapter(TrainingMarker)
@@ -47,7 +48,7 @@ class Stop:
 
 
 def run_training(config: RunConfig, folder: Path, stop: Stop, config_name: str = "finetune.yaml") -> bool:
-    """Train or resume in a run folder. Return True if the training is complete.
+    """Train or resume in a run folder. Return True if the training is complete, or paused where pause.json asks for it.
 
     Args:
         config: the run.
@@ -66,6 +67,8 @@ def run_training(config: RunConfig, folder: Path, stop: Stop, config_name: str =
     if not is_member():
         remove_leftovers(folder)
     saved = find_resume(folder / RESUME_FOLDER, config.run_digest)
+    if _is_paused(config, folder, saved):
+        return True
     ancestry = resolve_parent(config, folder, resumes=saved is not None)
     inputs = load_inputs(config, folder)
     if stop.asked:
@@ -94,10 +97,18 @@ def _train(
     with open_log(folder, group) as log:
         record = TrainingRecord(inputs, folder, log, session.state)
         _announce(record.begin(session.setup, begun, session.lineage))
-        complete = Training(session, record, stop, group).run()
-    if complete and group.is_first:
+        end = Training(session, record, stop, group, read_pause(folder)).run()
+    if end is TrainingEnd.DONE and group.is_first:
         remove_folder(folder / RESUME_FOLDER)
-    return complete
+    return end is not TrainingEnd.STOPPED
+
+
+def _is_paused(config: RunConfig, folder: Path, saved: tuple[Path, ResumeState] | None) -> bool:
+    """Return True, and say so, if a training is paused as pause.json asks."""
+    if saved is None or not is_paused(saved[1], read_pause(folder)):
+        return False
+    LOG.info("run %s is paused after step %d, where runs are compared; nothing to do", config.run, saved[1].step)
+    return True
 
 
 def _announce(row: AttemptRow) -> None:
@@ -114,7 +125,7 @@ def _announce(row: AttemptRow) -> None:
 
 
 def run_cohort(folders: Sequence[Path], stop: Stop, config_name: str = "finetune.yaml") -> bool:
-    """Train or resume several runs side by side on one base. Return True if all trainings are complete.
+    """Train or resume several runs side by side on one base. Return True if all are complete, or paused as asked.
 
     A run that is refused or fails leaves the others alone; its error is raised when they have ended.
 
@@ -136,23 +147,29 @@ def run_cohort(folders: Sequence[Path], stop: Stop, config_name: str = "finetune
                 remove_folder(folder / RESUME_FOLDER)
                 continue
             remove_leftovers(folder)
-            members[folder] = load_inputs(config, folder), find_resume(folder / RESUME_FOLDER, config.run_digest)
+            saved = find_resume(folder / RESUME_FOLDER, config.run_digest)
+            if not _is_paused(config, folder, saved):
+                members[folder] = load_inputs(config, folder), saved
         except TouchlineError as fault:
             faults.append(fault)
             tell_fault(fault)
     if stop.asked:
         return False
-    complete = True
+    done = True
     if len(members) == 1:
         ((folder, (inputs, saved)),) = members.items()
         ancestry = resolve_parent(inputs.config, folder, resumes=saved is not None)
-        complete = _train(inputs, saved, ancestry, folder, stop, begun, Processes())
+        done = _train(inputs, saved, ancestry, folder, stop, begun, Processes())
     elif members:
-        complete, failed = _train_cohort(members, stop, begun)
+        done, failed = _train_cohort(members, stop, begun)
         faults += failed
     if faults and not stop.asked:
-        raise faults[0]
-    return complete and not faults
+        first = faults[0]
+        if isinstance(first, TrainingDivergedError) and len(folders) > 1:
+            # The exit code is that of all runs; the one that diverged says so when it is trained alone.
+            raise RunsFailedError(first.message, expected=first.expected, hint=first.hint) from first
+        raise first
+    return done and not faults
 
 
 def _train_cohort(
@@ -170,19 +187,19 @@ def _train_cohort(
             log = logs.enter_context(MetricsLog(folder / METRICS))
             record = TrainingRecord(session.inputs, folder, log, session.state)
             _announce(record.begin(session.setup, begun))
-            trainings[session.adapter] = Training(session, record, stop, Processes())
+            trainings[session.adapter] = Training(session, record, stop, Processes(), read_pause(folder))
         try:
-            complete, failed = train_side_by_side(trainings, side_by_side.add_gradients)
+            ends, failed = train_side_by_side(trainings, side_by_side.add_gradients)
         except (MemoryError, RuntimeError) as error:
             runs = ", ".join(session.inputs.config.run for session in sessions)
             refuse_out_of_memory(error, runs, min(training.step for training in trainings.values()) + 1)
             raise
     for folder, session in zip(members, sessions, strict=True):
-        if complete.get(session.adapter):
+        if ends.get(session.adapter) is TrainingEnd.DONE:
             remove_folder(folder / RESUME_FOLDER)
     for fault in failed.values():
         tell_fault(fault)
-    return all(complete.values()), list(failed.values())
+    return TrainingEnd.STOPPED not in ends.values(), list(failed.values())
 
 
 def open_log(folder: Path, group: Processes) -> contextlib.AbstractContextManager[MetricsLog | None]:

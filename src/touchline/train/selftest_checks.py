@@ -42,8 +42,9 @@ from touchline.train.compiling import compile_layers
 from touchline.train.folders import ADAPTER_FILE
 from touchline.train.isolation import block_mask_fault, prove
 from touchline.train.machine import Machine, Stopwatch, select_device
-from touchline.train.model import TargetLoss, add_gradient, attach_adapter, attention_for, load_base, trainable
+from touchline.train.model import attach_adapter, attention_for, load_base, trainable
 from touchline.train.run import Stop, run_cohort, run_training
+from touchline.train.target_loss import TargetLoss, add_gradient
 
 VOCABULARY = 320
 LIMITS = {torch.float32: (1e-4, 1e-3), torch.bfloat16: (0.05, 0.1)}

@@ -15,6 +15,7 @@ from touchline.backends.peft.layout import PADDED, ROW_TOKENS, SAMPLED_STEPS, Ba
 from touchline.core.catalog import RenderedExample
 from touchline.core.errors import PlanDriftError, PolicyError
 from touchline.data.metrics import IsolationProof, SavedFile
+from touchline.data.training_state import ResumeState
 from touchline.train.block_masks import FLEX
 from touchline.train.compiling import compile_layers, compile_shapes, require_compiler
 from touchline.train.failures import refuse_out_of_memory
@@ -27,8 +28,6 @@ from touchline.train.log import LOG
 from touchline.train.machine import Machine, library_versions, select_device
 from touchline.train.model import (
     DEFAULT_ADAPTER,
-    LossFunction,
-    TargetLoss,
     attach_adapter,
     attention_for,
     base_of,
@@ -40,8 +39,8 @@ from touchline.train.model import (
 from touchline.train.optimizers import OPTIMIZER_NAMES, optimizer_for, pack_optimizer, unpack_optimizer
 from touchline.train.parent import Ancestry, Lineage
 from touchline.train.record import AttemptSetup
-from touchline.train.resume import ResumeState
 from touchline.train.side_by_side import OwnLoss, SideBySide
+from touchline.train.target_loss import LossFunction, TargetLoss
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

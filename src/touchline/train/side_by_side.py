@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from touchline.backends.peft.layout import SequenceBatch, stack
 from touchline.core.errors import InputError
-from touchline.train.model import MicroBatchGradient, TargetLoss, base_of
+from touchline.train.model import base_of
+from touchline.train.target_loss import MicroBatchGradient, TargetLoss
 
 
 class SideBySide:

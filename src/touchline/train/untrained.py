@@ -25,9 +25,9 @@ from touchline.train.inherit import Inheritance
 from touchline.train.inputs import Inputs
 from touchline.train.log import LOG
 from touchline.train.machine import Stopwatch
-from touchline.train.model import LossFunction, mean_loss
 from touchline.train.parallel import Processes
 from touchline.train.record import AttemptSetup, TrainingRecord
+from touchline.train.target_loss import LossFunction, mean_loss
 
 _HEAD_BYTES = 64 << 10
 """Bytes of a metrics.jsonl that are looked at: its first rows, of a few attempts."""

@@ -41,6 +41,7 @@ class PeftBackend:
         shuffled_labels=True,
         vision=True,
         cohorts=True,
+        pauses=True,
         shares_validation=True,
         values={
             # Masks hide packed examples from each other, and flash attention takes none.

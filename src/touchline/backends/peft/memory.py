@@ -18,7 +18,7 @@ MEMORY = MemoryCoefficients(
     nf4_double_quant=True,
     relative_error=0.03,
     source=(
-        "read: touchline.train.model (logits of target tokens, float32 loss, autocast without PEFT's cast); "
+        "read: touchline.train.target_loss (logits of target tokens, float32 loss, autocast without PEFT's cast); "
         "simulated on torch 2.13: 12.00 bytes per target and vocabulary entry"
     ),
 )

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
-from touchline.backends.imports import MODEL, SEED, ImportedTraining, nested
+from touchline.backends.import_carrier import nested
+from touchline.backends.imports import MODEL, SEED, ImportedTraining
 from touchline.core.errors import InputError
 from touchline.core.finding import Finding, Severity
 from touchline.spec.partial import Stated, StatedTraining

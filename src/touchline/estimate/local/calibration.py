@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from touchline.core.estimate import Estimate, EvidenceLevel
+from touchline.core.estimate import Dtype, Estimate, EvidenceLevel
 from touchline.core.machine import TargetMachine, split_key
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.data.machine import machine_here
@@ -54,7 +54,7 @@ def calibrate(settings: UserConfig) -> Calibration:
     records = [record for record in read if not isinstance(record, Broken)]
     past = points_of(records, settings)
     left = [scored for machine, points in _by_machine(past.time) for scored in leave_one_out(points, machine)]
-    planned = [scored for record in records for scored in _planned(record)]
+    planned = [scored for record in records for scored in planned_estimates(record)]
     return Calibration(
         left_out=calibration(left),
         planned=tuple(row for row in calibration(planned) if row.rung is None),
@@ -64,32 +64,38 @@ def calibrate(settings: UserConfig) -> Calibration:
 
 
 def _by_machine(points: Iterable[TimePoint]) -> Iterator[tuple[TargetMachine, list[TimePoint]]]:
-    """Yield the points of each machine. Machines other than this one are known by name only."""
-    here = machine_here(1)
+    """Yield the points of each machine."""
     machines: dict[str, list[TimePoint]] = {}
     for point in points:
         machines.setdefault(point.machine, []).append(point)
-    for key, found in machines.items():
-        if key == here.key:
-            yield here, found
-            continue
-        name, threads, slots = split_key(key)
-        yield (
-            TargetMachine(
-                kind="gpu" if threads is None else "cpu",
-                name=name,
-                memory=Missing(missing="of another machine"),
-                count=1,
-                threads=threads,
-                slots=slots,
-                base_dtype=found[0].setup.base_dtype,
-                source="the history",
-            ),
-            found,
-        )
+    here = machine_here(1)
+    yield from ((machine_of_key(key, found[0].setup.base_dtype, here), found) for key, found in machines.items())
 
 
-def _planned(record: RunRecord) -> Iterator[ScoredEstimate]:
+def machine_of_key(key: str, base_dtype: Dtype, here: TargetMachine) -> TargetMachine:
+    """Return the machine of a key. Machines other than this one are known by name only.
+
+    Args:
+        key: `TargetMachine.key` of the machine of a run.
+        base_dtype: element type of the base in its runs.
+        here: this machine.
+    """
+    if key == here.key:
+        return here
+    name, threads, slots = split_key(key)
+    return TargetMachine(
+        kind="gpu" if threads is None else "cpu",
+        name=name,
+        memory=Missing(missing="of another machine"),
+        count=1,
+        threads=threads,
+        slots=slots,
+        base_dtype=base_dtype,
+        source="the history",
+    )
+
+
+def planned_estimates(record: RunRecord) -> Iterator[ScoredEstimate]:
     """Yield a plan's predictions for a run with the measured values."""
     costs, predicted, together = record.costs, record.predicted, record.work.side_by_side
     if isinstance(together, Quantity) and together.value > 1:

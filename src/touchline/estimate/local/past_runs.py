@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,11 +57,16 @@ def past_runs(settings: UserConfig, trainers: Collection[str], models: Collectio
 
 def points_of(records: list[RunRecord], settings: UserConfig) -> PastRuns:
     """Return the points of records."""
-    shape_of = functools.cache(functools.partial(_shape, models_dir=settings.models_dir))
+    shape_of = shapes_of(settings)
     time, refused = collect_time_points(records, shape_of)
     memory, no_memory = collect_memory_points(records, shape_of)
     neither = {name for name, _ in no_memory}
     return PastRuns(time=time, memory=memory, refused=tuple(each for each in refused if each[0] in neither))
+
+
+def shapes_of(settings: UserConfig) -> Callable[[str], ModelShape | Missing]:
+    """Return a function that gives the dimensions of a model by its name, each looked up once."""
+    return functools.cache(functools.partial(_shape, models_dir=settings.models_dir))
 
 
 def _shape(name: str, models_dir: Path) -> ModelShape | Missing:

@@ -14,6 +14,7 @@ from touchline.report.report import Report
 from touchline.results.run_result import LossPoint, RunResult
 
 SECTION = "training"
+CUT_NOTE = " Square: the run was cut there."
 _TOUCH = 12
 """Width of the invisible line around a curve that receives pointer events."""
 
@@ -28,7 +29,7 @@ def training_loss(report: Report, inks: Mapping[str, SeriesColor]) -> Chart | No
     raw = [curve(run, inks, thinned(run.train_losses, points - mean)) for run in trained]
     smooth = [curve(run, inks, smoothed(run.train_losses, mean)) for run in trained]
     broken = [row for run in trained if (row := _broken(run, inks, run.train_losses)) is not None]
-    y = _loss_axis([p.loss for run in trained for p in run.train_losses], "training loss (nats per target token)")
+    y = loss_axis([p.loss for run in trained for p in run.train_losses], "training loss (nats per target token)")
     drawn = lines("smooth", y, inks, width=1.8, shown=1.0)
     figure = altair.layer(lines("raw", y, inks, width=0.8, shown=0.2), drawn, felt("smooth", y))
     rows: dict[str, Sequence[Row]] = {"raw": raw, "smooth": smooth}
@@ -37,6 +38,10 @@ def training_loss(report: Report, inks: Mapping[str, SeriesColor]) -> Chart | No
         figure += _crosses(y, inks)
         rows["broken"] = broken
         caption += " Cross: from here on the loss is not a number."
+    if ends := [_point(run, inks, run.train_losses[-1]) for run in trained if run.cut_after_step is not None]:
+        figure += _cuts(y, inks)
+        rows["cut"] = ends
+        caption += CUT_NOTE
     return finished(
         figure, rows, name="train_loss", section=SECTION, title="Training loss", caption=caption, height=280
     )
@@ -50,27 +55,34 @@ def validation_loss(report: Report, inks: Mapping[str, SeriesColor]) -> Chart | 
     limit = budget(len(validated))
     curves = [curve(run, inks, thinned(run.validation_losses, limit)) for run in validated]
     lowest = [_point(run, inks, point) for run in validated if (point := best(run.validation_losses)) is not None]
-    y = _loss_axis([p.loss for run in validated for p in run.validation_losses], "validation loss (nats per token)")
+    y = loss_axis([p.loss for run in validated for p in run.validation_losses], "validation loss (nats per token)")
     few = sum(len(run.validation_losses) for run in validated) <= 400
     drawn = lines("curves", y, inks, width=1.8, shown=1.0, points=few)
     marks = (
         rows_of("lowest")
         .mark_point(shape="diamond", filled=True, size=95, strokeWidth=1.2)
         .encode(
-            x=_step_axis(),
+            x=step_axis(),
             y=y,
             color=colour(inks, legend=True, lines=True),
             opacity=followed(),
             tooltip=_told("lowest validation loss"),
         )
     )
+    figure = altair.layer(drawn, felt("curves", y), marks)
+    rows: dict[str, Sequence[Row]] = {"curves": curves, "lowest": lowest}
+    caption = "Diamond: the lowest value of each run; where the curve rises after it, the run overfits."
+    if ends := [_point(run, inks, run.validation_losses[-1]) for run in validated if run.cut_after_step is not None]:
+        figure += _cuts(y, inks)
+        rows["cut"] = ends
+        caption += CUT_NOTE
     return finished(
-        altair.layer(drawn, felt("curves", y), marks),
-        {"curves": curves, "lowest": lowest},
+        figure,
+        rows,
         name="validation_loss",
         section=SECTION,
         title="Validation loss",
-        caption="Diamond: the lowest value of each run; where the curve rises after it, the run overfits.",
+        caption=caption,
         height=280,
     )
 
@@ -113,7 +125,7 @@ def lines(
         .transform_flatten(["step", "loss"])
         .mark_line(strokeWidth=width, point={"size": 14, "filled": True} if points else False)
         .encode(
-            x=_step_axis(),
+            x=step_axis(),
             y=y,
             detail="run:N",
             color=colour(inks, legend=True, lines=True),
@@ -130,7 +142,7 @@ def felt(name: str, y: altair.Y) -> altair.Chart:
         .transform_flatten(["step", "loss"])
         .mark_line(strokeWidth=_TOUCH, opacity=0.001, color="#888888")
         .properties(name=FELT)
-        .encode(x=_step_axis(), y=y, detail="run:N", tooltip=[altair.Tooltip("run:N"), altair.Tooltip("setting:N")])
+        .encode(x=step_axis(), y=y, detail="run:N", tooltip=[altair.Tooltip("run:N"), altair.Tooltip("setting:N")])
     )
     return chart
 
@@ -140,7 +152,7 @@ def _crosses(y: altair.Y, inks: Mapping[str, SeriesColor]) -> altair.Chart:
         rows_of("broken")
         .mark_point(shape="cross", angle=45, filled=True, size=110)
         .encode(
-            x=_step_axis(),
+            x=step_axis(),
             y=y,
             color=colour(inks, legend=True, lines=True),
             opacity=followed(),
@@ -148,6 +160,22 @@ def _crosses(y: altair.Y, inks: Mapping[str, SeriesColor]) -> altair.Chart:
         )
     )
     return crosses
+
+
+def _cuts(y: altair.Y, inks: Mapping[str, SeriesColor]) -> altair.Chart:
+    """Draw a square at the end of each curve that explore cut."""
+    squares: altair.Chart = (
+        rows_of("cut")
+        .mark_point(shape="square", filled=True, size=75)
+        .encode(
+            x=step_axis(),
+            y=y,
+            color=colour(inks, legend=True, lines=True),
+            opacity=followed(),
+            tooltip=_told("last loss before the cut"),
+        )
+    )
+    return squares
 
 
 def _told(what: str) -> list[altair.Tooltip]:
@@ -159,11 +187,12 @@ def _told(what: str) -> list[altair.Tooltip]:
     ]
 
 
-def _step_axis() -> altair.X:
+def step_axis() -> altair.X:
+    """Return the axis of optimizer steps."""
     return altair.X("step:Q", title="optimizer step", axis=altair.Axis(format=",d", tickCount=6), scale={"nice": False})
 
 
-def _loss_axis(losses: Sequence[float], title: str) -> altair.Y:
+def loss_axis(losses: Sequence[float], title: str) -> altair.Y:
     """Return a logarithmic axis, or a linear one if a loss is zero or less."""
     finite = [loss for loss in losses if math.isfinite(loss)] or [1.0]
     low, high = min(finite), max(finite)

@@ -117,6 +117,13 @@ def _cell(side: ExperimentSummary, run: RunResult) -> ComparedRun:
 def _notes(sides: Sequence[ExperimentSummary], rows: Sequence[SettingRow], matches: Sequence[Match]) -> Iterator[str]:
     for side in sides:
         yield from (f"{side.label}: {each}" for each in side.unread)
+        if side.left_out:
+            yield f"{side.label}: cut by its strategy and not compared: {join_names(side.left_out)}"
+        if any(run.phase is not None for run in side.runs):
+            yield (
+                f"{side.label}: a strategy decided which runs were made; no effect is tested over its seeds, and its "
+                "own report has the looks"
+            )
     for side in sides[1:]:
         if not any(match.side is side for match in matches):
             yield f"no run of {side.label} is of the same condition as one of {sides[0].label}"

@@ -41,6 +41,11 @@ class Match:
         """Return True if the run is fine-tuned and not a control."""
         return not is_control(self.run) and self.run.control is None
 
+    @property
+    def is_sequential(self) -> bool:
+        """Return True if a strategy decided by results whether one of the runs was made."""
+        return self.run.phase is not None or self.reference.phase is not None
+
 
 def conditions_of(sides: Sequence[ExperimentSummary], keys: Sequence[str]) -> dict[Condition, list[list[RunResult]]]:
     """Return the runs by condition, for each experiment, in the order of the first experiment that has them."""

@@ -93,7 +93,7 @@ def effect_of(
     paired = {pair.run for pair in pairs}
     runs: list[ScoredRun] = []
     for match in matches:
-        if match.run.name in paired and match.is_asked_about:
+        if match.run.name in paired and match.is_asked_about and not match.is_sequential:
             condition = condition_words([each for each in match.condition if each[0] != SEED])
             for result, label in ((match.reference, first.label), (match.run, side.label)):
                 record = last_evaluations(result)[task]

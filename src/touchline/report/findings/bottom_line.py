@@ -16,9 +16,11 @@ from touchline.report.findings.settings import (
     pair_words,
     seeds_words,
 )
-from touchline.report.formatting import Scale, factor_words, join_names, p_text, scale_of
+from touchline.report.findings.strategy import LOOKS, claim, strategy_answer
+from touchline.report.formatting import Scale, factor_words, join_names, p_text, scale_of, scale_or_share
 from touchline.report.report import Statement
 from touchline.results.run_result import RunResult
+from touchline.spec.strategy import Verdict
 from touchline.statistics.conclusions import Analysis, Conclusion, Contrast, FactorEffect
 from touchline.statistics.own_score import LEVEL
 
@@ -36,6 +38,12 @@ def headline(concluded: FindingInputs) -> tuple[Statement, ...]:
     gathered = concluded.gathered
     runs = {run.name: run for run in gathered.runs}
     incomplete = list(_incomplete(concluded))
+    if concluded.strategy is not None:
+        topic, shown, forms = strategy_answer(concluded.strategy, scale_or_share(concluded.analyses))
+        others = list(_other_contrasts(concluded)) + [
+            summary for analysis in concluded.analyses[:1] if (summary := control_summary(analysis, runs)) is not None
+        ]
+        return (_answer(topic, shown, *forms), *[*incomplete, *others][:_CAVEATS])
     if not concluded.analyses:
         return (_nothing_scored(gathered.runs), *incomplete)
     main = concluded.analyses[0]
@@ -233,6 +241,17 @@ def _highest(analysis: Analysis, runs: Mapping[str, RunResult]) -> Statement:
 
 
 # ------------------------------------------------------------------------------------------------- caveats
+def _other_contrasts(concluded: FindingInputs) -> Iterator[Statement]:
+    """Yield the contrasts of a strategy with several that its answer only counts."""
+    found, scale = concluded.strategy, scale_or_share(concluded.analyses)
+    if found is None or len(found.courses) < 2:
+        return
+    for course in found.courses:
+        if course.looks and course.verdict is not Verdict.ESTABLISHED:
+            text = f"{claim(found, course, course.looks[-1], scale)}."
+            yield Statement(topic=LOOKS, text=text, shown=Conclusion.NOT_ESTABLISHED)
+
+
 def _confounded(effects: Sequence[FactorEffect]) -> Iterator[Statement]:
     """Yield settings that change together with the levels without being tied by the design."""
     for effect in effects:
@@ -255,7 +274,8 @@ def _differing(analysis: Analysis, effects: Sequence[FactorEffect]) -> Iterator[
 def _incomplete(concluded: FindingInputs) -> Iterator[Statement]:
     """Yield the missing runs and evaluations."""
     gathered = concluded.gathered
-    runs, planned = gathered.runs, gathered.plan is not None
+    planned = gathered.plan is not None
+    runs = [run for run in gathered.runs if run.cut_after_step is None]
     done = [run for run in runs if is_complete(run, planned=planned)]
     if len(done) == len(runs):
         return

@@ -45,11 +45,13 @@ def by_setting(factors: Mapping[str, Sequence[str]]) -> list[str]:
 
 
 def pairs_of(gathered: ReportInputs, factor: str, pick: Callable[[RunResult], Measured]) -> dict[str, list[RunPair]]:
-    """Return the pairs by level: a run, and the run at the first level that is otherwise identical."""
+    """Return the pairs by level: a run, and the run at the first level that is otherwise identical. Cut runs, which
+    ended at another step, are in none.
+    """
     alike: dict[tuple[object, ...], dict[str, RunResult]] = {}
     for run in gathered.runs:
         level = level_of(run, factor)
-        if level is None or not is_asked_about(run) or not is_number(pick(run)):
+        if level is None or not is_asked_about(run) or run.cut_after_step is not None or not is_number(pick(run)):
             continue
         others = tuple((each.factor, each.value) for each in run.levels if each.factor not in (factor, "models", SEEDS))
         model, dataset = "" if factor == "models" else run.model, "" if factor == "data.path" else run.dataset

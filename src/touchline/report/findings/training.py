@@ -73,7 +73,8 @@ def _overfitting(gathered: ReportInputs) -> Iterator[Statement]:
 
 def speed_findings(gathered: ReportInputs) -> Iterator[Statement]:
     """Yield training durations, and the settings that differ between longer and shorter trainings."""
-    timed = [(run, number(run.train_seconds)) for run in gathered.runs if is_number(run.train_seconds)]
+    whole = [run for run in gathered.runs if run.cut_after_step is None]
+    timed = [(run, number(run.train_seconds)) for run in whole if is_number(run.train_seconds)]
     if not timed:
         return
     ordered = sorted(timed, key=lambda each: each[1])

@@ -53,15 +53,18 @@ def _read(source: Path) -> ExperimentSummary:
     if not is_experiment(source):
         return _found(source)
     folder = ExperimentFolder(source)
-    plan = folder.planned()
+    plan = folder.started_plan()
+    found = collect_results(plan, folder.root)
+    runs = tuple(run for run in found if run.cut_after_step is None)
     return ExperimentSummary(
         label=plan.experiment,
         root=str(source if source.is_dir() else source.parent),
         origin=f"planned by touchline {plan.touchline_version}",
         date=plan.date,
         question=plan.question,
-        runs=tuple(collect_results(plan, folder.root)),
+        runs=runs,
         settings={run.name: _settings(plan, run, folder) for run in plan.runs},
+        left_out=tuple(run.name for run in found if run.cut_after_step is not None),
     )
 
 

@@ -19,6 +19,7 @@ from touchline.results.folder_issues import folder_issues, no_op_issues
 from touchline.results.general import read_general
 from touchline.results.report_inputs import ReportInput, ReportInputs
 from touchline.results.run_result import RunResult
+from touchline.results.strategy_record import strategy_record
 from touchline.results.verification import verify_planned
 from touchline.run.folders import ExperimentFolder, is_experiment
 from touchline.spec.plan import Plan, PlannedRun
@@ -42,7 +43,7 @@ def collect_report_inputs(
     if not is_experiment(source):
         return _found(source, deep=deep, on_progress=on_progress)
     folder = ExperimentFolder(source)
-    plan = folder.planned()
+    plan = folder.started_plan()
     runs = collect_results(plan, folder.root)
     return ReportInputs(
         experiment=plan.experiment,
@@ -59,6 +60,7 @@ def collect_report_inputs(
         sources=tuple(_sources(plan)),
         asked=asked_items(folder.root, runs),
         definition=_definition(folder),
+        strategy=strategy_record(folder.planned(), folder.decisions()),
     )
 
 

@@ -39,6 +39,7 @@ from touchline.data.user_config import UserConfig
 from touchline.report.model_card import CARD, CardInputs, model_card, slug
 from touchline.results.collect import collect_results
 from touchline.results.scored import analyses, checkpoint_scores
+from touchline.results.strategy_record import strategy_record
 from touchline.results.verification import verify_checkpoint
 from touchline.results.verifying.folder import STAGE_FILE
 from touchline.run.folders import ExperimentFolder
@@ -125,7 +126,9 @@ def publish_run(source: Path, run: str | None, settings: UserConfig, request: Pu
     for key, value in (("--base-model", request.base_model), ("--repo", request.repo)):
         if value is not None and not is_hub_id(value):
             raise InputError(f"{key} {value!r} is not an id on the Hub", expected="ORGANIZATION/NAME")
-    name, marker = _checkpoint(folder, planned, request.checkpoint)
+    strategy = strategy_record(plan, folder.decisions())
+    cut = None if strategy is None else strategy.state.cut.get(planned.name)
+    name, marker = _checkpoint(folder, planned, request.checkpoint, cut)
     _refuse_invalid(folder, plan, planned, name)
     target = request.out or folder.root / PUBLISHED / planned.name
     base = request.base_model or _base_id(plan, planned)
@@ -140,6 +143,7 @@ def publish_run(source: Path, run: str | None, settings: UserConfig, request: Pu
         metrics=read_metrics(folder.run(planned.name) / METRICS),
         scores=checkpoint_scores(result, name),
         analyses=analyses(results, plan.factors),
+        is_chosen=strategy is not None and planned.name in (strategy.state.chosen or ()),
         base=base,
         license=request.license,
     )
@@ -161,11 +165,19 @@ def publish_run(source: Path, run: str | None, settings: UserConfig, request: Pu
     )
 
 
-def _checkpoint(folder: ExperimentFolder, run: PlannedRun, wanted: str | None) -> tuple[str, ExportMarker]:
+def _checkpoint(
+    folder: ExperimentFolder, run: PlannedRun, wanted: str | None, cut_after_step: int | None
+) -> tuple[str, ExportMarker]:
     """Return the name and the marker of the checkpoint to publish."""
     place = folder.run(run.name)
     if run.train is None:
         raise InputError(f"{run.name} is a control without weights of its own", expected="a fine-tuned run")
+    if cut_after_step is not None:
+        raise PolicyError(
+            f"{run.name} was cut after step {cut_after_step:,} by the strategy: its training was not finished",
+            expected="a run that was not cut",
+            hint=f"touchline results {quoted(str(folder.root))}",
+        )
     if not training_complete(place, run.digest):
         raise PolicyError(
             f"the training of {run.name} is not finished",

@@ -21,6 +21,7 @@ from touchline.report.report import Report, Statement
 from touchline.report.tables.checkpoints import checkpoint_section, storage_section
 from touchline.report.tables.runs import runs_table
 from touchline.report.tables.scores import scores_section
+from touchline.report.tables.strategy import strategy_section
 from touchline.report.tables.training import cost_section, training_section
 from touchline.results.report_inputs import Issue
 
@@ -44,6 +45,7 @@ def results_markdown(report: Report, charts: Sequence[Chart], note: str = "") ->
         "## Overview\n",
         *_overview(report),
         f"{escape(note)}\n" if note else "",
+        *_strategy(report, charts),
         *_section(checkpoint_section(report), charts),
         *_section(training_section(report), charts),
         *section_parts(cost_section(report, brief=True), charts),
@@ -67,7 +69,15 @@ def _head(report: Report) -> Iterator[str]:
     if leading := leading_text(report.settings):
         yield f"**Settings:** {escape(leading)}; all of them: [appendix](#appendix-settings)"
     yield f"**Task:** {escape(report.task)}{f'; decoding {escape(report.decoding)}' if report.analyses else ''}"
-    yield f"**Compute:** {_hours(report.device_hours, report.device)}; predicted {_predicted(report)}"
+    what = "predicted" if report.strategy is None else f"without {report.strategy.stopping} predicted"
+    yield f"**Compute:** {_hours(report.device_hours, report.device)}; {what} {_predicted(report)}"
+
+
+def _strategy(report: Report, charts: Sequence[Chart]) -> Iterator[str]:
+    """Yield the section of a strategy; nothing without one."""
+    section = strategy_section(report)
+    if section is not None:
+        yield from _section(section, charts)
 
 
 def _section(section: Section, charts: Sequence[Chart]) -> Iterator[str]:
@@ -104,16 +114,18 @@ def _two_digits(value: float) -> str:
 
 def _status(report: Report) -> str:
     """Return `✓ All 3 runs are complete`, or the remaining work."""
-    total = len(report.runs)
+    cut = sum(run.cut_after_step is not None for run in report.runs)
+    total = len(report.runs) - cut
     # Runs without a score are complete in imported training folders.
     noun = "training" if report.completed and not report.analyses else "run"
     failed_exits = sum(is_failed_exit(run) for run in report.runs)
     whose = "a complete training" if failed_exits == 1 else "complete trainings"
-    exits = f"; {plural(failed_exits, 'job')} of {whose} ended with a failed exit" if failed_exits else ""
+    exits = f"; {plural(cut, 'run')} cut" if cut else ""
+    exits += f"; {plural(failed_exits, 'job')} of {whose} ended with a failed exit" if failed_exits else ""
     if total and report.completed == total:
         words = "The only" if total == 1 else "Both" if total == 2 else f"All {total:,}"
         return f"✓ {words} {noun}{'s are' if total != 1 else ' is'} complete{exits}"
-    left = Counter(run.status.value for run in report.runs if run.status not in _DONE)
+    left = Counter(run.status.value for run in report.runs if run.status not in _DONE and run.cut_after_step is None)
     counts = ", ".join(f"{number} {status}" for status, number in left.most_common())
     mark = "✗" if left[RunStatus.FAILED.value] else "⚠" if report.completed else "○"
     return f"{mark} {report.completed:,} of {plural(total, noun)} complete ({counts}){exits}"

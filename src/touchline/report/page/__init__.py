@@ -15,15 +15,19 @@ from touchline.core.units import hours_unit
 from touchline.report.colors import CONTROL, SeriesColor, inks, used
 from touchline.report.facts import is_asked_about
 from touchline.report.figures import Chart
-from touchline.report.formatting import is_at_least, scale_of
+from touchline.report.findings.strategy import interval_words
+from touchline.report.formatting import is_at_least, scale_of, scale_or_share
 from touchline.report.page.browser import browser_data
 from touchline.report.page.cells import ROWS_LIMIT, heading, page_table
 from touchline.report.page.embedding import colours, embedded_json, embedded_spec, inlined
 from touchline.report.report import Report, Statement
+from touchline.report.strategy import StrategyReport, contrast_words
 from touchline.report.tables.checkpoints import checkpoint_section, every_checkpoint, storage_section
 from touchline.report.tables.runs import runs_table, settings_section
 from touchline.report.tables.scores import scores_section
+from touchline.report.tables.strategy import strategy_section
 from touchline.report.tables.training import cost_section, training_section
+from touchline.spec.strategy import Verdict
 from touchline.statistics.conclusions import Analysis
 
 SAMPLES = "samples.jsonl"
@@ -97,7 +101,10 @@ def _sections(report: Report, colors: Mapping[str, SeriesColor]) -> dict[str, ob
         "checkpoints": checkpoint_section(report),
         "storage": storage_section(report),
     }
-    return {
+    strategy = strategy_section(report)
+    if strategy is not None:
+        made["strategy"] = strategy
+    return {"strategy": None} | {
         name: {
             "title": section.title,
             "paragraphs": section.paragraphs,
@@ -195,13 +202,18 @@ class Card:
 
 def cards(report: Report) -> tuple[Card, ...]:
     """Return the completed runs, the highest score and its difference from its control, the cost, and the warnings."""
-    made = [Card(value=f"{report.completed:,}/{len(report.runs):,}", label="runs complete")]
-    if report.analyses:
+    cut = sum(run.cut_after_step is not None for run in report.runs)
+    ended = f"runs complete, {cut:,} cut" if cut else "runs complete"
+    made = [Card(value=f"{report.completed:,}/{len(report.runs) - cut:,}", label=ended)]
+    if report.strategy is not None:
+        made += _strategy_cards(report, report.strategy)
+    elif report.analyses:
         made += _score_cards(report, report.analyses[0])
     hours = report.device_hours
     if not isinstance(hours, Missing):
         planned = report.device_hours_planned
-        said = "" if isinstance(planned, Missing) else f"; predicted {planned.value:.3g}"
+        what = "predicted" if report.strategy is None else f"predicted without {report.strategy.stopping}"
+        said = "" if isinstance(planned, Missing) else f"; {what} {planned.value:.3g}"
         made.append(
             Card(
                 value=f"{'≥ ' if is_at_least(hours) else ''}{hours.value:.3g}",
@@ -213,6 +225,24 @@ def cards(report: Report) -> tuple[Card, ...]:
         if number:
             made.append(Card(value=f"{number:,}", label=noun if number == 1 else f"{noun}s", kind=kind))
     return tuple(made)
+
+
+def _strategy_cards(report: Report, strategy: StrategyReport) -> list[Card]:
+    """Return the verdict of the only contrast, or the number that are established, and the looks taken."""
+    if not strategy.is_confirming:
+        return []
+    scale, looks = scale_or_share(report.analyses), strategy.looks_taken
+    made = [Card(value=f"{looks}/{len(strategy.planned.looks)}", label="looks taken")]
+    if len(strategy.courses) == 1 and looks:
+        (course,) = strategy.courses
+        last = course.looks[-1]
+        ends = interval_words(last, scale)
+        label = f"{contrast_words(course.contrast)}: {course.verdict.value}{f', {ends}' if ends else ''}"
+        return [Card(value=scale.difference(last.found.difference), label=label), *made]
+    established = sum(course.verdict is Verdict.ESTABLISHED for course in strategy.courses)
+    if strategy.courses and looks:
+        return [Card(value=f"{established}/{len(strategy.courses)}", label="contrasts established"), *made]
+    return made
 
 
 def _score_cards(report: Report, analysis: Analysis) -> list[Card]:

@@ -15,11 +15,13 @@ from touchline.report.facts import generalization_gap, is_asked_about, is_failed
 from touchline.report.formatting import Scale, factor_words, level_of, scale_of
 from touchline.report.report import Report
 from touchline.report.tables.scores import difference_cell, difference_column, p_cell, score_cell
+from touchline.results.frame import status_words
 from touchline.results.run_result import RunResult
 from touchline.spec.runs import RunKind
-from touchline.statistics.conclusions import Comparison
+from touchline.spec.strategy import Phase
+from touchline.statistics.conclusions import Comparison, RunScore
 
-_BRIEF = ("run", "type", "model", "settings", "seed", "status", "score", "difference")
+_BRIEF = ("run", "type", "model", "settings", "phase", "seed", "status", "score", "difference")
 """Columns of the brief table of runs. Each level of a factor is a column of the full one."""
 _GOOD = (RunStatus.COMPLETED, RunStatus.COMPLETED_FAILED_EXIT)
 _BAD = (RunStatus.FAILED, RunStatus.INTERRUPTED)
@@ -46,8 +48,9 @@ def runs_table(report: Report, *, brief: bool = False) -> Table | None:
             Cell(run.name, note="; ".join((facts.settings, *facts.notes))),
             "control" if run.kind is RunKind.CONTROL or run.control is not None else run.kind.value,
             *(run.model, facts.settings, *(_setting(run, key, each) for key, each in settings.items())),
-            *(_seed(run, seeds), _status(run), score_cell(scores.get(run.name), scale)),
-            *_compared(compared.get(run.name), facts.control, scale),
+            *([_phase(report, run)] if report.strategy is not None else []),
+            *(_seed(run, seeds), _status(run), _score(run, scores.get(run.name), scale)),
+            *_compared(compared.get(run.name), facts.control, scale, is_explored=run.phase is Phase.EXPLORE),
             *(run.final_train_loss, run.final_val_loss, generalization_gap(run)),
         )
         for run, facts in zip(report.runs, report.facts, strict=True)
@@ -59,6 +62,7 @@ def runs_table(report: Report, *, brief: bool = False) -> Table | None:
             Column(_short_name(key), key=key, numeric=_is_numeric(rows, place), note=key)
             for place, key in enumerate(settings, 4)
         ),
+        *([Column("phase")] if report.strategy is not None else []),
         *(Column("seed", numeric=True), Column("status")),
         Column(f"{score} (95% CI)", key="score", numeric=True),
         difference_column(scale),
@@ -128,6 +132,20 @@ def _seed(run: RunResult, seeds: Mapping[str, int]) -> Value:
     return Missing(missing="not reported") if seed is None else Cell(str(seed), seed)
 
 
+def _phase(report: Report, run: RunResult) -> Value:
+    """Return the phase of a run, and whether explore chose it."""
+    if run.phase is None or report.strategy is None:
+        return None
+    if run.name in (report.strategy.chosen or ()):
+        return Cell(f"{run.phase.value}, chosen", note="chosen by validation loss")
+    return run.phase.value
+
+
+def _score(run: RunResult, score: RunScore | None, scale: Scale) -> Value:
+    """Return a run's score; of a cut run the reason why it has none."""
+    return run.score if run.cut_after_step is not None and score is None else score_cell(score, scale)
+
+
 def _status(run: RunResult) -> Cell:
     mark = None if run.status in _GOOD else Mark.BAD if run.status in _BAD else Mark.WARN
     tries = plural(run.attempts, "attempt")
@@ -136,14 +154,18 @@ def _status(run: RunResult) -> Cell:
         if run.steps_done is not None and run.steps_planned
         else ""
     )
+    if run.cut_after_step is not None:
+        return Cell(status_words(run), mark=Mark.QUIET, note="; ".join((tries + done, *map(str, run.notes))))
     words = run.status.value
     if run.status is RunStatus.TRAINED and is_failed_exit(run):
         words += ", failed exit"
     return Cell(words, mark=mark, note="; ".join((tries + done, *map(str, run.notes))))
 
 
-def _compared(each: Comparison | None, control: str | None, scale: Scale) -> tuple[Value, Value]:
+def _compared(
+    each: Comparison | None, control: str | None, scale: Scale, *, is_explored: bool = False
+) -> tuple[Value, Value]:
     if each is None:
-        empty = None if control is None else Missing(missing="not compared with its control")
+        empty = None if control is None or is_explored else Missing(missing="not compared with its control")
         return empty, empty
     return difference_cell(each, scale), p_cell(each)

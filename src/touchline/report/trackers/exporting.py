@@ -18,7 +18,7 @@ from touchline.report.trackers.protocol import Export, Exported, Tracker, open_t
 from touchline.report.trackers.series import run_series
 from touchline.results.collect import collect_results
 from touchline.results.run_result import RunResult
-from touchline.run.planning import LoadedPlan, read_planned
+from touchline.run.planning import LoadedPlan, read_started
 from touchline.run.selection import is_command_active, selected
 from touchline.spec.plan import PlannedRun
 
@@ -26,12 +26,13 @@ EXPORTS = "exports"
 """Default folder of exports in the experiment, unless the user or the environment sets another one."""
 FOLLOW_SECONDS = 60.0
 """Pause between two exports of `--follow`. W&B gets a file of its own from each."""
-_DONE = frozenset({RunStatus.COMPLETED, RunStatus.COMPLETED_FAILED_EXIT, RunStatus.FAILED})
+_DONE = frozenset({RunStatus.COMPLETED, RunStatus.COMPLETED_FAILED_EXIT, RunStatus.FAILED, RunStatus.CUT})
 _WAITS_FOR = {
     RunStatus.PLANNED: "to be prepared",
     RunStatus.PREPARED: "to be started",
     RunStatus.QUEUED: "in the queue",
     RunStatus.RUNNING: "running",
+    RunStatus.PAUSED: "paused, to be compared",
     RunStatus.INTERRUPTED: "interrupted, to be resumed",
     RunStatus.TRAINED: "trained, to be evaluated",
 }
@@ -47,20 +48,7 @@ def export_runs(
     only: str | None = None,
     on_progress: ProgressCallback | None = None,
 ) -> Export:
-    """Export the points that a tracker does not have yet.
-
-    Args:
-        planned: the plan and its folder.
-        tracker: `tensorboard`, `wandb`, `trackio` or `mlflow`.
-        directory: the target; None: the tracker's own variable, or the experiment's folder.
-        only: one run; all when None.
-        on_progress: receives the number of runs exported and their total.
-
-    Raises:
-        InputError: no such run or tracker.
-        PolicyError: another export to this tracker is active.
-        HostError: the tracker's package is not installed, or its folder cannot be written.
-    """
+    """Export the points that a tracker does not have yet; arguments and errors are those of `api.export`."""
     runs = selected(planned.plan, only)
     if on_progress is not None:
         # Loading a tracker takes seconds, creating MLflow's database takes longer.
@@ -82,27 +70,15 @@ def follow_runs(
     """Export new points until all runs are done. Yield each export that added some, the first one always.
 
     A run is done when it is evaluated or has failed, and no command may start it again. The last step of a run that is
-    not done is held back, since its validation may still follow.
-
-    Args:
-        source: experiment.yaml or its folder. The plan is read again each time.
-        tracker: `tensorboard`, `wandb`, `trackio` or `mlflow`.
-        directory: the target; None: the tracker's own variable, or the experiment's folder.
-        only: one run; all when None.
-        every_seconds: pause between two exports; None: `FOLLOW_SECONDS`.
-        on_message: receives what is waited for, whenever that changes.
-
-    Raises:
-        InputError: there is no plan, no such run or tracker.
-        PolicyError: another export to this tracker is active.
-        HostError: the tracker's package is not installed, or its folder cannot be written.
+    not done is held back, since its validation may still follow. The plan is read again each time. Arguments and errors
+    are those of `api.export_follow`.
     """
-    planned = read_planned(source)
-    told, first = "", True
+    planned = read_started(source)
+    last_text, first = "", True
     with _alone(planned, tracker):
         opened = open_tracker(tracker, directory, planned.folder.root / EXPORTS / tracker)
         while True:
-            planned = read_planned(source)
+            planned = read_started(source)
             runs = selected(planned.plan, only)
             # Before the files are read: what a command writes until it ends is read.
             active = is_command_active(planned.folder)
@@ -115,9 +91,9 @@ def follow_runs(
             if not waiting and not active:
                 return
             text = _waiting_words(waiting)
-            if text != told:
+            if text != last_text:
                 on_message(text)
-                told = text
+                last_text = text
             time.sleep(FOLLOW_SECONDS if every_seconds is None else every_seconds)
 
 

@@ -25,7 +25,7 @@ from touchline.statistics.proportion import wilson
 
 EVALUATION = "evaluation/"
 """Prefix of the names of scores."""
-_AT_WORK = frozenset({RunStatus.PLANNED, RunStatus.PREPARED, RunStatus.QUEUED, RunStatus.RUNNING})
+_AT_WORK = frozenset({RunStatus.PLANNED, RunStatus.PREPARED, RunStatus.QUEUED, RunStatus.RUNNING, RunStatus.PAUSED})
 _FAILED = frozenset({RunStatus.FAILED, RunStatus.INTERRUPTED})
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 _ID_NAME_LETTERS = 40

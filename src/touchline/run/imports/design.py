@@ -8,7 +8,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
-from touchline.backends.imports import MODEL, SEED, STAND_IN, ImportedTraining, nested
+from touchline.backends.import_carrier import STAND_IN, nested
+from touchline.backends.imports import MODEL, SEED, ImportedTraining
 from touchline.spec.defaults import LORA_ALPHA_PER_RANK
 from touchline.spec.experiment import Experiment
 from touchline.spec.overlay import setting

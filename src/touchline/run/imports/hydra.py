@@ -7,14 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from touchline.backends.formats import ConfigReading
-from touchline.backends.imports import (
-    ImportedTraining,
-    ImportTable,
-    NotCarried,
-    Reason,
-    carry_training,
-    left_over,
-)
+from touchline.backends.import_carrier import left_over
+from touchline.backends.import_training import carry_training
+from touchline.backends.imports import ImportedTraining, ImportTable, NotCarried, Reason
 from touchline.backends.interpolation import resolve
 from touchline.backends.registry import config_formats, import_table
 from touchline.core.errors import InputError, TouchlineError

@@ -10,16 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from touchline.backends.capabilities import unsupported_settings
-from touchline.backends.imports import (
-    NOWHERE,
-    Carried,
-    ImportedTraining,
-    NotCarried,
-    Reason,
-    carry_training,
-    left_over,
-    nested,
-)
+from touchline.backends.import_carrier import NOWHERE, left_over, nested
+from touchline.backends.import_training import carry_training
+from touchline.backends.imports import Carried, ImportedTraining, NotCarried, Reason
 from touchline.backends.registry import backend_names, capabilities, experiment_of_stages
 from touchline.core.errors import InputError, PolicyError
 from touchline.core.files import write_atomic

@@ -6,17 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from touchline.backends.config_reading import source_kind
-from touchline.backends.imports import (
-    ATTENTION,
-    HF_NOTES,
-    HF_OPTIMIZER_WORDS,
-    HF_SCHEDULES,
-    ImportTable,
-    Note,
-    Reason,
-    dotted,
-    leaves,
-)
+from touchline.backends.import_carrier import dotted, leaves
+from touchline.backends.imports import ATTENTION, HF_NOTES, HF_OPTIMIZER_WORDS, HF_SCHEDULES, ImportTable, Note, Reason
 from touchline.core.finding import Location
 from touchline.spec.document import Key
 from touchline.spec.foreign import ForeignDocument

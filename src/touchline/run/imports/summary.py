@@ -11,18 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from touchline.backends.formats import ConfigReading
-from touchline.backends.imports import (
-    Carried,
-    Carrier,
-    ImportedTraining,
-    ImportTable,
-    NotCarried,
-    Note,
-    Places,
-    Reason,
-    carry_training,
-    left_over,
-)
+from touchline.backends.import_carrier import Carrier, left_over
+from touchline.backends.import_training import carry_training
+from touchline.backends.imports import Carried, ImportedTraining, ImportTable, NotCarried, Note, Places, Reason
 from touchline.backends.registry import backend_names
 from touchline.core.errors import InputError
 from touchline.core.finding import Location

@@ -37,7 +37,8 @@ from touchline.estimate.gpus import similar_gpus
 from touchline.history.history import Broken, read_record, record_path
 from touchline.history.index import load_index
 from touchline.history.record import RunRecord
-from touchline.run.interview.questions import QUESTIONS, Default, Question
+from touchline.run.interview.answers import Default, Question
+from touchline.run.interview.questions import QUESTIONS
 from touchline.run.interview.templates import TEMPLATES, Template
 from touchline.slurm.local.cluster import ask_partitions
 from touchline.slurm.local.commands import RealCommands

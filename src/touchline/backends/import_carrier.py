@@ -1,0 +1,188 @@
+"""Collector of imported settings: what experiment.yaml takes of a source, and the list of what it does not."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from fnmatch import fnmatchcase
+from typing import Any
+
+from ruamel.yaml.comments import CommentedMap
+
+from touchline.backends.formats import ConfigReading
+from touchline.backends.imports import MODEL, SEED, Carried, ImportTable, NotCarried, Note, Reason
+from touchline.core.errors import InputError
+from touchline.core.finding import Location
+from touchline.spec.document import Key, YamlDocument, parse_value
+from touchline.spec.experiment import DataConfig, Experiment
+from touchline.spec.foreign import ForeignDocument
+from touchline.spec.overlay import with_settings
+from touchline.spec.partial import Stated
+from touchline.spec.validate import adapter
+
+_NO_VALUE: tuple[object, ...] = (None, "", [], {})
+STAND_IN = adapter(Experiment).validate_python({"name": "x", "models": ("x",), "data": DataConfig(path="x")})
+"""Experiment with touchline's defaults."""
+NOWHERE = YamlDocument(path="", root=CommentedMap(), data={})
+"""Document of settings that are in no file."""
+
+
+def setting_problem(key: str, value: object) -> str | None:
+    """Return the error that experiment.yaml gives for a value. None if it takes it."""
+    if key == SEED:
+        value = [value]
+    elif key == MODEL and not (isinstance(value, str) and value):
+        return "expected the name of a model"
+    try:
+        return _problem(key, json.dumps(value))
+    except (TypeError, ValueError):
+        return "expected a plain value"
+
+
+@functools.lru_cache(maxsize=4096)
+def _problem(key: str, text: str) -> str | None:
+    try:
+        value = parse_value(text, key, "")
+    except InputError as error:
+        return error.findings[0].message
+    if key == MODEL:
+        return None
+    _, findings = with_settings(STAND_IN, {key: value}, NOWHERE)
+    return findings[0].message if findings else None
+
+
+def leaves(node: object, path: tuple[Key, ...] = ()) -> Iterator[tuple[tuple[Key, ...], object]]:
+    """Yield every value of a document with its path. A list without mappings is one value."""
+    if isinstance(node, dict) and node:
+        for key, value in node.items():
+            yield from leaves(value, (*path, key))
+    elif isinstance(node, list) and any(isinstance(item, dict) for item in node):
+        for index, item in enumerate(node):
+            yield from leaves(item, (*path, index))
+    elif path:
+        yield path, node
+
+
+def dotted(path: Iterable[Key]) -> str:
+    """Return a path as a dotted key."""
+    return ".".join(str(part) for part in path)
+
+
+def nested(settings: Mapping[str, object]) -> dict[str, object]:
+    """Return dotted keys as groups."""
+    found: dict[str, object] = {}
+    for key, value in settings.items():
+        *groups, last = key.split(".")
+        inner: dict[str, object] = found
+        for group in groups:
+            inner = inner.setdefault(group, {})  # type: ignore[assignment]
+        inner[last] = value
+    return found
+
+
+def find_note(notes: Mapping[str, Note], key: str) -> Note | None:
+    """Return the reason for a key: its own, or that of a pattern."""
+    return notes.get(key) or next((note for pattern, note in notes.items() if fnmatchcase(key, pattern)), None)
+
+
+class Carrier:
+    """Collector of the settings of one training, and of the values that are left.
+
+    Args:
+        document: the source.
+    """
+
+    def __init__(self, document: ForeignDocument) -> None:
+        self.document = document
+        self.settings: dict[str, Carried] = {}
+        self.left: list[NotCarried] = []
+        self.seen: set[str] = set()
+        """Dotted keys that are carried over or left."""
+
+    def carry(self, key: str, stated: Stated[Any] | None, *value: object) -> bool:
+        """Take a setting over, with another value if one is given. Return False if experiment.yaml refuses it."""
+        if stated is None:
+            return False
+        new = value[0] if value else stated.value
+        new = list(new) if isinstance(new, tuple) else new
+        problem = setting_problem(key, new)
+        if problem is not None:
+            self.leave(stated, Note(Reason.REFUSED, problem, f"set {key} in experiment.yaml"))
+            return False
+        self.settings[key] = Carried(value=new, source=stated.key, where=stated.where, is_default=stated.is_default)
+        self.same(stated)
+        return True
+
+    def same(self, stated: Stated[Any] | None) -> None:
+        """Take a value as done: touchline does that in any case, or another key carries it."""
+        if stated is not None and not stated.is_default:
+            self.seen.add(stated.key)
+
+    def leave(self, stated: Stated[Any] | None, note: Note | None) -> None:
+        """List a value as not carried over. A trainer's default is listed only where it would matter."""
+        if stated is None or note is None:
+            return
+        if stated.is_default and note.reason not in (Reason.CHANGED, Reason.REFUSED):
+            return
+        written = None if stated.is_default else self.document.get(*path_of(self.document, stated.key))
+        value = stated.value if written is None else written
+        value = list(value) if isinstance(value, tuple) else value
+        self.left.append(not_carried(stated.key, value, stated.where, note))
+        self.same(stated)
+
+
+def not_carried(key: str, value: object, where: Location, note: Note) -> NotCarried:
+    """Return a value that is not carried over, with its place and the reason."""
+    return NotCarried(key=key, value=value, where=(where,), reason=note.reason, why=note.why, instead=note.instead)
+
+
+def path_of(document: ForeignDocument, key: str) -> tuple[Key, ...]:
+    """Return the path of a dotted key; numbers are entries of lists."""
+    path: list[Key] = []
+    node: object = document.data
+    for part in key.split("."):
+        index: Key = int(part) if isinstance(node, list) and part.isdigit() else part
+        path.append(index)
+        node = document.get(*path)
+    return tuple(path)
+
+
+def left_over(
+    document: ForeignDocument, reading: ConfigReading, table: ImportTable, seen: Iterable[str]
+) -> Iterator[NotCarried]:
+    """Yield every value of a document that no training of it looked at.
+
+    Args:
+        document: the source.
+        reading: its reading, whose findings explain misspelt keys.
+        table: its keys.
+        seen: dotted keys that are carried over or listed already.
+    """
+    misspelt = {each.subject: each.message for each in reading.findings if each.code in ("BK011", "BK017")}
+    seen = frozenset(seen)
+    for path, value in leaves(document.data):
+        key = dotted(path)
+        # A dot within a name makes a key look like that of another value, which it is not.
+        plain = not any("." in str(part) for part in path)
+        if plain and any(dotted(path[:end]) in seen for end in range(1, len(path) + 1)):
+            continue
+        yield not_carried(key, value, document.where(*path), _note_of(key, value, table, misspelt))
+    for doubled in document.doubled:
+        note = Note(Reason.REFUSED, "given twice; the last one counts", "keep one of the two")
+        yield not_carried(doubled.key, None, doubled.first, note)
+
+
+def _note_of(key: str, value: object, table: ImportTable, misspelt: Mapping[str, str]) -> Note:
+    """Return the reason for a value that nothing carried over."""
+    if key in misspelt:
+        return Note(Reason.UNKNOWN, misspelt[key], "correct the name in the source, and import again")
+    note = find_note(table.notes, key)
+    known = note is not None or table.knows(key)
+    if not known:
+        return Note(Reason.UNKNOWN, "the source's own tool does not know this key")
+    if any(value == empty and type(value) is type(empty) for empty in _NO_VALUE):
+        return Note(Reason.OFF, "no value")
+    if value is False or str(value).casefold() in ("false", "no", "off", "none"):
+        return Note(Reason.OFF, "switched off, and touchline does not do it")
+    return note or Note(Reason.NO_COUNTERPART, "touchline has no such setting")

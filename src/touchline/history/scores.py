@@ -1,0 +1,80 @@
+"""Scores and validation losses of a run, as its record keeps them.
+
+The outcome of every item is kept in one text, four items per hexadecimal digit, so that the items that differ between
+two seeds can be counted years later without the evaluation's log.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from touchline.core.quantity import Measured, Missing
+
+MOST_VALIDATIONS = 2000
+"""Most validation losses that a record keeps; of more, evenly spaced ones and the last."""
+_HEX = re.compile(r"[0-9a-f]*")
+_BITS = 4
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoreFacts:
+    """Score of the last checkpoint on one task."""
+
+    task: str
+    """Name of the task."""
+    score: str
+    """Name of the score: `exact match`, `accuracy`, or one of a task of the user's."""
+    checkpoint: str
+    """Name of the checkpoint, `epoch_0`."""
+    value: Measured
+    """Mean over the items, with its interval."""
+    items: int
+    """Number of items; repeated answers to one item count once."""
+    comparable: str
+    """Hash of the items and the evaluation's settings: scores are comparable where it is equal."""
+    outcomes: str | Missing
+    """Outcome of every item, packed by `pack_outcomes`, in the order of the items' ids: with equal `comparable` the
+    items are the same, in the same order. Missing where an item can be right in part."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ValidationPoint:
+    """Validation loss at one optimizer step."""
+
+    step: int
+    """Optimizer step, from 1; 0 is before the first."""
+    loss: float | None
+    """Mean over the label tokens, in nats; None where it is not finite."""
+
+
+def pack_outcomes(outcomes: Sequence[bool]) -> str:
+    """Return outcomes as hexadecimal digits, the first item in the highest bit; the last digit is filled with zeros."""
+    bits = "".join("1" if each else "0" for each in outcomes)
+    digits = -(-len(bits) // _BITS)
+    return f"{int(bits.ljust(digits * _BITS, '0'), 2):0{digits}x}" if bits else ""
+
+
+def item_outcomes(score: ScoreFacts) -> tuple[bool, ...] | Missing:
+    """Return whether each item was right, in the order of the items; Missing where the record does not say so."""
+    if isinstance(score.outcomes, Missing):
+        return score.outcomes
+    digits = -(-score.items // _BITS)
+    if score.items < 0 or len(score.outcomes) != digits or not _HEX.fullmatch(score.outcomes):
+        return Missing(missing=f"the record's outcomes are not {score.items} items")
+    bits = "".join(f"{int(digit, 16):04b}" for digit in score.outcomes)
+    return tuple(bit == "1" for bit in bits[: score.items])
+
+
+def validation_points(pairs: Sequence[tuple[int, float]]) -> tuple[ValidationPoint, ...]:
+    """Return validation losses in the order of their steps; of two at one step the later one.
+
+    Args:
+        pairs: step and loss, in the order of measurement.
+    """
+    found = sorted(dict(pairs).items())
+    every = -(-len(found) // MOST_VALIDATIONS)
+    kept = [pair for number, pair in enumerate(found, 1) if (len(found) - number) % every == 0] if found else []
+    return tuple(ValidationPoint(step=step, loss=loss if math.isfinite(loss) else None) for step, loss in kept)

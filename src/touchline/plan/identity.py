@@ -1,0 +1,99 @@
+"""Identity of a planned training: the digest of one run, and of its condition, which all seeds share."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import fields
+
+from pydantic import TypeAdapter
+
+from touchline.core.catalog import DatasetInfo, ModelInfo
+from touchline.spec.experiment import DataConfig, LoraConfig, TrainConfig
+from touchline.spec.plan import Plan, PlannedRun
+from touchline.spec.runs import ControlKind, RunKind
+
+_DATA = TypeAdapter(DataConfig)
+_TRAIN = TypeAdapter(TrainConfig)
+_LORA = TypeAdapter(LoraConfig)
+
+
+def training_digest(run: PlannedRun, model: ModelInfo, dataset: DatasetInfo, parent: PlannedRun | None) -> str:
+    """Return the digest of the training: equal digests mean equal training. Evaluations have digests of their own.
+
+    The digest of a stage includes that of its parent.
+    """
+    identity = _settings(run, model, dataset)
+    identity["seed"] = run.seed if run.kind is RunKind.FINE_TUNED else None
+    identity["batches"] = None if run.batches is None else run.batches.digest
+    if run.batches is not None and run.batches.data_parallel_size > 1:
+        identity["data_parallel_size"] = run.batches.data_parallel_size
+    if run.link is not None:
+        digest = None if parent is None else parent.digest
+        identity["parent"] = [digest, run.link.continue_, run.link.parent_checkpoint]
+    return _hash(identity)
+
+
+def condition_digest(plan: Plan, run: PlannedRun) -> str:
+    """Return the digest of the settings of a training without its seed: runs of one condition have equal ones.
+
+    The order of the batches follows from the seed and is left out, and so is the number of processes. Model and data
+    are known by their content, so that the condition is the same in every experiment. A stage's includes that of the
+    stages before it.
+    """
+    identity = _settings(run, plan.models[run.model], plan.datasets[run.dataset])
+    if run.link is not None:
+        parent = plan.run(run.link.parent)
+        digest = None if parent is None else condition_digest(plan, parent)
+        identity["parent"] = [digest, run.link.continue_, run.link.parent_checkpoint]
+    return _hash(identity)
+
+
+def _settings(run: PlannedRun, model: ModelInfo, dataset: DatasetInfo) -> dict[str, object]:
+    """Return everything but the seed and what follows from it, or from the run's parent."""
+    identity: dict[str, object] = {
+        "kind": run.kind,
+        "model": [model.name, model.weights_sha256, model.tokenizer_sha256, model.config_sha256],
+        "data": [
+            dataset.sha256,
+            {**_without_newer_defaults(json.loads(_DATA.dump_json(run.data)), DataConfig), "path": ""},
+        ],
+        "train": None if run.train is None else _train_identity(run.train),
+    }
+    if run.images_sha256:
+        identity["images"] = run.images_sha256
+    if run.no_op is not None:
+        identity["no_op"] = _without_newer_defaults(json.loads(_LORA.dump_json(run.no_op)), LoraConfig)
+    if run.control is ControlKind.SHUFFLED:
+        identity["labels"] = "cyclic derangement 1"
+    return identity
+
+
+def _hash(identity: Mapping[str, object]) -> str:
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+def _train_identity(train: TrainConfig) -> dict[str, object]:
+    """Return the settings of a training that its digest covers."""
+    settings = _without_newer_defaults(json.loads(_TRAIN.dump_json(train)), TrainConfig)
+    if train.trains_all:
+        del settings["lora"]
+        return settings
+    return settings | {"lora": _without_newer_defaults(json.loads(_LORA.dump_json(train.lora)), LoraConfig)}
+
+
+_NEWER_KEYS: Mapping[type, tuple[str, ...]] = {
+    TrainConfig: (
+        *("method", "quantization", "optimizer", "label_smoothing", "neftune_alpha", "dataloader_workers"),
+        *("attention", "kernels", "sharding", "compile"),
+    ),
+    LoraConfig: ("init", "dora", "rslora"),
+    DataConfig: ("images", "image_root"),
+}
+"""Keys added after version 0.1.0. A default does not enter the digest, so that runs planned before keep theirs."""
+
+
+def _without_newer_defaults(settings: dict[str, object], config: type) -> dict[str, object]:
+    defaults = {each.name: each.default for each in fields(config)}
+    return {key: value for key, value in settings.items() if key not in _NEWER_KEYS[config] or value != defaults[key]}

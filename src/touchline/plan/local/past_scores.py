@@ -1,0 +1,61 @@
+"""Scores of past runs by item, from the history."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+import numpy as np
+
+from touchline.core.quantity import Missing
+from touchline.history.history import Broken, read_record, record_path
+from touchline.history.index import load_index
+from touchline.history.reading import SourcedText
+from touchline.history.record import RunRecord
+from touchline.history.scores import item_outcomes
+from touchline.statistics.spread import ItemScores
+
+
+def past_scores(
+    history_dir: Path, task: str, models: Collection[str], *, except_digests: Collection[str] = ()
+) -> tuple[ItemScores, ...]:
+    """Return the outcomes of the history's runs of a task and base, those on the same items together.
+
+    Args:
+        history_dir: the history; there may be none.
+        task: the experiment's own task.
+        models: names of the base models.
+        except_digests: digests of runs that are left out, because their own results are known.
+
+    Raises:
+        InputError: the history is not a folder.
+    """
+    found: dict[tuple[str, str], dict[str, dict[int, tuple[bool, ...]]]] = {}
+    for row in load_index(history_dir).rows() if history_dir.is_dir() else ():
+        if not row.scores or row.origin != "touchline":
+            continue
+        record = read_record(record_path(history_dir, row.id))
+        if isinstance(record, Broken) or record.run_digest in except_digests or not _is_asked(record, task, models):
+            continue
+        score = record.scores[0]  # the experiment's own task comes first
+        outcomes = item_outcomes(score)
+        if isinstance(outcomes, Missing) or not outcomes or record.condition is None or record.seed is None:
+            continue
+        conditions = found.setdefault((score.score, score.comparable), {})
+        conditions.setdefault(record.condition, {})[record.seed] = outcomes
+    return tuple(
+        ItemScores(
+            conditions={
+                name: np.asarray([seeds[seed] for seed in sorted(seeds)], dtype=np.float64)
+                for name, seeds in conditions.items()
+            }
+        )
+        for conditions in found.values()
+    )
+
+
+def _is_asked(record: RunRecord, task: str, models: Collection[str]) -> bool:
+    """Return whether a record is a fine-tuned run of the task on one of the base models, and not a control."""
+    if record.task != task or record.control is not None:
+        return False
+    return isinstance(record.model.name, SourcedText) and record.model.name.value in models

@@ -1,0 +1,250 @@
+"""Figures of a strategy: the course of each contrast over its looks, and the losses by which explore cut runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import altair
+
+from touchline.report.charts.losses import budget, curve, felt, lines, loss_axis, step_axis, thinned
+from touchline.report.charts.parts import Row, finished, followed, legend_of, number, padded, rows_of, signed
+from touchline.report.colors import CONTROL, INK, MUTED, WHITE, SeriesColor, used
+from touchline.report.figures import Chart
+from touchline.report.formatting import Scale, scale_or_share
+from touchline.report.report import Report
+from touchline.report.strategy import ContrastCourse, StrategyReport, TakenLook, contrast_words
+from touchline.results.run_result import RunResult
+from touchline.spec.strategy import Phase, Verdict, matches
+
+SECTION = "strategy"
+_POINTS = 100.0
+_REACH = 2.5
+"""Distance of the axis' ends from zero, in multiples of the largest difference and the shortest interval."""
+_MOST = 105.0
+"""Ends of an axis of points: no difference of shares is beyond 100."""
+_OFFSET = 26.0
+_MOST_OFFSET = 150.0
+
+
+def looks(report: Report, inks: Mapping[str, SeriesColor]) -> Chart | None:
+    """Return the difference of each contrast at its looks, with its repeated interval and the bound."""
+    strategy = report.strategy
+    courses = [] if strategy is None else [course for course in strategy.courses if course.looks]
+    if strategy is None or not courses:
+        return None
+    scale = scale_or_share(report.analyses)
+    rows = [_look_row(course, look, scale) for course in courses for look in course.looks]
+    promised = _factor(scale) * strategy.planned.detect
+    low, high = _ends(rows, promised, share=scale.share)
+    names = [contrast_words(course.contrast) for course in courses]
+    ticks = [_look_label(place, seeds) for place, seeds in enumerate(strategy.planned.looks, 1)]
+    x = altair.X(
+        "look:N",
+        sort=None,
+        title=None,
+        scale=altair.Scale(domain=ticks, type="point", padding=0.5),
+        axis=altair.Axis(labelAngle=0, grid=False, labelExpr="split(datum.label, '|')"),
+    )
+    shift = altair.XOffset("contrast:N", sort=None, scale=altair.Scale(domain=names, range=_spread(len(names))))
+    y = altair.Y(
+        "value:Q",
+        title=f"difference{' (points)' if scale.share else ''}",
+        scale=altair.Scale(domain=[number(low), number(high)], nice=False),
+        axis=signed(),
+    )
+    hues = altair.Color(
+        "contrast:N",
+        sort=None,
+        scale=altair.Scale(domain=names, range=_hues(report, courses, inks)),
+        legend=legend_of(names) if len(names) > 1 else None,
+    )
+    tooltips = [
+        altair.Tooltip("contrast:N"),
+        *(altair.Tooltip(f"{field}:N", title=field) for field in ("look", "difference", "interval", "t", "bound")),
+        altair.Tooltip("verdict:N"),
+    ]
+    base = rows_of("looks").encode(x=x, xOffset=shift, color=hues, detail="contrast:N")
+    seen = base.encode(y=y, tooltip=tooltips)
+    flat = rows_of("lines").encode(y=altair.Y("value:Q"))
+    layers = [
+        flat.transform_filter("datum.kind === 'zero'").mark_rule(color=INK, strokeWidth=1),
+        flat.transform_filter("datum.kind === 'promised'").mark_rule(color=MUTED, strokeDash=[5, 4], strokeWidth=1.2),
+        flat.transform_filter("datum.kind === 'promised'")
+        .mark_text(align="right", baseline="bottom", dx=-2, dy=-3, fontSize=10, color=MUTED)
+        .encode(x=altair.value("width"), text="label:N"),
+        base.mark_rule(strokeWidth=2.5, strokeCap="round", clip=True, opacity=0.75).encode(
+            y=altair.Y("low:Q"), y2=altair.Y2("high:Q"), tooltip=tooltips
+        ),
+        seen.mark_line(strokeWidth=1.2, opacity=0.6, clip=True),
+        base.mark_tick(orient="horizontal", size=18, thickness=2, clip=True, opacity=1).encode(
+            y=altair.Y("needed:Q"), tooltip=tooltips
+        ),
+        seen.transform_filter("!datum.established").mark_point(
+            filled=False, size=80, strokeWidth=2, opacity=1, fill=WHITE
+        ),
+        seen.transform_filter("datum.established").mark_point(filled=True, size=95, opacity=1),
+    ]
+    flats: list[Row] = [
+        {"kind": "zero", "value": 0, "label": ""},
+        {
+            "kind": "promised",
+            "value": number(promised),
+            "label": f"to be shown: {scale.difference(strategy.planned.detect)}",
+        },
+    ]
+    beyond = any(
+        not low <= float(str(row[end])) <= high for row in rows for end in ("low", "high") if row[end] is not None
+    )
+    caption = (
+        "Point: mean difference over the look's seeds, filled where established. Bar: repeated 95% interval, which "
+        "holds over all looks. Tick: the bound, above which a difference is established. Dashed: the difference to be "
+        "shown."
+    )
+    return finished(
+        altair.layer(*layers),
+        {"looks": rows, "lines": flats},
+        name="looks",
+        section=SECTION,
+        title="Contrasts over the looks",
+        caption=caption + (" Intervals that leave the figure are in the table." if beyond else ""),
+        height=300,
+    )
+
+
+def _look_row(course: ContrastCourse, look: TakenLook, scale: Scale) -> Row:
+    found, factor = look.found, _factor(scale)
+    error = max(found.error, found.wide_error or 0.0)
+    ends = None if found.low is None or found.high is None else (factor * found.low, factor * found.high)
+    return {
+        "contrast": contrast_words(course.contrast),
+        "look": _look_label(look.number, len(found.pairs)),
+        "value": number(factor * found.difference),
+        "low": None if ends is None else number(ends[0]),
+        "high": None if ends is None else number(ends[1]),
+        "needed": number(factor * found.bound * error) if error > 0 else None,
+        "difference": scale.difference(found.difference),
+        "interval": "none" if ends is None else scale.ends(ends[0] / factor, ends[1] / factor),
+        "t": "-" if found.t is None else f"{found.t:.3g}",
+        "bound": f"{found.bound:.3g}",
+        "verdict": found.verdict.value,
+        "established": found.verdict is Verdict.ESTABLISHED,
+    }
+
+
+def _look_label(place: int, seeds: int) -> str:
+    """Return the label of a look in two lines."""
+    return f"look {place}|{seeds} seeds"
+
+
+def _factor(scale: Scale) -> float:
+    return _POINTS if scale.share else 1.0
+
+
+def _ends(rows: Sequence[Row], promised: float, *, share: bool) -> tuple[float, float]:
+    """Return the ends of the axis. Wide intervals of early looks may leave it, so that differences remain visible."""
+    values = [0.0, promised, *(float(str(row["value"])) for row in rows)]
+    arms = [abs(float(str(row["high"])) - float(str(row["value"]))) for row in rows if row["high"] is not None]
+    reach = _REACH * max(*map(abs, values), min(arms, default=0.0))
+    shown = [float(str(row[end])) for row in rows for end in ("low", "high") if row[end] is not None]
+    low, high = padded([*values, *(min(max(end, -reach), reach) for end in shown)])
+    most = _MOST if share else math.inf
+    return max(low, -most), min(high, most)
+
+
+def _hues(report: Report, courses: Sequence[ContrastCourse], inks: Mapping[str, SeriesColor]) -> list[str]:
+    """Return a color per contrast: that of its level's runs, another one where two contrasts share it."""
+    if len(courses) == 1:
+        return [INK]
+    free = [ink.light for ink in used(dict(inks)) if ink is not CONTROL]
+    made: list[str] = []
+    for course in courses:
+        own = next((inks[run.name].light for run in report.runs if matches(run.levels, course.contrast.level)), INK)
+        if own in made:
+            own = next((each for each in free if each not in made), MUTED)
+        made.append(own)
+    return made
+
+
+def _spread(count: int) -> list[float]:
+    width = min(_OFFSET * (count - 1), _MOST_OFFSET)
+    return [-width / 2, width / 2] if count > 1 else [0, 0]
+
+
+# ---- explore ---------------------------------------------------------------------------------------------------------
+
+
+def explore_losses(report: Report, inks: Mapping[str, SeriesColor]) -> Chart | None:
+    """Return the validation losses of explore, those of cut runs in grey."""
+    strategy = report.strategy
+    if strategy is None:
+        return None
+    explored = [
+        run
+        for run in report.runs
+        if run.phase is Phase.EXPLORE and any(math.isfinite(point.loss) for point in run.validation_losses)
+    ]
+    if not explored:
+        return None
+    y = loss_axis([p.loss for run in explored for p in run.validation_losses], "validation loss (nats per token)")
+    limit = budget(len(explored))
+    whole = [curve(run, inks, thinned(run.validation_losses, limit)) for run in explored if run.cut_after_step is None]
+    gone = [
+        curve(run, inks, thinned(run.validation_losses, limit)) for run in explored if run.cut_after_step is not None
+    ]
+    points = [{"step": cut.step, "label": f"point {place}"} for place, cut in enumerate(strategy.cuts, 1)]
+    shown = {run.name: inks[run.name] for run in explored if run.cut_after_step is None}
+    rules = rows_of("points").encode(x=step_axis())
+    layers = [
+        rules.mark_rule(color=MUTED, strokeDash=[4, 3], strokeWidth=1),
+        rules.mark_text(align="left", baseline="top", dx=4, fontSize=10, color=MUTED).encode(
+            y=altair.value(2), text="label:N"
+        ),
+        lines("cut", y, inks, width=1.4, shown=0.7).encode(color=altair.value(MUTED)),
+        lines("kept", y, shown, width=2.0, shown=1.0, points=len(explored) <= 40),
+        felt("all", y),
+        _marks("ends", y, "square").encode(color=altair.value(MUTED)),
+        _marks("chosen", y, "circle").encode(color=altair.value(INK)),
+    ]
+    ends = [_end(run, inks) for run in explored if run.cut_after_step is not None]
+    chosen = [_end(run, inks) for run in explored if run.name in (strategy.chosen or ())]
+    return finished(
+        altair.layer(*layers),
+        {"points": points, "cut": gone, "kept": whole, "all": [*gone, *whole], "ends": ends, "chosen": chosen},
+        name="explore",
+        section=SECTION,
+        title="Explore: validation losses and cuts",
+        caption=_caption(strategy, bool(gone)),
+        height=300,
+    )
+
+
+def _caption(strategy: StrategyReport, has_cut: bool) -> str:
+    cut = " Grey, with a square at the end: cut there; what they would have reached is unknown." if has_cut else ""
+    chosen = " Ring: chosen by final validation loss." if strategy.chosen else ""
+    return f"One seed per condition. Dashed: points at which runs were compared.{cut}{chosen}"
+
+
+def _marks(name: str, y: altair.Y, shape: str) -> altair.Chart:
+    """Draw marks at the ends of curves: a square where a run was cut, a ring where it was chosen."""
+    is_ring = shape == "circle"
+    marks: altair.Chart = (
+        rows_of(name)
+        .mark_point(shape=shape, filled=not is_ring, size=150 if is_ring else 75, strokeWidth=2.2)
+        .encode(
+            x=step_axis(),
+            y=y,
+            opacity=followed(),
+            tooltip=[
+                *(altair.Tooltip("run:N"), altair.Tooltip("setting:N"), altair.Tooltip("step:Q", format=",")),
+                altair.Tooltip("loss:Q", format=".4~r", title="validation loss"),
+            ],
+        )
+    )
+    return marks
+
+
+def _end(run: RunResult, inks: Mapping[str, SeriesColor]) -> Row:
+    """Return the last finite validation loss of a run."""
+    last = next(point for point in reversed(run.validation_losses) if math.isfinite(point.loss))
+    return {"run": run.name, "setting": inks[run.name].label, "step": last.step, "loss": number(last.loss)}

@@ -1,0 +1,170 @@
+"""Engine of a strategy: takes every decision that is due, once, from the ledger and the results.
+
+Decisions are computed from the design, the earlier decisions and the files of the runs. They do not depend on when they
+are computed: a command that was killed before it recorded one computes the same again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from touchline.core.callbacks import MessageCallback
+from touchline.core.errors import PlanDriftError, quoted
+from touchline.core.quantity import Quantity
+from touchline.core.units import plural
+from touchline.plan.strategy_costs import explore_hours
+from touchline.plan.strategy_design import design_digest
+from touchline.plan.strategy_state import StrategyState, strategy_state
+from touchline.plan.strategy_text import decision_line, first_names
+from touchline.plan.totals import totals
+from touchline.results.look_evidence import look_at
+from touchline.run.divergence import has_diverged
+from touchline.run.jobs import is_training_complete, missing_evaluations
+from touchline.run.ledger import STRATEGY, Ledger, read_ledger
+from touchline.run.planning import LoadedPlan
+from touchline.run.spent import spent_device_hours
+from touchline.run.strategy_explore import explore_waits, next_explore_decision
+from touchline.slurm.job_view import JobName
+from touchline.spec.plan import PlannedRun
+from touchline.spec.strategy import DecisionKind, Phase, Stop, StopReason, StrategyDecision
+
+
+def advance(planned: LoadedPlan, on_message: MessageCallback) -> StrategyState:
+    """Take and record every decision that is due, and return the state after them.
+
+    The caller holds the experiment lock.
+
+    Args:
+        planned: the whole plan.
+        on_message: receives each decision as it is recorded.
+
+    Raises:
+        PlanDriftError: the design is not that of the first decision.
+    """
+    design = refuse_other_design(planned)
+    ledger = Ledger(planned.folder.ledger, planned.plan.executor)
+    while True:
+        state = strategy_state(planned.plan, planned.folder.decisions())
+        decision = _due(planned, state, design)
+        if decision is None:
+            return state
+        ledger.record("strategy", STRATEGY, decision=decision)
+        if decision.kind is not DecisionKind.BEGIN:
+            on_message(decision_line(planned.plan, decision))
+
+
+def refuse_other_design(planned: LoadedPlan) -> str:
+    """Return the digest of the plan's design.
+
+    Raises:
+        PlanDriftError: it is not that of the first decision.
+    """
+    design = design_digest(planned.plan)
+    assert design is not None
+    decisions = planned.folder.decisions()
+    if decisions and decisions[0].design != design:
+        raise PlanDriftError(
+            "plan.json is not the design that the strategy's first decision fixed: the looks are part of the design",
+            expected="the plan as it was when the first run was started",
+            hint=f"undo the change and plan again: touchline plan {quoted(str(planned.folder.root))}; "
+            "or plan another experiment in a folder of its own",
+        )
+    return design
+
+
+def needed_runs(planned: LoadedPlan, state: StrategyState) -> list[PlannedRun]:
+    """Return the runs to train and evaluate now: those at work that have not diverged."""
+    return [run for run in state.working if not has_diverged(planned.folder, run)]
+
+
+def unfinished_runs(planned: LoadedPlan, state: StrategyState) -> list[PlannedRun]:
+    """Return the runs that the coming decision waits for."""
+    waited_for = [run for run in needed_runs(planned, state) if run.phase is not None]
+    return [run for run in waited_for if not _is_finished(planned, run)]
+
+
+def _is_finished(planned: LoadedPlan, run: PlannedRun) -> bool:
+    return is_training_complete(planned.folder, run) and not missing_evaluations(planned, run, None)
+
+
+def _due(planned: LoadedPlan, state: StrategyState, design: str) -> StrategyDecision | None:
+    """Return the next decision; None if it waits for runs, or if all are taken."""
+    strategy = planned.plan.strategy
+    assert strategy is not None
+    if state.design is None:
+        return StrategyDecision(kind=DecisionKind.BEGIN, design=design)
+    if state.stop is not None:
+        return None
+    if (stop := _over_budget(planned, state)) is not None:
+        return StrategyDecision(kind=DecisionKind.STOP, design=design, stop=stop)
+    if state.is_exploring:
+        return next_explore_decision(planned, state, design)
+    if not state.undecided or state.looks_taken == len(strategy.looks):
+        return StrategyDecision(kind=DecisionKind.STOP, design=design, stop=Stop(reason=StopReason.SETTLED))
+    if unfinished_runs(planned, state):
+        return None
+    number, open_names = state.looks_taken, {each.name for each in state.undecided}
+    look = look_at(
+        planned,
+        state.undecided,
+        number,
+        {name: verdict for name, verdict in state.verdicts.items() if name not in open_names},
+        {run.name for run in state.working if has_diverged(planned.folder, run)},
+    )
+    return StrategyDecision(kind=DecisionKind.LOOK, number=number, design=design, look=look)
+
+
+def _over_budget(planned: LoadedPlan, state: StrategyState) -> Stop | None:
+    """Return the stop before explore, or before the runs of a look, that are predicted to exceed the budget.
+
+    It is judged before any of them is started, and not again: what is begun is finished.
+    """
+    strategy = planned.plan.strategy
+    assert strategy is not None
+    coming = state.newest
+    if state.is_exploring:
+        coming = tuple(run.name for run in state.started if run.phase is Phase.EXPLORE)
+    if strategy.budget_device_hours is None or not coming or _has_begun(planned, coming):
+        return None
+    if state.is_exploring:
+        predicted = explore_hours(planned.plan)
+    else:
+        predicted = predicted_device_hours(planned, [run for run in state.working if run.name in coming])
+    spent = spent_device_hours(planned)
+    if predicted is None or spent + predicted <= strategy.budget_device_hours:
+        return None
+    return Stop(reason=StopReason.BUDGET, spent_device_hours=spent, next_device_hours=predicted)
+
+
+def predicted_device_hours(planned: LoadedPlan, runs: Sequence[PlannedRun]) -> float | None:
+    """Return the predicted device-hours of runs with their evaluations; None if they are unknown."""
+    plan = planned.plan
+    names = {run.name for run in runs}
+    cohorts = [each for each in plan.cohorts if names.issuperset(each.runs)]
+    shared = plan.executor == "local"
+    hours = totals(runs, plan.machine, plan.gpus_per_run, shared=shared, cohorts=cohorts)["gpu_hours"]
+    return hours.value if isinstance(hours, Quantity) else None
+
+
+def _has_begun(planned: LoadedPlan, names: Sequence[str]) -> bool:
+    """Return True if any of these runs was ever about to be started."""
+    wanted = set(names)
+    if any(planned.folder.has_started(name) for name in names):
+        return True
+    begun = (each for each in read_ledger(planned.folder.ledger) if each.event in ("intent", "adopted"))
+    return any(JobName.parse(each.job).subject in wanted for each in begun)
+
+
+def waiting_line(planned: LoadedPlan, state: StrategyState) -> str | None:
+    """Return what the coming decision waits for; None if nothing is to come."""
+    if state.is_exploring:
+        return explore_waits(planned, state)
+    strategy = planned.plan.strategy
+    if strategy is None or state.stop is not None or not state.undecided:
+        return None
+    runs = unfinished_runs(planned, state)
+    if not runs:
+        return None
+    names = first_names(runs)
+    number = f"look {state.looks_taken + 1} of {len(strategy.looks)}"
+    return f"{number} waits for {plural(len(runs), 'run')}: {names}"

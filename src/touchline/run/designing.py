@@ -1,0 +1,324 @@
+"""Command `design`: plans of an experiment with other numbers of seeds and items, and the change of its file."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from touchline.core.callbacks import ProgressCallback
+from touchline.core.errors import InputError, PlanDriftError, PolicyError, quoted
+from touchline.core.files import read_text_bounded, write_atomic
+from touchline.core.quantity import Missing
+from touchline.core.units import parse_duration, plural, seconds_to_hours
+from touchline.data.user_config import UserConfig
+from touchline.plan.design import DesignQuestion, Sizing, answer_design, refused, unanswerable, with_change
+from touchline.plan.design_answer import DesignAnswer
+from touchline.plan.design_costs import PLANNED_SEEDS, DesignCosts, design_costs, seed_numbers
+from touchline.plan.local.past_scores import past_scores
+from touchline.plan.power import conditions_per_level, evaluated_items, number_of_contrasts
+from touchline.run.folders import ExperimentFolder
+from touchline.run.planning import resolve
+from touchline.spec.bounds import SIZE_LIMIT_BYTES
+from touchline.spec.edit import with_values
+from touchline.spec.plan import Plan
+from touchline.spec.read import read_experiment
+from touchline.statistics.spread import ItemScores
+from touchline.statistics.spread_inputs import spread_inputs
+
+_DEVICE_HOURS = ("gpuh", "gpu-hours", "gpu-h", "device-hours")
+_MOST_SPREAD = 50.0
+"""Largest standard deviation of shares, in points."""
+_FEWEST_ITEMS = 4
+"""Fewest items that are planned for the slope of an evaluation's time."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DesignRequest:
+    """Question of a user about sample sizes."""
+
+    detect_points: float = 2.0
+    """Difference to establish, in points."""
+    budget: str | None = None
+    """Device-hours: `40gpuh`, `40h`, `90min`."""
+    items: tuple[int, ...] = ()
+    """Numbers of items that are looked at; all if empty."""
+    seed_spread_points: float | None = None
+    """Spread between seeds, in points, instead of a measured one."""
+    flips_percent: float | None = None
+    """Items that flip between seeds, in percent, instead of measured ones."""
+
+    def question(self) -> DesignQuestion:
+        """Return the question of the planner.
+
+        Raises:
+            InputError: a value is out of range; all are listed.
+        """
+        spread, flips = self.seed_spread_points, self.flips_percent
+        checks = (
+            (f"--detect {self.detect_points:g}", 0 < self.detect_points <= 100),
+            (f"--items {', '.join(map(str, self.items))}", all(each > 0 for each in self.items)),
+            (f"--seed-spread {spread or 0:g}", spread is None or 0 <= spread <= _MOST_SPREAD),
+            (f"--flips {flips or 0:g}", flips is None or 0 <= flips <= 100),
+        )
+        wrong = [text for text, is_valid in checks if not is_valid]
+        if wrong:
+            raise InputError(
+                f"out of range: {', '.join(wrong)}",
+                expected="points above 0 to 100, items of 1 or more, a spread of 0 to 50 points, flips of 0 to 100%",
+            )
+        return DesignQuestion(
+            detect=self.detect_points / 100,
+            budget_hours=None if self.budget is None else parse_budget(self.budget),
+            budget_text=self.budget or "",
+            items=tuple(sorted(set(self.items))),
+        )
+
+
+def parse_budget(text: str) -> float:
+    """Return the device-hours of `40gpuh`, `40h`, `90min`.
+
+    Raises:
+        InputError: it is none of these, or nothing.
+    """
+    compact = text.strip().lower().replace(" ", "")
+    for suffix in _DEVICE_HOURS:
+        if compact.endswith(suffix):
+            compact = compact.removesuffix(suffix) + "h"
+            break
+    try:
+        hours = seconds_to_hours(parse_duration(compact))
+    except InputError as error:
+        raise InputError(
+            f"--budget: {text!r} is not a number of device-hours", expected="for example 40gpuh, 40h or 90min"
+        ) from error
+    if hours <= 0:
+        raise InputError(f"--budget: {text!r} is nothing", expected="for example 40gpuh, 40h or 90min")
+    return hours
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Designed:
+    """Answer with the file that it changes."""
+
+    answer: DesignAnswer
+    """Answer."""
+    folder: ExperimentFolder
+    """Experiment."""
+    text: str
+    """Content of experiment.yaml with the chosen numbers."""
+    values: Mapping[str, object]
+    """What changes, by dotted key."""
+
+
+def design(
+    folder: ExperimentFolder,
+    settings: UserConfig,
+    request: DesignRequest,
+    own: Sequence[ItemScores],
+    *,
+    on_progress: ProgressCallback | None = None,
+) -> Designed:
+    """Find numbers of seeds and items for an experiment; write nothing.
+
+    Args:
+        folder: the experiment.
+        settings: where models, caches and the history are.
+        request: the question.
+        own: scores of the experiment's finished runs.
+        on_progress: receives the number of plans made and their total.
+
+    Raises:
+        InputError: the experiment or the request is wrong.
+    """
+    question = request.question()
+    planner = _Planner(folder, settings)
+    now = planner.now()
+    digests = {run.digest for run in now.runs}
+    past = past_scores(settings.history_dir, now.task, now.models, except_digests=digests if own else ())
+    inputs = spread_inputs(own, past, points=request.seed_spread_points, flips_percent=request.flips_percent)
+    items_now, most = evaluated_items(now), planner.most_items(now)
+    if (finding := unanswerable(now, most, question.items)) is not None:
+        answer = refused(now, question, inputs, finding)
+        return Designed(answer=answer, folder=folder, text=planner.text, values={})
+    most_items = max(question.items) if question.items else most
+    if most is not None and question.items and max(question.items) > most:
+        raise InputError(
+            f"--items {max(question.items)}: the test split has {plural(most, 'item')}", expected=f"at most {most}"
+        )
+    assert most_items is not None
+    costs = planner.costs(now, most_items, items_now or most_items, on_progress)
+    sizing = Sizing(
+        question=question,
+        inputs=inputs,
+        conditions=conditions_per_level(now),
+        family=number_of_contrasts(now),
+        most_items=most_items,
+        costs=costs,
+    )
+    answer = answer_design(now, items_now, sizing, planner.plan, planner.notes)
+    chosen = answer.chosen
+    if chosen is None:
+        return Designed(answer=answer, folder=folder, text=planner.text, values={})
+    values = planner.changes(chosen.seeds, chosen.items, items_now)
+    text = with_values(planner.text, str(folder.yaml), values) if values else planner.text
+    return Designed(
+        answer=with_change(answer, _diff(folder, planner.text, text), applied=False),
+        folder=folder,
+        text=text,
+        values=values,
+    )
+
+
+def apply(found: Designed, settings: UserConfig) -> Designed:
+    """Write the chosen numbers into experiment.yaml; nothing is planned yet.
+
+    Raises:
+        PolicyError: runs have started that the change would leave out or evaluate differently, the file has a strategy,
+            or a value was given on the command line of the last plan.
+        InputError: there are no numbers to write.
+        HostError: the file cannot be written.
+    """
+    answer, folder = found.answer, found.folder
+    if answer.chosen is None:
+        reasons = [finding.message for finding in answer.findings]
+        reasons += [each.missing for each in (answer.within_budget, answer.cheapest) if isinstance(each, Missing)]
+        raise InputError(f"nothing to apply: {reasons[0]}", expected="numbers that show the difference")
+    if not found.values:
+        return found
+    _refuse_change(found, settings)
+    write_atomic(folder.yaml, found.text)
+    return replace(found, answer=with_change(answer, answer.diff, applied=True))
+
+
+def _refuse_change(found: Designed, settings: UserConfig) -> None:
+    """Refuse a change of runs that have started."""
+    folder, planner = found.folder, _Planner(found.folder, settings)
+    if planner.has_strategy:
+        raise PolicyError(
+            f"{folder.yaml} has a strategy, whose looks decide the seeds",
+            expected="an experiment without strategy",
+            hint="write strategy.confirm.seeds and looks by hand",
+        )
+    given = [key for key in found.values if key in {each.partition("=")[0] for each in planner.overrides}]
+    if given:
+        raise PolicyError(
+            f"{', '.join(given)}: given on the command line of the last plan, which counts more than the file",
+            expected="a plan without this override",
+            hint=f"touchline plan {quoted(str(folder.root))} {given[0]}=VALUE",
+        )
+    old = folder.read_plan()
+    started = [] if old is None else [run for run in old.runs if has_started(folder, run.name)]
+    if not started:
+        return
+    new = planner.plan_of_text(found.text)
+    changed = []
+    for run in started:
+        now = new.run(run.name)
+        if now is None:
+            changed.append(f"{run.name} would leave the plan")
+        elif now.digest != run.digest:
+            changed.append(f"{run.name} would be trained differently")
+        elif now.evaluate.samples != run.evaluate.samples and folder.has_evaluations(run.name):
+            changed.append(f"{run.name} has been evaluated on {run.evaluate.samples} items")
+    if changed:
+        raise PlanDriftError(
+            f"the design changes runs that have started: {'; '.join(changed)}",
+            expected="numbers that only add runs",
+            hint=f"a new experiment, or write them by hand and: touchline plan {quoted(str(folder.root))} --accept",
+        )
+
+
+def has_started(folder: ExperimentFolder, name: str) -> bool:
+    """Return True if a run has started, has been evaluated or is queued."""
+    if not (folder.root / name).is_dir():
+        return False
+    return folder.has_started(name) or folder.has_evaluations(name) or name in folder.queued()
+
+
+class _Planner:
+    """Planner of the experiment with other numbers of seeds and items; strategies are left out."""
+
+    def __init__(self, folder: ExperimentFolder, settings: UserConfig) -> None:
+        self._folder, self._settings = folder, settings
+        self.text = read_text_bounded(folder.yaml, SIZE_LIMIT_BYTES)
+        self._old = folder.read_plan()
+        self.overrides = () if self._old is None else self._old.overrides
+        experiment = read_experiment(self.text, str(folder.yaml), self.overrides).experiment
+        self.seeds, self.has_strategy = experiment.seeds, experiment.strategy is not None
+        self._without = ("strategy=null",) if self.has_strategy else ()
+        self.notes: tuple[str, ...] = (
+            (
+                "the numbers are those of a fixed design without looks; the strategy's looks stop earlier on average, "
+                "and its last look needs a few more seeds",
+            )
+            if self.has_strategy
+            else ()
+        )
+        self._made: dict[tuple[int, int | None], Plan] = {}
+
+    def now(self) -> Plan:
+        """Return the plan of the experiment as it is."""
+        return self._read(self.text)
+
+    def plan(self, seeds: int, items: int) -> Plan:
+        """Return the plan with so many seeds and items."""
+        key = (seeds, items)
+        if key not in self._made:
+            numbers = list(seed_numbers(self.seeds, seeds))
+            own = (f"seeds={numbers}", f"evaluate.samples={items}")
+            self._made[key] = self._read(self.text, own)
+        return self._made[key]
+
+    def plan_of_text(self, text: str) -> Plan:
+        """Return the plan of a changed file."""
+        return self._read(text)
+
+    def most_items(self, now: Plan) -> int | None:
+        """Return the items that every run could be asked; None if the number is unknown."""
+        runs = tuple(replace(run, evaluate=replace(run.evaluate, samples="all")) for run in now.runs)
+        return evaluated_items(replace(now, runs=runs))
+
+    def costs(
+        self, now: Plan, most_items: int, items_now: int, on_progress: ProgressCallback | None
+    ) -> DesignCosts | Missing:
+        """Return the costs by seeds and items, from plans."""
+        if isinstance(now.gpu_hours, Missing):
+            return now.gpu_hours
+        counts = sorted({min(_FEWEST_ITEMS, most_items), *(max(1, most_items // part) for part in (16, 4, 1))})
+        total, done = len(PLANNED_SEEDS) + len(counts), 0
+
+        def planned(seeds: int, items: int) -> Plan:
+            nonlocal done
+            plan = self.plan(seeds, items)
+            done += 1
+            if on_progress is not None:
+                on_progress(done, total)
+            return plan
+
+        by_seeds = {seeds: planned(seeds, items_now) for seeds in PLANNED_SEEDS}
+        by_items = {items: planned(PLANNED_SEEDS[0], items) for items in counts}
+        return design_costs(by_seeds, by_items, items_now)
+
+    def changes(self, seeds: int, items: int, items_now: int | None) -> dict[str, object]:
+        """Return the values of experiment.yaml that change, by dotted key."""
+        found: dict[str, object] = {}
+        numbers = seed_numbers(self.seeds, seeds)
+        if numbers != tuple(self.seeds):
+            found["seeds"] = list(numbers)
+        if items != items_now:
+            found["evaluate.samples"] = items
+        return found
+
+    def _read(self, text: str, own: Sequence[str] = ()) -> Plan:
+        overrides = (*self.overrides, *self._without, *own)
+        loaded = read_experiment(text, str(self._folder.yaml), overrides)
+        old = self._old
+        accepted = {} if old is None else {run.name: run.accepted for run in old.runs if run.accepted}
+        return resolve(loaded, self._folder, self._settings, old, accepted, spread=())[0]
+
+
+def _diff(folder: ExperimentFolder, before: str, after: str) -> str:
+    name = folder.yaml.name
+    lines = difflib.unified_diff(before.splitlines(), after.splitlines(), name, name, lineterm="")
+    return "".join(f"{line}\n" for line in lines)

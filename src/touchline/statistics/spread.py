@@ -1,0 +1,172 @@
+"""Spread of past scores: between training seeds, between the answers to an item, and of an effect between items.
+
+Runs of one condition that differ in their seed alone show how far a mean score moves, and how many items flip. Their
+variance holds the flips as well: with I items, flips alone move a mean by a variance of flips / (2 I), which is
+subtracted. Intervals of the spread are those of a chi-square with the pooled degrees of freedom; with few seeds they
+are wide. Those of flips are over items, by Student's t.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from touchline.statistics.bootstrap import Floats
+from touchline.statistics.student import t_quantile
+
+SPREAD_COVERAGE: Final = 0.9
+"""Coverage of the intervals, that of the predicted costs."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ItemScores:
+    """Scores of several conditions on the same items, asked in the same way."""
+
+    conditions: Mapping[str, Floats]
+    """Scores by condition, shape [seeds, items], from 0 to 1; every condition has the same items."""
+
+    @property
+    def items(self) -> int:
+        """Number of items."""
+        return int(next(iter(self.conditions.values())).shape[-1])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Observed:
+    """Value with its interval and the size of its sample."""
+
+    value: float
+    """The value."""
+    low: float
+    """Lower end of its interval."""
+    high: float
+    """Upper end of its interval."""
+    count: int
+    """Degrees of freedom over seeds, or number of items."""
+
+
+def seed_spread(found: Sequence[ItemScores], *, coverage: float = SPREAD_COVERAGE) -> Observed | None:
+    """Return the standard deviation between seeds of a condition's mean score, without what flips of items make of it.
+
+    Args:
+        found: past scores; conditions with one seed add nothing.
+        coverage: of the interval.
+
+    Returns:
+        None where no condition has two seeds.
+    """
+    squares, freedom, flips = 0.0, 0, 0.0
+    for scores in found:
+        share = _flips_of(scores)
+        for matrix in scores.conditions.values():
+            own = len(matrix) - 1
+            if own > 0:
+                squares += own * float(np.var(matrix.mean(axis=-1), ddof=1))
+                freedom += own
+                flips += own * share / (2 * scores.items)
+    if freedom == 0:
+        return None
+    from scipy.special import gammaincinv
+
+    ends = [2 * float(gammaincinv(freedom / 2, tail)) for tail in ((1 + coverage) / 2, (1 - coverage) / 2)]
+    low, value, high = (
+        math.sqrt(max(0.0, squares / over - flips / freedom)) for over in (ends[0], float(freedom), ends[1])
+    )
+    return Observed(value=value, low=low, high=high, count=freedom)
+
+
+def seed_flips(found: Sequence[ItemScores], *, coverage: float = SPREAD_COVERAGE) -> Observed | None:
+    """Return the share of items that two seeds of one condition do not judge alike; of shares, the mean squared
+    difference.
+
+    Args:
+        found: past scores; conditions with one seed add nothing.
+        coverage: of the interval.
+
+    Returns:
+        None where no condition has two seeds.
+    """
+    return _over_items([_seed_flips_by_item(scores) for scores in found], coverage)
+
+
+def condition_flips(found: Sequence[ItemScores], *, coverage: float = SPREAD_COVERAGE) -> Observed | None:
+    """Return the share of items that two conditions do not judge alike, each with one seed.
+
+    Args:
+        found: past scores.
+        coverage: of the interval.
+
+    Returns:
+        None where no item was asked of two conditions.
+    """
+    return _over_items([_squared_differences(scores) for scores in found], coverage)
+
+
+def effect_variance(found: Sequence[ItemScores], *, coverage: float = SPREAD_COVERAGE) -> Observed | None:
+    """Return the variance over items of the difference between two conditions, without what flips make of it.
+
+    Args:
+        found: past scores.
+        coverage: of the interval.
+
+    Returns:
+        None where no two conditions have two seeds each.
+    """
+    per_item: list[Floats | None] = []
+    for scores in found:
+        several = ItemScores(conditions={name: each for name, each in scores.conditions.items() if len(each) > 1})
+        if len(several.conditions) < 2:
+            continue
+        values = []
+        for first, second in itertools.combinations(several.conditions.values(), 2):
+            difference = second.mean(axis=0) - first.mean(axis=0)
+            noise = sum(np.var(each, axis=0, ddof=1) / len(each) for each in (first, second))
+            correction = scores.items / max(scores.items - 1, 1)
+            values.append((difference - difference.mean()) ** 2 * correction - noise)
+        per_item.append(np.mean(values, axis=0))
+    return _over_items(per_item, coverage)
+
+
+def _flips_of(scores: ItemScores) -> float:
+    by_item = _seed_flips_by_item(scores)
+    return 0.0 if by_item is None else float(by_item.mean())
+
+
+def _seed_flips_by_item(scores: ItemScores) -> Floats | None:
+    """Return twice the variance over seeds of each item, pooled over conditions; of rights and wrongs, the flips."""
+    several = [matrix for matrix in scores.conditions.values() if len(matrix) > 1]
+    if not several:
+        return None
+    freedom = sum(len(matrix) - 1 for matrix in several)
+    return np.asarray(2 * sum((len(matrix) - 1) * np.var(matrix, axis=0, ddof=1) for matrix in several) / freedom)
+
+
+def _squared_differences(scores: ItemScores) -> Floats | None:
+    pairs = list(_pairs(scores))
+    return np.mean(pairs, axis=0) if pairs else None
+
+
+def _pairs(scores: ItemScores) -> Iterator[Floats]:
+    """Yield the squared difference of every two conditions at each item, over all pairs of their seeds."""
+    for first, second in itertools.combinations(scores.conditions.values(), 2):
+        yield ((second[:, None, :] - first[None, :, :]) ** 2).mean(axis=(0, 1))
+
+
+def _over_items(per_item: Sequence[Floats | None], coverage: float) -> Observed | None:
+    """Return the mean over all items with its interval; the lower end is not below zero."""
+    known = [values for values in per_item if values is not None]
+    if not known:
+        return None
+    values = np.concatenate(known)
+    mean, count = float(values.mean()), len(values)
+    if count < 2:
+        return Observed(value=max(0.0, mean), low=0.0, high=1.0, count=count)
+    error = float(values.std(ddof=1)) / math.sqrt(count)
+    # No flip among n items leaves open a share of up to 3 / n (the rule of three), here at the wanted coverage.
+    arm = max(t_quantile(0.5 + coverage / 2, count - 1) * error, -math.log((1 - coverage) / 2) / count)
+    return Observed(value=max(0.0, mean), low=max(0.0, mean - arm), high=max(0.0, mean + arm), count=count)

@@ -1,0 +1,186 @@
+"""Planned run as a Hugging Face Trainer takes it: its arguments, base, examples and their order."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+import yaml
+from torch.utils.data import Sampler
+from transformers import AutoConfig
+
+from touchline.backends.run_config import RunConfig
+from touchline.core.files import read_text_bounded
+from touchline.core.quantity import NO_EVIDENCE, Measured
+from touchline.data.images import load_pixels
+from touchline.data.rendering.image_rule import ImageRule
+from touchline.data.training_state import RESUME_FOLDER, ResumeState
+from touchline.train.compiling import require_compiler
+from touchline.train.folders import remove_folder, remove_leftovers
+from touchline.train.inherit import Inheritance, merge_into
+from touchline.train.inputs import CONFIG_LIMIT_BYTES, Inputs, load_inputs, path_of_config, read_config
+from touchline.train.kernels import require_kernels
+from touchline.train.lineage import take_over
+from touchline.train.log import LOG
+from touchline.train.model import class_of
+from touchline.train.parallel import Processes, is_member
+from touchline.train.parent import Ancestry, resolve_parent
+from touchline.train.resume import find_resume
+from touchline.train.run import Stop, is_done
+from touchline.train.target_loss import IGNORED, pixel_inputs
+
+FILES = "image_files"
+"""Column of the files of a row's images. A trainer would load those of a column "images", and render their chats."""
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class PlannedTraining:
+    """Planned run, with its inputs as a Hugging Face Trainer takes them."""
+
+    folder: Path
+    """Run folder."""
+    settings: dict[str, Any]
+    """Content of finetune.yaml."""
+    inputs: Inputs
+    """Planned inputs, compared with the plan."""
+    saved: tuple[Path, ResumeState] | None
+    """Training state to resume from."""
+    stop: Stop
+    """Stop request, set by a signal."""
+    begun: float
+    """Monotonic time of the process's start."""
+    ancestry: Ancestry | None = None
+    """Parent checkpoint of a stage."""
+    inheritance: Inheritance | None = None
+    """Weights that a stage inherits."""
+    group: Processes = field(default_factory=Processes)
+    """Processes of the training. The first one writes."""
+    rounding: Measured = NO_EVIDENCE
+    """Relative rounding error of the adapters merged into the base."""
+
+    @property
+    def config(self) -> RunConfig:
+        """Resolved run."""
+        return self.inputs.config
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Trainer arguments that recording needs: steps are logged one by one, and saves are asked for."""
+        # A trained vision tower has no part in a micro-batch without images.
+        partly = self.config.train.trains_all and self.inputs.model.vision
+        several = {} if self.group.size == 1 else {"ddp_find_unused_parameters": partly}
+        # Files of images are not an input of the model, and would be left out.
+        pictured = {"remove_unused_columns": False} if self.has_images else {}
+        return (
+            several
+            | pictured
+            | {
+                "output_dir": str(self.folder / RESUME_FOLDER),
+                "logging_steps": 1,
+                "logging_nan_inf_filter": False,
+                "eval_strategy": "no",
+                "save_strategy": "no",
+                "disable_tqdm": True,
+            }
+        )
+
+    @property
+    def has_images(self) -> bool:
+        """Return True if a training example shows an image."""
+        return any(row.images for row in self.inputs.train)
+
+    @property
+    def model_class(self) -> Any:
+        """Loader of the base: of causal language models, or of vision-language models."""
+        return class_of(AutoConfig.from_pretrained(self.config.model.path, local_files_only=True))
+
+    def prepare_base(self, model: Any) -> Any:
+        """Merge the adapters that a stage inherits into the base, before a new adapter is attached. Return the base."""
+        self.rounding = merge_into(model, {} if self.inheritance is None else self.inheritance.merged)
+        return model
+
+    def dataset(self) -> datasets.Dataset:
+        """Return the training split as token ids, labels and files of images, in the dataset's order."""
+        rows = self.inputs.train
+        columns: dict[str, list[Any]] = {
+            "input_ids": [[*row.prompt_ids, *row.answer_ids] for row in rows],
+            "labels": [[IGNORED] * len(row.prompt_ids) + list(row.answer_ids) for row in rows],
+        }
+        if self.has_images:
+            columns[FILES] = [list(row.images) for row in rows]
+        return datasets.Dataset.from_dict(columns)
+
+
+def open_planned(folder: Path, stop: Stop) -> PlannedTraining | None:
+    """Read a run folder and compare it with the plan. Return None if the run is trained already.
+
+    Raises:
+        TouchlineError: refused: a file is missing or invalid, or an input changed since the plan.
+    """
+    begun = time.monotonic()
+    config = read_config(path_of_config(folder))
+    if is_done(folder, config):
+        LOG.info("run %s is trained already; nothing to do", config.run)
+        remove_folder(folder / RESUME_FOLDER)
+        return None
+    require_kernels(config.train)
+    require_compiler(config.train, "cuda" if torch.cuda.is_available() else "cpu")
+    if not is_member():
+        remove_leftovers(folder)
+        for path in (folder / RESUME_FOLDER).glob("checkpoint-*"):
+            remove_folder(path)
+    saved = find_resume(folder / RESUME_FOLDER, config.run_digest)
+    ancestry = resolve_parent(config, folder, resumes=saved is not None)
+    return PlannedTraining(
+        folder=folder,
+        settings=yaml.safe_load(read_text_bounded(folder / "finetune.yaml", CONFIG_LIMIT_BYTES)),
+        inputs=load_inputs(config, folder),
+        saved=saved,
+        stop=stop,
+        begun=begun,
+        ancestry=ancestry,
+        inheritance=None if ancestry is None else take_over(ancestry),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ImageCollator:
+    """Collator that adds the pixels of the images to the batches of another one."""
+
+    text: Callable[[list[dict[str, Any]]], dict[str, Any]]
+    """Collator of token ids and labels."""
+    rule: ImageRule
+    """Rule of the model's image processor."""
+
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        """Return a batch. Rows are padded by the text's collator; pixels follow each other in the order of the rows."""
+        files = [path for example in examples for path in example[FILES]]
+        batch = self.text([{key: value for key, value in each.items() if key != FILES} for each in examples])
+        return batch | pixel_inputs(load_pixels(files, self.rule), batch["input_ids"], self.rule) if files else batch
+
+
+class PlannedOrder(Sampler[int]):
+    """Examples of an epoch in the planned order.
+
+    All processes of a training take as many micro-batches. Where the examples do not suffice, a row without a label
+    fills them: it adds nothing to the loss or the gradient.
+    """
+
+    def __init__(self, planned: PlannedTraining) -> None:
+        batches, processes = planned.inputs.batches, planned.group.size
+        self._orders = batches.orders
+        examples = len(batches.orders[0])
+        self.blanks = -examples % (batches.micro_batch_size * processes) if processes > 1 else 0
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self._orders[0]) + self.blanks
+
+    def __iter__(self) -> Iterator[int]:
+        yield from self._orders[self.epoch].tolist()
+        yield from [len(self._orders[0])] * self.blanks

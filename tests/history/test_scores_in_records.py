@@ -1,0 +1,345 @@
+"""Scores, outcomes of items, seed, condition and validation losses of a run: in its record, and back out of it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.api import made_runs
+from tests.api.folders import make_experiment
+from tests.history.made import make_record, make_source, number, write_log
+
+from touchline import api
+from touchline.core.errors import InputError
+from touchline.core.quantity import Missing, Quantity
+from touchline.data.metrics import EndRow
+from touchline.data.user_config import UserConfig
+from touchline.history.files import LoggedRun, find_runs
+from touchline.history.flat import csv_text, facts
+from touchline.history.history import contents, read_record, store_record
+from touchline.history.index import load_index
+from touchline.history.listing import History
+from touchline.history.record import RunRecord
+from touchline.history.records import from_json, plain, record_of, to_json
+from touchline.history.scores import (
+    MOST_VALIDATIONS,
+    ScoreFacts,
+    ValidationPoint,
+    item_outcomes,
+    pack_outcomes,
+    validation_points,
+)
+from touchline.plan.identity import condition_digest
+from touchline.spec.plan import Plan
+
+pytestmark = pytest.mark.planning
+
+
+def score(right: list[bool], **changes: object) -> ScoreFacts:
+    made = ScoreFacts(
+        task="capitalization",
+        score="exact match",
+        checkpoint="epoch_0",
+        value=Quantity(value=sum(right) / len(right) if right else 0.0, unit="1"),
+        items=len(right),
+        comparable="c" * 64,
+        outcomes=pack_outcomes(right),
+    )
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+# ---- outcomes of items -----------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.booleans(), max_size=70))
+def test_every_outcome_comes_back_in_its_place(outcomes: list[bool]) -> None:
+    assert item_outcomes(score(outcomes)) == tuple(outcomes)
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=70), st.data())
+def test_flips_between_two_seeds_are_counted_from_the_records_alone(first: list[bool], data: st.DataObject) -> None:
+    second = data.draw(st.lists(st.booleans(), min_size=len(first), max_size=len(first)))
+    kept = [from_json(to_json(replace(make_record(), scores=(score(each),)))) for each in (first, second)]
+    a, b = (item_outcomes(record.scores[0]) for record in kept)
+    assert not isinstance(a, Missing)
+    assert not isinstance(b, Missing)
+    flips = sum(x != y for x, y in zip(a, b, strict=True))
+    assert flips == sum(x != y for x, y in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"items": 9}, {"items": -1}, {"items": 10**18}, {"outcomes": "zz"}, {"outcomes": "+f"}, {"outcomes": "ff" * 10}],
+)
+def test_outcomes_that_do_not_fit_the_items_are_missing_with_a_reason(changes: dict[str, object]) -> None:
+    found = item_outcomes(replace(score([True] * 8), **changes))  # type: ignore[arg-type]
+    assert isinstance(found, Missing)
+    assert str(changes.get("items", 8)) in found.missing
+
+
+def test_a_score_in_parts_has_no_outcomes() -> None:
+    reason = Missing(missing="an item can be right in part")
+    assert item_outcomes(score([True], outcomes=reason)) == reason
+
+
+def test_outcomes_that_look_like_a_path_or_a_secret_stay_as_they_are() -> None:
+    """Hexadecimal digits, hashes and names of tasks pass the cleaning of texts."""
+    outcomes = [bool(number % 3) for number in range(400)]
+    record = replace(make_record(), scores=(score(outcomes, task="tasks/mine.py@judge"),), condition="f" * 64)
+    kept = from_json(to_json(record))
+    assert kept.scores == record.scores
+    assert kept.condition == "f" * 64
+
+
+# ---- validation losses -----------------------------------------------------------------------------------------------
+
+
+def test_validation_losses_are_in_order_and_the_later_one_of_a_step_counts() -> None:
+    assert validation_points([(20, 2.0), (10, 3.0), (20, 1.5)]) == (
+        ValidationPoint(step=10, loss=3.0),
+        ValidationPoint(step=20, loss=1.5),
+    )
+
+
+def test_a_loss_that_is_no_number_keeps_its_step_and_survives_storing(tmp_path: Path) -> None:
+    points = validation_points([(10, float("nan")), (20, float("inf"))])
+    assert points == (ValidationPoint(step=10, loss=None), ValidationPoint(step=20, loss=None))
+    stored = read_record(store_record(tmp_path, replace(make_record(), validation=points)))
+    assert isinstance(stored, RunRecord)
+    assert stored.validation == points
+
+
+def test_very_many_losses_are_thinned_and_the_last_one_stays() -> None:
+    points = validation_points([(step, 1.0) for step in range(1, 10 * MOST_VALIDATIONS)])
+    assert MOST_VALIDATIONS // 2 < len(points) <= MOST_VALIDATIONS
+    assert points[-1].step == 10 * MOST_VALIDATIONS - 1
+    assert validation_points([]) == ()
+
+
+def foreign(tmp_path: Path, text: str, name: str = "slurm-1.out") -> RunRecord:
+    """The record of a log."""
+    found = [each for each in find_runs([write_log(tmp_path, name, text.encode())]) if isinstance(each, LoggedRun)]
+    assert len(found) == 1
+    return record_of(found[0].reading, {name: make_source(text.encode(), name)}, reader_version=1)
+
+
+def trl_log(epochs: int = 4) -> str:
+    rows = [f"{{'train_runtime': 40.0, 'train_steps_per_second': 1.0, 'train_loss': 1.0, 'epoch': {epochs}.0}}"]
+    done = []
+    for epoch in range(1, epochs + 1):
+        done.append(f"{{'loss': {3 - epoch / 2:.1f}, 'learning_rate': 1e-05, 'epoch': {epoch}.0}}")
+        done.append(f"{{'eval_loss': {4 - epoch / 2:.1f}, 'eval_runtime': 1.0, 'epoch': {epoch}.0}}")
+        done.append(f"{100 * epoch // epochs}%|####| {10 * epoch}/{10 * epochs} [00:{10 * epoch:02}<00:00,  1.0it/s]")
+    return "\n".join([*done, *rows]) + "\n"
+
+
+def test_a_trainers_rows_with_epochs_are_placed_by_steps(tmp_path: Path) -> None:
+    record = foreign(tmp_path, trl_log())
+    assert [(point.step, point.loss) for point in record.validation] == [(10, 3.5), (20, 3.0), (30, 2.5), (40, 2.0)]
+
+
+def test_a_trainer_state_has_steps_of_its_own(tmp_path: Path) -> None:
+    history = [{"step": step, "epoch": step / 10, "eval_loss": 2 - step / 100} for step in (10, 20, 30)]
+    state = {"global_step": 30, "max_steps": 30, "num_train_epochs": 3, "log_history": history}
+    record = foreign(tmp_path, json.dumps(state), "trainer_state.json")
+    assert [point.step for point in record.validation] == [10, 20, 30]
+
+
+def test_rows_without_a_place_give_no_validation_losses(tmp_path: Path) -> None:
+    """An epoch whose steps nobody states is no step."""
+    rows = [
+        f"{{'loss': 2.0, 'epoch': {n}.0}}\n{{'eval_loss': 1.0, 'eval_runtime': 1.0, 'epoch': {n}.0}}" for n in (1, 2)
+    ]
+    record = foreign(tmp_path, "\n".join(rows) + "\n")
+    assert record.validation == ()
+
+
+# ---- our own runs ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def settings(tmp_path: Path, tiny_model: Path) -> UserConfig:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "Tiny-1M-Instruct").symlink_to(tiny_model)
+    return UserConfig(models_dir=tmp_path / "models", cache_dir=tmp_path / "cache", history_dir=tmp_path / "history")
+
+
+def trained(folder: Path, settings: UserConfig, text: str = "seeds: [1, 2]\n") -> Plan:
+    """An experiment whose runs look trained and validated."""
+    make_experiment(folder, ranks="[2]")
+    with (folder / "experiment.yaml").open("a") as stream:
+        stream.write(text)
+    planned = api.plan(folder, settings)
+    api.prepare(folder, settings)
+    for run in planned.plan.runs:
+        if run.batches is not None:
+            place = folder / run.name
+            made_runs.train(planned.plan, run, place)
+            made_runs.begin(place)
+            made_runs.end(place)
+            count = run.batches.steps
+            rows = [
+                replace(made_runs.START, run=run.name, steps=count, run_digest=run.digest),
+                *made_runs.steps(count),
+                replace(made_runs.VALIDATION, step=count // 2, loss=0.5 + run.seed),
+                replace(made_runs.VALIDATION, step=count, loss=0.25),
+                EndRow(event="end", attempt=1, step=count, time_unix=2000.0, reason="done"),
+            ]
+            made_runs.write_metrics(place, rows)
+    return planned.plan
+
+
+def current(settings: UserConfig) -> list[RunRecord]:
+    """The records that count, by name."""
+    index = load_index(settings.history_dir)
+    found = [read_record(contents(settings.history_dir).records[row.id]) for row in index.rows()]
+    return [record for record in found if isinstance(record, RunRecord)]
+
+
+def test_a_collected_run_teaches_seed_condition_scores_and_validation(tmp_path: Path, settings: UserConfig) -> None:
+    folder = tmp_path / "tiny"
+    plan = trained(folder, settings)
+    for run in plan.runs:
+        if run.batches is not None:
+            made_runs.evaluate(plan, run, folder / run.name)
+    api.collect(folder, settings)
+    first, second = current(settings)
+    assert [first.seed, second.seed] == [1, 2]
+    assert first.condition == second.condition
+    assert first.run_digest != second.run_digest
+    assert (first.task, first.control) == ("capitalization", None)
+    assert [first.position, second.position] == [0, 1]
+    assert first.started_unix == 1000.0
+    packed, unpacked = first.predicted.packed_tokens, first.predicted.unpacked_tokens
+    assert isinstance(packed, Quantity)
+    assert isinstance(unpacked, Quantity)
+    assert 0 < packed.value < unpacked.value
+    steps = plan.runs[0].batches.steps  # type: ignore[union-attr]
+    assert first.validation == (
+        ValidationPoint(step=steps // 2, loss=1.5),
+        ValidationPoint(step=steps, loss=0.25),
+    )
+    (found,) = first.scores
+    assert isinstance(found.value, Quantity)
+    assert (found.task, found.score, found.checkpoint) == ("capitalization", "exact match", "epoch_0")
+    assert (found.value.value, found.items) == (1.0, 24)
+    assert found.value.low is not None
+    assert item_outcomes(found) == (True,) * 24
+    assert second.scores[0].comparable == found.comparable
+
+
+def test_a_condition_is_the_settings_without_the_seed(tmp_path: Path, settings: UserConfig) -> None:
+    """In another experiment too; other settings, and shuffled answers, are other conditions."""
+    text = "seeds: [1, 2]\n"
+    plans = [
+        trained(tmp_path / "one", settings, text),
+        trained(tmp_path / "two", settings, "seeds: [7]\n"),
+        trained(tmp_path / "three", settings, text + "stages: [{name: a}, {name: b, parent: a, continue: adapter}]\n"),
+    ]
+    found = [[condition_digest(plan, run) for run in plan.runs if run.batches is not None] for plan in plans]
+    assert len(set(found[0])) == 1
+    assert set(found[0]) == set(found[1])
+    a, b = found[2][::2], found[2][1::2]
+    assert len(set(a)) == len(set(b)) == 1
+    assert a[0] != b[0]
+
+
+def test_what_is_evaluated_later_replaces_what_was_stored_before(tmp_path: Path, settings: UserConfig) -> None:
+    """Also where an evaluation is made again with another result; collecting twice stores nothing new."""
+    folder = tmp_path / "tiny"
+    plan = trained(folder, settings, "seeds: [1]\n")
+    run = next(run for run in plan.runs if run.batches is not None)
+    seen = []
+    for wrong in (None, 0, 3, 1, 2, 4):
+        if wrong is not None:
+            path = made_runs.evaluate(plan, run, folder / run.name)
+            made = json.loads(path.read_bytes())
+            for sample in made["samples"][:wrong]:
+                sample |= {"output": "b", "exact": False, "match": False}
+            path.write_text(json.dumps(made))
+        api.collect(folder, settings)
+        api.collect(folder, settings)
+        (record,) = current(settings)
+        seen.append(sum(item_outcomes(record.scores[0])) if record.scores else None)  # type: ignore[arg-type]
+    assert seen == [None, 24, 21, 23, 22, 20]
+    assert len(contents(settings.history_dir).records) == len(seen)
+
+
+# ---- shown -----------------------------------------------------------------------------------------------------------
+
+
+def test_list_show_and_export_tell_the_scores(tmp_path: Path) -> None:
+    record = replace(
+        make_record(), scores=(score([True, True, False]), score([True], task="number")), seed=3, condition="a" * 64
+    )
+    store_record(tmp_path, record)
+    (row,) = load_index(tmp_path).rows()
+    table = History([row]).to_table()
+    assert table is not None
+    assert (table.header[-1], table.rows[0][-1]) == ("score", "0.667 (+1)")
+    assert isinstance(row.scores[0].outcomes, Missing)
+    assert History([row]).to_rows()[0]["score"] == pytest.approx(2 / 3)
+    names = dict(facts(record))
+    assert names["scores.capitalization.exact match"] == record.scores[0].value
+    header, cells = csv_text([("id", record)]).splitlines()
+    named = dict(zip(header.split(","), cells.split(","), strict=True))
+    assert named["scores.number.exact match"] == "1.0"
+    assert (named["seed"], named["condition"]) == ("3", "a" * 64)
+
+
+def test_a_history_without_scores_is_listed_as_before(tmp_path: Path) -> None:
+    store_record(tmp_path, make_record())
+    table = History(load_index(tmp_path).rows()).to_table()
+    assert table is not None
+    assert "score" not in table.header
+
+
+# ---- older records, and hostile ones ---------------------------------------------------------------------------------
+
+_NEW = ("seed", "condition", "task", "control", "scores", "validation", "position", "started_unix")
+
+
+def test_an_older_record_reads_as_one_without_scores() -> None:
+    old = plain(make_record(last_loss=number(2.0, "nats")))
+    for key in _NEW:
+        del old[key]
+    record = from_json(json.dumps(old).encode())
+    assert (record.seed, record.condition, record.task, record.control) == (None,) * 4
+    assert (record.scores, record.validation) == ((), ())
+
+
+def test_an_older_index_is_made_again(tmp_path: Path) -> None:
+    store_record(tmp_path, replace(make_record(), scores=(score([True]),)))
+    (tmp_path / "index.jsonl").write_text('{"index_version": 2}\n{"row": {}}\n')
+    assert load_index(tmp_path).rows()[0].scores[0].items == 1
+
+
+def test_a_reading_of_one_more_fact_replaces_an_older_one_of_the_same_log(tmp_path: Path) -> None:
+    """A record that an older touchline stored gives way to the one with validation losses."""
+    old = make_record(content=b"a log\n", version=4)
+    new = replace(make_record(content=b"a log\n", version=5), validation=(ValidationPoint(step=1, loss=1.0),))
+    store_record(tmp_path, old)
+    store_record(tmp_path, new)
+    (row,) = load_index(tmp_path).rows()
+    assert read_record(contents(tmp_path).records[row.id]) == new
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": "1"},
+        {"seed": 1.5},
+        {"scores": {}},
+        {"scores": [{}]},
+        {"validation": [[1, 2.0]]},
+        {"validation": [{"step": 1, "loss": "low"}]},
+        {"control": "made up"},
+    ],
+)
+def test_a_record_with_a_broken_new_field_is_refused(change: dict[str, object]) -> None:
+    with pytest.raises(InputError, match=next(iter(change))):
+        from_json(json.dumps(plain(make_record()) | change).encode())

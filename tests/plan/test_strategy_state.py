@@ -1,0 +1,190 @@
+"""State of a strategy from its decisions alone: runs that are started, needed and left; the design and its digest."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from tests.run.made_plans import made_control, made_plan, made_run
+
+from touchline.core.errors import InputError
+from touchline.core.levels import Level
+from touchline.plan.strategy_costs import look_bounds, refuse_impossible, strategy_costs
+from touchline.plan.strategy_design import design_changes, design_digest
+from touchline.plan.strategy_state import cells_of, started_plan, strategy_state
+from touchline.plan.strategy_text import status_line, strategy_status
+from touchline.spec.plan import Plan, PlannedRun
+from touchline.spec.strategy import (
+    ContrastLook,
+    DecisionKind,
+    ExploreConfig,
+    Look,
+    Phase,
+    PlannedStrategy,
+    StatedContrast,
+    Stop,
+    StopReason,
+    StrategyDecision,
+)
+from touchline.statistics.conclusions import Verdict
+
+pytestmark = pytest.mark.planning
+SEEDS = (11, 12, 13, 14)
+
+
+def run_of(rank: int, rate: str, seed: int) -> PlannedRun:
+    levels = (
+        Level(factor="train.lora.rank", value=str(rank)),
+        Level(factor="train.learning_rate", value=rate),
+        Level(factor="seeds", value=str(seed)),
+    )
+    name = f"rank{rank}_{rate}_{seed}"
+    return replace(made_run(name), seed=seed, levels=levels, phase=Phase.CONFIRM, digest=name)
+
+
+def plan_of(**changes: object) -> Plan:
+    contrasts = (
+        StatedContrast(name="eight", level={"train.lora.rank": "8"}, against={"train.lora.rank": "4"}),
+        StatedContrast(name="two", level={"train.lora.rank": "4"}, against={"train.lora.rank": "2"}),
+    )
+    strategy = PlannedStrategy(
+        explore=None, contrasts=contrasts, seeds=SEEDS, looks=(2, 4), detect=0.02, seed_spread=0.01
+    )
+    runs = [run_of(rank, rate, seed) for rank in (2, 4, 8) for rate in ("1e-3", "1e-4") for seed in SEEDS]
+    plan = made_plan(*runs, made_control())
+    return replace(plan, strategy=replace(strategy, **changes))  # type: ignore[arg-type]
+
+
+def looked(number: int, **verdicts: Verdict) -> StrategyDecision:
+    def contrast(name: str, verdict: Verdict) -> ContrastLook:
+        return ContrastLook(
+            contrast=name, pairs=(), difference=0.01, error=0.01, wide_error=None, t=1.0, bound=2.0, futility=None,
+            low=None, high=None, verdict=verdict,
+        )  # fmt: skip
+
+    look = Look(seeds=(2, 4)[number], contrasts=tuple(contrast(*each) for each in verdicts.items()))
+    return StrategyDecision(kind=DecisionKind.LOOK, number=number, design="d", look=look)
+
+
+def names(runs: tuple[PlannedRun, ...]) -> set[str]:
+    return {run.name for run in runs}
+
+
+def test_the_first_look_starts_its_seeds_and_the_controls() -> None:
+    plan = plan_of()
+    state = strategy_state(plan, [])
+    expected = {run.name for run in plan.runs if run.seed in (11, 12)} | {"1M_base"}
+    assert names(state.started) == expected == names(state.working)
+    assert names(started_plan(plan, []).runs) == expected
+
+
+def test_later_seeds_are_those_of_the_contrasts_that_are_open() -> None:
+    """What a decided contrast had stays listed, and is no longer worked on."""
+    plan = plan_of()
+    state = strategy_state(plan, [looked(0, eight=Verdict.ESTABLISHED, two=Verdict.UNDECIDED)])
+    assert {name for name in state.newest} == {
+        run.name for run in plan.runs if run.seed in (13, 14) and not run.name.startswith("rank8")
+    }
+    assert any(name.startswith("rank8") for name in names(state.started))
+    assert not any(name.startswith("rank8") for name in names(state.working))
+    settled = strategy_state(
+        plan, [looked(0, eight=Verdict.ESTABLISHED, two=Verdict.UNDECIDED), looked(1, two=Verdict.NOT_ESTABLISHED)]
+    )
+    assert not settled.undecided
+    assert settled.newest == ()
+
+
+def test_runs_that_the_budget_stopped_are_not_listed() -> None:
+    plan = plan_of()
+    stop = StrategyDecision(kind=DecisionKind.STOP, design="d", stop=Stop(reason=StopReason.BUDGET))
+    assert names(strategy_state(plan, [stop]).started) == {"1M_base"}
+    after = strategy_state(plan, [looked(0, eight=Verdict.UNDECIDED, two=Verdict.UNDECIDED), stop])
+    assert {run.seed for run in after.started if run.phase is Phase.CONFIRM} == {11, 12}
+    assert not any(run.phase is Phase.CONFIRM for run in after.working)
+
+
+def test_sides_are_compared_in_the_conditions_that_both_have() -> None:
+    """Other factors are held equal; where another factor changes with the level, all runs are one cell."""
+    plan = plan_of()
+    assert plan.strategy is not None
+    eight = plan.strategy.contrasts[0]
+    cells = cells_of(plan, eight, 2)
+    assert [dict(cell.condition) for cell in cells] == [
+        {"train.learning_rate": "1e-3"}, {"train.learning_rate": "1e-4"},
+    ]  # fmt: skip
+    assert [len(cell.level) for cell in cells] == [2, 2]
+    kept = [run for run in plan.runs if not (run.name.startswith("rank8") and "1e-4" in run.name)]
+    (only,) = cells_of(replace(plan, runs=tuple(kept)), eight, 2)
+    assert dict(only.condition) == {"train.learning_rate": "1e-3"}
+    tied = [run for run in plan.runs if run.name.startswith(("rank8_1e-3", "rank4_1e-4"))]
+    (whole,) = cells_of(replace(plan, runs=tuple(tied)), eight, 2)
+    assert (whole.condition, len(whole.level), len(whole.against)) == ((), 2, 2)
+
+
+def test_a_smaller_micro_batch_is_the_same_design_and_another_rate_is_not() -> None:
+    plan = plan_of()
+
+    def with_train(**changes: object) -> Plan:
+        first = plan.runs[0]
+        assert first.train is not None
+        other = replace(first, train=replace(first.train, **changes), digest="x")  # type: ignore[arg-type]
+        return replace(plan, runs=(other, *plan.runs[1:]))
+
+    assert design_digest(with_train(micro_batch_size=4)) == design_digest(plan)
+    assert design_digest(with_train(learning_rate=0.5)) != design_digest(plan)
+    assert design_changes(plan, with_train(micro_batch_size=4)) == ()
+    assert design_changes(plan, with_train(learning_rate=0.5)) == (f"{plan.runs[0].name}: train changed",)
+    (changed,) = design_changes(plan, plan_of(looks=(2, 3, 4)))
+    assert changed == "strategy: looks was [2, 4] and is [2, 3, 4]"
+    assert design_changes(plan, replace(plan, runs=plan.runs[1:])) == (f"{plan.runs[0].name} is gone",)
+    assert design_digest(replace(plan, strategy=None)) is None
+
+
+def test_costs_lie_between_the_first_look_and_the_last() -> None:
+    """Expected costs need the spread between seeds; a design without looks is the measure."""
+    costs = strategy_costs(plan_of())
+    assert costs is not None
+    assert costs.least is not None
+    assert costs.without_effect is not None
+    assert costs.promised is not None
+    assert costs.most is not None
+    assert costs.least < costs.without_effect < costs.most
+    assert costs.least < costs.promised < costs.most
+    hours = (3600 + 600) / 3600
+    assert costs.least == pytest.approx(12 * hours + 600 / 3600)
+    assert costs.most == pytest.approx(24 * hours + 600 / 3600)
+    unknown = strategy_costs(plan_of(seed_spread=None))
+    assert unknown is not None
+    assert (unknown.without_effect, unknown.promised, unknown.fixed_seeds) == (None, None, 4)
+    assert [look.futility is None for look in look_bounds(plan_of())] == [False, True]
+
+
+def test_a_strategy_that_could_decide_nothing_is_refused() -> None:
+    with pytest.raises(InputError, match="one run is predicted to take"):
+        refuse_impossible(plan_of(budget_device_hours=1.0))
+    lonely = StatedContrast(name="lonely", level={"train.lora.rank": "64"}, against={"train.lora.rank": "2"})
+    with pytest.raises(InputError, match="lonely has no run on one of its sides"):
+        refuse_impossible(plan_of(contrasts=(lonely,)))
+    refuse_impossible(plan_of(budget_device_hours=2.0))
+
+
+def test_the_status_is_one_line() -> None:
+    plan = plan_of()
+    status = strategy_status(plan, [looked(0, eight=Verdict.ESTABLISHED, two=Verdict.UNDECIDED)])
+    assert status is not None
+    assert status_line(status) == (
+        "strategy: confirm, before look 2 of 2 with 4 seeds; eight: established (+1 points, t 1.00, bound 2.00); "
+        "two: undecided (+1 points, t 1.00, bound 2.00); 4 planned runs not started"
+    )
+    assert strategy_status(replace(plan, strategy=None), []) is None
+
+
+def test_explore_that_the_budget_stopped_is_not_worked_on() -> None:
+    plan = plan_of()
+    explore = ExploreConfig(reference={"train.lora.rank": 4})
+    runs = tuple(replace(run, phase=Phase.EXPLORE) if run.seed == 11 else run for run in plan.runs)
+    assert plan.strategy is not None
+    exploring = replace(plan, runs=runs, strategy=replace(plan.strategy, explore=explore, contrasts=()))
+    assert {run.seed for run in strategy_state(exploring, []).working if run.phase is Phase.EXPLORE} == {11}
+    stop = StrategyDecision(kind=DecisionKind.STOP, design="d", stop=Stop(reason=StopReason.BUDGET))
+    assert names(strategy_state(exploring, [stop]).working) == {"1M_base"}

@@ -1,0 +1,198 @@
+"""Numbers of seeds and items against the noncentral t, against simulated tests, and against exhaustive search."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from touchline.statistics.bootstrap import Floats
+from touchline.statistics.power import smallest_seed_difference
+from touchline.statistics.sample_sizes import (
+    Cost,
+    Spread,
+    balanced_items,
+    best_within,
+    cheapest,
+    detectable,
+    fewest_items,
+    most_power,
+    power,
+    sample_size,
+)
+
+pytestmark = pytest.mark.planning
+
+USUAL = Spread(seeds=2 * 0.01**2, items=0.03, flips=0.12)
+"""Seeds that differ by a point, and flips of 12% of the items."""
+
+
+def costs(training: float, item: float, fixed: float = 0.0) -> Cost:
+    """A training and an item of it cost so much per seed."""
+
+    def cost(seeds: Floats, items: Floats) -> Floats:
+        return np.asarray(fixed + seeds * (training + item * items))
+
+    return cost
+
+
+@pytest.mark.parametrize("difference", [0.005, 0.01, 0.02, 0.05])
+def test_without_items_it_is_the_power_of_the_paired_t_test(difference: float) -> None:
+    """With nothing but a spread between seeds the second test has the error of the first."""
+    seeds = np.array([2.0, 3, 4, 5, 8, 16, 40])
+    spread = Spread(seeds=2 * 0.01**2, items=0.0, flips=0.0)
+    known = stats.nct.sf(stats.t.ppf(0.975, seeds - 1), seeds - 1, difference / np.sqrt(spread.seeds / seeds))
+    assert power(seeds, np.array(100.0), np.array(difference), spread) == pytest.approx(known, abs=1e-4)
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5, 10])
+def test_the_detectable_difference_is_that_of_the_plan(seeds: int) -> None:
+    """The plan counts it in standard deviations between seeds of one level."""
+    spread = Spread(seeds=2.0 * 0.01**2, items=0.0, flips=0.0)
+    known = smallest_seed_difference(seeds)
+    assert known is not None
+    assert float(detectable(np.array(seeds), np.array(100), spread)) == pytest.approx(0.01 * known, rel=1e-3)
+
+
+def test_power_grows_with_seeds_items_and_difference_and_falls_with_the_family() -> None:
+    seeds, items = np.arange(2.0, 30)[:, None], np.array([50.0, 100, 400, 1600])[None, :]
+    table = power(seeds, items, np.array(0.03), USUAL)
+    assert (np.diff(table, axis=0) > 0).all()
+    assert (np.diff(table, axis=1) > 0).all()
+    assert (power(seeds, items, np.array(0.05), USUAL) > table).all()
+    assert (power(seeds, items, np.array(0.03), USUAL, coverage=1 - 0.05 / 4) < table).all()
+
+
+def test_items_cannot_replace_seeds_nor_seeds_items() -> None:
+    """Endless items leave the spread between seeds; endless seeds leave the variation of the effect between items."""
+    without_items = Spread(seeds=USUAL.seeds, items=0.0, flips=0.0)
+    assert power(np.array(3.0), np.array(1e9), np.array(0.03), USUAL) == pytest.approx(
+        power(np.array(3.0), np.array(1.0), np.array(0.03), without_items), abs=1e-3
+    )
+    few = float(power(np.array(1e5), np.array(100.0), np.array(0.03), USUAL))
+    assert few == pytest.approx(float(stats.norm.sf(1.96 - 0.03 / math.sqrt(0.03 / 100))), abs=0.01)
+
+
+def test_nothing_is_known_with_one_seed() -> None:
+    assert sample_size(1, 500, 0.02, USUAL, 1.0).power == 0.0
+    assert sample_size(1, 500, 0.02, USUAL, 1.0).detectable == math.inf
+    with pytest.raises(ValueError, match="two seeds"):
+        power(np.array(1.0), np.array(100.0), np.array(0.02), USUAL)
+
+
+def test_nothing_that_varies_shows_everything() -> None:
+    spread = Spread(seeds=0.0, items=0.0, flips=0.0)
+    assert power(np.array(2.0), np.array(10.0), np.array(0.001), spread) == pytest.approx(1.0)
+    assert float(detectable(np.array(2.0), np.array(10.0), spread)) < 1e-9
+
+
+variances = st.builds(
+    Spread,
+    seeds=st.floats(1e-6, 4e-3),
+    items=st.floats(0.0, 0.1),
+    flips=st.floats(0.01, 0.4),
+)
+
+
+@settings(max_examples=12, deadline=None)
+@given(variances, st.floats(0.01, 0.2), st.integers(2, 20))
+def test_the_fewest_items_are_enough_and_one_less_is_not(spread: Spread, delta: float, seeds: int) -> None:
+    found = float(fewest_items(np.array([seeds]), delta, spread, 5000)[0])
+    if math.isnan(found):
+        assert float(power(np.array(seeds), np.array(5000), np.array(delta), spread)) < 0.8
+        return
+    assert float(power(np.array(seeds), np.array(found), np.array(delta), spread)) >= 0.8
+    if found > 1:
+        assert float(power(np.array(seeds), np.array(found - 1), np.array(delta), spread)) < 0.8
+
+
+@settings(max_examples=6, deadline=None)
+@given(variances, st.floats(0.02, 0.2), st.floats(0.001, 1.0))
+def test_no_pair_on_the_grid_is_cheaper(spread: Spread, delta: float, item: float) -> None:
+    cost = costs(10.0, item, fixed=3.0)
+    seeds, items = np.meshgrid(np.arange(2.0, 21), np.arange(1.0, 301), indexing="ij")
+    enough = power(seeds, items, np.array(delta), spread) >= 0.8
+    found = cheapest(delta, spread, cost, most_items=300, most_seeds=20)
+    if not enough.any():
+        assert found is None
+        return
+    assert found is not None
+    assert found.cost == pytest.approx(float(cost(seeds, items)[enough].min()))
+    assert found.power >= 0.8
+    assert found.detectable <= delta + 1e-9
+
+
+@settings(max_examples=6, deadline=None)
+@given(variances, st.floats(25.0, 400.0), st.floats(0.001, 1.0))
+def test_no_pair_within_the_budget_shows_less(spread: Spread, budget: float, item: float) -> None:
+    cost = costs(10.0, item)
+    seeds, items = np.meshgrid(np.arange(2.0, 21), np.arange(1.0, 301), indexing="ij")
+    within = cost(seeds, items) <= budget
+    found = best_within(budget, 0.02, spread, cost, most_items=300, most_seeds=20)
+    assert found is not None
+    assert found.cost <= budget
+    assert found.detectable == pytest.approx(float(detectable(seeds, items, spread)[within].min()), rel=1e-9)
+
+
+def test_the_most_power_within_a_budget_is_that_of_the_grid() -> None:
+    cost = costs(10.0, 0.05)
+    seeds, items = np.meshgrid(np.arange(2.0, 13), np.arange(1.0, 121), indexing="ij")
+    chances = np.where(cost(seeds, items) <= 90, power(seeds, items, np.array(0.05), USUAL), 0.0)
+    found = most_power(90.0, 0.05, USUAL, cost, most_items=120, most_seeds=12)
+    assert found is not None
+    assert found[2] == pytest.approx(float(chances.max()))
+    assert float(cost(np.array(found[0]), np.array(found[1]))) <= 90
+    assert most_power(19.0, 0.05, USUAL, cost, most_items=120) is None
+
+
+def test_a_budget_below_two_seeds_buys_nothing() -> None:
+    assert best_within(19.0, 0.02, USUAL, costs(10.0, 0.001), most_items=300) is None
+
+
+def test_what_no_design_shows_is_said() -> None:
+    assert cheapest(0.001, USUAL, costs(1.0, 0.01), most_items=100) is None
+
+
+def test_items_grow_with_the_cost_of_a_training() -> None:
+    """The closed form: four times the training, twice the items; and the search follows it."""
+    assert balanced_items(400.0, 1.0, USUAL) == pytest.approx(2 * balanced_items(100.0, 1.0, USUAL))
+    assert balanced_items(1.0, 0.0, USUAL) == math.inf
+    spread = Spread(seeds=USUAL.seeds, items=0.0, flips=USUAL.flips)
+    found = [
+        cheapest(0.01, spread, costs(each, 1.0), most_items=100_000, most_seeds=99) for each in (1.0, 100.0, 10_000.0)
+    ]
+    sizes = [each for each in found if each is not None]
+    assert len(sizes) == 3
+    assert sizes[0].items < sizes[1].items < sizes[2].items
+    assert sizes[0].seeds > sizes[1].seeds > sizes[2].seeds
+    middle = balanced_items(100.0, 1.0, spread)
+    assert middle / 1.5 < sizes[1].items < middle * 1.5
+
+
+def test_power_is_that_of_simulated_tests() -> None:
+    """The report's own tests on normal scores, at the difference that should have 80% power."""
+    simulated_power = _benchmark().simulated_power
+    rng = np.random.default_rng(5)
+    for seeds, items in ((2, 100), (3, 200), (6, 60)):
+        delta = float(detectable(np.array(seeds), np.array(items), USUAL))
+        share, error = simulated_power(seeds, items, delta, USUAL, repeats=1500, rng=rng)
+        assert abs(share - 0.8) < 4 * error
+
+
+def _benchmark() -> Any:
+    """The benchmark's module; its folder holds a script called statistics, and is not put on the path."""
+    path = Path(__file__).resolve().parents[2] / "benchmarks" / "sample_sizes.py"
+    spec = importlib.util.spec_from_file_location("benchmark_sample_sizes", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
