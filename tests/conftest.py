@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 import tempfile
 from pathlib import Path
 
@@ -24,7 +25,13 @@ TRACKERS = os.environ.get("TOUCHLINE_TRACKERS") == "1"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Refuse a core-only run where torch is installed, which proves nothing; keep tests out of the user's history."""
+    """Refuse a core-only run where torch is installed, which proves nothing; keep tests out of the user's history.
+
+    A shell starts background commands with SIGINT ignored, and their children inherit that. Tests that send SIGINT need
+    the default.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ["TOUCHLINE_HISTORY_DIR"] = tempfile.mkdtemp(prefix="touchline-test-history-")
     if CORE_ONLY and importlib.util.find_spec("torch") is not None:
         raise pytest.UsageError("TOUCHLINE_CORE_ONLY is set, but torch is installed here; run `make test-core`")

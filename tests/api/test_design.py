@@ -19,7 +19,7 @@ from touchline.core.errors import InputError, PlanDriftError, PolicyError
 from touchline.core.quantity import Missing, Quantity
 from touchline.data.scores import EvaluationRecord
 from touchline.data.user_config import UserConfig
-from touchline.plan.design_answer import DesignAnswer
+from touchline.plan.design.answer import DesignAnswer
 from touchline.run.designing import parse_budget
 from touchline.spec.plan import Plan
 from touchline.statistics.spread_types import SpreadKind, SpreadSource

@@ -17,7 +17,7 @@ from touchline.core.estimate import MemoryVerdict
 from touchline.core.levels import Level
 from touchline.core.quantity import Quantity
 from touchline.data.user_config import UserConfig
-from touchline.plan.design_text import design_line
+from touchline.plan.notes import design_line
 from touchline.plan.sections import revision_text, runs_plan_markdown, sections
 from touchline.run.planning import RunMark
 from touchline.spec.experiment import ComputeConfig

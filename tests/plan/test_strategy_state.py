@@ -9,10 +9,10 @@ from tests.run.made_plans import made_control, made_plan, made_run
 
 from touchline.core.errors import InputError
 from touchline.core.levels import Level
-from touchline.plan.strategy_costs import look_bounds, refuse_impossible, strategy_costs
-from touchline.plan.strategy_design import design_changes, design_digest
-from touchline.plan.strategy_state import cells_of, started_plan, strategy_state
-from touchline.plan.strategy_text import status_line, strategy_status
+from touchline.plan.strategy.costs import look_bounds, refuse_impossible, strategy_costs
+from touchline.plan.strategy.fixed_design import design_changes, design_digest
+from touchline.plan.strategy.state import cells_of, started_plan, strategy_state
+from touchline.plan.strategy.text import status_line, strategy_status
 from touchline.spec.plan import Plan, PlannedRun
 from touchline.spec.strategy import (
     ContrastLook,

@@ -13,7 +13,7 @@ from tests.run.made_plans import made_control, made_plan, made_run
 from touchline.core.levels import Level
 from touchline.core.quantity import Quantity
 from touchline.core.status import JobState, RunStatus, TrainingOutcome
-from touchline.plan.strategy_state import started_plan, strategy_state
+from touchline.plan.strategy.state import started_plan, strategy_state
 from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import RunResult
 from touchline.results.scored import compared

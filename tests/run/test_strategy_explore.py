@@ -15,8 +15,8 @@ from touchline.core.quantity import Quantity
 from touchline.core.status import RunStatus, TrainingOutcome
 from touchline.data.training_state import read_pause
 from touchline.data.user_config import UserConfig
-from touchline.plan.explore import continuing_counts, explore_runs
-from touchline.plan.explore_section import cost_at_most, explore_section
+from touchline.plan.strategy.explore import continuing_counts, explore_runs
+from touchline.plan.strategy.explore_section import cost_at_most, explore_section
 from touchline.plan.totals import scale_quantity
 from touchline.run.folders import ExperimentFolder
 from touchline.run.jobs import evaluation_jobs, training_job, training_jobs

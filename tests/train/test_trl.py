@@ -23,7 +23,7 @@ from touchline.core.errors import ParentNotReadyError, PlanDriftError
 from touchline.core.status import EXIT_STOPPED
 from touchline.data.metrics import TrainingMarker
 from touchline.data.user_config import UserConfig
-from touchline.plan.design_text import quantization_notes
+from touchline.plan.notes import quantization_notes
 from touchline.train.hf import IGNORED, train_planned
 from touchline.train.hf_inputs import open_planned
 from touchline.train.inputs import read_config

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from touchline.core.callbacks import MessageCallback
 from touchline.data.user_config import UserConfig
-from touchline.plan.strategy_state import StrategyState
+from touchline.plan.strategy.state import StrategyState
 from touchline.results.strategy import advance, needed_runs, waiting_line
 from touchline.run import launching
 from touchline.run.divergence import has_diverged

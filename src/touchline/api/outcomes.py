@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from touchline.data.user_config import UserConfig
     from touchline.lint.audited import DataAudit
     from touchline.lint.local.audit import AuditRequest
-    from touchline.plan.strategy_text import StrategyStatus
+    from touchline.plan.strategy.text import StrategyStatus
     from touchline.report.compared import ComparedExperiments
     from touchline.report.local.publishing import Published, PublishRequest
     from touchline.report.local.reporting import ReportFiles
@@ -56,7 +56,7 @@ def strategy(source: Path) -> StrategyStatus | None:
     Raises:
         InputError: there is no plan.
     """
-    from touchline.plan.strategy_text import strategy_status
+    from touchline.plan.strategy.text import strategy_status
     from touchline.run.folders import ExperimentFolder
 
     if not is_experiment(source):

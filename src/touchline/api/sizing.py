@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from touchline.data.packing.isolation import IsolationCheck
     from touchline.history.probe import ProbeReport
     from touchline.history.selftest import SelftestReport
-    from touchline.plan.design_answer import DesignAnswer
+    from touchline.plan.design.answer import DesignAnswer
     from touchline.plan.estimate_result import EstimateAnswer
     from touchline.plan.local.estimating import EstimateRequest
     from touchline.plan.local.packing import PackRequest

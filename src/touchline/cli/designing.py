@@ -49,7 +49,7 @@ def design(
     from touchline import api
     from touchline.cli.progress import progress_bar
     from touchline.data.user_config import load_settings
-    from touchline.plan.design_answer import DesignAnswer
+    from touchline.plan.design.answer import DesignAnswer
 
     with progress_bar("planning") as on_progress:
         answer = api.design(

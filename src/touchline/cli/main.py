@@ -362,7 +362,7 @@ def collect(
 def results(source: Source, json: Json = False) -> None:
     """Print scores, losses, durations and memory per run."""
     from touchline import api
-    from touchline.plan.strategy_text import status_line
+    from touchline.plan.strategy.text import status_line
     from touchline.results.run_result import ResultsAnswer
 
     found = api.results(source)

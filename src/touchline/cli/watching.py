@@ -60,7 +60,7 @@ def status(
     if snapshot.note:
         print_status(snapshot.note)
     if json:
-        from touchline.plan.strategy_text import StrategyStatus
+        from touchline.plan.strategy.text import StrategyStatus
         from touchline.results.live import LiveRun
 
         print_json(tuple[LiveRun, ...], snapshot.runs, "runs", strategy=(StrategyStatus | None, snapshot.strategy))
@@ -169,7 +169,7 @@ def _strategy(snapshot: Snapshot) -> list[str]:
     """Return the line about the strategy; none without one."""
     if snapshot.strategy is None:
         return []
-    from touchline.plan.strategy_text import status_line
+    from touchline.plan.strategy.text import status_line
 
     return [without_controls(status_line(snapshot.strategy))]
 

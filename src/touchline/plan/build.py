@@ -20,10 +20,10 @@ from touchline.plan.assumptions import assumptions
 from touchline.plan.cohorts import SideBySide, plan_cohorts
 from touchline.plan.context import PlanningContext
 from touchline.plan.decisions import RunRequest, RunResolver
-from touchline.plan.explore import explore_faults
 from touchline.plan.identity import training_digest
 from touchline.plan.slots import SlotChoice, choose_slots
-from touchline.plan.strategy import SeedSpread, planned_strategy
+from touchline.plan.strategy.explore import explore_faults
+from touchline.plan.strategy.resolving import SeedSpread, planned_strategy
 from touchline.plan.times import evaluation_limit
 from touchline.plan.totals import collect_evidence, runs_at_once, totals
 from touchline.plan.untrained import takes_over, without_shared_validation

@@ -14,7 +14,7 @@ from touchline.core.text import first_of
 from touchline.core.units import format_bytes, hours_unit, plural
 from touchline.plan import power, tasks
 from touchline.plan.cohorts import WORTH
-from touchline.plan.design_text import (
+from touchline.plan.notes import (
     control_notes,
     design_line,
     general_ability_notes,
@@ -22,9 +22,9 @@ from touchline.plan.design_text import (
     quantization_notes,
     run_type,
 )
-from touchline.plan.explore_section import explore_section
 from touchline.plan.settings import collect_settings, settings_table, varying_table
-from touchline.plan.strategy_section import strategy_sections
+from touchline.plan.strategy.explore_section import explore_section
+from touchline.plan.strategy.section import strategy_sections
 from touchline.plan.totals import runs_at_once
 from touchline.plan.untrained import about_shared_validation
 from touchline.slurm.schedulers import evaluation_script, training_script

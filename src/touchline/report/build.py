@@ -10,7 +10,7 @@ from touchline.core.markup import bare
 from touchline.core.notes import NoteCode
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.units import plural
-from touchline.plan.design_text import design_line
+from touchline.plan.notes import design_line
 from touchline.plan.settings import collect_settings, setting_rows
 from touchline.plan.settings_table import Origin, RunSetting, Scalar
 from touchline.report.appendix import commands

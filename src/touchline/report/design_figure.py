@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from touchline.core.quantity import Missing, Quantity
-from touchline.plan.design_answer import DesignAnswer, DesignOption
+from touchline.plan.design.answer import DesignAnswer, DesignOption
 from touchline.report.colors import CONFIG, INK, MUTED
 from touchline.report.figures import Figure, figures_off
 from touchline.statistics.power import POWER

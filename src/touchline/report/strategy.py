@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from touchline.core.levels import SEEDS
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.units import plural
-from touchline.plan.strategy_state import names_of_look
+from touchline.plan.strategy.state import names_of_look
 from touchline.plan.totals import scale_quantity, totals
 from touchline.report.formatting import join_names, level_words, settings_words
 from touchline.results.report_inputs import ReportInputs

@@ -9,7 +9,7 @@ from typing import Final
 
 import numpy as np
 
-from touchline.plan.strategy_state import ContrastCell, cells_of
+from touchline.plan.strategy.state import ContrastCell, cells_of
 from touchline.results.collect import collect_results
 from touchline.results.scored import last_of_each, scored_run
 from touchline.run.planning import LoadedPlan

@@ -14,7 +14,7 @@ from touchline.data.scores import (
     EvaluationRecord,
 )
 from touchline.history.record import PackingFacts
-from touchline.plan.strategy_text import StrategyStatus
+from touchline.plan.strategy.text import StrategyStatus
 from touchline.spec.runs import ControlKind, RunKind
 from touchline.spec.strategy import Phase
 from touchline.statistics.conclusions import Analysis, Proportion, ScoreDifference

@@ -12,10 +12,10 @@ from touchline.core.callbacks import MessageCallback
 from touchline.core.errors import PlanDriftError, quoted
 from touchline.core.quantity import Quantity
 from touchline.core.units import plural
-from touchline.plan.strategy_costs import explore_hours
-from touchline.plan.strategy_design import design_digest
-from touchline.plan.strategy_state import StrategyState, strategy_state
-from touchline.plan.strategy_text import decision_line, first_names
+from touchline.plan.strategy.costs import explore_hours
+from touchline.plan.strategy.fixed_design import design_digest
+from touchline.plan.strategy.state import StrategyState, strategy_state
+from touchline.plan.strategy.text import decision_line, first_names
 from touchline.plan.totals import totals
 from touchline.results.look_evidence import look_at
 from touchline.run.divergence import has_diverged

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from touchline.plan.strategy_state import StrategyState, strategy_state
+from touchline.plan.strategy.state import StrategyState, strategy_state
 from touchline.spec.plan import Plan, PlannedRun
 from touchline.spec.strategy import PlannedStrategy, StrategyDecision
 

@@ -16,7 +16,7 @@ from touchline.core.errors import TouchlineError
 from touchline.core.status import RunStatus, TrainingOutcome
 from touchline.data.metrics import StepRow
 from touchline.data.user_config import UserConfig
-from touchline.plan.strategy_text import StrategyStatus, strategy_status
+from touchline.plan.strategy.text import StrategyStatus, strategy_status
 from touchline.results.live import LiveRun
 from touchline.results.live_status import glances, jobs_to_ask, live
 from touchline.results.run_folder import RunFolderState

@@ -12,9 +12,9 @@ from touchline.core.files import read_text_bounded, write_atomic
 from touchline.core.quantity import Missing
 from touchline.core.units import parse_duration, plural, seconds_to_hours
 from touchline.data.user_config import UserConfig
-from touchline.plan.design import DesignQuestion, Sizing, answer_design, refused, unanswerable, with_change
-from touchline.plan.design_answer import DesignAnswer
-from touchline.plan.design_costs import PLANNED_SEEDS, DesignCosts, design_costs, seed_numbers
+from touchline.plan.design.answer import DesignAnswer
+from touchline.plan.design.answering import DesignQuestion, Sizing, answer_design, refused, unanswerable, with_change
+from touchline.plan.design.costs import PLANNED_SEEDS, DesignCosts, design_costs, seed_numbers
 from touchline.plan.local.past_scores import past_scores
 from touchline.plan.power import conditions_per_level, evaluated_items, number_of_contrasts
 from touchline.run.folders import ExperimentFolder

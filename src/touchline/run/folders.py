@@ -27,7 +27,7 @@ from touchline.core.files import (
 from touchline.core.json_text import parse_json
 from touchline.core.status import JobState
 from touchline.plan.files import plan_from_json, plan_to_json
-from touchline.plan.strategy_state import started_plan
+from touchline.plan.strategy.state import started_plan
 from touchline.run.ledger import LEDGER, LedgerReader, open_jobs, read_ledger, strategy_decisions
 from touchline.run.statusfiles import read_exits
 from touchline.slurm.job_view import JobKind, JobName

@@ -31,9 +31,9 @@ from touchline.plan.power import number_of_contrasts
 from touchline.plan.sections import runs_plan_markdown, summary_line, summary_sections
 from touchline.plan.settings_table import flat_settings
 from touchline.plan.slots import SlotChoice
-from touchline.plan.strategy import seed_spread_of
-from touchline.plan.strategy_costs import refuse_impossible
-from touchline.plan.strategy_design import design_changes, design_digest
+from touchline.plan.strategy.costs import refuse_impossible
+from touchline.plan.strategy.fixed_design import design_changes, design_digest
+from touchline.plan.strategy.resolving import seed_spread_of
 from touchline.run.folders import ExperimentFolder
 from touchline.run.scripts.folder import evaluation_config
 from touchline.spec.bounds import SIZE_LIMIT_BYTES

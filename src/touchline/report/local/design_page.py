@@ -9,7 +9,7 @@ from markupsafe import Markup
 from touchline.core.errors import HostError, InputError
 from touchline.core.files import write_atomic
 from touchline.core.html import notebook_html
-from touchline.plan.design_answer import DesignAnswer
+from touchline.plan.design.answer import DesignAnswer
 from touchline.report.design_figure import design_figure
 from touchline.report.figures import off_because
 from touchline.report.local.draw_process import draw, write_picture

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from touchline.core.table import Column, Section, present, table_of
 from touchline.core.units import hours_unit, plural
-from touchline.plan.strategy_costs import StrategyCosts, look_bounds, strategy_costs
+from touchline.plan.strategy.costs import StrategyCosts, look_bounds, strategy_costs
 from touchline.spec.plan import Plan
 from touchline.spec.strategy import Phase, PlannedStrategy
 from touchline.statistics.group_sequential import LEVEL

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from touchline.core.units import plural
-from touchline.plan.strategy_state import StrategyState, strategy_state
+from touchline.plan.strategy.state import StrategyState, strategy_state
 from touchline.spec.plan import Plan, PlannedRun
 from touchline.spec.strategy import (
     Choice,

@@ -8,7 +8,7 @@ from touchline.core.markup import measured
 from touchline.core.quantity import Missing, Quantity
 from touchline.core.table import Column, Section, present, table_of
 from touchline.core.units import format_seconds, plural
-from touchline.plan.design_answer import DesignAnswer, DesignOption, Needed
+from touchline.plan.design.answer import DesignAnswer, DesignOption, Needed
 from touchline.statistics.power import POWER
 from touchline.statistics.spread_inputs import End
 from touchline.statistics.spread_types import SpreadInput, SpreadSource

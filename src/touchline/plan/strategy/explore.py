@@ -14,7 +14,7 @@ from touchline.backends.registry import get_backend
 from touchline.core.finding import Finding, Severity
 from touchline.core.levels import SEEDS
 from touchline.core.units import plural
-from touchline.plan.strategy_state import StrategyState, point_steps
+from touchline.plan.strategy.state import StrategyState, point_steps
 from touchline.spec.defaults import DEFAULT_BACKEND
 from touchline.spec.plan import PlannedRun
 from touchline.spec.strategy import (

@@ -10,8 +10,8 @@ from touchline.core.markup import measured
 from touchline.core.quantity import Measured, Quantity
 from touchline.core.table import Section, present, table_of
 from touchline.core.units import hours_unit, percent, plural
-from touchline.plan.explore import continuing_counts, explore_runs
-from touchline.plan.strategy_state import point_steps
+from touchline.plan.strategy.explore import continuing_counts, explore_runs
+from touchline.plan.strategy.state import point_steps
 from touchline.plan.totals import scale_quantity, sum_quantities, totals
 from touchline.spec.plan import Plan, PlannedRun
 from touchline.spec.strategy import ExploreConfig, matches

@@ -143,7 +143,7 @@ class DesignAnswer:
 
     def sections(self) -> tuple[Section, ...]:
         """Return the sections that commands and notebooks show."""
-        from touchline.plan.design_sections import design_sections
+        from touchline.plan.design.sections import design_sections
 
         return design_sections(self)
 

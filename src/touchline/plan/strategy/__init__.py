@@ -1,0 +1,1 @@
+"""Strategy of a plan: its phases, costs, decisions and state."""
