@@ -1,16 +1,23 @@
-"""Verbs that read and write experiment.yaml for experiments built in Python."""
+"""Verbs that make an experiment.yaml: from an interview, another tool's files or an experiment built in Python."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from touchline.core.errors import InputError, PolicyError
 from touchline.core.files import disk_errors, read_text_bounded, write_atomic
+from touchline.data.user_config import UserConfig
 from touchline.run.folders import ExperimentFolder
 from touchline.spec.bounds import SIZE_LIMIT_BYTES
 from touchline.spec.document import parse
 from touchline.spec.experiment import Experiment
 from touchline.spec.read import read_experiment as read_text
+
+if TYPE_CHECKING:
+    from touchline.run.first_experiment import Ask, Start
+    from touchline.run.imports.importing import ImportReport
 
 _FILE = "experiment.yaml"
 
@@ -65,3 +72,89 @@ def _says(path: Path, experiment: Experiment) -> bool:
         return parse(read_text_bounded(path, SIZE_LIMIT_BYTES), str(path)).data == experiment.written
     except InputError:
         return False
+
+
+def init(
+    target: Path | None,
+    settings: UserConfig,
+    *,
+    data: Path | None = None,
+    configs: Sequence[Path] = (),
+    input_columns: Sequence[str] = (),
+    output_column: str | None = None,
+    model: str | None = None,
+    name: str | None = None,
+    template: str | None = None,
+    answers: Mapping[str, Sequence[str]] | None = None,
+    ask: Ask | None = None,
+    defaults: bool = False,
+    replace_existing: bool = False,
+) -> Start:
+    """Write a commented experiment.yaml from the answers of an interview, or from the stage configs of a project.
+
+    Args:
+        target: experiment folder (default: named after the data).
+        settings: where models, caches and the history are.
+        data: dataset, as the answer `data`.
+        configs: stage configs of a project; nothing else is asked then.
+        input_columns: columns of the prompt, as the answer `input`.
+        output_column: column of the answer, as the answer `output`.
+        model: base model, as the answer `model`.
+        name: name of the experiment, as the answer `name`.
+        template: name of a template: example data and defaults.
+        answers: answers by the names of their questions, as typed.
+        ask: answers the other questions; None for their defaults.
+        defaults: take a default for the dataset too.
+        replace_existing: replace an experiment.yaml that is there.
+
+    Raises:
+        InputError: answers, data, configs or model cannot be used; with all wrong answers.
+        PolicyError: an experiment.yaml exists.
+    """
+    from touchline.run.first_experiment import Start, start
+    from touchline.run.imports.importing import import_stages, stage_notes
+
+    given = {key: tuple(texts) for key, texts in (answers or {}).items()}
+    for key, texts in (
+        ("data", [] if data is None else [str(data)]),
+        ("input", input_columns),
+        ("output", [] if output_column is None else [output_column]),
+        ("model", [] if model is None else [model]),
+        ("name", [] if name is None else [name]),
+    ):
+        if texts:
+            given[key] = tuple(texts)
+    has_source = "data" in given or template is not None
+    if configs and (has_source or given.keys() - {"model", "name"}):
+        raise InputError("give either a dataset or stage configs", expected="--data FILE, or --from FILE")
+    if configs:
+        only = {key: texts[0] for key, texts in given.items()}
+        folder = Path("stages") if target is None else target
+        imported = import_stages(configs, folder / "experiment.yaml", model=only.get("model"), name=only.get("name"))
+        return Start(path=Path(imported.path), notes=stage_notes(imported))
+    if not has_source and ask is None and not defaults:
+        raise InputError(
+            "give either a dataset or stage configs",
+            expected="--data FILE, --from FILE or --template NAME; or --yes for all defaults",
+        )
+    return start(target, settings, given=given, template=template, ask=ask, replace_existing=replace_existing)
+
+
+def import_experiment(paths: Sequence[Path], out: Path | None = None, *, model: str | None = None) -> ImportReport:
+    """Write the experiment.yaml of another tool's experiment, and return what could not be carried over.
+
+    The kind of the source is found by its content: `experiment_summary.yaml` of cruijff_kit, stage configs of a QLoRA
+    project, configs of a trainer (several are a sweep), or the folder of a Hydra multirun.
+
+    Args:
+        paths: files of one experiment, or its folder.
+        out: the file to write; None for `experiment.yaml` here.
+        model: name under models_dir, or a folder; None for that of the source.
+
+    Raises:
+        InputError: a file cannot be read, is of no kind or of several, or the files are no one experiment.
+        PolicyError: the file to write exists.
+    """
+    from touchline.run.imports.importing import import_source
+
+    return import_source(paths, out, model=model)

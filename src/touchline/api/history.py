@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from touchline.core.callbacks import NamedProgressCallback, ProgressCallback
-from touchline.data.user_config import load_settings
+from touchline.data.user_config import UserConfig, load_settings
 
 if TYPE_CHECKING:
     from touchline.estimate.local.calibration import Calibration
     from touchline.history.adding import ImportSummary
     from touchline.history.files import FileGroup, LoggedRun, SkippedFile
     from touchline.history.index import Index
+    from touchline.history.listing import History
     from touchline.history.record import RunRecord
     from touchline.plan.replay.types import Replay
     from touchline.plan.trends import Trends
@@ -225,3 +226,18 @@ def history_rebuild(history_dir: Path) -> Index:
     from touchline.history.index import load_index
 
     return load_index(history_dir, rebuild=True)
+
+
+def history(settings: UserConfig, history_dir: Path | None = None) -> History:
+    """Return the records of past runs, by name; superseded ones are left out.
+
+    Args:
+        settings: where the history is.
+        history_dir: another history.
+
+    Raises:
+        InputError: the history is not a folder.
+    """
+    from touchline.history.listing import History
+
+    return History(history_list(settings.history_dir if history_dir is None else history_dir).rows())

@@ -1,4 +1,4 @@
-"""Verbs for results: scores, reports, comparisons, exports, audits, logs and clean-up.
+"""Verbs for results: status, scores, reports, comparisons, exports, audits, logs and clean-up.
 
 Each verb imports what it needs when it is called, to keep other commands fast.
 """
@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from touchline.core.callbacks import MessageCallback, ProgressCallback, ignore_message
+from touchline.core.errors import InputError
+from touchline.results import collecting
 from touchline.results.collect import collect_results
+from touchline.results.collected import RunMetrics
 from touchline.results.frame import Results
 from touchline.run.folders import is_experiment
 from touchline.run.planning import read_started
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     from touchline.results.cleaning import Cleaned
     from touchline.results.failed_jobs import FailedJob
     from touchline.results.following import OutputLine
+    from touchline.results.live import LiveRun
     from touchline.results.run_result import RunResult
     from touchline.statistics.conclusions import Analysis
 
@@ -340,3 +344,53 @@ def clean(
     from touchline.results.cleaning import clean as clean_up
 
     return clean_up(source, perform=perform, deep=deep, on_progress=on_progress)
+
+
+def status(
+    source: Path, settings: UserConfig, *, look: bool = True, on_message: MessageCallback | None = None
+) -> list[LiveRun]:
+    """Return the state of every run, from its folder and one query of the queue.
+
+    Args:
+        source: experiment.yaml or its folder, planned.
+        settings: the cluster's options.
+        look: query the executor too.
+        on_message: receives the reason if the queue cannot be queried.
+    """
+    if not is_experiment(source):
+        from touchline.report.local.foreign import snapshot
+
+        found = snapshot(source)
+        if on_message is not None:
+            on_message(found.note)
+        return list(found.runs)
+    from touchline.results.watching import status as own_status
+
+    return own_status(source, settings, look=look, on_message=on_message)
+
+
+def collect(source: Path, settings: UserConfig, *, out: Path | None = None) -> tuple[list[RunMetrics], list[str]]:
+    """Write runs_status.yaml and each run's run_metrics.yaml, and add finished runs to the history.
+
+    Args:
+        source: experiment.yaml or its folder, or a folder that another tool made, into which nothing is written.
+        settings: where the history is.
+        out: where to write the files of another tool's folder (default: nowhere).
+
+    Returns:
+        The metrics of every run, and notes on runs that could not be stored.
+
+    Raises:
+        InputError: there is neither an experiment nor any run, or `out` was given for an experiment.
+    """
+    if not is_experiment(source):
+        from touchline.report.local import foreign
+
+        return foreign.collect(source, out)
+    if out is not None:
+        raise InputError("--out is for folders of other tools; an experiment's files are in its own folder")
+    planned = read_started(source)
+    found = collect_results(planned.plan, planned.folder.root)
+    metrics = collecting.write_collected(planned, found)
+    _, notes = collecting.store_finished_runs(planned, found, settings)
+    return metrics, notes

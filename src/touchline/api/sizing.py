@@ -1,4 +1,4 @@
-"""Verbs that size a training before it runs: memory, time, packing, and a schedule on GPUs.
+"""Verbs that size a training before it runs, and test the machine: memory, time, packing, a schedule on GPUs.
 
 Each verb imports what it needs when it is called, to keep other commands fast.
 """
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from touchline.run.allocation import PlaceRequest
     from touchline.run.optimising import Optimised, OptimiseRequest
     from touchline.run.selftest import ProgressRows
+    from touchline.slurm.doctor import DoctorReport
 
 
 def estimate(request: EstimateRequest, settings: UserConfig) -> EstimateAnswer:
@@ -274,3 +275,11 @@ def pack_check_isolation(model: str, settings: UserConfig) -> IsolationCheck:
     from touchline.plan.local.isolation import check_isolation
 
     return check_isolation(load_config(model, settings.models_dir))
+
+
+def doctor(folder: Path, settings: UserConfig) -> DoctorReport:
+    """Check Python, folders, GPUs, SLURM and the settings; change nothing."""
+    from touchline.run.doctor import run_doctor
+    from touchline.slurm.local.commands import RealCommands
+
+    return run_doctor(settings, folder, RealCommands())

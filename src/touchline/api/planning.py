@@ -1,0 +1,130 @@
+"""Verbs before the first job: checks, the plan and its approval."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from touchline.core.callbacks import MessageCallback, ProgressCallback, ignore_message
+from touchline.core.files import read_text_bounded
+from touchline.data.user_config import UserConfig
+from touchline.run.folders import ExperimentFolder
+from touchline.run.planning import LoadedPlan, commit_plan, resolve
+from touchline.spec.bounds import SIZE_LIMIT_BYTES
+from touchline.spec.read import read_experiment as read_text
+
+if TYPE_CHECKING:
+    from touchline.core.finding import Finding
+    from touchline.lint.check import CheckReport
+    from touchline.lint.checked import CheckRequest
+    from touchline.lint.local.fixing import Changes
+    from touchline.run.budget import Approval, Budget
+    from touchline.spec.plan import Plan
+
+
+def check(
+    paths: Sequence[Path],
+    settings: UserConfig,
+    request: CheckRequest | None = None,
+    on_message: MessageCallback = ignore_message,
+) -> tuple[CheckReport, list[Finding]]:
+    """Check experiments, configs, scripts and data; report all findings at once.
+
+    Args:
+        paths: files and folders.
+        settings: where models and caches are.
+        request: the target machine and the selected rules (default: this machine, all rules).
+        on_message: receives a line before the code of a task file runs; only files named in `paths` are run.
+
+    Returns:
+        The report, and the findings with their fixes.
+
+    Raises:
+        InputError: a path does not exist, or an option is wrong.
+    """
+    from touchline.lint.checked import CheckRequest
+    from touchline.lint.local.checking import check_paths
+
+    return check_paths(paths, settings, request or CheckRequest(), on_message)
+
+
+def check_fix(
+    paths: Sequence[Path],
+    settings: UserConfig,
+    request: CheckRequest,
+    on_message: MessageCallback = ignore_message,
+    *,
+    write: bool,
+) -> Changes:
+    """Apply the fixes that are safe, or only return them as a diff.
+
+    Raises:
+        InputError: a path does not exist, or an option is wrong.
+        HostError: a file may not be written.
+    """
+    from touchline.lint.local.checking import check_paths
+    from touchline.lint.local.fixing import fix
+
+    return fix(check_paths(paths, settings, request, on_message)[1], write=write)
+
+
+def plan(
+    source: Path,
+    settings: UserConfig,
+    overrides: Sequence[str] = (),
+    *,
+    allow: Sequence[str] = (),
+    accept: bool = False,
+    dry_run: bool = False,
+    on_progress: ProgressCallback | None = None,
+    measure: Callable[[Plan, ExperimentFolder], bool] | None = None,
+) -> LoadedPlan:
+    """Resolve an experiment and write its plan.
+
+    Args:
+        source: experiment.yaml or its folder.
+        settings: where models and caches are.
+        overrides: dotted `key=value` (default: those of the last plan).
+        allow: codes of errors to ignore, besides those that the file ignores.
+        accept: re-plan started runs too; their results are moved to superseded/.
+        dry_run: write nothing.
+        on_progress: receives the number of tokenized examples and their total, if lengths are unknown.
+        measure: receives the plan before it is written and measures unknown values. True means "plan again".
+
+    Raises:
+        InputError: the file, a model or the data have errors; all are listed.
+        PlanDriftError: the plan would change a started run.
+    """
+    folder = ExperimentFolder(source)
+    old = folder.read_plan()
+    text = read_text_bounded(folder.yaml, SIZE_LIMIT_BYTES)
+    chosen = tuple(overrides or (old.overrides if old is not None else ()))
+    loaded = read_text(text, str(folder.yaml), chosen)
+    if allow:
+        codes = ", ".join(dict.fromkeys([*loaded.experiment.allow, *allow]))
+        others = (override for override in chosen if not override.startswith("allow="))
+        loaded = read_text(text, str(folder.yaml), (*others, f"allow=[{codes}]"))
+    accepted = {run.name: run.accepted for run in old.runs if run.accepted} if old is not None else {}
+    new, notes = resolve(loaded, folder, settings, old, accepted, on_progress)
+    if measure is not None and measure(new, folder):
+        new, notes = resolve(loaded, folder, settings, old, accepted, on_progress)
+    return commit_plan(folder, old, new, accept=accept, dry_run=dry_run, notes=notes)
+
+
+def approve(source: Path, device_hours: float) -> Approval:
+    """Approve the plan on disk for agents, with a budget of device-hours from now on; replaces an earlier approval.
+
+    Raises:
+        InputError: there is no plan, or the hours are not a positive number.
+    """
+    from touchline.run import budget
+
+    return budget.approve(ExperimentFolder(source), device_hours)
+
+
+def approved_budget(source: Path) -> Budget:
+    """Return whether the plan on disk is approved for agents, and the hours used, reserved and left."""
+    from touchline.run.budget import read_budget
+
+    return read_budget(ExperimentFolder(source))
