@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import time
@@ -105,7 +104,7 @@ def test_a_killed_probe_leaves_nothing(site: dict[str, str], tmp_path: Path) -> 
         deadline = time.monotonic() + 60
         while not (children := psutil.Process(started.pid).children()) and time.monotonic() < deadline:
             time.sleep(0.02)
-        os.kill(started.pid, sent)
+        started.send_signal(sent)
         started.communicate(timeout=300)
         assert children
         _, alive = psutil.wait_procs(children, timeout=30)

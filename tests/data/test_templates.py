@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import signal
 import time
 from pathlib import Path
 
@@ -102,7 +100,7 @@ def test_a_process_that_is_killed_from_outside_is_replaced() -> None:
     template = IsolatedTemplate("{{ messages|length }}", DATE)
     assert template.render(**CHAT) == "1"
     (worker,) = _workers()
-    os.kill(worker.pid, signal.SIGKILL)
+    worker.kill()
     with pytest.raises(ChatTemplateError):
         template.render(**CHAT)
     assert IsolatedTemplate("{{ messages|length }}", DATE).render(**CHAT) == "1"

@@ -19,12 +19,12 @@ import subprocess
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
 
+from touchline.run.processes import identify, send_signal
 from touchline.slurm.local.commands import CommandResult
 
 SERVER = "pbs"
@@ -233,9 +233,9 @@ class FakePbs:
             self._start(job)
         elif job.state == "R":
             assert job.process is not None
-            code = job.process.poll()
-            if code is not None:
-                self._ended(job, code)
+            # Not reaped yet: until then the session's number is that of no other process.
+            if os.waitid(os.P_PID, job.process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+                self._ended(job)
             elif job.told_to_end is not None and time.monotonic() > job.told_to_end + KILL_DELAY_SECONDS:
                 self._signal(job, signal.SIGKILL)
             elif job.told_to_end is None and time.time() > (job.begun or 0.0) + (job.walltime or math.inf):
@@ -260,8 +260,10 @@ class FakePbs:
                 start_new_session=True,
             )
 
-    def _ended(self, job: FakePbsJob, code: int) -> None:
+    def _ended(self, job: FakePbsJob) -> None:
+        assert job.process is not None
         self._signal(job, signal.SIGKILL)  # what is left of its session
+        code = job.process.wait()
         if job.why == "rerun":
             job.state, job.substate, job.process = "Q", 10, None
             return
@@ -273,15 +275,20 @@ class FakePbs:
         job.why, job.told_to_end = why, time.monotonic()
         self._signal(job, signal.SIGTERM)
 
-    def _signal(self, job: FakePbsJob, number: int) -> None:
-        """Signal every process of a job's session; none may still do something because another one died before it."""
-        if job.process is None:
+    def _signal(self, job: FakePbsJob, number: signal.Signals) -> None:
+        """Signal every process of a job's session; none may still do something because another one died before it.
+
+        The session is the job's until its first process is reaped; after that its number may be another one's.
+        """
+        if job.process is None or job.process.returncode is not None:
             return
-        session = [pid for pid in psutil.pids() if _session(pid) == job.process.pid]
-        for each in (signal.SIGSTOP, number) if number == signal.SIGKILL else (number,):
-            for pid in sorted(session, reverse=True):
-                with suppress(OSError):
-                    os.kill(pid, each)
+        session = job.process.pid
+        found = [identify(pid) for pid in sorted(psutil.pids(), reverse=True) if _session(pid) == session]
+        # A number may have passed to another process since it was listed; from here on its start time is compared.
+        members = [each for each in found if _session(each.pid) == session]
+        for sent in (signal.SIGSTOP, number) if number == signal.SIGKILL else (number,):
+            for each in members:
+                send_signal(each, sent)
 
 
 def _session(pid: int) -> int | None:

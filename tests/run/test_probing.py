@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -289,7 +288,7 @@ def test_when_the_parent_is_killed_the_child_hears_it(tmp_path: Path, number: si
     child = Child(tmp_path, "os.read(0, 1)")
     parent = subprocess.Popen([sys.executable, "-c", PARENT, *child.command])
     until(child.pids)
-    os.kill(parent.pid, number)
+    parent.send_signal(number)
     assert parent.wait() == -number
     until(lambda: gone(child.pids()[0]))
 

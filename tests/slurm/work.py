@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 RAN = Path("ran.txt")
+PARENT = os.getppid()
 PBS = os.environ.get("PBS_JOBID", "").partition(".")[0]
 JOB = os.environ.get("SLURM_JOB_ID") or PBS or os.environ["TOUCHLINE_JOB_ID"]
 # PBS does not say how often a job was queued again.
@@ -54,7 +55,9 @@ def die(last_words: str) -> None:
         sys.stderr.write(f"{last_words}\n")
         sys.stderr.flush()
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    os.kill(os.getppid(), signal.SIGKILL)
+    # One that has died already left this process to another parent.
+    if os.getppid() == PARENT:
+        os.kill(PARENT, signal.SIGKILL)
     os.kill(os.getpid(), signal.SIGKILL)
 
 

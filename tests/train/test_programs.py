@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,7 +27,8 @@ from touchline.backends.torch_order import permutation
 from touchline.core.status import EXIT_STOPPED
 from touchline.data.metrics import TrainingMarker
 from touchline.data.packing.forecast import BatchForecast
-from touchline.train.external import run_external
+from touchline.run.processes import started
+from touchline.train.external import run_external, trainer_program
 from touchline.train.inputs import load_inputs, read_config
 from touchline.train.run import Stop, run_training
 
@@ -147,3 +149,37 @@ def test_kills_and_stops_lose_nothing(experiment: PlannedExperiment) -> None:
     assert [row.loss for row in found.steps] == pytest.approx([row.loss for row in wanted.steps], abs=1e-5)
     marker = json.loads((folder / "training.json").read_text())
     assert set(marker["checkpoints"]) == {"step_2", "epoch_0", "step_6", "epoch_1"}
+
+
+@pytest.mark.parametrize("ends_first", [True, False])
+def test_no_process_of_a_program_outlives_its_block(tmp_path: Path, ends_first: bool) -> None:
+    """Its children end too, also those in a session of their own, whether it has been waited for or not."""
+    child = "import os, time; open(f'child.{os.getpid()}', 'w').close(); time.sleep(600)"
+    text = (
+        "import glob, subprocess, sys, time\n"
+        f"children = [subprocess.Popen([sys.executable, '-c', {child!r}], start_new_session=own) for own in (0, 1)]\n"
+        "while len(glob.glob('child.*')) < 2: time.sleep(0.01)\n"
+        "open('ready', 'w').close()\n"
+        f"time.sleep({0 if ends_first else 600})\n"
+    )
+    with trainer_program((sys.executable, "-c", text), tmp_path) as process:
+        wait_while(process, lambda: not (tmp_path / "ready").exists() and process.poll() is None)
+        if ends_first:
+            assert process.wait(60) == 0
+    pids = [int(path.suffix[1:]) for path in tmp_path.glob("child.*")]
+    assert len(pids) == 2
+    assert [started(pid) for pid in pids] == [None, None]
+
+
+def test_a_group_whose_number_is_another_ones_by_now_is_not_signalled(tmp_path: Path) -> None:
+    """After the program has been waited for, the kernel may give its number to any process."""
+    other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], process_group=0)
+    try:
+        with trainer_program((sys.executable, "-c", ""), tmp_path) as process:
+            process.wait(60)
+            process.pid = other.pid
+        with pytest.raises(subprocess.TimeoutExpired):
+            other.wait(1)
+    finally:
+        other.kill()
+        other.wait()

@@ -201,7 +201,7 @@ class Driver:
         """Start the program and follow it to its end. Return True if the training is complete."""
         command = trainer.command(launch)
         LOG.info("run %s: %s", self._config.run, " ".join(command))
-        with _program(command, self._folder) as process:
+        with trainer_program(command, self._folder) as process:
             self._follow(process)
         if self._record.complete:
             self._record.finish()
@@ -391,8 +391,8 @@ def _read_object(path: Path) -> dict[str, object]:
 
 
 @contextlib.contextmanager
-def _program(command: tuple[str, ...], folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a program in a process group of its own, which ends with this process."""
+def trainer_program(command: tuple[str, ...], folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a program in a process group of its own, which ends with this process and with the block."""
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
     environment |= {
         RUN_VARIABLE: str(folder),
@@ -411,13 +411,17 @@ def _program(command: tuple[str, ...], folder: Path) -> Iterator[subprocess.Pope
     try:
         yield process
     finally:
-        # A launcher gives the processes of its devices groups of their own.
-        others = _descendants(process)
-        _signal_group(process, signal.SIGKILL)
-        for each in others:
-            with contextlib.suppress(psutil.Error):
-                each.kill()
-        process.wait()
+        # Once it is waited for, its number, and that of its group, may be another process's.
+        if process.poll() is None:
+            # A launcher gives the processes of its devices groups of their own.
+            others = _descendants(process)
+            _signal_group(process, signal.SIGKILL)
+            for each in others:
+                with contextlib.suppress(psutil.Error):
+                    each.kill()
+            process.wait()
+            psutil.wait_procs(others, timeout=30)
+        end_orphans(folder)
 
 
 def _die_with_parent() -> functools.partial[int]:
@@ -452,7 +456,7 @@ def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> N
 
 
 def end_orphans(folder: Path) -> int:
-    """End the trainer's processes that an earlier attempt in a run folder left. Return their number."""
+    """End the processes of a trainer that has ended in a run folder. Return their number."""
     left: list[psutil.Process] = []
     for process in psutil.process_iter():
         try:
@@ -462,7 +466,7 @@ def end_orphans(folder: Path) -> int:
         except (psutil.Error, OSError):
             continue
     if left:
-        LOG.warning("ended %s that an earlier attempt left", plural(len(left), "process", "processes"))
+        LOG.warning("ended %s that the trainer left", plural(len(left), "process", "processes"))
         psutil.wait_procs(left, timeout=30)
     return len(left)
 
