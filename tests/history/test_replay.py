@@ -19,7 +19,7 @@ from touchline.history.scores import ValidationPoint
 from touchline.plan.replay.packing import replay_packing
 from touchline.plan.replay.placing import replay_placement
 from touchline.plan.replay.pruning import loss_at, pruning_evidence, replay_pruning
-from touchline.plan.replay.runs import Sorter
+from touchline.plan.replay.runs import FEWEST_CLUSTERS, Sorter
 from touchline.plan.replay.tables import replay_sections, replay_sentences
 from touchline.plan.replay.types import (
     LimitReplay,
@@ -86,7 +86,33 @@ def test_a_winner_that_is_late_is_cut_and_counted_with_its_interval() -> None:
     assert lost.experiment == "b"
     assert lost.kept_value == pytest.approx(1.0)
     assert isinstance(found.saved_share, Quantity)
-    assert found.saved_share.low is not None
+    assert found.saved_share.low is None, "a bootstrap of three experiments covers three quarters, not 95 %"
+    assert found.saved_share.method == "no interval: 3 experiments are too few"
+
+
+def test_sweeps_of_one_experiment_are_not_independent() -> None:
+    """Seeds of one experiment share levels, data and schedule: what its rule does to one it often does to all."""
+    seeds = range(1, 5)
+    alone = pruned([record for seed in seeds for record in sweep("a", seed=seed)]).winners_cut_share
+    assert (alone.value, alone.low, alone.high) == (0.0, None, None)
+    assert alone.method == "no interval: all are one of the experiments"
+    pairs = [
+        *(record for seed in seeds for record in sweep("a", seed=seed)),
+        *(record for seed in seeds for record in sweep("b", seed=seed)),
+    ]
+    both = pruned(pairs).winners_cut_share
+    assert both.method == "Wilson over 2 experiments, 0 of 8"
+    assert both.low is not None
+    assert both.high is not None
+    assert both.low <= 0.0 < wilson(0, 8).high < wilson(0, 2).high <= both.high
+
+
+def test_enough_experiments_have_an_interval() -> None:
+    records = [record for place in range(FEWEST_CLUSTERS) for record in sweep(f"e{place}", late=place == 0)]
+    share = pruned(records).saved_share
+    assert isinstance(share, Quantity)
+    assert share.method == f"bootstrap over {FEWEST_CLUSTERS} experiments"
+    assert share.low is not None
 
 
 def test_the_score_names_the_winner_where_all_were_scored_on_the_same_items() -> None:
@@ -209,7 +235,7 @@ def test_a_groups_own_numbers_are_one_sentence() -> None:
     assert told.startswith(
         "halving at 25% would have cut 0 of 3 later winners (95% interval 0% to 56%) in 3 past sweeps"
     )
-    assert "saved 38% of the device-hours (95% interval 38% to 38%)" in told
+    assert "saved 38% of the device-hours (no interval: 3 experiments are too few)" in told
 
 
 def test_another_model_or_task_says_nothing_of_this_one() -> None:
@@ -328,7 +354,8 @@ def test_limits_come_from_the_other_runs_and_end_the_one_that_was_slower(tmp_pat
     assert found.killed == 1
     assert found.runs[0].run == "slow"
     assert found.runs[0].killed
-    assert (found.killed_share.low, found.killed_share.high) == pytest.approx(tuple(wilson(1, 10)))
+    assert found.killed_share.value == pytest.approx(0.1)
+    assert found.killed_share.low is None, "ten runs of one experiment are not independent"
     assert all(run.limit_seconds >= run.took_seconds for run in found.runs[1:])
     assert found.wasted_hours.value == pytest.approx(
         sum(run.limit_seconds - run.took_seconds for run in found.runs[1:]) / 3600

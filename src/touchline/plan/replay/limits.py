@@ -155,7 +155,7 @@ def _summary(runs: Sequence[LimitedRun], rng: Generator) -> LimitReplay:
     return LimitReplay(
         runs=tuple(sorted(runs, key=lambda run: (-run.took_seconds / run.limit_seconds, run.experiment, run.run))),
         killed=len(killed),
-        killed_share=share_of(len(killed), len(runs)),
+        killed_share=share_of([run.killed for run in runs], [run.experiment for run in runs], "experiments"),
         limit_hours=_hours([run.limit_seconds for run in runs]),
         took_hours=_hours([run.took_seconds for run in runs]),
         wasted_hours=_hours(wasted),

@@ -81,14 +81,14 @@ def replay_pruning(
     hours = [_hours(sweep.hours) for sweep in costed]
     saved = [_hours(sweep.saved_hours) for sweep in costed]
     experiments = [sweep.experiment for sweep in costed]
-    cut = sum(sweep.winner_cut for sweep in sweeps)
+    cut = [sweep.winner_cut for sweep in sweeps]
     return PruningReplay(
         at=tuple(at),
         keep=keep if policy is ReplayPolicy.HALVING else None,
         sweeps=tuple(sweeps),
         experiments=len({sweep.experiment for sweep in sweeps}),
-        winners_cut=cut,
-        winners_cut_share=share_of(cut, len(sweeps)),
+        winners_cut=sum(cut),
+        winners_cut_share=share_of(cut, [sweep.experiment for sweep in sweeps], "experiments"),
         hours=total_hours(hours),
         saved_hours=total_hours(saved),
         saved_share=ratio_of(saved, hours, experiments, rng, "experiments"),

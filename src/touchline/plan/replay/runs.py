@@ -15,10 +15,13 @@ from touchline.history.reading import Outcome, SourcedText
 from touchline.history.record import RunRecord
 from touchline.plan.replay.types import LeftOut
 from touchline.statistics.bootstrap import bootstrap_ratio
+from touchline.statistics.clustered import clustered_share
 from touchline.statistics.proportion import wilson
 
 COVERAGE = 0.95
 """Nominal coverage of the intervals of a replay."""
+FEWEST_CLUSTERS = 5
+"""Fewest clusters with an interval of a ratio: by simulation it covers 92 % with five, 87 % with four, 48 % with two."""
 TOO_LONG = 1e10
 """In seconds: a duration of three hundred years is no measurement."""
 _MOST_STEPS = 1e12
@@ -133,18 +136,30 @@ def model_of(record: RunRecord) -> str:
     return record.model.name.value if isinstance(record.model.name, SourcedText) else ""
 
 
-def share_of(count: int, total: int) -> Quantity:
-    """Return a share with Wilson's interval."""
-    low, high = wilson(count, total, COVERAGE)
-    return Quantity(
-        value=count / total, unit="1", low=low, high=high, coverage=COVERAGE, method=f"Wilson, {count} of {total}"
-    )
+def share_of(hits: Sequence[bool], clusters: Sequence[str], noun: str) -> Quantity:
+    """Return a share with Wilson's interval; over clusters if some have several items, which are not independent.
+
+    Args:
+        hits: one per item, at least one.
+        clusters: what each item belongs to.
+        noun: what the clusters are, in the plural.
+    """
+    count, total, units = sum(hits), len(hits), len(set(clusters))
+    value = count / total
+    if units < min(total, 2):
+        return Quantity(value=value, unit="1", method=f"no interval: all are one of the {noun}")
+    if units == total:
+        (low, high), method = wilson(count, total, COVERAGE), f"Wilson, {count} of {total}"
+    else:
+        low, high = clustered_share(np.asarray(hits, dtype=np.float64), clusters, COVERAGE)
+        method = f"Wilson over {units} {noun}, {count} of {total}"
+    return Quantity(value=value, unit="1", low=min(low, value), high=max(high, value), coverage=COVERAGE, method=method)
 
 
 def ratio_of(
     parts: Sequence[float], wholes: Sequence[float], clusters: Sequence[str], rng: Generator, noun: str
 ) -> Measured:
-    """Return the ratio of two sums, with a bootstrap interval over clusters where there are several.
+    """Return the ratio of two sums, with a bootstrap interval over clusters where there are enough of them.
 
     Args:
         parts: one per item.
@@ -159,6 +174,8 @@ def ratio_of(
     count = len(set(clusters))
     if count < 2:
         return Quantity(value=value, unit="1", method=f"no interval: all are one of the {noun}")
+    if count < FEWEST_CLUSTERS:
+        return Quantity(value=value, unit="1", method=f"no interval: {count} {noun} are too few")
     low, high = bootstrap_ratio(np.asarray(parts), np.asarray(wholes), rng, clusters=clusters, coverage=COVERAGE)
     return Quantity(
         value=value,

@@ -103,13 +103,13 @@ class PruningReplay:
     winners_cut: int
     """Sweeps whose winner would have been cut."""
     winners_cut_share: Quantity
-    """Their share of all sweeps, with Wilson's interval."""
+    """Their share of all sweeps, with Wilson's interval, over experiments if one has several sweeps."""
     hours: Measured
     """Device-hours of the sweeps whose costs are known."""
     saved_hours: Measured
     """Device-hours of these that would have been saved."""
     saved_share: Measured
-    """Saved hours over all, with a bootstrap interval over experiments where there are several."""
+    """Saved hours over all, with a bootstrap interval over five or more experiments."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -137,7 +137,7 @@ class LimitReplay:
     killed: int
     """Runs that the limit would have ended."""
     killed_share: Quantity
-    """Their share of all runs, with Wilson's interval."""
+    """Their share of all runs, with Wilson's interval over experiments."""
     limit_hours: Quantity
     """Hours of all limits."""
     took_hours: Quantity
@@ -145,7 +145,8 @@ class LimitReplay:
     wasted_hours: Quantity
     """Hours of limits that runs which ended in time did not need."""
     wasted_share: Measured
-    """Wasted hours over those of the limits, of runs that ended in time, with a bootstrap interval over experiments."""
+    """Wasted hours over those of the limits, of runs that ended in time, with a bootstrap interval over five or more
+    experiments."""
     killed_hours: Quantity
     """Hours of the limits of runs that would have been ended: without a saved state they are lost."""
 
@@ -177,7 +178,7 @@ class PackingReplay:
     runs: tuple[PackedRun, ...]
     """Runs, those that would have saved most first."""
     saved_share: Measured
-    """Saved tokens over all, with a bootstrap interval over experiments."""
+    """Saved tokens over all, with a bootstrap interval over five or more experiments."""
     hours: Measured
     """Device-hours of the runs whose costs are known."""
     saved_hours: Measured
@@ -209,7 +210,8 @@ class PlacementReplay:
     experiments: tuple[PlacedExperiment, ...]
     """Experiments by name, each once per number of GPUs."""
     saved_share: dict[int, Measured]
-    """Share of the time that the placement saves, by number of GPUs, with a bootstrap interval over experiments."""
+    """Share of the time that the placement saves, by number of GPUs, with a bootstrap interval over five or more
+    experiments."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
