@@ -9,8 +9,9 @@ from tests.run.made_plans import made_control, made_plan, made_run
 
 from touchline.core.errors import InputError
 from touchline.core.levels import Level
-from touchline.plan.strategy.costs import look_bounds, refuse_impossible, strategy_costs
+from touchline.plan.strategy.costs import look_bounds, promised_power, refuse_impossible, strategy_costs
 from touchline.plan.strategy.fixed_design import design_changes, design_digest
+from touchline.plan.strategy.section import strategy_sections
 from touchline.plan.strategy.state import cells_of, started_plan, strategy_state
 from touchline.plan.strategy.text import status_line, strategy_status
 from touchline.spec.plan import Plan, PlannedRun
@@ -27,6 +28,7 @@ from touchline.spec.strategy import (
     StrategyDecision,
 )
 from touchline.statistics.conclusions import Verdict
+from touchline.statistics.group_sequential import LEVEL, efficacy_bounds, futility_bounds, stopping_chances
 
 pytestmark = pytest.mark.planning
 SEEDS = (11, 12, 13, 14)
@@ -157,6 +159,25 @@ def test_costs_lie_between_the_first_look_and_the_last() -> None:
     assert unknown is not None
     assert (unknown.without_effect, unknown.promised, unknown.fixed_seeds) == (None, None, 4)
     assert [look.futility is None for look in look_bounds(plan_of())] == [False, True]
+
+
+def test_the_plan_states_the_power_of_its_looks() -> None:
+    """Two looks at four seeds show 1 point among 10 points of spread almost never, and the plan must not say 80 %."""
+    plan = plan_of(detect=0.01, seed_spread=0.1)
+    assert plan.strategy is not None
+    power = promised_power(plan.strategy, 2)
+    level = LEVEL / 2
+    assert power == pytest.approx(
+        stopping_chances((2, 4), 0.1, efficacy_bounds((2, 4), level), futility_bounds((2, 4), 0.1, level=level)).power
+    )
+    assert power is not None
+    assert power < 0.1
+
+    def lines(plan: Plan) -> str:
+        return " ".join(line for section in strategy_sections(plan) for line in section.lines)
+
+    assert f"established with {100 * power:.0f}% power, less where items vary" in lines(plan)
+    assert "shown with unknown power" in lines(plan_of(seed_spread=None))
 
 
 def test_a_strategy_that_could_decide_nothing_is_refused() -> None:

@@ -28,7 +28,8 @@ from touchline.report.tables.runs import runs_table
 from touchline.report.tables.strategy import strategy_section
 from touchline.results.frame import Results
 from touchline.results.run_result import RunResult
-from touchline.spec.strategy import Phase, StatedContrast, StopReason, Verdict
+from touchline.spec.strategy import Choice, Phase, RunLoss, StatedContrast, StopReason, Verdict
+from touchline.statistics.group_sequential import efficacy_bounds, futility_bounds, stopping_chances
 
 pytestmark = pytest.mark.planning
 
@@ -107,6 +108,48 @@ def test_claims_name_look_seeds_and_repeated_interval() -> None:
     )
     assert "scores" not in middle
     assert 'that is not "no difference"' in middle
+
+
+def test_the_power_that_a_claim_failed_at_is_that_of_its_design() -> None:
+    """The design of three looks at six seeds does not show any promised difference in 80 of 100 experiments."""
+    missed = ms.seen(ms.HIGH, ms.MIDDLE_SCORES, bound=2.9, futility=None, verdict=Verdict.NOT_ESTABLISHED)
+    plan = ms.confirm_plan(ms.HIGH)
+    assert plan.strategy is not None
+
+    def text(seed_spread: float | None) -> str:
+        stated = replace(plan.strategy, seed_spread=seed_spread) if plan.strategy is not None else None
+        (found,) = sentences(
+            build_report(ms.gathered(replace(plan, strategy=stated), [ms.look(3, missed)])), "Contrasts at their looks"
+        )
+        return found
+
+    power = stopping_chances(
+        ms.LOOKS, ms.DETECT / 0.03, efficacy_bounds(ms.LOOKS), futility_bounds(ms.LOOKS, ms.DETECT / 0.03)
+    ).power
+    assert power < 0.4
+    assert f"a true difference of 2.0 points in at most {100 * power:.0f} of 100 such experiments" in text(0.03)
+    assert "How often the design shows 2.0 points is not known" in text(None)
+    assert "80 of 100" not in text(0.03) + text(None)
+
+
+def test_explore_that_chose_nothing_says_so() -> None:
+    """All candidates may diverge: then explore has decided, and there is no name to give."""
+    *before, choice = ms.explored(looks=0)
+    assert choice.choice is not None
+    names = [each.run for each in choice.choice.losses]
+    nothing = replace(
+        choice,
+        choice=Choice(
+            losses=(RunLoss(run=names[0], loss=0.6), RunLoss(run=names[1], loss=None)), chosen=(), contrasts=()
+        ),
+    )
+    for confirm in (True, False):
+        report = build_report(ms.gathered(ms.explore_plan(confirm=confirm), [*before, nothing, ms.stopped()]))
+        told = " ".join([report.headline[0].text, *(each.text for each in report.findings)])
+        assert "Explore chose no condition" in report.headline[0].text
+        assert "has not chosen" not in told
+        assert "Chosen by final validation loss" not in told
+        assert not any(step.title == "Confirm what explore chose" for step in report.next_steps)
 
 
 def test_the_bottom_line_answers_from_the_looks() -> None:

@@ -40,7 +40,7 @@ def strategy_steps(gathered: ReportInputs, report: StrategyReport) -> Iterator[N
             "experiment now would not be part of its design; plan another one with fresh seeds, more of them or more "
             "test items.",
         )
-    if not report.is_confirming and report.chosen is not None:
+    if not report.is_confirming and report.chosen:
         yield NextStep(
             title="Confirm what explore chose",
             why=f"{join_names(list(report.chosen))}: chosen by validation loss with one seed. A higher score is not "

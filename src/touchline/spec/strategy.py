@@ -91,7 +91,8 @@ class ConfirmConfig:
     looks: Annotated[tuple[Annotated[int, Ge(2)], ...], MinLen(1)] | Literal["auto"] = "auto"
     """Seeds per condition at each look, increasing to the number of `seeds`; `auto` chooses them for `detect`."""
     detect: Annotated[float, Gt(0)] = 2.0
-    """Difference in points that is shown with 80 % power if it is true, and given up once it is out of reach."""
+    """Promised difference in points. `looks: auto` shows it with 80 % power where the seeds suffice; the plan states
+    the power. A contrast is given up once it is out of reach."""
     seed_spread: Annotated[float, Gt(0)] | None = None
     """Standard deviation of a contrast's difference between seeds, in points; that of the history when not given."""
 

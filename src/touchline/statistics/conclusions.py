@@ -35,7 +35,7 @@ class Verdict(StrEnum):
     ESTABLISHED = "established"
     """The level scores higher."""
     OUT_OF_REACH = "out of reach"
-    """Given up before the last look: the promised difference is not to be expected any more."""
+    """Given up before the last look: t is too low for the promised difference; this is not "no difference"."""
     UNDECIDED = "undecided"
     """Tested again at the next look."""
     NOT_ESTABLISHED = "not established"

@@ -21,7 +21,7 @@ from touchline.statistics.proportion import wilson
 COVERAGE = 0.95
 """Nominal coverage of the intervals of a replay."""
 FEWEST_CLUSTERS = 5
-"""Fewest clusters with an interval of a ratio: by simulation it covers 92 % with five, 87 % with four, 48 % with two."""
+"""Fewest clusters with an interval of a ratio: simulated, it covers 92 % with five, 87 % with four, 48 % with two."""
 TOO_LONG = 1e10
 """In seconds: a duration of three hundred years is no measurement."""
 _MOST_STEPS = 1e12

@@ -108,6 +108,23 @@ def _futility(strategy: PlannedStrategy, level: float) -> tuple[float, ...] | No
     return None if effect is None else futility_bounds(strategy.looks, effect, level=level)
 
 
+def promised_power(strategy: PlannedStrategy, contrasts: int) -> float | None:
+    """Return the chance to establish a true difference of the promised size; None if the spread is not known.
+
+    Of one contrast at the first share of the level, by the spread between seeds alone. Variation between items lowers
+    it.
+
+    Args:
+        strategy: strategy with looks.
+        contrasts: contrasts of the family.
+    """
+    if strategy.effect is None:
+        return None
+    level = LEVEL / max(contrasts, 1)
+    bounds = efficacy_bounds(strategy.looks, level)
+    return stopping_chances(strategy.looks, strategy.effect, bounds, _futility(strategy, level)).power
+
+
 def strategy_costs(plan: Plan) -> StrategyCosts | None:
     """Return the costs of a strategy with confirm; None without it."""
     looks = look_bounds(plan)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from touchline.core.table import Column, Section, present, table_of
-from touchline.core.units import hours_unit, plural
-from touchline.plan.strategy.costs import StrategyCosts, look_bounds, strategy_costs
+from touchline.core.units import hours_unit, percent, plural
+from touchline.plan.strategy.costs import StrategyCosts, likely_contrasts, look_bounds, promised_power, strategy_costs
 from touchline.spec.plan import Plan
 from touchline.spec.strategy import Phase, PlannedStrategy
 from touchline.statistics.group_sequential import LEVEL
@@ -36,7 +36,9 @@ def strategy_sections(plan: Plan) -> tuple[Section, ...]:
             tables=present(table_of(_CLAIMS, claims)),
             lines=tuple((*_phases(plan, strategy), *_rules(strategy))),
         ),
-        Section(title="Looks", tables=present(table_of(_LOOKS, _looks(plan))), lines=tuple(_about_looks(strategy))),
+        Section(
+            title="Looks", tables=present(table_of(_LOOKS, _looks(plan))), lines=tuple(_about_looks(plan, strategy))
+        ),
         Section(
             title="Costs of the strategy",
             tables=present(table_of(_COSTS, () if costs is None else _costs(costs))),
@@ -80,17 +82,23 @@ def _looks(plan: Plan) -> Iterator[tuple[str, ...]]:
         yield str(number), str(look.seeds), f"{look.bound:.2f}", futility, _hours(look.device_hours)
 
 
-def _about_looks(strategy: PlannedStrategy) -> Iterator[str]:
+def _about_looks(plan: Plan, strategy: PlannedStrategy) -> Iterator[str]:
     if not strategy.looks:
         return
+    power = promised_power(strategy, len(likely_contrasts(plan)))
+    shown = (
+        ", shown with unknown power"
+        if power is None
+        else f"; if it is true, a contrast is established with {percent(power, 0)} power, less where items vary"
+    )
     yield (
-        f"Promised difference: {strategy.detect * _POINTS:.3g} points. Bounds are those of the first share of the "
-        "level; they become lower for the contrasts left when one is established."
+        f"Promised difference: {strategy.detect * _POINTS:.3g} points{shown}. Bounds are those of the first share of "
+        "the level; they become lower for the contrasts left when one is established."
     )
     if strategy.seed_spread is None:
         yield (
-            "The spread of a contrast's difference between seeds is not known, so nothing is given up early: "
-            "strategy.confirm.seed_spread states it."
+            "The spread of a contrast's difference between seeds is not known, so the power is not either, and nothing "
+            "is given up early: strategy.confirm.seed_spread states it."
         )
     else:
         yield (

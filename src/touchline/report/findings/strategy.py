@@ -6,12 +6,14 @@ from collections.abc import Iterator, Sequence
 
 from touchline.core.quantity import Missing, Quantity, finite
 from touchline.core.units import hours_unit, percent, plural
+from touchline.plan.strategy.costs import promised_power
 from touchline.report.findings.scores import LIMITS
 from touchline.report.formatting import Scale, capital, join_names
 from touchline.report.report import Statement
 from touchline.report.strategy import ContrastCourse, StrategyReport, TakenLook, contrast_words, sides_words
 from touchline.spec.strategy import StopReason, Verdict
 from touchline.statistics.conclusions import Conclusion
+from touchline.statistics.group_sequential import GIVEN_UP
 
 LOOKS, CUTS, STRATEGY_COST = "Contrasts at their looks", "Explore", "Cost of the strategy"
 _RUNS_TOLD = 6
@@ -84,10 +86,18 @@ def _promise(report: StrategyReport, course: ContrastCourse, look: TakenLook, sc
     match course.verdict:
         case Verdict.OUT_OF_REACH:
             return (
-                f' With all seeds the promised {promised} are not to be expected any more; that is not "no difference".'
+                f" By the rule stated beforehand, which gives up a true difference of {promised} in up to "
+                f'{100 * GIVEN_UP:.0f} of 100 such experiments, in more where items vary; that is not "no difference".'
             )
         case Verdict.NOT_ESTABLISHED:
-            return f' The design was to show {promised} in 80 of 100 such experiments; this is not "no difference".'
+            power = promised_power(report.planned, len(report.courses))
+            shown = (
+                f"How often the design shows {promised} is not known, as the spread between seeds was not"
+                if power is None
+                else f"The design shows a true difference of {promised} in at most {100 * power:.0f} of 100 such "
+                "experiments, by the spread between seeds that it counted on"
+            )
+            return f' {shown}; this is not "no difference".'
         case Verdict.UNDECIDED:
             budget = report.stop is not None and report.stop.reason is StopReason.BUDGET
             return (
@@ -117,7 +127,9 @@ def _diverged(look: TakenLook) -> str:
 
 
 def waiting_words(report: StrategyReport) -> str:
-    """Return the state of explore before it has chosen."""
+    """Return the state of explore before it has chosen, or that it found nothing to confirm."""
+    if report.chosen is not None:
+        return "Explore chose no condition: no other run than the reference had a finite loss at its end."
     points = 0 if report.planned.explore is None else len(report.planned.explore.at)
     cut = f", {plural(len(report.cut), 'run')} cut" if report.cut else ""
     return (
@@ -141,7 +153,9 @@ def _explored(report: StrategyReport) -> Iterator[Statement]:
             f"{gone} cut{names}.",
             where=("ledger.jsonl",),
         )
-    if report.chosen is not None:
+    if report.chosen is not None and not report.chosen:
+        yield Statement(topic=CUTS, text=waiting_words(report), where=("ledger.jsonl",))
+    if report.chosen:
         losses = {each.run: each.loss for each in report.final_losses}
         best = [f"{name} ({_loss(losses.get(name))})" for name in report.chosen]
         after = "" if report.is_confirming else " No claim about scores follows: nothing was planned to confirm it."
@@ -272,7 +286,7 @@ def _others(report: StrategyReport, named: Sequence[ContrastCourse]) -> str:
 
 
 def _explore_answer(report: StrategyReport) -> str:
-    if report.chosen is None:
+    if not report.chosen:
         return waiting_words(report)
     losses = {each.run: each.loss for each in report.final_losses}
     names = [f"{name} ({_loss(losses.get(name))})" for name in report.chosen]
