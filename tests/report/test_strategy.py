@@ -21,6 +21,7 @@ from touchline.report.charts import charts
 from touchline.report.compared import ExperimentSummary
 from touchline.report.comparing import compare
 from touchline.report.findings.bottom_line import MOST_WORDS, words
+from touchline.report.formatting import Scale
 from touchline.report.markdown import results_markdown
 from touchline.report.page import cards, report_html
 from touchline.report.report import Report
@@ -415,6 +416,31 @@ def test_the_course_of_contrasts_has_interval_bound_and_promise() -> None:
     assert established["needed"] == pytest.approx(6.5 * 0.4)
     assert established["low"] == pytest.approx(3.125 - 6.5 * 0.4)
     assert {row["value"] for row in data["lines"]} == {0, 2.0}
+
+
+@pytest.mark.usefixtures("drawn")
+def test_an_interval_of_shares_ends_where_differences_end() -> None:
+    """Claims, table and figure show the same part; the decision keeps the whole interval, and so do other scores."""
+    whole = ms.seen(ms.HIGH, ms.first(ms.HIGH_SCORES, 3), bound=1000.0, futility=None, verdict=Verdict.UNDECIDED)
+    assert whole.low is not None
+    assert whole.high is not None
+    assert whole.low < -1
+    assert whole.high > 1
+    report = build_report(ms.gathered(ms.confirm_plan(ms.HIGH), (ms.look(1, whole),)))
+    assert report.strategy is not None
+    (course,) = report.strategy.courses
+    (look,) = course.looks
+    assert look.found == whole
+    assert look.interval(Scale(share=True)) == (-1, 1)
+    assert look.interval(Scale(share=False)) == (whole.low, whole.high)
+    (claim,) = sentences(report, "Contrasts at their looks")
+    assert "(repeated 95% interval -100.0 to +100.0)" in claim
+    (row,) = rows(table(report, "Looks"))
+    assert [points(end) for end in row["repeated 95% interval"].split(" to ")] == [-1, 1]
+    data = next(each for each in charts(report) if each.name == "looks").spec["datasets"]
+    assert isinstance(data, dict)
+    (shown,) = data["looks"]
+    assert (shown["low"], shown["high"], shown["interval"]) == (-100, 100, "-100.0 to +100.0")
 
 
 @pytest.mark.usefixtures("drawn")

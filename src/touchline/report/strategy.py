@@ -13,7 +13,7 @@ from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.units import plural
 from touchline.plan.strategy.state import names_of_look
 from touchline.plan.totals import scale_quantity, totals
-from touchline.report.formatting import join_names, level_words, settings_words
+from touchline.report.formatting import Scale, join_names, level_words, settings_words
 from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import RunResult
 from touchline.results.strategy_record import StrategyRecord
@@ -43,6 +43,17 @@ class TakenLook:
     """Number of the look, from 1."""
     found: ContrastLook
     """Its numbers."""
+
+    def interval(self, scale: Scale) -> tuple[float, float] | None:
+        """Return the repeated confidence interval within the possible range of the difference; None without one.
+
+        No difference of shares is beyond 100 points, so the part within that range has the same coverage. The ledger
+        has the whole interval.
+        """
+        low, high = self.found.low, self.found.high
+        if low is None or high is None:
+            return None
+        return (max(low, -1.0), min(high, 1.0)) if scale.share else (low, high)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -115,16 +115,16 @@ def looks(report: Report, inks: Mapping[str, SeriesColor]) -> Chart | None:
 def _look_row(course: ContrastCourse, look: TakenLook, scale: Scale) -> Row:
     found, factor = look.found, _factor(scale)
     error = max(found.error, found.wide_error or 0.0)
-    ends = None if found.low is None or found.high is None else (factor * found.low, factor * found.high)
+    ends = look.interval(scale)
     return {
         "contrast": contrast_words(course.contrast),
         "look": _look_label(look.number, len(found.pairs)),
         "value": number(factor * found.difference),
-        "low": None if ends is None else number(ends[0]),
-        "high": None if ends is None else number(ends[1]),
+        "low": None if ends is None else number(factor * ends[0]),
+        "high": None if ends is None else number(factor * ends[1]),
         "needed": number(factor * found.bound * error) if error > 0 else None,
         "difference": scale.difference(found.difference),
-        "interval": "none" if ends is None else scale.ends(ends[0] / factor, ends[1] / factor),
+        "interval": "none" if ends is None else scale.ends(*ends),
         "t": "-" if found.t is None else f"{found.t:.3g}",
         "bound": f"{found.bound:.3g}",
         "verdict": found.verdict.value,

@@ -74,11 +74,8 @@ def _difference(course: ContrastCourse, look: TakenLook, scale: Scale) -> str:
 
 def interval_words(look: TakenLook, scale: Scale) -> str:
     """Return the repeated confidence interval of a look: `+0.4 to +5.8`. Empty without one."""
-    low, high = look.found.low, look.found.high
-    if low is None or high is None:
-        return ""
-    # No difference of shares is beyond 100 points; early looks at few seeds have wider intervals.
-    return scale.ends(max(low, -1.0), min(high, 1.0)) if scale.share else scale.ends(low, high)
+    ends = look.interval(scale)
+    return "" if ends is None else scale.ends(*ends)
 
 
 def _promise(report: StrategyReport, course: ContrastCourse, look: TakenLook, scale: Scale) -> str:

@@ -95,21 +95,20 @@ def looks_table(report: StrategyReport, scale: Scale) -> Table | None:
         Column("verdict"),
     )
     rows = [_look_row(course, look, scale) for course in report.courses for look in course.looks]
+    within, whole = (" within -100 to +100 points", ", the interval whole") if scale.share else ("", "")
     note = (
         "Difference: mean over the seeds of the next table. Error: their standard deviation (n - 1) over the root of "
         "their number. Wide error: with the variation between test items, which can only widen it. t: difference "
         "over the larger error. Established: t reaches the bound, which follows from the planned looks and the row's "
         "level. Given up: t is at or below futility. Interval: difference minus and plus the bound times the larger "
-        "error; it holds over all looks. Every number is in ledger.jsonl."
+        f"error{within}; it holds over all looks. Every number is in ledger.jsonl{whole}."
     )
     return table_of(columns, rows, "Looks", notes=(note,))
 
 
 def _look_row(course: ContrastCourse, look: TakenLook, scale: Scale) -> tuple[Value, ...]:
     found = look.found
-    ends: Value = Missing(missing="the seeds do not differ")
-    if found.low is not None and found.high is not None:
-        ends = f"{_points(found.low, scale)} to {_points(found.high, scale)}"
+    interval = look.interval(scale)
     return (
         contrast_words(course.contrast),
         look.number,
@@ -121,7 +120,9 @@ def _look_row(course: ContrastCourse, look: TakenLook, scale: Scale) -> tuple[Va
         _number(found.bound),
         f"{_POINTS * found.level:.4g}%" if found.level else None,
         None if found.futility is None else _number(found.futility),
-        ends,
+        Missing(missing="the seeds do not differ")
+        if interval is None
+        else " to ".join(_points(end, scale) for end in interval),
         Cell(found.verdict.value, mark=_MARKS.get(found.verdict)),
     )
 
