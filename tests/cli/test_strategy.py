@@ -28,13 +28,19 @@ def test_the_plan_states_claims_bounds_and_costs_beforehand(tmp_path: Path, tiny
     assert shown.returncode == 0, shown.stderr
     assert "train.lora.rank = 8" in shown.stdout
     assert "no contrast has an effect (expected)" in shown.stdout
-    assert "At most, if all planned runs are started:" in shown.stdout
+    before, _, after = shown.stdout.partition("At most, if all planned runs are started:")
+    assert "with the promised effect, " in before
+    assert "Total: " in after
     text = (folder / "runs_plan.md").read_text()
     assert "## Strategy" in text
     assert "Spread of a contrast's difference between seeds: 5 points (stated)." in text
     unknown = make_experiment(tmp_path / "unknown", EXPERIMENT.replace("    seed_spread: 5\n", ""))
     shown = touchline("plan", str(unknown), "--json", env=env)
-    assert json.loads(shown.stdout)["plan"]["strategy"]["seed_spread"] is None
+    answer = json.loads(shown.stdout)
+    assert answer["plan"]["strategy"]["seed_spread"] is None
+    costs = answer["strategy_costs"]
+    assert costs["promised"] is None
+    assert costs["least"] < costs["most"] <= answer["plan"]["gpu_hours"]["value"]
     assert "nothing is given up early" in (unknown / "runs_plan.md").read_text()
     poor = make_experiment(tmp_path / "poor", EXPERIMENT + "  budget: 0.1s\n")
     shown = touchline("plan", str(poor), env=env)

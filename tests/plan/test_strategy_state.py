@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -9,6 +10,7 @@ from tests.run.made_plans import made_control, made_plan, made_run
 
 from touchline.core.errors import InputError
 from touchline.core.levels import Level
+from touchline.plan.sections import summary_line, summary_sections
 from touchline.plan.strategy.costs import look_bounds, promised_power, refuse_impossible, strategy_costs
 from touchline.plan.strategy.fixed_design import design_changes, design_digest
 from touchline.plan.strategy.section import strategy_sections
@@ -178,6 +180,25 @@ def test_the_plan_states_the_power_of_its_looks() -> None:
 
     assert f"established with {100 * power:.0f}% power, less where items vary" in lines(plan)
     assert "shown with unknown power" in lines(plan_of(seed_spread=None))
+
+
+def test_what_is_expected_stands_before_what_is_at_most() -> None:
+    """In the totals and on the one line of the summary, with the same numbers as the table of costs."""
+    plan = plan_of()
+    costs = strategy_costs(plan)
+    assert costs is not None
+    (totals,) = (each for each in summary_sections(plan) if each.title == "Totals")
+    expected, most, total, *_ = totals.lines
+    numbers = [float(found) for found in re.findall(r"\d+(?:\.\d+)?", expected)]
+    assert numbers == pytest.approx([costs.promised, costs.without_effect], rel=5e-3)
+    assert expected.endswith("without any effect")
+    assert most == "At most, if all planned runs are started:"
+    assert total.startswith("Total")
+    assert summary_line(plan).startswith(f"{expected}; at most {len(plan.runs)} runs; {total}")
+    (unknown,) = (each for each in summary_sections(plan_of(seed_spread=None)) if each.title == "Totals")
+    assert "not known without strategy.confirm.seed_spread" in unknown.lines[0]
+    fixed = replace(plan, strategy=None)
+    assert summary_line(fixed).startswith(f"{len(plan.runs)} runs; Total")
 
 
 def test_a_strategy_that_could_decide_nothing_is_refused() -> None:

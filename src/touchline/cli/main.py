@@ -140,6 +140,7 @@ def plan(
     from touchline.plan.sections import folder_lines, sections
     from touchline.plan.settings import collect_settings
     from touchline.plan.settings_table import RunSetting
+    from touchline.plan.strategy.costs import StrategyCosts, strategy_costs
     from touchline.spec.plan import Plan
 
     settings = load_settings()
@@ -170,6 +171,7 @@ def plan(
             "plan",
             settings=(tuple[RunSetting, ...], collect_settings(planned.plan)),
             marks=(dict[str, str], {**planned.marks}),
+            strategy_costs=(StrategyCosts | None, strategy_costs(planned.plan)),
         )
         return
     print_output(planned.plan.experiment)

@@ -24,7 +24,7 @@ from touchline.plan.notes import (
 )
 from touchline.plan.settings import collect_settings, settings_table, varying_table
 from touchline.plan.strategy.explore_section import explore_section
-from touchline.plan.strategy.section import strategy_sections
+from touchline.plan.strategy.section import expected_lines, strategy_sections
 from touchline.plan.totals import runs_at_once
 from touchline.plan.untrained import about_shared_validation
 from touchline.slurm.schedulers import evaluation_script, training_script
@@ -62,7 +62,7 @@ def summary_sections(plan: Plan) -> list[Section]:
 def summary_line(plan: Plan) -> str:
     """Return the number of runs, the device-hours, the wall-clock time and the disk space on one line."""
     most = "" if plan.strategy is None else "at most "
-    return most + "; ".join((plural(len(plan.runs), "run"), *list(_totals(plan))[:3]))
+    return "; ".join((*expected_lines(plan), most + plural(len(plan.runs), "run"), *list(_totals(plan))[:3]))
 
 
 def _what_runs(plan: Plan) -> tuple[Section, ...]:
@@ -77,7 +77,7 @@ def _what_runs(plan: Plan) -> tuple[Section, ...]:
 
 def _section_of_totals(plan: Plan) -> Section:
     most = [] if plan.strategy is None else ["At most, if all planned runs are started:"]
-    return Section(title="Totals", lines=(*most, *_totals(plan)))
+    return Section(title="Totals", lines=(*expected_lines(plan), *most, *_totals(plan)))
 
 
 def _resources(plan: Plan) -> tuple[Section, ...]:

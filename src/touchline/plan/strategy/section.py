@@ -47,6 +47,26 @@ def strategy_sections(plan: Plan) -> tuple[Section, ...]:
     )
 
 
+def expected_lines(plan: Plan) -> Iterator[str]:
+    """Yield the expected device-hours of a strategy, which stand before the totals of all planned runs."""
+    costs = strategy_costs(plan)
+    if costs is None:
+        return
+    unit = _unit(plan)
+    if costs.promised is None or costs.without_effect is None:
+        why = "the costs of the runs" if costs.most is None else "strategy.confirm.seed_spread"
+        yield f"Expected {unit}: not known without {why}"
+    else:
+        yield (
+            f"Expected: {_hours(costs.promised)} {unit} with the promised effect, "
+            f"{_hours(costs.without_effect)} without any effect"
+        )
+
+
+def _unit(plan: Plan) -> str:
+    return hours_unit("GPU" if plan.machine.kind == "gpu" else "CPU")
+
+
 def _side(levels: Mapping[str, str]) -> str:
     return ", ".join(f"{factor} = {value}" for factor, value in levels.items())
 
@@ -123,11 +143,10 @@ def _costs(costs: StrategyCosts) -> Iterator[tuple[str, ...]]:
 
 
 def _about_costs(plan: Plan, strategy: PlannedStrategy, costs: StrategyCosts | None) -> Iterator[str]:
-    unit = hours_unit("GPU" if plan.machine.kind == "gpu" else "CPU")
     if costs is not None and costs.most is None:
         yield "The costs of these runs are not known."
     if strategy.budget_device_hours is not None:
-        budget = f"Budget: {strategy.budget_device_hours:.3g} {unit}"
+        budget = f"Budget: {strategy.budget_device_hours:.3g} {_unit(plan)}"
         known = costs is None or costs.most is not None
         yield f"{budget}; {_BUDGET if known else _NO_BUDGET}"
 
