@@ -92,7 +92,12 @@ def leave(planned: LoadedPlan, run: PlannedRun, right: int | None) -> None:
             return
         made_runs.train(planned.plan, run, folder)
     assert right is not None
-    path = made_runs.evaluate(planned.plan, run, folder, ITEMS)
+    leave_scores(planned, run, right)
+
+
+def leave_scores(planned: LoadedPlan, run: PlannedRun, right: int) -> None:
+    """Leave what an evaluation leaves in which so many items are right."""
+    path = made_runs.evaluate(planned.plan, run, planned.folder.run(run.name), ITEMS)
     record = _RECORD.validate_json(path.read_bytes())
     samples = tuple(replace(each, exact=n < right, match=n < right) for n, each in enumerate(record.samples))
     path.write_bytes(_RECORD.dump_json(replace(record, samples=samples)))

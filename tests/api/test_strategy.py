@@ -215,7 +215,9 @@ def test_past_runs_that_came_in_between_change_no_design(
     folder = make_experiment(tmp_path / "tiny", EXPERIMENT.replace("    looks: [3, 4, 6]\n", ""))
     api.run(folder, settings, probe=False)
     strategy = ExperimentFolder(folder).planned().strategy
-    monkeypatch.setattr("touchline.plan.strategy.resolving._chosen_looks", lambda planned, contrasts: (len(planned.seeds),))
+    monkeypatch.setattr(
+        "touchline.plan.strategy.resolving._chosen_looks", lambda planned, contrasts: (len(planned.seeds),)
+    )
     assert api.plan(folder, settings).plan.strategy == strategy
 
 

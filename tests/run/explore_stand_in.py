@@ -100,49 +100,14 @@ class ExploreStandIn(StandIn):
         return launching.ExecutionResult(planned=planned, stopped=stopped)
 
     def _train(self, planned: LoadedPlan, run: PlannedRun) -> bool:
-        """Train to the pause or to the end. Return False if it diverges."""
-        assert run.batches is not None
-        assert run.train is not None
+        """Train to the pause or to the end, in an attempt of its own. Return False if it diverges."""
         assert not is_training_done(planned.folder, run)
         folder = planned.folder.run(run.name)
-        pause, every = read_pause(folder), run.train.validate_every_steps
-        states = [found for path in saved_states(folder / RESUME_FOLDER) if (found := read_state(path)) is not None]
-        first = states[0].step if states else 0
         attempt = 1 + len(list((folder / "status").glob("start.*")))
         job_id = f"local-{attempt}"
         made_runs.begin(folder, job_id=job_id, at=1000.0 + 100 * attempt)
-        rows: list[MetricsRow] = [
-            replace(
-                made_runs.START,
-                event="resume" if first else "start",
-                attempt=attempt,
-                from_step=first,
-                run=run.name,
-                run_digest=run.digest,
-                steps=run.batches.steps,
-            )
-        ]
-        end, step = TrainingEnd.DONE, first
-        while step < run.batches.steps:
-            step += 1
-            rows += made_runs.steps(1, first=step, attempt=attempt)
-            if (every is not None and step % every == 0) or step % run.batches.steps_per_epoch == 0:
-                loss = self.loss(run, step)
-                if loss is None:
-                    end = TrainingEnd.DIVERGED
-                    break
-                rows.append(replace(made_runs.VALIDATION, attempt=attempt, step=step, loss=loss))
-            if step == pause:
-                end = TrainingEnd.PAUSED
-                break
+        first, step, end = train_to_pause(planned, run, self.loss, attempt)
         self.trained.append((run.name, first, step))
-        before = (folder / "metrics.jsonl").read_bytes() if (folder / "metrics.jsonl").exists() else b""
-        row = EndRow(event="end", attempt=attempt, step=step, time_unix=2000.0, reason=end.value, end=end)
-        if end is TrainingEnd.DONE:
-            made_runs.train(planned.plan, run, folder)
-        (folder / "metrics.jsonl").write_bytes(before + made_runs.rows([*rows, row]))
-        if end is TrainingEnd.PAUSED:
-            _save(folder / RESUME_FOLDER / f"step_{step:08d}", run, step)
         self.act()
         code = EXIT_DIVERGED if end is TrainingEnd.DIVERGED else 0
         reason = {TrainingEnd.DONE: EndReason.COMPLETED, TrainingEnd.PAUSED: EndReason.PAUSED}.get(
@@ -152,6 +117,48 @@ class ExploreStandIn(StandIn):
         path = folder / "status" / f"exit.{job_id}.0.json"
         path.write_bytes(TypeAdapter(AttemptExit).dump_json(exited))
         return end is not TrainingEnd.DIVERGED
+
+
+def train_to_pause(planned: LoadedPlan, run: PlannedRun, loss: Loss, attempt: int) -> tuple[int, int, TrainingEnd]:
+    """Leave what a training leaves that begins at its saved state. Return its first step, its last one and its end."""
+    assert run.batches is not None
+    assert run.train is not None
+    folder = planned.folder.run(run.name)
+    pause, every = read_pause(folder), run.train.validate_every_steps
+    states = [found for path in saved_states(folder / RESUME_FOLDER) if (found := read_state(path)) is not None]
+    first = states[0].step if states else 0
+    rows: list[MetricsRow] = [
+        replace(
+            made_runs.START,
+            event="resume" if first else "start",
+            attempt=attempt,
+            from_step=first,
+            run=run.name,
+            run_digest=run.digest,
+            steps=run.batches.steps,
+        )
+    ]
+    end, step = TrainingEnd.DONE, first
+    while step < run.batches.steps:
+        step += 1
+        rows += made_runs.steps(1, first=step, attempt=attempt)
+        if (every is not None and step % every == 0) or step % run.batches.steps_per_epoch == 0:
+            found = loss(run, step)
+            if found is None:
+                end = TrainingEnd.DIVERGED
+                break
+            rows.append(replace(made_runs.VALIDATION, attempt=attempt, step=step, loss=found))
+        if step == pause:
+            end = TrainingEnd.PAUSED
+            break
+    before = (folder / "metrics.jsonl").read_bytes() if (folder / "metrics.jsonl").exists() else b""
+    row = EndRow(event="end", attempt=attempt, step=step, time_unix=2000.0, reason=end.value, end=end)
+    if end is TrainingEnd.DONE:
+        made_runs.train(planned.plan, run, folder)
+    (folder / "metrics.jsonl").write_bytes(before + made_runs.rows([*rows, row]))
+    if end is TrainingEnd.PAUSED:
+        _save(folder / RESUME_FOLDER / f"step_{step:08d}", run, step)
+    return first, step, end
 
 
 def _save(place: Any, run: PlannedRun, step: int) -> None:
@@ -183,4 +190,4 @@ def validations(folder: Any) -> dict[int, float]:
     return {row.step: row.loss for row in rows}
 
 
-__all__ = ["EXPERIMENT", "EXPLORE_ONLY", "KilledError", "by_rank", "explore_stand_in", "validations"]
+__all__ = ["EXPERIMENT", "EXPLORE_ONLY", "KilledError", "by_rank", "explore_stand_in", "train_to_pause", "validations"]
