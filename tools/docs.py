@@ -431,6 +431,7 @@ def backends_page() -> str:
         row("devices per run", (str(each.devices) for each in known.values())),
         row("stages (`continue`)", ("yes" if each.stages else "no" for each in known.values())),
         row("`shuffled` control", ("yes" if each.shuffled_labels else "no" for each in known.values())),
+        row("pauses (`strategy.explore`)", ("yes" if each.pauses else "no" for each in known.values())),
         row("vision-language models", ("yes" if each.vision else "no" for each in known.values())),
         row(
             "a step holds as many examples packed as unpacked",

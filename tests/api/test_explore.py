@@ -133,3 +133,32 @@ def test_a_cohort_pauses_together_and_continues_without_the_cut_run(tmp_path: Pa
     assert [row.from_step for row in attempts] == [0, 2, 4]
     assert [row.from_step for row in read_metrics(folder / cut / "metrics.jsonl").attempts] == [0]
     assert [row.from_step for row in read_metrics(folder / later / "metrics.jsonl").attempts] == [0, 2]
+
+
+def test_trl_explores_to_a_cut(tmp_path: Path, tiny_model: Path) -> None:
+    """Each run trains no step twice; the decision has the validation losses at the pause, and the worst run is cut."""
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "Tiny-1M-Instruct").symlink_to(tiny_model)
+    env = environment(tmp_path / "models", tmp_path / "cache") | {"TOUCHLINE_HISTORY_DIR": str(tmp_path / "history")}
+    folder = make(tmp_path / "trl")
+    text = (folder / "experiment.yaml").read_text().replace("  epochs: 1\n", "  epochs: 1\n  backend: trl\n")
+    text = text.replace("[2, 4, 8, 16]", "[2, 4, 8]").replace("[0.25, 0.5]", "[0.25]")
+    (folder / "experiment.yaml").write_text(text)
+    done = touchline("run", str(folder), env=env)
+    assert done.returncode == 0, done.stderr
+    (first,) = (each.cut for each in decided(folder) if each.cut is not None)
+    (cut,) = first.cut
+    metrics = {each.run: read_metrics(folder / each.run / "metrics.jsonl") for each in first.losses}
+    assert set(metrics) == {"1M_rank2", "1M_rank4", "1M_rank8"}
+    for each in first.losses:
+        rows = metrics[each.run]
+        assert each.loss == {row.step: row.loss for row in rows.validations}[2]
+        assert [row.from_step for row in rows.attempts] == ([0] if each.run == cut else [0, 2])
+        assert [row.step for row in rows.steps] == [*range(1, 3 if each.run == cut else 9)]
+    losses = {each.run: each.loss or 0.0 for each in first.losses}
+    assert cut == max(("1M_rank4", "1M_rank8"), key=lambda run: losses[run])
+    listed = json.loads(touchline("status", str(folder), "--json", env=env).stdout)["runs"]
+    states = {run["name"]: run["status"] for run in listed}
+    assert states.pop(cut) == RunStatus.CUT.value
+    assert set(states.values()) == {RunStatus.COMPLETED.value}
+    assert decided(folder)[-2].kind is DecisionKind.CHOICE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from tests.api.strategies import make_experiment, settings
 from tests.run.explore_stand_in import EXPERIMENT, EXPLORE_ONLY, KilledError, by_rank, explore_stand_in, validations
 
 from touchline import api
+from touchline.backends.registry import capabilities
 from touchline.core.errors import InputError, RunsFailedError
 from touchline.core.quantity import Quantity
 from touchline.core.status import RunStatus, TrainingOutcome
@@ -219,7 +221,12 @@ def test_the_median_rule_keeps_those_not_above_it(
         ("epochs: 2\n", "epochs: 1\n  validate_every_steps: 50\n", "no usable point of 2 before its last step 6"),
         ("rank: [2, 4, 8, 16]", "rank: [2, 4]\n  train.validate_every_steps: [3, 50]", "1 usable point of 2"),
         ("at: [0.25, 0.5]", "at: [0.95]", "no usable point"),
-        ("epochs: 2\n", "epochs: 2\n  backend: trl\n", "cannot pause"),
+        ("epochs: 2\n", "epochs: 2\n  backend: torchtune\n", "the backend torchtune cannot pause"),
+        (
+            "rank: [2, 4, 8, 16]",
+            "rank: [2, 4]\n  train.backend: [peft, torchtune]",
+            "the backend torchtune cannot pause",
+        ),
         ("models: [Tiny-1M-Instruct]", "models: [Tiny-1M-Instruct, Other-1M]", "other base models"),
         ("{train.lora.rank: 2}}", "{train.lora.rank: 2}, confirm: 3}", "are to be confirmed, and 1 beside"),
         ("rank: [2, 4, 8, 16]", "rank: [2]", "no condition beside the reference"),
@@ -242,6 +249,30 @@ def test_an_explore_that_cannot_compare_is_refused_when_it_is_planned(
     (fault, *_) = (each for each in refused.value.findings if expected in each.message)
     assert fault.hint
     assert not (folder / "plan.json").exists()
+
+
+def test_an_explore_without_a_validation_split_is_refused_when_it_is_planned(
+    tmp_path: Path, settings: UserConfig
+) -> None:
+    """With every trainer that can pause."""
+    able = [name for name, features in capabilities().items() if features.pauses]
+    assert {"peft", "trl", "llamafactory", "axolotl"} == set(able)
+    for name in able:
+        folder = make_experiment(
+            tmp_path / name, EXPLORE_ONLY.replace("epochs: 2\n", f"epochs: 2\n  backend: {name}\n")
+        )
+        api.plan(folder, settings)
+        (folder / "plan.json").unlink()
+        words = folder / "data" / "words.json"
+        splits = json.loads(words.read_text())
+        del splits["validation"]
+        words.write_text(json.dumps(splits))
+        with pytest.raises(InputError) as refused:
+            api.plan(folder, settings)
+        (fault,) = refused.value.findings
+        assert fault.message.endswith("words.json has no validation split")
+        assert fault.hint == "a split named validation in the file; or confirm without explore"
+        assert not (folder / "plan.json").exists()
 
 
 def test_conditions_with_other_numbers_of_steps_are_compared_at_the_same_share(

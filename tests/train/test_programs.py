@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,9 +25,10 @@ from transformers import AutoModelForCausalLM
 from touchline.backends.protocol import ExampleLengths
 from touchline.backends.registry import get_backend
 from touchline.backends.torch_order import permutation
-from touchline.core.status import EXIT_STOPPED
+from touchline.core.status import EXIT_STOPPED, TrainingEnd
 from touchline.data.metrics import TrainingMarker
 from touchline.data.packing.forecast import BatchForecast
+from touchline.data.training_state import paused_step, write_pause
 from touchline.run.processes import started
 from touchline.train.external import run_external, trainer_program
 from touchline.train.inputs import load_inputs, read_config
@@ -39,17 +41,20 @@ PACKED = {
     )
 }
 """Packed runs that hardly learn, so that all losses are those of the base."""
+PAUSED = "train.lora.dropout: 0.1, train.schedule: cosine"
+"""Settings of a run that pauses: dropout uses up random numbers, and the schedule follows the planned steps."""
 
 
 @pytest.fixture(scope="module", params=["llamafactory", "axolotl"])
 def experiment(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> PlannedExperiment:
-    """The experiment of a trainer whose environment is named: ours, theirs, theirs with many saves."""
+    """The experiment of a trainer whose environment is named: ours, theirs, with many saves, to be paused."""
     trainer: str = request.param
     require_trainer(trainer)
     pairs = (
         "train.backend: peft",
         f"train.backend: {trainer}",
         f"train.backend: {trainer}, train.checkpoint: {{every: {{steps: 2}}, resume_minutes: 1e-9}}",
+        f"train.backend: {trainer}, {PAUSED}",
         *PACKED.get(trainer, ()),
     )
     found = plan_pairs(tmp_path_factory.mktemp(trainer), pairs, "train.warmup_fraction=0.2")
@@ -94,9 +99,9 @@ def test_the_trainer_does_the_planned_training(experiment: PlannedExperiment) ->
 
 def test_packs_are_planned_and_keep_examples_apart(experiment: PlannedExperiment) -> None:
     """Packs of each step as simulated; the loss of all packs is that of the examples by themselves."""
-    if len(experiment.plan.runs) < 4:
+    if len(experiment.plan.runs) < 5:
         pytest.skip("packed sequences are refused")
-    run, folder = experiment.run(3)
+    run, folder = experiment.run(4)
     assert run_external(folder, Stop())
     assert run.train is not None
     assert run.batches is not None
@@ -183,3 +188,36 @@ def test_a_group_whose_number_is_another_ones_by_now_is_not_signalled(tmp_path: 
     finally:
         other.kill()
         other.wait()
+
+
+def test_a_paused_training_equals_one_that_never_paused(experiment: PlannedExperiment, tmp_path: Path) -> None:
+    """Paused within an epoch, at the end of one and right after it, killed at the second pause."""
+    _, undisturbed = experiment.run(3)
+    shutil.copy(experiment.folder / "words.json", tmp_path)
+    folder = Path(shutil.copytree(undisturbed, tmp_path / undisturbed.name))
+    assert run_external(undisturbed, Stop())
+    for step in (3, 4, 5):
+        write_pause(folder, step)
+        if step == 4:
+            command = [sys.executable, "-m", "touchline.train.external"]
+            process = subprocess.Popen(command, cwd=folder, stderr=subprocess.DEVNULL)
+            wait_while(process, lambda: not list(folder.glob("trainer/output/checkpoint-4/*")))
+            process.kill()
+            process.wait()
+        assert run_external(folder, Stop())
+        assert paused_step(folder) == step
+        found = metrics(folder)
+        assert found.end is not None
+        assert (found.end.end, found.end.step, found.steps[-1].step) == (TrainingEnd.PAUSED, step, step)
+        before = (folder / "metrics.jsonl").read_bytes()
+        assert run_external(folder, Stop()), "nothing to do"
+        assert (folder / "metrics.jsonl").read_bytes() == before
+    write_pause(folder, None)
+    assert run_external(folder, Stop())
+    wanted, found = metrics(undisturbed), metrics(folder)
+    assert [row.step for row in found.steps] == list(range(1, 9))
+    assert [row.learning_rate for row in found.steps] == [row.learning_rate for row in wanted.steps]
+    assert [row.loss for row in found.steps] == pytest.approx([row.loss for row in wanted.steps], abs=1e-6)
+    assert {row.step: row.loss for row in found.validations} == pytest.approx(
+        {row.step: row.loss for row in wanted.validations}, abs=1e-6
+    )

@@ -24,7 +24,7 @@ class Capabilities:
     cohorts: bool = False
     """Whether several runs train side by side on one base, in one process."""
     pauses: bool = False
-    """Whether a training pauses at a step that pause.json names, and continues bit for bit as without a pause."""
+    """Whether a training pauses at the step that pause.json names, and continues as if it had not paused."""
     shares_validation: bool = False
     """Whether a run takes the validation before its first step over from another run on the same base and items."""
     packing_keeps_steps: bool = True

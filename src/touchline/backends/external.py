@@ -16,7 +16,8 @@ null, times are seconds, memory is bytes:
 
 Folders are relative to `trainer/`. `adapter` holds adapter_model.safetensors in PEFT's form. `state` is a complete
 folder of the trainer's own; the driver moves it to `resume/` and names it in the next attempt's `Launch.state`. Either
-may be null. On TERM the trainer saves a state, if it can, and ends.
+may be null. On TERM the trainer saves a state, if it can, and ends. A trainer that can pause does the same after the
+step that `trainer/pause.json` names, when its validation and checkpoint are written.
 """
 
 from __future__ import annotations
@@ -34,7 +35,6 @@ ORDERS_FILE = f"{WORK_FOLDER}/orders.jsonl"
 """Planned order of the training split: a JSON array of indices per epoch and line."""
 LOG_FILE = f"{WORK_FOLDER}/log.jsonl"
 """Rows of the trainer's side."""
-
 
 DRIVER = "touchline.train.external"
 """Module that drives the trainer."""

@@ -117,7 +117,7 @@ def build_plan(inputs: PlanInputs) -> Plan:
     if any(finding.severity is Severity.ERROR for finding in findings):
         raise InputError(f"{experiment.name} cannot be planned: {plural(len(findings), 'error')}", findings=findings)
     strategy = planned_strategy(experiment, inputs.fixed_strategy, inputs.seed_spread)
-    if faults := explore_faults(strategy, runs):
+    if faults := explore_faults(strategy, runs, inputs.datasets.values()):
         raise InputError(f"{experiment.name} cannot be planned: {plural(len(faults), 'error')}", findings=faults)
     machine = inputs.context.machine
     slots = choose_slots(

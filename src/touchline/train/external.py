@@ -42,8 +42,9 @@ from touchline.core.errors import InputError, RunsFailedError, TrainingOutOfMemo
 from touchline.core.files import disk_errors, open_regular, read_bytes, read_text_bounded, sha256_file
 from touchline.core.json_text import parse_json
 from touchline.core.quantity import Measured, MemoryKind, Missing, Quantity
+from touchline.core.status import TrainingEnd
 from touchline.core.units import plural
-from touchline.data.training_state import RESUME_FOLDER
+from touchline.data.training_state import RESUME_FOLDER, read_pause, write_pause
 from touchline.data.versions import stack_versions
 from touchline.train.folders import ADAPTER_CONFIG_FILE, ADAPTER_FILE, remove_folder, remove_leftovers
 from touchline.train.inputs import CONFIG_LIMIT_BYTES, Inputs, load_inputs, read_config
@@ -51,7 +52,7 @@ from touchline.train.log import LOG, MetricsLog
 from touchline.train.process import exit_code_of
 from touchline.train.record import AttemptSetup, TrainingRecord
 from touchline.train.resume import adopt, find_resume
-from touchline.train.run import METRICS, Stop, is_done
+from touchline.train.run import METRICS, Stop, is_done, reached_pause
 
 RUN_VARIABLE = "TOUCHLINE_RUN_FOLDER"
 """Environment variable that marks the trainer's processes with their run folder."""
@@ -136,7 +137,7 @@ _ROW: TypeAdapter[_Row] = TypeAdapter(_Row)
 
 
 def run_external(folder: Path, stop: Stop) -> bool:
-    """Train or resume in a run folder. Return True if the training is complete.
+    """Train or resume in a run folder. Return True if the training is complete, or paused where pause.json asks for it.
 
     Raises:
         TouchlineError: refused or failed.
@@ -154,8 +155,10 @@ def run_external(folder: Path, stop: Stop) -> bool:
     program = require_environment(trainer.environment).program
     remove_leftovers(folder)
     saved = find_resume(folder / RESUME_FOLDER, config.run_digest)
-    inputs = load_inputs(config, folder)
-    _write_work(folder, inputs)
+    if reached_pause(config, folder, saved):
+        return True
+    inputs, pause_after = load_inputs(config, folder), read_pause(folder)
+    _write_work(folder, inputs, pause_after)
     if stop.asked:
         return False
     launch = Launch(
@@ -168,10 +171,10 @@ def run_external(folder: Path, stop: Stop) -> bool:
     )
     with MetricsLog(folder / METRICS) as log:
         record = TrainingRecord(inputs, folder, log, None if saved is None else saved[1])
-        complete = Driver(inputs, folder, record, stop, begun).run(trainer, launch)
-    if complete:
+        end = Driver(inputs, folder, record, stop, begun, pause_after).run(trainer, launch)
+    if end is TrainingEnd.DONE:
         _remove_work(folder)
-    return complete
+    return end is not TrainingEnd.STOPPED
 
 
 def _moved_model(config: RunConfig, folder: Path) -> str | None:
@@ -189,26 +192,40 @@ class Driver:
         record: record of the training.
         stop: stop request.
         begun: monotonic time of the process's start.
+        pause_after: optimizer step after which it pauses; None to train to the end.
     """
 
-    def __init__(self, inputs: Inputs, folder: Path, record: TrainingRecord, stop: Stop, begun: float) -> None:
+    def __init__(
+        self,
+        inputs: Inputs,
+        folder: Path,
+        record: TrainingRecord,
+        stop: Stop,
+        begun: float,
+        pause_after: int | None = None,
+    ) -> None:
         self._inputs, self._config = inputs, inputs.config
         self._folder, self._record, self._stop, self._begun = folder, record, stop, begun
+        self._pause_after = pause_after
+        self._state_step: int | None = None
         self._memory_kind: MemoryKind = "process"
         self._failed: _Failed | None = None
 
-    def run(self, trainer: ExternalTrainer, launch: Launch) -> bool:
-        """Start the program and follow it to its end. Return True if the training is complete."""
+    def run(self, trainer: ExternalTrainer, launch: Launch) -> TrainingEnd:
+        """Start the program and follow it to its end. Return how the training ended."""
         command = trainer.command(launch)
         LOG.info("run %s: %s", self._config.run, " ".join(command))
         with trainer_program(command, self._folder) as process:
             self._follow(process)
         if self._record.complete:
             self._record.finish()
-            return True
+            return TrainingEnd.DONE
+        if self._pause_after is not None and self._record.step == self._state_step == self._pause_after:
+            self._record.pause()
+            return TrainingEnd.PAUSED
         if self._stop.asked:
             self._record.stop(self._stop)
-            return False
+            return TrainingEnd.STOPPED
         raise self._failure(trainer, process.returncode)
 
     def _follow(self, process: subprocess.Popen[bytes]) -> None:
@@ -301,6 +318,7 @@ class Driver:
         if row.state is not None:
             state = work / row.state
             self._record.save(lambda folder: adopt(state, folder), seconds=row.seconds)
+            self._state_step = self._record.step
 
     def _failure(self, trainer: ExternalTrainer, status: int) -> RunsFailedError:
         """Return the error of a program that ended before the last step."""
@@ -322,8 +340,8 @@ def _peak(size: int | None, kind: MemoryKind) -> Measured:
 # ---- files -----------------------------------------------------------------------------------------------------------
 
 
-def _write_work(folder: Path, inputs: Inputs) -> None:
-    """Write the planned examples and their order into an empty `trainer/`."""
+def _write_work(folder: Path, inputs: Inputs, pause_after: int | None) -> None:
+    """Write the planned examples, their order and the step of a pause into an empty `trainer/`."""
     with disk_errors("folder", folder / WORK_FOLDER):
         shutil.rmtree(folder / WORK_FOLDER, ignore_errors=True)
         (folder / WORK_FOLDER).mkdir()
@@ -332,6 +350,7 @@ def _write_work(folder: Path, inputs: Inputs) -> None:
                 stream.writelines(_row_text(row) for row in rows)
         with (folder / ORDERS_FILE).open("x", encoding="utf-8") as stream:
             stream.writelines(json.dumps(order.tolist()) + "\n" for order in inputs.batches.orders)
+        write_pause(folder / WORK_FOLDER, pause_after)
 
 
 def _row_text(row: RenderedExample) -> str:

@@ -32,7 +32,7 @@ _BLANK_TOKENS = 2
 def recorded(trainer_class: type[Any], planned: PlannedTraining) -> type[Any]:
     """Return a subclass of a Hugging Face Trainer that takes the planned order and records the training.
 
-    Its `train_recorded()` trains or resumes, and returns True if the training is complete.
+    Its `train_recorded()` trains or resumes, and returns True if the training is complete, or paused as asked.
     """
 
     base: Any = sharded(trainer_class, planned.group.rank) if planned.config.train.is_sharded else trainer_class
@@ -99,7 +99,7 @@ def _rate_of(config: RunConfig) -> Callable[[int], float]:
 
 
 def train_planned(train: Callable[[PlannedTraining], bool], stop: Stop, folder: Path) -> bool:
-    """Open the run folder and train. Return True if the training is complete."""
+    """Open the run folder and train. Return True if the training is complete, or paused as asked."""
     planned = open_planned(folder, stop)
     if planned is None:
         return True

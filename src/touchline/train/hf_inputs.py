@@ -31,7 +31,7 @@ from touchline.train.model import class_of
 from touchline.train.parallel import Processes, is_member
 from touchline.train.parent import Ancestry, resolve_parent
 from touchline.train.resume import find_resume
-from touchline.train.run import Stop, is_done
+from touchline.train.run import Stop, is_done, reached_pause
 from touchline.train.target_loss import IGNORED, pixel_inputs
 
 FILES = "image_files"
@@ -117,7 +117,7 @@ class PlannedTraining:
 
 
 def open_planned(folder: Path, stop: Stop) -> PlannedTraining | None:
-    """Read a run folder and compare it with the plan. Return None if the run is trained already.
+    """Read a run folder and compare it with the plan. Return None if the run is trained already, or paused as asked.
 
     Raises:
         TouchlineError: refused: a file is missing or invalid, or an input changed since the plan.
@@ -135,6 +135,8 @@ def open_planned(folder: Path, stop: Stop) -> PlannedTraining | None:
         for path in (folder / RESUME_FOLDER).glob("checkpoint-*"):
             remove_folder(path)
     saved = find_resume(folder / RESUME_FOLDER, config.run_digest)
+    if reached_pause(config, folder, saved):
+        return None
     ancestry = resolve_parent(config, folder, resumes=saved is not None)
     return PlannedTraining(
         folder=folder,

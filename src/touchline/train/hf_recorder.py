@@ -10,8 +10,9 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from touchline.backends.peft.layout import PADDED
 from touchline.core.errors import PlanDriftError
+from touchline.core.status import TrainingEnd
 from touchline.data.metrics import ScoringSetup
-from touchline.data.training_state import RESUME_FOLDER
+from touchline.data.training_state import RESUME_FOLDER, read_pause
 from touchline.train.export import write_weights
 from touchline.train.failures import refuse_out_of_memory
 from touchline.train.folders import remove_folder
@@ -53,10 +54,12 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
         self._loss = torch.zeros((), dtype=torch.float64)
         self._watch = Stopwatch()
         self._measured: dict[str, Any] = {}
-        self._stopping = False
+        # All processes pause at the same step, whatever each of them read.
+        self._pause_after = int(planned.group.maxima([float(read_pause(planned.folder) or 0)])[0]) or None
+        self._ended: TrainingEnd | None = None
 
     def run(self) -> bool:
-        """Train or resume. Return True if the training is complete."""
+        """Train or resume. Return True if the training is complete, or paused as asked."""
         planned, setup = self._planned, self._setup()
         self._untrained = untrained_setup(setup, planned.inputs, self._inheritance, planned.group)
         with open_log(planned.folder, planned.group) as log:
@@ -177,9 +180,11 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
             record.export(
                 epoch, lambda folder: write_weights(self._model, self._config, folder, self._inheritance, whole=whole)
             )
-        control.should_save = (stop or save) and not record.complete
-        if stop and not record.complete:
-            self._stopping = control.should_training_stop = True
+        pauses = record.step == self._pause_after
+        control.should_save = (stop or pauses or save) and not record.complete
+        if (stop or pauses) and not record.complete:
+            self._ended = TrainingEnd.PAUSED if pauses else TrainingEnd.STOPPED
+            control.should_training_stop = True
 
     def _validate(self) -> None:
         """Score the validation split, if there is one. Before the first step another run may have done it.
@@ -207,7 +212,10 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
             if self._planned.group.is_first:
                 remove_folder(self._planned.folder / RESUME_FOLDER)
             return True
-        if self._stopping:
+        if self._ended is TrainingEnd.PAUSED:
+            self._record.pause()
+            return True
+        if self._ended is TrainingEnd.STOPPED:
             self._record.stop(self._planned.stop)
             return False
         raise PlanDriftError(

@@ -33,7 +33,7 @@ def run_process(train: Callable[[PlannedTraining], bool], folder: Path | None = 
     """Run a training script's function in its run folder. Return the exit code.
 
     Args:
-        train: trains a planned run; returns True if the training is complete.
+        train: trains a planned run; returns True if the training is complete or paused.
         folder: run folder (default: the working directory).
     """
 

@@ -67,7 +67,7 @@ def run_training(config: RunConfig, folder: Path, stop: Stop, config_name: str =
     if not is_member():
         remove_leftovers(folder)
     saved = find_resume(folder / RESUME_FOLDER, config.run_digest)
-    if _is_paused(config, folder, saved):
+    if reached_pause(config, folder, saved):
         return True
     ancestry = resolve_parent(config, folder, resumes=saved is not None)
     inputs = load_inputs(config, folder)
@@ -103,7 +103,7 @@ def _train(
     return end is not TrainingEnd.STOPPED
 
 
-def _is_paused(config: RunConfig, folder: Path, saved: tuple[Path, ResumeState] | None) -> bool:
+def reached_pause(config: RunConfig, folder: Path, saved: tuple[Path, ResumeState] | None) -> bool:
     """Return True, and say so, if a training is paused as pause.json asks."""
     if saved is None or not is_paused(saved[1], read_pause(folder)):
         return False
@@ -148,7 +148,7 @@ def run_cohort(folders: Sequence[Path], stop: Stop, config_name: str = "finetune
                 continue
             remove_leftovers(folder)
             saved = find_resume(folder / RESUME_FOLDER, config.run_digest)
-            if not _is_paused(config, folder, saved):
+            if not reached_pause(config, folder, saved):
                 members[folder] = load_inputs(config, folder), saved
         except TouchlineError as fault:
             faults.append(fault)

@@ -70,6 +70,7 @@ BACKEND: Backend = HfProgramBackend(
     title="axolotl",
     capabilities=Capabilities(
         shuffled_labels=True,
+        pauses=True,
         packing_keeps_steps=False,
         values={
             "method": ("lora",),

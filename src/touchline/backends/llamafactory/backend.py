@@ -76,6 +76,7 @@ BACKEND: Backend = HfProgramBackend(
     title="LLaMA-Factory",
     capabilities=Capabilities(
         shuffled_labels=True,
+        pauses=True,
         packing_keeps_steps=False,
         values={
             "method": ("lora",),

@@ -54,6 +54,7 @@ class TrlBackend:
     capabilities = Capabilities(
         devices=MOST_DEVICES,
         stages=True,
+        pauses=True,
         shares_validation=True,
         shuffled_labels=True,
         vision=True,

@@ -8,14 +8,14 @@ the lowest final validation losses are confirmed against the reference.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from touchline.backends.registry import get_backend
+from touchline.backends.registry import capabilities, get_backend
+from touchline.core.catalog import DatasetInfo
 from touchline.core.finding import Finding, Severity
 from touchline.core.levels import SEEDS
 from touchline.core.units import plural
 from touchline.plan.strategy.state import StrategyState, point_steps
-from touchline.spec.defaults import DEFAULT_BACKEND
 from touchline.spec.plan import PlannedRun
 from touchline.spec.strategy import (
     Choice,
@@ -132,13 +132,16 @@ def _explore(strategy: PlannedStrategy) -> ExploreConfig:
 # ---- what it needs of a plan -----------------------------------------------------------------------------------------
 
 
-def explore_faults(strategy: PlannedStrategy | None, runs: Sequence[PlannedRun]) -> list[Finding]:
+def explore_faults(
+    strategy: PlannedStrategy | None, runs: Sequence[PlannedRun], datasets: Iterable[DatasetInfo]
+) -> list[Finding]:
     """Return the errors of an explore that show once its runs are planned; none without one."""
     if strategy is None or strategy.explore is None:
         return []
     found = [run for run in explore_runs(runs) if run.train is not None and run.batches is not None]
     return [
         *_backend_faults(found),
+        *_validation_faults(found, datasets),
         *_reference_faults(strategy, found),
         *_comparison_faults(found),
         *_point_faults(strategy.explore, found),
@@ -149,8 +152,20 @@ def explore_faults(strategy: PlannedStrategy | None, runs: Sequence[PlannedRun])
 def _backend_faults(runs: Sequence[PlannedRun]) -> Iterator[Finding]:
     for name in dict.fromkeys(run.train.backend for run in runs if run.train is not None):
         if not get_backend(name).capabilities.pauses:
+            able = " or ".join(other for other, features in capabilities().items() if features.pauses)
             message = f"the backend {name} cannot pause a training, which {_KEY} needs at its points"
-            yield _error("BK001", "train.backend", message, f"backend: {DEFAULT_BACKEND}, or confirm without explore")
+            yield _error("BK001", "train.backend", message, f"backend: {able}; or confirm without explore")
+
+
+def _validation_faults(runs: Sequence[PlannedRun], datasets: Iterable[DatasetInfo]) -> Iterator[Finding]:
+    validated = {
+        info.path
+        for info in datasets
+        if any(split.name == "validation" and split.num_examples for split in info.splits)
+    }
+    for path in dict.fromkeys(run.dataset for run in runs if run.dataset not in validated):
+        message = f"explore compares validation losses, and {path} has no validation split"
+        yield _error("EX003", _KEY, message, "a split named validation in the file; or confirm without explore")
 
 
 def _reference_faults(strategy: PlannedStrategy, runs: Sequence[PlannedRun]) -> Iterator[Finding]:
