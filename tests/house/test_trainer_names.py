@@ -61,6 +61,7 @@ ALLOWED = {
             "model",
             "probe_steps",
             "selftest_checks",
+            "selftest_model",
             "setup",
             "side_by_side",
             "target_loss",
