@@ -7,30 +7,26 @@ of machine are based on them.
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
 from touchline import __version__
 from touchline.backends.registry import get_backend, step_probes
-from touchline.core.errors import InputError
-from touchline.core.estimate import Estimate, MemoryEstimate, MicroBatch
+from touchline.core.estimate import Estimate, MemoryEstimate
 from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Measured, Missing, Quantity
-from touchline.core.shape import ModelShape
 from touchline.core.units import GIB, format_bytes
 from touchline.data.machine import absent_packages, machine_here
-from touchline.data.shapes import load_config, shape_of_folder
 from touchline.data.user_config import UserConfig
 from touchline.estimate.bracket import Search, Trial, search
 from touchline.estimate.gpus import Gpu, find_gpu
 from touchline.history.history import store_record
-from touchline.history.probe import ProbedModel, ProbeOutcome, ProbeRequest, ProbeTry
+from touchline.history.probe import ProbeOutcome, ProbeRequest, ProbeTry
 from touchline.history.probes import probe_record
 from touchline.history.record import RunRecord
 from touchline.history.selftest import NodeCheck, Section, SelftestReport, StepCheck, Verdict
@@ -40,6 +36,18 @@ from touchline.run.probe_run import busy_load
 from touchline.run.probe_try import free_host_bytes
 from touchline.run.probing import require_packages, try_batch
 from touchline.run.progress import JobProgress
+from touchline.run.selftest_loads import (
+    LADDER_SIZES,
+    LADDER_WIDTH,
+    PACKED,
+    RUNGS,
+    SHAPES,
+    SHORT,
+    MeasuredBatch,
+    MeasuredModel,
+    read_model,
+    write_public_model,
+)
 from touchline.run.selftest_steps import step_checks
 from touchline.spec.defaults import DEFAULT_BACKEND
 from touchline.spec.experiment import LoraConfig, TrainConfig
@@ -47,11 +55,9 @@ from touchline.spec.experiment import LoraConfig, TrainConfig
 ProgressRows = Callable[[Sequence[JobProgress]], None]
 """Called with the row of the self-test."""
 
-SHAPES = {"135M": "SmolLM2-135M", "1B": "Llama-3.2-1B", "3B": "Llama-3.2-3B", "8B": "Llama-3.1-8B"}
-"""Sizes, each with the public model whose dimensions it has; the weights are random."""
 RANK = 16
-LABEL_FRACTION = 0.25
-"""Fraction of the tokens that are labels."""
+COHORT = 4
+"""Runs that are timed side by side."""
 BEYOND = 1.25
 """Factor on the upper end of an estimate above which a measured memory fails its check: 5% of all measurements lie
 above that end itself."""
@@ -65,55 +71,6 @@ _STEP_SECONDS = 3.0
 _TRY_SECONDS = {"cpu": 12.0, "gpu": 25.0}
 """Expected seconds of a check, for the time left."""
 _MOST_TRIES = 6
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Size:
-    """Model that is measured."""
-
-    label: str
-    """`1B`, or the name of the user's model."""
-    model: ProbedModel
-    """Folder with its config.json."""
-    shape: ModelShape
-    """Dimensions."""
-    real: bool = False
-    """Whether its own weights are loaded."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Load:
-    """Micro-batch whose speed is measured."""
-
-    name: str
-    """`short` or `packed 2,048`."""
-    rows: int
-    width: int
-    examples_per_row: int = 1
-
-    @property
-    def batch(self) -> MicroBatch:
-        """Return the micro-batch."""
-        labels = max(int(self.rows * self.width * LABEL_FRACTION), self.rows * self.examples_per_row)
-        return MicroBatch(rows=self.rows, width=self.width, label_tokens=labels)
-
-
-COHORT = 4
-"""Runs that are timed side by side."""
-_LADDER_WIDTH = {"cpu": 64, "gpu": 2048}
-_SHORT = {"cpu": _Load(name="short", rows=4, width=_LADDER_WIDTH["cpu"]), "gpu": _Load(name="short", rows=32, width=64)}
-_PACKED = {
-    ("cpu", True): (_Load(name="packed 192", rows=1, width=192, examples_per_row=4),),
-    ("cpu", False): (_Load(name="packed 1,024", rows=1, width=1024, examples_per_row=8),),
-    ("gpu", True): (_Load(name="packed 2,048", rows=4, width=2048, examples_per_row=8),),
-    ("gpu", False): (
-        _Load(name="packed 2,048", rows=4, width=2048, examples_per_row=8),
-        _Load(name="packed 4,096", rows=2, width=4096, examples_per_row=16),
-    ),
-}
-_RUNGS = {True: (1, 4), False: (1, 4, 16)}
-"""Micro-batch sizes of the ladder on a CPU, by `quick`. One of them is that of the short steps: a try measures both."""
-_LADDER_SIZES = tuple(2**power for power in range(10))
 
 
 def selftest(
@@ -168,9 +125,9 @@ class _Node:
         self.kind = machine.kind
         self._limit_bytes = free_host_bytes()
         if model is None:
-            self.sizes = [_public_size(label, name, folder, settings) for label, name in SHAPES.items()]
+            self.sizes = [write_public_model(label, name, folder, settings) for label, name in SHAPES.items()]
         else:
-            self.sizes = [_own_size(model)]
+            self.sizes = [read_model(model)]
         self._tries: dict[ProbeRequest, ProbeTry] = {}
         # A CPU trains the smallest one in seconds, the others in minutes.
         self._here = self.sizes if self.kind == "gpu" else self.sizes[:1]
@@ -198,22 +155,22 @@ class _Node:
                 yield from self._largest(size)
             return
         (size,) = self._here
-        for rows in _RUNGS[self._quick]:
+        for rows in RUNGS[self._quick]:
             yield self._rung(size, rows)[0]
         yield _not_run(Section.MEMORY, "largest micro-batch", _NEEDS_GPU)
 
-    def _largest(self, size: _Size) -> Iterator[NodeCheck]:
+    def _largest(self, size: MeasuredModel) -> Iterator[NodeCheck]:
         """Search the largest micro-batch that fits on the GPU; one that does not is out of memory for real."""
-        fitting = [rows for rows in _LADDER_SIZES if self._fits(self._estimate(size, self._ladder_load(rows)))]
+        fitting = [rows for rows in LADDER_SIZES if self._fits(self._estimate(size, self._ladder_load(rows)))]
         predicted = max(fitting, default=None)
         rungs: list[NodeCheck] = []
 
         def try_one(rows: int) -> Trial:
             check, fits = self._rung(size, rows)
             rungs.append(check)
-            return Trial(size=rows, tokens=rows * _LADDER_WIDTH[self.kind], fits=fits, tokens_per_second=None)
+            return Trial(size=rows, tokens=rows * LADDER_WIDTH[self.kind], fits=fits, tokens_per_second=None)
 
-        found: Search = search(_LADDER_SIZES, predicted, try_one)
+        found: Search = search(LADDER_SIZES, predicted, try_one)
         yield from sorted(rungs, key=lambda rung: len(rung.name))
         name = f"{size.label}, largest micro-batch"
         figures = {"largest": _count(found.largest, found.ended.value)}
@@ -228,10 +185,10 @@ class _Node:
             message=found.ended.value,
         )
 
-    def _ladder_load(self, rows: int) -> _Load:
-        return _Load(name="ladder", rows=rows, width=_LADDER_WIDTH[self.kind])
+    def _ladder_load(self, rows: int) -> MeasuredBatch:
+        return MeasuredBatch(name="ladder", rows=rows, width=LADDER_WIDTH[self.kind])
 
-    def _rung(self, size: _Size, rows: int) -> tuple[NodeCheck, bool]:
+    def _rung(self, size: MeasuredModel, rows: int) -> tuple[NodeCheck, bool]:
         """Measure the memory of a micro-batch. Return the check, and whether it fits."""
         load = self._ladder_load(rows)
         name = f"{size.label}, {rows} x {load.width:,}"
@@ -256,7 +213,7 @@ class _Node:
             section=Section.MEMORY, name=name, verdict=verdict, figures=figures, estimates=estimates, message=message
         ), fits
 
-    def _estimate(self, size: _Size, load: _Load) -> MemoryEstimate | Missing:
+    def _estimate(self, size: MeasuredModel, load: MeasuredBatch) -> MemoryEstimate | Missing:
         """Estimate by formulas only: what past runs taught is no proof of them."""
         train = self._train(load)
         setup = get_backend(train.backend).setup(train, size.shape, self._machine, load.width)
@@ -277,9 +234,9 @@ class _Node:
 
     # ---- speed -------------------------------------------------------------------------------------------------------
 
-    def loads(self) -> tuple[_Load, ...]:
+    def loads(self) -> tuple[MeasuredBatch, ...]:
         """Return the micro-batches whose speed is measured."""
-        return (_SHORT[self.kind], *_PACKED[self.kind, self._quick])
+        return (SHORT[self.kind], *PACKED[self.kind, self._quick])
 
     def _speed(self) -> Iterator[NodeCheck]:
         for size in self._here:
@@ -291,18 +248,18 @@ class _Node:
                 for trainer in self._peers(size, load):
                     yield self._timed(size, load, trainer)
         for size in self.sizes[len(self._here) :]:
-            for load in (_SHORT["gpu"], *_PACKED["gpu", self._quick]):
+            for load in (SHORT["gpu"], *PACKED["gpu", self._quick]):
                 yield _not_run(Section.SPEED, f"{size.label}, {load.name}", _NEEDS_GPU)
         for trainer, probe in step_probes().items():
             if absent := absent_packages(probe.packages):
                 yield _not_run(Section.SPEED, trainer, Missing(missing=f"not installed: {', '.join(absent)}"))
 
     @property
-    def _sampled(self) -> Sequence[_Size]:
+    def _sampled(self) -> Sequence[MeasuredModel]:
         """Return the sizes at which more than the own step alone is timed: in a quick test every second one."""
         return self._here[1::2] if self._quick and len(self._here) > 1 else self._here
 
-    def _peers(self, size: _Size, load: _Load) -> list[str]:
+    def _peers(self, size: MeasuredModel, load: MeasuredBatch) -> list[str]:
         """Return the other trainers whose speed is measured: in a quick test at every second size of a GPU, and
         unpacked on a CPU."""
         if size not in self._sampled:
@@ -311,7 +268,7 @@ class _Node:
             return []
         return [name for name, probe in step_probes().items() if not absent_packages(probe.packages)]
 
-    def _timed(self, size: _Size, load: _Load, trainer: str, side_by_side: int = 1) -> NodeCheck:
+    def _timed(self, size: MeasuredModel, load: MeasuredBatch, trainer: str, side_by_side: int = 1) -> NodeCheck:
         together = f", {side_by_side} side by side" if side_by_side > 1 else ""
         name = f"{size.label}, {load.name}, {trainer}{together}"
         one = self._try(size, load, trainer=trainer, steps=_TIMED_STEPS[self.kind], side_by_side=side_by_side)
@@ -329,7 +286,7 @@ class _Node:
         busy = "" if load_1min is None else f"busy: load {load_1min:.1f}"
         return NodeCheck(section=Section.SPEED, name=name, verdict=Verdict.OK, figures=figures, message=busy)
 
-    def _together(self, size: _Size, load: _Load, own: NodeCheck) -> NodeCheck:
+    def _together(self, size: MeasuredModel, load: MeasuredBatch, own: NodeCheck) -> NodeCheck:
         """Time runs side by side, against the step of one of them."""
         check = self._timed(size, load, DEFAULT_BACKEND, side_by_side=COHORT)
         alone, beside = (each.figures.get("speed") for each in (own, check))
@@ -352,7 +309,7 @@ class _Node:
 
     # ---- tries -------------------------------------------------------------------------------------------------------
 
-    def _train(self, load: _Load, trainer: str = DEFAULT_BACKEND) -> TrainConfig:
+    def _train(self, load: MeasuredBatch, trainer: str = DEFAULT_BACKEND) -> TrainConfig:
         examples = load.rows * load.examples_per_row
         return TrainConfig(
             global_batch_size=examples,
@@ -365,8 +322,8 @@ class _Node:
 
     def _try(
         self,
-        size: _Size,
-        load: _Load,
+        size: MeasuredModel,
+        load: MeasuredBatch,
         *,
         trainer: str = DEFAULT_BACKEND,
         steps: int | None = None,
@@ -417,7 +374,7 @@ class _Node:
         """Return the number of checks of each section, and the expected seconds of each."""
         each = _TRY_SECONDS[self.kind]
         ladders = len(self._here[1 : 2 if self._quick else None : 2]) or 1
-        rungs = ladders * (_MOST_TRIES + 1) if self.kind == "gpu" else len(_RUNGS[self._quick])
+        rungs = ladders * (_MOST_TRIES + 1) if self.kind == "gpu" else len(RUNGS[self._quick])
         return {
             Section.CORRECTNESS: (len(StepCheck), _STEP_SECONDS),
             Section.MEMORY: (rungs, each),
@@ -465,27 +422,6 @@ class _Progress:
             left=Quantity(value=left * pace, unit="s"),
         )
         self._on_progress([row])
-
-
-def _public_size(label: str, name: str, folder: Path, settings: UserConfig) -> _Size:
-    """Write the config.json of a public model, of which nothing else is needed."""
-    place = folder / name
-    place.mkdir()
-    (place / "config.json").write_text(json.dumps(dict(load_config(name, settings.models_dir))), encoding="utf-8")
-    return replace(_own_size(place), label=label, real=False)
-
-
-def _own_size(folder: Path) -> _Size:
-    shape = shape_of_folder(folder)
-    if isinstance(shape, Missing):
-        raise InputError(f"the model {str(folder)!r}: {shape.missing}", expected="a folder with a config.json")
-    path = folder.resolve()
-    return _Size(
-        label=path.name,
-        model=ProbedModel(name=path.name, path=str(path)),
-        shape=shape,
-        real=any(path.glob("*.safetensors")),
-    )
 
 
 def _memory_figures(
