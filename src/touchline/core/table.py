@@ -152,6 +152,13 @@ def present(*tables: Table | None) -> tuple[Table, ...]:
     return tuple(table for table in tables if table is not None)
 
 
+def table_section(
+    title: str, columns: Iterable[Column | str], rows: Iterable[Iterable[Value]], lines: Iterable[str] = ()
+) -> Section:
+    """Return a section with one table, then lines."""
+    return Section(title=title, tables=present(table_of(columns, rows)), lines=tuple(lines))
+
+
 def value_text(value: Value, column: Column) -> str:
     """Return a value as plain text in the format of its column."""
     match value:

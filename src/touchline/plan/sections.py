@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from touchline.core.estimate import MemoryEstimate
 from touchline.core.levels import STAGE
 from touchline.core.markup import escape, fence, measured
-from touchline.core.quantity import Measured, Missing, Quantity
-from touchline.core.table import Column, Section, present, section_markdown, table_of
+from touchline.core.quantity import Missing, Quantity
+from touchline.core.table import Column, Section, present, section_markdown, table_section
 from touchline.core.text import first_of
 from touchline.core.units import format_bytes, hours_unit, plural
 from touchline.plan import power, tasks
+from touchline.plan.batch_sections import batch_sections, gib_text, grouped_rows, memory_share
 from touchline.plan.cohorts import WORTH
 from touchline.plan.notes import (
     control_notes,
@@ -31,7 +31,6 @@ from touchline.slurm.schedulers import evaluation_script, training_script
 from touchline.spec.plan import Cohort, Plan, PlannedRun, Revision, WhyAlone
 
 _SHOWN = 8
-_WHAT_IFS = 3
 
 
 def sections(plan: Plan) -> list[Section]:
@@ -39,17 +38,15 @@ def sections(plan: Plan) -> list[Section]:
     return [
         *_what_runs(plan),
         *strategy_sections(plan),
-        _section("Cohorts", _COHORT_COLUMNS, _cohorts(plan), lines=_about_cohorts(plan)),
+        table_section("Cohorts", _COHORT_COLUMNS, _cohorts(plan), lines=_about_cohorts(plan)),
         _section_of_totals(plan),
-        _section("Time limits", _LIMIT_COLUMNS, _grouped(_limits(plan))),
+        table_section("Time limits", _LIMIT_COLUMNS, grouped_rows(_limits(plan))),
         *setting_sections(plan),
-        _section("Statistical power", power.COLUMNS, power.power_rows(plan), lines=power.power_lines(plan)),
+        table_section("Statistical power", power.COLUMNS, power.power_rows(plan), lines=power.power_lines(plan)),
         *_resources(plan),
         Section(title="Rendered examples", blocks=tuple(_examples(plan)), lines=tuple(_about_examples(plan))),
-        _section("Tasks", tasks.COLUMNS, tasks.task_rows(plan), lines=tasks.task_notes(plan)),
-        _section("Configuration", _BATCH_COLUMNS, _grouped(_configuration(plan)), lines=_compiled(plan)),
-        _section("Packing analysis", _PACKING_COLUMNS, _grouped(_packing(plan)), lines=_advice(plan)),
-        _section("Memory", _MEMORY_COLUMNS, _grouped(_memory(plan)), lines=_what_if(plan)),
+        table_section("Tasks", tasks.COLUMNS, tasks.task_rows(plan), lines=tasks.task_notes(plan)),
+        *batch_sections(plan),
         Section(title="Evidence", lines=tuple(_evidence(plan))),
     ]
 
@@ -68,10 +65,10 @@ def summary_line(plan: Plan) -> str:
 def _what_runs(plan: Plan) -> tuple[Section, ...]:
     return (
         Section(title="Run design", lines=tuple(_design(plan))),
-        _section("Variables", ("factor", "levels"), _variables(plan)),
+        table_section("Variables", ("factor", "levels"), _variables(plan)),
         *([explored] if (explored := explore_section(plan)) is not None else ()),
-        _section("All runs", _RUN_COLUMNS, _runs(plan), lines=_newest(plan)),
-        _section("Chains", _CHAIN_COLUMNS, _chains(plan), lines=_about_chains(plan)),
+        table_section("All runs", _RUN_COLUMNS, _runs(plan), lines=_newest(plan)),
+        table_section("Chains", _CHAIN_COLUMNS, _chains(plan), lines=_about_chains(plan)),
     )
 
 
@@ -82,8 +79,8 @@ def _section_of_totals(plan: Plan) -> Section:
 
 def _resources(plan: Plan) -> tuple[Section, ...]:
     return (
-        _section("Models verified", _MODEL_COLUMNS, _models(plan)),
-        _section("Datasets verified", _DATA_COLUMNS, _datasets(plan)),
+        table_section("Models verified", _MODEL_COLUMNS, _models(plan)),
+        table_section("Datasets verified", _DATA_COLUMNS, _datasets(plan)),
     )
 
 
@@ -95,23 +92,6 @@ def setting_sections(plan: Plan) -> tuple[Section, ...]:
     return (
         Section(title="Settings", tables=present(settings_table(settings)), lines=(origins,)),
         *([Section(title=varying.title, tables=(replace(varying, title=""),))] if varying is not None else []),
-    )
-
-
-def _section(
-    title: str, columns: Sequence[Column | str], rows: Iterable[tuple[str, ...]], lines: Iterable[str] = ()
-) -> Section:
-    """Return a section with one table, then lines."""
-    return Section(title=title, tables=present(table_of(columns, rows)), lines=tuple(lines))
-
-
-def _grouped(rows: Iterable[tuple[str, ...]]) -> tuple[tuple[str, ...], ...]:
-    """Merge rows that differ only in their run into one, which names the first run and counts the others."""
-    names: dict[tuple[str, ...], list[str]] = {}
-    for name, *cells in rows:
-        names.setdefault(tuple(cells), []).append(name)
-    return tuple(
-        (runs[0] if len(runs) == 1 else f"{runs[0]} and {len(runs) - 1} more", *cells) for cells, runs in names.items()
     )
 
 
@@ -129,7 +109,7 @@ def _cohorts(plan: Plan) -> Iterator[tuple[str, ...]]:
 
 def _cohort_row(cohort: Cohort, trained: str) -> tuple[str, ...]:
     saved, seconds = measured(cohort.saved_seconds, 3), measured(cohort.train_seconds)
-    return ", ".join(cohort.runs), trained, measured(cohort.gain, 3), saved, seconds, _gib(cohort.peak_memory)
+    return ", ".join(cohort.runs), trained, measured(cohort.gain, 3), saved, seconds, gib_text(cohort.peak_memory)
 
 
 def _about_cohorts(plan: Plan) -> Iterator[str]:
@@ -223,23 +203,7 @@ def _newest(plan: Plan) -> Iterator[str]:
 def _memory_cell(run: PlannedRun, plan: Plan) -> str:
     if isinstance(run.memory, Missing):
         return measured(run.peak_memory)
-    return f"{_gib(run.peak_memory)}, {_share(run.peak_memory, plan)}, {run.memory.verdict.value}"
-
-
-def _share(memory: Measured, plan: Plan) -> str:
-    """Return a memory's share of the machine's, `12%`."""
-    whole = plan.machine.memory
-    if isinstance(memory, Missing) or isinstance(whole, Missing) or memory.unit != whole.unit or not whole.value:
-        return "n/a (the machine's memory is unknown)"
-    share = 100 * memory.value * plan.processes_per_device / whole.value
-    return f"{share:.0f}%" if share >= 10 else f"{share:.2g}%"
-
-
-def _gib(value: Measured) -> str:
-    if isinstance(value, Missing):
-        return measured(value)
-    ends = "" if value.low is None or value.high is None else f" ({value.low:.3g} to {value.high:.3g})"
-    return f"{value.value:.3g}{ends} {value.unit}"
+    return f"{gib_text(run.peak_memory)}, {memory_share(run.peak_memory, plan)}, {run.memory.verdict.value}"
 
 
 def _design(plan: Plan) -> Iterator[str]:
@@ -248,10 +212,10 @@ def _design(plan: Plan) -> Iterator[str]:
     items = "the test split" if own is None or own.takes_data else "items of its own"
     yield f"Task: {plan.task}, evaluated with Inspect on {items}"
     machine = plan.machine
-    devices = f"{plan.processes_per_device} processes per run" if plan.processes_per_device > 1 else ""
+    devices = f", {plan.processes_per_device} processes per run" if plan.processes_per_device > 1 else ""
     if machine.kind == "gpu":
-        devices = f"{plural(plan.gpus_per_run, 'GPU')} per run"
-    yield f"Planned for: {machine.key}, {_gib(machine.memory)} ({machine.source}){', ' + devices if devices else ''}"
+        devices = f", {plural(plan.gpus_per_run, 'GPU')} per run"
+    yield f"Planned for: {machine.key}, {gib_text(machine.memory)} ({machine.source}){devices}"
     yield f"Executor: {plan.executor}"
     if plan.slots_reason:
         yield f"Slots: {plan.slots_reason}"
@@ -368,133 +332,6 @@ def _about_examples(plan: Plan) -> Iterator[str]:
         yield f"Only the label span, between {' and '.join(LABEL_MARKS)}, has a loss."
 
 
-_BATCH_COLUMNS = (
-    "run",
-    Column("trainer", is_wide=True),
-    "examples",
-    "global batch",
-    "micro-batch x accumulation x devices",
-    "steps",
-    Column("longest example", is_wide=True),
-    Column("largest micro-batch", is_wide=True),
-    Column("reason", is_wide=True),
-)
-
-
-def _configuration(plan: Plan) -> Iterator[tuple[str, ...]]:
-    for run in plan.runs:
-        if run.batches is None or run.train is None:
-            continue
-        b = run.batches
-        yield (
-            run.name,
-            run.train.backend,
-            f"{b.num_examples:,}",
-            str(b.global_batch_size),
-            f"{b.micro_batch_size} x {b.gradient_accumulation_steps} x {b.data_parallel_size}",
-            f"{b.steps:,} ({b.steps_per_epoch:,} per epoch)",
-            f"{b.longest_example_tokens} tokens",
-            f"{_largest(run):,} computed tokens",
-            "; ".join(reason for reason in (run.micro_batch_reason, run.packed_reason) if reason),
-        )
-
-
-def _compiled(plan: Plan) -> Iterator[str]:
-    """Yield the gain of compiling, one line per gain or reason why it is not known."""
-    gains: dict[str, list[str]] = {}
-    for run in plan.runs:
-        if run.compile_gain is not None:
-            gains.setdefault(measured(run.compile_gain), []).append(run.name)
-    for gain, names in gains.items():
-        yield f"Steps compiled, as fast as uncompiled: {gain}; {first_of(names, _SHOWN)}"
-
-
-def _largest(run: PlannedRun) -> int:
-    """Return the computed tokens of the largest micro-batch, in the layout that the trainer uses."""
-    assert run.batches is not None
-    if isinstance(run.packing, Missing) or run.train is None:
-        return run.batches.largest_micro_batch_tokens
-    side = run.packing.packed if run.train.packed else run.packing.unpacked
-    return side.largest_micro_batch_tokens
-
-
-_PACKING_COLUMNS = (
-    "run",
-    Column("model", is_wide=True),
-    Column("micro-batch", is_wide=True),
-    "packed",
-    "sequences",
-    "density",
-    "efficiency",
-    Column("largest micro-batch", is_wide=True),
-    Column("est. memory", is_wide=True),
-    Column("machine", is_wide=True),
-)
-
-
-def _packing(plan: Plan) -> Iterator[tuple[str, ...]]:
-    for run in plan.runs:
-        if isinstance(run.packing, Missing) or run.train is None:
-            continue
-        for packed, side in ((True, run.packing.packed), (False, run.packing.unpacked)):
-            chosen = run.train.packed == packed
-            yield (
-                run.name,
-                run.model,
-                str(run.packing.micro_batch_size),
-                f"{'yes' if packed else 'no'}{' (planned)' if chosen else ''}",
-                f"{side.packs:,}",
-                f"{side.density:.2f}",
-                f"{side.efficiency:.1f}%",
-                f"{side.largest_micro_batch_tokens:,} computed tokens",
-                _gib(run.peak_memory) if chosen else "-",
-                plan.machine.name,
-            )
-
-
-def _advice(plan: Plan) -> Iterator[str]:
-    advice = (line for run in plan.runs if not isinstance(run.packing, Missing) for line in run.packing.advice)
-    yield from dict.fromkeys(advice)
-
-
-_MEMORY_COLUMNS = (
-    "run",
-    "verdict",
-    "of device memory",
-    Column("allocated", is_wide=True),
-    "reserved",
-    "process",
-    Column("allocated by part", is_wide=True),
-    Column("main assumption", is_wide=True),
-)
-
-
-def _memory(plan: Plan) -> Iterator[tuple[str, ...]]:
-    for run in plan.runs:
-        if isinstance(run.memory, Missing):
-            continue
-        m = run.memory
-        parts = ", ".join(f"{name} {value:.3g}" for name, value in m.breakdown.items() if value >= 0.005)
-        figures = tuple(_gib(estimate.quantity()) for estimate in (m.allocated, m.reserved, m.process))
-        yield (run.name, m.verdict.value, _share(m.process.quantity(), plan), *figures, parts, m.assumption)
-
-
-def _what_if(plan: Plan) -> Iterator[str]:
-    """Yield, for the largest run of each model, the changes that would save most memory."""
-    largest: dict[str, tuple[str, MemoryEstimate]] = {}
-    for run in plan.runs:
-        if not isinstance(run.memory, Missing):
-            known = largest.get(run.model)
-            if known is None or run.memory.reserved.value > known[1].reserved.value:
-                largest[run.model] = run.name, run.memory
-    for name, memory in largest.values():
-        now = memory.reserved.value
-        saving = [what for what in memory.what_ifs if what.reserved_gib < now]
-        for what in saving[:_WHAT_IFS]:
-            time = f"{100 * (what.step_time_factor - 1):+.0f}% time"
-            yield f"{name} with {what.change}: {now:.3g} to {what.reserved_gib:.3g} GiB reserved, {time} per step"
-
-
 def _evidence(plan: Plan) -> Iterator[str]:
     if plan.evidence:
         runs = plural(len(plan.evidence), "past run")
@@ -544,7 +381,7 @@ def runs_plan_markdown(plan: Plan) -> str:
         *(section_markdown(section) for section in sections(plan)),
         "## Folders\n",
         fence(folder_lines(plan)),
-        section_markdown(_section("Revisions", ("#", "date", "what", "runs"), revisions)),
+        section_markdown(table_section("Revisions", ("#", "date", "what", "runs"), revisions)),
     ]
     return "\n".join(part for part in parts if part)
 

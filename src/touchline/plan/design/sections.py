@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from touchline.core.markup import measured
 from touchline.core.quantity import Missing, Quantity
-from touchline.core.table import Column, Section, present, table_of
+from touchline.core.table import Column, Section, table_section
 from touchline.core.units import format_seconds, plural
 from touchline.plan.design.answer import DesignAnswer, DesignOption, Needed
 from touchline.statistics.power import POWER
@@ -25,15 +25,9 @@ def design_sections(answer: DesignAnswer) -> tuple[Section, ...]:
     """Return the sections of an answer: the design, its inputs, the alternatives and the power by cost."""
     return (
         Section(title="Sample sizes", lines=tuple(_lines(answer))),
-        Section(
-            title="Inputs",
-            tables=present(table_of(INPUT_COLUMNS, input_rows(answer.inputs))),
-            lines=tuple(input_notes(answer.inputs)),
-        ),
-        Section(
-            title="Alternatives",
-            tables=present(table_of(_columns(answer), (_row(answer, each) for each in answer.alternatives))),
-            lines=tuple(_about(answer)),
+        table_section("Inputs", INPUT_COLUMNS, input_rows(answer.inputs), input_notes(answer.inputs)),
+        table_section(
+            "Alternatives", _columns(answer), (_row(answer, each) for each in answer.alternatives), _about(answer)
         ),
         Section(title="Power by cost", blocks=tuple(_chart(answer))),
         Section(title="Notes", lines=answer.notes),

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from touchline.core.markup import measured
 from touchline.core.quantity import Measured, Quantity
-from touchline.core.table import Section, present, table_of
+from touchline.core.table import Section, table_section
 from touchline.core.units import hours_unit, percent, plural
 from touchline.plan.strategy.explore import continuing_counts, explore_runs
 from touchline.plan.strategy.state import point_steps
@@ -27,7 +27,7 @@ def explore_section(plan: Plan) -> Section | None:
     runs = explore_runs(plan.runs)
     counts = continuing_counts(strategy, runs)
     rows = _rows(strategy.explore, runs, counts)
-    return Section(title="Explore", tables=present(table_of(_COLUMNS, rows)), lines=tuple(_lines(plan, runs, counts)))
+    return table_section("Explore", _COLUMNS, rows, _lines(plan, runs, counts))
 
 
 def _rows(explore: ExploreConfig, runs: Sequence[PlannedRun], counts: Sequence[int]) -> Iterator[tuple[str, ...]]:

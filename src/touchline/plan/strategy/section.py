@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from touchline.core.table import Column, Section, present, table_of
+from touchline.core.table import Column, Section, table_section
 from touchline.core.units import hours_unit, percent, plural
 from touchline.plan.strategy.costs import StrategyCosts, likely_contrasts, look_bounds, promised_power, strategy_costs
 from touchline.spec.plan import Plan
@@ -31,18 +31,13 @@ def strategy_sections(plan: Plan) -> tuple[Section, ...]:
     costs = strategy_costs(plan)
     claims = [(each.name, _side(each.level), _side(each.against)) for each in strategy.contrasts]
     return (
-        Section(
-            title="Strategy",
-            tables=present(table_of(_CLAIMS, claims)),
-            lines=tuple((*_phases(plan, strategy), *_rules(strategy))),
-        ),
-        Section(
-            title="Looks", tables=present(table_of(_LOOKS, _looks(plan))), lines=tuple(_about_looks(plan, strategy))
-        ),
-        Section(
-            title="Costs of the strategy",
-            tables=present(table_of(_COSTS, () if costs is None else _costs(costs))),
-            lines=tuple(_about_costs(plan, strategy, costs)),
+        table_section("Strategy", _CLAIMS, claims, (*_phases(plan, strategy), *_rules(strategy))),
+        table_section("Looks", _LOOKS, _looks(plan), _about_looks(plan, strategy)),
+        table_section(
+            "Costs of the strategy",
+            _COSTS,
+            () if costs is None else _costs(costs),
+            _about_costs(plan, strategy, costs),
         ),
     )
 
