@@ -11,7 +11,6 @@ import re
 import shlex
 import shutil
 import tempfile
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -34,10 +33,9 @@ from touchline.data.readers import read_rows
 from touchline.data.resolving import with_columns
 from touchline.data.user_config import UserConfig
 from touchline.estimate.gpus import similar_gpus
-from touchline.history.history import Broken, read_record, record_path
-from touchline.history.index import load_index
 from touchline.history.record import RunRecord
 from touchline.run.interview.answers import Default, Question
+from touchline.run.interview.own_runs import OwnRuns
 from touchline.run.interview.questions import QUESTIONS
 from touchline.run.interview.templates import TEMPLATES, Template
 from touchline.slurm.local.cluster import ask_partitions
@@ -224,37 +222,14 @@ class Interview:
     # ---- history ----------------------------------------------------------------------------------------------------
 
     @functools.cached_property
-    def _past(self) -> dict[str, list[str]]:
-        """Ids of touchline's own runs by model; newest first."""
-        found: dict[str, list[str]] = {}
-        try:
-            rows = load_index(self.settings.history_dir).rows()
-        except (OSError, InputError):
-            return {}
-        for row in rows:
-            if row.origin == "touchline" and row.superseded_by is None and not isinstance(row.model, Missing):
-                found.setdefault(row.model.value, []).append(row.id)
-        for ids in found.values():
-            ids.sort(key=self._recorded_at, reverse=True)
-        return found
-
-    def _recorded_at(self, id_: str) -> float:
-        path = record_path(self.settings.history_dir, id_)
-        return path.stat().st_mtime if path.exists() else 0.0
-
-    @property
-    def runs_by_model(self) -> Counter[str]:
-        """Return the number of past runs of each model."""
-        return Counter({name: len(ids) for name, ids in self._past.items()})
+    def own_runs(self) -> OwnRuns:
+        """Past runs of touchline."""
+        return OwnRuns(self.settings.history_dir)
 
     @functools.cached_property
     def _newest_run(self) -> RunRecord | None:
         """Newest past run of an experiment with the first base model."""
-        for id_ in self._past.get(self.models[0].name, ())[:20]:
-            record = read_record(record_path(self.settings.history_dir, id_))
-            if not isinstance(record, Broken) and record.experiment is not None:
-                return record
-        return None
+        return self.own_runs.newest(self.models[0].name)
 
     @property
     def past_learning_rate(self) -> float | None:

@@ -94,7 +94,7 @@ def _model_default(interview: Interview) -> Defaulted:
         return Missing(missing=f"there is no {kind} in {str(where)!r}: touchline models get SmolLM2-135M-Instruct")
     if len(found) == 1:
         return Default(text=found[0].name, reason=f"the only {kind} in models_dir")
-    used = interview.runs_by_model
+    used = interview.own_runs.count_by_model
     most = max(found, key=lambda model: used[model.name])
     if used[most.name]:
         return Default(text=most.name, reason=f"most past runs in the history: {used[most.name]}")
