@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-from annotated_types import Ge, Gt, MinLen
+from annotated_types import Ge
 
-PositiveInt = Annotated[int, Ge(1)]
-PositiveFloat = Annotated[float, Gt(0)]
-Text = Annotated[str, MinLen(1)]
+from touchline.spec.value_types import PositiveFloat, PositiveInt, Text
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

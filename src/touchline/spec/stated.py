@@ -13,10 +13,11 @@ from typing import TypeVar
 from touchline.core.finding import Location
 from touchline.core.levels import STAGE, level_text
 from touchline.spec.document import Path, YamlDocument
-from touchline.spec.experiment import CheckpointInterval, DataConfig, TrainConfig, accumulation_steps
+from touchline.spec.experiment import CheckpointInterval, DataConfig, TrainConfig
 from touchline.spec.partial import Cadence, Stated, StatedSource, StatedTraining
 from touchline.spec.runs import RunSpec
 from touchline.spec.stages import stage_places
+from touchline.spec.training import accumulation_steps
 
 T = TypeVar("T")
 _BITS = {"nf4": 4, "int8": 8}

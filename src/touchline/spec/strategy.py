@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from annotated_types import Ge, Gt, Lt, MaxLen, MinLen
+from annotated_types import Ge, MaxLen, MinLen
 
+from touchline.spec.value_types import Fraction, NonNegativeInt, PositiveFloat, PositiveInt, Text
 from touchline.statistics.conclusions import Verdict
 
 if TYPE_CHECKING:
@@ -23,10 +24,6 @@ if TYPE_CHECKING:
 
 Policy = Literal["halving", "median"]
 """Rule that cuts runs by their validation losses."""
-_Seed = Annotated[int, Ge(0)]
-_Count = Annotated[int, Ge(1)]
-_Fraction = Annotated[float, Gt(0), Lt(1)]
-_Text = Annotated[str, MinLen(1)]
 
 
 class Phase(StrEnum):
@@ -49,12 +46,12 @@ class ExploreConfig:
     """Rule at each point, for all runs but the reference: `halving` continues the best `keep` of them, `median` those
     whose validation loss is not above the median. Cut runs keep their checkpoints, are shown as cut, and never enter a
     test."""
-    at: Annotated[tuple[_Fraction, ...], MinLen(1)] = (0.25, 0.5)
+    at: Annotated[tuple[Fraction, ...], MinLen(1)] = (0.25, 0.5)
     """Points at which runs are compared, as fractions of the training's steps, increasing; each at the first validation
     from there on."""
-    keep: _Fraction = 0.5
+    keep: Fraction = 0.5
     """With `halving`, fraction of the runs other than the reference that continues after each point, rounded up."""
-    confirm: _Count = 1
+    confirm: PositiveInt = 1
     """Conditions with the lowest final validation loss that are confirmed."""
     reference: Annotated[dict[str, object], MinLen(1)]
     """Condition that they are compared with, by its levels: `{train.lora.rank: 8}`. It is never cut."""
@@ -70,7 +67,7 @@ class ContrastConfig:
 
     __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
 
-    name: _Text
+    name: Text
     """Name in plan, ledger and report."""
     level: Annotated[dict[str, object], MinLen(1)]
     """Levels that are claimed to score higher: `{train.lora.rank: 64}`."""
@@ -86,14 +83,14 @@ class ConfirmConfig:
 
     contrasts: tuple[ContrastConfig, ...] = ()
     """Contrasts, stated beforehand; with `explore` they are the chosen conditions against its reference."""
-    seeds: Annotated[tuple[_Seed, ...], MinLen(2), MaxLen(64)]
+    seeds: Annotated[tuple[NonNegativeInt, ...], MinLen(2), MaxLen(64)]
     """Fresh seeds, in the order of use; as many as the last look has, 64 at most."""
     looks: Annotated[tuple[Annotated[int, Ge(2)], ...], MinLen(1)] | Literal["auto"] = "auto"
     """Seeds per condition at each look, increasing to the number of `seeds`; `auto` chooses them for `detect`."""
-    detect: Annotated[float, Gt(0)] = 2.0
+    detect: PositiveFloat = 2.0
     """Promised difference in points. `looks: auto` shows it with 80 % power where the seeds suffice; the plan states
     the power. A contrast is given up once it is out of reach."""
-    seed_spread: Annotated[float, Gt(0)] | None = None
+    seed_spread: PositiveFloat | None = None
     """Standard deviation of a contrast's difference between seeds, in points; that of the history when not given."""
 
     def __post_init__(self) -> None:
@@ -116,7 +113,7 @@ class StrategyConfig:
     """Many conditions, one seed each; needs `train.validate_every_steps` or points at ends of epochs."""
     confirm: ConfirmConfig | None = None
     """Contrasts on fresh seeds."""
-    budget: _Text | None = None
+    budget: Text | None = None
     """Device-hours of all runs, `40h`: nothing is started that is predicted to exceed it."""
 
     def __post_init__(self) -> None:

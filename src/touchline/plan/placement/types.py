@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, ClassVar
 
-from annotated_types import Ge, Gt, MinLen
+from annotated_types import Ge, Gt
 
 from touchline.core.quantity import Missing
+from touchline.spec.value_types import Text
 
 PLACEMENT_SCHEMA_VERSION = 1
-Text = Annotated[str, MinLen(1)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
