@@ -146,7 +146,8 @@ def test_a_fault_of_the_reading_ends_neither_the_view_nor_the_reading(monkeypatc
         broken.clear()
         await until(pilot, lambda: not any("internal" in line for line in listed(app)))
 
-    drive(reader, driver)
+    app = drive(reader, driver)
+    assert [each.error for each in app.watched] == ["", ""]
 
 
 @pytest.mark.parametrize("width", [40, 80, 140])

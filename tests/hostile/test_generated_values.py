@@ -19,7 +19,7 @@ import pytest
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from tests.hostile.conftest import RUN
-from tests.hostile.harness import call
+from tests.hostile.harness import CODES, call
 from tests.hostile.test_irregular_files import verbs
 from tests.hostile.values import TEXTS, VALUES, mutated, mutated_text, to_json
 
@@ -143,7 +143,7 @@ def test_files_of_an_experiment(copied: Path) -> None:
         kept = path.read_bytes()
         path.write_bytes(changed(path, chance))
         for words in chance.sample(verbs(copied), 2):
-            call(*words)
+            assert call(*words)[0] in CODES
         if path.parent.is_dir():
             path.write_bytes(kept)
 
@@ -167,9 +167,10 @@ def test_files_of_other_tools(tmp_path: Path, copied: Path) -> None:
         source = chance.choice(FOREIGN)
         content = changed(source, chance)
         (folder / source.name).write_bytes(content)
-        call(
+        code, *_ = call(
             *chance.choice((("check", folder), ("history", "read", folder), ("history", "read", folder / source.name)))
         )
+        assert code in CODES
     del copied
 
 
@@ -188,7 +189,7 @@ def test_a_trainer_state(tmp_path: Path, copied: Path) -> None:
     for chance in draws("state", 25):
         path = tmp_path / "trainer_state.json"
         path.write_bytes(to_json(mutated(STATE, chance)))
-        call("history", "read", path)
+        assert call("history", "read", path)[0] in CODES
     del copied
 
 
@@ -229,7 +230,7 @@ def test_datasets(copied: Path, form: str) -> None:
         else:
             cells = [",".join(map(str, row.values())) if isinstance(row, dict) else str(row) for row in rows]
             path.write_bytes("\n".join(["input,output", *cells]).encode(errors="surrogatepass"))
-        call(
+        code, *_ = call(
             *chance.choice(
                 (
                     ("check", path),
@@ -240,6 +241,7 @@ def test_datasets(copied: Path, form: str) -> None:
                 )
             )
         )
+        assert code in CODES
 
 
 def test_integers_beyond_a_float_and_halves_of_characters_in_rows(copied: Path) -> None:
@@ -250,8 +252,8 @@ def test_integers_beyond_a_float_and_halves_of_characters_in_rows(copied: Path) 
                 rows = [{"input": "a", "output": "b"}, {"input": "a", "output": "b", column: value}] * 6
                 path = copied / "data" / f"rows.{form}"
                 path.write_bytes(to_json(rows) if form == "json" else b"\n".join(map(to_json, rows)))
-                call("data", "audit", path)
-                call("plan", copied, "--dry-run", f"data.path=data/{path.name}")
+                assert call("data", "audit", path)[0] in CODES
+                assert call("plan", copied, "--dry-run", f"data.path=data/{path.name}")[0] in CODES
 
 
 def test_files_of_a_model(tiny_model: Path, copied: Path, tmp_path: Path) -> None:
@@ -263,7 +265,7 @@ def test_files_of_a_model(tiny_model: Path, copied: Path, tmp_path: Path) -> Non
         shutil.copytree(tiny_model, folder)
         path = folder / chance.choice([name for name in names if (folder / name).is_file()])
         path.write_bytes(changed(path, chance))
-        call(
+        code, *_ = call(
             *chance.choice(
                 (
                     ("models", "show", folder),
@@ -273,6 +275,7 @@ def test_files_of_a_model(tiny_model: Path, copied: Path, tmp_path: Path) -> Non
                 )
             )
         )
+        assert code in CODES
 
 
 def test_lengths_and_tokens_that_no_tokenizer_may_have(tiny_model: Path, copied: Path, tmp_path: Path) -> None:
@@ -301,7 +304,7 @@ def test_lengths_and_tokens_that_no_tokenizer_may_have(tiny_model: Path, copied:
             ("models", "show", folder),
             ("pack", "compare", copied / "data" / "words.json", "--tokenizer", folder, "--max-seq-len", "64"),
         )
-        call(*words[number % len(words)])
+        assert call(*words[number % len(words)])[0] in CODES
     shutil.copy(tiny_model / "tokenizer.json", folder)
     content = json.loads((folder / "tokenizer.json").read_text())
     content["model"]["continuing_subword_prefix"] = "nan"
@@ -315,14 +318,14 @@ def test_lengths_and_tokens_that_no_tokenizer_may_have(tiny_model: Path, copied:
 
 def test_records_of_the_history(copied: Path, tmp_path: Path) -> None:
     """The ledger of the history, its records and its caches."""
-    call("history", "add", copied)
+    assert call("history", "add", copied)[0] in CODES
     for chance in draws("history", 20):
         files = sorted(path for path in (tmp_path / "history").rglob("*") if path.is_file())
         path = chance.choice(files)
         kept = path.read_bytes()
         content = changed(path, chance)
         path.write_bytes(content)
-        call(
+        code, *_ = call(
             *chance.choice(
                 (
                     ("history", "list"),
@@ -336,6 +339,7 @@ def test_records_of_the_history(copied: Path, tmp_path: Path) -> None:
                 )
             )
         )
+        assert code in CODES
         path.write_bytes(kept)
 
 

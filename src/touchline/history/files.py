@@ -123,8 +123,8 @@ def read_group(group: FileGroup, stated: StatedFacts = NOTHING_STATED) -> list[L
     found: list[LoggedRun | SkippedFile] = []
     if not any(part.has_progress or part.seen for parts in logs for part in parts):
         logs, beside = (
-            [*logs, *(each for each in beside if _shows_training(each))],
-            [each for each in beside if not _shows_training(each)],
+            [*logs, *(each for each in beside if shows_training(each))],
+            [each for each in beside if not shows_training(each)],
         )
     runs = [run for run in runs_of(align(logs)) if any(_is_run(segment) for segment in run)]
     side = RunSegment(parts=tuple(part for parts in beside for part in parts))
@@ -246,7 +246,7 @@ def _bounded(path: Path, limit: int) -> str:
     return data.decode("utf-8-sig", "replace")
 
 
-def _shows_training(parts: Sequence[FileSegment]) -> bool:
+def shows_training(parts: Sequence[FileSegment]) -> bool:
     """Return True if a document is of a run's course, and not only of its settings."""
     return any(part.has_progress or part.get("train_seconds") or part.get("step") for part in parts)
 

@@ -151,7 +151,7 @@ def batch_beyond_every_gpu(view: TrainingView) -> Iterator[Violation]:
     if isinstance(width, Missing):
         return
     tokens = width.tokens if width.reached else max(width.tokens // _SHORTER, 1)
-    gpu = _largest()
+    gpu = _largest_gpu()
     found = fitting(view, gpu, micro.value, Width(tokens=tokens, reached=width.reached))
     if not isinstance(found, Missing) and found.without_states > gpu.capacity_gib:
         yield Violation(
@@ -161,12 +161,6 @@ def batch_beyond_every_gpu(view: TrainingView) -> Iterator[Violation]:
             at=micro,
             hint=f"{micro.line_with(max(micro.value // _FEW, 1))} with more accumulation",
         )
-
-
-@functools.cache
-def _largest() -> Gpu:
-    found = [gpu for name in gpu_names() if isinstance(gpu := find_gpu(name), Gpu)]
-    return max(found, key=lambda gpu: gpu.capacity_gib)
 
 
 _FLASH: Final = re.compile(r"flash|\bfa[23]\b", re.IGNORECASE)

@@ -14,7 +14,7 @@ from touchline.spec.runs import ControlKind, RunKind
 
 def design_line(plan: Plan) -> str:
     """Return `2 x 2 factorial (models, train.lora.rank); 4 fine-tuned + 2 controls = 6 runs`."""
-    asked = [run for run in plan.runs if run.kind is RunKind.FINE_TUNED and run.control is None]
+    asked = plan.fine_tuned
     controls = len(plan.runs) - len(asked)
     # Seeds repeat a setting and stages follow each other; neither is asked about.
     varied = {name: levels for name, levels in plan.factors.items() if len(levels) > 1 and name not in (STAGE, SEEDS)}

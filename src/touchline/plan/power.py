@@ -39,7 +39,7 @@ def power_rows(plan: Plan) -> Iterator[tuple[str, ...]]:
 
     Nothing where no run is fine-tuned or the number of test items is not known.
     """
-    runs, items = _asked(plan), evaluated_items(plan)
+    runs, items = plan.fine_tuned, evaluated_items(plan)
     if not runs or not items:
         return
     family = len([run for run in runs if _has_control(plan, run)])
@@ -65,7 +65,7 @@ def power_rows(plan: Plan) -> Iterator[tuple[str, ...]]:
 
 def power_lines(plan: Plan) -> Iterator[str]:
     """Yield notes on the table, and what would lower the minimum detectable difference."""
-    runs, items = _asked(plan), evaluated_items(plan)
+    runs, items = plan.fine_tuned, evaluated_items(plan)
     if runs and plan.own_task is not None and items is None:
         yield (
             f"n/a (the number of items of {plan.task} is unknown before it runs): with an argument `data` it receives "
@@ -176,18 +176,13 @@ def evaluated_items(plan: Plan, task: EvaluationTask | None = None) -> int | Non
 
 def number_of_contrasts(plan: Plan) -> int:
     """Return the contrasts between levels: the family over which the report adjusts p values of settings."""
-    return sum(len(levels) - 1 for levels in _factors(plan, _asked(plan)).values())
+    return sum(len(levels) - 1 for levels in _factors(plan, plan.fine_tuned).values())
 
 
 def conditions_per_level(plan: Plan) -> int:
     """Return the fewest conditions of other factors that a level of any factor is averaged over; 1 without factors."""
-    runs = _asked(plan)
+    runs = plan.fine_tuned
     return min((_conditions(runs, factor) for factor in _factors(plan, runs)), default=1)
-
-
-def _asked(plan: Plan) -> list[PlannedRun]:
-    """Return the fine-tuned runs that are not controls."""
-    return [run for run in plan.runs if run.kind is RunKind.FINE_TUNED and run.control is None]
 
 
 def _has_control(plan: Plan, run: PlannedRun) -> bool:

@@ -22,7 +22,7 @@ from touchline.report.findings.scores import sentence
 from touchline.report.formatting import Scale, factor_words, join_names, p_text, scale_of
 from touchline.results.run_result import RunResult
 from touchline.spec.plan import Plan, PlannedRun
-from touchline.spec.runs import ControlKind, RunKind
+from touchline.spec.runs import ControlKind
 from touchline.spec.strategy import Phase
 from touchline.spec.write import to_yaml
 from touchline.statistics.conclusions import Analysis, Conclusion, RunScore, ScoreDifference
@@ -199,7 +199,7 @@ def _compared(analysis: Analysis, shown: Conclusion, scale: Scale, difference: S
 
 
 def _not_shown(card: CardInputs) -> Iterator[str]:
-    trained = [run for run in card.plan.runs if run.kind is RunKind.FINE_TUNED and run.control is None]
+    trained = card.plan.fine_tuned
     seeds = {run.seed for run in trained}
     if card.run.phase is Phase.EXPLORE:
         why = (

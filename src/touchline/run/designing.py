@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -18,6 +17,7 @@ from touchline.plan.design.costs import PLANNED_SEEDS, DesignCosts, design_costs
 from touchline.plan.local.past_scores import past_scores
 from touchline.plan.power import conditions_per_level, evaluated_items, number_of_contrasts
 from touchline.run.folders import ExperimentFolder
+from touchline.run.optimising import yaml_diff
 from touchline.run.planning import resolve
 from touchline.spec.bounds import SIZE_LIMIT_BYTES
 from touchline.spec.edit import with_values
@@ -163,7 +163,7 @@ def design(
     values = planner.changes(chosen.seeds, chosen.items, items_now)
     text = with_values(planner.text, str(folder.yaml), values) if values else planner.text
     return Designed(
-        answer=with_change(answer, _diff(folder, planner.text, text), applied=False),
+        answer=with_change(answer, yaml_diff(folder, planner.text, text), applied=False),
         folder=folder,
         text=text,
         values=values,
@@ -316,9 +316,3 @@ class _Planner:
         old = self._old
         accepted = {} if old is None else {run.name: run.accepted for run in old.runs if run.accepted}
         return resolve(loaded, self._folder, self._settings, old, accepted, spread=())[0]
-
-
-def _diff(folder: ExperimentFolder, before: str, after: str) -> str:
-    name = folder.yaml.name
-    lines = difflib.unified_diff(before.splitlines(), after.splitlines(), name, name, lineterm="")
-    return "".join(f"{line}\n" for line in lines)

@@ -110,7 +110,7 @@ def optimise(folder: ExperimentFolder, settings: UserConfig, request: OptimiseRe
         placement_after=placed[1][0],
         notes=tuple(dict.fromkeys([*notes, *unknown, *placed[0][1], *planner.notes(), *_of_backends(before)])),
     )
-    return Optimised(answer=answer, folder=folder, diff=_diff(folder, text, changed), text=changed)
+    return Optimised(answer=answer, folder=folder, diff=yaml_diff(folder, text, changed), text=changed)
 
 
 def apply(optimised: Optimised) -> None:
@@ -212,7 +212,8 @@ def _of_backends(plan: Plan) -> Iterator[str]:
         yield NO_GROUPING
 
 
-def _diff(folder: ExperimentFolder, before: str, after: str) -> str:
+def yaml_diff(folder: ExperimentFolder, before: str, after: str) -> str:
+    """Return the change of an experiment.yaml as a unified diff."""
     name = folder.yaml.name
     lines = difflib.unified_diff(before.splitlines(), after.splitlines(), name, name, lineterm="")
     return "".join(f"{line}\n" for line in lines)

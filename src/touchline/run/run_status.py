@@ -75,7 +75,7 @@ def run_status(standing: StatusInputs) -> RunStatus:
     """Return the run status."""
     job = standing.job
     if job is not None and job.active:
-        # Of a job that cannot be asked after now, its own traces tell whether it ever began.
+        # The executor cannot be queried about this job, so its own files decide whether it started.
         unseen = job.state is JobState.UNKNOWN and standing.outcome is TrainingOutcome.NOT_STARTED
         return RunStatus.QUEUED if unseen or job.state in _WAITING else RunStatus.RUNNING
     if standing.cut:
@@ -94,7 +94,7 @@ def run_status(standing: StatusInputs) -> RunStatus:
         return RunStatus.PAUSED
     if standing.outcome is TrainingOutcome.PARTIAL:
         return RunStatus.INTERRUPTED if job is None else _unfinished(job)
-    # A job that nobody saw begin: cancelled in the queue it leaves nothing, failed before our script it does.
+    # The job left no record of a start: it was cancelled in the queue, or failed before its script ran.
     if job is None or job.state not in _ENDED_BY_ITSELF | _FROM_OUTSIDE:
         return waiting
     return _unfinished(job)

@@ -335,6 +335,11 @@ class Plan:
         """The tasks of `evaluate.tasks`."""
         return tuple(task for task in self.tasks if task.name != self.task)
 
+    @property
+    def fine_tuned(self) -> list[PlannedRun]:
+        """Return the fine-tuned runs that are not controls."""
+        return [run for run in self.runs if run.kind is RunKind.FINE_TUNED and run.control is None]
+
     def cohort_of(self, name: str) -> Cohort | None:
         """Return the cohort of a run; None if it is trained alone."""
         return next((cohort for cohort in self.cohorts if name in cohort.runs), None)

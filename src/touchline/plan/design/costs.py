@@ -78,9 +78,11 @@ def design_costs(by_seeds: dict[int, Plan], by_items: dict[int, Plan], items_pla
             return plan.gpu_hours
         hours.append(plan.gpu_hours.value)
     some = next(iter(by_items.values()))
-    seeds = len({run.seed for run in trained(some)})
-    per_seed = [evaluation_hours(trained(plan)) / seeds for plan in by_items.values()]
-    controls = [evaluation_hours([run for run in plan.runs if run not in trained(plan)]) for plan in by_items.values()]
+    seeds = len({run.seed for run in some.fine_tuned})
+    per_seed = [evaluation_hours(plan.fine_tuned) / seeds for plan in by_items.values()]
+    controls = [
+        evaluation_hours([run for run in plan.runs if run not in plan.fine_tuned]) for plan in by_items.values()
+    ]
     return DesignCosts(
         seeds=tuple(by_seeds),
         hours=tuple(float(value) for value in np.maximum.accumulate(hours)),
@@ -89,11 +91,6 @@ def design_costs(by_seeds: dict[int, Plan], by_items: dict[int, Plan], items_pla
         seed_hours=tuple(float(value) for value in np.maximum.accumulate(per_seed)),
         control_hours=tuple(float(value) for value in np.maximum.accumulate(controls)),
     )
-
-
-def trained(plan: Plan) -> list[PlannedRun]:
-    """Return the fine-tuned runs that are not controls."""
-    return [run for run in plan.runs if run.train is not None and run.control is None]
 
 
 def evaluation_hours(runs: Sequence[PlannedRun]) -> float:
@@ -112,7 +109,7 @@ def shortest_run(plan: Plan) -> Measured:
             ],
             "s",
         )
-        for run in trained(plan)
+        for run in plan.fine_tuned
     ]
     known = [each for each in times if isinstance(each, Quantity)]
     if not known:

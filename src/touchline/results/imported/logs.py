@@ -12,6 +12,7 @@ from touchline.core.quantity import Missing, Quantity
 from touchline.core.status import JobState
 from touchline.history.fields import LOSS_NOT_A_NUMBER, reading_of
 from touchline.history.file_segment import FileSegment
+from touchline.history.files import shows_training
 from touchline.history.lines import NotTextError
 from touchline.history.reading import Outcome, RunReading, SourcedText, exit_code
 from touchline.history.run_view import RunSegment, RunView, align, runs_of
@@ -133,12 +134,12 @@ def read_job(log: Path | None, beside: Sequence[SideFile]) -> JobLog | None:
     logs = [] if curve is None else [_parts(curve)]
     documents = [_parts(each.curve) for each in beside]
     if not any(part.has_progress or part.seen for parts in logs for part in parts):
-        trainings = [parts for parts in documents if _shows_training(parts)]
+        trainings = [parts for parts in documents if shows_training(parts)]
         logs, documents = [*logs, *trainings], [parts for parts in documents if parts not in trainings]
     runs = [run for run in runs_of(align([parts for parts in logs if parts])) if any(_is_run(each) for each in run)]
     if not runs:
         return None
-    own = log if log is not None else next(each.path for each in beside if _shows_training(_parts(each.curve)))
+    own = log if log is not None else next(each.path for each in beside if shows_training(_parts(each.curve)))
     side = RunSegment(parts=tuple(part for parts in documents for part in parts))
     files = tuple(path.name for path in (*(() if log is None else (log,)), *(each.path for each in beside)))
     reading = reading_of(own.name, files, RunView(segments=tuple(runs[-1]), documents=side), notes)
@@ -173,11 +174,6 @@ def _scan(path: Path, notes: list[str]) -> tuple[Curve, int]:
     if scan.file.unterminated:
         notes.append("the last line has no end and was read as far as it is whole")
     return curve, scan.file.last_number
-
-
-def _shows_training(parts: Sequence[FileSegment]) -> bool:
-    """Return True if a document describes a run's course, not only its settings."""
-    return any(part.has_progress or part.get("train_seconds") or part.get("step") for part in parts)
 
 
 def _is_run(segment: RunSegment) -> bool:
