@@ -35,7 +35,7 @@ from touchline.statistics.contrasts import Sample, seed_means, seed_test, widene
 from touchline.statistics.cuts import halving, median
 from touchline.statistics.group_sequential import LEVEL, efficacy_bounds, futility_bounds, shown_effect
 from touchline.statistics.look_designs import ChosenLooks, choose_looks
-from touchline.statistics.looks import Evidence, take_look
+from touchline.statistics.looks import Evidence, divergence_variance, take_look
 
 Floats = NDArray[np.float64]
 FALSE_CLAIMS: Final = 0.05
@@ -118,6 +118,7 @@ def _parts() -> dict[str, tuple[Callable[[Generator, int], Iterator[Row]], int]]
     return {
         "null sweeps": (_null_sweeps, 20_000),
         "null sweeps of items": (_null_sweeps_of_items, 4_000),
+        "null sweeps of other seeds": (_null_sweeps_of_other_seeds, 20_000),
         "power and seeds": (_power_and_seeds, 40_000),
         "families": (_families, 20_000),
         "few seeds": (_few_seeds, 40_000),
@@ -287,6 +288,60 @@ def _null_sweeps_of_items(rng: Generator, count: int) -> Iterator[Row]:
         cell = f"{items} items, p = {share}, sd {100 * spread:g} points"
         what = f"any of {contrasts} contrasts, looks at {_text(looks)} seeds, {cell}"
         yield Row(kind="false claims", what=what, value=value, error=error, limit=FALSE_CLAIMS)
+
+
+DIVERGING: Final = (0.1, 0.3, 0.5)
+"""Chances of a run to diverge, the same for every level."""
+
+
+def _null_sweeps_of_other_seeds(rng: Generator, count: int) -> Iterator[Row]:
+    """Seed effects of other shapes: skewed alike at every level, diverging alike, and skewed at one side alone.
+
+    The last has equal means and no limit: Student's t at few seeds is not made for it, and nothing warns of it.
+    """
+    for contrasts, looks in product((2, 8), ((3, 4, 6), (2, 3, 5, 8), (2, 4, 6, 9, 12))):
+        shape, many = (count, contrasts + 1, looks[-1]), f"any of {contrasts} contrasts, looks at {_text(looks)} seeds"
+        for skew in (1.0, 2.0):
+            scores = np.exp(skew * rng.normal(size=shape))
+            what = f"{many}, log-normal at every level, log sd {skew:g}"
+            yield _false_claims(scores[:, 1:] - scores[:, :1], looks, what, FALSE_CLAIMS)
+        for chance in DIVERGING:
+            is_lost = rng.random(shape) < chance
+            scores = np.where(is_lost, 0.0, 0.95 + 0.01 * rng.normal(size=shape))
+            errors = _divergence_errors(scores, is_lost, looks)
+            what = f"{many}, {100 * chance:g} % of all runs diverge"
+            yield _false_claims(scores[:, 1:] - scores[:, :1], looks, what, FALSE_CLAIMS, errors)
+        levels, reference = -rng.exponential(size=shape)[:, 1:] + 1, 0.3 * rng.normal(size=shape)[:, :1]
+        yield _false_claims(levels - reference, looks, f"{many}, levels with rare low scores, the same mean", None)
+
+
+def _divergence_errors(scores: Floats, is_lost: NDArray[np.bool_], looks: tuple[int, ...]) -> Floats:
+    """Return the wider error of each contrast with the first level at each look, as `look_evidence` has it."""
+    errors = []
+    for seeds in looks:
+        lost, total = is_lost[..., :seeds].sum(axis=-1), scores[..., :seeds].sum(axis=-1)
+        variance = np.array([divergence_variance(number, seeds) for number in range(seeds + 1)])[lost]
+        finished, both = 2 * seeds - lost[:, 1:] - lost[:, :1], total[:, 1:] + total[:, :1]
+        cost = np.divide(both, finished, out=np.zeros(both.shape), where=finished > 0)
+        is_any = lost[:, 1:] + lost[:, :1] > 0
+        errors.append(np.where(is_any, cost * np.sqrt(variance[:, 1:] + variance[:, :1]), 0.0))
+    return np.array(errors)
+
+
+def _false_claims(
+    differences: Floats, looks: tuple[int, ...], what: str, limit: float | None, wide_errors: Floats | None = None
+) -> Row:
+    """Return the share of families with any claim."""
+    t = t_at_looks(differences, looks)
+    if wide_errors is not None:
+        means = np.array([differences[..., :seeds].mean(axis=-1) for seeds in looks])
+        over = np.array([differences[..., :seeds].std(axis=-1, ddof=1) / seeds**0.5 for seeds in looks])
+        larger = np.maximum(over, wide_errors)
+        t = np.divide(means, larger, out=np.full(t.shape, np.nan), where=larger > 1e-12)
+    decided = decide(t, looks, gives_up=False)
+    _same_as_take_look(differences, looks, decided, gives_up=False, wide_errors=wide_errors)
+    value, error = _share(decided.established.any(axis=1))
+    return Row(kind="false claims", what=what, value=value, error=error, limit=limit)
 
 
 # ------------------------------------------------------------------------------------------------- power and seeds

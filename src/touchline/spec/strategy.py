@@ -266,7 +266,7 @@ class SeedPair:
     against: float
     """Mean score of the other side."""
     diverged: tuple[str, ...] = ()
-    """Runs among them that diverged and count as 0."""
+    """Runs among them that diverged and count as 0, or as the lowest score of the look if that is below 0."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -282,7 +282,7 @@ class ContrastLook:
     error: float
     """Standard error over seeds."""
     wide_error: float | None
-    """Standard error with the variation between items; None if it is not known."""
+    """Standard error with the variation between items and the chance of divergence; None if it is not known."""
     t: float | None
     """Difference over the larger error; None if that is zero."""
     p_value: float | None = None

@@ -7,6 +7,7 @@ share its level by Holm's rule at every look (Maurer and Bretz 2013, Statistics 
 
 As in `contrasts`, variation between items can only remove a claim: t is the mean difference over the larger of two
 standard errors, that over seeds and the wider one. Where no seed differs from another, the wider one answers alone.
+Divergence has an error of its own in the wider one: few seeds that diverge alike have no spread that t could see.
 """
 
 from __future__ import annotations
@@ -139,6 +140,19 @@ def take_look(
             verdict=_verdict(is_established=is_open, is_given_up=is_given_up, is_last=is_last),
         )
     return tuple(results[index] for index in range(len(evidence)))
+
+
+def divergence_variance(diverged: int, runs: int) -> float:
+    """Return the variance of a side's share of diverged runs; few seeds may agree in it by luck.
+
+    The side is taken to diverge with probability (m + 1) / (n + 2), so that it is never certain.
+
+    Args:
+        diverged: runs of the side that diverged, m.
+        runs: all its runs, n, at least one.
+    """
+    chance = (diverged + 1) / (runs + 2)
+    return chance * (1 - chance) / runs
 
 
 @dataclass(frozen=True, slots=True)

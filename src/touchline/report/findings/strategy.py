@@ -42,7 +42,7 @@ def course_statement(report: StrategyReport, course: ContrastCourse, scale: Scal
         text = f"{capital(contrast_words(course.contrast))}: no look has been taken yet; {next_look_words(report)}."
         return Statement(topic=LOOKS, text=text, shown=Conclusion.NOT_TESTABLE, where=("ledger.jsonl",))
     last = course.looks[-1]
-    text = f"{claim(report, course, last, scale)}.{_promise(report, course, last, scale)}{_diverged(last)}"
+    text = f"{claim(report, course, last, scale)}.{_promise(report, course, last, scale)}{_diverged(last, scale)}"
     return Statement(topic=LOOKS, text=text, shown=shown, where=("ledger.jsonl",))
 
 
@@ -114,13 +114,18 @@ def next_look_words(report: StrategyReport) -> str:
     return f"the {'next' if taken else 'first'} look needs {looks[taken]} seeds per condition"
 
 
-def _diverged(look: TakenLook) -> str:
+def _diverged(look: TakenLook, scale: Scale) -> str:
     """Return the runs that diverged and count as 0, by the rule stated beforehand."""
     names = [name for pair in look.found.pairs for name in pair.diverged]
     if not names:
         return ""
     counts = "counts" if len(names) == 1 else "count"
-    return f" {join_names(names)} diverged and {counts} as 0, by the rule stated beforehand."
+    return f" {join_names(names)} diverged and {counts} as {diverged_score(scale)}, by the rule stated beforehand."
+
+
+def diverged_score(scale: Scale) -> str:
+    """Return the score that a run which diverged counts as."""
+    return "0" if scale.share else "0, or as the look's lowest score if that is below 0"
 
 
 def waiting_words(report: StrategyReport) -> str:

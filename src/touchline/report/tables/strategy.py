@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.table import Cell, Column, Mark, Section, Table, Value, present, table_of
 from touchline.core.units import hours_unit, plural
-from touchline.report.findings.strategy import next_look_words, waiting_words
+from touchline.report.findings.strategy import diverged_score, next_look_words, waiting_words
 from touchline.report.formatting import Scale, capital, is_at_least, join_names, scale_or_share
 from touchline.report.report import Report
 from touchline.report.strategy import ContrastCourse, StrategyReport, TakenLook, condition_words, contrast_words
@@ -98,10 +98,11 @@ def looks_table(report: StrategyReport, scale: Scale) -> Table | None:
     within, whole = (" within -100 to +100 points", ", the interval whole") if scale.share else ("", "")
     note = (
         "Difference: mean over the seeds of the next table. Error: their standard deviation (n - 1) over the root of "
-        "their number. Wide error: with the variation between test items, which can only widen it. t: difference "
-        "over the larger error. Established: t reaches the bound, which follows from the planned looks and the row's "
-        "level. Given up: t is at or below futility. Interval: difference minus and plus the bound times the larger "
-        f"error{within}; it holds over all looks. Every number is in ledger.jsonl{whole}."
+        "their number. Wide error: with the variation between test items, and where a run diverged at least the error "
+        "of that chance; it can only widen. t: difference over the larger error. Established: t reaches the bound, "
+        "which follows from the planned looks and the row's level. Given up: t is at or below futility. Interval: "
+        f"difference minus and plus the bound times the larger error{within}; it holds over all looks. Every number is "
+        f"in ledger.jsonl{whole}."
     )
     return table_of(columns, rows, "Looks", notes=(note,))
 
@@ -142,7 +143,8 @@ def _seeds_table(report: StrategyReport, scale: Scale) -> Table | None:
                 first.setdefault(pair.seed, look.number)
         for pair in course.looks[-1].found.pairs if course.looks else ():
             difference = pair.level - pair.against
-            diverged = Cell(f"{', '.join(pair.diverged)}: counts as 0", mark=Mark.WARN) if pair.diverged else None
+            names = ", ".join(pair.diverged)
+            diverged = Cell(f"{names}: counts as {diverged_score(scale)}", mark=Mark.WARN) if names else None
             rows.append(
                 (
                     *(contrast_words(course.contrast), Cell(str(pair.seed), pair.seed), first[pair.seed]),
