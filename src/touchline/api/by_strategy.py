@@ -46,7 +46,7 @@ def work_by_strategy(
 ) -> launching.ExecutionResult:
     """Take the decisions that are due and do the work that they ask for, until nothing is left or something failed.
 
-    A run that diverged is no failure here: it counts as 0 in the look.
+    A run that diverged is not a failure here; it scores 0 in the look.
     """
     while True:
         state = advance(planned, on_message)

@@ -1,4 +1,4 @@
-"""Explore in the run folders: pauses that are asked for, and decisions from the validation losses found there."""
+"""Explore in the run folders: requests to pause, and decisions from the validation losses found there."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def _has_arrived(planned: LoadedPlan, state: StrategyState, run: PlannedRun) -> 
         return True
     if step is None:
         return False
-    # It has scored the step and is paused there; or it is past the step, where it was not asked to pause.
+    # It has scored the step and is paused there, or has passed the step without a request to pause.
     metrics = read_metrics(planned.folder.run(run.name) / METRICS)
     if all(row.step != step for row in metrics.validations):
         return False

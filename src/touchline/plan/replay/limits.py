@@ -1,4 +1,4 @@
-"""Replay of time limits: each run's limit, as its plan would have asked for it from all other runs."""
+"""Replay of time limits: the limit that a plan would set for each run from all other runs."""
 
 from __future__ import annotations
 

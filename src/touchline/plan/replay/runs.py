@@ -23,9 +23,9 @@ COVERAGE = 0.95
 FEWEST_CLUSTERS = 5
 """Fewest clusters with an interval of a ratio: simulated, it covers 92 % with five, 87 % with four, 48 % with two."""
 TOO_LONG = 1e10
-"""In seconds: a duration of three hundred years is no measurement."""
+"""In seconds: a duration of three hundred years is not a measurement."""
 _MOST_STEPS = 1e12
-"""A larger number of steps is no measurement."""
+"""A larger number of steps is not a measurement."""
 _PROBE = "a probe, no training"
 _TRAINED = frozenset({Outcome.COMPLETED, Outcome.CRASH_EVAL, Outcome.CRASH_EXPORT})
 """Outcomes of a training that came to its end."""

@@ -114,7 +114,7 @@ class PruningReplay:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LimitedRun:
-    """Run with the time limit that a plan would have asked for."""
+    """Run with the time limit that a plan would have set."""
 
     run: str
     """Name of the run."""
