@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -9,11 +10,12 @@ import pytest
 from tests.api.strategies import EXPERIMENT, KilledError, by_rank, make_experiment, settings, stand_in, verdicts
 
 from touchline import api
+from touchline.api.by_strategy import submit_by_strategy
 from touchline.core.errors import PlanDriftError, PolicyError, RunsFailedError
 from touchline.data.user_config import UserConfig
 from touchline.results.strategy import advance
 from touchline.run.folders import ExperimentFolder
-from touchline.run.planning import read_planned
+from touchline.run.planning import LoadedPlan, read_planned
 from touchline.run.recovering import with_micro_batches
 from touchline.spec.strategy import DecisionKind, StopReason, StrategyDecision
 
@@ -166,7 +168,6 @@ def test_any_other_failure_holds_the_look(
         ("detect: 10", "detect: 1", "detect"),
         ("learning_rate: 1e-2", "learning_rate: 2e-2", "train changed"),
         ("max_new_tokens: 8", "max_new_tokens: 9", "evaluate changed"),
-        ("    seed_spread: 5\n", "    seed_spread: 5\n  budget: 40h\n", "budget_device_hours"),
         ("train.lora.rank: [2, 4, 8]", "train.lora.rank: [2, 4, 8, 16]", None),
     ],
 )
@@ -219,6 +220,11 @@ def test_past_runs_that_came_in_between_change_no_design(
         "touchline.plan.strategy.resolving._chosen_looks", lambda planned, contrasts: (len(planned.seeds),)
     )
     assert api.plan(folder, settings).plan.strategy == strategy
+    (folder / "experiment.yaml").write_text((folder / "experiment.yaml").read_text() + "  budget: 40h\n")
+    changed = api.plan(folder, settings).plan.strategy
+    assert changed is not None
+    assert changed.budget_device_hours == 40
+    assert changed.design == strategy
 
 
 def test_a_run_that_is_not_started_is_refused_by_name(
@@ -249,6 +255,183 @@ def test_nothing_is_started_that_is_predicted_to_exceed_the_budget(
     assert stop.next_device_hours is not None
     assert [result.name for result in found] == ["1M_base"]
     assert api.resume(folder, settings) == found
+
+
+def with_budget(folder: Path, budget: str) -> None:
+    (folder / "experiment.yaml").write_text(f"{EXPERIMENT}  budget: {budget}\n")
+
+
+def one_hour_per_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every fine-tuned run has taken one device-hour; the next ones are predicted to take less than 0.3 together."""
+
+    def spent(planned: LoadedPlan) -> float:
+        return len(list(planned.folder.root.glob("*_seed*/eval")))
+
+    monkeypatch.setattr("touchline.results.strategy.spent_device_hours", spent)
+
+
+def of_kinds(folder: Path, *kinds: DecisionKind) -> list[StrategyDecision]:
+    return [each for each in decided(folder) if each.kind in kinds]
+
+
+def without_stops(folder: Path) -> list[StrategyDecision]:
+    """Decisions but for stops for the budget and continuations."""
+    return [
+        each
+        for each in decided(folder)
+        if each.continuation is None and not (each.stop is not None and each.stop.reason is StopReason.BUDGET)
+    ]
+
+
+def test_a_larger_budget_continues_as_if_it_had_been_there_from_the_start(
+    tmp_path: Path, settings: UserConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By run, and by plan and resume; one that is larger and not enough says what is."""
+    stand_in(monkeypatch, SLOW)
+    one_hour_per_run(monkeypatch)
+    calm = make_experiment(tmp_path / "calm", EXPERIMENT + "  budget: 40h\n")
+    api.run(calm, settings, probe=False)
+    folder = make_experiment(tmp_path / "tiny")
+    said: list[str] = []
+    with_budget(folder, "5h")
+    api.run(folder, settings, probe=False, on_message=said.append)
+    assert len(verdicts(decided(folder))) == 1
+    (hint,) = (line for line in said if line.startswith("stopped by the budget of 5 device-hours"))
+    assert "set strategy.budget in experiment.yaml to 9" in hint
+    assert f"`touchline run '{folder}'`" in hint
+    ended = decided(folder)
+    said.clear()
+    with_budget(folder, "8h")
+    api.run(folder, settings, probe=False, on_message=said.append)
+    assert decided(folder) == ended
+    assert any(line.startswith("stopped by the budget of 8 device-hours") for line in said)
+    with_budget(folder, "9.5h")
+    api.plan(folder, settings)
+    assert decided(folder) == ended, "a plan decides nothing"
+    api.resume(folder, settings)
+    assert len(verdicts(decided(folder))) == 2
+    with_budget(folder, "40h")
+    api.run(folder, settings, probe=False)
+    assert without_stops(folder) == list(decided(calm))
+    lines = of_kinds(folder, DecisionKind.STOP, DecisionKind.CONTINUATION)
+    stops = [(each.stop.budget_device_hours, each.stop.spent_device_hours) for each in lines if each.stop]
+    budgets = [each.continuation.budget_device_hours for each in lines if each.continuation]
+    assert (stops[0], budgets[0]) == ((5, 9), 9.5)
+    assert stops[-1][0] is None, "the last one is the end: everything is decided"
+    text = (folder / "RESULTS.md").read_text()
+    assert "A budget of 5 " in text
+    assert "stopped it after look 1 of 3, and it was continued with 9.5." in text
+
+
+def test_without_a_larger_budget_it_stays_stopped(
+    tmp_path: Path, settings: UserConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the same budget, even if less is spent now, and with a smaller one, even than a single run takes."""
+    stand_in(monkeypatch, SLOW)
+    one_hour_per_run(monkeypatch)
+    folder = make_experiment(tmp_path / "tiny")
+    with_budget(folder, "5h")
+    api.run(folder, settings, probe=False)
+    ended = decided(folder)
+    monkeypatch.setattr("touchline.results.strategy.spent_device_hours", lambda planned: 0.0)
+    for budget in ("5h", "4h", "0.1s"):
+        with_budget(folder, budget)
+        api.run(folder, settings, probe=False)
+        api.resume(folder, settings)
+        assert decided(folder) == ended
+
+
+def test_a_smaller_budget_is_that_of_the_coming_starts(
+    tmp_path: Path, settings: UserConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runs of the look that has begun are finished, and their look is taken."""
+    work = stand_in(monkeypatch, SLOW)
+    one_hour_per_run(monkeypatch)
+    folder = make_experiment(tmp_path / "tiny")
+    with_budget(folder, "40h")
+    work.kill_at = 5
+    with pytest.raises(KilledError):
+        api.run(folder, settings, probe=False)
+    assert not verdicts(decided(folder))
+    with_budget(folder, "2h")
+    api.run(folder, settings, probe=False)
+    assert len(verdicts(decided(folder))) == 1
+    stop = decided(folder)[-1].stop
+    assert stop is not None
+    assert (stop.reason, stop.budget_device_hours) == (StopReason.BUDGET, 2)
+
+
+def test_a_change_beside_the_budget_is_refused_and_named_alone(
+    tmp_path: Path, settings: UserConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in(monkeypatch, SLOW)
+    one_hour_per_run(monkeypatch)
+    folder = make_experiment(tmp_path / "tiny")
+    with_budget(folder, "5h")
+    api.run(folder, settings, probe=False)
+    ended = decided(folder)
+    with_budget(folder, "40h")
+    text = (folder / "experiment.yaml").read_text()
+    (folder / "experiment.yaml").write_text(text.replace("detect: 10", "detect: 1"))
+    with pytest.raises(PlanDriftError) as refused:
+        api.run(folder, settings, probe=False)
+    assert "detect" in refused.value.message
+    assert "budget" not in refused.value.message
+    assert decided(folder) == ended
+
+
+def test_submit_continues_with_a_larger_budget_too(
+    tmp_path: Path, settings: UserConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped it submits nothing and says what to type; continued it returns the runs of the next look."""
+    stand_in(monkeypatch, SLOW)
+    one_hour_per_run(monkeypatch)
+    folder = make_experiment(tmp_path / "tiny")
+    with_budget(folder, "5h")
+    api.run(folder, settings, probe=False)
+    said: list[str] = []
+
+    def submitted() -> set[int | None]:
+        planned = read_planned(folder)
+        there = replace(planned, plan=replace(planned.plan, executor="slurm"))
+        runs = submit_by_strategy(there, None, said.append, prepare=lambda loaded: loaded)[1]
+        return {run.seed for run in runs if run.phase is not None and not (folder / run.name / "eval").exists()}
+
+    assert submitted() == set()
+    assert f"`touchline plan '{folder}'` and `touchline submit '{folder}'`" in said[-1]
+    with_budget(folder, "40h")
+    api.plan(folder, settings)
+    assert submitted() == {14}
+    assert said[-2].startswith("the strategy continues: now the budget of 40 device-hours; 9 device-hours are spent")
+
+
+@pytest.mark.slow
+def test_a_kill_before_any_action_continues_once(
+    tmp_path: Path, settings: UserConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed before each line and result from the end of the first look on: one stop, one continuation."""
+    work = stand_in(monkeypatch, SLOW)
+    one_hour_per_run(monkeypatch)
+
+    def both(folder: Path, kill_at: int | None) -> None:
+        """Stop for the budget and continue, each by a command that is typed again where it was killed."""
+        make_experiment(folder)
+        work.actions, work.kill_at = 0, kill_at
+        for budget in ("5h", "40h"):
+            with_budget(folder, budget)
+            try:
+                api.run(folder, settings, probe=False)
+            except KilledError:
+                api.resume(folder, settings)
+
+    both(tmp_path / "calm", None)
+    wanted, actions = decided(tmp_path / "calm"), work.actions
+    first = 1 + 10
+    assert actions > first + 5
+    assert [each.kind.value for each in wanted][:4] == ["begin", "look", "stop", "continuation"]
+    for kill_at in range(first, actions):
+        both(tmp_path / f"killed{kill_at}", kill_at)
+        assert decided(tmp_path / f"killed{kill_at}") == wanted, kill_at
 
 
 def test_the_spread_between_seeds_comes_from_past_runs_where_it_is_not_stated(

@@ -15,10 +15,13 @@ from touchline.plan.strategy.costs import look_bounds, promised_power, refuse_im
 from touchline.plan.strategy.fixed_design import design_changes, design_digest
 from touchline.plan.strategy.section import strategy_sections
 from touchline.plan.strategy.state import cells_of, started_plan, strategy_state
-from touchline.plan.strategy.text import status_line, strategy_status
+from touchline.plan.strategy.text import decision_line, status_line, strategy_status
 from touchline.spec.plan import Plan, PlannedRun
 from touchline.spec.strategy import (
+    Choice,
+    Continuation,
     ContrastLook,
+    Cut,
     DecisionKind,
     ExploreConfig,
     Look,
@@ -70,6 +73,16 @@ def looked(number: int, **verdicts: Verdict) -> StrategyDecision:
     return StrategyDecision(kind=DecisionKind.LOOK, number=number, design="d", look=look)
 
 
+def stopped(budget: float | None, reason: StopReason = StopReason.BUDGET) -> StrategyDecision:
+    stop = Stop(reason=reason, budget_device_hours=budget, spent_device_hours=0.9, next_device_hours=0.5)
+    return StrategyDecision(kind=DecisionKind.STOP, design="d", stop=stop)
+
+
+def continuation(budget: float | None) -> StrategyDecision:
+    found = Continuation(budget_device_hours=budget, spent_device_hours=0.9, next_device_hours=0.5)
+    return StrategyDecision(kind=DecisionKind.CONTINUATION, design="d", continuation=found)
+
+
 def names(runs: tuple[PlannedRun, ...]) -> set[str]:
     return {run.name for run in runs}
 
@@ -105,6 +118,70 @@ def test_runs_that_the_budget_stopped_are_not_listed() -> None:
     after = strategy_state(plan, [looked(0, eight=Verdict.UNDECIDED, two=Verdict.UNDECIDED), stop])
     assert {run.seed for run in after.started if run.phase is Phase.CONFIRM} == {11, 12}
     assert not any(run.phase is Phase.CONFIRM for run in after.working)
+
+
+def exploring_plan() -> Plan:
+    """A plan whose runs with the first seed are those of explore."""
+    plan = plan_of(budget_device_hours=5.0)
+    assert plan.strategy is not None
+    explore = ExploreConfig(reference={"train.lora.rank": 4})
+    runs = tuple(replace(run, phase=Phase.EXPLORE) if run.seed == 11 else run for run in plan.runs)
+    return replace(plan, runs=runs, strategy=replace(plan.strategy, explore=explore, contrasts=()))
+
+
+def test_a_stop_that_was_lifted_leaves_no_trace_in_the_state() -> None:
+    """After any decision of either phase, once or twice, the state is that of a strategy that never stopped."""
+    looks = [
+        looked(0, eight=Verdict.UNDECIDED, two=Verdict.UNDECIDED),
+        looked(1, eight=Verdict.ESTABLISHED, two=Verdict.NOT_ESTABLISHED),
+    ]
+    explored = exploring_plan()
+    kept, cut = ("rank4_1e-3_11", "rank8_1e-3_11"), ("rank2_1e-3_11",)
+    confirmed = plan_of().strategy
+    assert confirmed is not None
+    explore = [
+        StrategyDecision(
+            kind=DecisionKind.CUT, design="d", cut=Cut(step=3, policy="halving", losses=(), kept=kept, cut=cut)
+        ),
+        StrategyDecision(
+            kind=DecisionKind.CHOICE,
+            design="d",
+            choice=Choice(losses=(), chosen=kept[1:], contrasts=confirmed.contrasts),
+        ),
+    ]
+    begin = StrategyDecision(kind=DecisionKind.BEGIN, design="d")
+    for plan, decisions in (
+        (plan_of(budget_device_hours=5.0), [begin, *looks]),
+        (explored, [begin, *explore, *looks]),
+    ):
+        for place in range(1, len(decisions) + 1):
+            before, after = decisions[:place], decisions[place:]
+            lifted = [*before, stopped(1.0), continuation(3.0), stopped(3.0), continuation(5.0)]
+            for left in range(len(after) + 1):
+                found = strategy_state(plan, [*lifted, *after[:left]])
+                assert replace(found, taken=found.taken - 4) == strategy_state(plan, [*before, *after[:left]])
+            ended = strategy_state(plan, lifted[:-1])
+            assert ended.stop is not None
+            assert not ended.newest
+
+
+def test_only_a_larger_budget_lifts_a_stop_for_the_budget() -> None:
+    for budget, lifts in ((0.5, False), (1.0, False), (1.5, True), (None, True)):
+        ended = stopped(1.0).stop
+        assert ended is not None
+        assert ended.is_below(budget) is lifts
+    settled = stopped(None, StopReason.SETTLED).stop
+    assert settled is not None
+    assert not settled.is_below(None)
+
+
+def test_the_budget_is_no_part_of_the_design() -> None:
+    """Another change is named alone."""
+    plan, raised = plan_of(budget_device_hours=5.0), plan_of(budget_device_hours=9.0)
+    assert design_digest(plan) == design_digest(raised) == design_digest(plan_of())
+    assert design_changes(plan, raised) == ()
+    (changed,) = design_changes(plan, plan_of(budget_device_hours=9.0, detect=0.03))
+    assert changed == "strategy: detect was 0.02 and is 0.03"
 
 
 def test_sides_are_compared_in_the_conditions_that_both_have() -> None:
@@ -221,12 +298,26 @@ def test_the_status_is_one_line() -> None:
     assert strategy_status(replace(plan, strategy=None), []) is None
 
 
+def test_the_status_names_the_budget_that_stopped_it_and_a_larger_one() -> None:
+    ended = "the budget of 1 device-hours: 0.9 device-hours are spent, and the next runs are predicted to take 0.5"
+    lines = {}
+    for budget in (0.5, 1.0, 5.0):
+        status = strategy_status(plan_of(budget_device_hours=budget), [stopped(1.0)])
+        assert status is not None
+        lines[budget] = status_line(status).split("; ")
+    assert lines[0.5] == lines[1.0]
+    assert lines[1.0][0] == f"strategy: {ended}"
+    assert lines[5.0][1].startswith("now the budget of 5 device-hours, with which `touchline run`")
+    assert decision_line(plan_of(), stopped(1.0)) == f"the strategy ends: {ended}"
+    assert decision_line(plan_of(), continuation(5.0)) == (
+        "the strategy continues: now the budget of 5 device-hours; 0.9 device-hours are spent, and the next runs are "
+        "predicted to take 0.5"
+    )
+    assert "now no budget; " in decision_line(plan_of(), continuation(None))
+
+
 def test_explore_that_the_budget_stopped_is_not_worked_on() -> None:
-    plan = plan_of()
-    explore = ExploreConfig(reference={"train.lora.rank": 4})
-    runs = tuple(replace(run, phase=Phase.EXPLORE) if run.seed == 11 else run for run in plan.runs)
-    assert plan.strategy is not None
-    exploring = replace(plan, runs=runs, strategy=replace(plan.strategy, explore=explore, contrasts=()))
+    exploring = exploring_plan()
     assert {run.seed for run in strategy_state(exploring, []).working if run.phase is Phase.EXPLORE} == {11}
     stop = StrategyDecision(kind=DecisionKind.STOP, design="d", stop=Stop(reason=StopReason.BUDGET))
     assert names(strategy_state(exploring, [stop]).working) == {"1M_base"}

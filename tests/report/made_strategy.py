@@ -21,6 +21,7 @@ from touchline.results.strategy_record import StrategyRecord
 from touchline.spec.plan import Plan, PlannedRun
 from touchline.spec.strategy import (
     Choice,
+    Continuation,
     ContrastLook,
     Cut,
     DecisionKind,
@@ -179,8 +180,17 @@ def look(number: int, *contrasts: ContrastLook) -> StrategyDecision:
     return decision(DecisionKind.LOOK, number - 1, look=Look(seeds=len(contrasts[0].pairs), contrasts=contrasts))
 
 
-def stopped(reason: StopReason = StopReason.SETTLED, *, more: float | None = None) -> StrategyDecision:
-    return decision(DecisionKind.STOP, stop=Stop(reason=reason, spent_device_hours=4.0, next_device_hours=more))
+def stopped(
+    reason: StopReason = StopReason.SETTLED, *, budget: float | None = None, more: float | None = None
+) -> StrategyDecision:
+    stop = Stop(reason=reason, budget_device_hours=budget, spent_device_hours=4.0, next_device_hours=more)
+    return decision(DecisionKind.STOP, stop=stop)
+
+
+def continued(budget: float | None) -> StrategyDecision:
+    """Continuation after a stop for the budget."""
+    found = Continuation(budget_device_hours=budget, spent_device_hours=4.0, next_device_hours=2.5)
+    return decision(DecisionKind.CONTINUATION, continuation=found)
 
 
 HIGH_SCORES = {11: (0.80, 0.765), 12: (0.81, 0.78), 13: (0.79, 0.765), 14: (0.805, 0.77)}

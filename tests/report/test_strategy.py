@@ -326,16 +326,37 @@ def test_the_budget_names_what_more_would_cost() -> None:
     """Undecided contrasts are named; they are not called decided."""
     alone = ms.seen(ms.HIGH, ms.first(ms.HIGH_SCORES, 3), bound=16.3, futility=None, verdict=Verdict.UNDECIDED)
     plan = ms.confirm_plan(ms.HIGH, budget=5.0)
-    decisions = (ms.look(1, alone), ms.stopped(StopReason.BUDGET, more=2.5))
+    decisions = (ms.look(1, alone), ms.stopped(StopReason.BUDGET, budget=5.0, more=2.5))
     report = build_report(ms.gathered(plan, decisions))
     step = report.next_steps[0]
     assert step.title == "Decide on a larger budget"
     assert "4 of 5 device-hours (CPU) spent; the next runs would take 2.5 more" in step.why
     assert "Undecided: rank 64 against rank 4." in step.why
+    assert "A larger `strategy.budget` in experiment.yaml continues" in step.why
+    assert step.command == "touchline plan ."
+    assert step.why.endswith("plan it, then `touchline submit .`.")
     (sentence,) = sentences(report, "Contrasts at their looks")
     assert sentence.endswith("The budget stopped the strategy before the next look.")
     # The runs of the next look were not started.
     assert {run.seed for run in report.runs if run.phase is Phase.CONFIRM} == {11, 12, 13}
+
+
+def test_a_stop_for_the_budget_that_was_lifted_is_named() -> None:
+    """With both budgets; verdicts and their sentences are those of an experiment that was never stopped."""
+    begin, first, second, end = ms.two_contrasts()
+    lifted = (begin, first, ms.stopped(StopReason.BUDGET, budget=5.0, more=2.5), ms.continued(40.0), second, end)
+    plan = ms.confirm_plan(ms.HIGH, ms.MIDDLE, budget=40.0)
+    calm, report = build_report(ms.gathered(plan, ms.two_contrasts())), build_report(ms.gathered(plan, lifted))
+    sentence = (
+        "A budget of 5 device-hours (CPU) stopped it after look 1 of 3, and it was continued with 40. Looks and bounds "
+        "stayed as planned."
+    )
+    assert sentence in results_markdown(report, ())
+    assert "stopped it" not in results_markdown(calm, ())
+    assert report.findings == calm.findings
+    assert report.next_steps == calm.next_steps
+    without = build_report(ms.gathered(plan, (*lifted[:3], ms.continued(None), second, end)))
+    assert "continued with no budget." in results_markdown(without, ())
 
 
 # ---- other views -----------------------------------------------------------------------------------------------------

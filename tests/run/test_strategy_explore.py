@@ -22,7 +22,7 @@ from touchline.plan.strategy.explore_section import cost_at_most, explore_sectio
 from touchline.plan.totals import scale_quantity
 from touchline.run.folders import ExperimentFolder
 from touchline.run.jobs import evaluation_jobs, training_job, training_jobs
-from touchline.run.planning import read_planned
+from touchline.run.planning import LoadedPlan, read_planned
 from touchline.run.recovering import failures_of
 from touchline.spec.strategy import Cut, DecisionKind, StopReason, StrategyDecision
 
@@ -95,6 +95,29 @@ def test_explore_alone_ends_with_its_choice(
     assert (choice.choice.chosen, choice.choice.contrasts) == (("1M_rank8",), ())
     assert stop.stop is not None
     assert stop.stop.reason is StopReason.SETTLED
+
+
+def test_a_budget_that_stopped_either_phase_may_be_raised(
+    tmp_path: Path, settings: UserConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cuts, choice and looks are those of an experiment that was never stopped."""
+    explore_stand_in(monkeypatch, RANK8)
+    calm, folder = make_experiment(tmp_path / "calm", EXPERIMENT), make_experiment(tmp_path / "tiny", EXPERIMENT)
+    api.run(calm, settings, probe=False)
+
+    def spent(planned: LoadedPlan) -> float:
+        return 2.0 if any(each.choice is not None for each in planned.folder.decisions()) else 0.99999
+
+    monkeypatch.setattr("touchline.results.strategy.spent_device_hours", spent)
+    kinds = []
+    for budget in ("1h", "2h", "3h"):
+        (folder / "experiment.yaml").write_text(f"{EXPERIMENT}  budget: {budget}\n")
+        api.run(folder, settings, probe=False)
+        kinds.append("".join(each.kind.value[:2] for each in decided(folder)))
+    assert kinds[0] == "best", "before explore"
+    assert kinds[1] == "bestcocucuchst", "before confirm"
+    kept = [each for each in decided(folder) if each.continuation is None]
+    assert [each for each in kept if each.stop is None or each.stop.reason is not StopReason.BUDGET] == [*decided(calm)]
 
 
 @pytest.mark.slow

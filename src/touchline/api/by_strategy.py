@@ -9,7 +9,7 @@ from dataclasses import replace
 from touchline.core.callbacks import MessageCallback
 from touchline.data.user_config import UserConfig
 from touchline.plan.strategy.state import StrategyState
-from touchline.results.strategy import advance, needed_runs, waiting_line
+from touchline.results.strategy import advance, budget_line, needed_runs, waiting_line
 from touchline.run import launching
 from touchline.run.divergence import has_diverged
 from touchline.run.planning import LoadedPlan
@@ -66,7 +66,7 @@ def work_by_strategy(
         done = launching.ExecutionResult(planned=planned, stopped=_failed(planned, done.stopped))
         after = advance(planned, on_message)
         if done.stopped or only is not None or after.taken == state.taken:
-            if (line := waiting_line(planned, after)) is not None:
+            if (line := budget_line(planned, after) or waiting_line(planned, after)) is not None:
                 on_message(line)
             return done
 
@@ -79,7 +79,9 @@ def submit_by_strategy(
     planned = prepare(planned)
     request_pauses(planned, state)
     again = f"touchline submit {shlex.quote(str(planned.folder.root))}"
-    if (line := waiting_line(planned, state)) is not None:
+    if (line := budget_line(planned, state)) is not None:
+        on_message(line)
+    elif (line := waiting_line(planned, state)) is not None:
         on_message(f"{line}; when they are evaluated, `{again}` takes it and submits what it asks for")
     return planned, _chosen(planned, state, only)
 

@@ -71,7 +71,7 @@ def _budget(gathered: ReportInputs, report: StrategyReport, names: list[str]) ->
     if spent is None and not isinstance(known := finite(report.cost.spent), Missing):
         spent = known.value
     used = "" if spent is None else f"{spent:.3g} "
-    limit = report.planned.budget_device_hours
+    limit = None if stop is None else stop.budget_device_hours
     of = "" if limit is None else f"of {limit:.3g} "
     more = None if stop is None else stop.next_device_hours
     cost = (
@@ -80,8 +80,13 @@ def _budget(gathered: ReportInputs, report: StrategyReport, names: list[str]) ->
         else f"; the next runs would take {more:.3g} more"
     )
     left = f" Undecided: {join_names(names)}." if names else ""
+    is_local = gathered.plan is None or gathered.plan.compute.executor == "local"
+    command, then = (
+        ("touchline run .", "") if is_local else ("touchline plan .", ": plan it, then `touchline submit .`")
+    )
     return NextStep(
         title="Decide on a larger budget",
-        why=f"The budget stopped the strategy: {used}{of}{unit} spent{cost}.{left} The budget is part of the design: "
-        "with another one the contrasts are asked again, on fresh seeds.",
+        why=f"The budget stopped the strategy: {used}{of}{unit} spent{cost}.{left} A larger `strategy.budget` in "
+        f"experiment.yaml continues with the planned looks and bounds{then}.",
+        command=command,
     )

@@ -6,6 +6,7 @@ are computed: a command that was killed before it recorded one computes the same
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from touchline.core.callbacks import MessageCallback
@@ -14,8 +15,8 @@ from touchline.core.quantity import Quantity
 from touchline.core.units import plural
 from touchline.plan.strategy.costs import explore_hours
 from touchline.plan.strategy.fixed_design import design_digest
-from touchline.plan.strategy.state import StrategyState, strategy_state
-from touchline.plan.strategy.text import decision_line, first_names
+from touchline.plan.strategy.state import StrategyState, continued, strategy_state
+from touchline.plan.strategy.text import budget_text, decision_line, first_names
 from touchline.plan.totals import totals
 from touchline.results.look_evidence import look_at
 from touchline.run.divergence import has_diverged
@@ -26,7 +27,7 @@ from touchline.run.spent import spent_device_hours
 from touchline.run.strategy_explore import explore_waits, next_explore_decision
 from touchline.slurm.job_view import JobName
 from touchline.spec.plan import PlannedRun
-from touchline.spec.strategy import DecisionKind, Phase, Stop, StopReason, StrategyDecision
+from touchline.spec.strategy import Continuation, DecisionKind, Phase, Stop, StopReason, StrategyDecision
 
 
 def advance(planned: LoadedPlan, on_message: MessageCallback) -> StrategyState:
@@ -94,7 +95,7 @@ def _due(planned: LoadedPlan, state: StrategyState, design: str) -> StrategyDeci
     if state.design is None:
         return StrategyDecision(kind=DecisionKind.BEGIN, design=design)
     if state.stop is not None:
-        return None
+        return _continuation(planned, state, design)
     if (stop := _over_budget(planned, state)) is not None:
         return StrategyDecision(kind=DecisionKind.STOP, design=design, stop=stop)
     if state.is_exploring:
@@ -119,21 +120,42 @@ def _over_budget(planned: LoadedPlan, state: StrategyState) -> Stop | None:
 
     It is judged before any of them is started, and not again: what is begun is finished.
     """
-    strategy = planned.plan.strategy
-    assert strategy is not None
     coming = state.newest
     if state.is_exploring:
         coming = tuple(run.name for run in state.started if run.phase is Phase.EXPLORE)
-    if strategy.budget_device_hours is None or not coming or _has_begun(planned, coming):
+    budget = _budget(planned)
+    if budget is None or not coming or _has_begun(planned, coming):
         return None
+    spent, predicted = spent_device_hours(planned), _next_hours(planned, state)
+    if predicted is None or spent + predicted <= budget:
+        return None
+    return Stop(
+        reason=StopReason.BUDGET, budget_device_hours=budget, spent_device_hours=spent, next_device_hours=predicted
+    )
+
+
+def _continuation(planned: LoadedPlan, state: StrategyState, design: str) -> StrategyDecision | None:
+    """Return the continuation of a strategy that a smaller budget stopped; None if the budget is not enough yet."""
+    budget = _budget(planned)
+    if state.stop is None or not state.stop.is_below(budget):
+        return None
+    spent, predicted = spent_device_hours(planned), _next_hours(planned, continued(planned.plan, state))
+    if budget is not None and predicted is not None and spent + predicted > budget:
+        return None
+    found = Continuation(budget_device_hours=budget, spent_device_hours=spent, next_device_hours=predicted)
+    return StrategyDecision(kind=DecisionKind.CONTINUATION, design=design, continuation=found)
+
+
+def _budget(planned: LoadedPlan) -> float | None:
+    assert planned.plan.strategy is not None
+    return planned.plan.strategy.budget_device_hours
+
+
+def _next_hours(planned: LoadedPlan, state: StrategyState) -> float | None:
+    """Return the predicted device-hours of explore, or of the runs that the coming look adds; None if unknown."""
     if state.is_exploring:
-        predicted = explore_hours(planned.plan)
-    else:
-        predicted = predicted_device_hours(planned, [run for run in state.working if run.name in coming])
-    spent = spent_device_hours(planned)
-    if predicted is None or spent + predicted <= strategy.budget_device_hours:
-        return None
-    return Stop(reason=StopReason.BUDGET, spent_device_hours=spent, next_device_hours=predicted)
+        return explore_hours(planned.plan)
+    return predicted_device_hours(planned, [run for run in state.working if run.name in state.newest])
 
 
 def predicted_device_hours(planned: LoadedPlan, runs: Sequence[PlannedRun]) -> float | None:
@@ -153,6 +175,27 @@ def _has_begun(planned: LoadedPlan, names: Sequence[str]) -> bool:
         return True
     begun = (each for each in read_ledger(planned.folder.ledger) if each.event in ("intent", "adopted"))
     return any(JobName.parse(each.job).subject in wanted for each in begun)
+
+
+def budget_line(planned: LoadedPlan, state: StrategyState) -> str | None:
+    """Return how a strategy that its budget stopped is continued; None of another one."""
+    if state.stop is None or state.stop.reason is not StopReason.BUDGET:
+        return None
+    predicted = _next_hours(planned, continued(planned.plan, state))
+    needed = spent_device_hours(planned) + (predicted or 0.0)
+    folder = quoted(str(planned.folder.root))
+    is_local = planned.plan.executor == "local"
+    then = f"`touchline run {folder}`" if is_local else f"`touchline plan {folder}` and `touchline submit {folder}`"
+    return (
+        f"stopped by {budget_text(_budget(planned))}; to continue, set strategy.budget in experiment.yaml to "
+        f"{_rounded_up(needed)}h or more and type {then}: looks and bounds stay as planned"
+    )
+
+
+def _rounded_up(hours: float) -> str:
+    """Return hours with three digits, at most three of them decimals, not less than they are."""
+    unit = 10.0 ** max(math.floor(math.log10(hours)) - 2, -3) if hours > 0 else 1.0
+    return f"{math.ceil(hours / unit) * unit:.10g}"
 
 
 def waiting_line(planned: LoadedPlan, state: StrategyState) -> str | None:

@@ -191,7 +191,8 @@ def resolve(
         spread = old.spread if old is not None and has_spread else _past_spread(plan_, settings)
     if fixed is None and (between := seed_spread_of(plan_, spread)) is not None:
         plan_ = build_plan(replace(inputs, seed_spread=between))
-    refuse_impossible(plan_)
+    if fixed is None:
+        refuse_impossible(plan_)
     plan_ = replace(plan_, kept_evaluations=tuple(_kept_evaluations(plan_, folder)), spread=spread)
     notes = (*_notes((*seen.findings, *found)), *plan_.kept_evaluations, *_short_of_space(plan_, folder))
     return plan_, notes

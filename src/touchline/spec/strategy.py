@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
@@ -114,7 +114,8 @@ class StrategyConfig:
     confirm: ConfirmConfig | None = None
     """Contrasts on fresh seeds."""
     budget: Text | None = None
-    """Device-hours of all runs, `40h`: nothing is started that is predicted to exceed it."""
+    """Device-hours of all runs, `40h`: nothing is started that is predicted to exceed it. It may be changed at any
+    time."""
 
     def __post_init__(self) -> None:
         if self.explore is None and self.confirm is None:
@@ -144,7 +145,7 @@ class StatedContrast:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlannedStrategy:
-    """Strategy of a plan, with everything resolved. A change after the first decision is refused."""
+    """Strategy of a plan, with everything resolved. A change of its design after the first decision is refused."""
 
     explore: ExploreConfig | None
     """First phase; None without one."""
@@ -164,7 +165,12 @@ class PlannedStrategy:
     seed_spread_source: str = ""
     """Source of it: `stated`, or the past runs."""
     budget_device_hours: float | None = None
-    """Limit of all runs together."""
+    """Limit of all runs together; not part of the design."""
+
+    @property
+    def design(self) -> PlannedStrategy:
+        """Return what the first decision fixes: all but the budget, which only says how many of the looks are taken."""
+        return replace(self, budget_device_hours=None)
 
     @property
     def effect(self) -> float | None:
@@ -172,10 +178,10 @@ class PlannedStrategy:
         return None if self.seed_spread is None else self.detect / self.seed_spread
 
     def digest(self, runs: Sequence[tuple[str, str]]) -> str:
-        """Return the hash of the design: this strategy, and names and digests of the runs in order."""
+        """Return the hash of the design: that of this strategy, and names and digests of the runs in order."""
         from pydantic import TypeAdapter
 
-        stated = json.loads(TypeAdapter(PlannedStrategy).dump_json(self))
+        stated = json.loads(TypeAdapter(PlannedStrategy).dump_json(self.design))
         text = json.dumps([stated, list(runs)], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -198,6 +204,8 @@ class DecisionKind(StrEnum):
     CHOICE = "choice"
     LOOK = "look"
     STOP = "stop"
+    CONTINUATION = "continuation"
+    """A larger budget lifts a stop for the budget."""
 
 
 class StopReason(StrEnum):
@@ -313,14 +321,34 @@ class Look:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stop:
-    """End of the strategy."""
+    """End of the strategy; of one for the budget until a larger budget lifts it."""
 
     reason: StopReason
     """Reason."""
+    budget_device_hours: float | None = None
+    """Budget that the next runs would have exceeded; None with another reason."""
     spent_device_hours: float | None = None
     """Device-hours of all trainings and evaluations so far; None if unknown."""
     next_device_hours: float | None = None
     """Predicted device-hours of the runs that were not started."""
+
+    def is_below(self, budget: float | None) -> bool:
+        """Return whether the budget that ended the strategy is smaller than another one; None is no limit."""
+        if self.reason is not StopReason.BUDGET:
+            return False
+        return budget is None or (self.budget_device_hours is not None and self.budget_device_hours < budget)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Continuation:
+    """Continuation with a larger budget after a stop for the budget."""
+
+    budget_device_hours: float | None
+    """Budget; None without a limit."""
+    spent_device_hours: float
+    """Device-hours of all trainings and evaluations so far."""
+    next_device_hours: float | None
+    """Predicted device-hours of the runs that are started next; None if unknown."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -341,11 +369,14 @@ class StrategyDecision:
     """Look."""
     stop: Stop | None = None
     """End."""
+    continuation: Continuation | None = None
+    """Continuation after a stop for the budget."""
 
 
 __all__ = [
     "Choice",
     "ConfirmConfig",
+    "Continuation",
     "ContrastConfig",
     "ContrastLook",
     "Cut",

@@ -1,7 +1,8 @@
 """Design of a strategy: what its first decision fixes, and what differs in a later plan.
 
 The design is the strategy with its looks, and what every run computes. How a run is laid out on the device is not part
-of it: recovery may plan smaller micro-batches.
+of it: recovery may plan smaller micro-batches. Nor is the budget: it says how many of the planned looks are taken, and
+changes none of them.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def _changed_keys(old: PlannedStrategy | None, new: PlannedStrategy | None) -> I
     if old is None or new is None:
         yield "strategy is gone" if new is None else "strategy is new"
         return
-    before, after = _stated(old), _stated(new)
+    before, after = _stated(old.design), _stated(new.design)
     for key in dict.fromkeys((*before, *after)):
         if before.get(key) != after.get(key):
             yield f"strategy: {key} was {_short(before.get(key))} and is {_short(after.get(key))}"

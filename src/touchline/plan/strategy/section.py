@@ -146,7 +146,10 @@ def _about_costs(plan: Plan, strategy: PlannedStrategy, costs: StrategyCosts | N
         yield f"{budget}; {_BUDGET if known else _NO_BUDGET}"
 
 
-_BUDGET = "before a look's runs are started, what is spent and what they are predicted to take must not exceed it."
+_BUDGET = (
+    "before a look's runs are started, what is spent and what they are predicted to take must not exceed it. It is "
+    "not part of the design, and may be changed at any time."
+)
 _NO_BUDGET = "it is not checked, because the costs are not known."
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from touchline.core.levels import SEEDS
 from touchline.spec.plan import Plan, PlannedRun
-from touchline.spec.strategy import Phase, StatedContrast, Stop, StopReason, StrategyDecision, Verdict, matches
+from touchline.spec.strategy import DecisionKind, Phase, StatedContrast, Stop, StrategyDecision, Verdict, matches
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,7 +33,7 @@ class StrategyState:
     looks_taken: int = 0
     """Looks that have been taken."""
     stop: Stop | None = None
-    """End of the strategy; None before it."""
+    """End of the strategy; None before it, and after a larger budget has lifted a stop for the budget."""
     started: tuple[PlannedRun, ...] = ()
     """Runs that have been made active so far, in the plan's order: controls, explore runs with the cut ones, and runs
     of confirm up to the coming look. Reports and status list these."""
@@ -61,30 +61,21 @@ def strategy_state(plan: Plan, decisions: Sequence[StrategyDecision]) -> Strateg
     started = {run.name for run in plan.runs if run.phase in (None, Phase.EXPLORE)}
     contrasts, chosen, stop = strategy.contrasts, None, None
     cuts = looks = 0
-    newest = _names_of_coming_look(plan, contrasts, 0)
     for decision in decisions:
         if decision.cut is not None:
             cut |= decision.cut.steps
             cuts += 1
         elif decision.choice is not None:
             chosen, contrasts = decision.choice.chosen, decision.choice.contrasts
-            newest = _names_of_coming_look(plan, contrasts, 0)
         elif decision.look is not None:
+            started |= _names_of_coming_look(plan, _undecided(contrasts, verdicts), looks)
             looks += 1
             verdicts |= {each.contrast: each.verdict for each in decision.look.contrasts}
-            started |= newest
-            newest = _names_of_coming_look(plan, _undecided(contrasts, verdicts), looks)
-        elif decision.stop is not None:
+        elif decision.kind in (DecisionKind.STOP, DecisionKind.CONTINUATION):
             stop = decision.stop
-            if stop.reason is StopReason.BUDGET:
-                # They were not started.
-                newest = set()
-    newest -= started
-    started |= newest
     state = StrategyState(
         design=decisions[0].design if decisions else None,
         taken=len(decisions),
-        newest=tuple(run.name for run in plan.runs if run.name in newest),
         cut=cut,
         cuts_taken=cuts,
         chosen=chosen,
@@ -94,7 +85,12 @@ def strategy_state(plan: Plan, decisions: Sequence[StrategyDecision]) -> Strateg
         stop=stop,
         started=tuple(run for run in plan.runs if run.name in started),
     )
-    return _with_working(plan, state)
+    return _with_coming(plan, state)
+
+
+def continued(plan: Plan, state: StrategyState) -> StrategyState:
+    """Return the state that follows when a stop for the budget is lifted."""
+    return _with_coming(plan, replace(state, stop=None))
 
 
 def started_plan(plan: Plan, decisions: Sequence[StrategyDecision]) -> Plan:
@@ -106,12 +102,19 @@ def started_plan(plan: Plan, decisions: Sequence[StrategyDecision]) -> Plan:
     return replace(plan, runs=runs, cohorts=tuple(each for each in plan.cohorts if names.issuperset(each.runs)))
 
 
-def _with_working(plan: Plan, state: StrategyState) -> StrategyState:
+def _with_coming(plan: Plan, state: StrategyState) -> StrategyState:
+    """Return the state with the runs of the coming look, which a stop does not start, and with those to work on."""
+    coming = set() if state.stop is not None else _names_of_coming_look(plan, state.undecided, state.looks_taken)
+    before = {run.name for run in state.started}
     explored = (None,) if state.stop is not None and state.chosen is None else (None, Phase.EXPLORE)
-    needed = {run.name for run in state.started if run.phase in explored and run.name not in state.cut}
-    if state.stop is None:
-        needed |= _names_of_coming_look(plan, state.undecided, state.looks_taken)
-    return replace(state, working=tuple(run for run in state.started if run.name in needed))
+    needed = coming | {run.name for run in state.started if run.phase in explored and run.name not in state.cut}
+    started = tuple(run for run in plan.runs if run.name in before | coming)
+    return replace(
+        state,
+        newest=tuple(run.name for run in started if run.name not in before),
+        started=started,
+        working=tuple(run for run in started if run.name in needed),
+    )
 
 
 def _undecided(contrasts: Sequence[StatedContrast], verdicts: Mapping[str, Verdict]) -> tuple[StatedContrast, ...]:

@@ -10,6 +10,7 @@ from touchline.plan.strategy.state import StrategyState, strategy_state
 from touchline.spec.plan import Plan, PlannedRun
 from touchline.spec.strategy import (
     Choice,
+    Continuation,
     ContrastLook,
     Cut,
     DecisionKind,
@@ -42,6 +43,8 @@ class StrategyStatus:
     """Planned runs that no decision has made active."""
     stop: Stop | None
     """End; None before it."""
+    budget_device_hours: float | None
+    """Budget of the plan, which may be another than that of the stop; None without one."""
     decisions: tuple[StrategyDecision, ...]
     """Decisions so far, with their numbers."""
 
@@ -59,6 +62,7 @@ def strategy_status(plan: Plan, decisions: Sequence[StrategyDecision]) -> Strate
         cut=tuple(state.cut),
         not_started=len(plan.runs) - len(state.started),
         stop=state.stop,
+        budget_device_hours=plan.strategy.budget_device_hours,
         decisions=tuple(decisions),
     )
 
@@ -77,7 +81,7 @@ def status_line(status: StrategyStatus) -> str:
 
 def _at(status: StrategyStatus) -> str:
     if status.stop is not None:
-        return stop_text(status.stop)
+        return stop_text(status.stop) + _now(status.stop, status.budget_device_hours)
     if status.phase is Phase.EXPLORE:
         cuts = sum(each.kind is DecisionKind.CUT for each in status.decisions)
         return f"explore, {plural(cuts, 'cut')} taken"
@@ -85,6 +89,13 @@ def _at(status: StrategyStatus) -> str:
     if number == len(status.looks):
         return "confirm, all looks taken"
     return f"confirm, before look {number + 1} of {len(status.looks)} with {status.looks[number]} seeds"
+
+
+def _now(stop: Stop, budget: float | None) -> str:
+    """Return the budget of the plan if it is larger than that of the stop."""
+    if not stop.is_below(budget):
+        return ""
+    return f"; now {budget_text(budget)}, with which `touchline run` or `touchline submit` continues if it is enough"
 
 
 def _verdicts(status: StrategyStatus) -> Iterator[str]:
@@ -119,6 +130,8 @@ def decision_line(plan: Plan, decision: StrategyDecision) -> str:
         return _cut_text(decision.cut)
     if decision.choice is not None:
         return _choice_text(decision.choice)
+    if decision.continuation is not None:
+        return f"the strategy continues: {continuation_text(decision.continuation)}"
     return "the strategy begins" if decision.stop is None else f"the strategy ends: {stop_text(decision.stop)}"
 
 
@@ -155,4 +168,22 @@ def stop_text(stop: Stop) -> str:
         return "everything is decided"
     spent = 0.0 if stop.spent_device_hours is None else stop.spent_device_hours
     coming = 0.0 if stop.next_device_hours is None else stop.next_device_hours
-    return f"the budget: {spent:.3g} device-hours are spent, and the next runs are predicted to take {coming:.3g}"
+    limit = "the budget" if stop.budget_device_hours is None else budget_text(stop.budget_device_hours)
+    return f"{limit}: {spent:.3g} device-hours are spent, and the next runs are predicted to take {coming:.3g}"
+
+
+def continuation_text(continuation: Continuation) -> str:
+    """Return the continuation after a stop for the budget in words."""
+    coming = continuation.next_device_hours
+    takes = (
+        "what the next runs take is not known"
+        if coming is None
+        else f"the next runs are predicted to take {coming:.3g}"
+    )
+    spent = f"{continuation.spent_device_hours:.3g} device-hours are spent"
+    return f"now {budget_text(continuation.budget_device_hours)}; {spent}, and {takes}"
+
+
+def budget_text(hours: float | None) -> str:
+    """Return `the budget of 5 device-hours`, or `no budget`."""
+    return "no budget" if hours is None else f"the budget of {hours:.3g} device-hours"

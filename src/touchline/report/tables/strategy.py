@@ -26,7 +26,7 @@ def strategy_section(report: Report) -> Section | None:
     scale = scale_or_share(report.analyses)
     return Section(
         title="Strategy",
-        paragraphs=tuple(_paragraphs(found, scale)),
+        paragraphs=(*_paragraphs(found, scale), *_continued(found, report.device)),
         tables=present(
             looks_table(found, scale),
             _seeds_table(found, scale),
@@ -59,6 +59,26 @@ def _paragraphs(report: StrategyReport, scale: Scale) -> Iterator[str]:
             f"difference of {scale.size(report.planned.detect)}. The one-sided level of all contrasts and looks "
             f"together is 2.5%. {_reason(report)}"
         )
+
+
+def _continued(report: StrategyReport, device: str) -> Iterator[str]:
+    """Yield every stop for the budget that a larger one lifted, with both budgets."""
+    stop, looks = None, 0
+    for decision in report.decisions:
+        looks += decision.look is not None
+        stop = decision.stop or stop
+        if decision.continuation is not None and stop is not None:
+            after = decision.continuation.budget_device_hours
+            when = f"after look {looks} of {len(report.planned.looks)}" if looks else "before the first look"
+            yield (
+                f"A budget of {_budget(stop.budget_device_hours)} {hours_unit(device)} stopped it {when}, and it was "
+                f"continued with {'no budget' if after is None else _budget(after)}. Looks and bounds stayed as "
+                "planned."
+            )
+
+
+def _budget(hours: float | None) -> str:
+    return "-" if hours is None else f"{hours:.3g}"
 
 
 def _looks(report: StrategyReport) -> str:
