@@ -17,6 +17,7 @@ from tests.tiny_model import write_tiny_words
 from tools.tiny_model import write_tiny_model
 from touchline import api
 from touchline.data.metrics_file import read_metrics, read_metrics_file
+from touchline.data.training_state import paused_step, write_pause
 from touchline.data.user_config import UserConfig
 from touchline.history.own_metrics import own_events
 from touchline.run.folders import ExperimentFolder
@@ -116,11 +117,7 @@ def test_a_kill_leaves_no_orphan_and_each_process_resumes_its_part(
     """The parts are halves of what is trained, and the resumed training ends with the same adapter, bit for bit."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     whole = trained[1][1]
-    folder = tmp_path / whole.name
-    folder.mkdir()
-    for name in ("run.yaml", "finetune.yaml", "finetune.py"):
-        (folder / name).write_bytes((whole / name).read_bytes())
-    (tmp_path / "words.json").write_bytes((whole.parent / "words.json").read_bytes())
+    folder = untrained_copy(whole, tmp_path)
     process = subprocess.Popen([sys.executable, "finetune.py"], cwd=folder, stderr=subprocess.DEVNULL)
     while process.poll() is None and not list(folder.glob("resume/step_*")):
         time.sleep(0.002)
@@ -137,8 +134,39 @@ def test_a_kill_leaves_no_orphan_and_each_process_resumes_its_part(
     assert sum(held) == attempt.trainable_parameters
     assert max(held) < 0.6 * sum(held)
     train(folder)
+    assert read_metrics(folder / "metrics.jsonl").attempts[-1].from_step > 0
+    assert_same(folder, whole)
+
+
+def test_processes_pause_together_and_continue_as_if_they_had_not(
+    trained: tuple[tuple[Path, Path], tuple[Path, Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    whole = trained[1][1]
+    folder = untrained_copy(whole, tmp_path)
+    write_pause(folder, 2)
+    train(folder)
+    assert paused_step(folder) == 2
+    assert read_metrics(folder / "metrics.jsonl").steps[-1].step == 2
+    write_pause(folder, None)
+    train(folder)
+    assert [row.from_step for row in read_metrics(folder / "metrics.jsonl").attempts] == [0, 2]
+    assert_same(folder, whole)
+
+
+def untrained_copy(whole: Path, place: Path) -> Path:
+    """Return a copy of a run folder as it is before the training, beside a copy of the data."""
+    folder = place / whole.name
+    folder.mkdir()
+    for name in ("run.yaml", "finetune.yaml", "finetune.py"):
+        (folder / name).write_bytes((whole / name).read_bytes())
+    (place / "words.json").write_bytes((whole.parent / "words.json").read_bytes())
+    return folder
+
+
+def assert_same(folder: Path, whole: Path) -> None:
+    """Assert that two trainings have the same losses and the same adapter, bit for bit."""
     found, wanted = read_metrics(folder / "metrics.jsonl"), read_metrics(whole / "metrics.jsonl")
     assert [row.loss for row in found.steps] == [row.loss for row in wanted.steps]
-    assert found.attempts[-1].from_step > 0
     weights = "epoch_1/adapter_model.safetensors"
     assert (folder / weights).read_bytes() == (whole / weights).read_bytes()
