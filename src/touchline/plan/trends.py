@@ -14,7 +14,7 @@ from touchline.history.record import RunRecord
 from touchline.history.scores import ScoreFacts
 from touchline.plan.replay.runs import Sorter, complete_runs, device_hours, model_of, name_of, own_runs
 from touchline.plan.replay.types import LeftOut
-from touchline.statistics.proportion import normal_quantile
+from touchline.statistics.proportion import normal_quantile, wilson_of_share
 
 TRENDS_SCHEMA_VERSION = 1
 _LEVEL = 0.05
@@ -187,8 +187,11 @@ def _letter(number: int) -> str:
 
 
 def _of_best(score: ScoreFacts, runs: int) -> Quantity:
-    """Return a score with the interval that holds for the best of so many runs (Bonferroni): each end moves out in
-    proportion to the normal quantile; a score between 0 and 1 stays there."""
+    """Return a score with the interval that holds for the best of so many runs (Bonferroni).
+
+    Each end moves out in proportion to the normal quantile. A share stays between 0 and 1, and near them its ends are
+    those of Wilson's interval where they lie further out.
+    """
     value = score.value
     assert isinstance(value, Quantity)
     if runs == 1 or value.low is None or value.high is None or not value.coverage or not 0 < value.coverage < 1:
@@ -196,6 +199,10 @@ def _of_best(score: ScoreFacts, runs: int) -> Quantity:
     stretch = normal_quantile(1 - _LEVEL / runs) / normal_quantile(value.coverage)
     low, high = (value.value + stretch * (end - value.value) for end in (value.low, value.high))
     if value.low >= 0 and value.high <= 1:
+        if (items := _items_of_wilson(value.value, value.low, value.high, value.coverage)) is not None:
+            # Near 0 and 1 Wilson's interval grows faster than the quantile.
+            own = wilson_of_share(value.value, items, 1 - _LEVEL / runs)
+            low, high = min(low, own.low), max(high, own.high)
         low, high = max(low, 0.0), min(high, 1.0)
     return replace(
         value,
@@ -204,6 +211,17 @@ def _of_best(score: ScoreFacts, runs: int) -> Quantity:
         coverage=1 - _LEVEL,
         method=f"{value.method or 'interval'}, widened for the best of {runs}",
     )
+
+
+def _items_of_wilson(value: float, low: float, high: float, coverage: float) -> float | None:
+    """Return the number of independent items whose Wilson interval is as wide; None if no number has this width."""
+    z, width = normal_quantile(coverage), high - low
+    if not 0 < width < 1:
+        return None
+    # (width (1 + x))^2 = 4 x p (1 - p) + x^2 with x = z^2 / n, of which the one solution above 0 is wanted.
+    square, spread = width**2, 4 * value * (1 - value)
+    x = (2 * square - spread + math.sqrt((2 * square - spread) ** 2 + 4 * (1 - square) * square)) / (2 * (1 - square))
+    return z**2 / x if x > 0 else None
 
 
 def _hours(records: Sequence[RunRecord]) -> Measured:

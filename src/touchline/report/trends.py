@@ -48,8 +48,9 @@ def _score_notes(found: Trends) -> Iterator[str]:
         return
     yield (
         "The highest score of each experiment, at the last checkpoint. The interval is widened for the best of so many "
-        "runs. Scores are comparable where the letter of the items is the same; other items, or other settings of the "
-        "evaluation, have another letter."
+        "runs, and is over test items alone: other training seeds would give other scores, and no difference between "
+        "experiments is tested. Scores are comparable where the letter of the items is the same; other items, or other "
+        "settings of the evaluation, have another letter."
     )
 
 
