@@ -41,6 +41,30 @@ def parse_duration(text: str) -> float:
     return sum(float(number) * _SECONDS[unit] for number, unit in parts)
 
 
+_DEVICE_HOURS = ("gpuh", "gpu-hours", "gpu-h", "device-hours")
+
+
+def parse_device_hours(text: str) -> float:
+    """Return the device-hours of `40gpuh`, `40h`, `90min`.
+
+    Raises:
+        InputError: it is none of these, or not more than 0.
+    """
+    expected = "for example 40h, 40gpuh or 90min"
+    compact = text.strip().lower().replace(" ", "")
+    for suffix in _DEVICE_HOURS:
+        if compact.endswith(suffix):
+            compact = compact.removesuffix(suffix) + "h"
+            break
+    try:
+        hours = seconds_to_hours(parse_duration(compact))
+    except InputError as error:
+        raise InputError(f"{text!r} is not a number of device-hours", expected=expected) from error
+    if hours <= 0:
+        raise InputError(f"{text!r} is not more than 0", expected=expected)
+    return hours
+
+
 def format_seconds(seconds: float) -> str:
     """Return a duration as `12.3 s`, `4:41` or `1:02:03`."""
     if seconds < 0:

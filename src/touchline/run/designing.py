@@ -9,7 +9,7 @@ from touchline.core.callbacks import ProgressCallback
 from touchline.core.errors import InputError, PlanDriftError, PolicyError, quoted
 from touchline.core.files import read_text_bounded, write_atomic
 from touchline.core.quantity import Missing
-from touchline.core.units import parse_duration, plural, seconds_to_hours
+from touchline.core.units import parse_device_hours, plural
 from touchline.data.user_config import UserConfig
 from touchline.plan.design.answer import DesignAnswer
 from touchline.plan.design.answering import DesignQuestion, Sizing, answer_design, refused, unanswerable, with_change
@@ -26,7 +26,6 @@ from touchline.spec.read import read_experiment
 from touchline.statistics.spread import ItemScores
 from touchline.statistics.spread_inputs import spread_inputs
 
-_DEVICE_HOURS = ("gpuh", "gpu-hours", "gpu-h", "device-hours")
 _MOST_SPREAD = 50.0
 """Largest standard deviation of shares, in points."""
 _FEWEST_ITEMS = 4
@@ -76,25 +75,15 @@ class DesignRequest:
 
 
 def parse_budget(text: str) -> float:
-    """Return the device-hours of `40gpuh`, `40h`, `90min`.
+    """Return the device-hours of `--budget`.
 
     Raises:
-        InputError: it is none of these, or nothing.
+        InputError: it is not a number of device-hours above 0.
     """
-    compact = text.strip().lower().replace(" ", "")
-    for suffix in _DEVICE_HOURS:
-        if compact.endswith(suffix):
-            compact = compact.removesuffix(suffix) + "h"
-            break
     try:
-        hours = seconds_to_hours(parse_duration(compact))
+        return parse_device_hours(text)
     except InputError as error:
-        raise InputError(
-            f"--budget: {text!r} is not a number of device-hours", expected="for example 40gpuh, 40h or 90min"
-        ) from error
-    if hours <= 0:
-        raise InputError(f"--budget: {text!r} is nothing", expected="for example 40gpuh, 40h or 90min")
-    return hours
+        raise InputError(f"--budget: {error.message}", expected=error.expected) from error
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

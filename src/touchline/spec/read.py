@@ -18,9 +18,9 @@ from touchline.spec.document import YamlDocument, error, parse, parse_value
 from touchline.spec.expand import FACTOR_ROOTS
 from touchline.spec.experiment import DataConfig, Experiment
 from touchline.spec.overlay import with_settings
-from touchline.spec.phases import strategy_faults
 from touchline.spec.runs import RUN_NAME
 from touchline.spec.stages import stage_faults, stage_settings
+from touchline.spec.strategy_faults import strategy_faults
 from touchline.spec.validate import adapter, build, dotted_keys, unknown_key
 
 _STAND_IN = adapter(Experiment).validate_python({"name": "x", "models": ("x",), "data": DataConfig(path="x")})
@@ -61,7 +61,11 @@ def read_experiment(text: str, path: str, overrides: Sequence[str] = ()) -> Load
     findings = [fault for override in overrides if (fault := _override(data, override)) is not None]
     document = replace(document, overridden={_parts(override.partition("=")[0]): override for override in overrides})
     experiment, faults = build(Experiment, data, document)
-    findings += faults
+    of_strategy = list(strategy_faults(data, document))
+    # These name the key as well as its type's error does, and what to type.
+    better = {fault.subject for fault in of_strategy}
+    findings += [fault for fault in faults if fault.subject not in better]
+    findings += of_strategy
     findings += _key_faults(data, document)
     findings += _level_faults(experiment or _STAND_IN, data, document)
     findings += stage_faults(experiment or _STAND_IN, data, document)
@@ -223,11 +227,9 @@ def _design_faults(experiment: Experiment, document: YamlDocument) -> list[Findi
         findings.append(error("EX007", "seeds", "a seed is given twice", document.where(["seeds"])))
     if len(set(experiment.models)) != len(experiment.models):
         findings.append(error("EX007", "models", "a model is given twice", document.where(["models"])))
-    findings += strategy_faults(experiment, document)
     durations: dict[tuple[str, str], str | None] = {
         ("compute", "deadline"): experiment.compute.deadline,
         ("compute", "time_limit"): experiment.compute.time_limit,
-        ("strategy", "budget"): None if experiment.strategy is None else experiment.strategy.budget,
     }
     for path, duration in durations.items():
         try:

@@ -68,6 +68,9 @@ def _findings(
     grouped: dict[tuple[Key, ...], list[ErrorDetails]] = {}
     for detail in details:
         grouped.setdefault(_existing(data, detail), []).append(detail)
+    # Where an entry of a list has an error, its list is not too short, and not of another kind.
+    inner = {path[:length] for path in grouped for length in range(len(path))}
+    grouped = {path: group for path, group in grouped.items() if path not in inner or _stands(group)}
     for path, group in grouped.items():
         whole = (*prefix, *path)
         subject = ".".join(str(part) for part in whole)
@@ -81,7 +84,29 @@ def _findings(
         else:
             got = _value(data, path)
             expected = " or ".join(dict.fromkeys(_expected(detail) for detail in group))
-            yield error("EX003", subject, f"{subject}: expected {expected}, got {_show(got)}", where)
+            hint = _hint(whole[-1] if whole else "", [detail["type"] for detail in group], got)
+            yield error("EX003", subject, f"{subject}: expected {expected}, got {_show(got)}", where, hint)
+
+
+def _stands(group: Sequence[ErrorDetails]) -> bool:
+    """Return whether an error of a list or mapping does not follow from the errors of its entries."""
+    return any(
+        detail["type"] not in ("too_short", "literal_error") and not detail["type"].endswith("_type")
+        for detail in group
+    )
+
+
+def _hint(key: Key, kinds: Sequence[str], got: object) -> str | None:
+    """Return what to type instead of a value of another type, where that is clear."""
+    if kinds in (["list_type"], ["tuple_type"]) and isinstance(got, (int, float)) and not isinstance(got, bool):
+        return f"{key}: [{got:g}]"
+    if isinstance(got, str) and got.endswith("%") and set(kinds) <= {"float_type", "int_type"}:
+        try:
+            number = float(got[:-1])
+        except ValueError:
+            return None
+        return f"a number without %: {number:g}, or {number / 100:g} where a fraction is meant"
+    return None
 
 
 def unknown_key(subject: str, key: str, known: Sequence[str], where: Any, elsewhere: Sequence[str] = ()) -> Finding:
@@ -136,6 +161,8 @@ def _expected(detail: ErrorDetails) -> str:
             return f"less than {context['lt']}"
         case "less_than_equal":
             return f"at most {context['le']}"
+        case "too_long":
+            return f"at most {context['max_length']} entries"
         case "literal_error":
             return str(context["expected"])
         case "value_error":

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from touchline.core.levels import level_text
-from touchline.core.units import parse_duration, seconds_to_hours
+from touchline.core.units import parse_device_hours
 from touchline.plan.power import evaluated_items
 from touchline.spec.experiment import Experiment
 from touchline.spec.plan import Plan
@@ -32,7 +32,7 @@ def planned_strategy(
     if strategy is None:
         return None
     explore, confirm = strategy.explore, strategy.confirm
-    hours = None if strategy.budget is None else seconds_to_hours(parse_duration(strategy.budget))
+    hours = None if strategy.budget is None else parse_device_hours(strategy.budget)
     planned = PlannedStrategy(
         explore=explore, reference={} if explore is None else _texts(explore.reference), budget_device_hours=hours
     )
