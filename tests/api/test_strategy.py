@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -11,7 +12,7 @@ from tests.api.strategies import EXPERIMENT, KilledError, by_rank, make_experime
 
 from touchline import api
 from touchline.api.by_strategy import submit_by_strategy
-from touchline.core.errors import PlanDriftError, PolicyError, RunsFailedError
+from touchline.core.errors import InputError, PlanDriftError, PolicyError, RunsFailedError
 from touchline.data.user_config import UserConfig
 from touchline.results.strategy import advance
 from touchline.run.folders import ExperimentFolder
@@ -66,6 +67,24 @@ def test_seeds_are_added_only_to_undecided_contrasts_until_all_is_settled(
     assert api.resume(folder, settings) == found
     assert decided(folder) == decisions
     assert set().union(*work.calls[calls:]) <= {"1M_base"}
+
+
+@pytest.mark.parametrize(("line", "missing"), [(0, "the beginning of the strategy"), (1, "look 1")])
+def test_a_missing_decision_that_later_ones_follow_from_is_an_error(
+    tmp_path: Path, settings: UserConfig, monkeypatch: pytest.MonkeyPatch, line: int, missing: str
+) -> None:
+    """A damaged line would otherwise be a look that was never taken, and its runs were not started."""
+    stand_in(monkeypatch, SLOW)
+    folder = make_experiment(tmp_path / "tiny")
+    api.run(folder, settings, probe=False)
+    ledger = folder / "ledger.jsonl"
+    lines = ledger.read_text().splitlines()
+    place = [number for number, text in enumerate(lines) if json.loads(text).get("decision")][line]
+    lines[place] = lines[place][:100] + "#"
+    ledger.write_text("\n".join(lines) + "\n")
+    for command in (api.status, api.resume):
+        with pytest.raises(InputError, match=f"the decision on {missing} is missing; damaged: line {place + 1}"):
+            command(folder, settings)
 
 
 def test_the_numbers_of_a_look_are_those_of_the_runs(

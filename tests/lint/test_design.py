@@ -48,6 +48,20 @@ def test_an_effect_is_a_change_and_not_a_level(question: str, effect: float | No
     assert stated_effect(question) == effect
 
 
+@pytest.mark.parametrize(
+    ("strategy", "hint"),
+    [
+        ("explore: {reference: {train.lora.rank: 4}}", "strategy.confirm, with fresh seeds"),
+        ("explore: {reference: {train.lora.rank: 4}}\n  confirm: {seeds: [11, 12]}", None),
+    ],
+)
+def test_the_seeds_of_a_strategy_are_those_of_its_looks(strategy: str, hint: str | None) -> None:
+    """More `seeds` would be refused there."""
+    text = merged(f"factors: {{train.lora.rank: [4, 8]}}\nseeds: [1]\nstrategy:\n  {strategy}\n")
+    hints = [finding.hint for finding in findings_of(text) if finding.code == "EX108"]
+    assert hints == [each for each in [hint] if each is not None]
+
+
 def test_settings_that_change_only_rows_make_the_same_work() -> None:
     """Packing, micro-batch, checkpoints: one digest; rank, seed, batch: another one."""
     first, *others = view_of(merged("factors: {train.packed: [true, false]}\nseeds: [1]")).trained

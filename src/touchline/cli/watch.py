@@ -45,7 +45,7 @@ def watch(
 
     Press ? for the keys. Leaving with q stops no run.
     """
-    from touchline.core.errors import HostError, InputError, install_hint
+    from touchline.core.errors import HostError, InputError, install_hint, quoted
     from touchline.data.user_config import load_settings
 
     chosen = find_experiments(sources or [Path()])
@@ -55,7 +55,9 @@ def watch(
         _print_frame(reader)
         return
     if not all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr)):
-        raise InputError("watch needs a terminal", expected="a terminal, or --once", hint="touchline watch --once")
+        asked = " ".join(quoted(str(source)) for source in sources or [])
+        hint = f"touchline watch {asked} --once" if asked else "touchline watch --once"
+        raise InputError("watch needs a terminal", expected="a terminal, or --once", hint=hint)
     try:
         from touchline.cli.watch_app import WatchApp
     except ModuleNotFoundError as error:

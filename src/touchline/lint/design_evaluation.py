@@ -42,7 +42,9 @@ _FEW_VALIDATION_ROWS = 20
 @rule("EX108", Severity.INFO)
 def few_seeds(view: DesignView) -> Iterator[Violation]:
     """Report too few seeds to separate a difference between levels from one between seeds."""
-    count = len(view.experiment.seeds)
+    count, strategy = len(view.experiment.seeds), view.experiment.strategy
+    if strategy is not None and strategy.confirm is not None:
+        return  # its seeds are those of the looks
     if count >= ENOUGH_SEEDS or not any(len(levels) > 1 for levels in swept(view).values()):
         return
     needed = smallest_seed_difference(ENOUGH_SEEDS) or 0.0
@@ -50,14 +52,14 @@ def few_seeds(view: DesignView) -> Iterator[Violation]:
         message = "one seed: a difference between levels describes these checkpoints, not the settings"
     else:
         shown = smallest_seed_difference(count) or 0.0
-        message = f"{count} seeds a level show differences of {shown:.1f} standard deviations between seeds or more"
+        message = f"{count} seeds per level show differences of {shown:.1f} standard deviations between seeds or more"
     yield Violation(
         message=f"{message}; three seeds show those of {needed:.1f} standard deviations between seeds (80% power)",
         at=view.where("seeds"),
         subject="seeds",
         # A stated effect refers to the setting, and one seed cannot show it.
         severity=Severity.WARNING if count == 1 and stated_effect(view.experiment.question) is not None else None,
-        hint="seeds: [1, 2, 3]",
+        hint="seeds: [1, 2, 3]" if strategy is None else "strategy.confirm, with fresh seeds",
     )
 
 

@@ -28,7 +28,7 @@ from touchline.core.json_text import parse_json
 from touchline.core.status import JobState
 from touchline.plan.files import plan_from_json, plan_to_json
 from touchline.plan.strategy.state import started_plan
-from touchline.run.ledger import LEDGER, LedgerReader, open_jobs, read_ledger, strategy_decisions
+from touchline.run.ledger import LEDGER, LedgerReader, open_jobs, read_ledger, refuse_gaps, strategy_decisions
 from touchline.run.statusfiles import read_exits
 from touchline.slurm.job_view import JobKind, JobName
 from touchline.spec.plan import Plan
@@ -117,8 +117,14 @@ class ExperimentFolder:
         return plan
 
     def decisions(self) -> tuple[StrategyDecision, ...]:
-        """Return the decisions of the strategy in the ledger, in order; none without a strategy."""
-        return strategy_decisions(self._ledger_reader.entries())
+        """Return the decisions of the strategy in the ledger, in order; none without a strategy.
+
+        Raises:
+            InputError: one that later ones follow from is missing.
+        """
+        found = strategy_decisions(self._ledger_reader.entries())
+        refuse_gaps(found, self.ledger)
+        return found
 
     def started_plan(self) -> Plan:
         """Return the plan with only the runs that the strategy has made active so far, which are the ones to list.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -37,6 +38,7 @@ from touchline.plan.strategy.resolving import seed_spread_of
 from touchline.run.folders import ExperimentFolder
 from touchline.run.scripts.folder import evaluation_config
 from touchline.spec.bounds import SIZE_LIMIT_BYTES
+from touchline.spec.document import YamlDocument
 from touchline.spec.evaluation import decoding_text
 from touchline.spec.experiment import Experiment
 from touchline.spec.overlay import with_settings
@@ -185,17 +187,34 @@ def resolve(
         _refuse_other_slots(old, inputs.experiment)
         decided = SlotChoice(count=old.machine.slots, reason=old.slots_reason, gain=old.slots_gain)
         inputs = replace(inputs, started_slots=decided)
-    plan_ = build_plan(inputs)
+    with _located_in(loaded.document):
+        plan_ = build_plan(inputs)
     if spread is None:
         has_spread = old is not None and bool(old.spread) and bool(inputs.started)
         spread = old.spread if old is not None and has_spread else _past_spread(plan_, settings)
     if fixed is None and (between := seed_spread_of(plan_, spread)) is not None:
-        plan_ = build_plan(replace(inputs, seed_spread=between))
+        with _located_in(loaded.document):
+            plan_ = build_plan(replace(inputs, seed_spread=between))
     if fixed is None:
         refuse_impossible(plan_)
     plan_ = replace(plan_, kept_evaluations=tuple(_kept_evaluations(plan_, folder)), spread=spread)
     notes = (*_notes((*seen.findings, *found)), *plan_.kept_evaluations, *_short_of_space(plan_, folder))
     return plan_, notes
+
+
+@contextmanager
+def _located_in(document: YamlDocument) -> Iterator[None]:
+    """Add their places in experiment.yaml to errors that the planner finds in its keys."""
+    try:
+        yield
+    except InputError as error:
+        error.findings = tuple(
+            replace(finding, where=document.where(path))
+            if finding.where is None and (path := finding.subject.split("."))[0] in document.data
+            else finding
+            for finding in error.findings
+        )
+        raise
 
 
 def _past_spread(plan_: Plan, settings: UserConfig) -> tuple[SpreadInput, ...]:

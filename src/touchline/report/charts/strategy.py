@@ -70,9 +70,6 @@ def looks(report: Report, inks: Mapping[str, SeriesColor]) -> Chart | None:
     layers = [
         flat.transform_filter("datum.kind === 'zero'").mark_rule(color=INK, strokeWidth=1),
         flat.transform_filter("datum.kind === 'promised'").mark_rule(color=MUTED, strokeDash=[5, 4], strokeWidth=1.2),
-        flat.transform_filter("datum.kind === 'promised'")
-        .mark_text(align="right", baseline="bottom", dx=-2, dy=-3, fontSize=10, color=MUTED)
-        .encode(x=altair.value("width"), text="label:N"),
         base.mark_rule(strokeWidth=2.5, strokeCap="round", clip=True, opacity=0.75).encode(
             y=altair.Y("low:Q"), y2=altair.Y2("high:Q"), tooltip=tooltips
         ),
@@ -85,21 +82,14 @@ def looks(report: Report, inks: Mapping[str, SeriesColor]) -> Chart | None:
         ),
         seen.transform_filter("datum.established").mark_point(filled=True, size=95, opacity=1),
     ]
-    flats: list[Row] = [
-        {"kind": "zero", "value": 0, "label": ""},
-        {
-            "kind": "promised",
-            "value": number(promised),
-            "label": f"to be shown: {scale.difference(strategy.planned.detect)}",
-        },
-    ]
+    flats: list[Row] = [{"kind": "zero", "value": 0}, {"kind": "promised", "value": number(promised)}]
     beyond = any(
         not low <= float(str(row[end])) <= high for row in rows for end in ("low", "high") if row[end] is not None
     )
     caption = (
         "Point: mean difference over the look's seeds, filled where established. Bar: repeated 95% interval, which "
         "holds over all looks. Tick: the bound, above which a difference is established. Dashed: the difference to be "
-        "shown."
+        f"shown, {scale.difference(strategy.planned.detect)}."
     )
     return finished(
         altair.layer(*layers),
