@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 from pydantic import TypeAdapter
 from tests.api import made_runs
 from tests.api.folders import environment, make_experiment, touchline
+from tests.history.made import make_record
 from tests.tiny_model import write_tiny_words
 
 import touchline as tl
@@ -19,9 +22,16 @@ from touchline.core.errors import InputError, PlanDriftError, PolicyError
 from touchline.core.quantity import Missing, Quantity
 from touchline.data.scores import EvaluationRecord
 from touchline.data.user_config import UserConfig
-from touchline.plan.design.answer import DesignAnswer
+from touchline.history.history import store_record
+from touchline.history.reading import SourcedText
+from touchline.history.record import RunRecord
+from touchline.history.scores import ScoreFacts
+from touchline.plan.design.answer import DesignAnswer, DesignOption
+from touchline.plan.local.past_scores import past_scores
 from touchline.run.designing import parse_budget
+from touchline.run.folders import ExperimentFolder
 from touchline.spec.plan import Plan
+from touchline.spec.strategy import DecisionKind, StrategyDecision
 from touchline.statistics.spread_types import SpreadKind, SpreadSource
 
 pytestmark = pytest.mark.planning
@@ -288,18 +298,199 @@ def test_apply_may_add_seeds_to_finished_runs(folder: Path, settings: UserConfig
         api.design(folder, settings, detect=10.0, items=[150], seed_spread=2.0, flips=12.0, apply=True)
 
 
-def test_a_strategy_is_designed_without_its_looks_and_not_written(folder: Path, settings: UserConfig) -> None:
-    strategy = (
-        "strategy:\n  confirm:\n    contrasts:\n"
-        "      - {name: rank, level: {train.lora.rank: 4}, against: {train.lora.rank: 2}}\n"
-        "    seeds: [11, 12, 13]\n    looks: [2, 3]\n    detect: 5\n"
-    )
-    (folder / "experiment.yaml").write_text(COMMENTED.replace("seeds: [7]   # more of them later\n", "") + strategy)
-    answer = api.design(folder, settings, detect=8.0)
-    assert any("fixed design without looks" in note for note in answer.notes)
-    assert answer.chosen is not None
-    with pytest.raises(PolicyError, match="has a strategy"):
+STRATEGY = """\
+strategy:
+  confirm:   # stated before training
+    contrasts:
+      - {name: rank, level: {train.lora.rank: 4}, against: {train.lora.rank: 2}}
+    seeds: [11, 12, 13]   # fresh
+    looks: [2, 3]
+    detect: 5
+"""
+
+
+def with_strategy(folder: Path, strategy: str) -> None:
+    without = COMMENTED.replace("seeds: [7]   # more of them later\n", "")
+    (folder / "experiment.yaml").write_text(without + strategy)
+
+
+def test_a_strategy_gets_seeds_and_looks_that_show_the_difference(folder: Path, settings: UserConfig) -> None:
+    """Looks end at the number of seeds, which one test needs at least; comments stay; the plan accepts them."""
+    with_strategy(folder, STRATEGY)
+    answer = api.design(folder, settings, detect=8.0, apply=True)
+    chosen = answer.chosen
+    assert chosen is not None
+    assert answer.applied
+    text = (folder / "experiment.yaml").read_text()
+    assert "  confirm:   # stated before training\n" in text
+    assert "   # fresh\n" in text
+    strategy = api.plan(folder, settings).plan.strategy
+    assert strategy is not None
+    assert strategy.looks == answer.looks
+    assert strategy.seeds[:3] == (11, 12, 13)
+    assert strategy.seeds == tuple(range(11, 11 + len(strategy.seeds)))
+    assert len(strategy.seeds) == strategy.looks[-1] >= chosen.seeds
+    assert strategy.detect == pytest.approx(0.08)
+    assert any("without looks" in note for note in answer.notes)
+    assert api.design(folder, settings, detect=8.0).diff == ""
+
+
+def test_looks_that_are_left_open_stay_open_and_the_promise_is_asked_for(folder: Path, settings: UserConfig) -> None:
+    with_strategy(folder, STRATEGY.replace("    looks: [2, 3]\n", "").replace("detect: 5", "detect: 8"))
+    answer = api.design(folder, settings, apply=True)
+    assert answer.detect_points == 8
+    text = (folder / "experiment.yaml").read_text()
+    assert "looks" not in text
+    assert "detect: 8\n" in text
+    strategy = api.plan(folder, settings).plan.strategy
+    assert strategy is not None
+    assert len(strategy.seeds) == answer.looks[-1]
+
+
+def test_new_seeds_of_confirm_are_not_those_of_explore(folder: Path, settings: UserConfig) -> None:
+    """Hours are those of the conditions that explore may choose, not of every condition with every seed."""
+    explore = "  explore: {at: [0.5], reference: {train.lora.rank: 2}}\n"
+    stated = "    contrasts:\n      - {name: rank, level: {train.lora.rank: 4}, against: {train.lora.rank: 2}}\n"
+    strategy = STRATEGY.replace("strategy:\n", f"seeds: [14]\nstrategy:\n{explore}").replace(stated, "")
+    with_strategy(folder, strategy)
+    text = (folder / "experiment.yaml").read_text().replace("rank: [2, 4]", "rank: [2, 4, 8, 16]")
+    (folder / "experiment.yaml").write_text(text.replace("  max_seq_len", "  validate_every_steps: 5\n  max_seq_len"))
+    answer = api.design(folder, settings, detect=8.0, apply=True)
+    assert answer.applied
+    assert answer.contrasts == 1
+    strategy_ = api.plan(folder, settings).plan.strategy
+    assert strategy_ is not None
+    assert len(strategy_.seeds) > 3
+    assert 14 not in strategy_.seeds
+    assert isinstance(answer.cheapest, DesignOption)
+    assert answer.cheapest.runs <= 1 + 4 + 2 * answer.cheapest.seeds
+
+
+def test_a_strategy_that_has_begun_is_not_changed(
+    folder: Path, settings: UserConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_strategy(folder, STRATEGY)
+    before = (folder / "experiment.yaml").read_text()
+    begun = StrategyDecision(kind=DecisionKind.BEGIN, design="0" * 64)
+    monkeypatch.setattr(ExperimentFolder, "decisions", lambda _: (begun,))
+    with pytest.raises(PlanDriftError, match="has taken 1 decision; its claims, seeds, looks and items are fixed"):
         api.design(folder, settings, detect=8.0, apply=True)
+    assert (folder / "experiment.yaml").read_text() == before
+
+
+def test_a_strategy_that_only_explores_has_no_seeds_to_write(folder: Path, settings: UserConfig) -> None:
+    explore = "strategy:\n  explore: {at: [0.5], reference: {train.lora.rank: 2}}\n"
+    text = COMMENTED.replace("  max_seq_len", "  validate_every_steps: 5\n  max_seq_len")
+    (folder / "experiment.yaml").write_text(text + explore)
+    with pytest.raises(PolicyError, match="a strategy without confirm"):
+        api.design(folder, settings, detect=8.0, apply=True)
+
+
+def test_power_below_the_target_never_reads_as_the_target(folder: Path, settings: UserConfig) -> None:
+    """In table and chart; the same for differences above the wanted one."""
+    answer = api.design(folder, settings, detect=8.0)
+    assert isinstance(answer.cheapest, DesignOption)
+    assert isinstance(answer.cheapest.power, Quantity)
+    assert isinstance(answer.cheapest.detectable, Quantity)
+    low = replace(answer.cheapest.power, value=79.6, low=79.97, high=99.9)
+    over = replace(answer.cheapest.detectable, value=8.02, low=0.3)
+    near = replace(answer.cheapest, power=low, detectable=over)
+    points = tuple(replace(point, power=0.7996) for point in answer.curve)
+    changed = replace(answer, alternatives=(near,), curve=points)
+    sections = {section.title: section for section in changed.sections()}
+    (row,) = sections["Alternatives"].tables[0].rows
+    assert "79.6% (79.97% to >99%)" in row
+    assert any(str(cell).startswith("8.02 (0.3 to ") for cell in row)
+    chart = "".join(text for _, text in sections["Power by cost"].blocks)
+    assert "79.96%" in chart
+    assert "80% " not in chart.split("items", 1)[1]
+
+
+def test_every_number_can_be_computed_again(folder: Path, settings: UserConfig) -> None:
+    """The balance names the costs and variances; prior values name no measurement."""
+    answer = api.design(folder, settings, detect=8.0)
+    assert isinstance(answer.balance, Quantity)
+    numbers = [float(each) for each in re.findall(r"(?<![a-z])[0-9.]+(?:e-?[0-9]+)?", answer.balance.method or "")]
+    training, item, flips, seeds = numbers
+    assert answer.balance.value == pytest.approx(math.sqrt(training / item * flips / seeds), rel=1e-3)
+    assert flips == pytest.approx(answer.inputs[1].quantity.value / 100, rel=1e-3)
+    assert seeds == pytest.approx(2 * (answer.inputs[0].quantity.value / 100) ** 2, rel=1e-3)
+
+
+def test_few_degrees_of_freedom_are_said_aloud(folder: Path, settings: UserConfig) -> None:
+    finish(folder, settings, [1, 2])
+    sections = {section.title: section for section in api.design(folder, settings).sections()}
+    text = " ".join(sections["Inputs"].lines)
+    assert "Intervals of measured inputs: 90%." in text
+    assert "The spread between seeds: few runs measure it" in text
+
+
+def partly_right(folder: Path, settings: UserConfig, seeds: list[int], *, scale: float = 1.0) -> None:
+    """Finish so many seeds whose items get scores between 0 and `scale`."""
+    plan = finish(folder, settings, seeds)
+    adapter, rng = TypeAdapter(EvaluationRecord), np.random.default_rng(5)
+    hard = rng.random(ITEMS)
+    for run in plan.runs:
+        (path,) = (folder / run.name).glob("eval/*.scores.json")
+        record = adapter.validate_json(path.read_bytes())
+        values = np.clip(hard + 0.03 * rng.normal() + 0.1 * rng.normal(size=ITEMS), 0, 1) * scale
+        samples = tuple(
+            replace(sample, exact=False, match=False, value=float(value))
+            for sample, value in zip(record.samples, values, strict=True)
+        )
+        path.write_bytes(adapter.dump_json(replace(record, samples=samples), indent=1))
+
+
+def test_items_that_are_right_in_part_give_a_spread_from_the_history(
+    folder: Path, settings: UserConfig, tmp_path: Path
+) -> None:
+    """Records hold each item's score in 255ths, so the history gives what the runs themselves give."""
+    partly_right(folder, settings, [1, 2, 3])
+    api.collect(folder, settings)
+    own = api.design(folder, settings)
+    assert sources(own)[SpreadKind.SEEDS] is SpreadSource.OWN_RUNS
+    other = tmp_path / "other"
+    (other / "data").mkdir(parents=True)
+    (other / "experiment.yaml").write_text(COMMENTED.replace("name: tiny", "name: other"))
+    write_tiny_words(other / "data" / "words.json", 160, 16, ITEMS)
+    answer = api.design(other, settings)
+    assert set(sources(answer).values()) == {SpreadSource.HISTORY}
+    for mine, past in zip(own.inputs, answer.inputs, strict=True):
+        assert past.quantity.value == pytest.approx(mine.quantity.value, rel=0.01)
+        assert past.quantity.value > 0
+
+
+def test_why_the_history_gives_nothing_is_said(folder: Path, settings: UserConfig, tmp_path: Path) -> None:
+    assert "has been evaluated" in api.design(folder, settings).inputs[0].basis
+    record = make_scored(Missing(missing="the record is an older one"))
+    store_record(settings.history_dir, record)
+    found = past_scores(settings.history_dir, "capitalization", ["base"])
+    assert isinstance(found, Missing)
+    assert found.missing == "1 past run of this task and base model cannot be used: the record is an older one"
+
+
+def make_scored(item_scores: Missing) -> RunRecord:
+    """Return a record of a run whose items are right in part."""
+    score_ = ScoreFacts(
+        task="capitalization",
+        score="f1",
+        checkpoint="epoch_0",
+        value=Quantity(value=0.5, unit="1"),
+        items=4,
+        comparable="c" * 64,
+        outcomes=Missing(missing="an item can be right in part"),
+        item_scores=item_scores,
+    )
+    made = make_record()
+    return replace(
+        made,
+        origin="touchline",
+        task="capitalization",
+        seed=1,
+        condition="d" * 64,
+        scores=(score_,),
+        model=replace(made.model, name=SourcedText(value="base")),
+    )
 
 
 def test_options_out_of_range_are_all_listed(folder: Path, settings: UserConfig) -> None:

@@ -30,7 +30,9 @@ from touchline.history.scores import (
     ScoreFacts,
     ValidationPoint,
     item_outcomes,
+    pack_item_scores,
     pack_outcomes,
+    read_item_scores,
     validation_points,
 )
 from touchline.plan.identity import condition_digest
@@ -81,9 +83,40 @@ def test_outcomes_that_do_not_fit_the_items_are_missing_with_a_reason(changes: d
     assert str(changes.get("items", 8)) in found.missing
 
 
+PARTS = Missing(missing="an item can be right in part")
+
+
 def test_a_score_in_parts_has_no_outcomes() -> None:
-    reason = Missing(missing="an item can be right in part")
-    assert item_outcomes(score([True], outcomes=reason)) == reason
+    assert item_outcomes(score([True], outcomes=PARTS)) == PARTS
+
+
+@given(st.lists(st.floats(0, 1), max_size=70))
+def test_scores_in_parts_come_back_from_a_record_within_a_510th(values: list[float]) -> None:
+    made = score([True] * len(values), outcomes=PARTS, item_scores=pack_item_scores(values))
+    found = read_item_scores(from_json(to_json(replace(make_record(), scores=(made,)))).scores[0])
+    assert not isinstance(found, Missing)
+    assert found == pytest.approx(values, abs=1 / 509)
+
+
+def test_item_scores_are_those_of_the_outcomes_or_missing_with_a_reason() -> None:
+    assert read_item_scores(score([True, False])) == (1.0, 0.0)
+    outside = pack_item_scores([0.5, 1.5])
+    assert isinstance(outside, Missing)
+    assert read_item_scores(score([True] * 2, outcomes=PARTS, item_scores=outside)) == outside
+    older = read_item_scores(score([True], outcomes=PARTS))
+    assert isinstance(older, Missing)
+    assert "older" in older.missing
+    for text in ("0", "0000", "zz"):
+        wrong = read_item_scores(score([True], outcomes=PARTS, item_scores=text))
+        assert isinstance(wrong, Missing)
+
+
+def test_a_record_without_item_scores_is_an_older_one_and_stays_readable() -> None:
+    text = json.loads(to_json(replace(make_record(), scores=(score([True]),))))
+    del text["scores"][0]["item_scores"]
+    kept = from_json(json.dumps(text).encode()).scores[0]
+    assert item_outcomes(kept) == (True,)
+    assert isinstance(kept.item_scores, Missing)
 
 
 def test_outcomes_that_look_like_a_path_or_a_secret_stay_as_they_are() -> None:
@@ -282,6 +315,7 @@ def test_list_show_and_export_tell_the_scores(tmp_path: Path) -> None:
     assert table is not None
     assert (table.header[-1], table.rows[0][-1]) == ("score", "0.667 (+1)")
     assert isinstance(row.scores[0].outcomes, Missing)
+    assert isinstance(row.scores[0].item_scores, Missing)
     assert History([row]).to_rows()[0]["score"] == pytest.approx(2 / 3)
     names = dict(facts(record))
     assert names["scores.capitalization.exact match"] == record.scores[0].value

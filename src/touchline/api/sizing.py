@@ -115,7 +115,7 @@ def design(
     source: Path,
     settings: UserConfig,
     *,
-    detect: float = 2.0,
+    detect: float | None = None,
     budget: str | None = None,
     items: Sequence[int] = (),
     seed_spread: float | None = None,
@@ -130,12 +130,13 @@ def design(
     Args:
         source: experiment.yaml or its folder.
         settings: where models, caches and the history are.
-        detect: difference between two levels to establish with 80% power, in points.
+        detect: difference between two levels to establish with 80% power, in points (default: that of
+            `strategy.confirm`, else 2).
         budget: device-hours to use best: `40gpuh`, `40h`, `90min`.
         items: numbers of test items to choose from (default: any that the test split has).
         seed_spread: spread between seeds in points, instead of a measured one.
         flips: items that flip between seeds in percent, instead of measured ones.
-        apply: write `seeds` and `evaluate.samples` into experiment.yaml.
+        apply: write the numbers of seeds and items into experiment.yaml; with `strategy.confirm` its seeds and looks.
         history_dir: another history.
         out: file for a figure of power against device-hours: .html or .png.
         on_progress: receives the number of plans made and their total.

@@ -14,10 +14,13 @@ from touchline.cli.output import print_object, print_output, print_section, prin
 def design(
     source: Annotated[Path, typer.Argument(metavar="EXPERIMENT", help="experiment.yaml, or its folder.")],
     detect: Annotated[
-        float, typer.Option("--detect", metavar="POINTS", help="Difference to establish, in points.")
-    ] = 2.0,
+        Optional[float],  # noqa: UP045 (typer reads the annotation when the command is built)
+        typer.Option(
+            "--detect", metavar="POINTS", help="Difference to establish, in points (default: the strategy's, else 2)."
+        ),
+    ] = None,
     budget: Annotated[
-        Optional[str],  # noqa: UP045 (typer reads the annotation when the command is built)
+        Optional[str],  # noqa: UP045
         typer.Option("--budget", metavar="40gpuh", help="Device-hours to use best: 40gpuh, 40h, 90min."),
     ] = None,
     items: Annotated[
@@ -33,7 +36,7 @@ def design(
         typer.Option("--flips", metavar="PERCENT", help="Items that flip between seeds (default: measured)."),
     ] = None,
     apply: Annotated[
-        bool, typer.Option("--apply", help="Write seeds and evaluate.samples into experiment.yaml.")
+        bool, typer.Option("--apply", help="Write seeds (and looks) and items into experiment.yaml.")
     ] = False,
     history: Annotated[
         Optional[Path],  # noqa: UP045

@@ -40,7 +40,13 @@ def _section(section: Section) -> Markup:
     tables = Markup("").join(_table(table) for table in section.tables)
     items = Markup("").join(Markup("<li>{}</li>").format(_text(line)) for line in section.lines)
     listed = Markup('<ul style="margin:2px 0;padding-left:20px">{}</ul>').format(items) if items else ""
-    return Markup("{}{}{}{}").format(head, texts, tables, listed)
+    blocks = Markup("").join(
+        Markup('<p style="margin:2px 0">{}</p><pre style="margin:2px 0;line-height:1.3">{}</pre>').format(
+            _text(above), Markup("\n").join(_text(line) for line in block.splitlines())
+        )
+        for above, block in section.blocks
+    )
+    return Markup("{}{}{}{}{}").format(head, texts, tables, listed, blocks)
 
 
 def _table(table: Table) -> Markup:

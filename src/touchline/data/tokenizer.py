@@ -13,7 +13,7 @@ from touchline.core.errors import HostError, InputError
 from touchline.core.files import read_text_bounded
 from touchline.core.finding import Finding, Location, Severity
 from touchline.core.json_text import parse_json
-from touchline.data.rendering.chat import SpecialTokens
+from touchline.data.rendering.chat import SpecialTokens, parse_tokenizer
 from touchline.data.rendering.sandbox import ChatTemplateError
 from touchline.data.templates import IsolatedTemplate, expect_template
 
@@ -71,7 +71,7 @@ _SPECIAL = ("bos", "eos", "pad", "unk")
 
 def _parsed(text: str, path: Path, findings: list[Finding]) -> Tokenizer | None:
     try:
-        return Tokenizer.from_str(text)
+        return parse_tokenizer(text)
     except BaseException as error:
         # The library raises nothing narrower than Exception, and where its Rust code panics not even that.
         if not isinstance(error, Exception) and type(error).__module__ != "pyo3_runtime":

@@ -27,7 +27,7 @@ from touchline.history.record_versions import superseded
 from touchline.history.records import plain
 from touchline.history.scores import ScoreFacts
 
-INDEX_VERSION = 3
+INDEX_VERSION = 4
 """Raise it when lines say more or something else: an older index is then made again."""
 _HEAD = json.dumps({"index_version": INDEX_VERSION})
 _INDEX_LIMIT_BYTES = 1 << 30
@@ -65,7 +65,7 @@ class HistoryRow:
     fingerprint: str
     """Hash of the settings that make two runs comparable."""
     scores: tuple[ScoreFacts, ...] = ()
-    """Scores of the last checkpoint, without the outcomes of their items."""
+    """Scores of the last checkpoint, without those of their items."""
     superseded_by: str | None = None
     """Id of a newer reading of the same run; such rows count no more."""
 
@@ -168,7 +168,10 @@ def line_of(id_: str, record: RunRecord) -> IndexLine:
             seconds_per_step=record.costs.seconds_per_step,
             peak_memory=record.costs.peak_memory,
             fingerprint=record.fingerprint,
-            scores=tuple(dataclasses.replace(score, outcomes=_IN_THE_RECORD) for score in record.scores),
+            scores=tuple(
+                dataclasses.replace(score, outcomes=_IN_THE_RECORD, item_scores=_IN_THE_RECORD)
+                for score in record.scores
+            ),
         ),
         reader_version=record.reader_version,
         part=record.part,

@@ -267,9 +267,13 @@ def _member(name: str, part: object, leaf: Leaf) -> object:
     return leaf(name, part) if isinstance(part, str) else _mapped(part, leaf)
 
 
+_KEPT = frozenset({"sha256", "growth", "fingerprint", "condition", "comparable", "outcomes", "item_scores"})
+"""Members with hashes and packed digits, which hold neither secrets nor paths."""
+
+
 def _clean_leaf(name: str, text: str) -> str:
     """Return the text without secrets and paths; our own vocabulary, hashes and digests stay unchanged."""
-    if name in ("sha256", "growth", "fingerprint", "condition", "comparable", "outcomes") or type(text) is not str:
+    if name in _KEPT or type(text) is not str:
         return text
     return redact_paths(redact(text) if name in ("text", "value", "notes") else text)
 

@@ -1,7 +1,8 @@
 """Scores and validation losses of a run, as its record keeps them.
 
 The outcome of every item is kept in one text, four items per hexadecimal digit, so that the items that differ between
-two seeds can be counted years later without the evaluation's log.
+two seeds can be counted years later without the evaluation's log. Where an item can be right in part, its score is kept
+in 255ths: rounding adds a variance of about a millionth.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ MOST_VALIDATIONS = 2000
 """Most validation losses that a record keeps; of more, evenly spaced ones and the last."""
 _HEX = re.compile(r"[0-9a-f]*")
 _BITS = 4
+_DIGITS, _FULL = 2, 255
+"""Hexadecimal digits of a score in 255ths, and the best score."""
+_OLDER = Missing(missing="the record is an older one, without the scores of items that are right in part")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,6 +42,9 @@ class ScoreFacts:
     outcomes: str | Missing
     """Outcome of every item, packed by `pack_outcomes`, in the order of the items' ids: with equal `comparable` the
     items are the same, in the same order. Missing where an item can be right in part."""
+    item_scores: str | Missing = _OLDER
+    """Score of every item, packed by `pack_item_scores`, in the same order. Missing where `outcomes` holds them, where
+    a score is not from 0 to 1, and in older records."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,6 +73,25 @@ def item_outcomes(score: ScoreFacts) -> tuple[bool, ...] | Missing:
         return Missing(missing=f"the record's outcomes are not {score.items} items")
     bits = "".join(f"{int(digit, 16):04b}" for digit in score.outcomes)
     return tuple(bit == "1" for bit in bits[: score.items])
+
+
+def pack_item_scores(scores: Sequence[float]) -> str | Missing:
+    """Return scores in 255ths, two hexadecimal digits each; Missing where one is not from 0 to 1."""
+    if not all(0 <= score <= 1 for score in scores):
+        return Missing(missing="scores of items are not from 0 to 1")
+    return "".join(f"{round(_FULL * score):02x}" for score in scores)
+
+
+def read_item_scores(score: ScoreFacts) -> tuple[float, ...] | Missing:
+    """Return the score of each item from 0 to 1, in the order of the items; Missing where the record lacks them."""
+    if not isinstance(score.outcomes, Missing):
+        outcomes = item_outcomes(score)
+        return outcomes if isinstance(outcomes, Missing) else tuple(float(right) for right in outcomes)
+    if isinstance(score.item_scores, Missing):
+        return score.item_scores
+    if len(score.item_scores) != _DIGITS * score.items or not _HEX.fullmatch(score.item_scores):
+        return Missing(missing=f"the record's scores are not those of {score.items} items")
+    return tuple(value / _FULL for value in bytes.fromhex(score.item_scores))
 
 
 def validation_points(pairs: Sequence[tuple[int, float]]) -> tuple[ValidationPoint, ...]:

@@ -6,11 +6,14 @@ from typing import Any
 
 from touchline.core.quantity import Missing, Quantity
 from touchline.plan.design.answer import DesignAnswer, DesignOption
-from touchline.report.colors import CONFIG, INK, MUTED
+from touchline.report.colors import CONFIG, INK, MUTED, SeriesColor
 from touchline.report.figures import Figure, figures_off
 from touchline.statistics.power import POWER
 
-_BLUE, _ORANGE = "#2f6fb5", "#c8641b"
+_BEST = SeriesColor(number=1, label="best use", model="", light="#2f6fb5", dark="#6fa8e6", shape="circle")
+_OPTIONS = SeriesColor(number=2, label="alternatives", model="", light="#c8641b", dark="#f0a060", shape="circle")
+DESIGN_COLORS = (_BEST, _OPTIONS)
+"""Colors of the figure."""
 _WIDTH, _HEIGHT = 640, 320
 _LOW, _FAR = 0.1, 0.75
 """Places from which on a label is above its point, and to the left of it, as shares of the axes."""
@@ -44,11 +47,11 @@ def design_figure(answer: DesignAnswer) -> Figure:
             ]
         )
     ).encode(x=x)
-    band = curve.mark_area(color=_BLUE, opacity=0.15).encode(y=altair.Y("low:Q", title=y_title), y2="high:Q")
-    line = curve.mark_line(color=_BLUE, strokeWidth=2).encode(y=y)
+    band = curve.mark_area(color=_BEST.light, opacity=0.15).encode(y=altair.Y("low:Q", title=y_title), y2="high:Q")
+    line = curve.mark_line(color=_BEST.light, strokeWidth=2).encode(y=y)
     points = altair.Chart(altair.InlineData(values=_points(answer, last))).encode(x=x, y=y)
-    ranges = points.mark_rule(color=_ORANGE, opacity=0.6).encode(x="low_hours:Q", x2="high_hours:Q")
-    marks = points.mark_point(filled=True, size=60, color=_ORANGE, opacity=1)
+    ranges = points.mark_rule(color=_OPTIONS.light, opacity=0.6).encode(x="low_hours:Q", x2="high_hours:Q")
+    marks = points.mark_point(filled=True, size=60, color=_OPTIONS.light, opacity=1)
     above, right, left = (points.transform_filter(f"datum.side === '{side}'") for side in ("above", "right", "left"))
     words = [
         above.mark_text(align="left", dx=7, dy=-9, color=INK, fontSize=11).encode(text="label:N"),

@@ -18,7 +18,7 @@ from touchline.history.adding import record_of_run
 from touchline.history.files import LoggedRun, find_runs
 from touchline.history.reading import SourcedText
 from touchline.history.record import DatasetFacts, PredictedFacts, RunRecord, WorkFacts
-from touchline.history.scores import ScoreFacts, pack_outcomes, validation_points
+from touchline.history.scores import ScoreFacts, pack_item_scores, pack_outcomes, validation_points
 from touchline.history.training_form import adapter_facts, compiled_fact, method_fact, quantization_fact
 from touchline.plan.identity import condition_digest
 from touchline.results.run_result import RunResult
@@ -103,6 +103,9 @@ def score_facts(result: RunResult) -> Iterator[ScoreFacts]:
                 outcomes=pack_outcomes([value == 1.0 for value in scored.scores])
                 if binary
                 else Missing(missing="an item can be right in part"),
+                item_scores=Missing(missing="every item is right or wrong: see outcomes")
+                if binary
+                else pack_item_scores(scored.scores),
             )
 
 

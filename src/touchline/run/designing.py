@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -11,11 +12,12 @@ from touchline.core.files import read_text_bounded, write_atomic
 from touchline.core.quantity import Missing
 from touchline.core.units import parse_device_hours, plural
 from touchline.data.user_config import UserConfig
-from touchline.plan.design.answer import DesignAnswer
+from touchline.plan.design.answer import DesignAnswer, DesignOption
 from touchline.plan.design.answering import DesignQuestion, Sizing, answer_design, refused, unanswerable, with_change
+from touchline.plan.design.confirming import family_of, looks_for, with_likely_runs
 from touchline.plan.design.costs import PLANNED_SEEDS, DesignCosts, design_costs, seed_numbers
 from touchline.plan.local.past_scores import past_scores
-from touchline.plan.power import conditions_per_level, evaluated_items, number_of_contrasts
+from touchline.plan.power import evaluated_items
 from touchline.run.folders import ExperimentFolder
 from touchline.run.optimising import yaml_diff
 from touchline.run.planning import resolve
@@ -28,6 +30,8 @@ from touchline.statistics.spread_inputs import spread_inputs
 
 _MOST_SPREAD = 50.0
 """Largest standard deviation of shares, in points."""
+USUAL_DIFFERENCE = 2.0
+"""Difference in points that is asked for where nothing states another."""
 _FEWEST_ITEMS = 4
 """Fewest items that are planned for the slope of an evaluation's time."""
 
@@ -36,8 +40,8 @@ _FEWEST_ITEMS = 4
 class DesignRequest:
     """Question of a user about sample sizes."""
 
-    detect_points: float = 2.0
-    """Difference to establish, in points."""
+    detect_points: float | None = None
+    """Difference to establish, in points; None for that of `strategy.confirm`, or 2."""
     budget: str | None = None
     """Device-hours: `40gpuh`, `40h`, `90min`."""
     items: tuple[int, ...] = ()
@@ -47,15 +51,20 @@ class DesignRequest:
     flips_percent: float | None = None
     """Items that flip between seeds, in percent, instead of measured ones."""
 
-    def question(self) -> DesignQuestion:
+    def question(self, promised: float | None = None) -> DesignQuestion:
         """Return the question of the planner.
+
+        Args:
+            promised: difference that the experiment's strategy promises, in points; None without one.
 
         Raises:
             InputError: a value is out of range; all are listed.
         """
         spread, flips = self.seed_spread_points, self.flips_percent
+        default = USUAL_DIFFERENCE if promised is None else promised
+        detect = default if self.detect_points is None else self.detect_points
         checks = (
-            (f"--detect {self.detect_points:g}", 0 < self.detect_points <= 100),
+            (f"--detect {detect:g}", 0 < detect <= 100),
             (f"--items {', '.join(map(str, self.items))}", all(each > 0 for each in self.items)),
             (f"--seed-spread {spread or 0:g}", spread is None or 0 <= spread <= _MOST_SPREAD),
             (f"--flips {flips or 0:g}", flips is None or 0 <= flips <= 100),
@@ -67,7 +76,7 @@ class DesignRequest:
                 expected="points above 0 to 100, items of 1 or more, a spread of 0 to 50 points, flips of 0 to 100%",
             )
         return DesignQuestion(
-            detect=self.detect_points / 100,
+            detect=detect / 100,
             budget_hours=None if self.budget is None else parse_budget(self.budget),
             budget_text=self.budget or "",
             items=tuple(sorted(set(self.items))),
@@ -120,8 +129,9 @@ def design(
     Raises:
         InputError: the experiment or the request is wrong.
     """
-    question = request.question()
     planner = _Planner(folder, settings)
+    confirm = planner.confirm
+    question = request.question(None if confirm is None else confirm.detect)
     now = planner.now()
     digests = {run.digest for run in now.runs}
     past = past_scores(settings.history_dir, now.task, now.models, except_digests=digests if own else ())
@@ -137,11 +147,12 @@ def design(
         )
     assert most_items is not None
     costs = planner.costs(now, most_items, items_now or most_items, on_progress)
+    family, conditions = family_of(now)
     sizing = Sizing(
         question=question,
         inputs=inputs,
-        conditions=conditions_per_level(now),
-        family=number_of_contrasts(now),
+        conditions=conditions,
+        family=family,
         most_items=most_items,
         costs=costs,
     )
@@ -149,10 +160,11 @@ def design(
     chosen = answer.chosen
     if chosen is None:
         return Designed(answer=answer, folder=folder, text=planner.text, values={})
-    values = planner.changes(chosen.seeds, chosen.items, items_now)
+    looks = () if confirm is None else looks_for(chosen.seeds, family)
+    values = planner.changes(chosen, items_now, looks, answer.detect_points)
     text = with_values(planner.text, str(folder.yaml), values) if values else planner.text
     return Designed(
-        answer=with_change(answer, yaml_diff(folder, planner.text, text), applied=False),
+        answer=with_change(answer, yaml_diff(folder, planner.text, text), applied=False, looks=looks),
         folder=folder,
         text=text,
         values=values,
@@ -163,8 +175,9 @@ def apply(found: Designed, settings: UserConfig) -> Designed:
     """Write the chosen numbers into experiment.yaml; nothing is planned yet.
 
     Raises:
-        PolicyError: runs have started that the change would leave out or evaluate differently, the file has a strategy,
-            or a value was given on the command line of the last plan.
+        PlanDriftError: runs have started that the change would leave out or evaluate differently, or the strategy has
+            taken a decision.
+        PolicyError: the strategy has no confirm, or a value was given on the command line of the last plan.
         InputError: there are no numbers to write.
         HostError: the file cannot be written.
     """
@@ -183,11 +196,18 @@ def apply(found: Designed, settings: UserConfig) -> Designed:
 def _refuse_change(found: Designed, settings: UserConfig) -> None:
     """Refuse a change of runs that have started."""
     folder, planner = found.folder, _Planner(found.folder, settings)
-    if planner.has_strategy:
+    if planner.has_strategy and planner.confirm is None:
         raise PolicyError(
-            f"{folder.yaml} has a strategy, whose looks decide the seeds",
-            expected="an experiment without strategy",
-            hint="write strategy.confirm.seeds and looks by hand",
+            f"{folder.yaml} has a strategy without confirm: explore trains one seed per condition",
+            expected="strategy.confirm, or no strategy",
+            hint="docs/guides/strategy.md",
+        )
+    if decisions := folder.decisions():
+        raise PlanDriftError(
+            f"{folder.root.name}: the strategy has taken {plural(len(decisions), 'decision')}; its claims, seeds, "
+            "looks and items are fixed since the first one",
+            expected="a strategy before its first decision",
+            hint="copy experiment.yaml into a folder of its own, and apply the design there",
         )
     given = [key for key in found.values if key in {each.partition("=")[0] for each in planner.overrides}]
     if given:
@@ -226,7 +246,7 @@ def has_started(folder: ExperimentFolder, name: str) -> bool:
 
 
 class _Planner:
-    """Planner of the experiment with other numbers of seeds and items; strategies are left out."""
+    """Planner of the experiment with other numbers of seeds and items; confirm has one look, at its last seed."""
 
     def __init__(self, folder: ExperimentFolder, settings: UserConfig) -> None:
         self._folder, self._settings = folder, settings
@@ -234,16 +254,20 @@ class _Planner:
         self._old = folder.read_plan()
         self.overrides = () if self._old is None else self._old.overrides
         experiment = read_experiment(self.text, str(folder.yaml), self.overrides).experiment
-        self.seeds, self.has_strategy = experiment.seeds, experiment.strategy is not None
-        self._without = ("strategy=null",) if self.has_strategy else ()
-        self.notes: tuple[str, ...] = (
-            (
-                "the numbers are those of a fixed design without looks; the strategy's looks stop earlier on average, "
-                "and its last look needs a few more seeds",
+        strategy = experiment.strategy
+        self.has_strategy = strategy is not None
+        self.confirm = None if strategy is None else strategy.confirm
+        self._explored = experiment.seeds[:1] if strategy is not None and strategy.explore is not None else ()
+        self.seeds = experiment.seeds if self.confirm is None else self.confirm.seeds
+        self._without = ("strategy=null",) if self.has_strategy and self.confirm is None else ()
+        self.notes: tuple[str, ...] = ()
+        if self.confirm is not None:
+            self.notes = (
+                "power, differences and hours are those without looks; a strategy's looks need a few more seeds at "
+                "most, and fewer on average: touchline plan, section Costs of the strategy",
             )
-            if self.has_strategy
-            else ()
-        )
+        elif self.has_strategy:
+            self.notes = ("the strategy has no confirm: the numbers are those of the experiment without strategy",)
         self._made: dict[tuple[int, int | None], Plan] = {}
 
     def now(self) -> Plan:
@@ -254,9 +278,11 @@ class _Planner:
         """Return the plan with so many seeds and items."""
         key = (seeds, items)
         if key not in self._made:
-            numbers = list(seed_numbers(self.seeds, seeds))
-            own = (f"seeds={numbers}", f"evaluate.samples={items}")
-            self._made[key] = self._read(self.text, own)
+            numbers = list(self._numbers(seeds))
+            given = (f"seeds={numbers}",)
+            if self.confirm is not None:
+                given = (f"strategy.confirm.seeds={numbers}", f"strategy.confirm.looks=[{seeds}]")
+            self._made[key] = self._read(self.text, (*given, f"evaluate.samples={items}"))
         return self._made[key]
 
     def plan_of_text(self, text: str) -> Plan:
@@ -289,19 +315,31 @@ class _Planner:
         by_items = {items: planned(PLANNED_SEEDS[0], items) for items in counts}
         return design_costs(by_seeds, by_items, items_now)
 
-    def changes(self, seeds: int, items: int, items_now: int | None) -> dict[str, object]:
+    def changes(
+        self, chosen: DesignOption, items_now: int | None, looks: tuple[int, ...], detect_points: float
+    ) -> dict[str, object]:
         """Return the values of experiment.yaml that change, by dotted key."""
         found: dict[str, object] = {}
-        numbers = seed_numbers(self.seeds, seeds)
+        confirm = self.confirm
+        numbers = self._numbers(looks[-1] if looks else chosen.seeds)
         if numbers != tuple(self.seeds):
-            found["seeds"] = list(numbers)
-        if items != items_now:
-            found["evaluate.samples"] = items
+            found["seeds" if confirm is None else "strategy.confirm.seeds"] = list(numbers)
+        if confirm is not None and confirm.looks not in ("auto", looks):
+            found["strategy.confirm.looks"] = list(looks)
+        if confirm is not None and not math.isclose(confirm.detect, detect_points):
+            found["strategy.confirm.detect"] = float(f"{detect_points:.6g}")
+        if chosen.items != items_now:
+            found["evaluate.samples"] = chosen.items
         return found
+
+    def _numbers(self, count: int) -> tuple[int, ...]:
+        """Return so many seeds; new ones of confirm continue after its last and are not those of explore."""
+        first = 1 if self.confirm is None else max(self.seeds) + 1
+        return seed_numbers(self.seeds, count, first=first, avoid=self._explored)
 
     def _read(self, text: str, own: Sequence[str] = ()) -> Plan:
         overrides = (*self.overrides, *self._without, *own)
         loaded = read_experiment(text, str(self._folder.yaml), overrides)
         old = self._old
         accepted = {} if old is None else {run.name: run.accepted for run in old.runs if run.accepted}
-        return resolve(loaded, self._folder, self._settings, old, accepted, spread=())[0]
+        return with_likely_runs(resolve(loaded, self._folder, self._settings, old, accepted, spread=())[0])

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import Final
 
-from touchline.core.quantity import Quantity
+from touchline.core.quantity import Missing, Quantity
 from touchline.core.units import plural
 from touchline.statistics.power import USUAL_FLIPS
 from touchline.statistics.sample_sizes import Spread
@@ -43,12 +43,13 @@ _PRIOR_FLIPS: Final = (0.05, USUAL_FLIPS, 0.3)
 """Shares of the items that two trainings judge differently."""
 _PRIOR_EFFECT: Final = (0.1, _OF_THE_EFFECT / (1 - _OF_THE_EFFECT), 0.5)
 """Items that a level changes, per item that flips between seeds."""
-_NO_PAST: Final = "no past run of this task and base has two seeds"
+_ONE_SEED: Final = "no run of this task and base model has a second seed"
+_SINGLE_RUNS: Final = "no run of this task and base model has a second seed or condition"
 
 
 def spread_inputs(
     own: Sequence[ItemScores],
-    past: Sequence[ItemScores],
+    past: Sequence[ItemScores] | Missing,
     *,
     points: float | None = None,
     flips_percent: float | None = None,
@@ -57,19 +58,22 @@ def spread_inputs(
 
     Args:
         own: scores of this experiment's finished runs.
-        past: scores of the history's runs of the same task and base.
+        past: scores of the history's runs of the same task and base; Missing with the reason where there are none.
         points: spread between seeds, in points, as stated.
         flips_percent: items that flip between seeds, in percent, as stated.
     """
-    sources = ((SpreadSource.OWN_RUNS, own), (SpreadSource.HISTORY, past))
-    flips = _flips(sources, flips_percent)
-    return _seeds(sources, points), flips, _effect(sources, flips)
+    known, reason = ((), past.missing) if isinstance(past, Missing) else (past, "")
+    if own:
+        reason = ""
+    sources = ((SpreadSource.OWN_RUNS, own), (SpreadSource.HISTORY, known))
+    flips = _flips(sources, flips_percent, reason)
+    return _seeds(sources, points, reason), flips, _effect(sources, flips)
 
 
 Sources = Sequence[tuple[SpreadSource, Sequence[ItemScores]]]
 
 
-def _seeds(sources: Sources, stated: float | None) -> SpreadInput:
+def _seeds(sources: Sources, stated: float | None, reason: str) -> SpreadInput:
     kind = SpreadKind.SEEDS
     if stated is not None:
         return _stated(kind, stated, "points")
@@ -79,10 +83,10 @@ def _seeds(sources: Sources, stated: float | None) -> SpreadInput:
             return _measured(kind, observed, "points", source, basis)
     low, value, high = _PRIOR_SPREAD
     quantity = Quantity(value=value, unit="points", low=low, high=high)
-    return SpreadInput(kind=kind, quantity=quantity, source=SpreadSource.PRIOR, basis=_NO_PAST)
+    return SpreadInput(kind=kind, quantity=quantity, source=SpreadSource.PRIOR, basis=reason or _ONE_SEED)
 
 
-def _flips(sources: Sources, stated: float | None) -> SpreadInput:
+def _flips(sources: Sources, stated: float | None, reason: str) -> SpreadInput:
     kind = SpreadKind.FLIPS
     if stated is not None:
         return _stated(kind, stated, "%")
@@ -99,7 +103,7 @@ def _flips(sources: Sources, stated: float | None) -> SpreadInput:
             return _measured(kind, own, "%", source, basis)
     low, value, high = (100 * (1 - _OF_THE_EFFECT) * each for each in _PRIOR_FLIPS)
     quantity = Quantity(value=value, unit="%", low=low, high=high)
-    return SpreadInput(kind=kind, quantity=quantity, source=SpreadSource.PRIOR, basis=_NO_PAST)
+    return SpreadInput(kind=kind, quantity=quantity, source=SpreadSource.PRIOR, basis=reason or _SINGLE_RUNS)
 
 
 def _effect(sources: Sources, flips: SpreadInput) -> SpreadInput:

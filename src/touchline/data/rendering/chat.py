@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from tokenizers import Tokenizer
 
@@ -42,6 +43,19 @@ class SpecialTokens:
     """Further tokens that end an answer, from generation_config.json."""
 
 
+@lru_cache(maxsize=4)
+def parse_tokenizer(tokenizer_json: str) -> Tokenizer:
+    """Parse a tokenizer, without truncation and padding; equal files share one, which is not to be changed.
+
+    Args:
+        tokenizer_json: content of tokenizer.json.
+    """
+    tokenizer = Tokenizer.from_str(tokenizer_json)
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
 class ChatRenderer:
     """Renderer of chats for one model.
 
@@ -69,9 +83,7 @@ class ChatRenderer:
         self.images = images
         """Rule of the model's image processor, or why there is none."""
         self._template = None if template is None else compile_template(template, date)
-        self._tokenizer = Tokenizer.from_str(tokenizer_json)
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
+        self._tokenizer = parse_tokenizer(tokenizer_json)
         self._encoder = BatchEncoder(self._tokenizer)
         self._tokens = tokens
         stops = {self._id(token) for token in (tokens.eos, *tokens.stops)} - {None}

@@ -85,6 +85,8 @@ class DesignAnswer:
     """Contrasts of settings, over which p values are adjusted (Holm)."""
     conditions: int
     """Conditions that a level is averaged over."""
+    most_items: int
+    """Items that there are."""
     inputs: tuple[SpreadInput, ...]
     """Spread that is counted on, each value with its source."""
     now: DesignOption
@@ -105,6 +107,9 @@ class DesignAnswer:
     """Reasons why there is no usable design; empty if there is one."""
     notes: tuple[str, ...]
     """Remarks."""
+    looks: tuple[int, ...] = ()
+    """Looks of `strategy.confirm` that need the fewest seeds on average and show what the proposed seeds show without
+    looks; the last is the number of its seeds. Empty without such a strategy."""
     diff: str = ""
     """Unified diff of experiment.yaml with the chosen numbers; empty if it has them."""
     applied: bool = False

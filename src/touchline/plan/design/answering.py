@@ -16,7 +16,7 @@ from touchline.core.finding import Finding, Severity
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.units import format_seconds, hours_unit, parse_duration, plural, seconds_to_hours
 from touchline.plan.design.answer import CurvePoint, DesignAnswer, DesignOption, Needed
-from touchline.plan.design.costs import DesignCosts, shortest_run
+from touchline.plan.design.costs import DesignCosts, shortest_run, trained
 from touchline.plan.power import number_of_contrasts
 from touchline.spec.plan import Plan
 from touchline.statistics.power import COVERAGE, POWER
@@ -168,7 +168,7 @@ class Sizing:
             (0, not_planned, not_planned) if plan is None else (len(plan.runs), plan.gpu_hours, plan.wall_seconds)
         )
         if seeds < FEWEST_SEEDS:
-            one = Missing(missing="one seed shows nothing of a setting")
+            one = Missing(missing="a claim about a setting needs two seeds")
             return DesignOption(
                 seeds=seeds, items=items, runs=runs, power=one, detectable=one, device_hours=hours, wall_seconds=seconds
             )
@@ -229,7 +229,7 @@ def answer_design(
         notes: remarks that belong to the answer.
     """
     question, unit = sizing.question, hours_unit(now.machine.kind.upper())
-    seeds_now = len({run.seed for run in now.runs if run.train is not None and run.control is None})
+    seeds_now = len({run.seed for run in trained(now)})
     items_now = sizing.most_items if items_now is None else items_now
     options: dict[tuple[int, int], DesignOption] = {}
 
@@ -271,6 +271,7 @@ def answer_design(
         hours_unit=unit,
         contrasts=sizing.family,
         conditions=sizing.conditions,
+        most_items=sizing.most_items,
         inputs=sizing.inputs,
         now=option(seeds_now, items_now),
         cheapest=not_shown if chosen is None else chosen,
@@ -280,14 +281,14 @@ def answer_design(
         balance=_balance(sizing),
         curve=sizing.curve(most),
         findings=tuple(findings),
-        notes=(*notes, *_notes(now, sizing, chosen)),
+        notes=(*notes, *_notes(now, sizing, chosen if best is None else option(best.seeds, best.items))),
     )
 
 
 def refused(now: Plan, question: DesignQuestion, inputs: tuple[SpreadInput, ...], finding: Finding) -> DesignAnswer:
     """Return an answer that only says why there is none."""
     reason = Missing(missing=finding.message)
-    seeds = len({run.seed for run in now.runs if run.train is not None and run.control is None})
+    seeds = len({run.seed for run in trained(now)})
     option = DesignOption(
         seeds=seeds,
         items=0,
@@ -304,6 +305,7 @@ def refused(now: Plan, question: DesignQuestion, inputs: tuple[SpreadInput, ...]
         hours_unit=hours_unit(now.machine.kind.upper()),
         contrasts=0,
         conditions=0,
+        most_items=0,
         inputs=inputs,
         now=option,
         cheapest=reason,
@@ -408,12 +410,11 @@ def _balance(sizing: Sizing) -> Measured:
     found = balanced_items(costs.training, costs.item, spread)
     if not math.isfinite(found):
         return Missing(missing="items cost nothing, or seeds do not differ: as many items as there are")
-    ratio = costs.training / costs.item
     return Quantity(
         value=found,
         unit="items",
-        method=f"sqrt(cost of a seed's trainings over that of an item, {ratio:,.0f}, x variance of flips over that of "
-        f"seeds, {spread.flips / spread.seeds:,.0f})",
+        method=f"sqrt({costs.training:.4g} hours per seed without items / {costs.item:.4g} hours per item of a seed "
+        f"x variance of flips {spread.flips:.4g} / variance of seeds {spread.seeds:.4g})",
     )
 
 
@@ -429,7 +430,7 @@ def _notes(now: Plan, sizing: Sizing, chosen: DesignOption | None) -> list[str]:
         limit = parse_duration(now.deadline)
         if limit < chosen.wall_seconds.value:
             notes.append(
-                f"the cheapest design takes {format_seconds(chosen.wall_seconds.value)} on this machine, longer than "
+                f"the proposed design takes {format_seconds(chosen.wall_seconds.value)} on this machine, longer than "
                 f"compute.deadline: {now.deadline}"
             )
     if any(run.evaluate.cluster is not None for run in now.runs):
@@ -448,6 +449,8 @@ def _points(shown: dict[End, float]) -> Measured:
     return Quantity(value=100 * shown[End.VALUE], unit="points", low=100 * low, high=100 * high)
 
 
-def with_change(answer: DesignAnswer, diff: str, *, applied: bool) -> DesignAnswer:
+def with_change(
+    answer: DesignAnswer, diff: str, *, applied: bool, looks: tuple[int, ...] | None = None
+) -> DesignAnswer:
     """Return the answer with the change of experiment.yaml that it proposes."""
-    return replace(answer, diff=diff, applied=applied)
+    return replace(answer, diff=diff, applied=applied, looks=answer.looks if looks is None else looks)

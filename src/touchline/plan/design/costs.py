@@ -15,6 +15,7 @@ from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.units import seconds_to_hours
 from touchline.plan.totals import sum_quantities
 from touchline.spec.plan import Plan, PlannedRun
+from touchline.spec.strategy import Phase
 from touchline.statistics.bootstrap import Floats
 
 PLANNED_SEEDS = (2, 3, 4, 6, 8, 16, 32)
@@ -78,10 +79,10 @@ def design_costs(by_seeds: dict[int, Plan], by_items: dict[int, Plan], items_pla
             return plan.gpu_hours
         hours.append(plan.gpu_hours.value)
     some = next(iter(by_items.values()))
-    seeds = len({run.seed for run in some.fine_tuned})
-    per_seed = [evaluation_hours(plan.fine_tuned) / seeds for plan in by_items.values()]
+    seeds = len({run.seed for run in trained(some)})
+    per_seed = [evaluation_hours(trained(plan)) / seeds for plan in by_items.values()]
     controls = [
-        evaluation_hours([run for run in plan.runs if run not in plan.fine_tuned]) for plan in by_items.values()
+        evaluation_hours([run for run in plan.runs if run not in trained(plan)]) for plan in by_items.values()
     ]
     return DesignCosts(
         seeds=tuple(by_seeds),
@@ -91,6 +92,11 @@ def design_costs(by_seeds: dict[int, Plan], by_items: dict[int, Plan], items_pla
         seed_hours=tuple(float(value) for value in np.maximum.accumulate(per_seed)),
         control_hours=tuple(float(value) for value in np.maximum.accumulate(controls)),
     )
+
+
+def trained(plan: Plan) -> list[PlannedRun]:
+    """Return the fine-tuned runs that are compared: no controls, nothing that only explores."""
+    return [run for run in plan.fine_tuned if run.phase is not Phase.EXPLORE]
 
 
 def evaluation_hours(runs: Sequence[PlannedRun]) -> float:
@@ -117,17 +123,19 @@ def shortest_run(plan: Plan) -> Measured:
     return min(known, key=lambda each: each.value)
 
 
-def seed_numbers(used: Sequence[int], count: int) -> tuple[int, ...]:
-    """Return so many seeds: those in use first, then the smallest numbers from 1 that are not.
+def seed_numbers(used: Sequence[int], count: int, *, first: int = 1, avoid: Sequence[int] = ()) -> tuple[int, ...]:
+    """Return so many seeds: those in use first, then the smallest numbers that are not.
 
     Args:
         used: seeds of the experiment.
         count: how many are wanted.
+        first: smallest number of a new seed.
+        avoid: seeds that are used for something else.
     """
     seeds = list(dict.fromkeys(used))[:count]
-    candidate = 1
+    candidate = first
     while len(seeds) < count:
-        if candidate not in seeds:
+        if candidate not in seeds and candidate not in avoid:
             seeds.append(candidate)
         candidate += 1
     return tuple(seeds)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from touchline.core.markup import measured
 from touchline.core.quantity import Missing, Quantity
 from touchline.core.table import Column, Section, table_section
-from touchline.core.units import format_seconds, plural
+from touchline.core.units import digits_that_keep, format_seconds, plural
 from touchline.plan.design.answer import DesignAnswer, DesignOption, Needed
 from touchline.statistics.power import POWER
 from touchline.statistics.spread_inputs import End
@@ -19,6 +19,23 @@ _BARS = 8
 """Rows of the text chart."""
 _SPREADS = {End.LOW: "small spread", End.VALUE: "expected spread", End.HIGH: "large spread"}
 INPUT_COLUMNS = ("counted on", "value", "source", "basis")
+_NO_POWER, _FULL_POWER = 0.5, 99.5
+"""Power in % below and above which a whole number would read as never and always."""
+_WIDE = 3.0
+"""Upper end of an interval over its value from which on a note warns of it."""
+
+
+def power_text(power: float) -> str:
+    """Return a power in %; one below the target never reads as the target, nor any other as 0 or 100%."""
+    if not _NO_POWER <= power <= _FULL_POWER:
+        return "<1%" if power < _NO_POWER else ">99%"
+    digits = 1 if power < 10 - _NO_POWER else 2
+    return f"{digits_that_keep(power, lambda value: value >= 100 * POWER, digits)}%"
+
+
+def points_text(points: float, detect: float) -> str:
+    """Return a detectable difference in points; one above the wanted difference never reads as that."""
+    return digits_that_keep(points, lambda value: value <= detect * (1 + 1e-9))
 
 
 def design_sections(answer: DesignAnswer) -> tuple[Section, ...]:
@@ -41,22 +58,36 @@ def input_rows(inputs: Sequence[SpreadInput]) -> Iterator[tuple[str, ...]]:
 
 
 def input_notes(inputs: Sequence[SpreadInput]) -> Iterator[str]:
-    """Yield a note on inputs that nothing has measured."""
+    """Yield notes on inputs that are not measured, and on what their intervals mean."""
     prior = [each.kind.value for each in inputs if each.source is SpreadSource.PRIOR]
     if prior:
         yield (
-            f"Not measured: {', '.join(prior)}. Two seeds of one condition measure them; until then the prior range "
-            "stands for them, and the numbers below are as wide."
+            f"Not measured: {', '.join(prior)}. The prior range stands for them. Two seeds of one condition, trained "
+            "first, would measure them and narrow all ranges below."
         )
+    coverage = {each.quantity.coverage for each in inputs} - {None}
+    for share in sorted(coverage, key=str):
+        yield f"Intervals of measured inputs: {100 * (share or 0):g}%."
+    for each in inputs:
+        value, high = each.quantity.value, each.quantity.high
+        if each.quantity.coverage is not None and high is not None and high > _WIDE * value:
+            yield (
+                f"The {each.kind.value}: few runs measure it, up to {measured(_upper(each.quantity), 2)} are possible. "
+                "The numbers for the expected spread may be far too small: compare those for the large spread."
+            )
+
+
+def _upper(quantity: Quantity) -> Quantity:
+    return Quantity(value=quantity.value if quantity.high is None else quantity.high, unit=quantity.unit)
 
 
 def _lines(answer: DesignAnswer) -> Iterator[str]:
     if not answer.contrasts:
         return
+    holm = "" if answer.contrasts == 1 else f", after Holm over {plural(answer.contrasts, 'contrast')}"
     yield (
-        f"Question: a true difference of {answer.detect_points:g} points between two levels, established with "
-        f"{100 * POWER:.0f}% power by both tests of the report, after Holm over "
-        f"{plural(answer.contrasts, 'contrast')}"
+        f"Question: which numbers of seeds and items establish a true difference of {answer.detect_points:g} points "
+        f"between two levels with {100 * POWER:.0f}% power? Established: by both tests of the report at 5%{holm}"
     )
     yield f"Now: {_option(answer, answer.now)}"
     found = answer.cheapest
@@ -65,26 +96,42 @@ def _lines(answer: DesignAnswer) -> Iterator[str]:
     else:
         yield f"Cheapest for {answer.detect_points:g} points: {_option(answer, found)}"
     if len({(str(each.seeds), str(each.items)) for each in answer.needed}) > 1:
-        yield f"By spread: {'; '.join(_needed(each) for each in answer.needed)}"
+        yield f"Cheapest by spread: {'; '.join(_needed(each) for each in answer.needed)}"
     if answer.budget_hours is not None:
         best = answer.within_budget
-        within = f"Within {answer.budget_hours:.3g} {answer.hours_unit}"
+        within = f"Smallest difference within {answer.budget_hours:.3g} {answer.hours_unit}"
         if isinstance(best, Missing):
             yield f"{within}: none ({best.missing})"
         elif best is not None:
             yield f"{within}: {_option(answer, best)}"
+    if answer.looks:
+        yield (
+            f"With looks at {', '.join(map(str, answer.looks))} seeds: the same difference with {100 * POWER:.0f}% "
+            f"power or more, {answer.looks[-1]} seeds at most and fewer on average; strategy.confirm gets these"
+        )
     if isinstance(answer.balance, Quantity):
-        yield f"Items per seed that balance the costs: about {answer.balance.value:,.0f} = {answer.balance.method}"
+        more = answer.balance.value > answer.most_items
+        there = f", more than the {answer.most_items:,} that there are" if more else ""
+        yield f"Items at which costs are balanced: about {answer.balance.value:,.0f}{there}; {answer.balance.method}"
 
 
 def _option(answer: DesignAnswer, option: DesignOption) -> str:
     size = f"{plural(option.seeds, 'seed')} x {plural(option.items, 'item')}"
-    shown = f"shows {measured(option.detectable, 2)}"
-    if isinstance(option.detectable, Missing):
-        shown = f"shows no difference ({option.detectable.missing})"
+    shown = option.detectable
+    detects = (
+        f"detects nothing ({shown.missing})"
+        if isinstance(shown, Missing)
+        else f"detects {_points(answer, shown)[0]} points ({_points(answer, shown)[1]})"
+    )
     if isinstance(option.device_hours, Missing):
-        return f"{size}; {shown}; hours n/a ({option.device_hours.missing})"
-    return f"{size}; {shown}; {_hours(option)} {answer.hours_unit}"
+        return f"{size}; {detects}; hours n/a ({option.device_hours.missing})"
+    return f"{size}; {detects}; {_hours(option)} {answer.hours_unit}"
+
+
+def _points(answer: DesignAnswer, shown: Quantity) -> tuple[str, str]:
+    """Return a detectable difference and its range."""
+    value, low, high = (points_text(each or 0.0, answer.detect_points) for each in (shown.value, shown.low, shown.high))
+    return value, f"{low} to {high}"
 
 
 def _hours(option: DesignOption) -> str:
@@ -98,7 +145,7 @@ def _hours(option: DesignOption) -> str:
 def _needed(each: Needed) -> str:
     if isinstance(each.seeds, Missing) or isinstance(each.items, Missing):
         return f"{_SPREADS[each.end]} none"
-    return f"{_SPREADS[each.end]} {each.seeds} x {each.items:,}"
+    return f"{_SPREADS[each.end]} {each.seeds} seeds x {each.items:,} items"
 
 
 def _columns(answer: DesignAnswer) -> tuple[Column, ...]:
@@ -106,7 +153,7 @@ def _columns(answer: DesignAnswer) -> tuple[Column, ...]:
         Column("seeds", numeric=True),
         Column("items", numeric=True),
         Column(f"power for {answer.detect_points:g}"),
-        Column("shows (points)"),
+        Column("detects (points)"),
         Column(answer.hours_unit),
         Column("time", is_wide=True),
         Column(""),
@@ -124,8 +171,10 @@ def _row(answer: DesignAnswer, option: DesignOption) -> tuple[str | int | None, 
     return (
         option.seeds,
         option.items,
-        "-" if isinstance(power, Missing) else f"{power.value:.0f}% ({power.low or 0:.0f} to {power.high or 0:.0f})",
-        "-" if isinstance(shown, Missing) else f"{shown.value:.2g} ({shown.low or 0:.2g} to {shown.high or 0:.2g})",
+        "-"
+        if isinstance(power, Missing)
+        else f"{power_text(power.value)} ({power_text(power.low or 0)} to {power_text(power.high or 0)})",
+        "-" if isinstance(shown, Missing) else "{} ({})".format(*_points(answer, shown)),
         _hours(option),
         "n/a" if isinstance(time, Missing) else format_seconds(time.value),
         ", ".join(name for name, marked in marks if marked == option) or None,
@@ -136,24 +185,25 @@ def _about(answer: DesignAnswer) -> Iterator[str]:
     if not answer.alternatives:
         return
     yield (
-        "Each row has the fewest items that give its seeds 80% power, or all items where these are too few. Power and "
-        "difference: at the expected spread (at the large one to at the small one)."
+        f"Each row has the fewest items that give its seeds {100 * POWER:.0f}% power, or all items where these are too "
+        "few. Values are for the expected spread; in parentheses, all inputs at once at the ends of their intervals. "
+        "Hours are those of a plan with these numbers."
     )
 
 
 def _chart(answer: DesignAnswer) -> Iterator[tuple[str, str]]:
-    """Yield power against device-hours as bars of text."""
-    if not answer.curve:
+    """Yield power against device-hours as bars of text, from where there is any power."""
+    curve = [point for point in answer.curve if 100 * point.power >= _NO_POWER]
+    if not curve:
         return
-    points = answer.curve[:: max(1, len(answer.curve) // _BARS)]
+    points = curve[:: max(1, len(curve) // _BARS)]
     width = max(len(f"{point.device_hours:.3g}") for point in points)
-    rows = [f"{'':{width}}  power  {'':{round(_BAR * POWER)}}80%"]
+    rows = [f"{'':{width}}  power  {'':{round(_BAR * POWER)}}{'80%':{_BAR - round(_BAR * POWER)}} seeds x items"]
     for point in points:
         filled = round(_BAR * point.power)
         bar = "".join("#" if place < filled else "|" if place == round(_BAR * POWER) else " " for place in range(_BAR))
         size = f"{point.seeds} x {point.items:,}"
-        rows.append(f"{f'{point.device_hours:.3g}':>{width}}  {100 * point.power:4.0f}%  {bar} {size}".rstrip())
-    yield (
-        f"Best power for {answer.detect_points:g} points by {answer.hours_unit}, with the seeds x items:",
-        "\n".join(rows),
-    )
+        rows.append(
+            f"{f'{point.device_hours:.3g}':>{width}}  {power_text(100 * point.power):>5}  {bar} {size}".rstrip()
+        )
+    yield (f"Best power for {answer.detect_points:g} points by {answer.hours_unit}:", "\n".join(rows))

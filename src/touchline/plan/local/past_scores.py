@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from touchline.core.quantity import Missing
+from touchline.core.units import plural
 from touchline.history.history import Broken, read_record, record_path
 from touchline.history.index import load_index
 from touchline.history.reading import SourcedText
 from touchline.history.record import RunRecord
-from touchline.history.scores import item_outcomes
+from touchline.history.scores import read_item_scores
 from touchline.statistics.spread import ItemScores
 
 
 def past_scores(
     history_dir: Path, task: str, models: Collection[str], *, except_digests: Collection[str] = ()
-) -> tuple[ItemScores, ...]:
-    """Return the outcomes of the history's runs of a task and base, those on the same items together.
+) -> tuple[ItemScores, ...] | Missing:
+    """Return the items' scores of the history's runs of a task and base, those on the same items together.
 
     Args:
         history_dir: the history; there may be none.
@@ -27,10 +28,14 @@ def past_scores(
         models: names of the base models.
         except_digests: digests of runs that are left out, because their own results are known.
 
+    Returns:
+        Missing where no such run has been evaluated, or their records do not hold the items' scores.
+
     Raises:
         InputError: the history is not a folder.
     """
-    found: dict[tuple[str, str], dict[str, dict[int, tuple[bool, ...]]]] = {}
+    found: dict[tuple[str, str], dict[str, dict[int, tuple[float, ...]]]] = {}
+    reasons: list[str] = []
     for row in load_index(history_dir).rows() if history_dir.is_dir() else ():
         if not row.scores or row.origin != "touchline":
             continue
@@ -38,11 +43,14 @@ def past_scores(
         if isinstance(record, Broken) or record.run_digest in except_digests or not _is_asked(record, task, models):
             continue
         score = record.scores[0]  # the experiment's own task comes first
-        outcomes = item_outcomes(score)
-        if isinstance(outcomes, Missing) or not outcomes or record.condition is None or record.seed is None:
-            continue
-        conditions = found.setdefault((score.score, score.comparable), {})
-        conditions.setdefault(record.condition, {})[record.seed] = outcomes
+        values = read_item_scores(score)
+        if isinstance(values, Missing):
+            reasons.append(values.missing)
+        elif values and record.condition is not None and record.seed is not None:
+            conditions = found.setdefault((score.score, score.comparable), {})
+            conditions.setdefault(record.condition, {})[record.seed] = values
+    if not found:
+        return Missing(missing=_unusable(reasons))
     return tuple(
         ItemScores(
             conditions={
@@ -52,6 +60,13 @@ def past_scores(
         )
         for conditions in found.values()
     )
+
+
+def _unusable(reasons: Sequence[str]) -> str:
+    """Return why no past run can be used."""
+    if not reasons:
+        return "no past run of this task and base model has been evaluated"
+    return f"{plural(len(reasons), 'past run')} of this task and base model cannot be used: {reasons[0]}"
 
 
 def _is_asked(record: RunRecord, task: str, models: Collection[str]) -> bool:
