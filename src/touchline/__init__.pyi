@@ -89,7 +89,7 @@ def plan(
 def design(
     source: _Source,
     *,
-    detect: float = 2.0,
+    detect: float | None = None,
     budget: str | None = None,
     items: Sequence[int] = (),
     seed_spread: float | None = None,

@@ -47,8 +47,10 @@ def design_figure(answer: DesignAnswer) -> Figure:
             ]
         )
     ).encode(x=x)
-    band = curve.mark_area(color=_BEST.light, opacity=0.15).encode(y=altair.Y("low:Q", title=y_title), y2="high:Q")
-    line = curve.mark_line(color=_BEST.light, strokeWidth=2).encode(y=y)
+    band = curve.mark_area(color=_BEST.light, opacity=0.15, interpolate="step-after").encode(
+        y=altair.Y("low:Q", title=y_title), y2="high:Q"
+    )
+    line = curve.mark_line(color=_BEST.light, strokeWidth=2, interpolate="step-after").encode(y=y)
     points = altair.Chart(altair.InlineData(values=_points(answer, last))).encode(x=x, y=y)
     ranges = points.mark_rule(color=_OPTIONS.light, opacity=0.6).encode(x="low_hours:Q", x2="high_hours:Q")
     marks = points.mark_point(filled=True, size=60, color=_OPTIONS.light, opacity=1)

@@ -221,7 +221,7 @@ def _refuse_change(found: Designed, settings: UserConfig) -> None:
     if not started:
         return
     new = planner.plan_of_text(found.text)
-    changed = []
+    changed, evaluated, items = [], [], set()
     for run in started:
         now = new.run(run.name)
         if now is None:
@@ -229,12 +229,17 @@ def _refuse_change(found: Designed, settings: UserConfig) -> None:
         elif now.digest != run.digest:
             changed.append(f"{run.name} would be trained differently")
         elif now.evaluate.samples != run.evaluate.samples and folder.has_evaluations(run.name):
-            changed.append(f"{run.name} has been evaluated on {run.evaluate.samples} items")
-    if changed:
+            evaluated.append(f"{run.name} has been evaluated on {run.evaluate.samples} items")
+            items.add(evaluated_items(replace(new, runs=(run,))))
+    if changed or evaluated:
+        name = quoted(str(folder.root))
+        hint = f"a new experiment, or write them by hand and: touchline plan {name} --accept"
+        if not changed and len(items) == 1:
+            hint = f"the same items: touchline design {name} --items {items.pop()} --apply"
         raise PlanDriftError(
-            f"the design changes runs that have started: {'; '.join(changed)}",
+            f"the design changes runs that have started: {'; '.join((*changed, *evaluated))}",
             expected="numbers that only add runs",
-            hint=f"a new experiment, or write them by hand and: touchline plan {quoted(str(folder.root))} --accept",
+            hint=hint,
         )
 
 
@@ -279,9 +284,9 @@ class _Planner:
         key = (seeds, items)
         if key not in self._made:
             numbers = list(self._numbers(seeds))
-            given = (f"seeds={numbers}",)
+            given = [f"seeds={numbers}"]
             if self.confirm is not None:
-                given = (f"strategy.confirm.seeds={numbers}", f"strategy.confirm.looks=[{seeds}]")
+                given = [f"strategy.confirm.seeds={numbers}", f"strategy.confirm.looks=[{seeds}]"]
             self._made[key] = self._read(self.text, (*given, f"evaluate.samples={items}"))
         return self._made[key]
 

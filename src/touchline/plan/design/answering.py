@@ -6,7 +6,7 @@ A pure function of plans of the experiment with several numbers of seeds and ite
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -189,13 +189,22 @@ class Sizing:
         detect = np.asarray(self.question.detect)
         return power(seeds, items, detect, self.spreads[end], coverage=self.coverage)
 
-    def curve(self, most_hours: float) -> tuple[CurvePoint, ...]:
-        """Return the best power by device-hours, up to so many; empty where costs are not known."""
+    def curve(self, most_hours: float, pairs: Collection[tuple[int, int]] = ()) -> tuple[CurvePoint, ...]:
+        """Return the best power by device-hours; empty where costs are not known.
+
+        Args:
+            most_hours: the last of them.
+            pairs: seeds and items whose costs are among them.
+        """
         if isinstance(self.costs, Missing):
             return ()
         least = float(self.cost(np.array([2.0]), np.array([1.0]))[0])
         points: list[CurvePoint] = []
-        for hours in np.geomspace(least, max(most_hours, 1.2 * least), _CURVE_POINTS):
+        last = max(most_hours, 1.2 * least)
+        own = [float(self.cost(np.array([float(seeds)]), np.array([float(items)]))[0]) for seeds, items in pairs]
+        for hours in sorted(
+            {*np.geomspace(least, last, _CURVE_POINTS), *(each for each in own if least < each < last)}
+        ):
             best = most_power(
                 float(hours),
                 self.question.detect,
@@ -279,7 +288,7 @@ def answer_design(
         within_budget=within,
         alternatives=alternatives,
         balance=_balance(sizing),
-        curve=sizing.curve(most),
+        curve=sizing.curve(most, pairs),
         findings=tuple(findings),
         notes=(*notes, *_notes(now, sizing, chosen if best is None else option(best.seeds, best.items))),
     )

@@ -81,9 +81,7 @@ def design_costs(by_seeds: dict[int, Plan], by_items: dict[int, Plan], items_pla
     some = next(iter(by_items.values()))
     seeds = len({run.seed for run in trained(some)})
     per_seed = [evaluation_hours(trained(plan)) / seeds for plan in by_items.values()]
-    controls = [
-        evaluation_hours([run for run in plan.runs if run not in trained(plan)]) for plan in by_items.values()
-    ]
+    controls = [evaluation_hours([run for run in plan.runs if run not in trained(plan)]) for plan in by_items.values()]
     return DesignCosts(
         seeds=tuple(by_seeds),
         hours=tuple(float(value) for value in np.maximum.accumulate(hours)),

@@ -28,9 +28,9 @@ _WIDE = 3.0
 def power_text(power: float) -> str:
     """Return a power in %; one below the target never reads as the target, nor any other as 0 or 100%."""
     if not _NO_POWER <= power <= _FULL_POWER:
-        return "<1%" if power < _NO_POWER else ">99%"
+        return "<1" if power < _NO_POWER else ">99"
     digits = 1 if power < 10 - _NO_POWER else 2
-    return f"{digits_that_keep(power, lambda value: value >= 100 * POWER, digits)}%"
+    return digits_that_keep(power, lambda value: value >= 100 * POWER, digits)
 
 
 def points_text(points: float, detect: float) -> str:
@@ -149,11 +149,11 @@ def _needed(each: Needed) -> str:
 
 
 def _columns(answer: DesignAnswer) -> tuple[Column, ...]:
+    """Return the columns; they fit 80 columns of a terminal."""
     return (
-        Column("seeds", numeric=True),
-        Column("items", numeric=True),
-        Column(f"power for {answer.detect_points:g}"),
-        Column("detects (points)"),
+        Column("design"),
+        Column("power (%)"),
+        Column("detects"),
         Column(answer.hours_unit),
         Column("time", is_wide=True),
         Column(""),
@@ -169,8 +169,7 @@ def _row(answer: DesignAnswer, option: DesignOption) -> tuple[str | int | None, 
     power, shown = option.power, option.detectable
     time = option.wall_seconds
     return (
-        option.seeds,
-        option.items,
+        f"{option.seeds} x {option.items:,}",
         "-"
         if isinstance(power, Missing)
         else f"{power_text(power.value)} ({power_text(power.low or 0)} to {power_text(power.high or 0)})",
@@ -184,10 +183,12 @@ def _row(answer: DesignAnswer, option: DesignOption) -> tuple[str | int | None, 
 def _about(answer: DesignAnswer) -> Iterator[str]:
     if not answer.alternatives:
         return
+    target = f"{100 * POWER:.0f}%"
     yield (
-        f"Each row has the fewest items that give its seeds {100 * POWER:.0f}% power, or all items where these are too "
-        "few. Values are for the expected spread; in parentheses, all inputs at once at the ends of their intervals. "
-        "Hours are those of a plan with these numbers."
+        f"Design: seeds x items. Power: for {answer.detect_points:g} points. Detects: the difference, in points, that "
+        f"is established with {target} power. Each row has the fewest items that give its seeds {target} power, or "
+        "all items where these are too few. Values are for the expected spread; in parentheses, all inputs at once at "
+        "the ends of their intervals. Hours are those of a plan with these numbers."
     )
 
 
@@ -204,6 +205,6 @@ def _chart(answer: DesignAnswer) -> Iterator[tuple[str, str]]:
         bar = "".join("#" if place < filled else "|" if place == round(_BAR * POWER) else " " for place in range(_BAR))
         size = f"{point.seeds} x {point.items:,}"
         rows.append(
-            f"{f'{point.device_hours:.3g}':>{width}}  {power_text(100 * point.power):>5}  {bar} {size}".rstrip()
+            f"{f'{point.device_hours:.3g}':>{width}}  {power_text(100 * point.power) + '%':>5}  {bar} {size}".rstrip()
         )
     yield (f"Best power for {answer.detect_points:g} points by {answer.hours_unit}:", "\n".join(rows))
