@@ -296,7 +296,7 @@ def test_apply_may_add_seeds_to_finished_runs(folder: Path, settings: UserConfig
     assert again.run(started.name) is not None
     with pytest.raises(PlanDriftError, match="has been evaluated on all items") as refused:
         api.design(folder, settings, detect=10.0, items=[150], seed_spread=2.0, flips=12.0, apply=True)
-    assert f"--items {ITEMS} --apply" in (refused.value.hint or "")
+    assert f"add --items {ITEMS} to" in (refused.value.hint or "")
 
 
 STRATEGY = """\

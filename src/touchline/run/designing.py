@@ -235,7 +235,7 @@ def _refuse_change(found: Designed, settings: UserConfig) -> None:
         name = quoted(str(folder.root))
         hint = f"a new experiment, or write them by hand and: touchline plan {name} --accept"
         if not changed and len(items) == 1:
-            hint = f"the same items: touchline design {name} --items {items.pop()} --apply"
+            hint = f"add --items {items.pop()} to the command: the number that they have been evaluated on"
         raise PlanDriftError(
             f"the design changes runs that have started: {'; '.join((*changed, *evaluated))}",
             expected="numbers that only add runs",
