@@ -269,9 +269,10 @@ def test_what_is_expected_stands_before_what_is_at_most() -> None:
     numbers = [float(found) for found in re.findall(r"\d+(?:\.\d+)?", expected)]
     assert numbers == pytest.approx([costs.promised, costs.without_effect], rel=5e-3)
     assert expected.endswith("without any effect")
-    assert most == "At most, if all planned runs are started:"
+    runs = f"{len(plan.runs)} of {len(plan.runs)} planned runs"
+    assert most == f"The totals below are at most, with {runs}:"
     assert total.startswith("Total")
-    assert summary_line(plan).startswith(f"{expected}; at most {len(plan.runs)} runs; {total}")
+    assert summary_line(plan).startswith(f"{expected}; at most {runs}; {total}")
     (unknown,) = (each for each in summary_sections(plan_of(seed_spread=None)) if each.title == "Totals")
     assert "not known without strategy.confirm.seed_spread" in unknown.lines[0]
     fixed = replace(plan, strategy=None)

@@ -17,14 +17,16 @@ from touchline.core.quantity import Quantity
 from touchline.core.status import RunStatus, TrainingOutcome
 from touchline.data.training_state import read_pause
 from touchline.data.user_config import UserConfig
+from touchline.plan.sections import summary_line
+from touchline.plan.strategy.costs import likely_runs
 from touchline.plan.strategy.explore import continuing_counts, explore_runs
 from touchline.plan.strategy.explore_section import cost_at_most, explore_section
-from touchline.plan.totals import scale_quantity
+from touchline.plan.totals import scale_quantity, totals
 from touchline.run.folders import ExperimentFolder
 from touchline.run.jobs import evaluation_jobs, training_job, training_jobs
 from touchline.run.planning import LoadedPlan, read_planned
 from touchline.run.recovering import failures_of
-from touchline.spec.strategy import Cut, DecisionKind, StopReason, StrategyDecision
+from touchline.spec.strategy import Cut, DecisionKind, Phase, StopReason, StrategyDecision
 
 __all__ = ["settings"]
 RANK8 = by_rank(rank2=1.0, rank4=2.0, rank8=1.5, rank16=3.0)
@@ -309,6 +311,27 @@ def test_conditions_with_other_numbers_of_steps_are_compared_at_the_same_share(
     (cut,) = cuts(folder)
     assert [each.step for each in cut.losses] == [3, 6, 9]
     assert list(cut.steps.values()) == [9], "of equal losses the earlier run continues; its own step"
+
+
+def test_totals_count_confirm_for_as_many_conditions_as_explore_may_choose(
+    tmp_path: Path, settings: UserConfig
+) -> None:
+    """Also their disk and the number of runs in the summary; the plan itself holds the runs of every condition."""
+    plan = api.plan(make_experiment(tmp_path / "tiny", EXPERIMENT), settings).plan
+    runs = likely_runs(plan)
+    confirmed = [run for run in runs if run.phase is Phase.CONFIRM]
+    chosen = {level.value for run in confirmed for level in run.levels if level.factor == "train.lora.rank"}
+    assert plan.strategy is not None
+    assert plan.strategy.explore is not None
+    assert len(chosen) == plan.strategy.explore.confirm + 1, "those to choose, and the reference"
+    assert [run for run in runs if run.phase is not Phase.CONFIRM] == [
+        run for run in plan.runs if run.phase is not Phase.CONFIRM
+    ]
+    assert len(runs) < len(plan.runs)
+    expected = totals(runs, plan.machine, plan.gpus_per_run, shared=True)
+    assert plan.gpu_hours == expected["gpu_hours"]
+    assert plan.disk == expected["disk"]
+    assert f"at most {len(runs)} of {len(plan.runs)} planned runs" in summary_line(plan)
 
 
 def test_points_that_fall_together_are_one_and_the_plan_says_so(tmp_path: Path, settings: UserConfig) -> None:

@@ -22,6 +22,7 @@ from touchline.plan.context import PlanningContext
 from touchline.plan.decisions import RunRequest, RunResolver
 from touchline.plan.identity import training_digest
 from touchline.plan.slots import SlotChoice, choose_slots
+from touchline.plan.strategy.costs import likely_runs
 from touchline.plan.strategy.explore import explore_faults
 from touchline.plan.strategy.resolving import SeedSpread, planned_strategy
 from touchline.plan.times import evaluation_limit
@@ -146,7 +147,7 @@ def build_plan(inputs: PlanInputs) -> Plan:
         slots=inputs.context.machine.slots,
         strategy=strategy,
     )
-    return Plan(
+    plan = Plan(
         touchline_version=inputs.touchline_version,
         experiment=experiment.name,
         question=experiment.question,
@@ -186,6 +187,23 @@ def build_plan(inputs: PlanInputs) -> Plan:
         pruning_evidence=inputs.pruning_evidence,
         slots_reason=slots.reason,
         slots_gain=slots.gain,
+    )
+    return plan if strategy is None else _with_totals_at_most(plan)
+
+
+def _with_totals_at_most(plan: Plan) -> Plan:
+    """Return a plan whose totals are those of the runs that its strategy may start at most."""
+    runs = likely_runs(plan)
+    names = {run.name for run in runs}
+    return replace(
+        plan,
+        **totals(
+            runs,
+            plan.machine,
+            plan.gpus_per_run,
+            shared=plan.executor == "local",
+            cohorts=[cohort for cohort in plan.cohorts if names.issuperset(cohort.runs)],
+        ),
     )
 
 

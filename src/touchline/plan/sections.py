@@ -23,6 +23,7 @@ from touchline.plan.notes import (
     run_type,
 )
 from touchline.plan.settings import collect_settings, settings_table, varying_table
+from touchline.plan.strategy.costs import likely_runs
 from touchline.plan.strategy.explore_section import explore_section
 from touchline.plan.strategy.section import expected_lines, strategy_sections
 from touchline.plan.totals import runs_at_once
@@ -58,8 +59,12 @@ def summary_sections(plan: Plan) -> list[Section]:
 
 def summary_line(plan: Plan) -> str:
     """Return the number of runs, the device-hours, the wall-clock time and the disk space on one line."""
-    most = "" if plan.strategy is None else "at most "
-    return "; ".join((*expected_lines(plan), most + plural(len(plan.runs), "run"), *list(_totals(plan))[:3]))
+    runs = plural(len(plan.runs), "run") if plan.strategy is None else f"at most {_runs_at_most(plan)}"
+    return "; ".join((*expected_lines(plan), runs, *list(_totals(plan))[:3]))
+
+
+def _runs_at_most(plan: Plan) -> str:
+    return f"{len(likely_runs(plan))} of {plural(len(plan.runs), 'planned run')}"
 
 
 def _what_runs(plan: Plan) -> tuple[Section, ...]:
@@ -73,7 +78,7 @@ def _what_runs(plan: Plan) -> tuple[Section, ...]:
 
 
 def _section_of_totals(plan: Plan) -> Section:
-    most = [] if plan.strategy is None else ["At most, if all planned runs are started:"]
+    most = [] if plan.strategy is None else [f"The totals below are at most, with {_runs_at_most(plan)}:"]
     return Section(title="Totals", lines=(*expected_lines(plan), *most, *_totals(plan)))
 
 

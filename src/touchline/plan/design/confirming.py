@@ -6,10 +6,9 @@ from dataclasses import replace
 
 from touchline.core.quantity import Missing, Quantity
 from touchline.plan.power import conditions_per_level, number_of_contrasts
-from touchline.plan.strategy.costs import likely_contrasts, strategy_costs
-from touchline.plan.strategy.state import cells_of, names_of_look
+from touchline.plan.strategy.costs import likely_contrasts, likely_runs, strategy_costs
+from touchline.plan.strategy.state import cells_of
 from touchline.spec.plan import Plan
-from touchline.spec.strategy import Phase
 
 
 def with_likely_runs(plan: Plan) -> Plan:
@@ -21,14 +20,13 @@ def with_likely_runs(plan: Plan) -> Plan:
     strategy = plan.strategy
     if strategy is None or strategy.explore is None or not strategy.looks:
         return plan
-    names = set(names_of_look(plan, likely_contrasts(plan), strategy.looks[-1]))
     costs = strategy_costs(plan)
     unknown = Missing(missing="the hours of the strategy's runs are not known")
     hours = None if costs is None else costs.most
     method = "explore at most, and confirm of the conditions that cost most"
     return replace(
         plan,
-        runs=tuple(run for run in plan.runs if run.phase is not Phase.CONFIRM or run.name in names),
+        runs=likely_runs(plan),
         gpu_hours=unknown if hours is None else Quantity(value=hours, unit="h", method=method),
         wall_seconds=Missing(missing="explore chooses the conditions"),
     )

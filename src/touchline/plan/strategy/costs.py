@@ -168,6 +168,15 @@ def likely_contrasts(plan: Plan) -> tuple[StatedContrast, ...]:
     )
 
 
+def likely_runs(plan: Plan) -> tuple[PlannedRun, ...]:
+    """Return the runs that may be started at most: with explore, of confirm those of the conditions that cost most."""
+    strategy = plan.strategy
+    if strategy is None:
+        return plan.runs
+    names = set(names_of_look(plan, likely_contrasts(plan), strategy.looks[-1])) if strategy.looks else set()
+    return tuple(run for run in plan.runs if run.phase is not Phase.CONFIRM or run.name in names)
+
+
 def explore_hours(plan: Plan) -> float | None:
     """Return the predicted device-hours of explore at most; 0 without it, None if they are not known."""
     assert plan.strategy is not None
