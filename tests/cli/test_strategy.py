@@ -28,7 +28,7 @@ def test_the_plan_states_claims_bounds_and_costs_beforehand(tmp_path: Path, tiny
     assert shown.returncode == 0, shown.stderr
     assert "train.lora.rank = 8" in shown.stdout
     assert "no contrast has an effect (expected)" in shown.stdout
-    before, _, after = shown.stdout.partition("At most, if all planned runs are started:")
+    before, _, after = shown.stdout.partition("The totals below are at most, with ")
     assert "with the promised effect, " in before
     assert "Total: " in after
     text = (folder / "runs_plan.md").read_text()
