@@ -16,6 +16,9 @@ from touchline.cli import watch as command
 from touchline.cli.main import main
 from touchline.cli.watch_text import LOSSES, LossCurves, Watched, bar, cells, curve, description, lines
 from touchline.core.status import RunStatus
+from touchline.plan.strategy.text import StrategyStatus, status_line
+from touchline.spec.strategy import Phase
+from touchline.statistics.conclusions import Verdict
 
 pytestmark = pytest.mark.planning
 
@@ -83,6 +86,27 @@ def test_an_experiment_that_cannot_be_read_keeps_its_last_state_and_says_why() -
     assert shown[4:] == ["exp1", "  error: no plan.json"]
     found[0].take(snapshot("one", running("a")))
     assert not any("vanished" in line for line in texts(found, 80))
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_the_state_of_a_strategy_stands_below_its_experiment_and_is_never_cut(width: int) -> None:
+    strategy = StrategyStatus(
+        phase=Phase.CONFIRM,
+        looks=(3, 4, 6),
+        looks_taken=1,
+        verdicts={"sixteen": Verdict.UNDECIDED, "sixty-four": Verdict.ESTABLISHED},
+        cut=("rank2",),
+        not_started=12,
+        stop=None,
+        budget_device_hours=None,
+        decisions=(),
+    )
+    shown = texts(watched(snapshot("one", running("a"), strategy=strategy), snapshot("two", running("b"))), width)
+    start, run = next(n for n, line in enumerate(shown) if "strategy:" in line), shown.index(shown[-3])
+    assert start == 2, "the columns, the heading, the strategy"
+    assert " ".join(line.strip() for line in shown[start:run]) == status_line(strategy)
+    assert all(len(line) <= width for line in shown)
+    assert sum("strategy:" in line for line in shown) == 1, "the other experiment has none"
 
 
 def test_foreign_words_cannot_draw_on_the_terminal() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from touchline.core.text import one_line, shorten
 
 if TYPE_CHECKING:
     from touchline.data.metrics import StepRow
+    from touchline.plan.strategy.text import StrategyStatus
     from touchline.results.live import LiveRun
     from touchline.results.watching import Snapshot
 
@@ -229,12 +231,20 @@ def lines(watched: Sequence[Watched], width: int, selected: tuple[int, str] | No
             below.append(Line((("  reading ...", "dim"),)))
         elif each.snapshot.note:
             below.append(Line(((f"  {one_line(each.snapshot.note)}", "yellow"),)))
+        if each.snapshot is not None and each.snapshot.strategy is not None:
+            below += [Line(((f"  {line}", "dim"),)) for line in _strategy_lines(each.snapshot.strategy, width - 2)]
         for run in runs:
             key = (place, run.name)
             marks = (">" if key == selected else " ") + ("!" if is_flagged(run) else " ")
             parts = [(value, _style(name, run)) for value, name in columns.line(rows[key], marks)]
             below.append(Line(tuple(parts), key))
     return Line(tuple((value, "bold") for value, _ in columns.line(HEADER))), below
+
+
+def _strategy_lines(strategy: StrategyStatus, width: int) -> list[str]:
+    from touchline.plan.strategy.text import status_line
+
+    return textwrap.wrap(one_line(status_line(strategy)), width, break_on_hyphens=False)
 
 
 def _style(column: str, run: LiveRun) -> str:
