@@ -88,73 +88,16 @@ def record_of(
         origin="imported",
         name=r.name,
         part=part,
-        model=ModelFacts(
-            name=model_name(r.model),
-            parameters=r.total_parameters,
-            layers=_UNSAID,
-            hidden_size=_UNSAID,
-            intermediate_size=_UNSAID,
-            heads=_UNSAID,
-            kv_heads=_UNSAID,
-            vocab_size=_UNSAID,
-        ),
-        training=TrainingFacts(
-            method=r.method,
-            rank=r.lora_rank,
-            alpha=r.lora_alpha,
-            target_modules=r.target_modules,
-            trainable_parameters=r.trainable_parameters,
-            base_dtype=r.dtype,
-            adapter_dtype=_UNSAID,
-            quantization=r.quantization,
-            optimizer=r.optimizer,
-            learning_rate=r.learning_rate,
-            gradient_checkpointing=r.gradient_checkpointing,
-            attention=r.attention,
-        ),
+        model=_model_facts(r),
+        training=_training_facts(r),
         stack=StackFacts(trainer=r.trainer, versions=tuple(sorted(set(r.versions)))),
         machine=MachineFacts(gpu=r.gpu, gpu_memory=r.gpu_memory_total, gpus=r.gpus),
-        batching=BatchFacts(
-            micro_batch_size=r.micro_batch_size,
-            gradient_accumulation_steps=r.gradient_accumulation_steps,
-            global_batch_size=r.global_batch_size,
-            max_seq_len=r.max_seq_len,
-            mean_tokens=r.mean_tokens,
-            longest_tokens=r.longest_tokens,
-            grouped_by_length=r.grouped_by_length,
-        ),
-        packing=PackingFacts(
-            packed=r.packed,
-            examples=r.total_examples,
-            sequences=r.total_sequences,
-            density=r.packing_density,
-            efficiency=r.packing_efficiency,
-        ),
-        costs=CostFacts(
-            seconds_per_step=r.seconds_per_step,
-            seconds_per_step_without_pauses=r.seconds_per_step_without_pauses,
-            tokens_per_second=_several(r.tokens_per_second),
-            examples_per_second=r.examples_per_second,
-            peak_memory=_several(r.peak_memory),
-            memory_after_init=r.memory_after_init,
-            mean_memory=r.mean_memory,
-            gpu_utilization_percent=r.gpu_utilization_percent,
-            train_seconds=r.train_seconds,
-            evaluate_seconds=r.evaluate_seconds,
-            save_seconds=r.save_seconds,
-            checkpoint_size=r.checkpoint_size,
-        ),
+        batching=_batch_facts(r),
+        packing=_packing_facts(r),
+        costs=_cost_facts(r),
         losses=LossFacts(last=r.last_loss, mean=r.mean_train_loss, evaluation=r.eval_loss),
         validation=r.validation,
-        course=CourseFacts(
-            steps_done=r.steps_done,
-            steps_total=r.steps_total,
-            epochs=r.epochs,
-            outcome=r.outcome,
-            exit=r.exit,
-            segments=r.segment_list,
-            proofs=r.proofs,
-        ),
+        course=_course_facts(r),
         dataset=DatasetFacts(name=model_name(r.dataset)),
         fingerprint="",
         fingerprint_unknown=(),
@@ -162,6 +105,93 @@ def record_of(
         notes=r.notes,
     )
     return sealed(_placed(record, {path: source.name for path, source in sources.items()}))
+
+
+def _model_facts(reading: RunReading) -> ModelFacts:
+    """Return what a reading shows of the model. Log files do not print its shape."""
+    return ModelFacts(
+        name=model_name(reading.model),
+        parameters=reading.total_parameters,
+        layers=_UNSAID,
+        hidden_size=_UNSAID,
+        intermediate_size=_UNSAID,
+        heads=_UNSAID,
+        kv_heads=_UNSAID,
+        vocab_size=_UNSAID,
+    )
+
+
+def _training_facts(reading: RunReading) -> TrainingFacts:
+    """Return the method and its settings."""
+    return TrainingFacts(
+        method=reading.method,
+        rank=reading.lora_rank,
+        alpha=reading.lora_alpha,
+        target_modules=reading.target_modules,
+        trainable_parameters=reading.trainable_parameters,
+        base_dtype=reading.dtype,
+        adapter_dtype=_UNSAID,
+        quantization=reading.quantization,
+        optimizer=reading.optimizer,
+        learning_rate=reading.learning_rate,
+        gradient_checkpointing=reading.gradient_checkpointing,
+        attention=reading.attention,
+    )
+
+
+def _batch_facts(reading: RunReading) -> BatchFacts:
+    """Return the settings and lengths of the batches."""
+    return BatchFacts(
+        micro_batch_size=reading.micro_batch_size,
+        gradient_accumulation_steps=reading.gradient_accumulation_steps,
+        global_batch_size=reading.global_batch_size,
+        max_seq_len=reading.max_seq_len,
+        mean_tokens=reading.mean_tokens,
+        longest_tokens=reading.longest_tokens,
+        grouped_by_length=reading.grouped_by_length,
+    )
+
+
+def _packing_facts(reading: RunReading) -> PackingFacts:
+    """Return the settings and effects of packing."""
+    return PackingFacts(
+        packed=reading.packed,
+        examples=reading.total_examples,
+        sequences=reading.total_sequences,
+        density=reading.packing_density,
+        efficiency=reading.packing_efficiency,
+    )
+
+
+def _cost_facts(reading: RunReading) -> CostFacts:
+    """Return times, rates, memory and disk space."""
+    return CostFacts(
+        seconds_per_step=reading.seconds_per_step,
+        seconds_per_step_without_pauses=reading.seconds_per_step_without_pauses,
+        tokens_per_second=_several(reading.tokens_per_second),
+        examples_per_second=reading.examples_per_second,
+        peak_memory=_several(reading.peak_memory),
+        memory_after_init=reading.memory_after_init,
+        mean_memory=reading.mean_memory,
+        gpu_utilization_percent=reading.gpu_utilization_percent,
+        train_seconds=reading.train_seconds,
+        evaluate_seconds=reading.evaluate_seconds,
+        save_seconds=reading.save_seconds,
+        checkpoint_size=reading.checkpoint_size,
+    )
+
+
+def _course_facts(reading: RunReading) -> CourseFacts:
+    """Return how far the run came, and how it ended."""
+    return CourseFacts(
+        steps_done=reading.steps_done,
+        steps_total=reading.steps_total,
+        epochs=reading.epochs,
+        outcome=reading.outcome,
+        exit=reading.exit,
+        segments=reading.segment_list,
+        proofs=reading.proofs,
+    )
 
 
 def sealed(record: RunRecord) -> RunRecord:

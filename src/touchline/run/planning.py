@@ -146,7 +146,6 @@ def resolve(
         raise InputError(f"{loaded.document.path}: {plural(len(errors), 'error')}", findings=seen.findings)
     lengths = lengths_of(seen, settings, date, on_progress)
     found = _launchable(seen, lengths, settings, date)
-    there = {path.name for path in folder.root.iterdir()} if folder.root.is_dir() else set()
     kept = {*pinned, *folder.queued()}
     fixed = None
     if old is not None and folder.decisions():
@@ -176,12 +175,7 @@ def resolve(
         pruning_evidence=_pruning_evidence(experiment, settings)
         if fixed is None or old is None
         else old.pruning_evidence,
-        started={
-            run.name: run
-            for run in (old.runs if old is not None else ())
-            if run.name in kept
-            or (run.name in there and (folder.has_started(run.name) or folder.has_evaluations(run.name)))
-        },
+        started={} if old is None else _decided_runs(old, folder, kept),
     )
     if old is not None and any(run.train is not None for run in inputs.started.values()):
         _refuse_other_slots(old, inputs.experiment)
@@ -200,6 +194,17 @@ def resolve(
     plan_ = replace(plan_, kept_evaluations=tuple(_kept_evaluations(plan_, folder)), spread=spread)
     notes = (*_notes((*seen.findings, *found)), *plan_.kept_evaluations, *_short_of_space(plan_, folder))
     return plan_, notes
+
+
+def _decided_runs(old: Plan, folder: ExperimentFolder, kept: Collection[str]) -> dict[str, PlannedRun]:
+    """Return the runs whose decisions stay: those in `kept`, and those with a training or an evaluation."""
+    there = {path.name for path in folder.root.iterdir()} if folder.root.is_dir() else set()
+    return {
+        run.name: run
+        for run in old.runs
+        if run.name in kept
+        or (run.name in there and (folder.has_started(run.name) or folder.has_evaluations(run.name)))
+    }
 
 
 @contextmanager

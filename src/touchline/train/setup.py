@@ -101,15 +101,11 @@ def build_session(inputs: Inputs, saved: tuple[Path, ResumeState] | None, ancest
     machine = select_device(train.base_dtype)
     require_compiler(train, machine.kind)
     assert isinstance(train.packed, bool)
-    obstacle = None
-    if train.lora.dropout > 0 and not train.trains_all:
-        obstacle = "no prefix is shared, because its dropout would be shared with it"
-    elif train.neftune_alpha is not None:
-        obstacle = "no prefix is shared, because its noise would be shared with it"
-    if inputs.model.vision:
-        obstacle = "no prefix is shared, because positions in a vision-language model depend on its images"
     layout, reason = choose_layout(
-        list(_sampled(inputs)), packed=train.packed, max_seq_len=train.max_seq_len, obstacle=obstacle
+        list(_sampled(inputs)),
+        packed=train.packed,
+        max_seq_len=train.max_seq_len,
+        obstacle=_obstacle_to_shared_prefixes(inputs),
     )
     attention = attention_for(machine, _widest(layout, inputs), train.attention)
     base = load_base(config, machine, attention)
@@ -216,6 +212,18 @@ def build_cohort(members: Sequence[tuple[Inputs, tuple[Path, ResumeState] | None
         )
         for session in sessions
     ], side_by_side
+
+
+def _obstacle_to_shared_prefixes(inputs: Inputs) -> str | None:
+    """Return why the prompts of a micro-batch must not share their prefix; None if they may."""
+    train = inputs.config.train
+    if inputs.model.vision:
+        return "no prefix is shared, because positions in a vision-language model depend on its images"
+    if train.lora.dropout > 0 and not train.trains_all:
+        return "no prefix is shared, because its dropout would be shared with it"
+    if train.neftune_alpha is not None:
+        return "no prefix is shared, because its noise would be shared with it"
+    return None
 
 
 def _sampled(inputs: Inputs) -> Iterator[list[RenderedExample]]:
