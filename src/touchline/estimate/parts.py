@@ -24,7 +24,7 @@ from touchline.estimate.coefficients_memory import (
     UPCAST_MOST_BYTES,
     WORKSPACE_BYTES,
 )
-from touchline.estimate.layers import FLOAT, block_bytes, computes_in, size_of
+from touchline.estimate.layers import FLOAT, BlockBytes, block_bytes, computes_in, size_of
 
 PARTS = ("weights", "adapter", "optimizer", "gradients", "layers", "logits", "other")
 
@@ -200,12 +200,9 @@ def peak_parts(
 
     The candidates are the loss, with all that the blocks kept; a block's backward pass; its end and the optimizer
     step, with all gradients. `per_entry` replaces the typical bytes per token and vocabulary entry.
-
-    Logits take that figure times the vocabulary times the tokens that have logits at once. If these are fewer than the
-    label tokens, each label token's hidden state and its gradient wait beside them.
     """
     shape, tokens = setup.shape, batch.tokens
-    element, block = computes_in(setup, coefficients), block_bytes(setup, coefficients)
+    block = block_bytes(setup, coefficients)
     entry = vocab_bytes(setup, coefficients)[0] if per_entry is None else per_entry
     weights = weight_bytes(setup, coefficients) / setup.shards
     other = _tables(setup, coefficients) + WORKSPACE_BYTES + _gathered(setup, coefficients)
@@ -215,19 +212,11 @@ def peak_parts(
     adapter = _adapter(setup) / setup.shards
     gradients = setup.trained_parameters * _trained_size(setup) / setup.shards
     optimizer = optimizer_bytes(setup, coefficients) / setup.shards
-    with_logits = tokens_with_logits(setup, batch, coefficients)
-    logits = entry * shape.vocab_size * with_logits
-    if coefficients.logits_of == "label" and with_logits < batch.label_tokens:
-        logits += 2.0 * batch.label_tokens * shape.hidden_size * element
+    logits = _logit_bytes(setup, batch, coefficients, entry)
     # Between float32 weights the stream is float32, too.
-    wide = FLOAT if setup.is_mixed else element
+    wide = FLOAT if setup.is_mixed else computes_in(setup, coefficients)
     stream = float(wide * shape.hidden_size)
-    if setup.gradient_checkpointing:
-        boundaries = 0.0 if coefficients.offloads_checkpoints else shape.num_layers * stream
-        kept = tokens * (boundaries + FLOAT * shape.hidden_size)
-    else:
-        kept = tokens * shape.num_layers * (block.kept + block.kept_per_width * batch.width)
-        kept += tokens * FLOAT * shape.hidden_size if setup.method == "full" else 0.0
+    kept = _kept_bytes(setup, batch, coefficients, block, stream)
     # A block's backward pass needs that block whole; without checkpointing it already is.
     whole = 0.0 if setup.gradient_checkpointing else block.kept + block.kept_per_width * batch.width
     backward = kept + tokens * (block.backward + block.backward_per_width * batch.width - whole)
@@ -279,6 +268,30 @@ def peak_parts(
         return PeakParts(**common, gradients=waiting, layers=in_layers, logits=logits, phase="loss")
     layers = in_backward - held - waiting - head - grown
     return PeakParts(**common, gradients=waiting + head + grown, layers=layers, logits=0.0, phase="backward")
+
+
+def _logit_bytes(setup: TrainingSetup, batch: MicroBatch, coefficients: MemoryCoefficients, entry: float) -> float:
+    """Return the bytes of the logits: `entry` times the vocabulary times the tokens that have logits at once.
+
+    If these are fewer than the label tokens, each label token's hidden state and its gradient wait beside them.
+    """
+    with_logits = tokens_with_logits(setup, batch, coefficients)
+    logits = entry * setup.shape.vocab_size * with_logits
+    if coefficients.logits_of == "label" and with_logits < batch.label_tokens:
+        logits += 2.0 * batch.label_tokens * setup.shape.hidden_size * computes_in(setup, coefficients)
+    return logits
+
+
+def _kept_bytes(
+    setup: TrainingSetup, batch: MicroBatch, coefficients: MemoryCoefficients, block: BlockBytes, stream: float
+) -> float:
+    """Return the bytes that the forward pass keeps of all blocks; `stream` is the size of a token between two."""
+    shape, tokens = setup.shape, batch.tokens
+    if setup.gradient_checkpointing:
+        boundaries = 0.0 if coefficients.offloads_checkpoints else shape.num_layers * stream
+        return tokens * (boundaries + FLOAT * shape.hidden_size)
+    kept = tokens * shape.num_layers * (block.kept + block.kept_per_width * batch.width)
+    return kept + (tokens * FLOAT * shape.hidden_size if setup.method == "full" else 0.0)
 
 
 def _trained_size(setup: TrainingSetup) -> int:
