@@ -104,6 +104,33 @@ def test_hostile_yaml_is_a_finding(text: str, code: str) -> None:
     assert code in {found[1] for found in findings_of(text)}
 
 
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (".nan", "expected a finite number, got nan"),
+        ("-.inf", "expected a finite number, got -inf"),
+        ("1e999", "expected a finite number, got inf"),
+        ("99999999999999999999", "expected an integer of at most 64 bits, got a larger one"),
+        ("!x 1", "expected a plain value, got one with a YAML tag"),
+    ],
+)
+def test_a_value_that_no_key_takes_is_refused_with_its_place_key_and_what_was_expected(
+    value: str, message: str
+) -> None:
+    """The error of such a value is as complete as that of a wrong value, in a file and on the command line."""
+    with pytest.raises(InputError) as caught:
+        read_experiment(GOOD.replace("1e-3", value), "e.yaml")
+    (finding,) = caught.value.findings
+    assert finding.where is not None
+    assert (finding.where.path, finding.where.line, finding.where.column) == ("e.yaml", 6, 3)
+    assert (finding.subject, finding.message) == ("train.learning_rate", f"train.learning_rate: {message}")
+    with pytest.raises(InputError) as caught:
+        read_experiment(GOOD, "e.yaml", [f"train.learning_rate={value}"])
+    assert [each.message for each in caught.value.findings] == [
+        f"the value of train.learning_rate cannot be read: {message}"
+    ]
+
+
 @given(st.text(max_size=200))
 def test_no_text_makes_it_fail_in_another_way(text: str) -> None:
     """Whatever the text is, it is read or refused in words."""

@@ -168,7 +168,7 @@ class _Plain:
             message = "aliases that unfold into more than a file can hold, or into themselves"
             raise _single(error("EX001", self._document.path, message, self._where(path)))
         if isinstance(node, (CommentedMap, CommentedSeq)) and node.tag.value not in _PLAIN_TAGS:
-            self._fault(path, f"the YAML tag {node.tag.value}; expected a plain value")
+            self._fault(path, f"expected a plain value, got one with the YAML tag {node.tag.value}")
         if isinstance(node, CommentedMap):
             for key in node:
                 if not isinstance(key, str):
@@ -191,11 +191,11 @@ class _Plain:
             case datetime.date():
                 return node.isoformat()
             case TaggedScalar():
-                self._fault(path, "a YAML tag; expected a plain value")
+                self._fault(path, "expected a plain value, got one with a YAML tag")
             case int():
-                self._fault(path, "a number beyond 64 bits")
+                self._fault(path, "expected an integer of at most 64 bits, got a larger one")
             case float():
-                self._fault(path, f"{node} is not a number to use")
+                self._fault(path, f"expected a finite number, got {node}")
             case _:
                 self._fault(path, "expected a plain value")
         return None
@@ -205,12 +205,12 @@ class _Plain:
             # A YAML text in JSON's way writes one character as a pair of escapes.
             text = text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
         if "\0" in text or has_half_characters(text):
-            self._fault(path, "a text with a character that no file or command takes (NUL, or half of a pair)")
+            self._fault(path, "expected a text, got a character that no file or command takes (NUL, or half of a pair)")
         return text
 
     def _fault(self, path: Path, message: str) -> None:
         subject = _dotted(path).encode(errors="backslashreplace").decode()
-        self.findings.append(error("EX003", subject, message, self._where(path)))
+        self.findings.append(error("EX003", subject, f"{subject}: {message}", self._where(path)))
 
     def _where(self, path: Path) -> Location:
         return self._document.where(path) if self._pointed else Location(path=self._document.path)

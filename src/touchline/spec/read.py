@@ -141,7 +141,7 @@ def _override(data: dict[str, Any], override: str) -> Finding | None:
     try:
         parsed = parse_value(value, key, where.path)
     except InputError as fault:
-        message = fault.findings[0].message.splitlines()[0]
+        message = fault.findings[0].message.splitlines()[0].removeprefix(f"{key}: ")
         return error("EX005", key, f"the value of {key} cannot be read: {message}", where)
     node = data
     parts = _parts(key)
