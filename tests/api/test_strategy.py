@@ -18,6 +18,7 @@ from touchline.results.strategy import advance
 from touchline.run.folders import ExperimentFolder
 from touchline.run.planning import LoadedPlan, read_planned
 from touchline.run.recovering import with_micro_batches
+from touchline.spec.plan import Plan
 from touchline.spec.strategy import DecisionKind, StopReason, StrategyDecision
 
 __all__ = ["settings"]
@@ -225,6 +226,28 @@ def test_another_plan_than_that_of_the_first_decision_is_refused(
     path.write_text(path.read_text().replace('"detect": 0.1', '"detect": 0.01'))
     with pytest.raises(PlanDriftError, match="looks are part of the design"):
         api.resume(folder, settings)
+
+
+def test_a_changed_design_is_refused_before_anything_is_measured(
+    tmp_path: Path, settings: UserConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A refused plan costs no steps."""
+    stand_in(monkeypatch, CLEAR)
+    folder = make_experiment(tmp_path / "tiny")
+    api.run(folder, settings, probe=False)
+    measured: list[str] = []
+
+    def measure(plan: Plan, _: ExperimentFolder) -> bool:
+        measured.append(plan.experiment)
+        return False
+
+    api.plan(folder, settings, measure=measure)
+    assert len(measured) == 1
+    path = folder / "experiment.yaml"
+    path.write_text(path.read_text().replace("detect: 10", "detect: 12"))
+    with pytest.raises(PlanDriftError, match="detect"):
+        api.plan(folder, settings, measure=measure)
+    assert len(measured) == 1
 
 
 def test_past_runs_that_came_in_between_change_no_design(

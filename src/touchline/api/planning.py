@@ -107,8 +107,11 @@ def plan(
         loaded = read_text(text, str(folder.yaml), (*others, f"allow=[{codes}]"))
     accepted = {run.name: run.accepted for run in old.runs if run.accepted} if old is not None else {}
     new, notes = resolve(loaded, folder, settings, old, accepted, on_progress)
-    if measure is not None and measure(new, folder):
-        new, notes = resolve(loaded, folder, settings, old, accepted, on_progress)
+    if measure is not None:
+        # Nothing is measured for a plan that is refused.
+        commit_plan(folder, old, new, accept=accept, dry_run=True, notes=notes)
+        if measure(new, folder):
+            new, notes = resolve(loaded, folder, settings, old, accepted, on_progress)
     return commit_plan(folder, old, new, accept=accept, dry_run=dry_run, notes=notes)
 
 
