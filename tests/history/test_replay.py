@@ -449,3 +449,12 @@ def test_a_probe_is_left_out_as_one() -> None:
     probe = past_run("probe", [1.0, 1.0], experiment=None, origin="touchline")
     assert isinstance(replay_placement([probe], gpus=(2,), rng=rng(), sorter=sorter), Missing)
     assert [each.reason for each in sorter.left_out()] == ["a probe, no training"]
+
+
+def test_a_placement_that_takes_longer_says_how_much_it_adds() -> None:
+    saved = Quantity(value=-0.29, unit="share", low=-0.4, high=-0.1, coverage=0.95)
+    found = PlacementReplay(experiments=(), saved_share={4: replace(saved, value=0.1, low=0.05, high=0.2), 8: saved})
+    replay = Replay(policy=ReplayPolicy.PLACEMENT, records=3, used=3, left_out=(), found=found)
+    four, eight, _ = replay_sentences(replay)
+    assert "would have saved 10% (95% interval 5% to 20%) of the time" in four
+    assert "would have added 29% (95% interval 10% to 40%) of the time" in eight

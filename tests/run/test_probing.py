@@ -126,7 +126,7 @@ def test_every_try_is_a_fresh_process_with_its_own_micro_batch(tmp_path: Path) -
     assert len(set(child.pids())) == 2
     assert tuple(kept) == report.tries
     assert [one.outcome for one in kept] == [ProbeOutcome.FITS, ProbeOutcome.GPU_OOM]
-    assert said[1].startswith("  fits, 1000 B (process), 0.283 s a step, 905 tokens/s")
+    assert said[1].startswith("  fits, 1000 B (process), 0.283 s per step, 905 tokens/s")
     assert said[-1] == "  gpu oom: no room"
 
 

@@ -8,6 +8,7 @@ from typing import Literal
 
 from touchline.core.estimate import Dtype
 from touchline.core.quantity import Measured
+from touchline.core.units import plural
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,6 +68,14 @@ def split_key(key: str) -> tuple[str, int | None, int]:
         return key, None, 1
     slots = int(match["slots"] or 1)
     return match["name"], slots * int(match["threads"]), slots
+
+
+def machine_text(key: str) -> str:
+    """Return the machine of a key in words: `AMD EPYC, 1 thread`."""
+    name, threads, slots = split_key(key)
+    details = [plural(threads, "thread")] if threads else []
+    details += [f"{slots} at once"] if slots > 1 else []
+    return ", ".join([name, *details])
 
 
 def whole_key(key: str) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from touchline.core.levels import STAGE
+from touchline.core.machine import machine_text
 from touchline.core.markup import escape, fence, measured
 from touchline.core.quantity import Missing, Quantity
 from touchline.core.table import Column, Section, present, section_markdown, table_section
@@ -100,6 +101,8 @@ def setting_sections(plan: Plan) -> tuple[Section, ...]:
     )
 
 
+_SHOWN_RUNS = 3
+"""Names of a cohort's runs in the table; plan.json has all."""
 _COHORT_COLUMNS = ("runs", "trained", "gain side by side", "saves", "est. time of all", "est. peak memory")
 
 
@@ -114,7 +117,8 @@ def _cohorts(plan: Plan) -> Iterator[tuple[str, ...]]:
 
 def _cohort_row(cohort: Cohort, trained: str) -> tuple[str, ...]:
     saved, seconds = measured(cohort.saved_seconds, 3), measured(cohort.train_seconds)
-    return ", ".join(cohort.runs), trained, measured(cohort.gain, 3), saved, seconds, gib_text(cohort.peak_memory)
+    names = f"{plural(len(cohort.runs), 'run')}: {first_of(cohort.runs, _SHOWN_RUNS)}"
+    return names, trained, measured(cohort.gain, 3), saved, seconds, gib_text(cohort.peak_memory)
 
 
 def _about_cohorts(plan: Plan) -> Iterator[str]:
@@ -220,7 +224,7 @@ def _design(plan: Plan) -> Iterator[str]:
     devices = f", {plan.processes_per_device} processes per run" if plan.processes_per_device > 1 else ""
     if machine.kind == "gpu":
         devices = f", {plural(plan.gpus_per_run, 'GPU')} per run"
-    yield f"Planned for: {machine.key}, {gib_text(machine.memory)} ({machine.source}){devices}"
+    yield f"Planned for: {machine_text(machine.key)}, {gib_text(machine.memory)} ({machine.source}){devices}"
     yield f"Executor: {plan.executor}"
     if plan.slots_reason:
         yield f"Slots: {plan.slots_reason}"

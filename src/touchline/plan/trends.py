@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from touchline.core.machine import split_key
+from touchline.core.machine import machine_text
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.estimate.calibration import CalibrationRow, ScoredEstimate, calibration
 from touchline.history.record import RunRecord
@@ -237,15 +237,8 @@ def _by_stack(estimates: Iterable[StackEstimate]) -> tuple[StackCalibration, ...
     for estimate in estimates:
         found.setdefault((estimate.trainer, estimate.machine), []).append(estimate.scored)
     return tuple(
-        StackCalibration(trainer=trainer, device=_device(machine), row=row)
+        StackCalibration(trainer=trainer, device=machine_text(machine), row=row)
         for (trainer, machine), scored in sorted(found.items())
         for row in calibration(scored)
         if row.rung is None
     )
-
-
-def _device(machine: str) -> str:
-    name, threads, slots = split_key(machine)
-    details = [f"{threads} threads"] if threads else []
-    details += [f"{slots} at once"] if slots > 1 else []
-    return ", ".join([name, *details])

@@ -11,6 +11,7 @@ from pathlib import Path
 from touchline.core.notes import Note, NoteCode
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.status import Attempt, JobState, TrainingOutcome
+from touchline.core.units import plural
 from touchline.data.checkpoints import read_checkpoints, read_training_marker
 from touchline.data.evaluations import is_current, is_earlier, read_evaluations, scores_path
 from touchline.data.metrics import Metrics, StepRow, TrainingMarker
@@ -304,7 +305,7 @@ def _notes(seen: _Evidence, outcome: TrainingOutcome, state: JobState | None) ->
             notes.append(Note(NoteCode.ANSWERS_NOT_SCORED, {"evaluation": evaluation, "count": errors}))
     for row in seen.metrics.attempts[-1:]:
         machine = (
-            f"{row.device}, {row.threads} threads, base in {row.base_dtype} ({row.base_dtype_reason}); "
+            f"{row.device}, {plural(row.threads, 'thread')}, base in {row.base_dtype} ({row.base_dtype_reason}); "
             f"layout: {row.layout}"
         )
         notes.append(Note(NoteCode.TRAINED_ON, {"machine": machine}))

@@ -139,7 +139,7 @@ def try_batch(
 
 
 def describe(one: ProbeTry) -> str:
-    """Format a try as a line: `fits, 2.31 GiB (process), 0.412 s a step, 9,942 tokens/s`."""
+    """Format a try as a line: `fits, 2.31 GiB (process), 0.412 s per step, 9,942 tokens/s`."""
     if one.outcome is not ProbeOutcome.FITS or one.answer is None:
         return f"{one.outcome.value.replace('_', ' ')}: {one.message}"
     memory = one.answer.memory
@@ -149,7 +149,7 @@ def describe(one: ProbeTry) -> str:
         if size is not None:
             words.append(f"{format_bytes(size)} ({kind})")
     if one.seconds_per_step is not None and one.tokens_per_second is not None:
-        words.append(f"{one.seconds_per_step:.3g} s a step, {one.tokens_per_second:,.0f} tokens/s")
+        words.append(f"{one.seconds_per_step:.3g} s per step, {one.tokens_per_second:,.0f} tokens/s")
     return ", ".join(words)
 
 

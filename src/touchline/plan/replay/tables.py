@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from touchline.core.quantity import Measured, Missing
 from touchline.core.table import Cell, Column, Mark, Section, Table, present, table_of
@@ -56,7 +57,7 @@ def replay_sentences(replay: Replay) -> Iterator[str]:
             )
         case PackingReplay():
             yield (
-                f"packing would have saved {share_text(found.saved_share)} of the tokens of "
+                f"packing would have {_saved_text(found.saved_share)} of the tokens of "
                 f"{plural(len(found.runs), 'unpacked run')}."
             )
             yield (
@@ -67,7 +68,7 @@ def replay_sentences(replay: Replay) -> Iterator[str]:
             for gpus, share in found.saved_share.items():
                 count = sum(each.gpus == gpus for each in found.experiments)
                 yield (
-                    f"on {plural(gpus, 'GPU')} the placement's order would have saved {share_text(share)} of the time "
+                    f"on {plural(gpus, 'GPU')} the placement's order would have {_saved_text(share)} of the time "
                     f"of {plural(count, 'experiment')}, one after the other."
                 )
     yield f"This is based on {plural(replay.used, 'finished run')} of {plural(replay.records, 'record')}."
@@ -82,6 +83,14 @@ def share_text(share: Measured) -> str:
         return f"{value} ({share.method})" if share.method else value
     ends = f"{_whole_percent(share.low)} to {_whole_percent(share.high)}"
     return f"{value} ({percent(share.coverage, 0)} interval {ends})"
+
+
+def _saved_text(share: Measured) -> str:
+    """Return `saved 41%`, or `added 29%` where less than nothing was saved."""
+    if isinstance(share, Missing) or share.value >= 0:
+        return f"saved {share_text(share)}"
+    low, high = (None if end is None else -end for end in (share.high, share.low))
+    return f"added {share_text(replace(share, value=-share.value, low=low, high=high))}"
 
 
 def _whole_percent(share: float) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from touchline.core.text import first_of
 from touchline.core.units import plural
 from touchline.plan.strategy.state import StrategyState, strategy_state
 from touchline.spec.plan import Plan, PlannedRun
@@ -155,7 +156,7 @@ def _choice_text(choice: Choice) -> str:
 
 def first_names(runs: Sequence[PlannedRun]) -> str:
     """Return the names of the first runs, `a, b, ...`."""
-    return ", ".join(run.name for run in runs[:_SHOWN]) + (", ..." if len(runs) > _SHOWN else "")
+    return first_of([run.name for run in runs], _SHOWN)
 
 
 def _some(names: Sequence[str]) -> str:
