@@ -529,7 +529,7 @@ def test_the_command_prints_json_and_ends_with_the_findings(tmp_path: Path, sett
     assert "error DS003" in short.stderr
     wrong = touchline("design", str(root), "--budget", "lots", env=env)
     assert wrong.returncode == 2
-    assert "expected: for example 40gpuh" in wrong.stderr
+    assert "expected: for example 40h, 40gpuh or 90min" in wrong.stderr
 
 
 def test_text_beside_the_tables_fits_80_columns(folder: Path, settings: UserConfig) -> None:

@@ -302,7 +302,7 @@ def test_a_name_in_a_marker_leads_nowhere_else(experiment: Path) -> None:
 
 
 def with_strategy(experiment: Path, *decisions: StrategyDecision) -> None:
-    """Make its runs those of explore, with these decisions in the ledger."""
+    """Make its runs those of explore, with the beginning and these decisions in the ledger."""
     folder = ExperimentFolder(experiment)
     plan = folder.planned()
     strategy = PlannedStrategy(
@@ -311,7 +311,7 @@ def with_strategy(experiment: Path, *decisions: StrategyDecision) -> None:
     runs = tuple(replace(run, phase=None if run.train is None else Phase.EXPLORE) for run in plan.runs)
     folder.write_plan(replace(plan, strategy=strategy, runs=runs), "")
     ledger = Ledger(folder.ledger, "local")
-    for decision in decisions:
+    for decision in (StrategyDecision(kind=DecisionKind.BEGIN, design="d"), *decisions):
         ledger.record("strategy", STRATEGY, decision=decision)
 
 
@@ -334,7 +334,7 @@ def test_a_cut_run_is_not_published(experiment: Path, settings: UserConfig) -> N
     assert {each.run for each in report.verification.checkpoints} >= {RUN}
     status = api.strategy(experiment)
     assert status is not None
-    assert status.decisions[0].cut == cut
+    assert status.decisions[1].cut == cut
 
 
 @pytest.mark.planning

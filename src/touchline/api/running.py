@@ -33,7 +33,7 @@ from touchline.run.selection import JobProgressCallback
 from touchline.run.submission import Submitted
 from touchline.slurm.schedulers import SCHEDULERS
 from touchline.spec.bounds import SIZE_LIMIT_BYTES
-from touchline.spec.read import read_experiment as read_text
+from touchline.spec.read import read_experiment
 
 if TYPE_CHECKING:
     from touchline.results.reproduction import Reproduction
@@ -299,7 +299,7 @@ def demo(
     yaml = target / "experiment.yaml"
     if not yaml.exists():
         write_if_changed(yaml, example.read_text())
-    for model in read_text(read_text_bounded(yaml, SIZE_LIMIT_BYTES), str(yaml)).experiment.models:
+    for model in read_experiment(read_text_bounded(yaml, SIZE_LIMIT_BYTES), str(yaml)).experiment.models:
         if model in EXPORTABLE:
             get_model(model, settings)
     create_capitalization(target / "data", word_length=8, num_words=1600, train_fraction=0.8, seed=14)
