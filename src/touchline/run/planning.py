@@ -26,9 +26,7 @@ from touchline.lint.local.inputs import ResolvedInputs, examples_of, images_of_r
 from touchline.plan.build import PlanInputs, build_plan, data_key
 from touchline.plan.drift import changed_runs, describe_change, revise
 from touchline.plan.local.context import build_planning_context, free_space
-from touchline.plan.local.past_scores import past_scores
 from touchline.plan.local.target import resolve_target
-from touchline.plan.power import number_of_contrasts
 from touchline.plan.sections import runs_plan_markdown, summary_line, summary_sections
 from touchline.plan.settings_table import flat_settings
 from touchline.plan.slots import SlotChoice
@@ -36,6 +34,7 @@ from touchline.plan.strategy.costs import refuse_impossible
 from touchline.plan.strategy.fixed_design import design_changes, design_digest
 from touchline.plan.strategy.resolving import seed_spread_of
 from touchline.run.folders import ExperimentFolder
+from touchline.run.history_evidence import past_spread, pruning_evidence
 from touchline.run.scripts.folder import evaluation_config
 from touchline.spec.bounds import SIZE_LIMIT_BYTES
 from touchline.spec.document import YamlDocument
@@ -44,7 +43,6 @@ from touchline.spec.experiment import Experiment
 from touchline.spec.overlay import with_settings
 from touchline.spec.plan import Plan, PlannedRun
 from touchline.spec.read import LoadedExperiment, read_experiment, read_settings
-from touchline.statistics.spread_inputs import spread_inputs
 from touchline.statistics.spread_types import SpreadInput
 
 _SHOWN_CHANGES = 3
@@ -172,7 +170,7 @@ def resolve(
         images=images_of_runs(seen, settings),
         accepted=accepted,
         fixed_strategy=fixed,
-        pruning_evidence=_pruning_evidence(experiment, settings)
+        pruning_evidence=pruning_evidence(experiment, settings)
         if fixed is None or old is None
         else old.pruning_evidence,
         started={} if old is None else _decided_runs(old, folder, kept),
@@ -185,7 +183,7 @@ def resolve(
         plan_ = build_plan(inputs)
     if spread is None:
         has_spread = old is not None and bool(old.spread) and bool(inputs.started)
-        spread = old.spread if old is not None and has_spread else _past_spread(plan_, settings)
+        spread = old.spread if old is not None and has_spread else past_spread(plan_, settings)
     if fixed is None and (between := seed_spread_of(plan_, spread)) is not None:
         with _located_in(loaded.document):
             plan_ = build_plan(replace(inputs, seed_spread=between))
@@ -220,27 +218,6 @@ def _located_in(document: YamlDocument) -> Iterator[None]:
             for finding in error.findings
         )
         raise
-
-
-def _past_spread(plan_: Plan, settings: UserConfig) -> tuple[SpreadInput, ...]:
-    """Return the spread of the history's runs of the task and base; nothing where no settings are compared."""
-    if not number_of_contrasts(plan_):
-        return ()
-    return spread_inputs((), past_scores(settings.history_dir, plan_.task, plan_.models))
-
-
-def _pruning_evidence(experiment: Experiment, settings: UserConfig) -> str:
-    """Return what the past sweeps of the model and task say of explore's policy; empty without explore."""
-    explore = None if experiment.strategy is None else experiment.strategy.explore
-    if explore is None:
-        return ""
-    # The readers of records are loaded only where they are asked.
-    from touchline.plan.local.replaying import pruning_sentence_here
-
-    model = Path(str(experiment.models[0])).name
-    return pruning_sentence_here(
-        settings, model=model, task=experiment.task, policy=explore.policy, at=explore.at, keep=explore.keep
-    )
 
 
 def _refuse_other_slots(old: Plan, experiment: Experiment) -> None:
