@@ -138,7 +138,10 @@ def test_an_error_of_a_contrast_is_named(new: str, message: str, hint: str | Non
 
 def test_a_contrast_and_its_opposite_are_two_claims() -> None:
     other = "{name: low, level: {train.lora.rank: 4}, against: {train.lora.rank: 16}}"
-    read_experiment(CONFIRM_ONLY.replace(CONTRAST, f"{CONTRAST}, {other}"), "experiment.yaml")
+    strategy = read_experiment(CONFIRM_ONLY.replace(CONTRAST, f"{CONTRAST}, {other}"), "x").experiment.strategy
+    assert strategy is not None
+    assert strategy.confirm is not None
+    assert [each.name for each in strategy.confirm.contrasts] == ["high", "low"]
 
 
 def test_a_strategy_without_a_phase_is_an_error() -> None:

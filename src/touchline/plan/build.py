@@ -26,7 +26,7 @@ from touchline.plan.strategy.costs import likely_runs
 from touchline.plan.strategy.explore import explore_faults
 from touchline.plan.strategy.resolving import SeedSpread, planned_strategy
 from touchline.plan.times import evaluation_limit
-from touchline.plan.totals import collect_evidence, runs_at_once, totals
+from touchline.plan.totals import collect_evidence, runs_at_once, totals, totals_of
 from touchline.plan.untrained import takes_over, without_shared_validation
 from touchline.spec.defaults import DEFAULT_BACKEND
 from touchline.spec.evaluation import EvaluationTask
@@ -188,23 +188,8 @@ def build_plan(inputs: PlanInputs) -> Plan:
         slots_reason=slots.reason,
         slots_gain=slots.gain,
     )
-    return plan if strategy is None else _with_totals_at_most(plan)
-
-
-def _with_totals_at_most(plan: Plan) -> Plan:
-    """Return a plan whose totals are those of the runs that its strategy may start at most."""
-    runs = likely_runs(plan)
-    names = {run.name for run in runs}
-    return replace(
-        plan,
-        **totals(
-            runs,
-            plan.machine,
-            plan.gpus_per_run,
-            shared=plan.executor == "local",
-            cohorts=[cohort for cohort in plan.cohorts if names.issuperset(cohort.runs)],
-        ),
-    )
+    # With a strategy, totals are those of the runs that it may start at most.
+    return plan if strategy is None else replace(plan, **totals_of(plan, likely_runs(plan)))
 
 
 def _planned_runs(inputs: PlanInputs, decisions: RunResolver, findings: list[Finding]) -> list[PlannedRun]:

@@ -10,7 +10,7 @@ from typing import TypedDict
 from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.units import seconds_to_hours
-from touchline.spec.plan import Cohort, PlannedRun, devices_of
+from touchline.spec.plan import Cohort, Plan, PlannedRun, devices_of
 
 
 class Totals(TypedDict):
@@ -68,6 +68,19 @@ def totals(
         ),
         disk=sum_quantities([run.disk for run in runs if run.train is not None], "MB"),
     )
+
+
+def totals_of(plan: Plan, runs: Sequence[PlannedRun], *, side_by_side: bool = True) -> Totals:
+    """Return the totals of some runs of a plan.
+
+    Args:
+        plan: the plan.
+        runs: runs of it, as planned or shortened.
+        side_by_side: whether cohorts that are whole among the runs train as such; otherwise runs count one by one.
+    """
+    names = {run.name for run in runs}
+    cohorts = [cohort for cohort in plan.cohorts if side_by_side and names.issuperset(cohort.runs)]
+    return totals(runs, plan.machine, plan.gpus_per_run, shared=plan.executor == "local", cohorts=cohorts)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -12,7 +12,7 @@ from touchline.core.levels import SEEDS
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.units import plural
 from touchline.plan.strategy.state import names_of_look
-from touchline.plan.totals import scale_quantity, totals
+from touchline.plan.totals import scale_quantity, totals_of
 from touchline.report.formatting import Scale, join_names, level_words, settings_words
 from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import RunResult
@@ -195,14 +195,7 @@ def _cost(record: StrategyRecord, runs: Sequence[RunResult], spent: Measured) ->
 def _hours(plan: Plan, names: Collection[str], runs: Sequence[PlannedRun] | None = None) -> Measured:
     """Return the predicted device-hours of some runs and of all controls."""
     chosen = [run for run in runs or plan.runs if run.name in names or run.phase is None]
-    own = {run.name for run in chosen}
-    return totals(
-        chosen,
-        plan.machine,
-        plan.gpus_per_run,
-        shared=plan.compute.executor == "local",
-        cohorts=[cohort for cohort in plan.cohorts if runs is None and own >= set(cohort.runs)],
-    )["gpu_hours"]
+    return totals_of(plan, chosen, side_by_side=runs is None)["gpu_hours"]
 
 
 def _predicted(plan: Plan, record: StrategyRecord, results: Sequence[RunResult]) -> Measured:

@@ -17,7 +17,7 @@ from touchline.plan.strategy.costs import explore_hours
 from touchline.plan.strategy.fixed_design import design_digest
 from touchline.plan.strategy.state import StrategyState, continued, strategy_state
 from touchline.plan.strategy.text import budget_text, decision_line, first_names
-from touchline.plan.totals import totals
+from touchline.plan.totals import totals_of
 from touchline.results.look_evidence import look_at
 from touchline.run.divergence import has_diverged
 from touchline.run.jobs import is_training_complete, missing_evaluations
@@ -160,11 +160,7 @@ def _next_hours(planned: LoadedPlan, state: StrategyState) -> float | None:
 
 def predicted_device_hours(planned: LoadedPlan, runs: Sequence[PlannedRun]) -> float | None:
     """Return the predicted device-hours of runs with their evaluations; None if they are unknown."""
-    plan = planned.plan
-    names = {run.name for run in runs}
-    cohorts = [each for each in plan.cohorts if names.issuperset(each.runs)]
-    shared = plan.executor == "local"
-    hours = totals(runs, plan.machine, plan.gpus_per_run, shared=shared, cohorts=cohorts)["gpu_hours"]
+    hours = totals_of(planned.plan, runs)["gpu_hours"]
     return hours.value if isinstance(hours, Quantity) else None
 
 

@@ -12,7 +12,7 @@ from touchline.core.table import Section, table_section
 from touchline.core.units import hours_unit, percent, plural
 from touchline.plan.strategy.explore import continuing_counts, explore_runs
 from touchline.plan.strategy.state import point_steps
-from touchline.plan.totals import scale_quantity, sum_quantities, totals
+from touchline.plan.totals import scale_quantity, sum_quantities, totals_of
 from touchline.spec.plan import Plan, PlannedRun
 from touchline.spec.strategy import ExploreConfig, matches
 
@@ -105,7 +105,7 @@ def _seconds(run: PlannedRun) -> float:
 
 
 def _device_hours(plan: Plan, runs: Sequence[PlannedRun]) -> Measured:
-    return totals(runs, plan.machine, plan.gpus_per_run, shared=plan.executor == "local")["gpu_hours"]
+    return totals_of(plan, runs, side_by_side=False)["gpu_hours"]
 
 
 def _hours(value: Measured, unit: str) -> str:
