@@ -35,7 +35,7 @@ def test_pieces_hold_every_task_once_and_none_is_too_large(count: int, most: int
 
 
 def test_the_header_asks_for_one_run_each() -> None:
-    array = _array(["a", "b", "c"], cpus=8, memory_gb=60.0, seconds=7200.0, signalled=True, at_once=2)
+    array = _array(["a", "b", "c"], cpus=8, memory_gb=60.0, seconds=7200.0, at_once=2)
     text = array_text("exp", array, SITE)
     header = [line.removeprefix("#SBATCH ") for line in text.splitlines() if line.startswith("#SBATCH")]
     assert header == [

@@ -18,12 +18,14 @@ from touchline.core.finding import Finding, Location
 from touchline.core.quantity import Missing, Quantity
 from touchline.lint.rule import check_view
 from touchline.lint.views import ScriptView
+from touchline.plan.jobs import place_jobs
 from touchline.run.scripts.folder import run_files
 from touchline.run.scripts.header import slurm_memory, slurm_time, warning_seconds
+from touchline.run.scripts.mega import Array, array_text
 from touchline.run.scripts.shell import SlurmValueError, slurm_line, slurm_value
 from touchline.slurm.directives import read_line
 from touchline.slurm.script import read_script
-from touchline.spec.experiment import ComputeConfig
+from touchline.spec.experiment import ComputeConfig, EvaluationCompute
 from touchline.spec.plan import Plan, PlannedRun
 from touchline.spec.runs import ParentLink
 from touchline.spec.site import Site, SlurmSite
@@ -92,6 +94,30 @@ def test_an_experiment_overrules_the_site() -> None:
     evaluation = asked(script("eval.slurm", plan=made_plan(compute=compute), site=FULL_SITE))
     assert evaluation["gpus"] == "a100:1"
     assert evaluation["time"] == "0:20:00"
+
+
+@pytest.mark.parametrize(
+    ("own", "wanted"),
+    [
+        ({}, {"partition": "gpu", "constraint": "a100&80gb", "gpus": "a100:1", "time": "0:20:00"}),
+        ({"gpus": 4, "time_limit": "3h"}, {"constraint": "a100&80gb", "gpus": "a100:4", "time": "3:00:00"}),
+        ({"partition": "short"}, {"partition": "short", "gpus": "a100:1"}),
+        ({"constraint": "l40s"}, {"partition": "gpu", "constraint": "l40s", "gpus": "1"}),
+    ],
+)
+def test_an_evaluation_asks_for_resources_of_its_own(own: dict[str, object], wanted: dict[str, str]) -> None:
+    """Its training, its job in a placement and its task in an array too say what is theirs."""
+    compute = ComputeConfig(executor="slurm", evaluation=EvaluationCompute(**own))  # type: ignore[arg-type]
+    plan = made_plan(compute=compute, machine=GPU)
+    training, evaluation = (asked(script(name, plan=plan, site=FULL_SITE)) for name in ("finetune.slurm", "eval.slurm"))
+    assert wanted.items() <= evaluation.items()
+    assert (training["partition"], training["constraint"], training["gpus"]) == ("gpu", "a100&80gb", "a100:1")
+    placed = {job.id: job.gpus for job in place_jobs(plan, FULL_SITE.slurm)}
+    assert placed["1M_rank4"] == 1
+    assert placed["evaluate 1M_rank4"] == plan.evaluation_devices == own.get("gpus", 1)
+    array = Array(file="a.slurm", tasks=(), script="eval.slurm", gpus=plan.compute.evaluation_gpus, evaluates=True)
+    found = asked(array_text("exp", array, FULL_SITE.slurm, compute))
+    assert {key: value for key, value in wanted.items() if key != "time"}.items() <= found.items()
 
 
 def test_what_nobody_knows_is_left_out_and_the_script_says_why() -> None:

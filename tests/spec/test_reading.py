@@ -68,11 +68,13 @@ def test_all_faults_of_a_file_are_told_in_one_go_with_their_lines() -> None:
 
 def test_what_the_scheduler_is_told_is_one_line_and_a_duration() -> None:
     """A control character would be refused when scripts are written, long after the plan; a fault names its key."""
-    text = f'{GOOD}\ncompute: {{account: "a\\nb", partition: "p\\tq", qos: fine, time_limit: banana}}\n'
+    text = f'{GOOD}\ncompute: {{account: "a\\nb", partition: "p\\tq", qos: fine, time_limit: banana, '
+    text += 'evaluation: {partition: "e\\nf", gpus: 2, time_limit: plum}}\n'
     with pytest.raises(InputError) as caught:
         read_experiment(text, "experiment.yaml")
     told = {each.subject: each.message for each in caught.value.findings}
-    assert set(told) == {"compute.account", "compute.partition", "compute.time_limit"}
+    evaluation = {"compute.evaluation.partition", "compute.evaluation.time_limit"}
+    assert set(told) == {"compute.account", "compute.partition", "compute.time_limit"} | evaluation
     assert all(message.startswith(f"{key}: ") for key, message in told.items())
 
 

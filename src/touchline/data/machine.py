@@ -17,7 +17,7 @@ import psutil
 from touchline.core.errors import HostError
 from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Measured, Missing, Quantity
-from touchline.core.units import GIB, MIB_PER_GIB
+from touchline.core.units import GIB, MIB_PER_GIB, plural
 
 CPUINFO = Path("/proc/cpuinfo")
 CPUINFO_LIMIT_BYTES = 64 * 1024
@@ -121,8 +121,13 @@ def query_nvidia_smi(fields: str) -> list[str]:
     return listed.stdout.splitlines() if listed.returncode == 0 else []
 
 
-def slots(gpus: tuple[str, ...], gpus_per_run: int) -> list[tuple[str, ...]]:
-    """Return groups of GPUs, one per concurrent run; one empty group for CPU runs.
+def slots(gpus: tuple[str, ...], gpus_per_run: int, setting: str = "compute.gpus_per_run") -> list[tuple[str, ...]]:
+    """Return groups of GPUs, one per concurrent job; one empty group for CPU runs.
+
+    Args:
+        gpus: ids of the GPUs.
+        gpus_per_run: GPUs of one job.
+        setting: key that asks for them.
 
     Raises:
         HostError: a run wants more GPUs than there are.
@@ -132,8 +137,8 @@ def slots(gpus: tuple[str, ...], gpus_per_run: int) -> list[tuple[str, ...]]:
     groups = [gpus[i : i + gpus_per_run] for i in range(0, len(gpus) - gpus_per_run + 1, gpus_per_run)]
     if not groups:
         raise HostError(
-            f"a run wants {gpus_per_run} GPUs and this machine has {len(gpus)}",
-            hint=f"compute.gpus_per_run={len(gpus)}",
+            f"{setting} is {gpus_per_run}, and this machine has {plural(len(gpus), 'GPU')}",
+            hint=f"{setting}={len(gpus)}",
         )
     return groups
 

@@ -175,7 +175,7 @@ def build_plan(inputs: PlanInputs) -> Plan:
         **totals(
             runs,
             inputs.context.machine,
-            experiment.compute.gpus,
+            experiment.compute,
             shared=experiment.compute.executor == "local",
             cohorts=cohorts,
         ),

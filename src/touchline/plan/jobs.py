@@ -47,7 +47,7 @@ def place_jobs(
             after = (run.name,) if run.name in wanted else ()
             minutes = evaluation_minutes
             found = to_minutes(evaluation_seconds(run)) if minutes is None else Minutes(value=minutes)
-            gpus = min(plan.gpus_per_run, 1)
+            gpus = plan.compute.evaluation_gpus
             _place(jobs, unknown, _job(plan, site, run, evaluation_name(run.name), after, gpus), found)
     if unknown:
         raise InputError(

@@ -10,6 +10,7 @@ from typing import TypedDict
 from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.units import seconds_to_hours
+from touchline.spec.experiment import ComputeConfig
 from touchline.spec.plan import Cohort, Plan, PlannedRun, devices_of
 
 
@@ -24,7 +25,7 @@ class Totals(TypedDict):
 def totals(
     runs: Sequence[PlannedRun],
     machine: TargetMachine,
-    gpus_per_run: int,
+    compute: ComputeConfig,
     *,
     shared: bool,
     cohorts: Sequence[Cohort] = (),
@@ -36,7 +37,7 @@ def totals(
     Args:
         runs: the runs.
         machine: where they will be.
-        gpus_per_run: GPUs of one training; an evaluation uses one at most.
+        compute: GPUs of one training, and of one evaluation.
         shared: whether all evaluations on one base share a process, as on this machine.
         cohorts: runs that train side by side.
     """
@@ -47,7 +48,7 @@ def totals(
     starts = {run.model if shared else run.name: run.evaluate_startup_seconds for run in runs}
     known = [value for value in (*evaluations, *starts.values()) if isinstance(value, Quantity)]
     unknown = dict.fromkeys(value.missing for value in evaluations if isinstance(value, Missing))
-    devices = devices_of(machine, gpus_per_run)
+    devices, evaluating = (devices_of(machine, gpus) for gpus in (compute.gpus, compute.evaluation_gpus))
     at_once = max(machine.count // devices, 1)
     if machine.slots > 1:
         # A run in a slot holds its share of the CPU; evaluations follow, one at a time.
@@ -55,7 +56,7 @@ def totals(
         on_devices = sum_quantities([*(scale_quantity(each, 1 / machine.slots, "s") for each in training), *known], "s")
     else:
         seconds = sum_quantities([*training, *known], "s")
-        on_devices = sum_quantities([*training * devices, *known], "s")
+        on_devices = sum_quantities([*training * devices, *known * evaluating], "s")
     if unknown:
         count = sum(isinstance(value, Missing) for value in evaluations)
         note = f"{count} evaluations not counted: {'; '.join(unknown)}"
@@ -80,7 +81,7 @@ def totals_of(plan: Plan, runs: Sequence[PlannedRun], *, side_by_side: bool = Tr
     """
     names = {run.name for run in runs}
     cohorts = [cohort for cohort in plan.cohorts if side_by_side and names.issuperset(cohort.runs)]
-    return totals(runs, plan.machine, plan.gpus_per_run, shared=plan.executor == "local", cohorts=cohorts)
+    return totals(runs, plan.machine, plan.compute, shared=plan.executor == "local", cohorts=cohorts)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

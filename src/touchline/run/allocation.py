@@ -135,6 +135,11 @@ def carry_out(
         seed=request.seed,
     )
     notes = list(placed.notes)
+    own = planned.plan.compute.evaluation
+    if request.emit == "mega" and (own.partition or own.constraint):
+        notes.append(
+            "evaluations run in the same allocation: compute.evaluation's partition and constraint do not apply"
+        )
     if request.emit is None:
         return placed.placement, placed.jobs, [], notes
     emitted = emit(placed, site, request.emit, time_minutes=request.time_minutes, max_array_size=request.max_array_size)
@@ -300,7 +305,7 @@ def _arrays(placed: Placed, site: SlurmSite, most: int) -> dict[str, str]:
             cpus=cpus,
             memory_gb=memory_gb,
             seconds=max((limit for limit in limits if limit is not None), default=None) if all(limits) else None,
-            signalled=not evaluates,
+            evaluates=evaluates,
             at_once=max(placed.cluster.gpus // gpus, 1) if gpus else None,
         )
         for piece in split_array(whole, most):
@@ -316,7 +321,7 @@ def _arrays(placed: Placed, site: SlurmSite, most: int) -> dict[str, str]:
 def _limit(plan: Plan, job: PlaceJob, site: SlurmSite) -> float | None:
     """Return the time limit of a job, as in its own script."""
     run = _run(plan, job)
-    return (training_limit(plan, run, site) if job.id == run.name else evaluation_limit(run))[0]
+    return (training_limit(plan, run, site) if job.id == run.name else evaluation_limit(plan, run))[0]
 
 
 def _levels(jobs: Sequence[PlaceJob]) -> dict[str, int]:

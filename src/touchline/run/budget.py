@@ -307,7 +307,7 @@ def with_budget(inner: Executor, folder: ExperimentFolder, site: SlurmSite) -> E
 def _devices_of(plan: Plan, job: Job) -> float:
     """Return the devices of a job as the plan counts them: trainings in slots share the CPU."""
     if JobName.parse(job.name).kind is JobKind.EVALUATION:
-        return 1.0
+        return plan.evaluation_devices
     return plan.devices / plan.machine.slots
 
 
@@ -320,4 +320,4 @@ def _limit_seconds(plan: Plan, job: Job, site: SlurmSite) -> float | None:
 
 
 def _run_limit(plan: Plan, run: PlannedRun, name: JobName, site: SlurmSite) -> float | None:
-    return (evaluation_limit(run) if name.kind is JobKind.EVALUATION else training_limit(plan, run, site))[0]
+    return (evaluation_limit(plan, run) if name.kind is JobKind.EVALUATION else training_limit(plan, run, site))[0]

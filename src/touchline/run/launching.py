@@ -157,7 +157,9 @@ def _evaluated_here(
     stopped = dict(recovery.stopped)
     if jobs:
         require_training()
-        ended = run_jobs(jobs, executor, ledger, slots(visible_gpus(), 1), watch)
+        # Where the plan has no GPUs, one that is visible is still not shared by two evaluations.
+        room = slots(visible_gpus(), max(planned.plan.compute.evaluation_gpus, 1), "compute.evaluation.gpus")
+        ended = run_jobs(jobs, executor, ledger, room, watch)
         stopped |= {name: view.reason for name, view in ended.items() if view.state is not JobState.COMPLETED}
     return ExecutionResult(planned=planned, stopped=stopped)
 

@@ -29,7 +29,7 @@ def spent_device_hours(planned: LoadedPlan) -> float:
     for model in plan.models:
         evaluations |= _seconds(folder.evaluation(model) / "status")
     devices = plan.devices / plan.machine.slots
-    return seconds_to_hours(sum(trainings.values()) * devices + sum(evaluations.values()))
+    return seconds_to_hours(sum(trainings.values()) * devices + sum(evaluations.values()) * plan.evaluation_devices)
 
 
 def _seconds(status: Path) -> dict[tuple[str, int], float]:

@@ -186,6 +186,23 @@ class EvaluateConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluationCompute:
+    """Resources of an evaluation's job, where they differ from those of a training."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
+
+    gpus: PositiveInt | None = None
+    """GPUs of one evaluation (default: 1; none where the runs use CPUs). Several hold a model that one cannot."""
+    partition: Text | None = None
+    """`--partition` of evaluations, on PBS their queue (default: as for trainings)."""
+    constraint: Text | None = None
+    """`--constraint` of evaluations (default: as for trainings). It also takes the place of `slurm.gpu_type`, so that
+    evaluations may use another type of GPU."""
+    time_limit: Text | None = None
+    """Longest that one evaluation may take, `1h` (default: the estimate's upper end)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ComputeConfig:
     """Machine that the runs use."""
 
@@ -227,8 +244,12 @@ class ComputeConfig:
     probe measured that they are faster and memory fits. All runs of an experiment have the same number of threads,
     which decides on the rounding of sums. Evaluations follow, one at a time with all threads. GPUs, and the jobs of a
     cluster, have no slots."""
+    evaluation: EvaluationCompute = field(default_factory=EvaluationCompute)
+    """What an evaluation's job gets instead."""
 
     def __post_init__(self) -> None:
+        if self.evaluation.gpus is not None and not self.gpus:
+            raise ValueError("no evaluation.gpus where the runs use CPUs: their evaluations do too")
         if self.executor == "pbs" and self.qos is not None:
             raise ValueError("no qos with executor pbs: PBS has none, its queues (partition) take that place")
 
@@ -236,6 +257,11 @@ class ComputeConfig:
     def gpus(self) -> int:
         """GPUs that a job asks for; None if it is planned for the CPU."""
         return 0 if self.plans_for_cpu else self.gpus_per_run
+
+    @property
+    def evaluation_gpus(self) -> int:
+        """GPUs that the job of an evaluation asks for."""
+        return (self.evaluation.gpus or 1) if self.gpus else 0
 
     @property
     def plans_for_cpu(self) -> bool:

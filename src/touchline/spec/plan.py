@@ -316,6 +316,11 @@ class Plan:
         return devices_of(self.machine, self.gpus_per_run)
 
     @property
+    def evaluation_devices(self) -> int:
+        """Devices that one evaluation uses: its GPUs, or one CPU."""
+        return devices_of(self.machine, self.compute.evaluation_gpus)
+
+    @property
     def data_parallel_size(self) -> int:
         """Processes of one training."""
         return data_parallel_size(self.compute, self.machine)

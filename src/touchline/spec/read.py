@@ -227,9 +227,10 @@ def _design_faults(experiment: Experiment, document: YamlDocument) -> list[Findi
         findings.append(error("EX007", "seeds", "a seed is given twice", document.where(["seeds"])))
     if len(set(experiment.models)) != len(experiment.models):
         findings.append(error("EX007", "models", "a model is given twice", document.where(["models"])))
-    durations: dict[tuple[str, str], str | None] = {
+    durations: dict[tuple[str, ...], str | None] = {
         ("compute", "deadline"): experiment.compute.deadline,
         ("compute", "time_limit"): experiment.compute.time_limit,
+        ("compute", "evaluation", "time_limit"): experiment.compute.evaluation.time_limit,
     }
     for path, duration in durations.items():
         try:
@@ -238,11 +239,12 @@ def _design_faults(experiment: Experiment, document: YamlDocument) -> list[Findi
             key = ".".join(path)
             message = f"{key}: {fault.message}; expected {fault.expected}"
             findings.append(error("EX003", key, message, document.where(path)))
-    for key in ("partition", "account", "qos", "constraint"):
-        value = getattr(experiment.compute, key)
+    compute = experiment.compute
+    words = {f"compute.{key}": getattr(compute, key) for key in ("partition", "account", "qos", "constraint")}
+    words |= {f"compute.evaluation.{key}": getattr(compute.evaluation, key) for key in ("partition", "constraint")}
+    for key, value in words.items():
         if value is not None and (wrong := value_fault(value)) is not None:
-            where = document.where(["compute", key])
-            findings.append(error("EX003", f"compute.{key}", f"compute.{key}: {wrong}", where))
+            findings.append(error("EX003", key, f"{key}: {wrong}", document.where(key.split("."))))
     if experiment.run_names is not None and re.search(r"[{}]", re.sub(r"\{[A-Za-z0-9_]+\}", "", experiment.run_names)):
         findings.append(
             error("EX003", "run_names", "expected names in braces, `{model_size}`", document.where(["run_names"]))

@@ -14,7 +14,7 @@ from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.units import MIB_PER_GIB, minutes_to_seconds, parse_duration
 from touchline.run.scripts.shell import comment, slurm_line, slurm_value
 from touchline.slurm import pbs
-from touchline.spec.experiment import ComputeConfig
+from touchline.spec.experiment import ComputeConfig, EvaluationCompute
 from touchline.spec.plan import Plan, PlannedRun
 from touchline.spec.runs import RunKind
 from touchline.spec.site import Site, SlurmSite
@@ -43,20 +43,23 @@ class Header:
     """Seconds after its start at which a job on PBS saves; None where there is no limit or none is needed."""
 
 
-def asked_options(site: SlurmSite, compute: ComputeConfig, *, gpus: int) -> list[Option]:
+def asked_options(site: SlurmSite, compute: ComputeConfig, *, gpus: int, evaluates: bool = False) -> list[Option]:
     """Return the options common to all jobs of this user: account, partition and resources.
 
     Args:
         site: user settings.
         compute: experiment settings, which take precedence.
         gpus: number of GPUs of the job.
+        evaluates: whether it is an evaluation, which `compute.evaluation` may place elsewhere.
     """
+    own = compute.evaluation if evaluates else EvaluationCompute()
+    gpu_type = site.gpu_type if own.constraint is None else None
     asked: list[Option] = []
     for name, value in (
         ("account", compute.account or site.account),
-        ("partition", compute.partition or site.partition),
+        ("partition", own.partition or compute.partition or site.partition),
         ("qos", compute.qos or site.qos),
-        ("constraint", compute.constraint or site.constraint),
+        ("constraint", own.constraint or compute.constraint or site.constraint),
     ):
         if value is not None:
             asked.append((name, value))
@@ -65,7 +68,7 @@ def asked_options(site: SlurmSite, compute: ComputeConfig, *, gpus: int) -> list
     asked.append(("nodes", "1"))
     asked.append(("ntasks", "1"))
     if gpus:
-        asked.append(("gpus", f"{site.gpu_type}:{gpus}" if site.gpu_type else str(gpus)))
+        asked.append(("gpus", f"{gpu_type}:{gpus}" if gpu_type else str(gpus)))
     if (cpus := compute.cpus_per_run or site.cpus_per_run) is not None:
         asked.append(("cpus-per-task", str(cpus)))
     if (size := compute.memory_gb_per_run or site.memory_gb) is not None:
@@ -86,6 +89,7 @@ def training_header(plan: Plan, run: PlannedRun, site: Site) -> Header:
             plan.gpus_per_run,
             run.peak_memory if cohort is None else cohort.peak_memory,
             "the upper end of what is predicted for the process.",
+            evaluates=False,
         ),
         *_time(limit, why_not),
         "# A job that is preempted, or whose node fails, is requeued, and resumes from the last saved state.",
@@ -98,15 +102,16 @@ def training_header(plan: Plan, run: PlannedRun, site: Site) -> Header:
 
 def evaluation_header(plan: Plan, run: PlannedRun, site: Site) -> Header:
     """Return the header of eval.slurm."""
-    limit, why_not = evaluation_limit(run)
+    limit, why_not = evaluation_limit(plan, run)
     entries = [
         *_named(run.name + EVALUATION_SUFFIX, "slurm-eval-%j.out"),
         *_resources(
             plan,
             site.slurm,
-            min(plan.gpus_per_run, 1),
+            plan.compute.evaluation_gpus,
             most_training_memory(plan, run.model),
             "what training this model takes at most; an evaluation's own is not predicted.",
+            evaluates=True,
         ),
         *_time(limit, why_not),
         "# A job that is preempted, or whose node fails, is queued again; what is evaluated by then is kept.",
@@ -139,8 +144,10 @@ def training_limit(plan: Plan, run: PlannedRun, site: SlurmSite) -> tuple[float 
     return None if limit is None else limit + site.signal_seconds + GRAIN, why_not
 
 
-def evaluation_limit(run: PlannedRun) -> tuple[float | None, str]:
+def evaluation_limit(plan: Plan, run: PlannedRun) -> tuple[float | None, str]:
     """Return (time limit of an evaluation in seconds, reason why there is none)."""
+    if plan.compute.evaluation.time_limit is not None:
+        return parse_duration(plan.compute.evaluation.time_limit), ""
     return planned_limit(run.evaluate_limit_seconds)
 
 
@@ -205,8 +212,10 @@ def _upper(size: Quantity) -> float:
     return size.value if size.high is None else size.high
 
 
-def _resources(plan: Plan, site: SlurmSite, gpus: int, memory: Measured, what: str) -> Iterator[Option | str]:
-    asked = asked_options(site, plan.compute, gpus=gpus)
+def _resources(
+    plan: Plan, site: SlurmSite, gpus: int, memory: Measured, what: str, *, evaluates: bool
+) -> Iterator[Option | str]:
+    asked = asked_options(site, plan.compute, gpus=gpus, evaluates=evaluates)
     names = {name for name, _ in asked}
     if plan.machine.kind == "cpu" and not gpus and "cpus-per-task" not in names and plan.machine.threads is not None:
         asked.append(("cpus-per-task", str(plan.machine.threads_per_run)))

@@ -165,8 +165,11 @@ def mega_text(
 
 def _account(site: SlurmSite, compute: ComputeConfig | None) -> list[Option]:
     """Return the account options common to all jobs of this user."""
-    named = asked_options(site, compute or ComputeConfig(), gpus=0)
-    return [option for option in named if option[0] in ("account", "partition", "qos", "constraint")]
+    return _but(asked_options(site, compute or ComputeConfig(), gpus=0), "nodes", "ntasks", "cpus-per-task", "mem")
+
+
+def _but(options: Sequence[Option], *names: str) -> list[Option]:
+    return [option for option in options if option[0] not in names]
 
 
 def _header(asked: Sequence[Option], site: SlurmSite) -> list[str]:
@@ -287,8 +290,8 @@ class Array:
     """Host memory per task in GiB; 0 for the cluster's default."""
     seconds: float | None = None
     """Time limit of a task; None for the cluster's default."""
-    signalled: bool = False
-    """Whether a task is signalled to save before its limit; its own script sets the time."""
+    evaluates: bool = False
+    """Whether its tasks are evaluations, which save nothing before their limit."""
     at_once: int | None = None
     """Maximum number of concurrent tasks; None for no limit."""
     after: tuple[str, ...] = ()
@@ -319,16 +322,17 @@ def array_text(experiment: str, array: Array, site: SlurmSite, compute: ComputeC
         SlurmValueError: a value is not valid on an #SBATCH line.
     """
     throttle = "" if array.at_once is None else f"%{array.at_once}"
-    signal = warning_seconds(array.seconds, site.signal_seconds) if array.signalled else None
+    signal = warning_seconds(array.seconds, site.signal_seconds) if not array.evaluates else None
     asked: list[Option] = [
         ("job-name", f"{experiment}-{array.file.removesuffix('.slurm')}"),
         ("array", f"0-{len(array.tasks) - 1}{throttle}"),
         ("output", ".touchline/slurm-array-%A_%a.out"),
         ("open-mode", "append"),
-        *_account(site, compute),
-        ("nodes", "1"),
-        ("ntasks", "1"),
-        *([("gpus", _gpus_word(array.gpus, site))] if array.gpus else []),
+        *_but(
+            asked_options(site, compute or ComputeConfig(), gpus=array.gpus, evaluates=array.evaluates),
+            "cpus-per-task",
+            "mem",
+        ),
         *([("cpus-per-task", str(array.cpus))] if array.cpus else []),
         *([("mem", slurm_memory(array.memory_gb))] if array.memory_gb else []),
         *([] if array.seconds is None else [("time", slurm_time(array.seconds))]),
