@@ -81,6 +81,21 @@ def test_devices_share_the_global_batch_and_their_hours_count(tmp_path: Path, se
     assert "data_parallel_size: 4" in (script.parent / "finetune.yaml").read_text()
 
 
+@pytest.mark.parametrize("backend", [*BACKENDS, "torchtune"])
+@pytest.mark.parametrize("devices", [2, 8])
+def test_check_counts_the_steps_of_the_plan(tmp_path: Path, settings: UserConfig, backend: str, devices: int) -> None:
+    plan = plan_on(tmp_path, settings, devices, f"train.backend={backend}", "train.epochs=1")
+    _, batches = trained(plan)
+    file = tmp_path / f"on_{devices}" / "experiment.yaml"
+    more = f"compute: {{executor: slurm, gpu: A100-80GB, gpus_per_run: {devices}}}\n"
+    text = file.read_text().replace("epochs: 2", "epochs: 1")
+    file.write_text(text.replace("train:", f"train:\n  backend: {backend}\n  packed: false") + more)
+    _, findings = api.check([file.parent], settings)
+    (few,) = (each.message for each in findings if each.code == "TR011")
+    assert f" {batches.steps} optimizer steps" in few
+    assert "TR010" not in {each.code for each in findings}
+
+
 def test_the_micro_batch_divides_the_part_of_a_device(tmp_path: Path, settings: UserConfig) -> None:
     _, batches = trained(plan_on(tmp_path, settings, 4))
     assert (batches.micro_batch_size, batches.gradient_accumulation_steps, batches.data_parallel_size) == (2, 1, 4)

@@ -9,14 +9,20 @@ import pytest
 import yaml
 from tests.estimate.made_shapes import LLAMA_8B
 from tests.estimate.test_memory import coefficients_of
+from tests.lint.trainings import WHERE, stated, view
 from tests.run.made_plans import MODEL, made_plan, made_run
 
 from touchline.backends.registry import backend_names, get_backend, refused_settings
 from touchline.core.estimate import MicroBatch, TrainingSetup
+from touchline.core.machine import TargetMachine
+from touchline.core.quantity import Missing
 from touchline.estimate.evidence_memory import stack_key
+from touchline.estimate.memory import memory_estimate
 from touchline.estimate.parts import after_init_bytes, peak_parts
+from touchline.lint.limits import sharing
 from touchline.plan.identity import _train_identity
 from touchline.spec.experiment import TrainConfig
+from touchline.spec.stated import SettingSource, stated_settings
 
 pytestmark = pytest.mark.planning
 
@@ -89,3 +95,43 @@ def test_each_device_holds_its_part_and_gathers_a_layer(method: Any) -> None:
     # More devices only shrink what is shared.
     assert peak_parts(replace(alone, shards=8), batch, trl).total < parts.total
     assert stack_key(alone) != stack_key(replace(alone, shards=4))
+
+
+@pytest.mark.parametrize("devices", [2, 4, 8])
+def test_a_recipe_that_always_shards_is_planned_with_the_weights_shared(devices: int) -> None:
+    """torchtune's recipe for several devices wraps every layer and the whole model in FSDP, adapters included."""
+    train = TrainConfig(backend="torchtune", packed=False, global_batch_size=16, micro_batch_size=2)
+    trainer, torchtune = get_backend("torchtune"), coefficients_of("torchtune")
+    machine = TargetMachine(
+        kind="gpu", name="A100-80GB", memory=Missing(missing=""), count=8, base_dtype="bfloat16", source="compute.gpu"
+    )
+    alone, shared = (trainer.setup(train, LLAMA_8B, machine, 512, count) for count in (1, devices))
+    assert (alone.shards, shared.shards) == (1, devices)
+    batch = MicroBatch(rows=2, width=512, label_tokens=64)
+    one, each = (memory_estimate(setup, batch, coefficients=torchtune, gpu=None) for setup in (alone, shared))
+    whole, part = peak_parts(alone, batch, torchtune), peak_parts(shared, batch, torchtune)
+    for name in ("weights", "adapter", "optimizer"):
+        assert getattr(part, name) == pytest.approx(getattr(whole, name) / devices), name
+    # Each device computes its own micro-batch: nothing of the activations is shared.
+    assert (part.layers, part.logits) == pytest.approx((whole.layers, whole.logits))
+    assert (one.allocated.extrapolated, each.allocated.extrapolated) == (False, True)
+    assert "not measured" in each.allocated.method
+    assert each.process.high / each.process.value > one.process.high / one.process.value
+    training = stated("torchtune", devices=devices, packed=False)
+    assert sharing(view(training)) == "sharded"
+
+
+@pytest.mark.parametrize(("how", "expected"), [("full", "sharded"), ("none", "unknown")])
+def test_rules_know_that_a_run_shares_its_weights(how: Any, expected: str) -> None:
+    said = stated_settings(
+        backend="trl",
+        subject="run",
+        where=WHERE,
+        model="m",
+        data=None,
+        train=replace(SHARDED, sharding=how),
+        seed=1,
+        place=lambda _: SettingSource(WHERE),
+        devices=4,
+    )
+    assert sharing(view(said)) == expected

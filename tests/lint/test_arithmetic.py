@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from tests.lint.trainings import source, stated, view
+from tests.lint.trainings import WHERE, found, source, stated, view
 
-from touchline.backends.registry import batching_of
+from touchline.backends.protocol import ExampleLengths
+from touchline.backends.registry import batching_of, get_backend
 from touchline.core.quantity import Missing
 from touchline.data.packing.forecast import BatchSettings
 from touchline.lint.arithmetic import Arithmetic, Span, arithmetic, rows_of_split
+from touchline.spec.experiment import TrainConfig
+from touchline.spec.stated import SettingSource, stated_settings
 
 pytestmark = pytest.mark.planning
 
@@ -44,6 +49,52 @@ def test_steps_of_an_epoch_are_those_of_the_simulated_trainer(
     )
     simulated = batching_of(backend).forecast(np.full(rows, 10, np.uint32), batching).steps_per_epoch
     assert counted == Span(low=simulated, high=simulated)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    backend=st.sampled_from(["peft", "trl", "torchtune", "llamafactory", "axolotl"]),
+    devices=st.sampled_from([1, 2, 4, 8]),
+    each=st.integers(1, 6),
+    packed=st.booleans(),
+    is_open=st.booleans(),
+    rows=st.integers(1, 120),
+    data=st.data(),
+)
+def test_rules_count_the_rows_and_steps_of_the_plan(
+    backend: str, devices: int, each: int, packed: bool, is_open: bool, rows: int, data: st.DataObject
+) -> None:
+    """On several devices, and with a micro-batch size that is still open, too."""
+    able = get_backend(backend).capabilities
+    assume(devices <= able.devices)
+    assume(packed in able.values.get("packed", (packed,)))
+    micro = data.draw(st.sampled_from([size for size in range(1, each + 1) if each % size == 0]))
+    train = TrainConfig(
+        backend=backend, global_batch_size=each * devices, micro_batch_size=micro, packed=packed, max_seq_len=64
+    )
+    total = np.random.Generator(np.random.PCG64(rows)).integers(5, 30, rows).astype(np.uint32)
+    lengths = ExampleLengths(prompt=total - 2, answer=np.full(rows, 2, np.uint32))
+    planned = get_backend(backend).batches(train, lengths, 1, devices)
+    said = stated_settings(
+        backend=backend,
+        subject="run",
+        where=WHERE,
+        model="m",
+        data=None,
+        train=replace(train, micro_batch_size="auto") if is_open else train,
+        seed=1,
+        place=lambda _: SettingSource(WHERE),
+        devices=devices,
+    )
+    seen = view(said, lengths=total.astype(np.int64))
+    numbers = arithmetic(seen)
+    assert numbers.rows_per_step == Span(low=train.global_batch_size, high=train.global_batch_size)
+    if isinstance(planned, Missing):
+        assert "TR010" in found(seen)
+        return
+    assert planned.global_batch_size == train.global_batch_size
+    assert numbers.steps_per_epoch == Span(low=planned.steps_per_epoch, high=planned.steps_per_epoch)
+    assert "TR010" not in found(seen)
 
 
 @pytest.mark.parametrize("backend", ["torchtune", "trl", "axolotl"])

@@ -22,6 +22,7 @@ from touchline.core.estimate import MicroBatch
 from touchline.core.units import plural
 from touchline.data.packing.forecast import BatchForecast, BatchSettings
 from touchline.data.packing.simple import Filled
+from touchline.spec.training import optimizer_steps
 
 HF_LOOP_MEMORY = MemoryCoefficients(
     vocab_bytes=12.0,
@@ -108,7 +109,7 @@ def hf_forecast(
         return in_one_row(batches, multiple=multiple) if flatten else batches
 
     together = settings.micro_batch_size * settings.data_parallel_size
-    steps = steps_per_epoch(-(-rows // together), settings.gradient_accumulation_steps) * settings.epochs if rows else 0
+    steps = optimizer_steps(rows, settings.global_batch_size) * settings.epochs
     if settings.data_parallel_size > 1 and -rows % together:
         again = plural(-rows % together, "row")
         notes.append(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from touchline.backends.protocol import ExampleLengths, FixedSetting
+from touchline.backends.registry import traits_of
 from touchline.core.estimate import Dtype, TrainingSetup
 from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Missing
@@ -59,6 +60,7 @@ def training_setup(
         attention="eager" if train.attention == "eager" else "fused",
         compiled=train.compile,
         loss="fused" if train.kernels == "liger" else None,
+        shards=devices if train.is_sharded or traits_of(backend).shards_by_itself else 1,
     )
 
 

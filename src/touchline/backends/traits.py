@@ -106,7 +106,7 @@ class TrainerTraits:
     refuses_float16: bool = False
     """Whether it does not train in float16."""
     shards_by_itself: bool = False
-    """Whether several devices share weights and states without a setting."""
+    """Whether several devices share weights, gradients and optimizer states without a setting (FSDP)."""
     sharding_settings: tuple[str, ...] = ()
     """Settings that alone determine sharding; none where a launcher's config may do so."""
     stage_words: tuple[str, ...] = ()

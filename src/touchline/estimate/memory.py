@@ -198,6 +198,8 @@ def _estimate(
     }[kind]
     if fitted is None:
         method = f"closed form with {setup.backend}'s coefficients{step}"
+        if setup.shards > 1:
+            method += f"; {setup.shards} devices share the weights, not measured"
     elif fitted.kind == kind:
         method = fitted.method
     else:
@@ -213,7 +215,12 @@ def _estimate(
         rung=EvidenceLevel.NOTHING if fitted is None else fitted.rung,
         evidence=() if fitted is None else fitted.names,
         extrapolated=(fitted is None or fitted.rung > EvidenceLevel.SAME_MODEL)
-        and (setup.shape.extrapolated is not None or setup.compiled or coefficients.relative_error is None),
+        and (
+            setup.shape.extrapolated is not None
+            or setup.compiled
+            or setup.shards > 1
+            or coefficients.relative_error is None
+        ),
         phase="step",
         kind=kind,
         aggregation="peak",

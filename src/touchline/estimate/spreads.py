@@ -75,6 +75,8 @@ def relative_error(setup: TrainingSetup, coefficients: MemoryCoefficients) -> tu
         found.append((EAGER_ERROR, "the number of eager attention scores in memory at once"))
     if setup.compiled:
         found.append((COMPILED_ERROR, "what torch.compile stores and recomputes"))
+    if setup.shards > 1:
+        found.append((STACK_ERROR, f"what {setup.shards} devices gather of the weights that they share (not measured)"))
     if setup.shape.extrapolated is not None:
         found.append((EXTRAPOLATED_ERROR, f"the shape: {setup.shape.extrapolated}"))
     return max(found, key=lambda item: item[0])

@@ -12,7 +12,6 @@ from __future__ import annotations
 import functools
 import math
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -23,6 +22,7 @@ from touchline.core.quantity import Missing
 from touchline.data.packing.forecast import BatchForecast, BatchSettings
 from touchline.lint.views import TrainingView
 from touchline.spec.partial import Stated, StatedSource, StatedTraining
+from touchline.spec.training import optimizer_steps
 
 _SIMULATED_ROWS: Final = 200_000
 """Maximum number of rows for which packing is simulated during a check. With more, a bound is given."""
@@ -99,7 +99,7 @@ def arithmetic(view: TrainingView) -> Arithmetic:
     packed = stated.packed is not None and stated.packed.value
     forecast = _forecast(view, devices)
     rows, density = _rows(view, examples, forecast, packed=packed)
-    per_epoch = _steps_per_epoch(stated, rows, devices, forecast)
+    per_epoch = _steps_per_epoch(stated, rows, per_step, devices, forecast)
     steps = _steps(stated, per_epoch)
     return Arithmetic(
         devices=devices,
@@ -145,15 +145,24 @@ def _devices(view: TrainingView) -> Span:
 
 
 def _rows_per_step(stated: StatedTraining, devices: Span) -> Span | Missing:
-    if stated.global_batch_size is not None and stated.global_batch_size.value >= 1:
-        size = stated.global_batch_size.value
-        return Span(low=size, high=size)
-    if stated.micro_batch_size is None:
+    if stated.micro_batch_size is None and stated.global_batch_size is None:
         return Missing(missing="the batch size is not stated")
-    each = stated.micro_batch_size.value * _accumulation(stated)
-    if each < 1:
+    low = _step_rows(stated, devices.low)
+    if low < 1:
         return Missing(missing="the batch size is not positive")
-    return Span(low=each * devices.low, high=None if devices.high is None else each * devices.high)
+    of_all = stated.global_batch_size is not None
+    return Span(low=low, high=low if of_all else None if devices.high is None else _step_rows(stated, devices.high))
+
+
+def _step_rows(stated: StatedTraining, devices: int) -> int:
+    """Return the rows of a step on so many devices: the global batch, or micro-batch × accumulation × devices.
+    0 if a size is not positive."""
+    micro = 1 if stated.micro_batch_size is None else stated.micro_batch_size.value
+    if min(micro, _accumulation(stated)) < 1:
+        return 0
+    if stated.global_batch_size is not None:
+        return max(stated.global_batch_size.value, 0)
+    return micro * _accumulation(stated) * devices
 
 
 def _accumulation(stated: StatedTraining) -> int:
@@ -204,15 +213,17 @@ def _forecast(view: TrainingView, devices: Span) -> BatchForecast | None:
     if traits.is_ours or name not in batching_names():
         # touchline's trainer counts examples, packed or not. Packing changes its rows and not its steps.
         return None
-    micro, longest = stated.micro_batch_size, stated.max_seq_len
-    if micro is None or micro.value < 1 or _accumulation(stated) < 1 or len(data.lengths) > _SIMULATED_ROWS:
+    longest, together = stated.max_seq_len, _step_rows(stated, devices.low) // devices.low
+    if together < 1 or len(data.lengths) > _SIMULATED_ROWS:
         return None
+    # Packs and steps depend on the rows of a step alone, so an open micro-batch size may be all of a device's.
+    micro = together if stated.micro_batch_size is None else stated.micro_batch_size.value
     width = max(int(data.lengths.max()), 2) if longest is None or longest.value < 2 else longest.value
     settings = BatchSettings(
         max_seq_len=width,
         packed=stated.packed is not None and stated.packed.value,
-        micro_batch_size=micro.value,
-        gradient_accumulation_steps=_accumulation(stated),
+        micro_batch_size=micro,
+        gradient_accumulation_steps=max(together // micro, 1),
         data_parallel_size=devices.low,
     )
     return batching_of(name).forecast(np.maximum(data.lengths, 1).astype(np.uint32), settings)
@@ -232,50 +243,28 @@ def _rows(
 
 
 def _steps_per_epoch(
-    stated: StatedTraining, rows: Span | Missing, devices: Span, forecast: BatchForecast | None
+    stated: StatedTraining,
+    rows: Span | Missing,
+    per_step: Span | Missing,
+    devices: Span,
+    forecast: BatchForecast | None,
 ) -> Span | Missing:
     if isinstance(rows, Missing):
         return rows
-    if stated.micro_batch_size is None and stated.global_batch_size is None:
-        return Missing(missing="the batch size is not stated")
-    count = _counter(stated)
-    if count is None:
-        return Missing(missing="the batch size is not positive")
+    if isinstance(per_step, Missing):
+        return per_step
     traits = traits_of(stated.backend)
     if forecast is not None and traits.steps_are_simulated and devices.high is not None:
         return Span(low=forecast.steps_low, high=forecast.steps_high)
+
+    def count(rows: int, devices: int) -> int:
+        step_rows = _step_rows(stated, devices)
+        return optimizer_steps(rows, step_rows, devices=devices, drops_incomplete=traits.drops_incomplete)
+
     low = count(rows.low, devices.high) if devices.high is not None else min(1, count(rows.low, devices.low))
     if devices.high is None and traits.drops_incomplete:
         low = 0
     return Span(low=low, high=None if rows.high is None else count(rows.high, devices.low))
-
-
-def _counter(stated: StatedTraining) -> Callable[[int, int], int] | None:
-    """Return a function (rows, devices) -> optimizer steps of an epoch, with the trainer's rounding. None for invalid
-    sizes.
-    """
-    accumulation = _accumulation(stated)
-    micro = stated.micro_batch_size.value if stated.micro_batch_size is not None else None
-    whole = stated.global_batch_size.value if stated.global_batch_size is not None else None
-    if accumulation < 1 or (micro is not None and micro < 1) or (whole is not None and whole < 1):
-        return None
-    traits = traits_of(stated.backend)
-    if traits.is_ours and whole is not None:
-        return lambda rows, devices: -(-rows // whole)
-    if micro is None:
-        assert whole is not None
-        micro, accumulation = whole, 1
-
-    def rounded_down(rows: int, devices: int) -> int:
-        return -(-rows // devices) // micro // accumulation
-
-    def rounded_up(rows: int, devices: int) -> int:
-        if not rows:
-            return 0
-        batches = -(-rows // (micro * devices))
-        return max(1, -(-batches // accumulation))
-
-    return rounded_down if traits.drops_incomplete else rounded_up
 
 
 def _steps(stated: StatedTraining, per_epoch: Span | Missing) -> Span | Missing:

@@ -179,11 +179,6 @@ def work_digest(run: RunSpec, datasets: Mapping[str, DatasetFacts | Missing]) ->
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
-def steps_per_epoch(run: RunSpec, facts: DatasetFacts) -> int:
-    """Return the optimizer steps of one epoch."""
-    return -(-facts.train // run.train.global_batch_size)
-
-
 def _weights_settings(train: TrainConfig, neutral: NeutralSettings) -> Iterator[tuple[str, object]]:
     lora = train.lora
     modules = tuple(sorted(lora.target_modules))

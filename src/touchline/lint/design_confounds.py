@@ -12,11 +12,11 @@ from touchline.lint.design import (
     no_effect_on_weights,
     place_of,
     setting_of,
-    steps_per_epoch,
     swept,
 )
 from touchline.lint.rule import Violation, rule
 from touchline.spec.runs import RunSpec
+from touchline.spec.training import optimizer_steps
 
 _ABOUT_BASE = re.compile(r"\b(base|zero-?shot|untrained|pre-?trained|fine-?tun\w*)\b", re.IGNORECASE)
 _ABOUT_SIZE = re.compile(
@@ -68,7 +68,9 @@ def unequal_training_steps(view: DesignView) -> Iterator[Violation]:
     for run in view.trained:
         facts = view.dataset(run.data.path)
         if facts is not None and facts.train:
-            steps.setdefault(run.data.path, steps_per_epoch(run, facts) * run.train.epochs)
+            steps.setdefault(
+                run.data.path, optimizer_steps(facts.train, run.train.global_batch_size) * run.train.epochs
+            )
     if len(steps) < 2 or max(steps.values()) < _NOTEWORTHY * min(steps.values()):
         return
     shown = ", ".join(f"{path}: {count:,}" for path, count in steps.items())

@@ -131,6 +131,7 @@ def stated_settings(
         if micro == "auto"
         else stated(accumulation_steps(train.global_batch_size, micro, devices or 1), "train.micro_batch_size"),
         devices=None if devices is None else stated(devices, "compute.gpus_per_run"),
+        distributed=stated("fsdp", "train.sharding") if train.is_sharded else None,
         global_batch_size=stated(train.global_batch_size, "train.global_batch_size"),
         learning_rate=stated(train.learning_rate, "train.learning_rate"),
         schedule=stated(str(train.schedule), "train.schedule"),

@@ -84,6 +84,21 @@ def accumulation_steps(global_batch_size: int, micro_batch_size: int, data_paral
     return -(-global_batch_size // (micro_batch_size * data_parallel_size))
 
 
+def optimizer_steps(rows: int, rows_per_step: int, *, devices: int = 1, drops_incomplete: bool = False) -> int:
+    """Return the optimizer steps of an epoch.
+
+    Args:
+        rows: examples or packed sequences of an epoch.
+        rows_per_step: rows of a step on all devices: micro-batch size x accumulation x devices.
+        devices: data-parallel size.
+        drops_incomplete: whether each device leaves out its last rows if they fill no step; else the last step has
+            fewer rows.
+    """
+    if drops_incomplete:
+        return -(-rows // devices) // max(rows_per_step // devices, 1)
+    return -(-rows // rows_per_step)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
     """The training, in the field's terms."""

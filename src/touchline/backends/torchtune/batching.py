@@ -30,6 +30,7 @@ from touchline.core.units import plural
 from touchline.data.packing.batches import plan_batches
 from touchline.data.packing.forecast import BatchForecast, Batching, BatchSettings
 from touchline.data.packing.simple import Filled, next_fit, one_each
+from touchline.spec.training import optimizer_steps
 
 SAMPLER_SEED = 0
 """Fixed in the recipes: `StatefulDistributedSampler(..., seed=0)`."""
@@ -55,7 +56,7 @@ class TorchtuneBatching:
         filled = next_fit(examples.tokens, limit) if settings.packed else one_each(len(examples.tokens))
         rows, micro, devices = filled.rows, settings.micro_batch_size, settings.data_parallel_size
         batches_each = -(-rows // devices) // micro
-        steps = batches_each // settings.gradient_accumulation_steps
+        steps = optimizer_steps(rows, settings.global_batch_size, devices=devices, drops_incomplete=True)
         used = min(steps * settings.gradient_accumulation_steps * micro * devices, rows)
         tokens, labels_of = filled.sums(examples.tokens), filled.sums(examples.labels)
         known = simulated_epochs(rows, settings.epochs)

@@ -86,9 +86,7 @@ class TrlBackend:
         setup = training_setup(self.name, train, shape, machine, devices)
         setup = setup if train.quantization == "none" else replace(setup, adapter_dtype="bfloat16")
         # Those of an adapter are too small to count.
-        if train.is_sharded:
-            return replace(setup, shards=devices)
-        return replace(setup, gradient_buckets=train.trains_all and devices > 1)
+        return replace(setup, gradient_buckets=train.trains_all and devices > setup.shards)
 
     def batches(
         self, train: TrainConfig, lengths: ExampleLengths, seed: int, devices: int = 1

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from touchline.spec.training import optimizer_steps
+
 _LARGEST: dict[tuple[str, bytes], int] = {}
 """Cache size; a plan of a thousand runs needs few distinct results."""
 _LARGEST_LIMIT = 1024
@@ -36,7 +38,7 @@ class BatchPlan:
     @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps per epoch; the last may hold fewer examples."""
-        return -(-len(self.orders[0]) // self.global_batch_size)
+        return optimizer_steps(len(self.orders[0]), self.global_batch_size)
 
     @property
     def steps(self) -> int:
