@@ -5,70 +5,28 @@ It is planned for torchtune on A100-80GB, without torch, and compared with what 
 
 from __future__ import annotations
 
-import json
-import random
-import string
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
+from tests.api.seed_folders import BASES, EXPERIMENT, LETTERS, seed_settings, write_experiment
 from tests.cases import some
-from tests.results.made_seed002 import B1, B3, write_model
 from tests.trainer_environments import assert_torchtune_accepts
 
-from tools.tiny_model import write_tiny_model
 from touchline import api
 from touchline.backends.registry import environment_of
-from touchline.core.errors import InputError
+from touchline.core.errors import FindingsError
 from touchline.core.finding import Finding, Severity
 from touchline.core.quantity import Quantity
 from touchline.data.user_config import UserConfig
 from touchline.slurm.script import read_script
 from touchline.spec.plan import Plan, PlannedRun
-from touchline.spec.site import SlurmSite
 
-LETTERS = (5, 9, 13)
 RANKS = (4, 64)
-BASES = {"1B": replace(B1, vocabulary=128_256), "3B": replace(B3, vocabulary=128_256)}
-HEAD_DIM = {"1B": 64, "3B": 128}
-EXPERIMENT = """\
-name: cap_cross_eval_5_9_13L_2025-10-19
-question: Do longer words need a higher LoRA rank?
-task: capitalization
-models: [Llama-3.2-1B-Instruct, Llama-3.2-3B-Instruct]
-data: {path: data/words_5L_80P_1000.json}
-train:
-  backend: torchtune
-  epochs: 3
-  global_batch_size: 16
-  learning_rate: 1e-4
-  schedule: cosine
-  weight_decay: 0.01
-  max_seq_len: 2048
-  packed: false
-  base_dtype: bfloat16
-  lora: {rank: 64, dtype: bfloat16, target_modules: [q_proj, v_proj, o_proj, gate_proj, up_proj, down_proj]}
-  validate_every_steps: 50
-factors:
-  train.lora.rank: [4, 64]
-  data.path: [data/words_5L_80P_1000.json, data/words_9L_80P_1000.json, data/words_13L_80P_1000.json]
-seeds: [1234]
-controls: [base]
-compute: {executor: slurm, gpu: A100-80GB, gpus_per_run: 1}
-"""
 PACKED = ("train.packed=true", "train.global_batch_size=4", "train.validate_every_steps=2")
-SITE = SlurmSite(
-    account="group",
-    gpu_type="a100",
-    constraint="gpu80",
-    cpus_per_run=1,
-    memory_gb=8,
-    modules=("anaconda3/2025.6",),
-    options=("--mail-type=begin,end",),
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,48 +43,7 @@ class Planned:
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> UserConfig:
-    """Both models by their true shapes; their weights are holes in sparse files."""
-    root = tmp_path_factory.mktemp("seed")
-    for size, base in BASES.items():
-        folder = write_tiny_model(root / "models" / base.name)
-        (folder / "model.safetensors").unlink()
-        write_model(folder, base)
-        config = json.loads((folder / "config.json").read_text()) | {
-            "dtype": "bfloat16",
-            "hidden_size": base.hidden,
-            "intermediate_size": base.inner,
-            "num_hidden_layers": base.layers,
-            "num_attention_heads": base.hidden // HEAD_DIM[size],
-            "num_key_value_heads": 8,
-            "head_dim": HEAD_DIM[size],
-            "max_position_embeddings": 131_072,
-            "vocab_size": base.vocabulary,
-            "rope_theta": 500_000.0,
-            "rope_scaling": {
-                "rope_type": "llama3",
-                "factor": 32.0,
-                "low_freq_factor": 1.0,
-                "high_freq_factor": 4.0,
-                "original_max_position_embeddings": 8192,
-            },
-        }
-        (folder / "config.json").write_text(json.dumps(config))
-    return UserConfig(models_dir=root / "models", cache_dir=root / "cache", history_dir=root / "history", slurm=SITE)
-
-
-def write_experiment(folder: Path, text: str = EXPERIMENT) -> Path:
-    """The experiment and its datasets: 1,000 words of each length, 80% of them for training."""
-    (folder / "data").mkdir(parents=True)
-    for letters in LETTERS:
-        generator = random.Random(letters)
-        words: dict[str, None] = {}
-        while len(words) < 1000:
-            words["".join(generator.choices(string.ascii_lowercase, k=letters))] = None
-        rows = [{"input": word, "output": word.capitalize()} for word in words]
-        splits = {"train": rows[:800], "validation": rows[800:900], "test": rows[900:]}
-        (folder / f"data/words_{letters}L_80P_1000.json").write_text(json.dumps(splits))
-    (folder / "experiment.yaml").write_text(text)
-    return folder
+    return seed_settings(tmp_path_factory.mktemp("seed"))
 
 
 def _prepared(folder: Path, settings: UserConfig, *overrides: str) -> Planned:
@@ -408,10 +325,16 @@ def test_check_finds_nothing_in_it(unpacked: Planned, packed: Planned) -> None:
 def test_what_went_wrong_with_it_is_told_before_it_runs(tmp_path: Path, settings: UserConfig) -> None:
     """Sixteen packed sequences took 78 GB and failed; other batches for other models confounded both."""
     folder = write_experiment(tmp_path / "packed")
-    with pytest.raises(InputError) as error:
-        api.plan(folder, settings, ["train.packed=true", "train.micro_batch_size=16"], dry_run=True)
+    given = ["train.packed=true", "train.micro_batch_size=16"]
+    with pytest.raises(FindingsError) as error:
+        api.plan(folder, settings, given)
     assert {each.code for each in error.value.findings} == {"PK001"}
-    assert any("16 rows of 2,048 tokens need 81 to 110 GiB" in each.message for each in error.value.findings)
+    assert any(
+        "32,768 computed tokens) needs 89 (80.9 to 110) GiB: OOM" in each.message for each in error.value.findings
+    )
+    allowed = api.plan(folder, settings, given, allow=["PK001"])
+    assert len([note for note in allowed.notes if "PK001" in note and note.endswith("(allowed)")]) == 4
+    api.prepare(folder, settings)
     models = "models: [Llama-3.2-1B-Instruct, Llama-3.2-3B-Instruct]\n"
     pairs = "pairs:\n" + "".join(
         f"  - {{models: [{base.name}], train.global_batch_size: {batch}}}\n"

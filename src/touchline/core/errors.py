@@ -2,6 +2,7 @@
 
 TouchlineError
 ├── InputError                      2   a file, an option or a value is wrong; may carry findings
+│   └── FindingsError               1   the files are readable, and what they ask for has errors
 ├── PolicyError                     3   refused: work would be overwritten, doubled or is not allowed
 │   ├── PlanDriftError              3   the plan no longer matches its inputs
 │   ├── ParentNotReadyError         3   a stage's parent checkpoint is missing (its training ends with 77)
@@ -68,6 +69,12 @@ class InputError(TouchlineError):
     """A file, an option or a value given by the user is not usable."""
 
     exit_code = 2
+
+
+class FindingsError(InputError):
+    """What readable files ask for has errors, as `check` reports them."""
+
+    exit_code = 1
 
 
 class PolicyError(TouchlineError):

@@ -244,3 +244,6 @@ class MemoryEstimate:
     """The assumption that moves the figure most."""
     what_ifs: tuple[WhatIf, ...] = ()
     """Changes worth considering."""
+    remedies: tuple[str, ...] = ()
+    """Settings with each of which it surely fits, as one types them: `train.gradient_checkpointing=true`. Given where
+    the verdict is OOM."""

@@ -90,7 +90,7 @@ def judge(view: TrainingView) -> BatchLimitResult | None:
     """Compare the micro-batch with the limits. None if it is below all limits, or nothing is known."""
     stated, gpu = view.stated, view.around.gpu
     micro = stated.micro_batch_size
-    if micro is None or micro.value < 1 or stated.packed is None or on_processor(stated):
+    if view.has_planned_memory or micro is None or micro.value < 1 or stated.packed is None or on_processor(stated):
         return None
     if gpu is not None:
         width = width_of(view)

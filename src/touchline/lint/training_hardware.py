@@ -24,7 +24,7 @@ from touchline.spec.partial import StatedTraining
 def not_enough_memory(view: TrainingView) -> Iterator[Violation]:
     """Report a training of which not even one sequence fits on the GPU."""
     stated, gpu = view.stated, view.around.gpu
-    if gpu is None or on_processor(stated):
+    if view.has_planned_memory or gpu is None or on_processor(stated):
         return
     if sharing(view) == "sharded":
         yield from _whole_weights(view, gpu)

@@ -79,6 +79,8 @@ class TrainingView:
     """Training data."""
     around: Surroundings
     """Machine of the training."""
+    has_planned_memory: bool = False
+    """Whether a plan estimates its memory, so that no rule does."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -77,7 +77,7 @@ def _configuration(plan: Plan) -> Iterator[tuple[str, ...]]:
             f"{b.micro_batch_size} x {b.gradient_accumulation_steps} x {b.data_parallel_size}",
             f"{b.steps:,} ({b.steps_per_epoch:,} per epoch)",
             f"{b.longest_example_tokens} tokens",
-            f"{_largest(run):,} computed tokens",
+            f"{computed_tokens(run):,} computed tokens",
             "; ".join(reason for reason in (run.micro_batch_reason, run.packed_reason) if reason),
         )
 
@@ -92,7 +92,7 @@ def _compiled(plan: Plan) -> Iterator[str]:
         yield f"Steps compiled, as fast as uncompiled: {gain}; {first_of(names, _SHOWN)}"
 
 
-def _largest(run: PlannedRun) -> int:
+def computed_tokens(run: PlannedRun) -> int:
     """Return the computed tokens of the largest micro-batch, in the layout that the trainer uses."""
     assert run.batches is not None
     if isinstance(run.packing, Missing) or run.train is None:

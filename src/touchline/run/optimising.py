@@ -139,7 +139,7 @@ class _Planner:
     def plan(self, changes: Mapping[str, object]) -> Plan:
         old = self._old
         accepted = {} if old is None else {run.name: run.accepted for run in old.runs if run.accepted}
-        return resolve(self._read(changes), self._folder, self._settings, old, accepted)[0]
+        return resolve(self._read(changes), self._folder, self._settings, old, accepted, refuses_memory=False)[0]
 
     def has_started(self, name: str) -> bool:
         """Return True if a run has started or is queued."""

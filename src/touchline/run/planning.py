@@ -6,7 +6,6 @@ import shlex
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 from pathlib import Path
 
 from touchline import __version__
@@ -14,7 +13,7 @@ from touchline.backends.protocol import ExampleLengths
 from touchline.core.callbacks import ProgressCallback
 from touchline.core.catalog import ImageHashes, ModelInfo, changed_images
 from touchline.core.clock import today
-from touchline.core.errors import InputError, PlanDriftError, quoted
+from touchline.core.errors import FindingsError, InputError, PlanDriftError, quoted
 from touchline.core.files import read_text_bounded
 from touchline.core.finding import Finding, Severity
 from touchline.core.quantity import Quantity
@@ -35,6 +34,7 @@ from touchline.plan.strategy.fixed_design import design_changes, design_digest
 from touchline.plan.strategy.resolving import seed_spread_of
 from touchline.run.folders import ExperimentFolder
 from touchline.run.history_evidence import past_spread, pruning_evidence
+from touchline.run.marks import RunMark, run_marks
 from touchline.run.scripts.folder import evaluation_config
 from touchline.spec.bounds import SIZE_LIMIT_BYTES
 from touchline.spec.document import YamlDocument
@@ -76,41 +76,6 @@ class LoadedPlan:
         )
 
 
-class RunMark(StrEnum):
-    """Progress of a run when its experiment is planned again."""
-
-    DONE = "done"
-    """Trained, or a control, and evaluated."""
-    TRAINED = "trained, not evaluated"
-    """Its training is complete."""
-    STARTED = "started"
-    """An attempt at its training is on disk."""
-    NEW = "new"
-    """The plan before did not have it."""
-    CHANGED = "changed"
-    """It is another run now; what it had made is moved aside."""
-    TO_DO = "not started"
-    """Planned before, and nothing of it is on disk."""
-
-
-def _marks(folder: ExperimentFolder, old: Plan | None, new: Plan, drifted: Collection[str]) -> dict[str, RunMark]:
-    """Return how far each run is; nothing for a first plan."""
-    before = set() if old is None else {run.name for run in old.runs}
-    return {} if old is None else {run.name: _mark(folder, run, before, drifted) for run in new.runs}
-
-
-def _mark(folder: ExperimentFolder, run: PlannedRun, before: Collection[str], drifted: Collection[str]) -> RunMark:
-    if run.name not in before:
-        return RunMark.NEW
-    if run.name in drifted:
-        return RunMark.CHANGED
-    if run.train is None:
-        return RunMark.DONE if folder.has_evaluations(run.name) else RunMark.TO_DO
-    if folder.is_trained(run.name):
-        return RunMark.DONE if folder.has_evaluations(run.name) else RunMark.TRAINED
-    return RunMark.STARTED if folder.has_started(run.name) else RunMark.TO_DO
-
-
 def _left_behind(folder: ExperimentFolder, plan_: Plan) -> Iterator[str]:
     """Yield a note on folders of runs that the plan no longer has."""
     names = folder.leftovers([run.name for run in plan_.runs])
@@ -131,11 +96,17 @@ def resolve(
     *,
     pinned: Collection[str] = (),
     spread: tuple[SpreadInput, ...] | None = None,
+    refuses_memory: bool = True,
 ) -> tuple[Plan, tuple[str, ...]]:
     """Read all that the planner needs from the disk; report all errors of models, data and combinations together.
 
     Runs that have started, wait in a queue or are `pinned` keep what was decided for them. The `spread` that the power
-    counts on is read from the history if it is not given; where a run has started, it stays as planned.
+    counts on is read from the history if it is not given; where a run has started, it stays as planned. Without
+    `refuses_memory`, runs that are predicted not to fit are planned too.
+
+    Raises:
+        InputError: with every error.
+        FindingsError: a run is predicted to run out of memory.
     """
     experiment = loaded.experiment
     date = old.date if old is not None else today()
@@ -190,6 +161,9 @@ def resolve(
     if fixed is None:
         refuse_impossible(plan_)
     plan_ = replace(plan_, kept_evaluations=tuple(_kept_evaluations(plan_, folder)), spread=spread)
+    if refuses_memory:
+        digests = {run.digest for run in inputs.started.values()}
+        found += _refuse_memory(plan_, loaded, {run.name for run in plan_.runs if run.digest in digests})
     notes = (*_notes((*seen.findings, *found)), *plan_.kept_evaluations, *_short_of_space(plan_, folder))
     return plan_, notes
 
@@ -272,16 +246,36 @@ def _launchable(
     return found
 
 
+def _refuse_memory(plan_: Plan, loaded: LoadedExperiment, started: Collection[str]) -> list[Finding]:
+    """Return what is found in the memory of planned jobs, none of it an error; those that have `started` are left out.
+
+    Raises:
+        FindingsError: with every error.
+    """
+    from touchline.lint.local.checking_experiment import planned_findings
+
+    found = planned_findings([run for run in plan_.runs if run.name not in started], plan_.machine, loaded)
+    if errors := [each for each in found if each.severity is Severity.ERROR]:
+        raise FindingsError(
+            f"{loaded.document.path}: {plural(len(errors), 'error')}",
+            findings=errors,
+            hint=f"touchline check --explain {errors[0].code}; --allow {errors[0].code} ignores it",
+        )
+    return found
+
+
 def refuse_findings(planned: LoadedPlan, settings: UserConfig) -> None:
     """Check a planned experiment once more: data and models may have changed since, and rules may know more.
 
     Raises:
         InputError: with every error.
+        FindingsError: a run that has not started is predicted to run out of memory.
         PlanDriftError: a dataset or a model is no longer what was planned.
     """
     folder, plan_ = planned.folder, planned.plan
     refuse_other_machine(plan_, settings)
     loaded = read_experiment(read_text_bounded(folder.yaml, SIZE_LIMIT_BYTES), str(folder.yaml), plan_.overrides)
+    _refuse_memory(plan_, loaded, _decided_runs(plan_, folder, folder.queued()))
     if loaded.sha256 != plan_.experiment_sha256:
         # What is prepared is the plan; the changed file is checked when it is planned.
         return
@@ -407,7 +401,7 @@ def commit_plan(
             folder.supersede(name)
         changed = folder.write_plan(plan_, runs_plan_markdown(plan_))
     notes = (*notes, *_left_behind(folder, plan_))
-    marks = _marks(folder, old, plan_, drifted)
+    marks = run_marks(folder, old, plan_, drifted)
     return LoadedPlan(plan=plan_, folder=folder, changed=changed, notes=notes, marks=marks)
 
 

@@ -360,7 +360,8 @@ def with_micro_batches(planned: LoadedPlan, settings: UserConfig, sizes: Mapping
     for name, size in sizes.items():
         accepted[name] = {**accepted.get(name, {}), "train.micro_batch_size": size}
     others = {run.name for run in old.runs} - set(sizes)
-    new, notes = resolve(loaded, folder, settings, old, accepted, pinned=others)
+    # What a job has measured counts more than what was predicted.
+    new, notes = resolve(loaded, folder, settings, old, accepted, pinned=others, refuses_memory=False)
     found = commit_plan(folder, old, new, accept=True, dry_run=False, reason=reason, notes=notes, over=sizes)
     for name in sizes:
         run = found.plan.run(name)

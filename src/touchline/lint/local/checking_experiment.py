@@ -16,6 +16,7 @@ from touchline.core.errors import InputError, TouchlineError
 from touchline.core.files import read_text_bounded
 from touchline.core.finding import Finding, Location, Severity
 from touchline.core.levels import Level
+from touchline.core.machine import TargetMachine
 from touchline.core.near import near_names
 from touchline.core.quantity import Missing
 from touchline.data.datasets import load_rows
@@ -42,11 +43,12 @@ from touchline.lint.task_files import prompt_findings
 from touchline.lint.views import DataFacts, ModelContext, Surroundings, TrainingView
 from touchline.plan.build import data_key
 from touchline.plan.local.context import free_space
+from touchline.plan.memory_findings import memory_findings
 from touchline.spec.bounds import SIZE_LIMIT_BYTES
 from touchline.spec.document import Path as KeyPath
 from touchline.spec.experiment import TrainConfig, with_fields
-from touchline.spec.plan import data_parallel_size
-from touchline.spec.read import read_experiment
+from touchline.spec.plan import PlannedRun, data_parallel_size
+from touchline.spec.read import LoadedExperiment, read_experiment
 from touchline.spec.runs import RunKind, RunSpec
 from touchline.spec.stated import SettingSource, stated_of_run
 from touchline.spec.tasks.ready_made import TASKS
@@ -152,9 +154,20 @@ def checked_for_launch(
 ) -> list[Finding]:
     """Collect findings against launching a readable experiment, without those it allows."""
     experiment = seen.loaded.experiment
-    views = list(training_views(seen, lengths, surroundings_of(seen)))
+    views = [
+        # The plan estimates their memory itself; `planned_findings` reports it.
+        replace(view, has_planned_memory=True)
+        for view in training_views(seen, lengths, surroundings_of(seen))
+    ]
     found = [*unknown_codes(seen), *launch_findings(seen, views, lengths, settings, date)]
     return in_order(chosen(found, CheckRequest(allow=experiment.allow)))
+
+
+def planned_findings(runs: Sequence[PlannedRun], machine: TargetMachine, loaded: LoadedExperiment) -> list[Finding]:
+    """Return the findings on planned runs that have not started, those that their experiment allows as information."""
+    found = memory_findings(runs, machine.name)
+    located = (replace(each, where=loaded.document.where(each.subject.split("."))) for each in found)
+    return in_order(chosen(located, CheckRequest(allow=loaded.experiment.allow)))
 
 
 def unknown_codes(seen: ResolvedInputs) -> Iterator[Finding]:

@@ -1,0 +1,78 @@
+"""Findings on planned jobs whose estimated memory does not surely fit their device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from touchline.core.estimate import MemoryEstimate, MemoryVerdict
+from touchline.core.finding import Finding, Severity
+from touchline.core.quantity import Missing
+from touchline.core.text import first_of
+from touchline.plan.batch_sections import computed_tokens, gib_text
+from touchline.spec.plan import PlannedRun
+
+_SHOWN_RUNS = 3
+_ROW = "ME020"
+_TOO_LARGE = {True: "PK001", False: "PK003"}
+_AT_LIMIT = {True: "PK002", False: "PK004"}
+"""Codes by whether rows are packed; a micro-batch of one row has the code of a model that does not fit."""
+
+
+def memory_findings(runs: Iterable[PlannedRun], device: str) -> Iterator[Finding]:
+    """Yield a finding for each kind of planned job that does not surely fit its device.
+
+    Args:
+        runs: planned runs that have not started.
+        device: name of their device.
+    """
+    alike: dict[tuple[object, ...], list[PlannedRun]] = {}
+    for run in runs:
+        if run.train is not None and not isinstance(run.memory, Missing):
+            key = (run.memory.verdict, gib_text(run.peak_memory), _micro_batch(run), run.memory.remedies)
+            alike.setdefault(key, []).append(run)
+    for group in alike.values():
+        first = group[0]
+        assert first.train is not None
+        assert isinstance(first.memory, MemoryEstimate)
+        packed, several = bool(first.train.packed), first.train.micro_batch_size != 1
+        kind = _AT_LIMIT if first.memory.verdict is MemoryVerdict.UNCERTAIN else _TOO_LARGE
+        found = memory_finding(
+            f"{first_of([run.name for run in group], _SHOWN_RUNS)}: {_micro_batch(first)}",
+            first.memory,
+            device,
+            code=kind[packed] if several else _ROW,
+            subject="train.micro_batch_size",
+            hint="train.micro_batch_size=auto" if several else None,
+        )
+        if found is not None:
+            yield found
+
+
+def memory_finding(
+    job: str, memory: MemoryEstimate, device: str, *, code: str, subject: str, hint: str | None = None
+) -> Finding | None:
+    """Return the finding on one planned job: an error for OOM, a warning for UNCERTAIN; None if it fits.
+
+    Args:
+        job: the job, as the message begins: `1B_rank4: a micro-batch of ...`.
+        memory: its estimate.
+        device: name of the device.
+        code: code of the finding.
+        subject: dotted key that decides about the memory.
+        hint: what to type first; the remedies of the estimate follow.
+    """
+    severity = {MemoryVerdict.OOM: Severity.ERROR, MemoryVerdict.UNCERTAIN: Severity.WARNING}.get(memory.verdict)
+    if severity is None:
+        return None
+    has = "" if isinstance(memory.capacity_gib, Missing) else f" ({gib_text(memory.capacity_gib)})"
+    text = f"{job} needs {gib_text(memory.process.quantity())}: {memory.verdict.value} on {device}{has}"
+    hints = [*([] if hint is None else [hint]), *memory.remedies]
+    return Finding(code=code, severity=severity, subject=subject, message=text, hint=", or ".join(hints) or None)
+
+
+def _micro_batch(run: PlannedRun) -> str:
+    """Return `a micro-batch of 16 packed rows (32,768 computed tokens)`."""
+    assert run.train is not None
+    size, packed = run.train.micro_batch_size, "packed " if run.train.packed else ""
+    tokens = "" if run.batches is None else f" ({computed_tokens(run):,} computed tokens)"
+    return f"a micro-batch of {size} {packed}{'row' if size == 1 else 'rows'}{tokens}"
