@@ -32,8 +32,7 @@ train:
   weight_decay: 0.01
   max_seq_len: 2048
   packed: false
-  base_dtype: bfloat16
-  lora: {rank: 64, dtype: bfloat16, target_modules: [q_proj, v_proj, o_proj, gate_proj, up_proj, down_proj]}
+  lora: {rank: 64, target_modules: [q_proj, v_proj, o_proj, gate_proj, up_proj, down_proj]}
   validate_every_steps: 50
 factors:
   train.lora.rank: [4, 64]

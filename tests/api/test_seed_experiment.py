@@ -6,7 +6,7 @@ It is planned for torchtune on A100-80GB, without torch, and compared with what 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,13 @@ from tests.trainer_environments import assert_torchtune_accepts
 
 from touchline import api
 from touchline.backends.registry import environment_of
-from touchline.core.errors import FindingsError
+from touchline.core.errors import FindingsError, InputError
 from touchline.core.finding import Finding, Severity
-from touchline.core.quantity import Quantity
+from touchline.core.markup import measured
+from touchline.core.quantity import Missing, Quantity
 from touchline.data.user_config import UserConfig
+from touchline.plan.sections import runs_plan_markdown
+from touchline.plan.settings import collect_settings
 from touchline.slurm.script import read_script
 from touchline.spec.plan import Plan, PlannedRun
 
@@ -213,6 +216,81 @@ def test_finetune_yaml_is_what_its_users_would_have_typed(request: pytest.Fixtur
         added = _added(batch, per_epoch)
         assert added.keys().isdisjoint(typed)
         assert written == kept | otherwise | added, run.name
+
+
+ONE_RUN = ("factors={}", "models=[Llama-3.2-1B-Instruct]", "controls=[]")
+
+
+@pytest.mark.planning
+@pytest.mark.parametrize(
+    ("override", "dtypes"),
+    [
+        ((), ("bfloat16", "bfloat16")),
+        (("train.base_dtype=bfloat16",), ("bfloat16", "bfloat16")),
+        (("train.lora.dtype=float32",), ("float32", "float32")),
+        (("train.base_dtype=float32",), ("float32", "float32")),
+        (("train.backend=trl",), ("bfloat16", "float32")),
+        (("train.backend=trl", "train.base_dtype=float32"), ("float32", "float32")),
+        (("compute={executor: local, gpu: V100-32GB}",), ("float32", "float32")),
+    ],
+)
+def test_only_a_written_dtype_makes_a_fast_gpu_slow(
+    tmp_path: Path, settings: UserConfig, override: tuple[str, ...], dtypes: tuple[str, str]
+) -> None:
+    """torchtune was planned in float32 by a default of the adapter: 6:07 instead of 2:09."""
+    planned = api.plan(write_experiment(tmp_path / "exp"), settings, (*ONE_RUN, *override))
+    (run,) = planned.plan.runs
+    assert run.train is not None
+    assert not isinstance(run.memory, Missing)
+    shown = {row.key: row.value for row in collect_settings(planned.plan)}
+    base = {"auto": planned.plan.machine.base_dtype}.get(str(shown["train.base_dtype"]), shown["train.base_dtype"])
+    assert (base, shown["train.lora.dtype"]) == dtypes
+    slow = [note for note in planned.notes if "TR057" in note]
+    if dtypes[0] == planned.plan.machine.base_dtype:
+        assert (slow, run.fast_dtype_seconds) == ([], None)
+        return
+    (note,) = slow
+    assert f"command line: {override[-1]}" in note
+    unforced = api.plan(write_experiment(tmp_path / "fast"), settings, (*ONE_RUN, *override[:-1])).plan.runs[0]
+    assert unforced.train_seconds == run.fast_dtype_seconds
+    for seconds in (run.train_seconds, unforced.train_seconds):
+        assert measured(seconds) in note
+    assert override[-1].replace("float32", "bfloat16") in note
+
+
+@pytest.mark.planning
+def test_a_refused_setting_is_one_error_for_all_runs(tmp_path: Path, settings: UserConfig) -> None:
+    overrides = ("train.base_dtype=bfloat16", "train.lora.dtype=float32")
+    with pytest.raises(InputError) as error:
+        api.plan(write_experiment(tmp_path / "exp"), settings, overrides, dry_run=True)
+    (found,) = error.value.findings
+    assert (found.code, str(found.where)) == ("BK001", "command line: train.lora.dtype=float32")
+
+
+@pytest.mark.planning
+def test_a_plan_says_which_trainers_differ_in_dtype(tmp_path: Path, settings: UserConfig) -> None:
+    """A comparison of trainers in other dtypes is not one of trainers."""
+    overrides = ("models=[Llama-3.2-1B-Instruct]", "factors={train.backend: [peft, trl, torchtune]}")
+    plan = api.plan(write_experiment(tmp_path / "exp"), settings, overrides).plan
+    (line,) = [each for each in runs_plan_markdown(plan).splitlines() if "differ in dtype" in each]
+    assert "torchtune: base bfloat16, adapter bfloat16" in line
+    equal = line.rpartition("; ")[2].split(" ")[0]
+    plan = api.plan(tmp_path / "exp", settings, (*overrides, equal)).plan
+    assert "differ in dtype" not in runs_plan_markdown(plan)
+
+
+@pytest.mark.planning
+def test_started_runs_keep_their_dtype_and_the_others_follow(tmp_path: Path, settings: UserConfig) -> None:
+    """Earlier versions started such runs in float32; half an experiment in bfloat16 would confound its factors."""
+    folder = write_experiment(tmp_path / "exp")
+    overrides = ("models=[Llama-3.2-1B-Instruct]", "controls=[]")
+    before = api.plan(folder, settings, (*overrides, "train.lora.dtype=float32")).plan
+    api.prepare(folder, settings)
+    started = before.runs[0]
+    (folder / started.name / "metrics.jsonl").write_text("")
+    now = api.plan(folder, settings, overrides).plan
+    assert now.run(started.name) == replace(started, accepted={})
+    assert {run.train.lora.dtype for run in now.runs if run.train is not None} == {"float32"}
 
 
 @pytest.mark.planning

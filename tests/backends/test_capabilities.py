@@ -19,7 +19,9 @@ pytestmark = pytest.mark.planning
 def test_every_listed_setting_exists_and_its_default_is_supported_by_each_backend() -> None:
     assert capabilities()
     for name, each in capabilities().items():
-        assert all(setting_value(TrainConfig(), key) in supported for key, supported in each.values.items()), name
+        assert all(
+            setting_value(TrainConfig(), key) in (*supported, "auto") for key, supported in each.values.items()
+        ), name
         assert list(unsupported_settings(name, TrainConfig(), capabilities())) == []
 
 

@@ -154,7 +154,7 @@ def test_known_sizes_are_named_and_others_built_by_their_dimensions() -> None:
         (TINY, {"lora": LoraConfig(target_modules=("q_proj", "up_proj"))}, "up_proj alone"),
         (TINY, {"lora": LoraConfig(target_modules=("gate_proj", "up_proj", "down_proj"))}, "of the attention"),
         (TINY, {"lora": LoraConfig(target_modules=("q_proj", "lm_head"))}, "lm_head"),
-        (TINY, {"base_dtype": "bfloat16"}, "have one dtype"),
+        (TINY, {"base_dtype": "bfloat16", "lora": LoraConfig(dtype="float32")}, "have one dtype"),
         (TINY, {"quantization": "nf4"}, "quantization: nf4"),
         (TINY, {"optimizer": "adamw_8bit"}, "optimizer: adamw_8bit"),
         (TINY, {"checkpoint": CheckpointConfig(every=CheckpointInterval(steps=5))}, "checkpoint.every"),

@@ -27,6 +27,8 @@ class Capabilities:
     """Whether a training pauses at the step that pause.json names, and continues as if it had not paused."""
     shares_validation: bool = False
     """Whether a run takes the validation before its first step over from another run on the same base and items."""
+    one_dtype: bool = False
+    """Whether base and adapter have one dtype."""
     packing_keeps_steps: bool = True
     """Whether a step holds as many examples packed as unpacked. If not, `packed: auto` does not pack."""
     values: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
@@ -85,6 +87,9 @@ def unsupported(backend: str, key: str, combination: str, hint: str) -> Finding:
 
 
 def _supports(value: object, supported: tuple[object, ...]) -> bool:
+    if value == "auto":
+        # It becomes a supported value.
+        return True
     return any(value == able and isinstance(value, bool) == isinstance(able, bool) for able in supported)
 
 

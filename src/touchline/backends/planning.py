@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from touchline.backends.capabilities import Capabilities
 from touchline.backends.protocol import ExampleLengths, FixedSetting
 from touchline.backends.registry import traits_of
 from touchline.core.estimate import Dtype, TrainingSetup
@@ -21,6 +24,20 @@ _OPTIMIZER_SETTINGS = {
 def resolve_base_dtype(train: TrainConfig, machine: TargetMachine) -> Dtype:
     """Return the dtype of the base; `auto` becomes the one that the machine is fast at."""
     return machine.base_dtype if train.base_dtype == "auto" else train.base_dtype
+
+
+def resolve_adapter_dtype(train: TrainConfig, machine: TargetMachine, capabilities: Capabilities) -> TrainConfig:
+    """Return a training with `lora.dtype: auto` resolved: to the base's dtype if the trainer has one for both."""
+    if train.lora.dtype != "auto":
+        return train
+    fast = capabilities.one_dtype and resolve_base_dtype(train, machine) == "bfloat16"
+    return replace(train, lora=replace(train.lora, dtype="bfloat16" if fast else "float32"))
+
+
+def dtypes_of(train: TrainConfig, machine: TargetMachine, capabilities: Capabilities) -> tuple[Dtype, Dtype]:
+    """Return the dtypes of the base and of the trained weights of a resolved training."""
+    base = train.trained_dtype if capabilities.one_dtype else resolve_base_dtype(train, machine)
+    return base, train.trained_dtype
 
 
 def whole_alpha(lora: LoraConfig) -> float | int:

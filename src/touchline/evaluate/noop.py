@@ -121,7 +121,7 @@ def _shapes(config: EvaluationConfig, adapter: PeftLoraConfig) -> dict[str, torc
 
 
 def _values(name: str, like: torch.Tensor, lora: LoraConfig) -> torch.Tensor:
-    dtype = _DTYPES[lora.dtype]
+    dtype = _DTYPES[lora.resolved_dtype]
     if "lora_A" not in name:
         return torch.zeros(like.shape, dtype=dtype)
     generator = torch.Generator().manual_seed(_SEED)

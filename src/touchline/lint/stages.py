@@ -11,7 +11,7 @@ from touchline.core.near import did_you_mean, near_names
 from touchline.lint.design import DesignView, model_of, same_path
 from touchline.lint.rule import Violation, rule
 from touchline.spec import defaults
-from touchline.spec.experiment import StageConfig
+from touchline.spec.experiment import LoraConfig, StageConfig
 from touchline.spec.overlay import setting
 from touchline.spec.runs import RUN_NAME, ParentLink, RunSpec
 from touchline.spec.stages import stage_settings
@@ -333,14 +333,16 @@ def _reshaped(before: Mapping[str, object], after: Mapping[str, object]) -> Iter
 
 def _shape_of_run(run: RunSpec) -> Mapping[str, object]:
     lora = run.train.lora
-    shape = (lora.rank, sorted(lora.target_modules), lora.resolved_alpha, lora.dtype, lora.dora, lora.rslora)
+    shape = (lora.rank, sorted(lora.target_modules), lora.resolved_alpha, lora.resolved_dtype, lora.dora, lora.rslora)
     return dict(zip(_ADAPTER_SHAPE, shape, strict=True))
 
 
 def _shape(view: DesignView, stage: StageConfig) -> Mapping[str, object]:
-    """Return the adapter's shape in a stage, with alpha resolved."""
+    """Return the adapter's shape in a stage, with alpha and dtype resolved."""
     own = stage_settings(stage)
     found = {key: own.get(key, setting(view.experiment, key)) for key in _ADAPTER_SHAPE}
+    if found["train.lora.dtype"] == "auto":
+        found["train.lora.dtype"] = LoraConfig().resolved_dtype
     rank, alpha = found["train.lora.rank"], found["train.lora.alpha"]
     if alpha is None and isinstance(rank, int):
         found["train.lora.alpha"] = float(defaults.LORA_ALPHA_PER_RANK * rank)

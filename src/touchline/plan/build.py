@@ -30,7 +30,7 @@ from touchline.plan.totals import collect_evidence, runs_at_once, totals, totals
 from touchline.plan.untrained import takes_over, without_shared_validation
 from touchline.spec.defaults import DEFAULT_BACKEND
 from touchline.spec.evaluation import EvaluationTask
-from touchline.spec.experiment import DataConfig, Experiment, TrainConfig
+from touchline.spec.experiment import DataConfig, Experiment, LoraConfig, TrainConfig
 from touchline.spec.labels import LabelSet
 from touchline.spec.plan import Plan, PlannedRun, ShownExample, data_parallel_size
 from touchline.spec.runs import ControlKind, RunKind, RunSpec
@@ -247,7 +247,7 @@ def _planned(
         disk=Missing(missing="nothing is saved"),
         link=spec.link,
         control=spec.control,
-        no_op=spec.train.lora if spec.control is ControlKind.NO_OP else None,
+        no_op=_no_op(spec.train.lora) if spec.control is ControlKind.NO_OP else None,
         images_sha256=_images_of(spec, inputs),
         accepted=inputs.accepted.get(spec.name, {}),
         phase=spec.phase,
@@ -255,10 +255,10 @@ def _planned(
     )
     if spec.kind is RunKind.CONTROL:
         return replace(_evaluated(run, spec, inputs, decisions), digest=training_digest(run, model, dataset, None)), []
+    spec = replace(spec, train=_with_decided_dtype(spec.train, inputs))
     backend = get_backend(spec.train.backend)
     lengths = _lengths(spec, inputs)
-    refused = refused_settings(model, spec.train, inputs.devices)
-    findings = [replace(fault, subject=f"{spec.name}: {fault.subject}") for fault in refused]
+    findings = list(refused_settings(model, spec.train, inputs.devices))
     findings += _length_faults(spec, lengths)
     if spec.train.trains_all and any(key.startswith("train.lora.") for key in inputs.accepted.get(spec.name, {})):
         findings.append(_without_adapter(spec))
@@ -347,13 +347,28 @@ def _evaluated(run: PlannedRun, spec: RunSpec, inputs: PlanInputs, decisions: Ru
     )
 
 
+def _no_op(lora: LoraConfig) -> LoraConfig:
+    """Return the adapter of a no-op control, which nothing trains."""
+    return replace(lora, dtype=lora.resolved_dtype)
+
+
+def _with_decided_dtype(train: TrainConfig, inputs: PlanInputs) -> TrainConfig:
+    """Return a training with the adapter's dtype of the started runs of its trainer, so that no run differs in it."""
+    there = [run.train for run in inputs.started.values() if run.train is not None]
+    started = {each.lora.dtype for each in there if each.backend == train.backend}
+    if train.lora.dtype != "auto" or len(started) != 1:
+        return train
+    return replace(train, lora=replace(train.lora, dtype=started.pop()))
+
+
 def _as_decided(train: TrainConfig, started: PlannedRun) -> TrainConfig:
     """Return a training with each `auto` resolved as it was when the run started."""
     if started.train is None:
         return train
     micro = started.train.micro_batch_size if train.micro_batch_size == "auto" else train.micro_batch_size
     packed = started.train.packed if train.packed == "auto" else train.packed
-    return replace(train, micro_batch_size=micro, packed=packed)
+    dtype = started.train.lora.dtype if train.lora.dtype == "auto" else train.lora.dtype
+    return replace(train, micro_batch_size=micro, packed=packed, lora=replace(train.lora, dtype=dtype))
 
 
 def _trained(run: PlannedRun, question: RunRequest, decisions: RunResolver, parent: PlannedRun | None) -> PlannedRun:
@@ -371,6 +386,7 @@ def _trained(run: PlannedRun, question: RunRequest, decisions: RunResolver, pare
         seconds_per_step=decided.times.step,
         time_parts=dict(decided.times.parts),
         compile_gain=decided.compile_gain,
+        fast_dtype_seconds=decided.fast_dtype_seconds,
         time_limit_seconds=decided.times.limit,
         evaluate_limit_seconds=evaluation_limit(decided.times.evaluation, decided.times.evaluation_startup),
         memory=decided.memory,

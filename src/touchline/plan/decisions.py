@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from touchline.backends.planning import dtypes_of, resolve_adapter_dtype
 from touchline.backends.protocol import ExampleLengths
 from touchline.backends.registry import get_backend
 from touchline.core.catalog import DatasetInfo, ModelInfo
@@ -152,6 +153,8 @@ class ResolvedRun:
     """Predicted times."""
     compile_gain: Measured | None = None
     """How many times as fast steps are as uncompiled; None if the model is not compiled."""
+    fast_dtype_seconds: Measured | None = None
+    """Wall time of the training in the dtype that the machine is fast at; None if it trains in it."""
 
 
 class RunResolver:
@@ -180,7 +183,12 @@ class RunResolver:
         if key not in self._known:
             self._known[key] = self._predicted(replace(question, train=costs))
         known = self._known[key]
-        train = replace(question.train, micro_batch_size=known.train.micro_batch_size, packed=known.train.packed)
+        train = replace(
+            question.train,
+            micro_batch_size=known.train.micro_batch_size,
+            packed=known.train.packed,
+            lora=replace(question.train.lora, dtype=known.train.lora.dtype),
+        )
         found = get_backend(train.backend).batches(train, question.lengths, seed, self._devices)
         return replace(known, train=train, batches=found if isinstance(found, BatchSummary) else None)
 
@@ -233,8 +241,9 @@ class RunResolver:
         return gain_of_slots(setup, work, machine=machine, points=self._outlook.time_points)
 
     def _predicted(self, question: RunRequest) -> ResolvedRun:
-        train, lengths, context = question.train, question.lengths, self._outlook
-        backend = get_backend(train.backend)
+        lengths, context = question.lengths, self._outlook
+        backend = get_backend(question.train.backend)
+        train = resolve_adapter_dtype(question.train, context.machine, backend.capabilities)
         shape = context.shapes.get(question.model.name, Missing(missing="its dimensions were not read"))
         setup: TrainingSetup | Missing = (
             shape
@@ -264,7 +273,18 @@ class RunResolver:
             packing=packing,
             times=chosen.times,
             compile_gain=chosen.compile_gain,
+            fast_dtype_seconds=self._in_fast_dtype(question, train),
         )
+
+    def _in_fast_dtype(self, question: RunRequest, train: TrainConfig) -> Measured | None:
+        """Return the training time in the dtype that the machine is fast at. None if `train` is in it."""
+        machine = self._outlook.machine
+        base, _ = dtypes_of(train, machine, get_backend(train.backend).capabilities)
+        if base == machine.base_dtype:
+            return None
+        asked = question.train
+        fast = replace(asked, base_dtype="auto", lora=replace(asked.lora, dtype="auto"))
+        return self._predicted(replace(question, train=fast)).times.training
 
     def _packing_option(
         self, train: TrainConfig, question: RunRequest, setup: TrainingSetup | Missing

@@ -15,6 +15,7 @@ from touchline.core.units import format_bytes, hours_unit, plural
 from touchline.plan import power, tasks
 from touchline.plan.batch_sections import batch_sections, gib_text, grouped_rows, memory_share
 from touchline.plan.cohorts import WORTH
+from touchline.plan.dtypes import dtype_notes
 from touchline.plan.notes import (
     control_notes,
     design_line,
@@ -231,6 +232,7 @@ def _design(plan: Plan) -> Iterator[str]:
     yield from control_notes(plan)
     yield from method_notes(plan)
     yield from quantization_notes(plan)
+    yield from dtype_notes(plan)
     yield from general_ability_notes(plan)
     names = ", ".join(run.name for run in plan.runs[:6])
     yield (

@@ -233,7 +233,7 @@ def _adapter_bytes(run: PlannedRun, base: BaseTensors) -> Measured:
     if run.train.trains_all:
         return Missing(missing="all weights were trained")
     lora = run.train.lora
-    size = adapter_file_bytes(base.shape, lora.rank, lora.target_modules, lora.dtype)
+    size = adapter_file_bytes(base.shape, lora.rank, lora.target_modules, lora.resolved_dtype)
     return Quantity(value=size, unit="B", method="by its dimensions")
 
 

@@ -55,7 +55,7 @@ DEFAULTS: Final = (
         "all linear layers of a Llama-like block; attention alone learns less at equal rank",
     ),
     _row("train.lora.dropout", 0, "no dropout on the adapter's input; try some where validation loss rises"),
-    _row("train.lora.dtype", "float32", "small next to the base, and updates of a small learning rate are not lost"),
+    _row("train.lora.dtype", "auto", "float32 keeps small updates; the base's dtype if the trainer has one for both"),
     _row("train.lora.init", "default", "starts as a no-op, so the first loss is that of the base"),
     _row("train.lora.dora", "false", "plain LoRA; DoRA costs time and memory at every layer"),
     _row("train.lora.rslora", "false", "alpha follows the rank already"),

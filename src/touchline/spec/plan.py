@@ -93,6 +93,8 @@ class PlannedRun:
     """Parts of `train_seconds`: training (its steps), start-up, tokenising, validation, saving."""
     compile_gain: Measured | None = None
     """Predicted: how many times as fast its steps are as uncompiled ones; None if the model is not compiled."""
+    fast_dtype_seconds: Measured | None = None
+    """Predicted wall time of the training in the dtype that the machine is fast at; None if it trains in it."""
     time_limit_seconds: Measured = NO_EVIDENCE
     """Limit to ask a scheduler for: above the interval's upper end, in whole minutes."""
     memory: MemoryEstimate | Missing = NO_EVIDENCE

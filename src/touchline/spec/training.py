@@ -28,8 +28,9 @@ class LoraConfig:
     """Dropout on the adapter's input."""
     target_modules: Annotated[tuple[Text, ...], MinLen(1)] = defaults.LORA_TARGET_MODULES
     """The linear layers that get an adapter."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Element type of the adapter's weights and of its optimizer state."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Element type of the adapter's weights and of its optimizer state; `auto` is float32, and the base's dtype with a
+    trainer that has one dtype for both."""
     init: Literal["default", "gaussian", "pissa", "olora"] = "default"
     """Initial weights of the adapter, as PEFT's `init_lora_weights` names them; `default` and `gaussian` start as a
     no-op. `pissa` and `olora` start from factors of the base's weights and subtract them there; the checkpoint is still
@@ -39,6 +40,11 @@ class LoraConfig:
     continue such an adapter, but not merge it."""
     rslora: bool = False
     """Rank-stabilized scale: alpha / sqrt(rank) instead of alpha / rank."""
+
+    @property
+    def resolved_dtype(self) -> Literal["float32", "bfloat16"]:
+        """Return the element type, float32 where no plan resolved `auto`."""
+        return "float32" if self.dtype == "auto" else self.dtype
 
     @property
     def resolved_alpha(self) -> float:
@@ -192,7 +198,7 @@ class TrainConfig:
     def trained_dtype(self) -> Literal["float32", "bfloat16"]:
         """Return the dtype of the trained parameters and of their gradients."""
         if self.method == "lora":
-            return self.lora.dtype
+            return self.lora.resolved_dtype
         return "bfloat16" if self.base_dtype == "bfloat16" else "float32"
 
     @property

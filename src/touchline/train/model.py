@@ -195,7 +195,7 @@ def attach_adapter(
         ) from error
     finally:
         torch.set_num_threads(threads)
-    dtype = torch_dtype(lora.dtype)
+    dtype = torch_dtype(lora.resolved_dtype)
     for parameter_name, parameter in model.named_parameters():
         if f".{name}." in parameter_name:
             parameter.data = parameter.data.to(dtype)

@@ -37,15 +37,13 @@ _BATCHING = TorchtuneBatching(planned_order=True)
 
 
 class TorchtuneBackend:
-    """LoRA by torchtune's recipes on the planner's examples: in the planned order, or packed by torchtune's packer.
-
-    Base and adapter have one dtype, which `lora.dtype` gives where `base_dtype` is `auto`.
-    """
+    """LoRA by torchtune's recipes on the planner's examples: in the planned order, or packed by torchtune's packer."""
 
     name = "torchtune"
     capabilities = Capabilities(
         devices=MOST_DEVICES,
         shuffled_labels=True,
+        one_dtype=True,
         packing_keeps_steps=False,
         values={
             "method": ("lora",),
@@ -72,7 +70,7 @@ class TorchtuneBackend:
         if train.base_dtype != "auto":
             return common
         reason = "train.lora.dtype: torchtune has one dtype for base and adapter"
-        return (*common, FixedSetting("train.base_dtype", train.lora.dtype, reason))
+        return (*common, FixedSetting("train.base_dtype", train.trained_dtype, reason))
 
     def faults(self, model: ModelInfo, train: TrainConfig, devices: int = 1) -> tuple[Finding, ...]:
         """Return the settings that this trainer does not support for this model."""
@@ -83,7 +81,7 @@ class TorchtuneBackend:
     ) -> TrainingSetup:
         """Return what memory and time depend on besides the batch."""
         del width
-        return replace(training_setup(self.name, train, shape, machine, devices), base_dtype=train.lora.dtype)
+        return replace(training_setup(self.name, train, shape, machine, devices), base_dtype=train.trained_dtype)
 
     def batches(
         self, train: TrainConfig, lengths: ExampleLengths, seed: int, devices: int = 1
@@ -242,7 +240,7 @@ def _sections(
         "loss": {"_component_": "torchtune.modules.loss.CEWithChunkedOutputLoss"},
         "compile": train.compile,
         "device": "cpu" if on_cpu else "cuda",
-        "dtype": _DTYPES[train.lora.dtype],
+        "dtype": _DTYPES[train.trained_dtype],
         "enable_activation_checkpointing": train.gradient_checkpointing,
         "enable_activation_offloading": False,
         "metric_logger": {"_component_": f"{COMPONENTS}.StepLogger"},

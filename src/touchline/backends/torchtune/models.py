@@ -104,7 +104,7 @@ def model_faults(model: ModelInfo, train: TrainConfig) -> Iterator[Finding]:
             "train.lora.target_modules",
             f"an adapter on {', '.join(some)} alone cannot be built; expected {', '.join(_FEED_FORWARD)}, or none",
         )
-    if train.base_dtype not in ("auto", train.lora.dtype):
+    if "auto" not in (train.base_dtype, train.lora.dtype) and train.base_dtype != train.lora.dtype:
         yield _error(
             "train.lora.dtype",
             f"base and adapter have one dtype: base_dtype {train.base_dtype}, lora.dtype {train.lora.dtype}",
