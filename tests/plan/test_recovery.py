@@ -59,11 +59,14 @@ def test_what_never_gets_further_is_stopped() -> None:
 
 
 def test_a_time_limit_after_progress_goes_on_and_without_says_what_to_change() -> None:
-    """Trying again with the same limit and nothing saved would end the same way."""
+    """With the same limit and nothing saved it would end the same way: twice the limit, once, and never SLURM's own."""
     assert decide([failure(JobState.TIMEOUT, 75, progressed=True)], 8).step is RecoveryAction.AGAIN
-    stopped = decide([failure(JobState.TIMEOUT, None)], 8)
+    assert decide([failure(JobState.TIMEOUT, None)], 8).step is RecoveryAction.LONGER
+    assert decide([failure(JobState.DEADLINE, None)], 8).step is RecoveryAction.STOP
+    setting = "compute.evaluation.time_limit"
+    stopped = decide([failure(JobState.TIMEOUT, None)] * 2, 8, limit_setting=setting, lengthened=True)
     assert stopped.step is RecoveryAction.STOP
-    assert "compute.time_limit" in stopped.why
+    assert stopped.why.endswith(f"increase {setting}")
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from tests.run.made_plans import GPU, LIMIT, NO_RUNS, SITE, made_control, made_plan, made_run
+from tests.run.made_plans import GPU, LIMIT, NO_RUNS, made_control, made_plan, made_run
 
 from touchline.core.errors import InputError, PolicyError, SubmissionRejectedError
 from touchline.core.status import AttemptExit, AttemptStart, JobState
@@ -208,7 +208,7 @@ class Commands(RuleBasedStateMachine):
         """A command of a new process, which may be killed at any moment."""
         self.world.kill_in = kill_in or -1
         jobs = [self._job(name) for name in names]
-        executor = with_budget(FakeExecutor(self.world, self.current), self.folder, SITE.slurm)
+        executor = with_budget(FakeExecutor(self.world, self.current), self.folder)
         tries = dict.fromkeys(names, 2)
 
         def again(job: Job, view: JobView) -> Sequence[Job]:
@@ -265,7 +265,7 @@ def test_a_job_is_limited_and_charged_until_its_record_says_less(tmp_path: Path)
     approve(folder, 10)
     world = World(1)
     world.chance.random = lambda: 0.5  # type: ignore[method-assign]
-    executor = with_budget(FakeExecutor(world, ""), folder, SITE.slurm)
+    executor = with_budget(FakeExecutor(world, ""), folder)
     ledger = Ledger(folder.ledger, "local")
     ledger.record("intent", "a", token="t1")
     job_id = executor.start(run_training(folder, "a", "local"), "t1", ())
@@ -286,7 +286,7 @@ def test_a_job_that_does_not_fit_is_refused_with_both_numbers(tmp_path: Path) ->
     """What it may take, and what is left."""
     folder = folder_with(tmp_path, planned())
     approve(folder, 0.5)
-    executor = BudgetedExecutor(FakeExecutor(World(1), ""), folder, SITE.slurm)
+    executor = BudgetedExecutor(FakeExecutor(World(1), ""), folder)
     with pytest.raises(SubmissionRejectedError, match=r"a may take 3\.\d+ device-hours.* 0\.5 are 0\.5 left"):
         executor.start(run_training(folder, "a", "local"), "t1", ())
 
@@ -339,7 +339,7 @@ def test_a_cluster_gets_the_limit_and_never_queues_the_job_again(
     folder = folder_with(tmp_path, replace(plan, executor=kind.name))
     approve(folder, GPUS * (3 + 14 / 60))
     commands = Recorder()
-    executor = with_budget(kind(commands, folder.ledger), folder, SITE.slurm)
+    executor = with_budget(kind(commands, folder.ledger), folder)
     assert executor.start(run_training(folder, "a", kind.name), "t1", ()) == "76"
     assert all(option in commands.words for option in options), commands.words
     assert any("TOUCHLINE_STRICT_LIMIT=1" in word for word in commands.words)

@@ -188,6 +188,30 @@ def test_a_folder_whose_name_means_something_to_slurm(site: Site, name: str) -> 
         assert len(outputs) == 2, outputs
 
 
+# ---- time limits -----------------------------------------------------------------------------------------------------
+
+
+def test_a_start_that_takes_longer_than_the_limit_is_retried_with_twice_of_it(site: Site) -> None:
+    """The file system is cold the first time only; the user's limit of a minute is below the usual least one."""
+    cold = f"[ -e {site.root}/warm ] || {{ touch {site.root}/warm; sleep 600; }}"
+    own = f'setup: ["{cold}"], partition'
+    (site.root / "config" / "touchline" / "config.yaml").write_text(CONFIG.replace("partition", own))
+    folder = small(site)
+    done = site.call("run", folder, *SMALL, "compute={executor: slurm, gpu: cpu, time_limit: 1min}")
+    assert (
+        f"{RUN}: time limit reached before anything was saved; retrying once with twice the limit, 2:00" in done.stderr
+    )
+    # The evaluation that waited behind the first attempt found nothing to evaluate, and waits behind the second.
+    assert submissions(folder) == {RUN: 2, EVALUATION: 2}
+    assert [(entry.job, entry.state, entry.limit_seconds) for entry in events(folder, "decided")] == [
+        (RUN, "longer", 120.0)
+    ]
+    ids = [entry.job_id for entry in events(folder, "submitted") if entry.job == RUN]
+    limits = site.cluster.ask("sacct", "-nXPj", ",".join(ids), "-o", "State,Timelimit").splitlines()
+    assert limits == ["TIMEOUT|00:01:00", "COMPLETED|00:02:00"]
+    assert {run["status"] for run in site.json("status", folder, "--no-queue")["runs"]} == {"completed"}
+
+
 # ---- kills and chains ------------------------------------------------------------------------------------------------
 
 

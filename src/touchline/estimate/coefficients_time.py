@@ -91,6 +91,9 @@ STARTUP: Final = ((5.0, 0.7), (3.0e-9, 1.2))
 """Seconds from the process's start to the first step whatever the model, and seconds a byte of its weights, each with
 its spread. Own runs (`cpu_runs.json`): 4 to 6 s, nearly all of it imports; weights come from a cache at several
 GB/s, and from a shared file system at some 0.1."""
+NETWORK_IMPORTS: Final = (73.0, 0.40)
+"""Seconds of imports from a network file system, in the place of the above, with their spread: 30 to 180 s for torch on
+a cold one, as users of clusters report; not measured by us."""
 TOKENISING: Final = ((0.2, 1.0), (1.0e-6, 0.8))
 """The same for reading and tokenising, a token: 34 microseconds an example of 35 tokens (measured with
 a vocabulary of 128k, one thread)."""

@@ -15,6 +15,7 @@ from touchline.core.quantity import Missing
 from touchline.core.units import plural
 from touchline.estimate.coefficients_time import (
     EVALUATION_STARTUP,
+    NETWORK_IMPORTS,
     PART_NOISE,
     PART_WEIGHT,
     SAVING,
@@ -145,11 +146,21 @@ def gpu_hours(runs: Sequence[tuple[Estimate, int]]) -> Estimate | Missing:
 
 
 def startup_seconds(
-    setup: TrainingSetup, weights_bytes: float, *, machine: TargetMachine, points: Sequence[TimePoint] = ()
+    setup: TrainingSetup,
+    weights_bytes: float,
+    *,
+    machine: TargetMachine,
+    points: Sequence[TimePoint] = (),
+    over_network: bool = False,
 ) -> Estimate:
     """Estimate the time from the start of the process to the first step: imports and loading of the weights."""
     observed = _observed(points, setup, machine, "startup")
-    return _part(observed, weights_bytes, STARTUP, setup, "imports and reading the weights")
+    prior = (NETWORK_IMPORTS, STARTUP[1]) if over_network else STARTUP
+    return _part(observed, weights_bytes, prior, setup, _startup_words(over_network=over_network))
+
+
+def _startup_words(*, over_network: bool) -> str:
+    return f"imports{' over a network' if over_network else ''} and reading the weights"
 
 
 def compiling_seconds(
@@ -231,9 +242,10 @@ def validation_seconds(
     return _times(one, count, f"{count} validations of {one.value:.3g} s")
 
 
-def evaluation_startup_seconds(setup: TrainingSetup, weights_bytes: float) -> Estimate:
+def evaluation_startup_seconds(setup: TrainingSetup, weights_bytes: float, *, over_network: bool = False) -> Estimate:
     """Estimate the time from the start of an evaluation process to its first prompt."""
-    return _part((), weights_bytes, EVALUATION_STARTUP, setup, "imports and reading the weights")
+    prior = (NETWORK_IMPORTS, EVALUATION_STARTUP[1]) if over_network else EVALUATION_STARTUP
+    return _part((), weights_bytes, prior, setup, _startup_words(over_network=over_network))
 
 
 def times_over(one: Estimate, count: int) -> Estimate:

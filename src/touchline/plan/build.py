@@ -14,7 +14,7 @@ from touchline.backends.registry import get_backend, refused_settings
 from touchline.core.catalog import DatasetInfo, ImageHashes, ModelInfo
 from touchline.core.errors import InputError
 from touchline.core.finding import Finding, Severity
-from touchline.core.quantity import NO_EVIDENCE, Missing
+from touchline.core.quantity import NO_EVIDENCE, Measured, Missing
 from touchline.core.units import plural
 from touchline.plan.assumptions import assumptions
 from touchline.plan.cohorts import SideBySide, plan_cohorts
@@ -25,8 +25,8 @@ from touchline.plan.slots import SlotChoice, choose_slots
 from touchline.plan.strategy.costs import likely_runs
 from touchline.plan.strategy.explore import explore_faults
 from touchline.plan.strategy.resolving import SeedSpread, planned_strategy
-from touchline.plan.times import evaluation_limit
-from touchline.plan.totals import collect_evidence, runs_at_once, totals, totals_of
+from touchline.plan.times import time_limit
+from touchline.plan.totals import collect_evidence, runs_at_once, sum_quantities, totals, totals_of
 from touchline.plan.untrained import takes_over, without_shared_validation
 from touchline.spec.defaults import DEFAULT_BACKEND
 from touchline.spec.evaluation import EvaluationTask
@@ -146,6 +146,10 @@ def build_plan(inputs: PlanInputs) -> Plan:
         predict,
         slots=inputs.context.machine.slots,
         strategy=strategy,
+    )
+    cluster = inputs.context.cluster
+    cohorts = tuple(
+        replace(cohort, time_limit_seconds=time_limit(cohort.train_seconds, cluster, saves=True)) for cohort in cohorts
     )
     plan = Plan(
         touchline_version=inputs.touchline_version,
@@ -278,13 +282,15 @@ def _planned(
     started = inputs.started.get(spec.name)
     if started is not None:
         # What was decided for it stays decided, as long as it is still the same run.
-        same = _trained(run, replace(question, train=_as_decided(spec.train, started)), decisions, parent)
+        same = _trained(
+            run, replace(question, train=_as_decided(spec.train, started)), decisions, parent, inputs.context
+        )
         if same.digest == started.digest:
             kept = replace(started, evaluate=spec.evaluate, levels=spec.levels, link=spec.link, accepted=run.accepted)
             # The same data may lie elsewhere now: the digest holds its hash and not its path.
             now = replace(kept, dataset=run.dataset, data=run.data, model=run.model)
             return replace(now, control=run.control, phase=run.phase), []
-    return _trained(run, question, decisions, parent), []
+    return _trained(run, question, decisions, parent, inputs.context), []
 
 
 def _is_kept(run: PlannedRun, inputs: PlanInputs) -> bool:
@@ -343,7 +349,7 @@ def _evaluated(run: PlannedRun, spec: RunSpec, inputs: PlanInputs, decisions: Ru
         run,
         evaluate_seconds=times.base_evaluation,
         evaluate_startup_seconds=times.evaluation_startup,
-        evaluate_limit_seconds=evaluation_limit(times.base_evaluation, times.evaluation_startup),
+        evaluate_limit_seconds=_evaluation_limit(times.base_evaluation, times.evaluation_startup, inputs.context),
     )
 
 
@@ -371,7 +377,18 @@ def _as_decided(train: TrainConfig, started: PlannedRun) -> TrainConfig:
     return replace(train, micro_batch_size=micro, packed=packed, lora=replace(train.lora, dtype=dtype))
 
 
-def _trained(run: PlannedRun, question: RunRequest, decisions: RunResolver, parent: PlannedRun | None) -> PlannedRun:
+def _evaluation_limit(seconds: Measured, startup: Measured, context: PlanningContext) -> Measured:
+    """Return the time limit for evaluations and the start-up of their process."""
+    return time_limit(sum_quantities([seconds, startup], "s"), context.cluster)
+
+
+def _trained(
+    run: PlannedRun,
+    question: RunRequest,
+    decisions: RunResolver,
+    parent: PlannedRun | None,
+    context: PlanningContext,
+) -> PlannedRun:
     """Return a run with its batches and predictions."""
     decided = decisions.decide(question, run.seed)
     run = replace(
@@ -387,8 +404,8 @@ def _trained(run: PlannedRun, question: RunRequest, decisions: RunResolver, pare
         time_parts=dict(decided.times.parts),
         compile_gain=decided.compile_gain,
         fast_dtype_seconds=decided.fast_dtype_seconds,
-        time_limit_seconds=decided.times.limit,
-        evaluate_limit_seconds=evaluation_limit(decided.times.evaluation, decided.times.evaluation_startup),
+        time_limit_seconds=time_limit(decided.times.training, context.cluster, saves=True),
+        evaluate_limit_seconds=_evaluation_limit(decided.times.evaluation, decided.times.evaluation_startup, context),
         memory=decided.memory,
         peak_memory=decided.memory if isinstance(decided.memory, Missing) else decided.memory.process.quantity(),
         disk=decided.disk,

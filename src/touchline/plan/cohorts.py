@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from touchline.backends.registry import get_backend
 from touchline.core.estimate import Estimate, MemoryEstimate, MemoryVerdict
 from touchline.core.quantity import Measured, Missing
-from touchline.plan.times import time_limit
 from touchline.plan.totals import sum_quantities
 from touchline.spec.plan import Cohort, PlannedRun, TrainedAlone, WhyAlone
 from touchline.spec.strategy import Phase, PlannedStrategy
@@ -198,7 +197,6 @@ def _cohort(runs: Sequence[PlannedRun], found: SideBySide) -> Cohort:
         gain=found.gain if isinstance(found.gain, Missing) else found.gain.quantity(),
         train_seconds=seconds,
         saved_seconds=_saved(runs, found.gain),
-        time_limit_seconds=time_limit(seconds),
         peak_memory=memory if isinstance(memory, Missing) else memory.process.quantity(),
     )
 

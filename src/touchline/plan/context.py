@@ -22,6 +22,7 @@ from touchline.estimate.points import TimePoint
 from touchline.estimate.throughput import knee, shows_the_knee
 from touchline.spec import defaults
 from touchline.spec.experiment import TrainConfig
+from touchline.spec.site import SlurmSite
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,6 +39,8 @@ class PlanningContext:
     """Measured peaks of past runs."""
     time_points: tuple[TimePoint, ...] = ()
     """Measured times of past runs."""
+    cluster: SlurmSite | None = None
+    """The user's settings of the cluster that runs the jobs; None on this machine."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

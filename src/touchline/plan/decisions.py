@@ -314,6 +314,7 @@ class RunResolver:
                 _course(question, found),
                 machine=machine,
                 points=self._outlook.time_points,
+                over_network=self._outlook.cluster is not None,
                 data_parallel_size=self._devices,
             ),
             disk=estimate_disk(

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from touchline.core.errors import InputError
-from touchline.core.quantity import Measured, Missing
+from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.units import parse_duration, seconds_to_minutes
 from touchline.plan.placement.types import Minutes, PlaceJob
 from touchline.plan.totals import sum_quantities
 from touchline.slurm.job_view import evaluation_name
+from touchline.slurm.schedulers import GRAIN
 from touchline.spec.plan import Plan, PlannedRun
 from touchline.spec.site import SlurmSite
 
@@ -58,11 +60,32 @@ def place_jobs(
     return jobs
 
 
+def training_limit(plan: Plan, run: PlannedRun) -> Measured:
+    """Return the time limit of the job that trains a run: the experiment's, else what the plan asks for."""
+    if plan.compute.time_limit is not None:
+        return _given_limit(plan.compute.time_limit, "compute.time_limit")
+    cohort = plan.cohort_of(run.name)
+    return run.time_limit_seconds if cohort is None else cohort.time_limit_seconds
+
+
+def evaluation_limit(plan: Plan, run: PlannedRun) -> Measured:
+    """Return the time limit of the job that evaluates a run: the experiment's, else what the plan asks for."""
+    if plan.compute.evaluation.time_limit is not None:
+        return _given_limit(plan.compute.evaluation.time_limit, "compute.evaluation.time_limit")
+    return run.evaluate_limit_seconds
+
+
+def _given_limit(text: str, setting: str) -> Quantity:
+    """Return a limit that the user has set, in the whole minutes that a scheduler counts."""
+    whole = math.ceil(parse_duration(text) / GRAIN) * GRAIN
+    return Quantity(value=whole, unit="s", method=setting)
+
+
 def training_minutes(plan: Plan, run: PlannedRun) -> Minutes | Missing:
     """Return the predicted minutes of a training, or the experiment's time limit if nothing is predicted."""
     found = to_minutes(run.train_seconds)
     if isinstance(found, Missing) and plan.compute.time_limit is not None:
-        return Minutes(value=seconds_to_minutes(parse_duration(plan.compute.time_limit)))
+        return to_minutes(training_limit(plan, run))
     return found
 
 

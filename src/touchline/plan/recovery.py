@@ -1,7 +1,8 @@
 """Decision after a failed attempt: start it again, use a smaller micro-batch, or stop with a reason.
 
 Failures with an external cause (preemption, a failed node, a time limit after progress) are retried. Failures of the
-work itself are retried once, since they may be transient.
+work itself are retried once, since they may be transient; a time limit before anything was saved, once with twice the
+limit.
 """
 
 from __future__ import annotations
@@ -56,6 +57,8 @@ class RecoveryAction(StrEnum):
 
     AGAIN = "again"
     """Start it again from the newest saved training state."""
+    LONGER = "longer"
+    """Start it again with twice the time limit."""
     SMALLER = "smaller"
     """Plan it again with half the micro-batch and twice the accumulation. The global batch size stays."""
     STOP = "stop"
@@ -79,12 +82,20 @@ _SAID_NO = {2: "invalid input", 3: "refused", 4: "missing on this machine"}
 """Exit codes of touchline's own programs whose message states what to change; a retry would not help."""
 
 
-def decide(failures: Sequence[Failure], micro_batch_size: int | None) -> Decision:
+def decide(
+    failures: Sequence[Failure],
+    micro_batch_size: int | None,
+    *,
+    limit_setting: str = "compute.time_limit",
+    lengthened: bool = False,
+) -> Decision:
     """Return the action after the last of these failures.
 
     Args:
         failures: the failed attempts at what is planned now, oldest first; at least one.
         micro_batch_size: examples per forward pass as planned now; None for work that has none.
+        limit_setting: key of experiment.yaml that sets the job's time limit.
+        lengthened: whether the last attempt had twice the planned limit, or none is known.
     """
     last = failures[-1]
     if _is_out_of_memory(last):
@@ -97,8 +108,10 @@ def decide(failures: Sequence[Failure], micro_batch_size: int | None) -> Decisio
     if last.state is JobState.TIMEOUT or last.state is JobState.DEADLINE:
         if last.progressed:
             return Decision(step=RecoveryAction.AGAIN, why="time limit reached; resuming from the last saved state")
-        advice = "increase compute.time_limit or reduce train.checkpoint.resume_minutes"
-        return Decision(step=RecoveryAction.STOP, why=f"time limit reached before anything was saved; {advice}")
+        why = "time limit reached before anything was saved"
+        if last.state is JobState.TIMEOUT and not lengthened:
+            return Decision(step=RecoveryAction.LONGER, why=why)
+        return Decision(step=RecoveryAction.STOP, why=f"{why}; increase {limit_setting}")
     if last.state in _OUTSIDE or _was_killed(last):
         return _outside(failures)
     if last.state is JobState.CANCELLED:

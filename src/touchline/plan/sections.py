@@ -16,6 +16,7 @@ from touchline.plan import power, tasks
 from touchline.plan.batch_sections import batch_sections, gib_text, grouped_rows, memory_share
 from touchline.plan.cohorts import WORTH
 from touchline.plan.dtypes import dtype_notes
+from touchline.plan.jobs import evaluation_limit, training_limit
 from touchline.plan.notes import (
     control_notes,
     design_line,
@@ -264,13 +265,17 @@ _LIMIT_COLUMNS = ("run", "training time limit", "evaluation time limit")
 
 def _limits(plan: Plan) -> Iterator[tuple[str, ...]]:
     """Yield the time limits of each job. On this machine no job has one unless the experiment sets it."""
-    if plan.executor == "local" and plan.compute.time_limit is None:
+    compute, here = plan.compute, plan.executor == "local"
+    if here and compute.time_limit is None and compute.evaluation.time_limit is None:
         return
     for run in plan.runs:
-        cohort = plan.cohort_of(run.name)
-        limit = run.time_limit_seconds if cohort is None else cohort.time_limit_seconds
-        training = "-" if run.train is None else measured(limit)
-        yield run.name, training, measured(run.evaluate_limit_seconds)
+        trains = run.train is not None and not (here and compute.time_limit is None)
+        evaluated = not (here and compute.evaluation.time_limit is None)
+        yield (
+            run.name,
+            measured(training_limit(plan, run)) if trains else "-",
+            measured(evaluation_limit(plan, run)) if evaluated else "-",
+        )
 
 
 def _deadline(plan: Plan) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -11,7 +12,7 @@ from touchline.backends.protocol import ExampleLengths
 from touchline.core.estimate import Estimate, TrainingSetup
 from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Measured, Missing, Quantity
-from touchline.core.units import GIB, minutes_to_seconds
+from touchline.core.units import GIB, format_seconds, minutes_to_seconds
 from touchline.data.packing.forecast import BatchForecast, settings_of
 from touchline.estimate.answers import answering_seconds, expected_answers
 from touchline.estimate.disk import model_bytes, resume_bytes, saved_adapter_bytes
@@ -31,9 +32,13 @@ from touchline.estimate.run_time import (
 )
 from touchline.estimate.time import in_data_parallel, seconds_per_step
 from touchline.estimate.work import StepWork, work_of_forecast
-from touchline.plan.totals import sum_quantities
+from touchline.slurm.schedulers import GRAIN
 from touchline.spec.answer_batches import batch_limits, shares_batches
 from touchline.spec.experiment import EvaluateConfig, TrainConfig
+from touchline.spec.site import SlurmSite
+
+LEAST_LIMIT_SECONDS = minutes_to_seconds(15)
+"""Least limit of a job on a cluster: imports from a cold file system take minutes, and a kill costs the whole job."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,8 +57,6 @@ class Times:
     """Evaluation of the base model, which writes longer answers than a trained model."""
     evaluation_startup: Measured
     """From the start of an evaluation process to its first prompt."""
-    limit: Measured
-    """Time limit to request for the training job."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,7 +84,6 @@ def unknown_times(missing: Missing) -> Times:
         evaluation=missing,
         base_evaluation=missing,
         evaluation_startup=missing,
-        limit=missing,
     )
 
 
@@ -102,6 +104,7 @@ def estimate_times(
     *,
     machine: TargetMachine,
     points: Sequence[TimePoint],
+    over_network: bool = False,
     data_parallel_size: int = 1,
 ) -> Times:
     """Estimate all times of a run, each with its interval or the reason why it is missing.
@@ -115,6 +118,7 @@ def estimate_times(
         course: what else happens.
         machine: where it will run.
         points: measured runs.
+        over_network: whether programs are imported over a network, as on the nodes of a cluster.
         data_parallel_size: processes of the training. On a CPU they share the cores, so that each does its part of
             a step in about the time that one process needs for the whole.
     """
@@ -123,7 +127,7 @@ def estimate_times(
     answered = seconds_per_step(setup, work, machine=machine, points=points)
     evaluation = _evaluation(setup, evaluate, train, lengths, course, machine, points)
     base = _evaluation(setup, evaluate, None, lengths, course, machine, points)
-    startup = evaluation_startup_seconds(setup, course.weight_bytes).quantity()
+    startup = evaluation_startup_seconds(setup, course.weight_bytes, over_network=over_network).quantity()
     if isinstance(answered, Missing):
         return Times(
             step=answered,
@@ -132,12 +136,11 @@ def estimate_times(
             evaluation=evaluation,
             base_evaluation=base,
             evaluation_startup=startup,
-            limit=answered,
         )
     step = answered.estimate if data_parallel_size == 1 else in_data_parallel(answered.estimate, machine.kind)
     # Micro-batches of one shape have as many tokens; few of different shapes do.
     shapes = len(np.unique(forecast.micro_batch_tokens))
-    parts = _parts(setup, train, lengths, course, step, work, shapes, machine, points)
+    parts = _parts(setup, train, lengths, course, step, work, shapes, machine, points, over_network=over_network)
     found = run_seconds(step, course.steps, parts=parts)
     return Times(
         step=step.quantity(),
@@ -146,24 +149,26 @@ def estimate_times(
         evaluation=evaluation,
         base_evaluation=base,
         evaluation_startup=startup,
-        limit=time_limit(found.total.quantity()),
     )
 
 
-def evaluation_limit(seconds: Measured, startup: Measured) -> Measured:
-    """Return the time limit for evaluations and the start-up of their process."""
-    return time_limit(sum_quantities([seconds, startup], "s"))
+def time_limit(seconds: Measured, cluster: SlurmSite | None, *, saves: bool = False) -> Measured:
+    """Return the time limit to request for a predicted time and its interval.
 
-
-def time_limit(seconds: Measured) -> Measured:
-    """Return the time limit for a predicted time and its interval."""
+    Args:
+        seconds: predicted time of the whole job.
+        cluster: cluster of the job; None on this machine, where no job asks for a limit.
+        saves: whether it is signalled before the limit, so that the work has to end before the signal.
+    """
     if isinstance(seconds, Missing):
         return seconds
-    return Quantity(
-        value=minutes_to_seconds(slurm_time_limit(seconds.value if seconds.high is None else seconds.high)),
-        unit="s",
-        method="upper end of the interval plus a margin",
-    )
+    limit = minutes_to_seconds(slurm_time_limit(seconds.value if seconds.high is None else seconds.high))
+    method = "upper end of the interval plus a margin"
+    if cluster is not None:
+        saving = cluster.signal_seconds + GRAIN if saves else 0
+        limit = max(math.ceil((limit + saving) / GRAIN) * GRAIN, LEAST_LIMIT_SECONDS)
+        method += f", at least {format_seconds(LEAST_LIMIT_SECONDS)}"
+    return Quantity(value=limit, unit="s", method=method)
 
 
 def _parts(
@@ -176,10 +181,14 @@ def _parts(
     shapes: int,
     machine: TargetMachine,
     points: Sequence[TimePoint],
+    *,
+    over_network: bool,
 ) -> dict[str, Estimate | Missing]:
     tokens = float(lengths.total.sum(dtype="int64"))
     parts: dict[str, Estimate | Missing] = {
-        "start-up": startup_seconds(setup, course.weight_bytes, machine=machine, points=points),
+        "start-up": startup_seconds(
+            setup, course.weight_bytes, machine=machine, points=points, over_network=over_network
+        ),
         "tokenising": tokenising_seconds(setup, tokens, machine=machine, points=points),
     }
     if setup.compiled:

@@ -17,7 +17,8 @@ from touchline.core.errors import TouchlineError
 from touchline.core.files import open_regular
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.status import JobState, RunStatus, TrainingOutcome
-from touchline.core.units import in_unit, parse_duration
+from touchline.core.units import in_unit
+from touchline.plan.jobs import training_limit
 from touchline.results.flags import FlagInputs, flags
 from touchline.results.live import LiveRun
 from touchline.results.run_folder import RunFolderState, evaluation_settings, read_run_folder
@@ -298,13 +299,10 @@ def _limit(plan: Plan, run: PlannedRun, job: JobView | None) -> float | None:
     """Return the time limit of a run's job: the scheduler's value, else the planned one."""
     if job is not None and job.time_limit_seconds is not None:
         return job.time_limit_seconds
-    if plan.compute.time_limit is not None:
-        try:
-            return parse_duration(plan.compute.time_limit)
-        except TouchlineError:
-            return None
-    planned = run.time_limit_seconds
-    return planned.value if plan.executor != "local" and isinstance(planned, Quantity) else None
+    if plan.executor == "local" and plan.compute.time_limit is None:
+        return None
+    planned = training_limit(plan, run)
+    return planned.value if isinstance(planned, Quantity) else None
 
 
 def _free_bytes(root: Path) -> float | None:

@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Literal, cast, get_args
 
 from touchline.core.errors import InputError, quoted
+from touchline.core.quantity import Missing
 from touchline.core.units import minutes_to_seconds, parse_duration, seconds_to_minutes
-from touchline.plan.jobs import place_jobs, upper_minutes
+from touchline.plan.jobs import evaluation_limit, place_jobs, training_limit, upper_minutes
 from touchline.plan.local.job_list import parse_deadline
 from touchline.plan.placement.answer import place
 from touchline.plan.placement.problem import compile_problem
 from touchline.plan.placement.types import Cluster, PlaceJob, Placement
 from touchline.run.jobs import evaluation_jobs, training_jobs
 from touchline.run.planning import LoadedPlan
-from touchline.run.scripts.header import evaluation_limit, training_limit
 from touchline.run.scripts.mega import (
     Allocation,
     Array,
@@ -296,7 +296,7 @@ def _arrays(placed: Placed, site: SlurmSite, most: int) -> dict[str, str]:
     arrays: list[Array] = []
     file_of: dict[str, str] = {}
     for number, ((_, evaluates, gpus, cpus, memory_gb), jobs) in enumerate(sorted(groups.items()), 1):
-        limits = [_limit(plan, job, site) for job in jobs]
+        limits = [_limit(plan, job) for job in jobs]
         whole = Array(
             file=f"array_{number}.slurm",
             tasks=tuple(ArrayTask(name=job.id, folder=_run(plan, job).name) for job in jobs),
@@ -318,10 +318,11 @@ def _arrays(placed: Placed, site: SlurmSite, most: int) -> dict[str, str]:
     return files | {array.file: array_text(plan.experiment, array, site, plan.compute) for array in arrays}
 
 
-def _limit(plan: Plan, job: PlaceJob, site: SlurmSite) -> float | None:
+def _limit(plan: Plan, job: PlaceJob) -> float | None:
     """Return the time limit of a job, as in its own script."""
     run = _run(plan, job)
-    return (training_limit(plan, run, site) if job.id == run.name else evaluation_limit(plan, run))[0]
+    limit = training_limit(plan, run) if job.id == run.name else evaluation_limit(plan, run)
+    return None if isinstance(limit, Missing) else limit.value
 
 
 def _levels(jobs: Sequence[PlaceJob]) -> dict[str, int]:

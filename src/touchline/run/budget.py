@@ -23,17 +23,18 @@ from pydantic import TypeAdapter, ValidationError
 
 from touchline.core.errors import InputError, PolicyError, SubmissionLimitError, SubmissionRejectedError, quoted
 from touchline.core.files import read_record, write_atomic
+from touchline.core.quantity import Quantity
 from touchline.core.units import hours_to_seconds, seconds_to_hours
+from touchline.plan.jobs import evaluation_limit, training_limit
 from touchline.run.attempt import KILL_SECONDS, ORPHAN_PATIENCE_SECONDS
 from touchline.run.folders import ExperimentFolder
 from touchline.run.ledger import Ledger, Reservation, read_ledger
 from touchline.run.protocol import Executor, Job
-from touchline.run.scripts.header import GRAIN, evaluation_limit, training_limit
 from touchline.run.statusfiles import read_attempts, read_exits
 from touchline.run.submission import FindsByToken
 from touchline.slurm.job_view import JobKind, JobName, JobView
-from touchline.spec.plan import Plan, PlannedRun
-from touchline.spec.site import SlurmSite
+from touchline.slurm.schedulers import GRAIN
+from touchline.spec.plan import Plan
 
 GRACE_SECONDS = ORPHAN_PATIENCE_SECONDS + KILL_SECONDS + GRAIN / 2
 """Seconds that a job may take beyond its limit: to take over from a killed attempt, to save and to end."""
@@ -220,18 +221,17 @@ def _status_of(folder: ExperimentFolder, job: str, executor: str) -> Path:
 class BudgetedExecutor:
     """Executor that starts only what fits into the approved budget."""
 
-    def __init__(self, inner: Executor, folder: ExperimentFolder, site: SlurmSite) -> None:
+    def __init__(self, inner: Executor, folder: ExperimentFolder) -> None:
         """Wrap an executor. The caller holds the experiment lock, so that no two starts count the same hours.
 
         Args:
             inner: executor that starts the jobs.
             folder: experiment with the approval and the ledger.
-            site: cluster settings, for the limits of jobs.
         """
         self.name = inner.name
         self.waits_itself = inner.waits_itself
         self.tick_seconds = inner.tick_seconds
-        self._inner, self._folder, self._site = inner, folder, site
+        self._inner, self._folder = inner, folder
         self._ledger = Ledger(folder.ledger, inner.name)
         self._active: set[str] = set()
 
@@ -252,7 +252,7 @@ class BudgetedExecutor:
         if budget.approval is None or budget.state is not ApprovalState.VALID:
             raise SubmissionRejectedError(_WHY_NOT[budget.state], hint=_hint(self._folder))
         devices = _devices_of(plan, job)
-        limit = _limit_seconds(plan, job, self._site)
+        limit = _limit_seconds(plan, job)
         if limit is None:
             # Nothing predicts its time: it gets all that is left.
             all_left = hours_to_seconds(budget.left_hours) / devices - GRACE_SECONDS
@@ -288,8 +288,8 @@ class BudgetedExecutor:
 class BudgetedScheduler(BudgetedExecutor):
     """The same for an executor that finds jobs by their tokens."""
 
-    def __init__(self, inner: Executor, folder: ExperimentFolder, site: SlurmSite) -> None:
-        super().__init__(inner, folder, site)
+    def __init__(self, inner: Executor, folder: ExperimentFolder) -> None:
+        super().__init__(inner, folder)
         assert isinstance(inner, FindsByToken)
         self._finder: FindsByToken = inner
 
@@ -298,10 +298,10 @@ class BudgetedScheduler(BudgetedExecutor):
         return self._finder.find(tokens, since_unix)
 
 
-def with_budget(inner: Executor, folder: ExperimentFolder, site: SlurmSite) -> Executor:
+def with_budget(inner: Executor, folder: ExperimentFolder) -> Executor:
     """Return an executor that starts only what the approved budget of an experiment covers."""
     kind = BudgetedScheduler if isinstance(inner, FindsByToken) else BudgetedExecutor
-    return kind(inner, folder, site)
+    return kind(inner, folder)
 
 
 def _devices_of(plan: Plan, job: Job) -> float:
@@ -311,13 +311,12 @@ def _devices_of(plan: Plan, job: Job) -> float:
     return plan.devices / plan.machine.slots
 
 
-def _limit_seconds(plan: Plan, job: Job, site: SlurmSite) -> float | None:
+def _limit_seconds(plan: Plan, job: Job) -> float | None:
     """Return a job's time limit in whole minutes; None if nothing predicts its time."""
+    if job.time_limit_seconds is not None:
+        return math.ceil(job.time_limit_seconds / GRAIN) * GRAIN
     name = JobName.parse(job.name)
-    limits = [_run_limit(plan, run, name, site) for run in plan.runs if name.subject in (run.name, run.model)]
-    known = [limit for limit in limits if limit is not None]
+    limit_of = evaluation_limit if name.kind is JobKind.EVALUATION else training_limit
+    limits = [limit_of(plan, run) for run in plan.runs if name.subject in (run.name, run.model)]
+    known = [limit.value for limit in limits if isinstance(limit, Quantity)]
     return math.ceil(sum(known) / GRAIN) * GRAIN if known and len(known) == len(limits) else None
-
-
-def _run_limit(plan: Plan, run: PlannedRun, name: JobName, site: SlurmSite) -> float | None:
-    return (evaluation_limit(plan, run) if name.kind is JobKind.EVALUATION else training_limit(plan, run, site))[0]

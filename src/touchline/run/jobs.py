@@ -64,7 +64,8 @@ def _leads(planned: LoadedPlan, runs: Sequence[PlannedRun]) -> dict[str, str]:
 
 
 def _training(planned: LoadedPlan, run: PlannedRun, leads: Mapping[str, str]) -> Job:
-    limit = planned.plan.compute.time_limit
+    # A cluster has the limit from the script.
+    limit = planned.plan.compute.time_limit if planned.plan.executor == "local" else None
     return replace(
         run_training(planned.folder, run.name, planned.plan.executor),
         after=(leads[run.link.parent],) if run.link is not None and run.link.parent in leads else (),
@@ -107,7 +108,10 @@ def shared_evaluation_jobs(planned: LoadedPlan, runs: Sequence[PlannedRun], epoc
             for checkpoint in missing_evaluations(planned, run, epochs)
         ]
         if wanted:
-            jobs.append(model_evaluation(folder, model, folder.write_request(model, wanted)))
+            job = model_evaluation(folder, model, folder.write_request(model, wanted))
+            each = planned.plan.compute.evaluation.time_limit
+            limit = None if each is None else parse_duration(each) * len({item["run"] for item in wanted})
+            jobs.append(replace(job, time_limit_seconds=limit))
     return jobs
 
 

@@ -60,7 +60,7 @@ def _executor(
 ) -> Executor:
     site = settings.cluster(planned.plan.executor)
     found = executor_for(planned.plan, planned.folder, site.poll_seconds, RealCommands(), lock)
-    return with_budget(found, planned.folder, site) if within_budget else found
+    return with_budget(found, planned.folder) if within_budget else found
 
 
 def work(

@@ -6,8 +6,8 @@ an approved budget), `submitted` (the executor took it; its id),
 searched), `not submitted` (a later search found no trace; the intent is closed), `adopted` (a job started elsewhere, or
 for the run's cohort, is waited for, not started again), `missing` (the scheduler does not list a job, first time),
 `found` (it lists it again), `stop requested`, `cancel requested`, `resume requested` (by the user), `decided` (action
-after a failure: again, smaller or stop, with the reason), `strategy` (a decision of the strategy with its numbers),
-`ended` (final state).
+after a failure: again, longer, smaller or stop, with the reason), `strategy` (a decision of the strategy with its
+numbers), `ended` (final state).
 """
 
 from __future__ import annotations
@@ -84,6 +84,8 @@ class LedgerEntry:
     """Assigned GPUs."""
     reason: str = ""
     """Reason from the scheduler, for `refused`, `unclear` and `ended`."""
+    limit_seconds: float | None = None
+    """Time limit of the next attempts, for `decided` with a longer one."""
     reservation: Reservation | None = None
     """Reserved part of a budget, for `reserved`."""
     decision: StrategyDecision | None = None
@@ -112,6 +114,7 @@ class Ledger:
         gpus: tuple[str, ...] = (),
         reason: str = "",
         time_unix: float | None = None,
+        limit_seconds: float | None = None,
         reservation: Reservation | None = None,
         decision: StrategyDecision | None = None,
     ) -> None:
@@ -126,6 +129,7 @@ class Ledger:
             state=state,
             gpus=gpus,
             reason=reason,
+            limit_seconds=limit_seconds,
             reservation=reservation,
             decision=decision,
         )

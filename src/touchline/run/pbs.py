@@ -26,13 +26,17 @@ class PbsExecutor(SchedulerExecutor[PbsQueries]):
 
     def _submission_words(self, job: Job, token: str, after: Sequence[str]) -> list[str]:
         words = ["qsub", "-N", job_name(job.name)]
-        if job.is_limit_strict and job.time_limit_seconds is not None:
-            words += ["-l", f"walltime={slurm_time(job.time_limit_seconds)}", "-r", "n"]
+        if job.time_limit_seconds is not None:
+            words += ["-l", f"walltime={slurm_time(job.time_limit_seconds)}"]
+        if job.is_limit_strict:
+            words += ["-r", "n"]
         # A parent that was deleted before it began would keep its children from running for ever (qsub(1B)).
         parents = dict.fromkeys(number for each in after if (number := read_number(each)) is not None)
         if parents:
             words += ["-W", f"depend=afterany:{':'.join(parents)}"]
         variables = {"TOUCHLINE_TOKEN": token, TOKEN_VARIABLE: TOKEN_PREFIX + token} | job.environment
+        if job.time_limit_seconds is not None:
+            variables["TOUCHLINE_WALLTIME_SECONDS"] = f"{job.time_limit_seconds:.0f}"
         return [*words, "-v", ",".join(f"{name}={value}" for name, value in variables.items())]
 
     def _read_submission(self, answer: CommandResult) -> Submission:

@@ -136,7 +136,11 @@ def resolve(
         tasks=tuple(seen.tasks.values()),
         labels=tuple(seen.labels),
         context=build_planning_context(
-            seen.target, seen.models.values(), {spec.train.backend for spec in seen.specs}, settings
+            seen.target,
+            seen.models.values(),
+            {spec.train.backend for spec in seen.specs},
+            settings,
+            experiment.compute.executor,
         ),
         examples=examples_of(seen, date),
         images=images_of_runs(seen, settings),

@@ -30,10 +30,9 @@ class Job:
     after: tuple[str, ...] = ()
     """Names of jobs that must have ended first, successfully or not; it checks their files itself."""
     time_limit_seconds: float | None = None
-    """Local time limit; a cluster's is in the script, unless the limit is strict."""
+    """Time limit in the place of the one in its script, which only a cluster reads; None for that one."""
     is_limit_strict: bool = False
-    """Whether the limit holds for the job as a whole: a cluster gets it with the submission, and never
-    requeues the job."""
+    """Whether the limit holds for the job as a whole: a cluster never requeues it."""
     cohort: tuple[str, ...] = ()
     """Other runs that this training covers, side by side."""
 

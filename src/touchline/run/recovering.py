@@ -9,10 +9,14 @@ from pathlib import Path
 from touchline.core.callbacks import MessageCallback
 from touchline.core.errors import PlanDriftError, SubmissionRejectedError, TouchlineError, quoted
 from touchline.core.files import read_text_bounded
+from touchline.core.quantity import Missing
 from touchline.core.status import EXIT_OUT_OF_MEMORY, EXIT_PARENT_NOT_READY, Attempt, EndReason, JobState
+from touchline.core.units import format_seconds
+from touchline.data.evaluations import SCORES_SUFFIX
 from touchline.data.metrics import AttemptRow
 from touchline.data.metrics_file import read_metrics
 from touchline.data.user_config import UserConfig
+from touchline.plan.jobs import evaluation_limit, training_limit
 from touchline.plan.recovery import (
     Decision,
     Diagnosis,
@@ -67,6 +71,7 @@ class Recovery:
         self._retry = retry
         self._playing: dict[str, Job] = {}
         self._smaller = self._learned()
+        self._limits = {each.job: each.limit_seconds for each in ledger.entries() if each.limit_seconds is not None}
         self._withdrawn: set[str] = set()
         self._unbegun: dict[str, list[Failure]] = {}
 
@@ -86,7 +91,7 @@ class Recovery:
             if (parent := self._stopped_parent(job)) is not None:
                 self._stop(job, _will_not_be(parent), ())
                 continue
-            admitted.append(job)
+            admitted.append(self._with_limit(job))
         self._playing |= {job.name: job for job in admitted}
         return admitted
 
@@ -120,6 +125,7 @@ class Recovery:
             return self._after_one(job, view)
         runs = [run for name in (job.name, *job.cohort) if (run := self.planned.plan.run(name)) is not None]
         alone = [training_job(self.planned, run) for run in runs if not is_training_done(self.planned.folder, run)]
+        alone = [self._with_limit(other) for other in alone]
         self._playing |= {other.name: other for other in alone}
         if view.state is JobState.OUT_OF_MEMORY or view.exit_code == EXIT_OUT_OF_MEMORY:
             why = "they did not fit side by side; each is trained alone"
@@ -155,7 +161,13 @@ class Recovery:
             failures = [*failures[:-1], *unbegun]
         run = self._run(job)
         micro = run.train.micro_batch_size if run is not None and run.train is not None else None
-        decision = decide(failures, micro if isinstance(micro, int) else None)
+        limit = self._limit_of(job, view)
+        decision = decide(
+            failures,
+            micro if isinstance(micro, int) else None,
+            limit_setting="compute.evaluation.time_limit" if _of_evaluation(job) else "compute.time_limit",
+            lengthened=limit is None or job.name in self._limits,
+        )
         if (
             decision.step is RecoveryAction.SMALLER
             and run is not None
@@ -164,12 +176,42 @@ class Recovery:
         ):
             devices = 1 if run.batches is None else run.batches.data_parallel_size
             decision = self._shrink(run, micro, run.train.global_batch_size // devices, decision)
-        self._ledger.record("decided", job.name, job_id=view.job_id, state=decision.step.value, reason=decision.why)
-        if decision.step is RecoveryAction.STOP:
-            self._stop(job, decision.why, failures)
+        longer = None
+        if decision.step is RecoveryAction.LONGER and limit is not None:
+            longer = self._limits[job.name] = 2 * limit
+            job = replace(job, time_limit_seconds=longer)
+            words = f"retrying once with twice the limit, {format_seconds(longer)}"
+            decision = replace(decision, why=f"{decision.why}; {words}")
+        step, why = decision.step, decision.why
+        self._ledger.record("decided", job.name, job_id=view.job_id, state=step.value, reason=why, limit_seconds=longer)
+        if step is RecoveryAction.STOP:
+            self._stop(job, why, failures)
             return ()
-        self._on_message(f"{job.name}: {decision.why}")
+        self._on_message(f"{job.name}: {why}")
         return (job,)
+
+    def _with_limit(self, job: Job) -> Job:
+        """Return a job with the longer limit that an earlier attempt was found to need.
+
+        A planned limit that is longer by now has taken its place.
+        """
+        longer, planned = self._limits.get(job.name), self._planned_limit(job)
+        if longer is None or (planned is not None and planned >= longer):
+            self._limits.pop(job.name, None)
+            return job
+        return replace(job, time_limit_seconds=longer)
+
+    def _planned_limit(self, job: Job) -> float | None:
+        """Return the time limit in a job's script; None if it has none, or is for several runs."""
+        run = self.planned.plan.run(JobName.parse(job.name).subject)
+        if job.time_limit_seconds is not None or run is None:
+            return job.time_limit_seconds
+        limit = (evaluation_limit if _of_evaluation(job) else training_limit)(self.planned.plan, run)
+        return None if isinstance(limit, Missing) or self.planned.plan.executor == "local" else limit.value
+
+    def _limit_of(self, job: Job, view: JobView) -> float | None:
+        """Return the time limit that a job had: the scheduler's word, else the planned one."""
+        return self._planned_limit(job) if view.time_limit_seconds is None else view.time_limit_seconds
 
     def _is_done(self, job: Job) -> bool:
         run = self.planned.plan.run(JobName.parse(job.name).subject)
@@ -254,7 +296,7 @@ def failures_of(job: Job, view: JobView | None) -> list[Failure]:
         view: final view from the executor; None to use files only.
     """
     attempts = drop_lock_conflicts(read_attempts(job.status))
-    rows = () if _of_evaluation(job) else read_metrics(job.folder / "metrics.jsonl").attempts
+    rows = None if _of_evaluation(job) else read_metrics(job.folder / "metrics.jsonl").attempts
     failures = [
         _failure(job, attempt, attempts[i + 1 :], rows) for i, attempt in enumerate(attempts) if not _paused(attempt)
     ]
@@ -280,7 +322,7 @@ def _paused(attempt: Attempt) -> bool:
     return attempt.exit is not None and attempt.exit.ended_by is EndReason.PAUSED
 
 
-def _failure(job: Job, attempt: Attempt, later: Sequence[Attempt], rows: Sequence[AttemptRow]) -> Failure:
+def _failure(job: Job, attempt: Attempt, later: Sequence[Attempt], rows: Sequence[AttemptRow] | None) -> Failure:
     code = None if attempt.exit is None else attempt.exit.code
     state = attempt.state
     if attempt.exit is None:
@@ -292,7 +334,7 @@ def _failure(job: Job, attempt: Attempt, later: Sequence[Attempt], rows: Sequenc
         state=state,
         exit_code=code,
         reason="killed (no exit record)" if attempt.exit is None else attempt.exit.reason,
-        progressed=_progressed(job.folder, attempt, later, rows),
+        progressed=_scored(job, attempt) if rows is None else _progressed(job.folder, attempt, later, rows),
         diagnosis=_diagnosis(job, attempt.start.job_id, code),
     )
 
@@ -309,6 +351,12 @@ def _progressed(folder: Path, attempt: Attempt, later: Sequence[Attempt], rows: 
         return after[0] > own[0]
     saved = [int(path.name.partition("_")[2]) for path in folder.glob("resume/step_*") if path.name[5:].isdigit()]
     return max(saved, default=0) > own[0]
+
+
+def _scored(job: Job, attempt: Attempt) -> bool:
+    """Return True if an evaluation wrote the scores of a checkpoint since an attempt started."""
+    written = (path.stat().st_mtime for path in job.status.parent.glob(f"*{SCORES_SUFFIX}"))
+    return any(time_unix >= attempt.start.time_unix - 1 for time_unix in written)
 
 
 def _diagnosis(job: Job, job_id: str, code: int | None) -> Diagnosis:

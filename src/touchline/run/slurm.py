@@ -26,8 +26,10 @@ class SlurmExecutor(SchedulerExecutor[SlurmQueries]):
         output = output_pattern(str(job.folder.resolve()), job.output.format(job=JOB_ID))
         if output is not None:
             words.append(f"--output={output}")
-        if job.is_limit_strict and job.time_limit_seconds is not None:
-            words += [f"--time={slurm_time(job.time_limit_seconds)}", "--no-requeue"]
+        if job.time_limit_seconds is not None:
+            words.append(f"--time={slurm_time(job.time_limit_seconds)}")
+        if job.is_limit_strict:
+            words.append("--no-requeue")
         # sbatch knows no steps: what waits for one of an allocation waits for the allocation.
         parents = dict.fromkeys(parent.whole for each in after if (parent := read_job_id(each)) is not None)
         if parents:

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from touchline.core.units import minutes_to_seconds
+
+GRAIN = minutes_to_seconds(1)
+"""SLURM counts limits in whole minutes, and may send `--signal` up to a minute early (sbatch(1))."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scheduler:

@@ -199,7 +199,8 @@ class EvaluationCompute:
     """`--constraint` of evaluations (default: as for trainings). It also takes the place of `slurm.gpu_type`, so that
     evaluations may use another type of GPU."""
     time_limit: Text | None = None
-    """Longest that one evaluation may take, `1h` (default: the estimate's upper end)."""
+    """Longest that one evaluation may take, `1h` (default: the estimate's upper end, at least 15 min; none on this
+    machine)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -221,8 +222,8 @@ class ComputeConfig:
     deadline: Text | None = None
     """Deadline, `30min` or `6h`; compared with the plan."""
     time_limit: Text | None = None
-    """Longest that one training may take, `6h`, instead of the estimate's upper end; on this machine nothing limits a
-    run that has no such line."""
+    """Longest that one training may take, `6h` (default: the estimate's upper end and time to save, at least 15 min;
+    none on this machine)."""
     partition: Text | None = None
     """`--partition` of the jobs, on PBS their queue (default: the user's config file, as for the next keys)."""
     account: Text | None = None

@@ -190,7 +190,7 @@ class Cohort:
     """Predicted wall time of all of them."""
     saved_seconds: Measured = NO_EVIDENCE
     """Predicted wall time that one after the other takes longer."""
-    time_limit_seconds: Measured
+    time_limit_seconds: Measured = NO_EVIDENCE
     """Limit to ask a scheduler for."""
     peak_memory: Measured
     """Predicted peak memory of the process."""

@@ -20,7 +20,7 @@ from touchline.plan.local.target import Target
 
 
 def build_planning_context(
-    target: Target, models: Iterable[ModelInfo], trainers: Collection[str], settings: UserConfig
+    target: Target, models: Iterable[ModelInfo], trainers: Collection[str], settings: UserConfig, executor: str
 ) -> PlanningContext:
     """Return the planning context of an experiment.
 
@@ -28,12 +28,18 @@ def build_planning_context(
         target: the machine that is planned for.
         models: its base models.
         trainers: its trainers.
-        settings: where the history is.
+        settings: where the history is, and what is known of the cluster.
+        executor: where the jobs run.
     """
     shapes = {model.name: _shape(model) for model in models}
     past = past_runs(settings, trainers, shapes)
     return PlanningContext(
-        machine=target.machine, gpu=target.gpu, shapes=shapes, memory_points=past.memory, time_points=past.time
+        machine=target.machine,
+        gpu=target.gpu,
+        shapes=shapes,
+        memory_points=past.memory,
+        time_points=past.time,
+        cluster=None if executor == "local" else settings.cluster(executor),
     )
 
 

@@ -11,16 +11,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from touchline.core.quantity import Measured, Missing, Quantity
-from touchline.core.units import MIB_PER_GIB, minutes_to_seconds, parse_duration
+from touchline.core.units import MIB_PER_GIB
+from touchline.plan.jobs import evaluation_limit, training_limit
 from touchline.run.scripts.shell import comment, slurm_line, slurm_value
 from touchline.slurm import pbs
+from touchline.slurm.schedulers import GRAIN
 from touchline.spec.experiment import ComputeConfig, EvaluationCompute
 from touchline.spec.plan import Plan, PlannedRun
 from touchline.spec.runs import RunKind
 from touchline.spec.site import Site, SlurmSite
 
-GRAIN = minutes_to_seconds(1)
-"""SLURM counts limits in whole minutes, and may send `--signal` up to a minute early (sbatch(1))."""
 LARGEST_SHARE = 4
 """Divisor of a limit for the longest time-limit signal, so that most of a short job is left for work."""
 EVALUATION_SUFFIX = "-eval"
@@ -39,8 +39,8 @@ class Header:
     """Lines `#SBATCH ...` or `#PBS ...`, and `# ...`."""
     signal_seconds: int | None
     """Seconds before the limit at which the job is signalled to save; None without a signal."""
-    stop_seconds: int | None = None
-    """Seconds after its start at which a job on PBS saves; None where there is no limit or none is needed."""
+    limit_seconds: int | None = None
+    """Time limit; None where there is none."""
 
 
 def asked_options(site: SlurmSite, compute: ComputeConfig, *, gpus: int, evaluates: bool = False) -> list[Option]:
@@ -78,7 +78,7 @@ def asked_options(site: SlurmSite, compute: ComputeConfig, *, gpus: int, evaluat
 
 def training_header(plan: Plan, run: PlannedRun, site: Site) -> Header:
     """Return the header of finetune.slurm."""
-    limit, why_not = training_limit(plan, run, site.slurm)
+    limit, why_not = seconds_or_reason(training_limit(plan, run))
     cohort = plan.cohort_of(run.name)
     signal = warning_seconds(limit, site.slurm.signal_seconds)
     entries = [
@@ -96,13 +96,13 @@ def training_header(plan: Plan, run: PlannedRun, site: Site) -> Header:
         ("requeue", None),
         *(() if plan.executor == "pbs" else _signal(signal, limit, site.slurm)),
     ]
-    stop = None if limit is None or signal is None else int(math.ceil(limit / GRAIN) * GRAIN) - signal
-    return Header(lines=_lines(plan, entries, site.slurm), signal_seconds=signal, stop_seconds=stop)
+    whole = None if limit is None else int(math.ceil(limit / GRAIN) * GRAIN)
+    return Header(lines=_lines(plan, entries, site.slurm), signal_seconds=signal, limit_seconds=whole)
 
 
 def evaluation_header(plan: Plan, run: PlannedRun, site: Site) -> Header:
     """Return the header of eval.slurm."""
-    limit, why_not = evaluation_limit(plan, run)
+    limit, why_not = seconds_or_reason(evaluation_limit(plan, run))
     entries = [
         *_named(run.name + EVALUATION_SUFFIX, "slurm-eval-%j.out"),
         *_resources(
@@ -132,27 +132,8 @@ def _lines(plan: Plan, entries: Sequence[Option | str], site: SlurmSite) -> tupl
     return (*lines, *_own(site, "slurm", "#SBATCH"))
 
 
-def training_limit(plan: Plan, run: PlannedRun, site: SlurmSite) -> tuple[float | None, str]:
-    """Return (time limit of a training in seconds, reason why there is none).
-
-    A predicted limit is extended by the signal time, because the work has to end before the signal.
-    """
-    if plan.compute.time_limit is not None:
-        return parse_duration(plan.compute.time_limit), ""
-    cohort = plan.cohort_of(run.name)
-    limit, why_not = planned_limit(run.time_limit_seconds if cohort is None else cohort.time_limit_seconds)
-    return None if limit is None else limit + site.signal_seconds + GRAIN, why_not
-
-
-def evaluation_limit(plan: Plan, run: PlannedRun) -> tuple[float | None, str]:
-    """Return (time limit of an evaluation in seconds, reason why there is none)."""
-    if plan.compute.evaluation.time_limit is not None:
-        return parse_duration(plan.compute.evaluation.time_limit), ""
-    return planned_limit(run.evaluate_limit_seconds)
-
-
-def planned_limit(limit: Measured) -> tuple[float | None, str]:
-    """Return a planned limit, or the reason why there is none."""
+def seconds_or_reason(limit: Measured) -> tuple[float | None, str]:
+    """Return (time limit in seconds, reason why there is none)."""
     return (None, limit.missing) if isinstance(limit, Missing) else (limit.value, "")
 
 

@@ -15,7 +15,6 @@ from touchline.core.errors import InputError
 from touchline.core.units import GIB, MIB, format_seconds
 from touchline.run.scripts.folder import template
 from touchline.run.scripts.header import (
-    GRAIN,
     Option,
     asked_options,
     directives,
@@ -24,6 +23,7 @@ from touchline.run.scripts.header import (
     warning_seconds,
 )
 from touchline.run.scripts.shell import slurm_line
+from touchline.slurm.schedulers import GRAIN
 from touchline.spec.experiment import ComputeConfig
 from touchline.spec.site import SlurmSite
 
