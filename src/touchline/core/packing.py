@@ -39,6 +39,8 @@ class PackingSide:
     """Examples that are left out."""
     notes: tuple[str, ...] = ()
     """What this trainer does that one would not expect."""
+    micro_batch_size: int | None = None
+    """Rows per forward pass; None in a summary of an earlier version, which has one for both ways."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,7 +54,7 @@ class PackingSummary:
     max_seq_len: int
     """Most tokens per sequence."""
     micro_batch_size: int
-    """Rows per forward pass."""
+    """Rows per forward pass without packing."""
     examples: int
     """Examples in the split."""
     packed: PackingSide

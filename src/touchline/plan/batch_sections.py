@@ -124,7 +124,7 @@ def _packing(plan: Plan) -> Iterator[tuple[str, ...]]:
             yield (
                 run.name,
                 run.model,
-                str(run.packing.micro_batch_size),
+                str(side.micro_batch_size or run.packing.micro_batch_size),
                 f"{'yes' if packed else 'no'}{' (planned)' if chosen else ''}",
                 f"{side.packs:,}",
                 f"{side.density:.2f}",

@@ -1,26 +1,22 @@
-"""Planning context: the target machine and past runs, and the memory, micro-batch and disk estimates based on them."""
+"""Planning context: the target machine and past runs, and the memory and disk estimates based on them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from touchline.backends.protocol import ExampleLengths
 from touchline.backends.registry import memory_coefficients
 from touchline.core.catalog import ModelInfo
-from touchline.core.estimate import Dtype, MemoryEstimate, MemoryVerdict, MicroBatch, TrainingSetup
+from touchline.core.estimate import Dtype, MemoryEstimate, MicroBatch, TrainingSetup
 from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Measured, Missing
 from touchline.core.shape import ModelShape
-from touchline.data.packing.batches import largest_divisor
 from touchline.estimate.cpu_memory import cpu_memory_estimate
 from touchline.estimate.disk import disk_estimate
 from touchline.estimate.evidence_memory import MeasuredPoint
 from touchline.estimate.gpus import Gpu
 from touchline.estimate.memory import memory_estimate
 from touchline.estimate.points import TimePoint
-from touchline.estimate.throughput import knee, shows_the_knee
-from touchline.spec import defaults
 from touchline.spec.experiment import TrainConfig
 from touchline.spec.site import SlurmSite
 
@@ -41,29 +37,6 @@ class PlanningContext:
     """Measured times of past runs."""
     cluster: SlurmSite | None = None
     """The user's settings of the cluster that runs the jobs; None on this machine."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class MicroBatchChoice:
-    """Micro-batch size and the reason for it."""
-
-    size: int
-    """Examples per forward pass."""
-    reason: str
-    """Reason."""
-
-
-def longest_batch(lengths: ExampleLengths, rows: int, padded_tokens: int | None = None) -> MicroBatch:
-    """Return the micro-batch that determines peak memory.
-
-    Args:
-        lengths: of the training split.
-        rows: examples side by side.
-        padded_tokens: its padded tokens, where the order of the examples is known; else as many as it can have.
-    """
-    longest, answers = int(lengths.total.max()), int(lengths.answer.max())
-    width = longest if padded_tokens is None else -(-padded_tokens // rows)
-    return MicroBatch(rows=rows, width=width, label_tokens=min(rows * answers, rows * width))
 
 
 def estimate_memory(
@@ -96,63 +69,6 @@ def share_of_machine(context: PlanningContext, processes: int) -> PlanningContex
         return context
     memory = replace(machine.memory, value=machine.memory.value / processes)
     return replace(context, machine=replace(machine, memory=memory))
-
-
-def choose_micro_batch(
-    train: TrainConfig,
-    setup: TrainingSetup | Missing,
-    lengths: ExampleLengths,
-    context: PlanningContext,
-    devices: int = 1,
-) -> MicroBatchChoice:
-    """Choose the largest divisor of a device's part of the global batch that fits and still increases throughput."""
-    if train.micro_batch_size != "auto":
-        return MicroBatchChoice(size=train.micro_batch_size, reason="micro-batch as written")
-    whole = max(train.global_batch_size // devices, 1)
-    size, gain = _fastest(whole, setup, lengths, context)
-    if isinstance(setup, Missing):
-        return MicroBatchChoice(size=size, reason=f"micro-batch {size}: {gain}; memory unknown ({setup.missing})")
-    while True:
-        found = estimate_memory(setup, longest_batch(lengths, size), context)
-        if isinstance(found, Missing):
-            return MicroBatchChoice(size=size, reason=f"micro-batch {size}: {gain}; memory unknown ({found.missing})")
-        if found.verdict in (MemoryVerdict.FITS, MemoryVerdict.UNKNOWN) or size == 1:
-            break
-        size = largest_divisor(whole, size - 1)
-        gain = "the largest that fits"
-    room = f"at most {found.process.high:.3g} GiB" if found.verdict is MemoryVerdict.FITS else found.verdict.value
-    return MicroBatchChoice(size=size, reason=f"micro-batch {size}: {gain}; {room}")
-
-
-def _fastest(
-    whole: int, setup: TrainingSetup | Missing, lengths: ExampleLengths, context: PlanningContext
-) -> tuple[int, str]:
-    """Return the micro-batch size beyond which throughput no longer grows, and the basis: past runs or a default.
-
-    Args:
-        whole: examples per step and device.
-        setup: everything but the batch.
-        lengths: token lengths of the examples.
-        context: the machine, and what past runs have shown.
-    """
-    longest = int(lengths.total.max())
-    limit = defaults.MICRO_BATCH_TOKENS // longest
-    reason = f"throughput no longer grows beyond about {defaults.MICRO_BATCH_TOKENS:,} computed tokens per forward pass"
-    if not isinstance(setup, Missing) and shows_the_knee(setup, context.machine, context.time_points):
-        share = float(lengths.answer.mean() / lengths.total.mean())
-        found = knee(
-            setup,
-            longest,
-            share,
-            machine=context.machine,
-            points=context.time_points,
-            most=whole,
-            global_rows=whole,
-        )
-        if not isinstance(found, Missing):
-            limit, reason = found.rows, "larger ones gain less than 3% throughput in past runs"
-    size = largest_divisor(whole, limit)
-    return size, "the whole global batch" if size == whole else reason
 
 
 _DTYPES: dict[str, Dtype] = {"float32": "float32", "bfloat16": "bfloat16", "float16": "float16"}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from touchline.backends.planning import dtypes_of, resolve_adapter_dtype
 from touchline.backends.protocol import ExampleLengths
-from touchline.backends.registry import get_backend
+from touchline.backends.registry import get_backend, refused_settings
 from touchline.core.catalog import DatasetInfo, ModelInfo
 from touchline.core.estimate import Estimate, MemoryEstimate, MemoryVerdict, TrainingSetup
 from touchline.core.packing import PackingSummary
@@ -17,7 +18,9 @@ from touchline.data.packing.compare import compare
 from touchline.data.packing.forecast import BatchForecast, settings_of
 from touchline.estimate.time_gains import gain_compiled, gain_of_slots, gain_side_by_side
 from touchline.plan.cohorts import SideBySide
-from touchline.plan.context import PlanningContext, choose_micro_batch, estimate_disk, estimate_memory, share_of_machine
+from touchline.plan.context import PlanningContext, estimate_disk, estimate_memory, share_of_machine
+from touchline.plan.micro_batch import LargestStep, MicroBatchChoice, choose_micro_batch
+from touchline.plan.remedies import remedies
 from touchline.plan.times import NonStepWork, Times, count_evaluations, estimate_times, step_work, unknown_times
 from touchline.spec.experiment import EvaluateConfig, TrainConfig
 from touchline.spec.plan import BatchSummary
@@ -32,7 +35,9 @@ class PackingOption:
     """Predictions for a training, packed or unpacked."""
 
     train: TrainConfig
-    """Training settings, with `packed` decided."""
+    """Training settings, with `packed` and the micro-batch decided."""
+    micro_batch: MicroBatchChoice
+    """Micro-batch size and its reason."""
     batches: BatchSummary | None
     """Batch counts."""
     forecast: BatchForecast | None
@@ -58,14 +63,14 @@ def choose_packing(
     """Return the chosen option, the reason, and both options side by side.
 
     Args:
-        train: the training; its micro-batch is decided.
+        train: the training.
         predict: returns the prediction for one packing mode.
         lengths: token lengths of the examples.
         devices: data-parallel size.
         vision: whether the model has a vision tower.
     """
     packed, apart = predict(True), predict(False)
-    summary = _side_by_side(train, packed, apart, lengths, devices)
+    summary = _side_by_side(packed, apart, lengths, devices)
     if train.packed != "auto":
         chosen = packed if train.packed else apart
         return chosen, f"{'packed' if train.packed else 'not packed'}: as written", summary
@@ -95,14 +100,19 @@ def _choose(packed: PackingOption, apart: PackingOption) -> tuple[PackingOption,
 
 
 def _side_by_side(
-    train: TrainConfig, packed: PackingOption, apart: PackingOption, lengths: ExampleLengths, devices: int
+    packed: PackingOption, apart: PackingOption, lengths: ExampleLengths, devices: int
 ) -> PackingSummary | Missing:
-    if packed.forecast is None or apart.forecast is None or not isinstance(train.micro_batch_size, int):
+    """Compare both options, whichever one the settings name. Each has the micro-batch that it would have."""
+    if packed.forecast is None or apart.forecast is None:
         return Missing(missing="packed and unpacked cannot both be predicted")
-    # Both options are compared, whichever one the settings name.
-    settings = settings_of(train, devices=devices)
     return compare(
-        lengths.total, settings, packed.forecast, apart.forecast, backend=train.backend, labels=lengths.answer
+        lengths.total,
+        settings_of(apart.train, devices=devices),
+        packed.forecast,
+        apart.forecast,
+        packed_micro_batch_size=packed.micro_batch.size,
+        backend=apart.train.backend,
+        labels=lengths.answer,
     )
 
 
@@ -181,7 +191,7 @@ class RunResolver:
         costs = _costs_alike(question.train)
         key = (costs, question.evaluate, question.model.name, question.dataset.path, question.data, question.saved_rank)
         if key not in self._known:
-            self._known[key] = self._predicted(replace(question, train=costs))
+            self._known[key] = self._with_remedies(replace(question, train=costs))
         known = self._known[key]
         train = replace(
             question.train,
@@ -240,33 +250,50 @@ class RunResolver:
         work = step_work(rows, question.train, question.lengths)
         return gain_of_slots(setup, work, machine=machine, points=self._outlook.time_points)
 
-    def _predicted(self, question: RunRequest) -> ResolvedRun:
-        lengths, context = question.lengths, self._outlook
-        backend = get_backend(question.train.backend)
-        train = resolve_adapter_dtype(question.train, context.machine, backend.capabilities)
-        shape = context.shapes.get(question.model.name, Missing(missing="its dimensions were not read"))
-        setup: TrainingSetup | Missing = (
-            shape
-            if isinstance(shape, Missing)
-            else backend.setup(train, shape, context.machine, int(lengths.total.max()), self._devices)
+    def _with_remedies(self, question: RunRequest) -> ResolvedRun:
+        """Resolve a run; if it may not fit, also find what makes it fit."""
+        found = self._predicted(question)
+        if isinstance(found.memory, Missing) or found.memory.verdict not in (
+            MemoryVerdict.OOM,
+            MemoryVerdict.UNCERTAIN,
+        ):
+            return found
+
+        def memory_of(train: TrainConfig, context: PlanningContext | None = None) -> MemoryEstimate | Missing:
+            if any(refused_settings(question.model, train, self._devices)):
+                return Missing(missing="the trainer does not support it")
+            resolver = self if context is None else RunResolver(context, self._devices)
+            return resolver._predicted(replace(question, train=train)).memory
+
+        texts = remedies(
+            question.train,
+            self._outlook,
+            packed=found.train.packed is True,
+            longest=int(question.lengths.total.max()),
+            predict=memory_of,
         )
-        choice = choose_micro_batch(train, setup, lengths, context, self._devices)
-        train = replace(train, micro_batch_size=choice.size)
+        return replace(found, memory=replace(found.memory, remedies=texts))
+
+    def _predicted(self, question: RunRequest) -> ResolvedRun:
+        capabilities = get_backend(question.train.backend).capabilities
+        train = resolve_adapter_dtype(question.train, self._outlook.machine, capabilities)
 
         def predict(packed: bool) -> PackingOption:
-            return self._packing_option(replace(train, packed=packed), question, setup)
+            return self._packing_option(replace(train, packed=packed), question)
 
-        chosen, reason, packing = choose_packing(train, predict, lengths, self._devices, vision=question.model.vision)
+        chosen, reason, packing = choose_packing(
+            train, predict, question.lengths, self._devices, vision=question.model.vision
+        )
         memory = chosen.memory
-        if chosen.forecast is not None and not isinstance(setup, Missing):
+        if not isinstance(memory, Missing):
             # Once more, now with alternatives, which the other option does not need.
-            largest = chosen.forecast.largest
-            real = backend.setup(chosen.train, setup.shape, context.machine, largest.width, self._devices)
-            memory = estimate_memory(real, largest, context, with_what_ifs=True)
+            step = self._largest_step(chosen.train, question, with_what_ifs=True)
+            assert not isinstance(step, Missing)
+            memory = step.memory
         return ResolvedRun(
             train=chosen.train,
             batches=chosen.batches,
-            micro_batch_reason=choice.reason,
+            micro_batch_reason=chosen.micro_batch.reason(memory),
             packed_reason=reason,
             memory=memory,
             disk=chosen.disk,
@@ -286,25 +313,53 @@ class RunResolver:
         fast = replace(asked, base_dtype="auto", lora=replace(asked.lora, dtype="auto"))
         return self._predicted(replace(question, train=fast)).times.training
 
-    def _packing_option(
-        self, train: TrainConfig, question: RunRequest, setup: TrainingSetup | Missing
-    ) -> PackingOption:
-        """Return the predictions for a training with every setting resolved."""
-        backend, lengths, machine = get_backend(train.backend), question.lengths, self._outlook.machine
-        found = backend.batches(train, lengths, ORDER_SEED, self._devices)
+    def _largest_step(
+        self, train: TrainConfig, question: RunRequest, *, with_what_ifs: bool = False
+    ) -> LargestStep | Missing:
+        """Return the largest micro-batch of a training whose micro-batch size and packing are decided."""
         rows = self._forecast(train, question)
-        if isinstance(setup, Missing) or isinstance(found, Missing) or isinstance(rows, Missing):
-            why = next(each for each in (setup, found, rows) if isinstance(each, Missing))
-            batches = None if isinstance(found, Missing) else found
+        if isinstance(rows, Missing):
+            return rows
+        if not rows.largest.tokens:
+            return Missing(missing="no micro-batch is full")
+        shape = self._outlook.shapes.get(question.model.name, Missing(missing="its dimensions were not read"))
+        if isinstance(shape, Missing):
+            return LargestStep(batch=rows.largest, setup=shape, memory=shape)
+        backend, width = get_backend(train.backend), rows.largest.width
+        setup = backend.setup(train, shape, self._outlook.machine, width, self._devices)
+        memory = estimate_memory(setup, rows.largest, self._outlook, with_what_ifs=with_what_ifs)
+        return LargestStep(batch=rows.largest, setup=setup, memory=memory)
+
+    def _packing_option(self, train: TrainConfig, question: RunRequest) -> PackingOption:
+        """Return the predictions for a training whose packing is decided, with the micro-batch decided for it."""
+        lengths, machine = question.lengths, self._outlook.machine
+
+        @functools.cache
+        def step_with(size: int) -> LargestStep | Missing:
+            return self._largest_step(replace(train, micro_batch_size=size), question)
+
+        choice = choose_micro_batch(train, step_with, lengths, self._outlook, self._devices)
+        train = replace(train, micro_batch_size=choice.size)
+        found = get_backend(train.backend).batches(train, lengths, ORDER_SEED, self._devices)
+        rows, step = self._forecast(train, question), step_with(choice.size)
+        real = step if isinstance(step, Missing) else step.setup
+        if isinstance(real, Missing) or isinstance(found, Missing) or isinstance(rows, Missing):
+            why = next(each for each in (found, rows, real) if isinstance(each, Missing))
             return PackingOption(
-                train=train, batches=batches, forecast=None, memory=why, times=unknown_times(why), disk=why
+                train=train,
+                micro_batch=choice,
+                batches=None if isinstance(found, Missing) else found,
+                forecast=None,
+                memory=why,
+                times=unknown_times(why),
+                disk=why,
             )
-        real = backend.setup(train, setup.shape, machine, rows.largest.width, self._devices)
         return PackingOption(
             train=train,
+            micro_batch=choice,
             batches=found,
             forecast=rows,
-            memory=estimate_memory(real, rows.largest, self._outlook),
+            memory=step.memory if isinstance(step, LargestStep) else step,
             times=estimate_times(
                 real,
                 rows,

@@ -42,15 +42,12 @@ def memory_findings(runs: Iterable[PlannedRun], device: str) -> Iterator[Finding
             device,
             code=kind[packed] if several else _ROW,
             subject="train.micro_batch_size",
-            hint="train.micro_batch_size=auto" if several else None,
         )
         if found is not None:
             yield found
 
 
-def memory_finding(
-    job: str, memory: MemoryEstimate, device: str, *, code: str, subject: str, hint: str | None = None
-) -> Finding | None:
+def memory_finding(job: str, memory: MemoryEstimate, device: str, *, code: str, subject: str) -> Finding | None:
     """Return the finding on one planned job: an error for OOM, a warning for UNCERTAIN; None if it fits.
 
     Args:
@@ -59,15 +56,14 @@ def memory_finding(
         device: name of the device.
         code: code of the finding.
         subject: dotted key that decides about the memory.
-        hint: what to type first; the remedies of the estimate follow.
     """
     severity = {MemoryVerdict.OOM: Severity.ERROR, MemoryVerdict.UNCERTAIN: Severity.WARNING}.get(memory.verdict)
     if severity is None:
         return None
     has = "" if isinstance(memory.capacity_gib, Missing) else f" ({gib_text(memory.capacity_gib)})"
     text = f"{job} needs {gib_text(memory.process.quantity())}: {memory.verdict.value} on {device}{has}"
-    hints = [*([] if hint is None else [hint]), *memory.remedies]
-    return Finding(code=code, severity=severity, subject=subject, message=text, hint=", or ".join(hints) or None)
+    hint = f"it fits with {' or '.join(memory.remedies)}" if memory.remedies else None
+    return Finding(code=code, severity=severity, subject=subject, message=text, hint=hint)
 
 
 def _micro_batch(run: PlannedRun) -> str:

@@ -19,17 +19,19 @@ def compare(
     backend: str,
     labels: NDArray[np.uint32] | None = None,
     warmup_steps: int | None = None,
+    packed_micro_batch_size: int | None = None,
 ) -> PackingSummary:
     """Return both kinds of batching side by side, and advice.
 
     Args:
         lengths: tokens of each example, shape [examples].
-        settings: the settings of both forecasts; its `packed` is not looked at.
+        settings: the settings of both forecasts; its `packed` is not used.
         packed: what the trainer makes of them with packing.
         unpacked: what it makes of them without.
         backend: whose batching it is.
         labels: of the lengths, tokens with a loss, the last ones of each example; shape [examples]. None: all.
         warmup_steps: steps of the learning rate's warm-up, where they are fixed.
+        packed_micro_batch_size: rows per forward pass with packing. None: as in `settings`.
     """
     case = Case(
         lengths=lengths.astype(np.int64),
@@ -44,13 +46,13 @@ def compare(
         max_seq_len=settings.max_seq_len,
         micro_batch_size=settings.micro_batch_size,
         examples=len(lengths),
-        packed=side(packed, settings),
+        packed=side(packed, settings, packed_micro_batch_size),
         unpacked=side(unpacked, settings),
         advice=tuple(advice.sentence for advice in advise(case)),
     )
 
 
-def side(forecast: BatchForecast, settings: BatchSettings) -> PackingSide:
+def side(forecast: BatchForecast, settings: BatchSettings, micro_batch_size: int | None = None) -> PackingSide:
     """Return one kind of batching, for one epoch."""
     epochs = max(settings.epochs, 1)
     return PackingSide(
@@ -68,4 +70,5 @@ def side(forecast: BatchForecast, settings: BatchSettings) -> PackingSide:
         answers_cut=len(forecast.answers_cut),
         dropped=len(forecast.dropped),
         notes=forecast.notes,
+        micro_batch_size=micro_batch_size or settings.micro_batch_size,
     )
