@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import os
@@ -18,6 +19,7 @@ import pexpect
 import pytest
 from tests.cases import some
 from tests.history.made import make_record, number
+from tests.tiny_model import write_tiny_words
 from typer.main import get_command
 
 from tools.tiny_model import write_tiny_model
@@ -29,10 +31,14 @@ from touchline.core.finding import Severity
 from touchline.data.user_config import UserConfig
 from touchline.history.history import store_record
 from touchline.history.reading import SourcedText
-from touchline.run.interview.interview import AnswerSource
+from touchline.history.record import DatasetFacts
+from touchline.run import environments
+from touchline.run.interview.answers import Defaulted, Question
+from touchline.run.interview.interview import AnswerSource, Interview
 from touchline.run.interview.questions import QUESTIONS
 from touchline.run.interview.templates import TEMPLATES
 from touchline.spec.read import read_experiment
+from touchline.spec.site import SlurmSite
 
 pytestmark = pytest.mark.planning
 
@@ -44,11 +50,10 @@ ANSWERS = {
     "output": "label",
     "task": "exact_match",
     "executor": "local",
-    "gpu": "cpu",
+    "trainer": "trl",
     "validation": "5",
     "packing": "no",
     "batch_size": "8",
-    "alpha": "32",
     "controls": "base, noop",
     "epochs": "2",
     "seeds": "3,4",
@@ -56,7 +61,8 @@ ANSWERS = {
     "name": "first_try",
     "question": "Is it: the rank, or the rate?",
 }
-"""An answer to every question that is asked with them."""
+"""An answer to every question that is asked with them, on a machine without a GPU and without a cluster."""
+MOST_QUESTIONS = 20
 SECONDS = 120
 
 
@@ -73,6 +79,9 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> UserConfig:
         monkeypatch.setenv(f"TOUCHLINE_{name.upper()}_DIR", str(tmp_path / name))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("COLUMNS", "80")
+    (tmp_path / "bin").mkdir()
+    # A machine without a scheduler, whatever this one has.
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     return UserConfig(models_dir=tmp_path / "models", cache_dir=tmp_path / "cache", history_dir=tmp_path / "history")
 
 
@@ -147,6 +156,7 @@ def test_answers_by_keyboard_and_by_flags_write_the_same_file(
     terminal = Terminal("exp")
     asked = terminal.answer(ANSWERS)
     assert asked == [*ANSWERS]
+    assert max(int(total) for total in re.findall(r"^\d+/(\d+) ", terminal.seen, re.MULTILINE)) <= MOST_QUESTIONS
     terminal.process.sendline("")
     assert terminal.end() == 0
     assert max(len(line) for line in re.sub(r"\x1b\[[0-9;]*m", "", terminal.seen).splitlines()) <= 80
@@ -161,9 +171,17 @@ def test_answers_by_keyboard_and_by_flags_write_the_same_file(
     assert written.factors == {"train.lora.rank": [4, 16], "train.learning_rate": [1e-4, 1e-3]}
     assert (written.task, written.seeds, written.controls) == ("exact_match", (3, 4), ("base", "noop"))
     train = written.train
-    assert (train.epochs, train.global_batch_size, train.packed, train.lora.alpha) == (2, 8, False, 32.0)
-    assert (train.validate_every_steps, written.compute.gpu, written.compute.deadline) == (5, "cpu", "2h")
+    assert (train.epochs, train.global_batch_size, train.packed, train.backend) == (2, 8, False, "trl")
+    assert (train.validate_every_steps, written.compute.deadline) == (5, "2h")
     assert (written.name, written.question) == ("first_try", "Is it: the rank, or the rate?")
+
+
+def test_what_is_not_asked_is_still_a_flag(settings: UserConfig, tmp_path: Path) -> None:
+    """GPUs on a machine without one, and alpha, which follows the rank."""
+    answers = {"gpu": ("cpu",), "gpus": ("2",), "alpha": ("32",)}
+    made = api.init(tmp_path / "exp", settings, answers=answers, defaults=True)
+    written = read_experiment(made.path.read_text(), "experiment.yaml").experiment
+    assert (written.compute.gpu, written.compute.gpus_per_run, written.train.lora.alpha) == ("cpu", 2, 32.0)
 
 
 def test_enter_alone_and_yes_write_the_same_file_which_passes_check(
@@ -283,21 +301,116 @@ def test_every_template_passes_check_and_can_be_planned(name: str, settings: Use
     assert {path: path.read_bytes() for path in (tmp_path / "exp").rglob("*") if path.is_file()} == before
 
 
-def test_defaults_come_from_past_runs(settings: UserConfig, tmp_path: Path) -> None:
-    """The model with most runs, and the epochs and learning rate of its newest."""
+def test_defaults_come_from_past_runs_of_the_same_model_data_and_task(settings: UserConfig, tmp_path: Path) -> None:
+    """A run on other data or of another task leaves the learning rate to the rule, however new it is."""
     write_tiny_model(tmp_path / "models" / "Tiny-2M-Instruct", seed=1)
-    for name, model in (("one", "Tiny-1M-Instruct"), ("two", "Tiny-2M-Instruct"), ("three", "Tiny-2M-Instruct")):
+    sha256 = hashlib.sha256((tmp_path / "reviews.csv").read_bytes()).hexdigest()
+
+    def defaults() -> dict[str, tuple[str, str]]:
+        made = api.init(None, settings, defaults=True, replace_existing=True)
+        return {answer.question: (answer.texts[0], answer.reason) for answer in made.answers}
+
+    def store(name: str, model: str, task: str, data: str) -> None:
         record = make_record(
             name, model=SourcedText(value=model), epochs=number(3), learning_rate=number(5e-4), steps_done=number(9)
         )
-        store_record(settings.history_dir, replace(record, origin="touchline", experiment="before", run=name))
-    answers = {answer.question: answer for answer in api.init(None, settings, defaults=True).answers}
-    assert [answers[name].texts for name in ("model", "epochs", "learning_rate")] == [
-        ("Tiny-2M-Instruct",),
-        ("3",),
-        ("0.0005",),
-    ]
-    assert "past run" in answers["epochs"].reason
+        dataset = DatasetFacts(sha256=SourcedText(value=data))
+        own = replace(record, origin="touchline", experiment="before", run=name, task=task, dataset=dataset)
+        store_record(settings.history_dir, own)
+
+    store("one", "Tiny-1M-Instruct", "classification", sha256)
+    store("two", "Tiny-2M-Instruct", "exact_match", sha256)
+    store("three", "Tiny-2M-Instruct", "classification", "0" * 64)
+    found = defaults()
+    assert [found[name][0] for name in ("model", "epochs", "learning_rate")] == ["Tiny-2M-Instruct", "1", "auto"]
+    assert re.match(r"9\.2e-3: LoRA Without Regret, 2025; extrapolated", found["learning_rate"][1])
+    store("four", "Tiny-2M-Instruct", "classification", sha256)
+    found = defaults()
+    assert [found[name][0] for name in ("epochs", "learning_rate")] == ["3", "0.0005"]
+    assert "past run" in found["epochs"][1]
+
+
+@pytest.mark.parametrize(
+    ("cluster", "installed", "vary", "trainer"),
+    [
+        ("", {"peft", "trl", "torchtune"}, "rank=8,16", "peft"),
+        ("", {"trl"}, "rank=8,16", "trl"),
+        ("", set(), "rank=8,16", "peft"),
+        ("sbatch", {"peft", "trl", "torchtune"}, "rank=8,16", "torchtune"),
+        ("slurm:", {"peft", "trl", "torchtune"}, "rank=8,16", "torchtune"),
+        ("sbatch", {"peft", "trl", "axolotl"}, "rank=8,16", "trl"),
+        ("sbatch", {"peft", "llamafactory"}, "rank=8,16", "peft"),
+        ("sbatch", {"peft", "trl", "torchtune"}, "method=lora,full", "trl"),
+    ],
+)
+def test_the_trainer_is_one_that_can_run_here_and_on_a_cluster_that_of_the_main_road(
+    cluster: str,
+    installed: set[str],
+    vary: str,
+    trainer: str,
+    settings: UserConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A trainer that lacks what varies is not proposed; any other can be named."""
+    states = tuple(replace(state, installed=state.name in installed) for state in environments.backend_states())
+    monkeypatch.setattr(environments, "backend_states", lambda: states)
+    if cluster == "sbatch":
+        (tmp_path / "bin" / "sbatch").write_text("#!/bin/sh\nexit 1\n")
+        (tmp_path / "bin" / "sbatch").chmod(0o755)
+    elif cluster:
+        settings = replace(settings, slurm=SlurmSite(partition="gpu"))
+    answers = {"vary": (vary,), "gpu": ("A100-80GB",)}
+    made = api.init(tmp_path / "exp", settings, answers=answers, defaults=True)
+    written = read_experiment(made.path.read_text(), "experiment.yaml").experiment
+    assert written.train.backend == trainer
+    named = api.init(tmp_path / "named", settings, answers={**answers, "trainer": ("axolotl",)}, defaults=True)
+    assert read_experiment(named.path.read_text(), "experiment.yaml").experiment.train.backend == "axolotl"
+    with pytest.raises(InputError):
+        api.init(tmp_path / "wrong", settings, answers={**answers, "trainer": ("tochtune",)}, defaults=True)
+
+
+def test_a_template_keeps_its_task_and_prompt_with_own_data(settings: UserConfig, tmp_path: Path) -> None:
+    write_tiny_words(tmp_path / "words.json", 64, 8, 8)
+    made = api.init(None, settings, template="capitalization", data=Path("words.json"))
+    own = api.plan(made.path, settings, dry_run=True).plan
+    example = api.init(tmp_path / "example", settings, template="capitalization")
+    theirs = api.plan(example.path, settings, dry_run=True).plan
+    assert own.task == theirs.task == "capitalization"
+    assert {run.data.prompt for run in own.runs} == {run.data.prompt for run in theirs.runs}
+
+
+def test_the_folder_has_the_experiments_name_and_the_tree_the_folders(
+    settings: UserConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert _run(monkeypatch, "init", "--name", "lr2", "--yes") == 0
+    assert "\nlr2/\n" in capfd.readouterr().out
+    assert not (tmp_path / "reviews").exists()
+    (tmp_path / "lr2").rename(tmp_path / "moved")
+    assert _run(monkeypatch, "plan", "moved") == 0
+    assert "\nmoved/\n" in capfd.readouterr().out
+    assert "lr2/\n" not in (tmp_path / "moved" / "runs_plan.md").read_text()
+
+
+def test_a_name_typed_at_the_end_never_replaces_another_folder(settings: UserConfig, tmp_path: Path) -> None:
+    """The user agreed to replace the folder named after the data, and then named another one that exists."""
+    for name in ("reviews", "lr2"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "experiment.yaml").write_text("name: mine\n")
+    asked: list[Path] = []
+
+    class User:
+        def ask(self, interview: Interview, question: Question, default: Defaulted, problem: InputError | None) -> str:
+            return "lr2" if question.name == "name" else ""
+
+        def may_replace(self, path: Path) -> bool:
+            asked.append(path)
+            return path.parent.name == "reviews"
+
+    with pytest.raises(PolicyError):
+        api.init(None, settings, data=Path("reviews.csv"), ask=User())
+    assert asked == [Path("reviews/experiment.yaml"), Path("lr2/experiment.yaml")]
+    assert (tmp_path / "lr2" / "experiment.yaml").read_text() == "name: mine\n"
 
 
 def test_starting_needs_a_flag_or_a_yes(

@@ -128,7 +128,7 @@ def measured_step(base: Path, rows: int, machine: TargetMachine) -> RunRecord:
     tokens = rows * 64
     request = ProbeRequest(
         model=ProbedModel(name=base.name, path=str(base)),
-        train=TrainConfig(lora=LoraConfig(rank=16), max_seq_len=2048, packed=False),
+        train=TrainConfig(learning_rate=2e-4, lora=LoraConfig(rank=16), max_seq_len=2048, packed=False),
         seed=1,
         width=64,
         label_tokens=tokens // 4,

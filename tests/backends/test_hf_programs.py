@@ -134,7 +134,13 @@ def test_the_forecast_has_the_planned_order_and_the_collators_widths(backend: st
     """Micro-batches of the planner's examples, padded to a multiple of the trainer's."""
     lengths = np.asarray([10, 33, 65, 40, 12, 90, 7], dtype=np.uint32)
     train = TrainConfig(
-        backend=backend, epochs=2, global_batch_size=4, micro_batch_size=2, max_seq_len=96, packed=False
+        learning_rate=2e-4,
+        backend=backend,
+        epochs=2,
+        global_batch_size=4,
+        micro_batch_size=2,
+        max_seq_len=96,
+        packed=False,
     )
     found = get_backend(backend).forecast(train, ExampleLengths(prompt=lengths - 2, answer=np.full_like(lengths, 2)), 3)
     assert not isinstance(found, Missing)
@@ -149,11 +155,23 @@ def test_the_forecast_has_the_planned_order_and_the_collators_widths(backend: st
 @pytest.mark.parametrize(
     ("train", "subject", "hint"),
     [
-        (TrainConfig(backend="axolotl", max_seq_len=96, label_smoothing=0.1), "train.label_smoothing", "backend: peft"),
-        (TrainConfig(backend="axolotl", max_seq_len=96, packed=True), "train.packed", "backend: peft"),
-        (TrainConfig(backend="llamafactory", max_seq_len=90, packed=True), "train.max_seq_len", "max_seq_len: 96"),
         (
-            TrainConfig(backend="llamafactory", max_seq_len=96, lora=LoraConfig(alpha=6.5)),
+            TrainConfig(learning_rate=2e-4, backend="axolotl", max_seq_len=96, label_smoothing=0.1),
+            "train.label_smoothing",
+            "backend: peft",
+        ),
+        (
+            TrainConfig(learning_rate=2e-4, backend="axolotl", max_seq_len=96, packed=True),
+            "train.packed",
+            "backend: peft",
+        ),
+        (
+            TrainConfig(learning_rate=2e-4, backend="llamafactory", max_seq_len=90, packed=True),
+            "train.max_seq_len",
+            "max_seq_len: 96",
+        ),
+        (
+            TrainConfig(learning_rate=2e-4, backend="llamafactory", max_seq_len=96, lora=LoraConfig(alpha=6.5)),
             "train.lora.alpha",
             "alpha: 6",
         ),
@@ -169,12 +187,18 @@ def test_what_a_trainer_cannot_do_is_refused(
 
 def test_a_refusal_of_packed_sequences_gives_its_reason(experiment: PlannedExperiment) -> None:
     (model,) = experiment.plan.models.values()
-    (found,) = refused_settings(model, TrainConfig(backend="axolotl", max_seq_len=96, packed=True))
+    (found,) = refused_settings(model, TrainConfig(learning_rate=2e-4, backend="axolotl", max_seq_len=96, packed=True))
     assert (
         "packed: true (it is not verified that its packs keep examples apart); expected false or auto" in found.message
     )
     train = TrainConfig(
-        backend="llamafactory", epochs=2, global_batch_size=2, micro_batch_size=1, max_seq_len=96, packed=True
+        learning_rate=2e-4,
+        backend="llamafactory",
+        epochs=2,
+        global_batch_size=2,
+        micro_batch_size=1,
+        max_seq_len=96,
+        packed=True,
     )
     assert refused_settings(model, train) == ()
     lengths = np.asarray([10, 33, 96], dtype=np.uint32)

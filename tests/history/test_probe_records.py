@@ -42,7 +42,9 @@ CPU = TargetMachine(
 )
 REQUEST = ProbeRequest(
     model=ProbedModel(name="Some-1B", path="/home/somebody/models/Some-1B"),
-    train=TrainConfig(lora=LoraConfig(rank=8, target_modules=("v_proj", "q_proj")), max_seq_len=128),
+    train=TrainConfig(
+        learning_rate=2e-4, lora=LoraConfig(rank=8, target_modules=("v_proj", "q_proj")), max_seq_len=128
+    ),
     seed=1,
     width=64,
     label_tokens=1,

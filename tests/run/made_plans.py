@@ -71,7 +71,7 @@ def made_run(
         data=DataConfig(path=DATA.path, prompt="Capitalize {input}"),
         train=TrainConfig(
             epochs=epochs, micro_batch_size=8, global_batch_size=8, packed=False, base_dtype="float32",
-            lora=LoraConfig(rank=4, alpha=8.0),
+            learning_rate=2e-4, lora=LoraConfig(rank=4, alpha=8.0),
         ),
         evaluate=evaluate or EvaluateConfig(),
         seed=1,

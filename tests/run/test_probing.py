@@ -71,7 +71,7 @@ class Child:
 def request(**changes: object) -> ProbeRequest:
     base: dict[str, object] = {
         "model": ProbedModel(name="m", path="models/m"),
-        "train": TrainConfig(),
+        "train": TrainConfig(learning_rate=2e-4),
         "seed": 1,
         "width": 1,
         "label_tokens": 1,
@@ -268,7 +268,8 @@ from touchline.spec.experiment import TrainConfig
 from touchline.history.probe import ProbedModel, ProbeRequest
 from touchline.run.probe_try import run_try
 model = ProbedModel(name="m", path="m")
-run_try(ProbeRequest(model=model, train=TrainConfig(), seed=1, width=1, label_tokens=1), 2**40, 600.0, sys.argv[1:])
+train = TrainConfig(learning_rate=2e-4)
+run_try(ProbeRequest(model=model, train=train, seed=1, width=1, label_tokens=1), 2**40, 600.0, sys.argv[1:])
 """
 
 

@@ -220,7 +220,7 @@ def test_a_machine_without_a_compiler_is_refused_before_the_model_is_loaded(
 def test_a_probe_of_a_compiled_training_compiles_before_it_measures(tiny_model: Path) -> None:
     request = ProbeRequest(
         model=ProbedModel(name="Tiny", path=str(tiny_model)),
-        train=TrainConfig(lora=LoraConfig(rank=4), base_dtype="float32", compile=True),
+        train=TrainConfig(learning_rate=2e-4, lora=LoraConfig(rank=4), base_dtype="float32", compile=True),
         seed=1,
         rows=2,
         width=COMPILED_WIDTH,

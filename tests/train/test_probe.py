@@ -42,7 +42,7 @@ _REPLY = TypeAdapter(ProbeReply)
 def tiny(path: Path, **changes: object) -> ProbeRequest:
     base = ProbeRequest(
         model=ProbedModel(name="Tiny", path=str(path)),
-        train=TrainConfig(lora=LoraConfig(rank=4), base_dtype="float32"),
+        train=TrainConfig(learning_rate=2e-4, lora=LoraConfig(rank=4), base_dtype="float32"),
         seed=1,
         rows=2,
         width=16,
@@ -120,6 +120,7 @@ def test_the_counts_are_the_trainers_own(tiny_model: Path) -> None:
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_packed_rows_and_checkpointing_are_tried_as_they_are(tiny_model: Path, checkpointing: bool) -> None:
     train = TrainConfig(
+        learning_rate=2e-4,
         lora=LoraConfig(rank=4, dtype="bfloat16", target_modules=("q_proj",)),
         base_dtype="bfloat16",
         gradient_checkpointing=checkpointing,

@@ -193,7 +193,7 @@ def test_without_bitsandbytes_the_setting_and_the_install_command_are_named(
     assert "pip install" in str(error.value.hint)
     parameters = {"a": nn.Parameter(torch.zeros(2, 2))}
     with pytest.raises(HostError, match="optimizer: adamw_8bit needs"):
-        optimizer_for(parameters, TrainConfig(optimizer="adamw_8bit"))
+        optimizer_for(parameters, TrainConfig(learning_rate=2e-4, optimizer="adamw_8bit"))
 
 
 def test_an_adapter_that_changes_the_base_when_loaded_is_refused(tiny_model: Path, words: Path, tmp_path: Path) -> None:

@@ -116,6 +116,8 @@ class TrainerTraits:
     zero_alpha_is_default: bool = False
     """Whether an alpha of 0 stands for its default."""
 
+    cluster_rank: int = 0
+    """Rank among the trainers that `touchline init` proposes on a cluster, 1 for the first; 0: not proposed."""
     many_epochs: int | None = None
     """Epochs from which memorization goes unseen without validation. More if each leaves a checkpoint to evaluate;
     None if unknown.

@@ -182,7 +182,7 @@ def plan(
         for mark in dict.fromkeys(planned.marks.values()):
             names = [name for name, own in planned.marks.items() if own == mark]
             print_output(f"- {mark.value}: {', '.join(names)}")
-    print_output("\n" + "\n".join(folder_lines(planned.plan)))
+    print_output("\n" + "\n".join(folder_lines(planned.plan, planned.folder.root.resolve().name)))
     if not dry_run:
         print_status(f"{'wrote' if planned.changed else 'unchanged:'} {planned.folder.plan_json} and runs_plan.md")
         verb = "submit" if planned.plan.executor != "local" else "run"

@@ -125,7 +125,7 @@ def _show(made: Start, settings: UserConfig, json: bool, *, has_plan: bool) -> s
     for section in summary_sections(plan):
         print_section(section)
     print_output("\nFolders")
-    for line in folder_lines(plan):
+    for line in folder_lines(plan, made.path.absolute().parent.name):
         print_output(textwrap.fill(line, _width(), subsequent_indent="      ") if sys.stdout.isatty() else line)
     print_status(f"all of the plan: touchline plan {folder} --dry-run")
     print_status(f"next: touchline {verb} {folder}")

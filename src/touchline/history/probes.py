@@ -141,7 +141,7 @@ def _training(request: ProbeRequest, shape: ModelShape | None, known: ProbeAnswe
         quantization=quantization_fact(train, WHERE),
         compiled=compiled_fact(train, WHERE),
         optimizer=_UNKNOWN if work is None else SourcedText(value=work.optimizer, where=WHERE),
-        learning_rate=_number(train.learning_rate, "1"),
+        learning_rate=_number(train.peak_learning_rate, "1"),
         gradient_checkpointing=SourcedText(value=str(train.gradient_checkpointing).lower(), where=WHERE),
         attention=_UNKNOWN if work is None else SourcedText(value=work.attention, where=WHERE),
     )

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from touchline.core.finding import Severity
+from touchline.core.levels import level_text
 from touchline.lint.design import (
     MODEL,
     DesignView,
+    model_of,
     no_effect_on_weights,
     place_of,
     setting_of,
     swept,
 )
 from touchline.lint.rule import Violation, rule
+from touchline.spec.learning_rate import UNLIKE, RuleRate, rate_text
 from touchline.spec.runs import RunSpec
 from touchline.spec.training import optimizer_steps
 
@@ -45,7 +49,7 @@ def confounded_by_pairs(view: DesignView) -> Iterator[Violation]:
         if first in reported or not together:
             continue
         reported |= {first, *together}
-        tuned = first == MODEL and set(together) <= _TUNED_WITH_MODEL
+        tuned = first in (MODEL, "train.method") and set(together) <= _TUNED_WITH_MODEL
         names = " and ".join([first, *together])
         yield Violation(
             message=f"{names} change together in every entry of pairs: an effect of one cannot be separated from the "
@@ -165,6 +169,53 @@ def different_test_items(view: DesignView) -> Iterator[Violation]:
                 subject=key,
                 hint="give all levels the same test rows",
             )
+
+
+@rule("EX159", Severity.WARNING)
+def one_rate_for_unlike_models(view: DesignView) -> Iterator[Violation]:
+    """Report a learning rate left to `auto` for models or methods whose rates by the rule differ more than twofold."""
+    rates: dict[tuple[str, str], RuleRate] = {}
+    for run in view.trained:
+        if run.learning_rate_reason is not None and run.rule_rate is not None:
+            rates.setdefault((run.model, run.train.method), run.rule_rate)
+    values = [rate.value for rate in rates.values()]
+    if "train.learning_rate" in view.experiment.factors or not values or max(values) <= UNLIKE * min(values):
+        return
+    by_method = len({method for _, method in rates}) > 1
+    shown = ", ".join(
+        f"{name}{f' {method}' if by_method else ''} {rate_text(rate.value)}" for (name, method), rate in rates.items()
+    )
+    one = next(run for run in view.trained if run.learning_rate_reason is not None).train.peak_learning_rate
+    yield Violation(
+        message=f"one learning rate, {rate_text(one)}, for all runs; the published rule gives {shown}. "
+        f"A rate for each, in experiment.yaml: {_pairs_with_rates(view)}",
+        at=view.where("train"),
+        subject="train.learning_rate",
+    )
+
+
+def _pairs_with_rates(view: DesignView) -> str:
+    """Return the line of experiment.yaml that gives each model and method its rate by the rule."""
+    method, rate = "train.method", "train.learning_rate"
+    entries: list[dict[str, object]] = []
+    for pair in view.experiment.pairs or ({},):
+        for run in view.trained:
+            if run.rule_rate is None or not _is_of_pair(run, pair):
+                continue
+            entry: dict[str, object] = {MODEL: run.model, **{key: pair[key] for key in pair if key != MODEL}}
+            if method in view.experiment.factors:
+                entry.setdefault(method, run.train.method)
+            if entry.get(rate, "auto") == "auto":
+                entry[rate] = run.rule_rate.value
+            if entry not in entries:
+                entries.append(entry)
+    instead = f", in place of {method} under factors" if method in view.experiment.factors else ""
+    return f"pairs: {json.dumps(entries)}{instead}"
+
+
+def _is_of_pair(run: RunSpec, pair: Mapping[str, object]) -> bool:
+    levels = {level.factor: level.value for level in run.levels}
+    return all(levels.get(key) == level_text(model_of(value)) for key, value in pair.items())
 
 
 def _one_to_one(view: DesignView, one: str, other: str) -> bool:

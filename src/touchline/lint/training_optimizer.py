@@ -15,6 +15,7 @@ from touchline.lint.limits import adapted
 from touchline.lint.rule import Violation, rule
 from touchline.lint.rule_pages import load_page
 from touchline.lint.views import TrainingView
+from touchline.spec.learning_rate import FAR, rate_text
 from touchline.spec.partial import Stated, StatedTraining
 
 ADAPTER_RATES: Final = (5e-7, 1e-2)
@@ -42,7 +43,7 @@ def unusual_learning_rate(view: TrainingView) -> Iterator[Violation]:
     if rate is None or method is None or not rate.value > 0:
         return
     if rate.is_default:
-        if method.value == "full" and rate.value > DEFAULT_FULL_RATE:
+        if view.stated.rule_rate is None and method.value == "full" and rate.value > DEFAULT_FULL_RATE:
             yield Violation(
                 message=f"the default learning rate of {rate.value:g} is for adapters, and all weights are trained",
                 at=rate,
@@ -50,6 +51,16 @@ def unusual_learning_rate(view: TrainingView) -> Iterator[Violation]:
             )
         return
     if optimizer is not None and (_OTHER_SCALE.search(optimizer.value) or not _ADAM.search(optimizer.value)):
+        return
+    if (rule_rate := view.stated.rule_rate) is not None:
+        if not 1 / FAR <= rate.value / rule_rate.value <= FAR:
+            yield Violation(
+                message=f"a learning rate of {rate_text(rate.value)}, more than {FAR:g} times off the published rule: "
+                f"{rule_rate}",
+                at=rate,
+                hint=rate.line_with(rate_text(rule_rate.value)),
+                severity=Severity.INFO if rule_rate.extrapolated else None,
+            )
         return
     low, high = ADAPTER_RATES if trains_adapter(view.stated) else FULL_RATES
     size = None if isinstance(view.model, Missing) else view.model.num_parameters
@@ -68,6 +79,8 @@ def unusual_learning_rate(view: TrainingView) -> Iterator[Violation]:
 def full_training_learning_rate(view: TrainingView) -> Iterator[Violation]:
     """Report an adapter with a learning rate usual for training all weights."""
     rate = view.stated.learning_rate
+    if view.stated.rule_rate is not None:
+        return  # unusual_learning_rate knows more
     if rate is not None and trains_adapter(view.stated) and RATES_OF_FULL[0] <= rate.value <= RATES_OF_FULL[1]:
         said = f"the trainer's default of {rate.value:g}" if rate.is_default else f"{rate.value:g}"
         yield Violation(message=f"{said} is a learning rate for all weights; adapters usually take some 2e-4", at=rate)

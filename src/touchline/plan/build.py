@@ -224,7 +224,12 @@ def _images_of(spec: RunSpec, inputs: PlanInputs) -> dict[str, str]:
 
 def _left_open(experiment: Experiment) -> set[str]:
     """Return the keys whose value is `auto`, written or by default."""
-    settings = {"train.micro_batch_size": experiment.train.micro_batch_size, "train.packed": experiment.train.packed}
+    train = experiment.train
+    settings = {
+        "train.micro_batch_size": train.micro_batch_size,
+        "train.packed": train.packed,
+        "train.learning_rate": train.learning_rate,
+    }
     return {key for key, value in settings.items() if value == "auto" and key not in experiment.factors}
 
 
@@ -251,6 +256,7 @@ def _planned(
         disk=Missing(missing="nothing is saved"),
         link=spec.link,
         control=spec.control,
+        learning_rate_reason=spec.learning_rate_reason if spec.kind is RunKind.FINE_TUNED else None,
         no_op=_no_op(spec.train.lora) if spec.control is ControlKind.NO_OP else None,
         images_sha256=_images_of(spec, inputs),
         accepted=inputs.accepted.get(spec.name, {}),
@@ -289,7 +295,8 @@ def _planned(
             kept = replace(started, evaluate=spec.evaluate, levels=spec.levels, link=spec.link, accepted=run.accepted)
             # The same data may lie elsewhere now: the digest holds its hash and not its path.
             now = replace(kept, dataset=run.dataset, data=run.data, model=run.model)
-            return replace(now, control=run.control, phase=run.phase), []
+            reason = started.learning_rate_reason or run.learning_rate_reason
+            return replace(now, control=run.control, phase=run.phase, learning_rate_reason=reason), []
     return _trained(run, question, decisions, parent, inputs.context), []
 
 

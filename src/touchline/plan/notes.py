@@ -8,6 +8,7 @@ from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from touchline.core.levels import SEEDS, STAGE
 from touchline.core.units import plural
 from touchline.spec.experiment import GeneralConfig
+from touchline.spec.learning_rate import rate_text
 from touchline.spec.plan import Plan, PlannedRun
 from touchline.spec.runs import ControlKind, RunKind
 
@@ -39,6 +40,16 @@ def design_line(plan: Plan) -> str:
     if not controls:
         return f"{kind}; {len(asked)} fine-tuned {runs}{chained}, no control"
     return f"{kind}; {trained} + {plural(controls, 'control')} = {len(plan.runs)} {runs}"
+
+
+def learning_rate_notes(plan: Plan) -> Iterator[str]:
+    """Yield the learning rate that was left to `auto`, and its source."""
+    rates = dict.fromkeys(
+        (run.train.peak_learning_rate, run.learning_rate_reason)
+        for run in plan.runs
+        if run.train is not None and run.learning_rate_reason is not None
+    )
+    yield from (f"Learning rate: {rate_text(rate)} (auto: {reason})" for rate, reason in rates)
 
 
 def _levels(run: PlannedRun, factors: Container[str]) -> dict[str, str]:

@@ -155,7 +155,7 @@ def compare(before: Plan, after: Plan, kept: Mapping[str, str]) -> list[RunChang
                 name=run.name,
                 kept=kept.get(run.name, ""),
                 global_batch_size=run.train.global_batch_size,
-                learning_rate=run.train.learning_rate,
+                learning_rate=run.train.peak_learning_rate,
                 before=first,
                 after=second,
                 evaluate_seconds=run.evaluate_seconds,

@@ -21,6 +21,7 @@ from touchline.plan.notes import (
     control_notes,
     design_line,
     general_ability_notes,
+    learning_rate_notes,
     method_notes,
     quantization_notes,
     run_type,
@@ -230,6 +231,7 @@ def _design(plan: Plan) -> Iterator[str]:
     yield f"Executor: {plan.executor}"
     if plan.slots_reason:
         yield f"Slots: {plan.slots_reason}"
+    yield from learning_rate_notes(plan)
     yield from control_notes(plan)
     yield from method_notes(plan)
     yield from quantization_notes(plan)
@@ -368,11 +370,11 @@ def _evidence(plan: Plan) -> Iterator[str]:
     yield from (f"Time: {method}" for method in sorted(method for method in methods if method))
 
 
-def folder_lines(plan: Plan) -> list[str]:
-    """Return a preview of the experiment folder."""
+def folder_lines(plan: Plan, folder: str = ".") -> list[str]:
+    """Return a preview of the experiment folder, by its name."""
     width = max(len(run.name) for run in plan.runs) + 1
     return [
-        f"{plan.experiment}/",
+        f"{folder}/",
         *(f"  {run.name + '/':<{width}}  {_contents(run, plan.executor)}" for run in plan.runs),
     ]
 

@@ -15,7 +15,7 @@ from touchline.plan.settings_table import Origin, RunSetting, Scalar, flat_setti
 from touchline.spec.defaults import DEFAULTS
 from touchline.spec.plan import Plan, PlannedRun
 
-_MICRO, _PACKED = "train.micro_batch_size", "train.packed"
+_MICRO, _PACKED, _RATE = "train.micro_batch_size", "train.packed", "train.learning_rate"
 _ACCUMULATION, _WARMUP_STEPS, _STEPS = "train.gradient_accumulation_steps", "train.warmup_steps", "train.steps"
 _DEVICES = "compute.gpus_per_run"
 _COLUMNS = ("data.input", "data.output", "data.messages")
@@ -57,7 +57,7 @@ class _Row:
 
 
 _ROWS = (
-    _Row("train.learning_rate", "learning rate"),
+    _Row(_RATE, "learning rate"),
     _Row("train.epochs", "epochs"),
     _Row("train.global_batch_size", "global batch size", "examples"),
     _Row(_MICRO, "micro-batch size", "sequences"),
@@ -145,6 +145,7 @@ def collect_settings(plan: Plan) -> tuple[RunSetting, ...]:
     decided = {
         _MICRO: _shared(run.micro_batch_reason for run in plan.runs),
         _PACKED: _shared(run.packed_reason for run in plan.runs),
+        _RATE: _shared(run.learning_rate_reason for run in plan.runs),
         **_COMPUTED,
     }
     known = {run.name: dict(_settings(plan, run)) for run in plan.runs}
@@ -163,6 +164,8 @@ def collect_settings(plan: Plan) -> tuple[RunSetting, ...]:
             return (Origin.FIXED if reason is None else Origin.DECIDED), reason
         if key in (_MICRO, _PACKED) and key in not_given:
             return Origin.DECIDED, decided[key] or reasons.get(key)
+        if key == _RATE and decided[key] is not None:
+            return Origin.DECIDED, decided[key]
         if key in _COLUMNS and key in not_given:
             return Origin.DECIDED, reasons.get(key)
         is_unset = all(each is None for each in values)

@@ -34,7 +34,7 @@ def static_config(run: PlannedRun) -> dict[str, Setting]:
         "effective_batch_size": run.batches.global_batch_size,
         "lora_rank": None if train.trains_all else train.lora.rank,
         "lora_alpha": None if train.trains_all else train.lora.resolved_alpha,
-        "learning_rate": train.learning_rate,
+        "learning_rate": train.peak_learning_rate,
         "epochs": train.epochs,
         "steps": run.batches.steps,
     }

@@ -185,7 +185,7 @@ def _completed(record: RunRecord, plan: Plan, run: PlannedRun) -> RunRecord:
             **adapter_facts(run.train, _number),
             quantization=quantization_fact(run.train),
             compiled=compiled_fact(run.train),
-            learning_rate=_number(run.train.learning_rate, "1"),
+            learning_rate=_number(run.train.peak_learning_rate, "1"),
         ),
         batching=replace(
             record.batching,

@@ -23,7 +23,7 @@ from touchline.run.interview.answers import Defaulted, Question
 from touchline.run.interview.interview import Answer, AnswerSource, Interview, as_findings
 from touchline.run.interview.questions import QUESTIONS, question_named
 from touchline.run.interview.templates import TEMPLATES
-from touchline.spec.defaults import MAX_NEW_TOKENS
+from touchline.spec.defaults import LORA_ALPHA_PER_RANK, LORA_RANK, MAX_NEW_TOKENS
 from touchline.spec.read import read_experiment
 from touchline.spec.write import to_yaml
 
@@ -100,8 +100,9 @@ def start(
         may_replace = replace_existing
         if interview.is_folder_known:
             may_replace = _replaces(interview, ask, may_replace)
+        agreed = interview.folder
         _ask_open_questions(interview, ask)
-        _replaces(interview, ask, may_replace)
+        _replaces(interview, ask, may_replace if interview.folder == agreed else replace_existing)
         return _write(interview)
     finally:
         interview.close()
@@ -311,8 +312,10 @@ def _train_lines(interview: Interview) -> Iterator[str]:
         yield "  # validate_every_steps: 50   # not set: the validation loss is computed at the end of each epoch"
     if value("alpha") is not None:
         yield f"  lora: {{alpha: {value('alpha'):g}}}"
-    elif "alpha" in interview.answers:
-        yield "  # lora: {alpha: 16}   # not set: 2 x rank keeps the adapter's scale when the rank varies"
+    else:
+        yield f"  # lora: {{rank: {LORA_RANK}, alpha: {LORA_RANK * LORA_ALPHA_PER_RANK}}}   # the defaults"
+    if value("trainer") is not None:
+        yield "  " + _line("backend", value("trainer"), interview.reason("trainer"))
 
 
 def _stage_lines(interview: Interview, paths: Sequence[str]) -> Iterator[str]:
@@ -346,7 +349,8 @@ def _compute_lines(interview: Interview) -> Iterator[str]:
     value = interview.value
     yield "compute:"
     yield "  " + _line("executor", value("executor"), interview.reason("executor"))
-    yield "  " + _line("gpu", _quoted(value("gpu")), interview.reason("gpu"))
+    if value("gpu") is not None:
+        yield "  " + _line("gpu", _quoted(value("gpu")), interview.reason("gpu"))
     if value("gpus") is not None:
         yield "  " + _line("gpus_per_run", str(value("gpus")), interview.reason("gpus"))
     if value("deadline") is not None:

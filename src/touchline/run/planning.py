@@ -111,17 +111,18 @@ def resolve(
     """
     experiment = loaded.experiment
     date = old.date if old is not None else today()
-    seen = resolve_inputs(loaded, folder.root, settings, accepted)
-    if (errors := seen.errors) or seen.target is None:
-        raise InputError(f"{loaded.document.path}: {plural(len(errors), 'error')}", findings=seen.findings)
-    lengths = lengths_of(seen, settings, date, on_progress)
-    found = _launchable(seen, lengths, settings, date)
     kept = {*pinned, *folder.queued()}
     fixed = None
     if old is not None and folder.decisions():
         # The first decision fixed the design: what was decided for its runs stays, whether they have started or not.
         kept |= {run.name for run in old.runs}
         fixed = old.strategy
+    started = {} if old is None else _decided_runs(old, folder, kept)
+    seen = resolve_inputs(loaded, folder.root, settings, accepted, started=started)
+    if (errors := seen.errors) or seen.target is None:
+        raise InputError(f"{loaded.document.path}: {plural(len(errors), 'error')}", findings=seen.findings)
+    lengths = lengths_of(seen, settings, date, on_progress)
+    found = _launchable(seen, lengths, settings, date)
     inputs = PlanInputs(
         experiment=experiment,
         experiment_sha256=loaded.sha256,
@@ -149,7 +150,7 @@ def resolve(
         pruning_evidence=pruning_evidence(experiment, settings)
         if fixed is None or old is None
         else old.pruning_evidence,
-        started={} if old is None else _decided_runs(old, folder, kept),
+        started=started,
     )
     if old is not None and any(run.train is not None for run in inputs.started.values()):
         _refuse_other_slots(old, inputs.experiment)
@@ -285,7 +286,9 @@ def refuse_findings(planned: LoadedPlan, settings: UserConfig) -> None:
     if loaded.sha256 != plan_.experiment_sha256:
         # What is prepared is the plan; the changed file is checked when it is planned.
         return
-    seen = resolve_inputs(loaded, folder.root, settings, {run.name: run.accepted for run in plan_.runs if run.accepted})
+    accepted = {run.name: run.accepted for run in plan_.runs if run.accepted}
+    planned_runs = {run.name: run for run in plan_.runs}
+    seen = resolve_inputs(loaded, folder.root, settings, accepted, started=planned_runs)
     if errors := seen.errors:
         count = len(errors)
         raise InputError(f"{loaded.document.path}: {plural(count, 'error')}", findings=errors)

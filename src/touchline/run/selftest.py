@@ -56,6 +56,8 @@ ProgressRows = Callable[[Sequence[JobProgress]], None]
 """Called with the row of the self-test."""
 
 RANK = 16
+LEARNING_RATE = 2e-4
+"""Rate of its tries, on which speed and memory do not depend."""
 COHORT = 4
 """Runs that are timed side by side."""
 BEYOND = 1.25
@@ -312,6 +314,7 @@ class _Node:
     def _train(self, load: MeasuredBatch, trainer: str = DEFAULT_BACKEND) -> TrainConfig:
         examples = load.rows * load.examples_per_row
         return TrainConfig(
+            learning_rate=LEARNING_RATE,
             global_batch_size=examples,
             micro_batch_size=examples,
             max_seq_len=load.width,

@@ -8,13 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from touchline.spec.learning_rate import RULE
+
 DEFAULT_BACKEND: Final = "peft"
 LORA_RANK: Final = 64
 LORA_ALPHA_PER_RANK: Final = 2
 LORA_TARGET_MODULES: Final = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 EPOCHS: Final = 1
 GLOBAL_BATCH_SIZE: Final = 16
-LEARNING_RATE: Final = 2e-4
 WARMUP_FRACTION: Final = 0.05
 MAX_GRAD_NORM: Final = 1.0
 MAX_SEQ_LEN: Final = 2048
@@ -76,7 +77,11 @@ DEFAULTS: Final = (
         f"largest divisor of the global batch within {MICRO_BATCH_TOKENS} padded tokens",
         "the largest that surely fits by the estimate; beyond some thousand tokens a forward pass gains no more speed",
     ),
-    _row("train.learning_rate", LEARNING_RATE, "the usual peak for LoRA with AdamW; SFT defaults of 2e-5 are too low"),
+    _row(
+        "train.learning_rate",
+        "auto",
+        f"one rate for all runs, by a published rule for the models ({RULE}); the plan names it",
+    ),
     _row("train.schedule", "linear", "falls to zero at the last step"),
     _row("train.warmup_fraction", WARMUP_FRACTION, "a share of the steps, so that short runs are not all warm-up"),
     _row("train.weight_decay", 0, "short trainings and low ranks need none"),

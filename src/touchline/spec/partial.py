@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
 from touchline.core.finding import Location
+from touchline.spec.learning_rate import RuleRate
 
 T = TypeVar("T", covariant=True)
 
@@ -102,6 +103,9 @@ class StatedTraining:
     devices: Stated[int] | None = None
     """Devices that share a step, where the file states it."""
 
+    rule_rate: RuleRate | None = None
+    """Learning rate by the published rule for this model and method; None in configs of other tools, which may train
+    on preferences, and where the rate is a level."""
     learning_rate: Stated[float] | None = None
     """Peak learning rate."""
     schedule: Stated[str] | None = None

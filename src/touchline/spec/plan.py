@@ -101,6 +101,8 @@ class PlannedRun:
     """Allocated, reserved and process memory with the parts, the verdict and what would change it."""
     micro_batch_reason: str | None = None
     """Reason for the micro-batch size; None for a control."""
+    learning_rate_reason: str | None = None
+    """Origin of a learning rate that was left to `auto`; None for a control, and if it was given."""
     packing: PackingSummary | Missing = NO_EVIDENCE
     """Batching of the examples, packed and unpacked."""
     link: ParentLink | None = None

@@ -9,6 +9,7 @@ from typing import Literal
 
 from touchline.core.levels import Level
 from touchline.spec.experiment import DataConfig, EvaluateConfig, TrainConfig
+from touchline.spec.learning_rate import RuleRate
 from touchline.spec.strategy import Phase
 
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
@@ -73,3 +74,7 @@ class RunSpec:
     """Kind of control; None for other runs."""
     phase: Phase | None = None
     """Phase of a strategy; None without one, and for controls."""
+    rule_rate: RuleRate | None = None
+    """Learning rate by the published rule; None where the model is not known."""
+    learning_rate_reason: str | None = None
+    """Origin of a learning rate that was `auto`; None for other runs."""

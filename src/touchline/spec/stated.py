@@ -7,7 +7,7 @@ must point at that place, not at the file.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from touchline.core.finding import Location
@@ -50,7 +50,7 @@ def stated_of_run(
         if level.factor == STAGE:
             # A stage's own settings win over the levels of factors.
             places |= stage_places(document, level.value)
-    return stated_settings(
+    stated = stated_settings(
         backend=spec.train.backend,
         subject=spec.name,
         where=Location(path=document.path),
@@ -61,6 +61,11 @@ def stated_of_run(
         place=lambda key: _place(document, places, "models" if key == "model" else key, known),
         devices=devices,
     )
+    rate = stated.learning_rate
+    if rate is not None and spec.learning_rate_reason is not None:
+        rate = replace(rate, is_default=True)
+    varies = any(level.factor == "train.learning_rate" for level in spec.levels)
+    return replace(stated, learning_rate=rate, rule_rate=None if varies else spec.rule_rate)
 
 
 def document_places(document: YamlDocument) -> Callable[[str], SettingSource]:
@@ -133,7 +138,9 @@ def stated_settings(
         devices=None if devices is None else stated(devices, "compute.gpus_per_run"),
         distributed=stated("fsdp", "train.sharding") if train.is_sharded else None,
         global_batch_size=stated(train.global_batch_size, "train.global_batch_size"),
-        learning_rate=stated(train.learning_rate, "train.learning_rate"),
+        learning_rate=None
+        if train.learning_rate == "auto"
+        else stated(train.peak_learning_rate, "train.learning_rate"),
         schedule=stated(str(train.schedule), "train.schedule"),
         warmup_fraction=stated(train.warmup_fraction, "train.warmup_fraction"),
         weight_decay=stated(train.weight_decay, "train.weight_decay"),

@@ -117,8 +117,8 @@ class TrainConfig:
     """Examples per optimizer step: part of the science, never changed to fit memory."""
     micro_batch_size: PositiveInt | Literal["auto"] = "auto"
     """Examples per forward pass; `auto` takes the largest divisor of the global batch within the token limit."""
-    learning_rate: PositiveFloat = defaults.LEARNING_RATE
-    """Peak learning rate."""
+    learning_rate: PositiveFloat | Literal["auto"] = "auto"
+    """Peak learning rate; `auto` is one rate for all runs of the experiment, by a published rule for its models."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     """Decay of the learning rate after warmup."""
     warmup_fraction: Annotated[float, Ge(0), Lt(1)] = defaults.WARMUP_FRACTION
@@ -178,6 +178,13 @@ class TrainConfig:
     """Checkpoints: content and interval."""
     backend: Text = defaults.DEFAULT_BACKEND
     """Trainer."""
+
+    @property
+    def peak_learning_rate(self) -> float:
+        """Return the learning rate of a planned training, in which `auto` has become a number."""
+        if self.learning_rate == "auto":
+            raise ValueError("learning_rate: auto was not resolved by a plan")
+        return self.learning_rate
 
     @property
     def uses_bitsandbytes(self) -> bool:

@@ -186,7 +186,7 @@ class Training:
         rate = learning_rate(
             step,
             steps=self._batches.steps,
-            peak=train.learning_rate,
+            peak=train.peak_learning_rate,
             warmup_fraction=train.warmup_fraction,
             schedule=train.schedule,
         )

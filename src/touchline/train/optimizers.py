@@ -33,7 +33,7 @@ def optimizer_for(parameters: dict[str, nn.Parameter], train: TrainConfig) -> to
         HostError: an 8-bit one, and bitsandbytes is not installed.
     """
     values = list(parameters.values())
-    rate, decay = train.learning_rate, train.weight_decay
+    rate, decay = train.peak_learning_rate, train.weight_decay
     match train.optimizer:
         case "adamw":
             return torch.optim.AdamW(values, lr=rate, weight_decay=decay, fused=True)

@@ -74,7 +74,7 @@ class TrainerProbe:
             "max_steps": request.steps,
             "per_device_train_batch_size": request.rows,
             "gradient_accumulation_steps": request.micro_batches_per_step,
-            "learning_rate": request.train.learning_rate,
+            "learning_rate": request.train.peak_learning_rate,
             "max_grad_norm": request.train.max_grad_norm,
             "bf16": self.machine.base_dtype == torch.bfloat16,
             "use_cpu": self.machine.kind == "cpu",

@@ -347,7 +347,7 @@ def _cohort(name: StepCheck, folder: Path) -> NodeCheck:
     for number, rank in enumerate(COHORT_RANKS):
         train = replace(
             config.train,
-            learning_rate=config.train.learning_rate / (number + 1),
+            learning_rate=config.train.peak_learning_rate / (number + 1),
             lora=LoraConfig(rank=rank),
             base_dtype="float32",
         )

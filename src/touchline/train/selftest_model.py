@@ -85,7 +85,7 @@ def make_reference(family: str, folder: Path) -> Reference:
     made.save_pretrained(place)
     recipe = ProbeRequest(
         model=ProbedModel(name=f"tiny {family}", path=str(place)),
-        train=TrainConfig(lora=LoraConfig(rank=4)),
+        train=TrainConfig(learning_rate=1e-2, lora=LoraConfig(rank=4)),
         seed=1,
         width=1,
         label_tokens=1,

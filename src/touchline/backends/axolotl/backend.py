@@ -41,7 +41,7 @@ def training_config(planned: PlannedSettings) -> dict[str, object]:
         "micro_batch_size": batches.micro_batch_size,
         "gradient_accumulation_steps": batches.gradient_accumulation_steps,
         "num_epochs": train.epochs,
-        "learning_rate": train.learning_rate,
+        "learning_rate": train.peak_learning_rate,
         "lr_scheduler": train.schedule if train.schedule != "constant" else "constant_with_warmup",
         "warmup_ratio": train.warmup_fraction,
         "weight_decay": train.weight_decay,

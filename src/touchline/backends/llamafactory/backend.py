@@ -43,7 +43,7 @@ def training_arguments(planned: PlannedSettings) -> dict[str, object]:
         "per_device_train_batch_size": batches.micro_batch_size,
         "gradient_accumulation_steps": batches.gradient_accumulation_steps,
         "num_train_epochs": train.epochs,
-        "learning_rate": train.learning_rate,
+        "learning_rate": train.peak_learning_rate,
         "lr_scheduler_type": train.schedule if train.schedule != "constant" else "constant_with_warmup",
         "warmup_steps": ceil(train.warmup_fraction * batches.steps),
         "weight_decay": train.weight_decay,

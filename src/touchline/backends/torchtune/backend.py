@@ -227,7 +227,7 @@ def _sections(
         "gradient_accumulation_steps": batches.gradient_accumulation_steps,
         "optimizer": {
             "_component_": "torch.optim.AdamW",
-            "lr": train.learning_rate,
+            "lr": train.peak_learning_rate,
             "weight_decay": train.weight_decay,
             "fused": True,
         },

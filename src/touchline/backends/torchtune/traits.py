@@ -20,6 +20,7 @@ TRAITS = TrainerTraits(
         "w3": ("up_proj",),
         "mlp": ("gate_proj", "up_proj", "down_proj", "gate_up_proj", "fc1", "fc2"),
     },
+    cluster_rank=1,
     many_epochs=10,
     fewer_checkpoints="fewer epochs",
     smaller_checkpoints="save_adapter_weights_only: true",

@@ -131,7 +131,7 @@ def trainer_settings(run: PlannedRun, plan: Plan) -> dict[str, object]:
         "per_device_train_batch_size": batches.micro_batch_size,
         "gradient_accumulation_steps": batches.gradient_accumulation_steps,
         "per_device_eval_batch_size": batches.micro_batch_size,
-        "learning_rate": train.learning_rate,
+        "learning_rate": train.peak_learning_rate,
         "optim": HF_OPTIMIZERS[train.optimizer],
         "weight_decay": train.weight_decay,
         "max_grad_norm": train.max_grad_norm,

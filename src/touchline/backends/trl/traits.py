@@ -8,6 +8,7 @@ TRAITS = TrainerTraits(
     hf_loop=True,
     packing_ways={"positions": "TRL (padding-free)", "nothing": "TRL `wrapped`"},
     packing_needs="max_length",
+    cluster_rank=2,
     many_epochs=5,
     validates_on_split=True,
     prints_date="always",

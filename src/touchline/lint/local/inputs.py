@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from touchline.data.resolving import shown_example, with_columns
 from touchline.data.task_files import is_task_file, resolve_task
 from touchline.data.user_config import UserConfig
 from touchline.plan.build import data_key
+from touchline.plan.learning_rate import with_learning_rates
 from touchline.plan.local.target import (
     Target,
     compiler_findings,
@@ -38,7 +39,7 @@ from touchline.spec.experiment import DataConfig, task_file_stem, with_fields
 from touchline.spec.labels import LabelSet, labels_of
 from touchline.spec.names import ModelLabel, label_of
 from touchline.spec.overlay import with_settings
-from touchline.spec.plan import ShownExample
+from touchline.spec.plan import PlannedRun, ShownExample
 from touchline.spec.read import LoadedExperiment
 from touchline.spec.runs import RunKind, RunSpec
 from touchline.spec.stages import chain_faults, stage_experiment, stage_places
@@ -90,6 +91,7 @@ def resolve_inputs(
     settings: UserConfig,
     accepted: dict[str, dict[str, object]],
     *,
+    started: Mapping[str, PlannedRun] | None = None,
     only_checked: bool = False,
 ) -> ResolvedInputs:
     """Look up all inputs. Errors of models, data and combinations are reported together.
@@ -99,6 +101,7 @@ def resolve_inputs(
         root: its folder.
         settings: the folders of models and caches.
         accepted: settings that the user changed in a run's folder, by run.
+        started: started runs of the old plan by name, whose learning rate stays where it is left open.
         only_checked: whether to accept an experiment that cannot be run because its stages are not a chain. The rules
             report it.
 
@@ -121,10 +124,10 @@ def resolve_inputs(
     specs = _with_columns(specs, loaded, root, settings)
     specs = tuple(_with_accepted(spec, accepted.get(spec.name), loaded) for spec in specs)
     _see_labels(seen, specs)
-    seen.specs = tuple(_with_prompt(spec, seen) for spec in specs)
-    if not experiment.stages:
-        seen.design = seen.specs
-    elif not only_checked:
+    specs = tuple(_with_prompt(spec, seen) for spec in specs)
+    seen.specs = with_learning_rates(specs, seen.models, started or {})
+    seen.design = with_learning_rates(seen.design, seen.models, {}) if experiment.stages else seen.specs
+    if experiment.stages and not only_checked:
         _refuse_broken_stages(seen, seen.specs)
     for spec in seen.specs:
         if spec.data.path not in seen.datasets:

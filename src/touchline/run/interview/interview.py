@@ -159,9 +159,11 @@ class Interview:
 
     @property
     def folder(self) -> Path:
-        """Return the experiment's folder, named after the data if none is given."""
+        """Return the experiment's folder, named after the experiment or the data if none is given."""
         if self.target is not None:
             return self.target
+        if (name := self.value("name")) is not None:
+            return Path(name)
         return Path(
             plain_name("capitalization" if self.template is None else self.template.name)
             if self.has_example_data or not self._data
@@ -171,7 +173,7 @@ class Interview:
     @property
     def is_folder_known(self) -> bool:
         """Return whether the folder depends on no further answer."""
-        return self.target is not None or bool(self._data)
+        return self.target is not None or self.value("name") is not None or bool(self._data)
 
     @property
     def folder_name(self) -> str:
@@ -228,19 +230,21 @@ class Interview:
 
     @functools.cached_property
     def _newest_run(self) -> RunRecord | None:
-        """Newest past run of an experiment with the first base model."""
-        return self.own_runs.newest(self.models[0].name)
+        """Newest past run with the only base model on the only dataset and the task."""
+        if len(self.models) > 1 or len(self._data) > 1:
+            return None
+        return self.own_runs.newest(self.models[0].name, self.info.sha256, self.value("task"))
 
     @property
     def past_learning_rate(self) -> float | None:
-        """Return the learning rate of the newest past run of the model."""
+        """Return the learning rate of the newest past run with this model, data and task."""
         record = self._newest_run
         rate = None if record is None else record.training.learning_rate
         return rate.value if isinstance(rate, Quantity) and rate.value > 0 else None
 
     @property
     def past_epochs(self) -> int | None:
-        """Return the epochs of the newest past run of the model."""
+        """Return the epochs of the newest past run with this model, data and task."""
         record = self._newest_run
         epochs = None if record is None else record.course.epochs
         return round(epochs.value) if isinstance(epochs, Quantity) and epochs.value >= 1 else None
@@ -261,6 +265,11 @@ class Interview:
     def is_slurm_configured(self) -> bool:
         """Return whether the user's config file has settings for SLURM."""
         return self.settings.slurm != SlurmSite()
+
+    @property
+    def has_cluster(self) -> bool:
+        """Return whether jobs of a cluster can be submitted here, or the user's config file has settings for one."""
+        return self.has_slurm or self.is_slurm_configured or self.is_pbs_configured
 
     @property
     def is_pbs_configured(self) -> bool:

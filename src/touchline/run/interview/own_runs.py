@@ -46,10 +46,13 @@ class OwnRuns:
         """Return the number of runs of each model."""
         return Counter({name: len(ids) for name, ids in self._ids.items()})
 
-    def newest(self, model: str) -> RunRecord | None:
-        """Return the newest run of an experiment with a base model. None if there is none."""
+    def newest(self, model: str, dataset_sha256: str, task: str) -> RunRecord | None:
+        """Return the newest run of an experiment with this model, dataset and task. None if there is none."""
         for id_ in self._ids.get(model, ())[:_MOST_READ]:
             record = read_record(record_path(self._history_dir, id_))
-            if not isinstance(record, Broken) and record.experiment is not None:
+            if isinstance(record, Broken) or record.experiment is None or record.task != task:
+                continue
+            dataset = record.dataset.sha256
+            if not isinstance(dataset, Missing) and dataset.value == dataset_sha256:
                 return record
         return None

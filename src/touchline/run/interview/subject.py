@@ -180,7 +180,8 @@ def _require_columns(columns: Sequence[str], known: Sequence[str]) -> None:
 
 
 def _task_default(interview: Interview) -> Defaulted:
-    if interview.has_example_data and (found := interview.template_default("task")):
+    is_own_chain = interview.is_chain and not interview.has_example_data
+    if not is_own_chain and (found := interview.template_default("task")):
         return found
     labels, rows = interview.label_count, interview.rows
     if labels:

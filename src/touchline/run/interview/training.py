@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from touchline.backends.registry import capabilities, get_backend, traits_of
 from touchline.core.errors import InputError
 from touchline.core.quantity import Missing
 from touchline.run.interview.answers import (
@@ -20,6 +21,7 @@ from touchline.run.interview.answers import (
     setting_reader,
     tried,
 )
+from touchline.spec.defaults import DEFAULT_BACKEND
 
 if TYPE_CHECKING:
     from touchline.run.interview.interview import Interview
@@ -45,6 +47,45 @@ def _executor_default(interview: Interview) -> Defaulted:
     if not interview.is_slurm_configured:
         return Default(text="local", reason="your config file has no settings for SLURM")
     return Default(text="slurm", reason="your config file has settings for SLURM")
+
+
+def _trainers(interview: Interview) -> list[str]:
+    """Return the trainers that can run here what was answered so far; first those for a cluster, if there is one."""
+    from touchline.backends.capabilities import unsupported_settings
+    from touchline.run.environments import backend_states
+
+    able = capabilities()
+    names = [state.name for state in backend_states() if state.installed]
+    names.sort(key=[*able].index)
+    if interview.has_cluster:
+        names.sort(key=lambda name: traits_of(name).cluster_rank or len(able))
+    levels = [(key, level) for key, levels in (interview.value("vary") or {}).items() for level in levels]
+    trains = [tried(STUB, f"{key}={json.dumps(level)}").train for key, level in levels]
+    return [
+        name
+        for name in names
+        if (able[name].vision or not interview.has_images)
+        and (able[name].stages or not interview.is_chain)
+        and not any(fault for train in trains for fault in unsupported_settings(name, train, able))
+    ]
+
+
+def _trainer_default(interview: Interview) -> Defaulted:
+    found = _trainers(interview)
+    if not found:
+        return Default(text=DEFAULT_BACKEND, reason="none can train here: touchline backend list says what is missing")
+    on_cluster = interview.has_cluster and traits_of(found[0]).cluster_rank
+    return Default(text=found[0], reason="installed here, for runs on a cluster" if on_cluster else "can train here")
+
+
+def _trainer(texts: Sequence[str], _: Interview) -> str:
+    return get_backend(one_word(texts)).name
+
+
+def _has_gpus(interview: Interview) -> bool:
+    """Return whether the runs may use GPUs: here, or on a cluster."""
+    elsewhere = interview.has_cluster or interview.value("executor") not in (None, "local")
+    return elsewhere or interview.machine.kind == "gpu"
 
 
 def _gpu_default(interview: Interview) -> Defaulted:
@@ -133,8 +174,19 @@ def _learning_rate_default(interview: Interview) -> Defaulted:
         return found
     past = interview.past_learning_rate
     if past is not None:
-        return Default(text=f"{past:g}", reason="as in the newest past run of this model")
-    return Default(text="2e-4", reason="the usual peak for LoRA with AdamW")
+        return Default(text=f"{past:g}", reason="as in the newest past run of this model on these data")
+    from touchline.plan.learning_rate import middle_rate
+    from touchline.spec.learning_rate import rate_text, rule_rate
+
+    methods = (interview.value("vary") or {}).get("train.method", ["lora"])
+    rate, source = middle_rate(
+        [
+            rule_rate(model.model_type, model.hidden_size, model.num_parameters or None, trains_all=method == "full")
+            for model in interview.models
+            for method in methods
+        ]
+    )
+    return Default(text="auto", reason=f"{rate_text(rate)}: {source}")
 
 
 def _alpha_default(_: Interview) -> Defaulted:
@@ -148,8 +200,8 @@ def _alpha(texts: Sequence[str], interview: Interview) -> object:
 def _epochs_default(interview: Interview) -> Defaulted:
     past = interview.past_epochs
     if past is not None:
-        return Default(text=str(past), reason="as in the newest past run of this model")
-    return Default(text="1", reason="no past run of this model; more passes are a choice to make")
+        return Default(text=str(past), reason="as in the newest past run of this model on these data")
+    return Default(text="1", reason="no past run of this model on these data; more passes are a choice to make")
 
 
 # ---- design ---------------------------------------------------------------------------------------------------------
@@ -216,6 +268,16 @@ TRAINING_QUESTIONS: tuple[Question, ...] = (
         key="compute.executor",
     ),
     Question(
+        name="trainer",
+        metavar="NAME",
+        text="Which trainer?",
+        help="Trainer of the runs (touchline backend list).",
+        default=_trainer_default,
+        parse=_trainer,
+        choices=lambda interview: [", ".join(_trainers(interview))],
+        key="train.backend",
+    ),
+    Question(
         name="gpu",
         metavar="TYPE",
         text="On which type of GPU?",
@@ -223,6 +285,7 @@ TRAINING_QUESTIONS: tuple[Question, ...] = (
         default=_gpu_default,
         parse=_gpu,
         choices=fixed_choices("auto, cpu, or a type such as A100-80GB"),
+        is_asked=_has_gpus,
         key="compute.gpu",
     ),
     Question(
@@ -232,7 +295,7 @@ TRAINING_QUESTIONS: tuple[Question, ...] = (
         help="GPUs per run; several train in data parallel.",
         default=_gpus_default,
         parse=setting_reader("compute.gpus_per_run"),
-        is_asked=lambda interview: interview.value("gpu") != "cpu",
+        is_asked=lambda interview: interview.value("gpu") not in (None, "cpu"),
         key="compute.gpus_per_run",
     ),
     Question(
@@ -279,6 +342,7 @@ TRAINING_QUESTIONS: tuple[Question, ...] = (
         help="LoRA alpha; 2x is twice the rank.",
         default=_alpha_default,
         parse=_alpha,
+        is_asked=lambda _: False,
         key="train.lora.alpha",
     ),
     Question(
