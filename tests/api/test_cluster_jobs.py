@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from tests.api.folders import make_experiment
+from tests.api.folders import environment, make_experiment, touchline
 
 from touchline import api
 from touchline.core.quantity import Quantity
@@ -72,3 +72,23 @@ def test_a_start_over_a_network_takes_half_a_minute_to_three(tmp_path: Path, set
             assert found.low is not None
             assert found.high is not None
             assert low <= found.low < found.high <= high
+
+
+def test_workers_are_compared_with_the_cpus_that_runs_have_when_they_share_a_node(
+    tmp_path: Path, settings: UserConfig
+) -> None:
+    """Four runs on a node of 32 CPUs have 8 each; a job of its own asks for all that its workers need."""
+    folder = on_a_cluster(tmp_path)
+    text = (folder / "experiment.yaml").read_text()
+    (folder / "experiment.yaml").write_text(text.replace("train:\n", "train:\n  dataloader_workers: 16\n"))
+    api.plan(folder, settings)
+    api.prepare(folder, settings)
+    assert "#SBATCH --cpus-per-task=18\n" in (folder / "1M_rank2" / "finetune.slurm").read_text()
+    env = environment(settings.models_dir, settings.cache_dir)
+    for cpus, noted in (("32", True), ("128", False)):
+        done = touchline("place", str(folder), "--gpus", "4", "--cpus-per-node", cpus, env=env)
+        assert done.returncode == 0, done.stderr
+        words = (
+            "starts 16 worker processes per run, and a run has 8 CPUs of a node of 32; train.dataloader_workers=7 fits"
+        )
+        assert (words in " ".join((done.stdout + done.stderr).split())) is noted

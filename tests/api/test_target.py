@@ -19,7 +19,7 @@ from touchline.core.quantity import Missing
 from touchline.data.machine import machine_here
 from touchline.data.user_config import UserConfig
 from touchline.estimate.gpus import gpu_names, similar_gpus
-from touchline.plan.local.target import device_findings, resolve_target, type_findings
+from touchline.plan.local.target import device_findings, request_type, resolve_target
 from touchline.slurm.local.commands import CommandResult
 from touchline.spec.experiment import ComputeConfig
 from touchline.spec.site import SlurmSite
@@ -148,10 +148,15 @@ def test_jobs_that_may_get_another_gpu_than_is_planned_for() -> None:
     def found(said: str, site: SlurmSite | None = None, gpu: str = "A100-80GB") -> list[tuple[str, str]]:
         compute, site = ComputeConfig(executor="slurm", gpu=gpu), site or SlurmSite()
         target = resolve_target(compute, site, Cluster(said))
-        return [(each.code, str(each.hint)) for each in type_findings(target, compute, site, None, Cluster(said))]
+        target, findings = request_type(target, compute, site, None, Cluster(said))
+        asked.append(target.machine.requested_type)
+        return [(each.code, str(each.hint)) for each in findings]
 
+    asked: list[str | None] = []
     mixed = ROW.format(name="gpu*", gres="gpu:a100:4,gpu:v100:2")
-    assert found(mixed) == [("US134", "slurm.gpu_type: a100 in the user's config file")]
+    assert found(mixed) == []
+    assert found(ROW.format(name="gpu*", gres="gpu:a100:4,gpu:a100_80gb:4")) == []
+    assert asked == ["a100", "a100_80gb"]
     assert found(mixed, SlurmSite(gpu_type="a100")) == []
     assert found(mixed, SlurmSite(constraint="a100&80gb")) == []
     ((code, hint),) = found(mixed, gpu="H100")
@@ -160,9 +165,14 @@ def test_jobs_that_may_get_another_gpu_than_is_planned_for() -> None:
     two = mixed + rows(new="gpu:h100:8")
     assert found(two, SlurmSite(partition="new"), "H100") == []
     assert [code for code, _ in found(two, SlurmSite(partition="gpu"), "H100")] == ["US133"]
-    # What has no type, or one that nobody knows, may be anything.
-    for fine in (ROW.format(name="gpu*", gres="gpu:4"), ROW.format(name="gpu*", gres="gpu:mystery:4"), "", rows(a="x")):
-        assert found(fine) == [], fine
+    # What has no type, or one that nobody knows, may be anything: the plan says what it could not ask for.
+    for said, name in (("gpu:4", "NAME"), ("gpu:mystery:4", "mystery")):
+        assert found(ROW.format(name="gpu*", gres=said)) == [
+            ("US134", f"slurm.gpu_type: {name} in the user's config file")
+        ]
+    for said in ("", rows(a="x")):
+        assert found(said) == [("US134", "slurm.gpu_type: NAME in the user's config file")]
+    assert found("", SlurmSite(gpu_type="a100")) == found("", SlurmSite(constraint="a100&80gb")) == []
 
 
 def test_a_plan_for_another_machine_does_not_run_here(site: dict[str, str], tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.cases import some
-from tests.run.made_plans import CPU, FULL_SITE, GPU, NO_RUNS, SITE, made_control, made_plan, made_run
+from tests.run.made_plans import CPU, FULL_SITE, GPU, MODEL, NO_RUNS, SITE, made_control, made_plan, made_run
 
 from touchline.backends.registry import launch_commands
 from touchline.core.finding import Finding, Location
@@ -126,9 +126,27 @@ def test_what_nobody_knows_is_left_out_and_the_script_says_why() -> None:
     assert {"time", "mem", "account", "partition"}.isdisjoint(asked(text))
     assert "# No time limit is asked for (no comparable runs)" in text
     assert "# Host memory is not asked for (no comparable runs)" in text
-    on_gpu = script("finetune.slurm", plan=made_plan(machine=GPU))
-    assert "mem" not in asked(on_gpu)
-    assert "# Host memory is not asked for (no memory_gb_per_run in `compute`" in on_gpu
+
+
+def test_jobs_on_gpus_ask_for_cpus_and_host_memory_without_a_config() -> None:
+    """By processes and workers, and by the weights that each process reads; a placement counts with the same."""
+    model = replace(MODEL, num_parameters=8_000_000_000, weight_bytes=16_000_000_000)
+    weights = 16e9 / 2**30
+    run = made_run()
+    assert run.train is not None
+    for gpus, workers in ((1, 0), (1, 16), (8, 2)):
+        each = replace(run, train=replace(run.train, base_dtype="bfloat16", dataloader_workers=workers))
+        plan = made_plan(each, compute=ComputeConfig(executor="slurm", gpus_per_run=gpus), machine=GPU)
+        plan = replace(plan, models={MODEL.name: model}, machine=replace(GPU, requested_type="a100"))
+        training, evaluation = (asked(script(name, run=each, plan=plan)) for name in ("finetune.slurm", "eval.slurm"))
+        assert training["gpus"] == f"a100:{gpus}"
+        assert training["cpus-per-task"] == str(gpus * (2 + workers))
+        assert evaluation["cpus-per-task"] == "2"
+        sizes = [int(str(found["mem"]).removesuffix("G")) for found in (training, evaluation)]
+        assert gpus * weights < sizes[0] < 2 * gpus * (weights + 4 + workers)
+        assert weights < sizes[1] <= sizes[0]
+        placed = place_jobs(plan, SITE.slurm)
+        assert [(job.cpus, job.memory_gb) for job in placed] == [(gpus * (2 + workers), sizes[0]), (2, sizes[1])]
 
 
 def test_memory_on_a_processor_is_the_upper_end_of_the_prediction() -> None:

@@ -31,6 +31,8 @@ class TargetMachine:
     """Element type that `train.base_dtype: auto` becomes there."""
     source: str
     """Source: `this machine`, `compute.gpu`, or a config file."""
+    requested_type: str | None = None
+    """The GPU's type in the scheduler's words, if it lists several; the jobs ask for it."""
 
     @property
     def key(self) -> str:

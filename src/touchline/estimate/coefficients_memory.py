@@ -184,3 +184,11 @@ EVALUATION_BYTES: Final = 3_500
 """What an evaluation writes besides its answers: what evaluations of 16 words take more than 16 answers."""
 RANDOM_STATE_BYTES: Final = 6_000
 """Size of torch's CPU generator, 5,056 bytes, and a header."""
+
+HOST_PROCESS_BYTES: Final = 3 * (1 << 30)
+"""Host memory of a process on a GPU besides the weights: libraries, the driver's context, tokenised rows. A choice: the
+imports alone take some 0.7 GiB on a CPU here, and contexts were not measured on a GPU by us."""
+HOST_WORKER_BYTES: Final = 1 << 29
+"""The same of a data worker, a fork that shares most of it. A choice, not measured."""
+HOST_SPREAD: Final = 1.25
+"""Factor by which the need may differ. A choice: what is not used costs nothing but a share of the node."""

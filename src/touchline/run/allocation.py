@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, cast, get_args
 
 from touchline.core.errors import InputError, quoted
 from touchline.core.quantity import Missing
-from touchline.core.units import minutes_to_seconds, parse_duration, seconds_to_minutes
-from touchline.plan.jobs import evaluation_limit, place_jobs, training_limit, upper_minutes
+from touchline.core.units import minutes_to_seconds, parse_duration, plural, seconds_to_minutes
+from touchline.plan.jobs import (
+    cpus_per_job,
+    evaluation_limit,
+    place_jobs,
+    training_limit,
+    upper_minutes,
+    with_planned_type,
+)
 from touchline.plan.local.job_list import parse_deadline
 from touchline.plan.placement.answer import place
 from touchline.plan.placement.problem import compile_problem
@@ -176,12 +183,16 @@ def place_experiment(
     jobs = place_jobs(
         planned.plan, site, trainings=trainings, evaluations=evaluations, evaluation_minutes=evaluation_minutes
     )
+    given = planned.plan.compute.cpus_per_run or site.cpus_per_run
+    notes = list(_notes(planned.plan))
+    if cluster.cpus is not None and given is None:
+        # Nothing asks for a number: each job has its share of the node by its GPUs.
+        jobs = [replace(job, cpus=0) for job in jobs]
+    notes += _workers_beyond(planned.plan, cluster, given)
     if deadline_minutes is None and planned.plan.deadline is not None:
         deadline_minutes = seconds_to_minutes(parse_duration(planned.plan.deadline))
     placement = place(jobs, cluster, deadline_minutes=deadline_minutes, seed=seed)
-    return Placed(
-        planned=planned, jobs=tuple(jobs), cluster=cluster, placement=placement, notes=tuple(_notes(planned.plan))
-    )
+    return Placed(planned=planned, jobs=tuple(jobs), cluster=cluster, placement=placement, notes=tuple(notes))
 
 
 def emit(
@@ -205,6 +216,7 @@ def emit(
         InputError: a stage could never start, a run's scripts are missing, or no time is given.
         SlurmValueError: a setting is not valid on an #SBATCH line.
     """
+    site = with_planned_type(placed.planned.plan, site)
     _require_scripts(placed)
     files = _mega(placed, site, time_minutes) if what == "mega" else _arrays(placed, site, max_array_size)
     folder = placed.planned.folder
@@ -302,7 +314,8 @@ def _arrays(placed: Placed, site: SlurmSite, most: int) -> dict[str, str]:
             tasks=tuple(ArrayTask(name=job.id, folder=_run(plan, job).name) for job in jobs),
             script="eval.slurm" if evaluates else "finetune.slurm",
             gpus=gpus,
-            cpus=cpus,
+            # A task is a job of its own, without a share of a node.
+            cpus=cpus or cpus_per_job(plan, site, _run(plan, jobs[0]), evaluates=evaluates),
             memory_gb=memory_gb,
             seconds=max((limit for limit in limits if limit is not None), default=None) if all(limits) else None,
             evaluates=evaluates,
@@ -343,6 +356,26 @@ def _require_scripts(placed: Placed) -> None:
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise InputError(f"{missing[0]}{more} not there", hint=f"touchline prepare {quoted(str(folder.root))}")
+
+
+def _workers_beyond(plan: Plan, cluster: Cluster, given: int | None) -> Iterator[str]:
+    """Yield a note if a run's data workers are more than the CPUs that it has while the node is full."""
+    if cluster.cpus is None or not plan.gpus_per_run:
+        return
+    on_node = min(cluster.gpus_per_node or cluster.gpus, cluster.gpus)
+    share = given or max(cluster.cpus * plan.gpus_per_run // on_node, 1)
+    wanted = {
+        run.train.dataloader_workers: plan.data_parallel_size * run.train.dataloader_workers
+        for run in plan.runs
+        if run.train is not None
+    }
+    for workers, processes in wanted.items():
+        if processes > share:
+            yield (
+                f"train.dataloader_workers {workers} starts {plural(processes, 'worker process', 'worker processes')} "
+                f"per run, and a run has {plural(share, 'CPU')} of a node of {cluster.cpus}; "
+                f"train.dataloader_workers={max(share // plan.data_parallel_size - 1, 0)} fits"
+            )
 
 
 def _notes(plan: Plan) -> list[str]:

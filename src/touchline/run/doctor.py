@@ -19,7 +19,7 @@ from touchline.data.user_config import UserConfig, config_path, load_settings
 from touchline.run.doctor_cluster import check_cluster
 from touchline.run.doctor_host import inspect_folder, python_here, python_there
 from touchline.run.environments import backend_states
-from touchline.run.scripts.header import asked_options
+from touchline.run.scripts.header import asked_options, slurm_memory
 from touchline.slurm.doctor import (
     Area,
     ClusterFacts,
@@ -107,6 +107,8 @@ def _pbs(commands: Commands) -> Iterator[DoctorCheck]:
 def trial_options(site: SlurmSite, *, gpus: int) -> list[str]:
     """Return the options of a job of this user, as command-line words."""
     words = [f"--{name}={value}" for name, value in asked_options(site, ComputeConfig(), gpus=gpus)]
+    words += [] if site.cpus_per_run is None else [f"--cpus-per-task={site.cpus_per_run}"]
+    words += [] if site.memory_gb is None else [f"--mem={slurm_memory(site.memory_gb)}"]
     words += ["--requeue", f"--signal=B:USR1@{site.signal_seconds}"]
     return [*words, *(word for option in site.options for word in _words(option))]
 

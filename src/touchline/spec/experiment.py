@@ -233,9 +233,9 @@ class ComputeConfig:
     constraint: Text | None = None
     """`--constraint` of the jobs; on PBS more of their chunk, `gpu_model=a100`."""
     cpus_per_run: PositiveInt | None = None
-    """CPUs of one run."""
+    """CPUs of one run (default: the user's config file, else from processes and data workers)."""
     memory_gb_per_run: PositiveFloat | None = None
-    """Host memory of one run, in GiB."""
+    """Host memory of one run, in GiB (default: the user's config file, else the estimate)."""
     cohorts: Literal["auto", "always", "never"] = "auto"
     """Whether runs that share base, data, target modules, micro-batch and steps train side by side in one process:
     `auto` groups them where the lower end of the predicted gain exceeds 1.15, `always` wherever memory fits. Losses

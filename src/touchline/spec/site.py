@@ -25,12 +25,12 @@ class SlurmSite:
     constraint: Text | None = None
     """`--constraint`, which nodes: `a100&80gb`; on PBS more of the job's chunk: `gpu_model=a100`."""
     gpu_type: Text | None = None
-    """GPU type, if the cluster needs one: `a100` requests `--gpus=a100:1`; on PBS it is planned for only, and
-    `constraint` asks for it."""
+    """GPU type: `a100` requests `--gpus=a100:1` (default: the planned one, where sinfo lists it); on PBS it is planned
+    for only, and `constraint` asks for it."""
     cpus_per_run: PositiveInt | None = None
-    """`--cpus-per-task`; on PBS `ncpus`."""
+    """`--cpus-per-task`; on PBS `ncpus` (default: from processes and data workers)."""
     memory_gb: PositiveFloat | None = None
-    """`--mem` of the host, in GiB (default on CPUs: from the estimate)."""
+    """`--mem` of the host, in GiB (default: from the estimate, on GPUs from the weights that each process reads)."""
     modules: tuple[Text, ...] = ()
     """Environment modules to load, `module load` each."""
     setup: tuple[Text, ...] = ()

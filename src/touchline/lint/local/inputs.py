@@ -27,9 +27,9 @@ from touchline.plan.local.target import (
     compiler_findings,
     device_findings,
     kernel_findings,
+    request_type,
     resolve_target,
     slot_findings,
-    type_findings,
 )
 from touchline.spec.anchors import portable_path
 from touchline.spec.document import error
@@ -159,9 +159,10 @@ def _see_target(seen: ResolvedInputs, settings: UserConfig) -> None:
     trainers = [train.backend for train in trainings]
     machine = None if seen.target is None else seen.target.machine
     if seen.target is not None:
-        seen.findings += type_findings(
+        seen.target, found = request_type(
             seen.target, compute, settings.cluster(compute.executor), document.where(["compute", "gpu"])
         )
+        seen.findings += found
     seen.findings += device_findings(compute, trainers, machine, document.where(["compute", "gpus_per_run"]))
     seen.findings += slot_findings(compute, machine, document.where(["compute", "slots"]))
     seen.findings += kernel_findings(trainings, compute, machine, document.where(["train"]))

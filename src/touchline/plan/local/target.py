@@ -263,10 +263,10 @@ def _most_devices(trainer: str) -> int:
     return get_backend(trainer).capabilities.devices if trainer in backend_names() else 1
 
 
-def type_findings(
+def request_type(
     target: Target, compute: ComputeConfig, site: SlurmSite, where: Location | None, commands: Commands | None = None
-) -> Iterator[Finding]:
-    """Yield findings on getting the planned GPU: jobs that name no type get any free GPU.
+) -> tuple[Target, list[Finding]]:
+    """Return the target with the name by which the jobs ask for its GPU, and findings on getting that GPU.
 
     Args:
         target: the machine that is planned for.
@@ -276,38 +276,30 @@ def type_findings(
         commands: how SLURM is asked what it offers; the programs on PATH when None.
     """
     if compute.executor != "slurm" or target.machine.kind != "gpu" or site.gpu_type is not None:
-        return
+        return target, []
     if compute.constraint or site.constraint:
         # Which nodes these words mean is the site's own matter.
-        return
+        return target, []
     asked = ask_partitions(commands or RealCommands())
     partition = compute.partition or site.partition
     parts = [] if isinstance(asked, Missing) else asked
     jobs = [part for part in parts if (part.default if partition is None else part.name in partition.split(","))]
     kinds = list(gpus_offered(jobs))
-    named_here = [part.name for part in jobs]
-    if not kinds or "" in kinds:
-        return
+    in_words = f"{', '.join(kinds)} in {', '.join(part.name for part in jobs)}"
     right = [kind for kind in kinds if target.machine.name in similar_gpus(kind)]
     unsure = [kind for kind in kinds if not similar_gpus(kind)]
-    in_words = f"{', '.join(kinds)} in {', '.join(named_here)}"
-    if not right and not unsure:
-        yield _finding(
-            PLANNED_FOR_LOGIN_NODE,
-            f"compute.gpu plans for {target.machine.name}, and the jobs' partition has none: {in_words}",
-            f"compute.gpu={similar_gpus(kinds[0])[-1]}, or another partition",
-            where,
-            subject=SETTING,
-        )
-    elif len(kinds) > 1:
-        yield _finding(
-            ANY_TYPE,
-            f"compute.gpu plans for {target.machine.name}, and the jobs ask for any GPU: {in_words}",
-            f"slurm.gpu_type: {(right or unsure)[0]} in the user's config file",
-            where,
-            subject=SETTING,
-            severity=Severity.WARNING,
-        )
+    if kinds and not right and not unsure:
+        message = f"compute.gpu plans for {target.machine.name}, and the jobs' partition has none: {in_words}"
+        hint = f"compute.gpu={similar_gpus(kinds[0])[-1]}, or another partition"
+        return target, [_finding(PLANNED_FOR_LOGIN_NODE, message, hint, where, subject=SETTING)]
+    if right:
+        # Of a type that is sold with several memories and one that names its own, the latter.
+        named = min(right, key=lambda kind: len(similar_gpus(kind)))
+        return replace(target, machine=replace(target.machine, requested_type=named)), []
+    why = in_words if any(kinds) else asked.missing if isinstance(asked, Missing) else "sinfo lists no type"
+    hint = f"slurm.gpu_type: {unsure[0] if any(unsure) else 'NAME'} in the user's config file"
+    message = f"compute.gpu plans for {target.machine.name}, and the jobs ask for any GPU: {why}"
+    return target, [_finding(ANY_TYPE, message, hint, where, subject=SETTING, severity=Severity.WARNING)]
 
 
 # ---- a cluster -------------------------------------------------------------------------------------------------------

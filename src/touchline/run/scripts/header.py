@@ -10,9 +10,9 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.core.quantity import Measured, Missing
 from touchline.core.units import MIB_PER_GIB
-from touchline.plan.jobs import evaluation_limit, training_limit
+from touchline.plan.jobs import cpus_per_job, evaluation_limit, memory_per_job, training_limit, with_planned_type
 from touchline.run.scripts.shell import comment, slurm_line, slurm_value
 from touchline.slurm import pbs
 from touchline.slurm.schedulers import GRAIN
@@ -44,7 +44,7 @@ class Header:
 
 
 def asked_options(site: SlurmSite, compute: ComputeConfig, *, gpus: int, evaluates: bool = False) -> list[Option]:
-    """Return the options common to all jobs of this user: account, partition and resources.
+    """Return the options common to all jobs of this user: account, partition and GPUs.
 
     Args:
         site: user settings.
@@ -69,28 +69,16 @@ def asked_options(site: SlurmSite, compute: ComputeConfig, *, gpus: int, evaluat
     asked.append(("ntasks", "1"))
     if gpus:
         asked.append(("gpus", f"{gpu_type}:{gpus}" if gpu_type else str(gpus)))
-    if (cpus := compute.cpus_per_run or site.cpus_per_run) is not None:
-        asked.append(("cpus-per-task", str(cpus)))
-    if (size := compute.memory_gb_per_run or site.memory_gb) is not None:
-        asked.append(("mem", slurm_memory(size)))
     return asked
 
 
 def training_header(plan: Plan, run: PlannedRun, site: Site) -> Header:
     """Return the header of finetune.slurm."""
     limit, why_not = seconds_or_reason(training_limit(plan, run))
-    cohort = plan.cohort_of(run.name)
     signal = warning_seconds(limit, site.slurm.signal_seconds)
     entries = [
         *_named(run.name, "slurm-%j.out"),
-        *_resources(
-            plan,
-            site.slurm,
-            plan.gpus_per_run,
-            run.peak_memory if cohort is None else cohort.peak_memory,
-            "the upper end of what is predicted for the process.",
-            evaluates=False,
-        ),
+        *_resources(plan, run, site.slurm, evaluates=False),
         *_time(limit, why_not),
         "# A job that is preempted, or whose node fails, is requeued, and resumes from the last saved state.",
         ("requeue", None),
@@ -105,14 +93,7 @@ def evaluation_header(plan: Plan, run: PlannedRun, site: Site) -> Header:
     limit, why_not = seconds_or_reason(evaluation_limit(plan, run))
     entries = [
         *_named(run.name + EVALUATION_SUFFIX, "slurm-eval-%j.out"),
-        *_resources(
-            plan,
-            site.slurm,
-            plan.compute.evaluation_gpus,
-            most_training_memory(plan, run.model),
-            "what training this model takes at most; an evaluation's own is not predicted.",
-            evaluates=True,
-        ),
+        *_resources(plan, run, site.slurm, evaluates=True),
         *_time(limit, why_not),
         "# A job that is preempted, or whose node fails, is queued again; what is evaluated by then is kept.",
         "# Nothing is saved within a checkpoint's evaluation, so no warning is asked for before the limit.",
@@ -175,41 +156,18 @@ def _named(name: str, output: str) -> Iterator[Option]:
     yield from [("job-name", name), ("output", output), ("open-mode", "append")]
 
 
-def most_training_memory(plan: Plan, model: str) -> Measured:
-    """Return the largest upper end of the memory of this model's trainings.
-
-    An evaluation holds the same weights and an adapter, but no gradients or optimizer. Measured on a CPU with
-    SmolLM2-135M, 300 items in batches of 16: 1.0 GiB for the base and 1.3 GiB merged, with an upper end of 2.0 GiB for
-    training.
-    """
-    known = [run.peak_memory for run in plan.runs if run.model == model and run.kind is RunKind.FINE_TUNED]
-    sizes = [size for size in known if isinstance(size, Quantity)]
-    if not sizes:
-        return Missing(missing="the memory of an evaluation is not predicted")
-    return max(sizes, key=_upper)
-
-
-def _upper(size: Quantity) -> float:
-    return size.value if size.high is None else size.high
-
-
-def _resources(
-    plan: Plan, site: SlurmSite, gpus: int, memory: Measured, what: str, *, evaluates: bool
-) -> Iterator[Option | str]:
-    asked = asked_options(site, plan.compute, gpus=gpus, evaluates=evaluates)
-    names = {name for name, _ in asked}
-    if plan.machine.kind == "cpu" and not gpus and "cpus-per-task" not in names and plan.machine.threads is not None:
-        asked.append(("cpus-per-task", str(plan.machine.threads_per_run)))
-    yield from asked
-    if "mem" in names:
-        return
-    if plan.machine.kind != "cpu":
-        memory = Missing(missing="no memory_gb_per_run in `compute`, no memory_gb in the user's config file")
+def _resources(plan: Plan, run: PlannedRun, site: SlurmSite, *, evaluates: bool) -> Iterator[Option | str]:
+    gpus = plan.compute.evaluation_gpus if evaluates else plan.gpus_per_run
+    yield from asked_options(with_planned_type(plan, site), plan.compute, gpus=gpus, evaluates=evaluates)
+    if cpus := cpus_per_job(plan, site, run, evaluates=evaluates):
+        yield "cpus-per-task", str(cpus)
+    memory = memory_per_job(plan, site, run, evaluates=evaluates)
     if isinstance(memory, Missing):
         yield f"# Host memory is not asked for ({comment(memory.missing)}): the cluster's default holds."
         return
-    yield f"# Host memory: {what}"
-    yield "mem", slurm_memory(_upper(memory) * plan.processes_per_device)
+    if plan.compute.memory_gb_per_run is None and site.memory_gb is None:
+        yield f"# Host memory: {memory.method}."
+    yield "mem", slurm_memory(memory.value)
 
 
 def _time(limit: float | None, why_not: str) -> Iterator[Option | str]:

@@ -165,11 +165,8 @@ def mega_text(
 
 def _account(site: SlurmSite, compute: ComputeConfig | None) -> list[Option]:
     """Return the account options common to all jobs of this user."""
-    return _but(asked_options(site, compute or ComputeConfig(), gpus=0), "nodes", "ntasks", "cpus-per-task", "mem")
-
-
-def _but(options: Sequence[Option], *names: str) -> list[Option]:
-    return [option for option in options if option[0] not in names]
+    asked = asked_options(site, compute or ComputeConfig(), gpus=0)
+    return [option for option in asked if option[0] not in ("nodes", "ntasks")]
 
 
 def _header(asked: Sequence[Option], site: SlurmSite) -> list[str]:
@@ -328,11 +325,7 @@ def array_text(experiment: str, array: Array, site: SlurmSite, compute: ComputeC
         ("array", f"0-{len(array.tasks) - 1}{throttle}"),
         ("output", ".touchline/slurm-array-%A_%a.out"),
         ("open-mode", "append"),
-        *_but(
-            asked_options(site, compute or ComputeConfig(), gpus=array.gpus, evaluates=array.evaluates),
-            "cpus-per-task",
-            "mem",
-        ),
+        *asked_options(site, compute or ComputeConfig(), gpus=array.gpus, evaluates=array.evaluates),
         *([("cpus-per-task", str(array.cpus))] if array.cpus else []),
         *([("mem", slurm_memory(array.memory_gb))] if array.memory_gb else []),
         *([] if array.seconds is None else [("time", slurm_time(array.seconds))]),
