@@ -5,6 +5,7 @@ It is planned for torchtune on A100-80GB, without torch, and compared with what 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -183,6 +184,7 @@ def _added(batch: int, steps_per_epoch: int) -> dict[str, object]:
         "dataset.orders": "trainer/orders.jsonl",
         "dataset.steps_per_epoch": steps_per_epoch,
         "dataset.batch_size": batch,
+        "dataset.writer": [sys.executable, "-m", "touchline.train.external", "--examples"],
         "dataset_val.path": "trainer/validation.jsonl",
         "save_state_minutes": 10.0,
         "clip_grad_norm": 1.0,

@@ -147,6 +147,26 @@ def test_the_saved_adapter_has_the_recorded_loss_in_transformers(unpacked: tuple
     assert run_external(theirs, Stop()), "trained already"
 
 
+@pytest.mark.parametrize("index", [1, 4])
+def test_a_prepared_folder_starts_by_hand(experiment: PlannedExperiment, python: str, index: int) -> None:
+    """The command that finetune.yaml begins with, by touchline's recipe and by a stock one."""
+    run, folder = experiment.run(index)
+    copy = folder.with_name(f"by_hand_{index}")
+    copy.mkdir()
+    for name in ("run.yaml", *(path.name for path in folder.glob("*.py")), "finetune.yaml"):
+        shutil.copy(folder / name, copy / name)
+    command = (copy / "finetune.yaml").read_text().splitlines()[0].rpartition(": ")[2].split()
+    assert command[0] == "tune"
+    tune = Path(python).with_name("tune")
+    done = subprocess.run([tune, *command[1:]], cwd=copy, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = [json.loads(line) for line in (copy / "trainer" / "log.jsonl").read_text().splitlines()]
+    assert run.batches is not None
+    assert len([row for row in rows if row["event"] == "step"]) == run.batches.steps
+    assert list((copy / "trainer" / "output").glob("epoch_1/adapter_model.safetensors"))
+    assert f" {command[2]} (" in (experiment.folder / "runs_plan.md").read_text()
+
+
 def test_a_stock_recipe_trains_without_a_validation_split(experiment: PlannedExperiment) -> None:
     """The recipe of torchtune itself, by the same components and records; it stops when asked, and repeats an epoch.
 

@@ -38,11 +38,18 @@ LOG_FILE = f"{WORK_FOLDER}/log.jsonl"
 
 DRIVER = "touchline.train.external"
 """Module that drives the trainer."""
+EXAMPLES = "--examples"
+"""Its option to write the planned examples and not to start the trainer."""
 
 
 def driver_command(python: str) -> tuple[str, ...]:
     """Return the command of the driver."""
     return (python, "-m", DRIVER)
+
+
+def examples_command(python: str) -> tuple[str, ...]:
+    """Return the command that writes the planned examples, for a trainer that is started by hand."""
+    return (*driver_command(python), EXAMPLES)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -135,8 +135,9 @@ class HfProgramBackend:
         batching = _PlannedBatching(self.pad_to_multiple_of) if packing is None else packing
         return forecast_batches(batching, train, lengths, seed, devices)
 
-    def files(self, run: PlannedRun, plan: Plan) -> Mapping[str, str]:
+    def files(self, run: PlannedRun, plan: Plan, python: str = "python3") -> Mapping[str, str]:
         """Return finetune.yaml, the script that starts the trainer with it, its recorder, and the resolved run."""
+        del python
         header = _HEADER.format(run=run.name, title=self.title, folder=WORK_FOLDER)
         return {
             "finetune.yaml": header + change_comment(run) + to_yaml(self.settings(_planned_settings(run, plan))),

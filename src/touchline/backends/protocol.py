@@ -97,8 +97,14 @@ class Backend(Protocol):
         """Return the predicted micro-batches. `train` is resolved."""
         ...
 
-    def files(self, run: PlannedRun, plan: Plan) -> Mapping[str, str]:
-        """Return the files of the run's folder that the training reads, by name; finetune.yaml is one of them."""
+    def files(self, run: PlannedRun, plan: Plan, python: str = "python3") -> Mapping[str, str]:
+        """Return the files of the run's folder that the training reads, by name; finetune.yaml is one of them.
+
+        Args:
+            run: the run.
+            plan: its plan.
+            python: interpreter that has touchline.
+        """
         ...
 
     def command(self, python: str) -> tuple[str, ...]:

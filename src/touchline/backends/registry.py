@@ -28,6 +28,7 @@ from touchline.core.quantity import Missing
 from touchline.data.packing.forecast import Batching
 from touchline.slurm.launches import LaunchCommand
 from touchline.spec.experiment import TrainConfig
+from touchline.spec.plan import Plan, PlannedRun
 
 if TYPE_CHECKING:
     from touchline.backends.formats import ConfigFormat
@@ -193,6 +194,12 @@ def external_trainer(name: str) -> ExternalTrainer | None:
     """Return the trainer of a backend that runs as a program of its own environment. None if it has none."""
     trainer: ExternalTrainer | None = _member(name, "external", "TRAINER")
     return trainer
+
+
+def recipe_text(run: PlannedRun, plan: Plan) -> str | None:
+    """Return the recipe that trains a run. None if it trains nothing, or its trainer has no recipes."""
+    text = None if run.train is None else _member(run.train.backend, "recipes", "recipe_text")
+    return None if text is None else str(text(run, plan))
 
 
 def environments() -> dict[str, Environment]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 
+from touchline.backends.registry import recipe_text
 from touchline.core.levels import SEEDS, STAGE
 from touchline.core.units import plural
 from touchline.spec.experiment import GeneralConfig
@@ -106,6 +107,13 @@ def control_notes(plan: Plan) -> Iterator[str]:
     """Yield a note for each kind of control in the plan."""
     there = {control_kind(run) for run in plan.runs}
     yield from (text for kind, text in _ABOUT.items() if kind in there)
+
+
+def recipe_notes(plan: Plan) -> Iterator[str]:
+    """Yield the recipes that train the runs, for trainers that have recipes."""
+    found = dict.fromkeys(recipe_text(run, plan) for run in plan.runs)
+    if named := [text for text in found if text is not None]:
+        yield f"Recipe: {'; '.join(named)}"
 
 
 def quantization_notes(plan: Plan) -> Iterator[str]:

@@ -24,6 +24,7 @@ from touchline.plan.notes import (
     learning_rate_notes,
     method_notes,
     quantization_notes,
+    recipe_notes,
     run_type,
 )
 from touchline.plan.settings import collect_settings, settings_table, varying_table
@@ -234,6 +235,7 @@ def _design(plan: Plan) -> Iterator[str]:
     yield from learning_rate_notes(plan)
     yield from control_notes(plan)
     yield from method_notes(plan)
+    yield from recipe_notes(plan)
     yield from quantization_notes(plan)
     yield from dtype_notes(plan)
     yield from general_ability_notes(plan)

@@ -26,6 +26,7 @@ from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 
 from touchline.backends.external import (
+    EXAMPLES,
     LOG_FILE,
     ORDERS_FILE,
     TRAIN_FILE,
@@ -39,7 +40,7 @@ from touchline.backends.registry import external_trainer
 from touchline.backends.run_config import RunConfig, read_run_config
 from touchline.core.catalog import RenderedExample
 from touchline.core.errors import InputError, RunsFailedError, TrainingOutOfMemoryError
-from touchline.core.files import disk_errors, open_regular, read_bytes, read_text_bounded, sha256_file
+from touchline.core.files import disk_errors, open_regular, read_bytes, read_text_bounded, sha256_file, write_atomic
 from touchline.core.json_text import parse_json
 from touchline.core.quantity import Measured, MemoryKind, Missing, Quantity
 from touchline.core.status import TrainingEnd
@@ -340,17 +341,28 @@ def _peak(size: int | None, kind: MemoryKind) -> Measured:
 # ---- files -----------------------------------------------------------------------------------------------------------
 
 
+def write_examples(folder: Path) -> bool:
+    """Write the planned examples into `trainer/` for a trainer that is started by hand. Return True."""
+    _write_inputs(folder, load_inputs(read_config(folder / "run.yaml"), folder))
+    return True
+
+
 def _write_work(folder: Path, inputs: Inputs, pause_after: int | None) -> None:
     """Write the planned examples, their order and the step of a pause into an empty `trainer/`."""
     with disk_errors("folder", folder / WORK_FOLDER):
         shutil.rmtree(folder / WORK_FOLDER, ignore_errors=True)
-        (folder / WORK_FOLDER).mkdir()
-        for name, rows in ((TRAIN_FILE, inputs.train), (VALIDATION_FILE, inputs.validation)):
-            with (folder / name).open("x", encoding="utf-8") as stream:
-                stream.writelines(_row_text(row) for row in rows)
-        with (folder / ORDERS_FILE).open("x", encoding="utf-8") as stream:
-            stream.writelines(json.dumps(order.tolist()) + "\n" for order in inputs.batches.orders)
+        _write_inputs(folder, inputs)
         write_pause(folder / WORK_FOLDER, pause_after)
+
+
+def _write_inputs(folder: Path, inputs: Inputs) -> None:
+    """Write the planned examples and, when they are complete, their order."""
+    (folder / WORK_FOLDER).mkdir(exist_ok=True)
+    for name, rows in ((TRAIN_FILE, inputs.train), (VALIDATION_FILE, inputs.validation)):
+        with (folder / name).open("w", encoding="utf-8") as stream:
+            stream.writelines(_row_text(row) for row in rows)
+    orders = "".join(json.dumps(order.tolist()) + "\n" for order in inputs.batches.orders)
+    write_atomic(folder / ORDERS_FILE, orders.encode())
 
 
 def _row_text(row: RenderedExample) -> str:
@@ -491,7 +503,9 @@ def end_orphans(folder: Path) -> int:
 
 
 def main() -> int:
-    """Train in the working directory. Return the exit code."""
+    """Train in the working directory, or write its examples. Return the exit code."""
+    if EXAMPLES in sys.argv[1:]:
+        return exit_code_of(lambda _, folder: write_examples(folder), Path().absolute())
     return exit_code_of(lambda stop, folder: run_external(folder, stop), Path().absolute())
 
 

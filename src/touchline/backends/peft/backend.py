@@ -88,8 +88,9 @@ class PeftBackend:
         batching = PeftBatching(shared_prefix=0 if _is_noisy(train) else lengths.prefix, compiled=train.compile)
         return forecast_batches(batching, train, lengths, seed, devices)
 
-    def files(self, run: PlannedRun, plan: Plan) -> Mapping[str, str]:
+    def files(self, run: PlannedRun, plan: Plan, python: str = "python3") -> Mapping[str, str]:
         """Return finetune.yaml, the resolved run itself."""
+        del python
         return {"finetune.yaml": run_config_text(run_config(run, plan), _HEADER.format(run=run.name))}
 
     def command(self, python: str) -> tuple[str, ...]:

@@ -7,7 +7,15 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from touchline.backends.capabilities import Capabilities
-from touchline.backends.external import DRIVER, ORDERS_FILE, TRAIN_FILE, VALIDATION_FILE, WORK_FOLDER, driver_command
+from touchline.backends.external import (
+    DRIVER,
+    ORDERS_FILE,
+    TRAIN_FILE,
+    VALIDATION_FILE,
+    WORK_FOLDER,
+    driver_command,
+    examples_command,
+)
 from touchline.backends.planned_order import packed_batches, planned_batches
 from touchline.backends.planning import common_fixed_settings, forecast_batches, training_setup
 from touchline.backends.protocol import Backend, ExampleLengths, FixedSetting
@@ -15,7 +23,7 @@ from touchline.backends.run_config import change_comment, require_training, run_
 from touchline.backends.torchtune.batching import TorchtuneBatching
 from touchline.backends.torchtune.external import ENVIRONMENT
 from touchline.backends.torchtune.models import model_faults, model_section, model_type
-from touchline.backends.torchtune.recipes import COMPONENTS, Recipe, recipe_files, recipe_for
+from touchline.backends.torchtune.recipes import COMPONENTS, Recipe, has_validation, planned_recipe, recipe_files
 from touchline.backends.training_limits import MOST_DEVICES, limit_faults
 from touchline.core.catalog import ModelInfo
 from touchline.core.estimate import TrainingSetup
@@ -30,7 +38,8 @@ from touchline.spec.write import to_yaml
 
 _HEADER = """\
 # Training of run {run}, as torchtune 0.6.1 takes it: tune run {recipe} --config finetune.yaml
-# touchline writes {folder}/ before the start. {module}.py holds the components of this run that are not torchtune's.
+# Its start writes the examples into {folder}/, which `touchline run` empties.
+# {module}.py holds the components of this run that are not torchtune's.
 """
 _DTYPES = {"float32": "fp32", "bfloat16": "bf16"}
 _BATCHING = TorchtuneBatching(planned_order=True)
@@ -116,12 +125,11 @@ class TorchtuneBackend:
         """Return the predicted micro-batches."""
         return forecast_batches(_BATCHING, train, lengths, seed, devices)
 
-    def files(self, run: PlannedRun, plan: Plan) -> Mapping[str, str]:
+    def files(self, run: PlannedRun, plan: Plan, python: str = "python3") -> Mapping[str, str]:
         """Return finetune.yaml, its components, the recipe if it is touchline's own, and the resolved run."""
-        on_cpu = plan.machine.kind == "cpu"
-        recipe = recipe_for(_devices(run), validation=_has_validation(run, plan), on_cpu=on_cpu)
+        recipe = planned_recipe(run, plan)
         return {
-            "finetune.yaml": _config_text(run, plan, recipe),
+            "finetune.yaml": _config_text(run, plan, recipe, python),
             **recipe_files(recipe),
             **run_yaml(run, plan, DRIVER),
         }
@@ -131,15 +139,7 @@ class TorchtuneBackend:
         return driver_command(python)
 
 
-def _devices(run: PlannedRun) -> int:
-    return 1 if run.batches is None else run.batches.data_parallel_size
-
-
-def _has_validation(run: PlannedRun, plan: Plan) -> bool:
-    return any(split.name == "validation" and split.num_examples for split in plan.datasets[run.dataset].splits)
-
-
-def _config_text(run: PlannedRun, plan: Plan, recipe: Recipe) -> str:
+def _config_text(run: PlannedRun, plan: Plan, recipe: Recipe, python: str) -> str:
     """Return finetune.yaml: torchtune's own keys, with comments on what decides about the batch."""
     train, batches = require_training(run)
     model = plan.models[run.model]
@@ -155,9 +155,9 @@ def _config_text(run: PlannedRun, plan: Plan, recipe: Recipe) -> str:
             f"{batches.steps} in all."
         ),
     }
-    sections = _sections(
-        run, model, train, batches, recipe, validation=_has_validation(run, plan), on_cpu=plan.machine.kind == "cpu"
-    )
+    on_cpu, writer = plan.machine.kind == "cpu", examples_command(python)
+    validation = has_validation(run, plan)
+    sections = _sections(run, model, train, batches, recipe, writer, validation=validation, on_cpu=on_cpu)
     header = _HEADER.format(run=run.name, recipe=recipe.name, folder=WORK_FOLDER, module=COMPONENTS)
     lines = [header, change_comment(run)]
     for key, value in sections.items():
@@ -180,6 +180,7 @@ def _sections(
     train: TrainConfig,
     batches: BatchSummary,
     recipe: Recipe,
+    writer: tuple[str, ...],
     *,
     validation: bool,
     on_cpu: bool,
@@ -193,6 +194,7 @@ def _sections(
             "steps_per_epoch": batches.steps_per_epoch,
             "batch_size": batches.micro_batch_size,
             "packed": packed,
+            "writer": list(writer),
         }
     }
     if validation:

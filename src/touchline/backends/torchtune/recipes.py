@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from touchline.backends.package_files import package_text
+from touchline.spec.plan import Plan, PlannedRun
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,6 +42,23 @@ def recipe_for(devices: int, *, validation: bool, on_cpu: bool = False) -> Recip
     """
     several = devices > 1
     return RECIPES[several, validation or (several and on_cpu)]
+
+
+def has_validation(run: PlannedRun, plan: Plan) -> bool:
+    """Return whether the run's dataset has a validation split."""
+    return any(split.name == "validation" and split.num_examples for split in plan.datasets[run.dataset].splits)
+
+
+def planned_recipe(run: PlannedRun, plan: Plan) -> Recipe:
+    """Return the recipe of a planned run."""
+    devices = 1 if run.batches is None else run.batches.data_parallel_size
+    return recipe_for(devices, validation=has_validation(run, plan), on_cpu=plan.machine.kind == "cpu")
+
+
+def recipe_text(run: PlannedRun, plan: Plan) -> str:
+    """Return the recipe of a planned run for the plan."""
+    recipe = planned_recipe(run, plan)
+    return f"{recipe.name} ({'touchline' if recipe.own else 'torchtune'}'s own)"
 
 
 COMPONENTS = "run_components"

@@ -104,8 +104,9 @@ class TrlBackend:
         """Return the predicted micro-batches."""
         return forecast_batches(_BATCHING, train, lengths, seed, devices)
 
-    def files(self, run: PlannedRun, plan: Plan) -> Mapping[str, str]:
+    def files(self, run: PlannedRun, plan: Plan, python: str = "python3") -> Mapping[str, str]:
         """Return finetune.yaml, the script that reads it, and the resolved run."""
+        del python
         return {
             "finetune.yaml": _HEADER.format(run=run.name) + change_comment(run) + to_yaml(trainer_settings(run, plan)),
             _SCRIPT: package_text(self.name, f"{_SCRIPT}.txt"),

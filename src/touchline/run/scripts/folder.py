@@ -53,7 +53,7 @@ def run_files(plan: Plan, run: PlannedRun, site: Site) -> dict[str, str]:
         cohort = plan.cohort_of(run.name)
         files |= {
             "setup_finetune.yaml": setup_text(run),
-            **backend.files(run, plan),
+            **backend.files(run, plan, python),
             training: template("finetune.slurm.j2").render(
                 values,
                 script=training,
