@@ -16,10 +16,9 @@ from touchline.core.quantity import Quantity
 from touchline.data.metrics import Metrics
 from touchline.data.metrics_file import read_metrics
 from touchline.run.folders import ExperimentFolder
-from touchline.run.scripts.header import GRAIN, slurm_memory, slurm_time
+from touchline.run.scripts.header import slurm_memory, slurm_time
 from touchline.run.statusfiles import read_attempts
 from touchline.spec.plan import Cohort
-from touchline.spec.site import SlurmSite
 
 __all__ = ["site"]
 pytestmark = pytest.mark.slurm
@@ -81,7 +80,7 @@ def test_a_cohort_cancelled_and_killed_on_slurm_equals_separate_trainings(
         assert isinstance(cohort.peak_memory, Quantity)
         assert cohort.peak_memory.high is not None
         asked = site.cluster.ask("scontrol", "show", "job", "-o", str(job.job_id)).split()
-        limit = slurm_time(cohort.time_limit_seconds.value + SlurmSite().signal_seconds + GRAIN)
+        limit = slurm_time(cohort.time_limit_seconds.value)
         assert f"TimeLimit={limit.zfill(8)}" in asked
         assert slurm_memory(cohort.peak_memory.high) in {word.partition("=")[2] for word in asked if "Memory" in word}
         assert {run["status"] for run in site.json("status", folder)["runs"]} == {"queued"}
