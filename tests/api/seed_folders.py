@@ -8,7 +8,7 @@ import string
 from dataclasses import replace
 from pathlib import Path
 
-from tests.results.made_seed002 import B1, B3, write_model
+from tests.results.made_seed002 import B1, B3, Base, write_model
 
 from tools.tiny_model import write_tiny_model
 from touchline.data.user_config import UserConfig
@@ -52,32 +52,37 @@ SITE = SlurmSite(
 )
 
 
+def write_shape(models: Path, base: Base, head_dim: int) -> None:
+    """A model by its true shape; its weights are holes in sparse files."""
+    folder = write_tiny_model(models / base.name)
+    (folder / "model.safetensors").unlink()
+    write_model(folder, base)
+    config = json.loads((folder / "config.json").read_text()) | {
+        "dtype": "bfloat16",
+        "hidden_size": base.hidden,
+        "intermediate_size": base.inner,
+        "num_hidden_layers": base.layers,
+        "num_attention_heads": base.hidden // head_dim,
+        "num_key_value_heads": 8,
+        "head_dim": head_dim,
+        "max_position_embeddings": 131_072,
+        "vocab_size": base.vocabulary,
+        "rope_theta": 500_000.0,
+        "rope_scaling": {
+            "rope_type": "llama3",
+            "factor": 32.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 8192,
+        },
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+
+
 def seed_settings(root: Path) -> UserConfig:
-    """Both models by their true shapes; their weights are holes in sparse files."""
+    """Both models by their true shapes."""
     for size, base in BASES.items():
-        folder = write_tiny_model(root / "models" / base.name)
-        (folder / "model.safetensors").unlink()
-        write_model(folder, base)
-        config = json.loads((folder / "config.json").read_text()) | {
-            "dtype": "bfloat16",
-            "hidden_size": base.hidden,
-            "intermediate_size": base.inner,
-            "num_hidden_layers": base.layers,
-            "num_attention_heads": base.hidden // HEAD_DIM[size],
-            "num_key_value_heads": 8,
-            "head_dim": HEAD_DIM[size],
-            "max_position_embeddings": 131_072,
-            "vocab_size": base.vocabulary,
-            "rope_theta": 500_000.0,
-            "rope_scaling": {
-                "rope_type": "llama3",
-                "factor": 32.0,
-                "low_freq_factor": 1.0,
-                "high_freq_factor": 4.0,
-                "original_max_position_embeddings": 8192,
-            },
-        }
-        (folder / "config.json").write_text(json.dumps(config))
+        write_shape(root / "models", base, HEAD_DIM[size])
     return UserConfig(models_dir=root / "models", cache_dir=root / "cache", history_dir=root / "history", slurm=SITE)
 
 

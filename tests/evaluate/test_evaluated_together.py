@@ -13,7 +13,8 @@ from tests.evaluate.tiny_evaluation import ALL_JOBS, make_experiment, write_mark
 from touchline.core.errors import RunsFailedError
 from touchline.data.evaluations import read_asked, read_evaluation_config, read_evaluations
 from touchline.data.scores import EvaluationRecord
-from touchline.evaluate.process import evaluate, read_request
+from touchline.evaluate.process import evaluate
+from touchline.evaluate.wanted import read_request
 from touchline.spec.experiment import EvaluateConfig
 
 # Inspect leaves its event loop's streams to the garbage collector.

@@ -17,7 +17,8 @@ from touchline.data.evaluations import finished_evaluation, read_evaluation_conf
 from touchline.data.scores import EvaluationRecord
 from touchline.data.task_files import resolve_task
 from touchline.evaluate.inspect_task import planned_items
-from touchline.evaluate.process import evaluate, read_request
+from touchline.evaluate.process import evaluate
+from touchline.evaluate.wanted import read_request
 from touchline.spec.experiment import EvaluateConfig
 
 # Inspect leaves its event loop's streams to the garbage collector, and a parameter of a library behind the times.

@@ -26,8 +26,8 @@ from touchline.core.status import EXIT_STOPPED
 from touchline.data.benchmarks import read_general_marker
 from touchline.data.evaluations import read_evaluation_config
 from touchline.evaluate.general import LM_EVAL_PYTHON
-from touchline.evaluate.process import EvaluationRequest, RequestedJob, evaluate
-from touchline.evaluate.wanted import find_pending_evaluations
+from touchline.evaluate.process import evaluate
+from touchline.evaluate.wanted import EvaluationRequest, RequestedJob, find_pending_evaluations
 from touchline.results.harness import read_items, read_results
 from touchline.spec.experiment import EvaluateConfig, GeneralConfig
 

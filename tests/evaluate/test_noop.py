@@ -20,8 +20,8 @@ from touchline.data.checkpoints import read_checkpoints
 from touchline.data.evaluations import finished_evaluation, read_evaluation_config
 from touchline.data.scores import EvaluationRecord
 from touchline.evaluate.noop import WEIGHTS, write_no_op
-from touchline.evaluate.process import EvaluationRequest, RequestedJob, evaluate
-from touchline.evaluate.wanted import find_pending_evaluations
+from touchline.evaluate.process import evaluate
+from touchline.evaluate.wanted import EvaluationRequest, RequestedJob, find_pending_evaluations
 from touchline.spec.evaluation import BASE_CHECKPOINT, NO_OP_CHECKPOINT, EvaluationConfig
 from touchline.spec.experiment import EvaluateConfig, LoraConfig
 

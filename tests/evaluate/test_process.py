@@ -37,7 +37,8 @@ from touchline.data.evaluations import (
 )
 from touchline.data.models import load_renderer, read_model
 from touchline.evaluate.inspect_task import planned_items
-from touchline.evaluate.process import SCRATCH, evaluate, read_request
+from touchline.evaluate.process import SCRATCH, evaluate
+from touchline.evaluate.wanted import read_request
 from touchline.spec.experiment import EvaluateConfig
 from touchline.spec.tasks.ready_made import get_task
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.cases import some
 from tests.run.made_plans import CPU, FULL_SITE, GPU, MODEL, NO_RUNS, SITE, made_control, made_plan, made_run
 
 from touchline.backends.registry import launch_commands
+from touchline.core.estimate import Estimate, EvidenceLevel, MemoryEstimate, MemoryVerdict
 from touchline.core.finding import Finding, Location
 from touchline.core.quantity import Missing, Quantity
 from touchline.lint.rule import check_view
@@ -155,16 +155,25 @@ def test_memory_on_a_processor_is_the_upper_end_of_the_prediction() -> None:
     assert asked(script("finetune.slurm", run=exact))["mem"] == "3G"
 
 
-def test_an_evaluation_on_a_processor_asks_for_what_its_models_trainings_take() -> None:
-    """A control too; where nothing is predicted it asks for nothing."""
-    small, large = made_run(), replace(made_run("b"), peak_memory=Quantity(value=3.0, unit="GiB", low=2.0, high=4.0))
-    plan = made_plan(small, large, made_control())
-    for run in some(plan.runs):
-        assert asked(script("eval.slurm", run=run, plan=plan))["mem"] == "4G"
-    unknown = made_plan(replace(small, peak_memory=NO_RUNS), made_control())
+def test_an_evaluation_on_a_processor_asks_for_its_own_memory() -> None:
+    """A control too, each for its own; where nothing is predicted it asks for nothing."""
+
+    def gib(upper: float) -> MemoryEstimate:
+        of_process = Estimate(
+            value=1.5, unit="GiB", low=1.0, high=upper, method="closed form", rung=EvidenceLevel.NOTHING
+        )
+        return MemoryEstimate(
+            allocated=of_process, reserved=of_process, process=of_process, breakdown={}, capacity_gib=NO_RUNS,
+            verdict=MemoryVerdict.UNKNOWN, assumption="none",
+        )  # fmt: skip
+
+    plan = made_plan(replace(made_run(), evaluate_memory=gib(4)), replace(made_control(), evaluate_memory=gib(2)))
+    sizes = [asked(script("eval.slurm", run=run, plan=plan))["mem"] for run in plan.runs]
+    assert sizes == ["4G", "2G"]
+    unknown = made_plan(made_run(), made_control())
     text = script("eval.slurm", run=unknown.runs[1], plan=unknown)
     assert "mem" not in asked(text)
-    assert "# Host memory is not asked for (the memory of an evaluation is not predicted)" in text
+    assert "# Host memory is not asked for (no evidence)" in text
 
 
 def test_runs_on_a_processor_ask_for_as_many_cores_as_were_planned_with() -> None:

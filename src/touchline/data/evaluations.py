@@ -103,6 +103,8 @@ def settings_sha256(config: EvaluationConfig, task: EvaluationTask | None = None
         settings["images"] = config.images_sha256
     if evaluate.temperature:
         settings["sampled"] = [evaluate.temperature, evaluate.top_p, evaluate.repeats, evaluate.seed]
+    if evaluate.quantization != "none":
+        settings["quantization"] = evaluate.quantization
     if evaluate.max_error_rate:
         settings["max_error_rate"] = evaluate.max_error_rate
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sys
 import warnings
 from collections.abc import Iterator
 from typing import Any, cast
 
-from touchline.core.errors import TouchlineError
+from touchline.core.errors import HostError, TouchlineError, install_hint
+from touchline.data.machine import absent_packages
 
 WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "3000"}
 """OpenMP wait policy: spin briefly, then sleep.
@@ -61,6 +63,36 @@ def bitsandbytes_left_out(*, unless: bool = False) -> Iterator[None]:
         yield
     finally:
         del sys.modules[name]
+
+
+def require_bitsandbytes(setting: str) -> None:
+    """Require bitsandbytes, and accelerate, by which transformers places a quantized base.
+
+    Args:
+        setting: the setting that needs them.
+
+    Raises:
+        HostError: one is not installed.
+    """
+    absent = absent_packages(("accelerate", "bitsandbytes"))
+    if absent:
+        raise HostError(f"{setting} needs {' and '.join(absent)}, not installed here", hint=install_hint("quantized"))
+    # The products of 8-bit matrices round activations to float16 and say so for every layer of every pass.
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+
+
+def keep_trainable_layout(model: Any) -> None:
+    """Keep the 4-bit layers of bitsandbytes in the layout that has a backward pass.
+
+    On some CPUs a layer repacks its weights for inference at its first forward pass in evaluation mode, in place; the
+    repacked form has no gradient and needs output sizes that are multiples of 32 (bitsandbytes 0.50, `Linear4bit`).
+
+    Args:
+        model: a torch module.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010 (an attribute of bitsandbytes' layers)
 
 
 _FAULT = "touchline: error: "

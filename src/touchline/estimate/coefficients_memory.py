@@ -166,6 +166,10 @@ CPU_SCRATCH: Final = (1.0, 1.07, 1.50)
 """Resident over live bytes of tensors on a CPU: lowest, typical, highest. Seven runs of SmolLM2-135M in float32:
 1.03 to 1.08, and 1.28 with checkpointing; oneDNN's and malloc's scratch (reference, section 3)."""
 
+ANSWERING_SCRATCH: Final = (1.1, 2.0)
+"""Reserved over live bytes of a batch of answers on a GPU: typical, highest. Keys and values are copied layer by layer
+for each token, and blocks of growing size leave holes. Not measured on a GPU, so the upper end is twice the tensors."""
+
 TORCH_FILE_BYTES: Final = 271
 """What torch.save adds a tensor with a name of some 70 letters: measured on torch 2.13, 270.0 to 271.9 (adapters of 192
 and 336 tensors, rank 4 and 64)."""

@@ -22,7 +22,13 @@ from touchline.core.errors import TouchlineError, install_hint
 from touchline.core.status import EXIT_PARENT_NOT_READY, EXIT_STOPPED
 from touchline.data.worker import bitsandbytes_left_out, prepare_worker, tell_fault
 from touchline.evaluate.children import stop_children
-from touchline.evaluate.wanted import find_pending_evaluations
+from touchline.evaluate.wanted import (
+    EvaluationRequest,
+    RequestedJob,
+    find_pending_evaluations,
+    needs_bitsandbytes,
+    read_request,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,10 +45,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.run is not None:
             return _run(options.experiment.resolve(), options.run)
-        _load_peft()
-        from touchline.evaluate.process import evaluate, read_request
+        request, experiment = read_request(options.request), options.experiment.resolve()
+        _load_peft(experiment, request.jobs)
+        from touchline.evaluate.process import evaluate
 
-        evaluate(options.experiment.resolve(), read_request(options.request))
+        evaluate(experiment, request)
     except TouchlineError as fault:
         tell_fault(fault)
         return fault.exit_code
@@ -56,10 +63,10 @@ def _run(experiment: Path, run: str) -> int:
     """Evaluate the pending checkpoints of one run; frameworks are imported only if there are any."""
     wanted = find_pending_evaluations(experiment, run)
     if wanted.checkpoints:
-        _load_peft()
-        from touchline.evaluate.process import EvaluationRequest, RequestedJob, evaluate
-
         jobs = tuple(RequestedJob(run=run, checkpoint=name) for name in wanted.checkpoints)
+        _load_peft(experiment, jobs)
+        from touchline.evaluate.process import evaluate
+
         evaluate(experiment, EvaluationRequest(jobs=jobs))
     elif wanted.missing is None:
         sys.stderr.write(f"touchline: {run}: evaluated already\n")
@@ -69,9 +76,9 @@ def _run(experiment: Path, run: str) -> int:
     return 0
 
 
-def _load_peft() -> None:
-    """Import peft without bitsandbytes: bases are evaluated unquantized. Own tasks still find it afterwards."""
-    with bitsandbytes_left_out():
+def _load_peft(experiment: Path, jobs: Sequence[RequestedJob]) -> None:
+    """Import peft without bitsandbytes, unless the base is quantized. Own tasks still find it afterwards."""
+    with bitsandbytes_left_out(unless=any(needs_bitsandbytes(experiment, job.run) for job in jobs[:1])):
         import peft  # noqa: F401
 
 

@@ -36,7 +36,7 @@ from touchline.evaluate.own_task import OwnTask, own_task
 from touchline.evaluate.provider import CONNECTIONS_LIMIT, connections_of
 from touchline.evaluate.records import Evaluated, log_file, make_record, require_scores
 from touchline.evaluate.weights import ActiveAdapter
-from touchline.spec.answer_batches import MERGE_FROM_ITEMS, shares_batches
+from touchline.spec.answer_batches import shares_batches
 from touchline.spec.evaluation import EvaluationTask, decoding_text, errors_allowed
 from touchline.spec.experiment import EvaluateConfig, task_file_stem
 
@@ -70,9 +70,8 @@ class Asked:
     def shares_batches(self, dtype: str) -> bool:
         """Return True if its answers share batches with others'. A user's task runs by itself, as its code expects."""
         config = self.job.config
-        return not config.resolved(self.task).is_file and shares_batches(
-            self.answers, config.evaluate.batch_size, dtype
-        )
+        plain = not config.resolved(self.task).is_file and config.evaluate.quantization == "none" and config.gpus == 1
+        return plain and shares_batches(self.answers, config.evaluate.batch_size, dtype)
 
 
 def groups_of(asked: Sequence[Asked], dtype: str) -> list[list[Asked]]:
@@ -119,7 +118,7 @@ def answered(group: Sequence[Asked], engine: Engine, dtype: str, scratch: Path) 
     connections = max(
         max(connections_of(each.job.config.evaluate.batch_size), min(each.answers, CONNECTIONS_LIMIT)) for each in group
     )
-    tasks = [_with_model(each, dtype, connections) for each in group]
+    tasks = [_with_model(each, engine, dtype, connections) for each in group]
     with contextlib.chdir(group[0].own.folder):
         logs = inspect_eval(
             tasks,
@@ -139,7 +138,7 @@ def answered(group: Sequence[Asked], engine: Engine, dtype: str, scratch: Path) 
     return [read_eval_log(log.location) for log in logs]
 
 
-def _with_model(asked: Asked, dtype: str, connections: int) -> Task:
+def _with_model(asked: Asked, engine: Engine, dtype: str, connections: int) -> Task:
     """Return the task with its model and all that is recorded."""
     job, own = asked.job, asked.own
     evaluate, base = job.config.evaluate, own.task
@@ -150,7 +149,7 @@ def _with_model(asked: Asked, dtype: str, connections: int) -> Task:
         batch_size=evaluate.batch_size,
         dtype=dtype,
         date=job.config.date,
-        merge=asked.answers >= MERGE_FROM_ITEMS,
+        merge=engine.weights.merges(asked.answers),
     )
     return task_with(
         base,

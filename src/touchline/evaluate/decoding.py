@@ -190,7 +190,7 @@ def _prefill(
     else:
         shared, cache = len(prefix.ids), copy.deepcopy(prefix.cache)
     if shared:
-        cache.batch_select_indices(torch.tensor(variants, device=device))
+        _select_rows(cache, torch.tensor(variants, device=device))
     rests = [prompt[shared:] for prompt in prompts]
     width = max(map(len, rests))
     ids = torch.tensor([[pad_id] * (width - len(rest)) + list(rest) for rest in rests], device=device)
@@ -268,9 +268,15 @@ def _step(model: PreTrainedModel, rows: _Rows) -> None:
     rows.positions = rows.positions + 1
 
 
+def _select_rows(cache: DynamicCache, index: torch.Tensor) -> None:
+    """Keep some rows of the keys and values, which lie where their layer does."""
+    for layer in cache.layers:
+        layer.batch_select_indices(index.to(layer.keys.device))
+
+
 def _keep(rows: _Rows, alive: list[int]) -> None:
     """Drop the finished rows."""
     index = torch.tensor(alive, device=rows.mask.device)
-    rows.cache.batch_select_indices(index)
+    _select_rows(rows.cache, index)
     rows.mask, rows.positions, rows.tokens = rows.mask[index], rows.positions[index], rows.tokens[index]
     rows.places = [rows.places[row] for row in alive]

@@ -118,7 +118,10 @@ def _run(program: Path, job: EvaluationJob, general: GeneralConfig, experiment: 
 def _config(job: EvaluationJob, general: GeneralConfig, experiment: Path, out: Path, dtype: str) -> dict[str, object]:
     """Return the harness configuration; remote code is never enabled."""
     place = pick_device("auto")
-    model: dict[str, str] = {"pretrained": job.checkpoint.model.path, "dtype": pick_dtype(dtype, place).dtype}
+    model: dict[str, object] = {"pretrained": job.checkpoint.model.path, "dtype": pick_dtype(dtype, place).dtype}
+    if job.config.gpus > 1 and place.type == "cuda":
+        # The harness divides the layers among all visible GPUs.
+        model["parallelize"] = True
     if job.checkpoint.adapter is not None:
         model["peft"] = str(job.checkpoint.adapter)
     config: dict[str, object] = {

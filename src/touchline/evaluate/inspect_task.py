@@ -49,7 +49,7 @@ from touchline.data.image_hashes import require_test_images
 from touchline.evaluate.asked import note_item
 from touchline.evaluate.own_scores import CLUSTER_KEY
 from touchline.evaluate.own_task import own_task
-from touchline.evaluate.provider import BATCH_SIZE_KEY, DATE_KEY, connections_of
+from touchline.evaluate.provider import BATCH_SIZE_KEY, DATE_KEY, GPUS_KEY, QUANTIZATION_KEY, connections_of
 from touchline.spec.evaluation import NO_OP_CHECKPOINT, EvaluationConfig, EvaluationTask
 from touchline.spec.tasks.classification import canonical_label
 from touchline.spec.tasks.protocol import Scores
@@ -148,9 +148,19 @@ def generate_config(config: EvaluationConfig, max_connections: int | None = None
     return GenerateConfig(
         max_tokens=evaluate.max_new_tokens,
         max_connections=max_connections or connections_of(evaluate.batch_size),
-        extra_body={DATE_KEY: config.date, BATCH_SIZE_KEY: evaluate.batch_size},
+        extra_body={DATE_KEY: config.date, BATCH_SIZE_KEY: evaluate.batch_size} | _form(config),
         **GenerateConfigArgs(**drawn if evaluate.temperature else {}),  # type: ignore[typeddict-item]
     )
+
+
+def _form(config: EvaluationConfig) -> dict[str, object]:
+    """Return the form of the base as `extra_body` states it; empty for a base in its own dtype on one device."""
+    asked: dict[str, object] = {}
+    if config.evaluate.quantization != "none":
+        asked[QUANTIZATION_KEY] = config.evaluate.quantization
+    if config.gpus > 1:
+        asked[GPUS_KEY] = config.gpus
+    return asked
 
 
 def _require_model(config: EvaluationConfig, folder: Path) -> None:
@@ -201,6 +211,8 @@ def evaluation_metadata(config: EvaluationConfig, task: EvaluationTask | None = 
     """Return the metadata of every log."""
     asked = config.resolved(task)
     own = {} if asked.code_sha256 is None else {"task_sha256": asked.code_sha256}
+    if config.evaluate.quantization != "none":
+        own["quantization"] = config.evaluate.quantization
     return {
         "experiment": config.experiment,
         "run": config.run,

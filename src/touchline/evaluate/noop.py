@@ -23,14 +23,13 @@ from touchline.core.files import disk_errors, inside, open_regular, sha256_file,
 from touchline.data.checkpoints import MARKER, export_state
 from touchline.data.metrics import ExportMarker, SavedFile
 from touchline.evaluate.checkpoint import read_marker
-from touchline.evaluate.weights import class_of
+from touchline.evaluate.loading import DTYPES, class_of
 from touchline.spec.evaluation import NO_OP_CHECKPOINT, EvaluationConfig
 from touchline.spec.experiment import LoraConfig
 
 WEIGHTS = "adapter_model.safetensors"
 _SEED = 0
 """Seed of the first factor; it has no effect on results, but makes files equal everywhere."""
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _MARKER = TypeAdapter(ExportMarker)
 
 
@@ -121,7 +120,7 @@ def _shapes(config: EvaluationConfig, adapter: PeftLoraConfig) -> dict[str, torc
 
 
 def _values(name: str, like: torch.Tensor, lora: LoraConfig) -> torch.Tensor:
-    dtype = _DTYPES[lora.resolved_dtype]
+    dtype = DTYPES[lora.resolved_dtype]
     if "lora_A" not in name:
         return torch.zeros(like.shape, dtype=dtype)
     generator = torch.Generator().manual_seed(_SEED)

@@ -13,21 +13,19 @@ import secrets
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
-from pydantic import TypeAdapter, ValidationError
-
-from touchline.core.errors import HostError, InputError, PolicyError, RunsFailedError, TouchlineError
-from touchline.core.files import disk_errors, inside, read_text_bounded, try_lock
+from touchline.core.errors import HostError, PolicyError, RunsFailedError, TouchlineError
+from touchline.core.files import disk_errors, inside, try_lock
 from touchline.data.evaluations import finished_task
 from touchline.evaluate.answering import Asked, answered, groups_of, prepared, publish, said
 from touchline.evaluate.engine import Engine
 from touchline.evaluate.general import score_general
 from touchline.evaluate.job import EvaluationJob, resolve_job, say
+from touchline.evaluate.loading import BaseForm
 from touchline.evaluate.provider import release_engines, shared_engine
 from touchline.evaluate.records import seconds_of
+from touchline.evaluate.wanted import EvaluationRequest, RequestedJob
 from touchline.evaluate.weights import pick_device, pick_dtype
 from touchline.spec.answer_batches import SHARING_EVALUATIONS
 from touchline.spec.evaluation import EvaluationTask
@@ -82,49 +80,6 @@ def _remove(folder: Path, lock: Path) -> None:
     if folder.is_dir() and not folder.is_symlink():
         shutil.rmtree(folder, ignore_errors=True)
     lock.unlink(missing_ok=True)
-
-
-_LIMIT_BYTES = 1 << 22
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RequestedJob:
-    """Checkpoint of a run."""
-
-    __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
-
-    run: str
-    """Run name."""
-    checkpoint: str
-    """`epoch_0`, or `base` for a control."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EvaluationRequest:
-    """Content of request.json: checkpoints for one process, all on one base model."""
-
-    __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
-
-    jobs: tuple[RequestedJob, ...]
-    """Checkpoints, in order."""
-    dtype: str = "auto"
-    """Dtype: auto, float32 or bfloat16."""
-
-
-def read_request(path: Path) -> EvaluationRequest:
-    """Read request.json.
-
-    Raises:
-        InputError: it is missing or invalid.
-    """
-    try:
-        return TypeAdapter(EvaluationRequest).validate_json(read_text_bounded(path, _LIMIT_BYTES))
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise InputError(
-            f"{str(path)!r}: {'.'.join(map(str, first['loc'])) or 'the file'}: {first['msg']}",
-            expected='{"jobs": [{"run": "...", "checkpoint": "epoch_0"}]}',
-        ) from None
 
 
 def evaluate(experiment: Path, request: EvaluationRequest) -> None:
@@ -234,4 +189,5 @@ def _engine(job: EvaluationJob, dtype: str) -> Engine:
     """Return the loaded base; another one is released first, because a merged checkpoint is a whole model."""
     release_engines(keep=job.checkpoint.model.path)
     say(f"{job.config.run} {job.name}: model {job.checkpoint.model.name}")
-    return shared_engine(job.checkpoint.model.path, dtype)
+    form = BaseForm(quantization=job.config.evaluate.quantization, gpus=job.config.gpus)
+    return shared_engine(job.checkpoint.model.path, dtype, form=form)

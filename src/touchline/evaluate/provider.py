@@ -16,7 +16,7 @@ import hashlib
 import math
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Literal, cast
@@ -44,9 +44,11 @@ from touchline.evaluate.asked import next_stream
 from touchline.evaluate.checkpoint import Checkpoint, require_packages, resolve_checkpoint
 from touchline.evaluate.decoding import Generation
 from touchline.evaluate.engine import Decoding, Engine, Request
+from touchline.evaluate.loading import BaseForm
 from touchline.evaluate.sampling import Sampling
 from touchline.evaluate.weights import ActiveAdapter, Weights, pick_device, pick_dtype
 from touchline.spec.answer_batches import BatchSize
+from touchline.spec.quantization import Quantization
 
 DEFAULT_BATCH_SIZE = 64
 DEFAULT_MAX_NEW_TOKENS = 256
@@ -56,7 +58,9 @@ CONNECTIONS_LIMIT = 4096
 """Maximum number of items waiting at the model; each costs Inspect an event loop task."""
 DATE_KEY = "touchline_date"
 BATCH_SIZE_KEY = "touchline_batch_size"
-"""Keys in `extra_body` for a task's frozen date and batch size."""
+QUANTIZATION_KEY = "touchline_quantization"
+GPUS_KEY = "touchline_gpus"
+"""Keys in `extra_body` for a task's frozen date and batch size, and for the form of its base where it is not usual."""
 PROMPT_KEY = "touchline_prompt"
 """Metadata key of an output for the rendered prompt."""
 
@@ -76,19 +80,24 @@ _REFUSED = (
 )
 """Inspect settings that would change answers and are not supported."""
 
-_engines: dict[tuple[str, str, str], Engine] = {}
+_engines: dict[tuple[str, str, str, BaseForm], Engine] = {}
 _engines_lock = threading.Lock()
 
 
-def shared_engine(path: str, dtype: str = "auto", device: str = "auto") -> Engine:
-    """Return the engine of a base, loaded on first use; one per (base, dtype, device) in this process."""
+def shared_engine(path: str, dtype: str = "auto", device: str = "auto", form: BaseForm | None = None) -> Engine:
+    """Return the engine of a base, loaded on first use; one per (base, dtype, device, form) in this process.
+
+    Without a form it is one that is loaded already: a task may ask another model of the base, to grade answers.
+    """
     place = pick_device(device)
     choice = pick_dtype(dtype, place)
     key = (path, choice.dtype, str(place))
     with _engines_lock:
-        if key not in _engines:
-            _engines[key] = Engine(Weights(path, choice, place))
-        return _engines[key]
+        if form is None:
+            form = next((known[3] for known in _engines if known[:3] == key), BaseForm())
+        if (*key, form) not in _engines:
+            _engines[*key, form] = Engine(Weights(path, choice, place, form))
+        return _engines[*key, form]
 
 
 def release_engines(keep: str | None = None) -> None:
@@ -149,8 +158,11 @@ class TouchlineAPI(ModelAPI):
     @property
     def engine(self) -> Engine:
         """Engine of the base."""
+        return self._loaded(None)
+
+    def _loaded(self, form: BaseForm | None) -> Engine:
         if self._engine is None:
-            self._engine = shared_engine(self.checkpoint.model.path, self._dtype, self._device)
+            self._engine = shared_engine(self.checkpoint.model.path, self._dtype, self._device, form)
         return self._engine
 
     def renderer(self, date: str) -> ChatRenderer:
@@ -197,7 +209,8 @@ class TouchlineAPI(ModelAPI):
             decoding=decoding,
             stream=stream,
         )
-        engine = await asyncio.to_thread(lambda: self.engine) if self._engine is None else self._engine
+        form = form_of(extra)
+        engine = await asyncio.to_thread(lambda: self._loaded(form)) if self._engine is None else self._engine
         answer = await wait_for(engine.submit(request))
         return self._output(renderer.decode(answer.ids), answer, text, len(prompt))
 
@@ -219,6 +232,14 @@ class TouchlineAPI(ModelAPI):
             usage=ModelUsage(input_tokens=prompt_tokens, output_tokens=written, total_tokens=prompt_tokens + written),
             metadata={PROMPT_KEY: prompt},
         )
+
+
+def form_of(extra: Mapping[str, object]) -> BaseForm | None:
+    """Return the form of the base that a task asks for in its `extra_body`; None if it does not say."""
+    if DATE_KEY not in extra:
+        return None
+    quantization = cast("Quantization", extra.get(QUANTIZATION_KEY, "none"))
+    return BaseForm(quantization=quantization, gpus=cast("int", extra.get(GPUS_KEY, 1)))
 
 
 def connections_of(batch_size: BatchSize) -> int:

@@ -1,4 +1,6 @@
-"""Pending evaluations of one run (`--run NAME`, as started by eval.slurm); neither torch nor Inspect is needed.
+"""Requested evaluations (`--request`), and pending ones of one run (`--run NAME`, as started by eval.slurm).
+
+Neither torch nor Inspect is needed.
 
 The job starts when the training has ended, successfully or not, and inspects its files: a training that failed in its
 last line has trained well, and one that left nothing is detected within a second.
@@ -9,10 +11,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from touchline.core.files import inside, open_regular
+from touchline.core.errors import InputError
+from touchline.core.files import inside, open_regular, read_text_bounded
 from touchline.core.status import AttemptExit
 from touchline.data.benchmarks import is_evaluated
 from touchline.data.checkpoints import export_state, read_checkpoints, read_training_marker
@@ -22,6 +26,53 @@ from touchline.spec.evaluation import EvaluationConfig, asked_epochs
 
 _EXIT = TypeAdapter(AttemptExit)
 _LIMIT_BYTES = 1 << 16
+_REQUEST_LIMIT_BYTES = 1 << 22
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RequestedJob:
+    """Checkpoint of a run."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
+
+    run: str
+    """Run name."""
+    checkpoint: str
+    """`epoch_0`, or `base` for a control."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluationRequest:
+    """Content of request.json: checkpoints for one process, all on one base model."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
+
+    jobs: tuple[RequestedJob, ...]
+    """Checkpoints, in order."""
+    dtype: str = "auto"
+    """Dtype: auto, float32 or bfloat16."""
+
+
+def read_request(path: Path) -> EvaluationRequest:
+    """Read request.json.
+
+    Raises:
+        InputError: it is missing or invalid.
+    """
+    try:
+        return TypeAdapter(EvaluationRequest).validate_json(read_text_bounded(path, _REQUEST_LIMIT_BYTES))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InputError(
+            f"{str(path)!r}: {'.'.join(map(str, first['loc'])) or 'the file'}: {first['msg']}",
+            expected='{"jobs": [{"run": "...", "checkpoint": "epoch_0"}]}',
+        ) from None
+
+
+def needs_bitsandbytes(experiment: Path, run: str) -> bool:
+    """Return True if a run is evaluated on a quantized base."""
+    config = read_evaluation_config(inside(experiment, run) / EVALUATION_FILE)
+    return config.evaluate.quantization != "none"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

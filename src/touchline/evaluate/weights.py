@@ -32,25 +32,25 @@ from peft.tuners.lora import Linear as LoraLinear
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForImageTextToText,
-    PretrainedConfig,
-    PreTrainedModel,
-)
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-from transformers.utils.logging import disable_progress_bar
+from torch import nn
+from transformers import PreTrainedModel
 
 from touchline.core.errors import InputError
 from touchline.data.machine import DtypeChoice, choose_base_dtype
-from touchline.spec.answer_batches import SHARING_EVALUATIONS, BatchLimits, batch_limits
+from touchline.evaluate.loading import BaseForm, is_offloaded, keeping_places, load_base, places_of
+from touchline.spec.answer_batches import (
+    MERGE_FROM_ITEMS,
+    SHARING_EVALUATIONS,
+    BatchLimits,
+    batch_limits,
+    merges,
+    token_bytes,
+)
 
 LOADED_ADAPTERS = SHARING_EVALUATIONS
 """Number of adapters in memory; the least recently used is dropped."""
 _UNREADABLE = (ValueError, TypeError, RuntimeError, KeyError, OSError, SafetensorError)
 """Errors of PEFT for the files of an adapter."""
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,30 +92,24 @@ def pick_dtype(wanted: str, device: torch.device) -> DtypeChoice:
     return choose_base_dtype(wanted, cuda_capability=capability)  # type: ignore[arg-type]
 
 
-def class_of(config: PretrainedConfig) -> Any:
-    """Return the loader of a model: that of causal language models, or of vision-language models."""
-    plain = config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-    return AutoModelForCausalLM if plain else AutoModelForImageTextToText
-
-
 class Weights:
-    """Base on its device.
+    """Base on its device, or on several.
 
     Args:
         path: base folder.
         dtype: dtype with its reason.
-        device: compute device.
+        device: compute device, or the first one.
+        form: form of the base in memory.
     """
 
-    def __init__(self, path: str, dtype: DtypeChoice, device: torch.device) -> None:
-        # Whatever loads draws no bar: lines of a log are for the evaluation.
-        disable_progress_bar()
-        config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-        self.model: PreTrainedModel = class_of(config).from_pretrained(
-            path, dtype=_DTYPES[dtype.dtype], local_files_only=True, attn_implementation="sdpa"
-        )
-        self.model.to(device).eval().requires_grad_(False)
+    def __init__(self, path: str, dtype: DtypeChoice, device: torch.device, form: BaseForm = BaseForm()) -> None:  # noqa: B008 (frozen)
+        self.model = load_base(path, dtype, device, form)
         _keep_head_cheap(self.model)
+        self.form = form
+        """Form of the base in memory."""
+        self._places = places_of(self.model)
+        self._free = _free_bytes(device, self._places)
+        self._copy_bytes = _linear_bytes(self.model) / max(len(self._places), 1)
         self.dtype = dtype
         """Dtype with its reason."""
         self.device = device
@@ -127,6 +121,7 @@ class Weights:
         self._loaded = 0
         self._pristine: dict[str, torch.Tensor] = {}
         self._active: tuple[ActiveAdapter | None, ...] = (None,)
+        self._merged = False
         self._stacked: list[LoraLayer] = []
         self._rows = torch.zeros(0, dtype=torch.long)
 
@@ -136,19 +131,38 @@ class Weights:
         return self._active
 
     def batch_limits(self) -> BatchLimits:
-        """Return the limits of a batch by the memory that is free now."""
+        """Return the limits of a batch by the memory that was free when the base was loaded."""
         config: Any = self.model.config.get_text_config()
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        keys_and_values = 2 * config.num_hidden_layers * heads * width * self.model.dtype.itemsize
-        free = None if self.device.type != "cuda" else torch.cuda.mem_get_info(self.device)[0]
-        return batch_limits(free, keys_and_values)
+        per_token = token_bytes(
+            layers=config.num_hidden_layers / max(len(self._places), 1),
+            kv_size=heads * width,
+            q_size=config.num_attention_heads * width,
+            hidden_size=config.hidden_size,
+            intermediate_size=getattr(config, "intermediate_size", None) or 4 * config.hidden_size,
+            element=self.model.dtype.itemsize,
+        )
+        free = self._free
+        if free is not None and self.merges(MERGE_FROM_ITEMS):
+            free -= self._copy_bytes
+        return batch_limits(free, per_token.total)
+
+    def merges(self, answers: int) -> bool:
+        """Return True if adapters are merged for so many answers, as memory allows; never into rounded weights."""
+        return self._can_merge and merges(answers, self._free, self._copy_bytes)
+
+    @property
+    def _can_merge(self) -> bool:
+        return self.form.quantization == "none" and not is_offloaded(self.model)
 
     def can_share(self, worn: ActiveAdapter | None) -> bool:
         """Return True if an adapter can be active together with others, as far as its configuration says.
 
         DoRA scales whole weights, not rows.
         """
+        if self.form.quantization != "none" or self._places:
+            return False
         if worn is None:
             return True
         try:
@@ -195,9 +209,10 @@ class Weights:
         self._tuner().enable_adapter_layers()
         self._peft.set_adapter(name)
         self._peft.requires_grad_(False)
-        if worn.merged:
+        if worn.merged and self._can_merge:
             self._keep_pristine()
             self._peft.merge_adapter([name])
+            self._merged = True
 
     def _stack(self, names: Sequence[str | None]) -> None:
         """Let each row be changed by its own adapter."""
@@ -236,7 +251,8 @@ class Weights:
         self._stacked = []
         if self._peft is None:
             return
-        if self._active[0] is not None and self._active[0].merged:
+        if self._merged:
+            self._merged = False
             self._peft.unmerge_adapter()
             for name, weight in self._targets().items():
                 weight.copy_(self._pristine[name])
@@ -260,10 +276,17 @@ class Weights:
         try:
             config = PeftConfig.from_pretrained(str(folder))
             _refuse_changes_of_base(config, folder)
-            if self._peft is None:
-                config.inference_mode = True
-                self._peft = PeftModelForCausalLM(self.model, config, adapter_name=name)
-            self._peft.load_adapter(str(folder), adapter_name=name, torch_device=str(self.device))
+            with keeping_places(self.model) as offloaded:
+                if self._peft is None:
+                    config.inference_mode = True
+                    # An adapter without memory marks offloaded layers: PEFT then leaves later ones where they load.
+                    first = "offloaded" if offloaded else name
+                    self._peft = PeftModelForCausalLM(
+                        self.model, config, adapter_name=first, low_cpu_mem_usage=offloaded
+                    )
+                self._peft.load_adapter(
+                    str(folder), adapter_name=name, torch_device=str(self.device), low_cpu_mem_usage=offloaded
+                )
         except _UNREADABLE as error:
             self._forget(name)
             raise InputError(
@@ -297,6 +320,20 @@ class Weights:
             for name, module in self.model.named_modules()
             if isinstance(module, BaseTunerLayer)
         }
+
+
+def _linear_bytes(model: PreTrainedModel) -> int:
+    """Return the bytes of the weights that adapters may change."""
+    head = model.get_output_embeddings()
+    linear = (module for module in model.modules() if isinstance(module, nn.Linear) and module is not head)
+    return sum(module.weight.numel() * module.weight.element_size() for module in linear)
+
+
+def _free_bytes(device: torch.device, places: set[int | str]) -> float | None:
+    """Return the free memory of a GPU, the least of several; None for a CPU."""
+    if device.type != "cuda":
+        return None
+    return min(float(torch.cuda.mem_get_info(place)[0]) for place in (places or [device]))
 
 
 def _refuse_changes_of_base(config: PeftConfig, folder: Path) -> None:

@@ -42,12 +42,12 @@ def gib_text(value: Measured) -> str:
     return f"{value.value:.3g}{ends} {value.unit}"
 
 
-def memory_share(memory: Measured, plan: Plan) -> str:
-    """Return a memory's share of the machine's, `12%`."""
+def memory_share(memory: Measured, plan: Plan, processes: int) -> str:
+    """Return the share of the device's memory that processes take, each as much as given: `12%`."""
     whole = plan.machine.memory
     if isinstance(memory, Missing) or isinstance(whole, Missing) or memory.unit != whole.unit or not whole.value:
         return "n/a (the machine's memory is unknown)"
-    share = 100 * memory.value * plan.processes_per_device / whole.value
+    share = 100 * memory.value * processes / whole.value
     return f"{share:.0f}%" if share >= 10 else f"{share:.2g}%"
 
 
@@ -153,13 +153,15 @@ _MEMORY_COLUMNS = (
 
 
 def _memory(plan: Plan) -> Iterator[tuple[str, ...]]:
-    for run in plan.runs:
-        if isinstance(run.memory, Missing):
+    evaluations = [(f"{run.name}, evaluation", run.evaluate_memory, 1) for run in plan.runs]
+    trained = [(run.name, run.memory, plan.processes_per_device) for run in plan.runs]
+    for name, m, processes in (*trained, *evaluations):
+        if isinstance(m, Missing):
             continue
-        m = run.memory
-        parts = ", ".join(f"{name} {value:.3g}" for name, value in m.breakdown.items() if value >= 0.005)
+        parts = ", ".join(f"{part} {value:.3g}" for part, value in m.breakdown.items() if value >= 0.005)
         figures = tuple(gib_text(estimate.quantity()) for estimate in (m.allocated, m.reserved, m.process))
-        yield (run.name, m.verdict.value, memory_share(m.process.quantity(), plan), *figures, parts, m.assumption)
+        share = memory_share(m.process.quantity(), plan, processes)
+        yield (name, m.verdict.value, share, *figures, parts, m.assumption)
 
 
 def _what_if(plan: Plan) -> Iterator[str]:

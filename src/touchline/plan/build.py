@@ -20,6 +20,7 @@ from touchline.plan.assumptions import assumptions
 from touchline.plan.cohorts import SideBySide, plan_cohorts
 from touchline.plan.context import PlanningContext
 from touchline.plan.decisions import RunRequest, RunResolver
+from touchline.plan.evaluations import with_evaluation_memory
 from touchline.plan.identity import training_digest
 from touchline.plan.slots import SlotChoice, choose_slots
 from touchline.plan.strategy.costs import likely_runs
@@ -133,6 +134,8 @@ def build_plan(inputs: PlanInputs) -> Plan:
         inputs = replace(inputs, context=replace(inputs.context, machine=replace(machine, slots=slots.count)))
         decisions = RunResolver(inputs.context, inputs.devices)
         runs = _planned_runs(inputs, decisions, findings)
+    datasets = {info.path: info for info in inputs.datasets.values()}
+    runs = with_evaluation_memory(runs, datasets, _known_lengths(inputs), inputs.context, experiment.compute)
     taking = takes_over(runs, runs_at_once(inputs.context.machine, experiment.compute.gpus))
     runs = [without_shared_validation(run) if run.name in taking and not _is_kept(run, inputs) else run for run in runs]
 
@@ -194,6 +197,12 @@ def build_plan(inputs: PlanInputs) -> Plan:
     )
     # With a strategy, totals are those of the runs that it may start at most.
     return plan if strategy is None else replace(plan, **totals_of(plan, likely_runs(plan)))
+
+
+def _known_lengths(inputs: PlanInputs) -> dict[str, ExampleLengths]:
+    """Return the token lengths of each run's examples, by run."""
+    found = {spec.name: inputs.lengths.get((spec.model, data_key(spec.data))) for spec in inputs.specs}
+    return {name: lengths for name, lengths in found.items() if lengths is not None}
 
 
 def _planned_runs(inputs: PlanInputs, decisions: RunResolver, findings: list[Finding]) -> list[PlannedRun]:

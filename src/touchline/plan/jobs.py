@@ -17,7 +17,6 @@ from touchline.plan.totals import sum_quantities
 from touchline.slurm.job_view import evaluation_name
 from touchline.slurm.schedulers import GRAIN
 from touchline.spec.plan import Plan, PlannedRun
-from touchline.spec.runs import RunKind
 from touchline.spec.site import SlurmSite
 
 CPUS_PER_PROCESS = 2
@@ -155,12 +154,13 @@ def memory_per_job(plan: Plan, site: SlurmSite, run: PlannedRun, *, evaluates: b
         cohort = plan.cohort_of(run.name)
         size = run.peak_memory if cohort is None else cohort.peak_memory
         words = "the upper end of what is predicted for the process"
+        processes = plan.processes_per_device
         if evaluates:
-            size = _most_training_memory(plan, run.model)
-            words = "what training this model takes at most; an evaluation's own is not predicted"
+            memory, processes = run.evaluate_memory, 1
+            size = memory if isinstance(memory, Missing) else memory.process.quantity()
         if isinstance(size, Missing):
             return size
-        return Quantity(value=_upper(size) * plan.processes_per_device, unit="GiB", method=words)
+        return Quantity(value=_upper(size) * processes, unit="GiB", method=words)
     found = _gpu_host_memory(plan, run, evaluates=evaluates)
     return Quantity(value=math.ceil(found.high), unit="GiB", method=f"{found.method}; the upper end of the estimate")
 
@@ -176,18 +176,6 @@ def _gpu_host_memory(plan: Plan, run: PlannedRun, *, evaluates: bool) -> Estimat
     # A whole model is gathered by one process, with all weights trained its optimizer's state too.
     saved = 0 if train.saves == "adapter" else weights * (3 if train.trains_all else 1)
     return host_memory(weights, processes=plan.data_parallel_size, workers=train.dataloader_workers, saved_bytes=saved)
-
-
-def _most_training_memory(plan: Plan, model: str) -> Measured:
-    """Return the largest upper end of the memory of this model's trainings.
-
-    An evaluation holds the same weights and an adapter, but no gradients or optimizer. Measured on a CPU with
-    SmolLM2-135M, 300 items in batches of 16: 1.0 GiB for the base and 1.3 GiB merged, with an upper end of 2.0 GiB for
-    training.
-    """
-    known = [run.peak_memory for run in plan.runs if run.model == model and run.kind is RunKind.FINE_TUNED]
-    sizes = [size for size in known if isinstance(size, Quantity)]
-    return max(sizes, key=_upper) if sizes else Missing(missing="the memory of an evaluation is not predicted")
 
 
 def _upper(size: Quantity) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 
 from touchline.core.estimate import MemoryEstimate, MemoryVerdict
 from touchline.core.finding import Finding, Severity
@@ -13,12 +13,13 @@ from touchline.spec.plan import PlannedRun
 
 _SHOWN_RUNS = 3
 _ROW = "ME020"
+_EVALUATION, _EVALUATION_AT_LIMIT = "ME030", "ME031"
 _TOO_LARGE = {True: "PK001", False: "PK003"}
 _AT_LIMIT = {True: "PK002", False: "PK004"}
 """Codes by whether rows are packed; a micro-batch of one row has the code of a model that does not fit."""
 
 
-def memory_findings(runs: Iterable[PlannedRun], device: str) -> Iterator[Finding]:
+def memory_findings(runs: Sequence[PlannedRun], device: str) -> Iterator[Finding]:
     """Yield a finding for each kind of planned job that does not surely fit its device.
 
     Args:
@@ -42,6 +43,27 @@ def memory_findings(runs: Iterable[PlannedRun], device: str) -> Iterator[Finding
             device,
             code=kind[packed] if several else _ROW,
             subject="train.micro_batch_size",
+        )
+        if found is not None:
+            yield found
+    yield from _of_evaluations(runs, device)
+
+
+def _of_evaluations(runs: Sequence[PlannedRun], device: str) -> Iterator[Finding]:
+    """Yield a finding for the evaluations of each base that do not surely fit, with the largest of them."""
+    alike: dict[tuple[object, ...], list[tuple[str, MemoryEstimate]]] = {}
+    for run in runs:
+        memory = run.evaluate_memory
+        if not isinstance(memory, Missing):
+            alike.setdefault((run.model, memory.verdict, memory.remedies), []).append((run.name, memory))
+    for group in alike.values():
+        memory = max((each for _, each in group), key=lambda each: each.process.value)
+        found = memory_finding(
+            f"{first_of([name for name, _ in group], _SHOWN_RUNS)}: the evaluation",
+            memory,
+            device,
+            code=_EVALUATION_AT_LIMIT if memory.verdict is MemoryVerdict.UNCERTAIN else _EVALUATION,
+            subject="compute.evaluation.gpus",
         )
         if found is not None:
             yield found

@@ -202,7 +202,7 @@ def _runs(plan: Plan) -> Iterator[tuple[str, ...]]:
         rank = "-" if run.train is None else "all weights" if run.train.trains_all else str(run.train.lora.rank)
         steps = "-" if run.batches is None else str(run.batches.steps)
         time = f"eval only: {measured(run.evaluate_seconds)}" if run.train is None else measured(run.train_seconds)
-        memory = "-" if run.train is None else _memory_cell(run, plan)
+        memory = _memory_cell(run, plan)
         yield (str(number), run.name, run.model, rank, run_type(run), steps, time, memory, measured(run.disk))
 
 
@@ -214,9 +214,11 @@ def _newest(plan: Plan) -> Iterator[str]:
 
 
 def _memory_cell(run: PlannedRun, plan: Plan) -> str:
-    if isinstance(run.memory, Missing):
-        return measured(run.peak_memory)
-    return f"{gib_text(run.peak_memory)}, {memory_share(run.peak_memory, plan)}, {run.memory.verdict.value}"
+    memory = run.evaluate_memory if run.train is None else run.memory
+    if isinstance(memory, Missing):
+        return "-" if run.train is None else measured(run.peak_memory)
+    peak, processes = memory.process.quantity(), 1 if run.train is None else plan.processes_per_device
+    return f"{gib_text(peak)}, {memory_share(peak, plan, processes)}, {memory.verdict.value}"
 
 
 def _design(plan: Plan) -> Iterator[str]:

@@ -124,6 +124,7 @@ _ROWS = (
     _Row("evaluate.cluster", "cluster column", unset="none"),
     _Row("evaluate.metric", "primary metric", unset="the task's first"),
     _Row("evaluate.labels", "labels", unset="all answers of the dataset"),
+    _Row("evaluate.quantization", "quantization in evaluation"),
     _Row("evaluate.general", "general ability", unset="not evaluated"),
 )
 _DECLARED = {row.key: row for row in _ROWS}

@@ -16,7 +16,7 @@ from touchline.core.units import GIB, format_seconds, minutes_to_seconds
 from touchline.data.packing.forecast import BatchForecast, settings_of
 from touchline.estimate.answers import answering_seconds, expected_answers
 from touchline.estimate.disk import model_bytes, resume_bytes, saved_adapter_bytes
-from touchline.estimate.layers import size_of
+from touchline.estimate.evaluation_memory import answer_token_bytes
 from touchline.estimate.points import TimePoint
 from touchline.estimate.run_time import (
     compiling_seconds,
@@ -265,7 +265,7 @@ def _answered_together(
     shape, memory, free = setup.shape, machine.memory, None
     if machine.kind == "gpu" and isinstance(memory, Quantity):
         free = max(memory.value * GIB - model_bytes(shape, setup.base_dtype), 0.0)
-    limits = batch_limits(free, 2 * shape.kv_size * shape.num_layers * size_of(setup.base_dtype))
+    limits = batch_limits(free, answer_token_bytes(setup).total)
     return limits.rows(evaluate.batch_size, round(float(lengths.prompt.mean())) + evaluate.max_new_tokens)
 
 

@@ -322,7 +322,16 @@ def _of_plan(plan: Plan | None) -> Iterator[Issue]:
             where="plan.json",
         )
     quantized = [run.name for run in plan.runs if run.train is not None and run.train.quantization != "none"]
-    if quantized:
+    scored = {run.evaluate.quantization for run in plan.runs} - {"none"}
+    for quantization in scored:
+        yield Issue(
+            weight=Severity.INFO,
+            subject=_EXPERIMENT,
+            title=f"all scores on the {quantization} base",
+            text=f"Runs and controls are scored on a base in {quantization}; on the whole one scores may differ.",
+            where="plan.json",
+        )
+    if quantized and not scored:
         yield Issue(
             weight=Severity.INFO,
             subject=_EXPERIMENT,

@@ -229,7 +229,9 @@ def _not_shown(card: CardInputs) -> Iterator[str]:
         yield f"{plural(errors, 'answer')} could not be generated or scored, and count as wrong."
     if card.run.control is ControlKind.SHUFFLED:
         yield "A useful model: the answers of its training rows were shuffled, as a control."
-    if card.run.train is not None and card.run.train.quantization != "none":
+    if card.run.evaluate.quantization != "none":
+        yield f"Scores on the whole base: it was evaluated on a base in {card.run.evaluate.quantization}."
+    elif card.run.train is not None and card.run.train.quantization != "none":
         yield (
             f"Scores on a quantized base: it was trained on a base in {card.run.train.quantization}, and evaluated on "
             "the whole one."

@@ -18,7 +18,9 @@ _CPU_ROWS, _GPU_ROWS = 128, 512
 """Prompts per batch with `auto`: more gain little and wait for the longest answer among more."""
 _CPU_TOKENS = 65_536
 _MEMORY_SHARE = 0.5
-"""Share of the free memory for keys and values; the rest is for activations and logits."""
+"""Share of the free memory for a batch; the rest is for logits and for what the allocator loses."""
+_COPY_SHARE = 0.25
+"""Share of the free memory up to which the weights under a merged adapter are copied."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,6 +43,53 @@ class BatchLimits:
         return max(1, min(most, self.tokens // max(1, tokens_per_row)))
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenBytes:
+    """Bytes of one token in a batch, on one device."""
+
+    cache: float
+    """Keys and values, from the prompt to the end of the answer."""
+    passing: float
+    """Activations of the widest moment of the pass that reads the prompts."""
+
+    @property
+    def total(self) -> float:
+        """Bytes while the prompts are read."""
+        return self.cache + self.passing
+
+
+def token_bytes(
+    *, layers: float, kv_size: int, q_size: int, hidden_size: int, intermediate_size: int, element: int
+) -> TokenBytes:
+    """Return the bytes of one token.
+
+    Args:
+        layers: layers on the device.
+        kv_size: width of all keys of a layer.
+        q_size: width of all queries of a layer.
+        hidden_size: width of the residual stream.
+        intermediate_size: width inside the feed-forward part.
+        element: bytes of a number.
+    """
+    # The stream and its copy, and the float32 copy and product of a norm.
+    stream = 2 * hidden_size * element + 8 * hidden_size
+    # Where there is a mask, grouped keys and values are expanded to the width of the queries.
+    attention = (4 * q_size + 2 * kv_size) * element
+    feed_forward = 4 * intermediate_size * element
+    return TokenBytes(cache=2.0 * layers * kv_size * element, passing=float(stream + max(attention, feed_forward)))
+
+
+def merges(answers: int, free_bytes: float | None, copy_bytes: float) -> bool:
+    """Return True if an adapter is merged for its answers: they are many, and the copy leaves room for batches.
+
+    Args:
+        answers: answers of the evaluation.
+        free_bytes: free memory of the GPU beside the weights; None for a CPU.
+        copy_bytes: bytes of the weights under the adapter.
+    """
+    return answers >= MERGE_FROM_ITEMS and (free_bytes is None or copy_bytes <= _COPY_SHARE * free_bytes)
+
+
 def shares_batches(answers: int, batch_size: BatchSize, dtype: str) -> bool:
     """Return True if the answers of an evaluation share batches with those of other adapters of the base.
 
@@ -56,7 +105,7 @@ def batch_limits(free_bytes: float | None, bytes_per_token: float) -> BatchLimit
 
     Args:
         free_bytes: free memory of the GPU beside the weights; None for a CPU.
-        bytes_per_token: bytes of the keys and values of one token.
+        bytes_per_token: bytes of one token while prompts are read (`token_bytes`).
     """
     if free_bytes is None:
         return BatchLimits(auto_rows=_CPU_ROWS, tokens=_CPU_TOKENS)

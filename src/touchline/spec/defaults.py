@@ -131,6 +131,7 @@ DEFAULTS: Final = (
         "all answers of the dataset",
         "a label that no row has cannot be learned",
     ),
+    _row("evaluate.quantization", "none", "scores on the base in its own dtype, as users of a checkpoint load it"),
     _row("evaluate.general", "none", "general ability costs time and needs lm-evaluation-harness"),
     _row("evaluate.max_error_rate", "0", "an answer that could not be generated is an error, not a score"),
     _row("compute.executor", "local", "this machine"),

@@ -130,6 +130,8 @@ class EvaluationConfig:
     """The labels that a classification reads from the answers."""
     tasks: tuple[EvaluationTask, ...] = ()
     """Tasks of `evaluate.tasks`, resolved."""
+    gpus: int = 1
+    """GPUs among which the base is divided; a score does not depend on them."""
     train_epochs: int | None = None
     """Epochs of its training, of which `evaluate.epochs` names some; None for a control, and in files of before."""
 
@@ -164,7 +166,8 @@ def decoding_text(evaluate: EvaluateConfig, dtype: str | None = None, largest: i
     if evaluate.temperature:
         how = [f"temperature {evaluate.temperature:g}", *([f"top-p {evaluate.top_p:g}"] if evaluate.top_p < 1 else [])]
         how.append(f"{plural(evaluate.repeats, 'answer')} an item, seed {evaluate.seed}")
-    typed = [dtype] if dtype is not None else []
+    typed = [] if evaluate.quantization == "none" else [f"{evaluate.quantization} base"]
+    typed += [dtype] if dtype is not None else []
     batch = f"batch {evaluate.batch_size}"
     if evaluate.batch_size == "auto" and largest is not None:
         batch += f" (at most {largest})"

@@ -20,6 +20,7 @@ from typing import Annotated, ClassVar, Literal, Required, TypedDict, Unpack, ge
 from annotated_types import Ge, Gt, Le, MinLen
 
 from touchline.spec import defaults
+from touchline.spec.quantization import Quantization
 from touchline.spec.strategy import StrategyConfig
 from touchline.spec.training import (
     CheckpointConfig,
@@ -170,6 +171,10 @@ class EvaluateConfig:
     intervals and tests then take these clusters as the unit, not the items. An item without a text there stands alone.
     Changes no score and may be given when all is evaluated. Items of an own task say it themselves, as `cluster` in
     the metadata of their samples."""
+    quantization: Quantization = "none"
+    """Stored form of the base that all runs and controls are scored on: its own dtype, or `nf4` or `int8` by
+    bitsandbytes where it would not fit the GPU. One value for the experiment, not a factor: it belongs to what makes
+    two evaluations comparable. Adapters are computed beside a quantized base, and are not merged."""
     general: GeneralConfig | None = None
     """Also score the base and the last checkpoints with lm-evaluation-harness; none: general ability is not looked
     at."""
@@ -183,6 +188,8 @@ class EvaluateConfig:
             raise ValueError("labels that differ in more than case, none of them empty")
         if len(set(names)) < len(names):
             raise ValueError("each of tasks once, and files whose paths differ in more than punctuation")
+        if self.general is not None and self.quantization != "none":
+            raise ValueError("no general where there is quantization: the harness loads the base in its own dtype")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

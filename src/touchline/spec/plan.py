@@ -110,6 +110,8 @@ class PlannedRun:
     evaluate_startup_seconds: Measured = NO_EVIDENCE
     """Predicted time from the start of the evaluation's process to its first prompt, which `evaluate_seconds` leaves
     out; runs on one base share it where they are evaluated in one process."""
+    evaluate_memory: MemoryEstimate | Missing = NO_EVIDENCE
+    """Memory of its evaluation on each of its devices, with the parts and the verdict."""
     evaluate_limit_seconds: Measured = NO_EVIDENCE
     """Limit to ask a scheduler for, for its evaluation."""
     control: ControlKind | None = None

@@ -26,7 +26,13 @@ from touchline.spec.validate import adapter, build, dotted_keys, unknown_key
 _STAND_IN = adapter(Experiment).validate_python({"name": "x", "models": ("x",), "data": DataConfig(path="x")})
 """Experiment that levels are tried on if the file itself has errors, so that all errors are reported at once."""
 
-_SETTABLE = tuple(key for key in dotted_keys(Experiment) if key.split(".")[0] in FACTOR_ROOTS and "." in key)
+_ONE_FOR_ALL = ("evaluate.quantization",)
+"""Keys under these parts that are one value for the whole experiment."""
+_SETTABLE = tuple(
+    key
+    for key in dotted_keys(Experiment)
+    if key.split(".")[0] in FACTOR_ROOTS and "." in key and key not in _ONE_FOR_ALL
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -175,7 +181,13 @@ def _key_faults(data: dict[str, Any], document: YamlDocument) -> list[Finding]:
     for part, also in (("factors", ()), ("pairs", ("models",)), ("exclude", ("models", "seeds"))):
         known = (*_SETTABLE, *also)
         for path, entry in _entries(data, part):
-            findings += [unknown_key(k, k, known, document.where((*path, k))) for k in entry if k not in known]
+            for key in (key for key in entry if key not in known):
+                where = document.where((*path, key))
+                if key in _ONE_FOR_ALL:
+                    message = f"{key} is one value for all runs and controls, so that their scores can be compared"
+                    findings.append(error("EX003", key, message, where, f"{key}=VALUE as an override, or in the file"))
+                else:
+                    findings.append(unknown_key(key, key, known, where))
     return findings
 
 

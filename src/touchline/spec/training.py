@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar, Literal
 from annotated_types import Ge, Lt, MinLen
 
 from touchline.spec import defaults
+from touchline.spec.quantization import Quantization
 from touchline.spec.value_types import NonNegativeInt, PositiveFloat, PositiveInt, Text
 
 CheckpointKind = Literal["adapter", "merged", "full"]
@@ -141,10 +142,10 @@ class TrainConfig:
     method: Literal["lora", "full"] = "lora"
     """Train an adapter on the frozen base, or all weights. With `full`, every checkpoint is a whole model, in the dtype
     that was trained; keys under `lora` and `checkpoint.save` do not apply, and stages cannot continue such a run."""
-    quantization: Literal["none", "nf4", "int8"] = "none"
+    quantization: Quantization = "none"
     """Stored form of the frozen base: its own dtype, 4-bit NormalFloat with nested scales (QLoRA), or 8-bit integers
     (LLM.int8), by bitsandbytes. Training and validation use the quantized base; checkpoints are evaluated on the base
-    in its own dtype."""
+    in its own dtype, unless `evaluate.quantization` says otherwise."""
     optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit", "adafactor", "muon"] = "adamw"
     """Optimizer. The 8-bit ones (bitsandbytes) keep the state of tensors from 4,096 elements on in 8 bits, the paged
     one where the driver moves it to host memory when a GPU is full. `adafactor` has no relative step sizes and no first

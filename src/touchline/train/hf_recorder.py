@@ -13,6 +13,7 @@ from touchline.core.errors import PlanDriftError
 from touchline.core.status import TrainingEnd
 from touchline.data.metrics import ScoringSetup
 from touchline.data.training_state import RESUME_FOLDER, read_pause
+from touchline.data.worker import keep_trainable_layout
 from touchline.train.export import write_weights
 from touchline.train.failures import refuse_out_of_memory
 from touchline.train.folders import remove_folder
@@ -21,7 +22,6 @@ from touchline.train.inherit import with_initial
 from touchline.train.lineage import prove_lineage
 from touchline.train.machine import MemorySampler, Stopwatch, gpu_meter, library_versions, select_device
 from touchline.train.parent import Lineage
-from touchline.train.quantization import keep_trainable_layout
 from touchline.train.record import AttemptSetup, TrainingRecord, scoring_attention
 from touchline.train.resume import adopt
 from touchline.train.run import open_log

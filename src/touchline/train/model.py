@@ -12,6 +12,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
+    BitsAndBytesConfig,
     PretrainedConfig,
     PreTrainedModel,
 )
@@ -19,11 +20,12 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from touchline.backends.peft.layout import plain_attention
 from touchline.core.errors import InputError
+from touchline.data.worker import keep_trainable_layout, require_bitsandbytes
 from touchline.spec.defaults import VISION_TOWERS
 from touchline.spec.experiment import TrainConfig
+from touchline.spec.quantization import bitsandbytes_settings
 from touchline.train.inherit import CHANGES_BASE
 from touchline.train.machine import Machine, torch_dtype
-from touchline.train.quantization import is_quantized, keep_trainable_layout, quantization_config
 
 DEFAULT_ADAPTER = "default"
 """Name of the adapter in a model that has one."""
@@ -81,15 +83,18 @@ def load_base(config: Recipe, machine: Machine, attention: str) -> nn.Module:
     Raises:
         HostError: it is to be quantized, and bitsandbytes is not installed.
     """
-    quantized = quantization_config(config.train.quantization, machine.base_dtype)
+    dtype = str(machine.base_dtype).removeprefix("torch.")
+    settings = bitsandbytes_settings(config.train.quantization, dtype)
+    if settings is not None:
+        require_bitsandbytes(f"train.quantization: {config.train.quantization}")
     shape = AutoConfig.from_pretrained(config.model.path, local_files_only=True, trust_remote_code=False)
     model = class_of(shape).from_pretrained(
         config.model.path,
         dtype=dtype_of_base(config, machine),
         attn_implementation=attention,
-        quantization_config=quantized,
+        quantization_config=None if settings is None else BitsAndBytesConfig(**settings),
         # Weights are quantized where they are placed, and are not moved afterwards.
-        device_map=None if quantized is None else {"": machine.device},
+        device_map=None if settings is None else {"": machine.device},
         local_files_only=True,
     )
     keep_trainable_layout(model)
@@ -114,7 +119,8 @@ def dtype_of_base(config: Recipe, machine: Machine) -> torch.dtype:
 def _placed(model: PreTrainedModel, config: Recipe, machine: Machine) -> nn.Module:
     model.config.use_cache = False
     model.requires_grad_(config.train.trains_all)
-    base: nn.Module = model if is_quantized(model) else model.to(machine.device)
+    quantized = bool(getattr(model, "is_quantized", False))
+    base: nn.Module = model if quantized else model.to(machine.device)
     return base
 
 

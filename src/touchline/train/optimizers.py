@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from transformers.optimization import Adafactor
 
+from touchline.data.worker import require_bitsandbytes
 from touchline.spec.experiment import TrainConfig
-from touchline.train.quantization import require_bitsandbytes
 
 OPTIMIZER_NAMES: Final = {
     "adamw": "AdamW, fused",

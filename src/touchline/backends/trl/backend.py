@@ -30,6 +30,7 @@ from touchline.data.packing.forecast import BatchForecast
 from touchline.spec.defaults import VISION_TOWERS
 from touchline.spec.experiment import LoraConfig, TrainConfig
 from touchline.spec.plan import BatchSummary, Plan, PlannedRun
+from touchline.spec.quantization import bitsandbytes_settings
 from touchline.spec.write import to_yaml
 
 _SCRIPT = "finetune.py"
@@ -164,15 +165,8 @@ def trainer_settings(run: PlannedRun, plan: Plan) -> dict[str, object]:
     if not train.trains_all:
         inherits = run.link is not None and run.link.continue_ == "adapter"
         settings["lora"] = lora_settings(train.lora, inherits=inherits, vision=plan.models[run.model].vision)
-    if train.quantization == "nf4":
-        settings["quantization"] = {
-            "load_in_4bit": True,
-            "bnb_4bit_quant_type": "nf4",
-            "bnb_4bit_use_double_quant": True,
-            "bnb_4bit_compute_dtype": base_dtype,
-        }
-    if train.quantization == "int8":
-        settings["quantization"] = {"load_in_8bit": True}
+    if (quantized := bitsandbytes_settings(train.quantization, base_dtype)) is not None:
+        settings["quantization"] = quantized
     return settings
 
 

@@ -106,6 +106,7 @@ def evaluation_config(plan: Plan, run: PlannedRun) -> EvaluationConfig:
         own=None if plan.own_task is None else _from_run(plan.own_task),
         labels=labels_of(plan.labels, run.dataset, run.data, run.evaluate),
         tasks=tuple(_from_run(task) for task in plan.further_tasks if task.name in run.evaluate.tasks),
+        gpus=max(plan.compute.evaluation_gpus, 1),
         train_epochs=None if run.train is None else run.train.epochs,
     )
 
