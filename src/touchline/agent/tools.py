@@ -91,7 +91,12 @@ def plan(
         if section or run
         else {"marks": full["marks"], "approval": _budget(read_budget(planned.folder, planned.plan))}
     )
-    return {"schema_version": full["schema_version"], "plan": found, "notes": [*planned.notes], **beside}
+    return {
+        "schema_version": full["schema_version"],
+        "plan": found,
+        "notes": [*planned.changes, *planned.notes],
+        **beside,
+    }
 
 
 def check(

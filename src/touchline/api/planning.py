@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from touchline.core.callbacks import MessageCallback, ProgressCallback, ignore_message
-from touchline.core.files import read_text_bounded
 from touchline.data.user_config import UserConfig
 from touchline.run.folders import ExperimentFolder
 from touchline.run.planning import LoadedPlan, commit_plan, resolve
-from touchline.spec.bounds import SIZE_LIMIT_BYTES
-from touchline.spec.read import read_experiment as read_text
+from touchline.run.recorded import change_lines, explained_drift, read_file
+from touchline.spec.recorded import compare_with_plan
 
 if TYPE_CHECKING:
     from touchline.core.finding import Finding
@@ -85,7 +85,7 @@ def plan(
     Args:
         source: experiment.yaml or its folder.
         settings: where models and caches are.
-        overrides: dotted `key=value` (default: those of the last plan).
+        overrides: dotted `key=value`, for this plan alone.
         allow: codes of errors to ignore, besides those that the file ignores.
         accept: re-plan started runs too; their results are moved to superseded/.
         dry_run: write nothing.
@@ -98,21 +98,22 @@ def plan(
     """
     folder = ExperimentFolder(source)
     old = folder.read_plan()
-    text = read_text_bounded(folder.yaml, SIZE_LIMIT_BYTES)
-    chosen = tuple(overrides or (old.overrides if old is not None else ()))
-    loaded = read_text(text, str(folder.yaml), chosen)
+    loaded = read_file(folder, overrides)
     if allow:
         codes = ", ".join(dict.fromkeys([*loaded.experiment.allow, *allow]))
-        others = (override for override in chosen if not override.startswith("allow="))
-        loaded = read_text(text, str(folder.yaml), (*others, f"allow=[{codes}]"))
+        others = (override for override in overrides if not override.startswith("allow="))
+        loaded = read_file(folder, (*others, f"allow=[{codes}]"))
     accepted = {run.name: run.accepted for run in old.runs if run.accepted} if old is not None else {}
-    new, notes = resolve(loaded, folder, settings, old, accepted, on_progress)
-    if measure is not None:
-        # Nothing is measured for a plan that is refused.
-        commit_plan(folder, old, new, accept=accept, dry_run=True, notes=notes)
-        if measure(new, folder):
-            new, notes = resolve(loaded, folder, settings, old, accepted, on_progress)
-    return commit_plan(folder, old, new, accept=accept, dry_run=dry_run, notes=notes)
+    changes = None if old is None else compare_with_plan(loaded, old)
+    with explained_drift(folder, changes):
+        new, notes = resolve(loaded, folder, settings, old, accepted, on_progress)
+        if measure is not None:
+            # Nothing is measured for a plan that is refused.
+            commit_plan(folder, old, new, accept=accept, dry_run=True, notes=notes)
+            if measure(new, folder):
+                new, notes = resolve(loaded, folder, settings, old, accepted, on_progress)
+        planned = commit_plan(folder, old, new, accept=accept, dry_run=dry_run, notes=notes)
+    return replace(planned, changes=tuple(change_lines(folder, changes)))
 
 
 def approve(source: Path, device_hours: float) -> Approval:

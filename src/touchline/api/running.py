@@ -22,18 +22,20 @@ from touchline.data.user_config import UserConfig
 from touchline.results import collecting
 from touchline.results.collect import collect_results
 from touchline.results.frame import Results
-from touchline.results.strategy import refuse_other_design
+from touchline.results.strategy import is_unfinished, refuse_other_design
 from touchline.run import launching
 from touchline.run import selection as running
 from touchline.run.folders import ExperimentFolder
 from touchline.run.model_download import EXPORTABLE, get_model
 from touchline.run.planning import LoadedPlan, accept_edits, read_planned, read_started, refuse_edits, refuse_findings
 from touchline.run.preparing import write_folders
+from touchline.run.recorded import choose_overrides, recorded_lines
 from touchline.run.selection import JobProgressCallback
 from touchline.run.submission import Submitted
 from touchline.slurm.schedulers import SCHEDULERS
 from touchline.spec.bounds import SIZE_LIMIT_BYTES
 from touchline.spec.read import read_experiment
+from touchline.spec.recorded import override_lines
 
 if TYPE_CHECKING:
     from touchline.results.reproduction import Reproduction
@@ -43,9 +45,18 @@ def prepare(source: Path, settings: UserConfig, *, run: str | None = None, accep
     """Write the folders of the plan's runs. With `accept`, adopt the edits of one run's setup_finetune.yaml.
 
     Raises:
-        PlanDriftError: an edit was not accepted, or a file that only touchline writes was changed.
+        PlanDriftError: an edit was not accepted, experiment.yaml is another experiment than the plan, or a file that
+            only touchline writes was changed.
         InputError: there is no plan or no such run, an edited file is wrong, or `check` finds errors.
     """
+    planned = _prepare(source, settings, run=run, accept=accept)
+    return replace(planned, notes=(*recorded_lines(planned.folder, planned.plan), *planned.notes))
+
+
+def _prepare(
+    source: Path, settings: UserConfig, *, run: str | None = None, accept: bool = False, approved: bool = False
+) -> LoadedPlan:
+    """Write the folders of the plan's runs; of an `approved` plan, even if experiment.yaml was edited since."""
     planned = read_planned(source)
     if planned.plan.strategy is not None:
         refuse_other_design(planned)
@@ -55,7 +66,7 @@ def prepare(source: Path, settings: UserConfig, *, run: str | None = None, accep
             raise InputError("--accept is for one run", hint="touchline prepare DIR --run RUN --accept")
         planned = accept_edits(planned, settings, run)
     else:
-        refuse_findings(planned, settings)
+        refuse_findings(planned, settings, approved=approved)
     return _prepared(planned, settings, only=run, accepted=accept)
 
 
@@ -73,18 +84,24 @@ def run(
 ) -> Results:
     """Run all missing steps: plan, prepare, train, evaluate, report. Completed steps are not repeated.
 
-    With `probe`, measure a few steps of each model without measurements on this machine first.
+    With `probe`, measure a few steps of each model without measurements on this machine first. Without overrides, those
+    of the plan on disk are kept while it has unfinished runs.
 
     Raises:
+        PlanDriftError: an override of unfinished runs would be lost, and neither it nor the file was chosen.
         PolicyError: another command works on this folder.
         RunsFailedError: some runs failed; the others are complete and reported.
         KeyboardInterrupt: raised after the running jobs have saved.
     """
     from touchline.run.probe_run import measure_unknown
 
-    with running.experiment_lock(ExperimentFolder(source)) as lock:
+    folder = ExperimentFolder(source)
+    with running.experiment_lock(folder) as lock:
         measure = partial(measure_unknown, settings=settings, on_message=on_message) if probe else None
-        plan(source, settings, overrides, allow=allow, measure=measure)
+        chosen = choose_overrides(folder, overrides, lambda: is_unfinished(read_planned(source)))
+        made = plan(source, settings, chosen, allow=allow, measure=measure)
+        for line in (*override_lines(made.plan), *made.changes):
+            on_message(line)
         planned = _prepared(read_planned(source), settings, accepted=False)
         return _worked(planned, settings, only, on_progress, on_message, lock=lock, retry=retry)
 
@@ -114,7 +131,7 @@ def submit(
         PolicyError: the plan is for this machine, is not approved, or another command works on this folder.
     """
     with _locked(source, within_budget) as lock:
-        planned = prepare(source, settings)
+        planned = _to_start(source, settings, on_message, approved=within_budget)
         if planned.plan.executor == "local":
             raise PolicyError(
                 "this plan runs on this machine",
@@ -159,7 +176,7 @@ def resume(
         RunsFailedError: some runs failed; the others are complete and reported.
     """
     with _locked(source, within_budget) as lock:
-        planned = prepare(source, settings)
+        planned = _to_start(source, settings, on_message, approved=within_budget)
         return _worked(
             planned, settings, only, on_progress, on_message, lock=lock, retry=retry, within_budget=within_budget
         )
@@ -190,7 +207,7 @@ def evaluate(
         RunsFailedError: an evaluation failed.
     """
     with _locked(source, within_budget) as lock:
-        planned = prepare(source, settings)
+        planned = _to_start(source, settings, on_message, approved=within_budget)
         return _worked(
             planned,
             settings,
@@ -316,6 +333,14 @@ def _prepared(planned: LoadedPlan, settings: UserConfig, *, only: str | None = N
     started = read_started(planned.folder.yaml)
     collecting.write_collected(started, collect_results(started.plan, started.folder.root))
     return replace(planned, notes=(*planned.notes, *notes))
+
+
+def _to_start(source: Path, settings: UserConfig, on_message: MessageCallback, *, approved: bool) -> LoadedPlan:
+    """Prepare the plan on disk, and name its overrides."""
+    planned = _prepare(source, settings, approved=approved)
+    for line in recorded_lines(planned.folder, planned.plan):
+        on_message(line)
+    return planned
 
 
 @contextmanager

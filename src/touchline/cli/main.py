@@ -162,7 +162,7 @@ def plan(
             dry_run=dry_run,
             on_progress=on_progress,
         )
-    for note in planned.notes:
+    for note in (*planned.changes, *planned.notes):
         print_status(f"note: {note}")
     if json:
         print_json(

@@ -57,8 +57,9 @@ def status(
         return
     with _uncollected():
         snapshot = snapshots(source, settings, look=not no_queue)()
-    if snapshot.note:
-        print_status(snapshot.note)
+    for line in (snapshot.note, *snapshot.lines):
+        if line:
+            print_status(without_controls(line))
     if json:
         from touchline.plan.strategy.text import StrategyStatus
         from touchline.results.live import LiveRun
@@ -200,12 +201,14 @@ def _repeat(watcher: Watcher) -> None:
     """Print a line per run that has advanced, at intervals."""
     said: dict[str, tuple[float, str]] = {}
     flagged: set[str] = set()
-    note, ended, strategy = "", "", ""
+    notes: tuple[str, ...] = ()
+    ended, strategy = "", ""
     for snapshot in _snapshots(watcher):
         ended = text.counts(snapshot.runs)
-        if snapshot.note and snapshot.note != note:
-            print_status(snapshot.note)
-        note = snapshot.note
+        for line in (snapshot.note, *snapshot.lines):
+            if line and line not in notes:
+                print_status(without_controls(line))
+        notes = (snapshot.note, *snapshot.lines)
         for line in _strategy(snapshot):
             if line != strategy:
                 strategy = line
@@ -312,8 +315,7 @@ def view(snapshot: Snapshot, height: int, width: int) -> RenderableType:
             parts.append(Text(f"    hint: {without_controls(hint)}", style="dim", overflow="fold"))
     if len(flagged) > len(shown_runs):
         parts.append(Text(f"and {len(flagged) - len(shown_runs)} more: touchline status shows all", style="dim"))
-    if snapshot.note:
-        parts.append(Text(without_controls(snapshot.note), style="yellow"))
+    parts += [Text(without_controls(line), style="yellow") for line in (snapshot.note, *snapshot.lines) if line]
     parts.append(Text("Ctrl-C stops watching; jobs keep running", style="dim"))
     return Group(*parts)
 

@@ -35,6 +35,7 @@ from touchline.plan.totals import runs_at_once
 from touchline.plan.untrained import about_shared_validation
 from touchline.slurm.schedulers import evaluation_script, training_script
 from touchline.spec.plan import Cohort, Plan, PlannedRun, Revision, WhyAlone
+from touchline.spec.recorded import override_lines
 
 _SHOWN = 8
 
@@ -223,6 +224,7 @@ def _memory_cell(run: PlannedRun, plan: Plan) -> str:
 
 def _design(plan: Plan) -> Iterator[str]:
     yield f"Type: {design_line(plan)}"
+    yield from override_lines(plan)
     own = plan.own_task
     items = "the test split" if own is None or own.takes_data else "items of its own"
     yield f"Task: {plan.task}, evaluated with Inspect on {items}"

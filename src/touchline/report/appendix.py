@@ -47,7 +47,7 @@ def _planned(gathered: ReportInputs, plan: Plan, runs: Sequence[RunResult]) -> I
     yield _command(VIEW, "the plan with its estimates", "cat runs_plan.md")
     last = _checkpoint(gathered, example)
     yield _command(EVALUATE, "what is trained and not evaluated", "touchline evaluate .")
-    if command := run_with(plan, "evaluate.epochs=all"):
+    if command := every_epoch(plan):
         yield _command(EVALUATE, "every epoch that was kept", command)
     if last is not None:
         yield _command(
@@ -65,7 +65,7 @@ def _planned(gathered: ReportInputs, plan: Plan, runs: Sequence[RunResult]) -> I
         yield _command(RETRAIN, "one training on the cluster, by hand", by_hand)
     if plan.executor == "slurm":
         yield _command(RETRAIN, "everything on the cluster, by hand", "bash submit_all.sh")
-    if command := run_with(plan, "seeds=[1, 2, 3]"):
+    if command := with_setting(plan, "seeds", "[1, 2, 3]"):
         yield _command(RETRAIN, "the design with three seeds", command)
     yield _command(
         SYNC,
@@ -99,15 +99,33 @@ def _evaluate_found(gathered: ReportInputs, runs: Sequence[RunResult]) -> Iterat
             yield _command(EVALUATE, f"the last valid checkpoint of {run.name}", command)
 
 
-def run_with(plan: Plan, setting: str) -> str | None:
-    """Return the command for the experiment with one setting changed. Overrides of the last plan apply only if
-    repeated. None with a strategy, whose design is fixed by its first decision.
+def with_setting(plan: Plan, key: str, value: str) -> str | None:
+    """Return the line to put into experiment.yaml for another value of a setting, and the command that follows.
+
+    The overrides of the plan are lines too: they end with its runs. None with a strategy, whose design is fixed by its
+    first decision.
     """
     if plan.strategy is not None:
         return None
-    key = setting.partition("=")[0]
-    kept = [override for override in plan.overrides if override.partition("=")[0] != key]
-    return shlex.join(["touchline", "run", ".", *kept, setting])
+    others = [each.partition("=") for each in plan.overrides if each.partition("=")[0] != key]
+    lines = [_edit(key, value), *(f"{_edit(other, own)}   (so far an override)" for other, _, own in others)]
+    command = "touchline run ." if plan.executor == "local" else "touchline plan . && touchline submit ."
+    return "\n".join((*lines, command))
+
+
+def every_epoch(plan: Plan) -> str | None:
+    """Return the command that evaluates every kept epoch. None on a cluster with a strategy."""
+    if plan.executor == "local":
+        return "touchline evaluate . --epochs all"
+    return with_setting(plan, "evaluate.epochs", "all")
+
+
+def _edit(key: str, value: str) -> str:
+    """Return a shell comment with the line of a setting in experiment.yaml."""
+    group, _, name = key.rpartition(".")
+    if key.startswith("factors."):
+        group, name = "factors", key.removeprefix("factors.")
+    return f"# in experiment.yaml{f', under {group}' if group else ''}: {name}: {value}"
 
 
 def evaluation_by_hand(gathered: ReportInputs, run: str) -> str | None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from touchline.core.levels import SEEDS
 from touchline.core.notes import NoteCode
-from touchline.report.appendix import run_with
+from touchline.report.appendix import with_setting
 from touchline.report.facts import is_asked_about
 from touchline.report.formatting import Scale, factor_words, join_names, level_words, scale_of
 from touchline.report.report import NextStep
@@ -223,7 +223,7 @@ def _more_seeds(used: Sequence[int], wanted: int) -> list[int]:
 
 
 def _seeds_command(gathered: ReportInputs, seeds: Sequence[int]) -> str | None:
-    return None if gathered.plan is None else run_with(gathered.plan, f"seeds={list(seeds)}")
+    return None if gathered.plan is None else with_setting(gathered.plan, "seeds", str(list(seeds)))
 
 
 def _seed_words(seeds: int) -> str:

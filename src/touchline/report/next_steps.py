@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from touchline.core.quantity import Missing, finite
 from touchline.core.status import RunStatus, TrainingOutcome
 from touchline.core.units import format_bytes, plural
-from touchline.report.appendix import evaluation_by_hand, run_with
+from touchline.report.appendix import evaluation_by_hand, every_epoch, with_setting
 from touchline.report.facts import answer_counts, is_asked_about, is_base_control, lowest, risen
 from touchline.report.formatting import join_names, relative, scale_of
 from touchline.report.next_design import design_steps
@@ -149,7 +149,7 @@ def _controls(gathered: ReportInputs) -> Iterator[NextStep]:
             title="Evaluate the base models",
             why=f"{join_names(without)}: no untrained control was evaluated, so that the gain over the base model "
             "is unknown.",
-            command=None if gathered.plan is None else run_with(gathered.plan, "controls=[base]"),
+            command=None if gathered.plan is None else with_setting(gathered.plan, "controls", "[base]"),
         )
 
 
@@ -173,7 +173,7 @@ def _epochs(gathered: ReportInputs) -> Iterator[NextStep]:
             title="Compare the epochs",
             why=f"The validation loss rose again in {join_names(names)}: an earlier epoch may do better. Evaluate "
             "every epoch, and choose by validation loss.",
-            command=None if gathered.plan is None else run_with(gathered.plan, "evaluate.epochs=all"),
+            command=None if gathered.plan is None else every_epoch(gathered.plan),
         )
 
 
@@ -195,7 +195,7 @@ def _schedule(gathered: ReportInputs, falling: Sequence[RunResult]) -> Iterator[
             title="Try another learning rate schedule",
             why=f"The learning rate of {ended[0].name} fell from {max(rates):.3g} to {rates[-1]:.2g} while its "
             f"validation loss was still falling.{named}",
-            command=run_with(plan, f"train.schedule={others[0]}") if plan is not None and tried and others else None,
+            command=with_setting(plan, "train.schedule", others[0]) if plan is not None and tried and others else None,
         )
 
 

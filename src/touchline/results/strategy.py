@@ -23,6 +23,7 @@ from touchline.run.divergence import has_diverged
 from touchline.run.jobs import is_training_complete, missing_evaluations
 from touchline.run.ledger import STRATEGY, Ledger, read_ledger
 from touchline.run.planning import LoadedPlan
+from touchline.run.recorded import plan_command
 from touchline.run.spent import spent_device_hours
 from touchline.run.strategy_explore import explore_waits, next_explore_decision
 from touchline.slurm.job_view import JobName
@@ -67,7 +68,7 @@ def refuse_other_design(planned: LoadedPlan) -> str:
         raise PlanDriftError(
             "plan.json is not the design that the strategy's first decision fixed: the looks are part of the design",
             expected="the plan as it was when the first run was started",
-            hint=f"undo the change and plan again: touchline plan {quoted(str(planned.folder.root))}; "
+            hint=f"undo the change and plan again: {plan_command(planned.folder, planned.plan.overrides)}; "
             "or plan another experiment in a folder of its own",
         )
     return design
@@ -82,6 +83,15 @@ def unfinished_runs(planned: LoadedPlan, state: StrategyState) -> list[PlannedRu
     """Return the runs that the coming decision waits for."""
     waited_for = [run for run in needed_runs(planned, state) if run.phase is not None]
     return [run for run in waited_for if not _is_finished(planned, run)]
+
+
+def is_unfinished(planned: LoadedPlan) -> bool:
+    """Return True if a run of a plan is not trained and evaluated, or its strategy may start more."""
+    if planned.plan.strategy is None:
+        return not all(_is_finished(planned, run) for run in planned.plan.runs)
+    state = strategy_state(planned.plan, planned.folder.decisions())
+    is_settled = state.stop is not None and state.stop.reason is StopReason.SETTLED
+    return not is_settled or not all(_is_finished(planned, run) for run in needed_runs(planned, state))
 
 
 def _is_finished(planned: LoadedPlan, run: PlannedRun) -> bool:

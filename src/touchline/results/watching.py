@@ -25,6 +25,7 @@ from touchline.run.executors import executor_for
 from touchline.run.folders import ExperimentFolder
 from touchline.run.ledger import Ledger, close_ended
 from touchline.run.protocol import Executor, Job
+from touchline.run.recorded import recorded_lines
 from touchline.slurm.job_view import JobName, JobView
 from touchline.slurm.local.commands import CommandResult, Commands, RealCommands
 from touchline.spec.plan import Plan
@@ -56,6 +57,8 @@ class Snapshot:
     """Last steps of each run, as far as they were read."""
     strategy: StrategyStatus | None = None
     """How far the strategy is; None without one."""
+    lines: tuple[str, ...] = ()
+    """Overrides of the plan, and edits of experiment.yaml since."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,6 +121,7 @@ class Watcher:
         self._views: dict[str, JobView] = {}
         self._finished: dict[str, RunFolderState] = {}
         self._asked = self._read_all = float("-inf")
+        self._compared: tuple[tuple[int, ...], tuple[str, ...]] = (), ()
 
     def now(self) -> Snapshot:
         """Read the folders, and the queue if its polling interval has passed."""
@@ -135,6 +139,7 @@ class Watcher:
             active=any(view.active for view in (*views, *self._views.values())),
             steps={name: found.recent.steps for name, found in seen.items()},
             strategy=strategy_status(self.folder.planned(), self.folder.decisions()),
+            lines=self._recorded_lines(),
         )
 
     def is_anything_left(self, snapshot: Snapshot) -> bool:
@@ -189,6 +194,14 @@ class Watcher:
             self._executor = executor_for(self._plan, self.folder, self.poll_seconds, self._heard)
         return self._executor
 
+    def _recorded_lines(self) -> tuple[str, ...]:
+        """Return the lines about overrides and edits; both files are compared again only if one was written."""
+        with contextlib.suppress(OSError):
+            written = tuple(path.stat().st_mtime_ns for path in (self.folder.yaml, self.folder.plan_json))
+            if written != self._compared[0]:
+                self._compared = written, tuple(recorded_lines(self.folder, self.folder.planned()))
+        return self._compared[1]
+
     def _current_plan(self) -> Plan:
         """Return the plan, read again if it has changed."""
         found = self.folder.started_plan()
@@ -206,12 +219,14 @@ def status(
         source: experiment.yaml or its folder.
         settings: user config.
         look: query the executor; otherwise only files are read.
-        on_message: called with the reason why the queue could not be queried.
+        on_message: called with the reason why the queue could not be queried, the overrides of the plan, and edits of
+            experiment.yaml since.
 
     Raises:
         InputError: there is no experiment, or no plan.
     """
     snapshot = Watcher(source, settings, look=look).now()
-    if snapshot.note and on_message is not None:
-        on_message(snapshot.note)
+    for line in (snapshot.note, *snapshot.lines):
+        if line and on_message is not None:
+            on_message(line)
     return list(snapshot.runs)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -26,7 +25,6 @@ from touchline.plan.build import PlanInputs, build_plan, data_key
 from touchline.plan.drift import changed_runs, describe_change, revise
 from touchline.plan.dtypes import dtype_findings
 from touchline.plan.local.context import build_planning_context, free_space
-from touchline.plan.local.target import resolve_target
 from touchline.plan.sections import runs_plan_markdown, summary_line, summary_sections
 from touchline.plan.settings_table import flat_settings
 from touchline.plan.slots import SlotChoice
@@ -36,6 +34,7 @@ from touchline.plan.strategy.resolving import seed_spread_of
 from touchline.run.folders import ExperimentFolder
 from touchline.run.history_evidence import past_spread, pruning_evidence
 from touchline.run.marks import RunMark, run_marks
+from touchline.run.recorded import file_changes, plan_command, read_file, read_recorded, refuse_other_machine
 from touchline.run.scripts.folder import evaluation_config
 from touchline.spec.bounds import SIZE_LIMIT_BYTES
 from touchline.spec.document import YamlDocument
@@ -43,7 +42,7 @@ from touchline.spec.evaluation import decoding_text
 from touchline.spec.experiment import Experiment
 from touchline.spec.overlay import with_settings
 from touchline.spec.plan import Plan, PlannedRun
-from touchline.spec.read import LoadedExperiment, read_experiment, read_settings
+from touchline.spec.read import LoadedExperiment, read_settings
 from touchline.statistics.spread_types import SpreadInput
 
 _SHOWN_CHANGES = 3
@@ -64,6 +63,8 @@ class LoadedPlan:
     """Notes for the user: files that were left as edited, findings that are not errors."""
     marks: Mapping[str, RunMark] = field(default_factory=dict)
     """How far each run is; empty for a first plan."""
+    changes: tuple[str, ...] = ()
+    """Settings that differ from the plan before, with their sources, and what plans as before."""
 
     def __repr__(self) -> str:
         return f"<plan of {self.plan.experiment!r}: {summary_line(self.plan)}; {self.folder.plan_json}>"
@@ -166,7 +167,12 @@ def resolve(
             plan_ = build_plan(replace(inputs, seed_spread=between))
     if fixed is None:
         refuse_impossible(plan_)
-    plan_ = replace(plan_, kept_evaluations=tuple(_kept_evaluations(plan_, folder)), spread=spread)
+    plan_ = replace(
+        plan_,
+        kept_evaluations=tuple(_kept_evaluations(plan_, folder)),
+        spread=spread,
+        file_settings=loaded.document.data,
+    )
     if refuses_memory:
         digests = {run.digest for run in inputs.started.values()}
         found += _refuse_memory(plan_, loaded, {run.name for run in plan_.runs if run.digest in digests})
@@ -271,20 +277,22 @@ def _refuse_memory(plan_: Plan, loaded: LoadedExperiment, started: Collection[st
     return found
 
 
-def refuse_findings(planned: LoadedPlan, settings: UserConfig) -> None:
+def refuse_findings(planned: LoadedPlan, settings: UserConfig, *, approved: bool = False) -> None:
     """Check a planned experiment once more: data and models may have changed since, and rules may know more.
+
+    An `approved` plan whose file was edited since is not checked: the approval is of the plan.
 
     Raises:
         InputError: with every error.
         FindingsError: a run that has not started is predicted to run out of memory.
-        PlanDriftError: a dataset or a model is no longer what was planned.
+        PlanDriftError: the file, a dataset or a model is no longer what was planned.
     """
     folder, plan_ = planned.folder, planned.plan
-    refuse_other_machine(plan_, settings)
-    loaded = read_experiment(read_text_bounded(folder.yaml, SIZE_LIMIT_BYTES), str(folder.yaml), plan_.overrides)
+    refuse_other_machine(folder, plan_, settings)
+    is_edited = approved and file_changes(folder, plan_) is not None
+    loaded = read_file(folder, plan_.overrides) if is_edited else read_recorded(folder, plan_)
     _refuse_memory(plan_, loaded, _decided_runs(plan_, folder, folder.queued()))
-    if loaded.sha256 != plan_.experiment_sha256:
-        # What is prepared is the plan; the changed file is checked when it is planned.
+    if is_edited:
         return
     accepted = {run.name: run.accepted for run in plan_.runs if run.accepted}
     planned_runs = {run.name: run for run in plan_.runs}
@@ -294,21 +302,6 @@ def refuse_findings(planned: LoadedPlan, settings: UserConfig) -> None:
         raise InputError(f"{loaded.document.path}: {plural(count, 'error')}", findings=errors)
     _refuse_changes(planned, seen, images_of_runs(seen, settings))
     _launchable(seen, lengths_of(seen, settings, plan_.date), settings, plan_.date)
-
-
-def refuse_other_machine(plan_: Plan, settings: UserConfig) -> None:
-    """Refuse a plan that an earlier version made for the CPU of a login node.
-
-    Raises:
-        InputError: the plan's jobs run on a cluster, and nothing says which GPU its nodes have.
-    """
-    if plan_.executor != "local" and plan_.machine.kind == "cpu" and plan_.compute.gpus:
-        resolve_target(plan_.compute, settings.cluster(plan_.executor))
-        raise PlanDriftError(
-            "the plan is for the CPU of the machine that planned it, and its jobs ask for a GPU",
-            expected="a plan for the GPU of the nodes",
-            hint=f"touchline plan {shlex.quote(plan_.experiment)}",
-        )
 
 
 def _refuse_changes(planned: LoadedPlan, seen: ResolvedInputs, images: Mapping[str, ImageHashes]) -> None:
@@ -342,7 +335,7 @@ def _refuse_changes(planned: LoadedPlan, seen: ResolvedInputs, images: Mapping[s
         raise PlanDriftError(
             f"{' and '.join(changed)} changed since it was planned",
             expected="what the plan was made from",
-            hint=f"touchline plan {shlex.quote(str(planned.folder.root))}",
+            hint=plan_command(planned.folder, old.overrides),
         )
 
 
@@ -401,7 +394,7 @@ def commit_plan(
             f"the plan changes runs that have already started: {what}",
             expected="the things that the plan was made from, unchanged",
             hint="undo the change, or keep it and move their results aside: "
-            f"touchline plan {quoted(str(folder.root))} --accept",
+            + plan_command(folder, new.overrides, "--accept"),
         )
     plan_ = revise(old, new, date=today(), reason=reason or ("planned" if old is None else "re-planned"))
     changed = False
@@ -443,7 +436,7 @@ def accept_edits(planned: LoadedPlan, settings: UserConfig, name: str) -> Loaded
         raise InputError(f"{name} is a control; it trains nothing", hint="touchline plan DIR --accept")
     now = flat_settings(run_)
     accepted = {**run_.accepted, **{key: value for key, value in edited.items() if now.get(key) != value}}
-    loaded = read_experiment(read_text_bounded(folder.yaml, SIZE_LIMIT_BYTES), str(folder.yaml), old.overrides)
+    loaded = read_recorded(folder, old)
     _, faults = with_settings(
         loaded.experiment, {key: value for key, value in accepted.items() if key != "seed"}, document
     )

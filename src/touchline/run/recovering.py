@@ -7,8 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from touchline.core.callbacks import MessageCallback
-from touchline.core.errors import PlanDriftError, SubmissionRejectedError, TouchlineError, quoted
-from touchline.core.files import read_text_bounded
+from touchline.core.errors import SubmissionRejectedError, TouchlineError
 from touchline.core.quantity import Missing
 from touchline.core.status import EXIT_OUT_OF_MEMORY, EXIT_PARENT_NOT_READY, Attempt, EndReason, JobState
 from touchline.core.units import format_seconds
@@ -32,13 +31,12 @@ from touchline.run.ledger import Ledger
 from touchline.run.planning import LoadedPlan, commit_plan, resolve
 from touchline.run.preparing import site_of
 from touchline.run.protocol import Executor, Job
+from touchline.run.recorded import read_recorded
 from touchline.run.run_status import drop_lock_conflicts
 from touchline.run.scripts.folder import run_files
 from touchline.run.statusfiles import read_attempts
 from touchline.slurm.job_view import JobKind, JobName, JobView
-from touchline.spec.bounds import SIZE_LIMIT_BYTES
 from touchline.spec.plan import PlannedRun
-from touchline.spec.read import read_experiment
 
 Shape = tuple[object, ...]
 
@@ -397,13 +395,7 @@ def with_micro_batches(planned: LoadedPlan, settings: UserConfig, sizes: Mapping
         InputError: a size is impossible.
     """
     folder, old = planned.folder, planned.plan
-    loaded = read_experiment(read_text_bounded(folder.yaml, SIZE_LIMIT_BYTES), str(folder.yaml), old.overrides)
-    if loaded.sha256 != old.experiment_sha256:
-        raise PlanDriftError(
-            f"{str(folder.yaml)!r} was changed since it was planned",
-            expected="the file as it was planned",
-            hint=f"touchline plan {quoted(str(folder.root))}",
-        )
+    loaded = read_recorded(folder, old)
     accepted = {run.name: run.accepted for run in old.runs if run.accepted}
     for name, size in sizes.items():
         accepted[name] = {**accepted.get(name, {}), "train.micro_batch_size": size}

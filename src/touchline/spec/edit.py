@@ -13,6 +13,7 @@ from ruamel.yaml.nodes import MappingNode, Node
 
 from touchline.core.errors import InputError
 from touchline.spec.document import parse
+from touchline.spec.write import PLAIN_KEY
 
 _WORD = re.compile(r"[a-z]+(_[a-z]+)*")
 _OTHER_WORDS = frozenset({"true", "false", "null", "yes", "no", "on", "off", "y", "n"})
@@ -37,7 +38,7 @@ def with_values(text: str, path: str, values: Mapping[str, object]) -> str:
             raise InputError(
                 f"{path}: {key} cannot be set without changing something else",
                 expected="a plain `key: value` there, without anchors",
-                hint=f"write it by hand: {key}: {_literal(value)}",
+                hint=f"write it by hand: {key}: {literal(value)}",
             )
     return text
 
@@ -55,14 +56,14 @@ def _with_value(text: str, keys: Sequence[str], value: object) -> str:
     for key in reversed(keys[found + 1 :]):
         new = {key: new}
     if existing is not None:
-        return text[: existing.start_mark.index] + _literal(new) + text[existing.end_mark.index :]
+        return text[: existing.start_mark.index] + literal(new) + text[existing.end_mark.index :]
     first = node.value[0][0].start_mark
     if node.flow_style:
-        return text[: first.index] + f"{keys[found]}: {_literal(new)}, " + text[first.index :]
+        return text[: first.index] + f"{keys[found]}: {literal(new)}, " + text[first.index :]
     if found:
-        return text[: first.index] + f"{keys[found]}: {_literal(new)}\n{' ' * first.column}" + text[first.index :]
+        return text[: first.index] + f"{keys[found]}: {literal(new)}\n{' ' * first.column}" + text[first.index :]
     # A new part of the whole file goes to its end.
-    return f"{text.rstrip()}\n{keys[0]}: {_literal(new)}\n"
+    return f"{text.rstrip()}\n{keys[0]}: {literal(new)}\n"
 
 
 def _entry(node: Node, key: str) -> Node | None:
@@ -71,12 +72,12 @@ def _entry(node: Node, key: str) -> Node | None:
     return next((value for name, value in node.value if name.value == key), None)
 
 
-def _literal(value: object) -> str:
+def literal(value: object) -> str:
     """Return a value on one line, as JSON with unquoted words where YAML needs no quotes."""
     if isinstance(value, str) and _WORD.fullmatch(value) and value not in _OTHER_WORDS:
         return value
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{key}: {_literal(inner)}" for key, inner in value.items()) + "}"
+        return "{" + ", ".join(f"{_flow_key(key)}: {literal(inner)}" for key, inner in value.items()) + "}"
     return json.dumps(value, ensure_ascii=False)
 
 
@@ -89,3 +90,7 @@ def _expected(data: dict[str, object], keys: Sequence[str], value: object) -> di
         node = node[key]
     node[keys[-1]] = value
     return found
+
+
+def _flow_key(key: str) -> str:
+    return key if PLAIN_KEY.fullmatch(key) else json.dumps(key, ensure_ascii=False)

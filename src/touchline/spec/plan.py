@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from touchline.core.catalog import DatasetInfo, ModelInfo
 from touchline.core.estimate import MemoryEstimate
@@ -261,7 +262,7 @@ class Plan:
     experiment_sha256: str
     """Hash of experiment.yaml with the overrides applied."""
     overrides: tuple[str, ...]
-    """`key=value` given on the command line."""
+    """`key=value` given on the command line for this plan; they are not in experiment.yaml."""
     factors: dict[str, tuple[str, ...]]
     """Factors, with their levels as text."""
     models: dict[str, ModelInfo]
@@ -313,6 +314,8 @@ class Plan:
     """Why so many runs are trained at once on a CPU (`machine.slots`); empty elsewhere."""
     spread: tuple[SpreadInput, ...] = ()
     """Spread between seeds and between items that the section on power counts on; empty in older plans."""
+    file_settings: dict[str, Any] | None = None
+    """Settings of experiment.yaml as planned, without overrides; None in plans of version 0.1.0."""
     slots_gain: Measured = NO_EVIDENCE
     """Predicted: how many times as fast all trainings are in slots as one after the other with all threads."""
 

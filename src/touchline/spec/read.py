@@ -6,7 +6,7 @@ import copy
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -63,9 +63,10 @@ def read_experiment(text: str, path: str, overrides: Sequence[str] = ()) -> Load
         InputError: with every fault as a finding.
     """
     document = parse(text, path)
-    data = copy.deepcopy(document.data)
-    findings = [fault for override in overrides if (fault := _override(data, override)) is not None]
-    document = replace(document, overridden={_parts(override.partition("=")[0]): override for override in overrides})
+    data, findings = apply_overrides(document.data, overrides)
+    document = replace(
+        document, overridden={override_path(override.partition("=")[0]): override for override in overrides}
+    )
     experiment, faults = build(Experiment, data, document)
     of_strategy = list(strategy_faults(data, document))
     # These name the key as well as its type's error does, and what to type.
@@ -83,16 +84,26 @@ def read_experiment(text: str, path: str, overrides: Sequence[str] = ()) -> Load
         )
         count = plural(len(findings), "error")
         raise InputError(f"{path}: {count}", findings=findings, hint="docs/reference/experiment.md lists every key")
-    digest = hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
     return LoadedExperiment(
         experiment=experiment,
         document=document,
         overrides=tuple(overrides),
-        sha256=digest,
+        sha256=settings_digest(data),
         given=frozenset(_written(data))
         | {*experiment.factors, *(key for pair in experiment.pairs for key in pair)}
         | _given_by_stages(experiment),
     )
+
+
+def apply_overrides(file: Mapping[str, object], overrides: Sequence[str]) -> tuple[dict[str, Any], list[Finding]]:
+    """Return the settings of a file with overrides applied, and the errors of the overrides."""
+    data = copy.deepcopy(dict(file))
+    return data, [fault for override in overrides if (fault := _override(data, override)) is not None]
+
+
+def settings_digest(data: Mapping[str, object]) -> str:
+    """Return the hash of settings; comments and layout do not count."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
 def _given_by_stages(experiment: Experiment) -> frozenset[str]:
@@ -150,7 +161,7 @@ def _override(data: dict[str, Any], override: str) -> Finding | None:
         message = fault.findings[0].message.splitlines()[0].removeprefix(f"{key}: ")
         return error("EX005", key, f"the value of {key} cannot be read: {message}", where)
     node = data
-    parts = _parts(key)
+    parts = override_path(key)
     for part in parts[:-1]:
         inner = node.setdefault(part, {})
         if not isinstance(inner, dict):
@@ -160,7 +171,7 @@ def _override(data: dict[str, Any], override: str) -> Finding | None:
     return None
 
 
-def _parts(key: str) -> tuple[str, ...]:
+def override_path(key: str) -> tuple[str, ...]:
     """Return the path of a dotted key; under `factors` the rest of it is one key."""
     return ("factors", key[len("factors.") :]) if key.startswith("factors.") else tuple(key.split("."))
 

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 
-_PLAIN_KEY = re.compile(r"(?!(?:true|false|null)\Z)[A-Za-z_][\w./-]*", re.ASCII | re.IGNORECASE)
+PLAIN_KEY = re.compile(r"(?!(?:true|false|null)\Z)[A-Za-z_][\w./-]*", re.ASCII | re.IGNORECASE)
 """Keys that every reader of YAML takes for the text that they are."""
 _NO_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 
@@ -23,7 +23,7 @@ def to_yaml(data: dict[str, object], comments: Mapping[str, str] | None = None) 
 
 def _lines(node: dict[str, object], indent: str, comments: Mapping[str, str], path: str = "") -> Iterator[str]:
     for name, value in node.items():
-        key = name if _PLAIN_KEY.fullmatch(name) else _quoted(name)
+        key = name if PLAIN_KEY.fullmatch(name) else _quoted(name)
         comment = f"   # {comments[path + name]}" if path + name in comments else ""
         if isinstance(value, dict) and value:
             yield f"{indent}{key}:{comment}"
