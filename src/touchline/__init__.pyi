@@ -30,6 +30,7 @@ from touchline.results.collected import RunMetrics
 from touchline.results.frame import Results
 from touchline.results.live import LiveRun
 from touchline.results.reproduction import Reproduction
+from touchline.run import launching
 from touchline.run.folders import ExperimentFolder
 from touchline.run.imports.importing import ImportReport
 from touchline.run.optimising import OptimiseRequest, Optimised
@@ -132,6 +133,7 @@ def submit(
     retry: bool = False,
     within_budget: bool = False,
     on_progress: ProgressCallback | None = None,
+    on_totals: launching.TotalsCallback = ...,
     on_message: MessageCallback = ...,
     settings: UserConfig | None = None,
 ) -> list[Submitted]:

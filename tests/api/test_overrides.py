@@ -1,4 +1,4 @@
-"""Overrides and edits of experiment.yaml: which experiment each command plans and starts (decision 0040)."""
+"""Overrides and edits of experiment.yaml: which experiment each command plans and starts (decision 0041)."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def starts(monkeypatch: pytest.MonkeyPatch) -> Starts:
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the table of decision 0040."""
+    """A row of the table of decision 0041."""
 
     recorded: tuple[str, ...]
     edit: dict[str, object] | str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from dataclasses import replace
 
@@ -265,20 +266,26 @@ def test_notes_of_a_result_are_told_once_and_by_their_weight() -> None:
     assert ("trained on", "AMD EPYC, 2 threads") in report.provenance
 
 
-def test_a_command_with_another_setting_repeats_the_overrides_of_the_plan() -> None:
-    """Overrides on a command line take the place of all earlier ones."""
+def test_a_next_step_prints_lines_of_the_file_and_no_override() -> None:
+    """An override in a step would end with the runs of its plan. Those of the plan become lines too."""
     record = made.record("1M_rank4", "epoch_1", made.rights(80))
     other = replace(made.run("1M_rank64", rank="64", evaluations=[record]))
-    gathered = ours(overrides=("compute.executor=slurm", "seeds=[7]"))
+    gathered = ours(overrides=("train.epochs=3", "seeds=[7]"))
     gathered = replace(
         gathered,
         runs=(*gathered.runs, other),
         factors={"train.lora.rank": ("4", "64")},
     )
-    commands = [step.command for step in build_report(gathered).next_steps if "seeds" in step.title]
-    assert [shlex.split(command or "") for command in commands] == [
-        ["touchline", "run", ".", "compute.executor=slurm", "seeds=[1, 2, 3]"]
+    report = build_report(gathered)
+    (command,) = [step.command for step in report.next_steps if "seeds" in step.title]
+    assert (command or "").splitlines() == [
+        "# in experiment.yaml: seeds: [1, 2, 3]",
+        "# in experiment.yaml, under train: epochs: 3   (so far an override)",
+        "touchline run .",
     ]
+    printed = [each.command or "" for each in (*report.next_steps, *report.commands)]
+    lines = [line for text in printed for line in text.splitlines() if not line.startswith("#")]
+    assert not [line for line in lines if re.match(r"touchline (run|plan) .*=", line)]
 
 
 def test_an_attempt_of_a_cohort_counts_once() -> None:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from touchline.core.callbacks import MessageCallback, ProgressCallback, ignore_message
 from touchline.data.user_config import UserConfig
 from touchline.run.folders import ExperimentFolder
-from touchline.run.planning import LoadedPlan, commit_plan, resolve
-from touchline.run.recorded import change_lines, explained_drift, read_file
+from touchline.run.planning import LoadedPlan, commit_plan, read_planned, resolve
+from touchline.run.recorded import change_lines, choose_overrides, explained_drift, read_file, recorded_lines
 from touchline.spec.recorded import compare_with_plan
 
 if TYPE_CHECKING:
@@ -35,7 +35,8 @@ def check(
         paths: files and folders.
         settings: where models and caches are.
         request: the target machine and the selected rules (default: this machine, all rules).
-        on_message: receives a line before the code of a task file runs; only files named in `paths` are run.
+        on_message: receives a line before the code of a task file runs; only files named in `paths` are run. Receives
+            how the file of an experiment differs from its plan on disk.
 
     Returns:
         The report, and the findings with their fixes.
@@ -46,7 +47,12 @@ def check(
     from touchline.lint.checked import CheckRequest
     from touchline.lint.local.checking import check_paths
 
-    return check_paths(paths, settings, request or CheckRequest(), on_message)
+    found = check_paths(paths, settings, request or CheckRequest(), on_message)
+    for folder in (ExperimentFolder(path) for path in paths if (path / "experiment.yaml").is_file()):
+        if (planned := folder.read_plan()) is not None:
+            for line in recorded_lines(folder, planned):
+                on_message(line)
+    return found
 
 
 def check_fix(
@@ -114,6 +120,26 @@ def plan(
                 new, notes = resolve(loaded, folder, settings, old, accepted, on_progress)
         planned = commit_plan(folder, old, new, accept=accept, dry_run=dry_run, notes=notes)
     return replace(planned, changes=tuple(change_lines(folder, changes)))
+
+
+def plan_to_run(
+    source: Path,
+    settings: UserConfig,
+    overrides: Sequence[str] = (),
+    *,
+    allow: Sequence[str] = (),
+    measure: Callable[[Plan, ExperimentFolder], bool] | None = None,
+) -> LoadedPlan:
+    """Write the plan that is run next: without overrides, those of the plan on disk are kept while it is unfinished.
+
+    Raises:
+        InputError: the file, a model or the data have errors; all are listed.
+        PlanDriftError: the plan would change a started run, or lose an override that the user has not given up.
+    """
+    from touchline.results.strategy import is_unfinished
+
+    chosen = choose_overrides(ExperimentFolder(source), overrides, lambda: is_unfinished(read_planned(source)))
+    return plan(source, settings, chosen, allow=allow, measure=measure)
 
 
 def approve(source: Path, device_hours: float) -> Approval:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from touchline.api.by_strategy import active_runs, submit_by_strategy, work_by_strategy
 from touchline.api.outcomes import collect, report
-from touchline.api.planning import plan
+from touchline.api.planning import plan_to_run
 from touchline.core.callbacks import MessageCallback, ProgressCallback, ignore_message
 from touchline.core.errors import InputError, PolicyError
 from touchline.core.files import read_text_bounded, write_if_changed
@@ -22,14 +22,14 @@ from touchline.data.user_config import UserConfig
 from touchline.results import collecting
 from touchline.results.collect import collect_results
 from touchline.results.frame import Results
-from touchline.results.strategy import is_unfinished, refuse_other_design
+from touchline.results.strategy import refuse_other_design
 from touchline.run import launching
 from touchline.run import selection as running
 from touchline.run.folders import ExperimentFolder
 from touchline.run.model_download import EXPORTABLE, get_model
 from touchline.run.planning import LoadedPlan, accept_edits, read_planned, read_started, refuse_edits, refuse_findings
 from touchline.run.preparing import write_folders
-from touchline.run.recorded import choose_overrides, recorded_lines
+from touchline.run.recorded import recorded_lines
 from touchline.run.selection import JobProgressCallback
 from touchline.run.submission import Submitted
 from touchline.slurm.schedulers import SCHEDULERS
@@ -95,11 +95,9 @@ def run(
     """
     from touchline.run.probe_run import measure_unknown
 
-    folder = ExperimentFolder(source)
-    with running.experiment_lock(folder) as lock:
+    with running.experiment_lock(ExperimentFolder(source)) as lock:
         measure = partial(measure_unknown, settings=settings, on_message=on_message) if probe else None
-        chosen = choose_overrides(folder, overrides, lambda: is_unfinished(read_planned(source)))
-        made = plan(source, settings, chosen, allow=allow, measure=measure)
+        made = plan_to_run(source, settings, overrides, allow=allow, measure=measure)
         for line in (*override_lines(made.plan), *made.changes):
             on_message(line)
         planned = _prepared(read_planned(source), settings, accepted=False)
@@ -114,6 +112,7 @@ def submit(
     retry: bool = False,
     within_budget: bool = False,
     on_progress: ProgressCallback | None = None,
+    on_totals: launching.TotalsCallback = launching.ignore_totals,
     on_message: MessageCallback = ignore_message,
 ) -> list[Submitted]:
     """Submit unfinished runs that are not in the queue to SLURM or PBS, and return.
@@ -125,6 +124,7 @@ def submit(
         retry: also retry runs that failed twice with the same error.
         within_budget: submit only what the approved budget covers.
         on_progress: receives the number of submitted jobs and their total.
+        on_totals: receives the totals of the jobs before the first is submitted; raises to submit nothing.
         on_message: receives each decision about a failed job.
 
     Raises:
@@ -136,7 +136,8 @@ def submit(
             raise PolicyError(
                 "this plan runs on this machine",
                 expected="compute.executor: slurm, or pbs",
-                hint=f"touchline plan {shlex.quote(str(source))} compute.executor=slurm",
+                hint="in experiment.yaml, under compute: `executor: slurm`; then: "
+                f"touchline plan {shlex.quote(str(source))}",
             )
         if caution := SCHEDULERS[planned.plan.executor].caution:
             on_message(caution)
@@ -152,6 +153,7 @@ def submit(
             lock=lock,
             retry=retry,
             on_progress=on_progress,
+            on_totals=on_totals,
             within_budget=within_budget,
         )[1]
 

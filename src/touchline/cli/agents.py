@@ -68,10 +68,12 @@ def mcp_approve(
     Plans the experiment, shows the totals and asks. It needs a terminal.
     """
     from touchline import api
+    from touchline.api.planning import plan_to_run
     from touchline.core.errors import PolicyError, quoted
     from touchline.core.markup import measured
     from touchline.core.units import plural
     from touchline.data.user_config import load_settings
+    from touchline.spec.recorded import override_lines
 
     if not sys.stdin.isatty():
         raise PolicyError(
@@ -79,7 +81,10 @@ def mcp_approve(
             expected="a terminal as stdin",
             hint=f"in a terminal: touchline mcp approve {quoted(str(source))} --gpu-hours {hours:g}",
         )
-    plan = api.plan(source, load_settings()).plan
+    planned = plan_to_run(source, load_settings())
+    plan = planned.plan
+    for line in (*override_lines(plan), *planned.changes):
+        print_output(line)
     print_output(f"{plan.experiment}: {plural(len(plan.runs), 'run')} on {plan.machine.name} ({plan.executor})")
     print_output(f"predicted: {measured(plan.gpu_hours)} of devices, {measured(plan.wall_seconds)} from start to end")
     typer.confirm(f"May an agent run it, for at most {hours:g} device-hours?", abort=True)

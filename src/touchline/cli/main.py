@@ -56,6 +56,7 @@ from touchline.cli.reproducing import reproduce
 from touchline.cli.selftesting import selftest
 from touchline.cli.starting import init
 from touchline.cli.stating import stated_pairs
+from touchline.cli.submitting import submit
 from touchline.cli.watch import watch
 from touchline.cli.watching import logs, status
 from touchline.core.errors import InputError, TouchlineError, quoted
@@ -234,36 +235,6 @@ def run(
         )
     _show(found, json)
     _say_report(source, json)
-
-
-def submit(source: Source, run: Run = None, retry: Retry = False, json: Json = False) -> None:
-    """Submit unfinished runs to SLURM or PBS and return."""
-    from touchline import api
-    from touchline.cli.progress import progress_bar
-    from touchline.data.user_config import load_settings
-    from touchline.run.submission import Submitted
-
-    with progress_bar("submitting") as on_progress:
-        found = api.submit(
-            source, load_settings(), only=run, retry=retry, on_progress=on_progress, on_message=print_status
-        )
-    if json:
-        print_json(list[Submitted], found, "jobs")
-    else:
-        print_table(
-            ("job", "id", "", "why"), [(each.job, each.job_id or "-", each.word, each.reason) for each in found]
-        )
-    if not found:
-        print_status("nothing to submit: every run is trained and evaluated")
-    later = sum(each.word == "later" for each in found)
-    if later:
-        again = f"touchline submit {shlex.quote(str(source))}"
-        if any(each.word in ("refused", "unclear") for each in found):
-            print_status(f"{later} jobs not submitted, see above; then rerun: {again}")
-        else:
-            print_status(f"{later} jobs deferred (queue limit); rerun later: {again}")
-    if any(each.word in ("refused", "unclear", "stopped") for each in found):
-        raise typer.Exit(1)
 
 
 def resume(source: Source, run: Run = None, retry: Retry = False, json: Json = False) -> None:

@@ -133,12 +133,13 @@ def _show(made: Start, settings: UserConfig, json: bool, *, has_plan: bool) -> s
 
 
 def _start(folder: Path, verb: str) -> None:
-    from touchline.cli import main
+    from touchline.cli.main import run
+    from touchline.cli.submitting import submit
 
     if verb == "submit":
-        main.submit(folder)
+        submit(folder)
     else:
-        main.run(folder)
+        run(folder)
 
 
 def _signature() -> inspect.Signature:

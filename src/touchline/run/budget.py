@@ -23,9 +23,11 @@ from pydantic import TypeAdapter, ValidationError
 
 from touchline.core.errors import InputError, PolicyError, SubmissionLimitError, SubmissionRejectedError, quoted
 from touchline.core.files import read_record, write_atomic
-from touchline.core.quantity import Quantity
+from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.core.text import first_of
 from touchline.core.units import hours_to_seconds, seconds_to_hours
 from touchline.plan.jobs import evaluation_limit, training_limit
+from touchline.plan.totals import totals_of
 from touchline.run.attempt import KILL_SECONDS, ORPHAN_PATIENCE_SECONDS
 from touchline.run.folders import ExperimentFolder
 from touchline.run.ledger import Ledger, Reservation, read_ledger
@@ -96,6 +98,20 @@ class Budget:
     """Device-hours that starts without a recorded end may take at most."""
     left_hours: float
     """Device-hours that nothing has used or reserved; 0 if the approval does not hold."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JobTotals:
+    """Totals of jobs before they are submitted."""
+
+    trainings: int
+    """Training jobs."""
+    evaluations: int
+    """Evaluation jobs."""
+    device_hours: Measured
+    """Predicted hours of devices, from the start of each job's work."""
+    limit_hours: Measured
+    """Hours of devices if every job takes its time limit."""
 
 
 _APPROVAL = TypeAdapter(Approval)
@@ -302,6 +318,28 @@ def with_budget(inner: Executor, folder: ExperimentFolder) -> Executor:
     """Return an executor that starts only what the approved budget of an experiment covers."""
     kind = BudgetedScheduler if isinstance(inner, FindsByToken) else BudgetedExecutor
     return kind(inner, folder)
+
+
+def job_totals(plan: Plan, jobs: Sequence[Job]) -> JobTotals:
+    """Return the totals of jobs of a plan: trainings, and evaluations of single runs."""
+    names = [JobName.parse(job.name) for job in jobs]
+    trained = {name.subject for name in names if name.kind is JobKind.TRAINING}
+    trained |= {run for job in jobs for run in job.cohort}
+    evaluated = {name.subject for name in names if name.kind is JobKind.EVALUATION}
+    runs = [
+        run if run.name in trained else replace(run, train=None) for run in plan.runs if run.name in trained | evaluated
+    ]
+    limits = [_limit_seconds(plan, job) for job in jobs]
+    without = [job.name for job, limit in zip(jobs, limits, strict=True) if limit is None]
+    most = sum(_devices_of(plan, job) * (limit or 0.0) for job, limit in zip(jobs, limits, strict=True))
+    return JobTotals(
+        trainings=sum(name.kind is JobKind.TRAINING for name in names),
+        evaluations=len(evaluated),
+        device_hours=totals_of(plan, runs)["gpu_hours"],
+        limit_hours=Missing(missing=f"no time limit: {first_of(without, 3)}")
+        if without
+        else Quantity(value=seconds_to_hours(most), unit="h"),
+    )
 
 
 def _devices_of(plan: Plan, job: Job) -> float:

@@ -25,6 +25,7 @@ from touchline.spec.bounds import SIZE_LIMIT_BYTES
 from touchline.spec.edit import with_values
 from touchline.spec.plan import Plan
 from touchline.spec.read import read_experiment
+from touchline.spec.recorded import unused_override_lines
 from touchline.statistics.spread import ItemScores
 from touchline.statistics.spread_inputs import spread_inputs
 
@@ -177,7 +178,7 @@ def apply(found: Designed, settings: UserConfig) -> Designed:
     Raises:
         PlanDriftError: runs have started that the change would leave out or evaluate differently, or the strategy has
             taken a decision.
-        PolicyError: the strategy has no confirm, or a value was given on the command line of the last plan.
+        PolicyError: the strategy has no confirm.
         InputError: there are no numbers to write.
         HostError: the file cannot be written.
     """
@@ -208,13 +209,6 @@ def _refuse_change(found: Designed, settings: UserConfig) -> None:
             "looks and items are fixed since the first one",
             expected="a strategy before its first decision",
             hint="copy experiment.yaml into a folder of its own, and apply the design there",
-        )
-    given = [key for key in found.values if key in {each.partition("=")[0] for each in planner.overrides}]
-    if given:
-        raise PolicyError(
-            f"{', '.join(given)}: given on the command line of the last plan, which counts more than the file",
-            expected="a plan without this override",
-            hint=f"touchline plan {quoted(str(folder.root))} {given[0]}=VALUE",
         )
     old = folder.read_plan()
     started = [] if old is None else [run for run in old.runs if has_started(folder, run.name)]
@@ -257,8 +251,7 @@ class _Planner:
         self._folder, self._settings = folder, settings
         self.text = read_text_bounded(folder.yaml, SIZE_LIMIT_BYTES)
         self._old = folder.read_plan()
-        self.overrides = () if self._old is None else self._old.overrides
-        experiment = read_experiment(self.text, str(folder.yaml), self.overrides).experiment
+        experiment = read_experiment(self.text, str(folder.yaml)).experiment
         strategy = experiment.strategy
         self.has_strategy = strategy is not None
         self.confirm = None if strategy is None else strategy.confirm
@@ -273,6 +266,8 @@ class _Planner:
             )
         elif self.has_strategy:
             self.notes = ("the strategy has no confirm: the numbers are those of the experiment without strategy",)
+        if self._old is not None:
+            self.notes += tuple(unused_override_lines(self._old))
         self._made: dict[tuple[int, int | None], Plan] = {}
 
     def now(self) -> Plan:
@@ -343,8 +338,7 @@ class _Planner:
         return seed_numbers(self.seeds, count, first=first, avoid=self._explored)
 
     def _read(self, text: str, own: Sequence[str] = ()) -> Plan:
-        overrides = (*self.overrides, *self._without, *own)
-        loaded = read_experiment(text, str(self._folder.yaml), overrides)
+        loaded = read_experiment(text, str(self._folder.yaml), (*self._without, *own))
         old = self._old
         accepted = {} if old is None else {run.name: run.accepted for run in old.runs if run.accepted}
         return with_likely_runs(resolve(loaded, self._folder, self._settings, old, accepted, spread=())[0])

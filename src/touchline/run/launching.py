@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from touchline.core.callbacks import MessageCallback, ProgressCallback
@@ -21,7 +21,7 @@ from touchline.core.status import JobState
 from touchline.data.machine import slots, visible_gpus
 from touchline.data.user_config import UserConfig
 from touchline.plan.local.target import refuse_elsewhere
-from touchline.run.budget import with_budget
+from touchline.run.budget import JobTotals, job_totals, with_budget
 from touchline.run.environments import require_environments
 from touchline.run.executors import executor_for
 from touchline.run.jobs import (
@@ -39,10 +39,18 @@ from touchline.run.recovering import Recovery
 from touchline.run.remaining import Progress
 from touchline.run.selection import JobProgressCallback, require_training
 from touchline.run.submission import Submitted, begin
-from touchline.slurm.job_view import JobName
+from touchline.slurm.job_view import JobName, JobView
 from touchline.slurm.local.commands import RealCommands
 from touchline.slurm.schedulers import SCHEDULERS
 from touchline.spec.plan import PlannedRun
+
+TotalsCallback = Callable[[JobTotals], None]
+"""Called with the totals of the jobs that are about to be submitted."""
+
+
+def ignore_totals(totals: JobTotals) -> None:
+    """Drop the totals."""
+    del totals
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -173,10 +181,12 @@ def submit(
     lock: int | None,
     retry: bool = False,
     on_progress: ProgressCallback | None = None,
+    on_totals: TotalsCallback = ignore_totals,
     within_budget: bool = False,
 ) -> tuple[LoadedPlan, list[Submitted]]:
     """Submit everything that is missing to the scheduler and return.
 
+    `on_totals` is called before the first job with the totals of those to submit now, and stops the command by raising;
     `on_progress` is called with the number of jobs that are done; `within_budget` submits only what the approved budget
     covers.
 
@@ -195,14 +205,17 @@ def submit(
     room = settings.cluster(planned.plan.executor).max_submitted
     seen = executor.query_jobs(jobs)
     living = sum(view.active for view in seen.values())
+    new = [job for job in jobs if job.name not in recovery.called_back and not _is_active(seen.get(job.name))]
+    new = new if room is None else new[: max(room - living, 0)]
+    if new:
+        on_totals(job_totals(recovery.planned.plan, new))
     for number, job in enumerate(jobs):
-        view = seen.get(job.name)
         if job.name in recovery.called_back:
             # It leaves the queue first; the next call plans it smaller.
             why = "called back: its sibling did not fit; it is planned smaller when it is submitted again"
             found.append(Submitted(job=job.name, job_id="", word="later", reason=why))
             continue
-        active = view is not None and view.active
+        active = _is_active(seen.get(job.name))
         if not active and room is not None and living >= room:
             found.append(Submitted(job=job.name, job_id="", word="later", reason=f"{room} jobs are in the queue"))
             continue
@@ -213,6 +226,10 @@ def submit(
         if on_progress is not None:
             on_progress(number + 1, len(jobs))
     return recovery.planned, found
+
+
+def _is_active(view: JobView | None) -> bool:
+    return view is not None and view.active
 
 
 def _settled(recovery: Recovery, jobs: Sequence[Job], executor: Executor, ledger: Ledger) -> list[Job]:

@@ -27,6 +27,7 @@ from touchline.spec.document import parse
 from touchline.spec.edit import with_values
 from touchline.spec.plan import Plan
 from touchline.spec.read import LoadedExperiment, read_experiment
+from touchline.spec.recorded import unused_override_lines
 
 NO_WORKERS = (
     f"data workers: the backend {DEFAULT_BACKEND} has none, since its rows are tokenised once before the first step "
@@ -128,13 +129,10 @@ class _Planner:
     def __init__(self, folder: ExperimentFolder, settings: UserConfig, text: str) -> None:
         self._folder, self._settings, self._text = folder, settings, text
         self._old = folder.read_plan()
-        self._overrides = () if self._old is None else self._old.overrides
         self._loaded = self._read({})
         self.train = self._loaded.experiment.train
-        self._given = {override.partition("=")[0] for override in self._overrides}
         experiment = self._loaded.experiment
-        self._varied = {*experiment.factors, *(key for pair in experiment.pairs for key in pair)}
-        self.fixed = self._given | self._varied
+        self.fixed = {*experiment.factors, *(key for pair in experiment.pairs for key in pair)}
 
     def plan(self, changes: Mapping[str, object]) -> Plan:
         old = self._old
@@ -149,19 +147,16 @@ class _Planner:
         return folder.has_started(name) or folder.has_evaluations(name) or name in folder.queued()
 
     def notes(self) -> Iterator[str]:
-        for keys, why in (
-            (self._varied, "the experiment varies it"),
-            (self._given, "it was given on the command line"),
-        ):
-            for key in sorted(keys):
-                if key.startswith(
-                    ("train.micro_batch", "train.packed", "train.gradient_ch", "train.checkpoint", "compute")
-                ):
-                    yield f"{key} is left as it is: {why}"
+        settings = ("train.micro_batch", "train.packed", "train.gradient_ch", "train.checkpoint", "compute")
+        for key in sorted(self.fixed):
+            if key.startswith(settings):
+                yield f"{key} is left as it is: the experiment varies it"
+        if self._old is not None:
+            yield from unused_override_lines(self._old)
 
     def _read(self, changes: Mapping[str, object]) -> LoadedExperiment:
         own = [f"{key}={_written(value)}" for key, value in changes.items()]
-        return read_experiment(self._text, str(self._folder.yaml), (*self._overrides, *own))
+        return read_experiment(self._text, str(self._folder.yaml), own)
 
 
 def _written(value: object) -> str:

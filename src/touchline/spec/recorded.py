@@ -133,6 +133,12 @@ def override_lines(plan: Plan) -> Iterator[str]:
         yield f"Overrides of this plan alone: {', '.join(named)}"
 
 
+def unused_override_lines(plan: Plan) -> Iterator[str]:
+    """Yield the line that names the overrides of a plan where the file alone is read; none without overrides."""
+    if plan.overrides:
+        yield f"read without the overrides of the last plan: {', '.join(plan.overrides)}"
+
+
 def _difference(loaded: LoadedExperiment, plan: Plan, path: Path, value: object, planned: object) -> SettingDifference:
     is_set = _has(loaded.document.data, path)
     given = any(_overlap(override_path(each.partition("=")[0]), path) for each in loaded.overrides)
