@@ -281,7 +281,7 @@ def test_a_next_step_prints_lines_of_the_file_and_no_override() -> None:
     assert (command or "").splitlines() == [
         "# in experiment.yaml: seeds: [1, 2, 3]",
         "# in experiment.yaml, under train: epochs: 3   (so far an override)",
-        "touchline run .",
+        "touchline plan . && touchline submit .",
     ]
     printed = [each.command or "" for each in (*report.next_steps, *report.commands)]
     lines = [line for text in printed for line in text.splitlines() if not line.startswith("#")]
