@@ -223,7 +223,7 @@ def test_finetune_yaml_is_what_its_users_would_have_typed(request: pytest.Fixtur
         assert written == kept | otherwise | added, run.name
 
 
-ONE_RUN = ("factors={}", "models=[Llama-3.2-1B-Instruct]", "controls=[]")
+ONE_RUN = ("factors={}", "models=[Llama-3.2-1B-Instruct]", "controls=[]", "train.epochs=20")
 
 
 @pytest.mark.planning

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from touchline.backends.planning import dtypes_of
 from touchline.backends.registry import get_backend
 from touchline.core.finding import Finding, Severity
+from touchline.core.machine import TargetMachine
 from touchline.core.markup import measured
 from touchline.core.quantity import Quantity
 from touchline.core.text import first_of
@@ -18,14 +19,14 @@ _COSTS = 1.5
 _SHOWN = 3
 
 
-def dtype_findings(plan: Plan) -> Iterator[Finding]:
+def dtype_findings(planned: Iterable[PlannedRun], machine: TargetMachine) -> Iterator[Finding]:
     """Yield a warning for each dtype that makes runs slower than the one that the machine is fast at."""
     slow: dict[str, list[PlannedRun]] = {}
-    for run in plan.runs:
+    for run in planned:
         if _ratio(run) > _COSTS:
-            slow.setdefault(_dtypes(plan, run)[0], []).append(run)
+            slow.setdefault(_dtypes(run, machine)[0], []).append(run)
     for dtype, runs in slow.items():
-        run, fast = max(runs, key=_ratio), plan.machine.base_dtype
+        run, fast = max(runs, key=_ratio), machine.base_dtype
         assert run.train is not None
         assert run.fast_dtype_seconds is not None
         key = "train.lora.dtype" if run.train.base_dtype == "auto" else "train.base_dtype"
@@ -44,16 +45,16 @@ def dtype_notes(plan: Plan) -> Iterator[str]:
     found: dict[str, dict[str, None]] = {}
     for run in plan.runs:
         if run.train is not None and not run.train.trains_all:
-            base, adapter = _dtypes(plan, run)
+            base, adapter = _dtypes(run, plan.machine)
             found.setdefault(run.train.backend, {})[f"base {base}, adapter {adapter}"] = None
     if BACKEND in plan.factors and len({tuple(each) for each in found.values()}) > 1:
         each = "; ".join(f"{name}: {' or '.join(dtypes)}" for name, dtypes in found.items())
         yield f"The trainers differ in dtype ({each}); train.base_dtype=float32 makes all of them equal"
 
 
-def _dtypes(plan: Plan, run: PlannedRun) -> tuple[str, str]:
+def _dtypes(run: PlannedRun, machine: TargetMachine) -> tuple[str, str]:
     assert run.train is not None
-    return dtypes_of(run.train, plan.machine, get_backend(run.train.backend).capabilities)
+    return dtypes_of(run.train, machine, get_backend(run.train.backend).capabilities)
 
 
 def _ratio(run: PlannedRun) -> float:

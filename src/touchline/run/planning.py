@@ -23,7 +23,6 @@ from touchline.data.user_config import UserConfig
 from touchline.lint.local.inputs import ResolvedInputs, examples_of, images_of_runs, lengths_of, resolve_inputs
 from touchline.plan.build import PlanInputs, build_plan, data_key
 from touchline.plan.drift import changed_runs, describe_change, revise
-from touchline.plan.dtypes import dtype_findings
 from touchline.plan.local.context import build_planning_context, free_space
 from touchline.plan.sections import runs_plan_markdown, summary_line, summary_sections
 from touchline.plan.settings_table import flat_settings
@@ -176,7 +175,6 @@ def resolve(
     if refuses_memory:
         digests = {run.digest for run in inputs.started.values()}
         found += _refuse_memory(plan_, loaded, {run.name for run in plan_.runs if run.digest in digests})
-    found += [replace(each, where=loaded.document.where(each.subject.split("."))) for each in dtype_findings(plan_)]
     notes = (*_notes((*seen.findings, *found)), *plan_.kept_evaluations, *_short_of_space(plan_, folder))
     return plan_, notes
 

@@ -42,6 +42,7 @@ from touchline.lint.rule_pages import is_known
 from touchline.lint.task_files import prompt_findings
 from touchline.lint.views import DataFacts, ModelContext, Surroundings, TrainingView
 from touchline.plan.build import data_key
+from touchline.plan.dtypes import dtype_findings
 from touchline.plan.local.context import free_space
 from touchline.plan.memory_findings import memory_findings
 from touchline.spec.bounds import SIZE_LIMIT_BYTES
@@ -165,7 +166,7 @@ def checked_for_launch(
 
 def planned_findings(runs: Sequence[PlannedRun], machine: TargetMachine, loaded: LoadedExperiment) -> list[Finding]:
     """Return the findings on planned runs that have not started, those that their experiment allows as information."""
-    found = memory_findings(runs, machine.name)
+    found = (*memory_findings(runs, machine.name), *dtype_findings(runs, machine))
     located = (replace(each, where=loaded.document.where(each.subject.split("."))) for each in found)
     return in_order(chosen(located, CheckRequest(allow=loaded.experiment.allow)))
 
