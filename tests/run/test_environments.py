@@ -18,6 +18,8 @@ from touchline.cli.main import app
 from touchline.core.errors import HostError, InputError, PolicyError
 from touchline.core.files import try_lock
 from touchline.core.quantity import Missing
+from touchline.data import user_config
+from touchline.data.user_config import load_settings
 from touchline.run.environments import backend_states, install_environment, require_environments
 
 pytestmark = pytest.mark.planning
@@ -81,6 +83,41 @@ def test_half_an_environment_and_other_versions_are_refused(home: Path, monkeypa
         require_environments([replace(run, train=replace(run.train, backend="torchtune"))])
     assert error.value.hint == "touchline backend install torchtune"
     require_environments([run])
+
+
+def test_the_config_file_names_an_environment_and_the_folder_of_installed_ones(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A group's own environment has the torch that its driver takes; what else it lacks is said at once."""
+    own, bare = made(home / "own", torch="2.6.0"), made(home / "bare", torchao="0.9.0")
+    (bare / "lib" / "python3.11" / "site-packages" / "torchdata-0.11.0.dist-info" / "METADATA").unlink()
+    (bare / "lib" / "python3.11" / "site-packages" / "torchdata-0.11.0.dist-info").rmdir()
+    config = home / "config.yaml"
+    monkeypatch.setattr(user_config, "config_path", lambda: config)
+    config.write_text(f"backends: {{folder: ~/envs, torchtune: {{python: {own}/bin/python}}}}\n")
+    monkeypatch.setenv("HOME", str(home))
+    found = find_environment(ENVIRONMENT)
+    assert not isinstance(found, Missing)
+    assert (found.program, found.versions["torch"]) == (str(own / "bin" / "tune"), "2.6.0")
+    assert environment_folder(ENVIRONMENT) == home / "envs" / "torchtune"
+    states = {state.name: state for state in backend_states()}
+    assert "tested with torch 2.13.0" in str(states["torchtune"].note)
+    config.write_text(f"backends: {{torchtune: {{python: {bare}/bin/python}}}}\n")
+    assert "torchdata is not installed" in missing()
+    assert "torchao 0.9.0; expected torch==2.13.0" in missing()
+    answer = json.loads(CliRunner().invoke(app, ["doctor", "--json"]).stdout)
+    (check,) = [each for each in answer["checks"] if each["name"] == "backend torchtune"]
+    assert check["status"] == "error"
+    assert "torchdata is not installed" in check["message"]
+    monkeypatch.setenv(ENVIRONMENT.python_variable, str(own / "bin" / "python"))
+    assert not isinstance(find_environment(ENVIRONMENT), Missing), "the variable goes before the file"
+    config.write_text("backends: {torchtun: {python: x}}\n")
+    with pytest.raises(InputError, match="torchtun"):
+        require_environments([])
+    config.write_text("backends: {folder: 3, torchtune: x}\n")
+    with pytest.raises(InputError) as error:
+        load_settings()
+    assert [each.subject for each in error.value.findings] == ["backends.folder", "backends.torchtune"]
 
 
 def test_without_an_index_nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> None:

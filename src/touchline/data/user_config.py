@@ -7,7 +7,7 @@ cluster's settings from the key `slurm` of that file alone.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,9 +26,20 @@ if TYPE_CHECKING:
 
 _FOLDERS = ("models_dir", "cache_dir", "history_dir")
 _CLUSTERS = ("slurm", "pbs")
-_KEYS = (*_FOLDERS, *_CLUSTERS)
+_BACKENDS = "backends"
+_KEYS = (*_FOLDERS, *_CLUSTERS, _BACKENDS)
 _LIMIT_BYTES = 1 << 20
 CODE = "US101"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BackendsConfig:
+    """Environments of trainers that live apart from touchline."""
+
+    folder: Path | None = None
+    """Folder in which `touchline backend install` makes them; None for `backends/` in the user's data folder."""
+    python: Mapping[str, Path] = field(default_factory=dict)
+    """Interpreter of an environment of the user's own, by backend."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,6 +57,8 @@ class UserConfig:
     """Settings for this user's jobs on SLURM."""
     pbs: SlurmSite = field(default_factory=SlurmSite)
     """Settings for this user's jobs on PBS."""
+    backends: BackendsConfig = field(default_factory=BackendsConfig)
+    """Environments of trainers."""
 
     def cluster(self, executor: str) -> SlurmSite:
         """Return the settings of the cluster that an executor submits to; for `local` SLURM's."""
@@ -69,29 +82,35 @@ def load_settings() -> UserConfig:
         "cache_dir": platformdirs.user_cache_path("touchline"),
         "history_dir": data / "history",
     }
-    written, clusters = _from_file(config_path())
+    written, clusters, backends = _from_file(config_path())
     found = usual | written
     for key in _FOLDERS:
         if value := os.environ.get(f"TOUCHLINE_{key.upper()}"):
             found[key] = _folder(value, Path.cwd(), f"TOUCHLINE_{key.upper()}")
     return UserConfig(
-        models_dir=found["models_dir"], cache_dir=found["cache_dir"], history_dir=found["history_dir"], **clusters
+        models_dir=found["models_dir"],
+        cache_dir=found["cache_dir"],
+        history_dir=found["history_dir"],
+        backends=backends,
+        **clusters,
     )
 
 
-def _from_file(path: Path) -> tuple[dict[str, Path], dict[str, SlurmSite]]:
+def _from_file(path: Path) -> tuple[dict[str, Path], dict[str, SlurmSite], BackendsConfig]:
+    nothing: tuple[dict[str, Path], dict[str, SlurmSite], BackendsConfig] = {}, {}, BackendsConfig()
     if not path.exists():
-        return {}, {}
+        return nothing
     # Only who has a config file waits for the YAML reader to load.
     from touchline.spec.document import parse
 
     text = read_text_bounded(path, _LIMIT_BYTES)
     if all(line.strip() == "" or line.lstrip().startswith("#") for line in text.splitlines()):
-        return {}, {}
+        return nothing
     document = parse(text, str(path))
     faults: list[Finding] = []
     found: dict[str, Path] = {}
     clusters: dict[str, SlurmSite] = {}
+    backends = BackendsConfig()
     for key, value in document.data.items():
         where = document.where([key])
         if key not in _KEYS:
@@ -101,13 +120,34 @@ def _from_file(path: Path) -> tuple[dict[str, Path], dict[str, SlurmSite]]:
         elif key in _CLUSTERS:
             clusters[key], wrong = _cluster(key, value, document)
             faults += wrong
+        elif key == _BACKENDS:
+            backends, wrong = _backends(value, document, path.parent)
+            faults += wrong
         elif not isinstance(value, str) or not value:
             faults.append(_fault(key, f"{key} is {value!r}, expected the path of a folder", where))
         else:
             found[key] = _folder(value, path.parent, f"{path}: {key}")
     if faults:
         raise InputError(f"{path}: {plural(len(faults), 'error')}", findings=faults)
-    return found, clusters
+    return found, clusters, backends
+
+
+def _backends(data: object, document: YamlDocument, base: Path) -> tuple[BackendsConfig, list[Finding]]:
+    """Return the environments of trainers, and all their problems; whether a backend exists, its room knows."""
+    python: dict[str, Path] = {}
+    folder, faults = None, []
+    for name, value in data.items() if isinstance(data, dict) else [("", data)]:
+        key = f"{_BACKENDS}.{name}".rstrip(".")
+        text = value.get("python") if isinstance(value, dict) and set(value) == {"python"} else value
+        if not isinstance(text, str) or not text or (name != "folder") != isinstance(value, dict):
+            expected = "the path of a folder" if name == "folder" else "{folder: PATH, TRAINER: {python: PATH}}"
+            where = document.where([_BACKENDS, str(name)])
+            faults.append(_fault(key, f"{key} is {value!r}, expected {expected}", where))
+        elif name == "folder":
+            folder = _folder(text, base, key)
+        else:
+            python[str(name)] = _folder(text, base, f"{key}.python")
+    return BackendsConfig(folder=folder, python=python), faults
 
 
 def _cluster(key: str, data: object, document: YamlDocument) -> tuple[SlurmSite, list[Finding]]:

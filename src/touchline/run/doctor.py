@@ -9,12 +9,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import touchline
+from touchline.backends.registry import environments
 from touchline.core.errors import TouchlineError, install_hint
 from touchline.core.markup import measured
 from touchline.core.quantity import Quantity
 from touchline.data.machine import query_nvidia_smi, visible_gpus
 from touchline.data.models import find_models
-from touchline.data.user_config import UserConfig, config_path
+from touchline.data.user_config import UserConfig, config_path, load_settings
 from touchline.run.doctor_cluster import check_cluster
 from touchline.run.doctor_host import inspect_folder, python_here, python_there
 from touchline.run.environments import backend_states
@@ -146,12 +147,23 @@ def _pythons(pythons: Sequence[PythonFacts]) -> Iterator[DoctorCheck]:
 
 def _environments() -> Iterator[DoctorCheck]:
     """Check the environments of trainers that live apart. One that is not there is needed by its runs alone."""
+    own = load_settings().backends.python
     for each in backend_states():
         if not each.versions and each.installed:
             continue
         about = ", ".join(f"{name} {version}" for name, version in each.versions.items())
-        message = f"{each.python}, {about}" if each.installed else f"{each.problem}"
-        yield _check("python", f"backend {each.name}", "ok", message)
+        note = f"; {each.note}" if each.note else ""
+        message = f"{each.python}, {about}{note}" if each.installed else f"{each.problem}"
+        if each.installed or each.name not in own:
+            yield _check("python", f"backend {each.name}", "ok", message)
+        else:
+            hint = f"install them there, or leave backends.{each.name} out of the config file"
+            yield _check("python", f"backend {each.name}", "error", message, "US110", hint)
+    known = environments()
+    for name in own:
+        if name not in known:
+            message = f"backends.{name}: no backend with an environment of its own; expected {' or '.join(known)}"
+            yield _check("python", f"backend {name}", "error", message, "US101")
 
 
 def _folder(folder: FolderFacts, *, in_cluster: bool) -> Iterator[DoctorCheck]:

@@ -21,6 +21,7 @@ from touchline.core.callbacks import MessageCallback, ignore_message
 from touchline.core.errors import HostError, PolicyError, install_hint
 from touchline.core.files import disk_errors, try_lock
 from touchline.core.quantity import Missing
+from touchline.data.user_config import load_settings
 from touchline.spec.plan import PlannedRun
 
 _LAST_LINES = 5
@@ -59,8 +60,11 @@ def require_environments(runs: Iterable[PlannedRun]) -> None:
 
     Raises:
         HostError: one is missing or incomplete.
+        InputError: the user's config file names an environment of a backend that has none.
     """
     apart = environments()
+    for name in load_settings().backends.python:
+        environment_of(name)
     for name in dict.fromkeys(run.train.backend for run in runs if run.train is not None):
         if name in apart:
             require_environment(apart[name])
@@ -118,8 +122,8 @@ def _pip(environment: Environment, python: Path, packages: Sequence[str]) -> Non
         raise HostError(
             f"the environment of the backend {environment.name} cannot be made: {said}",
             expected="a package index that pip reaches, and disk space",
-            hint=f"{environment.install_command} where there is a network; or {environment.python_variable}=PYTHON, "
-            "the interpreter of an environment with these packages",
+            hint=f"{environment.install_command} where there is a network; or backends.{environment.name}.python in "
+            "your config file: the interpreter of an environment with these packages",
         )
 
 
@@ -142,8 +146,15 @@ def _apart(environment: Environment) -> BackendState:
         python_version=found.python_version,
         versions=found.versions,
         problem=None,
-        note=environment.note,
+        note="; ".join(filter(None, (environment.note, _untested(environment, found.versions)))) or None,
     )
+
+
+def _untested(environment: Environment, versions: dict[str, str]) -> str | None:
+    """Return the packages of an environment in other versions than the tested ones."""
+    pinned = environment.versions
+    other = [name for name, version in versions.items() if version.partition("+")[0] != pinned[name]]
+    return f"tested with {', '.join(f'{name} {pinned[name]}' for name in other)}" if other else None
 
 
 def _together(name: str) -> BackendState:

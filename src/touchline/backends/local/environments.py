@@ -12,6 +12,7 @@ import platformdirs
 from touchline.backends.external import Environment
 from touchline.core.errors import HostError
 from touchline.core.quantity import Missing
+from touchline.data.user_config import load_settings
 
 COMPLETE = ".complete"
 """File of a complete environment that touchline made."""
@@ -33,18 +34,42 @@ class FoundEnvironment:
 
 def environment_folder(environment: Environment) -> Path:
     """Return the folder that `touchline backend install` makes."""
-    return platformdirs.user_data_path("touchline") / "backends" / environment.name
+    folder = load_settings().backends.folder or platformdirs.user_data_path("touchline") / "backends"
+    return folder / environment.name
+
+
+@dataclass(frozen=True, slots=True)
+class NamedPython:
+    """Interpreter of an environment of the user's own."""
+
+    path: Path
+    """The interpreter."""
+    source: str
+    """What names it: `backends.torchtune.python=...` or the variable."""
+
+
+def named_python(name: str, variable: str) -> NamedPython | None:
+    """Return the interpreter that the environment variable names, else the user's config file; None without one.
+
+    Args:
+        name: the backend.
+        variable: the environment variable.
+    """
+    if text := os.environ.get(variable):
+        return NamedPython(Path(text).expanduser(), f"{variable}={text}")
+    path = load_settings().backends.python.get(name)
+    return None if path is None else NamedPython(path, f"backends.{name}.python: {path}")
 
 
 def find_environment(environment: Environment) -> FoundEnvironment | Missing:
     """Return the environment of a trainer if it is complete, with the pinned versions; nothing is started."""
-    named = os.environ.get(environment.python_variable)
-    folder = Path(named).expanduser().parent if named else environment_folder(environment) / "bin"
-    source = f"{environment.python_variable}={named}" if named else str(folder.parent)
-    python, program = folder / "python", folder / environment.program
+    named = named_python(environment.name, environment.python_variable)
+    folder = environment_folder(environment) / "bin" if named is None else named.path.parent
+    source = str(folder.parent) if named is None else named.source
+    python, program = folder / "python" if named is None else named.path, folder / environment.program
     if not os.access(python, os.X_OK):
-        return Missing(missing=f"not installed ({source} has no Python)" if named else "not installed")
-    if not named and not (folder.parent / COMPLETE).exists():
+        return Missing(missing="not installed" if named is None else f"not installed ({source} has no Python)")
+    if named is None and not (folder.parent / COMPLETE).exists():
         return Missing(missing="incomplete: its installation was interrupted")
     packages = next(iter(sorted((folder.parent / "lib").glob("python3.*/site-packages"))), None)
     if packages is None:
@@ -52,12 +77,19 @@ def find_environment(environment: Environment) -> FoundEnvironment | Missing:
     wanted = environment.versions
     here = {found.name: found.version for found in distributions(path=[str(packages)]) if found.name in wanted}
     absent = [name for name in wanted if name not in here]
-    if absent or not os.access(program, os.X_OK):
-        return Missing(missing=f"incomplete: {', '.join(absent) or environment.program} is not installed in {source}")
-    other = [f"{name} {here[name]}" for name, version in wanted.items() if _public(here[name]) != version]
+    if not absent and not os.access(program, os.X_OK):
+        absent = [environment.program]
+    differs = [name for name, version in here.items() if _public(version) != wanted[name]]
+    if named is not None:
+        # Which torch a machine can have follows from its driver.
+        differs = [name for name in differs if name != "torch"]
+    other = [f"{name} {here[name]}" for name in differs]
+    lacks = f"incomplete: {', '.join(absent)} is not installed in {source}" if absent else ""
     if other:
-        pins = ", ".join(environment.packages)
-        return Missing(missing=f"{source} has {', '.join(other)}; expected {pins}")
+        has = f"{'it' if absent else source} has {', '.join(other)}; expected {', '.join(environment.packages)}"
+        lacks = f"{lacks}; {has}" if absent else has
+    if lacks:
+        return Missing(missing=lacks)
     return FoundEnvironment(
         python=str(python),
         program=str(program),

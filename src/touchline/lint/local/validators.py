@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from touchline.backends.local.environments import named_python
 from touchline.backends.validator import Validator
 from touchline.core.finding import Finding, Location, Severity
 from touchline.core.quantity import Missing
@@ -19,10 +20,10 @@ TIMEOUT = 120.0
 
 
 def program_of(validator: Validator) -> Path | None:
-    """Return the validator's program: beside the interpreter that its variable names, or on the path."""
-    named = os.environ.get(validator.python_variable)
-    if named:
-        beside = Path(named).expanduser().parent / validator.command[0]
+    """Return the validator's program: beside the interpreter of the user's own environment, or on the path."""
+    named = named_python(validator.trainer, validator.python_variable)
+    if named is not None:
+        beside = named.path.parent / validator.command[0]
         return beside if os.access(beside, os.X_OK) else None
     found = shutil.which(validator.command[0])
     return None if found is None else Path(found)
@@ -45,7 +46,7 @@ def validate(
     if program is None:
         return Missing(
             missing=f"{validator.trainer}'s command `{validator.command[0]}` is not here; "
-            f"{validator.python_variable} names another environment"
+            f"backends.{validator.trainer}.python in the user's config file names another environment"
         )
     path = Path(document.path).resolve()
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONSAFEPATH": "1", "HF_HUB_OFFLINE": "1"}
