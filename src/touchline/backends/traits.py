@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
 from touchline.core.finding import Finding
+from touchline.core.shape import ModelShape
 from touchline.spec.document import Key
 from touchline.spec.foreign import ForeignDocument
+
+_ALL_LINEAR: Final = frozenset({"all", "all-linear", "all_linear"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -154,3 +157,21 @@ class TrainerTraits:
 
 
 TRAITS_UNKNOWN = TrainerTraits()
+
+
+def adapted(
+    shape: ModelShape, targets: tuple[str, ...] | None, names: Mapping[str, tuple[str, ...]]
+) -> tuple[str, ...]:
+    """Return the model's own names of the adapted layers; all layers if the config leaves them open.
+
+    Args:
+        shape: the model.
+        targets: layers in the trainer's names.
+        names: a trainer's own names of layers, with those of config.json's models.
+    """
+    own = [linear.name for linear in shape.linears]
+    if not targets or _ALL_LINEAR & set(targets):
+        return tuple(own)
+    wanted = {name for target in targets for name in (target, *names.get(target, ()))}
+    found = tuple(name for name in own if name in wanted or any(each.endswith(f".{name}") for each in wanted))
+    return found or tuple(own)

@@ -11,6 +11,8 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Final, TypeVar, cast
 
+from touchline.backends.registry import traits_of
+from touchline.backends.traits import adapted
 from touchline.core.estimate import Dtype, Method, MicroBatch, TrainingSetup
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.shape import ModelShape
@@ -197,7 +199,9 @@ def to_training_setup(record: RunRecord, shape_of: Callable[[str], ModelShape | 
         backend=trainer,
         method=cast(Method, method),
         rank=int(_first(training.rank) or 0),
-        target_modules=tuple(sorted(re.findall(r"\w+", targets))) if targets else (),
+        target_modules=adapted(shape, tuple(re.findall(r"[\w-]+", targets)), traits_of(trainer).layer_names)
+        if targets
+        else (),
         base_dtype=cast(Dtype, DTYPES[dtype]),
         adapter_dtype=cast(Dtype, DTYPES.get(_word(training.adapter_dtype) or dtype, DTYPES[dtype])),
         optimizer=_word(training.optimizer) or "adamw",

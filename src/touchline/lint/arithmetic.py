@@ -300,7 +300,10 @@ def _warmup(stated: StatedTraining, steps: Span | Missing) -> Span | Missing:
 
 def _longest(view: TrainingView) -> int | None:
     data, limit = view.data, view.stated.max_seq_len
-    if isinstance(data, Missing) or data.lengths is None or not len(data.lengths):
+    if isinstance(data, Missing):
         return None
-    longest = int(data.lengths.max())
+    known = data.lengths is not None and len(data.lengths) > 0
+    longest = int(data.lengths.max()) if data.lengths is not None and known else data.longest_rendered
+    if longest is None:
+        return None
     return longest if limit is None or limit.value < 1 else min(longest, limit.value)

@@ -7,16 +7,17 @@ and no gradient checkpointing, and holds for nothing else.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal, cast
 
 from touchline.backends.memory import MemoryCoefficients
 from touchline.backends.registry import memory_coefficients, traits_of
-from touchline.core.estimate import Dtype, MemoryEstimate, MemoryVerdict, TrainingSetup
+from touchline.backends.traits import adapted
+from touchline.core.estimate import Dtype, EvidenceLevel, MemoryEstimate, MemoryVerdict, MicroBatch, TrainingSetup
 from touchline.core.model_size import BILLION, size_class
 from touchline.core.quantity import Missing
-from touchline.core.shape import ModelShape
+from touchline.estimate.evidence_memory import MeasuredPoint
 from touchline.estimate.gpus import Gpu, find_gpu
 from touchline.estimate.memory import batch_of, largest_micro_batch, memory_estimate, most_that_could_fit
 from touchline.lint.arithmetic import arithmetic
@@ -29,7 +30,6 @@ TABLE_ROW: Final = 2048
 """Tokens per row in the table."""
 TABLE_GPU: Final = "A100-80GB"
 """GPU of the table."""
-_ALL_LINEAR: Final = frozenset({"all", "all-linear", "all_linear"})
 Sharing = Literal["one", "unknown", "sharded"]
 """Sharing of weights and states: one device holds everything, unknown, or sharded among several."""
 
@@ -64,6 +64,8 @@ class Fitting:
     """Part of `low` for activations and logits, which sharding does not reduce."""
     without_gradients: float
     """Part of `low` without gradients, for an optimizer inside the backward pass."""
+    measured: MeasuredPoint | None = None
+    """Highest peak of the finished runs of these settings on this type of GPU; by it they fit."""
 
 
 @functools.lru_cache(maxsize=32)
@@ -106,24 +108,6 @@ def setup_of(view: TrainingView) -> TrainingSetup | Missing:
     )
 
 
-def adapted(
-    shape: ModelShape, targets: tuple[str, ...] | None, names: Mapping[str, tuple[str, ...]]
-) -> tuple[str, ...]:
-    """Return the model's own names of the adapted layers; all layers if the config leaves them open.
-
-    Args:
-        shape: the model.
-        targets: layers in the trainer's names.
-        names: a trainer's own names of layers, with those of config.json's models.
-    """
-    own = [linear.name for linear in shape.linears]
-    if not targets or _ALL_LINEAR & set(targets):
-        return tuple(own)
-    wanted = {name for target in targets for name in (target, *names.get(target, ()))}
-    found = tuple(name for name in own if name in wanted or any(each.endswith(f".{name}") for each in wanted))
-    return found or tuple(own)
-
-
 def width_of(view: TrainingView) -> Width | Missing:
     """Return the rows' length: the limit if packed, otherwise the longest example's."""
     stated = view.stated
@@ -136,6 +120,9 @@ def width_of(view: TrainingView) -> Width | Missing:
         return Width(tokens=limit, reached=True)
     if longest is not None:
         return Width(tokens=max(longest, 1), reached=True)
+    rendered = None if isinstance(view.data, Missing) else view.data.longest_evaluated
+    if rendered is not None:
+        return Width(tokens=rendered if limit is None else min(rendered, limit), reached=False)
     if limit is None:
         return Missing(missing="it is not stated how long a row may be")
     return Width(tokens=limit, reached=False)
@@ -160,13 +147,14 @@ def fitting(view: TrainingView, gpu: Gpu, rows: int, width: Width) -> Fitting | 
         return setup
     if view.stated.offloads is not None:
         return Missing(missing=f"{view.stated.offloads.key} moves part of it to host memory")
-    most = _estimate(setup, rows, width, 1.0, gpu)
+    most = _estimate(setup, batch_of(rows, width.tokens, 1.0), gpu)
     # The number of target logits is unknown here for a trainer that computes only these.
-    least = _estimate(setup, rows, width, 0.0, gpu)
+    least = _estimate(setup, batch_of(rows, width.tokens, 0.0), gpu)
+    measured = _measured(view, setup, gpu, rows, width)
     parts, total = least.breakdown, least.allocated.value
     low = least.process.low
     return Fitting(
-        verdict=_verdict(low, most.process.high, gpu),
+        verdict=_verdict(low, most.process.high, gpu) if measured is None else MemoryVerdict.FITS,
         rows=rows,
         width=width,
         gpu=gpu,
@@ -174,7 +162,15 @@ def fitting(view: TrainingView, gpu: Gpu, rows: int, width: Width) -> Fitting | 
         high=most.process.high,
         without_states=low * (parts["layers"] + parts["logits"]) / total,
         without_gradients=low * (1.0 - parts["gradients"] / total),
+        measured=measured,
     )
+
+
+def _measured(view: TrainingView, setup: TrainingSetup, gpu: Gpu, rows: int, width: Width) -> MeasuredPoint | None:
+    """Return the highest peak of finished runs of these settings on this type of GPU. None if there is none."""
+    peaks = [peak for peak in view.peaks if (peak.batch.rows, peak.batch.width) == (rows, width.tokens)]
+    same = [peak for peak in peaks if _estimate(setup, peak.batch, gpu, [peak]).process.rung is EvidenceLevel.SAME_RUN]
+    return max(same, key=lambda peak: peak.peak_gib, default=None)
 
 
 def largest(view: TrainingView, gpu: Gpu, width: Width) -> tuple[int, int] | Missing:
@@ -230,10 +226,13 @@ def _known(setup: TrainingSetup) -> TrainingSetup:
     return setup if name is None else replace(setup, backend=name)
 
 
-def _estimate(setup: TrainingSetup, rows: int, width: Width, label_share: float, gpu: Gpu) -> MemoryEstimate:
+def _estimate(
+    setup: TrainingSetup, batch: MicroBatch, gpu: Gpu, evidence: Sequence[MeasuredPoint] = ()
+) -> MemoryEstimate:
     coefficients = cast(MemoryCoefficients, _coefficients(setup.backend))
-    batch = batch_of(rows, width.tokens, label_share)
-    return memory_estimate(_known(setup), batch, coefficients=coefficients, gpu=gpu, with_what_ifs=False)
+    return memory_estimate(
+        _known(setup), batch, coefficients=coefficients, gpu=gpu, evidence=evidence, with_what_ifs=False
+    )
 
 
 def _verdict(low: float, high: float, gpu: Gpu) -> MemoryVerdict:

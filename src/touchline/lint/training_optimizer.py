@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from touchline.backends.registry import traits_of
+from touchline.backends.traits import adapted
 from touchline.core.finding import Severity
 from touchline.core.quantity import Missing
-from touchline.lint.limits import adapted
 from touchline.lint.rule import Violation, rule
 from touchline.lint.rule_pages import load_page
 from touchline.lint.views import TrainingView

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from touchline.core.finding import Edit, Location
 from touchline.core.quantity import Missing
 from touchline.core.shape import ModelShape
+from touchline.estimate.evidence_memory import MeasuredPoint
 from touchline.estimate.gpus import Gpu
 from touchline.slurm.directives import Directive
 from touchline.slurm.launches import Launch
@@ -47,6 +48,10 @@ class DataFacts:
     """Number of validation rows."""
     lengths: NDArray[np.int64] | None = None
     """Tokens of each training row with its template; shape [rows]."""
+    longest_rendered: int | None = None
+    """Tokens of the longest row as the trainer renders it, where not all lengths are known."""
+    longest_evaluated: int | None = None
+    """Tokens of the longest row by the model's own template, where the trainer's rendering is not known."""
     source: str = ""
     """Source."""
 
@@ -81,6 +86,8 @@ class TrainingView:
     """Machine of the training."""
     has_planned_memory: bool = False
     """Whether a plan estimates its memory, so that no rule does."""
+    peaks: tuple[MeasuredPoint, ...] = ()
+    """Peaks of the trainer's finished runs on this type of GPU."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -36,20 +36,27 @@ class PastRuns:
     """Records of these trainers without any point, with the reason for time."""
 
 
-def past_runs(settings: UserConfig, trainers: Collection[str], models: Collection[str]) -> PastRuns:
+def past_runs(
+    settings: UserConfig,
+    trainers: Collection[str],
+    models: Collection[str],
+    *,
+    counts: Callable[[HistoryRow], bool] = lambda row: True,
+) -> PastRuns:
     """Return the points of a history that are evidence for these trainers.
 
     Args:
         settings: where the history and the models are.
         trainers: the trainers in question.
         models: names of the models in question; their records are looked at first.
+        counts: whether a record is evidence.
     """
     try:
         index = load_index(settings.history_dir)
     except (InputError, HostError):
         # A history that cannot be read teaches nothing; `touchline history list` says why.
         return PastRuns()
-    rows = [row for row in index.rows() if _says(row.trainer) in trainers and _measured(row)]
+    rows = [row for row in index.rows() if _says(row.trainer) in trainers and _measured(row) and counts(row)]
     rows.sort(key=lambda row: (_says(row.model) not in models, row.name, row.id))
     found = (read_record(record_path(settings.history_dir, row.id)) for row in rows[:MOST_RECORDS])
     return points_of([record for record in found if not isinstance(record, Broken)], settings)

@@ -38,7 +38,7 @@ from touchline.lint.local.shellcheck import NOT_CHECKED, find_shellcheck, shell_
 from touchline.lint.local.validators import checkpoint_findings, validate
 from touchline.lint.rule import check_view
 from touchline.lint.task_files import is_task_file
-from touchline.lint.views import ScriptView, Surroundings, TrainingView
+from touchline.lint.views import DataFacts, ScriptView, Surroundings, TrainingView
 from touchline.slurm.resources import gpu_type, requested
 from touchline.slurm.script import Script, is_job_script, read_script
 from touchline.slurm.shell import Simple
@@ -291,11 +291,15 @@ class _Checker:
         return replace(self._around, gpu=gpu, gpu_count=self._around.gpu_count or count, source=source)
 
     def _training(self, stated: StatedTraining, folder: Path, around: Surroundings | None = None) -> TrainingView:
+        data = self._lookup.data(stated, folder)
+        if isinstance(data, DataFacts):
+            data = self._parity.with_longest_row(data, stated, folder)
         view = TrainingView(
             stated=stated,
             model=self._lookup.model(stated, folder),
-            data=self._lookup.data(stated, folder),
+            data=data,
             around=around or self._around,
+            peaks=self._lookup.peaks(stated, (around or self._around).gpu),
         )
         self.found.views.append((view, folder))
         self.found.findings += self._lookup.model_findings(stated, folder)

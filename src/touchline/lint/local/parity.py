@@ -26,6 +26,7 @@ from touchline.data.tokenizer import read_tokenizer
 from touchline.lint.local.lookup import ROWS_LIMIT_BYTES, rows_of
 from touchline.lint.rendering import RenderingView, SpecialInData, rendering_view, special_tokens_in
 from touchline.lint.rule import check_view
+from touchline.lint.views import DataFacts
 from touchline.spec.defaults import DEFAULT_BACKEND
 from touchline.spec.experiment import DataConfig
 from touchline.spec.foreign import ForeignFileError, parse_foreign
@@ -115,6 +116,20 @@ class Parity:
         if not isinstance(found, Missing):
             self._views[key] = view
         return view
+
+    def with_longest_row(self, data: DataFacts, stated: StatedTraining, folder: Path) -> DataFacts:
+        """Return the facts with the tokens of the longest training row, by characters, if it can be rendered here."""
+        if sum(source.role == "train" for source in stated.sources) != 1:
+            return data
+        view = self.view(stated, folder)
+        if view is None or not view.rows:
+            return data
+        trained = [row.trained.uncut for row in view.rows if not isinstance(row.trained, Missing)]
+        if trained:
+            return replace(data, longest_rendered=max(trained))
+        stop = 1
+        evaluated = max(len(row.prompt_ids) + len(view.text.ids(row.row.example.answer)) + stop for row in view.rows)
+        return replace(data, longest_evaluated=evaluated)
 
     def _special_in(self, model: Path, text: ModelText, data: _Data) -> tuple[SpecialInData, ...]:
         key = (model, id(data))

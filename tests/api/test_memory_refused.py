@@ -1,0 +1,98 @@
+"""Memory before anything starts: runs that cannot fit are refused, and what finished runs took counts more."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from tests.api.folders import command, environment
+from tests.api.seed_folders import seed_settings, write_experiment
+
+from touchline import api
+from touchline.core.errors import FindingsError
+from touchline.core.finding import Finding
+from touchline.data.user_config import UserConfig
+from touchline.lint.checked import CheckRequest
+
+pytestmark = pytest.mark.planning
+
+FIXTURE = Path(__file__).parents[1] / "fixtures" / "seed002" / "1B_rank64"
+PACKED = ("train.packed=true", "train.micro_batch_size=16", "factors={}", "models=[Llama-3.2-1B-Instruct]")
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> UserConfig:
+    return seed_settings(tmp_path_factory.mktemp("seed"))
+
+
+def test_a_plan_that_cannot_fit_is_refused_until_its_run_has_started(tmp_path: Path, settings: UserConfig) -> None:
+    """As a plan of an earlier version, or one whose `allow` was taken back."""
+    folder = write_experiment(tmp_path / "exp")
+    yaml = folder / "experiment.yaml"
+    written = yaml.read_text()
+    yaml.write_text(f"{written}allow: [PK001]\n")
+    (run,) = (run for run in api.plan(folder, settings, PACKED).plan.runs if run.train is not None)
+    api.prepare(folder, settings)
+    yaml.write_text(written)
+    for verb in (api.prepare, api.submit):
+        with pytest.raises(FindingsError) as refused:
+            verb(folder, settings)
+        (found,) = refused.value.findings
+        assert (refused.value.exit_code, found.code) == (1, "PK001")
+        assert found.hint is not None
+        assert "train.micro_batch_size=auto or train.gradient_checkpointing=true" in found.hint
+    (folder / run.name / "metrics.jsonl").write_text("{}\n")
+    api.prepare(folder, settings)
+
+
+def _config(folder: Path, models: Path, *, packed: bool, rows: int) -> Path:
+    """A finetune.yaml of seed 002 with its data beside it, and the model's folder of this machine."""
+    text = (FIXTURE / "finetune.yaml").read_text().replace("/scratch/ada/models", str(models))
+    text = text.replace("/scratch/ada/data/words_8L_80P_10000.json", "words.json")
+    text = text.replace("packed: false", f"packed: {str(packed).lower()}").replace(
+        "batch_size: 16", f"batch_size: {rows}"
+    )
+    folder.mkdir()
+    words = [{"input": f"word{n}", "output": f"Word{n}"} for n in range(500)]
+    (folder / "words.json").write_text(json.dumps({"train": words, "validation": words[:5], "test": words[:5]}))
+    (folder / "finetune.yaml").write_text(text)
+    return folder / "finetune.yaml"
+
+
+def _memory(config: Path, settings: UserConfig, gpu: str) -> list[Finding]:
+    found = api.check([config], settings, CheckRequest(gpu=gpu))[1]
+    return [each for each in found if each.code in ("PK001", "PK002", "PK003", "PK004", "ME020")]
+
+
+def test_rows_of_a_config_are_as_long_as_those_of_its_file(tmp_path: Path, settings: UserConfig) -> None:
+    """16 rows of some 50 tokens fit, whatever max_seq_len is; 4,000 of them do not."""
+    few, many = (_config(tmp_path / f"{rows}", settings.models_dir, packed=False, rows=rows) for rows in (16, 4000))
+    assert _memory(few, settings, "A100-80GB") == []
+    (over,) = _memory(many, settings, "A100-80GB")
+    assert over.code == "PK003"
+    assert "2,048" not in over.message
+
+
+def test_the_peak_of_a_finished_run_replaces_the_estimate(tmp_path: Path, settings: UserConfig) -> None:
+    """On the same type of GPU, and for its own batch alone."""
+    config = _config(tmp_path / "16", settings.models_dir, packed=True, rows=16)
+    (before,) = _memory(config, settings, "A100-80GB")
+    assert before.code == "PK001"
+    shutil.copytree(FIXTURE, tmp_path / "run")
+    for log in (tmp_path / "run").glob("slurm-*.out"):
+        measured = log.read_text().replace("packed: false", "packed: true").replace("alloc 15.207", "alloc 70.207")
+        log.write_text(measured)
+    told = environment(settings.models_dir, settings.cache_dir) | {"TOUCHLINE_HISTORY_DIR": str(settings.history_dir)}
+    learning = command(
+        "history", "import", str(tmp_path / "run"), "--gpu", "A100-80GB", "--model", "Llama-3.2-1B-Instruct"
+    )
+    subprocess.run(learning, env=told, check=True, capture_output=True)
+    (after,) = _memory(config, settings, "A100-80GB")
+    assert (after.code, after.severity.value) == ("PK002", "info")
+    assert "peaked at 70.2 GiB (allocated) on a A100-80GB, which replaces the estimate of 81 to 11" in after.message
+    assert [each.code for each in _memory(config, settings, "H100")] == ["PK001"]
+    more = _config(tmp_path / "20", settings.models_dir, packed=True, rows=20)
+    assert [each.code for each in _memory(more, settings, "A100-80GB")] == ["PK001"]
