@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.tiny_model import write_tiny_words
 
+from touchline.core.errors import InputError
 from touchline.core.quantity import Quantity
+from touchline.data import datasets
 from touchline.data.user_config import UserConfig
+from touchline.plan.build import PlanInputs
 from touchline.plan.optimization import Optimization
 from touchline.plan.placement.types import Cluster, DeadlineVerdict, Placement
+from touchline.plan.sections import summary_sections
+from touchline.run import optimising
 from touchline.run.folders import ExperimentFolder
 from touchline.run.optimising import Optimised, OptimiseRequest, apply, optimise
 from touchline.run.planning import commit_plan, resolve
+from touchline.spec.plan import Plan
 from touchline.spec.read import read_experiment
 
 pytestmark = pytest.mark.planning
@@ -98,6 +106,58 @@ def test_proposals_are_what_planning_the_changed_file_gives(settings: UserConfig
     again = _optimised(folder, settings)
     assert again.answer.proposals == ()
     assert again.diff == ""
+
+
+@pytest.mark.parametrize("packed", ["false", "auto"])
+def test_data_models_and_past_runs_are_read_once_for_all_variants(
+    settings: UserConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packed: str
+) -> None:
+    """However many variants there are: once for the experiment as it is, and once for the proposal."""
+    folder = _folder(tmp_path, SLOW.replace("packed: false", f"packed: {packed}"))
+    calls: Counter[str] = Counter()
+    for module, name in ((optimising, "planner_inputs"), (optimising, "build_plan"), (datasets, "read_rows")):
+        real = getattr(module, name)
+
+        def counting(*given: object, _real: Any = real, _name: str = name, **named: object) -> object:
+            calls[_name] += 1
+            return _real(*given, **named)
+
+        monkeypatch.setattr(module, name, counting)
+    found = _optimised(folder, settings)
+    assert found.answer.proposals
+    variants = 7 if packed == "false" else 3
+    assert calls == {"planner_inputs": 2, "build_plan": variants, "read_rows": 1}
+
+
+def test_a_variant_that_cannot_be_planned_is_named_and_ends_nothing(
+    settings: UserConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = optimising.build_plan
+
+    def refuse(inputs: PlanInputs) -> Plan:
+        if inputs.experiment.train.gradient_checkpointing:
+            raise InputError("it fits no GPU")
+        return real(inputs)
+
+    monkeypatch.setattr(optimising, "build_plan", refuse)
+    answer = _optimised(_folder(tmp_path), settings).answer
+    assert "train.micro_batch_size" in _keys(answer)
+    assert sum("it fits no GPU" in note for note in answer.notes) == 4
+
+
+@pytest.mark.parametrize(
+    ("deadline", "gpus", "words"),
+    [("6h", 1, "met with"), ("2s", 1, "not met with"), ("2s", 2, "on more GPUs: touchline place DIR --gpus 4")],
+)
+def test_a_plan_says_whether_its_deadline_is_met(
+    settings: UserConfig, tmp_path: Path, deadline: str, gpus: int, words: str
+) -> None:
+    text = SLOW.replace("deadline: 6h", f"deadline: {deadline}, gpus_per_run: {gpus}, executor: slurm")
+    folder = _folder(tmp_path, text)
+    plan, _ = resolve(read_experiment(text, "x"), folder, settings, None, {})
+    (line,) = (line for section in summary_sections(plan) for line in section.lines if "deadline" in line)
+    assert words in line
+    assert "chance" in line
 
 
 def test_evaluations_are_part_of_the_deadline(settings: UserConfig, tmp_path: Path) -> None:

@@ -323,7 +323,7 @@ def test_a_run_that_started_under_a_plan_without_hashes_is_the_same_run(
     (folder / "experiment.yaml").write_text(EXPERIMENT, encoding="utf-8")
     settings = UserConfig(models_dir=place / "models", cache_dir=tmp_path / "cache", history_dir=tmp_path / "history")
     with monkeypatch.context() as before:
-        before.setattr("touchline.run.planning.images_of_runs", lambda *_: {})
+        before.setattr("touchline.run.plan_inputs.images_of_runs", lambda *_: {})
         old = api.plan(folder, settings).plan
     text = json.loads((folder / "plan.json").read_text("utf-8"))
     for each in (*text["datasets"].values(), *text["runs"]):
@@ -349,6 +349,14 @@ def test_a_run_that_started_under_a_plan_without_hashes_is_the_same_run(
     images = [path for each in load_examples(data, "train", folder) for turn in each.prompt for path in turn.images]
     grids = load_pixels(images, rule).grids.prod(axis=1)
     assert (lengths.patches, lengths.patch_squares) == (grids.sum(), (grids**2).sum())
+    # Kept, with the sizes of the images in the key.
+    kept = token_lengths(model, data, "train", folder, new.date, settings.cache_dir)
+    assert (kept.prompt.tolist(), kept.patch_squares) == (lengths.prompt.tolist(), lengths.patch_squares)
+    with Image.open(images[0]) as image:
+        image.resize((4 * image.width, 4 * image.height)).save(images[0])
+    other = token_lengths(model, data, "train", folder, new.date, settings.cache_dir)
+    assert other.prompt[0] != lengths.prompt[0]
+    assert other.patches != lengths.patches
 
 
 @pytest.mark.parametrize(

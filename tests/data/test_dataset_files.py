@@ -8,6 +8,7 @@ import io
 import json
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,8 @@ from tests.cases import some
 from touchline.core.catalog import DatasetInfo, Message
 from touchline.core.errors import HostError, InputError, install_hint
 from touchline.core.finding import Finding, Severity
-from touchline.data import readers
-from touchline.data.datasets import load_dataset, load_examples
+from touchline.data import datasets, readers
+from touchline.data.datasets import load_dataset, load_examples, load_rows
 from touchline.spec.experiment import DataConfig
 
 pytestmark = pytest.mark.planning
@@ -706,3 +707,28 @@ def test_a_prompt_that_shows_the_answer_is_told_where_it_was_said(tmp_path: Path
     for prompt, hint in (("{input} {output}", "take it out of data.prompt"), (None, "name another column")):
         found = all_errors(path, prompt=prompt, input="input" if prompt else "output")
         assert [hint in (finding.hint or "") for finding in found] == [True], found
+
+
+def test_many_datasets_are_read_once_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seven stages have seven files, and a plan asks for the rows of each a dozen times."""
+    configs = []
+    for number in range(7):
+        made = [{"input": f"{number} {index}", "output": "A"} for index in range(10)]
+        (tmp_path / f"{number}.json").write_text(json.dumps({"train": made[:8], "test": made[8:]}))
+        configs.append(DataConfig(path=f"{number}.json"))
+    read: list[str] = []
+    real = datasets.read_rows
+
+    def counting(path: Path) -> readers.RawDataset:
+        read.append(path.name)
+        return real(path)
+
+    monkeypatch.setattr(datasets, "read_rows", counting)
+    for _ in range(3):
+        for data in configs:
+            load_examples(data, "train", tmp_path)
+            load_rows(data, "test", tmp_path)
+            load_examples(replace(data, prompt="Say {input}"), "test", tmp_path)
+    assert sorted(read) == [f"{number}.json" for number in range(7)]
+    (tmp_path / "0.json").write_text(json.dumps({"train": [{"input": "x", "output": "B"}], "test": made[8:]}))
+    assert load_examples(configs[0], "train", tmp_path)[0].answer == "B"

@@ -7,6 +7,8 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,9 +18,12 @@ from typer.testing import CliRunner
 from touchline.api import data_audit as audit
 from touchline.cli.auditing import audit as audit_command
 from touchline.core.errors import HostError, InputError
+from touchline.core.finding import Finding
 from touchline.core.quantity import Missing, Quantity
 from touchline.data.candidates import candidates_of_prompt, chosen, nearest
+from touchline.lint import data_baselines
 from touchline.lint.audited import DataAudit
+from touchline.lint.data_view import DataView
 from touchline.lint.local.audit import AuditRequest, config_findings, data_findings, tree_findings
 from touchline.lint.local.dataset_files import DatasetFiles, group_splits, is_dataset
 from touchline.report.figures import FIGURES_OFF
@@ -331,6 +336,28 @@ def test_what_was_found_of_a_large_file_is_kept_until_the_file_changes(tmp_path:
     assert data_findings(files, cache_dir=cache) == first
     write(path, rows)
     assert data_findings(files, cache_dir=cache) == ()
+
+
+def test_wrong_answers_are_scored_in_pairs_once_for_each_data_and_task(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """200 test answers are 40,000 pairs, which every plan of the demo scored again."""
+    rows = [{"input": f"w{n}", "output": f"W{n}"} for n in range(40)]
+    (tmp_path / "d.json").write_text(json.dumps({"train": rows[:20], "test": rows[20:]}))
+    data = DataConfig(path="d.json")
+    scored: list[object] = []
+    real = data_baselines._wrong_answers
+
+    def counting(view: DataView, targets: Counter[str]) -> Iterator[Finding]:
+        scored.append(view.scorer)
+        return real(view, targets)
+
+    monkeypatch.setattr(data_baselines, "_wrong_answers", counting)
+    for _ in range(3):
+        config_findings(data, tmp_path, "capitalization", tmp_path / "cache")
+    assert len(scored) == 1
+    config_findings(data, tmp_path, "exact_match", tmp_path / "cache")
+    assert len(scored) == 2
 
 
 def test_what_was_found_is_kept_for_the_next_process(tmp_path: Path) -> None:

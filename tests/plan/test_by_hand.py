@@ -6,6 +6,7 @@ import pytest
 
 from touchline.core.quantity import Missing
 from touchline.plan.placement.answer import place
+from touchline.plan.placement.deadline import chance_within
 from touchline.plan.placement.types import Cluster, DeadlineVerdict, Minutes, PlaceJob
 
 pytestmark = pytest.mark.planning
@@ -127,3 +128,12 @@ def test_a_job_never_leaves_its_node() -> None:
     found = place(jobs, Cluster(gpus=8, gpus_per_node=4), deadline_minutes=None)
     assert found.makespan_minutes == 120
     assert place(jobs, Cluster(gpus=8), deadline_minutes=None).makespan_minutes == 60
+
+
+@pytest.mark.parametrize("limit", [30.0, 55.0, 60.0, 70.0, 100.0, 200.0])
+@pytest.mark.parametrize("low", [20.0, 50.0, None])
+def test_the_chance_of_a_plan_is_that_of_one_job(limit: float, low: float | None) -> None:
+    one = job("a", 60, low=low)
+    drawn = place([one], Cluster(gpus=1), deadline_minutes=limit).probability
+    assert isinstance(drawn, float)
+    assert chance_within(one.minutes, limit) == pytest.approx(drawn, abs=0.06)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
+
+import numpy as np
 
 from touchline.backends.capabilities import Capabilities
 from touchline.backends.protocol import ExampleLengths, FixedSetting
@@ -11,7 +14,7 @@ from touchline.core.estimate import Dtype, TrainingSetup
 from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Missing
 from touchline.core.shape import ModelShape
-from touchline.data.packing.forecast import BatchForecast, Batching, settings_of
+from touchline.data.packing.forecast import BatchForecast, Batching, BatchSettings, settings_of
 from touchline.spec.experiment import LoraConfig, TrainConfig
 
 _OPTIMIZER_SETTINGS = {
@@ -97,7 +100,14 @@ def forecast_batches(
         return Missing(missing="micro_batch_size or packed is not resolved")
     if not len(lengths.total):
         return Missing(missing="there is no example")
-    return batching.forecast(lengths.total, settings_of(train, seed=seed, devices=devices), lengths.answer)
+    settings = settings_of(train, seed=seed, devices=devices)
+    return _simulated(batching, settings, lengths.total.tobytes(), lengths.answer.tobytes())
+
+
+# Runs of equal data ask for the same, and a command that compares settings asks again with each plan.
+@functools.lru_cache(maxsize=32)
+def _simulated(batching: Batching, settings: BatchSettings, total: bytes, labels: bytes) -> BatchForecast:
+    return batching.forecast(np.frombuffer(total, np.uint32), settings, np.frombuffer(labels, np.uint32))
 
 
 def common_fixed_settings(train: TrainConfig) -> tuple[FixedSetting, ...]:

@@ -7,9 +7,10 @@ import hashlib
 import json
 import re
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
+from typing import Concatenate, Generic, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -46,6 +47,35 @@ class _File:
     modified_ns: int
     changed_ns: int
     inode: int
+
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+_KEPT_BYTES = 32 << 20
+"""Bytes of the files whose rows stay in memory; the last two stay, whatever their size."""
+
+
+class _KeptWhileSmall(Generic[_P, _T]):
+    """Function of a file that keeps its last results, as long as their files are small.
+
+    A command asks for the rows of each dataset a dozen times, and an experiment may have many datasets.
+    """
+
+    def __init__(self, function: Callable[Concatenate[_File, _P], _T]) -> None:
+        self._function = function
+        self._kept: dict[tuple[object, ...], tuple[int, _T]] = {}
+
+    def __call__(self, file: _File, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        key = (file, *args, *kwargs.items())
+        found = self._kept.pop(key, None) or (file.size_bytes, self._function(file, *args, **kwargs))
+        self._kept[key] = found
+        while len(self._kept) > 2 and sum(size for size, _ in self._kept.values()) > _KEPT_BYTES:
+            del self._kept[next(iter(self._kept))]
+        return found[1]
+
+    def cache_clear(self) -> None:
+        """Forget all results."""
+        self._kept.clear()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -134,8 +164,8 @@ def load_rows(data: DataConfig, split: str, base: Path) -> tuple[Mapping[str, ob
         HostError: it may not be read, or needs a package that is not installed.
     """
     load_examples(data, split, base)
-    path = _find(data, base).path
-    rows, _ = _splits(read_rows(path), data, path, [])
+    file = _find(data, base)
+    rows, _ = _splits(_read(file), data, file.path, [])
     return tuple(row.values for row in rows.get(split, ()))
 
 
@@ -184,10 +214,9 @@ def _clusters(file: _File, data: DataConfig, column: str) -> tuple[str, Mapping[
     return sha256, {example.id: example.cluster for example in examples}
 
 
-@functools.lru_cache(maxsize=2)
+@_KeptWhileSmall
 def _load(file: _File, data: DataConfig, cluster: str | None) -> _Loaded:
-    path = file.path
-    raw = read_rows(path)
+    path, raw = file.path, _read(file)
     findings = list(raw.findings)
     rows, origin = _splits(raw, data, path, findings)
     tally = Tally(path)
@@ -217,6 +246,11 @@ def _load(file: _File, data: DataConfig, cluster: str | None) -> _Loaded:
     return _Loaded(info=info, examples=examples, cluster_faults=tuple(clusters.findings()))
 
 
+@_KeptWhileSmall
+def _read(file: _File) -> RawDataset:
+    return read_rows(file.path)
+
+
 def _splits(
     raw: RawDataset, data: DataConfig, path: Path, findings: list[Finding]
 ) -> tuple[dict[str, list[SourceRow]], str]:
@@ -244,13 +278,14 @@ def _examples(
 ) -> tuple[Example, ...]:
     """Return the rows as chats, with images by their absolute paths. Problems are added to `tally`."""
     examples: list[Example] = []
-    root = folder / Path(data.image_root or "").expanduser()
+    root = str(folder / Path(data.image_root or "").expanduser())
+    problem_of = functools.cache(image_fault)
     for number, row in enumerate(rows, 1):
         built = chat(row.values, data) if data.messages is not None else instruction(row.values, data, prompt)
         if isinstance(built, tuple):
             turns = tuple(_located(turn, root) for turn in built[0])
             for image in images_of(turns):
-                if (problem := image_fault(image)) is not None:
+                if (problem := problem_of(image)) is not None:
                     first = f"the first is {image!r}"
                     tally.add("DA105", "data", problem, line=row.line, row=number, hint=first, split=name)
             examples.append(Example(id=f"{name}-{number - 1}", prompt=turns, answer=built[1]))
@@ -261,11 +296,16 @@ def _examples(
     return tuple(examples)
 
 
-def _located(turn: Message, root: Path) -> Message:
+def _located(turn: Message, root: str) -> Message:
     """Return a turn with the absolute paths of its images."""
     if not turn.images:
         return turn
-    return replace(turn, images=tuple(str(root / path) for path in turn.images))
+    return replace(turn, images=tuple(_joined(root, path) for path in turn.images))
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _joined(folder: str, path: str) -> str:
+    return str(Path(folder) / path)
 
 
 def _clustered(

@@ -5,11 +5,13 @@ The key holds everything that a length depends on; a file that cannot be read is
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import json
 import zipfile
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,12 +21,15 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from touchline.core.callbacks import ProgressCallback
-from touchline.core.catalog import ModelInfo
+from touchline.core.catalog import Example, ModelInfo
 from touchline.core.errors import HostError, InputError
 from touchline.core.files import read_bytes, write_atomic
 from touchline.core.finding import Finding, Location, Severity
+from touchline.core.quantity import Missing
 from touchline.data.datasets import load_dataset, load_examples
+from touchline.data.images import read_image_rule
 from touchline.data.models import load_renderer
+from touchline.data.rendering.chat import images_of
 from touchline.data.rendering.image_rule import ImageRule
 from touchline.data.rendering.prefix import common_prefix
 from touchline.data.tokenizer import read_chat_template
@@ -82,20 +87,19 @@ def token_lengths(
     info = next((item for item in dataset.splits if item.name == split), None)
     if info is None:
         return TokenLengths(prompt=np.empty(0, np.uint32), answer=np.empty(0, np.uint32))
-    path = cache_dir / "lengths" / f"{_key(model, data, info.sha256, date)}.npz"
-    # Lengths with images depend on files that the key does not cover.
-    cached = None if dataset.images else _read(path, info.num_examples)
+    rule = read_image_rule(Path(model.path)) if dataset.images else None
+    patches = _patches(rule, load_examples(data, split, base)) if isinstance(rule, ImageRule) else []
+    identity = info.sha256 if rule is None else f"{info.sha256} {rule if isinstance(rule, Missing) else patches}"
+    path = cache_dir / "lengths" / f"{_key(model, data, identity, date)}.npz"
+    cached = _read(path, info.num_examples)
     if cached is not None:
-        return cached
+        return replace(cached, patches=sum(patches), patch_squares=sum(count**2 for count in patches))
     renderer = load_renderer(model, date)
     examples = load_examples(data, split, base)
     counts = np.empty((2, len(examples)), dtype=np.uint32)
-    patches: list[int] = []
     ends: list[tuple[int, ...]] = []
     for number, rendered in enumerate(renderer.examples(examples)):
         counts[:, number] = len(rendered.prompt_ids), len(rendered.answer_ids)
-        if isinstance(renderer.images, ImageRule):
-            patches += [renderer.images.patches_of(path) for path in rendered.images]
         # What the first and the last in order begin with, all between them do.
         ends = [min(*ends, rendered.prompt_ids), max(*ends, rendered.prompt_ids)] if ends else [rendered.prompt_ids] * 2
         if on_progress is not None and number % _SAY_EVERY == 0:
@@ -110,17 +114,22 @@ def token_lengths(
         patches=sum(patches),
         patch_squares=sum(count**2 for count in patches),
     )
-    if not dataset.images:
-        _write(path, lengths)
+    _write(path, lengths)
     return lengths
 
 
-def _key(model: ModelInfo, data: DataConfig, rows_sha256: str, date: str) -> str:
-    """Return the hash of everything that affects the lengths: rows, tokenizer and its library, template, columns,
-    prompt, and for some the date."""
+def _patches(rule: ImageRule, examples: Iterable[Example]) -> list[int]:
+    """Return the patches of each image: what the lengths depend on besides the rows."""
+    patches_of = functools.cache(rule.patches_of)
+    return [patches_of(image) for example in examples for image in images_of(example.prompt)]
+
+
+def _key(model: ModelInfo, data: DataConfig, rows: str, date: str) -> str:
+    """Return the hash of everything that affects the lengths: rows, images, tokenizer and its library, template,
+    columns, prompt, and for some the date."""
     settings = {**json.loads(_DATA.dump_json(replace(data, path=""))), "path": "", "train_fraction": 0, "split_seed": 0}
     dated = "strftime_now" in (read_chat_template(Path(model.path)) or "")
-    identity = [_VERSION, tokenizers.__version__, rows_sha256, model.tokenizer_sha256, settings, date if dated else ""]
+    identity = [_VERSION, tokenizers.__version__, rows, model.tokenizer_sha256, settings, date if dated else ""]
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 

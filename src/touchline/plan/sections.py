@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -11,12 +12,12 @@ from touchline.core.markup import escape, fence, measured
 from touchline.core.quantity import Missing, Quantity
 from touchline.core.table import Column, Section, present, section_markdown, table_section
 from touchline.core.text import first_of
-from touchline.core.units import format_bytes, hours_unit, plural
+from touchline.core.units import format_bytes, hours_unit, parse_duration, percent, plural, seconds_to_minutes
 from touchline.plan import power, tasks
 from touchline.plan.batch_sections import batch_sections, gib_text, grouped_rows, memory_share
 from touchline.plan.cohorts import WORTH
 from touchline.plan.dtypes import dtype_notes
-from touchline.plan.jobs import evaluation_limit, training_limit
+from touchline.plan.jobs import evaluation_limit, to_minutes, training_limit
 from touchline.plan.notes import (
     control_notes,
     design_line,
@@ -27,6 +28,8 @@ from touchline.plan.notes import (
     recipe_notes,
     run_type,
 )
+from touchline.plan.placement.deadline import chance_within
+from touchline.plan.placement.verdict import CONFIDENT
 from touchline.plan.settings import collect_settings, settings_table, varying_table
 from touchline.plan.strategy.costs import likely_runs
 from touchline.plan.strategy.explore_section import explore_section
@@ -287,7 +290,22 @@ def _limits(plan: Plan) -> Iterator[tuple[str, ...]]:
 
 
 def _deadline(plan: Plan) -> str:
-    return "" if plan.deadline is None else f"; deadline {plan.deadline}"
+    """Return whether the wall-clock time is within the deadline, and the chance of it; nothing without a deadline."""
+    if plan.deadline is None:
+        return ""
+    minutes, limit = to_minutes(plan.wall_seconds), seconds_to_minutes(parse_duration(plan.deadline))
+    if isinstance(minutes, Missing):
+        return f"; deadline {plan.deadline}: unknown"
+    chance = chance_within(minutes, limit)
+    is_met = minutes.value <= limit
+    words = "met" if chance >= CONFIDENT else "met as predicted, but not surely" if is_met else "not met"
+    at_once = runs_at_once(plan.machine, plan.gpus_per_run)
+    text = f"; deadline {plan.deadline}: {words} with {plural(at_once, 'run')} at once, chance {percent(chance, 0)}"
+    if chance >= CONFIDENT or plan.machine.kind == "cpu":
+        return text
+    runs = sum(run.train is not None for run in plan.runs)
+    gpus = min(runs, math.ceil((minutes.high or minutes.value) / limit)) * max(plan.gpus_per_run, 1)
+    return f"{text}; on more GPUs: touchline place DIR --gpus {gpus}" if runs > at_once else text
 
 
 _MODEL_COLUMNS = (

@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from touchline.core.errors import InputError
 from touchline.core.files import read_text_bounded, write_atomic
+from touchline.core.finding import Finding
 from touchline.core.quantity import Missing
 from touchline.core.units import parse_duration, seconds_to_minutes
 from touchline.data.user_config import UserConfig
+from touchline.plan.build import PlanInputs, build_plan
 from touchline.plan.jobs import place_jobs
 from touchline.plan.optimization import Optimization
-from touchline.plan.optimize import PlanVariant, choose_variant, compare, list_variants, proposals, training_seconds
+from touchline.plan.optimize import (
+    PlanVariant,
+    changes_text,
+    choose_variant,
+    compare,
+    list_variants,
+    proposals,
+    training_seconds,
+)
 from touchline.plan.placement.answer import place
 from touchline.plan.placement.types import Cluster, Placement
 from touchline.plan.save_interval import saving_proposals, share_proposals
 from touchline.run.folders import ExperimentFolder
 from touchline.run.jobs import evaluation_jobs, training_jobs
-from touchline.run.planning import LoadedPlan, resolve
+from touchline.run.plan_inputs import planner_inputs, with_changes
+from touchline.run.planning import LoadedPlan, plan_of
 from touchline.slurm.job_view import JobName
 from touchline.spec.bounds import SIZE_LIMIT_BYTES
 from touchline.spec.defaults import DEFAULT_BACKEND
@@ -78,10 +89,9 @@ def optimise(folder: ExperimentFolder, settings: UserConfig, request: OptimiseRe
     before = planner.plan({})
     started = {run.name for run in before.runs if planner.has_started(run.name)}
     fixed = planner.fixed
-    tried = [
-        PlanVariant(changes=changes, plan=planner.plan(changes)) for changes in list_variants(planner.train, fixed)
-    ]
+    tried, refused = planner.variants(list_variants(planner.train, fixed))
     way, notes = choose_variant(before, tried, started)
+    notes = [*refused, *notes]
     found = [] if way is None else proposals(before, way, tried)
     saving, unknown = saving_proposals(before if way is None else way.plan, fixed)
     if started and saving:
@@ -130,14 +140,33 @@ class _Planner:
         self._folder, self._settings, self._text = folder, settings, text
         self._old = folder.read_plan()
         self._loaded = self._read({})
+        self._inputs = self._read_inputs(self._loaded)
         self.train = self._loaded.experiment.train
         experiment = self._loaded.experiment
         self.fixed = {*experiment.factors, *(key for pair in experiment.pairs for key in pair)}
 
     def plan(self, changes: Mapping[str, object]) -> Plan:
+        loaded = self._read(changes)
+        inputs, found = self._inputs if not changes else self._read_inputs(loaded)
+        return plan_of(inputs, found, loaded, self._folder, self._settings, self._old, refuses_memory=False)[0]
+
+    def variants(self, changes: Iterable[Mapping[str, object]]) -> tuple[list[PlanVariant], list[str]]:
+        """Plan the experiment with each of some changes of its training. Return the plans, and notes on changes that
+        cannot be planned. Data, models and past runs are read once."""
+        planned: list[PlanVariant] = []
+        notes: list[str] = []
+        for each in changes:
+            try:
+                inputs = with_changes(self._inputs[0], self._read(each), self._folder, self._settings)
+                planned.append(PlanVariant(changes=each, plan=build_plan(inputs)))
+            except InputError as fault:
+                notes.append(f"not proposed: {changes_text(each)} ({fault.message})")
+        return planned, notes
+
+    def _read_inputs(self, loaded: LoadedExperiment) -> tuple[PlanInputs, list[Finding]]:
         old = self._old
         accepted = {} if old is None else {run.name: run.accepted for run in old.runs if run.accepted}
-        return resolve(self._read(changes), self._folder, self._settings, old, accepted, refuses_memory=False)[0]
+        return planner_inputs(loaded, self._folder, self._settings, old, accepted)
 
     def has_started(self, name: str) -> bool:
         """Return True if a run has started or is queued."""

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from touchline import __version__
-from touchline.backends.protocol import ExampleLengths
 from touchline.core.callbacks import ProgressCallback
 from touchline.core.catalog import ImageHashes, ModelInfo, changed_images
 from touchline.core.clock import today
@@ -20,25 +17,23 @@ from touchline.core.table import Section
 from touchline.core.units import plural
 from touchline.data.evaluations import is_current, read_evaluations
 from touchline.data.user_config import UserConfig
-from touchline.lint.local.inputs import ResolvedInputs, examples_of, images_of_runs, lengths_of, resolve_inputs
+from touchline.lint.local.inputs import ResolvedInputs, images_of_runs, lengths_of, resolve_inputs
 from touchline.plan.build import PlanInputs, build_plan, data_key
 from touchline.plan.drift import changed_runs, describe_change, revise
-from touchline.plan.local.context import build_planning_context, free_space
+from touchline.plan.local.context import free_space
 from touchline.plan.sections import runs_plan_markdown, summary_line, summary_sections
 from touchline.plan.settings_table import flat_settings
-from touchline.plan.slots import SlotChoice
 from touchline.plan.strategy.costs import refuse_impossible
 from touchline.plan.strategy.fixed_design import design_changes, design_digest
 from touchline.plan.strategy.resolving import seed_spread_of
 from touchline.run.folders import ExperimentFolder
-from touchline.run.history_evidence import past_spread, pruning_evidence
+from touchline.run.history_evidence import past_spread
 from touchline.run.marks import RunMark, run_marks
+from touchline.run.plan_inputs import decided_runs, launchable, located_in, planner_inputs
 from touchline.run.recorded import file_changes, plan_command, read_file, read_recorded, refuse_other_machine
 from touchline.run.scripts.folder import evaluation_config
 from touchline.spec.bounds import SIZE_LIMIT_BYTES
-from touchline.spec.document import YamlDocument
 from touchline.spec.evaluation import decoding_text
-from touchline.spec.experiment import Experiment
 from touchline.spec.overlay import with_settings
 from touchline.spec.plan import Plan, PlannedRun
 from touchline.spec.read import LoadedExperiment, read_settings
@@ -109,60 +104,36 @@ def resolve(
         InputError: with every error.
         FindingsError: a run is predicted to run out of memory.
     """
-    experiment = loaded.experiment
-    date = old.date if old is not None else today()
-    kept = {*pinned, *folder.queued()}
-    fixed = None
-    if old is not None and folder.decisions():
-        # The first decision fixed the design: what was decided for its runs stays, whether they have started or not.
-        kept |= {run.name for run in old.runs}
-        fixed = old.strategy
-    started = {} if old is None else _decided_runs(old, folder, kept)
-    seen = resolve_inputs(loaded, folder.root, settings, accepted, started=started)
-    if (errors := seen.errors) or seen.target is None:
-        raise InputError(f"{loaded.document.path}: {plural(len(errors), 'error')}", findings=seen.findings)
-    lengths = lengths_of(seen, settings, date, on_progress)
-    found = _launchable(seen, lengths, settings, date)
-    inputs = PlanInputs(
-        experiment=experiment,
-        experiment_sha256=loaded.sha256,
-        overrides=loaded.overrides,
-        specs=seen.specs,
-        models=seen.models,
-        datasets=seen.datasets,
-        lengths=lengths,
-        date=date,
-        touchline_version=__version__,
-        given=loaded.given,
-        tasks=tuple(seen.tasks.values()),
-        labels=tuple(seen.labels),
-        context=build_planning_context(
-            seen.target,
-            seen.models.values(),
-            {spec.train.backend for spec in seen.specs},
-            settings,
-            experiment.compute.executor,
-        ),
-        examples=examples_of(seen, date),
-        images=images_of_runs(seen, settings),
-        accepted=accepted,
-        fixed_strategy=fixed,
-        pruning_evidence=pruning_evidence(experiment, settings)
-        if fixed is None or old is None
-        else old.pruning_evidence,
-        started=started,
-    )
-    if old is not None and any(run.train is not None for run in inputs.started.values()):
-        _refuse_other_slots(old, inputs.experiment)
-        decided = SlotChoice(count=old.machine.slots, reason=old.slots_reason, gain=old.slots_gain)
-        inputs = replace(inputs, started_slots=decided)
-    with _located_in(loaded.document):
+    inputs, found = planner_inputs(loaded, folder, settings, old, accepted, on_progress, pinned=pinned)
+    return plan_of(inputs, found, loaded, folder, settings, old, spread=spread, refuses_memory=refuses_memory)
+
+
+def plan_of(
+    inputs: PlanInputs,
+    found: Sequence[Finding],
+    loaded: LoadedExperiment,
+    folder: ExperimentFolder,
+    settings: UserConfig,
+    old: Plan | None,
+    *,
+    spread: tuple[SpreadInput, ...] | None = None,
+    refuses_memory: bool = True,
+) -> tuple[Plan, tuple[str, ...]]:
+    """Return the plan of inputs that are read and checked, and notes; see `resolve`.
+
+    Raises:
+        InputError: with every error.
+        FindingsError: a run is predicted to run out of memory.
+    """
+    found = [*found]
+    fixed = inputs.fixed_strategy
+    with located_in(loaded.document):
         plan_ = build_plan(inputs)
     if spread is None:
         has_spread = old is not None and bool(old.spread) and bool(inputs.started)
         spread = old.spread if old is not None and has_spread else past_spread(plan_, settings)
     if fixed is None and (between := seed_spread_of(plan_, spread)) is not None:
-        with _located_in(loaded.document):
+        with located_in(loaded.document):
             plan_ = build_plan(replace(inputs, seed_spread=between))
     if fixed is None:
         refuse_impossible(plan_)
@@ -175,45 +146,8 @@ def resolve(
     if refuses_memory:
         digests = {run.digest for run in inputs.started.values()}
         found += _refuse_memory(plan_, loaded, {run.name for run in plan_.runs if run.digest in digests})
-    notes = (*_notes((*seen.findings, *found)), *plan_.kept_evaluations, *_short_of_space(plan_, folder))
+    notes = (*_notes(found), *plan_.kept_evaluations, *_short_of_space(plan_, folder))
     return plan_, notes
-
-
-def _decided_runs(old: Plan, folder: ExperimentFolder, kept: Collection[str]) -> dict[str, PlannedRun]:
-    """Return the runs whose decisions stay: those in `kept`, and those with a training or an evaluation."""
-    there = {path.name for path in folder.root.iterdir()} if folder.root.is_dir() else set()
-    return {
-        run.name: run
-        for run in old.runs
-        if run.name in kept
-        or (run.name in there and (folder.has_started(run.name) or folder.has_evaluations(run.name)))
-    }
-
-
-@contextmanager
-def _located_in(document: YamlDocument) -> Iterator[None]:
-    """Add their places in experiment.yaml to errors that the planner finds in its keys."""
-    try:
-        yield
-    except InputError as error:
-        error.findings = tuple(
-            replace(finding, where=document.where(path))
-            if finding.where is None and (path := finding.subject.split("."))[0] in document.data
-            else finding
-            for finding in error.findings
-        )
-        raise
-
-
-def _refuse_other_slots(old: Plan, experiment: Experiment) -> None:
-    """Refuse another number of threads for the runs that have not started."""
-    wanted = experiment.compute.slots
-    if old.machine.kind == "cpu" and wanted not in ("auto", old.machine.slots):
-        raise PlanDriftError(
-            f"compute.slots is {wanted}, and trainings have started in {plural(old.machine.slots, 'slot')}",
-            expected="the same number of threads for all runs, on which rounding depends",
-            hint=f"compute.slots={old.machine.slots}, or another experiment",
-        )
 
 
 def _kept_evaluations(plan_: Plan, folder: ExperimentFolder) -> Iterator[str]:
@@ -233,28 +167,6 @@ def _kept_evaluations(plan_: Plan, folder: ExperimentFolder) -> Iterator[str]:
             f"{count} on {task} by other settings ({before}) stay{'s' if number == 1 else ''}, with logs and scores; "
             f"the plan evaluates beside them ({now}), and no comparison mixes the two"
         )
-
-
-def _launchable(
-    seen: ResolvedInputs, lengths: dict[tuple[str, str], ExampleLengths], settings: UserConfig, date: str
-) -> list[Finding]:
-    """Return what `check` finds in an experiment, none of it an error.
-
-    Raises:
-        InputError: with every error.
-    """
-    # The rules load when something is planned, and not with every command.
-    from touchline.lint.local.checking_experiment import checked_for_launch
-
-    found = checked_for_launch(seen, lengths, settings, date)
-    errors = [each for each in found if each.severity is Severity.ERROR]
-    if errors:
-        raise InputError(
-            f"{seen.loaded.document.path}: {plural(len(errors), 'error')}",
-            findings=errors,
-            hint=f"touchline check --explain {errors[0].code}; --allow {errors[0].code} ignores it",
-        )
-    return found
 
 
 def _refuse_memory(plan_: Plan, loaded: LoadedExperiment, started: Collection[str]) -> list[Finding]:
@@ -289,7 +201,7 @@ def refuse_findings(planned: LoadedPlan, settings: UserConfig, *, approved: bool
     refuse_other_machine(folder, plan_, settings)
     is_edited = approved and file_changes(folder, plan_) is not None
     loaded = read_file(folder, plan_.overrides) if is_edited else read_recorded(folder, plan_)
-    _refuse_memory(plan_, loaded, _decided_runs(plan_, folder, folder.queued()))
+    _refuse_memory(plan_, loaded, decided_runs(plan_, folder, folder.queued()))
     if is_edited:
         return
     accepted = {run.name: run.accepted for run in plan_.runs if run.accepted}
@@ -299,7 +211,7 @@ def refuse_findings(planned: LoadedPlan, settings: UserConfig, *, approved: bool
         count = len(errors)
         raise InputError(f"{loaded.document.path}: {plural(count, 'error')}", findings=errors)
     _refuse_changes(planned, seen, images_of_runs(seen, settings))
-    _launchable(seen, lengths_of(seen, settings, plan_.date), settings, plan_.date)
+    launchable(seen, lengths_of(seen, settings, plan_.date), settings, plan_.date)
 
 
 def _refuse_changes(planned: LoadedPlan, seen: ResolvedInputs, images: Mapping[str, ImageHashes]) -> None:

@@ -116,6 +116,8 @@ class BatchForecast:
 class Batching(Protocol):
     """Simulation of a trainer's batching: `BATCHING` of a backend's `batching.py`."""
 
+    def __hash__(self) -> int: ...
+
     def forecast(
         self, lengths: NDArray[np.uint32], settings: BatchSettings, labels: NDArray[np.uint32] | None = None
     ) -> BatchForecast:

@@ -127,7 +127,10 @@ class ChatRenderer:
         if not images:
             return ids
         counts = iter([self.images.tokens_of(path) for path in images])
-        return tuple(each for id in ids for each in ([id] * next(counts) if id == token else (id,)))
+        found: list[int] = []
+        for id in ids:
+            found += [id] * (next(counts) if id == token else 1)
+        return tuple(found)
 
     def example(self, example: Example) -> RenderedExample:
         """Return an example's prompt and its answer with the stop token, as token ids.

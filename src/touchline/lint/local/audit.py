@@ -42,7 +42,6 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _PICTURES = (_PNG, b"\xff\xd8\xff", b"GIF8", b"BM", b"RIFF", b"II*\x00", b"MM\x00*")
 _PICTURE_ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp"})
 _MEDIA_TRIED = 50
-_KEPT_FROM_BYTES = 1 << 16
 _VERSION = 5
 """Version of the rules; increase it if the result for the same file changes."""
 _YAML_LIMIT = 1 << 20
@@ -149,7 +148,7 @@ def to_data_audit(seen: AuditInputs, path: Path) -> DataAudit:
 def data_findings(
     files: DatasetFiles, request: AuditRequest | None = None, cache_dir: Path | None = None
 ) -> tuple[Finding, ...]:
-    """Check a dataset for `check`, `plan` and `run`; results of large files are cached.
+    """Check a dataset for `check`, `plan` and `run`; results are cached.
 
     Files that cannot be read at all are findings too, and nothing is raised for them.
 
@@ -161,7 +160,7 @@ def data_findings(
     wanted = request or AuditRequest()
     place: Path | None = None
     try:
-        if cache_dir is not None and sum(path.stat().st_size for path in files.files.values()) >= _KEPT_FROM_BYTES:
+        if cache_dir is not None:
             place = cache_dir / "audits" / f"{_key(files, wanted)}.json"
             kept = _FINDINGS.validate_json(read_text_bounded(place, 16 << 20), strict=True)
             return tuple(kept)
@@ -326,21 +325,29 @@ def _media(rows: dict[str, tuple[DataRow, ...]], files: DatasetFiles, request: A
     if not paths:
         return None
     first = next(iter(files.files.values())).resolve()
-    roots = [request.media_root] if request.media_root is not None else [first.parent, *list(first.parents)[1:4]]
+    stated = _media_root(first.parent, request)
+    roots = [first.parent, *list(first.parents)[1:4]] if stated is None else [stated]
     step = max(1, len(paths) // _MEDIA_TRIED)
     tried = paths[::step]
     root = max(roots, key=lambda folder: sum(_size(folder, path) is not None for path in tried))
     sizes = {path: _size(root, path) for path in paths}
     missing = tuple(path for path, size in sizes.items() if size is None)
-    known = request.media_root is not None or len(missing) < len(paths)
+    known = stated is not None or len(missing) < len(paths)
     return MissingMedia(
         checked=len(paths),
         missing=missing,
         empty=tuple(path for path, size in sizes.items() if size == 0),
         broken=_broken(root, [path for path, size in sizes.items() if size][:OPENED_MEDIA]),
         root=str(root) if known else None,
-        stated=request.media_root is not None,
+        stated=stated is not None,
     )
+
+
+def _media_root(folder: Path, request: AuditRequest) -> Path | None:
+    """Return the folder of the media that the user states, also as `data.image_root`. None if none is stated."""
+    if request.media_root is not None or request.data is None or request.data.image_root is None:
+        return request.media_root
+    return folder / Path(request.data.image_root).expanduser()
 
 
 def _broken(folder: Path, paths: Iterable[str]) -> tuple[tuple[str, str], ...]:

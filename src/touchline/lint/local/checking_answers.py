@@ -77,10 +77,13 @@ def stage_leaks(seen: ResolvedInputs) -> Iterator[Finding]:
     if not seen.loaded.experiment.stages:
         return
     data = {data_key(spec.data): spec.data for spec in seen.specs if spec.data.path in seen.datasets}
-    for trained, tested in itertools.permutations(data.values(), 2):
+    trains, tests = (
+        {key: _questions(each, split, seen.root) for key, each in data.items()} for split in ("train", "test")
+    )
+    for (first, trained), (second, tested) in itertools.permutations(data.items(), 2):
         if trained.path == tested.path:
             continue
-        known, asked = _questions(trained, "train", seen.root), _questions(tested, "test", seen.root)
+        known, asked = trains[first], tests[second]
         both = [question for question in asked if question in known]
         if both:
             yield Finding(

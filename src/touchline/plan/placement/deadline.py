@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,6 +58,16 @@ def chance(
 ) -> float:
     """Return the fraction of draws in which the last job ends before the deadline, in ticks."""
     return sum(makespan_of(problem, ranks, ticks, kept) <= deadline for ticks in draws) / len(draws)
+
+
+def chance_within(minutes: Minutes, limit: float) -> float:
+    """Return the chance that a time is within a limit, in minutes; without an interval, 0 or 1."""
+    ends = (minutes.low, minutes.high)
+    end = ends[0] if limit < minutes.value else ends[1]
+    if end is None or min(end, limit, minutes.value) <= 0 or end == minutes.value:
+        return float(minutes.value <= limit)
+    spread = abs(math.log(end) - math.log(minutes.value)) / _STANDARD_DEVIATIONS
+    return NormalDist(0, spread).cdf(math.log(limit) - math.log(minutes.value))
 
 
 def drawn_ends(
