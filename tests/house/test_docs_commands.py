@@ -1,8 +1,9 @@
 """What the documents tell a reader to type works: it is run, or, where it takes long, its words are checked.
 
 A fenced `console` block holds lines that begin with `$ ` and, below each, what it may print. The blocks of a page run
-in their order, in one shell, in a fresh folder with `examples/` and a tiny model under the name of the real one. A
-block after `<!-- slow -->` is not run: only its commands, options and make targets must exist.
+in their order, in one shell, in a fresh folder with `examples/` and a tiny model under the name of the real one; a page
+that names a Llama gets one of its true shape, without weights. A block after `<!-- slow -->` is not run: only its
+commands, options and make targets must exist.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from tests.api.seed_folders import BASES, HEAD_DIM, write_shape
 from tests.cases import some
+from tests.trainer_environments import require_trainer
 
 from tools import docs
 from tools.tiny_model import write_tiny_model
@@ -115,10 +118,12 @@ def test_the_commands_of_a_page_work_in_their_order(page: Path, tmp_path: Path) 
     home.mkdir()
     shutil.copytree(ROOT / "examples", work / "examples")
     write_tiny_model(work / "models" / "SmolLM2-135M-Instruct")
+    typed = [command for command in commands_of(page, page.read_text(encoding="utf-8")) if not command.slow]
+    if any("Llama-3.2-1B" in command.text for command in typed):
+        write_shape(work / "models", BASES["1B"], HEAD_DIM["1B"])
     lines = ["set -eu"]
-    for command in commands_of(page, page.read_text(encoding="utf-8")):
-        if not command.slow:
-            lines += [f"echo {shlex.quote(f'{page.name}:{command.line}: {command.text}')} >&2", command.text]
+    for command in typed:
+        lines += [f"echo {shlex.quote(f'{page.name}:{command.line}: {command.text}')} >&2", command.text]
     environment = {
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.defpath, "/usr/local/bin"]),
         "HOME": str(home),
@@ -126,6 +131,8 @@ def test_the_commands_of_a_page_work_in_their_order(page: Path, tmp_path: Path) 
         "OMP_NUM_THREADS": "1",
         "LC_ALL": "C.UTF-8",
     }
+    if any("--trainer torchtune" in command.text for command in typed):
+        environment["TOUCHLINE_TORCHTUNE_PYTHON"] = require_trainer("torchtune")
     done = subprocess.run(
         ["bash", "-c", "\n".join(lines)],
         cwd=work,
