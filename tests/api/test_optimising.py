@@ -115,7 +115,7 @@ def test_data_models_and_past_runs_are_read_once_for_all_variants(
     """However many variants there are: once for the experiment as it is, and once for the proposal."""
     folder = _folder(tmp_path, SLOW.replace("packed: false", f"packed: {packed}"))
     calls: Counter[str] = Counter()
-    for module, name in ((optimising, "planner_inputs"), (optimising, "build_plan"), (datasets, "read_rows")):
+    for module, name in ((optimising, "plan_in_folder"), (optimising, "build_plan"), (datasets, "read_rows")):
         real = getattr(module, name)
 
         def counting(*given: object, _real: Any = real, _name: str = name, **named: object) -> object:
@@ -126,7 +126,7 @@ def test_data_models_and_past_runs_are_read_once_for_all_variants(
     found = _optimised(folder, settings)
     assert found.answer.proposals
     variants = 7 if packed == "false" else 3
-    assert calls == {"planner_inputs": 2, "build_plan": variants, "read_rows": 1}
+    assert calls == {"plan_in_folder": 2, "build_plan": variants, "read_rows": 1}
 
 
 def test_a_variant_that_cannot_be_planned_is_named_and_ends_nothing(

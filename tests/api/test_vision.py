@@ -323,7 +323,7 @@ def test_a_run_that_started_under_a_plan_without_hashes_is_the_same_run(
     (folder / "experiment.yaml").write_text(EXPERIMENT, encoding="utf-8")
     settings = UserConfig(models_dir=place / "models", cache_dir=tmp_path / "cache", history_dir=tmp_path / "history")
     with monkeypatch.context() as before:
-        before.setattr("touchline.run.plan_inputs.images_of_runs", lambda *_: {})
+        before.setattr("touchline.lint.local.planned_experiment.images_of_runs", lambda *_: {})
         old = api.plan(folder, settings).plan
     text = json.loads((folder / "plan.json").read_text("utf-8"))
     for each in (*text["datasets"].values(), *text["runs"]):

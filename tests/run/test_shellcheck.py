@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from touchline import api
 from touchline.backends.registry import launch_commands
 from touchline.core.finding import Severity
 from touchline.data.user_config import UserConfig
@@ -92,5 +93,5 @@ def test_a_check_without_shellcheck_says_so_once(tmp_path: Path, monkeypatch: py
         (tmp_path / name).write_text(textwrap.dedent(JOB + "hostname\n"))
     settings = UserConfig(models_dir=tmp_path, cache_dir=tmp_path / "cache", history_dir=tmp_path / "history")
     messages: list[str] = []
-    checking.check_paths([tmp_path], settings, CheckRequest(), messages.append)
+    api.check([tmp_path], settings, CheckRequest(), messages.append)
     assert messages == [NOT_CHECKED]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from touchline.core.callbacks import MessageCallback, ProgressCallback, ignore_message
 from touchline.data.user_config import UserConfig
 from touchline.run.folders import ExperimentFolder
+from touchline.run.plan_inputs import decided_on_disk
 from touchline.run.planning import LoadedPlan, commit_plan, read_planned, resolve
 from touchline.run.recorded import change_lines, choose_overrides, explained_drift, read_file, recorded_lines
 from touchline.spec.recorded import compare_with_plan
@@ -47,7 +48,7 @@ def check(
     from touchline.lint.checked import CheckRequest
     from touchline.lint.local.checking import check_paths
 
-    found = check_paths(paths, settings, request or CheckRequest(), on_message)
+    found = check_paths(paths, settings, request or CheckRequest(), decided_on_disk, on_message)
     for folder in (ExperimentFolder(path) for path in paths if (path / "experiment.yaml").is_file()):
         if (planned := folder.read_plan()) is not None:
             for line in recorded_lines(folder, planned):
@@ -72,7 +73,7 @@ def check_fix(
     from touchline.lint.local.checking import check_paths
     from touchline.lint.local.fixing import fix
 
-    return fix(check_paths(paths, settings, request, on_message)[1], write=write)
+    return fix(check_paths(paths, settings, request, decided_on_disk, on_message)[1], write=write)
 
 
 def plan(

@@ -95,6 +95,7 @@ def check(
 
 
 def _show(report: CheckReport, findings: Sequence[Finding]) -> None:
+    from touchline.core.finding import Severity
     from touchline.core.units import plural
 
     if 0 < len(report.configs) <= CONFIGS_SHOWN:
@@ -117,15 +118,15 @@ def _show(report: CheckReport, findings: Sequence[Finding]) -> None:
         if finding.hint:
             print_output(f"    hint: {finding.hint}")
     if report.configs:
-        passed = sum(config.passed for config in report.configs)
-        print_output(
-            f"{'' if not findings else chr(10)}configs: {passed} passed, {len(report.configs) - passed} failed"
-        )
+        passed, failed, rest = (sum(each.passed is state for each in report.configs) for state in (True, False, None))
+        not_decided = f", {rest} not checked (their experiment has errors)" if rest else ""
+        print_output(f"{'' if not findings else chr(10)}configs: {passed} passed, {failed} failed{not_decided}")
     others = len(findings) - report.errors - report.warnings
     counts = f"{plural(report.errors, 'error')}, {plural(report.warnings, 'warning')}, {plural(others, 'note')}"
     print_output(f"{plural(report.files, 'file')} checked: {counts}")
     if findings:
-        print_status(f"touchline check --explain {findings[0].code} explains a code")
+        first = min(findings, key=lambda finding: list(Severity).index(finding.severity))
+        print_status(f"touchline check --explain {first.code} explains a code")
 
 
 def _row(config: CheckedConfig) -> tuple[str, ...]:
@@ -138,7 +139,7 @@ def _row(config: CheckedConfig) -> tuple[str, ...]:
         return "-" if value is None else str(value)
 
     return (
-        "PASS" if config.passed else "FAIL",
+        {True: "PASS", False: "FAIL", None: "-"}[config.passed],
         config.path if config.subject in config.path else f"{config.path} {config.subject}",
         config.size or "-",
         number(config.micro_batch_size),

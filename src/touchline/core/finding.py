@@ -64,3 +64,7 @@ class Finding:
     """Safe fix, if there is one: `touchline check --fix` makes these edits."""
     allowed: bool = False
     """Whether it is an error that the user allowed; its severity is INFO then."""
+    allowable: bool = True
+    """Whether `allow` applies to it; not where nothing can be planned until it is fixed."""
+    runs: tuple[str, ...] = ()
+    """Runs it is about; empty if it is about the whole file."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 
 STAGE = "stage"
@@ -14,6 +15,9 @@ SEEDS = "seeds"
 
 BACKEND = "train.backend"
 """Key of the factor that is the trainer."""
+
+
+_PLAIN = re.compile(r"[\w.+/-]+|\[.*\]|\{.*\}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,3 +37,8 @@ def level_text(value: object) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     return value if isinstance(value, str) else json.dumps(value)
+
+
+def flow_text(text: str) -> str:
+    """Return a level's text as it is typed inside braces of YAML."""
+    return text if _PLAIN.fullmatch(text) else json.dumps(text)

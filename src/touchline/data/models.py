@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,6 +33,7 @@ _CONFIG_LIMIT_BYTES = 16 << 20
 _CONTEXT = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
 _LAYERS = ("num_hidden_layers", "n_layer", "num_layers")
 _HIDDEN = ("hidden_size", "n_embd", "d_model")
+_DIGITS = re.compile(r"\d+")
 
 
 def find_models(models_dir: Path) -> list[ModelInfo]:
@@ -179,7 +181,9 @@ def _unknown(name_or_path: str, models_dir: Path) -> InputError:
     folded = {entry.casefold(): entry for entry in present}
     near = [folded[match] for match in near_names(name.casefold(), folded, most=3, cutoff=0.7)]
     listed = f"near names there: {', '.join(near)}" if near else f"there: {', '.join(present) or 'nothing'}"
-    guess = f"did you mean {near[0]!r}? Otherwise: {get}" if near else get
+    # Other digits are another size or version, and no slip of the keyboard.
+    same = [match for match in near if _DIGITS.findall(match) == _DIGITS.findall(name)]
+    guess = f"did you mean {same[0]!r}? Otherwise: {get}" if same else get
     if not is_hub_id(name_or_path):
         problem = f"not a folder with a config.json, here or under {str(models_dir)!r}; {listed}"
         return _not_here(name_or_path, problem, guess)

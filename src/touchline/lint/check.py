@@ -41,8 +41,8 @@ class CheckedConfig:
     """Whether activations are recomputed."""
     effective_batch_examples: Measured
     """Examples per optimizer step; an interval for packed rows of unknown density."""
-    passed: bool
-    """Whether no error was found in it."""
+    passed: bool | None
+    """Whether no error was found in it; null if its experiment has errors of its own, so that not all was checked."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -67,7 +67,8 @@ def chosen(findings: Iterable[Finding], request: CheckRequest) -> Iterator[Findi
         if key in seen or not wanted or (request.ignore and finding.code.startswith(request.ignore)):
             continue
         seen.add(key)
-        if request.allow and finding.severity is Severity.ERROR and finding.code.startswith(request.allow):
+        allowed = finding.allowable and request.allow and finding.code.startswith(request.allow)
+        if allowed and finding.severity is Severity.ERROR:
             yield replace(finding, severity=Severity.INFO, message=f"{finding.message} (allowed)", allowed=True)
         else:
             yield finding

@@ -118,7 +118,7 @@ def few_test_items(view: DesignView) -> Iterator[Violation]:
             "or down",
             at=_items_place(view),
             subject="evaluate.samples",
-            hint="evaluate: {samples: all}, or more test rows",
+            hint="evaluate: {samples: all}" if _all_test_rows(view) >= _FEW_ITEMS else "more test rows",
         )
 
 
@@ -214,6 +214,12 @@ def test_items(view: DesignView) -> int | None:
         elif samples != "all":
             counts.append(samples)
     return min(counts, default=None)
+
+
+def _all_test_rows(view: DesignView) -> int:
+    """Return the rows of the smallest test split; 0 if none is known."""
+    facts = (view.dataset(run.data.path) for run in view.runs)
+    return min((each.test for each in facts if each is not None), default=0)
 
 
 def _items_place(view: DesignView) -> Location:

@@ -4,7 +4,7 @@ plans."""
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from pydantic import TypeAdapter
@@ -107,17 +107,14 @@ def data_key(data: DataConfig) -> str:
 
 
 def build_plan(inputs: PlanInputs) -> Plan:
-    """Return the plan.
+    """Return the plan of runs that have no fault.
 
     Raises:
-        InputError: with every fault that model, data and training show together.
+        InputError: the strategy cannot be carried out with these runs.
     """
-    findings: list[Finding] = []
     experiment = inputs.experiment
     decisions = RunResolver(inputs.context, inputs.devices)
-    runs = _planned_runs(inputs, decisions, findings)
-    if any(finding.severity is Severity.ERROR for finding in findings):
-        raise InputError(f"{experiment.name} cannot be planned: {plural(len(findings), 'error')}", findings=findings)
+    runs = _planned_runs(inputs, decisions)
     strategy = planned_strategy(experiment, inputs.fixed_strategy, inputs.seed_spread)
     if faults := explore_faults(strategy, runs, inputs.datasets.values()):
         raise InputError(f"{experiment.name} cannot be planned: {plural(len(faults), 'error')}", findings=faults)
@@ -133,9 +130,8 @@ def build_plan(inputs: PlanInputs) -> Plan:
         # Times, and the share of the memory, are those of a slot.
         inputs = replace(inputs, context=replace(inputs.context, machine=replace(machine, slots=slots.count)))
         decisions = RunResolver(inputs.context, inputs.devices)
-        runs = _planned_runs(inputs, decisions, findings)
-    datasets = {info.path: info for info in inputs.datasets.values()}
-    runs = with_evaluation_memory(runs, datasets, _known_lengths(inputs), inputs.context, experiment.compute)
+        runs = _planned_runs(inputs, decisions)
+    runs = _with_evaluations(runs, inputs)
     taking = takes_over(runs, runs_at_once(inputs.context.machine, experiment.compute.gpus))
     runs = [without_shared_validation(run) if run.name in taking and not _is_kept(run, inputs) else run for run in runs]
 
@@ -205,16 +201,53 @@ def _known_lengths(inputs: PlanInputs) -> dict[str, ExampleLengths]:
     return {name: lengths for name, lengths in found.items() if lengths is not None}
 
 
-def _planned_runs(inputs: PlanInputs, decisions: RunResolver, findings: list[Finding]) -> list[PlannedRun]:
-    """Plan the runs. Add what is wrong with them to `findings`."""
+def _planned_runs(inputs: PlanInputs, decisions: RunResolver) -> list[PlannedRun]:
+    """Plan the runs, parents first."""
     known: dict[str, PlannedRun] = {}
     for spec in inputs.specs:
-        parent = None if spec.link is None else known.get(spec.link.parent)
-        run, faults = _planned(spec, inputs, decisions, parent)
-        findings += [fault for fault in faults if fault not in findings]
-        if run is not None:
-            known[run.name] = run
+        known[spec.name] = _planned(spec, inputs, decisions, None if spec.link is None else known.get(spec.link.parent))
     return list(known.values())
+
+
+def plan_runs(inputs: PlanInputs) -> list[PlannedRun]:
+    """Plan runs without the plan that they belong to, where other runs of it have faults."""
+    return _with_evaluations(_planned_runs(inputs, RunResolver(inputs.context, inputs.devices)), inputs)
+
+
+def _with_evaluations(runs: Sequence[PlannedRun], inputs: PlanInputs) -> list[PlannedRun]:
+    """Return the runs with the predicted memory of their evaluations."""
+    datasets = {info.path: info for info in inputs.datasets.values()}
+    return with_evaluation_memory(runs, datasets, _known_lengths(inputs), inputs.context, inputs.experiment.compute)
+
+
+def run_faults(
+    spec: RunSpec, model: ModelInfo, lengths: ExampleLengths | None, devices: int, accepted: Collection[str] = ()
+) -> list[Finding]:
+    """Return what stops a run from being planned that model, data and settings show together.
+
+    Args:
+        spec: the run.
+        model: its base model.
+        lengths: token lengths of its training examples; None if they are not known.
+        devices: data-parallel size of its training.
+        accepted: keys of settings that were accepted for it.
+    """
+    if spec.kind is RunKind.CONTROL:
+        return []
+    backend = get_backend(spec.train.backend)
+    found = [*refused_settings(model, spec.train, devices)]
+    if lengths is not None:
+        found += _length_faults(spec, lengths if spec.control is not ControlKind.SHUFFLED else _shuffled(spec, lengths))
+    if spec.train.trains_all and any(key.startswith("train.lora.") for key in accepted):
+        found.append(_without_adapter())
+    if spec.link is not None and not backend.capabilities.stages:
+        found.append(_cannot(spec, "continue from another run's adapter yet"))
+    if spec.link is not None and spec.train.is_sharded:
+        cannot = _cannot(spec, "continue from another run's adapter with sharding: full")
+        found.append(replace(cannot, hint="train.sharding: none"))
+    if spec.control is ControlKind.SHUFFLED and not backend.capabilities.shuffled_labels:
+        found.append(_cannot(spec, "train on shuffled answers yet"))
+    return [replace(fault, runs=(spec.name,)) for fault in found]
 
 
 def _with_images(info: DatasetInfo, inputs: PlanInputs) -> DatasetInfo:
@@ -242,10 +275,8 @@ def _left_open(experiment: Experiment) -> set[str]:
     return {key for key, value in settings.items() if value == "auto" and key not in experiment.factors}
 
 
-def _planned(
-    spec: RunSpec, inputs: PlanInputs, decisions: RunResolver, parent: PlannedRun | None
-) -> tuple[PlannedRun | None, list[Finding]]:
-    """Plan one run, or return its findings. `parent` is its planned parent, or None if the parent has errors."""
+def _planned(spec: RunSpec, inputs: PlanInputs, decisions: RunResolver, parent: PlannedRun | None) -> PlannedRun:
+    """Plan one run. `parent` is its planned parent, or None if the parent has errors."""
     model, dataset = inputs.models[spec.model], inputs.datasets[spec.data.path]
     run = PlannedRun(
         name=spec.name,
@@ -273,23 +304,9 @@ def _planned(
         digest="",
     )
     if spec.kind is RunKind.CONTROL:
-        return replace(_evaluated(run, spec, inputs, decisions), digest=training_digest(run, model, dataset, None)), []
-    spec = replace(spec, train=_with_decided_dtype(spec.train, inputs))
-    backend = get_backend(spec.train.backend)
+        return replace(_evaluated(run, spec, inputs, decisions), digest=training_digest(run, model, dataset, None))
+    spec = replace(spec, train=with_decided_dtype(spec.train, inputs.started))
     lengths = _lengths(spec, inputs)
-    findings = list(refused_settings(model, spec.train, inputs.devices))
-    findings += _length_faults(spec, lengths)
-    if spec.train.trains_all and any(key.startswith("train.lora.") for key in inputs.accepted.get(spec.name, {})):
-        findings.append(_without_adapter(spec))
-    if spec.link is not None and not backend.capabilities.stages:
-        findings.append(_cannot(spec, "continue from another run's adapter yet"))
-    if spec.link is not None and spec.train.is_sharded:
-        cannot = _cannot(spec, "continue from another run's adapter with sharding: full")
-        findings.append(replace(cannot, hint="train.sharding: none"))
-    if spec.control is ControlKind.SHUFFLED and not backend.capabilities.shuffled_labels:
-        findings.append(_cannot(spec, "train on shuffled answers yet"))
-    if findings:
-        return None, findings
     question = _question(spec, inputs, lengths)
     saved_rank = _saved_rank(spec, inputs.specs_by_name)
     if not spec.train.trains_all and saved_rank != spec.train.lora.rank:
@@ -305,8 +322,8 @@ def _planned(
             # The same data may lie elsewhere now: the digest holds its hash and not its path.
             now = replace(kept, dataset=run.dataset, data=run.data, model=run.model)
             reason = started.learning_rate_reason or run.learning_rate_reason
-            return replace(now, control=run.control, phase=run.phase, learning_rate_reason=reason), []
-    return _trained(run, question, decisions, parent, inputs.context), []
+            return replace(now, control=run.control, phase=run.phase, learning_rate_reason=reason)
+    return _trained(run, question, decisions, parent, inputs.context)
 
 
 def _is_kept(run: PlannedRun, inputs: PlanInputs) -> bool:
@@ -316,13 +333,16 @@ def _is_kept(run: PlannedRun, inputs: PlanInputs) -> bool:
 
 
 def _lengths(spec: RunSpec, inputs: PlanInputs) -> ExampleLengths:
-    """Return the token lengths of a run's training examples. In a shuffled control the answers are permuted.
+    """Return the token lengths of a run's training examples."""
+    lengths = inputs.lengths[spec.model, data_key(spec.data)]
+    return _shuffled(spec, lengths) if spec.control is ControlKind.SHUFFLED else lengths
+
+
+def _shuffled(spec: RunSpec, lengths: ExampleLengths) -> ExampleLengths:
+    """Return the token lengths with permuted answers, as a shuffled control has them.
 
     An answer is tokenized separately from its prompt, so its length does not depend on the prompt.
     """
-    lengths = inputs.lengths[spec.model, data_key(spec.data)]
-    if spec.control is not ControlKind.SHUFFLED:
-        return lengths
     dealt = derangement(len(lengths.answer), label_generator(spec.seed))
     return replace(lengths, answer=lengths.answer[dealt])
 
@@ -374,13 +394,13 @@ def _no_op(lora: LoraConfig) -> LoraConfig:
     return replace(lora, dtype=lora.resolved_dtype)
 
 
-def _with_decided_dtype(train: TrainConfig, inputs: PlanInputs) -> TrainConfig:
+def with_decided_dtype(train: TrainConfig, started: Mapping[str, PlannedRun]) -> TrainConfig:
     """Return a training with the adapter's dtype of the started runs of its trainer, so that no run differs in it."""
-    there = [run.train for run in inputs.started.values() if run.train is not None]
-    started = {each.lora.dtype for each in there if each.backend == train.backend}
-    if train.lora.dtype != "auto" or len(started) != 1:
+    there = [run.train for run in started.values() if run.train is not None]
+    dtypes = {each.lora.dtype for each in there if each.backend == train.backend}
+    if train.lora.dtype != "auto" or len(dtypes) != 1:
         return train
-    return replace(train, lora=replace(train.lora, dtype=started.pop()))
+    return replace(train, lora=replace(train.lora, dtype=dtypes.pop()))
 
 
 def _as_decided(train: TrainConfig, started: PlannedRun) -> TrainConfig:
@@ -453,17 +473,17 @@ def _cannot(spec: RunSpec, what: str) -> Finding:
     return Finding(
         code="BK001",
         severity=Severity.ERROR,
-        subject=f"{spec.name}: train.backend",
+        subject="train.backend",
         message=f"the backend {spec.train.backend} cannot {what}",
         hint=f"backend: {DEFAULT_BACKEND}",
     )
 
 
-def _without_adapter(spec: RunSpec) -> Finding:
+def _without_adapter() -> Finding:
     return Finding(
         code="EX003",
         severity=Severity.ERROR,
-        subject=f"{spec.name}: train.lora",
+        subject="train.lora",
         message="settings of an adapter are accepted for a run with method: full",
         hint="leave train.lora out of its setup_finetune.yaml",
     )
@@ -481,7 +501,7 @@ def _length_faults(spec: RunSpec, lengths: ExampleLengths) -> list[Finding]:
         Finding(
             code="DA201",
             severity=Severity.ERROR,
-            subject=f"{spec.name}: train.max_seq_len",
+            subject="train.max_seq_len",
             message=f"{too_long} of {len(total)} training examples {dealt}are longer than max_seq_len {limit} tokens; "
             f"the first is row {first} with {int(total[first])}, the longest has {int(total.max())}",
             hint=f"max_seq_len: {int(total.max())}, or shorter examples",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from touchline.core.estimate import MemoryEstimate, MemoryVerdict
 from touchline.core.finding import Finding, Severity
@@ -45,7 +46,7 @@ def memory_findings(runs: Sequence[PlannedRun], device: str) -> Iterator[Finding
             subject="train.micro_batch_size",
         )
         if found is not None:
-            yield found
+            yield replace(found, runs=tuple(run.name for run in group))
     yield from _of_evaluations(runs, device)
 
 
@@ -66,7 +67,7 @@ def _of_evaluations(runs: Sequence[PlannedRun], device: str) -> Iterator[Finding
             subject="compute.evaluation.gpus",
         )
         if found is not None:
-            yield found
+            yield replace(found, runs=tuple(name for name, _ in group))
 
 
 def memory_finding(job: str, memory: MemoryEstimate, device: str, *, code: str, subject: str) -> Finding | None:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from touchline.core.levels import STAGE
+from touchline.core.levels import SEEDS, STAGE
 from touchline.core.machine import machine_text
 from touchline.core.markup import escape, fence, measured
 from touchline.core.quantity import Missing, Quantity
@@ -249,8 +249,20 @@ def _design(plan: Plan) -> Iterator[str]:
     names = ", ".join(run.name for run in plan.runs[:6])
     yield (
         f"Names of runs and folders: {names}{', ...' if len(plan.runs) > 6 else ''}; rename them before the first run: "
-        "touchline plan DIR run_names='{model_size}_rank{lora_rank}'"
+        f"touchline plan DIR run_names='{_name_pattern(plan)}'"
     )
+
+
+def _name_pattern(plan: Plan) -> str:
+    """Return a pattern of run names with everything that varies."""
+    varied = [factor for factor, levels in plan.factors.items() if len(levels) > 1 and factor not in (SEEDS, STAGE)]
+    parts = ["{model}" if "models" in varied else "{model_size}"]
+    if "train.lora.rank" in varied or not varied:
+        parts.append("rank{lora_rank}")
+    for factor in varied:
+        if factor not in ("models", "train.lora.rank"):
+            parts.append("{data}" if factor == "data.path" else f"{{{factor.rpartition('.')[2]}}}")
+    return "_".join(parts)
 
 
 def _variables(plan: Plan) -> Iterator[tuple[str, ...]]:

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 from touchline.core.errors import InputError
 from touchline.core.files import read_text_bounded, write_atomic
-from touchline.core.finding import Finding
 from touchline.core.quantity import Missing
 from touchline.core.units import parse_duration, seconds_to_minutes
 from touchline.data.user_config import UserConfig
-from touchline.plan.build import PlanInputs, build_plan
+from touchline.lint.local.planned_experiment import PlannedExperiment, with_changes
+from touchline.plan.build import build_plan
 from touchline.plan.jobs import place_jobs
 from touchline.plan.optimization import Optimization
 from touchline.plan.optimize import (
@@ -29,8 +29,8 @@ from touchline.plan.placement.types import Cluster, Placement
 from touchline.plan.save_interval import saving_proposals, share_proposals
 from touchline.run.folders import ExperimentFolder
 from touchline.run.jobs import evaluation_jobs, training_jobs
-from touchline.run.plan_inputs import planner_inputs, with_changes
-from touchline.run.planning import LoadedPlan, plan_of
+from touchline.run.plan_inputs import decided_by
+from touchline.run.planning import LoadedPlan, plan_in_folder
 from touchline.slurm.job_view import JobName
 from touchline.spec.bounds import SIZE_LIMIT_BYTES
 from touchline.spec.defaults import DEFAULT_BACKEND
@@ -140,15 +140,15 @@ class _Planner:
         self._folder, self._settings, self._text = folder, settings, text
         self._old = folder.read_plan()
         self._loaded = self._read({})
-        self._inputs = self._read_inputs(self._loaded)
+        self._found = self._planned(self._loaded)
         self.train = self._loaded.experiment.train
         experiment = self._loaded.experiment
         self.fixed = {*experiment.factors, *(key for pair in experiment.pairs for key in pair)}
 
     def plan(self, changes: Mapping[str, object]) -> Plan:
-        loaded = self._read(changes)
-        inputs, found = self._inputs if not changes else self._read_inputs(loaded)
-        return plan_of(inputs, found, loaded, self._folder, self._settings, self._old, refuses_memory=False)[0]
+        found = self._planned(self._read(changes)) if changes else self._found
+        assert found.plan is not None
+        return found.plan
 
     def variants(self, changes: Iterable[Mapping[str, object]]) -> tuple[list[PlanVariant], list[str]]:
         """Plan the experiment with each of some changes of its training. Return the plans, and notes on changes that
@@ -157,16 +157,17 @@ class _Planner:
         notes: list[str] = []
         for each in changes:
             try:
-                inputs = with_changes(self._inputs[0], self._read(each), self._folder, self._settings)
+                inputs = with_changes(self._found, self._read(each), self._folder.root, self._settings)
                 planned.append(PlanVariant(changes=each, plan=build_plan(inputs)))
             except InputError as fault:
                 notes.append(f"not proposed: {changes_text(each)} ({fault.message})")
         return planned, notes
 
-    def _read_inputs(self, loaded: LoadedExperiment) -> tuple[PlanInputs, list[Finding]]:
-        old = self._old
+    def _planned(self, loaded: LoadedExperiment) -> PlannedExperiment:
+        old, folder = self._old, self._folder
         accepted = {} if old is None else {run.name: run.accepted for run in old.runs if run.accepted}
-        return planner_inputs(loaded, self._folder, self._settings, old, accepted)
+        decided = decided_by(folder, old, accepted)
+        return plan_in_folder(loaded, folder, self._settings, old, decided, refuses_memory=False)
 
     def has_started(self, name: str) -> bool:
         """Return True if a run has started or is queued."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from touchline.core.callbacks import ProgressCallback
 from touchline.core.catalog import ImageHashes, ModelInfo, changed_images
@@ -17,19 +18,16 @@ from touchline.core.table import Section
 from touchline.core.units import plural
 from touchline.data.evaluations import is_current, read_evaluations
 from touchline.data.user_config import UserConfig
-from touchline.lint.local.inputs import ResolvedInputs, images_of_runs, lengths_of, resolve_inputs
-from touchline.plan.build import PlanInputs, build_plan, data_key
+from touchline.lint.local.inputs import ResolvedInputs, errors_of, images_of_runs
+from touchline.plan.build import data_key
 from touchline.plan.drift import changed_runs, describe_change, revise
 from touchline.plan.local.context import free_space
 from touchline.plan.sections import runs_plan_markdown, summary_line, summary_sections
 from touchline.plan.settings_table import flat_settings
-from touchline.plan.strategy.costs import refuse_impossible
 from touchline.plan.strategy.fixed_design import design_changes, design_digest
-from touchline.plan.strategy.resolving import seed_spread_of
 from touchline.run.folders import ExperimentFolder
-from touchline.run.history_evidence import past_spread
 from touchline.run.marks import RunMark, run_marks
-from touchline.run.plan_inputs import decided_runs, launchable, located_in, planner_inputs
+from touchline.run.plan_inputs import decided_by, decided_runs, refuse_other_slots
 from touchline.run.recorded import file_changes, plan_command, read_file, read_recorded, refuse_other_machine
 from touchline.run.scripts.folder import evaluation_config
 from touchline.spec.bounds import SIZE_LIMIT_BYTES
@@ -38,6 +36,9 @@ from touchline.spec.overlay import with_settings
 from touchline.spec.plan import Plan, PlannedRun
 from touchline.spec.read import LoadedExperiment, read_settings
 from touchline.statistics.spread_types import SpreadInput
+
+if TYPE_CHECKING:
+    from touchline.lint.local.planned_experiment import Decided, PlannedExperiment
 
 _SHOWN_CHANGES = 3
 """Changes of a design that an error names before it counts the others."""
@@ -94,60 +95,44 @@ def resolve(
     spread: tuple[SpreadInput, ...] | None = None,
     refuses_memory: bool = True,
 ) -> tuple[Plan, tuple[str, ...]]:
-    """Read all that the planner needs from the disk; report all errors of models, data and combinations together.
-
-    Runs that have started, wait in a queue or are `pinned` keep what was decided for them. The `spread` that the power
-    counts on is read from the history if it is not given; where a run has started, it stays as planned. Without
-    `refuses_memory`, runs that are predicted not to fit are planned too.
-
-    Raises:
-        InputError: with every error.
-        FindingsError: a run is predicted to run out of memory.
-    """
-    inputs, found = planner_inputs(loaded, folder, settings, old, accepted, on_progress, pinned=pinned)
-    return plan_of(inputs, found, loaded, folder, settings, old, spread=spread, refuses_memory=refuses_memory)
+    """Return the plan of an experiment in its folder, and notes; see `plan_in_folder`."""
+    decided = decided_by(folder, old, accepted, pinned=pinned, spread=spread)
+    found = plan_in_folder(loaded, folder, settings, old, decided, on_progress, refuses_memory=refuses_memory)
+    assert found.plan is not None
+    notes = (*_notes(found.findings), *found.plan.kept_evaluations, *_short_of_space(found.plan, folder))
+    return found.plan, notes
 
 
-def plan_of(
-    inputs: PlanInputs,
-    found: Sequence[Finding],
+def plan_in_folder(
     loaded: LoadedExperiment,
     folder: ExperimentFolder,
     settings: UserConfig,
     old: Plan | None,
+    decided: Decided,
+    on_progress: ProgressCallback | None = None,
     *,
-    spread: tuple[SpreadInput, ...] | None = None,
     refuses_memory: bool = True,
-) -> tuple[Plan, tuple[str, ...]]:
-    """Return the plan of inputs that are read and checked, and notes; see `resolve`.
+) -> PlannedExperiment:
+    """Plan an experiment; report all errors of models, data and combinations together.
+
+    Runs that have started, wait in a queue or are pinned keep what was `decided` for them. Without `refuses_memory`,
+    runs that are predicted not to fit are planned too.
 
     Raises:
         InputError: with every error.
         FindingsError: a run is predicted to run out of memory.
     """
-    found = [*found]
-    fixed = inputs.fixed_strategy
-    with located_in(loaded.document):
-        plan_ = build_plan(inputs)
-    if spread is None:
-        has_spread = old is not None and bool(old.spread) and bool(inputs.started)
-        spread = old.spread if old is not None and has_spread else past_spread(plan_, settings)
-    if fixed is None and (between := seed_spread_of(plan_, spread)) is not None:
-        with located_in(loaded.document):
-            plan_ = build_plan(replace(inputs, seed_spread=between))
-    if fixed is None:
-        refuse_impossible(plan_)
-    plan_ = replace(
-        plan_,
-        kept_evaluations=tuple(_kept_evaluations(plan_, folder)),
-        spread=spread,
-        file_settings=loaded.document.data,
-    )
-    if refuses_memory:
-        digests = {run.digest for run in inputs.started.values()}
-        found += _refuse_memory(plan_, loaded, {run.name for run in plan_.runs if run.digest in digests})
-    notes = (*_notes(found), *plan_.kept_evaluations, *_short_of_space(plan_, folder))
-    return plan_, notes
+    # The rules load when something is planned, and not with every command.
+    from touchline.lint.local.planned_experiment import plan_experiment
+
+    if old is not None and decided.slots is not None:
+        refuse_other_slots(old, loaded.experiment)
+    found = plan_experiment(loaded, folder.root, settings, decided, on_progress, judges_memory=refuses_memory)
+    found.refuse()
+    assert found.plan is not None
+    kept_evaluations = tuple(_kept_evaluations(found.plan, folder))
+    found.plan = replace(found.plan, kept_evaluations=kept_evaluations, file_settings=loaded.document.data)
+    return found
 
 
 def _kept_evaluations(plan_: Plan, folder: ExperimentFolder) -> Iterator[str]:
@@ -169,22 +154,21 @@ def _kept_evaluations(plan_: Plan, folder: ExperimentFolder) -> Iterator[str]:
         )
 
 
-def _refuse_memory(plan_: Plan, loaded: LoadedExperiment, started: Collection[str]) -> list[Finding]:
-    """Return what is found in the memory of planned jobs, none of it an error; those that have `started` are left out.
+def _refuse_memory(plan_: Plan, loaded: LoadedExperiment, started: Collection[str]) -> None:
+    """Refuse planned jobs that are predicted to run out of memory; those that have `started` are left out.
 
     Raises:
         FindingsError: with every error.
     """
-    from touchline.lint.local.checking_experiment import planned_findings
+    from touchline.lint.local.planned_experiment import planned_findings
 
     found = planned_findings([run for run in plan_.runs if run.name not in started], plan_.machine, loaded)
-    if errors := [each for each in found if each.severity is Severity.ERROR]:
+    if errors := errors_of(found):
         raise FindingsError(
             f"{loaded.document.path}: {plural(len(errors), 'error')}",
             findings=errors,
             hint=f"touchline check --explain {errors[0].code}; --allow {errors[0].code} ignores it",
         )
-    return found
 
 
 def refuse_findings(planned: LoadedPlan, settings: UserConfig, *, approved: bool = False) -> None:
@@ -204,14 +188,15 @@ def refuse_findings(planned: LoadedPlan, settings: UserConfig, *, approved: bool
     _refuse_memory(plan_, loaded, decided_runs(plan_, folder, folder.queued()))
     if is_edited:
         return
+    from touchline.lint.local.planned_experiment import Decided, check_inputs
+
     accepted = {run.name: run.accepted for run in plan_.runs if run.accepted}
     planned_runs = {run.name: run for run in plan_.runs}
-    seen = resolve_inputs(loaded, folder.root, settings, accepted, started=planned_runs)
-    if errors := seen.errors:
-        count = len(errors)
-        raise InputError(f"{loaded.document.path}: {plural(count, 'error')}", findings=errors)
-    _refuse_changes(planned, seen, images_of_runs(seen, settings))
-    launchable(seen, lengths_of(seen, settings, plan_.date), settings, plan_.date)
+    decided = Decided(date=plan_.date, accepted=accepted, started=planned_runs)
+    found = check_inputs(loaded, folder.root, settings, decided)
+    if all(error.allowable for error in errors_of(found.findings)):
+        _refuse_changes(planned, found.seen, images_of_runs(found.seen, found.seen.specs, settings))
+    found.refuse()
 
 
 def _refuse_changes(planned: LoadedPlan, seen: ResolvedInputs, images: Mapping[str, ImageHashes]) -> None:

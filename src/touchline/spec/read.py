@@ -34,6 +34,9 @@ _SETTABLE = tuple(
     if key.split(".")[0] in FACTOR_ROOTS and "." in key and key not in _ONE_FOR_ALL
 )
 
+_BRACED = ("data.prompt", "run_names")
+"""Keys of texts that name parts in braces."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoadedExperiment:
@@ -156,7 +159,8 @@ def _override(data: dict[str, Any], override: str) -> Finding | None:
     if key not in known and not key.startswith("factors."):
         return unknown_key(key, key, known, where)
     try:
-        parsed = parse_value(value, key, where.path)
+        # Braces of a text are no mapping of YAML: the shell has taken the quotes away.
+        parsed = value if key in _BRACED and value.startswith("{") else parse_value(value, key, where.path)
     except InputError as fault:
         message = fault.findings[0].message.splitlines()[0].removeprefix(f"{key}: ")
         return error("EX005", key, f"the value of {key} cannot be read: {message}", where)

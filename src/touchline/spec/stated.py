@@ -44,12 +44,7 @@ def stated_of_run(
         known: places that were found for other runs of the same file; what is found is put there.
         devices: data-parallel size of the run.
     """
-    known = {} if known is None else known
-    places = {level.factor: path for level in spec.levels for path in _level_path(document, level.factor, spec)[:1]}
-    for level in spec.levels:
-        if level.factor == STAGE:
-            # A stage's own settings win over the levels of factors.
-            places |= stage_places(document, level.value)
+    place = places_of_run(spec, document, known)
     stated = stated_settings(
         backend=spec.train.backend,
         subject=spec.name,
@@ -58,7 +53,7 @@ def stated_of_run(
         data=spec.data,
         train=spec.train,
         seed=spec.seed,
-        place=lambda key: _place(document, places, "models" if key == "model" else key, known),
+        place=lambda key: place("models" if key == "model" else key),
         devices=devices,
     )
     rate = stated.learning_rate
@@ -66,6 +61,25 @@ def stated_of_run(
         rate = replace(rate, is_default=True)
     varies = any(level.factor == "train.learning_rate" for level in spec.levels)
     return replace(stated, learning_rate=rate, rule_rate=None if varies else spec.rule_rate)
+
+
+def places_of_run(
+    spec: RunSpec, document: YamlDocument, known: dict[Path, SettingSource] | None = None
+) -> Callable[[str], SettingSource]:
+    """Return the places where a dotted key gets a run's value: a level's, a stage's, or the key's own.
+
+    Args:
+        spec: the run.
+        document: the experiment's file.
+        known: places that were found for other runs of the same file; what is found is put there.
+    """
+    places = {level.factor: path for level in spec.levels for path in _level_path(document, level.factor, spec)[:1]}
+    for level in spec.levels:
+        if level.factor == STAGE:
+            # A stage's own settings win over the levels of factors.
+            places |= stage_places(document, level.value)
+    found = {} if known is None else known
+    return lambda key: _place(document, places, key, found)
 
 
 def document_places(document: YamlDocument) -> Callable[[str], SettingSource]:

@@ -96,10 +96,15 @@ def _stands(group: Sequence[ErrorDetails]) -> bool:
     )
 
 
+_MOST_COUNTED = 21
+"""Number from which `seeds: N` means a seed and no count."""
+
+
 def _hint(key: Key, kinds: Sequence[str], got: object) -> str | None:
     """Return what to type instead of a value of another type, where that is clear."""
     if kinds in (["list_type"], ["tuple_type"]) and isinstance(got, (int, float)) and not isinstance(got, bool):
-        return f"{key}: [{got:g}]"
+        several = range(1, int(got) + 1) if key == "seeds" and got in range(2, _MOST_COUNTED) else ()
+        return f"{key}: {list(several)}, or {key}: [{got:g}]" if several else f"{key}: [{got:g}]"
     if isinstance(got, str) and got.endswith("%") and set(kinds) <= {"float_type", "int_type"}:
         try:
             number = float(got[:-1])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -11,7 +11,6 @@ from touchline.backends.formats import ConfigFormat
 from touchline.backends.registry import config_formats, launch_commands, validator_of
 from touchline.backends.validator import Validator
 from touchline.core.callbacks import MessageCallback, ignore_message
-from touchline.core.clock import today
 from touchline.core.errors import HostError, InputError
 from touchline.core.files import read_text_bounded
 from touchline.core.finding import Finding, Location, Severity
@@ -22,17 +21,18 @@ from touchline.data.readers import WHOLE
 from touchline.data.tree import PLANS, FoundFile, find_files
 from touchline.data.user_config import UserConfig
 from touchline.estimate.gpus import Gpu, find_gpu, similar_gpus
-from touchline.lint.check import CheckedConfig, CheckReport, summary_of
+from touchline.lint.check import CheckReport, summary_of
 from touchline.lint.checked import CheckRequest, chosen, in_order, row_of
 from touchline.lint.config_set import FolderView, TextFile
 from touchline.lint.local.audit import data_findings, tree_findings
 from touchline.lint.local.checking_config_sets import Siblings
-from touchline.lint.local.checking_experiment import check_experiment, surroundings_of
+from touchline.lint.local.checking_experiment import surroundings_of
 from touchline.lint.local.columns import data_findings_of
 from touchline.lint.local.dataset_files import DatasetFiles, is_dataset
 from touchline.lint.local.local_files import absent_files, absent_model, checkpoint_findings_of
 from touchline.lint.local.lookup import Lookup, surroundings
 from touchline.lint.local.parity import Parity
+from touchline.lint.local.planned_experiment import Decided, PlannedExperiment, check_experiment
 from touchline.lint.local.scoring import file_findings, split_target, text_findings
 from touchline.lint.local.shellcheck import NOT_CHECKED, find_shellcheck, shell_findings
 from touchline.lint.local.validators import checkpoint_findings, validate
@@ -75,14 +75,20 @@ class Checked:
 
     findings: list[Finding] = field(default_factory=list)
     """Findings."""
-    views: list[tuple[TrainingView, Path]] = field(default_factory=list)
-    """The trainings, each with its config's folder."""
+    views: list[TrainingView] = field(default_factory=list)
+    """The trainings of configs."""
+    experiments: list[PlannedExperiment] = field(default_factory=list)
+    """The experiments that were planned."""
     files: int = 0
     """Number of files read."""
 
 
 def check_paths(
-    paths: Sequence[Path], settings: UserConfig, request: CheckRequest, on_message: MessageCallback = ignore_message
+    paths: Sequence[Path],
+    settings: UserConfig,
+    request: CheckRequest,
+    decided: Callable[[Path], Decided],
+    on_message: MessageCallback = ignore_message,
 ) -> tuple[CheckReport, list[Finding]]:
     """Check files and folders. Only the code of a task file that is named itself is run.
 
@@ -90,6 +96,7 @@ def check_paths(
         paths: files and folders.
         settings: where models and caches are.
         request: what to check for.
+        decided: returns the decisions of the plan of an experiment.yaml.
         on_message: receives a line before the code of a task file runs, and one if ShellCheck is missing.
 
     Returns:
@@ -99,7 +106,7 @@ def check_paths(
         InputError: a path does not exist, or an option is wrong.
     """
     tasks = [path for path in paths if is_task_target(path)]
-    checker = _Checker(settings, request)
+    checker = _Checker(settings, request, decided)
     for path in tasks:
         on_message(f"running the code of {path}, which was named, to try its scorers")
         checker.task(path)
@@ -122,7 +129,10 @@ def to_check_report(shown: Sequence[Finding], found: Checked) -> CheckReport:
     broken = {finding.where.path for finding in shown if finding.severity is Severity.ERROR and finding.where}
     return CheckReport(
         findings=tuple(row_of(finding) for finding in shown),
-        configs=tuple(_config(view, broken) for view, _ in found.views),
+        configs=(
+            *(replace(summary_of(view), passed=view.stated.where.path not in broken) for view in found.views),
+            *(config for experiment in found.experiments for config in experiment.rows()),
+        ),
         files=found.files,
         errors=sum(finding.severity is Severity.ERROR for finding in shown),
         warnings=sum(finding.severity is Severity.WARNING for finding in shown),
@@ -135,11 +145,13 @@ class _Checker:
     Args:
         settings: where models and caches are.
         request: the targets of the check.
+        decided: returns the decisions of the plan of an experiment.yaml.
     """
 
-    def __init__(self, settings: UserConfig, request: CheckRequest) -> None:
+    def __init__(self, settings: UserConfig, request: CheckRequest, decided: Callable[[Path], Decided]) -> None:
         self._settings = settings
         self._request = request
+        self._decided = decided
         self._around = surroundings(request.gpu, request.cpus)
         self._lookup = Lookup(settings)
         self._parity = Parity(settings.models_dir)
@@ -243,7 +255,9 @@ class _Checker:
         try:
             document = parse_foreign(text, str(file.path), "pyyaml")
         except ForeignFileError as fault:
-            if file.kind == "json" and not means_config(text):
+            if file.path.name == EXPERIMENT:
+                self._experiment(file.path)
+            elif file.kind == "json" and not means_config(text):
                 self._add_rows(file)
             else:
                 self.found.findings.append(fault.finding)
@@ -301,7 +315,7 @@ class _Checker:
             around=around or self._around,
             peaks=self._lookup.peaks(stated, (around or self._around).gpu),
         )
-        self.found.views.append((view, folder))
+        self.found.views.append(view)
         self.found.findings += self._lookup.model_findings(stated, folder)
         self.found.findings += check_view(view, stated.where, stated.subject)
         self.found.findings += absent_files(stated, folder)
@@ -342,13 +356,17 @@ class _Checker:
             self._rows.append(file.path)
 
     def _experiment(self, path: Path) -> None:
-        found = check_experiment(path, self._settings, self._request.gpu, today())
-        self._experiments[path.parent] = {_asked(view.stated) for view in found.views}
-        if found.seen is not None:
+        try:
+            checked = check_experiment(path, self._settings, self._request, self._decided(path))
+        except (HostError, InputError) as fault:
+            self._tell("EX012", path, f"not checked ({fault.message})", hint=fault.hint)
+            return
+        self.found.findings += checked.findings
+        found = checked.experiment
+        if found is not None:
+            self._experiments[path.parent] = {_asked(view.stated) for view in found.views}
             self._planned_for[path.parent] = surroundings_of(found.seen)
-        self.found.findings += found.findings
-        self.found.views += [(view, path.parent) for view in found.views]
-        if found.seen is not None:
+            self.found.experiments.append(found)
             self._read_by_experiments |= {Path(each.path).resolve() for each in found.seen.datasets.values()}
 
     # ---- scripts
@@ -484,7 +502,3 @@ def _same(name: str, others: Sequence[str]) -> bool:
 
 def _some(data: dict[str, object]) -> str:
     return first_of(data, 8)
-
-
-def _config(view: TrainingView, broken: set[str]) -> CheckedConfig:
-    return replace(summary_of(view), passed=view.stated.where.path not in broken)

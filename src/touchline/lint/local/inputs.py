@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from touchline.backends.protocol import ExampleLengths
+from touchline.backends.registry import get_backend
 from touchline.core.callbacks import ProgressCallback
 from touchline.core.catalog import DatasetInfo, ImageHashes, ModelInfo
 from touchline.core.errors import InputError, TouchlineError
@@ -43,13 +44,12 @@ from touchline.spec.plan import PlannedRun, ShownExample
 from touchline.spec.read import LoadedExperiment
 from touchline.spec.runs import RunKind, RunSpec
 from touchline.spec.stages import chain_faults, stage_experiment, stage_places
+from touchline.spec.stated import places_of_run
 from touchline.spec.tasks.protocol import Task
 from touchline.spec.tasks.ready_made import TASKS, get_task
 from touchline.spec.tasks.text_answers import EXACT_MATCH
 
 MODEL_NOT_HERE = "CK100"
-_NO_CHAIN = frozenset({"EX121", "EX122", "EX123", "EX125", "EX126", "EX127", "EX128"})
-"""Rules whose finding cannot be made trainable by `allow`."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -82,17 +82,29 @@ class ResolvedInputs:
     @property
     def errors(self) -> list[Finding]:
         """Return the findings that stop a plan."""
-        return [finding for finding in self.findings if finding.severity is Severity.ERROR]
+        return errors_of(self.findings)
+
+    def sound_specs(self) -> list[RunSpec]:
+        """Return the runs whose task, model and dataset are here and have no errors."""
+        experiment = self.loaded.experiment
+        if experiment.task not in TASKS and experiment.task not in self.tasks:
+            return []
+        faulty = {name for finding in self.errors for name in finding.runs}
+        here = (spec for spec in self.specs if spec.model in self.models and spec.data.path in self.datasets)
+        return [spec for spec in here if spec.name not in faulty]
+
+
+def errors_of(findings: Iterable[Finding]) -> list[Finding]:
+    """Return the errors among findings."""
+    return [finding for finding in findings if finding.severity is Severity.ERROR]
 
 
 def resolve_inputs(
     loaded: LoadedExperiment,
     root: Path,
     settings: UserConfig,
-    accepted: dict[str, dict[str, object]],
-    *,
-    started: Mapping[str, PlannedRun] | None = None,
-    only_checked: bool = False,
+    accepted: Mapping[str, dict[str, object]],
+    started: Mapping[str, PlannedRun],
 ) -> ResolvedInputs:
     """Look up all inputs. Errors of models, data and combinations are reported together.
 
@@ -102,49 +114,92 @@ def resolve_inputs(
         settings: the folders of models and caches.
         accepted: settings that the user changed in a run's folder, by run.
         started: started runs of the old plan by name, whose learning rate stays where it is left open.
-        only_checked: whether to accept an experiment that cannot be run because its stages are not a chain. The rules
-            report it.
-
-    Raises:
-        InputError: stages that are no chain, or combinations of levels are impossible.
     """
     experiment = loaded.experiment
     seen = ResolvedInputs(loaded=loaded, root=root, task=EXACT_MATCH)
     _see_own_task(seen)
     names = list(dict.fromkeys([*experiment.models, *_models_in_pairs(loaded)]))
+    absent: dict[str, Sequence[Finding]] = {}
     for name in names:
         try:
             seen.models[name] = load_model(name, settings.models_dir)
         except InputError as fault:
-            seen.findings += as_findings(fault, MODEL_NOT_HERE, loaded.document.where(["models"]), subject=name)
+            absent[name] = as_findings(fault, MODEL_NOT_HERE, _place_of_model(name, loaded), subject=name)
     seen.findings += _twins(seen)
-    labels = {name: _label(seen.models.get(name), name) for name in names}
-    seen.design = _design(loaded, labels)
-    specs = expand(experiment, labels, loaded.document) if _is_chain(seen, only_checked) else seen.design
-    specs = _with_columns(specs, loaded, root, settings)
-    specs = tuple(_with_accepted(spec, accepted.get(spec.name), loaded) for spec in specs)
-    _see_labels(seen, specs)
-    specs = tuple(_with_prompt(spec, seen) for spec in specs)
-    seen.specs = with_learning_rates(specs, seen.models, started or {})
-    seen.design = with_learning_rates(seen.design, seen.models, {}) if experiment.stages else seen.specs
-    if experiment.stages and not only_checked:
-        _refuse_broken_stages(seen, seen.specs)
-    for spec in seen.specs:
-        if spec.data.path not in seen.datasets:
-            try:
-                info = load_dataset(spec.data, root, settings.cache_dir)
-                path = portable_path(spec.data.path, info.path, root)
-                seen.datasets[spec.data.path] = replace(info, path=path)
-            except InputError as fault:
-                faults = as_findings(fault, "DA100", _place_of_data(spec, loaded))
-                seen.findings += [problem for problem in faults if problem not in seen.findings]
+    try:
+        _see_runs(seen, {name: _label(seen.models.get(name), name) for name in names}, accepted, started, settings)
+    except InputError as fault:
+        seen.findings += as_findings(fault, "EX003", Location(path=loaded.document.path))
+    for name in names:
+        found = absent[name] if name in absent else seen.models[name].findings
+        seen.findings += of_runs(found, [spec for spec in seen.specs if spec.model == name])
+    _see_datasets(seen, settings)
     _see_target(seen, settings)
     _see_tasks(seen)
     seen.findings += _cluster_findings(seen)
     seen.findings += _general_findings(seen)
-    seen.findings += [finding for model in seen.models.values() for finding in model.findings]
-    seen.findings += [finding for dataset in seen.datasets.values() for finding in dataset.findings]
     return seen
+
+
+def _see_datasets(seen: ResolvedInputs, settings: UserConfig) -> None:
+    """Read every dataset with the columns and prompt of each kind of run."""
+    for key in dict.fromkeys(data_key(spec.data) for spec in seen.specs):
+        users = [spec for spec in seen.specs if data_key(spec.data) == key]
+        data = users[0].data
+        try:
+            info = load_dataset(data, seen.root, settings.cache_dir)
+        except InputError as fault:
+            found: Sequence[Finding] = as_findings(fault, "DA100", _place_of_data(users[0], seen.loaded))
+        else:
+            found = info.findings
+            path = portable_path(data.path, info.path, seen.root)
+            seen.datasets.setdefault(data.path, replace(info, path=path))
+        seen.findings += of_runs(found, users)
+
+
+def _see_runs(
+    seen: ResolvedInputs,
+    labels: dict[str, ModelLabel],
+    accepted: Mapping[str, dict[str, object]],
+    started: Mapping[str, PlannedRun],
+    settings: UserConfig,
+) -> None:
+    """Expand the design. Stages that are no chain are left out: the rules report them.
+
+    Raises:
+        InputError: combinations of levels are impossible, or accepted settings no longer fit.
+    """
+    loaded, experiment = seen.loaded, seen.loaded.experiment
+    seen.design = _design(loaded, labels)
+    is_chain = bool(experiment.stages) and not chain_faults(experiment, loaded.document)
+    specs = expand(experiment, labels, loaded.document) if is_chain else seen.design
+    for spec in specs:
+        try:
+            get_backend(spec.train.backend)
+        except InputError as fault:
+            place = places_of_run(spec, loaded.document)("train.backend").where
+            raise InputError(fault.message, findings=as_findings(fault, "EX003", place, "train.backend")) from None
+    specs = _with_columns(specs, loaded, seen.root, settings)
+    specs = tuple(_with_accepted(spec, accepted.get(spec.name), loaded) for spec in specs)
+    _see_labels(seen, specs)
+    specs = tuple(_with_prompt(spec, seen) for spec in specs)
+    seen.specs = with_learning_rates(specs, seen.models, started)
+    seen.design = with_learning_rates(seen.design, seen.models, {}) if experiment.stages else seen.specs
+
+
+def of_runs(findings: Iterable[Finding], specs: Iterable[RunSpec]) -> list[Finding]:
+    """Return findings that are about some runs."""
+    names = tuple(spec.name for spec in specs)
+    return [replace(finding, runs=names) for finding in findings]
+
+
+def _place_of_model(name: str, loaded: LoadedExperiment) -> Location:
+    """Return the place of a model's name: in the list of models, or in the first pair that has it."""
+    models, document = loaded.experiment.models, loaded.document
+    if name in models:
+        return document.where(["models", models.index(name)])
+    pairs = (index for index, pair in enumerate(loaded.experiment.pairs) if name in _models_of(pair))
+    return document.where(["pairs", next(pairs), "models"])
 
 
 def _see_target(seen: ResolvedInputs, settings: UserConfig) -> None:
@@ -180,10 +235,10 @@ def _with_columns(
     return tuple(replace(spec, data=known[spec.data]) for spec in specs)
 
 
-def examples_of(seen: ResolvedInputs, date: str) -> tuple[ShownExample, ...]:
+def examples_of(seen: ResolvedInputs, specs: Iterable[RunSpec], date: str) -> tuple[ShownExample, ...]:
     """Return one rendered training row per dataset, columns and prompt, by the first model that trains on it."""
     found: dict[str, ShownExample] = {}
-    for spec in seen.specs:
+    for spec in specs:
         if spec.kind is RunKind.FINE_TUNED and spec.control is None and data_key(spec.data) not in found:
             model = seen.models[spec.model]
             found[data_key(spec.data)] = shown_example(model, spec.data, seen.root, date, spec.evaluate.cluster)
@@ -295,39 +350,6 @@ def _design(loaded: LoadedExperiment, labels: dict[str, ModelLabel]) -> tuple[Ru
     return expand(experiment, labels, loaded.document)
 
 
-def _is_chain(seen: ResolvedInputs, only_checked: bool) -> bool:
-    """Return True if the stages can be trained one after the other.
-
-    Raises:
-        InputError: they cannot, and it is to be run.
-    """
-    experiment = seen.loaded.experiment
-    if not experiment.stages:
-        return False
-    if not only_checked:
-        _refuse_broken_stages(seen, ())
-    return not chain_faults(experiment, seen.loaded.document)
-
-
-def _refuse_broken_stages(seen: ResolvedInputs, chained: tuple[RunSpec, ...]) -> None:
-    """Apply the rules on stages that cannot be trained; they cannot be allowed.
-
-    Raises:
-        InputError: with all of it.
-    """
-    # Load the rules only if a plan needs them, and not with every command.
-    from touchline.lint.design import DesignView
-    from touchline.lint.rule import check_view
-
-    loaded = seen.loaded
-    view = DesignView(
-        experiment=loaded.experiment, document=loaded.document, runs=seen.design, datasets={}, chained=chained
-    )
-    found = check_view(view, Location(path=loaded.document.path), "design")
-    if faults := [each for each in found if each.code in _NO_CHAIN and each.severity is Severity.ERROR]:
-        raise InputError(f"{loaded.document.path}: the stages cannot be trained as written", findings=faults)
-
-
 def _place_of_data(spec: RunSpec, loaded: LoadedExperiment) -> Location:
     """Return the location of a run's dataset."""
     stage = next((level.value for level in spec.levels if level.factor == STAGE), None)
@@ -335,39 +357,45 @@ def _place_of_data(spec: RunSpec, loaded: LoadedExperiment) -> Location:
     return loaded.document.where(own.get("data.path", ("data", "path")))
 
 
-def images_of_runs(seen: ResolvedInputs, settings: UserConfig) -> dict[str, ImageHashes]:
+def images_of_runs(seen: ResolvedInputs, specs: Iterable[RunSpec], settings: UserConfig) -> dict[str, ImageHashes]:
     """Return the hashes of the images of each dataset with its columns, by `data_key`; cached on disk."""
     found: dict[str, ImageHashes] = {}
-    for spec in seen.specs:
+    for spec in specs:
         if seen.datasets[spec.data.path].images and data_key(spec.data) not in found:
             found[data_key(spec.data)] = image_hashes(spec.data, seen.root, settings.cache_dir)
     return found
 
 
-def lengths_of(
+def see_lengths(
     seen: ResolvedInputs, settings: UserConfig, date: str, on_progress: ProgressCallback | None = None
 ) -> dict[tuple[str, str], ExampleLengths]:
-    """Return token lengths of the training split for every used model and dataset, cached on disk.
+    """Return token lengths of the training split for every used model and dataset without errors, cached on disk.
 
     Args:
-        seen: the experiment; its models and datasets must be valid.
+        seen: the experiment; errors of the rows are added to its findings.
         settings: the folder of the cache.
         date: ISO date for templates that print one.
         on_progress: receives the number of tokenized rows and their total.
     """
     found: dict[tuple[str, str], ExampleLengths] = {}
-    for spec in seen.specs:
-        key = (spec.model, data_key(spec.data))
-        if key not in found:
-            model = seen.models[spec.model]
-            tokens = token_lengths(model, spec.data, "train", seen.root, date, settings.cache_dir, on_progress)
-            found[key] = ExampleLengths(
-                prompt=tokens.prompt,
-                answer=tokens.answer,
-                prefix=tokens.prefix,
-                patches=tokens.patches,
-                patch_squares=tokens.patch_squares,
-            )
+    groups: dict[tuple[str, str], list[RunSpec]] = {}
+    for spec in seen.sound_specs():
+        groups.setdefault((spec.model, data_key(spec.data)), []).append(spec)
+    for key, users in groups.items():
+        model, data = seen.models[key[0]], users[0].data
+        try:
+            tokens = token_lengths(model, data, "train", seen.root, date, settings.cache_dir, on_progress)
+        except InputError as fault:
+            place = _place_of_data(users[0], seen.loaded)
+            seen.findings += of_runs(as_findings(fault, "DA100", place), users)
+            continue
+        found[key] = ExampleLengths(
+            prompt=tokens.prompt,
+            answer=tokens.answer,
+            prefix=tokens.prefix,
+            patches=tokens.patches,
+            patch_squares=tokens.patch_squares,
+        )
     return found
 
 
@@ -392,13 +420,12 @@ def _twins(seen: ResolvedInputs) -> list[Finding]:
 
 
 def _models_in_pairs(loaded: LoadedExperiment) -> list[str]:
-    found: list[str] = []
-    for pair in loaded.experiment.pairs:
-        models = pair.get("models", [])
-        found += (
-            [models] if isinstance(models, str) else [str(name) for name in models] if isinstance(models, list) else []
-        )
-    return found
+    return [name for pair in loaded.experiment.pairs for name in _models_of(pair)]
+
+
+def _models_of(pair: Mapping[str, object]) -> list[str]:
+    models = pair.get("models", [])
+    return [models] if isinstance(models, str) else [str(name) for name in models] if isinstance(models, list) else []
 
 
 def _label(model: ModelInfo | None, name: str) -> ModelLabel:

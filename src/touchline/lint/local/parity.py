@@ -62,7 +62,6 @@ class Parity:
         self._data: dict[tuple[Path, str, DataConfig | None], _Data | Missing] = {}
         self._special: dict[tuple[Path, int], tuple[SpecialInData, ...]] = {}
         self._views: dict[tuple[Path, int, str, RowSettings], RenderingView] = {}
-        self._told: set[Path] = set()
 
     def findings(self, stated: StatedTraining, folder: Path, data: DataConfig | None = None) -> Iterator[Finding]:
         """Check the tokenizer and the rendering of one training; nothing if its model is not here.
@@ -76,9 +75,7 @@ class Parity:
         if model is None:
             return
         _, _, faults = self._text(model)
-        if model not in self._told:
-            self._told.add(model)
-            yield from faults
+        yield from faults
         view = self.view(stated, folder, data)
         if view is not None:
             yield from check_view(view, stated.where, stated.subject)
