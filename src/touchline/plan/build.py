@@ -210,7 +210,7 @@ def _planned_runs(inputs: PlanInputs, decisions: RunResolver) -> list[PlannedRun
 
 
 def plan_runs(inputs: PlanInputs) -> list[PlannedRun]:
-    """Plan runs without the plan that they belong to, where other runs of it have faults."""
+    """Plan runs without the plan that they belong to, where other runs of it have errors."""
     return _with_evaluations(_planned_runs(inputs, RunResolver(inputs.context, inputs.devices)), inputs)
 
 
