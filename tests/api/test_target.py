@@ -145,7 +145,9 @@ def test_an_unknown_gpu_gets_the_list_and_what_it_may_mean() -> None:
 
 
 def test_jobs_that_may_get_another_gpu_than_is_planned_for() -> None:
-    def found(said: str, site: SlurmSite | None = None, gpu: str = "A100-80GB") -> list[tuple[str, str]]:
+    def found(
+        said: str | CommandResult, site: SlurmSite | None = None, gpu: str = "A100-80GB"
+    ) -> list[tuple[str, str]]:
         compute, site = ComputeConfig(executor="slurm", gpu=gpu), site or SlurmSite()
         target = resolve_target(compute, site, Cluster(said))
         target, findings = request_type(target, compute, site, None, Cluster(said))
@@ -172,6 +174,13 @@ def test_jobs_that_may_get_another_gpu_than_is_planned_for() -> None:
         ]
     for said in ("", rows(a="x")):
         assert found(said) == [("US134", "slurm.gpu_type: NAME in the user's config file")]
+    lines = [f"sinfo: error: resolve_ctls_from_dns_srv: {each}" for each in ("res_nsearch", "no SRV", "no address")]
+    absent = CommandResult(code=1, out="", err="\n".join([*lines, "sinfo: fatal: Could not establish a source"]))
+    assert found(absent) == [("US134", "slurm.gpu_type: NAME in the user's config file")]
+    target = resolve_target(ComputeConfig(gpu="A100-80GB"), SlurmSite())
+    _, (finding,) = request_type(target, ON_SLURM, SlurmSite(), None, Cluster(absent))
+    assert len(finding.message) <= 160
+    assert "sinfo" in finding.message
     assert found("", SlurmSite(gpu_type="a100")) == found("", SlurmSite(constraint="a100&80gb")) == []
 
 

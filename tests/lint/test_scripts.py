@@ -10,7 +10,7 @@ from tests.faults.case import base
 from touchline.backends.registry import launch_commands
 from touchline.core.finding import Finding, Location, Severity
 from touchline.lint.rule import check_view
-from touchline.lint.views import ScriptView
+from touchline.lint.views import ScriptView, Surroundings
 from touchline.slurm.script import read_script
 from touchline.spec.partial import Stated, StatedTraining
 
@@ -25,11 +25,12 @@ def look(
     path: str = "train.slurm",
     configs: tuple[StatedTraining, ...] = (),
     known: bool = True,
+    cpus: int | None = None,
 ) -> list[Finding]:
     """Every finding of a script that lies beside some files."""
     script = read_script(text, path, launch_commands())
     siblings = frozenset({path, *there}) if known else None
-    view = ScriptView(script=script, siblings=siblings, configs=configs)
+    view = ScriptView(script=script, siblings=siblings, configs=configs, around=Surroundings(cpus=cpus))
     return list(check_view(view, Location(path=path), path))
 
 
@@ -271,6 +272,11 @@ def test_data_workers_come_from_the_configs_that_are_named() -> None:
     assert finding.code == "SL020"
     assert finding.message == "4 trainings at once with their data workers make 64 processes on 32 cores"
     assert look(text, *there) == []
+    # Without its own number the job has the CPUs that the user names; with one they change nothing.
+    unsaid = text.replace("#SBATCH -c 32\n", "")
+    assert [each.message for each in look(unsaid, *there, configs=configs, cpus=32)] == [finding.message]
+    assert look(unsaid, *there, configs=configs, cpus=64) == look(unsaid, *there, configs=configs) == []
+    assert look(text, *there, configs=configs, cpus=64) == [finding]
 
 
 # ---- endings

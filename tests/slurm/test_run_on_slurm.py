@@ -351,23 +351,41 @@ def test_what_is_cancelled_is_submitted_again_and_nothing_else(site: Site) -> No
 # ---- bad input -------------------------------------------------------------------------------------------------------
 
 
-def test_an_unknown_partition_is_one_message_a_job_and_no_loop(site: Site) -> None:
-    """Refused once, with what to do; nothing that builds on it is even tried."""
-    folder = small(site)
-    (site.root / "config" / "touchline" / "config.yaml").write_text(CONFIG.replace("gpu", "nowhere"))
-    for number, verb in enumerate(("run", "submit"), start=1):
-        if verb == "run":
-            done = site.call("run", folder, ONCE, ON_SLURM, code=1)
-            said = done.stderr
-            assert said.count("invalid partition") == 2
-            assert said.count(f"it builds on {RUN}, which will not be trained now") == 1
-            assert "tail" not in said
-        else:
-            said = site.call("submit", folder, code=1).stdout
-        assert "sinfo -s shows the partitions; set slurm.partition in the config file" in said
-        assert [entry.job for entry in events(folder, "refused")] == [RUN, CONTROL] * number
-    assert not submissions(folder)
+def test_of_an_unknown_partition_nothing_is_submitted(site: Site) -> None:
+    """Tried with `--test-only` and shown once for each kind of job, with what to type; one of the two suffices."""
+    folder, other = small(site), small(site, "other")
+    config = site.root / "config" / "touchline" / "config.yaml"
+    config.write_text(CONFIG.replace("gpu", "nowhere"))
+    # The control's job asks for the same as the evaluation.
+    for verb, words in (("run", (*SMALL[:-1], ON_SLURM)), ("resume", ()), ("submit", ())):
+        done = site.call(verb, folder, *words, code=1)
+        assert "nothing is submitted" in done.stderr
+        assert 1 <= done.stderr.count("error US131") <= 2
+        assert done.stderr.count("invalid partition specified: nowhere") == done.stderr.count("error US131")
+        assert "--partition=nowhere" in done.stderr
+        assert "sinfo -s shows the partitions; set slurm.partition in the config file" in done.stderr
+        assert not events(folder, "intent")
+    config.write_text(CONFIG)
+    site.call("plan", other, *SMALL, "compute={executor: slurm, gpu: cpu, evaluation: {partition: nowhere}}")
+    done = site.call("submit", other, code=1)
+    assert done.stderr.count("error US131") == 1
+    assert f"SLURM refuses 1 job ({EVALUATION})" in done.stderr
+    assert not events(other, "intent")
     assert {run["status"] for run in site.json("status", folder)["runs"]} == {"prepared"}
+
+
+def test_nodes_that_are_drained_stop_no_submission(site: Site) -> None:
+    """`--test-only` refuses then what sbatch takes, and what waits until the nodes are back."""
+    folder = small(site)
+    for node in site.cluster.nodes:
+        site.cluster.ask("scontrol", "update", f"nodename={node}", "state=drain", "reason=maintenance")
+    try:
+        site.call("plan", folder, *SMALL, ON_SLURM)
+        assert {job["word"] for job in site.json("submit", folder)["jobs"]} == {"submitted"}
+        site.call("cancel", folder, "--all")
+    finally:
+        for node in site.cluster.nodes:
+            site.cluster.ask("scontrol", "update", f"nodename={node}", "state=resume")
 
 
 def test_over_a_limit_the_rest_comes_later(site: Site) -> None:

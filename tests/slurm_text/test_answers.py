@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.cases import some
 
-from touchline.slurm.answers import SbatchResult, read_submission
+from touchline.slurm.answers import SbatchResult, read_submission, read_trial
 
 pytestmark = pytest.mark.planning
 
@@ -135,3 +135,44 @@ def test_only_an_id_is_a_submission_and_only_words_are_a_refusal(out: str, err: 
     told = read_submission(out, err, code)
     assert (told.verdict is SbatchResult.ACCEPTED) == bool(told.job_id)
     assert told.verdict is not SbatchResult.REFUSED or (err.strip() and code is not None and code > 0)
+
+
+TRIED = "allocation failure: "
+LIMITS = f"{TRIED}Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)\n"
+DRAINED = f"{TRIED}Requested node configuration is not available\n"
+
+
+@pytest.mark.parametrize(
+    ("err", "code", "verdict", "reason"),
+    [
+        (
+            f"sbatch: error: invalid partition specified: no\n{TRIED}Invalid partition name specified\n",
+            *(1, SbatchResult.REFUSED, "invalid partition specified: no"),
+        ),
+        (f"{TRIED}Invalid qos specification\n", 1, SbatchResult.REFUSED, "Invalid qos specification"),
+        (
+            f"sbatch: error: {TRIED}Invalid feature specification\n",
+            *(1, SbatchResult.REFUSED, "Invalid feature specification"),
+        ),
+        (f"sbatch: error: QOSMaxCpuPerJobLimit\n{LIMITS}", 1, SbatchResult.REFUSED, "QOSMaxCpuPerJobLimit"),
+        (f"sbatch: error: QOSMaxSubmitJobPerUserLimit\n{LIMITS}", 1, SbatchResult.LIMIT, None),
+        (LIMITS, 1, SbatchResult.UNCLEAR, None),
+        (f"sbatch: error: {LIMITS}", 1, SbatchResult.UNCLEAR, None),
+        (DRAINED, 1, SbatchResult.UNCLEAR, None),
+        (f"sbatch: error: {DRAINED}", 1, SbatchResult.UNCLEAR, None),
+        (f"{TRIED}Unable to contact slurm controller (connect failure)\n", 1, SbatchResult.UNCLEAR, None),
+        (f"{TRIED}Socket timed out on send/recv operation\n", 1, SbatchResult.UNCLEAR, None),
+        ("sbatch: unrecognized option '--test-only'\n", 255, SbatchResult.UNCLEAR, None),
+        ("sbatch: unrecognized option '--foo'\n", 255, SbatchResult.REFUSED, "unrecognized option '--foo'"),
+        ("sbatch: Job 19 to start at 2026-11-23T19:50:31 using 1 processors\n", 0, SbatchResult.ACCEPTED, ""),
+        ("sbatch: no answer within 30 s", None, SbatchResult.UNCLEAR, None),
+        ("sbatch: No such file or directory", None, SbatchResult.ABSENT, None),
+    ],
+)
+def test_only_what_sbatch_would_refuse_too_is_a_refusal_of_test_only(
+    err: str, code: int | None, verdict: SbatchResult, reason: str | None
+) -> None:
+    """Drained nodes and limits on jobs are refused by --test-only, though a submitted job waits for them."""
+    found = read_trial("", err, code)
+    assert found.verdict is verdict
+    assert reason in (None, found.reason)

@@ -265,10 +265,8 @@ def _is_of_transformers(view: ScriptView, launch: Launch) -> bool:
 def more_data_workers_than_cores(view: ScriptView) -> Iterator[Violation]:
     """Report trainings whose data workers together outnumber the job's cores."""
     script = view.script
-    cores = view.requested.cpus_per_node
-    if cores is None or view.requested.has_whole_nodes or script.is_heterogeneous:
-        return
-    if script.asked("cpus-per-task") is None and script.asked("cpus-per-gpu") is None:
+    cores = _requested_cores(view) or view.around.cpus
+    if cores is None or script.is_heterogeneous:
         return
     at_once: list[tuple[Launch, int]] = []
     chains: set[int] = set()
@@ -289,6 +287,13 @@ def more_data_workers_than_cores(view: ScriptView) -> Iterator[Violation]:
     if together > cores:
         launch = at_once[-1][0]
         yield _too_many(view, launch, f"{len(at_once)} trainings at once with their data workers", together, cores)
+
+
+def _requested_cores(view: ScriptView) -> int | None:
+    """Return the cores that a job asks for on each node; None if the site decides."""
+    if view.requested.has_whole_nodes or not any(view.script.asked(name) for name in ("cpus-per-task", "cpus-per-gpu")):
+        return None
+    return view.requested.cpus_per_node
 
 
 def _chain(launch: Launch) -> int | None:

@@ -39,6 +39,7 @@ from touchline.run.recovering import Recovery
 from touchline.run.remaining import Progress
 from touchline.run.selection import JobProgressCallback, require_training
 from touchline.run.submission import Submitted, begin
+from touchline.run.trial import require_accepted
 from touchline.slurm.job_view import JobName, JobView
 from touchline.slurm.local.commands import RealCommands
 from touchline.slurm.schedulers import SCHEDULERS
@@ -100,6 +101,9 @@ def work(
         train: train at all; otherwise only what is trained is evaluated.
         epochs: which checkpoints, instead of what experiment.yaml says.
         within_budget: start only what the approved budget covers.
+
+    Raises:
+        FindingsError: SLURM would refuse some of the jobs; none is submitted.
     """
     executor = _executor(planned, settings, lock, within_budget=within_budget)
     ledger = Ledger(planned.folder.ledger, planned.plan.executor)
@@ -115,7 +119,10 @@ def work(
             raise InputError("--epoch is for this machine", hint="evaluate.epochs in experiment.yaml, for a cluster")
         jobs = recovery.admit([*first, *_evaluations(planned, runs, train)])
         # Jobs that were not waited for have ended too, and may be planned again.
-        close_ended(ledger, executor.query_jobs(jobs))
+        seen = executor.query_jobs(jobs)
+        close_ended(ledger, seen)
+        if not executor.trouble:
+            _try_first(planned, [job for job in jobs if not _is_active(seen.get(job.name))])
         most = settings.cluster(planned.plan.executor).max_submitted or len(jobs)
         watch = _watching(planned, runs, on_progress, at_once=most, train=train)
         try:
@@ -139,6 +146,12 @@ def work(
         require_training()
         run_jobs(recovery.admit(first), executor, ledger, room, watch, before=recovery.before, after=recovery.after)
     return _evaluated_here(recovery, runs, executor, ledger, watch, epochs)
+
+
+def _try_first(planned: LoadedPlan, jobs: Sequence[Job]) -> None:
+    """Refuse to submit anything where SLURM would refuse some of it; PBS has no such question."""
+    if planned.plan.executor == "slurm":
+        require_accepted(jobs, RealCommands())
 
 
 def _require_environments(planned: LoadedPlan, training: Sequence[Job]) -> None:
@@ -192,6 +205,7 @@ def submit(
 
     Raises:
         HostError: the scheduler does not answer.
+        FindingsError: SLURM would refuse some of the jobs; none is submitted.
     """
     executor = _executor(planned, settings, lock, within_budget=within_budget)
     ledger = Ledger(planned.folder.ledger, planned.plan.executor)
@@ -206,6 +220,7 @@ def submit(
     seen = executor.query_jobs(jobs)
     living = sum(view.active for view in seen.values())
     new = [job for job in jobs if job.name not in recovery.called_back and not _is_active(seen.get(job.name))]
+    _try_first(planned, new)
     new = new if room is None else new[: max(room - living, 0)]
     if new:
         on_totals(job_totals(recovery.planned.plan, new))

@@ -8,7 +8,7 @@ Source: messages of SLURM's src/common/slurm_errno.c, those marked in the tests 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 
@@ -60,6 +60,13 @@ _LATER = re.compile(
     re.IGNORECASE,
 )
 _ABSENT = re.compile(r"^\S+: (?:No such file or directory|Permission denied|Not a directory)$")
+
+_NO_SUCH_OPTION = re.compile(r"(?:unrecognized|ambiguous|invalid) option.*test-only")
+_TRIED = re.compile(r"^(?:\S*: error: )?allocation failure: (?P<why>.+)$", re.MULTILINE)
+_NODES_NOT_FREE = "Requested node configuration is not available"
+"""Answer of `--test-only` also where nodes are drained or the partition is down, for which a submitted job waits."""
+_SOME_LIMIT = "Job violates accounting/QOS policy"
+"""Begin of an answer that means a limit on jobs, for which jobs wait, unless another line names the limit."""
 
 _HINTS = (
     (r"partition name|partition specified", "sinfo -s shows the partitions; set slurm.partition in the config file"),
@@ -122,6 +129,29 @@ def read_submission(out: str, err: str, code: int | None) -> Submission:
         message = reason or f"sbatch ended with {code} and said nothing"
         return Submission(verdict=SbatchResult.UNCLEAR, reason=message, hint=_HINT_UNCLEAR)
     return Submission(verdict=SbatchResult.REFUSED, reason=reason, hint=_hint(err))
+
+
+def read_trial(out: str, err: str, code: int | None) -> Submission:
+    """Read the output of `sbatch --test-only`, which submits nothing.
+
+    It is a refusal only where the same job would be refused when it is submitted.
+
+    Args:
+        out: its standard output.
+        err: its standard error.
+        code: its exit code; none when it gave none in time, was killed, or could not be started.
+    """
+    if code == 0:
+        return Submission(verdict=SbatchResult.ACCEPTED)
+    found = read_submission(out, err, code)
+    if found.verdict is not SbatchResult.REFUSED:
+        return found
+    tried = _TRIED.search(err)
+    why = "" if tried is None else tried["why"]
+    is_unnamed = why.startswith(_SOME_LIMIT) and found.reason.startswith("allocation failure: ")
+    if _NO_SUCH_OPTION.search(err) or why == _NODES_NOT_FREE or is_unnamed:
+        return replace(found, verdict=SbatchResult.UNCLEAR)
+    return replace(found, reason=found.reason.removeprefix("allocation failure: "))
 
 
 def _reason(err: str) -> str:

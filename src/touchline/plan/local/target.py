@@ -296,7 +296,8 @@ def request_type(
         # Of a type that is sold with several memories and one that names its own, the latter.
         named = min(right, key=lambda kind: len(similar_gpus(kind)))
         return replace(target, machine=replace(target.machine, requested_type=named)), []
-    why = in_words if any(kinds) else asked.missing if isinstance(asked, Missing) else "sinfo lists no type"
+    unlisted = "sinfo does not list the partitions here" if isinstance(asked, Missing) else "sinfo lists no type"
+    why = in_words if any(kinds) else unlisted
     hint = f"slurm.gpu_type: {unsure[0] if any(unsure) else 'NAME'} in the user's config file"
     message = f"compute.gpu plans for {target.machine.name}, and the jobs ask for any GPU: {why}"
     return target, [_finding(ANY_TYPE, message, hint, where, subject=SETTING, severity=Severity.WARNING)]
