@@ -1,4 +1,4 @@
-"""`sbatch --test-only` before the first submission: one for each kind of job, told apart by the options it asks for."""
+"""`sbatch --test-only` before the first submission: one for each kind of job, by the options that it asks for."""
 
 from __future__ import annotations
 
