@@ -21,11 +21,13 @@ from tests.trainer_experiments import PlannedExperiment, metrics, plan_pairs, wa
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
+from touchline import api
 from touchline.cli.main import app
 from touchline.core.catalog import RenderedExample
 from touchline.core.errors import RunsFailedError
 from touchline.core.status import EXIT_STOPPED
 from touchline.data.metrics import TrainingMarker
+from touchline.data.user_config import UserConfig
 from touchline.train.external import RUN_VARIABLE, end_orphans, run_external
 from touchline.train.inputs import load_inputs, read_config
 from touchline.train.run import Stop, run_training
@@ -191,6 +193,56 @@ def test_a_stock_recipe_trains_without_a_validation_split(experiment: PlannedExp
     assert found.validations == ()
     assert {"epoch_0", "epoch_1"} <= {row.name for row in found.checkpoints}
 
+
+def test_a_copied_recipe_trains_to_the_report_and_resumes_where_its_epoch_ended(python: str, tmp_path: Path) -> None:
+    """What `tune cp` gives, with a validation loss that it logs; killed in its second epoch, then run to the report."""
+    recipe = tmp_path / "their recipe.py"
+    tune = Path(python).with_name("tune")
+    subprocess.run([tune, "cp", "lora_finetune_single_device", recipe], check=True, capture_output=True)
+    text = recipe.read_text(encoding="utf-8")
+    for line, changed in _LOGS_A_VALIDATION_LOSS.items():
+        assert text.count(line) == 1
+        text = text.replace(line, changed)
+    recipe.write_text(text, encoding="utf-8")
+    experiment = plan_pairs(tmp_path, [f"train.backend: torchtune, train.recipe: {recipe}"], *_THREE_EPOCHS)
+    run, folder = experiment.run(0)
+    assert (folder / "run_recipe.py").read_text(encoding="utf-8") == text
+    components = folder / "run_components.py"
+    slowed = components.read_text(encoding="utf-8")
+    components.write_text(slowed + _SLOW_STEPS, encoding="utf-8")
+    process = start(folder)
+    until_saved(process, folder, 3)
+    process.kill()
+    process.wait()
+    components.write_text(slowed, encoding="utf-8")
+    folders = {f"{name}_dir": tmp_path / name for name in ("models", "cache", "history")}
+    api.run(experiment.folder, UserConfig(**folders), probe=False)
+    found = metrics(folder)
+    assert run.batches is not None
+    assert run.batches.steps == 9
+    assert len(found.attempts) == 2
+    assert [row.step for row in found.steps] == list(range(1, 10))
+    assert [(row.step, row.loss) for row in found.validations] == [(step, 1.5) for step in (3, 6, 9)]
+    assert found.validations[0].target_tokens == sum(
+        len(item.answer_ids) for item in load_inputs(read_config(folder / "run.yaml"), folder).validation
+    )
+    assert json.loads((folder / "training.json").read_text())["checkpoints"] == ["epoch_0", "epoch_1", "epoch_2"]
+    assert "The only run is complete" in (experiment.folder / "RESULTS.md").read_text()
+
+
+_THREE_EPOCHS = ("train.epochs=3", "train.validate_every_steps=3")
+_LOGS_A_VALIDATION_LOSS = {
+    "        self._compile = cfg.compile\n": """\
+        self._compile = cfg.compile
+        self._validates = "dataset_val" in cfg and cfg.run_val_every_n_steps is not None
+""",
+    "                self.epochs_run += 1\n": """\
+                if self._validates:
+                    self._metric_logger.log_dict({"val_loss": 1.5}, step=self.global_step)
+                self.epochs_run += 1
+""",
+}
+"""Changes of the recipe by which it logs a validation loss at the end of each epoch."""
 
 _SLOW_STEPS = """
 import time

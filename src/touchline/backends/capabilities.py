@@ -27,6 +27,8 @@ class Capabilities:
     """Whether a training pauses at the step that pause.json names, and continues as if it had not paused."""
     shares_validation: bool = False
     """Whether a run takes the validation before its first step over from another run on the same base and items."""
+    recipes: bool = False
+    """Whether `train.recipe` chooses its program."""
     one_dtype: bool = False
     """Whether base and adapter have one dtype."""
     packing_keeps_steps: bool = True
@@ -68,14 +70,14 @@ def unsupported_settings(name: str, train: TrainConfig, capabilities: Mapping[st
         yield unsupported(name, key, f"{key}: {_text(value)}{reason}; expected {expected}", hint)
 
 
-def unsupported(backend: str, key: str, combination: str, hint: str) -> Finding:
+def unsupported(backend: str, key: str, combination: str, hint: str | None) -> Finding:
     """Build the error for a setting that a backend does not support.
 
     Args:
         backend: the backend.
         key: dotted key under `train`.
         combination: the value, or the values that exclude each other.
-        hint: the change that helps.
+        hint: the change that helps, if there is one.
     """
     return Finding(
         code="BK001",

@@ -36,6 +36,9 @@ ORDERS_FILE = f"{WORK_FOLDER}/orders.jsonl"
 LOG_FILE = f"{WORK_FOLDER}/log.jsonl"
 """Rows of the trainer's side."""
 
+RECIPE_MODULE = "run_recipe"
+"""Module in the run's folder with a copy of the recipe that `train.recipe` names by a path."""
+
 DRIVER = "touchline.train.external"
 """Module that drives the trainer."""
 EXAMPLES = "--examples"
@@ -86,6 +89,8 @@ class Launch:
     """Path of `Environment.program`."""
     model: str | None
     """Folder of the base model on this machine, if it is another than the planned one."""
+    recipe: str | None = None
+    """Recipe that `train.recipe` names, or the module with its copy; None where the trainer chooses."""
     modules: frozenset[str]
     """Names of the Python modules in the run's folder."""
     devices: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import functools
 import importlib
 import importlib.util
@@ -9,7 +10,7 @@ import pkgutil
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from touchline.backends.capabilities import Capabilities, unsupported_settings
+from touchline.backends.capabilities import Capabilities, unsupported, unsupported_settings
 from touchline.backends.external import Environment, ExternalTrainer
 from touchline.backends.logtext.forms import FormReader
 from touchline.backends.logtext.reader import DocumentReader, LoggedTrainer, LogReader
@@ -202,6 +203,25 @@ def recipe_text(run: PlannedRun, plan: Plan) -> str | None:
     return None if text is None else str(text(run, plan))
 
 
+def recipe_faults(train: TrainConfig, tree: ast.Module | None, devices: int, *, validates: bool) -> tuple[str, ...]:
+    """Return what forbids a training by the recipe that it names. Empty for trainers without recipes.
+
+    Args:
+        train: the training.
+        tree: the syntax tree of the recipe's file; None for a name.
+        devices: its data-parallel size.
+        validates: whether there is a validation split.
+    """
+    faults = _member(train.backend, "own_recipe", "recipe_faults")
+    return () if faults is None else tuple(faults(train, tree, devices, validates=validates))
+
+
+def recipe_keys(backend: str, tree: ast.Module) -> tuple[str, ...]:
+    """Return the keys of the trainer's config that a recipe reads. Empty for trainers without recipes."""
+    keys = _member(backend, "own_recipe", "recipe_keys")
+    return () if keys is None else tuple(keys(tree))
+
+
 def environments() -> dict[str, Environment]:
     """Return the environments of trainers that live apart, by name."""
     trainers: list[ExternalTrainer] = [_member(name, "external", "TRAINER") for name in _folders_with("external")]
@@ -241,9 +261,17 @@ def refused_settings(model: ModelInfo, train: TrainConfig, devices: int = 1) -> 
     backend, able = get_backend(train.backend), capabilities()
     return (
         *unsupported_settings(train.backend, train, able),
+        *_refused_recipe(train, able),
         *_refused_vision(model, train, able),
         *backend.faults(model, train, devices),
     )
+
+
+def _refused_recipe(train: TrainConfig, able: Mapping[str, Capabilities]) -> Iterator[Finding]:
+    """Yield an error for a recipe given to a backend without recipes."""
+    if train.recipe is not None and not able[train.backend].recipes:
+        named = [name for name, features in able.items() if features.recipes]
+        yield unsupported(train.backend, "recipe", f"recipe: {train.recipe}", f"backend: {' or '.join(named)}")
 
 
 def _refused_vision(model: ModelInfo, train: TrainConfig, able: Mapping[str, Capabilities]) -> Iterator[Finding]:

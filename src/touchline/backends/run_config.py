@@ -86,6 +86,8 @@ class RunConfig:
     """Hash of the images of the training and validation split; others are refused. The file has this key only if there
     are images.
     """
+    recipe_sha256: str | None = None
+    """Hash of the recipe in the run's folder; another one is refused. The file has this key only if there is one."""
     date: str
     """ISO date frozen in the plan, for chat templates that print one."""
     train: TrainConfig
@@ -137,6 +139,7 @@ def run_config(run: PlannedRun, plan: Plan) -> RunConfig:
         data=replace(run.data, path=from_run_folder(run.dataset)),
         data_sha256=plan.datasets[run.dataset].sha256,
         images_sha256={split: sha256 for split, sha256 in run.images_sha256.items() if split != "test"},
+        recipe_sha256=None if run.recipe is None else run.recipe.sha256,
         date=plan.date,
         train=train,
         seed=run.seed,
@@ -163,6 +166,8 @@ def run_config_text(config: RunConfig, header: str) -> str:
         del data["train"]["lora"], data["train"]["checkpoint"]["save"]
     if config.parent is None:
         del data["parent"]
+    if config.recipe_sha256 is None:
+        del data["recipe_sha256"]
     if not config.images_sha256:
         del data["images_sha256"]
     if not config.shuffled_labels:

@@ -22,6 +22,7 @@ from touchline.spec.tasks.ready_made import TASKS, get_task
 DATA_ARGUMENT = "data"
 """Argument of a task function that receives the path of the experiment's test items."""
 _LIMIT_BYTES = 1 << 20
+_EXPECTED = "an Inspect task in Python"
 _MODULES_LIMIT = 200
 _QUOTED = 120
 _READERS = frozenset({"json_dataset", "csv_dataset", "file_dataset"})
@@ -60,7 +61,7 @@ def resolve_task(name: str, root: Path) -> EvaluationTask:
         hint = None if not near else f"task: {Path(written).with_name(near[0])}{'@' if function else ''}{function}"
         raise InputError(f"the task {name!r}: {str(path)!r} does not exist", expected="a Python file", hint=hint)
     text = read_text_bounded(path, _LIMIT_BYTES)
-    tree = _parsed(path, text)
+    tree = parsed_file(path, text, _EXPECTED)
     _refuse_without_task(path, tree, written, function)
     builder = _function(tree, function)
     _refuse_arguments(path, builder)
@@ -91,7 +92,7 @@ def local_modules(path: Path, tree: ast.Module) -> list[Path]:
             for file in (place.with_suffix(".py"), place / "__init__.py"):
                 if file.is_file() and file.resolve() not in {*found, path}:
                     found[file.resolve()] = None
-                    queue.append(_parsed(file, read_text_bounded(file, _LIMIT_BYTES)))
+                    queue.append(parsed_file(file, read_text_bounded(file, _LIMIT_BYTES), _EXPECTED))
     return sorted(found)
 
 
@@ -110,13 +111,18 @@ def _imported(tree: ast.Module) -> Iterator[str]:
             yield from (".".join(parts[:end]) for end in range(1, len(parts) + 1) if parts[0])
 
 
-def _parsed(path: Path, text: str) -> ast.Module:
+def parsed_file(path: Path, text: str, expected: str) -> ast.Module:
+    """Return the syntax tree of a Python file.
+
+    Raises:
+        InputError: it is no Python; `expected` says what it should be.
+    """
     try:
         return ast.parse(text, filename=str(path))
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         line = f", line {error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
         message = error.msg if isinstance(error, SyntaxError) else str(error).splitlines()[0]
-        raise InputError(f"{str(path)!r}{line}: {message}", expected="an Inspect task in Python") from None
+        raise InputError(f"{str(path)!r}{line}: {message}", expected=expected) from None
 
 
 def _refuse_without_task(path: Path, tree: ast.Module, written: str, function: str) -> None:

@@ -33,7 +33,7 @@ from touchline.spec.defaults import DEFAULT_BACKEND
 from touchline.spec.evaluation import EvaluationTask
 from touchline.spec.experiment import DataConfig, Experiment, LoraConfig, TrainConfig
 from touchline.spec.labels import LabelSet
-from touchline.spec.plan import Plan, PlannedRun, ShownExample, data_parallel_size
+from touchline.spec.plan import Plan, PlannedRun, RecipeFile, ShownExample, data_parallel_size
 from touchline.spec.runs import ControlKind, RunKind, RunSpec
 from touchline.spec.strategy import PlannedStrategy
 from touchline.statistics.derangement import derangement, label_generator
@@ -69,6 +69,8 @@ class PlanInputs:
     """Target machine, and points from past runs."""
     tasks: tuple[EvaluationTask, ...] = ()
     """Tasks of `evaluate.tasks`, and the experiment's own task if it is a file, resolved."""
+    recipes: Mapping[str, RecipeFile] = field(default_factory=dict)
+    """Recipes in files, by `train.recipe`."""
     labels: tuple[LabelSet, ...] = ()
     """Labels of each dataset that a classification is scored on."""
     examples: tuple[ShownExample, ...] = ()
@@ -299,6 +301,7 @@ def _planned(spec: RunSpec, inputs: PlanInputs, decisions: RunResolver, parent: 
         learning_rate_reason=spec.learning_rate_reason if spec.kind is RunKind.FINE_TUNED else None,
         no_op=_no_op(spec.train.lora) if spec.control is ControlKind.NO_OP else None,
         images_sha256=_images_of(spec, inputs),
+        recipe=inputs.recipes.get(spec.train.recipe or ""),
         accepted=inputs.accepted.get(spec.name, {}),
         phase=spec.phase,
         digest="",
@@ -320,7 +323,7 @@ def _planned(spec: RunSpec, inputs: PlanInputs, decisions: RunResolver, parent: 
         if same.digest == started.digest:
             kept = replace(started, evaluate=spec.evaluate, levels=spec.levels, link=spec.link, accepted=run.accepted)
             # The same data may lie elsewhere now: the digest holds its hash and not its path.
-            now = replace(kept, dataset=run.dataset, data=run.data, model=run.model)
+            now = replace(kept, dataset=run.dataset, data=run.data, model=run.model, recipe=run.recipe)
             reason = started.learning_rate_reason or run.learning_rate_reason
             return replace(now, control=run.control, phase=run.phase, learning_rate_reason=reason)
     return _trained(run, question, decisions, parent, inputs.context)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 
 from pydantic import TypeAdapter
 
@@ -61,6 +61,9 @@ def _settings(run: PlannedRun, model: ModelInfo, dataset: DatasetInfo) -> dict[s
         ],
         "train": None if run.train is None else _train_identity(run.train),
     }
+    if run.recipe is not None and run.train is not None:
+        # The file may lie elsewhere.
+        identity["train"] = _train_identity(replace(run.train, recipe=run.recipe.sha256))
     if run.images_sha256:
         identity["images"] = run.images_sha256
     if run.no_op is not None:
@@ -86,7 +89,7 @@ def _train_identity(train: TrainConfig) -> dict[str, object]:
 _NEWER_KEYS: Mapping[type, tuple[str, ...]] = {
     TrainConfig: (
         *("method", "quantization", "optimizer", "label_smoothing", "neftune_alpha", "dataloader_workers"),
-        *("attention", "kernels", "sharding", "compile"),
+        *("attention", "kernels", "sharding", "compile", "recipe"),
     ),
     LoraConfig: ("init", "dora", "rslora"),
     DataConfig: ("images", "image_root"),

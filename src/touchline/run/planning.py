@@ -221,6 +221,14 @@ def _refuse_changes(planned: LoadedPlan, seen: ResolvedInputs, images: Mapping[s
         for task in old.tasks
         if task.name in seen.tasks and seen.tasks[task.name].code_sha256 != task.code_sha256
     ]
+    changed += dict.fromkeys(
+        f"the recipe {run.recipe.path!r}"
+        for run in old.runs
+        if run.recipe is not None
+        and run.train is not None
+        and (recipe := seen.recipes.get(run.train.recipe or "")) is not None
+        and recipe.sha256 != run.recipe.sha256
+    )
     changed += [
         f"the model {name!r}"
         for name, info in old.models.items()

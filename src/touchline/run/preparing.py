@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
+from touchline.backends.external import RECIPE_MODULE
+from touchline.core.errors import PlanDriftError, quoted
+from touchline.core.files import read_bytes
 from touchline.data.user_config import UserConfig
+from touchline.lint.local.recipes import LIMIT_BYTES
 from touchline.run.planning import LoadedPlan
 from touchline.run.scripts.experiment import experiment_files
 from touchline.run.scripts.folder import run_files
@@ -23,6 +29,25 @@ def site_of(settings: UserConfig, executor: str) -> Site:
     )
 
 
+def recipe_files(run: PlannedRun, root: Path) -> dict[str, str]:
+    """Return the copy of the recipe that `train.recipe` names by a path, by its name in the run's folder.
+
+    Raises:
+        PlanDriftError: it changed since it was planned.
+    """
+    if run.recipe is None:
+        return {}
+    path = root / run.recipe.path
+    data = read_bytes(path, LIMIT_BYTES) if path.is_file() else b""
+    if hashlib.sha256(data).hexdigest() != run.recipe.sha256:
+        raise PlanDriftError(
+            f"the recipe {run.recipe.path!r} changed since it was planned",
+            expected="what the plan was made from",
+            hint=f"touchline plan {quoted(str(root))}",
+        )
+    return {f"{RECIPE_MODULE}.py": data.decode()}
+
+
 def write_folders(planned: LoadedPlan, runs: Sequence[PlannedRun], settings: UserConfig) -> list[str]:
     """Write the files of these runs and of the experiment. Return a note for each file kept as edited.
 
@@ -34,7 +59,7 @@ def write_folders(planned: LoadedPlan, runs: Sequence[PlannedRun], settings: Use
     folder = planned.folder
     notes: list[str] = []
     for run in runs:
-        kept = folder.write_run(run.name, run_files(planned.plan, run, site))
+        kept = folder.write_run(run.name, run_files(planned.plan, run, site) | recipe_files(run, folder.root))
         notes += [f"{run.name}/{file} was changed by hand and is left as it is" for file in kept]
     kept = folder.write_experiment(experiment_files(folder.started_plan(), site))
     return notes + [f"{file} is not as touchline would write it, and is left as it is" for file in kept]

@@ -56,6 +56,10 @@ def changed_inputs(
         ):
             if planned != found:
                 yield f"{what} of {model.name}", planned, found
+        if each.recipe is not None:
+            path = folder.root / each.recipe.path
+            if (now := sha256_file(path) if path.is_file() else "not there") != each.recipe.sha256:
+                yield f"recipe {path.name}", each.recipe.sha256, now
     for task in plan.tasks:
         files = ({} if task.file is None else {task.file: task.sha256}) | task.modules
         for name, expected in files.items():

@@ -71,7 +71,12 @@ def anchored(plan: Plan, root: PurePath) -> Plan:
         plan,
         datasets={place(path): replace(info, path=place(info.path)) for path, info in plan.datasets.items()},
         runs=tuple(
-            replace(run, dataset=place(run.dataset), data=replace(run.data, path=place(run.dataset)))
+            replace(
+                run,
+                dataset=place(run.dataset),
+                data=replace(run.data, path=place(run.dataset)),
+                recipe=None if run.recipe is None else replace(run.recipe, path=place(run.recipe.path)),
+            )
             for run in plan.runs
         ),
         labels=tuple(replace(each, dataset=place(each.dataset)) for each in plan.labels),

@@ -55,6 +55,20 @@ class BatchSummary:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class RecipeFile:
+    """Recipe in a file of the user's: checks only read it, and its trainer alone executes it."""
+
+    path: str
+    """Its file, relative if it is in the experiment's folder."""
+    sha256: str
+    """Hash of the file when it was planned; another one is refused."""
+    lines: int
+    """Number of lines of the file."""
+    keys: tuple[str, ...]
+    """Keys of the trainer's config that it reads."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class PlannedRun:
     """Run with all settings resolved; equal `digest` means equal work."""
 
@@ -121,6 +135,8 @@ class PlannedRun:
     """Shape of the adapter that a no-op control is evaluated through; None for every other run."""
     images_sha256: dict[str, str] = field(default_factory=dict)
     """Hash of the images of each split, by its name; none without images, and in older plans."""
+    recipe: RecipeFile | None = None
+    """Recipe that `train.recipe` names by a path; None for every other run."""
     accepted: dict[str, object]
     """Settings that were edited in the run's folder and accepted, by dotted key."""
     phase: Phase | None = None

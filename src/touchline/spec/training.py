@@ -179,6 +179,14 @@ class TrainConfig:
     """Checkpoints: content and interval."""
     backend: Text = defaults.DEFAULT_BACKEND
     """Trainer."""
+    recipe: Text | None = None
+    """The trainer's program, for a trainer that has recipes: one of its own by name, or a Python file of yours (a path
+    with `.py`, relative to experiment.yaml). The trainer chooses when not given."""
+
+    @property
+    def recipe_path(self) -> str | None:
+        """Return the path in `recipe`; None without one, and for a name."""
+        return self.recipe if self.recipe is not None and (".py" in self.recipe or "/" in self.recipe) else None
 
     @property
     def peak_learning_rate(self) -> float:

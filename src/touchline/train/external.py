@@ -29,6 +29,7 @@ from touchline.backends.external import (
     EXAMPLES,
     LOG_FILE,
     ORDERS_FILE,
+    RECIPE_MODULE,
     TRAIN_FILE,
     VALIDATION_FILE,
     WORK_FOLDER,
@@ -48,7 +49,7 @@ from touchline.core.units import plural
 from touchline.data.training_state import RESUME_FOLDER, read_pause, write_pause
 from touchline.data.versions import stack_versions
 from touchline.train.folders import ADAPTER_CONFIG_FILE, ADAPTER_FILE, remove_folder, remove_leftovers
-from touchline.train.inputs import CONFIG_LIMIT_BYTES, Inputs, load_inputs, read_config
+from touchline.train.inputs import CONFIG_LIMIT_BYTES, Inputs, load_inputs, read_config, refuse_change
 from touchline.train.log import LOG, MetricsLog
 from touchline.train.process import exit_code_of
 from touchline.train.record import AttemptSetup, TrainingRecord
@@ -153,6 +154,9 @@ def run_external(folder: Path, stop: Stop) -> bool:
         LOG.info("run %s is trained already; nothing to do", config.run)
         _remove_work(folder)
         return True
+    if config.recipe_sha256 is not None:
+        path = folder / f"{RECIPE_MODULE}.py"
+        refuse_change("the recipe", str(path), config.recipe_sha256, sha256_file(path))
     program = require_environment(trainer.environment).program
     remove_leftovers(folder)
     saved = find_resume(folder / RESUME_FOLDER, config.run_digest)
@@ -165,6 +169,7 @@ def run_external(folder: Path, stop: Stop) -> bool:
     launch = Launch(
         program=program,
         model=_moved_model(config, folder),
+        recipe=config.train.recipe if config.recipe_sha256 is None else RECIPE_MODULE,
         modules=frozenset(path.stem for path in folder.glob("*.py")),
         devices=config.batches.data_parallel_size,
         state=None if saved is None else str(saved[0]),

@@ -75,8 +75,8 @@ def load_inputs(config: RunConfig, folder: Path) -> Inputs:
     """
     path = _planned_data(config, folder)
     model = load_model(config.model.path, Path(config.model.path).parent)
-    _same("the weights of the model", model.path, config.model.weights_sha256, model.weights_sha256)
-    _same("the tokenizer of the model", model.path, config.model.tokenizer_sha256, model.tokenizer_sha256)
+    refuse_change("the weights of the model", model.path, config.model.weights_sha256, model.weights_sha256)
+    refuse_change("the tokenizer of the model", model.path, config.model.tokenizer_sha256, model.tokenizer_sha256)
     renderer = load_renderer(model, config.date)
     train = tuple(renderer.examples(_training_examples(config, folder)))
     validation = tuple(renderer.examples(load_examples(config.data, "validation", folder)))
@@ -121,7 +121,7 @@ def load_validation(config: RunConfig, folder: Path) -> tuple[RenderedExample, .
     """
     _planned_data(config, folder)
     model = load_model(config.model.path, Path(config.model.path).parent)
-    _same("the tokenizer of the model", model.path, config.model.tokenizer_sha256, model.tokenizer_sha256)
+    refuse_change("the tokenizer of the model", model.path, config.model.tokenizer_sha256, model.tokenizer_sha256)
     renderer = load_renderer(model, config.date)
     return tuple(renderer.examples(load_examples(config.data, "validation", folder)))
 
@@ -130,7 +130,7 @@ def _planned_data(config: RunConfig, folder: Path) -> Path:
     path = folder / config.data.path
     if not path.is_file():
         raise InputError(f"the dataset {str(path)!r} is not there", expected="the file that was planned")
-    _same("the dataset", str(path), config.data_sha256, sha256_file(path))
+    refuse_change("the dataset", str(path), config.data_sha256, sha256_file(path))
     refuse_changed_images(config.data, config.images_sha256, folder, folder)
     return path
 
@@ -146,7 +146,7 @@ def _planned_batches(config: RunConfig, train: Sequence[RenderedExample]) -> Bat
     )
     if isinstance(found, Missing):
         raise PlanDriftError(f"the batches cannot be computed: {found.missing}", hint=_ACCEPT)
-    _same("the order of the examples", config.data.path, config.batches.digest, found.digest)
+    refuse_change("the order of the examples", config.data.path, config.batches.digest, found.digest)
     if (found.steps, found.steps_per_epoch) != (config.batches.steps, config.batches.steps_per_epoch):
         raise PlanDriftError(
             f"finetune.yaml plans {config.batches.steps} steps, the data gives {found.steps}", hint=_ACCEPT
@@ -160,7 +160,18 @@ def _planned_batches(config: RunConfig, train: Sequence[RenderedExample]) -> Bat
     )
 
 
-def _same(what: str, where: str, planned: str, found: str) -> None:
+def refuse_change(what: str, where: str, planned: str, found: str) -> None:
+    """Refuse an input that is no longer what was planned.
+
+    Args:
+        what: the input: `the dataset`.
+        where: its path.
+        planned: hash in the plan.
+        found: hash now.
+
+    Raises:
+        PlanDriftError: the hashes differ.
+    """
     if planned != found:
         raise PlanDriftError(
             f"{what} {where!r} changed since it was planned: hash {found[:12]}, planned {planned[:12]}",

@@ -23,7 +23,7 @@ from touchline.backends.run_config import change_comment, require_training, run_
 from touchline.backends.torchtune.batching import TorchtuneBatching
 from touchline.backends.torchtune.external import ENVIRONMENT
 from touchline.backends.torchtune.models import model_faults, model_section, model_type
-from touchline.backends.torchtune.recipes import COMPONENTS, Recipe, has_validation, planned_recipe, recipe_files
+from touchline.backends.torchtune.recipes import COMPONENTS, Recipe, planned_recipe, recipe_files, validation_keys
 from touchline.backends.training_limits import MOST_DEVICES, limit_faults
 from touchline.core.catalog import ModelInfo
 from touchline.core.estimate import TrainingSetup
@@ -52,6 +52,7 @@ class TorchtuneBackend:
     capabilities = Capabilities(
         devices=MOST_DEVICES,
         shuffled_labels=True,
+        recipes=True,
         one_dtype=True,
         packing_keeps_steps=False,
         values={
@@ -156,7 +157,7 @@ def _config_text(run: PlannedRun, plan: Plan, recipe: Recipe, python: str) -> st
         ),
     }
     on_cpu, writer = plan.machine.kind == "cpu", examples_command(python)
-    validation = has_validation(run, plan)
+    validation = validation_keys(run, plan)
     sections = _sections(run, model, train, batches, recipe, writer, validation=validation, on_cpu=on_cpu)
     header = _HEADER.format(run=run.name, recipe=recipe.name, folder=WORK_FOLDER, module=COMPONENTS)
     lines = [header, change_comment(run)]
@@ -182,7 +183,7 @@ def _sections(
     recipe: Recipe,
     writer: tuple[str, ...],
     *,
-    validation: bool,
+    validation: tuple[str, ...],
     on_cpu: bool,
 ) -> dict[str, object]:
     packed = bool(train.packed)
@@ -197,9 +198,11 @@ def _sections(
             "writer": list(writer),
         }
     }
-    if validation:
-        data["dataset_val"] = {"_component_": f"{COMPONENTS}.validation_dataset", "path": VALIDATION_FILE}
-        data["run_val_every_n_steps"] = train.validate_every_steps
+    on_validation: dict[str, object] = {
+        "dataset_val": {"_component_": f"{COMPONENTS}.validation_dataset", "path": VALIDATION_FILE},
+        "run_val_every_n_steps": train.validate_every_steps,
+    }
+    data |= {key: on_validation[key] for key in validation}
     if recipe.own:
         data["save_state_minutes"] = train.checkpoint.resume_minutes
     return {

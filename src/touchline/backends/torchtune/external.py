@@ -23,7 +23,7 @@ class TorchtuneTrainer:
     def command(self, launch: Launch) -> tuple[str, ...]:
         """Return the command of an attempt; a state of an earlier one is given as overrides of the config."""
         own = (recipe for recipe in RECIPES.values() if recipe.own and recipe.name in launch.modules)
-        recipe = next(own, None) or recipe_for(launch.devices, validation=False)
+        recipe = launch.recipe or (next(own, None) or recipe_for(launch.devices, validation=False)).name
         processes = ("--nproc_per_node", str(launch.devices)) if launch.devices > 1 else ()
         resumes = (
             ()
@@ -35,7 +35,7 @@ class TorchtuneTrainer:
             )
         )
         moved = () if launch.model is None else (f"checkpointer.checkpoint_dir={launch.model}",)
-        return (launch.program, "run", *processes, recipe.name, "--config", "finetune.yaml", *moved, *resumes)
+        return (launch.program, "run", *processes, recipe, "--config", "finetune.yaml", *moved, *resumes)
 
 
 TRAINER: ExternalTrainer = TorchtuneTrainer()

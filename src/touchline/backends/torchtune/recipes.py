@@ -9,8 +9,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from touchline.backends.external import RECIPE_MODULE
 from touchline.backends.package_files import package_text
 from touchline.spec.plan import Plan, PlannedRun
+
+VALIDATION_KEYS = ("dataset_val", "run_val_every_n_steps")
+"""Keys of finetune.yaml on validation."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,14 +55,35 @@ def has_validation(run: PlannedRun, plan: Plan) -> bool:
 
 def planned_recipe(run: PlannedRun, plan: Plan) -> Recipe:
     """Return the recipe of a planned run."""
+    if run.recipe is not None:
+        return Recipe(name=RECIPE_MODULE)
+    if run.train is not None and run.train.recipe is not None:
+        return Recipe(name=run.train.recipe)
     devices = 1 if run.batches is None else run.batches.data_parallel_size
     return recipe_for(devices, validation=has_validation(run, plan), on_cpu=plan.machine.kind == "cpu")
 
 
+def validation_keys(run: PlannedRun, plan: Plan) -> tuple[str, ...]:
+    """Return the keys of finetune.yaml on validation: none without a split, or for a recipe that reads none."""
+    if not has_validation(run, plan):
+        return ()
+    if run.recipe is None:
+        return VALIDATION_KEYS if planned_recipe(run, plan).own else ()
+    return tuple(key for key in VALIDATION_KEYS if key in run.recipe.keys)
+
+
 def recipe_text(run: PlannedRun, plan: Plan) -> str:
     """Return the recipe of a planned run for the plan."""
-    recipe = planned_recipe(run, plan)
-    return f"{recipe.name} ({'touchline' if recipe.own else 'torchtune'}'s own)"
+    recipe, file = planned_recipe(run, plan), run.recipe
+    if file is None:
+        text = f"{recipe.name} ({'touchline' if recipe.own else 'torchtune'}'s own)"
+    else:
+        text = f"{file.path} (your own code, {file.lines:,} lines, sha256 {file.sha256[:12]}: review it)"
+    if has_validation(run, plan) and "dataset_val" not in validation_keys(run, plan):
+        text += ", which takes no validation loss"
+    if run.train is not None and run.train.recipe is not None:
+        text += ". Not shown for train.recipe: losses equal to other trainers', resuming within an epoch"
+    return text
 
 
 COMPONENTS = "run_components"

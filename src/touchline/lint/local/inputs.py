@@ -21,6 +21,7 @@ from touchline.data.models import load_model
 from touchline.data.resolving import shown_example, with_columns
 from touchline.data.task_files import is_task_file, resolve_task
 from touchline.data.user_config import UserConfig
+from touchline.lint.local.recipes import read_recipe
 from touchline.plan.build import data_key
 from touchline.plan.learning_rate import with_learning_rates
 from touchline.plan.local.target import (
@@ -40,7 +41,7 @@ from touchline.spec.experiment import DataConfig, task_file_stem, with_fields
 from touchline.spec.labels import LabelSet, labels_of
 from touchline.spec.names import ModelLabel, label_of
 from touchline.spec.overlay import with_settings
-from touchline.spec.plan import PlannedRun, ShownExample
+from touchline.spec.plan import PlannedRun, RecipeFile, ShownExample, data_parallel_size
 from touchline.spec.read import LoadedExperiment
 from touchline.spec.runs import RunKind, RunSpec
 from touchline.spec.stages import chain_faults, stage_experiment, stage_places
@@ -72,6 +73,8 @@ class ResolvedInputs:
     """Readable datasets, by the path in the file."""
     tasks: dict[str, EvaluationTask] = field(default_factory=dict)
     """Valid tasks by name: those of `evaluate.tasks`, and the experiment's own if it is a file."""
+    recipes: dict[str, RecipeFile] = field(default_factory=dict)
+    """Recipes in files, by `train.recipe`."""
     target: Target | None = None
     """Machine of the runs; None if it is not given."""
     labels: list[LabelSet] = field(default_factory=list)
@@ -136,6 +139,7 @@ def resolve_inputs(
     _see_datasets(seen, settings)
     _see_target(seen, settings)
     _see_tasks(seen)
+    _see_recipes(seen)
     seen.findings += _cluster_findings(seen)
     seen.findings += _general_findings(seen)
     return seen
@@ -256,6 +260,27 @@ def _see_tasks(seen: ResolvedInputs) -> None:
             seen.tasks[name] = _portable(resolve_task(name, seen.root), seen.root)
         except InputError as fault:
             seen.findings += as_findings(fault, "EV301", where)
+
+
+def _see_recipes(seen: ResolvedInputs) -> None:
+    """Read the recipes that trainings name; files are parsed, not run."""
+    machine = None if seen.target is None else seen.target.machine
+    devices = data_parallel_size(seen.loaded.experiment.compute, machine)
+    kinds: dict[tuple[object, ...], list[RunSpec]] = {}
+    for spec in seen.specs:
+        if spec.kind is RunKind.FINE_TUNED and spec.train.recipe is not None:
+            key = (spec.train.recipe, spec.train.backend, spec.train.validate_every_steps, spec.data.path)
+            kinds.setdefault(key, []).append(spec)
+    for specs in kinds.values():
+        first = specs[0]
+        where = places_of_run(first, seen.loaded.document)("train.recipe").where
+        try:
+            recipe, found = read_recipe(first.train, seen.root, seen.datasets.get(first.data.path), devices)
+        except InputError as fault:
+            recipe, found = None, as_findings(fault, "BK001", where, subject="train.recipe")
+        if recipe is not None and first.train.recipe is not None:
+            seen.recipes[first.train.recipe] = recipe
+        seen.findings += of_runs([replace(finding, where=where) for finding in found], specs)
 
 
 def _see_own_task(seen: ResolvedInputs) -> None:

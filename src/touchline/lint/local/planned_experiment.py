@@ -371,6 +371,7 @@ def _plan_inputs(
         touchline_version=__version__,
         given=loaded.given,
         tasks=tuple(seen.tasks.values()),
+        recipes=seen.recipes,
         labels=tuple(seen.labels),
         context=build_planning_context(
             seen.target,

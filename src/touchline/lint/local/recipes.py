@@ -1,0 +1,72 @@
+"""Recipes that `train.recipe` names, on this machine: files are read, hashed and parsed, never executed."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+from touchline.backends.capabilities import unsupported
+from touchline.backends.registry import capabilities, recipe_faults, recipe_keys
+from touchline.core.catalog import DatasetInfo
+from touchline.core.errors import InputError
+from touchline.core.files import read_text_bounded, sha256_file
+from touchline.core.finding import Finding
+from touchline.core.near import near_names
+from touchline.data.task_files import local_modules, parsed_file
+from touchline.spec.anchors import portable_path
+from touchline.spec.experiment import TrainConfig
+from touchline.spec.plan import RecipeFile
+
+LIMIT_BYTES = 1 << 20
+
+
+def read_recipe(
+    train: TrainConfig, root: Path, dataset: DatasetInfo | None, devices: int
+) -> tuple[RecipeFile | None, list[Finding]]:
+    """Return the recipe of a training if it is a file, and what forbids a training by it.
+
+    Args:
+        train: the training.
+        root: the experiment's folder.
+        dataset: its dataset; None if it cannot be read.
+        devices: its data-parallel size.
+
+    Raises:
+        InputError: the file is not there, or no Python.
+    """
+    able = capabilities().get(train.backend)
+    if train.recipe is None or able is None or not able.recipes:
+        # Other trainers refuse the key.
+        return None, []
+    path = None if train.recipe_path is None else (root / Path(train.recipe_path).expanduser()).resolve()
+    tree = None if path is None else _parsed(path)
+    splits = () if dataset is None else dataset.splits
+    validates = any(split.name == "validation" and split.num_examples for split in splits)
+    faults = recipe_faults(train, tree, devices, validates=validates)
+    findings = [unsupported(train.backend, "recipe", f"recipe: {train.recipe}: {fault}", None) for fault in faults]
+    if path is None or tree is None:
+        return None, findings
+    recipe = RecipeFile(
+        path=portable_path(train.recipe, str(path), root.resolve()),
+        sha256=sha256_file(path),
+        lines=len(read_text_bounded(path, LIMIT_BYTES).splitlines()),
+        keys=recipe_keys(train.backend, tree),
+    )
+    return recipe, findings
+
+
+def _parsed(path: Path) -> ast.Module:
+    if not path.is_file() or path.suffix != ".py":
+        near = near_names(path.name, [each.name for each in path.parent.glob("*.py")], most=1)
+        raise InputError(
+            f"train.recipe: {str(path)!r} is not a Python file that is there",
+            expected="a recipe, relative to experiment.yaml",
+            hint=f"recipe: {near[0]}" if near else None,
+        )
+    tree = parsed_file(path, read_text_bounded(path, LIMIT_BYTES), "a recipe in Python")
+    if modules := local_modules(path, tree):
+        raise InputError(
+            f"train.recipe: {str(path)!r} imports {', '.join(module.name for module in modules)} beside it",
+            expected="one file, which is copied into each run's folder, or a package that its environment has",
+        )
+    return tree
