@@ -199,8 +199,8 @@ def test_a_plan_stops_at_an_error_until_it_is_allowed(call: Call, tmp_path: Path
     allowed = call("plan", "tiny", "--allow", "DA3,EV")
     assert allowed.returncode == 0, allowed.stderr
     assert "(allowed)" in allowed.stderr
-    assert call("prepare", "tiny").returncode == 0
-    assert call("plan", "tiny").returncode == 0, "what was allowed is remembered"
+    assert call("plan", "tiny").returncode == 2, "what was allowed belongs to the plan that it was given to"
+    assert call("prepare", "tiny").returncode == 0, "and that plan is still there"
 
 
 def test_nothing_that_trains_is_imported(tmp_path: Path) -> None:

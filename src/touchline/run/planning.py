@@ -34,7 +34,7 @@ from touchline.spec.bounds import SIZE_LIMIT_BYTES
 from touchline.spec.evaluation import decoding_text
 from touchline.spec.overlay import with_settings
 from touchline.spec.plan import Plan, PlannedRun
-from touchline.spec.read import LoadedExperiment, read_settings
+from touchline.spec.read import ONE_FOR_ALL, LoadedExperiment, one_for_all, read_settings
 from touchline.statistics.spread_types import SpreadInput
 
 if TYPE_CHECKING:
@@ -338,7 +338,10 @@ def accept_edits(planned: LoadedPlan, settings: UserConfig, name: str) -> Loaded
     if run_ is None or run_.train is None:
         raise InputError(f"{name} is a control; it trains nothing", hint="touchline plan DIR --accept")
     now = flat_settings(run_)
-    accepted = {**run_.accepted, **{key: value for key, value in edited.items() if now.get(key) != value}}
+    edits = {key: value for key, value in edited.items() if now.get(key) != value}
+    if shared := [one_for_all(key, document.where(key.split("."))) for key in edits if key in ONE_FOR_ALL]:
+        raise InputError(f"{path}: {plural(len(shared), 'error')}", findings=shared)
+    accepted = {**run_.accepted, **edits}
     loaded = read_recorded(folder, old)
     _, faults = with_settings(
         loaded.experiment, {key: value for key, value in accepted.items() if key != "seed"}, document

@@ -26,12 +26,12 @@ from touchline.spec.validate import adapter, build, dotted_keys, unknown_key
 _STAND_IN = adapter(Experiment).validate_python({"name": "x", "models": ("x",), "data": DataConfig(path="x")})
 """Experiment that levels are tried on if the file itself has errors, so that all errors are reported at once."""
 
-_ONE_FOR_ALL = ("evaluate.quantization",)
+ONE_FOR_ALL = ("evaluate.quantization",)
 """Keys under these parts that are one value for the whole experiment."""
 _SETTABLE = tuple(
     key
     for key in dotted_keys(Experiment)
-    if key.split(".")[0] in FACTOR_ROOTS and "." in key and key not in _ONE_FOR_ALL
+    if key.split(".")[0] in FACTOR_ROOTS and "." in key and key not in ONE_FOR_ALL
 )
 
 _BRACED = ("data.prompt", "run_names")
@@ -138,7 +138,7 @@ def read_settings(text: str, path: str) -> tuple[YamlDocument, dict[str, object]
         if isinstance(node, dict) and group and prefix != "train.checkpoint.every":
             for key, value in node.items():
                 walk(value, f"{prefix}.{key}" if prefix else key)
-        elif prefix in _SETTABLE or prefix == "seed":
+        elif prefix in (*_SETTABLE, *ONE_FOR_ALL, "seed"):
             settings[prefix] = node
         else:
             findings.append(unknown_key(prefix, prefix, (*_SETTABLE, "seed"), document.where(prefix.split("."))))
@@ -198,12 +198,17 @@ def _key_faults(data: dict[str, Any], document: YamlDocument) -> list[Finding]:
         for path, entry in _entries(data, part):
             for key in (key for key in entry if key not in known):
                 where = document.where((*path, key))
-                if key in _ONE_FOR_ALL:
-                    message = f"{key} is one value for all runs and controls, so that their scores can be compared"
-                    findings.append(error("EX003", key, message, where, f"{key}=VALUE as an override, or in the file"))
+                if key in ONE_FOR_ALL:
+                    findings.append(one_for_all(key, where))
                 else:
                     findings.append(unknown_key(key, key, known, where))
     return findings
+
+
+def one_for_all(key: str, where: Location) -> Finding:
+    """Return the finding for a key that some runs are to have with another value."""
+    message = f"{key} is one value for all runs and controls, so that their scores can be compared"
+    return error("EX003", key, message, where, f"{key}=VALUE as an override, or in the file")
 
 
 def _level_faults(experiment: Experiment, data: dict[str, Any], document: YamlDocument) -> list[Finding]:
