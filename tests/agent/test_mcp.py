@@ -117,7 +117,8 @@ def test_looking_is_open_short_structured_and_changes_nothing(home: Home) -> Non
             assert tool.input_schema["additionalProperties"] is False
         before = hashes(root / "experiment")
         for (name, arguments), found in zip(READS, await answers(client, READS), strict=True):
-            assert len(json.dumps(found)) < 9000, name
+            # One run in full is the longest; the memory of its evaluation made it 9,600.
+            assert len(json.dumps(found)) < 10_000, name
             assert "Traceback" not in json.dumps(found), arguments
         assert hashes(root / "experiment") == before
 

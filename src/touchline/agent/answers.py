@@ -15,8 +15,6 @@ TEXT_CHARACTERS = 600
 """Longest text in a summary."""
 SECTION_ITEMS = 200
 """Longest list in a section; the rest is read from the files."""
-_DIGITS = 6
-"""Significant digits of numbers, which files have in full."""
 _QUANTITY_KEYS = frozenset({"value", "unit", "low", "high", "missing", "extrapolated"})
 
 Data = dict[str, Any]
@@ -57,8 +55,8 @@ def section(data: Mapping[str, Any], name: str) -> Data:
         )
     value = data[name]
     if isinstance(value, list) and len(value) > SECTION_ITEMS:
-        return {name: _rounded(value[:SECTION_ITEMS]), "left_out": {name: len(value) - SECTION_ITEMS}}
-    return {name: _rounded(value)}
+        return {name: value[:SECTION_ITEMS], "left_out": {name: len(value) - SECTION_ITEMS}}
+    return {name: value}
 
 
 def one_run(data: Mapping[str, Any], run: str) -> Data:
@@ -71,16 +69,7 @@ def one_run(data: Mapping[str, Any], run: str) -> Data:
     found = [each for each in data["runs"] if each["name"] == run]
     if not found:
         raise InputError(f"there is no run {run!r}", expected=f"one of {', '.join(names[:ITEMS])}")
-    return {"runs": _rounded(found)}
-
-
-def _rounded(value: Any) -> Any:
-    """Return data with short numbers and without the keys of an entry that have no value."""
-    if isinstance(value, dict):
-        return {key: _rounded(each) for key, each in value.items() if each is not None}
-    if isinstance(value, list):
-        return [_rounded(each) for each in value]
-    return float(f"{value:.{_DIGITS}g}") if isinstance(value, float) else value
+    return {"runs": found}
 
 
 def _short(value: Any) -> Any:
@@ -91,4 +80,4 @@ def _short(value: Any) -> Any:
         return {key: _short(each) for key, each in value.items() if key in kept and each is not None}
     if isinstance(value, list):
         return [_short(each) for each in value[:ITEMS]]
-    return shorten(value, TEXT_CHARACTERS) if isinstance(value, str) else _rounded(value)
+    return shorten(value, TEXT_CHARACTERS) if isinstance(value, str) else value
