@@ -156,6 +156,7 @@ def test_a_budget_is_used_for_the_smallest_difference(folder: Path, settings: Us
 
 def test_own_seeds_measure_spread_and_flips(folder: Path, settings: UserConfig) -> None:
     """Both levels with three seeds: four degrees of freedom, and a range around what was made."""
+    (folder / "experiment.yaml").write_text(COMMENTED.replace("seeds: [7]", "seeds: [1, 2, 3]"))
     finish(folder, settings, [1, 2, 3])
     answer = api.design(folder, settings)
     assert set(sources(answer).values()) == {SpreadSource.OWN_RUNS}

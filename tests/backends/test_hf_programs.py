@@ -15,6 +15,7 @@ from touchline import api
 from touchline.backends.argument_tables import argument_table, expected_instead
 from touchline.backends.external import Launch
 from touchline.backends.imports import Reason
+from touchline.backends.planning import resolve_adapter_dtype
 from touchline.backends.protocol import ExampleLengths
 from touchline.backends.registry import environment_of, external_trainer, get_backend, refused_settings
 from touchline.core.errors import InputError
@@ -93,7 +94,10 @@ def test_settings_are_rendered_by_each_trainers_own_names(experiment: PlannedExp
 def test_a_rendered_config_is_imported_with_the_same_settings(
     experiment: PlannedExperiment, backend: str, tmp_path: Path
 ) -> None:
-    """`touchline import` is the way back: all that the trainer's file can state of a planned training."""
+    """`touchline import` is the way back: all that the trainer's file can state of a planned training.
+
+    No key of it states the adapter's dtype: `auto` gives the planned one for this trainer.
+    """
     for run in experiment.plan.runs:
         if run.train is None or run.batches is None or run.train.backend != backend:
             continue
@@ -111,7 +115,9 @@ def test_a_rendered_config_is_imported_with_the_same_settings(
             base_dtype=found.train.base_dtype,
             validate_every_steps=None,
         )
-        assert replace(found.train, **steps_alone) == planned
+        assert found.train.lora.dtype == "auto"
+        resolved = resolve_adapter_dtype(found.train, experiment.plan.machine, get_backend(backend).capabilities)
+        assert replace(resolved, **steps_alone) == planned
         assert found.train.base_dtype == train.base_dtype or train.base_dtype == "auto"
         assert found.seeds == (run.seed,)
 

@@ -19,7 +19,7 @@ from touchline.core.catalog import Dimensions, SplitInfo
 from touchline.core.estimate import MemoryEstimate, MemoryVerdict
 from touchline.core.finding import Finding, Severity
 from touchline.core.quantity import Missing
-from touchline.lint.local.checking_experiment import planned_findings
+from touchline.lint.local.planned_experiment import planned_findings
 from touchline.plan.build import PlanInputs, build_plan, data_key
 from touchline.plan.context import PlanningContext
 from touchline.plan.local.target import gpu_target

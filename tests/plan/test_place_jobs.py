@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from tests.run.made_plans import CPU, GPU, made_control, made_plan, made_run
+from tests.run.made_plans import CPU, GPU, made_control, made_memory, made_plan, made_run
 
 from touchline.core.errors import InputError
 from touchline.core.quantity import Missing, Quantity
@@ -56,10 +56,10 @@ def test_jobs_hold_what_their_scripts_ask_for() -> None:
 
 def test_on_a_processor_the_predicted_memory_and_its_threads_are_held() -> None:
     compute = ComputeConfig(gpus_per_run=0)
-    training, evaluation = place_jobs(made_plan(made_run(), compute=compute, machine=CPU), SlurmSite())
+    run = replace(made_run(), evaluate_memory=made_memory(1.75))
+    training, evaluation = place_jobs(made_plan(run, compute=compute, machine=CPU), SlurmSite())
     assert (training.gpus, training.cpus, training.memory_gb) == (0, 2, 2.43)
-    # As its script asks: what a training of its model takes at most.
-    assert evaluation.memory_gb == 2.43
+    assert evaluation.memory_gb == 1.75
 
 
 def test_what_nobody_can_predict_is_told_once_with_its_reason() -> None:

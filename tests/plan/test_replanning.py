@@ -13,7 +13,7 @@ from tests.tiny_model import write_tiny_words
 
 from tools.tiny_model import write_tiny_model
 from touchline import api
-from touchline.core.estimate import MemoryVerdict
+from touchline.core.estimate import MemoryEstimate, MemoryVerdict
 from touchline.core.levels import Level
 from touchline.core.quantity import Quantity
 from touchline.data.user_config import UserConfig
@@ -63,12 +63,13 @@ def test_memory_is_a_share_of_the_machine_and_jobs_have_time_limits(tiny: tuple[
     plan = api.plan(folder, settings, dry_run=True).plan
     whole = Quantity(value=80.0, unit="GiB")
     run = plan.runs[0]
-    assert run.train is not None
-    half = replace(run, peak_memory=Quantity(value=40.0, unit="GiB"))
+    assert isinstance(run.memory, MemoryEstimate)
+    process = replace(run.memory.process, value=40.0, low=38.0, high=42.0)
+    half = replace(run, memory=replace(run.memory, process=process))
     on_gpu = replace(plan, runs=(half,), machine=replace(GPU, memory=whole))
     (runs,) = [each for each in sections(on_gpu) if each.title == "All runs"]
     memory = str(runs.tables[0].rows[0][7])
-    assert ", 50%, " in memory
+    assert "40 (38 to 42) GiB, 50%, " in memory
     assert any(verdict.value in memory for verdict in MemoryVerdict)
     assert not [each for each in sections(plan) if each.title == "Time limits" and each.tables]
     cluster = made_plan(compute=ComputeConfig(executor="slurm"))

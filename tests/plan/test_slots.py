@@ -36,6 +36,7 @@ pytestmark = pytest.mark.planning
 
 CPU = replace(cpu_machine("AMD EPYC", 2), memory=Quantity(value=16, unit="GiB"))
 IN_SLOTS = replace(CPU, slots=2)
+ON_CPU = ComputeConfig(gpus_per_run=0)
 
 
 def gain(value: float, half: float = 0.1) -> Estimate:
@@ -137,12 +138,12 @@ def test_jobs_end_as_the_queue_starts_them() -> None:
 def test_totals_count_what_a_run_holds_of_the_cpu() -> None:
     """Two at a time take half as long; evaluations follow one at a time; a stage waits for its parent."""
     runs = [made_run("a"), made_run("b"), made_control()]
-    alone, in_slots = (totals(runs, machine, 0, shared=True) for machine in (CPU, IN_SLOTS))
+    alone, in_slots = (totals(runs, machine, ON_CPU, shared=True) for machine in (CPU, IN_SLOTS))
     assert value(alone["wall_seconds"]) == 2 * 3600 + 3 * 600
     assert value(in_slots["wall_seconds"]) == 3600 + 3 * 600
     assert value(in_slots["gpu_hours"]) == pytest.approx((3600 + 3 * 600) / 3600)
     chain = [made_run("a"), made_run("b", link=ParentLink(stage="hard", parent="a", continue_="adapter"))]
-    assert value(totals(chain, IN_SLOTS, 0, shared=True)["wall_seconds"]) == 2 * 3600 + 2 * 600
+    assert value(totals(chain, IN_SLOTS, ON_CPU, shared=True)["wall_seconds"]) == 2 * 3600 + 2 * 600
 
 
 @pytest.fixture

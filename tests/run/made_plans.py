@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from touchline.core.catalog import DatasetInfo, ModelInfo, SplitInfo
+from touchline.core.estimate import Estimate, EvidenceLevel, MemoryEstimate, MemoryVerdict
 from touchline.core.levels import Level
 from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Measured, Missing, Quantity
@@ -52,6 +53,15 @@ CPU = TargetMachine(
     base_dtype="float32", source="this machine",
 )  # fmt: skip
 GPU = replace(CPU, kind="gpu", name="NVIDIA A100-SXM4-80GB", threads=None, base_dtype="bfloat16")
+
+
+def made_memory(upper: float) -> MemoryEstimate:
+    """An estimate of 1.5 GiB, with this upper end."""
+    of_process = Estimate(value=1.5, unit="GiB", low=1.0, high=upper, method="closed form", rung=EvidenceLevel.NOTHING)
+    return MemoryEstimate(
+        allocated=of_process, reserved=of_process, process=of_process, breakdown={}, capacity_gib=NO_RUNS,
+        verdict=MemoryVerdict.UNKNOWN, assumption="none",
+    )  # fmt: skip
 
 
 def made_run(

@@ -10,10 +10,20 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.run.made_plans import CPU, FULL_SITE, GPU, MODEL, NO_RUNS, SITE, made_control, made_plan, made_run
+from tests.run.made_plans import (
+    CPU,
+    FULL_SITE,
+    GPU,
+    MODEL,
+    NO_RUNS,
+    SITE,
+    made_control,
+    made_memory,
+    made_plan,
+    made_run,
+)
 
 from touchline.backends.registry import launch_commands
-from touchline.core.estimate import Estimate, EvidenceLevel, MemoryEstimate, MemoryVerdict
 from touchline.core.finding import Finding, Location
 from touchline.core.quantity import Missing, Quantity
 from touchline.lint.rule import check_view
@@ -157,17 +167,11 @@ def test_memory_on_a_processor_is_the_upper_end_of_the_prediction() -> None:
 
 def test_an_evaluation_on_a_processor_asks_for_its_own_memory() -> None:
     """A control too, each for its own; where nothing is predicted it asks for nothing."""
-
-    def gib(upper: float) -> MemoryEstimate:
-        of_process = Estimate(
-            value=1.5, unit="GiB", low=1.0, high=upper, method="closed form", rung=EvidenceLevel.NOTHING
-        )
-        return MemoryEstimate(
-            allocated=of_process, reserved=of_process, process=of_process, breakdown={}, capacity_gib=NO_RUNS,
-            verdict=MemoryVerdict.UNKNOWN, assumption="none",
-        )  # fmt: skip
-
-    plan = made_plan(replace(made_run(), evaluate_memory=gib(4)), replace(made_control(), evaluate_memory=gib(2)))
+    trained, control = (
+        replace(made_run(), evaluate_memory=made_memory(4)),
+        replace(made_control(), evaluate_memory=made_memory(2)),
+    )
+    plan = made_plan(trained, control)
     sizes = [asked(script("eval.slurm", run=run, plan=plan))["mem"] for run in plan.runs]
     assert sizes == ["4G", "2G"]
     unknown = made_plan(made_run(), made_control())

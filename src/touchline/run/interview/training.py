@@ -6,7 +6,6 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from touchline.backends.registry import capabilities, get_backend, traits_of
 from touchline.core.errors import InputError
 from touchline.core.quantity import Missing
 from touchline.run.interview.answers import (
@@ -52,6 +51,7 @@ def _executor_default(interview: Interview) -> Defaulted:
 def _trainers(interview: Interview) -> list[str]:
     """Return the trainers that can run here what was answered so far; first those for a cluster, if there is one."""
     from touchline.backends.capabilities import unsupported_settings
+    from touchline.backends.registry import capabilities, traits_of
     from touchline.run.environments import backend_states
 
     able = capabilities()
@@ -71,6 +71,8 @@ def _trainers(interview: Interview) -> list[str]:
 
 
 def _trainer_default(interview: Interview) -> Defaulted:
+    from touchline.backends.registry import traits_of
+
     found = _trainers(interview)
     if not found:
         return Default(text=DEFAULT_BACKEND, reason="none can train here: touchline backend list says what is missing")
@@ -79,6 +81,8 @@ def _trainer_default(interview: Interview) -> Defaulted:
 
 
 def _trainer(texts: Sequence[str], _: Interview) -> str:
+    from touchline.backends.registry import get_backend
+
     return get_backend(one_word(texts)).name
 
 
