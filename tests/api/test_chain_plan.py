@@ -14,6 +14,7 @@ from touchline import api
 from touchline.core.errors import InputError, PlanDriftError
 from touchline.core.quantity import Quantity
 from touchline.data.user_config import UserConfig
+from touchline.lint.local.inputs import errors_of
 from touchline.spec.plan import Plan, PlannedRun
 
 pytestmark = pytest.mark.planning
@@ -130,7 +131,7 @@ def test_an_edit_that_reshapes_a_parents_adapter_is_refused(tmp_path: Path, sett
     setup.write_text(setup.read_text().replace("rank: 4", "rank: 2"))
     with pytest.raises(InputError) as caught:
         api.prepare(tmp_path, settings, run=EASY, accept=True)
-    assert {finding.code for finding in caught.value.findings} == {"EX128"}
+    assert {finding.code for finding in errors_of(caught.value.findings)} == {"EX128"}
 
 
 def test_finetune_yaml_names_the_parent(tmp_path: Path, settings: UserConfig) -> None:
@@ -154,7 +155,7 @@ def test_faults_of_stages_stop_a_plan_all_at_once_whatever_is_allowed(tmp_path: 
     broken = broken.replace("controls:", "  - {name: third, parent: hard}\ncontrols:")
     with pytest.raises(InputError) as caught:
         planned(tmp_path, settings, broken)
-    found = {(each.code, each.where.line if each.where else None) for each in caught.value.findings}
+    found = {(each.code, each.where.line if each.where else None) for each in errors_of(caught.value.findings)}
     assert found == {("EX121", 15), ("EX126", 16)}
     assert not (tmp_path / "plan.json").exists()
 
@@ -164,7 +165,7 @@ def test_a_level_that_a_stage_overrides_may_not_reshape_the_adapter(tmp_path: Pa
     text = CHAIN.replace("train: {learning_rate: 5e-3}", "train: {lora: {rank: 4}}")
     with pytest.raises(InputError) as caught:
         planned(tmp_path, settings, text + "factors: {train.lora.rank: [4, 2]}\n")
-    (finding,) = caught.value.findings
+    (finding,) = errors_of(caught.value.findings)
     assert (finding.code, finding.where and finding.where.line) == ("EX128", 15)
 
 

@@ -14,6 +14,7 @@ from tools.tiny_model import write_tiny_model
 from touchline import api
 from touchline.core.errors import InputError
 from touchline.data.user_config import UserConfig
+from touchline.lint.local.inputs import errors_of
 from touchline.plan.files import plan_from_json
 from touchline.run.scripts.experiment import wanted_checkpoints
 from touchline.spec.experiment import GeneralConfig
@@ -159,8 +160,8 @@ def test_a_long_prompt_with_a_long_answer_is_told_before_anything_runs(tmp_path:
     (tmp_path / "experiment.yaml").write_text(CONTROLLED.replace("max_seq_len: 128", tight))
     with pytest.raises(InputError) as caught:
         api.plan(tmp_path, settings)
-    (finding,) = caught.value.findings
-    assert (finding.code, finding.subject) == ("DA201", "1M_shuffled: train.max_seq_len")
+    (finding,) = errors_of(caught.value.findings)
+    assert (finding.code, finding.subject, finding.runs) == ("DA201", "train.max_seq_len", ("1M_shuffled",))
     assert "with shuffled answers" in finding.message
 
 

@@ -13,6 +13,7 @@ from touchline import api
 from touchline.core.errors import InputError
 from touchline.core.quantity import Quantity
 from touchline.data.user_config import UserConfig
+from touchline.lint.local.inputs import errors_of
 from touchline.spec.plan import BatchSummary, Plan, PlannedRun
 
 pytestmark = pytest.mark.planning
@@ -109,7 +110,7 @@ def test_sizes_that_do_not_divide_the_global_batch_are_refused(tmp_path: Path, s
     for devices, more, message, hint in cases:
         with pytest.raises(InputError) as error:
             plan_on(tmp_path, settings, devices, *more)
-        (finding,) = error.value.findings
+        (finding,) = errors_of(error.value.findings)
         assert finding.code == "TR001"
         assert message in finding.message
         assert finding.hint is not None

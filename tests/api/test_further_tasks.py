@@ -19,6 +19,7 @@ from touchline.core.errors import InputError, PlanDriftError
 from touchline.core.quantity import Missing
 from touchline.data.evaluations import read_evaluation_config
 from touchline.data.user_config import UserConfig
+from touchline.lint.local.inputs import errors_of
 from touchline.plan import times
 from touchline.plan.files import plan_from_json
 from touchline.results.collect import collect_results
@@ -97,7 +98,7 @@ def test_a_column_of_clusters_is_looked_for_before_anything_is_trained(tmp_path:
     folder = make(tmp_path / "x", EVALUATE.replace("12}", "12, cluster: inptu}"))
     with pytest.raises(InputError) as caught:
         api.plan(folder, settings)
-    (finding,) = caught.value.findings
+    (finding,) = errors_of(caught.value.findings)
     assert finding.code == "DA105"
     assert "no column 'inptu', which evaluate.cluster asks for" in finding.message
     assert finding.hint == "did you mean 'input'? columns here: input, output"
@@ -123,7 +124,7 @@ def test_a_wrong_task_is_told_with_the_plan(tmp_path: Path, settings: UserConfig
     folder = make(tmp_path / "x", WITH_TASKS.replace("[tasks/mine.py, exact_match]", tasks))
     with pytest.raises(InputError) as caught:
         api.plan(folder, settings)
-    (finding,) = caught.value.findings
+    (finding,) = errors_of(caught.value.findings)
     assert finding.code == "EV301"
     assert words in finding.message
     assert finding.where is not None

@@ -16,6 +16,7 @@ from touchline.core.errors import FindingsError
 from touchline.core.finding import Finding
 from touchline.data.user_config import UserConfig
 from touchline.lint.checked import CheckRequest
+from touchline.lint.local import planned_experiment
 
 pytestmark = pytest.mark.planning
 
@@ -28,15 +29,15 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> UserConfig:
     return seed_settings(tmp_path_factory.mktemp("seed"))
 
 
-def test_a_plan_that_cannot_fit_is_refused_until_its_run_has_started(tmp_path: Path, settings: UserConfig) -> None:
-    """As a plan of an earlier version, or one whose `allow` was taken back."""
+def test_a_plan_that_cannot_fit_is_refused_until_its_run_has_started(
+    tmp_path: Path, settings: UserConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a plan of an earlier version, which did not judge memory."""
     folder = write_experiment(tmp_path / "exp")
-    yaml = folder / "experiment.yaml"
-    written = yaml.read_text()
-    yaml.write_text(f"{written}allow: [PK001]\n")
-    (run,) = (run for run in api.plan(folder, settings, PACKED).plan.runs if run.train is not None)
-    api.prepare(folder, settings)
-    yaml.write_text(written)
+    with monkeypatch.context() as earlier:
+        earlier.setattr(planned_experiment, "memory_findings", lambda *_: ())
+        (run,) = (run for run in api.plan(folder, settings, PACKED).plan.runs if run.train is not None)
+        api.prepare(folder, settings)
     for verb in (api.prepare, api.submit):
         with pytest.raises(FindingsError) as refused:
             verb(folder, settings)

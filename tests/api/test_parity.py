@@ -125,12 +125,13 @@ def test_data_that_cannot_be_rendered_are_information(folder: Path, rows: str | 
     assert said in found[0].message
 
 
-def test_a_broken_tokenizer_is_told_once_for_all_trainings(folder: Path) -> None:
-    """Its own findings, with its path."""
+def test_a_broken_tokenizer_is_told_of_each_training(folder: Path) -> None:
+    """With one text and place: who collects findings tells it once, with the runs."""
     write(folder, {"models/tiny/tokenizer.json": "{}"})
     parity = Parity(folder / "models")
-    found = [finding.code for _ in range(3) for finding in parity.findings(stated(folder), folder)]
-    assert found == ["TK101"]
+    found = [finding for _ in range(3) for finding in parity.findings(stated(folder), folder)]
+    assert [finding.code for finding in found] == ["TK101"] * 3
+    assert len({(finding.message, finding.where) for finding in found}) == 1
 
 
 def test_a_registered_dataset_is_found_by_its_registry(folder: Path) -> None:

@@ -99,6 +99,7 @@ _ROWS = (
     _Row("train.checkpoint.keep", "checkpoints kept"),
     _Row("train.checkpoint.resume_minutes", "training state saved every", "minutes"),
     _Row("train.backend", "trainer"),
+    _Row("train.recipe", "recipe", unset="the trainer's own"),
     _Row("models", "base model"),
     _Row("data.path", "dataset"),
     _Row("data.input", "input column"),

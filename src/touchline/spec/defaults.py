@@ -102,6 +102,7 @@ DEFAULTS: Final = (
     _row("train.checkpoint.keep", "all", "nothing is deleted unless you say so"),
     _row("train.checkpoint.resume_minutes", RESUME_INTERVAL, "a killed run loses at most this much work"),
     _row("train.backend", DEFAULT_BACKEND, "consumes exactly the micro-batches that were planned"),
+    _row("train.recipe", "none", "the recipe that the trainer has for this training; the plan names it"),
     _row("data.input", "input", "found by the names of the columns"),
     _row("data.output", "output", "found by the names of the columns"),
     _row("data.images", "none", "texts alone"),
