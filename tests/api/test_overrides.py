@@ -23,7 +23,9 @@ from touchline import api
 from touchline.api import running
 from touchline.core.errors import PlanDriftError
 from touchline.data.user_config import UserConfig
+from touchline.plan.sections import left_text
 from touchline.run import launching
+from touchline.run.marks import LEFT, RunMark
 from touchline.run.planning import LoadedPlan, read_planned
 from touchline.run.preparing import write_folders
 from touchline.spec.plan import Plan
@@ -85,6 +87,35 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> UserConfig:
     place = tmp_path_factory.mktemp("overrides")
     write_tiny_model(place / "models" / "Tiny-1M-Instruct")
     return UserConfig(models_dir=place / "models", cache_dir=place / "cache", history_dir=place / "history")
+
+
+def test_a_dry_run_of_what_would_be_refused_shows_the_plan_and_says_so(tmp_path: Path, settings: UserConfig) -> None:
+    """What a change costs is a question that a finished experiment has too; nothing is written for it."""
+    folder = new_experiment(tmp_path / "x")
+    first = api.plan(folder, settings)
+    finish(first, [first.plan.runs[0].name], settings)
+    before = (folder / "plan.json").read_bytes()
+    with pytest.raises(PlanDriftError):
+        api.plan(folder, settings, ("train.epochs=3",))
+    asked = api.plan(folder, settings, ("train.epochs=3",), dry_run=True)
+    assert {run.train.epochs for run in asked.plan.runs if run.train is not None} == {3}
+    (said,) = (note for note in asked.notes if "without --dry-run" in note)
+    assert "have already started: 1M_rank2" in said
+    assert "train.epochs=3 --accept" in said
+    assert asked.marks["1M_rank2"] is RunMark.CHANGED
+    assert (folder / "plan.json").read_bytes() == before
+
+
+def test_a_plan_with_finished_runs_says_what_is_left(tmp_path: Path, settings: UserConfig) -> None:
+    """A total that holds what is done is not what a user decides on."""
+    folder = new_experiment(tmp_path / "x")
+    first = api.plan(folder, settings)
+    assert left_text(first.plan, [run.name for run in first.plan.runs]) is None
+    finish(first, [first.plan.runs[0].name], settings)
+    again = api.plan(folder, settings)
+    left = [name for name, mark in again.marks.items() if mark in LEFT]
+    assert left == [run.name for run in again.plan.runs[1:]]
+    assert "left to do, 2 runs: " in (left_text(again.plan, left) or "")
 
 
 class Starts:

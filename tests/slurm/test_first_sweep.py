@@ -9,6 +9,8 @@ from tests.slurm.test_run_on_slurm import Site, site, until
 from tests.tiny_model import write_tiny_words
 from tests.trainer_environments import require_trainer
 
+from touchline.data.machine import cpu_name
+
 __all__ = ["site"]
 pytestmark = pytest.mark.slurm
 INIT = ("--template", "capitalization", "--model", "Tiny-1M-Instruct", "--vary", "rank=2,4", "--trainer", "torchtune")
@@ -38,3 +40,5 @@ def test_from_a_question_to_a_report_through_torchtune(site: Site) -> None:
         assert "tune run" in (folder / name / "finetune.yaml").read_text()
         rows = [json.loads(line) for line in (folder / name / "metrics.jsonl").read_text().splitlines()]
         assert sum("loss" in row for row in rows) >= 12
+        # The name by which times are looked up: the next plan counts on this run's steps.
+        assert rows[0]["device"] == cpu_name()

@@ -68,6 +68,7 @@ def test_the_trainer_does_the_planned_training(experiment: PlannedExperiment) ->
     (_, ours), (run, theirs) = experiment.run(0), experiment.run(1)
     assert run_external(theirs, Stop())
     one, other = metrics(ours), metrics(theirs)
+    assert other.attempts[0].device == one.attempts[0].device, "times are looked up by it"
     assert len(one.steps) == len(other.steps) == run.batches.steps  # type: ignore[union-attr]
     for expected, found in zip(one.steps, other.steps, strict=True):
         assert (

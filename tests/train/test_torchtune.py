@@ -107,6 +107,7 @@ def test_the_first_steps_are_those_of_our_own_trainer(unpacked: tuple[Path, Path
     )
     assert ours.attempts[0].trainable_parameters == theirs.attempts[0].trainable_parameters
     assert ours.attempts[0].label_text == theirs.attempts[0].label_text
+    assert ours.attempts[0].device == theirs.attempts[0].device, "times are looked up by it"
     assert theirs.validations[-1].loss < theirs.validations[0].loss - 0.05
 
 

@@ -11,7 +11,7 @@ from touchline.core.callbacks import MessageCallback, ProgressCallback, ignore_m
 from touchline.data.user_config import UserConfig
 from touchline.run.folders import ExperimentFolder
 from touchline.run.plan_inputs import decided_on_disk
-from touchline.run.planning import LoadedPlan, commit_plan, read_planned, resolve
+from touchline.run.planning import LoadedPlan, commit_plan, read_planned, refuse_drift, resolve
 from touchline.run.recorded import change_lines, choose_overrides, explained_drift, read_file, recorded_lines
 from touchline.spec.recorded import compare_with_plan
 
@@ -95,7 +95,7 @@ def plan(
         overrides: dotted `key=value`, for this plan alone.
         allow: codes of errors to ignore, besides those that the file ignores.
         accept: re-plan started runs too; their results are moved to superseded/.
-        dry_run: write nothing.
+        dry_run: write nothing; a note says why writing would be refused.
         on_progress: receives the number of tokenized examples and their total, if lengths are unknown.
         measure: receives the plan before it is written and measures unknown values. True means "plan again".
 
@@ -116,7 +116,7 @@ def plan(
         new, notes = resolve(loaded, folder, settings, old, accepted, on_progress)
         if measure is not None:
             # Nothing is measured for a plan that is refused.
-            commit_plan(folder, old, new, accept=accept, dry_run=True, notes=notes)
+            refuse_drift(folder, old, new, accept=accept)
             if measure(new, folder):
                 new, notes = resolve(loaded, folder, settings, old, accepted, on_progress)
         planned = commit_plan(folder, old, new, accept=accept, dry_run=dry_run, notes=notes)

@@ -13,7 +13,7 @@ from touchline.core.text import without_controls
 from touchline.core.units import plural
 
 if TYPE_CHECKING:
-    from touchline.spec.experiment import DataConfig
+    from touchline.core.catalog import Example
 
 models_app = typer.Typer(
     help="List base models on this machine, check or fetch one.", no_args_is_help=True, rich_markup_mode=None
@@ -119,10 +119,10 @@ def data_show(
 ) -> None:
     """Show splits, sizes, hash, first row and problems."""
     from touchline.cli.auditing import stated_columns
-    from touchline.core.catalog import DatasetInfo
+    from touchline.core.catalog import DatasetInfo, Example
     from touchline.core.units import format_bytes
     from touchline.data.datasets import load_dataset
-    from touchline.data.resolving import with_columns
+    from touchline.data.resolving import first_row, with_columns
     from touchline.spec.experiment import DataConfig
 
     stated = DataConfig(
@@ -130,30 +130,34 @@ def data_show(
     )
     data = with_columns(stated, stated_columns(input_column, output_column), Path(), None)
     info = load_dataset(data, Path())
+    readable = not any(finding.severity == "error" for finding in info.findings)
+    found = first_row(data, Path()) if readable else None
+    example, used, unused = (None, (), ()) if found is None else found
     if json:
-        print_json(DatasetInfo, info, "dataset")
+        print_json(
+            DatasetInfo,
+            info,
+            "dataset",
+            first_row=(Example | None, example),
+            columns_used=(tuple[str, ...], used),
+            columns_not_used=(tuple[str, ...], unused),
+        )
     else:
         rows = [(split.name, f"{split.num_examples:,}", split.sha256[:16]) for split in info.splits]
         print_table(
             ("split", "examples", "sha256"), rows, title=f"{info.path} ({info.format}, {format_bytes(info.size_bytes)})"
         )
         print_output(f"splits: {info.split_origin}")
-        if not any(finding.severity == "error" for finding in info.findings):
-            _show_row(data)
+        if example is not None:
+            print_output(f"columns used: {', '.join(used)}; not used: {', '.join(unused) or 'none'}")
+            _show_row(example)
     show_findings(info.findings)
-    if any(finding.severity == "error" for finding in info.findings):
+    if not readable:
         raise typer.Exit(1)
 
 
-def _show_row(data: DataConfig) -> None:
-    """Print the first training row, turn by turn, and the columns that it is made of."""
-    from touchline.data.resolving import first_row
-
-    found = first_row(data, Path())
-    if found is None:
-        return
-    example, used, unused = found
-    print_output(f"columns used: {', '.join(used)}; not used: {', '.join(unused) or 'none'}")
+def _show_row(example: Example) -> None:
+    """Print a training row, turn by turn."""
     print_output("first training row:")
     for turn in (*example.prompt, None):
         role, text = ("answer", example.answer) if turn is None else (turn.role, turn.content)

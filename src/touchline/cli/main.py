@@ -138,10 +138,11 @@ def plan(
     from touchline.api.history import add_evidence
     from touchline.cli.progress import progress_bar
     from touchline.data.user_config import load_settings
-    from touchline.plan.sections import folder_lines, sections
+    from touchline.plan.sections import folder_lines, left_text, sections
     from touchline.plan.settings import collect_settings
     from touchline.plan.settings_table import RunSetting
     from touchline.plan.strategy.costs import StrategyCosts, strategy_costs
+    from touchline.run.marks import LEFT
     from touchline.spec.plan import Plan
 
     settings = load_settings()
@@ -183,6 +184,8 @@ def plan(
         for mark in dict.fromkeys(planned.marks.values()):
             names = [name for name, own in planned.marks.items() if own == mark]
             print_output(f"- {mark.value}: {', '.join(names)}")
+        if left := left_text(planned.plan, [name for name, own in planned.marks.items() if own in LEFT]):
+            print_output(f"- {left}")
     print_output("\n" + "\n".join(folder_lines(planned.plan, planned.folder.root.resolve().name)))
     if not dry_run:
         print_status(f"{'wrote' if planned.changed else 'unchanged:'} {planned.folder.plan_json} and runs_plan.md")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 
 from touchline.core.levels import SEEDS, STAGE
 from touchline.core.machine import machine_text
 from touchline.core.markup import escape, fence, measured
-from touchline.core.quantity import Missing, Quantity
+from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.table import Column, Section, present, section_markdown, table_section
 from touchline.core.text import first_of
 from touchline.core.units import format_bytes, hours_unit, parse_duration, percent, plural, seconds_to_minutes
@@ -34,7 +34,7 @@ from touchline.plan.settings import collect_settings, settings_table, varying_ta
 from touchline.plan.strategy.costs import likely_runs
 from touchline.plan.strategy.explore_section import explore_section
 from touchline.plan.strategy.section import expected_lines, strategy_sections
-from touchline.plan.totals import runs_at_once
+from touchline.plan.totals import runs_at_once, totals_of
 from touchline.plan.untrained import about_shared_validation
 from touchline.slurm.schedulers import evaluation_script, training_script
 from touchline.spec.plan import Cohort, Plan, PlannedRun, Revision, WhyAlone
@@ -145,7 +145,7 @@ def _about_cohorts(plan: Plan) -> Iterator[str]:
     reasons: dict[str, list[str]] = {}
     for alone in plan.alone:
         reasons.setdefault(alone.reason, []).extend(alone.runs)
-    yield from (f"Trained one after the other: {_some(names)}; {reason}." for reason, names in reasons.items())
+    yield from (f"Not trained side by side: {_some(names)}; {reason}." for reason, names in reasons.items())
     if any(alone.why is WhyAlone.GAIN and alone.predicted is not None for alone in considered) and not plan.evidence:
         yield "No measured run narrows the gain's interval: touchline selftest on such a machine records some."
 
@@ -270,14 +270,31 @@ def _variables(plan: Plan) -> Iterator[tuple[str, ...]]:
         yield factor, ", ".join(levels)
 
 
-def _totals(plan: Plan) -> Iterator[str]:
+def left_text(plan: Plan, names: Collection[str]) -> str | None:
+    """Return the cost of the named runs, of which everything is left to do. None for no run, and for all of them."""
+    left = [run for run in plan.runs if run.name in names]
+    if not left or len(left) == len(plan.runs):
+        return None
+    hours = totals_of(plan, left)["gpu_hours"]
+    return f"left to do, {plural(len(left), 'run')}: {_device_hours(plan, hours)}"
+
+
+def _device_hours(plan: Plan, found: Measured) -> str:
     hours = hours_unit("GPU" if plan.machine.kind == "gpu" else "CPU")
-    if isinstance(plan.gpu_hours, Quantity):
-        ends = f" ({plan.gpu_hours.low:.3g} to {plan.gpu_hours.high:.3g})" if plan.gpu_hours.low is not None else ""
-        yield f"Total: {plan.gpu_hours.value:.3g} {hours}{ends}; {plan.gpu_hours.method or 'evaluations included'}"
-    else:
-        yield f"Total {hours}: {measured(plan.gpu_hours)}"
-    yield f"Wall-clock time: {measured(plan.wall_seconds)}{_deadline(plan)}"
+    if isinstance(found, Missing):
+        return f"{measured(found)} {hours}"
+    ends = "" if found.low is None else f" ({found.low:.3g} to {found.high:.3g})"
+    return f"{found.value:.3g} {hours}{ends}; {found.method or 'evaluations and their start included'}"
+
+
+def _totals(plan: Plan) -> Iterator[str]:
+    yield f"Total: {_device_hours(plan, plan.gpu_hours)}"
+    queue = (
+        ""
+        if plan.executor == "local" or plan.deadline is not None
+        else f" with {_at_once(plan)}; a queue may start more"
+    )
+    yield f"Wall-clock time: {measured(plan.wall_seconds)}{queue}{_deadline(plan)}"
     yield f"Disk: {measured(plan.disk)}"
     if (line := about_shared_validation(plan.runs, runs_at_once(plan.machine, plan.gpus_per_run))) is not None:
         yield line
@@ -311,13 +328,17 @@ def _deadline(plan: Plan) -> str:
     chance = chance_within(minutes, limit)
     is_met = minutes.value <= limit
     words = "met" if chance >= CONFIDENT else "met as predicted, but not surely" if is_met else "not met"
-    at_once = runs_at_once(plan.machine, plan.gpus_per_run)
-    text = f"; deadline {plan.deadline}: {words} with {plural(at_once, 'run')} at once, chance {percent(chance, 0)}"
+    text = f"; deadline {plan.deadline}: {words} with {_at_once(plan)}, chance {percent(chance, 0)}"
     if chance >= CONFIDENT or plan.machine.kind == "cpu":
         return text
     runs = sum(run.train is not None for run in plan.runs)
     gpus = min(runs, math.ceil((minutes.high or minutes.value) / limit)) * max(plan.gpus_per_run, 1)
-    return f"{text}; on more GPUs: touchline place DIR --gpus {gpus}" if runs > at_once else text
+    more = runs > runs_at_once(plan.machine, plan.gpus_per_run)
+    return f"{text}; on more GPUs: touchline place DIR --gpus {gpus}" if more else text
+
+
+def _at_once(plan: Plan) -> str:
+    return f"{plural(runs_at_once(plan.machine, plan.gpus_per_run), 'run')} at once"
 
 
 _MODEL_COLUMNS = (

@@ -135,7 +135,8 @@ def _gpus(chosen: Sequence[PartitionFacts], site: SlurmSite, gpus_here: int) -> 
             "warning",
             "this machine has no GPU, so experiments have to name the one of the nodes",
             "US133",
-            f"compute.gpu: {near[-1] if near else 'A100-80GB'} in experiment.yaml, or slurm.gpu_type {CONFIG}",
+            f"compute.gpu: {near[-1] if near else 'A100-80GB'} in experiment.yaml (cpu: train on CPUs), "
+            f"or slurm.gpu_type {CONFIG}",
         )
 
 
@@ -229,7 +230,8 @@ def _memory(
         f"a job that asks for no memory gets {format_bytes(smallest)}; the largest model here has "
         f"{format_bytes(largest_model_bytes)} of weights",
         "US132",
-        f"slurm.memory_gb {CONFIG}: more than the {largest_model_bytes / GIB:.3g} GiB of the weights",
+        f"slurm.memory_gb {CONFIG}, or compute.memory_gb_per_run: more than the {largest_model_bytes / GIB:.3g} GiB "
+        "of the weights",
     )
 
 

@@ -26,6 +26,10 @@ class RunMark(StrEnum):
     """Planned before, and nothing of it is on disk."""
 
 
+LEFT = (RunMark.NEW, RunMark.CHANGED, RunMark.TO_DO)
+"""Progress of runs of which everything is left to do."""
+
+
 def run_marks(folder: ExperimentFolder, old: Plan | None, new: Plan, drifted: Collection[str]) -> dict[str, RunMark]:
     """Return how far each run is; nothing for a first plan."""
     before = set() if old is None else {run.name for run in old.runs}

@@ -276,15 +276,46 @@ def commit_plan(
     notes: tuple[str, ...],
     over: Collection[str] = (),
 ) -> LoadedPlan:
-    """Refuse drift, or record it; then write. Of runs that are `over`, nothing that is in a queue matters any more."""
-    _refuse_other_design(folder, old, new)
+    """Refuse drift, or record it; then write. A dry run says why the plan would be refused, and writes nothing.
+
+    Of runs that are `over`, nothing that is in a queue matters any more.
+    """
+    drifted = _drifted(folder, old, new, over)
+    try:
+        refuse_drift(folder, old, new, accept=accept, over=over)
+    except PlanDriftError as error:
+        if not dry_run:
+            raise
+        notes = (*notes, f"without --dry-run this plan is refused: {error.message}; {error.hint}")
+    plan_ = revise(old, new, date=today(), reason=reason or ("planned" if old is None else "re-planned"))
+    changed = False
+    if not dry_run:
+        for name in drifted:
+            folder.supersede(name)
+        changed = folder.write_plan(plan_, runs_plan_markdown(plan_))
+    notes = (*notes, *_left_behind(folder, plan_))
+    marks = run_marks(folder, old, plan_, drifted)
+    return LoadedPlan(plan=plan_, folder=folder, changed=changed, notes=notes, marks=marks)
+
+
+def _drifted(folder: ExperimentFolder, old: Plan | None, new: Plan, over: Collection[str]) -> list[str]:
+    """Return the queued or started runs that a new plan changes."""
     queued = folder.queued() - set(over)
-    drifted = [
-        name
-        for name in (() if old is None else changed_runs(old, new))
-        if new.run(name) and (name in queued or folder.has_started(name))
-    ]
-    if waiting := sorted(queued.intersection(drifted)):
+    changed = () if old is None else changed_runs(old, new)
+    return [name for name in changed if new.run(name) and (name in queued or folder.has_started(name))]
+
+
+def refuse_drift(
+    folder: ExperimentFolder, old: Plan | None, new: Plan, *, accept: bool, over: Collection[str] = ()
+) -> None:
+    """Refuse a plan that changes queued runs, started runs unless `accept`, or a design whose strategy has begun.
+
+    Raises:
+        PlanDriftError: it does; with what changes and what to type.
+    """
+    _refuse_other_design(folder, old, new)
+    drifted = _drifted(folder, old, new, over)
+    if waiting := sorted(set(drifted).intersection(folder.queued() - set(over))):
         raise PlanDriftError(
             f"the plan changes runs that are queued or running: {', '.join(waiting)}",
             expected="nothing of them in a queue",
@@ -299,15 +330,6 @@ def commit_plan(
             hint="undo the change, or keep it and move their results aside: "
             + plan_command(folder, new.overrides, "--accept"),
         )
-    plan_ = revise(old, new, date=today(), reason=reason or ("planned" if old is None else "re-planned"))
-    changed = False
-    if not dry_run:
-        for name in drifted:
-            folder.supersede(name)
-        changed = folder.write_plan(plan_, runs_plan_markdown(plan_))
-    notes = (*notes, *_left_behind(folder, plan_))
-    marks = run_marks(folder, old, plan_, drifted)
-    return LoadedPlan(plan=plan_, folder=folder, changed=changed, notes=notes, marks=marks)
 
 
 def _refuse_other_design(folder: ExperimentFolder, old: Plan | None, new: Plan) -> None:

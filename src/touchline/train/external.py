@@ -46,6 +46,7 @@ from touchline.core.json_text import parse_json
 from touchline.core.quantity import Measured, MemoryKind, Missing, Quantity
 from touchline.core.status import TrainingEnd
 from touchline.core.units import plural
+from touchline.data.machine import cpu_name
 from touchline.data.training_state import RESUME_FOLDER, read_pause, write_pause
 from touchline.data.versions import stack_versions
 from touchline.train.folders import ADAPTER_CONFIG_FILE, ADAPTER_FILE, remove_folder, remove_leftovers
@@ -282,7 +283,8 @@ class Driver:
         train = self._config.train
         self._memory_kind = "allocated" if row.device_kind == "cuda" else "process"
         setup = AttemptSetup(
-            device=row.device,
+            # The other side knows a CPU by its architecture alone; times are looked up by the name.
+            device=cpu_name() if row.device_kind == "cpu" else row.device,
             device_kind=row.device_kind,
             threads=row.threads,
             versions={**stack_versions(("touchline",), None), **row.versions},

@@ -264,6 +264,8 @@ def _device(request: EstimateRequest) -> tuple[TargetMachine, Gpu | None, list[s
         return machine, found, []
     if machine.kind == "gpu":
         return machine, None, [f"no verdict: {found.missing}"]
+    if request.gpu == "cpu":
+        return machine, None, []
     return machine, None, ["no GPU found, so this is for the CPU; --gpu A100-80GB estimates for another machine"]
 
 
