@@ -417,8 +417,10 @@ def test_a_change_beside_the_budget_is_refused_and_named_alone(
     (folder / "experiment.yaml").write_text(text.replace("detect: 10", "detect: 1"))
     with pytest.raises(PlanDriftError) as refused:
         api.run(folder, settings, probe=False)
-    assert "detect" in refused.value.message
-    assert "budget" not in refused.value.message
+    refusal, _, differing = refused.value.message.partition(" (since the last plan: ")
+    assert "detect" in refusal
+    assert "budget" not in refusal
+    assert "strategy.budget" in differing, "what else differs from the plan is named beside"
     assert decided(folder) == ended
 
 

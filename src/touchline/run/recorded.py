@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from touchline.core.errors import InputError, PlanDriftError
 from touchline.core.files import read_text_bounded
 from touchline.data.user_config import UserConfig
-from touchline.plan.local.target import resolve_target
 from touchline.run.folders import ExperimentFolder
 from touchline.spec.bounds import SIZE_LIMIT_BYTES
 from touchline.spec.plan import Plan
@@ -77,6 +76,8 @@ def refuse_other_machine(folder: ExperimentFolder, plan: Plan, settings: UserCon
         InputError: the plan's jobs run on a cluster, and nothing says which GPU its nodes have.
     """
     if plan.executor != "local" and plan.machine.kind == "cpu" and plan.compute.gpus:
+        from touchline.plan.local.target import resolve_target
+
         resolve_target(plan.compute, settings.cluster(plan.executor))
         raise PlanDriftError(
             "the plan is for the CPU of the machine that planned it, and its jobs ask for a GPU",
