@@ -8,7 +8,8 @@ import pytest
 from tests.cases import some
 from tests.run.made_plans import SITE, made_control, made_plan, made_run
 
-from touchline.plan.sections import runs_plan_markdown
+from touchline.core.quantity import Quantity
+from touchline.plan.sections import runs_plan_markdown, sections
 from touchline.plan.settings import collect_settings, leading_text, setting_cell, setting_text, settings_table
 from touchline.plan.settings_table import Origin, RunSetting
 from touchline.run.scripts.experiment import readme_text
@@ -145,3 +146,20 @@ def test_plan_and_readme_have_the_whole_table() -> None:
         for text in texts:
             assert any(line.startswith(f"| {name} ") and line.endswith(f" {key} |") for line in text.splitlines()), key
     assert all("| `r16` | 16 | 32 |" in text for text in texts)
+
+
+def test_what_past_runs_say_nothing_of_is_named_beside_them() -> None:
+    """Memory of a past run must not lend its credit to a time that is a formula's."""
+    peak = Quantity(value=1.0, unit="GiB", kind="process", method="closed form", where="a, b")
+    run = dataclasses.replace(made_run(), peak_memory=peak)
+    (line,) = (each for each in _evidence_lines(run, ("a", "b")) if "based on" in each)
+    assert line.endswith("based on 2 past runs: a, b; none of them for training times and evaluation times")
+    seconds = Quantity(value=9.0, unit="s", method="rates", where="a")
+    timed = dataclasses.replace(run, train_seconds=seconds, evaluate_seconds=seconds)
+    (line,) = (each for each in _evidence_lines(timed, ("a", "b")) if "based on" in each)
+    assert line.endswith("based on 2 past runs: a, b")
+
+
+def _evidence_lines(run: PlannedRun, evidence: tuple[str, ...]) -> list[str]:
+    plan = dataclasses.replace(made_plan(run), evidence=evidence)
+    return [line for section in sections(plan) if section.title == "Evidence" for line in section.lines]

@@ -399,6 +399,6 @@ def _from_stack(kind: MemoryKind, points: list[_Point], target: Computed) -> Fit
         kind=kind,
         found=Range(value=value, low=value * math.exp(-width), high=value * math.exp(width)),
         rung=EvidenceLevel.SAME_STACK,
-        method=f"closed form with a factor on activations ({factor:.2f}) from runs of other models",
+        method=f"closed form with a factor on activations ({factor:.2f}) from runs of this trainer",
         names=names,
     )

@@ -410,7 +410,15 @@ def _about_examples(plan: Plan) -> Iterator[str]:
 def _evidence(plan: Plan) -> Iterator[str]:
     if plan.evidence:
         runs = plural(len(plan.evidence), "past run")
-        yield f"The estimates are based on {runs}: {first_of(plan.evidence, _SHOWN)}"
+        trained = [run for run in plan.runs if run.train is not None]
+        kinds = {
+            "training times": [run.train_seconds for run in trained],
+            "memory": [run.peak_memory for run in trained],
+            "evaluation times": [run.evaluate_seconds for run in plan.runs],
+        }
+        without = [kind for kind, values in kinds.items() if values and not any(map(_has_evidence, values))]
+        rest = f"; none of them for {' and '.join(without)}" if without else ""
+        yield f"The estimates are based on {runs}: {first_of(plan.evidence, _SHOWN)}{rest}"
     else:
         yield (
             "No past runs found: the intervals come from formulas and published figures. `touchline run` first "
@@ -425,6 +433,10 @@ def _evidence(plan: Plan) -> Iterator[str]:
     yield from (f"Not estimated: {reason}" for reason in sorted(reasons))
     methods = {value.method for run in plan.runs for value in (run.train_seconds,) if isinstance(value, Quantity)}
     yield from (f"Time: {method}" for method in sorted(method for method in methods if method))
+
+
+def _has_evidence(value: Measured) -> bool:
+    return isinstance(value, Quantity) and bool(value.where)
 
 
 def folder_lines(plan: Plan, folder: str = ".") -> list[str]:
