@@ -1,4 +1,4 @@
-"""Ways to train faster: the fastest that surely fits is taken, and the science is never touched."""
+"""Ways to train faster: the fastest whose upper memory estimate fits is taken, and the science is never touched."""
 
 from __future__ import annotations
 

@@ -132,7 +132,7 @@ def _by_estimate(view: TrainingView, found: Fitting) -> BatchLimitResult | None:
     if rows > fits:
         more = f"{fits} surely fit, {could} may"
     else:
-        more, hint = "that is the most that surely fits", None
+        more, hint = "that is the largest whose upper memory estimate fits", None
     return BatchLimitResult(kind="at", severity=Severity.WARNING, message=f"{words}; {more}", hint=hint)
 
 

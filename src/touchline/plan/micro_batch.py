@@ -76,7 +76,7 @@ def choose_micro_batch(
 
 
 def _may_stay(step: LargestStep | Missing) -> bool:
-    """Return whether a step surely fits, or nothing is known of it."""
+    """Return whether the upper memory estimate of a step fits, or nothing is known of it."""
     if isinstance(step, Missing) or isinstance(step.memory, Missing):
         return True
     return step.memory.verdict in (MemoryVerdict.FITS, MemoryVerdict.UNKNOWN)

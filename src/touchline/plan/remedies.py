@@ -1,4 +1,4 @@
-"""Changes of settings with which a run that may run out of memory surely fits."""
+"""Changes of settings with which the upper memory estimate of a run fits."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Predict(Protocol):
 def remedies(
     asked: TrainConfig, context: PlanningContext, *, packed: bool, longest: int, predict: Predict
 ) -> tuple[str, ...]:
-    """Return the single changes with which a training surely fits; if there is none, several together.
+    """Return the single changes with which a training's upper memory estimate fits; if there is none, several together.
 
     Args:
         asked: the training as written.

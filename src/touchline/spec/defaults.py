@@ -75,7 +75,7 @@ DEFAULTS: Final = (
     _row(
         "train.micro_batch_size",
         f"largest divisor of the global batch within {MICRO_BATCH_TOKENS} padded tokens",
-        "the largest that surely fits by the estimate; beyond some thousand tokens a forward pass gains no more speed",
+        "largest micro-batch whose upper memory estimate fits; more tokens than this gain no speed",
     ),
     _row(
         "train.learning_rate",
@@ -87,9 +87,7 @@ DEFAULTS: Final = (
     _row("train.weight_decay", 0, "short trainings and low ranks need none"),
     _row("train.max_grad_norm", MAX_GRAD_NORM, "clips only steps that are out of the ordinary"),
     _row("train.max_seq_len", MAX_SEQ_LEN, "longer examples are errors, never truncated silently"),
-    _row(
-        "train.packed", "auto", "the way that is predicted to be faster by a twentieth and surely fits; else not packed"
-    ),
+    _row("train.packed", "auto", "packs if that is predicted to be 5% faster and its upper memory estimate fits"),
     _row("train.gradient_checkpointing", "false", "costs about a third more time; ask for it when memory needs it"),
     _row("train.base_dtype", "auto", "bfloat16 where the CPU or GPU is fast at it, else float32"),
     _row(
