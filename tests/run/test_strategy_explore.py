@@ -17,6 +17,7 @@ from touchline.core.quantity import Quantity
 from touchline.core.status import RunStatus, TrainingOutcome
 from touchline.data.training_state import read_pause
 from touchline.data.user_config import UserConfig
+from touchline.lint.local.inputs import errors_of
 from touchline.plan.sections import summary_line
 from touchline.plan.strategy.costs import likely_runs
 from touchline.plan.strategy.explore import continuing_counts, explore_runs
@@ -294,7 +295,7 @@ def test_an_explore_without_a_validation_split_is_refused_when_it_is_planned(
         words.write_text(json.dumps(splits))
         with pytest.raises(InputError) as refused:
             api.plan(folder, settings)
-        (fault,) = refused.value.findings
+        (fault,) = errors_of(refused.value.findings)
         assert fault.message.endswith("words.json has no validation split")
         assert fault.hint == "a split named validation in the file; or confirm without explore"
         assert not (folder / "plan.json").exists()
@@ -328,7 +329,7 @@ def test_totals_count_confirm_for_as_many_conditions_as_explore_may_choose(
         run for run in plan.runs if run.phase is not Phase.CONFIRM
     ]
     assert len(runs) < len(plan.runs)
-    expected = totals(runs, plan.machine, plan.gpus_per_run, shared=True)
+    expected = totals(runs, plan.machine, plan.compute, shared=True)
     assert plan.gpu_hours == expected["gpu_hours"]
     assert plan.disk == expected["disk"]
     assert f"at most {len(runs)} of {len(plan.runs)} planned runs" in summary_line(plan)

@@ -245,5 +245,5 @@ class MemoryEstimate:
     what_ifs: tuple[WhatIf, ...] = ()
     """Changes worth considering."""
     remedies: tuple[str, ...] = ()
-    """Settings with each of which its upper end fits, as one types them: `train.gradient_checkpointing=true`. Given where
-    the verdict is OOM."""
+    """Settings with each of which its upper end fits, as one types them: `train.gradient_checkpointing=true`. Given
+    where the verdict is OOM."""
