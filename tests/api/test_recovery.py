@@ -66,7 +66,7 @@ def test_out_of_memory_halves_the_micro_batch_and_the_siblings_learn_it(
     moved = [read_attempts(path / "status") for path in sorted((folder / first.name / "superseded").iterdir())]
     assert [attempts[-1].state for attempts in moved] == [JobState.OUT_OF_MEMORY] * 2
     assert sum("out of memory" in sentence for sentence in said) == 2
-    assert api.run(folder, settings) == api.results(folder)
+    assert api.run(folder, settings, OVERRIDES) == api.results(folder)
 
 
 def test_an_error_is_tried_once_more_and_then_stopped_with_its_line(
