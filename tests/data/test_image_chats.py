@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from tests.tiny_model import build_tiny_model
 from tests.tiny_vision import build_tiny_vision_model, write_colors
 
@@ -94,7 +95,17 @@ def test_images_of_columns_stand_before_the_question_and_lengths_are_exact(
         (image,) = rendered.images
         assert rendered.prompt_ids.count(renderer.images.token_id) == renderer.images.tokens(*image_size(image))
         assert example.prompt[0].content.startswith("<image>Color")
-    assert not (tmp_path / "lengths").exists()
+    # Lengths are cached by the size of each image, which rows do not show.
+    assert token_lengths(found, data, "train", images, DATE, tmp_path).prompt.tolist() == lengths.prompt.tolist()
+    (first,) = renderer.example(examples[0]).images
+    content = Path(first).read_bytes()
+    try:
+        width, height = image_size(first)
+        Image.new("RGB", (4 * width, 4 * height)).save(first)
+        other = token_lengths(found, data, "train", images, DATE, tmp_path)
+        assert int(other.prompt[0]) == len(renderer.example(examples[0]).prompt_ids) != int(lengths.prompt[0])
+    finally:
+        Path(first).write_bytes(content)
 
 
 def test_all_faults_of_images_come_at_once(images: Path) -> None:
