@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib.util
 import os
 import signal
+import sys
 import tempfile
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from tests.forking import server, sitecustomize
 
 from tools.tiny_model import write_tiny_model
 
@@ -33,6 +35,12 @@ def pytest_configure(config: pytest.Config) -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ["TOUCHLINE_HISTORY_DIR"] = tempfile.mkdtemp(prefix="touchline-test-history-")
+    if (
+        sys.platform == "linux"
+        and sitecustomize.SERVER not in os.environ
+        and importlib.util.find_spec("torch") is not None
+    ):
+        config.add_cleanup(server.begin())
     if CORE_ONLY and importlib.util.find_spec("torch") is not None:
         raise pytest.UsageError("TOUCHLINE_CORE_ONLY is set, but torch is installed here; run `make test-core`")
 
@@ -59,3 +67,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny Llama-shaped model in float32; not to be written to."""
     return write_tiny_model(tmp_path_factory.mktemp("models") / "Tiny-Instruct")
+
+
+@pytest.fixture
+def started_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs start by themselves: for a test of the start itself, or of the processes that a program starts."""
+    monkeypatch.delenv(sitecustomize.SERVER, raising=False)

@@ -34,6 +34,7 @@ factors:
 """
 
 
+@pytest.mark.usefixtures("started_alone")
 @pytest.mark.slow
 def test_three_trainers_by_the_same_commands(tmp_path: Path, tiny_model: Path) -> None:
     require_trainer("torchtune")

@@ -16,7 +16,7 @@ import pytest
 import torch
 from tests.tiny_model import write_tiny_words
 from tests.train.test_resume import EVERY_STEP, StopAfter, assert_same
-from tests.train.tiny_run import make_config, tiny_train, write_config
+from tests.train.tiny_run import further_processes, make_config, tiny_train, write_config
 
 from tools.tiny_model import write_tiny_model
 from touchline import api
@@ -53,11 +53,6 @@ def rows_of(folder: Path) -> int:
     return metrics.read_bytes().count(b"\n") if metrics.exists() else 0
 
 
-def others(pid: int) -> list[psutil.Process]:
-    """The processes of a training that the first one started."""
-    return [each for each in psutil.Process(pid).children() if "touchline.train" in each.cmdline()]
-
-
 def test_two_processes_give_the_losses_of_one(tiny_model: Path, tmp_path: Path) -> None:
     """The epoch's last step has micro-batches of 2 and of 1: the parts are not equal."""
     words = write_tiny_words(tmp_path / "words.json", 27, 5, 4)
@@ -92,7 +87,7 @@ def test_kills_of_either_process_and_a_stop_change_nothing(tiny_model: Path, tmp
     process = subprocess.Popen([sys.executable, "-m", "touchline.train"], cwd=folder, stderr=subprocess.DEVNULL)
     while process.poll() is None and rows_of(folder) < 4:
         time.sleep(0.002)
-    children = others(process.pid)
+    children = further_processes(folder)
     process.kill()
     process.wait()
     _, alive = psutil.wait_procs(children, timeout=20)
@@ -104,7 +99,7 @@ def test_kills_of_either_process_and_a_stop_change_nothing(tiny_model: Path, tmp
         begun = rows_of(folder)
         while rows_of(folder) < begun + 3:
             time.sleep(0.002)
-        others(os.getpid())[0].kill()
+        further_processes(folder)[0].kill()
 
     killer = threading.Thread(target=kill_the_other)
     killer.start()
@@ -139,7 +134,7 @@ def test_fewer_gpus_than_planned_are_an_error(
     with pytest.raises(HostError, match="planned for 2 processes with a GPU each, and 1 is visible") as error:
         run_training(config, write_config(tmp_path / "run", config), Stop())
     assert "compute.gpus_per_run=1" in str(error.value.hint)
-    assert not others(os.getpid())
+    assert not further_processes(tmp_path / "run")
 
 
 EXPERIMENT = """
@@ -223,9 +218,7 @@ def test_the_other_trainer_saves_at_a_stop_and_loses_nothing_by_kills(finished: 
         process = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True)
         while process.poll() is None and rows_of(folder) < before + 2:
             time.sleep(0.002)
-        return process, [
-            each for each in psutil.Process(process.pid).children() if "finetune.py" in str(each.cmdline())
-        ]
+        return process, further_processes(folder)
 
     process, _ = begun()
     process.send_signal(signal.SIGTERM)

@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tests.tiny_model import write_tiny_words
+from tests.train.tiny_run import further_processes
 
 from tools.tiny_model import write_tiny_model
 from touchline import api
@@ -121,7 +122,7 @@ def test_a_kill_leaves_no_orphan_and_each_process_resumes_its_part(
     process = subprocess.Popen([sys.executable, "finetune.py"], cwd=folder, stderr=subprocess.DEVNULL)
     while process.poll() is None and not list(folder.glob("resume/step_*")):
         time.sleep(0.002)
-    others = [each for each in psutil.Process(process.pid).children() if "finetune.py" in str(each.cmdline())]
+    others = further_processes(folder)
     process.send_signal(signal.SIGKILL)
     process.wait()
     _, alive = psutil.wait_procs(others, timeout=20)

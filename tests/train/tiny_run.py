@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 from pydantic import TypeAdapter
 
 from touchline.backends.run_config import PlannedBatches, RunConfig
@@ -74,3 +76,14 @@ def write_config(folder: Path, config: RunConfig) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "finetune.yaml").write_text(to_yaml(json.loads(_ADAPTER.dump_json(config))), encoding="utf-8")
     return folder
+
+
+def further_processes(folder: Path) -> list[psutil.Process]:
+    """The processes of a training that its first one started."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            ours = {"touchline.train", "finetune.py"} & {Path(word).name for word in process.cmdline()}
+            if ours and process.cwd() == str(folder.resolve()) and int(process.environ().get("RANK") or 0) > 0:
+                found.append(process)
+    return found

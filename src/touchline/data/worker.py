@@ -49,7 +49,8 @@ def prepare_worker() -> None:
 def bitsandbytes_left_out(*, unless: bool = False) -> Iterator[None]:
     """Make bitsandbytes look as if it were not installed. Enter it in a process of its own, before peft is imported.
 
-    peft imports it wherever it is installed, which takes 1.3 to 2 s of CPU time, and decides once.
+    peft imports it with the first adapter wherever it is installed, which takes 1.3 to 2 s of CPU time. It keeps the
+    first answer of its `is_bnb_available`.
 
     Args:
         unless: whether it is needed and stays.

@@ -79,7 +79,10 @@ def _run(experiment: Path, run: str) -> int:
 def _load_peft(experiment: Path, jobs: Sequence[RequestedJob]) -> None:
     """Import peft without bitsandbytes, unless the base is quantized. Own tasks still find it afterwards."""
     with bitsandbytes_left_out(unless=any(needs_bitsandbytes(experiment, job.run) for job in jobs[:1])):
-        import peft  # noqa: F401
+        from peft.import_utils import is_bnb_available
+
+        # It keeps the answer; otherwise the first adapter asks, and imports bitsandbytes.
+        is_bnb_available()
 
 
 def _listen() -> None:
