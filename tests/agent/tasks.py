@@ -255,7 +255,7 @@ TASKS = (
         executes="unscored",
         commands=(
             "touchline status unscored --json",
-            "touchline evaluate unscored --json",
+            "touchline evaluate unscored",
             "touchline results unscored --json",
         ),
         calls=(

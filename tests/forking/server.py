@@ -41,7 +41,14 @@ LIBRARIES = (
     "inspect_ai.agent._acp.server",
     "IPython",
 )
-LATER = ("transformers.trainer", "trl.trainer.sft_trainer", "torch.profiler._cupti_monitor", "ruamel.yaml")
+LATER = (
+    "altair",
+    "vl_convert",
+    "transformers.trainer",
+    "trl.trainer.sft_trainer",
+    "torch.profiler._cupti_monitor",
+    "ruamel.yaml",
+)
 """What may load bitsandbytes, unlike peft before it."""
 FIXED = ("HF_", "HUGGINGFACE", "TRANSFORMERS_", "INSPECT_", "TORCH", "CUDA_", "PYTHON")
 """Beginnings of variables that are read once, when the interpreter starts or a library is imported."""
@@ -172,7 +179,10 @@ def _become(request: dict[str, Any], descriptors: list[int]) -> NoReturn:
         os.setsid()
         _take(request, descriptors)
         words = request["words"]
-        sys.path[0] = request["folder"]
+        if words[0] == "-P":
+            del words[0], sys.path[0]
+        else:
+            sys.path[0] = request["folder"]
         if words[0] == "-m":
             sys.argv = [words[1], *words[2:]]
             runpy.run_module(words[1], run_name="__main__", alter_sys=True)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 SERVER = "TOUCHLINE_TEST_FORKS"
 """Variable that names the server's socket; empty or not set: every program starts by itself."""
-MODULES = ("touchline.train", "touchline.evaluate", "inspect_ai")
+MODULES = ("touchline.train", "touchline.evaluate", "inspect_ai", "touchline.report.local.draw")
 SCRIPT = "finetune.py"
 """TRL's program in a run folder."""
 INSPECT = str(Path(sys.executable).with_name("inspect"))
@@ -34,6 +34,7 @@ def _forkable(words: list[str]) -> bool:
 
     bitsandbytes changes how peft is imported, so programs of quantized models start by themselves.
     """
+    words = words[1:] if words[:1] == ["-P"] else words
     if words[:1] == ["-m"] and words[1] in MODULES:
         named = dict(itertools.pairwise(words))
         folder = Path(named.get("--folder", "."))

@@ -25,7 +25,7 @@ from touchline.run.ledger import LedgerEntry, read_ledger
 from touchline.run.statusfiles import read_attempts
 
 pytestmark = pytest.mark.slurm
-WAIT_SECONDS = 120.0
+WAIT_SECONDS = 300.0
 ONCE = "train.epochs=1"
 SMALL = (ONCE, "train.micro_batch_size=4", "train.packed=false", "evaluate.samples=4", "controls=[]")
 ON_SLURM = "compute={executor: slurm, gpu: cpu}"
@@ -415,15 +415,16 @@ def test_what_is_queued_is_not_changed_under_it(site: Site) -> None:
         files = [yaml, folder / RUN / "setup_finetune.yaml", folder / RUN / "finetune.yaml"]
         texts = [path.read_text() for path in files]
         before = (folder / "plan.json").read_bytes()
-        for path, verb, said in (
-            (yaml, "run", f"cancel '{folder}' --run {RUN}"),
-            (files[1], "submit", f"prepare '{folder}' --run {RUN} --accept"),
-            (files[2], "submit", f"prepare '{folder}' --run {RUN} --accept"),
+        for path, (verb, *words), said in (
+            (yaml, ["run"], "are two experiments"),
+            (yaml, ["plan", ONCE, ON_SLURM], f"cancel '{folder}' --run {RUN}"),
+            (files[1], ["submit"], f"prepare '{folder}' --run {RUN} --accept"),
+            (files[2], ["submit"], f"prepare '{folder}' --run {RUN} --accept"),
         ):
             text = path.read_text()
             assert "0.01" in text or "1e-2" in text, text
             path.write_text(text.replace("1e-2", "2e-2").replace("0.01", "0.02"))
-            done = site.call(verb, folder, code=3)
+            done = site.call(verb, folder, *words, code=3)
             assert said in done.stderr, done.stderr
             path.write_text(text)
         data = folder / "data" / "words.json"

@@ -16,7 +16,7 @@ from touchline.api.outcomes import collect, report
 from touchline.api.planning import plan_to_run
 from touchline.core.callbacks import MessageCallback, ProgressCallback, ignore_message
 from touchline.core.errors import InputError, PolicyError
-from touchline.core.files import read_text_bounded, write_if_changed
+from touchline.core.files import read_text_bounded, remove_temporaries, write_if_changed
 from touchline.data.create import create_capitalization
 from touchline.data.user_config import UserConfig
 from touchline.results import collecting
@@ -350,6 +350,8 @@ def _locked(source: Path, within_budget: bool) -> Iterator[int]:
     """Hold the experiment lock. Refuse a plan without a valid approval if only approved work may start."""
     folder = ExperimentFolder(source)
     with running.experiment_lock(folder) as lock:
+        # `status` writes it without the lock, and does without where its file is taken away.
+        remove_temporaries(folder.root, ["runs_status.yaml"])
         if within_budget:
             from touchline.run.budget import require_approval
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import PydanticSerializationError
 
 from touchline.core.errors import HostError, InputError
 from touchline.core.files import open_regular, read_text_bounded, sha256_file, write_atomic
@@ -176,7 +177,8 @@ def data_findings(
     if place is not None and not any(finding.code == "DA373" for finding in found):
         try:
             write_atomic(place, _FINDINGS.dump_json(found))
-        except (HostError, OSError):
+        except (HostError, OSError, PydanticSerializationError):
+            # JSON holds no name that is not UTF-8.
             return found
     return found
 
