@@ -143,8 +143,10 @@ class KilledError(BaseException):
 
 
 @pytest.fixture
-def settings(tmp_path: Path, tiny_model: Path) -> UserConfig:
-    """Models, caches and history of the test."""
+def settings(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> UserConfig:
+    """Models, caches and history of the test. No figures: nobody looks, and each report would take seconds for them."""
+    monkeypatch.setattr("touchline.report.charts.charts", lambda report: ())
+    monkeypatch.setattr("touchline.report.figures.figures_off", lambda: "Figures are off in this test.")
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "Tiny-1M-Instruct").symlink_to(tiny_model)
     return UserConfig(models_dir=tmp_path / "models", cache_dir=tmp_path / "cache", history_dir=tmp_path / "history")
