@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import resource
 import signal
 import socket
 import sys
@@ -32,8 +33,11 @@ NO = "no"
 def _forkable(words: list[str]) -> bool:
     """Return whether these words start a program that the server has loaded.
 
-    bitsandbytes changes how peft is imported, so programs of quantized models start by themselves.
+    bitsandbytes changes how peft is imported, so programs of quantized models start by themselves, as do those whose
+    memory is limited: the server has loaded more.
     """
+    if resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY:
+        return False
     words = words[1:] if words[:1] == ["-P"] else words
     if words[:1] == ["-m"] and words[1] in MODULES:
         named = dict(itertools.pairwise(words))
