@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from touchline.plan.replay.types import Replay
     from touchline.plan.trends import Trends
 
+_OF_RUNS = frozenset({"log", "table", "notebook"})
+"""Roles of files that may hold a run by themselves."""
+
 
 def history_read(
     paths: Sequence[Path],
@@ -69,10 +72,13 @@ def history_import(
     from touchline.estimate.history_points import missing_facts
     from touchline.history import files
     from touchline.history.adding import add_groups, readable
+    from touchline.history.files import SkippedFile
+    from touchline.history.grouping import role_of
     from touchline.history.run_facts import FACTS_FILE
     from touchline.plan.local.stating import load_stating, with_dataset
 
     settings = load_settings()
+    named = set(paths)
     groups = files.group_files(readable(paths))
     common = history_dir / FACTS_FILE
     if common.is_file():
@@ -80,7 +86,13 @@ def history_import(
     stating = load_stating(groups, facts or {})
 
     def read(group: FileGroup) -> list[LoggedRun | SkippedFile]:
-        return [with_dataset(item, settings) for item in files.read_group(group, stating.of(group))]
+        found = files.read_group(group, stating.of(group))
+        # A config that was met in a folder and has no run is of no interest; one that was named is.
+        return [
+            with_dataset(item, settings)
+            for item in found
+            if not isinstance(item, SkippedFile) or item.path in named or role_of(item.path) in _OF_RUNS
+        ]
 
     return add_groups(
         history_dir,

@@ -369,17 +369,25 @@ def _say_lacking(added: ImportSummary, paths: list[Path]) -> None:
     """Print the facts without which runs are no evidence, and the command that adds them."""
     from touchline.history.run_facts import pasted
 
-    groups: dict[tuple[str, ...], list[str]] = {}
+    groups: dict[tuple[tuple[str, ...], str, str], list[str]] = {}
     for item in added.learned:
         if item.missing_facts:
-            groups.setdefault(item.missing_facts, []).append(item.name)
-    for keys, names in groups.items():
+            to_measure = item.to_measure if "dataset" in item.missing_facts else ""
+            named = item.dataset.rpartition("/")[2]
+            groups.setdefault((item.missing_facts, to_measure, named), []).append(item.name)
+    for (keys, to_measure, named), names in groups.items():
         shown = ", ".join(names[:_NOTES_SHOWN]) + (
             f" and {len(names) - _NOTES_SHOWN} more" if names[_NOTES_SHOWN:] else ""
         )
         print_status(_text(f"{shown}: no estimate of time can use this run; missing: {', '.join(keys)}"))
+        if to_measure:
+            # The dataset is there and its model's tokenizer is not: the same options would not help.
+            print_status(_text(f"hint: {to_measure}; then the same command again"))
+            continue
         files = " ".join(shlex.quote(str(path)) for path in paths)
-        print_status(_text(f"hint: touchline history import {files} {pasted(keys)}"))
+        print_status(
+            _text(f"hint: touchline history import {files} {pasted(keys, {'dataset': named} if named else {})}")
+        )
 
 
 def _learned(item: IngestedRun) -> tuple[str, ...]:

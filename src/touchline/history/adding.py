@@ -25,7 +25,7 @@ from touchline.history.readers import READERS_VERSION
 from touchline.history.reading import OptionalText, SourcedText
 from touchline.history.record import RunRecord, SourceFile
 from touchline.history.record_versions import DOCUMENT_LIMIT_BYTES, HEAD_BYTES, growth, is_document
-from touchline.history.records import record_of, source_names
+from touchline.history.records import model_name, record_of, source_names
 
 _CHUNK_BYTES = 1 << 20
 Fact = TypeVar("Fact", bound=Quantity | SourcedText | Missing)
@@ -59,6 +59,10 @@ class IngestedRun:
     """The files that it was read from."""
     notes: tuple[str, ...]
     """Corrections, refusals and omissions, with their reasons."""
+    to_measure: str = ""
+    """What to do so that its dataset, which could not be measured, can be; empty if that is not the trouble."""
+    dataset: str = ""
+    """File or set that it was trained on, as its config names it; empty if no config does."""
     missing_facts: tuple[str, ...] = ()
     """Facts that an estimate needs and the record lacks, by their keys; empty too where none would help."""
 
@@ -302,7 +306,9 @@ def _learned(id_: str, new: bool, found: LoggedRun) -> IngestedRun:
         new=new,
         name=reading.name,
         trainer=reading.trainer,
-        model=reading.model,
+        model=model_name(reading.model),
+        to_measure=found.to_measure,
+        dataset=reading.dataset.value if isinstance(reading.dataset, SourcedText) else "",
         steps_done=_followed(reading.steps_done, found.sources),
         steps_total=_followed(reading.steps_total, found.sources),
         seconds_per_step=_followed(reading.seconds_per_step, found.sources),

@@ -57,6 +57,8 @@ class LoggedRun:
     """Facts that the user stated."""
     lengths: DatasetLengths | None = None
     """The lengths of the dataset that was stated, where they could be measured."""
+    to_measure: str = ""
+    """What to do so that a dataset that could not be measured can be; empty if it was, or if nothing helps."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -5,7 +5,10 @@ One table names them for the command line, the file, the readers and the refusal
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final, Literal
 
 from touchline.core.observation import ObservationName
@@ -81,8 +84,10 @@ def flag_of(key: str) -> str:
     return f"--{key}" if key in OPTIONS else f"--fact {key}=..."
 
 
-def pasted(keys: tuple[str, ...]) -> str:
-    """Return options with example values that state these facts."""
-    return " ".join(
-        f"--{key} {FACTS[key].example}" if key in OPTIONS else f"--fact {key}={FACTS[key].example}" for key in keys
-    )
+_NOTHING_KNOWN: Final[Mapping[str, str]] = MappingProxyType({})
+
+
+def pasted(keys: tuple[str, ...], known: Mapping[str, str] = _NOTHING_KNOWN) -> str:
+    """Return options that state these facts, with the values that are known and examples of the others."""
+    values = {key: shlex.quote(known.get(key, FACTS[key].example)) for key in keys}
+    return " ".join(f"--{key} {value}" if key in OPTIONS else f"--fact {key}={value}" for key, value in values.items())

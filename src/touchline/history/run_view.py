@@ -142,6 +142,10 @@ class RunView:
         """Return what the run is: the last segment first, then the others, configs, what was stated, and guesses."""
         found = self._read(name)
         certain = next((each for each in found if each.seen.certain), None)
+        if name == "model" and certain is not None:
+            # The folder of the weights names the model that a builder's name leaves open.
+            value = certain.seen.value
+            certain = next((each for each in found if refines(name, _last_part(each.seen.value), value)), certain)
         stated = self.stated_fact(name)
         if certain is not None and (stated is None or not refines(name, stated.seen.value, certain.seen.value)):
             return certain
@@ -192,9 +196,7 @@ def agree(name: ObservationName, stated: float | str, read: float | str) -> bool
     if name == "gpu":
         return _words(stated) <= _words(read) or _plain(stated) in _plain(read)
     if name in ("model", "dataset"):
-        return _plain(re.split(r"[/\\]", stated.rstrip("/\\"))[-1]) == _plain(
-            re.split(r"[/\\]", read.rstrip("/\\"))[-1]
-        )
+        return _plain(str(_last_part(stated))) == _plain(str(_last_part(read)))
     if name == "dtype":
         return DTYPES.get(stated, stated) == DTYPES.get(read.lower().removeprefix("torch."), read)
     if name == "target_modules":
@@ -221,6 +223,10 @@ def is_library(trainer: str) -> bool:
     """Return True for a library on which programs are built, or any loop: the trainer itself may be another one."""
     known = logged_trainers().get(trainer)
     return trainer == "generic" or (known is not None and known.precedence == 0)
+
+
+def _last_part(path: float | str) -> float | str:
+    return re.split(r"[/\\]", path.rstrip("/\\"))[-1] if isinstance(path, str) else path
 
 
 def _words(text: str) -> frozenset[str]:

@@ -25,6 +25,7 @@ _INTERPOLATION = "${"
 _NOTHING = frozenset({"", "null", "~", "none"})
 _DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "fp64": "float64"}
 _TRUTH = {"true": "true", "false": "false"}
+_FORMATS = frozenset({"json", "csv", "parquet", "text", "arrow"})
 _TOP_COUNTS: dict[str, ObservationName] = {
     "batch_size": "micro_batch_size",
     "gradient_accumulation_steps": "gradient_accumulation_steps",
@@ -35,7 +36,7 @@ TOP_KEYS = frozenset({*_TOP_COUNTS, "dtype", "enable_activation_checkpointing"})
 SECTION_KEYS: dict[Section, frozenset[str]] = {
     "model": frozenset({"lora_rank", "lora_alpha", "use_dora", "quantize_base"}),
     "tokenizer": frozenset({"max_seq_len"}),
-    "dataset": frozenset({"packed", "max_seq_len"}),
+    "dataset": frozenset({"packed", "max_seq_len", "source", "data_files"}),
     "optimizer": frozenset({"lr"}),
 }
 """Settings of a section; a model's own `max_seq_len` is its context, not the training's."""
@@ -118,6 +119,11 @@ def section_fact(section: Section, key: str, value: object, line: int) -> Iterat
             yield Observation(name="packed", value=text.lower(), line=line)
         case "max_seq_len" if number:
             yield Observation(name="max_seq_len", value=number, line=line, unit="tokens")
+        case "data_files":
+            yield Observation(name="dataset", value=text, line=line)
+        case "source" if text not in _FORMATS:
+            # A set of the Hub; with a format in its place `data_files` names the file.
+            yield Observation(name="dataset", value=text, line=line, certain=False)
         case "lr" if number:
             yield Observation(name="learning_rate", value=number, line=line)
         case _:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from touchline.history import files
 from touchline.history.adding import readable
 from touchline.history.files import FileGroup, LoggedRun, SkippedFile, group_files
 from touchline.history.padding import DatasetLengths
-from touchline.history.reading import SourcedText
+from touchline.history.reading import OptionalText, SourcedText
 from touchline.history.records import model_name
 from touchline.history.stating import CODE, Stating
 from touchline.plan.local.packing import PackRequest, load_lengths
@@ -89,28 +90,57 @@ def _fault(subject: str, message: str, where: str, hint: str | None) -> Finding:
 
 
 def with_dataset(found: LoggedRun | SkippedFile, settings: UserConfig) -> LoggedRun | SkippedFile:
-    """Return a run with the lengths of its stated dataset, or with a note why they are unknown."""
-    if isinstance(found, SkippedFile) or found.stated.dataset is None:
+    """Return a run with the lengths of its dataset, or with a note why they are unknown.
+
+    The dataset is the stated one, else the file that the run's config names, if it is here.
+    """
+    if isinstance(found, SkippedFile):
         return found
-    path = found.stated.dataset
     name = found.reading.dataset
-    where = name.where if isinstance(name, SourcedText) and name.where is not None else path.name
-    model = model_name(found.reading.model)
+    path = found.stated.dataset or _named_file(name, found.sources)
+    if path is None:
+        return found
+    if isinstance(name, SourcedText) and _last_part(name.value) != path.name:
+        said = f"dataset: the log names {_last_part(name.value)}, and {path.name} was stated, which counts"
+        found = _noted(found, said)
+        where = path.name
+    else:
+        where = name.where if isinstance(name, SourcedText) and name.where is not None else path.name
+    model = found.reading.model
     if isinstance(model, Missing):
         return _noted(found, f"dataset: {path.name} was not measured, because the model is unknown (--model)")
     try:
-        lengths = _lengths(path, model.value, settings)
+        lengths = _lengths(path, model, settings)
     except (InputError, HostError) as fault:
-        return _noted(found, f"dataset: {path.name} was not measured: {fault.message}")
+        noted = _noted(found, f"dataset: {path.name} was not measured: {fault.message}")
+        return replace(noted, to_measure=fault.hint or "")
     total = lengths.total.astype(np.int64)
     labels = lengths.answer.astype(np.int64)
     measured = DatasetLengths(where=where, sha256=sha256_file(path), total=total, labels=labels)
     return replace(found, lengths=measured)
 
 
-def _lengths(path: Path, model: str, settings: UserConfig) -> ExampleLengths:
-    """Return the lengths by the tokenizer of a model, named by its id or by the last part of it."""
-    names = dict.fromkeys((model, model.rpartition("/")[2]))
+def _named_file(name: OptionalText, sources: Sequence[Path]) -> Path | None:
+    """Return the file that a run's config names, if it is on this machine: as written, or from the log's folder."""
+    if isinstance(name, Missing):
+        return None
+    for folder in (Path(), *(source.parent for source in sources[:1])):
+        path = folder / Path(name.value).expanduser()
+        if path.suffix and path.is_file():
+            return path
+    return None
+
+
+def _last_part(name: str) -> str:
+    return re.split(r"[/\\]", name.rstrip("/\\"))[-1]
+
+
+def _lengths(path: Path, model: SourcedText, settings: UserConfig) -> ExampleLengths:
+    """Return the lengths by the tokenizer of a model, named by its folder, its id or the last part of either."""
+    name = model_name(model)
+    assert isinstance(name, SourcedText)
+    folder = (model.value,) if Path(model.value).is_dir() else ()
+    names = dict.fromkeys((*folder, name.value, name.value.rpartition("/")[2]))
     fault: InputError | None = None
     for name in names:
         try:
