@@ -13,7 +13,7 @@ from touchline.backends.config_reading import ConfigReader, subject_of
 from touchline.core.finding import Location
 from touchline.spec.partial import Cadence, Stated, StatedTraining
 
-Kind = Literal["text", "number", "whole", "flag", "words"]
+Kind = Literal["text", "number", "whole", "count", "flag", "words"]
 """Kind of a value, named as the reader's method for it."""
 Keys = Mapping[str, tuple[Kind, str, object]]
 """Field of a `StatedTraining` -> kind of value, the trainer's keys with blanks between them, and its default.

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeVar, cast
 
-from touchline.backends.fields import dotted
+from touchline.backends.fields import TEXT, TRUTH, ValueType, dotted, number, typed, whole
 from touchline.backends.interpolation import is_known
 from touchline.backends.torchtune.config import COMPONENT
 from touchline.core.finding import Edit, Finding, Location, Severity
@@ -16,6 +16,7 @@ from touchline.spec.partial import Stated
 
 T = TypeVar("T")
 Path = tuple[Key, ...]
+_NUMBER, _WHOLE, _COUNT = number(), whole(0), whole(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +53,33 @@ class Config:
         value = self.get(*path)
         return None if value is None else Stated(value, dotted(path), self.where(*path))
 
-    def default(self, value: T, *path: Key) -> Stated[T]:
-        """Return torchtune's default of a missing key."""
-        return Stated(value, dotted(path), Location(path=self.document.path), is_default=True)
+    def default(self, name: str, value: T) -> Stated[T]:
+        """Return torchtune's default of a missing key, dotted."""
+        return Stated(value, name, Location(path=self.document.path), is_default=True)
+
+    def text(self, *names: str) -> Stated[str] | None:
+        """Return the text of the first of these dotted keys that has one."""
+        return self._first(names, TEXT, str)
+
+    def number(self, *names: str) -> Stated[float] | None:
+        """Return a finite number."""
+        return self._first(names, _NUMBER, lambda value: float(cast(float, value)))
+
+    def whole(self, *names: str) -> Stated[int] | None:
+        """Return an integer of at least 0."""
+        return self._first(names, _WHOLE, lambda value: cast(int, value))
+
+    def count(self, *names: str) -> Stated[int] | None:
+        """Return an integer of at least 1."""
+        return self._first(names, _COUNT, lambda value: cast(int, value))
+
+    def flag(self, *names: str) -> Stated[bool] | None:
+        """Return a truth value."""
+        return self._first(names, TRUTH, bool)
+
+    def _first(self, names: tuple[str, ...], kind: ValueType, convert: Callable[[object], T]) -> Stated[T] | None:
+        stated = (typed(self.stated(*name.split(".")), kind, convert) for name in names)
+        return next((each for each in stated if each is not None), None)
 
     def where(self, *path: Key) -> Location:
         """Return the location of a key."""

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Literal
 
 from touchline.backends.config_reading import source_kind
-from touchline.backends.fields import shown
+from touchline.backends.fields import dotted, shown
 from touchline.backends.interpolation import is_known
 from touchline.backends.torchtune.components import component
 from touchline.backends.torchtune.reading import Config, Path
@@ -36,7 +36,7 @@ def sources(config: Config) -> Iterator[StatedSource]:
 
 
 def _sources(config: Config, path: Path, section: Mapping[str, object], role: Role) -> Iterator[StatedSource]:
-    split = _text(config, *path, "split") or config.default("train", *path, "split")
+    split = _text(config, *path, "split") or config.default(dotted((*path, "split")), "train")
     field = _text(config, *path, "field")
     source = _text(config, *path, "source")
     if source is None:

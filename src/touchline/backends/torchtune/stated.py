@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Literal, cast
+from collections.abc import Mapping
+from typing import Any, Literal, cast
 
 from touchline.backends.config_reading import subject_of
-from touchline.backends.fields import TEXT, TRUTH, ValueType, is_number, number, typed, whole
+from touchline.backends.config_table import Keys, read_table
 from touchline.backends.torchtune.components import component
 from touchline.backends.torchtune.config import COMPONENT
 from touchline.backends.torchtune.keys import is_reinforcement
@@ -19,16 +20,67 @@ from touchline.backends.torchtune.reading import Config
 from touchline.backends.torchtune.sources import sources
 from touchline.core.finding import Location
 from touchline.core.model_size import states_size
-from touchline.spec.document import Key
 from touchline.spec.partial import Cadence, Stated, StatedTraining
 
+KEYS: Keys = {
+    "model_path": ("text", "checkpointer.checkpoint_dir", None),
+    "learning_rate": ("number", "optimizer.lr", None),
+    "warmup_steps": ("whole", "lr_scheduler.num_warmup_steps", None),
+    "weight_decay": ("number", "optimizer.weight_decay", None),
+    "max_grad_norm": ("number", "clip_grad_norm", None),
+    "seed": ("whole", "seed", None),
+    "shuffle": ("flag", "shuffle", None),
+    "max_seq_len": ("count", "tokenizer.max_seq_len dataset.max_seq_len", None),
+    "template": ("text", "tokenizer.prompt_template", None),
+    "trains_on_prompt": ("flag", "dataset.train_on_input", None),
+    "gradient_checkpointing": ("flag", "enable_activation_checkpointing", False),
+    "compiled": ("flag", "compile", None),
+    "device": ("text", "device", None),
+    "output_dir": ("text", "checkpointer.output_dir output_dir", None),
+    "save_steps": ("number", "save_every_n_steps", None),
+    "save_limit": ("count", "checkpointer.keep_last_n_checkpoints", None),
+    "eval_steps": ("number", "run_val_every_n_steps", None),
+    "logging_steps": ("number", "log_every_n_steps", 1.0),
+}
+"""Its keys and defaults, those of the sections with a dot."""
+BATCH_KEYS: Keys = {
+    "epochs": ("number", "epochs", None),
+    "micro_batch_size": ("count", "batch_size", None),
+    "gradient_accumulation_steps": ("count", "gradient_accumulation_steps", None),
+    "eval_batch_size": ("count", "batch_size_val", None),
+}
+"""The same of recipes that do not generate rows: batches of generated rows are counted otherwise."""
+ADAPTER_KEYS: Keys = {
+    "rank": ("count", "model.lora_rank", None),
+    "alpha": ("number", "model.lora_alpha", None),
+    "dropout": ("number", "model.lora_dropout", 0.0),
+    "save_adapter_only": ("flag", "save_adapter_weights_only", False),
+}
+"""The same of an adapter."""
+DATASETS: Mapping[str, tuple[str | None, bool]] = {
+    "alpaca_dataset": ("tatsu-lab/alpaca", True),
+    "alpaca_cleaned_dataset": ("yahma/alpaca-cleaned", True),
+    "grammar_dataset": ("liweili/c4_200m", False),
+    "samsum_dataset": ("Samsung/samsum", False),
+    "slimorca_dataset": ("Open-Orca/SlimOrca-Dedup", False),
+    "instruct_dataset": (None, False),
+    "chat_dataset": (None, False),
+    "chat_completion_dataset": (None, False),
+    "text_completion_dataset": (None, True),
+}
+"""Builders of datasets: their default `source`, and whether the prompt has a loss by default."""
 Method = Literal["lora", "qlora", "full"]
 Dtype = Literal["bfloat16", "float16", "float32"]
 _DTYPES: dict[object, Dtype] = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 _BUILDER = re.compile(r"(q?lora)_")
-_COUNT, _ANY_NUMBER, _POSITIVE = whole(1), number(), number(above=0)
-_CLIP = ValueType("", lambda value: value == "inf" or is_number(value))
+_SLICE = re.compile(r"train\[:(\d{1,2})%\]")
 _QUANTIZED_BITS = 4
+_ADAMW_DECAY = 0.01
+_SHARDING = (
+    *("fsdp_cpu_offload", "fsdp_sharding_strategy", "fsdp_reshard_after_forward", "fsdp", "custom_sharded_layers"),
+    *("tensor_parallel_dim", "tensor_parallel_plan", "data_parallel_dim", "context_parallel_dim"),
+)
+"""Keys that only the recipes for several devices read."""
 _SERVICES = {
     "WandBLogger": "wandb",
     "TensorBoardLogger": "tensorboard",
@@ -42,90 +94,67 @@ def stated_training(config: Config) -> StatedTraining:
     method = _method(config)
     rolls_out = is_reinforcement(config.data)
     adapted = method is not None and method.value != "full"
+    table = {**KEYS, **({} if rolls_out else BATCH_KEYS), **(ADAPTER_KEYS if adapted else {})}
+    # A value that is not known here is no default.
+    found: dict[str, Any] = {
+        field: None if each is not None and each.is_default and config.is_open(*each.key.split(".")) else each
+        for field, each in read_table(config, table).items()
+    }
+    rate, clip = found["learning_rate"], found["max_grad_norm"]
+    found["learning_rate"] = None if rate is None or rate.value <= 0 else rate
+    # With 'inf' the norm is only logged.
+    found["max_grad_norm"] = None if clip is None or math.isinf(clip.value) else clip
+    optimizer = _last(config, "optimizer")
+    if optimizer is not None and "AdamW" in optimizer.value and not config.has("optimizer", "weight_decay"):
+        found["weight_decay"] = config.default("optimizer.weight_decay", _ADAMW_DECAY)
+    schedule = _last(config, "lr_scheduler")
+    if schedule is None and config.get("lr_scheduler") is None and not config.is_open("lr_scheduler"):
+        schedule = config.default("lr_scheduler", "constant")
+    if found["trains_on_prompt"] is None and not config.has("dataset", "train_on_input"):
+        _, on_prompt = DATASETS.get(config.last("dataset"), (None, None))
+        found["trains_on_prompt"] = None if on_prompt is None else config.default("dataset.train_on_input", on_prompt)
     return StatedTraining(
         backend="torchtune",
         where=Location(path=config.document.path),
         subject=subject_of(config.document.path),
         model=_model(config),
-        model_path=_text(config, "checkpointer", "checkpoint_dir"),
         method=method,
-        rank=_count(config, "model", "lora_rank") if adapted else None,
-        alpha=_number(config, "model", "lora_alpha") if adapted else None,
-        dropout=(_number(config, "model", "lora_dropout") or config.default(0.0, "model", "lora_dropout"))
-        if adapted
-        else None,
         target_modules=_targets(config) if adapted else None,
         quantization_bits=Stated(_QUANTIZED_BITS, method.key, method.where)
         if method is not None and method.value == "qlora"
         else None,
-        # Batches of generated rows are counted otherwise: nothing of another trainer's arithmetic holds.
-        epochs=None if rolls_out else _number(config, "epochs"),
         max_steps=None if rolls_out else _max_steps(config),
-        micro_batch_size=None if rolls_out else _count(config, "batch_size"),
-        gradient_accumulation_steps=None if rolls_out else _count(config, "gradient_accumulation_steps"),
-        eval_batch_size=None if rolls_out else _count(config, "batch_size_val"),
-        learning_rate=typed(config.stated("optimizer", "lr"), _POSITIVE, _float),
-        schedule=_last(config, "lr_scheduler"),
-        warmup_steps=typed(config.stated("lr_scheduler", "num_warmup_steps"), whole(0), _int),
-        weight_decay=_number(config, "optimizer", "weight_decay"),
-        optimizer=_last(config, "optimizer"),
-        max_grad_norm=_clip(config),
-        seed=typed(config.stated("seed"), whole(0), _int),
-        shuffle=_flag(config, "shuffle"),
-        max_seq_len=_count(config, "tokenizer", "max_seq_len") or _count(config, "dataset", "max_seq_len"),
+        schedule=schedule,
+        optimizer=optimizer,
         packed=_packed(config, "dataset"),
         eval_packed=_packed(config, "dataset_val") if config.has("dataset_val") else None,
-        template=_text(config, "tokenizer", "prompt_template"),
-        trains_on_prompt=_flag(config, "dataset", "train_on_input"),
         dtype=_dtype(config),
-        gradient_checkpointing=_flag(config, "enable_activation_checkpointing", default=False),
-        compiled=_flag(config, "compile"),
-        device=_text(config, "device"),
         distributed=_distributed(config),
         offloads=_offloads(config),
         sources=tuple(sources(config)),
-        output_dir=_text(config, "checkpointer", "output_dir") or _text(config, "output_dir"),
+        validation_fraction=_validation_fraction(config),
         resume=_resume(config),
         save_cadence=_cadence(config, "save_every_n_steps", otherwise="epoch"),
-        save_steps=_number(config, "save_every_n_steps"),
-        save_limit=_count(config, "checkpointer", "keep_last_n_checkpoints"),
-        save_adapter_only=_flag(config, "save_adapter_weights_only", default=False) if adapted else None,
         eval_cadence=_cadence(config, "run_val_every_n_steps", otherwise="no"),
-        eval_steps=_number(config, "run_val_every_n_steps"),
-        logging_steps=_number(config, "log_every_n_steps") or config.default(1.0, "log_every_n_steps"),
         report_to=_services(config),
+        **found,
     )
 
 
-def _int(value: object) -> int:
-    return cast(int, value)
-
-
-def _float(value: object) -> float:
-    return float(cast(float, value))
-
-
-def _count(config: Config, *path: Key) -> Stated[int] | None:
-    return typed(config.stated(*path), _COUNT, _int)
-
-
-def _number(config: Config, *path: Key) -> Stated[float] | None:
-    return typed(config.stated(*path), _ANY_NUMBER, _float)
-
-
-def _text(config: Config, *path: Key) -> Stated[str] | None:
-    return typed(config.stated(*path), TEXT, str)
-
-
-def _flag(config: Config, *path: Key, default: bool | None = None) -> Stated[bool] | None:
-    found = typed(config.stated(*path), TRUTH, bool)
-    return config.default(default, *path) if found is None and default is not None and not config.has(*path) else found
+def _validation_fraction(config: Config) -> Stated[float] | None:
+    """Return the share that `train[:95%]` leaves to the validation; without a validation all rows train."""
+    split = config.text("dataset.split")
+    part = None if split is None or not config.has("dataset_val") else _SLICE.fullmatch(split.value)
+    if split is not None and part is not None and int(part[1]):
+        return Stated(round(1 - int(part[1]) / 100, 2), split.key, split.where)
+    whole = (split is None or split.value == "train") and not config.has("dataset", "field")
+    return config.default("dataset_val", 0.0) if whole and not config.has("dataset_val") else None
 
 
 def _offloads(config: Config) -> Stated[str] | None:
     """Return the tensors offloaded to host memory."""
     for key, what in (("enable_activation_offloading", "activations"), ("fsdp_cpu_offload", "parameters")):
-        asked = _flag(config, key)
+        asked = config.flag(key)
         if asked is not None and asked.value:
             return Stated(what, asked.key, asked.where)
     return None
@@ -146,7 +175,7 @@ def _model(config: Config) -> Stated[str] | None:
     section = _section_of_model(config)
     name = config.last(section)
     known = (config.component(section) or "").startswith("torchtune.models.")
-    folder = _text(config, "checkpointer", "checkpoint_dir")
+    folder = config.text("checkpointer.checkpoint_dir")
     if name and known and (states_size(name) or "mini" in name or folder is None):
         return Stated(name, f"{section}.{COMPONENT}", config.where(section, COMPONENT))
     return folder
@@ -178,14 +207,8 @@ def _targets(config: Config) -> Stated[tuple[str, ...]] | None:
 
 
 def _max_steps(config: Config) -> Stated[int] | None:
-    each, epochs = _count(config, "max_steps_per_epoch"), _count(config, "epochs")
+    each, epochs = config.count("max_steps_per_epoch"), config.count("epochs")
     return None if each is None or epochs is None else Stated(each.value * epochs.value, each.key, each.where)
-
-
-def _clip(config: Config) -> Stated[float] | None:
-    found = typed(config.stated("clip_grad_norm"), _CLIP, _float)
-    # The norm is only logged with 'inf'.
-    return None if found is None or math.isinf(found.value) else found
 
 
 def _packed(config: Config, name: str) -> Stated[bool] | None:
@@ -196,7 +219,7 @@ def _packed(config: Config, name: str) -> Stated[bool] | None:
     ]
     if found:
         return next((each for each in found if each.value), found[0])
-    return config.default(False, name, "packed") if config.has(name) else None
+    return config.default(f"{name}.packed", False) if config.has(name) else None
 
 
 def _dtype(config: Config) -> Stated[Dtype] | None:
@@ -207,14 +230,14 @@ def _dtype(config: Config) -> Stated[Dtype] | None:
 
 def _distributed(config: Config) -> Stated[str] | None:
     """Return a key that only the distributed recipes read."""
-    for key in ("fsdp_cpu_offload", "fsdp_sharding_strategy", "fsdp_reshard_after_forward", "fsdp"):
+    for key in _SHARDING:
         if config.has(key):
             return Stated("fsdp", key, config.where(key))
     return None
 
 
 def _resume(config: Config) -> Stated[str] | None:
-    found = _flag(config, "resume_from_checkpoint")
+    found = config.flag("resume_from_checkpoint")
     return Stated("true", found.key, found.where) if found is not None and found.value else None
 
 
@@ -222,7 +245,7 @@ def _cadence(config: Config, key: str, *, otherwise: Cadence) -> Stated[Cadence]
     if config.is_open(key):
         return None
     found = config.stated(key)
-    return config.default(otherwise, key) if found is None else Stated("steps", key, found.where)
+    return config.default(key, otherwise) if found is None else Stated("steps", key, found.where)
 
 
 def _services(config: Config) -> Stated[tuple[str, ...]] | None:
