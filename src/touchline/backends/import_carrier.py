@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
@@ -21,6 +22,7 @@ from touchline.spec.overlay import with_settings
 from touchline.spec.partial import Stated
 from touchline.spec.validate import adapter
 
+_SECRET = re.compile(r"(?:^|[._])(?:token|secret|password|api_?key)$", re.IGNORECASE)
 _NO_VALUE: tuple[object, ...] = (None, "", [], {})
 STAND_IN = adapter(Experiment).validate_python({"name": "x", "models": ("x",), "data": DataConfig(path="x")})
 """Experiment with touchline's defaults."""
@@ -133,7 +135,9 @@ class Carrier:
 
 
 def not_carried(key: str, value: object, where: Location, note: Note) -> NotCarried:
-    """Return a value that is not carried over, with its place and the reason."""
+    """Return a value that is not carried over, with its place and the reason. A secret is not shown."""
+    if isinstance(value, str) and value and _SECRET.search(key):
+        value = "(not shown)"
     return NotCarried(key=key, value=value, where=(where,), reason=note.reason, why=note.why, instead=note.instead)
 
 
@@ -181,6 +185,8 @@ def _note_of(key: str, value: object, table: ImportTable, misspelt: Mapping[str,
     known = note is not None or table.knows(key)
     if not known:
         return Note(Reason.UNKNOWN, "the source's own tool does not know this key")
+    if note is not None and note.reason is Reason.CHANGED and key in table.notes:
+        return note
     if any(value == empty and type(value) is type(empty) for empty in _NO_VALUE):
         return Note(Reason.OFF, "no value")
     if value is False or str(value).casefold() in ("false", "no", "off", "none"):

@@ -43,7 +43,9 @@ def carry_training(
     """
     stated = reading.trainings[0]
     carrier = Carrier(document)
-    carrier.carry(MODEL, stated.model, None if stated.model is None else places.model(stated.model.value))
+    model = stated.model_path or stated.model
+    carrier.carry(MODEL, model, None if model is None else places.model(model.value))
+    carrier.same(stated.model)
     _carry_adapter(carrier, stated, table)
     _carry_batch(carrier, stated)
     _carry_optimizer(carrier, stated, table)
@@ -88,8 +90,12 @@ def _carry_adapter(carrier: Carrier, stated: StatedTraining, table: ImportTable)
         carrier.carry("train.lora.target_modules", modules, list(defaults.LORA_TARGET_MODULES))
         why = "all linear layers; written as those of a Llama-like block"
         carrier.leave(modules, Note(Reason.CHANGED, why, "name the model's own layers, if they are others"))
-    else:
-        carrier.carry("train.lora.target_modules", modules)
+    elif modules is not None:
+        names = dict.fromkeys(name for each in modules.value for name in table.layers.get(each, (each,)))
+        carrier.carry("train.lora.target_modules", modules, list(names))
+    if stated.save_adapter_only is not None:
+        save = "adapter" if stated.save_adapter_only.value else "merged"
+        carrier.carry("train.checkpoint.save", stated.save_adapter_only, save)
     if table.has_stages:
         carrier.same(stated.parent)
         return
@@ -187,7 +193,7 @@ def _carry_machine(carrier: Carrier, stated: StatedTraining, table: ImportTable)
         else:
             carrier.leave(stated.eval_packed, Note(Reason.AUTOMATIC, "validation is never packed"))
     if stated.trains_on_prompt is not None and stated.trains_on_prompt.value:
-        carrier.leave(stated.trains_on_prompt, Note(Reason.NO_COUNTERPART, "the loss is taken on the answer alone"))
+        carrier.leave(stated.trains_on_prompt, Note(Reason.CHANGED, "the loss is taken on the answer alone"))
     else:
         carrier.same(stated.trains_on_prompt)
     carrier.leave(
@@ -195,7 +201,9 @@ def _carry_machine(carrier: Carrier, stated: StatedTraining, table: ImportTable)
         Note(Reason.CHANGED, "the model's own chat template is used", "put another one into its tokenizer_config.json"),
     )
     full = stated.method is not None and stated.method.value == "full"
-    if stated.dtype is not None and full:
+    if table.one_dtype and not full:
+        carrier.carry("train.lora.dtype", stated.dtype)
+    if stated.dtype is not None and full and not table.one_dtype:
         carrier.leave(stated.dtype, Note(Reason.CHANGED, "weights are trained in float32", "train.base_dtype"))
     else:
         carrier.carry("train.base_dtype", stated.dtype)

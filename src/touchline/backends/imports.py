@@ -139,6 +139,10 @@ class ImportTable:
     """Its words for `train.optimizer`."""
     attention: Mapping[str, str] = field(default_factory=dict)
     """Its words for `train.attention`."""
+    layers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Its words for layers with an adapter, as far as they differ from the model's own."""
+    one_dtype: bool = False
+    """Whether everything that is trained has the config's dtype."""
     keys: Mapping[str, str] = field(default_factory=dict)
     """Further keys with the same values as a key of experiment.yaml."""
     words: Mapping[str, tuple[str, Mapping[str, object]]] = field(default_factory=dict)
@@ -157,6 +161,8 @@ class ImportTable:
     """Test for a dotted key that the trainer knows."""
     columns: Callable[[ForeignDocument, StatedSource, Mapping[str, object] | None], DataColumns] | None = None
     """Columns of a dataset."""
+    refused: Callable[[ForeignDocument], str | None] = lambda document: None
+    """Kind of a config's training in words, if it is none that touchline has."""
 
 
 HF_SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant", "constant_with_warmup": "constant"}

@@ -15,6 +15,7 @@ from touchline.backends.config_reading import source_kind
 from touchline.backends.fields import dotted, shown
 from touchline.backends.interpolation import is_known
 from touchline.backends.torchtune.components import component
+from touchline.backends.torchtune.config import COMPONENT
 from touchline.backends.torchtune.reading import Config, Path
 from touchline.core.finding import Finding, Severity
 from touchline.spec.partial import Stated, StatedSource
@@ -42,7 +43,7 @@ def _sources(config: Config, path: Path, section: Mapping[str, object], role: Ro
     if source is None:
         named = config.component(*path)
         if named is not None:
-            stated = Stated(named.rpartition(".")[2], ".".join(map(str, path)), config.where(*path))
+            stated = Stated(named.rpartition(".")[2], dotted((*path, COMPONENT)), config.where(*path))
             yield StatedSource(name=stated, kind="builder", role=role, split=split, field=field)
         return
     folder = _text(config, *path, "data_dir")

@@ -76,7 +76,7 @@ _BUILDER = re.compile(r"(q?lora)_")
 _SLICE = re.compile(r"train\[:(\d{1,2})%\]")
 _QUANTIZED_BITS = 4
 _ADAMW_DECAY = 0.01
-_SHARDING = (
+SHARDING_KEYS = (
     *("fsdp_cpu_offload", "fsdp_sharding_strategy", "fsdp_reshard_after_forward", "fsdp", "custom_sharded_layers"),
     *("tensor_parallel_dim", "tensor_parallel_plan", "data_parallel_dim", "context_parallel_dim"),
 )
@@ -110,6 +110,7 @@ def stated_training(config: Config) -> StatedTraining:
     schedule = _last(config, "lr_scheduler")
     if schedule is None and config.get("lr_scheduler") is None and not config.is_open("lr_scheduler"):
         schedule = config.default("lr_scheduler", "constant")
+        found["warmup_steps"] = config.default("lr_scheduler", 0)
     if found["trains_on_prompt"] is None and not config.has("dataset", "train_on_input"):
         _, on_prompt = DATASETS.get(config.last("dataset"), (None, None))
         found["trains_on_prompt"] = None if on_prompt is None else config.default("dataset.train_on_input", on_prompt)
@@ -163,7 +164,7 @@ def _offloads(config: Config) -> Stated[str] | None:
 def _last(config: Config, section: str) -> Stated[str] | None:
     """Return the last part of the section's component."""
     name = config.last(section)
-    return Stated(name, section, config.where(section, COMPONENT)) if name else None
+    return Stated(name, f"{section}.{COMPONENT}", config.where(section, COMPONENT)) if name else None
 
 
 def _section_of_model(config: Config) -> str:
@@ -230,7 +231,7 @@ def _dtype(config: Config) -> Stated[Dtype] | None:
 
 def _distributed(config: Config) -> Stated[str] | None:
     """Return a key that only the distributed recipes read."""
-    for key in _SHARDING:
+    for key in SHARDING_KEYS:
         if config.has(key):
             return Stated("fsdp", key, config.where(key))
     return None

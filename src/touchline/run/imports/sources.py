@@ -220,6 +220,11 @@ def _read(path: Path) -> Config | Source | list[Finding]:
         if table is None:
             wrong.append(source_fault(path, f"is a {format_.title}, which is not imported"))
             continue
+        refused = table.refused(document)
+        if refused is not None:
+            message = f"is a {format_.title} of {refused}; touchline trains on given answers (supervised)"
+            wrong.append(source_fault(path, message))
+            continue
         reading = format_.read(document)
         errors = [each for each in reading.findings if each.severity is Severity.ERROR]
         if not reading.trainings:

@@ -1,0 +1,225 @@
+"""Words and keys of torchtune's configs for `touchline import`, with its meaning of rows and batches (0.6.1)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+
+from touchline.backends.imports import DataColumns, ImportTable, Note, Reason
+from touchline.backends.interpolation import resolve
+from touchline.backends.torchtune.components import recipe_keys
+from touchline.backends.torchtune.config import COMPONENT
+from touchline.backends.torchtune.keys import NEEDED, is_reinforcement
+from touchline.backends.torchtune.reading import Config
+from touchline.backends.torchtune.stated import DATASETS, SHARDING_KEYS
+from touchline.spec.foreign import ForeignDocument
+from touchline.spec.partial import StatedSource
+
+NO_CLIPPING = 1e6
+"""Norm that no gradient reaches: recipes clip nothing without `clip_grad_norm`."""
+_FEED_FORWARD = ("gate_proj", "up_proj", "down_proj")
+_CROSS_ENTROPY = (
+    "torchtune.modules.loss.CEWithChunkedOutputLoss",
+    "torchtune.modules.loss.LinearCrossEntropyLoss",
+    "torch.nn.CrossEntropyLoss",
+)
+_PAIRS = re.compile(r"\.rlhf\.|preference_|stack_exchange_paired|hh_rlhf")
+_STARTS = re.compile(r"^\s*#.*\btune run\b.*--nproc[-_]per[-_]node[= ](\d+)")
+_REFERENCE = re.compile(r"\$\{(\w+)\}")
+_ROWS = Note(Reason.NO_COUNTERPART, "rows are read by their columns", "name the columns: data.input, data.output")
+_OWN_TURNS = Note(
+    Reason.CHANGED,
+    "the model's own chat template puts the marks around turns, not torchtune's tokenizer",
+    "`touchline plan` shows the first example",
+)
+_MODELS_OWN = Note(Reason.AUTOMATIC, "the model's own tokenizer is used")
+
+
+def _refused(document: ForeignDocument) -> str | None:
+    """Return the kind of training of a config that is not supervised fine-tuning."""
+    config = Config(document, resolve(document).data)
+    named = [config.component(part) or "" for part in ("loss", "dataset", "dataset_val")]
+    pairs = next((name for name in named if _PAIRS.search(name)), None)
+    if pairs is not None:
+        return f"preference training ({pairs})"
+    if is_reinforcement(config.data):
+        return "reinforcement learning (rows are generated while training)"
+    if config.has("teacher_model"):
+        return "distillation (teacher_model)"
+    return "quantization-aware training (quantizer)" if config.component("quantizer") else None
+
+
+def _columns(document: ForeignDocument, source: StatedSource, registry: Mapping[str, object] | None) -> DataColumns:
+    """Return the columns that a builder of datasets reads, and the meaning of keys that the whole file decides."""
+    del registry
+    config = Config(document, resolve(document).data)
+    builder = config.last("dataset")
+    found = DataColumns(notes=dict(_references(config)))
+    mapped = config.get("dataset", "column_map")
+    names = mapped if isinstance(mapped, dict) else {}
+    if builder in ("alpaca_dataset", "alpaca_cleaned_dataset"):
+        pair = [str(names.get(each, each)) for each in ("instruction", "input")]
+        found.settings = {"data.input": pair, "data.output": str(names.get("output", "output"))}
+        why = f"rows of {DATASETS[builder][0]}, without the words that Alpaca's prompt puts around them"
+        found.notes[f"dataset.{COMPONENT}"] = Note(
+            Reason.CHANGED, why, "data.prompt holds the words of the user's turn"
+        )
+    elif builder in ("instruct_dataset", "grammar_dataset", "samsum_dataset"):
+        usual = ("dialogue", "summary") if builder == "samsum_dataset" else ("input", "output")
+        pair = [str(names.get(each, other)) for each, other in zip(("input", "output"), usual, strict=True)]
+        found.settings = {"data.input": pair[0], "data.output": pair[1]}
+        found.sources[f"dataset.{COMPONENT}"] = "data.input"
+    elif builder in ("chat_dataset", "slimorca_dataset"):
+        column = config.get("dataset", "conversation_column") or names.get("conversations", "conversations")
+        found.settings = {"data.messages": str(column)}
+        for key in (COMPONENT, "conversation_column", "conversation_style"):
+            found.sources[f"dataset.{key}"] = "data.messages"
+    elif builder in ("chat_completion_dataset", "text_completion_dataset") and config.has("dataset", "output_key"):
+        _keyed_columns(config, found, chats=builder == "chat_completion_dataset")
+    for role, value in names.items():
+        if value in (found.settings.get("data.output"), *_list(found.settings.get("data.input"))):
+            found.sources[f"dataset.column_map.{role}"] = "data.input"
+    system = config.get("dataset", "new_system_prompt")
+    if isinstance(system, str):
+        found.settings["data.system"] = system
+        found.sources["dataset.new_system_prompt"] = "data.system"
+    if source.kind == "file":
+        found.sources["dataset.source"] = "data.path"
+    if config.has("tokenizer"):
+        own = builder != "chat_completion_dataset"
+        found.notes[f"tokenizer.{COMPONENT}"] = _OWN_TURNS if own else _MODELS_OWN
+    if config.get("profiler", "enabled") is False:
+        found.notes["profiler"] = Note(Reason.OFF, "switched off")
+    _same_validation(config, found)
+    _devices(config, found)
+    return found
+
+
+def _list(value: object) -> list[object]:
+    return value if isinstance(value, list) else [value]
+
+
+def _keyed_columns(config: Config, found: DataColumns, *, chats: bool) -> None:
+    """Add the columns of cruijff_kit's datasets, which name prompt and columns themselves."""
+    keys = {"input_key": "data.input", "output_key": "data.output", "prompt": "data.prompt"}
+    for key, to in {**keys, "system_prompt": "data.system"}.items():
+        value = config.get("dataset", key)
+        if isinstance(value, str) and (value or key != "system_prompt"):
+            found.settings[to] = value
+            found.sources[f"dataset.{key}"] = to
+    found.sources["dataset.model_path"] = "models"
+    if chats:
+        found.sources[f"dataset.{COMPONENT}"] = "data.input"
+    else:
+        why = "a row is put into the model's chat template if it has one, not joined as plain text"
+        found.notes[f"dataset.{COMPONENT}"] = Note(Reason.CHANGED, why, "models: a base model without a chat template")
+
+
+def _same_validation(config: Config, found: DataColumns) -> None:
+    """Take the keys of `dataset_val` over that equal those of `dataset`: both are splits of one file."""
+    train, held = config.get("dataset"), config.get("dataset_val")
+    if isinstance(train, dict) and isinstance(held, dict):
+        own = {f"dataset_val.{key}": f"dataset.{key}" for key, value in held.items() if train.get(key) == value}
+        found.sources |= {key: "data.path" for key, twin in own.items() if twin in found.sources}
+        found.notes |= {key: found.notes[twin] for key, twin in own.items() if twin in found.notes}
+
+
+def _devices(config: Config, found: DataColumns) -> None:
+    """List the rows of a step where the command that the file shows starts several devices."""
+    micro, passes = config.count("batch_size"), config.count("gradient_accumulation_steps")
+    if micro is None or any(config.has(key) for key in SHARDING_KEYS):
+        return
+    for number, line in enumerate(config.document.lines, 1):
+        started = _STARTS.match(line)
+        if started is not None and int(started[1]) > 1:
+            whole = micro.value * (1 if passes is None else passes.value) * int(started[1])
+            why = f"rows of one device; the command on line {number} starts {started[1]}"
+            instead = f"compute.gpus_per_run: {started[1]} and train.global_batch_size: {whole}"
+            found.notes["batch_size"] = Note(Reason.CHANGED, why, instead)
+            return
+
+
+def _references(config: Config) -> Iterator[tuple[str, Note]]:
+    """Yield keys that no recipe reads, and that other values name."""
+    used = {name for line in config.document.lines for name in _REFERENCE.findall(line)}
+    for key in used & config.data.keys() - _known_keys():
+        if isinstance(config.data[key], str | int | float):
+            yield key, Note(Reason.AUTOMATIC, f"used where ${{{key}}} stands")
+
+
+def _known_keys() -> frozenset[str]:
+    return recipe_keys() | frozenset(NEEDED)
+
+
+_FOLDERS = Note(Reason.AUTOMATIC, "each run has a folder of its own under the experiment")
+_FILES = Note(Reason.AUTOMATIC, "read from the model's own folder")
+_METRICS = Note(
+    Reason.AUTOMATIC, "every step is logged to metrics.jsonl", "`touchline export` sends metrics to a tracker"
+)
+_MEMORY = Note(Reason.AUTOMATIC, "it saves memory, and the training is the same")
+_SHARDED = Note(
+    Reason.NO_COUNTERPART,
+    "devices are used as compute.gpus_per_run says",
+    "with N devices train.global_batch_size counts the rows of all N",
+)
+IMPORTS = ImportTable(
+    schedules={
+        "constant": "constant",
+        **{f"get_{word}_schedule_with_warmup": word for word in ("cosine", "linear", "constant")},
+    },
+    optimizers={
+        **dict.fromkeys(("AdamW", "PagedAdamW"), "adamw"),
+        "AdamW8bit": "adamw_8bit",
+        "PagedAdamW8bit": "paged_adamw_8bit",
+    },
+    layers={
+        "output_proj": ("o_proj",),
+        "mlp": _FEED_FORWARD,
+        "output": (),
+        "w1": ("gate_proj",),
+        "w2": ("down_proj",),
+        "w3": ("up_proj",),
+    },
+    one_dtype=True,
+    words={"model.use_dora": ("train.lora.dora", {"true": True, "false": False})},
+    same={
+        f"loss.{COMPONENT}": _CROSS_ENTROPY,
+        "lr_scheduler.num_cycles": (0.5,),
+        "optimizer.fused": (True, False),
+        "optimizer.betas": ([0.9, 0.999],),
+        "optimizer.eps": (1e-8,),
+        "device": ("cuda",),
+        "model.apply_lora_to_mlp": (True, False),
+    },
+    unset={"train.max_grad_norm": NO_CLIPPING},
+    notes={
+        "seed": Note(Reason.CHANGED, "each start draws another seed; here it is `seeds: [1]`", "seeds: [1, 2, 3]"),
+        "tokenizer.max_seq_len": Note(
+            Reason.CHANGED, "rows are as long as they are; here the longest is an error", "set train.max_seq_len"
+        ),
+        "clip_grad_norm": Note(
+            Reason.CHANGED, f"nothing is clipped; written as a norm that no gradient reaches, {NO_CLIPPING:g}"
+        ),
+        **dict.fromkeys(("output_dir", "checkpointer.output_dir"), _FOLDERS),
+        "model.apply_lora_to_output": Note(Reason.REFUSED, "an adapter on the output layer is not exported"),
+        "resume_from_checkpoint": Note(Reason.AUTOMATIC, "`touchline resume` finds it"),
+        **dict.fromkeys(("checkpointer.*", "model.*"), _FILES),
+        "tokenizer.*": _MODELS_OWN,
+        **dict.fromkeys(("metric_logger*", "log_*", "my_wandb_*"), _METRICS),
+        "profiler*": Note(Reason.NO_COUNTERPART, "steps are not profiled", "`touchline probe` measures a few"),
+        **dict.fromkeys(
+            ("optimizer_in_bwd", "low_cpu_ram", "ac_mode", "ac_option", "enable_async_checkpointing"), _MEMORY
+        ),
+        **dict.fromkeys(SHARDING_KEYS, _SHARDED),
+        "batch_size_val": Note(Reason.AUTOMATIC, "validation uses the micro-batch size"),
+        "dataset_val*": Note(Reason.AUTOMATIC, "validation is on the dataset's own split"),
+        "dataset*": _ROWS,
+        "input_formatting": Note(Reason.AUTOMATIC, "data.path names the file itself"),
+        "hf_token": Note(Reason.AUTOMATIC, "models are read from this machine"),
+        "collate_fn": Note(Reason.AUTOMATIC, "rows are padded to the longest of their forward pass"),
+    },
+    knows=lambda key: key.partition(".")[0] in _known_keys(),
+    columns=_columns,
+    refused=_refused,
+)
+"""What `touchline import` needs to know about its configs."""
