@@ -327,8 +327,11 @@ def _carry_source(carrier: Carrier, source: StatedSource, columns: DataColumns, 
         kind = {"hub": "a dataset of a hub", "registered": "a registered name", "builder": "a builder"}[source.kind]
         why = f"{kind}, not a file on this machine"
         carrier.leave(name, Note(Reason.CHANGED, why, f"save its rows as {file} beside experiment.yaml"))
+    origins = {
+        setting: carrier.document.stated(*path_of(carrier.document, key)) for key, setting in columns.sources.items()
+    }
     for key, value in columns.settings.items():
-        carrier.carry(key, source.format or name, value)
+        carrier.carry(key, origins.get(key) or source.format or name, value)
     for key in columns.sources:
         carrier.seen.add(key)
     for key, note in columns.notes.items():

@@ -24,6 +24,7 @@ from touchline.run.imports.hydra import read_multirun
 from touchline.run.imports.places import LocalPlaces
 from touchline.run.imports.sources import Source, SourceKind, find_source
 from touchline.run.imports.summary import read_summary
+from touchline.run.imports.warmup import with_warmup
 from touchline.run.interview.interview import plain_name
 from touchline.spec.defaults import DEFAULT_BACKEND
 from touchline.spec.experiment import Experiment
@@ -190,7 +191,7 @@ def _trainings(
     source: Source, folder: Path, data: dict[str, object]
 ) -> tuple[list[ImportedTraining], list[NotCarried], list[str]]:
     """Return trainings, values that are left, and notes; add to the experiment's data what all trainings share."""
-    notes = [f"{path}: not read, of no kind that can be imported" for path in source.skipped]
+    notes = [*source.notes, *(f"{path}: not read, of no kind that can be imported" for path in source.skipped)]
     if source.kind is SourceKind.HYDRA:
         multirun = read_multirun(source.path, folder)
         return list(multirun.trainings), list(multirun.left), [*notes, *multirun.notes]
@@ -198,8 +199,9 @@ def _trainings(
         places = LocalPlaces(Path(source.document.path).parent, folder)
         summary = read_summary(source.document, places)
         data |= summary.data
-        left = [*summary.left, *(each for training in summary.trainings for each in training.left)]
-        return list(summary.trainings), left, [*notes, *places.notes, *summary.notes]
+        trainings = [with_warmup(training, folder) for training in summary.trainings]
+        left = [*summary.left, *(each for training in trainings for each in training.left)]
+        return trainings, left, [*notes, *places.notes, *summary.notes]
     return carry_configs(source, folder, notes)
 
 
@@ -225,6 +227,7 @@ def carry_configs(
         training = carry_training(name, config.document, config.reading, config.table, places)
         if training.backend not in backend_names():
             training = replace(training, backend=None)
+        training = with_warmup(training, folder)
         trainings.append(training)
         left += training.left
         left += left_over(config.document, config.reading, config.table, training.seen)

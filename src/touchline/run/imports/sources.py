@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from touchline.spec.foreign import Dialect, ForeignDocument, ForeignFileError, p
 
 SUMMARY = "experiment_summary.yaml"
 MULTIRUN = "multirun.yaml"
+_RESULT, _SETUP = "finetune.yaml", "setup_finetune.yaml"
 _ENDINGS = (".yaml", ".yml", ".json")
 _FILES_LIMIT = 1000
 """Most configs of one folder."""
@@ -69,6 +70,8 @@ class Source:
     """The document of a summary."""
     skipped: tuple[Path, ...] = ()
     """Files of the folder that are of no kind."""
+    notes: tuple[str, ...] = ()
+    """What the user should know about which files are read."""
 
 
 def expected_sources() -> str:
@@ -120,12 +123,21 @@ def find_source(paths: Sequence[Path]) -> Source:
     if findings:
         raise InputError("the source cannot be imported", expected=expected_sources(), findings=findings)
     if configs:
-        found.append(_of_configs(configs, paths, tuple(skipped)))
+        trained = _what_trains(configs)
+        source = _of_configs(trained, paths, tuple(skipped))
+        note = f"of a folder with {_RESULT} and {_SETUP}, {_RESULT} is read: it is what trains (GPUs: see {_SETUP})"
+        found.append(source if len(trained) == len(configs) else replace(source, notes=(note,)))
     if len(found) != 1:
         kinds = first_of((f"{each.path} ({each.title})" for each in found), 5)
         message = f"the source is {len(found)} experiments: {kinds}" if found else "there is no source"
         raise InputError(message, expected=f"one of: {expected_sources()}", hint="name one file or folder")
     return found[0]
+
+
+def _what_trains(configs: Sequence[Config]) -> list[Config]:
+    """Return the configs without the settings from which a script made the config beside them."""
+    made = {each.path.parent for each in configs if each.path.name == _RESULT}
+    return [each for each in configs if each.path.name != _SETUP or each.path.parent not in made]
 
 
 def _of_configs(configs: Sequence[Config], paths: Sequence[Path], skipped: tuple[Path, ...]) -> Source:
@@ -176,14 +188,17 @@ def _hydra(folder: Path) -> Source:
 
 
 def _config_files(folder: Path) -> Iterator[Path]:
-    """Yield the configs in a folder; those one level below if it has none itself."""
+    """Yield the configs in a folder; those one level below if it has none itself, only data and other files."""
+    others: list[Path] = []
     for pattern in ("*", "*/*"):
         files = sorted(each for each in folder.glob(pattern) if each.suffix.lower() in _ENDINGS and each.is_file())
         if len(files) > _FILES_LIMIT:
             raise ValueError(f"more than {_FILES_LIMIT:,} files")
-        if files:
+        if files and not all(map(_is_other, files)):
             yield from files
             return
+        others = others or files
+    yield from others
 
 
 def _is_other(path: Path) -> bool:

@@ -1,0 +1,77 @@
+"""Words and keys of cruijff_kit's setup_finetune.yaml for `touchline import`; torchtune's words are torchtune's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from touchline.backends.imports import DataColumns, Note, Reason
+from touchline.backends.torchtune.imports import IMPORTS as TORCHTUNE
+from touchline.backends.torchtune_setup.format import DATA_KEYS, KNOWN
+from touchline.spec.foreign import ForeignDocument
+from touchline.spec.partial import StatedSource
+
+_JOB = Note(Reason.AUTOMATIC, "time and memory of jobs come from the estimate", "compute.time_limit")
+_SETUP = Note(Reason.AUTOMATIC, "how jobs find Python is in your config file", "touchline config show")
+_TRACKER = Note(Reason.AUTOMATIC, "runs are named after their factors", "`touchline export` sends metrics to a tracker")
+_PATHS = Note(Reason.AUTOMATIC, "each run has a folder of its own under the experiment")
+_TYPES = ("chat_completion", "instruct_dataset")
+
+
+def _columns(document: ForeignDocument, source: StatedSource, registry: Mapping[str, object] | None) -> DataColumns:
+    """Return prompt and columns, with the script's defaults."""
+    del source, registry
+    found = DataColumns()
+    kind = document.get("dataset_type")
+    if kind == "chat_dataset":
+        found.settings = {"data.messages": "messages"}
+        found.sources["dataset_type"] = "data.messages"
+        return found
+    for key, (to, default) in DATA_KEYS.items():
+        value = document.get(key)
+        value = value if isinstance(value, str) else default
+        if value or key != "system_prompt":
+            found.settings[to] = value
+        found.sources[key] = to
+    if kind in _TYPES:
+        found.sources["dataset_type"] = "data.input"
+    return found
+
+
+IMPORTS = replace(
+    TORCHTUNE,
+    keys={
+        **{key: f"compute.{key}" for key in ("account", "partition", "constraint")},
+        "cpus_per_task": "compute.cpus_per_run",
+    },
+    words={},
+    same={"dataset_ext": (".json",), "input_formatting": ("",)},
+    notes={
+        **dict.fromkeys(
+            ("input_dir_base", "input_formatting", "dataset_ext"), Note(Reason.AUTOMATIC, "data.path names it")
+        ),
+        "dataset_type": Note(
+            Reason.CHANGED,
+            "a row is put into the model's chat template if it has one, not joined as plain text",
+            "models: a base model without a chat template",
+        ),
+        **dict.fromkeys(("project_dir", "output_dir_base", "experiment_name"), _PATHS),
+        "models_dir": Note(Reason.AUTOMATIC, "models are found in models_dir of your config file, or by their path"),
+        "torchtune_model_name": Note(Reason.AUTOMATIC, "model_checkpoint names the model"),
+        "custom_recipe": Note(
+            Reason.AUTOMATIC, "touchline's own recipe validates too", "train.recipe: PATH of a recipe of your own"
+        ),
+        "base_recipe": Note(
+            Reason.REFUSED, "values that this file leaves out are that recipe's, not read here", "`tune cp` shows them"
+        ),
+        **dict.fromkeys(("my_wandb_project", "my_wandb_run_name"), _TRACKER),
+        "log_every_n_steps": Note(Reason.AUTOMATIC, "every step is logged to metrics.jsonl"),
+        "batch_size_val": Note(Reason.AUTOMATIC, "validation uses the micro-batch size"),
+        **dict.fromkeys(("time", "mem"), _JOB),
+        **dict.fromkeys(("conda_env", "venv", "modules"), _SETUP),
+    },
+    knows=KNOWN.__contains__,
+    columns=_columns,
+    refused=lambda document: None,
+)
+"""What `touchline import` needs to know about its files."""
