@@ -276,7 +276,7 @@ def _carry_data(carrier: Carrier, stated: StatedTraining, table: ImportTable, pl
             note = Note(Reason.NO_COUNTERPART, why, "join them in one file")
             carrier.left.append(not_carried(source.name.key, source.name.value, source.name.where, note))
     for source in stated.sources:
-        if source.role == "validation":
+        if source.role == "validation" and source.name.key not in carrier.seen:
             why = "a dataset is one file"
             instead = "join training and validation rows in one file, with a column `split`"
             carrier.leave(source.name, Note(Reason.NO_COUNTERPART, why, instead))
@@ -344,7 +344,10 @@ def _carry_source(carrier: Carrier, source: StatedSource, columns: DataColumns, 
         else:
             why = "the split is the file's column `split`, or made by data.train_fraction"
             carrier.leave(source.split, Note(Reason.CHANGED, why))
-    carrier.leave(source.field, Note(Reason.CHANGED, "rows are found by the form of the file"))
+    if source.field is not None and source.field.value == "train":
+        carrier.same(source.field)
+    else:
+        carrier.leave(source.field, Note(Reason.CHANGED, "rows are found by the form of the file"))
 
 
 def _file_name(name: str) -> str:

@@ -116,12 +116,13 @@ def _keyed_columns(config: Config, found: DataColumns, *, chats: bool) -> None:
 
 
 def _same_validation(config: Config, found: DataColumns) -> None:
-    """Take the keys of `dataset_val` over that equal those of `dataset`: both are splits of one file."""
+    """Take the keys of `dataset_val` over that equal those of `dataset`, and its split if both read one file."""
     train, held = config.get("dataset"), config.get("dataset_val")
-    if isinstance(train, dict) and isinstance(held, dict):
-        own = {f"dataset_val.{key}": f"dataset.{key}" for key, value in held.items() if train.get(key) == value}
-        found.sources |= {key: "data.path" for key, twin in own.items() if twin in found.sources}
-        found.notes |= {key: found.notes[twin] for key, twin in own.items() if twin in found.notes}
+    if not isinstance(train, dict) or not isinstance(held, dict):
+        return
+    if "data_files" in held and held["data_files"] == train.get("data_files"):
+        found.sources |= {f"dataset_val.{key}": "data.path" for key in ("split", "field") if key in held}
+    found.sources |= {f"dataset_val.{key}": "data.path" for key, value in held.items() if train.get(key) == value}
 
 
 def _devices(config: Config, found: DataColumns) -> None:
@@ -151,6 +152,7 @@ def _known_keys() -> frozenset[str]:
     return recipe_keys() | frozenset(NEEDED)
 
 
+_SCRIPTS = Note(Reason.AUTOMATIC, "written by setup_finetune.py, and read by no recipe")
 _FOLDERS = Note(Reason.AUTOMATIC, "each run has a folder of its own under the experiment")
 _FILES = Note(Reason.AUTOMATIC, "read from the model's own folder")
 _METRICS = Note(
@@ -216,6 +218,7 @@ IMPORTS = ImportTable(
         "dataset*": _ROWS,
         "input_formatting": Note(Reason.AUTOMATIC, "data.path names the file itself"),
         "hf_token": Note(Reason.AUTOMATIC, "models are read from this machine"),
+        **dict.fromkeys(("config_file", "venv", "modules", "custom_recipe"), _SCRIPTS),
         "collate_fn": Note(Reason.AUTOMATIC, "rows are padded to the longest of their forward pass"),
     },
     knows=lambda key: key.partition(".")[0] in _known_keys(),
