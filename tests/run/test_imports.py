@@ -41,7 +41,7 @@ from touchline.spec.write import to_yaml
 
 pytestmark = pytest.mark.planning
 
-TRAINERS = ("axolotl", "llamafactory", "qlora_stage")
+TRAINERS = ("axolotl", "llamafactory", "qlora_stage", "torchtune", "torchtune_setup")
 SUMMARY = """\
 experiment: {name: ranks 1, project: capitalization, question: "Does rank matter?", date: "2026-01-02", dir: /x}
 tools: {preparation: torchtune, evaluation: inspect-ai}

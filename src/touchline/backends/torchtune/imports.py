@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from touchline.backends.imports import DataColumns, ImportTable, Note, Reason
 from touchline.backends.interpolation import resolve
-from touchline.backends.torchtune.components import recipe_keys
+from touchline.backends.torchtune.components import component, recipe_keys
 from touchline.backends.torchtune.config import COMPONENT
 from touchline.backends.torchtune.keys import NEEDED, is_reinforcement
 from touchline.backends.torchtune.reading import Config
@@ -88,6 +88,10 @@ def _columns(document: ForeignDocument, source: StatedSource, registry: Mapping[
     if config.has("tokenizer"):
         own = builder != "chat_completion_dataset"
         found.notes[f"tokenizer.{COMPONENT}"] = _OWN_TURNS if own else _MODELS_OWN
+    named = config.component("model")
+    if named is not None and component(named) is None and not config.has("model", "lora_rank"):
+        why = "whether your builder trains an adapter or all weights is not known, and an adapter is written"
+        found.notes[f"model.{COMPONENT}"] = Note(Reason.CHANGED, why, "train.method: full, if it is all weights")
     if config.get("profiler", "enabled") is False:
         found.notes["profiler"] = Note(Reason.OFF, "switched off")
     _same_validation(config, found)
@@ -203,6 +207,8 @@ IMPORTS = ImportTable(
             Reason.CHANGED, f"nothing is clipped; written as a norm that no gradient reaches, {NO_CLIPPING:g}"
         ),
         **dict.fromkeys(("output_dir", "checkpointer.output_dir"), _FOLDERS),
+        "loss*": Note(Reason.CHANGED, "the loss is cross-entropy over the tokens of the answers"),
+        "lr_scheduler.*": Note(Reason.CHANGED, "the schedule has no such setting"),
         "model.apply_lora_to_output": Note(Reason.REFUSED, "an adapter on the output layer is not exported"),
         "resume_from_checkpoint": Note(Reason.AUTOMATIC, "`touchline resume` finds it"),
         **dict.fromkeys(("checkpointer.*", "model.*"), _FILES),

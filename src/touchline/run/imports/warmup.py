@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -58,7 +59,7 @@ def _steps(training: ImportedTraining, folder: Path) -> int | None:
     path, batch = settings.get("data.path"), settings.get("train.global_batch_size")
     if settings.get("train.packed") is True or not isinstance(path, str) or not isinstance(batch, int):
         return None
-    rows = _rows(folder / path, settings.get("data.train_fraction", defaults.TRAIN_FRACTION))
+    rows = _rows(Path(os.path.normpath(folder / path)), settings.get("data.train_fraction", defaults.TRAIN_FRACTION))
     devices, epochs = settings.get("compute.gpus_per_run", 1), settings.get("train.epochs", defaults.EPOCHS)
     if rows is None or not isinstance(devices, int) or not isinstance(epochs, int):
         return None

@@ -1,0 +1,319 @@
+"""`touchline import` of torchtune's configs and of cruijff_kit's setup_finetune.yaml: the same training, key by key."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.faults.case import base, changed
+
+from tools.tiny_model import write_tiny_model
+from touchline import api
+from touchline.backends.imports import Reason
+from touchline.core.errors import InputError
+from touchline.core.finding import Severity
+from touchline.data.user_config import UserConfig
+from touchline.run.imports.importing import ImportReport
+
+pytestmark = pytest.mark.planning
+
+PUBLISHED = Path(__file__).parents[1] / "fixtures" / "published"
+CONFIGS = sorted(path for folder in ("torchtune", "torchtune_setup") for path in (PUBLISHED / folder).glob("*.yaml"))
+BASE = base("torchtune")
+SETUP = base("torchtune_setup")
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a new working directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def report_of(*paths: Path) -> ImportReport:
+    return api.import_experiment(paths, Path("new/experiment.yaml"))
+
+
+def settings_of(report: ImportReport) -> dict[str, Any]:
+    """The values of a single training by key; of `models` and `seeds` in a list, as experiment.yaml has them."""
+    found = {each.key: each.values[0] for each in report.carried}
+    return {key: [value] if key in ("models", "seeds") else value for key, value in found.items()}
+
+
+def write_words(folder: Path, *, rows: int = 100, splits: bool = True) -> None:
+    """Write data/words.json and the tiny model that the base configs name."""
+    made = [{"input": f"word{n}", "output": f"WORD{n}"} for n in range(rows)]
+    held = [{"input": f"held{n}", "output": f"HELD{n}"} for n in range(20)]
+    data = {"train": made, "validation": held[:10], "test": held[10:]} if splits else made
+    write(folder / "data" / "words.json", json.dumps(data))
+    write_tiny_model(folder / "models" / "Tiny-1M")
+
+
+# ------------------------------------------------------------------------------------------------ published configs
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_published_config_means_the_same_training(here: Path, path: Path) -> None:
+    """The values were written down from the trainer's recipes and the kit's script, before the import read the files."""
+    expected = json.loads(path.with_suffix("").with_suffix(".expected.json").read_text(encoding="utf-8"))
+    if "refused" in expected:
+        with pytest.raises(InputError) as caught:
+            report_of(path)
+        (finding,) = caught.value.findings
+        assert expected["refused"] in finding.message
+        return
+    report = report_of(path)
+    found = settings_of(report)
+    assert {key: found.get(key) for key in expected["settings"]} == expected["settings"]
+    assert set(expected["listed"]) - {each.key for each in report.not_carried} == set()
+
+
+def test_the_setup_and_the_config_that_its_script_made_of_it_are_one_experiment(here: Path) -> None:
+    """finetune.yaml was written by cruijff_kit's own setup_finetune.py from the setup_finetune.yaml beside it."""
+    setup = settings_of(report_of(PUBLISHED / "torchtune_setup" / "rank4.yaml"))
+    (here / "new" / "experiment.yaml").unlink()
+    made = settings_of(report_of(PUBLISHED / "torchtune" / "cruijff_kit_rank4.yaml"))
+    assert Path(setup.pop("data.path")).name == Path(made.pop("data.path")).name
+    assert setup == made
+
+
+# ------------------------------------------------------------------------------------------------ one change at a time
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("clip_grad_norm: 1.0", "clip_grad_norm: 0.5", {"train.max_grad_norm": 0.5}),
+        ("clip_grad_norm: 1.0\n", "", {"train.max_grad_norm": 1e6}),
+        ("dtype: bf16", "dtype: fp32", {"train.base_dtype": "float32", "train.lora.dtype": "float32"}),
+        ("packed: False", "packed: True", {"train.packed": True, "train.global_batch_size": 16}),
+        ("gradient_accumulation_steps: 4", "gradient_accumulation_steps: 1", {"train.global_batch_size": 4}),
+        ("save_adapter_weights_only: True\n", "", {"train.checkpoint.save": "merged"}),
+        (
+            "apply_lora_to_mlp: True",
+            "apply_lora_to_mlp: False",
+            {"train.lora.target_modules": ["q_proj", "v_proj", "o_proj"]},
+        ),
+        ("  weight_decay: 0.01\n", "", {"train.weight_decay": 0.01}),
+        ("torch.optim.AdamW", "bitsandbytes.optim.AdamW8bit", {"train.optimizer": "adamw_8bit", "train.backend": None}),
+        (
+            "  lora_dropout: 0.0",
+            "  lora_dropout: 0.0\n  use_dora: True",
+            {"train.lora.dora": True, "train.backend": None},
+        ),
+        ("lora_llama3_2_1b", "qlora_llama3_2_1b", {"train.quantization": "nf4", "train.method": "lora"}),
+        ("split: train", "column_map: {input: q, output: a}", {"data.input": "q", "data.output": "a"}),
+        ("split: train", "new_system_prompt: Be brief.", {"data.system": "Be brief."}),
+        (
+            "torchtune.datasets.instruct_dataset",
+            "torchtune.datasets.chat_dataset\n  conversation_column: chat\n  conversation_style: openai",
+            {"data.messages": "chat"},
+        ),
+        ("seed: 14", "seed: 3", {"seeds": [3]}),
+        ("compile: False", "compile: ${resume_from_checkpoint}", {"train.compile": False}),
+        ("device: cuda", "device: cuda\nrun_val_every_n_steps: 25", {"train.validate_every_steps": 25}),
+    ],
+)
+def test_a_key_is_carried_over_with_torchtunes_meaning(
+    here: Path, old: str, new: str, expected: dict[str, object]
+) -> None:
+    found = settings_of(report_of(write(here / "finetune.yaml", changed(BASE, old, new))))
+    if expected.pop("train.backend", "torchtune") is None:
+        assert found.get("train.backend") != "torchtune"
+    assert {key: found.get(key) for key in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key", "reason"),
+    [
+        ("clip_grad_norm: 1.0", "clip_grad_norm: null", "clip_grad_norm", Reason.CHANGED),
+        ("seed: 14", "seed: null", "seed", Reason.CHANGED),
+        ("max_seq_len: 2048", "max_seq_len: null", "tokenizer.max_seq_len", Reason.CHANGED),
+        ("max_steps_per_epoch: null", "max_steps_per_epoch: 50", "max_steps_per_epoch", Reason.NO_COUNTERPART),
+        ("apply_lora_to_mlp: True", "apply_lora_to_output: True", "model.apply_lora_to_output", Reason.REFUSED),
+        ("CEWithChunkedOutputLoss", "ForwardKLLoss", "loss._component_", Reason.CHANGED),
+        ("  num_warmup_steps: 10", "  num_cycles: 2.0", "lr_scheduler.num_cycles", Reason.CHANGED),
+        ("  weight_decay: 0.01", "  betas: [0.8, 0.9]", "optimizer.betas", Reason.NO_COUNTERPART),
+        ("shuffle: True", "shuffle: False", "shuffle", Reason.NO_COUNTERPART),
+        ("split: train", "train_on_input: True", "dataset.train_on_input", Reason.CHANGED),
+        ("data/words.json", "${oc.env:WORDS}", "dataset.data_files", Reason.NO_COUNTERPART),
+        ("instruct_dataset", "alpaca_dataset", "dataset.train_on_input", Reason.CHANGED),
+        ("torchtune.datasets.instruct_dataset", "mine.words", "dataset._component_", Reason.NO_COUNTERPART),
+        ("torchtune.models.llama3_2.lora_llama3_2_1b", "mine.model", "model._component_", Reason.CHANGED),
+        ("device: cuda", "device: cuda\nfsdp_cpu_offload: True", "fsdp_cpu_offload", Reason.CHANGED),
+        ("device: cuda", "device: cuda\nmy_note: 7", "my_note", Reason.UNKNOWN),
+        (
+            "device: cuda",
+            "device: cuda\nenable_activation_checkpoint: True",
+            "enable_activation_checkpoint",
+            Reason.UNKNOWN,
+        ),
+        (
+            "# LoRA on one GPU: tune run lora",
+            "# tune run --nproc_per_node 4 lora_finetune_distributed\n# lora",
+            "batch_size",
+            Reason.CHANGED,
+        ),
+    ],
+)
+def test_a_key_that_means_something_else_here_is_listed(
+    here: Path, old: str, new: str, key: str, reason: Reason
+) -> None:
+    report = report_of(write(here / "finetune.yaml", changed(BASE, old, new)))
+    assert (key, reason) in {(each.key, each.reason) for each in report.not_carried}
+
+
+def test_the_line_of_several_devices_says_what_to_write(here: Path) -> None:
+    text = "# tune run --nproc_per_node 4 lora_finetune_distributed --config finetune.yaml\n" + BASE
+    (line,) = [each for each in report_of(write(here / "f.yaml", text)).not_carried if each.key == "batch_size"]
+    assert line.instead == "compute.gpus_per_run: 4 and train.global_batch_size: 64"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "kind"),
+    [
+        ("torchtune.modules.loss.CEWithChunkedOutputLoss", "torchtune.rlhf.loss.DPOLoss", "preference"),
+        ("torchtune.datasets.instruct_dataset", "torchtune.datasets.preference_dataset", "preference"),
+        (
+            "device: cuda",
+            "device: cuda\nteacher_model: {_component_: torchtune.models.llama3_1.llama3_1_8b}",
+            "distillation",
+        ),
+        ("device: cuda", "device: cuda\ngrpo_samples: 4", "reinforcement"),
+        (
+            "device: cuda",
+            "device: cuda\nquantizer: {_component_: torchtune.training.quantization.X}",
+            "quantization-aware",
+        ),
+    ],
+)
+def test_another_kind_of_training_is_refused(here: Path, old: str, new: str, kind: str) -> None:
+    with pytest.raises(InputError) as caught:
+        report_of(write(here / "finetune.yaml", changed(BASE, old, new)))
+    (finding,) = caught.value.findings
+    assert kind in finding.message
+    assert not (here / "new").exists()
+
+
+def test_a_secret_is_listed_and_not_shown(here: Path) -> None:
+    report = report_of(write(here / "finetune.yaml", BASE + 'hf_token: "hf_abcdef"\n'))
+    (line,) = [each for each in report.not_carried if each.key == "hf_token"]
+    assert line.value == "(not shown)"
+    assert "hf_abcdef" not in Path(report.path).read_text(encoding="utf-8")
+
+
+def test_two_splits_of_one_file_are_the_splits_of_the_data(here: Path) -> None:
+    """A validation set in the same file is no other file; one in another file is listed."""
+    held = """dataset_val:
+  _component_: torchtune.datasets.instruct_dataset
+  source: json
+  data_files: data/words.json
+  split: validation
+  packed: False
+"""
+    same = report_of(write(here / "finetune.yaml", BASE + held))
+    assert not [each.key for each in same.not_carried if each.key.startswith("dataset_val")]
+    Path(same.path).unlink()
+    other = report_of(write(here / "finetune.yaml", BASE + held.replace("words", "held")))
+    assert "dataset_val.data_files" in {each.key for each in other.not_carried}
+
+
+# ------------------------------------------------------------------------------------------------ setup_finetune.yaml
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("gpus: 1", "gpus: 4", {"train.global_batch_size": 16, "compute.gpus_per_run": 4}),
+        ("lora_rank: 8\n", "", {"train.lora.rank": 64, "train.lora.alpha": 128}),
+        ("epochs: 2\n", "gradient_accumulation_steps: 8\n", {"train.epochs": 1, "train.global_batch_size": 32}),
+        ("run_val_every_n_steps: 10\n", "", {"train.validate_every_steps": None}),
+        ('prompt: "Capitalize the given word: {input}\\n"\n', "", {"data.prompt": "{input}\n"}),
+        ('dataset_type: "chat_completion"', "input_key: q\noutput_key: a", {"data.input": "q", "data.output": "a"}),
+        ('input_formatting: ""\n', "", {"data.path": "../data/raw/words.json"}),
+        ('torchtune_model_name: "Tiny-1M"', "model_checkpoint: /x/mine/", {"models": ["mine"]}),
+        ("lr: 3e-4", "base_recipe: llama3_2/1B_lora_single_device", {"train.learning_rate": None}),
+        ('time: "0:15:00"', 'account: "msg"', {"compute.account": "msg"}),
+    ],
+)
+def test_a_key_of_the_setup_has_its_scripts_meaning(
+    here: Path, old: str, new: str, expected: dict[str, object]
+) -> None:
+    found = settings_of(report_of(write(here / "setup_finetune.yaml", changed(SETUP, old, new))))
+    assert {key: found.get(key) for key in expected} == expected
+
+
+def test_the_same_file_name_is_told_apart_by_its_keys(here: Path) -> None:
+    """touchline's own setup_finetune.yaml is not taken for the one of cruijff_kit."""
+    own = "train:\n  epochs: 1\n  lora: {rank: 4}\nmodels: x\nseeds: [1]\n"
+    with pytest.raises(InputError, match="cannot be imported"):
+        report_of(write(here / "setup_finetune.yaml", own))
+
+
+def test_a_misspelt_key_of_the_setup_is_named(here: Path) -> None:
+    """Its script takes any key without an error, and leaves out what it does not know."""
+    path = write(here / "setup_finetune.yaml", changed(SETUP, "lora_rank: 8", "lora_rnak: 8"))
+    (line,) = [each for each in report_of(path).not_carried if each.key == "lora_rnak"]
+    assert line.reason is Reason.UNKNOWN
+    assert "lora_rank" in line.why
+
+
+def test_a_folder_of_runs_is_one_experiment(here: Path) -> None:
+    """The config that trains is read, not the setup that it was made of; the data beside the runs is no config."""
+    for rank in (4, 8):
+        text = changed(BASE, "lora_rank: 8", f"lora_rank: {rank}")
+        write(here / "ranks" / f"r{rank}" / "finetune.yaml", changed(text, "lora_alpha: 16", f"lora_alpha: {2 * rank}"))
+        write(here / "ranks" / f"r{rank}" / "setup_finetune.yaml", SETUP)
+    write(here / "ranks" / "words.json", "[]")
+    report = report_of(here / "ranks")
+    assert (report.title, len(report.trainings)) == ("torchtune config", 2)
+    (rank_key,) = [each for each in report.carried if each.key == "train.lora.rank"]
+    assert rank_key.values == (4, 8)
+    assert any("setup_finetune.yaml" in note for note in report.notes)
+
+
+# ------------------------------------------------------------------------------------------------ steps of the warm-up
+
+
+@pytest.mark.parametrize(
+    ("warmup", "splits", "expected"),
+    [
+        (10, True, 10 / 50),  # 100 rows of train, batches of 4, 2 epochs
+        (7, True, 7 / 50),
+        (10, False, 10 / 40),  # 80 % of 100 rows
+        (50, True, None),
+    ],
+)
+def test_warm_up_steps_are_a_share_of_the_steps(here: Path, warmup: int, splits: bool, expected: float | None) -> None:
+    write_words(here, splits=splits)
+    path = write(here / "s.yaml", changed(SETUP, "num_warmup_steps: 10", f"num_warmup_steps: {warmup}"))
+    report = report_of(path)
+    found = settings_of(report).get("train.warmup_fraction")
+    assert found == pytest.approx(expected) if expected is not None else found is None
+    assert ("num_warmup_steps" in {each.key for each in report.not_carried}) is (expected is None)
+
+
+# ------------------------------------------------------------------------------------------------ import, check, plan
+
+
+@pytest.mark.parametrize("text", [BASE, SETUP], ids=["finetune", "setup"])
+def test_what_is_imported_is_checked_and_planned(here: Path, text: str) -> None:
+    """From the group's own file to a plan, without an edit."""
+    write_words(here)
+    source = text.replace("Llama-3.2-1B", "Tiny-1M").replace("max_seq_len: 2048", "max_seq_len: 128")
+    report = report_of(write(here / "setup.yaml", source))
+    settings = UserConfig(models_dir=here / "models", cache_dir=here / "cache", history_dir=here / "history")
+    checked, findings = api.check([Path(report.path)], settings)
+    assert [each.message for each in findings if each.severity is Severity.ERROR] == []
+    assert checked.errors == 0
+    (run,) = api.plan(Path(report.path), settings, dry_run=True).plan.runs
+    assert run.train is not None
+    assert run.train.backend == "torchtune"
