@@ -167,7 +167,7 @@ def _elsewhere(settings: ConfigReader) -> Iterator[Refusal]:
     if len(entropies) > 1:
         yield entropies[1], f"{entropies[0]} is on too; one way of computing the loss is expected"
     attention = settings.text("attn_implementation")
-    legacy = [key for key, _ in ATTENTION if settings.on(key)]
+    legacy = [key for key in ATTENTION if settings.on(key)]
     if attention is not None and legacy and not settings.given("gemma4_hybrid_attn_impl"):
         yield legacy[0], f"attn_implementation {attention.value} is given too; axolotl takes one of them"
     if attention is not None and attention.value in _SHORT_FORMS:

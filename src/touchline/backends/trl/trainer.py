@@ -6,9 +6,10 @@ tests/backends/test_trainer_conflicts.py.
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 from touchline.backends.config_reading import ConfigReader
+from touchline.backends.config_table import cadence
 from touchline.core.finding import Severity
 from touchline.spec.partial import Cadence, Stated
 
@@ -40,18 +41,6 @@ RENAMED: dict[str, str | None] = {
     "fsdp_transformer_layer_cls_to_wrap": "fsdp_config",
 }
 """New names of arguments that newer releases do not know. None if removed."""
-
-
-def cadence(settings: ConfigReader, *names: str, default: Cadence) -> Stated[Cadence]:
-    """Return the cadence of an action. Any other strategy (`best`) counts as steps."""
-    stated = settings.text(*names)
-    if stated is None:
-        value = settings.values.get(names[0])
-        # YAML 1.1 reads the word `no` as false, which the Trainer takes for `no` as well.
-        word: Cadence = "no" if value is False else default
-        return Stated(word, names[0], settings.where(names[0]), is_default=value is None)
-    word = cast(Cadence, stated.value) if stated.value in ("no", "steps", "epoch") else "steps"
-    return Stated(word, stated.key, stated.where)
 
 
 def trainer_fields(settings: ConfigReader, *, logging_steps: float = 500.0) -> dict[str, Any]:
