@@ -21,6 +21,7 @@ KEYS: Keys = {
     "attention": ("text", "flash_attn", None),
     "validation_fraction": ("number", "val_size", 0.0),
     "max_examples": ("whole", "max_samples", None),
+    "devices": ("whole", "ray_num_workers", None),
     "image_root": ("text", "media_dir image_dir", None),
 }
 """Its keys and defaults."""

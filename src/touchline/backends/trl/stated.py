@@ -35,6 +35,7 @@ KEYS: Keys = {
     "packed": ("flag", "packing", None),
     "template": ("text", "chat_template chat_template_path", None),
     "attention": ("text", "attn_implementation", None),
+    "devices": ("whole", "num_processes", None),
     "gradient_checkpointing": ("flag", "gradient_checkpointing activation_checkpointing", False),
 }
 """Keys and defaults of the bare Trainer's files; scripts name models, lengths and files in their own ways."""
@@ -65,6 +66,9 @@ def state_training(settings: ConfigReader) -> StatedTraining:
     trl, adapter = uses_trl(settings), settings.on("use_peft")
     ranked = adapter or (settings.given("lora_r") is not None and settings.flag("use_peft") is None)
     found = trainer_fields(settings, {**KEYS, **(TRL_KEYS if trl else {}), **(ADAPTER_KEYS if ranked else {})})
+    loaded = settings.text("dtype", "torch_dtype")
+    if found["dtype"] is None and loaded is not None and loaded.value in ("bfloat16", "float16", "float32"):
+        found["dtype"] = loaded
     found["quantization_bits"] = first_on(settings, {"load_in_4bit": 4, "load_in_8bit": 8})
     found["method"] = _method(settings, adapter, found["quantization_bits"] is not None)
     supervised = trl and settings.given("num_generations", "beta", "max_prompt_length", "reward_funcs") is None
@@ -123,5 +127,7 @@ def _mixture(settings: ConfigReader, at: tuple[str, ...]) -> Iterator[StatedSour
         yield StatedSource(
             name=Stated(str(row[key]), ".".join((*at, str(index), key)), settings.where(*at, index, key)),
             kind=source_kind(str(row[key])),
-            split=Stated(split, "split", settings.where(*at, index, "split")) if isinstance(split, str) else None,
+            split=Stated(split, ".".join((*at, str(index), "split")), settings.where(*at, index, "split"))
+            if isinstance(split, str)
+            else None,
         )
