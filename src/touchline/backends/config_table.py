@@ -40,11 +40,6 @@ def read_table(settings: Defaults, table: Keys) -> dict[str, Any]:
     return found
 
 
-def keys_of(*tables: Keys) -> frozenset[str]:
-    """Return the trainer's keys that tables read."""
-    return frozenset(key for table in tables for _, keys, _ in table.values() for key in keys.split())
-
-
 def first_on(settings: ConfigReader, words: Mapping[str, object], *also: object) -> Stated[Any] | None:
     """Return the word of the first key that is switched on, or has one of some other values.
 

@@ -27,6 +27,7 @@ from touchline.spec.foreign import ForeignDocument
 from touchline.spec.partial import Stated, StatedSource, StatedTraining
 
 _ALL_LAYERS = (("all-linear",), ("all",))
+_BFLOAT16: tuple[object, ...] = (True, "true", "full", "bfloat16", "bf16")
 
 
 def carry_training(
@@ -50,10 +51,18 @@ def carry_training(
     _carry_batch(carrier, stated)
     _carry_optimizer(carrier, stated, table)
     _carry_machine(carrier, stated, table)
+    _carry_dtype(carrier, stated, table)
+    _carry_devices(carrier, stated)
     _carry_checkpoints(carrier, stated, table)
     _carry_data(carrier, stated, table, places)
     _carry_further(carrier, table)
-    for key, value in table.unset.items():
+    for key, value, note in table.differs(stated, document):
+        carrier.left = [each for each in carrier.left if each.key != key]
+        carrier.left.append(not_carried(key, value, document.where(*path_of(document, key)), note))
+        carrier.seen.add(key)
+    adapts = carrier.settings.get("train.method")
+    adapter = table.adapter_unset if adapts is not None and adapts.value == "lora" else {}
+    for key, value in {**table.unset, **adapter}.items():
         if key not in carrier.settings:
             default = Stated(value, key, Location(path=document.path), is_default=True)
             carrier.carry(key, default)
@@ -63,6 +72,7 @@ def carry_training(
             where = document.where(*path_of(document, key))
             note = Note(Reason.CHANGED, undone[key])
             carrier.left.append(not_carried(key, document.get(*path_of(document, key)), where, note))
+    carrier.list_same()
     return ImportedTraining(
         name=name,
         settings=carrier.settings,
@@ -77,6 +87,8 @@ def _carry_adapter(carrier: Carrier, stated: StatedTraining, table: ImportTable)
     method = stated.method
     if method is not None:
         carrier.carry("train.method", method, "full" if method.value == "full" else "lora")
+    elif stated.rank is not None:
+        carrier.carry("train.method", stated.rank, "lora")
     bits = stated.quantization_bits
     if bits is not None:
         words = {4: "nf4", 8: "int8"}
@@ -112,10 +124,11 @@ def _carry_batch(carrier: Carrier, stated: StatedTraining) -> None:
     """Carry the micro-batch size over, and the global batch size: micro-batch size x accumulation x devices."""
     micro, passes, devices = stated.micro_batch_size, stated.gradient_accumulation_steps, stated.devices
     carrier.carry("train.micro_batch_size", micro)
+    carrier.carry("compute.gpus_per_run", devices)
     whole = stated.global_batch_size
     if whole is not None:
         carrier.carry("train.global_batch_size", whole)
-        carrier.same(passes)
+        carrier.same(passes, "train.global_batch_size")
         return
     if micro is None:
         carrier.leave(
@@ -126,8 +139,7 @@ def _carry_batch(carrier: Carrier, stated: StatedTraining) -> None:
     named = [each.key for each in (micro, passes, devices) if each is not None]
     default = micro.is_default and (passes is None or passes.is_default)
     if carrier.carry("train.global_batch_size", Stated(count, " x ".join(named), micro.where, is_default=default)):
-        carrier.same(passes)
-        carrier.same(devices)
+        carrier.same(passes, "train.global_batch_size")
 
 
 def _carry_optimizer(carrier: Carrier, stated: StatedTraining, table: ImportTable) -> None:
@@ -200,24 +212,51 @@ def _carry_machine(carrier: Carrier, stated: StatedTraining, table: ImportTable)
         stated.template,
         Note(Reason.CHANGED, "the model's own chat template is used", "put another one into its tokenizer_config.json"),
     )
-    full = stated.method is not None and stated.method.value == "full"
-    if table.one_dtype and not full:
-        carrier.carry("train.lora.dtype", stated.dtype)
-    if stated.dtype is not None and full and not table.one_dtype:
-        carrier.leave(stated.dtype, Note(Reason.CHANGED, "weights are trained in float32", "train.base_dtype"))
-    else:
-        carrier.carry("train.base_dtype", stated.dtype)
     if stated.tf32 is not None:
         carrier.leave(stated.tf32, Note(Reason.AUTOMATIC, "float32 products are computed in float32"))
     carrier.carry("train.gradient_checkpointing", stated.gradient_checkpointing)
     _carry_word(carrier, "train.attention", stated.attention, table.attention)
     carrier.carry("train.compile", stated.compiled)
-    carrier.leave(stated.distributed, PARALLEL)
     carrier.leave(stated.offloads, Note(Reason.NO_COUNTERPART, "nothing is moved to host memory while training"))
     if stated.data_workers is not None and not stated.data_workers.is_default:
         carrier.carry("train.dataloader_workers", stated.data_workers)
     if stated.device is not None and stated.device.value == "cpu":
         carrier.leave(stated.device, Note(Reason.AUTOMATIC, "a machine without GPUs trains on its CPU"))
+
+
+def _carry_dtype(carrier: Carrier, stated: StatedTraining, table: ImportTable) -> None:
+    """Carry the element type over. Sharded weights are float32 in every case, and computed in the smaller one."""
+    dtype = stated.dtype
+    full = stated.method is not None and stated.method.value == "full"
+    if table.one_dtype and not full:
+        carrier.carry("train.lora.dtype", dtype)
+    if dtype is None or not full or dtype.value != "bfloat16" or table.one_dtype:
+        carrier.carry("train.base_dtype", dtype)
+        return
+    values = [carrier.document.get(*path_of(carrier.document, key)) for key in table.bfloat16_weights]
+    if stated.distributed is None and any(value in _BFLOAT16 for value in values):
+        carrier.carry("train.base_dtype", dtype)
+        return
+    why = "weights are float32, and computed in bfloat16 where the GPU is fast at it"
+    carrier.leave(dtype, Note(Reason.AUTOMATIC, why))
+
+
+def _carry_devices(carrier: Carrier, stated: StatedTraining) -> None:
+    """Carry sharding over if the number of devices is known. Else list what to write once for all of its keys."""
+    sharding, devices = stated.distributed, stated.devices
+    if sharding is not None and devices is not None and devices.value > 1:
+        carrier.carry("train.sharding", sharding, "full")
+    elif sharding is not None:
+        whole = carrier.settings.get("train.global_batch_size")
+        count = "" if whole is None else f" and train.global_batch_size: {whole.value} x N"
+        refused = stated.quantization_bits is not None or (stated.packed is not None and stated.packed.value)
+        full = "" if refused else ", train.sharding: full with train.backend: trl"
+        why = "it does not say how many GPUs train, and the batch written here is that of one"
+        carrier.leave(sharding, Note(Reason.CHANGED, why, f"for N GPUs compute.gpus_per_run: N{count}{full}"))
+    for key in ("deepspeed", "fsdp", "fsdp_config"):
+        more = carrier.document.stated(key)
+        if more is not None and isinstance(more.value, dict) and key not in carrier.seen:
+            carrier.leave(more, PARALLEL)
 
 
 def _carry_checkpoints(carrier: Carrier, stated: StatedTraining, table: ImportTable) -> None:
@@ -286,7 +325,12 @@ def _carry_data(carrier: Carrier, stated: StatedTraining, table: ImportTable, pl
         why = "of the rows that do not train, a quarter validates and the others test, unless the file has splits"
         carrier.leave(held, Note(Reason.CHANGED, why))
     elif held is not None and held.value >= 1:
-        carrier.leave(held, Note(Reason.REFUSED, "rows are split by shares", "data.train_fraction"))
+        why = "rows are split by shares"
+        carrier.leave(held, Note(Reason.REFUSED, why, f"data.train_fraction: 1 - {held.value:g} / rows of the file"))
+    elif held is not None and not any(source.role == "validation" for source in stated.sources):
+        why = f"all rows train there; here the share data.train_fraction, {defaults.TRAIN_FRACTION:g} if not written"
+        hint = "a column `split` in the file, with rows of your own to test, or data.train_fraction: 0.99"
+        carrier.leave(held, Note(Reason.CHANGED, why, hint))
     else:
         carrier.same(held)
     if stated.max_examples is not None:
@@ -332,8 +376,12 @@ def _carry_source(carrier: Carrier, source: StatedSource, columns: DataColumns, 
     }
     for key, value in columns.settings.items():
         carrier.carry(key, origins.get(key) or source.format or name, value)
-    for key in columns.sources:
+    for key, setting in columns.sources.items():
         carrier.seen.add(key)
+        carrier.parts[key] = setting
+    if "data.messages" in columns.settings:
+        why = "the loss is taken on a chat's last turn, not on each turn of the assistant"
+        carrier.leave(source.format or name, Note(Reason.CHANGED, why))
     for key, note in columns.notes.items():
         path = path_of(carrier.document, key)
         carrier.left.append(not_carried(key, carrier.document.get(*path), carrier.document.where(*path), note))

@@ -7,7 +7,7 @@ experiment.yaml, the same way for every trainer. A trainer's own words, and keys
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple, Protocol
@@ -36,6 +36,8 @@ class Reason(StrEnum):
     """It is decided without a setting, or another command does it."""
     OFF = "off"
     """It has no value, or it switches off what touchline does not have."""
+    SAME = "same"
+    """touchline does so too: in any case, or by a setting that is named after another key."""
 
 
 class Note(NamedTuple):
@@ -47,6 +49,15 @@ class Note(NamedTuple):
     """The reason in words."""
     instead: str = ""
     """What the user can do."""
+
+
+class Refusal(NamedTuple):
+    """Reason why a config is no training that touchline has."""
+
+    key: str
+    """The key of the config that says so."""
+    why: str
+    """What it trains, in words."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -153,6 +164,14 @@ class ImportTable:
     """Reasons by key; `*` stands for any characters."""
     unset: Mapping[str, object] = field(default_factory=dict)
     """Settings of experiment.yaml where the config has none and its default is another than touchline's."""
+    adapter_unset: Mapping[str, object] = field(default_factory=dict)
+    """The same of settings of an adapter, if it trains one."""
+    bfloat16_weights: frozenset[str] = frozenset()
+    """Keys by which all weights are trained in bfloat16 themselves, not only computed in it."""
+    refuses: Callable[[ForeignDocument], Refusal | None] = lambda document: None
+    """Test for a config of another kind of training, which is not imported."""
+    differs: Callable[[StatedTraining, ForeignDocument], Iterable[tuple[str, object, Note]]] = lambda *_: ()
+    """Values, defaults too, that mean another training here: key, value and reason."""
     has_stages: bool = False
     """Whether its configs are stages of a chain, whose parents `stages` links."""
     carries_defaults: frozenset[str] = frozenset()
@@ -161,8 +180,6 @@ class ImportTable:
     """Test for a dotted key that the trainer knows."""
     columns: Callable[[ForeignDocument, StatedSource, Mapping[str, object] | None], DataColumns] | None = None
     """Columns of a dataset."""
-    refused: Callable[[ForeignDocument], str | None] = lambda document: None
-    """Kind of a config's training in words, if it is none that touchline has."""
 
 
 HF_SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant", "constant_with_warmup": "constant"}
@@ -179,16 +196,21 @@ ATTENTION = {"sdpa": "sdpa", "eager": "eager", "flash_attention_2": "flash_atten
 _EXPORT = "`touchline export` sends metrics to a tracker"
 _OWN = Note(Reason.AUTOMATIC, "each run has a folder of its own under the experiment")
 _METRICS = Note(Reason.AUTOMATIC, "every step is logged to metrics.jsonl", _EXPORT)
-PARALLEL = Note(Reason.NO_COUNTERPART, "devices are used as compute.gpus_per_run says", "train.sharding: full shards")
+PARALLEL = Note(Reason.NO_COUNTERPART, "compute.gpus_per_run and train.sharding are all that is set of this")
+WHOLE_LAYERS = Note(Reason.NO_COUNTERPART, "each GPU computes whole layers of whole rows")
 _CACHE = Note(Reason.AUTOMATIC, "data is tokenized once and cached")
+_MORE_WEIGHTS = Note(Reason.NO_COUNTERPART, "layers trained besides the adapter there; here they stay as they are")
 HF_NOTES: Mapping[str, Note] = {
     **dict.fromkeys(("output_dir", "overwrite_output_dir", "logging_dir", "run_name"), _OWN),
     **dict.fromkeys(("wandb_*", "mlflow_*", "comet_*", "swanlab_*", "use_swanlab", "report_to", "logging_*"), _METRICS),
     **dict.fromkeys(("hub_*", "push_to_hub*"), Note(Reason.AUTOMATIC, "nothing is uploaded")),
-    **dict.fromkeys(("deepspeed*", "fsdp*", "ddp_*"), PARALLEL),
+    **dict.fromkeys(("deepspeed*", "fsdp*", "ddp_*", "accelerat*_config*"), PARALLEL),
+    **dict.fromkeys(("tensor_parallel_size", "context_parallel_size"), WHOLE_LAYERS),
     **dict.fromkeys(
         ("preprocessing_num_workers", "overwrite_cache", "dataset_prepared_path", "dataset_num_proc"), _CACHE
     ),
+    **dict.fromkeys(("lora_modules_to_save", "additional_target"), _MORE_WEIGHTS),
+    "gradient_checkpointing_kwargs*": Note(Reason.AUTOMATIC, "how activations are recomputed changes no number"),
     "trust_remote_code": Note(Reason.NO_COUNTERPART, "code that comes with a model is never run"),
     "special_tokens*": Note(Reason.NO_COUNTERPART, "the tokenizer's own special tokens are used", "save them in it"),
     "plot_loss": Note(Reason.AUTOMATIC, "the report draws the curves"),

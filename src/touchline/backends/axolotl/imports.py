@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from touchline.backends.argument_tables import argument_table
 from touchline.backends.imports import (
@@ -14,9 +14,10 @@ from touchline.backends.imports import (
     ImportTable,
     Note,
     Reason,
+    Refusal,
 )
 from touchline.spec.foreign import ForeignDocument
-from touchline.spec.partial import StatedSource
+from touchline.spec.partial import StatedSource, StatedTraining
 
 _LIGER = '["axolotl.integrations.liger.LigerPlugin"]'
 _PARTS = ("liger_rope", "liger_rms_norm", "liger_glu_activation", "liger_fused_linear_cross_entropy")
@@ -59,6 +60,33 @@ def _columns(document: ForeignDocument, source: StatedSource, registry: Mapping[
     return found
 
 
+_OTHERS: Mapping[str, str] = {
+    "reward_model": "a reward model",
+    "process_reward_model": "a reward model",
+    "pretraining_dataset": "on plain text, without answers",
+    "unfrozen_parameters": "a part of the weights",
+}
+"""Keys that make another training of it."""
+
+
+def _refuses(document: ForeignDocument) -> Refusal | None:
+    """Return the key by which a config trains by rewards, on preferences or plain text, or another kind of adapter."""
+    data = document.data
+    if data.get("rl"):
+        return Refusal("rl", "on preferences or rewards")
+    if data.get("adapter") and data["adapter"] not in ("lora", "qlora"):
+        return Refusal("adapter", "another kind of adapter")
+    return next((Refusal(key, what) for key, what in _OTHERS.items() if data.get(key)), None)
+
+
+def _differs(stated: StatedTraining, document: ForeignDocument) -> Iterator[tuple[str, object, Note]]:
+    """Yield `bf16: auto` where all weights are trained, by which they are bfloat16 on GPUs that have it."""
+    full = stated.method is not None and stated.method.value == "full"
+    if full and stated.distributed is None and document.get("bf16") == "auto":
+        why = "weights are float32, and computed in bfloat16 where the GPU is fast at it"
+        yield "bf16", "auto", Note(Reason.CHANGED, why, "train.base_dtype: bfloat16 trains in it")
+
+
 IMPORTS = ImportTable(
     schedules=HF_SCHEDULES,
     optimizers=HF_OPTIMIZER_WORDS,
@@ -75,6 +103,7 @@ IMPORTS = ImportTable(
         "fp16": (False,),
         "tf32": (False,),
         "adapter": ("lora", "qlora"),
+        "max_steps": (-1,),
         "load_in_4bit": (False,),
         "load_in_8bit": (False,),
         "chat_template": ("tokenizer_default",),
@@ -88,11 +117,15 @@ IMPORTS = ImportTable(
         "datasets*": Note(Reason.NO_COUNTERPART, "a dataset is one file of rows with named columns"),
         "evals_per_epoch": Note(Reason.AUTOMATIC, "validation is at each epoch's end", "train.validate_every_steps: N"),
         "saves_per_epoch": Note(Reason.AUTOMATIC, "a checkpoint is saved at each epoch's end"),
+        "dp_replicate_size": Note(Reason.AUTOMATIC, "counted in compute.gpus_per_run"),
         "loss_watchdog_*": Note(Reason.AUTOMATIC, "a loss that is no number ends a run"),
         "early_stopping_patience": Note(
             Reason.NO_COUNTERPART, "a run trains all its epochs", "train.checkpoint.keep: best"
         ),
     },
+    bfloat16_weights=frozenset({"bf16", "bfloat16"}),
+    refuses=_refuses,
+    differs=_differs,
     knows=lambda key: key.partition(".")[0] in argument_table("axolotl").arguments,
     columns=_columns,
 )

@@ -86,6 +86,10 @@ def state_training(settings: ConfigReader) -> StatedTraining:
         word = "qlora" if quantized else "lora"
         found["method"] = Stated(word, "adapter", adapter.where) if adapter.value in ("lora", "qlora") else None
         found["target_modules"] = found["target_modules"] or first_on(settings, {"lora_target_linear": ("all-linear",)})
+    found["devices"] = devices = _devices(settings)
+    if devices is not None and found["global_batch_size"] is not None:
+        whole = found["global_batch_size"]
+        found["global_batch_size"] = Stated(whole.value * devices.value, whole.key, whole.where)
     if settings.given("batch_size") and not settings.given("gradient_accumulation_steps"):
         found["gradient_accumulation_steps"] = None
     if settings.given("warmup_steps"):
@@ -113,6 +117,14 @@ def state_training(settings: ConfigReader) -> StatedTraining:
         found["eval_steps"], found["eval_cadence"] = None, settings.default("val_set_size", "no")
     found["sources"] = tuple(_sources(settings))
     return training_of("axolotl", settings, found)
+
+
+def _devices(settings: ConfigReader) -> Stated[int] | None:
+    """Return the devices in data parallel, where the file states them. `batch_size` counts one device's rows."""
+    shard, copies = settings.whole("dp_shard_size"), settings.whole("dp_replicate_size")
+    count = (1 if shard is None else shard.value) * (1 if copies is None else copies.value)
+    named = shard or copies
+    return None if named is None or count <= 1 else Stated(count, named.key, named.where)
 
 
 def validates(settings: ConfigReader) -> bool:

@@ -13,12 +13,29 @@ from touchline.backends.imports import (
     ImportTable,
     Note,
     Reason,
+    Refusal,
 )
 from touchline.backends.llamafactory.data_use import FactoryDataUse
 from touchline.spec.foreign import ForeignDocument
 from touchline.spec.partial import StatedSource
 
-_STAGE = Note(Reason.REFUSED, "trainings are supervised (`sft`)")
+_STAGES: Mapping[str, str] = {
+    "pt": "on plain text, without answers",
+    "rm": "a reward model",
+    "ppo": "by rewards",
+    "dpo": "on preference pairs",
+    "kto": "on preferences",
+}
+
+
+def _refuses(document: ForeignDocument) -> Refusal | None:
+    """Return the key by which a config trains in another way than supervised, or other parameters."""
+    stage = document.get("stage")
+    if isinstance(stage, str) and stage != "sft":
+        return Refusal("stage", _STAGES.get(stage, "in another way than supervised"))
+    if document.get("finetuning_type") not in (None, "lora", "full"):
+        return Refusal("finetuning_type", "other parameters than all weights or a LoRA adapter")
+    return None
 
 
 def _columns(document: ForeignDocument, source: StatedSource, registry: Mapping[str, object] | None) -> DataColumns:
@@ -61,6 +78,7 @@ IMPORTS = ImportTable(
     same={
         "stage": ("sft",),
         "do_train": (True,),
+        "max_steps": (-1,),
         "finetuning_type": ("lora", "full"),
         "quantization_method": ("bnb", "bitsandbytes"),
         "double_quantization": (True,),
@@ -71,13 +89,14 @@ IMPORTS = ImportTable(
     },
     notes={
         **HF_NOTES,
-        "stage": _STAGE,
         "dataset_dir": Note(Reason.NO_COUNTERPART, "data.path names the file itself"),
         "tokenized_path": Note(Reason.AUTOMATIC, "data is tokenized once and cached"),
         "do_eval": Note(Reason.AUTOMATIC, "validation is at each epoch's end"),
         "do_predict": Note(Reason.AUTOMATIC, "the test split is scored after training"),
     },
     unset={"train.warmup_fraction": 0.0},
+    bfloat16_weights=frozenset({"pure_bf16"}),
+    refuses=_refuses,
     knows=lambda key: key.partition(".")[0] in argument_table("llamafactory").arguments,
     columns=_columns,
 )

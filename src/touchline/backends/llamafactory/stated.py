@@ -5,14 +5,33 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal
 
-from touchline.backends.config_reading import ConfigReader, source_kind, subject_of
-from touchline.backends.trl.trainer import trainer_fields
-from touchline.core.finding import Location
+from touchline.backends.config_reading import ConfigReader, source_kind
+from touchline.backends.config_table import Keys, first_on, training_of
+from touchline.backends.trl.trainer import TRAINER_KEYS, trainer_fields
 from touchline.spec.partial import Stated, StatedSource, StatedTraining
 
-_RANK = 8
-_LENGTH = 2048
-_RATE = 5e-5
+KEYS: Keys = {
+    **TRAINER_KEYS,
+    "model": ("text", "model_name_or_path", None),
+    "parent": ("text", "adapter_name_or_path", None),
+    "learning_rate": ("number", "learning_rate", 5e-5),
+    "quantization_bits": ("whole", "quantization_bit", None),
+    "max_seq_len": ("whole", "cutoff_len", 2048),
+    "template": ("text", "template", None),
+    "attention": ("text", "flash_attn", None),
+    "validation_fraction": ("number", "val_size", 0.0),
+    "max_examples": ("whole", "max_samples", None),
+    "devices": ("whole", "ray_num_workers", None),
+    "image_root": ("text", "media_dir image_dir", None),
+}
+"""Its keys and defaults."""
+ADAPTER_KEYS: Keys = {
+    "rank": ("whole", "lora_rank", 8),
+    "alpha": ("number", "lora_alpha", None),
+    "dropout": ("number", "lora_dropout", 0.0),
+    "target_modules": ("words", "lora_target", ("all",)),
+}
+"""The same of an adapter."""
 Method = Literal["lora", "qlora", "full"]
 
 
@@ -31,43 +50,25 @@ def stage(settings: ConfigReader) -> str:
 def state_training(settings: ConfigReader) -> StatedTraining:
     """Build the stated training."""
     kind = finetuning_type(settings)
-    adapted = kind == "lora"
-    rank = settings.whole("lora_rank") or settings.default("lora_rank", _RANK)
-    fields = trainer_fields(settings)
-    fields["learning_rate"] = fields["learning_rate"] or settings.default("learning_rate", _RATE)
-    disabled = settings.flag("disable_gradient_checkpointing")
-    shuffled = settings.flag("disable_shuffling")
-    return StatedTraining(
-        backend="llamafactory",
-        where=Location(path=settings.document.path),
-        subject=subject_of(settings.document.path),
-        model=settings.text("model_name_or_path"),
-        parent=settings.text("adapter_name_or_path"),
-        method=_method(settings, kind),
-        rank=rank if adapted else None,
-        alpha=settings.number("lora_alpha") or settings.default("lora_alpha", 2.0 * rank.value) if adapted else None,
-        dropout=settings.number("lora_dropout") or settings.default("lora_dropout", 0.0) if adapted else None,
-        target_modules=settings.words("lora_target") or settings.default("lora_target", ("all",)) if adapted else None,
-        quantization_bits=settings.whole("quantization_bit"),
-        shuffle=settings.default("disable_shuffling", True)
-        if shuffled is None
-        else Stated(not shuffled.value, shuffled.key, shuffled.where),
-        max_seq_len=settings.whole("cutoff_len") or settings.default("cutoff_len", _LENGTH),
-        packed=_packed(settings),
-        eval_packed=_packed(settings),
-        template=settings.text("template"),
-        trains_on_prompt=settings.flag("train_on_prompt")
-        or settings.default("train_on_prompt", stage(settings) == "pt"),
-        gradient_checkpointing=settings.default("disable_gradient_checkpointing", True)
-        if disabled is None
-        else Stated(not disabled.value, disabled.key, disabled.where),
-        attention=settings.text("flash_attn"),
-        sources=tuple(_sources(settings)),
-        validation_fraction=settings.number("val_size") or settings.default("val_size", 0.0),
-        max_examples=settings.whole("max_samples"),
-        image_root=settings.text("media_dir", "image_dir"),
-        **fields,
-    )
+    found = trainer_fields(settings, {**KEYS, **ADAPTER_KEYS} if kind == "lora" else KEYS)
+    if kind == "lora":
+        found["alpha"] = found["alpha"] or settings.default("lora_alpha", 2.0 * found["rank"].value)
+    found["method"] = _method(settings, kind)
+    pretrains = stage(settings) == "pt"
+    found["shuffle"] = _unless(settings, "disable_shuffling")
+    found["gradient_checkpointing"] = _unless(settings, "disable_gradient_checkpointing")
+    found["trains_on_prompt"] = settings.flag("train_on_prompt") or settings.default("train_on_prompt", pretrains)
+    # Neat packing counts, and pre-training packs by default.
+    packed = first_on(settings, {"neat_packing": True}) or settings.flag("packing")
+    found["packed"] = found["eval_packed"] = packed or settings.default("packing", pretrains)
+    found["sources"] = tuple(_sources(settings))
+    return training_of("llamafactory", settings, found)
+
+
+def _unless(settings: ConfigReader, key: str) -> Stated[bool]:
+    """Return what a switch switches off; it is on by default."""
+    off = settings.flag(key)
+    return settings.default(key, True) if off is None else Stated(not off.value, off.key, off.where)
 
 
 def _method(settings: ConfigReader, kind: str) -> Stated[Method] | None:
@@ -77,14 +78,6 @@ def _method(settings: ConfigReader, kind: str) -> Stated[Method] | None:
     if settings.given("finetuning_type"):
         return Stated(word, "finetuning_type", settings.where("finetuning_type"))
     return settings.default("finetuning_type", word)
-
-
-def _packed(settings: ConfigReader) -> Stated[bool]:
-    """Return whether packing is on. Neat packing counts, and pre-training packs by default."""
-    neat = settings.flag("neat_packing")
-    if neat is not None and neat.value:
-        return neat
-    return settings.flag("packing") or settings.default("packing", stage(settings) == "pt")
 
 
 def _sources(settings: ConfigReader) -> Iterator[StatedSource]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
-from touchline.backends.imports import DataColumns, ImportTable, Note, Reason
+from touchline.backends.imports import DataColumns, ImportTable, Note, Reason, Refusal
 from touchline.backends.interpolation import resolve
 from touchline.backends.torchtune.components import component, recipe_keys
 from touchline.backends.torchtune.config import COMPONENT
-from touchline.backends.torchtune.keys import NEEDED, is_reinforcement
+from touchline.backends.torchtune.keys import NEEDED, REINFORCEMENT, is_reinforcement
 from touchline.backends.torchtune.reading import Config
 from touchline.backends.torchtune.stated import DATASETS, SHARDING_KEYS
 from touchline.spec.foreign import ForeignDocument
@@ -35,18 +35,17 @@ _OWN_TURNS = Note(
 _MODELS_OWN = Note(Reason.AUTOMATIC, "the model's own tokenizer is used")
 
 
-def _refused(document: ForeignDocument) -> str | None:
+def _refuses(document: ForeignDocument) -> Refusal | None:
     """Return the kind of training of a config that is not supervised fine-tuning."""
     config = Config(document, resolve(document).data)
-    named = [config.component(part) or "" for part in ("loss", "dataset", "dataset_val")]
-    pairs = next((name for name in named if _PAIRS.search(name)), None)
-    if pairs is not None:
-        return f"preference training ({pairs})"
+    for part in ("loss", "dataset", "dataset_val"):
+        if _PAIRS.search(config.component(part) or ""):
+            return Refusal(f"{part}.{COMPONENT}", "on preferences")
     if is_reinforcement(config.data):
-        return "reinforcement learning (rows are generated while training)"
+        return Refusal(min(REINFORCEMENT & config.data.keys()), "on rewards of generated rows")
     if config.has("teacher_model"):
-        return "distillation (teacher_model)"
-    return "quantization-aware training (quantizer)" if config.component("quantizer") else None
+        return Refusal("teacher_model", "on a teacher's probabilities (distillation)")
+    return Refusal("quantizer", "weights for quantization (QAT)") if config.component("quantizer") else None
 
 
 def _columns(document: ForeignDocument, source: StatedSource, registry: Mapping[str, object] | None) -> DataColumns:
@@ -85,6 +84,8 @@ def _columns(document: ForeignDocument, source: StatedSource, registry: Mapping[
         found.sources["dataset.new_system_prompt"] = "data.system"
     if source.kind == "file":
         found.sources["dataset.source"] = "data.path"
+    if config.has("model", "apply_lora_to_mlp"):
+        found.sources["model.apply_lora_to_mlp"] = "train.lora.target_modules"
     if config.has("tokenizer"):
         own = builder != "chat_completion_dataset"
         found.notes[f"tokenizer.{COMPONENT}"] = _OWN_TURNS if own else _MODELS_OWN
@@ -195,7 +196,6 @@ IMPORTS = ImportTable(
         "optimizer.betas": ([0.9, 0.999],),
         "optimizer.eps": (1e-8,),
         "device": ("cuda",),
-        "model.apply_lora_to_mlp": (True, False),
     },
     unset={"train.max_grad_norm": NO_CLIPPING},
     notes={
@@ -229,6 +229,6 @@ IMPORTS = ImportTable(
     },
     knows=lambda key: key.partition(".")[0] in _known_keys(),
     columns=_columns,
-    refused=_refused,
+    refuses=_refuses,
 )
 """What `touchline import` needs to know about its configs."""

@@ -47,7 +47,8 @@ NEEDED = (
 """Keys without a default in every recipe of supervised training, DPO and distillation, in all versions."""
 _OTHER_RECIPE = 3
 """So many missing keys are no slip but another recipe."""
-_REINFORCEMENT = frozenset({"policy_model", "ppo_epochs", "ppo_batch_size", "grpo_samples", "num_steps"})
+REINFORCEMENT = frozenset({"policy_model", "ppo_epochs", "ppo_batch_size", "grpo_samples", "num_steps"})
+"""Keys of recipes that generate rows while they train."""
 _SEVERAL = frozenset({"datasets", "dataloader"})
 _ADAPTER_NEEDS = ("lora_attn_modules", "lora_rank", "lora_alpha")
 _OPTIONAL = frozenset({"enable_activation_checkpointing", "compile", "lr_scheduler", "clip_grad_norm"})
@@ -68,7 +69,7 @@ def is_training(data: Mapping[str, object]) -> bool:
 
 def is_reinforcement(data: Mapping[str, object]) -> bool:
     """Return True if rows are generated during training, by PPO or GRPO."""
-    return bool(_REINFORCEMENT & data.keys())
+    return bool(REINFORCEMENT & data.keys())
 
 
 def key_findings(config: Config) -> Iterator[Finding]:

@@ -27,7 +27,7 @@ KEYS: Keys = {
     "micro_batch_size": ("whole", "batch_size", 4),
     "gradient_accumulation_steps": ("whole", "gradient_accumulation_steps", 1),
     "eval_batch_size": ("whole", "batch_size_val", None),
-    "devices": ("whole", "gpus", None),
+    "devices": ("whole", "gpus", 1),
     "learning_rate": ("number", "lr", 1e-4),
     "schedule": ("text", "lr_scheduler", "get_cosine_schedule_with_warmup"),
     "warmup_steps": ("whole", "num_warmup_steps", 100),
@@ -84,6 +84,8 @@ _TELLING = frozenset(
     }
 )
 _ENOUGH = 3
+_SEVERAL_GPUS: Mapping[object, int] = {"Llama-3.3-70B-Instruct": 4}
+"""Models that the script gives several GPUs."""
 
 
 class SetupFormat:
@@ -117,6 +119,8 @@ def _training(settings: ConfigReader) -> StatedTraining:
     rank, model = found["rank"], found["model"]
     if rank is not None:
         found["alpha"] = Stated(2.0 * rank.value, rank.key, rank.where, rank.is_default)
+    if found["devices"].value == 1 and settings.document.get("torchtune_model_name") in _SEVERAL_GPUS:
+        found["devices"] = settings.default("gpus", _SEVERAL_GPUS[str(settings.document.get("torchtune_model_name"))])
     folder = settings.text("models_dir")
     name = PurePosixPath(model.value).name
     found["model_path"] = None if folder is None else replace(model, value=str(PurePosixPath(folder.value) / name))

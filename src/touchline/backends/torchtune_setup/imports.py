@@ -72,6 +72,6 @@ IMPORTS = replace(
     },
     knows=KNOWN.__contains__,
     columns=_columns,
-    refused=lambda document: None,
+    refuses=lambda document: None,
 )
 """What `touchline import` needs to know about its files."""

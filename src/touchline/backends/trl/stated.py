@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal
 
-from touchline.backends.config_reading import ConfigReader, source_kind, subject_of
-from touchline.backends.trl.trainer import trainer_fields
-from touchline.core.finding import Location
+from touchline.backends.config_reading import ConfigReader, source_kind
+from touchline.backends.config_table import Keys, first_on, inverted, training_of
+from touchline.backends.trl.trainer import TRAINER_KEYS, trainer_fields
 from touchline.spec.partial import Stated, StatedSource, StatedTraining
 
 _TRL_ONLY = frozenset(
@@ -28,10 +28,31 @@ _TRL_ONLY = frozenset(
         ),
     }
 )
+KEYS: Keys = {
+    **TRAINER_KEYS,
+    "model": ("text", "model_name_or_path model_name model_id model base_model_name_or_path", None),
+    "max_seq_len": ("whole", "max_length max_seq_length max_seq_len model_max_length", None),
+    "packed": ("flag", "packing", None),
+    "template": ("text", "chat_template chat_template_path", None),
+    "attention": ("text", "attn_implementation", None),
+    "devices": ("whole", "num_processes", None),
+    "gradient_checkpointing": ("flag", "gradient_checkpointing activation_checkpointing", False),
+}
+"""Keys and defaults of the bare Trainer's files; scripts name models, lengths and files in their own ways."""
+TRL_KEYS: Keys = {
+    "logging_steps": ("number", "logging_steps", 10.0),
+    "gradient_checkpointing": ("flag", "gradient_checkpointing activation_checkpointing", True),
+}
+"""Those of TRL's classes that differ."""
+ADAPTER_KEYS: Keys = {
+    "rank": ("whole", "lora_r lora_rank", None),
+    "alpha": ("number", "lora_alpha", None),
+    "dropout": ("number", "lora_dropout", None),
+    "target_modules": ("words", "lora_target_modules", None),
+}
+"""The same of an adapter."""
 Method = Literal["lora", "qlora", "full"]
 _FULL: Method = "full"
-_MODELS = ("model_name_or_path", "model_name", "model_id", "model", "base_model_name_or_path")
-_LENGTHS = ("max_length", "max_seq_length", "max_seq_len", "model_max_length")
 _FILES = ("train_file", "train_data_file", "data_path", "dataset_path", "train_data_path", "train_dataset")
 
 
@@ -42,46 +63,20 @@ def uses_trl(settings: ConfigReader) -> bool:
 
 def state_training(settings: ConfigReader) -> StatedTraining:
     """Build the stated training."""
-    trl = uses_trl(settings)
-    fields = trainer_fields(settings, logging_steps=10.0 if trl else 500.0)
-    adapter = settings.on("use_peft")
-    four, eight = settings.on("load_in_4bit"), settings.on("load_in_8bit")
+    trl, adapter = uses_trl(settings), settings.on("use_peft")
     ranked = adapter or (settings.given("lora_r") is not None and settings.flag("use_peft") is None)
-    packed = settings.flag("packing")
+    found = trainer_fields(settings, {**KEYS, **(TRL_KEYS if trl else {}), **(ADAPTER_KEYS if ranked else {})})
+    loaded = settings.text("dtype", "torch_dtype")
+    if found["dtype"] is None and loaded is not None and loaded.value in ("bfloat16", "float16", "float32"):
+        found["dtype"] = loaded
+    found["quantization_bits"] = first_on(settings, {"load_in_4bit": 4, "load_in_8bit": 8})
+    found["method"] = _method(settings, adapter, found["quantization_bits"] is not None)
     supervised = trl and settings.given("num_generations", "beta", "max_prompt_length", "reward_funcs") is None
-    if packed is None and supervised:
-        packed = settings.default("packing", False)
-    checkpointing = settings.flag("activation_checkpointing", "gradient_checkpointing")
-    return StatedTraining(
-        backend="trl",
-        where=Location(path=settings.document.path),
-        subject=subject_of(settings.document.path),
-        model=settings.text(*_MODELS),
-        method=_method(settings, adapter, four or eight),
-        rank=settings.whole("lora_r", "lora_rank") if ranked else None,
-        alpha=settings.number("lora_alpha") if ranked else None,
-        dropout=settings.number("lora_dropout") if ranked else None,
-        target_modules=settings.words("lora_target_modules") if ranked else None,
-        quantization_bits=Stated(4, "load_in_4bit", settings.where("load_in_4bit"))
-        if four
-        else Stated(8, "load_in_8bit", settings.where("load_in_8bit"))
-        if eight
-        else None,
-        max_seq_len=settings.whole(*_LENGTHS),
-        packed=packed,
-        eval_packed=settings.flag("eval_packing") or (packed if packed is not None and packed.value else None),
-        template=settings.text("chat_template", "chat_template_path"),
-        trains_on_prompt=_prompt(settings),
-        gradient_checkpointing=checkpointing
-        or (
-            settings.default("gradient_checkpointing", True)
-            if trl
-            else settings.default("gradient_checkpointing", False)
-        ),
-        attention=settings.text("attn_implementation"),
-        sources=tuple(_sources(settings)),
-        **fields,
-    )
+    packed = found["packed"] = found["packed"] or (settings.default("packing", False) if supervised else None)
+    found["eval_packed"] = settings.flag("eval_packing") or (packed if packed is not None and packed.value else None)
+    found["trains_on_prompt"] = inverted(settings.flag("completion_only_loss", "assistant_only_loss"))
+    found["sources"] = tuple(_sources(settings))
+    return training_of("trl", settings, found)
 
 
 def _method(settings: ConfigReader, adapter: bool, quantized: bool) -> Stated[Method] | None:
@@ -93,11 +88,6 @@ def _method(settings: ConfigReader, adapter: bool, quantized: bool) -> Stated[Me
     if uses_trl(settings) and settings.given("lora_r", "lora_rank", "lora_alpha", "load_in_4bit") is None:
         return settings.default("use_peft", _FULL)
     return None
-
-
-def _prompt(settings: ConfigReader) -> Stated[bool] | None:
-    only = settings.flag("completion_only_loss", "assistant_only_loss")
-    return None if only is None else Stated(not only.value, only.key, only.where)
 
 
 def _sources(settings: ConfigReader) -> Iterator[StatedSource]:
@@ -137,5 +127,7 @@ def _mixture(settings: ConfigReader, at: tuple[str, ...]) -> Iterator[StatedSour
         yield StatedSource(
             name=Stated(str(row[key]), ".".join((*at, str(index), key)), settings.where(*at, index, key)),
             kind=source_kind(str(row[key])),
-            split=Stated(split, "split", settings.where(*at, index, "split")) if isinstance(split, str) else None,
+            split=Stated(split, ".".join((*at, str(index), "split")), settings.where(*at, index, "split"))
+            if isinstance(split, str)
+            else None,
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from touchline.backends.config_reading import ConfigReader
-from touchline.backends.config_table import cadence
+from touchline.backends.config_table import Keys, cadence, first_on, first_set, read_table
 from touchline.core.finding import Severity
 from touchline.spec.partial import Cadence, Stated
 
@@ -43,93 +43,67 @@ RENAMED: dict[str, str | None] = {
 """New names of arguments that newer releases do not know. None if removed."""
 
 
-def trainer_fields(settings: ConfigReader, *, logging_steps: float = 500.0) -> dict[str, Any]:
+TRAINER_KEYS: Keys = {
+    "epochs": ("number", "num_train_epochs", 3.0),
+    "max_steps": ("whole", "max_steps", None),
+    "micro_batch_size": ("whole", "per_device_train_batch_size per_gpu_train_batch_size", 8),
+    "gradient_accumulation_steps": ("whole", "gradient_accumulation_steps", 1),
+    "eval_batch_size": ("whole", "per_device_eval_batch_size per_gpu_eval_batch_size", 8),
+    "learning_rate": ("number", "learning_rate", None),
+    "schedule": ("text", "lr_scheduler_type", "linear"),
+    "warmup_fraction": ("number", "warmup_ratio", None),
+    "weight_decay": ("number", "weight_decay", 0.0),
+    "optimizer": ("text", "optim", None),
+    "max_grad_norm": ("number", "max_grad_norm", 1.0),
+    "seed": ("whole", "seed", 42),
+    "tf32": ("flag", "tf32", None),
+    "compiled": ("flag", "torch_compile", None),
+    "data_workers": ("whole", "dataloader_num_workers", 0),
+    "output_dir": ("text", "output_dir", None),
+    "overwrites_output": ("flag", "overwrite_output_dir", None),
+    "resume": ("text", "resume_from_checkpoint", None),
+    "save_steps": ("number", "save_steps", 500.0),
+    "save_limit": ("whole", "save_total_limit", None),
+    "save_only_model": ("flag", "save_only_model", False),
+    "load_best": ("flag", "load_best_model_at_end", False),
+    "logging_steps": ("number", "logging_steps", 500.0),
+    "report_to": ("words", "report_to", None),
+    "trust_remote_code": ("flag", "trust_remote_code", None),
+}
+"""The Trainer's keys and defaults."""
+_DTYPES = {"bf16": "bfloat16", "pure_bf16": "bfloat16", "fp16": "float16"}
+
+
+def trainer_fields(settings: ConfigReader, keys: Keys = TRAINER_KEYS) -> dict[str, Any]:
     """Return the fields of a StatedTraining from the Trainer's arguments and defaults.
 
     Args:
         settings: the file.
-        logging_steps: default of `logging_steps`, which `eval_steps` falls back to.
+        keys: the table of a class that is built on the Trainer's.
     """
-    logging = settings.number("logging_steps") or settings.default("logging_steps", logging_steps)
-    evaluates = cadence(settings, "eval_strategy", "evaluation_strategy", default="no")
-    eval_steps = settings.number("eval_steps")
-    if eval_steps is None and evaluates.value == "steps":
-        eval_steps = settings.default("eval_steps", logging.value)
-    max_steps = settings.whole("max_steps")
+    found = read_table(settings, keys)
+    if found["max_steps"] is not None and found["max_steps"].value <= 0:
+        found["max_steps"] = None
     warmup = settings.number("warmup_steps")
-    share = settings.number("warmup_ratio")
+    found["warmup_steps"] = None
     if warmup is not None and 0 < warmup.value < 1:
-        share, warmup = warmup, None
-    best = settings.flag("load_best_model_at_end") or settings.default("load_best_model_at_end", False)
-    reports = settings.words("report_to")
-    return {
-        "epochs": settings.number("num_train_epochs") or settings.default("num_train_epochs", 3.0),
-        "max_steps": max_steps if max_steps is not None and max_steps.value > 0 else None,
-        "micro_batch_size": settings.whole("per_device_train_batch_size", "per_gpu_train_batch_size")
-        or settings.default("per_device_train_batch_size", 8),
-        "gradient_accumulation_steps": settings.whole("gradient_accumulation_steps")
-        or settings.default("gradient_accumulation_steps", 1),
-        "eval_batch_size": settings.whole("per_device_eval_batch_size", "per_gpu_eval_batch_size")
-        or settings.default("per_device_eval_batch_size", 8),
-        "learning_rate": settings.number("learning_rate"),
-        "schedule": settings.text("lr_scheduler_type") or settings.default("lr_scheduler_type", "linear"),
-        "warmup_steps": None
-        if warmup is None or warmup.value != int(warmup.value)
-        else Stated(int(warmup.value), warmup.key, warmup.where),
-        "warmup_fraction": None if warmup is not None and warmup.value > 0 else share,
-        "weight_decay": settings.number("weight_decay") or settings.default("weight_decay", 0.0),
-        "optimizer": settings.text("optim"),
-        "max_grad_norm": settings.number("max_grad_norm") or settings.default("max_grad_norm", 1.0),
-        "seed": settings.whole("seed") or settings.default("seed", 42),
-        "dtype": _dtype(settings),
-        "tf32": settings.flag("tf32"),
-        "compiled": settings.flag("torch_compile"),
-        "device": Stated("cpu", "use_cpu", settings.where("use_cpu"))
-        if settings.on("use_cpu")
-        else Stated("cpu", "no_cuda", settings.where("no_cuda"))
-        if settings.on("no_cuda")
-        else None,
-        "distributed": _distributed(settings),
-        "data_workers": settings.whole("dataloader_num_workers") or settings.default("dataloader_num_workers", 0),
-        "output_dir": settings.text("output_dir"),
-        "overwrites_output": settings.flag("overwrite_output_dir"),
-        "resume": _resume(settings),
-        "save_cadence": cadence(settings, "save_strategy", default="steps"),
-        "save_steps": settings.number("save_steps") or settings.default("save_steps", 500.0),
-        "save_limit": settings.whole("save_total_limit"),
-        "save_only_model": settings.flag("save_only_model") or settings.default("save_only_model", False),
-        "eval_cadence": evaluates,
-        "eval_steps": eval_steps,
-        "load_best": best,
-        "logging_steps": logging,
-        "report_to": reports,
-        "trust_remote_code": settings.flag("trust_remote_code"),
-    }
-
-
-def _dtype(settings: ConfigReader) -> Stated[str] | None:
-    for name, word in (("bf16", "bfloat16"), ("pure_bf16", "bfloat16"), ("fp16", "float16")):
-        if settings.on(name):
-            return Stated(word, name, settings.where(name))
-    if settings.flag("bf16") is not None and settings.flag("fp16") is not None:
-        return Stated("float32", "bf16", settings.where("bf16"))
-    return None
-
-
-def _distributed(settings: ConfigReader) -> Stated[str] | None:
-    for name in ("deepspeed", "fsdp"):
-        value = settings.values.get(name)
-        if isinstance(value, str) and value.strip():
-            return Stated(f"{name} {value}", name, settings.where(name))
-        if isinstance(value, dict | list) and value:
-            return Stated(name, name, settings.where(name))
-    return None
-
-
-def _resume(settings: ConfigReader) -> Stated[str] | None:
+        found["warmup_fraction"] = warmup
+    elif warmup is not None and warmup.value == int(warmup.value):
+        found["warmup_steps"] = Stated(int(warmup.value), warmup.key, warmup.where)
+        found["warmup_fraction"] = None if warmup.value > 0 else found["warmup_fraction"]
+    found["dtype"] = first_on(settings, _DTYPES)
+    if found["dtype"] is None and settings.flag("bf16") is not None and settings.flag("fp16") is not None:
+        found["dtype"] = Stated("float32", "bf16", settings.where("bf16"))
+    found["device"] = first_on(settings, {"use_cpu": "cpu", "no_cuda": "cpu"})
+    found["distributed"] = first_set(settings, {"deepspeed": "deepspeed", "fsdp": "fsdp"}, shown=True)
     if settings.values.get("resume_from_checkpoint") is True:
-        return Stated("true", "resume_from_checkpoint", settings.where("resume_from_checkpoint"))
-    return settings.text("resume_from_checkpoint")
+        found["resume"] = Stated("true", "resume_from_checkpoint", settings.where("resume_from_checkpoint"))
+    found["save_cadence"] = cadence(settings, "save_strategy", default="steps")
+    found["eval_cadence"] = cadence(settings, "eval_strategy", "evaluation_strategy", default="no")
+    found["eval_steps"] = settings.number("eval_steps")
+    if found["eval_steps"] is None and found["eval_cadence"].value == "steps":
+        found["eval_steps"] = settings.default("eval_steps", found["logging_steps"].value)
+    return found
 
 
 # ------------------------------------------------------------------------------------------------------ conflicts

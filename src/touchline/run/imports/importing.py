@@ -9,11 +9,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from touchline.backends.capabilities import unsupported_settings
-from touchline.backends.import_carrier import NOWHERE, left_over, nested
+from touchline.backends.import_carrier import left_over
 from touchline.backends.import_training import carry_training
-from touchline.backends.imports import Carried, ImportedTraining, NotCarried, Reason
-from touchline.backends.registry import backend_names, capabilities, experiment_of_stages
+from touchline.backends.imports import ImportedTraining, NotCarried, Reason
+from touchline.backends.registry import backend_names, experiment_of_stages
 from touchline.core.errors import InputError, PolicyError
 from touchline.core.files import write_atomic
 from touchline.core.finding import Location
@@ -24,15 +23,13 @@ from touchline.run.imports.hydra import read_multirun
 from touchline.run.imports.places import LocalPlaces
 from touchline.run.imports.sources import Source, SourceKind, find_source
 from touchline.run.imports.summary import read_summary
+from touchline.run.imports.trainer_choice import choose_trainer
 from touchline.run.imports.warmup import with_warmup
 from touchline.run.interview.interview import plain_name
-from touchline.spec.defaults import DEFAULT_BACKEND
-from touchline.spec.experiment import Experiment
 from touchline.spec.read import read_experiment
-from touchline.spec.validate import build
 from touchline.spec.write import to_yaml
 
-_PARAMETER = re.compile(r"runs\.\d+\.parameters\.(.+)")
+_PARAMETER = re.compile(r"runs\.(\d+)\.parameters\.(.+)")
 _SHOWN = 100
 _FILES_SHOWN = 3
 _ORDER = ("name", "question", "task", "models", "data", "train", "stages", "factors", "pairs", "exclude", "seeds")
@@ -43,6 +40,7 @@ _HEADINGS: Mapping[Reason, str] = {
     Reason.NO_COUNTERPART: "without a counterpart",
     Reason.AUTOMATIC: "decided by touchline, or by another command",
     Reason.OFF: "empty or switched off",
+    Reason.SAME: "Of other keys, what touchline does too",
 }
 
 
@@ -104,13 +102,14 @@ def import_source(paths: Sequence[Path], out: Path | None, *, model: str | None 
     trainings, left, notes = _trainings(source, folder, data)
     if source.kind is SourceKind.STAGES:
         return _write_stages(trainings, left, notes, target, source, name=str(data["name"]), model=model)
-    trainings, backend_notes = _with_backend(trainings)
+    choice = choose_trainer(trainings)
+    trainings, left = choice.trainings, [*left, *choice.left]
     design, differences = design_of(trainings)
     data = {**data, **design}
     if model is not None:
         data["models"] = [model]
     data["name"] = experiment_name(Path(str(data["name"])))
-    notes = [*notes, *backend_notes, *differences, *_lost_factors(source.kind, left, len(trainings))]
+    notes = [*notes, *choice.notes, *differences, *_lost_factors(source.kind, left, len(trainings))]
     return _write(data, trainings, left, notes, target, source)
 
 
@@ -235,39 +234,22 @@ def carry_configs(
     return trainings, left, notes
 
 
-def _with_backend(trainings: Sequence[ImportedTraining]) -> tuple[list[ImportedTraining], list[str]]:
-    """Return the trainings with `train.backend`: their own trainer if touchline supports all their settings with it."""
-    backend = trainings[0].backend
-    if backend is None:
-        return list(trainings), []
-    refused: dict[str, None] = {}
-    for training in trainings:
-        settings = {key: each.value for key, each in training.settings.items() if key.startswith("train.")}
-        experiment, _ = build(Experiment, {"name": "x", "data": {"path": "x"}, **nested(settings)}, NOWHERE)
-        if experiment is not None:
-            train = replace(experiment.train, backend=backend)
-            refused |= dict.fromkeys(each.message for each in unsupported_settings(backend, train, capabilities()))
-    if refused:
-        reasons = "; ".join(refused)
-        return list(trainings), [f"train.backend is {DEFAULT_BACKEND}, not {backend}: {reasons}"]
-    stated = Carried(value=backend, source="the trainer of the source", where=Location(path=trainings[0].name))
-    return [replace(each, settings={**each.settings, "train.backend": stated}) for each in trainings], []
-
-
 def _lost_factors(kind: SourceKind, left: Iterable[NotCarried], trainings: int) -> list[str]:
     """Return a note on keys that differ between trainings and are not carried over."""
-    values: dict[str, set[str]] = {}
-    counts: dict[str, int] = {}
+    values: dict[str, dict[str, list[str]]] = {}
     for each in left:
-        if each.reason in (Reason.AUTOMATIC, Reason.OFF):
+        if each.reason in (Reason.AUTOMATIC, Reason.OFF, Reason.SAME):
             continue
         own = _PARAMETER.fullmatch(each.key)
         if kind is SourceKind.CRUIJFF_KIT and own is None:
             continue
-        key = each.key if own is None else own[1]
-        values.setdefault(key, set()).add(_json(each.value))
-        counts[key] = counts.get(key, 0) + 1
-    lost = [key for key, own in values.items() if len(own) > 1 or counts[key] < trainings]
+        key, training = (each.key, each.where[0].path) if own is None else (own[2], own[1])
+        values.setdefault(key, {}).setdefault(training, []).append(_json(each.value))
+    lost = [
+        key
+        for key, own_values in values.items()
+        if len(own_values) < trainings or len({_json(each) for each in own_values.values()}) > 1
+    ]
     return [f"these keys differ between the trainings, and are not carried over: {', '.join(lost)}"] if lost else []
 
 
@@ -395,7 +377,7 @@ def headed_lines(left: Sequence[NotCarried]) -> Iterator[tuple[str, list[str]]]:
     for reason, heading in _HEADINGS.items():
         own = [line_of(each) for each in left if each.reason is reason]
         if own:
-            yield f"Not as in the source, {heading}:", own
+            yield f"Not as in the source, {heading}:" if reason is not Reason.SAME else f"{heading}:", own
 
 
 def line_of(left: NotCarried) -> str:
@@ -409,5 +391,5 @@ def line_of(left: NotCarried) -> str:
 
 def stage_notes(report: ImportReport) -> tuple[str, ...]:
     """Return the stages, and what the user should check of them."""
-    grave = [each for each in report.not_carried if each.reason not in (Reason.AUTOMATIC, Reason.OFF)]
+    grave = [each for each in report.not_carried if each.reason not in (Reason.AUTOMATIC, Reason.OFF, Reason.SAME)]
     return (f"stages: {', '.join(report.trainings)}", *report.notes, *map(line_of, grave))

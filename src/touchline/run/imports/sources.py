@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
 from touchline.backends.formats import ConfigFormat, ConfigReading
-from touchline.backends.imports import ImportTable
+from touchline.backends.imports import ImportTable, Refusal
 from touchline.backends.registry import config_formats, import_table
 from touchline.core.errors import InputError, TouchlineError
 from touchline.core.files import read_text_bounded
@@ -21,6 +22,7 @@ SUMMARY = "experiment_summary.yaml"
 MULTIRUN = "multirun.yaml"
 _RESULT, _SETUP = "finetune.yaml", "setup_finetune.yaml"
 _ENDINGS = (".yaml", ".yml", ".json")
+_SCRIPTS = (".py", ".sh", ".bash", ".slurm", ".sbatch", ".ipynb")
 _FILES_LIMIT = 1000
 """Most configs of one folder."""
 
@@ -224,6 +226,8 @@ def _read(path: Path) -> Config | Source | list[Finding]:
         text = read_text_bounded(path, SIZE_LIMIT_BYTES)
     except (TouchlineError, OSError, ValueError) as error:
         return [source_fault(path, f"cannot be read: {error}")]
+    if path.suffix.lower() in _SCRIPTS or text.startswith("#!"):
+        return [_script(path)]
     documents, faults = _documents(path, text)
     claimed: list[Config | Source] = []
     wrong: list[Finding] = []
@@ -235,10 +239,9 @@ def _read(path: Path) -> Config | Source | list[Finding]:
         if table is None:
             wrong.append(source_fault(path, f"is a {format_.title}, which is not imported"))
             continue
-        refused = table.refused(document)
-        if refused is not None:
-            message = f"is a {format_.title} of {refused}; touchline trains on given answers (supervised)"
-            wrong.append(source_fault(path, message))
+        refusal = table.refuses(document)
+        if refusal is not None:
+            wrong.append(_other_training(path, format_, document, refusal))
             continue
         reading = format_.read(document)
         errors = [each for each in reading.findings if each.severity is Severity.ERROR]
@@ -259,6 +262,24 @@ def _read(path: Path) -> Config | Source | list[Finding]:
         titles = [each.format.title if isinstance(each, Config) else each.title for each in claimed]
         return [source_fault(path, f"may be of {len(claimed)} kinds: {', '.join(titles)}")]
     return wrong or faults[:1] or [source_fault(path, "is of no kind that can be imported")]
+
+
+def _script(path: Path) -> Finding:
+    """Return the error of a program, whose settings are known only when it runs."""
+    hint = (
+        "write its arguments to a file and import that: in Python, once `args` is built, "
+        "open('args.json', 'w').write(args.to_json_string()); of a command, --learning_rate 1e-4 is learning_rate: 1e-4"
+    )
+    return replace(source_fault(path, "is a script, and only files of settings are imported"), hint=hint)
+
+
+def _other_training(path: Path, format_: ConfigFormat, document: ForeignDocument, refusal: Refusal) -> Finding:
+    """Return the error of a config that trains in another way than supervised."""
+    value = document.get(refusal.key)
+    shown = f"{refusal.key}: {value}" if isinstance(value, str | int | float) else refusal.key
+    message = f"is a {format_.title} that trains {refusal.why} ({shown}), and touchline trains on answers alone"
+    hint = f"train it with its own tool, which `touchline check {shlex.quote(str(path))}` checks first"
+    return replace(source_fault(path, message, document.where(refusal.key)), hint=hint)
 
 
 def _documents(path: Path, text: str) -> tuple[dict[Dialect, ForeignDocument], list[Finding]]:

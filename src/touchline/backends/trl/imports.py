@@ -1,0 +1,156 @@
+"""Words and keys of TRL's and the Trainer's argument files for `touchline import`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from touchline.backends.argument_tables import argument_table
+from touchline.backends.imports import (
+    ATTENTION,
+    HF_NOTES,
+    HF_OPTIMIZER_WORDS,
+    HF_SCHEDULES,
+    DataColumns,
+    ImportTable,
+    Note,
+    Reason,
+    Refusal,
+)
+from touchline.spec import defaults
+from touchline.spec.foreign import ForeignDocument
+from touchline.spec.partial import StatedSource, StatedTraining
+
+_REWARDED = frozenset(
+    {
+        *("num_generations", "reward_funcs", "reward_weights", "reward_model_path", "scale_rewards", "num_iterations"),
+        *("num_ppo_epochs", "kl_coef", "vf_coef", "cliprange", "total_episodes", "response_length", "rloo_k"),
+        *("epsilon_high", "steps_per_generation", "missing_eos_penalty"),
+    }
+)
+_PREFERRED = frozenset(
+    {
+        *(
+            "beta",
+            "max_prompt_length",
+            "max_completion_length",
+            "precompute_ref_log_probs",
+            "reference_free",
+            "rpo_alpha",
+        ),
+        *("ref_model_sync_steps", "ref_model_mixup_alpha", "sync_ref_model", "f_divergence_type", "desirable_weight"),
+        *("undesirable_weight", "cpo_alpha", "simpo_gamma", "label_pad_token_id", "use_weighting", "loss_weights"),
+    }
+)
+_OTHERS: tuple[tuple[frozenset[str], str], ...] = (
+    (_REWARDED, "reinforcement learning with rewards (GRPO, PPO, RLOO)"),
+    (frozenset({"teacher_model_name_or_path", "lmbda", "seq_kd"}), "distillation from a teacher model"),
+    (frozenset({"center_rewards_coefficient", "step_separator"}), "a reward model"),
+    (_PREFERRED, "on preference pairs (DPO, KTO, ORPO)"),
+)
+"""Arguments that SFTConfig does not have, with what their classes train (trl 1.16)."""
+_ONE_CHAT_COLUMN = ["messages"]
+_LOSS = Note(
+    Reason.CHANGED,
+    "TRL takes the loss on all tokens, unless rows are pairs of prompt and completion; here it is on the answer alone",
+)
+
+
+def _refuses(document: ForeignDocument) -> Refusal | None:
+    """Return the first argument that only another class than SFTConfig has."""
+    for keys, what in _OTHERS:
+        for key in document.data:
+            if key in keys and document.data[key] is not None:
+                return Refusal(key, what)
+    return None
+
+
+def _differs(stated: StatedTraining, document: ForeignDocument) -> Iterator[tuple[str, object, Note]]:
+    """Yield TRL's defaults that mean another training here."""
+    data = document.data
+    if all(data.get(key) is None for key in ("assistant_only_loss", "completion_only_loss")):
+        yield "assistant_only_loss", False, _LOSS
+    if stated.quantization_bits is not None and stated.quantization_bits.value == 4 and not data.get(_NESTED):
+        yield _NESTED, False, Note(Reason.CHANGED, "the scales of 4-bit blocks are themselves quantized here")
+    if all(data.get(key) is None for key in ("dataset_mixture", "datasets")):
+        share = f"{defaults.TRAIN_FRACTION:g}"
+        why = f"all rows of the split train there; here the share data.train_fraction, {share} if not written"
+        hint = "a column `split` in the file, with rows of your own to test"
+        yield "dataset_train_split", data.get("dataset_train_split", "train"), Note(Reason.CHANGED, why, hint)
+
+
+_NESTED = "use_bnb_nested_quant"
+
+
+def _columns(document: ForeignDocument, source: StatedSource, registry: Mapping[str, object] | None) -> DataColumns:
+    """Return the columns that an entry of a mixture reads."""
+    del registry
+    found = DataColumns()
+    *above, _ = source.name.key.split(".")
+    columns = document.get(*(int(part) if part.isdigit() else part for part in above), "columns") if above else None
+    if columns == _ONE_CHAT_COLUMN:
+        found.settings = {"data.messages": "messages"}
+        found.sources = {".".join((*above, "columns")): "data.messages"}
+    return found
+
+
+IMPORTS = ImportTable(
+    schedules=HF_SCHEDULES,
+    optimizers=HF_OPTIMIZER_WORDS,
+    attention=ATTENTION,
+    keys={
+        "use_dora": "train.lora.dora",
+        "use_rslora": "train.lora.rslora",
+        "neftune_noise_alpha": "train.neftune_alpha",
+        "label_smoothing_factor": "train.label_smoothing",
+    },
+    words={
+        "use_liger_kernel": ("train.kernels", {"true": "liger", "false": "none"}),
+        "use_liger": ("train.kernels", {"true": "liger", "false": "none"}),
+    },
+    same={
+        "bnb_4bit_quant_type": ("nf4",),
+        _NESTED: (True,),
+        "use_peft": (True, False),
+        "lora_task_type": ("CAUSAL_LM",),
+        "load_in_4bit": (False,),
+        "load_in_8bit": (False,),
+        "fp16": (False,),
+        "use_cpu": (False,),
+        "do_train": (True,),
+        "max_steps": (-1,),
+        "packing_strategy": ("bfd",),
+        "padding_free": (False,),
+        "dtype": ("auto", "bfloat16"),
+        "torch_dtype": ("auto", "bfloat16"),
+    },
+    notes={
+        **HF_NOTES,
+        **dict.fromkeys(
+            ("dataset_text_field", "dataset_kwargs*", "dataset_config", "dataset_mix*", "datasets*"),
+            Note(Reason.NO_COUNTERPART, "a dataset is one file of rows with named columns"),
+        ),
+        "dataset_test_split": Note(Reason.AUTOMATIC, "the file's column `split` names the rows that validate and test"),
+        "model_revision": Note(Reason.AUTOMATIC, "the model folder is hashed, so another revision is another model"),
+        "do_eval": Note(Reason.AUTOMATIC, "validation is at each epoch's end"),
+        "log_level*": Note(Reason.AUTOMATIC, "progress is in the run's own files"),
+    },
+    unset={
+        "train.method": "full",
+        "train.warmup_fraction": 0.0,
+        "train.max_seq_len": 1024,
+        "train.learning_rate": 2e-5,
+        "train.packed": False,
+    },
+    adapter_unset={
+        "train.lora.rank": 16,
+        "train.lora.alpha": 32,
+        "train.lora.dropout": 0.05,
+        "train.lora.target_modules": ["q_proj", "v_proj"],
+    },
+    bfloat16_weights=frozenset({"dtype", "torch_dtype"}),
+    refuses=_refuses,
+    differs=_differs,
+    knows=lambda key: key.partition(".")[0] in argument_table("trl").arguments,
+    columns=_columns,
+)
+"""What `touchline import` needs to know about these files. Unset values are those of trl.SFTConfig and ModelConfig."""

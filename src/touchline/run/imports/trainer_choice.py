@@ -1,0 +1,167 @@
+"""Trainer of an imported experiment: its own, or the one that supports most of what was imported.
+
+What the chosen trainer does not take is listed instead of written, so that `touchline check` never refuses the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from touchline.backends.capabilities import Capabilities, unsupported, unsupported_settings
+from touchline.backends.import_carrier import NOWHERE, nested
+from touchline.backends.imports import Carried, ImportedTraining, NotCarried, Reason
+from touchline.backends.registry import capabilities, get_backend
+from touchline.core.catalog import ModelInfo
+from touchline.core.finding import Finding, Location
+from touchline.spec.defaults import DEFAULT_BACKEND
+from touchline.spec.experiment import Experiment
+from touchline.spec.validate import build
+
+_DEVICES, _PACKED, _BATCH = "compute.gpus_per_run", "train.packed", "train.global_batch_size"
+_SPEED_ONLY = frozenset(
+    {f"train.{key}" for key in ("attention", "kernels", "compile", "sharding", "dataloader_workers")}
+)
+"""Settings that change time and memory, not the training: their loss weighs less."""
+_WEIGHT = 100
+_ANY_MODEL = ModelInfo(
+    name="the model",
+    path="",
+    architecture="LlamaForCausalLM",
+    model_type="llama",
+    dtype="bfloat16",
+    num_parameters=1,
+    weight_bytes=2,
+    context_length=1 << 40,
+    vocab_size=1,
+    num_layers=1,
+    hidden_size=1,
+    has_chat_template=True,
+    stop_token="",
+    config_sha256="",
+    tokenizer_sha256="",
+    weights_sha256="",
+    size_label="1B",
+    family="llama",
+)
+"""Stand-in for a model that may not be here yet; what depends on it is refused by `check`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainerChoice:
+    """Trainings with their trainer."""
+
+    trainings: tuple[ImportedTraining, ...]
+    """The trainings, with `train.backend`, and without what it does not take."""
+    left: tuple[NotCarried, ...]
+    """What it does not take, or takes in another way."""
+    notes: tuple[str, ...]
+    """What the user should check."""
+
+
+def choose_trainer(trainings: Sequence[ImportedTraining]) -> TrainerChoice:
+    """Return the trainings of one source with the trainer that takes most of their settings, its own first.
+
+    Args:
+        trainings: at least one, all of one trainer.
+    """
+    able = capabilities()
+    own = trainings[0].backend if trainings[0].backend in able else None
+    names = tuple(dict.fromkeys((*([own] if own else []), DEFAULT_BACKEND, *able)))
+
+    def cost(name: str) -> int:
+        return sum(
+            1 if each.subject in _SPEED_ONLY else _WEIGHT
+            for training in trainings
+            for each in _problems(training, name, able)
+        )
+
+    chosen = min(names, key=lambda name: (cost(name), names.index(name)))
+    notes = []
+    if own is not None and chosen != own:
+        reasons = dict.fromkeys(each.message for training in trainings for each in _problems(training, own, able))
+        notes.append(f"train.backend is {chosen}, not {own}: {'; '.join(reasons)}")
+    left: list[NotCarried] = []
+    done = tuple(_taken(training, chosen, able, left) for training in trainings)
+    if own is not None:
+        stated = Carried(value=chosen, source="the trainer of the source", where=Location(path=trainings[0].name))
+        if chosen != own:
+            stated = replace(stated, source=f"{own} lacks some of these settings")
+        done = tuple(replace(each, settings={**each.settings, "train.backend": stated}) for each in done)
+    elif chosen != DEFAULT_BACKEND:
+        stated = Carried(value=chosen, source="the one with all these settings", where=Location(path=trainings[0].name))
+        done = tuple(replace(each, settings={**each.settings, "train.backend": stated}) for each in done)
+    notes += dict.fromkeys(note for each in done for note in _device_notes(each))
+    return TrainerChoice(trainings=done, left=tuple(left), notes=tuple(notes))
+
+
+def _problems(training: ImportedTraining, name: str, able: dict[str, Capabilities]) -> Iterator[Finding]:
+    """Yield what a trainer does not take of a training, or would count in another way."""
+    keys = ("train.", "compute.")
+    settings = {key: each.value for key, each in training.settings.items() if key.startswith(keys)}
+    experiment, _ = build(Experiment, {"name": "x", "data": {"path": "x"}, **nested(settings)}, NOWHERE)
+    if experiment is None:
+        return
+    train, devices = replace(experiment.train, backend=name), experiment.compute.gpus_per_run
+    if devices > able[name].devices:
+        message = f"the backend {name} uses at most {able[name].devices} GPUs per run, not {devices}"
+        yield replace(
+            unsupported(name, "x", "x", None), subject=_DEVICES, message=message, hint=f"{_DEVICES}: {devices}"
+        )
+        devices = 1
+    yield from unsupported_settings(name, train, able)
+    yield from get_backend(name).faults(_ANY_MODEL, train, devices)
+    if train.packed is True and able[name].packing_keeps_steps and _counts_rows(training, able):
+        yield unsupported(name, "packed", "batches of packed rows: it counts examples", "backend: trl")
+
+
+def _counts_rows(training: ImportedTraining, able: dict[str, Capabilities]) -> bool:
+    """Return whether a step of the source has as many packed rows as one without packing has examples."""
+    return training.backend not in able or not able[training.backend].packing_keeps_steps
+
+
+def _taken(
+    training: ImportedTraining, name: str, able: dict[str, Capabilities], left: list[NotCarried]
+) -> ImportedTraining:
+    """Return a training without what its trainer does not take, which is added to `left`."""
+    settings = dict(training.settings)
+    for _ in range(len(settings)):
+        problem = next(
+            (
+                each
+                for each in _problems(replace(training, settings=settings), name, able)
+                if each.subject in settings and settings[each.subject].value is not False
+            ),
+            None,
+        )
+        if problem is None:
+            break
+        gone = settings.pop(problem.subject)
+        why, instead = problem.message, problem.hint or ""
+        if problem.subject == _PACKED:
+            settings[_PACKED] = replace(gone, value=False)
+            instead = f"{_BATCH} counts packed rows there, and examples here: multiply it by examples per row"
+        left.append(_listed(gone, Reason.REFUSED, why, instead))
+    packed = settings.get(_PACKED)
+    if packed is not None and packed.value is True and training.backend is not None and name != training.backend:
+        why = f"packed by {name}: a step has as many rows of as many tokens, with other examples in each"
+        left.append(_listed(packed, Reason.CHANGED, why))
+    return replace(training, settings=settings)
+
+
+def _listed(carried: Carried, reason: Reason, why: str, instead: str = "") -> NotCarried:
+    return NotCarried(
+        key=carried.source, value=carried.value, where=(carried.where,), reason=reason, why=why, instead=instead
+    )
+
+
+def _device_notes(training: ImportedTraining) -> Iterator[str]:
+    """Yield that the batch is that of one device, where the source does not say how many there are."""
+    batch = training.settings.get(_BATCH)
+    if training.stated is None or _DEVICES in training.settings or batch is None:
+        return
+    if training.stated.distributed is None and training.stated.devices is None:
+        yield (
+            f"{_BATCH} {batch.value} is that of one GPU, because the source does not say how many trained; "
+            f"for N write {_DEVICES}: N and {_BATCH}: {batch.value} x N"
+        )
