@@ -24,7 +24,6 @@ from touchline.run.imports.places import LocalPlaces
 from touchline.run.imports.sources import Source, SourceKind, find_source
 from touchline.run.imports.summary import read_summary
 from touchline.run.imports.trainer_choice import choose_trainer
-from touchline.run.imports.warmup import with_warmup
 from touchline.run.interview.interview import plain_name
 from touchline.spec.read import read_experiment
 from touchline.spec.write import to_yaml
@@ -198,9 +197,8 @@ def _trainings(
         places = LocalPlaces(Path(source.document.path).parent, folder)
         summary = read_summary(source.document, places)
         data |= summary.data
-        trainings = [with_warmup(training, folder) for training in summary.trainings]
-        left = [*summary.left, *(each for training in trainings for each in training.left)]
-        return trainings, left, [*notes, *places.notes, *summary.notes]
+        left = [*summary.left, *(each for training in summary.trainings for each in training.left)]
+        return list(summary.trainings), left, [*notes, *places.notes, *summary.notes]
     return carry_configs(source, folder, notes)
 
 
@@ -226,7 +224,6 @@ def carry_configs(
         training = carry_training(name, config.document, config.reading, config.table, places)
         if training.backend not in backend_names():
             training = replace(training, backend=None)
-        training = with_warmup(training, folder)
         trainings.append(training)
         left += training.left
         left += left_over(config.document, config.reading, config.table, training.seen)

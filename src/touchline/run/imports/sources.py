@@ -9,6 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from touchline.backends.formats import ConfigFormat, ConfigReading
+from touchline.backends.import_carrier import path_of
 from touchline.backends.imports import ImportTable, Refusal
 from touchline.backends.registry import config_formats, import_table
 from touchline.core.errors import InputError, TouchlineError
@@ -275,11 +276,12 @@ def _script(path: Path) -> Finding:
 
 def _other_training(path: Path, format_: ConfigFormat, document: ForeignDocument, refusal: Refusal) -> Finding:
     """Return the error of a config that trains in another way than supervised."""
-    value = document.get(refusal.key)
+    place = path_of(document, refusal.key)
+    value = document.get(*place)
     shown = f"{refusal.key}: {value}" if isinstance(value, str | int | float) else refusal.key
     message = f"is a {format_.title} that trains {refusal.why} ({shown}), and touchline trains on answers alone"
     hint = f"train it with its own tool, which `touchline check {shlex.quote(str(path))}` checks first"
-    return replace(source_fault(path, message, document.where(refusal.key)), hint=hint)
+    return replace(source_fault(path, message, document.where(*place)), hint=hint)
 
 
 def _documents(path: Path, text: str) -> tuple[dict[Dialect, ForeignDocument], list[Finding]]:
