@@ -340,7 +340,9 @@ def _comments(carried: Iterable[CarriedSetting]) -> dict[str, str]:
     """Return the source of each setting as a comment, where it is written for all trainings and as a factor."""
     found: dict[str, str] = {}
     for setting in carried:
-        source = f"the default of {setting.source}" if setting.is_default else setting.source
+        # A setting of which the source's tool has no key is named for itself.
+        key = "the source's tool" if setting.source == setting.key else setting.source
+        source = f"the default of {key}" if setting.is_default else setting.source
         text = shorten(one_line(source), _SHOWN)
         found |= {setting.key: text, f"factors.{setting.key}": text}
     return found

@@ -5,57 +5,31 @@ Source: its template and its script for runs, setup_finetune.py (0.3.4).
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from touchline.backends.formats import ConfigReading
+from touchline.backends.formats import ConfigFormat, ConfigReading
 from touchline.backends.import_carrier import Carrier, left_over
 from touchline.backends.import_training import carry_training
 from touchline.backends.imports import Carried, ImportedTraining, ImportTable, NotCarried, Note, Places, Reason
-from touchline.backends.registry import backend_names
+from touchline.backends.registry import backend_names, config_formats, import_table
 from touchline.core.errors import InputError
 from touchline.core.finding import Location
 from touchline.core.text import one_line
-from touchline.run.imports.names import TABLE, train_by_names
+from touchline.run.imports.names import FIELDS, TABLE, train_by_names
 from touchline.run.imports.sources import source_fault
 from touchline.spec.document import Key
-from touchline.spec.foreign import ForeignDocument
+from touchline.spec.foreign import ForeignDocument, parse_foreign
 from touchline.spec.partial import Stated
 from touchline.spec.tasks.ready_made import TASKS
 
-_NAMES: Mapping[str, str] = {
-    "lora_rank": "rank",
-    "lora_alpha": "alpha",
-    "lora_dropout": "dropout",
-    "lr": "learning_rate",
-    "batch_size": "micro_batch_size",
-    "gradient_accumulation_steps": "gradient_accumulation_steps",
-    "epochs": "epochs",
-    "weight_decay": "weight_decay",
-    "num_warmup_steps": "warmup_steps",
-    "lr_scheduler": "schedule",
-    "max_seq_len": "max_seq_len",
-    "packed": "packed",
-    "seed": "seed",
-    "dataset_path": "data",
-}
-"""Names of parameters, with the setting of each."""
-_DEFAULTS: Mapping[str, object] = {
-    "rank": 64,
-    "learning_rate": 1e-4,
-    "epochs": 1.0,
-    "micro_batch_size": 4,
-    "gradient_accumulation_steps": 1,
-    "weight_decay": 0.01,
-    "schedule": "cosine",
-    "warmup_steps": 100,
-    "target_modules": ("q_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
-    "packed": False,
-    "seed": 14,
-}
-"""Values of its script for runs where the summary has none, as far as they differ from touchline's."""
+_NAMES: Mapping[str, str] = {"lora_alpha": "alpha", "dataset_path": "data"}
+"""Names of parameters that its script for runs has no default for, with the setting of each."""
+_OF_RUNS = frozenset({"model", "model_path", "alpha", "validation_fraction", "eval_cadence"})
+"""Fields that its runs state themselves, or that follow from others."""
 _TEXTS = {"prompt": "data.prompt", "system_prompt": "data.system"}
 _AUTOMATIC = Reason.AUTOMATIC
 _NO = Reason.NO_COUNTERPART
@@ -164,7 +138,10 @@ def _table(document: ForeignDocument, index: int) -> ImportTable:
         f"runs.{index}.type": ("fine-tuned",),
     }
     knows = frozenset(_KNOWN)
-    return replace(TABLE, keys=keys, same=same, notes=_NOTES, knows=lambda key: key.partition(".")[0] in knows)
+    table = import_table(_script().name) or TABLE
+    return replace(
+        table, columns=None, keys=keys, same=same, notes=_NOTES, knows=lambda key: key.partition(".")[0] in knows
+    )
 
 
 def _training(document: ForeignDocument, index: int, backend: str, places: Places) -> ImportedTraining:
@@ -173,14 +150,14 @@ def _training(document: ForeignDocument, index: int, backend: str, places: Place
     if document.get("data", "training", "path") is not None:
         paths["data"] = ("data", "training", "path")
     for group in (("controls",), ("runs", index, "parameters")):
-        for name, setting in _NAMES.items():
+        for name, setting in _names().items():
             if document.get(*group, name) is not None:
                 paths[setting] = (*group, name)
     if document.get("runs", index, "dataset_path") is not None:
         paths["data"] = ("runs", index, "dataset_path")
     where = Location(path=document.path)
     fixed: dict[str, Any] = {
-        field: Stated(value, field, where, is_default=True) for field, value in _DEFAULTS.items() if field not in paths
+        field: replace(each, where=where) for field, each in _defaults().items() if field not in paths
     }
     model = document.stated("runs", index, "model")
     if model is not None and isinstance(model.value, str):
@@ -214,8 +191,28 @@ def _shadowed(document: ForeignDocument) -> set[str]:
         for run in (runs if isinstance(runs, list) else [])
         if isinstance(run, dict) and run.get("type") == "fine-tuned"
     ]
-    known = (*_NAMES, *_TEXTS)
+    known = (*_names(), *_TEXTS)
     return {name for name in known if all(isinstance(own, dict) and own.get(name) is not None for own in trained)}
+
+
+def _script() -> ConfigFormat:
+    """Return the format of its script's own settings file, whose defaults hold where a summary has no value."""
+    return next(each for each in config_formats() if each.name.endswith("_setup"))
+
+
+@functools.cache
+def _defaults() -> Mapping[str, Stated[Any]]:
+    """Return the script's defaults by field."""
+    script = _script()
+    (stated,) = script.read(parse_foreign("{}", "", script.dialect)).trainings
+    found = {each.name: getattr(stated, each.name) for each in fields(stated) if each.name not in _OF_RUNS}
+    return {name: each for name, each in found.items() if isinstance(each, Stated)}
+
+
+@functools.cache
+def _names() -> Mapping[str, str]:
+    """Return the fields by the names of their parameters."""
+    return {**{each.key: field for field, each in _defaults().items() if field in FIELDS}, **_NAMES}
 
 
 def _shared(carrier: Carrier) -> dict[str, object]:
