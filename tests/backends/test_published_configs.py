@@ -13,12 +13,13 @@ from pathlib import Path
 
 import pytest
 from tests.backends.config_files import format_of
+from tests.faults.case import base
 
 from tools.tiny_model import write_tiny_model
 from touchline import api
 from touchline.backends.import_carrier import dotted, leaves
 from touchline.core.errors import InputError
-from touchline.core.finding import Severity
+from touchline.core.finding import Finding, Severity
 from touchline.data.user_config import UserConfig
 from touchline.run.imports.importing import ImportReport
 from touchline.spec.experiment import Experiment
@@ -108,17 +109,15 @@ def test_another_training_is_refused_with_what_to_do(file: Path, tmp_path: Path)
     assert not (tmp_path / "experiment.yaml").exists()
 
 
-@pytest.mark.parametrize("file", TRAINED, ids=name_of)
-def test_check_does_not_refuse_what_import_wrote(file: Path, tmp_path: Path) -> None:
-    """With a model and data of the file's own columns, planned for a GPU, `check` finds no error in the settings."""
-    report, experiment = imported(file, tmp_path)
-    model = tmp_path / "models" / experiment.models[0]
+def errors_of(report: ImportReport, experiment: Experiment, folder: Path) -> list[Finding]:
+    """Return the errors of `check`, with a model and data of the file's own columns, planned for a GPU."""
+    model = folder / "models" / (experiment.models[0] if experiment.models else "MODEL")
     write_tiny_model(model)
     config = json.loads((model / "config.json").read_text(encoding="utf-8"))
     config["max_position_embeddings"] = 1 << 17
     (model / "config.json").write_text(json.dumps(config), encoding="utf-8")
     rows = [row_of(experiment, number) for number in range(400)]
-    data = tmp_path / experiment.data.path
+    data = folder / experiment.data.path
     data.parent.mkdir(exist_ok=True)
     data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     path = Path(report.path)
@@ -126,13 +125,45 @@ def test_check_does_not_refuse_what_import_wrote(file: Path, tmp_path: Path) -> 
     gpu = "  gpu: A100-80GB\n"
     text = text.replace("compute:\n", f"compute:\n{gpu}") if "\ncompute:\n" in text else f"{text}\ncompute:\n{gpu}"
     path.write_text(text, encoding="utf-8")
-    settings = UserConfig(
-        models_dir=tmp_path / "models", cache_dir=tmp_path / "cache", history_dir=tmp_path / "history"
-    )
+    settings = UserConfig(models_dir=folder / "models", cache_dir=folder / "cache", history_dir=folder / "history")
     _, findings = api.check([path], settings)
     # Packages and environments of trainers are this machine's matter.
-    of_the_machine = ("BK003", "BK004")
-    assert [each for each in findings if each.severity is Severity.ERROR and each.code not in of_the_machine] == []
+    return [each for each in findings if each.severity is Severity.ERROR and each.code not in ("BK003", "BK004")]
+
+
+@pytest.mark.parametrize("file", TRAINED, ids=name_of)
+def test_check_does_not_refuse_what_import_wrote(file: Path, tmp_path: Path) -> None:
+    assert errors_of(*imported(file, tmp_path), tmp_path) == []
+
+
+HARD = {
+    "trl": (
+        "load_in_4bit: true\nuse_peft: true\nfsdp: full_shard\nnum_processes: 4\npacking: true\nuse_dora: true\n",
+        "torch_compile: true\noptim: adamw_bnb_8bit\nload_in_8bit: true\nuse_peft: true\nuse_liger_kernel: true\n",
+        "num_processes: 16\n",
+        "optim: muon\npacking: true\nuse_peft: true\nper_device_train_batch_size: 3\n",
+    ),
+    "axolotl": (
+        "dp_shard_size: 4\nfsdp_config: {offload_params: true}\npeft_use_dora: true\n",
+        "batch_size: 7\nmicro_batch_size: 2\n",
+        "lora_alpha: 12.5\ntorch_compile: true\n",
+    ),
+    "llamafactory": (
+        "packing: true\ncutoff_len: 1001\n",
+        "pissa_init: true\nquantization_bit: 8\nenable_liger_kernel: true\nray_num_workers: 3\n",
+    ),
+}
+"""Lines after which no trainer takes all settings, or not the source's own."""
+
+
+@pytest.mark.parametrize(("trainer", "lines"), [(trainer, each) for trainer in HARD for each in HARD[trainer]])
+def test_what_no_trainer_takes_is_listed_instead_of_written(trainer: str, lines: str, tmp_path: Path) -> None:
+    # A warmup longer than the training on the few rows here is an error of its own.
+    names = {"warmup_steps", *(line.partition(":")[0] for line in lines.splitlines())}
+    kept = [line for line in base(trainer).splitlines() if line.partition(":")[0] not in names]
+    file = tmp_path / "a.yaml"
+    file.write_text("\n".join([*kept, lines]), encoding="utf-8")
+    assert errors_of(*imported(file, tmp_path), tmp_path) == []
 
 
 def row_of(experiment: Experiment, number: int) -> dict[str, object]:

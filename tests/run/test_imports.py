@@ -25,6 +25,7 @@ from touchline.backends.import_carrier import dotted, leaves, left_over
 from touchline.backends.import_training import carry_training
 from touchline.backends.imports import Carried, ImportedTraining, Reason
 from touchline.backends.registry import import_table
+from touchline.backends.trl import arguments
 from touchline.core.errors import InputError, PolicyError
 from touchline.core.finding import Finding, Location, Severity
 from touchline.data.user_config import UserConfig
@@ -388,7 +389,7 @@ def test_an_existing_file_is_never_replaced(here: Path) -> None:
         ("lora_r: 16", "lora_r: many", "lora_r"),
         ("optimizer: adamw_bnb_8bit", "optimizer: lion_8bit", "optimizer"),
         ("lr_scheduler: cosine", "lr_scheduler: rex", "lr_scheduler"),
-        ("warmup_ratio: 0.05", "warmup_steps: 10", "warmup_steps"),
+        ("warmup_ratio: 0.05", "warmup_steps: -3", "warmup_steps"),
         ("val_set_size: 0.05", "val_set_size: 200", "val_set_size"),
         ("output_dir: outputs/alpaca", 'output_dir: "a\\u2028name: evil\\nx: 1"', "output_dir"),
         ("lora_r: 16", "lora_r: .nan", "lora_r"),
@@ -414,3 +415,52 @@ def test_published_configs(here: Path, name: str, model: str, rank: int) -> None
     report, loaded = imported(Path(os.environ["TOUCHLINE_SAMPLES"]) / name)
     assert (loaded.experiment.models, loaded.experiment.train.lora.rank) == ((model,), rank)
     assert not [each for each in report.not_carried if each.reason is Reason.UNKNOWN]
+
+
+@pytest.mark.parametrize("trainer", ["axolotl", "llamafactory", "trl"])
+def test_a_number_of_warmup_steps_stays_that_number(here: Path, trainer: str) -> None:
+    text = "".join(line for line in base(trainer).splitlines(True) if not line.startswith("warmup"))
+    report, loaded = imported(write(here / "a.yaml", f"{text}\nwarmup_steps: 17\n"))
+    assert loaded.experiment.train.warmup(1000) == 17
+    assert "warmup_steps" not in {each.key for each in report.not_carried}
+
+
+SCRIPTS = {
+    "sft.py": "from trl import SFTConfig\nargs = SFTConfig(learning_rate=1e-4)\n",
+    "run.sh": "#!/bin/bash\ntrl sft --learning_rate 1e-4\n",
+    "train": "#!/usr/bin/env python3\nprint(1)\n",
+}
+
+
+def test_a_script_is_refused_as_a_script_with_what_to_do(here: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        api.import_experiment([write(here / name, text) for name, text in SCRIPTS.items()])
+    found = caught.value.findings
+    assert len(found) == len(SCRIPTS)
+    assert all("is a script" in each.message for each in found)
+    assert all("to_json_string" in (each.hint or "") for each in found)
+
+
+def test_what_a_script_writes_by_the_hint_is_imported(here: Path) -> None:
+    """The form of `SFTConfig.to_json_string()`: every argument, most of them without a value."""
+    names = json.loads((Path(arguments.__file__).parent / "arguments.json").read_text(encoding="utf-8"))["arguments"]
+    dump = {name: None for name, kinds in names.items() if len(kinds) == 1 and name not in ("beta", "fsdp_config")}
+    given = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "learning_rate": 1e-4, "packing": True}
+    report, loaded = imported(write(here / "args.json", json.dumps({**dump, **given, "max_length": 512})))
+    train = loaded.experiment.train
+    assert (train.backend, train.global_batch_size, train.packed, train.max_seq_len) == ("trl", 8, True, 512)
+    assert any("names no model" in note for note in report.notes)
+
+
+def test_one_training_has_no_keys_that_differ_between_trainings(here: Path) -> None:
+    """A key listed twice for one training is no factor; a key that one of two trainings lacks is."""
+    text = changed(base("llamafactory"), "dataset: quotations", "dataset: quotations,more,others")
+    first = write(here / "a" / "one.yaml", text)
+    report, _ = imported(first)
+    assert sum(each.key == "dataset" for each in report.not_carried) >= 2
+    assert not any("differ between the trainings" in note for note in report.notes)
+    other = write(here / "a" / "two.yaml", f"{text}\nmax_samples: 12\n")
+    report, _ = imported(first, other, out="both/experiment.yaml")
+    (note,) = (note for note in report.notes if "differ between the trainings" in note)
+    assert "max_samples" in note
+    assert "dataset" not in note

@@ -167,11 +167,8 @@ def _carry_optimizer(carrier: Carrier, stated: StatedTraining, table: ImportTabl
             carrier.leave(each, Note(Reason.OFF, "the schedule `constant` has no warmup"))
     elif steps is not None and steps.value == 0:
         carrier.carry("train.warmup_fraction", steps, 0.0)
-    elif steps is not None and stated.max_steps is not None and steps.value < stated.max_steps.value:
-        carrier.carry("train.warmup_fraction", steps, round(steps.value / stated.max_steps.value, 6))
     elif steps is not None:
-        why = "warmup is a share of all steps, whose number is known once planned"
-        carrier.leave(steps, Note(Reason.REFUSED, why, f"train.warmup_fraction: {steps.value} / steps of the run"))
+        carrier.carry("train.warmup_steps", steps)
     else:
         carrier.carry("train.warmup_fraction", share)
     carrier.carry("train.weight_decay", stated.weight_decay)

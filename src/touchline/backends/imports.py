@@ -211,6 +211,7 @@ HF_NOTES: Mapping[str, Note] = {
     ),
     **dict.fromkeys(("lora_modules_to_save", "additional_target"), _MORE_WEIGHTS),
     "gradient_checkpointing_kwargs*": Note(Reason.AUTOMATIC, "how activations are recomputed changes no number"),
+    "adam_*": Note(Reason.NO_COUNTERPART, "AdamW has betas of 0.9 and 0.999, and an epsilon of 1e-8"),
     "trust_remote_code": Note(Reason.NO_COUNTERPART, "code that comes with a model is never run"),
     "special_tokens*": Note(Reason.NO_COUNTERPART, "the tokenizer's own special tokens are used", "save them in it"),
     "plot_loss": Note(Reason.AUTOMATIC, "the report draws the curves"),
@@ -220,6 +221,17 @@ HF_NOTES: Mapping[str, Note] = {
     "model_type": Note(Reason.AUTOMATIC, "the model's own class is used"),
 }
 """Reasons that hold for every trainer that is built on transformers."""
+
+
+HF_SAME: Mapping[str, tuple[object, ...]] = {
+    "adam_beta1": (0.9,),
+    "adam_beta2": (0.999,),
+    "adam_epsilon": (1e-8, "1e-8", "1e-08"),
+    "average_tokens_across_devices": (True,),
+    "fp16": (False,),
+    "max_steps": (-1,),
+}
+"""Values of transformers' Trainer that state what touchline does in any case."""
 
 
 class ExperimentOfStages(Protocol):

@@ -26,7 +26,9 @@ _ABOUT_BASE = re.compile(r"\b(base|zero-?shot|untrained|pre-?trained|fine-?tun\w
 _ABOUT_SIZE = re.compile(
     r"\b(how (much|many)|more data|less data|amount|size|scal\w*|number of|few|fewer)\b", re.IGNORECASE
 )
-_TUNED_WITH_MODEL = frozenset({"train.learning_rate", "train.schedule", "train.warmup_fraction", "train.base_dtype"})
+_TUNED_WITH_MODEL = frozenset(
+    {"train.learning_rate", "train.schedule", "train.warmup_fraction", "train.warmup_steps", "train.base_dtype"}
+)
 """Settings that should be chosen per model."""
 _NOTEWORTHY = 1.2
 """Ratio of steps above which the training length is a difference of its own."""

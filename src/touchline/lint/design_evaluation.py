@@ -161,7 +161,7 @@ def redundant_epochs_factor(view: DesignView) -> Iterator[Violation]:
     """Report numbers of epochs that one run with the most epochs passes through."""
     if len(swept(view).get("train.epochs", ())) < 2:
         return
-    if all(run.train.schedule == "constant" and run.train.warmup_fraction == 0 for run in view.trained):
+    if all(run.train.schedule == "constant" and run.train.warmup(1) == 0 for run in view.trained):
         most = max(run.train.epochs for run in view.trained)
         yield Violation(
             message=f"with a constant learning rate the run of {most} epochs passes through all shorter ones",

@@ -118,6 +118,7 @@ def _key(run: PlannedRun) -> tuple[object, ...]:
         run.train,
         learning_rate=1.0,
         warmup_fraction=0.0,
+        warmup_steps=None,
         weight_decay=0.0,
         lora=replace(run.train.lora, rank=1, alpha=None),
     )

@@ -416,6 +416,7 @@ def _costs_alike(train: TrainConfig) -> TrainConfig:
         learning_rate=1.0,
         schedule="constant",
         warmup_fraction=0.0,
+        warmup_steps=None,
         weight_decay=0.0,
         max_grad_norm=1.0,
         lora=replace(train.lora, alpha=None),

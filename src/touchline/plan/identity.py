@@ -89,7 +89,7 @@ def _train_identity(train: TrainConfig) -> dict[str, object]:
 _NEWER_KEYS: Mapping[type, tuple[str, ...]] = {
     TrainConfig: (
         *("method", "quantization", "optimizer", "label_smoothing", "neftune_alpha", "dataloader_workers"),
-        *("attention", "kernels", "sharding", "compile", "recipe"),
+        *("attention", "kernels", "sharding", "compile", "recipe", "warmup_steps"),
     ),
     LoraConfig: ("init", "dora", "rslora"),
     DataConfig: ("images", "image_root"),

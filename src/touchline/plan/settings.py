@@ -42,7 +42,7 @@ _LISTED_LATER = (
 _COMPUTED = {
     _ACCUMULATION: "global batch size / (micro-batch size x devices)",
     _STEPS: "from the batches of the training split",
-    _WARMUP_STEPS: "warmup fraction x steps, rounded up",
+    _WARMUP_STEPS: "as given, or warmup fraction x steps, rounded up",
 }
 
 
@@ -307,6 +307,8 @@ def _settings(plan: Plan, run: PlannedRun) -> Iterator[tuple[str, Scalar]]:
     dataset = plan.datasets.get(run.dataset)
     if dataset is not None and dataset.has_own_splits:
         unused |= {*_OF_SPLITS}
+    if run.train is not None and run.train.warmup_steps is not None:
+        unused |= {"train.warmup_fraction"}
     for key, value in flat.items():
         if key not in unused:
             yield key, _scalar(value)
@@ -317,7 +319,7 @@ def _settings(plan: Plan, run: PlannedRun) -> Iterator[tuple[str, Scalar]]:
     yield _MICRO, batches.micro_batch_size
     yield _ACCUMULATION, batches.gradient_accumulation_steps
     yield _STEPS, batches.steps
-    yield _WARMUP_STEPS, math.ceil(run.train.warmup_fraction * batches.steps)
+    yield _WARMUP_STEPS, run.train.warmup(batches.steps)
     yield _DEVICES, _devices(plan, batches.data_parallel_size)
     for setting in _fixed(run):
         yield setting.key, setting.value

@@ -84,6 +84,7 @@ DEFAULTS: Final = (
     ),
     _row("train.schedule", "linear", "falls to zero at the last step"),
     _row("train.warmup_fraction", WARMUP_FRACTION, "a share of the steps, so that short runs are not all warm-up"),
+    _row("train.warmup_steps", "none", "the share decides; a number of steps is for settings that come from elsewhere"),
     _row("train.weight_decay", 0, "short trainings and low ranks need none"),
     _row("train.max_grad_norm", MAX_GRAD_NORM, "clips only steps that are out of the ordinary"),
     _row("train.max_seq_len", MAX_SEQ_LEN, "longer examples are errors, never truncated silently"),

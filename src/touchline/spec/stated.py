@@ -156,7 +156,8 @@ def stated_settings(
         if train.learning_rate == "auto"
         else stated(train.peak_learning_rate, "train.learning_rate"),
         schedule=stated(str(train.schedule), "train.schedule"),
-        warmup_fraction=stated(train.warmup_fraction, "train.warmup_fraction"),
+        warmup_steps=None if train.warmup_steps is None else stated(train.warmup_steps, "train.warmup_steps"),
+        warmup_fraction=stated(train.warmup_fraction, "train.warmup_fraction") if train.warmup_steps is None else None,
         weight_decay=stated(train.weight_decay, "train.weight_decay"),
         optimizer=fixed("AdamW", "train") if train.optimizer == "adamw" else stated(train.optimizer, "train.optimizer"),
         max_grad_norm=stated(train.max_grad_norm, "train.max_grad_norm"),

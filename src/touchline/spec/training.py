@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
@@ -124,6 +125,8 @@ class TrainConfig:
     """Decay of the learning rate after warmup."""
     warmup_fraction: Annotated[float, Ge(0), Lt(1)] = defaults.WARMUP_FRACTION
     """Share of all steps in which the learning rate rises from zero."""
+    warmup_steps: PositiveInt | None = None
+    """The same as a number of steps, which replaces the share when given."""
     weight_decay: Annotated[float, Ge(0)] = 0.0
     """AdamW's decoupled weight decay."""
     max_grad_norm: PositiveFloat = defaults.MAX_GRAD_NORM
@@ -194,6 +197,11 @@ class TrainConfig:
         if self.learning_rate == "auto":
             raise ValueError("learning_rate: auto was not resolved by a plan")
         return self.learning_rate
+
+    def warmup(self, steps: int) -> int:
+        """Return the steps in which the learning rate rises, of a training with so many."""
+        rising = math.ceil(self.warmup_fraction * steps) if self.warmup_steps is None else self.warmup_steps
+        return min(rising, steps)
 
     @property
     def uses_bitsandbytes(self) -> bool:

@@ -93,7 +93,7 @@ def _rate_of(config: RunConfig) -> Callable[[int], float]:
         min(step, steps - 1),
         steps=steps,
         peak=1.0,
-        warmup_fraction=train.warmup_fraction,
+        warmup=train.warmup(steps),
         schedule=train.schedule,
     )
 

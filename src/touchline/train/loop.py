@@ -187,7 +187,7 @@ class Training:
             step,
             steps=self._batches.steps,
             peak=train.peak_learning_rate,
-            warmup_fraction=train.warmup_fraction,
+            warmup=train.warmup(self._batches.steps),
             schedule=train.schedule,
         )
         for group in session.optimizer.param_groups:

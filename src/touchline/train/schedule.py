@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 
 
-def learning_rate(step: int, *, steps: int, peak: float, warmup_fraction: float, schedule: str) -> float:
+def learning_rate(step: int, *, steps: int, peak: float, warmup: int, schedule: str) -> float:
     """Return the learning rate of a step, from 0: linear warmup, then the schedule, zero after the last step."""
-    warmup = math.ceil(warmup_fraction * steps)
     if step < warmup:
         return peak * (step + 1) / warmup
     done = (step - warmup) / max(steps - warmup, 1)

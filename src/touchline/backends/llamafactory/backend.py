@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from math import ceil
-
 from touchline.backends.capabilities import Capabilities
 from touchline.backends.external import WORK_FOLDER
 from touchline.backends.hf_loop import HF_OPTIMIZERS
@@ -45,7 +43,7 @@ def training_arguments(planned: PlannedSettings) -> dict[str, object]:
         "num_train_epochs": train.epochs,
         "learning_rate": train.peak_learning_rate,
         "lr_scheduler_type": train.schedule if train.schedule != "constant" else "constant_with_warmup",
-        "warmup_steps": ceil(train.warmup_fraction * batches.steps),
+        "warmup_steps": train.warmup(batches.steps),
         "weight_decay": train.weight_decay,
         "max_grad_norm": train.max_grad_norm,
         "optim": HF_OPTIMIZERS[train.optimizer],

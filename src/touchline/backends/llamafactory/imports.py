@@ -8,6 +8,7 @@ from touchline.backends.argument_tables import argument_table
 from touchline.backends.imports import (
     HF_NOTES,
     HF_OPTIMIZER_WORDS,
+    HF_SAME,
     HF_SCHEDULES,
     DataColumns,
     ImportTable,
@@ -76,15 +77,14 @@ IMPORTS = ImportTable(
         "pissa_init": ("train.lora.init", {"true": "pissa", "false": "default"}),
     },
     same={
+        **HF_SAME,
         "stage": ("sft",),
         "do_train": (True,),
-        "max_steps": (-1,),
         "finetuning_type": ("lora", "full"),
         "quantization_method": ("bnb", "bitsandbytes"),
         "double_quantization": (True,),
         "packing": (True, False),
         "use_cpu": (False,),
-        "fp16": (False,),
         "predict_with_generate": (True,),
     },
     notes={

@@ -241,6 +241,7 @@ def _sections(
             "_component_": f"{COMPONENTS}.planned_schedule",
             "schedule": train.schedule,
             "warmup_fraction": train.warmup_fraction,
+            **({} if train.warmup_steps is None else {"warmup_steps": train.warmup(batches.steps)}),
         },
         "loss": {"_component_": "torchtune.modules.loss.CEWithChunkedOutputLoss"},
         "compile": train.compile,

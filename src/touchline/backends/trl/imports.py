@@ -9,6 +9,7 @@ from touchline.backends.imports import (
     ATTENTION,
     HF_NOTES,
     HF_OPTIMIZER_WORDS,
+    HF_SAME,
     HF_SCHEDULES,
     DataColumns,
     ImportTable,
@@ -67,7 +68,7 @@ def _refuses(document: ForeignDocument) -> Refusal | None:
 def _differs(stated: StatedTraining, document: ForeignDocument) -> Iterator[tuple[str, object, Note]]:
     """Yield TRL's defaults that mean another training here."""
     data = document.data
-    if all(data.get(key) is None for key in ("assistant_only_loss", "completion_only_loss")):
+    if not data.get("assistant_only_loss") and data.get("completion_only_loss") is None:
         yield "assistant_only_loss", False, _LOSS
     if stated.quantization_bits is not None and stated.quantization_bits.value == 4 and not data.get(_NESTED):
         yield _NESTED, False, Note(Reason.CHANGED, "the scales of 4-bit blocks are themselves quantized here")
@@ -108,18 +109,20 @@ IMPORTS = ImportTable(
         "use_liger": ("train.kernels", {"true": "liger", "false": "none"}),
     },
     same={
+        **HF_SAME,
         "bnb_4bit_quant_type": ("nf4",),
         _NESTED: (True,),
         "use_peft": (True, False),
+        "train_sampling_strategy": ("random",),
+        "truncation_mode": ("keep_start",),
         "lora_task_type": ("CAUSAL_LM",),
         "load_in_4bit": (False,),
         "load_in_8bit": (False,),
-        "fp16": (False,),
         "use_cpu": (False,),
         "do_train": (True,),
-        "max_steps": (-1,),
         "packing_strategy": ("bfd",),
         "padding_free": (False,),
+        "loss_type": ("nll", "chunked_nll"),
         "dtype": ("auto", "bfloat16"),
         "torch_dtype": ("auto", "bfloat16"),
     },
@@ -132,7 +135,13 @@ IMPORTS = ImportTable(
         "dataset_test_split": Note(Reason.AUTOMATIC, "the file's column `split` names the rows that validate and test"),
         "model_revision": Note(Reason.AUTOMATIC, "the model folder is hashed, so another revision is another model"),
         "do_eval": Note(Reason.AUTOMATIC, "validation is at each epoch's end"),
-        "log_level*": Note(Reason.AUTOMATIC, "progress is in the run's own files"),
+        **dict.fromkeys(
+            (
+                *("log_level*", "log_on_each_node", "project", "trackio_*", "remove_unused_columns", "local_rank"),
+                *("skip_memory_metrics", "dataloader_*", "eval_do_concat_batches", "eval_delay", "length_column_name"),
+            ),
+            Note(Reason.AUTOMATIC, "it changes no number of a training"),
+        ),
     },
     unset={
         "train.method": "full",
