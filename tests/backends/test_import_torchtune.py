@@ -52,8 +52,8 @@ def settings_of(report: ImportReport) -> dict[str, Any]:
 
 def write_words(folder: Path) -> None:
     """Write data/words.json and the tiny model that the base configs name."""
-    rows = [{"input": f"word{n}", "output": f"WORD{n}"} for n in range(120)]
-    data = {"train": rows[:100], "validation": rows[100:110], "test": rows[110:]}
+    rows = [{"input": f"word{n}", "output": f"WORD{n}"} for n in range(840)]
+    data = {"train": rows[:800], "validation": rows[800:820], "test": rows[820:]}
     write(folder / "data" / "words.json", json.dumps(data))
     write_tiny_model(folder / "models" / "Tiny-1M")
 

@@ -116,7 +116,9 @@ def errors_of(report: ImportReport, experiment: Experiment, folder: Path) -> lis
     config = json.loads((model / "config.json").read_text(encoding="utf-8"))
     config["max_position_embeddings"] = 1 << 17
     (model / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    rows = [row_of(experiment, number) for number in range(400)]
+    # So many that a warm-up of some steps is part of the training.
+    count = max(400, 2 * (experiment.train.warmup_steps or 0) * experiment.train.global_batch_size)
+    rows = [row_of(experiment, number) for number in range(count)]
     data = folder / experiment.data.path
     data.parent.mkdir(exist_ok=True)
     data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

@@ -40,7 +40,6 @@ KEYS: Keys = {
     "save_adapter_only": ("flag", "save_adapter_weights_only", True),
     "eval_steps": ("number", "run_val_every_n_steps", None),
     "logging_steps": ("number", "log_every_n_steps", 5.0),
-    "output_dir": ("text", "project_dir output_dir_base", None),
 }
 """Its keys and the script's defaults."""
 FIXED: Mapping[str, object] = {
@@ -84,7 +83,7 @@ _TELLING = frozenset(
     }
 )
 _ENOUGH = 3
-_SEVERAL_GPUS: Mapping[object, int] = {"Llama-3.3-70B-Instruct": 4}
+_SEVERAL_GPUS: Mapping[str, int] = {"Llama-3.3-70B-Instruct": 4}
 """Models that the script gives several GPUs."""
 
 
@@ -119,25 +118,34 @@ def _training(settings: ConfigReader) -> StatedTraining:
     rank, model = found["rank"], found["model"]
     if rank is not None:
         found["alpha"] = Stated(2.0 * rank.value, rank.key, rank.where, rank.is_default)
-    if found["devices"].value == 1 and settings.document.get("torchtune_model_name") in _SEVERAL_GPUS:
-        found["devices"] = settings.default("gpus", _SEVERAL_GPUS[str(settings.document.get("torchtune_model_name"))])
-    folder = settings.text("models_dir")
-    name = PurePosixPath(model.value).name
-    found["model_path"] = None if folder is None else replace(model, value=str(PurePosixPath(folder.value) / name))
-    found["model"] = replace(model, value=name)
+    named, folder = settings.text("torchtune_model_name"), settings.text("models_dir")
+    if found["devices"].value == 1 and named is not None and named.value in _SEVERAL_GPUS:
+        found["devices"] = settings.default("gpus", _SEVERAL_GPUS[named.value])
+    last = PurePosixPath(model.value).name
+    found["model"] = replace(model, value=last)
+    found["model_path"] = None if folder is None else replace(model, value=str(PurePosixPath(folder.value) / last))
     steps = settings.whole("max_steps_per_epoch")
     if steps is not None and found["epochs"] is not None:
         found["max_steps"] = replace(steps, value=int(steps.value * found["epochs"].value))
     every = found["eval_steps"]
-    validates = every is not None and every.value > 0
-    if not validates:
+    if every is not None and every.value > 0:
+        found["eval_cadence"] = Stated("steps", every.key, every.where)
+    else:
         found["eval_steps"] = None
+        found["eval_cadence"] = settings.default("run_val_every_n_steps", "no")
         found["validation_fraction"] = settings.default("run_val_every_n_steps", 0.0)
-    found["eval_cadence"] = (
-        Stated("steps", every.key, every.where) if validates else settings.default("run_val_every_n_steps", "no")
-    )
+    found["output_dir"] = _output_folder(settings)
     found["sources"] = tuple(_sources(settings))
     return training_of("torchtune", settings, found)
+
+
+def _output_folder(settings: ConfigReader) -> Stated[str] | None:
+    """Return the folder of the run's outputs. None without a name of the run: the script makes one up."""
+    folder, run = settings.text("project_dir", "output_dir_base"), settings.text("my_wandb_run_name")
+    experiment = settings.text("experiment_name")
+    if folder is None or run is None:
+        return None
+    return replace(folder, value=str(PurePosixPath(folder.value, experiment.value if experiment else "", run.value)))
 
 
 def _sources(settings: ConfigReader) -> list[StatedSource]:

@@ -65,6 +65,7 @@ IMPORTS = replace(
             Reason.REFUSED, "values that this file leaves out are that recipe's, not read here", "`tune cp` shows them"
         ),
         **dict.fromkeys(("my_wandb_project", "my_wandb_run_name"), _TRACKER),
+        "run_val_every_n_steps": Note(Reason.OFF, "validation is at each epoch's end"),
         "log_every_n_steps": Note(Reason.AUTOMATIC, "every step is logged to metrics.jsonl"),
         "batch_size_val": Note(Reason.AUTOMATIC, "validation uses the micro-batch size"),
         **dict.fromkeys(("time", "mem"), _JOB),

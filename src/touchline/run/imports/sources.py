@@ -271,6 +271,8 @@ def _script(path: Path) -> Finding:
         "write its arguments to a file and import that: in Python, once `args` is built, "
         "open('args.json', 'w').write(args.to_json_string()); of a command, --learning_rate 1e-4 is learning_rate: 1e-4"
     )
+    if path.suffix.lower() == ".py":
+        hint += f"; a recipe stays as it is: import its config, and name it there, train.recipe: {path.name}"
     return replace(source_fault(path, "is a script, and only files of settings are imported"), hint=hint)
 
 
