@@ -87,9 +87,8 @@ def state_training(settings: ConfigReader) -> StatedTraining:
         found["method"] = Stated(word, "adapter", adapter.where) if adapter.value in ("lora", "qlora") else None
         found["target_modules"] = found["target_modules"] or first_on(settings, {"lora_target_linear": ("all-linear",)})
     found["devices"] = devices = _devices(settings)
-    if devices is not None and found["global_batch_size"] is not None:
-        whole = found["global_batch_size"]
-        found["global_batch_size"] = Stated(whole.value * devices.value, whole.key, whole.where)
+    if found["global_batch_size"] is not None:
+        found["global_batch_size"] = _rows_of_a_step(found["global_batch_size"], found["micro_batch_size"], devices)
     if settings.given("batch_size") and not settings.given("gradient_accumulation_steps"):
         found["gradient_accumulation_steps"] = None
     if settings.given("warmup_steps"):
@@ -120,11 +119,17 @@ def state_training(settings: ConfigReader) -> StatedTraining:
 
 
 def _devices(settings: ConfigReader) -> Stated[int] | None:
-    """Return the devices in data parallel, where the file states them. `batch_size` counts one device's rows."""
+    """Return the devices in data parallel, where the file states them."""
     shard, copies = settings.whole("dp_shard_size"), settings.whole("dp_replicate_size")
     count = (1 if shard is None else shard.value) * (1 if copies is None else copies.value)
     named = shard or copies
     return None if named is None or count <= 1 else Stated(count, named.key, named.where)
+
+
+def _rows_of_a_step(whole: Stated[int], micro: Stated[int], devices: Stated[int] | None) -> Stated[int]:
+    """Return the rows of a step: `batch_size` counts those of one device, in whole micro-batches (rounded down)."""
+    rows = whole.value // micro.value * micro.value if 0 < micro.value <= whole.value else whole.value
+    return Stated(rows * (1 if devices is None else devices.value), whole.key, whole.where)
 
 
 def validates(settings: ConfigReader) -> bool:

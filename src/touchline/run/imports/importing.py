@@ -102,7 +102,7 @@ def import_source(paths: Sequence[Path], out: Path | None, *, model: str | None 
     if source.kind is SourceKind.STAGES:
         return _write_stages(trainings, left, notes, target, source, name=str(data["name"]), model=model)
     choice = choose_trainer(trainings)
-    trainings, left = choice.trainings, [*left, *choice.left]
+    trainings, left = list(choice.trainings), [*left, *choice.left]
     design, differences = design_of(trainings)
     data = {**data, **design}
     if model is not None:
@@ -155,6 +155,8 @@ def _write_stages(
     """
     convert = experiment_of_stages(source.configs[0].format.name)
     assert convert is not None, "its configs were taken"
+    choice = choose_trainer(trainings, stages=True)
+    trainings, left, notes = choice.trainings, [*left, *choice.left], [*notes, *choice.notes]
     data = {"name": name, **convert({each.name: each for each in trainings})}
     if model is not None:
         data["models"] = [model]

@@ -13,7 +13,7 @@ from touchline.backends.import_carrier import NOWHERE, nested
 from touchline.backends.imports import Carried, ImportedTraining, NotCarried, Reason
 from touchline.backends.registry import capabilities, get_backend
 from touchline.core.catalog import ModelInfo
-from touchline.core.finding import Finding, Location
+from touchline.core.finding import Finding, Location, Severity
 from touchline.spec.defaults import DEFAULT_BACKEND
 from touchline.spec.experiment import Experiment
 from touchline.spec.validate import build
@@ -59,13 +59,14 @@ class TrainerChoice:
     """What the user should check."""
 
 
-def choose_trainer(trainings: Sequence[ImportedTraining]) -> TrainerChoice:
+def choose_trainer(trainings: Sequence[ImportedTraining], *, stages: bool = False) -> TrainerChoice:
     """Return the trainings of one source with the trainer that takes most of their settings, its own first.
 
     Args:
         trainings: at least one, all of one trainer.
+        stages: whether they are stages of a chain.
     """
-    able = capabilities()
+    able = {name: each for name, each in capabilities().items() if each.stages or not stages}
     own = trainings[0].backend if trainings[0].backend in able else None
     names = tuple(dict.fromkeys((*([own] if own else []), DEFAULT_BACKEND, *able)))
 
@@ -91,7 +92,8 @@ def choose_trainer(trainings: Sequence[ImportedTraining]) -> TrainerChoice:
     elif chosen != DEFAULT_BACKEND:
         stated = Carried(value=chosen, source="the one with all these settings", where=Location(path=trainings[0].name))
         done = tuple(replace(each, settings={**each.settings, "train.backend": stated}) for each in done)
-    notes += dict.fromkeys(note for each in done for note in _device_notes(each))
+    if not stages:
+        notes += dict.fromkeys(note for each in done for note in _device_notes(each))
     return TrainerChoice(trainings=done, left=tuple(left), notes=tuple(notes))
 
 
@@ -105,9 +107,8 @@ def _problems(training: ImportedTraining, name: str, able: dict[str, Capabilitie
     train, devices = replace(experiment.train, backend=name), experiment.compute.gpus_per_run
     if devices > able[name].devices:
         message = f"the backend {name} uses at most {able[name].devices} GPUs per run, not {devices}"
-        yield replace(
-            unsupported(name, "x", "x", None), subject=_DEVICES, message=message, hint=f"{_DEVICES}: {devices}"
-        )
+        hint = f"{_DEVICES}: {able[name].devices}, with {_BATCH} as it is"
+        yield Finding(code="BK001", severity=Severity.ERROR, subject=_DEVICES, message=message, hint=hint)
         devices = 1
     yield from unsupported_settings(name, train, able)
     faults = get_backend(name).faults(_ANY_MODEL, train, devices)
@@ -142,7 +143,7 @@ def _taken(
         if problem.subject == _PACKED:
             settings[_PACKED] = replace(gone, value=False)
             instead = f"{_BATCH} counts packed rows there, and examples here: multiply it by examples per row"
-        left.append(_listed(gone, Reason.REFUSED, why, instead))
+        left.append(_listed(replace(gone, value={problem.subject: gone.value}), Reason.REFUSED, why, instead))
     packed = settings.get(_PACKED)
     if packed is not None and packed.value is True and training.backend is not None and name != training.backend:
         why = f"packed by {name}: a step has as many rows of as many tokens, with other examples in each"
