@@ -198,7 +198,7 @@ def _note_of(key: str, value: object, table: ImportTable, misspelt: Mapping[str,
     known = note is not None or table.knows(key)
     if not known:
         return Note(Reason.UNKNOWN, "the source's own tool does not know this key")
-    if note is not None and note.reason is Reason.CHANGED and key in table.notes:
+    if note is not None and note.reason is Reason.CHANGED and table.notes.get(key) is note:
         return note
     if any(value == empty and type(value) is type(empty) for empty in _NO_VALUE):
         return Note(Reason.OFF, "no value")
