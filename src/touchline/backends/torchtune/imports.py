@@ -9,7 +9,7 @@ from touchline.backends.imports import DataColumns, ImportTable, Note, Reason, R
 from touchline.backends.interpolation import resolve
 from touchline.backends.torchtune.components import component, recipe_keys
 from touchline.backends.torchtune.config import COMPONENT
-from touchline.backends.torchtune.keys import NEEDED, REINFORCEMENT, is_reinforcement
+from touchline.backends.torchtune.keys import NEEDED, REINFORCEMENT
 from touchline.backends.torchtune.reading import Config
 from touchline.backends.torchtune.stated import DATASETS, SHARDING_KEYS
 from touchline.spec.foreign import ForeignDocument
@@ -41,8 +41,9 @@ def _refuses(document: ForeignDocument) -> Refusal | None:
     for part in ("loss", "dataset", "dataset_val"):
         if _PAIRS.search(config.component(part) or ""):
             return Refusal(f"{part}.{COMPONENT}", "on preferences")
-    if is_reinforcement(config.data):
-        return Refusal(min(REINFORCEMENT & config.data.keys()), "on rewards of generated rows")
+    rewards = sorted((REINFORCEMENT | {"reward_functions"}) & config.data.keys())
+    if rewards:
+        return Refusal(rewards[0], "on rewards of generated rows")
     if config.has("teacher_model"):
         return Refusal("teacher_model", "on a teacher's probabilities (distillation)")
     return Refusal("quantizer", "weights for quantization (QAT)") if config.component("quantizer") else None
@@ -218,7 +219,7 @@ IMPORTS = ImportTable(
         **dict.fromkeys(
             ("optimizer_in_bwd", "low_cpu_ram", "ac_mode", "ac_option", "enable_async_checkpointing"), _MEMORY
         ),
-        **dict.fromkeys(SHARDING_KEYS, _SHARDED),
+        **dict.fromkeys((*SHARDING_KEYS, "tensor_parallel_plan.*", "context_parallel_rotate_method"), _SHARDED),
         "batch_size_val": Note(Reason.AUTOMATIC, "validation uses the micro-batch size"),
         "dataset_val*": Note(Reason.AUTOMATIC, "validation is on the dataset's own split"),
         "dataset*": _ROWS,

@@ -78,7 +78,8 @@ _QUANTIZED_BITS = 4
 _ADAMW_DECAY = 0.01
 SHARDING_KEYS = (
     *("fsdp_cpu_offload", "fsdp_sharding_strategy", "fsdp_reshard_after_forward", "fsdp", "custom_sharded_layers"),
-    *("tensor_parallel_dim", "tensor_parallel_plan", "data_parallel_dim", "context_parallel_dim"),
+    *("tensor_parallel_dim", "tensor_parallel_plan", "data_parallel_shard_dim", "data_parallel_replicate_dim"),
+    *("context_parallel_dim", "expert_parallel_dim"),
 )
 """Keys that only the recipes for several devices read."""
 _SERVICES = {
