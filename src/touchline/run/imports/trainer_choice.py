@@ -113,7 +113,7 @@ def _problems(training: ImportedTraining, name: str, able: dict[str, Capabilitie
     yield from unsupported_settings(name, train, able)
     yield from get_backend(name).faults(_ANY_MODEL, train, devices)
     if train.packed is True and able[name].packing_keeps_steps and _counts_rows(training, able):
-        yield unsupported(name, "packed", "batches of packed rows: it counts examples", "backend: trl")
+        yield unsupported(name, "packed", "batches of packed rows: it counts examples", None)
 
 
 def _counts_rows(training: ImportedTraining, able: dict[str, Capabilities]) -> bool:
