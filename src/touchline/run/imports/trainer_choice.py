@@ -114,7 +114,7 @@ def _problems(training: ImportedTraining, name: str, able: dict[str, Capabilitie
     faults = get_backend(name).faults(_ANY_MODEL, train, devices)
     yield from (each for each in faults if each.subject != "models")
     if train.packed is True and able[name].packing_keeps_steps and _counts_rows(training, able):
-        yield unsupported(name, "packed", "batches of packed rows: it counts examples", "backend: trl")
+        yield unsupported(name, "packed", "batches of packed rows: it counts examples", None)
 
 
 def _counts_rows(training: ImportedTraining, able: dict[str, Capabilities]) -> bool:
