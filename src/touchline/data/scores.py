@@ -110,6 +110,9 @@ class EvaluationRecord:
     """Difference between the task's prompts and those of training. None if they agree or were not compared."""
     versions: dict[str, str] = field(default_factory=dict)
     """Versions of Python and of the libraries. Empty if not recorded."""
+    test_set: str | None = None
+    """Name of the test set. None if the experiment has one without a name. In results of a further set, `task` has it
+    too: `capitalization on 9L`."""
 
     @property
     def asked_key(self) -> str:

@@ -81,11 +81,11 @@ def run_task(folder: Path, task: str | None = None) -> Task:
         raise InputError(f"{str(folder / EVALUATION_FILE)!r} names no task {task!r}", hint="touchline prepare")
     asked = config.resolved(further)
     if asked.is_file:
-        return own_task(asked, config, generate_config(config), data=lambda: write_items(config, folder)).task
+        return own_task(asked, config, generate_config(config), data=lambda: write_items(config, folder, further)).task
     return evaluation_task(config, further)
 
 
-def write_items(config: EvaluationConfig, folder: Path) -> Path:
+def write_items(config: EvaluationConfig, folder: Path, task: EvaluationTask | None = None) -> Path:
     """Write the test items as prompted in training, for a task's argument `data`. Return the file's path.
 
     Each line has `id`, `input` (the turns), `target` and `metadata`, as `json_dataset` expects.
@@ -94,7 +94,8 @@ def write_items(config: EvaluationConfig, folder: Path) -> Path:
         InputError: the data cannot be read.
         PlanDriftError: the test items differ from the plan.
     """
-    place = inside(folder, EVALUATIONS_FOLDER) / ITEMS_FILE
+    further = None if task is None else task.test_set
+    place = inside(folder, EVALUATIONS_FOLDER) / (ITEMS_FILE if further is None else f"items-{further}.jsonl")
     rows = [
         {
             "id": example.id,
@@ -102,7 +103,7 @@ def write_items(config: EvaluationConfig, folder: Path) -> Path:
             "target": example.answer,
             "metadata": {} if example.cluster is None else {CLUSTER_KEY: example.cluster},
         }
-        for example in planned_items(config)
+        for example in planned_items(config.on(task))
     ]
     text = "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows)
     with disk_errors("folder", place.parent):
@@ -118,17 +119,20 @@ def evaluation_task(
 
     Args:
         config: evaluation of the run.
-        task: ready-made further task with its own prompt on the same items; None for the run's own.
+        task: ready-made further task with its own prompt on the same items, or the run's own on a further test set;
+            None for the run's own.
         max_connections: maximum number of waiting items; four batches if None.
     """
     name = config.task if task is None else task.name
     ready = get_task(name, config.labels)
-    if task is not None and config.data.messages is None:
-        config = replace(config, data=replace(config.data, prompt=ready.prompt))
+    asked = config.on(task)
+    if not config.asks_as_trained(task) and config.data.messages is None:
+        asked = replace(config, data=replace(config.data, prompt=ready.prompt))
     return Task(
         name=name,
         dataset=MemoryDataset(
-            [_sample(example) for example in planned_items(config)], name=Path(config.data.path).stem
+            [_sample(example) for example in planned_items(asked)],
+            name=config.set_of(task) or Path(config.data.file).stem,
         ),
         setup=note_item(),
         solver=generate(),
@@ -213,12 +217,14 @@ def evaluation_metadata(config: EvaluationConfig, task: EvaluationTask | None = 
     own = {} if asked.code_sha256 is None else {"task_sha256": asked.code_sha256}
     if config.evaluate.quantization != "none":
         own["quantization"] = config.evaluate.quantization
+    test_set = config.set_of(task)
     return {
         "experiment": config.experiment,
         "run": config.run,
         "run_digest": config.run_digest,
         "base_sha256": config.model.weights_sha256,
-        "data_sha256": config.data_sha256,
+        "data_sha256": config.on(task).data_sha256,
+        **({} if test_set is None else {"test_set": test_set}),
         "settings_sha256": settings_sha256(config, task),
         **own,
     }

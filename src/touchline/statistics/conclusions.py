@@ -292,6 +292,8 @@ class Analysis:
     test_set: str | None = None
     """Name of the test set, where the experiment names several. Claims are made on the first; the p values of all
     others are one family."""
+    family_sets: tuple[str, ...] = ()
+    """Further test sets whose p values are adjusted together, this one included; empty for every other analysis."""
     binary: bool
     """Whether every item is right or wrong."""
     scores: tuple[RunScore, ...]

@@ -8,11 +8,12 @@ from touchline.core.quantity import Missing
 from touchline.core.table import Cell, Column, Mark, Section, Table, Value, present, table_of
 from touchline.core.units import percent, plural
 from touchline.data.scores import EvaluationRecord
-from touchline.report.formatting import Scale, metric_words, p_number, p_text, scale_of
+from touchline.report.formatting import Scale, analysis_words, family_words, metric_words, p_number, p_text, scale_of
 from touchline.report.report import AnswerCounts, Report
 from touchline.report.tables.labels import label_tables
-from touchline.report.tables.seed_tests import seed_test_table
+from touchline.report.tables.seed_tests import seed_test_tables
 from touchline.results.run_result import RunResult
+from touchline.results.set_matrix import set_tables
 from touchline.statistics.conclusions import Analysis, Comparison, Conclusion, RunScore
 
 _LABELED_RUNS, _LABELED_RUNS_BRIEF = 60, 12
@@ -35,9 +36,10 @@ def scores_section(report: Report, *, brief: bool = False) -> Section:
         paragraphs=() if report.analyses else (missing,),
         tables=present(
             *by_analysis[:1],
+            *set_tables(report.runs, report.test_sets),
             _by_checkpoint(report.runs) if report.analyses else None,
             *by_analysis[1:],
-            seed_test_table(report),
+            *seed_test_tables(report),
             *label_tables(report.runs, _LABELED_RUNS_BRIEF if brief else _LABELED_RUNS),
             _metrics(report.runs),
             _evaluations(report.runs),
@@ -116,7 +118,7 @@ def _scores(report: Report, analysis: Analysis) -> Table | None:
                 *([difference_cell(each, scale), gained, p_cell(each), words] if compared else []),
             )
         )
-    title = f"Scores: {analysis.task}, {analysis.score}"
+    title = f"Scores: {analysis_words(analysis)}"
     return table_of(columns, rows, title, by_run=True, notes=(" ".join(_legend(report, analysis, with_match)),))
 
 
@@ -143,7 +145,8 @@ def _legend(report: Report, analysis: Analysis, with_match: bool) -> Iterator[st
         test = "exact McNemar test" if analysis.binary else "sign-flip test"
         yield (
             f"Against its control: the same items, interval {paired}; p: {test}, Holm-adjusted over the declared "
-            f"family of {plural(analysis.family, 'comparison')}. Conclusion: at the 5% level of the adjusted p value."
+            f"family of {family_words(analysis, analysis.family, 'comparison')}. Conclusion: at the 5% level of the "
+            "adjusted p value."
         )
 
 
