@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from touchline.core.finding import Finding, Location, Severity
-from touchline.data.datasets import SPLITS, load_dataset, load_examples
+from touchline.data.datasets import load_dataset, load_examples
+from touchline.data.splits import SPLITS
 from touchline.spec.experiment import DataConfig
 from touchline.spec.labels import LabelSet
 from touchline.spec.tasks.classification import indistinct, label_key

@@ -70,10 +70,10 @@ def unequal_training_steps(view: DesignView) -> Iterator[Violation]:
         return
     steps: dict[str, int] = {}
     for run in view.trained:
-        facts = view.dataset(run.data.path)
+        facts = view.dataset(run.data.file)
         if facts is not None and facts.train:
             steps.setdefault(
-                run.data.path, optimizer_steps(facts.train, run.train.global_batch_size) * run.train.epochs
+                run.data.file, optimizer_steps(facts.train, run.train.global_batch_size) * run.train.epochs
             )
     if len(steps) < 2 or max(steps.values()) < _NOTEWORTHY * min(steps.values()):
         return
@@ -155,7 +155,7 @@ def different_test_items(view: DesignView) -> Iterator[Violation]:
     for key in ("data.path", "data.split_seed", "data.train_fraction"):
         if len(swept(view).get(key, ())) < 2:
             continue
-        facts = {run.data.path: view.dataset(run.data.path) for run in view.trained}
+        facts = {run.data.file: view.dataset(run.data.file) for run in view.trained}
         if key == "data.path":
             known = [each for each in facts.values() if each is not None]
             other = len({each.test_sha256 for each in known}) > 1

@@ -147,7 +147,7 @@ def unused_exclude(view: DesignView) -> Iterator[Violation]:
 @rule("EX133", Severity.WARNING)
 def unused_split_settings(view: DesignView) -> Iterator[Violation]:
     """Report split settings for a file that brings its own splits."""
-    paths = {run.data.path for run in view.trained}
+    paths = {run.data.file for run in view.trained}
     known = [view.dataset(path) for path in paths]
     if not known or any(facts is None or facts.splits_made for facts in known):
         return

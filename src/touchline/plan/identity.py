@@ -57,7 +57,8 @@ def _settings(run: PlannedRun, model: ModelInfo, dataset: DatasetInfo) -> dict[s
         "model": [model.name, model.weights_sha256, model.tokenizer_sha256, model.config_sha256],
         "data": [
             dataset.sha256,
-            {**_without_newer_defaults(json.loads(_DATA.dump_json(run.data)), DataConfig), "path": ""},
+            # The files may lie elsewhere: they count by their hash.
+            _without_newer_defaults(json.loads(_DATA.dump_json(run.data.as_file(""))), DataConfig),
         ],
         "train": None if run.train is None else _train_identity(run.train),
     }
@@ -92,7 +93,7 @@ _NEWER_KEYS: Mapping[type, tuple[str, ...]] = {
         *("attention", "kernels", "sharding", "compile", "recipe"),
     ),
     LoraConfig: ("init", "dora", "rslora"),
-    DataConfig: ("images", "image_root"),
+    DataConfig: ("images", "image_root", "train", "validation", "test"),
 }
 """Keys added after version 0.1.0. A default does not enter the digest, so that runs planned before keep theirs."""
 

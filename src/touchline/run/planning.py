@@ -213,7 +213,7 @@ def _refuse_changes(planned: LoadedPlan, seen: ResolvedInputs, images: Mapping[s
         f"the {found}"
         for spec in seen.specs
         if (hashes := images.get(data_key(spec.data))) is not None
-        and (info := old.datasets.get(seen.datasets[spec.data.path].path)) is not None
+        and (info := old.datasets.get(seen.datasets[spec.data.file].path)) is not None
         and (found := changed_images(info.image_sha256, hashes.files)) is not None
     )
     changed += [

@@ -195,7 +195,7 @@ def config_findings(
     data: DataConfig, base: Path, task: str | None = None, cache_dir: Path | None = None
 ) -> tuple[Finding, ...]:
     """Check an experiment's dataset for what its loader does not report; a missing file is skipped."""
-    path = base / data.path
+    path = base / data.file
     if not path.is_file():
         return ()
     files = DatasetFiles(path=path, files={WHOLE: path})
@@ -393,9 +393,9 @@ def _source(path: Path, request: AuditRequest) -> tuple[DatasetFiles, AuditReque
         loaded = read.experiment
         if request.data is None:
             request = replace(request, data=loaded.data, given=read.given)
-        file = path.parent / loaded.data.path
+        file = path.parent / loaded.data.file
         if not file.is_file():
-            raise InputError(f"dataset {loaded.data.path!r} does not exist (looked for {str(file)!r})")
+            raise InputError(f"dataset {loaded.data.file!r} does not exist (looked for {str(file)!r})")
         return DatasetFiles(path=file, files={WHOLE: file}), replace(request, task=request.task or loaded.task)
     if path.is_file():
         return DatasetFiles(path=path, files={WHOLE: path}), request

@@ -46,7 +46,7 @@ def planned_settings(plan: Plan, run: PlannedRun) -> dict[str, str]:
     found = {MODEL: run.model, SEED: str(run.seed), "task": plan.task}
     found |= {f"data.{key}": value for key, value in _flat(run.data)}
     # The path of a file differs between experiments. The hashes of the splits identify its content.
-    found["data.path"] = PurePath(run.data.path).name
+    found["data.path"] = PurePath(run.data.file).name
     found |= {f"evaluate.{key}": value for key, value in _flat(run.evaluate)}
     if run.train is not None:
         found |= {f"train.{key}": value for key, value in _flat(run.train)}
