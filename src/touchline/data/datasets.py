@@ -124,8 +124,8 @@ def load_clusters(
 
 def words_of_test(data: DataConfig, test_set: str | None = None) -> str:
     """Return the test rows in words: `the test split of 'a.json'`, or `the test set 5L, 'five.json',`."""
-    if not data.test_sets:
-        return f"the test split of {data.file!r}"
+    if not isinstance(data.test, dict):
+        return f"the test split of {data.test or data.file!r}"
     name = test_set or next(iter(data.test_sets))
     return f"the test set {name}, {data.test_sets.get(name, name)!r},"
 

@@ -75,10 +75,10 @@ def run_task(folder: Path, task: str | None = None) -> Task:
     """
     config = read_evaluation_config(folder / EVALUATION_FILE)
     _require_model(config, folder)
-    require_test_images(config, folder)
     further = None if task is None else config.task_named(task)
     if task is not None and further is None:
         raise InputError(f"{str(folder / EVALUATION_FILE)!r} names no task {task!r}", hint="touchline prepare")
+    require_test_images(config.on(further), folder)
     asked = config.resolved(further)
     if asked.is_file:
         return own_task(asked, config, generate_config(config), data=lambda: write_items(config, folder, further)).task
@@ -127,7 +127,7 @@ def evaluation_task(
     ready = get_task(name, config.labels)
     asked = config.on(task)
     if not config.asks_as_trained(task) and config.data.messages is None:
-        asked = replace(config, data=replace(config.data, prompt=ready.prompt))
+        asked = replace(asked, data=replace(asked.data, prompt=ready.prompt))
     return Task(
         name=name,
         dataset=MemoryDataset(

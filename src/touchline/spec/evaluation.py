@@ -157,15 +157,18 @@ class EvaluationConfig:
         return next(iter(self.data.test), None) if isinstance(self.data.test, dict) else None
 
     def on(self, task: EvaluationTask | None) -> EvaluationConfig:
-        """Return the configuration with the test set of a task as its only one."""
-        if task is None or task.test_set is None:
+        """Return the configuration with the test set of a task as its only one, without a name: a set may be renamed.
+
+        Args:
+            task: a further task; None for the run's own.
+        """
+        test_set = self.set_of(task) or self.first_set
+        if test_set is None or not isinstance(self.data.test, dict):
             return self
-        return replace(
-            self,
-            data=replace(self.data, test=self.data.test_sets[task.test_set]),
-            data_sha256=task.data_sha256 or "",
-            images_sha256=task.images_sha256,
-        )
+        alone = replace(self, data=replace(self.data, test=self.data.test[test_set]))
+        if task is None or task.test_set is None:
+            return alone
+        return replace(alone, data_sha256=task.data_sha256 or "", images_sha256=task.images_sha256)
 
     def set_of(self, task: EvaluationTask | None) -> str | None:
         """Return the name of the test set that a task asks; None if it has none."""

@@ -16,7 +16,7 @@ from touchline.core.levels import STAGE
 from touchline.data.datasets import cluster_faults, load_dataset
 from touchline.data.image_hashes import image_hashes
 from touchline.data.label_sets import label_set
-from touchline.data.lengths import token_lengths
+from touchline.data.lengths import TokenLengths, test_lengths, token_lengths
 from touchline.data.models import load_model
 from touchline.data.resolving import shown_example, with_columns
 from touchline.data.task_files import is_task_file, resolve_task
@@ -395,6 +395,8 @@ def see_lengths(
 ) -> dict[tuple[str, str], ExampleLengths]:
     """Return token lengths of the training split for every used model and dataset without errors, cached on disk.
 
+    Test sets that have files of their own count too: what is asked there may be longer than what is trained.
+
     Args:
         seen: the experiment; errors of the rows are added to its findings.
         settings: the folder of the cache.
@@ -409,18 +411,24 @@ def see_lengths(
         model, data = seen.models[key[0]], users[0].data
         try:
             tokens = token_lengths(model, data, "train", seen.root, date, settings.cache_dir, on_progress)
+            tests = test_lengths(model, data, seen.root, date, settings.cache_dir, on_progress)
         except InputError as fault:
             place = _place_of_data(users[0], seen.loaded)
             seen.findings += of_runs(as_findings(fault, "DA100", place), users)
             continue
-        found[key] = ExampleLengths(
-            prompt=tokens.prompt,
-            answer=tokens.answer,
-            prefix=tokens.prefix,
-            patches=tokens.patches,
-            patch_squares=tokens.patch_squares,
-        )
+        of_tests = None if tests is None else _example_lengths(tests)
+        found[key] = replace(_example_lengths(tokens), of_tests=of_tests)
     return found
+
+
+def _example_lengths(tokens: TokenLengths) -> ExampleLengths:
+    return ExampleLengths(
+        prompt=tokens.prompt,
+        answer=tokens.answer,
+        prefix=tokens.prefix,
+        patches=tokens.patches,
+        patch_squares=tokens.patch_squares,
+    )
 
 
 def as_findings(fault: InputError, code: str, where: Location | None, subject: str = "") -> list[Finding]:

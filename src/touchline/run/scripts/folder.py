@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import jinja2
@@ -22,6 +22,7 @@ from touchline.spec.labels import labels_of
 from touchline.spec.plan import Plan, PlannedRun
 from touchline.spec.runs import RunKind
 from touchline.spec.site import Site
+from touchline.spec.test_sets import further_sets
 from touchline.spec.validate import adapter
 from touchline.spec.write import to_yaml
 
@@ -105,10 +106,21 @@ def evaluation_config(plan: Plan, run: PlannedRun) -> EvaluationConfig:
         no_op=run.no_op,
         own=None if plan.own_task is None else _from_run(plan.own_task),
         labels=labels_of(plan.labels, run.dataset, run.data, run.evaluate),
-        tasks=tuple(_from_run(task) for task in plan.further_tasks if task.name in run.evaluate.tasks),
+        tasks=(
+            *_further_sets(plan, run),
+            *(_from_run(task) for task in plan.further_tasks if task.name in run.evaluate.tasks),
+        ),
         gpus=max(plan.compute.evaluation_gpus, 1),
         train_epochs=None if run.train is None else run.train.epochs,
     )
+
+
+def _further_sets(plan: Plan, run: PlannedRun) -> Iterator[EvaluationTask]:
+    """Yield the experiment's own task on each test set after the one named first."""
+    own = EvaluationTask(name=plan.task) if plan.own_task is None else _from_run(plan.own_task)
+    for each in further_sets(plan.datasets[run.dataset]):
+        images = run.images_sha256.get(f"test.{each.name}")
+        yield replace(own, test_set=each.name, data_sha256=each.sha256, images_sha256=images)
 
 
 def _from_run(task: EvaluationTask) -> EvaluationTask:
@@ -126,6 +138,11 @@ def _evaluation(plan: Plan, run: PlannedRun) -> str:
     drop_unset_files(data["data"])
     if config.images_sha256 is None:
         del data["images_sha256"]
+    for task in (data["own"], *data["tasks"]):
+        # Only the further test sets have these keys.
+        for key in ("test_set", "data_sha256", "images_sha256") if task is not None else ():
+            if task[key] is None:
+                del task[key]
     return header + to_yaml(data)
 
 
