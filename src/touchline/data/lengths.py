@@ -118,7 +118,7 @@ def token_lengths(
     return lengths
 
 
-def test_lengths(
+def asked_lengths(
     model: ModelInfo,
     data: DataConfig,
     base: Path,

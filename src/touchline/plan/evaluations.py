@@ -74,6 +74,7 @@ def _work(
         answers=run.evaluate.repeats * asked_items(run.evaluate, items),
         batch_size=run.evaluate.batch_size,
         adapters=adapters,
+        is_counted=lengths.of_tests is not None,
     )
 
 

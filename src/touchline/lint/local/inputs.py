@@ -16,7 +16,7 @@ from touchline.core.levels import STAGE
 from touchline.data.datasets import cluster_faults, load_dataset
 from touchline.data.image_hashes import image_hashes
 from touchline.data.label_sets import label_set
-from touchline.data.lengths import TokenLengths, test_lengths, token_lengths
+from touchline.data.lengths import TokenLengths, asked_lengths, token_lengths
 from touchline.data.models import load_model
 from touchline.data.resolving import shown_example, with_columns
 from touchline.data.task_files import is_task_file, resolve_task
@@ -411,7 +411,7 @@ def see_lengths(
         model, data = seen.models[key[0]], users[0].data
         try:
             tokens = token_lengths(model, data, "train", seen.root, date, settings.cache_dir, on_progress)
-            tests = test_lengths(model, data, seen.root, date, settings.cache_dir, on_progress)
+            tests = asked_lengths(model, data, seen.root, date, settings.cache_dir, on_progress)
         except InputError as fault:
             place = _place_of_data(users[0], seen.loaded)
             seen.findings += of_runs(as_findings(fault, "DA100", place), users)
