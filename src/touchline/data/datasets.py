@@ -27,6 +27,7 @@ from touchline.data.splits import (
     SPLITS,
     WITHOUT_TEST,
     dataset_error,
+    equal_sets,
     file_splits,
     overlaps,
     separate_splits,
@@ -232,6 +233,7 @@ def _load(files: FoundFiles, data: DataConfig, cluster: str | None) -> _Loaded:
     sets = [
         replace(splits[place], name=name) for name in data.test_sets if (place := _place(data, "test", name)) in rows
     ]
+    findings += equal_sets(sets, path)
     info = DatasetInfo(
         path=str(path),
         format=next(iter(raw.values())).format,

@@ -200,15 +200,14 @@ def finished_task(
 def current_evaluation(
     record: EvaluationRecord, config: EvaluationConfig, adapter_sha256: str | None
 ) -> EvaluationRecord | None:
-    """Return a record under the names that its task and test set have now; None if it is not of a requested one.
+    """Return a record under the name that its test set has now; None if it is not of a requested task and set.
 
     Equal settings, base model and adapter decide. A test set may have got another name or place since.
     """
     for task in (None, *config.tasks):
         if _answers(record, config, task, adapter_sha256):
-            label, test_set = config.resolved(task).label, config.set_of(task)
-            same = (record.task, record.test_set) == (label, test_set)
-            return record if same else replace(record, task=label, test_set=test_set)
+            test_set = config.set_of(task)
+            return record if record.test_set == test_set else replace(record, test_set=test_set)
     return None
 
 

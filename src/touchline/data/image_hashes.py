@@ -9,6 +9,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path, PurePath
 
 from touchline.core.catalog import ImageHashes, changed_images
@@ -42,6 +43,8 @@ def image_hashes(data: DataConfig, base: Path, cache_dir: Path | None = None) ->
         return ImageHashes()
     try:
         images = {split: _images(data, split, base) for split in SPLITS}
+        sets = list(data.test_sets.items())[1:]
+        images |= {f"test.{name}": _images(replace(data, test=file), "test", base) for name, file in sets}
     except InputError:
         # The dataset's findings tell it.
         return ImageHashes()

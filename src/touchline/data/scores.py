@@ -111,8 +111,12 @@ class EvaluationRecord:
     versions: dict[str, str] = field(default_factory=dict)
     """Versions of Python and of the libraries. Empty if not recorded."""
     test_set: str | None = None
-    """Name of the test set. None if the experiment has one without a name. In results of a further set, `task` has it
-    too: `capitalization on 9L`."""
+    """Name of the test set. None if the experiment has one without a name."""
+
+    @property
+    def label(self) -> str:
+        """Task and test set: `capitalization`, of a set with a name `capitalization on 9L`."""
+        return self.task if self.test_set is None else f"{self.task} on {self.test_set}"
 
     @property
     def asked_key(self) -> str:

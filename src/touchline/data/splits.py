@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from touchline.core.catalog import SEPARATE_FILES, SPLITS_IN_FILE, Example, Message
+from touchline.core.catalog import SEPARATE_FILES, SPLITS_IN_FILE, Example, Message, SplitInfo
 from touchline.core.finding import Finding, Location, Severity
 from touchline.core.text import shorten
 from touchline.data.data_files import FoundFiles
@@ -143,6 +143,20 @@ def overlaps(
         ]
         message = f"{count} both in {names[0]} and in {names[1]}, for example {shown}"
         yield dataset_error("DA106", paths[second], message, hint)
+
+
+def equal_sets(sets: Sequence[SplitInfo], path: Path) -> Iterable[Finding]:
+    """Yield test sets with the same rows under two names: their evaluations could not be told apart.
+
+    Args:
+        sets: test sets by name.
+        path: file of the dataset.
+    """
+    known: dict[str, str] = {}
+    for each in sets:
+        if (first := known.setdefault(each.sha256, each.name)) != each.name:
+            message = f"the test sets {first} and {each.name} have the same rows"
+            yield dataset_error("DA104", path, message, "leave one of them out, or name another file")
 
 
 def _last(prompt: tuple[Message, ...]) -> str:

@@ -38,13 +38,13 @@ from touchline.evaluate.provider import CONNECTIONS_LIMIT, connections_of
 from touchline.evaluate.records import Evaluated, log_file, make_record, require_scores
 from touchline.evaluate.weights import ActiveAdapter
 from touchline.spec.answer_batches import shares_batches
-from touchline.spec.evaluation import EvaluationTask, decoding_text, errors_allowed, set_stem
+from touchline.spec.evaluation import EvaluationTask, decoding_text, errors_allowed
 from touchline.spec.experiment import EvaluateConfig
 
 
 def said(run: str, checkpoint: str, task: EvaluationTask | None = None) -> str:
     """Return `135M_rank4 epoch_0`, or `135M_rank4 epoch_0/tasks-mine-py` for a further task: always two words."""
-    return f"{run} {checkpoint}" if task is None else f"{run} {checkpoint}/{set_stem(task.name, task.test_set)}"
+    return f"{run} {checkpoint}" if task is None else f"{run} {checkpoint}/{task.stem}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

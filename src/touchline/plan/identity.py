@@ -66,7 +66,8 @@ def _settings(run: PlannedRun, model: ModelInfo, dataset: DatasetInfo) -> dict[s
         # The file may lie elsewhere.
         identity["train"] = _train_identity(replace(run.train, recipe=run.recipe.sha256))
     if run.images_sha256:
-        identity["images"] = run.images_sha256
+        # A further test set may be added to a run that is trained.
+        identity["images"] = {name: sha256 for name, sha256 in run.images_sha256.items() if "." not in name}
     if run.no_op is not None:
         identity["no_op"] = _without_newer_defaults(json.loads(_LORA.dump_json(run.no_op)), LoraConfig)
     if run.control is ControlKind.SHUFFLED:

@@ -58,11 +58,10 @@ def _about_sets(plan: Plan) -> Iterator[str]:
         return
     first, further = sets[0][0], [name for name, _ in sets[1:]]
     asked = ", ".join(f"{name} ({plural(items, 'item')})" for name, items in sets)
-    yield (
-        f"Test sets: every run is evaluated on {asked}, with a log each. Claims are made on {first}, which is named first"
-    )
+    yield f"Test sets: every run is evaluated on {asked}, with a log each. Claims are made on {first}, named first"
     if contrasts := number_of_contrasts(plan) * len(further):
-        yield f"The same contrasts on {', '.join(further)} are one family of their own, of {plural(contrasts, 'contrast')}"
+        names = ", ".join(further)
+        yield f"The same contrasts on {names} are one family of their own, of {plural(contrasts, 'contrast')}"
     if further and plan.further_tasks:
         yield f"Further tasks ask {first} alone"
 

@@ -153,12 +153,6 @@ def _signed(value: float, digits: int) -> str:
     return f"{round(value, digits) + 0.0:+.{digits}f}"
 
 
-def analysis_words(analysis: Analysis) -> str:
-    """Return `capitalization on 5L, exact match`; a further test set has its name in the task."""
-    first = f" on {analysis.test_set}" if analysis.test_set is not None and not analysis.family_sets else ""
-    return f"{analysis.task}{first}, {analysis.score}"
-
-
 def family_words(analysis: Analysis, number: int, noun: str) -> str:
     """Return the family of Holm's adjustment: `2 contrasts`, or `4 contrasts on the test sets 9L and 13L`."""
     sets = analysis.family_sets

@@ -114,7 +114,7 @@ def _indexed(card: CardInputs, record: EvaluationRecord, score: RunScore) -> dic
     data = _last_part(card.run.dataset)
     interval = f"{100 * score.coverage:g}% CI {score.low:.4g} to {score.high:.4g}" if score.coverage else "no interval"
     return {
-        "task": {"type": "text-generation", "name": record.task},
+        "task": {"type": "text-generation", "name": record.label},
         "dataset": {"type": slug(data), "name": data, "split": "test"},
         "metrics": [
             {
@@ -153,7 +153,7 @@ def _introduction(card: CardInputs) -> str:
 def _scores(card: CardInputs) -> str:
     rows = [
         (
-            escape(record.task),
+            escape(record.label),
             escape(record.score),
             f"{score.value:.4g}",
             f"{score.low:.4g} to {score.high:.4g}" if score.coverage else f"n/a ({escape(score.method)})",
@@ -175,7 +175,7 @@ def _shown(card: CardInputs) -> Iterator[str]:
     for record, score in card.scores:
         right = "" if score.proportion is None else f" ({score.proportion.k:,} of {score.proportion.n:,})"
         yield (
-            f"This checkpoint's {record.score} on {plural(score.items, 'test item')} of {record.task} is "
+            f"This checkpoint's {record.score} on {plural(score.items, 'test item')} of {record.label} is "
             f"{score.value:.4g}{right}; interval by {score.method}, over items."
         )
     compared = False
@@ -286,7 +286,7 @@ def _provenance(card: CardInputs) -> Iterator[tuple[str, str]]:
             escape(f"base in {attempt.base_dtype}, adapter in {attempt.adapter_dtype}, attention {attempt.attention}"),
         )
     for record, _ in card.scores:
-        yield f"decoding of {escape(record.task)}", escape(record.decoding)
+        yield f"decoding of {escape(record.label)}", escape(record.decoding)
 
 
 def _settings(run: PlannedRun) -> dict[str, object]:

@@ -90,13 +90,14 @@ def _evidence(plan: Plan, run: PlannedRun, folder: Path) -> _Evidence:
     current = [record for record in named if record is not None]
     earlier = [record for record in records if is_earlier(record, config, weights.get(record.checkpoint))]
     # By task in the file's order, then by epoch.
-    order = {name: place for place, name in enumerate((config.task, *(task.label for task in config.tasks)))}
-    current.sort(key=lambda record: (order[record.task], _number(record.checkpoint)))
+    order = {label: place for place, label in enumerate(config.label_of(task) for task in (None, *config.tasks))}
+    current.sort(key=lambda record: (order[record.label], _number(record.checkpoint)))
     clustered, cluster_note = with_clusters(current, config, folder)
     clustered, metric_note = with_metric(clustered, config)
     marker = read_training_marker(folder)
-    evaluated = {(record.task, record.checkpoint) for record in current}
-    wanted = {(task.label, name) for task in config.tasks for own, name in evaluated if own == config.task}
+    evaluated = {(record.label, record.checkpoint) for record in current}
+    own = config.label_of(None)
+    wanted = {(task.label, name) for task in config.tasks for label, name in evaluated if label == own}
     sets = [task.label for task in config.tasks if task.test_set is not None]
     metrics = read_metrics(folder / METRICS)
     return _Evidence(
@@ -106,16 +107,14 @@ def _evidence(plan: Plan, run: PlannedRun, folder: Path) -> _Evidence:
         checkpoints=checkpoints,
         attempts=drop_lock_conflicts(read_attempts(folder / "status")),
         paused=paused_step(folder, run.digest) is not None,
-        evaluations=tuple(record for record in clustered if record.task == config.task),
-        other_evaluations=tuple(record for record in clustered if record.task != config.task),
+        evaluations=tuple(record for record in clustered if record.label == own),
+        other_evaluations=tuple(record for record in clustered if record.label != own),
         earlier_evaluations=tuple(earlier),
         stale_evaluations=len(records) - len(current) - len(earlier),
         metric_note=metric_note,
         ready_made=config.own is None,
         evaluated=any(
-            all((label, record.checkpoint) in evaluated for label in sets)
-            for record in current
-            if record.task == config.task
+            all((label, record.checkpoint) in evaluated for label in sets) for record in current if record.label == own
         ),
         not_evaluated=tuple(f"{name} on {task}" for task, name in sorted(wanted - evaluated)),
         test_sets=() if config.first_set is None else tuple(config.data.test_sets),
@@ -312,7 +311,7 @@ def _notes(seen: _Evidence, outcome: TrainingOutcome, state: JobState | None) ->
     for record in (*seen.evaluations[-1:], *seen.other_evaluations):
         errors = sum(sample.error is not None for sample in record.samples)
         if errors:
-            evaluation = f"{record.checkpoint} on {record.task}"
+            evaluation = f"{record.checkpoint} on {record.label}"
             notes.append(Note(NoteCode.ANSWERS_NOT_SCORED, {"evaluation": evaluation, "count": errors}))
     for row in seen.metrics.attempts[-1:]:
         machine = (

@@ -27,13 +27,13 @@ def with_metric(
         records: evaluations that are current under `config`.
         config: planned evaluation of the run.
     """
-    own = {config.resolved(task).label for task in (None, *config.tasks) if config.asks_as_trained(task)}
-    if config.evaluate.metric is None or not any(record.task in own for record in records):
+    own = [record for record in records if record.task == config.task]
+    if config.evaluate.metric is None or not own:
         return tuple(records), None
     found: list[EvaluationRecord] = []
     note = None
     for record in records:
-        chosen = _chosen(record, config, config.evaluate.metric) if record.task in own else record
+        chosen = _chosen(record, config, config.evaluate.metric) if record.task == config.task else record
         if chosen is None:
             names = dict.fromkeys(name for sample in record.samples for name in sample.scores)
             note = (
@@ -100,7 +100,7 @@ def with_clusters(
     notes: dict[str, None] = {}
     for task in (None, *config.tasks):
         asked = config.resolved(task)
-        own = [record for record in records if record.task == asked.label]
+        own = [record for record in records if record.label == config.label_of(task)]
         # A task in a file sets the clusters of its items, unless they are the dataset's.
         if not own or (asked.is_file and (column is None or not config.asks_as_trained(task))):
             continue

@@ -36,7 +36,7 @@ def last_of_each(records: Sequence[EvaluationRecord]) -> dict[tuple[str, str], E
     The last checkpoint is fixed in advance: a checkpoint chosen for its score on these items would have a biased score.
     """
     ordered = sorted((record for record in records if record.samples), key=lambda record: _in_order(record.checkpoint))
-    return {(record.task, record.score): record for record in ordered}
+    return {(record.label, record.score): record for record in ordered}
 
 
 def scored_run(result: RunResult, record: EvaluationRecord) -> ScoredRun:

@@ -144,7 +144,7 @@ def _kept_evaluations(plan_: Plan, folder: ExperimentFolder) -> Iterator[str]:
         config = evaluation_config(plan_, run_)
         for record in read_evaluations(folder.run(run_.name)):
             if not is_current(record, config, record.adapter_sha256):
-                key = (record.task, record.decoding, decoding_text(run_.evaluate))
+                key = (record.label, record.decoding, decoding_text(run_.evaluate))
                 earlier[key] = earlier.get(key, 0) + 1
     for (task, before, now), number in earlier.items():
         count = "1 evaluation" if number == 1 else f"{number} evaluations"

@@ -84,8 +84,13 @@ class EvaluationTask:
 
     @property
     def label(self) -> str:
-        """Name in results: `capitalization`, on a further test set `capitalization on 9L`."""
-        return self.name if self.test_set is None else set_label(self.name, self.test_set)
+        """Task and test set: `capitalization`, of a further test set `capitalization on 9L`."""
+        return set_label(self.name, self.test_set)
+
+    @property
+    def stem(self) -> str:
+        """Begin of its files' names: `capitalization`, of a further test set `capitalization-9L`."""
+        return set_stem(self.name, self.test_set)
 
     @property
     def is_file(self) -> bool:
@@ -176,6 +181,10 @@ class EvaluationConfig:
             return self.first_set
         return task.test_set
 
+    def label_of(self, task: EvaluationTask | None) -> str:
+        """Return task and test set in words."""
+        return set_label(self.resolved(task).name, self.set_of(task))
+
     def asks_as_trained(self, task: EvaluationTask | None) -> bool:
         """Return True if a task is the run's own, on any test set: it has the prompt of training."""
         return task is None or task.test_set is not None
@@ -189,9 +198,9 @@ class EvaluationConfig:
         return next((task for task in self.tasks if task.label == name), None)
 
 
-def set_label(task: str, test_set: str) -> str:
-    """Return what a task on a further test set is called in results: `capitalization on 9L`."""
-    return f"{task} on {test_set}"
+def set_label(task: str, test_set: str | None) -> str:
+    """Return task and test set in words: `capitalization`, of a set with a name `capitalization on 9L`."""
+    return task if test_set is None else f"{task} on {test_set}"
 
 
 def set_stem(task: str, test_set: str | None) -> str:

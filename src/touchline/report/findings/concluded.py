@@ -24,7 +24,7 @@ from touchline.report.findings.training import (
     loss_findings,
     speed_findings,
 )
-from touchline.report.formatting import analysis_words, scale_or_share
+from touchline.report.formatting import scale_or_share
 from touchline.report.report import EstimateRow, RunFacts, Statement
 from touchline.report.strategy import StrategyReport
 from touchline.results.report_inputs import GeneralScore, ReportInputs
@@ -99,7 +99,7 @@ def is_complete(run: RunResult, *, planned: bool) -> bool:
 def _of_task(analysis: Analysis, statement: Statement) -> Statement:
     """Return a statement about a further task or score, with its own heading."""
     return Statement(
-        topic=f"{analysis_words(analysis)}: {statement.topic}",
+        topic=f"{analysis.task}, {analysis.score}: {statement.topic}",
         text=statement.text,
         shown=statement.shown,
         where=statement.where,

@@ -8,7 +8,7 @@ from touchline.core.quantity import Missing
 from touchline.core.table import Cell, Column, Mark, Section, Table, Value, present, table_of
 from touchline.core.units import percent, plural
 from touchline.data.scores import EvaluationRecord
-from touchline.report.formatting import Scale, analysis_words, family_words, metric_words, p_number, p_text, scale_of
+from touchline.report.formatting import Scale, family_words, metric_words, p_number, p_text, scale_of
 from touchline.report.report import AnswerCounts, Report
 from touchline.report.tables.labels import label_tables
 from touchline.report.tables.seed_tests import seed_test_tables
@@ -118,7 +118,7 @@ def _scores(report: Report, analysis: Analysis) -> Table | None:
                 *([difference_cell(each, scale), gained, p_cell(each), words] if compared else []),
             )
         )
-    title = f"Scores: {analysis_words(analysis)}"
+    title = f"Scores: {analysis.task}, {analysis.score}"
     return table_of(columns, rows, title, by_run=True, notes=(" ".join(_legend(report, analysis, with_match)),))
 
 
@@ -178,7 +178,14 @@ def _mean(record: EvaluationRecord) -> Value:
 def _metrics(runs: Sequence[RunResult]) -> Table | None:
     """Return the metrics that custom tasks declare, as computed by Inspect."""
     rows = [
-        (run.name, record.checkpoint, record.task, metric.score, metric.name, Cell(f"{metric.value:.4g}", metric.value))
+        (
+            run.name,
+            record.checkpoint,
+            record.label,
+            metric.score,
+            metric.name,
+            Cell(f"{metric.value:.4g}", metric.value),
+        )
         for run in runs
         for record in (*run.evaluations, *run.other_evaluations)
         for metric in record.metrics
@@ -194,7 +201,7 @@ def _evaluations(runs: Sequence[RunResult]) -> Table | None:
         return None
     rows = [
         (
-            *(run.name, record.checkpoint, record.task, record.score, _mean(record), len(record.samples)),
+            *(run.name, record.checkpoint, record.label, record.score, _mean(record), len(record.samples)),
             *(record.decoding, used),
         )
         for run in runs

@@ -17,7 +17,6 @@ from touchline.run.scripts.shell import comment, docstring, quote, slurm_value
 from touchline.slurm.schedulers import SCHEDULERS, evaluation_script, training_script
 from touchline.spec.anchors import drop_unset_files, from_run_folder, placed_data
 from touchline.spec.evaluation import EvaluationConfig, EvaluationTask, PlannedModel, decoding_text
-from touchline.spec.experiment import task_file_stem
 from touchline.spec.labels import labels_of
 from touchline.spec.plan import Plan, PlannedRun
 from touchline.spec.runs import RunKind
@@ -41,6 +40,7 @@ def run_files(plan: Plan, run: PlannedRun, site: Site) -> dict[str, str]:
         # This machine runs the same scripts as SLURM.
         "scheduler": SCHEDULERS.get(plan.executor, SCHEDULERS["slurm"]),
         "pbs": plan.executor == "pbs",
+        "further": evaluation_config(plan, run).tasks,
     }
     files = {
         "eval.yaml": _evaluation(plan, run),
@@ -163,7 +163,6 @@ def _environment() -> jinja2.Environment:
         "md": escape,
         "doc": docstring,
         "py": repr,
-        "stem": task_file_stem,
     }
     environment.filters |= filters
     return environment
