@@ -211,3 +211,20 @@ def test_a_run_that_lacks_a_set_is_left_out_there_alone() -> None:
     assert names(found) == ["capitalization on 5L", "capitalization on 9L", "capitalization on 13L"]
     assert [len(each.scores) for each in found] == [10, 10, 7]
     assert found[2].family == found[1].family == 9 + 6
+
+
+def test_a_set_that_was_named_first_afterwards_is_told() -> None:
+    """The claims move to another set without a new evaluation, and the report says that they moved."""
+    results = crossed()
+    later = [
+        replace(each, evaluations=tuple(replace(one, was_first=False) for one in each.evaluations)) for each in results
+    ]
+    usual = [
+        replace(each, evaluations=tuple(replace(one, was_first=True) for one in each.evaluations)) for each in results
+    ]
+    found, as_planned = analyses(later, FACTORS), analyses(usual, FACTORS)
+    (more,) = set(map(str, found[0].notes)) - set(map(str, as_planned[0].notes))
+    assert more.startswith("5L was named first after 10 runs had been evaluated on it")
+    assert as_planned == analyses(results, FACTORS)
+    limits = [each.text for each in report_of(later).findings if each.topic == "Limits"]
+    assert any("was named first after" in text for text in limits)

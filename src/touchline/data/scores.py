@@ -112,6 +112,9 @@ class EvaluationRecord:
     """Versions of Python and of the libraries. Empty if not recorded."""
     test_set: str | None = None
     """Name of the test set. None if the experiment has one without a name."""
+    was_first: bool | None = None
+    """Whether its test set was the one named first, on which claims are made, when it was evaluated. None without
+    names."""
 
     @property
     def label(self) -> str:

@@ -154,6 +154,7 @@ def make_record(evaluated: Evaluated, log: EvalLog, path: Path, name: str) -> Ev
         prompt_difference=prompt_difference(config.on(task), ordered),
         versions=stack_versions(_LIBRARIES, torch.version.cuda),
         test_set=config.set_of(task),
+        was_first=None if config.set_of(task) is None else task is None,
     )
 
 

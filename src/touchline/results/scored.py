@@ -15,6 +15,7 @@ from numpy.random import PCG64, Generator
 
 from touchline.core.notes import Note, NoteCode
 from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.core.units import plural
 from touchline.data.scores import EvaluationRecord, SampleScore
 from touchline.results.run_result import RunResult
 from touchline.spec.runs import ControlKind, RunKind
@@ -228,6 +229,7 @@ def analyses(runs: Sequence[RunResult], factors: Mapping[str, Sequence[str]]) ->
     """
     found: dict[tuple[str, str], list[ScoredRun]] = {}
     sets: dict[tuple[str, str], str | None] = {}
+    made_first: dict[str, list[str]] = {}
     further: dict[tuple[str, str], None] = {}
     for own in (True, False):
         for result in runs:
@@ -239,6 +241,8 @@ def analyses(runs: Sequence[RunResult], factors: Mapping[str, Sequence[str]]) ->
                 sets.setdefault(key, record.test_set)
                 if not own and record.test_set is not None:
                     further[key] = None
+                if own and record.was_first is False:
+                    made_first.setdefault(key[0], []).append(result.name)
     asked = [run for run in runs if run.kind is RunKind.FINE_TUNED and run.control is None]
     tied = tied_factors([{level.factor: level.value for level in run.levels} for run in asked], list(factors))
     is_sequential = any(run.phase is not None for run in runs)
@@ -257,9 +261,19 @@ def analyses(runs: Sequence[RunResult], factors: Mapping[str, Sequence[str]]) ->
             for key in family
         ]
         made |= dict(zip(family, analyse_together(members, varied, tied), strict=True))
+    for key, names in ((key, made_first[key[0]]) for key in made if key[0] in made_first):
+        made[key] = replace(made[key], notes=(*made[key].notes, _named_later(sets[key] or "", names)))
     family_sets = tuple(name for key in further if (name := sets[key]) is not None)
     made |= {key: replace(made[key], family_sets=family_sets) for key in further}
     return tuple(_sequential(made[key], found[key]) if is_sequential else made[key] for key in found)
+
+
+def _named_later(test_set: str, runs: Sequence[str]) -> Note:
+    """Return the note that the set of the claims was chosen when answers were there."""
+    return Note.stated(
+        f"{test_set} was named first after {plural(len(runs), 'run')} had been evaluated on it as a further test set: "
+        "a set that is chosen by its scores tests nothing"
+    )
 
 
 def _sequential(analysis: Analysis, scored: Sequence[ScoredRun]) -> Analysis:
