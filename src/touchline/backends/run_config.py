@@ -138,7 +138,7 @@ def run_config(run: PlannedRun, plan: Plan) -> RunConfig:
         ),
         data=replace(placed_data(run, from_run_folder), test=None),
         data_sha256=plan.datasets[run.dataset].sha256,
-        images_sha256={split: sha256 for split, sha256 in run.images_sha256.items() if split != "test"},
+        images_sha256={split: sha256 for split, sha256 in run.images_sha256.items() if not split.startswith("test")},
         recipe_sha256=None if run.recipe is None else run.recipe.sha256,
         date=plan.date,
         train=train,

@@ -15,9 +15,8 @@ from touchline.core.catalog import ImageHashes, changed_images
 from touchline.core.errors import HostError, InputError, PlanDriftError
 from touchline.core.files import read_text_bounded, sha256_file, write_atomic
 from touchline.core.json_text import parse_json
-from touchline.data.datasets import load_dataset, load_examples
+from touchline.data.datasets import load_dataset, load_examples, split_names
 from touchline.data.rendering.chat import images_of
-from touchline.data.splits import SPLITS
 from touchline.spec.anchors import from_run_folder
 from touchline.spec.evaluation import EvaluationConfig
 from touchline.spec.experiment import DataConfig
@@ -41,7 +40,7 @@ def image_hashes(data: DataConfig, base: Path, cache_dir: Path | None = None) ->
     if not info.images:
         return ImageHashes()
     try:
-        images = {split: _images(data, split, base) for split in SPLITS}
+        images = {split: _images(data, split, base) for split in split_names(data)}
     except InputError:
         # The dataset's findings tell it.
         return ImageHashes()
