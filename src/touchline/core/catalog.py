@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from touchline.core.finding import Finding
 
@@ -167,7 +167,19 @@ class DatasetInfo:
     @property
     def has_own_splits(self) -> bool:
         """True if the splits are in the file, or each is a file."""
-        return self.split_origin == SPLITS_IN_FILE or self.split_origin.startswith(SEPARATE_FILES)
+        return self.split_origin == SPLITS_IN_FILE or bool(self.files)
+
+    @property
+    def all_files(self) -> tuple[DataFile, ...]:
+        """Return every file, also if one has all rows."""
+        whole = DataFile(key="data.path", path=self.path, size_bytes=self.size_bytes, sha256=self.sha256)
+        return self.files or (whole,)
+
+    @property
+    def named_splits(self) -> tuple[SplitInfo, ...]:
+        """Return the splits for tables: test sets with names by them, `test 5L`."""
+        sets = [replace(each, name=f"test {each.name}") for each in self.test_sets if each.name != "test"]
+        return (*(split for split in self.splits if split.name != "test" or not sets), *sets)
 
     def test_set(self, name: str) -> SplitInfo | None:
         """Return a test set that has a file of its own. None without one of that name."""

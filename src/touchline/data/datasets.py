@@ -19,11 +19,10 @@ from touchline.data.chats import Prompt, RowProblem, brace_faults, chat, cluster
 from touchline.data.data_files import FileState, FoundFiles, KeptWhileSmall, find_files
 from touchline.data.dataset_cache import keep_dataset, known_dataset
 from touchline.data.images import image_fault
-from touchline.data.readers import RawDataset, SourceRow, read_rows, separator_hint
+from touchline.data.readers import WHOLE, RawDataset, SourceRow, read_rows, separator_hint
 from touchline.data.rendering.chat import images_of
 from touchline.data.row_problems import Tally
 from touchline.data.splits import (
-    RANDOM,
     SPLITS,
     WITHOUT_TEST,
     dataset_error,
@@ -86,6 +85,12 @@ def load_examples(
     """
     loaded = _sound(find_files(data, base), data, cluster)
     return loaded.examples.get(_place(data, split, test_set), ())
+
+
+def split_names(data: DataConfig) -> tuple[str, ...]:
+    """Return the splits that a dataset may have: of several test sets `test` is the first, `test.9L` another one."""
+    named = list(data.test_sets)[1:]
+    return (*SPLITS, *(f"test.{name}" for name in named))
 
 
 def cluster_faults(data: DataConfig, base: Path, column: str) -> tuple[Finding, ...]:
@@ -172,7 +177,7 @@ def _sound(files: FoundFiles, data: DataConfig, cluster: str | None) -> _Loaded:
 
 
 def _place(data: DataConfig, split: str, test_set: str | None) -> str:
-    """Return the key of a split in `_Loaded`; `test` is the test set named first."""
+    """Return the key of a split in `_Loaded`; `test` is the test set named first, of others `test.9L` is the key."""
     if split != "test" or not isinstance(data.test, dict):
         return split
     return f"test.{test_set or next(iter(data.test))}"
@@ -227,7 +232,7 @@ def _load(files: FoundFiles, data: DataConfig, cluster: str | None) -> _Loaded:
     findings += [*_all(tallies), *_prompt_faults(data, prompt, path, columns)]
     # With one prompt for all rows every split overlaps; that has been said.
     if data.messages is not None or prompt.columns:
-        findings += overlaps(examples, paths, made_here=origin.startswith(RANDOM))
+        findings += overlaps(examples, paths, made_here="data.path" in raw and WHOLE in raw["data.path"].splits)
     hashes = {key: sha256_file(file.path) for key, file in files.by_key}
     splits = {name: SplitInfo(name=name, num_examples=len(rows[name]), sha256=_hash(rows[name])) for name in rows}
     sets = [

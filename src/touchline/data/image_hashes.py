@@ -9,16 +9,14 @@ import functools
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from pathlib import Path, PurePath
 
 from touchline.core.catalog import ImageHashes, changed_images
 from touchline.core.errors import HostError, InputError, PlanDriftError
 from touchline.core.files import read_text_bounded, sha256_file, write_atomic
 from touchline.core.json_text import parse_json
-from touchline.data.datasets import load_dataset, load_examples
+from touchline.data.datasets import load_dataset, load_examples, split_names
 from touchline.data.rendering.chat import images_of
-from touchline.data.splits import SPLITS
 from touchline.spec.anchors import from_run_folder
 from touchline.spec.evaluation import EvaluationConfig
 from touchline.spec.experiment import DataConfig
@@ -42,9 +40,7 @@ def image_hashes(data: DataConfig, base: Path, cache_dir: Path | None = None) ->
     if not info.images:
         return ImageHashes()
     try:
-        images = {split: _images(data, split, base) for split in SPLITS}
-        sets = list(data.test_sets.items())[1:]
-        images |= {f"test.{name}": _images(replace(data, test=file), "test", base) for name, file in sets}
+        images = {split: _images(data, split, base) for split in split_names(data)}
     except InputError:
         # The dataset's findings tell it.
         return ImageHashes()

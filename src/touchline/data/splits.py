@@ -16,8 +16,6 @@ from touchline.spec.experiment import DataConfig
 from touchline.spec.tasks.capitalization import split_sizes
 
 SPLITS = ("train", "validation", "test")
-RANDOM = "random"
-"""Begin of the origin of splits that are made here."""
 WITHOUT_TEST = "data.test"
 """Subject of the error that there are no test rows, which a training does not need."""
 _QUOTED = 60
@@ -58,7 +56,7 @@ def file_splits(
     if validation:
         made["validation"] = shuffled[train : train + validation]
     made["test"] = shuffled[train + validation :]
-    return made, f"{RANDOM} {train}/{validation}/{test} of the whole file, seed {data.split_seed}"
+    return made, f"random {train}/{validation}/{test} of the whole file, seed {data.split_seed}"
 
 
 def _faults_of_splits(rows: Mapping[str, Sequence[SourceRow]], path: Path) -> Iterable[Finding]:
@@ -104,8 +102,10 @@ def separate_splits(
             rows[split_of(key)] = splits[part]
             parts += [] if part == WHOLE else [f"of {file.path.name} its split {part}"]
     if not any(split_of(key).startswith("test") for key, _ in files.by_key):
-        message = "there are no test rows, so the runs cannot be scored"
+        message = f"{files.path.name} comes without test rows, so its runs cannot be scored"
         hint = "name a file of test rows: data: {train: ..., test: FILE}"
+        if "test" in raw[files.by_key[0][0]].splits:
+            hint = f"data: {{path: ...}} takes all splits of {files.path.name}; or data: {{train: ..., test: FILE}}"
         where = Location(path=str(files.path))
         findings.append(
             Finding(

@@ -187,9 +187,10 @@ def _rings(stages: tuple[StageConfig, ...]) -> list[tuple[str, ...]]:
 def _told(view: DesignView, stage: StageConfig) -> str:
     """Collect a stage's data and settings, as far as stages differ in them."""
     own = stage_settings(stage)
-    path = own.get("data.path", view.experiment.data.file)
+    key = view.experiment.data.file_key
+    path = own.get(key, view.experiment.data.file)
     facts = view.dataset(str(path))
-    own["data.path"] = same_path(str(path)) if facts is None else facts.train_sha256
+    own[key] = same_path(str(path)) if facts is None else facts.train_sha256
     return json.dumps(own, sort_keys=True)
 
 

@@ -65,9 +65,10 @@ def _settings(run: PlannedRun, model: ModelInfo, dataset: DatasetInfo) -> dict[s
     if run.recipe is not None and run.train is not None:
         # The file may lie elsewhere.
         identity["train"] = _train_identity(replace(run.train, recipe=run.recipe.sha256))
-    if run.images_sha256:
-        # A further test set may be added to a run that is trained.
-        identity["images"] = {name: sha256 for name, sha256 in run.images_sha256.items() if "." not in name}
+    # A test file of its own is no part of a training.
+    tested = () if run.data.path is not None else tuple(name for name in run.images_sha256 if name.startswith("test"))
+    if images := {name: sha256 for name, sha256 in run.images_sha256.items() if name not in tested}:
+        identity["images"] = images
     if run.no_op is not None:
         identity["no_op"] = _without_newer_defaults(json.loads(_LORA.dump_json(run.no_op)), LoraConfig)
     if run.control is ControlKind.SHUFFLED:

@@ -67,10 +67,12 @@ def recorded_data(data: DataConfig, dataset: DatasetInfo) -> DataConfig:
 
 
 def drop_unset_files(data: dict[str, object]) -> None:
-    """Take the keys of files that are not set out of plain data settings."""
+    """Take the keys of files that are not set out of plain data settings, and those of a split that is not made."""
     for key in ("path", "train", "validation", "test"):
         if data.get(key) is None:
             data.pop(key, None)
+    for key in ("train_fraction", "split_seed") if "train" in data else ():
+        data.pop(key, None)
 
 
 def relative_datasets(plan: Plan) -> Plan:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from touchline.core.errors import InputError
 from touchline.core.model_size import split_name
 from touchline.spec.document import YamlDocument, error
-from touchline.spec.experiment import Experiment, TrainConfig
+from touchline.spec.experiment import DATASET_KEYS, Experiment, TrainConfig
 from touchline.spec.runs import RUN_NAME, RunSpec
 from touchline.spec.strategy import Phase
 
@@ -191,7 +191,7 @@ def _further_parts(conditions: Sequence[Condition]) -> list[Callable[[Condition]
     for key in keys:
         if len({json.dumps(c.settings.get(key), sort_keys=True) for c in conditions}) < 2:
             continue
-        if key == "data.path":
+        if key in DATASET_KEYS:
             names = data_parts([c.experiment.data.file for c in conditions])
             parts.append(lambda c, names=names: names[c.experiment.data.file])  # type: ignore[misc]
         else:

@@ -128,7 +128,8 @@ def launch_findings(
 def _dataset_facts(seen: ResolvedInputs) -> dict[str, DatasetFacts | Missing]:
     """Collect each dataset's facts; where files are compared, also a hash of their rows in any order."""
     experiment = seen.loaded.experiment
-    compared = "data.path" in experiment.factors or any("data.path" in pair for pair in experiment.pairs)
+    key = experiment.data.file_key
+    compared = key in experiment.factors or any(key in pair for pair in experiment.pairs)
     configs = {spec.data.file: spec.data for spec in seen.specs}
     found: dict[str, DatasetFacts | Missing] = {}
     for path, info in seen.datasets.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from touchline.data.label_sets import label_set
 from touchline.data.lengths import TokenLengths, asked_lengths, token_lengths
 from touchline.data.models import load_model
 from touchline.data.resolving import shown_example, with_columns
+from touchline.data.splits import WITHOUT_TEST
 from touchline.data.task_files import is_task_file, resolve_task
 from touchline.data.user_config import UserConfig
 from touchline.lint.local.recipes import read_recipe
@@ -147,6 +148,7 @@ def resolve_inputs(
 
 def _see_datasets(seen: ResolvedInputs, settings: UserConfig) -> None:
     """Read every dataset with the columns and prompt of each kind of run."""
+    known: dict[str, dict[str, str]] = {}
     for key in dict.fromkeys(data_key(spec.data) for spec in seen.specs):
         users = [spec for spec in seen.specs if data_key(spec.data) == key]
         data = users[0].data
@@ -155,9 +157,23 @@ def _see_datasets(seen: ResolvedInputs, settings: UserConfig) -> None:
         except InputError as fault:
             found: Sequence[Finding] = as_findings(fault, "DA100", _place_of_data(users[0], seen.loaded))
         else:
-            found = info.findings
+            files = known.setdefault(data.file, data.files)
+            place = _place_of_data(users[0], seen.loaded)
+            own = (replace(each, where=place) if each.subject == WITHOUT_TEST else each for each in info.findings)
+            found = (*own, *_other_files(files, users[0], seen.loaded))
             seen.datasets.setdefault(data.file, portable_dataset(data, info, seen.root))
         seen.findings += of_runs(found, users)
+
+
+def _other_files(known: dict[str, str], spec: RunSpec, loaded: LoadedExperiment) -> Iterator[Finding]:
+    """Yield an error if runs have one training file and otherwise different files: it names their dataset."""
+    files = spec.data.files
+    if list(files.items()) == list(known.items()):
+        return
+    key = next(key for key in (*known, *files) if known.get(key) != files.get(key))
+    message = f"{spec.data.file} is used with {known.get(key, 'no file')} and with {files.get(key, 'no file')} as {key}"
+    hint = "one experiment for each, or a copy of the training file with a name of its own"
+    yield error("EX003", key, message, _place_of_data(spec, loaded), hint)
 
 
 def _see_runs(
@@ -378,7 +394,8 @@ def _place_of_data(spec: RunSpec, loaded: LoadedExperiment) -> Location:
     """Return the location of a run's dataset."""
     stage = next((level.value for level in spec.levels if level.factor == STAGE), None)
     own = {} if stage is None else stage_places(loaded.document, stage)
-    return loaded.document.where(own.get("data.path", ("data", "path")))
+    key = spec.data.file_key
+    return loaded.document.where(own.get(key, key.split(".")))
 
 
 def images_of_runs(seen: ResolvedInputs, specs: Iterable[RunSpec], settings: UserConfig) -> dict[str, ImageHashes]:

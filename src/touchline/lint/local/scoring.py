@@ -56,6 +56,8 @@ def task_findings(
     except TouchlineError:
         # The data lookup already reported problems of the data.
         return
+    if "test" not in splits:
+        return
     place = where or Location(path=data.file)
     views = probes_of(get_task(task, labels), targets, items=splits.get("test", 0))
     yield from _each_once(finding for view in views for finding in check_view(view, place, task))
