@@ -84,6 +84,13 @@ def make(folder: Path, test: str = NAMED, **changes: str) -> Path:
     return folder
 
 
+def planned(folder: Path, settings: UserConfig, test: str = NAMED) -> Path:
+    """An experiment whose run folders are written."""
+    api.plan(make(folder, test), settings)
+    api.prepare(folder, settings)
+    return folder
+
+
 def seconds(plan: Plan) -> float:
     found = plan.runs[0].evaluate_seconds
     assert isinstance(found, Quantity)
@@ -133,14 +140,12 @@ def test_the_longest_prompt_of_any_set_decides_on_the_memory(tmp_path: Path, set
 def test_each_set_is_planned_with_its_hash_and_asked_as_if_it_were_the_only_one(
     tmp_path: Path, settings: UserConfig
 ) -> None:
-    folder = make(tmp_path / "three")
-    api.prepare(folder, settings)
+    folder = planned(tmp_path / "three", settings)
     config = read_evaluation_config(folder / "1M_base" / "eval.yaml")
     assert config.first_set == "5L"
     assert [task.test_set for task in config.tasks] == ["9L", "13L"]
     assert len({config.data_sha256, *(task.data_sha256 for task in config.tasks)}) == 3
-    alone = make(tmp_path / "alone", "data/9L_test.json")
-    api.prepare(alone, settings)
+    alone = planned(tmp_path / "alone", settings, "data/9L_test.json")
     single = read_evaluation_config(alone / "1M_base" / "eval.yaml")
     single = replace(single, date=config.date)
     assert settings_sha256(config, config.tasks[0]) == settings_sha256(single)
@@ -168,7 +173,7 @@ def test_further_tasks_ask_the_set_named_first(tmp_path: Path, settings: UserCon
 def test_answers_of_a_set_that_the_limit_truncates_are_found(tmp_path: Path, settings: UserConfig) -> None:
     """Though every training answer is short enough."""
     folder = make(tmp_path / "x")
-    long = [{"input": f"word{number}", "output": "abcdefghijkl"} for number in range(60)]
+    long = [{"input": f"word{number}", "output": f"abcdefghijk{number % 9}"} for number in range(60)]
     (folder / "data" / "13L_test.json").write_text(json.dumps(long))
     with pytest.raises(InputError) as caught:
         api.plan(folder, settings)
