@@ -82,7 +82,7 @@ def test_of_a_file_with_splits_each_key_takes_its_own(folder: Path) -> None:
         ({"train": "gone.json", "test": {"5L": "five.jsn"}}, [("DA101", "data.train"), ("DA101", "data.test.5L")]),
         ({"train": "train.json", "test": "train.json"}, [("DA104", "the same rows of train.json")]),
         ({"train": "train.json", "test": "sub/../train.json"}, [("DA104", "the same rows of train.json")]),
-        ({"train": "train.json"}, [("DA104", "no test rows")]),
+        ({"train": "train.json"}, [("DA104", "without test rows")]),
         ({"train": "empty.json", "test": "five.json"}, [("DA104", "data.train: empty.json has no rows")]),
         ({"train": "train.json", "test": {"a": "empty.json"}}, [("DA104", "data.test.a: empty.json has no rows")]),
         (
