@@ -16,6 +16,7 @@ import pytest
 from pydantic import TypeAdapter
 from tests.api.folders import environment, make_experiment, touchline
 from tests.report import made_gathered as made
+from tests.report import made_sets
 from tests.report.test_findings import DESIGNS, factorial
 
 from tools.tiny_model import write_tiny_model
@@ -50,7 +51,7 @@ def write(folder: Path, gathered: ReportInputs) -> tuple[Path, Path]:
     report = build_report(gathered)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in sample_rows(report)))
-    answer = ResultsAnswer(runs=gathered.runs, analyses=report.analyses)
+    answer = ResultsAnswer(runs=gathered.runs, analyses=report.analyses, test_sets=report.test_sets)
     (folder / "results.json").write_bytes(TypeAdapter(ResultsAnswer).dump_json(answer))
     return folder / "samples.jsonl", folder / "results.json"
 
@@ -105,6 +106,10 @@ def many_experiments(rng: np.random.Generator) -> list[tuple[str, ReportInputs]]
         replace(run, evaluations=ranks.runs[1].evaluations) for run in ranks.runs if run.kind is not RunKind.CONTROL
     ]
     made_ones.append(("seeds that do not differ", made.gathered(same)))
+    for seeds in ((1,), (1, 2), (1, 2, 3)):
+        made_ones.append(
+            (f"test sets, {len(seeds)} seeds", made.gathered(made_sets.crossed(seeds=seeds, ranks=("4", "16"))))
+        )
     return made_ones
 
 
@@ -139,6 +144,27 @@ def test_a_number_that_is_not_so_is_found(script: Path, tmp_path: Path, capsys: 
         for key in path[:-1]:
             place = place[key]
         place[path[-1]] = place[path[-1]] * 1.01 + 1e-6
+        results.write_text(json.dumps(wrong))
+        code, out = recompute(script, samples, results, capsys)
+        assert (code, "DIFFERS" in out) == (1, True), path
+
+
+def test_a_wrong_number_of_a_further_test_set_is_found(
+    script: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    samples, results = write(tmp_path, made.gathered(made_sets.crossed()))
+    right = json.loads(results.read_text())
+    for path in (
+        ("analyses", 2, "effects", 0, "contrasts", 1, "p_adjusted"),
+        ("analyses", 1, "comparisons", 3, "difference", "p_adjusted"),
+        ("test_sets", "rows", 1, "scores", "13L", "value"),
+        ("test_sets", "rows", 1, "scores", "5L", "high"),
+    ):
+        wrong = json.loads(json.dumps(right))
+        place = wrong
+        for key in path[:-1]:
+            place = place[key]
+        place[path[-1]] = place[path[-1]] * 0.9 + 1e-3
         results.write_text(json.dumps(wrong))
         code, out = recompute(script, samples, results, capsys)
         assert (code, "DIFFERS" in out) == (1, True), path

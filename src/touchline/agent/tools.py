@@ -237,10 +237,14 @@ def results(*, experiment: Experiment, run: Run = None, section: Section = None)
     """Return scores, losses and durations of every run; `run` gives one in full, `section` the statistical tests."""
     from touchline import api
     from touchline.results.run_result import ResultsAnswer
+    from touchline.results.set_matrix import set_matrix
 
     found = api.results(experiment)
     answer = ResultsAnswer(
-        runs=tuple(found), analyses=api.analyses(experiment, found), strategy=api.strategy(experiment)
+        runs=tuple(found),
+        analyses=api.analyses(experiment, found),
+        strategy=api.strategy(experiment),
+        test_sets=set_matrix(found),
     )
     full = answer_object(ResultsAnswer, answer)
     return _chosen(full, ("schema_version", "runs"), _RESULT, section, run)

@@ -36,6 +36,13 @@ class ExampleLengths:
     """Patches of all images, as the model's image processor scales them."""
     patch_squares: int = 0
     """Sum of the squared patches of each image."""
+    of_tests: ExampleLengths | None = None
+    """Tokens of the items of all test sets that have files of their own; None if no test set has."""
+
+    @property
+    def asked(self) -> ExampleLengths:
+        """Return the lengths of what an evaluation asks; without test files those of the training split."""
+        return self.of_tests or self
 
     @property
     def total(self) -> NDArray[np.uint32]:

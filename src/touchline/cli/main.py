@@ -340,11 +340,15 @@ def results(source: Source, json: Json = False) -> None:
     from touchline import api
     from touchline.plan.strategy.text import status_line
     from touchline.results.run_result import ResultsAnswer
+    from touchline.results.set_matrix import set_matrix
 
     found = api.results(source)
     if json:
         tests = api.analyses(source, found)
-        print_object(ResultsAnswer, ResultsAnswer(runs=tuple(found), analyses=tests, strategy=api.strategy(source)))
+        answer = ResultsAnswer(
+            runs=tuple(found), analyses=tests, strategy=api.strategy(source), test_sets=set_matrix(found)
+        )
+        print_object(ResultsAnswer, answer)
         return
     _show(found, json)
     if (status := api.strategy(source)) is not None:
@@ -375,11 +379,14 @@ def demo(
 
 def _show(found: Results, json: bool) -> None:
     from touchline.results.run_result import RunResult
+    from touchline.results.set_matrix import set_matrix, set_tables
 
     if json:
         print_json(list[RunResult], found, "runs")
-    elif table := found.to_table():
-        print_declared(table)
+        return
+    for table in (found.to_table(), *set_tables(found, set_matrix(found))):
+        if table is not None:
+            print_declared(table)
 
 
 def _say_report(source: Path, json: bool) -> None:

@@ -21,8 +21,7 @@ from touchline.core.files import FileCache, read_text_bounded
 from touchline.data.models import locate_model
 from touchline.data.scores import AskedItem, EvaluationRecord, EvaluationScores
 from touchline.spec.document import parse
-from touchline.spec.evaluation import EvaluationConfig, EvaluationTask
-from touchline.spec.experiment import task_file_stem
+from touchline.spec.evaluation import EvaluationConfig, EvaluationTask, set_stem
 from touchline.spec.tasks.protocol import SCORER_VERSION
 from touchline.spec.tasks.ready_made import TASKS, get_task
 from touchline.spec.validate import build
@@ -53,7 +52,7 @@ def read_evaluation_config(path: Path) -> EvaluationConfig:
     return replace(
         config,
         model=model,
-        data=replace(config.data, path=str(path.parent / config.data.path)),
+        data=config.data.with_files(lambda file: str(path.parent / file)),
         own=None if config.own is None else _placed(config.own, path.parent),
         tasks=tuple(_placed(task, path.parent) for task in config.tasks),
     )
@@ -76,15 +75,17 @@ def settings_sha256(config: EvaluationConfig, task: EvaluationTask | None = None
 
     Args:
         config: the run's evaluation.
-        task: one of its further tasks; none: its own.
+        task: one of its further tasks; none: its own. On a further test set it has the hash that it would have on a
+            single one, so that which set comes first changes nothing.
     """
-    data, evaluate, asked = config.data, config.evaluate, config.resolved(task)
+    config, is_own, asked = config.on(task), config.asks_as_trained(task), config.resolved(task)
+    data, evaluate = config.data, config.evaluate
     settings: dict[str, object] = {
         "task": asked.name,
         "scorer_version": SCORER_VERSION,
         "data_sha256": config.data_sha256,
         "columns": [data.input, data.output, data.messages],
-        "prompt": data.prompt if task is None else prompt_of(config, task),
+        "prompt": data.prompt if is_own or task is None else prompt_of(config, task),
         "system": data.system,
         "samples": evaluate.samples,
         "decoding": ["greedy", evaluate.batch_size, evaluate.max_new_tokens],
@@ -116,9 +117,10 @@ def prompt_of(config: EvaluationConfig, task: EvaluationTask) -> str | None:
     return None if unknown else get_task(task.name, config.labels).prompt
 
 
-def evaluation_name(task: str, checkpoint: str) -> str:
-    """Return the name of an evaluation's log and scores without suffix: `capitalization_epoch_0`."""
-    return f"{task_file_stem(task)}_{checkpoint}"
+def evaluation_name(task: str, checkpoint: str, test_set: str | None = None) -> str:
+    """Return the name of an evaluation's log and scores without suffix: `capitalization_epoch_0`, of a test set with a
+    name `capitalization-9L_epoch_0`."""
+    return f"{set_stem(task, test_set)}_{checkpoint}"
 
 
 def evaluation_key(settings: str, base: str, adapter: str | None) -> str:
@@ -179,22 +181,47 @@ def finished_task(
     adapter_sha256: str | None,
 ) -> EvaluationRecord | None:
     """Return the evaluation of a checkpoint on one task, or on the run's own for `None`."""
-    name = evaluation_name(config.resolved(task).name, checkpoint)
+    name = evaluation_name(config.resolved(task).name, checkpoint, config.set_of(task))
     key = evaluation_key(settings_sha256(config, task), config.model.weights_sha256, adapter_sha256)
+
+    def is_wanted(record: EvaluationRecord | None) -> bool:
+        return record is not None and record.checkpoint == checkpoint and _answers(record, config, task, adapter_sha256)
+
     for stem in (name, f"{name}.{key}"):
         record = read_evaluation(run_folder / EVALUATIONS_FOLDER / f"{stem}{SCORES_SUFFIX}")
-        if record is not None and is_current(record, config, adapter_sha256) and record.checkpoint == checkpoint:
+        if is_wanted(record):
             return record
+    if config.first_set is None:
+        return None
+    # Sets may have got their names, or others, after this one was evaluated.
+    return next((record for record in read_evaluations(run_folder) if is_wanted(record)), None)
+
+
+def current_evaluation(
+    record: EvaluationRecord, config: EvaluationConfig, adapter_sha256: str | None
+) -> EvaluationRecord | None:
+    """Return a record under the name that its test set has now; None if it is not of a requested task and set.
+
+    Equal settings, base model and adapter decide. A test set may have got another name or place since.
+    """
+    for task in (None, *config.tasks):
+        if _answers(record, config, task, adapter_sha256):
+            test_set = config.set_of(task)
+            return record if record.test_set == test_set else replace(record, test_set=test_set)
     return None
 
 
 def is_current(record: EvaluationRecord, config: EvaluationConfig, adapter_sha256: str | None) -> bool:
     """Return True if a record is of a requested task, with these settings, base model and adapter."""
-    task = config.task_named(record.task)
-    if task is None and record.task != config.task:
-        return False
+    return current_evaluation(record, config, adapter_sha256) is not None
+
+
+def _answers(
+    record: EvaluationRecord, config: EvaluationConfig, task: EvaluationTask | None, adapter_sha256: str | None
+) -> bool:
     return (
-        record.settings_sha256 == settings_sha256(config, task)
+        record.task == config.resolved(task).name
+        and record.settings_sha256 == settings_sha256(config, task)
         and record.base_sha256 == config.model.weights_sha256
         and record.adapter_sha256 == adapter_sha256
     )

@@ -118,6 +118,40 @@ def token_lengths(
     return lengths
 
 
+def asked_lengths(
+    model: ModelInfo,
+    data: DataConfig,
+    base: Path,
+    date: str,
+    cache_dir: Path,
+    on_progress: ProgressCallback | None = None,
+) -> TokenLengths | None:
+    """Return the token lengths of all test sets that have files of their own, together. None if no test set has.
+
+    Args:
+        model: whose tokenizer and chat template.
+        data: the dataset; its prompt filled in.
+        base: folder that the dataset's paths are relative to.
+        date: ISO date frozen in the plan.
+        cache_dir: where they are kept.
+        on_progress: called as in `token_lengths`.
+
+    Raises:
+        InputError: dataset, tokenizer or chat template cannot be used.
+    """
+    found = [
+        token_lengths(model, replace(data, test=file), "test", base, date, cache_dir, on_progress)
+        for file in data.test_sets.values()
+    ]
+    if not sum(len(each.prompt) for each in found):
+        return None
+    return TokenLengths(
+        prompt=np.concatenate([each.prompt for each in found]),
+        answer=np.concatenate([each.answer for each in found]),
+        prefix=min(each.prefix for each in found),
+    )
+
+
 def _patches(rule: ImageRule, examples: Iterable[Example]) -> list[int]:
     """Return the patches of each image: what the lengths depend on besides the rows."""
     patches_of = functools.cache(rule.patches_of)
@@ -127,7 +161,7 @@ def _patches(rule: ImageRule, examples: Iterable[Example]) -> list[int]:
 def _key(model: ModelInfo, data: DataConfig, rows: str, date: str) -> str:
     """Return the hash of everything that affects the lengths: rows, images, tokenizer and its library, template,
     columns, prompt, and for some the date."""
-    settings = {**json.loads(_DATA.dump_json(replace(data, path=""))), "path": "", "train_fraction": 0, "split_seed": 0}
+    settings = {**json.loads(_DATA.dump_json(data.as_file(""))), "train_fraction": 0, "split_seed": 0}
     dated = "strftime_now" in (read_chat_template(Path(model.path)) or "")
     identity = [_VERSION, tokenizers.__version__, rows, model.tokenizer_sha256, settings, date if dated else ""]
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()

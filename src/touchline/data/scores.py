@@ -110,6 +110,16 @@ class EvaluationRecord:
     """Difference between the task's prompts and those of training. None if they agree or were not compared."""
     versions: dict[str, str] = field(default_factory=dict)
     """Versions of Python and of the libraries. Empty if not recorded."""
+    test_set: str | None = None
+    """Name of the test set. None if the experiment has one without a name."""
+    was_first: bool | None = None
+    """Whether its test set was the one named first, on which claims are made, when it was evaluated. None without
+    names."""
+
+    @property
+    def label(self) -> str:
+        """Task and test set: `capitalization`, of a set with a name `capitalization on 9L`."""
+        return self.task if self.test_set is None else f"{self.task} on {self.test_set}"
 
     @property
     def asked_key(self) -> str:

@@ -47,6 +47,8 @@ class EvaluationWork:
     """`evaluate.batch_size`."""
     adapters: int
     """Adapters in memory at once; 0 for a control and for whole models."""
+    is_counted: bool = False
+    """Whether the prompts of the test items were counted, and not those of the training split."""
 
     @property
     def tokens(self) -> int:
@@ -130,7 +132,7 @@ def evaluation_memory(
         },
         capacity_gib=capacity,
         verdict=verdict(of_process, capacity),
-        assumption="test prompts are as long as those of the training split",
+        assumption="" if work.is_counted else "test prompts are as long as those of the training split",
     )
 
 

@@ -24,6 +24,7 @@ from touchline.data.evaluations import (
     scores_json,
     settings_sha256,
 )
+from touchline.data.image_hashes import require_test_images
 from touchline.evaluate.engine import Engine
 from touchline.evaluate.inspect_task import (
     evaluation_metadata,
@@ -38,12 +39,12 @@ from touchline.evaluate.records import Evaluated, log_file, make_record, require
 from touchline.evaluate.weights import ActiveAdapter
 from touchline.spec.answer_batches import shares_batches
 from touchline.spec.evaluation import EvaluationTask, decoding_text, errors_allowed
-from touchline.spec.experiment import EvaluateConfig, task_file_stem
+from touchline.spec.experiment import EvaluateConfig
 
 
 def said(run: str, checkpoint: str, task: EvaluationTask | None = None) -> str:
     """Return `135M_rank4 epoch_0`, or `135M_rank4 epoch_0/tasks-mine-py` for a further task: always two words."""
-    return f"{run} {checkpoint}" if task is None else f"{run} {checkpoint}/{task_file_stem(task.name)}"
+    return f"{run} {checkpoint}" if task is None else f"{run} {checkpoint}/{task.stem}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -169,6 +170,8 @@ def prepared(job: EvaluationJob, task: EvaluationTask | None) -> Asked:
         InputError: the task or its items cannot be read.
         PlanDriftError: they are not those that were planned.
     """
+    if task is not None and task.test_set is not None:
+        require_test_images(job.config.on(task), job.folder)
     return Asked(job=job, task=task, own=_own(job, task))
 
 
@@ -176,7 +179,7 @@ def _own(job: EvaluationJob, task: EvaluationTask | None) -> OwnTask:
     config = job.config
     asked = config.resolved(task)
     if asked.is_file:
-        return own_task(asked, config, generate_config(config), data=lambda: write_items(config, job.folder))
+        return own_task(asked, config, generate_config(config), data=lambda: write_items(config, job.folder, task))
     built = evaluation_task(config, task)
     return OwnTask(
         task=built,
@@ -252,7 +255,7 @@ def publish(asked: Asked, log: EvalLog, engine: Engine, seconds: float) -> None:
 
 def _free_name(folder: Path, job: EvaluationJob, evaluated: Evaluated) -> str:
     """Return `task_epoch_0`, with a hash suffix if another evaluation has that name."""
-    name = evaluation_name(evaluated.name, job.name)
+    name = evaluation_name(evaluated.name, job.name, evaluated.config.set_of(evaluated.task))
     settings = settings_sha256(job.config, evaluated.task)
     log, scores = folder / f"{name}{LOG_SUFFIX}", folder / f"{name}{SCORES_SUFFIX}"
     if not log.exists() and not scores.exists():

@@ -38,7 +38,7 @@ from inspect_ai.solver import TaskState, generate
 from touchline.core.catalog import IMAGE_PLACE, Example, Message
 from touchline.core.errors import InputError, PlanDriftError
 from touchline.core.files import disk_errors, inside, write_if_changed
-from touchline.data.datasets import load_dataset, load_examples
+from touchline.data.datasets import load_dataset, load_examples, words_of_test
 from touchline.data.evaluations import (
     EVALUATION_FILE,
     EVALUATIONS_FOLDER,
@@ -75,17 +75,17 @@ def run_task(folder: Path, task: str | None = None) -> Task:
     """
     config = read_evaluation_config(folder / EVALUATION_FILE)
     _require_model(config, folder)
-    require_test_images(config, folder)
     further = None if task is None else config.task_named(task)
     if task is not None and further is None:
         raise InputError(f"{str(folder / EVALUATION_FILE)!r} names no task {task!r}", hint="touchline prepare")
+    require_test_images(config.on(further), folder)
     asked = config.resolved(further)
     if asked.is_file:
-        return own_task(asked, config, generate_config(config), data=lambda: write_items(config, folder)).task
+        return own_task(asked, config, generate_config(config), data=lambda: write_items(config, folder, further)).task
     return evaluation_task(config, further)
 
 
-def write_items(config: EvaluationConfig, folder: Path) -> Path:
+def write_items(config: EvaluationConfig, folder: Path, task: EvaluationTask | None = None) -> Path:
     """Write the test items as prompted in training, for a task's argument `data`. Return the file's path.
 
     Each line has `id`, `input` (the turns), `target` and `metadata`, as `json_dataset` expects.
@@ -94,7 +94,8 @@ def write_items(config: EvaluationConfig, folder: Path) -> Path:
         InputError: the data cannot be read.
         PlanDriftError: the test items differ from the plan.
     """
-    place = inside(folder, EVALUATIONS_FOLDER) / ITEMS_FILE
+    further = None if task is None else task.test_set
+    place = inside(folder, EVALUATIONS_FOLDER) / (ITEMS_FILE if further is None else f"items-{further}.jsonl")
     rows = [
         {
             "id": example.id,
@@ -102,7 +103,7 @@ def write_items(config: EvaluationConfig, folder: Path) -> Path:
             "target": example.answer,
             "metadata": {} if example.cluster is None else {CLUSTER_KEY: example.cluster},
         }
-        for example in planned_items(config)
+        for example in planned_items(config.on(task))
     ]
     text = "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows)
     with disk_errors("folder", place.parent):
@@ -118,17 +119,20 @@ def evaluation_task(
 
     Args:
         config: evaluation of the run.
-        task: ready-made further task with its own prompt on the same items; None for the run's own.
+        task: ready-made further task with its own prompt on the same items, or the run's own on a further test set;
+            None for the run's own.
         max_connections: maximum number of waiting items; four batches if None.
     """
     name = config.task if task is None else task.name
     ready = get_task(name, config.labels)
-    if task is not None and config.data.messages is None:
-        config = replace(config, data=replace(config.data, prompt=ready.prompt))
+    asked = config.on(task)
+    if not config.asks_as_trained(task) and config.data.messages is None:
+        asked = replace(asked, data=replace(asked.data, prompt=ready.prompt))
     return Task(
         name=name,
         dataset=MemoryDataset(
-            [_sample(example) for example in planned_items(config)], name=Path(config.data.path).stem
+            [_sample(example) for example in planned_items(asked)],
+            name=config.set_of(task) or Path(config.data.file).stem,
         ),
         setup=note_item(),
         solver=generate(),
@@ -190,10 +194,10 @@ def planned_items(config: EvaluationConfig) -> tuple[Example, ...]:
     split = next((split for split in load_dataset(config.data, here).splits if split.name == "test"), None)
     examples = load_examples(config.data, "test", here, config.evaluate.cluster)
     if split is None or not examples:
-        raise InputError(f"{config.data.path!r} has no test items", expected="a test split")
+        raise InputError(f"{config.data.file!r} has no test items", expected="a test split")
     if split.sha256 != config.data_sha256:
         raise PlanDriftError(
-            f"the test split of {config.data.path!r} is not the one that was planned",
+            f"{words_of_test(config.data)} is not the one that was planned",
             expected=f"hash {config.data_sha256[:12]}, found {split.sha256[:12]}",
             hint="touchline plan",
         )
@@ -213,12 +217,14 @@ def evaluation_metadata(config: EvaluationConfig, task: EvaluationTask | None = 
     own = {} if asked.code_sha256 is None else {"task_sha256": asked.code_sha256}
     if config.evaluate.quantization != "none":
         own["quantization"] = config.evaluate.quantization
+    test_set = config.set_of(task)
     return {
         "experiment": config.experiment,
         "run": config.run,
         "run_digest": config.run_digest,
         "base_sha256": config.model.weights_sha256,
-        "data_sha256": config.data_sha256,
+        "data_sha256": config.on(task).data_sha256,
+        **({} if test_set is None else {"test_set": test_set}),
         "settings_sha256": settings_sha256(config, task),
         **own,
     }

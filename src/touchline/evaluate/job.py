@@ -61,7 +61,7 @@ def resolve_job(folder: Path, name: str) -> EvaluationJob:
         PlanDriftError: it was trained on another base, or with other settings.
     """
     config = read_evaluation_config(folder / EVALUATION_FILE)
-    require_test_images(config, folder)
+    require_test_images(config.on(None), folder)
     digest: str | None = None
     if name == BASE_CHECKPOINT:
         checkpoint = resolve_checkpoint(config.model.path)

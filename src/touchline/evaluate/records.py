@@ -117,10 +117,10 @@ def make_record(evaluated: Evaluated, log: EvalLog, path: Path, name: str) -> Ev
     config, task = evaluated.config, evaluated.task
     asked = config.resolved(task)
     own = asked.is_file
-    planned = None if own else [example.id for example in planned_items(config)]
+    planned = None if own else [example.id for example in planned_items(config.on(task))]
     ordered = _in_order(log, planned, evaluated.repeats, name)
     if own:
-        score, samples = scored(ordered, config.evaluate.metric if task is None else None)
+        score, samples = scored(ordered, config.evaluate.metric if config.asks_as_trained(task) else None)
         data_sha256 = items_sha256(ordered)
         errors, may = [sample.error for sample in samples if sample.error is not None], config.evaluate.max_error_rate
         if len(errors) > errors_allowed(may, len(samples)):
@@ -131,7 +131,7 @@ def make_record(evaluated: Evaluated, log: EvalLog, path: Path, name: str) -> Ev
         samples = tuple(_score(sample, reads_labels=ready.with_labels is not None) for sample in ordered)
         if field_name != "exact":
             samples = tuple(replace(each, value=float(each.match)) for each in samples)
-        data_sha256 = config.data_sha256
+        data_sha256 = config.on(task).data_sha256
     return EvaluationScores(
         experiment=config.experiment,
         run=config.run,
@@ -151,8 +151,10 @@ def make_record(evaluated: Evaluated, log: EvalLog, path: Path, name: str) -> Ev
         asked=_asked(ordered),
         metrics=task_metrics(log) if own else (),
         labels=() if own or get_task(asked.name).with_labels is None else config.labels,
-        prompt_difference=prompt_difference(config, ordered),
+        prompt_difference=prompt_difference(config.on(task), ordered),
         versions=stack_versions(_LIBRARIES, torch.version.cuda),
+        test_set=config.set_of(task),
+        was_first=None if config.set_of(task) is None else task is None,
     )
 
 

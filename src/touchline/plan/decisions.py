@@ -24,6 +24,7 @@ from touchline.plan.remedies import remedies
 from touchline.plan.times import NonStepWork, Times, count_evaluations, estimate_times, step_work, unknown_times
 from touchline.spec.experiment import EvaluateConfig, TrainConfig
 from touchline.spec.plan import BatchSummary
+from touchline.spec.test_sets import answers_per_checkpoint, logs_per_checkpoint
 
 _WORTH = 0.95
 """Time relative to the unpacked run below which packing counts as faster. Smaller gains are within the prediction
@@ -354,6 +355,7 @@ class RunResolver:
                 times=unknown_times(why),
                 disk=why,
             )
+        logs = logs_per_checkpoint(question.dataset, question.evaluate)
         return PackingOption(
             train=train,
             micro_batch=choice,
@@ -377,8 +379,8 @@ class RunResolver:
                 train,
                 found.steps,
                 model=question.model,
-                evaluations=count_evaluations(question.evaluate, train),
-                answers=_course(question, found).evaluated_samples,
+                evaluations=count_evaluations(question.evaluate, train) * logs,
+                answers=round(answers_per_checkpoint(question.dataset, question.evaluate) / logs),
             ),
             compile_gain=self._compile_gain(real, rows, train, question) if train.compile else None,
         )
@@ -425,12 +427,11 @@ def _costs_alike(train: TrainConfig) -> TrainConfig:
 
 def _course(question: RunRequest, batches: BatchSummary) -> NonStepWork:
     sizes = {split.name: split.num_examples for split in question.dataset.splits}
-    items, asked = sizes.get("test", 0), question.evaluate.samples
-    answers = question.evaluate.repeats * (1 + len(question.evaluate.tasks))
     return NonStepWork(
         steps=batches.steps,
         steps_per_epoch=batches.steps_per_epoch,
         weight_bytes=question.model.weight_bytes,
         validation_examples=sizes.get("validation", 0),
-        evaluated_samples=answers * (items if asked == "all" else min(items, asked)),
+        evaluated_samples=answers_per_checkpoint(question.dataset, question.evaluate),
+        evaluations=logs_per_checkpoint(question.dataset, question.evaluate),
     )

@@ -20,6 +20,7 @@ from touchline.spec.defaults import DEFAULT_BACKEND
 from touchline.spec.experiment import ComputeConfig, EvaluateConfig, LoraConfig
 from touchline.spec.plan import PlannedRun
 from touchline.spec.quantization import Quantization
+from touchline.spec.test_sets import asked_items, further_sets
 
 _SMALLER: tuple[Quantization, ...] = ("int8", "nf4")
 """Stored forms that a remedy may name, the most exact first."""
@@ -60,19 +61,20 @@ def with_evaluation_memory(
 def _work(
     run: PlannedRun, dataset: DatasetInfo, lengths: ExampleLengths | None, together: int
 ) -> EvaluationWork | Missing:
-    items = {split.name: split.num_examples for split in dataset.splits}.get("test", 0)
+    tests = (*(split for split in dataset.splits if split.name == "test"), *further_sets(dataset))
+    items = max((split.num_examples for split in tests), default=0)
     if lengths is None or not items:
         return Missing(missing="there are no test items" if lengths is not None else "prompt lengths are unknown")
-    asked = run.evaluate.samples
     adapters = 0 if run.no_op is None else 1
     if run.train is not None and run.train.saves == "adapter":
         adapters = min(SHARING_EVALUATIONS, together * count_evaluations(run.evaluate, run.train))
     return EvaluationWork(
-        prompt_tokens=int(lengths.prompt.max()),
+        prompt_tokens=int(max(lengths.prompt.max(), lengths.asked.prompt.max())),
         max_new_tokens=run.evaluate.max_new_tokens,
-        answers=run.evaluate.repeats * (items if asked == "all" else min(items, asked)),
+        answers=run.evaluate.repeats * asked_items(run.evaluate, items),
         batch_size=run.evaluate.batch_size,
         adapters=adapters,
+        is_counted=lengths.of_tests is not None,
     )
 
 

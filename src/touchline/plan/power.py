@@ -16,6 +16,7 @@ from touchline.core.units import plural
 from touchline.spec.evaluation import EvaluationTask
 from touchline.spec.plan import Plan, PlannedRun
 from touchline.spec.runs import ControlKind, RunKind
+from touchline.spec.test_sets import asked_items
 from touchline.statistics.power import (
     COVERAGE,
     ENOUGH_SEEDS,
@@ -156,7 +157,8 @@ def _in_deviations(counts: Collection[int]) -> Iterator[str]:
 
 
 def evaluated_items(plan: Plan, task: EvaluationTask | None = None) -> int | None:
-    """Return the smallest number of test items of any run. None if it is unknown.
+    """Return the smallest number of test items of any run, of several test sets in the one named first. None if it is
+    unknown.
 
     Args:
         plan: the plan.
@@ -167,10 +169,10 @@ def evaluated_items(plan: Plan, task: EvaluationTask | None = None) -> int | Non
         return None
     counts: list[int] = []
     for run in plan.runs:
-        dataset, samples = plan.datasets.get(run.dataset), run.evaluate.samples
+        dataset = plan.datasets.get(run.dataset)
         rows = next((split.num_examples for split in dataset.splits if split.name == "test"), 0) if dataset else 0
         if rows:
-            counts.append(rows if samples == "all" else min(samples, rows))
+            counts.append(asked_items(run.evaluate, rows))
     return min(counts, default=None)
 
 

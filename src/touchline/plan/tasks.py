@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from touchline.core.table import Column
-from touchline.plan.power import evaluated_items
-from touchline.spec.evaluation import EvaluationTask
+from touchline.core.units import plural
+from touchline.plan.power import evaluated_items, number_of_contrasts
+from touchline.spec.evaluation import EvaluationTask, set_label
 from touchline.spec.plan import Plan
 from touchline.spec.tasks.ready_made import TASKS, get_task
+from touchline.spec.test_sets import asked_items
 
 COLUMNS = ("task", "source", "scores (primary first)", Column("items", numeric=True), "sha256")
 _LABELS_SHOWN = 20
@@ -22,13 +24,51 @@ def task_rows(plan: Plan) -> Iterator[tuple[str, ...]]:
     for task in (own, *plan.further_tasks):
         place = "the experiment's own: " if task is own else ""
         metric = next(iter(metrics)) if task is own and len(metrics) == 1 else None
-        yield task.name, f"{place}{_place(task)}", _scores(task, metric), _items(plan, task), _sha(task.sha256)
+        first = next((f", on {name}" for name, _ in set_items(plan)), "") if task is own else ""
+        yield task.name, f"{place}{_place(task)}{first}", _scores(task, metric), _items(plan, task), _sha(task.sha256)
+        if task is own:
+            yield from _further_sets(plan, task, metric)
         for module, sha256 in task.modules.items():
             yield task.name, f"imports {module}", "-", "-", _sha(sha256)
 
 
+def _further_sets(plan: Plan, own: EvaluationTask, metric: str | None) -> Iterator[tuple[str, ...]]:
+    """Yield a row for each test set after the one named first."""
+    for name, items in set_items(plan)[1:]:
+        yield set_label(own.name, name), "the experiment's own", _scores(own, metric), f"{items:,}", "-"
+
+
+def set_items(plan: Plan) -> list[tuple[str, int]]:
+    """Return the test sets that have names, in order, with their items that every run is asked."""
+    found: dict[str, int] = {}
+    for run in plan.runs:
+        dataset = plan.datasets.get(run.dataset)
+        if dataset is None or not isinstance(run.data.test, dict):
+            continue
+        for each in dataset.test_sets:
+            asked = asked_items(run.evaluate, each.num_examples)
+            found[each.name] = min(found.get(each.name, asked), asked)
+    return list(found.items())
+
+
+def _about_sets(plan: Plan) -> Iterator[str]:
+    """Yield what is claimed on which test set, and the size of the other sets' family."""
+    sets = set_items(plan)
+    if not sets:
+        return
+    first, further = sets[0][0], [name for name, _ in sets[1:]]
+    asked = ", ".join(f"{name} ({plural(items, 'item')})" for name, items in sets)
+    yield f"Test sets: every run is evaluated on {asked}, with a log each. Claims are made on {first}, named first"
+    if contrasts := number_of_contrasts(plan) * len(further):
+        names = ", ".join(further)
+        yield f"The same contrasts on {names} are one family of their own, of {plural(contrasts, 'contrast')}"
+    if further and plan.further_tasks:
+        yield f"Further tasks ask {first} alone"
+
+
 def task_notes(plan: Plan) -> Iterator[str]:
     """Yield notes on prompts, labels, code, and evaluations that are kept."""
+    yield from _about_sets(plan)
     yield from _prompts(plan)
     yield from _labels(plan)
     own = plan.own_task

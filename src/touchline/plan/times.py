@@ -72,7 +72,9 @@ class NonStepWork:
     validation_examples: int
     """Examples of the validation split."""
     evaluated_samples: int
-    """Answers generated per checkpoint: items of all tasks, times repeats."""
+    """Answers generated per checkpoint: items of all test sets and tasks, times repeats."""
+    evaluations: int = 1
+    """Test sets and further tasks per checkpoint, each with a log of its own."""
 
 
 def unknown_times(missing: Missing) -> Times:
@@ -242,16 +244,17 @@ def _evaluation(
     found = evaluation_seconds(setup, course.evaluated_samples, count, machine=machine, points=points)
     if not isinstance(found, Missing):
         return found.quantity()
+    asked = lengths.asked
     answers = expected_answers(
-        lengths.prompt,
-        lengths.answer,
-        lengths.prefix,
+        asked.prompt,
+        asked.answer,
+        asked.prefix,
         samples=course.evaluated_samples,
-        batch_size=_answered_together(setup, evaluate, lengths, machine),
+        batch_size=_answered_together(setup, evaluate, asked, machine),
         max_new_tokens=evaluate.max_new_tokens,
         trained=train is not None,
         shares_batches=shares_batches(
-            course.evaluated_samples // (1 + len(evaluate.tasks)), evaluate.batch_size, setup.base_dtype
+            course.evaluated_samples // course.evaluations, evaluate.batch_size, setup.base_dtype
         ),
     )
     one = answering_seconds(setup, answers, machine=machine.whole, points=points)

@@ -37,6 +37,7 @@ from touchline.results.collected import run_metrics
 from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import RunResult
 from touchline.results.scored import analyses as analyses_of
+from touchline.results.set_matrix import set_matrix
 from touchline.spec.runs import RunKind
 
 _NOTHING_EVALUATED = Missing(missing="nothing was evaluated")
@@ -96,6 +97,7 @@ def build_report(gathered: ReportInputs) -> Report:
         device=device_word(gathered),
         settings=report_settings(gathered),
         strategy=strategy,
+        test_sets=set_matrix(gathered.runs),
         provenance=tuple(_provenance(gathered)),
     )
 

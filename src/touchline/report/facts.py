@@ -271,7 +271,7 @@ def _counted(run: str, record: EvaluationRecord) -> AnswerCounts:
     return AnswerCounts(
         run=run,
         checkpoint=record.checkpoint,
-        task=record.task,
+        task=record.label,
         answers=len(record.samples),
         empty=sum(not sample.output.strip() and sample.error is None for sample in record.samples),
         cut=sum(stop in CUT for stop in told_end) if told_end else None,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from touchline.core.levels import SEEDS, Level
 from touchline.core.quantity import Measured, Missing, Quantity, finite
-from touchline.core.units import format_seconds, hours_to_seconds, percent
+from touchline.core.units import format_seconds, hours_to_seconds, percent, plural
 from touchline.results.report_inputs import GeneralScore
 from touchline.results.run_result import RunResult
 from touchline.statistics.conclusions import Analysis
@@ -19,6 +19,7 @@ _SHOWN = 6
 _NAMES = {
     "models": "base model",
     "data.path": "dataset",
+    "data.train": "training data",
     "stage": "stage",
     "train.lora.rank": "rank",
     "train.lora.alpha": "alpha",
@@ -151,6 +152,13 @@ class Scale:
 def _signed(value: float, digits: int) -> str:
     """Return a value with its sign. A value that rounds to 0 is `+0.0`, never `-0.0`."""
     return f"{round(value, digits) + 0.0:+.{digits}f}"
+
+
+def family_words(analysis: Analysis, number: int, noun: str) -> str:
+    """Return the family of Holm's adjustment: `2 contrasts`, or `4 contrasts on the test sets 9L and 13L`."""
+    sets = analysis.family_sets
+    on = f" on the test set{'s' if len(sets) > 1 else ''} {join_names(sets)}" if sets else ""
+    return f"{plural(number, noun)}{on}"
 
 
 def scale_of(analysis: Analysis) -> Scale:

@@ -125,7 +125,7 @@ def _of_prompts(run: RunResult) -> Iterator[Issue]:
                 weight=Severity.WARNING if record in run.evaluations else Severity.INFO,
                 subject=run.name,
                 title="a task asks otherwise than training",
-                text=f"{record.task}: {record.prompt_difference}. The run is scored on prompts it was not taught.",
+                text=f"{record.label}: {record.prompt_difference}. The run is scored on prompts it was not taught.",
             )
 
 

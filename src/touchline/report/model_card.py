@@ -114,7 +114,7 @@ def _indexed(card: CardInputs, record: EvaluationRecord, score: RunScore) -> dic
     data = _last_part(card.run.dataset)
     interval = f"{100 * score.coverage:g}% CI {score.low:.4g} to {score.high:.4g}" if score.coverage else "no interval"
     return {
-        "task": {"type": "text-generation", "name": record.task},
+        "task": {"type": "text-generation", "name": record.label},
         "dataset": {"type": slug(data), "name": data, "split": "test"},
         "metrics": [
             {
@@ -153,7 +153,7 @@ def _introduction(card: CardInputs) -> str:
 def _scores(card: CardInputs) -> str:
     rows = [
         (
-            escape(record.task),
+            escape(record.label),
             escape(record.score),
             f"{score.value:.4g}",
             f"{score.low:.4g} to {score.high:.4g}" if score.coverage else f"n/a ({escape(score.method)})",
@@ -175,7 +175,7 @@ def _shown(card: CardInputs) -> Iterator[str]:
     for record, score in card.scores:
         right = "" if score.proportion is None else f" ({score.proportion.k:,} of {score.proportion.n:,})"
         yield (
-            f"This checkpoint's {record.score} on {plural(score.items, 'test item')} of {record.task} is "
+            f"This checkpoint's {record.score} on {plural(score.items, 'test item')} of {record.label} is "
             f"{score.value:.4g}{right}; interval by {score.method}, over items."
         )
     compared = False
@@ -270,8 +270,10 @@ def _provenance(card: CardInputs) -> Iterator[tuple[str, str]]:
     yield "its weights (shard names, sizes, headers)", _sha(model.weights_sha256)
     yield "its config.json", _sha(model.config_sha256)
     yield "its tokenizer and chat template", _sha(model.tokenizer_sha256)
-    yield "dataset", f"{code(_last_part(run.dataset))}, {_sha(data.sha256)}"
-    for split in data.splits:
+    for file in data.all_files:
+        name = "dataset" if not data.files else f"dataset, {file.key}"
+        yield name, f"{code(_last_part(file.path))}, {_sha(file.sha256)}"
+    for split in data.named_splits:
         yield f"split {escape(split.name)}", f"{plural(split.num_examples, 'example')}, {_sha(split.sha256)}"
     yield "origin of the splits", escape(without_folders(data.split_origin))
     attempt = card.metrics.attempts[-1] if card.metrics.attempts else None
@@ -286,7 +288,7 @@ def _provenance(card: CardInputs) -> Iterator[tuple[str, str]]:
             escape(f"base in {attempt.base_dtype}, adapter in {attempt.adapter_dtype}, attention {attempt.attention}"),
         )
     for record, _ in card.scores:
-        yield f"decoding of {escape(record.task)}", escape(record.decoding)
+        yield f"decoding of {escape(record.label)}", escape(record.decoding)
 
 
 def _settings(run: PlannedRun) -> dict[str, object]:

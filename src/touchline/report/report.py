@@ -13,7 +13,7 @@ from touchline.plan.settings_table import RunSetting
 from touchline.report.strategy import StrategyReport
 from touchline.results.collected import RunMetrics
 from touchline.results.report_inputs import GeneralScore, Issue, ReportInput
-from touchline.results.run_result import RunResult
+from touchline.results.run_result import RunResult, SetMatrix
 from touchline.results.verification_types import Verification
 from touchline.statistics.conclusions import Analysis, Conclusion
 
@@ -208,5 +208,7 @@ class Report:
     """Settings of every run, given or default; for other trainers' runs, those in their files."""
     strategy: StrategyReport | None = None
     """Strategy with its decisions; None without one."""
+    test_sets: SetMatrix | None = None
+    """Means of every condition on every test set; None if test sets have no names."""
     provenance: tuple[tuple[str, str], ...] = ()
     """(name, value) of versions, machine, hashes and revisions that the report is based on."""

@@ -13,7 +13,7 @@ from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.status import Attempt, JobState, TrainingOutcome
 from touchline.core.units import plural
 from touchline.data.checkpoints import read_checkpoints, read_training_marker
-from touchline.data.evaluations import is_current, is_earlier, read_evaluations, scores_path
+from touchline.data.evaluations import current_evaluation, is_earlier, read_evaluations, scores_path
 from touchline.data.metrics import Metrics, StepRow, TrainingMarker
 from touchline.data.metrics_file import METRICS, read_metrics
 from touchline.data.scores import CheckpointInfo, EvaluationRecord
@@ -21,7 +21,7 @@ from touchline.data.training_state import paused_step
 from touchline.history.reading import RunReading
 from touchline.results.current_evaluations import labels_of_record, with_clusters, with_metric
 from touchline.results.figures import figures_of_log, figures_of_metrics, own_fields, static_config
-from touchline.results.run_result import AttemptResult, LossPoint, RunResult, StepCurves
+from touchline.results.run_result import NOT_EVALUATED, AttemptResult, LossPoint, RunResult, StepCurves
 from touchline.results.scored import compared, proportion
 from touchline.run.ledger import LEDGER, cut_runs, read_ledger, strategy_decisions
 from touchline.run.resources import read_resources, resource_figures
@@ -58,7 +58,9 @@ class _Evidence:
     stale_evaluations: int
     metric_note: str | None
     ready_made: bool
+    evaluated: bool
     not_evaluated: tuple[str, ...]
+    test_sets: tuple[str, ...]
     cluster_note: str | None
 
 
@@ -84,16 +86,19 @@ def _evidence(plan: Plan, run: PlannedRun, folder: Path) -> _Evidence:
     checkpoints = read_checkpoints(folder)
     weights = {item.name: item.adapter_sha256 for item in checkpoints}
     records = read_evaluations(folder)
-    current = [record for record in records if is_current(record, config, weights.get(record.checkpoint))]
+    named = (current_evaluation(record, config, weights.get(record.checkpoint)) for record in records)
+    current = [record for record in named if record is not None]
     earlier = [record for record in records if is_earlier(record, config, weights.get(record.checkpoint))]
     # By task in the file's order, then by epoch.
-    order = {name: place for place, name in enumerate((config.task, *(task.name for task in config.tasks)))}
-    current.sort(key=lambda record: (order[record.task], _number(record.checkpoint)))
+    order = {label: place for place, label in enumerate(config.label_of(task) for task in (None, *config.tasks))}
+    current.sort(key=lambda record: (order[record.label], _number(record.checkpoint)))
     clustered, cluster_note = with_clusters(current, config, folder)
     clustered, metric_note = with_metric(clustered, config)
     marker = read_training_marker(folder)
-    evaluated = {(record.task, record.checkpoint) for record in current}
-    wanted = {(task.name, name) for task in config.tasks for own, name in evaluated if own == config.task}
+    evaluated = {(record.label, record.checkpoint) for record in current}
+    own = config.label_of(None)
+    wanted = {(task.label, name) for task in config.tasks for label, name in evaluated if label == own}
+    sets = [task.label for task in config.tasks if task.test_set is not None]
     metrics = read_metrics(folder / METRICS)
     return _Evidence(
         metrics=metrics,
@@ -102,13 +107,17 @@ def _evidence(plan: Plan, run: PlannedRun, folder: Path) -> _Evidence:
         checkpoints=checkpoints,
         attempts=drop_lock_conflicts(read_attempts(folder / "status")),
         paused=paused_step(folder, run.digest) is not None,
-        evaluations=tuple(record for record in clustered if record.task == config.task),
-        other_evaluations=tuple(record for record in clustered if record.task != config.task),
+        evaluations=tuple(record for record in clustered if record.label == own),
+        other_evaluations=tuple(record for record in clustered if record.label != own),
         earlier_evaluations=tuple(earlier),
         stale_evaluations=len(records) - len(current) - len(earlier),
         metric_note=metric_note,
         ready_made=config.own is None,
+        evaluated=any(
+            all((label, record.checkpoint) in evaluated for label in sets) for record in current if record.label == own
+        ),
         not_evaluated=tuple(f"{name} on {task}" for task, name in sorted(wanted - evaluated)),
+        test_sets=() if config.first_set is None else tuple(config.data.test_sets),
         cluster_note=cluster_note,
     )
 
@@ -123,7 +132,7 @@ def _result(
         kind=run.kind,
         prepared=(folder / ("eval.yaml" if run.kind is RunKind.CONTROL else "finetune.yaml")).exists(),
         outcome=outcome,
-        evaluated=bool(seen.evaluations),
+        evaluated=seen.evaluated,
         job=job,
         cut=cut_after_step is not None,
     )
@@ -160,7 +169,7 @@ def _result(
         difference=None,
         evaluate_seconds=Quantity(value=last.seconds, unit="s", aggregation="sum", where=scores_path(last))
         if last is not None
-        else Missing(missing="not evaluated"),
+        else NOT_EVALUATED,
         sampled=resource_figures(read_resources(folder / "status")),
         adapter_size=_adapter_size(seen.checkpoints, folder, run.train),
         checkpoints=seen.checkpoints,
@@ -171,6 +180,7 @@ def _result(
         other_evaluations=seen.other_evaluations,
         earlier_evaluations=seen.earlier_evaluations,
         metric=None if last is None else last.score,
+        set_scores=dict.fromkeys(seen.test_sets, NOT_EVALUATED),
         labels=None if last is None else labels_of_record(last),
         control=run.control,
         phase=run.phase,
@@ -301,7 +311,7 @@ def _notes(seen: _Evidence, outcome: TrainingOutcome, state: JobState | None) ->
     for record in (*seen.evaluations[-1:], *seen.other_evaluations):
         errors = sum(sample.error is not None for sample in record.samples)
         if errors:
-            evaluation = f"{record.checkpoint} on {record.task}"
+            evaluation = f"{record.checkpoint} on {record.label}"
             notes.append(Note(NoteCode.ANSWERS_NOT_SCORED, {"evaluation": evaluation, "count": errors}))
     for row in seen.metrics.attempts[-1:]:
         machine = (

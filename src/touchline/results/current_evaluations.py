@@ -96,23 +96,27 @@ def with_clusters(
         folder: run folder; the dataset path is relative to it.
     """
     column = config.evaluate.cluster
-    asked = [record for record in records if _is_of_the_dataset(record, config)]
-    if not asked:
-        return tuple(records), None
-    clusters: Mapping[str, str | None] = {}
-    if column is not None:
-        try:
-            clusters = load_clusters(config.data, folder, column, config.data_sha256)
-        except TouchlineError as fault:
-            known = any(sample.cluster is not None for record in asked for sample in record.samples)
-            left = "clusters are those of the evaluation's day" if known else "all items count as standing alone"
-            return tuple(records), f"evaluate.cluster: {column} could not be read ({fault.message}): {left}"
-    return tuple(_with(record, clusters) if _is_of_the_dataset(record, config) else record for record in records), None
-
-
-def _is_of_the_dataset(record: EvaluationRecord, config: EvaluationConfig) -> bool:
-    task = config.task_named(record.task)
-    return task is None or task.file is None
+    found: dict[str, EvaluationRecord] = {}
+    notes: dict[str, None] = {}
+    for task in (None, *config.tasks):
+        asked = config.resolved(task)
+        own = [record for record in records if record.label == config.label_of(task)]
+        # A task in a file sets the clusters of its items, unless they are the dataset's.
+        if not own or (asked.is_file and (column is None or not config.asks_as_trained(task))):
+            continue
+        clusters: Mapping[str, str | None] = {}
+        if column is not None:
+            here = config.on(task)
+            try:
+                clusters = load_clusters(here.data, folder, column, here.data_sha256)
+            except TouchlineError as fault:
+                known = any(sample.cluster is not None for record in own for sample in record.samples)
+                left = "clusters are those of the evaluation's day" if known else "all items count as standing alone"
+                notes[f"evaluate.cluster: {column} could not be read ({fault.message}): {left}"] = None
+                continue
+        found |= {record.log: _with(record, clusters) for record in own}
+    note = "; ".join(notes) if notes else None
+    return tuple(found.get(record.log, record) for record in records), note
 
 
 def _with(record: EvaluationRecord, clusters: Mapping[str, str | None]) -> EvaluationRecord:

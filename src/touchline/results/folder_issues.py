@@ -167,8 +167,8 @@ def _no_op_issue(
         subject=run.name,
         title="the no-op adapter changes answers",
         text=(
-            f"{len(differing):,} of {len(record.samples):,} answers on {record.task} differ from those of {base.name}, "
-            "although the adapter adds nothing. Loading an adapter changes answers here by itself, so that every "
+            f"{len(differing):,} of {len(record.samples):,} answers on {record.label} differ from those of {base.name},"
+            " although the adapter adds nothing. Loading an adapter changes answers here by itself, so that every "
             "difference from a control may hold as much of that."
         ),
         lines=tuple(f"{item}: {answer!r}, without the adapter {other!r}" for item, answer, other in differing[:_SHOWN]),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from touchline.core.data_frame import data_frame
@@ -26,8 +26,9 @@ class Results(list[RunResult]):
     def to_rows(self) -> list[dict[str, Cell]]:
         """Return one row per run: identity, levels of the factors, score with its interval, losses, time, memory.
 
-        Levels are numbers where they read as such. Seconds, GiB and tokens/s stand in the names of the columns. None
-        stands for what was not measured; `RunResult` has the reason.
+        Test sets with names have columns of their own, `score[9L]`, `score_low[9L]`, `score_high[9L]`. Levels are
+        numbers where they read as such. Seconds, GiB and tokens/s stand in the names of the columns. None stands for
+        what was not measured; `RunResult` has the reason.
         """
         factors = list(dict.fromkeys(level.factor for run in self for level in run.levels))
         return [_row(run, factors) for run in self]
@@ -96,6 +97,7 @@ def _row(run: RunResult, factors: Iterable[str]) -> dict[str, Cell]:
         "score": _value(run.score),
         "score_low": low,
         "score_high": high,
+        **{key: value for name, score in run.set_scores.items() for key, value in _on_set(name, score)},
         "train_loss": _value(run.final_train_loss),
         "validation_loss": _value(run.final_val_loss),
         "train_seconds": _value(run.train_seconds),
@@ -104,6 +106,12 @@ def _row(run: RunResult, factors: Iterable[str]) -> dict[str, Cell]:
         "peak_memory_gib": _value(in_unit(run.peak_memory, "GiB")),
         "steps": run.steps_done,
     }
+
+
+def _on_set(name: str, score: Measured) -> Iterator[tuple[str, float | None]]:
+    """Yield the score on a test set and the ends of its interval, with their columns."""
+    low, high = (None, None) if isinstance(score, Missing) else (score.low, score.high)
+    yield from ((f"score[{name}]", _value(score)), (f"score_low[{name}]", low), (f"score_high[{name}]", high))
 
 
 def _value(fact: Measured) -> float | None:

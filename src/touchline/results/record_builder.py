@@ -79,13 +79,14 @@ def score_facts(result: RunResult) -> Iterator[ScoreFacts]:
     Args:
         result: result of the run.
     """
-    for records in (result.evaluations, result.other_evaluations):
+    for is_own, records in ((True, result.evaluations), (False, result.other_evaluations)):
         for evaluation in last_of_each(records).values():
             scored = scored_run(result, evaluation)
             binary = is_binary([scored])
             (score,), _ = run_scores([scored], binary=binary, rng=Generator(PCG64(SEED)))
             yield ScoreFacts(
-                task=evaluation.task,
+                # Of several test sets the one of the claims goes by the task's name, as in other experiments.
+                task=evaluation.task if is_own else evaluation.label,
                 score=evaluation.score,
                 checkpoint=evaluation.checkpoint,
                 value=Quantity(

@@ -391,16 +391,16 @@ def _scores(original: RunResult, again: RunResult) -> Iterator[ScoreDifferenceOf
     """Yield the scores of the evaluations that both have."""
     records = (*original.evaluations, *original.other_evaluations)
     for checkpoint in dict.fromkeys(record.checkpoint for record in records):
-        others = {(each.task, each.score): (each, score) for each, score in checkpoint_scores(again, checkpoint)}
+        others = {(each.label, each.score): (each, score) for each, score in checkpoint_scores(again, checkpoint)}
         for record, score in checkpoint_scores(original, checkpoint):
-            if (found := others.get((record.task, record.score))) is not None:
+            if (found := others.get((record.label, record.score))) is not None:
                 yield _score(record, score, *found)
 
 
 def _score(record: EvaluationRecord, score: RunScore, other: EvaluationRecord, again: RunScore) -> ScoreDifferenceOf:
     answers = {(sample.id, sample.repeat): sample.output for sample in other.samples}
     return ScoreDifferenceOf(
-        task=record.task,
+        task=record.label,
         checkpoint=record.checkpoint,
         original=score.value,
         reproduction=again.value,

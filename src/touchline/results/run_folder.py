@@ -105,7 +105,7 @@ def read_run_folder(plan: Plan, run: PlannedRun, folder: Path, settings_sha256: 
 
 
 def evaluation_settings(plan: Plan, plan_file: Path, internal: Path) -> dict[str, str]:
-    """Return the required hash of the evaluation settings per run.
+    """Return the required hash of the evaluation settings per run; of several test sets all hashes, by spaces.
 
     It depends only on plan.json and is slow to compute, so it is cached beside the plan until the file changes.
     """
@@ -131,7 +131,12 @@ def _computed_settings(plan: Plan) -> dict[str, str]:
     from touchline.data.evaluations import settings_sha256
     from touchline.run.scripts.folder import evaluation_config
 
-    return {run.name: settings_sha256(evaluation_config(plan, run)) for run in plan.runs}
+    found = {}
+    for run in plan.runs:
+        config = evaluation_config(plan, run)
+        asked = (None, *(task for task in config.tasks if task.test_set is not None))
+        found[run.name] = " ".join(settings_sha256(config, task) for task in asked)
+    return found
 
 
 def _keep(cache: Path, key: str, by_hash: Mapping[str, list[str]]) -> None:
@@ -167,8 +172,10 @@ def _evaluated(
     weights: dict[str, str | None],
     settings_sha256: Mapping[str, str],
 ) -> bool:
-    """Return True if a score file matches these weights and settings."""
+    """Return True if score files match these weights and settings; of several test sets, one for each."""
     model = plan.models.get(run.model)
+    wanted = set(settings_sha256.get(run.name, "").split())
+    found: dict[str, set[object]] = {}
     for name in sorted(name for name in names if name.endswith(_SCORES)):
         head = _head(folder / "eval" / name)
         if head is None or head.get("log") not in names or model is None:
@@ -177,11 +184,13 @@ def _evaluated(
         if checkpoint != BASE_CHECKPOINT and checkpoint not in weights:
             weights[checkpoint] = export_state(folder, checkpoint)[1]
         if (
-            head.get("settings_sha256") == settings_sha256.get(run.name)
+            head.get("settings_sha256") in wanted
             and head.get("base_sha256") == model.weights_sha256
             and head.get("adapter_sha256") == weights.get(checkpoint)
         ):
-            return True
+            found.setdefault(checkpoint, set()).add(head.get("settings_sha256"))
+            if found[checkpoint] == wanted:
+                return True
     return False
 
 

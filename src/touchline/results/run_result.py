@@ -206,6 +206,8 @@ class RunResult(RunFigures):
     """Primary metric: `exact match`, `accuracy` or a score of a custom task; None if not evaluated."""
     score: Measured = NOT_EVALUATED
     """Mean of the primary metric over the test items at the last checkpoint, with its interval."""
+    set_scores: dict[str, Measured] = field(default_factory=dict)
+    """The same on each test set with a name, the one of `score` first; empty without names."""
     labels: LabelReport | None = None
     """Precision, recall and confusions per label of a classification."""
     control: ControlKind | None = None
@@ -216,6 +218,42 @@ class RunResult(RunFigures):
     """Step after which explore cut the run: it has no final result and enters no test. None if it was not cut."""
     notes: tuple[Note, ...]
     """Failures, refusals and omissions; strings in JSON."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SetRow:
+    """Runs that differ in their seed alone, or one control."""
+
+    training_set: str
+    """Training set, as its level is written; of a control what it is."""
+    condition: tuple[Level, ...]
+    """Its levels of the other factors."""
+    model: str
+    """Base model."""
+    control: ControlKind | None
+    """Kind of control; None for other runs."""
+    runs: tuple[str, ...]
+    """The runs, one per seed."""
+    scores: dict[str, Measured]
+    """Mean over the seeds on each test set. `method` has how many seeds, and the mean of each."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SetMatrix:
+    """Means of every condition on every test set."""
+
+    factor: str | None
+    """Factor whose levels are training sets; None if all runs have one training set."""
+    test_sets: tuple[str, ...]
+    """Names of the test sets, the one of the claims first."""
+    items: dict[str, int]
+    """Number of evaluated items of each; a set without evaluations is left out."""
+    metric: str
+    """What the scores are."""
+    share: bool
+    """Whether all scores are from 0 to 1, and shown as percentages."""
+    rows: tuple[SetRow, ...]
+    """Rows by training set, then by the other factors; controls last."""
 
 
 RESULTS_SCHEMA_VERSION = 1
@@ -233,3 +271,5 @@ class ResultsAnswer:
     """Analyses of the report: one per task and score, the experiment's own first."""
     strategy: StrategyStatus | None = None
     """How far the strategy is, with its decisions; None without one."""
+    test_sets: SetMatrix | None = None
+    """Means of every condition on every test set; None if test sets have no names."""

@@ -15,11 +15,12 @@ from numpy.random import PCG64, Generator
 
 from touchline.core.notes import Note, NoteCode
 from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.core.units import plural
 from touchline.data.scores import EvaluationRecord, SampleScore
 from touchline.results.run_result import RunResult
 from touchline.spec.runs import ControlKind, RunKind
 from touchline.spec.strategy import Phase
-from touchline.statistics.analysis import analyse
+from touchline.statistics.analysis import TaskScores, analyse_together
 from touchline.statistics.clustered import clustered_share
 from touchline.statistics.conclusions import Analysis, Proportion, RunScore, ScoredRun
 from touchline.statistics.proportion import wilson, wilson_of_share
@@ -36,7 +37,7 @@ def last_of_each(records: Sequence[EvaluationRecord]) -> dict[tuple[str, str], E
     The last checkpoint is fixed in advance: a checkpoint chosen for its score on these items would have a biased score.
     """
     ordered = sorted((record for record in records if record.samples), key=lambda record: _in_order(record.checkpoint))
-    return {(record.task, record.score): record for record in ordered}
+    return {(record.label, record.score): record for record in ordered}
 
 
 def scored_run(result: RunResult, record: EvaluationRecord) -> ScoredRun:
@@ -167,15 +168,33 @@ def compared(results: list[RunResult]) -> list[RunResult]:
         refusal.run: Note(NoteCode.NOT_COMPARED, {"other": refusal.other, "reason": refusal.reason})
         for refusal in found.refusals
     }
+    sets = _set_scores(whole)
     return [
         replace(
             result,
             difference=differences.get(result.name),
             score=_score(result, own.get(result.name)),
+            set_scores={name: sets.get((result.name, name), missing) for name, missing in result.set_scores.items()},
             notes=(*result.notes, *([refused[result.name]] if result.name in refused else [])),
         )
         for result in results
     ]
+
+
+def _set_scores(results: Sequence[RunResult]) -> dict[tuple[str, str], Measured]:
+    """Return the score of each run on each test set that has a name, at the last checkpoint."""
+    from touchline.statistics.own_score import is_binary, run_scores
+
+    found: dict[str, list[ScoredRun]] = {}
+    for result in results:
+        records = [each for each in (*result.evaluations, *result.other_evaluations) if each.test_set is not None]
+        for record in last_of_each(records).values():
+            found.setdefault(record.test_set or "", []).append(scored_run(result, record))
+    return {
+        (score.run, name): _primary(score)
+        for name, scored in found.items()
+        for score in run_scores(scored, binary=is_binary(scored), rng=Generator(PCG64(SEED)))[0]
+    }
 
 
 def _score(result: RunResult, own: RunScore | None) -> Measured:
@@ -199,6 +218,8 @@ def _primary(score: RunScore) -> Quantity:
 def analyses(runs: Sequence[RunResult], factors: Mapping[str, Sequence[str]]) -> tuple[Analysis, ...]:
     """Return one analysis per task and score, the experiment's own task first. Empty if nothing was evaluated.
 
+    Further test sets of the experiment's own task are one family; every other analysis is one by itself.
+
     Cut runs are left out. Where a strategy decides which runs are made, effects of factors are left out too, and runs
     of explore are scored but compared with nothing: a test over such runs would not have its level.
 
@@ -207,6 +228,9 @@ def analyses(runs: Sequence[RunResult], factors: Mapping[str, Sequence[str]]) ->
         factors: the factors, with their levels in the design's order.
     """
     found: dict[tuple[str, str], list[ScoredRun]] = {}
+    sets: dict[tuple[str, str], str | None] = {}
+    made_first: dict[str, list[str]] = {}
+    further: dict[tuple[str, str], None] = {}
     for own in (True, False):
         for result in runs:
             if result.cut_after_step is not None:
@@ -214,17 +238,42 @@ def analyses(runs: Sequence[RunResult], factors: Mapping[str, Sequence[str]]) ->
             records = last_of_each(result.evaluations if own else result.other_evaluations)
             for key, record in records.items():
                 found.setdefault(key, []).append(scored_run(result, record))
+                sets.setdefault(key, record.test_set)
+                if not own and record.test_set is not None:
+                    further[key] = None
+                if own and record.was_first is False:
+                    made_first.setdefault(key[0], []).append(result.name)
     asked = [run for run in runs if run.kind is RunKind.FINE_TUNED and run.control is None]
     tied = tied_factors([{level.factor: level.value for level in run.levels} for run in asked], list(factors))
     is_sequential = any(run.phase is not None for run in runs)
     explored = {run.name for run in runs if run.phase is Phase.EXPLORE}
-    made = []
-    for (task, score), scored in found.items():
-        tested = [run for run in scored if run.name not in explored] or scored
-        varied = {} if is_sequential else factors
-        analysis = analyse(tested, task=task, score=score, factors=varied, rng=Generator(PCG64(SEED)), tied=tied)
-        made.append(_sequential(analysis, scored) if is_sequential else analysis)
-    return tuple(made)
+    varied = {} if is_sequential else factors
+    made: dict[tuple[str, str], Analysis] = {}
+    for family in (tuple(further), *((key,) for key in found if key not in further)):
+        members = [
+            TaskScores(
+                task=key[0],
+                score=key[1],
+                runs=[run for run in found[key] if run.name not in explored] or found[key],
+                rng=Generator(PCG64(SEED)),
+                test_set=sets[key],
+            )
+            for key in family
+        ]
+        made |= dict(zip(family, analyse_together(members, varied, tied), strict=True))
+    for key, names in ((key, made_first[key[0]]) for key in made if key[0] in made_first):
+        made[key] = replace(made[key], notes=(*made[key].notes, _named_later(sets[key] or "", names)))
+    family_sets = tuple(name for key in further if (name := sets[key]) is not None)
+    made |= {key: replace(made[key], family_sets=family_sets) for key in further}
+    return tuple(_sequential(made[key], found[key]) if is_sequential else made[key] for key in found)
+
+
+def _named_later(test_set: str, runs: Sequence[str]) -> Note:
+    """Return the note that the set of the claims was chosen when answers were there."""
+    return Note.stated(
+        f"{test_set} was named first after {plural(len(runs), 'run')} had been evaluated on it as a further test set: "
+        "a set that is chosen by its scores tests nothing"
+    )
 
 
 def _sequential(analysis: Analysis, scored: Sequence[ScoredRun]) -> Analysis:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
 from touchline.core.units import plural
-from touchline.spec.experiment import DataConfig, EvaluateConfig, LoraConfig
+from touchline.spec.experiment import DataConfig, EvaluateConfig, LoraConfig, task_file_stem
 
 EVALUATION_SCHEMA_VERSION = 1
 BASE_CHECKPOINT = "base"
@@ -51,7 +51,7 @@ class PlannedModel:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluationTask:
-    """A task of `evaluate.tasks`, resolved."""
+    """A task of `evaluate.tasks`, or the experiment's own on a further test set, resolved."""
 
     __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
 
@@ -75,6 +75,22 @@ class EvaluationTask:
     """Calls in the file that change the prompt of an item, as far as they can be read: `system_message('Be brief')`."""
     prompts: tuple[str, ...] = ()
     """Inputs of its samples that are written in the file, with `{}` for what is filled in: `Capitalize: {}`."""
+    test_set: str | None = None
+    """Name of the further test set that the experiment's own task asks; None for a task of `evaluate.tasks`."""
+    data_sha256: str | None = None
+    """Hash of that test set when it was planned; another one is refused."""
+    images_sha256: str | None = None
+    """Hash of the images of that test set; None without images."""
+
+    @property
+    def label(self) -> str:
+        """Task and test set: `capitalization`, of a further test set `capitalization on 9L`."""
+        return set_label(self.name, self.test_set)
+
+    @property
+    def stem(self) -> str:
+        """Begin of its files' names: `capitalization`, of a further test set `capitalization-9L`."""
+        return set_stem(self.name, self.test_set)
 
     @property
     def is_file(self) -> bool:
@@ -129,7 +145,7 @@ class EvaluationConfig:
     labels: tuple[str, ...] = ()
     """The labels that a classification reads from the answers."""
     tasks: tuple[EvaluationTask, ...] = ()
-    """Tasks of `evaluate.tasks`, resolved."""
+    """Tasks of `evaluate.tasks`, and the own task on each further test set, resolved."""
     gpus: int = 1
     """GPUs among which the base is divided; a score does not depend on them."""
     train_epochs: int | None = None
@@ -140,13 +156,56 @@ class EvaluationConfig:
         """Return the checkpoint name of a control: the base itself, or the no-op adapter."""
         return BASE_CHECKPOINT if self.no_op is None else NO_OP_CHECKPOINT
 
+    @property
+    def first_set(self) -> str | None:
+        """Return the name of the test set that claims are made on; None if test sets have no names."""
+        return next(iter(self.data.test), None) if isinstance(self.data.test, dict) else None
+
+    def on(self, task: EvaluationTask | None) -> EvaluationConfig:
+        """Return the configuration with the test set of a task as its only one, without a name: a set may be renamed.
+
+        Args:
+            task: a further task; None for the run's own.
+        """
+        test_set = self.set_of(task) or self.first_set
+        if test_set is None or not isinstance(self.data.test, dict):
+            return self
+        alone = replace(self, data=replace(self.data, test=self.data.test[test_set]))
+        if task is None or task.test_set is None:
+            return alone
+        return replace(alone, data_sha256=task.data_sha256 or "", images_sha256=task.images_sha256)
+
+    def set_of(self, task: EvaluationTask | None) -> str | None:
+        """Return the name of the test set that a task asks; None if it has none."""
+        if task is None:
+            return self.first_set
+        return task.test_set
+
+    def label_of(self, task: EvaluationTask | None) -> str:
+        """Return task and test set in words."""
+        return set_label(self.resolved(task).name, self.set_of(task))
+
+    def asks_as_trained(self, task: EvaluationTask | None) -> bool:
+        """Return True if a task is the run's own, on any test set: it has the prompt of training."""
+        return task is None or task.test_set is not None
+
     def resolved(self, task: EvaluationTask | None) -> EvaluationTask:
         """Return a further task, or for None the run's own."""
         return task or self.own or EvaluationTask(name=self.task)
 
     def task_named(self, name: str) -> EvaluationTask | None:
-        """Return the further task of that name; None for the run's own task and for others."""
-        return next((task for task in self.tasks if task.name == name), None)
+        """Return the further task with that label; None for the run's own task and for others."""
+        return next((task for task in self.tasks if task.label == name), None)
+
+
+def set_label(task: str, test_set: str | None) -> str:
+    """Return task and test set in words: `capitalization`, of a set with a name `capitalization on 9L`."""
+    return task if test_set is None else f"{task} on {test_set}"
+
+
+def set_stem(task: str, test_set: str | None) -> str:
+    """Return the begin of the file names of a task's evaluations, with the test set where it has a name."""
+    return task_file_stem(task) if test_set is None else f"{task_file_stem(task)}-{test_set}"
 
 
 def errors_allowed(max_error_rate: float, answers: int) -> int:

@@ -1,16 +1,33 @@
-"""Statistical analysis of one score of one task."""
+"""Statistical analysis of one score of one task, or of several that are one family."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from numpy.random import Generator
 
-from touchline.statistics.comparisons import compare_with_controls
+from touchline.statistics.comparisons import Comparable, compare_together
 from touchline.statistics.conclusions import Analysis, ScoredRun
 from touchline.statistics.effects import factor_effects
 from touchline.statistics.interactions import interactions
 from touchline.statistics.own_score import is_binary, run_scores
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TaskScores:
+    """Runs with one score of one task."""
+
+    task: str
+    """The task."""
+    score: str
+    """What `ScoredRun.scores` is."""
+    runs: Sequence[ScoredRun]
+    """The evaluated runs, each at one checkpoint; controls too."""
+    rng: Generator
+    """Where the bootstrap's chance comes from."""
+    test_set: str | None = None
+    """Name of the test set, where the experiment names several."""
 
 
 def analyse(
@@ -32,23 +49,44 @@ def analyse(
         rng: where the bootstrap's chance comes from.
         tied: groups of factors that change together by design, `strata.tied_factors`.
     """
-    binary = is_binary(runs)
-    scores, score_notes = run_scores(runs, binary=binary, rng=rng)
-    compared = compare_with_controls(runs, binary=binary, rng=rng)
-    effects, effects_family, effect_notes = factor_effects(runs, factors, tied)
-    differing, interactions_family = interactions(runs, factors, tied)
-    return Analysis(
-        task=task,
-        score=score,
-        binary=binary,
-        scores=scores,
-        comparisons=compared.comparisons,
-        family=compared.family,
-        refusals=compared.refusals,
-        effects=effects,
-        effects_family=effects_family,
-        interactions=differing,
-        interactions_family=interactions_family,
-        notes=(*score_notes, *compared.notes, *effect_notes),
-        checkpoints={run.name: run.checkpoint for run in runs},
+    (made,) = analyse_together([TaskScores(task=task, score=score, runs=runs, rng=rng)], factors, tied)
+    return made
+
+
+def analyse_together(
+    family: Sequence[TaskScores], factors: Mapping[str, Sequence[str]], tied: Sequence[Sequence[str]] = ()
+) -> tuple[Analysis, ...]:
+    """Return an analysis of each member of a family. Each kind of p value is adjusted over the whole family.
+
+    Args:
+        family: scores by task or test set, in order.
+        factors: what varies, with its levels in the design's order.
+        tied: groups of factors that change together by design, `strata.tied_factors`.
+    """
+    groups = [each.runs for each in family]
+    binary = [is_binary(runs) for runs in groups]
+    scored = [run_scores(each.runs, binary=is_bool, rng=each.rng) for each, is_bool in zip(family, binary, strict=True)]
+    compared = compare_together(
+        [Comparable(runs=each.runs, binary=is_bool, rng=each.rng) for each, is_bool in zip(family, binary, strict=True)]
+    )
+    effects = factor_effects(groups, factors, tied)
+    differing, interactions_family = interactions(groups, factors, tied)
+    return tuple(
+        Analysis(
+            task=each.task,
+            score=each.score,
+            test_set=each.test_set,
+            binary=binary[at],
+            scores=scored[at][0],
+            comparisons=compared[at].comparisons,
+            family=compared[at].family,
+            refusals=compared[at].refusals,
+            effects=effects[at].effects,
+            effects_family=effects[at].family,
+            interactions=differing[at],
+            interactions_family=interactions_family,
+            notes=(*scored[at][1], *compared[at].notes, *effects[at].notes),
+            checkpoints={run.name: run.checkpoint for run in each.runs},
+        )
+        for at, each in enumerate(family)
     )

@@ -28,7 +28,7 @@ class Compared:
     comparisons: tuple[Comparison, ...]
     """Runs against their controls."""
     family: int
-    """Number of declared comparisons."""
+    """Number of declared comparisons over which p values are adjusted."""
     refusals: tuple[Refusal, ...]
     """Pairs that are not compared, with reasons."""
     notes: tuple[Note, ...]
@@ -53,46 +53,83 @@ class _Pair:
         return differences if self.run.clusters is None else cluster_totals(differences, self.run.clusters)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Comparable:
+    """Runs that were asked the same score, and how it is tested."""
+
+    runs: Sequence[ScoredRun]
+    """At one checkpoint each, controls too."""
+    binary: bool
+    """Whether every item of every run is right or wrong, `is_binary`."""
+    rng: Generator
+    """Where the bootstrap's chance comes from."""
+
+
 def compare_with_controls(runs: Sequence[ScoredRun], *, binary: bool, rng: Generator) -> Compared:
     """Return all comparisons of runs with their controls; p values are adjusted over the declared ones.
-
-    Right or wrong: Newcombe's interval and the exact McNemar test. Other scores: a paired bootstrap and the sign-flip
-    test, which is McNemar's where scores are right or wrong. Clusters: intervals and signs by whole clusters.
 
     Args:
         runs: at one checkpoint each, controls too.
         binary: whether every item of every run is right or wrong, `is_binary`.
         rng: where the bootstrap's chance comes from.
     """
+    (compared,) = compare_together([Comparable(runs=runs, binary=binary, rng=rng)])
+    return compared
+
+
+def compare_together(groups: Sequence[Comparable]) -> list[Compared]:
+    """Return the comparisons of each group; p values are adjusted over the declared ones of all groups.
+
+    Right or wrong: Newcombe's interval and the exact McNemar test. Other scores: a paired bootstrap and the sign-flip
+    test, which is McNemar's where scores are right or wrong. Clusters: intervals and signs by whole clusters.
+
+    Args:
+        groups: runs by score or test set.
+    """
+    paired = [_pairs(group) for group in groups]
+    found = [_differences(pairs, group.rng) for group, (pairs, _) in zip(groups, paired, strict=True)]
+    declared = [
+        differences[pair.run.name].p_value
+        for differences, (pairs, _) in zip(found, paired, strict=True)
+        for pair in pairs
+        if pair.run.in_family
+    ]
+    adjusted = iter(holm(declared))
+    family = len(declared)
+    compared = []
+    for group, differences, (pairs, refusals) in zip(groups, found, paired, strict=True):
+        comparisons = []
+        for pair in pairs:
+            raw = differences[pair.run.name]
+            difference = replace(raw, p_adjusted=next(adjusted) if pair.run.in_family else raw.p_value)
+            comparisons.append(
+                Comparison(
+                    run=pair.run.name,
+                    difference=difference,
+                    shown=shown(difference.value, difference.p_adjusted),
+                    smallest=_smallest(pair, family if pair.run.in_family else 1),
+                )
+            )
+        notes = tuple(Note.stated(text) for text in _notes(group.runs, pairs))
+        compared.append(Compared(comparisons=tuple(comparisons), family=family, refusals=tuple(refusals), notes=notes))
+    return compared
+
+
+def _pairs(group: Comparable) -> tuple[list[_Pair], list[Refusal]]:
+    """Return the runs with their controls, and those that are not compared."""
     pairs: list[_Pair] = []
     refusals: list[Refusal] = []
-    for run in runs:
-        control = control_of(run, runs)
+    for run in group.runs:
+        control = control_of(run, group.runs)
         if control is None:
             continue
         reason = why_not(run, control)
         if reason is None:
-            alone = binary and run.clusters is None
+            alone = group.binary and run.clusters is None
             pairs.append(_Pair(run, control, np.asarray(run.scores), np.asarray(control.scores), alone))
         else:
             refusals.append(Refusal(run=run.name, other=control.name, reason=reason))
-    family = sum(pair.run.in_family for pair in pairs)
-    found = _differences(pairs, rng)
-    adjusted = iter(holm([found[pair.run.name].p_value for pair in pairs if pair.run.in_family]))
-    comparisons = []
-    for pair in pairs:
-        raw = found[pair.run.name]
-        difference = replace(raw, p_adjusted=next(adjusted) if pair.run.in_family else raw.p_value)
-        comparisons.append(
-            Comparison(
-                run=pair.run.name,
-                difference=difference,
-                shown=shown(difference.value, difference.p_adjusted),
-                smallest=_smallest(pair, family if pair.run.in_family else 1),
-            )
-        )
-    notes = tuple(Note.stated(text) for text in _notes(runs, pairs))
-    return Compared(comparisons=tuple(comparisons), family=family, refusals=tuple(refusals), notes=notes)
+    return pairs, refusals
 
 
 def shown(value: float, p_adjusted: float) -> Conclusion:

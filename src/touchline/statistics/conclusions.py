@@ -289,6 +289,11 @@ class Analysis:
     """The task."""
     score: str
     """The score, `exact match`."""
+    test_set: str | None = None
+    """Name of the test set, where the experiment names several. Claims are made on the first; the p values of all
+    others are one family."""
+    family_sets: tuple[str, ...] = ()
+    """Further test sets whose p values are adjusted together, this one included; empty for every other analysis."""
     binary: bool
     """Whether every item is right or wrong."""
     scores: tuple[RunScore, ...]
@@ -296,7 +301,7 @@ class Analysis:
     comparisons: tuple[Comparison, ...]
     """Runs against their controls; p values are adjusted over those of the declared family."""
     family: int
-    """Number of declared comparisons."""
+    """Number of declared comparisons, of all further test sets together."""
     refusals: tuple[Refusal, ...]
     """Pairs that are not compared, with reasons."""
     effects: tuple[FactorEffect, ...]

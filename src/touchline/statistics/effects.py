@@ -42,17 +42,55 @@ class Tested:
     """None where there is no condition."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Effects:
+    """Effects of all factors on one score."""
+
+    effects: tuple[FactorEffect, ...]
+    """Every factor with two levels or more among the runs."""
+    family: int
+    """Number of tested contrasts over which p values are adjusted."""
+    notes: tuple[Note, ...]
+    """Notes."""
+
+
 def factor_effects(
-    runs: Sequence[ScoredRun], factors: Mapping[str, Sequence[str]], tied: Sequence[Sequence[str]] = ()
-) -> tuple[tuple[FactorEffect, ...], int, list[Note]]:
-    """Return the effect of every factor with two levels or more among the runs, the family's size, and notes.
+    groups: Sequence[Sequence[ScoredRun]], factors: Mapping[str, Sequence[str]], tied: Sequence[Sequence[str]] = ()
+) -> list[Effects]:
+    """Return the effect of every factor in each group; the contrasts of all groups are one family.
 
     Args:
-        runs: at one checkpoint each; only those of the family count.
+        groups: runs at one checkpoint each, by score or test set; only those of the family count.
         factors: what varies, with its levels in the design's order.
         tied: groups of factors that change together by design; the first of each stands for all.
     """
-    own = own_runs(runs)
+    owned = [own_runs(runs) for runs in groups]
+    tested = [_tests(own, factors, tied) for own in owned]
+    contrasts, family = adjusted([test for found in tested for tests in found.values() for test in tests])
+    remaining = iter(contrasts)
+    made = []
+    for own, found in zip(owned, tested, strict=True):
+        effects = tuple(
+            FactorEffect(
+                factor=factor,
+                levels=(each[0].reference, *(one.level for one in each)),
+                points=tuple(_points(own, factor, tied_to(factor, tied))),
+                contrasts=tuple(next(remaining) for _ in each),
+                tied=tuple(tied_to(factor, tied)),
+                tied_levels=_tied_levels(own, factor, (each[0].reference, *(one.level for one in each)), tied),
+                confounded_with=tuple(dict.fromkeys(key for one in each for key in one.strata.confounded_with)),
+            )
+            for factor, each in found.items()
+        )
+        notes = _notes(effects, [one for each in found.values() for one in each])
+        made.append(Effects(effects=effects, family=family, notes=tuple(notes)))
+    return made
+
+
+def _tests(
+    own: Sequence[ScoredRun], factors: Mapping[str, Sequence[str]], tied: Sequence[Sequence[str]]
+) -> dict[str, list[Tested]]:
+    """Compare each later level of every factor with its first one."""
     found: dict[str, list[Tested]] = {}
     for factor, levels in levels_of(own, factors, tied).items():
         reference, *later = levels
@@ -67,21 +105,7 @@ def factor_effects(
                     difference=compare(strata) if strata.strata else None,
                 )
             )
-    contrasts, family = adjusted([test for tests in found.values() for test in tests])
-    remaining = iter(contrasts)
-    effects = tuple(
-        FactorEffect(
-            factor=factor,
-            levels=(each[0].reference, *(one.level for one in each)),
-            points=tuple(_points(own, factor, tied_to(factor, tied))),
-            contrasts=tuple(next(remaining) for _ in each),
-            tied=tuple(tied_to(factor, tied)),
-            tied_levels=_tied_levels(own, factor, (each[0].reference, *(one.level for one in each)), tied),
-            confounded_with=tuple(dict.fromkeys(key for one in each for key in one.strata.confounded_with)),
-        )
-        for factor, each in found.items()
-    )
-    return effects, family, list(_notes(effects, [one for each in found.values() for one in each]))
+    return found
 
 
 def own_runs(runs: Sequence[ScoredRun]) -> list[ScoredRun]:

@@ -28,42 +28,48 @@ class _Effects:
 
 
 def interactions(
-    runs: Sequence[ScoredRun], factors: Mapping[str, Sequence[str]], tied: Sequence[Sequence[str]] = ()
-) -> tuple[tuple[Interaction, ...], int]:
-    """Return the differences between effects at levels of other factors, and how many were tested.
+    groups: Sequence[Sequence[ScoredRun]], factors: Mapping[str, Sequence[str]], tied: Sequence[Sequence[str]] = ()
+) -> tuple[list[tuple[Interaction, ...]], int]:
+    """Return the differences between effects at levels of other factors, by group, and how many were tested.
 
     Of each pair of factors the effect of one's levels, against its first level, is compared between the other's levels
     and the other's first. Only conditions whose four cells were trained with the same seeds answer: each seed gives
-    one effect at either level, and these are pairs. The p values are a family of their own.
+    one effect at either level, and these are pairs. The p values are a family of their own, over all groups.
 
     Args:
-        runs: at one checkpoint each; only those of the family count.
+        groups: runs at one checkpoint each, by score or test set; only those of the family count.
         factors: what varies, with its levels in the design's order.
         tied: groups of factors that change together by design; the first of each stands for all.
     """
-    own = own_runs(runs)
+    found = [list(_of_group(own_runs(runs), factors, tied)) for runs in groups]
+    contrasts, family = adjusted([each.test for group in found for each in group])
+    remaining = iter(contrasts)
+    return [
+        tuple(
+            Interaction(
+                factor=each.test.factor,
+                other_factor=each.other,
+                other_level=each.other_level,
+                other_reference=each.other_reference,
+                effect=each.effect,
+                other_effect=each.other_effect,
+                difference=next(remaining),
+            )
+            for each in group
+        )
+        for group in found
+    ], family
+
+
+def _of_group(
+    own: Sequence[ScoredRun], factors: Mapping[str, Sequence[str]], tied: Sequence[Sequence[str]]
+) -> Iterator[_Effects]:
     levels = levels_of(own, factors, tied)
     # The effect of a setting at each base model is what one asks for, not that of the model at each setting.
     ordered = sorted(levels, key=lambda factor: factor == MODELS)
-    found = [
-        effect
-        for one, other in itertools.combinations(ordered, 2)
-        for level, other_level in itertools.product(levels[one][1:], levels[other][1:])
-        for effect in _effects(own, (one, level, levels[one][0]), (other, other_level, levels[other][0]), tied)
-    ]
-    contrasts, family = adjusted([each.test for each in found])
-    return tuple(
-        Interaction(
-            factor=each.test.factor,
-            other_factor=each.other,
-            other_level=each.other_level,
-            other_reference=each.other_reference,
-            effect=each.effect,
-            other_effect=each.other_effect,
-            difference=contrast,
-        )
-        for each, contrast in zip(found, contrasts, strict=True)
-    ), family
+    for one, other in itertools.combinations(ordered, 2):
+        for level, other_level in itertools.product(levels[one][1:], levels[other][1:]):
+            yield from _effects(own, (one, level, levels[one][0]), (other, other_level, levels[other][0]), tied)
 
 
 def _effects(

@@ -50,7 +50,7 @@ def module_findings(seen: ResolvedInputs) -> Iterator[Finding]:
 
 
 def answer_findings(seen: ResolvedInputs, lengths: Mapping[tuple[str, str], ExampleLengths]) -> Iterator[Finding]:
-    """Yield answers that evaluation truncates at `max_new_tokens`, based on the training split's."""
+    """Yield answers that evaluation truncates at `max_new_tokens`: of the test files, else of the training split."""
     reported: set[tuple[str, str, int]] = set()
     for spec in seen.specs:
         key, limit = (spec.model, data_key(spec.data)), spec.evaluate.max_new_tokens
@@ -58,17 +58,18 @@ def answer_findings(seen: ResolvedInputs, lengths: Mapping[tuple[str, str], Exam
         if found is None or (*key, limit) in reported or not len(found.answer):
             continue
         reported.add((*key, limit))
+        what, answers = ("training" if found.of_tests is None else "test"), found.asked.answer
         # The stop token that the lengths count need not be written.
-        cut = float(np.mean(found.answer.astype(np.int64) - 1 > limit))
+        cut = float(np.mean(answers.astype(np.int64) - 1 > limit))
         if cut > _SOME:
             yield Finding(
                 code="EX181",
                 severity=Severity.ERROR if cut > _MOST else Severity.WARNING,
                 subject="evaluate.max_new_tokens",
-                message=f"evaluation stops after {limit:,} tokens, and {cut:.0%} of the training answers are longer, up"
-                f" to {int(found.answer.max()) - 1:,}",
+                message=f"evaluation stops after {limit:,} tokens, and {cut:.0%} of the {what} answers are longer, up"
+                f" to {int(answers.max()) - 1:,}",
                 where=seen.loaded.document.where(["evaluate", "max_new_tokens"]),
-                hint=f"max_new_tokens: {int(found.answer.max())}",
+                hint=f"max_new_tokens: {int(answers.max())}",
             )
 
 
@@ -76,7 +77,7 @@ def stage_leaks(seen: ResolvedInputs) -> Iterator[Finding]:
     """Yield questions of a stage's test split that another stage trains on."""
     if not seen.loaded.experiment.stages:
         return
-    data = {data_key(spec.data): spec.data for spec in seen.specs if spec.data.path in seen.datasets}
+    data = {data_key(spec.data): spec.data for spec in seen.specs if spec.data.file in seen.datasets}
     trains, tests = (
         {key: _questions(each, split, seen.root) for key, each in data.items()} for split in ("train", "test")
     )

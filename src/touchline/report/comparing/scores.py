@@ -197,7 +197,11 @@ def last_evaluations(run: RunResult) -> dict[Task, EvaluationRecord]:
 
 def _last_of_each(run: RunResult, *, own: bool) -> dict[Task, EvaluationRecord]:
     records = [record for record in (run.evaluations if own else run.other_evaluations) if record.samples]
-    return {(each.task, each.score): each for each in sorted(records, key=lambda each: _in_order(each.checkpoint))}
+    # The own task goes by its name alone: test sets that the claims are made on are compared, whatever they are called.
+    return {
+        (each.task if own else each.label, each.score): each
+        for each in sorted(records, key=lambda each: _in_order(each.checkpoint))
+    }
 
 
 def _in_order(checkpoint: str) -> list[tuple[int, str]]:

@@ -13,7 +13,7 @@ from touchline.core.notes import NoteCode
 from touchline.core.quantity import Missing
 from touchline.core.units import plural
 from touchline.report.facts import is_asked_about
-from touchline.report.formatting import Scale, join_names, p_number, p_text, scale_of
+from touchline.report.formatting import Scale, family_words, join_names, p_number, p_text, scale_of
 from touchline.report.report import Statement
 from touchline.results.run_result import RunResult
 from touchline.spec.runs import ControlKind
@@ -38,11 +38,10 @@ def control_summary(analysis: Analysis, runs: Mapping[str, RunResult], where: Se
     by_shown = {shown: [each for each in family if each.shown is shown] for shown in Conclusion}
     for shown, word in ((Conclusion.HIGHER, "higher"), (Conclusion.LOWER, "lower")):
         if len(by_shown[shown]) == len(family):
-            family_words = plural(analysis.family, "comparison")
             text = (
                 f"{_all(len(family))} fine-tuned runs score {word} than {_their_controls(family)}"
                 f"{_same_items(analysis)}: {_ends(family, scale)}; {_worst_p(family)} after Holm over "
-                f"{family_words}."
+                f"{family_words(analysis, analysis.family, 'comparison')}."
             )
             return Statement(topic=CONTROL, text=text, shown=shown, where=tuple(where))
     parts = [
@@ -60,12 +59,12 @@ def control_summary(analysis: Analysis, runs: Mapping[str, RunResult], where: Se
         text = (
             f"For {none} of the {len(family)} fine-tuned runs is a difference from its control established"
             f"{_same_items(analysis)}: {_ends(family, scale)}; p values after Holm over "
-            f"{plural(analysis.family, 'comparison')}."
+            f"{family_words(analysis, analysis.family, 'comparison')}."
         )
         return Statement(topic=CONTROL, text=text, shown=Conclusion.NOT_ESTABLISHED, where=tuple(where))
     text = (
         f"Of {len(family)} fine-tuned runs{_same_items(analysis)}, {'; '.join(parts)}; p values after Holm over "
-        f"{plural(analysis.family, 'comparison')}."
+        f"{family_words(analysis, analysis.family, 'comparison')}."
     )
     return Statement(topic=CONTROL, text=text, where=tuple(where))
 
@@ -89,10 +88,10 @@ def control_findings(
 def _single(analysis: Analysis, each: Comparison, where: Sequence[str]) -> Statement:
     scale, difference = scale_of(analysis), each.difference
     own = next((score for score in analysis.scores if score.run == each.run), None)
+    over = f" after Holm over {family_words(analysis, analysis.family, 'comparison')}" if analysis.family > 1 else ""
     found = (
         f"{scale.difference(difference.value)} ({scale.ends(difference.low, difference.high)}); "
-        f"{_flips(analysis, each)}, {p_text(difference.p_adjusted)}"
-        f"{f' after Holm over {analysis.family} comparisons' if analysis.family > 1 else ''}"
+        f"{_flips(analysis, each)}, {p_text(difference.p_adjusted)}{over}"
     )
     score = "" if own is None else f"{_score(own, scale, analysis)}, "
     if each.shown in (Conclusion.HIGHER, Conclusion.LOWER):
@@ -163,7 +162,8 @@ def _smallest(each: Comparison, scale: Scale) -> str:
 
 def _same_items(analysis: Analysis) -> str:
     numbers = {score.items for score in analysis.scores}
-    return f" on the same {numbers.pop():,} items" if len(numbers) == 1 else ""
+    of_set = "" if analysis.test_set is None else f" of the test set {analysis.test_set}"
+    return f" on the same {numbers.pop():,} items{of_set}" if len(numbers) == 1 else ""
 
 
 def _their_controls(family: Sequence[Comparison]) -> str:

@@ -8,7 +8,7 @@ from touchline.core.quantity import Quantity
 from touchline.core.units import plural
 from touchline.report.findings.confounds import ALPHA
 from touchline.report.findings.scores import ALONE, POWER_WORDS, sentence
-from touchline.report.formatting import Scale, factor_words, join_names, level_words, p_text, scale_of
+from touchline.report.formatting import Scale, factor_words, family_words, join_names, level_words, p_text, scale_of
 from touchline.report.report import Statement
 from touchline.statistics.conclusions import (
     Analysis,
@@ -50,7 +50,7 @@ def contrast_statement(effect: FactorEffect, contrast: Contrast, analysis: Analy
         why = contrast.reason or "no condition was evaluated at both"
         text = f"A difference between {level} and {reference}{with_tie} is not established: {why}.{also}"
         return Statement(topic=effect.factor, text=text, shown=Conclusion.NOT_TESTABLE)
-    numbers = contrast_numbers(contrast, scale, plural(analysis.effects_family, "contrast"))
+    numbers = contrast_numbers(contrast, scale, family_words(analysis, analysis.effects_family, "contrast"))
     if contrast.is_shown:
         text = f"{capital_level(level)} scores {contrast.shown.value} than {reference}{with_tie}: {numbers}."
     else:
@@ -79,14 +79,18 @@ def interaction_findings(analysis: Analysis) -> Iterator[Statement]:
     scale = scale_of(analysis)
     for interaction in analysis.interactions:
         if interaction.difference.is_shown:
-            yield interaction_statement(interaction, scale, plural(analysis.interactions_family, "interaction"))
+            yield interaction_statement(
+                interaction, scale, family_words(analysis, analysis.interactions_family, "interaction")
+            )
     open_ = [interaction for interaction in analysis.interactions if not interaction.difference.is_shown]
     for pair in dict.fromkeys((each.factor, each.other_factor) for each in open_):
         own = [each for each in open_ if (each.factor, each.other_factor) == pair]
         widest = max(own, key=lambda each: abs(each.effect - each.other_effect))
         words = tuple(factor_words(factor) for factor in pair)
         more = "" if len(own) == 1 else f"; the largest of {len(own)}"
-        numbers = contrast_numbers(widest.difference, scale, plural(analysis.interactions_family, "interaction"))
+        numbers = contrast_numbers(
+            widest.difference, scale, family_words(analysis, analysis.interactions_family, "interaction")
+        )
         text = (
             f"That the effect of the {words[0]} differs between levels of the {words[1]} is not established: "
             f"{_effects_words(widest, scale)}, a difference of {numbers}{more}."

@@ -152,7 +152,7 @@ def _row(
         result.model,
         {level.factor: level.value for level in result.levels},
         seed,
-        record.task,
+        record.label,
         record.checkpoint,
         sample.id,
         sample.repeat,

@@ -108,7 +108,7 @@ def browser_data(report: Report, sample_file: str) -> dict[str, object] | None:
         "first": _best(report, names),
         "controls": [names.index(c) if (c := controls.get(name)) in names else None for name in names],
         "checkpoints": [record.checkpoint for _, record in evaluated],
-        "task": evaluated[0][1].task,
+        "task": evaluated[0][1].label,
         "asked": [ways.index(record.asked_key) for _, record in evaluated],
         "items": [_packed(item, len(names), prompts) for item in items if id(item) in kept | kept_missed],
         "frames": [list(frame) for frame in prompts.frames],

@@ -8,11 +8,12 @@ from touchline.core.quantity import Missing
 from touchline.core.table import Cell, Column, Mark, Section, Table, Value, present, table_of
 from touchline.core.units import percent, plural
 from touchline.data.scores import EvaluationRecord
-from touchline.report.formatting import Scale, metric_words, p_number, p_text, scale_of
+from touchline.report.formatting import Scale, family_words, metric_words, p_number, p_text, scale_of
 from touchline.report.report import AnswerCounts, Report
 from touchline.report.tables.labels import label_tables
-from touchline.report.tables.seed_tests import seed_test_table
+from touchline.report.tables.seed_tests import seed_test_tables
 from touchline.results.run_result import RunResult
+from touchline.results.set_matrix import set_tables
 from touchline.statistics.conclusions import Analysis, Comparison, Conclusion, RunScore
 
 _LABELED_RUNS, _LABELED_RUNS_BRIEF = 60, 12
@@ -35,9 +36,10 @@ def scores_section(report: Report, *, brief: bool = False) -> Section:
         paragraphs=() if report.analyses else (missing,),
         tables=present(
             *by_analysis[:1],
+            *set_tables(report.runs, report.test_sets),
             _by_checkpoint(report.runs) if report.analyses else None,
             *by_analysis[1:],
-            seed_test_table(report),
+            *seed_test_tables(report),
             *label_tables(report.runs, _LABELED_RUNS_BRIEF if brief else _LABELED_RUNS),
             _metrics(report.runs),
             _evaluations(report.runs),
@@ -143,7 +145,8 @@ def _legend(report: Report, analysis: Analysis, with_match: bool) -> Iterator[st
         test = "exact McNemar test" if analysis.binary else "sign-flip test"
         yield (
             f"Against its control: the same items, interval {paired}; p: {test}, Holm-adjusted over the declared "
-            f"family of {plural(analysis.family, 'comparison')}. Conclusion: at the 5% level of the adjusted p value."
+            f"family of {family_words(analysis, analysis.family, 'comparison')}. Conclusion: at the 5% level of the "
+            "adjusted p value."
         )
 
 
@@ -175,7 +178,14 @@ def _mean(record: EvaluationRecord) -> Value:
 def _metrics(runs: Sequence[RunResult]) -> Table | None:
     """Return the metrics that custom tasks declare, as computed by Inspect."""
     rows = [
-        (run.name, record.checkpoint, record.task, metric.score, metric.name, Cell(f"{metric.value:.4g}", metric.value))
+        (
+            run.name,
+            record.checkpoint,
+            record.label,
+            metric.score,
+            metric.name,
+            Cell(f"{metric.value:.4g}", metric.value),
+        )
         for run in runs
         for record in (*run.evaluations, *run.other_evaluations)
         for metric in record.metrics
@@ -191,7 +201,7 @@ def _evaluations(runs: Sequence[RunResult]) -> Table | None:
         return None
     rows = [
         (
-            *(run.name, record.checkpoint, record.task, record.score, _mean(record), len(record.samples)),
+            *(run.name, record.checkpoint, record.label, record.score, _mean(record), len(record.samples)),
             *(record.decoding, used),
         )
         for run in runs

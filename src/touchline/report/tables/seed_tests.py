@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from touchline.core.table import Cell, Column, Table, Value, table_of
+from touchline.core.table import Cell, Column, Table, Value, present, table_of
 from touchline.core.units import percent
-from touchline.report.formatting import Scale, factor_words, level_words, p_number, scale_of
+from touchline.report.formatting import Scale, factor_words, family_words, level_words, p_number, scale_of
 from touchline.report.report import Report
 from touchline.statistics.conclusions import Analysis, Contrast, Interaction
 
@@ -25,11 +25,29 @@ _CAPTION: Final = (
 UNDEFINED: Final = "n/a (seeds do not differ)"
 
 
-def seed_test_table(report: Report) -> Table | None:
-    """Return a row for every contrast and interaction with two seeds or more."""
+def seed_test_tables(report: Report) -> tuple[Table, ...]:
+    """Return a row for every contrast and interaction with two seeds or more; further test sets by themselves."""
+    own = [each for each in report.analyses if not each.family_sets]
+    further = [each for each in report.analyses if each.family_sets]
+    notes: tuple[str, ...] = ()
+    if further:
+        contrasts = family_words(further[0], further[0].effects_family, "contrast")
+        notes = (
+            f"The same contrasts as on the test set named first. They are one family of their own, of {contrasts}; its "
+            f"interactions, marked x, are another, of {further[0].interactions_family:,}. Columns as above.",
+        )
+    title = "Tests over training seeds"
+    return present(_table(own, title, (_CAPTION,)), _table(further, f"{title}: further test sets", notes))
+
+
+def _table(analyses: Sequence[Analysis], title: str, notes: tuple[str, ...]) -> Table | None:
     columns = [Column(label, numeric=label in _NUMERIC) for label in _HEADER]
-    rows = [row for number, analysis in enumerate(report.analyses) for row in _rows(analysis, is_main=number == 0)]
-    return table_of(columns, rows, "Tests over training seeds", notes=(_CAPTION,))
+    rows = [
+        row
+        for number, analysis in enumerate(analyses)
+        for row in _rows(analysis, is_main=number == 0 and not analysis.family_sets)
+    ]
+    return table_of(columns, rows, title, notes=notes)
 
 
 def _rows(analysis: Analysis, *, is_main: bool) -> Iterator[tuple[Value, ...]]:

@@ -136,7 +136,7 @@ def _scores(record: EvaluationRecord) -> Iterator[tuple[str, float]]:
     """Yield the share of right answers with its interval, or the mean of other scores."""
     if not record.samples:
         return
-    name = f"{EVALUATION}{_UNSAFE.sub('-', record.task)}"
+    name = f"{EVALUATION}{_UNSAFE.sub('-', record.label)}"
     own = [sample.score for sample in record.samples]
     mean = math.fsum(own) / len(own)
     score = _UNSAFE.sub("_", record.score)

@@ -230,8 +230,15 @@ def _found(
                 clean_text(name)[:100]: clean_text(str(version))[:100]
                 for name, version in _dict(evaluation.get("packages")).items()
             },
+            test_set=_test_set(evaluation),
         ),
     )
+
+
+def _test_set(evaluation: Mapping[str, object]) -> str | None:
+    """Return the name of the test set that touchline gave to one of several."""
+    name = _dict(evaluation.get("metadata")).get("test_set")
+    return clean_text(name)[:40] if isinstance(name, str) else None
 
 
 def _scorer(header: Mapping[str, object], summaries: Sequence[dict[str, object]]) -> str:

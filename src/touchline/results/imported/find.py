@@ -98,7 +98,7 @@ def _gathered(root: Path, read: Sequence[_Read], issues: list[Issue], *, deep: b
     accounted = accounting_of(root)
     runs = [_run(each, verification, design, accounted) for each in read]
     verification = _counted_once(_with_missing(verification, runs))
-    tasks = Counter(record.task for run in runs for record in run.evaluations)
+    tasks = Counter(record.label for run in runs for record in run.evaluations)
     task = min(tasks, key=lambda name: (-tasks[name], name)) if tasks else None
     results = [
         result_of(run, root, task, [Note.stated(each.text) for each in issues if each.subject == run.folder.name])
@@ -221,8 +221,8 @@ def _named(record: EvaluationScores, folder: RunFolder, *, control: bool) -> Eva
 
 
 def _latest(records: Sequence[EvaluationScores]) -> list[EvaluationScores]:
-    """Return one record per task and checkpoint: the last by log name, which begins with its time."""
-    kept = {(record.task, record.checkpoint): record for record in records}
+    """Return one record per task, test set and checkpoint: the last by log name, which begins with its time."""
+    kept = {(record.label, record.checkpoint): record for record in records}
     return list(kept.values())
 
 

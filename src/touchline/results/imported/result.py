@@ -130,7 +130,7 @@ def result_of(run: ImportedRun, root: Path, task: str | None, notes: Sequence[No
         notes: limitations a reader must know.
     """
     reading = None if run.job is None else run.job.reading
-    own = tuple(evaluation for evaluation in run.evaluations if evaluation.task == task)
+    own = tuple(evaluation for evaluation in run.evaluations if evaluation.label == task)
     last = own[-1] if own else None
     seed = run.settings.values.get("seed")
     job = run.job
@@ -163,7 +163,7 @@ def result_of(run: ImportedRun, root: Path, task: str | None, notes: Sequence[No
         train_losses=() if run.job is None else run.job.curves.train,
         validation_losses=() if run.job is None else run.job.curves.validation,
         evaluations=own,
-        other_evaluations=tuple(evaluation for evaluation in run.evaluations if evaluation.task != task),
+        other_evaluations=tuple(evaluation for evaluation in run.evaluations if evaluation.label != task),
         control=ControlKind.BASE if run.is_control else None,
         notes=tuple(notes),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import jinja2
@@ -15,13 +15,13 @@ from touchline.plan.settings_table import nested_settings
 from touchline.run.scripts.header import evaluation_header, parent_name, training_header
 from touchline.run.scripts.shell import comment, docstring, quote, slurm_value
 from touchline.slurm.schedulers import SCHEDULERS, evaluation_script, training_script
-from touchline.spec.anchors import from_run_folder
+from touchline.spec.anchors import drop_unset_files, from_run_folder, placed_data
 from touchline.spec.evaluation import EvaluationConfig, EvaluationTask, PlannedModel, decoding_text
-from touchline.spec.experiment import task_file_stem
 from touchline.spec.labels import labels_of
 from touchline.spec.plan import Plan, PlannedRun
 from touchline.spec.runs import RunKind
 from touchline.spec.site import Site
+from touchline.spec.test_sets import further_sets
 from touchline.spec.validate import adapter
 from touchline.spec.write import to_yaml
 
@@ -40,6 +40,7 @@ def run_files(plan: Plan, run: PlannedRun, site: Site) -> dict[str, str]:
         # This machine runs the same scripts as SLURM.
         "scheduler": SCHEDULERS.get(plan.executor, SCHEDULERS["slurm"]),
         "pbs": plan.executor == "pbs",
+        "further": evaluation_config(plan, run).tasks,
     }
     files = {
         "eval.yaml": _evaluation(plan, run),
@@ -97,7 +98,7 @@ def evaluation_config(plan: Plan, run: PlannedRun) -> EvaluationConfig:
             weights_sha256=model.weights_sha256,
             tokenizer_sha256=model.tokenizer_sha256,
         ),
-        data=replace(run.data, path=from_run_folder(run.dataset)),
+        data=placed_data(run, from_run_folder),
         data_sha256=test,
         images_sha256=run.images_sha256.get("test"),
         evaluate=run.evaluate,
@@ -105,10 +106,21 @@ def evaluation_config(plan: Plan, run: PlannedRun) -> EvaluationConfig:
         no_op=run.no_op,
         own=None if plan.own_task is None else _from_run(plan.own_task),
         labels=labels_of(plan.labels, run.dataset, run.data, run.evaluate),
-        tasks=tuple(_from_run(task) for task in plan.further_tasks if task.name in run.evaluate.tasks),
+        tasks=(
+            *_further_sets(plan, run),
+            *(_from_run(task) for task in plan.further_tasks if task.name in run.evaluate.tasks),
+        ),
         gpus=max(plan.compute.evaluation_gpus, 1),
         train_epochs=None if run.train is None else run.train.epochs,
     )
+
+
+def _further_sets(plan: Plan, run: PlannedRun) -> Iterator[EvaluationTask]:
+    """Yield the experiment's own task on each test set after the one named first."""
+    own = EvaluationTask(name=plan.task) if plan.own_task is None else _from_run(plan.own_task)
+    for each in further_sets(plan.datasets[run.dataset]):
+        images = run.images_sha256.get(f"test.{each.name}")
+        yield replace(own, test_set=each.name, data_sha256=each.sha256, images_sha256=images)
 
 
 def _from_run(task: EvaluationTask) -> EvaluationTask:
@@ -123,8 +135,14 @@ def _evaluation(plan: Plan, run: PlannedRun) -> str:
     config = evaluation_config(plan, run)
     header = "# Everything that the evaluation of this run needs, resolved; eval.py reads it.\n"
     data = json.loads(adapter(EvaluationConfig).dump_json(config))
+    drop_unset_files(data["data"])
     if config.images_sha256 is None:
         del data["images_sha256"]
+    for task in (data["own"], *data["tasks"]):
+        # Only the further test sets have these keys.
+        for key in ("test_set", "data_sha256", "images_sha256") if task is not None else ():
+            if task[key] is None:
+                del task[key]
     return header + to_yaml(data)
 
 
@@ -145,7 +163,6 @@ def _environment() -> jinja2.Environment:
         "md": escape,
         "doc": docstring,
         "py": repr,
-        "stem": task_file_stem,
     }
     environment.filters |= filters
     return environment

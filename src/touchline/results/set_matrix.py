@@ -1,0 +1,232 @@
+"""Scores of conditions on test sets that have names: the matrix of training sets and test sets.
+
+A cell is the mean over training seeds, with Student's interval over the seeds' means. It describes these items, and
+makes no claim: claims are contrasts, which are tested.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import PurePath
+from statistics import fmean, stdev
+
+from touchline.core.levels import SEEDS
+from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.core.table import Cell, Column, Table, Value, present, table_of
+from touchline.core.units import percent, plural
+from touchline.results.run_result import NOT_EVALUATED, RunResult, SetMatrix, SetRow
+from touchline.spec.runs import ControlKind, RunKind
+from touchline.statistics.student import t_quantile
+
+TRAINING_SETS = ("data.train", "data.path")
+"""Factors whose levels are training sets."""
+_COVERAGE = 0.95
+_UNTRAINED = {ControlKind.BASE: "none (base model)", ControlKind.NO_OP: "none (no-op adapter)"}
+
+
+def set_matrix(results: Sequence[RunResult]) -> SetMatrix | None:
+    """Return the means of every condition on every test set; None if test sets have no names.
+
+    Conditions of other factors are rows of their own: nothing is averaged over them.
+
+    Args:
+        results: results of the runs, in the plan's order.
+    """
+    sets = tuple(dict.fromkeys(name for result in results for name in result.set_scores))
+    if not sets:
+        return None
+    factors = dict.fromkeys(level.factor for result in results for level in result.levels)
+    factor = next((name for name in TRAINING_SETS if name in factors), None)
+    groups: dict[tuple[object, ...], list[RunResult]] = {}
+    for result in results:
+        condition = tuple(level for level in result.levels if level.factor not in (SEEDS, factor))
+        trained_on = _training_set(result, factor)
+        key = (result.control is not None or result.kind is RunKind.CONTROL, trained_on, result.model, condition)
+        groups.setdefault((*key, result.control), []).append(result)
+    order = {name: place for place, name in enumerate(dict.fromkeys(str(key[1]) for key in groups))}
+    rows = [
+        SetRow(
+            training_set=_training_set(runs[0], factor),
+            condition=tuple(level for level in runs[0].levels if level.factor not in (SEEDS, "models", factor)),
+            model=runs[0].model,
+            control=runs[0].control,
+            runs=tuple(run.name for run in runs),
+            scores={name: _mean([(run.seed, run.set_scores.get(name)) for run in runs]) for name in sets},
+        )
+        for _, runs in sorted(groups.items(), key=lambda item: (bool(item[0][0]), order[str(item[0][1])]))
+    ]
+    return SetMatrix(
+        factor=factor,
+        test_sets=sets,
+        items=_items(results),
+        metric=next((run.metric for run in results if run.metric is not None), "score"),
+        share=all(0 <= end <= 1 for result in results for score in result.set_scores.values() for end in _ends(score)),
+        rows=tuple(rows),
+    )
+
+
+def _ends(score: Measured) -> Iterator[float]:
+    """Yield a score and its interval's ends."""
+    if isinstance(score, Quantity):
+        yield from (end for end in (score.value, score.low, score.high) if end is not None)
+
+
+def _training_set(result: RunResult, factor: str | None) -> str:
+    if result.kind is RunKind.CONTROL:
+        return _UNTRAINED.get(result.control or ControlKind.BASE, "none")
+    level = next((level.value for level in result.levels if level.factor == factor), None)
+    name = PurePath(result.dataset).name if level is None else level
+    return f"{name}, answers shuffled" if result.control is ControlKind.SHUFFLED else name
+
+
+def _items(results: Iterable[RunResult]) -> dict[str, int]:
+    """Return the number of distinct items of each set."""
+    return {
+        record.test_set: len({sample.id for sample in record.samples})
+        for result in results
+        for record in (*result.evaluations, *result.other_evaluations)
+        if record.test_set is not None
+    }
+
+
+def _mean(scores: Sequence[tuple[int, Measured | None]]) -> Measured:
+    """Return the mean over seeds with its interval; of one seed the score with its interval over items."""
+    known = [(seed, score) for seed, score in scores if isinstance(score, Quantity)]
+    if not known:
+        return NOT_EVALUATED
+    left = len(scores) - len(known)
+    without = f"; {plural(left, 'seed')} not evaluated" if left else ""
+    if len(known) == 1:
+        ((_, only),) = known
+        return Quantity(
+            value=only.value,
+            unit="1",
+            low=only.low,
+            high=only.high,
+            coverage=only.coverage,
+            aggregation="mean",
+            method=f"one seed, interval over items: {only.method}{without}",
+        )
+    values = [score.value for _, score in known]
+    mean, spread = fmean(values), stdev(values)
+    told = ", ".join(f"{seed}: {value:.6g}" for (seed, _), value in zip(known, values, strict=True))
+    method = f"{len(values)} seeds ({told}){without}"
+    if spread <= 1e-12 * max(1.0, *map(abs, values)):
+        return Quantity(
+            value=mean, unit="1", aggregation="mean", method=f"{method}; they do not differ: no interval over seeds"
+        )
+    arm = t_quantile(0.5 + _COVERAGE / 2, len(values) - 1) * spread / math.sqrt(len(values))
+    return Quantity(
+        value=mean,
+        unit="1",
+        low=mean - arm,
+        high=mean + arm,
+        coverage=_COVERAGE,
+        aggregation="mean",
+        method=f"Student's t over {method}",
+    )
+
+
+def set_tables(results: Sequence[RunResult], matrix: SetMatrix | None) -> tuple[Table, ...]:
+    """Return the scores of every run by test set, and the matrix. Empty if test sets have no names.
+
+    Args:
+        results: results of the runs, in the plan's order.
+        matrix: their means.
+    """
+    return () if matrix is None else present(sets_table(results, matrix), matrix_table(matrix))
+
+
+def matrix_table(matrix: SetMatrix) -> Table | None:
+    """Return the matrix; None if no condition has two seeds and all have one training set: runs say as much.
+
+    Args:
+        matrix: the means.
+    """
+    if matrix.factor is None and all(len(row.runs) < 2 for row in matrix.rows):
+        return None
+    models = len({row.model for row in matrix.rows}) > 1
+    others = any(row.condition for row in matrix.rows)
+    columns = (
+        Column("training set"),
+        *([Column("model")] if models else []),
+        *([Column("condition")] if others else []),
+        Column("seeds", numeric=True),
+        *_set_columns(matrix),
+    )
+    rows = [
+        (
+            row.training_set,
+            *([row.model] if models else []),
+            *([", ".join(f"{level.factor} {level.value}" for level in row.condition)] if others else []),
+            len(row.runs) if row.control is None and row.training_set not in _UNTRAINED.values() else None,
+            *(_cell(row.scores[name], share=matrix.share) for name in matrix.test_sets),
+        )
+        for row in matrix.rows
+    ]
+    title = f"{'Training set' if matrix.factor else 'Condition'} x test set: {matrix.metric}"
+    return table_of(columns, rows, title, notes=(_legend(matrix),))
+
+
+def sets_table(results: Sequence[RunResult], matrix: SetMatrix) -> Table | None:
+    """Return the scores of every run on every test set side by side.
+
+    Args:
+        results: results of the runs, in the plan's order.
+        matrix: names and sizes of the sets.
+    """
+    columns = (Column("run", code=True), *_set_columns(matrix))
+    rows = [
+        (run.name, *(_cell(run.set_scores[name], share=matrix.share) for name in matrix.test_sets)) for run in results
+    ]
+    methods = dict.fromkeys(
+        score.method.rpartition(", ")[0]
+        for run in results
+        for score in run.set_scores.values()
+        if isinstance(score, Quantity) and score.method
+    )
+    note = f"95% interval over the items of the set: {'; '.join(methods)}. " if methods else ""
+    first = matrix.test_sets[0]
+    return table_of(
+        columns,
+        rows,
+        f"Scores by test set: {matrix.metric}",
+        by_run=True,
+        notes=(
+            f"{note}n: items that every run answered. Claims are made on {first}, which is named first; p values of "
+            "the other sets are one family of their own.",
+        ),
+    )
+
+
+def _set_columns(matrix: SetMatrix) -> list[Column]:
+    return [
+        Column(f"{name}, n = {matrix.items[name]:,}" if name in matrix.items else name, key=f"set {name}", numeric=True)
+        for name in matrix.test_sets
+    ]
+
+
+def _cell(score: Measured, *, share: bool) -> Value:
+    """Return a score with its interval, as a percentage if it is a share."""
+    if isinstance(score, Missing):
+        return score
+    interval = ""
+    if score.low is not None and score.high is not None:
+        # A share has no end beyond 0 or 1.
+        low, high = (max(score.low, 0.0), min(score.high, 1.0)) if share else (score.low, score.high)
+        interval = f"[{100 * low:.1f}, {100 * high:.1f}]" if share else f"[{low:.4g}, {high:.4g}]"
+    text = percent(score.value) if share else f"{score.value:.4g}"
+    return Cell(text, score.value, interval=interval, note=score.method or "")
+
+
+def _legend(matrix: SetMatrix) -> str:
+    several = max(len(row.runs) for row in matrix.rows) > 1
+    seeds = (
+        "Cells: mean over the training seeds, with Student's 95% interval over the means of the seeds on these items; "
+        "of a share its ends stop at 0 and 100%. Where seeds do not differ there is no interval. "
+        "A row with one seed has the interval over items and describes that checkpoint."
+        if several
+        else "One seed: each cell describes one checkpoint, with its interval over items, and not the setting."
+    )
+    return f"{seeds} The matrix makes no claim: contrasts are tested in their own tables."

@@ -1,0 +1,291 @@
+"""Several test sets with names, from experiment.yaml to the report: three training sets on three test sets."""
+
+from __future__ import annotations
+
+import json
+import re
+import runpy
+import string
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+
+import pytest
+from tests.api.folders import command, environment, touchline
+from tests.api.kills import kill_everything
+
+from tools.tiny_model import write_tiny_model
+from touchline import api
+from touchline.core.errors import InputError
+from touchline.core.quantity import Missing, Quantity
+from touchline.data.evaluations import read_evaluation_config, settings_sha256
+from touchline.data.user_config import UserConfig
+from touchline.evaluate.wanted import find_pending_evaluations
+from touchline.lint.local.inputs import errors_of
+from touchline.plan.tasks import set_items, task_notes, task_rows
+from touchline.spec.plan import Plan
+
+SETS = {"5L": (5, 20), "9L": (9, 16), "13L": (13, 12)}
+"""Letters of a set's words, and its items."""
+ANSWERS = {"5L": "a", "9L": "b", "13L": "c"}
+NAMED = "{5L: data/5L_test.json, 9L: data/9L_test.json, 13L: data/13L_test.json}"
+EXPERIMENT = """\
+name: cross
+task: exact_match
+models: [Tiny-1M-Instruct]
+data:
+  train: data/5L_train.json
+  test: TEST
+factors:
+  data.train: [data/5L_train.json, data/9L_train.json, data/13L_train.json]
+seeds: [1, 2]
+train:
+  epochs: 2
+  global_batch_size: 8
+  micro_batch_size: 8
+  max_seq_len: 64
+  learning_rate: 1e-2
+  base_dtype: float32
+  lora: {rank: 4}
+controls: [base]
+evaluate: {max_new_tokens: 3}
+compute: {gpu: cpu, cohorts: always}
+"""
+RECOMPUTE = Path(__file__).resolve().parents[2] / "docs" / "concepts" / "recompute.md"
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> UserConfig:
+    base = tmp_path_factory.mktemp("here")
+    write_tiny_model(base / "models" / "Tiny-1M-Instruct")
+    return UserConfig(models_dir=base / "models", cache_dir=base / "cache", history_dir=base / "history")
+
+
+def make(folder: Path, test: str = NAMED, **changes: str) -> Path:
+    """Training and test files of three lengths of words. Three in four answers of a set are its own letter."""
+    (folder / "data").mkdir(parents=True)
+    dice = Random(7)
+    for name, (letters, items) in SETS.items():
+        rows = [
+            {
+                "input": "".join(dice.choices(string.ascii_lowercase, k=letters)),
+                "output": ANSWERS[name] if number % 4 else "z",
+            }
+            for number in range(64)
+        ]
+        (folder / "data" / f"{name}_train.json").write_text(json.dumps(rows[:40]))
+        (folder / "data" / f"{name}_test.json").write_text(json.dumps(rows[40 : 40 + items]))
+    text = EXPERIMENT.replace("TEST", test)
+    for old, new in changes.items():
+        text = text.replace(*{"evaluate": ("{max_new_tokens: 3}", new)}[old])
+    (folder / "experiment.yaml").write_text(text)
+    return folder
+
+
+def planned(folder: Path, settings: UserConfig, test: str = NAMED) -> Path:
+    """An experiment whose run folders are written."""
+    api.plan(make(folder, test), settings)
+    api.prepare(folder, settings)
+    return folder
+
+
+def seconds(plan: Plan) -> float:
+    found = plan.runs[0].evaluate_seconds
+    assert isinstance(found, Quantity)
+    return found.value
+
+
+def disk(plan: Plan) -> float:
+    found = plan.runs[0].disk
+    assert isinstance(found, Quantity)
+    return found.value
+
+
+@pytest.mark.planning
+def test_a_plan_counts_every_set_in_items_time_and_disk(tmp_path: Path, settings: UserConfig) -> None:
+    one = api.plan(make(tmp_path / "one", "{5L: data/5L_test.json}"), settings).plan
+    three = api.plan(make(tmp_path / "three"), settings).plan
+    assert set_items(three) == [("5L", 20), ("9L", 16), ("13L", 12)]
+    assert [(row[0], row[3]) for row in task_rows(three)] == [
+        ("exact_match", "20"),
+        ("exact_match on 9L", "16"),
+        ("exact_match on 13L", "12"),
+    ]
+    notes = "\n".join(task_notes(three))
+    assert "evaluated on 5L (20 items), 9L (16 items), 13L (12 items), with a log each" in notes
+    assert "Claims are made on 5L" in notes
+    assert "one family of their own, of 4 contrasts" in notes
+    assert seconds(three) > seconds(one)
+    assert disk(three) > disk(one)
+    assert [run.digest for run in three.runs] == [run.digest for run in one.runs]
+
+
+@pytest.mark.planning
+def test_the_longest_prompt_of_any_set_decides_on_the_memory(tmp_path: Path, settings: UserConfig) -> None:
+    """Not that of the training rows, and not that of the first set alone."""
+
+    def memory(test: str) -> float:
+        found = api.plan(make(tmp_path / str(len(test)), test), settings).plan.runs[0].evaluate_memory
+        assert not isinstance(found, Missing)
+        assert found.assumption == ""
+        return found.allocated.value
+
+    short = memory("{5L: data/5L_test.json}")
+    assert memory("{5L: data/5L_test.json, 13L: data/13L_test.json}") > short
+
+
+@pytest.mark.planning
+def test_each_set_is_planned_with_its_hash_and_asked_as_if_it_were_the_only_one(
+    tmp_path: Path, settings: UserConfig
+) -> None:
+    folder = planned(tmp_path / "three", settings)
+    config = read_evaluation_config(folder / "1M_base" / "eval.yaml")
+    assert config.first_set == "5L"
+    assert [task.test_set for task in config.tasks] == ["9L", "13L"]
+    assert len({config.data_sha256, *(task.data_sha256 for task in config.tasks)}) == 3
+    alone = planned(tmp_path / "alone", settings, "data/9L_test.json")
+    single = read_evaluation_config(alone / "1M_base" / "eval.yaml")
+    single = replace(single, date=config.date)
+    assert settings_sha256(config, config.tasks[0]) == settings_sha256(single)
+    assert settings_sha256(config) != settings_sha256(single)
+    script = (folder / "1M_base" / "eval.py").read_text()
+    compile(script, "eval.py", "exec")
+    assert "@task(name='exact_match-9L')" in script
+    assert "run_task(Path(__file__).parent, 'exact_match on 13L')" in script
+    assert "test_set" not in (alone / "1M_base" / "eval.yaml").read_text()
+
+
+@pytest.mark.planning
+def test_further_tasks_ask_the_set_named_first(tmp_path: Path, settings: UserConfig) -> None:
+    folder = make(tmp_path / "x", evaluate="{max_new_tokens: 3, tasks: [choice]}")
+    found = api.plan(folder, settings).plan
+    assert "Further tasks ask 5L alone" in "\n".join(task_notes(found))
+    api.prepare(folder, settings)
+    config = read_evaluation_config(folder / "1M_base" / "eval.yaml")
+    assert [task.label for task in config.tasks] == ["exact_match on 9L", "exact_match on 13L", "choice"]
+    assert config.on(config.tasks[2]).data.test == config.on(None).data.test
+    assert config.on(config.tasks[0]).data.test != config.on(None).data.test
+
+
+@pytest.mark.planning
+def test_answers_of_a_set_that_the_limit_truncates_are_found(tmp_path: Path, settings: UserConfig) -> None:
+    """Though every training answer is short enough."""
+    folder = make(tmp_path / "x")
+    long = [{"input": f"word{number}", "output": f"abcdefghijk{number % 9}"} for number in range(60)]
+    (folder / "data" / "13L_test.json").write_text(json.dumps(long))
+    with pytest.raises(InputError) as caught:
+        api.plan(folder, settings)
+    (finding,) = errors_of(caught.value.findings)
+    assert finding.code == "EX181"
+    assert "62% of the test answers are longer, up to 12" in finding.message
+
+
+@pytest.mark.planning
+def test_a_set_that_one_run_was_trained_on_is_found_for_that_run(tmp_path: Path, settings: UserConfig) -> None:
+    """The same set is clean for the others."""
+    folder = make(tmp_path / "x")
+    place = folder / "data" / "9L_train.json"
+    place.write_text(
+        json.dumps(json.loads(place.read_text()) + json.loads((folder / "data" / "13L_test.json").read_text()))
+    )
+    with pytest.raises(InputError) as caught:
+        api.plan(folder, settings)
+    (finding,) = errors_of(caught.value.findings)
+    assert finding.code == "DA106"
+    assert "12 prompts are both in train (9L_train.json) and in test.13L (13L_test.json)" in finding.message
+    assert finding.runs
+    assert all("9L" in run for run in finding.runs)
+
+
+@pytest.mark.planning
+def test_one_set_under_two_names_is_refused(tmp_path: Path, settings: UserConfig) -> None:
+    folder = make(tmp_path / "x", "{5L: data/5L_test.json, again: data/copy.json}")
+    (folder / "data" / "copy.json").write_bytes((folder / "data" / "5L_test.json").read_bytes())
+    with pytest.raises(InputError) as caught:
+        api.plan(folder, settings)
+    assert "the test sets 5L and again have the same rows" in str([each.message for each in caught.value.findings])
+
+
+@pytest.mark.slow
+def test_three_training_sets_on_three_test_sets(tmp_path: Path) -> None:
+    """Really trained, killed between two sets, resumed with the missing ones, to the matrix of the report."""
+    write_tiny_model(tmp_path / "models" / "Tiny-1M-Instruct")
+    env = environment(tmp_path / "models", tmp_path / "cache") | {"TOUCHLINE_HISTORY_DIR": str(tmp_path / "history")}
+    folder = make(tmp_path / "exp")
+    process = subprocess.Popen(
+        command("run", str(folder), "--no-probe"), env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 300
+    while len(kept := scores(folder)) < 7:
+        assert process.poll() is None, "it ended before it was killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    kill_everything(process)
+    kept = scores(folder)
+    assert {re.sub(r"_epoch_1|_base", "", path.name.split(".")[0]) for path in kept} >= {"exact_match-5L"}
+    assert len(kept) < 21, "the kill came too late"
+    waiting = [run.name for run in folder.iterdir() if (run / "eval.yaml").is_file()]
+    assert any(find_pending_evaluations(folder, run).checkpoints for run in waiting)
+    statuses = json.loads(touchline("status", str(folder), "--json", env=env).stdout)
+    assert "completed" not in json.dumps(
+        [run["status"] for run in statuses["runs"] if run["name"] in unfinished(folder)]
+    )
+    done = touchline("run", str(folder), env=env)
+    assert done.returncode == 0, done.stderr
+    assert scores(folder).items() >= kept.items()
+    assert sorted(path.name for path in scores(folder) if path.parent.parent.name == "1M_base") == [
+        f"exact_match-{name}_base.scores.json" for name in ("13L", "5L", "9L")
+    ]
+    assert "Training set x test set" in done.stdout
+
+    answer = touchline("results", str(folder), "--json", env=env)
+    (folder / "results.json").write_text(answer.stdout)
+    matrix = json.loads(answer.stdout)["test_sets"]
+    cells = {
+        (row["training_set"], name): cell["value"] for row in matrix["rows"] for name, cell in row["scores"].items()
+    }
+    for name in SETS:
+        assert cells[f"data/{name}_train.json", name] > 0.5
+        assert all(cells[f"data/{name}_train.json", other] < 0.5 for other in SETS if other != name)
+        assert cells["none (base model)", name] < 0.5
+    text = (folder / "RESULTS.md").read_text()
+    assert "### Training set x test set: exact match" in text
+    assert "5L, n = 20 | 9L, n = 16 | 13L, n = 12" in text
+    assert "one family of their own, of 4 contrasts on the test sets 9L and 13L" in text
+    assert "Training set x test set" in (folder / "report.html").read_text()
+    (code,) = re.findall(r"^```python\n(.*?)^```$", RECOMPUTE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    (tmp_path / "recompute.py").write_text(code)
+    main = runpy.run_path(str(tmp_path / "recompute.py"))["main"]
+    assert main(str(folder / "samples.jsonl"), str(folder / "results.json")) == 0
+
+    rows = json.loads((folder / "data" / "13L_test.json").read_text())
+    (folder / "data" / "13L_test.json").write_text(json.dumps([*rows[1:], {"input": "another", "output": "c"}]))
+    for path in (folder / "1M_base" / "eval").glob("*L_base*"):
+        path.unlink()
+    refused = touchline("evaluate", str(folder), env=env)
+    assert refused.returncode == 3
+    assert "13L_test.json' changed since it was planned" in refused.stderr
+    # What a job finds that was queued before.
+    job = [sys.executable, "-m", "touchline.evaluate", "--experiment", str(folder), "--run", "1M_base"]
+    ended = subprocess.run(job, env=env, capture_output=True, text=True, check=False)
+    assert ended.returncode == 3, ended.stderr
+    assert "13L_test.json' is not the one that was planned" in ended.stderr
+    made = sorted(path.name for path in scores(folder) if path.parent.parent.name == "1M_base")
+    assert made == ["exact_match-5L_base.scores.json", "exact_match-9L_base.scores.json"]
+
+
+def scores(folder: Path) -> dict[Path, int]:
+    """Every scores file, with the time of its last change."""
+    return {path: path.stat().st_mtime_ns for path in folder.glob("*/eval/*.scores.json")}
+
+
+def unfinished(folder: Path) -> set[str]:
+    """Runs that lack an evaluation."""
+    return {
+        run.name
+        for run in folder.iterdir()
+        if (run / "eval.yaml").is_file() and len(list((run / "eval").glob("*.scores.json"))) < 3
+    }
