@@ -240,12 +240,12 @@ def pack(
         InputError: the lengths are unknown or not usable.
         HostError: the package that draws figures is not installed.
     """
-    from touchline.plan.local.packing import compare, load_lengths
+    from touchline.plan.local.packing import assume_lengths, compare
     from touchline.report.command_figures import length_figure
     from touchline.report.local.draw_process import write_picture
 
-    lengths = load_lengths(request, settings, on_progress)
-    summary = compare(request, lengths)
+    lengths, assumed = assume_lengths(request, settings, on_progress)
+    summary = compare(request, lengths, assumed)
     if plot is not None:
         figure = length_figure(lengths.total, summary)
         write_picture(figure, plot)

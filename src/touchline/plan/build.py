@@ -338,7 +338,8 @@ def _is_kept(run: PlannedRun, inputs: PlanInputs) -> bool:
 def _lengths(spec: RunSpec, inputs: PlanInputs) -> ExampleLengths:
     """Return the token lengths of a run's training examples."""
     lengths = inputs.lengths[spec.model, data_key(spec.data)]
-    return _shuffled(spec, lengths) if spec.control is ControlKind.SHUFFLED else lengths
+    lengths = _shuffled(spec, lengths) if spec.control is ControlKind.SHUFFLED else lengths
+    return lengths.within(spec.train.max_seq_len)
 
 
 def _shuffled(spec: RunSpec, lengths: ExampleLengths) -> ExampleLengths:
@@ -347,7 +348,10 @@ def _shuffled(spec: RunSpec, lengths: ExampleLengths) -> ExampleLengths:
     An answer is tokenized separately from its prompt, so its length does not depend on the prompt.
     """
     dealt = derangement(len(lengths.answer), label_generator(spec.seed))
-    return replace(lengths, answer=lengths.answer[dealt])
+    ends = lengths.ends
+    if ends is not None:
+        ends = replace(ends[0], answer=ends[0].answer[dealt]), replace(ends[1], answer=ends[1].answer[dealt])
+    return replace(lengths, answer=lengths.answer[dealt], ends=ends)
 
 
 def _question(spec: RunSpec, inputs: PlanInputs, lengths: ExampleLengths) -> RunRequest:
@@ -372,8 +376,9 @@ def _resolved_question(run: PlannedRun, inputs: PlanInputs) -> RunRequest:
 def _evaluated(run: PlannedRun, spec: RunSpec, inputs: PlanInputs, decisions: RunResolver) -> PlannedRun:
     """Return a control with the predicted time of its evaluation."""
     lengths = inputs.lengths.get((spec.model, data_key(spec.data)))
-    if lengths is None or _length_faults(spec, lengths):
+    if lengths is None or any(each.severity is Severity.ERROR for each in _length_faults(spec, lengths)):
         return run
+    lengths = lengths.within(spec.train.max_seq_len)
     question = _question(spec, inputs, lengths)
     started = inputs.started.get(spec.name)
     if started is not None:
@@ -498,6 +503,8 @@ def _length_faults(spec: RunSpec, lengths: ExampleLengths) -> list[Finding]:
     too_long = int((total > limit).sum())
     if not too_long:
         return []
+    if lengths.ends is not None and not (lengths.ends[0].total > limit).any():
+        return [_perhaps_too_long(spec, too_long, len(total))]
     first = int((total > limit).argmax())
     dealt = "with shuffled answers " if spec.control is ControlKind.SHUFFLED else ""
     return [
@@ -510,6 +517,17 @@ def _length_faults(spec: RunSpec, lengths: ExampleLengths) -> list[Finding]:
             hint=f"max_seq_len: {int(total.max())}, or shorter examples",
         )
     ]
+
+
+def _perhaps_too_long(spec: RunSpec, too_long: int, count: int) -> Finding:
+    return Finding(
+        code="DA201",
+        severity=Severity.WARNING,
+        subject="train.max_seq_len",
+        message=f"{too_long} of {count} training examples may be longer than max_seq_len {spec.train.max_seq_len} "
+        f"tokens, and are planned as if they were not: the tokenizer of {spec.model} is not here",
+        hint="the model's tokenizer under models_dir",
+    )
 
 
 def _factors(specs: Sequence[RunSpec]) -> dict[str, tuple[str, ...]]:
