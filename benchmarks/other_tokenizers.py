@@ -5,7 +5,7 @@
 Tokenizers are files of tokenizer.json, of tiktoken ranks (`.tiktoken`) or of SentencePiece (`.model`). Texts are JSON
 files of rows, or others, cut into pieces of 1,000 characters. Printed are, for each text, the characters per token of
 every tokenizer, and over all texts the ratios of one tokenizer's count to another's: of whole files and of rows. The
-constants of `touchline.data.assumed_lengths` come from the table at the end of this file.
+constants of `touchline.data.other_tokenizer` are the ends of these ratios.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ from pathlib import Path
 import numpy as np
 
 # Of OpenAI's cl100k_base, as Llama 3 has it.
-_PATTERN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 _PIECE = 1000
 _SHARES = (0, 5, 50, 95, 100)
 

@@ -212,8 +212,11 @@ def place_experiment(
     from touchline.run.allocation import carry_out
     from touchline.run.planning import read_started
 
-    prepare(source, settings)
     planned = read_started(source)
+    if request.emit is not None or not any(model.absent for model in planned.plan.models.values()):
+        # Without scripts, a schedule needs no models on this machine.
+        prepare(source, settings)
+        planned = read_started(source)
     placement, jobs, files, notes = carry_out(planned, settings.cluster(planned.plan.executor), request)
     if plot is not None:
         _draw(placement, jobs, request.cluster, plot)
