@@ -103,11 +103,6 @@ def cut(name: str) -> Spoil:
     return spoil
 
 
-def without(name: str) -> Spoil:
-    """Return a change that removes a file of a model."""
-    return lambda folder: (folder / name).unlink()
-
-
 SLURM = "compute: {executor: slurm, gpus_per_run: 1}"
 STAGES = "stages:\n- {name: easy}\n- {name: hard, parent: %s}"
 EXPLORE = """
@@ -124,7 +119,7 @@ FAULTS = {
     "the id of a model on the Hub": Fault("CK100", "models: [meta-llama/Llama-3.2-1B-Instruct]"),
     "one model of two": Fault("CK100", "models: [tiny, tinny]"),
     "a config of a model that is no JSON": Fault("CK101", model=cut("config.json")),
-    "a model without weights": Fault("CK103", model=without("model.safetensors")),
+    "weights that are pickles": Fault("CK103", model=renamed("model.safetensors", "pytorch_model.bin")),
     "half of the weights": Fault("CK104", model=cut("model.safetensors")),
     "a misspelt column": Fault("DA105", "data: {path: data/words.json, output: lable}"),
     "one level of a column": Fault("DA105", "factors: {data.output: [output, lable]}"),

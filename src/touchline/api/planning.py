@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from touchline.core.callbacks import MessageCallback, ProgressCallback, ignore_message
 from touchline.data.user_config import UserConfig
+from touchline.run.arrivals import refuse_absent, refuse_other_shapes
 from touchline.run.folders import ExperimentFolder
 from touchline.run.plan_inputs import decided_on_disk
 from touchline.run.planning import LoadedPlan, commit_plan, read_planned, refuse_drift, resolve
@@ -114,7 +115,7 @@ def plan(
     changes = None if old is None else compare_with_plan(loaded, old)
     with explained_drift(folder, changes):
         new, notes = resolve(loaded, folder, settings, old, accepted, on_progress)
-        if measure is not None:
+        if measure is not None and not any(model.absent for model in new.models.values()):
             # Nothing is measured for a plan that is refused.
             refuse_drift(folder, old, new, accept=accept)
             if measure(new, folder):
@@ -139,7 +140,10 @@ def plan_to_run(
     """
     from touchline.results.strategy import is_unfinished
 
-    chosen = choose_overrides(ExperimentFolder(source), overrides, lambda: is_unfinished(read_planned(source)))
+    folder = ExperimentFolder(source)
+    chosen = choose_overrides(folder, overrides, lambda: is_unfinished(read_planned(source)))
+    if (old := folder.read_plan()) is not None:
+        refuse_other_shapes(folder, old, settings)
     return plan(source, settings, chosen, allow=allow, measure=measure)
 
 
@@ -148,10 +152,13 @@ def approve(source: Path, device_hours: float) -> Approval:
 
     Raises:
         InputError: there is no plan, or the hours are not a positive number.
+        HostError: a model of the plan is not here.
     """
     from touchline.run import budget
 
-    return budget.approve(ExperimentFolder(source), device_hours)
+    folder = ExperimentFolder(source)
+    refuse_absent(folder.planned(), folder)
+    return budget.approve(folder, device_hours)
 
 
 def approved_budget(source: Path) -> Budget:

@@ -25,6 +25,7 @@ from touchline.results.frame import Results
 from touchline.results.strategy import refuse_other_design
 from touchline.run import launching
 from touchline.run import selection as running
+from touchline.run.arrivals import refuse_absent, with_arrivals
 from touchline.run.folders import ExperimentFolder
 from touchline.run.model_download import EXPORTABLE, get_model
 from touchline.run.planning import LoadedPlan, accept_edits, read_planned, read_started, refuse_edits, refuse_findings
@@ -61,6 +62,7 @@ def _prepare(
     if planned.plan.strategy is not None:
         refuse_other_design(planned)
     active_runs(planned, run)
+    planned = with_arrivals(planned, settings)
     if accept:
         if run is None:
             raise InputError("--accept is for one run", hint="touchline prepare DIR --run RUN --accept")
@@ -100,6 +102,7 @@ def run(
         made = plan_to_run(source, settings, overrides, allow=allow, measure=measure)
         for line in (*override_lines(made.plan), *made.changes):
             on_message(line)
+        refuse_absent(made.plan, made.folder)
         planned = _prepared(read_planned(source), settings, accepted=False)
         return _worked(planned, settings, only, on_progress, on_message, lock=lock, retry=retry)
 

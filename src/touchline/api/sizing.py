@@ -212,8 +212,11 @@ def place_experiment(
     from touchline.run.allocation import carry_out
     from touchline.run.planning import read_started
 
-    prepare(source, settings)
     planned = read_started(source)
+    if request.emit is not None or not any(model.absent for model in planned.plan.models.values()):
+        # Without scripts, a schedule needs no models on this machine.
+        prepare(source, settings)
+        planned = read_started(source)
     placement, jobs, files, notes = carry_out(planned, settings.cluster(planned.plan.executor), request)
     if plot is not None:
         _draw(placement, jobs, request.cluster, plot)
@@ -240,12 +243,12 @@ def pack(
         InputError: the lengths are unknown or not usable.
         HostError: the package that draws figures is not installed.
     """
-    from touchline.plan.local.packing import compare, load_lengths
+    from touchline.plan.local.packing import assume_lengths, compare
     from touchline.report.command_figures import length_figure
     from touchline.report.local.draw_process import write_picture
 
-    lengths = load_lengths(request, settings, on_progress)
-    summary = compare(request, lengths)
+    lengths, assumed = assume_lengths(request, settings, on_progress)
+    summary = compare(request, lengths, assumed)
     if plot is not None:
         figure = length_figure(lengths.total, summary)
         write_picture(figure, plot)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -23,7 +23,7 @@ from touchline.spec.plan import BatchSummary, Plan, PlannedRun
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExampleLengths:
-    """Tokens of a training split, exact, in the dataset's order."""
+    """Tokens of a training split in the dataset's order; exact, or counted otherwise, with ends."""
 
     prompt: NDArray[np.uint32]
     """Tokens of each prompt; shape [examples]."""
@@ -38,6 +38,8 @@ class ExampleLengths:
     """Sum of the squared patches of each image."""
     of_tests: ExampleLengths | None = None
     """Tokens of the items of all test sets that have files of their own; None if no test set has."""
+    ends: tuple[ExampleLengths, ExampleLengths] | None = None
+    """Lower and upper ends, where the model's tokenizer is not here and something else counted; None: exact."""
 
     @property
     def asked(self) -> ExampleLengths:
@@ -48,6 +50,18 @@ class ExampleLengths:
     def total(self) -> NDArray[np.uint32]:
         """Tokens of each example; shape [examples]."""
         return self.prompt + self.answer
+
+    def within(self, limit: int) -> ExampleLengths:
+        """Return lengths that were not counted exactly with no example longer than a limit; exact ones as they are."""
+        if self.ends is None:
+            return self
+        low, high = (each._cut(limit) for each in self.ends)
+        return replace(self._cut(limit), ends=(low, high))
+
+    def _cut(self, limit: int) -> ExampleLengths:
+        answer = np.minimum(self.answer, max(limit - 1, 1)).astype(np.uint32)
+        prompt = np.minimum(self.prompt, limit - answer).astype(np.uint32)
+        return replace(self, prompt=prompt, answer=answer, prefix=min(self.prefix, int(prompt.min(initial=1)) - 1))
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from touchline.core.errors import InputError
 from touchline.core.finding import Finding, Severity
 from touchline.spec.anchors import drop_unset_files, from_run_folder, placed_data
 from touchline.spec.document import parse
-from touchline.spec.evaluation import PlannedModel
+from touchline.spec.evaluation import PlannedModel, planned_model
 from touchline.spec.experiment import DataConfig, TrainConfig, as_written
 from touchline.spec.plan import BatchSummary, Plan, PlannedRun
 from touchline.spec.runs import ControlKind
@@ -125,17 +125,11 @@ def run_config(run: PlannedRun, plan: Plan) -> RunConfig:
         ValueError: the run trains nothing.
     """
     train, batches = require_training(run)
-    model = plan.models[run.model]
     return RunConfig(
         experiment=plan.experiment,
         run=run.name,
         run_digest=run.digest,
-        model=PlannedModel(
-            name=model.name,
-            path=model.path,
-            weights_sha256=model.weights_sha256,
-            tokenizer_sha256=model.tokenizer_sha256,
-        ),
+        model=planned_model(plan.models[run.model]),
         data=replace(placed_data(run, from_run_folder), test=None),
         data_sha256=plan.datasets[run.dataset].sha256,
         images_sha256={split: sha256 for split, sha256 in run.images_sha256.items() if not split.startswith("test")},

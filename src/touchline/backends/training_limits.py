@@ -27,7 +27,7 @@ def limit_faults(model: ModelInfo, train: TrainConfig, devices: int = 1) -> tupl
     faults: list[Finding] = []
     # Whether the backend trains vision-language models is its capability.
     kinds = ("ForCausalLM", "ForConditionalGeneration") if model.vision else ("ForCausalLM",)
-    if not model.architecture.endswith(kinds):
+    if "config.json" not in model.absent and not model.architecture.endswith(kinds):
         faults.append(
             _error("BK001", "models", f"{model.name} is a {model.architecture}; expected a causal language model")
         )

@@ -142,6 +142,7 @@ def plan(
     from touchline.plan.settings import collect_settings
     from touchline.plan.settings_table import RunSetting
     from touchline.plan.strategy.costs import StrategyCosts, strategy_costs
+    from touchline.run.arrivals import downloads
     from touchline.run.marks import LEFT
     from touchline.spec.plan import Plan
 
@@ -190,7 +191,7 @@ def plan(
     if not dry_run:
         print_status(f"{'wrote' if planned.changed else 'unchanged:'} {planned.folder.plan_json} and runs_plan.md")
         verb = "submit" if planned.plan.executor != "local" else "run"
-        print_status(f"next: touchline {verb} {shlex.quote(str(source))}")
+        print_status(f"next: {downloads(planned.plan) or f'touchline {verb} {shlex.quote(str(source))}'}")
 
 
 def prepare(

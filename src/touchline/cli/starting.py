@@ -101,6 +101,7 @@ def _show(made: Start, settings: UserConfig, json: bool, *, has_plan: bool) -> s
     """Print the file, and what the plan makes of it; return the verb that starts it."""
     from touchline import api
     from touchline.plan.sections import folder_lines, summary_sections
+    from touchline.run.arrivals import downloads
     from touchline.run.first_experiment import Start
     from touchline.spec.plan import Plan
 
@@ -128,7 +129,7 @@ def _show(made: Start, settings: UserConfig, json: bool, *, has_plan: bool) -> s
     for line in folder_lines(plan, made.path.absolute().parent.name):
         print_output(textwrap.fill(line, _width(), subsequent_indent="      ") if sys.stdout.isatty() else line)
     print_status(f"all of the plan: touchline plan {folder} --dry-run")
-    print_status(f"next: touchline {verb} {folder}")
+    print_status(f"next: {downloads(plan) or f'touchline {verb} {folder}'}")
     return verb
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from touchline.core.finding import Finding
+from touchline.core.quantity import Missing
 
 COPIED_FILES = (
     "tokenizer.json",
@@ -79,12 +80,14 @@ class ModelInfo:
     """Whether the tokenizer has a chat template."""
     stop_token: str | None
     """The token that ends an answer: the tokenizer's eos_token."""
-    config_sha256: str
-    """Hash of config.json."""
-    tokenizer_sha256: str
-    """Hash over tokenizer.json, tokenizer_config.json and the chat template."""
-    weights_sha256: str
-    """Hash over the shards' names, sizes and headers; changes with shape, dtype or size, cheap to compute."""
+    config_sha256: str | Missing
+    """Hash of config.json; missing where the file is not here, with the source of the dimensions."""
+    tokenizer_sha256: str | Missing
+    """Hash over tokenizer.json, tokenizer_config.json and the chat template; missing where they are not here, with what
+    counts the tokens instead."""
+    weights_sha256: str | Missing
+    """Hash over the shards' names, sizes and headers; changes with shape, dtype or size, cheap to compute. Missing
+    where they are not here, with what is assumed of them."""
     size_label: str
     """Short size, `135M`, `1.7B`: from the name if possible, else from the parameters."""
     family: str
@@ -99,6 +102,30 @@ class ModelInfo:
     """Whether it has a vision tower (`vision_config` in config.json)."""
     findings: tuple[Finding, ...] = ()
     """Findings on the folder; with an error it cannot be trained."""
+
+    @property
+    def absent(self) -> dict[str, Missing]:
+        """Return the parts that are not on this machine, with what is assumed of each."""
+        parts = {"config.json": self.config_sha256, "tokenizer": self.tokenizer_sha256, "weights": self.weights_sha256}
+        return {name: part for name, part in parts.items() if isinstance(part, Missing)}
+
+    @property
+    def absence(self) -> str:
+        """Return in one line what is not here, what is assumed instead, and what is not checked; empty if all is."""
+        absent = self.absent
+        if not absent:
+            return ""
+        parts = "; ".join(f"{what} ({reason.missing})" for what, reason in absent.items())
+        unchecked = "hashes and shapes of the weights"
+        if "tokenizer" in absent:
+            unchecked += ", chat template, rendering, longest answers; no example is rendered"
+        return f"not here of {self.name}: {parts}. Not checked: {unchecked}"
+
+    @property
+    def hashes(self) -> list[str | None]:
+        """Return the hashes of weights, tokenizer and config.json; None for a part that is not on this machine."""
+        parts = (self.weights_sha256, self.tokenizer_sha256, self.config_sha256)
+        return [None if isinstance(part, Missing) else part for part in parts]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -118,40 +118,6 @@ def token_lengths(
     return lengths
 
 
-def asked_lengths(
-    model: ModelInfo,
-    data: DataConfig,
-    base: Path,
-    date: str,
-    cache_dir: Path,
-    on_progress: ProgressCallback | None = None,
-) -> TokenLengths | None:
-    """Return the token lengths of all test sets that have files of their own, together. None if no test set has.
-
-    Args:
-        model: whose tokenizer and chat template.
-        data: the dataset; its prompt filled in.
-        base: folder that the dataset's paths are relative to.
-        date: ISO date frozen in the plan.
-        cache_dir: where they are kept.
-        on_progress: called as in `token_lengths`.
-
-    Raises:
-        InputError: dataset, tokenizer or chat template cannot be used.
-    """
-    found = [
-        token_lengths(model, replace(data, test=file), "test", base, date, cache_dir, on_progress)
-        for file in data.test_sets.values()
-    ]
-    if not sum(len(each.prompt) for each in found):
-        return None
-    return TokenLengths(
-        prompt=np.concatenate([each.prompt for each in found]),
-        answer=np.concatenate([each.answer for each in found]),
-        prefix=min(each.prefix for each in found),
-    )
-
-
 def _patches(rule: ImageRule, examples: Iterable[Example]) -> list[int]:
     """Return the patches of each image: what the lengths depend on besides the rows."""
     patches_of = functools.cache(rule.patches_of)

@@ -16,6 +16,7 @@ from touchline.core.files import read_text_bounded
 from touchline.core.finding import Finding, Location, Severity
 from touchline.core.json_text import parse_json
 from touchline.core.near import near_names
+from touchline.core.quantity import Missing
 from touchline.data.agreement import disagreements
 from touchline.data.hub import cached_snapshot, how_to_get, is_hub_id
 from touchline.data.images import read_image_rule
@@ -23,10 +24,10 @@ from touchline.data.rendering.chat import ChatRenderer
 from touchline.data.rendering.image_rule import NO_IMAGES
 from touchline.data.shards import Shard
 from touchline.data.templates import IsolatedTemplate
-from touchline.data.tokenizer import read_tokenizer
+from touchline.data.tokenizer import TOKENIZER, read_tokenizer
 from touchline.data.user_config import load_settings
 from touchline.data.weights import model_fault, read_shards
-from touchline.spec.names import label_of
+from touchline.spec.names import ModelLabel, label_of
 
 _CONFIG_LIMIT_BYTES = 16 << 20
 # Older architectures have names of their own for the same things.
@@ -98,9 +99,9 @@ def read_model(folder: Path) -> ModelInfo:
         has_chat_template=tokenizer.chat_template is not None,
         stop_token=tokenizer.tokens.eos,
         config_sha256=hashlib.sha256(config_text.encode()).hexdigest(),
-        tokenizer_sha256=tokenizer.sha256,
-        weights_sha256=_weights_hash(shards),
-        size_label=_size(parameters) if label.size == label.name and parameters else label.size,
+        tokenizer_sha256=tokenizer.sha256 if (folder / TOKENIZER).is_file() else Missing(missing="not here"),
+        weights_sha256=_weights_hash(shards) if shards else Missing(missing="not here"),
+        size_label=size_of_model(label, parameters),
         family=label.family,
         vision=isinstance(config.get("vision_config"), dict),
         copied_bytes=_copied_bytes(folder),
@@ -303,8 +304,10 @@ def _weights_hash(shards: Sequence[Shard]) -> str:
     return hashlib.sha256(json.dumps(identity).encode()).hexdigest()
 
 
-def _size(parameters: int) -> str:
-    """Return `135M` for 134,515,008; with one decimal below ten."""
+def size_of_model(label: ModelLabel, parameters: int) -> str:
+    """Return the size in a model's name, else of its parameters: `135M` for 134,515,008, one decimal below ten."""
+    if label.size != label.name or not parameters:
+        return label.size
     for unit, scale in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("K", 1e3)):
         if parameters >= 0.9995 * scale:
             value = parameters / scale

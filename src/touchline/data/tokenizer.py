@@ -17,6 +17,7 @@ from touchline.data.rendering.chat import SpecialTokens, parse_tokenizer
 from touchline.data.rendering.sandbox import ChatTemplateError
 from touchline.data.templates import IsolatedTemplate, expect_template
 
+TOKENIZER = "tokenizer.json"
 _LIMIT_BYTES = 256 << 20
 _SAID_CHARACTERS = 300
 _ANY_DATE = "2000-01-01"
@@ -45,7 +46,7 @@ def read_tokenizer(folder: Path, findings: list[Finding]) -> TokenizerFiles:
     template = _template(folder, config, findings)
     if template is not None:
         expect_template()
-    path = folder / "tokenizer.json"
+    path = folder / TOKENIZER
     text = _text(path, findings)
     tokenizer = None if text is None else _parsed(text, path, findings)
     names = {key: _token(config.get(f"{key}_token")) or _token(special.get(f"{key}_token")) for key in _SPECIAL}

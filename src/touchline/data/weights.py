@@ -56,8 +56,8 @@ def _names(folder: Path, findings: list[Finding]) -> tuple[list[str], dict[str, 
         return sorted(promised), promised
     present = sorted(path.name for path in folder.glob("*.safetensors") if not path.name.startswith("adapter_"))
     if not present:
-        pickled = any(folder.glob("*.bin")) or any(folder.glob("*.pt")) or any(folder.glob("*.pth"))
-        message = "it has only .bin weights, which are pickles and are never opened" if pickled else "it has no weights"
+        pickled = "it has only .bin weights, which are pickles and are never opened"
+        message = pickled if has_pickles(folder) else "it has no weights"
         findings.append(model_fault("CK103", folder, message, folder, "download the .safetensors files of this model"))
     numbered = [match for name in present if (match := _NUMBERED.fullmatch(name))]
     if numbered and len(numbered) == len(present):
@@ -68,6 +68,11 @@ def _names(folder: Path, findings: list[Finding]) -> tuple[list[str], dict[str, 
         wanted = (f"{stem}-{number:05d}-of-{count}.safetensors" for number in range(1, min(int(count), 1000) + 1))
         return sorted({*present, *wanted}), {}
     return present, {}
+
+
+def has_pickles(folder: Path) -> bool:
+    """Return whether a folder has weights that are pickles."""
+    return any(any(folder.glob(each)) for each in ("*.bin", "*.pt", "*.pth"))
 
 
 def _promised(folder: Path, findings: list[Finding]) -> dict[str, set[str]]:

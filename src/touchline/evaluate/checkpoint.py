@@ -56,7 +56,8 @@ def resolve_checkpoint(name: str) -> Checkpoint:
         if marker is not None and marker.base_weights_sha256 != base.weights_sha256:
             raise PlanDriftError(
                 f"adapter {str(folder)!r} was trained on another base than {base.path!r} holds now",
-                expected=f"weights with the hash {marker.base_weights_sha256[:12]}, found {base.weights_sha256[:12]}",
+                expected=f"weights with the hash {marker.base_weights_sha256[:12]}, "
+                f"found {str(base.weights_sha256)[:12]}",
                 hint="bring the base back, or train the run again",
             )
         return Checkpoint(model=base, adapter=folder.resolve(), marker=marker)

@@ -81,7 +81,7 @@ def resolve_job(folder: Path, name: str) -> EvaluationJob:
     if base != config.model.weights_sha256:
         raise PlanDriftError(
             f"{config.run} {name}: the base {checkpoint.model.path!r} is not the one that was planned",
-            expected=f"weights with the hash {config.model.weights_sha256[:12]}, found {base[:12]}",
+            expected=f"weights with the hash {config.model.weights_sha256[:12]}, found {str(base)[:12]}",
             hint="touchline plan",
         )
     return EvaluationJob(folder=folder, config=config, name=name, checkpoint=checkpoint, adapter_sha256=digest)

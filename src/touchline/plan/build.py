@@ -22,6 +22,7 @@ from touchline.plan.context import PlanningContext
 from touchline.plan.decisions import RunRequest, RunResolver
 from touchline.plan.evaluations import with_evaluation_memory
 from touchline.plan.identity import training_digest
+from touchline.plan.length_faults import length_faults
 from touchline.plan.slots import SlotChoice, choose_slots
 from touchline.plan.strategy.costs import likely_runs
 from touchline.plan.strategy.explore import explore_faults
@@ -240,7 +241,7 @@ def run_faults(
     backend = get_backend(spec.train.backend)
     found = [*refused_settings(model, spec.train, devices)]
     if lengths is not None:
-        found += _length_faults(spec, lengths if spec.control is not ControlKind.SHUFFLED else _shuffled(spec, lengths))
+        found += length_faults(spec, lengths if spec.control is not ControlKind.SHUFFLED else _shuffled(spec, lengths))
     if spec.train.trains_all and any(key.startswith("train.lora.") for key in accepted):
         found.append(_without_adapter())
     if spec.link is not None and not backend.capabilities.stages:
@@ -339,7 +340,8 @@ def _is_kept(run: PlannedRun, inputs: PlanInputs) -> bool:
 def _lengths(spec: RunSpec, inputs: PlanInputs) -> ExampleLengths:
     """Return the token lengths of a run's training examples."""
     lengths = inputs.lengths[spec.model, data_key(spec.data)]
-    return _shuffled(spec, lengths) if spec.control is ControlKind.SHUFFLED else lengths
+    lengths = _shuffled(spec, lengths) if spec.control is ControlKind.SHUFFLED else lengths
+    return lengths.within(spec.train.max_seq_len)
 
 
 def _shuffled(spec: RunSpec, lengths: ExampleLengths) -> ExampleLengths:
@@ -348,7 +350,10 @@ def _shuffled(spec: RunSpec, lengths: ExampleLengths) -> ExampleLengths:
     An answer is tokenized separately from its prompt, so its length does not depend on the prompt.
     """
     dealt = derangement(len(lengths.answer), label_generator(spec.seed))
-    return replace(lengths, answer=lengths.answer[dealt])
+    ends = lengths.ends
+    if ends is not None:
+        ends = replace(ends[0], answer=ends[0].answer[dealt]), replace(ends[1], answer=ends[1].answer[dealt])
+    return replace(lengths, answer=lengths.answer[dealt], ends=ends)
 
 
 def _question(spec: RunSpec, inputs: PlanInputs, lengths: ExampleLengths) -> RunRequest:
@@ -373,8 +378,9 @@ def _resolved_question(run: PlannedRun, inputs: PlanInputs) -> RunRequest:
 def _evaluated(run: PlannedRun, spec: RunSpec, inputs: PlanInputs, decisions: RunResolver) -> PlannedRun:
     """Return a control with the predicted time of its evaluation."""
     lengths = inputs.lengths.get((spec.model, data_key(spec.data)))
-    if lengths is None or _length_faults(spec, lengths):
+    if lengths is None or any(each.severity is Severity.ERROR for each in length_faults(spec, lengths)):
         return run
+    lengths = lengths.within(spec.train.max_seq_len)
     question = _question(spec, inputs, lengths)
     started = inputs.started.get(spec.name)
     if started is not None:
@@ -491,26 +497,6 @@ def _without_adapter() -> Finding:
         message="settings of an adapter are accepted for a run with method: full",
         hint="leave train.lora out of its setup_finetune.yaml",
     )
-
-
-def _length_faults(spec: RunSpec, lengths: ExampleLengths) -> list[Finding]:
-    total = lengths.total
-    limit = spec.train.max_seq_len
-    too_long = int((total > limit).sum())
-    if not too_long:
-        return []
-    first = int((total > limit).argmax())
-    dealt = "with shuffled answers " if spec.control is ControlKind.SHUFFLED else ""
-    return [
-        Finding(
-            code="DA201",
-            severity=Severity.ERROR,
-            subject="train.max_seq_len",
-            message=f"{too_long} of {len(total)} training examples {dealt}are longer than max_seq_len {limit} tokens; "
-            f"the first is row {first} with {int(total[first])}, the longest has {int(total.max())}",
-            hint=f"max_seq_len: {int(total.max())}, or shorter examples",
-        )
-    ]
 
 
 def _factors(specs: Sequence[RunSpec]) -> dict[str, tuple[str, ...]]:

@@ -21,6 +21,7 @@ from touchline.plan.cohorts import SideBySide
 from touchline.plan.context import PlanningContext, estimate_disk, estimate_memory, share_of_machine
 from touchline.plan.micro_batch import LargestStep, MicroBatchChoice, choose_micro_batch
 from touchline.plan.remedies import remedies
+from touchline.plan.spanning import spanning_memory, spanning_times
 from touchline.plan.times import NonStepWork, Times, count_evaluations, estimate_times, step_work, unknown_times
 from touchline.spec.experiment import EvaluateConfig, TrainConfig
 from touchline.spec.plan import BatchSummary
@@ -141,6 +142,12 @@ class RunRequest:
     saved_rank: int | None = None
     """Rank that each checkpoint holds. None for the rank that is trained."""
 
+    @property
+    def ends(self) -> tuple[RunRequest, ...]:
+        """The run with the lower and the upper ends of its token lengths; none where they are exact."""
+        ends = self.lengths.ends or ()
+        return tuple(replace(self, lengths=each, data=f"{self.data} end {number}") for number, each in enumerate(ends))
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ResolvedRun:
@@ -217,6 +224,8 @@ class RunResolver:
             why = shape if isinstance(shape, Missing) else rows
             assert isinstance(why, Missing)
             return SideBySide(gain=why, memory=why)
+        # Of the ends of the lengths only the memory matters.
+        ends = [self.side_by_side([end, *questions[1:]]).memory for end in first.ends]
         largest = rows.largest
         setup = backend.setup(first.train, shape, machine, largest.width, 1)
         # Adapters of ranks r1, r2, ... have as many parameters as one of their sum.
@@ -230,7 +239,7 @@ class RunResolver:
                 machine=machine,
                 points=self._outlook.time_points,
             ),
-            memory=estimate_memory(together, batch, self._outlook),
+            memory=spanning_memory(estimate_memory(together, batch, self._outlook), ends),
         )
 
     def gain_of_slots(self, question: RunRequest, count: int) -> Estimate | Missing:
@@ -329,6 +338,8 @@ class RunResolver:
         backend, width = get_backend(train.backend), rows.largest.width
         setup = backend.setup(train, shape, self._outlook.machine, width, self._devices)
         memory = estimate_memory(setup, rows.largest, self._outlook, with_what_ifs=with_what_ifs)
+        others = (self._largest_step(train, end) for end in question.ends)
+        memory = spanning_memory(memory, [each.memory for each in others if isinstance(each, LargestStep)])
         return LargestStep(batch=rows.largest, setup=setup, memory=memory)
 
     def _packing_option(self, train: TrainConfig, question: RunRequest) -> PackingOption:
@@ -356,24 +367,25 @@ class RunResolver:
                 disk=why,
             )
         logs = logs_per_checkpoint(question.dataset, question.evaluate)
+        times = estimate_times(
+            real,
+            rows,
+            train,
+            question.evaluate,
+            lengths,
+            _course(question, found),
+            machine=machine,
+            points=self._outlook.time_points,
+            over_network=self._outlook.cluster is not None,
+            data_parallel_size=self._devices,
+        )
         return PackingOption(
             train=train,
             micro_batch=choice,
             batches=found,
             forecast=rows,
             memory=step.memory if isinstance(step, LargestStep) else step,
-            times=estimate_times(
-                real,
-                rows,
-                train,
-                question.evaluate,
-                lengths,
-                _course(question, found),
-                machine=machine,
-                points=self._outlook.time_points,
-                over_network=self._outlook.cluster is not None,
-                data_parallel_size=self._devices,
-            ),
+            times=spanning_times(times, [self._packing_option(train, end).times for end in question.ends]),
             disk=estimate_disk(
                 replace(real, rank=question.saved_rank or real.rank),
                 train,

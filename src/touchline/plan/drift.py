@@ -40,6 +40,16 @@ def describe_change(old: Plan, new: Plan, run: str) -> str:
     return ", ".join(reasons) or "its digest changed"
 
 
+def replanned(old: Plan, new: Plan) -> str:
+    """Return why an experiment was planned again: `re-planned: now here: weights of tiny`."""
+    arrived = []
+    for name, model in new.models.items():
+        before = old.models[name].absent if name in old.models else {}
+        if parts := [part for part in before if part not in model.absent]:
+            arrived.append(f"{', '.join(parts)} of {name}")
+    return f"re-planned: now here: {'; '.join(arrived)}" if arrived else "re-planned"
+
+
 def _datasets(old: DatasetInfo, new: DatasetInfo) -> Iterator[tuple[str, bool]]:
     """Yield what a training reads, and whether it is the same."""
     if not old.files or not new.files:

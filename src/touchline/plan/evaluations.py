@@ -14,6 +14,7 @@ from touchline.core.quantity import Missing
 from touchline.core.shape import ModelShape
 from touchline.estimate.evaluation_memory import EvaluationWork, evaluation_memory
 from touchline.plan.context import PlanningContext
+from touchline.plan.spanning import spanning_memory
 from touchline.plan.times import count_evaluations
 from touchline.spec.answer_batches import SHARING_EVALUATIONS
 from touchline.spec.defaults import DEFAULT_BACKEND
@@ -48,12 +49,15 @@ def with_evaluation_memory(
     for run in runs:
         # On this machine one process evaluates all runs of a base.
         together = of_model[run.model] if compute.executor == "local" else 1
-        work = _work(run, datasets[run.dataset], lengths.get(run.name), together)
+        counted = lengths.get(run.name)
+        ends = () if counted is None or counted.ends is None else counted.ends
+        works = [_work(run, datasets[run.dataset], each, together) for each in (counted, *ends)]
         lora = run.no_op if run.train is None else run.train.lora
-        key = (run.model, run.evaluate.quantization, lora, work)
+        key = (run.model, run.evaluate.quantization, lora, *works)
         if key not in known:
             shape = context.shapes.get(run.model, Missing(missing="its dimensions were not read"))
-            known[key] = _predicted(shape, run.evaluate, lora, work, context, compute)
+            first, *others = (_predicted(shape, run.evaluate, lora, work, context, compute) for work in works)
+            known[key] = spanning_memory(first, others)
         found.append(replace(run, evaluate_memory=known[key]))
     return found
 

@@ -54,7 +54,7 @@ def _settings(run: PlannedRun, model: ModelInfo, dataset: DatasetInfo) -> dict[s
     """Return everything but the seed and what follows from it, or from the run's parent."""
     identity: dict[str, object] = {
         "kind": run.kind,
-        "model": [model.name, model.weights_sha256, model.tokenizer_sha256, model.config_sha256],
+        "model": [model.name, *model.hashes],
         "data": [
             dataset.sha256,
             # The files may lie elsewhere: they count by their hash.

@@ -238,6 +238,9 @@ def _design(plan: Plan) -> Iterator[str]:
         devices = f", {plural(plan.gpus_per_run, 'GPU')} per run"
     yield f"Planned for: {machine_text(machine.key)}, {gib_text(machine.memory)} ({machine.source}){devices}"
     yield f"Executor: {plan.executor}"
+    for model in plan.models.values():
+        if absence := model.absence:
+            yield f"{absence[0].upper()}{absence[1:]}"
     if plan.slots_reason:
         yield f"Slots: {plan.slots_reason}"
     yield from learning_rate_notes(plan)
@@ -358,10 +361,10 @@ def _models(plan: Plan) -> Iterator[tuple[str, ...]]:
         yield (
             model.name,
             model.path,
-            model.architecture,
+            model.architecture or "-",
             f"{model.num_parameters / 1e6:,.1f} M",
             model.dtype,
-            format_bytes(model.weight_bytes),
+            format_bytes(model.weight_bytes) + (", not here" if "weights" in model.absent else ""),
             f"{model.context_length:,}",
         )
 

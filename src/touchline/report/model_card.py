@@ -312,8 +312,8 @@ def _last_part(path: str) -> str:
     return path.replace("\\", "/").rstrip("/").rpartition("/")[2]
 
 
-def _sha(digest: str) -> str:
-    return f"sha256 {code(digest)}"
+def _sha(digest: str | Missing) -> str:
+    return escape(str(digest)) if isinstance(digest, Missing) else f"sha256 {code(digest)}"
 
 
 def _lines(sentences: Iterator[str] | Sequence[str]) -> str:

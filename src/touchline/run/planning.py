@@ -20,7 +20,7 @@ from touchline.data.evaluations import is_current, read_evaluations
 from touchline.data.user_config import UserConfig
 from touchline.lint.local.inputs import ResolvedInputs, errors_of, images_of_runs
 from touchline.plan.build import data_key
-from touchline.plan.drift import changed_runs, describe_change, revise
+from touchline.plan.drift import changed_runs, describe_change, replanned, revise
 from touchline.plan.local.context import free_space
 from touchline.plan.sections import runs_plan_markdown, summary_line, summary_sections
 from touchline.plan.settings_table import flat_settings
@@ -229,11 +229,7 @@ def _refuse_changes(planned: LoadedPlan, seen: ResolvedInputs, images: Mapping[s
         and (recipe := seen.recipes.get(run.train.recipe or "")) is not None
         and recipe.sha256 != run.recipe.sha256
     )
-    changed += [
-        f"the model {name!r}"
-        for name, info in old.models.items()
-        if (now := seen.models.get(name)) is not None and _weights(now) != _weights(info)
-    ]
+    changed += [f"the model {name!r}" for name, info, now in _models(old, seen) if _is_changed(info, now)]
     if changed:
         raise PlanDriftError(
             f"{' and '.join(changed)} changed since it was planned",
@@ -247,8 +243,17 @@ def _hashes(datasets: Iterable[DatasetInfo]) -> dict[str, str]:
     return {file.path: file.sha256 for info in datasets for file in info.all_files}
 
 
-def _weights(info: ModelInfo) -> tuple[str, str, str]:
-    return info.config_sha256, info.tokenizer_sha256, info.weights_sha256
+def _models(old: Plan, seen: ResolvedInputs) -> Iterator[tuple[str, ModelInfo, ModelInfo]]:
+    """Yield the name of each model with how it was planned and how it is now."""
+    for now in seen.models.values():
+        if (info := old.models.get(now.name)) is not None:
+            yield now.name, info, now
+
+
+def _is_changed(planned: ModelInfo, now: ModelInfo) -> bool:
+    """Return whether a part of a model has another hash than planned. One that was not here then is no change."""
+    pairs = zip(planned.hashes, now.hashes, strict=True)
+    return any(before is not None and after is not None and before != after for before, after in pairs)
 
 
 def _notes(findings: Sequence[Finding]) -> Iterator[str]:
@@ -292,7 +297,7 @@ def commit_plan(
         if not dry_run:
             raise
         notes = (*notes, f"without --dry-run this plan is refused: {error.message}; {error.hint}")
-    plan_ = revise(old, new, date=today(), reason=reason or ("planned" if old is None else "re-planned"))
+    plan_ = revise(old, new, date=today(), reason=reason or ("planned" if old is None else replanned(old, new)))
     changed = False
     if not dry_run:
         for name in drifted:

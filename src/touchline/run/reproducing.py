@@ -47,7 +47,7 @@ def changed_inputs(
             )
         if (now := sha256_file(path)) != data.sha256:
             yield f"dataset {path.name}", data.sha256, now
-        place = locate_model(model.path, model.weights_sha256)
+        place = locate_model(model.path, str(model.weights_sha256))
         here = load_model(place if Path(place).is_dir() else model.name, settings.models_dir)
         for what, planned, found in (
             ("weights", model.weights_sha256, here.weights_sha256),
@@ -55,7 +55,7 @@ def changed_inputs(
             ("tokenizer", model.tokenizer_sha256, here.tokenizer_sha256),
         ):
             if planned != found:
-                yield f"{what} of {model.name}", planned, found
+                yield f"{what} of {model.name}", str(planned), str(found)
         if each.recipe is not None:
             path = folder.root / each.recipe.path
             if (now := sha256_file(path) if path.is_file() else "not there") != each.recipe.sha256:

@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
+from touchline.core.catalog import ModelInfo
 from touchline.core.units import plural
 from touchline.spec.experiment import DataConfig, EvaluateConfig, LoraConfig, task_file_stem
 
@@ -47,6 +48,16 @@ class PlannedModel:
     """`ModelInfo.weights_sha256` when it was planned; training on, or an adapter of, another one is refused."""
     tokenizer_sha256: str
     """`ModelInfo.tokenizer_sha256` when it was planned; it decides on the prompt's tokens."""
+
+
+def planned_model(model: ModelInfo) -> PlannedModel:
+    """Return a model as the files of a run name it. The reason in place of a missing hash matches no model."""
+    return PlannedModel(
+        name=model.name,
+        path=model.path,
+        weights_sha256=str(model.weights_sha256),
+        tokenizer_sha256=str(model.tokenizer_sha256),
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

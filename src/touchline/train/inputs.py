@@ -161,7 +161,7 @@ def _planned_batches(config: RunConfig, train: Sequence[RenderedExample]) -> Bat
     )
 
 
-def refuse_change(what: str, where: str, planned: str, found: str) -> None:
+def refuse_change(what: str, where: str, planned: str, found: str | Missing) -> None:
     """Refuse an input that is no longer what was planned.
 
     Args:
@@ -175,7 +175,7 @@ def refuse_change(what: str, where: str, planned: str, found: str) -> None:
     """
     if planned != found:
         raise PlanDriftError(
-            f"{what} {where!r} changed since it was planned: hash {found[:12]}, planned {planned[:12]}",
+            f"{what} {where!r} changed since it was planned: hash {str(found)[:12]}, planned {planned[:12]}",
             expected="what the plan was made from",
             hint=_ACCEPT,
         )

@@ -22,7 +22,7 @@ from touchline.core.files import sha256_file
 from touchline.data.models import load_model
 from touchline.data.packing.batches import plan_batches
 from touchline.history.probe import ProbedModel, ProbeRequest
-from touchline.spec.evaluation import PlannedModel
+from touchline.spec.evaluation import planned_model
 from touchline.spec.experiment import CheckpointConfig, DataConfig, LoraConfig, TrainConfig
 from touchline.train.machine import Machine, select_device
 from touchline.train.model import attach_adapter, attention_for, load_base, trainable
@@ -165,9 +165,7 @@ def make_training(folder: Path) -> RunConfig:
         experiment="selftest",
         run="selftest",
         run_digest="0" * 64,
-        model=PlannedModel(
-            name=info.name, path=info.path, weights_sha256=info.weights_sha256, tokenizer_sha256=info.tokenizer_sha256
-        ),
+        model=planned_model(info),
         data=DataConfig(path=str(words), prompt="Capitalize: {input}"),
         data_sha256=sha256_file(words),
         date=_DATE,

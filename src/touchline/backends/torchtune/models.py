@@ -88,9 +88,9 @@ def model_faults(model: ModelInfo, train: TrainConfig) -> Iterator[Finding]:
     if model.model_type not in _TYPES:
         known = " and ".join(_TYPES)
         yield _error("models", f"{model.name} is a {model.model_type or 'model of no known type'}; expected {known}")
-    elif found is None:
+    elif found is None and "config.json" not in model.absent:
         yield _error("models", f"config.json of {model.name} lacks dimensions that the model's builder takes")
-    else:
+    elif found is not None:
         yield from (_error("models", f"{model.name}: {reason}") for reason in _unlike(model, found))
     targets = set(train.lora.target_modules)
     unknown = sorted(targets - _ATTENTION.keys() - set(_FEED_FORWARD))

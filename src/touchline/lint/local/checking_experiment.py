@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from touchline.backends.local.environments import find_environment
 from touchline.backends.protocol import ExampleLengths
@@ -15,7 +14,7 @@ from touchline.core.finding import Finding, Location, Severity
 from touchline.core.levels import Level
 from touchline.core.quantity import Missing
 from touchline.data.datasets import load_rows
-from touchline.data.shapes import shape_of_folder
+from touchline.data.planned_models import shape_of_model
 from touchline.data.user_config import UserConfig
 from touchline.estimate.gpus import Gpu
 from touchline.lint.design import NO_DATASET, DatasetFacts, DesignView, dataset_facts, row_set_sha256
@@ -116,7 +115,7 @@ def launch_findings(
     for users in data.values():
         found = config_findings(users[0].data, seen.root, seen.loaded.experiment.task, settings.cache_dir)
         yield from of_runs(found, users)
-    yield from answer_findings(seen, lengths)
+    yield from answer_findings(seen, {key: found for key, found in lengths.items() if found.ends is None})
     yield from module_findings(seen)
     yield from stage_leaks(seen)
     yield from _scorer_findings(seen)
@@ -263,7 +262,7 @@ def _model_facts(model: ModelInfo) -> ModelContext:
         num_parameters=model.num_parameters or None,
         source=model.path,
         context_length=model.context_length if model.context_length > 1 else None,
-        shape=shape_of_folder(Path(model.path)),
+        shape=shape_of_model(model),
         path=model.path,
     )
 
@@ -273,6 +272,6 @@ def _data_facts(dataset: DatasetInfo, lengths: ExampleLengths | None) -> DataFac
     return DataFacts(
         train_examples=sizes.get("train"),
         validation_examples=sizes.get("validation"),
-        lengths=None if lengths is None else lengths.total.astype("int64"),
+        lengths=None if lengths is None or lengths.ends is not None else lengths.total.astype("int64"),
         source=dataset.path,
     )

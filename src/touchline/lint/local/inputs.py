@@ -16,8 +16,7 @@ from touchline.core.levels import STAGE
 from touchline.data.datasets import cluster_faults, load_dataset
 from touchline.data.image_hashes import image_hashes
 from touchline.data.label_sets import label_set
-from touchline.data.lengths import TokenLengths, asked_lengths, token_lengths
-from touchline.data.models import load_model
+from touchline.data.planned_models import load_planned_model
 from touchline.data.resolving import shown_example, with_columns
 from touchline.data.splits import WITHOUT_TEST
 from touchline.data.task_files import is_task_file, resolve_task
@@ -25,6 +24,7 @@ from touchline.data.user_config import UserConfig
 from touchline.lint.local.recipes import read_recipe
 from touchline.plan.build import data_key
 from touchline.plan.learning_rate import with_learning_rates
+from touchline.plan.local.lengths import training_lengths
 from touchline.plan.local.target import (
     Target,
     compiler_findings,
@@ -126,7 +126,7 @@ def resolve_inputs(
     absent: dict[str, Sequence[Finding]] = {}
     for name in names:
         try:
-            seen.models[name] = load_model(name, settings.models_dir)
+            seen.models[name] = load_planned_model(name, settings.models_dir)
         except InputError as fault:
             absent[name] = as_findings(fault, MODEL_NOT_HERE, _place_of_model(name, loaded), subject=name)
     seen.findings += _twins(seen)
@@ -258,8 +258,10 @@ def examples_of(seen: ResolvedInputs, specs: Iterable[RunSpec], date: str) -> tu
     """Return one rendered training row per dataset, columns and prompt, by the first model that trains on it."""
     found: dict[str, ShownExample] = {}
     for spec in specs:
+        model = seen.models[spec.model]
+        if "tokenizer" in model.absent:
+            continue
         if spec.kind is RunKind.FINE_TUNED and spec.control is None and data_key(spec.data) not in found:
-            model = seen.models[spec.model]
             found[data_key(spec.data)] = shown_example(model, spec.data, seen.root, date, spec.evaluate.cluster)
     return tuple(found.values())
 
@@ -427,25 +429,11 @@ def see_lengths(
     for key, users in groups.items():
         model, data = seen.models[key[0]], users[0].data
         try:
-            tokens = token_lengths(model, data, "train", seen.root, date, settings.cache_dir, on_progress)
-            tests = asked_lengths(model, data, seen.root, date, settings.cache_dir, on_progress)
+            found[key] = training_lengths(model, data, seen.root, date, settings, on_progress)
         except InputError as fault:
             place = _place_of_data(users[0], seen.loaded)
             seen.findings += of_runs(as_findings(fault, "DA100", place), users)
-            continue
-        of_tests = None if tests is None else _example_lengths(tests)
-        found[key] = replace(_example_lengths(tokens), of_tests=of_tests)
     return found
-
-
-def _example_lengths(tokens: TokenLengths) -> ExampleLengths:
-    return ExampleLengths(
-        prompt=tokens.prompt,
-        answer=tokens.answer,
-        prefix=tokens.prefix,
-        patches=tokens.patches,
-        patch_squares=tokens.patch_squares,
-    )
 
 
 def as_findings(fault: InputError, code: str, where: Location | None, subject: str = "") -> list[Finding]:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import replace
 from pathlib import Path
 
 from touchline.core.catalog import ModelInfo
 from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.shape import ModelShape
-from touchline.data.shapes import shape_of_folder
+from touchline.data.planned_models import shape_of_model
 from touchline.data.user_config import UserConfig
 from touchline.estimate.gpus import find_gpu
 from touchline.estimate.local.past_runs import past_runs
@@ -31,7 +30,7 @@ def build_planning_context(
         settings: where the history is, and what is known of the cluster.
         executor: where the jobs run.
     """
-    shapes = {model.name: _shape(model) for model in models}
+    shapes = {model.name: shape_of_model(model) for model in models}
     past = past_runs(settings, trainers, shapes)
     return PlanningContext(
         machine=target.machine,
@@ -57,8 +56,3 @@ def free_space(folder: Path) -> Measured:
         return Quantity(value=shutil.disk_usage(folder).free / 1e6, unit="MB", where=str(folder))
     except OSError as error:
         return Missing(missing=f"the file system does not report it: {error.strerror}")
-
-
-def _shape(model: ModelInfo) -> ModelShape | Missing:
-    shape = shape_of_folder(Path(model.path))
-    return shape if isinstance(shape, Missing) else replace(shape, name=model.name)

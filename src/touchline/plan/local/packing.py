@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,25 +13,27 @@ import numpy as np
 from touchline.backends.protocol import ExampleLengths
 from touchline.backends.registry import batching_of
 from touchline.core.callbacks import ProgressCallback
+from touchline.core.catalog import ModelInfo
 from touchline.core.clock import today
 from touchline.core.errors import InputError
 from touchline.core.files import write_atomic
 from touchline.core.packing import PackingSummary
 from touchline.data.datasets import load_rows
-from touchline.data.lengths import read_lengths, token_lengths
+from touchline.data.lengths import read_lengths
 from touchline.data.models import load_model
 from touchline.data.packing.assign import pack
 from touchline.data.packing.compare import compare as side_by_side
 from touchline.data.packing.forecast import Batching, BatchSettings
 from touchline.data.packing.handoff import Handoff, hand_off
 from touchline.data.packing.ours import OurBatching
+from touchline.data.planned_models import load_planned_model
 from touchline.data.resolving import with_columns
 from touchline.data.user_config import UserConfig
+from touchline.plan.local.lengths import training_lengths
 from touchline.spec.experiment import DataConfig
 
 OURS = "touchline"
 """touchline's own packer over the whole split, for trainers that accept prepared packed sequences."""
-_TRAIN = "train"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,7 +71,7 @@ class PackRequest:
 
 
 def load_lengths(request: PackRequest, settings: UserConfig, on_progress: ProgressCallback | None) -> ExampleLengths:
-    """Return the token lengths of the training split, or those of the file.
+    """Return the token lengths of the training split by the model's own tokenizer, or those of the file.
 
     Raises:
         InputError: neither a dataset with a tokenizer nor a file of lengths was given, or one of them cannot be used.
@@ -76,6 +79,26 @@ def load_lengths(request: PackRequest, settings: UserConfig, on_progress: Progre
     if request.lengths is not None:
         total = read_lengths(request.lengths)
         return ExampleLengths(prompt=np.zeros_like(total), answer=total)
+    return _counted(request, load_model(_tokenizer(request), settings.models_dir), settings, on_progress)
+
+
+def assume_lengths(
+    request: PackRequest, settings: UserConfig, on_progress: ProgressCallback | None
+) -> tuple[ExampleLengths, tuple[str, ...]]:
+    """Return the token lengths, also of a model whose tokenizer is not here, and a line on what is assumed then.
+
+    Raises:
+        InputError: as `load_lengths`.
+    """
+    if request.lengths is not None:
+        return load_lengths(request, settings, on_progress), ()
+    model = load_planned_model(_tokenizer(request), settings.models_dir)
+    assumed = model.absent.get("tokenizer")
+    lines = () if assumed is None else (f"The tokenizer of {model.name} is not here; {assumed.missing}.",)
+    return _counted(request, model, settings, on_progress), lines
+
+
+def _tokenizer(request: PackRequest) -> str:
     if request.dataset is None or request.tokenizer is None:
         named = shlex.quote("data.json" if request.dataset is None else str(request.dataset))
         raise InputError(
@@ -83,15 +106,20 @@ def load_lengths(request: PackRequest, settings: UserConfig, on_progress: Progre
             expected="a dataset with --tokenizer MODEL, or --lengths FILE",
             hint=f"touchline pack {named} --tokenizer SmolLM2-135M-Instruct --max-seq-len {request.max_seq_len}",
         )
-    model = load_model(request.tokenizer, settings.models_dir)
-    found = token_lengths(model, data_config(request), _TRAIN, Path(), today(), settings.cache_dir, on_progress)
+    return request.tokenizer
+
+
+def _counted(
+    request: PackRequest, model: ModelInfo, settings: UserConfig, on_progress: ProgressCallback | None
+) -> ExampleLengths:
+    found = training_lengths(model, data_config(request), Path(), today(), settings, on_progress)
     if not len(found.prompt):
         raise InputError(f"{str(request.dataset)!r} has no training rows")
-    return ExampleLengths(prompt=found.prompt, answer=found.answer, prefix=found.prefix)
+    return found
 
 
-def compare(request: PackRequest, lengths: ExampleLengths) -> PackingSummary:
-    """Simulate both packed and unpacked batching.
+def compare(request: PackRequest, lengths: ExampleLengths, assumed: Sequence[str] = ()) -> PackingSummary:
+    """Simulate both packed and unpacked batching. What is `assumed` of the lengths comes first among the advice.
 
     Raises:
         InputError: that trainer's batching is unknown.
@@ -109,7 +137,11 @@ def compare(request: PackRequest, lengths: ExampleLengths) -> PackingSummary:
     packed, unpacked = (
         batching.forecast(lengths.total, replace(wanted, packed=way), lengths.answer) for way in (True, False)
     )
-    return side_by_side(lengths.total, wanted, packed, unpacked, backend=request.backend, labels=lengths.answer)
+    found = side_by_side(lengths.total, wanted, packed, unpacked, backend=request.backend, labels=lengths.answer)
+    if lengths.ends is not None:
+        low, high = (batching.forecast(each.total, wanted, each.answer).rows for each in lengths.ends)
+        assumed = (*assumed, f"By the ends of these intervals there are {low:,} to {high:,} packed sequences.")
+    return replace(found, advice=(*assumed, *found.advice))
 
 
 def write_in_packs(request: PackRequest, to: Path, lengths: ExampleLengths) -> Handoff:
@@ -126,7 +158,7 @@ def write_in_packs(request: PackRequest, to: Path, lengths: ExampleLengths) -> H
             f"first is row {int(too_long[0])} with {int(total[too_long[0]])}",
             hint=f"--max-seq-len {int(total.max())}, or shorter examples",
         )
-    rows = load_rows(data_config(request), _TRAIN, Path())
+    rows = load_rows(data_config(request), "train", Path())
     if len(rows) != len(total):
         raise InputError(
             f"{len(total):,} lengths for {len(rows):,} training rows", expected="one length per training example"

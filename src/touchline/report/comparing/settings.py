@@ -8,6 +8,7 @@ from enum import StrEnum
 from pathlib import PurePath
 
 from touchline.core.levels import Level
+from touchline.core.quantity import Missing
 from touchline.report.compared import ExperimentSummary, SettingRow
 from touchline.results.run_result import Setting
 from touchline.spec.experiment import as_written
@@ -59,7 +60,8 @@ def planned_settings(plan: Plan, run: PlannedRun) -> dict[str, str]:
     found |= {"touchline": plan.touchline_version, "date": plan.date}
     model, dataset = plan.models.get(run.model), plan.datasets.get(run.dataset)
     if model is not None:
-        found["base weights (sha256)"] = model.weights_sha256[:_DIGITS]
+        sha256 = model.weights_sha256
+        found["base weights (sha256)"] = str(sha256) if isinstance(sha256, Missing) else sha256[:_DIGITS]
     for split in () if dataset is None else dataset.named_splits:
         found[f"{split.name} split (sha256)"] = split.sha256[:_DIGITS]
         found[f"{split.name} split (examples)"] = str(split.num_examples)

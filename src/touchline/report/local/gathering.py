@@ -109,7 +109,7 @@ def _sources(plan: Plan) -> Iterator[ReportInput]:
                 ("parameters", f"{model.num_parameters:,}"),
                 ("dtype on disk", model.dtype),
                 ("weights", format_bytes(model.weight_bytes)),
-                ("sha256 of the weights", model.weights_sha256),
+                ("sha256 of the weights", str(model.weights_sha256)),
             ),
         )
 

@@ -54,7 +54,7 @@ def planned_base(model: ModelInfo) -> BaseTensors:
         tensors=read.tensors if read is not None and same else None,
         layers=model.num_layers,
         shape=read.shape if read is not None else None,
-        weights_sha256=model.weights_sha256,
+        weights_sha256=None if isinstance(model.weights_sha256, Missing) else model.weights_sha256,
         files=read.files if read is not None else frozenset(),
         size=Quantity(value=model.weight_bytes, unit="B", where=model.path),
     )

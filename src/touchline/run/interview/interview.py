@@ -26,14 +26,15 @@ from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Missing, Quantity
 from touchline.data.columns import column_counts, find_layout
 from touchline.data.datasets import load_dataset, load_examples
-from touchline.data.lengths import token_lengths
 from touchline.data.machine import machine_here
-from touchline.data.models import find_models, load_model
+from touchline.data.models import find_models
+from touchline.data.planned_models import load_planned_model
 from touchline.data.readers import read_rows
 from touchline.data.resolving import with_columns
 from touchline.data.user_config import UserConfig
 from touchline.estimate.gpus import similar_gpus
 from touchline.history.record import RunRecord
+from touchline.plan.local.lengths import training_lengths
 from touchline.run.interview.answers import Default, Question
 from touchline.run.interview.own_runs import OwnRuns
 from touchline.run.interview.questions import QUESTIONS
@@ -210,7 +211,7 @@ class Interview:
             InputError: it is not on this machine, or has errors.
         """
         if name not in self._models:
-            model = load_model(name, self.settings.models_dir)
+            model = load_planned_model(name, self.settings.models_dir)
             if errors := model_errors(model):
                 raise InputError(f"{model.name} cannot be used", findings=errors)
             self._models[name] = model
@@ -425,7 +426,7 @@ class Interview:
             columns = self._columns_of(path, self.value("input"), self.value("output"))
             asked = columns if columns.messages is not None else replace(columns, prompt=prompt)
             for model in self.models:
-                found.append(token_lengths(model, asked, "train", Path(), today(), self.settings.cache_dir))
+                found.append(training_lengths(model, asked, Path(), today(), self.settings))
         return found
 
     @property

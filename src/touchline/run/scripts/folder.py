@@ -16,7 +16,7 @@ from touchline.run.scripts.header import evaluation_header, parent_name, trainin
 from touchline.run.scripts.shell import comment, docstring, quote, slurm_value
 from touchline.slurm.schedulers import SCHEDULERS, evaluation_script, training_script
 from touchline.spec.anchors import drop_unset_files, from_run_folder, placed_data
-from touchline.spec.evaluation import EvaluationConfig, EvaluationTask, PlannedModel, decoding_text
+from touchline.spec.evaluation import EvaluationConfig, EvaluationTask, decoding_text, planned_model
 from touchline.spec.labels import labels_of
 from touchline.spec.plan import Plan, PlannedRun
 from touchline.spec.runs import RunKind
@@ -83,7 +83,6 @@ def setup_text(run: PlannedRun) -> str:
 
 def evaluation_config(plan: Plan, run: PlannedRun) -> EvaluationConfig:
     """Return the content of a run's eval.yaml."""
-    model = plan.models[run.model]
     dataset = plan.datasets[run.dataset]
     test = next((split.sha256 for split in dataset.splits if split.name == "test"), "")
     return EvaluationConfig(
@@ -92,12 +91,7 @@ def evaluation_config(plan: Plan, run: PlannedRun) -> EvaluationConfig:
         run_digest=run.digest,
         task=plan.task,
         date=plan.date,
-        model=PlannedModel(
-            name=model.name,
-            path=model.path,
-            weights_sha256=model.weights_sha256,
-            tokenizer_sha256=model.tokenizer_sha256,
-        ),
+        model=planned_model(plan.models[run.model]),
         data=placed_data(run, from_run_folder),
         data_sha256=test,
         images_sha256=run.images_sha256.get("test"),
