@@ -156,7 +156,7 @@ def _fit(
     for kind in ORDER:
         of_kind = [point for point in usable if point.measured.kind == kind]
         same_model = [point for point in of_kind if _same_model(point.measured.setup, setup)]
-        same_run = [point for point in same_model if point.measured.batch == batch]
+        same_run = [point for point in same_model if point.measured.batch == batch and not point.measured.unstated]
         target = computed(setup, batch, kind)
         if same_run:
             candidates.append(_observed(kind, same_run))

@@ -15,7 +15,7 @@ from touchline.core.units import plural
 from touchline.estimate import evidence_memory, points
 from touchline.estimate.evidence_memory import MeasuredPoint
 from touchline.estimate.history_points import PastRun
-from touchline.estimate.points import TimePoint, as_requested, model_key
+from touchline.estimate.points import TimePoint, as_requested, doubts, model_key
 from touchline.estimate.terms import place
 from touchline.estimate.time import implausible
 
@@ -38,7 +38,8 @@ _WORDS: Final = {
 """Names of settings that differ from those of `TrainingSetup`."""
 
 
-_USUAL: Final = frozenset({"attention", "compiled", "optimizer"})
+_FIRST: Final = frozenset({"trainer", "method", "adapter type"})
+"""Settings on which others depend."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -192,6 +193,8 @@ def _difference(theirs: Mapping[str, object], ours: Mapping[str, object]) -> Rea
     differing = [name for name in ours if theirs[name] != ours[name]]
     if not differing:
         return None
+    # The others follow from these.
+    differing = [name for name in differing if name in _FIRST] or differing
     texts = (f"{name} {_value(theirs[name])}, here {_value(ours[name])}" for name in differing[:_SHOWN])
     return Reason(text=_literal("; ".join(texts)))
 
@@ -231,7 +234,7 @@ def _range(values: Sequence[float]) -> str:
 def _assumed(used: Mapping[PastUse, Sequence[PastRun]], setups: Sequence[TrainingSetup]) -> tuple[PastRunGroup, ...]:
     """Return the used runs that do not state all settings, by these settings.
 
-    A usual value of a setting that hardly anybody changes is not named.
+    Of settings that hardly anybody changes, only another value than the usual one is named.
     """
     found: dict[str, dict[int, str]] = {}
     for runs in used.values():
@@ -239,11 +242,6 @@ def _assumed(used: Mapping[PastUse, Sequence[PastRun]], setups: Sequence[Trainin
             points_ = (run.time, *(() if isinstance(run.memory, Missing) else run.memory))
             point = next(point for point in points_ if not isinstance(point, Missing))
             asked = _nearest(point, setups)[0]
-            unstated = [
-                name
-                for name in point.unstated
-                if name not in _USUAL or getattr(asked, name) != getattr(point.setup, name)
-            ]
-            if unstated:
+            if unstated := doubts(point, asked):
                 found.setdefault(", ".join(_WORDS.get(name, name) for name in unstated), {})[id(run)] = run.name
     return tuple(group_of(list(names.values()), reason, BOTH) for reason, names in found.items())

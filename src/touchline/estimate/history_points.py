@@ -230,14 +230,15 @@ def unstated_settings(record: RunRecord) -> tuple[str, ...]:
     """Return the fields of a record's training setup that nothing states. They are unknown, and not different."""
     training, method = record.training, _word(record.training.method)
     adapter = {
-        "adapter_dtype": isinstance(training.adapter_dtype, SourcedText),
-        "dropout": isinstance(training.dropout, Quantity),
+        # touchline's older records hold no dropout, which is 0 by default.
+        "dropout": isinstance(training.dropout, Quantity) or record.origin == "touchline",
         "target_modules": isinstance(training.target_modules, SourcedText),
         "rank": isinstance(training.rank, Quantity),
         # touchline's own runs hold the scales of a 4-bit base in 8 bits; of others that is not known.
         "nested_scales": method != "qlora" or record.origin == "touchline",
     }
     known = {
+        "adapter_dtype": isinstance(training.adapter_dtype, SourcedText),
         **(adapter if method != "full" else {}),
         "accumulates": _passes(record) is not None,
         "optimizer": isinstance(training.optimizer, SourcedText),

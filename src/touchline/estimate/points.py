@@ -71,10 +71,31 @@ class _Measured(Protocol):
 Point = TypeVar("Point", bound=_Measured)
 
 
+_USUAL = frozenset({"attention", "compiled", "optimizer"})
+"""Settings that hardly anybody changes."""
+
+
+def doubts(point: _Measured, setup: TrainingSetup) -> tuple[str, ...]:
+    """Return the settings of a request that a measured run may have had otherwise.
+
+    Its log does not state them, and they often differ, or the requested value is an unusual one.
+    """
+    return tuple(
+        name for name in point.unstated if name not in _USUAL or getattr(setup, name) != getattr(point.setup, name)
+    )
+
+
 def as_requested(points: Iterable[Point], setup: TrainingSetup) -> list[Point]:
-    """Return measured points with the requested value of each setting that their logs do not state."""
+    """Return measured points with the requested value of each setting that their logs do not state.
+
+    Those that may well have been otherwise stay in `unstated`: such a run is no repetition of the request.
+    """
     return [
-        replace(point, setup=replace(point.setup, **{name: getattr(setup, name) for name in point.unstated}))  # type: ignore[type-var]
+        replace(  # type: ignore[type-var]
+            point,
+            setup=replace(point.setup, **{name: getattr(setup, name) for name in point.unstated}),
+            unstated=doubts(point, setup),
+        )
         if point.unstated
         else point
         for point in points

@@ -266,7 +266,8 @@ def _alike(one: StepWork, other: StepWork) -> bool:
 
 
 def _repeats(point: TimePoint, setup: TrainingSetup, work: StepWork) -> bool:
-    return same_model(point, setup) and variant_key(point.setup) == variant_key(setup) and _alike(point.work, work)
+    alike = variant_key(point.setup) == variant_key(setup) and _alike(point.work, work)
+    return same_model(point, setup) and alike and not point.unstated
 
 
 def _believable(

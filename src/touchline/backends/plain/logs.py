@@ -69,15 +69,17 @@ def _settings(settings: Row) -> Iterator[Event]:
 
 
 def _adapter(config: object, settings: Row) -> Iterator[Event]:
+    dtype, casts = settings.get("dtype"), settings.get("autocast_adapter_dtype")
+    if isinstance(dtype, str) and (casts is False or not isinstance(config, Mapping)):
+        yield _fact("adapter_dtype", dtype)
+    elif casts is True:
+        yield _fact("adapter_dtype", "float32")
     if not isinstance(config, Mapping):
         yield _fact("method", "full")
         return
     kind = config.get("peft_type")
     if isinstance(kind, str) and kind:
         yield _fact("method", "dora" if config.get("use_dora") is True else kind.lower())
-    dtype = settings.get("dtype")
-    if isinstance(dtype, str) and isinstance(settings.get("autocast_adapter_dtype"), bool):
-        yield _fact("adapter_dtype", "float32" if settings["autocast_adapter_dtype"] else dtype)
     dropout = to_number(config.get("lora_dropout"))
     if dropout is not None:
         yield _fact("dropout", dropout)
