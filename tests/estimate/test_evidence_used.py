@@ -184,7 +184,7 @@ def test_the_line_names_figures_that_these_settings_do_not_explain() -> None:
     assert found.memory == ()
     line = evidence_line(found)
     assert line.startswith("4 past runs found; used: 4 for time (old0, old1, old2, ...), 0 for memory. ")
-    assert f"Not for memory: 4 (40 to 40.3 GiB in the log, where its settings predict {predicted:.3g})" in line
+    assert f"Not for memory: 4 (40 to 40.3 GiB in the log, where these settings predict {predicted:.3g})" in line
 
 
 @pytest.mark.parametrize(

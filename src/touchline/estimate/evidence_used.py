@@ -180,7 +180,7 @@ def _figure(
     worst = max(pairs, key=lambda pair: abs(math.log(pair[0] / pair[1])))
     if closer and abs(math.log(worst[0] / worst[1])) < _CLOSE:
         return Reason(text=_CLOSER)
-    return Reason(text="{} GiB in the log, where its settings predict {}", figures=worst)
+    return Reason(text="{} GiB in the log, where these settings predict {}", figures=worst)
 
 
 def _nearest(point: TimePoint | MeasuredPoint, setups: Sequence[TrainingSetup]) -> list[TrainingSetup]:
