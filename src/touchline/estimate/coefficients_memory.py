@@ -122,12 +122,18 @@ STACK_ERROR: Final = 0.10
 SAME_RUN_ERROR: Final = 0.01
 """The same between runs of the same settings: the T4 archive's repeats are identical to the byte in allocated memory
 and within 1 % in reserved; 1 % is the reference's."""
-FACTOR_PRIOR: Final = 0.35
-"""How far a stack's activations may be from the closed form's before a run is measured: published
-rows are 0 to 50 % above, a compiled model's a quarter below."""
-RESIDENT_OF_PROCESS_ERROR: Final = 0.03
-"""The same of what lies there all the time in reserved memory or a process: the allocator's cache of it."""
-PROCESS_NOISE: Final = 0.08
+FACTOR_PRIOR: Final = 0.25
+"""How far a model's activations may be from the closed form's before a run of it is measured. This and the next three
+are read off the published tables, each row by one other of the same model (`benchmarks/one_log.py`): by the narrowest
+intervals that hold nine of ten, every table counting the same. Without one table or another: 0.07 to 0.34."""
+NOISE: Final = 0.008
+"""Standard deviation of the logarithm of one run's own part in allocated memory; 0.004 to 0.010."""
+RESIDENT_OF_PROCESS_ERROR: Final = 0.15
+"""The same as RESIDENT_ERROR of what lies there all the time in reserved memory or a process: the allocator's cache of
+it; 0.11 to 0.28."""
+NOISE_OF_PROCESS: Final = 0.05
+"""The same as NOISE in reserved memory or a process: which blocks the allocator keeps; 0.02 to 0.06."""
+PROCESS_NOISE: Final = 0.07
 """The same between runs of touchline's own trainer on a CPU: runs of one setting took 1.08 to 1.32 GiB, by what else
 the machine did, which is 7 %; from 127 to 214 tokens the formula was 9 % short.
 """
