@@ -12,12 +12,11 @@ from typing import Final
 GPU_STEP: Final = (0.015, 0.8)
 """Seconds of an optimizer step besides its forward and backward passes (data, clipping, optimizer, logging), and
 spread. Bounded by logs: 0.015 s is a tenth of the shortest steps that public logs show (0.15 to 0.23 s)."""
-GPU_LAUNCH: Final = (0.0052, 0.40)
+GPU_LAUNCH: Final = (0.0052, 0.50)
 """Seconds a block and micro-batch while the host launches the kernels of seven adapters with checkpointing (`launches`
 in terms.py), and spread. Qwen's README (A100, LoRA, 256 tokens):
 1.0, 1.2 and 1.6 s for 8 micro-batches are 5.2, 4.7 and 5.0 ms a block; a published table (A100, Alpaca, micro-batch 1):
-4.1, 4.7, 4.4 and 4.8; eight T4 runs 7.1; two logs of Llama-3.2-1B 9.6 (reference, section 4). These scatter by 0.27 in
-logarithms, and are few kinds of host."""
+4.1, 4.7, 4.4 and 4.8; eight T4 runs 7.1; two logs of Llama-3.2-1B 9.6 (reference, section 4)."""
 GPU_EFFICIENCY: Final = (0.65, 0.22)
 """Share of the dense tensor throughput that large matrix products reach, and spread. Qwen's README: 117, 157 and 171 of
 an A100's 312 TFLOP/s, 0.38 to 0.55 with everything else that runs meanwhile; fms-acceleration's A100 rows of
@@ -32,9 +31,9 @@ separates 1.8B (117 TFLOP/s) from 14B (171) in Qwen's README."""
 GPU_WEIGHTS: Final = (0.6, 0.4)
 """The same for reading weights, and for turning 4-bit ones back into 16 bits. A published table: 79 ms more for Llama 2
 7B and 191 ms for 13B in NF4 (A100-40GB, 1,555 GB/s)."""
-NF4_SIGMA: Final = 0.5
+NF4_SIGMA: Final = 0.45
 """Its spread where weights are turned back from 4 bits: bitsandbytes in a published table 6 to 8 ps a parameter and
-pass, GPTQ's kernels in Qwen's README 12, which is a logarithm of 0.54 apart."""
+pass, GPTQ's kernels in Qwen's README 12: 0.3 in logarithms, and few kinds of kernel."""
 GPU_OVERLAP: Final = 3.0
 """Power of the smooth maximum of launching and computing: Qwen's README shows a flat floor up to 512 tokens (1.8B) and
 proportional time from 2,048 on; a plain sum predicts a held-out model worse (reference, section 4: 30 against 19 %)."""
@@ -79,8 +78,8 @@ SLOTS_SIGMA: Final = 0.06
 medians of an idle CPU, 3 % each, and other batches. Not measured by itself."""
 LAUNCH_RUN_SIGMA: Final = 0.15
 """The same where the host is: logs of one 1B setting lie between 0.15 and 0.23 s a step (reference, section 4E), which
-are the ends of 90 % where it is 0.13. With the spreads above at 0.5 and 0.7 and this at 0.2, one log of a model gave
-intervals that held 186 of 186 public pairs (`benchmarks/one_log.py`)."""
+are the ends of 90 % where it is 0.13. At 0.2, with spreads of 0.5 for traffic and weights and 0.7 for 4-bit ones, one
+log of a model gave intervals that held 186 of 186 public pairs (`benchmarks/one_log.py`)."""
 PRIOR_WEIGHT: Final = {"gpu": 8, "cpu": 4}
 """How many residuals these spreads are worth: some ten models on three kinds of GPU,
 and three machines with CPUs."""
