@@ -34,10 +34,11 @@ BOUNDS = {"memory": 0.05, "time": 0.15}
 HELD = (0.85, 0.95)
 """Bounds of the coverage over all pairs."""
 GRID = {
-    "RESIDENT_OF_PROCESS_ERROR": (0.10, 0.15, 0.22),
-    "FACTOR_PRIOR": (0.15, 0.25, 0.35),
-    "NOISE_OF_PROCESS": (0.035, 0.05, 0.07),
+    "FACTOR_PRIOR": (0.05, 0.15, 0.35),
+    "DRIFT": (0.01, 0.04, 0.08),
+    "NOISE": ((0.003, 0.01), (0.003, 0.02), (0.003, 0.04)),
 }
+"""Values that `--held-out` tries; of the pairs, those of reserved and process memory."""
 
 
 def error(scored: Sequence[ScoredEstimate]) -> float:
@@ -96,7 +97,7 @@ def score(scored: Sequence[ScoredEstimate]) -> float:
 def held_out() -> None:
     """Choose the constants of reserved and process memory without a table, and score them on it."""
     usual = {name: getattr(evidence_memory, name) for name in GRID}
-    found: dict[tuple[float, ...], dict[str, list[ScoredEstimate]]] = {}
+    found: dict[tuple[object, ...], dict[str, list[ScoredEstimate]]] = {}
     for values in itertools.product(*GRID.values()):
         for name, value in zip(GRID, values, strict=True):
             setattr(evidence_memory, name, value)

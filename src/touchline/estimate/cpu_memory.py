@@ -60,12 +60,15 @@ def cpu_memory_estimate(
         del kind
         there, held = peak_parts(other, its, coefficients), weight_bytes(other, coefficients) / GIB
         beside = [own + times * held for own, times in zip(PROCESS_GIB, LOADED_AGAIN, strict=True)]
+        resident = (there.resident / GIB - less) * typical + beside[1]
         activations = there.activations / GIB * typical
         return Computed(
-            resident=(there.resident / GIB - less) * typical + beside[1],
+            resident=resident,
             activations=activations,
             errors=((beside[2] - beside[0]) / (2 * NORMAL_95), FACTOR_PRIOR * activations),
-            noise=PROCESS_NOISE,
+            drift=0.0,
+            noise=PROCESS_NOISE * (resident + activations),
+            tokens=its.tokens,
         )
 
     of_processes = [point for point in evidence if point.kind == "process"]

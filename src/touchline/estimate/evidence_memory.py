@@ -19,19 +19,18 @@ from touchline.core.estimate import EvidenceLevel, MicroBatch, TrainingSetup
 from touchline.core.quantity import MemoryKind
 from touchline.core.units import GIB, plural
 from touchline.estimate.coefficients_memory import (
+    DRIFT,
     FACTOR_PRIOR,
     NOISE,
-    NOISE_OF_PROCESS,
     RESIDENT_ERROR,
-    RESIDENT_OF_PROCESS_ERROR,
     SAME_MODEL_ERROR,
     SAME_RUN_ERROR,
     SAME_STACK_ERROR,
 )
 from touchline.estimate.gpus import Gpu
-from touchline.estimate.parts import after_init_bytes, peak_parts, vocab_bytes
+from touchline.estimate.parts import after_init_bytes, peak_parts
 from touchline.estimate.residuals import half_width, spread
-from touchline.estimate.spreads import NORMAL_95, ORDER, Range, contexts, fragmentation, weight_spread
+from touchline.estimate.spreads import NORMAL_95, ORDER, Range, fragmentation, upwards, weight_spread
 
 _PLAUSIBLE = (0.35, 2.8)
 """Range of plausible factors on the activations. A factor outside contradicts the stated settings."""
@@ -87,8 +86,12 @@ class Computed:
     """Memory allocated within a step."""
     errors: tuple[float, ...]
     """Standard deviations by cause, which runs of a model share: resident memory, then the parts of the activations."""
+    drift: float
+    """Standard deviation of what runs of like size share, which fades as the tokens differ."""
     noise: float
-    """Standard deviation of the logarithm of one run's own part."""
+    """Standard deviation of one run's own part."""
+    tokens: int
+    """Padded tokens of the micro-batch."""
     phase: str = ""
     """Phase of the peak."""
 
@@ -186,28 +189,25 @@ def _computed(
     setup: TrainingSetup, batch: MicroBatch, coefficients: MemoryCoefficients, gpu: Gpu | None, kind: MemoryKind
 ) -> Computed:
     parts = peak_parts(setup, batch, coefficients)
-    factor, addend, driver = 1.0, 0.0, 0.0
-    if kind != "allocated":
-        factor = fragmentation(setup, parts, coefficients)[0]
-    if kind == "process":
-        addend, low, high = contexts(gpu)
-        driver = (high - low) / (2 * NORMAL_95)
+    total = parts.total / GIB
+    exact = Range(value=total, low=total, high=total)
+    # What the allocator's cache and the driver add, and how far that is from known.
+    found = upwards(exact, "allocated", setup, parts, gpu, coefficients)[kind]
+    factor = fragmentation(setup, parts, coefficients)[0] if kind != "allocated" else 1.0
     scale = factor / GIB
-    # Gradients are as certain as what lies there all the time.
-    sized = (parts.resident + parts.gradients) * scale
     unsure = math.fsum(weight_spread(setup, coefficients)) / (2 * NORMAL_95) * scale
-    typical, least, most = vocab_bytes(setup, coefficients)
-    of_loss = (most - least) / (2 * NORMAL_95 * typical) if typical > 0 else 0.0
-    at_rest, noise = (RESIDENT_ERROR, NOISE) if kind == "allocated" else (RESIDENT_OF_PROCESS_ERROR, NOISE_OF_PROCESS)
     return Computed(
-        resident=parts.resident * scale + addend,
+        resident=found.value - parts.activations * scale,
         activations=parts.activations * scale,
         errors=(
-            math.hypot(at_rest * sized, unsure, driver),
+            # Gradients are as certain as what lies there all the time.
+            math.hypot(RESIDENT_ERROR * (parts.resident + parts.gradients) * scale, unsure),
             FACTOR_PRIOR * parts.layers * scale,
-            math.hypot(FACTOR_PRIOR, of_loss) * parts.logits * scale,
+            FACTOR_PRIOR * parts.logits * scale,
         ),
-        noise=noise,
+        drift=math.hypot(DRIFT * found.value, (found.high - found.low) / (2 * NORMAL_95)),
+        noise=NOISE[kind != "allocated"] * found.value,
+        tokens=batch.tokens,
         phase=parts.phase,
     )
 
@@ -351,36 +351,42 @@ def _from_line(points: list[_Point], target: Computed) -> _Line | str:
     words = f"resident memory ({base:.2f} GiB) and a factor on activations ({slope:.2f}) fitted to runs of this model"
     rest = math.fsum((y - base - slope * p.computed.activations) ** 2 for p, y in zip(points, peaks, strict=True))
     seen = math.sqrt(rest / (len(points) - 2)) if len(points) > 2 else 0.0
-    own = max(target.noise * mean_y, seen)
-    return _Line(value=value, spread=math.hypot(max(SAME_MODEL_ERROR, target.noise), own * lever / value), words=words)
+    own = max(math.hypot(target.drift, target.noise) / target.total * mean_y, seen)
+    again = max(SAME_MODEL_ERROR, own / mean_y)
+    return _Line(value=value, spread=math.hypot(again, own * lever / value), words=words)
 
 
 def _corrected(points: list[_Point], target: Computed) -> _Line | str:
-    """Correct the formula by runs of the model, by Bayesian updating.
+    """Correct the formula by runs of the model, by Bayesian updating (a Gaussian process).
 
-    Each cause of the formula's error is normal, and the same for all runs of a model; each run has its noise. What a
-    run lies above the formula is attributed to the causes and to noise in proportion to their variances there.
+    What a run lies above the formula is attributed, in proportion to their variances, to causes that are the same for
+    all runs of a model, to a drift with the size of the micro-batch (Kennedy and O'Hagan 2001), and to its own noise.
     """
     causes = np.array([point.computed.errors for point in points])
+    drifts = np.array([point.computed.drift for point in points])
+    sizes = np.log([point.computed.tokens for point in points])
     asked = np.array(target.errors)
     excess = np.array([point.measured.peak_gib - point.computed.total for point in points])
-    own = np.array([point.computed.noise * point.computed.total for point in points])
-    covariance = causes @ causes.T + np.diag(own**2)
+    fading = np.exp(-np.abs(sizes[:, None] - sizes[None, :]))
+    own = np.diag([point.computed.noise**2 for point in points])
+    covariance = causes @ causes.T + fading * np.outer(drifts, drifts) + own
+    common = causes @ asked + drifts * target.drift * np.exp(-np.abs(sizes - math.log(target.tokens)))
+    solved = np.linalg.solve(covariance, excess)
     # By how many standard deviations each cause is off.
-    off = causes.T @ np.linalg.solve(covariance, excess)
+    off = causes.T @ solved
     factor = 1 + float(off[1:] @ asked[1:]) / target.activations
-    value = target.total + float(off @ asked)
+    value = target.total + float(common @ solved)
     if not _PLAUSIBLE[0] <= factor <= _PLAUSIBLE[1] or abs(off[0]) > _SHIFTS or value < target.resident / 2:
         wanted = math.fsum(point.factor for point in points) / len(points)
         return f"activations of {wanted:.2f} times the formula's contradict these settings"
-    left = float(asked @ asked - asked @ causes.T @ np.linalg.solve(covariance, causes @ asked))
-    surprise = float(excess @ np.linalg.solve(covariance, excess))
+    left = float(asked @ asked + target.drift**2 - common @ np.linalg.solve(covariance, common))
+    surprise = float(excess @ solved)
     scale = math.sqrt((_PRIOR_WEIGHT + surprise) / (_PRIOR_WEIGHT + len(points)))
     words = f"formula with a factor on activations ({factor:.2f}) fitted to {plural(len(points), 'run')} of this model"
-    shift = float(off[0]) * target.errors[0]
-    if abs(shift) > target.noise * value:
-        words = f"{words}, resident memory {shift:+.2f} GiB"
-    return _Line(value=value, spread=scale * math.hypot(target.noise, math.sqrt(max(left, 0.0)) / value), words=words)
+    rest = value - target.total - (factor - 1) * target.activations
+    if abs(rest) > target.noise:
+        words = f"{words}, and {rest:+.2f} GiB"
+    return _Line(value=value, spread=scale * math.hypot(target.noise, math.sqrt(max(left, 0.0))) / value, words=words)
 
 
 def _from_stack(kind: MemoryKind, points: list[_Point], target: Computed) -> Fitted | str:
@@ -401,7 +407,8 @@ def _from_stack(kind: MemoryKind, points: list[_Point], target: Computed) -> Fit
     factor = math.exp(math.fsum(logs) / len(logs))
     sigma, freedom = _scatter(logs, SAME_STACK_ERROR)
     value = target.resident + factor * target.activations
-    width = half_width(math.hypot(target.errors[0], sigma * factor * target.activations) / value, freedom)
+    error = math.hypot(target.errors[0], target.drift, sigma * factor * target.activations)
+    width = half_width(error / value, freedom)
     return Fitted(
         kind=kind,
         found=Range(value=value, low=value * math.exp(-width), high=value * math.exp(width)),
