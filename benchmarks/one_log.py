@@ -33,11 +33,7 @@ BOUNDS = {"memory": 0.05, "time": 0.15}
 """Largest median error over all pairs."""
 HELD = (0.85, 0.95)
 """Bounds of the coverage over all pairs."""
-GRID = {
-    "FACTOR_PRIOR": (0.05, 0.15, 0.35),
-    "DRIFT": (0.01, 0.04, 0.08),
-    "NOISE": ((0.003, 0.01), (0.003, 0.02), (0.003, 0.04)),
-}
+GRID = {"DRIFT": (0.005, 0.01, 0.03, 0.06), "NOISE_OF_PROCESS": (0.01, 0.02, 0.04)}
 """Values that `--held-out` tries; of the pairs, those of reserved and process memory."""
 
 

@@ -22,6 +22,7 @@ from touchline.estimate.coefficients_memory import (
     DRIFT,
     FACTOR_PRIOR,
     NOISE,
+    NOISE_OF_PROCESS,
     RESIDENT_ERROR,
     SAME_MODEL_ERROR,
     SAME_RUN_ERROR,
@@ -30,7 +31,7 @@ from touchline.estimate.coefficients_memory import (
 from touchline.estimate.gpus import Gpu
 from touchline.estimate.parts import after_init_bytes, peak_parts
 from touchline.estimate.residuals import half_width, spread
-from touchline.estimate.spreads import NORMAL_95, ORDER, Range, fragmentation, upwards, weight_spread
+from touchline.estimate.spreads import NORMAL_95, ORDER, Range, fragmentation, relative_error, upwards, weight_spread
 
 _PLAUSIBLE = (0.35, 2.8)
 """Range of plausible factors on the activations. A factor outside contradicts the stated settings."""
@@ -42,6 +43,8 @@ _AFTER_INIT = 1.02
 """A peak within 2% of the memory after loading the model is not a training's peak."""
 _PRIOR_WEIGHT = 4
 """Number of residuals that the standard deviations of `coefficients_memory.py` are worth."""
+_FORMULA_WEIGHT = 8
+"""The same of those of the closed form, which is compared with more published models."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -193,8 +196,11 @@ def _computed(
     exact = Range(value=total, low=total, high=total)
     # What the allocator's cache and the driver add, and how far that is from known.
     found = upwards(exact, "allocated", setup, parts, gpu, coefficients)[kind]
-    factor = fragmentation(setup, parts, coefficients)[0] if kind != "allocated" else 1.0
-    scale = factor / GIB
+    scale, prior, own = 1 / GIB, FACTOR_PRIOR, NOISE
+    if kind != "allocated":
+        # With the cache in it a figure tells less of the activations than their code does.
+        prior, own = relative_error(setup, coefficients)[0], NOISE_OF_PROCESS
+        scale *= fragmentation(setup, parts, coefficients)[0]
     unsure = math.fsum(weight_spread(setup, coefficients)) / (2 * NORMAL_95) * scale
     return Computed(
         resident=found.value - parts.activations * scale,
@@ -202,11 +208,11 @@ def _computed(
         errors=(
             # Gradients are as certain as what lies there all the time.
             math.hypot(RESIDENT_ERROR * (parts.resident + parts.gradients) * scale, unsure),
-            FACTOR_PRIOR * parts.layers * scale,
-            FACTOR_PRIOR * parts.logits * scale,
+            prior * parts.layers * scale,
+            prior * parts.logits * scale,
         ),
         drift=math.hypot(DRIFT * found.value, (found.high - found.low) / (2 * NORMAL_95)),
-        noise=NOISE[kind != "allocated"] * found.value,
+        noise=own * found.value,
         tokens=batch.tokens,
         phase=parts.phase,
     )
@@ -305,7 +311,7 @@ def _from_model(kind: MemoryKind, points: list[_Point], target: Computed) -> Fit
     found = _line(points, target)
     if isinstance(found, str):
         return f"{', '.join(names)}: {found}"
-    width = half_width(found.spread, _PRIOR_WEIGHT + len(points))
+    width = half_width(found.spread, _FORMULA_WEIGHT + len(points))
     return Fitted(
         kind=kind,
         found=Range(value=found.value, low=found.value * math.exp(-width), high=found.value * math.exp(width)),
@@ -381,7 +387,7 @@ def _corrected(points: list[_Point], target: Computed) -> _Line | str:
         return f"activations of {wanted:.2f} times the formula's contradict these settings"
     left = float(asked @ asked + target.drift**2 - common @ np.linalg.solve(covariance, common))
     surprise = float(excess @ solved)
-    scale = math.sqrt((_PRIOR_WEIGHT + surprise) / (_PRIOR_WEIGHT + len(points)))
+    scale = math.sqrt((_FORMULA_WEIGHT + surprise) / (_FORMULA_WEIGHT + len(points)))
     words = f"formula with a factor on activations ({factor:.2f}) fitted to {plural(len(points), 'run')} of this model"
     rest = value - target.total - (factor - 1) * target.activations
     if abs(rest) > target.noise:
