@@ -31,9 +31,9 @@ separates 1.8B (117 TFLOP/s) from 14B (171) in Qwen's README."""
 GPU_WEIGHTS: Final = (0.6, 0.4)
 """The same for reading weights, and for turning 4-bit ones back into 16 bits. A published table: 79 ms more for Llama 2
 7B and 191 ms for 13B in NF4 (A100-40GB, 1,555 GB/s)."""
-NF4_SIGMA: Final = 0.45
+NF4_SIGMA: Final = 0.4
 """Its spread where weights are turned back from 4 bits: bitsandbytes in a published table 6 to 8 ps a parameter and
-pass, GPTQ's kernels in Qwen's README 12: 0.3 in logarithms, and few kinds of kernel."""
+pass, GPTQ's kernels in Qwen's README 12."""
 GPU_OVERLAP: Final = 3.0
 """Power of the smooth maximum of launching and computing: Qwen's README shows a flat floor up to 512 tokens (1.8B) and
 proportional time from 2,048 on; a plain sum predicts a held-out model worse (reference, section 4: 30 against 19 %)."""
