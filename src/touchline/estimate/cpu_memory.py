@@ -11,8 +11,10 @@ from touchline.core.quantity import Measured, MemoryKind
 from touchline.core.units import GIB
 from touchline.estimate.coefficients_memory import (
     CPU_SCRATCH,
+    FACTOR_PRIOR,
     LOADED_AGAIN,
     PROCESS_GIB,
+    PROCESS_NOISE,
     WORKSPACE_BYTES,
 )
 from touchline.estimate.evidence_memory import Computed, MeasuredPoint, fit_with
@@ -58,17 +60,22 @@ def cpu_memory_estimate(
         del kind
         there, held = peak_parts(other, its, coefficients), weight_bytes(other, coefficients) / GIB
         beside = [own + times * held for own, times in zip(PROCESS_GIB, LOADED_AGAIN, strict=True)]
+        resident = (there.resident / GIB - less) * typical + beside[1]
+        activations = there.activations / GIB * typical
         return Computed(
-            resident=(there.resident / GIB - less) * typical + beside[1],
-            activations=there.activations / GIB * typical,
-            resident_error=(beside[2] - beside[0]) / (2 * NORMAL_95),
+            resident=resident,
+            activations=activations,
+            errors=((beside[2] - beside[0]) / (2 * NORMAL_95), FACTOR_PRIOR * activations),
+            drift=0.0,
+            noise=PROCESS_NOISE * (resident + activations),
+            tokens=its.tokens,
         )
 
     of_processes = [point for point in evidence if point.kind == "process"]
-    fitted, _ = fit_with(setup, batch, coefficients, of_processes, computed)
+    fits, _ = fit_with(setup, batch, coefficients, of_processes, computed)
     rung, names = EvidenceLevel.NOTHING, tuple[str, ...]()
     method = "closed form plus scratch memory and libraries"
-    if fitted is not None:
+    if (fitted := fits.get("process")) is not None:
         process, rung, names, method = fitted.found, fitted.rung, fitted.names, fitted.method
 
     def estimate(found: Range, words: str, kind: str) -> Estimate:

@@ -1,9 +1,9 @@
 """Memory estimates from measured peaks: evidence levels 1 to 3.
 
 Every level keeps the closed form, resident memory plus activations, and fits what is unknown in it: nothing (the
-same run), a factor on the activations (one point of the same model), the resident part as well (two or more), or one
-factor per trainer (other models). From two runs on, a level replaces the closed form only if it predicts each run
-from the others at least as well. Few runs use Student's t.
+same run), the causes of its error (the same model at any rank, layers, batch or length), or one factor per trainer
+(other models). That factor replaces the closed form only if it predicts each run from the others at least as well.
+Few runs use Student's t.
 """
 
 from __future__ import annotations
@@ -12,15 +12,18 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from touchline.backends.memory import MemoryCoefficients
 from touchline.core.estimate import EvidenceLevel, MicroBatch, TrainingSetup
 from touchline.core.quantity import MemoryKind
 from touchline.core.units import GIB, plural
 from touchline.estimate.coefficients_memory import (
+    DRIFT,
     FACTOR_PRIOR,
-    PROCESS_NOISE,
+    NOISE,
+    NOISE_OF_PROCESS,
     RESIDENT_ERROR,
-    RESIDENT_OF_PROCESS_ERROR,
     SAME_MODEL_ERROR,
     SAME_RUN_ERROR,
     SAME_STACK_ERROR,
@@ -29,20 +32,20 @@ from touchline.estimate.gpus import Gpu
 from touchline.estimate.parts import after_init_bytes, peak_parts
 from touchline.estimate.points import as_requested
 from touchline.estimate.residuals import half_width, spread
-from touchline.estimate.spreads import NORMAL_95, ORDER, Range, contexts, fragmentation
+from touchline.estimate.spreads import NORMAL_95, ORDER, Range, fragmentation, relative_error, upwards, weight_spread
 
 _PLAUSIBLE = (0.35, 2.8)
 """Range of plausible factors on the activations. A factor outside contradicts the stated settings."""
 _SHIFTS = 4.0
-"""Standard deviations of resident memory beyond which a point contradicts it."""
+"""Standard deviations of resident memory beyond which a run contradicts it."""
 _LINE_SPREAD = 0.04
 """Standard deviation up to which a line through the points is preferred to the formula's slope."""
 _AFTER_INIT = 1.02
 """A peak within 2% of the memory after loading the model is not a training's peak."""
 _PRIOR_WEIGHT = 4
 """Number of residuals that the standard deviations of `coefficients_memory.py` are worth."""
-_SPREAD_AT_REST = 0.005
-"""Relative rounding error of published figures and of the allocator."""
+_FORMULA_WEIGHT = 8
+"""The same of those of the closed form, which is compared with more published models."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,8 +90,14 @@ class Computed:
     """Memory allocated throughout the training."""
     activations: float
     """Memory allocated within a step."""
-    resident_error: float
-    """Standard deviation of the resident part."""
+    errors: tuple[float, ...]
+    """Standard deviations by cause, which runs of a model share: resident memory, then the parts of the activations."""
+    drift: float
+    """Standard deviation of what runs of like size share, which fades as the tokens differ."""
+    noise: float
+    """Standard deviation of one run's own part."""
+    tokens: int
+    """Padded tokens of the micro-batch."""
     phase: str = ""
     """Phase of the peak."""
 
@@ -117,13 +126,13 @@ def fit(
     coefficients: MemoryCoefficients,
     gpu: Gpu | None,
     points: Sequence[MeasuredPoint],
-) -> tuple[Fitted | None, tuple[str, ...]]:
-    """Return the estimate at the best evidence level, and reasons for points that were left out."""
+) -> tuple[dict[MemoryKind, Fitted], tuple[str, ...]]:
+    """Return the estimates at the best evidence level, the narrowest first, and reasons for points left out."""
 
     def computed(other: TrainingSetup, its: MicroBatch, kind: MemoryKind) -> Computed:
         return _computed(other, its, coefficients, gpu, kind)
 
-    return _fit(setup, batch, coefficients, points, computed, _SPREAD_AT_REST)
+    return fit_with(setup, batch, coefficients, points, computed)
 
 
 def fit_with(
@@ -132,19 +141,8 @@ def fit_with(
     coefficients: MemoryCoefficients,
     points: Sequence[MeasuredPoint],
     computed: Callable[[TrainingSetup, MicroBatch, MemoryKind], Computed],
-) -> tuple[Fitted | None, tuple[str, ...]]:
+) -> tuple[dict[MemoryKind, Fitted], tuple[str, ...]]:
     """Return the same for memory that another formula computes."""
-    return _fit(setup, batch, coefficients, points, computed, PROCESS_NOISE)
-
-
-def _fit(
-    setup: TrainingSetup,
-    batch: MicroBatch,
-    coefficients: MemoryCoefficients,
-    points: Sequence[MeasuredPoint],
-    computed: Callable[[TrainingSetup, MicroBatch, MemoryKind], Computed],
-    noise: float,
-) -> tuple[Fitted | None, tuple[str, ...]]:
     usable: list[_Point] = []
     refused: list[str] = []
     for point in as_requested(points, setup):
@@ -156,19 +154,24 @@ def _fit(
     for kind in ORDER:
         of_kind = [point for point in usable if point.measured.kind == kind]
         same_model = [point for point in of_kind if _same_model(point.measured.setup, setup)]
-        same_run = [point for point in same_model if point.measured.batch == batch and not point.measured.unstated]
+        same_run = [point for point in same_model if _same_adapter(point.measured.setup, setup)]
+        same_run = [point for point in same_run if point.measured.batch == batch and not point.measured.unstated]
         target = computed(setup, batch, kind)
         if same_run:
             candidates.append(_observed(kind, same_run))
         elif same_model:
-            _add(candidates, refused, _from_model(kind, same_model, target, noise))
+            _add(candidates, refused, _from_model(kind, same_model, target))
         others = [point for point in of_kind if _same_stack(point.measured.setup, setup) and point not in same_model]
         alike = [point for point in others if point.computed.phase == target.phase]
         if others:
             _add(candidates, refused, _from_stack(kind, alike if len(alike) > 1 else others, target))
-    # The best rung first, and on one rung the memory that was measured most directly.
-    best = min(candidates, key=lambda item: (item.rung, math.log(item.found.high / item.found.low)), default=None)
-    return best, tuple(refused)
+    best = min((found.rung for found in candidates), default=EvidenceLevel.NOTHING)
+    chosen = sorted((found for found in candidates if found.rung == best), key=_log_width)
+    return {found.kind: found for found in chosen}, tuple(refused)
+
+
+def _log_width(fitted: Fitted) -> float:
+    return math.log(fitted.found.high / fitted.found.low)
 
 
 def _add(candidates: list[Fitted], refused: list[str], found: Fitted | str) -> None:
@@ -192,18 +195,29 @@ def _computed(
     setup: TrainingSetup, batch: MicroBatch, coefficients: MemoryCoefficients, gpu: Gpu | None, kind: MemoryKind
 ) -> Computed:
     parts = peak_parts(setup, batch, coefficients)
-    resident, activations = parts.resident / GIB, parts.activations / GIB
-    if kind == "allocated":
-        error = RESIDENT_ERROR * resident
-        return Computed(resident=resident, activations=activations, resident_error=error, phase=parts.phase)
-    factor = fragmentation(setup, parts, coefficients)[0]
-    error = RESIDENT_OF_PROCESS_ERROR * resident
-    addend = 0.0
-    if kind == "process":
-        addend, low, high = contexts(gpu)
-        error = math.hypot(error, (high - low) / (2 * NORMAL_95))
+    total = parts.total / GIB
+    exact = Range(value=total, low=total, high=total)
+    # What the allocator's cache and the driver add, and how far that is from known.
+    found = upwards(exact, "allocated", setup, parts, gpu, coefficients)[kind]
+    scale, prior, own = 1 / GIB, FACTOR_PRIOR, NOISE
+    if kind != "allocated":
+        # With the cache in it a figure tells less of the activations than their code does.
+        prior, own = relative_error(setup, coefficients)[0], NOISE_OF_PROCESS
+        scale *= fragmentation(setup, parts, coefficients)[0]
+    unsure = math.fsum(weight_spread(setup, coefficients)) / (2 * NORMAL_95) * scale
     return Computed(
-        resident=resident * factor + addend, activations=activations * factor, resident_error=error, phase=parts.phase
+        resident=found.value - parts.activations * scale,
+        activations=parts.activations * scale,
+        errors=(
+            # Gradients are as certain as what lies there all the time.
+            math.hypot(RESIDENT_ERROR * (parts.resident + parts.gradients) * scale, unsure),
+            prior * parts.layers * scale,
+            prior * parts.logits * scale,
+        ),
+        drift=math.hypot(DRIFT * found.value, (found.high - found.low) / (2 * NORMAL_95)),
+        noise=own * found.value,
+        tokens=batch.tokens,
+        phase=parts.phase,
     )
 
 
@@ -246,8 +260,11 @@ def _same_model(one: TrainingSetup, other: TrainingSetup) -> bool:
         (shape.num_layers, shape.hidden_size, shape.intermediate_size, shape.vocab_size, shape.num_kv_heads)
         for shape in shapes
     ]
-    adapters = [(setup.rank, frozenset(setup.target_modules)) for setup in (one, other)]
-    return _same_stack(one, other) and dimensions[0] == dimensions[1] and adapters[0] == adapters[1]
+    return _same_stack(one, other) and dimensions[0] == dimensions[1]
+
+
+def _same_adapter(one: TrainingSetup, other: TrainingSetup) -> bool:
+    return one.rank == other.rank and frozenset(one.target_modules) == frozenset(other.target_modules)
 
 
 def _observed(kind: MemoryKind, points: list[_Point]) -> Fitted:
@@ -296,20 +313,13 @@ def _worse_than_formula(points: list[_Point], predict: Callable[[list[_Point], C
     return f"leave-one-out error is {ours:.0%}, the closed form's {theirs:.0%}"
 
 
-def _from_model(kind: MemoryKind, points: list[_Point], target: Computed, noise: float) -> Fitted | str:
-    """Return an estimate from runs of the same model: both parts from two or more distinct runs, else a factor."""
+def _from_model(kind: MemoryKind, points: list[_Point], target: Computed) -> Fitted | str:
+    """Return an estimate from runs of the same model."""
     names = tuple(point.measured.name for point in points)
-    found = _line(points, target, noise)
-    if not isinstance(found, str) and len(points) > 1:
-
-        def predict(others: list[_Point], its: Computed) -> float | None:
-            line = _line(others, its, noise)
-            return None if isinstance(line, str) else line.value
-
-        found = _worse_than_formula(points, predict) or found
+    found = _line(points, target)
     if isinstance(found, str):
         return f"{', '.join(names)}: {found}"
-    width = half_width(found.spread, _PRIOR_WEIGHT + len(points))
+    width = half_width(found.spread, _FORMULA_WEIGHT + len(points))
     return Fitted(
         kind=kind,
         found=Range(value=found.value, low=found.value * math.exp(-width), high=found.value * math.exp(width)),
@@ -319,11 +329,11 @@ def _from_model(kind: MemoryKind, points: list[_Point], target: Computed, noise:
     )
 
 
-def _line(points: list[_Point], target: Computed, noise: float) -> _Line | str:
-    """Return the more certain of the fits with one and with two parameters."""
-    found = _from_one(points, target, noise)
+def _line(points: list[_Point], target: Computed) -> _Line | str:
+    """Return the more certain of the formula, corrected by the points, and a line through them."""
+    found = _corrected(points, target)
     if len({round(point.computed.activations, 6) for point in points}) > 1:
-        line = _from_line(points, target, noise)
+        line = _from_line(points, target)
         # Two runs that hardly differ tell less of a slope than the formula does.
         if isinstance(found, str) or (not isinstance(line, str) and line.spread < max(_LINE_SPREAD, found.spread)):
             found = line
@@ -339,49 +349,58 @@ class _Line:
     words: str
 
 
-def _from_line(points: list[_Point], target: Computed, noise: float) -> _Line | str:
+def _from_line(points: list[_Point], target: Computed) -> _Line | str:
     """Fit resident memory and the factor by least squares."""
+    # What another rank adds to resident memory is known.
+    peaks = [point.measured.peak_gib - point.computed.resident + target.resident for point in points]
     mean_x = sum(point.computed.activations for point in points) / len(points)
-    mean_y = sum(point.measured.peak_gib for point in points) / len(points)
+    mean_y = sum(peaks) / len(points)
     square = sum((point.computed.activations - mean_x) ** 2 for point in points)
-    slope = sum((p.computed.activations - mean_x) * (p.measured.peak_gib - mean_y) for p in points) / square
+    slope = sum((p.computed.activations - mean_x) * (y - mean_y) for p, y in zip(points, peaks, strict=True)) / square
     value = mean_y + slope * (target.activations - mean_x)
     base = value - slope * target.activations
     if not _PLAUSIBLE[0] <= slope <= _PLAUSIBLE[1] or base < target.resident / 2:
         return f"activations of {slope:.2f} times the formula's contradict these settings"
     lever = math.sqrt(1 / len(points) + (target.activations - mean_x) ** 2 / square)
     words = f"resident memory ({base:.2f} GiB) and a factor on activations ({slope:.2f}) fitted to runs of this model"
-    rest = math.fsum((p.measured.peak_gib - base - slope * p.computed.activations) ** 2 for p in points)
+    rest = math.fsum((y - base - slope * p.computed.activations) ** 2 for p, y in zip(points, peaks, strict=True))
     seen = math.sqrt(rest / (len(points) - 2)) if len(points) > 2 else 0.0
-    own = max(noise * mean_y, seen)
-    return _Line(value=value, spread=math.hypot(SAME_MODEL_ERROR, own * lever / value), words=words)
+    own = max(math.hypot(target.drift, target.noise) / target.total * mean_y, seen)
+    again = max(SAME_MODEL_ERROR, own / mean_y)
+    return _Line(value=value, spread=math.hypot(again, own * lever / value), words=words)
 
 
-def _from_one(points: list[_Point], target: Computed, noise: float) -> _Line | str:
-    """Fit a factor to one point, or to the mean of several, by Bayesian updating.
+def _corrected(points: list[_Point], target: Computed) -> _Line | str:
+    """Correct the formula by runs of the model, by Bayesian updating (a Gaussian process).
 
-    Resident memory and the factor on activations are normal around the formula's values; the excess of the point is
-    attributed in proportion to the covariance.
+    What a run lies above the formula is attributed, in proportion to their variances, to causes that are the same for
+    all runs of a model, to a drift with the size of the micro-batch (Kennedy and O'Hagan 2001), and to its own noise.
     """
-    count = len(points)
-    peak = sum(point.measured.peak_gib for point in points) / count
-    resident = sum(point.computed.resident for point in points) / count
-    activations = sum(point.computed.activations for point in points) / count
-    excess = peak - resident - activations
-    of_resident, of_factor = target.resident_error**2, FACTOR_PRIOR**2
-    known = of_resident + of_factor * activations**2
-    factor = 1 + excess * of_factor * activations / known
-    shift = excess * of_resident / known
-    if not _PLAUSIBLE[0] <= factor <= _PLAUSIBLE[1] or abs(shift) > _SHIFTS * target.resident_error:
-        return f"activations of {(peak - resident) / activations:.2f} times the formula's contradict these settings"
-    common = of_resident + of_factor * activations * target.activations
-    value = target.resident + target.activations + excess * common / known
-    left = of_resident + of_factor * target.activations**2 - common**2 / known
-    spread = math.hypot(max(SAME_MODEL_ERROR, noise), math.sqrt(max(left, 0.0)) / value)
-    words = f"resident memory by formula, a factor on activations ({factor:.2f}) fitted to a run of this model"
-    if abs(shift) > noise * peak:
-        words = f"{words}, resident memory {shift:+.2f} GiB"
-    return _Line(value=value, spread=spread, words=words)
+    causes = np.array([point.computed.errors for point in points])
+    drifts = np.array([point.computed.drift for point in points])
+    sizes = np.log([point.computed.tokens for point in points])
+    asked = np.array(target.errors)
+    excess = np.array([point.measured.peak_gib - point.computed.total for point in points])
+    fading = np.exp(-np.abs(sizes[:, None] - sizes[None, :]))
+    own = np.diag([point.computed.noise**2 for point in points])
+    covariance = causes @ causes.T + fading * np.outer(drifts, drifts) + own
+    common = causes @ asked + drifts * target.drift * np.exp(-np.abs(sizes - math.log(target.tokens)))
+    solved = np.linalg.solve(covariance, excess)
+    # By how many standard deviations each cause is off.
+    off = causes.T @ solved
+    factor = 1 + float(off[1:] @ asked[1:]) / target.activations
+    value = target.total + float(common @ solved)
+    if not _PLAUSIBLE[0] <= factor <= _PLAUSIBLE[1] or abs(off[0]) > _SHIFTS or value < target.resident / 2:
+        wanted = math.fsum(point.factor for point in points) / len(points)
+        return f"activations of {wanted:.2f} times the formula's contradict these settings"
+    left = float(asked @ asked + target.drift**2 - common @ np.linalg.solve(covariance, common))
+    surprise = float(excess @ solved)
+    scale = math.sqrt((_FORMULA_WEIGHT + surprise) / (_FORMULA_WEIGHT + len(points)))
+    words = f"formula with a factor on activations ({factor:.2f}) fitted to {plural(len(points), 'run')} of this model"
+    rest = value - target.total - (factor - 1) * target.activations
+    if abs(rest) > target.noise:
+        words = f"{words}, and {rest:+.2f} GiB"
+    return _Line(value=value, spread=scale * math.hypot(target.noise, math.sqrt(max(left, 0.0))) / value, words=words)
 
 
 def _from_stack(kind: MemoryKind, points: list[_Point], target: Computed) -> Fitted | str:
@@ -402,7 +421,8 @@ def _from_stack(kind: MemoryKind, points: list[_Point], target: Computed) -> Fit
     factor = math.exp(math.fsum(logs) / len(logs))
     sigma, freedom = _scatter(logs, SAME_STACK_ERROR)
     value = target.resident + factor * target.activations
-    width = half_width(math.hypot(target.resident_error, sigma * factor * target.activations) / value, freedom)
+    error = math.hypot(target.errors[0], target.drift, sigma * factor * target.activations)
+    width = half_width(error / value, freedom)
     return Fitted(
         kind=kind,
         found=Range(value=value, low=value * math.exp(-width), high=value * math.exp(width)),

@@ -62,8 +62,11 @@ def memory_estimate(
     if batch.rows < 1 or batch.width < 1:
         raise ValueError("a micro-batch has at least one row of one token")
     parts = peak_parts(setup, batch, coefficients)
-    found, fitted, refused = _ranges(setup, batch, coefficients, gpu, evidence)
-    estimates = {kind: _estimate(kind, found[kind], setup, coefficients, fitted, refused) for kind in ORDER}
+    found, fits, refused = _ranges(setup, batch, coefficients, gpu, evidence)
+    fitted = next(iter(fits.values()), None)
+    estimates = {
+        kind: _estimate(kind, found[kind], setup, coefficients, fits.get(kind, fitted), refused) for kind in ORDER
+    }
     allocated = estimates["allocated"].value
     scale = allocated / (parts.total / GIB)
     capacity: Measured = Missing(missing="unknown GPU: set compute.gpu")
@@ -171,16 +174,16 @@ def _ranges(
     coefficients: MemoryCoefficients,
     gpu: Gpu | None,
     evidence: Sequence[MeasuredPoint],
-) -> tuple[dict[MemoryKind, Range], Fitted | None, tuple[str, ...]]:
+) -> tuple[dict[MemoryKind, Range], dict[MemoryKind, Fitted], tuple[str, ...]]:
     parts = peak_parts(setup, batch, coefficients)
-    fitted, refused = fit(setup, batch, coefficients, gpu, evidence)
-    if fitted is not None:
-        return upwards(fitted.found, fitted.kind, setup, parts, gpu, coefficients), fitted, refused
-    return (
-        upwards(allocated_range(setup, batch, coefficients), "allocated", setup, parts, gpu, coefficients),
-        None,
-        refused,
-    )
+    fits, refused = fit(setup, batch, coefficients, gpu, evidence)
+    narrowest = next(iter(fits.values()), None)
+    if narrowest is None:
+        plain = allocated_range(setup, batch, coefficients)
+        return upwards(plain, "allocated", setup, parts, gpu, coefficients), {}, refused
+    found = upwards(narrowest.found, narrowest.kind, setup, parts, gpu, coefficients)
+    # What was measured of a kind tells more of it than another kind does.
+    return found | {kind: fitted.found for kind, fitted in fits.items()}, fits, refused
 
 
 def _estimate(

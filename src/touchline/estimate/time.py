@@ -43,8 +43,9 @@ _REPEATS = 0.03
 _FEW_STEPS = 20
 """Steps below which a measurement, such as a probe, is not a repeat of a run, since it has no long-run median."""
 _SHORT_SIGMA = 0.2
-"""Standard deviation of the logarithm of the wall-clock time of few steps about a run's median, because other load
-on the machine varies. A choice: trainings after probes on a shared machine took 0.7, 1.1 and 1.4 times its step."""
+"""Standard deviation of the logarithm of the wall-clock time of few steps on a CPU about a run's median, because other
+load on the machine varies. A choice: trainings after probes on a shared machine took 0.7, 1.1 and 1.4 times its step.
+A GPU is a job's own."""
 _MOST_POINTS = 128
 """Limit on measured runs used; those of the same model first."""
 _TOO_FAST = 1.05
@@ -91,7 +92,8 @@ class TimeRequest:
         on_host = float(shares[TERMS.index("launch")] + shares[TERMS.index("step")]) if self.kind == "gpu" else 0.0
         clock = self.clock if point is None else point.clock
         device = CPU_TIME_SIGMA if clock == "cpu" else RUN_SIGMA[self.kind]
-        short = _SHORT_SIGMA if point is not None and point.steps < _FEW_STEPS and clock == "wall" else 0.0
+        few = self.kind == "cpu" and point is not None and point.steps < _FEW_STEPS
+        short = _SHORT_SIGMA if few and clock == "wall" else 0.0
         return RegressionSample(
             amounts=found,
             model=repr(model_key(setup.shape)),
