@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import math
+import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 from tests.estimate.made_shapes import SHAPES
 
 from touchline.backends.memory import MemoryCoefficients
 from touchline.backends.registry import memory_coefficients
 from touchline.core.estimate import Attention, Dtype, LossKind, Method, MicroBatch, TrainingSetup
 from touchline.data.shapes import load_shape
+from touchline.estimate.outgrown import in_any_order
 
 FOLDER = Path(__file__).resolve().parents[1] / "data" / "measured"
 _UNITS = {"B": 1, "MiB": 2**20, "GiB": 2**30, "GB": 10**9}
@@ -45,6 +49,7 @@ STACKS: dict[str, MemoryCoefficients] = {
     "litgpt": _backend("litgpt"),
     "plain": _backend("plain"),
     "unsloth": _backend("unsloth"),
+    "swift": _backend("swift"),
 }
 
 
@@ -116,7 +121,7 @@ def _row(file: str, number: int, row: dict[str, str]) -> MeasuredRow:
         file=file,
         name=f"{file}:{number}",
         setup=setup,
-        batch=MicroBatch(rows=rows, width=width, label_tokens=rows * width),
+        batch=MicroBatch(rows=rows, width=width, label_tokens=rows * width, outgrown=_outgrown(row, rows, width)),
         coefficients=STACKS[row["stack"]],
         gpu=row["gpu"],
         gib={
@@ -124,6 +129,23 @@ def _row(file: str, number: int, row: dict[str, str]) -> MeasuredRow:
         },
         ran=row["outcome"] == "ran",
     )
+
+
+def _outgrown(row: dict[str, str], rows: int, width: int) -> float | None:
+    """What the row's source says of the lengths: mean, standard deviation, least, most; longer rows are left out.
+
+    They are taken as log-normal, in an order that is not known.
+    """
+    if not row.get("lengths"):
+        return None
+    mean, deviation, least, most = (float(part) for part in row["lengths"].split())
+    spread = math.sqrt(math.log(1 + (deviation / mean) ** 2))
+    centre = math.log(mean) - spread**2 / 2
+    normal = statistics.NormalDist(centre, spread)
+    count = max(1, int(int(row["examples"]) * normal.cdf(math.log(width)) / normal.cdf(math.log(most))) // rows)
+    ranks = ((np.arange(count) + 0.5) / count) ** (1 / rows) * normal.cdf(math.log(width))
+    sizes = [max(least, math.exp(normal.inv_cdf(rank))) for rank in ranks]
+    return in_any_order(np.ceil(sizes) * rows)
 
 
 def measured_rows() -> Iterator[MeasuredRow]:

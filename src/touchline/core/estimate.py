@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from typing import Literal
 
@@ -98,6 +98,9 @@ class MicroBatch:
     """Tokens of each, padding included."""
     label_tokens: int
     """Label tokens among them."""
+    outgrown: float | None = field(default=None, compare=False)
+    """Padded tokens of all micro-batches that are larger than every one before them, over those of this, the largest;
+    at most, where the order is not known. 1 if all have one size; None if the sizes are not known."""
 
     @property
     def tokens(self) -> int:

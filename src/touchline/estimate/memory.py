@@ -30,6 +30,7 @@ from touchline.estimate.spreads import (
     relative_error,
     upwards,
     weight_spread,
+    with_cache,
 )
 from touchline.estimate.what_if import what_ifs
 
@@ -63,7 +64,9 @@ def memory_estimate(
         raise ValueError("a micro-batch has at least one row of one token")
     parts = peak_parts(setup, batch, coefficients)
     found, fitted, refused = _ranges(setup, batch, coefficients, gpu, evidence)
-    estimates = {kind: _estimate(kind, found[kind], setup, coefficients, fitted, refused) for kind in ORDER}
+    # A peak that was measured in reserved memory has what the allocator kept in it.
+    shown = with_cache(found, batch, parts, gpu) if fitted is None or fitted.kind == "allocated" else found
+    estimates = {kind: _estimate(kind, shown[kind], setup, coefficients, fitted, refused) for kind in ORDER}
     allocated = estimates["allocated"].value
     scale = allocated / (parts.total / GIB)
     capacity: Measured = Missing(missing="unknown GPU: set compute.gpu")
@@ -78,13 +81,13 @@ def memory_estimate(
         process=estimates["process"],
         breakdown={name: size / GIB * scale for name, size in parts.by_name().items()},
         capacity_gib=capacity,
-        verdict=verdict(estimates["process"], capacity),
+        verdict=verdict(found["process"], capacity),
         assumption=_assumption(setup, batch, coefficients, fitted),
         what_ifs=changes,
     )
 
 
-def verdict(process: Estimate, capacity: Measured) -> MemoryVerdict:
+def verdict(process: Range | Estimate, capacity: Measured) -> MemoryVerdict:
     """Return whether the interval is below, around or above the capacity."""
     if isinstance(capacity, Missing):
         return MemoryVerdict.UNKNOWN

@@ -51,6 +51,8 @@ class PeakParts:
     """Part that is allocated before a step begins."""
     at_loss: float
     """Bytes of logits at the loss, even if the peak is elsewhere."""
+    below_peak: float
+    """Bytes by which the total at the loss is below the peak."""
     phase: str = field(default="loss")
     """Phase of the peak: `loss`, `backward`, `end of backward` or `optimizer step`."""
 
@@ -249,7 +251,7 @@ def peak_parts(
     at_step = held - copies + gradients * (1.0 + FOREACH_COPIES.get(setup.optimizer, 0.0))
     at_end = held - copies + gradients + _second_gradient(setup)
     peak = max(at_loss, in_backward, at_step, at_end)
-    common = {"weights": weights, "optimizer": optimizer, "other": other, "at_loss": logits}
+    common = {"weights": weights, "optimizer": optimizer, "other": other, "at_loss": logits, "below_peak": peak - at_loss}
     if peak in (at_step, at_end):
         phase = "optimizer step" if peak == at_step else "end of backward"
         held -= copies
