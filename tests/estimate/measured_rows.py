@@ -18,7 +18,7 @@ from touchline.backends.memory import MemoryCoefficients
 from touchline.backends.registry import memory_coefficients
 from touchline.core.estimate import Attention, Dtype, LossKind, Method, MicroBatch, TrainingSetup
 from touchline.data.shapes import load_shape
-from touchline.estimate.outgrown import in_any_order
+from touchline.estimate.outgrown import outgrown_of, widths_of
 
 FOLDER = Path(__file__).resolve().parents[1] / "data" / "measured"
 _UNITS = {"B": 1, "MiB": 2**20, "GiB": 2**30, "GB": 10**9}
@@ -131,21 +131,20 @@ def _row(file: str, number: int, row: dict[str, str]) -> MeasuredRow:
     )
 
 
-def _outgrown(row: dict[str, str], rows: int, width: int) -> float | None:
+def _outgrown(row: dict[str, str], rows: int, width: int) -> tuple[float, float]:
     """What the row's source says of the lengths: mean, standard deviation, least, most; longer rows are left out.
 
     They are taken as log-normal, in an order that is not known.
     """
     if not row.get("lengths"):
-        return None
+        return 1.0, 1.0
     mean, deviation, least, most = (float(part) for part in row["lengths"].split())
     spread = math.sqrt(math.log(1 + (deviation / mean) ** 2))
-    centre = math.log(mean) - spread**2 / 2
-    normal = statistics.NormalDist(centre, spread)
-    count = max(1, int(int(row["examples"]) * normal.cdf(math.log(width)) / normal.cdf(math.log(most))) // rows)
-    ranks = ((np.arange(count) + 0.5) / count) ** (1 / rows) * normal.cdf(math.log(width))
-    sizes = [max(least, math.exp(normal.inv_cdf(rank))) for rank in ranks]
-    return in_any_order(np.ceil(sizes) * rows)
+    normal = statistics.NormalDist(math.log(mean) - spread**2 / 2, spread)
+    below = normal.cdf(math.log(width))
+    count = int(int(row["examples"]) * below / normal.cdf(math.log(most)))
+    levels = [max(least, math.exp(normal.inv_cdf((at + 0.5) / count * below))) for at in range(count)]
+    return outgrown_of(rows * widths_of(np.ceil(levels).astype(np.int64), rows))
 
 
 def measured_rows() -> Iterator[MeasuredRow]:

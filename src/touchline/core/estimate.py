@@ -98,9 +98,9 @@ class MicroBatch:
     """Tokens of each, padding included."""
     label_tokens: int
     """Label tokens among them."""
-    outgrown: float | None = field(default=None, compare=False)
-    """Padded tokens of all micro-batches that are larger than every one before them, over those of this, the largest;
-    at most, where the order is not known. 1 if all have one size; None if the sizes are not known."""
+    outgrown: tuple[float, float] = field(default=(1.0, 1.0), compare=False)
+    """Padded tokens of all micro-batches that are larger than every one before them, over those of this, the largest:
+    usual, and most. 1 if all have one size."""
 
     @property
     def tokens(self) -> int:

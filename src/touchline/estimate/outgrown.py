@@ -1,10 +1,10 @@
 """Micro-batches that are larger than every one before them, which the allocator's cache keeps blocks of.
 
 PyTorch's allocator gives a tensor the smallest free block that holds it, and asks the driver for a new one where none
-does. Blocks of logits that an earlier, smaller micro-batch left are all too small for a larger one, so each micro-batch
-that outgrows all before it takes new blocks, and the old ones stay reserved until memory runs out. Only then are they
-given back. A replay of the allocator's rules on the loss of a training step takes no new block at any other
-micro-batch, and at each of these as many bytes as the logits need (`benchmarks/held_out.py --replay`).
+does. The blocks that the logits of a smaller micro-batch left are too small for those of a larger one. So each
+micro-batch that outgrows all before it takes new blocks. The old ones stay reserved, and are given back where memory
+runs out. A replay of these rules (`benchmarks/held_out.py`) takes new blocks at no other micro-batch, and at each of
+these as many bytes as its logits need.
 """
 
 from __future__ import annotations
@@ -14,25 +14,15 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-NOT_TOLD: Final = 2.0
-"""Where nothing is known of the sizes: one earlier micro-batch that is nearly as large. A choice."""
+NOT_TOLD: Final = (1.0, 2.0)
+"""`MicroBatch.outgrown` where nothing is known of the lengths: at most one earlier micro-batch that is nearly as
+large. A choice."""
 USUAL_COUNT: Final = 1000
 """Micro-batches of an epoch where their number is not known. A choice: ten times as many add 2.3 at most."""
 
 
-def in_order(tokens: NDArray[np.int64]) -> float:
-    """Return the tokens of all micro-batches that outgrow those before them, over those of the largest.
-
-    Args:
-        tokens: padded tokens of the micro-batches in their order; shape [micro-batches], at least one.
-    """
-    largest = np.maximum.accumulate(tokens)
-    outgrows = np.append(True, largest[1:] > largest[:-1])
-    return float(largest[outgrows].sum() / largest[-1])
-
-
-def in_any_order(tokens: NDArray[np.float64]) -> float:
-    """Return the mean of the same over all orders.
+def outgrown_of(tokens: NDArray[np.int64]) -> tuple[float, float]:
+    """Return `MicroBatch.outgrown` of micro-batches in any order: its mean over all orders, for both.
 
     Of the k largest sizes, the smallest outgrows all before it if it comes first, with probability 1/k. Equal sizes
     count as one, which comes first as often as there are of it.
@@ -42,20 +32,28 @@ def in_any_order(tokens: NDArray[np.float64]) -> float:
     """
     sizes, counts = np.unique(tokens, return_counts=True)
     counts = counts[::-1]
-    return float((sizes[::-1] * counts / np.cumsum(counts)).sum() / sizes[-1])
+    mean = float((sizes[::-1] * counts / np.cumsum(counts)).sum() / sizes[-1])
+    return mean, mean
 
 
-def of_mean(longest: int, mean: float, rows: int, count: int = USUAL_COUNT) -> float:
-    """Return the same where only the mean length is known.
+def lengths_of_mean(longest: int, mean: float, count: int = USUAL_COUNT) -> NDArray[np.int64]:
+    """Return typical lengths with a mean: the longest times a power of numbers between 0 and 1; shape [count]."""
+    power = longest / mean - 1
+    levels = ((np.arange(count) + 0.5) / count) ** power
+    return np.maximum(1, np.ceil(longest * levels)).astype(np.int64)
 
-    Lengths are taken as the longest times a power of a number that is uniform between 0 and 1, which has the mean.
+
+def widths_of(lengths: NDArray[np.int64], rows: int) -> NDArray[np.int64]:
+    """Return the typical widths of micro-batches of so many rows in a random order; shape [micro-batches].
+
+    The longest of `rows` lengths exceeds a share u of all lengths with probability 1 - u^rows.
 
     Args:
-        longest: tokens of the longest example.
-        mean: mean tokens of an example.
-        rows: examples of a micro-batch, padded to its longest.
-        count: micro-batches.
+        lengths: tokens of the examples; shape [examples], at least one.
+        rows: examples of a micro-batch.
     """
-    power = longest / min(mean, longest) - 1
-    levels = ((np.arange(count) + 0.5) / count) ** (power / rows)
-    return in_any_order(np.maximum(1.0, np.ceil(longest * levels)))
+    count = max(1, len(lengths) // rows)
+    levels = ((np.arange(count) + 0.5) / count) ** (1 / rows)
+    ranks = np.minimum((levels * len(lengths)).astype(np.int64), len(lengths) - 1)
+    ranks[-1] = len(lengths) - 1
+    return np.sort(lengths)[ranks]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import Final
 
 from touchline.backends.memory import MemoryCoefficients
 from touchline.core.estimate import MicroBatch, TrainingSetup
@@ -22,8 +22,7 @@ from touchline.estimate.coefficients_memory import (
     NF4_BYTES,
     RESIDENT_ERROR,
     STACK_ERROR,
-    VARIANT_BYTES,
-    VARIANT_ERROR,
+    VARIANT_SPREAD,
 )
 from touchline.estimate.gpus import Gpu
 from touchline.estimate.layers import adapted_outputs, computes_in, size_of
@@ -137,9 +136,8 @@ def at_most(
 
 def _of_variant(setup: TrainingSetup, batch: MicroBatch) -> float:
     """Return the uncertainty in bytes of another adapter type than LoRA, 5% beyond."""
-    known = abs(VARIANT_BYTES.get(setup.variant, 0.0)) + 2.0
     layers = 1 if setup.gradient_checkpointing else setup.shape.num_layers
-    return NORMAL_95 * VARIANT_ERROR * known * adapted_outputs(setup) * layers * batch.tokens
+    return VARIANT_SPREAD * adapted_outputs(setup) * layers * batch.tokens
 
 
 def _images(setup: TrainingSetup, batch: MicroBatch) -> float:
@@ -203,10 +201,6 @@ def upwards(
     return found
 
 
-MOST_OUTGROWN: Final = 1.6
-"""Blocks that the allocator keeps in 5% of the orders, over the mean: of 1,000 sizes 1.6 (`outgrown.in_any_order`)."""
-
-
 def with_cache(
     found: dict[MemoryKind, Range], batch: MicroBatch, parts: PeakParts, gpu: Gpu | None
 ) -> dict[MemoryKind, Range]:
@@ -215,19 +209,15 @@ def with_cache(
     These are given back before memory runs out, so they decide no verdict. The value is the middle, as a ratio, of none
     and all of them, since other tensors find room in some.
     """
-    if batch.outgrown is None:
-        return found
-    kept = max(0.0, (batch.outgrown - 1) * parts.at_loss - parts.below_peak) / GIB
-    if not kept:
-        return found
+    usual, most = (max(0.0, (outgrown - 1) * parts.at_loss - parts.below_peak) / GIB for outgrown in batch.outgrown)
     room = math.inf if gpu is None else gpu.capacity_gib
-    ends = {"reserved": room - contexts(gpu)[0], "process": room}
+    ends: tuple[tuple[MemoryKind, float], ...] = (("reserved", room - contexts(gpu)[0]), ("process", room))
     grown = dict(found)
-    for kind, end in ends.items():
-        plain = found[cast(MemoryKind, kind)]
-        high = min(plain.high + MOST_OUTGROWN * kept, max(end, plain.high))
-        value = min(math.sqrt(plain.value * (plain.value + kept)), high)
-        grown[cast(MemoryKind, kind)] = Range(value=max(plain.value, value), low=plain.low, high=high)
+    for kind, end in ends:
+        plain = found[kind]
+        high = min(plain.high + most, max(end, plain.high))
+        value = min(math.sqrt(plain.value * (plain.value + usual)), high)
+        grown[kind] = Range(value=value, low=plain.low, high=high)
     return grown
 
 
