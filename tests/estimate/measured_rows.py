@@ -6,10 +6,10 @@ import csv
 import dataclasses
 import math
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 import numpy as np
 from tests.estimate.made_shapes import SHAPES
@@ -17,6 +17,7 @@ from tests.estimate.made_shapes import SHAPES
 from touchline.backends.memory import MemoryCoefficients
 from touchline.backends.registry import memory_coefficients
 from touchline.core.estimate import Attention, Dtype, LossKind, Method, MicroBatch, TrainingSetup
+from touchline.core.shape import ModelShape
 from touchline.data.shapes import load_shape
 from touchline.estimate.outgrown import outgrown_of, widths_of
 
@@ -53,16 +54,11 @@ STACKS: dict[str, MemoryCoefficients] = {
 }
 
 
-FITTED: dict[str, frozenset[str]] = {
-    "litgpt_config_hub_a10g": frozenset(
-        {"Llama-2-7B qlora", "TinyLlama-1.1B qlora", "Mistral-7B-v0.1 qlora", "Llama-3-8B lora", "Llama-3.2-1B lora"}
-    ),
-    "unsloth_notebooks": frozenset(
-        {"Llama-3-8B qlora", "Mistral-7B-v0.3 qlora", "Qwen3-14B qlora", "Qwen3-32B qlora", "phi-4 qlora"}
-    ),
-}
-"""The rows of each file that a coefficient was fitted to: they are scored apart. Of PEFT's comparison, all but LoRA and
-full fine-tuning."""
+NOT_FITTED = frozenset({"peft_method_comparison_l40s", "swift_benchmark_a100"})
+"""Files that no constant was fitted to. The first has one model."""
+SEEN = frozenset({"torchtune_readme_a100"})
+"""Files of one model that a constant rests on."""
+Half = Literal["fitted", "held out", "not fitted", "seen"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,6 +69,8 @@ class MeasuredRow:
     """Which file it stands in."""
     name: str
     """Line of it."""
+    half: Half = "fitted"
+    """Which part of its file: constants are fitted to every second model, by size."""
     setup: TrainingSetup
     """Its settings."""
     batch: MicroBatch
@@ -85,13 +83,6 @@ class MeasuredRow:
     """Kind -> GiB measured."""
     ran: bool
     """Whether it ran, or was out of memory."""
-
-    @property
-    def fitted(self) -> bool:
-        """Whether a coefficient was fitted to it."""
-        if self.setup.variant not in ("lora", "full"):
-            return True
-        return f"{self.setup.shape.name} {self.setup.method}" in FITTED.get(self.file, frozenset())
 
 
 def _row(file: str, number: int, row: dict[str, str]) -> MeasuredRow:
@@ -147,9 +138,23 @@ def _outgrown(row: dict[str, str], rows: int, width: int) -> tuple[float, float]
     return outgrown_of(rows * widths_of(np.ceil(levels).astype(np.int64), rows))
 
 
+def dimensions(shape: ModelShape) -> tuple[int, int, int]:
+    """What makes two rows of one model, whatever its name and tuning: blocks, width, and feed-forward width."""
+    return shape.num_layers, shape.hidden_size, shape.intermediate_size
+
+
+def _half(file: str, shape: ModelShape, models: Sequence[tuple[int, int, int]]) -> Half:
+    if file in SEEN:
+        return "seen"
+    if file in NOT_FITTED:
+        return "not fitted"
+    return "held out" if models.index(dimensions(shape)) % 2 else "fitted"
+
+
 def measured_rows() -> Iterator[MeasuredRow]:
     """All rows."""
     for path in sorted(FOLDER.glob("*.csv")):
         with path.open(newline="", encoding="utf-8") as stream:
-            for number, row in enumerate(csv.DictReader(stream), 2):
-                yield _row(path.stem, number, row)
+            rows = [_row(path.stem, number, row) for number, row in enumerate(csv.DictReader(stream), 2)]
+        models = sorted({dimensions(row.setup.shape) for row in rows})
+        yield from (dataclasses.replace(row, half=_half(row.file, row.setup.shape, models)) for row in rows)

@@ -163,9 +163,9 @@ def fragmentation(
         return coefficients.reserves
     # Holes that the logits left stay in the allocator's cache, also where the peak comes later.
     share = min(1.0, parts.at_loss / parts.total)
-    base = FRAGMENTATION[setup.attention]
-    typical, low, high = (value + extra * share for value, extra in zip(base, LOGITS_FRAGMENTATION, strict=True))
-    return typical, low, max(high, typical)
+    pairs = zip(FRAGMENTATION, LOGITS_FRAGMENTATION, strict=True)
+    typical, low, high = (value + extra * share for value, extra in pairs)
+    return typical, low, high
 
 
 def contexts(gpu: Gpu | None) -> tuple[float, float, float]:
