@@ -6,7 +6,7 @@ from touchline.backends.memory import MemoryCoefficients, ReleaseLoss
 
 MEMORY = MemoryCoefficients(
     vocab_bytes=3.75,
-    vocab_bytes_low=0.3,
+    vocab_bytes_low=0.0,
     vocab_bytes_high=8.0,
     releases=(
         ReleaseLoss(before=(2024, 12), typical=6.0, low=2.0, high=10.0),
