@@ -6,12 +6,13 @@ import csv
 import dataclasses
 import math
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
 
 import numpy as np
+from numpy.typing import NDArray
 from tests.estimate.made_shapes import SHAPES
 
 from touchline.backends.memory import MemoryCoefficients
@@ -83,11 +84,15 @@ class MeasuredRow:
     """Kind -> GiB measured."""
     ran: bool
     """Whether it ran, or was out of memory."""
+    started_gib: float | None = None
+    """GiB reserved before training, where the source tells it."""
 
 
 def _row(file: str, number: int, row: dict[str, str]) -> MeasuredRow:
     unit = _UNITS[row["unit"]]
     rows, width = int(row["rows"]), int(row["width"])
+    widths = widths_told(row)
+    outgrown = (1.0, 1.0) if widths is None else outgrown_of(rows * widths)
     setup = TrainingSetup(
         shape=SHAPES.get(row["model"]) or load_shape(row["model"], Path("/nowhere")),
         backend=row["stack"],
@@ -112,30 +117,31 @@ def _row(file: str, number: int, row: dict[str, str]) -> MeasuredRow:
         file=file,
         name=f"{file}:{number}",
         setup=setup,
-        batch=MicroBatch(rows=rows, width=width, label_tokens=rows * width, outgrown=_outgrown(row, rows, width)),
+        batch=MicroBatch(rows=rows, width=width, label_tokens=rows * width, outgrown=outgrown),
         coefficients=STACKS[row["stack"]],
         gpu=row["gpu"],
         gib={
             kind: float(row[kind]) * unit / 2**30 for kind in ("allocated", "reserved", "process") if row.get(kind, "")
         },
         ran=row["outcome"] == "ran",
+        started_gib=float(row["started"]) if row.get("started") else None,
     )
 
 
-def _outgrown(row: dict[str, str], rows: int, width: int) -> tuple[float, float]:
-    """What the row's source says of the lengths: mean, standard deviation, least, most; longer rows are left out.
+def widths_told(row: Mapping[str, str]) -> NDArray[np.int64] | None:
+    """Typical widths of a row's micro-batches where its source tells the lengths: mean, deviation, least, most.
 
-    They are taken as log-normal, in an order that is not known.
+    The lengths are taken as log-normal. Rows above the width are left out.
     """
     if not row.get("lengths"):
-        return 1.0, 1.0
+        return None
     mean, deviation, least, most = (float(part) for part in row["lengths"].split())
     spread = math.sqrt(math.log(1 + (deviation / mean) ** 2))
     normal = statistics.NormalDist(math.log(mean) - spread**2 / 2, spread)
-    below = normal.cdf(math.log(width))
+    below = normal.cdf(math.log(int(row["width"])))
     count = int(int(row["examples"]) * below / normal.cdf(math.log(most)))
-    levels = [max(least, math.exp(normal.inv_cdf((at + 0.5) / count * below))) for at in range(count)]
-    return outgrown_of(rows * widths_of(np.ceil(levels).astype(np.int64), rows))
+    lengths = [max(least, math.exp(normal.inv_cdf((at + 0.5) / count * below))) for at in range(count)]
+    return widths_of(np.ceil(lengths).astype(np.int64), int(row["rows"]))
 
 
 def dimensions(shape: ModelShape) -> tuple[int, int, int]:

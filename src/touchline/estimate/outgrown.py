@@ -3,7 +3,7 @@
 PyTorch's allocator gives a tensor the smallest free block that holds it, and asks the driver for a new one where none
 does. The blocks that the logits of a smaller micro-batch left are too small for those of a larger one. So each
 micro-batch that outgrows all before it takes new blocks. The old ones stay reserved, and are given back where memory
-runs out. A replay of these rules (`benchmarks/held_out.py`) takes new blocks at no other micro-batch, and at each of
+runs out. A replay of these rules (`benchmarks/allocator.py`) takes new blocks at no other micro-batch, and at each of
 these as many bytes as its logits need.
 """
 
