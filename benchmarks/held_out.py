@@ -74,6 +74,7 @@ def peak(row: MeasuredRow, coefficients: MemoryCoefficients | None = None) -> Me
         row.batch,
         coefficients=coefficients or row.coefficients,
         gpu=None if isinstance(gpu, Missing) else gpu,
+        outgrown=row.outgrown,
         with_what_ifs=False,
     )
 

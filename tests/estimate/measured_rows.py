@@ -20,7 +20,7 @@ from touchline.backends.registry import memory_coefficients
 from touchline.core.estimate import Attention, Dtype, LossKind, Method, MicroBatch, TrainingSetup
 from touchline.core.shape import ModelShape
 from touchline.data.shapes import load_shape
-from touchline.estimate.outgrown import outgrown_of, widths_of
+from touchline.estimate.outgrown import ONE_SIZE, outgrown_of, widths_of
 
 FOLDER = Path(__file__).resolve().parents[1] / "data" / "measured"
 _UNITS = {"B": 1, "MiB": 2**20, "GiB": 2**30, "GB": 10**9}
@@ -84,6 +84,8 @@ class MeasuredRow:
     """Kind -> GiB measured."""
     ran: bool
     """Whether it ran, or was out of memory."""
+    outgrown: tuple[float, float] = ONE_SIZE
+    """What `outgrown_of` gives for all micro-batches."""
     started_gib: float | None = None
     """GiB reserved before training, where the source tells it."""
 
@@ -92,7 +94,6 @@ def _row(file: str, number: int, row: dict[str, str]) -> MeasuredRow:
     unit = _UNITS[row["unit"]]
     rows, width = int(row["rows"]), int(row["width"])
     widths = widths_told(row)
-    outgrown = (1.0, 1.0) if widths is None else outgrown_of(rows * widths)
     setup = TrainingSetup(
         shape=SHAPES.get(row["model"]) or load_shape(row["model"], Path("/nowhere")),
         backend=row["stack"],
@@ -117,13 +118,14 @@ def _row(file: str, number: int, row: dict[str, str]) -> MeasuredRow:
         file=file,
         name=f"{file}:{number}",
         setup=setup,
-        batch=MicroBatch(rows=rows, width=width, label_tokens=rows * width, outgrown=outgrown),
+        batch=MicroBatch(rows=rows, width=width, label_tokens=rows * width),
         coefficients=STACKS[row["stack"]],
         gpu=row["gpu"],
         gib={
             kind: float(row[kind]) * unit / 2**30 for kind in ("allocated", "reserved", "process") if row.get(kind, "")
         },
         ran=row["outcome"] == "ran",
+        outgrown=ONE_SIZE if widths is None else outgrown_of(rows * widths),
         started_gib=float(row["started"]) if row.get("started") else None,
     )
 

@@ -10,7 +10,7 @@ import statistics
 from pathlib import Path
 
 import pytest
-from benchmarks.held_out import constants
+from benchmarks.held_out import constants, peak
 from tests.estimate.made_shapes import SHAPES
 from tests.estimate.measured_rows import FOLDER, STACKS, MeasuredRow, dimensions, measured_rows
 
@@ -45,7 +45,7 @@ def errors(rows: list[MeasuredRow], kind: str) -> list[float]:
     found = []
     for row in rows:
         if kind in row.gib:
-            estimate = memory_estimate(row.setup, row.batch, coefficients=row.coefficients, gpu=gpu(row.gpu))
+            estimate = peak(row)
             found.append(getattr(estimate, kind).value / row.gib[kind] - 1)
     return found
 
@@ -115,9 +115,7 @@ def test_intervals_hold_nine_tenths(kind: str) -> None:
     inside = []
     for row in ROWS:
         if kind in row.gib:
-            estimate = getattr(
-                memory_estimate(row.setup, row.batch, coefficients=row.coefficients, gpu=gpu(row.gpu)), kind
-            )
+            estimate = getattr(peak(row), kind)
             inside.append(estimate.low <= row.gib[kind] <= estimate.high)
     assert len(inside) >= 30
     assert statistics.mean(inside) >= 0.85
@@ -168,7 +166,7 @@ def test_intervals_hold_on_rows_that_no_constant_saw(
     for row in ROWS:
         if row.file != file or row.half not in ("held out", "not fitted") or kind not in row.gib:
             continue
-        estimate = getattr(memory_estimate(row.setup, row.batch, coefficients=row.coefficients, gpu=gpu(row.gpu)), kind)
+        estimate = getattr(peak(row), kind)
         inside.append(estimate.low <= row.gib[kind] <= estimate.high)
         off.append(abs(estimate.value / row.gib[kind] - 1))
         widths.append(estimate.high / estimate.low)
@@ -191,9 +189,7 @@ def test_a_mixture_of_lengths_is_not_predicted_too_low(method: str, batch: set[i
         and row.setup.method == method
         and row.batch.rows in batch
         and row.setup.gradient_checkpointing is checkpointing
-        for estimate in [
-            memory_estimate(row.setup, row.batch, coefficients=row.coefficients, gpu=gpu(row.gpu)).reserved
-        ]
+        for estimate in [peak(row).reserved]
     ]
     assert len(found) >= 2
     assert abs(statistics.median(error for error, _ in found)) <= 0.15
@@ -205,7 +201,7 @@ def test_no_run_that_was_out_of_memory_is_said_to_fit() -> None:
     verdicts = {
         row.name: (
             row.ran,
-            memory_estimate(row.setup, row.batch, coefficients=row.coefficients, gpu=gpu(row.gpu)).verdict,
+            peak(row).verdict,
         )
         for row in ROWS
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from typing import Literal
 
@@ -98,9 +98,6 @@ class MicroBatch:
     """Tokens of each, padding included."""
     label_tokens: int
     """Label tokens among them."""
-    outgrown: tuple[float, float] = field(default=(1.0, 1.0), compare=False)
-    """Padded tokens of all micro-batches that are larger than every one before them, over those of this, the largest:
-    usual, and most. 1 if all have one size."""
 
     @property
     def tokens(self) -> int:

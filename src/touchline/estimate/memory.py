@@ -22,6 +22,7 @@ from touchline.core.quantity import Measured, MemoryKind, Missing
 from touchline.core.units import GIB
 from touchline.estimate.evidence_memory import Fitted, MeasuredPoint, fit
 from touchline.estimate.gpus import Gpu
+from touchline.estimate.outgrown import ONE_SIZE
 from touchline.estimate.parts import peak_parts, vocab_bytes
 from touchline.estimate.spreads import (
     ORDER,
@@ -45,6 +46,7 @@ def memory_estimate(
     coefficients: MemoryCoefficients,
     gpu: Gpu | None,
     evidence: Sequence[MeasuredPoint] = (),
+    outgrown: tuple[float, float] = ONE_SIZE,
     with_what_ifs: bool = True,
 ) -> MemoryEstimate:
     """Estimate the peak memory of a step on one device.
@@ -55,6 +57,7 @@ def memory_estimate(
         coefficients: the trainer's.
         gpu: the device; without one there is no verdict.
         evidence: measured peaks, of any runs; those that say nothing of this one are left out.
+        outgrown: what `outgrown` says of all micro-batches, which the allocator keeps blocks of.
         with_what_ifs: whether changes of the settings are looked at too.
 
     Raises:
@@ -65,7 +68,7 @@ def memory_estimate(
     parts = peak_parts(setup, batch, coefficients)
     found, fitted, refused = _ranges(setup, batch, coefficients, gpu, evidence)
     # A peak that was measured in reserved memory has what the allocator kept in it.
-    shown = with_cache(found, batch, parts, gpu) if fitted is None or fitted.kind == "allocated" else found
+    shown = with_cache(found, outgrown, parts, gpu) if fitted is None or fitted.kind == "allocated" else found
     estimates = {kind: _estimate(kind, shown[kind], setup, coefficients, fitted, refused) for kind in ORDER}
     allocated = estimates["allocated"].value
     scale = allocated / (parts.total / GIB)

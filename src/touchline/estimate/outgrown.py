@@ -14,15 +14,17 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+ONE_SIZE: Final = (1.0, 1.0)
+"""Padded tokens of all micro-batches that are larger than every one before them, over those of the largest: usual, and
+most. So where all have one size."""
 NOT_TOLD: Final = (1.0, 2.0)
-"""`MicroBatch.outgrown` where nothing is known of the lengths: at most one earlier micro-batch that is nearly as
-large. A choice."""
+"""The same where nothing is known of the lengths: at most one earlier micro-batch that is nearly as large. A choice."""
 USUAL_COUNT: Final = 1000
 """Micro-batches of an epoch where their number is not known. A choice: ten times as many add 2.3 at most."""
 
 
 def outgrown_of(tokens: NDArray[np.int64]) -> tuple[float, float]:
-    """Return `MicroBatch.outgrown` of micro-batches in any order: its mean over all orders, for both.
+    """Return the same of micro-batches in any order: its mean over all orders, for both.
 
     Of the k largest sizes, the smallest outgrows all before it if it comes first, with probability 1/k. Equal sizes
     count as one, which comes first as often as there are of it.

@@ -202,14 +202,14 @@ def upwards(
 
 
 def with_cache(
-    found: dict[MemoryKind, Range], batch: MicroBatch, parts: PeakParts, gpu: Gpu | None
+    found: dict[MemoryKind, Range], outgrown: tuple[float, float], parts: PeakParts, gpu: Gpu | None
 ) -> dict[MemoryKind, Range]:
     """Add the blocks that the allocator keeps of smaller micro-batches, up to the device's capacity.
 
     These are given back before memory runs out, so they decide no verdict. The value is the middle, as a ratio, of none
     and all of them, since other tensors find room in some.
     """
-    usual, most = (max(0.0, (outgrown - 1) * parts.at_loss - parts.below_peak) / GIB for outgrown in batch.outgrown)
+    usual, most = (max(0.0, (sizes - 1) * parts.at_loss - parts.below_peak) / GIB for sizes in outgrown)
     room = math.inf if gpu is None else gpu.capacity_gib
     ends: tuple[tuple[MemoryKind, float], ...] = (("reserved", room - contexts(gpu)[0]), ("process", room))
     grown = dict(found)

@@ -328,9 +328,9 @@ class RunResolver:
             return LargestStep(batch=rows.largest, setup=shape, memory=shape)
         backend, width = get_backend(train.backend), rows.largest.width
         setup = backend.setup(train, shape, self._outlook.machine, width, self._devices)
-        batch = replace(rows.largest, outgrown=outgrown_of(rows.micro_batch_tokens))
-        memory = estimate_memory(setup, batch, self._outlook, with_what_ifs=with_what_ifs)
-        return LargestStep(batch=batch, setup=setup, memory=memory)
+        outgrown = outgrown_of(rows.micro_batch_tokens)
+        memory = estimate_memory(setup, rows.largest, self._outlook, outgrown=outgrown, with_what_ifs=with_what_ifs)
+        return LargestStep(batch=rows.largest, setup=setup, memory=memory)
 
     def _packing_option(self, train: TrainConfig, question: RunRequest) -> PackingOption:
         """Return the predictions for a training whose packing is decided, with the micro-batch decided for it."""

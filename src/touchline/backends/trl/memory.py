@@ -19,8 +19,8 @@ MEMORY = replace(
     source=(
         "simulated on torch 2.13 and transformers 5.23: 12.00; measured on an A100: 12.0 with all logits, and "
         "float32 activations where prepare_model_for_kbit_training ran (foundation-model-stack/fms-acceleration, "
-        "scripts/benchmarks/refs, Apache-2.0); read: trl 1.0 to 1.16, sft_config.py and sft_trainer.py: a loss in chunks "
-        "without whole logits is a setting from 1.4 on and the default from 1.6 on; 1.16 casts nothing up"
+        "scripts/benchmarks/refs, Apache-2.0); read: trl 1.0 to 1.16, sft_config.py and sft_trainer.py: a loss in "
+        "chunks without whole logits is a setting from 1.4 on and the default from 1.6 on; 1.16 casts nothing up"
     ),
 )
 """TRL up to 1.3 and Trainer hold all logits; from 1.6 on it computes the loss in chunks without them."""

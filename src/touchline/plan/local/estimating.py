@@ -47,7 +47,7 @@ from touchline.estimate.memory import (
     most,
     most_that_could_fit,
 )
-from touchline.estimate.outgrown import widths_of
+from touchline.estimate.outgrown import ONE_SIZE, widths_of
 from touchline.estimate.parts import after_init_bytes
 from touchline.estimate.run_time import run_seconds
 from touchline.estimate.time import StepTime, seconds_per_step
@@ -149,9 +149,8 @@ def estimate(request: EstimateRequest, settings: UserConfig) -> EstimateAnswer:
     rows, width = request.micro_batch_size, request.seq_len
     batch = batch_of(rows, width, request.label_fraction)
     outgrown = outgrown_by(lengths, longest=width, mean=request.mean_length, count=request.examples, rows=rows)
-    batch = replace(batch, outgrown=outgrown)
     past = _past(request, setup, settings)
-    memory = _memory(setup, batch, coefficients, machine, gpu, past)
+    memory = _memory(setup, batch, coefficients, machine, gpu, past, outgrown)
     step = _step(request, setup, machine, past)
     return EstimateAnswer(
         model=setup.shape.name,
@@ -308,12 +307,13 @@ def _memory(
     machine: TargetMachine,
     gpu: Gpu | None,
     past: PastRuns,
+    outgrown: tuple[float, float] = ONE_SIZE,
 ) -> MemoryEstimate:
     if machine.kind == "cpu":
         return cpu_memory_estimate(
             setup, batch, coefficients=coefficients, capacity_gib=machine.memory, evidence=past.memory
         )
-    return memory_estimate(setup, batch, coefficients=coefficients, gpu=gpu, evidence=past.memory)
+    return memory_estimate(setup, batch, coefficients=coefficients, gpu=gpu, evidence=past.memory, outgrown=outgrown)
 
 
 def _settings(

@@ -16,11 +16,12 @@ def read_lengths(text: str) -> NDArray[np.int64] | str:
     Args:
         text: a file of numbers apart by spaces, commas or line ends, or such numbers.
     """
-    if not text.replace(",", "").replace(" ", "").isdecimal():
+    if not text.isdecimal():
         try:
             text = Path(text).expanduser().read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError, RuntimeError):
-            return "it is no text file"
+        except (OSError, UnicodeDecodeError, RuntimeError, ValueError):
+            if "," not in text:
+                return "it is no text file"
     words = text.replace(",", " ").split()
     wrong = next((word for word in words if not word.isdecimal() or not 1 <= int(word) < 1 << 31), None)
     if wrong is not None:
@@ -31,7 +32,7 @@ def read_lengths(text: str) -> NDArray[np.int64] | str:
 def outgrown_by(
     lengths: NDArray[np.int64] | None, *, longest: int, mean: float | None, count: int | None, rows: int
 ) -> tuple[float, float]:
-    """Return `MicroBatch.outgrown` by the lengths, by their mean, or by neither.
+    """Return what `outgrown_of` does, by the lengths, by their mean, or by neither.
 
     Args:
         lengths: tokens of the examples, shape [examples]; None if they are not given.
