@@ -22,6 +22,7 @@ from touchline.core.quantity import Measured, MemoryKind, Missing
 from touchline.core.units import GIB
 from touchline.estimate.evidence_memory import Fitted, MeasuredPoint, fit
 from touchline.estimate.gpus import Gpu
+from touchline.estimate.outgrown import ONE_SIZE
 from touchline.estimate.parts import peak_parts, vocab_bytes
 from touchline.estimate.spreads import (
     ORDER,
@@ -30,6 +31,7 @@ from touchline.estimate.spreads import (
     relative_error,
     upwards,
     weight_spread,
+    with_cache,
 )
 from touchline.estimate.what_if import what_ifs
 
@@ -44,6 +46,7 @@ def memory_estimate(
     coefficients: MemoryCoefficients,
     gpu: Gpu | None,
     evidence: Sequence[MeasuredPoint] = (),
+    outgrown: tuple[float, float] = ONE_SIZE,
     with_what_ifs: bool = True,
 ) -> MemoryEstimate:
     """Estimate the peak memory of a step on one device.
@@ -54,6 +57,7 @@ def memory_estimate(
         coefficients: the trainer's.
         gpu: the device; without one there is no verdict.
         evidence: measured peaks, of any runs; those that say nothing of this one are left out.
+        outgrown: what `outgrown` says of all micro-batches, which the allocator keeps blocks of.
         with_what_ifs: whether changes of the settings are looked at too.
 
     Raises:
@@ -64,8 +68,10 @@ def memory_estimate(
     parts = peak_parts(setup, batch, coefficients)
     found, fits, refused = _ranges(setup, batch, coefficients, gpu, evidence)
     fitted = next(iter(fits.values()), None)
+    # A peak that was measured in reserved memory has what the allocator kept in it.
+    shown = with_cache(found, outgrown, parts, gpu) if fits.keys() <= {"allocated"} else found
     estimates = {
-        kind: _estimate(kind, found[kind], setup, coefficients, fits.get(kind, fitted), refused) for kind in ORDER
+        kind: _estimate(kind, shown[kind], setup, coefficients, fits.get(kind, fitted), refused) for kind in ORDER
     }
     allocated = estimates["allocated"].value
     scale = allocated / (parts.total / GIB)
@@ -81,13 +87,13 @@ def memory_estimate(
         process=estimates["process"],
         breakdown={name: size / GIB * scale for name, size in parts.by_name().items()},
         capacity_gib=capacity,
-        verdict=verdict(estimates["process"], capacity),
+        verdict=verdict(found["process"], capacity),
         assumption=_assumption(setup, batch, coefficients, fitted),
         what_ifs=changes,
     )
 
 
-def verdict(process: Estimate, capacity: Measured) -> MemoryVerdict:
+def verdict(process: Range | Estimate, capacity: Measured) -> MemoryVerdict:
     """Return whether the interval is below, around or above the capacity."""
     if isinstance(capacity, Missing):
         return MemoryVerdict.UNKNOWN
