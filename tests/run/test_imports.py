@@ -464,3 +464,13 @@ def test_one_training_has_no_keys_that_differ_between_trainings(here: Path) -> N
     (note,) = (note for note in report.notes if "differ between the trainings" in note)
     assert "max_samples" in note
     assert "dataset" not in note
+
+
+def test_numbers_of_gpus_that_differ_are_listed_and_counted_in_the_batch(here: Path) -> None:
+    """The machine is one for all runs of an experiment; the batch is part of the training."""
+    sources = [write(here / f"g{n}.yaml", f"{base('llamafactory')}\nray_num_workers: {n}\n") for n in (2, 4)]
+    report, loaded = imported(*sources)
+    experiment = loaded.experiment
+    assert experiment.factors == {"train.global_batch_size": [32, 64]}
+    assert experiment.compute.gpus_per_run == 1
+    assert sorted(each.value for each in report.not_carried if each.key == "ray_num_workers") == [2, 4]  # type: ignore[type-var]
