@@ -117,11 +117,15 @@ def errors_of(report: ImportReport, experiment: Experiment, folder: Path) -> lis
     config["max_position_embeddings"] = 1 << 17
     (model / "config.json").write_text(json.dumps(config), encoding="utf-8")
     rows = [row_of(experiment, number) for number in range(400)]
-    data = folder / experiment.data.path
+    data = folder / experiment.data.file
     data.parent.mkdir(exist_ok=True)
-    data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows[:350]), encoding="utf-8")
+    (data.parent / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[350:]), encoding="utf-8")
     path = Path(report.path)
     text = path.read_text(encoding="utf-8")
+    # Where all rows train, the rows to test are the user's own.
+    train = f'  train: "{experiment.data.train}"'
+    text = text.replace(train, f"  test: {Path(experiment.data.file).parent}/test.jsonl\n{train}")
     gpu = "  gpu: A100-80GB\n"
     text = text.replace("compute:\n", f"compute:\n{gpu}") if "\ncompute:\n" in text else f"{text}\ncompute:\n{gpu}"
     path.write_text(text, encoding="utf-8")
