@@ -24,6 +24,7 @@ _CROSS_ENTROPY = (
     "torch.nn.CrossEntropyLoss",
 )
 _PAIRS = re.compile(r"\.rlhf\.|preference_|stack_exchange_paired|hh_rlhf")
+_PLAIN_TEXT = ("text_completion_dataset", "wikitext_dataset", "cnn_dailymail_articles_dataset")
 _STARTS = re.compile(r"^\s*#.*\btune run\b.*--nproc[-_]per[-_]node[= ](\d+)")
 _REFERENCE = re.compile(r"\$\{(\w+)\}")
 _ROWS = Note(Reason.NO_COUNTERPART, "rows are read by their columns", "name the columns: data.input, data.output")
@@ -41,6 +42,9 @@ def _refuses(document: ForeignDocument) -> Refusal | None:
     for part in ("loss", "dataset", "dataset_val"):
         if _PAIRS.search(config.component(part) or ""):
             return Refusal(f"{part}.{COMPONENT}", "on preferences")
+    named = config.component("dataset") or ""
+    if named.startswith("torchtune.") and named.rpartition(".")[2] in _PLAIN_TEXT:
+        return Refusal(f"dataset.{COMPONENT}", "on plain text")
     rewards = sorted((REINFORCEMENT | {"reward_functions"}) & config.data.keys())
     if rewards:
         return Refusal(rewards[0], "on rewards of generated rows")
