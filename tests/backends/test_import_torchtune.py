@@ -225,6 +225,13 @@ def test_two_splits_of_one_file_are_the_splits_of_the_data(here: Path) -> None:
     assert line.reason is Reason.NO_COUNTERPART
 
 
+def test_a_slice_that_trains_is_the_share_that_trains(here: Path) -> None:
+    text = changed(BASE, "split: train", 'split: "train[:95%]"')
+    held = "dataset_val:\n  _component_: torchtune.datasets.instruct_dataset\n  source: json\n"
+    text += f'{held}  data_files: data/words.json\n  split: "train[95%:]"\n'
+    assert settings_of(report_of(write(here / "finetune.yaml", text)))["data.train_fraction"] == 0.95
+
+
 # ------------------------------------------------------------------------------------------------ setup_finetune.yaml
 
 
