@@ -119,11 +119,15 @@ def errors_of(report: ImportReport, experiment: Experiment, folder: Path) -> lis
     # So many that a warm-up of some steps is part of the training.
     count = max(400, 2 * (experiment.train.warmup_steps or 0) * experiment.train.global_batch_size)
     rows = [row_of(experiment, number) for number in range(count)]
-    data = folder / experiment.data.path
+    data = folder / experiment.data.file
     data.parent.mkdir(exist_ok=True)
-    data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows[:-50]), encoding="utf-8")
+    (data.parent / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[-50:]), encoding="utf-8")
     path = Path(report.path)
     text = path.read_text(encoding="utf-8")
+    # Where all rows train, the rows to test are the user's own.
+    train = f'  train: "{experiment.data.train}"'
+    text = text.replace(train, f"  test: {Path(experiment.data.file).parent}/test.jsonl\n{train}")
     gpu = "  gpu: A100-80GB\n"
     text = text.replace("compute:\n", f"compute:\n{gpu}") if "\ncompute:\n" in text else f"{text}\ncompute:\n{gpu}"
     path.write_text(text, encoding="utf-8")

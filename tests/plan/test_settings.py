@@ -52,8 +52,12 @@ def test_every_key_of_a_run_is_in_the_table_and_every_optional_one_has_a_default
     groups = {"train.lora", "train.checkpoint"}
     inner = {f"evaluate.general.{field.name}" for field in dataclasses.fields(_general())}
     inner |= {"train.checkpoint.every.steps", "train.checkpoint.every.minutes"}
-    assert wanted - shown - groups - inner == {"data.messages"}, "a chat column is shown where there is one"
-    optional = wanted - groups - inner - {"data.path", "data.messages"}
+    files = {"data.train", "data.validation", "data.test"}
+    assert wanted - shown - groups - inner == {"data.messages", *files}, "a chat column is shown where there is one"
+    data = DataConfig(train="a.json", validation="b.json", test={"5L": "c.json"})
+    separate = made_plan(dataclasses.replace(run, data=data), made_control())
+    assert files - set(_by_key(separate)) == set()
+    optional = wanted - groups - inner - {"data.path", "data.messages", *files}
     assert optional - {row.key for row in DEFAULTS} == set()
     assert CheckpointConfig().every == "epoch"
 

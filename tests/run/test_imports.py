@@ -464,3 +464,29 @@ def test_one_training_has_no_keys_that_differ_between_trainings(here: Path) -> N
     (note,) = (note for note in report.notes if "differ between the trainings" in note)
     assert "max_samples" in note
     assert "dataset" not in note
+
+
+def test_numbers_of_gpus_that_differ_are_listed_and_counted_in_the_batch(here: Path) -> None:
+    """The machine is one for all runs of an experiment; the batch is part of the training."""
+    sources = [write(here / f"g{n}.yaml", f"{base('llamafactory')}\nray_num_workers: {n}\n") for n in (2, 4)]
+    report, loaded = imported(*sources)
+    experiment = loaded.experiment
+    assert experiment.factors == {"train.global_batch_size": [32, 64]}
+    assert experiment.compute.gpus_per_run == 1
+    assert sorted(each.value for each in report.not_carried if each.key == "ray_num_workers") == [2, 4]  # type: ignore[type-var]
+
+
+def test_no_row_is_lost_where_all_of_them_train(here: Path) -> None:
+    """Without a validation split the file is that of the training rows, and `check` asks for others to test."""
+    text = changed(base("llamafactory"), "val_size: 0.1\n", "")
+    source = write(here / "all.yaml", text)
+    report, loaded = imported(source)
+    assert loaded.experiment.data.train is not None
+    assert loaded.experiment.data.path is None
+    (left,) = (each for each in report.not_carried if each.key == "val_size")
+    assert "data.test" in left.instead
+    # Beside a training that holds rows back, the file is split for both, and the list says so.
+    other = write(here / "held.yaml", base("llamafactory"))
+    report, loaded = imported(source, other, out="both/experiment.yaml")
+    assert loaded.experiment.data.path is not None
+    assert "val_size" in {each.key for each in report.not_carried}

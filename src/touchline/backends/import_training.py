@@ -10,6 +10,7 @@ from pathlib import PurePosixPath
 from touchline.backends.formats import ConfigReading
 from touchline.backends.import_carrier import Carrier, not_carried, path_of
 from touchline.backends.imports import (
+    ALL_ROWS,
     MODEL,
     PARALLEL,
     SEED,
@@ -325,9 +326,7 @@ def _carry_data(carrier: Carrier, stated: StatedTraining, table: ImportTable, pl
         why = "rows are split by shares"
         carrier.leave(held, Note(Reason.REFUSED, why, f"data.train_fraction: 1 - {held.value:g} / rows of the file"))
     elif held is not None and not any(source.role == "validation" for source in stated.sources):
-        why = f"all rows train there; here the share data.train_fraction, {defaults.TRAIN_FRACTION:g} if not written"
-        hint = "a column `split` in the file, with rows of your own to test, or data.train_fraction: 0.99"
-        carrier.leave(held, Note(Reason.CHANGED, why, hint))
+        carrier.leave(held, ALL_ROWS)
     else:
         carrier.same(held)
     if stated.max_examples is not None:

@@ -200,6 +200,12 @@ PARALLEL = Note(Reason.NO_COUNTERPART, "compute.gpus_per_run and train.sharding 
 WHOLE_LAYERS = Note(Reason.NO_COUNTERPART, "each GPU computes whole layers of whole rows")
 _CACHE = Note(Reason.AUTOMATIC, "data is tokenized once and cached")
 _MORE_WEIGHTS = Note(Reason.NO_COUNTERPART, "layers trained besides the adapter there; here they stay as they are")
+ALL_ROWS = Note(
+    Reason.CHANGED,
+    "all rows train there, and an experiment needs others to test",
+    "data.test: a file of such rows; or data.path instead of data.train, to split the file",
+)
+"""Of a config that holds no rows back. `touchline import` names its file in `data.train`."""
 HF_NOTES: Mapping[str, Note] = {
     **dict.fromkeys(("output_dir", "overwrite_output_dir", "logging_dir", "run_name"), _OWN),
     **dict.fromkeys(("wandb_*", "mlflow_*", "comet_*", "swanlab_*", "use_swanlab", "report_to", "logging_*"), _METRICS),

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from touchline.core.errors import InputError
 from touchline.core.finding import Finding, Severity
-from touchline.spec.anchors import from_run_folder
+from touchline.spec.anchors import drop_unset_files, from_run_folder, placed_data
 from touchline.spec.document import parse
 from touchline.spec.evaluation import PlannedModel
 from touchline.spec.experiment import DataConfig, TrainConfig, as_written
@@ -136,9 +136,9 @@ def run_config(run: PlannedRun, plan: Plan) -> RunConfig:
             weights_sha256=model.weights_sha256,
             tokenizer_sha256=model.tokenizer_sha256,
         ),
-        data=replace(run.data, path=from_run_folder(run.dataset)),
+        data=replace(placed_data(run, from_run_folder), test=None),
         data_sha256=plan.datasets[run.dataset].sha256,
-        images_sha256={split: sha256 for split, sha256 in run.images_sha256.items() if split != "test"},
+        images_sha256={split: sha256 for split, sha256 in run.images_sha256.items() if not split.startswith("test")},
         recipe_sha256=None if run.recipe is None else run.recipe.sha256,
         date=plan.date,
         train=train,
@@ -164,6 +164,7 @@ def run_config_text(config: RunConfig, header: str) -> str:
     data = json.loads(_ADAPTER.dump_json(config))
     if config.train.trains_all:
         del data["train"]["lora"], data["train"]["checkpoint"]["save"]
+    drop_unset_files(data["data"])
     if config.parent is None:
         del data["parent"]
     if config.recipe_sha256 is None:

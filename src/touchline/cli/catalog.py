@@ -143,7 +143,7 @@ def data_show(
             columns_not_used=(tuple[str, ...], unused),
         )
     else:
-        rows = [(split.name, f"{split.num_examples:,}", split.sha256[:16]) for split in info.splits]
+        rows = [(split.name, f"{split.num_examples:,}", split.sha256[:16]) for split in info.named_splits]
         print_table(
             ("split", "examples", "sha256"), rows, title=f"{info.path} ({info.format}, {format_bytes(info.size_bytes)})"
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from touchline.core.finding import Finding
 
@@ -117,22 +117,44 @@ SPLITS_IN_FILE = "in the file"
 """`split_origin` of a dataset with splits of its own."""
 
 
+SEPARATE_FILES = "separate files"
+"""Begin of `split_origin` of a dataset with a file for each split."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataFile:
+    """One of the files of a dataset that has several."""
+
+    key: str
+    """The dotted key that names it, `data.train`, `data.test.5L`."""
+    path: str
+    """The file, absolute; in a plan relative to the experiment's folder if it lies there."""
+    size_bytes: int
+    """Its size on disk."""
+    sha256: str
+    """Hash of its bytes."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DatasetInfo:
-    """A dataset file and its splits."""
+    """A dataset, of one file or several, and its splits."""
 
     path: str
-    """The file, absolute."""
+    """The file, absolute; that of the training rows if there are several."""
     format: str
     """`json`, `jsonl`, `csv` or `parquet`."""
     size_bytes: int
-    """The file's size on disk."""
+    """Size of all files on disk."""
     sha256: str
-    """Hash of the file's bytes."""
+    """Hash of the file's bytes; of several over the hashes of the training and the validation file."""
     splits: tuple[SplitInfo, ...]
-    """The splits, train first."""
+    """The splits, train first; of several test sets `test` is the one named first."""
     split_origin: str
-    """`in the file`, or how they were made: `random 80/5/15 of the whole file, seed 14`."""
+    """`in the file`, `separate files`, or how they were made: `random 80/5/15 of the whole file, seed 14`."""
+    files: tuple[DataFile, ...] = ()
+    """The files if there is one for each split, the training file first; none if one file has all rows."""
+    test_sets: tuple[SplitInfo, ...] = ()
+    """The test sets that have files of their own, by their names, in order; none if one file has all rows."""
     about: dict[str, object] = field(default_factory=dict)
     """The file's own metadata: generator, word list, license."""
     images: int = 0
@@ -144,8 +166,24 @@ class DatasetInfo:
 
     @property
     def has_own_splits(self) -> bool:
-        """True if the splits are in the file."""
-        return self.split_origin == SPLITS_IN_FILE
+        """True if the splits are in the file, or each is a file."""
+        return self.split_origin == SPLITS_IN_FILE or bool(self.files)
+
+    @property
+    def all_files(self) -> tuple[DataFile, ...]:
+        """Return every file, also if one has all rows."""
+        whole = DataFile(key="data.path", path=self.path, size_bytes=self.size_bytes, sha256=self.sha256)
+        return self.files or (whole,)
+
+    @property
+    def named_splits(self) -> tuple[SplitInfo, ...]:
+        """Return the splits for tables: test sets with names by them, `test 5L`."""
+        sets = [replace(each, name=f"test {each.name}") for each in self.test_sets if each.name != "test"]
+        return (*(split for split in self.splits if split.name != "test" or not sets), *sets)
+
+    def test_set(self, name: str) -> SplitInfo | None:
+        """Return a test set that has a file of its own. None without one of that name."""
+        return next((each for each in self.test_sets if each.name == name), None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -184,7 +184,7 @@ def resolve_columns(
         counts: rows that have each column.
         kinds: of each column how often its values are of which kind.
     """
-    default = DataConfig(path=data.path)
+    default = DataConfig(path=data.file)
     opens_input = "data.input" not in given and data.input == default.input
     opens_output = "data.output" not in given and data.output == default.output
     if data.messages is not None or not (opens_input or opens_output):

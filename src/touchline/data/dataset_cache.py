@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -17,7 +18,7 @@ from touchline.core.files import read_text_bounded, write_atomic
 from touchline.core.json_text import has_half_characters
 from touchline.spec.experiment import DataConfig
 
-_VERSION = 2
+_VERSION = 3
 """Version of the cache; it changes if the same file would be described differently."""
 _LIMIT_BYTES = 16 << 20
 _DATA = TypeAdapter(DataConfig)
@@ -27,23 +28,35 @@ Columns = dict[str, dict[str, int]]
 _COLUMNS = TypeAdapter(Columns)
 
 
-def known_dataset(cache_dir: Path, path: Path, data: DataConfig, sha256: str) -> DatasetInfo | None:
-    """Return the cached description of a file with this content, path and settings. None if there is none."""
-    if has_half_characters(str(path)):
+def known_dataset(
+    cache_dir: Path, places: Mapping[str, str], data: DataConfig, hashes: Mapping[str, str]
+) -> DatasetInfo | None:
+    """Return the cached description of files with this content, paths and settings. None if there is none.
+
+    Args:
+        cache_dir: the cache.
+        places: absolute path of each file, by its dotted key.
+        data: the settings.
+        hashes: hash of each file's bytes, by its dotted key.
+    """
+    if any(map(has_half_characters, places.values())):
         return None
     try:
-        return _INFO.validate_json(read_text_bounded(_place(cache_dir, path, data, sha256), _LIMIT_BYTES), strict=True)
+        text = read_text_bounded(_place(cache_dir, places, data, hashes), _LIMIT_BYTES)
+        return _INFO.validate_json(text, strict=True)
     except (InputError, HostError, OSError, ValidationError):
         return None
 
 
-def keep_dataset(cache_dir: Path, path: Path, data: DataConfig, info: DatasetInfo) -> None:
+def keep_dataset(
+    cache_dir: Path, places: Mapping[str, str], data: DataConfig, hashes: Mapping[str, str], info: DatasetInfo
+) -> None:
     """Cache a description. Write errors are ignored."""
     # JSON holds no name that is not UTF-8.
-    if has_half_characters(str(path)):
+    if any(map(has_half_characters, places.values())):
         return
     try:
-        write_atomic(_place(cache_dir, path, data, info.sha256), _INFO.dump_json(info))
+        write_atomic(_place(cache_dir, places, data, hashes), _INFO.dump_json(info))
     except (HostError, OSError):
         return
 
@@ -64,7 +77,9 @@ def keep_columns(cache_dir: Path, sha256: str, columns: Columns) -> None:
         return
 
 
-def _place(cache_dir: Path, path: Path, data: DataConfig, sha256: str) -> Path:
-    settings = {**json.loads(_DATA.dump_json(data)), "path": str(path)}
-    key = hashlib.sha256(json.dumps([_VERSION, sha256, settings], sort_keys=True).encode()).hexdigest()
+def _place(cache_dir: Path, places: Mapping[str, str], data: DataConfig, hashes: Mapping[str, str]) -> Path:
+    # In order: of several test sets the first is the test split.
+    settings = json.loads(_DATA.dump_json(data.as_file("")))
+    identity = [_VERSION, [*places.items()], [*hashes.values()], settings]
+    key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     return cache_dir / "datasets" / f"{key}.json"

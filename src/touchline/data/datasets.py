@@ -5,77 +5,37 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import re
-import shlex
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePath
-from typing import Concatenate, Generic, ParamSpec, TypeVar
+from pathlib import Path
 
-import numpy as np
-
-from touchline.core.catalog import SPLITS_IN_FILE, DatasetInfo, Example, Message, SplitInfo
+from touchline.core.catalog import DataFile, DatasetInfo, Example, Message, SplitInfo
 from touchline.core.errors import InputError, PlanDriftError
 from touchline.core.files import sha256_file
-from touchline.core.finding import Finding, Location, Severity
+from touchline.core.finding import Finding, Severity
 from touchline.core.near import near_names
 from touchline.core.text import shorten
 from touchline.data.chats import Prompt, RowProblem, brace_faults, chat, cluster_of, instruction, is_chat
+from touchline.data.data_files import FileState, FoundFiles, KeptWhileSmall, find_files
 from touchline.data.dataset_cache import keep_dataset, known_dataset
 from touchline.data.images import image_fault
-from touchline.data.readers import FORMATS, WHOLE, RawDataset, SourceRow, read_rows, separator_hint
+from touchline.data.readers import WHOLE, RawDataset, SourceRow, read_rows, separator_hint
 from touchline.data.rendering.chat import images_of
 from touchline.data.row_problems import Tally
-from touchline.data.words import count_words
+from touchline.data.splits import (
+    SPLITS,
+    WITHOUT_TEST,
+    dataset_error,
+    file_splits,
+    overlaps,
+    separate_splits,
+    split_of,
+)
 from touchline.spec.experiment import DataConfig
-from touchline.spec.tasks.capitalization import split_sizes
 
-SPLITS = ("train", "validation", "test")
-_GENERATED = re.compile(r"words_(\d+)L_(\d+(?:\.\d+)?)P_(\d+)\.json")
 _QUOTED = 60
 """Characters of a text that a message shows."""
-_SHOWN = 3
 _COLUMNS_SHOWN = 20
-
-
-@dataclass(frozen=True, slots=True)
-class _File:
-    """State of a file; any write to it changes one of these."""
-
-    path: Path
-    size_bytes: int
-    modified_ns: int
-    changed_ns: int
-    inode: int
-
-
-_P = ParamSpec("_P")
-_T = TypeVar("_T")
-_KEPT_BYTES = 32 << 20
-"""Bytes of the files whose rows stay in memory; the last two stay, whatever their size."""
-
-
-class _KeptWhileSmall(Generic[_P, _T]):
-    """Function of a file that keeps its last results, as long as their files are small.
-
-    A command asks for the rows of each dataset a dozen times, and an experiment may have many datasets.
-    """
-
-    def __init__(self, function: Callable[Concatenate[_File, _P], _T]) -> None:
-        self._function = function
-        self._kept: dict[tuple[object, ...], tuple[int, _T]] = {}
-
-    def __call__(self, file: _File, *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        key = (file, *args, *kwargs.items())
-        found = self._kept.pop(key, None) or (file.size_bytes, self._function(file, *args, **kwargs))
-        self._kept[key] = found
-        while len(self._kept) > 2 and sum(size for size, _ in self._kept.values()) > _KEPT_BYTES:
-            del self._kept[next(iter(self._kept))]
-        return found[1]
-
-    def cache_clear(self) -> None:
-        """Forget all results."""
-        self._kept.clear()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,6 +44,9 @@ class _Loaded:
 
     info: DatasetInfo
     examples: dict[str, tuple[Example, ...]]
+    """Examples by split, or by name of a test set that has a file of its own: `train`, `validation`, `test.5L`."""
+    rows: dict[str, list[SourceRow]]
+    """The same as they are in the files."""
     cluster_faults: tuple[Finding, ...]
     """Problems of the cluster column."""
 
@@ -92,7 +55,7 @@ def load_dataset(data: DataConfig, base: Path, cache_dir: Path | None = None) ->
     """Return the description of a dataset; problems of its rows are in `findings`.
 
     Args:
-        data: path, columns, prompt; a prompt that is not given is `{input}`.
+        data: its files, columns, prompt; a prompt that is not given is `{input}`.
         base: folder that a relative path is relative to.
         cache_dir: where what is known of files is kept, so that a million rows are parsed once; none: nowhere.
 
@@ -100,28 +63,33 @@ def load_dataset(data: DataConfig, base: Path, cache_dir: Path | None = None) ->
         InputError: it is missing or cannot be read at all; with findings and how to make it.
         HostError: it may not be read, or needs a package that is not installed.
     """
-    return _info(_find(data, base), data, cache_dir)
+    return _info(find_files(data, base), data, cache_dir)
 
 
-def load_examples(data: DataConfig, split: str, base: Path, cluster: str | None = None) -> tuple[Example, ...]:
+def load_examples(
+    data: DataConfig, split: str, base: Path, cluster: str | None = None, test_set: str | None = None
+) -> tuple[Example, ...]:
     """Return the rows of one split as chats. Empty if the split does not exist.
 
     Args:
-        data: path, columns, prompt.
+        data: files, columns, prompt.
         split: its name.
         base: folder that a relative path is relative to.
         cluster: column that says which test rows belong together; none: they are not asked.
+        test_set: of the split `test`, which of the test sets that have files of their own; none: the one named first.
 
     Raises:
         InputError: the dataset is missing or invalid; with findings.
         HostError: it may not be read, or needs a package that is not installed.
     """
-    loaded = _load(_find(data, base), data, cluster)
-    found = (*loaded.info.findings, *loaded.cluster_faults)
-    errors = [finding for finding in found if finding.severity is Severity.ERROR]
-    if errors:
-        raise InputError(f"{loaded.info.path!r} cannot be used", findings=errors)
-    return loaded.examples.get(split, ())
+    loaded = _sound(find_files(data, base), data, cluster)
+    return loaded.examples.get(_place(data, split, test_set), ())
+
+
+def split_names(data: DataConfig) -> tuple[str, ...]:
+    """Return the splits that a dataset may have: of several test sets `test` is the first, `test.9L` another one."""
+    named = list(data.test_sets)[1:]
+    return (*SPLITS, *(f"test.{name}" for name in named))
 
 
 def cluster_faults(data: DataConfig, base: Path, column: str) -> tuple[Finding, ...]:
@@ -131,29 +99,40 @@ def cluster_faults(data: DataConfig, base: Path, column: str) -> tuple[Finding, 
         InputError: the dataset is missing or cannot be read at all; with findings.
         HostError: it may not be read, or needs a package that is not installed.
     """
-    return _load(_find(data, base), data, column).cluster_faults
+    return _load(find_files(data, base), data, column).cluster_faults
 
 
-def load_clusters(data: DataConfig, base: Path, column: str, sha256: str) -> Mapping[str, str | None]:
+def load_clusters(
+    data: DataConfig, base: Path, column: str, sha256: str, test_set: str | None = None
+) -> Mapping[str, str | None]:
     """Return the cluster of each test item by id. None for an item without one.
 
     Args:
-        data: path, columns, prompt.
+        data: files, columns, prompt.
         base: folder that a relative path is relative to.
         column: the column that says it.
-        sha256: `SplitInfo.sha256` of the test split that is meant.
+        sha256: `SplitInfo.sha256` of the test rows that are meant.
+        test_set: which of the test sets that have files of their own; none: the one named first.
 
     Raises:
         InputError: the dataset is missing or invalid; with findings.
         HostError: it may not be read, or needs a package that is not installed.
-        PlanDriftError: its test split is another one.
+        PlanDriftError: its test rows are others.
     """
-    found, clusters = _clusters(_find(data, base), data, column)
+    found, clusters = _clusters(find_files(data, base), data, column, test_set)
     if found != sha256:
         raise PlanDriftError(
-            f"the test split of {data.path!r} is not the one that was planned", expected=f"hash {sha256[:12]}"
+            f"{words_of_test(data, test_set)} is not the one that was planned", expected=f"hash {sha256[:12]}"
         )
     return clusters
+
+
+def words_of_test(data: DataConfig, test_set: str | None = None) -> str:
+    """Return the test rows in words: `the test split of 'a.json'`, or `the test set 5L, 'five.json',`."""
+    if not data.test_sets:
+        return f"the test split of {data.file!r}"
+    name = test_set or next(iter(data.test_sets))
+    return f"the test set {name}, {data.test_sets.get(name, name)!r},"
 
 
 def load_rows(data: DataConfig, split: str, base: Path) -> tuple[Mapping[str, object], ...]:
@@ -163,114 +142,133 @@ def load_rows(data: DataConfig, split: str, base: Path) -> tuple[Mapping[str, ob
         InputError: the dataset is missing or invalid; with findings.
         HostError: it may not be read, or needs a package that is not installed.
     """
-    load_examples(data, split, base)
-    file = _find(data, base)
-    rows, _ = _splits(_read(file), data, file.path, [])
-    return tuple(row.values for row in rows.get(split, ()))
+    rows = _sound(find_files(data, base), data, None).rows
+    return tuple(row.values for row in rows.get(_place(data, split, None), ()))
 
 
-def _find(data: DataConfig, base: Path) -> _File:
-    try:
-        path = base / Path(data.path).expanduser()
-        path = path.resolve(strict=True)
-        stat = path.stat()
-        if not path.is_file():
-            there = sorted(name for name in _names(path) if FORMATS.get(PurePath(name).suffix.lower()))
-            raise InputError(
-                f"dataset {data.path!r} is a folder",
-                expected="a file: JSON, JSONL, CSV or parquet; one with a column 'split', or an object "
-                "{train: [...], test: [...]}, has its splits in one file",
-                hint=f"data files there: {', '.join(there[:_COLUMNS_SHOWN])}" if there else None,
-            )
-    except (OSError, RuntimeError, ValueError):
-        # Not there, a name of another user's home, too long a name, a ring of links: there is no such file.
-        raise _missing(data, base) from None
-    return _File(path, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
+def data_sha256(data: DataConfig, base: Path) -> str:
+    """Return `DatasetInfo.sha256` of the files as they are now, without parsing them.
+
+    Raises:
+        InputError: a file is missing.
+        HostError: it may not be read.
+    """
+    return _joint_sha256({key: sha256_file(file.path) for key, file in find_files(data, base).by_key})
+
+
+def _joint_sha256(hashes: Mapping[str, str]) -> str:
+    """Return the hash of the file with all rows, or one over those that a training reads."""
+    if "data.path" in hashes:
+        return hashes["data.path"]
+    read = [hashes.get(key, "") for key in ("data.train", "data.validation")]
+    return hashlib.sha256("\n".join(read).encode()).hexdigest()
+
+
+def _sound(files: FoundFiles, data: DataConfig, cluster: str | None) -> _Loaded:
+    """Return a dataset without errors, its cluster column included."""
+    loaded = _load(files, data, cluster)
+    found = (*loaded.info.findings, *loaded.cluster_faults)
+    # What lacks test rows can still be trained on.
+    errors = [each for each in found if each.severity is Severity.ERROR and each.subject != WITHOUT_TEST]
+    if errors:
+        raise InputError(f"{loaded.info.path!r} cannot be used", findings=errors)
+    return loaded
+
+
+def _place(data: DataConfig, split: str, test_set: str | None) -> str:
+    """Return the key of a split in `_Loaded`; `test` is the test set named first, of others `test.9L` is the key."""
+    if split != "test" or not isinstance(data.test, dict):
+        return split
+    return f"test.{test_set or next(iter(data.test))}"
 
 
 # A plan of a thousand runs reads each file once. Rows are large, so few files stay; what is known of a file is small.
 @functools.lru_cache(maxsize=256)
-def _info(file: _File, data: DataConfig, cache_dir: Path | None) -> DatasetInfo:
+def _info(files: FoundFiles, data: DataConfig, cache_dir: Path | None) -> DatasetInfo:
     if cache_dir is None:
-        return _load(file, data, None).info
-    sha256 = sha256_file(file.path)
-    kept = known_dataset(cache_dir, file.path, data, sha256)
+        return _load(files, data, None).info
+    places = {key: str(file.path) for key, file in files.by_key}
+    hashes = {key: sha256_file(file.path) for key, file in files.by_key}
+    kept = known_dataset(cache_dir, places, data, hashes)
     # Images are files of their own, which may have gone since.
     if kept is not None and not kept.images:
         return kept
-    info = _load(file, data, None).info
-    if info.sha256 == sha256:
-        keep_dataset(cache_dir, file.path, data, info)
+    info = _load(files, data, None).info
+    if info.sha256 == _joint_sha256(hashes) and all(file.sha256 == hashes[file.key] for file in info.files):
+        keep_dataset(cache_dir, places, data, hashes, info)
     return info
 
 
 # A report of a thousand runs asks for them a thousand times.
 @functools.lru_cache(maxsize=32)
-def _clusters(file: _File, data: DataConfig, column: str) -> tuple[str, Mapping[str, str | None]]:
-    """Return the hash of the test split and the cluster of each of its items."""
-    examples = load_examples(data, "test", file.path.parent, column)
-    info = _load(file, data, column).info
-    sha256 = next((split.sha256 for split in info.splits if split.name == "test"), "")
-    return sha256, {example.id: example.cluster for example in examples}
+def _clusters(
+    files: FoundFiles, data: DataConfig, column: str, test_set: str | None
+) -> tuple[str, Mapping[str, str | None]]:
+    """Return the hash of the test rows and the cluster of each of its items."""
+    loaded, place = _sound(files, data, column), _place(data, "test", test_set)
+    examples = loaded.examples.get(place, ())
+    return _hash(loaded.rows.get(place, ())), {example.id: example.cluster for example in examples}
 
 
-@_KeptWhileSmall
-def _load(file: _File, data: DataConfig, cluster: str | None) -> _Loaded:
-    path, raw = file.path, _read(file)
-    findings = list(raw.findings)
-    rows, origin = _splits(raw, data, path, findings)
-    tally = Tally(path)
+@KeptWhileSmall
+def _load(files: FoundFiles, data: DataConfig, cluster: str | None) -> _Loaded:
+    path, raw = files.path, {key: _read(file) for key, file in files.by_key}
+    findings = list(dict.fromkeys(finding for each in raw.values() for finding in each.findings))
+    rows, origin = file_splits(raw["data.path"], data, path, findings) if "data.path" in raw else ({}, "")
+    paths = dict.fromkeys(rows, path)
+    if "data.path" not in raw:
+        rows, origin = separate_splits(files, raw, findings)
+        paths = {split_of(key): file.path for key, file in files.by_key}
     prompt = Prompt("{input}" if data.prompt is None else data.prompt, data.input)
-    clusters = Tally(path)
-    examples = {name: _examples(name, rows[name], data, prompt, tally, path.parent) for name in rows}
-    if cluster is not None and "test" in rows:
-        examples["test"] = _clustered(examples["test"], rows["test"], cluster, clusters)
+    tallies, clusters = ({each: Tally(each) for each in paths.values()} for _ in range(2))
+    examples = {
+        name: _examples(name, rows[name], data, prompt, tallies[paths[name]], paths[name].parent) for name in rows
+    }
+    for name in rows:
+        if cluster is not None and name.partition(".")[0] == "test":
+            examples[name] = _clustered(name, examples[name], rows[name], cluster, clusters[paths[name]])
     columns = dict.fromkeys(name for each in rows.values() for row in each[:1] for name in row.values)
-    findings += [*tally.findings(), *_prompt_faults(data, prompt, path, columns)]
-    if WHOLE not in raw.splits:
-        findings += _split_faults(rows, path)
+    findings += [*_all(tallies), *_prompt_faults(data, prompt, path, columns)]
     # With one prompt for all rows every split overlaps; that has been said.
     if data.messages is not None or prompt.columns:
-        findings += _overlaps(examples, path, made_here=WHOLE in raw.splits)
+        findings += overlaps(examples, paths, made_here="data.path" in raw and WHOLE in raw["data.path"].splits)
+    hashes = {key: sha256_file(file.path) for key, file in files.by_key}
+    splits = {name: SplitInfo(name=name, num_examples=len(rows[name]), sha256=_hash(rows[name])) for name in rows}
+    sets = [
+        replace(splits[place], name=name) for name in data.test_sets if (place := _place(data, "test", name)) in rows
+    ]
     info = DatasetInfo(
         path=str(path),
-        format=raw.format,
-        size_bytes=file.size_bytes,
-        sha256=sha256_file(path),
-        splits=tuple(SplitInfo(name=name, num_examples=len(rows[name]), sha256=_hash(rows[name])) for name in rows),
+        format=next(iter(raw.values())).format,
+        size_bytes=files.size_bytes,
+        sha256=_joint_sha256(hashes),
+        splits=(*(splits[name] for name in SPLITS if name in splits and name != "test"), *_test(splits, sets)),
         split_origin=origin,
-        about=raw.about,
+        files=tuple(
+            DataFile(key=key, path=str(file.path), size_bytes=file.size_bytes, sha256=hashes[key])
+            for key, file in files.by_key
+            if key != "data.path"
+        ),
+        test_sets=tuple(sets),
+        about=next(iter(raw.values())).about,
         images=sum(len(images_of(example.prompt)) for each in examples.values() for example in each),
         findings=tuple(findings),
     )
-    return _Loaded(info=info, examples=examples, cluster_faults=tuple(clusters.findings()))
+    return _Loaded(info=info, examples=examples, rows=rows, cluster_faults=_all(clusters))
 
 
-@_KeptWhileSmall
-def _read(file: _File) -> RawDataset:
+def _all(tallies: Mapping[Path, Tally]) -> tuple[Finding, ...]:
+    return tuple(finding for tally in tallies.values() for finding in tally.findings())
+
+
+def _test(splits: Mapping[str, SplitInfo], sets: Sequence[SplitInfo]) -> tuple[SplitInfo, ...]:
+    """Return the test split; of several test sets the one named first."""
+    return tuple(replace(each, name="test") for each in sets[:1]) or tuple(splits[n] for n in splits if n == "test")
+
+
+@KeptWhileSmall
+def _read(file: FileState) -> RawDataset:
     return read_rows(file.path)
-
-
-def _splits(
-    raw: RawDataset, data: DataConfig, path: Path, findings: list[Finding]
-) -> tuple[dict[str, list[SourceRow]], str]:
-    """Return the file's splits, train first, or random ones by `split_seed`."""
-    if WHOLE not in raw.splits:
-        return {name: raw.splits[name] for name in SPLITS if name in raw.splits}, SPLITS_IN_FILE
-    rows = raw.splits[WHOLE]
-    train, validation, test = split_sizes(len(rows), data.train_fraction)
-    if min(train, test) < 1:
-        count = "1 row is" if len(rows) == 1 else f"{len(rows)} rows are"
-        message = f"{count} too few to make splits of at train_fraction {data.train_fraction:g}"
-        findings.append(_error("DA104", path, message, "give more rows, or a file with splits"))
-        return {"train": rows}, "none"
-    order = np.random.Generator(np.random.PCG64(data.split_seed)).permutation(len(rows))
-    shuffled = [rows[index] for index in order]
-    made = {"train": shuffled[:train]}
-    if validation:
-        made["validation"] = shuffled[train : train + validation]
-    made["test"] = shuffled[train + validation :]
-    return made, f"random {train}/{validation}/{test} of the whole file, seed {data.split_seed}"
 
 
 def _examples(
@@ -288,12 +286,17 @@ def _examples(
                 if (problem := problem_of(image)) is not None:
                     first = f"the first is {image!r}"
                     tally.add("DA105", "data", problem, line=row.line, row=number, hint=first, split=name)
-            examples.append(Example(id=f"{name}-{number - 1}", prompt=turns, answer=built[1]))
+            examples.append(Example(id=_id(name, number), prompt=turns, answer=built[1]))
             continue
         for fault in built:
             hint = _fault_hint(fault, row.values) if fault.columns else fault.hint
             tally.add("DA105", "data", fault.message, line=row.line, row=number, hint=hint, split=name)
     return tuple(examples)
+
+
+def _id(split: str, row: int) -> str:
+    """Return the id of a row: `test-0`, of a test set with a name `5L-0`."""
+    return f"{split.removeprefix('test.')}-{row - 1}"
 
 
 def _located(turn: Message, root: str) -> Message:
@@ -309,17 +312,17 @@ def _joined(folder: str, path: str) -> str:
 
 
 def _clustered(
-    examples: Sequence[Example], rows: Sequence[SourceRow], column: str, tally: Tally
+    name: str, examples: Sequence[Example], rows: Sequence[SourceRow], column: str, tally: Tally
 ) -> tuple[Example, ...]:
     """Return the test examples with their clusters. Problems are added to `tally`."""
     clusters: dict[str, str | None] = {}
     for number, row in enumerate(rows, 1):
         found = cluster_of(row.values, column)
         if not isinstance(found, RowProblem):
-            clusters[f"test-{number - 1}"] = found
+            clusters[_id(name, number)] = found
             continue
         hint = _column_hint(found.columns, row.values, "evaluate: {cluster: ...}") if found.columns else None
-        tally.add("DA105", "data", found.message, line=row.line, row=number, hint=hint, split="test")
+        tally.add("DA105", "data", found.message, line=row.line, row=number, hint=hint, split=name)
     return tuple(replace(example, cluster=clusters.get(example.id)) for example in examples)
 
 
@@ -353,91 +356,25 @@ def _near(columns: Sequence[str], values: Mapping[str, object]) -> list[str]:
     return list(dict.fromkeys(name for near in found for name in near))
 
 
-def _split_faults(rows: Mapping[str, Sequence[SourceRow]], path: Path) -> Iterable[Finding]:
-    for name in ("train", "test"):
-        if name not in rows:
-            present = ", ".join(rows) or "none"
-            message = f"there is no split {name}; splits here: {present}"
-            yield _error("DA104", path, message, f"add the rows of {name}, or give one list to be split at random")
-    for name in rows:
-        if not rows[name]:
-            yield _error("DA104", path, f"the split {name} is empty", "give it rows, or leave it out")
-
-
 def _prompt_faults(data: DataConfig, prompt: Prompt, path: Path, columns: Iterable[str]) -> Iterable[Finding]:
     if data.messages is not None:
         return
     braces = list(brace_faults(data.prompt or "", ("input", *columns)))
     for message, hint, severity in braces:
         yield replace(
-            _error("DA108", path, f"data.prompt {shorten(data.prompt or '', _QUOTED)!r}: {message}", hint),
+            dataset_error("DA108", path, f"data.prompt {shorten(data.prompt or '', _QUOTED)!r}: {message}", hint),
             severity=severity,
         )
     if not prompt.columns and not braces:
         message = (
             f"data.prompt {shorten(data.prompt or '', _QUOTED)!r} shows no column, so all rows would be asked the same"
         )
-        yield _error("DA108", path, message, "write {input} where the row's input belongs")
+        yield dataset_error("DA108", path, message, "write {input} where the row's input belongs")
     if data.output in prompt.columns:
         message = f"the prompt shows the answer, column {data.output!r}; a model would only learn to copy it"
         written = data.prompt is not None and f"{{{data.output}}}" in data.prompt
         hint = "take it out of data.prompt" if written else "name another column as the input, or as the answer"
-        yield _error("DA108", path, message, hint)
-
-
-def _overlaps(examples: Mapping[str, Sequence[Example]], path: Path, *, made_here: bool) -> Iterable[Finding]:
-    """Return the rows of one split whose prompt is also in another."""
-    prompts = {name: dict.fromkeys(example.prompt for example in items) for name, items in examples.items()}
-    for first, second in (("train", "validation"), ("train", "test"), ("validation", "test")):
-        shared = [prompt for prompt in prompts.get(second, {}) if prompt in prompts.get(first, {})]
-        if shared:
-            shown = ", ".join(repr(shorten(_last(prompt), _QUOTED)) for prompt in shared[:_SHOWN])
-            count = f"{len(shared):,} prompt{' is' if len(shared) == 1 else 's are'}"
-            hint = f"take them out of {second}; a model that has seen the question is not tested by it"
-            if made_here:
-                hint = "the file has these prompts more than once: keep one row of each"
-            yield _error("DA106", path, f"{count} both in {first} and in {second}, for example {shown}", hint)
-
-
-def _last(prompt: tuple[Message, ...]) -> str:
-    return prompt[-1].content if prompt else ""
-
-
-def _missing(data: DataConfig, base: Path) -> InputError:
-    """Return the error for a missing file, with the command that creates it if touchline can."""
-    path = base / data.path
-    hint = None
-    if (made := _GENERATED.fullmatch(path.name)) is not None:
-        length, percent, count = made.groups()
-        there = count_words(int(length)) if len(length) < 4 else 0
-        if int(count) > there:
-            # A command that cannot succeed is no help: offer the largest set that exists.
-            count = str(there)
-        hint = (
-            f"touchline data create capitalization --word-length {length} --num-words {count} "
-            f"--train-fraction {float(percent) / 100:g} --out-dir {shlex.quote(str(path.parent))}"
-        )
-        if count != made.group(3):
-            hint = f"only {int(count):,} words of {length} letters come with touchline: {hint}, or --words FILE"
-        if not there:
-            hint = "no word of that length comes with touchline: touchline data create capitalization --words FILE"
-    elif near := near_names(path.name, _names(path.parent), most=3, cutoff=0.5):
-        hint = f"near names there: {', '.join(near)}"
-    finding = Finding(
-        code="DA101",
-        severity=Severity.ERROR,
-        subject="data.path",
-        message=f"dataset {data.path!r} does not exist (looked for {str(path)!r})",
-        hint=hint,
-    )
-    return InputError(f"dataset {data.path!r} does not exist", findings=[finding])
-
-
-def _names(folder: Path) -> list[str]:
-    try:
-        return [entry.name for entry in folder.iterdir()]
-    except OSError:
-        return []
+        yield dataset_error("DA108", path, message, hint)
 
 
 def _hash(rows: Iterable[SourceRow]) -> str:
@@ -447,8 +384,3 @@ def _hash(rows: Iterable[SourceRow]) -> str:
     for row in rows:
         digest.update(encode(row.values).encode() + b"\n")
     return digest.hexdigest()
-
-
-def _error(code: str, path: Path, message: str, hint: str | None = None) -> Finding:
-    where = Location(path=str(path))
-    return Finding(code=code, severity=Severity.ERROR, subject=path.name, message=message, where=where, hint=hint)

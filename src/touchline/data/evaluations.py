@@ -53,7 +53,7 @@ def read_evaluation_config(path: Path) -> EvaluationConfig:
     return replace(
         config,
         model=model,
-        data=replace(config.data, path=str(path.parent / config.data.path)),
+        data=config.data.with_files(lambda file: str(path.parent / file)),
         own=None if config.own is None else _placed(config.own, path.parent),
         tasks=tuple(_placed(task, path.parent) for task in config.tasks),
     )

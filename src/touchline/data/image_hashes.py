@@ -15,7 +15,7 @@ from touchline.core.catalog import ImageHashes, changed_images
 from touchline.core.errors import HostError, InputError, PlanDriftError
 from touchline.core.files import read_text_bounded, sha256_file, write_atomic
 from touchline.core.json_text import parse_json
-from touchline.data.datasets import SPLITS, load_dataset, load_examples
+from touchline.data.datasets import load_dataset, load_examples, split_names
 from touchline.data.rendering.chat import images_of
 from touchline.spec.anchors import from_run_folder
 from touchline.spec.evaluation import EvaluationConfig
@@ -40,7 +40,7 @@ def image_hashes(data: DataConfig, base: Path, cache_dir: Path | None = None) ->
     if not info.images:
         return ImageHashes()
     try:
-        images = {split: _images(data, split, base) for split in SPLITS}
+        images = {split: _images(data, split, base) for split in split_names(data)}
     except InputError:
         # The dataset's findings tell it.
         return ImageHashes()
@@ -77,7 +77,7 @@ def refuse_changed_images(data: DataConfig, planned: Mapping[str, str], base: Pa
         found = {path: _hash(path, {})[1] for path in dict.fromkeys(images)}
         if _joined(found[path] for path in images) == sha256:
             continue
-        dataset = (base / Path(data.path).expanduser()).resolve()
+        dataset = (base / Path(data.file).expanduser()).resolve()
         known = _planned_files(run_folder, dataset)
         names = {_written(path, dataset.parent): now for path, now in found.items()}
         raise PlanDriftError(

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from touchline.core.finding import Finding, Location, Severity
-from touchline.data.datasets import SPLITS, load_dataset, load_examples
+from touchline.data.datasets import load_dataset, load_examples, split_names
 from touchline.spec.experiment import DataConfig
 from touchline.spec.labels import LabelSet
 from touchline.spec.tasks.classification import indistinct, label_key
@@ -41,7 +41,9 @@ def label_set(
     # Answers do not depend on the prompt, which is made from the labels.
     bare = replace(data, prompt=None)
     path = load_dataset(bare, base).path
-    answers = {name: [example.answer.strip() for example in load_examples(bare, name, base)] for name in SPLITS}
+    answers = {
+        name: [example.answer.strip() for example in load_examples(bare, name, base)] for name in split_names(data)
+    }
     written = Counter(answer for split in answers.values() for answer in split)
     labels = _labels(written, [str(label).strip() for label in given])
     where = Location(path=path)
@@ -106,7 +108,7 @@ def _faults(
             severity=Severity.WARNING,
         )
     trained = {label_key(answer) for answer in answers["train"]}
-    asked = {label_key(answer) for answer in answers["test"]}
+    asked = {label_key(answer) for name, split in answers.items() if name.startswith("test") for answer in split}
     if unseen := [label for label in labels if label_key(label) in asked - trained]:
         yield fault(f"labels of the test split that no training row has: {_shown(unseen)}", severity=Severity.WARNING)
 

@@ -127,7 +127,7 @@ def _patches(rule: ImageRule, examples: Iterable[Example]) -> list[int]:
 def _key(model: ModelInfo, data: DataConfig, rows: str, date: str) -> str:
     """Return the hash of everything that affects the lengths: rows, images, tokenizer and its library, template,
     columns, prompt, and for some the date."""
-    settings = {**json.loads(_DATA.dump_json(replace(data, path=""))), "path": "", "train_fraction": 0, "split_seed": 0}
+    settings = {**json.loads(_DATA.dump_json(data.as_file(""))), "train_fraction": 0, "split_seed": 0}
     dated = "strftime_now" in (read_chat_template(Path(model.path)) or "")
     identity = [_VERSION, tokenizers.__version__, rows, model.tokenizer_sha256, settings, date if dated else ""]
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()

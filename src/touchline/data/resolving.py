@@ -35,7 +35,7 @@ def with_columns(data: DataConfig, given: Collection[str], base: Path, cache_dir
         cache_dir: where columns of large files are kept; None: nowhere.
     """
     try:
-        columns = _columns((base / Path(data.path).expanduser()).resolve(strict=True), cache_dir)
+        columns = _columns((base / Path(data.file).expanduser()).resolve(strict=True), cache_dir)
     except (InputError, HostError, OSError, RuntimeError, ValueError):
         return data
     counts = {name: sum(kinds.values()) for name, kinds in columns.items()}
@@ -74,7 +74,7 @@ def shown_example(model: ModelInfo, data: DataConfig, base: Path, date: str, clu
     rendered = renderer.example(example)
     used, unused = _used(data, base, cluster)
     return ShownExample(
-        dataset=data.path,
+        dataset=data.file,
         model=model.name,
         row=example.id,
         columns_used=used,

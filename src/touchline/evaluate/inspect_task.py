@@ -38,7 +38,7 @@ from inspect_ai.solver import TaskState, generate
 from touchline.core.catalog import IMAGE_PLACE, Example, Message
 from touchline.core.errors import InputError, PlanDriftError
 from touchline.core.files import disk_errors, inside, write_if_changed
-from touchline.data.datasets import load_dataset, load_examples
+from touchline.data.datasets import load_dataset, load_examples, words_of_test
 from touchline.data.evaluations import (
     EVALUATION_FILE,
     EVALUATIONS_FOLDER,
@@ -128,7 +128,7 @@ def evaluation_task(
     return Task(
         name=name,
         dataset=MemoryDataset(
-            [_sample(example) for example in planned_items(config)], name=Path(config.data.path).stem
+            [_sample(example) for example in planned_items(config)], name=Path(config.data.file).stem
         ),
         setup=note_item(),
         solver=generate(),
@@ -190,10 +190,10 @@ def planned_items(config: EvaluationConfig) -> tuple[Example, ...]:
     split = next((split for split in load_dataset(config.data, here).splits if split.name == "test"), None)
     examples = load_examples(config.data, "test", here, config.evaluate.cluster)
     if split is None or not examples:
-        raise InputError(f"{config.data.path!r} has no test items", expected="a test split")
+        raise InputError(f"{config.data.file!r} has no test items", expected="a test split")
     if split.sha256 != config.data_sha256:
         raise PlanDriftError(
-            f"the test split of {config.data.path!r} is not the one that was planned",
+            f"{words_of_test(config.data)} is not the one that was planned",
             expected=f"hash {config.data_sha256[:12]}, found {split.sha256[:12]}",
             hint="touchline plan",
         )

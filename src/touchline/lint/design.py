@@ -169,12 +169,11 @@ def work_digest(run: RunSpec, datasets: Mapping[str, DatasetFacts | Missing]) ->
     path.
     """
     neutral = neutral_settings(run.train.backend)
-    facts = datasets.get(run.data.path, NO_DATASET)
-    data = adapter(type(run.data)).dump_python(run.data, mode="json")
-    if isinstance(facts, Missing):
-        data["path"] = same_path(run.data.path)
-    else:
-        data |= {"path": facts.train_sha256, "split_seed": None, "train_fraction": None}
+    facts = datasets.get(run.data.file, NO_DATASET)
+    of_rows = run.data.as_file(same_path(run.data.file) if isinstance(facts, Missing) else facts.train_sha256)
+    data = adapter(type(run.data)).dump_python(of_rows, mode="json")
+    if not isinstance(facts, Missing):
+        data |= {"split_seed": None, "train_fraction": None}
     identity = [run.kind, same_path(run.model), data, dict(_weights_settings(run.train, neutral)), run.seed]
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 

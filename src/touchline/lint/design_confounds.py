@@ -18,6 +18,7 @@ from touchline.lint.design import (
     swept,
 )
 from touchline.lint.rule import Violation, rule
+from touchline.spec.experiment import DATASET_KEYS
 from touchline.spec.learning_rate import UNLIKE, RuleRate, rate_text
 from touchline.spec.runs import RunSpec
 from touchline.spec.training import optimizer_steps
@@ -68,23 +69,24 @@ def confounded_by_pairs(view: DesignView) -> Iterator[Violation]:
 @rule("EX104", Severity.WARNING)
 def unequal_training_steps(view: DesignView) -> Iterator[Violation]:
     """Report datasets of different sizes that train for different numbers of steps."""
-    if "data.path" not in swept(view) or _ABOUT_SIZE.search(view.experiment.question) is not None:
+    key = view.experiment.data.file_key
+    if key not in swept(view) or _ABOUT_SIZE.search(view.experiment.question) is not None:
         return
     steps: dict[str, int] = {}
     for run in view.trained:
-        facts = view.dataset(run.data.path)
+        facts = view.dataset(run.data.file)
         if facts is not None and facts.train:
             steps.setdefault(
-                run.data.path, optimizer_steps(facts.train, run.train.global_batch_size) * run.train.epochs
+                run.data.file, optimizer_steps(facts.train, run.train.global_batch_size) * run.train.epochs
             )
     if len(steps) < 2 or max(steps.values()) < _NOTEWORTHY * min(steps.values()):
         return
     shown = ", ".join(f"{path}: {count:,}" for path, count in steps.items())
     yield Violation(
-        message=f"the levels of data.path train for different numbers of steps ({shown}), so the data's kind cannot be "
+        message=f"the levels of {key} train for different numbers of steps ({shown}), so the data's kind cannot be "
         "separated from the length of training",
-        at=place_of(view, "data.path"),
-        subject="data.path",
+        at=place_of(view, key),
+        subject=key,
         hint="give every level the same number of rows",
     )
 
@@ -154,11 +156,11 @@ def noop_without_base(view: DesignView) -> Iterator[Violation]:
 @rule("EX114", Severity.INFO)
 def different_test_items(view: DesignView) -> Iterator[Violation]:
     """Report levels that are evaluated on different test items."""
-    for key in ("data.path", "data.split_seed", "data.train_fraction"):
+    for key in (*DATASET_KEYS, "data.test", "data.split_seed", "data.train_fraction"):
         if len(swept(view).get(key, ())) < 2:
             continue
-        facts = {run.data.path: view.dataset(run.data.path) for run in view.trained}
-        if key == "data.path":
+        facts = {run.data.file: view.dataset(run.data.file) for run in view.trained}
+        if key in (*DATASET_KEYS, "data.test"):
             known = [each for each in facts.values() if each is not None]
             other = len({each.test_sha256 for each in known}) > 1
         else:

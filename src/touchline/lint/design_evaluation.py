@@ -125,7 +125,7 @@ def few_test_items(view: DesignView) -> Iterator[Violation]:
 @rule("EX116", Severity.ERROR)
 def best_without_validation(view: DesignView) -> Iterator[Violation]:
     """Report a best checkpoint that no validation rows can select."""
-    for path in dict.fromkeys(run.data.path for run in view.trained if run.train.checkpoint.keep == "best"):
+    for path in dict.fromkeys(run.data.file for run in view.trained if run.train.checkpoint.keep == "best"):
         facts = view.dataset(path)
         if facts is None or facts.validation >= _FEW_VALIDATION_ROWS:
             continue
@@ -208,7 +208,7 @@ def test_items(view: DesignView) -> int | None:
     """Return the minimum number of test items of a run. None if unknown."""
     counts: list[int] = []
     for run in view.runs:
-        facts, samples = view.dataset(run.data.path), run.evaluate.samples
+        facts, samples = view.dataset(run.data.file), run.evaluate.samples
         if facts is not None:
             counts.append(facts.test if samples == "all" else min(samples, facts.test))
         elif samples != "all":
@@ -218,7 +218,7 @@ def test_items(view: DesignView) -> int | None:
 
 def _all_test_rows(view: DesignView) -> int:
     """Return the rows of the smallest test split; 0 if none is known."""
-    facts = (view.dataset(run.data.path) for run in view.runs)
+    facts = (view.dataset(run.data.file) for run in view.runs)
     return min((each.test for each in facts if each is not None), default=0)
 
 
@@ -237,13 +237,13 @@ def no_validation_rows(view: DesignView) -> Iterator[Violation]:
     """Report validation that is asked for without validation rows."""
     reported: set[str] = set()
     for spec in view.runs:
-        facts = view.datasets.get(spec.data.path)
-        if spec.train.validate_every_steps is None or spec.data.path in reported or facts is None:
+        facts = view.datasets.get(spec.data.file)
+        if spec.train.validate_every_steps is None or spec.data.file in reported or facts is None:
             continue
         if not isinstance(facts, Missing) and facts.validation == 0:
-            reported.add(spec.data.path)
+            reported.add(spec.data.file)
             yield Violation(
-                message=f"{spec.data.path} has no validation rows, but validation is set for every "
+                message=f"{spec.data.file} has no validation rows, but validation is set for every "
                 f"{spec.train.validate_every_steps:,} steps",
                 at=view.document.where(["train", "validate_every_steps"]),
                 subject="train.validate_every_steps",

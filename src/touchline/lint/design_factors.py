@@ -24,11 +24,11 @@ from touchline.lint.design import (
 )
 from touchline.lint.rule import Violation, rule
 from touchline.spec.expand import expand
-from touchline.spec.experiment import with_fields
+from touchline.spec.experiment import DATASET_KEYS, with_fields
 from touchline.spec.names import label_of
 from touchline.spec.runs import RunSpec
 
-_PATHS = frozenset({"data.path", MODEL})
+_PATHS = frozenset({*DATASET_KEYS, MODEL})
 _SETS = frozenset({"train.lora.target_modules"})
 _SHOWN = 4
 
@@ -83,7 +83,8 @@ def inert_row_order(view: DesignView) -> Iterator[Violation]:
     """Report levels that differ only in an order of rows that the backend shuffles."""
     shuffled = {neutral_settings(run.train.backend).shuffles for run in view.trained} == {True}
     first: dict[str, tuple[SweptLevel, str]] = {}
-    for level in swept(view).get("data.path", ()) if shuffled else ():
+    key = view.experiment.data.file_key
+    for level in swept(view).get(key, ()) if shuffled else ():
         facts = view.dataset(str(level.value))
         if facts is None or isinstance(facts.row_set_sha256, Missing):
             continue
@@ -93,7 +94,7 @@ def inert_row_order(view: DesignView) -> Iterator[Violation]:
                 message=f"{level.value} has the training rows of {other.value} in another order, but they are "
                 "shuffled in every epoch: the two levels are the same data",
                 at=view.where(*level.place),
-                subject="data.path",
+                subject=key,
                 hint="stages keep an order: one stage for what comes first, one for what comes next",
             )
 
@@ -147,7 +148,7 @@ def unused_exclude(view: DesignView) -> Iterator[Violation]:
 @rule("EX133", Severity.WARNING)
 def unused_split_settings(view: DesignView) -> Iterator[Violation]:
     """Report split settings for a file that brings its own splits."""
-    paths = {run.data.path for run in view.trained}
+    paths = {run.data.file for run in view.trained}
     known = [view.dataset(path) for path in paths]
     if not known or any(facts is None or facts.splits_made for facts in known):
         return

@@ -187,9 +187,10 @@ def _rings(stages: tuple[StageConfig, ...]) -> list[tuple[str, ...]]:
 def _told(view: DesignView, stage: StageConfig) -> str:
     """Collect a stage's data and settings, as far as stages differ in them."""
     own = stage_settings(stage)
-    path = own.get("data.path", view.experiment.data.path)
+    key = view.experiment.data.file_key
+    path = own.get(key, view.experiment.data.file)
     facts = view.dataset(str(path))
-    own["data.path"] = same_path(str(path)) if facts is None else facts.train_sha256
+    own[key] = same_path(str(path)) if facts is None else facts.train_sha256
     return json.dumps(own, sort_keys=True)
 
 
@@ -219,11 +220,11 @@ def reshaped_adapter(view: DesignView) -> Iterator[Violation]:
 def best_parent_without_validation(view: DesignView) -> Iterator[Violation]:
     """Report a stage that continues a best checkpoint that its parent cannot select."""
     for run, link, parent in _linked(view):
-        facts = view.dataset(parent.data.path)
+        facts = view.dataset(parent.data.file)
         if link.parent_checkpoint == "best" and facts is not None and facts.validation == 0:
             yield Violation(
                 message=f"{run.name} continues the best checkpoint of {parent.name}, whose data "
-                f"{parent.data.path} has no validation split",
+                f"{parent.data.file} has no validation split",
                 at=view.where("stages", _index(view, link.stage), "parent_checkpoint"),
                 subject="stages.parent_checkpoint",
                 hint="parent_checkpoint: last",

@@ -29,6 +29,7 @@ from touchline.plan.strategy.resolving import SeedSpread, planned_strategy
 from touchline.plan.times import time_limit
 from touchline.plan.totals import collect_evidence, runs_at_once, sum_quantities, totals, totals_of
 from touchline.plan.untrained import takes_over, without_shared_validation
+from touchline.spec.anchors import recorded_data
 from touchline.spec.defaults import DEFAULT_BACKEND
 from touchline.spec.evaluation import EvaluationTask
 from touchline.spec.experiment import DataConfig, Experiment, LoraConfig, TrainConfig
@@ -254,7 +255,7 @@ def run_faults(
 
 def _with_images(info: DatasetInfo, inputs: PlanInputs) -> DatasetInfo:
     """Return a dataset with the hashes of all images that runs use."""
-    specs = [spec for spec in inputs.specs if inputs.datasets[spec.data.path].path == info.path]
+    specs = [spec for spec in inputs.specs if inputs.datasets[spec.data.file].path == info.path]
     found = [inputs.images[key] for spec in specs if (key := data_key(spec.data)) in inputs.images]
     return replace(info, image_sha256={name: sha256 for each in found for name, sha256 in each.files.items()})
 
@@ -279,13 +280,13 @@ def _left_open(experiment: Experiment) -> set[str]:
 
 def _planned(spec: RunSpec, inputs: PlanInputs, decisions: RunResolver, parent: PlannedRun | None) -> PlannedRun:
     """Plan one run. `parent` is its planned parent, or None if the parent has errors."""
-    model, dataset = inputs.models[spec.model], inputs.datasets[spec.data.path]
+    model, dataset = inputs.models[spec.model], inputs.datasets[spec.data.file]
     run = PlannedRun(
         name=spec.name,
         kind=spec.kind,
         model=model.name,
         dataset=dataset.path,
-        data=spec.data,
+        data=recorded_data(spec.data, dataset),
         train=None,
         evaluate=spec.evaluate,
         seed=spec.seed,
@@ -356,7 +357,7 @@ def _question(spec: RunSpec, inputs: PlanInputs, lengths: ExampleLengths) -> Run
         train=spec.train,
         evaluate=spec.evaluate,
         model=inputs.models[spec.model],
-        dataset=inputs.datasets[spec.data.path],
+        dataset=inputs.datasets[spec.data.file],
         data=data_key(spec.data) + shuffled,
         lengths=lengths,
     )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
-from touchline.core.catalog import changed_images
+from touchline.core.catalog import DatasetInfo, changed_images
 from touchline.spec.plan import Plan, PlannedRun, Revision
 
 
@@ -23,7 +24,7 @@ def describe_change(old: Plan, new: Plan, run: str) -> str:
         f"{name} changed"
         for name, same in (
             ("the base model", old.models[before.model] == new.models[after.model]),
-            ("the dataset", old.datasets[before.dataset].sha256 == new.datasets[after.dataset].sha256),
+            *_datasets(old.datasets[before.dataset], new.datasets[after.dataset]),
             ("data", before.data == after.data),
             ("train", before.train == after.train),
             ("the seed", before.seed == after.seed),
@@ -37,6 +38,16 @@ def describe_change(old: Plan, new: Plan, run: str) -> str:
     if images is not None:
         reasons.insert(0, f"{images} changed")
     return ", ".join(reasons) or "its digest changed"
+
+
+def _datasets(old: DatasetInfo, new: DatasetInfo) -> Iterator[tuple[str, bool]]:
+    """Yield what a training reads, and whether it is the same."""
+    if not old.files or not new.files:
+        yield "the dataset", old.sha256 == new.sha256
+        return
+    before, after = ({file.key: file.sha256 for file in info.files} for info in (old, new))
+    for key in ("data.train", "data.validation"):
+        yield f"the file of {key}", before.get(key) == after.get(key)
 
 
 def _parent(run: PlannedRun) -> str | None:

@@ -57,15 +57,18 @@ def _settings(run: PlannedRun, model: ModelInfo, dataset: DatasetInfo) -> dict[s
         "model": [model.name, model.weights_sha256, model.tokenizer_sha256, model.config_sha256],
         "data": [
             dataset.sha256,
-            {**_without_newer_defaults(json.loads(_DATA.dump_json(run.data)), DataConfig), "path": ""},
+            # The files may lie elsewhere: they count by their hash.
+            _without_newer_defaults(json.loads(_DATA.dump_json(run.data.as_file(""))), DataConfig),
         ],
         "train": None if run.train is None else _train_identity(run.train),
     }
     if run.recipe is not None and run.train is not None:
         # The file may lie elsewhere.
         identity["train"] = _train_identity(replace(run.train, recipe=run.recipe.sha256))
-    if run.images_sha256:
-        identity["images"] = run.images_sha256
+    # A test file of its own is no part of a training.
+    tested = () if run.data.path is not None else tuple(name for name in run.images_sha256 if name.startswith("test"))
+    if images := {name: sha256 for name, sha256 in run.images_sha256.items() if name not in tested}:
+        identity["images"] = images
     if run.no_op is not None:
         identity["no_op"] = _without_newer_defaults(json.loads(_LORA.dump_json(run.no_op)), LoraConfig)
     if run.control is ControlKind.SHUFFLED:
@@ -92,7 +95,7 @@ _NEWER_KEYS: Mapping[type, tuple[str, ...]] = {
         *("attention", "kernels", "sharding", "compile", "recipe", "warmup_steps"),
     ),
     LoraConfig: ("init", "dora", "rslora"),
-    DataConfig: ("images", "image_root"),
+    DataConfig: ("images", "image_root", "train", "validation", "test"),
 }
 """Keys added after version 0.1.0. A default does not enter the digest, so that runs planned before keep theirs."""
 

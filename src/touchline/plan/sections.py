@@ -37,6 +37,7 @@ from touchline.plan.strategy.section import expected_lines, strategy_sections
 from touchline.plan.totals import runs_at_once, totals_of
 from touchline.plan.untrained import about_shared_validation
 from touchline.slurm.schedulers import evaluation_script, training_script
+from touchline.spec.experiment import DATASET_KEYS
 from touchline.spec.plan import Cohort, Plan, PlannedRun, Revision, WhyAlone
 from touchline.spec.recorded import override_lines
 
@@ -261,7 +262,7 @@ def _name_pattern(plan: Plan) -> str:
         parts.append("rank{lora_rank}")
     for factor in varied:
         if factor not in ("models", "train.lora.rank"):
-            parts.append("{data}" if factor == "data.path" else f"{{{factor.rpartition('.')[2]}}}")
+            parts.append("{data}" if factor in DATASET_KEYS else f"{{{factor.rpartition('.')[2]}}}")
     return "_".join(parts)
 
 
@@ -375,14 +376,16 @@ _DATA_COLUMNS = (
 
 
 def _datasets(plan: Plan) -> Iterator[tuple[str, ...]]:
+    shown: set[str] = set()
     for data in plan.datasets.values():
-        yield (
-            data.path,
-            format_bytes(data.size_bytes),
-            ", ".join(f"{split.name} {split.num_examples:,}" for split in data.splits),
-            data.split_origin,
-            data.sha256[:12],
-        )
+        counts = {split.name: f"{split.name} {split.num_examples:,}" for split in data.named_splits}
+        for file in data.all_files:
+            # Several training files may have one test file.
+            if file.path not in shown:
+                split = file.key.removeprefix("data.").replace(".", " ")
+                text = counts.get(split, "") if data.files else ", ".join(counts.values())
+                yield file.path, format_bytes(file.size_bytes), text, data.split_origin, file.sha256[:12]
+            shown.add(file.path)
 
 
 LABEL_MARKS = ("\u27e6", "\u27e7")

@@ -102,6 +102,9 @@ _ROWS = (
     _Row("train.recipe", "recipe", unset="the trainer's own"),
     _Row("models", "base model"),
     _Row("data.path", "dataset"),
+    _Row("data.train", "training data"),
+    _Row("data.validation", "validation data"),
+    _Row("data.test", "test data"),
     _Row("data.input", "input column"),
     _Row("data.output", "answer column"),
     _Row("data.messages", "chat column", unset="none"),
@@ -309,6 +312,8 @@ def _settings(plan: Plan, run: PlannedRun) -> Iterator[tuple[str, Scalar]]:
         unused |= {*_OF_SPLITS}
     if run.train is not None and run.train.warmup_steps is not None:
         unused |= {"train.warmup_fraction"}
+    if run.train is None and run.data.test is not None:
+        unused |= {"data.train", "data.validation"}
     for key, value in flat.items():
         if key not in unused:
             yield key, _scalar(value)
@@ -341,7 +346,8 @@ def _scalar(value: object) -> Scalar:
         return ", ".join(str(each) for each in value) or None
     if isinstance(value, dict):
         given = {key: each for key, each in value.items() if each is not None}
-        return ", ".join(f"{each} {key}" for key, each in given.items())
+        # A file by its name, or a number of units: `5L: a.json`, `2 epochs`.
+        return ", ".join(f"{key}: {each}" if isinstance(each, str) else f"{each} {key}" for key, each in given.items())
     return json.dumps(value)
 
 

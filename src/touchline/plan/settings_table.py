@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
+from touchline.spec.anchors import drop_unset_files
 from touchline.spec.plan import PlannedRun
 from touchline.spec.validate import adapter
 
@@ -54,21 +56,22 @@ class RunSetting:
 
 def nested_settings(run: PlannedRun) -> dict[str, object]:
     """Return the settings of a run as setup_finetune.yaml groups them, without those that do not apply to it."""
-    groups: dict[str, dict[str, dict[str, object]]] = {}
+    groups: dict[str, dict[str, Any]] = {}
     for name, part in (("train", run.train), ("data", run.data), ("evaluate", run.evaluate)):
         if part is not None:
             groups[name] = json.loads(adapter(type(part)).dump_json(part))
+    drop_unset_files(groups["data"])
     if run.train is not None and run.train.trains_all:
         del groups["train"]["lora"], groups["train"]["checkpoint"]["save"]
     return {**groups, "seed": run.seed}
 
 
 def flat_settings(run: PlannedRun) -> dict[str, object]:
-    """Return the settings of a run by dotted key. A list or a checkpoint interval is one value."""
+    """Return the settings of a run by dotted key. A list, a checkpoint interval or the test sets are one value."""
     flat: dict[str, object] = {}
 
     def walk(node: object, prefix: str) -> None:
-        if isinstance(node, dict) and prefix != "train.checkpoint.every":
+        if isinstance(node, dict) and prefix not in ("train.checkpoint.every", "data.test"):
             for key, value in node.items():
                 walk(value, f"{prefix}.{key}" if prefix else key)
         else:

@@ -19,6 +19,7 @@ _SHOWN = 6
 _NAMES = {
     "models": "base model",
     "data.path": "dataset",
+    "data.train": "training data",
     "stage": "stage",
     "train.lora.rank": "rank",
     "train.lora.alpha": "alpha",

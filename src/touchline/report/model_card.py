@@ -270,8 +270,10 @@ def _provenance(card: CardInputs) -> Iterator[tuple[str, str]]:
     yield "its weights (shard names, sizes, headers)", _sha(model.weights_sha256)
     yield "its config.json", _sha(model.config_sha256)
     yield "its tokenizer and chat template", _sha(model.tokenizer_sha256)
-    yield "dataset", f"{code(_last_part(run.dataset))}, {_sha(data.sha256)}"
-    for split in data.splits:
+    for file in data.all_files:
+        name = "dataset" if not data.files else f"dataset, {file.key}"
+        yield name, f"{code(_last_part(file.path))}, {_sha(file.sha256)}"
+    for split in data.named_splits:
         yield f"split {escape(split.name)}", f"{plural(split.num_examples, 'example')}, {_sha(split.sha256)}"
     yield "origin of the splits", escape(without_folders(data.split_origin))
     attempt = card.metrics.attempts[-1] if card.metrics.attempts else None

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from touchline.core.callbacks import ProgressCallback
-from touchline.core.catalog import ImageHashes, ModelInfo, changed_images
+from touchline.core.catalog import DatasetInfo, ImageHashes, ModelInfo, changed_images
 from touchline.core.clock import today
 from touchline.core.errors import FindingsError, InputError, PlanDriftError, quoted
 from touchline.core.files import read_text_bounded
@@ -206,14 +206,14 @@ def _refuse_changes(planned: LoadedPlan, seen: ResolvedInputs, images: Mapping[s
     old = planned.plan
     changed = [
         f"the dataset {path!r}"
-        for path, info in old.datasets.items()
-        if any(now.path == path and now.sha256 != info.sha256 for now in seen.datasets.values())
+        for path, sha256 in _hashes(seen.datasets.values()).items()
+        if _hashes(old.datasets.values()).get(path, sha256) != sha256
     ]
     changed += dict.fromkeys(
         f"the {found}"
         for spec in seen.specs
         if (hashes := images.get(data_key(spec.data))) is not None
-        and (info := old.datasets.get(seen.datasets[spec.data.path].path)) is not None
+        and (info := old.datasets.get(seen.datasets[spec.data.file].path)) is not None
         and (found := changed_images(info.image_sha256, hashes.files)) is not None
     )
     changed += [
@@ -240,6 +240,11 @@ def _refuse_changes(planned: LoadedPlan, seen: ResolvedInputs, images: Mapping[s
             expected="what the plan was made from",
             hint=plan_command(planned.folder, old.overrides),
         )
+
+
+def _hashes(datasets: Iterable[DatasetInfo]) -> dict[str, str]:
+    """Return the hash of every file of datasets, by its path."""
+    return {file.path: file.sha256 for info in datasets for file in info.all_files}
 
 
 def _weights(info: ModelInfo) -> tuple[str, str, str]:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import posixpath
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import PurePath
 
-from touchline.spec.plan import Plan
+from touchline.core.catalog import DatasetInfo
+from touchline.spec.experiment import DataConfig
+from touchline.spec.plan import Plan, PlannedRun
 
 
 def portable_path(written: str, found: str, root: PurePath) -> str:
@@ -32,6 +35,46 @@ def from_run_folder(path: str) -> str:
     return path if posixpath.isabs(path) else f"../{path}"
 
 
+def placed_data(run: PlannedRun, place: Callable[[str], str]) -> DataConfig:
+    """Return a run's data with `place` of each file's path in the plan."""
+    if run.data.path is not None:
+        # As it was written; the plan has its place in `dataset`.
+        return replace(run.data, path=place(run.dataset))
+    return run.data.with_files(place)
+
+
+def _placed(info: DatasetInfo, place: Callable[[str], str]) -> DatasetInfo:
+    files = tuple(replace(file, path=place(file.path)) for file in info.files)
+    return replace(info, path=place(info.path), files=files)
+
+
+def portable_dataset(data: DataConfig, found: DatasetInfo, root: PurePath) -> DatasetInfo:
+    """Return a dataset with the paths to record: `portable_path` of each file.
+
+    Args:
+        data: names the files.
+        found: the dataset, with absolute paths.
+        root: the experiment's folder, absolute.
+    """
+    files = tuple(replace(file, path=portable_path(data.files[file.key], file.path, root)) for file in found.files)
+    return replace(found, path=portable_path(data.file, found.path, root), files=files)
+
+
+def recorded_data(data: DataConfig, dataset: DatasetInfo) -> DataConfig:
+    """Return data settings with the paths that a plan records; of a dataset in one file as it was written."""
+    paths = {data.files[file.key]: file.path for file in dataset.files}
+    return data.with_files(lambda file: paths.get(file, file))
+
+
+def drop_unset_files(data: dict[str, object]) -> None:
+    """Take the keys of files that are not set out of plain data settings, and those of a split that is not made."""
+    for key in ("path", "train", "validation", "test"):
+        if data.get(key) is None:
+            data.pop(key, None)
+    for key in ("train_fraction", "split_seed") if "train" in data else ():
+        data.pop(key, None)
+
+
 def relative_datasets(plan: Plan) -> Plan:
     """Return a plan of version 0.1.0, which recorded absolute paths, with relative paths to data inside the folder.
 
@@ -42,7 +85,7 @@ def relative_datasets(plan: Plan) -> Plan:
         run.dataset: tidy
         for run in plan.runs
         if posixpath.isabs(run.dataset)
-        and not _leaves(tidy := posixpath.normpath(run.data.path))
+        and not _leaves(tidy := posixpath.normpath(run.data.file))
         and run.dataset.endswith(f"/{tidy}")
     }
     if not known:
@@ -69,12 +112,12 @@ def anchored(plan: Plan, root: PurePath) -> Plan:
 
     return replace(
         plan,
-        datasets={place(path): replace(info, path=place(info.path)) for path, info in plan.datasets.items()},
+        datasets={place(path): _placed(info, place) for path, info in plan.datasets.items()},
         runs=tuple(
             replace(
                 run,
                 dataset=place(run.dataset),
-                data=replace(run.data, path=place(run.dataset)),
+                data=placed_data(run, place),
                 recipe=None if run.recipe is None else replace(run.recipe, path=place(run.recipe.path)),
             )
             for run in plan.runs

@@ -12,13 +12,14 @@ from dataclasses import replace
 
 from touchline.core.levels import STAGE, Level
 from touchline.spec.document import YamlDocument
-from touchline.spec.experiment import Experiment
+from touchline.spec.experiment import DataConfig, Experiment
 from touchline.spec.names import ModelLabel, control_names, refuse_taken, stage_run_names
 from touchline.spec.runs import ControlKind, RunKind, RunSpec
 from touchline.spec.validate import adapter
 
 _KEPT = ("data.", "evaluate.")
 """Factors whose levels a control has; it stands for all levels of the others."""
+_TRAINING_FILES = ("data.train", "data.validation")
 
 
 def untrained_controls(
@@ -42,7 +43,7 @@ def untrained_controls(
     """
     distinct: dict[tuple[str, str], RunSpec] = {}
     for run in runs:
-        distinct.setdefault((run.model, _json(run.data) + _json(run.evaluate)), run)
+        distinct.setdefault((run.model, _json(_asked(run.data)) + _json(run.evaluate)), run)
     found: list[RunSpec] = []
     for kind in (ControlKind.BASE, ControlKind.NO_OP):
         if kind.value not in experiment.controls:
@@ -95,7 +96,14 @@ def shuffled_controls(
 
 def _untrained(run: RunSpec, kind: ControlKind, seed: int) -> RunSpec:
     levels = _levels(run, ("models",))
+    if run.data.test is not None:
+        levels = tuple(level for level in levels if level.factor not in _TRAINING_FILES)
     return replace(run, kind=RunKind.CONTROL, control=kind, seed=seed, link=None, levels=levels, phase=None)
+
+
+def _asked(data: DataConfig) -> DataConfig:
+    """Return the data settings that an untrained model's answers depend on: with a test file no training file."""
+    return data if data.test is None else replace(data, train="", validation=None)
 
 
 def _shuffled(run: RunSpec, name: str) -> RunSpec:

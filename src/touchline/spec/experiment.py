@@ -1,4 +1,5 @@
-"""Settings of experiment.yaml, key by key; those under `train` are in `touchline.spec.training`.
+"""Settings of experiment.yaml, key by key; those under `train` are in `touchline.spec.training`, those under `data` in
+`touchline.spec.data_config`.
 
 The dataclasses mirror the file; a key's docstring is its reference page. Defaults that are
 decisions live in `touchline.spec.defaults`, with their reasons. Bounds are annotations, checked when a file is read;
@@ -20,6 +21,7 @@ from typing import Annotated, ClassVar, Literal, Required, TypedDict, Unpack, ge
 from annotated_types import Ge, Gt, Le, MinLen
 
 from touchline.spec import defaults
+from touchline.spec.data_config import DATASET_KEYS, DataConfig
 from touchline.spec.quantization import Quantization
 from touchline.spec.strategy import StrategyConfig
 from touchline.spec.training import (
@@ -29,44 +31,11 @@ from touchline.spec.training import (
     LoraConfig,
     TrainConfig,
 )
-from touchline.spec.value_types import Fraction, NonNegativeInt, PositiveFloat, PositiveInt, Text
+from touchline.spec.value_types import NonNegativeInt, PositiveFloat, PositiveInt, Text
 
 CPU = "cpu"
 """The value of `compute.gpu` that plans for CPUs."""
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_]+")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DataConfig:
-    """The dataset, and how a row of it becomes a chat."""
-
-    __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
-
-    path: Text
-    """The file: JSON, JSONL, CSV or parquet; relative to experiment.yaml."""
-    input: Text | Annotated[tuple[Text, ...], MinLen(2)] = "input"
-    """Column that holds what goes into the prompt's `{input}`, or a list of columns that are joined line by line, empty
-    ones left out: `[instruction, input]`. Found by the columns' names when none of `input`, `output`, `messages` is
-    given; the plan shows what was found."""
-    output: Text = "output"
-    """Column that holds the answer; found by its name when not given."""
-    messages: Text | None = None
-    """Column that holds a chat, a list of {role, content} or {from, value} whose last turn is the answer; then `input`,
-    `output` and `prompt` are not used."""
-    prompt: str | None = None
-    """The user's turn, with `{input}` (or any other column in braces); the task's own prompt when not given."""
-    system: str | None = None
-    """A system turn put before the user's."""
-    images: Text | None = None
-    """Column that holds a row's images, a path or a list of paths. They stand where the text has `<image>`, or an
-    `{type: image}` part, else before it. Not needed for chats whose parts name their files, `{type: image, image:
-    scan.png}`."""
-    image_root: Text | None = None
-    """Folder that paths of images are relative to; the dataset's own folder when not given."""
-    train_fraction: Fraction = defaults.TRAIN_FRACTION
-    """Share of the rows that train, when the file has no splits; of the rest a quarter validates, the other tests."""
-    split_seed: NonNegativeInt = defaults.SPLIT_SEED
-    """Seed of that split."""
 
 
 def as_written(name: str) -> str:
@@ -462,6 +431,7 @@ def with_fields(experiment: Experiment, **values: object) -> Experiment:
 
 __all__ = [
     "CPU",
+    "DATASET_KEYS",
     "CheckpointConfig",
     "CheckpointInterval",
     "CheckpointKind",

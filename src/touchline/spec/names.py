@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from touchline.core.errors import InputError
 from touchline.core.model_size import split_name
 from touchline.spec.document import YamlDocument, error
-from touchline.spec.experiment import Experiment, TrainConfig
+from touchline.spec.experiment import DATASET_KEYS, Experiment, TrainConfig
 from touchline.spec.runs import RUN_NAME, RunSpec
 from touchline.spec.strategy import Phase
 
@@ -118,8 +118,8 @@ def control_names(
     model = model_parts([control.model for control in controls], labels)
     names = [f"{model[control.model]}_{kind}" for control in controls]
     if _doubles(names):
-        data = data_parts([control.data.path for control in controls])
-        names = [f"{name}_{data[control.data.path]}" for name, control in zip(names, controls, strict=True)]
+        data = data_parts([control.data.file for control in controls])
+        names = [f"{name}_{data[control.data.file]}" for name, control in zip(names, controls, strict=True)]
     if _doubles(names):
         names = [f"{name}_n{control.evaluate.samples}" for name, control in zip(names, controls, strict=True)]
     found = unique(names, [(control.model, str(control.data), str(control.evaluate)) for control in controls])
@@ -191,9 +191,9 @@ def _further_parts(conditions: Sequence[Condition]) -> list[Callable[[Condition]
     for key in keys:
         if len({json.dumps(c.settings.get(key), sort_keys=True) for c in conditions}) < 2:
             continue
-        if key == "data.path":
-            names = data_parts([c.experiment.data.path for c in conditions])
-            parts.append(lambda c, names=names: names[c.experiment.data.path])  # type: ignore[misc]
+        if key in DATASET_KEYS:
+            names = data_parts([c.experiment.data.file for c in conditions])
+            parts.append(lambda c, names=names: names[c.experiment.data.file])  # type: ignore[misc]
         else:
             parts.append(lambda c, key=key: _part(key, c.settings.get(key)))  # type: ignore[misc]
     return parts
@@ -212,7 +212,7 @@ def _part(key: str, value: object) -> str:
 def _from_pattern(
     pattern: str, conditions: Sequence[Condition], labels: Mapping[str, ModelLabel], document: YamlDocument
 ) -> list[str]:
-    data = data_parts([c.experiment.data.path for c in conditions])
+    data = data_parts([c.experiment.data.file for c in conditions])
     named: list[str] = []
     for c in conditions:
         label = labels[c.model]
@@ -221,7 +221,7 @@ def _from_pattern(
             "model": label.name,
             "model_size": label.size,
             "model_family": label.family,
-            "data": data[c.experiment.data.path],
+            "data": data[c.experiment.data.file],
             "seed": c.seed,
             **{f"lora_{key}": getattr(train.lora, key) for key in ("rank", "alpha", "dropout")},
             "method": train.method,

@@ -16,7 +16,7 @@ from touchline.core.units import parse_duration, plural
 from touchline.slurm.site_options import value_fault
 from touchline.spec.document import YamlDocument, error, parse, parse_value
 from touchline.spec.expand import FACTOR_ROOTS
-from touchline.spec.experiment import DataConfig, Experiment
+from touchline.spec.experiment import DataConfig, Experiment, with_fields
 from touchline.spec.overlay import with_settings
 from touchline.spec.runs import RUN_NAME
 from touchline.spec.stages import stage_faults, stage_settings
@@ -54,6 +54,13 @@ class LoadedExperiment:
     """Dotted keys set by the user: in the file, as an override, as a factor or in a pair."""
 
 
+def _stand_in(data: Mapping[str, object]) -> Experiment:
+    """Return the stand-in for a file with errors: with separate files of rows if it names some."""
+    keys = data.get("data")
+    separate = isinstance(keys, dict) and "path" not in keys and bool(keys.keys() & {"train", "validation", "test"})
+    return with_fields(_STAND_IN, data=DataConfig(train="x")) if separate else _STAND_IN
+
+
 def read_experiment(text: str, path: str, overrides: Sequence[str] = ()) -> LoadedExperiment:
     """Read an experiment.
 
@@ -77,8 +84,9 @@ def read_experiment(text: str, path: str, overrides: Sequence[str] = ()) -> Load
     findings += [fault for fault in faults if fault.subject not in better]
     findings += of_strategy
     findings += _key_faults(data, document)
-    findings += _level_faults(experiment or _STAND_IN, data, document)
-    findings += stage_faults(experiment or _STAND_IN, data, document)
+    tried = experiment or _stand_in(data)
+    findings += _level_faults(tried, data, document)
+    findings += stage_faults(tried, data, document)
     if experiment is not None:
         findings += _design_faults(experiment, document)
     if findings or experiment is None:

@@ -6,9 +6,9 @@ must point at that place, not at the file.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from touchline.core.finding import Location
 from touchline.core.levels import STAGE, level_text
@@ -168,7 +168,7 @@ def stated_settings(
         trains_on_prompt=fixed(False, "train"),
         dtype=None if train.base_dtype == "auto" else stated(train.base_dtype, "train.base_dtype"),
         gradient_checkpointing=stated(train.gradient_checkpointing, "train.gradient_checkpointing"),
-        sources=() if data is None else (_source(stated(data.path, "data.path")),),
+        sources=() if data is None else tuple(_sources(data, stated)),
         overwrites_output=fixed(False, "train.checkpoint"),
         save_cadence=None
         if interval is not None and interval.steps is None
@@ -185,12 +185,20 @@ def stated_settings(
     )
 
 
-def _source(path: Stated[str]) -> StatedSource:
+def _sources(data: DataConfig, stated: Callable[[str, str], Stated[str]]) -> Iterator[StatedSource]:
+    """Yield the files that a training reads."""
+    for key, file in data.files.items():
+        if not key.startswith("data.test"):
+            yield _source(stated(file, key), "validation" if key == "data.validation" else "train")
+
+
+def _source(path: Stated[str], role: Literal["train", "validation"]) -> StatedSource:
     suffix = path.value.lower().rpartition(".")[2]
     known = {"json": "json", "jsonl": "json", "csv": "csv", "parquet": "parquet"}.get(suffix)
     return StatedSource(
         name=path,
         kind="file",
+        role=role,
         format=None if known is None else Stated(known, path.key, path.where, path.is_default),
     )
 

@@ -14,9 +14,9 @@ from touchline.backends.registry import get_backend
 from touchline.backends.run_config import RunConfig, read_run_config
 from touchline.core.catalog import Example, ModelInfo, RenderedExample
 from touchline.core.errors import InputError, PlanDriftError
-from touchline.core.files import read_text_bounded, sha256_file
+from touchline.core.files import read_text_bounded
 from touchline.core.quantity import Missing
-from touchline.data.datasets import load_examples
+from touchline.data.datasets import data_sha256, load_examples
 from touchline.data.image_hashes import refuse_changed_images
 from touchline.data.models import load_model, load_renderer, locate_model
 from touchline.data.packing.batches import BatchPlan, plan_batches
@@ -127,10 +127,11 @@ def load_validation(config: RunConfig, folder: Path) -> tuple[RenderedExample, .
 
 
 def _planned_data(config: RunConfig, folder: Path) -> Path:
-    path = folder / config.data.path
-    if not path.is_file():
-        raise InputError(f"the dataset {str(path)!r} is not there", expected="the file that was planned")
-    refuse_change("the dataset", str(path), config.data_sha256, sha256_file(path))
+    path = folder / config.data.file
+    for file in config.data.files.values():
+        if not (folder / file).is_file():
+            raise InputError(f"the dataset {str(folder / file)!r} is not there", expected="the file that was planned")
+    refuse_change("the dataset", str(path), config.data_sha256, data_sha256(config.data, folder))
     refuse_changed_images(config.data, config.images_sha256, folder, folder)
     return path
 
@@ -146,7 +147,7 @@ def _planned_batches(config: RunConfig, train: Sequence[RenderedExample]) -> Bat
     )
     if isinstance(found, Missing):
         raise PlanDriftError(f"the batches cannot be computed: {found.missing}", hint=_ACCEPT)
-    refuse_change("the order of the examples", config.data.path, config.batches.digest, found.digest)
+    refuse_change("the order of the examples", config.data.file, config.batches.digest, found.digest)
     if (found.steps, found.steps_per_epoch) != (config.batches.steps, config.batches.steps_per_epoch):
         raise PlanDriftError(
             f"finetune.yaml plans {config.batches.steps} steps, the data gives {found.steps}", hint=_ACCEPT

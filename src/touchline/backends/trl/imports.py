@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from touchline.backends.argument_tables import argument_table
 from touchline.backends.imports import (
+    ALL_ROWS,
     ATTENTION,
     HF_NOTES,
     HF_OPTIMIZER_WORDS,
@@ -17,7 +18,6 @@ from touchline.backends.imports import (
     Reason,
     Refusal,
 )
-from touchline.spec import defaults
 from touchline.spec.foreign import ForeignDocument
 from touchline.spec.partial import StatedSource, StatedTraining
 
@@ -72,11 +72,15 @@ def _differs(stated: StatedTraining, document: ForeignDocument) -> Iterator[tupl
         yield "assistant_only_loss", False, _LOSS
     if stated.quantization_bits is not None and stated.quantization_bits.value == 4 and not data.get(_NESTED):
         yield _NESTED, False, Note(Reason.CHANGED, "the scales of 4-bit blocks are themselves quantized here")
-    if all(data.get(key) is None for key in ("dataset_mixture", "datasets")):
-        share = f"{defaults.TRAIN_FRACTION:g}"
-        why = f"all rows of the split train there; here the share data.train_fraction, {share} if not written"
-        hint = "a column `split` in the file, with rows of your own to test"
-        yield "dataset_train_split", data.get("dataset_train_split", "train"), Note(Reason.CHANGED, why, hint)
+    mixed = isinstance(data.get("dataset_mixture"), dict)
+    held = document.get(*(("dataset_mixture", "test_split_size") if mixed else ("test_split_size",)))
+    key = "dataset_mixture.test_split_size" if mixed else "test_split_size"
+    if held is not None:
+        hint = f"data.train_fraction: 1 - {held} / rows of the file" if held != 0 else ""
+        yield key, held, Note(Reason.CHANGED, "rows are split by shares", hint)
+    elif not any(source.role == "validation" for source in stated.sources):
+        key = key if mixed or data.get("datasets") else "dataset_train_split"
+        yield key, document.get(*key.split(".")), ALL_ROWS
 
 
 _NESTED = "use_bnb_nested_quant"

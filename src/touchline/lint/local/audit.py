@@ -24,7 +24,7 @@ from touchline.lint.audited import AuditedSplit, CharacterStats, DataAudit, Labe
 from touchline.lint.checked import row_of
 from touchline.lint.data_baselines import baselines, scorer_findings
 from touchline.lint.data_view import DataRow, DataView, MissingMedia, data_rows, entropy_bits, layout_of
-from touchline.lint.local.dataset_files import DatasetFiles, group_splits, is_dataset
+from touchline.lint.local.dataset_files import DatasetFiles, files_of, group_splits, is_dataset
 from touchline.lint.local.lookup import rows_of
 from touchline.lint.rule import check_view
 from touchline.lint.scoring import USUAL_SCORER, Scorer, scorer_of
@@ -195,10 +195,9 @@ def config_findings(
     data: DataConfig, base: Path, task: str | None = None, cache_dir: Path | None = None
 ) -> tuple[Finding, ...]:
     """Check an experiment's dataset for what its loader does not report; a missing file is skipped."""
-    path = base / data.path
-    if not path.is_file():
+    files = files_of(data, base)
+    if not all(path.is_file() for path in files.files.values()):
         return ()
-    files = DatasetFiles(path=path, files={WHOLE: path})
     found = data_findings(files, AuditRequest(data=data, task=task), cache_dir)
     return tuple(each for each in found if each.code not in REPORTED_BY_LOADER and not each.code.startswith("DA1"))
 
@@ -231,7 +230,7 @@ def load_audit_inputs(files: DatasetFiles, request: AuditRequest, shown: Path) -
         layout=layout,
         scorer=scorer,
         media=_media(rows, files, request),
-        locate=lambda split, number: located[split].line(_within(files, split), number) if split in located else None,
+        locate=lambda split, number: _line(located[split], files, split, number) if split in located else None,
     )
     found = [*findings, *check_view(view, where, "data"), *scorer_findings(view)]
     if any(finding.code == "DA102" for finding in findings):
@@ -269,9 +268,11 @@ def _unknown(splits: Read, where: Location) -> Finding:
     )
 
 
-def _within(files: DatasetFiles, split: str) -> str:
-    """Return a split's name within its own file: `all` if the file is one split of the dataset."""
-    return WHOLE if split in files.files and split != WHOLE else split
+def _line(lines: JsonLines, files: DatasetFiles, split: str, number: int) -> int | None:
+    """Return the line of a split's row in its own file, where the split is `all` if the file is one of the dataset."""
+    within = WHOLE if split in files.files and split != WHOLE else split
+    found = lines.line(within, number)
+    return lines.line(split.partition(" ")[0], number) if found is None and files.one_split_each else found
 
 
 def _read(files: DatasetFiles) -> tuple[Read, list[Finding], tuple[str, ...], dict[str, Path]]:
@@ -287,11 +288,15 @@ def _read(files: DatasetFiles) -> tuple[Read, list[Finding], tuple[str, ...], di
             findings += fault.findings
             continue
         findings += raw.findings
+        own = name.partition(" ")[0] if files.one_split_each else None
         for split, rows in raw.splits.items():
-            target = name if split == WHOLE else split
+            if own is not None and split not in (own, WHOLE):
+                continue
+            target = name if split in (own, WHOLE) else split
             splits.setdefault(target, []).extend((row.values, row.line) for row in rows)
             origin.setdefault(target, path)
-    ordered = {name: splits[name] for name in ("train", "validation", "test", WHOLE) if name in splits}
+    order = ("train", "validation", "test", WHOLE, *files.files)
+    ordered = {name: splits[name] for name in order if name in splits}
     return ordered, findings, tuple(dict.fromkeys(forms)), origin
 
 
@@ -393,10 +398,11 @@ def _source(path: Path, request: AuditRequest) -> tuple[DatasetFiles, AuditReque
         loaded = read.experiment
         if request.data is None:
             request = replace(request, data=loaded.data, given=read.given)
-        file = path.parent / loaded.data.path
-        if not file.is_file():
-            raise InputError(f"dataset {loaded.data.path!r} does not exist (looked for {str(file)!r})")
-        return DatasetFiles(path=file, files={WHOLE: file}), replace(request, task=request.task or loaded.task)
+        files = files_of(loaded.data, path.parent)
+        if absent := [str(file) for file in files.files.values() if not file.is_file()]:
+            written = loaded.data.file if len(files.files) == 1 else absent[0]
+            raise InputError(f"dataset {written!r} does not exist (looked for {', '.join(map(repr, absent))})")
+        return files, replace(request, task=request.task or loaded.task)
     if path.is_file():
         return DatasetFiles(path=path, files={WHOLE: path}), request
     found = group_splits(each for each in sorted(path.iterdir()) if each.is_file() and is_dataset(each))

@@ -367,7 +367,8 @@ class _Checker:
             self._experiments[path.parent] = {_asked(view.stated) for view in found.views}
             self._planned_for[path.parent] = surroundings_of(found.seen)
             self.found.experiments.append(found)
-            self._read_by_experiments |= {Path(each.path).resolve() for each in found.seen.datasets.values()}
+            files = [file.path for each in found.seen.datasets.values() for file in each.all_files]
+            self._read_by_experiments |= {(path.parent / file).resolve() for file in files}
 
     # ---- scripts
 

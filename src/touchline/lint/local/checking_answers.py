@@ -76,7 +76,7 @@ def stage_leaks(seen: ResolvedInputs) -> Iterator[Finding]:
     """Yield questions of a stage's test split that another stage trains on."""
     if not seen.loaded.experiment.stages:
         return
-    data = {data_key(spec.data): spec.data for spec in seen.specs if spec.data.path in seen.datasets}
+    data = {data_key(spec.data): spec.data for spec in seen.specs if spec.data.file in seen.datasets}
     trains, tests = (
         {key: _questions(each, split, seen.root) for key, each in data.items()} for split in ("train", "test")
     )

@@ -111,7 +111,7 @@ def launch_findings(
         yield replace(finding, allowable=finding.code not in _NO_CHAIN)
     data: dict[str, list[RunSpec]] = {}
     for spec in seen.specs:
-        if spec.data.path in seen.datasets:
+        if spec.data.file in seen.datasets:
             data.setdefault(data_key(spec.data), []).append(spec)
     for users in data.values():
         found = config_findings(users[0].data, seen.root, seen.loaded.experiment.task, settings.cache_dir)
@@ -128,8 +128,9 @@ def launch_findings(
 def _dataset_facts(seen: ResolvedInputs) -> dict[str, DatasetFacts | Missing]:
     """Collect each dataset's facts; where files are compared, also a hash of their rows in any order."""
     experiment = seen.loaded.experiment
-    compared = "data.path" in experiment.factors or any("data.path" in pair for pair in experiment.pairs)
-    configs = {spec.data.path: spec.data for spec in seen.specs}
+    key = experiment.data.file_key
+    compared = key in experiment.factors or any(key in pair for pair in experiment.pairs)
+    configs = {spec.data.file: spec.data for spec in seen.specs}
     found: dict[str, DatasetFacts | Missing] = {}
     for path, info in seen.datasets.items():
         sound = path in configs and not errors_of(info.findings)
@@ -145,8 +146,8 @@ def _scorer_findings(seen: ResolvedInputs) -> Iterator[Finding]:
         # The lookup already reported that there is no such task.
         return
     for spec in seen.specs:
-        if spec.data.path in seen.datasets and spec.data.path not in checked:
-            checked.add(spec.data.path)
+        if spec.data.file in seen.datasets and spec.data.file not in checked:
+            checked.add(spec.data.file)
             labels = labels_of_spec(seen, spec)
             where = seen.loaded.document.where(["task"])
             yield from task_findings(experiment.task, spec.data, seen.root, where, labels)
@@ -174,7 +175,7 @@ def _parity_findings(seen: ResolvedInputs, settings: UserConfig, date: str) -> I
     parity = Parity(settings.models_dir, date)
     groups: dict[tuple[str, str, str, int], list[RunSpec]] = {}
     for spec in seen.specs:
-        if spec.kind is RunKind.FINE_TUNED and spec.data.path in seen.datasets:
+        if spec.kind is RunKind.FINE_TUNED and spec.data.file in seen.datasets:
             key = (spec.model, data_key(spec.data), spec.train.backend, spec.train.max_seq_len)
             groups.setdefault(key, []).append(spec)
     for users in groups.values():
@@ -190,7 +191,7 @@ def training_views(
     models = {name: _model_facts(model) for name, model in seen.models.items()}
     devices = devices_of(seen)
     for spec in covering(_distinct(seen.specs)):
-        dataset = seen.datasets.get(spec.data.path)
+        dataset = seen.datasets.get(spec.data.file)
         yield TrainingView(
             stated=stated_of_run(spec, seen.loaded.document, places, devices),
             model=models.get(spec.model, NOTHING_SEEN),

@@ -14,6 +14,7 @@ from touchline.core.files import open_regular
 from touchline.core.json_text import parse_json
 from touchline.data.columns import column_counts, find_layout
 from touchline.data.readers import FORMATS, SPLIT_NAMES, WHOLE
+from touchline.spec.experiment import DataConfig
 
 _HEAD_BYTES = 1 << 16
 _SPLIT = re.compile(rf"(?:^|(?<=[_\-.]))(?:{'|'.join(sorted(SPLIT_NAMES, key=len, reverse=True))})(?=$|[_\-.])", re.I)
@@ -40,6 +41,19 @@ class DatasetFiles:
     """File, or the folder of the splits."""
     files: dict[str, Path]
     """File by split; the one entry `all` for a file that may contain splits."""
+    one_split_each: bool = False
+    """Whether of a file with splits only the one is meant that it is named for."""
+
+
+def files_of(data: DataConfig, base: Path) -> DatasetFiles:
+    """Return the files that an experiment names; several test sets as `test`, `test 9L`."""
+    if data.path is not None:
+        return DatasetFiles(path=base / data.path, files={WHOLE: base / data.path})
+    first = next(iter(data.test_sets), None)
+    files = {"train": data.train, "validation": data.validation}
+    files |= {"test" if name == first else f"test {name}": file for name, file in data.test_sets.items()}
+    found = {split: base / Path(file).expanduser() for split, file in files.items() if file is not None}
+    return DatasetFiles(path=found["train"], files=found, one_split_each=True)
 
 
 def group_splits(files: Iterable[Path]) -> tuple[DatasetFiles, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from touchline.data.label_sets import label_set
 from touchline.data.lengths import token_lengths
 from touchline.data.models import load_model
 from touchline.data.resolving import shown_example, with_columns
+from touchline.data.splits import WITHOUT_TEST
 from touchline.data.task_files import is_task_file, resolve_task
 from touchline.data.user_config import UserConfig
 from touchline.lint.local.recipes import read_recipe
@@ -33,7 +34,7 @@ from touchline.plan.local.target import (
     resolve_target,
     slot_findings,
 )
-from touchline.spec.anchors import portable_path
+from touchline.spec.anchors import portable_dataset, portable_path
 from touchline.spec.document import error
 from touchline.spec.evaluation import EvaluationTask
 from touchline.spec.expand import expand
@@ -93,7 +94,7 @@ class ResolvedInputs:
         if experiment.task not in TASKS and experiment.task not in self.tasks:
             return []
         faulty = {name for finding in self.errors for name in finding.runs}
-        here = (spec for spec in self.specs if spec.model in self.models and spec.data.path in self.datasets)
+        here = (spec for spec in self.specs if spec.model in self.models and spec.data.file in self.datasets)
         return [spec for spec in here if spec.name not in faulty]
 
 
@@ -147,6 +148,7 @@ def resolve_inputs(
 
 def _see_datasets(seen: ResolvedInputs, settings: UserConfig) -> None:
     """Read every dataset with the columns and prompt of each kind of run."""
+    known: dict[str, dict[str, str]] = {}
     for key in dict.fromkeys(data_key(spec.data) for spec in seen.specs):
         users = [spec for spec in seen.specs if data_key(spec.data) == key]
         data = users[0].data
@@ -155,10 +157,23 @@ def _see_datasets(seen: ResolvedInputs, settings: UserConfig) -> None:
         except InputError as fault:
             found: Sequence[Finding] = as_findings(fault, "DA100", _place_of_data(users[0], seen.loaded))
         else:
-            found = info.findings
-            path = portable_path(data.path, info.path, seen.root)
-            seen.datasets.setdefault(data.path, replace(info, path=path))
+            files = known.setdefault(data.file, data.files)
+            place = _place_of_data(users[0], seen.loaded)
+            own = (replace(each, where=place) if each.subject == WITHOUT_TEST else each for each in info.findings)
+            found = (*own, *_other_files(files, users[0], seen.loaded))
+            seen.datasets.setdefault(data.file, portable_dataset(data, info, seen.root))
         seen.findings += of_runs(found, users)
+
+
+def _other_files(known: dict[str, str], spec: RunSpec, loaded: LoadedExperiment) -> Iterator[Finding]:
+    """Yield an error if runs have one training file and otherwise different files: it names their dataset."""
+    files = spec.data.files
+    if list(files.items()) == list(known.items()):
+        return
+    key = next(key for key in (*known, *files) if known.get(key) != files.get(key))
+    message = f"{spec.data.file} is used with {known.get(key, 'no file')} and with {files.get(key, 'no file')} as {key}"
+    hint = "one experiment for each, or a copy of the training file with a name of its own"
+    yield error("EX003", key, message, _place_of_data(spec, loaded), hint)
 
 
 def _see_runs(
@@ -269,13 +284,13 @@ def _see_recipes(seen: ResolvedInputs) -> None:
     kinds: dict[tuple[object, ...], list[RunSpec]] = {}
     for spec in seen.specs:
         if spec.kind is RunKind.FINE_TUNED and spec.train.recipe is not None:
-            key = (spec.train.recipe, spec.train.backend, spec.train.validate_every_steps, spec.data.path)
+            key = (spec.train.recipe, spec.train.backend, spec.train.validate_every_steps, spec.data.file)
             kinds.setdefault(key, []).append(spec)
     for specs in kinds.values():
         first = specs[0]
         where = places_of_run(first, seen.loaded.document)("train.recipe").where
         try:
-            recipe, found = read_recipe(first.train, seen.root, seen.datasets.get(first.data.path), devices)
+            recipe, found = read_recipe(first.train, seen.root, seen.datasets.get(first.data.file), devices)
         except InputError as fault:
             recipe, found = None, as_findings(fault, "BK001", where, subject="train.recipe")
         if recipe is not None and first.train.recipe is not None:
@@ -310,7 +325,7 @@ def _see_labels(seen: ResolvedInputs, specs: Sequence[RunSpec]) -> None:
         if not any(name in TASKS and TASKS[name].with_labels is not None for name in names):
             continue
         data = spec.data
-        key = (data.path, data.output, data.messages, data.train_fraction, data.split_seed, spec.evaluate.labels)
+        key = (replace(data, prompt=None), spec.evaluate.labels)
         if key in checked:
             continue
         checked.add(key)
@@ -320,15 +335,15 @@ def _see_labels(seen: ResolvedInputs, specs: Sequence[RunSpec]) -> None:
             # The dataset lookup reports problems of the data.
             continue
         if found is not None:
-            found = replace(found, dataset=portable_path(data.path, found.dataset, seen.root))
+            found = replace(found, dataset=portable_path(data.file, found.dataset, seen.root))
             seen.labels += [] if found in seen.labels else [found]
         seen.findings += [finding for finding in findings if finding not in seen.findings]
 
 
 def labels_of_spec(seen: ResolvedInputs, spec: RunSpec) -> tuple[str, ...]:
     """Return the labels that a run is scored on; none if its dataset has no labels."""
-    found = str((seen.root / Path(spec.data.path).expanduser()).resolve())
-    return labels_of(seen.labels, portable_path(spec.data.path, found, seen.root), spec.data, spec.evaluate)
+    found = str((seen.root / Path(spec.data.file).expanduser()).resolve())
+    return labels_of(seen.labels, portable_path(spec.data.file, found, seen.root), spec.data, spec.evaluate)
 
 
 def _portable(task: EvaluationTask, root: Path) -> EvaluationTask:
@@ -346,7 +361,7 @@ def _cluster_findings(seen: ResolvedInputs) -> list[Finding]:
     """
     found: list[Finding] = []
     for spec in seen.specs:
-        if spec.evaluate.cluster is not None and spec.data.path in seen.datasets:
+        if spec.evaluate.cluster is not None and spec.data.file in seen.datasets:
             faults = cluster_faults(spec.data, seen.root, spec.evaluate.cluster)
             found += [problem for problem in faults if problem not in found]
     return found
@@ -379,14 +394,15 @@ def _place_of_data(spec: RunSpec, loaded: LoadedExperiment) -> Location:
     """Return the location of a run's dataset."""
     stage = next((level.value for level in spec.levels if level.factor == STAGE), None)
     own = {} if stage is None else stage_places(loaded.document, stage)
-    return loaded.document.where(own.get("data.path", ("data", "path")))
+    key = spec.data.file_key
+    return loaded.document.where(own.get(key, key.split(".")))
 
 
 def images_of_runs(seen: ResolvedInputs, specs: Iterable[RunSpec], settings: UserConfig) -> dict[str, ImageHashes]:
     """Return the hashes of the images of each dataset with its columns, by `data_key`; cached on disk."""
     found: dict[str, ImageHashes] = {}
     for spec in specs:
-        if seen.datasets[spec.data.path].images and data_key(spec.data) not in found:
+        if seen.datasets[spec.data.file].images and data_key(spec.data) not in found:
             found[data_key(spec.data)] = image_hashes(spec.data, seen.root, settings.cache_dir)
     return found
 

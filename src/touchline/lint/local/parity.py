@@ -175,7 +175,7 @@ class Parity:
         return self._data[key]
 
     def _examples(self, data: DataConfig, base: Path) -> _Data | Missing:
-        path = base / data.path
+        path = base / data.file
         key = (path, "train", data)
         if key not in self._data:
             try:

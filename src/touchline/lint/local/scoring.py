@@ -56,7 +56,9 @@ def task_findings(
     except TouchlineError:
         # The data lookup already reported problems of the data.
         return
-    place = where or Location(path=data.path)
+    if "test" not in splits:
+        return
+    place = where or Location(path=data.file)
     views = probes_of(get_task(task, labels), targets, items=splits.get("test", 0))
     yield from _each_once(finding for view in views for finding in check_view(view, place, task))
 
@@ -86,7 +88,7 @@ def file_findings(target: str, data: DataConfig | None = None, base: Path | None
     """
     rows = None if data is None else _rows(data, base or Path())
     targets = [] if rows is None else [target for _, target in rows.get("test", ())]
-    tested = self_test(target, targets=targets, rows=rows, data=None if data is None else data.path)
+    tested = self_test(target, targets=targets, rows=rows, data=None if data is None else data.file)
     place = Location(path=tested.file.path)
     name = Path(tested.file.path).name
     yield from check_view(tested.file, place, name)

@@ -46,7 +46,7 @@ def planned_settings(plan: Plan, run: PlannedRun) -> dict[str, str]:
     found = {MODEL: run.model, SEED: str(run.seed), "task": plan.task}
     found |= {f"data.{key}": value for key, value in _flat(run.data)}
     # The path of a file differs between experiments. The hashes of the splits identify its content.
-    found["data.path"] = PurePath(run.data.path).name
+    found |= {key: PurePath(file).name for key, file in run.data.files.items()}
     found |= {f"evaluate.{key}": value for key, value in _flat(run.evaluate)}
     if run.train is not None:
         found |= {f"train.{key}": value for key, value in _flat(run.train)}
@@ -60,7 +60,7 @@ def planned_settings(plan: Plan, run: PlannedRun) -> dict[str, str]:
     model, dataset = plan.models.get(run.model), plan.datasets.get(run.dataset)
     if model is not None:
         found["base weights (sha256)"] = model.weights_sha256[:_DIGITS]
-    for split in () if dataset is None else dataset.splits:
+    for split in () if dataset is None else dataset.named_splits:
         found[f"{split.name} split (sha256)"] = split.sha256[:_DIGITS]
         found[f"{split.name} split (examples)"] = str(split.num_examples)
     # A stage is a level and not a setting.

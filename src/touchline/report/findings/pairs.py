@@ -14,6 +14,7 @@ from touchline.report.formatting import factor_words, level_of, level_words, rel
 from touchline.report.report import Statement
 from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import RunResult
+from touchline.spec.experiment import DATASET_KEYS
 from touchline.statistics.conclusions import Conclusion
 
 PAIRS_TOLD = 4
@@ -54,7 +55,7 @@ def pairs_of(gathered: ReportInputs, factor: str, pick: Callable[[RunResult], Me
         if level is None or not is_asked_about(run) or run.cut_after_step is not None or not is_number(pick(run)):
             continue
         others = tuple((each.factor, each.value) for each in run.levels if each.factor not in (factor, "models", SEEDS))
-        model, dataset = "" if factor == "models" else run.model, "" if factor == "data.path" else run.dataset
+        model, dataset = "" if factor == "models" else run.model, "" if factor in DATASET_KEYS else run.dataset
         key = (model, others, dataset, run.seed)
         alike.setdefault(key, {})[level] = run
     found: dict[str, list[RunPair]] = {}

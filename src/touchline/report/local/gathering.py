@@ -97,8 +97,9 @@ def _files(root: Path, run: PlannedRun) -> Iterator[tuple[str, str]]:
 
 def _sources(plan: Plan) -> Iterator[ReportInput]:
     for data in plan.datasets.values():
-        splits = ", ".join(f"{split.name} {split.num_examples:,}" for split in data.splits)
-        facts = (("splits", splits), ("origin of the splits", data.split_origin), ("sha256", data.sha256))
+        splits = ", ".join(f"{split.name} {split.num_examples:,}" for split in data.named_splits)
+        hashes = [(f"sha256 of {file.path}" if data.files else "sha256", file.sha256) for file in data.all_files]
+        facts = (("splits", splits), ("origin of the splits", data.split_origin), *hashes)
         yield ReportInput(kind="dataset", name=data.path, facts=facts)
     for model in plan.models.values():
         yield ReportInput(

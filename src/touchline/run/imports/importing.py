@@ -11,7 +11,7 @@ from pathlib import Path
 
 from touchline.backends.import_carrier import left_over
 from touchline.backends.import_training import carry_training
-from touchline.backends.imports import ImportedTraining, NotCarried, Reason
+from touchline.backends.imports import ALL_ROWS, ImportedTraining, NotCarried, Reason
 from touchline.backends.registry import backend_names, experiment_of_stages
 from touchline.core.errors import InputError, PolicyError
 from touchline.core.files import write_atomic
@@ -103,6 +103,7 @@ def import_source(paths: Sequence[Path], out: Path | None, *, model: str | None 
         return _write_stages(trainings, left, notes, target, source, name=str(data["name"]), model=model)
     choice = choose_trainer(trainings)
     trainings, left = list(choice.trainings), [*left, *choice.left]
+    trainings = _with_all_rows(trainings)
     design, differences = design_of(trainings)
     data = {**data, **design}
     if model is not None:
@@ -136,6 +137,17 @@ def import_stages(configs: Sequence[Path], target: Path, *, model: str | None, n
     trainings, left, notes = carry_configs(source, target.parent, [], Path.cwd())
     name = name or experiment_name(target.parent.absolute())
     return _write_stages(trainings, left, notes, target, source, name=name, model=model)
+
+
+def _with_all_rows(trainings: Sequence[ImportedTraining]) -> Sequence[ImportedTraining]:
+    """Return the trainings with their file in `data.train`, if all train on all rows: none is lost."""
+    if not all(any(left.why == ALL_ROWS.why for left in each.left) for each in trainings):
+        return trainings
+    names = {"data.path": "data.train"}
+    return [
+        replace(each, settings={names.get(key, key): value for key, value in each.settings.items()})
+        for each in trainings
+    ]
 
 
 def _write_stages(
@@ -305,9 +317,10 @@ def _add_missing(data: dict[str, object], notes: list[str]) -> None:
     inner = data.setdefault("data", {})
     assert isinstance(inner, dict)
     varies = [*_keys(data.get("factors")), *(key for pair in _list(data.get("pairs")) for key in _keys(pair))]
-    if not inner.get("path"):
-        data["data"] = {"path": "data.jsonl", **{key: value for key, value in inner.items() if key != "path"}}
-        if "data.path" not in varies:
+    if not inner.get("path") and not inner.get("train"):
+        key = "train" if "data.train" in varies else "path"
+        data["data"] = {key: "data.jsonl", **{name: value for name, value in inner.items() if name != key}}
+        if not {"data.path", "data.train"} & set(varies):
             notes.append("the source names no dataset: set data.path")
     if "models" in data and not any(_list(data["models"])):
         del data["models"]

@@ -68,6 +68,8 @@ def choose_trainer(trainings: Sequence[ImportedTraining], *, stages: bool = Fals
     """
     able = {name: each for name, each in capabilities().items() if each.stages or not stages}
     own = trainings[0].backend if trainings[0].backend in able else None
+    left: list[NotCarried] = []
+    trainings = _with_one_machine(trainings, left)
     names = tuple(dict.fromkeys((*([own] if own else []), DEFAULT_BACKEND, *able)))
 
     def cost(name: str) -> int:
@@ -82,7 +84,6 @@ def choose_trainer(trainings: Sequence[ImportedTraining], *, stages: bool = Fals
     if own is not None and chosen != own:
         reasons = dict.fromkeys(each.message for training in trainings for each in _problems(training, own, able))
         notes.append(f"train.backend is {chosen}, not {own}: {'; '.join(reasons)}")
-    left: list[NotCarried] = []
     done = tuple(_taken(training, chosen, able, left) for training in trainings)
     if own is not None:
         stated = Carried(value=chosen, source="the trainer of the source", where=Location(path=trainings[0].name))
@@ -95,6 +96,19 @@ def choose_trainer(trainings: Sequence[ImportedTraining], *, stages: bool = Fals
     if not stages:
         notes += dict.fromkeys(note for each in done for note in _device_notes(each))
     return TrainerChoice(trainings=done, left=tuple(left), notes=tuple(notes))
+
+
+def _with_one_machine(trainings: Sequence[ImportedTraining], left: list[NotCarried]) -> Sequence[ImportedTraining]:
+    """Return the trainings without numbers of GPUs that differ, which are added to `left`."""
+    counts = [each.settings.get(_DEVICES) for each in trainings]
+    if len({1 if count is None else count.value for count in counts}) < 2:
+        return trainings
+    why = "all runs of an experiment use as many GPUs; the batch written here counts those of each source"
+    left += [_listed(count, Reason.REFUSED, why, _DEVICES) for count in counts if count is not None]
+    return [
+        replace(each, settings={key: value for key, value in each.settings.items() if key != _DEVICES})
+        for each in trainings
+    ]
 
 
 def _problems(training: ImportedTraining, name: str, able: dict[str, Capabilities]) -> Iterator[Finding]:

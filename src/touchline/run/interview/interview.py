@@ -374,7 +374,7 @@ class Interview:
         """Return False if a file has several columns but not those of the prompt and the answer."""
         inputs = (columns.input,) if isinstance(columns.input, str) else columns.input
         wanted = {*inputs, columns.output} if columns.messages is None else {columns.messages}
-        rows = [row for split in read_rows(Path(columns.path)).splits.values() for row in split[:1]]
+        rows = [row for split in read_rows(Path(columns.file)).splits.values() for row in split[:1]]
         return not any(len(row.values) > 1 and not row.values.keys() >= wanted for row in rows)
 
     def refuse_data(self, output: str) -> None:

@@ -15,7 +15,7 @@ from touchline.plan.settings_table import nested_settings
 from touchline.run.scripts.header import evaluation_header, parent_name, training_header
 from touchline.run.scripts.shell import comment, docstring, quote, slurm_value
 from touchline.slurm.schedulers import SCHEDULERS, evaluation_script, training_script
-from touchline.spec.anchors import from_run_folder
+from touchline.spec.anchors import drop_unset_files, from_run_folder, placed_data
 from touchline.spec.evaluation import EvaluationConfig, EvaluationTask, PlannedModel, decoding_text
 from touchline.spec.experiment import task_file_stem
 from touchline.spec.labels import labels_of
@@ -97,7 +97,7 @@ def evaluation_config(plan: Plan, run: PlannedRun) -> EvaluationConfig:
             weights_sha256=model.weights_sha256,
             tokenizer_sha256=model.tokenizer_sha256,
         ),
-        data=replace(run.data, path=from_run_folder(run.dataset)),
+        data=placed_data(run, from_run_folder),
         data_sha256=test,
         images_sha256=run.images_sha256.get("test"),
         evaluate=run.evaluate,
@@ -123,6 +123,7 @@ def _evaluation(plan: Plan, run: PlannedRun) -> str:
     config = evaluation_config(plan, run)
     header = "# Everything that the evaluation of this run needs, resolved; eval.py reads it.\n"
     data = json.loads(adapter(EvaluationConfig).dump_json(config))
+    drop_unset_files(data["data"])
     if config.images_sha256 is None:
         del data["images_sha256"]
     return header + to_yaml(data)
