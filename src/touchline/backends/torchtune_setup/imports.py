@@ -80,6 +80,7 @@ IMPORTS = replace(
     },
     knows=KNOWN.__contains__,
     columns=_columns,
+    differs=lambda stated, document: (),
     refuses=lambda document: None,
 )
 """What `touchline import` needs to know about its files."""
