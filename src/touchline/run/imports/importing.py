@@ -144,7 +144,7 @@ def import_stages(configs: Sequence[Path], target: Path, *, model: str | None, n
     return _write_stages(trainings, left, notes, target, source, name=name, model=model)
 
 
-def _with_all_rows(trainings: Sequence[ImportedTraining]) -> Sequence[ImportedTraining]:
+def _with_all_rows(trainings: list[ImportedTraining]) -> list[ImportedTraining]:
     """Return the trainings with their file in `data.train`, if all train on all rows: none is lost."""
     if not all(any(left.why == ALL_ROWS.why for left in each.left) for each in trainings):
         return trainings
