@@ -104,7 +104,8 @@ def _keyed_columns(config: Config, section: str, found: DataColumns, *, chats: b
         if isinstance(value, str) and (value or key != "system_prompt"):
             found.settings[to] = value
             found.sources[f"{section}.{key}"] = to
-    found.sources[f"{section}.model_path"] = "models"
+    if config.has(section, "model_path"):
+        found.sources[f"{section}.model_path"] = "models"
     if chats:
         found.sources[f"{section}.{COMPONENT}"] = "data.input"
     else:

@@ -12,7 +12,7 @@ from touchline.spec.foreign import ForeignDocument
 from touchline.spec.partial import StatedSource
 
 _JOB = Note(Reason.AUTOMATIC, "time and memory of jobs come from the estimate", "compute.time_limit")
-_SETUP = Note(Reason.AUTOMATIC, "how jobs find Python is in your config file", "touchline config show")
+_SETUP = Note(Reason.AUTOMATIC, "how jobs find Python is in your config file", "slurm.modules, slurm.setup")
 _TRACKER = Note(Reason.AUTOMATIC, "runs are named after their factors", "`touchline export` sends metrics to a tracker")
 _PATHS = Note(Reason.AUTOMATIC, "each run has a folder of its own under the experiment")
 _UNUSED = {"text_completion": ("system_prompt",), "instruct_dataset": ("prompt", "input_key", "output_key")}
@@ -39,7 +39,8 @@ def _columns(document: ForeignDocument, source: StatedSource, registry: Mapping[
         value = value if isinstance(value, str) else default
         if value or key != "system_prompt":
             found.settings[to] = value
-        found.sources[key] = to
+        if key in document.data:
+            found.sources[key] = to
     if kind in _TYPES:
         found.sources["dataset_type"] = "data.input"
     return found
