@@ -182,6 +182,7 @@ def test_the_line_of_several_devices_says_what_to_write(here: Path) -> None:
             "device: cuda\nteacher_model: {_component_: torchtune.models.llama3_1.llama3_1_8b}",
             "distillation",
         ),
+        ("torchtune.datasets.instruct_dataset", "torchtune.datasets.text_completion_dataset", "plain text"),
         ("device: cuda", "device: cuda\ngrpo_samples: 4", "rewards"),
         (
             "device: cuda",
@@ -224,6 +225,13 @@ def test_two_splits_of_one_file_are_the_splits_of_the_data(here: Path) -> None:
     assert line.reason is Reason.NO_COUNTERPART
 
 
+def test_a_slice_that_trains_is_the_share_that_trains(here: Path) -> None:
+    text = changed(BASE, "split: train", 'split: "train[:95%]"')
+    held = "dataset_val:\n  _component_: torchtune.datasets.instruct_dataset\n  source: json\n"
+    text += f'{held}  data_files: data/words.json\n  split: "train[95%:]"\n'
+    assert settings_of(report_of(write(here / "finetune.yaml", text)))["data.train_fraction"] == 0.95
+
+
 # ------------------------------------------------------------------------------------------------ setup_finetune.yaml
 
 
@@ -231,12 +239,20 @@ def test_two_splits_of_one_file_are_the_splits_of_the_data(here: Path) -> None:
     ("old", "new", "expected"),
     [
         ("gpus: 1", "gpus: 4", {"train.global_batch_size": 16, "compute.gpus_per_run": 4}),
+        ("gpus: 1", "gpus: 0", {"train.global_batch_size": 4, "compute.gpus_per_run": 1}),
+        ("Tiny-1M", "Llama-3.3-70B-Instruct", {"train.global_batch_size": 16, "compute.gpus_per_run": 4}),
         ("lora_rank: 8\n", "", {"train.lora.rank": 64, "train.lora.alpha": 128}),
         ("epochs: 2\n", "gradient_accumulation_steps: 8\n", {"train.epochs": 1, "train.global_batch_size": 32}),
         ("run_val_every_n_steps: 10\n", "", {"train.validate_every_steps": None}),
         ('prompt: "Capitalize the given word: {input}\\n"\n', "", {"data.prompt": "{input}\n"}),
         ('dataset_type: "chat_completion"', "input_key: q\noutput_key: a", {"data.input": "q", "data.output": "a"}),
         ('input_formatting: ""\n', "", {"data.path": "../data/raw/words.json"}),
+        ('"chat_completion"', '"text_completion"\nsystem_prompt: Be brief.', {"data.system": None}),
+        (
+            '"chat_completion"',
+            '"instruct_dataset"\nsystem_prompt: Be brief.',
+            {"data.system": "Be brief.", "data.prompt": None},
+        ),
         ('torchtune_model_name: "Tiny-1M"', "model_checkpoint: /x/mine/", {"models": ["mine"]}),
         ("lr: 3e-4", "base_recipe: llama3_2/1B_lora_single_device", {"train.learning_rate": None}),
         ('time: "0:15:00"', 'account: "msg"', {"compute.account": "msg"}),

@@ -371,7 +371,7 @@ def _carry_source(carrier: Carrier, source: StatedSource, columns: DataColumns, 
         setting: carrier.document.stated(*path_of(carrier.document, key)) for key, setting in columns.sources.items()
     }
     for key, value in columns.settings.items():
-        carrier.carry(key, origins.get(key) or source.format or name, value)
+        carrier.carry(key, origins.get(key) or origins.get("data.input") or source.format or name, value)
     for key, setting in columns.sources.items():
         carrier.seen.add(key)
         carrier.parts[key] = setting

@@ -13,7 +13,7 @@ from touchline.backends.torchtune.keys import NEEDED, REINFORCEMENT
 from touchline.backends.torchtune.reading import Config
 from touchline.backends.torchtune.stated import DATASETS, SHARDING_KEYS
 from touchline.spec.foreign import ForeignDocument
-from touchline.spec.partial import StatedSource
+from touchline.spec.partial import StatedSource, StatedTraining
 
 NO_CLIPPING = 1e6
 """Norm that no gradient reaches: recipes clip nothing without `clip_grad_norm`."""
@@ -24,6 +24,7 @@ _CROSS_ENTROPY = (
     "torch.nn.CrossEntropyLoss",
 )
 _PAIRS = re.compile(r"\.rlhf\.|preference_|stack_exchange_paired|hh_rlhf")
+_PLAIN_TEXT = ("text_completion_dataset", "wikitext_dataset", "cnn_dailymail_articles_dataset")
 _STARTS = re.compile(r"^\s*#.*\btune run\b.*--nproc[-_]per[-_]node[= ](\d+)")
 _REFERENCE = re.compile(r"\$\{(\w+)\}")
 _ROWS = Note(Reason.NO_COUNTERPART, "rows are read by their columns", "name the columns: data.input, data.output")
@@ -41,6 +42,9 @@ def _refuses(document: ForeignDocument) -> Refusal | None:
     for part in ("loss", "dataset", "dataset_val"):
         if _PAIRS.search(config.component(part) or ""):
             return Refusal(f"{part}.{COMPONENT}", "on preferences")
+    named = config.component("dataset") or ""
+    if named.startswith("torchtune.") and named.rpartition(".")[2] in _PLAIN_TEXT:
+        return Refusal(f"dataset.{COMPONENT}", "on plain text")
     rewards = sorted((REINFORCEMENT | {"reward_functions"}) & config.data.keys())
     if rewards:
         return Refusal(rewards[0], "on rewards of generated rows")
@@ -50,54 +54,41 @@ def _refuses(document: ForeignDocument) -> Refusal | None:
 
 
 def _columns(document: ForeignDocument, source: StatedSource, registry: Mapping[str, object] | None) -> DataColumns:
-    """Return the columns that a builder of datasets reads, and the meaning of keys that the whole file decides."""
+    """Return the columns that a builder of datasets reads."""
     del registry
     config = Config(document, resolve(document).data)
-    builder = config.last("dataset")
-    found = DataColumns(notes=dict(_references(config)))
-    mapped = config.get("dataset", "column_map")
+    section = "dataset_val" if source.role == "validation" else "dataset"
+    found, builder = DataColumns(), config.last(section)
+    mapped = config.get(section, "column_map")
     names = mapped if isinstance(mapped, dict) else {}
     if builder in ("alpaca_dataset", "alpaca_cleaned_dataset"):
         pair = [str(names.get(each, each)) for each in ("instruction", "input")]
         found.settings = {"data.input": pair, "data.output": str(names.get("output", "output"))}
         why = f"rows of {DATASETS[builder][0]}, without the words that Alpaca's prompt puts around them"
-        found.notes[f"dataset.{COMPONENT}"] = Note(
-            Reason.CHANGED, why, "data.prompt holds the words of the user's turn"
-        )
+        found.notes[f"{section}.{COMPONENT}"] = Note(Reason.CHANGED, why, "data.prompt: the words of the user's turn")
     elif builder in ("instruct_dataset", "grammar_dataset", "samsum_dataset"):
         usual = ("dialogue", "summary") if builder == "samsum_dataset" else ("input", "output")
         pair = [str(names.get(each, other)) for each, other in zip(("input", "output"), usual, strict=True)]
         found.settings = {"data.input": pair[0], "data.output": pair[1]}
-        found.sources[f"dataset.{COMPONENT}"] = "data.input"
+        found.sources[f"{section}.{COMPONENT}"] = "data.input"
     elif builder in ("chat_dataset", "slimorca_dataset"):
-        column = config.get("dataset", "conversation_column") or names.get("conversations", "conversations")
+        column = config.get(section, "conversation_column") or names.get("conversations", "conversations")
         found.settings = {"data.messages": str(column)}
-        for key in (COMPONENT, "conversation_column", "conversation_style"):
-            found.sources[f"dataset.{key}"] = "data.messages"
-    elif builder in ("chat_completion_dataset", "text_completion_dataset") and config.has("dataset", "output_key"):
-        _keyed_columns(config, found, chats=builder == "chat_completion_dataset")
+        keys = [key for key in (COMPONENT, "conversation_column", "conversation_style") if config.has(section, key)]
+        found.sources = {f"{section}.{key}": "data.messages" for key in keys}
+    elif builder in ("chat_completion_dataset", "text_completion_dataset") and config.has(section, "output_key"):
+        _keyed_columns(config, section, found, chats=builder == "chat_completion_dataset")
     for role, value in names.items():
         if value in (found.settings.get("data.output"), *_list(found.settings.get("data.input"))):
-            found.sources[f"dataset.column_map.{role}"] = "data.input"
-    system = config.get("dataset", "new_system_prompt")
+            found.sources[f"{section}.column_map.{role}"] = "data.input"
+    system = config.get(section, "new_system_prompt")
     if isinstance(system, str):
         found.settings["data.system"] = system
-        found.sources["dataset.new_system_prompt"] = "data.system"
+        found.sources[f"{section}.new_system_prompt"] = "data.system"
     if source.kind == "file":
-        found.sources["dataset.source"] = "data.path"
-    if config.has("model", "apply_lora_to_mlp"):
-        found.sources["model.apply_lora_to_mlp"] = "train.lora.target_modules"
-    if config.has("tokenizer"):
-        own = builder != "chat_completion_dataset"
-        found.notes[f"tokenizer.{COMPONENT}"] = _OWN_TURNS if own else _MODELS_OWN
-    named = config.component("model")
-    if named is not None and component(named) is None and not config.has("model", "lora_rank"):
-        why = "whether your builder trains an adapter or all weights is not known, and an adapter is written"
-        found.notes[f"model.{COMPONENT}"] = Note(Reason.CHANGED, why, "train.method: full, if it is all weights")
-    if config.get("profiler", "enabled") is False:
-        found.notes["profiler"] = Note(Reason.OFF, "switched off")
-    _same_validation(config, found)
-    _devices(config, found)
+        found.sources[f"{section}.source"] = "data.path"
+    if section == "dataset":
+        found.sources |= dict.fromkeys(_same_keys(config), "data.path")
     return found
 
 
@@ -105,34 +96,63 @@ def _list(value: object) -> list[object]:
     return value if isinstance(value, list) else [value]
 
 
-def _keyed_columns(config: Config, found: DataColumns, *, chats: bool) -> None:
+def _keyed_columns(config: Config, section: str, found: DataColumns, *, chats: bool) -> None:
     """Add the columns of cruijff_kit's datasets, which name prompt and columns themselves."""
     keys = {"input_key": "data.input", "output_key": "data.output", "prompt": "data.prompt"}
     for key, to in {**keys, "system_prompt": "data.system"}.items():
-        value = config.get("dataset", key)
+        value = config.get(section, key)
         if isinstance(value, str) and (value or key != "system_prompt"):
             found.settings[to] = value
-            found.sources[f"dataset.{key}"] = to
-    found.sources["dataset.model_path"] = "models"
+            found.sources[f"{section}.{key}"] = to
+    if config.has(section, "model_path"):
+        found.sources[f"{section}.model_path"] = "models"
     if chats:
-        found.sources[f"dataset.{COMPONENT}"] = "data.input"
+        found.sources[f"{section}.{COMPONENT}"] = "data.input"
     else:
         why = "a row is put into the model's chat template if it has one, not joined as plain text"
-        found.notes[f"dataset.{COMPONENT}"] = Note(Reason.CHANGED, why, "models: a base model without a chat template")
+        hint = "models: a base model without a chat template"
+        found.notes[f"{section}.{COMPONENT}"] = Note(Reason.CHANGED, why, hint)
 
 
-def _same_validation(config: Config, found: DataColumns) -> None:
-    """Take the keys of `dataset_val` over that equal those of `dataset`, and its split if both read one file."""
+def _same_keys(config: Config) -> Iterator[str]:
+    """Yield the keys of `dataset_val` that equal those of `dataset`, and its split if both read one file."""
     train, held = config.get("dataset"), config.get("dataset_val")
-    if not isinstance(train, dict) or not isinstance(held, dict):
-        return
-    if "data_files" in held and held["data_files"] == train.get("data_files"):
-        found.sources |= {f"dataset_val.{key}": "data.path" for key in ("split", "field") if key in held}
-    found.sources |= {f"dataset_val.{key}": "data.path" for key, value in held.items() if train.get(key) == value}
+    if isinstance(train, dict) and isinstance(held, dict):
+        one_file = "data_files" in held and held["data_files"] == train.get("data_files")
+        for key, value in held.items():
+            if train.get(key) == value or (one_file and key in ("split", "field")):
+                yield f"dataset_val.{key}"
 
 
-def _devices(config: Config, found: DataColumns) -> None:
-    """List the rows of a step where the command that the file shows starts several devices."""
+def _differs(stated: StatedTraining, document: ForeignDocument) -> Iterator[tuple[str, object, Note]]:
+    """Yield the values whose meaning the rest of the file decides."""
+    del stated
+    config = Config(document, resolve(document).data)
+    for key, note in _whole_file(config):
+        yield key, document.get(*key.split(".")), note
+
+
+def _whole_file(config: Config) -> Iterator[tuple[str, Note]]:
+    used = {name for line in config.document.lines for name in _REFERENCE.findall(line)}
+    for key in sorted(used & config.data.keys() - _known_keys()):
+        if isinstance(config.data[key], str | int | float):
+            yield key, Note(Reason.AUTOMATIC, f"used where ${{{key}}} stands")
+    if config.has("tokenizer", COMPONENT):
+        own = config.last("dataset") != "chat_completion_dataset"
+        yield f"tokenizer.{COMPONENT}", _OWN_TURNS if own else _MODELS_OWN
+    if config.has("model", "apply_lora_to_mlp"):
+        yield "model.apply_lora_to_mlp", Note(Reason.SAME, "in train.lora.target_modules")
+    named = config.component("model")
+    if named is not None and component(named) is None and not config.has("model", "lora_rank"):
+        why = "whether your builder trains an adapter or all weights is not known, and an adapter is written"
+        yield f"model.{COMPONENT}", Note(Reason.CHANGED, why, "train.method: full, if it is all weights")
+    if config.get("profiler", "enabled") is False:
+        yield "profiler", Note(Reason.OFF, "switched off")
+    yield from _devices(config)
+
+
+def _devices(config: Config) -> Iterator[tuple[str, Note]]:
+    """Yield the rows of a step where a command in a comment of the file starts several devices."""
     micro, passes = config.count("batch_size"), config.count("gradient_accumulation_steps")
     if micro is None or any(config.has(key) for key in SHARDING_KEYS):
         return
@@ -142,16 +162,8 @@ def _devices(config: Config, found: DataColumns) -> None:
             whole = micro.value * (1 if passes is None else passes.value) * int(started[1])
             why = f"rows of one device; the command on line {number} starts {started[1]}"
             instead = f"compute.gpus_per_run: {started[1]} and train.global_batch_size: {whole}"
-            found.notes["batch_size"] = Note(Reason.CHANGED, why, instead)
+            yield "batch_size", Note(Reason.CHANGED, why, instead)
             return
-
-
-def _references(config: Config) -> Iterator[tuple[str, Note]]:
-    """Yield keys that no recipe reads, and that other values name."""
-    used = {name for line in config.document.lines for name in _REFERENCE.findall(line)}
-    for key in used & config.data.keys() - _known_keys():
-        if isinstance(config.data[key], str | int | float):
-            yield key, Note(Reason.AUTOMATIC, f"used where ${{{key}}} stands")
 
 
 def _known_keys() -> frozenset[str]:
@@ -230,6 +242,7 @@ IMPORTS = ImportTable(
     },
     knows=lambda key: key.partition(".")[0] in _known_keys(),
     columns=_columns,
+    differs=_differs,
     refuses=_refuses,
 )
 """What `touchline import` needs to know about its configs."""

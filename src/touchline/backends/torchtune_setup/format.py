@@ -84,7 +84,7 @@ _TELLING = frozenset(
 )
 _ENOUGH = 3
 _SEVERAL_GPUS: Mapping[str, int] = {"Llama-3.3-70B-Instruct": 4}
-"""Models that the script gives several GPUs."""
+"""Models that the script gives several GPUs where one is asked for."""
 
 
 class SetupFormat:
@@ -119,8 +119,9 @@ def _training(settings: ConfigReader) -> StatedTraining:
     if rank is not None:
         found["alpha"] = Stated(2.0 * rank.value, rank.key, rank.where, rank.is_default)
     named, folder = settings.text("torchtune_model_name"), settings.text("models_dir")
-    if found["devices"].value == 1 and named is not None and named.value in _SEVERAL_GPUS:
-        found["devices"] = settings.default("gpus", _SEVERAL_GPUS[named.value])
+    several = 1 if named is None else _SEVERAL_GPUS.get(named.value, 1)
+    if found["devices"].value < several:
+        found["devices"] = settings.default("gpus", several)
     last = PurePosixPath(model.value).name
     found["model"] = replace(model, value=last)
     found["model_path"] = None if folder is None else replace(model, value=str(PurePosixPath(folder.value) / last))

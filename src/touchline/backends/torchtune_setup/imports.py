@@ -12,9 +12,11 @@ from touchline.spec.foreign import ForeignDocument
 from touchline.spec.partial import StatedSource
 
 _JOB = Note(Reason.AUTOMATIC, "time and memory of jobs come from the estimate", "compute.time_limit")
-_SETUP = Note(Reason.AUTOMATIC, "how jobs find Python is in your config file", "touchline config show")
+_SETUP = Note(Reason.AUTOMATIC, "how jobs find Python is in your config file", "slurm.modules, slurm.setup")
 _TRACKER = Note(Reason.AUTOMATIC, "runs are named after their factors", "`touchline export` sends metrics to a tracker")
 _PATHS = Note(Reason.AUTOMATIC, "each run has a folder of its own under the experiment")
+_UNUSED = {"text_completion": ("system_prompt",), "instruct_dataset": ("prompt", "input_key", "output_key")}
+"""Keys about rows that a type of dataset does not use."""
 _TYPES = ("chat_completion", "instruct_dataset")
 
 
@@ -27,12 +29,18 @@ def _columns(document: ForeignDocument, source: StatedSource, registry: Mapping[
         found.settings = {"data.messages": "messages"}
         found.sources["dataset_type"] = "data.messages"
         return found
+    unused = _UNUSED.get(str(kind), ())
     for key, (to, default) in DATA_KEYS.items():
+        if key in unused:
+            if key in document.data:
+                found.notes[key] = Note(Reason.OFF, f"not used with dataset_type {kind}")
+            continue
         value = document.get(key)
         value = value if isinstance(value, str) else default
         if value or key != "system_prompt":
             found.settings[to] = value
-        found.sources[key] = to
+        if key in document.data:
+            found.sources[key] = to
     if kind in _TYPES:
         found.sources["dataset_type"] = "data.input"
     return found
@@ -73,6 +81,7 @@ IMPORTS = replace(
     },
     knows=KNOWN.__contains__,
     columns=_columns,
+    differs=lambda stated, document: (),
     refuses=lambda document: None,
 )
 """What `touchline import` needs to know about its files."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,11 +14,12 @@ from touchline.backends.import_carrier import left_over
 from touchline.backends.import_training import carry_training
 from touchline.backends.imports import ALL_ROWS, ImportedTraining, NotCarried, Reason
 from touchline.backends.registry import backend_names, experiment_of_stages
-from touchline.core.errors import InputError, PolicyError
+from touchline.core.errors import InputError, PolicyError, TouchlineError
 from touchline.core.files import write_atomic
 from touchline.core.finding import Location
 from touchline.core.text import one_line, shorten
 from touchline.core.units import plural
+from touchline.data.readers import WHOLE, read_rows
 from touchline.run.imports.design import design_of
 from touchline.run.imports.hydra import read_multirun
 from touchline.run.imports.places import LocalPlaces
@@ -103,7 +105,10 @@ def import_source(paths: Sequence[Path], out: Path | None, *, model: str | None 
         return _write_stages(trainings, left, notes, target, source, name=str(data["name"]), model=model)
     choice = choose_trainer(trainings)
     trainings, left = list(choice.trainings), [*left, *choice.left]
-    trainings = _with_all_rows(trainings)
+    if any(_has_splits(each, folder) for each in trainings):
+        left = [each for each in left if each.why != ALL_ROWS.why]
+    else:
+        trainings = _with_all_rows(trainings)
     design, differences = design_of(trainings)
     data = {**data, **design}
     if model is not None:
@@ -148,6 +153,17 @@ def _with_all_rows(trainings: list[ImportedTraining]) -> list[ImportedTraining]:
         replace(each, settings={names.get(key, key): value for key, value in each.settings.items()})
         for each in trainings
     ]
+
+
+def _has_splits(training: ImportedTraining, folder: Path) -> bool:
+    """Return whether a training's data file is on this machine, and has splits of its own."""
+    path = training.settings.get("data.path")
+    try:
+        # The folder of the new experiment need not exist yet.
+        found = None if path is None else read_rows(Path(os.path.normpath(folder.absolute() / str(path.value))))
+    except (TouchlineError, OSError, ValueError):
+        return False
+    return found is not None and WHOLE not in found.splits
 
 
 def _write_stages(
