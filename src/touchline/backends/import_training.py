@@ -343,7 +343,10 @@ def _carry_source(carrier: Carrier, source: StatedSource, columns: DataColumns, 
         why = f"{kind}, not a file on this machine"
         carrier.leave(name, Note(Reason.CHANGED, why, f"save its rows as {file} beside experiment.yaml"))
     for key, value in columns.settings.items():
-        carrier.carry(key, source.format or name, value)
+        if to == "data.validation":
+            carrier.same(source.format)
+        else:
+            carrier.carry(key, source.format or name, value)
     for key in columns.sources:
         carrier.seen.add(key)
     for key, note in columns.notes.items():

@@ -20,9 +20,8 @@ from touchline.core.finding import Location
 from touchline.core.text import one_line, shorten
 from touchline.core.units import plural
 from touchline.run.imports.data_files import (
-    in_one_form,
     stages_without_rows,
-    without_empty_validation,
+    with_files,
 )
 from touchline.run.imports.design import design_of
 from touchline.run.imports.hydra import read_multirun
@@ -112,7 +111,7 @@ def import_source(paths: Sequence[Path], out: Path | None, *, model: str | None 
     trainings, left, notes = _trainings(source, folder, data)
     if source.kind is SourceKind.STAGES:
         return _write_stages(trainings, left, notes, target, source, name=str(data["name"]), model=model)
-    trainings, emptied = without_empty_validation(in_one_form(trainings), folder)
+    trainings, emptied = with_files(trainings, folder)
     trainings, backend_notes = _with_backend(trainings)
     design, differences = design_of(trainings)
     data = {**data, **design}
@@ -169,7 +168,7 @@ def _write_stages(
     empty = stages_without_rows(trainings, target.parent)
     if len(empty) == len(trainings):
         raise InputError(f"no stage has rows: {', '.join(empty.values())}", expected="a file with rows for one of them")
-    trainings, emptied = without_empty_validation(in_one_form(trainings), target.parent)
+    trainings, emptied = with_files(trainings, target.parent)
     data = {"name": name, **convert({each.name: each for each in trainings}, empty)}
     trainings = [each for each in trainings if each.name not in empty]
     emptied += [f"stage {stage} is left out: {file} has no rows" for stage, file in empty.items()]
