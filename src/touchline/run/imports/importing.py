@@ -20,6 +20,7 @@ from touchline.core.finding import Location
 from touchline.core.text import one_line, shorten
 from touchline.core.units import plural
 from touchline.data.readers import WHOLE, read_rows
+from touchline.run.imports.data_files import stages_without_rows, with_files
 from touchline.run.imports.design import design_of
 from touchline.run.imports.hydra import read_multirun
 from touchline.run.imports.places import LocalPlaces
@@ -31,6 +32,10 @@ from touchline.spec.read import read_experiment
 from touchline.spec.write import to_yaml
 
 _PARAMETER = re.compile(r"runs\.(\d+)\.parameters\.(.+)")
+_UNSCORED = (
+    "the source names no test rows, so nothing is evaluated: to score the runs, add data.test: FILE and take "
+    "evaluate.epochs out"
+)
 _SHOWN = 100
 _FILES_SHOWN = 3
 _ORDER = ("name", "question", "task", "models", "data", "train", "stages", "factors", "pairs", "exclude", "seeds")
@@ -109,12 +114,13 @@ def import_source(paths: Sequence[Path], out: Path | None, *, model: str | None 
         left = [each for each in left if each.why != ALL_ROWS.why]
     else:
         trainings = _with_all_rows(trainings)
+    trainings, emptied = with_files(trainings, folder)
     design, differences = design_of(trainings)
     data = {**data, **design}
     if model is not None:
         data["models"] = [model]
     data["name"] = experiment_name(Path(str(data["name"])))
-    notes = [*notes, *choice.notes, *differences, *_lost_factors(source.kind, left, len(trainings))]
+    notes = [*notes, *emptied, *choice.notes, *differences, *_lost_factors(source.kind, left, len(trainings))]
     return _write(data, trainings, left, notes, target, source)
 
 
@@ -185,7 +191,14 @@ def _write_stages(
     assert convert is not None, "its configs were taken"
     choice = choose_trainer(trainings, stages=True)
     trainings, left, notes = choice.trainings, [*left, *choice.left], [*notes, *choice.notes]
-    data = {"name": name, **convert({each.name: each for each in trainings})}
+    empty = stages_without_rows(trainings, target.parent)
+    if len(empty) == len(trainings):
+        raise InputError(f"no stage has rows: {', '.join(empty.values())}", expected="a file with rows for one of them")
+    trainings, emptied = with_files(trainings, target.parent)
+    data = {"name": name, **convert({each.name: each for each in trainings}, empty)}
+    trainings = [each for each in trainings if each.name not in empty]
+    emptied += [f"stage {stage} is left out: {file} has no rows" for stage, file in empty.items()]
+    notes = [*notes, *emptied]
     if model is not None:
         data["models"] = [model]
     return _write(data, trainings, left, notes, target, source)
@@ -333,16 +346,26 @@ def _add_missing(data: dict[str, object], notes: list[str]) -> None:
     inner = data.setdefault("data", {})
     assert isinstance(inner, dict)
     varies = [*_keys(data.get("factors")), *(key for pair in _list(data.get("pairs")) for key in _keys(pair))]
-    if not inner.get("path") and not inner.get("train"):
-        key = "train" if "data.train" in varies else "path"
-        data["data"] = {key: "data.jsonl", **{name: value for name, value in inner.items() if name != key}}
-        if not {"data.path", "data.train"} & set(varies):
+    pairs = [_mapping(pair) for pair in _list(data.get("pairs"))]
+    levels = [*_list(_mapping(data.get("factors")).get("data.train")), *(pair.get("data.train") for pair in pairs)]
+    if first := next((each for each in (inner.get("train"), *levels) if each), None):
+        data["data"] = {"train": first, **{key: value for key, value in inner.items() if key != "train"}}
+        # No config of a training names test rows.
+        data["evaluate"] = {"epochs": []}
+        notes.append(_UNSCORED)
+    elif not inner.get("path"):
+        data["data"] = {"path": "data.jsonl", **{key: value for key, value in inner.items() if key != "path"}}
+        if "data.path" not in varies:
             notes.append("the source names no dataset: set data.path")
     if "models" in data and not any(_list(data["models"])):
         del data["models"]
     if "models" not in data and "models" not in varies:
         data["models"] = ["MODEL"]
         notes.append("the source names no model: set models")
+
+
+def _mapping(value: object) -> dict[str, object]:
+    return dict(value) if isinstance(value, dict) else {}
 
 
 def _keys(value: object) -> list[str]:
