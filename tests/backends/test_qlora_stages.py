@@ -66,32 +66,78 @@ def test_eight_configs_are_one_experiment(settings: UserConfig, tmp_path: Path) 
         # Equal in all configs or the stage's own.
         assert stage.train["checkpoint"] == {"every": {"steps": ROWS[name]}}
         assert stage.train["validate_every_steps"] == ROWS[name]
-        assert stage.data == {"path": f"../data/{name}/train.jsonl"}
+        files = {"train": f"../data/{name}/train.jsonl", "validation": f"../data/{name}/validation.jsonl"}
+        assert stage.data == files
         assert stage.parent == ("exp4_stage1" if name == "exp4_stage2" else None)
     assert stages["exp4_stage2"].continue_ == "adapter"
     assert train.dataloader_workers == 16
-    for words in ("val_jsonl", "turns it on"):
+    assert experiment.evaluate.epochs == ()
+    for words in ("data.test: FILE", "turns it on"):
         assert any(words in note for note in made.notes), words
         assert words in text
 
 
-def test_the_experiment_can_be_planned(settings: UserConfig, tmp_path: Path) -> None:
+def write_rows(folder: Path, stage: str, train: int, validation: int) -> None:
+    """Write the training and the validation rows of a stage."""
+    (folder / "data" / stage).mkdir(parents=True)
+    for split, count in (("train", train), ("validation", validation)):
+        rows = [{"input": f"{stage} {split} {n}", "output": f"answer {n % 7}"} for n in range(count)]
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / "data" / stage / f"{split}.jsonl").write_text(text, encoding="utf-8")
+
+
+def as_text(path: Path) -> None:
+    """Let rows of text stand for the project's images, which are not public."""
+    text = re.sub(r'  (images: "image"|quantization: "nf4").*\n', "", path.read_text(encoding="utf-8"))
+    path.write_text(text, encoding="utf-8")
+
+
+def test_the_experiment_can_be_planned_and_every_training_row_trains(settings: UserConfig, tmp_path: Path) -> None:
     configs = write_configs(tmp_path)
     for stage in ROWS:
-        file = tmp_path / "data" / stage / "train.jsonl"
-        file.parent.mkdir(parents=True)
-        rows = [{"input": f"{stage} {n}", "output": f"answer {n % 7}"} for n in range(40)]
-        file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        write_rows(tmp_path, stage, 1344 if stage == "exp1_random" else 40, 5)
+    first = tmp_path / "configs" / "exp1_random.yaml"
+    first.write_text(changed(first.read_text("utf-8"), "epochs: 2", "epochs: 20"), encoding="utf-8")
     made = api.init(tmp_path / "endovis", settings, configs=configs, model="Tiny-1M")
-    # Rows of text stand for the project's images, which are not public.
-    text = re.sub(r'  (images: "image"|quantization: "nf4").*\n', "", made.path.read_text(encoding="utf-8"))
-    made.path.write_text(text, encoding="utf-8")
+    as_text(made.path)
     plan = api.plan(made.path, settings).plan
     assert len(plan.runs) == len(ROWS)
     assert {run.link.parent for run in plan.runs if run.link is not None} == {
         next(run.name for run in plan.runs if "exp4_stage1" in run.name)
     }
     assert all(run.batches is not None and run.batches.micro_batch_size == 4 for run in plan.runs)
+    steps = {run.name: run.batches.steps for run in plan.runs if run.batches is not None}
+    assert next(count for name, count in steps.items() if "exp1_random" in name) == 1680
+    assert all([split.num_examples for split in info.splits][1:] == [5] for info in plan.datasets.values())
+
+
+def test_an_empty_stage_is_named_and_left_out(settings: UserConfig, tmp_path: Path) -> None:
+    configs = write_configs(tmp_path)
+    for stage in ROWS:
+        write_rows(tmp_path, stage, 0 if stage == "exp3_stage3" else 20, 0 if stage == "exp2_qwen_reordered" else 4)
+    for stage, parent in (("exp3_stage3", "exp3_stage2"), ("exp5_sequential_cot", "exp3_stage3")):
+        with (tmp_path / "configs" / f"{stage}.yaml").open("a", encoding="utf-8") as stream:
+            stream.write(f"prev_checkpoint: models/{parent}/checkpoint-9\n")
+    made = api.init(tmp_path / "endovis", settings, configs=configs, model="Tiny-1M")
+    stages = {stage.name: stage for stage in read_experiment(made.path.read_text("utf-8"), "x").experiment.stages}
+    assert set(stages) == set(ROWS) - {"exp3_stage3"}
+    # What continued the empty stage continues the stage before it.
+    assert stages["exp5_sequential_cot"].parent == "exp3_stage2"
+    assert "validation" not in stages["exp2_qwen_reordered"].data
+    assert "validation" in stages["exp1_random"].data
+    notes = "\n".join(made.notes)
+    assert "stage exp3_stage3 is left out: ../data/exp3_stage3/train.jsonl has no rows" in notes
+    assert "exp2_qwen_reordered: ../data/exp2_qwen_reordered/validation.jsonl has no rows" in notes
+    as_text(made.path)
+    assert len(api.plan(made.path, settings).plan.runs) == len(ROWS) - 1
+
+
+def test_stages_without_any_rows_are_no_experiment(settings: UserConfig, tmp_path: Path) -> None:
+    configs = write_configs(tmp_path)
+    for stage in ROWS:
+        write_rows(tmp_path, stage, 0, 4)
+    with pytest.raises(InputError, match="no stage has rows"):
+        api.init(tmp_path / "endovis", settings, configs=configs)
 
 
 def test_all_faults_of_configs_come_at_once(settings: UserConfig, tmp_path: Path) -> None:

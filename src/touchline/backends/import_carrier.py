@@ -15,7 +15,7 @@ from touchline.backends.imports import MODEL, SEED, Carried, ImportTable, NotCar
 from touchline.core.errors import InputError
 from touchline.core.finding import Location
 from touchline.spec.document import Key, YamlDocument, parse_value
-from touchline.spec.experiment import DataConfig, Experiment
+from touchline.spec.experiment import DataConfig, Experiment, with_fields
 from touchline.spec.foreign import ForeignDocument
 from touchline.spec.overlay import with_settings
 from touchline.spec.partial import Stated
@@ -48,7 +48,9 @@ def _problem(key: str, text: str) -> str | None:
         return error.findings[0].message
     if key == MODEL:
         return None
-    _, findings = with_settings(STAND_IN, {key: value}, NOWHERE)
+    separate = key in ("data.train", "data.validation", "data.test")
+    stand_in = with_fields(STAND_IN, data=DataConfig(train="x")) if separate else STAND_IN
+    _, findings = with_settings(stand_in, {key: value}, NOWHERE)
     return findings[0].message if findings else None
 
 

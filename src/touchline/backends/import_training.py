@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 
 from touchline.backends.formats import ConfigReading
@@ -255,11 +255,11 @@ def _carry_checkpoints(carrier: Carrier, stated: StatedTraining, table: ImportTa
 
 def _carry_data(carrier: Carrier, stated: StatedTraining, table: ImportTable, places: Places) -> None:
     sources = [source for source in stated.sources if source.role == "train"]
+    held_out = [source for source in stated.sources if source.role == "validation"]
+    separate = _separate(carrier, [*sources[:1], *held_out[:1]], table, places)
     for source in sources[:1]:
-        columns = DataColumns()
-        if table.columns is not None:
-            columns = table.columns(carrier.document, source, places.registry(carrier.document))
-        _carry_source(carrier, source, columns, places)
+        columns = _columns(carrier, source, table, places)
+        _carry_source(carrier, source, columns, places, "data.train" if separate else "data.path")
     for source in sources[1:]:
         if source.name.key not in carrier.seen:
             carrier.leave(source.name, Note(Reason.NO_COUNTERPART, "a dataset is one file", "join them in one file"))
@@ -267,13 +267,18 @@ def _carry_data(carrier: Carrier, stated: StatedTraining, table: ImportTable, pl
             why = f"a dataset is one file, and {sources[0].name.value} is the first"
             note = Note(Reason.NO_COUNTERPART, why, "join them in one file")
             carrier.left.append(not_carried(source.name.key, source.name.value, source.name.where, note))
-    for source in stated.sources:
-        if source.role == "validation":
-            why = "a dataset is one file"
-            instead = "join training and validation rows in one file, with a column `split`"
-            carrier.leave(source.name, Note(Reason.NO_COUNTERPART, why, instead))
+    for source in held_out[:1] if separate else ():
+        _carry_source(carrier, source, _columns(carrier, source, table, places), places, "data.validation")
+    for source in held_out[1:] if separate else held_out:
+        note = Note(Reason.NO_COUNTERPART, "validation rows are one file", "data: {train: FILE, validation: FILE}")
+        if source.name.key not in carrier.seen:
+            carrier.leave(source.name, note)
+        else:
+            carrier.left.append(not_carried(source.name.key, source.name.value, source.name.where, note))
     held = stated.validation_fraction
-    if held is not None and 0 < held.value < 1:
+    if held is not None and separate:
+        carrier.leave(held, Note(Reason.OFF, "the validation file is used"))
+    elif held is not None and 0 < held.value < 1:
         carrier.carry("data.train_fraction", held, round(1 - held.value, 6))
         why = "of the rows that do not train, a quarter validates and the others test, unless the file has splits"
         carrier.leave(held, Note(Reason.CHANGED, why))
@@ -294,6 +299,24 @@ def _carry_data(carrier: Carrier, stated: StatedTraining, table: ImportTable, pl
         )
 
 
+def _columns(carrier: Carrier, source: StatedSource, table: ImportTable, places: Places) -> DataColumns:
+    if table.columns is None:
+        return DataColumns()
+    return table.columns(carrier.document, source, places.registry(carrier.document))
+
+
+def _separate(carrier: Carrier, sources: Sequence[StatedSource], table: ImportTable, places: Places) -> bool:
+    """Return True if training and validation rows are two files with the same columns."""
+    if len(sources) < 2:
+        return False
+    columns = [_columns(carrier, source, table, places) for source in sources]
+    files = [
+        each.path or (source.name.value if source.kind == "file" else None)
+        for source, each in zip(sources, columns, strict=True)
+    ]
+    return None not in files and files[0] != files[1] and columns[0].settings == columns[1].settings
+
+
 def relative(path: str, file: str) -> str:
     """Return a path relative to the folder of a file; both are relative to one folder."""
     one, folder = PurePosixPath(path), PurePosixPath(file).parent
@@ -305,22 +328,25 @@ def relative(path: str, file: str) -> str:
     return "/".join([*[".."] * len(above), *parts]) or "."
 
 
-def _carry_source(carrier: Carrier, source: StatedSource, columns: DataColumns, places: Places) -> None:
+def _carry_source(carrier: Carrier, source: StatedSource, columns: DataColumns, places: Places, to: str) -> None:
     name = source.name
     if columns.path is not None:
-        carrier.carry("data.path", name, places.file(columns.path))
+        carrier.carry(to, name, places.file(columns.path))
     elif source.kind in ("file", "folder"):
-        carrier.carry("data.path", name, places.file(name.value))
+        carrier.carry(to, name, places.file(name.value))
         if source.kind == "folder":
             carrier.leave(name, Note(Reason.CHANGED, "a dataset is one file", "name the file in data.path"))
     else:
         file = f"data/{_file_name(name.value)}.jsonl"
-        carrier.carry("data.path", name, file)
+        carrier.carry(to, name, file)
         kind = {"hub": "a dataset of a hub", "registered": "a registered name", "builder": "a builder"}[source.kind]
         why = f"{kind}, not a file on this machine"
         carrier.leave(name, Note(Reason.CHANGED, why, f"save its rows as {file} beside experiment.yaml"))
     for key, value in columns.settings.items():
-        carrier.carry(key, source.format or name, value)
+        if to == "data.validation":
+            carrier.same(source.format)
+        else:
+            carrier.carry(key, source.format or name, value)
     for key in columns.sources:
         carrier.seen.add(key)
     for key, note in columns.notes.items():

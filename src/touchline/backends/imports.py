@@ -7,7 +7,7 @@ experiment.yaml, the same way for every trainer. A trainer's own words, and keys
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple, Protocol
@@ -197,8 +197,10 @@ HF_NOTES: Mapping[str, Note] = {
 class ExperimentOfStages(Protocol):
     """Conversion of a trainer's stage configs to one experiment."""
 
-    def __call__(self, configs: Mapping[str, ImportedTraining]) -> dict[str, object]:
+    def __call__(self, configs: Mapping[str, ImportedTraining], left_out: Collection[str] = ()) -> dict[str, object]:
         """Return `train`, `data`, `models`, `stages`, `seeds` and `allow` of the experiment, by the stages' names.
+
+        Stages that are `left_out` train nothing: what continues one of them continues its parent.
 
         Raises:
             InputError: configs that are not one experiment; with every reason.

@@ -103,9 +103,9 @@ def separate_splits(
             parts += [] if part == WHOLE else [f"of {file.path.name} its split {part}"]
     if not any(split_of(key).startswith("test") for key, _ in files.by_key):
         message = f"{files.path.name} comes without test rows, so its runs cannot be scored"
-        hint = "name a file of test rows: data: {train: ..., test: FILE}"
+        hint = "data: {test: FILE} names them, or evaluate: {epochs: []} evaluates nothing"
         if "test" in raw[files.by_key[0][0]].splits:
-            hint = f"data: {{path: ...}} takes all splits of {files.path.name}; or data: {{train: ..., test: FILE}}"
+            hint = f"data: {{path: ...}} takes all splits of {files.path.name}; or {hint}"
         where = Location(path=str(files.path))
         findings.append(
             Finding(

@@ -201,7 +201,7 @@ def _completed(record: RunRecord, plan: Plan, run: PlannedRun) -> RunRecord:
         course=replace(record.course, epochs=_number(run.train.epochs, "epochs")),
         dataset=DatasetFacts(
             name=SourcedText(value=PurePath(run.dataset).name, method=_PLANNED),
-            sha256=SourcedText(value=plan.datasets[run.dataset].sha256, method=_PLANNED),
+            sha256=SourcedText(value=plan.datasets[run.dataset].all_files[0].sha256, method=_PLANNED),
             examples=_number(batches.num_examples, "examples"),
         ),
     )

@@ -40,13 +40,14 @@ def changed_inputs(
     """
     for each in chain_of(plan, run):
         data, model = plan.datasets[each.dataset], plan.models[each.model]
-        path = folder.root / each.dataset
-        if not path.is_file():
-            raise InputError(
-                f"the dataset {str(path)!r} of {each.name} is not there", expected="the file that it was trained on"
-            )
-        if (now := sha256_file(path)) != data.sha256:
-            yield f"dataset {path.name}", data.sha256, now
+        for file in data.all_files:
+            path = folder.root / file.path
+            if not path.is_file():
+                raise InputError(
+                    f"the dataset {str(path)!r} of {each.name} is not there", expected="the file that was planned"
+                )
+            if (now := sha256_file(path)) != file.sha256:
+                yield f"dataset {path.name}", file.sha256, now
         place = locate_model(model.path, model.weights_sha256)
         here = load_model(place if Path(place).is_dir() else model.name, settings.models_dir)
         for what, planned, found in (

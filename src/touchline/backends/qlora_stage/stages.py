@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -10,14 +10,16 @@ from touchline.backends.import_carrier import nested
 from touchline.backends.imports import MODEL, SEED, ImportedTraining
 from touchline.core.errors import InputError
 from touchline.core.finding import Finding, Severity
+from touchline.spec.experiment import DATASET_KEYS
 from touchline.spec.partial import Stated, StatedTraining
 
 
-def experiment_of(configs: Mapping[str, ImportedTraining]) -> dict[str, object]:
+def experiment_of(configs: Mapping[str, ImportedTraining], left_out: Collection[str] = ()) -> dict[str, object]:
     """Return the experiment of stage configs, common settings once.
 
     Args:
         configs: training of each config, by the stage's name.
+        left_out: stages without rows; what continues one of them continues its parent.
 
     Raises:
         InputError: configs that are no one experiment; with every reason.
@@ -31,11 +33,15 @@ def experiment_of(configs: Mapping[str, ImportedTraining]) -> dict[str, object]:
         if config.parent is not None and parents[stage] is None
     ]
     order = _ordered(parents)
+    for stage in order:
+        while (above := parents[stage]) in left_out:
+            parents[stage] = parents[above] if above is not None else None
     findings += [
         _fault(stage, "its prev_checkpoint leads back to itself", None) for stage in trainings.keys() - set(order)
     ]
     if findings:
         raise InputError("the configs are not one experiment", findings=findings)
+    order = [stage for stage in order if stage not in left_out]
     settings = {stage: {key: each.value for key, each in configs[stage].settings.items()} for stage in order}
     first = settings[order[0]]
     common = {key: value for key, value in first.items() if all(each.get(key) == value for each in settings.values())}
@@ -50,11 +56,11 @@ def experiment_of(configs: Mapping[str, ImportedTraining]) -> dict[str, object]:
         stages.append({**entry, **nested(own)})
     data: dict[str, object] = {
         "models": [model],
-        **nested({"data.path": first.get("data.path", ""), **common}),
+        **nested({key: first[key] for key in DATASET_KEYS if key in first} | common),
         "stages": stages,
         "seeds": [seed],
     }
-    if sum(parent is None for parent in parents.values()) > 1:
+    if sum(parents[stage] is None for stage in order) > 1:
         # Several chains in one file are meant here.
         data["allow"] = ["EX124"]
     return data

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -12,16 +12,15 @@ from touchline.core.callbacks import ProgressCallback
 from touchline.core.catalog import DatasetInfo, ImageHashes, ModelInfo
 from touchline.core.errors import InputError, TouchlineError
 from touchline.core.finding import Finding, Location, Severity
-from touchline.core.levels import STAGE
 from touchline.data.datasets import cluster_faults, load_dataset
 from touchline.data.image_hashes import image_hashes
 from touchline.data.label_sets import label_set
 from touchline.data.lengths import TokenLengths, asked_lengths, token_lengths
 from touchline.data.models import load_model
 from touchline.data.resolving import shown_example, with_columns
-from touchline.data.splits import WITHOUT_TEST
 from touchline.data.task_files import is_task_file, resolve_task
 from touchline.data.user_config import UserConfig
+from touchline.lint.local.data_places import findings_of_files, place_of_data
 from touchline.lint.local.recipes import read_recipe
 from touchline.plan.build import data_key
 from touchline.plan.learning_rate import with_learning_rates
@@ -45,7 +44,7 @@ from touchline.spec.overlay import with_settings
 from touchline.spec.plan import PlannedRun, RecipeFile, ShownExample, data_parallel_size
 from touchline.spec.read import LoadedExperiment
 from touchline.spec.runs import RunKind, RunSpec
-from touchline.spec.stages import chain_faults, stage_experiment, stage_places
+from touchline.spec.stages import chain_faults, stage_experiment
 from touchline.spec.stated import places_of_run
 from touchline.spec.tasks.protocol import Task
 from touchline.spec.tasks.ready_made import TASKS, get_task
@@ -155,25 +154,13 @@ def _see_datasets(seen: ResolvedInputs, settings: UserConfig) -> None:
         try:
             info = load_dataset(data, seen.root, settings.cache_dir)
         except InputError as fault:
-            found: Sequence[Finding] = as_findings(fault, "DA100", _place_of_data(users[0], seen.loaded))
+            found: Sequence[Finding] = as_findings(fault, "DA100", place_of_data(users[0], seen.loaded))
         else:
             files = known.setdefault(data.file, data.files)
-            place = _place_of_data(users[0], seen.loaded)
-            own = (replace(each, where=place) if each.subject == WITHOUT_TEST else each for each in info.findings)
-            found = (*own, *_other_files(files, users[0], seen.loaded))
+            info = replace(info, findings=tuple(findings_of_files(info, files, users, seen.loaded)))
+            found = info.findings
             seen.datasets.setdefault(data.file, portable_dataset(data, info, seen.root))
         seen.findings += of_runs(found, users)
-
-
-def _other_files(known: dict[str, str], spec: RunSpec, loaded: LoadedExperiment) -> Iterator[Finding]:
-    """Yield an error if runs have one training file and otherwise different files: it names their dataset."""
-    files = spec.data.files
-    if list(files.items()) == list(known.items()):
-        return
-    key = next(key for key in (*known, *files) if known.get(key) != files.get(key))
-    message = f"{spec.data.file} is used with {known.get(key, 'no file')} and with {files.get(key, 'no file')} as {key}"
-    hint = "one experiment for each, or a copy of the training file with a name of its own"
-    yield error("EX003", key, message, _place_of_data(spec, loaded), hint)
 
 
 def _see_runs(
@@ -390,14 +377,6 @@ def _design(loaded: LoadedExperiment, labels: dict[str, ModelLabel]) -> tuple[Ru
     return expand(experiment, labels, loaded.document)
 
 
-def _place_of_data(spec: RunSpec, loaded: LoadedExperiment) -> Location:
-    """Return the location of a run's dataset."""
-    stage = next((level.value for level in spec.levels if level.factor == STAGE), None)
-    own = {} if stage is None else stage_places(loaded.document, stage)
-    key = spec.data.file_key
-    return loaded.document.where(own.get(key, key.split(".")))
-
-
 def images_of_runs(seen: ResolvedInputs, specs: Iterable[RunSpec], settings: UserConfig) -> dict[str, ImageHashes]:
     """Return the hashes of the images of each dataset with its columns, by `data_key`; cached on disk."""
     found: dict[str, ImageHashes] = {}
@@ -430,7 +409,7 @@ def see_lengths(
             tokens = token_lengths(model, data, "train", seen.root, date, settings.cache_dir, on_progress)
             tests = asked_lengths(model, data, seen.root, date, settings.cache_dir, on_progress)
         except InputError as fault:
-            place = _place_of_data(users[0], seen.loaded)
+            place = place_of_data(users[0], seen.loaded)
             seen.findings += of_runs(as_findings(fault, "DA100", place), users)
             continue
         of_tests = None if tests is None else _example_lengths(tests)

@@ -80,7 +80,10 @@ def _science(plan: Plan, run: PlannedRun) -> str:
     identity = {
         "kind": [run.kind, run.control, run.phase],
         "model": [model.name, model.weights_sha256, model.tokenizer_sha256, model.config_sha256],
-        "data": [data.sha256, {key: value for key, value in _stated(run.data).items() if key != "path"}],
+        "data": [
+            [file.sha256 for file in data.files] or data.sha256,
+            {key: value for key, value in _stated(run.data.as_file("x")).items() if key != "path"},
+        ],
         "train": None if train is None else {key: value for key, value in train.items() if key not in _LAYOUT},
         "steps": None if run.batches is None else [run.batches.steps, run.batches.global_batch_size],
         "seed": run.seed,

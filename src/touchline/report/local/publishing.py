@@ -308,7 +308,12 @@ class _Private:
 def _private(folder: ExperimentFolder, plan: Plan, settings: UserConfig) -> _Private:
     folders = {str(Path.home()), str(folder.root), str(settings.models_dir), str(settings.cache_dir)}
     folders |= {model.path for model in plan.models.values()}
-    folders |= {str(PurePath(path).parent) for path in plan.datasets if PurePath(path).is_absolute()}
+    folders |= {
+        str(PurePath(path).parent)
+        for info in plan.datasets.values()
+        for file in info.all_files
+        if PurePath(path := file.path).is_absolute()
+    }
     found = {path: "a folder of this machine" for path in folders if len(PurePath(path).parts) > 2}
     for name, value in os.environ.items():
         if _SECRET_NAME.search(name) and len(value) >= _SECRET_CHARACTERS and not value.startswith("/"):

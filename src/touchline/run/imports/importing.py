@@ -19,6 +19,10 @@ from touchline.core.files import write_atomic
 from touchline.core.finding import Location
 from touchline.core.text import one_line, shorten
 from touchline.core.units import plural
+from touchline.run.imports.data_files import (
+    stages_without_rows,
+    with_files,
+)
 from touchline.run.imports.design import design_of
 from touchline.run.imports.hydra import read_multirun
 from touchline.run.imports.places import LocalPlaces
@@ -32,6 +36,10 @@ from touchline.spec.validate import build
 from touchline.spec.write import to_yaml
 
 _PARAMETER = re.compile(r"runs\.\d+\.parameters\.(.+)")
+_UNSCORED = (
+    "the source names no test rows, so nothing is evaluated: to score the runs, add data.test: FILE and take "
+    "evaluate.epochs out"
+)
 _SHOWN = 100
 _FILES_SHOWN = 3
 _ORDER = ("name", "question", "task", "models", "data", "train", "stages", "factors", "pairs", "exclude", "seeds")
@@ -103,13 +111,14 @@ def import_source(paths: Sequence[Path], out: Path | None, *, model: str | None 
     trainings, left, notes = _trainings(source, folder, data)
     if source.kind is SourceKind.STAGES:
         return _write_stages(trainings, left, notes, target, source, name=str(data["name"]), model=model)
+    trainings, emptied = with_files(trainings, folder)
     trainings, backend_notes = _with_backend(trainings)
     design, differences = design_of(trainings)
     data = {**data, **design}
     if model is not None:
         data["models"] = [model]
     data["name"] = experiment_name(Path(str(data["name"])))
-    notes = [*notes, *backend_notes, *differences, *_lost_factors(source.kind, left, len(trainings))]
+    notes = [*notes, *emptied, *backend_notes, *differences, *_lost_factors(source.kind, left, len(trainings))]
     return _write(data, trainings, left, notes, target, source)
 
 
@@ -156,7 +165,14 @@ def _write_stages(
     """
     convert = experiment_of_stages(source.configs[0].format.name)
     assert convert is not None, "its configs were taken"
-    data = {"name": name, **convert({each.name: each for each in trainings})}
+    empty = stages_without_rows(trainings, target.parent)
+    if len(empty) == len(trainings):
+        raise InputError(f"no stage has rows: {', '.join(empty.values())}", expected="a file with rows for one of them")
+    trainings, emptied = with_files(trainings, target.parent)
+    data = {"name": name, **convert({each.name: each for each in trainings}, empty)}
+    trainings = [each for each in trainings if each.name not in empty]
+    emptied += [f"stage {stage} is left out: {file} has no rows" for stage, file in empty.items()]
+    notes = [*notes, *emptied]
     if model is not None:
         data["models"] = [model]
     return _write(data, trainings, left, notes, target, source)
@@ -321,7 +337,14 @@ def _add_missing(data: dict[str, object], notes: list[str]) -> None:
     inner = data.setdefault("data", {})
     assert isinstance(inner, dict)
     varies = [*_keys(data.get("factors")), *(key for pair in _list(data.get("pairs")) for key in _keys(pair))]
-    if not inner.get("path"):
+    pairs = [_mapping(pair) for pair in _list(data.get("pairs"))]
+    levels = [*_list(_mapping(data.get("factors")).get("data.train")), *(pair.get("data.train") for pair in pairs)]
+    if first := next((each for each in (inner.get("train"), *levels) if each), None):
+        data["data"] = {"train": first, **{key: value for key, value in inner.items() if key != "train"}}
+        # No config of a training names test rows.
+        data["evaluate"] = {"epochs": []}
+        notes.append(_UNSCORED)
+    elif not inner.get("path"):
         data["data"] = {"path": "data.jsonl", **{key: value for key, value in inner.items() if key != "path"}}
         if "data.path" not in varies:
             notes.append("the source names no dataset: set data.path")
@@ -330,6 +353,10 @@ def _add_missing(data: dict[str, object], notes: list[str]) -> None:
     if "models" not in data and "models" not in varies:
         data["models"] = ["MODEL"]
         notes.append("the source names no model: set models")
+
+
+def _mapping(value: object) -> dict[str, object]:
+    return dict(value) if isinstance(value, dict) else {}
 
 
 def _keys(value: object) -> list[str]:

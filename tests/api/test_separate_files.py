@@ -1,0 +1,206 @@
+"""Planning with a file each for training, validation and test: names, hashes, drift, and what a training reads."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from tests.api.separate_files import BASE, FIRST, SECOND, SEPARATE, make_separate, words, write
+
+from tools.tiny_model import write_tiny_model
+from touchline import api
+from touchline.core.errors import InputError, PlanDriftError
+from touchline.data.user_config import UserConfig
+from touchline.spec.plan import Plan
+
+pytestmark = pytest.mark.planning
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> UserConfig:
+    base = tmp_path_factory.mktemp("here")
+    write_tiny_model(base / "models" / "Tiny-1M-Instruct")
+    return UserConfig(models_dir=base / "models", cache_dir=base / "cache", history_dir=base / "history")
+
+
+def digests(plan: Plan) -> dict[str, str]:
+    return {run.name: run.digest for run in plan.runs}
+
+
+def errors_of_plan(folder: Path, settings: UserConfig) -> list[tuple[str, str, str | None]]:
+    with pytest.raises(InputError) as caught:
+        api.plan(folder, settings)
+    return [(each.code, f"{each.subject}: {each.message}", each.hint) for each in caught.value.findings]
+
+
+def test_a_training_file_names_its_runs_and_the_base_is_evaluated_once(settings: UserConfig, tmp_path: Path) -> None:
+    plan = api.plan(make_separate(tmp_path), settings).plan
+    assert [run.name for run in plan.runs] == [FIRST, SECOND, BASE]
+    assert [run.dataset for run in plan.runs[:2]] == ["data/train_5.json", "data/train_9.json"]
+    assert [level.factor for level in plan.runs[2].levels] == ["models"]
+    info = plan.datasets["data/train_9.json"]
+    assert [(file.key, file.path) for file in info.files] == [
+        ("data.train", "data/train_9.json"),
+        ("data.validation", "data/validation.json"),
+        ("data.test.5L", "data/test_5.json"),
+        ("data.test.9L", "data/test_9.json"),
+    ]
+    assert [(each.name, each.num_examples) for each in info.test_sets] == [("5L", 12), ("9L", 12)]
+    text = (tmp_path / "runs_plan.md").read_text(encoding="utf-8")
+    for file in (file for each in plan.datasets.values() for file in each.files):
+        assert file.path in text
+        assert file.sha256[:12] in text
+    assert "None" not in text
+
+
+def test_a_pattern_of_names_has_the_training_file(settings: UserConfig, tmp_path: Path) -> None:
+    plan = api.plan(make_separate(tmp_path, SEPARATE + "run_names: 'on_{data}'\n"), settings).plan
+    assert [run.name for run in plan.runs[:2]] == ["on_train5", "on_train9"]
+
+
+def test_a_run_folder_has_the_files_that_its_training_reads(settings: UserConfig, tmp_path: Path) -> None:
+    api.plan(make_separate(tmp_path), settings)
+    api.prepare(tmp_path, settings)
+    training = yaml.safe_load((tmp_path / SECOND / "finetune.yaml").read_text("utf-8"))["data"]
+    evaluation = yaml.safe_load((tmp_path / SECOND / "eval.yaml").read_text("utf-8"))["data"]
+    own = yaml.safe_load((tmp_path / SECOND / "setup_finetune.yaml").read_text("utf-8"))["data"]
+    assert (training["train"], training["validation"]) == ("../data/train_9.json", "../data/validation.json")
+    assert evaluation["test"] == {"5L": "../data/test_5.json", "9L": "../data/test_9.json"}
+    assert own["test"] == {"5L": "data/test_5.json", "9L": "data/test_9.json"}
+    # A test file is no part of a training, and no split is made.
+    assert not {"path", "test", "train_fraction", "split_seed"} & training.keys()
+    assert not {"path", "train_fraction", "split_seed"} & own.keys()
+
+
+def test_a_moved_folder_has_the_same_plan(settings: UserConfig, tmp_path: Path) -> None:
+    before = api.plan(make_separate(tmp_path / "a"), settings).plan
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    assert str(tmp_path) not in json.dumps(json.loads((tmp_path / "b" / "plan.json").read_text("utf-8"))["datasets"])
+    assert digests(api.plan(tmp_path / "b", settings).plan) == digests(before)
+
+
+def test_files_outside_the_folder_are_found_from_a_run(settings: UserConfig, tmp_path: Path) -> None:
+    folder = make_separate(tmp_path / "exp")
+    shutil.move(folder / "data", tmp_path / "data")
+    (folder / "experiment.yaml").write_text(SEPARATE.replace("data/", "../data/"), encoding="utf-8")
+    api.plan(folder, settings)
+    api.prepare(folder, settings)
+    training = yaml.safe_load((folder / FIRST / "finetune.yaml").read_text("utf-8"))["data"]
+    assert (folder / FIRST / training["train"]).samefile(tmp_path / "data" / "train_5.json")
+    assert (folder / FIRST / training["validation"]).samefile(tmp_path / "data" / "validation.json")
+
+
+@pytest.mark.parametrize(
+    ("file", "changes"),
+    [("train_9.json", {SECOND}), ("validation.json", {FIRST, SECOND}), ("test_5.json", set()), ("test_9.json", set())],
+)
+def test_other_content_of_a_file_changes_the_trainings_that_read_it(
+    settings: UserConfig, tmp_path: Path, file: str, changes: set[str]
+) -> None:
+    before = api.plan(make_separate(tmp_path), settings).plan
+    write(tmp_path / "data" / file, words(12, 11, 3))
+    after = api.plan(tmp_path, settings).plan
+    changed = {name for name, digest in digests(before).items() if digests(after)[name] != digest}
+    assert changed - {BASE} == changes
+    assert json.loads((tmp_path / "plan.json").read_text("utf-8"))["datasets"] != {}
+    hashes = [[file.sha256 for file in plan.datasets["data/train_9.json"].files] for plan in (before, after)]
+    assert sum(one != other for one, other in zip(*hashes, strict=True)) == 1
+
+
+def test_a_further_test_set_changes_no_training(settings: UserConfig, tmp_path: Path) -> None:
+    before = api.plan(make_separate(tmp_path), settings).plan
+    write(tmp_path / "data" / "test_11.json", words(5, 11, 0))
+    text = SEPARATE.replace("9L: data/test_9.json", "9L: data/test_9.json, 11L: data/test_11.json")
+    (tmp_path / "experiment.yaml").write_text(text, encoding="utf-8")
+    after = api.plan(tmp_path, settings).plan
+    assert {name: digests(after)[name] for name in (FIRST, SECOND)} == {
+        name: digests(before)[name] for name in (FIRST, SECOND)
+    }
+
+
+@pytest.mark.parametrize(("file", "key"), [("train_9.json", "data.train"), ("validation.json", "data.validation")])
+def test_a_started_run_refuses_another_file_by_its_key(
+    settings: UserConfig, tmp_path: Path, file: str, key: str
+) -> None:
+    api.plan(make_separate(tmp_path), settings)
+    api.prepare(tmp_path, settings)
+    (tmp_path / SECOND / "metrics.jsonl").write_text("", encoding="utf-8")
+    write(tmp_path / "data" / file, words(40, 11, 3))
+    with pytest.raises(PlanDriftError, match=f"the file of {key} changed"):
+        api.plan(tmp_path, settings)
+
+
+def _two_validations(text: str) -> str:
+    return text.replace(
+        "  data.train: [data/train_5.json, data/train_9.json]",
+        "  data.validation: [data/validation.json, data/test_9.json]",
+    ).replace(", 9L: data/test_9.json", "")
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "text"),
+    [
+        (_two_validations, "EX003", "data/train_5.json is used with data/validation.json and with data/test_9.json"),
+        (lambda t: t.replace("  train: data/", "  path: data/"), "EX003", "data: expected either path"),
+        (
+            lambda t: t.replace("  train: data/train_5.json\n", ""),
+            "EX003",
+            "data: expected path, one file with all rows",
+        ),
+        (lambda t: t.replace("  train: data/", "  trian: data/"), "EX002", "unknown key 'data.trian'"),
+        (lambda t: t.replace("5L: data", "5/L: data"), "EX003", "test sets with names"),
+        (lambda t: t.replace("data/test_9", "data/test_5"), "EX003", "each file under one name"),
+        (lambda t: t.replace("{5L: data/test_5.json, 9L: data/test_9.json}", "5"), "EX003", "expected a text"),
+        (lambda t: t.replace("data/validation.json", "data/validatoin.json"), "DA101", "data.validation: dataset"),
+        (lambda t: t.replace("data/validation.json", "data/test_5.json"), "DA104", "are the same rows"),
+        (
+            lambda t: t.replace("  test: {5L: data/test_5.json, 9L: data/test_9.json}\n", ""),
+            "DA104",
+            "without test rows",
+        ),
+        (lambda t: t.replace("  train:", "  train_fraction: 0.5\n  train:"), "EX003", "no train_fraction"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(
+    settings: UserConfig, tmp_path: Path, change: Callable[[str], str], code: str, text: str
+) -> None:
+    folder = make_separate(tmp_path, change(SEPARATE))
+    assert change(SEPARATE) != SEPARATE
+    assert any(found == code and text in message for found, message, _ in errors_of_plan(folder, settings))
+
+
+def test_without_test_rows_trainings_are_planned_where_nothing_is_evaluated(
+    settings: UserConfig, tmp_path: Path
+) -> None:
+    text = SEPARATE.replace("  test: {5L: data/test_5.json, 9L: data/test_9.json}\n", "")
+    folder = make_separate(tmp_path, text.replace("controls: [base]\n", "").replace("{batch_size: 8", "{epochs: []"))
+    plan = api.plan(folder, settings).plan
+    assert [run.name for run in plan.runs] == [FIRST, SECOND]
+    assert [split.name for split in plan.datasets["data/train_5.json"].splits] == ["train", "validation"]
+
+
+def test_stages_have_files_of_their_own(settings: UserConfig, tmp_path: Path) -> None:
+    text = SEPARATE.replace("factors:\n  data.train: [data/train_5.json, data/train_9.json]\n", "") + (
+        "stages:\n- {name: short}\n"
+        "- {name: long, parent: short, continue: adapter,\n"
+        "   data: {train: data/train_9.json, validation: data/validation_9.json}}\n"
+    )
+    write(tmp_path / "data" / "validation_9.json", words(3, 10, 0))
+    plan = api.plan(make_separate(tmp_path, text), settings).plan
+    counts = {run.name: [each.num_examples for each in plan.datasets[run.dataset].splits] for run in plan.runs}
+    assert counts == {"1M_rank4_short": [40, 8, 12], "1M_rank4_long": [40, 3, 12], "1M_base": [40, 8, 12]}
+
+
+def test_other_controls_go_with_separate_files(settings: UserConfig, tmp_path: Path) -> None:
+    text = SEPARATE.replace("controls: [base]", "controls: [base, noop, shuffled]")
+    plan = api.plan(make_separate(tmp_path, text), settings).plan
+    assert [run.name for run in plan.runs if run.control is not None] == [
+        "1M_shuffled_train5",
+        "1M_shuffled_train9",
+        "1M_base",
+        "1M_noop",
+    ]
