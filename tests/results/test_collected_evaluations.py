@@ -247,3 +247,13 @@ def _answered(name: str, kind: RunKind, right: int, clusters: bool) -> RunResult
     checkpoint = "base" if kind is RunKind.CONTROL else "epoch_0"
     changes = {"kind": kind, "model": "Tiny-1M-Instruct"}
     return replace(run(name, evaluations=[replace(record(name, checkpoint, [True]), samples=tuple(of))]), **changes)  # type: ignore[arg-type]
+
+
+def test_the_clusters_that_an_own_task_says_stay(tmp_path: Path) -> None:
+    """Without `evaluate.cluster` nothing else says what belongs together."""
+    own = EvaluationTask(name="tasks/a.py", file="/t/a.py", sha256="7" * 64)
+    control = replace(made_control(), evaluate=EvaluateConfig())
+    plan = replace(made_plan(control), task="tasks/a.py", tasks=(own,))
+    write(plan, tmp_path, None, [sample(item, value=1.0, cluster=f"page {item // 2}") for item in range(4)], score="f1")
+    (found,) = collected(plan, tmp_path).evaluations
+    assert [each.cluster for each in found.samples] == ["page 0", "page 0", "page 1", "page 1"]

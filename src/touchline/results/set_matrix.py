@@ -19,9 +19,12 @@ from touchline.results.run_result import NOT_EVALUATED, RunResult, SetMatrix, Se
 from touchline.spec.runs import ControlKind, RunKind
 from touchline.statistics.student import t_quantile
 
-TRAINING_SETS = ("data.train", "data.path")
-"""Factors whose levels are training sets."""
+TRAINING_SET = "data.train"
+"""Factor whose levels are training sets."""
+_WITH_IT = ("data.validation",)
+"""Factors that go with a training set, and are no condition of their own."""
 _COVERAGE = 0.95
+_NOT_ASKED = Missing(missing="not a test set of this run")
 _UNTRAINED = {ControlKind.BASE: "none (base model)", ControlKind.NO_OP: "none (no-op adapter)"}
 
 
@@ -37,10 +40,11 @@ def set_matrix(results: Sequence[RunResult]) -> SetMatrix | None:
     if not sets:
         return None
     factors = dict.fromkeys(level.factor for result in results for level in result.levels)
-    factor = next((name for name in TRAINING_SETS if name in factors), None)
+    factor = TRAINING_SET if TRAINING_SET in factors else None
+    held = (SEEDS, "models", *((TRAINING_SET, *_WITH_IT) if factor else ()))
     groups: dict[tuple[object, ...], list[RunResult]] = {}
     for result in results:
-        condition = tuple(level for level in result.levels if level.factor not in (SEEDS, factor))
+        condition = tuple(level for level in result.levels if level.factor not in held)
         trained_on = _training_set(result, factor)
         key = (result.control is not None or result.kind is RunKind.CONTROL, trained_on, result.model, condition)
         groups.setdefault((*key, result.control), []).append(result)
@@ -48,7 +52,7 @@ def set_matrix(results: Sequence[RunResult]) -> SetMatrix | None:
     rows = [
         SetRow(
             training_set=_training_set(runs[0], factor),
-            condition=tuple(level for level in runs[0].levels if level.factor not in (SEEDS, "models", factor)),
+            condition=tuple(level for level in runs[0].levels if level.factor not in held),
             model=runs[0].model,
             control=runs[0].control,
             runs=tuple(run.name for run in runs),
@@ -178,7 +182,8 @@ def sets_table(results: Sequence[RunResult], matrix: SetMatrix) -> Table | None:
     """
     columns = (Column("run", code=True), *_set_columns(matrix))
     rows = [
-        (run.name, *(_cell(run.set_scores[name], share=matrix.share) for name in matrix.test_sets)) for run in results
+        (run.name, *(_cell(run.set_scores.get(name, _NOT_ASKED), share=matrix.share) for name in matrix.test_sets))
+        for run in results
     ]
     methods = dict.fromkeys(
         score.method.rpartition(", ")[0]
