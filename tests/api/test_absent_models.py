@@ -207,7 +207,7 @@ def test_rows_that_may_be_too_long_are_a_warning(experiment: Path, settings: Use
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("Tiny-1M-Instuct", "did you mean 'Tiny-1M'"),
+        ("Tiny-1M-Instuct", "public models of near names: Tiny-1M"),
         ("someone/Tiny-1M-Instruct", "models: [Tiny-1M-Instruct], which can be planned"),
         ("./Tiny-1M-Instruct", "hf download"),
         ("tiny-1m-instruct", "hf download"),

@@ -68,7 +68,19 @@ TOOLS = {
 }
 """Development tools that are started rather than imported -> the words in Makefile or pyproject.toml that use them."""
 
-PEERS = frozenset({"axolotl", "lightbinpack", "llamafactory", "nemo", "ortools", "torchdata", "torchtune"})
+PEERS = frozenset(
+    {
+        "axolotl",
+        "lightbinpack",
+        "llamafactory",
+        "nemo",
+        "ortools",
+        "sentencepiece",
+        "tiktoken",
+        "torchdata",
+        "torchtune",
+    }
+)
 """Other programs that tests and benchmarks compare with: from environments of their own."""
 
 

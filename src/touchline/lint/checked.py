@@ -58,9 +58,6 @@ class CheckRequest:
     """Codes whose errors are reported as information."""
 
 
-_NOT_ALLOWED = "(cannot be allowed: without a fix there is no plan)"
-
-
 def chosen(findings: Iterable[Finding], request: CheckRequest) -> Iterator[Finding]:
     """Return each selected finding once, allowed ones as information."""
     seen: set[tuple[str, str, str]] = set()
@@ -70,14 +67,11 @@ def chosen(findings: Iterable[Finding], request: CheckRequest) -> Iterator[Findi
         if key in seen or not wanted or (request.ignore and finding.code.startswith(request.ignore)):
             continue
         seen.add(key)
-        if finding.severity is not Severity.ERROR or not request.allow or not finding.code.startswith(request.allow):
-            yield finding
-        elif finding.allowable:
+        allowed = finding.allowable and request.allow and finding.code.startswith(request.allow)
+        if allowed and finding.severity is Severity.ERROR:
             yield replace(finding, severity=Severity.INFO, message=f"{finding.message} (allowed)", allowed=True)
-        elif _NOT_ALLOWED in finding.message:
-            yield finding
         else:
-            yield replace(finding, message=f"{finding.message} {_NOT_ALLOWED}")
+            yield finding
 
 
 def in_order(findings: Iterable[Finding]) -> list[Finding]:

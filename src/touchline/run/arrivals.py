@@ -36,7 +36,7 @@ def refuse_absent(plan: Plan, folder: ExperimentFolder) -> None:
         return
     again = "then the same command"
     if any("tokenizer" in model.absent for model in absent):
-        again = f"then `{plan_command(folder, plan.overrides)}`, which counts the tokens anew, and the same command"
+        again = f"then `{plan_command(folder, plan.overrides)}`, which counts the tokens again, and the same command"
     raise HostError(
         f"planned before it was here: {'; '.join(_parts(model) for model in absent)}",
         expected="whole models: the files of runs hold the hashes of their weights and tokenizers",

@@ -155,7 +155,7 @@ def check_experiment(yaml: Path, settings: UserConfig, request: CheckRequest, de
         whole = Location(path=str(yaml))
         message = "not checked before the errors are fixed: models, data, lengths, memory and time"
         rest = Finding(code=NOT_CHECKED, severity=Severity.INFO, subject="experiment", message=message, where=whole)
-        return CheckedFile(findings=[*_unavoidable(as_findings(fault, "EX003", whole)), rest])
+        return CheckedFile(findings=[*_unavoidable(as_findings(fault, "EX003", whole), request.allow), rest])
     experiment = loaded.experiment
     if request.gpu != "auto":
         experiment = with_fields(experiment, compute=replace(experiment.compute, gpu=request.gpu))
@@ -185,7 +185,7 @@ def check_inputs(
     views = list(training_views(seen, lengths, surroundings_of(seen)))
     found = PlannedExperiment(seen=seen, lengths=lengths, views=views, findings=[])
     rules = launch_findings(seen, views, lengths, settings, decided.date)
-    _add(found, [*_unavoidable(seen.findings), *rules])
+    _add(found, [*_unavoidable(seen.findings, loaded.experiment.allow), *rules])
     return found
 
 
@@ -210,7 +210,7 @@ def plan_experiment(
     """
     found = check_inputs(loaded, root, settings, decided, on_progress)
     seen = found.seen
-    _add(found, _unavoidable(_run_findings(found, decided)))
+    _add(found, _unavoidable(_run_findings(found, decided), loaded.experiment.allow))
     stopping = errors_of(found.findings)
     specs = _sound(found, stopping)
     if seen.target is not None and specs:
@@ -223,7 +223,8 @@ def plan_experiment(
                 found.plan, found.inputs = _plan(inputs, settings, decided), inputs
                 runs = found.plan.runs
             except InputError as fault:
-                _add(found, _unavoidable(_located_in(loaded.document, as_findings(fault, "EX003", None, "strategy"))))
+                located = _located_in(loaded.document, as_findings(fault, "EX003", None, "strategy"))
+                _add(found, _unavoidable(located, loaded.experiment.allow))
         found.planned = frozenset(run.name for run in runs)
         if judges_memory:
             kept = {run.digest for run in decided.started.values()}
@@ -244,7 +245,7 @@ def with_changes(found: PlannedExperiment, loaded: LoadedExperiment, root: Path,
     decided = Decided(date=inputs.date, accepted=inputs.accepted, started=inputs.started)
     seen = resolve_inputs(loaded, root, settings, decided.accepted, decided.started)
     changed = PlannedExperiment(seen=seen, lengths=found.lengths, views=[], findings=[])
-    _add(changed, _unavoidable([*seen.findings, *_run_findings(changed, decided)]))
+    _add(changed, _unavoidable([*seen.findings, *_run_findings(changed, decided)], loaded.experiment.allow))
     changed.refuse()
     return replace(
         inputs,
@@ -269,9 +270,12 @@ def _add(found: PlannedExperiment, findings: Iterable[Finding]) -> None:
     found.findings = in_order(chosen(merged.values(), allow))
 
 
-def _unavoidable(findings: Iterable[Finding]) -> Iterator[Finding]:
-    """Yield findings of which no error can be allowed."""
-    return (replace(finding, allowable=False) for finding in findings)
+def _unavoidable(findings: Iterable[Finding], allow: tuple[str, ...]) -> Iterator[Finding]:
+    """Yield findings of which no error can be allowed, and say so of errors that the user tries to `allow`."""
+    for finding in findings:
+        tried = finding.severity is Severity.ERROR and allow and finding.code.startswith(allow)
+        note = " (cannot be allowed: without a fix there is no plan)" if tried else ""
+        yield replace(finding, message=finding.message + note, allowable=False)
 
 
 def _run_findings(found: PlannedExperiment, decided: Decided) -> Iterator[Finding]:
