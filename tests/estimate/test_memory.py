@@ -470,9 +470,12 @@ def test_a_process_figure_narrows_the_process_most() -> None:
     found = estimate_from(measured, rows=8)
     assert found.process.rung is EvidenceLevel.SAME_MODEL
     assert found.process.high / found.process.low < found.allocated.high / found.allocated.low
-    # Ends 1.06 apart, as of a log's tensors, held 39 % of Qwen's published processes (`benchmarks/one_log.py`).
-    cold = estimate_from().process
-    assert found.process.high / found.process.low < cold.high / cold.low
+    # What the allocator keeps at another size is another matter: ends 1.06 apart, as of a log's tensors, held 39 % of
+    # Qwen's published processes (`benchmarks/one_log.py`). A run of this size at another rank narrows more.
+    near = dataclasses.replace(measured, batch=batch(8, 2048), setup=dataclasses.replace(STORY, rank=8), peak_gib=44.0)
+    narrow, cold = (estimate_from(*points, rows=8).process for points in ((near,), ()))
+    assert narrow.high / narrow.low < found.process.high / found.process.low
+    assert narrow.high / narrow.low < 0.9 * cold.high / cold.low
 
 
 def test_a_log_of_several_kinds_tells_each_kind_by_its_own_figure() -> None:

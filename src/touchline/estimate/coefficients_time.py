@@ -25,10 +25,10 @@ GPU_EFFICIENCIES: Final = {"T4": (0.22, 0.3), "H100": (0.42, 0.3), "H200": (0.42
 """The same where it differs. T4: 12.9 of 65 TFLOP/s (reference, section 4, eight runs; its power limit throttles it).
 H100 and later: products that fill an A100 leave these half idle; the typical share of published trainings, 0.35 to 0.5,
 nothing was measured here."""
-GPU_TRAFFIC: Final = (0.55, 0.35)
+GPU_TRAFFIC: Final = (0.55, 0.5)
 """Share of the memory's bandwidth that element by element kernels reach of what `terms.py` counts, and spread: what
 separates 1.8B (117 TFLOP/s) from 14B (171) in Qwen's README."""
-GPU_WEIGHTS: Final = (0.6, 0.4)
+GPU_WEIGHTS: Final = (0.6, 0.5)
 """The same for reading weights, and for turning 4-bit ones back into 16 bits. A published table: 79 ms more for Llama 2
 7B and 191 ms for 13B in NF4 (A100-40GB, 1,555 GB/s)."""
 NF4_SIGMA: Final = 0.4
@@ -78,8 +78,7 @@ SLOTS_SIGMA: Final = 0.06
 medians of an idle CPU, 3 % each, and other batches. Not measured by itself."""
 LAUNCH_RUN_SIGMA: Final = 0.15
 """The same where the host is: logs of one 1B setting lie between 0.15 and 0.23 s a step (reference, section 4E), which
-are the ends of 90 % where it is 0.13. At 0.2, with spreads of 0.5 for traffic and weights and 0.7 for 4-bit ones, one
-log of a model gave intervals that held 186 of 186 public pairs (`benchmarks/one_log.py`)."""
+are the ends of 90 % where it is 0.13."""
 PRIOR_WEIGHT: Final = {"gpu": 8, "cpu": 4}
 """How many residuals these spreads are worth: some ten models on three kinds of GPU,
 and three machines with CPUs."""
