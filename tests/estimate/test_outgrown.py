@@ -97,6 +97,18 @@ def estimate(
     return answer.reserved.value, answer.reserved.high, answer.verdict
 
 
+def test_a_process_much_larger_than_the_verdict_counts_says_why() -> None:
+    found, coefficients = find_gpu("A100-80GB"), memory_coefficients("trl")
+    assert isinstance(found, Gpu)
+    assert isinstance(coefficients, MemoryCoefficients)
+    words = [
+        memory_estimate(SETUP, BATCH, coefficients=coefficients, gpu=found, outgrown=outgrown).assumption
+        for outgrown in ((1.0, 1.0), (6.0, 6.0))
+    ]
+    assert "verdict leaves them out" not in words[0]
+    assert "verdict leaves them out" in words[1]
+
+
 def estimate_plain(rows: int, gpu: Gpu, coefficients: MemoryCoefficients) -> float:
     """Upper end of the process where all rows have one length."""
     batch = dataclasses.replace(BATCH, rows=rows, label_tokens=rows * 2048)

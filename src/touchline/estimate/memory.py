@@ -37,6 +37,12 @@ from touchline.estimate.what_if import what_ifs
 
 _MOST_ROWS = 1 << 20
 """Limit of the search for the largest micro-batch."""
+_MUCH_KEPT = 1.1
+"""Process memory over the same without blocks of smaller micro-batches, from which on these are the main assumption."""
+_KEPT_BLOCKS = (
+    "the order of the lengths: PyTorch keeps blocks of smaller micro-batches, and gives them back before memory runs "
+    "out, so the verdict leaves them out"
+)
 
 
 def memory_estimate(
@@ -88,7 +94,9 @@ def memory_estimate(
         breakdown={name: size / GIB * scale for name, size in parts.by_name().items()},
         capacity_gib=capacity,
         verdict=verdict(found["process"], capacity),
-        assumption=_assumption(setup, batch, coefficients, fitted),
+        assumption=_KEPT_BLOCKS
+        if shown["process"].value > _MUCH_KEPT * found["process"].value
+        else _assumption(setup, batch, coefficients, fitted),
         what_ifs=changes,
     )
 

@@ -31,7 +31,8 @@ MEMORY = MemoryCoefficients(
         "finetune/lora.py computes the head in chunks of 128 tokens, and its validation holds whole logits. "
         "Simulated: its own modules on tensors without content keep 181 kB a token and block of Llama 2 7B (rank 32), "
         "and 4 to 5 bytes per token and vocabulary entry. Fitted to half of the models in "
-        "config_hub/finetune/README.md (benchmarks/held_out.py): 10.5 bytes, eight LoRA rows; 4 bytes of every layer's input, ten QLoRA rows"
+        "config_hub/finetune/README.md (benchmarks/held_out.py): 10.5 bytes, eight LoRA rows; "
+        "4 bytes of every layer's input, ten QLoRA rows"
     ),
 )
 """Head and loss in chunks of 128 tokens, in the model's own type throughout."""
