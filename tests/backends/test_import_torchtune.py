@@ -112,6 +112,8 @@ def test_the_setup_and_the_config_that_its_script_made_of_it_are_one_experiment(
             "torchtune.datasets.chat_dataset\n  conversation_column: chat\n  conversation_style: openai",
             {"data.messages": "chat"},
         ),
+        ("llama3_2.lora_llama3_2_1b", "gemma2.lora_gemma2_2b", {"train.backend": None}),
+        ("llama3_2.lora_llama3_2_1b", "qwen2_5.lora_qwen2_5_1_5b_instruct", {"train.backend": "torchtune"}),
         ("seed: 14", "seed: 3", {"seeds": [3]}),
         ("compile: False", "compile: ${resume_from_checkpoint}", {"train.compile": False}),
         ("device: cuda", "device: cuda\nrun_val_every_n_steps: 25", {"train.validate_every_steps": 25}),
@@ -240,6 +242,7 @@ def test_a_slice_that_trains_is_the_share_that_trains(here: Path) -> None:
     [
         ("gpus: 1", "gpus: 4", {"train.global_batch_size": 16, "compute.gpus_per_run": 4}),
         ("gpus: 1", "gpus: 0", {"train.global_batch_size": 4, "compute.gpus_per_run": 1}),
+        ("Tiny-1M", "Mistral-7B-v0.1", {"train.backend": None}),
         ("Tiny-1M", "Llama-3.3-70B-Instruct", {"train.global_batch_size": 16, "compute.gpus_per_run": 4}),
         ("lora_rank: 8\n", "", {"train.lora.rank": 64, "train.lora.alpha": 128}),
         ("epochs: 2\n", "gradient_accumulation_steps: 8\n", {"train.epochs": 1, "train.global_batch_size": 32}),
