@@ -281,7 +281,7 @@ def _other_training(path: Path, format_: ConfigFormat, document: ForeignDocument
     place = path_of(document, refusal.key)
     value = document.get(*place)
     shown = f"{refusal.key}: {value}" if isinstance(value, str | int | float) else refusal.key
-    message = f"is a {format_.title} that trains {refusal.why} ({shown}), and touchline trains on answers alone"
+    message = f"trains {refusal.why} ({shown}), and touchline trains on answers alone ({format_.title})"
     hint = f"train it with its own tool, which `touchline check {shlex.quote(str(path))}` checks first"
     return replace(source_fault(path, message, document.where(*place)), hint=hint)
 
