@@ -7,15 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from tests.faults.case import base, changed
 
 from tools.tiny_model import write_tiny_model
 from touchline import api
+from touchline.backends.import_carrier import dotted, leaves
 from touchline.backends.imports import Reason
+from touchline.backends.registry import get_backend
 from touchline.core.errors import InputError
 from touchline.core.finding import Severity
 from touchline.data.user_config import UserConfig
 from touchline.run.imports.importing import ImportReport
+from touchline.spec.foreign import parse_foreign
 
 pytestmark = pytest.mark.planning
 
@@ -298,6 +302,39 @@ def test_a_folder_of_runs_is_one_experiment(here: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------------------ import, check, plan
+
+
+SAME_KEYS = (
+    *(
+        "model.lora_rank",
+        "model.lora_alpha",
+        "model.lora_dropout",
+        "model.lora_attn_modules",
+        "model.apply_lora_to_mlp",
+    ),
+    *("optimizer._component_", "optimizer.lr", "optimizer.weight_decay", "optimizer.fused"),
+    *("tokenizer.max_seq_len", "batch_size", "gradient_accumulation_steps", "epochs", "seed", "clip_grad_norm"),
+    *("lr_scheduler.num_warmup_steps", "loss._component_", "compile", "dtype", "enable_activation_checkpointing"),
+    *("dataset.packed", "save_adapter_weights_only"),
+)
+"""Keys of a config whose values a prepared run has again."""
+
+
+def test_the_config_that_is_prepared_is_the_one_that_was_imported(here: Path) -> None:
+    """The run's own finetune.yaml has the source's values, key by key, whatever the words between them."""
+    write_words(here)
+    text = changed(BASE.replace("Llama-3.2-1B", "Tiny-1M"), "max_seq_len: 2048", "max_seq_len: 128")
+    report = report_of(write(here / "finetune.yaml", text))
+    settings = UserConfig(models_dir=here / "models", cache_dir=here / "cache", history_dir=here / "history")
+    plan = api.plan(Path(report.path), settings, dry_run=True).plan
+    made = yaml.safe_load(get_backend("torchtune").files(plan.runs[0], plan)["finetune.yaml"])
+    made["lr_scheduler"]["num_warmup_steps"] = made["lr_scheduler"]["warmup_steps"]
+
+    def values(data: dict[str, Any]) -> dict[str, object]:
+        flat = {dotted(path): value for path, value in leaves(data)}
+        return {key: flat[key] for key in SAME_KEYS}
+
+    assert values(made) == values(parse_foreign(text, "finetune.yaml", "omegaconf").data)
 
 
 @pytest.mark.parametrize("text", [BASE, SETUP], ids=["finetune", "setup"])
