@@ -145,6 +145,7 @@ def test_a_key_is_carried_over_with_torchtunes_meaning(
         ("  weight_decay: 0.01", "  betas: [0.8, 0.9]", "optimizer.betas", Reason.NO_COUNTERPART),
         ("shuffle: True", "shuffle: False", "shuffle", Reason.NO_COUNTERPART),
         ("split: train", "train_on_input: True", "dataset.train_on_input", Reason.CHANGED),
+        ("split: train", "max_samples: 100", "dataset.max_samples", Reason.NO_COUNTERPART),
         ("data/words.json", "${oc.env:WORDS}", "dataset.data_files", Reason.NO_COUNTERPART),
         ("instruct_dataset", "alpaca_dataset", "dataset.train_on_input", Reason.CHANGED),
         ("torchtune.datasets.instruct_dataset", "mine.words", "dataset._component_", Reason.NO_COUNTERPART),
