@@ -490,3 +490,13 @@ def test_no_row_is_lost_where_all_of_them_train(here: Path) -> None:
     report, loaded = imported(source, other, out="both/experiment.yaml")
     assert loaded.experiment.data.path is not None
     assert "val_size" in {each.key for each in report.not_carried}
+
+
+@pytest.mark.parametrize(
+    "lines", ["test_split_size: 0.2", "dataset_mixture: {datasets: [{id: a/b}], test_split_size: 0.2}"]
+)
+def test_a_share_that_trl_holds_back_is_held_back(here: Path, lines: str) -> None:
+    text = "".join(line for line in base("trl").splitlines(True) if not line.startswith("dataset"))
+    _, loaded = imported(write(here / "a.yaml", f"{text}\n{lines}\n"))
+    assert loaded.experiment.data.train_fraction == 0.8
+    assert loaded.experiment.data.path is not None

@@ -72,15 +72,8 @@ def _differs(stated: StatedTraining, document: ForeignDocument) -> Iterator[tupl
         yield "assistant_only_loss", False, _LOSS
     if stated.quantization_bits is not None and stated.quantization_bits.value == 4 and not data.get(_NESTED):
         yield _NESTED, False, Note(Reason.CHANGED, "the scales of 4-bit blocks are themselves quantized here")
-    mixed = isinstance(data.get("dataset_mixture"), dict)
-    held = document.get(*(("dataset_mixture", "test_split_size") if mixed else ("test_split_size",)))
-    key = "dataset_mixture.test_split_size" if mixed else "test_split_size"
-    if held is not None:
-        hint = f"data.train_fraction: 1 - {held} / rows of the file" if held != 0 else ""
-        yield key, held, Note(Reason.CHANGED, "rows are split by shares", hint)
-    elif not any(source.role == "validation" for source in stated.sources):
-        key = key if mixed or data.get("datasets") else "dataset_train_split"
-        yield key, document.get(*key.split(".")), ALL_ROWS
+    if stated.validation_fraction is None and not any(source.role == "validation" for source in stated.sources):
+        yield "dataset_train_split", data.get("dataset_train_split"), ALL_ROWS
 
 
 _NESTED = "use_bnb_nested_quant"

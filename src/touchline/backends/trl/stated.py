@@ -36,6 +36,7 @@ KEYS: Keys = {
     "template": ("text", "chat_template chat_template_path", None),
     "attention": ("text", "attn_implementation", None),
     "devices": ("whole", "num_processes", None),
+    "validation_fraction": ("number", "test_split_size", None),
     "gradient_checkpointing": ("flag", "gradient_checkpointing activation_checkpointing", False),
 }
 """Keys and defaults of the bare Trainer's files; scripts name models, lengths and files in their own ways."""
@@ -75,6 +76,9 @@ def state_training(settings: ConfigReader) -> StatedTraining:
     packed = found["packed"] = found["packed"] or (settings.default("packing", False) if supervised else None)
     found["eval_packed"] = settings.flag("eval_packing") or (packed if packed is not None and packed.value else None)
     found["trains_on_prompt"] = inverted(settings.flag("completion_only_loss", "assistant_only_loss"))
+    held = settings.document.stated("dataset_mixture", "test_split_size")
+    if held is not None and isinstance(held.value, int | float) and not isinstance(held.value, bool):
+        found["validation_fraction"] = Stated(float(held.value), held.key, held.where)
     found["sources"] = tuple(_sources(settings))
     return training_of("trl", settings, found)
 
