@@ -7,15 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from tests.faults.case import base, changed
 
 from tools.tiny_model import write_tiny_model
 from touchline import api
+from touchline.backends.import_carrier import dotted, leaves
 from touchline.backends.imports import Reason
+from touchline.backends.registry import get_backend
 from touchline.core.errors import InputError
 from touchline.core.finding import Severity
 from touchline.data.user_config import UserConfig
 from touchline.run.imports.importing import ImportReport
+from touchline.spec.foreign import parse_foreign
 
 pytestmark = pytest.mark.planning
 
@@ -112,6 +116,8 @@ def test_the_setup_and_the_config_that_its_script_made_of_it_are_one_experiment(
             "torchtune.datasets.chat_dataset\n  conversation_column: chat\n  conversation_style: openai",
             {"data.messages": "chat"},
         ),
+        ("llama3_2.lora_llama3_2_1b", "gemma2.lora_gemma2_2b", {"train.backend": None}),
+        ("llama3_2.lora_llama3_2_1b", "qwen2_5.lora_qwen2_5_1_5b_instruct", {"train.backend": "torchtune"}),
         ("seed: 14", "seed: 3", {"seeds": [3]}),
         ("compile: False", "compile: ${resume_from_checkpoint}", {"train.compile": False}),
         ("device: cuda", "device: cuda\nrun_val_every_n_steps: 25", {"train.validate_every_steps": 25}),
@@ -139,6 +145,7 @@ def test_a_key_is_carried_over_with_torchtunes_meaning(
         ("  weight_decay: 0.01", "  betas: [0.8, 0.9]", "optimizer.betas", Reason.NO_COUNTERPART),
         ("shuffle: True", "shuffle: False", "shuffle", Reason.NO_COUNTERPART),
         ("split: train", "train_on_input: True", "dataset.train_on_input", Reason.CHANGED),
+        ("split: train", "max_samples: 100", "dataset.max_samples", Reason.NO_COUNTERPART),
         ("data/words.json", "${oc.env:WORDS}", "dataset.data_files", Reason.NO_COUNTERPART),
         ("instruct_dataset", "alpaca_dataset", "dataset.train_on_input", Reason.CHANGED),
         ("torchtune.datasets.instruct_dataset", "mine.words", "dataset._component_", Reason.NO_COUNTERPART),
@@ -240,6 +247,7 @@ def test_a_slice_that_trains_is_the_share_that_trains(here: Path) -> None:
     [
         ("gpus: 1", "gpus: 4", {"train.global_batch_size": 16, "compute.gpus_per_run": 4}),
         ("gpus: 1", "gpus: 0", {"train.global_batch_size": 4, "compute.gpus_per_run": 1}),
+        ("Tiny-1M", "Mistral-7B-v0.1", {"train.backend": None}),
         ("Tiny-1M", "Llama-3.3-70B-Instruct", {"train.global_batch_size": 16, "compute.gpus_per_run": 4}),
         ("lora_rank: 8\n", "", {"train.lora.rank": 64, "train.lora.alpha": 128}),
         ("epochs: 2\n", "gradient_accumulation_steps: 8\n", {"train.epochs": 1, "train.global_batch_size": 32}),
@@ -295,6 +303,39 @@ def test_a_folder_of_runs_is_one_experiment(here: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------------------ import, check, plan
+
+
+SAME_KEYS = (
+    *(
+        "model.lora_rank",
+        "model.lora_alpha",
+        "model.lora_dropout",
+        "model.lora_attn_modules",
+        "model.apply_lora_to_mlp",
+    ),
+    *("optimizer._component_", "optimizer.lr", "optimizer.weight_decay", "optimizer.fused"),
+    *("tokenizer.max_seq_len", "batch_size", "gradient_accumulation_steps", "epochs", "seed", "clip_grad_norm"),
+    *("lr_scheduler.num_warmup_steps", "loss._component_", "compile", "dtype", "enable_activation_checkpointing"),
+    *("dataset.packed", "save_adapter_weights_only"),
+)
+"""Keys of a config whose values a prepared run has again."""
+
+
+def test_the_config_that_is_prepared_is_the_one_that_was_imported(here: Path) -> None:
+    """The run's own finetune.yaml has the source's values, key by key, whatever the words between them."""
+    write_words(here)
+    text = changed(BASE.replace("Llama-3.2-1B", "Tiny-1M"), "max_seq_len: 2048", "max_seq_len: 128")
+    report = report_of(write(here / "finetune.yaml", text))
+    settings = UserConfig(models_dir=here / "models", cache_dir=here / "cache", history_dir=here / "history")
+    plan = api.plan(Path(report.path), settings, dry_run=True).plan
+    made = yaml.safe_load(get_backend("torchtune").files(plan.runs[0], plan)["finetune.yaml"])
+    made["lr_scheduler"]["num_warmup_steps"] = made["lr_scheduler"]["warmup_steps"]
+
+    def values(data: dict[str, Any]) -> dict[str, object]:
+        flat = {dotted(path): value for path, value in leaves(data)}
+        return {key: flat[key] for key in SAME_KEYS}
+
+    assert values(made) == values(parse_foreign(text, "finetune.yaml", "omegaconf").data)
 
 
 @pytest.mark.parametrize("text", [BASE, SETUP], ids=["finetune", "setup"])

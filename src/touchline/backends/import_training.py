@@ -78,7 +78,7 @@ def carry_training(
         name=name,
         settings=carrier.settings,
         left=tuple(carrier.left),
-        backend=stated.backend,
+        backend=stated.backend if table.plans(stated) else None,
         stated=stated,
         seen=frozenset(carrier.seen),
     )

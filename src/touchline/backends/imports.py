@@ -168,6 +168,8 @@ class ImportTable:
     """The same of settings of an adapter, if it trains one."""
     bfloat16_weights: frozenset[str] = frozenset()
     """Keys by which all weights are trained in bfloat16 themselves, not only computed in it."""
+    plans: Callable[[StatedTraining], bool] = lambda training: True
+    """Whether touchline trains a model of this kind with the trainer itself."""
     refuses: Callable[[ForeignDocument], Refusal | None] = lambda document: None
     """Test for a config of another kind of training, which is not imported."""
     differs: Callable[[StatedTraining, ForeignDocument], Iterable[tuple[str, object, Note]]] = lambda *_: ()

@@ -33,7 +33,23 @@ _OWN_TURNS = Note(
     "the model's own chat template puts the marks around turns, not torchtune's tokenizer",
     "`touchline plan` shows the first example",
 )
+_OTHER_FAMILIES = re.compile(r"gemma|mistral|(?<![a-z])phi|qwen_?3|llama_?4|vision|deepseek|flamingo", re.IGNORECASE)
+_OTHER_TRAINER = Note(
+    Reason.CHANGED, "with torchtune touchline trains Llama and Qwen 2 models; train.backend is another trainer"
+)
 _MODELS_OWN = Note(Reason.AUTOMATIC, "the model's own tokenizer is used")
+
+
+def plans(training: StatedTraining) -> bool:
+    """Return whether the backend builds models of this family: Llama and Qwen 2, and those of unknown names."""
+    return training.model is None or _OTHER_FAMILIES.search(training.model.value) is None
+
+
+def other_family(training: StatedTraining, document: ForeignDocument) -> Iterator[tuple[str, object, Note]]:
+    """Yield the model of another family, which another trainer trains."""
+    if training.model is not None and not plans(training):
+        path = training.model.key.split(".")
+        yield training.model.key, document.get(*path), _OTHER_TRAINER
 
 
 def _refuses(document: ForeignDocument) -> Refusal | None:
@@ -126,7 +142,7 @@ def _same_keys(config: Config) -> Iterator[str]:
 
 def _differs(stated: StatedTraining, document: ForeignDocument) -> Iterator[tuple[str, object, Note]]:
     """Yield the values whose meaning the rest of the file decides."""
-    del stated
+    yield from other_family(stated, document)
     config = Config(document, resolve(document).data)
     for key, note in _whole_file(config):
         yield key, document.get(*key.split(".")), note
@@ -242,6 +258,7 @@ IMPORTS = ImportTable(
     },
     knows=lambda key: key.partition(".")[0] in _known_keys(),
     columns=_columns,
+    plans=plans,
     differs=_differs,
     refuses=_refuses,
 )

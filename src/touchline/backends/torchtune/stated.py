@@ -33,6 +33,7 @@ KEYS: Keys = {
     "max_seq_len": ("count", "tokenizer.max_seq_len dataset.max_seq_len", None),
     "template": ("text", "tokenizer.prompt_template", None),
     "trains_on_prompt": ("flag", "dataset.train_on_input", None),
+    "max_examples": ("count", "dataset.max_samples", None),
     "gradient_checkpointing": ("flag", "enable_activation_checkpointing", False),
     "compiled": ("flag", "compile", None),
     "device": ("text", "device", None),

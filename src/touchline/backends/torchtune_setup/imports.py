@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from touchline.backends.imports import DataColumns, Note, Reason
 from touchline.backends.torchtune.imports import IMPORTS as TORCHTUNE
+from touchline.backends.torchtune.imports import other_family
 from touchline.backends.torchtune_setup.format import DATA_KEYS, KNOWN
 from touchline.spec.foreign import ForeignDocument
 from touchline.spec.partial import StatedSource
@@ -81,7 +82,7 @@ IMPORTS = replace(
     },
     knows=KNOWN.__contains__,
     columns=_columns,
-    differs=lambda stated, document: (),
+    differs=other_family,
     refuses=lambda document: None,
 )
 """What `touchline import` needs to know about its files."""
