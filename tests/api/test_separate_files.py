@@ -181,6 +181,7 @@ def test_without_test_rows_trainings_are_planned_where_nothing_is_evaluated(
     plan = api.plan(folder, settings).plan
     assert [run.name for run in plan.runs] == [FIRST, SECOND]
     assert [split.name for split in plan.datasets["data/train_5.json"].splits] == ["train", "validation"]
+    assert "and nothing is evaluated" in (folder / "runs_plan.md").read_text(encoding="utf-8")
 
 
 def test_stages_have_files_of_their_own(settings: UserConfig, tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def test_of_a_file_with_splits_each_key_takes_its_own(folder: Path) -> None:
         ),
         (
             {"train": "train.json", "test": {"5L": "five.json", "over": "overlapping.json"}},
-            [("DA106", "in train (train.json) and in test.over (overlapping.json)")],
+            [("DA106", "in train (train.json) and in test over (overlapping.json)")],
         ),
         (
             {"train": "train.json", "validation": "overlapping.json", "test": "five.json"},

@@ -110,3 +110,9 @@ def test_several_training_files_are_levels_together_with_their_validation_files(
         {"data.train": "../train.jsonl", "data.validation": "../held_out.jsonl"},
         {"data.train": "../more.jsonl", "data.validation": "../more_held_out.jsonl"},
     ]
+
+
+def test_a_share_of_held_out_rows_gives_way_to_separate_files(here: Path) -> None:
+    report, experiment = imported({"one.yaml": axolotl(VALIDATION), "two.yaml": axolotl("val_set_size: 0.1", "0.0004")})
+    assert experiment.data.train == "../train.jsonl"
+    assert any(note.startswith("two: trains on all rows, not on a share of 0.9") for note in report.notes)

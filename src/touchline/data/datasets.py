@@ -30,6 +30,7 @@ from touchline.data.splits import (
     file_splits,
     overlaps,
     separate_splits,
+    shown_split,
     split_of,
 )
 from touchline.spec.experiment import DataConfig
@@ -287,12 +288,12 @@ def _examples(
             for image in images_of(turns):
                 if (problem := problem_of(image)) is not None:
                     first = f"the first is {image!r}"
-                    tally.add("DA105", "data", problem, line=row.line, row=number, hint=first, split=name)
+                    tally.add("DA105", "data", problem, line=row.line, row=number, hint=first, split=shown_split(name))
             examples.append(Example(id=_id(name, number), prompt=turns, answer=built[1]))
             continue
         for fault in built:
             hint = _fault_hint(fault, row.values) if fault.columns else fault.hint
-            tally.add("DA105", "data", fault.message, line=row.line, row=number, hint=hint, split=name)
+            tally.add("DA105", "data", fault.message, line=row.line, row=number, hint=hint, split=shown_split(name))
     return tuple(examples)
 
 
@@ -324,7 +325,7 @@ def _clustered(
             clusters[_id(name, number)] = found
             continue
         hint = _column_hint(found.columns, row.values, "evaluate: {cluster: ...}") if found.columns else None
-        tally.add("DA105", "data", found.message, line=row.line, row=number, hint=hint, split=name)
+        tally.add("DA105", "data", found.message, line=row.line, row=number, hint=hint, split=shown_split(name))
     return tuple(replace(example, cluster=clusters.get(example.id)) for example in examples)
 
 

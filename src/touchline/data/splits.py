@@ -28,6 +28,11 @@ def split_of(key: str) -> str:
     return key.removeprefix("data.")
 
 
+def shown_split(name: str) -> str:
+    """Return a split as tables and messages show it: `test 5L` of `test.5L`."""
+    return name.replace(".", " ")
+
+
 def file_splits(
     raw: RawDataset, data: DataConfig, path: Path, findings: list[Finding]
 ) -> tuple[dict[str, list[SourceRow]], str]:
@@ -134,11 +139,11 @@ def overlaps(
             continue
         shown = ", ".join(repr(shorten(_last(prompt), _QUOTED)) for prompt in shared[:_SHOWN])
         count = f"{len(shared):,} prompt{' is' if len(shared) == 1 else 's are'}"
-        hint = f"take them out of {second}; a model that has seen the question is not tested by it"
+        hint = f"take them out of {shown_split(second)}; a model that has seen the question is not tested by it"
         if made_here:
             hint = "the file has these prompts more than once: keep one row of each"
         names = [
-            name if paths[name] == paths[other] else f"{name} ({paths[name].name})"
+            shown_split(name) if paths[name] == paths[other] else f"{shown_split(name)} ({paths[name].name})"
             for name, other in ((first, second), (second, first))
         ]
         message = f"{count} both in {names[0]} and in {names[1]}, for example {shown}"

@@ -231,7 +231,9 @@ def _design(plan: Plan) -> Iterator[str]:
     yield from override_lines(plan)
     own = plan.own_task
     items = "the test split" if own is None or own.takes_data else "items of its own"
-    yield f"Task: {plan.task}, evaluated with Inspect on {items}"
+    evaluated = any(run.train is None or run.evaluate.epochs != () for run in plan.runs)
+    how = f"evaluated with Inspect on {items}" if evaluated else "and nothing is evaluated (evaluate.epochs is empty)"
+    yield f"Task: {plan.task}, {how}"
     machine = plan.machine
     devices = f", {plan.processes_per_device} processes per run" if plan.processes_per_device > 1 else ""
     if machine.kind == "gpu":

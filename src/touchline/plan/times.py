@@ -240,7 +240,7 @@ def _evaluation(
     first, then formulas."""
     count = 1 if train is None else count_evaluations(evaluate, train)
     if not course.evaluated_samples:
-        return Missing(missing="there are no test items")
+        return Missing(missing="there are no test items" if count else "nothing is evaluated")
     found = evaluation_seconds(setup, course.evaluated_samples, count, machine=machine, points=points)
     if not isinstance(found, Missing):
         return found.quantity()

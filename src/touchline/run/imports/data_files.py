@@ -44,6 +44,10 @@ def _in_one_form(trainings: Sequence[ImportedTraining]) -> tuple[list[ImportedTr
     known: dict[str, Carried] = {}
     for each in trainings:
         settings = {_TRAIN if key == _ONE else key: value for key, value in each.settings.items()}
+        if (share := settings.pop("data.train_fraction", None)) is not None:
+            notes.append(
+                f"{each.name}: trains on all rows, not on a share of {share.value}: others have separate files"
+            )
         if _TRAIN in settings and _VALIDATION in settings:
             known.setdefault(str(settings[_TRAIN].value), settings[_VALIDATION])
         found.append(replace(each, settings=settings))
