@@ -170,6 +170,14 @@ def test_test_sets_without_names_have_no_table() -> None:
     assert "test set" not in section_markdown(scores_section(report_of(results)))
 
 
+def test_one_set_with_a_name_is_beside_nothing() -> None:
+    results = crossed(sets=("5L",))
+    (matrix,) = set_tables(results, set_matrix(results))
+    assert matrix.title.startswith("Training set x test set")
+    (only,) = analyses(results, FACTORS)
+    assert (only.test_set, only.family_sets) == ("5L", ())
+
+
 def test_the_report_has_sets_side_by_side_the_matrix_and_the_family() -> None:
     report = report_of(crossed())
     text = section_markdown(scores_section(report))

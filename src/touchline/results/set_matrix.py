@@ -174,12 +174,14 @@ def matrix_table(matrix: SetMatrix) -> Table | None:
 
 
 def sets_table(results: Sequence[RunResult], matrix: SetMatrix) -> Table | None:
-    """Return the scores of every run on every test set side by side.
+    """Return the scores of every run on every test set side by side; None with one set.
 
     Args:
         results: results of the runs, in the plan's order.
         matrix: names and sizes of the sets.
     """
+    if len(matrix.test_sets) < 2:
+        return None
     columns = (Column("run", code=True), *_set_columns(matrix))
     rows = [
         (run.name, *(_cell(run.set_scores.get(name, _NOT_ASKED), share=matrix.share) for name in matrix.test_sets))
