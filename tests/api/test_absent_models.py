@@ -107,7 +107,7 @@ def test_a_plan_without_weights_has_exact_lengths(experiment: Path, settings: Us
 def test_nothing_starts_before_the_model_is_here(experiment: Path, settings: UserConfig) -> None:
     """Each command that starts or writes runs names the download, and leaves no folder of a run."""
     api.plan(experiment, settings)
-    for verb in (api.prepare, api.submit, api.run, api.resume, api.evaluate):
+    for verb in (api.prepare, api.submit, api.run, api.resume, api.evaluate, api.probe):
         with pytest.raises(HostError) as caught:
             verb(experiment, settings)
         assert f"hf download ORG/{NAME} --local-dir {settings.models_dir / NAME}" in str(caught.value.hint)
