@@ -17,9 +17,12 @@ from touchline import api
 from touchline.core.errors import HostError, InputError, PlanDriftError
 from touchline.core.quantity import Missing, Quantity
 from touchline.data import public
+from touchline.data.hub import how_to_get
 from touchline.data.user_config import UserConfig
 from touchline.plan.local.packing import PackRequest
+from touchline.plan.placement.types import Cluster
 from touchline.plan.sections import runs_plan_markdown
+from touchline.run.allocation import PlaceRequest
 from touchline.run.folders import ExperimentFolder
 from touchline.spec.plan import Plan
 
@@ -104,7 +107,7 @@ def test_a_plan_without_weights_has_exact_lengths(experiment: Path, settings: Us
 def test_nothing_starts_before_the_model_is_here(experiment: Path, settings: UserConfig) -> None:
     """Each command that starts or writes runs names the download, and leaves no folder of a run."""
     api.plan(experiment, settings)
-    for verb in (api.prepare, api.submit, api.run, api.resume, api.evaluate):
+    for verb in (api.prepare, api.submit, api.run, api.resume, api.evaluate, api.probe):
         with pytest.raises(HostError) as caught:
             verb(experiment, settings)
         assert f"hf download ORG/{NAME} --local-dir {settings.models_dir / NAME}" in str(caught.value.hint)
@@ -255,3 +258,21 @@ def test_the_whole_road(experiment: Path, settings: UserConfig, whole: Path) -> 
         f"re-planned: now here: config.json, tokenizer of {NAME}",
         f"re-planned: now here: weights of {NAME}",
     ]
+
+
+@pytest.mark.planning
+def test_the_command_for_a_folder_that_is_there_completes_it(tmp_path: Path, whole: Path) -> None:
+    """`models get` exports into a new folder only."""
+    assert how_to_get("SmolLM2-135M-Instruct", tmp_path) == "touchline models get SmolLM2-135M-Instruct"
+    shutil.copytree(whole, tmp_path / "SmolLM2-135M-Instruct")
+    assert how_to_get("SmolLM2-135M-Instruct", tmp_path).startswith("hf download HuggingFaceTB/SmolLM2-135M-Instruct ")
+
+
+@pytest.mark.planning
+def test_a_schedule_needs_no_model(experiment: Path, settings: UserConfig) -> None:
+    """`place` answers from the plan alone; its scripts are files of runs, and wait."""
+    api.plan(experiment, settings, ("compute.executor=slurm", "compute.gpu=A100-80GB", "compute.gpus_per_run=1"))
+    request = PlaceRequest(cluster=Cluster(gpus=1, gpus_per_node=1))
+    assert api.place_experiment(experiment, settings, request)[0].makespan_minutes > 0
+    with pytest.raises(HostError, match="planned before it was here"):
+        api.place_experiment(experiment, settings, replace(request, emit="mega"))

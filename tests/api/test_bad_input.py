@@ -57,7 +57,11 @@ def edit(folder: Path, old: str, new: str) -> None:
     ("old", "new", "said"),
     [
         ("[Tiny-1M-Instruct]", "[Tiny-1M-Instrct]", ["Tiny-1M-Instruct", "hf download"]),
-        ("[Tiny-1M-Instruct]", "[SmolLM2-135M-Instruct]", ["touchline models get SmolLM2-135M-Instruct"]),
+        (
+            "[Tiny-1M-Instruct]",
+            "[HuggingFaceTB/SmolLM2-135M-Instruct]",
+            ["touchline models get SmolLM2-135M-Instruct", "models: [SmolLM2-135M-Instruct]"],
+        ),
         ("data/words.json", "data/words_8L_80P_1600.json", ["touchline data create capitalization --word-length 8"]),
         ("data/words.json", "data/wrods.json", ["words.json"]),
         ("{path: data/words.json}", "{path: data/words.json, output: ouptut}", ["did you mean 'output'"]),

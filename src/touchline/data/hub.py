@@ -60,7 +60,9 @@ def is_gated(identifier: str) -> bool:
 def how_to_get(name: str, models_dir: Path) -> str:
     """Return the command that downloads a model to `models_dir`, and its requirements if it is gated."""
     bare = Path(name).name or name
-    if name in (EXPORTABLE_MODEL, f"HuggingFaceTB/{EXPORTABLE_MODEL}"):
+    is_exportable = name in (EXPORTABLE_MODEL, f"HuggingFaceTB/{EXPORTABLE_MODEL}")
+    # A folder that is there is not exported into, and a download completes it.
+    if is_exportable and not (models_dir / bare).exists():
         return f"touchline models get {bare}"
     identifier = hub_id(name)
     command = (

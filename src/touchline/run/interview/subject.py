@@ -91,7 +91,8 @@ def _model_default(interview: Interview) -> Defaulted:
     kind = "vision-language model" if interview.has_images else "model"
     if not found:
         where = interview.settings.models_dir
-        return Missing(missing=f"there is no {kind} in {str(where)!r}: touchline models get SmolLM2-135M-Instruct")
+        get = "touchline models get SmolLM2-135M-Instruct, or the name of a public model, which can come later"
+        return Missing(missing=f"there is no {kind} in {str(where)!r}: {get}")
     if len(found) == 1:
         return Default(text=found[0].name, reason=f"the only {kind} in models_dir")
     used = interview.own_runs.count_by_model
