@@ -119,7 +119,7 @@ def test_reserved_and_process_figures_tell_their_own_kind() -> None:
 
 
 def test_a_log_at_another_rank_is_used() -> None:
-    """PEFT's rows differ in rank and layers alone: each is told to 2 %."""
+    """PEFT's rows differ in rank and layers alone: the median error is at most 2 %."""
     found = [pair for pair in pairs("memory") if pair.table == "peft_method_comparison_l40s"]
     assert {pair.warm.estimate.rung for pair in found} == {EvidenceLevel.SAME_MODEL}
     assert error([pair.warm for pair in found]) <= 0.02

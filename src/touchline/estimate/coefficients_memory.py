@@ -124,8 +124,8 @@ model's are a quarter below."""
 DRIFT: Final = 0.01
 """Standard deviation of what the formula misses at one size of the micro-batch, as a share of the peak, besides what is
 not known of the allocator's cache. Both fade by a factor of 2.7 where the tokens differ 2.7 times. This and the next
-two make the narrowest intervals that hold nine of ten published rows, each predicted from one other row of its model,
-every table counting the same (`benchmarks/one_log.py --held-out`, also without one table or another)."""
+two were chosen on published rows, each predicted from one other row of its model; for reserved memory half of both
+makes narrower intervals that hold as often (`benchmarks/one_log.py --held-out`, without one table or another)."""
 NOISE: Final = 0.003
 """The same of what one run has of its own, in allocated memory: repeats of one setting are equal."""
 NOISE_OF_PROCESS: Final = 0.02
