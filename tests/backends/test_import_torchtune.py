@@ -214,7 +214,7 @@ def test_a_secret_is_listed_and_not_shown(here: Path) -> None:
 
 
 def test_two_splits_of_one_file_are_the_splits_of_the_data(here: Path) -> None:
-    """A validation set in the same file is no other file; one in another file is listed."""
+    """A validation set in the same file is no other file; one in another file is data.validation."""
     held = """dataset_val:
   _component_: torchtune.datasets.instruct_dataset
   source: json
@@ -227,9 +227,9 @@ def test_two_splits_of_one_file_are_the_splits_of_the_data(here: Path) -> None:
     assert len(own) == 5
     assert set(own.values()) == {Reason.SAME}
     Path(same.path).unlink()
-    other = report_of(write(here / "finetune.yaml", BASE + held.replace("words", "held")))
-    (line,) = [each for each in other.not_carried if each.key == "dataset_val.data_files"]
-    assert line.reason is Reason.NO_COUNTERPART
+    other = settings_of(report_of(write(here / "finetune.yaml", BASE + held.replace("words", "held"))))
+    assert other["data.train"] == "../data/words.json"
+    assert other["data.validation"] == "../data/held.json"
 
 
 def test_a_slice_that_trains_is_the_share_that_trains(here: Path) -> None:

@@ -318,7 +318,8 @@ def _carry_data(carrier: Carrier, stated: StatedTraining, table: ImportTable, pl
         note = Note(Reason.NO_COUNTERPART, "validation rows are one file", "data: {train: FILE, validation: FILE}")
         if source.name.key not in carrier.seen:
             carrier.leave(source.name, note)
-        else:
+        elif source is not held_out[0]:
+            # The first may be other rows of the training file.
             carrier.left.append(not_carried(source.name.key, source.name.value, source.name.where, note))
     held = stated.validation_fraction
     if held is not None and separate:
