@@ -255,7 +255,7 @@ def test_one_run_folder_alone_is_a_report_too(folder: Path) -> None:
         (("/scratch/models/llama-3.2-1b-instruct",), {"Llama-3.2-1B-Instruct"}),
         (("/scratch/models/Llama-3.2-1B", "/scratch/ada/out/epoch_0"), {"Llama-3.2-1B", "llama3_2_1b"}),
     ],
-    ids=str,
+    ids=["the folder is gone", "the same name in lower case", "two folders"],
 )
 def test_one_model_under_two_names_is_one_model(
     tmp_path: Path, folder: Path, folders: tuple[str, ...], models: set[str]
