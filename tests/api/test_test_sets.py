@@ -195,7 +195,7 @@ def test_a_set_that_one_run_was_trained_on_is_found_for_that_run(tmp_path: Path,
         api.plan(folder, settings)
     (finding,) = errors_of(caught.value.findings)
     assert finding.code == "DA106"
-    assert "12 prompts are both in train (9L_train.json) and in test.13L (13L_test.json)" in finding.message
+    assert "12 prompts are both in train (9L_train.json) and in test 13L (13L_test.json)" in finding.message
     assert finding.runs
     assert all("9L" in run for run in finding.runs)
 

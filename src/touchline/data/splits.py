@@ -151,7 +151,7 @@ def overlaps(
 
 
 def equal_sets(sets: Sequence[SplitInfo], path: Path) -> Iterable[Finding]:
-    """Yield test sets with the same rows under two names: their evaluations could not be told apart.
+    """Yield test sets with the same rows under two names: their evaluations could not be distinguished.
 
     Args:
         sets: test sets by name.

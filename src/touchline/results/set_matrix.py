@@ -114,8 +114,8 @@ def _mean(scores: Sequence[tuple[int, Measured | None]]) -> Measured:
         )
     values = [score.value for _, score in known]
     mean, spread = fmean(values), stdev(values)
-    told = ", ".join(f"{seed}: {value:.6g}" for (seed, _), value in zip(known, values, strict=True))
-    method = f"{len(values)} seeds ({told}){without}"
+    of_each = ", ".join(f"{seed}: {value:.6g}" for (seed, _), value in zip(known, values, strict=True))
+    method = f"{len(values)} seeds ({of_each}){without}"
     if spread <= 1e-12 * max(1.0, *map(abs, values)):
         return Quantity(
             value=mean, unit="1", aggregation="mean", method=f"{method}; they do not differ: no interval over seeds"
