@@ -232,3 +232,12 @@ def test_other_text_says_nothing(text: str, number: int) -> None:
 def test_other_mappings_are_none_of_its(mapping: dict[str, object]) -> None:
     assert DOCUMENTS[0]("config.yaml", mapping) is None
     assert not [event for reader in READERS for event in reader().row(mapping, str(mapping), 1)]
+
+
+@pytest.mark.parametrize("said", ["Upcasting", "DeepSpeed ZeRO3 detected, remaining"])
+def test_the_dtype_of_the_trained_weights_is_told(said: str) -> None:
+    text = f"[INFO|2025-11-01 10:00:00] llamafactory.model.adapter:143 >> {said} trainable params "
+    assert facts(read(text + "to float32." if said == "Upcasting" else text + "in float32."), "adapter_dtype") == [
+        ("adapter_dtype", "float32", 1)
+    ]
+    assert facts(read(text + "in half precision."), "adapter_dtype") == []

@@ -410,7 +410,13 @@ def test_a_command_line_is_a_guess_and_printed_arguments_are_certain() -> None:
     }
     assert guesses(printed) == set()
     adapter = values([event for event in events if event.line == 20])
-    assert adapter == {"lora_rank": 16, "lora_alpha": 32, "target_modules": "q_proj,v_proj", "method": "lora"}
+    assert adapter == {
+        "lora_rank": 16,
+        "lora_alpha": 32,
+        "dropout": 0.05,
+        "target_modules": "q_proj,v_proj",
+        "method": "lora",
+    }
 
 
 def test_the_model_is_the_one_that_is_loaded_for_the_training() -> None:
@@ -558,6 +564,7 @@ def test_configs_tell_the_plan() -> None:
         "target_modules": "q_proj,k_proj",
         "lora_rank": 4,
         "lora_alpha": 8,
+        "dropout": 0.05,
         "method": "lora",
     }
 

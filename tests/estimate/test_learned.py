@@ -15,7 +15,7 @@ from tests.history.made import READINGS, make_record, number
 from touchline.core.estimate import Estimate, EvidenceLevel
 from touchline.core.quantity import Missing
 from touchline.core.shape import ModelShape
-from touchline.estimate.history_points import collect_time_points, sequence_width, to_time_point, to_training_setup
+from touchline.estimate.history_points import collect_points, sequence_width, to_time_point, to_training_setup
 from touchline.estimate.points import CostSample, TimePoint, stack_key
 from touchline.estimate.run_time import compiling_seconds
 from touchline.estimate.terms import place
@@ -101,9 +101,9 @@ def test_what_cannot_be_used_says_why(changes: dict[str, object], reason: str) -
     found = to_time_point(said(**changes), shape_of)
     assert isinstance(found, Missing)
     assert reason in found.missing
-    points, refused = collect_time_points([said(), said(**changes)], shape_of)
-    assert len(points) == 1
-    assert [name for name, _ in refused] == ["night_shift"]
+    runs = collect_points([said(), said(**changes)], shape_of)
+    assert [isinstance(run.time, TimePoint) for run in runs] == [True, False]
+    assert runs[1].name == "night_shift"
 
 
 def test_accumulation_follows_from_the_global_batch() -> None:
@@ -192,10 +192,9 @@ def test_whatever_a_record_holds_there_is_a_point_or_a_reason(reading: Any, know
 )
 def test_figures_of_no_run_are_refused_in_words(work: dict[str, Any]) -> None:
     """A record that was edited by hand must not end a plan."""
-    points, refused = collect_time_points([own(**work)], shape_of)
-    assert points == ()
-    assert len(refused) == 1
-    assert refused[0][1].missing
+    (run,) = collect_points([own(**work)], shape_of)
+    assert isinstance(run.time, Missing)
+    assert run.time.missing
 
 
 def test_a_kind_of_adapter_is_a_stack_of_its_own() -> None:

@@ -39,6 +39,7 @@ SETTINGS = (
     "packing_efficiency",
     "lora_rank",
     "lora_alpha",
+    "dropout",
     "learning_rate",
     "max_seq_len",
     "gpu_memory_total",

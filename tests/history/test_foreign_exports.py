@@ -274,10 +274,19 @@ def comparison(**train: object) -> dict[str, Any]:
                 "max_seq_length": 768,
                 "batch_size": 4,
                 "max_steps": 500,
+                "use_gc": False,
+                "compile": False,
+                "autocast_adapter_dtype": True,
                 "optimizer_type": "AdamW",
                 "optimizer_kwargs": {"lr": 1e-4},
             },
-            "peft_config": {"peft_type": "LORA", "r": 32, "lora_alpha": 64, "target_modules": ["v_proj", "q_proj"]},
+            "peft_config": {
+                "peft_type": "LORA",
+                "r": 32,
+                "lora_alpha": 64,
+                "lora_dropout": 0.0,
+                "target_modules": ["v_proj", "q_proj"],
+            },
             "error_msg": "",
         },
         "train_info": {
@@ -290,7 +299,7 @@ def comparison(**train: object) -> dict[str, Any]:
         "meta_info": {
             "dataset_info": {"metamath": {}},
             "package_info": {"torch-version": "2.7.1"},
-            "system_info": {"gpu": "NVIDIA L40S"},
+            "system_info": {"accelerator": "NVIDIA L40S"},
         },
     }
 
@@ -310,6 +319,9 @@ def test_a_result_of_the_comparison_is_evidence(tmp_path: Path) -> None:
         pytest.approx(0.124),
     ]
     assert values(reading, "gpu", "dataset", "peak_memory", "outcome") == ["NVIDIA L40S", "metamath", 20, "completed"]
+    assert values(reading, "adapter_dtype", "dropout", "compiled", "gradient_checkpointing") == [
+        *("float32", 0, "false", "false"),
+    ]
     assert reading.peak_memory.kind == "reserved"  # type: ignore[union-attr]
     record = record_of_run(found)
     assert isinstance(record, RunRecord)

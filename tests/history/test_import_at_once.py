@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -119,3 +120,76 @@ def test_a_config_that_was_named_is_still_refused(tmp_path: Path, call: Call) ->
     code, out, err = call("read", str(old / "1B_rank4" / "epoch_0" / "adapter_config.json"))
     assert "adapter_config.json" in out + err
     assert code != 0 or "no " in out + err
+
+
+def hints(err: str) -> list[str]:
+    return [line.removeprefix("hint: ") for line in err.splitlines() if line.startswith("hint: ")]
+
+
+@pytest.mark.parametrize("stated", [(), ("--gpu", "A100-80GB"), ("--fact", "attention=sdpa")])
+def test_the_command_that_is_printed_ends_the_matter(tmp_path: Path, call: Call, stated: tuple[str, ...]) -> None:
+    """What was stated before is in it, and the dataset is named by the path that it has here."""
+    tokenizers(tmp_path)
+    old = logs(tmp_path, Path("/scratch/data/words_8L.json"))
+    (tmp_path / "data").mkdir()
+    write_tiny_words(tmp_path / "data" / "words_8L.json", 64, 8, 8)
+    _, _, err = call("import", str(old), *stated, "--history", str(tmp_path / "own history"))
+    (command,) = hints(err)
+    words = shlex.split(command)
+    assert words[:3] == ["touchline", "history", "import"]
+    assert set(stated) <= set(words)
+    code, out, err = call(*words[2:], "--json")
+    assert (code, hints(err)) == (0, [])
+    assert [each["missing_facts"] for each in json.loads(out)["added"]["learned"]] == [[], []]
+    assert not (tmp_path / "history").exists()
+
+
+def test_datasets_of_several_runs_are_asked_for_apart(tmp_path: Path, call: Call) -> None:
+    """One option would state one dataset for the logs of all."""
+    tokenizers(tmp_path)
+    for name, size in (("words_5L.json", "1B"), ("words_9L.json", "3B")):
+        write_tiny_words(tmp_path / name, 64, 8, 8)
+        write_torchtune_log(tmp_path / "old" / size / "slurm-1.out", size=size, data=f"/scratch/data/{name}")
+    _, _, err = call("import", str(tmp_path / "old"), "--gpu", "A100-80GB")
+    commands = hints(err)
+    assert len(commands) == 2
+    for command in commands:
+        code, out, err = call(*shlex.split(command)[2:], "--json")
+        assert code == 0, out + err
+        (run,) = json.loads(out)["added"]["learned"]
+        assert (code, hints(err), run["missing_facts"]) == (0, [], [])
+        assert not any("was stated, which counts" in note for note in run["notes"])
+
+
+def test_a_trainers_word_for_a_model_is_the_one_that_is_here(tmp_path: Path, call: Call) -> None:
+    """The log names no folder of weights, so that `llama3_2_1b` is all it says."""
+    tokenizers(tmp_path)
+    data = write_tiny_words(tmp_path / "words.json", 64, 8, 8)
+    write_torchtune_log(tmp_path / "old" / "slurm-1.out", weights="/scratch/out/epoch_0", data=str(data))
+    code, out, err = call("import", str(tmp_path / "old"), "--gpu", "A100-80GB", "--json")
+    assert code == 0, out + err
+    (run,) = json.loads(out)["added"]["learned"]
+    assert (code, hints(err), run["missing_facts"]) == (0, [], [])
+    assert run["model"]["value"] == "Llama-3.2-1B-Instruct"
+    assert run["model"]["method"] == "the only model here that llama3_2_1b stands for"
+    assert call("list")[1].count("Llama-3.2-1B-Instruct") == 1
+
+
+def test_a_trainers_word_for_two_models_stays_and_its_dataset_is_measured(tmp_path: Path, call: Call) -> None:
+    """Which of both it was is not known; their tokenizer is the same."""
+    for name in ("Llama-3.2-1B", "Llama-3.2-1B-Instruct"):
+        build_tiny_model(tmp_path / "models" / name)
+    data = write_tiny_words(tmp_path / "words.json", 64, 8, 8)
+    write_torchtune_log(tmp_path / "old" / "slurm-1.out", weights="/scratch/out/epoch_0", data=str(data))
+    code, out, err = call("import", str(tmp_path / "old"), "--gpu", "A100-80GB", "--json")
+    assert code == 0, out + err
+    (run,) = json.loads(out)["added"]["learned"]
+    assert (code, hints(err), run["missing_facts"]) == (0, [], [])
+    assert run["model"]["value"] == "llama3_2_1b"
+
+
+def test_a_trainers_word_for_a_model_that_is_not_here_names_what_to_download(tmp_path: Path, call: Call) -> None:
+    data = write_tiny_words(tmp_path / "words.json", 64, 8, 8)
+    write_torchtune_log(tmp_path / "old" / "slurm-1.out", weights="/scratch/out/epoch_0", data=str(data))
+    (hint,) = hints(call("import", str(tmp_path / "old"), "--gpu", "A100-80GB")[2])
+    assert hint.startswith("hf download meta-llama/Llama-3.2-1B ")

@@ -1,6 +1,7 @@
 """What the documents tell a reader to type works: it is run, or, where it takes long, its words are checked.
 
-A fenced `console` block holds lines that begin with `$ ` and, below each, what it may print. The blocks of a page run
+A fenced `console` block holds lines that begin with `$ ` and, below each, what it may print; lines of the plan's lists,
+which begin with `- `, are printed as they stand, up to ` ...`. The blocks of a page run
 in their order, in one shell, in a fresh folder with `examples/` and a tiny model under the name of the real one; a page
 that names a Llama gets one of its true shape, without weights. A block after `<!-- slow -->` is not run: only its
 commands, options and make targets must exist.
@@ -68,6 +69,12 @@ def commands_of(page: Path, text: str) -> list[Command]:
     return found
 
 
+def shown_lines(text: str) -> list[str]:
+    """The lines of lists that a document shows as printed, by blocks that are run."""
+    blocks = [block["body"] for block in BLOCK.finditer(text) if block["slow"] is None]
+    return [line.removesuffix(" ...") for body in blocks for line in body.splitlines() if line.startswith("- ")]
+
+
 def _all() -> list[Command]:
     return [command for page in PAGES for command in commands_of(page, page.read_text(encoding="utf-8"))]
 
@@ -118,7 +125,8 @@ def test_the_commands_of_a_page_work_in_their_order(page: Path, tmp_path: Path) 
     home.mkdir()
     shutil.copytree(ROOT / "examples", work / "examples")
     write_tiny_model(work / "models" / "SmolLM2-135M-Instruct")
-    typed = [command for command in commands_of(page, page.read_text(encoding="utf-8")) if not command.slow]
+    text = page.read_text(encoding="utf-8")
+    typed = [command for command in commands_of(page, text) if not command.slow]
     if any("Llama-3.2-1B" in command.text for command in typed):
         write_shape(work / "models", BASES["1B"], HEAD_DIM["1B"])
     lines = ["set -eu"]
@@ -144,6 +152,7 @@ def test_the_commands_of_a_page_work_in_their_order(page: Path, tmp_path: Path) 
         timeout=600,
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    assert [line for line in shown_lines(text) if line not in done.stdout] == []
 
 
 def test_the_readme_tells_the_way_to_the_first_report() -> None:

@@ -8,6 +8,7 @@ import pytest
 from tests.cases import some
 from tests.run.made_plans import SITE, made_control, made_plan, made_run
 
+from touchline.core.estimate import PastRunsUsed
 from touchline.core.quantity import Quantity
 from touchline.plan.sections import runs_plan_markdown, sections
 from touchline.plan.settings import collect_settings, leading_text, setting_cell, setting_text, settings_table
@@ -152,14 +153,15 @@ def test_what_past_runs_say_nothing_of_is_named_beside_them() -> None:
     """Memory of a past run must not lend its credit to a time that is a formula's."""
     peak = Quantity(value=1.0, unit="GiB", kind="process", method="closed form", where="a, b")
     run = dataclasses.replace(made_run(), peak_memory=peak)
-    (line,) = (each for each in _evidence_lines(run, ("a", "b")) if "based on" in each)
-    assert line.endswith("based on 2 past runs: a, b; none of them for training times and evaluation times")
+    for_memory = PastRunsUsed(found=2, time=(), memory=("a", "b"))
+    (line,) = (each for each in _evidence_lines(run, for_memory) if "past runs" in each)
+    assert line == "2 past runs found; used: 0 for time, 2 for memory (a, b). None for evaluation times"
     seconds = Quantity(value=9.0, unit="s", method="rates", where="a")
     timed = dataclasses.replace(run, train_seconds=seconds, evaluate_seconds=seconds)
-    (line,) = (each for each in _evidence_lines(timed, ("a", "b")) if "based on" in each)
-    assert line.endswith("based on 2 past runs: a, b")
+    (line,) = (each for each in _evidence_lines(timed, for_memory) if "past runs" in each)
+    assert line == "2 past runs found; used: 0 for time, 2 for memory (a, b)"
 
 
-def _evidence_lines(run: PlannedRun, evidence: tuple[str, ...]) -> list[str]:
-    plan = dataclasses.replace(made_plan(run), evidence=evidence)
+def _evidence_lines(run: PlannedRun, past: PastRunsUsed) -> list[str]:
+    plan = dataclasses.replace(made_plan(run), evidence=past.memory, past_runs=past)
     return [line for section in sections(plan) if section.title == "Evidence" for line in section.lines]

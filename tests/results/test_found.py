@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -244,3 +245,30 @@ def test_one_run_folder_alone_is_a_report_too(folder: Path) -> None:
     assert [run.name for run in alone.runs] == ["1B_rank4"]
     assert alone.runs[0].outcome is TrainingOutcome.COMPLETE
     assert alone.factors == {}
+
+
+@pytest.mark.parametrize(
+    ("folders", "models"),
+    [
+        # A log without a config beside it, whose folder of weights is gone or is an earlier run's.
+        (("/scratch/ada/out/epoch_0",), {"Llama-3.2-1B-Instruct"}),
+        (("/scratch/models/llama-3.2-1b-instruct",), {"Llama-3.2-1B-Instruct"}),
+        (("/scratch/models/Llama-3.2-1B", "/scratch/ada/out/epoch_0"), {"Llama-3.2-1B", "llama3_2_1b"}),
+    ],
+    ids=str,
+)
+def test_one_model_under_two_names_is_one_model(
+    tmp_path: Path, folder: Path, folders: tuple[str, ...], models: set[str]
+) -> None:
+    """A report over two folders of runs; where the short name fits two models, it stays."""
+    whole = (folder / "1B_rank4" / "slurm-61000501.out").read_text()
+    weights = "/scratch/ada/models/Llama-3.2-1B-Instruct/"
+    shutil.copytree(TEXTS / "1B_rank4", tmp_path / "one" / "1B_rank4")
+    for number, place in enumerate(folders):
+        text = whole.replace(weights, place)
+        assert text != whole
+        (tmp_path / "two" / f"1B_rank{8 + number}").mkdir(parents=True)
+        (tmp_path / "two" / f"1B_rank{8 + number}" / f"slurm-{number}.out").write_text(text)
+    found = find(tmp_path)
+    assert len(found.runs) == 1 + len(folders)
+    assert {run.model for run in found.runs} == models | {"Llama-3.2-1B-Instruct"}

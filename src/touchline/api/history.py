@@ -120,10 +120,14 @@ def add_evidence(paths: Sequence[Path], history_dir: Path, facts: Mapping[str, s
         why = "; ".join(f"{item.path}: {item.reason}" for item in added.refused) or "no file was found"
         raise InputError(f"no run found in --evidence: {why}", expected="the log of a training")
     if added.learned and all(item.missing_facts for item in added.learned):
+        absent = [key for key in lacking if key not in facts]
+        stated = {"dataset": added.learned[0].dataset.rpartition("/")[2], **facts}
         raise InputError(
             f"--evidence: no run in it can be used: they lack {', '.join(lacking)}",
             expected="the facts that they lack",
-            hint=" ".join(f"--evidence-fact {key}={FACTS[key].example}" for key in lacking),
+            hint=" ".join(
+                f"--evidence-fact {key}={stated.get(key) or FACTS[key].example}" for key in (*facts, *absent)
+            ),
         )
     new = sum(item.new for item in added.learned)
     return (

@@ -114,7 +114,7 @@ def history_import(
     if json:
         print_json(ImportSummary, added, "added")
     else:
-        _show_added(added, paths)
+        _show_added(added, paths, stated, history)
     if not added.learned and not added.unchanged_runs:
         raise typer.Exit(1)
 
@@ -343,7 +343,7 @@ def _show_lines(what: str, texts: Iterable[str]) -> None:
         print_output(f"{what}: {without_controls(_text(text))}")
 
 
-def _show_added(added: ImportSummary, paths: list[Path]) -> None:
+def _show_added(added: ImportSummary, paths: list[Path], stated: dict[str, str], history: Path | None) -> None:
     if added.learned:
         header = ("run", "trainer", "model", "steps", "s/step", "peak memory", "outcome", "where")
         title = f"would learn, in {added.history}" if added.dry_run else f"learned, in {added.history}"
@@ -351,7 +351,7 @@ def _show_added(added: ImportSummary, paths: list[Path]) -> None:
         for item in added.learned[:_SHOWN]:
             for note in item.notes[:_NOTES_SHOWN]:
                 print_status(_text(f"note: {item.name}: {note}"))
-        _say_lacking(added, paths)
+        _say_lacking(added, paths, stated, history)
     if added.refused:
         shown = added.refused[:_SHOWN]
         print_table(("refused", "why"), [(_text(item.path), _text(item.reason)) for item in shown])
@@ -365,29 +365,42 @@ def _show_added(added: ImportSummary, paths: list[Path]) -> None:
     )
 
 
-def _say_lacking(added: ImportSummary, paths: list[Path]) -> None:
-    """Print the facts without which runs are no evidence, and the command that adds them."""
+def _say_lacking(added: ImportSummary, paths: list[Path], stated: dict[str, str], history: Path | None) -> None:
+    """Print the facts without which runs are no evidence, and the command that adds them to what was stated."""
     from touchline.history.run_facts import pasted
 
-    groups: dict[tuple[tuple[str, ...], str, str], list[str]] = {}
+    groups: dict[tuple[tuple[str, ...], str, str], list[IngestedRun]] = {}
     for item in added.learned:
         if item.missing_facts:
             to_measure = item.to_measure if "dataset" in item.missing_facts else ""
             named = item.dataset.rpartition("/")[2]
-            groups.setdefault((item.missing_facts, to_measure, named), []).append(item.name)
-    for (keys, to_measure, named), names in groups.items():
+            groups.setdefault((item.missing_facts, to_measure, named), []).append(item)
+    for (keys, to_measure, named), items in groups.items():
+        names = [item.name for item in items]
         shown = ", ".join(names[:_NOTES_SHOWN]) + (
             f" and {len(names) - _NOTES_SHOWN} more" if names[_NOTES_SHOWN:] else ""
         )
+        path = _here(named, paths)
         print_status(_text(f"{shown}: no estimate of time can use this run; missing: {', '.join(keys)}"))
         if to_measure:
             # The dataset is there and its model's tokenizer is not: the same options would not help.
             print_status(_text(f"hint: {to_measure}; then the same command again"))
             continue
-        files = " ".join(shlex.quote(str(path)) for path in paths)
-        print_status(
-            _text(f"hint: touchline history import {files} {pasted(keys, {'dataset': named} if named else {})}")
-        )
+        # A dataset counts for all files of a command, so that others are not in it.
+        whole = len(items) == len(added.learned) and not added.unchanged_runs
+        these = paths if whole else [file for item in items for file in item.files[:1]]
+        files = " ".join(shlex.quote(str(path)) for path in these)
+        known = {**({"dataset": path or named} if named else {}), **stated}
+        options = pasted((*dict.fromkeys((*stated, *keys)),), known)
+        folder = f" --history {shlex.quote(str(history))}" if history is not None else ""
+        where = f" (the path of {named}, which is not here)" if "dataset" in keys and named and not path else ""
+        print_status(_text(f"hint: touchline history import {files} {options}{folder}{where}"))
+
+
+def _here(name: str, paths: list[Path]) -> str:
+    """Return the path of a file of this name near the logs or in this folder; empty if there is none."""
+    folders = (Path(), Path("data"), *paths, *(path.parent for path in paths))
+    return next((str(folder / name) for folder in folders if name and (folder / name).is_file()), "")
 
 
 def _learned(item: IngestedRun) -> tuple[str, ...]:

@@ -247,3 +247,41 @@ class MemoryEstimate:
     remedies: tuple[str, ...] = ()
     """Settings with each of which its upper end fits, as one types them: `train.gradient_checkpointing=true`. Given
     where the verdict is OOM."""
+
+    def of_kind(self, kind: MemoryKind) -> Estimate:
+        """Return the estimate of a kind of memory."""
+        return {"allocated": self.allocated, "reserved": self.reserved, "process": self.process}[kind]
+
+
+PastUse = Literal["time", "memory"]
+"""Quantity that a past run may be evidence for."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PastRunGroup:
+    """Past runs with the same reason."""
+
+    count: int
+    """Number of runs."""
+    runs: tuple[str, ...]
+    """Names of the first hundred."""
+    of: tuple[PastUse, ...]
+    """Quantities that the reason is about."""
+    reason: str
+    """Reason, with the range of its figures over the runs."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PastRunsUsed:
+    """Past runs that were found, those that estimates are based on, and why not the others."""
+
+    found: int
+    """Number of past runs."""
+    time: tuple[str, ...]
+    """Runs used for time."""
+    memory: tuple[str, ...]
+    """Runs used for memory."""
+    left_out: tuple[PastRunGroup, ...] = ()
+    """Runs that were not used, by reason."""
+    assumed: tuple[PastRunGroup, ...] = ()
+    """Used runs whose logs do not state all settings, by the settings that were taken as those of the estimate."""

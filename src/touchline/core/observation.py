@@ -24,10 +24,13 @@ ObservationName = Literal[
     "lora_alpha",
     "target_modules",  # comma separated
     "dtype",  # of the base or of the computation: bfloat16, float16, float32
+    "adapter_dtype",  # of the trained weights
+    "dropout",  # on the adapter's input; 0: none
     "quantization",  # nf4, int8, 4-bit
     "optimizer",
     "learning_rate",  # the peak or configured one, not that of a step
     "gradient_checkpointing",  # true, false
+    "compiled",  # true, false: torch.compile
     "attention",  # eager, sdpa, flash_attention_2
     "packed",  # true, false
     "max_seq_len",

@@ -30,6 +30,7 @@ from touchline.estimate.coefficients_memory import (
 )
 from touchline.estimate.gpus import Gpu
 from touchline.estimate.parts import after_init_bytes, peak_parts
+from touchline.estimate.points import as_requested
 from touchline.estimate.residuals import half_width, spread
 from touchline.estimate.spreads import NORMAL_95, ORDER, Range, fragmentation, relative_error, upwards, weight_spread
 
@@ -61,6 +62,8 @@ class MeasuredPoint:
     """Peak, GiB."""
     name: str
     """Name or id of the run."""
+    unstated: tuple[str, ...] = ()
+    """Fields of `setup` that its log does not state."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -142,7 +145,7 @@ def fit_with(
     """Return the same for memory that another formula computes."""
     usable: list[_Point] = []
     refused: list[str] = []
-    for point in points:
+    for point in as_requested(points, setup):
         if (reason := _after_init(point, coefficients)) is not None:
             refused.append(reason)
             continue
@@ -152,7 +155,7 @@ def fit_with(
         of_kind = [point for point in usable if point.measured.kind == kind]
         same_model = [point for point in of_kind if _same_model(point.measured.setup, setup)]
         same_run = [point for point in same_model if _same_adapter(point.measured.setup, setup)]
-        same_run = [point for point in same_run if point.measured.batch == batch]
+        same_run = [point for point in same_run if point.measured.batch == batch and not point.measured.unstated]
         target = computed(setup, batch, kind)
         if same_run:
             candidates.append(_observed(kind, same_run))
@@ -218,28 +221,33 @@ def _computed(
     )
 
 
+def stack_settings(setup: TrainingSetup) -> dict[str, object]:
+    """Return the settings that runs of different models share that inform each other, by name."""
+    return {
+        "trainer": setup.backend,
+        "method": setup.method,
+        "base dtype": setup.base_dtype,
+        "adapter dtype": setup.adapter_dtype,
+        "optimizer": setup.optimizer_family,
+        "gradient checkpointing": setup.gradient_checkpointing,
+        "attention": setup.attention,
+        "compilation": setup.compiled,
+        "dropout": setup.dropout > 0,
+        "gradient accumulation": setup.accumulates,
+        "devices that share weights": setup.shards,
+        "loss": setup.loss,
+        "adapter type": setup.variant,
+        "layers trained whole": setup.whole_modules,
+        "layers in 16 bits": setup.dynamic_4bit,
+        "8-bit base": setup.int8_base,
+        "nested scales": setup.nested_scales,
+        "vision": setup.shape.vision is not None,
+    }
+
+
 def stack_key(setup: TrainingSetup) -> tuple[object, ...]:
     """Return a key that is equal for runs of different models that inform each other."""
-    return (
-        setup.backend,
-        setup.method,
-        setup.base_dtype,
-        setup.adapter_dtype,
-        setup.optimizer_family,
-        setup.gradient_checkpointing,
-        setup.attention,
-        setup.compiled,
-        setup.dropout > 0,
-        setup.accumulates,
-        setup.shards,
-        setup.loss,
-        setup.variant,
-        setup.whole_modules,
-        setup.dynamic_4bit,
-        setup.int8_base,
-        setup.nested_scales,
-        setup.shape.vision is not None,
-    )
+    return tuple(stack_settings(setup).values())
 
 
 def _same_stack(one: TrainingSetup, other: TrainingSetup) -> bool:

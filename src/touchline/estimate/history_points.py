@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Final, TypeVar, cast
 
 from touchline.backends.registry import traits_of
@@ -58,27 +59,35 @@ def read_or_missing(
         return Missing(missing=f"impossible figures: {error}")
 
 
-def collect_time_points(
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PastRun:
+    """Measured points of a record, or the reasons why it has none."""
+
+    name: str
+    """Name of the run."""
+    time: TimePoint | Missing
+    """Point of time."""
+    memory: tuple[MeasuredPoint, ...] | Missing
+    """One point per kind of memory."""
+
+
+def collect_points(
     records: Iterable[RunRecord], shape_of: Callable[[str], ModelShape | Missing]
-) -> tuple[tuple[TimePoint, ...], tuple[tuple[str, Missing], ...]]:
-    """Return the time points of the history, and the records that cannot be used.
+) -> tuple[PastRun, ...]:
+    """Return the points of the history.
 
     Args:
         records: imported runs and our own.
         shape_of: the dimensions of a model by the name that a log gives it.
-
-    Returns:
-        The points, and each other record's name with the reason.
     """
-    points: list[TimePoint] = []
-    refused: list[tuple[str, Missing]] = []
-    for record in records:
-        found = read_or_missing(to_time_point, record, shape_of)
-        if isinstance(found, Missing):
-            refused.append((record.name, found))
-        else:
-            points.append(found)
-    return tuple(points), tuple(refused)
+    return tuple(
+        PastRun(
+            name=record.run or record.name,
+            time=read_or_missing(to_time_point, record, shape_of),
+            memory=read_or_missing(to_memory_points, record, shape_of),
+        )
+        for record in records
+    )
 
 
 def to_time_point(record: RunRecord, shape_of: Callable[[str], ModelShape | Missing]) -> TimePoint | Missing:
@@ -104,6 +113,7 @@ def to_time_point(record: RunRecord, shape_of: Callable[[str], ModelShape | Miss
     return TimePoint(
         name=record.run or record.name,
         setup=setup,
+        unstated=unstated_settings(record),
         machine=machine,
         work=work,
         seconds_per_step=seconds,
@@ -209,10 +219,45 @@ def to_training_setup(record: RunRecord, shape_of: Callable[[str], ModelShape | 
         attention="eager" if _word(training.attention) == "eager" else "fused",
         variant=variant,
         compiled=_word(training.compiled) == "true",
+        dropout=_first(training.dropout) or 0.0,
+        accumulates=(_passes(record) or 1.0) > 1,
         int8_base=quantization == "int8",
-        # touchline's own runs hold the scales of a 4-bit base in 8 bits; of others that is not known.
         nested_scales=True if method == "qlora" and record.origin == "touchline" else None,
     )
+
+
+def unstated_settings(record: RunRecord) -> tuple[str, ...]:
+    """Return the fields of a record's training setup that nothing states. They are unknown, and not different."""
+    training, method = record.training, _word(record.training.method)
+    adapter = {
+        # touchline's older records hold no dropout, which is 0 by default.
+        "dropout": isinstance(training.dropout, Quantity) or record.origin == "touchline",
+        "target_modules": isinstance(training.target_modules, SourcedText),
+        "rank": isinstance(training.rank, Quantity),
+        # touchline's own runs hold the scales of a 4-bit base in 8 bits; of others that is not known.
+        "nested_scales": method != "qlora" or record.origin == "touchline",
+    }
+    known = {
+        "adapter_dtype": isinstance(training.adapter_dtype, SourcedText),
+        **(adapter if method != "full" else {}),
+        "accumulates": _passes(record) is not None,
+        "optimizer": isinstance(training.optimizer, SourcedText),
+        "gradient_checkpointing": isinstance(training.gradient_checkpointing, SourcedText),
+        "attention": isinstance(training.attention, SourcedText),
+        "compiled": isinstance(training.compiled, SourcedText),
+    }
+    return tuple(name for name, is_known in known.items() if not is_known)
+
+
+def _passes(record: RunRecord) -> float | None:
+    """Return the micro-batches of an optimizer step."""
+    batching = record.batching
+    rows, passes, whole = (
+        _first(each)
+        for each in (batching.micro_batch_size, batching.gradient_accumulation_steps, batching.global_batch_size)
+    )
+    found = _first(record.work.micro_batches) if passes is None else passes
+    return whole / rows if found is None and whole and rows else found
 
 
 def sequence_width(record: RunRecord) -> float | Missing:
@@ -239,14 +284,9 @@ def _work_of_record(record: RunRecord) -> StepWork | Missing:
         squares = _first(work.squared_widths) or tokens * tokens / passes / _rows(record)
         return StepWork(micro_batches=passes, tokens=tokens, squares=squares, label_tokens=labels)
     batching = record.batching
-    rows, passes, whole = (
-        _first(each)
-        for each in (batching.micro_batch_size, batching.gradient_accumulation_steps, batching.global_batch_size)
-    )
+    rows, passes = _first(batching.micro_batch_size), _passes(record)
     if rows is None or rows < 1:
         return missing_facts_reason(("micro_batch_size",))
-    if passes is None and whole is not None:
-        passes = whole / rows
     if passes is None or passes < 1:
         return missing_facts_reason(("gradient_accumulation_steps",))
     width = sequence_width(record)
@@ -273,26 +313,6 @@ def _word(said: OptionalText) -> str | None:
     return said.value if isinstance(said, SourcedText) else None
 
 
-def collect_memory_points(
-    records: Iterable[RunRecord], shape_of: Callable[[str], ModelShape | Missing]
-) -> tuple[tuple[MeasuredPoint, ...], tuple[tuple[str, Missing], ...]]:
-    """Return the memory points of the history, and the records that cannot be used.
-
-    Args:
-        records: imported runs and our own.
-        shape_of: the dimensions of a model by the name that a log gives it.
-    """
-    points: list[MeasuredPoint] = []
-    refused: list[tuple[str, Missing]] = []
-    for record in records:
-        found = read_or_missing(to_memory_points, record, shape_of)
-        if isinstance(found, Missing):
-            refused.append((record.name, found))
-        else:
-            points += found
-    return tuple(points), tuple(refused)
-
-
 def to_memory_points(
     record: RunRecord, shape_of: Callable[[str], ModelShape | Missing]
 ) -> tuple[MeasuredPoint, ...] | Missing:
@@ -307,9 +327,9 @@ def to_memory_points(
         return batch
     if batch.rows < 1 or batch.width < 1:
         return Missing(missing="its largest micro-batch is empty")
-    name = record.run or record.name
+    name, unstated = record.run or record.name, unstated_settings(record)
     points = tuple(
-        MeasuredPoint(setup=setup, batch=batch, kind=peak.kind, peak_gib=size.value, name=name)
+        MeasuredPoint(setup=setup, batch=batch, kind=peak.kind, peak_gib=size.value, name=name, unstated=unstated)
         for peak in record.costs.peak_memory
         if peak.kind is not None and peak.phase == "step" and peak.value > 0
         if isinstance(size := in_unit(peak, "GiB"), Quantity) and size.unit == "GiB"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol, TypeVar
 
 from touchline.core.estimate import TrainingSetup
 from touchline.core.shape import ModelShape
@@ -52,16 +53,71 @@ class TimePoint:
     """One checkpoint; with its bytes."""
     evaluation: CostSample | None = None
     """Evaluation of one checkpoint; with its samples."""
+    unstated: tuple[str, ...] = ()
+    """Fields of `setup` that its log does not state."""
 
     def __post_init__(self) -> None:
         if not (self.seconds_per_step > 0 and self.steps > 0):
             raise ValueError(f"{self.name}: a step takes time: {self.seconds_per_step} s over {self.steps} steps")
 
 
+class _Measured(Protocol):
+    @property
+    def setup(self) -> TrainingSetup: ...
+    @property
+    def unstated(self) -> tuple[str, ...]: ...
+
+
+Point = TypeVar("Point", bound=_Measured)
+
+
+_USUAL = frozenset({"attention", "compiled", "optimizer"})
+"""Settings that hardly anybody changes."""
+
+
+def doubts(point: _Measured, setup: TrainingSetup) -> tuple[str, ...]:
+    """Return the settings of a request that a measured run may have had otherwise.
+
+    Its log does not state them, and they often differ, or the requested value is an unusual one.
+    """
+    return tuple(
+        name for name in point.unstated if name not in _USUAL or getattr(setup, name) != getattr(point.setup, name)
+    )
+
+
+def as_requested(points: Iterable[Point], setup: TrainingSetup) -> list[Point]:
+    """Return measured points with the requested value of each setting that their logs do not state.
+
+    Those that may well have been otherwise stay in `unstated`: such a run is no repetition of the request.
+    """
+    return [
+        replace(  # type: ignore[type-var]
+            point,
+            setup=replace(point.setup, **{name: getattr(setup, name) for name in point.unstated}),
+            unstated=doubts(point, setup),
+        )
+        if point.unstated
+        else point
+        for point in points
+    ]
+
+
+def stack_settings(setup: TrainingSetup) -> dict[str, object]:
+    """Return the settings that runs share that share the rates of a machine, by name."""
+    return {
+        "trainer": setup.backend,
+        "method": setup.method,
+        "8-bit base": setup.int8_base,
+        "base dtype": setup.base_dtype,
+        "compilation": setup.compiled,
+        "loss": setup.loss,
+        "adapter type": setup.variant,
+    }
+
+
 def stack_key(setup: TrainingSetup) -> tuple[object, ...]:
     """Return a key that is equal for runs that share the rates of a machine."""
-    form = (setup.method, setup.int8_base, setup.base_dtype)
-    return setup.backend, form, setup.compiled, setup.loss, setup.variant
+    return tuple(stack_settings(setup).values())
 
 
 def variant_key(setup: TrainingSetup) -> tuple[object, ...]:

@@ -32,7 +32,7 @@ from touchline.estimate.coefficients_time import (
 )
 from touchline.estimate.flops import step_flops
 from touchline.estimate.ladder import Ladder, choose
-from touchline.estimate.points import TimePoint, model_key, stack_key, variant_key
+from touchline.estimate.points import TimePoint, as_requested, model_key, stack_key, variant_key
 from touchline.estimate.regression import Fit, Rates, RegressionSample, fit, log_seconds
 from touchline.estimate.residuals import ENOUGH, half_width, spread
 from touchline.estimate.terms import TERMS, amounts, peak_flops, place, rates_of, unknown_gpu
@@ -227,7 +227,7 @@ def time_request(
     here = place(machine.key)
     near = [
         _with_images(point, work)
-        for point in points
+        for point in as_requested(points, setup)
         if place(point.machine) == here and stack_key(point.setup) == stack_key(setup)
     ]
     clocks = {point.clock for point in near}
@@ -268,7 +268,8 @@ def _alike(one: StepWork, other: StepWork) -> bool:
 
 
 def _repeats(point: TimePoint, setup: TrainingSetup, work: StepWork) -> bool:
-    return same_model(point, setup) and variant_key(point.setup) == variant_key(setup) and _alike(point.work, work)
+    alike = variant_key(point.setup) == variant_key(setup) and _alike(point.work, work)
+    return same_model(point, setup) and alike and not point.unstated
 
 
 def _believable(
@@ -295,6 +296,13 @@ def _believable(
         else:
             good.append(point)
     return good, tuple(refused)
+
+
+def implausible(point: TimePoint, setup: TrainingSetup, machine: TargetMachine) -> str | None:
+    """Return why a measured run of a setup's trainer on a machine is not believed. None if it is."""
+    asked = time_request(setup, point.work, machine, [point])
+    refused = () if isinstance(asked, Missing) else asked[2]
+    return refused[0].removeprefix(f"{point.name}: ") if refused else None
 
 
 def _nearest(question: TimeRequest, points: Sequence[TimePoint]) -> list[TimePoint]:

@@ -212,5 +212,11 @@ class RunReading:
     """Length of the longest example, in tokens."""
     grouped_by_length: OptionalText = _NOT_LOGGED
     """true where batches are of examples of similar lengths."""
+    adapter_dtype: OptionalText = _NOT_LOGGED
+    """Element type of the adapter."""
+    dropout: Measured = _NOT_LOGGED
+    """Dropout on the adapter's input."""
+    compiled: OptionalText = _NOT_LOGGED
+    """true or false."""
     validation: tuple[ValidationPoint, ...] = ()
     """Validation losses in the order of their optimizer steps; empty where no step is known."""

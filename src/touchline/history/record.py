@@ -95,6 +95,8 @@ class TrainingFacts:
     """Implementation of attention."""
     compiled: OptionalText = _NOT_LOGGED
     """true or false."""
+    dropout: Measured = _NOT_LOGGED
+    """Dropout on the adapter's input."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

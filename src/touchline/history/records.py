@@ -130,12 +130,14 @@ def _training_facts(reading: RunReading) -> TrainingFacts:
         target_modules=reading.target_modules,
         trainable_parameters=reading.trainable_parameters,
         base_dtype=reading.dtype,
-        adapter_dtype=_UNSAID,
+        adapter_dtype=reading.adapter_dtype,
         quantization=reading.quantization,
         optimizer=reading.optimizer,
         learning_rate=reading.learning_rate,
         gradient_checkpointing=reading.gradient_checkpointing,
         attention=reading.attention,
+        compiled=reading.compiled,
+        dropout=reading.dropout,
     )
 
 

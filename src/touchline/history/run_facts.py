@@ -36,8 +36,8 @@ class FactKey:
 
     name: ObservationName
     """The observation that it stands for."""
-    form: Literal["word", "count", "number", "bool"]
-    """Form of its value."""
+    form: Literal["word", "count", "number", "share", "bool"]
+    """Form of its value; a share is a number from 0 to 1."""
     example: str
     """A value, as it may be written."""
     unit: str = "1"
@@ -53,13 +53,16 @@ FACTS: Final[dict[str, FactKey]] = {
     "trainer": FactKey(name="trainer", form="word", example=DEFAULT_BACKEND),
     "method": FactKey(name="method", form="word", example="lora", words=("lora", "qlora", "full")),
     "precision": FactKey(name="dtype", form="word", example="bf16", words=tuple(DTYPES)),
+    "adapter_dtype": FactKey(name="adapter_dtype", form="word", example="float32", words=tuple(DTYPES)),
     "quantization": FactKey(name="quantization", form="word", example="nf4"),
     "rank": FactKey(name="lora_rank", form="count", example="64"),
     "alpha": FactKey(name="lora_alpha", form="number", example="128"),
     "target_modules": FactKey(name="target_modules", form="word", example="q_proj,v_proj"),
+    "dropout": FactKey(name="dropout", form="share", example="0.05"),
     "optimizer": FactKey(name="optimizer", form="word", example="adamw"),
     "learning_rate": FactKey(name="learning_rate", form="number", example="2e-4"),
     "gradient_checkpointing": FactKey(name="gradient_checkpointing", form="bool", example="true"),
+    "compiled": FactKey(name="compiled", form="bool", example="false"),
     "attention": FactKey(name="attention", form="word", example="sdpa"),
     "micro_batch_size": FactKey(name="micro_batch_size", form="count", example="4"),
     "gradient_accumulation_steps": FactKey(name="gradient_accumulation_steps", form="count", example="1"),

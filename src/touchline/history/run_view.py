@@ -18,6 +18,8 @@ from touchline.history.tracks import Track, is_training_label
 GUESS = "a guess from a line that anything could print"
 """Mark of a value from a line that is not a trainer's own."""
 
+_BUILDER = re.compile(r"[a-z0-9]+(?:_[a-z0-9]+)+")
+"""A trainer's word for a model of a size."""
 _VENDORS = frozenset({"nvidia", "amd", "tesla", "geforce"})
 
 
@@ -215,8 +217,8 @@ def refines(name: ObservationName, stated: float | str, read: float | str) -> bo
         return _words(read) < _words(stated)
     if name == "trainer":
         return is_library(read) and not is_library(stated)
-    builder = re.fullmatch(r"[a-z0-9]+(?:_[a-z0-9]+)+", read) is not None
-    return name == "model" and builder and _plain(stated) != _plain(read) and _plain(read) in _plain(stated)
+    is_word = [_BUILDER.fullmatch(each) is not None for each in (stated, read)]
+    return name == "model" and is_word == [False, True] and _plain(read) in _plain(stated)
 
 
 def is_library(trainer: str) -> bool:

@@ -223,10 +223,12 @@ def _typed(fact: FactKey, raw: object) -> float | str | None:
         text = raw.strip() if isinstance(raw, str) else str(raw) if isinstance(raw, int | float) else ""
         if not text or not text.isprintable():
             return None
-        if fact.name == "dtype":
+        if fact.words == tuple(DTYPES):
             return DTYPES.get(text.lower())
         return text if not fact.words or text in fact.words else None
     number = to_count(raw) if fact.form == "count" else to_number(raw)
+    if fact.form == "share":
+        return number if number is not None and 0 <= number <= 1 else None
     return number if number is not None and number > 0 else None
 
 

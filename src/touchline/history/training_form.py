@@ -25,6 +25,7 @@ class AdapterFacts(TypedDict):
     alpha: Measured
     target_modules: OptionalText
     adapter_dtype: OptionalText
+    dropout: Measured
 
 
 def adapter_facts(
@@ -45,6 +46,7 @@ def adapter_facts(
         if train.trains_all
         else SourcedText(value=",".join(sorted(lora.target_modules)), where=where),
         adapter_dtype=SourcedText(value=train.trained_dtype, where=where),
+        dropout=none if train.trains_all else number(lora.dropout, "1"),
     )
 
 

@@ -184,7 +184,10 @@ def build_plan(inputs: PlanInputs) -> Plan:
             shared=experiment.compute.executor == "local",
             cohorts=cohorts,
         ),
-        evidence=collect_evidence(runs),
+        evidence=collect_evidence(
+            value for run in runs for value in (run.train_seconds, run.evaluate_seconds, run.peak_memory)
+        ),
+        past_runs=decisions.past_runs_used(runs),
         revisions=(),
         cohorts=cohorts,
         alone=alone,

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from touchline.backends.registry import memory_coefficients
 from touchline.core.catalog import ModelInfo
-from touchline.core.estimate import Dtype, MemoryEstimate, MicroBatch, TrainingSetup
+from touchline.core.estimate import Dtype, MemoryEstimate, MicroBatch, PastRunGroup, PastRunsUsed, TrainingSetup
 from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Measured, Missing
 from touchline.core.shape import ModelShape
 from touchline.estimate.cpu_memory import cpu_memory_estimate
 from touchline.estimate.disk import disk_estimate
 from touchline.estimate.evidence_memory import MeasuredPoint
+from touchline.estimate.evidence_used import evidence_used
 from touchline.estimate.gpus import Gpu
+from touchline.estimate.history_points import PastRun
 from touchline.estimate.memory import memory_estimate
 from touchline.estimate.points import TimePoint
 from touchline.spec.experiment import TrainConfig
@@ -35,6 +37,10 @@ class PlanningContext:
     """Measured peaks of past runs."""
     time_points: tuple[TimePoint, ...] = ()
     """Measured times of past runs."""
+    past_runs: tuple[PastRun, ...] = ()
+    """Past runs with these points, or with the reasons why they have none."""
+    other_runs: tuple[PastRunGroup, ...] = ()
+    """Past runs that were not read, with the reasons."""
     cluster: SlurmSite | None = None
     """The user's settings of the cluster that runs the jobs; None on this machine."""
 
@@ -59,6 +65,34 @@ def estimate_memory(
     gpu = None if isinstance(context.gpu, Missing) else context.gpu
     return memory_estimate(
         setup, batch, coefficients=coefficients, gpu=gpu, evidence=points, with_what_ifs=with_what_ifs
+    )
+
+
+def past_runs_used(
+    context: PlanningContext, setups: Sequence[TrainingSetup], time: Collection[str], memory: Collection[str]
+) -> PastRunsUsed:
+    """Return which past runs the estimates used, and why not the others.
+
+    Args:
+        context: the machine and the past runs.
+        setups: settings of the trainings.
+        time: names of the past runs that the times are based on.
+        memory: names of those that the memory is based on.
+    """
+    cold = replace(context, memory_points=())
+
+    def predict(point: MeasuredPoint) -> float | None:
+        found = estimate_memory(point.setup, point.batch, cold)
+        return None if isinstance(found, Missing) else found.of_kind(point.kind).value
+
+    return evidence_used(
+        context.past_runs,
+        context.other_runs,
+        setups=setups,
+        machine=context.machine,
+        time=time,
+        memory=memory,
+        predict=predict,
     )
 
 

@@ -10,20 +10,21 @@ from touchline.backends.planning import dtypes_of, resolve_adapter_dtype
 from touchline.backends.protocol import ExampleLengths
 from touchline.backends.registry import get_backend, refused_settings
 from touchline.core.catalog import DatasetInfo, ModelInfo
-from touchline.core.estimate import Estimate, MemoryEstimate, MemoryVerdict, TrainingSetup
+from touchline.core.estimate import Estimate, MemoryEstimate, MemoryVerdict, PastRunsUsed, TrainingSetup
 from touchline.core.packing import PackingSummary
-from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.core.quantity import NO_EVIDENCE, Measured, Missing, Quantity
 from touchline.core.units import format_seconds
 from touchline.data.packing.compare import compare
 from touchline.data.packing.forecast import BatchForecast, settings_of
 from touchline.estimate.time_gains import gain_compiled, gain_of_slots, gain_side_by_side
 from touchline.plan.cohorts import SideBySide
-from touchline.plan.context import PlanningContext, estimate_disk, estimate_memory, share_of_machine
+from touchline.plan.context import PlanningContext, estimate_disk, estimate_memory, past_runs_used, share_of_machine
 from touchline.plan.micro_batch import LargestStep, MicroBatchChoice, choose_micro_batch
 from touchline.plan.remedies import remedies
 from touchline.plan.times import NonStepWork, Times, count_evaluations, estimate_times, step_work, unknown_times
+from touchline.plan.totals import collect_evidence
 from touchline.spec.experiment import EvaluateConfig, TrainConfig
-from touchline.spec.plan import BatchSummary
+from touchline.spec.plan import BatchSummary, PlannedRun
 
 _WORTH = 0.95
 """Time relative to the unpacked run below which packing counts as faster. Smaller gains are within the prediction
@@ -165,6 +166,8 @@ class ResolvedRun:
     """How many times as fast steps are as uncompiled; None if the model is not compiled."""
     fast_dtype_seconds: Measured | None = None
     """Wall time of the training in the dtype that the machine is fast at; None if it trains in it."""
+    setup: TrainingSetup | Missing = NO_EVIDENCE
+    """What memory and time depend on besides the batch."""
 
 
 class RunResolver:
@@ -201,6 +204,14 @@ class RunResolver:
         )
         found = get_backend(train.backend).batches(train, question.lengths, seed, self._devices)
         return replace(known, train=train, batches=found if isinstance(found, BatchSummary) else None)
+
+    def past_runs_used(self, runs: Sequence[PlannedRun]) -> PastRunsUsed:
+        """Return which past runs the estimates of planned runs used, and why not the others."""
+        setups = [run.setup for run in self._known.values() if isinstance(run.setup, TrainingSetup)]
+        memory = {
+            name for run in runs if isinstance(run.memory, MemoryEstimate) for name in run.memory.process.evidence
+        }
+        return past_runs_used(self._outlook, setups, collect_evidence([run.train_seconds for run in runs]), memory)
 
     def side_by_side(self, questions: Sequence[RunRequest]) -> SideBySide:
         """Predict the training of several runs of one base side by side.
@@ -285,11 +296,12 @@ class RunResolver:
             train, predict, question.lengths, self._devices, vision=question.model.vision
         )
         memory = chosen.memory
+        setup: TrainingSetup | Missing = NO_EVIDENCE
         if not isinstance(memory, Missing):
             # Once more, now with alternatives, which the other option does not need.
             step = self._largest_step(chosen.train, question, with_what_ifs=True)
             assert not isinstance(step, Missing)
-            memory = step.memory
+            memory, setup = step.memory, step.setup
         return ResolvedRun(
             train=chosen.train,
             batches=chosen.batches,
@@ -301,6 +313,7 @@ class RunResolver:
             times=chosen.times,
             compile_gain=chosen.compile_gain,
             fast_dtype_seconds=self._in_fast_dtype(question, train),
+            setup=setup,
         )
 
     def _in_fast_dtype(self, question: RunRequest, train: TrainConfig) -> Measured | None:

@@ -54,12 +54,16 @@ def _trained_on(plan: Plan, run: PlannedRun) -> str | None:
 
 
 def revise(old: Plan | None, new: Plan, *, date: str, reason: str) -> Plan:
-    """Return the new plan with the old plan's history and one more entry, or the old plan if nothing changed."""
+    """Return the new plan with the old plan's history and one more entry, or the old plan if nothing changed.
+
+    Past runs that no estimate uses change nothing, and are named in the old plan too.
+    """
     if old is None:
         first = Revision(number=1, date=date, reason=reason, runs=tuple(run.name for run in new.runs))
         return replace(new, revisions=(first,))
-    if replace(old, revisions=(), touchline_version="") == replace(new, revisions=(), touchline_version=""):
-        return old
+    same = replace(new, revisions=old.revisions, touchline_version=old.touchline_version)
+    if replace(old, past_runs=new.past_runs) == same:
+        return same
     before = {run.name: run.digest for run in old.runs}
     after = {run.name: run.digest for run in new.runs}
     runs = tuple(name for name in dict.fromkeys((*before, *after)) if before.get(name) != after.get(name))

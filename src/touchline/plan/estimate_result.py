@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from touchline.core.estimate import MemoryVerdict, WhatIf
+from touchline.core.estimate import MemoryVerdict, PastRunsUsed, WhatIf
 from touchline.core.quantity import Measured
 
 ESTIMATE_SCHEMA_VERSION = 1
@@ -67,4 +67,6 @@ class EstimateAnswer:
     adapter_size: Measured
     """Size of the adapter on disk."""
     notes: tuple[str, ...]
-    """Assumptions, extrapolations and unknowns."""
+    """Assumptions, extrapolations, unknowns, and the past runs in one line."""
+    past_runs: PastRunsUsed
+    """Past runs that were found, those used for time and for memory, and why not the others."""

@@ -13,6 +13,7 @@ from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.table import Column, Section, present, section_markdown, table_section
 from touchline.core.text import first_of
 from touchline.core.units import format_bytes, hours_unit, parse_duration, percent, plural, seconds_to_minutes
+from touchline.estimate.evidence_used import evidence_line
 from touchline.plan import power, tasks
 from touchline.plan.batch_sections import batch_sections, gib_text, grouped_rows, memory_share
 from touchline.plan.cohorts import WORTH
@@ -408,21 +409,13 @@ def _about_examples(plan: Plan) -> Iterator[str]:
 
 
 def _evidence(plan: Plan) -> Iterator[str]:
-    if plan.evidence:
-        runs = plural(len(plan.evidence), "past run")
-        trained = [run for run in plan.runs if run.train is not None]
-        kinds = {
-            "training times": [run.train_seconds for run in trained],
-            "memory": [run.peak_memory for run in trained],
-            "evaluation times": [run.evaluate_seconds for run in plan.runs],
-        }
-        without = [kind for kind, values in kinds.items() if values and not any(map(_has_evidence, values))]
-        rest = f"; none of them for {' and '.join(without)}" if without else ""
-        yield f"The estimates are based on {runs}: {first_of(plan.evidence, _SHOWN)}{rest}"
-    else:
+    if plan.past_runs is not None:
+        rest = "" if any(_has_evidence(run.evaluate_seconds) for run in plan.runs) else ". None for evaluation times"
+        yield evidence_line(plan.past_runs) + (rest if plan.evidence else "")
+    if not plan.evidence:
         yield (
-            "No past runs found: the intervals come from formulas and published figures. `touchline run` first "
-            "measures some steps if the runs are on this machine; `touchline probe` does so for the heaviest run only."
+            "The intervals come from formulas and published figures. `touchline run` first measures some steps if the "
+            "runs are on this machine; `touchline probe` does so for the heaviest run only."
         )
     reasons = {
         value.missing

@@ -216,13 +216,12 @@ def _larger(one: Quantity, other: Quantity) -> Quantity:
     return replace(first, low=ends[0], high=ends[1])
 
 
-def collect_evidence(runs: Iterable[PlannedRun]) -> tuple[str, ...]:
-    """Return the past runs that the estimates are based on."""
+def collect_evidence(values: Iterable[Measured]) -> tuple[str, ...]:
+    """Return the past runs that estimates are based on."""
     named: dict[str, None] = {}
-    for run in runs:
-        for value in (run.train_seconds, run.evaluate_seconds, run.peak_memory):
-            if isinstance(value, Quantity) and value.where:
-                named |= dict.fromkeys(value.where.split(", "))
+    for value in values:
+        if isinstance(value, Quantity) and value.where:
+            named |= dict.fromkeys(value.where.split(", "))
     return tuple(named)
 
 

@@ -287,6 +287,9 @@ def commit_plan(
         if not dry_run:
             raise
         notes = (*notes, f"without --dry-run this plan is refused: {error.message}; {error.hint}")
+    if old is not None and all(folder.has_started(run.name) for run in new.runs if run.train is not None):
+        # No estimate was made again, so that runs found since then say nothing of it.
+        new = replace(new, past_runs=old.past_runs)
     plan_ = revise(old, new, date=today(), reason=reason or ("planned" if old is None else "re-planned"))
     changed = False
     if not dry_run:

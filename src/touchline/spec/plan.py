@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Any
 
 from touchline.core.catalog import DatasetInfo, ModelInfo
-from touchline.core.estimate import MemoryEstimate
+from touchline.core.estimate import MemoryEstimate, PastRunsUsed
 from touchline.core.levels import Level
 from touchline.core.machine import TargetMachine
 from touchline.core.packing import PackingSummary
@@ -316,6 +316,8 @@ class Plan:
     """One rendered training row per dataset and prompt; none in plans of version 0.1.0."""
     evidence: tuple[str, ...]
     """The past runs that the estimates are based on."""
+    past_runs: PastRunsUsed | None = None
+    """Past runs that were found, those used for time and for memory, and why not the others; None in older plans."""
     revisions: tuple[Revision, ...]
     """Revisions of the plan, with date and reason."""
     cohorts: tuple[Cohort, ...] = ()

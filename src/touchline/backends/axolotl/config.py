@@ -15,6 +15,7 @@ from touchline.core.observation import Event, Observation, ObservationName
 _NUMBERS: tuple[tuple[str, ObservationName, Callable[[object], float | None], str], ...] = (
     ("lora_r", "lora_rank", to_count, "1"),
     ("lora_alpha", "lora_alpha", to_number, "1"),
+    ("lora_dropout", "dropout", to_number, "1"),
     ("learning_rate", "learning_rate", to_number, "1"),
     ("sequence_len", "max_seq_len", to_count, "tokens"),
     ("micro_batch_size", "micro_batch_size", to_count, "1"),
@@ -34,7 +35,7 @@ KEYS: frozenset[str] = frozenset(
     {
         *("base_model", "adapter", "peft_use_dora", "load_in_4bit", "load_in_8bit", "bf16", "bfloat16", "fp16"),
         *("float16", "optimizer", "gradient_checkpointing", "attn_implementation", "sample_packing", "num_epochs"),
-        *("max_steps", "lora_target_modules", "lora_target_linear"),
+        *("max_steps", "lora_target_modules", "lora_target_linear", "torch_compile"),
         *(key for key, *_ in _NUMBERS),
         *(key for key, _ in _ATTENTION),
     }
@@ -67,7 +68,7 @@ def settings(values: Row, lines: Mapping[str, int]) -> Iterator[Observation]:
     yield from _method(values, see)
     for key, name, read, unit in _NUMBERS:
         number = read(values.get(key))
-        if number is not None and number > 0:
+        if number is not None and (number > 0 or (number == 0 and name == "dropout")):
             yield see(name, number, key, unit)
     yield from _length(values, see)
     targets = values.get("lora_target_modules")
@@ -83,6 +84,8 @@ def settings(values: Row, lines: Mapping[str, int]) -> Iterator[Observation]:
         # `unsloth` and `offload` are ways of it.
         on = is_on(checkpointing) or (isinstance(checkpointing, str) and not _is_off(checkpointing))
         yield see("gradient_checkpointing", "true" if on else "false", "gradient_checkpointing")
+    if values.get("torch_compile") is not None:
+        yield see("compiled", "true" if is_on(values["torch_compile"]) else "false", "torch_compile")
     if values.get("sample_packing") is not None:
         yield see("packed", "true" if is_on(values["sample_packing"]) else "false", "sample_packing")
     yield from _attention(values, see)

@@ -26,6 +26,7 @@ KEYS: frozenset[str] = frozenset(
         *("model_name_or_path", "finetuning_type", "use_dora", "quantization_bit", "quantization_method"),
         *("quantization_type", "lora_rank", "lora_alpha", "lora_target", "packing", "neat_packing", "bf16", "fp16"),
         *("pure_bf16", "optim", "flash_attn", "disable_gradient_checkpointing", "num_train_epochs", "max_steps"),
+        "lora_dropout",
         *(key for key, *_ in _NUMBERS),
     }
 )
@@ -105,6 +106,9 @@ def _method(values: Row, see: _See) -> Iterator[Observation]:
             number = to_number(values.get(key))
             if number is not None and number > 0:
                 yield see(name, number, key)
+        dropout = to_number(values.get("lora_dropout"))
+        if dropout is not None and 0 <= dropout < 1:
+            yield see("dropout", dropout, "lora_dropout")
         targets = values.get("lora_target")
         if isinstance(targets, str):
             targets = targets.split(",")

@@ -38,6 +38,7 @@ _ATTENTION = (
     ("Using vanilla attention implementation.", "eager"),
     ("Using vanilla Attention implementation.", "eager"),
 )
+_TRAINED = re.compile(r"(?:Upcasting|.* detected, remaining) trainable params (?:to|in) float32\.")
 _MODULES = re.compile(r"Found linear modules: (?P<modules>[\w.]+(?:,[\w.]+)*)\s*$")
 _RATE = re.compile(rf"\s*effective_tokens_per_sec\s+=\s+(?P<rate>{NUMBER})\s*$")
 _ARGUMENTS = re.compile(r"Training/evaluation parameters \w*TrainingArguments\(")
@@ -68,6 +69,7 @@ class LlamaFactoryLines:
             *("llamafactory", "llmtuner", "current_steps", "throughput", "effective_tokens_per_sec"),
             # of lines in the board's log, whose prefix has no word of its own
             *("compute", "tuning", "sdpa", "flashattention", "quantizing", "quantized", "resuming", "checkpointing"),
+            "upcasting",  # of the trained weights
             # printed arguments
             *("per_device_train_batch_size", "gradient_accumulation_steps", "num_train_epochs", "max_steps"),
             *("learning_rate", "optim", "bf", "fp"),
@@ -138,6 +140,8 @@ class LlamaFactoryLines:
             yield Observation(name="method", value=word, line=number)
         elif message.startswith("Gradient checkpointing enabled."):
             yield Observation(name="gradient_checkpointing", value="true", line=number)
+        elif _TRAINED.match(message):
+            yield Observation(name="adapter_dtype", value="float32", line=number)
         elif found := _MODULES.match(message):
             yield Observation(name="target_modules", value=found["modules"], line=number)
         else:

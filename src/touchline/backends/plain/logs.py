@@ -1,7 +1,8 @@
 """Results of PEFT's comparison of methods: a hand-written loop that writes one JSON file per run.
 
 Source: huggingface/peft, method_comparison/MetaMathQA/run.py and utils.py. Batches are of examples of similar lengths;
-how long the longest was is not written, so the limit stands for it. The maximum is of reserved memory.
+how long the longest was is not written, so the limit stands for it. The maximum is of reserved memory. PEFT turns
+adapters on a 16-bit base to float32 unless `autocast_adapter_dtype` is off.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def read_comparison(name: str, document: Row) -> tuple[Event, ...] | None:
     rows = train.get("metrics")
     return (
         *_settings(settings),
-        *_adapter(run.get("peft_config")),
+        *_adapter(run.get("peft_config"), settings),
         *_machine(document.get("meta_info")),
         *_measured(train, [row for row in rows if isinstance(row, Mapping)] if isinstance(rows, list) else []),
         *_end(run, train),
@@ -42,6 +43,9 @@ def _settings(settings: Row) -> Iterator[Event]:
     yield _fact("model", str(settings["model_id"]))
     yield _fact("gradient_accumulation_steps", 1.0)
     yield _fact("grouped_by_length", "true")
+    for key, name in (("use_gc", "gradient_checkpointing"), ("compile", "compiled")):
+        if isinstance(settings.get(key), bool):
+            yield _fact(name, str(settings[key]).lower())  # type: ignore[arg-type]
     for key, name in (("dtype", "dtype"), ("attn_implementation", "attention"), ("optimizer_type", "optimizer")):
         value = settings.get(key)
         if isinstance(value, str) and value:
@@ -64,13 +68,21 @@ def _settings(settings: Row) -> Iterator[Event]:
         yield _fact("learning_rate", rate)
 
 
-def _adapter(config: object) -> Iterator[Event]:
+def _adapter(config: object, settings: Row) -> Iterator[Event]:
+    dtype, casts = settings.get("dtype"), settings.get("autocast_adapter_dtype")
+    if isinstance(dtype, str) and (casts is False or not isinstance(config, Mapping)):
+        yield _fact("adapter_dtype", dtype)
+    elif casts is True:
+        yield _fact("adapter_dtype", "float32")
     if not isinstance(config, Mapping):
         yield _fact("method", "full")
         return
     kind = config.get("peft_type")
     if isinstance(kind, str) and kind:
         yield _fact("method", "dora" if config.get("use_dora") is True else kind.lower())
+    dropout = to_number(config.get("lora_dropout"))
+    if dropout is not None:
+        yield _fact("dropout", dropout)
     targets = config.get("target_modules")
     if isinstance(targets, list) and targets and all(isinstance(target, str) for target in targets):
         yield _fact("target_modules", ",".join(sorted(targets)))
@@ -84,7 +96,7 @@ def _machine(meta: object) -> Iterator[Event]:
     if not isinstance(meta, Mapping):
         return
     system, packages, data = meta.get("system_info"), meta.get("package_info"), meta.get("dataset_info")
-    gpu = system.get("gpu") if isinstance(system, Mapping) else None
+    gpu = system.get("accelerator") if isinstance(system, Mapping) else None
     if isinstance(gpu, str) and gpu:
         yield _fact("gpu", gpu)
         yield _fact("gpus", 1.0)

@@ -31,10 +31,14 @@ _TOP_COUNTS: dict[str, ObservationName] = {
     "gradient_accumulation_steps": "gradient_accumulation_steps",
     "epochs": "epochs",
 }
-TOP_KEYS = frozenset({*_TOP_COUNTS, "dtype", "enable_activation_checkpointing"})
+_TOP_SWITCHES: dict[str, ObservationName] = {
+    "enable_activation_checkpointing": "gradient_checkpointing",
+    "compile": "compiled",
+}
+TOP_KEYS = frozenset({*_TOP_COUNTS, *_TOP_SWITCHES, "dtype"})
 """Settings outside of sections."""
 SECTION_KEYS: dict[Section, frozenset[str]] = {
-    "model": frozenset({"lora_rank", "lora_alpha", "use_dora", "quantize_base"}),
+    "model": frozenset({"lora_rank", "lora_alpha", "lora_dropout", "use_dora", "quantize_base"}),
     "tokenizer": frozenset({"max_seq_len"}),
     "dataset": frozenset({"packed", "max_seq_len", "source", "data_files"}),
     "optimizer": frozenset({"lr"}),
@@ -93,9 +97,11 @@ def top_fact(key: str, value: object, line: int) -> Iterator[Observation]:
             unit = "epochs" if key == "epochs" else "1"
             yield Observation(name=_TOP_COUNTS[key], value=count, line=line, unit=unit)
     elif key == "dtype" and text in _DTYPES:
+        # The recipes have one dtype for the base and the adapter.
         yield Observation(name="dtype", value=_DTYPES[text], line=line)
-    elif key == "enable_activation_checkpointing" and text.lower() in _TRUTH:
-        yield Observation(name="gradient_checkpointing", value=text.lower(), line=line)
+        yield Observation(name="adapter_dtype", value=_DTYPES[text], line=line)
+    elif key in _TOP_SWITCHES and text.lower() in _TRUTH:
+        yield Observation(name=_TOP_SWITCHES[key], value=text.lower(), line=line)
 
 
 def section_fact(section: Section, key: str, value: object, line: int) -> Iterator[Observation]:
@@ -110,6 +116,8 @@ def section_fact(section: Section, key: str, value: object, line: int) -> Iterat
             yield Observation(name="lora_rank", value=number, line=line)
         case "lora_alpha" if number:
             yield Observation(name="lora_alpha", value=number, line=line)
+        case "lora_dropout" if number is not None:
+            yield Observation(name="dropout", value=number, line=line)
         case "use_dora" if said_true:
             yield Observation(name="method", value="dora", line=line)
         case "quantize_base" if said_true:

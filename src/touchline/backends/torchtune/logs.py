@@ -132,6 +132,7 @@ class TorchtuneLines:
         elif "precision torch." in text and (match := _DTYPE.search(text)) is not None:
             yield from self._trainer(number)
             yield Observation(name="dtype", value=match.group(1), line=number)
+            yield Observation(name="adapter_dtype", value=match.group(1), line=number)
         elif "nstantiati" in text and (match := _LOADED.search(text)) is not None:
             yield from _seconds("load_seconds", match.group(1), number)
         elif self._known and "Validation loss" in text and (match := _VALIDATION.search(text)) is not None:

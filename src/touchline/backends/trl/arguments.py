@@ -20,12 +20,14 @@ _NUMBERS: tuple[tuple[ObservationName, str, tuple[str, ...]], ...] = (
     ("max_seq_len", "tokens", ("max_seq_length", "max_seq_len", "max_length", "model_max_length")),
     ("lora_rank", "1", ("lora_r", "lora_rank")),
     ("lora_alpha", "1", ("lora_alpha",)),
+    ("dropout", "1", ("lora_dropout",)),
 )
 _WHOLE = frozenset({"micro_batch_size", "gradient_accumulation_steps", "max_seq_len", "lora_rank"})
 _DTYPES = (("bf16", "bfloat16"), ("fp16", "float16"))
 _FLAGS: tuple[tuple[ObservationName, str], ...] = (
     ("gradient_checkpointing", "gradient_checkpointing"),
     ("packed", "packing"),
+    ("compiled", "torch_compile"),
 )
 _MODELS = ("model_name_or_path", "base_model_name_or_path", "model_name", "model_id")
 _TARGETS = ("lora_target_modules", "target_modules")
@@ -86,7 +88,7 @@ def _numbers(values: Mapping[str, object], see: _See) -> Iterator[Observation]:
     for name, unit, keys in _NUMBERS:
         for key in keys:
             number = (to_count if name in _WHOLE else to_number)(values.get(key))
-            if number is not None and number > 0:
+            if number is not None and (number > 0 or (number == 0 and name == "dropout")):
                 yield see(name, number, key, unit)
                 break
     steps, epochs = to_number(values.get("max_steps")), to_number(values.get("num_train_epochs"))

@@ -72,6 +72,8 @@ class TrainerLines:
                 "lora_r",
                 "lora_rank",
                 "lora_alpha",
+                "lora_dropout",
+                "torch_compile",
                 "lora_target_modules",
             ),
             *("attn_implementation", "load_in_", "use_peft"),

@@ -99,7 +99,7 @@ def _adapter(document: Row) -> Iterator[Event]:
     # Whether the base was quantised while it trained, the file does not tell.
     yield Observation(name="method", value="dora" if is_on(document.get("use_dora")) else "lora", line=0, certain=False)
     yield from _ranks(document)
-    yield from observations({"target_modules": document.get("target_modules")})
+    yield from observations({key: document.get(key) for key in ("target_modules", "lora_dropout")})
 
 
 def _ranks(values: Mapping[str, object]) -> Iterator[Observation]:
@@ -132,6 +132,7 @@ def _stage(document: Row, lora: Row, train: Row) -> Iterator[Event]:
     }
     values = {names.get(key, key): value for key, value in train.items()}
     values |= {"model_name": document["model_name"], "target_modules": lora.get("target_modules")}
+    values |= {"lora_dropout": lora.get("dropout", lora.get("lora_dropout"))}
     yield from observations({key: value for key, value in values.items() if key in KEYS})
     yield from _ranks(lora)
     yield Observation(name="method", value="lora", line=0, certain=False)

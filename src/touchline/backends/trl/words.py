@@ -44,7 +44,7 @@ _TRL = re.compile(
 _TRL_LINE_LIMIT = 400
 _LORA = re.compile(r"\bLoraConfig\((?P<inside>.*)")
 _LORA_PARTS = re.compile(
-    r"\b(?:r=(?P<rank>\d+)|lora_alpha=(?P<alpha>[\d.]+)|use_dora=(?P<dora>True)"
+    r"\b(?:r=(?P<rank>\d+)|lora_alpha=(?P<alpha>[\d.]+)|lora_dropout=(?P<dropout>[\d.]+)|use_dora=(?P<dora>True)"
     r"|target_modules=[{\[](?P<targets>['\"\w.,\s]+)[}\]])"
 )
 _PRINTED = re.compile(r"\b(?:\w*TrainingArguments|(?:SFT|DPO|KTO|ORPO|CPO|GRPO|PPO|RLOO|Reward|GKD)Config)\(\s*$")
@@ -171,6 +171,8 @@ def _lora(text: str, number: int) -> Iterator[Observation]:
             yield Observation(name="lora_rank", value=float(part["rank"]), line=number)
         elif part["alpha"]:
             yield Observation(name="lora_alpha", value=float(part["alpha"]), line=number)
+        elif part["dropout"]:
+            yield Observation(name="dropout", value=float(part["dropout"]), line=number)
         elif part["dora"]:
             method = "dora"
         else:

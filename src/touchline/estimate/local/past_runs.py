@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from touchline.core.errors import HostError, InputError
+from touchline.core.estimate import PastRunGroup
 from touchline.core.quantity import Missing
 from touchline.core.shape import ModelShape
 from touchline.data.shapes import load_shape
 from touchline.data.user_config import UserConfig
 from touchline.estimate.evidence_memory import MeasuredPoint
-from touchline.estimate.history_points import collect_memory_points, collect_time_points
+from touchline.estimate.evidence_used import BOTH, group_of
+from touchline.estimate.history_points import PastRun, collect_points
 from touchline.estimate.points import TimePoint
 from touchline.history.history import Broken, read_record, record_path
 from touchline.history.index import HistoryRow, load_index
 from touchline.history.reading import SourcedText
 from touchline.history.record import RunRecord
+from touchline.history.run_view import agree
 
 MOST_RECORDS = 512
 """Limit on records read for a plan, the models' own first."""
@@ -32,8 +35,19 @@ class PastRuns:
     """Points of time."""
     memory: tuple[MeasuredPoint, ...] = ()
     """Points of memory."""
-    refused: tuple[tuple[str, Missing], ...] = ()
-    """Records of these trainers without any point, with the reason for time."""
+    runs: tuple[PastRun, ...] = ()
+    """All records that were read, with their points or reasons."""
+    others: tuple[PastRunGroup, ...] = ()
+    """Records that were not read, with the reasons."""
+
+    @property
+    def refused(self) -> tuple[tuple[str, Missing], ...]:
+        """Return the records without any point, with the reason for time."""
+        return tuple(
+            (run.name, run.time)
+            for run in self.runs
+            if isinstance(run.time, Missing) and isinstance(run.memory, Missing)
+        )
 
 
 def past_runs(
@@ -56,19 +70,31 @@ def past_runs(
     except (InputError, HostError):
         # A history that cannot be read teaches nothing; `touchline history list` says why.
         return PastRuns()
-    rows = [row for row in index.rows() if _says(row.trainer) in trainers and _measured(row) and counts(row)]
-    rows.sort(key=lambda row: (_says(row.model) not in models, row.name, row.id))
-    found = (read_record(record_path(settings.history_dir, row.id)) for row in rows[:MOST_RECORDS])
-    return points_of([record for record in found if not isinstance(record, Broken)], settings)
+    asked = [row for row in index.rows() if counts(row)]
+    rows = [row for row in asked if _says(row.trainer) in trainers and _measured(row)]
+    rows.sort(key=lambda row: (not _is_of(row, models), row.name, row.id))
+    read = [read_record(record_path(settings.history_dir, row.id)) for row in rows[:MOST_RECORDS]]
+    found = points_of([record for record in read if not isinstance(record, Broken)], settings)
+    others: dict[str, list[str]] = {}
+    for row in asked:
+        trainer = _says(row.trainer)
+        if trainer not in trainers:
+            others.setdefault(f"of the trainer {trainer}" if trainer else "of an unknown trainer", []).append(row.name)
+        elif not _measured(row):
+            others.setdefault("no time and no memory in the log", []).append(row.name)
+    if rows[MOST_RECORDS:]:
+        others[f"beyond the {MOST_RECORDS} records that are read"] = [row.name for row in rows[MOST_RECORDS:]]
+    return replace(found, others=tuple(group_of(names, reason, BOTH) for reason, names in others.items()))
 
 
 def points_of(records: list[RunRecord], settings: UserConfig) -> PastRuns:
     """Return the points of records."""
-    shape_of = shapes_of(settings)
-    time, refused = collect_time_points(records, shape_of)
-    memory, no_memory = collect_memory_points(records, shape_of)
-    neither = {name for name, _ in no_memory}
-    return PastRuns(time=time, memory=memory, refused=tuple(each for each in refused if each[0] in neither))
+    runs = collect_points(records, shapes_of(settings))
+    return PastRuns(
+        time=tuple(run.time for run in runs if not isinstance(run.time, Missing)),
+        memory=tuple(point for run in runs if not isinstance(run.memory, Missing) for point in run.memory),
+        runs=runs,
+    )
 
 
 def shapes_of(settings: UserConfig) -> Callable[[str], ModelShape | Missing]:
@@ -81,6 +107,12 @@ def _shape(name: str, models_dir: Path) -> ModelShape | Missing:
         return load_shape(name, models_dir)
     except InputError as fault:
         return Missing(missing=fault.message)
+
+
+def _is_of(row: HistoryRow, models: Collection[str]) -> bool:
+    """Return True if a record is of one of these models; a trainer's word for all of a size is of each of them."""
+    name = _says(row.model)
+    return name is not None and any(agree("model", model, name) for model in models)
 
 
 def _says(said: SourcedText | Missing) -> str | None:

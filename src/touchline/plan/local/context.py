@@ -39,6 +39,8 @@ def build_planning_context(
         shapes=shapes,
         memory_points=past.memory,
         time_points=past.time,
+        past_runs=past.runs,
+        other_runs=past.others,
         cluster=None if executor == "local" else settings.cluster(executor),
     )
 

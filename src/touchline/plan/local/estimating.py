@@ -33,6 +33,8 @@ from touchline.data.user_config import UserConfig
 from touchline.estimate.coefficients_memory import VARIANT_BYTES
 from touchline.estimate.cpu_memory import cpu_memory_estimate
 from touchline.estimate.disk import saved_adapter_bytes
+from touchline.estimate.evidence_memory import MeasuredPoint
+from touchline.estimate.evidence_used import evidence_line, evidence_used
 from touchline.estimate.gpus import Gpu
 from touchline.estimate.history_points import missing_facts
 from touchline.estimate.local.past_runs import PastRuns, past_runs, points_of
@@ -135,6 +137,20 @@ def estimate(request: EstimateRequest, settings: UserConfig) -> EstimateAnswer:
     past = _past(request, setup, settings)
     memory = _memory(setup, batch, coefficients, machine, gpu, past)
     step = _step(request, setup, machine, past)
+
+    def predict(point: MeasuredPoint) -> float:
+        cold = _memory(point.setup, point.batch, coefficients, machine, gpu, PastRuns())
+        return cold.of_kind(point.kind).value
+
+    used = evidence_used(
+        past.runs,
+        past.others,
+        setups=(setup,),
+        machine=machine,
+        time=None if isinstance(step, Missing) else step.estimate.evidence,
+        memory=memory.process.evidence,
+        predict=predict,
+    )
     return EstimateAnswer(
         model=setup.shape.name,
         source=setup.shape.source,
@@ -159,7 +175,8 @@ def estimate(request: EstimateRequest, settings: UserConfig) -> EstimateAnswer:
         steps=_steps(request),
         total_seconds=_total(request, step),
         adapter_size=_adapter_size(setup),
-        notes=(*notes, *_notes(request, setup, past), *(() if isinstance(step, Missing) else step.refused)),
+        notes=(*notes, *_notes(request, setup), evidence_line(used)),
+        past_runs=used,
     )
 
 
@@ -406,8 +423,8 @@ def _past(request: EstimateRequest, setup: TrainingSetup, settings: UserConfig) 
             expected=f"these facts: {', '.join(lacking)}" if lacking else None,
             hint=" ".join(f"--evidence-fact {key}={FACTS[key].example}" for key in lacking) or None,
         )
-    return PastRuns(
-        time=(*found.time, *named.time), memory=(*found.memory, *named.memory), refused=(*found.refused, *named.refused)
+    return replace(
+        found, time=(*found.time, *named.time), memory=(*found.memory, *named.memory), runs=(*found.runs, *named.runs)
     )
 
 
@@ -446,13 +463,11 @@ def _total(request: EstimateRequest, step: StepTime | Missing) -> Measured:
     return run_seconds(step.estimate, int(steps.value)).total.quantity()
 
 
-def _notes(request: EstimateRequest, setup: TrainingSetup, past: PastRuns) -> Iterable[str]:
+def _notes(request: EstimateRequest, setup: TrainingSetup) -> Iterable[str]:
     if setup.method != request.method:
         yield f"{request.model} is stored in 4 bits: estimated as --method {setup.method}"
     if setup.shape.extrapolated is not None:
         yield f"extrapolated: {setup.shape.extrapolated}"
-    for name, reason in past.refused:
-        yield f"past run {name} is not used: {reason.missing}"
 
 
 def _wrong(option: str, value: str, allowed: tuple[str, ...]) -> Finding:

@@ -15,6 +15,7 @@ from touchline.core.errors import HostError, InputError
 from touchline.core.files import sha256_file
 from touchline.core.finding import Finding, Location, Severity
 from touchline.core.quantity import Missing
+from touchline.data.public import known_name
 from touchline.data.user_config import UserConfig
 from touchline.estimate.gpus import find_gpu, nearest_gpus
 from touchline.history import files
@@ -23,6 +24,7 @@ from touchline.history.files import FileGroup, LoggedRun, SkippedFile, group_fil
 from touchline.history.padding import DatasetLengths
 from touchline.history.reading import OptionalText, SourcedText
 from touchline.history.records import model_name
+from touchline.history.run_view import agree
 from touchline.history.stating import CODE, Stating
 from touchline.plan.local.packing import PackRequest, load_lengths
 
@@ -92,10 +94,12 @@ def _fault(subject: str, message: str, where: str, hint: str | None) -> Finding:
 def with_dataset(found: LoggedRun | SkippedFile, settings: UserConfig) -> LoggedRun | SkippedFile:
     """Return a run with the lengths of its dataset, or with a note why they are unknown.
 
-    The dataset is the stated one, else the file that the run's config names, if it is here.
+    The dataset is the stated one, else the file that the run's config names, if it is here. A trainer's word for all
+    models of a size gives way to the name of the only model here that it can be.
     """
     if isinstance(found, SkippedFile):
         return found
+    found = replace(found, reading=replace(found.reading, model=_model_here(found.reading.model, settings.models_dir)))
     name = found.reading.dataset
     path = found.stated.dataset or _named_file(name, found.sources)
     if path is None:
@@ -120,6 +124,16 @@ def with_dataset(found: LoggedRun | SkippedFile, settings: UserConfig) -> Logged
     return replace(found, lengths=measured)
 
 
+def _model_here(model: OptionalText, models_dir: Path) -> OptionalText:
+    """Return the only model folder that a trainer's word can stand for, `llama3_2_1b`; else what was said."""
+    if isinstance(model, Missing) or known_name(model.value) is None or not models_dir.is_dir():
+        return model
+    fits = [folder.name for folder in models_dir.iterdir() if agree("model", folder.name, model.value)]
+    if len(fits) != 1:
+        return model
+    return replace(model, value=fits[0], method=f"the only model here that {model.value} stands for")
+
+
 def _named_file(name: OptionalText, sources: Sequence[Path]) -> Path | None:
     """Return the file that a run's config names, if it is on this machine: as written, or from the log's folder."""
     if isinstance(name, Missing):
@@ -140,7 +154,8 @@ def _lengths(path: Path, model: SourcedText, settings: UserConfig) -> ExampleLen
     name = model_name(model)
     assert isinstance(name, SourcedText)
     folder = (model.value,) if Path(model.value).is_dir() else ()
-    names = dict.fromkeys((*folder, name.value, name.value.rpartition("/")[2]))
+    # Of a builder the model of its size, which has the same tokenizer as the others of that size.
+    names = dict.fromkeys((*folder, known_name(name.value) or name.value, name.value.rpartition("/")[2]))
     fault: InputError | None = None
     for name in names:
         try:

@@ -14,9 +14,11 @@ from touchline.core.finding import Severity
 from touchline.core.model_size import size_text
 from touchline.core.notes import Note
 from touchline.core.quantity import Missing, Quantity
+from touchline.data.public import known_name
 from touchline.data.scores import EvaluationScores
 from touchline.history.lines import NotTextError
 from touchline.history.reading import Outcome
+from touchline.history.run_view import agree
 from touchline.results.general import read_general
 from touchline.results.imported.claims import CheckedRun, claims_of, sizes_of
 from touchline.results.imported.design import Design, design_of, together_issues
@@ -257,6 +259,13 @@ def _with_bases(read: Sequence[_Read]) -> list[_Read]:
     """
     stated = [each for each in read if each.settings.model is not None and each.settings.model_where != NAMED]
     models = sorted({each.settings.model or "" for each in stated})
+    names = {model: _one_name(model, models) for model in models}
+    read = [
+        replace(each, settings=replace(each.settings, model=names.get(each.settings.model or "", each.settings.model)))
+        for each in read
+    ]
+    stated = [each for each in read if each.settings.model is not None and each.settings.model_where != NAMED]
+    models = sorted(set(names.values()))
     found: list[_Read] = []
     for each in read:
         settings = each.settings
@@ -272,6 +281,13 @@ def _with_bases(read: Sequence[_Read]) -> list[_Read]:
             settings = replace(settings, dataset=data.pop() if len(data) == 1 else None)
         found.append(replace(each, settings=settings))
     return found
+
+
+def _one_name(model: str, models: Sequence[str]) -> str:
+    """Return the name that a run of the same folder has for a model: `Llama-3.2-1B` where a trainer's word is
+    `llama3_2_1b`. Where several fit, it is not known which."""
+    named = [name for name in models if agree("model", name, model) and known_name(name) is None]
+    return named[0] if len({name.lower() for name in named}) == 1 else model
 
 
 def _unread(root: Path, folder: RunFolder, path: Path, why: str) -> Issue:
